@@ -1,0 +1,113 @@
+"""The JSON body of a submission, streamed: its images become text while it is sent.
+
+It has an exact size, so that the request carries Content-Length; it can be sent again from the start; and at any moment
+it holds about one chunk of one image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from aiohttp import Payload
+from aiohttp.abc import AbstractStreamWriter
+
+from ._errors import APITimeoutError, QwenEditError
+from ._offload import Offloader
+from ._sending import SendableImage
+
+_GATHERED_BYTES: Final = 64 * 1024
+"""Smaller pieces are sent together, so that a short body leaves in one packet with the request's head."""
+
+
+class JSONBody(Payload):
+    """A JSON text with gaps, and the images that fill them.
+
+    Args:
+        parts: The JSON text, cut where the images' texts belong: one part more than there are images.
+        images: The images. They stay open, since they belong to whoever prepared the edit.
+        offloader: Makes the chunks that need a disk.
+        stall_timeout: Seconds that the connection may take to accept one chunk.
+
+    Attributes:
+        sent_whole: Whether the service may have the whole of it. True from just before the last chunk is handed to the
+            connection until the next attempt begins: ``False`` is a certainty.
+        failure: What went wrong on our side in the last attempt: a file that was changed, a connection that took no
+            more. It never refers to an exception of the HTTP library.
+    """
+
+    _default_content_type = "application/json"
+    _autoclose = True
+
+    def __init__(
+        self, parts: Sequence[bytes], images: Sequence[SendableImage], offloader: Offloader, *, stall_timeout: float
+    ) -> None:
+        if len(parts) != len(images) + 1:
+            raise ValueError(f"{len(parts)} parts do not enclose {len(images)} images")
+        super().__init__(None)
+        self._parts = tuple(parts)
+        self._images = tuple(images)
+        self._offloader = offloader
+        self._stall_timeout = stall_timeout
+        self._body_size = sum(map(len, parts)) + sum(image.text_size for image in images)
+        self._size = self._body_size
+        self.sent_whole = False
+        self.failure: QwenEditError | None = None
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The whole text: it is read at once, on the calling thread, and held in memory."""
+        pieces = (piece if isinstance(piece, bytes) else piece[0].chunk(piece[1]) for piece in self._pieces())
+        return b"".join(pieces).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Send it all, from the start.
+
+        Raises:
+            APITimeoutError: If the connection took longer than ``stall_timeout`` to accept a chunk.
+            InvalidEditError: If an image's file is not what it was when the edit was prepared.
+        """
+        self.sent_whole = False
+        self.failure = None
+        remaining = self._body_size
+        pending = bytearray()
+        try:
+            for piece in self._pieces():
+                pending += piece if isinstance(piece, bytes) else await self._make(*piece)
+                if pending and len(pending) >= min(_GATHERED_BYTES, remaining):
+                    chunk, pending = pending, bytearray()
+                    remaining -= len(chunk)
+                    self.sent_whole = not remaining
+                    await self._hand_over(writer, chunk)
+        except QwenEditError as error:
+            self.failure = error.for_task(None)  # without the traceback, which leads back here
+            raise
+
+    async def _hand_over(self, writer: AbstractStreamWriter, chunk: bytearray) -> None:
+        limit = asyncio.timeout(self._stall_timeout)
+        try:
+            async with limit:
+                await writer.write(chunk)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        else:
+            return
+        raise APITimeoutError(
+            f"sending stalled: the connection took no more of the request for {self._stall_timeout:g} s",
+            request_sent=self.sent_whole,
+        )
+
+    def _pieces(self) -> Iterator[bytes | tuple[SendableImage, int]]:
+        """Text that is there, and chunks of images that are still to be made."""
+        yield self._parts[0]
+        for image, part in zip(self._images, self._parts[1:], strict=True):
+            yield from ((image, index) for index in range(image.chunks))
+            yield part
+
+    async def _make(self, image: SendableImage, index: int) -> bytes:
+        if not image.in_memory:
+            return await self._offloader.run(image.chunk, index)
+        if index:  # a fast connection never makes us wait, so that this is what lets others run
+            await asyncio.sleep(0)
+        return image.chunk(index)

@@ -1,0 +1,160 @@
+"""What a session is set up with, checked before anything is opened. Pure: the environment is an argument."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Mapping
+from typing import Literal
+from urllib.parse import urlsplit
+
+import attrs
+
+from ._contract import DEFAULT_BASE_URL
+from ._errors import ConfigurationError
+from ._wire import EnvelopeName, GenerationProtocol, WireProtocol
+
+API_KEY_VARIABLE = "QWEN_EDIT_API_KEY"
+BASE_URL_VARIABLE = "QWEN_EDIT_BASE_URL"
+
+Envelope = Literal["auto"] | EnvelopeName
+
+_DEFAULT_TIMEOUT = 60.0
+_LONGEST_CONNECT = 10.0
+
+
+class Secret:
+    """Text that shows in no repr, log or traceback."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def reveal(self) -> str:
+        """The text itself."""
+        return self._text
+
+
+@attrs.frozen(kw_only=True)
+class Timeouts:
+    """How long one HTTP call may take, in seconds.
+
+    Attributes:
+        connect: To make the connection.
+        send: For the connection to take the next piece of the request's body; an upload may last as long as it moves.
+        reply: From the end of the request to the reply, and between the reply's pieces.
+    """
+
+    connect: float = _LONGEST_CONNECT
+    send: float = _DEFAULT_TIMEOUT
+    reply: float = _DEFAULT_TIMEOUT
+
+    def __attrs_post_init__(self) -> None:
+        for name, seconds in attrs.asdict(self).items():
+            check_positive(seconds, f"timeout ({name})")
+
+
+def resolve_api_key(api_key: str | None, environment: Mapping[str, str]) -> Secret:
+    """The key to authenticate with: the argument, else the environment's.
+
+    Raises:
+        ConfigurationError: If there is none, or if it can't be put into an HTTP header.
+    """
+    key = api_key if api_key is not None else environment.get(API_KEY_VARIABLE, "")
+    if not isinstance(key, str) or not key.strip():
+        raise ConfigurationError(
+            f"no API key: set the environment variable {API_KEY_VARIABLE}, or pass api_key to EditSession "
+            "(to try things without one, use qwen_edit_async.emulator.EditEmulator)"
+        )
+    key = key.strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigurationError("the API key holds characters that no key has: was something else copied with it?")
+    return Secret(key)
+
+
+def resolve_base_url(base_url: str | None, environment: Mapping[str, str], *, allow_insecure: bool) -> str:
+    """The service's address without a trailing slash: the argument, else the environment's, else the default.
+
+    Raises:
+        ConfigurationError: If it is no plain http(s) URL, or if the key would travel unencrypted to another machine.
+    """
+    url = base_url or environment.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL
+    try:
+        parts = urlsplit(url.strip())
+        host, _ = parts.hostname, parts.port
+    except (ValueError, AttributeError):
+        parts, host = urlsplit(""), None
+    if parts.scheme not in {"http", "https"} or not host or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ConfigurationError("base_url is no plain URL such as https://host or https://host/path")
+    if parts.scheme == "http" and not allow_insecure and not _is_loopback(host):
+        raise ConfigurationError(
+            f"base_url http://{parts.netloc} would send the key unencrypted: use https, or allow_insecure=True"
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def resolve_timeouts(timeout: float | Timeouts) -> Timeouts:
+    """One number of seconds is the limit of each phase, but connecting never takes longer than 10 s."""
+    if isinstance(timeout, Timeouts):
+        return timeout
+    check_positive(timeout, "timeout")
+    return Timeouts(connect=min(timeout, _LONGEST_CONNECT), send=timeout, reply=timeout)
+
+
+def resolve_protocol(envelope: Envelope | WireProtocol) -> tuple[WireProtocol, WireProtocol | None]:
+    """The protocol to begin with, and the one to try if the first creation is refused as malformed."""
+    if envelope == "auto":
+        protocol = GenerationProtocol("flat")
+        return protocol, protocol.alternative()
+    if isinstance(envelope, str):
+        if envelope not in {"flat", "params"}:
+            raise ConfigurationError(f"envelope is {envelope!r}: give 'auto', 'flat' or 'params'")
+        return GenerationProtocol(envelope), None
+    return envelope, envelope.alternative()
+
+
+def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Headers to send with each call to the service.
+
+    Raises:
+        ConfigurationError: If they would replace the key.
+    """
+    checked = dict(headers or {})
+    if any(name.lower() == "authorization" for name in checked):
+        raise ConfigurationError("default_headers may not hold Authorization: pass the key as api_key")
+    return checked
+
+
+def check_positive(value: float | None, name: str, *, integer: bool = False) -> None:
+    """Refuse what is no positive finite number.
+
+    Raises:
+        ConfigurationError: If it is none.
+    """
+    kinds = (int,) if integer else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value) or value <= 0:
+        what = "a positive integer" if integer else "a positive number"
+        raise ConfigurationError(f"{name} is {value!r}: give {what}")
+
+
+def check_not_negative(value: int, name: str) -> None:
+    """Refuse what is no integer from 0.
+
+    Raises:
+        ConfigurationError: If it is none.
+    """
+    if type(value) is not int or value < 0:
+        raise ConfigurationError(f"{name} is {value!r}: give 0 or a positive integer")
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

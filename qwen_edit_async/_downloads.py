@@ -1,0 +1,266 @@
+"""Fetching result pictures: without the key, whole or not at all.
+
+Results lie on other hosts than the API, behind signed URLs that expire. A download streams, is checked while it streams
+(PNG signature, every chunk, the end), is repeated when it fails, and a URL that has expired is renewed by asking the
+task again, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from random import Random
+
+import aiohttp
+from yarl import URL
+
+from ._config import Timeouts
+from ._errors import DownloadError, QwenEditError
+from ._images import is_url
+from ._offload import Offloader
+from ._png import PngCheck, PngError
+from ._retry import RetryPolicy
+from ._statistics import Counters
+from ._transport import USER_AGENT
+
+_log = logging.getLogger("qwen_edit_async")
+
+MAX_RESULT_BYTES = 64 * 1024 * 1024
+"""Largest result that is downloaded; 2048 x 2048 pixels of RGBA are 16 MiB uncompressed."""
+
+_PIECE_BYTES = 1024 * 1024
+_MAX_CONNECTIONS = 32
+_MAX_HEADER_BYTES = 32 * 1024
+_OK = 200
+_EXPIRED_STATUSES = frozenset({400, 401, 403, 404, 410})
+_PASSING_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
+
+
+class Downloader:
+    """Fetches result pictures for a session, over connections that never saw its key.
+
+    Args:
+        offloader: For writing files.
+        retry: How often and when a failed download is repeated.
+        timeouts: For connecting, and for waiting between pieces.
+        counters: Where downloads are counted.
+        random: For jitter.
+        renew: Asks a task again, and gives its result URLs.
+        trust_env: Whether to use the environment's proxies.
+    """
+
+    def __init__(
+        self,
+        offloader: Offloader,
+        retry: RetryPolicy,
+        timeouts: Timeouts,
+        counters: Counters,
+        *,
+        random: Random,
+        renew: Callable[[str], Awaitable[tuple[str, ...]]],
+        trust_env: bool,
+    ) -> None:
+        self._offloader = offloader
+        self._retry = retry
+        self._timeouts = timeouts
+        self._counters = counters
+        self._random = random
+        self._renew = renew
+        self._trust_env = trust_env
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Make the connection pool."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=_MAX_CONNECTIONS),
+            headers={"User-Agent": USER_AGENT},
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.reply
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            max_field_size=_MAX_HEADER_BYTES,
+            max_line_size=_MAX_HEADER_BYTES,
+            trust_env=self._trust_env,
+        )
+
+    async def aclose(self) -> None:
+        """Close the connection pool."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def read(self, url: str, task_id: str, index: int) -> bytes:
+        """The picture's bytes.
+
+        Raises:
+            DownloadError: If it can't be had whole.
+        """
+        content = bytearray()
+
+        async def receive(pieces: AsyncIterator[bytes]) -> None:
+            content.clear()
+            async for piece in pieces:
+                content.extend(piece)
+
+        await self._fetch(url, task_id, index, receive)
+        return bytes(content)
+
+    async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
+        """Write the picture to ``path``: there is the whole picture under that name, or what was there before.
+
+        Raises:
+            DownloadError: If it can't be had whole.
+            OSError: If it can't be written.
+        """
+        part = await self._offloader.run(_PartFile, path)
+
+        async def receive(pieces: AsyncIterator[bytes]) -> None:
+            await self._offloader.run(part.restart)
+            async for piece in pieces:
+                await self._offloader.run(part.write, piece)
+
+        try:
+            await self._fetch(url, task_id, index, receive)
+            await self._offloader.run(part.commit)
+        except BaseException:
+            self._offloader.run_soon(part.close)
+            raise
+
+    async def _fetch(
+        self, url: str, task_id: str, index: int, receive: Callable[[AsyncIterator[bytes]], Awaitable[None]]
+    ) -> None:
+        """Hand the checked pieces of a download to ``receive``, anew for each attempt."""
+        attempt, renewed = 0, False
+        while True:
+            try:
+                async with contextlib.aclosing(self._pieces(url)) as pieces:
+                    await receive(pieces)
+            except _FetchError as error:
+                failure = error
+            else:
+                self._counters.downloads += 1
+                return
+            if failure.expired and not renewed:
+                renewed = True
+                url = await self._renewed(task_id, index, failure)
+                continue
+            attempt += 1
+            if failure.final or failure.expired or attempt > self._retry.max_retries:
+                raise _download_error(task_id, index, failure)
+            _log.info("downloading image %d of task %s again: %s", index, task_id, failure)
+            await asyncio.sleep(self._retry.delay(attempt, self._random.random()))
+
+    async def _renewed(self, task_id: str, index: int, failure: _FetchError) -> str:
+        try:
+            urls = await self._renew(task_id)
+        except QwenEditError as error:
+            download_error = _download_error(task_id, index, failure)
+            download_error.__cause__ = error
+            raise download_error from error
+        if index >= len(urls):
+            raise _download_error(task_id, index, failure)
+        self._counters.renewals += 1
+        return urls[index]
+
+    async def _pieces(self, url: str) -> AsyncGenerator[bytes, None]:
+        """The body of one attempt in pieces of about 1 MiB; ends normally only if all of it is a whole PNG."""
+        if self._session is None:
+            raise _FetchError("the session is closed", final=True)
+        if not is_url(url):
+            raise _FetchError("its URL is not http(s)", final=True)
+        failure: _FetchError
+        try:
+            async with self._session.get(URL(url, encoded=True)) as response:
+                _check_response(response)
+                check, piece, total = PngCheck(), bytearray(), 0
+                async for data in response.content.iter_any():
+                    check.feed(data)
+                    total += len(data)
+                    if total > MAX_RESULT_BYTES:
+                        raise _FetchError(f"it has more than {MAX_RESULT_BYTES} bytes", final=True)
+                    piece += data
+                    if len(piece) >= _PIECE_BYTES:
+                        yield bytes(piece)
+                        piece.clear()
+                check.finish()
+                yield bytes(piece)
+                return
+        except PngError as error:
+            failure = _FetchError(str(error))
+        except aiohttp.InvalidURL:
+            failure = _FetchError("its URL is not valid", final=True)
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            failure = _FetchError(type(error).__name__)
+        # Raised out here, so that no exception of the HTTP library is its context.
+        raise failure
+
+
+class _PartFile:
+    """A file that is being written beside its final name; the lock keeps a given-up write and its cleaning up apart."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._path = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
+        self._file = self._path.open("xb")
+        self._lock = threading.Lock()
+
+    def restart(self) -> None:
+        """Begin anew."""
+        with self._lock:
+            self._file.seek(0)
+            self._file.truncate()
+
+    def write(self, piece: bytes) -> None:
+        """Append."""
+        with self._lock:
+            self._file.write(piece)
+
+    def commit(self) -> None:
+        """Give the file its name, once it is on the disk."""
+        with self._lock:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._path.replace(self._target)
+
+    def close(self) -> None:
+        """Remove the file, unless it has its name."""
+        with self._lock:
+            try:
+                self._file.close()
+            finally:
+                self._path.unlink(missing_ok=True)
+
+
+class _FetchError(Exception):
+    """Why one attempt failed, and whether another makes sense."""
+
+    def __init__(self, reason: str, *, expired: bool = False, final: bool = False) -> None:
+        super().__init__(reason)
+        self.expired = expired
+        self.final = final
+
+
+def _check_response(response: aiohttp.ClientResponse) -> None:
+    if response.status != _OK:
+        raise _FetchError(
+            f"its host answered {response.status}",
+            expired=response.status in _EXPIRED_STATUSES,
+            final=response.status not in _PASSING_STATUSES,
+        )
+    if (response.content_length or 0) > MAX_RESULT_BYTES:
+        raise _FetchError(f"it has {response.content_length} bytes", final=True)
+
+
+def _download_error(task_id: str, index: int, failure: _FetchError) -> DownloadError:
+    return DownloadError(
+        f"image {index} of task {task_id} could not be downloaded: {failure}; "
+        f"session.attach({task_id!r}) gives it another chance",
+        task_id=task_id,
+    )

@@ -1,0 +1,106 @@
+"""The session's semaphore: who may submit next. A thin asyncio shell around the pure :class:`Pacer`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from ._errors import QwenEditError
+from ._pacing import Pacer
+
+
+class Slot:
+    """The right to have one task in flight, taken and given back by its holder."""
+
+    __slots__ = ("_gate", "_held")
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._held = False
+
+    async def take(self, *, first: bool = False) -> None:
+        """Wait for it, see :meth:`Gate.acquire`."""
+        await self._gate.acquire(first=first)
+        self._held = True
+
+    def release(self) -> None:
+        """Give it back, if it is held."""
+        if self._held:
+            self._held = False
+            self._gate.release()
+
+
+class Gate:
+    """Hands out slots, first come first served; a slot is held from before the submission to the task's end."""
+
+    def __init__(self, pacer: Pacer, loop: asyncio.AbstractEventLoop) -> None:
+        self.pacer = pacer
+        self.closed_by: QwenEditError | None = None
+        self._loop = loop
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return len(self._waiters)
+
+    def slot(self) -> Slot:
+        """A slot, not taken yet."""
+        return Slot(self)
+
+    async def acquire(self, *, first: bool = False) -> None:
+        """Wait for a slot, and take it.
+
+        Args:
+            first: Wait ahead of all others: for a submission that was refused for want of room.
+
+        Raises:
+            QwenEditError: What the gate was closed with, at once.
+        """
+        if self.closed_by is not None:
+            raise self.closed_by.for_task(None)
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        (self._waiters.appendleft if first else self._waiters.append)(waiter)
+        self._admit()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled() and waiter.exception() is None:
+                self.release()
+            elif waiter in self._waiters:
+                self._waiters.remove(waiter)
+            raise
+
+    def release(self) -> None:
+        """Take a slot back."""
+        self.pacer.end()
+        self._admit()
+
+    def close(self, error: QwenEditError) -> None:
+        """Let nobody start any more: everybody who waits, and who comes, gets this error."""
+        self.closed_by = self.closed_by or error
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(error.for_task(None))
+
+    def _admit(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = self._loop.time()
+        while self._waiters:
+            if self._waiters[0].done():
+                self._waiters.popleft()
+                continue
+            wait = self.pacer.wait(now)
+            if wait is None:
+                return
+            if wait > 0:
+                self._timer = self._loop.call_at(now + wait, self._admit)
+                return
+            self.pacer.start(now)
+            self._waiters.popleft().set_result(None)

@@ -1,0 +1,298 @@
+"""Everything that exists while a session is open, and the one task in which it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import warnings
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+import attrs
+
+from ._config import Timeouts
+from ._downloads import Downloader
+from ._errors import QwenEditError, SessionClosedError
+from ._gate import Gate
+from ._models import TaskSnapshot
+from ._offload import Offloader
+from ._pacing import Pacer
+from ._poller import Poller
+from ._polling import PollPolicy
+from ._retry import Failure, RetryPolicy, judge_check
+from ._statistics import Counters, SessionStatistics
+from ._submitter import Negotiation, Submitter
+from ._task import EditTask
+from ._tracking import Tracked, Tracker
+from ._transport import Transport
+
+_log = logging.getLogger("qwen_edit_async")
+
+T = TypeVar("T")
+
+_CLOSING_GRACE = 5.0
+"""Seconds that closing waits for the ids of tasks whose submission was given up."""
+
+_THREADS = 4
+
+
+@attrs.frozen(kw_only=True)
+class HostOptions:
+    """What the host needs of a session's options; seconds and counts as in :class:`EditSession`."""
+
+    max_in_flight: int
+    submit_rate: float | None
+    polling: PollPolicy
+    timeouts: Timeouts
+    max_retries: int
+    resubmit_uncertain: bool
+    trust_env: bool
+
+
+class Host:
+    """The open half of a session.
+
+    It is made and started inside of the event loop, and lives until :meth:`close` or the loop's end.
+    """
+
+    def __init__(self, transport: Transport, negotiation: Negotiation, options: HostOptions) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.crash: BaseException | None = None
+        self._transport = transport
+        self._negotiation = negotiation
+        self._random = Random()  # noqa: S311  # jitter is no secret
+        self._retry = RetryPolicy(max_retries=options.max_retries)
+        self._engaged = 0
+        self._quiet = asyncio.Event()
+        self._closing = False
+        self._ended = False
+        self._task: asyncio.Task[None] | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self.counters = Counters()
+        self.pacer = Pacer(options.max_in_flight, options.submit_rate)
+        self.gate = Gate(self.pacer, self.loop)
+        self.offloader = Offloader(_THREADS)
+        self.downloader = Downloader(
+            self.offloader,
+            self._retry,
+            options.timeouts,
+            self.counters,
+            random=self._random,
+            renew=self._renew,
+            trust_env=options.trust_env,
+        )
+        self.tracker = Tracker(self, self.counters, watch=self._watch, forget=self._forget)
+        self._poller: Poller[Tracked] = Poller(
+            self.check,
+            options.polling,
+            self.pacer,
+            self.counters,
+            random=self._random,
+            on_snapshot=self.tracker.seen,
+            on_end=self.tracker.ended,
+            on_fatal=self._lose_access,
+        )
+        self.submitter = Submitter(
+            transport,
+            negotiation,
+            self.gate,
+            self._retry,
+            self.offloader,
+            counters=self.counters,
+            resubmit_uncertain=options.resubmit_uncertain,
+            stall_timeout=options.timeouts.send,
+            random=self._random,
+            spawn=self.spawn,
+            on_fatal=self.gate.close,
+            on_orphan=self.tracker.orphaned,
+        )
+
+    async def start(self) -> None:
+        """Open the connections and start the poller, in a task of its own."""
+        started: asyncio.Future[None] = self.loop.create_future()
+        self._task = self.loop.create_task(self._run(started), name="qwen-edit-async session")
+        try:
+            await started
+        except asyncio.CancelledError:
+            self._task.cancel()
+            raise
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start background work that ends with the session at the latest; it must not raise."""
+        if self._group is None:
+            work.close()
+            raise SessionClosedError("the session is closed")
+        return self._group.create_task(work)
+
+    def track(self, tracked: Tracked) -> EditTask:
+        """Begin to wait for a task.
+
+        Raises:
+            SessionClosedError: If the session was closed while it was submitted; its id is kept.
+        """
+        if self._ended:
+            self.tracker.orphaned(tracked.state.snapshot)
+            raise _closed_error(tracked.task_id)
+        return self.tracker.track(tracked)
+
+    def count_refusal(self, error: BaseException) -> None:
+        """An edit ended before the service accepted it."""
+        if isinstance(error, asyncio.CancelledError):
+            self.counters.cancelled += 1
+        else:
+            self.counters.refused += 1
+
+    def engage(self, change: int) -> None:
+        """Somebody begins (1) or ceases (-1) to wait for something of this session."""
+        self._engaged += change
+        if not self._engaged:
+            self._quiet.set()
+
+    async def check(self, task_id: str) -> TaskSnapshot:
+        """Ask the service about a task, once."""
+        protocol = self._negotiation.protocol
+        return protocol.read_status(await self._transport.send(protocol.status_check(task_id)), task_id)
+
+    async def check_persistently(self, task_id: str) -> TaskSnapshot:
+        """Ask the service about a task, again after failures that may pass."""
+        attempt = 0
+        while True:
+            await asyncio.sleep(max(0.0, self.pacer.resume_at - self.loop.time()))
+            try:
+                return await self.check(task_id)
+            except QwenEditError as error:
+                attempt += 1
+                passing = judge_check(error, in_grace=False) in {Failure.REFUSED, Failure.THROTTLED}
+                if not passing or attempt > self._retry.max_retries:
+                    raise
+                self.pacer.pause(self.loop.time() + (getattr(error, "retry_after", None) or 0.0))
+            await asyncio.sleep(self._retry.delay(attempt, self._random.random()))
+
+    async def close(self, *, cancel: bool) -> None:
+        """End everything; without ``cancel``, after everything that somebody waits for has ended.
+
+        Raises:
+            BaseException: What the poller crashed with, unless everything was cancelled anyhow.
+        """
+        self._closing = True
+        try:
+            while not cancel and self._engaged and self.crash is None:
+                self._quiet.clear()
+                await self._quiet.wait()
+        finally:
+            self._ended = True
+            self.gate.close(SessionClosedError("the session is closed"))
+            self.tracker.give_up_all(_closed_error)
+            try:
+                await self.submitter.finish_sent(_CLOSING_GRACE)
+            finally:
+                await self._stop()
+        if self.crash is not None and not cancel:
+            raise self.crash
+
+    async def read(self, url: str, task_id: str, index: int) -> bytes:
+        """Download a result picture."""
+        self.require_running()
+        return await self.downloader.read(url, task_id, index)
+
+    async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
+        """Download a result picture to a file."""
+        self.require_running()
+        await self.downloader.save(url, task_id, index, path)
+
+    async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function off the event loop."""
+        self.require_running()
+        return await self.offloader.run(function, *arguments)
+
+    def require_running(self) -> None:
+        """Refuse what comes too late.
+
+        Raises:
+            SessionClosedError: If the session is closed, or on another event loop.
+        """
+        if asyncio.get_running_loop() is not self.loop:
+            raise SessionClosedError("this session was opened on another event loop: open one in each")
+        if self._task is None or self._task.done():
+            raise SessionClosedError(
+                "the session is closed: open another, session.attach(task_id) finds the task again"
+            )
+
+    def statistics(self) -> SessionStatistics:
+        """Everything that is counted."""
+        return SessionStatistics(
+            in_flight=self.pacer.in_flight,
+            waiting=self.gate.waiting,
+            limit=int(self.pacer.limit),
+            watched=len(self._poller),
+            **attrs.asdict(self.counters),
+        )
+
+    async def _run(self, started: asyncio.Future[None]) -> None:
+        try:
+            await self._transport.open()
+            await self.downloader.open()
+            async with asyncio.TaskGroup() as self._group:
+                started.set_result(None)
+                await self._poller.run()
+        except asyncio.CancelledError:
+            if not self._closing:
+                warnings.warn(
+                    "an EditSession was never closed: use `async with`, or aclose()", ResourceWarning, stacklevel=1
+                )
+            raise
+        except BaseException as error:  # noqa: BLE001  # whatever it is, nobody may wait for ever
+            self._crashed(_sole(error), started)
+        finally:
+            self._group = None
+            self.gate.close(SessionClosedError("the session is closed"))
+            self.tracker.abandon_all(_closed_error)
+            await self.downloader.aclose()
+            await self._transport.aclose()
+            await self.offloader.aclose()
+
+    async def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def _crashed(self, error: BaseException, started: asyncio.Future[None]) -> None:
+        _log.error("the session's background task crashed: %s", type(error).__name__)
+        self.crash = error
+        self._ended = True
+        if not started.done():
+            started.set_exception(error)
+        closed = SessionClosedError("the session has crashed, and submits nothing more")
+        closed.__cause__ = error
+        self.gate.close(closed)
+        self.tracker.abandon_all(lambda _: error)
+        self._quiet.set()
+
+    def _watch(self, tracked: Tracked) -> None:
+        self._poller.watch(tracked)
+
+    def _forget(self, tracked: Tracked) -> None:
+        self._poller.forget(tracked)
+
+    def _lose_access(self, error: QwenEditError) -> None:
+        """Every call will be answered like this: nothing is submitted, and nothing waited for, any more."""
+        self.gate.close(error)
+        self.tracker.give_up_all(error.for_task)
+
+    async def _renew(self, task_id: str) -> tuple[str, ...]:
+        return (await self.check_persistently(task_id)).urls
+
+
+def _closed_error(task_id: str) -> SessionClosedError:
+    return SessionClosedError(
+        f"the session was closed before task {task_id} ended; it runs on: session.attach({task_id!r})", task_id=task_id
+    )
+
+
+def _sole(error: BaseException) -> BaseException:
+    """The exception that a task group wrapped."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,167 @@
+"""The one coroutine of a session that asks the service about all of its tasks.
+
+What is checked when is decided by the pure :class:`PollSchedule`; here are the clock, the calls and the wake-ups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Generic
+
+from ._errors import DeadlineExceededError, QwenEditError, RateLimitError
+from ._models import TaskSnapshot, TaskStatus
+from ._pacing import Pacer
+from ._polling import PollPolicy
+from ._retry import Failure
+from ._schedule import PollSchedule, W, WatchedTask
+from ._statistics import Counters
+
+_log = logging.getLogger("qwen_edit_async")
+
+MAX_CONCURRENT_CHECKS = 64
+"""Status checks that may be under way at once."""
+
+_MAX_LOGGED_WORDS = 20
+
+
+class Poller(Generic[W]):
+    """Multiplexes the status checks of all tasks of a session.
+
+    Args:
+        check: Asks the service about one task, once.
+        policy: When to check.
+        pacer: Whose ``Retry-After`` pause also holds for checks.
+        counters: Where checks are counted.
+        random: For the jitter between failing checks.
+        on_snapshot: Is told of every answer.
+        on_end: Is told of the answer or error that ends the wait for a task.
+        on_fatal: Is told of an error that will be the answer to every call; all waits have ended with it.
+    """
+
+    def __init__(
+        self,
+        check: Callable[[str], Awaitable[TaskSnapshot]],
+        policy: PollPolicy,
+        pacer: Pacer,
+        counters: Counters,
+        *,
+        random: Random,
+        on_snapshot: Callable[[W, TaskSnapshot], None],
+        on_end: Callable[[W, TaskSnapshot | QwenEditError], None],
+        on_fatal: Callable[[QwenEditError], None],
+    ) -> None:
+        self._check = check
+        self._schedule: PollSchedule[W] = PollSchedule(policy)
+        self._pacer = pacer
+        self._counters = counters
+        self._random = random
+        self._on_snapshot = on_snapshot
+        self._on_end = on_end
+        self._on_fatal = on_fatal
+        self._checking = 0
+        self._alarm: asyncio.Future[None] | None = None
+        self._asleep_until = -math.inf
+        self._logged_words: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._schedule)
+
+    def watch(self, task: W) -> None:
+        """Begin to check a task."""
+        self._schedule.add(task, asyncio.get_running_loop().time())
+        self._wake_if_nearer()
+
+    def forget(self, task: W) -> None:
+        """Cease to check a task; nobody is told."""
+        self._schedule.remove(task, asyncio.get_running_loop().time())
+
+    async def run(self) -> None:
+        """Check what is due, sleep until something is, and so on until cancelled."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as checks:
+            while True:
+                now = loop.time()
+                while (expired := self._schedule.take_expired(now)) is not None:
+                    self._on_end(expired, _deadline_error(expired))
+                while self._may_check(now) and (due := self._schedule.take_due(now)) is not None:
+                    self._checking += 1
+                    checks.create_task(self._check_once(due, now))
+                await self._sleep(loop)
+
+    def _may_check(self, now: float) -> bool:
+        return self._checking < MAX_CONCURRENT_CHECKS and now >= self._pacer.resume_at
+
+    async def _check_once(self, task: W, sent_at: float) -> None:
+        try:
+            snapshot = await self._check(task.task_id)
+        except QwenEditError as error:
+            self._failed(task, error)
+        else:
+            self._answered(task, snapshot, sent_at)
+        finally:
+            self._checking -= 1
+            self._wake_if_nearer()
+
+    def _answered(self, task: W, snapshot: TaskSnapshot, sent_at: float) -> None:
+        self._counters.checks += 1
+        if snapshot.status is TaskStatus.UNKNOWN:
+            self._log_unknown(snapshot)
+        if self._schedule.answered(task, snapshot, sent_at, asyncio.get_running_loop().time()):
+            self._on_end(task, snapshot)
+        else:
+            self._on_snapshot(task, snapshot)
+
+    def _failed(self, task: W, error: QwenEditError) -> None:
+        now = asyncio.get_running_loop().time()
+        self._counters.failed_checks += 1
+        self._counters.throttled += isinstance(error, RateLimitError)
+        self._pacer.pause(now + (getattr(error, "retry_after", None) or 0))
+        _log.info("check of task %s failed: %s", task.task_id, error)
+        match self._schedule.failed(task, error, now, self._random.random()):
+            case Failure.FINAL:
+                self._on_end(task, error)
+            case Failure.FATAL:
+                self._on_fatal(error)
+
+    def _log_unknown(self, snapshot: TaskSnapshot) -> None:
+        word = snapshot.status_word[:80]
+        if word not in self._logged_words and len(self._logged_words) < _MAX_LOGGED_WORDS:
+            self._logged_words.add(word)
+            _log.warning("task %s has the unknown status %r: counted as running", snapshot.task_id, word)
+
+    def _next_event(self) -> float:
+        checks_from = self._pacer.resume_at if self._checking < MAX_CONCURRENT_CHECKS else math.inf
+        return self._schedule.next_event(checks_from=checks_from)
+
+    async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._alarm = loop.create_future()
+        self._asleep_until = self._next_event()
+        timer = loop.call_at(self._asleep_until, self._wake) if self._asleep_until < math.inf else None
+        try:
+            await self._alarm
+        finally:
+            self._asleep_until = -math.inf
+            if timer is not None:
+                timer.cancel()
+
+    def _wake_if_nearer(self) -> None:
+        if self._next_event() < self._asleep_until:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._alarm is not None and not self._alarm.done():
+            self._alarm.set_result(None)
+
+
+def _deadline_error(task: WatchedTask) -> DeadlineExceededError:
+    last = f"; the last check failed: {task.last_failure}" if task.failures else ""
+    error = DeadlineExceededError(
+        f"task {task.task_id} did not end before its deadline{last}; it runs on: session.attach({task.task_id!r})",
+        task_id=task.task_id,
+    )
+    error.__cause__ = task.last_failure if task.failures else None
+    return error

@@ -1,0 +1,93 @@
+"""Pytest fixtures for applications that use the library: the service without a key, a network or a bill.
+
+``qwen_edit_emulator``: an `EditEmulator` in a thread of its own, for tests of any kind. A marker sets it up:
+``@pytest.mark.qwen_edit_emulator(slots=2, faults=FaultPlan([Fault.status(503).nth(1)]))``.
+
+``qwen_edit_session``: an open `EditSession` connected to it, for async tests under anyio's plugin or pytest-asyncio.
+
+The package itself is imported inside the fixtures: a test suite that doesn't use them pays nothing, and coverage that
+starts after plugins are loaded sees all of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from qwen_edit_async import EditSession
+    from qwen_edit_async.emulator import EditEmulator
+
+_MARKER = "qwen_edit_emulator"
+_LOOP_SCOPES = ("function", "class", "module", "package", "session")
+_ASYNCIO_FIXTURES = "qwen_edit_async_asyncio_fixtures"
+_TASK_SECONDS = 0.02
+_POLL_SECONDS = 0.05
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, and the session fixtures of pytest-asyncio where it is active."""
+    config.addinivalue_line("markers", f"{_MARKER}(**settings): settings of the qwen_edit_emulator fixture")
+    if config.pluginmanager.hasplugin("asyncio"):
+        pytest_asyncio = importlib.import_module("pytest_asyncio")
+        fixtures: dict[str, Any] = {}
+        for scope in _LOOP_SCOPES:
+            name = _asyncio_fixture(scope)
+            fixtures[name] = pytest_asyncio.fixture(_session_opener(), loop_scope=scope, name=name)
+        config.pluginmanager.register(SimpleNamespace(**fixtures), _ASYNCIO_FIXTURES)
+
+
+@pytest.fixture
+def qwen_edit_emulator(request: pytest.FixtureRequest) -> Iterator[EditEmulator]:
+    """Run the emulated service for one test, in a thread; its tasks take 0.02 s unless the marker says otherwise."""
+    from qwen_edit_async.emulator import EditEmulator  # noqa: PLC0415 - see the module's docstring
+
+    marker = request.node.get_closest_marker(_MARKER)
+    settings: dict[str, Any] = {"duration": _TASK_SECONDS, **(marker.kwargs if marker else {})}
+    with EditEmulator(**settings).in_thread() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def qwen_edit_session(request: pytest.FixtureRequest) -> EditSession:
+    """Open a session on the emulated service, in the event loop of the test."""
+    # A plain function, so that the runner that drives the test opens the session, whichever that is.
+    node = request.node
+    marker = node.get_closest_marker("asyncio")
+    session: EditSession
+    if node.get_closest_marker("anyio") or "anyio_backend" in request.fixturenames:
+        session = request.getfixturevalue("_qwen_edit_session_anyio")
+    elif marker and request.config.pluginmanager.hasplugin(_ASYNCIO_FIXTURES):
+        scope = marker.kwargs.get("loop_scope") or request.config.getini("asyncio_default_test_loop_scope")
+        session = request.getfixturevalue(_asyncio_fixture(scope))
+    else:
+        pytest.fail(
+            "qwen_edit_session needs an async test: mark it with pytest.mark.anyio, or with pytest.mark.asyncio and "
+            "pytest-asyncio installed",
+            pytrace=False,
+        )
+    return session
+
+
+def _session_opener() -> Callable[[EditEmulator], AsyncIterator[EditSession]]:
+    """Return a new fixture function; pytest-asyncio writes its marks on the function itself."""
+
+    async def open_session(qwen_edit_emulator: EditEmulator) -> AsyncIterator[EditSession]:
+        from qwen_edit_async import EditSession, FixedInterval  # noqa: PLC0415 - see the module's docstring
+
+        polling = FixedInterval(_POLL_SECONDS)
+        async with EditSession(qwen_edit_emulator.api_key, base_url=qwen_edit_emulator.url, polling=polling) as session:
+            yield session
+
+    return open_session
+
+
+_qwen_edit_session_anyio = pytest.fixture(_session_opener(), name="_qwen_edit_session_anyio")
+
+
+def _asyncio_fixture(loop_scope: str) -> str:
+    return f"_qwen_edit_session_asyncio_{loop_scope}"

@@ -1,0 +1,189 @@
+"""Replies as values, and what is wrong with them. Pure: no I/O, no clock.
+
+The one place that knows how services of this kind report errors (part B): by HTTP status, as ``error`` (text or
+object), as ``message``, as ``detail``, as ``{"status": {"code", "message"}}``, inside a 200, or as a proxy's HTML page.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import attrs
+
+from ._errors import (
+    APIResponseError,
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    InsufficientBalanceError,
+    InternalServerError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+)
+
+_EXCERPT_CHARACTERS = 2_000
+_MESSAGE_CHARACTERS = 300
+_SERVER_ERRORS = range(500, 600)
+_SUCCESSES = range(200, 300)
+_REDIRECTS = range(300, 400)
+
+_ERROR_BY_STATUS: Mapping[int, type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    402: InsufficientBalanceError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    413: BadRequestError,
+    422: BadRequestError,
+    429: RateLimitError,
+}
+
+_ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
+    1002: RateLimitError,
+    "RATE_LIMIT_EXCEEDED": RateLimitError,
+    **dict.fromkeys(range(40201, 40209), InsufficientBalanceError),
+}
+"""The service's own codes say more than its HTTP status (part B)."""
+
+_TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+
+
+@attrs.frozen(kw_only=True)
+class Reply:
+    """An HTTP reply.
+
+    Attributes:
+        status: The HTTP status.
+        headers: By lower-case name.
+        body: As much of it as came.
+        complete: Whether all of it came.
+    """
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    body: bytes = attrs.field(default=b"", repr=False)
+    complete: bool = True
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is 2xx."""
+        return self.status in _SUCCESSES
+
+    def text(self) -> str:
+        """The body as text; what is no UTF-8 shows as U+FFFD."""
+        return self.body.decode("utf-8", "replace")
+
+    def excerpt(self) -> str:
+        """The start of the body, for error messages and logs."""
+        return self.text()[:_EXCERPT_CHARACTERS]
+
+
+def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any]:
+    """The JSON object of a reply's body.
+
+    Raises:
+        APIResponseError: If the body was cut off, or is no JSON object.
+    """
+    try:
+        document = json.loads(reply.body) if reply.complete else None
+    except (ValueError, RecursionError):
+        document = None
+    if isinstance(document, dict):
+        return document
+    what = "is no JSON object" if reply.complete else "broke off"
+    raise APIResponseError(f"the reply's body {what} (HTTP {reply.status})", body=reply.excerpt(), task_id=task_id)
+
+
+def has_error(document: Mapping[str, Any]) -> bool:
+    """Whether a JSON object reports an error in one of the known shapes."""
+    return _describe(document) != (None, None)
+
+
+def error_from_reply(reply: Reply, fallback: str = "", *, task_id: str | None = None) -> APIStatusError:
+    """The typed error that a reply amounts to; ``fallback`` is its message if the service gives none."""
+    try:
+        document = load_object(reply)
+    except APIResponseError:
+        document = {}
+    code, message = _describe(document)
+    kind = _ERROR_BY_CODE.get(code) or _ERROR_BY_STATUS.get(reply.status)
+    if kind is None:
+        kind = InternalServerError if reply.status in _SERVER_ERRORS else APIStatusError
+    if message is None:
+        message = fallback or _words(reply, document)
+    return kind(
+        message[:_MESSAGE_CHARACTERS],
+        status_code=reply.status,
+        code=code,
+        request_id=reply.headers.get("x-request-id") or first_text(document, ("request_id",)),
+        retry_after=parse_retry_after(reply.headers),
+        body=reply.excerpt(),
+        task_id=task_id,
+    )
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the service asks to wait: ``Retry-After`` as seconds or as a date (RFC 9110, 10.2.3), else ``None``.
+
+    A date is measured against the reply's own ``Date``, so that this machine's clock may be wrong.
+    """
+    value = headers.get("retry-after", "").strip()
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])).total_seconds()
+        except (ValueError, TypeError, KeyError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def code_of(value: Any) -> int | str | None:
+    """The service's code, as an integer where it looks like one."""
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        return None
+    text = str(value).strip()
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
+def first_text(document: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    """The first of the members ``names`` that is there, as text."""
+    for name in names:
+        value = document.get(name)
+        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+            return str(value)
+    return None
+
+
+def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None]:
+    """Code and message of an error report; both ``None`` if the object is none."""
+    for name in ("error", "status"):
+        nested = document.get(name)
+        if isinstance(nested, Mapping):
+            code, message = _describe_flat(nested)
+            return code, message or json.dumps(nested)
+    error = document.get("error")
+    if isinstance(error, str) and error:
+        return code_of(document.get("code")), error
+    return _describe_flat(document)
+
+
+def _describe_flat(document: Mapping[str, Any]) -> tuple[int | str | None, str | None]:
+    message = first_text(document, ("error_message", "message", "detail"))
+    if message is None and document.get("detail"):
+        message = json.dumps(document["detail"])
+    return code_of(document.get("code")), message
+
+
+def _words(reply: Reply, document: Mapping[str, Any]) -> str:
+    """Words for an error that comes without any of the known shapes."""
+    if reply.status in _REDIRECTS:
+        return "the service redirects, which is not followed with the key: correct base_url"
+    text = "" if document else " ".join(_TAG.sub(" ", reply.excerpt()).split())
+    return text or "the service gave no reason"

@@ -1,0 +1,68 @@
+"""Requests out of what users write: arguments of a call, or fields by name. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+import attrs
+
+from ._errors import InvalidEditError
+from ._images import ImageInput
+from ._models import EditParameters, EditRequest
+
+RequestInput = EditRequest | Mapping[str, Any]
+"""A request, or the fields of one and of its parameters by name."""
+
+PARAMETER_NAMES = frozenset(field.name for field in attrs.fields(EditParameters))
+_REQUEST_NAMES = frozenset(field.name for field in attrs.fields(EditRequest))
+
+
+class EditOptions(TypedDict, total=False):
+    """The fields of :class:`EditParameters`, as keyword arguments."""
+
+    n: int | None
+    negative_prompt: str | None
+    size: str | tuple[int, int] | None
+    prompt_extend: bool | None
+    watermark: bool | None
+    seed: int | None
+
+
+def request_from_arguments(
+    images: ImageInput | Sequence[ImageInput] | EditRequest,
+    instruction: str | None,
+    parameters: EditParameters | None,
+    key: str | None,
+    options: EditOptions,
+) -> EditRequest:
+    """The request that a call's arguments make.
+
+    Raises:
+        InvalidEditError: If the contract makes it an error, or if arguments stand beside a whole request.
+    """
+    if isinstance(images, EditRequest):
+        if instruction is not None or parameters is not None or key is not None or options:
+            raise InvalidEditError("an EditRequest says it all: give no instruction, key or parameters beside it")
+        return images
+    changed = attrs.evolve(parameters or EditParameters(), **options)
+    # A missing instruction is refused by the request itself, in the same words as an empty one.
+    return EditRequest(images, instruction or "", changed, key=key)
+
+
+def request_from_fields(fields: object) -> EditRequest:
+    """The request that a mapping of fields makes: those of :class:`EditRequest` and of :class:`EditParameters`.
+
+    Raises:
+        InvalidEditError: If it is no mapping, has a field that there is not, or is an error by the contract.
+    """
+    if not isinstance(fields, Mapping):
+        raise InvalidEditError(
+            f"a request is {type(fields).__name__!r}: give an EditRequest, or a mapping of its fields"
+        )
+    if unknown := [name for name in fields if name not in _REQUEST_NAMES | PARAMETER_NAMES]:
+        raise InvalidEditError(f"a request has no field {unknown[0]!r}")
+    options = {name: fields[name] for name in fields if name in PARAMETER_NAMES}
+    others = {name: fields[name] for name in fields if name in _REQUEST_NAMES}
+    parameters = attrs.evolve(others.pop("parameters", None) or EditParameters(), **options)
+    return EditRequest(others.pop("images", ()), others.pop("instruction", ""), parameters, **others)

@@ -1,0 +1,181 @@
+"""What an edit gives: pictures to read, save and open."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import attrs
+
+from ._errors import ConfigurationError
+from ._models import EditRequest, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL.Image import Image
+
+T = TypeVar("T")
+
+_UNSAFE_IN_NAMES = re.compile(r"[^\w.-]+")
+_MAX_STEM_CHARACTERS = 120
+
+
+class ResultStore(Protocol):
+    """Where result pictures come from: the session, as far as results need it."""
+
+    async def read(self, url: str, task_id: str, index: int) -> bytes:
+        """The picture's bytes."""
+        ...
+
+    async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
+        """Write the picture to a file."""
+        ...
+
+    async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function off the event loop."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class OutputImage:
+    """One result picture: a PNG (contract, *Images*), fetched when it is asked for.
+
+    Its URL expires: the documentation of such services says 24 hours. An expired one is renewed by asking the task
+    again.
+
+    Attributes:
+        url: Where it lies; it needs no key.
+        task_id: The task that made it.
+        index: Its position among the task's pictures, from 0.
+    """
+
+    url: str
+    task_id: str
+    index: int
+    _store: ResultStore = attrs.field(repr=False, eq=False)
+
+    async def read(self) -> bytes:
+        """Download the PNG file.
+
+        Raises:
+            DownloadError: If it can't be had whole.
+            SessionClosedError: If the session is closed.
+        """
+        return await self._store.read(self.url, self.task_id, self.index)
+
+    async def save(self, path: str | os.PathLike[str]) -> Path:
+        """Download the PNG file to ``path``; its folder is made. The name appears with the whole picture or not at all.
+
+        Raises:
+            DownloadError: If it can't be had whole.
+            OSError: If it can't be written.
+            SessionClosedError: If the session is closed.
+        """
+        target = Path(path)
+        await self._store.offload(_make_folder, target.parent)
+        await self._store.save(self.url, self.task_id, self.index, target)
+        return target
+
+    async def open(self) -> Image:
+        """Download the picture and decode it; needs the ``images`` extra.
+
+        Raises:
+            ConfigurationError: If Pillow is not installed.
+            DownloadError: If it can't be had whole.
+            SessionClosedError: If the session is closed.
+        """
+        try:
+            import PIL.Image  # noqa: F401, PLC0415  # an extra, found missing before anything is downloaded
+        except ImportError:
+            raise ConfigurationError('decoding needs Pillow: pip install "qwen-edit-async[images]"') from None
+        return await self._store.offload(_decode, await self.read())
+
+
+@attrs.frozen(kw_only=True)
+class EditTimings:
+    """How long an edit took, in seconds.
+
+    Attributes:
+        queued: Waiting for a slot of the session.
+        submitting: From having a slot to the service's acceptance: reading, uploading, and any retries.
+        running: From there to the answer that told the end.
+        lag: Upper bound of how long the end went unseen: between the last two answers.
+        checks: Status checks that were answered.
+        failed_checks: Status checks that were not.
+    """
+
+    queued: float = 0.0
+    submitting: float = 0.0
+    running: float = 0.0
+    lag: float = 0.0
+    checks: int = 0
+    failed_checks: int = 0
+
+    @property
+    def total(self) -> float:
+        """From the call to the result."""
+        return self.queued + self.submitting + self.running
+
+
+@attrs.frozen(kw_only=True)
+class EditResult:
+    """A completed edit.
+
+    Attributes:
+        task_id: The service's name for the task.
+        images: The pictures, as many as ``n`` asked for.
+        usage: What it cost.
+        metadata: The service's own, as it came.
+        timings: How long it took.
+        notes: What was changed before sending (``fit=True``), or was ignored by the service, a sentence each.
+        request: What was asked for; ``None`` for a task that was attached to.
+        raw: The service's whole reply, as it came.
+    """
+
+    task_id: str
+    images: tuple[OutputImage, ...]
+    usage: Usage = attrs.field(factory=Usage)
+    metadata: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    timings: EditTimings = attrs.field(factory=EditTimings, repr=False)
+    notes: tuple[str, ...] = ()
+    request: EditRequest | None = attrs.field(default=None, repr=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+    async def save(self, directory: str | os.PathLike[str], *, stem: str | None = None) -> tuple[Path, ...]:
+        """Download all pictures into a folder, which is made, as ``{stem}-{index}.png``.
+
+        Args:
+            directory: The folder.
+            stem: What the files are called; the request's ``key`` or else the task's id by default. Characters that do
+                not belong into a file's name become ``_``.
+
+        Raises:
+            DownloadError: If a picture can't be had whole.
+            OSError: If one can't be written.
+            SessionClosedError: If the session is closed.
+        """
+        key = self.request.key if self.request is not None else None
+        name = safe_stem(stem or key or self.task_id)
+        return tuple([await image.save(Path(directory) / f"{name}-{image.index}.png") for image in self.images])
+
+
+def safe_stem(text: str) -> str:
+    """A file name's stem made of any text, which may come from a server."""
+    return _UNSAFE_IN_NAMES.sub("_", text).lstrip(".")[:_MAX_STEM_CHARACTERS] or "_"
+
+
+def _make_folder(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def _decode(content: bytes) -> Image:
+    import PIL.Image  # noqa: PLC0415  # an extra
+
+    picture = PIL.Image.open(io.BytesIO(content), formats=["PNG"])
+    picture.load()
+    return picture

@@ -1,0 +1,177 @@
+"""Which task is checked when: the poller's state, without its I/O. Pure: no clock, no randomness of its own.
+
+Every method changes the state at once and returns the work that follows from it; the poller does that work. Adding,
+removing and taking cost O(log n) each.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from typing import Generic, TypeVar
+
+import attrs
+
+from ._errors import QwenEditError
+from ._models import TaskSnapshot
+from ._polling import PolledTask, PollPolicy
+from ._retry import Failure, RetryPolicy, judge_check
+
+UNKNOWN_TASK_GRACE = 15.0
+"""Seconds after its submission in which a task that the service does not know (404) is asked for again."""
+
+CHECK_RETRY = RetryPolicy(initial=1.0, maximum=30.0)
+"""Delays between failing checks; how often is for the deadline to say."""
+
+_LAST_CHECK_LEAD = 0.5
+_MIN_INTERVAL = 0.01
+_COMPACT_ABOVE = 64
+
+T = TypeVar("T")
+
+
+class DueHeap(Generic[T]):
+    """Items with the time at which each is due; an item has one time at most."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, T]] = []
+        self._serial_of: dict[T, int] = {}
+        self._serials = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._serial_of)
+
+    def put(self, item: T, due: float) -> None:
+        """Set the time of an item, new or not."""
+        serial = next(self._serials)
+        self._serial_of[item] = serial
+        heapq.heappush(self._heap, (due, serial, item))
+        if len(self._heap) > 2 * len(self._serial_of) + _COMPACT_ABOVE:
+            self._heap = [entry for entry in self._heap if self._serial_of.get(entry[2]) == entry[1]]
+            heapq.heapify(self._heap)
+
+    def discard(self, item: T) -> None:
+        """Forget an item, if it is there."""
+        self._serial_of.pop(item, None)
+
+    def next_due(self) -> float:
+        """The earliest time, infinity if there is no item."""
+        while self._heap and self._serial_of.get(self._heap[0][2]) != self._heap[0][1]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else math.inf
+
+    def pop_due(self, now: float) -> T | None:
+        """Take out the item that is due first, if one is due."""
+        if self.next_due() > now:
+            return None
+        item = heapq.heappop(self._heap)[2]
+        del self._serial_of[item]
+        return item
+
+
+@attrs.define(kw_only=True, eq=False)
+class WatchedTask(PolledTask):
+    """A task in the schedule.
+
+    Attributes:
+        deadline: When to give up waiting.
+        failures: Checks that failed in a row.
+        failed_checks: Checks that failed at all.
+        last_failure: The last of them, told if the deadline passes.
+    """
+
+    deadline: float = math.inf
+    failures: int = 0
+    failed_checks: int = 0
+    last_failure: QwenEditError | None = None
+
+
+W = TypeVar("W", bound=WatchedTask)
+
+
+class PollSchedule(Generic[W]):
+    """All tasks of a session that are waited for.
+
+    A task is either due for a check at some time or being checked; its deadline runs all the while.
+    """
+
+    def __init__(self, policy: PollPolicy) -> None:
+        self._policy = policy
+        self._checks: DueHeap[W] = DueHeap()
+        self._deadlines: DueHeap[W] = DueHeap()
+        self._tasks: set[W] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def add(self, task: W, now: float) -> None:
+        """Begin to watch a task; one that was submitted elsewhere is due at once."""
+        self._tasks.add(task)
+        self._deadlines.put(task, task.deadline)
+        self._put(task, now if task.attached else self._policy.next_check(task, now))
+
+    def remove(self, task: W, now: float, *, completed: bool = False) -> bool:
+        """Cease to watch a task; whether it was watched."""
+        if task not in self._tasks:
+            return False
+        self._tasks.discard(task)
+        self._checks.discard(task)
+        self._deadlines.discard(task)
+        self._policy.ended(task, now, completed=completed)
+        return True
+
+    def take_due(self, now: float) -> W | None:
+        """The task whose check is due first; it counts as being checked until an answer or failure is told."""
+        return self._checks.pop_due(now)
+
+    def take_expired(self, now: float) -> W | None:
+        """A task whose deadline has passed; it is no longer watched."""
+        task = self._deadlines.pop_due(now)
+        if task is not None:
+            self.remove(task, now)
+        return task
+
+    def next_event(self, *, checks_from: float = -math.inf) -> float:
+        """When there is something to do next, infinity for never; no check starts before ``checks_from``."""
+        return min(self._deadlines.next_due(), max(self._checks.next_due(), checks_from))
+
+    def answered(self, task: W, snapshot: TaskSnapshot, sent_at: float, now: float) -> bool:
+        """Take in the answer to a check that was sent at ``sent_at``; whether the wait is over with it."""
+        if task not in self._tasks:
+            return False
+        task.checks += 1
+        task.failures = 0
+        task.progress = snapshot.progress if snapshot.progress is not None else task.progress
+        if snapshot.status.terminal:
+            return self.remove(task, now, completed=not snapshot.failure)
+        task.checked_at = sent_at
+        self._put(task, max(self._policy.next_check(task, now), now + _MIN_INTERVAL))
+        return False
+
+    def failed(self, task: W, error: QwenEditError, now: float, draw: float) -> Failure:
+        """Take in the failure of a check: what it means; unless that is final or fatal the task is checked again.
+
+        Args:
+            task: The task that was checked.
+            error: What went wrong.
+            now: The event loop's time.
+            draw: A random number from 0 to 1.
+        """
+        in_grace = not task.attached and task.checks == 0 and now < task.since + UNKNOWN_TASK_GRACE
+        verdict = judge_check(error, in_grace=in_grace)
+        if task not in self._tasks:
+            return Failure.REFUSED if verdict is Failure.FINAL else verdict
+        if verdict is Failure.FINAL:
+            self.remove(task, now)
+        elif verdict is not Failure.FATAL:
+            task.failures += 1
+            task.failed_checks += 1
+            task.last_failure = error
+            self._put(task, now + CHECK_RETRY.delay(task.failures, draw))
+        return verdict
+
+    def _put(self, task: W, due: float) -> None:
+        """Schedule a check; one that would come too late is made just before the deadline, once."""
+        last = task.deadline - _LAST_CHECK_LEAD
+        self._checks.put(task, last if due >= task.deadline and task.checked_at < last else due)

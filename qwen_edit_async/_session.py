@@ -1,0 +1,386 @@
+"""The session: what users open.
+
+Background work (the poller, the HTTP exchanges of submissions, the streams of ``edit_many``) lives in the host task
+that the session starts, not in the task that opened it. So a session can be opened in one notebook cell, used in
+others, and closed in a third; nothing that users enter and leave spans a task group or a cancel scope.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import warnings
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+from ._config import (
+    Envelope,
+    Secret,
+    Timeouts,
+    check_headers,
+    check_not_negative,
+    check_positive,
+    resolve_api_key,
+    resolve_base_url,
+    resolve_protocol,
+    resolve_timeouts,
+)
+from ._errors import EditWarning, InvalidEditError, SessionClosedError
+from ._host import Host, HostOptions
+from ._images import ImageInput
+from ._models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
+from ._polling import Backoff, PollPolicy
+from ._prepare import PreparedEdit, prepare
+from ._requests import EditOptions, RequestInput, request_from_arguments, request_from_fields
+from ._results import EditResult
+from ._statistics import SessionStatistics
+from ._stream import EditStream, Feed
+from ._submitter import Negotiation
+from ._task import EditTask, TaskState
+from ._tracking import Tracked
+from ._transport import AiohttpTransport, Transport
+from ._wire import check_task_id
+
+_log = logging.getLogger("qwen_edit_async")
+
+
+class EditSession:
+    """Edits images with the hosted model, many at once.
+
+    One connection pool, one limit on tasks in flight, one poller that waits for all of them. Use it as ``async with
+    EditSession() as session:``, or ``await session.open()`` and ``await session.aclose()``, in whichever tasks or
+    notebook cells of one event loop.
+
+    Args:
+        api_key: The key; the environment variable ``QWEN_EDIT_API_KEY`` by default. It is sent to ``base_url`` only.
+        base_url: The service's address; ``QWEN_EDIT_BASE_URL``, or else the documented host, by default.
+        envelope: The form of the request's body: ``"flat"`` (the documented one), ``"params"`` (what some gateways
+            want), or ``"auto"``: flat, unless the service refuses the first creation as malformed and takes the other.
+        max_in_flight: The most tasks between the start of their submission and their end.
+        submit_rate: The most submissions a second; no limit by default.
+        polling: When to check a task's status; :class:`Backoff` by default.
+        timeout: Seconds that connecting (at most 10), a piece of the upload, and waiting for a reply may take, each; or
+            :class:`Timeouts`.
+        deadline: Seconds that an edit may take, from having its slot to its end.
+        max_retries: How often a call is repeated that failed for a passing reason. "Too many requests" does not count:
+            that is waited out, until the deadline.
+        resubmit_uncertain: Whether to submit again if the reply was lost, so that a task may exist already and both
+            may be charged.
+        strict: Whether to refuse, instead of warning of, text that the service would cut off silently.
+        fit: Whether to turn, shrink and re-encode images that the service would refuse, instead of refusing them.
+        trust_env: Whether to use the environment's proxies (and netrc, which may compete with the key).
+        allow_insecure: Whether the key may travel over http to another machine.
+        default_headers: Sent with each call to the service.
+
+    Raises:
+        ConfigurationError: If an option or the key is missing or wrong.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        envelope: Envelope = "auto",
+        max_in_flight: int = 16,
+        submit_rate: float | None = None,
+        polling: PollPolicy | None = None,
+        timeout: float | Timeouts = 60.0,
+        deadline: float = 600.0,
+        max_retries: int = 2,
+        resubmit_uncertain: bool = False,
+        strict: bool = False,
+        fit: bool = False,
+        trust_env: bool = False,
+        allow_insecure: bool = False,
+        default_headers: Mapping[str, str] | None = None,
+    ) -> None:
+        check_positive(max_in_flight, "max_in_flight", integer=True)
+        check_positive(deadline, "deadline")
+        check_not_negative(max_retries, "max_retries")
+        if submit_rate is not None:
+            check_positive(submit_rate, "submit_rate")
+        self._api_key: Secret = resolve_api_key(api_key, os.environ)
+        self._base_url = resolve_base_url(base_url, os.environ, allow_insecure=allow_insecure)
+        self._negotiation = Negotiation(*resolve_protocol(envelope))
+        self._default_headers = check_headers(default_headers)
+        self._deadline = deadline
+        self._strict = strict
+        self._fit = fit
+        self._options = HostOptions(
+            max_in_flight=max_in_flight,
+            submit_rate=submit_rate,
+            polling=polling if polling is not None else Backoff(),
+            timeouts=resolve_timeouts(timeout),
+            max_retries=max_retries,
+            resubmit_uncertain=resubmit_uncertain,
+            trust_env=trust_env,
+        )
+        self._host: Host | None = None
+        self._closed = False
+
+    async def open(self) -> Self:
+        """Open the session on the running event loop; ``async with`` does this.
+
+        Raises:
+            SessionClosedError: If it was opened before.
+        """
+        if self._host is not None or self._closed:
+            raise SessionClosedError("a session can be opened once: make another")
+        self._host = Host(self._make_transport(), self._negotiation, self._options)
+        try:
+            await self._host.start()
+        except BaseException:
+            self._closed = True
+            raise
+        return self
+
+    async def aclose(self) -> None:
+        """Close the session, once what somebody still awaits has ended; closing twice does nothing.
+
+        Tasks that nobody awaits are not waited for: they run on at the service, and :attr:`unfinished` has their ids.
+        """
+        await self._close(cancel=False)
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._close(cancel=error is not None)
+
+    async def edit(
+        self,
+        images: ImageInput | Sequence[ImageInput] | EditRequest,
+        instruction: str | None = None,
+        *,
+        parameters: EditParameters | None = None,
+        key: str | None = None,
+        deadline: float | None = None,
+        **options: Unpack[EditOptions],
+    ) -> EditResult:
+        """Edit one to three pictures, and wait for the result.
+
+        Args:
+            images: One image, or a sequence of one to three (a path, an http(s) URL, a data URI, bytes, a binary file,
+                a PIL image, or a uint8 array), or a whole :class:`EditRequest`.
+            instruction: What to do, in Chinese or English, at most 800 characters.
+            parameters: How to do it; ``options`` go before it.
+            key: A name of your own, which names the saved files.
+            deadline: Seconds from having a slot to the end; the session's by default.
+            options: The fields of :class:`EditParameters`.
+
+        Raises:
+            InvalidEditError: If the contract makes it an error; nothing was sent.
+            EditFailedError: If the service ran the task, and it failed.
+            DeadlineExceededError: If it took too long; the error has the task's id, if there is one.
+            SubmitUncertainError: If a task may exist, but its id never came.
+            APIStatusError: If the service refused.
+            APIConnectionError: If the service could not be reached.
+            SessionClosedError: If the session is not open.
+        """
+        task = await self.submit(images, instruction, parameters=parameters, key=key, deadline=deadline, **options)
+        try:
+            return await task
+        except asyncio.CancelledError as cancelled:
+            note = f"task {task.id} runs on at the service: session.attach({task.id!r}) gets its result"
+            _log.warning("an edit was cancelled: %s", note)
+            cancelled.add_note(note)
+            if not task.awaited:
+                task.cancel()
+            raise
+
+    async def submit(
+        self,
+        images: ImageInput | Sequence[ImageInput] | EditRequest,
+        instruction: str | None = None,
+        *,
+        parameters: EditParameters | None = None,
+        key: str | None = None,
+        deadline: float | None = None,
+        **options: Unpack[EditOptions],
+    ) -> EditTask:
+        """Submit an edit, and return its handle as soon as the service has accepted it.
+
+        Waits for a slot first. Arguments and errors are those of :meth:`edit`, up to the acceptance.
+        """
+        host = self._require_open()
+        request = request_from_arguments(images, instruction, parameters, key, options)
+        cut = request.silently_cut()
+        if cut and self._strict:
+            raise InvalidEditError("; ".join(cut))
+        seconds = self._deadline_of(deadline)
+        slot = host.gate.slot()
+        called_at = host.loop.time()
+        prepared: PreparedEdit | None = None
+        host.engage(1)
+        try:
+            await slot.take()
+            started_at = host.loop.time()
+            prepared = await host.offloader.run(prepare, request, fit=self._fit)
+            for warning in (*cut, *prepared.warnings):
+                warnings.warn(warning, EditWarning, stacklevel=2)
+            for change in prepared.changes:
+                _log.info("%s", change)
+            snapshot = await host.submitter.submit(request, prepared, slot, started_at + seconds)
+        except BaseException as error:
+            slot.release()
+            host.count_refusal(error)
+            raise
+        finally:
+            if prepared is not None:
+                prepared.close()
+            host.engage(-1)
+        return host.track(
+            Tracked(
+                task_id=snapshot.task_id,
+                parameters=request.parameters,
+                since=host.loop.time(),
+                deadline=started_at + seconds,
+                state=TaskState(snapshot, host.engage),
+                request=request,
+                slot=slot,
+                notes=(*prepared.changes, *cut, *prepared.warnings),
+                queued=started_at - called_at,
+                submitting=host.loop.time() - started_at,
+            )
+        )
+
+    def attach(self, task_id: str, *, deadline: float | None = None) -> EditTask:
+        """The handle of a task that was submitted elsewhere, or earlier: ``result = await session.attach(task_id)``.
+
+        It takes no slot. A task that this session already waits for has one handle.
+
+        Args:
+            task_id: The id that the service gave out.
+            deadline: Seconds from now to the end; the session's by default.
+
+        Raises:
+            InvalidEditError: If that can't be a task's id.
+            SessionClosedError: If the session is not open.
+        """
+        host = self._require_open()
+        if (known := host.tracker.get(check_task_id(task_id))) is not None:
+            return known
+        snapshot = TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
+        now = host.loop.time()
+        return host.track(
+            Tracked(
+                task_id=task_id,
+                since=now,
+                attached=True,
+                deadline=now + self._deadline_of(deadline),
+                state=TaskState(snapshot, host.engage),
+            )
+        )
+
+    async def status(self, task_id: str) -> TaskSnapshot:
+        """Ask the service about a task, now.
+
+        Raises:
+            InvalidEditError: If that can't be a task's id.
+            NotFoundError: If the service knows no such task.
+            APIStatusError: If the service refuses to tell.
+            APIConnectionError: If the service could not be reached.
+            SessionClosedError: If the session is not open.
+        """
+        return await self._require_open().check_persistently(check_task_id(task_id))
+
+    def edit_many(
+        self,
+        requests: Iterable[RequestInput] | AsyncIterable[RequestInput],
+        *,
+        ordered: bool = False,
+        deadline: float | None = None,
+    ) -> EditStream:
+        """Edit many, and loop over the outcomes as they come: ``async for outcome in session.edit_many(requests)``.
+
+        Requests are pulled as slots become free, so that the input may be endless: never more than ``max_in_flight`` of
+        them are alive, in flight or waiting for the loop. An edit that fails, an invalid one too, is an outcome with an
+        error. Leaving the loop stops submitting at once and cancels what is in flight.
+
+        Args:
+            requests: :class:`EditRequest`, or mappings with their fields and those of :class:`EditParameters`.
+            ordered: Whether outcomes come in the order of the input, not as they complete.
+            deadline: Seconds for each edit from having a slot to its end; the session's by default.
+
+        Raises:
+            SessionClosedError: If the session is not open.
+        """
+        host = self._require_open()
+        self._deadline_of(deadline)
+        return EditStream(
+            functools.partial(
+                Feed,
+                requests,
+                functools.partial(self._edit_input, deadline),
+                host.spawn,
+                window=self._options.max_in_flight,
+                ordered=ordered,
+            )
+        )
+
+    def statistics(self) -> SessionStatistics:
+        """A snapshot of everything that the session counts."""
+        return self._host.statistics() if self._host is not None else SessionStatistics()
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """Ids of tasks that the service gave out and whose end this session has not seen, also once it is closed.
+
+        They are waited for, or were given up: cancelled, past their deadline, or not awaited when the session closed.
+        ``attach`` waits for one again.
+        """
+        return self._host.tracker.unfinished if self._host is not None else ()
+
+    def __repr__(self) -> str:
+        if self._closed:
+            state = "closed"
+        elif self._host is None:
+            state = "not open"
+        else:
+            counts = self._host.statistics()
+            state = f"open, {counts.in_flight} in flight, {counts.waiting} waiting"
+        return f"<EditSession {self._base_url} {state}>"
+
+    def _make_transport(self) -> Transport:
+        return AiohttpTransport(
+            self._base_url,
+            self._api_key,
+            self._options.timeouts,
+            default_headers=self._default_headers,
+            trust_env=self._options.trust_env,
+        )
+
+    def _require_open(self) -> Host:
+        if self._host is None or self._closed:
+            how = (
+                "is closed: make another" if self._closed else "is not open: use `async with`, or await session.open()"
+            )
+            raise SessionClosedError(f"the session {how}")
+        self._host.require_running()
+        return self._host
+
+    async def _close(self, *, cancel: bool) -> None:
+        if self._host is None or self._closed:
+            self._closed = True
+            return
+        if asyncio.get_running_loop() is not self._host.loop:
+            raise SessionClosedError("this session was opened on another event loop: close it there")
+        self._closed = True
+        await self._host.close(cancel=cancel)
+
+    def _deadline_of(self, deadline: float | None) -> float:
+        if deadline is None:
+            return self._deadline
+        check_positive(deadline, "deadline")
+        return deadline
+
+    async def _edit_input(self, deadline: float | None, request: RequestInput) -> EditResult:
+        if not isinstance(request, EditRequest):
+            request = request_from_fields(request)
+        return await self.edit(request, deadline=deadline)

@@ -1,0 +1,217 @@
+"""``edit_many``: requests in, outcomes out, both lazily.
+
+The work is done by a :class:`Feed` in the session's host task. Users hold only an iterator; when that goes, by the end
+of a ``with``, a ``break`` or garbage collection, the feed stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from types import TracebackType
+from typing import Any
+
+import attrs
+
+from ._errors import SessionClosedError
+from ._requests import RequestInput
+from ._results import EditResult
+
+
+@attrs.frozen(kw_only=True)
+class EditOutcome:
+    """How one of many edits ended.
+
+    Attributes:
+        index: The request's position in the input, from 0.
+        request: The request, as it was given.
+        result: What came of it, if it went well.
+        error: Why not, if it did not.
+    """
+
+    index: int
+    request: RequestInput
+    result: EditResult | None = None
+    error: Exception | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a result."""
+        return self.error is None
+
+
+class Feed:
+    """Pulls requests, edits them, and keeps the outcomes until they are fetched.
+
+    A permit is taken before a request is pulled, and given back when its outcome is fetched, so that never more than
+    ``window`` requests are alive, however slow the loop over the outcomes is.
+    """
+
+    def __init__(
+        self,
+        requests: Iterable[RequestInput] | AsyncIterable[RequestInput],
+        edit: Callable[[RequestInput], Awaitable[EditResult]],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        *,
+        window: int,
+        ordered: bool,
+    ) -> None:
+        self._requests = requests
+        self._edit = edit
+        self._spawn = spawn
+        self._ordered = ordered
+        self._permits = asyncio.Semaphore(window)
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._finished = False
+        self._stopped = False
+        self._input_error: Exception | None = None
+        self._ready: deque[EditOutcome] = deque()
+        self._early: dict[int, EditOutcome] = {}
+        self._next_index = 0
+        self._news = asyncio.Event()
+
+    async def next(self) -> EditOutcome:
+        """The next outcome.
+
+        Raises:
+            StopAsyncIteration: When there are no more.
+            SessionClosedError: If the session was closed meanwhile.
+            Exception: What the input raised, after the outcomes of everything before that.
+        """
+        if self._task is None and not self._stopped:
+            self._task = self._spawn(self._run())
+        while not self._ready:
+            if self._input_error is not None and self._finished:
+                error, self._input_error = self._input_error, None
+                raise error
+            if self._finished or self._stopped:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        self._permits.release()
+        return self._ready.popleft()
+
+    def stop(self) -> None:
+        """Submit nothing more, and cancel what is in flight."""
+        self._stopped = True
+        self._ready.clear()
+        if self._task is not None:
+            self._task.cancel()
+        self._news.set()
+
+    def stop_from_anywhere(self) -> None:
+        """As :meth:`stop`, but from a finalizer, which may run on any thread."""
+        with contextlib.suppress(RuntimeError):
+            if asyncio.get_running_loop() is self._loop:
+                self.stop()
+                return
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is running any more
+            self._loop.call_soon_threadsafe(self.stop)
+
+    async def aclose(self) -> None:
+        """Stop, and wait until nothing is left running."""
+        self.stop()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as edits:
+                index = 0
+                async with contextlib.aclosing(_pull(self._requests)) as requests:
+                    while True:
+                        await self._permits.acquire()
+                        try:
+                            request = await anext(requests)
+                        except StopAsyncIteration:
+                            break
+                        except Exception as error:  # noqa: BLE001  # the input's own error belongs to the loop outside
+                            self._input_error = error
+                            break
+                        edits.create_task(self._edit_one(index, request))
+                        del request
+                        index += 1
+        except asyncio.CancelledError:
+            if not self._stopped:
+                self._input_error = SessionClosedError("the session was closed in the middle of edit_many")
+            raise
+        finally:
+            self._finished = True
+            self._news.set()
+
+    async def _edit_one(self, index: int, request: RequestInput) -> None:
+        try:
+            result = await self._edit(request)
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with one request is its outcome
+            outcome = EditOutcome(index=index, request=request, error=error)
+        else:
+            outcome = EditOutcome(index=index, request=request, result=result)
+        if not self._ordered:
+            self._ready.append(outcome)
+        else:
+            self._early[index] = outcome
+            while (following := self._early.pop(self._next_index, None)) is not None:
+                self._ready.append(following)
+                self._next_index += 1
+        self._news.set()
+
+
+class EditStream:
+    """The outcomes of many edits, to be looped over once.
+
+    ``async for outcome in session.edit_many(requests)`` stops submitting, and cancels what is in flight, as soon as the
+    loop is left, however it is left. ``async with session.edit_many(requests) as outcomes`` does so at the end of the
+    block, and waits until nothing is left running.
+    """
+
+    def __init__(self, make_feed: Callable[[], Feed]) -> None:
+        self._make_feed = make_feed
+        self._iterator: OutcomeIterator | None = None
+        self._used = False
+
+    def __aiter__(self) -> OutcomeIterator:
+        if self._used:
+            raise RuntimeError("edit_many can be looped over once: call it again")
+        self._used = True
+        return OutcomeIterator(self._make_feed())
+
+    async def __aenter__(self) -> OutcomeIterator:
+        self._iterator = aiter(self)
+        return self._iterator
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._iterator is not None:
+            await self._iterator.aclose()
+
+
+class OutcomeIterator:
+    """Iterates over the outcomes of ``edit_many``; the edits stop when it is dropped."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        weakref.finalize(self, feed.stop_from_anywhere).atexit = False
+
+    def __aiter__(self) -> OutcomeIterator:
+        return self
+
+    async def __anext__(self) -> EditOutcome:
+        return await self._feed.next()
+
+    async def aclose(self) -> None:
+        """Stop submitting, cancel what is in flight, and wait until nothing is left running."""
+        await self._feed.aclose()
+
+
+async def _pull(requests: Iterable[RequestInput] | AsyncIterable[RequestInput]) -> AsyncGenerator[RequestInput, None]:
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield request
+    else:
+        for request in requests:
+            yield request

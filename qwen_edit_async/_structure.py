@@ -1,0 +1,81 @@
+"""Is an image file whole? What its structure tells without decoding a pixel, and without Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import IO, Final
+
+from ._png import PngCheck, PngError
+
+_BLOCK: Final = 192 * 1024
+_CUT_SHORT: Final = "it is cut short"
+_SOS, _EOI = 0xDA, b"\xff\xd9"
+
+
+def find_damage(file: IO[bytes], size: int, media_type: str) -> str | None:
+    """What is wrong with a file's structure, in words, or ``None``.
+
+    PNG is checked chunk by chunk; JPEG is to have an end-of-image marker behind its first scan; WEBP is to be as long
+    as it says; TIFF is to hold its first directory. BMP and GIF say too little of themselves.
+
+    Args:
+        file: Is read from its start, in blocks.
+        size: Of the file, in bytes.
+        media_type: As its content says.
+    """
+    check = _CHECKS.get(media_type)
+    file.seek(0)
+    return None if check is None else check(file, size)
+
+
+def _png_damage(file: IO[bytes], _size: int) -> str | None:
+    check = PngCheck()
+    try:
+        while not check.complete and (block := file.read(_BLOCK)):
+            check.feed(block)
+    except PngError as error:
+        return str(error)
+    return None if check.complete else _CUT_SHORT
+
+
+def _jpeg_damage(file: IO[bytes], _size: int) -> str | None:
+    file.seek(2)
+    marker = 0
+    while marker != _SOS:
+        head = file.read(4)
+        if len(head) < 4:  # noqa: PLR2004  # marker and length, two bytes each
+            return _CUT_SHORT
+        if head[0] != 0xFF:  # noqa: PLR2004  # every marker begins with it
+            return "its segments are damaged"
+        if head[1] == 0xFF:  # noqa: PLR2004  # fill byte: the marker is yet to come
+            file.seek(-3, 1)
+            continue
+        marker = head[1]
+        file.seek(int.from_bytes(head[2:]) - 2, 1)
+    last = b""
+    while block := file.read(_BLOCK):
+        if _EOI in last + block:
+            return None
+        last = block[-1:]
+    return _CUT_SHORT
+
+
+def _webp_damage(file: IO[bytes], size: int) -> str | None:
+    return _CUT_SHORT if int.from_bytes(file.read(8)[4:], "little") + 8 > size else None
+
+
+def _tiff_damage(file: IO[bytes], size: int) -> str | None:
+    head = file.read(8)
+    order: Final = "little" if head.startswith(b"II") else "big"
+    directory = int.from_bytes(head[4:], order)
+    file.seek(directory)
+    entries = int.from_bytes(file.read(2), order)
+    return _CUT_SHORT if not directory or not entries or directory + 2 + 12 * entries > size else None
+
+
+_CHECKS: Final[Mapping[str, Callable[[IO[bytes], int], str | None]]] = {
+    "image/png": _png_damage,
+    "image/jpeg": _jpeg_damage,
+    "image/webp": _webp_damage,
+    "image/tiff": _tiff_damage,
+}

@@ -1,0 +1,292 @@
+"""From a request to a task id: slot, preparation, envelope, retries.
+
+A submission that was sent whole is never cut short: if whoever waits for it is cancelled, it is finished in the
+session's host task, and the task id that comes back is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any
+
+import attrs
+
+from ._body import JSONBody
+from ._errors import (
+    APIStatusError,
+    BadRequestError,
+    DeadlineExceededError,
+    QwenEditError,
+    SessionClosedError,
+    SubmitUncertainError,
+)
+from ._gate import Gate, Slot
+from ._models import EditRequest, TaskSnapshot
+from ._offload import Offloader
+from ._prepare import PreparedEdit
+from ._retry import Failure, RetryPolicy, judge_submission
+from ._statistics import Counters
+from ._transport import Transport
+from ._wire import Call, WireProtocol
+
+_log = logging.getLogger("qwen_edit_async")
+
+_MALFORMED_STATUSES = frozenset({400, 422})
+
+
+@attrs.define
+class Negotiation:
+    """Which form of the protocol the service takes, found out once by the first creation that succeeds.
+
+    While it is open one submission at a time tries the first form, then the other; the rest wait for that verdict.
+    """
+
+    protocol: WireProtocol
+    alternative: WireProtocol | None
+    lock: asyncio.Lock = attrs.field(factory=asyncio.Lock)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the verdict is there."""
+        return self.alternative is None
+
+    def settle(self, protocol: WireProtocol) -> None:
+        """Stay with this form for the rest of the session."""
+        if protocol is not self.protocol:
+            _log.warning("the service takes %r, not %r: it is used from now on", protocol, self.protocol)
+        self.protocol, self.alternative = protocol, None
+
+
+class Submitter:
+    """Submits requests, one call of :meth:`submit` each.
+
+    Args:
+        transport: To the service.
+        negotiation: The protocol's form.
+        gate: Who may submit.
+        retry: How often and when a refused submission is repeated.
+        offloader: For reading and encoding images.
+        counters: Where submissions are counted.
+        resubmit_uncertain: Whether a submission may be repeated though the service may have accepted it.
+        stall_timeout: Seconds that the connection may take none of a request's body.
+        random: For jitter.
+        spawn: Starts a coroutine in the session's host task.
+        on_fatal: Is told of an error that will be the answer to every submission.
+        on_orphan: Is told of a task whose submission was given up before its id came.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        negotiation: Negotiation,
+        gate: Gate,
+        retry: RetryPolicy,
+        offloader: Offloader,
+        *,
+        counters: Counters,
+        resubmit_uncertain: bool,
+        stall_timeout: float,
+        random: Random,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        on_fatal: Callable[[QwenEditError], None],
+        on_orphan: Callable[[TaskSnapshot], None],
+    ) -> None:
+        self._transport = transport
+        self._negotiation = negotiation
+        self._gate = gate
+        self._retry = retry
+        self._offloader = offloader
+        self._counters = counters
+        self._resubmit_uncertain = resubmit_uncertain
+        self._stall_timeout = stall_timeout
+        self._random = random
+        self._spawn = spawn
+        self._on_fatal = on_fatal
+        self._on_orphan = on_orphan
+        self._exchanges: dict[asyncio.Task[None], JSONBody] = {}
+
+    async def submit(self, request: EditRequest, prepared: PreparedEdit, slot: Slot, deadline: float) -> TaskSnapshot:
+        """Submit until the service accepts, or until the deadline (in the loop's seconds).
+
+        Raises:
+            SubmitUncertainError: If the service may have accepted, and repeating is not allowed.
+            DeadlineExceededError: If nothing was sent before the deadline.
+            RateLimitError: If the service has had too many requests until the deadline.
+            QwenEditError: What the service refused it with, or the last of the failures that were tried again.
+        """
+        attempts = _Attempts(request, prepared, slot, deadline)
+        try:
+            async with asyncio.timeout_at(deadline if deadline < math.inf else None):
+                return await self._submit(attempts)
+        except QwenEditError:
+            raise
+        except TimeoutError:
+            overdue = attempts
+        if overdue.sent_whole or overdue.uncertain:
+            self._counters.uncertain += overdue.sent_whole
+            raise SubmitUncertainError("the deadline passed before the reply to the submission came: a task may exist")
+        raise overdue.refusal or DeadlineExceededError("the deadline passed before the edit could be submitted")
+
+    async def finish_sent(self, grace: float) -> None:
+        """Wait up to ``grace`` seconds for the replies to submissions that were sent whole, given up or not."""
+        sent = [exchange for exchange, body in self._exchanges.items() if body.sent_whole]
+        if sent:
+            _log.info("waiting up to %g s for the replies to %d submissions", grace, len(sent))
+            await asyncio.wait(sent, timeout=grace)
+
+    async def _submit(self, attempts: _Attempts) -> TaskSnapshot:
+        while True:
+            attempts.started_at = asyncio.get_running_loop().time()
+            try:
+                snapshot = await self._negotiate(attempts)
+            except QwenEditError as error:
+                attempts.refusal = error
+            else:
+                self._gate.pacer.accepted()
+                self._counters.submitted += 1
+                return snapshot
+            await self._back_off(attempts, attempts.refusal)
+
+    async def _negotiate(self, attempts: _Attempts) -> TaskSnapshot:
+        """One attempt, in the form of the protocol that the service takes."""
+        negotiation = self._negotiation
+        if not negotiation.settled:
+            async with negotiation.lock:
+                if negotiation.alternative is not None:
+                    return await self._probe(attempts, negotiation.protocol, negotiation.alternative)
+        return await self._post(attempts, negotiation.protocol)
+
+    async def _probe(self, attempts: _Attempts, protocol: WireProtocol, alternative: WireProtocol) -> TaskSnapshot:
+        """One attempt in the first form and, if that is refused as malformed, one in the other."""
+        try:
+            snapshot = await self._post(attempts, protocol)
+        except BadRequestError as error:
+            if error.status_code not in _MALFORMED_STATUSES:
+                raise
+            refusal = error
+        else:
+            self._negotiation.settle(protocol)
+            return snapshot
+        try:
+            snapshot = await self._post(attempts, alternative)
+        except BadRequestError:
+            pass  # malformed in both forms: not the form's fault
+        else:
+            self._negotiation.settle(alternative)
+            return snapshot
+        raise refusal
+
+    async def _post(self, attempts: _Attempts, protocol: WireProtocol) -> TaskSnapshot:
+        loop = asyncio.get_running_loop()
+        while (pause := self._gate.pacer.resume_at - loop.time()) > 0:  # noqa: ASYNC110  # the pause may grow meanwhile
+            await asyncio.sleep(pause)
+        if self._gate.closed_by is not None:
+            raise self._gate.closed_by.for_task(None)
+        call = protocol.submission(attempts.request)
+        body = JSONBody(call.parts, attempts.prepared.images, self._offloader, stall_timeout=self._stall_timeout)
+        attempts.body = body
+        answer: asyncio.Future[TaskSnapshot] = loop.create_future()
+        exchange = self._spawn(self._exchange(protocol, call, body, answer))
+        self._exchanges[exchange] = body
+        exchange.add_done_callback(self._exchanges.pop)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if body.sent_whole:
+                _log.warning(
+                    "a submission was given up after it was sent: a task may exist; its id follows if it comes"
+                )
+            else:
+                exchange.cancel()
+            raise
+        finally:
+            if not answer.cancelled():
+                attempts.body = None
+
+    async def _exchange(
+        self, protocol: WireProtocol, call: Call, body: JSONBody, answer: asyncio.Future[TaskSnapshot]
+    ) -> None:
+        """Send and read, whoever waits; runs in the session's host task."""
+        try:
+            snapshot = protocol.read_submission(await self._transport.send(call, body))
+        except Exception as error:  # noqa: BLE001  # passed on to the one who waits; here it would end the session
+            if not answer.done():
+                answer.set_exception(error)
+        else:
+            if not answer.done():
+                answer.set_result(snapshot)
+            else:
+                self._counters.submitted += 1
+                self._on_orphan(snapshot)
+        finally:
+            if not answer.done():
+                lost = "after it was sent: a task may exist" if body.sent_whole else "before it was sent"
+                kind = SubmitUncertainError if body.sent_whole else SessionClosedError
+                answer.set_exception(kind(f"the session was closed while the edit was submitted, {lost}"))
+
+    async def _back_off(self, attempts: _Attempts, error: QwenEditError) -> None:
+        """Wait as long as is right before the next attempt; raises if there must not be one."""
+        loop = asyncio.get_running_loop()
+        now, pacer = loop.time(), self._gate.pacer
+        failure = judge_submission(error)
+        if failure is Failure.FATAL:
+            self._on_fatal(error)
+        if failure is Failure.UNCERTAIN:
+            self._counters.uncertain += 1
+            attempts.uncertain = True
+        retry_after = (error.retry_after if isinstance(error, APIStatusError) else None) or 0.0
+        pacer.pause(now + retry_after)
+        if failure is Failure.THROTTLED:
+            self._counters.throttled += 1
+            pacer.throttled(now, attempts.started_at)
+            again = True
+        else:
+            attempts.failures += 1
+            repeatable = failure is Failure.REFUSED or (failure is Failure.UNCERTAIN and self._resubmit_uncertain)
+            again = repeatable and attempts.failures <= self._retry.max_retries
+        if not again or now + retry_after > attempts.deadline:
+            raise _uncertain(error) if attempts.uncertain else error
+        attempts.count += 1
+        self._counters.retries += failure is not Failure.UNCERTAIN
+        self._counters.resubmitted += failure is Failure.UNCERTAIN
+        level = logging.WARNING if failure is Failure.UNCERTAIN else logging.INFO
+        _log.log(level, "submitting again (attempt %d), since it %s: %s", attempts.count + 1, failure.value, error)
+        if failure is Failure.THROTTLED:
+            attempts.slot.release()
+        await asyncio.sleep(self._retry.delay(attempts.count, self._random.random()))
+        if failure is Failure.THROTTLED:
+            await attempts.slot.take(first=True)
+
+
+@attrs.define
+class _Attempts:
+    """One submission on its way."""
+
+    request: EditRequest
+    prepared: PreparedEdit
+    slot: Slot
+    deadline: float
+    count: int = 0
+    failures: int = 0
+    started_at: float = 0.0
+    uncertain: bool = False
+    refusal: QwenEditError | None = None
+    body: JSONBody | None = None
+
+    @property
+    def sent_whole(self) -> bool:
+        """Whether the service may have the whole of an attempt that was not answered."""
+        return self.body is not None and self.body.sent_whole
+
+
+def _uncertain(error: QwenEditError) -> SubmitUncertainError:
+    uncertain = SubmitUncertainError(
+        f"a task may exist, and be charged: {error}. It was not submitted again, since that could pay twice: "
+        "look at the account, or allow it with resubmit_uncertain=True"
+    )
+    uncertain.__cause__ = error
+    return uncertain

@@ -1,0 +1,160 @@
+"""The handle of a task that was submitted or attached to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import TYPE_CHECKING
+
+from ._models import EditRequest, TaskSnapshot, TaskStatus
+
+if TYPE_CHECKING:
+    from ._results import EditResult
+
+
+class TaskState:
+    """What is known of a task, and who waits to know more. Each waiter has a future of its own."""
+
+    __slots__ = ("_on_engaged", "_waiters", "outcome", "snapshot")
+
+    def __init__(self, snapshot: TaskSnapshot, on_engaged: Callable[[int], None]) -> None:
+        self.snapshot = snapshot
+        self.outcome: EditResult | BaseException | None = None
+        self._on_engaged = on_engaged
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._waiters)
+
+    def show(self, snapshot: TaskSnapshot) -> None:
+        """Take in an answer of the service."""
+        if snapshot != self.snapshot:
+            self.snapshot = snapshot
+            self._wake()
+
+    def end(self, outcome: EditResult | BaseException) -> None:
+        """Take in the outcome, unless there is one."""
+        if self.outcome is None:
+            self.outcome = outcome
+            self._wake()
+
+    async def changed(self) -> None:
+        """Wait for the next snapshot or the outcome."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        self._on_engaged(1)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+            self._on_engaged(-1)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class EditTask:
+    """A task at the service, and the wait for it.
+
+    ``await task`` gives its :class:`EditResult`, to any number of waiters: that one of them is cancelled or times out
+    is nothing to the others. It raises :class:`EditFailedError` if the task failed, :class:`DeadlineExceededError` if
+    the edit's deadline passed, :class:`EditCancelledError` after :meth:`cancel`, :class:`SessionClosedError` if the
+    session was closed meanwhile, and the service's error if it refuses to tell.
+    """
+
+    def __init__(
+        self,
+        state: TaskState,
+        request: EditRequest | None,
+        *,
+        notes: tuple[str, ...] = (),
+        on_cancel: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._request = request
+        self._notes = notes
+        self._on_cancel = on_cancel
+
+    @property
+    def id(self) -> str:
+        """The service's name for the task; ``session.attach(id)`` waits for it again, at any later time."""
+        return self._state.snapshot.task_id
+
+    @property
+    def request(self) -> EditRequest | None:
+        """What was asked for; ``None`` for a task that was attached to."""
+        return self._request
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was changed before sending (``fit=True``), or will be ignored by the service, a sentence each."""
+        return self._notes
+
+    @property
+    def snapshot(self) -> TaskSnapshot:
+        """The task as the service last showed it."""
+        return self._state.snapshot
+
+    @property
+    def status(self) -> TaskStatus:
+        """Where the task stands, as the service last showed it."""
+        return self._state.snapshot.status
+
+    @property
+    def progress(self) -> float | None:
+        """0.0 to 1.0, if the service tells it."""
+        return self._state.snapshot.progress
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for it just now."""
+        return self._state.awaited
+
+    def done(self) -> bool:
+        """Whether the wait is over, with a result or an error."""
+        return self._state.outcome is not None
+
+    def cancel(self) -> None:
+        """Give the task up: its slot is free and its checks stop at once, and whoever awaits it gets an error.
+
+        The protocol has no cancel: at the service the task runs on and is charged.
+        """
+        if not self.done():
+            self._on_cancel()
+
+    async def updates(self) -> AsyncIterator[TaskSnapshot]:
+        """Every change that a status check finds, beginning with the latest snapshot and ending with the last.
+
+        A slow loop gets the newest snapshot, not all that it missed.
+
+        Raises:
+            QwenEditError: As ``await task`` does, except that a task which failed simply ends with that snapshot.
+        """
+        shown: TaskSnapshot | None = None
+        while True:
+            if self._state.snapshot is not shown:
+                shown = self._state.snapshot
+                yield shown
+            elif isinstance(self._state.outcome, BaseException) and not shown.status.terminal:
+                raise self._state.outcome
+            elif self.done():
+                return
+            else:
+                await self._state.changed()
+
+    def __await__(self) -> Generator[object, None, EditResult]:
+        return self._wait().__await__()
+
+    def __repr__(self) -> str:
+        return f"<EditTask {self.id} {self._state.snapshot.status_word or self.status.value}>"
+
+    async def _wait(self) -> EditResult:
+        while (outcome := self._state.outcome) is None:
+            await self._state.changed()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome

@@ -1,0 +1,183 @@
+"""The tasks that a session waits for: from a task id to a result, an error, or being given up."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable
+
+import attrs
+
+from ._errors import APIResponseError, EditCancelledError, EditFailedError, QwenEditError
+from ._gate import Slot
+from ._models import EditRequest, TaskFailure, TaskSnapshot, TaskStatus
+from ._results import EditResult, EditTimings, OutputImage, ResultStore
+from ._schedule import WatchedTask
+from ._statistics import Counters
+from ._task import EditTask, TaskState
+
+_log = logging.getLogger("qwen_edit_async")
+
+
+@attrs.define(eq=False, kw_only=True)
+class Tracked(WatchedTask):
+    """A task that the poller checks, the state that its handle shows, and the slot that it holds.
+
+    Attributes:
+        state: What users see.
+        request: What was asked for; ``None`` for a task that was submitted elsewhere.
+        slot: Held until the end; ``None`` for a task that was submitted elsewhere.
+        notes: For the result.
+        queued: Seconds that the edit waited for its slot.
+        submitting: Seconds from there to the service's acceptance.
+    """
+
+    state: TaskState
+    request: EditRequest | None = None
+    slot: Slot | None = None
+    notes: tuple[str, ...] = ()
+    queued: float = 0.0
+    submitting: float = 0.0
+
+
+class Tracker:
+    """Turns what the poller finds into what the handles give.
+
+    Args:
+        store: Where result pictures come from.
+        counters: Where ends are counted.
+        watch: Begins to check a task.
+        forget: Ceases to.
+    """
+
+    def __init__(
+        self,
+        store: ResultStore,
+        counters: Counters,
+        *,
+        watch: Callable[[Tracked], None],
+        forget: Callable[[Tracked], None],
+    ) -> None:
+        self._store = store
+        self._counters = counters
+        self._watch = watch
+        self._forget = forget
+        self._tracked: dict[str, tuple[Tracked, EditTask]] = {}
+        self._given_up: dict[str, None] = {}
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """Ids that the service gave out, and whose end was not seen: waited for, or given up."""
+        return (*self._given_up, *self._tracked)
+
+    def get(self, task_id: str) -> EditTask | None:
+        """The handle of a task that is waited for."""
+        _, handle = self._tracked.get(task_id, (None, None))
+        return handle
+
+    def track(self, tracked: Tracked) -> EditTask:
+        """Begin to wait for a task."""
+        handle = EditTask(
+            tracked.state,
+            tracked.request,
+            notes=tracked.notes,
+            on_cancel=functools.partial(self._cancelled, tracked),
+        )
+        self._given_up.pop(tracked.task_id, None)
+        self._tracked[tracked.task_id] = tracked, handle
+        if tracked.state.snapshot.status.terminal:
+            self.ended(tracked, tracked.state.snapshot)
+        else:
+            self._watch(tracked)
+        return handle
+
+    def orphaned(self, snapshot: TaskSnapshot) -> None:
+        """Remember a task whose submission was given up before its id came."""
+        self._given_up[snapshot.task_id] = None
+        _log.warning(
+            "task %s came of a submission that had been given up: session.attach(%r) gets its result",
+            snapshot.task_id,
+            snapshot.task_id,
+        )
+
+    def seen(self, tracked: Tracked, snapshot: TaskSnapshot) -> None:
+        """Take in an answer that does not end the wait."""
+        tracked.state.show(snapshot)
+
+    def ended(self, tracked: Tracked, outcome: TaskSnapshot | BaseException) -> None:
+        """Take in what ends the wait for a task; the poller no longer checks it."""
+        if self._tracked.get(tracked.task_id, (None,))[0] is not tracked:
+            return  # given up before
+        del self._tracked[tracked.task_id]
+        if tracked.slot is not None:
+            tracked.slot.release()
+        if isinstance(outcome, TaskSnapshot):
+            tracked.state.show(outcome)
+            end: EditResult | BaseException = self._result(tracked, outcome)
+        else:
+            self._given_up[tracked.task_id] = None
+            end = outcome
+        if isinstance(end, EditCancelledError):
+            self._counters.cancelled += 1
+        elif isinstance(end, BaseException):
+            self._counters.failed += 1
+        else:
+            self._counters.completed += 1
+        tracked.state.end(end)
+
+    def give_up(self, tracked: Tracked, error: BaseException) -> None:
+        """Cease to wait for a task whose end was not seen."""
+        self._forget(tracked)
+        self.ended(tracked, error)
+
+    def give_up_all(self, make_error: Callable[[str], BaseException]) -> None:
+        """Cease to wait for all tasks, each with the error that is made for its id."""
+        for tracked, _ in list(self._tracked.values()):
+            self.give_up(tracked, make_error(tracked.task_id))
+
+    def abandon_all(self, make_error: Callable[[str], BaseException]) -> None:
+        """As :meth:`give_up_all`, when there is no poller left that would have to forget them."""
+        for tracked, _ in list(self._tracked.values()):
+            self.ended(tracked, make_error(tracked.task_id))
+
+    def _cancelled(self, tracked: Tracked) -> None:
+        error = EditCancelledError(
+            f"task {tracked.task_id} was given up, and runs on at the service: session.attach({tracked.task_id!r})",
+            task_id=tracked.task_id,
+        )
+        self.give_up(tracked, error)
+
+    def _result(self, tracked: Tracked, snapshot: TaskSnapshot) -> EditResult | QwenEditError:
+        if snapshot.status is TaskStatus.FAILED:
+            failure = snapshot.failure or TaskFailure()
+            return EditFailedError(
+                failure.message or "the service gave no reason", code=failure.code, task_id=snapshot.task_id
+            )
+        if not snapshot.urls:
+            return APIResponseError(
+                f"task {snapshot.task_id} is completed, but the reply names no picture",
+                body=str(dict(snapshot.raw)),
+                task_id=snapshot.task_id,
+            )
+        now = asyncio.get_running_loop().time()
+        return EditResult(
+            task_id=snapshot.task_id,
+            images=tuple(
+                OutputImage(url=url, task_id=snapshot.task_id, index=index, store=self._store)
+                for index, url in enumerate(snapshot.urls)
+            ),
+            usage=snapshot.usage,
+            metadata=snapshot.metadata,
+            timings=EditTimings(
+                queued=tracked.queued,
+                submitting=tracked.submitting,
+                running=now - tracked.since,
+                lag=now - tracked.checked_at,
+                checks=tracked.checks,
+                failed_checks=tracked.failed_checks,
+            ),
+            notes=tracked.notes,
+            request=tracked.request,
+            raw=snapshot.raw,
+        )

@@ -1,0 +1,140 @@
+"""HTTP to the service's API: the key, the timeouts, and the mapping of what can go wrong.
+
+Retrying is not done here: whether a failed call may be repeated depends on what it was for (see ``_submitter`` and
+``_poller``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Mapping
+from typing import Protocol
+
+import aiohttp
+from yarl import URL
+
+from ._body import JSONBody
+from ._config import Secret, Timeouts
+from ._errors import APIConnectionError, APITimeoutError, QwenEditError
+from ._replies import Reply
+from ._version import __version__
+from ._wire import Call
+
+_MAX_REPLY_BYTES = 1024 * 1024
+
+
+class Transport(Protocol):
+    """What a session needs of HTTP; the tests have another one, in memory."""
+
+    async def open(self) -> None:
+        """Get ready, inside of the event loop that will be used."""
+        ...
+
+    async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
+        """Make one call, once.
+
+        Raises:
+            APIConnectionError: No reply came; ``request_sent`` tells whether the service may have the whole request.
+            QwenEditError: What the body itself failed with while it was sent.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        ...
+
+
+USER_AGENT = f"qwen-edit-async/{__version__} (aiohttp/{aiohttp.__version__}; Python/{platform.python_version()})"
+
+
+class AiohttpTransport:
+    """The real one. Redirects are not followed, since the key would travel with them."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: Secret,
+        timeouts: Timeouts,
+        *,
+        default_headers: Mapping[str, str],
+        trust_env: bool,
+    ) -> None:
+        self._base_url = base_url
+        self._api_key = api_key
+        self._timeouts = timeouts
+        self._default_headers = default_headers
+        self._trust_env = trust_env
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Make the connection pool; it is bounded by the session's slots and the poller's checks."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            headers={
+                "User-Agent": USER_AGENT,
+                **self._default_headers,
+                "Authorization": f"Bearer {self._api_key.reveal()}",
+            },
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.reply
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=self._trust_env,
+        )
+
+    async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
+        """Make one call, once; see :meth:`Transport.send`."""
+        if self._session is None:
+            raise APIConnectionError("the connection pool is not open")
+        failure: QwenEditError
+        try:
+            async with self._session.request(
+                call.method, URL(self._base_url + call.path, encoded=True), data=body, allow_redirects=False
+            ) as response:
+                content, complete = await _read(response)
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                return Reply(status=response.status, headers=headers, body=content, complete=complete)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            failure = self._describe(error, body)
+        # Raised out here, so that the HTTP library's exception, which holds the key, is not even its context.
+        raise failure
+
+    async def aclose(self) -> None:
+        """Close the connection pool."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _describe(self, error: Exception, body: JSONBody | None) -> QwenEditError:
+        if body is not None and body.failure is not None:
+            return body.failure
+        sent = body is not None and body.sent_whole
+        fate = "; the service may have the whole request" if sent else ""
+        if isinstance(error, aiohttp.ServerTimeoutError | TimeoutError):
+            connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
+            doing = "connecting to" if connecting else "waiting for a reply from"
+            return APITimeoutError(f"{doing} {self._base_url} took too long{fate}", request_sent=sent)
+        if isinstance(error, ValueError) and self._trust_env:
+            return APIConnectionError(
+                f"{self._base_url} can't be asked: does a netrc entry for it compete with the key?"
+            )
+        return APIConnectionError(f"no reply from {self._base_url}: {_reason(error)}{fate}", request_sent=sent)
+
+
+async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+    """As much of the body as comes, up to 1 MiB, and whether it is all; a torn reply may still hold a task id."""
+    content = bytearray()
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        async for piece in response.content.iter_any():
+            content += piece
+            if len(content) > _MAX_REPLY_BYTES:
+                return bytes(content[:_MAX_REPLY_BYTES]), False
+        return bytes(content), True
+    return bytes(content), False
+
+
+def _reason(error: Exception) -> str:
+    """The operating system's words, else the kind of error; never its own text, which can quote headers."""
+    strerror = getattr(error, "strerror", None)
+    return strerror if isinstance(strerror, str) and strerror else type(error).__name__

@@ -1,0 +1,90 @@
+"""Sends replies, and does to them what the fault plan says."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from ._faults import Answer, Drop, Hang, Redirect, Rewrite, Slow, Truncate
+from ._replies import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ._faults import RequestAction
+    from ._service import Service
+
+_OK = 200
+_TOO_MANY_REQUESTS = 429
+_SLOW_SLICES_PER_SECOND = 20
+
+
+async def deliver(
+    service: Service,
+    request: web.Request,
+    action: RequestAction | None,
+    process: Callable[[], Awaitable[Reply]],
+) -> web.StreamResponse:
+    """Answer a request with the reply of `process`, or with what the fault plan made of it."""
+    if action is None:
+        return _plain(service, await process())
+    reply = Reply(_OK, b"")
+    if action.accepted:
+        reply = await process()
+    elif not isinstance(action, Drop) or action.read_body:
+        await request.read()
+    match action:
+        case Answer():
+            return _plain(service, action.reply)
+        case Rewrite():
+            return _plain(service, action.function(reply))
+        case Redirect():
+            service.redirects += 1
+            return web.Response(status=action.status, headers={"Location": action.location or service.results_url})
+        case Drop() | Hang() | Truncate():
+            return await _break(request, reply, action)
+        case Slow():
+            await asyncio.sleep(action.delay)
+            if action.bytes_per_second is None:
+                return _plain(service, reply)
+            return await _trickle(request, reply, action.bytes_per_second)
+
+
+async def _break(request: web.Request, reply: Reply, action: Drop | Hang | Truncate) -> web.StreamResponse:
+    """Close the connection at once, never (until the emulator closes and cancels its handlers), or in mid-body."""
+    response: web.StreamResponse = web.Response()
+    if isinstance(action, Hang):
+        await asyncio.Event().wait()
+    elif isinstance(action, Truncate):
+        response = await _begin(request, reply)
+        await response.write(reply.body[: int(len(reply.body) * action.share)])
+    if request.transport is not None:
+        request.transport.close()
+    return response  # goes nowhere: the connection is closed
+
+
+def _plain(service: Service, reply: Reply) -> web.Response:
+    if reply.status == _TOO_MANY_REQUESTS:
+        service.refused += 1
+    return web.Response(
+        status=reply.status, body=reply.body, headers={"Content-Type": reply.content_type} | dict(reply.headers)
+    )
+
+
+async def _begin(request: web.Request, reply: Reply) -> web.StreamResponse:
+    response = web.StreamResponse(status=reply.status, headers={"Content-Type": reply.content_type})
+    response.content_length = len(reply.body)
+    await response.prepare(request)
+    return response
+
+
+async def _trickle(request: web.Request, reply: Reply, bytes_per_second: float) -> web.StreamResponse:
+    response = await _begin(request, reply)
+    step = max(int(bytes_per_second / _SLOW_SLICES_PER_SECOND), 1)
+    for start in range(0, len(reply.body), step):
+        await response.write(reply.body[start : start + step])
+        await asyncio.sleep(step / bytes_per_second)
+    await response.write_eof()
+    return response

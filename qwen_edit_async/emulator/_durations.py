@@ -1,0 +1,60 @@
+"""How long the emulated tasks take, in seconds. Pure: the random source is handed in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+if TYPE_CHECKING:
+    import random
+
+
+@attrs.frozen
+class LogNormal:
+    """Durations of most hosted models: many near the median, a long tail."""
+
+    median: float = 2.0
+    """Seconds."""
+    sigma: float = 0.4
+    """Standard deviation of the logarithm; 0.4 puts nine in ten within half and twice the median."""
+
+    def __call__(self, random_source: random.Random) -> float:
+        """Draw one duration in seconds."""
+        return random_source.lognormvariate(math.log(self.median), self.sigma)
+
+
+@attrs.frozen
+class Bimodal:
+    """Two kinds of tasks: quick ones and, with a given share, slow ones (a cold start, a moderation queue)."""
+
+    fast: float
+    """Seconds."""
+    slow: float
+    """Seconds."""
+    slow_share: float = 0.1
+    """Probability of a slow one."""
+
+    def __call__(self, random_source: random.Random) -> float:
+        """Draw one duration in seconds."""
+        return self.slow if random_source.random() < self.slow_share else self.fast
+
+
+@attrs.frozen
+class AfterChecks:
+    """A task is finished when it is checked for the n-th time, whatever the clock says: for deterministic tests."""
+
+    checks: int = attrs.field(default=1, validator=attrs.validators.ge(1))
+
+
+Duration: TypeAlias = "float | AfterChecks | Callable[[random.Random], float]"
+"""Seconds, a number of checks, or a function that draws seconds."""
+
+
+def draw(duration: Duration, random_source: random.Random) -> float | None:
+    """Return the seconds of one task, or None when checks decide."""
+    if isinstance(duration, AfterChecks):
+        return None
+    return duration(random_source) if callable(duration) else duration

@@ -1,0 +1,184 @@
+"""Requests and parameters are checked when they are made."""
+
+from __future__ import annotations
+
+import io
+from decimal import Decimal
+
+import attrs
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from qwen_edit_async._errors import InvalidEditError
+from qwen_edit_async._models import EditParameters, EditRequest, TaskSnapshot, TaskStatus, Usage
+
+PNG_BYTES = b"\x89PNG\r\n\x1a\n"
+
+
+@given(
+    n=st.none() | st.integers(1, 6),
+    seed=st.none() | st.integers(0, 2**31 - 1),
+    size=st.none() | st.tuples(st.integers(512, 2048), st.integers(512, 2048)),
+    negative_prompt=st.none() | st.text(),
+    prompt_extend=st.none() | st.booleans(),
+    watermark=st.none() | st.booleans(),
+)
+def test_parameters_within_the_contract_are_kept_as_they_are(**values: object) -> None:
+    assert attrs.asdict(EditParameters(**values)) == values
+
+
+@given(st.integers().filter(lambda n: not 1 <= n <= 6))
+def test_n_out_of_bounds_is_refused(n: int) -> None:
+    with pytest.raises(InvalidEditError, match="^n is"):
+        EditParameters(n=n)
+
+
+@given(st.integers().filter(lambda seed: not 0 <= seed < 2**31))
+def test_a_seed_out_of_bounds_is_refused(seed: int) -> None:
+    with pytest.raises(InvalidEditError, match="^seed is"):
+        EditParameters(seed=seed)
+
+
+@given(
+    st.integers(0, 9999),
+    st.integers(0, 9999),
+    st.sampled_from("*xX×"),
+    st.sampled_from(["", " ", "  "]),
+)
+def test_a_size_in_text_means_what_its_numbers_mean(width: int, height: int, sign: str, space: str) -> None:
+    text = f"{space}{width}{space}{sign}{space}{height}{space}"
+    if 512 <= width <= 2048 and 512 <= height <= 2048:
+        assert EditParameters(size=text).size == (width, height)
+    else:
+        with pytest.raises(InvalidEditError, match="of size is"):
+            EditParameters(size=text)
+
+
+@pytest.mark.parametrize("size", ["1024*1536", "1024x1536", (1024, 1536), [1024, 1536]])
+def test_every_form_of_a_size_is_one_tuple(size: object) -> None:
+    assert EditParameters(size=size).size == (1024, 1536)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"n": 0},
+        {"n": 7},
+        {"n": True},
+        {"n": 1.5},
+        {"n": "2"},
+        {"size": "511*512"},
+        {"size": "512*511"},
+        {"size": "2049*1024"},
+        {"size": "1024*2049"},
+        {"size": "big"},
+        {"size": ""},
+        {"size": "1024"},
+        {"size": "1024*1024*3"},
+        {"size": "-1024*1024"},
+        {"size": "١٠٢٤*1024"},
+        {"size": (1024,)},
+        {"size": (1024, 1024, 3)},
+        {"size": (1024.0, 1024)},
+        {"size": (True, 1024)},
+        {"size": 1024},
+        {"seed": -1},
+        {"seed": 2**31},
+        {"seed": 1.0},
+        {"seed": False},
+        {"negative_prompt": 5},
+        {"negative_prompt": b"blur"},
+        {"prompt_extend": 1},
+        {"watermark": "yes"},
+    ],
+    ids=repr,
+)
+def test_a_parameter_outside_of_the_contract_is_refused_and_named(values: dict[str, object]) -> None:
+    with pytest.raises(InvalidEditError, match=next(iter(values))):
+        EditParameters(**values)
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [
+        ([], "0 images"),
+        (["a.png"] * 4, "4 images"),
+        (["a.png", None], "image 2 is 'NoneType'"),
+        (["a.png", ["b.png"]], "image 2 is 'list'"),
+        (["a.png", b"", "c.png"], "image 2 is empty"),
+        ("ftp://example.com/a.png", r"image 1 \(ftp://example.com/a.png\) is a URL that is not http"),
+        ("data:image/png;base64,@@@@", "image 1 is a data URI with broken Base64"),
+        (Image.new("RGB", (0, 0)), "image 1 has no pixels"),
+        (np.zeros((4, 4, 3)), "image 1 is an array of type"),
+        (iter(["a.png"]), "image 1 is 'list_iterator'"),
+        (None, "image 1 is 'NoneType'"),
+    ],
+)
+def test_images_outside_of_the_contract_are_refused_and_named(images: object, reason: str) -> None:
+    with pytest.raises(InvalidEditError, match=reason):
+        EditRequest(images, "make it snow")
+
+
+@pytest.mark.parametrize("instruction", ["", " \n\t", None, 5, b"make it snow"])
+def test_a_missing_or_empty_instruction_is_refused(instruction: object) -> None:
+    with pytest.raises(InvalidEditError, match="instruction"):
+        EditRequest("a.png", instruction)
+
+
+def test_parameters_of_another_type_are_refused() -> None:
+    with pytest.raises(InvalidEditError, match="parameters is 'dict'"):
+        EditRequest("a.png", "make it snow", {"n": 2})
+
+
+def test_images_of_mixed_kinds_keep_their_order() -> None:
+    images = ["a.png", PNG_BYTES, io.BytesIO(PNG_BYTES)]
+    assert EditRequest(images, "combine them").images == tuple(images)
+
+
+def test_one_image_needs_no_list() -> None:
+    assert EditRequest("a.png", "make it snow").images == ("a.png",)
+
+
+def test_a_request_does_not_follow_what_it_was_made_of() -> None:
+    images, metadata = ["a.png"], {"row": 1}
+    request = EditRequest(images, "make it snow", metadata=metadata)
+    images.append("b.png")
+    metadata["row"] = 2
+    assert (request.images, dict(request.metadata)) == (("a.png",), {"row": 1})
+
+
+def test_a_request_does_not_print_its_images() -> None:
+    assert "PNG" not in repr(EditRequest([PNG_BYTES], "make it snow"))
+
+
+@pytest.mark.parametrize(
+    ("instruction", "negative_prompt", "sentences"),
+    [
+        ("雪" * 800, "x" * 500, []),
+        ("雪" * 801, None, ["instruction has 801"]),
+        ("x", "x" * 501, ["negative prompt has 501"]),
+        ("x" * 900, "x" * 600, ["instruction has 900", "negative prompt has 600"]),
+    ],
+)
+def test_text_that_would_be_cut_off_is_accepted_and_told(
+    instruction: str, negative_prompt: str | None, sentences: list[str]
+) -> None:
+    request = EditRequest("a.png", instruction, EditParameters(negative_prompt=negative_prompt))
+    cut = request.silently_cut()
+    assert len(cut) == len(sentences)
+    assert all(expected in sentence for expected, sentence in zip(sentences, cut, strict=True))
+
+
+def test_exactly_completed_and_failed_are_terminal() -> None:
+    assert {status for status in TaskStatus if status.terminal} == {TaskStatus.COMPLETED, TaskStatus.FAILED}
+
+
+def test_a_snapshot_is_hashable_and_keeps_its_own_raw_reply() -> None:
+    raw = {"id": "t", "extra": [1]}
+    snapshot = TaskSnapshot(task_id="t", status=TaskStatus.COMPLETED, usage=Usage(cost=Decimal("0.1")), raw=raw)
+    raw["id"] = "other"
+    assert hash(snapshot) == hash(attrs.evolve(snapshot, raw={}))
+    assert snapshot.raw["id"] == "t"
