@@ -1,4 +1,27 @@
-"""Bulk image editing with the hosted model qwen_image_edit_plus, for asyncio."""
+"""Bulk image editing with the hosted model ``qwen_image_edit_plus``, for asyncio.
+
+``EditSession`` is where to begin. What is exported here, and ``qwen_edit_async.emulator``, is public; the rest may
+change.
+
+::
+
+    _cli, _pytest_plugin          front ends                     emulator/   the embedded service
+    _session                      EditSession
+    _host, _stream                the open session's task; edit_many
+    _submitter, _tracking         request to task id; task id to result
+    _gate, _poller, _downloads    the semaphore; the one coroutine; results
+    _transport, _body, _prepare   HTTP; the streamed body; input images
+    ------------------------------------------------------------ pure below
+    _wire, _replies               the protocol: calls and replies
+    _schedule, _polling           what is checked when
+    _retry, _pacing               what may be repeated; how much at once
+    _models, _images, _png        values; what can be an image; is it whole
+    _errors, _contract            the error tree; limits and words of part A
+
+The README's "Contributing" says which file to open for which change.
+"""
+
+import os as _os
 
 from ._config import Timeouts as Timeouts
 from ._errors import APIConnectionError as APIConnectionError
@@ -23,6 +46,7 @@ from ._errors import RateLimitError as RateLimitError
 from ._errors import SessionClosedError as SessionClosedError
 from ._errors import SubmitUncertainError as SubmitUncertainError
 from ._images import ImageInput as ImageInput
+from ._log import configure_logging as _configure_logging
 from ._models import EditParameters as EditParameters
 from ._models import EditRequest as EditRequest
 from ._models import TaskFailure as TaskFailure
@@ -42,3 +66,50 @@ from ._stream import EditOutcome as EditOutcome
 from ._stream import EditStream as EditStream
 from ._task import EditTask as EditTask
 from ._version import __version__ as __version__
+
+__all__ = [
+    "APIConnectionError",
+    "APIResponseError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AuthenticationError",
+    "Backoff",
+    "BadRequestError",
+    "ConfigurationError",
+    "DeadlineExceededError",
+    "DownloadError",
+    "EditCancelledError",
+    "EditFailedError",
+    "EditOutcome",
+    "EditParameters",
+    "EditRequest",
+    "EditResult",
+    "EditSession",
+    "EditStream",
+    "EditTask",
+    "EditTimings",
+    "EditWarning",
+    "FixedInterval",
+    "ImageInput",
+    "InsufficientBalanceError",
+    "InternalServerError",
+    "InvalidEditError",
+    "NotFoundError",
+    "OutputImage",
+    "PermissionDeniedError",
+    "PollPolicy",
+    "PolledTask",
+    "QwenEditError",
+    "RateLimitError",
+    "SessionClosedError",
+    "SessionStatistics",
+    "SubmitUncertainError",
+    "TaskFailure",
+    "TaskSnapshot",
+    "TaskStatus",
+    "Timeouts",
+    "Usage",
+    "__version__",
+]
+
+_configure_logging(_os.environ)

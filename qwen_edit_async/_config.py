@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import math
+import sys
 from collections.abc import Mapping
 from typing import Literal
 from urllib.parse import urlsplit
@@ -136,7 +136,7 @@ def check_positive(value: float | None, name: str, *, integer: bool = False) -> 
         ConfigurationError: If it is none.
     """
     kinds = (int,) if integer else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= sys.float_info.max:
         what = "a positive integer" if integer else "a positive number"
         raise ConfigurationError(f"{name} is {value!r}: give {what}")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import secrets
 import threading
@@ -23,13 +22,12 @@ from yarl import URL
 from ._config import Timeouts
 from ._errors import DownloadError, QwenEditError
 from ._images import is_url
+from ._log import log
 from ._offload import Offloader
 from ._png import PngCheck, PngError
 from ._retry import RetryPolicy
 from ._statistics import Counters
 from ._transport import USER_AGENT
-
-_log = logging.getLogger("qwen_edit_async")
 
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """Largest result that is downloaded; 2048 x 2048 pixels of RGBA are 16 MiB uncompressed."""
@@ -153,7 +151,7 @@ class Downloader:
             attempt += 1
             if failure.final or failure.expired or attempt > self._retry.max_retries:
                 raise _download_error(task_id, index, failure)
-            _log.info("downloading image %d of task %s again: %s", index, task_id, failure)
+            log.info("downloading image %d of task %s again: %s", index, task_id, failure)
             await asyncio.sleep(self._retry.delay(attempt, self._random.random()))
 
     async def _renewed(self, task_id: str, index: int, failure: _FetchError) -> str:

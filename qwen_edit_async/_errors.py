@@ -48,6 +48,7 @@ class QwenEditError(Exception):
         """This error again, fresh (no traceback, no context), for another waiter."""
         error = copy.copy(self)
         error.task_id = task_id
+        error.__dict__.pop("__notes__", None)
         return error
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import warnings
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+import anyio
 import attrs
 
 from ._config import Timeouts
 from ._downloads import Downloader
 from ._errors import QwenEditError, SessionClosedError
 from ._gate import Gate
+from ._log import log
 from ._models import TaskSnapshot
 from ._offload import Offloader
 from ._pacing import Pacer
@@ -27,8 +28,6 @@ from ._submitter import Negotiation, Submitter
 from ._task import EditTask
 from ._tracking import Tracked, Tracker
 from ._transport import Transport
-
-_log = logging.getLogger("qwen_edit_async")
 
 T = TypeVar("T")
 
@@ -185,10 +184,12 @@ class Host:
             self._ended = True
             self.gate.close(SessionClosedError("the session is closed"))
             self.tracker.give_up_all(_closed_error)
-            try:
-                await self.submitter.finish_sent(_CLOSING_GRACE)
-            finally:
-                await self._stop()
+            # Shielded, so that closing inside of a cancelled scope still collects the ids and leaves nothing running.
+            with anyio.CancelScope(shield=True):
+                try:
+                    await self.submitter.finish_sent(_CLOSING_GRACE)
+                finally:
+                    await self._stop()
         if self.crash is not None and not cancel:
             raise self.crash
 
@@ -259,7 +260,7 @@ class Host:
             await asyncio.wait([self._task])
 
     def _crashed(self, error: BaseException, started: asyncio.Future[None]) -> None:
-        _log.error("the session's background task crashed: %s", type(error).__name__)
+        log.error("the session's background task crashed: %s", type(error).__name__)
         self.crash = error
         self._ended = True
         if not started.done():

@@ -30,7 +30,7 @@ _PLUGINS: Final = {
     "image/webp": "WEBP",
     "image/gif": "GIF",
 }
-_OTHER_PLUGINS: Final = ("AVIF", "HEIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "TGA")
+_OTHER_PLUGINS: Final = ("AVIF", "HEIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI")
 """What ``fit`` turns into an accepted format, as far as the installed Pillow reads it."""
 
 _ORIENTATION: Final = 0x0112
@@ -184,6 +184,8 @@ def _plain(image: Image.Image) -> Image.Image:
         return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if image.mode in _DEEP_MODES or (image.mode == "1" and not image.has_transparency_data):
         return image.convert("L")
+    if image.mode == "La":
+        image = image.convert("LA")  # the only conversion that Pillow knows for it
     plain = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode in {"CMYK", "LAB"}:
         plain.info.pop("icc_profile", None)  # describes the colors that were converted

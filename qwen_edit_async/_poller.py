@@ -6,21 +6,19 @@ What is checked when is decided by the pure :class:`PollSchedule`; here are the 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Generic
 
 from ._errors import DeadlineExceededError, QwenEditError, RateLimitError
+from ._log import log
 from ._models import TaskSnapshot, TaskStatus
 from ._pacing import Pacer
 from ._polling import PollPolicy
 from ._retry import Failure
 from ._schedule import PollSchedule, W, WatchedTask
 from ._statistics import Counters
-
-_log = logging.getLogger("qwen_edit_async")
 
 MAX_CONCURRENT_CHECKS = 64
 """Status checks that may be under way at once."""
@@ -120,7 +118,7 @@ class Poller(Generic[W]):
         self._counters.failed_checks += 1
         self._counters.throttled += isinstance(error, RateLimitError)
         self._pacer.pause(now + (getattr(error, "retry_after", None) or 0))
-        _log.info("check of task %s failed: %s", task.task_id, error)
+        log.info("check of task %s failed: %s", task.task_id, error)
         match self._schedule.failed(task, error, now, self._random.random()):
             case Failure.FINAL:
                 self._on_end(task, error)
@@ -131,7 +129,7 @@ class Poller(Generic[W]):
         word = snapshot.status_word[:80]
         if word not in self._logged_words and len(self._logged_words) < _MAX_LOGGED_WORDS:
             self._logged_words.add(word)
-            _log.warning("task %s has the unknown status %r: counted as running", snapshot.task_id, word)
+            log.warning("task %s has the unknown status %r: counted as running", snapshot.task_id, word)
 
     def _next_event(self) -> float:
         checks_from = self._pacer.resume_at if self._checking < MAX_CONCURRENT_CHECKS else math.inf

@@ -6,7 +6,7 @@ ends, so that it can learn how long edits take.
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Protocol
 
 import attrs
@@ -59,7 +59,7 @@ class PollPolicy(Protocol):
 
 
 def _check_seconds(instance: object, attribute: attrs.Attribute[float], value: float) -> None:  # noqa: ARG001  # attrs's signature
-    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+    if not (isinstance(value, int | float) and 0 < value <= sys.float_info.max):
         raise ConfigurationError(f"{attribute.name} is {value!r}: give a positive number")
 
 

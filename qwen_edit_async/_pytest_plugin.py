@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from types import SimpleNamespace
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,11 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{_MARKER}(**settings): settings of the qwen_edit_emulator fixture")
     if config.pluginmanager.hasplugin("asyncio"):
         pytest_asyncio = importlib.import_module("pytest_asyncio")
-        fixtures: dict[str, Any] = {}
+        holder = ModuleType(_ASYNCIO_FIXTURES)  # pytest looks for fixtures in modules and classes
         for scope in _LOOP_SCOPES:
             name = _asyncio_fixture(scope)
-            fixtures[name] = pytest_asyncio.fixture(_session_opener(), loop_scope=scope, name=name)
-        config.pluginmanager.register(SimpleNamespace(**fixtures), _ASYNCIO_FIXTURES)
+            vars(holder)[name] = pytest_asyncio.fixture(_session_opener(), loop_scope=scope, name=name)
+        config.pluginmanager.register(holder, _ASYNCIO_FIXTURES)
 
 
 @pytest.fixture

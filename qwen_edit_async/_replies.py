@@ -51,6 +51,7 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
 }
 """The service's own codes say more than its HTTP status (part B)."""
 
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
 _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
 
@@ -139,17 +140,17 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])).total_seconds()
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def code_of(value: Any) -> int | str | None:
     """The service's code, as an integer where it looks like one."""
-    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+    if isinstance(value, bool) or not isinstance(value, int | str):
         return None
     text = str(value).strip()
-    return int(text) if text.isascii() and text.isdigit() else text
+    return int(text) if _INTEGER.fullmatch(text) else text or None
 
 
 def first_text(document: Mapping[str, Any], names: Iterable[str]) -> str | None:
@@ -161,13 +162,21 @@ def first_text(document: Mapping[str, Any], names: Iterable[str]) -> str | None:
     return None
 
 
+def as_text(value: Any) -> str:
+    """What came as JSON, as text to read."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value)
+    except RecursionError:  # nested just less deeply than can be read
+        return "an error too deeply nested to be told"
+
+
 def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None]:
     """Code and message of an error report; both ``None`` if the object is none."""
     for name in ("error", "status"):
         nested = document.get(name)
         if isinstance(nested, Mapping):
             code, message = _describe_flat(nested)
-            return code, message or json.dumps(nested)
+            return code, message or as_text(nested)
     error = document.get("error")
     if isinstance(error, str) and error:
         return code_of(document.get("code")), error
@@ -177,7 +186,7 @@ def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None
 def _describe_flat(document: Mapping[str, Any]) -> tuple[int | str | None, str | None]:
     message = first_text(document, ("error_message", "message", "detail"))
     if message is None and document.get("detail"):
-        message = json.dumps(document["detail"])
+        message = as_text(document["detail"])
     return code_of(document.get("code")), message
 
 

@@ -45,9 +45,8 @@ def request_from_arguments(
         if instruction is not None or parameters is not None or key is not None or options:
             raise InvalidEditError("an EditRequest says it all: give no instruction, key or parameters beside it")
         return images
-    changed = attrs.evolve(parameters or EditParameters(), **options)
     # A missing instruction is refused by the request itself, in the same words as an empty one.
-    return EditRequest(images, instruction or "", changed, key=key)
+    return EditRequest(images, instruction or "", _changed(parameters, options), key=key)
 
 
 def request_from_fields(fields: object) -> EditRequest:
@@ -64,5 +63,13 @@ def request_from_fields(fields: object) -> EditRequest:
         raise InvalidEditError(f"a request has no field {unknown[0]!r}")
     options = {name: fields[name] for name in fields if name in PARAMETER_NAMES}
     others = {name: fields[name] for name in fields if name in _REQUEST_NAMES}
-    parameters = attrs.evolve(others.pop("parameters", None) or EditParameters(), **options)
+    parameters = _changed(others.pop("parameters", None), options)
     return EditRequest(others.pop("images", ()), others.pop("instruction", ""), parameters, **others)
+
+
+def _changed(parameters: object, options: Mapping[str, Any]) -> EditParameters:
+    if parameters is None:
+        return EditParameters(**options)
+    if not isinstance(parameters, EditParameters):
+        raise InvalidEditError(f"parameters is {type(parameters).__name__!r}: give EditParameters")
+    return attrs.evolve(parameters, **options)

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import attrs
 
 from ._errors import QwenEditError
-from ._models import TaskSnapshot
+from ._models import TaskSnapshot, TaskStatus
 from ._polling import PolledTask, PollPolicy
 from ._retry import Failure, RetryPolicy, judge_check
 
@@ -76,12 +76,14 @@ class WatchedTask(PolledTask):
 
     Attributes:
         deadline: When to give up waiting.
+        taken_at: When the last check was taken up, answered or not; equals ``since`` before the first.
         failures: Checks that failed in a row.
         failed_checks: Checks that failed at all.
         last_failure: The last of them, told if the deadline passes.
     """
 
     deadline: float = math.inf
+    taken_at: float = attrs.field(default=attrs.Factory(lambda self: self.since, takes_self=True))
     failures: int = 0
     failed_checks: int = 0
     last_failure: QwenEditError | None = None
@@ -123,7 +125,10 @@ class PollSchedule(Generic[W]):
 
     def take_due(self, now: float) -> W | None:
         """The task whose check is due first; it counts as being checked until an answer or failure is told."""
-        return self._checks.pop_due(now)
+        task = self._checks.pop_due(now)
+        if task is not None:
+            task.taken_at = now
+        return task
 
     def take_expired(self, now: float) -> W | None:
         """A task whose deadline has passed; it is no longer watched."""
@@ -144,7 +149,7 @@ class PollSchedule(Generic[W]):
         task.failures = 0
         task.progress = snapshot.progress if snapshot.progress is not None else task.progress
         if snapshot.status.terminal:
-            return self.remove(task, now, completed=not snapshot.failure)
+            return self.remove(task, now, completed=snapshot.status is TaskStatus.COMPLETED)
         task.checked_at = sent_at
         self._put(task, max(self._policy.next_check(task, now), now + _MIN_INTERVAL))
         return False
@@ -174,4 +179,4 @@ class PollSchedule(Generic[W]):
     def _put(self, task: W, due: float) -> None:
         """Schedule a check; one that would come too late is made just before the deadline, once."""
         last = task.deadline - _LAST_CHECK_LEAD
-        self._checks.put(task, last if due >= task.deadline and task.checked_at < last else due)
+        self._checks.put(task, last if due >= task.deadline and task.taken_at < last else due)

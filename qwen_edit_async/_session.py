@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import os
 import warnings
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
@@ -31,6 +30,7 @@ from ._config import (
 from ._errors import EditWarning, InvalidEditError, SessionClosedError
 from ._host import Host, HostOptions
 from ._images import ImageInput
+from ._log import log
 from ._models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
 from ._polling import Backoff, PollPolicy
 from ._prepare import PreparedEdit, prepare
@@ -43,8 +43,6 @@ from ._task import EditTask, TaskState
 from ._tracking import Tracked
 from ._transport import AiohttpTransport, Transport
 from ._wire import check_task_id
-
-_log = logging.getLogger("qwen_edit_async")
 
 
 class EditSession:
@@ -188,7 +186,7 @@ class EditSession:
             return await task
         except asyncio.CancelledError as cancelled:
             note = f"task {task.id} runs on at the service: session.attach({task.id!r}) gets its result"
-            _log.warning("an edit was cancelled: %s", note)
+            log.warning("an edit was cancelled: %s", note)
             cancelled.add_note(note)
             if not task.awaited:
                 task.cancel()
@@ -225,7 +223,7 @@ class EditSession:
             for warning in (*cut, *prepared.warnings):
                 warnings.warn(warning, EditWarning, stacklevel=2)
             for change in prepared.changes:
-                _log.info("%s", change)
+                log.info("%s", change)
             snapshot = await host.submitter.submit(request, prepared, slot, started_at + seconds)
         except BaseException as error:
             slot.release()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
 
+import anyio
 import attrs
 
 from ._body import JSONBody
@@ -25,6 +25,7 @@ from ._errors import (
     SubmitUncertainError,
 )
 from ._gate import Gate, Slot
+from ._log import log
 from ._models import EditRequest, TaskSnapshot
 from ._offload import Offloader
 from ._prepare import PreparedEdit
@@ -32,8 +33,6 @@ from ._retry import Failure, RetryPolicy, judge_submission
 from ._statistics import Counters
 from ._transport import Transport
 from ._wire import Call, WireProtocol
-
-_log = logging.getLogger("qwen_edit_async")
 
 _MALFORMED_STATUSES = frozenset({400, 422})
 
@@ -57,7 +56,7 @@ class Negotiation:
     def settle(self, protocol: WireProtocol) -> None:
         """Stay with this form for the rest of the session."""
         if protocol is not self.protocol:
-            _log.warning("the service takes %r, not %r: it is used from now on", protocol, self.protocol)
+            log.warning("the service takes %r, not %r: it is used from now on", protocol, self.protocol)
         self.protocol, self.alternative = protocol, None
 
 
@@ -119,23 +118,18 @@ class Submitter:
             QwenEditError: What the service refused it with, or the last of the failures that were tried again.
         """
         attempts = _Attempts(request, prepared, slot, deadline)
-        try:
-            async with asyncio.timeout_at(deadline if deadline < math.inf else None):
-                return await self._submit(attempts)
-        except QwenEditError:
-            raise
-        except TimeoutError:
-            overdue = attempts
-        if overdue.sent_whole or overdue.uncertain:
-            self._counters.uncertain += overdue.sent_whole
+        with anyio.move_on_at(deadline):
+            return await self._submit(attempts)
+        if attempts.sent_whole or attempts.uncertain:
+            self._counters.uncertain += attempts.sent_whole
             raise SubmitUncertainError("the deadline passed before the reply to the submission came: a task may exist")
-        raise overdue.refusal or DeadlineExceededError("the deadline passed before the edit could be submitted")
+        raise attempts.refusal or DeadlineExceededError("the deadline passed before the edit could be submitted")
 
     async def finish_sent(self, grace: float) -> None:
         """Wait up to ``grace`` seconds for the replies to submissions that were sent whole, given up or not."""
         sent = [exchange for exchange, body in self._exchanges.items() if body.sent_whole]
         if sent:
-            _log.info("waiting up to %g s for the replies to %d submissions", grace, len(sent))
+            log.info("waiting up to %g s for the replies to %d submissions", grace, len(sent))
             await asyncio.wait(sent, timeout=grace)
 
     async def _submit(self, attempts: _Attempts) -> TaskSnapshot:
@@ -197,9 +191,7 @@ class Submitter:
             return await answer
         except asyncio.CancelledError:
             if body.sent_whole:
-                _log.warning(
-                    "a submission was given up after it was sent: a task may exist; its id follows if it comes"
-                )
+                log.warning("a submission was given up after it was sent: a task may exist; its id follows if it comes")
             else:
                 exchange.cancel()
             raise
@@ -254,7 +246,7 @@ class Submitter:
         self._counters.retries += failure is not Failure.UNCERTAIN
         self._counters.resubmitted += failure is Failure.UNCERTAIN
         level = logging.WARNING if failure is Failure.UNCERTAIN else logging.INFO
-        _log.log(level, "submitting again (attempt %d), since it %s: %s", attempts.count + 1, failure.value, error)
+        log.log(level, "submitting again (attempt %d), since it %s: %s", attempts.count + 1, failure.value, error)
         if failure is Failure.THROTTLED:
             attempts.slot.release()
         await asyncio.sleep(self._retry.delay(attempts.count, self._random.random()))

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from collections.abc import Callable
 
 import attrs
 
 from ._errors import APIResponseError, EditCancelledError, EditFailedError, QwenEditError
 from ._gate import Slot
+from ._log import log
 from ._models import EditRequest, TaskFailure, TaskSnapshot, TaskStatus
 from ._results import EditResult, EditTimings, OutputImage, ResultStore
 from ._schedule import WatchedTask
 from ._statistics import Counters
 from ._task import EditTask, TaskState
-
-_log = logging.getLogger("qwen_edit_async")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -95,7 +93,7 @@ class Tracker:
     def orphaned(self, snapshot: TaskSnapshot) -> None:
         """Remember a task whose submission was given up before its id came."""
         self._given_up[snapshot.task_id] = None
-        _log.warning(
+        log.warning(
             "task %s came of a submission that had been given up: session.attach(%r) gets its result",
             snapshot.task_id,
             snapshot.task_id,

@@ -25,7 +25,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 from ._contract import MODEL, STATUS_PATH, SUBMIT_PATH
 from ._errors import APIResponseError, InvalidEditError
 from ._models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage
-from ._replies import Reply, code_of, error_from_reply, first_text, has_error, load_object
+from ._replies import Reply, as_text, code_of, error_from_reply, first_text, has_error, load_object
 
 EnvelopeName = Literal["flat", "params"]
 
@@ -50,8 +50,8 @@ STATUS_WORDS: Mapping[str, TaskStatus] = {
 _ID_NAMES = ("id", "task_id", "request_id")
 _MAX_TASK_ID_CHARACTERS = 512
 
-# The beginning of a creation reply that was cut off: flat members, then one of the names of the id.
-_CUT_OFF_ID = re.compile(r'\s*\{[^{}\[\]]*?"(?:id|task_id|request_id)"\s*:\s*"([^"\\\s]+)"')
+# The beginning of a creation reply that was cut off: flat members, then the id.
+_CUT_OFF_IDS = tuple(re.compile(rf'\s*\{{[^{{}}\[\]]*?"{name}"\s*:\s*"([^"\\\s]+)"') for name in _ID_NAMES)
 
 # Inside of JSON text a quote is always escaped, so that these characters in a row can only be our own empty member.
 _IMAGE_GAP = '{"image": null}'
@@ -152,24 +152,27 @@ class GenerationProtocol:
             document = load_object(reply)
         except APIResponseError:
             # Cut off or not, an id that was given out is a task that is paid for.
-            if match := _CUT_OFF_ID.match(reply.text()):
-                return _snapshot({}, match[1])
-            raise
-        task_id = first_text(document, _ID_NAMES)
-        if task_id is None or (
-            has_error(document) and "status" not in document and task_id == document.get("request_id")
-        ):
-            raise error_from_reply(reply, "the service answered without a task id")
-        return _snapshot(document, task_id)
+            document, task_id = {}, _cut_off_id(reply.text())
+            if task_id is None:
+                raise
+        else:
+            task_id = first_text(document, _ID_NAMES)
+            if task_id is None or (_only_reports_error(document) and task_id == first_text(document, ("request_id",))):
+                raise error_from_reply(reply, "the service answered without a task id")
+        try:
+            return _snapshot(document, check_task_id(task_id))
+        except InvalidEditError:
+            unusable = APIResponseError("the service answered with an id that can't be asked for", body=reply.excerpt())
+        raise unusable
 
     def read_status(self, reply: Reply, task_id: str) -> TaskSnapshot:
         """``status``, and ``error`` or ``output`` and ``usage`` (contract, *The status reply*)."""
         if not reply.ok:
             raise error_from_reply(reply, task_id=task_id)
         document = load_object(reply, task_id=task_id)
+        if _only_reports_error(document):
+            raise error_from_reply(reply, task_id=task_id)
         if not isinstance(document.get("status"), str):
-            if has_error(document):
-                raise error_from_reply(reply, task_id=task_id)
             raise APIResponseError("the status reply has no status", body=reply.excerpt(), task_id=task_id)
         return _snapshot(document, task_id)
 
@@ -189,6 +192,15 @@ def check_task_id(task_id: object) -> str:
     if task_id.strip(".") == "" or not task_id.isprintable() or any(character.isspace() for character in task_id):
         raise InvalidEditError(f"task id {task_id!r:.80}: that is no id which the service gives out")
     return task_id
+
+
+def _only_reports_error(document: Mapping[str, Any]) -> bool:
+    """Whether an object tells of an error, and of no task."""
+    return not isinstance(document.get("status"), str) and has_error(document)
+
+
+def _cut_off_id(text: str) -> str | None:
+    return next((match[1] for pattern in _CUT_OFF_IDS if (match := pattern.match(text))), None)
 
 
 def _snapshot(document: Mapping[str, Any], task_id: str) -> TaskSnapshot:
@@ -226,13 +238,13 @@ def _to_progress(value: Any, _: object) -> float | None:
 
 
 def _to_failure(error: Any, _: object) -> TaskFailure | None:
-    if error is None or error == "":
+    if not error:
         return None
     if isinstance(error, Mapping):
         return TaskFailure(
             code=code_of(error.get("code")), message=first_text(error, ("error_message", "message", "detail")) or ""
         )
-    return TaskFailure(message=str(error))
+    return TaskFailure(message=as_text(error))
 
 
 def _to_usage(usage: Any, _: object) -> Usage:

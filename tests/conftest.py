@@ -1,12 +1,89 @@
-"""Fixtures that more than one test module uses."""
+"""Fixtures that more than one test module uses, and what every test has to hold: nothing blocks, nothing is left."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import looptime
 import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
 
 pytest_plugins = ["pytester"]
 
+_OPEN_FILES = Path("/proc/self/fd")
+_CLOSING_STEPS = 50
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "virtual_clock: the event loop's clock jumps to the next thing to do")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported by now never dies: the collection after each test has little left to look at
+
 
 @pytest.fixture
-def anyio_backend() -> str:
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    if request.node.get_closest_marker("virtual_clock") is not None:
+        return "asyncio", {"loop_factory": looptime.new_event_loop}
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks() -> Iterator[BlockBuster]:
+    """A blocking call that the package makes on the event loop is an error."""
+    with blockbuster_ctx("qwen_edit_async") as blockbuster:
+        yield blockbuster
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> None:
+    """An async test leaves no task and no open file or socket behind; what is garbage by then warns in that test."""
+    if "anyio_backend" in request.fixturenames:
+        request.getfixturevalue("_nothing_left_on_the_loop")
+
+
+@pytest.fixture
+async def _nothing_left_on_the_loop() -> AsyncIterator[None]:
+    tasks, files = running_tasks(), open_files()
+    yield
+    for _ in range(_CLOSING_STEPS):  # closing a connection takes some steps of the loop
+        if not running_tasks() - tasks and not open_files() - files:
+            break
+        await asyncio.sleep(0)
+    gc.collect()
+    left = running_tasks() - tasks, open_files() - files
+    assert left == (set(), set())
+
+
+def running_tasks() -> set[asyncio.Task[object]]:
+    """All tasks but those of the test runner, which wraps each of its own calls in one."""
+    return {task for task in asyncio.all_tasks() if "TestRunner." not in task.get_coro().__qualname__}
+
+
+def open_files() -> set[tuple[str, str]]:
+    """Number and target of every open file and socket, where the system tells."""
+    found = set()
+    for number in os.listdir(_OPEN_FILES) if _OPEN_FILES.is_dir() else ():
+        try:
+            found.add((number, os.readlink(_OPEN_FILES / number)))
+        except FileNotFoundError:  # that of the listing itself
+            continue
+    return found
+
+
+class NoJitter:
+    """A source of randomness that always draws 0: backing off takes no time."""
+
+    def random(self) -> float:
+        return 0.0
+
+
+@pytest.fixture
+def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failures are tried again at once: for tests on the real clock."""
+    monkeypatch.setattr("qwen_edit_async._host.Random", NoJitter)

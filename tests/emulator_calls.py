@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from typing import Any
 
 import aiohttp
@@ -54,7 +55,8 @@ class Caller:
         self.session = session
 
     async def post(self, body: object, path: str = SUBMIT, **options: Any) -> tuple[int, Any]:
-        async with self.session.post(path, json=body, **options) as response:
+        data = io.BytesIO(json.dumps(body).encode())  # as a stream: aiohttp warns of large bodies in one piece
+        async with self.session.post(path, data=data, **options) as response:
             return response.status, await response.json()
 
     async def submit(self, body: object = None) -> str:

@@ -121,7 +121,7 @@ def test_left_and_right_turns_are_opposite():
         ("First sepia, then mirror it", ["sepia", "mirror"]),
         ("Mirror it, then SEPIA", ["mirror", "sepia"]),
         ("把照片变成黑白", ["grayscale"]),
-        ("让它下雪，夜晚", ["snow", "night"]),
+        ("让它下雪变成夜晚", ["snow", "night"]),
         ("向左旋转90度", ["rotate"]),
         ("flip it vertically", ["upside down"]),
         ("reduce the contrast", ["softer contrast"]),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import json
 import socket
 import subprocess
@@ -16,8 +17,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 import anyio
+import anyio.lowlevel
 import pytest
 from aiohttp import web
+from blockbuster import blockbuster_ctx
 from emulator_calls import PHOTO, SUBMIT, Caller, data_uri, decode, download, encode, flat_body, params_body
 from PIL import Image
 
@@ -110,7 +113,7 @@ async def test_large_bodies_are_accepted_up_to_three_images_of_ten_megabytes():
 
 
 async def test_a_body_beyond_any_use_is_refused():
-    async with running() as (_, call), call.session.post(SUBMIT, data=b" " * 50_000_000) as response:
+    async with running() as (_, call), call.session.post(SUBMIT, data=io.BytesIO(b" " * 50_000_000)) as response:
         assert response.status == 413
 
 
@@ -214,7 +217,7 @@ async def test_an_engine_of_ones_own_gets_the_whole_job():
 async def image_host(handler):
     application = web.Application()
     application.router.add_get("/image.png", handler)
-    runner = web.AppRunner(application, shutdown_timeout=0)
+    runner = web.AppRunner(application)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -249,7 +252,9 @@ async def test_an_image_url_that_gives_no_image_fails_the_task(response):
         assert (reply["status"], reply["error"]["code"]) == ("failed", 190000)
 
 
-@pytest.mark.parametrize("url", ["http://example.com/a.png", "http://192.0.2.1/a.png", "http://[::1/a.png", "http:///a"])
+@pytest.mark.parametrize(
+    "url", ["http://example.com/a.png", "http://192.0.2.1/a.png", "http://[::1/a.png", "http:///a"]
+)
 async def test_an_image_url_elsewhere_is_never_fetched(url):
     async with running(engine=PillowEngine()) as (_, call):
         _, reply = await call.check(await call.submit(flat_body(url)))
@@ -355,7 +360,7 @@ async def test_the_window_of_allowed_requests_slides_on():
     async with running(requests_per_second=1) as (_, call):
         await call.submit()
         with anyio.fail_after(10):
-            while (await call.post(flat_body()))[0] == 429:
+            while (await call.post(flat_body()))[0] == 429:  # noqa: ASYNC110 - a client's view of the window
                 await anyio.sleep(0.05)
 
 
@@ -426,11 +431,14 @@ async def test_the_request_log_names_headers_and_never_holds_the_key():
 async def test_closing_leaves_no_task_thread_socket_or_file(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     tasks_before = asyncio.all_tasks()
-    async with running(engine=PillowEngine(), duration=60, faults=FaultPlan([Fault.hang().on("check")])) as (emulator, call):
+    async with running(engine=PillowEngine(), duration=60, faults=FaultPlan([Fault.hang().on("check")])) as (
+        emulator,
+        call,
+    ):
         task_id = await call.submit()
         hanging = asyncio.create_task(call.check(task_id))
         with anyio.fail_after(10):
-            while emulator.statistics().checks == 0 or not list(tmp_path.glob("*/*.png")):
+            while emulator.statistics().checks == 0 or not list(tmp_path.glob("*/*.png")):  # noqa: ASYNC110 - no event tells
                 await anyio.sleep(0.01)
         port = urlsplit(emulator.url).port
         await emulator.aclose()
@@ -447,9 +455,26 @@ async def test_closing_leaves_no_task_thread_socket_or_file(tmp_path, monkeypatc
 async def test_closing_while_pictures_are_made_ends_them():
     async with running(engine=PillowEngine()) as (emulator, call):
         for _ in range(4):
-            await call.submit(flat_body(text="oil painting", n=6))
+            await call.submit(flat_body(text="oil painting", n=2))
         await emulator.aclose()
         assert emulator.statistics().unfinished == 4
+
+
+async def test_closing_does_not_wait_for_a_slow_reply():
+    async with running(faults=FaultPlan([Fault.slow(delay=60).on("check")])) as (emulator, call):
+        waiting = asyncio.create_task(call.check(await call.submit()))
+        with anyio.fail_after(10):
+            while emulator.statistics().checks == 0:
+                await anyio.lowlevel.checkpoint()
+            await emulator.aclose()
+            with pytest.raises(aiohttp.ClientError):
+                await waiting
+
+
+async def test_the_emulator_never_blocks_the_loop():
+    with blockbuster_ctx("qwen_edit_async.emulator"):
+        async with running(engine=PillowEngine()) as (_, call):
+            await call.pictures(await call.submit(flat_body(text="sepia")))
 
 
 async def test_closing_twice_or_before_the_start_does_nothing():

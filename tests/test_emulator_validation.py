@@ -88,7 +88,8 @@ def test_a_body_that_breaks_a_rule_is_refused_with_400(path, value):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("n", 1), ("n", 6), ("seed", 0), ("seed", 2**31 - 1), ("size", "512*512"), ("size", "2048*2048")]
+    ("name", "value"),
+    [("n", 1), ("n", 6), ("seed", 0), ("seed", 2**31 - 1), ("size", "512*512"), ("size", "2048*2048")],
 )
 def test_the_limits_themselves_are_allowed(name, value):
     assert parse(flat_body(**{name: value}))

@@ -182,7 +182,7 @@ def test_a_file_that_fit_could_shrink_is_refused_with_that_advice() -> None:
 
 
 def test_a_file_that_is_too_large_even_for_fit_is_refused_without_that_advice() -> None:
-    with pytest.raises(InvalidEditError, match="shrink it$"):
+    with pytest.raises(InvalidEditError, match=r"shrink it$"):
         check_size(101, "image 1", 100)
 
 
@@ -232,5 +232,5 @@ def test_an_image_is_called_by_its_position_and_its_file(image: object, name: st
 
 def test_a_file_object_of_a_descriptor_is_called_by_its_position(tmp_path) -> None:
     (tmp_path / "x").write_bytes(b"x")
-    with (tmp_path / "x").open("rb") as file, open(file.fileno(), "rb", closefd=False) as unnamed:  # noqa: PTH123  # by number
+    with (tmp_path / "x").open("rb") as file, open(file.fileno(), "rb", closefd=False) as unnamed:
         assert image_name(unnamed, 1) == "image 1"

@@ -32,13 +32,13 @@ def test_parameters_within_the_contract_are_kept_as_they_are(**values: object) -
 
 @given(st.integers().filter(lambda n: not 1 <= n <= 6))
 def test_n_out_of_bounds_is_refused(n: int) -> None:
-    with pytest.raises(InvalidEditError, match="^n is"):
+    with pytest.raises(InvalidEditError, match=r"^n is"):
         EditParameters(n=n)
 
 
 @given(st.integers().filter(lambda seed: not 0 <= seed < 2**31))
 def test_a_seed_out_of_bounds_is_refused(seed: int) -> None:
-    with pytest.raises(InvalidEditError, match="^seed is"):
+    with pytest.raises(InvalidEditError, match=r"^seed is"):
         EditParameters(seed=seed)
 
 

@@ -41,8 +41,7 @@ class Gate:
         return self.result
 
     async def wait_until_running(self) -> None:
-        while not self.running.is_set():
-            await asyncio.sleep(0)
+        assert await asyncio.to_thread(self.running.wait, 10)
 
 
 @pytest.fixture
@@ -151,6 +150,24 @@ async def test_no_thread_is_left_after_closing() -> None:
         if thread.name.startswith("test-offload-close"):
             thread.join(10)
     assert threads_of_test() == []
+
+
+async def test_what_is_to_run_soon_has_run_when_closing_ends(offloader) -> None:
+    gate, cleaned = Gate(), threading.Event()
+    running = asyncio.create_task(offloader.run(gate))
+    await gate.wait_until_running()
+    offloader.run_soon(cleaned.set)
+    gate.may_end.set()
+    await running
+    await offloader.aclose()
+    assert cleaned.is_set()
+
+
+async def test_what_is_to_run_soon_runs_at_once_after_closing() -> None:
+    offloader, cleaned = Offloader(1), threading.Event()
+    await offloader.aclose()
+    offloader.run_soon(cleaned.set)
+    assert cleaned.is_set()
 
 
 async def test_nothing_runs_after_closing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import tracemalloc
 import zlib
@@ -49,7 +50,7 @@ def check(*pieces: bytes) -> PngCheck:
 @given(st.lists(st.integers(0, len(PICTURE))).map(sorted))
 def test_a_whole_picture_passes_in_whatever_pieces_it_comes(cuts: list[int]) -> None:
     edges = [0, *cuts, len(PICTURE)]
-    png = check(*(PICTURE[start:end] for start, end in zip(edges, edges[1:], strict=False)))
+    png = check(*(PICTURE[start:end] for start, end in itertools.pairwise(edges)))
     assert (png.width, png.height, png.complete) == (37, 23, True)
 
 

@@ -140,16 +140,33 @@ def test_a_png_with_a_trailer_passes() -> None:
     assert content(data) == data
 
 
-def test_a_big_endian_tiff_passes() -> None:
-    data = encoded(Image.fromarray(np.full((400, 400), 7, ">u2").astype(np.uint8)), "TIFF", big_tiff=False)
-    header = struct.pack(">2sHI", b"MM", 42, 8)
-    entries = [(256, 4, 400), (257, 4, 400), (258, 3, 8 << 16), (259, 3, 1 << 16), (262, 3, 1 << 16), (273, 4, 200)]
-    entries += [(277, 3, 1 << 16), (278, 4, 400), (279, 4, 160_000)]
-    directory = struct.pack(">H", len(entries)) + b"".join(
-        struct.pack(">HHII", tag, kind, 1, v) for tag, kind, v in entries
+def tiff(order: str, *, directory_last: bool) -> bytes:
+    """400×400 gray pixels, laid out as neither Pillow nor this machine would."""
+    pixels, directory_size = bytes(160_000), 2 + 9 * 12 + 4
+    directory_at, pixels_at = (8 + len(pixels), 8) if directory_last else (8, 8 + directory_size)
+    long, short = (f"{order}HHII", f"{order}HHIH2x")
+    tags = [(256, long, 400), (257, long, 400), (258, short, 8), (259, short, 1), (262, short, 1)]
+    tags += [(273, long, pixels_at), (277, short, 1), (278, long, 400), (279, long, len(pixels))]
+    directory = struct.pack(f"{order}H", len(tags)) + b"".join(
+        struct.pack(kind, tag, 4 if kind == long else 3, 1, value) for tag, kind, value in tags
     )
-    data = (header + directory).ljust(200, b"\0") + bytes(160_000)
+    head = (b"MM" if order == ">" else b"II") + struct.pack(f"{order}HI", 42, directory_at)
+    rest = (pixels, directory + bytes(4)) if directory_last else (directory + bytes(4), pixels)
+    return head + b"".join(rest)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("directory_last", [False, True])
+def test_a_tiff_of_any_layout_passes(order, directory_last) -> None:
+    data = tiff(order, directory_last=directory_last)
     assert content(data) == data
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("missing", [5, 1000])
+def test_a_tiff_that_lost_its_directory_is_refused(order, missing) -> None:
+    with pytest.raises(InvalidEditError, match="it is cut short"):
+        prepare(request_of(tiff(order, directory_last=True)[:-missing]))
 
 
 def test_a_jpeg_with_corrupt_metadata_passes_without_a_warning() -> None:
@@ -157,7 +174,10 @@ def test_a_jpeg_with_corrupt_metadata_passes_without_a_warning() -> None:
     data = encoded(photo(), "JPEG")
     data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
     data = data.replace(b"JFIF\0", b"XXXX\0", 1)  # so that Pillow would look for the resolution in the EXIF data
-    assert content(data) == data
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert content(data) == data
+    assert caught == []
 
 
 def test_a_remark_of_pillow_on_metadata_is_no_refusal(monkeypatch) -> None:
@@ -196,7 +216,7 @@ def test_a_small_file_is_read_once_and_kept(tmp_path) -> None:
     assert contents(edit) == [data]
 
 
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda data: memoryview(data * 2)[::1][: len(data)]])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_bytes_of_every_kind_are_sent(large_jpeg, kind) -> None:
     assert content(kind(large_jpeg)) == large_jpeg
 
@@ -273,9 +293,19 @@ def test_three_images_keep_their_order() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "sent"),
-    [("1", "L"), ("L", "L"), ("LA", "RGBA"), ("P", "RGB"), ("PA", "RGBA"), ("RGB", "RGB"), ("RGBA", "RGBA")]
-    + [("RGBX", "RGB"), ("RGBa", "RGBA"), ("La", "RGBA"), ("CMYK", "RGB"), ("YCbCr", "RGB"), ("HSV", "RGB")]
-    + [("I", "L"), ("F", "L"), ("I;16", "L"), ("I;16B", "L")],
+    [
+        *(("1", "L"), ("L", "L"), ("I", "L"), ("F", "L"), ("I;16", "L"), ("I;16B", "L")),
+        *(
+            ("RGB", "RGB"),
+            ("P", "RGB"),
+            ("RGBX", "RGB"),
+            ("CMYK", "RGB"),
+            ("YCbCr", "RGB"),
+            ("HSV", "RGB"),
+            ("LAB", "RGB"),
+        ),
+        *(("RGBA", "RGBA"), ("LA", "RGBA"), ("PA", "RGBA"), ("RGBa", "RGBA"), ("La", "RGBA")),
+    ],
 )
 def test_a_picture_of_any_mode_becomes_an_eight_bit_png(mode, sent) -> None:
     result = Image.open(io.BytesIO(content(Image.new(mode, (400, 500)))))
@@ -340,13 +370,22 @@ def test_an_array_that_is_a_view_is_sent_as_it_is_seen() -> None:
 
 
 def test_a_picture_that_is_too_large_as_png_is_refused_with_advice() -> None:
-    with pytest.raises(InvalidEditError, match="as PNG.*fit=True"):
+    with pytest.raises(InvalidEditError, match=r"as PNG.*fit=True"):
         prepare(request_of(noise(2000, 2000)))
 
 
-def test_a_picture_that_can_t_be_converted_is_refused() -> None:
+def test_something_that_only_looks_like_a_picture_is_refused() -> None:
+    class Lookalike:
+        size = (400, 400)
+
+        def tobytes(self) -> bytes:
+            raise AssertionError
+
+        def save(self, fp: object) -> None:
+            raise AssertionError(fp)
+
     with pytest.raises(InvalidEditError, match="image 1 can't be decoded"):
-        prepare(request_of(Image.new("LAB", (400, 400))))
+        prepare(request_of(Lookalike()))
 
 
 def test_a_picture_whose_file_is_cut_short_is_refused() -> None:
@@ -360,35 +399,34 @@ def with_file(path: pathlib.Path, data: bytes) -> pathlib.Path:
     return path
 
 
+def png_of_unknown_depth() -> bytes:
+    data = encoded(photo(), "PNG")
+    header = b"IHDR" + struct.pack(">IIBBBBB", 640, 480, 7, 7, 0, 0, 0)
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
 BAD_FILES = {
     "a missing file": (lambda _: None, "does not exist"),
-    "a directory": (lambda path: path.mkdir(), "is a directory"),
-    "a pipe": (lambda path: os.mkfifo(path), "no regular file"),
-    "an empty file": (lambda path: with_file(path, b""), "is empty"),
-    "a text file": (lambda path: with_file(path, b"not a picture"), "no JPEG, PNG, BMP, TIFF, WEBP or GIF"),
-    "a 10 MB + 1 byte file": (lambda path: with_file(path, bytes(MAX_IMAGE_BYTES + 1)), "10,485,760 bytes.*fit=True"),
-    "a JPEG with broken segments": (lambda path: with_file(path, b"\xff\xd8\xff\xe0\0\x02oops"), "segments are damaged"),
-    "a PNG with a damaged chunk": (
-        lambda path: with_file(path, encoded(photo(), "PNG").replace(b"IDAT", b"IDAX", 1)),
-        "PNG file: .*damaged",
-    ),
-    "a PNG of no known kind": (
-        lambda path: with_file(
-            path,
-            encoded(photo(), "PNG")[:24] + b"\x07\x07\0\0\0" + struct.pack(">I", zlib.crc32(b"IHDR" + struct.pack(
-                ">IIBBBBB", 640, 480, 7, 7, 0, 0, 0))) + encoded(photo(), "PNG")[33:],
-        ),
-        "can't be decoded",
-    ),
-}  # fmt: skip
+    "a directory": (pathlib.Path.mkdir, "is a directory"),
+    "a pipe": (os.mkfifo, "no regular file"),
+    "an empty file": (b"", "is empty"),
+    "a text file": (b"not a picture", "no JPEG, PNG, BMP, TIFF, WEBP or GIF"),
+    "a 10 MB + 1 byte file": (bytes(MAX_IMAGE_BYTES + 1), "10,485,760 bytes.*fit=True"),
+    "a JPEG with broken segments": (b"\xff\xd8\xff\xe0\0\x02oops", "JPEG file: its segments are damaged"),
+    "a PNG with a damaged chunk": (encoded(photo(), "PNG").replace(b"IDAT", b"IDAX", 1), "PNG file: .*damaged"),
+    "a PNG of no known kind": (png_of_unknown_depth(), "can't be decoded"),
+}
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
 @pytest.mark.parametrize("fit", [False, True])
 def test_a_bad_file_is_refused_and_named(tmp_path, case, fit) -> None:
-    make, reason = BAD_FILES[case]
+    what, reason = BAD_FILES[case]
     path = tmp_path / "photo.jpg"
-    make(path)
+    if isinstance(what, bytes):
+        path.write_bytes(what)
+    else:
+        what(path)
     if fit:  # may have other words for it
         reason = ""
     with pytest.raises(InvalidEditError, match=rf"^image 2 \(.*photo\.jpg\) .*{reason}"):
@@ -418,12 +456,18 @@ def test_a_file_that_is_cut_short_is_refused(format_name, part) -> None:
 
 
 @pytest.mark.parametrize("part", [0.05, 0.5, 0.99])
-@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP"])
 def test_a_file_that_is_cut_short_is_refused_without_pillow_too(monkeypatch, format_name, part) -> None:
     monkeypatch.setattr(_prepare, "_pillow", lambda: None)
     data = encoded(photo(), format_name)
     with pytest.raises(InvalidEditError, match="it is cut short"):
         prepare(request_of(data[: int(len(data) * part)]))
+
+
+@pytest.mark.parametrize("length", [3, 5, 21, 200])
+def test_a_jpeg_that_is_cut_short_in_its_head_is_refused(length) -> None:
+    with pytest.raises(InvalidEditError, match="it is cut short"):
+        prepare(request_of(encoded(photo(), "JPEG")[:length]))
 
 
 def test_a_jpeg_is_refused_if_only_its_thumbnail_is_whole(monkeypatch) -> None:
@@ -443,8 +487,7 @@ def test_the_end_of_a_jpeg_is_seen_across_the_edge_of_a_block() -> None:
     block = 192 * 1024
     assert len(data) > body + block
     cut = data[: body + block - 1].rstrip(b"\xff").ljust(body + block - 1, b"\x01") + b"\xff\xd9"
-    prepared = _prepare.find_damage(io.BytesIO(cut), len(cut), "image/jpeg")
-    assert prepared is None
+    assert _prepare.find_damage(io.BytesIO(cut), len(cut), "image/jpeg") is None
 
 
 def test_a_gif_that_does_not_decode_is_refused() -> None:
@@ -629,7 +672,7 @@ def test_fit_shrinks_the_longest_side_and_keeps_the_kind(format_name, sent) -> N
     assert change == f"image 1 was shrunk from 6400×3200 to 3072×1536, encoded as {sent}"
 
 
-@pytest.mark.parametrize("format_name", ["PPM", "ICO", "PCX", "AVIF", "TGA"])
+@pytest.mark.parametrize("format_name", ["PPM", "ICO", "PCX", "AVIF"])
 def test_fit_encodes_a_format_that_the_service_does_not_take(format_name) -> None:
     result, change, _ = fitted(encoded(Image.new("RGB", (256, 256), "teal"), format_name))
     expected = "JPEG" if format_name == "AVIF" else "PNG"
@@ -683,15 +726,21 @@ def test_fit_does_not_touch_the_picture_that_it_was_given() -> None:
         assert picture.size == (6400, 3200)
 
 
-@pytest.mark.parametrize("data", [b"just text", b"\0\0\0\x1cftypavif" + bytes(50)])
-def test_fit_refuses_what_nothing_can_read(data) -> None:
-    with pytest.raises(InvalidEditError, match="image 1"):
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"just text", "no image of a kind that can be read here"),
+        (b"P6\n400 400\n255\n" + bytes(50), "can't be decoded"),
+    ],
+)
+def test_fit_refuses_what_nothing_can_read(data, reason) -> None:
+    with pytest.raises(InvalidEditError, match=f"image 1 .*{reason}"):
         prepare(request_of(data), fit=True)
 
 
 def test_fit_refuses_a_file_that_is_too_large_to_shrink(monkeypatch) -> None:
     monkeypatch.setattr(_prepare, "_MAX_SOURCE_BYTES", 1000)
-    with pytest.raises(InvalidEditError, match="1,000 bytes.*shrink it$"):
+    with pytest.raises(InvalidEditError, match=r"1,000 bytes.*shrink it$"):
         prepare(request_of(encoded(photo(), "PNG")), fit=True)
 
 

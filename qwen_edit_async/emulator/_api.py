@@ -10,9 +10,9 @@ from aiohttp import web
 
 from qwen_edit_async._contract import MAX_IMAGE_BYTES, MAX_IMAGES, STATUS_PATH, SUBMIT_PATH
 
-from . import _replies
 from ._delivery import deliver
 from ._durations import AfterChecks
+from ._replies import completed_reply, created_reply, failed_reply, json_reply, rejection_reply, running_reply
 from ._validation import ParsedBody, RejectedError, parse_body
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Api:
             self._service.admit(request)
             return await process(request)
         except RejectedError as error:
-            reply = _replies.rejection_reply(error)
+            reply = rejection_reply(error)
             if error.status == _TOO_MANY_REQUESTS:
                 reply = attrs.evolve(reply, headers=self._service.retry_after())
             return reply
@@ -90,7 +90,7 @@ class Api:
         service.table.enqueue(record)
         if not record.picture_ready:
             self._results.begin(record, parsed.payloads)
-        return _replies.created_reply(record, self._created_at(record))
+        return created_reply(record, self._created_at(record))
 
     async def _status(self, request: web.Request) -> Reply:
         service = self._service
@@ -103,18 +103,18 @@ class Api:
         service.table.advance(now)
         service.table.check(record, now)
         if record.status == "completed":
-            return _replies.completed_reply(record, self._created_at(record), self._results.urls(record, now))
+            return completed_reply(record, self._created_at(record), self._results.urls(record, now))
         if record.failure is not None and record.status == "failed":
-            return _replies.failed_reply(record, self._created_at(record), record.failure)
-        return _replies.running_reply(record, self._created_at(record), service.table.progress(record, now))
+            return failed_reply(record, self._created_at(record), record.failure)
+        return running_reply(record, self._created_at(record), service.table.progress(record, now))
 
     async def _estimate(self, request: web.Request) -> Reply:
         try:
             _, parsed = await self._parse(request, decode=False)
         except RejectedError as error:
-            return _replies.json_reply({"status": "failed", "data": {"cost": None, "reason": error.message}})
+            return json_reply({"status": "failed", "data": {"cost": None, "reason": error.message}})
         cost = str(self._service.table.cost(parsed.submission))
-        return _replies.json_reply({"status": "success", "data": {"cost": cost, "currency": "USD"}})
+        return json_reply({"status": "success", "data": {"cost": cost, "currency": "USD"}})
 
     async def _parse(self, request: web.Request, *, decode: bool) -> tuple[object, ParsedBody]:
         """Read and check a body; off the loop when it is large."""

@@ -44,7 +44,7 @@ async def deliver(
             service.redirects += 1
             return web.Response(status=action.status, headers={"Location": action.location or service.results_url})
         case Drop() | Hang() | Truncate():
-            return await _break(request, reply, action)
+            return await _break(service, request, reply, action)
         case Slow():
             await asyncio.sleep(action.delay)
             if action.bytes_per_second is None:
@@ -52,11 +52,13 @@ async def deliver(
             return await _trickle(request, reply, action.bytes_per_second)
 
 
-async def _break(request: web.Request, reply: Reply, action: Drop | Hang | Truncate) -> web.StreamResponse:
-    """Close the connection at once, never (until the emulator closes and cancels its handlers), or in mid-body."""
+async def _break(
+    service: Service, request: web.Request, reply: Reply, action: Drop | Hang | Truncate
+) -> web.StreamResponse:
+    """Close the connection at once, when the emulator closes, or in mid-body."""
     response: web.StreamResponse = web.Response()
     if isinstance(action, Hang):
-        await asyncio.Event().wait()
+        await service.closing.wait()
     elif isinstance(action, Truncate):
         response = await _begin(request, reply)
         await response.write(reply.body[: int(len(reply.body) * action.share)])

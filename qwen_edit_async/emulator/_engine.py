@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import attrs
 
@@ -16,7 +16,7 @@ from ._sizes import Size, output_size
 try:
     from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-    from . import _edits
+    from ._edits import cover, recognise
 except ImportError as error:
     raise ImportError("the emulator needs Pillow: pip install 'qwen-edit-async[images]'") from error
 
@@ -76,7 +76,7 @@ class EditEngine(Protocol):
 class FixedEngine:
     """Gives the same small PNG for every task, and looks at nothing: for benchmarks and tests that need no pixels."""
 
-    reads_images: ClassVar[bool] = False
+    reads_images = False
 
     def __init__(self) -> None:
         self._picture = _png(Image.new("RGB", (16, 16), "#7f9cf5"))
@@ -94,7 +94,7 @@ class PillowEngine:
     pictures, differs slightly in crop, light and colour.
     """
 
-    reads_images: ClassVar[bool] = True
+    reads_images = True
 
     def render(self, job: EditJob) -> list[bytes]:
         """Return the edited pictures as PNG files.
@@ -104,7 +104,7 @@ class PillowEngine:
         """
         sources = [_load(data) for data in job.images]
         size = job.output_size(sources[-1].size)
-        edits = _edits.recognise(job.instruction)
+        edits = recognise(job.instruction)
         pictures: list[bytes] = []
         for index in range(job.n):
             random_source = random.Random(f"{job.seed}:{index}")  # noqa: S311 - replayable pictures, not secrets
@@ -164,7 +164,7 @@ def _vary(picture: Image.Image, random_source: random.Random) -> Image.Image:
 
 
 def _compose(sources: list[Image.Image], size: Size) -> Image.Image:
-    picture = _edits.cover(sources[-1], size)
+    picture = cover(sources[-1], size)
     side = round(min(size) * 0.4)
     margin = round(min(size) * 0.04)
     for index, source in enumerate(sources[:-1]):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import attrs
 
 from ._replies import ErrorShape, Reply, error_reply
-from ._tasks import Failure
+from ._tasks import Failure, TaskFault
 
 if TYPE_CHECKING:
     from ._tasks import TaskRecord
@@ -82,15 +82,6 @@ class Slow:
     delay: float
     bytes_per_second: float | None
     accepted: bool = True
-
-
-@attrs.frozen
-class TaskFault:
-    """What becomes of a created task."""
-
-    kind: Literal["stuck", "failed", "vanished"]
-    failure: Failure | None = None
-    after_checks: int = 0
 
 
 RequestAction: TypeAlias = Answer | Drop | Hang | Redirect | Rewrite | Truncate | Slow

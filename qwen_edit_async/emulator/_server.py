@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ._tasks import TaskRecord
 
 _HOST = "127.0.0.1"
+_SHUTDOWN_SECONDS = 0.1  # for replies under way; 0 would mean without end
 
 
 class _Runtime:
@@ -61,13 +62,14 @@ class _Runtime:
 
     async def aclose(self) -> None:
         if self._stack is not None:
+            self.service.closing.set()
             await self._stack.aclose()
 
     async def _serve(self, application: web.Application, port: int) -> str:
         """Serve an application on loopback until closing, and return its origin."""
         if self._stack is None:
             raise RuntimeError("the emulator is not started")
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, _HOST, port)
@@ -88,11 +90,7 @@ class EditEmulator(EmulatorSettings):
         ``async with EditEmulator(duration=0.1, faults=FaultPlan([Fault.status(503).times(2)])) as emulator: …``
     """
 
-    _runtime: _Runtime = attrs.field(init=False, repr=False)
-
-    @_runtime.default
-    def _make_runtime(self) -> _Runtime:
-        return _Runtime(self)
+    _runtime: _Runtime = attrs.field(init=False, repr=False, default=attrs.Factory(_Runtime, takes_self=True))
 
     @property
     def url(self) -> str:

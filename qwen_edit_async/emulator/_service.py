@@ -43,6 +43,7 @@ class Service:
         self.submits = self.checks = self.downloads = self.precharges = 0
         self.refused = self.redirects = self.keys_at_results = 0
         self.results_url = ""
+        self.closing = asyncio.Event()
         self._authorization = f"Bearer {settings.api_key}".encode()
         self._recent: deque[float] = deque()
         self._epoch = 0.0

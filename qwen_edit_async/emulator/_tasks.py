@@ -24,7 +24,6 @@ from ._durations import AfterChecks, Duration, draw
 from ._validation import RejectedError
 
 if TYPE_CHECKING:
-    from ._faults import TaskFault
     from ._sizes import Size
     from ._validation import Submission
 
@@ -42,6 +41,15 @@ class Failure:
     message: str
     shape: Literal["contract", "object", "string"] = "contract"
     """``contract``: code, ``error_message``; ``object``: code as text, ``message``; ``string``: the message alone."""
+
+
+@attrs.frozen
+class TaskFault:
+    """What becomes of a created task."""
+
+    kind: Literal["stuck", "failed", "vanished"]
+    failure: Failure | None = None
+    after_checks: int = 0
 
 
 @attrs.define(eq=False)

@@ -1,0 +1,54 @@
+"""The service of a benchmark: the emulator in a process of its own, which makes no pictures."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+
+import attrs
+
+from qwen_edit_async.emulator import AfterChecks, EditEmulator, EmulatorStatistics, FixedEngine, Submission
+
+
+@attrs.frozen
+class Server:
+    """A running emulator, as its clients see it."""
+
+    url: str
+    api_key: str
+    _connection: Connection = attrs.field(repr=False)
+
+    def counters(self) -> tuple[EmulatorStatistics, set[Submission]]:
+        """What it counted so far, and the different submissions among all that it accepted."""
+        self._connection.send(True)
+        statistics, submissions = self._connection.recv()
+        return statistics, submissions
+
+
+@contextmanager
+def serve(checks: int) -> Iterator[Server]:
+    """Run an emulator whose tasks are completed at their ``checks``-th status check, whoever asks and when."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_run, args=(theirs, checks))
+    process.start()
+    theirs.close()
+    try:
+        url, api_key = ours.recv()
+        yield Server(url, api_key, ours)
+    finally:
+        ours.close()
+        process.join()
+
+
+def _run(connection: Connection, checks: int) -> None:
+    emulator = EditEmulator(engine=FixedEngine(), duration=AfterChecks(checks), request_log=0)
+    with emulator.in_thread():
+        connection.send((emulator.url, emulator.api_key))
+        try:
+            while connection.recv():
+                submissions = {record.submission for record in emulator.tasks.values()}
+                connection.send((emulator.statistics(), submissions))
+        except EOFError:
+            return

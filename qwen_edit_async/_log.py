@@ -1,0 +1,21 @@
+"""The package's logger: silent unless the application, or the environment variable QWEN_EDIT_LOG, wants to hear it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+LOG_VARIABLE = "QWEN_EDIT_LOG"
+
+log = logging.getLogger("qwen_edit_async")
+
+
+def configure_logging(environment: Mapping[str, str]) -> None:
+    """Log to the standard error stream from the level that ``QWEN_EDIT_LOG`` names (``debug``, ``info``, …) on."""
+    log.addHandler(logging.NullHandler())
+    level = logging.getLevelNamesMapping().get(environment.get(LOG_VARIABLE, "").strip().upper())
+    if level is not None:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(level)

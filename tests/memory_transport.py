@@ -1,0 +1,280 @@
+"""The service in memory: a session's transport without sockets, on whichever clock the event loop has."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import attrs
+
+from qwen_edit_async import APIConnectionError, APITimeoutError, EditSession, FixedInterval, QwenEditError
+from qwen_edit_async._body import JSONBody
+from qwen_edit_async._contract import STATUS_PATH
+from qwen_edit_async._replies import Reply
+from qwen_edit_async._transport import Transport
+from qwen_edit_async._wire import Call
+
+KEY = "sk-test-3f9a1c"
+IMAGE = "https://pictures.example/cat.png"
+RESULT = "https://results.example/{task_id}.png"
+
+_STATUS_PREFIX = STATUS_PATH.format(task_id="")
+
+
+@attrs.frozen
+class Answer:
+    """How the service treats one call.
+
+    Attributes:
+        reply: What it says, or how the call fails; ``None`` for what it would say by itself.
+        delay: Seconds until then; infinity for never.
+        uploaded: Whether it takes the request's body.
+        accepted: Whether a creation makes a task, though the reply does not say so.
+    """
+
+    reply: Reply | QwenEditError | None = None
+    delay: float = 0.0
+    uploaded: bool = True
+    accepted: bool = False
+
+
+NORMAL = Answer()
+HANGS = Answer(delay=math.inf)
+
+
+def status(code: int, *, retry_after: float | str | None = None, accepted: bool = False, **members: Any) -> Answer:
+    """An HTTP error, with the contract's ``error`` object."""
+    headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+    error = {"code": code, "error_message": "scripted"} | members
+    return Answer(Reply(status=code, headers=headers, body=json.dumps({"error": error}).encode()), accepted=accepted)
+
+
+def says(document: Mapping[str, Any] | bytes, *, complete: bool = True) -> Answer:
+    """HTTP 200 with this JSON."""
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return Answer(Reply(status=200, body=body, complete=complete))
+
+
+def lost(*, accepted: bool = True) -> Answer:
+    """The connection breaks after the request was sent whole."""
+    return Answer(APIConnectionError("the connection broke", request_sent=True), accepted=accepted)
+
+
+def refused() -> Answer:
+    """The connection is never made."""
+    return Answer(APIConnectionError("connection refused"), uploaded=False)
+
+
+def timed_out() -> Answer:
+    """No reply comes in time."""
+    return Answer(APITimeoutError("no reply", request_sent=True), delay=60.0, accepted=True)
+
+
+def in_order(*answers: Answer) -> Callable[..., Answer]:
+    """These answers to the first calls, and the normal one to all later ones."""
+    remaining = list(answers)
+    return lambda *_: remaining.pop(0) if remaining else NORMAL
+
+
+@attrs.frozen(kw_only=True)
+class Sent:
+    """One call, as the service got it. ``at`` is the loop's time."""
+
+    at: float
+    call: Call
+    body: Mapping[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def envelope(self) -> str:
+        return "params" if isinstance(self.body["input"], list) else "flat"
+
+
+@attrs.define(kw_only=True, eq=False)
+class MemoryService(Transport):
+    """Creates tasks, and tells that they are completed once their time has come.
+
+    Attributes:
+        duration: Seconds that a task takes.
+        latency: Seconds that a call takes.
+        room: How many tasks the account allows at a time; more are answered 429.
+        envelope: The form of the body that it takes; the other is answered 400.
+        on_submission: The answer to the n-th creation, from 1.
+        on_check: The answer to the n-th check, from 1, of the task with this id.
+    """
+
+    duration: float = 2.0
+    latency: float = 0.01
+    room: int | None = None
+    envelope: str | None = None
+    on_submission: Callable[[int], Answer] = in_order()
+    on_check: Callable[[str, int], Answer] = in_order()
+
+    submissions: list[Sent] = attrs.field(factory=list, init=False)
+    checks: list[Sent] = attrs.field(factory=list, init=False)
+    checks_of: dict[str, int] = attrs.field(factory=dict, init=False)
+    ends: dict[str, float] = attrs.field(factory=dict, init=False)
+    peak_unfinished: int = attrs.field(default=0, init=False)
+    calls_under_way: int = attrs.field(default=0, init=False)
+    aborted: list[Call] = attrs.field(factory=list, init=False)
+    opened: int = attrs.field(default=0, init=False)
+    closed: int = attrs.field(default=0, init=False)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of all tasks that were created."""
+        return list(self.ends)
+
+    @property
+    def unfinished(self) -> int:
+        """Tasks that run just now."""
+        now = asyncio.get_running_loop().time()
+        return sum(end > now for end in self.ends.values())
+
+    async def open(self) -> None:
+        self.opened += 1
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+    async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
+        assert self.opened > self.closed
+        self.calls_under_way += 1
+        try:
+            return await (self._create(call, body) if body is not None else self._tell(call))
+        except asyncio.CancelledError:
+            self.aborted.append(call)
+            raise
+        finally:
+            self.calls_under_way -= 1
+
+    async def _create(self, call: Call, body: JSONBody) -> Reply:
+        sink = _Sink()
+        sent_at = asyncio.get_running_loop().time()
+        self.submissions.append(Sent(at=sent_at, call=call, body=json.loads(body.decode())))
+        answer = self.on_submission(len(self.submissions))
+        if answer.uploaded:
+            await body.write(sink)  # type: ignore[arg-type]  # all that the body uses
+            assert len(sink.content) == body.size
+        own_reply = Reply(status=200)
+        if answer.uploaded and (answer.reply is None or answer.accepted):
+            own_reply = self._created(self.submissions[-1])
+        return await self._reply(answer, own_reply)
+
+    async def _tell(self, call: Call) -> Reply:
+        now = asyncio.get_running_loop().time()
+        self.checks.append(Sent(at=now, call=call))
+        task_id = call.path.removeprefix(_STATUS_PREFIX)
+        count = self.checks_of[task_id] = self.checks_of.get(task_id, 0) + 1
+        return await self._reply(self.on_check(task_id, count), self.state(task_id))
+
+    def _created(self, sent: Sent) -> Reply:
+        if self.envelope not in {None, sent.envelope}:
+            return _reply(status(400))
+        if self.room is not None and self.unfinished >= self.room:
+            return _reply(status(429))
+        task_id = f"task-{len(self.ends) + 1}"
+        self.ends[task_id] = sent.at + self.duration
+        self.peak_unfinished = max(self.peak_unfinished, self.unfinished)
+        return _reply(says({"id": task_id, "status": "in_progress"}))
+
+    def state(self, task_id: str) -> Reply:
+        """What a check of a task is answered just now."""
+        if task_id not in self.ends:
+            return _reply(status(404))
+        if self.ends[task_id] > asyncio.get_running_loop().time():
+            return _reply(says({"id": task_id, "status": "in_progress"}))
+        return _reply(says(completed(task_id)))
+
+    async def _reply(self, answer: Answer, own_reply: Reply) -> Reply:
+        if answer.delay == math.inf:
+            await asyncio.Event().wait()
+        await asyncio.sleep(self.latency + answer.delay)
+        if isinstance(answer.reply, QwenEditError):
+            raise answer.reply.for_task(None)
+        return own_reply if answer.reply is None else answer.reply
+
+
+def completed(task_id: str) -> dict[str, Any]:
+    """The status reply of a completed task."""
+    picture = {"type": "image", "url": RESULT.format(task_id=task_id)}
+    return {"id": task_id, "status": "completed", "output": [{"content": [picture]}], "usage": {"cost": "0.0357"}}
+
+
+def _reply(answer: Answer) -> Reply:
+    assert isinstance(answer.reply, Reply)
+    return answer.reply
+
+
+class _Sink:
+    """A connection that takes everything at once."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    async def write(self, chunk: bytes) -> None:
+        await asyncio.sleep(0)
+        self.content += chunk
+
+
+class MemorySession(EditSession):
+    """A session on the service in memory."""
+
+    def __init__(self, service: MemoryService, **options: Any) -> None:
+        defaults = {"envelope": "flat", "polling": FixedInterval(1.0)}
+        super().__init__(KEY, base_url="http://127.0.0.1:9", **defaults | options)
+        self.service = service
+
+    def _make_transport(self) -> Transport:
+        return self.service
+
+    async def __aenter__(self) -> Self:
+        return await super().__aenter__()
+
+
+class Interrupted:
+    """Awaits a coroutine, and has its task cancelled when it suspends for the n-th time.
+
+    Attributes:
+        suspensions: How often it has suspended.
+    """
+
+    def __init__(self, work: Any, at: int = 0, *, as_it_wakes: bool = False) -> None:
+        """Take the work.
+
+        Args:
+            work: The coroutine.
+            at: Which suspension to cancel at, from 1; 0 for none.
+            as_it_wakes: Cancel in the very step in which what it waits for comes, not while it waits.
+        """
+        self._work = work
+        self._at = at
+        self._as_it_wakes = as_it_wakes
+        self.suspensions = 0
+
+    def __await__(self) -> Any:
+        iterator = self._work.__await__()
+        value, error = None, None
+        while True:
+            try:
+                waits_for = iterator.send(value) if error is None else iterator.throw(error)
+            except StopIteration as end:
+                return end.value
+            self.suspensions += 1
+            if self.suspensions == self._at:
+                self._cancel(waits_for)
+            value, error = None, None
+            try:
+                value = yield waits_for
+            except BaseException as thrown:
+                error = thrown
+
+    def _cancel(self, waits_for: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if self._as_it_wakes and waits_for is not None:
+            waits_for.add_done_callback(lambda _: task.cancel())
+        else:
+            asyncio.get_running_loop().call_soon(task.cancel)

@@ -1,0 +1,115 @@
+"""The public surface: what is exported is documented, is what the README speaks of, and needs no extra."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import qwen_edit_async
+from qwen_edit_async import QwenEditError, emulator
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def public_objects() -> list[tuple[str, object]]:
+    return [
+        (f"{module.__name__}.{name}", getattr(module, name))
+        for module in (qwen_edit_async, emulator)
+        for name in module.__all__
+        if not name.startswith("__")
+    ]
+
+
+def own_members(cls: type) -> list[tuple[str, object]]:
+    return [
+        (name, member)
+        for name, member in vars(cls).items()
+        if not name.startswith("_") and (callable(member) or isinstance(member, property | classmethod | staticmethod))
+    ]
+
+
+def test_all_lists_exactly_what_is_imported_for_the_public():
+    public = {
+        name
+        for name, value in vars(qwen_edit_async).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert public | {"__version__"} == set(qwen_edit_async.__all__)
+
+
+@pytest.mark.parametrize(("name", "value"), public_objects(), ids=lambda value: value if isinstance(value, str) else "")
+def test_everything_public_has_a_docstring(name, value):
+    if not inspect.isclass(value) and not inspect.isroutine(value):
+        return
+    assert inspect.getdoc(value), name
+    if inspect.isclass(value):
+        undocumented = [member for member, found in own_members(value) if not inspect.getdoc(found)]
+        assert undocumented == []
+
+
+def test_every_error_is_exported():
+    def tree(cls: type) -> set[type]:
+        return {cls}.union(*(tree(child) for child in cls.__subclasses__()))
+
+    ours = {cls.__name__ for cls in tree(QwenEditError) if cls.__module__.startswith("qwen_edit_async.")}
+    assert ours <= set(qwen_edit_async.__all__)
+
+
+def test_methods_that_can_raise_say_so():
+    session = qwen_edit_async.EditSession
+    for method in (session.edit, session.submit, session.attach, session.status, session.edit_many):
+        doc = inspect.getdoc(method) or ""
+        assert "Raises:" in doc or "errors are those of" in doc, method.__name__
+
+
+def test_readme_names_only_what_exists():
+    named = set(re.findall(r"`([A-Z][A-Za-z]+(?:Error|Warning|Session|Request|Result|Task|Emulator|Image))`", README))
+    known = set(qwen_edit_async.__all__) | set(emulator.__all__) | {"CancelledError"}
+    assert named - known == set()
+
+
+def test_readme_speaks_of_every_error_that_a_user_meets():
+    told = {name for name in qwen_edit_async.__all__ if name.endswith("Error")} - {
+        "APIResponseError",
+        "APIStatusError",
+        "APITimeoutError",
+        "InternalServerError",
+        "QwenEditError",
+    }
+    assert {name for name in told if f"`{name}`" not in README} == set()
+
+
+def test_readme_map_names_every_module():
+    package = Path(qwen_edit_async.__file__).parent
+    modules = {path.stem for path in package.glob("_*.py")} - {"__init__", "__main__", "_version"}
+    section = README[README.index("## Contributing") :]
+    assert {name for name in modules if not re.search(rf"\b{name}\b", section)} == set()
+
+
+def test_files_that_the_readme_sends_to_exist():
+    package = Path(qwen_edit_async.__file__).parent
+    section = README[README.index("| to change | open |") :]
+    paths = set(re.findall(r"`((?:emulator/|_cli/)?_\w+\.py)`", section))
+    assert paths
+    assert {path for path in paths if not (package / path).exists()} == set()
+
+
+def test_importing_the_package_needs_no_extra():
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('PIL', 'pybase64', 'cyclopts', 'rich', 'numpy'))); "
+    done = subprocess.run(
+        [sys.executable, "-c", blocked + "import qwen_edit_async; qwen_edit_async.EditSession('key')"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_the_type_marker_is_shipped():
+    assert (Path(qwen_edit_async.__file__).parent / "py.typed").exists()

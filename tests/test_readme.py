@@ -1,0 +1,60 @@
+"""Every Python example of the README runs, against the emulator."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from types import CodeType
+
+import PIL.Image
+import pytest
+
+from qwen_edit_async.emulator import EditEmulator
+
+README = Path(__file__).parent.parent / "README.md"
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+SNIPPETS = [example for example in EXAMPLES if "pytest" not in example]
+PYTEST_EXAMPLES = [example for example in EXAMPLES if "pytest" in example]
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """The files that the examples speak of, in the working directory."""
+    (tmp_path / "photos").mkdir()
+    for name in ("cat.jpg", "girl.png", "dress.png", "photos/one.jpg", "photos/two.jpg"):
+        PIL.Image.effect_mandelbrot((400, 400), (-2, -1, 1, 1), 20).convert("RGB").save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def compiled(example: str) -> CodeType:
+    return compile(example, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_there_are_examples():
+    assert len(SNIPPETS) >= 4
+    assert len(PYTEST_EXAMPLES) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("example", SNIPPETS, ids=lambda example: example.strip().splitlines()[-1].strip())
+async def test_example_runs(example, pictures, monkeypatch, capsys):
+    async with EditEmulator() as emulator:
+        monkeypatch.setenv("QWEN_EDIT_API_KEY", emulator.api_key)
+        monkeypatch.setenv("QWEN_EDIT_BASE_URL", emulator.url)
+        coroutine = eval(compiled(example), {})
+        if inspect.iscoroutine(coroutine):
+            await coroutine
+        assert emulator.statistics().tasks_created >= 1
+    assert "Error" not in capsys.readouterr().out
+
+
+def test_pytest_example_passes(pictures, pytester):
+    PIL.Image.new("RGB", (400, 400), "teal").save(pytester.path / "cat.jpg")
+    pytester.makeconftest("import pytest\n\n@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'\n")
+    pytester.makepyfile(PYTEST_EXAMPLES[0])
+    others = ("asyncio", "randomly", "looptime_plugin", "looptime_timeproxies", "looptime_chronometers")
+    disabled = [argument for name in others for argument in ("-p", f"no:{name}")]
+    pytester.runpytest_inprocess(*disabled).assert_outcomes(passed=1)
