@@ -7,6 +7,7 @@ session's host task, and the task id that comes back is kept.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Coroutine
 from random import Random
@@ -186,11 +187,13 @@ class Submitter:
         answer: asyncio.Future[TaskSnapshot] = loop.create_future()
         exchange = self._spawn(self._exchange(protocol, call, body, answer))
         self._exchanges[exchange] = body
-        exchange.add_done_callback(self._exchanges.pop)
+        exchange.add_done_callback(functools.partial(self._exchange_ended, body, answer))
         try:
             return await answer
         except asyncio.CancelledError:
-            if body.sent_whole:
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                self._on_orphan(answer.result())  # it came in the very moment of the cancellation
+            elif body.sent_whole:
                 log.warning("a submission was given up after it was sent: a task may exist; its id follows if it comes")
             else:
                 exchange.cancel()
@@ -214,11 +217,16 @@ class Submitter:
             else:
                 self._counters.submitted += 1
                 self._on_orphan(snapshot)
-        finally:
-            if not answer.done():
-                lost = "after it was sent: a task may exist" if body.sent_whole else "before it was sent"
-                kind = SubmitUncertainError if body.sent_whole else SessionClosedError
-                answer.set_exception(kind(f"the session was closed while the edit was submitted, {lost}"))
+
+    def _exchange_ended(
+        self, body: JSONBody, answer: asyncio.Future[TaskSnapshot], exchange: asyncio.Task[None]
+    ) -> None:
+        """Let nobody wait for an exchange that was cut off by the session's end, perhaps before it began."""
+        del self._exchanges[exchange]
+        if not answer.done():
+            lost = "after it was sent: a task may exist" if body.sent_whole else "before it was sent"
+            kind = SubmitUncertainError if body.sent_whole else SessionClosedError
+            answer.set_exception(kind(f"the session was closed while the edit was submitted, {lost}"))
 
     async def _back_off(self, attempts: _Attempts, error: QwenEditError) -> None:
         """Wait as long as is right before the next attempt; raises if there must not be one."""

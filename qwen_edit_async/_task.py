@@ -18,7 +18,7 @@ class TaskState:
     __slots__ = ("_on_engaged", "_waiters", "outcome", "snapshot")
 
     def __init__(self, snapshot: TaskSnapshot, on_engaged: Callable[[int], None]) -> None:
-        self.snapshot = snapshot
+        self.snapshot: TaskSnapshot = snapshot
         self.outcome: EditResult | BaseException | None = None
         self._on_engaged = on_engaged
         self._waiters: set[asyncio.Future[None]] = set()
@@ -31,7 +31,7 @@ class TaskState:
     def show(self, snapshot: TaskSnapshot) -> None:
         """Take in an answer of the service."""
         if snapshot != self.snapshot:
-            self.snapshot = snapshot
+            self.snapshot: TaskSnapshot = snapshot
             self._wake()
 
     def end(self, outcome: EditResult | BaseException) -> None:
