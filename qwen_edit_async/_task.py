@@ -31,7 +31,7 @@ class TaskState:
     def show(self, snapshot: TaskSnapshot) -> None:
         """Take in an answer of the service."""
         if snapshot != self.snapshot:
-            self.snapshot: TaskSnapshot = snapshot
+            self.snapshot = snapshot
             self._wake()
 
     def end(self, outcome: EditResult | BaseException) -> None:

@@ -248,6 +248,7 @@ async def test_a_connection_that_takes_no_more_is_a_timeout(make_body, free, who
     assert body.failure.__traceback__ is None
 
 
+@pytest.mark.may_block("the test writes a file")
 async def test_a_file_that_changes_while_it_is_sent_ends_the_sending(make_body, tmp_path) -> None:
     path = tmp_path / "a.jpg"
     body = make_body(file_image(path, bytes(3 * RAW_CHUNK)))
@@ -287,6 +288,7 @@ async def test_a_cancelled_attempt_leaves_no_file_open_and_can_be_repeated(make_
     assert len(again.taken) == body.size
 
 
+@pytest.mark.may_block("the test prepares the edit")
 async def test_a_large_file_is_sent_in_little_memory(offloader, tmp_path) -> None:
     path = tmp_path / "a.bmp"
     Image.frombytes("RGB", (1730, 1730), random.Random(7).randbytes(1730 * 1730 * 3)).save(path)
