@@ -124,7 +124,7 @@ def demo(session: nox.Session) -> None:
         for name, instructions in PHOTOS.items():
             for number, instruction in enumerate(instructions, 1):
                 rows.writerow([f"{Path(name).stem}-{number}", photos / name, "", instruction])
-        rows.writerow(["two-images", photos / "astronaut.png", photos / "rocket.jpg", "put both side by side, and snow"])
+        rows.writerow(["two-images", photos / "astronaut.png", photos / "rocket.jpg", "put picture 1 into picture 2, and make it snow"])
     session.run("qwen-edit", "batch", str(table), "-o", str(output), "--emulator", "--concurrency", "8")
 
 

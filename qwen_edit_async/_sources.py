@@ -128,7 +128,7 @@ def name_items(items: Iterable[SourceItem], note: Callable[[str], None] = lambda
     for index, item in enumerate(rows):
         if item.request is None or index in named:
             continue
-        stem = key = _as_key(_stem(item))
+        stem = key = _as_key(image_stem(str(item.request.images[0])) or f"row-{item.row}")
         while key.casefold() in taken:
             numbers[stem] = numbers.get(stem, 1) + 1
             key = f"{stem}-{numbers[stem]}"
@@ -140,6 +140,13 @@ def name_items(items: Iterable[SourceItem], note: Callable[[str], None] = lambda
         stem, key = renamed[0]
         note(f"{len(renamed)} pictures share a name with another: their results get a number, such as {key} for {stem}")
     return [named.get(index, item) for index, item in enumerate(rows)]
+
+
+def image_stem(image: str) -> str:
+    """The name of a picture without its ending, out of its path or URL; empty for a data URI."""
+    if is_data_uri(image):
+        return ""
+    return PurePath(unquote(urlsplit(image).path) if is_url(image) else image).stem
 
 
 def _pictures(
@@ -308,13 +315,6 @@ def _from_text(name: str, text: str) -> Any:
         with contextlib.suppress(ValueError):
             return int(text)
     return text
-
-
-def _stem(item: SourceItem) -> str:
-    image = item.request.images[0] if item.request is not None else None
-    if not isinstance(image, str) or is_data_uri(image):
-        return f"row-{item.row}"
-    return PurePath(unquote(urlsplit(image).path) if is_url(image) else image).stem
 
 
 def _as_key(text: str) -> str:
