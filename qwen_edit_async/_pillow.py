@@ -7,6 +7,7 @@ large pictures, and warnings can't be caught safely on a thread. The number of p
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 from typing import IO, Any, Final, cast
 
@@ -36,6 +37,8 @@ _OTHER_PLUGINS: Final = ("AVIF", "HEIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI")
 _ORIENTATION: Final = 0x0112
 _UPRIGHT: Final = 1
 _JPEG_QUALITY: Final = 95
+_JPEG_SAMPLE_BYTES: Final = 8 * 1024
+_JPEG_END: Final = b"\xff\xd9"
 _DEEP_MODES: Final = frozenset({"I", "F"})
 
 
@@ -61,8 +64,9 @@ class Encoded:
 def check(file: IO[bytes], media_type: str, name: str) -> tuple[int, int] | None:
     """Decode as much of an image file as it takes to be sure that it is whole; returns its width and height, if known.
 
-    A JPEG is decoded at an eighth of its size, which reads all of its data; of a PNG only the header is read, since
-    its structure has been checked to the end; of the others the first frame is decoded.
+    The structure of a JPEG or PNG has been checked to its end: of a JPEG the tables and the first 8 KiB of pixels are
+    decoded, since decoders make something of any data that follows, and of a PNG the header. Of the others the first
+    frame is decoded.
 
     Raises:
         InvalidEditError: If it can't be decoded, or has more than 89,478,485 pixels.
@@ -70,7 +74,8 @@ def check(file: IO[bytes], media_type: str, name: str) -> tuple[int, int] | None
     try:
         with _open(file, (_PLUGINS[media_type],), name) as image:
             sides = image.size
-            if media_type == "image/jpeg":
+            if isinstance(image, _JpegFile):
+                image.end_after(_JPEG_SAMPLE_BYTES)
                 image.draft(None, (max(1, sides[0] // 8), max(1, sides[1] // 8)))
             if media_type != "image/png":
                 image.load()
@@ -130,6 +135,18 @@ def fit(file: IO[bytes], size: int, media_type: str | None, name: str) -> Encode
 
 class _JpegFile(JpegImagePlugin.JpegImageFile):
     """A JPEG file that is not asked for its resolution, since looking for that warns about corrupt EXIF data."""
+
+    _readable = sys.maxsize
+
+    def end_after(self, size: int) -> None:
+        """Take everything for gray that comes after so many bytes of pixel data; call it before anything is decoded."""
+        self._readable = self.fp.tell() + size  # the decoder begins at the start of the file
+
+    def load_read(self, read_bytes: int) -> bytes:
+        """The next bytes for the decoder."""
+        data = super().load_read(min(read_bytes, self._readable)) if self._readable else _JPEG_END
+        self._readable -= min(len(data), self._readable)
+        return data
 
     def _read_dpi_from_exif(self) -> None:
         pass

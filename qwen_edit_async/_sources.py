@@ -65,7 +65,7 @@ class EditDefaults:
     """
 
     instruction: str | None = None
-    parameters: EditParameters = EditParameters()
+    parameters: EditParameters = attrs.field(factory=EditParameters)
 
 
 def read_source(
@@ -97,7 +97,8 @@ def read_source(
     if not path.exists():
         if not glob.has_magic(str(source)):
             raise ConfigurationError(f"there is no directory, file or pattern of files {str(source)!r}")
-        found = sorted(Path(each) for each in glob.glob(str(source), recursive=True))
+        # Path.glob knows no absolute patterns.
+        found = sorted(Path(each) for each in glob.glob(str(source), recursive=True))  # noqa: PTH207  # as above
         return _pictures(found, f"what matches {str(source)!r}", defaults, exclude, note)
     if path.suffix.lower() in {".csv", ".tsv"}:
         return _csv_items(path, defaults, note)
@@ -283,15 +284,9 @@ def _item(
 ) -> SourceItem:
     try:
         options = {name: convert(name, fields[name]) for name in PARAMETER_NAMES & fields.keys()}
-        instruction = fields.get("instruction") or defaults.instruction
-        if instruction is None:
-            raise InvalidEditError("it has no instruction, and none was given for all rows")
-        images = [_located(fields[name], folder) for name in _IMAGE_COLUMNS if fields.get(name)]
-        if not images:
-            raise InvalidEditError("it names no image")
         request = EditRequest(
-            images,
-            instruction,
+            [_located(fields[name], folder) for name in _IMAGE_COLUMNS if fields.get(name)],
+            fields.get("instruction") or defaults.instruction or "",
             attrs.evolve(defaults.parameters, **options),
             key=str(fields["key"]) if "key" in fields else None,
             metadata={name: value for name, value in fields.items() if name not in _COLUMNS},

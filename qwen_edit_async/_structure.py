@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import IO, Final
 
@@ -10,12 +11,17 @@ from ._png import PngCheck, PngError
 _BLOCK: Final = 192 * 1024
 _CUT_SHORT: Final = "it is cut short"
 _SOS, _EOI = 0xDA, b"\xff\xd9"
+_SCAN_BLOCK: Final = 16 * 1024
+_MARKER_IN_SCAN: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
+"""In pixel data 0xFF may only be followed by a stuffed zero, a restart marker, or another 0xFF."""
+_BETWEEN_SCANS: Final = frozenset({0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE})
+"""Tables, scans, applications' data and comments."""
 
 
 def find_damage(file: IO[bytes], size: int, media_type: str) -> str | None:
     """What is wrong with a file's structure, in words, or ``None``.
 
-    PNG is checked chunk by chunk; JPEG is to have an end-of-image marker behind its first scan; WEBP is to be as long
+    PNG is checked chunk by chunk; JPEG from marker to marker, as far as its end-of-image marker; WEBP is to be as long
     as it says; TIFF is to hold its first directory. BMP and GIF say too little of themselves.
 
     Args:
@@ -52,11 +58,25 @@ def _jpeg_damage(file: IO[bytes], _size: int) -> str | None:
             continue
         marker = head[1]
         file.seek(int.from_bytes(head[2:]) - 2, 1)
+    return _scan_damage(file)
+
+
+def _scan_damage(file: IO[bytes]) -> str | None:
+    """What is wrong from a JPEG's first scan on, whose header was just read; decoders stumble over the same."""
     last = b""
-    while block := file.read(_BLOCK):
-        if _EOI in last + block:
+    while block := file.read(_SCAN_BLOCK):
+        data = last + block
+        marker = _MARKER_IN_SCAN.search(data)
+        if marker is None:
+            last = block[-1:]
+            continue
+        if marker[0] == _EOI:
             return None
-        last = block[-1:]
+        if marker[0][1] not in _BETWEEN_SCANS:
+            return "its pixel data is damaged"
+        file.seek(marker.end() - len(data), 1)
+        file.seek(max(0, int.from_bytes(file.read(2)) - 2), 1)
+        last = b""
     return _CUT_SHORT
 
 

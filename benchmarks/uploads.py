@@ -1,0 +1,179 @@
+"""Memory and CPU of large uploads: a session beside requests that are built whole in memory.
+
+Each edit sends three image files of about 8 MB, all edits at once. The usual hand-written client reads the files, makes
+one JSON text of them, and posts that; it is given fewer edits at a time, since each takes over 100 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import aiohttp
+import attrs
+import numpy as np
+from _measure import Cost, interleaved, metered, run_in_fresh_process
+from _report import Row, report
+from _server import serve
+from PIL import Image
+
+from qwen_edit_async import EditRequest, EditSession, FixedInterval
+
+try:
+    from pybase64 import b64encode  # both sides encode with the same function
+except ImportError:
+    from base64 import b64encode
+
+TARGET = 100.0
+_MB = 1_000_000
+_GB = 1_000_000_000
+_INSTRUCTION = "make it snow"
+
+
+@attrs.frozen
+class Plan:
+    """What a client does."""
+
+    edits: int
+    images: tuple[str, ...]
+    media_type: str
+
+    @property
+    def bytes_sent(self) -> int:
+        """Of image files, before Base64."""
+        return self.edits * sum(Path(image).stat().st_size for image in self.images)
+
+
+def library(url: str, api_key: str, plan: Plan) -> Cost:
+    """All edits at once through ``EditSession.edit_many``; its memory counts from before the session is opened."""
+    with metered() as cost:
+        asyncio.run(_library(url, api_key, plan))
+    return cost
+
+
+async def _library(url: str, api_key: str, plan: Plan) -> None:
+    async with EditSession(api_key, base_url=url, max_in_flight=plan.edits, polling=FixedInterval(0.5)) as session:
+        async for outcome in session.edit_many(EditRequest(plan.images, _INSTRUCTION) for _ in range(plan.edits)):
+            if outcome.error is not None:
+                raise outcome.error
+
+
+def naive(url: str, api_key: str, plan: Plan) -> Cost:
+    """All edits at once, each as one JSON text."""
+    with metered() as cost:
+        asyncio.run(_naive(url, api_key, plan))
+    return cost
+
+
+async def _naive(url: str, api_key: str, plan: Plan) -> None:
+    generation = f"{url}/model/v1/generation"
+    headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
+    async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as http:
+
+        async def edit() -> None:
+            files = await asyncio.to_thread(lambda: [Path(image).read_bytes() for image in plan.images])
+            content: list[dict[str, str]] = [
+                {"image": f"data:{plan.media_type};base64,{b64encode(file).decode()}"} for file in files
+            ]
+            body = {
+                "model": "qwen_image_edit_plus",
+                "input": {"messages": [{"role": "user", "content": [*content, {"text": _INSTRUCTION}]}]},
+            }
+            async with http.post(generation, data=json.dumps(body).encode()) as response:
+                task = await response.json()
+            while task["status"] != "completed":
+                await asyncio.sleep(0.5)
+                async with http.get(f"{generation}/task/{task['id']}") as response:
+                    task = await response.json()
+
+        await asyncio.gather(*(edit() for _ in range(plan.edits)))
+
+
+def large_pictures(folder: Path, kind: str, size: int) -> tuple[str, ...]:
+    """Three files of noise, of nearly ``size`` bytes each."""
+    return tuple(str(_large_picture(folder / f"{seed}.{kind}", size, seed)) for seed in range(3))
+
+
+def _large_picture(path: Path, size: int, seed: int) -> Path:
+    random = np.random.default_rng(seed)
+    width, height = 2048, 256
+    while True:
+        noise = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        noise.save(path, quality=95, compress_level=1)
+        written = path.stat().st_size
+        if 0.98 * size <= written <= size:
+            return path
+        height = int(height * 0.99 * size / written)
+
+
+def measure(client: Callable[[str, str, Plan], Cost], plan: Plan) -> Cost:
+    """Run one client against a new emulator, and see that all of its edits were accepted."""
+    with serve(checks=1) as server:
+        cost = run_in_fresh_process(client, server.url, server.api_key, plan)
+        counted, submissions = server.counters()
+        sent = {image.size_bytes for submission in submissions for image in submission.images}
+    if counted.tasks_completed != plan.edits or sent != {Path(image).stat().st_size for image in plan.images}:
+        raise RuntimeError(f"{counted.tasks_completed} of {plan.edits} edits, with images of {sent} bytes")
+    return cost
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--edits", type=int, default=64, help="edits at once (default: %(default)s)")
+    parser.add_argument("--naive-edits", type=int, default=8, help="of the naive client (default: %(default)s)")
+    parser.add_argument("--megabytes", type=float, default=8, help="of each image file (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=3, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="4 edits of 1 MB images, once: does it run at all?")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    options = parser.parse_args()
+    if options.quick:
+        options.edits, options.naive_edits, options.megabytes, options.repetitions = 4, 2, 1, 1
+    with tempfile.TemporaryDirectory() as folder:
+        plans: dict[tuple[str, str], Plan] = {}
+        for kind in ("jpeg", "png"):
+            images = large_pictures(Path(folder), kind, int(options.megabytes * _MB))
+            plans["library", kind] = Plan(options.edits, images, f"image/{kind}")
+            plans["naive", kind] = Plan(options.naive_edits, images, f"image/{kind}")
+        clients = {"library": library, "naive": naive}
+        costs = interleaved(
+            {key: functools.partial(measure, clients[key[0]], plan) for key, plan in plans.items()},
+            options.repetitions,
+        )
+        sent = {key: plan.bytes_sent for key, plan in plans.items()}
+    report("uploads", _rows(plans, costs, sent), _setup(options, sent), options.output)
+
+
+def _rows(
+    plans: dict[tuple[str, str], Plan], costs: dict[tuple[str, str], list[Cost]], sent: dict[tuple[str, str], int]
+) -> Sequence[Row]:
+    memory, cpu, rate = [], [], []
+    for key, plan in plans.items():
+        name, kind = key
+        limit = TARGET if name == "library" else None
+        growth = [cost.memory_growth / _MB for cost in costs[key]]
+        memory.append(Row(f"peak RSS growth, {kind} (MB)", f"{name}, {plan.edits} edits", growth, limit))
+        cpu.append(Row(f"CPU per GB of images, {kind} (s)", name, [cost.cpu / sent[key] * _GB for cost in costs[key]]))
+        rate.append(Row(f"MB a second, {kind}", name, [sent[key] / cost.wall / _MB for cost in costs[key]]))
+    return [*memory, *cpu, *rate]
+
+
+def _setup(options: argparse.Namespace, sent: dict[tuple[str, str], int]) -> dict[str, object]:
+    return {
+        "images an edit": 3,
+        "MB an image": options.megabytes,
+        "edits at once": options.edits,
+        "of the naive client": options.naive_edits,
+        "GB sent": round(sent["library", "jpeg"] / _GB, 2),
+        "repetitions": options.repetitions,
+        "Base64": b64encode.__module__,
+    }
+
+
+if __name__ == "__main__":
+    main()

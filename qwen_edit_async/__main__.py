@@ -1,0 +1,8 @@
+"""``python -m qwen_edit_async`` is the ``qwen-edit`` command."""
+
+import sys
+
+from ._cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

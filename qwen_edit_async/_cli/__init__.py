@@ -1,0 +1,35 @@
+"""The ``qwen-edit`` command.
+
+Exit codes: 0 all done; 1 some edits failed; 2 wrong usage, nothing was sent; 3 the key or the balance; 130 interrupted.
+
+::
+
+    main ──► _app            commands, help, exit codes of wrong usage
+             _edit _batch _status _fetch _emulator        one file a command
+             _running        signals, the session, what is said at the end
+             _display        what people see            _messages    errors in the shell's words
+             _options        options that commands share
+
+What a command needs of the library is imported when it runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+_USAGE = 2
+_EXTRA = frozenset({"cyclopts", "rich", "PIL"})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line, by default the process's own, and return its exit code."""
+    try:
+        from ._app import run  # noqa: PLC0415  # the extra may be missing
+
+        return run(sys.argv[1:] if arguments is None else arguments)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        print(f'error: this needs {error.name}: pip install "qwen-edit-async[cli]"', file=sys.stderr)  # noqa: T201  # rich may be what is missing
+        return _USAGE

@@ -1,0 +1,57 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cyclopts
+
+from qwen_edit_async._errors import ConfigurationError, InvalidEditError
+from qwen_edit_async._version import __version__
+
+from ._batch import batch
+from ._display import Screen
+from ._edit import edit
+from ._emulator import emulator
+from ._fetch import fetch
+from ._messages import ExitCode, plain
+from ._status import status
+
+_HELP = "Edit pictures with the hosted model qwen_image_edit_plus."
+_EPILOGUE = """\
+Environment
+  QWEN_EDIT_API_KEY   the key; it is never an argument
+  QWEN_EDIT_BASE_URL  the service's address
+  QWEN_EDIT_LOG       a level, such as info, to log to the standard error stream
+
+Exit codes
+  0    all done
+  1    some edits failed
+  2    wrong usage; nothing was sent
+  3    the key or the balance
+  130  interrupted; the tasks that still run are named, and how to fetch them"""
+
+_app = cyclopts.App(
+    name="qwen-edit",
+    help=_HELP,
+    help_epilogue=_EPILOGUE,
+    help_format="plaintext",
+    version=__version__,
+    suppress_keyboard_interrupt=False,
+)
+for _position, _command in enumerate((edit, batch, status, fetch, emulator)):
+    _app.command(_command, sort_key=_position)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command, and return its exit code."""
+    try:
+        code = _app(list(arguments), exit_on_error=False, result_action="return_value")
+    except cyclopts.CycloptsError:
+        return ExitCode.USAGE  # cyclopts has said what is wrong
+    except (ConfigurationError, InvalidEditError, OSError) as error:
+        Screen().error(plain(error))
+        return ExitCode.USAGE
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    return int(code or ExitCode.DONE)

@@ -1,0 +1,88 @@
+"""Errors in the words of the shell, and as exit codes."""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Any
+
+from qwen_edit_async._errors import (
+    APIStatusError,
+    AuthenticationError,
+    ConfigurationError,
+    EditFailedError,
+    InsufficientBalanceError,
+    InvalidEditError,
+    PermissionDeniedError,
+    QwenEditError,
+)
+from qwen_edit_async._models import EditRequest
+
+CREDENTIAL_ERRORS = (AuthenticationError, InsufficientBalanceError, PermissionDeniedError)
+
+MISSING_KEY = (
+    "there is no API key. Set it in the environment:\n"
+    "  export QWEN_EDIT_API_KEY=…\n"
+    "edit and batch need none with --emulator, which makes the pictures with an embedded service instead of the model."
+)
+
+_FOR_THE_SHELL = (
+    (re.compile(r"session\.attach\('([^']+)'\)"), r"qwen-edit fetch \1"),
+    (re.compile(r"let the session do so with fit=True"), "use --fit"),
+    (re.compile(r"resubmit_uncertain=True"), "--resubmit-uncertain"),
+    (re.compile(r", or allow_insecure=True"), ""),
+)
+
+
+class ExitCode(enum.IntEnum):
+    """What the process says to the shell."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    CREDENTIALS = 3
+    INTERRUPTED = 130
+
+
+def exit_code(error: Exception) -> ExitCode:
+    """The exit code of a command that this error ended."""
+    if isinstance(error, CREDENTIAL_ERRORS):
+        return ExitCode.CREDENTIALS
+    if isinstance(error, ConfigurationError | InvalidEditError):
+        return ExitCode.USAGE
+    return ExitCode.FAILED
+
+
+def plain(error: Exception) -> str:
+    """What an error says, with the command's options where the library's are meant."""
+    text = str(error) or type(error).__name__
+    for pattern, words in _FOR_THE_SHELL:
+        text = pattern.sub(words, text)
+    return text
+
+
+def reason(error: Exception, request: EditRequest | None) -> str:
+    """What an error says without what is special about the one edit, so that equal ones can be counted."""
+    if isinstance(error, EditFailedError):
+        text = error.message + ("" if error.code is None else f" (code {error.code})")
+    elif isinstance(error, APIStatusError):
+        code = "" if error.code is None else f", code {error.code}"
+        text = f"{error.message} (HTTP {error.status_code}{code})"
+    else:
+        text = plain(error)
+    for image in request.images if request is not None else ():
+        text = text.replace(f" ({image})", "") if isinstance(image, str) else text
+    task_id = error.task_id if isinstance(error, QwenEditError) else None
+    return text.replace(task_id, "ID") if task_id else text
+
+
+def error_as_json(error: Exception) -> dict[str, Any]:
+    """An error for programs."""
+    return {
+        "error": {
+            "type": type(error).__name__,
+            "message": plain(error),
+            "task_id": getattr(error, "task_id", None),
+            "code": getattr(error, "code", None),
+        }
+    }

@@ -1,0 +1,187 @@
+"""How a command runs: on an event loop that signals can stop, with a session whose unfinished tasks are told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+import warnings
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from qwen_edit_async._errors import ConfigurationError, EditWarning, QwenEditError
+
+from ._display import Screen
+from ._messages import MISSING_KEY, ExitCode, exit_code, plain
+from ._options import ConnectionOptions, SubmissionOptions
+
+if TYPE_CHECKING:
+    from qwen_edit_async._results import EditResult
+    from qwen_edit_async._session import EditSession
+    from qwen_edit_async._task import EditTask
+
+EMULATOR_NOTE = "an embedded service makes these pictures, not the model"
+
+
+class MissingKeyError(ConfigurationError):
+    """The environment has no key, or one that can't be."""
+
+
+@attrs.define
+class Run:
+    """One run of a command that talks to the service.
+
+    Attributes:
+        screen: What people see.
+        connection: How to talk to the service.
+        submission: What may be submitted, and where.
+        max_in_flight: Tasks at a time.
+        output: Where results go.
+        unsaved: Ids of completed tasks whose pictures are not all saved yet.
+        on_error: Shows the error that ends the command.
+    """
+
+    screen: Screen
+    connection: ConnectionOptions
+    submission: SubmissionOptions = attrs.field(factory=SubmissionOptions)
+    max_in_flight: int = 16
+    output: Path = Path()
+    unsaved: dict[str, None] = attrs.field(factory=dict)
+    on_error: Callable[[Exception], None] | None = None
+
+    def __call__(self, work: Callable[[EditSession], Coroutine[Any, Any, int]]) -> int:
+        """Open a session, do the work, close it, and return the exit code.
+
+        SIGINT and SIGTERM cancel the work.
+        """
+        show = self.on_error or (lambda error: self.screen.error(plain(error)))
+        try:
+            with _notes_on(self.screen), asyncio.Runner() as runner:
+                return runner.run(self._run(work))
+        except MissingKeyError as error:
+            show(error)
+            return ExitCode.CREDENTIALS
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            return ExitCode.INTERRUPTED
+        except (QwenEditError, OSError) as error:
+            show(error)
+            return exit_code(error)
+
+    async def _run(self, work: Callable[[EditSession], Coroutine[Any, Any, int]]) -> int:
+        cancel_on_termination()
+        async with self._session() as session:
+            return await work(session)
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[EditSession]:
+        from qwen_edit_async._polling import FixedInterval  # noqa: PLC0415  # see the package's docstring
+        from qwen_edit_async._session import EditSession  # noqa: PLC0415  # likewise
+
+        interval = self.connection.poll_interval
+        async with contextlib.AsyncExitStack() as stack:
+            key, base_url = None, None
+            if self.submission.emulator:
+                from qwen_edit_async.emulator import EditEmulator  # noqa: PLC0415  # likewise
+
+                embedded = await stack.enter_async_context(EditEmulator())
+                key, base_url = embedded.api_key, embedded.url
+                self.screen.note(EMULATOR_NOTE)
+            else:
+                _check_key()
+            session = EditSession(
+                key,
+                base_url=base_url,
+                envelope=self.submission.envelope,
+                max_in_flight=self.max_in_flight,
+                polling=None if interval is None else FixedInterval(interval),
+                timeout=self.connection.timeout,
+                deadline=self.connection.deadline,
+                resubmit_uncertain=self.submission.resubmit_uncertain,
+                strict=self.submission.strict,
+                fit=self.submission.fit,
+            )
+            try:
+                async with session:
+                    try:
+                        yield session
+                    except asyncio.CancelledError:
+                        self.screen.line("interrupted", "bold")
+                        raise
+            finally:
+                self.screen.close()
+                self._tell_rest({**dict.fromkeys(session.unfinished), **self.unsaved}, session.statistics().uncertain)
+
+    def _tell_rest(self, task_ids: Iterable[str], uncertain: int) -> None:
+        """Say what was paid for and is not here."""
+        ids = list(task_ids)
+        if ids and self.submission.emulator:
+            self.screen.line(f"{_count(ids, 'task')} ended with the embedded service")
+        elif ids:
+            self.screen.line(f"{_count(ids, 'task')} of this run may be charged, and can be fetched when done:")
+            for task_id in ids:
+                self.screen.line(f"  {fetch_command(task_id, self.output)}", whole=True)
+        if uncertain and not self.submission.emulator:
+            self.screen.warning(
+                f"{uncertain} of the submissions got no reply: tasks whose ids are unknown may exist, and be charged"
+            )
+
+
+async def wait_for(task: EditTask, run: Run) -> EditResult:
+    """Wait for a task while people see how it stands; until its pictures are saved, the run has its id."""
+    with run.screen.console.status(f"task {task.id}") as shown:
+        async for snapshot in task.updates():
+            progress = "" if snapshot.progress is None else f" {snapshot.progress:.0%}"
+            shown.update(f"task {task.id}: {snapshot.status_word or snapshot.status.value}{progress}")
+        result = await task
+    run.unsaved[task.id] = None
+    return result
+
+
+def fetch_command(task_id: str, output: Path) -> str:
+    """What to type to fetch a task's pictures."""
+    return shlex.join(["qwen-edit", "fetch", task_id, "-o", str(output)])
+
+
+def cancel_on_termination() -> None:
+    """Let SIGTERM do what SIGINT does: cancel the running task."""
+    task = asyncio.current_task()
+    if task is not None:
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
+def _check_key() -> None:
+    from qwen_edit_async._config import API_KEY_VARIABLE, resolve_api_key  # noqa: PLC0415  # see the package's docstring
+
+    if not os.environ.get(API_KEY_VARIABLE, "").strip():
+        raise MissingKeyError(MISSING_KEY)
+    try:
+        resolve_api_key(None, os.environ)
+    except ConfigurationError as error:
+        raise MissingKeyError(str(error)) from None
+
+
+@contextlib.contextmanager
+def _notes_on(screen: Screen) -> Iterator[None]:
+    """Show the library's warnings as notes, and others as Python does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", EditWarning)
+        python_shows = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, EditWarning):
+                screen.note(str(message))
+            else:
+                python_shows(message, category, *rest, **more)
+
+        warnings.showwarning = show
+        yield
+
+
+def _count(things: list[str], word: str) -> str:
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
