@@ -11,6 +11,7 @@ import asyncio
 import functools
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from _report import Row, report
 from _server import serve
 from PIL import Image
 
-from qwen_edit_async import EditRequest, EditSession, FixedInterval
+from qwen_edit_async import EditRequest, EditSession, EditWarning, FixedInterval
 
 try:
     from pybase64 import b64encode  # both sides encode with the same function
@@ -51,6 +52,7 @@ class Plan:
 
 def library(url: str, api_key: str, plan: Plan) -> Cost:
     """All edits at once through ``EditSession.edit_many``; its memory counts from before the session is opened."""
+    warnings.simplefilter("ignore", EditWarning)
     with metered() as cost:
         asyncio.run(_library(url, api_key, plan))
     return cost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 
 from ._errors import QwenEditError
@@ -77,6 +78,13 @@ class Gate:
         self.pacer.end()
         self._admit()
 
+    async def wait_out_pause(self) -> None:
+        """Wait until the service wants to be asked again (``Retry-After``); the pause may be prolonged meanwhile."""
+        while (pause := (until := self.pacer.resume_at) - self._loop.time()) > 0:
+            await asyncio.sleep(pause)
+            if until == self.pacer.resume_at:
+                return
+
     def close(self, error: QwenEditError) -> None:
         """Let nobody start any more: everybody who waits, and who comes, gets this error."""
         self.closed_by = self.closed_by or error
@@ -87,11 +95,12 @@ class Gate:
             if not waiter.done():
                 waiter.set_exception(error.for_task(None))
 
-    def _admit(self) -> None:
+    def _admit(self, reached: float = -math.inf) -> None:
+        """Let in whom the pacer lets in; ``reached`` is what a timer was set for, which may fire a hair early."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        now = self._loop.time()
+        now = max(reached, self._loop.time())
         while self._waiters:
             if self._waiters[0].done():
                 self._waiters.popleft()
@@ -100,7 +109,7 @@ class Gate:
             if wait is None:
                 return
             if wait > 0:
-                self._timer = self._loop.call_at(now + wait, self._admit)
+                self._timer = self._loop.call_at(now + wait, self._admit, now + wait)
                 return
             self.pacer.start(now)
             self._waiters.popleft().set_result(None)

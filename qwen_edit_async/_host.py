@@ -158,7 +158,7 @@ class Host:
         """Ask the service about a task, again after failures that may pass."""
         attempt = 0
         while True:
-            await asyncio.sleep(max(0.0, self.pacer.resume_at - self.loop.time()))
+            await self.gate.wait_out_pause()
             try:
                 return await self.check(task_id)
             except QwenEditError as error:

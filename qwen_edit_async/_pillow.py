@@ -75,7 +75,7 @@ def check(file: IO[bytes], media_type: str, name: str) -> tuple[int, int] | None
         with _open(file, (_PLUGINS[media_type],), name) as image:
             sides = image.size
             if isinstance(image, _JpegFile):
-                image.end_after(_JPEG_SAMPLE_BYTES)
+                image.end_at(file.tell() + _JPEG_SAMPLE_BYTES)
                 image.draft(None, (max(1, sides[0] // 8), max(1, sides[1] // 8)))
             if media_type != "image/png":
                 image.load()
@@ -138,9 +138,9 @@ class _JpegFile(JpegImagePlugin.JpegImageFile):
 
     _readable = sys.maxsize
 
-    def end_after(self, size: int) -> None:
-        """Take everything for gray that comes after so many bytes of pixel data; call it before anything is decoded."""
-        self._readable = self.fp.tell() + size  # the decoder begins at the start of the file
+    def end_at(self, position: int) -> None:
+        """Take everything for gray that comes behind ``position`` in the file; call it before anything is decoded."""
+        self._readable = position  # the decoder begins at the start of the file
 
     def load_read(self, read_bytes: int) -> bytes:
         """The next bytes for the decoder."""

@@ -61,7 +61,7 @@ class Poller(Generic[W]):
         self._on_end = on_end
         self._on_fatal = on_fatal
         self._checking = 0
-        self._alarm: asyncio.Future[None] | None = None
+        self._alarm: asyncio.Future[float] | None = None
         self._asleep_until = -math.inf
         self._logged_words: set[str] = set()
 
@@ -81,14 +81,15 @@ class Poller(Generic[W]):
         """Check what is due, sleep until something is, and so on until cancelled."""
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as checks:
+            now = loop.time()
             while True:
-                now = loop.time()
                 while (expired := self._schedule.take_expired(now)) is not None:
                     self._on_end(expired, _deadline_error(expired))
                 while self._may_check(now) and (due := self._schedule.take_due(now)) is not None:
                     self._checking += 1
                     checks.create_task(self._check_once(due, now))
-                await self._sleep(loop)
+                # A timer may fire a hair early by the clock; what it was set for is due none the less.
+                now = max(await self._sleep(loop), loop.time())
 
     def _may_check(self, now: float) -> bool:
         return self._checking < MAX_CONCURRENT_CHECKS and now >= self._pacer.resume_at
@@ -135,12 +136,13 @@ class Poller(Generic[W]):
         checks_from = self._pacer.resume_at if self._checking < MAX_CONCURRENT_CHECKS else math.inf
         return self._schedule.next_event(checks_from=checks_from)
 
-    async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _sleep(self, loop: asyncio.AbstractEventLoop) -> float:
+        """Sleep until something is due; returns the time that was slept for, if it was not cut short."""
         self._alarm = loop.create_future()
-        self._asleep_until = self._next_event()
-        timer = loop.call_at(self._asleep_until, self._wake) if self._asleep_until < math.inf else None
+        self._asleep_until = until = self._next_event()
+        timer = loop.call_at(until, self._wake, until) if until < math.inf else None
         try:
-            await self._alarm
+            return await self._alarm
         finally:
             self._asleep_until = -math.inf
             if timer is not None:
@@ -150,9 +152,9 @@ class Poller(Generic[W]):
         if self._next_event() < self._asleep_until:
             self._wake()
 
-    def _wake(self) -> None:
+    def _wake(self, reached: float = -math.inf) -> None:
         if self._alarm is not None and not self._alarm.done():
-            self._alarm.set_result(None)
+            self._alarm.set_result(reached)
 
 
 def _deadline_error(task: WatchedTask) -> DeadlineExceededError:

@@ -176,15 +176,13 @@ class Submitter:
         raise refusal
 
     async def _post(self, attempts: _Attempts, protocol: WireProtocol) -> TaskSnapshot:
-        loop = asyncio.get_running_loop()
-        while (pause := self._gate.pacer.resume_at - loop.time()) > 0:  # noqa: ASYNC110  # the pause may grow meanwhile
-            await asyncio.sleep(pause)
+        await self._gate.wait_out_pause()
         if self._gate.closed_by is not None:
             raise self._gate.closed_by.for_task(None)
         call = protocol.submission(attempts.request)
         body = JSONBody(call.parts, attempts.prepared.images, self._offloader, stall_timeout=self._stall_timeout)
         attempts.body = body
-        answer: asyncio.Future[TaskSnapshot] = loop.create_future()
+        answer: asyncio.Future[TaskSnapshot] = asyncio.get_running_loop().create_future()
         exchange = self._spawn(self._exchange(protocol, call, body, answer))
         self._exchanges[exchange] = body
         exchange.add_done_callback(functools.partial(self._exchange_ended, body, answer))
