@@ -76,13 +76,13 @@ def _plot(name: str, rows: Sequence[Row], path: Path) -> None:
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = name
-    from matplotlib import pyplot  # noqa: PLC0415  # likewise
+    from matplotlib import pyplot as plt  # noqa: PLC0415  # likewise
 
     figures = list(dict.fromkeys(row.figure for row in rows))
-    canvas, panels = pyplot.subplots(len(figures), 1, figsize=(8, 1.2 * len(figures) + 0.6), squeeze=False)
+    canvas, panels = plt.subplots(len(figures), 1, figsize=(8, 1.2 * len(figures) + 0.6), squeeze=False)
     for panel, figure in zip(panels[:, 0], figures, strict=True):
         shown = [row for row in rows if row.figure == figure]
-        colours = [_COLOUR if row.contender == "library" else _MUTED_COLOUR for row in shown]
+        colours = [_COLOUR if row.contender.startswith("library") else _MUTED_COLOUR for row in shown]
         panel.barh(
             [row.contender for row in shown], [summary(row.values).median for row in shown], color=colours, height=0.6
         )
@@ -96,4 +96,4 @@ def _plot(name: str, rows: Sequence[Row], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     canvas.tight_layout()
     canvas.savefig(path, metadata={"Date": None})
-    pyplot.close(canvas)
+    plt.close(canvas)

@@ -22,7 +22,7 @@ class Server:
 
     def counters(self) -> tuple[EmulatorStatistics, set[Submission]]:
         """What it counted so far, and the different submissions among all that it accepted."""
-        self._connection.send(True)
+        self._connection.send("counters")
         statistics, submissions = self._connection.recv()
         return statistics, submissions
 
@@ -47,7 +47,7 @@ def _run(connection: Connection, checks: int) -> None:
     with emulator.in_thread():
         connection.send((emulator.url, emulator.api_key))
         try:
-            while connection.recv():
+            while connection.recv() == "counters":
                 submissions = {record.submission for record in emulator.tasks.values()}
                 connection.send((emulator.statistics(), submissions))
         except EOFError:

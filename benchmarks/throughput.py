@@ -58,7 +58,7 @@ async def _library(url: str, api_key: str, plan: Plan) -> None:
 
 
 def minimal(url: str, api_key: str, plan: Plan) -> Cost:
-    """The same edits through aiohttp alone: no checks, no retries, no deadlines, no limits but the number of workers."""
+    """The same edits through aiohttp alone: no checks, no retries, no deadlines, no errors."""
     with metered() as cost:
         asyncio.run(_minimal(url, api_key, plan))
     return cost

@@ -24,11 +24,7 @@ from _server import serve
 from PIL import Image
 
 from qwen_edit_async import EditRequest, EditSession, EditWarning, FixedInterval
-
-try:
-    from pybase64 import b64encode  # both sides encode with the same function
-except ImportError:
-    from base64 import b64encode
+from qwen_edit_async._sending import encode_base64  # both clients encode with the same function
 
 TARGET = 100.0
 _MB = 1_000_000
@@ -80,7 +76,7 @@ async def _naive(url: str, api_key: str, plan: Plan) -> None:
         async def edit() -> None:
             files = await asyncio.to_thread(lambda: [Path(image).read_bytes() for image in plan.images])
             content: list[dict[str, str]] = [
-                {"image": f"data:{plan.media_type};base64,{b64encode(file).decode()}"} for file in files
+                {"image": f"data:{plan.media_type};base64,{encode_base64(file).decode()}"} for file in files
             ]
             body = {
                 "model": "qwen_image_edit_plus",
@@ -173,7 +169,6 @@ def _setup(options: argparse.Namespace, sent: dict[tuple[str, str], int]) -> dic
         "of the naive client": options.naive_edits,
         "GB sent": round(sent["library", "jpeg"] / _GB, 2),
         "repetitions": options.repetitions,
-        "Base64": b64encode.__module__,
     }
 
 

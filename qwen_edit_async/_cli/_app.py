@@ -39,8 +39,11 @@ _app = cyclopts.App(
     version=__version__,
     suppress_keyboard_interrupt=False,
 )
-for _position, _command in enumerate((edit, batch, status, fetch, emulator)):
-    _app.command(_command, sort_key=_position)
+_app.command(edit, sort_key=1)
+_app.command(batch, sort_key=2)
+_app.command(status, sort_key=3)
+_app.command(fetch, sort_key=4)
+_app.command(emulator, sort_key=5)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -21,7 +21,7 @@ AsJSON = Annotated[bool, Parameter(name="--json", negative=(), show_default=Fals
 class ParameterOptions:
     """The parameters of the service; what is not given is left to it."""
 
-    n: int | None = None
+    n: Annotated[int | None, Parameter(name=("--n", "-n"))] = None
     """Pictures per edit, 1 to 6 (the service makes 1)."""
     size: str | None = None
     """WIDTHxHEIGHT in pixels, each 512 to 2048, rounded to multiples of 16 (the ratio of the last image, about 1024x1024 in all)."""  # noqa: E501  # one line of help
