@@ -17,6 +17,7 @@ import psutil
 Key = TypeVar("Key")
 
 _SAMPLING_INTERVAL = 0.005
+_LARGE = 1000
 
 
 @attrs.define
@@ -78,9 +79,13 @@ class Summary:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
+        return f"{_short(self.median)} ({_short(self.low)} to {_short(self.high)})"
 
 
 def summary(values: Sequence[float]) -> Summary:
     """Median and range of the repetitions."""
     return Summary(statistics.median(values), min(values), max(values))
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= _LARGE else f"{value:.3g}"

@@ -147,7 +147,7 @@ def main() -> None:
     for kind in plans:
         ours, theirs = costs["library", kind], costs["minimal", kind]
         ratios = [our.cpu / their.cpu for our, their in zip(ours, theirs, strict=True)]
-        rows.append(Row(f"CPU per edit, {kind}, library / minimal", "library", ratios, limit=TARGET))
+        rows.append(Row(f"CPU per edit, {kind}, library / minimal", "library", ratios, None if options.quick else TARGET))
         for name, repeated in (("library", ours), ("minimal", theirs)):
             rows.append(Row(f"CPU per edit, {kind} (ms)", name, [1000 * cost.cpu / options.edits for cost in repeated]))
         for name, repeated in (("library", ours), ("minimal", theirs)):

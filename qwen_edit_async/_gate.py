@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections import deque
 
@@ -37,6 +38,7 @@ class Gate:
     def __init__(self, pacer: Pacer, loop: asyncio.AbstractEventLoop) -> None:
         self.pacer = pacer
         self.closed_by: QwenEditError | None = None
+        self._closed = asyncio.Event()
         self._loop = loop
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -79,15 +81,32 @@ class Gate:
         self._admit()
 
     async def wait_out_pause(self) -> None:
-        """Wait until the service wants to be asked again (``Retry-After``); the pause may be prolonged meanwhile."""
+        """Wait until the service wants to be asked again (``Retry-After``); the pause may be prolonged meanwhile.
+
+        Raises:
+            QwenEditError: What the gate is closed with, as soon as it is.
+        """
         while (pause := (until := self.pacer.resume_at) - self._loop.time()) > 0:
-            await asyncio.sleep(pause)
+            await self.sleep(pause)
             if until == self.pacer.resume_at:
                 return
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait that long before something else is sent.
+
+        Raises:
+            QwenEditError: What the gate is closed with, as soon as it is.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+        if self.closed_by is not None:
+            raise self.closed_by.for_task(None)
 
     def close(self, error: QwenEditError) -> None:
         """Let nobody start any more: everybody who waits, and who comes, gets this error."""
         self.closed_by = self.closed_by or error
+        self._closed.set()
         if self._timer is not None:
             self._timer.cancel()
         while self._waiters:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -115,15 +116,17 @@ class Host:
         try:
             await started
         except asyncio.CancelledError:
-            self._task.cancel()
+            self._closing = True
+            await self._stop()
             raise
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start background work that ends with the session at the latest; it must not raise."""
-        if self._group is None:
-            work.close()
-            raise SessionClosedError("the session is closed")
-        return self._group.create_task(work)
+        if self._group is not None:
+            with contextlib.suppress(RuntimeError):  # it is shutting down
+                return self._group.create_task(work)
+        work.close()
+        raise SessionClosedError("the session is closed")
 
     def track(self, tracked: Tracked) -> EditTask:
         """Begin to wait for a task.
@@ -132,6 +135,8 @@ class Host:
             SessionClosedError: If the session was closed while it was submitted; its id is kept.
         """
         if self._ended:
+            if tracked.slot is not None:
+                tracked.slot.release()
             self.tracker.orphaned(tracked.state.snapshot)
             raise _closed_error(tracked.task_id)
         return self.tracker.track(tracked)
@@ -236,7 +241,8 @@ class Host:
             await self._transport.open()
             await self.downloader.open()
             async with asyncio.TaskGroup() as self._group:
-                started.set_result(None)
+                if not started.done():  # given up already: `start` is about to stop this
+                    started.set_result(None)
                 await self._poller.run()
         except asyncio.CancelledError:
             if not self._closing:
@@ -272,10 +278,20 @@ class Host:
         self._quiet.set()
 
     def _watch(self, tracked: Tracked) -> None:
-        self._poller.watch(tracked)
+        with self._crashing():
+            self._poller.watch(tracked)
 
     def _forget(self, tracked: Tracked) -> None:
-        self._poller.forget(tracked)
+        with self._crashing():
+            self._poller.forget(tracked)
+
+    @contextlib.contextmanager
+    def _crashing(self) -> Iterator[None]:
+        """What a user's poll policy raises here is no less a crash than in the poller itself."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # whatever it is
+            self.spawn(_raise(error))
 
     def _lose_access(self, error: QwenEditError) -> None:
         """Every call will be answered like this: nothing is submitted, and nothing waited for, any more."""
@@ -290,6 +306,10 @@ def _closed_error(task_id: str) -> SessionClosedError:
     return SessionClosedError(
         f"the session was closed before task {task_id} ended; it runs on: session.attach({task_id!r})", task_id=task_id
     )
+
+
+async def _raise(error: Exception) -> None:
+    raise error
 
 
 def _sole(error: BaseException) -> BaseException:

@@ -47,7 +47,8 @@ class Offloader:
         try:
             return await future
         except asyncio.CancelledError:
-            call.abandon()
+            for result in call.abandon():
+                self.run_soon(_close, result)
             raise
 
     def run_soon(self, func: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -85,12 +86,11 @@ class _Call(Generic[T]):
             _close(result)
         return result
 
-    def abandon(self) -> None:
+    def abandon(self) -> tuple[T, ...]:
+        """Close the result if it comes later; one that is there already is returned, for closing may block."""
         with self._lock:
             self._abandoned = True
-            results = tuple(self._results)
-        for result in results:
-            _close(result)
+            return tuple(self._results)
 
 
 def _close(result: Any) -> None:

@@ -122,7 +122,6 @@ class Submitter:
         with anyio.move_on_at(deadline):
             return await self._submit(attempts)
         if attempts.sent_whole or attempts.uncertain:
-            self._counters.uncertain += attempts.sent_whole
             raise SubmitUncertainError("the deadline passed before the reply to the submission came: a task may exist")
         raise attempts.refusal or DeadlineExceededError("the deadline passed before the edit could be submitted")
 
@@ -190,8 +189,10 @@ class Submitter:
             return await answer
         except asyncio.CancelledError:
             if answer.done() and not answer.cancelled() and answer.exception() is None:
+                self._counters.submitted += 1
                 self._on_orphan(answer.result())  # it came in the very moment of the cancellation
             elif body.sent_whole:
+                self._counters.uncertain += 1
                 log.warning("a submission was given up after it was sent: a task may exist; its id follows if it comes")
             else:
                 exchange.cancel()
@@ -213,6 +214,7 @@ class Submitter:
             if not answer.done():
                 answer.set_result(snapshot)
             else:
+                self._counters.uncertain -= 1
                 self._counters.submitted += 1
                 self._on_orphan(snapshot)
 
@@ -255,7 +257,7 @@ class Submitter:
         log.log(level, "submitting again (attempt %d), since it %s: %s", attempts.count + 1, failure.value, error)
         if failure is Failure.THROTTLED:
             attempts.slot.release()
-        await asyncio.sleep(self._retry.delay(attempts.count, self._random.random()))
+        await self._gate.sleep(self._retry.delay(attempts.count, self._random.random()))
         if failure is Failure.THROTTLED:
             await attempts.slot.take(first=True)
 

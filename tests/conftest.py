@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import AsyncIterator, Iterator
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import looptime
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import HealthCheck, settings
+from PIL import Image
+
+from qwen_edit_async.emulator import EditEmulator, FixedEngine
 
 pytest_plugins = ["pytester"]
 
@@ -21,6 +28,9 @@ _CLOSING_STEPS = 200
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "virtual_clock: the event loop's clock jumps to the next thing to do")
     config.addinivalue_line("markers", "may_block(reason): the test itself blocks the event loop")
+    # How long an example takes is a matter of how busy the machine is.
+    settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any_machine")
 
 
 def pytest_collection_finish() -> None:
@@ -93,3 +103,38 @@ class NoJitter:
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Failures are tried again at once: for tests on the real clock."""
     monkeypatch.setattr("qwen_edit_async._host.Random", NoJitter)
+
+
+API_KEY = "sk-never-shown-5f1c"
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[EditEmulator]:
+    """The emulated service in a thread, as the command line finds it in the environment; its tasks take no time."""
+    with EditEmulator(api_key=API_KEY, duration=0.0, engine=FixedEngine()).in_thread() as emulator:
+        monkeypatch.setenv("QWEN_EDIT_BASE_URL", emulator.url)
+        monkeypatch.setenv("QWEN_EDIT_API_KEY", API_KEY)
+        yield emulator
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of three pictures: a.png, b.jpg, c.webp."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.jpg", "c.webp"):
+        Image.radial_gradient("L").resize((400, 400)).convert("RGB").save(folder / name)
+    return folder
+
+
+def start_command(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Start ``qwen-edit`` as a process of its own, its output piped unless ``options`` say otherwise."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", "qwen_edit_async", *arguments], **pipes | options)
+
+
+def wait_while_running(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    """Wait for something to happen while a process runs; it must not end before."""
+    while not condition():
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.02)

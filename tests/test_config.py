@@ -22,8 +22,6 @@ from qwen_edit_async._config import (
 from qwen_edit_async._errors import ConfigurationError
 from qwen_edit_async._wire import GenerationProtocol
 
-# ---- the key
-
 
 def test_the_key_is_the_argument() -> None:
     assert resolve_api_key("argument", {"QWEN_EDIT_API_KEY": "environment"}).reveal() == "argument"
@@ -33,7 +31,7 @@ def test_without_an_argument_the_key_is_the_environment_s() -> None:
     assert resolve_api_key(None, {"QWEN_EDIT_API_KEY": "environment"}).reveal() == "environment"
 
 
-@pytest.mark.parametrize("key", [" key", "key\n", "\tkey \r\n", "\ufeff key".removeprefix("\ufeff")], ids=repr)
+@pytest.mark.parametrize("key", [" key", "key\n", "\tkey \r\n"], ids=repr)
 def test_space_around_the_key_is_not_part_of_it(key: str) -> None:
     assert resolve_api_key(key, {}).reveal() == "key"
 
@@ -87,9 +85,10 @@ def test_a_key_that_fits_into_no_header_is_refused_without_being_told(key: str, 
 
 
 def test_a_key_of_another_type_is_refused_without_being_told() -> None:
+    key: Any = b"hush" * 2
     with pytest.raises(ConfigurationError) as caught:
-        resolve_api_key(b"hush", {})
-    assert "hush" not in "".join(traceback.format_exception(caught.value)).replace('b"hush"', "")
+        resolve_api_key(key, {})
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize("show", [repr, str, "{}".format, "{0!r}".format, lambda secret: f"{[secret]}"])
@@ -100,9 +99,6 @@ def test_a_secret_shows_in_no_text(show: Any) -> None:
 
 def test_a_secret_has_no_attributes_to_list() -> None:
     assert not hasattr(Secret("hush"), "__dict__")
-
-
-# ---- the host
 
 
 def base_url(url: Any, environment: dict[str, str] | None = None, *, allow_insecure: bool = False) -> str:
@@ -204,9 +200,6 @@ def test_http_from_the_environment_is_refused_too() -> None:
         base_url(None, {"QWEN_EDIT_BASE_URL": "http://host"})
 
 
-# ---- timeouts
-
-
 def test_the_default_timeouts_are_ten_seconds_to_connect_and_sixty_for_the_rest() -> None:
     assert attrs.astuple(Timeouts()) == (10.0, 60.0, 60.0)
 
@@ -234,17 +227,14 @@ def test_a_phase_without_a_positive_number_of_seconds_is_refused_and_named(phase
 
 @pytest.mark.parametrize("value", NO_POSITIVE_NUMBERS, **shortly)
 def test_a_timeout_that_is_no_positive_number_is_refused(value: Any) -> None:
-    with pytest.raises(ConfigurationError, match="^timeout is .*: give a positive number"):
+    with pytest.raises(ConfigurationError, match=r"^timeout is .*: give a positive number"):
         resolve_timeouts(value)
-
-
-# ---- numbers
 
 
 @pytest.mark.parametrize("value", NO_POSITIVE_NUMBERS, **shortly)
 @pytest.mark.parametrize("integer", [False, True])
 def test_what_is_no_positive_number_is_refused_and_named(value: Any, *, integer: bool) -> None:
-    with pytest.raises(ConfigurationError, match="^deadline is .*: give a positive "):
+    with pytest.raises(ConfigurationError, match=r"^deadline is .*: give a positive "):
         check_positive(value, "deadline", integer=integer)
 
 
@@ -266,11 +256,9 @@ def test_integers_from_zero_pass(value: int) -> None:
 
 @pytest.mark.parametrize("value", [-1, 1.0, True, False, None, "1", float("nan")], ids=repr)
 def test_what_is_no_integer_from_zero_is_refused_and_named(value: Any) -> None:
-    with pytest.raises(ConfigurationError, match="^max_retries is .*: give 0 or a positive integer"):
+    with pytest.raises(ConfigurationError, match=r"^max_retries is .*: give 0 or a positive integer"):
         check_not_negative(value, "max_retries")
 
-
-# ---- the protocol
 
 FLAT, PARAMS = GenerationProtocol("flat"), GenerationProtocol("params")
 
@@ -292,9 +280,6 @@ def test_an_envelope_says_what_to_begin_with_and_what_to_try_then(envelope: Any,
 def test_an_unknown_envelope_is_refused(envelope: Any) -> None:
     with pytest.raises(ConfigurationError, match="give 'auto', 'flat' or 'params'"):
         resolve_protocol(envelope)
-
-
-# ---- headers
 
 
 @pytest.mark.parametrize(("headers", "checked"), [(None, {}), ({}, {}), ({"X-Model": "m"}, {"X-Model": "m"})])

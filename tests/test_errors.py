@@ -104,7 +104,9 @@ def test_an_error_needs_nothing_but_a_message(kind: type[QwenEditError]) -> None
 
 @every_class
 @pytest.mark.parametrize(
-    "again", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))], ids=["copy", "deepcopy", "pickle"]
+    "again",
+    [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))],
+    ids=["copy", "deepcopy", "pickle"],
 )
 def test_a_copy_has_everything(kind: type[QwenEditError], again: Callable[[QwenEditError], QwenEditError]) -> None:
     error = make(kind)

@@ -73,13 +73,13 @@ BAD_SECONDS = [0, -1, 0.0, -0.5, float("nan"), float("inf"), 10**400, "3", None]
 @pytest.mark.parametrize("value", BAD_SECONDS, ids=lambda value: repr(value)[:10])
 @pytest.mark.parametrize(("policy", "name"), [(FixedInterval, "interval"), (Backoff, "initial"), (Backoff, "maximum")])
 def test_seconds_that_are_no_positive_number_are_refused_and_named(policy: type, name: str, value: object) -> None:
-    with pytest.raises(ConfigurationError, match=f"^{name} is .*: give a positive number"):
+    with pytest.raises(ConfigurationError, match=rf"^{name} is .*: give a positive number"):
         policy(**{name: value})
 
 
 @pytest.mark.parametrize("factor", [0.99, 0.5, *BAD_SECONDS], ids=lambda value: repr(value)[:10])
 def test_a_factor_below_one_is_refused_and_named(factor: object) -> None:
-    with pytest.raises(ConfigurationError, match="^factor is"):
+    with pytest.raises(ConfigurationError, match=r"^factor is"):
         Backoff(factor=factor)
 
 

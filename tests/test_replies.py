@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from qwen_edit_async import _replies
 from qwen_edit_async._errors import (
     APIResponseError,
     APIStatusError,
@@ -20,7 +21,6 @@ from qwen_edit_async._errors import (
     PermissionDeniedError,
     RateLimitError,
 )
-from qwen_edit_async import _replies
 from qwen_edit_async._replies import (
     Reply,
     as_text,
@@ -57,9 +57,6 @@ def test_an_excerpt_is_the_first_two_thousand_characters() -> None:
     assert Reply(status=200, body=("é" * 3000).encode()).excerpt() == "é" * 2000
 
 
-# ---- the body
-
-
 @pytest.mark.parametrize("body", [b'{"a": 1}', b' {"a":1}\n', b'\xef\xbb\xbf{"a": 1}', '{"a": 1}'.encode("utf-16")])
 def test_a_json_object_is_read(body: bytes) -> None:
     assert load_object(Reply(status=200, body=body)) == {"a": 1}
@@ -79,8 +76,6 @@ def test_a_body_that_broke_off_is_not_believed_even_if_it_parses() -> None:
     with pytest.raises(APIResponseError, match=r"broke off \(HTTP 200\)"):
         load_object(Reply(status=200, body=b"{}", complete=False))
 
-
-# ---- which error it is
 
 KINDS = {
     302: APIStatusError,
@@ -127,9 +122,6 @@ def test_a_rate_limit_code_says_more_than_any_status(code: object, status: int) 
 @pytest.mark.parametrize("code", [40200, 40209, 1001, 1003, 110001, 190000, "rate_limit_exceeded"])
 def test_other_codes_leave_it_to_the_status(code: object) -> None:
     assert type(error({"code": code, "message": "no"}, 403)) is PermissionDeniedError
-
-
-# ---- what it says
 
 
 @pytest.mark.parametrize(
@@ -194,8 +186,14 @@ def test_the_fallback_is_used_only_if_the_service_says_nothing() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"<html><head><title>502 Bad Gateway</title></head>\n<body><h1>nginx</h1></body></html>", "502 Bad Gateway nginx"),
-        (b"<STYLE>p {color: red}</STYLE ><p>down\n\tfor <b>repair</b><script>if (1 < 2) {}</script>", "down for repair"),
+        (
+            b"<html><head><title>502 Bad Gateway</title></head>\n<body><h1>nginx</h1></body></html>",
+            "502 Bad Gateway nginx",
+        ),
+        (
+            b"<STYLE>p {color: red}</STYLE ><p>down\n\tfor <b>repair</b><script>if (1 < 2) {}</script>",
+            "down for repair",
+        ),
         (b"upstream connect error", "upstream connect error"),
         (b"[1, 2]", "[1, 2]"),
         (b"{}", "{}"),
@@ -244,9 +242,6 @@ def test_an_error_carries_the_task_and_what_retry_after_says() -> None:
     assert (found.task_id, found.retry_after) == ("t", 7.0)
 
 
-# ---- Retry-After
-
-
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
@@ -291,9 +286,6 @@ def test_any_retry_after_is_a_finite_number_of_seconds_or_none(value: str, date:
     headers = {"retry-after": value} if date is None else {"retry-after": value, "date": date}
     seconds = parse_retry_after(headers)
     assert seconds is None or (math.isfinite(seconds) and seconds >= 0)
-
-
-# ---- members
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_a_missing_instruction_is_refused_as_an_empty_one(instruction: str | Non
 
 
 def test_an_option_outside_of_the_contract_is_refused() -> None:
-    with pytest.raises(InvalidEditError, match="^n is 7"):
+    with pytest.raises(InvalidEditError, match=r"^n is 7"):
         request_from_arguments("a.png", "snow", None, None, {"n": 7})
 
 

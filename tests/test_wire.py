@@ -49,8 +49,6 @@ def asked(**members: object) -> TaskSnapshot:
     return FLAT.read_status(reply({"status": "in_progress", **members}), "task-1")
 
 
-# ---- what is sent
-
 ONE_IMAGE_FLAT = """
 {
   "model": "qwen_image_edit_plus",
@@ -246,9 +244,6 @@ def test_flat_is_the_default_and_the_two_envelopes_are_each_others_alternative()
     assert (FLAT.alternative(), PARAMS.alternative()) == (PARAMS, FLAT)
 
 
-# ---- task ids
-
-
 @pytest.mark.parametrize("task_id", ["d758n65e878c73cmdg20", "a", "a/b", "..a", "任务", "x" * 512])
 def test_an_id_that_can_be_put_into_a_path_is_taken_as_it_is(task_id: str) -> None:
     assert check_task_id(task_id) == task_id
@@ -266,9 +261,6 @@ def test_a_refused_id_is_not_quoted_at_length() -> None:
     with pytest.raises(InvalidEditError) as caught:
         check_task_id("x" * 100_000)
     assert len(str(caught.value)) < 200
-
-
-# ---- the answer to a creation
 
 
 def test_the_documented_creation_reply_is_read_whole() -> None:
@@ -317,6 +309,11 @@ def test_a_creation_can_be_answered_with_a_failed_task() -> None:
         TaskStatus.FAILED,
         TaskFailure(code=110001, message="moderation"),
     )
+
+
+def test_a_task_that_has_only_a_request_id_and_failed_is_a_task() -> None:
+    snapshot = created({"request_id": "r", "status": "failed", "error": "moderation"})
+    assert (snapshot.task_id, snapshot.failure) == ("r", TaskFailure(message="moderation"))
 
 
 def test_a_task_that_has_an_id_of_its_own_and_an_error_is_a_task() -> None:
@@ -432,9 +429,6 @@ def test_an_http_error_is_a_refused_creation_even_if_it_names_an_id(status: int,
         created({"id": "a", "status": "in_progress"}, status)
     assert type(caught.value) is kind
     assert caught.value.task_id is None
-
-
-# ---- the status reply
 
 
 def test_the_documented_status_reply_is_read_whole() -> None:
@@ -662,8 +656,6 @@ def test_a_check_whose_reply_is_broken_can_not_be_understood(body: bytes, *, com
     assert caught.value.task_id == "task-1"
 
 
-# ---- anything at all
-
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
     lambda values: st.lists(values) | st.dictionaries(st.text(), values),
@@ -674,7 +666,7 @@ member_names = [
     *("code", "message", "detail", "error_message", "data"),
 ]
 odd_values = json_values | st.fixed_dictionaries(
-    {}, optional={name: json_values for name in ("code", "message", "content", "cost", "detail", "quantity", "url")}
+    {}, optional=dict.fromkeys(("code", "message", "content", "cost", "detail", "quantity", "url"), json_values)
 )
 odd_documents = json_values | st.fixed_dictionaries({}, optional=dict.fromkeys(member_names, odd_values))
 odd_replies = st.builds(

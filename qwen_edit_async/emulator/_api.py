@@ -38,7 +38,7 @@ class Api:
 
     def application(self) -> web.Application:
         """Return the API origin's application."""
-        application = web.Application(client_max_size=_MAX_BODY_BYTES)
+        application = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_let_go])
         application.router.add_post(SUBMIT_PATH, self._submit)
         application.router.add_post(f"{SUBMIT_PATH}/precharge", self._precharge)
         application.router.add_get(STATUS_PATH, self._check)
@@ -137,6 +137,15 @@ class Api:
 
     def _created_at(self, record: TaskRecord) -> int:
         return int(self._service.since_1970(record.created_at))
+
+
+@web.middleware
+async def _let_go(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """End a request whose client went away in the middle of it; aiohttp would log a traceback."""
+    try:
+        return await handler(request)
+    except ConnectionError:
+        raise web.HTTPBadRequest from None  # nobody is there to read it
 
 
 def _refuse_constant(name: str) -> NoReturn:

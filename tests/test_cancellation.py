@@ -1,0 +1,232 @@
+"""Cancelled at every await: the slot is free, nothing runs on, no id is lost, and the session still works.
+
+:class:`Interrupted` cancels an operation at its n-th suspension, either while it waits or in the very step in which
+what it waits for comes. Each operation is first run through once, to learn how often it suspends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from memory_transport import IMAGE, Interrupted, MemoryService, MemorySession, in_order, lost, status
+
+from qwen_edit_async import EditSession, FixedInterval, Timeouts
+from qwen_edit_async.emulator import EditEmulator, FixedEngine
+
+pytestmark = pytest.mark.anyio
+
+virtual = pytest.mark.virtual_clock
+moments = pytest.mark.parametrize("as_it_wakes", [False, True], ids=["while it waits", "as it wakes"])
+
+Operation = Callable[[EditSession], Awaitable[object]]
+
+
+async def collect(aiterable) -> list:
+    return [each async for each in aiterable]
+
+
+async def edit(session):
+    await session.edit(IMAGE, "snow")
+
+
+async def submit_and_wait(session):
+    task = await session.submit(IMAGE, "snow")
+    try:
+        await task
+    finally:
+        task.cancel()
+
+
+async def edit_from_file(session, path):
+    await session.edit([path, IMAGE], "snow")
+
+
+async def follow(session):
+    task = await session.submit(IMAGE, "snow")
+    try:
+        await collect(task.updates())
+    finally:
+        task.cancel()
+
+
+async def ask(session):
+    await session.status("task-1")
+
+
+async def stream(session):
+    async with session.edit_many([{"images": IMAGE, "instruction": "snow"}] * 6) as outcomes:
+        assert len(await collect(outcomes)) == 6
+
+
+async def run(work: Awaitable[object]) -> None:
+    await work
+
+
+async def suspensions_of(work: Awaitable[object]) -> int:
+    interrupted = Interrupted(work)
+    await interrupted
+    return interrupted.suspensions
+
+
+async def cancelled_at(work: Awaitable[object], step: int, *, as_it_wakes: bool) -> bool:
+    """Run the work in a task that is cancelled at a step; whether it was cancelled before it was through."""
+    running = asyncio.create_task(run(Interrupted(work, step, as_it_wakes=as_it_wakes)))
+    await asyncio.wait([running])
+    if running.cancelled():
+        return True
+    running.result()
+    return False
+
+
+OPERATIONS = {
+    "edit": (edit, 3, []),
+    "edit, refused twice": (edit, 7, [status(503), status(429)]),
+    "edit, in a pause": (edit, 5, [status(503, retry_after=30)]),
+    "edit, submitted again": (edit, 5, [lost(accepted=False)]),
+    "submit and wait": (submit_and_wait, 3, []),
+    "updates": (follow, 3, []),
+    "status": (ask, 1, []),
+    "edit_many": (stream, 3, [status(429)]),
+}
+
+
+@virtual
+@moments
+@pytest.mark.parametrize(("operation", "fewest", "answers"), OPERATIONS.values(), ids=OPERATIONS)
+@pytest.mark.parametrize("envelope", ["flat", "auto"])
+async def test_an_operation_that_is_cancelled_anywhere_leaves_nothing(
+    operation, fewest, answers, envelope, as_it_wakes
+):
+    def troubled() -> MemoryService:
+        service = MemoryService(duration=1.5, on_submission=in_order(*answers))
+        service.ends["task-1"] = 0.0
+        return service
+
+    options = {"max_in_flight": 2, "resubmit_uncertain": True, "envelope": envelope}
+    async with MemorySession(troubled(), **options) as session:
+        steps = await suspensions_of(operation(session))
+    assert steps >= fewest
+    cancelled = 0
+    for step in range(1, steps + 1):
+        service = troubled()
+        async with MemorySession(service, **options) as session:
+            before = len(asyncio.all_tasks())
+            cancelled += await cancelled_at(operation(session), step, as_it_wakes=as_it_wakes)
+            assert session.statistics().in_flight == 0, step
+            assert (session.statistics().waiting, session.statistics().watched) == (0, 0), step
+            await asyncio.sleep(100)  # replies that were pending come
+            assert len(asyncio.all_tasks()) == before, step
+            assert service.calls_under_way == 0, step
+            done = {task_id for task_id, count in service.checks_of.items() if count >= 2} | {"task-1"}
+            assert set(service.ids) <= set(session.unfinished) | done, step
+            assert session._host._engaged == 0, step
+            await session.edit(IMAGE, "snow")
+    assert cancelled >= steps - 1
+
+
+@virtual
+@moments
+async def test_opening_that_is_cancelled_anywhere_leaves_nothing(as_it_wakes, recwarn):
+    async def open_and_close(service):
+        session = MemorySession(service)
+        await session.open()
+        await session.aclose()
+
+    class Slow(MemoryService):
+        async def open(self) -> None:
+            await asyncio.sleep(1)
+            await super().open()
+
+        async def aclose(self) -> None:
+            await asyncio.sleep(1)
+            await super().aclose()
+
+    steps = await suspensions_of(open_and_close(Slow()))
+    assert steps >= 2
+    for step in range(1, steps + 1):
+        service = Slow()
+        before = len(asyncio.all_tasks())
+        await cancelled_at(open_and_close(service), step, as_it_wakes=as_it_wakes)
+        await asyncio.sleep(10)
+        assert len(asyncio.all_tasks()) == before
+        assert service.closed == 1
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+@virtual
+async def test_closing_that_is_cancelled_while_it_waits_gives_up_what_it_waited_for():
+    service = MemoryService(duration=100.0)
+    session = await MemorySession(service).open()
+    waiting = asyncio.create_task(session.edit(IMAGE, "snow"))
+    await asyncio.sleep(5)
+    closing = asyncio.create_task(session.aclose())
+    await asyncio.sleep(5)
+    assert not closing.done()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    with pytest.raises(Exception, match="was closed before task task-1 ended"):
+        await waiting
+    assert (session.unfinished, service.closed) == (("task-1",), 1)
+
+
+# On sockets and files.
+
+
+@pytest.fixture
+async def emulator():
+    async with EditEmulator(duration=0.0, engine=FixedEngine()) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+async def session(emulator):
+    options = {"polling": FixedInterval(0.01), "timeout": Timeouts(connect=5, send=5, reply=5), "max_in_flight": 2}
+    async with EditSession(emulator.api_key, base_url=emulator.url, envelope="flat", **options) as session:
+        yield session
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@moments
+async def test_an_upload_that_is_cancelled_anywhere_leaves_nothing(session, emulator, tmp_path, as_it_wakes):
+    from PIL import Image
+
+    path = tmp_path / "photo.bmp"
+    await asyncio.to_thread(Image.effect_noise((700, 700), 50).save, path)
+    steps = await suspensions_of(edit_from_file(session, path))
+    for step in range(1, steps + 1):
+        await cancelled_at(edit_from_file(session, path), step, as_it_wakes=as_it_wakes)
+        assert session.statistics().in_flight == 0
+        await until(lambda: not session._host.submitter._exchanges)
+    completed = session.statistics().completed
+    assert set(emulator.tasks) >= set(session.unfinished)
+    assert len(emulator.tasks) <= completed + len(session.unfinished) + session.statistics().cancelled
+    await session.edit(path, "snow")
+
+
+@moments
+@pytest.mark.parametrize("what", ["read", "save", "open"])
+async def test_a_download_that_is_cancelled_anywhere_leaves_nothing(session, tmp_path, as_it_wakes, what):
+    image = (await session.edit(IMAGE, "snow")).images[0]
+
+    def download(folder: Path):
+        return image.save(folder / "new" / "a.png") if what == "save" else getattr(image, what)()
+
+    steps = await suspensions_of(download(tmp_path))
+    assert steps >= 1
+    whole = await image.read()
+    for step in range(1, steps + 1):
+        folder = tmp_path / str(step)
+        await cancelled_at(download(folder), step, as_it_wakes=as_it_wakes)
+        await until(lambda folder=folder: not list(folder.rglob("*.part")))
+        assert {path.name for path in folder.rglob("*.*")} <= {"a.png"}
+        assert all(path.read_bytes() == whole for path in folder.rglob("a.png"))
+    assert len(await image.read()) == len(whole)

@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+from decimal import Decimal
+
+import pytest
+from conftest import start_command, wait_while_running
+from PIL import Image
+
+from qwen_edit_async._cli import main
+from qwen_edit_async._cli._display import BatchProgress, Screen, Tally
+from qwen_edit_async.emulator import Fault
+
+QUICK = ("--poll-interval", "0.02")
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def batch(out):
+    def run(source, *options, instruction="snow"):
+        asked = [] if instruction is None else ["-i", instruction]
+        return main(["batch", str(source), *asked, "-o", str(out), *QUICK, *options])
+
+    return run
+
+
+@pytest.fixture
+def table(photos):
+    def write(*rows):
+        path = photos / "edits.jsonl"
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write
+
+
+def found(folder):
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def test_a_folder_is_edited_and_the_last_line_says_where(photos, batch, out, capsys, service):
+    assert batch(photos) == 0
+    assert found(out) == ["a-0.png", "b-0.png", "c-0.png"]
+    captured = capsys.readouterr()
+    assert captured.out == f"3 pictures are in {out}\n"
+    assert re.search(r"^3 of 3 edits done · [\d.]+ s · cost 0\.1071 · [\d.]+/s$", captured.err, re.MULTILINE)
+    assert len(service.tasks) == 3
+
+
+def test_results_are_png_files(photos, batch, out, service):
+    batch(photos)
+    with Image.open(out / "b-0.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_one_picture_is_a_source_as_well(photos, batch, out, capsys, service):
+    assert batch(photos / "b.jpg") == 0
+    assert capsys.readouterr().out == f"1 picture is in {out}\n"
+
+
+def test_a_pattern_is_a_source(photos, batch, out, service):
+    assert batch(photos / "*.[jp][pn]g") == 0
+    assert found(out) == ["a-0.png", "b-0.png"]
+
+
+def test_every_picture_of_an_edit_is_saved(photos, batch, out, service):
+    assert batch(photos / "b.jpg", "-n", "3") == 0
+    assert found(out) == ["b-0.png", "b-1.png", "b-2.png"]
+
+
+def test_a_tables_keys_instructions_and_parameters_win(table, batch, out, service):
+    rows = [{"image": "a.png", "key": "first", "instruction": "sepia", "seed": 5}, {"image": "b.jpg"}]
+    assert batch(table(*rows), "--seed", "9") == 0
+    assert found(out) == ["b-0.png", "first-0.png"]
+    sent = {(task.submission.instruction, task.submission.seed) for task in service.tasks.values()}
+    assert sent == {("sepia", 5), ("snow", 9)}
+
+
+def test_bad_rows_count_as_failed_and_stop_no_other(table, batch, out, capsys, service):
+    rows = [{"image": "a.png", "n": 7}, {"image": "b.jpg"}, {"image": "c.webp", "n": 7}]
+    assert batch(table(*rows)) == 1
+    assert found(out) == ["b-0.png"]
+    captured = capsys.readouterr()
+    assert "2 failed:\n  2 × n is 7: give an integer from 1 to 6: row 1, row 3\n" in captured.err
+    assert "1 of 3 edits done" in captured.err
+    assert captured.out == f"1 picture is in {out}\n"
+
+
+def test_failures_are_grouped_by_reason_the_most_frequent_first(table, batch, capsys, service):
+    service.inject(Fault.failed_task(110001, "refused by moderation").for_task(1, 2))
+    rows = [{"image": "missing.png", "key": "x"}, *({"image": "a.png", "key": key} for key in "pqr")]
+    assert batch(table(*rows), "--concurrency", "1") == 1
+    assert (
+        "3 failed:\n  2 × refused by moderation (code 110001): p, q\n  1 × image 1 does not exist: x\n"
+    ) in capsys.readouterr().err
+
+
+def test_a_long_list_of_failures_is_cut_short(table, batch, capsys, service):
+    assert batch(table(*({"image": "missing.png", "key": f"k{number}"} for number in range(60)))) == 1
+    assert "  60 × image 1 does not exist: k0," in (text := capsys.readouterr().err)
+    assert ", … and 10 more\n" in text
+
+
+def test_other_refusals_of_the_service_are_grouped_as_well(photos, batch, capsys, service):
+    service.inject(Fault.status(400, message="not today", code=17).on("submit"))
+    assert batch(photos) == 1
+    assert "  3 × not today (HTTP 400, code 17): " in capsys.readouterr().err
+
+
+def test_concurrency_bounds_the_tasks_in_flight(photos, batch, service):
+    assert batch(photos, "--concurrency", "2") == 0
+    assert service.statistics().peak_unfinished <= 2
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 3), (402, 3), (403, 3)])
+def test_a_credential_error_stops_the_run_with_exit_code_3(table, batch, capsys, service, status, code):
+    service.inject(Fault.status(status).on("submit").nth(2))
+    rows = [{"image": "a.png", "key": f"k{number}"} for number in range(20)]
+    assert batch(table(*rows), "--concurrency", "1") == code
+    text = capsys.readouterr().err
+    assert f"(HTTP {status}" in text
+    assert "1 of 20 edits done, " in text
+    assert len(service.tasks) == 1
+
+
+def test_without_a_key_nothing_is_reported(photos, batch, capsys, monkeypatch):
+    monkeypatch.delenv("QWEN_EDIT_API_KEY", raising=False)
+    assert batch(photos) == 3
+    captured = capsys.readouterr()
+    assert "export QWEN_EDIT_API_KEY=…" in captured.err
+    assert captured.out == ""
+
+
+def test_results_that_exist_are_not_written_over(photos, batch, out, capsys, service):
+    out.mkdir()
+    (out / "B-0.PNG").write_bytes(b"precious")
+    assert batch(photos) == 2
+    assert "1 of the files to be written exist already" in capsys.readouterr().err
+    assert not service.tasks
+
+
+def test_results_that_exist_are_written_over_on_demand(photos, batch, out, service):
+    out.mkdir()
+    (out / "b-0.png").write_bytes(b"old")
+    assert batch(photos, "--overwrite") == 0
+    assert (out / "b-0.png").read_bytes() != b"old"
+
+
+@pytest.mark.parametrize(
+    ("source", "instruction", "message"),
+    [
+        ("nothing", "snow", "there is no directory, file or pattern of files"),
+        ("photos", None, "give an instruction"),
+        ("photos/*.bmp", "snow", "in what matches"),
+    ],
+)
+def test_a_source_without_edits_is_exit_code_2(photos, batch, capsys, source, instruction, message):
+    assert batch(photos.parent / source, instruction=instruction) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_results_may_not_go_among_the_pictures(photos, capsys):
+    assert main(["batch", str(photos), "-i", "snow", "-o", str(photos / ".." / "photos")]) == 2
+    assert "use another -o" in capsys.readouterr().err
+
+
+def test_results_below_the_pictures_are_not_edited_again(photos, capsys, service):
+    for _ in range(2):
+        arguments = ["batch", str(photos), "-i", "snow", "-o", str(photos / "out"), "--recursive", "--overwrite"]
+        assert main([*arguments, *QUICK]) == 0
+    assert len(service.tasks) == 6
+
+
+def test_pictures_of_one_name_are_told_apart_with_a_note(photos, batch, out, capsys, service):
+    Image.new("RGB", (400, 400)).save(photos / "a.bmp")
+    assert batch(photos / "a.*") == 0
+    assert found(out) == ["a-0.png", "a-2-0.png"]
+    assert "note: 1 pictures share a name with another" in capsys.readouterr().err
+
+
+def test_many_notes_of_one_kind_are_counted(tmp_path, batch, capsys, service):
+    for number in range(6):
+        Image.new("RGB", (100, 100)).save(tmp_path / f"{number}.png")
+    assert batch(tmp_path / "*.png") == 0
+    text = capsys.readouterr().err
+    assert text.count("note: image 1 (") == 3
+    assert "note: 3 more: expect a blurred picture" in text
+
+
+def test_a_failed_download_is_named_with_how_to_fetch_it(photos, batch, out, capsys, service):
+    service.inject(Fault.status(404).on("download"))
+    assert batch(photos / "a.png") == 1
+    text = capsys.readouterr().err
+    [task_id] = service.tasks
+    assert f"\n  qwen-edit fetch {task_id} -o {out}\n" in text
+    assert "1 × image 0 of task ID could not be downloaded" in text
+
+
+def test_a_disk_that_takes_nothing_stops_the_run(table, batch, out, capsys, service):
+    out.write_text("a file")
+    rows = [{"image": "a.png", "key": f"k{number}"} for number in range(20)]
+    assert batch(table(*rows), "--concurrency", "1") == 1
+    text = capsys.readouterr().err
+    assert f"the result can't be written to {out}: " in text
+    assert len(service.tasks) < 5
+    assert text.count("qwen-edit fetch") == len(service.tasks)
+
+
+def test_edits_go_on_while_a_picture_is_downloaded(photos, batch, out, service):
+    service.inject(Fault.slow(delay=0.5).on("download").nth(1))
+    assert batch(photos, "--concurrency", "1") == 0
+    slowest, *_ = [task.submission for task in service.tasks.values()]
+    requests = [(request.method, request.path) for request in service.requests]
+    first_download = next(index for index, (_, path) in enumerate(requests) if not path.startswith("/model"))
+    assert ("POST", "/model/v1/generation") in requests[first_download + 1 :]
+
+
+def test_no_bar_is_drawn_where_there_is_no_terminal(photos, batch, capsys, service):
+    batch(photos)
+    text = capsys.readouterr().err
+    assert "━" not in text
+    assert "\x1b" not in text
+
+
+def test_a_bar_is_drawn_on_a_terminal(photos, tmp_path, service, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    ours, theirs = pty.openpty()
+    arguments = ["batch", str(photos), "-i", "snow", "-o", str(tmp_path / "out"), *QUICK]
+    with start_command(*arguments, stderr=theirs) as process:
+        os.close(theirs)
+        shown = read_all(ours)
+        assert (process.stdout.read(), process.wait()) == (f"3 pictures are in {tmp_path / 'out'}\n", 0)
+    assert "━" in shown
+    assert "/3" in shown
+    assert "3 of 3 edits done" in shown
+
+
+def read_all(terminal):
+    chunks = []
+    try:
+        while chunk := os.read(terminal, 4096):
+            chunks.append(chunk)
+    except OSError:  # what Linux says when the other end is closed
+        pass
+    finally:
+        os.close(terminal)
+    return b"".join(chunks).decode()
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_where_there_is_no_terminal_a_line_is_written_every_ten_seconds(capsys):
+    clock, tally = Clock(), Tally(total=9, done=2, failed=1, cost=Decimal("1.50"))
+    progress = BatchProgress(Screen(), tally, lambda: 4, clock)
+    with progress.shown():
+        for clock.now in (100.0, 109.9, 110.0, 111.0, 119.9, 120.0):
+            progress.refresh()
+    assert capsys.readouterr().err == (
+        "3 of 9 · 1 failed · 4 in flight · cost 1.5 · 0.2/s\n3 of 9 · 1 failed · 4 in flight · cost 1.5 · 0.1/s\n"
+    )
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_names_what_still_runs_and_what_it_did(photos, tmp_path, service, stop):
+    service.inject(Fault.stuck_task().for_task(2, 3))
+    out = tmp_path / "out of here"
+    with start_command("batch", str(photos), "-i", "snow", "-o", str(out), *QUICK) as process:
+        wait_while_running(process, lambda: found(out) and all(task.checks for task in service.tasks.values()))
+        process.send_signal(stop)
+        output, errors = process.communicate()
+    assert process.returncode == 130
+    stuck = [task.id for task in service.tasks.values() if not task.is_finished]
+    assert len(stuck) == 2
+    for task_id in stuck:
+        assert f"\n  qwen-edit fetch {task_id} -o '{out}'\n" in errors
+    assert errors.count("qwen-edit fetch") == 2
+    assert "1 of 3 edits done, 2 not done" in errors
+    assert output == f"1 picture is in {out}\n"
+    assert "Traceback" not in errors
+
+
+def test_an_interrupted_run_of_the_embedded_service_has_nothing_to_fetch(photos, tmp_path):
+    arguments = ["batch", str(photos), "-i", "snow", "-o", str(tmp_path / "out"), "--emulator"]
+    with start_command(*arguments) as process:
+        assert "not the model" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "interrupted\n" in errors
+    assert "qwen-edit fetch" not in errors
+    assert "Traceback" not in errors
+
+
+def test_a_submission_without_a_reply_is_told_when_interrupted(photos, tmp_path, service):
+    service.inject(Fault.hang().on("submit").nth(1))
+    with start_command("batch", str(photos / "a.png"), "-i", "snow", "-o", str(tmp_path / "out")) as process:
+        wait_while_running(process, lambda: bool(service.tasks))
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "warning: 1 of the submissions got no reply" in errors

@@ -1,0 +1,413 @@
+"""A session's life: opened, used and closed in any task of one event loop, and clear about everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import re
+import warnings
+
+import pytest
+from memory_transport import IMAGE, KEY, MemoryService, MemorySession, in_order, status
+
+from qwen_edit_async import (
+    AuthenticationError,
+    ConfigurationError,
+    EditParameters,
+    EditRequest,
+    EditSession,
+    EditWarning,
+    FixedInterval,
+    InvalidEditError,
+    SessionClosedError,
+    SessionStatistics,
+)
+from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine
+
+pytestmark = pytest.mark.anyio
+
+virtual = pytest.mark.virtual_clock
+
+
+async def use(session, call: str) -> object:
+    if call == "edit_many":
+        return [outcome async for outcome in session.edit_many([])]
+    if call in {"edit", "submit"}:
+        return await getattr(session, call)(IMAGE, "snow")
+    result = getattr(session, call)("task-1")
+    return await result
+
+
+calls = pytest.mark.parametrize("call", ["edit", "submit", "attach", "status", "edit_many"])
+
+
+# Before, after, elsewhere.
+
+
+@calls
+async def test_a_session_that_is_not_open_says_so(call):
+    with pytest.raises(SessionClosedError, match="is not open: use `async with`"):
+        await use(MemorySession(MemoryService()), call)
+
+
+@virtual
+@calls
+async def test_a_session_that_is_closed_says_so(call):
+    async with MemorySession(MemoryService()) as session:
+        pass
+    with pytest.raises(SessionClosedError, match="is closed: make another"):
+        await use(session, call)
+
+
+@calls
+def test_a_session_on_another_event_loop_says_so(call):
+    service = MemoryService()
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    try:
+        session = first.run_until_complete(MemorySession(service).open())
+        with pytest.raises(SessionClosedError, match="another event loop"):
+            second.run_until_complete(use(session, call))
+        with pytest.raises(SessionClosedError, match="another event loop"):
+            second.run_until_complete(session.aclose())
+        first.run_until_complete(session.aclose())
+    finally:
+        first.close()
+        second.close()
+    assert service.closed == 1
+
+
+@virtual
+async def test_a_session_opens_once():
+    session = await MemorySession(MemoryService()).open()
+    with pytest.raises(SessionClosedError, match="opened once"):
+        await session.open()
+    await session.aclose()
+    with pytest.raises(SessionClosedError, match="opened once"):
+        await session.open()
+
+
+@virtual
+async def test_closing_twice_or_before_opening_does_nothing():
+    service = MemoryService()
+    async with MemorySession(service) as session:
+        await session.aclose()
+        await session.aclose()
+    assert service.closed == 1
+    unopened = MemorySession(service)
+    await unopened.aclose()
+    with pytest.raises(SessionClosedError, match="opened once"):
+        await unopened.open()
+
+
+@virtual
+async def test_opened_in_one_task_used_in_another_closed_in_a_third():
+    service = MemoryService()
+    session = MemorySession(service)
+    await asyncio.create_task(session.open())
+    result = await asyncio.create_task(session.edit(IMAGE, "snow"))
+    await asyncio.create_task(session.aclose())
+    assert (result.task_id, service.closed) == ("task-1", 1)
+
+
+@virtual
+async def test_a_transport_that_does_not_open_closes_what_did():
+    class Broken(MemoryService):
+        async def open(self) -> None:
+            await super().open()
+            raise OSError(24, "Too many open files")
+
+    service = Broken()
+    with pytest.raises(OSError, match="Too many open files"):
+        await MemorySession(service).open()
+    assert service.closed == 1
+
+
+# Leaving.
+
+
+@virtual
+@pytest.mark.parametrize("error", [KeyError("mine"), asyncio.CancelledError(), KeyboardInterrupt(), ExceptionGroup("g", [KeyError()])], ids=repr)
+async def test_the_users_exception_leaves_unwrapped_and_cancels(error):
+    service = MemoryService(duration=100.0)
+    start = asyncio.get_running_loop().time()
+    with pytest.raises(type(error)) as caught:
+        async with MemorySession(service) as session:
+            waiting = asyncio.create_task(session.edit(IMAGE, "snow"))
+            await asyncio.sleep(1)
+            raise error
+    assert caught.value is error
+    assert asyncio.get_running_loop().time() - start < 2
+    with pytest.raises(SessionClosedError) as closed:
+        await waiting
+    assert (closed.value.task_id, session.unfinished) == ("task-1", ("task-1",))
+
+
+@virtual
+async def test_leaving_waits_for_what_somebody_awaits_and_gives_up_what_nobody_does():
+    service = MemoryService(duration=10.0)
+    async with MemorySession(service) as session:
+        awaited = asyncio.create_task(session.edit(IMAGE, "snow"))
+        forgotten = await session.submit(IMAGE, "snow")
+    assert (await awaited).task_id in service.ids
+    with pytest.raises(SessionClosedError, match=re.escape(f"session.attach({forgotten.id!r})")):
+        await forgotten
+    assert session.unfinished == (forgotten.id,)
+
+
+@virtual
+async def test_leaving_waits_for_edits_that_wait_for_a_slot():
+    async with MemorySession(MemoryService(), max_in_flight=1) as session:
+        edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(4)]
+        await asyncio.sleep(0.1)
+    assert [edit.done() for edit in edits] == [True] * 4
+    await asyncio.gather(*edits)
+
+
+@virtual
+@pytest.mark.parametrize("where", ["in its slot queue", "in a pause", "backing off", "being submitted"])
+async def test_leaving_by_an_error_ends_every_wait_soon(where):
+    answers = {"in a pause": status(503, retry_after=300), "backing off": status(503)}
+    service = MemoryService(on_submission=in_order(*[answers.get(where, status(503))] * 2), latency=0.5)
+    error = ValueError("mine")
+    with pytest.raises(ValueError, match="mine"):
+        async with MemorySession(service, max_in_flight=1) as session:
+            edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(3)]
+            await asyncio.sleep(0.1 if where == "being submitted" else 0.52)
+            raise error
+    start = asyncio.get_running_loop().time()
+    outcomes = await asyncio.gather(*edits, return_exceptions=True)
+    assert asyncio.get_running_loop().time() - start < 0.01
+    assert {type(outcome).__name__ for outcome in outcomes} <= {"SessionClosedError", "InternalServerError"}
+    assert session.statistics().in_flight == 0
+
+
+@virtual
+async def test_a_task_that_is_accepted_as_the_session_closes_keeps_its_id_and_no_slot():
+    service = MemoryService(latency=2.0)
+    with pytest.raises(KeyError):
+        async with MemorySession(service) as session:
+            edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+            await asyncio.sleep(1)
+            raise KeyError
+    with pytest.raises(SessionClosedError, match="task-1"):
+        await edit
+    assert (session.unfinished, session.statistics().in_flight) == (("task-1",), 0)
+
+
+@virtual
+async def test_two_tasks_may_close_at_once():
+    service = MemoryService(duration=5.0)
+    session = await MemorySession(service).open()
+    edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+    await asyncio.sleep(1)
+    await asyncio.gather(session.aclose(), session.aclose())
+    await edit
+    assert service.closed == 1
+
+
+# Forgotten.
+
+
+def test_a_session_that_its_loop_outlived_not_warns():
+    async def forget() -> None:
+        await MemorySession(service).open()
+        await asyncio.sleep(0)
+
+    service = MemoryService()
+    with pytest.warns(ResourceWarning, match="never closed"):
+        asyncio.run(forget())
+    assert service.closed == 1
+
+
+def test_a_session_that_is_kept_to_the_loops_end_warns_and_ends_with_it():
+    async def keep() -> None:
+        kept.append(await MemorySession(service).open())
+        kept.append(await kept[0].submit(IMAGE, "snow"))
+
+    kept, service = [], MemoryService()
+    with pytest.warns(ResourceWarning, match="never closed"):
+        asyncio.run(keep())
+    assert (service.closed, kept[0].unfinished) == (1, ("task-1",))
+
+
+@virtual
+async def test_a_session_that_nobody_holds_goes_on_for_those_who_wait():
+    service = MemoryService(duration=50.0)
+    closers = []
+
+    async def start():
+        session = await MemorySession(service).open()
+        closers.append(session._host)
+        return await session.submit(IMAGE, "snow")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        task = await start()
+        gc.collect()
+        await asyncio.sleep(1)
+        gc.collect()
+        assert (await task).task_id == "task-1"
+    await closers[0].close(cancel=True)
+
+
+@virtual
+async def test_the_host_of_an_idle_session_is_not_collected():
+    service = MemoryService()
+    session = await MemorySession(service).open()
+    gc.collect()
+    await asyncio.sleep(100)
+    gc.collect()
+    await session.edit(IMAGE, "snow")
+    await session.aclose()
+
+
+# Options and arguments.
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_in_flight": 0},
+        {"max_in_flight": 1.5},
+        {"max_in_flight": True},
+        {"deadline": 0},
+        {"deadline": float("inf")},
+        {"deadline": "60"},
+        {"max_retries": -1},
+        {"submit_rate": 0},
+        {"timeout": -1.0},
+        {"envelope": "other"},
+        {"default_headers": {"authorization": "Bearer other"}},
+        {"api_key": "two words"},
+        {"api_key": " "},
+        {"base_url": "ftp://host"},
+        {"base_url": "http://example.com"},
+        {"base_url": "https://user:password@host"},
+    ],
+    ids=str,
+)
+def test_wrong_options_are_refused(options):
+    with pytest.raises(ConfigurationError):
+        EditSession(**{"api_key": KEY} | options)
+
+
+def test_a_missing_key_says_what_to_set(monkeypatch):
+    monkeypatch.delenv("QWEN_EDIT_API_KEY", raising=False)
+    with pytest.raises(ConfigurationError, match="QWEN_EDIT_API_KEY"):
+        EditSession()
+
+
+def test_key_and_host_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("QWEN_EDIT_API_KEY", KEY)
+    monkeypatch.setenv("QWEN_EDIT_BASE_URL", "https://gateway.example/v2/")
+    assert repr(EditSession()) == "<EditSession https://gateway.example/v2 not open>"
+
+
+@virtual
+@pytest.mark.parametrize("deadline", [0, -1, True, "5", float("nan")], ids=str)
+async def test_a_wrong_deadline_is_refused(deadline):
+    async with MemorySession(MemoryService()) as session:
+        for call in (
+            lambda: session.edit(IMAGE, "snow", deadline=deadline),
+            lambda: use_attach(session, deadline),
+            lambda: use_many(session, deadline),
+        ):
+            with pytest.raises(ConfigurationError, match="deadline"):
+                await call()
+
+
+async def use_attach(session, deadline):
+    session.attach("task-1", deadline=deadline)
+
+
+async def use_many(session, deadline):
+    session.edit_many([], deadline=deadline)
+
+
+@virtual
+async def test_arguments_of_an_edit_reach_the_service():
+    service = MemoryService()
+    async with MemorySession(service) as session:
+        await session.edit([IMAGE, IMAGE], "snow", parameters=EditParameters(n=2, seed=3), seed=7, size="1024x1536")
+    body = service.submissions[0].body
+    assert body["parameters"] == {"n": 2, "seed": 7, "size": "1024*1536"}
+    assert body["input"]["messages"][0]["content"] == [{"image": IMAGE}, {"image": IMAGE}, {"text": "snow"}]
+
+
+@virtual
+async def test_a_whole_request_takes_nothing_beside_it():
+    async with MemorySession(MemoryService()) as session:
+        with pytest.raises(InvalidEditError, match="says it all"):
+            await session.edit(EditRequest(IMAGE, "snow"), n=2)
+
+
+@virtual
+async def test_text_that_the_service_would_cut_off_warns():
+    async with MemorySession(MemoryService()) as session:
+        with pytest.warns(EditWarning, match="801 characters"):
+            result = await session.edit(IMAGE, "x" * 801)
+    assert "801 characters" in result.notes[0]
+
+
+@virtual
+async def test_text_that_the_service_would_cut_off_is_refused_by_a_strict_session():
+    service = MemoryService()
+    async with MemorySession(service, strict=True) as session:
+        with pytest.raises(InvalidEditError, match="801 characters"):
+            await session.edit(IMAGE, "x" * 801)
+    assert service.submissions == []
+
+
+@virtual
+async def test_statistics_count_and_the_repr_tells():
+    service = MemoryService()
+    session = MemorySession(service, max_in_flight=2)
+    assert session.statistics() == SessionStatistics()
+    assert session.unfinished == ()
+    async with session:
+        edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(3)]
+        await asyncio.sleep(0.5)
+        assert repr(session) == "<EditSession http://127.0.0.1:9 open, 2 in flight, 1 waiting>"
+        counts = session.statistics()
+        assert (counts.in_flight, counts.waiting, counts.limit, counts.watched, counts.submitted) == (2, 1, 2, 2, 2)
+        await asyncio.gather(*edits)
+    assert repr(session) == "<EditSession http://127.0.0.1:9 closed>"
+    assert (session.statistics().completed, session.statistics().checks) == (3, 6)
+
+
+# End to end.
+
+
+async def test_a_session_edits_through_sockets(tmp_path):
+    faults = FaultPlan([Fault.status(503).on("submit").nth(2), Fault.status(500).on("check").nth(1, 4)])
+    emulator = EditEmulator(duration=AfterChecks(2), engine=FixedEngine(), faults=faults)
+    async with (
+        emulator,
+        EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.01)) as session,
+    ):
+        host = session._host
+        host._random.random = lambda: 0.0
+        results = await asyncio.gather(*(session.edit(IMAGE, "snow", n=2) for _ in range(5)))
+        paths = await results[0].save(tmp_path)
+    assert [path.name for path in paths] == [f"{results[0].task_id}-{index}.png" for index in range(2)]
+    statistics = emulator.statistics()
+    assert (statistics.tasks_completed, statistics.keys_at_results) == (5, 0)
+    assert statistics.submits == 6
+
+
+async def test_both_envelopes_are_found_out_through_sockets():
+    emulator = EditEmulator(duration=0.0, engine=FixedEngine(), envelope="params")
+    async with (
+        emulator,
+        EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.01)) as session,
+    ):
+        await session.edit(IMAGE, "snow")
+        await session.edit(IMAGE, "snow")
+    assert emulator.statistics().submits == 3
+
+
+async def test_a_wrong_key_is_refused_through_sockets():
+    async with EditEmulator() as emulator, EditSession("sk-wrong", base_url=emulator.url) as session:
+        with pytest.raises(AuthenticationError) as caught:
+            await session.edit(IMAGE, "snow")
+    assert caught.value.status_code == 401

@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_edit_async import ConfigurationError, EditParameters, EditRequest
+from qwen_edit_async._sources import EditDefaults, SourceItem, image_stem, name_items, read_source
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
+JPEG = b"\xff\xd8\xff\xe0" + bytes(16)
+SNOW = EditDefaults("make it snow")
+
+
+@pytest.fixture
+def notes():
+    return []
+
+
+@pytest.fixture
+def read(tmp_path, notes):
+    def read_named(name, defaults=SNOW, **options):
+        return list(read_source(tmp_path / name, defaults, note=notes.append, **options))
+
+    return read_named
+
+
+@pytest.fixture
+def table(tmp_path, read):
+    def read_text(text, defaults=SNOW, name="edits.csv", encoding="utf-8"):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        return read(name, defaults)
+
+    return read_text
+
+
+def write(folder: Path, **files: bytes) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def names(items):
+    return [Path(item.request.images[0]).name for item in items]
+
+
+def keys(items):
+    return [item.request.key for item in items if item.request is not None]
+
+
+def pictures(*paths):
+    return [SourceItem(request=EditRequest(path, "snow")) for path in paths]
+
+
+def test_a_directory_gives_its_pictures_sorted_by_name_and_found_by_content(tmp_path, read):
+    write(tmp_path / "in", b_jpg=JPEG, a_without_ending=PNG, c_png=b"text", d=b"")
+    assert names(read("in")) == ["a_without_ending", "b_jpg"]
+
+
+def test_files_that_are_no_pictures_are_named(tmp_path, read, notes):
+    write(tmp_path / "in", a=PNG, b=b"text", c=b"", d=b"x", e=b"y")
+    read("in")
+    assert notes == ["4 of the files are no pictures that the service takes, and are left out: b, c, d, …"]
+
+
+def test_a_directory_leaves_hidden_files_alone(tmp_path, read, notes):
+    write(tmp_path / "in", **{"a": PNG, ".a.part": PNG})
+    assert names(read("in")) == ["a"]
+    assert notes == []
+
+
+@pytest.mark.parametrize(("recursive", "found"), [(False, ["a"]), (True, ["a", "b"])])
+def test_folders_of_a_directory_are_read_on_demand(tmp_path, read, recursive, found):
+    write(tmp_path / "in", a=PNG)
+    write(tmp_path / "in" / "deep", b=PNG)
+    write(tmp_path / "in" / ".hidden", c=PNG)
+    assert names(read("in", recursive=recursive)) == found
+
+
+def test_results_are_no_input(tmp_path, read):
+    write(tmp_path / "in", a=PNG)
+    write(tmp_path / "in" / "out", b=PNG)
+    assert names(read("in", recursive=True, exclude=tmp_path / "in" / "out")) == ["a"]
+
+
+def test_every_picture_gets_the_defaults(tmp_path, read):
+    write(tmp_path / "in", a=PNG)
+    [item] = read("in", EditDefaults("sepia", EditParameters(n=2)))
+    assert (item.request.instruction, item.request.parameters) == ("sepia", EditParameters(n=2))
+
+
+@pytest.mark.parametrize("pattern", ["in/*.jpg", "in/?.jpg", "in/[ab].jpg", "**/*.jpg"])
+def test_a_pattern_gives_the_pictures_that_match(tmp_path, read, pattern):
+    write(tmp_path / "in", **{"b.jpg": JPEG, "a.jpg": JPEG, "c.png": PNG})
+    assert names(read(pattern)) == ["a.jpg", "b.jpg"]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path, read):
+    write(tmp_path, **{"a[1].jpg": JPEG, "a1.jpg": JPEG})
+    assert names(read("a[1].jpg")) == ["a[1].jpg"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("empty", "there is no JPEG, PNG, BMP, TIFF, WEBP or GIF picture in .*empty$"),
+        ("text", "no JPEG, .* picture in .*text$"),
+        ("*.jpg", r"no JPEG, .* picture in what matches .*\*\.jpg"),
+        ("missing", "there is no directory, file or pattern of files .*missing"),
+    ],
+)
+def test_an_empty_source_says_what_was_looked_for(tmp_path, read, source, message):
+    write(tmp_path / "empty")
+    write(tmp_path, text=b"text")
+    with pytest.raises(ConfigurationError, match=message):
+        read(source)
+
+
+def test_pictures_need_an_instruction(tmp_path, read):
+    write(tmp_path / "in", a=PNG)
+    with pytest.raises(ConfigurationError, match="give an instruction"):
+        read("in", EditDefaults())
+
+
+def test_a_row_says_all_of_an_edit(table, tmp_path):
+    [item] = table(
+        "image,image2,image3,instruction,key,n,negative_prompt,size,prompt_extend,watermark,seed\n"
+        "a.jpg,b.jpg,https://example.com/c.jpg,both,k,2,blur,1024x1536,no,TRUE,7\n"
+    )
+    assert item.row == 2
+    assert item.request == EditRequest(
+        [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg"), "https://example.com/c.jpg"],
+        "both",
+        EditParameters(n=2, negative_prompt="blur", size=(1024, 1536), prompt_extend=False, watermark=True, seed=7),
+        key="k",
+    )
+
+
+def test_json_lines_say_all_of_an_edit(table, tmp_path):
+    line = {
+        "image": "a.jpg",
+        "image2": "b.jpg",
+        "instruction": "both",
+        "key": 12,
+        "n": 2,
+        "watermark": True,
+        "seed": None,
+    }
+    [item] = table(json.dumps(line) + "\n\n", name="edits.jsonl")
+    images = [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
+    assert item.request == EditRequest(images, "both", EditParameters(n=2, watermark=True), key="12")
+
+
+@pytest.mark.parametrize("name", ["edits.csv", "edits.jsonl"])
+def test_a_row_wins_over_the_defaults(table, name):
+    text = {
+        "edits.csv": "image,instruction,n\na,sepia,3\nb,,\n",
+        "edits.jsonl": '{"image": "a", "instruction": "sepia", "n": 3}\n{"image": "b"}\n',
+    }[name]
+    first, second = table(text, EditDefaults("snow", EditParameters(n=2, seed=1)), name)
+    assert (first.request.instruction, first.request.parameters) == ("sepia", EditParameters(n=3, seed=1))
+    assert (second.request.instruction, second.request.parameters) == ("snow", EditParameters(n=2, seed=1))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_tables_of_other_programs_are_read(table, delimiter, encoding):
+    text = delimiter.join(["Image", "Negative Prompt"]) + "\r\n" + delimiter.join(["a.jpg", '"雪, or; rain"']) + "\r\n"
+    [item] = table(text, encoding=encoding)
+    assert item.request.parameters.negative_prompt == "雪, or; rain"
+
+
+def test_an_absolute_path_stays(table):
+    [item] = table("image\n/photos/a.jpg\n")
+    assert item.request.images == (str(Path("/photos/a.jpg")),)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("a.jpg,,7,,", "n is 7"),
+        ("a.jpg,,two,,", "n is 'two'"),
+        ("a.jpg,,,maybe,", "watermark is 'maybe'"),
+        ("a.jpg,,,,big", "size 'big'"),
+        (",x,,,", "0 images: give one to three"),
+        ("ftp://host/a.jpg,,,,", "not http"),
+        ("a.jpg,,,,,b", "it has 6 cells, but there are 5 columns"),
+    ],
+)
+def test_a_bad_row_says_why_and_stops_no_other(table, row, problem):
+    bad, good = table(f"image,instruction,n,watermark,size\n{row}\nb.jpg,,,,\n")
+    assert (bad.row, bad.request) == (2, None)
+    assert problem in bad.problem
+    assert good.request is not None
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "it is not JSON"),
+        ("[]", "it is no JSON object"),
+        ('{"image": 5}', "an image is 5"),
+        ('{"image": "a", "n": "2"}', "n is '2'"),
+        ('{"image": "a", "instructon": "x"}', "there is no column 'instructon': is it 'instruction'?"),
+        ("{}", "0 images"),
+    ],
+)
+def test_a_bad_json_line_says_why_and_stops_no_other(table, line, problem):
+    bad, good = table(f'{line}\n{{"image": "b"}}\n', name="edits.jsonl")
+    assert (bad.row, bad.request) == (1, None)
+    assert problem in bad.problem
+    assert good.request is not None
+
+
+def test_a_row_without_any_instruction_is_bad(table):
+    [bad] = table("image,instruction\na.jpg,\n", EditDefaults())
+    assert "the instruction is missing" in bad.problem
+
+
+def test_blank_rows_count_but_are_no_edits(table):
+    items = table('image,instruction\n\na.jpg,"two\nlines"\n,\nb.jpg,\n')
+    assert [(item.row, item.problem) for item in items] == [(3, None), (5, None)]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("picture\na.jpg\n", "edits.csv", "has no column 'image'"),
+        ("image,instructon\na,b\n", "edits.csv", "is it 'instruction'"),
+        ("image,image1\na,b\n", "edits.csv", "no column 'image1'"),
+        ("image,Image\na,b\n", "edits.csv", "two columns of one name"),
+        ("image\n", "edits.csv", "a header, but no rows"),
+        ("", "edits.csv", "has no column 'image'"),
+        ("\n", "edits.jsonl", "has no rows"),
+        ("image\n" + "x" * 200_000, "edits.csv", "is no table after row 1"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(table, text, name, message):
+    with pytest.raises(ConfigurationError, match=message):
+        table(text, name=name)
+
+
+def test_a_table_without_instructions_needs_one_for_all(table):
+    with pytest.raises(ConfigurationError, match="give an instruction for all rows"):
+        table("image\na.jpg\n", EditDefaults())
+
+
+@pytest.mark.parametrize("name", ["edits.csv", "edits.jsonl"])
+def test_a_table_that_is_not_utf8_is_refused(table, name):
+    with pytest.raises(ConfigurationError, match="not UTF-8"):
+        table("image,instruction\na,让猫下雪\n", name=name, encoding="gbk")
+
+
+def test_a_source_that_cannot_be_read_is_refused(tmp_path, read, monkeypatch):
+    write(tmp_path, **{"a.jpg": JPEG, "edits.csv": b"image\n"})
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    for name in ("a.jpg", "edits.csv"):
+        with pytest.raises(ConfigurationError, match="can't be read: Permission denied"):
+            read(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("image,shop,who\na,1,me\n", "edits.csv"), ('{"image": "a", "shop": "1", "who": "me"}\n' * 2, "edits.jsonl")],
+)
+def test_other_columns_travel_along_and_are_noted_once(table, notes, text, name):
+    items = table(text, name=name)
+    assert dict(items[0].request.metadata) == {"shop": "1", "who": "me"}
+    assert notes == ["the edits make no use of: shop, who"]
+
+
+@pytest.mark.parametrize(
+    ("image", "stem"),
+    [
+        ("photos/cat.jpg", "cat"),
+        ("https://example.com/a/c%20t.png?size=1", "c t"),
+        ("data:image/png;base64,AAAA", ""),
+        ("photos/archive.tar.png", "archive.tar"),
+    ],
+)
+def test_a_picture_is_called_as_its_file(image, stem):
+    assert image_stem(image) == stem
+
+
+def test_pictures_of_one_name_get_numbers_and_a_note(notes):
+    named = name_items(pictures("a.jpg", "a.png", "x/A.gif", "b.jpg"), notes.append)
+    assert keys(named) == ["a", "a-2", "A-3", "b"]
+    assert notes == ["2 pictures share a name with another: their results get a number, such as a-2 for a"]
+
+
+def test_a_key_of_the_table_wins_over_a_picture_of_that_name():
+    items = [*pictures("cat.jpg"), SourceItem(row=3, request=EditRequest("x.jpg", "snow", key="cat"))]
+    assert keys(name_items(items)) == ["cat-2", "cat"]
+
+
+def test_a_key_that_a_table_has_twice_is_the_later_rows_problem():
+    items = [SourceItem(row=row, request=EditRequest("x.jpg", "snow", key=key)) for row, key in ((2, "a"), (3, "A"))]
+    first, second = name_items(items)
+    assert first.request.key == "a"
+    assert (second.request, second.problem) == (None, "the key 'A' is that of another row")
+
+
+def test_a_picture_without_a_name_is_called_after_its_row():
+    items = [SourceItem(row=4, request=EditRequest("data:image/png;base64,AAAA", "snow"))]
+    assert keys(name_items(items)) == ["row-4"]
+
+
+def test_bad_rows_stay_where_they_are():
+    bad = SourceItem(row=2, problem="no")
+    assert name_items([bad, *pictures("a.jpg")])[0] is bad
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), max_size=12))
+def test_keys_are_unique_for_every_file_system_and_name_files(stems):
+    named = name_items([SourceItem(row=1, request=EditRequest(f"./{stem}.png", "snow")) for stem in stems])
+    found = keys(named)
+    assert len({key.casefold() for key in found}) == len(stems)
+    assert all(key == Path(key).name and len(key) < 120 for key in found)

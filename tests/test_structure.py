@@ -1,0 +1,79 @@
+"""JPEG files from marker to marker, and how little of them is decoded."""
+
+from __future__ import annotations
+
+import io
+import random
+
+import pytest
+from PIL import Image
+
+from qwen_edit_async import _pillow
+from qwen_edit_async._errors import InvalidEditError
+from qwen_edit_async._structure import find_damage
+
+SCAN = b"\xff\xda"
+
+
+def jpeg(**options: object) -> bytes:
+    file = io.BytesIO()
+    picture = Image.frombytes("RGB", (400, 400), random.Random(3).randbytes(400 * 400 * 3))
+    picture.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def damage(data: bytes) -> str | None:
+    return find_damage(io.BytesIO(data), len(data), "image/jpeg")
+
+
+def with_inserted(data: bytes, position: int, inserted: bytes) -> bytes:
+    return data[:position] + inserted + data[position:]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 1}])
+def test_a_whole_jpeg_has_no_damage(options) -> None:
+    assert damage(jpeg(**options)) is None
+
+
+@pytest.mark.parametrize("marker", [b"\xff\xc0", b"\xff\xd8", b"\xff\x80", b"\xff\xf7"])
+def test_a_marker_that_does_not_belong_into_pixel_data_is_damage(marker) -> None:
+    data = jpeg()
+    assert damage(with_inserted(data, len(data) // 2, marker)) == "its pixel data is damaged"
+
+
+def test_an_end_marker_inside_of_a_comment_between_scans_is_not_the_end() -> None:
+    data = jpeg(progressive=True)
+    second_scan = data.index(SCAN, data.index(SCAN) + 2)
+    tables = data.rindex(b"\xff\xc4", 0, second_scan)
+    commented = with_inserted(data, tables, b"\xff\xfe\x00\x04\xff\xd9")
+    assert damage(commented) is None
+    assert damage(commented[:-2]) == "it is cut short"
+
+
+def test_a_file_that_ends_within_a_segment_between_scans_is_cut_short() -> None:
+    data = jpeg(progressive=True)
+    second_scan = data.index(SCAN, data.index(SCAN) + 2)
+    assert damage(data[: second_scan + 3]) == "it is cut short"
+
+
+def test_broken_tables_are_found_by_decoding() -> None:
+    data = bytearray(jpeg())
+    tables = data.index(b"\xff\xc4")
+    data[tables + 5 : tables + 21] = b"\xff" * 16
+    assert damage(bytes(data)) is None
+    with pytest.raises(InvalidEditError, match="can't be decoded"):
+        _pillow.check(io.BytesIO(data), "image/jpeg", "image 1")
+
+
+def test_only_the_beginning_of_the_pixel_data_is_decoded(monkeypatch) -> None:
+    given: list[bytes] = []
+    load_read = _pillow._JpegFile.load_read
+
+    def spying(image, size):
+        given.append(load_read(image, size))
+        return given[-1]
+
+    monkeypatch.setattr(_pillow._JpegFile, "load_read", spying)
+    data = jpeg(quality=95)
+    assert _pillow.check(io.BytesIO(data), "image/jpeg", "image 1") == (400, 400)
+    assert len(b"".join(given)) < data.index(SCAN) + 10 * 1024 < len(data)

@@ -1,0 +1,481 @@
+"""From a request to a task id: what is repeated, what is not, and what nobody pays for twice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+
+import pytest
+from memory_transport import (
+    HANGS,
+    IMAGE,
+    NORMAL,
+    Answer,
+    MemoryService,
+    MemorySession,
+    in_order,
+    lost,
+    refused,
+    says,
+    status,
+    timed_out,
+)
+
+from qwen_edit_async import (
+    APIConnectionError,
+    APIResponseError,
+    APITimeoutError,
+    AuthenticationError,
+    BadRequestError,
+    DeadlineExceededError,
+    InsufficientBalanceError,
+    InvalidEditError,
+    PermissionDeniedError,
+    QwenEditError,
+    RateLimitError,
+    SubmitUncertainError,
+)
+
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
+
+NEVER = Answer(delay=math.inf, uploaded=False)
+"""The connection takes nothing of the body, and says nothing."""
+
+CERTAIN_REFUSALS = {
+    "429": status(429),
+    "code 1002": status(400, code=1002),
+    "503": status(503),
+    "connection refused": refused(),
+}
+LOST_REPLIES = {
+    "connection broke": lost(),
+    "timeout": timed_out(),
+    "500": status(500, accepted=True),
+    "502": status(502, accepted=True),
+    "504": status(504, accepted=True),
+    "HTML page": says(b"<html>Bad Gateway</html>"),
+    "no JSON": says(b"{'id': 'x'}"),
+    "cut off": says(b'{"status": "in_pro', complete=False),
+}
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+# What may have been accepted is not sent again.
+
+
+@pytest.mark.parametrize("answer", LOST_REPLIES.values(), ids=LOST_REPLIES)
+async def test_a_lost_reply_is_uncertain_and_posted_once(answer):
+    service = MemoryService(on_submission=in_order(answer))
+    async with MemorySession(service, max_retries=5) as session:
+        with pytest.raises(SubmitUncertainError, match="a task may exist") as caught:
+            await session.edit(IMAGE, "snow")
+        counts = session.statistics()
+    assert len(service.submissions) == 1
+    assert isinstance(caught.value.__cause__, QwenEditError)
+    assert (counts.uncertain, counts.retries, counts.resubmitted, counts.in_flight) == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("answer", LOST_REPLIES.values(), ids=LOST_REPLIES)
+async def test_a_lost_reply_is_submitted_again_with_consent_and_that_is_counted_and_logged(answer, caplog):
+    caplog.set_level(logging.WARNING, "qwen_edit_async")
+    service = MemoryService(on_submission=in_order(answer, answer))
+    async with MemorySession(service, resubmit_uncertain=True) as session:
+        await session.edit(IMAGE, "snow")
+        counts = session.statistics()
+    assert len(service.submissions) == 3
+    assert (counts.uncertain, counts.resubmitted, counts.retries, counts.submitted) == (2, 2, 0, 1)
+    assert sum("submitting again" in record.message for record in caplog.records) == 2
+
+
+async def test_consent_to_submit_again_has_an_end():
+    service = MemoryService(on_submission=lambda _: lost())
+    async with MemorySession(service, resubmit_uncertain=True, max_retries=2) as session:
+        with pytest.raises(SubmitUncertainError):
+            await session.edit(IMAGE, "snow")
+    assert len(service.submissions) == 3
+
+
+async def test_an_uncertain_submission_stays_uncertain_though_its_repetition_is_refused():
+    service = MemoryService(on_submission=in_order(lost(), status(400)))
+    async with MemorySession(service, resubmit_uncertain=True) as session:
+        with pytest.raises(SubmitUncertainError):
+            await session.edit(IMAGE, "snow")
+
+
+# What was certainly refused is sent again.
+
+
+@pytest.mark.parametrize("answer", CERTAIN_REFUSALS.values(), ids=CERTAIN_REFUSALS)
+async def test_a_certain_refusal_is_submitted_again(answer):
+    service = MemoryService(on_submission=in_order(answer, answer))
+    async with MemorySession(service) as session:
+        await session.edit(IMAGE, "snow")
+        counts = session.statistics()
+    assert (len(service.submissions), len(service.ids)) == (3, 1)
+    assert (counts.retries, counts.uncertain, counts.submitted) == (2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [(status(503), "InternalServerError"), (refused(), "APIConnectionError")],
+    ids=["503", "connection refused"],
+)
+async def test_a_service_that_is_not_there_is_not_tried_for_ever(answer, kind):
+    service = MemoryService(on_submission=lambda _: answer)
+    async with MemorySession(service, max_retries=3) as session:
+        with pytest.raises(QwenEditError) as caught:
+            await session.edit(IMAGE, "snow")
+        assert session.statistics().refused == 1
+    assert type(caught.value).__name__ == kind
+    assert len(service.submissions) == 4
+
+
+@pytest.mark.parametrize("answer", [status(400), status(413), status(404), status(418)], ids=str)
+async def test_a_refusal_that_stays_is_not_submitted_again(answer):
+    service = MemoryService(on_submission=lambda _: answer)
+    async with MemorySession(service) as session:
+        with pytest.raises(QwenEditError):
+            await session.edit(IMAGE, "snow")
+    assert len(service.submissions) == 1
+
+
+async def test_too_many_requests_are_waited_out_however_often():
+    service = MemoryService(on_submission=in_order(*[status(429)] * 20))
+    async with MemorySession(service, max_retries=0) as session:
+        await session.edit(IMAGE, "snow")
+        assert session.statistics().throttled == 20
+
+
+async def test_too_many_requests_until_the_deadline_are_an_error():
+    service = MemoryService(on_submission=lambda _: status(429))
+    async with MemorySession(service) as session:
+        start = now()
+        with pytest.raises(RateLimitError):
+            await session.edit(IMAGE, "snow", deadline=60.0)
+        assert now() - start == pytest.approx(60.0, abs=0.1)
+
+
+async def test_a_pause_beyond_the_deadline_is_not_waited_for():
+    service = MemoryService(on_submission=in_order(status(429, retry_after=100)))
+    async with MemorySession(service) as session:
+        start = now()
+        with pytest.raises(RateLimitError) as caught:
+            await session.edit(IMAGE, "snow", deadline=60.0)
+        assert now() - start < 1
+    assert caught.value.retry_after == 100
+
+
+async def test_a_thousand_edits_finish_on_an_account_that_allows_two_at_a_time():
+    service = MemoryService(room=2)
+    async with MemorySession(service, max_in_flight=64) as session:
+        results = await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(1000)))
+        counts = session.statistics()
+    assert {result.task_id for result in results} == set(service.ids)
+    assert (len(service.ids), counts.completed, service.peak_unfinished) == (1000, 1000, 2)
+    assert counts.limit <= 4
+
+
+@pytest.mark.parametrize("answer", [NORMAL, status(429), status(400), refused()], ids=str)
+async def test_the_service_never_has_more_than_max_in_flight(answer):
+    service = MemoryService(on_submission=lambda n: answer if n % 3 == 0 else NORMAL)
+    async with MemorySession(service, max_in_flight=5) as session:
+        await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(60)), return_exceptions=True)
+    assert 4 <= service.peak_unfinished <= 5
+
+
+@pytest.mark.parametrize("answer", [lost(), HANGS, NEVER], ids=["lost", "hangs", "stuck"])
+async def test_never_more_than_max_in_flight_are_submitted_or_waited_for(answer):
+    service = MemoryService(on_submission=lambda n: answer if n % 3 == 0 else NORMAL)
+    async with MemorySession(service, max_in_flight=5) as session:
+        edits = [asyncio.create_task(session.edit(IMAGE, "snow", deadline=30.0)) for _ in range(60)]
+        peak, waiting = 0, set(edits)
+        for number in range(0, 60, 7):
+            _, waiting = await asyncio.wait(waiting, timeout=0.3)
+            counts = session.statistics()
+            peak = max(peak, counts.in_flight)
+            assert len(session._host.tracker._tracked) <= counts.in_flight
+            edits[number].cancel()
+        await asyncio.gather(*edits, return_exceptions=True)
+        assert session.statistics().in_flight == 0
+    assert peak == 5
+
+
+async def test_no_clock_runs_before_there_is_a_slot():
+    service = MemoryService(duration=50.0)
+    async with MemorySession(service, max_in_flight=1, deadline=60.0) as session:
+        results = await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(10)))
+    assert max(result.timings.queued for result in results) > 400
+
+
+# Errors that concern the whole session.
+
+FATAL = {
+    "401": (status(401), AuthenticationError),
+    "402": (status(402), InsufficientBalanceError),
+    "403": (status(403), PermissionDeniedError),
+    **{f"code {code}": (status(400, code=code), InsufficientBalanceError) for code in (40201, 40204, 40208)},
+    "code in a success": (
+        says({"error": {"code": "40203", "message": "balance too low"}}),
+        InsufficientBalanceError,
+    ),
+}
+
+
+@pytest.mark.parametrize(("answer", "kind"), FATAL.values(), ids=FATAL)
+async def test_a_lost_account_stops_all_submissions_but_no_wait(answer, kind):
+    service = MemoryService(duration=20.0, on_submission=lambda n: answer if n == 2 else NORMAL)
+    async with MemorySession(service, max_in_flight=2) as session:
+        running = await session.submit(IMAGE, "snow")
+        edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(5)]
+        errors = await asyncio.gather(*edits, return_exceptions=True)
+        assert [type(error) for error in errors] == [kind] * 5
+        with pytest.raises(kind):
+            await session.submit(IMAGE, "snow")
+        assert (await running).task_id == "task-1"
+    assert len(service.submissions) == 2
+
+
+@pytest.mark.parametrize("wait", [status(503), status(503, retry_after=3600)], ids=["backing off", "in a pause"])
+async def test_a_lost_account_ends_the_waits_before_another_attempt_at_once(wait):
+    service = MemoryService(on_submission=in_order(wait, status(401)))
+    async with MemorySession(service, max_in_flight=2, deadline=7200.0) as session:
+        backing_off = asyncio.create_task(session.edit(IMAGE, "snow"))
+        await asyncio.sleep(0.02)
+        session._host.gate.close(AuthenticationError("no such key", status_code=401))
+        start = now()
+        with pytest.raises(AuthenticationError):
+            await backing_off
+        assert now() == start
+    assert len(service.submissions) == 1
+
+
+# Replies.
+
+
+@pytest.mark.parametrize("torn", ['{"id": "task-77", "sta', '{"status": "in_progress", "task_id": "task-77"'])
+async def test_a_torn_reply_that_holds_an_id_is_used(torn):
+    service = MemoryService(duration=3.0, on_submission=in_order(says(torn.encode(), complete=False)))
+    service.ends["task-77"] = 3.0
+    async with MemorySession(service) as session:
+        assert (await session.edit(IMAGE, "snow")).task_id == "task-77"
+
+
+async def test_a_reply_that_is_already_terminal_needs_no_check():
+    picture = {"content": [{"type": "image", "url": "https://results.example/x.png"}]}
+    reply = says({"id": "x", "status": "completed", "output": [picture]})
+    service = MemoryService(on_submission=in_order(reply))
+    async with MemorySession(service) as session:
+        result = await session.edit(IMAGE, "snow")
+        assert session.statistics().in_flight == 0
+    assert (result.task_id, len(service.checks)) == ("x", 0)
+
+
+async def test_a_completed_task_without_pictures_is_an_error_that_names_it():
+    service = MemoryService(on_submission=in_order(says({"id": "x", "status": "completed"})))
+    async with MemorySession(service) as session:
+        with pytest.raises(APIResponseError, match="task x is completed") as caught:
+            await session.edit(IMAGE, "snow")
+    assert caught.value.task_id == "x"
+
+
+# The envelope.
+
+
+@pytest.mark.parametrize(
+    ("taken", "sent"),
+    [("flat", ["flat", "flat", "flat"]), ("params", ["flat", "params", "params", "params"])],
+)
+async def test_the_envelope_is_found_out_once(taken, sent):
+    service = MemoryService(envelope=taken)
+    async with MemorySession(service, envelope="auto") as session:
+        for _ in range(3):
+            await session.edit(IMAGE, "snow")
+    assert [each.envelope for each in service.submissions] == sent
+
+
+async def test_the_change_of_envelope_is_logged_once(caplog):
+    caplog.set_level(logging.WARNING, "qwen_edit_async")
+    async with MemorySession(MemoryService(envelope="params"), envelope="auto") as session:
+        await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(5)))
+    assert [record.message for record in caplog.records] == [
+        "the service takes GenerationProtocol(envelope='params'), "
+        "not GenerationProtocol(envelope='flat'): it is used from now on"
+    ]
+
+
+async def test_submissions_that_start_meanwhile_wait_for_the_verdict():
+    service = MemoryService(envelope="params", latency=1.0)
+    async with MemorySession(service, envelope="auto") as session:
+        await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(8)))
+    assert [each.envelope for each in service.submissions] == ["flat"] + ["params"] * 8
+    assert service.submissions[2].at >= service.submissions[1].at + 1.0
+
+
+async def test_422_also_means_another_envelope():
+    service = MemoryService(on_submission=in_order(status(422)))
+    async with MemorySession(service, envelope="auto") as session:
+        await session.edit(IMAGE, "snow")
+    assert [each.envelope for each in service.submissions] == ["flat", "params"]
+
+
+async def test_what_both_envelopes_are_refused_with_is_the_first_error():
+    answers = in_order(status(400, error_message="first"), status(400, error_message="second"))
+    service = MemoryService(on_submission=answers)
+    async with MemorySession(service, envelope="auto") as session:
+        with pytest.raises(BadRequestError, match="first"):
+            await session.edit(IMAGE, "snow")
+        assert not session._negotiation.settled
+        await session.edit(IMAGE, "snow")
+    assert [each.envelope for each in service.submissions] == ["flat", "params", "flat"]
+
+
+async def test_once_settled_a_400_is_nobody_elses_fault():
+    service = MemoryService(on_submission=in_order(NORMAL, status(400)))
+    async with MemorySession(service, envelope="auto") as session:
+        await session.edit(IMAGE, "snow")
+        with pytest.raises(BadRequestError):
+            await session.edit(IMAGE, "snow")
+    assert [each.envelope for each in service.submissions] == ["flat", "flat"]
+
+
+@pytest.mark.parametrize("failure", [status(413), status(500), lost(), refused(), status(429)], ids=str)
+async def test_a_failure_that_is_not_about_the_form_settles_nothing(failure):
+    service = MemoryService(envelope="params", on_submission=in_order(failure))
+    async with MemorySession(service, envelope="auto", resubmit_uncertain=True) as session:
+        try:
+            await session.edit(IMAGE, "snow")
+        except BadRequestError:
+            await session.edit(IMAGE, "snow")
+    assert [each.envelope for each in service.submissions] == ["flat", "flat", "params"]
+
+
+async def test_the_other_envelope_failing_for_another_reason_is_that_reason():
+    service = MemoryService(on_submission=in_order(status(400), lost()))
+    async with MemorySession(service, envelope="auto") as session:
+        with pytest.raises(SubmitUncertainError):
+            await session.edit(IMAGE, "snow")
+        assert not session._negotiation.settled
+
+
+@pytest.mark.parametrize("pinned", ["flat", "params"])
+async def test_a_pinned_envelope_is_the_only_one_tried(pinned):
+    service = MemoryService(on_submission=lambda _: status(400))
+    async with MemorySession(service, envelope=pinned) as session:
+        with pytest.raises(BadRequestError):
+            await session.edit(IMAGE, "snow")
+    assert [each.envelope for each in service.submissions] == [pinned]
+
+
+async def test_a_probing_submission_that_is_cancelled_lets_the_next_probe():
+    service = MemoryService(envelope="params", on_submission=in_order(NEVER))
+    async with MemorySession(service, envelope="auto") as session:
+        edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(3)]
+        await asyncio.sleep(1)
+        assert len(service.submissions) == 1
+        edits[0].cancel()
+        await asyncio.gather(*edits[1:])
+    assert [each.envelope for each in service.submissions] == ["flat", "flat", "params", "params"]
+
+
+# Deadlines and cancellation while submitting.
+
+
+async def test_a_deadline_before_anything_was_sent_is_no_uncertainty():
+    service = MemoryService(on_submission=lambda _: NEVER)
+    async with MemorySession(service) as session:
+        with pytest.raises(DeadlineExceededError, match="before the edit could be submitted") as caught:
+            await session.edit(IMAGE, "snow", deadline=5.0)
+        assert session.statistics().in_flight == 0
+    assert caught.value.task_id is None
+    assert len(service.aborted) == 1
+
+
+async def test_a_deadline_while_the_reply_is_pending_is_uncertain_and_the_id_is_kept_when_it_comes(caplog):
+    service = MemoryService(on_submission=in_order(Answer(delay=20.0)))
+    async with MemorySession(service) as session:
+        with pytest.raises(SubmitUncertainError, match="deadline"):
+            await session.edit(IMAGE, "snow", deadline=5.0)
+        assert (session.unfinished, session.statistics().uncertain) == ((), 1)
+        await asyncio.sleep(30)
+        assert session.unfinished == ("task-1",)
+    assert "task task-1 came of a submission that had been given up" in caplog.text
+    assert service.aborted == []
+
+
+async def test_a_deadline_after_submission_names_the_task():
+    async with MemorySession(MemoryService(duration=100.0)) as session:
+        with pytest.raises(DeadlineExceededError) as caught:
+            await session.edit(IMAGE, "snow", deadline=5.0)
+        assert (caught.value.task_id, session.unfinished) == ("task-1", ("task-1",))
+
+
+async def test_cancelling_while_the_reply_is_pending_keeps_the_id(caplog):
+    service = MemoryService(on_submission=in_order(Answer(delay=20.0)))
+    async with MemorySession(service) as session:
+        edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+        await asyncio.sleep(1)
+        edit.cancel()
+        await asyncio.wait([edit])
+        assert session.statistics().in_flight == 0
+        await asyncio.sleep(30)
+        assert session.unfinished == ("task-1",)
+        assert (session.statistics().submitted, session.statistics().cancelled) == (1, 1)
+    assert "'task-1'" in caplog.text
+
+
+async def test_cancelling_before_the_body_was_whole_aborts_the_post():
+    service = MemoryService(on_submission=in_order(NEVER))
+    async with MemorySession(service) as session:
+        edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+        await asyncio.sleep(1)
+        edit.cancel()
+        await asyncio.wait([edit])
+        assert [call.method for call in service.aborted] == ["POST"]
+        assert service.calls_under_way == 0
+
+
+async def test_closing_waits_a_little_for_the_id_of_what_was_sent():
+    service = MemoryService(on_submission=in_order(Answer(delay=3.0)))
+    async with MemorySession(service) as session:
+        edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+        await asyncio.sleep(1)
+        edit.cancel()
+    assert session.unfinished == ("task-1",)
+
+
+async def test_closing_does_not_wait_long_for_the_id_of_what_was_sent():
+    service = MemoryService(on_submission=in_order(HANGS))
+    async with MemorySession(service) as session:
+        edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+        await asyncio.sleep(1)
+        edit.cancel()
+        start = now()
+    assert now() - start == pytest.approx(5.0, abs=0.1)
+
+
+# Before anything is sent.
+
+
+async def test_an_image_that_is_none_is_refused_before_anything_is_sent(tmp_path):
+    path = tmp_path / "notes.jpg"
+    path.write_text("no picture")
+    service = MemoryService()
+    async with MemorySession(service) as session:
+        with pytest.raises(InvalidEditError):
+            await session.edit(path, "snow")
+        assert (session.statistics().refused, session.statistics().in_flight) == (1, 0)
+    assert service.submissions == []
+
+
+@pytest.mark.parametrize("error", [APITimeoutError, APIConnectionError])
+async def test_a_connection_that_was_never_made_costs_no_uncertainty(error):
+    service = MemoryService(on_submission=lambda _: Answer(error("nothing there"), uploaded=False))
+    async with MemorySession(service) as session:
+        with pytest.raises(error):
+            await session.edit(IMAGE, "snow")
+        assert session.statistics().uncertain == 0
+    assert len(service.submissions) == 3
