@@ -143,11 +143,12 @@ def main() -> None:
         },
         options.repetitions,
     )
+    target = None if options.quick else TARGET
     rows: list[Row] = []
     for kind in plans:
         ours, theirs = costs["library", kind], costs["minimal", kind]
         ratios = [our.cpu / their.cpu for our, their in zip(ours, theirs, strict=True)]
-        rows.append(Row(f"CPU per edit, {kind}, library / minimal", "library", ratios, None if options.quick else TARGET))
+        rows.append(Row(f"CPU per edit, {kind}, library / minimal", "library", ratios, target))
         for name, repeated in (("library", ours), ("minimal", theirs)):
             rows.append(Row(f"CPU per edit, {kind} (ms)", name, [1000 * cost.cpu / options.edits for cost in repeated]))
         for name, repeated in (("library", ours), ("minimal", theirs)):

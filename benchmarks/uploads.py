@@ -144,7 +144,8 @@ def main() -> None:
             options.repetitions,
         )
         sent = {key: plan.bytes_sent for key, plan in plans.items()}
-    report("uploads", _rows(plans, costs, sent, None if options.quick else TARGET), _setup(options, sent), options.output)
+    target = None if options.quick else TARGET
+    report("uploads", _rows(plans, costs, sent, target), _setup(options, sent), options.output)
 
 
 def _rows(

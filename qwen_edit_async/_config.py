@@ -83,6 +83,7 @@ def resolve_base_url(base_url: str | None, environment: Mapping[str, str], *, al
         ConfigurationError: If it is no plain http(s) URL, or if the key would travel unencrypted to another machine.
     """
     url = base_url or environment.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL
+    del environment  # it may hold the key, and some tools show a traceback's local variables
     try:
         parts = urlsplit(url.strip())
         host, _ = parts.hostname, parts.port

@@ -37,6 +37,9 @@ _CLOSING_GRACE = 5.0
 
 _THREADS = 4
 
+_running: set[asyncio.Task[None]] = set()
+"""Host tasks: event loops hold tasks weakly, and one that is collected can't end in order."""
+
 
 @attrs.frozen(kw_only=True)
 class HostOptions:
@@ -113,6 +116,8 @@ class Host:
         """Open the connections and start the poller, in a task of its own."""
         started: asyncio.Future[None] = self.loop.create_future()
         self._task = self.loop.create_task(self._run(started), name="qwen-edit-async session")
+        _running.add(self._task)
+        self._task.add_done_callback(_running.discard)
         try:
             await started
         except asyncio.CancelledError:
@@ -226,6 +231,14 @@ class Host:
                 "the session is closed: open another, session.attach(task_id) finds the task again"
             )
 
+    def warn_unclosed(self) -> None:
+        """Warn, once, of a session that was forgotten, or that its event loop did not outlive."""
+        if self._task is not None and not self._task.done() and not self._closing:
+            self._closing = True
+            warnings.warn(
+                "an EditSession was never closed: use `async with`, or aclose()", ResourceWarning, stacklevel=1
+            )
+
     def statistics(self) -> SessionStatistics:
         """Everything that is counted."""
         return SessionStatistics(
@@ -245,10 +258,7 @@ class Host:
                     started.set_result(None)
                 await self._poller.run()
         except asyncio.CancelledError:
-            if not self._closing:
-                warnings.warn(
-                    "an EditSession was never closed: use `async with`, or aclose()", ResourceWarning, stacklevel=1
-                )
+            self.warn_unclosed()
             raise
         except BaseException as error:  # noqa: BLE001  # whatever it is, nobody may wait for ever
             self._crashed(_sole(error), started)

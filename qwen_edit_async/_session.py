@@ -96,12 +96,16 @@ class EditSession:
         allow_insecure: bool = False,
         default_headers: Mapping[str, str] | None = None,
     ) -> None:
+        self._host: Host | None = None
+        self._closed = False
+        self._base_url = ""
+        self._api_key: Secret = resolve_api_key(api_key, os.environ)
+        del api_key  # some tools show a traceback's local variables
         check_positive(max_in_flight, "max_in_flight", integer=True)
         check_positive(deadline, "deadline")
         check_not_negative(max_retries, "max_retries")
         if submit_rate is not None:
             check_positive(submit_rate, "submit_rate")
-        self._api_key: Secret = resolve_api_key(api_key, os.environ)
         self._base_url = resolve_base_url(base_url, os.environ, allow_insecure=allow_insecure)
         self._negotiation = Negotiation(*resolve_protocol(envelope))
         self._default_headers = check_headers(default_headers)
@@ -117,8 +121,6 @@ class EditSession:
             resubmit_uncertain=resubmit_uncertain,
             trust_env=trust_env,
         )
-        self._host: Host | None = None
-        self._closed = False
 
     async def open(self) -> Self:
         """Open the session on the running event loop; ``async with`` does this.
@@ -344,6 +346,10 @@ class EditSession:
             counts = self._host.statistics()
             state = f"open, {counts.in_flight} in flight, {counts.waiting} waiting"
         return f"<EditSession {self._base_url} {state}>"
+
+    def __del__(self) -> None:
+        if self._host is not None and not self._closed:
+            self._host.warn_unclosed()
 
     def _make_transport(self) -> Transport:
         return AiohttpTransport(

@@ -140,6 +140,7 @@ class Feed:
                 self._input_error = SessionClosedError("the session was closed in the middle of edit_many")
             raise
         finally:
+            self._requests = ()  # a generator that nobody holds any more cleans up after itself
             self._finished = True
             self._news.set()
 

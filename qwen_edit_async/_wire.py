@@ -259,7 +259,7 @@ def _to_mapping(value: Any, _: object) -> Mapping[str, Any]:
 
 def _to_decimal(value: Any) -> Decimal | None:
     """A cost: a decimal string, a number or empty (part B)."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float):
         return None
     try:
         cost = Decimal(str(value).strip())

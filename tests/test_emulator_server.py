@@ -546,3 +546,17 @@ def test_without_pillow_the_error_says_what_to_install():
     code = "import sys; sys.modules['PIL'] = None; import qwen_edit_async.emulator"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError: the emulator needs Pillow: pip install 'qwen-edit-async[images]'" in run.stderr
+
+
+async def test_a_client_that_goes_away_in_the_middle_of_its_upload_is_no_error(caplog):
+    async with running() as (emulator, _):
+        stream = await anyio.connect_tcp("127.0.0.1", urlsplit(emulator.url).port)
+        head = f"POST {SUBMIT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {emulator.api_key}\r\n"
+        await stream.send(f"{head}Content-Length: 1000000\r\n\r\n".encode())
+        while not emulator.statistics().submits:  # noqa: ASYNC110  # a counter has no event
+            await anyio.sleep(0.01)
+        await stream.aclose()
+        while any(task.get_coro().__qualname__ == "RequestHandler.start" for task in asyncio.all_tasks()):  # noqa: ASYNC110  # nor has aiohttp
+            await anyio.sleep(0.01)
+        assert not emulator.tasks
+    assert "Error handling request" not in caplog.text

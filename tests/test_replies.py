@@ -191,7 +191,7 @@ def test_the_fallback_is_used_only_if_the_service_says_nothing() -> None:
             "502 Bad Gateway nginx",
         ),
         (
-            b"<STYLE>p {color: red}</STYLE ><p>down\n\tfor <b>repair</b><script>if (1 < 2) {}</script>",
+            b"<STYLE>p {color: red}</STYLE ><p>down\n\tfor <b>repair</b><script>\nif (1 < 2) {}\n</script>",
             "down for repair",
         ),
         (b"upstream connect error", "upstream connect error"),

@@ -18,6 +18,8 @@ from ._validation import ParsedBody, RejectedError, parse_body
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from aiohttp.typedefs import Handler
+
     from ._replies import Reply
     from ._results import Results
     from ._service import Service

@@ -1,0 +1,182 @@
+"""The key is shown nowhere, the HTTP library's exceptions are kept nowhere, and nothing stays alive for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import socket
+import traceback
+import weakref
+
+import aiohttp
+import pytest
+from memory_transport import IMAGE, KEY, MemoryService, MemorySession
+
+from qwen_edit_async import ConfigurationError, EditSession, FixedInterval, QwenEditError, Timeouts
+from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
+
+pytestmark = pytest.mark.anyio
+
+
+def exceptions_in(error: BaseException) -> set[BaseException]:
+    """The exception, and all that it leads to: causes, contexts, group members, and what its frames hold."""
+    found: set[BaseException] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is None or current in found:
+            continue
+        found.add(current)
+        waiting += [current.__cause__, current.__context__, *getattr(current, "exceptions", ())]
+        frames = [frame for frame, _ in traceback.walk_tb(current.__traceback__)]
+        for frame in frames:
+            waiting += [value for value in frame.f_locals.values() if isinstance(value, BaseException)]
+    return found
+
+
+def shown(error: BaseException) -> str:
+    """Everything that a tool which shows tracebacks with local variables would print."""
+    report = traceback.TracebackException.from_exception(error, capture_locals=True)
+    return "".join(report.format()) + repr(error) + repr(vars(error)) + repr(error.__reduce__())
+
+
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+async def make_edit(session):
+    await session.edit(IMAGE, "snow")
+
+
+async def make_status(session):
+    await session.status("nobody")
+
+
+async def make_download(session):
+    await (await session.edit(IMAGE, "snow")).images[0].read()
+
+
+FAILURES = {
+    "refused": (make_edit, Fault.status(400)),
+    "key refused": (make_edit, Fault.status(401)),
+    "reply lost": (make_edit, Fault.drop_reply().on("submit")),
+    "request lost": (make_edit, Fault.drop_request(read_body=False).on("submit")),
+    "no reply": (make_edit, Fault.hang().on("submit")),
+    "HTML page": (make_edit, Fault.html_page().on("submit")),
+    "redirect": (make_edit, Fault.redirect().on("submit")),
+    "no JSON": (make_edit, Fault.malformed_json().on("submit")),
+    "task failed": (make_edit, Fault.failed_task()),
+    "deadline": (make_edit, Fault.drop_reply().on("check")),
+    "unknown task": (make_status, Fault.status(404)),
+    "check lost": (make_status, Fault.drop_reply().on("check")),
+    "download broken": (make_download, Fault.truncated_download()),
+    "download dropped": (make_download, Fault.drop_reply().on("download")),
+    "download hangs": (make_download, Fault.hang().on("download")),
+    "no picture": (make_download, Fault.wrong_download()),
+    "bad redirect": (make_download, Fault.redirect("ftp://127.0.0.1/x").on("download")),
+    "no URL": (make_download, Fault.redirect("http://[broken").on("download")),
+}
+
+
+@pytest.mark.parametrize(("operation", "fault"), FAILURES.values(), ids=FAILURES)
+async def test_no_error_shows_the_key_or_holds_an_exception_of_the_http_library(
+    operation, fault, caplog, no_backoff
+):
+    caplog.set_level(logging.DEBUG)
+    async with EditEmulator(api_key=KEY, engine=FixedEngine(), duration=0.0, faults=FaultPlan([fault])) as emulator:
+        options = {"polling": FixedInterval(0.01), "timeout": 0.3, "deadline": 1.0, "max_retries": 1}
+        async with EditSession(KEY, base_url=emulator.url, envelope="flat", **options) as session:
+            with pytest.raises(QwenEditError) as caught:
+                await operation(session)
+            shown_session = repr(session) + repr(session.statistics()) + repr(session._host) + repr(session._options)
+    error = caught.value
+    assert KEY not in shown(error)
+    assert [each for each in exceptions_in(error) if isinstance(each, aiohttp.ClientError)] == []
+    assert KEY not in caplog.text
+    assert KEY not in shown_session
+
+
+async def test_a_connection_that_is_refused_shows_and_holds_as_little(caplog, no_backoff):
+    caplog.set_level(logging.DEBUG)
+    async with EditSession(KEY, base_url=f"http://127.0.0.1:{closed_port()}", envelope="flat") as session:
+        with pytest.raises(QwenEditError) as caught:
+            await session.edit(IMAGE, "snow")
+    assert KEY not in shown(caught.value) + caplog.text
+    assert {type(each) for each in exceptions_in(caught.value)} == {type(caught.value)}
+
+
+async def test_a_name_that_does_not_resolve_shows_and_holds_as_little(monkeypatch, no_backoff):
+    async def fail(*_: object, **__: object) -> list:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fail)
+    async with EditSession(KEY, base_url="https://service.invalid", envelope="flat") as session:
+        with pytest.raises(QwenEditError) as caught:
+            await session.edit(IMAGE, "snow")
+    assert KEY not in shown(caught.value)
+    assert not [each for each in exceptions_in(caught.value) if isinstance(each, aiohttp.ClientError)]
+
+
+@pytest.mark.parametrize(
+    "options", [{"base_url": "http://example.com"}, {"max_in_flight": 0}, {"timeout": 0}, {"envelope": "x"}], ids=str
+)
+@pytest.mark.parametrize("source", ["argument", "environment"])
+def test_a_refused_option_does_not_show_the_key(options, source, monkeypatch):
+    monkeypatch.setenv("QWEN_EDIT_API_KEY", KEY)
+    keys = {"argument": {"api_key": KEY}, "environment": {}}[source]
+    try:
+        EditSession(**keys, **options)
+    except ConfigurationError as error:
+        caught = error
+    frames = caught.__traceback__.tb_next  # without this test's own frame, which knows the key
+    assert frames is not None
+    assert KEY not in shown(caught.with_traceback(frames))
+
+
+def test_the_session_and_its_parts_do_not_show_the_key():
+    session = EditSession(KEY, base_url="http://127.0.0.1:9", timeout=Timeouts())
+    assert KEY not in repr(session) + repr(vars(session)) + repr(vars(session._make_transport()))
+
+
+@pytest.mark.virtual_clock
+async def test_a_closed_session_and_its_tasks_are_garbage():
+    service = MemoryService()
+    session = await MemorySession(service).open()
+    task = await session.submit(IMAGE, "snow")
+    await task
+    given_up = await session.submit(IMAGE, "snow")
+    given_up.cancel()
+    await session.aclose()
+    gone = [weakref.ref(each) for each in (session, session._host, session._host._poller, task, given_up)]
+    del session, task, given_up
+    gc.collect()
+    assert [each() for each in gone] == [None] * 5
+
+
+@pytest.mark.virtual_clock
+async def test_a_finished_task_is_not_kept_by_the_session():
+    async with MemorySession(MemoryService()) as session:
+        gone = []
+        for _ in range(3):
+            task = await session.submit(IMAGE, "snow")
+            await task
+            gone.append(weakref.ref(task))
+            del task
+        await asyncio.sleep(1)
+        gc.collect()
+        assert [each() for each in gone] == [None] * 3
+
+
+@pytest.mark.virtual_clock
+async def test_a_waiter_that_gave_up_leaves_no_trace_in_the_handle():
+    async with MemorySession(MemoryService(duration=50.0)) as session:
+        task = await session.submit(IMAGE, "snow")
+        for _ in range(100):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await task
+        assert task._state._waiters == set()
+        task.cancel()
