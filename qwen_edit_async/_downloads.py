@@ -191,8 +191,10 @@ class Downloader:
                 return
         except PngError as error:
             failure = _FetchError(str(error))
-        except aiohttp.InvalidURL:
+        except ValueError:  # of aiohttp, and of what it parses URLs with
             failure = _FetchError("its URL is not valid", final=True)
+        except RuntimeError:  # what aiohttp says then
+            failure = _FetchError("the session was closed", final=True)
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             failure = _FetchError(type(error).__name__)
         # Raised out here, so that no exception of the HTTP library is its context.

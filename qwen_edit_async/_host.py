@@ -166,6 +166,10 @@ class Host:
 
     async def check_persistently(self, task_id: str) -> TaskSnapshot:
         """Ask the service about a task, again after failures that may pass."""
+        with self._engaging():
+            return await self._check_persistently(task_id)
+
+    async def _check_persistently(self, task_id: str) -> TaskSnapshot:
         attempt = 0
         while True:
             await self.gate.wait_out_pause()
@@ -177,7 +181,7 @@ class Host:
                 if not passing or attempt > self._retry.max_retries:
                     raise
                 self.pacer.pause(self.loop.time() + (getattr(error, "retry_after", None) or 0.0))
-            await asyncio.sleep(self._retry.delay(attempt, self._random.random()))
+            await self.gate.sleep(self._retry.delay(attempt, self._random.random()))
 
     async def close(self, *, cancel: bool) -> None:
         """End everything; without ``cancel``, after everything that somebody waits for has ended.
@@ -206,17 +210,20 @@ class Host:
     async def read(self, url: str, task_id: str, index: int) -> bytes:
         """Download a result picture."""
         self.require_running()
-        return await self.downloader.read(url, task_id, index)
+        with self._engaging():
+            return await self.downloader.read(url, task_id, index)
 
     async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
         """Download a result picture to a file."""
         self.require_running()
-        await self.downloader.save(url, task_id, index, path)
+        with self._engaging():
+            await self.downloader.save(url, task_id, index, path)
 
     async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function off the event loop."""
         self.require_running()
-        return await self.offloader.run(function, *arguments)
+        with self._engaging():
+            return await self.offloader.run(function, *arguments)
 
     def require_running(self) -> None:
         """Refuse what comes too late.
@@ -286,6 +293,14 @@ class Host:
         self.gate.close(closed)
         self.tracker.abandon_all(lambda _: error)
         self._quiet.set()
+
+    @contextlib.contextmanager
+    def _engaging(self) -> Iterator[None]:
+        self.engage(1)
+        try:
+            yield
+        finally:
+            self.engage(-1)
 
     def _watch(self, tracked: Tracked) -> None:
         with self._crashing():

@@ -52,11 +52,11 @@ class Offloader:
             raise
 
     def run_soon(self, func: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call ``func`` on a thread before :meth:`aclose` ends; nobody waits for it: for cleaning up when cancelled."""
+        """Call ``func`` on a thread; nobody waits for it but :meth:`aclose`: for cleaning up when cancelled."""
         if not self._closing:
             self._executor.submit(func, *args, **kwargs)
         else:
-            func(*args, **kwargs)
+            threading.Thread(target=func, args=args, kwargs=kwargs, name=self._name).start()
 
     async def aclose(self) -> None:
         """Take no more calls and wait, without blocking the loop, for those that run or queue."""

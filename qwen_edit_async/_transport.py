@@ -97,6 +97,9 @@ class AiohttpTransport:
                 return Reply(status=response.status, headers=headers, body=content, complete=complete)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = self._describe(error, body)
+        except RuntimeError:  # what aiohttp says then
+            sent = body is not None and body.sent_whole
+            failure = APIConnectionError("the connection pool was closed meanwhile", request_sent=sent)
         # Raised out here, so that the HTTP library's exception, which holds the key, is not even its context.
         raise failure
 

@@ -45,11 +45,15 @@ NORMAL = Answer()
 HANGS = Answer(delay=math.inf)
 
 
-def status(status_code: int, *, retry_after: float | str | None = None, accepted: bool = False, **members: Any) -> Answer:
+def status(
+    status_code: int, *, retry_after: float | str | None = None, accepted: bool = False, **members: Any
+) -> Answer:
     """An HTTP error, with the contract's ``error`` object."""
     headers = {} if retry_after is None else {"retry-after": str(retry_after)}
     error = {"code": status_code, "error_message": "scripted"} | members
-    return Answer(Reply(status=status_code, headers=headers, body=json.dumps({"error": error}).encode()), accepted=accepted)
+    return Answer(
+        Reply(status=status_code, headers=headers, body=json.dumps({"error": error}).encode()), accepted=accepted
+    )
 
 
 def says(document: Mapping[str, Any] | bytes, *, complete: bool = True) -> Answer:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from memory_transport import IMAGE, Interrupted, MemoryService, MemorySession, in_order, lost, status
+from PIL import Image
 
 from qwen_edit_async import EditSession, FixedInterval, Timeouts
 from qwen_edit_async.emulator import EditEmulator, FixedEngine
@@ -197,8 +198,6 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @moments
 async def test_an_upload_that_is_cancelled_anywhere_leaves_nothing(session, emulator, tmp_path, as_it_wakes):
-    from PIL import Image
-
     path = tmp_path / "photo.bmp"
     await asyncio.to_thread(Image.effect_noise((700, 700), 50).save, path)
     steps = await suspensions_of(edit_from_file(session, path))

@@ -333,6 +333,14 @@ def test_fetch_says_why_there_is_nothing_to_fetch(submitted, capsys):
     assert "refused by moderation" in capsys.readouterr().err
 
 
+def test_fetch_of_an_unknown_task_does_not_advise_to_fetch_it(service, capsys):
+    service.inject(Fault.status(404).on("check"))
+    assert main(["fetch", "nosuchtask", "--deadline", "0.3", *QUICK]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("error: ")
+    assert "qwen-edit fetch" not in text.partition("\n")[2]
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_the_emulator_serves_until_it_is_stopped(photos, capsys, monkeypatch, stop):
     with start_command("emulator", "--port", "0", "--duration", "0.01") as process:

@@ -201,6 +201,23 @@ def test_many_notes_of_one_kind_are_counted(tmp_path, batch, capsys, service):
     assert "note: 3 more: expect a blurred picture" in text
 
 
+def test_a_note_is_shown_once(capsys):
+    screen = Screen()
+    for _ in range(5):
+        screen.note("the same")
+    screen.close()
+    assert capsys.readouterr().err == "note: the same\n"
+
+
+def test_an_interruption_before_anything_runs_is_quiet(photos, batch, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qwen_edit_async._cli._batch.read_source", interrupted)
+    assert batch(photos) == 130
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_failed_download_is_named_with_how_to_fetch_it(photos, batch, out, capsys, service):
     service.inject(Fault.status(404).on("download"))
     assert batch(photos / "a.png") == 1

@@ -184,6 +184,7 @@ def test_http_is_fine_on_this_machine(host: str) -> None:
         "0.0.0.0",
         "127.0.0.1.example.com",
         "localhost.example.com",
+        "notlocalhost",
         "example.localhost.com",
         "[::2]",
         "[::]",

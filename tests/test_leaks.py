@@ -82,9 +82,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize(("operation", "fault"), FAILURES.values(), ids=FAILURES)
-async def test_no_error_shows_the_key_or_holds_an_exception_of_the_http_library(
-    operation, fault, caplog, no_backoff
-):
+async def test_no_error_shows_the_key_or_holds_an_exception_of_the_http_library(operation, fault, caplog, no_backoff):
     caplog.set_level(logging.DEBUG)
     async with EditEmulator(api_key=KEY, engine=FixedEngine(), duration=0.0, faults=FaultPlan([fault])) as emulator:
         options = {"polling": FixedInterval(0.01), "timeout": 0.3, "deadline": 1.0, "max_retries": 1}

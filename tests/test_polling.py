@@ -54,6 +54,11 @@ def test_each_interval_of_backoff_is_factor_times_the_last(
     assert this == pytest.approx(min(maximum, last * factor))
 
 
+@pytest.mark.parametrize(("initial", "factor"), [(1.0, 10.0), (1e-3, 10), (1e300, 1e10)])
+def test_an_interval_beyond_every_number_is_the_maximum(initial: float, factor: float) -> None:
+    assert Backoff(initial, factor, 60.0).next_check(task(400), 5.0) == 65.0
+
+
 def test_the_default_backoff_goes_from_one_second_to_ten() -> None:
     dues = [Backoff().next_check(task(checks), 100.0) for checks in (0, 1, 2, 50)]
     assert dues == pytest.approx([101.0, 101.3, 101.69, 110.0])

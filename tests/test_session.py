@@ -126,7 +126,11 @@ async def test_a_transport_that_does_not_open_closes_what_did():
 
 
 @virtual
-@pytest.mark.parametrize("error", [KeyError("mine"), asyncio.CancelledError(), KeyboardInterrupt(), ExceptionGroup("g", [KeyError()])], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("mine"), asyncio.CancelledError(), KeyboardInterrupt(), ExceptionGroup("g", [KeyError()])],
+    ids=repr,
+)
 async def test_the_users_exception_leaves_unwrapped_and_cancels(error):
     service = MemoryService(duration=100.0)
     start = asyncio.get_running_loop().time()
@@ -204,6 +208,28 @@ async def test_two_tasks_may_close_at_once():
     await asyncio.gather(session.aclose(), session.aclose())
     await edit
     assert service.closed == 1
+
+
+@virtual
+async def test_leaving_waits_for_a_status_that_somebody_asked_for():
+    service = MemoryService(latency=5.0)
+    service.ends["task-1"] = 0.0
+    async with MemorySession(service) as session:
+        asking = asyncio.create_task(session.status("task-1"))
+        await asyncio.sleep(1)
+    assert (await asking).status.terminal
+
+
+@virtual
+async def test_a_status_that_is_asked_for_as_the_session_closes_says_so():
+    service = MemoryService(on_check=lambda *_: status(503, retry_after=100))
+    with pytest.raises(KeyError):
+        async with MemorySession(service) as session:
+            asking = asyncio.create_task(session.status("task-1"))
+            await asyncio.sleep(1)
+            raise KeyError
+    with pytest.raises(SessionClosedError):
+        await asking
 
 
 # Forgotten.

@@ -9,7 +9,7 @@ import itertools
 import weakref
 
 import pytest
-from memory_transport import HANGS, IMAGE, MemoryService, MemorySession, NORMAL, status
+from memory_transport import HANGS, IMAGE, NORMAL, MemoryService, MemorySession, status
 
 from qwen_edit_async import BadRequestError, EditRequest, InvalidEditError, SessionClosedError
 from qwen_edit_async._stream import OutcomeIterator

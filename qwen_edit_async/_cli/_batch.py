@@ -23,7 +23,6 @@ from ._running import Run
 if TYPE_CHECKING:
     from qwen_edit_async._results import EditResult
     from qwen_edit_async._session import EditSession
-    from qwen_edit_async._stream import EditOutcome
 
 _DOWNLOADS = 8
 _UNSAVED = 256
@@ -91,6 +90,7 @@ class _Batch:
         self.began = False
         self._run = run
         self._items = items
+        self._requests = [item.request for item in items if item.request is not None]
         self._tally = Tally(total=len(items))
         self._failures: dict[str, list[str]] = {}
         self._code = ExitCode.DONE
@@ -129,34 +129,32 @@ class _Batch:
         put(f"{tally.pictures} picture{'' if one else 's'} {'is' if one else 'are'} in {self._run.output}")
 
     async def _edit_all(self, session: EditSession) -> None:
-        async with session.edit_many(self._requests()) as outcomes, asyncio.TaskGroup() as saves:
+        async with session.edit_many(self._until_stopped()) as outcomes, asyncio.TaskGroup() as saves:
             async for outcome in outcomes:
-                if outcome.result is None:
-                    self._fail_edit(outcome)
-                    continue
-                self._run.unsaved[outcome.result.task_id] = None
-                self._tally.charge(outcome.result.usage.cost)
-                # Taking outcomes goes on while pictures are downloaded, up to a bound.
-                await self._unsaved.acquire()
-                saves.create_task(self._save(outcome.result))
+                if outcome.error is not None:
+                    self._fail_edit(self._requests[outcome.index], outcome.error)
+                elif outcome.result is not None:
+                    self._run.unsaved[outcome.result.task_id] = None
+                    self._tally.charge(outcome.result.usage.cost)
+                    # Taking outcomes goes on while pictures are downloaded, up to a bound.
+                    await self._unsaved.acquire()
+                    saves.create_task(self._save(self._requests[outcome.index], outcome.result))
 
-    def _requests(self) -> Iterator[EditRequest]:
-        for item in self._items:
+    def _until_stopped(self) -> Iterator[EditRequest]:
+        for request in self._requests:
             if self._stopped:
                 return
-            if item.request is not None:
-                yield item.request
+            yield request
 
-    async def _save(self, result: EditResult) -> None:
-        key = str(result.request.key) if result.request is not None else result.task_id
+    async def _save(self, request: EditRequest, result: EditResult) -> None:
         try:
             async with self._downloads:
                 paths = await result.save(self._run.output)
         except QwenEditError as error:
-            self._fail(key, reason(error, result.request))
+            self._fail(str(request.key), reason(error, request))
         except OSError as error:
             self._stopped = True  # further edits would be paid for, and could not be kept
-            self._fail(key, f"the result can't be written to {self._run.output}: {error.strerror}")
+            self._fail(str(request.key), f"the result can't be written to {self._run.output}: {error.strerror}")
         else:
             del self._run.unsaved[result.task_id]
             self._tally.done += 1
@@ -164,10 +162,7 @@ class _Batch:
         finally:
             self._unsaved.release()
 
-    def _fail_edit(self, outcome: EditOutcome) -> None:
-        request, error = outcome.request, outcome.error
-        if not isinstance(request, EditRequest) or error is None:
-            raise TypeError("an outcome has the request that was given, and a result or an error")
+    def _fail_edit(self, request: EditRequest, error: Exception) -> None:
         self._fail(str(request.key), reason(error, request))
         if isinstance(error, CREDENTIAL_ERRORS):
             self._stopped = True

@@ -126,7 +126,7 @@ class BatchProgress:
             yield
             return
         # Drawn by `refresh` alone: no thread beside the event loop, which owns everything that is shown.
-        self._bar = Progress(
+        bar = self._bar = Progress(
             BarColumn(16),
             MofNCompleteColumn(),
             TextColumn("{task.description} · ETA"),
@@ -135,8 +135,8 @@ class BatchProgress:
             auto_refresh=False,
             transient=True,
         )
-        self._bar.add_task("", total=self._tally.total)
-        with self._bar:
+        bar.add_task("", total=self._tally.total)
+        with bar:
             yield
         self._bar = None
 

@@ -39,7 +39,7 @@ class Run:
     Attributes:
         screen: What people see.
         connection: How to talk to the service.
-        submission: What may be submitted, and where.
+        submission: What may be submitted, and where; ``None`` if nothing is, so that nothing can be left behind.
         max_in_flight: Tasks at a time.
         output: Where results go.
         unsaved: Ids of completed tasks whose pictures are not all saved yet.
@@ -48,7 +48,7 @@ class Run:
 
     screen: Screen
     connection: ConnectionOptions
-    submission: SubmissionOptions = attrs.field(factory=SubmissionOptions)
+    submission: SubmissionOptions | None = None
     max_in_flight: int = 16
     output: Path = Path()
     unsaved: dict[str, None] = attrs.field(factory=dict)
@@ -83,9 +83,10 @@ class Run:
         from qwen_edit_async._session import EditSession  # noqa: PLC0415  # likewise
 
         interval = self.connection.poll_interval
+        submission = self.submission or SubmissionOptions()
         async with contextlib.AsyncExitStack() as stack:
             key, base_url = None, None
-            if self.submission.emulator:
+            if submission.emulator:
                 from qwen_edit_async.emulator import EditEmulator  # noqa: PLC0415  # likewise
 
                 embedded = await stack.enter_async_context(EditEmulator())
@@ -96,14 +97,14 @@ class Run:
             session = EditSession(
                 key,
                 base_url=base_url,
-                envelope=self.submission.envelope,
+                envelope=submission.envelope,
                 max_in_flight=self.max_in_flight,
                 polling=None if interval is None else FixedInterval(interval),
                 timeout=self.connection.timeout,
                 deadline=self.connection.deadline,
-                resubmit_uncertain=self.submission.resubmit_uncertain,
-                strict=self.submission.strict,
-                fit=self.submission.fit,
+                resubmit_uncertain=submission.resubmit_uncertain,
+                strict=submission.strict,
+                fit=submission.fit,
             )
             try:
                 async with session:
@@ -118,6 +119,8 @@ class Run:
 
     def _tell_rest(self, task_ids: Iterable[str], uncertain: int) -> None:
         """Say what was paid for and is not here."""
+        if self.submission is None:
+            return
         ids = list(task_ids)
         if ids and self.submission.emulator:
             self.screen.line(f"{_count(ids, 'task')} ended with the embedded service")

@@ -1,0 +1,108 @@
+"""What an edit gives."""
+
+from __future__ import annotations
+
+import sys
+from decimal import Decimal
+
+import pytest
+from memory_transport import IMAGE, MemoryService, MemorySession, in_order, says
+from PIL import Image
+
+from qwen_edit_async import ConfigurationError, EditParameters, EditRequest, EditSession, FixedInterval
+from qwen_edit_async._results import safe_stem
+from qwen_edit_async.emulator import EditEmulator, FixedEngine, PillowEngine
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def emulator():
+    async with EditEmulator(duration=0.0, engine=FixedEngine()) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+async def session(emulator):
+    async with EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.01)) as session:
+        yield session
+
+
+async def test_a_result_has_pictures_in_order_and_what_they_cost(session):
+    result = await session.edit(IMAGE, "snow", n=3)
+    assert [(image.index, image.task_id) for image in result.images] == [(n, result.task_id) for n in range(3)]
+    assert len({image.url for image in result.images}) == 3
+    assert (result.usage.cost, result.usage.quantity) == (Decimal("0.1071"), 3)
+    assert result.request.instruction == "snow"
+    assert result.raw["status"] == "completed"
+
+
+async def test_a_picture_opens_as_a_decoded_image(session):
+    picture = await (await session.edit(IMAGE, "snow")).images[0].open()
+    assert isinstance(picture, Image.Image)
+    assert (picture.size, picture.getpixel((0, 0))) == ((16, 16), (0x7F, 0x9C, 0xF5))
+
+
+async def test_opening_without_pillow_names_the_extra_before_anything_is_downloaded(session, emulator, monkeypatch):
+    image = (await session.edit(IMAGE, "snow")).images[0]
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(ConfigurationError, match=r"qwen-edit-async\[images\]"):
+        await image.open()
+    assert emulator.statistics().downloads == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "stem", "names"),
+    [
+        (None, None, ["{id}-0.png", "{id}-1.png"]),
+        ("cat", None, ["cat-0.png", "cat-1.png"]),
+        ("cat", "dog", ["dog-0.png", "dog-1.png"]),
+        ("../../etc/passwd", None, ["_.._etc_passwd-0.png", "_.._etc_passwd-1.png"]),
+        ("猫 1", None, ["猫_1-0.png", "猫_1-1.png"]),
+    ],
+    ids=str,
+)
+async def test_pictures_are_saved_under_the_key_or_else_the_id(session, tmp_path, key, stem, names):
+    result = await session.edit(EditRequest(IMAGE, "snow", EditParameters(n=2), key=key))
+    paths = await result.save(tmp_path / "out", stem=stem)
+    expected = [name.format(id=result.task_id) for name in names]
+    assert [path.name for path in paths] == expected
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(expected)
+
+
+async def test_an_id_that_the_service_makes_up_names_no_file_outside_of_the_folder(session, emulator, tmp_path):
+    url = (await session.edit(IMAGE, "snow")).images[0].url
+    picture = {"content": [{"type": "image", "url": url}]}
+    service = MemoryService(on_submission=in_order(says({"id": "../evil", "status": "completed", "output": [picture]})))
+    async with MemorySession(service) as memory_session:
+        (path,) = await (await memory_session.edit(IMAGE, "snow")).save(tmp_path / "out")
+    assert path.resolve() == tmp_path / "out" / "_evil-0.png"
+
+
+@pytest.mark.parametrize(
+    ("text", "stem"),
+    [
+        ("plain-1.0_x", "plain-1.0_x"),
+        ("a/b\\c:d*e", "a_b_c_d_e"),
+        ("...", "_"),
+        ("", "_"),
+        (".hidden", "hidden"),
+        ("x" * 500, "x" * 120),
+        ("a\0b\nc", "a_b_c"),
+        ("图片", "图片"),
+    ],
+)
+def test_any_text_makes_a_stem(text, stem):
+    assert safe_stem(text) == stem
+
+
+async def test_a_real_picture_goes_there_and_back(tmp_path):
+    source = Image.radial_gradient("L").resize((512, 512)).convert("RGB")
+    emulator = EditEmulator(duration=0.0, engine=PillowEngine())
+    async with (
+        emulator,
+        EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.02)) as session,
+    ):
+        result = await session.edit(source, "grayscale", size=(512, 512), watermark=False)
+        picture = await result.images[0].open()
+    assert picture.size == (512, 512)
