@@ -122,9 +122,12 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Headers to send with each call to the service.
 
     Raises:
-        ConfigurationError: If they would replace the key.
+        ConfigurationError: If they would replace the key, or are no text of one line.
     """
     checked = dict(headers or {})
+    for text in (*checked, *checked.values()):
+        if not isinstance(text, str) or any(character in text for character in "\r\n\0"):
+            raise ConfigurationError("default_headers: give names and values that are text of one line")
     if any(name.lower() == "authorization" for name in checked):
         raise ConfigurationError("default_headers may not hold Authorization: pass the key as api_key")
     return checked

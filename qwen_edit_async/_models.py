@@ -10,7 +10,6 @@ import enum
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -53,8 +52,10 @@ def _check_integer(value: object, name: str, low: int, high: int) -> None:
         raise InvalidEditError(f"{name} is {value!r}: give an integer from {low} to {high}")
 
 
-def _frozen_mapping(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    return MappingProxyType(dict(value))
+def _to_metadata(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidEditError(f"metadata is {type(value).__name__!r}: give a mapping")
+    return dict(value)
 
 
 @attrs.frozen(kw_only=True)
@@ -122,7 +123,7 @@ class EditRequest:
     instruction: str
     parameters: EditParameters = EditParameters()
     key: str | None = attrs.field(default=None, kw_only=True)
-    metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=_frozen_mapping, kw_only=True, hash=False)
+    metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=_to_metadata, kw_only=True, hash=False)
 
     def __attrs_post_init__(self) -> None:
         if not MIN_IMAGES <= len(self.images) <= MAX_IMAGES:
@@ -185,7 +186,7 @@ class Usage:
 
     cost: Decimal | None = None
     quantity: int | None = None
-    raw: Mapping[str, Any] = attrs.field(factory=dict, converter=_frozen_mapping, repr=False, hash=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -211,5 +212,5 @@ class TaskSnapshot:
     urls: tuple[str, ...] = ()
     failure: TaskFailure | None = None
     usage: Usage = Usage()
-    metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=_frozen_mapping, repr=False, hash=False)
-    raw: Mapping[str, Any] = attrs.field(factory=dict, converter=_frozen_mapping, repr=False, hash=False)
+    metadata: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)

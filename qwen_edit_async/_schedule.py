@@ -179,4 +179,6 @@ class PollSchedule(Generic[W]):
     def _put(self, task: W, due: float) -> None:
         """Schedule a check; one that would come too late is made just before the deadline, once."""
         last = task.deadline - _LAST_CHECK_LEAD
-        self._checks.put(task, last if due >= task.deadline and task.taken_at < last else due)
+        if not due < task.deadline and task.taken_at < last:  # "not", so that what is no number counts as too late
+            due = last
+        self._checks.put(task, math.inf if math.isnan(due) else due)

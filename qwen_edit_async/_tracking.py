@@ -155,7 +155,7 @@ class Tracker:
         if not snapshot.urls:
             return APIResponseError(
                 f"task {snapshot.task_id} is completed, but the reply names no picture",
-                body=str(dict(snapshot.raw)),
+                body=f"members: {', '.join(snapshot.raw)}",
                 task_id=snapshot.task_id,
             )
         now = asyncio.get_running_loop().time()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -84,9 +83,9 @@ def running_tasks() -> set[asyncio.Task[object]]:
 def open_files() -> set[tuple[str, str]]:
     """Number and target of every open file and socket, where the system tells."""
     found = set()
-    for number in os.listdir(_OPEN_FILES) if _OPEN_FILES.is_dir() else ():
+    for path in _OPEN_FILES.iterdir() if _OPEN_FILES.is_dir() else ():
         try:
-            found.add((number, os.readlink(_OPEN_FILES / number)))
+            found.add((path.name, str(path.readlink())))
         except FileNotFoundError:  # that of the listing itself
             continue
     return found

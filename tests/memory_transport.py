@@ -113,8 +113,8 @@ class MemoryService(Transport):
     latency: float = 0.01
     room: int | None = None
     envelope: str | None = None
-    on_submission: Callable[[int], Answer] = in_order()
-    on_check: Callable[[str, int], Answer] = in_order()
+    on_submission: Callable[[int], Answer] = attrs.field(factory=in_order)
+    on_check: Callable[[str, int], Answer] = attrs.field(factory=in_order)
 
     submissions: list[Sent] = attrs.field(factory=list, init=False)
     checks: list[Sent] = attrs.field(factory=list, init=False)
@@ -238,6 +238,13 @@ class MemorySession(EditSession):
         return await super().__aenter__()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait, on the real clock, for what another thread or another end of a socket does."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.001)
+
+
 class Interrupted:
     """Awaits a coroutine, and has its task cancelled when it suspends for the n-th time.
 
@@ -272,7 +279,7 @@ class Interrupted:
             value, error = None, None
             try:
                 value = yield waits_for
-            except BaseException as thrown:
+            except BaseException as thrown:  # noqa: BLE001  # handed on to the work
                 error = thrown
 
     def _cancel(self, waits_for: Any) -> None:

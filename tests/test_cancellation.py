@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from memory_transport import IMAGE, Interrupted, MemoryService, MemorySession, in_order, lost, status
+from memory_transport import IMAGE, Interrupted, MemoryService, MemorySession, in_order, lost, status, until
 from PIL import Image
 
 from qwen_edit_async import EditSession, FixedInterval, Timeouts
@@ -188,12 +188,6 @@ async def session(emulator):
     options = {"polling": FixedInterval(0.01), "timeout": Timeouts(connect=5, send=5, reply=5), "max_in_flight": 2}
     async with EditSession(emulator.api_key, base_url=emulator.url, envelope="flat", **options) as session:
         yield session
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 @moments

@@ -300,3 +300,9 @@ def test_headers_may_not_replace_the_key(name: str) -> None:
     with pytest.raises(ConfigurationError, match="may not hold Authorization") as caught:
         check_headers({"X-Model": "m", name: "Bearer hush"})
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("headers", [{"X-A": 1}, {"X-A": "1\r\nAuthorization: x"}, {"X\n": "1"}, {3: "1"}])
+def test_headers_that_are_no_text_of_one_line_are_refused(headers):
+    with pytest.raises(ConfigurationError, match="one line"):
+        check_headers(headers)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from memory_transport import IMAGE
+from memory_transport import IMAGE, until
 
 from qwen_edit_async import DownloadError, EditSession, FixedInterval, NotFoundError, OutputImage, SessionClosedError
 from qwen_edit_async import _downloads as downloads_module
@@ -89,9 +89,7 @@ def files_in(folder: Path) -> list[str]:
 
 async def until_clean(folder: Path) -> None:
     """A failed download is cleaned up on a thread, soon."""
-    async with asyncio.timeout(5):
-        while [name for name in files_in(folder) if name.endswith(".part")]:
-            await asyncio.sleep(0.001)
+    await until(lambda: not [name for name in files_in(folder) if name.endswith(".part")])
 
 
 # The picture.
@@ -199,9 +197,7 @@ async def test_nothing_is_seen_under_the_final_name_before_it_is_whole(emulator,
 
     saving = asyncio.create_task(image_at(session, await serve(slow)).save(tmp_path / "a.png"))
     await half.wait()
-    async with asyncio.timeout(5):
-        while not files_in(tmp_path):
-            await asyncio.sleep(0.001)
+    await until(lambda: files_in(tmp_path) != [])
     (name,) = files_in(tmp_path)
     assert name.startswith(".a.png.")
     assert name.endswith(".part")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from decimal import Decimal
 
 import attrs
@@ -176,9 +177,23 @@ def test_exactly_completed_and_failed_are_terminal() -> None:
     assert {status for status in TaskStatus if status.terminal} == {TaskStatus.COMPLETED, TaskStatus.FAILED}
 
 
-def test_a_snapshot_is_hashable_and_keeps_its_own_raw_reply() -> None:
-    raw = {"id": "t", "extra": [1]}
-    snapshot = TaskSnapshot(task_id="t", status=TaskStatus.COMPLETED, usage=Usage(cost=Decimal("0.1")), raw=raw)
-    raw["id"] = "other"
+def test_a_snapshot_is_hashable_though_its_raw_reply_is_not() -> None:
+    snapshot = TaskSnapshot(
+        task_id="t", status=TaskStatus.COMPLETED, usage=Usage(cost=Decimal("0.1")), raw={"id": "t", "extra": [1]}
+    )
     assert hash(snapshot) == hash(attrs.evolve(snapshot, raw={}))
-    assert snapshot.raw["id"] == "t"
+    assert snapshot != attrs.evolve(snapshot, raw={})
+
+
+@pytest.mark.parametrize("metadata", [None, 5, [("a", 1)]])
+def test_metadata_that_is_no_mapping_is_refused(metadata):
+    with pytest.raises(InvalidEditError, match="metadata"):
+        EditRequest("a.png", "snow", metadata=metadata)
+
+
+def test_a_request_can_be_pickled_and_does_not_follow_later_changes_of_its_metadata():
+    metadata = {"owner": 7}
+    request = EditRequest("a.png", "snow", EditParameters(n=2), key="k", metadata=metadata)
+    metadata["owner"] = 8
+    assert pickle.loads(pickle.dumps(request)) == request
+    assert request.metadata == {"owner": 7}

@@ -310,11 +310,10 @@ async def test_a_failed_task_is_an_error_with_the_services_words():
 
 
 async def test_a_pause_asked_of_a_check_stops_checks_and_submissions_for_its_whole_time():
-    service = MemoryService(duration=5.0, on_check=lambda task_id, n: in_pause(task_id, n))
-
     def in_pause(task_id: str, count: int) -> Answer:
         return status(429, retry_after=100) if (task_id, count) == ("task-1", 1) else Answer()
 
+    service = MemoryService(duration=5.0, on_check=in_pause)
     async with MemorySession(service) as session:
         first = await session.submit(IMAGE, "snow")
         await asyncio.sleep(0.5)

@@ -527,3 +527,17 @@ def test_near_the_deadline_a_task_is_checked_at_a_bounded_rate(steps: list[tuple
 
 def test_failing_checks_are_repeated_as_often_as_the_deadline_allows() -> None:
     assert (CHECK_RETRY.initial, CHECK_RETRY.maximum) == (1.0, 30.0)
+
+
+def test_a_policy_that_names_no_time_leaves_the_order_of_the_schedule_whole():
+    class Nowhere(FixedInterval):
+        def next_check(self, task, now):
+            return math.nan
+
+    schedule = PollSchedule(Nowhere())
+    lost, other = (WatchedTask(task_id=name, since=0.0, deadline=100.0, attached=name == "b") for name in "ab")
+    schedule.add(lost, 0.0)
+    schedule.add(other, 1.0)
+    assert schedule.take_due(1.0) is other
+    assert schedule.take_due(99.0) is None
+    assert schedule.take_due(99.5) is lost

@@ -134,7 +134,7 @@ async def test_a_transport_that_does_not_open_closes_what_did():
 async def test_the_users_exception_leaves_unwrapped_and_cancels(error):
     service = MemoryService(duration=100.0)
     start = asyncio.get_running_loop().time()
-    with pytest.raises(type(error)) as caught:
+    with pytest.raises(type(error)) as caught:  # noqa: PT012  # leaving the block is what is tested
         async with MemorySession(service) as session:
             waiting = asyncio.create_task(session.edit(IMAGE, "snow"))
             await asyncio.sleep(1)
@@ -174,7 +174,7 @@ async def test_leaving_by_an_error_ends_every_wait_soon(where):
     answers = {"in a pause": status(503, retry_after=300), "backing off": status(503)}
     service = MemoryService(on_submission=in_order(*[answers.get(where, status(503))] * 2), latency=0.5)
     error = ValueError("mine")
-    with pytest.raises(ValueError, match="mine"):
+    with pytest.raises(ValueError, match="mine"):  # noqa: PT012  # leaving the block is what is tested
         async with MemorySession(service, max_in_flight=1) as session:
             edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(3)]
             await asyncio.sleep(0.1 if where == "being submitted" else 0.52)
@@ -189,7 +189,7 @@ async def test_leaving_by_an_error_ends_every_wait_soon(where):
 @virtual
 async def test_a_task_that_is_accepted_as_the_session_closes_keeps_its_id_and_no_slot():
     service = MemoryService(latency=2.0)
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError):  # noqa: PT012  # leaving the block is what is tested
         async with MemorySession(service) as session:
             edit = asyncio.create_task(session.edit(IMAGE, "snow"))
             await asyncio.sleep(1)
@@ -223,7 +223,7 @@ async def test_leaving_waits_for_a_status_that_somebody_asked_for():
 @virtual
 async def test_a_status_that_is_asked_for_as_the_session_closes_says_so():
     service = MemoryService(on_check=lambda *_: status(503, retry_after=100))
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError):  # noqa: PT012  # leaving the block is what is tested
         async with MemorySession(service) as session:
             asking = asyncio.create_task(session.status("task-1"))
             await asyncio.sleep(1)

@@ -36,6 +36,7 @@ from qwen_edit_async import (
     RateLimitError,
     SubmitUncertainError,
 )
+from qwen_edit_async._wire import GenerationProtocol
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
 
@@ -302,8 +303,7 @@ async def test_the_change_of_envelope_is_logged_once(caplog):
     async with MemorySession(MemoryService(envelope="params"), envelope="auto") as session:
         await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(5)))
     assert [record.message for record in caplog.records] == [
-        "the service takes GenerationProtocol(envelope='params'), "
-        "not GenerationProtocol(envelope='flat'): it is used from now on"
+        f"the service takes {GenerationProtocol('params')}, not {GenerationProtocol('flat')}: it is used from now on"
     ]
 
 

@@ -63,12 +63,12 @@ async def test_a_waiter_that_is_cancelled_is_nothing_to_the_others(session):
 
 async def test_a_handle_knows_whether_it_is_awaited(session):
     task = await session.submit(IMAGE, "snow")
-    assert not task.awaited
+    assert task.awaited is False
     waiter = asyncio.create_task(wait(task))
     await asyncio.sleep(1)
-    assert task.awaited
+    assert task.awaited is True
     await waiter
-    assert not task.awaited
+    assert task.awaited is False
 
 
 async def test_a_handle_shows_request_id_and_state(session):
@@ -255,7 +255,7 @@ async def test_updates_that_are_left_leave_nobody_waiting(session):
     task = await session.submit(IMAGE, "snow")
     async for _ in task.updates():
         break
-    assert not task.awaited
+    assert task.awaited is False
     assert session._host._engaged == 0
 
 

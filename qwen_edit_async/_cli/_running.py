@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 EMULATOR_NOTE = "an embedded service makes these pictures, not the model"
 
 
-class MissingKeyError(ConfigurationError):
+class MissingKeyError(Exception):
     """The environment has no key, or one that can't be."""
 
 
