@@ -73,14 +73,16 @@ def tests(session: nox.Session) -> None:
     """Run the test suite on the built wheel, and hold the coverage."""
     install_wheel(session, "all")
     session.install(*dependencies("test"))
+    config = ("--rcfile", "../pyproject.toml")
     # Run from the tests' folder, so that the installed package is imported and not the checkout.
     with session.chdir("tests"):
-        session.run("coverage", "erase")
-        session.run("coverage", "run", "-m", "pytest", "-c", "../pyproject.toml", "--rootdir", "..", ".", *session.posargs)
+        session.run("coverage", "erase", *config)
+        session.run("coverage", "run", *config, "-m", "pytest", "-c", "../pyproject.toml", ".", *session.posargs)
         if not session.posargs:
-            session.run("coverage", "combine", success_codes=[0, 1])
-            session.run("coverage", "report", "--skip-covered", "--show-missing", "--fail-under", "95")
-            session.run("coverage", "report", "--include", PURE_CORE, "--show-missing", "--fail-under", "100")
+            session.run("coverage", "combine", *config, "--quiet")
+            report = ("coverage", "report", *config, "--skip-covered", "--show-missing")
+            session.run(*report, "--fail-under", "95")
+            session.run(*report, "--include", PURE_CORE, "--fail-under", "100")
 
 
 @nox.session
@@ -124,7 +126,8 @@ def demo(session: nox.Session) -> None:
         for name, instructions in PHOTOS.items():
             for number, instruction in enumerate(instructions, 1):
                 rows.writerow([f"{Path(name).stem}-{number}", photos / name, "", instruction])
-        rows.writerow(["two-images", photos / "astronaut.png", photos / "rocket.jpg", "put picture 1 into picture 2, and make it snow"])
+        together = "put picture 1 into picture 2, and make it snow"
+        rows.writerow(["two-images", photos / "astronaut.png", photos / "rocket.jpg", together])
     session.run("qwen-edit", "batch", str(table), "-o", str(output), "--emulator", "--concurrency", "8")
 
 

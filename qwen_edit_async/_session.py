@@ -183,6 +183,7 @@ class EditSession:
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """
+        host = self._require_open()
         task = await self.submit(images, instruction, parameters=parameters, key=key, deadline=deadline, **options)
         try:
             return await task
@@ -190,7 +191,9 @@ class EditSession:
             note = f"task {task.id} runs on at the service: session.attach({task.id!r}) gets its result"
             log.warning("an edit was cancelled: %s", note)
             cancelled.add_note(note)
-            if not task.awaited:
+            if task.done():  # it ended in the very moment of the cancellation
+                host.tracker.unclaimed(task.id)
+            elif not task.awaited:
                 task.cancel()
             raise
 
@@ -319,6 +322,7 @@ class EditSession:
                 requests,
                 functools.partial(self._edit_input, deadline),
                 host.spawn,
+                on_unclaimed=host.tracker.unclaimed,
                 window=self._options.max_in_flight,
                 ordered=ordered,
             )
@@ -330,10 +334,10 @@ class EditSession:
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """Ids of tasks that the service gave out and whose end this session has not seen, also once it is closed.
+        """Ids that the service gave out and whose result nobody of this session has got, also once it is closed.
 
-        They are waited for, or were given up: cancelled, past their deadline, or not awaited when the session closed.
-        ``attach`` waits for one again.
+        Their tasks are waited for, or were given up: cancelled, past their deadline, not awaited when the session
+        closed, or completed when the loop of ``edit_many`` had been left. ``attach`` gets the result of each.
         """
         return self._host.tracker.unfinished if self._host is not None else ()
 

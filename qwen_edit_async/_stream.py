@@ -47,7 +47,8 @@ class Feed:
     """Pulls requests, edits them, and keeps the outcomes until they are fetched.
 
     A permit is taken before a request is pulled, and given back when its outcome is fetched, so that never more than
-    ``window`` requests are alive, however slow the loop over the outcomes is.
+    ``window`` requests are alive, however slow the loop over the outcomes is. A result that is there when the loop is
+    left counts as unclaimed.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class Feed:
         edit: Callable[[RequestInput], Awaitable[EditResult]],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         *,
+        on_unclaimed: Callable[[str], None],
         window: int,
         ordered: bool,
     ) -> None:
         self._requests = requests
         self._edit = edit
+        self._on_unclaimed = on_unclaimed
         self._spawn = spawn
         self._ordered = ordered
         self._permits = asyncio.Semaphore(window)
@@ -98,7 +101,11 @@ class Feed:
     def stop(self) -> None:
         """Submit nothing more, and cancel what is in flight."""
         self._stopped = True
+        for outcome in (*self._ready, *self._early.values()):
+            if outcome.result is not None:
+                self._on_unclaimed(outcome.result.task_id)
         self._ready.clear()
+        self._early.clear()
         if self._task is not None:
             self._task.cancel()
         self._news.set()

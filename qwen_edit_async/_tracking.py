@@ -66,7 +66,7 @@ class Tracker:
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """Ids that the service gave out, and whose end was not seen: waited for, or given up."""
+        """Ids that the service gave out, and whose end was not seen (waited for, or given up) or result not taken."""
         return (*self._given_up, *self._tracked)
 
     def get(self, task_id: str) -> EditTask | None:
@@ -98,6 +98,11 @@ class Tracker:
             snapshot.task_id,
             snapshot.task_id,
         )
+
+    def unclaimed(self, task_id: str) -> None:
+        """Remember a task whose result came when nobody was there any more to take it."""
+        self._given_up[task_id] = None
+        log.warning("nobody took the result of task %s: session.attach(%r) gets it again", task_id, task_id)
 
     def seen(self, tracked: Tracked, snapshot: TaskSnapshot) -> None:
         """Take in an answer that does not end the wait."""
