@@ -33,6 +33,8 @@ PHOTO = buffer.getvalue()
 def run(pytester):
     """Run a test module with the plugin and nothing else but the runner under test."""
 
+    pytester.makeini("[pytest]")  # so that none of a folder above is taken
+
     def run_module(source, *arguments):
         pytester.makepyfile(_HEAD + source)
         plugins = [] if _IS_INSTALLED else ["-p", _PLUGIN]

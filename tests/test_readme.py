@@ -54,6 +54,7 @@ async def test_example_runs(example, pictures, monkeypatch, capsys, nothing_bloc
 
 def test_pytest_example_passes(pictures, pytester):
     PIL.Image.new("RGB", (400, 400), "teal").save(pytester.path / "cat.jpg")
+    pytester.makeini("[pytest]")  # so that none of a folder above is taken
     pytester.makeconftest("import pytest\n\n@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'\n")
     pytester.makepyfile(PYTEST_EXAMPLES[0])
     others = ("asyncio", "randomly", "looptime_plugin", "looptime_timeproxies", "looptime_chronometers")
