@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import Payload
 from aiohttp.abc import AbstractStreamWriter
 
-from ._errors import APITimeoutError, QwenEditError
+from ._errors import APIConnectionError, APITimeoutError, QwenEditError
 from ._offload import Offloader
 from ._sending import SendableImage
 
@@ -54,6 +54,11 @@ class JSONBody(Payload):
         self._size = self._body_size
         self.sent_whole = False
         self.failure: QwenEditError | None = None
+        self._withdrawn = False
+
+    def withdraw(self) -> None:
+        """Never send the last piece, if it was not: the HTTP library may write on for a step after a cancellation."""
+        self._withdrawn = True
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """The whole text: it is read at once, on the calling thread, and held in memory."""
@@ -77,11 +82,16 @@ class JSONBody(Payload):
                 if pending and len(pending) >= min(_GATHERED_BYTES, remaining):
                     chunk, pending = pending, bytearray()
                     remaining -= len(chunk)
+                    self._check_withdrawn()
                     self.sent_whole = not remaining
                     await self._hand_over(writer, chunk)
         except QwenEditError as error:
             self.failure = error.for_task(None)  # without the traceback, which leads back here
             raise
+
+    def _check_withdrawn(self) -> None:
+        if self._withdrawn:
+            raise APIConnectionError("the submission was given up before it was sent whole")
 
     async def _hand_over(self, writer: AbstractStreamWriter, chunk: bytearray) -> None:
         limit = asyncio.timeout(self._stall_timeout)

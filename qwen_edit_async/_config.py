@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import sys
 from collections.abc import Mapping
 from typing import Literal
@@ -18,6 +19,9 @@ API_KEY_VARIABLE = "QWEN_EDIT_API_KEY"
 BASE_URL_VARIABLE = "QWEN_EDIT_BASE_URL"
 
 Envelope = Literal["auto"] | EnvelopeName
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+_OWN_HEADERS = frozenset({"authorization", "content-length", "content-type", "host", "transfer-encoding", "connection"})
 
 _DEFAULT_TIMEOUT = 60.0
 _LONGEST_CONNECT = 10.0
@@ -89,7 +93,14 @@ def resolve_base_url(base_url: str | None, environment: Mapping[str, str], *, al
         host, _ = parts.hostname, parts.port
     except (ValueError, AttributeError):
         parts, host = urlsplit(""), None
-    if parts.scheme not in {"http", "https"} or not host or parts.query or parts.fragment or "@" in parts.netloc:
+    if (
+        parts.scheme not in {"http", "https"}
+        or not host
+        or host.strip(".") == ""
+        or parts.query
+        or parts.fragment
+        or "@" in parts.netloc
+    ):
         raise ConfigurationError("base_url is no plain URL such as https://host or https://host/path")
     if parts.scheme == "http" and not allow_insecure and not _is_loopback(host):
         raise ConfigurationError(
@@ -111,7 +122,7 @@ def resolve_protocol(envelope: Envelope | WireProtocol) -> tuple[WireProtocol, W
     if envelope == "auto":
         protocol = GenerationProtocol("flat")
         return protocol, protocol.alternative()
-    if isinstance(envelope, str):
+    if isinstance(envelope, str | int | None):
         if envelope not in {"flat", "params"}:
             raise ConfigurationError(f"envelope is {envelope!r}: give 'auto', 'flat' or 'params'")
         return GenerationProtocol(envelope), None
@@ -124,12 +135,17 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     Raises:
         ConfigurationError: If they would replace the key, or are no text of one line.
     """
+    if not isinstance(headers, Mapping | None):
+        raise ConfigurationError(f"default_headers is {type(headers).__name__!r}: give a mapping")
     checked = dict(headers or {})
     for text in (*checked, *checked.values()):
         if not isinstance(text, str) or any(character in text for character in "\r\n\0"):
             raise ConfigurationError("default_headers: give names and values that are text of one line")
-    if any(name.lower() == "authorization" for name in checked):
-        raise ConfigurationError("default_headers may not hold Authorization: pass the key as api_key")
+    for name in checked:
+        if not _HEADER_NAME.fullmatch(name):
+            raise ConfigurationError(f"default_headers: {name!r} is no header's name")
+        if name.lower() in _OWN_HEADERS:
+            raise ConfigurationError(f"default_headers may not hold {name}: it is set for each call (the key: api_key)")
     return checked
 
 

@@ -206,7 +206,7 @@ class _PartFile:
 
     def __init__(self, target: Path) -> None:
         self._target = target
-        self._path = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
+        self._path = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.part")
         self._file = self._path.open("xb")
         self._lock = threading.Lock()
 

@@ -49,6 +49,7 @@ class QwenEditError(Exception):
         error = copy.copy(self)
         error.task_id = task_id
         error.__dict__.pop("__notes__", None)
+        error.__cause__ = self.__cause__
         return error
 
 

@@ -23,7 +23,7 @@ from ._offload import Offloader
 from ._pacing import Pacer
 from ._poller import Poller
 from ._polling import PollPolicy
-from ._retry import Failure, RetryPolicy, judge_check
+from ._retry import Failure, RetryPolicy, judge_check, pause_after
 from ._statistics import Counters, SessionStatistics
 from ._submitter import Negotiation, Submitter
 from ._task import EditTask
@@ -180,7 +180,7 @@ class Host:
                 passing = judge_check(error, in_grace=False) in {Failure.REFUSED, Failure.THROTTLED}
                 if not passing or attempt > self._retry.max_retries:
                     raise
-                self.pacer.pause(self.loop.time() + (getattr(error, "retry_after", None) or 0.0))
+                self.pacer.pause(self.loop.time() + pause_after(error))
             await self.gate.sleep(self._retry.delay(attempt, self._random.random()))
 
     async def close(self, *, cancel: bool) -> None:
@@ -206,6 +206,11 @@ class Host:
                     await self._stop()
         if self.crash is not None and not cancel:
             raise self.crash
+
+    async def wait_closed(self) -> None:
+        """Wait until nothing is left running; somebody else closes."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
     async def read(self, url: str, task_id: str, index: int) -> bytes:
         """Download a result picture."""

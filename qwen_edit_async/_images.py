@@ -67,7 +67,7 @@ ImageInput: TypeAlias = (
 )
 """One input image: a path, an http(s) URL, a data URI, bytes, a binary file object, a PIL image, or a uint8 array."""
 
-_DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.ASCII)
+_DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.ASCII | re.IGNORECASE)
 _BASE64_TEXT = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
 _CHECKED_CHARACTERS = 64 * 1024
 _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -177,10 +177,11 @@ def _check_text(image: str, name: str) -> None:
         base64_start(image, name)
     elif is_url(image):
         try:
-            host = urlsplit(image).hostname
+            parts = urlsplit(image)
+            host, _ = parts.hostname, parts.port
         except ValueError:
             host = None
-        if not host or any(character.isspace() for character in image):
+        if not host or " " in image or not image.isprintable():
             raise InvalidEditError(f"{name} is no valid URL: {image[:200]!r}")
     elif _URL_SCHEME.match(image):
         raise InvalidEditError(f"{name} is a URL that is not http(s): {image[:200]!r}; open it, and pass the file")
@@ -189,8 +190,11 @@ def _check_text(image: str, name: str) -> None:
 
 
 def _check_array(image: ArrayLike, name: str) -> None:
-    interface = image.__array_interface__
-    shape, kind = tuple(interface["shape"]), str(interface["typestr"])
+    try:
+        interface = image.__array_interface__
+        shape, kind = tuple(interface["shape"]), str(interface["typestr"])
+    except (KeyError, TypeError):
+        raise InvalidEditError(f"{name} is {type(image).__name__!r}, which is no whole array") from None
     if kind.lstrip("|<>=") != "u1":
         raise InvalidEditError(f"{name} is an array of type {kind!r}: give uint8, 0 to 255")
     channels = shape[2] if len(shape) == 3 else 1  # noqa: PLR2004  # height, width, channels

@@ -29,7 +29,7 @@ from ._contract import (
 from ._errors import InvalidEditError
 from ._images import ImageInput, as_image_tuple, check_image, image_name
 
-_SIZE_TEXT = re.compile(r"\s*(\d+)\s*[*xX×]\s*(\d+)\s*", re.ASCII)
+_SIZE_TEXT = re.compile(r"\s*(\d{1,9})\s*[*xX×]\s*(\d{1,9})\s*", re.ASCII)
 _WIDTH_AND_HEIGHT = 2
 
 
@@ -132,6 +132,8 @@ class EditRequest:
             raise InvalidEditError("the instruction is missing or empty: say what to do with the picture")
         if not isinstance(self.parameters, EditParameters):
             raise InvalidEditError(f"parameters is {type(self.parameters).__name__!r}: give EditParameters")
+        if self.key is not None and not isinstance(self.key, str):
+            raise InvalidEditError(f"key is {type(self.key).__name__!r}: give text")
         for position, image in enumerate(self.images, 1):
             check_image(image, image_name(image, position))
 

@@ -16,7 +16,7 @@ from ._log import log
 from ._models import TaskSnapshot, TaskStatus
 from ._pacing import Pacer
 from ._polling import PollPolicy
-from ._retry import Failure
+from ._retry import Failure, pause_after
 from ._schedule import PollSchedule, W, WatchedTask
 from ._statistics import Counters
 
@@ -118,7 +118,7 @@ class Poller(Generic[W]):
         now = asyncio.get_running_loop().time()
         self._counters.failed_checks += 1
         self._counters.throttled += isinstance(error, RateLimitError)
-        self._pacer.pause(now + (getattr(error, "retry_after", None) or 0))
+        self._pacer.pause(now + pause_after(error))
         log.info("check of task %s failed: %s", task.task_id, error)
         match self._schedule.failed(task, error, now, self._random.random()):
             case Failure.FINAL:

@@ -194,10 +194,7 @@ def _open_bytes(data: bytes, name: str, limit: int) -> _Source:
 
 def _open_path(path: str, name: str, limit: int) -> _Source:
     try:
-        mode = os.stat(path).st_mode  # noqa: PTH116  # before opening, since that would wait for a pipe's other end
-        if not stat.S_ISREG(mode):
-            kind = "a directory: give the files in it" if stat.S_ISDIR(mode) else "no regular file: pass it opened"
-            raise InvalidEditError(f"{name} is {kind}")
+        _check_regular(os.stat(path).st_mode, name)  # noqa: PTH116  # before opening: that would wait at a pipe
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(open(path, "rb"))  # noqa: PTH123  # a str is all that is here
             status = os.fstat(file.fileno())
@@ -209,7 +206,9 @@ def _open_path(path: str, name: str, limit: int) -> _Source:
         raise InvalidEditError(f"{name} does not exist") from None
     except OSError as error:
         raise InvalidEditError(f"{name} can't be read: {error.strerror}") from None
-    except UnicodeError:
+    except InvalidEditError:
+        raise
+    except ValueError:  # a NUL, or what can't be encoded
         raise InvalidEditError(f"{name} is no path") from None
     return _Source(
         file,
@@ -218,6 +217,12 @@ def _open_path(path: str, name: str, limit: int) -> _Source:
             media_type=media_type, size=status.st_size, path=path, modified=status.st_mtime_ns, name=name
         ),
     )
+
+
+def _check_regular(mode: int, name: str) -> None:
+    if not stat.S_ISREG(mode):
+        kind = "a directory: give the files in it" if stat.S_ISDIR(mode) else "no regular file: pass it opened"
+        raise InvalidEditError(f"{name} is {kind}")
 
 
 def _open_data_uri(uri: str, name: str, limit: int) -> _Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import attrs
 
-from ._errors import ConfigurationError
+from ._errors import ConfigurationError, DownloadError
 from ._models import EditRequest, Usage
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _UNSAFE_IN_NAMES = re.compile(r"[^\w.-]+")
-_MAX_STEM_CHARACTERS = 120
+_MAX_STEM_BYTES = 160
 
 
 class ResultStore(Protocol):
@@ -90,10 +91,14 @@ class OutputImage:
             SessionClosedError: If the session is closed.
         """
         try:
-            import PIL.Image  # noqa: F401, PLC0415  # an extra, found missing before anything is downloaded
+            import PIL.Image  # noqa: PLC0415  # an extra, found missing before anything is downloaded
         except ImportError:
             raise ConfigurationError('decoding needs Pillow: pip install "qwen-edit-async[images]"') from None
-        return await self._store.offload(_decode, await self.read())
+        try:
+            return await self._store.offload(_decode, await self.read())
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            reason = str(error)
+        raise DownloadError(f"image {self.index} of task {self.task_id} is no picture: {reason}", task_id=self.task_id)
 
 
 @attrs.frozen(kw_only=True)
@@ -166,7 +171,12 @@ class EditResult:
 
 def safe_stem(text: str) -> str:
     """A file name's stem made of any text, which may come from a server."""
-    return _UNSAFE_IN_NAMES.sub("_", text).lstrip(".")[:_MAX_STEM_CHARACTERS] or "_"
+    stem = _UNSAFE_IN_NAMES.sub("_", text).lstrip(".")
+    stem = stem.encode("utf-8", "replace")[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
+    if stem == text:
+        return stem
+    # What had to be changed stays apart from what became the same by it.
+    return f"{stem}-{hashlib.blake2s(text.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"
 
 
 def _make_folder(path: Path) -> None:

@@ -76,6 +76,11 @@ def judge_check(error: QwenEditError, *, in_grace: bool) -> Failure:
             return Failure.FINAL
 
 
+def pause_after(error: QwenEditError) -> float:
+    """Seconds in which nothing more may be sent: the ``Retry-After`` of an overloaded service, else 0."""
+    return (error.retry_after or 0.0) if isinstance(error, RateLimitError | InternalServerError) else 0.0
+
+
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
     """Exponential backoff with full jitter.

@@ -15,6 +15,8 @@ from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
+import anyio
+
 from ._config import (
     Envelope,
     Secret,
@@ -27,7 +29,7 @@ from ._config import (
     resolve_protocol,
     resolve_timeouts,
 )
-from ._errors import EditWarning, InvalidEditError, SessionClosedError
+from ._errors import DeadlineExceededError, EditWarning, InvalidEditError, SessionClosedError
 from ._host import Host, HostOptions
 from ._images import ImageInput
 from ._log import log
@@ -224,7 +226,7 @@ class EditSession:
         try:
             await slot.take()
             started_at = host.loop.time()
-            prepared = await host.offloader.run(prepare, request, fit=self._fit)
+            prepared = await self._prepare(host, request, started_at + seconds)
             for warning in (*cut, *prepared.warnings):
                 warnings.warn(warning, EditWarning, stacklevel=2)
             for change in prepared.changes:
@@ -374,13 +376,21 @@ class EditSession:
         return self._host
 
     async def _close(self, *, cancel: bool) -> None:
-        if self._host is None or self._closed:
-            self._closed = True
+        closing, self._closed = self._closed, True
+        if self._host is None:
             return
         if asyncio.get_running_loop() is not self._host.loop:
+            self._closed = closing
             raise SessionClosedError("this session was opened on another event loop: close it there")
-        self._closed = True
-        await self._host.close(cancel=cancel)
+        if closing:
+            await self._host.wait_closed()
+        else:
+            await self._host.close(cancel=cancel)
+
+    async def _prepare(self, host: Host, request: EditRequest, deadline: float) -> PreparedEdit:
+        with anyio.move_on_at(deadline):
+            return await host.offloader.run(prepare, request, fit=self._fit)
+        raise DeadlineExceededError("the deadline passed while the images were read: nothing was sent")
 
     def _deadline_of(self, deadline: float | None) -> float:
         if deadline is None:

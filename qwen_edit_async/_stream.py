@@ -152,16 +152,19 @@ class Feed:
             self._news.set()
 
     async def _edit_one(self, index: int, request: RequestInput) -> None:
+        # No outcome is kept in a variable here: an error's traceback holds this frame, which would make a cycle.
         try:
             result = await self._edit(request)
         except Exception as error:  # noqa: BLE001  # whatever is wrong with one request is its outcome
-            outcome = EditOutcome(index=index, request=request, error=error)
+            self._deliver(EditOutcome(index=index, request=request, error=error))
         else:
-            outcome = EditOutcome(index=index, request=request, result=result)
+            self._deliver(EditOutcome(index=index, request=request, result=result))
+
+    def _deliver(self, outcome: EditOutcome) -> None:
         if not self._ordered:
             self._ready.append(outcome)
         else:
-            self._early[index] = outcome
+            self._early[outcome.index] = outcome
             while (following := self._early.pop(self._next_index, None)) is not None:
                 self._ready.append(following)
                 self._next_index += 1
@@ -209,7 +212,10 @@ class OutcomeIterator:
         return self
 
     async def __anext__(self) -> EditOutcome:
-        return await self._feed.next()
+        try:
+            return await self._feed.next()
+        finally:
+            del self  # or else this frame, in an exception's traceback, would keep the iterator and the edits alive
 
     async def aclose(self) -> None:
         """Stop submitting, cancel what is in flight, and wait until nothing is left running."""

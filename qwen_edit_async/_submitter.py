@@ -18,7 +18,6 @@ import attrs
 
 from ._body import JSONBody
 from ._errors import (
-    APIStatusError,
     BadRequestError,
     DeadlineExceededError,
     QwenEditError,
@@ -30,7 +29,7 @@ from ._log import log
 from ._models import EditRequest, TaskSnapshot
 from ._offload import Offloader
 from ._prepare import PreparedEdit
-from ._retry import Failure, RetryPolicy, judge_submission
+from ._retry import Failure, RetryPolicy, judge_submission, pause_after
 from ._statistics import Counters
 from ._transport import Transport
 from ._wire import Call, WireProtocol
@@ -188,13 +187,15 @@ class Submitter:
         try:
             return await answer
         except asyncio.CancelledError:
-            if answer.done() and not answer.cancelled() and answer.exception() is None:
-                self._counters.submitted += 1
-                self._on_orphan(answer.result())  # it came in the very moment of the cancellation
+            if not answer.cancelled():  # it came in the very moment of the cancellation
+                if answer.exception() is None:
+                    self._counters.submitted += 1
+                    self._on_orphan(answer.result())
             elif body.sent_whole:
                 self._counters.uncertain += 1
                 log.warning("a submission was given up after it was sent: a task may exist; its id follows if it comes")
             else:
+                body.withdraw()
                 exchange.cancel()
             raise
         finally:
@@ -238,7 +239,7 @@ class Submitter:
         if failure is Failure.UNCERTAIN:
             self._counters.uncertain += 1
             attempts.uncertain = True
-        retry_after = (error.retry_after if isinstance(error, APIStatusError) else None) or 0.0
+        retry_after = pause_after(error)
         pacer.pause(now + retry_after)
         if failure is Failure.THROTTLED:
             self._counters.throttled += 1

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
 from typing import TYPE_CHECKING
 
+from ._errors import QwenEditError
 from ._models import EditRequest, TaskSnapshot, TaskStatus
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class TaskState:
     @property
     def awaited(self) -> bool:
         """Whether somebody waits."""
-        return bool(self._waiters)
+        return any(not waiter.cancelled() for waiter in self._waiters)
 
     def show(self, snapshot: TaskSnapshot) -> None:
         """Take in an answer of the service."""
@@ -155,6 +156,8 @@ class EditTask:
     async def _wait(self) -> EditResult:
         while (outcome := self._state.outcome) is None:
             await self._state.changed()
+        if isinstance(outcome, QwenEditError):
+            raise outcome.for_task(outcome.task_id)  # each waiter has its own, with a traceback of its own
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome

@@ -61,17 +61,18 @@ class Tracker:
         self._counters = counters
         self._watch = watch
         self._forget = forget
-        self._tracked: dict[str, tuple[Tracked, EditTask]] = {}
+        self._tracked: dict[Tracked, None] = {}
+        self._handles: dict[str, tuple[Tracked, EditTask]] = {}
         self._given_up: dict[str, None] = {}
 
     @property
     def unfinished(self) -> tuple[str, ...]:
         """Ids that the service gave out, and whose end was not seen (waited for, or given up) or result not taken."""
-        return (*self._given_up, *self._tracked)
+        return (*self._given_up, *self._handles)
 
     def get(self, task_id: str) -> EditTask | None:
         """The handle of a task that is waited for."""
-        _, handle = self._tracked.get(task_id, (None, None))
+        _, handle = self._handles.get(task_id, (None, None))
         return handle
 
     def track(self, tracked: Tracked) -> EditTask:
@@ -83,7 +84,8 @@ class Tracker:
             on_cancel=functools.partial(self._cancelled, tracked),
         )
         self._given_up.pop(tracked.task_id, None)
-        self._tracked[tracked.task_id] = tracked, handle
+        self._tracked[tracked] = None  # not by id: a service may answer two submissions with the same one
+        self._handles[tracked.task_id] = tracked, handle
         if tracked.state.snapshot.status.terminal:
             self.ended(tracked, tracked.state.snapshot)
         else:
@@ -110,9 +112,11 @@ class Tracker:
 
     def ended(self, tracked: Tracked, outcome: TaskSnapshot | BaseException) -> None:
         """Take in what ends the wait for a task; the poller no longer checks it."""
-        if self._tracked.get(tracked.task_id, (None,))[0] is not tracked:
+        if tracked not in self._tracked:
             return  # given up before
-        del self._tracked[tracked.task_id]
+        del self._tracked[tracked]
+        if self._handles.get(tracked.task_id, (None,))[0] is tracked:
+            del self._handles[tracked.task_id]
         if tracked.slot is not None:
             tracked.slot.release()
         if isinstance(outcome, TaskSnapshot):
@@ -136,12 +140,12 @@ class Tracker:
 
     def give_up_all(self, make_error: Callable[[str], BaseException]) -> None:
         """Cease to wait for all tasks, each with the error that is made for its id."""
-        for tracked, _ in list(self._tracked.values()):
+        for tracked in list(self._tracked):
             self.give_up(tracked, make_error(tracked.task_id))
 
     def abandon_all(self, make_error: Callable[[str], BaseException]) -> None:
         """As :meth:`give_up_all`, when there is no poller left that would have to forget them."""
-        for tracked, _ in list(self._tracked.values()):
+        for tracked in list(self._tracked):
             self.ended(tracked, make_error(tracked.task_id))
 
     def _cancelled(self, tracked: Tracked) -> None:

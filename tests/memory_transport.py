@@ -83,9 +83,9 @@ def in_order(*answers: Answer) -> Callable[..., Answer]:
     return lambda *_: remaining.pop(0) if remaining else NORMAL
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Sent:
-    """One call, as the service got it. ``at`` is the loop's time."""
+    """One call, as the service got it. ``at`` is the loop's time; ``body`` lacks images that were not uploaded."""
 
     at: float
     call: Call
@@ -157,14 +157,16 @@ class MemoryService(Transport):
     async def _create(self, call: Call, body: JSONBody) -> Reply:
         sink = _Sink()
         sent_at = asyncio.get_running_loop().time()
-        self.submissions.append(Sent(at=sent_at, call=call, body=json.loads(body.decode())))
+        sent = Sent(at=sent_at, call=call, body=json.loads(b"".join(call.parts)))
+        self.submissions.append(sent)
         answer = self.on_submission(len(self.submissions))
         if answer.uploaded:
             await body.write(sink)  # type: ignore[arg-type]  # all that the body uses
             assert len(sink.content) == body.size
+            sent.body = json.loads(sink.content)
         own_reply = Reply(status=200)
         if answer.uploaded and (answer.reply is None or answer.accepted):
-            own_reply = self._created(self.submissions[-1])
+            own_reply = self._created(sent)
         return await self._reply(answer, own_reply)
 
     async def _tell(self, call: Call) -> Reply:

@@ -125,7 +125,8 @@ def test_an_error_for_another_task_is_fresh_and_says_the_same(kind: type[QwenEdi
     error.add_note("of the first waiter")
     other = error.for_task("t-2")
     assert other is not error
-    assert (other.__traceback__, other.__context__, other.__cause__) == (None, None, None)
+    assert (other.__traceback__, other.__context__) == (None, None)
+    assert other.__cause__ is error.__cause__
     assert facts(other) == facts(make(kind)) | {"task_id": "t-2", "str": str(other)}
     assert str(other) == str(make(kind)).replace("t-1", "t-2")
     assert (error.task_id, error.__notes__) == ("t-1", ["of the first waiter"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import logging
 import socket
 import traceback
@@ -11,9 +12,11 @@ import weakref
 
 import aiohttp
 import pytest
-from memory_transport import IMAGE, KEY, MemoryService, MemorySession
+from memory_transport import HANGS, IMAGE, KEY, NORMAL, MemoryService, MemorySession, in_order, status
+from PIL import Image
 
-from qwen_edit_async import ConfigurationError, EditSession, FixedInterval, QwenEditError, Timeouts
+from qwen_edit_async import BadRequestError, ConfigurationError, EditSession, FixedInterval, QwenEditError, Timeouts
+from qwen_edit_async._prepare import prepare
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 
 pytestmark = pytest.mark.anyio
@@ -137,6 +140,30 @@ def test_a_refused_option_does_not_show_the_key(options, source, monkeypatch):
 def test_the_session_and_its_parts_do_not_show_the_key():
     session = EditSession(KEY, base_url="http://127.0.0.1:9", timeout=Timeouts())
     assert KEY not in repr(session) + repr(vars(session)) + repr(vars(session._make_transport()))
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize("end", ["accepted", "refused", "cancelled"])
+async def test_the_temporary_file_of_an_image_is_closed_once_it_was_submitted(end, monkeypatch):
+    def watched(request, *, fit):
+        prepared.append(prepare(request, fit=fit))
+        return prepared[-1]
+
+    prepared = []
+    monkeypatch.setattr("qwen_edit_async._session.prepare", watched)
+    answers = {"accepted": NORMAL, "refused": status(400), "cancelled": HANGS}
+    stream = io.BytesIO()  # over a mebibyte, so that what is read from it goes to a file
+    Image.new("RGB", (800, 600)).save(stream, "BMP")
+    stream.seek(0)
+    async with MemorySession(MemoryService(on_submission=in_order(answers[end]))) as session:
+        edit = asyncio.create_task(session.submit(stream, "snow"))
+        await asyncio.sleep(1)
+        assert prepared[0].images[0].file.closed == (end != "cancelled")
+        edit.cancel()
+        await asyncio.wait([edit])
+        assert prepared[0].images[0].file.closed
+    outcome = "cancelled" if edit.cancelled() else "refused" if isinstance(edit.exception(), BadRequestError) else None
+    assert (outcome or "accepted") == end
 
 
 @pytest.mark.virtual_clock

@@ -8,7 +8,7 @@ import re
 import weakref
 
 import pytest
-from memory_transport import IMAGE, KEY, MemoryService, MemorySession, in_order, status
+from memory_transport import HANGS, IMAGE, KEY, NORMAL, MemoryService, MemorySession, in_order, status
 
 from qwen_edit_async import (
     AuthenticationError,
@@ -21,6 +21,7 @@ from qwen_edit_async import (
     InvalidEditError,
     SessionClosedError,
     SessionStatistics,
+    SubmitUncertainError,
 )
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine
 
@@ -117,8 +118,10 @@ async def test_a_transport_that_does_not_open_closes_what_did():
             raise OSError(24, "Too many open files")
 
     service = Broken()
+    session = MemorySession(service)
     with pytest.raises(OSError, match="Too many open files"):
-        await MemorySession(service).open()
+        await session.open()
+    await session.aclose()
     assert service.closed == 1
 
 
@@ -197,6 +200,25 @@ async def test_a_task_that_is_accepted_as_the_session_closes_keeps_its_id_and_no
     with pytest.raises(SessionClosedError, match="task-1"):
         await edit
     assert (session.unfinished, session.statistics().in_flight) == (("task-1",), 0)
+
+
+@virtual
+async def test_leaving_by_an_error_does_not_let_a_pending_submission_hold_up_other_waits():
+    service = MemoryService(duration=100.0, on_submission=lambda n: NORMAL if n == 1 else HANGS)
+    with pytest.raises(KeyError):  # noqa: PT012  # leaving the block is what is tested
+        async with MemorySession(service) as session:
+            waiting = asyncio.create_task(session.edit(IMAGE, "snow"))
+            await asyncio.sleep(1)
+            pending = asyncio.create_task(session.edit(IMAGE, "snow"))
+            await asyncio.sleep(1)
+            ended_at = []
+            waiting.add_done_callback(lambda _: ended_at.append(asyncio.get_running_loop().time()))
+            left_at = asyncio.get_running_loop().time()
+            raise KeyError
+    assert ended_at == [left_at]
+    assert isinstance(waiting.exception(), SessionClosedError)
+    with pytest.raises(SubmitUncertainError, match="a task may exist"):
+        await pending
 
 
 @virtual

@@ -266,6 +266,17 @@ async def be_cancelled(session):
     await asyncio.wait([looping])
 
 
+async def be_cancelled_and_keep_the_error(session):
+    async def loop():
+        async for _ in session.edit_many(itertools.cycle(requests(1))):
+            pass
+
+    looping = asyncio.create_task(loop())
+    await asyncio.sleep(3)
+    looping.cancel()
+    return await asyncio.gather(looping, return_exceptions=True)
+
+
 @pytest.mark.parametrize(
     "leave",
     [
@@ -276,11 +287,12 @@ async def be_cancelled(session):
         leave_the_block,
         close_the_iterator,
         be_cancelled,
+        be_cancelled_and_keep_the_error,
     ],
 )
 async def test_leaving_the_loop_stops_everything_at_once(service, session, leave):
     tasks = len(asyncio.all_tasks())
-    await leave(session)
+    kept = await leave(session)
     submissions = len(service.submissions)
     for _ in range(5):
         await asyncio.sleep(0)
@@ -289,6 +301,7 @@ async def test_leaving_the_loop_stops_everything_at_once(service, session, leave
     assert len(asyncio.all_tasks()) == tasks
     await asyncio.sleep(100)
     assert len(service.submissions) == submissions
+    del kept
 
 
 async def test_the_end_of_the_block_waits_until_nothing_is_left_running(service, session):
