@@ -223,3 +223,18 @@ async def test_a_download_that_is_cancelled_anywhere_leaves_nothing(session, tmp
         assert {path.name for path in folder.rglob("*.*")} <= {"a.png"}
         assert all(path.read_bytes() == whole for path in folder.rglob("a.png"))
     assert len(await image.read()) == len(whole)
+
+
+async def test_a_submission_that_is_cancelled_at_any_step_is_not_sent_or_its_task_is_known():
+    async with (
+        EditEmulator(engine=FixedEngine(), duration=1000.0) as emulator,
+        EditSession(emulator.api_key, base_url=emulator.url, envelope="flat") as session,
+    ):
+        for steps in range(40):
+            edit = asyncio.create_task(session.edit("https://pictures.example/cat.png", "snow"))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            edit.cancel()
+            await asyncio.gather(edit, return_exceptions=True)
+        await until(lambda: not session._host.submitter._exchanges)
+        assert set(session.unfinished) == set(emulator.tasks)

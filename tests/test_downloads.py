@@ -430,3 +430,21 @@ async def test_leaving_the_session_waits_for_a_download_that_somebody_awaits(emu
         loading = asyncio.create_task(result.images[0].save(tmp_path / "a.png"))
         await asyncio.sleep(0.05)
     assert (await loading).exists()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h:99999/x", "http://h:abc/x", "http://[::1/x", "http://a..b/", "http://\ud800.x/", "http:///x"]
+)
+async def test_a_url_that_makes_no_sense_is_a_download_error(session, url):
+    with pytest.raises(DownloadError):
+        await OutputImage(url=url, task_id="t", index=0, store=session._host).read()
+
+
+async def test_a_file_that_is_no_picture_inside_is_a_download_error(image):
+    with pytest.raises(DownloadError, match="is no picture"):
+        await image.open()
+
+
+async def test_a_file_name_as_long_as_the_system_allows_can_be_saved(image, tmp_path):
+    path = tmp_path / ("猫" * 83 + ".png")
+    assert (await image.save(path)).stat().st_size > 0

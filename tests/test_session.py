@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+import threading
 import weakref
 
 import pytest
@@ -13,6 +14,7 @@ from memory_transport import HANGS, IMAGE, KEY, NORMAL, MemoryService, MemorySes
 from qwen_edit_async import (
     AuthenticationError,
     ConfigurationError,
+    DeadlineExceededError,
     EditParameters,
     EditRequest,
     EditSession,
@@ -456,3 +458,20 @@ async def test_a_wrong_key_is_refused_through_sockets():
         with pytest.raises(AuthenticationError) as caught:
             await session.edit(IMAGE, "snow")
     assert caught.value.status_code == 401
+
+
+async def test_the_deadline_holds_while_the_images_are_read():
+    class Stuck:
+        def __init__(self):
+            self.go_on = threading.Event()
+
+        def read(self, size=-1):
+            self.go_on.wait(10)
+            return b""
+
+    image = Stuck()
+    async with MemorySession(MemoryService(), max_in_flight=1) as session:
+        with pytest.raises(DeadlineExceededError, match="nothing was sent"):
+            await session.edit(image, "snow", deadline=0.05)
+        assert session.statistics().in_flight == 0
+        image.go_on.set()

@@ -410,3 +410,25 @@ async def test_a_stream_of_a_session_that_was_closed_before_the_loop_says_so(ser
         stream = session.edit_many(requests(1))
     with pytest.raises(SessionClosedError):
         await anext(aiter(stream))
+
+
+async def test_an_exception_that_is_kept_does_not_keep_the_edits_going(service, session):
+    service.duration = 1000.0
+    kept = None
+    try:
+        async with asyncio.timeout(5):
+            async for _ in session.edit_many(requests(100)):
+                pass
+    except TimeoutError as error:
+        kept = error
+    await asyncio.sleep(5)
+    assert kept is not None
+    assert session.statistics().in_flight == 0
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_results_that_come_when_the_loop_is_left_are_named(service, session, ordered):
+    async with session.edit_many(requests(4), ordered=ordered) as outcomes:
+        first = await anext(outcomes)
+        await asyncio.sleep(100)
+    assert set(session.unfinished) == set(service.ids) - {first.result.task_id}

@@ -31,6 +31,7 @@ from qwen_edit_async import (
     DeadlineExceededError,
     InsufficientBalanceError,
     InvalidEditError,
+    NotFoundError,
     PermissionDeniedError,
     QwenEditError,
     RateLimitError,
@@ -479,3 +480,22 @@ async def test_a_connection_that_was_never_made_costs_no_uncertainty(error):
             await session.edit(IMAGE, "snow")
         assert session.statistics().uncertain == 0
     assert len(service.submissions) == 3
+
+
+async def test_two_submissions_that_are_answered_with_the_same_id_both_end():
+    service = MemoryService(duration=3.0, on_submission=lambda n: says({"id": "task-1"}) if n == 2 else NORMAL)
+    async with MemorySession(service) as session:
+        async with asyncio.timeout(100):
+            results = await asyncio.gather(session.edit(IMAGE, "snow"), session.edit(IMAGE, "snow"))
+        assert [result.task_id for result in results] == ["task-1", "task-1"]
+        assert session.statistics().in_flight == 0
+        assert session.unfinished == ()
+
+
+async def test_a_retry_after_that_is_about_one_task_alone_holds_nobody_up():
+    service = MemoryService(on_submission=lambda n: status(404, retry_after=1000) if n == 1 else NORMAL)
+    async with MemorySession(service) as session:
+        with pytest.raises(NotFoundError):
+            await session.edit(IMAGE, "snow")
+        async with asyncio.timeout(100):
+            await session.edit(IMAGE, "snow")

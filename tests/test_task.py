@@ -263,3 +263,27 @@ async def test_a_failed_check_is_no_update(service, session):
     service.on_check = in_order(status(500), status(500))
     task = await session.submit(IMAGE, "snow")
     assert await collect(task) == [("in_progress", None), ("completed", None)]
+
+
+async def test_waiters_that_are_cancelled_together_leave_no_slot_taken(service, session):
+    service.duration = 1000.0
+    edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+    await asyncio.sleep(5)
+
+    async def wait():
+        await session.attach("task-1")
+
+    other = asyncio.create_task(wait())
+    await asyncio.sleep(1)
+    edit.cancel()
+    other.cancel()
+    await asyncio.gather(edit, other, return_exceptions=True)
+    assert (session.statistics().in_flight, session.statistics().watched) == (0, 0)
+
+
+async def test_each_waiter_has_an_error_of_its_own(service, session):
+    service.on_check = in_order(says({"status": "failed", "error": {"code": 1, "error_message": "no"}}))
+    task = await session.submit(IMAGE, "snow")
+    errors = await asyncio.gather(*[asyncio.wait_for(task, 100) for _ in range(3)], return_exceptions=True)
+    assert [str(error) for error in errors] == [str(errors[0])] * 3
+    assert len({id(error) for error in errors}) == 3
