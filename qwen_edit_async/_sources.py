@@ -209,7 +209,9 @@ def _csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) 
             fields = {name: value for name, value in zip(columns, values, strict=False) if value}
             yield _item(row, fields, path.parent, defaults, _from_text)
     except csv.Error as error:
-        raise ConfigurationError(f"{path} is no table after row {row}: {error}") from None
+        raise ConfigurationError(
+            f"{path} is no table after row {row}: {error} (long texts, such as data URIs, belong into JSON Lines)"
+        ) from None
     if row == 1:
         raise ConfigurationError(f"{path} has a header, but no rows")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
@@ -83,14 +84,14 @@ def test_the_package_runs_as_a_module():
 
 
 def test_a_missing_extra_says_what_to_install(capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "qwen_edit_async._cli._app")
+    monkeypatch.delitem(sys.modules, "qwen_edit_async._cli._app", raising=False)
     monkeypatch.setitem(sys.modules, "cyclopts", None)
     assert main([]) == 2
     assert 'pip install "qwen-edit-async[cli]"' in capsys.readouterr().err
 
 
 def test_another_missing_module_is_no_matter_of_extras(monkeypatch):
-    monkeypatch.delitem(sys.modules, "qwen_edit_async._cli._app")
+    monkeypatch.delitem(sys.modules, "qwen_edit_async._cli._app", raising=False)
     monkeypatch.setitem(sys.modules, "qwen_edit_async._cli._status", None)
     with pytest.raises(ModuleNotFoundError):
         main([])
@@ -244,8 +245,11 @@ def test_a_result_that_could_not_be_downloaded_is_named_with_how_to_fetch_it(pho
     assert f"\n  qwen-edit fetch {task_id} -o {tmp_path / 'out'}\n" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_made_is_a_failure_without_a_traceback(photos, tmp_path, capsys, service):
-    (tmp_path / "out").write_text("a file")
+def test_a_full_disk_is_a_failure_without_a_traceback(photos, monkeypatch, capsys, service):
+    async def save(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("qwen_edit_async._results.OutputImage.save", save)
     assert run_edit(photos) == 1
     text = capsys.readouterr().err
     assert "error: " in text
@@ -381,3 +385,12 @@ def test_an_edit_that_is_interrupted_names_its_task(photos, tmp_path, service):
     assert (process.returncode, output) == (130, "")
     assert f"\n  qwen-edit fetch {task_id} -o {tmp_path / 'out'}\n" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("command", ["edit", "batch"])
+def test_a_folder_that_can_be_none_is_found_out_before_anything_is_paid_for(command, service, photos, tmp_path, capsys):
+    (tmp_path / "file").write_text("not a folder")
+    source = photos / "a.png" if command == "edit" else photos
+    assert main([command, str(source), "-i", "snow", "-o", str(tmp_path / "file"), *QUICK]) == 2
+    assert "can't be a folder" in capsys.readouterr().err
+    assert service.statistics().submits == 0

@@ -211,6 +211,11 @@ async def test_a_download_that_hangs_times_out(emulator, image):
     assert await image.read() == emulator.engine._picture
 
 
+async def test_what_came_of_a_download_that_failed_is_no_part_of_the_next(emulator, image):
+    emulator.inject(Fault.truncated_download(0.8).times(1))
+    assert await image.read() == emulator.engine._picture
+
+
 # Failures that stay.
 
 
@@ -448,3 +453,12 @@ async def test_a_file_that_is_no_picture_inside_is_a_download_error(image):
 async def test_a_file_name_as_long_as_the_system_allows_can_be_saved(image, tmp_path):
     path = tmp_path / ("猫" * 83 + ".png")
     assert (await image.save(path)).stat().st_size > 0
+
+
+async def test_what_a_broken_attempt_left_is_not_in_the_picture(emulator, image, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads_module, "_PIECE_BYTES", 1000)
+    whole = await image.read()
+    emulator.inject(Fault.truncated_download().times(1))
+    assert await image.read() == whole
+    emulator.inject(Fault.truncated_download().times(1))
+    assert (await image.save(tmp_path / "picture.png")).read_bytes() == whole

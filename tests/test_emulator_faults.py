@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import threading
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -283,6 +285,23 @@ async def test_a_stuck_task_stays_in_progress():
     async with failing(Fault.stuck_task().nth(1)) as (_, call):
         ids = [await call.submit() for _ in range(2)]
         assert [(await call.check(task_id))[1]["status"] for task_id in ids] == ["in_progress", "completed"]
+
+
+async def test_a_stuck_task_stays_stuck_though_its_picture_comes_later_than_it_is_due():
+    rendered = threading.Event()
+
+    class SlowEngine(FixedEngine):
+        reads_images = True
+
+        def render(self, job):
+            rendered.set()
+            return super().render(job)
+
+    async with failing(Fault.stuck_task(), engine=SlowEngine(), duration=0.0) as (_, call):
+        task_id = await call.submit()
+        await asyncio.to_thread(rendered.wait, 10)
+        for _ in range(5):
+            assert (await call.check(task_id))[1]["status"] == "in_progress"
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_readme_speaks_of_every_error_that_a_user_meets():
 def test_readme_map_names_every_module():
     package = Path(qwen_edit_async.__file__).parent
     modules = {path.stem for path in package.glob("_*.py")} - {"__init__", "__main__", "_version"}
-    section = README[README.index("## Contributing") :]
+    section = README[README.index("## Contributing") : README.index("| to change | open |")]
     assert {name for name in modules if not re.search(rf"\b{name}\b", section)} == set()
 
 

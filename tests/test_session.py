@@ -241,6 +241,7 @@ async def test_leaving_waits_for_a_status_that_somebody_asked_for():
     async with MemorySession(service) as session:
         asking = asyncio.create_task(session.status("task-1"))
         await asyncio.sleep(1)
+    assert asking.done()
     assert (await asking).status.terminal
 
 

@@ -277,6 +277,14 @@ async def be_cancelled_and_keep_the_error(session):
     return await asyncio.gather(looping, return_exceptions=True)
 
 
+async def time_out_and_keep_the_error(session):
+    with pytest.raises(TimeoutError) as caught:  # noqa: PT012  # leaving the block is what is tested
+        async with asyncio.timeout(3):
+            async for _ in session.edit_many(itertools.cycle(requests(1))):
+                pass
+    return caught
+
+
 @pytest.mark.parametrize(
     "leave",
     [
@@ -288,6 +296,7 @@ async def be_cancelled_and_keep_the_error(session):
         close_the_iterator,
         be_cancelled,
         be_cancelled_and_keep_the_error,
+        time_out_and_keep_the_error,
     ],
 )
 async def test_leaving_the_loop_stops_everything_at_once(service, session, leave):
@@ -333,6 +342,16 @@ async def test_the_inputs_own_cleaning_up_is_done_when_the_loop_is_left(session)
         break
     async with asyncio.timeout(1):
         await closed.wait()
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_results_that_came_and_were_never_fetched_are_named(service, session, ordered):
+    service.on_check = lambda task_id, _: HANGS if task_id == "task-2" else NORMAL
+    iterator = aiter(session.edit_many(requests(4), ordered=ordered))
+    await anext(iterator)
+    await asyncio.sleep(10)
+    await iterator.aclose()
+    assert set(session.unfinished) == {"task-2", "task-3", "task-4"}
 
 
 async def test_what_others_wait_for_too_is_not_cancelled(service, session):

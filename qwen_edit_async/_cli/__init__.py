@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 
 _USAGE = 2
+_INTERRUPTED = 130
 _EXTRA = frozenset({"cyclopts", "rich", "PIL"})
 
 
@@ -33,3 +34,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f'error: this needs {error.name}: pip install "qwen-edit-async[cli]"', file=sys.stderr)  # noqa: T201  # rich may be what is missing
         return _USAGE
+    except KeyboardInterrupt:  # while the imports ran
+        return _INTERRUPTED

@@ -43,7 +43,7 @@ def edit(
             ratio of the last.
         instruction: What to do, in Chinese or English, at most 800 characters.
         output: The folder for the pictures.
-        as_json: Print one JSON object, also for an error.
+        as_json: Print one JSON object, also for an error that is not one of usage.
         parameters: How to edit.
         submission: What may be submitted, and where.
         connection: How to talk to the service.

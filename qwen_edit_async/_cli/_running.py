@@ -61,6 +61,7 @@ class Run:
         """
         show = self.on_error or (lambda error: self.screen.error(plain(error)))
         try:
+            _check_output(self.output)
             with _notes_on(self.screen), asyncio.Runner() as runner:
                 return runner.run(self._run(work))
         except MissingKeyError as error:
@@ -156,6 +157,17 @@ def cancel_on_termination() -> None:
     if task is not None:
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
+def _check_output(folder: Path) -> None:
+    """Find out that results can't be written before they are paid for."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError as error:
+        raise ConfigurationError(f"{folder} can't be a folder for results: {error.strerror}") from None
+    if not writable:
+        raise ConfigurationError(f"{folder} can't be written to")
 
 
 def _check_key() -> None:

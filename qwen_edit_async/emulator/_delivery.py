@@ -49,7 +49,7 @@ async def deliver(
             await asyncio.sleep(action.delay)
             if action.bytes_per_second is None:
                 return _plain(service, reply)
-            return await _trickle(request, reply, action.bytes_per_second)
+            return await _trickle(service, request, reply, action.bytes_per_second)
 
 
 async def _break(
@@ -60,7 +60,7 @@ async def _break(
     if isinstance(action, Hang):
         await service.closing.wait()
     elif isinstance(action, Truncate):
-        response = await _begin(request, reply)
+        response = await _begin(service, request, reply)
         await response.write(reply.body[: int(len(reply.body) * action.share)])
     if request.transport is not None:
         request.transport.close()
@@ -68,22 +68,24 @@ async def _break(
 
 
 def _plain(service: Service, reply: Reply) -> web.Response:
-    if reply.status == _TOO_MANY_REQUESTS:
-        service.refused += 1
-    return web.Response(
-        status=reply.status, body=reply.body, headers={"Content-Type": reply.content_type} | dict(reply.headers)
-    )
+    return web.Response(status=reply.status, body=reply.body, headers=_headers(service, reply))
 
 
-async def _begin(request: web.Request, reply: Reply) -> web.StreamResponse:
-    response = web.StreamResponse(status=reply.status, headers={"Content-Type": reply.content_type})
+def _headers(service: Service, reply: Reply) -> dict[str, str]:
+    """The headers of a reply that is about to be sent; it is counted."""
+    service.refused += reply.status == _TOO_MANY_REQUESTS
+    return {"Content-Type": reply.content_type, **reply.headers}
+
+
+async def _begin(service: Service, request: web.Request, reply: Reply) -> web.StreamResponse:
+    response = web.StreamResponse(status=reply.status, headers=_headers(service, reply))
     response.content_length = len(reply.body)
     await response.prepare(request)
     return response
 
 
-async def _trickle(request: web.Request, reply: Reply, bytes_per_second: float) -> web.StreamResponse:
-    response = await _begin(request, reply)
+async def _trickle(service: Service, request: web.Request, reply: Reply, bytes_per_second: float) -> web.StreamResponse:
+    response = await _begin(service, request, reply)
     step = max(int(bytes_per_second / _SLOW_SLICES_PER_SECOND), 1)
     for start in range(0, len(reply.body), step):
         await response.write(reply.body[start : start + step])

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class LogNormal:
     """Durations of most hosted models: many near the median, a long tail."""
 
-    median: float = 2.0
+    median: float = attrs.field(default=2.0, validator=attrs.validators.gt(0))
     """Seconds."""
-    sigma: float = 0.4
+    sigma: float = attrs.field(default=0.4, validator=attrs.validators.ge(0))
     """Standard deviation of the logarithm; 0.4 puts nine in ten within half and twice the median."""
 
     def __call__(self, random_source: random.Random) -> float:

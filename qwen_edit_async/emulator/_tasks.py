@@ -190,7 +190,8 @@ class TaskTable:
         self.advance(now)  # takes a task that is due off the heap before it can count as ready
         record.picture_ready = True
         record.failure = record.failure or failure
-        if record.status == "running" and record.duration is not None and self._due_at(record) <= now:
+        is_due = record.duration is not None and self._due_at(record) <= now
+        if record.status == "running" and is_due and not _is_stuck(record):
             self._finish(record, now)
 
     def check(self, record: TaskRecord, now: float) -> None:

@@ -182,7 +182,7 @@ def _content(input_: object, *, decode: bool) -> tuple[tuple[ImageInput, ...], s
 
 def _image(text: str, *, decode: bool) -> tuple[ImageInput, bytes | None]:
     """Check one ``image`` value, a URL or a data URI."""
-    if text.startswith(("http://", "https://")):
+    if text.lower().startswith(("http://", "https://")):
         return ImageInput(text, None, None, None), None
     if not text.startswith("data:"):
         raise RejectedError("image must be an http(s) URL or a Base64 data URI")
