@@ -197,3 +197,23 @@ def test_a_request_can_be_pickled_and_does_not_follow_later_changes_of_its_metad
     metadata["owner"] = 8
     assert pickle.loads(pickle.dumps(request)) == request
     assert request.metadata == {"owner": 7}
+
+
+@pytest.mark.parametrize("interface", [None, {}, {"shape": 5, "typestr": "|u1"}])
+def test_an_array_that_does_not_say_what_it_is_is_refused(interface):
+    class Array:
+        __array_interface__ = interface
+
+    with pytest.raises(InvalidEditError, match="no whole array"):
+        EditRequest(Array(), "snow")
+
+
+@pytest.mark.parametrize("url", ["http://h:abc/x", "http://h:99999/x", "http://h/\0", "http://h/a b"])
+def test_a_url_that_makes_no_sense_is_refused(url):
+    with pytest.raises(InvalidEditError, match="no valid URL"):
+        EditRequest(url, "snow")
+
+
+def test_a_key_that_is_no_text_is_refused():
+    with pytest.raises(InvalidEditError, match="key"):
+        EditRequest("a.png", "snow", key=5)
