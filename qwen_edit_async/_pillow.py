@@ -6,6 +6,7 @@ large pictures, and warnings can't be caught safely on a thread. The number of p
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from PIL import Image, ImageFile, ImageOps, JpegImagePlugin
 
 from ._contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, SAFE_IMAGE_BYTES
 from ._errors import InvalidEditError
+from ._images import ArrayLike
 
 MAX_PIXELS: Final = 89_478_485
 """Pillow's own limit for pictures that are not suspected of being decompression bombs."""
@@ -39,6 +41,14 @@ _UPRIGHT: Final = 1
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _JPEG_END: Final = b"\xff\xd9"
+_WEBP_QUALITY: Final = 70
+_WEBP_METHOD: Final = 2
+_MAX_THUMBNAIL_PROFILE_BYTES: Final = 1024
+_SAVE_OPTIONS: Final = {
+    "JPEG": {"quality": _JPEG_QUALITY},
+    "PNG": {"compress_level": 6},
+    "WEBP": {"quality": _WEBP_QUALITY, "method": _WEBP_METHOD},
+}
 _DEEP_MODES: Final = frozenset({"I", "F"})
 
 
@@ -131,6 +141,31 @@ def fit(file: IO[bytes], size: int, media_type: str | None, name: str) -> Encode
             return _fitted(image, before, name, lossless=image.format not in {"JPEG", "AVIF", "HEIF", "JPEG2000"})
     except Exception as error:  # noqa: BLE001  # as above
         raise _undecodable(error, name) from None
+
+
+def thumbnail(picture: Any, side: int, name: str) -> Encoded:
+    """A picture (an image file, a PIL image, an array) as a WebP file with a longest side of at most ``side`` pixels.
+
+    Raises:
+        InvalidEditError: If it can't be decoded, or has more than 89,478,485 pixels.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            if isinstance(picture, Image.Image):
+                image = picture
+            elif isinstance(picture, ArrayLike):
+                image = _from_array(picture)
+            else:
+                image = stack.enter_context(_open(picture, tuple(_PLUGINS.values()), name))
+                image.draft(None, (2 * side, 2 * side))
+            _check_pixels(image.size, name)
+            small = _plain(_upright(image)).copy()  # a PIL image is the user's own
+            small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+            if len(small.info.get("icc_profile") or b"") > _MAX_THUMBNAIL_PROFILE_BYTES:
+                del small.info["icc_profile"]  # most often that of sRGB, which goes without saying
+            return _save(small, "WEBP")
+        except Exception as error:  # noqa: BLE001  # as above
+            raise _undecodable(error, name) from None
 
 
 class _JpegFile(JpegImagePlugin.JpegImageFile):
@@ -236,7 +271,7 @@ def _shrunk(image: Image.Image, side: int) -> Image.Image:
 
 
 def _save(image: Image.Image, plugin: str) -> Encoded:
-    options = {"quality": _JPEG_QUALITY} if plugin == "JPEG" else {"compress_level": 6}
+    options = _SAVE_OPTIONS[plugin]
     file = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115  # the caller closes it
     try:
         image.save(file, plugin, icc_profile=image.info.get("icc_profile"), **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import attrs
 
-from ._errors import ConfigurationError, DownloadError
+from ._display import EditView, edit_html
+from ._errors import ConfigurationError, DownloadError, QwenEditError
 from ._models import EditRequest, Usage
+from ._thumbnails import Previews
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +62,7 @@ class OutputImage:
     task_id: str
     index: int
     _store: ResultStore = attrs.field(repr=False, eq=False)
+    _previews: Previews = attrs.field(factory=Previews, repr=False, eq=False)
 
     async def read(self) -> bytes:
         """Download the PNG file.
@@ -67,7 +71,9 @@ class OutputImage:
             DownloadError: If it can't be had whole.
             SessionClosedError: If the session is closed.
         """
-        return await self._store.read(self.url, self.task_id, self.index)
+        content = await self._store.read(self.url, self.task_id, self.index)
+        await self._remember(content)
+        return content
 
     async def save(self, path: str | os.PathLike[str]) -> Path:
         """Download the PNG file to ``path``; its folder is made. The name appears with the whole picture or not at all.
@@ -80,6 +86,7 @@ class OutputImage:
         target = Path(path)
         await self._store.offload(_make_folder, target.parent)
         await self._store.save(self.url, self.task_id, self.index, target)
+        await self._remember(target)
         return target
 
     async def open(self) -> Image:
@@ -99,6 +106,11 @@ class OutputImage:
         except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
             reason = str(error)
         raise DownloadError(f"image {self.index} of task {self.task_id} is no picture: {reason}", task_id=self.task_id)
+
+    async def _remember(self, output: bytes | Path) -> None:
+        if self._previews.lacks(self.index):
+            with contextlib.suppress(QwenEditError):  # the session closes: the picture is here all the same
+                await self._store.offload(self._previews.remember, self.index, output)
 
 
 @attrs.frozen(kw_only=True)
@@ -150,6 +162,7 @@ class EditResult:
     notes: tuple[str, ...] = ()
     request: EditRequest | None = attrs.field(default=None, repr=False)
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    _previews: Previews = attrs.field(factory=Previews, repr=False, eq=False)
 
     async def save(self, directory: str | os.PathLike[str], *, stem: str | None = None) -> tuple[Path, ...]:
         """Download all pictures into a folder, which is made, as ``{stem}-{index}.png``.
@@ -167,6 +180,27 @@ class EditResult:
         key = self.request.key if self.request is not None else None
         name = safe_stem(stem or key or self.task_id)
         return tuple([await image.save(Path(directory) / f"{name}-{image.index}.png") for image in self.images])
+
+    def _repr_html_(self) -> str:
+        """Before and after, in a notebook: small pictures of what was downloaded by then."""
+        return edit_html(self._view())
+
+    def _view(self) -> EditView:
+        after = self._previews.after
+        cost, count = self.usage.cost, len(self.images)
+        facts = (
+            self.request.key if self.request is not None else None,
+            f"task {self.task_id}",
+            f"{count} picture{'' if count == 1 else 's'}" + ("" if len(after) == count else ", not all downloaded yet"),
+            None if cost is None else f"cost {cost:f}",
+            f"{self.timings.total:.1f} s",
+        )
+        return EditView(
+            instruction=self.request.instruction if self.request is not None else "",
+            before=self._previews.before,
+            after=tuple(after[index] for index in sorted(after)),
+            facts=tuple(filter(None, facts)),
+        )
 
 
 def safe_stem(text: str) -> str:

@@ -16,8 +16,10 @@ from typing import Any
 
 import attrs
 
-from ._errors import SessionClosedError
-from ._requests import RequestInput
+from ._display import EditView, edit_html
+from ._errors import InvalidEditError, SessionClosedError
+from ._models import EditParameters, EditRequest
+from ._requests import RequestInput, request_from_fields
 from ._results import EditResult
 
 
@@ -41,6 +43,48 @@ class EditOutcome:
     def ok(self) -> bool:
         """Whether there is a result."""
         return self.error is None
+
+    def as_row(self) -> dict[str, Any]:
+        """The outcome as plain values: ``pandas.DataFrame([outcome.as_row() for outcome in outcomes])``.
+
+        The columns are the same for every outcome; times are in seconds, the cost is a ``Decimal``.
+        """
+        request = _as_request(self.request)
+        result = self.result
+        parameters = request.parameters if request is not None else EditParameters()
+        timings = result.timings if result is not None else None
+        return {
+            "index": self.index,
+            "key": request.key if request is not None else None,
+            "instruction": request.instruction if request is not None else None,
+            **attrs.asdict(parameters),
+            "ok": self.ok,
+            "task_id": result.task_id if result is not None else getattr(self.error, "task_id", None),
+            "pictures": len(result.images) if result is not None else 0,
+            "cost": result.usage.cost if result is not None else None,
+            "queued": timings.queued if timings is not None else None,
+            "submitting": timings.submitting if timings is not None else None,
+            "running": timings.running if timings is not None else None,
+            "lag": timings.lag if timings is not None else None,
+            "checks": timings.checks if timings is not None else None,
+            "error": type(self.error).__name__ if self.error is not None else None,
+            "message": str(self.error) if self.error is not None else None,
+        }
+
+    def _repr_html_(self) -> str:
+        """Before and after, in a notebook, or why not."""
+        return edit_html(self._view())
+
+    def _view(self) -> EditView:
+        if self.result is not None:
+            return self.result._view()  # noqa: SLF001  # one of the package to another
+        request = _as_request(self.request)
+        task_id = getattr(self.error, "task_id", None)
+        return EditView(
+            instruction=request.instruction if request is not None else "",
+            facts=tuple(filter(None, (request.key if request is not None else None, task_id and f"task {task_id}"))),
+            error=f"{type(self.error).__name__}: {self.error}",
+        )
 
 
 class Feed:
@@ -220,6 +264,16 @@ class OutcomeIterator:
     async def aclose(self) -> None:
         """Stop submitting, cancel what is in flight, and wait until nothing is left running."""
         await self._feed.aclose()
+
+
+def _as_request(given: RequestInput) -> EditRequest | None:
+    """The request that was meant; ``None`` if it is none."""
+    if isinstance(given, EditRequest):
+        return given
+    try:
+        return request_from_fields(given)
+    except InvalidEditError:
+        return None
 
 
 async def _pull(requests: Iterable[RequestInput] | AsyncIterable[RequestInput]) -> AsyncGenerator[RequestInput, None]:

@@ -16,6 +16,7 @@ from ._results import EditResult, EditTimings, OutputImage, ResultStore
 from ._schedule import WatchedTask
 from ._statistics import Counters
 from ._task import EditTask, TaskState
+from ._thumbnails import Previews
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -168,10 +169,11 @@ class Tracker:
                 task_id=snapshot.task_id,
             )
         now = asyncio.get_running_loop().time()
+        previews = Previews(tracked.request.images if tracked.request is not None else ())
         return EditResult(
             task_id=snapshot.task_id,
             images=tuple(
-                OutputImage(url=url, task_id=snapshot.task_id, index=index, store=self._store)
+                OutputImage(url=url, task_id=snapshot.task_id, index=index, store=self._store, previews=previews)
                 for index, url in enumerate(snapshot.urls)
             ),
             usage=snapshot.usage,
@@ -187,4 +189,5 @@ class Tracker:
             notes=tracked.notes,
             request=tracked.request,
             raw=snapshot.raw,
+            previews=previews,
         )
