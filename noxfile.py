@@ -22,10 +22,16 @@ ROOT = Path(__file__).parent
 PURE_CORE = ",".join(
     f"*/qwen_edit_async/{name}.py"
     for name in (
+        "_budget",
         "_config",
         "_contract",
+        "_display",
         "_errors",
+        "_gallery",
+        "_gallery_page",
         "_images",
+        "_learned",
+        "_markup",
         "_models",
         "_pacing",
         "_png",
@@ -35,6 +41,7 @@ PURE_CORE = ",".join(
         "_retry",
         "_schedule",
         "_statistics",
+        "_survival",
         "_wire",
     )
 )

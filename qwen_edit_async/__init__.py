@@ -13,7 +13,8 @@ change.
     _transport, _body, _prepare   HTTP; the streamed body; input images
     ------------------------------------------------------------ pure below
     _wire, _replies               the protocol: calls and replies
-    _schedule, _polling           what is checked when
+    _schedule, _budget, _polling  what is checked when
+    _learned, _survival           the policy that learns how long edits take
     _retry, _pacing               what may be repeated; how much at once
     _models, _images, _png        values; what can be an image; is it whole
     _errors, _contract            the error tree; limits and words of part A
@@ -46,6 +47,7 @@ from ._errors import RateLimitError as RateLimitError
 from ._errors import SessionClosedError as SessionClosedError
 from ._errors import SubmitUncertainError as SubmitUncertainError
 from ._images import ImageInput as ImageInput
+from ._learned import Learned as Learned
 from ._log import configure_logging as _configure_logging
 from ._models import EditParameters as EditParameters
 from ._models import EditRequest as EditRequest
@@ -94,6 +96,7 @@ __all__ = [
     "InsufficientBalanceError",
     "InternalServerError",
     "InvalidEditError",
+    "Learned",
     "NotFoundError",
     "OutputImage",
     "PermissionDeniedError",

@@ -47,6 +47,7 @@ class HostOptions:
 
     max_in_flight: int
     submit_rate: float | None
+    poll_rate: float | None
     polling: PollPolicy
     timeouts: Timeouts
     max_retries: int
@@ -96,6 +97,7 @@ class Host:
             on_snapshot=self.tracker.seen,
             on_end=self.tracker.ended,
             on_fatal=self._lose_access,
+            poll_rate=options.poll_rate,
         )
         self.submitter = Submitter(
             transport,

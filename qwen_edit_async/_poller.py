@@ -38,6 +38,7 @@ class Poller(Generic[W]):
         on_snapshot: Is told of every answer.
         on_end: Is told of the answer or error that ends the wait for a task.
         on_fatal: Is told of an error that will be the answer to every call; all waits have ended with it.
+        poll_rate: The most checks a second; ``None`` for as many as are due.
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class Poller(Generic[W]):
         on_snapshot: Callable[[W, TaskSnapshot], None],
         on_end: Callable[[W, TaskSnapshot | QwenEditError], None],
         on_fatal: Callable[[QwenEditError], None],
+        poll_rate: float | None = None,
     ) -> None:
         self._check = check
-        self._schedule: PollSchedule[W] = PollSchedule(policy)
+        self._schedule: PollSchedule[W] = PollSchedule(policy, poll_rate)
         self._pacer = pacer
         self._counters = counters
         self._random = random

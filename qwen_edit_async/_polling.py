@@ -7,7 +7,7 @@ ends, so that it can learn how long edits take.
 from __future__ import annotations
 
 import sys
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 
@@ -27,6 +27,8 @@ class PolledTask:
         checked_at: When the last answered check was sent; equals ``since`` before the first.
         checks: Status checks answered so far.
         progress: 0.0 to 1.0, the last that the service told.
+        previous_at: ``checked_at`` of the check before; between the two the task ran.
+        previous_progress: ``progress`` as it was then.
     """
 
     task_id: str
@@ -36,6 +38,14 @@ class PolledTask:
     checked_at: float = attrs.field(default=attrs.Factory(lambda self: self.since, takes_self=True))
     checks: int = 0
     progress: float | None = None
+    previous_at: float = attrs.field(default=attrs.Factory(lambda self: self.since, takes_self=True))
+    previous_progress: float | None = None
+
+    def found_running(self, sent_at: float, progress: float | None) -> None:
+        """A check that was sent at ``sent_at`` found the task running."""
+        self.previous_at, self.previous_progress = self.checked_at, self.progress
+        self.checked_at = sent_at
+        self.progress = progress if progress is not None else self.progress
 
 
 class PollPolicy(Protocol):
@@ -58,7 +68,21 @@ class PollPolicy(Protocol):
         ...
 
 
-def _check_seconds(instance: object, attribute: attrs.Attribute[float], value: float) -> None:  # noqa: ARG001  # attrs's signature
+@runtime_checkable
+class RankingPolicy(PollPolicy, Protocol):
+    """A policy that can also tell which tasks are best checked when not all can be."""
+
+    def likelihood(self, task: PolledTask, now: float) -> float:
+        """How probable it is that the task has ended since its last check, 0 to 1."""
+        ...
+
+
+def check_seconds(instance: object, attribute: attrs.Attribute[float], value: float) -> None:  # noqa: ARG001  # attrs's signature
+    """Refuse what is no positive finite number.
+
+    Raises:
+        ConfigurationError: If it is none.
+    """
     if not (isinstance(value, int | float) and 0 < value <= sys.float_info.max):
         raise ConfigurationError(f"{attribute.name} is {value!r}: give a positive number")
 
@@ -67,7 +91,7 @@ def _check_seconds(instance: object, attribute: attrs.Attribute[float], value: f
 class FixedInterval:
     """Check every ``interval`` seconds."""
 
-    interval: float = attrs.field(default=3.0, validator=_check_seconds)
+    interval: float = attrs.field(default=3.0, validator=check_seconds)
 
     def next_check(self, task: PolledTask, now: float) -> float:  # noqa: ARG002  # the protocol's parameter
         """One interval from now."""
@@ -87,9 +111,9 @@ class Backoff:
         maximum: The longest interval, in seconds.
     """
 
-    initial: float = attrs.field(default=1.0, validator=_check_seconds)
-    factor: float = attrs.field(default=1.3, validator=_check_seconds)
-    maximum: float = attrs.field(default=10.0, validator=_check_seconds)
+    initial: float = attrs.field(default=1.0, validator=check_seconds)
+    factor: float = attrs.field(default=1.3, validator=check_seconds)
+    maximum: float = attrs.field(default=10.0, validator=check_seconds)
 
     def __attrs_post_init__(self) -> None:
         if self.factor < 1:

@@ -13,9 +13,10 @@ from typing import Generic, TypeVar
 
 import attrs
 
+from ._budget import PollBudget
 from ._errors import QwenEditError
 from ._models import TaskSnapshot, TaskStatus
-from ._polling import PolledTask, PollPolicy
+from ._polling import PolledTask, PollPolicy, RankingPolicy
 from ._retry import Failure, RetryPolicy, judge_check
 
 UNKNOWN_TASK_GRACE = 15.0
@@ -27,6 +28,7 @@ CHECK_RETRY = RetryPolicy(initial=1.0, maximum=30.0)
 _LAST_CHECK_LEAD = 0.5
 _MIN_INTERVAL = 0.01
 _COMPACT_ABOVE = 64
+_MOVED_PER_CHECK = 64
 
 T = TypeVar("T")
 
@@ -95,11 +97,14 @@ W = TypeVar("W", bound=WatchedTask)
 class PollSchedule(Generic[W]):
     """All tasks of a session that are waited for.
 
-    A task is either due for a check at some time or being checked; its deadline runs all the while.
+    A task is either due for a check at some time or being checked; its deadline runs all the while. Under a ceiling for
+    the checks a second, tasks that are due wait for one in a :class:`PollBudget`.
     """
 
-    def __init__(self, policy: PollPolicy) -> None:
+    def __init__(self, policy: PollPolicy, poll_rate: float | None = None) -> None:
         self._policy = policy
+        likelihood = policy.likelihood if isinstance(policy, RankingPolicy) else None
+        self._budget: PollBudget[W] | None = PollBudget(poll_rate, likelihood) if poll_rate is not None else None
         self._checks: DueHeap[W] = DueHeap()
         self._deadlines: DueHeap[W] = DueHeap()
         self._tasks: set[W] = set()
@@ -120,12 +125,25 @@ class PollSchedule(Generic[W]):
         self._tasks.discard(task)
         self._checks.discard(task)
         self._deadlines.discard(task)
+        if self._budget is not None:
+            self._budget.discard(task)
         self._policy.ended(task, now, completed=completed)
         return True
 
     def take_due(self, now: float) -> W | None:
-        """The task whose check is due first; it counts as being checked until an answer or failure is told."""
-        task = self._checks.pop_due(now)
+        """The task to check now; it counts as being checked until an answer or failure is told.
+
+        It is the one whose check is due first, or, under a ceiling, the one that the budget is best spent on.
+        """
+        if self._budget is None:
+            task = self._checks.pop_due(now)
+        else:
+            # A few at a time: after a pause all may be due at once.
+            for _ in range(_MOVED_PER_CHECK):
+                if (waiting := self._checks.pop_due(now)) is None:
+                    break
+                self._budget.add(waiting, now)
+            task = self._budget.take(now)
         if task is not None:
             task.taken_at = now
         return task
@@ -139,7 +157,10 @@ class PollSchedule(Generic[W]):
 
     def next_event(self, *, checks_from: float = -math.inf) -> float:
         """When there is something to do next, infinity for never; no check starts before ``checks_from``."""
-        return min(self._deadlines.next_due(), max(self._checks.next_due(), checks_from))
+        check = self._checks.next_due()
+        if self._budget is not None:
+            check = max(self._budget.ready_at, -math.inf if self._budget else check)
+        return min(self._deadlines.next_due(), max(check, checks_from))
 
     def answered(self, task: W, snapshot: TaskSnapshot, sent_at: float, now: float) -> bool:
         """Take in the answer to a check that was sent at ``sent_at``; whether the wait is over with it."""
@@ -147,10 +168,9 @@ class PollSchedule(Generic[W]):
             return False
         task.checks += 1
         task.failures = 0
-        task.progress = snapshot.progress if snapshot.progress is not None else task.progress
         if snapshot.status.terminal:
             return self.remove(task, now, completed=snapshot.status is TaskStatus.COMPLETED)
-        task.checked_at = sent_at
+        task.found_running(sent_at, snapshot.progress)
         self._put(task, max(self._policy.next_check(task, now), now + _MIN_INTERVAL))
         return False
 

@@ -32,9 +32,10 @@ from ._config import (
 from ._errors import DeadlineExceededError, EditWarning, InvalidEditError, SessionClosedError
 from ._host import Host, HostOptions
 from ._images import ImageInput
+from ._learned import Learned
 from ._log import log
 from ._models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
-from ._polling import Backoff, PollPolicy
+from ._polling import PollPolicy
 from ._prepare import PreparedEdit, prepare
 from ._requests import EditOptions, RequestInput, request_from_arguments, request_from_fields
 from ._results import EditResult
@@ -61,7 +62,9 @@ class EditSession:
             want), or ``"auto"``: flat, unless the service refuses the first creation as malformed and takes the other.
         max_in_flight: The most tasks between the start of their submission and their end.
         submit_rate: The most submissions a second; no limit by default.
-        polling: When to check a task's status; :class:`Backoff` by default.
+        poll_rate: The most status checks a second, spent on the tasks most likely to have ended; no limit by default.
+            With n tasks in flight, none waits longer than about ``4 * n / poll_rate`` seconds for a check that is due.
+        polling: When to check a task's status; a :class:`Learned` of its own by default.
         timeout: Seconds that connecting (at most 10), a piece of the upload, and waiting for a reply may take, each; or
             :class:`Timeouts`.
         deadline: Seconds that an edit may take, from having its slot to its end.
@@ -87,6 +90,7 @@ class EditSession:
         envelope: Envelope = "auto",
         max_in_flight: int = 16,
         submit_rate: float | None = None,
+        poll_rate: float | None = None,
         polling: PollPolicy | None = None,
         timeout: float | Timeouts = 60.0,
         deadline: float = 600.0,
@@ -108,6 +112,8 @@ class EditSession:
         check_not_negative(max_retries, "max_retries")
         if submit_rate is not None:
             check_positive(submit_rate, "submit_rate")
+        if poll_rate is not None:
+            check_positive(poll_rate, "poll_rate")
         self._base_url = resolve_base_url(base_url, os.environ, allow_insecure=allow_insecure)
         self._negotiation = Negotiation(*resolve_protocol(envelope))
         self._default_headers = check_headers(default_headers)
@@ -117,7 +123,8 @@ class EditSession:
         self._options = HostOptions(
             max_in_flight=max_in_flight,
             submit_rate=submit_rate,
-            polling=polling if polling is not None else Backoff(),
+            poll_rate=poll_rate,
+            polling=polling if polling is not None else Learned(),
             timeouts=resolve_timeouts(timeout),
             max_retries=max_retries,
             resubmit_uncertain=resubmit_uncertain,

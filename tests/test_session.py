@@ -323,6 +323,7 @@ async def test_an_idle_session_that_nobody_holds_is_not_torn_apart():
         {"deadline": "60"},
         {"max_retries": -1},
         {"submit_rate": 0},
+        {"poll_rate": 0},
         {"timeout": -1.0},
         {"envelope": "other"},
         {"default_headers": {"authorization": "Bearer other"}},

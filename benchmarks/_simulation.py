@@ -1,0 +1,166 @@
+"""Waiting for tasks in simulated time: workloads, what a poll policy costs on them, and what is the least possible."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from typing import Any, NamedTuple
+
+import attrs
+import numpy as np
+
+from qwen_edit_async import PolledTask, PollPolicy, TaskSnapshot, TaskStatus
+from qwen_edit_async._schedule import PollSchedule, WatchedTask
+
+SEED = 4
+_SHARE_OF_SHORT = 0.7
+
+
+@attrs.frozen(eq=False)
+class Workload:
+    """Tasks of one kind of service.
+
+    Attributes:
+        name: What it is called in the table.
+        seconds: How long the service works on each task.
+        in_flight: Tasks that the client has in flight; one that is found to have ended makes room for the next.
+        slots: Tasks that the service works on at a time; ``None`` for as many as there are.
+        noise: Standard deviation of the progress that is told; ``None``: it tells none; infinity: it lies.
+        known: Whether durations are drawn from one distribution, so that an optimum can be computed.
+    """
+
+    name: str
+    seconds: np.ndarray[Any, np.dtype[np.float64]]
+    in_flight: int = 32
+    slots: int | None = None
+    noise: float | None = None
+    known: bool = False
+
+
+class Figures(NamedTuple):
+    """What waiting cost, as means over the tasks: seconds of lag, and checks."""
+
+    lag: float
+    checks: float
+
+    def cost(self, poll_cost: float) -> float:
+        """The sum that :class:`Learned` minimises, in seconds."""
+        return self.lag + poll_cost * self.checks
+
+
+def workloads(tasks: int, seed: int = SEED) -> list[Workload]:
+    """The workloads, of so many tasks each. Medians are about 20 s."""
+    rng = np.random.default_rng(seed)
+
+    def lognormal(median: float, sigma: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return median * np.exp(sigma * rng.standard_normal(tasks))
+
+    even = lognormal(20.0, 0.35)
+    bimodal = np.where(rng.random(tasks) < _SHARE_OF_SHORT, lognormal(12.0, 0.15), lognormal(45.0, 0.15))
+    # The median swings between 10 s and 40 s, twice.
+    drift = 2.0 ** np.sin(np.linspace(0, 4 * np.pi, tasks))
+    return [
+        Workload("lognormal", even, known=True),
+        Workload("bimodal", bimodal, known=True),
+        Workload("narrow", lognormal(20.0, 0.05), known=True),
+        Workload("drifting", lognormal(20.0, 0.35) * drift),
+        Workload("sudden", even * np.where(np.arange(tasks) < tasks // 2, 1.0, 2.5)),
+        Workload("queueing", even, in_flight=50, slots=10),
+        Workload("progress", even, noise=0.02),
+        Workload("lying progress", even, noise=float("inf")),
+    ]
+
+
+def simulate(policy: PollPolicy, workload: Workload, *, skip: int = 0, seed: int = SEED) -> Figures:
+    """Wait for all tasks of a workload.
+
+    Args:
+        policy: When to check.
+        workload: The tasks.
+        skip: Tasks at the beginning that do not count, when a policy still knows nothing.
+        seed: For what the progress field says.
+    """
+    rng = np.random.default_rng(seed)
+    free = [0.0] * (workload.slots or 0)
+    due: list[tuple[float, int, float, PolledTask]] = []
+    seconds = iter(enumerate(workload.seconds.tolist()))
+    lags: list[float] = []
+    checks: list[int] = []
+
+    def submit(now: float) -> None:
+        for index, needed in itertools.islice(seconds, 1):
+            ends_at = (max(now, heapq.heappop(free)) if free else now) + needed
+            if workload.slots is not None:
+                heapq.heappush(free, ends_at)
+            task = PolledTask(task_id=str(index), since=now)
+            heapq.heappush(due, (policy.next_check(task, now), index, ends_at, task))
+
+    for index in range(workload.in_flight):
+        submit(0.1 * index)
+    while due:
+        now, index, ends_at, task = heapq.heappop(due)
+        task.checks += 1
+        if now >= ends_at:
+            policy.ended(task, now, completed=True)
+            if index >= skip:
+                lags.append(now - ends_at)
+                checks.append(task.checks)
+            submit(now)
+        else:
+            task.found_running(now, _progress(workload, (now - task.since) / (ends_at - task.since), rng))
+            heapq.heappush(due, (policy.next_check(task, now), index, ends_at, task))
+    return Figures(float(np.mean(lags)), float(np.mean(checks)))
+
+
+def _progress(workload: Workload, fraction: float, rng: np.random.Generator) -> float | None:
+    if workload.noise is None:
+        return None
+    if workload.noise == float("inf"):
+        return float(rng.random())
+    return float(np.clip(fraction + workload.noise * rng.standard_normal(), 0.0, 1.0))
+
+
+def optimum(workload: Workload, poll_cost: float, *, steps: int = 1500) -> float:
+    """The least expected cost of a schedule that knows the distribution, in seconds, by dynamic programming.
+
+    Checks are at the multiples of a step; the distribution is that of the workload's own tasks.
+    """
+    ends = np.sort(workload.seconds)
+    times = np.linspace(0.0, float(ends[-1]), steps + 1)
+    gone = np.searchsorted(ends, times, side="right") / len(ends)
+    area = np.concatenate([[0.0], np.cumsum((gone[1:] + gone[:-1]) / 2) * times[1]])
+    to_go = np.zeros(steps + 1)
+    for step in range(steps - 1, -1, -1):
+        lag = area[step + 1 :] - area[step] - gone[step] * (times[step + 1 :] - times[step])
+        to_go[step] = np.min(poll_cost * (1 - gone[step]) + lag + to_go[step + 1 :])
+    return float(to_go[0])
+
+
+def simulate_rate(policy: PollPolicy, in_flight: int, poll_rate: float, *, seed: int = SEED) -> tuple[float, float]:
+    """Mean lag and longest time between two checks, in seconds, under a ceiling for the checks a second.
+
+    Tasks last four rounds of all that are in flight, more or less; the first ``in_flight`` to end do not count.
+    """
+    draw = np.random.default_rng(seed)
+    durations = iter((4 * in_flight / poll_rate * np.exp(0.35 * draw.standard_normal(4 * in_flight))).tolist())
+    running = TaskSnapshot(task_id="", status=TaskStatus.IN_PROGRESS)
+    completed = TaskSnapshot(task_id="", status=TaskStatus.COMPLETED)
+    schedule: PollSchedule[WatchedTask] = PollSchedule(policy, poll_rate)
+    ends: dict[WatchedTask, float] = {}
+    lags: list[float] = []
+    longest, now = 0.0, 0.0
+    while len(lags) < 2 * in_flight:
+        while len(ends) < in_flight:
+            task = WatchedTask(task_id="", since=now)
+            ends[task] = now + next(durations)
+            schedule.add(task, now)
+        now = max(now, schedule.next_event())
+        taken = schedule.take_due(now)
+        if taken is None:
+            continue
+        longest = max(longest, now - taken.checked_at)
+        ended = now >= ends[taken]
+        schedule.answered(taken, completed if ended else running, now, now)
+        if ended:
+            lags.append(now - ends.pop(taken))
+    return float(np.mean(lags[in_flight:])), longest

@@ -1,0 +1,232 @@
+"""A ceiling for checks: never exceeded, spent on the tasks most likely to have ended, and no task starves."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from memory_transport import IMAGE, MemoryService, MemorySession
+
+from qwen_edit_async._budget import PollBudget
+from qwen_edit_async._models import TaskSnapshot, TaskStatus
+from qwen_edit_async._polling import FixedInterval, PolledTask, RankingPolicy
+from qwen_edit_async._schedule import PollSchedule, WatchedTask
+
+RUNNING = TaskSnapshot(task_id="t", status=TaskStatus.IN_PROGRESS)
+COMPLETED = TaskSnapshot(task_id="t", status=TaskStatus.COMPLETED)
+
+
+class Ranking(FixedInterval):
+    """The later a task was accepted, the likelier it has ended."""
+
+    def likelihood(self, task: PolledTask, now: float) -> float:
+        return task.since
+
+
+@given(st.floats(0.5, 1000), st.lists(st.floats(0, 0.5), min_size=1, max_size=60))
+def test_no_stretch_of_time_has_more_checks_than_the_rate(rate: float, pauses: list[float]) -> None:
+    budget: PollBudget[int] = PollBudget(rate)
+    numbers, times = itertools.count(), []
+    for now in itertools.accumulate(pauses):
+        for _ in range(50):
+            budget.add(next(numbers), now)
+            if budget.take(now) is not None:
+                times.append(now)
+    for first, second in itertools.combinations(range(len(times)), 2):
+        assert second - first + 1 <= rate * (times[second] - times[first] + 0.05) + 1.001
+
+
+def test_a_waiting_task_is_checked_as_soon_as_there_is_a_check_to_spend() -> None:
+    budget: PollBudget[str] = PollBudget(2.0)
+    budget.add("a", 0.0)
+    budget.add("b", 0.0)
+    assert budget.take(0.0) == "a"
+    assert budget.take(0.4) is None
+    assert budget.take(budget.ready_at) == "b"
+    assert budget.ready_at == pytest.approx(0.95)
+
+
+def test_nothing_is_spent_when_nothing_waits() -> None:
+    budget: PollBudget[str] = PollBudget(1.0)
+    assert budget.take(5.0) is None
+    assert budget.ready_at == -math.inf
+
+
+def test_the_likeliest_goes_first() -> None:
+    budget = PollBudget(1.0, lambda task, now: {"a": 0.2, "b": 0.9, "c": 0.5}[task])
+    for task in "abc":
+        budget.add(task, 0.0)
+    assert [budget.take(float(now)) for now in range(3)] == ["b", "c", "a"]
+
+
+def test_without_likelihoods_the_longest_wait_goes_first() -> None:
+    budget: PollBudget[str] = PollBudget(1.0)
+    for now, task in enumerate("bca"):
+        budget.add(task, float(now))
+    assert [budget.take(10.0 + now) for now in range(3)] == ["b", "c", "a"]
+
+
+def test_every_waiting_task_has_its_turn_to_be_looked_at() -> None:
+    budget = PollBudget(1000.0, lambda task, now: task == 777)
+    for task in range(1000):
+        budget.add(task, 0.0)
+    assert 777 in [budget.take(number / 1000) for number in range(32)]
+
+
+def test_a_forgotten_task_is_not_checked() -> None:
+    budget: PollBudget[str] = PollBudget(1.0)
+    for task in "abc":
+        budget.add(task, 0.0)
+    budget.discard("a")
+    budget.discard("never seen")
+    assert [budget.take(float(now)) for now in range(3)] == ["b", "c", None]
+    assert len(budget) == 0
+
+
+@given(st.lists(st.integers(0, 20), max_size=60), st.integers(1, 40))
+def test_none_waits_longer_than_four_rounds(arrivals: list[int], most: int) -> None:
+    rate = 10.0
+    budget = PollBudget(rate, lambda task, now: task)
+    added: dict[int, float] = {}
+    numbers = itertools.count()
+    for slot, arriving in enumerate([*arrivals, *[0] * 5 * most]):
+        now = slot / rate
+        for number in itertools.islice(numbers, min(arriving, most - len(budget))):
+            budget.add(number, now)
+            added[number] = now
+        if (task := budget.take(now + 1e-9)) is not None:
+            assert now - added.pop(task) <= 4 * most / rate
+    assert not added
+
+
+@pytest.mark.parametrize("others", [1, 40, 200])
+def test_a_task_that_is_never_the_likeliest_is_checked_within_four_rounds(others: int) -> None:
+    rate = 10.0
+    budget: PollBudget[str | int] = PollBudget(rate, lambda task, now: task != "unlikely")
+    for task in ("unlikely", *range(others)):
+        budget.add(task, 0.0)
+    for slot in itertools.count():
+        taken = budget.take(slot / rate + 1e-9)
+        assert slot / rate <= 4 * (others + 1) / rate
+        if taken == "unlikely":
+            break
+        if taken is not None:
+            budget.add(taken, slot / rate)
+
+
+def weibull_likelihood(task: WatchedTask, now: float) -> float:
+    """How probable it is that a task of :func:`lag_and_longest_wait` has ended since its last check."""
+    return 1 - math.exp(((task.checked_at - task.since) / 450.0) ** 3 - ((now - task.since) / 450.0) ** 3)
+
+
+def lag_and_longest_wait(in_flight: int, rate: float, *, ranked: bool) -> tuple[float, float]:
+    """Mean lag, and the longest wait from due to checked, of as many tasks again as are in flight, all always due."""
+    draw = random.Random(1)
+    budget = PollBudget(rate, weibull_likelihood if ranked else None)
+    ends: dict[WatchedTask, float] = {}
+    lags: list[float] = []
+    longest, now = 0.0, 0.0
+
+    def submit() -> None:
+        task = WatchedTask(task_id="", since=now)
+        ends[task] = now + draw.weibullvariate(450.0, 3.0)
+        budget.add(task, now)
+
+    for _ in range(in_flight):
+        submit()
+    while len(lags) < in_flight:
+        now = max(now, budget.ready_at)
+        task = budget.take(now)
+        assert task is not None
+        longest = max(longest, now - task.checked_at)
+        if now >= ends[task]:
+            lags.append(now - ends.pop(task))
+            submit()
+        else:
+            task.found_running(now, None)
+            budget.add(task, now)
+    return sum(lags) / len(lags), longest
+
+
+def test_of_ten_thousand_tasks_at_a_hundred_checks_a_second_none_starves_and_the_lag_beats_round_robin() -> None:
+    round_robin, longest_in_turn = lag_and_longest_wait(10_000, 100.0, ranked=False)
+    ranked, longest = lag_and_longest_wait(10_000, 100.0, ranked=True)
+    assert longest_in_turn < 101
+    assert longest < 4 * 10_000 / 100.0
+    assert ranked < 0.8 * round_robin
+
+
+def checked_times(schedule: PollSchedule[WatchedTask], until: float) -> list[tuple[float, WatchedTask]]:
+    """When which task is checked, if every answer is 'running' and comes at once."""
+    checks = []
+    now = schedule.next_event()
+    while now <= until:
+        while (task := schedule.take_due(now)) is not None:
+            checks.append((now, task))
+            schedule.answered(task, RUNNING, now, now)
+        now = schedule.next_event()
+    return checks
+
+
+def test_a_schedule_keeps_to_the_rate_and_leaves_no_task_out() -> None:
+    schedule: PollSchedule[WatchedTask] = PollSchedule(FixedInterval(1.0), 4.0)
+    tasks = [WatchedTask(task_id=str(number), since=0.0) for number in range(8)]
+    for task in tasks:
+        schedule.add(task, 0.0)
+    checks = checked_times(schedule, 11.0)
+    assert len(checks) == pytest.approx(40, abs=1)
+    assert {task.task_id for _, task in checks} == {task.task_id for task in tasks}
+
+
+def test_a_schedule_under_the_rate_checks_each_task_when_its_policy_says() -> None:
+    schedule: PollSchedule[WatchedTask] = PollSchedule(FixedInterval(1.0), 10.0)
+    schedule.add(WatchedTask(task_id="a", since=0.0), 0.0)
+    assert [now for now, _ in checked_times(schedule, 3.5)] == [1.0, 2.0, 3.0]
+
+
+def test_a_schedule_asks_its_policy_who_goes_first() -> None:
+    assert isinstance(Ranking(), RankingPolicy)
+    assert not isinstance(FixedInterval(), RankingPolicy)
+    schedule: PollSchedule[WatchedTask] = PollSchedule(Ranking(1.0), 4.0)
+    tasks = [WatchedTask(task_id=str(number), since=float(number)) for number in range(3)]
+    for task in tasks:
+        schedule.add(task, 0.0)
+    assert [schedule.take_due(now) for now in (5.0, 5.5, 6.0)] == tasks[::-1]
+
+
+def test_many_tasks_due_at_once_are_taken_up_a_few_at_a_time() -> None:
+    schedule: PollSchedule[WatchedTask] = PollSchedule(FixedInterval(1.0), 1.0)
+    for number in range(1000):
+        schedule.add(WatchedTask(task_id=str(number), since=0.0), 0.0)
+    schedule.take_due(1.0)
+    assert schedule._budget is not None
+    assert 1 < len(schedule._budget) < 100
+
+
+def test_a_task_that_waits_for_its_turn_can_be_removed_and_can_expire() -> None:
+    schedule: PollSchedule[WatchedTask] = PollSchedule(FixedInterval(1.0), 1.0)
+    first, gone, late = (WatchedTask(task_id=name, since=0.0, deadline=3.0 + n) for n, name in enumerate("abc"))
+    for task in (first, gone, late):
+        schedule.add(task, 0.0)
+    assert schedule.take_due(1.0) is first
+    schedule.answered(first, COMPLETED, 1.0, 1.0)
+    schedule.remove(gone, 1.5)
+    assert schedule.take_expired(5.5) is late
+    assert schedule.take_due(6.0) is None
+    assert schedule.next_event() == math.inf
+
+
+@pytest.mark.anyio
+@pytest.mark.virtual_clock
+async def test_a_session_keeps_to_its_poll_rate():
+    service = MemoryService(duration=10.0)
+    async with MemorySession(service, polling=FixedInterval(0.1), poll_rate=4.0, max_in_flight=20) as session:
+        await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(20)))
+    times = [sent.at for sent in service.checks]
+    assert len(times) >= 40
+    assert min(fifth - first for first, fifth in zip(times, times[4:], strict=False)) > 0.9

@@ -1,0 +1,139 @@
+"""The estimate of how long tasks last: what it learns from ends and from tasks that run, and that it stays sane."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_edit_async._survival import Survival
+
+ages = st.floats(0, 1e5)
+stretches = st.tuples(ages, st.floats(0, 1e4), st.booleans())
+
+
+def survival(memory: float = 100.0, strength: float = 0.15, prior: Survival | None = None) -> Survival:
+    return Survival(memory=memory, strength=strength, prior=prior)
+
+
+def watch(estimate: Survival, duration: float, interval: float) -> None:
+    """A task that is checked at multiples of an interval until it has ended."""
+    last = 0.0
+    while last + interval < duration:
+        estimate.survived(last, last + interval)
+        last += interval
+    estimate.ended(last, last + interval)
+
+
+def test_without_evidence_checks_back_off() -> None:
+    estimate, age, intervals = survival(), 0.0, []
+    for _ in range(40):
+        following = estimate.check_age(age, 0.2)
+        intervals.append(following - age)
+        age = following
+    assert intervals == sorted(intervals)
+    assert 5 * intervals[0] < intervals[-1]
+
+
+@pytest.mark.parametrize("interval", [0.5, 3.0, 10.0])
+def test_a_constant_hazard_is_found_however_tasks_are_checked(interval: float) -> None:
+    draw, estimate = random.Random(5), survival()
+    for _ in range(600):
+        watch(estimate, draw.expovariate(0.1), interval)
+    for age in (0, 10, 20):
+        assert estimate.probability(age, age + 10) == pytest.approx(1 - math.exp(-1), rel=0.2)
+
+
+def test_the_interval_is_the_root_of_twice_the_cost_by_the_hazard() -> None:
+    draw, estimate = random.Random(6), survival(memory=1000)
+    for _ in range(3000):
+        watch(estimate, draw.expovariate(0.1), 1.0)
+    assert estimate.check_age(8, 0.2) - 8 == pytest.approx(math.sqrt(2 * 0.2 / 0.1), rel=0.15)
+
+
+def test_tasks_that_still_run_count() -> None:
+    ended_only, with_running = survival(), survival()
+    for _ in range(20):
+        for estimate in (ended_only, with_running):
+            watch(estimate, 5.0, 0.5)
+        with_running.survived(0, 10)
+    assert ended_only.probability(0, 6) > 0.9
+    assert with_running.probability(0, 6) == pytest.approx(0.5, abs=0.1)
+
+
+def test_an_end_in_a_wide_stretch_is_put_where_ends_are_known_to_be() -> None:
+    estimate = survival()
+    for _ in range(60):
+        watch(estimate, 10.0, 0.5)
+    for _ in range(60):
+        estimate.ended(0, 30)
+    assert estimate.probability(0, 8) < 0.1
+    assert estimate.probability(8, 12) > 0.8
+
+
+@given(ages, st.floats(0, 1e4))
+def test_an_end_counts_once_and_only_in_its_stretch(age: float, length: float) -> None:
+    estimate = survival()
+    estimate._weight = math.inf  # no new estimate yet
+    estimate.ended(age, age + length)
+    assert sum(estimate._new_events) == pytest.approx(1)
+    assert min(estimate._new_events) >= 0
+    assert 0 <= sum(estimate._new_time) <= length * (1 + 1e-9)
+
+
+def test_old_evidence_fades() -> None:
+    estimate = survival(memory=50)
+    for duration in (10.0,) * 100 + (40.0,) * 200:
+        watch(estimate, duration, 1.0)
+    assert estimate.probability(8, 12) < 0.05
+    assert estimate.probability(35, 45) > 0.9
+
+
+def test_a_stall_does_not_weigh_for_ever() -> None:
+    estimate = survival(memory=50)
+    for _ in range(20_000):
+        estimate.survived(60, 120)
+    for _ in range(200):
+        watch(estimate, 90.0, 2.0)
+    assert estimate.probability(60, 120) > 0.9
+
+
+def test_an_estimate_without_evidence_is_its_prior() -> None:
+    prior = survival()
+    for _ in range(100):
+        watch(prior, 10.0, 0.5)
+    estimate = survival(prior=prior)
+    assert estimate.check_age(0, 0.2) == prior.check_age(0, 0.2)
+
+
+def test_an_estimate_departs_from_its_prior_with_evidence_of_its_own() -> None:
+    prior, estimate = (parent := survival()), survival(strength=5, prior=parent)
+    for _ in range(100):
+        watch(prior, 10.0, 0.5)
+        watch(estimate, 40.0, 0.5)
+    assert prior.probability(0, 15) > 0.9
+    assert estimate.probability(0, 15) < 0.3
+
+
+@given(st.lists(stretches, max_size=300), ages, st.floats(1e-3, 1e3), st.floats(0, 1e4))
+def test_whatever_the_evidence_answers_are_sane(
+    history: list[tuple[float, float, bool]], age: float, cost: float, length: float
+) -> None:
+    estimate = survival()
+    for start, seconds, ended in history:
+        (estimate.ended if ended else estimate.survived)(start, start + seconds)
+    assert estimate.check_age(age, cost) > age
+    assert estimate.check_age(age, 2 * cost) > estimate.check_age(age, cost)
+    assert 0 <= estimate.probability(age, age + length) <= estimate.probability(age, age + 2 * length) <= 1
+    assert estimate.log_likelihood(age, age + length, ended=False) <= 0
+    assert math.isfinite(estimate.log_likelihood(age, age + length, ended=True))
+
+
+def test_likelihoods_are_those_of_ending_and_of_not_ending() -> None:
+    estimate = survival()
+    ended, running = (math.exp(estimate.log_likelihood(5, 9, ended=end)) for end in (True, False))
+    assert ended == pytest.approx(estimate.probability(5, 9))
+    assert ended + running == pytest.approx(1)
