@@ -1,6 +1,6 @@
 """Bulk image editing with the hosted model ``qwen_image_edit_plus``, for asyncio.
 
-``EditSession`` is where to begin. What is exported here, and ``qwen_edit_async.emulator``, is public; the rest may
+``EditSession`` is where to begin. What is exported here, and ``qwen_edit_async.emulator`` and ``.notebook``, is public; the rest may
 change.
 
 ::

@@ -97,9 +97,6 @@ class AiohttpTransport:
                 return Reply(status=response.status, headers=headers, body=content, complete=complete)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = self._describe(error, body)
-        except RuntimeError:  # what aiohttp says then
-            sent = body is not None and body.sent_whole
-            failure = APIConnectionError("the connection pool was closed meanwhile", request_sent=sent)
         # Raised out here, so that the HTTP library's exception, which holds the key, is not even its context.
         raise failure
 
@@ -128,7 +125,7 @@ class AiohttpTransport:
 async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
     """As much of the body as comes, up to 1 MiB, and whether it is all; a torn reply may still hold a task id."""
     content = bytearray()
-    with contextlib.suppress(aiohttp.ClientError, OSError):
+    with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):  # the last is of a pool that is closed
         async for piece in response.content.iter_any():
             content += piece
             if len(content) > _MAX_REPLY_BYTES:

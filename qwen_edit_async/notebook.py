@@ -53,9 +53,10 @@ class ProgressDisplay:
         self._shown_at = now
         bundle = {"text/html": progress_html(progress, self._title), "text/plain": progress.text()}
         if self._handle is None:
-            from IPython.display import display  # noqa: PLC0415  # there is one, since this is a notebook
+            from IPython import display  # noqa: PLC0415  # there is one, since this is a notebook
 
-            self._handle = display(bundle, raw=True, display_id=True)
+            untyped: Any = display
+            self._handle = untyped.display(bundle, raw=True, display_id=True)
         else:
             self._handle.update(bundle, raw=True)
 

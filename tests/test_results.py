@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from decimal import Decimal
 
 import pytest
@@ -42,6 +43,12 @@ async def test_a_picture_opens_as_a_decoded_image(session):
     picture = await (await session.edit(IMAGE, "snow")).images[0].open()
     assert isinstance(picture, Image.Image)
     assert (picture.size, picture.getpixel((0, 0))) == ((16, 16), (0x7F, 0x9C, 0xF5))
+
+
+async def test_a_picture_is_decoded_on_a_thread(session, monkeypatch):
+    monkeypatch.setattr("qwen_edit_async._results._decode", lambda _: threading.current_thread().name)
+    image = (await session.edit(IMAGE, "snow")).images[0]
+    assert (await image.open()).startswith("qwen-edit")
 
 
 async def test_opening_without_pillow_names_the_extra_before_anything_is_downloaded(session, emulator, monkeypatch):

@@ -186,7 +186,7 @@ async def test_connections_are_used_again():
 
 async def test_no_cookie_is_kept():
     text = OK.replace(b"Content-Length", b"Set-Cookie: track=1\r\nContent-Length")
-    async with serving(replies(text, OK)) as server, transport_to(server.url) as transport:
+    async with serving(replies(text, OK)) as server, transport_to(f"http://localhost:{server.port}") as transport:
         await transport.send(GET)
         await transport.send(GET)
     assert "cookie" not in server.requests[1].headers
@@ -448,6 +448,25 @@ async def test_a_call_under_which_the_transport_is_closed_is_a_connection_error(
         await asyncio.wait([call])
     assert isinstance(call.exception(), APIConnectionError)
     assert call.exception().request_sent
+
+
+async def test_a_reply_under_which_the_transport_is_closed_keeps_what_came(make_body):
+    began = asyncio.Event()
+
+    async def answer(server, reader, writer):
+        await server.read(reader)
+        writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"id": "x"')
+        await writer.drain()
+        began.set()
+        await reader.read()
+
+    async with serving(answer) as server, transport_to(server.url) as transport:
+        call = asyncio.create_task(transport.send(POST, make_body()))
+        await began.wait()
+        await asyncio.sleep(0.05)  # for the first part of the reply to be read
+        await transport.aclose()
+        reply = await call
+    assert (reply.body, reply.complete) == (b'{"id": "x"', False)
 
 
 async def test_a_cancelled_call_closes_its_connection(make_body):
