@@ -1,7 +1,7 @@
 """Bulk image editing with the hosted model ``qwen_image_edit_plus``, for asyncio.
 
-``EditSession`` is where to begin. What is exported here, and ``qwen_edit_async.emulator`` and ``.notebook``, is public; the rest may
-change.
+``EditSession`` is where to begin. Public is what is exported here, ``qwen_edit_async.emulator`` and
+``qwen_edit_async.notebook``; the rest may change.
 
 ::
 
