@@ -280,9 +280,13 @@ class Host:
             self._group = None
             self.gate.close(SessionClosedError("the session is closed"))
             self.tracker.abandon_all(_closed_error)
-            await self.downloader.aclose()
-            await self._transport.aclose()
-            await self.offloader.aclose()
+            # A cancellation that met a crash comes at the next await; here it has nothing left to cut short.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            async with contextlib.AsyncExitStack() as closing:
+                closing.push_async_callback(self.offloader.aclose)
+                closing.push_async_callback(self._transport.aclose)
+                closing.push_async_callback(self.downloader.aclose)
 
     async def _stop(self) -> None:
         if self._task is not None:

@@ -125,7 +125,7 @@ class AiohttpTransport:
 async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
     """As much of the body as comes, up to 1 MiB, and whether it is all; a torn reply may still hold a task id."""
     content = bytearray()
-    with contextlib.suppress(aiohttp.ClientError, OSError):  # the last is of a pool that is closed
+    with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):  # the last is of a pool that is closed
         async for piece in response.content.iter_any():
             content += piece
             if len(content) > _MAX_REPLY_BYTES:
