@@ -27,7 +27,7 @@ from ._offload import Offloader
 from ._png import PngCheck, PngError
 from ._retry import RetryPolicy
 from ._statistics import Counters
-from ._transport import USER_AGENT
+from ._transport import USER_AGENT, OpenResponses
 
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """Largest result that is downloaded; 2048 x 2048 pixels of RGBA are 16 MiB uncompressed."""
@@ -72,6 +72,7 @@ class Downloader:
         self._renew = renew
         self._trust_env = trust_env
         self._session: aiohttp.ClientSession | None = None
+        self._responses = OpenResponses()
 
     async def open(self) -> None:
         """Make the connection pool."""
@@ -90,6 +91,7 @@ class Downloader:
     async def aclose(self) -> None:
         """Close the connection pool."""
         if self._session is not None:
+            self._responses.close()
             await self._session.close()
             self._session = None
 
@@ -175,20 +177,21 @@ class Downloader:
         failure: _FetchError
         try:
             async with self._session.get(URL(url, encoded=True)) as response:
-                _check_response(response)
-                check, piece, total = PngCheck(), bytearray(), 0
-                async for data in response.content.iter_any():
-                    check.feed(data)
-                    total += len(data)
-                    if total > MAX_RESULT_BYTES:
-                        raise _FetchError(f"it has more than {MAX_RESULT_BYTES} bytes", final=True)
-                    piece += data
-                    if len(piece) >= _PIECE_BYTES:
-                        yield bytes(piece)
-                        piece.clear()
-                check.finish()
-                yield bytes(piece)
-                return
+                with self._responses.reading(response):
+                    _check_response(response)
+                    check, piece, total = PngCheck(), bytearray(), 0
+                    async for data in response.content.iter_any():
+                        check.feed(data)
+                        total += len(data)
+                        if total > MAX_RESULT_BYTES:
+                            raise _FetchError(f"it has more than {MAX_RESULT_BYTES} bytes", final=True)
+                        piece += data
+                        if len(piece) >= _PIECE_BYTES:
+                            yield bytes(piece)
+                            piece.clear()
+                    check.finish()
+                    yield bytes(piece)
+                    return
         except PngError as error:
             failure = _FetchError(str(error))
         except ValueError:  # of aiohttp, and of what it parses URLs with

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import aiohttp
@@ -48,6 +48,27 @@ class Transport(Protocol):
 USER_AGENT = f"qwen-edit-async/{__version__} (aiohttp/{aiohttp.__version__}; Python/{platform.python_version()})"
 
 
+class OpenResponses:
+    """The responses whose bodies are being read; closing aiohttp's session alone leaves their readers waiting."""
+
+    def __init__(self) -> None:
+        self._responses: set[aiohttp.ClientResponse] = set()
+
+    @contextlib.contextmanager
+    def reading(self, response: aiohttp.ClientResponse) -> Iterator[None]:
+        """While the body is being read."""
+        self._responses.add(response)
+        try:
+            yield
+        finally:
+            self._responses.discard(response)
+
+    def close(self) -> None:
+        """End every reading with an error."""
+        for response in self._responses:
+            response.close()
+
+
 class AiohttpTransport:
     """The real one. Redirects are not followed, since the key would travel with them."""
 
@@ -66,6 +87,7 @@ class AiohttpTransport:
         self._default_headers = default_headers
         self._trust_env = trust_env
         self._session: aiohttp.ClientSession | None = None
+        self._responses = OpenResponses()
 
     async def open(self) -> None:
         """Make the connection pool; it is bounded by the session's slots and the poller's checks."""
@@ -92,7 +114,8 @@ class AiohttpTransport:
             async with self._session.request(
                 call.method, URL(self._base_url + call.path, encoded=True), data=body, allow_redirects=False
             ) as response:
-                content, complete = await _read(response)
+                with self._responses.reading(response):
+                    content, complete = await _read(response)
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 return Reply(status=response.status, headers=headers, body=content, complete=complete)
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -103,6 +126,7 @@ class AiohttpTransport:
     async def aclose(self) -> None:
         """Close the connection pool."""
         if self._session is not None:
+            self._responses.close()
             await self._session.close()
             self._session = None
 

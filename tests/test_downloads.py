@@ -404,8 +404,9 @@ async def test_a_picture_of_a_closed_session_says_so(session, image, tmp_path, c
         await (image.save(tmp_path / "a.png") if call == "save" else getattr(image, call)())
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.05], ids=["as it begins", "while it waits for more"])
 @pytest.mark.parametrize("call", ["read", "save"])
-async def test_a_session_that_is_closed_during_a_download_ends_it_clearly(session, serve, tmp_path, call):
+async def test_a_session_that_is_closed_during_a_download_ends_it_clearly(session, serve, tmp_path, call, pause):
     began, end = asyncio.Event(), asyncio.Event()
 
     async def stall(request):
@@ -419,6 +420,7 @@ async def test_a_session_that_is_closed_during_a_download_ends_it_clearly(sessio
     image = image_at(session, await serve(stall))
     loading = asyncio.create_task(image.save(tmp_path / "a.png") if call == "save" else image.read())
     await began.wait()
+    await asyncio.sleep(pause)
     await session._close(cancel=True)
     async with asyncio.timeout(5):
         await asyncio.wait([loading])

@@ -465,7 +465,8 @@ async def test_a_reply_under_which_the_transport_is_closed_keeps_what_came(make_
         await began.wait()
         await asyncio.sleep(0.05)  # for the first part of the reply to be read
         await transport.aclose()
-        reply = await call
+        async with asyncio.timeout(5):
+            reply = await call
     assert (reply.body, reply.complete) == (b'{"id": "x"', False)
 
 
