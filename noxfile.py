@@ -22,6 +22,8 @@ ROOT = Path(__file__).parent
 PURE_CORE = ",".join(
     f"*/qwen_edit_async/{name}.py"
     for name in (
+        "_batch/_plan",
+        "_batch/_report",
         "_budget",
         "_config",
         "_contract",

@@ -6,6 +6,7 @@
 ::
 
     _cli, _pytest_plugin          front ends                     emulator/   the embedded service
+    _batch/                       EditBatch: journal, resume, report
     _session                      EditSession
     _host, _stream                the open session's task; edit_many
     _submitter, _tracking         request to task id; task id to result
@@ -24,6 +25,11 @@ The README's "Contributing" says which file to open for which change.
 
 import os as _os
 
+from ._batch import BatchProgress as BatchProgress
+from ._batch import BatchReport as BatchReport
+from ._batch import EditBatch as EditBatch
+from ._batch import FailureGroup as FailureGroup
+from ._batch import Percentiles as Percentiles
 from ._config import Timeouts as Timeouts
 from ._errors import APIConnectionError as APIConnectionError
 from ._errors import APIResponseError as APIResponseError
@@ -40,6 +46,7 @@ from ._errors import EditWarning as EditWarning
 from ._errors import InsufficientBalanceError as InsufficientBalanceError
 from ._errors import InternalServerError as InternalServerError
 from ._errors import InvalidEditError as InvalidEditError
+from ._errors import JournalError as JournalError
 from ._errors import NotFoundError as NotFoundError
 from ._errors import PermissionDeniedError as PermissionDeniedError
 from ._errors import QwenEditError as QwenEditError
@@ -66,6 +73,7 @@ from ._session import EditSession as EditSession
 from ._statistics import SessionStatistics as SessionStatistics
 from ._stream import EditOutcome as EditOutcome
 from ._stream import EditStream as EditStream
+from ._submitter import SubmissionObserver as SubmissionObserver
 from ._task import EditTask as EditTask
 from ._version import __version__ as __version__
 
@@ -77,9 +85,12 @@ __all__ = [
     "AuthenticationError",
     "Backoff",
     "BadRequestError",
+    "BatchProgress",
+    "BatchReport",
     "ConfigurationError",
     "DeadlineExceededError",
     "DownloadError",
+    "EditBatch",
     "EditCancelledError",
     "EditFailedError",
     "EditOutcome",
@@ -91,14 +102,17 @@ __all__ = [
     "EditTask",
     "EditTimings",
     "EditWarning",
+    "FailureGroup",
     "FixedInterval",
     "ImageInput",
     "InsufficientBalanceError",
     "InternalServerError",
     "InvalidEditError",
+    "JournalError",
     "Learned",
     "NotFoundError",
     "OutputImage",
+    "Percentiles",
     "PermissionDeniedError",
     "PollPolicy",
     "PolledTask",
@@ -106,6 +120,7 @@ __all__ = [
     "RateLimitError",
     "SessionClosedError",
     "SessionStatistics",
+    "SubmissionObserver",
     "SubmitUncertainError",
     "TaskFailure",
     "TaskSnapshot",

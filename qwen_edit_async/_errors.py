@@ -21,6 +21,7 @@
     ├── EditCancelledError             the handle of a task that was given up with ``cancel()``
     ├── DeadlineExceededError (TimeoutError)
     ├── DownloadError                  the task is done, its picture could not be fetched
+    ├── JournalError                   the journal of a bulk run can't be opened, locked or written
     └── SessionClosedError             not opened yet, closed, or used on another event loop
 
 None of them refers to an exception of the HTTP library: those carry the request's headers, and so the key.
@@ -202,6 +203,10 @@ class DeadlineExceededError(QwenEditError, TimeoutError):
 
 class DownloadError(QwenEditError):
     """The task is done, but a result picture could not be fetched whole; ``session.attach(task_id)`` tries again."""
+
+
+class JournalError(QwenEditError):
+    """The journal of a bulk run can't be opened or written, or another run has it; nothing goes on without it."""
 
 
 class SessionClosedError(QwenEditError):

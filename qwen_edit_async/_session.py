@@ -38,10 +38,10 @@ from ._models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
 from ._polling import PollPolicy
 from ._prepare import PreparedEdit, prepare
 from ._requests import EditOptions, RequestInput, request_from_arguments, request_from_fields
-from ._results import EditResult
+from ._results import EditResult, OutputImage
 from ._statistics import SessionStatistics
 from ._stream import EditStream, Feed
-from ._submitter import Negotiation
+from ._submitter import Negotiation, SubmissionObserver
 from ._task import EditTask, TaskState
 from ._tracking import Tracked
 from ._transport import AiohttpTransport, Transport
@@ -214,11 +214,13 @@ class EditSession:
         parameters: EditParameters | None = None,
         key: str | None = None,
         deadline: float | None = None,
+        observer: SubmissionObserver | None = None,
         **options: Unpack[EditOptions],
     ) -> EditTask:
         """Submit an edit, and return its handle as soon as the service has accepted it.
 
-        Waits for a slot first. Arguments and errors are those of :meth:`edit`, up to the acceptance.
+        Waits for a slot first. Arguments and errors are those of :meth:`edit`, up to the acceptance; ``observer`` is
+        told of each attempt before it is sent, and of its fate.
         """
         host = self._require_open()
         request = request_from_arguments(images, instruction, parameters, key, options)
@@ -238,7 +240,7 @@ class EditSession:
                 warnings.warn(warning, EditWarning, stacklevel=2)
             for change in prepared.changes:
                 log.info("%s", change)
-            snapshot = await host.submitter.submit(request, prepared, slot, started_at + seconds)
+            snapshot = await host.submitter.submit(request, prepared, slot, started_at + seconds, observer)
         except BaseException as error:
             slot.release()
             host.count_refusal(error)
@@ -290,6 +292,21 @@ class EditSession:
             )
         )
 
+    def pictures(self, task_id: str, urls: Iterable[str]) -> tuple[OutputImage, ...]:
+        """The result pictures of a task whose URLs are known from earlier; one that has expired is renewed when needed.
+
+        Args:
+            task_id: The id that the service gave out.
+            urls: All of the task's result URLs, in their order.
+
+        Raises:
+            InvalidEditError: If that can't be a task's id.
+            SessionClosedError: If the session is not open.
+        """
+        host = self._require_open()
+        check_task_id(task_id)
+        return tuple(OutputImage(url=url, task_id=task_id, index=index, store=host) for index, url in enumerate(urls))
+
     async def status(self, task_id: str) -> TaskSnapshot:
         """Ask the service about a task, now.
 
@@ -336,6 +353,16 @@ class EditSession:
                 ordered=ordered,
             )
         )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used, on the event loop on which it was opened."""
+        return self._host is not None and not self._closed
+
+    @property
+    def max_in_flight(self) -> int:
+        """The most tasks between the start of their submission and their end."""
+        return self._options.max_in_flight
 
     def statistics(self) -> SessionStatistics:
         """A snapshot of everything that the session counts."""

@@ -173,7 +173,7 @@ class Feed:
         try:
             async with asyncio.TaskGroup() as edits:
                 index = 0
-                async with contextlib.aclosing(_pull(self._requests)) as requests:
+                async with contextlib.aclosing(pull(self._requests)) as requests:
                     while True:
                         await self._permits.acquire()
                         try:
@@ -276,7 +276,8 @@ def _as_request(given: RequestInput) -> EditRequest | None:
         return None
 
 
-async def _pull(requests: Iterable[RequestInput] | AsyncIterable[RequestInput]) -> AsyncGenerator[RequestInput, None]:
+async def pull(requests: Iterable[RequestInput] | AsyncIterable[RequestInput]) -> AsyncGenerator[RequestInput, None]:
+    """Iterate over either kind of input."""
     if isinstance(requests, AsyncIterable):
         async for request in requests:
             yield request

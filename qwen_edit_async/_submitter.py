@@ -11,7 +11,7 @@ import functools
 import logging
 from collections.abc import Callable, Coroutine
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import attrs
@@ -35,6 +35,25 @@ from ._transport import Transport
 from ._wire import Call, WireProtocol
 
 _MALFORMED_STATUSES = frozenset({400, 422})
+
+
+class SubmissionObserver(Protocol):
+    """Is told of each attempt to submit one edit, and of its fate, whoever still waits for it: for a journal.
+
+    An edit can take several attempts. Each is announced, then sent, then settled, before the next is announced.
+    """
+
+    async def about_to_submit(self) -> None:
+        """An attempt will be sent when this returns; an error keeps it from being sent, and ends the edit."""
+        ...
+
+    def settled(self, fate: TaskSnapshot | Failure) -> None:
+        """The attempt gave a task, or failed: what that means. Must not raise.
+
+        It comes for every attempt whose announcement returned, even if the edit was cancelled or ran past its deadline
+        meanwhile.
+        """
+        ...
 
 
 @attrs.define
@@ -108,7 +127,14 @@ class Submitter:
         self._on_orphan = on_orphan
         self._exchanges: dict[asyncio.Task[None], JSONBody] = {}
 
-    async def submit(self, request: EditRequest, prepared: PreparedEdit, slot: Slot, deadline: float) -> TaskSnapshot:
+    async def submit(
+        self,
+        request: EditRequest,
+        prepared: PreparedEdit,
+        slot: Slot,
+        deadline: float,
+        observer: SubmissionObserver | None = None,
+    ) -> TaskSnapshot:
         """Submit until the service accepts, or until the deadline (in the loop's seconds).
 
         Raises:
@@ -117,7 +143,7 @@ class Submitter:
             RateLimitError: If the service has had too many requests until the deadline.
             QwenEditError: What the service refused it with, or the last of the failures that were tried again.
         """
-        attempts = _Attempts(request, prepared, slot, deadline)
+        attempts = _Attempts(request, prepared, slot, deadline, observer)
         with anyio.move_on_at(deadline):
             return await self._submit(attempts)
         if attempts.sent_whole or attempts.uncertain:
@@ -175,15 +201,20 @@ class Submitter:
 
     async def _post(self, attempts: _Attempts, protocol: WireProtocol) -> TaskSnapshot:
         await self._gate.wait_out_pause()
-        if self._gate.closed_by is not None:
-            raise self._gate.closed_by.for_task(None)
         call = protocol.submission(attempts.request)
         body = JSONBody(call.parts, attempts.prepared.images, self._offloader, stall_timeout=self._stall_timeout)
+        observer = attempts.observer
+        if observer is not None:
+            await observer.about_to_submit()
+        if self._gate.closed_by is not None:
+            if observer is not None:
+                observer.settled(Failure.REFUSED)
+            raise self._gate.closed_by.for_task(None)
         attempts.body = body
         answer: asyncio.Future[TaskSnapshot] = asyncio.get_running_loop().create_future()
-        exchange = self._spawn(self._exchange(protocol, call, body, answer))
+        exchange = self._spawn(self._exchange(protocol, call, body, answer, observer))
         self._exchanges[exchange] = body
-        exchange.add_done_callback(functools.partial(self._exchange_ended, body, answer))
+        exchange.add_done_callback(functools.partial(self._exchange_ended, body, answer, observer))
         try:
             return await answer
         except asyncio.CancelledError:
@@ -203,15 +234,24 @@ class Submitter:
                 attempts.body = None
 
     async def _exchange(
-        self, protocol: WireProtocol, call: Call, body: JSONBody, answer: asyncio.Future[TaskSnapshot]
+        self,
+        protocol: WireProtocol,
+        call: Call,
+        body: JSONBody,
+        answer: asyncio.Future[TaskSnapshot],
+        observer: SubmissionObserver | None,
     ) -> None:
         """Send and read, whoever waits; runs in the session's host task."""
         try:
             snapshot = protocol.read_submission(await self._transport.send(call, body))
         except Exception as error:  # noqa: BLE001  # passed on to the one who waits; here it would end the session
+            if observer is not None:
+                observer.settled(judge_submission(error) if isinstance(error, QwenEditError) else _unanswered(body))
             if not answer.done():
                 answer.set_exception(error)
         else:
+            if observer is not None:
+                observer.settled(snapshot)
             if not answer.done():
                 answer.set_result(snapshot)
             else:
@@ -220,10 +260,16 @@ class Submitter:
                 self._on_orphan(snapshot)
 
     def _exchange_ended(
-        self, body: JSONBody, answer: asyncio.Future[TaskSnapshot], exchange: asyncio.Task[None]
+        self,
+        body: JSONBody,
+        answer: asyncio.Future[TaskSnapshot],
+        observer: SubmissionObserver | None,
+        exchange: asyncio.Task[None],
     ) -> None:
         """Let nobody wait for an exchange that was cut off by the session's end, perhaps before it began."""
         del self._exchanges[exchange]
+        if exchange.cancelled() and observer is not None:
+            observer.settled(_unanswered(body))
         if not answer.done():
             lost = "after it was sent: a task may exist" if body.sent_whole else "before it was sent"
             kind = SubmitUncertainError if body.sent_whole else SessionClosedError
@@ -271,6 +317,7 @@ class _Attempts:
     prepared: PreparedEdit
     slot: Slot
     deadline: float
+    observer: SubmissionObserver | None = None
     count: int = 0
     failures: int = 0
     started_at: float = 0.0
@@ -282,6 +329,10 @@ class _Attempts:
     def sent_whole(self) -> bool:
         """Whether the service may have the whole of an attempt that was not answered."""
         return self.body is not None and self.body.sent_whole
+
+
+def _unanswered(body: JSONBody) -> Failure:
+    return Failure.UNCERTAIN if body.sent_whole else Failure.REFUSED
 
 
 def _uncertain(error: QwenEditError) -> SubmitUncertainError:

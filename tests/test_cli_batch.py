@@ -48,7 +48,7 @@ def table(photos):
 
 
 def found(folder):
-    return sorted(path.name for path in folder.glob("[!.]*"))
+    return sorted(path.name for path in folder.glob("[!.]*.png"))
 
 
 def test_a_folder_is_edited_and_the_last_line_says_where(photos, batch, out, capsys, service):
@@ -182,7 +182,7 @@ def test_results_below_the_pictures_are_not_edited_again(photos, capsys, service
     for _ in range(2):
         arguments = ["batch", str(photos), "-i", "snow", "-o", str(photos / "out"), "--recursive", "--overwrite"]
         assert main([*arguments, *QUICK]) == 0
-    assert len(service.tasks) == 6
+    assert len(service.tasks) == 3
 
 
 def test_pictures_of_one_name_are_told_apart_with_a_note(photos, batch, out, capsys, service):
@@ -218,23 +218,59 @@ def test_an_interruption_before_anything_runs_is_quiet(photos, batch, capsys, mo
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_failed_download_is_named_with_how_to_fetch_it(photos, batch, out, capsys, service):
-    service.inject(Fault.status(404).on("download"))
+def test_a_failed_download_is_fetched_by_the_same_command(photos, batch, out, capsys, service):
+    service.inject(Fault.status(404).on("download").times(2))
     assert batch(photos / "a.png") == 1
     text = capsys.readouterr().err
-    [task_id] = service.tasks
-    assert f"\n  qwen-edit fetch {task_id} -o {out}\n" in text
-    assert "1 × image 0 of task ID could not be downloaded" in text
+    assert "1 × image 0 of task … could not be downloaded" in text
+    assert "the same command goes on from here" in text
+    assert batch(photos / "a.png") == 0
+    assert found(out) == ["a-0.png"]
+    assert len(service.tasks) == 1
 
 
-def test_a_disk_that_takes_nothing_stops_the_run(table, batch, out, capsys, service):
-    out.write_text("a file")
-    rows = [{"image": "a.png", "key": f"k{number}"} for number in range(20)]
-    assert batch(table(*rows), "--concurrency", "1") == 1
-    text = capsys.readouterr().err
-    assert f"the result can't be written to {out}: " in text
-    assert len(service.tasks) < 5
-    assert text.count("qwen-edit fetch") == len(service.tasks)
+def test_the_same_command_again_does_nothing_more(photos, batch, out, capsys, service):
+    for _ in range(2):
+        assert batch(photos) == 0
+        assert capsys.readouterr().out == f"3 pictures are in {out}\n"
+    assert len(service.tasks) == 3
+
+
+def test_another_instruction_for_the_same_results_is_refused(photos, batch, capsys, service):
+    batch(photos)
+    assert batch(photos, instruction="rain") == 1
+    assert "3 × the key is in the journal with another request" in (text := capsys.readouterr().err)
+    assert "goes on from here" not in text
+    assert len(service.tasks) == 3
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [("--max-tasks=2", "stopped: 2 tasks were created"), ("--max-cost=0.08", "stopped: 0.0714 was spent")],
+)
+def test_a_limit_ends_the_run_and_more_goes_on(photos, batch, capsys, limit, words, service):  # noqa: PLR0917  # fixtures
+    assert batch(photos, limit) == 1
+    assert words in (text := capsys.readouterr().err)
+    assert "2 of 3 edits done, 1 not done" in text
+    assert batch(photos) == 0
+    assert len(service.tasks) == 3
+
+
+def test_failures_end_the_run_if_so_wished(photos, batch, capsys, service):
+    service.inject(Fault.failed_task())
+    assert batch(photos, "--stop-after-failures", "1", "--concurrency", "1") == 1
+    assert "stopped: 1 edits failed" in capsys.readouterr().err
+    assert len(service.tasks) == 1
+
+
+def test_uncertain_submissions_are_repeated_on_demand_only(photos, batch, capsys, service):
+    service.inject(Fault.drop_reply().on("submit").nth(1))
+    for _ in range(2):
+        assert batch(photos / "a.png") == 1
+        assert "warning: 1 uncertain: only --resubmit-uncertain submits them again\n" in capsys.readouterr().err
+        assert len(service.tasks) == 1
+    assert batch(photos / "a.png", "--resubmit-uncertain") == 0
+    assert len(service.tasks) == 2
 
 
 def test_edits_go_on_while_a_picture_is_downloaded(photos, batch, out, service):

@@ -24,6 +24,7 @@ from qwen_edit_async._errors import (
     InsufficientBalanceError,
     InternalServerError,
     InvalidEditError,
+    JournalError,
     NotFoundError,
     PermissionDeniedError,
     QwenEditError,
@@ -85,6 +86,7 @@ DECISIONS = [
     (DeadlineExceededError("m"), FINAL, FINAL, FINAL),
     (DownloadError("m"), FINAL, FINAL, FINAL),
     (SessionClosedError("m"), FINAL, FINAL, FINAL),
+    (JournalError("m"), FINAL, FINAL, FINAL),
     (QwenEditError("m"), FINAL, FINAL, FINAL),
 ]
 

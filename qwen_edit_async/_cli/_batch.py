@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import attrs
 from cyclopts import Parameter
 
-from qwen_edit_async._errors import ConfigurationError, QwenEditError
-from qwen_edit_async._models import EditRequest
+from qwen_edit_async._errors import ConfigurationError
 from qwen_edit_async._results import safe_stem
 from qwen_edit_async._sources import EditDefaults, SourceItem, name_items, read_source
 
 from ._display import BatchProgress, Screen, Tally, put
-from ._messages import CREDENTIAL_ERRORS, ExitCode, reason
+from ._messages import ExitCode, exit_code, plain
 from ._options import ConnectionOptions, Flag, Instruction, Output, ParameterOptions, SubmissionOptions
 from ._running import Run
 
 if TYPE_CHECKING:
-    from qwen_edit_async._results import EditResult
+    from qwen_edit_async._batch import BatchReport, EditBatch
     from qwen_edit_async._session import EditSession
 
-_DOWNLOADS = 8
-_UNSAVED = 256
 _NAMED_FAILURES = 50
 _REFRESH_SECONDS = 0.2
 
@@ -39,6 +37,9 @@ def batch(
     concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16,
     recursive: Flag = False,
     overwrite: Flag = False,
+    max_cost: Decimal | None = None,
+    max_tasks: int | None = None,
+    stop_after_failures: int | None = None,
     parameters: ParameterOptions | None = None,
     submission: SubmissionOptions | None = None,
     connection: ConnectionOptions | None = None,
@@ -47,6 +48,9 @@ def batch(
 
     The results are saved as KEY-0.png, KEY-1.png and so on; KEY is the table's, or else the picture's name.
 
+    Whatever interrupts it: the same command goes on where it ended. A journal beside the results says what was done, so
+    that nothing is submitted twice, and nothing lost.
+
     Args:
         source: A folder, a quoted pattern such as "photos/*.jpg", or a table (.csv, .tsv, .jsonl) with the columns
             image, image2, image3, instruction, key and any parameter by its name; paths are relative to the table.
@@ -54,7 +58,10 @@ def batch(
         output: The folder for the results.
         concurrency: Tasks at a time.
         recursive: Look into the folder's folders as well.
-        overwrite: Replace results that exist already, instead of stopping before anything is sent.
+        overwrite: Replace files that the journal does not know, instead of stopping before anything is sent.
+        max_cost: Submit no more once the whole batch could cost more than this.
+        max_tasks: Submit no more once so many tasks were created for the whole batch.
+        stop_after_failures: Submit no more after so many failures.
         parameters: How to edit; the table's own go before.
         submission: What may be submitted, and where.
         connection: How to talk to the service.
@@ -69,120 +76,118 @@ def batch(
     items = name_items(found, screen.note)
     if not overwrite:
         _refuse_existing(output, items)
+    submission = submission or SubmissionOptions()
     run = Run(
         screen,
         connection or ConnectionOptions(),
-        submission or SubmissionOptions(),
+        submission,
         max_in_flight=concurrency,
         output=output,
     )
-    edits = _Batch(run, items)
+    options = _Options(max_cost, max_tasks, stop_after_failures, submission.resubmit_uncertain)
+    edits = _Batch(run, items, options)
     code = run(edits.work)
     if edits.began:
         edits.report()
     return code
 
 
+@attrs.frozen
+class _Options:
+    """What the bulk run is told; the fields are its arguments."""
+
+    max_cost: Decimal | None
+    max_tasks: int | None
+    stop_after_failures: int | None
+    resubmit_uncertain: bool
+
+
 class _Batch:
     """The edits of a source, on their way to files."""
 
-    def __init__(self, run: Run, items: list[SourceItem]) -> None:
+    def __init__(self, run: Run, items: list[SourceItem], options: _Options) -> None:
         self.began = False
+        self._more_to_do = True
         self._run = run
         self._items = items
-        self._requests = [item.request for item in items if item.request is not None]
+        self._options = options
         self._tally = Tally(total=len(items))
-        self._failures: dict[str, list[str]] = {}
-        self._code = ExitCode.DONE
-        self._stopped = False
-        self._downloads = asyncio.Semaphore(_DOWNLOADS)
-        self._unsaved = asyncio.Semaphore(_UNSAVED)
+        self._failures: list[tuple[str, int, list[str]]] = []
 
     async def work(self, session: EditSession) -> int:
         """Do all that can be done."""
+        from qwen_edit_async._batch import EditBatch  # noqa: PLC0415  # see the package's docstring
+
         self.began = True
+        bad: dict[str, list[str]] = {}
         for item in self._items:
             if item.problem is not None:
-                self._fail(f"row {item.row}", item.problem)
-        progress = BatchProgress(self._run.screen, self._tally, lambda: session.statistics().in_flight)
+                bad.setdefault(item.problem, []).append(f"row {item.row}")
+        self._failures = [(why, len(rows), rows) for why, rows in bad.items()]
+        edits = EditBatch(
+            (item.request for item in self._items if item.request is not None),
+            self._run.output,
+            **attrs.asdict(self._options),
+        )
+        progress = BatchProgress(self._run.screen, self._tally, lambda: edits.progress.in_flight)
         with progress.shown():
-            async with asyncio.TaskGroup() as group:
-                refreshing = group.create_task(_refresh(progress))
-                await self._edit_all(session)
+            refreshing = asyncio.create_task(self._refresh(edits, progress))
+            try:
+                report = await edits.run(session)
+            finally:
                 refreshing.cancel()
-        return self._code
+                self._count(edits)
+        return self._conclude(report)
+
+    def _conclude(self, report: BatchReport) -> int:
+        self._failures += [(plain(group.reason), group.count, list(group.keys)) for group in report.failures]
+        self._tally.failed = sum(count for _, count, _ in self._failures)
+        self._more_to_do = bool(report.unfinished or report.failed or report.stopped)
+        if report.uncertain:
+            self._run.screen.warning(f"{report.uncertain} uncertain: only --resubmit-uncertain submits them again")
+        if report.error is not None:
+            self._run.screen.error(plain(report.error))
+            return exit_code(report.error)
+        if report.stopped:
+            self._run.screen.warning(f"stopped: {plain(report.stopped)}")
+        return ExitCode.DONE if report.ok and not self._failures else ExitCode.FAILED
+
+    async def _refresh(self, edits: EditBatch, progress: BatchProgress) -> None:
+        while True:  # the end of the batch cancels it
+            self._count(edits)
+            progress.refresh()
+            await asyncio.sleep(_REFRESH_SECONDS)
+
+    def _count(self, edits: EditBatch) -> None:
+        seen, tally = edits.progress, self._tally
+        tally.done, tally.pictures, tally.cost = seen.saved, seen.pictures, seen.cost or None
+        tally.failed = seen.failed + sum(count for _, count, _ in self._failures)
 
     def report(self) -> None:
         """Say how it went."""
         screen, tally = self._run.screen, self._tally
         if self._failures:
             screen.line(f"{tally.failed} failed:", "bold red")
-        for why, labels in sorted(self._failures.items(), key=lambda each: -len(each[1])):
-            more = f", … and {len(labels) - _NAMED_FAILURES} more" if len(labels) > _NAMED_FAILURES else ""
-            screen.line(f"  {len(labels)} × {why}: {', '.join(labels[:_NAMED_FAILURES])}{more}")
+        for why, count, labels in sorted(self._failures, key=lambda each: -each[1]):
+            shown = labels[:_NAMED_FAILURES]
+            more = f", … and {count - len(shown)} more" if count > len(shown) else ""
+            screen.line(f"  {count} × {why}: {', '.join(shown)}{more}")
         now = time.monotonic()
         rest = tally.total - tally.done - tally.failed
         not_done = f", {rest} not done" if rest else ""
         took = f"{now - tally.started_at:.1f} s"
         screen.line(f"{tally.done} of {tally.total} edits done{not_done} · {took}{tally.describe(now)}")
+        if self._more_to_do:
+            screen.line("the same command goes on from here: nothing that has a task is submitted twice")
         one = tally.pictures == 1
         put(f"{tally.pictures} picture{'' if one else 's'} {'is' if one else 'are'} in {self._run.output}")
 
-    async def _edit_all(self, session: EditSession) -> None:
-        async with session.edit_many(self._until_stopped()) as outcomes, asyncio.TaskGroup() as saves:
-            async for outcome in outcomes:
-                if outcome.error is not None:
-                    self._fail_edit(self._requests[outcome.index], outcome.error)
-                elif outcome.result is not None:
-                    self._run.unsaved[outcome.result.task_id] = None
-                    self._tally.charge(outcome.result.usage.cost)
-                    # Taking outcomes goes on while pictures are downloaded, up to a bound.
-                    await self._unsaved.acquire()
-                    saves.create_task(self._save(self._requests[outcome.index], outcome.result))
-
-    def _until_stopped(self) -> Iterator[EditRequest]:
-        for request in self._requests:
-            if self._stopped:
-                return
-            yield request
-
-    async def _save(self, request: EditRequest, result: EditResult) -> None:
-        try:
-            async with self._downloads:
-                paths = await result.save(self._run.output)
-        except QwenEditError as error:
-            self._fail(str(request.key), reason(error, request))
-        except OSError as error:
-            self._stopped = True  # further edits would be paid for, and could not be kept
-            self._fail(str(request.key), f"the result can't be written to {self._run.output}: {error.strerror}")
-        else:
-            del self._run.unsaved[result.task_id]
-            self._tally.done += 1
-            self._tally.pictures += len(paths)
-        finally:
-            self._unsaved.release()
-
-    def _fail_edit(self, request: EditRequest, error: Exception) -> None:
-        self._fail(str(request.key), reason(error, request))
-        if isinstance(error, CREDENTIAL_ERRORS):
-            self._stopped = True
-            self._code = ExitCode.CREDENTIALS
-
-    def _fail(self, label: str, why: str) -> None:
-        self._tally.failed += 1
-        self._failures.setdefault(why, []).append(label)
-        self._code = self._code or ExitCode.FAILED
-
-
-async def _refresh(progress: BatchProgress) -> None:
-    while True:  # the end of the batch cancels it
-        progress.refresh()
-        await asyncio.sleep(_REFRESH_SECONDS)
-
 
 def _refuse_existing(output: Path, items: list[SourceItem]) -> None:
-    """Refuse to write over what an earlier run paid for."""
-    if not output.is_dir():
+    """Refuse to write over what did not come of this batch."""
+    from qwen_edit_async._batch import JOURNAL_NAME  # noqa: PLC0415  # see the package's docstring
+
+    if not output.is_dir() or (output / JOURNAL_NAME).exists():
         return
     names = {path.name.casefold() for path in output.iterdir()}
     existing = [

@@ -7,16 +7,12 @@ import re
 from typing import Any
 
 from qwen_edit_async._errors import (
-    APIStatusError,
     AuthenticationError,
     ConfigurationError,
-    EditFailedError,
     InsufficientBalanceError,
     InvalidEditError,
     PermissionDeniedError,
-    QwenEditError,
 )
-from qwen_edit_async._models import EditRequest
 
 CREDENTIAL_ERRORS = (AuthenticationError, InsufficientBalanceError, PermissionDeniedError)
 
@@ -53,27 +49,12 @@ def exit_code(error: Exception) -> ExitCode:
     return ExitCode.FAILED
 
 
-def plain(error: Exception) -> str:
+def plain(error: Exception | str) -> str:
     """What an error says, with the command's options where the library's are meant."""
     text = str(error) or type(error).__name__
     for pattern, words in _FOR_THE_SHELL:
         text = pattern.sub(words, text)
     return text
-
-
-def reason(error: Exception, request: EditRequest | None) -> str:
-    """What an error says without what is special about the one edit, so that equal ones can be counted."""
-    if isinstance(error, EditFailedError):
-        text = error.message + ("" if error.code is None else f" (code {error.code})")
-    elif isinstance(error, APIStatusError):
-        code = "" if error.code is None else f", code {error.code}"
-        text = f"{error.message} (HTTP {error.status_code}{code})"
-    else:
-        text = plain(error)
-    for image in request.images if request is not None else ():
-        text = text.replace(f" ({image})", "") if isinstance(image, str) else text
-    task_id = error.task_id if isinstance(error, QwenEditError) else None
-    return text.replace(task_id, "ID") if task_id else text
 
 
 def error_as_json(error: Exception) -> dict[str, Any]:

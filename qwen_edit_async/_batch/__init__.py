@@ -1,0 +1,20 @@
+"""The durable bulk run.
+
+::
+
+    _run         EditBatch
+    _intake      the input, and a bounded number of rows at work
+    _row         one edit: submit, wait, save; journals each step before it relies on it
+    _journal     SQLite for coroutines: one thread, group commit     _lock      one run at a time
+    _store       SQLite: schema, steps, sums                         _content   hashes of images, checks of files
+    ------------------------------------------------------------------ pure below
+    _report      BatchReport
+    _plan        states and legal moves, keys and hashes, budget
+"""
+
+from ._journal import JOURNAL_NAME as JOURNAL_NAME
+from ._report import BatchReport as BatchReport
+from ._report import FailureGroup as FailureGroup
+from ._report import Percentiles as Percentiles
+from ._run import BatchProgress as BatchProgress
+from ._run import EditBatch as EditBatch

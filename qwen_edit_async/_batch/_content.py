@@ -1,0 +1,143 @@
+"""What the images of a request are, for the journal: hashed by content, or stamped. Blocking."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from qwen_edit_async._errors import InvalidEditError
+from qwen_edit_async._images import ArrayLike, BinaryReader, PillowImage, image_name, is_url
+from qwen_edit_async._models import EditRequest
+
+from ._plan import content_hash, image_locator, key_of, stamp_of
+
+_PIECE_BYTES: Final = 1024 * 1024
+_PART_NAME: Final = re.compile(r"\..*\.[0-9a-f]{8}\.part", re.DOTALL)
+_PNG_END: Final = b"\0\0\0\0IEND\xae\x42\x60\x82"
+
+
+@attrs.frozen
+class Content:
+    """What a request is.
+
+    Attributes:
+        key: Its name in the batch.
+        digest: Hash of its content.
+        stamp: Hash of its files' names, sizes and times instead of their content; empty if it has images in memory.
+    """
+
+    key: str
+    digest: str
+    stamp: str = ""
+
+
+def stamp(request: EditRequest) -> str:
+    """The request's stamp, without reading a file; empty if it can't be told."""
+    try:
+        return stamp_of([_stamp(image) for image in request.images], request)
+    except (OSError, ValueError):
+        return ""
+
+
+def key_without_reading(request: EditRequest) -> str | None:
+    """The request's key, if no image has to be read to tell it."""
+    located = all(image_locator(image) is not None for image in request.images)
+    return key_of(request, [""] * len(request.images)) if request.key or located else None
+
+
+def read_content(request: EditRequest) -> Content:
+    """Hash the request's images.
+
+    Raises:
+        InvalidEditError: If one can't be read, or not twice.
+    """
+    stamped = stamp(request)
+    hashes = [_hash_image(image, image_name(image, position)) for position, image in enumerate(request.images, 1)]
+    return Content(key_of(request, hashes), content_hash(hashes, request), stamped)
+
+
+def sweep(folder: Path) -> None:
+    """Delete the beginnings of downloads that a run left behind when it was killed."""
+    for path in folder.glob(".*.part"):
+        if _PART_NAME.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def are_whole(folder: Path, files: Sequence[tuple[str, int]]) -> bool:
+    """Whether all saved pictures are there, of their sizes, and end as a PNG does."""
+    try:
+        return bool(files) and all(_ends_well(folder / name, size) for name, size in files)
+    except OSError:
+        return False
+
+
+def _ends_well(path: Path, size: int) -> bool:
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - len(_PNG_END)))
+        return end == size and file.read() == _PNG_END
+
+
+def _stamp(image: Any) -> str | None:
+    if is_url(image):
+        return str(image)
+    if not isinstance(image, str | os.PathLike):
+        return None
+    status = os.stat(image)  # noqa: PTH116  # a remote path is no Path, and is not stamped: it raises
+    return f"{os.fspath(image)}:{status.st_size}:{status.st_mtime_ns}"
+
+
+def _hash_image(image: Any, name: str) -> str:
+    digest = hashlib.blake2b(digest_size=20)
+    try:
+        _feed(digest, image, name)
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
+        raise InvalidEditError(f"{name} {reason}") from None
+    return digest.hexdigest()
+
+
+def _feed(digest: hashlib.blake2b, image: Any, name: str) -> None:
+    if isinstance(image, str) and (is_url(image) or image[:5].lower() == "data:"):
+        digest.update(image.encode())
+    elif isinstance(image, bytes | bytearray | memoryview):
+        digest.update(image)
+    elif isinstance(image, str) or (isinstance(image, os.PathLike) and not hasattr(image, "protocol")):
+        with open(image, "rb", buffering=0) as file:  # noqa: PTH123  # a str, often
+            _feed_file(digest, file)
+    elif isinstance(image, PillowImage):
+        digest.update(f"{image.size} {getattr(image, 'mode', '')}".encode())
+        digest.update(image.tobytes())
+    elif isinstance(image, ArrayLike):
+        digest.update(str(image.__array_interface__["shape"]).encode())
+        digest.update(_array_bytes(image))
+    elif isinstance(image, BinaryReader):
+        _feed_reader(digest, image, name)
+    else:
+        with contextlib.closing(image.open("rb")) as file:
+            _feed_file(digest, file)
+
+
+def _feed_file(digest: hashlib.blake2b, file: BinaryReader) -> None:
+    while piece := file.read(_PIECE_BYTES):
+        digest.update(piece)
+
+
+def _feed_reader(digest: hashlib.blake2b, image: Any, name: str) -> None:
+    try:
+        start = image.tell()
+        _feed_file(digest, image)
+        image.seek(start)
+    except (AttributeError, OSError, TypeError):
+        raise InvalidEditError(f"{name} is a stream that can't be read twice: give its path, or its bytes") from None
+
+
+def _array_bytes(image: Any) -> bytes:
+    return bytes(image.tobytes()) if hasattr(image, "tobytes") else bytes(memoryview(image).cast("B"))

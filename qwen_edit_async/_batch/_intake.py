@@ -1,0 +1,225 @@
+"""One run of a batch: its input, read as room becomes free, and the row that works on each edit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, Final, TypeVar
+
+import attrs
+
+from qwen_edit_async._errors import InvalidEditError
+from qwen_edit_async._log import log
+from qwen_edit_async._models import EditRequest
+from qwen_edit_async._requests import RequestInput, request_from_fields
+from qwen_edit_async._results import safe_stem
+from qwen_edit_async._stream import pull
+
+from ._content import Content, key_without_reading, read_content, stamp
+from ._plan import State, describe, key_of, may_change_request, pictures_of
+from ._report import FailureGroup
+from ._row import Row, Surroundings
+from ._store import Draft, Entry
+
+T = TypeVar("T")
+
+_PAGE: Final = 256
+_SPARE_ROWS: Final = 16
+_SAMPLE_KEYS: Final = 50
+_MAX_REASONS: Final = 100
+_GRACE: Final = 5.0
+"""Seconds that an ending run waits for the ids of tasks whose submission was sent, and given up."""
+
+_HANDLED: Final = frozenset({State.SUBMITTED, State.COMPLETED})
+"""The journal's own edits come first in a run: what is met in these states later was worked on, in vain."""
+
+_NEEDS_INPUT: Final = frozenset({State.PLANNED, State.FAILED})
+"""In these states the request would have to be sent; in all others the journal is enough."""
+
+
+class Intake:
+    """Reads requests, and has a bounded number of rows at work.
+
+    Args:
+        around: What the rows share.
+    """
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._permits = asyncio.Semaphore(2 * around.session.max_in_flight + _SPARE_ROWS)
+        self._rows: set[asyncio.Task[None]] = set()
+        self._resumed: set[str] = set()  # no more than were in flight, or unsaved, when the last run ended
+        self._crash: BaseException | None = None
+        self._fresh = False
+        self._refused: dict[str, list[str]] = {}
+        self._refusals: dict[str, int] = {}
+
+    @property
+    def refused(self) -> list[FailureGroup]:
+        """Requests that the journal could not take."""
+        return [
+            FailureGroup(reason=reason, count=count, keys=tuple(self._refused[reason]))
+            for reason, count in self._refusals.items()
+        ]
+
+    async def work(self, requests: Iterable[RequestInput] | AsyncIterable[RequestInput]) -> None:
+        """Work on every edit, those of the journal first, until all is done or the budget is spent.
+
+        Raises:
+            JournalError: If the journal fails.
+            Exception: What the input raised; what it gave before is done first.
+        """
+        around = self._around
+        if count := await around.journal.recover():
+            log.warning("%d edits were being submitted when the last run ended: tasks may exist", count)
+        totals = await around.journal.totals()
+        self._fresh = not totals.edits
+        around.budget.spent, around.budget.tasks = totals.cost, totals.tasks
+        input_error: Exception | None = None
+        try:
+            try:
+                await self._feed(self._unfinished(), self._resume)
+                await self._feed(pull(requests), self._take)
+            except Exception as error:  # noqa: BLE001  # the input's own, raised when what came before it is done
+                input_error = error
+            while self._rows:
+                await asyncio.wait(self._rows)
+        finally:
+            await self._stop_rows()
+        if self._crash is not None:
+            for key, task_id in around.unwritten.items():
+                self._crash.add_note(f"not in the journal: {key!r} is task {task_id}: session.attach({task_id!r})")
+            raise self._crash
+        if input_error is not None:
+            raise input_error
+
+    async def _feed(self, items: AsyncGenerator[T, None], work: Callable[[T], Coroutine[Any, Any, None]]) -> None:
+        """Start a row for each item, as room becomes free."""
+        async with contextlib.aclosing(items):
+            async for item in items:
+                await self._permits.acquire()
+                if self._around.budget.stopped:
+                    self._permits.release()
+                    return
+                row = asyncio.create_task(work(item))
+                self._rows.add(row)
+                row.add_done_callback(self._row_ended)
+
+    def _row_ended(self, row: asyncio.Task[None]) -> None:
+        self._rows.discard(row)
+        self._permits.release()
+        self._around.news.set()
+        if not row.cancelled() and (error := row.exception()) is not None:
+            # The journal, or a mistake of ours: nobody may go on as if it were written.
+            self._crash = self._crash or error
+            self._around.budget.stop(str(error))
+            for other in self._rows:
+                other.cancel()
+
+    async def _stop_rows(self) -> None:
+        """End what still runs, when the run is cancelled, and wait for the fate of submissions that were sent."""
+        for row in self._rows:
+            row.cancel()
+        if self._rows:
+            await asyncio.wait(self._rows)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE):
+                while self._around.attempts:
+                    await self._around.change()
+
+    async def _unfinished(self) -> AsyncGenerator[Entry, None]:
+        last = 0
+        while entries := await self._around.journal.unfinished(last, _PAGE):
+            for entry in entries:
+                yield entry
+            last = entries[-1].number
+
+    async def _resume(self, entry: Entry) -> None:
+        self._resumed.add(entry.key)
+        async with self._claimed(entry.key):
+            await Row(entry, self._around).finish()
+
+    async def _take(self, given: RequestInput) -> None:
+        try:
+            request = given if isinstance(given, EditRequest) else request_from_fields(given)
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with one request ends it alone
+            self._refuse(str(error), given.get("key") if isinstance(given, Mapping) else None)
+            return
+        examined: _Examined | None = None
+        if (key := key_without_reading(request)) is None:
+            examined = await self._around.files.call(_examine, request, None)
+            key = examined.content.key
+        async with self._claimed(key):
+            await self._work_on(request, key, examined)
+
+    @contextlib.asynccontextmanager
+    async def _claimed(self, key: str) -> AsyncGenerator[None, None]:
+        """Nobody else works on that edit meanwhile; what is read of it afterwards is how it stands."""
+        around = self._around
+        while key in around.live:
+            await around.change()
+        around.live.add(key)
+        try:
+            yield
+        finally:
+            around.live.discard(key)
+            around.news.set()
+
+    async def _work_on(self, request: EditRequest, key: str, examined: _Examined | None) -> None:
+        around = self._around
+        entry = None if self._fresh else await around.journal.find(key)
+        if examined is None:
+            examined = await around.files.call(_examine, request, entry)
+        content, error = examined.content, examined.error
+        draft = Draft(
+            key=key,
+            stem=safe_stem(key),
+            digest=content.digest,
+            stamp=content.stamp,
+            request=describe(request),
+            pictures=pictures_of(request.parameters),
+        )
+        entry = entry or await around.journal.plan(draft)
+        if entry is None:
+            self._refuse("the key would name the same files as another key of the journal", key)
+            return
+        has_task = entry.task_id is not None
+        if error is None and content.digest != entry.digest:
+            if not may_change_request(entry.state, has_task=has_task):
+                self._refuse("the key is in the journal with another request: give it another key or folder", key)
+                return
+            await around.journal.redraft(entry.number, draft)
+            entry = attrs.evolve(entry, digest=draft.digest, stamp=draft.stamp, pictures=draft.pictures)
+        row = Row(entry, around)
+        if error is not None and entry.state in _NEEDS_INPUT:
+            await row.fail(error, request)
+        elif entry.state not in _HANDLED and key not in self._resumed:
+            await row.finish(request)
+
+    def _refuse(self, reason: str, key: object) -> None:
+        around = self._around
+        around.counts.failed += 1
+        around.budget.failed()
+        log.warning("refused %r: %s", key, reason)
+        reason = reason if reason in self._refusals or len(self._refusals) < _MAX_REASONS else "other reasons: see log"
+        self._refusals[reason] = self._refusals.get(reason, 0) + 1
+        keys = self._refused.setdefault(reason, [])
+        if key is not None and len(keys) < _SAMPLE_KEYS:
+            keys.append(str(key))
+
+
+@attrs.frozen
+class _Examined:
+    content: Content
+    error: InvalidEditError | None = None
+
+
+def _examine(request: EditRequest, entry: Entry | None) -> _Examined:
+    """What a request is: as the journal knows it if its files look as they did, or else by their content. Blocking."""
+    if entry is not None and entry.stamp and stamp(request) == entry.stamp:
+        return _Examined(Content(entry.key, entry.digest, entry.stamp))
+    try:
+        return _Examined(read_content(request))
+    except InvalidEditError as error:
+        return _Examined(Content(key_of(request, [""] * len(request.images)), digest="", stamp=""), error)

@@ -1,0 +1,141 @@
+"""The journal of a bulk run, for coroutines: what is awaited is on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, Self
+
+from qwen_edit_async._errors import JournalError
+
+from ._gather import Call, Gatherer
+from ._lock import RunLock
+from ._plan import State
+from ._report import JournalSummary
+from ._store import Draft, Entry, Store, Totals
+
+JOURNAL_NAME: Final = "qwen-edit-journal.sqlite3"
+LOCK_NAME: Final = "qwen-edit-journal.lock"
+
+
+class Journal:
+    """An open journal; made by :meth:`open`."""
+
+    def __init__(self, store: Store, lock: RunLock, executor: ThreadPoolExecutor) -> None:
+        self._store = store
+        self._lock = lock
+        self._thread = Gatherer(executor, self._transact)
+        self._broken: JournalError | None = None
+
+    @classmethod
+    async def open(cls, folder: Path) -> Self:
+        """Make the folder and the journal in it, or open what is there, and lock it.
+
+        Raises:
+            JournalError: If it can't be opened or written, or if another run has it.
+        """
+        executor = ThreadPoolExecutor(1, "qwen-edit-journal")
+        opening = asyncio.get_running_loop().run_in_executor(executor, _open, folder)
+        try:
+            store, lock = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(functools.partial(_discard, executor))
+            raise
+        except BaseException:
+            executor.shutdown(wait=False)
+            raise
+        return cls(store, lock, executor)
+
+    async def aclose(self) -> None:
+        """Write what is still to be written, and close the file."""
+        await self._thread.aclose(self._close)
+
+    async def find(self, key: str) -> Entry | None:
+        """The edit of that name."""
+        return await self._thread.call(self._store.find, key)
+
+    async def plan(self, draft: Draft) -> Entry | None:
+        """The edit of that name, planned now if it is new; ``None`` if its files would be those of another edit."""
+        return await self._thread.call(self._store.plan, draft)
+
+    def save(self, number: int, paths: Sequence[Path]) -> asyncio.Future[None]:
+        """Record that an edit's pictures are there; awaiting it is waiting for the disk.
+
+        Raises:
+            JournalError: When awaited: if the edit can't come there, or if the journal can't be written.
+        """
+        return self._thread.call(self._store.save, number, paths)
+
+    async def redraft(self, number: int, draft: Draft) -> None:
+        """Replace what is asked for; for an edit that was never paid for."""
+        await self._thread.call(self._store.redraft, number, draft)
+
+    def move(self, number: int, state: State, **columns: Any) -> asyncio.Future[None]:
+        """Record a step; awaiting it is waiting for the disk.
+
+        Raises:
+            JournalError: When awaited: if the edit can't come there, or if the journal can't be written.
+        """
+        return self._thread.call(self._store.move, number, state, columns)
+
+    async def recover(self) -> int:
+        """Call uncertain what an earlier run was submitting when it ended; how many there are."""
+        return await self._thread.call(self._store.recover)
+
+    async def unfinished(self, after: int, limit: int) -> list[Entry]:
+        """Edits that have a task, but not all of its pictures, by their numbers."""
+        return await self._thread.call(self._store.unfinished, after, limit)
+
+    async def totals(self) -> Totals:
+        """What has been done so far."""
+        return await self._thread.call(self._store.totals)
+
+    async def summary(self) -> JournalSummary:
+        """Everything that a report says of the journal."""
+        return await self._thread.call(self._store.summary)
+
+    def _transact(self, calls: Sequence[Call]) -> list[Any]:
+        """All calls in one transaction; on the journal's thread."""
+        if self._broken is None:
+            try:
+                return self._store.transact(calls)
+            except Exception as error:  # noqa: BLE001  # whatever it was, it was not written
+                # What comes later relies on what was lost. From now on nothing is written, so that the file tells a
+                # state that was true.
+                self._broken = error if isinstance(error, JournalError) else JournalError(f"it failed: {error!r}")
+        return [self._broken.for_task(None) for _ in calls]
+
+    def _close(self) -> None:
+        self._broken = self._broken or JournalError("the journal is closed")
+        _close(self._store, self._lock)
+
+
+def _open(folder: Path) -> tuple[Store, RunLock]:
+    lock = RunLock(folder / LOCK_NAME)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise JournalError(f"the folder {folder} can't be written: {error.strerror}; nothing was submitted") from error
+    try:
+        return Store(folder / JOURNAL_NAME), lock
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _close(store: Store, lock: RunLock) -> None:
+    try:
+        store.close()
+    finally:
+        lock.release()
+
+
+def _discard(executor: ThreadPoolExecutor, opening: asyncio.Future[tuple[Store, RunLock]]) -> None:
+    """Close what was opened for somebody who is gone."""
+    if opening.exception() is None:
+        executor.submit(_close, *opening.result())
+    executor.shutdown(wait=False)

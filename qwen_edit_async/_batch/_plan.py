@@ -1,0 +1,303 @@
+"""What a bulk run does next, and what it must never do again. Pure: no I/O, no clock.
+
+::
+
+    planned ──► submitting ──► submitted ──► completed ──► saved
+       ▲  │          │  │           │            ▲           │
+       │  └─► failed ◄──┘           └─► failed   └───────────┘  a file is gone or damaged
+       │        │                       (has a task id: stays so)
+       ├────────┘ without a task id: nothing was paid
+       │
+       └── uncertain ◄── submitting     repeated with consent only
+
+An edit is *submitting* from before its request can reach the service until the fate of that request is known. Whoever
+finds it in this state later can't know whether a task exists: it is *uncertain*.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Final
+
+import attrs
+
+from qwen_edit_async._errors import APIStatusError, EditFailedError, RateLimitError, SubmitUncertainError
+from qwen_edit_async._images import image_name, is_data_uri
+from qwen_edit_async._models import EditParameters, EditRequest
+from qwen_edit_async._results import safe_stem
+
+_PARAMETERS: Final = tuple(field.name for field in attrs.fields(EditParameters))
+_UNREACHABLE_LIMIT: Final = 20
+_HASH_CHARACTERS: Final = 8
+_MAX_REASON_CHARACTERS: Final = 200
+
+
+class State(enum.Enum):
+    """Where an edit of a bulk run stands, as its journal says."""
+
+    PLANNED = "planned"
+    SUBMITTING = "submitting"
+    SUBMITTED = "submitted"
+    COMPLETED = "completed"
+    SAVED = "saved"
+    FAILED = "failed"
+    UNCERTAIN = "uncertain"
+
+
+MOVES: Mapping[State, frozenset[State]] = {
+    State.PLANNED: frozenset({State.SUBMITTING, State.FAILED}),
+    State.SUBMITTING: frozenset(
+        {State.SUBMITTING, State.SUBMITTED, State.PLANNED, State.FAILED, State.UNCERTAIN},
+    ),
+    State.SUBMITTED: frozenset({State.SUBMITTED, State.COMPLETED, State.FAILED}),
+    State.COMPLETED: frozenset({State.COMPLETED, State.SAVED}),
+    State.SAVED: frozenset({State.COMPLETED}),
+    State.FAILED: frozenset({State.FAILED, State.PLANNED}),
+    State.UNCERTAIN: frozenset({State.PLANNED, State.SUBMITTED}),
+}
+"""The legal moves. One from a state to itself records something more, such as another attempt or a problem; one from
+*uncertain* to *submitted* is a task id that came late."""
+
+ORIGINS: Mapping[State, tuple[State, ...]] = {
+    target: tuple(state for state, targets in MOVES.items() if target in targets) for target in State
+}
+"""From where each state can be reached."""
+
+
+class Step(enum.Enum):
+    """What a run has to do for an edit."""
+
+    SUBMIT = enum.auto()
+    REPLAN = enum.auto()
+    ATTACH = enum.auto()
+    DOWNLOAD = enum.auto()
+    VERIFY = enum.auto()
+    LEAVE = enum.auto()
+
+
+def next_step(state: State, *, has_task: bool, resubmit_uncertain: bool) -> Step:
+    """What a run that finds an edit in this state has to do. What has a task id is never submitted again."""
+    match state:
+        case State.SUBMITTED:
+            return Step.ATTACH
+        case State.COMPLETED:
+            return Step.DOWNLOAD
+        case State.SAVED:
+            return Step.VERIFY
+        case State.PLANNED if not has_task:
+            return Step.SUBMIT
+        case State.FAILED if not has_task:
+            return Step.REPLAN
+        case State.UNCERTAIN if resubmit_uncertain and not has_task:
+            return Step.REPLAN
+        case _:
+            return Step.LEAVE
+
+
+def may_change_request(state: State, *, has_task: bool) -> bool:
+    """Whether an edit may be asked for differently than the journal says: if it failed before anything was paid."""
+    return state is State.FAILED and not has_task
+
+
+def content_hash(image_hashes: Sequence[str], request: EditRequest) -> str:
+    """What an edit is: its images' content in their order, its instruction and its parameters."""
+    return _hash([*image_hashes], request.instruction, _given(request.parameters))
+
+
+def stamp_of(image_stamps: Sequence[str | None], request: EditRequest) -> str:
+    """As :func:`content_hash`, with cheap stamps for the images' content; empty if an image has none."""
+    return "" if None in image_stamps else _hash([*image_stamps], request.instruction, _given(request.parameters))
+
+
+def key_of(request: EditRequest, image_hashes: Sequence[str]) -> str:
+    """The name of an edit in its batch: the request's own, or one that every run finds again.
+
+    Without a key of its own, it is made of the first image's name, and a hash of all images' names (of their content,
+    for images without a name), the instruction and the parameters.
+    """
+    if request.key:
+        return request.key
+    names = [image_locator(image) or image_hash for image, image_hash in zip(request.images, image_hashes, strict=True)]
+    first = image_locator(request.images[0]) or "edit"
+    stem = first.split("?")[0].rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    return f"{safe_stem(stem)}-{_hash(names, request.instruction, _given(request.parameters))[:_HASH_CHARACTERS]}"
+
+
+def image_locator(image: object) -> str | None:
+    """Where an image is to be found: its path or URL; ``None`` for what is in memory."""
+    if isinstance(image, str):
+        return None if is_data_uri(image) else image
+    return str(image) if isinstance(image, os.PathLike) else None
+
+
+def describe(request: EditRequest) -> str:
+    """The request as JSON text, for people and for reports; images that are nowhere to be found are ``null``."""
+    members = {
+        "images": [image_locator(image) for image in request.images],
+        "instruction": request.instruction,
+        "parameters": _given(request.parameters),
+    }
+    return json.dumps(members, ensure_ascii=False)
+
+
+def pictures_of(parameters: EditParameters) -> int:
+    """How many pictures an edit is to give, and so to be charged for (contract, *n*)."""
+    return parameters.n or 1
+
+
+def reason_of(error: Exception, request: EditRequest | None = None) -> str:
+    """What failures of the same kind have in common: the error without what names this one edit."""
+    match error:
+        case EditFailedError():
+            text = f"{error.message}{'' if error.code is None else f' (code {error.code})'}"
+        case SubmitUncertainError() if error.__cause__ is not None:
+            text = f"a task may exist, and be charged: {error.__cause__}"
+        case RateLimitError():
+            text = "too many requests, until the deadline"
+        case APIStatusError():
+            code = "" if error.code is None else f", code {error.code}"
+            text = f"{error.message} (HTTP {error.status_code}{code})"
+        case _:
+            text = str(error) or type(error).__name__
+            text = "; ".join(part for part in text.split("; ") if "session.attach(" not in part)
+            if (task_id := getattr(error, "task_id", None)) is not None:
+                text = text.replace(task_id, "…")
+    for position, image in enumerate(request.images if request is not None else (), 1):
+        text = text.replace(image_name(image, position), f"image {position}")
+    return text[:_MAX_REASON_CHARACTERS]
+
+
+class Verdict(enum.Enum):
+    """Whether an edit may be submitted."""
+
+    GO = enum.auto()
+    WAIT = enum.auto()
+    STOP = enum.auto()
+
+
+@attrs.define(kw_only=True)
+class Budget:
+    """What a batch may still spend.
+
+    Costs are known only when edits complete. ``max_cost`` is kept by reckoning each unfinished edit with the highest
+    price per picture seen so far; until one is seen, edits go one at a time.
+
+    Attributes:
+        max_cost: The most that the batch may cost, in the account's currency; earlier runs count.
+        max_tasks: The most tasks that may be created; earlier runs count.
+        stop_after_failures: After how many failures in this run no more is submitted.
+        spent: What completed edits cost.
+        tasks: How many tasks were created, or may have been.
+        stopped: Why nothing more may be submitted; empty as long as it may.
+    """
+
+    max_cost: Decimal | None = None
+    max_tasks: int | None = None
+    stop_after_failures: int | None = None
+    spent: Decimal = Decimal(0)
+    tasks: int = 0
+    stopped: str = ""
+    _price: Decimal | None = None
+    _unpriced: int = 0
+    _failures: int = 0
+    _unreachable: int = 0
+    _pending: int = 0
+    _live: int = 0
+    _reserved: int = 0
+
+    def stop(self, reason: str) -> None:
+        """Let nothing more be submitted; the first reason counts."""
+        self.stopped = self.stopped or reason
+
+    def admit(self, pictures: int) -> Verdict:
+        """Whether an edit of so many pictures may be submitted now; after ``GO`` it counts until it is settled.
+
+        ``WAIT`` means to ask again when something was settled.
+        """
+        if not self.stopped:
+            verdict = self._judge(pictures)
+            if verdict is Verdict.GO:
+                self.adopt(pictures)
+                self._pending += 1
+            return verdict
+        return Verdict.STOP
+
+    def adopt(self, pictures: int) -> None:
+        """Count an edit that was submitted earlier, until it is settled."""
+        self._live += 1
+        self._reserved += pictures
+
+    def created(self) -> None:
+        """An admitted edit has become a task, or may have."""
+        self._pending -= 1
+        self.tasks += 1
+        self._unreachable = 0
+
+    def refused(self) -> None:
+        """An admitted edit was certainly not accepted; it can't be charged."""
+        self._pending -= 1
+
+    def charged(self, pictures: int, cost: Decimal | None) -> None:
+        """An edit completed."""
+        self._live -= 1
+        self._reserved -= pictures
+        if cost is None:
+            self._unpriced += 1
+            return
+        self.spent += cost
+        price = cost / pictures
+        self._price = price if self._price is None else max(price, self._price)
+
+    def released(self, pictures: int, *, chargeable: bool) -> None:
+        """An edit ended otherwise; if it may still be charged it stays reckoned with."""
+        self._live -= 1
+        if not chargeable:
+            self._reserved -= pictures
+
+    def failed(self, *, unreachable: bool = False) -> None:
+        """An edit failed in this run."""
+        self._failures += 1
+        self._unreachable = self._unreachable + 1 if unreachable else 0
+        if self.stop_after_failures is not None and self._failures >= self.stop_after_failures:
+            self.stop(f"{self._failures} edits failed (stop_after_failures={self.stop_after_failures})")
+        elif self._unreachable >= _UNREACHABLE_LIMIT:
+            self.stop(f"the service could not be reached {self._unreachable} times in a row")
+
+    def _judge(self, pictures: int) -> Verdict:
+        if self.max_tasks is not None and self.tasks + self._pending >= self.max_tasks:
+            if self._pending:
+                return Verdict.WAIT
+            return self._stop(f"{self.tasks} tasks were created (max_tasks={self.max_tasks})")
+        if self.max_cost is None:
+            return Verdict.GO
+        if self._price is None:
+            if self._live:
+                return Verdict.WAIT
+            if self._unpriced:
+                return self._stop("the service does not say what edits cost: max_cost can't be kept, use max_tasks")
+            over = self.spent >= self.max_cost
+        else:
+            over = self.spent + (self._reserved + pictures) * self._price > self.max_cost
+        if not over:
+            return Verdict.GO
+        if self._live:
+            return Verdict.WAIT
+        return self._stop(f"{self.spent} was spent, and the next edit could exceed max_cost={self.max_cost}")
+
+    def _stop(self, reason: str) -> Verdict:
+        self.stop(reason)
+        return Verdict.STOP
+
+
+def _given(parameters: EditParameters) -> dict[str, object]:
+    return {name: value for name in _PARAMETERS if (value := getattr(parameters, name)) is not None}
+
+
+def _hash(*parts: object) -> str:
+    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()

@@ -1,0 +1,218 @@
+"""How a bulk run went, as an object, as text and as JSON. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Final
+
+import attrs
+
+from ._plan import State
+
+_SHOWN_KEYS: Final = 5
+
+
+@attrs.frozen
+class Percentiles:
+    """Half of the values, and 95 of 100, are no greater; in seconds."""
+
+    p50: float
+    p95: float
+
+
+@attrs.frozen(kw_only=True)
+class FailureGroup:
+    """Edits that failed for the same reason.
+
+    Attributes:
+        reason: In words, without what names one edit.
+        count: How many.
+        keys: Of up to 50 of them.
+    """
+
+    reason: str
+    count: int
+    keys: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class JournalSummary:
+    """What a journal says of all its edits; see :class:`BatchReport`."""
+
+    counts: Mapping[State, int]
+    pictures: int = 0
+    cost: Decimal = Decimal(0)
+    unpriced: int = 0
+    queued: Percentiles | None = None
+    running: Percentiles | None = None
+    lag: Percentiles | None = None
+    checks_per_edit: float | None = None
+    retries: int = 0
+    repeats: int = 0
+    uncertain_keys: tuple[str, ...] = ()
+    failures: tuple[FailureGroup, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class BatchReport:
+    """How a bulk run went. It speaks of the whole batch, earlier runs included.
+
+    Attributes:
+        folder: Where the pictures and the journal are.
+        elapsed: Seconds that this run took.
+        planned: Edits that were not submitted yet, as far as the input was read.
+        in_flight: Edits that have a task, whose end has not been seen.
+        unsaved: Edits that are completed, but not all of whose pictures could be saved.
+        saved: Edits that are done.
+        failed: Edits that failed for good, or before they had a task.
+        uncertain: Edits of which it is unknown whether a task exists.
+        refused: Requests of this run that the journal does not have: malformed, or with the key of another request.
+        pictures: Files of the edits that are done.
+        cost: What completed edits cost, in the account's currency.
+        unpriced: Completed edits for which the service named no cost.
+        queued: Time that edits waited for a slot of the session.
+        running: Time from the service's acceptance to the answer that told the end.
+        lag: Upper bound of how long the end went unseen.
+        checks_per_edit: Status checks that an edit took, on average.
+        retries: Submissions beyond each edit's first.
+        repeats: Those of them, with consent, after which an edit may have been charged twice.
+        uncertain_keys: Of up to 100 uncertain edits.
+        failures: What went wrong, the most frequent first.
+        stopped: Why the run ended before its input did; empty if it did not.
+        error: What the run was stopped by, if it was an error.
+    """
+
+    folder: str
+    elapsed: float
+    planned: int = 0
+    in_flight: int = 0
+    unsaved: int = 0
+    saved: int = 0
+    failed: int = 0
+    uncertain: int = 0
+    refused: int = 0
+    pictures: int = 0
+    cost: Decimal = Decimal(0)
+    unpriced: int = 0
+    queued: Percentiles | None = None
+    running: Percentiles | None = None
+    lag: Percentiles | None = None
+    checks_per_edit: float | None = None
+    retries: int = 0
+    repeats: int = 0
+    uncertain_keys: tuple[str, ...] = ()
+    failures: tuple[FailureGroup, ...] = ()
+    stopped: str = ""
+    error: Exception | None = attrs.field(default=None, eq=False)
+
+    @property
+    def total(self) -> int:
+        """All edits, as far as the input was read."""
+        return self.saved + self.unfinished + self.failed + self.uncertain + self.refused
+
+    @property
+    def unfinished(self) -> int:
+        """Edits that another run would go on with, without being asked to."""
+        return self.planned + self.in_flight + self.unsaved
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything was done."""
+        return self.saved == self.total and not self.stopped
+
+    def text(self) -> str:
+        """The report for people, in a few lines."""
+        lines = [f"{self.saved} of {self.total} edits done, {self.pictures} pictures in {self.folder}"]
+        lines += [f"  {count} {words}" for count, words in self._rest() if count]
+        lines.append(f"cost {self.cost}{f' (+ {self.unpriced} edits without a price)' if self.unpriced else ''}")
+        lines += [
+            f"{name}: half within {value.p50:.1f} s, 95 % within {value.p95:.1f} s"
+            for name, value in (("queued", self.queued), ("running", self.running), ("end unseen", self.lag))
+            if value is not None
+        ]
+        if self.checks_per_edit is not None:
+            lines.append(f"{self.checks_per_edit:.1f} status checks an edit, {self.retries} submissions repeated")
+        lines += [f"{group.count} × {group.reason}{_sample(group)}" for group in self.failures]
+        if self.uncertain:
+            listed = ", ".join(self.uncertain_keys) + (", …" if self.uncertain > len(self.uncertain_keys) else "")
+            lines.append(f"uncertain, and repeated only with consent (resubmit_uncertain): {listed}")
+        if self.stopped:
+            lines.append(f"stopped: {self.stopped}")
+        if self.unfinished or self.stopped:
+            lines.append("run it again to go on: nothing that has a task is submitted twice")
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """The report as a JSON object; the cost is a decimal string, times are seconds."""
+        report = attrs.asdict(self) | {
+            "cost": str(self.cost),
+            "error": None if self.error is None else str(self.error),
+            "total": self.total,
+            "ok": self.ok,
+        }
+        return json.dumps(report, ensure_ascii=False, indent=2)
+
+    def _rest(self) -> tuple[tuple[int, str], ...]:
+        return (
+            (self.planned, "not submitted yet"),
+            (self.in_flight, "still in flight"),
+            (self.unsaved, "completed, but not saved"),
+            (self.failed, "failed"),
+            (self.uncertain, "uncertain: a task may exist, and be charged"),
+            (self.refused, "refused: malformed, or with the key of another request"),
+            (self.repeats, "uncertain submissions repeated with consent"),
+        )
+
+
+def make_report(
+    summary: JournalSummary,
+    *,
+    folder: str,
+    elapsed: float,
+    refused: Iterable[FailureGroup] = (),
+    stopped: str = "",
+    error: Exception | None = None,
+) -> BatchReport:
+    """The report of a run.
+
+    Args:
+        summary: What the journal says.
+        folder: Where it lies.
+        elapsed: Seconds that the run took.
+        refused: Requests that the journal could not take.
+        stopped: Why the run ended before its input did.
+        error: What it was stopped by.
+    """
+    counts = summary.counts
+    refused = tuple(refused)
+    return BatchReport(
+        folder=folder,
+        elapsed=elapsed,
+        planned=counts[State.PLANNED] + counts[State.SUBMITTING],
+        in_flight=counts[State.SUBMITTED],
+        unsaved=counts[State.COMPLETED],
+        saved=counts[State.SAVED],
+        failed=counts[State.FAILED],
+        uncertain=counts[State.UNCERTAIN],
+        refused=sum(group.count for group in refused),
+        pictures=summary.pictures,
+        cost=summary.cost,
+        unpriced=summary.unpriced,
+        queued=summary.queued,
+        running=summary.running,
+        lag=summary.lag,
+        checks_per_edit=summary.checks_per_edit,
+        retries=summary.retries,
+        repeats=summary.repeats,
+        uncertain_keys=summary.uncertain_keys,
+        failures=(*summary.failures, *refused),
+        stopped=stopped,
+        error=error,
+    )
+
+
+def _sample(group: FailureGroup) -> str:
+    shown = group.keys[:_SHOWN_KEYS]
+    return f": {', '.join(shown)}{', …' if group.count > len(shown) else ''}" if shown else ""

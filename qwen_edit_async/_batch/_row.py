@@ -1,0 +1,326 @@
+"""One edit of a bulk run, from wherever its journal says it stands to its saved pictures.
+
+Each step is on the disk before anything relies on it: the intent before the request is sent, the result's URLs before
+they are fetched, the files' names after they are there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from qwen_edit_async._errors import (
+    APIConnectionError,
+    APIResponseError,
+    AuthenticationError,
+    DownloadError,
+    EditFailedError,
+    InsufficientBalanceError,
+    JournalError,
+    PermissionDeniedError,
+    QwenEditError,
+    SessionClosedError,
+    SubmitUncertainError,
+)
+from qwen_edit_async._models import EditRequest, TaskSnapshot
+from qwen_edit_async._results import EditResult, OutputImage
+from qwen_edit_async._retry import Failure
+from qwen_edit_async._session import EditSession
+from qwen_edit_async._task import EditTask
+
+from ._content import are_whole
+from ._gather import Gatherer
+from ._journal import Journal
+from ._plan import Budget, State, Step, Verdict, next_step, reason_of
+from ._store import Entry
+
+_ENDS_RUN = (AuthenticationError, InsufficientBalanceError, PermissionDeniedError, SessionClosedError)
+"""What every other edit would be answered, too."""
+
+
+class _StoppedError(Exception):
+    """The run has ended while an edit waited for its slot; it never leaves this module."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Counts:
+    """What a run has seen so far."""
+
+    saved: int = 0
+    pictures: int = 0
+    failed: int = 0
+    in_flight: int = 0
+
+
+@attrs.define(eq=False, kw_only=True)
+class Surroundings:
+    """What all edits of a run share.
+
+    Attributes:
+        session: What they are edited with.
+        journal: What they rely on.
+        budget: Whether they may be submitted.
+        files: For looking at files.
+        folder: Where their pictures go.
+        deadline: Seconds for each; ``None`` for the session's.
+        resubmit_uncertain: Whether uncertain ones are submitted again.
+        live: Keys of the edits that are being worked on.
+        error: What would be the answer to every other edit, too.
+        attempts: How many submissions are announced, whose fate is open.
+        unwritten: Task ids by key that could not be journalled.
+        counts: For progress.
+        news: Set whenever an edit's fate, or the budget, has changed.
+    """
+
+    session: EditSession
+    journal: Journal
+    budget: Budget
+    files: Gatherer
+    folder: Path
+    deadline: float | None
+    resubmit_uncertain: bool
+    live: set[str] = attrs.field(factory=set)
+    error: Exception | None = None
+    attempts: int = 0
+    unwritten: dict[str, str] = attrs.field(factory=dict)
+    counts: Counts = attrs.field(factory=Counts)
+    news: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+    def stop(self, error: Exception) -> None:
+        """Submit nothing more, since it would be answered like this."""
+        self.error = self.error or error
+        self.budget.stop(str(error))
+        self.news.set()
+
+    async def change(self) -> None:
+        """Wait until something has changed."""
+        self.news.clear()
+        await self.news.wait()
+
+
+class Row:
+    """One edit, and the observer of its submission.
+
+    Args:
+        entry: What the journal has of it.
+        around: What it shares with the others.
+    """
+
+    def __init__(self, entry: Entry, around: Surroundings) -> None:
+        self._entry = entry
+        self._around = around
+        self._state = entry.state
+        self._repeats = entry.repeats
+        self._uncertain = False
+        self._in_flight = False
+
+    async def finish(self, request: EditRequest | None = None) -> None:
+        """Do all that is still to be done; whatever goes wrong is journalled.
+
+        Args:
+            request: What is asked for; ``None`` for an edit that has been submitted.
+
+        Raises:
+            JournalError: If the journal fails.
+        """
+        entry, around = self._entry, self._around
+        has_task = entry.task_id is not None
+        step = next_step(self._state, has_task=has_task, resubmit_uncertain=around.resubmit_uncertain)
+        if step is Step.VERIFY:
+            if await around.files.call(are_whole, around.folder, entry.files):
+                self._count_saved(len(entry.files))
+                return
+            await self._move(State.COMPLETED, files=None)
+        if step is Step.REPLAN:
+            self._repeats += self._state is State.UNCERTAIN
+            await self._move(State.PLANNED, repeats=self._repeats, reason=None, problem=None)
+        try:
+            if step in {Step.SUBMIT, Step.REPLAN} and request is not None:
+                await self._submit(request)
+            elif step is Step.ATTACH and entry.task_id is not None:
+                await self._attach(entry.task_id)
+            elif step in {Step.DOWNLOAD, Step.VERIFY} and entry.task_id is not None:
+                await self._save(around.session.pictures(entry.task_id, entry.urls))
+        except SessionClosedError as error:
+            around.stop(error)
+
+    async def fail(self, error: Exception, request: EditRequest | None = None) -> None:
+        """Journal that it can't even be submitted."""
+        await self._record(State.FAILED, error, request)
+
+    async def about_to_submit(self) -> None:
+        """Journal the intent."""
+        if self._around.budget.stopped:
+            raise _StoppedError("the run submits nothing more")
+        self._enter()
+        repeats = self._repeats + self._uncertain
+        try:
+            await self._move(State.SUBMITTING, repeats=repeats)
+        except asyncio.CancelledError:
+            self._retreat()
+            raise
+        self._repeats = repeats
+        self._around.attempts += 1
+
+    def settled(self, fate: TaskSnapshot | Failure) -> None:
+        """Journal the task's id, or that there is none."""
+        around = self._around
+        around.attempts -= 1
+        around.news.set()
+        if isinstance(fate, TaskSnapshot):
+            if self._state is State.SUBMITTING:
+                around.budget.created()
+            written = self._move(State.SUBMITTED, task_id=fate.task_id, reason=None, problem=None)
+            written.add_done_callback(functools.partial(self._check_written, fate.task_id))
+        elif fate is Failure.UNCERTAIN:
+            self._uncertain = True
+        else:
+            self._retreat()
+
+    def _retreat(self) -> None:
+        """The service has nothing of this edit: let a later run submit it without asking."""
+        if self._state in {State.SUBMITTING, State.UNCERTAIN} and not self._uncertain:
+            self._move(State.PLANNED, reason=None, problem=None)
+
+    def _check_written(self, task_id: str, written: asyncio.Future[None]) -> None:
+        if not written.cancelled() and (error := written.exception()) is not None:
+            self._around.unwritten[self._entry.key] = task_id
+            self._around.budget.stop(str(error))
+
+    async def _submit(self, request: EditRequest) -> None:
+        around, pictures = self._around, self._entry.pictures
+        while (verdict := around.budget.admit(pictures)) is Verdict.WAIT:
+            await around.change()
+        if verdict is Verdict.STOP:
+            return
+        try:
+            task = await around.session.submit(request, deadline=around.deadline, observer=self)
+        except JournalError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with one edit is journalled, and ends it alone
+            await self._not_submitted(error, request)
+        else:
+            await self._wait(task)
+        finally:
+            self._leave()
+
+    async def _not_submitted(self, error: Exception, request: EditRequest) -> None:
+        budget, pictures = self._around.budget, self._entry.pictures
+        if isinstance(error, _ENDS_RUN):
+            self._around.stop(error)
+        if self._state is State.SUBMITTED:  # accepted, in the moment in which the session was closed
+            budget.released(pictures, chargeable=True)
+            await self._record(State.SUBMITTED, error, request)
+            return
+        understood = isinstance(error, QwenEditError | _StoppedError) and not isinstance(error, SubmitUncertainError)
+        if self._state is State.SUBMITTING and (self._uncertain or not understood):
+            budget.created()
+            budget.released(pictures, chargeable=True)
+            await self._record(State.UNCERTAIN, error, request)
+            return
+        budget.refused()
+        budget.released(pictures, chargeable=False)
+        if not isinstance(error, (*_ENDS_RUN, _StoppedError)):  # which are not this edit's fault: it stays planned
+            await self._record(State.FAILED, error, request)
+
+    async def _attach(self, task_id: str) -> None:
+        task = self._around.session.attach(task_id, deadline=self._around.deadline)
+        self._around.budget.adopt(self._entry.pictures)
+        self._enter()
+        try:
+            await self._wait(task)
+        finally:
+            self._leave()
+
+    async def _wait(self, task: EditTask) -> None:
+        around, pictures = self._around, self._entry.pictures
+        try:
+            result = await task
+        except asyncio.CancelledError:
+            if not task.awaited:
+                task.cancel()
+            raise
+        except (EditFailedError, APIResponseError) as error:  # the last word of the service
+            around.budget.released(pictures, chargeable=not isinstance(error, EditFailedError))
+            await self._record(State.FAILED, error)
+        except Exception as error:  # noqa: BLE001  # it runs on at the service, and can be attached to again
+            around.budget.released(pictures, chargeable=True)
+            if isinstance(error, _ENDS_RUN):
+                around.stop(error)
+            await self._record(State.SUBMITTED, error)
+        else:
+            cost = result.usage.cost
+            await self._move(State.COMPLETED, **_columns(result, cost, attached=self._entry.task_id is not None))
+            around.budget.charged(pictures, cost)
+            around.news.set()
+            await self._save(result.images)
+
+    async def _save(self, images: Sequence[OutputImage]) -> None:
+        around = self._around
+        try:
+            paths = [await image.save(around.folder / f"{self._entry.stem}-{image.index}.png") for image in images]
+        except (DownloadError, SessionClosedError, OSError) as error:
+            if isinstance(error, SessionClosedError):
+                around.stop(error)
+            elif isinstance(error, OSError):  # a full disk, most likely: what comes next could not be saved either
+                around.budget.stop(f"pictures can't be saved: {error.strerror or error}")
+            await self._record(State.COMPLETED, error)
+        else:
+            self._state = State.SAVED
+            await around.journal.save(self._entry.number, paths)
+            self._count_saved(len(paths))
+
+    async def _record(self, state: State, error: Exception, request: EditRequest | None = None) -> None:
+        """Journal what went wrong, and where the edit stands now."""
+        self._count_failure(error)
+        await self._move(state, reason=reason_of(error, request), problem=str(error))
+
+    def _count_saved(self, pictures: int) -> None:
+        self._around.counts.saved += 1
+        self._around.counts.pictures += pictures
+
+    def _count_failure(self, error: Exception) -> None:
+        around = self._around
+        around.counts.failed += 1
+        around.budget.failed(unreachable=isinstance(error, APIConnectionError))
+        around.news.set()
+
+    def _enter(self) -> None:
+        self._around.counts.in_flight += not self._in_flight
+        self._in_flight = True
+
+    def _leave(self) -> None:
+        self._around.counts.in_flight -= self._in_flight
+        self._in_flight = False
+        self._around.news.set()
+
+    def _move(self, state: State, **columns: Any) -> asyncio.Future[None]:
+        self._state = state
+        return self._around.journal.move(self._entry.number, state, **columns)
+
+
+def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dict[str, Any]:
+    """What the journal keeps of a result; the times of a task that an earlier run submitted are not known."""
+    columns: dict[str, Any] = {
+        "urls": json.dumps([image.url for image in result.images]),
+        "usage": json.dumps(dict(result.usage.raw), default=str),
+        "cost": None if cost is None else str(cost),
+        "reason": None,
+        "problem": None,
+    }
+    if not attached:
+        timings = result.timings
+        columns |= {
+            "queued": timings.queued,
+            "running": timings.running,
+            "lag": timings.lag,
+            "checks": timings.checks,
+        }
+    return columns

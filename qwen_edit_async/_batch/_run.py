@@ -1,0 +1,179 @@
+"""The bulk run: requests in, pictures in a folder, and a journal beside them that survives anything."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import attrs
+
+from qwen_edit_async._config import check_not_negative, check_positive
+from qwen_edit_async._errors import ConfigurationError, SessionClosedError
+from qwen_edit_async._log import log
+from qwen_edit_async._requests import RequestInput
+from qwen_edit_async._session import EditSession
+
+from ._content import sweep
+from ._gather import Gatherer
+from ._intake import Intake
+from ._journal import JOURNAL_NAME, Journal
+from ._plan import Budget
+from ._report import BatchReport, make_report
+from ._row import Surroundings
+
+
+@attrs.frozen(kw_only=True)
+class BatchProgress:
+    """Where a run stands.
+
+    Attributes:
+        saved: Edits that are done, those that earlier runs had done too, as far as the input was read.
+        pictures: Their files.
+        failed: Edits that went wrong in this run.
+        in_flight: Edits that this run submits, or waits for.
+        cost: What the whole batch has cost so far.
+    """
+
+    saved: int = 0
+    pictures: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    cost: Decimal = Decimal(0)
+
+
+class EditBatch:
+    """Edits in bulk that can be killed at any moment and gone on with: ``report = await batch.run(session)``.
+
+    Every step of every edit is journalled, in SQLite beside the outputs, before anything relies on it. A run that finds
+    a journal goes on where the last one ended: what has a task is never submitted again, what is in flight is waited
+    for, what is completed is downloaded, saved files are verified. The pictures are ``{key}-{index}.png``.
+
+    An edit is known by its key; without one, it is made of its images' names (of their content, for images in memory),
+    its instruction and its parameters. A key that the journal has with another content is refused.
+
+    Args:
+        requests: :class:`EditRequest`, or mappings with their fields; read as room becomes free, so that they may come
+            from a generator. To go on, give the same ones again.
+        out_dir: The folder for pictures and journal; it is made.
+        max_cost: The most that the whole batch may cost, in the account's currency. It is kept by reckoning unfinished
+            edits with the highest price seen, and needs a service that names costs.
+        max_tasks: The most tasks that the whole batch may create.
+        stop_after_failures: After how many failures a run submits nothing more.
+        resubmit_uncertain: Whether to submit again what may have been submitted when the last run ended, so that a task
+            may exist already and both may be charged.
+        deadline: Seconds for each edit, from having a slot to its end; the session's by default.
+
+    Raises:
+        ConfigurationError: If an option is wrong.
+    """
+
+    def __init__(
+        self,
+        requests: Iterable[RequestInput] | AsyncIterable[RequestInput],
+        out_dir: str | os.PathLike[str],
+        *,
+        max_cost: Decimal | float | str | None = None,
+        max_tasks: int | None = None,
+        stop_after_failures: int | None = None,
+        resubmit_uncertain: bool = False,
+        deadline: float | None = None,
+    ) -> None:
+        if max_tasks is not None:
+            check_not_negative(max_tasks, "max_tasks")
+        if stop_after_failures is not None:
+            check_positive(stop_after_failures, "stop_after_failures", integer=True)
+        if deadline is not None:
+            check_positive(deadline, "deadline")
+        self._requests = requests
+        self._folder = Path(out_dir)
+        self._limits = Budget(max_cost=_to_cost(max_cost), max_tasks=max_tasks, stop_after_failures=stop_after_failures)
+        self._resubmit_uncertain = resubmit_uncertain
+        self._deadline = deadline
+        self._around: Surroundings | None = None
+
+    @property
+    def journal(self) -> Path:
+        """The journal's file."""
+        return self._folder / JOURNAL_NAME
+
+    @property
+    def progress(self) -> BatchProgress:
+        """Where the run stands, at any time; cheap."""
+        around = self._around
+        if around is None:
+            return BatchProgress()
+        counts = around.counts
+        return BatchProgress(
+            saved=counts.saved,
+            pictures=counts.pictures,
+            failed=counts.failed,
+            in_flight=counts.in_flight,
+            cost=around.budget.spent,
+        )
+
+    async def run(self, session: EditSession) -> BatchReport:
+        """Do all that is still to be done.
+
+        Edits that fail are in the report, and so is what ended the run early: the budget, or an error that would have
+        been the answer to every other edit (``report.error``: a key that is not valid, no balance). Cancelling it stops
+        submitting at once, and waits for nothing but, up to 5 s, the ids of tasks that are just being submitted.
+
+        Raises:
+            JournalError: If the journal can't be opened or written, or another run has it. Notes name the ids of tasks
+                that could not be written down.
+            SessionClosedError: If the session is not open.
+            Exception: What the input raised.
+        """
+        if not session.is_open:
+            raise SessionClosedError("the session is not open: use `async with`, or await session.open()")
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
+        journal = await Journal.open(self._folder)
+        files = Gatherer(ThreadPoolExecutor(1, "qwen-edit-batch"))
+        try:
+            around = self._around = Surroundings(
+                session=session,
+                journal=journal,
+                budget=attrs.evolve(self._limits),
+                files=files,
+                folder=self._folder,
+                deadline=self._deadline,
+                resubmit_uncertain=self._resubmit_uncertain,
+            )
+            await files.call(sweep, self._folder)
+            intake = Intake(around)
+            await intake.work(self._requests)
+            return make_report(
+                await journal.summary(),
+                folder=str(self._folder),
+                elapsed=loop.time() - started_at,
+                refused=intake.refused,
+                stopped=around.budget.stopped,
+                error=around.error,
+            )
+        except asyncio.CancelledError as cancelled:
+            done = self.progress
+            note = (
+                f"the run was stopped with {done.saved} edits done; run it again to go on: nothing that has a task is "
+                f"submitted twice (journal: {self.journal})"
+            )
+            log.warning("%s", note)
+            cancelled.add_note(note)
+            raise
+        finally:
+            await files.aclose()
+            await journal.aclose()
+
+
+def _to_cost(value: Decimal | float | str | None) -> Decimal | None:
+    try:
+        cost = None if value is None else Decimal(str(value))
+    except InvalidOperation:
+        cost = Decimal("NaN")
+    if cost is not None and not (cost.is_finite() and cost >= 0):
+        raise ConfigurationError(f"max_cost is {value!r}: give an amount of money, 0 or more")
+    return cost

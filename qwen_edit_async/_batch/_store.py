@@ -1,0 +1,387 @@
+"""The journal's SQLite database. Blocking, and for one thread only."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from qwen_edit_async._errors import JournalError
+from qwen_edit_async._log import log
+
+from ._plan import ORIGINS, State
+from ._report import FailureGroup, JournalSummary, Percentiles
+
+_APPLICATION_ID: Final = 0x51574544
+_BUSY_SECONDS: Final = 10.0
+_LISTED_KEYS: Final = 100
+_SAMPLE_KEYS: Final = 50
+
+_MIGRATIONS: Final = (
+    """
+    CREATE TABLE edits (
+        number INTEGER PRIMARY KEY,
+        key TEXT NOT NULL UNIQUE,
+        stem TEXT NOT NULL UNIQUE COLLATE NOCASE,
+        digest TEXT NOT NULL,
+        stamp TEXT NOT NULL,
+        request TEXT NOT NULL,
+        pictures INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        task_id TEXT,
+        urls TEXT,
+        usage TEXT,
+        cost TEXT,
+        files TEXT,
+        reason TEXT,
+        problem TEXT,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        repeats INTEGER NOT NULL DEFAULT 0,
+        queued REAL,
+        running REAL,
+        lag REAL,
+        checks INTEGER
+    );
+    """,
+)
+"""One script a schema version: a journal of an older version is brought up to date, step by step, when it is opened."""
+
+_ENTRY_COLUMNS: Final = "number, key, stem, digest, stamp, state, pictures, task_id, urls, files, repeats"
+
+
+@attrs.frozen(kw_only=True)
+class Draft:
+    """An edit that is to be planned; the fields are the journal's columns."""
+
+    key: str
+    stem: str
+    digest: str
+    stamp: str
+    request: str
+    pictures: int
+
+
+@attrs.frozen(kw_only=True)
+class Entry:
+    """An edit as the journal has it.
+
+    Attributes:
+        number: The journal's own.
+        key: Its name in the batch.
+        stem: What its files are called.
+        digest: Hash of the request; empty if its images could not be read.
+        stamp: Hash of its files' names, sizes and times; empty if they have none.
+        state: Where it stands.
+        pictures: How many pictures it is to give.
+        task_id: If it has been submitted.
+        urls: Of its results, once it is completed.
+        files: Names and sizes in bytes of its pictures, once they are saved.
+        repeats: How often it was submitted again though a task may have existed.
+    """
+
+    number: int
+    key: str
+    stem: str
+    digest: str
+    stamp: str
+    state: State
+    pictures: int
+    task_id: str | None = None
+    urls: tuple[str, ...] = ()
+    files: tuple[tuple[str, int], ...] = ()
+    repeats: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Totals:
+    """What a journal has.
+
+    Attributes:
+        edits: How many.
+        tasks: How many were created for them, or may have been.
+        cost: What completed edits cost.
+    """
+
+    edits: int
+    tasks: int
+    cost: Decimal
+
+
+class Store:
+    """The database file, open.
+
+    Raises:
+        JournalError: If it can't be opened or made, is no journal, or is one of a later version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        try:
+            self._configure()
+            self._migrate()
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise explain(error, path) from error
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; the write-ahead log is merged into it."""
+        self._connection.close()
+
+    def transact(self, operations: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Run operations in one transaction; what one of them returned, or the :class:`JournalError` it raised.
+
+        Raises:
+            JournalError: If nothing of it all could be written.
+        """
+        results: list[Any] = []
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for operation in operations:
+                try:
+                    results.append(operation())
+                except JournalError as error:  # it refused before it wrote
+                    results.append(error)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):  # some errors have rolled back already
+                self._connection.execute("ROLLBACK")
+            raise explain(error, self._path) from error
+        return results
+
+    def find(self, key: str) -> Entry | None:
+        """The edit of that name."""
+        row = self._connection.execute(f"SELECT {_ENTRY_COLUMNS} FROM edits WHERE key = ?", (key,)).fetchone()  # noqa: S608  # constants
+        return None if row is None else _entry(row)
+
+    def plan(self, draft: Draft) -> Entry | None:
+        """The edit of that name, planned now if it is new; ``None`` if its files would be those of another edit."""
+        if (known := self.find(draft.key)) is not None:
+            return known
+        try:
+            cursor = self._connection.execute(
+                "INSERT INTO edits (key, stem, digest, stamp, request, pictures, state) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*attrs.astuple(draft), State.PLANNED.value),
+            )
+        except sqlite3.IntegrityError:
+            return None
+        return Entry(
+            number=cursor.lastrowid or 0,
+            key=draft.key,
+            stem=draft.stem,
+            digest=draft.digest,
+            stamp=draft.stamp,
+            state=State.PLANNED,
+            pictures=draft.pictures,
+        )
+
+    def redraft(self, number: int, draft: Draft) -> None:
+        """Replace what is asked for; for an edit that was never paid for."""
+        self._connection.execute(
+            "UPDATE edits SET digest = ?, stamp = ?, request = ?, pictures = ? WHERE number = ?",
+            (draft.digest, draft.stamp, draft.request, draft.pictures, number),
+        )
+
+    def move(self, number: int, state: State, columns: dict[str, Any]) -> None:
+        """Record a step of an edit.
+
+        Args:
+            number: The edit.
+            state: Where it stands from now on.
+            columns: What else is known.
+
+        Raises:
+            JournalError: If the edit can't come there from where it stands.
+        """
+        cursor = self._connection.execute(_move_statement(state, tuple(columns)), (*columns.values(), number))
+        if cursor.rowcount != 1:
+            raise JournalError(f"edit {number} can't become {state.value} from where it stands")
+
+    def save(self, number: int, paths: Sequence[Path]) -> None:
+        """Record that an edit's pictures are there, with their sizes.
+
+        Raises:
+            JournalError: If the edit can't come there from where it stands.
+        """
+        files = json.dumps([(path.name, _size(path)) for path in paths])
+        self.move(number, State.SAVED, {"files": files, "reason": None, "problem": None})
+
+    def recover(self) -> int:
+        """Call uncertain what an earlier run was submitting when it ended; how many there are."""
+        return self._connection.execute(
+            "UPDATE edits SET state = 'uncertain', reason = ?, problem = ? WHERE state = 'submitting'",
+            (_INTERRUPTED, _INTERRUPTED),
+        ).rowcount
+
+    def unfinished(self, after: int, limit: int) -> list[Entry]:
+        """Edits that have a task, but not all of its pictures, by their numbers."""
+        rows = self._connection.execute(
+            f"SELECT {_ENTRY_COLUMNS} FROM edits WHERE state IN ('submitted', 'completed') AND number > ? "  # noqa: S608  # constants
+            "ORDER BY number LIMIT ?",
+            (after, limit),
+        )
+        return [_entry(row) for row in rows]
+
+    def totals(self) -> Totals:
+        """What has been done so far."""
+        tasks = self._one("SELECT count(task_id) + total(state = 'uncertain') + total(repeats) FROM edits")
+        return Totals(edits=self._one("SELECT count(*) FROM edits"), tasks=int(tasks), cost=self._cost()[0])
+
+    def summary(self) -> JournalSummary:
+        """Everything that a report says of the journal."""
+        counts = dict(self._connection.execute("SELECT state, count(*) FROM edits GROUP BY state"))
+        cost, unpriced = self._cost()
+        uncertain = self._connection.execute(
+            "SELECT key FROM edits WHERE state = 'uncertain' ORDER BY number LIMIT ?", (_LISTED_KEYS,)
+        )
+        return JournalSummary(
+            counts={state: counts.get(state.value, 0) for state in State},
+            pictures=int(self._one("SELECT total(json_array_length(files)) FROM edits WHERE state = 'saved'")),
+            cost=cost,
+            unpriced=unpriced,
+            queued=self._percentiles("queued"),
+            running=self._percentiles("running"),
+            lag=self._percentiles("lag"),
+            checks_per_edit=self._one("SELECT avg(checks) FROM edits"),
+            retries=int(self._one("SELECT total(max(attempts - 1, 0)) FROM edits")),
+            repeats=int(self._one("SELECT total(repeats) FROM edits")),
+            uncertain_keys=tuple(key for (key,) in uncertain),
+            failures=self._failures(),
+        )
+
+    def _configure(self) -> None:
+        mode = ""
+        with suppress(sqlite3.OperationalError):  # how some network drives say that they have no shared memory
+            (mode,) = self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            (mode,) = self._connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+            log.warning("%s is where SQLite can't keep a write-ahead log: the journal will be slower", self._path)
+        # FULL: with WAL, NORMAL keeps the file consistent, but a power cut may undo the last commits. One of those
+        # could hold the id of a task that was paid for, or the intent without which it would be paid for twice.
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone stops at the drive's cache
+
+    def _migrate(self) -> None:
+        version = self._one("PRAGMA user_version")
+        owner = self._one("PRAGMA application_id")
+        if version > len(_MIGRATIONS):
+            raise JournalError(f"{self._path} was written by a later version of qwen-edit-async: update it")
+        if (owner or version) and owner != _APPLICATION_ID:
+            raise JournalError(f"{self._path} is a database of something else")
+        for number, script in enumerate(_MIGRATIONS[version:], version + 1):
+            self._connection.executescript(
+                f"BEGIN IMMEDIATE; {script} PRAGMA application_id = {_APPLICATION_ID}; "
+                f"PRAGMA user_version = {number}; COMMIT;"
+            )
+
+    def _one(self, query: str, parameters: Sequence[Any] = ()) -> Any:
+        return self._connection.execute(query, parameters).fetchone()[0]
+
+    def _cost(self) -> tuple[Decimal, int]:
+        """Exact, so not by SQLite's sum: the total, and how many completed edits came without a cost."""
+        total, unpriced = Decimal(0), 0
+        rows = self._connection.execute("SELECT cost, count(*) FROM edits WHERE urls IS NOT NULL GROUP BY cost")
+        for cost, count in rows:
+            if cost is None:
+                unpriced = count
+            else:
+                total += Decimal(cost) * count
+        return total, unpriced
+
+    def _percentiles(self, column: str) -> Percentiles | None:
+        """By nearest rank; the values never leave SQLite."""
+        count = self._one(f"SELECT count({column}) FROM edits")  # noqa: S608  # a constant
+        if not count:
+            return None
+        query = f"SELECT {column} FROM edits WHERE {column} IS NOT NULL ORDER BY {column} LIMIT 1 OFFSET ?"  # noqa: S608  # a constant
+        return Percentiles(
+            p50=self._one(query, (_rank(count, 50),)),
+            p95=self._one(query, (_rank(count, 95),)),
+        )
+
+    def _failures(self) -> tuple[FailureGroup, ...]:
+        groups = self._connection.execute(
+            "SELECT reason, count(*) FROM edits WHERE reason IS NOT NULL GROUP BY reason ORDER BY count(*) DESC, reason"
+        ).fetchall()
+        return tuple(
+            FailureGroup(
+                reason=reason,
+                count=count,
+                keys=tuple(
+                    key
+                    for (key,) in self._connection.execute(
+                        "SELECT key FROM edits WHERE reason = ? ORDER BY number LIMIT ?", (reason, _SAMPLE_KEYS)
+                    )
+                ),
+            )
+            for reason, count in groups[:_LISTED_KEYS]
+        )
+
+
+_INTERRUPTED: Final = "the run ended while the edit was submitted: a task may exist, and be charged"
+
+_EXPLANATIONS: Final = (
+    ("SQLITE_FULL", "the disk is full"),
+    ("SQLITE_READONLY", "it can't be written: is the folder, or its file system, read-only?"),
+    ("SQLITE_CANTOPEN", "it can't be opened or made: may the folder be written?"),
+    ("SQLITE_NOTADB", "it is no SQLite database"),
+    ("SQLITE_CORRUPT", "it is damaged"),
+    ("SQLITE_BUSY", "another program has locked it"),
+    ("SQLITE_LOCKED", "another program has locked it"),
+    ("SQLITE_IOERR", "the disk failed"),
+)
+
+
+def explain(error: sqlite3.Error, path: Path) -> JournalError:
+    """An error of SQLite in plain words."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    words = next((words for prefix, words in _EXPLANATIONS if name.startswith(prefix)), str(error))
+    return JournalError(f"the journal {path}: {words}")
+
+
+@functools.cache
+def _move_statement(state: State, columns: tuple[str, ...]) -> str:
+    """There are only as many as kinds of steps."""
+    changes = "".join(f", {column} = ?" for column in columns)
+    if state is State.SUBMITTING:
+        changes += ", attempts = attempts + 1"
+    origins = ", ".join(f"'{origin.value}'" for origin in ORIGINS[state])
+    return f"UPDATE edits SET state = '{state.value}'{changes} WHERE number = ? AND state IN ({origins})"  # noqa: S608  # our own names
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1  # somebody has taken it away: the next run will find it missing
+
+
+def _rank(count: int, percent: int) -> int:
+    return -(-count * percent // 100) - 1
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    number, key, stem, digest, stamp, state, pictures, task_id, urls, files, repeats = row
+    return Entry(
+        number=number,
+        key=key,
+        stem=stem,
+        digest=digest,
+        stamp=stamp,
+        state=State(state),
+        pictures=pictures,
+        task_id=task_id,
+        urls=tuple(json.loads(urls or "[]")),
+        files=tuple((name, size) for name, size in json.loads(files or "[]")),
+        repeats=repeats,
+    )

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qwen_edit_async import EditRequest, InvalidEditError
+from qwen_edit_async._batch._content import key_without_reading, read_content, stamp
+from qwen_edit_async._batch._gather import Gatherer
+
+
+class Remote:
+    """A path of a remote file system."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def open(self, mode: str = "rb") -> io.BytesIO:
+        return io.BytesIO(self._content)
+
+
+def data_uri(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def gray(level: int) -> np.ndarray:
+    return np.full((4, 4), level, np.uint8)
+
+
+KINDS = {
+    "URL": lambda text: f"https://host/{text}.png",
+    "data URI": lambda text: data_uri(text.encode() * 3),
+    "bytes": str.encode,
+    "bytearray": lambda text: bytearray(text.encode()),
+    "file": lambda text: io.BytesIO(text.encode()),
+    "remote file": lambda text: Remote(text.encode()),
+    "PIL image": lambda text: Image.new("L", (4, 4), ord(text)),
+    "array": lambda text: gray(ord(text)),
+}
+
+
+@pytest.mark.parametrize("make", list(KINDS.values()), ids=list(KINDS))
+def test_every_kind_of_image_is_known_by_its_content(make):
+    digests = [read_content(EditRequest(make(text), "x")).digest for text in ("a", "a", "b")]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_pictures_of_another_shape_differ():
+    flat, tall = np.zeros((2, 8), np.uint8), np.zeros((8, 2), np.uint8)
+    assert read_content(EditRequest(flat, "x")).digest != read_content(EditRequest(tall, "x")).digest
+
+
+def test_a_file_is_left_where_it_was():
+    file = io.BytesIO(b"head and rest")
+    file.seek(5)
+    read_content(EditRequest(file, "x"))
+    assert file.read() == b"and rest"
+
+
+def test_a_path_and_a_url_are_stamped_and_have_a_key_without_reading(tmp_path):
+    path = tmp_path / "cat.png"
+    path.write_bytes(b"1")
+    request = EditRequest([path, "https://host/dog.png"], "x")
+    assert stamp(request) == read_content(request).stamp != ""
+    assert key_without_reading(request) == read_content(request).key
+
+
+def test_a_file_of_another_size_or_time_has_another_stamp(tmp_path):
+    path = tmp_path / "cat.png"
+    path.write_bytes(b"1")
+    before = stamp(EditRequest(path, "x"))
+    path.write_bytes(b"12")
+    assert stamp(EditRequest(path, "x")) != before
+
+
+def test_what_is_in_memory_has_no_stamp_and_no_key_without_reading():
+    request = EditRequest(b"bytes", "x")
+    assert (stamp(request), key_without_reading(request)) == ("", None)
+
+
+def test_a_request_with_a_key_of_its_own_is_not_read_for_it():
+    assert key_without_reading(EditRequest(b"bytes", "x", key="mine")) == "mine"
+
+
+@pytest.mark.parametrize(("name", "words"), [("missing.png", "does not exist"), ("", "can't be read: Is a directory")])
+def test_an_image_that_can_not_be_read_is_named(tmp_path, name, words):
+    with pytest.raises(InvalidEditError, match=words):
+        read_content(EditRequest(str(Path(tmp_path, name)), "x"))
+
+
+@pytest.mark.anyio
+async def test_what_one_call_raises_is_its_own():
+    gatherer = Gatherer(ThreadPoolExecutor(1))
+    outcomes = await asyncio.gather(
+        gatherer.call(int, "1"), gatherer.call(int, "one"), gatherer.call(int, "3"), return_exceptions=True
+    )
+    await gatherer.aclose()
+    assert [outcomes[0], type(outcomes[1]), outcomes[2]] == [1, ValueError, 3]
+
+
+@pytest.mark.anyio
+async def test_closing_makes_every_call_first():
+    made = []
+    gatherer = Gatherer(ThreadPoolExecutor(1))
+    for number in range(3):
+        gatherer.call(made.append, number)
+    await gatherer.aclose(lambda: made.append("last"))
+    assert made == [0, 1, 2, "last"]

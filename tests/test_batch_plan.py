@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import itertools
+from decimal import Decimal
+from pathlib import Path
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_edit_async import (
+    BadRequestError,
+    EditFailedError,
+    EditParameters,
+    EditRequest,
+    InvalidEditError,
+    NotFoundError,
+    RateLimitError,
+    SubmitUncertainError,
+)
+from qwen_edit_async._batch._plan import (
+    MOVES,
+    ORIGINS,
+    Budget,
+    State,
+    Step,
+    Verdict,
+    content_hash,
+    describe,
+    key_of,
+    may_change_request,
+    next_step,
+    reason_of,
+    stamp_of,
+)
+
+REQUEST = EditRequest("photos/cat.jpg", "make it snow", EditParameters(n=2, seed=7))
+
+
+@pytest.mark.parametrize(("state", "consent"), list(itertools.product(State, [False, True])))
+def test_what_has_a_task_is_never_submitted_again(state, consent):
+    assert next_step(state, has_task=True, resubmit_uncertain=consent) not in {Step.SUBMIT, Step.REPLAN}
+
+
+@pytest.mark.parametrize(
+    ("state", "has_task", "consent", "step"),
+    [
+        (State.PLANNED, False, False, Step.SUBMIT),
+        (State.SUBMITTING, False, True, Step.LEAVE),
+        (State.SUBMITTED, True, False, Step.ATTACH),
+        (State.COMPLETED, True, False, Step.DOWNLOAD),
+        (State.SAVED, True, False, Step.VERIFY),
+        (State.FAILED, False, False, Step.REPLAN),
+        (State.FAILED, True, True, Step.LEAVE),
+        (State.UNCERTAIN, False, False, Step.LEAVE),
+        (State.UNCERTAIN, False, True, Step.REPLAN),
+    ],
+)
+def test_a_run_goes_on_from_where_an_edit_stands(state, has_task, consent, step):
+    assert next_step(state, has_task=has_task, resubmit_uncertain=consent) is step
+
+
+@pytest.mark.parametrize(
+    ("origin", "target"),
+    [
+        (State.SUBMITTED, State.PLANNED),
+        (State.SUBMITTED, State.SUBMITTING),
+        (State.SUBMITTED, State.UNCERTAIN),
+        (State.COMPLETED, State.SUBMITTING),
+        (State.COMPLETED, State.FAILED),
+        (State.SAVED, State.SUBMITTING),
+        (State.SAVED, State.PLANNED),
+        (State.UNCERTAIN, State.SUBMITTING),
+        (State.PLANNED, State.SUBMITTED),
+        (State.PLANNED, State.SAVED),
+    ],
+)
+def test_no_move_forgets_a_task_or_skips_a_step(origin, target):
+    assert target not in MOVES[origin]
+
+
+def test_every_move_is_known_from_its_target_too():
+    moves = {(origin, target) for origin, targets in MOVES.items() for target in targets}
+    assert {(origin, target) for target, origins in ORIGINS.items() for origin in origins} == moves
+
+
+def test_every_state_can_be_reached():
+    assert all(ORIGINS.values())
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.FAILED])
+def test_a_request_can_not_be_changed_once_it_counts(state):
+    assert not may_change_request(state, has_task=False)
+
+
+def test_a_request_that_failed_unpaid_can_be_changed():
+    assert may_change_request(State.FAILED, has_task=False)
+    assert not may_change_request(State.FAILED, has_task=True)
+
+
+@pytest.mark.parametrize(
+    ("hashes", "request_"),
+    [
+        (["b", "a"], REQUEST),
+        (["a"], REQUEST),
+        (["a", "b"], attrs.evolve(REQUEST, instruction="make it rain")),
+        *(
+            (["a", "b"], attrs.evolve(REQUEST, parameters=attrs.evolve(REQUEST.parameters, **change)))
+            for change in (
+                {"n": 3},
+                {"n": None},
+                {"negative_prompt": "fog"},
+                {"size": "1024*1024"},
+                {"prompt_extend": False},
+                {"watermark": True},
+                {"seed": 8},
+            )
+        ),
+    ],
+)
+def test_whatever_changes_the_edit_changes_its_hash(hashes, request_):
+    assert content_hash(hashes, request_) != content_hash(["a", "b"], REQUEST)
+
+
+def test_key_and_metadata_are_not_part_of_the_hash():
+    named = attrs.evolve(REQUEST, key="other", metadata={"row": 1})
+    assert content_hash(["a"], named) == content_hash(["a"], REQUEST)
+
+
+def test_there_is_no_stamp_if_one_image_has_none():
+    assert stamp_of(["a", None], REQUEST) == ""
+    assert stamp_of(["a", "b"], REQUEST) != stamp_of(["a", "c"], REQUEST)
+
+
+def test_the_own_key_is_the_key():
+    assert key_of(attrs.evolve(REQUEST, key="mine"), ["a"]) == "mine"
+
+
+def test_without_a_key_the_name_of_the_image_tells_the_edit_apart_not_its_content():
+    key = key_of(REQUEST, ["a"])
+    assert key.startswith("cat-")
+    assert key == key_of(REQUEST, ["b"])
+    assert key == key_of(attrs.evolve(REQUEST, images=Path("photos/cat.jpg")), ["a"])
+    assert key != key_of(attrs.evolve(REQUEST, instruction="make it rain"), ["a"])
+    assert key != key_of(attrs.evolve(REQUEST, images="other/cat.jpg"), ["a"])
+
+
+def test_without_a_name_the_content_tells_the_edit_apart():
+    request = attrs.evolve(REQUEST, images=b"bytes")
+    assert key_of(request, ["a"]) == key_of(request, ["a"])
+    assert key_of(request, ["a"]) != key_of(request, ["b"])
+
+
+def test_the_key_of_a_url_is_its_last_part():
+    assert key_of(attrs.evolve(REQUEST, images="https://host/path/dog.png?size=1"), ["a"]).startswith("dog-")
+
+
+def test_the_description_names_what_can_be_found():
+    request = attrs.evolve(REQUEST, images=["cat.jpg", b"bytes"])
+    assert describe(request) == (
+        '{"images": ["cat.jpg", null], "instruction": "make it snow", "parameters": {"n": 2, "seed": 7}}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (EditFailedError("refused by moderation", code=110001, task_id="t1"), "refused by moderation (code 110001)"),
+        (EditFailedError("no reason", task_id="t1"), "no reason"),
+        (RateLimitError("slow down", status_code=429, request_id="r9"), "too many requests, until the deadline"),
+        (BadRequestError("bad size", status_code=400, request_id="r9"), "bad size (HTTP 400)"),
+        (NotFoundError("no such task", status_code=404, task_id="t1"), "no such task (HTTP 404)"),
+        (InvalidEditError("image 1 (photos/cat.jpg) does not exist"), "image 1 does not exist"),
+        (SubmitUncertainError("task t1 may exist", task_id="t1"), "task … may exist"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_reasons_do_not_name_the_single_edit(error, reason):
+    assert reason_of(error, REQUEST) == reason
+
+
+def test_the_reason_of_an_uncertain_submission_is_its_cause():
+    error = SubmitUncertainError("a task may exist: look at the account, or allow it")
+    error.__cause__ = ConnectionError("no reply")
+    assert reason_of(error) == "a task may exist, and be charged: no reply"
+
+
+def settle(budget: Budget, pictures: int, cost: Decimal | None) -> None:
+    budget.created()
+    budget.charged(pictures, cost)
+
+
+def test_an_empty_budget_never_stops():
+    budget = Budget()
+    assert {budget.admit(6) for _ in range(100)} == {Verdict.GO}
+
+
+def test_no_more_tasks_than_allowed_are_admitted():
+    budget = Budget(max_tasks=2, tasks=1)
+    assert budget.admit(1) is Verdict.GO
+    assert budget.admit(1) is Verdict.WAIT
+    settle(budget, 1, None)
+    assert budget.admit(1) is Verdict.STOP
+    assert budget.stopped == "2 tasks were created (max_tasks=2)"
+
+
+def test_a_refused_submission_leaves_room_for_another():
+    budget = Budget(max_tasks=1)
+    budget.admit(1)
+    budget.refused()
+    budget.released(1, chargeable=False)
+    assert budget.admit(1) is Verdict.GO
+
+
+def test_until_a_price_is_seen_edits_go_one_at_a_time():
+    budget = Budget(max_cost=Decimal(10))
+    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
+    settle(budget, 1, Decimal(1))
+    assert [budget.admit(1) for _ in range(10)] == [*[Verdict.GO] * 9, Verdict.WAIT]
+
+
+def test_without_prices_a_limit_of_cost_can_not_be_kept():
+    budget = Budget(max_cost=Decimal(10))
+    budget.admit(1)
+    settle(budget, 1, None)
+    assert budget.admit(1) is Verdict.STOP
+    assert "does not say what edits cost" in budget.stopped
+
+
+def test_what_earlier_runs_spent_counts():
+    budget = Budget(max_cost=Decimal(1), spent=Decimal(1))
+    assert budget.admit(1) is Verdict.STOP
+
+
+def test_an_edit_that_may_still_be_charged_is_reckoned_with():
+    budget = Budget(max_cost=Decimal(3))
+    budget.admit(1)
+    settle(budget, 1, Decimal(1))
+    budget.adopt(1)
+    budget.released(1, chargeable=True)
+    assert budget.admit(1) is Verdict.GO
+    settle(budget, 1, Decimal(1))
+    assert budget.admit(1) is Verdict.STOP
+
+
+def test_an_edit_that_is_free_is_not_reckoned_with():
+    budget = Budget(max_cost=Decimal(2))
+    budget.admit(1)
+    settle(budget, 1, Decimal(1))
+    budget.admit(1)
+    budget.created()
+    budget.released(1, chargeable=False)
+    assert budget.admit(1) is Verdict.GO
+
+
+def test_a_number_of_failures_stops():
+    budget = Budget(stop_after_failures=2)
+    budget.failed()
+    assert budget.admit(1) is Verdict.GO
+    budget.failed()
+    assert budget.admit(1) is Verdict.STOP
+    assert budget.stopped == "2 edits failed (stop_after_failures=2)"
+
+
+def test_a_service_that_can_not_be_reached_stops():
+    budget = Budget()
+    for _ in range(20):
+        assert not budget.stopped
+        budget.failed(unreachable=True)
+    assert budget.stopped == "the service could not be reached 20 times in a row"
+
+
+def test_a_service_that_can_be_reached_now_and_then_does_not_stop():
+    budget = Budget()
+    for _ in range(30):
+        budget.failed(unreachable=True)
+        budget.admit(1)
+        budget.created()
+    assert not budget.stopped
+
+
+def test_the_first_reason_to_stop_counts():
+    budget = Budget()
+    budget.stop("one")
+    budget.stop("two")
+    assert budget.stopped == "one"
+
+
+@given(
+    prices=st.lists(st.integers(1, 5), min_size=1, max_size=30),
+    limit=st.integers(1, 40),
+    pictures=st.integers(1, 6),
+    order=st.randoms(use_true_random=False),
+)
+def test_the_cost_never_exceeds_its_limit_while_prices_do_not_rise(prices, limit, pictures, order):
+    prices.sort(reverse=True)
+    budget = Budget(max_cost=Decimal(limit))
+    running: list[int] = []
+    cost = Decimal(0)
+    while (verdict := budget.admit(pictures)) is not Verdict.STOP and len(prices) > 0:
+        if verdict is Verdict.GO:
+            budget.created()
+            running.append(prices.pop(0))
+            continue
+        price = running.pop(order.randrange(len(running)))
+        budget.charged(pictures, Decimal(price * pictures))
+        cost += price * pictures
+    cost += sum(running) * pictures
+    assert cost <= max(limit, 5 * pictures)  # the very first edit tells the price

@@ -1,0 +1,644 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import io
+import os
+import sqlite3
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+
+import anyio
+import attrs
+import numpy as np
+import pytest
+from emulator_calls import encode
+from PIL import Image
+
+from qwen_edit_async import (
+    ConfigurationError,
+    EditBatch,
+    EditParameters,
+    EditRequest,
+    EditSession,
+    FixedInterval,
+    InsufficientBalanceError,
+    JournalError,
+    SessionClosedError,
+)
+from qwen_edit_async._batch import _store
+from qwen_edit_async._batch._journal import JOURNAL_NAME
+from qwen_edit_async._downloads import Downloader
+from qwen_edit_async._host import Host
+from qwen_edit_async._transport import AiohttpTransport
+from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("no_backoff"),
+]
+
+PHOTO = encode(Image.new("RGB", (400, 400), "#7f9cf5"))
+OTHER_PHOTO = encode(Image.new("RGB", (400, 400), "#000000"))
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    path = tmp_path / "photo.png"
+    path.write_bytes(PHOTO)
+    return path
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def requests(photo):
+    """So many requests for the same edit, with a key each."""
+
+    def make(count: int, **changes: object) -> list[EditRequest]:
+        request = EditRequest(photo, "make it snow", **changes)
+        return [attrs.evolve(request, key=f"edit{number}") for number in range(count)]
+
+    return make
+
+
+@contextlib.asynccontextmanager
+async def service(*faults: Fault, duration: float = 0.0, max_in_flight: int = 8, **settings: object):
+    """An emulator, and a session on it."""
+    plan = FaultPlan(faults)
+    async with (
+        EditEmulator(duration=duration, engine=FixedEngine(), faults=plan, **settings) as emulator,
+        EditSession(
+            emulator.api_key,
+            base_url=emulator.url,
+            polling=FixedInterval(0.01),
+            max_in_flight=max_in_flight,
+            max_retries=0,
+        ) as session,
+    ):
+        yield emulator, session
+
+
+def states(out: Path) -> dict[str, str]:
+    with contextlib.closing(sqlite3.connect(out / JOURNAL_NAME)) as journal:
+        return dict(journal.execute("SELECT key, state FROM edits ORDER BY number"))
+
+
+def pictures(out: Path) -> set[str]:
+    return {path.name for path in out.iterdir() if path.suffix == ".png"}
+
+
+async def until(condition) -> None:
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110  # of the emulator and the session, which have no events for it
+            await asyncio.sleep(0.005)
+
+
+async def test_every_edit_is_saved_and_reported(requests, out):
+    async with service() as (emulator, session):
+        report = await EditBatch(requests(20, parameters=EditParameters(n=2)), out).run(session)
+    assert report.ok, report.text()
+    assert (report.saved, report.pictures, report.cost) == (20, 40, Decimal("0.0714") * 20)
+    assert pictures(out) == {f"edit{number}-{index}.png" for number in range(20) for index in range(2)}
+    assert emulator.statistics().tasks_created == 20
+
+
+async def test_a_second_run_does_nothing(requests, out):
+    async with service() as (emulator, session):
+        await EditBatch(requests(5), out).run(session)
+        before = emulator.statistics()
+        report = await EditBatch(requests(5), out).run(session)
+        assert emulator.statistics() == before
+    assert (report.ok, report.saved) == (True, 5)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "overwritten"])
+async def test_only_a_damaged_file_is_fetched_again(requests, out, damage):
+    async with service() as (emulator, session):
+        await EditBatch(requests(3), out).run(session)
+        path = out / "edit1-0.png"
+        content = path.read_bytes()
+        path.unlink()
+        if damage != "gone":
+            path.write_bytes(content[:-1] if damage == "cut" else b"x" * len(content))
+        before = emulator.statistics()
+        report = await EditBatch(requests(3), out).run(session)
+        after = emulator.statistics()
+    assert report.ok
+    assert path.read_bytes() == content
+    assert (after.downloads - before.downloads, after.submits - before.submits) == (1, 0)
+
+
+async def test_what_is_in_flight_is_attached_to(requests, out):
+    async with service(duration=0.3) as (emulator, session):
+        first = await EditBatch(requests(3), out, deadline=0.1).run(session)
+        assert first.in_flight == 3
+        assert first.failures[0].count == 3
+        again = EditBatch(requests(3), out)
+        report = await again.run(session)
+        assert emulator.statistics().tasks_created == 3
+    assert report.ok
+    assert report.failures == ()
+    assert (again.progress.saved, again.progress.pictures) == (3, 3)
+
+
+async def test_what_is_in_flight_is_waited_for_even_if_its_request_is_no_longer_given(requests, out):
+    async with service(duration=0.3) as (_, session):
+        await EditBatch(requests(3), out, deadline=0.1).run(session)
+        report = await EditBatch([], out).run(session)
+    assert (report.ok, report.saved) == (True, 3)
+
+
+async def test_what_is_completed_is_downloaded_without_asking_again(requests, out):
+    async with service(Fault.status(500).on("download").times(3)) as (emulator, session):
+        first = await EditBatch(requests(3), out).run(session)
+        assert (first.unsaved, first.saved) == (3, 0)
+        before = emulator.statistics()
+        report = await EditBatch(requests(3), out).run(session)
+        after = emulator.statistics()
+    assert report.ok
+    assert (after.submits, after.checks) == (before.submits, before.checks)
+
+
+async def test_expired_urls_of_an_earlier_run_are_renewed(requests, out):
+    async with service(Fault.status(500).on("download").times(2), result_lifetime=0.2) as (emulator, session):
+        await EditBatch(requests(2), out).run(session)
+        await asyncio.sleep(0.25)  # the emulator's own clock decides
+        report = await EditBatch(requests(2), out).run(session)
+        assert session.statistics().renewals == 2
+        assert emulator.statistics().tasks_created == 2
+    assert report.ok
+
+
+async def test_an_uncertain_submission_is_repeated_with_consent_only(requests, out):
+    async with service(Fault.drop_reply().on("submit").nth(2)) as (emulator, session):
+        first = await EditBatch(requests(3), out).run(session)
+        assert (first.saved, first.uncertain, len(first.uncertain_keys)) == (2, 1, 1)
+        again = await EditBatch(requests(3), out).run(session)
+        assert (again.uncertain, emulator.statistics().tasks_created) == (1, 3)
+        report = await EditBatch(requests(3), out, resubmit_uncertain=True).run(session)
+        assert emulator.statistics().tasks_created == 4
+    assert (report.ok, report.repeats, report.retries) == (True, 1, 1)
+
+
+async def test_a_repeat_that_the_session_may_make_is_counted(requests, out):
+    async with EditEmulator(
+        duration=0.0, engine=FixedEngine(), faults=FaultPlan([Fault.drop_reply().on("submit").nth(2)])
+    ) as emulator:
+        session = EditSession(emulator.api_key, base_url=emulator.url, resubmit_uncertain=True)
+        async with session:
+            report = await EditBatch(requests(1), out).run(session)
+            assert report.repeats == 0
+            report = await EditBatch(requests(2), out).run(session)
+    assert (report.ok, report.repeats) == (True, 1)
+
+
+async def test_what_was_certainly_refused_is_not_uncertain(requests, out):
+    async with service(Fault.status(503).on("submit").nth(2)) as (emulator, session):
+        first = await EditBatch(requests(3), out).run(session)
+        assert (first.saved, first.failed, first.uncertain) == (2, 1, 0)
+        assert (await EditBatch(requests(3), out).run(session)).ok
+    assert emulator.statistics().tasks_created == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"instruction": "make it rain"}, {"images": OTHER_PHOTO}, {"parameters": EditParameters(seed=1)}],
+    ids=["instruction", "image", "parameter"],
+)
+async def test_a_key_with_another_request_is_refused(requests, out, change):
+    async with service() as (emulator, session):
+        await EditBatch(requests(2), out).run(session)
+        before = emulator.statistics()
+        changed = [requests(2)[0], attrs.evolve(requests(2)[1], **change)]
+        report = await EditBatch(changed, out).run(session)
+        assert emulator.statistics() == before
+    assert (report.ok, report.saved, report.refused) == (False, 2, 1)
+    assert report.failures[0].keys == ("edit1",)
+    assert "in the journal with another request" in report.failures[0].reason
+
+
+async def test_the_same_path_with_another_content_is_another_request(requests, out, photo):
+    async with service() as (_, session):
+        await EditBatch(requests(1), out).run(session)
+        photo.write_bytes(OTHER_PHOTO)
+        report = await EditBatch(requests(1), out).run(session)
+    assert (report.saved, report.refused) == (1, 1)
+
+
+async def test_a_file_that_was_only_touched_is_the_same(requests, out, photo):
+    async with service() as (_, session):
+        await EditBatch(requests(1), out).run(session)
+        os.utime(photo, (1, 1))
+        assert (await EditBatch(requests(1), out).run(session)).ok
+
+
+async def test_the_same_request_twice_is_one_edit(requests, out):
+    async with service() as (emulator, session):
+        report = await EditBatch([*requests(3), *requests(3)], out).run(session)
+    assert (report.ok, report.saved) == (True, 3)
+    assert emulator.statistics().tasks_created == 3
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+async def test_keys_that_name_the_same_files_are_refused(requests, out, earlier):
+    first, second = attrs.evolve(requests(1)[0], key="Cat"), attrs.evolve(requests(1)[0], key="cat")
+    async with service() as (_, session):
+        if earlier:
+            await EditBatch([first], out).run(session)
+        report = await EditBatch([first, second], out).run(session)
+    assert (report.saved, report.refused) == (1, 1)
+    assert report.failures[0].reason == "the key would name the same files as another key of the journal"
+
+
+async def test_a_malformed_request_stops_no_other(requests, out, photo):
+    async with service() as (_, session):
+        report = await EditBatch(
+            [
+                {"images": photo, "instruction": " ", "key": "bad"},
+                7,
+                *requests(2),
+                {"images": photo, "instruction": "x"},
+            ],
+            out,
+        ).run(session)
+    assert (report.saved, report.refused) == (3, 2)
+    assert {group.keys for group in report.failures} == {("bad",), ()}
+
+
+async def test_a_deleted_input_fails_alone_and_is_edited_once_it_is_back(requests, out, photo, tmp_path):
+    moved = tmp_path / "moved.png"
+
+    def deleting():
+        yield requests(1)[0]
+        yield EditRequest(moved, "make it snow", key="moved")
+        yield attrs.evolve(requests(1)[0], key="last")
+
+    async with service() as (emulator, session):
+        first = await EditBatch(deleting(), out).run(session)
+        assert (first.saved, first.failed) == (2, 1)
+        assert [(group.reason, group.keys) for group in first.failures] == [("image 1 does not exist", ("moved",))]
+        moved.write_bytes(OTHER_PHOTO)
+        assert (await EditBatch(deleting(), out).run(session)).ok
+    assert emulator.statistics().tasks_created == 3
+
+
+async def test_an_input_that_stays_away_fails_in_every_run(out, tmp_path):
+    async with service() as (_, session):
+        for _ in range(2):
+            report = await EditBatch([EditRequest(tmp_path / "no.png", "x", key="no")], out, stop_after_failures=1).run(
+                session
+            )
+            assert (report.failed, bool(report.stopped)) == (1, True)
+
+
+async def test_an_input_that_is_gone_afterwards_does_no_harm(requests, out, photo):
+    async with service() as (_, session):
+        await EditBatch(requests(2), out).run(session)
+        photo.unlink()
+        assert (await EditBatch(requests(2), out).run(session)).ok
+
+
+async def test_an_input_that_can_never_be_sent_fails_and_is_tried_again(out, tmp_path):
+    path = tmp_path / "notes.jpg"
+    path.write_text("no picture")
+    async with service() as (emulator, session):
+        request = EditRequest(path, "make it snow", key="notes")
+        assert (await EditBatch([request], out).run(session)).failed == 1
+        path.write_bytes(PHOTO)
+        assert (await EditBatch([request], out).run(session)).ok
+    assert emulator.statistics().tasks_created == 1
+
+
+async def test_a_task_that_failed_is_not_submitted_again(requests, out):
+    async with service(Fault.failed_task().for_task(1)) as (emulator, session):
+        first = await EditBatch(requests(2), out).run(session)
+        second = await EditBatch(requests(2), out, resubmit_uncertain=True).run(session)
+    assert (first.failed, second.failed, emulator.statistics().tasks_created) == (1, 1, 2)
+
+
+async def test_images_in_memory_are_known_by_their_content(out):
+    def images():
+        return [
+            PHOTO,
+            io.BytesIO(OTHER_PHOTO),
+            Image.new("RGB", (400, 400), "red"),
+            np.zeros((400, 400, 3), np.uint8),
+        ]
+
+    async with service() as (emulator, session):
+        await EditBatch([EditRequest(image, "make it snow") for image in images()], out).run(session)
+        report = await EditBatch([EditRequest(image, "make it snow") for image in images()], out).run(session)
+    assert (report.ok, report.saved) == (True, 4)
+    assert emulator.statistics().tasks_created == 4
+
+
+async def test_a_stream_that_can_not_be_read_twice_is_an_error(out):
+    class Pipe(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            return b""
+
+    async with service() as (_, session):
+        report = await EditBatch([EditRequest(Pipe(), "make it snow", key="pipe")], out).run(session)
+    assert (report.failed, report.failures[0].reason) == (
+        1,
+        "image 1 is a stream that can't be read twice: give its path, or its bytes",
+    )
+
+
+async def test_no_more_tasks_are_created_than_allowed_over_all_runs(requests, out):
+    async with service() as (emulator, session):
+        for _ in range(2):
+            report = await EditBatch(requests(10), out, max_tasks=4).run(session)
+            assert emulator.statistics().tasks_created == 4
+        assert (report.saved, report.failed, report.stopped) == (4, 0, "4 tasks were created (max_tasks=4)")
+        assert (await EditBatch(requests(10), out, max_tasks=10).run(session)).ok
+
+
+async def test_no_more_is_spent_than_allowed(requests, out):
+    async with service() as (emulator, session):
+        report = await EditBatch(requests(10), out, max_cost="0.15").run(session)
+    assert emulator.statistics().charges == report.cost == Decimal("0.0357") * 4
+    assert (report.saved, report.error) == (4, None)
+    assert "max_cost=0.15" in report.stopped
+
+
+async def test_failed_tasks_do_not_use_up_the_limit_of_cost(requests, out):
+    async with service(Fault.failed_task().for_task(2), max_in_flight=1) as (_, session):
+        report = await EditBatch(requests(3), out, max_cost="0.0714").run(session)
+    assert (report.saved, report.failed, report.stopped) == (2, 1, "")
+
+
+async def test_keys_that_can_not_name_files_keep_apart(requests, out):
+    keys = ["a/b", "a:b", "x" * 300, "x" * 301]
+    async with service() as (_, session):
+        report = await EditBatch([attrs.evolve(requests(1)[0], key=key) for key in keys], out).run(session)
+    assert report.ok
+    assert len(pictures(out)) == 4
+
+
+async def test_failures_stop_the_run(requests, out):
+    async with service(Fault.failed_task(), max_in_flight=1) as (_, session):
+        report = await EditBatch(requests(10), out, stop_after_failures=2).run(session)
+    assert (report.failed, report.stopped) == (2, "2 edits failed (stop_after_failures=2)")
+
+
+async def test_an_empty_account_stops_the_run_and_leaves_the_rest_planned(requests, out):
+    async with service(max_in_flight=1, balance=Decimal("0.08")) as (_, session):
+        report = await EditBatch(requests(6), out).run(session)
+    assert isinstance(report.error, InsufficientBalanceError)
+    assert report.stopped
+    assert (report.saved, report.failed) == (2, 0)
+    assert set(Counter(states(out).values())) == {"saved", "planned"}
+    async with service() as (emulator, session):
+        assert (await EditBatch(requests(6), out).run(session)).ok
+    assert emulator.statistics().tasks_created == 4
+
+
+async def test_an_unreachable_service_stops_the_run(requests, out, unused_port):
+    async with EditSession("key", base_url=f"http://127.0.0.1:{unused_port}", max_retries=0) as session:
+        report = await EditBatch(requests(200), out).run(session)
+    assert report.failed < 40
+    assert "could not be reached" in report.stopped
+
+
+@pytest.fixture
+def unused_port() -> int:
+    import socket  # noqa: PLC0415  # here only
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+async def test_a_generator_is_read_only_as_room_becomes_free(requests, out):
+    read = 0
+
+    def counting():
+        nonlocal read
+        for request in requests(500):
+            read += 1
+            yield request
+
+    async with service(duration=30, max_in_flight=2) as (_, session):
+        run = asyncio.create_task(EditBatch(counting(), out).run(session))
+        await until(lambda: session.statistics().in_flight == 2)
+        assert read < 30
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+
+async def test_requests_may_come_from_an_async_generator(requests, out):
+    async def generator():
+        for request in requests(3):
+            await asyncio.sleep(0)
+            yield request
+
+    async with service() as (_, session):
+        assert (await EditBatch(generator(), out).run(session)).saved == 3
+
+
+async def test_what_the_input_raises_comes_after_what_it_gave(requests, out):
+    def broken():
+        yield from requests(2)
+        raise LookupError("row 3")
+
+    async with service() as (_, session):
+        with pytest.raises(LookupError, match="row 3"):
+            await EditBatch(broken(), out).run(session)
+    assert list(states(out).values()) == ["saved", "saved"]
+
+
+async def test_a_cancelled_run_says_how_to_go_on_and_forgets_no_task(requests, out):
+    async with service(duration=0.3) as (emulator, session):
+        run = asyncio.create_task(EditBatch(requests(30), out).run(session))
+        await until(lambda: emulator.statistics().tasks_created >= 3)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError) as cancelled:
+            await run
+        assert "run it again to go on" in cancelled.value.__notes__[0]
+        in_flight = list(states(out).values()).count("submitted")
+        assert in_flight == emulator.statistics().tasks_created
+        report = await EditBatch(requests(30), out).run(session)
+    assert (report.ok, emulator.statistics().tasks_created) == (True, 30)
+
+
+async def test_ids_that_come_after_the_cancellation_are_kept(requests, out):
+    async with service(Fault.slow(delay=0.2).on("submit"), duration=0.1) as (emulator, session):
+        run = asyncio.create_task(EditBatch(requests(8), out).run(session))
+        await until(lambda: emulator.statistics().tasks_created >= 1)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        created = emulator.statistics().tasks_created
+        found = Counter(states(out).values())
+        assert (found["submitting"], found["submitted"]) == (0, created)
+        assert (await EditBatch(requests(8), out).run(session)).ok
+    assert emulator.statistics().tasks_created == 8
+
+
+async def test_a_reply_after_the_deadline_still_gives_the_id(requests, out):
+    async with service(Fault.slow(delay=0.3).on("submit")) as (emulator, session):
+        report = await EditBatch(requests(1), out, deadline=0.1).run(session)
+        assert (report.uncertain, report.in_flight) == (0, 1)
+        assert (await EditBatch(requests(1), out).run(session)).ok
+    assert emulator.statistics().tasks_created == 1
+
+
+@pytest.mark.may_block("the test looks into the journal in the middle of a call")
+async def test_the_intent_is_on_the_disk_before_the_request_is_sent(requests, out, monkeypatch):
+    seen = []
+    send = AiohttpTransport.send
+
+    async def look(self, call, body=None):
+        seen.append((call.method, states(out)["edit0"]))
+        return await send(self, call, body)
+
+    monkeypatch.setattr(AiohttpTransport, "send", look)
+    async with service() as (_, session):
+        assert (await EditBatch(requests(1), out).run(session)).ok
+    assert seen[0] == ("POST", "submitting")
+
+
+async def test_a_folder_that_can_not_be_written_to_stops_before_anything_is_spent(requests, tmp_path):
+    (tmp_path / "file").touch()
+    async with service() as (emulator, session):
+        with pytest.raises(JournalError, match="can't be written"):
+            await EditBatch(requests(1), tmp_path / "file").run(session)
+    assert emulator.statistics().submits == 0
+
+
+async def test_a_full_disk_stops_submitting_and_loses_nothing(requests, out, monkeypatch):
+    async def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with service(max_in_flight=1) as (emulator, session):
+        with monkeypatch.context() as full:
+            full.setattr(Downloader, "save", fail)
+            report = await EditBatch(requests(30), out).run(session)
+        assert report.stopped == "pictures can't be saved: No space left on device"
+        assert report.saved == 0
+        created = emulator.statistics().tasks_created
+        assert created == report.unsaved < 30
+        assert (await EditBatch(requests(30), out).run(session)).ok
+    assert emulator.statistics().tasks_created == 30
+
+
+async def test_a_journal_that_fails_ends_the_run_and_names_the_tasks_that_it_could_not_keep(requests, out, monkeypatch):
+    move = _store.Store.move
+
+    def fail(self, number, state, columns):
+        if state.value == "submitted":
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorname = "SQLITE_FULL"
+            raise error
+        move(self, number, state, columns)
+
+    async with service(max_in_flight=2, duration=5) as (emulator, session):
+        with monkeypatch.context() as full:
+            full.setattr(_store.Store, "move", fail)
+            with pytest.raises(JournalError, match="the disk is full") as failure:
+                await EditBatch(requests(10), out).run(session)
+        (task_id, *_) = emulator.tasks
+        assert any(task_id in note for note in failure.value.__notes__)
+        assert len(emulator.tasks) <= 4
+        recovered = await EditBatch([], out).run(session)
+    assert recovered.uncertain == len(emulator.tasks)
+
+
+async def test_two_runs_on_one_folder_are_refused(requests, out):
+    async with service(duration=0.2) as (_, session):
+        run = asyncio.create_task(EditBatch(requests(2), out).run(session))
+        await until(lambda: session.statistics().in_flight)
+        with pytest.raises(JournalError, match="being written by a run in process"):
+            await EditBatch(requests(2), out).run(session)
+        assert (await run).ok
+
+
+async def test_a_session_that_is_not_open_is_an_error(requests, out):
+    with pytest.raises(SessionClosedError):
+        await EditBatch(requests(1), out).run(EditSession("key"))
+
+
+async def test_a_session_that_is_closed_meanwhile_ends_the_run_resumably(requests, out):
+    async with service(duration=30, max_in_flight=2) as (_, session):
+        run = asyncio.create_task(EditBatch(requests(10), out).run(session))
+        await until(lambda: session.statistics().watched == 2)
+        await session.__aexit__(KeyError, KeyError(), None)
+        report = await run
+    assert isinstance(report.error, SessionClosedError)
+    assert (report.in_flight, report.failed, report.planned) == (2, 0, 8)
+    assert set(states(out).values()) == {"submitted", "planned"}
+
+
+async def test_a_task_that_is_accepted_while_the_session_closes_is_kept(requests, out, monkeypatch):
+    def closed(self, tracked):
+        raise SessionClosedError("the session was closed", task_id=tracked.task_id)
+
+    async with service() as (_, session):
+        with monkeypatch.context() as closing:
+            closing.setattr(Host, "track", closed)
+            report = await EditBatch(requests(1), out).run(session)
+        assert (report.in_flight, report.uncertain, report.failed) == (1, 0, 0)
+        assert isinstance(report.error, SessionClosedError)
+        assert (await EditBatch(requests(1), out).run(session)).ok
+
+
+async def test_a_session_that_closes_before_a_download_ends_the_run_resumably(requests, out, monkeypatch):
+    async def closed(*_: object) -> None:
+        raise SessionClosedError("the session is closed")
+
+    async with service() as (_, session):
+        with monkeypatch.context() as closing:
+            closing.setattr(Downloader, "save", closed)
+            report = await EditBatch(requests(1), out).run(session)
+        assert (report.unsaved, type(report.error)) == (1, SessionClosedError)
+        with monkeypatch.context() as closing:
+            closing.setattr(EditSession, "pictures", lambda *_: (_ for _ in ()).throw(SessionClosedError("closed")))
+            report = await EditBatch(requests(1), out).run(session)
+        assert (report.unsaved, type(report.error)) == (1, SessionClosedError)
+        assert (await EditBatch(requests(1), out).run(session)).ok
+
+
+async def test_leftovers_of_killed_downloads_are_swept_away(requests, out):
+    out.mkdir()
+    (out / ".edit0-0.png.0123abcd.part").touch()
+    (out / ".mine.part").touch()
+    async with service() as (_, session):
+        await EditBatch(requests(1), out).run(session)
+    assert [path.name for path in out.glob(".*")] == [".mine.part"]
+
+
+async def test_progress_can_be_seen_at_any_time(requests, out):
+    async with service(duration=0.2, max_in_flight=2) as (_, session):
+        batch = EditBatch(requests(4), out)
+        assert batch.progress.in_flight == 0
+        run = asyncio.create_task(batch.run(session))
+        await until(lambda: batch.progress.saved == 2)
+        assert batch.progress.in_flight > 0
+        await run
+    assert (batch.progress.saved, batch.progress.in_flight, batch.progress.failed) == (4, 0, 0)
+    assert batch.progress.cost == Decimal("0.0357") * 4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_cost": -1},
+        {"max_cost": "a lot"},
+        {"max_cost": float("inf")},
+        {"max_tasks": -1},
+        {"max_tasks": 1.5},
+        {"stop_after_failures": 0},
+        {"deadline": 0},
+    ],
+)
+async def test_wrong_options_are_errors(out, options):
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        EditBatch([], out, **options)
