@@ -236,8 +236,10 @@ class MemorySession(EditSession):
     def _make_transport(self) -> Transport:
         return self.service
 
-    async def __aenter__(self) -> Self:
-        return await super().__aenter__()
+    async def open(self) -> Self:
+        await super().open()
+        self._host._random.seed(7)  # the same jitter each time
+        return self
 
 
 async def until(condition: Callable[[], bool]) -> None:
