@@ -328,14 +328,13 @@ async def test_arrow_keys_go_from_edit_to_edit_and_enter_opens_one(page):
         await page.press("ArrowRight")
     await page.press("ArrowLeft")
     await page.press("Enter")
-    assert await page.evaluate(TITLE) == "photo-2"
+    await page.until(f"{TITLE} === 'photo-2'")
     await page.press("ArrowLeft")
     await page.press("ArrowLeft")
     await page.press("ArrowLeft")
     assert await page.evaluate(TITLE) == "photo-0"
     await page.press("Escape")
-    await page.until(f"!{OPEN}")
-    assert await page.evaluate("document.activeElement.textContent") == "photo-0"
+    await page.until(f"!{OPEN} && document.activeElement.textContent === 'photo-0'")
 
 
 @pytest.mark.anyio
