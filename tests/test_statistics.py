@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import attrs
@@ -34,5 +35,5 @@ def test_a_snapshot_can_not_be_changed() -> None:
 
 
 def test_every_number_is_explained() -> None:
-    explained = re.findall(r"^        (\w+): ", SessionStatistics.__doc__ or "", re.MULTILINE)
+    explained = re.findall(r"^    (\w+): ", inspect.getdoc(SessionStatistics) or "", re.MULTILINE)
     assert explained == [field.name for field in attrs.fields(SessionStatistics)]
