@@ -128,7 +128,7 @@ class Downloader:
         try:
             await self._fetch(url, task_id, index, receive)
             await self._offloader.run(part.commit)
-        except BaseException:
+        except BaseException:  # cancelled or failed, no part of a file may stay
             self._offloader.run_soon(part.close)
             raise
 

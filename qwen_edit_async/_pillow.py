@@ -276,6 +276,6 @@ def _save(image: Image.Image, plugin: str) -> Encoded:
     try:
         image.save(file, plugin, icc_profile=image.info.get("icc_profile"), **options)
         return Encoded(file, file.tell(), f"image/{plugin.lower()}", image.size)
-    except BaseException:
+    except BaseException:  # the temporary file goes, whatever went wrong
         file.close()
         raise

@@ -142,7 +142,7 @@ class EditSession:
         self._host = Host(self._make_transport(), self._negotiation, self._options)
         try:
             await self._host.start()
-        except BaseException:
+        except BaseException:  # cancelled or failed, it can't be opened again
             self._closed = True
             raise
         return self

@@ -44,7 +44,7 @@ class Journal:
         except asyncio.CancelledError:
             opening.add_done_callback(functools.partial(_discard, executor))
             raise
-        except BaseException:
+        except BaseException:  # whatever went wrong, the thread must end
             executor.shutdown(wait=False)
             raise
         return cls(store, lock, executor)
@@ -122,7 +122,7 @@ def _open(folder: Path) -> tuple[Store, RunLock]:
         raise JournalError(f"the folder {folder} can't be written: {error.strerror}; nothing was submitted") from error
     try:
         return Store(folder / JOURNAL_NAME), lock
-    except BaseException:
+    except BaseException:  # the lock must not outlive the attempt
         lock.release()
         raise
 

@@ -48,7 +48,7 @@ class RunLock:
             file.truncate()
             json.dump(_myself(), file)
             file.flush()
-        except BaseException:
+        except BaseException:  # closing the file gives the lock back
             file.close()
             raise
         self._file = file

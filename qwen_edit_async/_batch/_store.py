@@ -130,7 +130,7 @@ class Store:
         except sqlite3.Error as error:
             self._connection.close()
             raise explain(error, path) from error
-        except BaseException:
+        except BaseException:  # an open connection would keep the file
             self._connection.close()
             raise
 

@@ -56,7 +56,7 @@ class _Runtime:
             self._stack.push_async_callback(self._results.aclose)
             self.service.results_url = await self._serve(self._results.application(), 0)
             self.url = await self._serve(Api(self.service, self._results).application(), self._port)
-        except BaseException:
+        except BaseException:  # cancelled or failed, no port stays open
             await self._stack.aclose()
             raise
 
