@@ -226,15 +226,17 @@ class Store:
     def unfinished(self, after: int, limit: int) -> list[Entry]:
         """Edits that have a task, but not all of its pictures, by their numbers."""
         rows = self._connection.execute(
-            f"SELECT {_ENTRY_COLUMNS} FROM edits WHERE state IN ('submitted', 'completed') AND number > ? "  # noqa: S608  # constants
-            "ORDER BY number LIMIT ?",
+            f"SELECT {_ENTRY_COLUMNS} FROM edits WHERE state IN ('submitted', 'completed', 'uncertain') "  # noqa: S608  # constants
+            "AND task_id IS NOT NULL AND number > ? ORDER BY number LIMIT ?",
             (after, limit),
         )
         return [_entry(row) for row in rows]
 
     def totals(self) -> Totals:
         """What has been done so far."""
-        tasks = self._one("SELECT count(task_id) + total(state = 'uncertain') + total(repeats) FROM edits")
+        tasks = self._one(
+            "SELECT count(task_id) + total(state = 'uncertain' AND task_id IS NULL) + total(repeats) FROM edits"
+        )
         return Totals(edits=self._one("SELECT count(*) FROM edits"), tasks=int(tasks), cost=self._cost()[0])
 
     def summary(self) -> JournalSummary:
