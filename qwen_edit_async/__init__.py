@@ -25,8 +25,10 @@ The README's "Contributing" says which file to open for which change.
 
 import os as _os
 
+from ._batch import BatchOutcome as BatchOutcome
 from ._batch import BatchProgress as BatchProgress
 from ._batch import BatchReport as BatchReport
+from ._batch import BatchStatus as BatchStatus
 from ._batch import EditBatch as EditBatch
 from ._batch import FailureGroup as FailureGroup
 from ._batch import Percentiles as Percentiles
@@ -85,8 +87,10 @@ __all__ = [
     "AuthenticationError",
     "Backoff",
     "BadRequestError",
+    "BatchOutcome",
     "BatchProgress",
     "BatchReport",
+    "BatchStatus",
     "ConfigurationError",
     "DeadlineExceededError",
     "DownloadError",

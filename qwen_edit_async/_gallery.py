@@ -51,6 +51,7 @@ class GalleryItem:
         parameters: By name, as the request had them; what is ``None`` is left out.
         cost: In the account's currency, where it is known.
         task_id: The service's name for the task, if there was one.
+        status: How it stands, unless it is done.
         error: Why there is no output, if there is none.
     """
 
@@ -61,6 +62,7 @@ class GalleryItem:
     parameters: Mapping[str, Any] = attrs.field(factory=dict)
     cost: Decimal | None = None
     task_id: str | None = None
+    status: str | None = None
     error: str | None = None
 
 
@@ -102,6 +104,7 @@ def gallery(
 def _card(item: GalleryItem) -> str:
     failed = " failed" if item.error is not None else ""
     facts = {
+        **({"status": item.status} if item.status is not None else {}),
         **{name: value for name, value in item.parameters.items() if value is not None},
         **({"cost": f"{item.cost:f}"} if item.cost is not None else {}),
         **({"task": item.task_id} if item.task_id is not None else {}),

@@ -71,8 +71,8 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.UNCERTAIN: frozenset({State.PLANNED, State.SUBMITTED, State.COMPLETED, State.FAILED, State.UNCERTAIN}),
 }
 """The legal moves. One from a state to itself records something more, such as another attempt or a problem; one from
-*uncertain* to *submitted* is a task id that came late. From *uncertain* to what comes after *submitted* leads only a task
-that the service knows again."""
+*uncertain* to *submitted* is a task id that came late. From *uncertain* to what comes after *submitted* leads only a
+task that the service knows again."""
 
 ORIGINS: Mapping[State, tuple[State, ...]] = {
     target: tuple(state for state, targets in MOVES.items() if target in targets) for target in State

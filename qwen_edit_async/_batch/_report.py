@@ -82,6 +82,8 @@ class BatchReport:
         failures: What went wrong, the most frequent first.
         stopped: Why the run ended before its input did; empty if it did not.
         error: What the run was stopped by, if it was an error.
+        gallery: The page with the pictures before and after; empty if it was not written.
+        gallery_problem: Why it could not be written.
     """
 
     folder: str
@@ -106,6 +108,8 @@ class BatchReport:
     failures: tuple[FailureGroup, ...] = ()
     stopped: str = ""
     error: Exception | None = attrs.field(default=None, eq=False)
+    gallery: str = ""
+    gallery_problem: str = ""
 
     @property
     def total(self) -> int:
@@ -142,6 +146,10 @@ class BatchReport:
             lines.append(f"stopped: {self.stopped}")
         if self.unfinished or self.stopped:
             lines.append("run it again to go on: nothing that has a task is submitted twice")
+        if self.gallery:
+            lines.append(f"before and after: {self.gallery}")
+        if self.gallery_problem:
+            lines.append(f"the page with the pictures could not be written: {self.gallery_problem}")
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -153,6 +161,19 @@ class BatchReport:
             "ok": self.ok,
         }
         return json.dumps(report, ensure_ascii=False, indent=2)
+
+    def facts(self, shown: int) -> dict[str, object]:
+        """The report for the head of a page that shows so many edits at most."""
+        facts: dict[str, object] = {"done": f"{self.saved} of {self.total} edits", "pictures": self.pictures}
+        facts |= {words.partition(":")[0]: count for count, words in self._rest() if count}
+        facts["cost"] = f"{self.cost}{f' (+ {self.unpriced} edits without a price)' if self.unpriced else ''}"
+        if self.running is not None:
+            facts["running"] = f"half within {self.running.p50:.1f} s, 95 % within {self.running.p95:.1f} s"
+        if self.stopped:
+            facts["stopped"] = self.stopped
+        if (known := self.total - self.refused) > shown:
+            facts["on this page"] = f"{shown} of {known} edits, those that went wrong first"
+        return facts
 
     def _rest(self) -> tuple[tuple[int, str], ...]:
         return (

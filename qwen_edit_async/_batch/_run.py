@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import os
-from collections.abc import AsyncIterable, Iterable
+import threading
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Final
 
 import attrs
 
 from qwen_edit_async._config import check_not_negative, check_positive
-from qwen_edit_async._errors import ConfigurationError, SessionClosedError
+from qwen_edit_async._errors import ConfigurationError, JournalError, SessionClosedError
 from qwen_edit_async._log import log
 from qwen_edit_async._requests import RequestInput
 from qwen_edit_async._session import EditSession
@@ -21,9 +25,17 @@ from ._content import sweep
 from ._gather import Gatherer
 from ._intake import Intake
 from ._journal import JOURNAL_NAME, Journal
+from ._outcomes import BatchOutcome, read_page
 from ._plan import Budget
+from ._publish import publish
 from ._report import BatchReport, make_report
 from ._row import Surroundings
+
+GALLERY_LIMIT: Final = 2_000
+"""Edits that the page shows unless told otherwise: about 50 MB, which a browser still opens at once."""
+
+_INTERRUPTED_SECONDS: Final = 3.0
+"""For how long small pictures are made when a run was interrupted, and somebody waits for the prompt."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,7 +62,8 @@ class EditBatch:
 
     Every step of every edit is journalled, in SQLite beside the outputs, before anything relies on it. A run that finds
     a journal goes on where the last one ended: what has a task is never submitted again, what is in flight is waited
-    for, what is completed is downloaded, saved files are verified. The pictures are ``{key}-{index}.png``.
+    for, what is completed is downloaded, saved files are verified. The pictures are ``{key}-{index}.png``. However a
+    run ends, ``report.html`` (before and after, of all runs) and ``report.json`` are written beside them.
 
     An edit is known by its key; without one, it is made of its images' names (of their content, for images in memory),
     its instruction and its parameters. A key that the journal has with another content is refused.
@@ -66,6 +79,8 @@ class EditBatch:
         resubmit_uncertain: Whether to submit again what may have been submitted when the last run ended, so that a task
             may exist already and both may be charged.
         deadline: Seconds for each edit, from having a slot to its end; the session's by default.
+        gallery_limit: How many edits ``report.html`` shows at most, about 25 KB each; those that went wrong come first.
+            With 0 there is no such page.
 
     Raises:
         ConfigurationError: If an option is wrong.
@@ -81,7 +96,9 @@ class EditBatch:
         stop_after_failures: int | None = None,
         resubmit_uncertain: bool = False,
         deadline: float | None = None,
+        gallery_limit: int = GALLERY_LIMIT,
     ) -> None:
+        check_not_negative(gallery_limit, "gallery_limit")
         if max_tasks is not None:
             check_not_negative(max_tasks, "max_tasks")
         if stop_after_failures is not None:
@@ -93,7 +110,9 @@ class EditBatch:
         self._limits = Budget(max_cost=_to_cost(max_cost), max_tasks=max_tasks, stop_after_failures=stop_after_failures)
         self._resubmit_uncertain = resubmit_uncertain
         self._deadline = deadline
+        self._gallery_limit = gallery_limit
         self._around: Surroundings | None = None
+        self._report: BatchReport | None = None
 
     @property
     def journal(self) -> Path:
@@ -115,12 +134,32 @@ class EditBatch:
             cost=around.budget.spent,
         )
 
+    @property
+    def report(self) -> BatchReport | None:
+        """How the last run went, also if it was interrupted; ``None`` before it has ended."""
+        return self._report
+
+    async def outcomes(self) -> AsyncGenerator[BatchOutcome, None]:
+        """What became of each edit of the journal, of all runs, in the order in which they were planned.
+
+        It can be looped over at any time, while it runs as well, and holds a few hundred of them at a time.
+
+        Raises:
+            JournalError: If there is no journal, or it can't be read.
+        """
+        last = 0
+        while page := await asyncio.to_thread(read_page, self.journal, last):
+            for _, outcome in page:
+                yield outcome
+            last = page[-1][0]
+
     async def run(self, session: EditSession) -> BatchReport:
         """Do all that is still to be done.
 
         Edits that fail are in the report, and so is what ended the run early: the budget, or an error that would have
         been the answer to every other edit (``report.error``: a key that is not valid, no balance). Cancelling it stops
-        submitting at once, and waits for nothing but, up to 5 s, the ids of tasks that are just being submitted.
+        submitting at once, and waits for nothing but, up to 5 s, the ids of tasks that are just being submitted; and a
+        few seconds for ``report.html``, unless it is cancelled once more.
 
         Raises:
             JournalError: If the journal can't be opened or written, or another run has it. Notes name the ids of tasks
@@ -146,15 +185,27 @@ class EditBatch:
             )
             await files.call(sweep, self._folder)
             intake = Intake(around)
-            await intake.work(self._requests)
-            return make_report(
-                await journal.summary(),
-                folder=str(self._folder),
-                elapsed=loop.time() - started_at,
-                refused=intake.refused,
-                stopped=around.budget.stopped,
-                error=around.error,
-            )
+
+            async def conclude(stopped: str, preview_seconds: float) -> BatchReport:
+                made = make_report(
+                    await journal.summary(),
+                    folder=str(self._folder),
+                    elapsed=loop.time() - started_at,
+                    refused=intake.refused,
+                    stopped=stopped,
+                    error=around.error,
+                )
+                self._report = made
+                self._report = await self._publish(made, files, preview_seconds)
+                return self._report
+
+            try:
+                await intake.work(self._requests)
+            except (Exception, asyncio.CancelledError) as error:
+                with contextlib.suppress(JournalError):  # which is what ends the run, then
+                    await conclude(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
+                raise
+            return await conclude(around.budget.stopped, float("inf"))
         except asyncio.CancelledError as cancelled:
             done = self.progress
             note = (
@@ -167,6 +218,22 @@ class EditBatch:
         finally:
             await files.aclose()
             await journal.aclose()
+
+    async def _publish(self, report: BatchReport, files: Gatherer, preview_seconds: float) -> BatchReport:
+        abandoned = threading.Event()
+        try:
+            return await files.call(
+                functools.partial(
+                    publish,
+                    report,
+                    self.journal,
+                    limit=self._gallery_limit,
+                    preview_seconds=preview_seconds,
+                    abandoned=abandoned,
+                )
+            )
+        finally:
+            abandoned.set()
 
 
 def _to_cost(value: Decimal | float | str | None) -> Decimal | None:

@@ -40,6 +40,7 @@ def batch(
     max_cost: Decimal | None = None,
     max_tasks: int | None = None,
     stop_after_failures: int | None = None,
+    gallery_limit: int = 2000,
     parameters: ParameterOptions | None = None,
     submission: SubmissionOptions | None = None,
     connection: ConnectionOptions | None = None,
@@ -49,7 +50,8 @@ def batch(
     The results are saved as KEY-0.png, KEY-1.png and so on; KEY is the table's, or else the picture's name.
 
     Whatever interrupts it: the same command goes on where it ended. A journal beside the results says what was done, so
-    that nothing is submitted twice, and nothing lost.
+    that nothing is submitted twice, and nothing lost. There are report.html, which shows before and after, and
+    report.json as well.
 
     Args:
         source: A folder, a quoted pattern such as "photos/*.jpg", or a table (.csv, .tsv, .jsonl) with the columns
@@ -62,6 +64,7 @@ def batch(
         max_cost: Submit no more once the whole batch could cost more than this.
         max_tasks: Submit no more once so many tasks were created for the whole batch.
         stop_after_failures: Submit no more after so many failures.
+        gallery_limit: How many edits report.html shows at most, those that went wrong first; with 0 there is none.
         parameters: How to edit; the table's own go before.
         submission: What may be submitted, and where.
         connection: How to talk to the service.
@@ -84,7 +87,7 @@ def batch(
         max_in_flight=concurrency,
         output=output,
     )
-    options = _Options(max_cost, max_tasks, stop_after_failures, submission.resubmit_uncertain)
+    options = _Options(max_cost, max_tasks, stop_after_failures, submission.resubmit_uncertain, gallery_limit)
     edits = _Batch(run, items, options)
     code = run(edits.work)
     if edits.began:
@@ -100,6 +103,7 @@ class _Options:
     max_tasks: int | None
     stop_after_failures: int | None
     resubmit_uncertain: bool
+    gallery_limit: int
 
 
 class _Batch:
@@ -113,6 +117,7 @@ class _Batch:
         self._options = options
         self._tally = Tally(total=len(items))
         self._failures: list[tuple[str, int, list[str]]] = []
+        self._gallery = ""
 
     async def work(self, session: EditSession) -> int:
         """Do all that can be done."""
@@ -137,6 +142,7 @@ class _Batch:
             finally:
                 refreshing.cancel()
                 self._count(edits)
+                self._find_gallery(edits.report)
         return self._conclude(report)
 
     def _conclude(self, report: BatchReport) -> int:
@@ -163,6 +169,13 @@ class _Batch:
         tally.done, tally.pictures, tally.cost = seen.saved, seen.pictures, seen.cost or None
         tally.failed = seen.failed + sum(count for _, count, _ in self._failures)
 
+    def _find_gallery(self, report: BatchReport | None) -> None:
+        """Whichever way the run ended."""
+        if report is not None:
+            self._gallery = report.gallery
+            if report.gallery_problem:
+                self._run.screen.warning(f"report.html could not be written: {report.gallery_problem}")
+
     def report(self) -> None:
         """Say how it went."""
         screen, tally = self._run.screen, self._tally
@@ -179,6 +192,8 @@ class _Batch:
         screen.line(f"{tally.done} of {tally.total} edits done{not_done} · {took}{tally.describe(now)}")
         if self._more_to_do:
             screen.line("the same command goes on from here: nothing that has a task is submitted twice")
+        if self._gallery:
+            screen.line(f"before and after: {self._gallery}", whole=True)
         one = tally.pictures == 1
         put(f"{tally.pictures} picture{'' if one else 's'} {'is' if one else 'are'} in {self._run.output}")
 
