@@ -31,7 +31,7 @@ class GalleryEdit:
     Attributes:
         inputs: As the request had them.
         outputs: The files that were saved.
-        previews: Whether small pictures are made.
+        previews: Whether small pictures are made; without, the page shows the files themselves.
     """
 
     key: str
@@ -96,7 +96,7 @@ def _in_parallel(
 def _item(edit: GalleryEdit, folder: Path) -> GalleryItem:
     def picture(image: Any) -> GalleryPicture:
         thumbnail = make_thumbnail(image) if edit.previews else None
-        return GalleryPicture(thumbnail=thumbnail, path=_link(image, folder))
+        return GalleryPicture(thumbnail=thumbnail, path=_link(image, folder), in_full=not edit.previews)
 
     return GalleryItem(
         key=edit.key,

@@ -47,7 +47,7 @@ def publish(
         report: How the run went.
         journal: What became of each edit.
         limit: How many edits the page shows at most; those that went wrong come first.
-        preview_seconds: For how long small pictures are made; edits after that are shown without.
+        preview_seconds: For how long small pictures are made; after that the page shows the files themselves.
         abandoned: Set if it need not be finished.
     """
     page = journal.with_name(PAGE_NAME)

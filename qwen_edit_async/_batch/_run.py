@@ -34,8 +34,11 @@ from ._row import Surroundings
 GALLERY_LIMIT: Final = 2_000
 """Edits that the page shows unless told otherwise: about 50 MB, which a browser still opens at once."""
 
+_PREVIEW_SECONDS: Final = 60.0
+"""For how long small pictures are made at the end of a run; a pair takes 20 to 40 ms."""
+
 _INTERRUPTED_SECONDS: Final = 3.0
-"""For how long small pictures are made when a run was interrupted, and somebody waits for the prompt."""
+"""Likewise when the run was interrupted, and somebody waits for the prompt."""
 
 
 @attrs.frozen(kw_only=True)
@@ -80,7 +83,8 @@ class EditBatch:
             may exist already and both may be charged.
         deadline: Seconds for each edit, from having a slot to its end; the session's by default.
         gallery_limit: How many edits ``report.html`` shows at most, about 25 KB each; those that went wrong come first.
-            With 0 there is no such page.
+            With 0 there is no such page. Small pictures are made for a minute at most, and for 3 s if the run was
+            interrupted: after that the page shows the files themselves.
 
     Raises:
         ConfigurationError: If an option is wrong.
@@ -205,7 +209,7 @@ class EditBatch:
                 with contextlib.suppress(JournalError):  # which is what ends the run, then
                     await conclude(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
                 raise
-            return await conclude(around.budget.stopped, float("inf"))
+            return await conclude(around.budget.stopped, _PREVIEW_SECONDS)
         except asyncio.CancelledError as cancelled:
             done = self.progress
             note = (
