@@ -48,6 +48,7 @@ class Progress:
         in_flight: Tasks at the service, if that is known.
         cost: What the service charged, as far as it says.
         seconds: How long the run has taken.
+        found: Edits that had ended before it, which tell nothing of its rate.
     """
 
     done: int = 0
@@ -56,6 +57,7 @@ class Progress:
     in_flight: int | None = None
     cost: Decimal | None = None
     seconds: float = 0.0
+    found: int = 0
 
     @property
     def ended(self) -> int:
@@ -64,7 +66,7 @@ class Progress:
 
     def text(self) -> str:
         """All of it in one line."""
-        rate = self.ended / self.seconds if self.seconds > 0 else 0.0
+        rate = (self.ended - self.found) / self.seconds if self.seconds > 0 else 0.0
         rest = None if self.total is None else max(self.total - self.ended, 0)
         parts = (
             f"{self.ended} edits" if self.total is None else f"{self.ended} of {self.total} edits",

@@ -320,14 +320,14 @@ class Clock:
         return self.now
 
 
-def test_where_there_is_no_terminal_a_line_is_written_every_ten_seconds(capsys):
-    clock, tally = Clock(), Tally(total=9, done=2, failed=1, cost=Decimal("1.50"))
+def test_where_there_is_no_terminal_a_line_a_minute_is_written(capsys):
+    clock, tally = Clock(), Tally(total=90, done=14, found=2, failed=1, cost=Decimal("1.50"))
     progress = BatchProgress(Screen(), tally, lambda: 4, clock)
     with progress.shown():
-        for clock.now in (100.0, 109.9, 110.0, 111.0, 119.9, 120.0):
+        for clock.now in (100.0, 159.9, 160.0, 161.0, 219.9, 220.0):
             progress.refresh()
     assert capsys.readouterr().err == (
-        "3 of 9 · 1 failed · 4 in flight · cost 1.5 · 0.2/s\n3 of 9 · 1 failed · 4 in flight · cost 1.5 · 0.1/s\n"
+        "15 of 90 · 1 failed · 4 in flight · cost 1.5 · 0.2/s\n15 of 90 · 1 failed · 4 in flight · cost 1.5 · 0.1/s\n"
     )
 
 

@@ -55,6 +55,7 @@ class Counts:
     """What a run has seen so far."""
 
     saved: int = 0
+    found: int = 0
     pictures: int = 0
     failed: int = 0
     in_flight: int = 0
@@ -139,6 +140,7 @@ class Row:
         if step is Step.VERIFY:
             if await around.files.call(are_whole, around.folder, entry.files):
                 self._count_saved(len(entry.files))
+                around.counts.found += 1
                 return
             await self._move(State.COMPLETED, files=None)
         if step is Step.REPLAN:

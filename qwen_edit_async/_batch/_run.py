@@ -47,6 +47,7 @@ class BatchProgress:
 
     Attributes:
         saved: Edits that are done, those that earlier runs had done too, as far as the input was read.
+        found: Those of them that earlier runs had done.
         pictures: Their files.
         failed: Edits that went wrong in this run.
         in_flight: Edits that this run submits, or waits for.
@@ -54,6 +55,7 @@ class BatchProgress:
     """
 
     saved: int = 0
+    found: int = 0
     pictures: int = 0
     failed: int = 0
     in_flight: int = 0
@@ -132,6 +134,7 @@ class EditBatch:
         counts = around.counts
         return BatchProgress(
             saved=counts.saved,
+            found=counts.found,
             pictures=counts.pictures,
             failed=counts.failed,
             in_flight=counts.in_flight,

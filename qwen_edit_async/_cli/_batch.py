@@ -166,7 +166,7 @@ class _Batch:
 
     def _count(self, edits: EditBatch) -> None:
         seen, tally = edits.progress, self._tally
-        tally.done, tally.pictures, tally.cost = seen.saved, seen.pictures, seen.cost or None
+        tally.done, tally.found, tally.pictures, tally.cost = seen.saved, seen.found, seen.pictures, seen.cost or None
         tally.failed = seen.failed + sum(count for _, count, _ in self._failures)
 
     def _find_gallery(self, report: BatchReport | None) -> None:

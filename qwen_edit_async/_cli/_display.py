@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _NOTES_OF_A_KIND = 3
-_SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_LINES = 60.0
 
 
 def put(text: str) -> None:
@@ -70,6 +70,7 @@ class Tally:
     Attributes:
         total: Edits in all.
         done: Edits whose pictures are saved.
+        found: Those of them that earlier runs had saved.
         failed: Edits that came to nothing.
         pictures: Pictures that are saved.
         cost: What the service charged, as far as it says.
@@ -78,6 +79,7 @@ class Tally:
 
     total: int
     done: int = 0
+    found: int = 0
     failed: int = 0
     pictures: int = 0
     cost: Decimal | None = None
@@ -90,12 +92,12 @@ class Tally:
 
     def describe(self, now: float, in_flight: int | None = None) -> str:
         """Everything but the number of edits done, to be put after that."""
-        seconds = now - self.started_at
+        seconds, done = now - self.started_at, self.done - self.found
         parts = [
             f"{self.failed} failed" if self.failed else "",
             f"{in_flight} in flight" if in_flight is not None else "",
             f"cost {self.cost.normalize():f}" if self.cost is not None else "",
-            f"{self.done / seconds:.1f}/s" if self.done and seconds > 0 else "",
+            f"{done / seconds:.1f}/s" if done and seconds > 0 else "",
         ]
         return "".join(f" · {part}" for part in parts if part)
 
