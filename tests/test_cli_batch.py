@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pty
@@ -13,7 +14,7 @@ from PIL import Image
 
 from qwen_edit_async._cli import main
 from qwen_edit_async._cli._display import BatchProgress, Screen, Tally
-from qwen_edit_async.emulator import Fault
+from qwen_edit_async.emulator import EditEmulator, Fault
 
 QUICK = ("--poll-interval", "0.02")
 
@@ -58,6 +59,22 @@ def test_a_folder_is_edited_and_the_last_line_says_where(photos, batch, out, cap
     assert captured.out == f"3 pictures are in {out}\n"
     assert re.search(r"^3 of 3 edits done · [\d.]+ s · cost 0\.1071 · [\d.]+/s$", captured.err, re.MULTILINE)
     assert len(service.tasks) == 3
+
+
+def test_the_page_is_named_and_can_be_left_out(photos, batch, out, capsys, service):
+    assert batch(photos) == 0
+    assert f"\nbefore and after: {out / 'report.html'}\n" in capsys.readouterr().err
+    (out / "report.html").unlink()
+    assert batch(photos, "--gallery-limit", "0") == 0
+    assert "before and after" not in capsys.readouterr().err
+    assert not (out / "report.html").exists()
+
+
+def test_a_page_that_can_not_be_written_is_a_warning(photos, batch, out, capsys, service):
+    (out / "report.html").mkdir(parents=True)
+    assert batch(photos) == 0
+    assert "warning: report.html could not be written: Is a directory\n" in capsys.readouterr().err
+    assert found(out) == ["a-0.png", "b-0.png", "c-0.png"]
 
 
 def test_results_are_png_files(photos, batch, out, service):
@@ -349,6 +366,7 @@ def test_an_interrupted_run_names_what_still_runs_and_what_it_did(photos, tmp_pa
         assert f"\n  qwen-edit fetch {task_id} -o '{out}'\n" in errors
     assert errors.count("qwen-edit fetch") == 2
     assert "1 of 3 edits done, 2 not done" in errors
+    assert f"before and after: {out / 'report.html'}\n" in errors
     assert output == f"1 picture is in {out}\n"
     assert "Traceback" not in errors
 
@@ -366,6 +384,18 @@ def test_an_interrupted_run_of_the_embedded_service_has_nothing_to_fetch(tmp_pat
     assert "0 of 1 edits done, 1 not done" in errors
     assert "qwen-edit fetch" not in errors
     assert "Traceback" not in errors
+
+
+def test_tasks_that_ended_with_an_embedded_service_are_repeated_on_demand_only(photos, batch, capsys, monkeypatch):
+    with monkeypatch.context() as slow:
+        slow.setattr("qwen_edit_async.emulator.EditEmulator", functools.partial(EditEmulator, duration=3600.0))
+        assert batch(photos, "--emulator", "--deadline", "0.5") == 1
+    assert batch(photos, "--emulator") == 1
+    text = capsys.readouterr().err
+    assert "3 × the service does not know the task (any more), which may have been charged: a, b, c" in text
+    assert "warning: 3 uncertain: only --resubmit-uncertain submits them again" in text
+    assert batch(photos, "--emulator", "--resubmit-uncertain") == 0
+    assert "3 of 3 edits done" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["edit", "batch"])
