@@ -13,7 +13,7 @@ import attrs
 from ._markup import escape
 from ._thumbnails import THUMBNAIL_SIDE, Thumbnail
 
-_SLOWEST_TOLD = 0.05
+_SLOWEST_PER_SECOND = 0.95
 _GRID_SIDE = 112
 _SOFT = "opacity:.7;font-size:85%"
 
@@ -48,6 +48,7 @@ class Progress:
         in_flight: Tasks at the service, if that is known.
         cost: What the service charged, as far as it says.
         seconds: How long the run has taken.
+        found: Edits that had ended before it, which tell nothing of its rate.
     """
 
     done: int = 0
@@ -56,6 +57,7 @@ class Progress:
     in_flight: int | None = None
     cost: Decimal | None = None
     seconds: float = 0.0
+    found: int = 0
 
     @property
     def ended(self) -> int:
@@ -64,14 +66,14 @@ class Progress:
 
     def text(self) -> str:
         """All of it in one line."""
-        rate = self.ended / self.seconds if self.seconds > 0 else 0.0
+        rate = (self.ended - self.found) / self.seconds if self.seconds > 0 else 0.0
         rest = None if self.total is None else max(self.total - self.ended, 0)
         parts = (
             f"{self.ended} edits" if self.total is None else f"{self.ended} of {self.total} edits",
             f"{self.failed} failed" if self.failed else "",
             f"{self.in_flight} in flight" if self.in_flight is not None else "",
             f"cost {self.cost:f}" if self.cost is not None else "",
-            f"{rate:.1f}/s" if rate >= _SLOWEST_TOLD else "",
+            _rate(rate) if rate else "",
             f"{_duration(rest / rate)} left" if rest and rate else f"{_duration(self.seconds)}",
         )
         return " · ".join(filter(None, parts))
@@ -134,6 +136,10 @@ def _pictures(thumbnails: tuple[Thumbnail, ...], kind: str, side: int) -> str:
         f'<figcaption style="{_SOFT}">{kind}</figcaption></figure>'
         for thumbnail in thumbnails
     )
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:.1f}/s" if per_second >= _SLOWEST_PER_SECOND else f"{60 * per_second:.1f}/min"
 
 
 def _duration(seconds: float) -> str:

@@ -33,10 +33,19 @@ class GalleryPicture:
     Attributes:
         thumbnail: What is embedded; ``None`` if there is nothing to show.
         path: Where the picture in full lies, relative to the page, with ``/`` between folders; ``None`` if nowhere.
+        in_full: Whether the picture in full is shown where there is no thumbnail.
     """
 
     thumbnail: Thumbnail | None = None
     path: str | None = None
+    in_full: bool = False
+
+    @property
+    def source(self) -> str | None:
+        """What an image element shows, escaped; ``None`` for nothing."""
+        if self.thumbnail is not None:
+            return self.thumbnail.data_uri
+        return _href(self.path) if self.in_full and self.path is not None else None
 
 
 @attrs.frozen(kw_only=True)
@@ -51,6 +60,7 @@ class GalleryItem:
         parameters: By name, as the request had them; what is ``None`` is left out.
         cost: In the account's currency, where it is known.
         task_id: The service's name for the task, if there was one.
+        status: How it stands, unless it is done.
         error: Why there is no output, if there is none.
     """
 
@@ -61,6 +71,7 @@ class GalleryItem:
     parameters: Mapping[str, Any] = attrs.field(factory=dict)
     cost: Decimal | None = None
     task_id: str | None = None
+    status: str | None = None
     error: str | None = None
 
 
@@ -102,6 +113,7 @@ def gallery(
 def _card(item: GalleryItem) -> str:
     failed = " failed" if item.error is not None else ""
     facts = {
+        **({"status": item.status} if item.status is not None else {}),
         **{name: value for name, value in item.parameters.items() if value is not None},
         **({"cost": f"{item.cost:f}"} if item.cost is not None else {}),
         **({"task": item.task_id} if item.task_id is not None else {}),
@@ -119,25 +131,26 @@ def _comparison(item: GalleryItem) -> str:
     before = item.before[-1] if item.before else GalleryPicture()
     after = item.after[0] if item.after else GalleryPicture()
     pictures = _image(before, "before", f"Before: {item.key}") + _image(after, "after", f"After: {item.instruction}")
-    if before.thumbnail is not None and after.thumbnail is not None:
+    if before.source is not None and after.source is not None:
         return (
             f'<div class="compare">{pictures}<span class="divider"></span><span class="side left">before</span>'
             '<span class="side right">after</span><input type="range" min="0" max="100" value="50" step="1" '
             f'autocomplete="off" aria-label="How much of the picture is shown as before: {escape(item.key)}"></div>'
         )
-    if before.thumbnail is None and after.thumbnail is None:
+    if before.source is None and after.source is None:
         return '<div class="compare"><span class="missing">no preview</span></div>'
-    side = "before" if after.thumbnail is None else "after"
+    side = "before" if after.source is None else "after"
     return f'<div class="compare single">{pictures}<span class="side left">{side}</span></div>'
 
 
 def _image(picture: GalleryPicture, kind: _Kind, text: str) -> str:
-    if picture.thumbnail is None:
+    if picture.source is None:
         return ""
+    small = picture.thumbnail
+    sides = f'width="{small.width}" height="{small.height}" ' if small is not None else ""
     return (
         f'<img class="{kind}" alt="{escape(text)}" loading="lazy" decoding="async" draggable="false" '
-        f'width="{picture.thumbnail.width}" height="{picture.thumbnail.height}" '
-        f'src="{picture.thumbnail.data_uri}"{_full(picture)}>'
+        f'{sides}src="{picture.source}"{_full(picture)}>'
     )
 
 
@@ -153,10 +166,10 @@ def _strip(item: GalleryItem) -> str:
 def _choices(pictures: tuple[GalleryPicture, ...], kind: _Kind, *, chosen: int) -> str:
     return "".join(
         f'<li><button type="button" data-kind="{kind}"{_full(picture)} aria-pressed="{str(index == chosen).lower()}">'
-        f'<img alt="Compare {kind} {index + 1}" loading="lazy" decoding="async" src="{picture.thumbnail.data_uri}">'
+        f'<img alt="Compare {kind} {index + 1}" loading="lazy" decoding="async" src="{picture.source}">'
         "</button></li>"
         for index, picture in enumerate(pictures)
-        if picture.thumbnail is not None
+        if picture.source is not None
     )
 
 

@@ -31,6 +31,7 @@ class GalleryEdit:
     Attributes:
         inputs: As the request had them.
         outputs: The files that were saved.
+        previews: Whether small pictures are made; without, the page shows the files themselves.
     """
 
     key: str
@@ -40,7 +41,9 @@ class GalleryEdit:
     parameters: Mapping[str, Any] = attrs.field(factory=dict)
     cost: Decimal | None = None
     task_id: str | None = None
+    status: str | None = None
     error: str | None = None
+    previews: bool = True
 
 
 def write_gallery(
@@ -57,14 +60,21 @@ def write_gallery(
     Raises:
         OSError: If it can't be written.
     """
+    with ThreadPoolExecutor(_WORKERS, "qwen-edit-gallery") as threads:
+        items = _in_parallel(threads, lambda edit: _item(edit, path.parent), edits)
+        write_whole(path, gallery(items, title=title, summary=summary))
+
+
+def write_whole(path: Path, pieces: Iterable[str]) -> None:
+    """Write a text file; the name appears with the whole text or not at all. Blocks.
+
+    Raises:
+        OSError: If it can't be written.
+    """
     part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
-        with (
-            part.open("x", encoding="utf-8", newline="\n") as file,
-            ThreadPoolExecutor(_WORKERS, "qwen-edit-gallery") as threads,
-        ):
-            items = _in_parallel(threads, lambda edit: _item(edit, path.parent), edits)
-            file.writelines(gallery(items, title=title, summary=summary))
+        with part.open("x", encoding="utf-8", errors="replace", newline="\n") as file:
+            file.writelines(pieces)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -84,18 +94,19 @@ def _in_parallel(
 
 
 def _item(edit: GalleryEdit, folder: Path) -> GalleryItem:
+    def picture(image: Any) -> GalleryPicture:
+        thumbnail = make_thumbnail(image) if edit.previews else None
+        return GalleryPicture(thumbnail=thumbnail, path=_link(image, folder), in_full=not edit.previews)
+
     return GalleryItem(
         key=edit.key,
         instruction=edit.instruction,
-        before=tuple(
-            GalleryPicture(thumbnail=make_thumbnail(image), path=_link(image, folder)) for image in edit.inputs
-        ),
-        after=tuple(
-            GalleryPicture(thumbnail=make_thumbnail(output), path=_link(output, folder)) for output in edit.outputs
-        ),
+        before=tuple(map(picture, edit.inputs)),
+        after=tuple(map(picture, edit.outputs)),
         parameters=edit.parameters,
         cost=edit.cost,
         task_id=edit.task_id,
+        status=edit.status,
         error=edit.error,
     )
 

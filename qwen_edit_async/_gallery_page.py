@@ -64,7 +64,7 @@ h2 button:hover { text-decoration: underline; }
 main .instruction { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; }
 .error { margin: 0 0 .5rem; padding: .35rem .6rem; border-radius: 6px; color: var(--bad); background: var(--bad-soft);
   overflow-wrap: anywhere; white-space: pre-line; }
-main .error { max-height: 6.5rem; overflow: auto; }
+main .error { max-height: 7rem; overflow: auto; font-size: .85rem; }
 .facts { display: flex; flex-wrap: wrap; gap: .1rem .9rem; margin: 0; font-size: .8rem; }
 .facts div { display: flex; gap: .35rem; min-width: 0; }
 .facts dt { color: var(--soft); } .facts dd { margin: 0; overflow-wrap: anywhere; }

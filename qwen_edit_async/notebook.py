@@ -2,7 +2,10 @@
 
 ::
 
-    from qwen_edit_async.notebook import show, track
+    from qwen_edit_async.notebook import run_batch, show, show_batch, track
+
+    report = await run_batch(batch, session, total=len(requests))
+    await show_batch(batch)
 
     outcomes = [outcome async for outcome in track(session.edit_many(requests), total=len(requests), session=session)]
     show(outcomes)
@@ -13,6 +16,7 @@ speaks the display protocol of IPython, which every Jupyter kernel has. Anywhere
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from decimal import Decimal
@@ -21,14 +25,16 @@ from typing import TYPE_CHECKING, Any
 from ._display import EditView, Progress, grid_html, progress_html
 from ._results import EditResult
 from ._stream import EditOutcome
-from ._thumbnails import in_notebook
+from ._thumbnails import in_notebook, make_thumbnail
 
 if TYPE_CHECKING:
+    from ._batch import BatchOutcome, BatchReport, EditBatch
     from ._session import EditSession
 
-__all__ = ["Grid", "Progress", "ProgressDisplay", "TrackedOutcomes", "show", "track"]
+__all__ = ["Grid", "Progress", "ProgressDisplay", "TrackedOutcomes", "run_batch", "show", "show_batch", "track"]
 
 _SECONDS_BETWEEN_UPDATES = 0.1
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class ProgressDisplay:
@@ -150,13 +156,64 @@ def track(
     return TrackedOutcomes(outcomes, _Tally(ProgressDisplay(title, clock=clock), total, session, clock))
 
 
+async def run_batch(
+    batch: EditBatch,
+    session: EditSession,
+    *,
+    total: int | None = None,
+    title: str = "",
+    clock: Callable[[], float] = time.monotonic,
+) -> BatchReport:
+    """Run a bulk run, and show its progress: ``await batch.run(session)`` with a bar.
+
+    Interrupting the cell stops the run, which can be gone on with: call this again with a batch of the same requests.
+
+    Args:
+        batch: What is run.
+        session: With which.
+        total: How many edits there are, if that is known; for folders, tables and data frames it is.
+        title: What it is the progress of.
+        clock: Seconds.
+
+    Raises:
+        Exception: As :meth:`EditBatch.run`.
+    """
+    display = ProgressDisplay(title, clock=clock)
+    started_at = clock()
+
+    def look(*, final: bool = False) -> None:
+        seen = batch.progress
+        progress = Progress(
+            done=seen.saved,
+            failed=seen.failed,
+            total=seen.total if total is None else total,
+            in_flight=seen.in_flight,
+            cost=seen.cost or None,
+            seconds=clock() - started_at,
+            found=seen.found,
+        )
+        display.update(progress, final=final)
+
+    async def keep_looking() -> None:
+        while True:  # the end of the run cancels it
+            look()
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    looking = asyncio.create_task(keep_looking())
+    try:
+        return await batch.run(session)
+    finally:
+        looking.cancel()
+        look(final=True)
+        await asyncio.wait([looking])
+
+
 class Grid:
     """Edits side by side, before and after; a notebook shows it."""
 
-    def __init__(self, edits: Iterable[EditOutcome | EditResult], limit: int) -> None:
-        everything = tuple(edits)
-        self._views: tuple[EditView, ...] = tuple(edit._view() for edit in everything[:limit])  # noqa: SLF001  # our own
-        self._left_out = len(everything) - len(self._views)
+    def __init__(self, views: Iterable[EditView], left_out: int) -> None:
+        self._views = tuple(views)
+        self._left_out = left_out
 
     def __repr__(self) -> str:
         return f"<Grid of {len(self._views)} edits{f', {self._left_out} left out' if self._left_out else ''}>"
@@ -172,4 +229,43 @@ def show(edits: Iterable[EditOutcome | EditResult], *, limit: int = 24) -> Grid:
         edits: What ``edit_many`` or ``edit`` gave.
         limit: How many are shown; the others are counted.
     """
-    return Grid(edits, limit)
+    everything = tuple(edits)
+    views = (edit._view() for edit in everything[:limit])  # noqa: SLF001  # our own
+    return Grid(views, max(len(everything) - limit, 0))
+
+
+async def show_batch(batch: EditBatch, *, limit: int = 24) -> Grid:
+    """A grid of a bulk run's edits, those of earlier runs as well, as the last line of a cell.
+
+    Args:
+        batch: Whose journal and pictures are looked at; it need not have run in this kernel.
+        limit: How many are shown; the others are counted.
+
+    Raises:
+        JournalError: If there is no journal, or it can't be read.
+    """
+    shown: list[BatchOutcome] = []
+    left_out = 0
+    async for outcome in batch.outcomes():
+        if len(shown) < limit:
+            shown.append(outcome)
+        else:
+            left_out += 1
+    return Grid(await asyncio.to_thread(lambda: [_view_of(outcome) for outcome in shown]), left_out)
+
+
+def _view_of(outcome: BatchOutcome) -> EditView:
+    """Reads the pictures of an edit. Blocks."""
+    facts = (
+        outcome.key,
+        "" if outcome.ok else outcome.status,
+        f"task {outcome.task_id}" if outcome.task_id is not None else "",
+        f"cost {outcome.cost:f}" if outcome.cost is not None else "",
+    )
+    return EditView(
+        instruction=outcome.instruction,
+        before=tuple(filter(None, map(make_thumbnail, outcome.images))),
+        after=tuple(filter(None, map(make_thumbnail, outcome.files))),
+        facts=tuple(filter(None, facts)),
+        error=outcome.error,
+    )

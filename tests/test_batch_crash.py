@@ -101,4 +101,5 @@ def test_nothing_is_lost_or_paid_twice_however_often_the_process_is_killed(emula
 
     assert emulator.statistics().tasks_created == EDITS + len(repeated)
     assert_all_files_are_there(folder)
-    assert not list((folder / "out").glob("*.part"))
+    assert not list((folder / "out").glob(".*.part"))
+    assert (folder / "out" / "report.html").read_text(encoding="utf-8").count("<article") == EDITS

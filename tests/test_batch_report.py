@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 
+import attrs
 import pytest
 
 from qwen_edit_async import BatchReport, FailureGroup, Percentiles
@@ -95,6 +96,20 @@ def test_json_is_exact_about_money_and_complete():
     assert report["failures"] == [{"reason": "moderation", "count": 3, "keys": ["a", "b"]}]
     assert (report["total"], report["ok"], report["error"]) == (18, False, "why")
     assert json.loads(DONE.to_json())["error"] is None
+
+
+def test_the_text_says_where_the_page_is_or_why_there_is_none():
+    assert attrs.evolve(DONE, gallery="out/report.html").text().endswith("\nbefore and after: out/report.html")
+    assert attrs.evolve(DONE, gallery_problem="full").text().endswith("could not be written: full")
+
+
+def test_the_head_of_a_page_tells_the_whole():
+    assert DONE.facts(2) == {"done": "2 of 2 edits", "pictures": 3, "cost": "0.1071"}
+    facts = HALF_DONE.facts(10)
+    assert (facts["failed"], facts["uncertain"], facts["still in flight"], facts["stopped"]) == (5, 2, 2, "max_cost")
+    assert facts["cost"] == "0.2856 (+ 1 edits without a price)"
+    assert facts["running"] == "half within 20.0 s, 95 % within 30.0 s"
+    assert facts["on this page"] == "10 of 17 edits, those that went wrong first"
 
 
 def test_a_report_adds_what_the_journal_does_not_have():

@@ -186,6 +186,37 @@ async def test_an_uncertain_submission_is_repeated_with_consent_only(requests, o
     assert (report.ok, report.repeats, report.retries) == (True, 1, 1)
 
 
+async def test_a_task_that_the_service_no_longer_knows_is_submitted_again_with_consent_only(requests, out):
+    async with service(duration=60.0) as (_, session):
+        assert (await EditBatch(requests(2), out, deadline=0.3).run(session)).in_flight == 2
+    async with service() as (emulator, session):
+        report = await EditBatch(requests(3), out).run(session)
+        assert (report.uncertain, report.in_flight, report.saved) == (2, 0, 1)
+        assert report.failures[0].reason.startswith("the service does not know the task")
+        assert emulator.statistics().tasks_created == 1
+        report = await EditBatch(requests(3), out, resubmit_uncertain=True).run(session)
+        assert emulator.statistics().tasks_created == 3
+    assert (report.ok, report.saved, report.repeats, report.failures) == (True, 3, 2, ())
+
+
+async def test_a_task_that_the_service_knows_after_all_is_not_submitted_again_even_with_consent(requests, out):
+    async with service(duration=0.3) as (emulator, session):
+        assert (await EditBatch(requests(1), out, deadline=0.1).run(session)).in_flight == 1
+        async with service() as (_, wrong_session):
+            assert (await EditBatch(requests(1), out).run(wrong_session)).uncertain == 1
+        report = await EditBatch(requests(1), out, resubmit_uncertain=True).run(session)
+        assert (report.ok, report.repeats, emulator.statistics().tasks_created) == (True, 0, 1)
+
+
+async def test_a_task_that_is_unknown_counts_once_against_the_limit(requests, out):
+    async with service(duration=60.0) as (_, session):
+        await EditBatch(requests(1), out, deadline=0.3).run(session)
+    async with service() as (emulator, session):
+        await EditBatch(requests(1), out).run(session)
+        report = await EditBatch(requests(3), out, max_tasks=2).run(session)
+        assert (report.saved, emulator.statistics().tasks_created) == (1, 1)
+
+
 async def test_a_repeat_that_the_session_may_make_is_counted(requests, out):
     async with EditEmulator(
         duration=0.0, engine=FixedEngine(), faults=FaultPlan([Fault.drop_reply().on("submit").nth(2)])
@@ -442,6 +473,51 @@ async def test_requests_may_come_from_an_async_generator(requests, out):
 
     async with service() as (_, session):
         assert (await EditBatch(generator(), out).run(session)).saved == 3
+
+
+async def test_a_run_that_is_stopped_does_not_wait_for_an_input_that_never_gives_again(requests, out):
+    closed = []
+
+    async def generator():
+        try:
+            for request in requests(3):
+                yield request
+            await asyncio.Event().wait()
+        finally:
+            closed.append(True)
+
+    async with service(Fault.failed_task().for_task(2)) as (_, session):
+        with anyio.fail_after(10):
+            report = await EditBatch(generator(), out, stop_after_failures=1).run(session)
+    assert report.stopped.startswith("1 edits failed")
+    assert closed == [True]
+
+
+async def test_a_cancelled_run_does_not_wait_for_an_input_that_never_gives_again(requests, out):
+    async def generator():
+        for request in requests(1):
+            yield request
+        await asyncio.Event().wait()
+
+    async with service() as (_, session):
+        batch = EditBatch(generator(), out)
+        run = asyncio.create_task(batch.run(session))
+        await until(lambda: batch.progress.saved == 1)
+        run.cancel()
+        with anyio.fail_after(10), pytest.raises(asyncio.CancelledError):
+            await run
+
+
+async def test_what_an_async_input_raises_comes_after_what_it_gave(requests, out):
+    async def broken():
+        for request in requests(2):
+            yield request
+        raise LookupError("row 3")
+
+    async with service() as (_, session):
+        with pytest.raises(LookupError, match="row 3"):
+            await EditBatch(broken(), out).run(session)
+    assert list(states(out).values()) == ["saved", "saved"]
 
 
 async def test_what_the_input_raises_comes_after_what_it_gave(requests, out):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pty
@@ -7,13 +8,15 @@ import re
 import signal
 from decimal import Decimal
 
+import attrs
 import pytest
 from conftest import start_command, wait_while_running
 from PIL import Image
 
 from qwen_edit_async._cli import main
-from qwen_edit_async._cli._display import BatchProgress, Screen, Tally
-from qwen_edit_async.emulator import Fault
+from qwen_edit_async._cli._display import BatchProgress, Screen
+from qwen_edit_async._display import Progress
+from qwen_edit_async.emulator import EditEmulator, Fault
 
 QUICK = ("--poll-interval", "0.02")
 
@@ -58,6 +61,22 @@ def test_a_folder_is_edited_and_the_last_line_says_where(photos, batch, out, cap
     assert captured.out == f"3 pictures are in {out}\n"
     assert re.search(r"^3 of 3 edits done · [\d.]+ s · cost 0\.1071 · [\d.]+/s$", captured.err, re.MULTILINE)
     assert len(service.tasks) == 3
+
+
+def test_the_page_is_named_and_can_be_left_out(photos, batch, out, capsys, service):
+    assert batch(photos) == 0
+    assert f"\nbefore and after: {out / 'report.html'}\n" in capsys.readouterr().err
+    (out / "report.html").unlink()
+    assert batch(photos, "--gallery-limit", "0") == 0
+    assert "before and after" not in capsys.readouterr().err
+    assert not (out / "report.html").exists()
+
+
+def test_a_page_that_can_not_be_written_is_a_warning(photos, batch, out, capsys, service):
+    (out / "report.html").mkdir(parents=True)
+    assert batch(photos) == 0
+    assert "warning: report.html could not be written: Is a directory\n" in capsys.readouterr().err
+    assert found(out) == ["a-0.png", "b-0.png", "c-0.png"]
 
 
 def test_results_are_png_files(photos, batch, out, service):
@@ -146,7 +165,7 @@ def test_without_a_key_nothing_is_reported(photos, batch, capsys, monkeypatch):
 
 def test_results_that_exist_are_not_written_over(photos, batch, out, capsys, service):
     out.mkdir()
-    (out / "B-0.PNG").write_bytes(b"precious")
+    (out / "b-0.png").write_bytes(b"precious")
     assert batch(photos) == 2
     assert "1 of the files to be written exist already" in capsys.readouterr().err
     assert not service.tasks
@@ -163,19 +182,19 @@ def test_results_that_exist_are_written_over_on_demand(photos, batch, out, servi
     ("source", "message"),
     [("nothing", "there is no directory, file or pattern of files"), ("photos/*.bmp", "in what matches")],
 )
-def test_a_source_without_edits_is_exit_code_2(photos, batch, capsys, source, message):
+def test_a_source_without_edits_is_exit_code_2(photos, batch, capsys, service, source, message):  # noqa: PLR0917  # fixtures
     assert batch(photos.parent / source) == 2
     assert message in capsys.readouterr().err
 
 
-def test_pictures_without_an_instruction_are_exit_code_2(photos, batch, capsys):
+def test_pictures_without_an_instruction_are_exit_code_2(photos, batch, capsys, service):
     assert batch(photos, instruction=None) == 2
     assert "give an instruction" in capsys.readouterr().err
 
 
-def test_results_may_not_go_among_the_pictures(photos, capsys):
+def test_results_may_not_go_among_the_pictures(photos, capsys, service):
     assert main(["batch", str(photos), "-i", "snow", "-o", str(photos / ".." / "photos")]) == 2
-    assert "use another -o" in capsys.readouterr().err
+    assert "use another output folder" in capsys.readouterr().err
 
 
 def test_results_below_the_pictures_are_not_edited_again(photos, capsys, service):
@@ -209,11 +228,11 @@ def test_a_note_is_shown_once(capsys):
     assert capsys.readouterr().err == "note: the same\n"
 
 
-def test_an_interruption_before_anything_runs_is_quiet(photos, batch, capsys, monkeypatch):
+def test_an_interruption_before_anything_runs_is_quiet(photos, batch, capsys, monkeypatch, service):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qwen_edit_async._cli._batch.read_source", interrupted)
+    monkeypatch.setattr("qwen_edit_async._batch.EditBatch.__init__", interrupted)
     assert batch(photos) == 130
     assert capsys.readouterr() == ("", "")
 
@@ -297,7 +316,7 @@ def test_a_bar_is_drawn_on_a_terminal(photos, tmp_path, service, monkeypatch):
         shown = read_all(ours)
         assert (process.stdout.read(), process.wait()) == (f"3 pictures are in {tmp_path / 'out'}\n", 0)
     assert "━" in shown
-    assert "/3" in shown
+    assert " of 3 edits" in shown
     assert "3 of 3 edits done" in shown
 
 
@@ -320,14 +339,16 @@ class Clock:
         return self.now
 
 
-def test_where_there_is_no_terminal_a_line_is_written_every_ten_seconds(capsys):
-    clock, tally = Clock(), Tally(total=9, done=2, failed=1, cost=Decimal("1.50"))
-    progress = BatchProgress(Screen(), tally, lambda: 4, clock)
+def test_where_there_is_no_terminal_a_line_is_written_every_minute(capsys):
+    clock = Clock()
+    state = Progress(done=2, failed=1, total=9, in_flight=4, cost=Decimal("1.50"))
+    progress = BatchProgress(Screen(), lambda seconds: attrs.evolve(state, seconds=seconds), clock)
     with progress.shown():
-        for clock.now in (100.0, 109.9, 110.0, 111.0, 119.9, 120.0):
+        for clock.now in (100.0, 159.9, 160.0, 161.0, 219.9, 220.0):
             progress.refresh()
     assert capsys.readouterr().err == (
-        "3 of 9 · 1 failed · 4 in flight · cost 1.5 · 0.2/s\n3 of 9 · 1 failed · 4 in flight · cost 1.5 · 0.1/s\n"
+        "3 of 9 edits · 1 failed · 4 in flight · cost 1.50 · 3.0/min · 2 min 00 s left\n"
+        "3 of 9 edits · 1 failed · 4 in flight · cost 1.50 · 1.5/min · 4 min 00 s left\n"
     )
 
 
@@ -349,6 +370,7 @@ def test_an_interrupted_run_names_what_still_runs_and_what_it_did(photos, tmp_pa
         assert f"\n  qwen-edit fetch {task_id} -o '{out}'\n" in errors
     assert errors.count("qwen-edit fetch") == 2
     assert "1 of 3 edits done, 2 not done" in errors
+    assert f"before and after: {out / 'report.html'}\n" in errors
     assert output == f"1 picture is in {out}\n"
     assert "Traceback" not in errors
 
@@ -366,6 +388,18 @@ def test_an_interrupted_run_of_the_embedded_service_has_nothing_to_fetch(tmp_pat
     assert "0 of 1 edits done, 1 not done" in errors
     assert "qwen-edit fetch" not in errors
     assert "Traceback" not in errors
+
+
+def test_tasks_that_ended_with_an_embedded_service_are_repeated_on_demand_only(photos, batch, capsys, monkeypatch):
+    with monkeypatch.context() as slow:
+        slow.setattr("qwen_edit_async.emulator.EditEmulator", functools.partial(EditEmulator, duration=3600.0))
+        assert batch(photos, "--emulator", "--deadline", "0.5") == 1
+    assert batch(photos, "--emulator") == 1
+    text = capsys.readouterr().err
+    assert "3 × the service does not know the task (any more), which may have been charged: a, b, c" in text
+    assert "warning: 3 uncertain: only --resubmit-uncertain submits them again" in text
+    assert batch(photos, "--emulator", "--resubmit-uncertain") == 0
+    assert "3 of 3 edits done" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["edit", "batch"])
@@ -388,3 +422,45 @@ def test_a_submission_without_a_reply_is_told_when_interrupted(photos, tmp_path,
         _, errors = process.communicate()
     assert process.returncode == 130
     assert "warning: 1 of the submissions got no reply" in errors
+
+
+def test_a_dry_run_says_it_all_without_a_key_and_writes_nothing(table, batch, out, capsys, monkeypatch):
+    monkeypatch.delenv("QWEN_EDIT_API_KEY", raising=False)
+    rows = [{"image": "a.png", "n": 2}, {"image": "b.jpg"}, {"image": "missing.png"}, {"image": "c.webp", "shop": 5}]
+    assert batch(table(*rows), "--dry-run", "--price", "0.03") == 1
+    captured = capsys.readouterr()
+    assert "4 rows read" in captured.out
+    assert "  3 to submit: 4 pictures, about 0.12 at 0.03 a picture\n" in captured.out
+    assert "1 of 4 rows can't be edited:\n  row 3: image 1 (" in captured.out
+    assert "note: the edits make no use of: shop" in captured.out
+    assert captured.err == ""
+    assert not out.exists()
+
+
+def test_a_dry_run_of_good_rows_is_exit_code_0_and_speaks_as_the_shell_does(photos, batch, capsys, service):
+    service.inject(Fault.drop_reply().on("submit").nth(1))
+    assert batch(photos / "a.png") == 1
+    capsys.readouterr()
+    assert batch(photos / "a.png", "--dry-run") == 0
+    assert "1 uncertain: a task may exist; repeated only with consent (--resubmit-uncertain)" in capsys.readouterr().out
+
+
+def test_a_dry_run_names_what_is_wrong_with_the_journal(photos, batch, out, capsys):
+    out.mkdir()
+    (out / "qwen-edit-journal.sqlite3").write_bytes(b"no database" * 100)
+    assert batch(photos, "--dry-run") == 1
+    assert "error: the journal" in capsys.readouterr().err
+
+
+def test_a_strict_batch_with_a_bad_row_sends_nothing(table, batch, out, capsys, service):
+    assert batch(table({"image": "a.png", "n": 7}, {"image": "b.jpg"}), "--strict") == 2
+    assert "error: nothing was sent, since the batch is strict: 1 of 2 rows" in (text := capsys.readouterr().err)
+    assert "edits done" not in text
+    assert not service.tasks
+    assert not found(out)
+
+
+def test_bad_rows_are_told_before_anything_is_sent(table, batch, capsys, service):
+    service.inject(Fault.status(401).on("submit"))
+    assert batch(table({"image": "a.png", "n": 7}, {"image": "b.jpg"})) == 3
+    assert "warning: 1 of 2 rows can't be edited:\n  row 1: n is 7" in capsys.readouterr().err

@@ -16,6 +16,7 @@ import pytest
 
 from qwen_edit_async import (
     DownloadError,
+    EditBatch,
     EditFailedError,
     EditOutcome,
     EditParameters,
@@ -28,7 +29,7 @@ from qwen_edit_async import (
 )
 from qwen_edit_async._display import Progress, progress_html
 from qwen_edit_async._thumbnails import Previews, make_thumbnail
-from qwen_edit_async.notebook import ProgressDisplay, show, track
+from qwen_edit_async.notebook import ProgressDisplay, run_batch, show, show_batch, track
 
 HOSTILE = "</div><script>attack()</script>\"'><img src=x onerror=attack()>"
 
@@ -298,7 +299,8 @@ def test_a_mapping_makes_the_row_of_the_request_that_it_means():
             "10 of 1000 edits · 1 failed · 8 in flight · cost 0.30 · 1.0/s · 16 min 30 s left",
         ),
         (Progress(done=1, total=9000, seconds=1), "1 of 9000 edits · 1.0/s · 2 h 29 min left"),
-        (Progress(done=2, total=2, seconds=62), "2 of 2 edits · 1 min 02 s"),
+        (Progress(done=2, total=2, seconds=62), "2 of 2 edits · 1.9/min · 1 min 02 s"),
+        (Progress(done=52, total=62, found=50, seconds=2), "52 of 62 edits · 1.0/s · 10 s left"),
     ],
 )
 def test_progress_in_words(progress, text):
@@ -333,6 +335,57 @@ async def test_progress_that_is_interrupted_shows_how_it_stood(notebook):
     with pytest.raises(KeyboardInterrupt):
         [outcome async for outcome in track(interrupted(), total=9, clock=lambda: 0.0)]
     assert [state["text/plain"] for state in notebook.displayed[0]][-1].startswith("1 of 9 edits")
+
+
+def test_the_rate_is_that_of_this_run():
+    progress = Progress(done=90, found=80, total=100, seconds=5.0)
+    assert progress.text() == "90 of 100 edits · 2.0/s · 5 s left"
+
+
+@pytest.fixture
+def batch_of(tmp_path):
+    """A batch of so many edits of one picture; the last one's picture is missing."""
+
+    def make(count):
+        (tmp_path / "photo.png").write_bytes(png_bytes())
+        names = ["photo.png"] * (count - 1) + ["missing.png"]
+        requests = [EditRequest(tmp_path / name, "make it snow", key=f"k{i}") for i, name in enumerate(names)]
+        return EditBatch(requests, tmp_path / "out")
+
+    return make
+
+
+@pytest.mark.anyio
+async def test_a_batch_shows_its_progress_and_its_end(notebook, batch_of, qwen_edit_session):
+    report = await run_batch(batch_of(3), qwen_edit_session, total=3, title="night", clock=lambda: 0.0)
+    (states,) = notebook.displayed
+    assert states[0]["text/plain"].startswith("0 of 3 edits · 0 in flight")
+    assert states[-1]["text/plain"].startswith("3 of 3 edits · 1 failed · 0 in flight · cost 0.0714")
+    assert "<b>night</b>" in states[-1]["text/html"]
+    assert report.saved == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.qwen_edit_emulator(duration=3600.0)
+async def test_a_batch_that_is_interrupted_shows_how_it_stood_and_leaves_nothing(notebook, batch_of, qwen_edit_session):
+    run = asyncio.create_task(run_batch(batch_of(3), qwen_edit_session, total=3))
+    while qwen_edit_session.statistics().submitted < 2:  # noqa: ASYNC110  # a counter is no event
+        await asyncio.sleep(0)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert notebook.displayed[0][-1]["text/plain"].startswith("1 of 3 edits · 1 failed · 0 in flight")
+
+
+@pytest.mark.anyio
+async def test_a_grid_of_a_batch_is_made_of_its_journal_and_its_files(batch_of, qwen_edit_session):
+    await batch_of(4).run(qwen_edit_session)
+    grid = await show_batch(batch_of(4))
+    shown = grid._repr_html_()
+    assert shown.count("data:image/webp;base64,") == 6
+    assert "k3 · failed" in shown
+    assert "does not exist" in shown
+    assert repr(await show_batch(batch_of(4), limit=1)) == "<Grid of 1 edits, 3 left out>"
 
 
 def test_progress_is_shown_ten_times_a_second_at_most(notebook):

@@ -122,6 +122,21 @@ def test_hostile_text_stays_text(member, thumbnail):
         assert "window.attacked" in "".join(elements.text)
 
 
+def test_an_edit_that_is_not_done_says_how_it_stands(thumbnail):
+    before = (GalleryPicture(thumbnail=thumbnail),)
+    text = " ".join(Elements(page_of(GalleryItem(key="k", instruction="i", before=before, status="in flight"))).text)
+    assert "status in flight" in text
+
+
+def test_a_picture_in_full_stands_in_for_the_thumbnail_where_it_is_told_to():
+    before, after = GalleryPicture(path="x.png", in_full=True), GalleryPicture(path=HOSTILE, in_full=True)
+    nowhere = GalleryPicture(in_full=True)
+    elements = Elements(page_of(GalleryItem(key="k", instruction="i", before=(before, nowhere), after=(after,))))
+    assert not [source for source in elements.values("img", "src") if not source.startswith("./")]
+    elements = Elements(page_of(GalleryItem(key="k", instruction="i", before=(before,), after=(before,))))
+    assert elements.values("img", "src") == ["./x.png", "./x.png"]
+
+
 def test_pulls_one_edit_at_a_time(thumbnail):
     pulled = []
 
@@ -402,6 +417,22 @@ async def test_every_control_has_a_name(page):
         " control.textContent.trim() || control.labels?.length || control.querySelector('img')?.alt)).length"
     )
     assert nameless == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.may_block("the test writes the page by itself")
+async def test_files_can_be_seen_instead_of_thumbnails(browser, tmp_path):
+    for name in ("before.png", "after.png"):
+        PIL.Image.new("RGB", (500, 400), "navy").save(tmp_path / name)
+    edit = GalleryEdit(
+        key="k", instruction="i", inputs=(tmp_path / "before.png",), outputs=(tmp_path / "after.png",), previews=False
+    )
+    write_gallery(tmp_path / "report.html", [edit])
+    async with new_page(browser) as page:
+        await page.open(tmp_path / "report.html")
+        await page.until("[...document.querySelectorAll('main img')].every((image) => image.naturalWidth === 500)")
+        assert page.problems == []
+        assert {url.rpartition("/")[2] for url in page.requests} == {"report.html", "before.png", "after.png"}
 
 
 @pytest.mark.anyio

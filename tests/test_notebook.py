@@ -16,6 +16,7 @@ with warnings.catch_warnings():
     from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parent / "notebooks" / "bulk_edit.ipynb"
+EDITS = 24
 DONE_BEFORE_INTERRUPT = 6
 
 
@@ -80,13 +81,19 @@ def test_progress_is_one_line_that_was_updated(executed):
     assert DONE_BEFORE_INTERRUPT <= ended < 24
 
 
-def test_a_run_that_was_interrupted_is_resumed(executed):
+def test_an_interrupted_run_tells_how_it_stood(executed):
+    text = "".join(outputs(executed["stood"], "text/plain"))
+    done = int(re.match(r"(\d+) of \d+ edits done", text)[1])
+    assert DONE_BEFORE_INTERRUPT <= done < EDITS
+    assert "still in flight" in text
+    assert "stopped: the run was interrupted\nrun it again to go on" in text
+    assert re.search(r"^before and after: .*report\.html$", text, re.MULTILINE)
+
+
+def test_a_run_that_was_interrupted_is_resumed_and_nothing_is_submitted_twice(executed):
     text = "".join(outputs(executed["resume"], "text/plain"))
-    done, in_flight = map(int, re.search(r"(\d+) are done, (\d+) were in flight", text).groups())
-    assert DONE_BEFORE_INTERRUPT - 1 <= done < 24  # the last one was being saved
-    assert 1 <= in_flight <= 4
-    assert f"{24 - done} of {24 - done} edits" in text
-    assert "24 of 24 are edited" in text
+    assert f"{EDITS} of {EDITS} edits done, {EDITS} pictures in " in text
+    assert f"{EDITS + 1} tasks for {EDITS + 1} edits\n" in text
 
 
 def test_the_grid_shows_some_and_counts_the_others(executed):

@@ -5,18 +5,25 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import shlex
 from pathlib import Path
 from types import CodeType
 
 import PIL.Image
 import pytest
 
+from qwen_edit_async._cli import main
 from qwen_edit_async.emulator import EditEmulator
 
 README = Path(__file__).parent.parent / "README.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 SNIPPETS = [example for example in EXAMPLES if "pytest" not in example]
 PYTEST_EXAMPLES = [example for example in EXAMPLES if "pytest" in example]
+SHELL_EXAMPLES = [
+    example
+    for example in re.findall(r"^```sh\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    if "qwen-edit " in example
+]
 
 
 @pytest.fixture
@@ -36,6 +43,7 @@ def compiled(example: str) -> CodeType:
 def test_there_are_examples():
     assert len(SNIPPETS) >= 4
     assert len(PYTEST_EXAMPLES) == 1
+    assert len(SHELL_EXAMPLES) >= 3
 
 
 @pytest.mark.anyio
@@ -50,6 +58,23 @@ async def test_example_runs(example, pictures, monkeypatch, capsys, nothing_bloc
             await coroutine
         assert emulator.statistics().tasks_created >= 1
     assert "Error" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("example", SHELL_EXAMPLES, ids=lambda example: example.splitlines()[0])
+def test_commands_run(example, pictures, service, capsys):
+    (pictures / "edits.csv").write_text("image,instruction\ncat.jpg,make it snow\n", encoding="utf-8")
+    for command in example.splitlines():
+        arguments = shlex.split(command.replace("TASK_ID", next(iter(service.tasks), "")))
+        assert arguments[0] == "qwen-edit"
+        stopped = "--max-tasks" in arguments
+        assert main(arguments[1:]) == (1 if stopped else 0), capsys.readouterr().err
+    assert "Error" not in capsys.readouterr().err
+    folders = re.findall(r"-o (\S+)/", example)
+    assert folders
+    assert [folder for folder in folders if not list((pictures / folder).glob("*.png"))] == []
+    assert [
+        path for path in pictures.glob("*/qwen-edit-journal.sqlite3") if not path.with_name("report.html").exists()
+    ] == []
 
 
 def test_pytest_example_passes(pictures, pytester):

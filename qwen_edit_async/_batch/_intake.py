@@ -14,6 +14,7 @@ from qwen_edit_async._log import log
 from qwen_edit_async._models import EditRequest
 from qwen_edit_async._requests import RequestInput, request_from_fields
 from qwen_edit_async._results import safe_stem
+from qwen_edit_async._sources import SourceItem
 from qwen_edit_async._stream import pull
 
 from ._content import Content, key_without_reading, read_content, stamp
@@ -63,7 +64,7 @@ class Intake:
             for reason, count in self._refusals.items()
         ]
 
-    async def work(self, requests: Iterable[RequestInput] | AsyncIterable[RequestInput]) -> None:
+    async def work(self, requests: Iterable[RequestInput] | AsyncIterable[RequestInput | SourceItem]) -> None:
         """Work on every edit, those of the journal first, until all is done or the budget is spent.
 
         Raises:
@@ -80,7 +81,10 @@ class Intake:
         try:
             try:
                 await self._feed(self._unfinished(), self._resume)
-                await self._feed(pull(requests), self._take)
+                if isinstance(requests, AsyncIterable):
+                    await self._feed_until_stopped(pull(requests))
+                else:
+                    await self._feed(pull(requests), self._take)
             except Exception as error:  # noqa: BLE001  # the input's own, raised when what came before it is done
                 input_error = error
             while self._rows:
@@ -105,6 +109,23 @@ class Intake:
                 row = asyncio.create_task(work(item))
                 self._rows.add(row)
                 row.add_done_callback(self._row_ended)
+
+    async def _feed_until_stopped(self, requests: AsyncGenerator[RequestInput | SourceItem, None]) -> None:
+        """Take requests that may never come: once the run is stopped they are not waited for."""
+        feeding = asyncio.create_task(self._feed(requests, self._take))
+        stopping = asyncio.create_task(self._until_stopped())
+        try:
+            await asyncio.wait((feeding, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            feeding.cancel()
+            stopping.cancel()
+            await asyncio.wait((feeding, stopping))
+        if not feeding.cancelled():
+            feeding.result()
+
+    async def _until_stopped(self) -> None:
+        while not self._around.budget.stopped:
+            await self._around.change()
 
     def _row_ended(self, row: asyncio.Task[None]) -> None:
         self._rows.discard(row)
@@ -136,11 +157,18 @@ class Intake:
             last = entries[-1].number
 
     async def _resume(self, entry: Entry) -> None:
-        self._resumed.add(entry.key)
+        row = Row(entry, self._around)
         async with self._claimed(entry.key):
-            await Row(entry, self._around).finish()
+            await row.finish()
+            if not (row.is_uncertain and self._around.resubmit_uncertain):  # or else its request is taken once more
+                self._resumed.add(entry.key)
 
-    async def _take(self, given: RequestInput) -> None:
+    async def _take(self, given: RequestInput | SourceItem) -> None:
+        if isinstance(given, SourceItem):
+            if given.request is None:
+                self._refuse(given.problem or "it makes no edit", given.label)
+                return
+            given = given.request
         try:
             request = given if isinstance(given, EditRequest) else request_from_fields(given)
         except Exception as error:  # noqa: BLE001  # whatever is wrong with one request ends it alone

@@ -9,9 +9,13 @@
        ├────────┘ without a task id: nothing was paid
        │
        └── uncertain ◄── submitting     repeated with consent only
+               ▲  │
+               │  └─► as submitted      the service knows the task after all
+           submitted                    the service does not know the task
 
 An edit is *submitting* from before its request can reach the service until the fate of that request is known. Whoever
-finds it in this state later can't know whether a task exists: it is *uncertain*.
+finds it in this state later can't know whether a task exists: it is *uncertain*. So is one whose task the service does
+not know (any more): it keeps the task's id, and each run asks again, since it may be the wrong service that was asked.
 """
 
 from __future__ import annotations
@@ -26,7 +30,13 @@ from typing import Final
 
 import attrs
 
-from qwen_edit_async._errors import APIStatusError, EditFailedError, RateLimitError, SubmitUncertainError
+from qwen_edit_async._errors import (
+    APIStatusError,
+    EditFailedError,
+    NotFoundError,
+    RateLimitError,
+    SubmitUncertainError,
+)
 from qwen_edit_async._images import image_name, is_data_uri
 from qwen_edit_async._models import EditParameters, EditRequest
 from qwen_edit_async._results import safe_stem
@@ -54,14 +64,15 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.SUBMITTING: frozenset(
         {State.SUBMITTING, State.SUBMITTED, State.PLANNED, State.FAILED, State.UNCERTAIN},
     ),
-    State.SUBMITTED: frozenset({State.SUBMITTED, State.COMPLETED, State.FAILED}),
+    State.SUBMITTED: frozenset({State.SUBMITTED, State.COMPLETED, State.FAILED, State.UNCERTAIN}),
     State.COMPLETED: frozenset({State.COMPLETED, State.SAVED}),
     State.SAVED: frozenset({State.COMPLETED}),
     State.FAILED: frozenset({State.FAILED, State.PLANNED}),
-    State.UNCERTAIN: frozenset({State.PLANNED, State.SUBMITTED}),
+    State.UNCERTAIN: frozenset({State.PLANNED, State.SUBMITTED, State.COMPLETED, State.FAILED, State.UNCERTAIN}),
 }
 """The legal moves. One from a state to itself records something more, such as another attempt or a problem; one from
-*uncertain* to *submitted* is a task id that came late."""
+*uncertain* to *submitted* is a task id that came late. From *uncertain* to what comes after *submitted* leads only a
+task that the service knows again."""
 
 ORIGINS: Mapping[State, tuple[State, ...]] = {
     target: tuple(state for state, targets in MOVES.items() if target in targets) for target in State
@@ -81,7 +92,10 @@ class Step(enum.Enum):
 
 
 def next_step(state: State, *, has_task: bool, resubmit_uncertain: bool) -> Step:
-    """What a run that finds an edit in this state has to do. What has a task id is never submitted again."""
+    """What a run that finds an edit in this state has to do.
+
+    What has a task id is never submitted again; unless the service does not know that task, and then with consent only.
+    """
     match state:
         case State.SUBMITTED:
             return Step.ATTACH
@@ -93,8 +107,10 @@ def next_step(state: State, *, has_task: bool, resubmit_uncertain: bool) -> Step
             return Step.SUBMIT
         case State.FAILED if not has_task:
             return Step.REPLAN
-        case State.UNCERTAIN if resubmit_uncertain and not has_task:
+        case State.UNCERTAIN if resubmit_uncertain:
             return Step.REPLAN
+        case State.UNCERTAIN if has_task:
+            return Step.ATTACH
         case _:
             return Step.LEAVE
 
@@ -155,6 +171,8 @@ def reason_of(error: Exception, request: EditRequest | None = None) -> str:
     match error:
         case EditFailedError():
             text = f"{error.message}{'' if error.code is None else f' (code {error.code})'}"
+        case NotFoundError(task_id=str()):
+            text = "the service does not know the task (any more), which may have been charged"
         case SubmitUncertainError() if error.__cause__ is not None:
             text = f"a task may exist, and be charged: {error.__cause__}"
         case RateLimitError():

@@ -82,6 +82,8 @@ class BatchReport:
         failures: What went wrong, the most frequent first.
         stopped: Why the run ended before its input did; empty if it did not.
         error: What the run was stopped by, if it was an error.
+        gallery: The page with the pictures before and after; empty if it was not written.
+        gallery_problem: Why it could not be written.
     """
 
     folder: str
@@ -106,6 +108,8 @@ class BatchReport:
     failures: tuple[FailureGroup, ...] = ()
     stopped: str = ""
     error: Exception | None = attrs.field(default=None, eq=False)
+    gallery: str = ""
+    gallery_problem: str = ""
 
     @property
     def total(self) -> int:
@@ -127,13 +131,7 @@ class BatchReport:
         lines = [f"{self.saved} of {self.total} edits done, {self.pictures} pictures in {self.folder}"]
         lines += [f"  {count} {words}" for count, words in self._rest() if count]
         lines.append(f"cost {self.cost}{f' (+ {self.unpriced} edits without a price)' if self.unpriced else ''}")
-        lines += [
-            f"{name}: half within {value.p50:.1f} s, 95 % within {value.p95:.1f} s"
-            for name, value in (("queued", self.queued), ("running", self.running), ("end unseen", self.lag))
-            if value is not None
-        ]
-        if self.checks_per_edit is not None:
-            lines.append(f"{self.checks_per_edit:.1f} status checks an edit, {self.retries} submissions repeated")
+        lines += self.figures()
         lines += [f"{group.count} × {group.reason}{_sample(group)}" for group in self.failures]
         if self.uncertain:
             listed = ", ".join(self.uncertain_keys) + (", …" if self.uncertain > len(self.uncertain_keys) else "")
@@ -142,7 +140,22 @@ class BatchReport:
             lines.append(f"stopped: {self.stopped}")
         if self.unfinished or self.stopped:
             lines.append("run it again to go on: nothing that has a task is submitted twice")
+        if self.gallery:
+            lines.append(f"before and after: {self.gallery}")
+        if self.gallery_problem:
+            lines.append(f"the page with the pictures could not be written: {self.gallery_problem}")
         return "\n".join(lines)
+
+    def figures(self) -> list[str]:
+        """How long edits took, and what they took to watch, a line each; as far as that is known."""
+        lines = [
+            f"{name}: half within {value.p50:.1f} s, 95 % within {value.p95:.1f} s"
+            for name, value in (("queued", self.queued), ("running", self.running), ("end unseen", self.lag))
+            if value is not None
+        ]
+        if self.checks_per_edit is not None:
+            lines.append(f"{self.checks_per_edit:.1f} status checks an edit, {self.retries} submissions repeated")
+        return lines
 
     def to_json(self) -> str:
         """The report as a JSON object; the cost is a decimal string, times are seconds."""
@@ -153,6 +166,19 @@ class BatchReport:
             "ok": self.ok,
         }
         return json.dumps(report, ensure_ascii=False, indent=2)
+
+    def facts(self, shown: int) -> dict[str, object]:
+        """The report for the head of a page that shows so many edits at most."""
+        facts: dict[str, object] = {"done": f"{self.saved} of {self.total} edits", "pictures": self.pictures}
+        facts |= {words.partition(":")[0]: count for count, words in self._rest() if count}
+        facts["cost"] = f"{self.cost}{f' (+ {self.unpriced} edits without a price)' if self.unpriced else ''}"
+        if self.running is not None:
+            facts["running"] = f"half within {self.running.p50:.1f} s, 95 % within {self.running.p95:.1f} s"
+        if self.stopped:
+            facts["stopped"] = self.stopped
+        if (known := self.total - self.refused) > shown:
+            facts["on this page"] = f"{shown} of {known} edits, those that went wrong first"
+        return facts
 
     def _rest(self) -> tuple[tuple[int, str], ...]:
         return (

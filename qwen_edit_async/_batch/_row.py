@@ -24,6 +24,7 @@ from qwen_edit_async._errors import (
     EditFailedError,
     InsufficientBalanceError,
     JournalError,
+    NotFoundError,
     PermissionDeniedError,
     QwenEditError,
     SessionClosedError,
@@ -54,6 +55,7 @@ class Counts:
     """What a run has seen so far."""
 
     saved: int = 0
+    found: int = 0
     pictures: int = 0
     failed: int = 0
     in_flight: int = 0
@@ -132,15 +134,19 @@ class Row:
         """
         entry, around = self._entry, self._around
         has_task = entry.task_id is not None
-        step = next_step(self._state, has_task=has_task, resubmit_uncertain=around.resubmit_uncertain)
+        # A task that the service did not know is asked for once more before the edit is submitted again.
+        consent = around.resubmit_uncertain and request is not None
+        step = next_step(self._state, has_task=has_task, resubmit_uncertain=consent)
         if step is Step.VERIFY:
             if await around.files.call(are_whole, around.folder, entry.files):
                 self._count_saved(len(entry.files))
+                around.counts.found += 1
                 return
             await self._move(State.COMPLETED, files=None)
         if step is Step.REPLAN:
             self._repeats += self._state is State.UNCERTAIN
-            await self._move(State.PLANNED, repeats=self._repeats, reason=None, problem=None)
+            await self._move(State.PLANNED, task_id=None, repeats=self._repeats, reason=None, problem=None)
+            self._entry = attrs.evolve(entry, task_id=None)
         try:
             if step in {Step.SUBMIT, Step.REPLAN} and request is not None:
                 await self._submit(request)
@@ -250,6 +256,9 @@ class Row:
         except (EditFailedError, APIResponseError) as error:  # the last word of the service
             around.budget.released(pictures, chargeable=not isinstance(error, EditFailedError))
             await self._record(State.FAILED, error)
+        except NotFoundError as error:
+            around.budget.released(pictures, chargeable=True)
+            await self._record(State.UNCERTAIN, error)
         except Exception as error:  # noqa: BLE001  # it runs on at the service, and can be attached to again
             around.budget.released(pictures, chargeable=True)
             if isinstance(error, _ENDS_RUN):
@@ -291,6 +300,11 @@ class Row:
         around.counts.failed += 1
         around.budget.failed(unreachable=isinstance(error, APIConnectionError))
         around.news.set()
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether it is unknown if there is a task."""
+        return self._state is State.UNCERTAIN
 
     def _enter(self) -> None:
         self._around.counts.in_flight += not self._in_flight

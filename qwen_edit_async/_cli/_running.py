@@ -124,7 +124,9 @@ class Run:
             return
         ids = list(task_ids)
         if ids and self.submission.emulator:
-            self.screen.line(f"{_count(ids, 'task')} ended with the embedded service")
+            self.screen.line(
+                f"{_count(ids, 'task')} ended with the embedded service: --resubmit-uncertain repeats them"
+            )
         elif ids:
             self.screen.line(f"{_count(ids, 'task')} of this run may be charged, and can be fetched when done:")
             for task_id in ids:

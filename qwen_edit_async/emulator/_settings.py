@@ -48,7 +48,7 @@ class EmulatorSettings:
     faults: FaultPlan = attrs.field(factory=FaultPlan, validator=instance_of(FaultPlan))
     """What goes wrong."""
     seed: int = 0
-    """Seed of the durations, task ids and random picture seeds."""
+    """Seed of the durations and random picture seeds. Task ids never repeat: a journal may hold old ones."""
     keep_bodies: bool = False
     """Keep each task's parsed JSON, images included, in `TaskRecord.body`."""
     request_log: int = attrs.field(default=10_000, validator=ge(0))

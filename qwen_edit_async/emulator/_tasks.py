@@ -1,4 +1,4 @@
-"""The life of the emulated tasks: slots, durations, billing. Pure: every call is told the time.
+"""The life of the emulated tasks: slots, durations, billing. Pure, but for the ids: every call is told the time.
 
 Nothing runs in the background. A task's state follows from the clock when it is asked for: `TaskTable.advance` finishes
 what is due by then and starts what waited for a slot, in O(log n) a task.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 import random
+import secrets
 from collections import deque
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
@@ -155,7 +156,7 @@ class TaskTable:
         seconds = draw(self._duration, self._random)
         seed = self._random.getrandbits(31)
         record = TaskRecord(
-            id="".join(self._random.choices(_ID_ALPHABET, k=_ID_LENGTH)),
+            id="".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH)),
             number=len(self.records) + 1,
             submission=submission,
             seed=seed if submission.seed is None else submission.seed,

@@ -1,0 +1,143 @@
+"""What became of each edit of a bulk run, read from its journal: for tables and for the page of pictures. Blocking.
+
+Reading disturbs nobody: a run may be writing meanwhile, and no transaction stays open from one page to the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import attrs
+
+from qwen_edit_async._models import EditParameters
+
+from ._store import explain
+
+BatchStatus = Literal["planned", "submitting", "submitted", "completed", "saved", "failed", "uncertain"]
+
+PAGE: Final = 256
+_BUSY_SECONDS: Final = 10.0
+_COLUMNS: Final = "number, key, state, request, task_id, cost, files, problem, attempts, queued, running, lag, checks"
+
+
+@attrs.frozen(kw_only=True)
+class BatchOutcome:
+    """What became of an edit of a bulk run, so far.
+
+    Attributes:
+        key: Its name in the batch.
+        status: ``saved`` if all is done; ``failed`` or ``uncertain`` (a task may exist, and be charged); or how far it
+            came: ``planned``, ``submitting``, ``submitted``, ``completed`` (but its pictures are not saved).
+        instruction: What was asked for.
+        images: Paths or URLs of its inputs; ``None`` for one that was in memory.
+        parameters: Those that were given, by name.
+        files: Its pictures, once they are saved.
+        cost: What it cost, in the account's currency, where that is known.
+        task_id: The service's name for the task, if it has one.
+        error: What went wrong, if anything did.
+        attempts: How often it was submitted.
+        queued: Seconds that it waited for a slot of the session. This and what follows is known of tasks that were
+            submitted and completed in the same run.
+        running: Seconds from the service's acceptance to the answer that told the end.
+        lag: Upper bound of the seconds for which the end went unseen.
+        checks: Status checks that it took.
+    """
+
+    key: str
+    status: BatchStatus
+    instruction: str
+    images: tuple[str | None, ...] = ()
+    parameters: Mapping[str, Any] = attrs.field(factory=dict)
+    files: tuple[Path, ...] = ()
+    cost: Decimal | None = None
+    task_id: str | None = None
+    error: str | None = None
+    attempts: int = 0
+    queued: float | None = None
+    running: float | None = None
+    lag: float | None = None
+    checks: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether its pictures are saved."""
+        return self.status == "saved"
+
+    def as_row(self) -> dict[str, Any]:
+        """The outcome as plain values: ``pandas.DataFrame([outcome.as_row() async for outcome in batch.outcomes()])``.
+
+        The columns are the same for every outcome; times are in seconds, the cost is a ``Decimal``.
+        """
+        parameters = {field.name: self.parameters.get(field.name) for field in attrs.fields(EditParameters)}
+        row = attrs.asdict(self, recurse=False) | parameters
+        del row["parameters"]
+        return row | {"images": list(self.images), "files": [str(path) for path in self.files], "ok": self.ok}
+
+
+def read_page(journal: Path, after: int, limit: int = PAGE) -> list[tuple[int, BatchOutcome]]:
+    """The next outcomes, with their numbers in the journal.
+
+    Args:
+        journal: The file.
+        after: The number of the last one before.
+        limit: How many at most.
+
+    Raises:
+        JournalError: If there is no journal, or it can't be read.
+    """
+    with _reading(journal) as connection:
+        rows = connection.execute(
+            f"SELECT {_COLUMNS} FROM edits WHERE number > ? ORDER BY number LIMIT ?",  # noqa: S608  # constants
+            (after, limit),
+        )
+        return [(row[0], _outcome(row, journal.parent)) for row in rows]
+
+
+def read_chosen(journal: Path, limit: int) -> Generator[BatchOutcome, None, None]:
+    """As many outcomes as wished: those that went wrong come first, then all in the journal's order.
+
+    Raises:
+        JournalError: If the journal can't be read.
+    """
+    with _reading(journal) as connection:
+        chosen = connection.execute("SELECT number FROM edits ORDER BY problem IS NULL, number LIMIT ?", (limit,))
+        for (number,) in chosen.fetchall():
+            row = connection.execute(f"SELECT {_COLUMNS} FROM edits WHERE number = ?", (number,)).fetchone()  # noqa: S608  # constants
+            yield _outcome(row, journal.parent)
+
+
+@contextlib.contextmanager
+def _reading(journal: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        address = f"{journal.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS)) as connection:
+            yield connection
+    except sqlite3.Error as error:
+        raise explain(error, journal) from error
+
+
+def _outcome(row: Sequence[Any], folder: Path) -> BatchOutcome:
+    _, key, state, request, task_id, cost, files, problem, attempts, queued, running, lag, checks = row
+    asked = json.loads(request)
+    return BatchOutcome(
+        key=key,
+        status=state,
+        instruction=asked["instruction"],
+        images=tuple(asked["images"]),
+        parameters=asked["parameters"],
+        files=tuple(folder / name for name, _ in json.loads(files or "[]")),
+        cost=None if cost is None else Decimal(cost),
+        task_id=task_id,
+        error=problem,
+        attempts=attempts,
+        queued=queued,
+        running=running,
+        lag=lag,
+        checks=checks,
+    )
