@@ -63,6 +63,9 @@ class Gate:
         """
         if self.closed_by is not None:
             raise self.closed_by.for_task(None)
+        if not self._waiters and self.pacer.wait(now := self._loop.time()) == 0:
+            self.pacer.start(now)
+            return
         waiter: asyncio.Future[None] = self._loop.create_future()
         (self._waiters.appendleft if first else self._waiters.append)(waiter)
         self._admit()

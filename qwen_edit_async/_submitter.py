@@ -13,7 +13,6 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any, Protocol
 
-import anyio
 import attrs
 
 from ._body import JSONBody
@@ -144,8 +143,13 @@ class Submitter:
             QwenEditError: What the service refused it with, or the last of the failures that were tried again.
         """
         attempts = _Attempts(request, prepared, slot, deadline, observer)
-        with anyio.move_on_at(deadline):
-            return await self._submit(attempts)
+        limit = asyncio.timeout_at(deadline)
+        try:
+            async with limit:
+                return await self._submit(attempts)
+        except TimeoutError:
+            if not limit.expired():
+                raise
         if attempts.sent_whole or attempts.uncertain:
             raise SubmitUncertainError("the deadline passed before the reply to the submission came: a task may exist")
         raise attempts.refusal or DeadlineExceededError("the deadline passed before the edit could be submitted")
