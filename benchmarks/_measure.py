@@ -37,16 +37,20 @@ class Cost:
     memory_growth: int = 0
 
 
+AnyCost = TypeVar("AnyCost", bound=Cost)
+
+
 @contextmanager
-def metered() -> Iterator[Cost]:
+def metered(cost: Cost | None = None) -> Iterator[Cost]:
     """Measure the block, in the process that runs it; what that process did before, such as imports, does not count."""
-    cost = Cost(memory_before=psutil.Process().memory_info().rss)
+    cost = Cost() if cost is None else cost
+    cost.memory_before = psutil.Process().memory_info().rss
     cpu, wall = time.process_time(), time.perf_counter()
     yield cost
     cost.cpu, cost.wall = time.process_time() - cpu, time.perf_counter() - wall
 
 
-def run_in_fresh_process(work: Callable[..., Cost], *arguments: Any) -> Cost:
+def run_in_fresh_process(work: Callable[..., AnyCost], *arguments: Any) -> AnyCost:
     """Call ``work``, a module's function, in a new process whose memory is watched from here, every 5 ms."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         process = psutil.Process(pool.submit(os.getpid).result())
@@ -60,9 +64,9 @@ def run_in_fresh_process(work: Callable[..., Cost], *arguments: Any) -> Cost:
     return cost
 
 
-def interleaved(measures: dict[Key, Callable[[], Cost]], repetitions: int) -> dict[Key, list[Cost]]:
+def interleaved(measures: dict[Key, Callable[[], AnyCost]], repetitions: int) -> dict[Key, list[AnyCost]]:
     """Take the measures in turns, each round in the opposite order of the last, so that a drift hits all alike."""
-    costs: dict[Key, list[Cost]] = {name: [] for name in measures}
+    costs: dict[Key, list[AnyCost]] = {name: [] for name in measures}
     for repetition in range(repetitions):
         for name in list(measures)[:: 1 if repetition % 2 == 0 else -1]:
             costs[name].append(measures[name]())

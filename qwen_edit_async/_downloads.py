@@ -114,20 +114,29 @@ class Downloader:
     async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
         """Write the picture to ``path``: there is the whole picture under that name, or what was there before.
 
+        Its folder is made.
+
         Raises:
             DownloadError: If it can't be had whole.
             OSError: If it can't be written.
         """
         part = await self._offloader.run(_PartFile, path)
+        # The last piece is written with the end of the file: a small picture is all in it, and each call of a thread
+        # costs more than the writing.
+        offset, last = 0, b""
 
         async def receive(pieces: AsyncIterator[bytes]) -> None:
-            await self._offloader.run(part.restart)
+            nonlocal offset, last
+            offset, last = 0, b""
             async for piece in pieces:
-                await self._offloader.run(part.write, piece)
+                if last:
+                    await self._offloader.run(part.write, offset, last)
+                    offset += len(last)
+                last = piece
 
         try:
             await self._fetch(url, task_id, index, receive)
-            await self._offloader.run(part.commit)
+            await self._offloader.run(part.commit, offset, last)
         except BaseException:  # cancelled or failed, no part of a file may stay
             self._offloader.run_soon(part.close)
             raise
@@ -210,23 +219,25 @@ class _PartFile:
     def __init__(self, target: Path) -> None:
         self._target = target
         self._path = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.part")
-        self._file = self._path.open("xb")
+        try:
+            self._file = self._path.open("xb")
+        except FileNotFoundError:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("xb")
         self._lock = threading.Lock()
 
-    def restart(self) -> None:
-        """Begin anew."""
+    def write(self, offset: int, piece: bytes) -> None:
+        """Write a piece."""
         with self._lock:
-            self._file.seek(0)
-            self._file.truncate()
-
-    def write(self, piece: bytes) -> None:
-        """Append."""
-        with self._lock:
+            self._file.seek(offset)
             self._file.write(piece)
 
-    def commit(self) -> None:
-        """Give the file its name, once it is on the disk."""
+    def commit(self, offset: int, piece: bytes) -> None:
+        """Write the last piece, drop what an earlier attempt left behind it, and give the file its name."""
         with self._lock:
+            self._file.seek(offset)
+            self._file.write(piece)
+            self._file.truncate()
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()

@@ -78,6 +78,9 @@ class Gate:
         """
         if self.closed_by is not None:
             raise self.closed_by.for_task(None)
+        if not self._waiters and self.pacer.wait(now := self._loop.time()) == 0:
+            self.pacer.start(now)
+            return now
         waiter: asyncio.Future[float] = self._loop.create_future()
         (self._waiters.appendleft if first else self._waiters.append)(waiter)
         self._admit()
@@ -111,11 +114,12 @@ class Gate:
         Raises:
             QwenEditError: What the gate is closed with, as soon as it is.
         """
-        async with self._turns:
-            while (pause := self.pacer.send_at - self._loop.time()) > 0:
-                # A little late, so that a status check that is due goes first: neither keeps the other waiting long.
-                await self.sleep(pause + _COURTESY)
         now = self._loop.time()
+        if now < self.pacer.send_at or self._turns.locked():
+            async with self._turns:
+                while (pause := self.pacer.send_at - (now := self._loop.time())) > 0:
+                    # A little late, so that a status check that is due goes first: neither holds the other up.
+                    await self.sleep(pause + _COURTESY)
         self.pacer.rate.sent(now)
         return now
 

@@ -226,7 +226,7 @@ class Host:
             return await self.downloader.read(url, task_id, index)
 
     async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
-        """Download a result picture to a file."""
+        """Download a result picture to a file; its folder is made."""
         self.require_running()
         with self._engaging():
             await self.downloader.save(url, task_id, index, path)
@@ -319,18 +319,15 @@ class Host:
             self.engage(-1)
 
     def _watch(self, tracked: Tracked) -> None:
-        with self._crashing():
-            self._poller.watch(tracked)
+        self._crashing(self._poller.watch, tracked)
 
     def _forget(self, tracked: Tracked) -> None:
-        with self._crashing():
-            self._poller.forget(tracked)
+        self._crashing(self._poller.forget, tracked)
 
-    @contextlib.contextmanager
-    def _crashing(self) -> Iterator[None]:
+    def _crashing(self, change: Callable[[Tracked], None], tracked: Tracked) -> None:
         """What a user's poll policy raises here is no less a crash than in the poller itself."""
         try:
-            yield
+            change(tracked)
         except Exception as error:  # noqa: BLE001  # whatever it is
             self.spawn(_raise(error))
 

@@ -87,15 +87,32 @@ class Poller(Generic[W]):
             while True:
                 while (expired := self._schedule.take_expired(now)) is not None:
                     self._on_end(expired, _deadline_error(expired))
-                while self._may_check(now) and (due := self._schedule.take_due(now)) is not None:
-                    self._checking += 1
-                    self._pacer.rate.sent(now)
-                    checks.create_task(self._check_once(due, now))
+                while (due := self._take_due(now)) is not None:
+                    checks.create_task(self._check_in_turn(due, now))
                 # A timer may fire a hair early by the clock; what it was set for is due none the less.
                 now = max(await self._sleep(loop), loop.time())
 
-    def _may_check(self, now: float) -> bool:
-        return self._checking < MAX_CONCURRENT_CHECKS and now >= self._pacer.send_at
+    def _take_due(self, now: float) -> W | None:
+        if self._checking >= MAX_CONCURRENT_CHECKS or now < self._pacer.send_at:
+            return None
+        task = self._schedule.take_due(now)
+        if task is not None:
+            self._checking += 1
+            self._pacer.rate.sent(now)
+        return task
+
+    async def _check_in_turn(self, due: W, now: float) -> None:
+        """Check a task, then what has become due meanwhile: a new coroutine for each would cost more than the rest."""
+        loop = asyncio.get_running_loop()
+        task: W | None = due
+        while task is not None:
+            try:
+                await self._check_once(task, now)
+            finally:
+                self._checking -= 1
+            now = loop.time()
+            task = self._take_due(now)
+            self._wake_if_nearer()
 
     async def _check_once(self, task: W, sent_at: float) -> None:
         try:
@@ -104,9 +121,6 @@ class Poller(Generic[W]):
             self._failed(task, error, sent_at)
         else:
             self._answered(task, snapshot, sent_at)
-        finally:
-            self._checking -= 1
-            self._wake_if_nearer()
 
     def _answered(self, task: W, snapshot: TaskSnapshot, sent_at: float) -> None:
         now = asyncio.get_running_loop().time()
@@ -156,10 +170,11 @@ class Poller(Generic[W]):
                 timer.cancel()
 
     def _wake_if_nearer(self) -> None:
-        if self._next_event() < self._asleep_until:
+        if self._asleep_until > -math.inf and self._next_event() < self._asleep_until:
             self._wake()
 
     def _wake(self, reached: float = -math.inf) -> None:
+        self._asleep_until = -math.inf
         if self._alarm is not None and not self._alarm.done():
             self._alarm.set_result(reached)
 

@@ -115,7 +115,9 @@ def _prepare_image(image: Any, name: str, *, fit: bool) -> _PreparedImage:
     if is_url(image):
         return _PreparedImage(UrlImage(image))
     pillow = _pillow()
-    if isinstance(image, PillowImage) or (isinstance(image, ArrayLike) and not isinstance(image, os.PathLike)):
+    # What is asked first is told at once; whether something has a protocol's members takes longer.
+    is_file = isinstance(image, str | bytes | bytearray | memoryview | os.PathLike)
+    if not is_file and isinstance(image, PillowImage | ArrayLike):
         if pillow is None:
             raise ConfigurationError(f'{name} needs Pillow: pip install "qwen-edit-async[images]"')
         return _from_encoded(pillow.encode(image, name, fit=fit), name)

@@ -61,7 +61,7 @@ class Reply:
 
     Attributes:
         status: The HTTP status.
-        headers: By lower-case name.
+        headers: Looked up by lower-case names.
         body: As much of it as came.
         complete: Whether all of it came.
     """

@@ -37,7 +37,7 @@ class ResultStore(Protocol):
         ...
 
     async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
-        """Write the picture to a file."""
+        """Write the picture to a file; its folder is made."""
         ...
 
     async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -84,7 +84,6 @@ class OutputImage:
             SessionClosedError: If the session is closed.
         """
         target = Path(path)
-        await self._store.offload(_make_folder, target.parent)
         await self._store.save(self.url, self.task_id, self.index, target)
         await self._remember(target)
         return target
@@ -211,10 +210,6 @@ def safe_stem(text: str) -> str:
         return stem
     # What had to be changed stays apart from what became the same by it.
     return f"{stem}-{hashlib.blake2s(text.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"
-
-
-def _make_folder(path: Path) -> None:
-    path.mkdir(parents=True, exist_ok=True)
 
 
 def _decode(content: bytes) -> Image:

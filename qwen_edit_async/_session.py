@@ -15,8 +15,6 @@ from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
-import anyio
-
 from ._config import (
     Envelope,
     Secret,
@@ -31,7 +29,7 @@ from ._config import (
 )
 from ._errors import DeadlineExceededError, EditWarning, InvalidEditError, SessionClosedError
 from ._host import Host, HostOptions
-from ._images import ImageInput
+from ._images import ImageInput, is_url
 from ._learned import Learned
 from ._log import log
 from ._models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
@@ -423,8 +421,15 @@ class EditSession:
             await self._host.close(cancel=cancel)
 
     async def _prepare(self, host: Host, request: EditRequest, deadline: float) -> PreparedEdit:
-        with anyio.move_on_at(deadline):
-            return await host.offloader.run(prepare, request, fit=self._fit)
+        if all(map(is_url, request.images)):
+            return prepare(request)  # nothing is read
+        limit = asyncio.timeout_at(deadline)
+        try:
+            async with limit:
+                return await host.offloader.run(prepare, request, fit=self._fit)
+        except TimeoutError:
+            if not limit.expired():
+                raise
         raise DeadlineExceededError("the deadline passed while the images were read: nothing was sent")
 
     def _deadline_of(self, deadline: float | None) -> float:

@@ -7,14 +7,13 @@ session's host task, and the task id that comes back is kept.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
-import math
 from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any, Protocol
 
-import anyio
 import attrs
 
 from ._body import JSONBody
@@ -147,9 +146,14 @@ class Submitter:
             RateLimitError: If the service has had too many requests, and accepted nothing at all, until the deadline.
             QwenEditError: What the service refused it with, or the last of the failures that were tried again.
         """
-        attempts = _Attempts(request, prepared, slot, deadline, observer)
-        with anyio.move_on_at(slot.taken_at + deadline) as attempts.scope:
-            return await self._submit(attempts)
+        limit = asyncio.timeout_at(slot.taken_at + deadline)
+        attempts = _Attempts(request, prepared, slot, deadline, limit, observer)
+        try:
+            async with limit:
+                return await self._submit(attempts)
+        except TimeoutError:
+            if not limit.expired():
+                raise
         if attempts.sent_whole or attempts.uncertain:
             raise SubmitUncertainError("the deadline passed before the reply to the submission came: a task may exist")
         raise attempts.refusal or DeadlineExceededError("the deadline passed before the edit could be submitted")
@@ -313,12 +317,13 @@ class Submitter:
     async def _wait_for_room(self, attempts: _Attempts, error: QwenEditError) -> None:
         """Change the slot for another one, ahead of all who wait for their first."""
         pacer = self._gate.pacer
-        attempts.scope.deadline = math.inf
+        attempts.limit.reschedule(None)
         attempts.slot.release()
         while (until := attempts.room_deadline(pacer.accepted_at)) > asyncio.get_running_loop().time():
-            with anyio.move_on_at(until):
-                await attempts.slot.take(first=True)
-                attempts.scope.deadline = attempts.slot.taken_at + attempts.seconds
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    await attempts.slot.take(first=True)
+                attempts.limit.reschedule(attempts.deadline)
                 return
         raise _uncertain(error) if attempts.uncertain else error
 
@@ -331,11 +336,11 @@ class _Attempts:
     prepared: PreparedEdit
     slot: Slot
     seconds: float
+    limit: asyncio.Timeout
     observer: SubmissionObserver | None = None
     count: int = 0
     failures: int = 0
     sent_at: float = 0.0
-    scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
     began_at: float = attrs.field(default=attrs.Factory(lambda self: self.slot.taken_at, takes_self=True))
     uncertain: bool = False
     refusal: QwenEditError | None = None

@@ -116,8 +116,7 @@ class AiohttpTransport:
             ) as response:
                 with self._responses.reading(response):
                     content, complete = await _read(response)
-                headers = {name.lower(): value for name, value in response.headers.items()}
-                return Reply(status=response.status, headers=headers, body=content, complete=complete)
+                return Reply(status=response.status, headers=response.headers, body=content, complete=complete)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = self._describe(error, body)
         # Raised out here, so that the HTTP library's exception, which holds the key, is not even its context.
@@ -150,8 +149,8 @@ async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
     """As much of the body as comes, up to 1 MiB, and whether it is all; a torn reply may still hold a task id."""
     content = bytearray()
     with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):  # the last is of a pool that is closed
-        async for piece in response.content.iter_any():
-            content += piece
+        while not response.content.at_eof():
+            content += await response.content.readany()
             if len(content) > _MAX_REPLY_BYTES:
                 return bytes(content[:_MAX_REPLY_BYTES]), False
         return bytes(content), True

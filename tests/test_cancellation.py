@@ -90,12 +90,12 @@ async def cancelled_at(work: Awaitable[object], step: int, *, as_it_wakes: bool)
 
 
 OPERATIONS = {
-    "edit": (edit, 3, []),
-    "edit, refused twice": (edit, 7, [status(503), status(429)]),
+    "edit": (edit, 2, []),
+    "edit, refused twice": (edit, 6, [status(503), status(429)]),
     "edit, in a pause": (edit, 5, [status(503, retry_after=30)]),
-    "edit, submitted again": (edit, 5, [lost(accepted=False)]),
-    "submit and wait": (submit_and_wait, 3, []),
-    "updates": (follow, 3, []),
+    "edit, submitted again": (edit, 4, [lost(accepted=False)]),
+    "submit and wait": (submit_and_wait, 2, []),
+    "updates": (follow, 2, []),
     "status": (ask, 1, []),
     "edit_many": (stream, 3, [status(429)]),
 }

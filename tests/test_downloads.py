@@ -121,13 +121,16 @@ async def test_no_key_and_no_header_of_the_api_goes_to_the_results(emulator, ima
 
 async def test_a_download_holds_about_a_piece_in_memory_while_it_is_saved(image, session, tmp_path, monkeypatch):
     sizes = []
-    write = downloads_module._PartFile.write
 
-    def watched(self, piece):
-        sizes.append(len(piece))
-        write(self, piece)
+    def watched(write):
+        def watch(self, offset, piece):
+            sizes.append(len(piece))
+            write(self, offset, piece)
 
-    monkeypatch.setattr(downloads_module._PartFile, "write", watched)
+        return watch
+
+    for name in ("write", "commit"):
+        monkeypatch.setattr(downloads_module._PartFile, name, watched(getattr(downloads_module._PartFile, name)))
     await image.save(tmp_path / "a.png")
     assert len(sizes) >= 2
     assert max(sizes) < 2 * 1024 * 1024
@@ -355,7 +358,7 @@ async def test_renewing_survives_a_check_that_fails(session, emulator, image):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 async def test_an_error_of_the_disk_is_the_users_and_is_not_tried_again(emulator, image, tmp_path, monkeypatch, code):
-    def fail(self, piece):
+    def fail(self, offset, piece):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(downloads_module._PartFile, "write", fail)
@@ -464,3 +467,25 @@ async def test_what_a_broken_attempt_left_is_not_in_the_picture(emulator, image,
     assert await image.read() == whole
     emulator.inject(Fault.truncated_download().times(1))
     assert (await image.save(tmp_path / "picture.png")).read_bytes() == whole
+
+
+async def test_what_a_longer_broken_attempt_left_is_not_behind_the_picture(emulator, image, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads_module, "_PIECE_BYTES", 1000)
+    whole = await image.read()
+    longer = png(len(whole) + 50_000).replace(b"IEND", b"IDAT")
+    emulator.inject(Fault.wrong_download(longer, "image/png").times(1))
+    assert (await image.save(tmp_path / "picture.png")).read_bytes() == whole
+
+
+async def test_a_small_picture_is_saved_by_two_calls_of_a_thread(emulator, session, image, tmp_path, monkeypatch):
+    calls = []
+    run = session._host.offloader.run
+
+    async def counted(function, *arguments):
+        calls.append(function)
+        return await run(function, *arguments)
+
+    monkeypatch.setattr(downloads_module, "_PIECE_BYTES", 100_000_000)
+    monkeypatch.setattr(session._host.offloader, "run", counted)
+    await image.save(tmp_path / "picture.png")
+    assert len(calls) == 2

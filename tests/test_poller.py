@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import random
 
 import attrs
@@ -111,6 +112,41 @@ async def test_no_more_checks_are_under_way_than_the_bound():
         poller.watch(WatchedTask(task_id=str(number), since=now()))
     await asyncio.sleep(60)
     assert (bench.peak, len(bench.ended)) == (MAX_CONCURRENT_CHECKS, 200)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_what_becomes_due_while_others_are_checked_takes_no_coroutine_of_its_own():
+    checkers = set()
+
+    class Watching(Bench):
+        async def check(self, task_id: str) -> TaskSnapshot:
+            checkers.add(asyncio.current_task())
+            return await super().check(task_id)
+
+    bench = Watching()
+    poller = bench.poller()
+    running = asyncio.create_task(poller.run())
+    for number in range(1000):
+        poller.watch(WatchedTask(task_id=str(number), since=now()))
+    await asyncio.sleep(60)
+    assert (len(bench.ended), len(checkers)) == (1000, MAX_CONCURRENT_CHECKS)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_a_task_is_checked_on_time_though_its_checker_went_on_to_one_that_hangs():
+    start = now()
+    tasks = [str(number) for number in range(MAX_CONCURRENT_CHECKS + 1)]
+    bench = Bench(durations=dict.fromkeys(tasks, math.inf), seconds={tasks[-1]: 1000.0})
+    poller = bench.poller()
+    running = asyncio.create_task(poller.run())
+    for task in tasks:
+        poller.watch(WatchedTask(task_id=task, since=start))
+    await asyncio.sleep(10.5)
+    checks = [task for task, _ in bench.checks]
+    assert checks.count(tasks[-1]) == 1
+    assert min(checks.count(task) for task in tasks[:-1]) >= 9
     running.cancel()
     await asyncio.wait([running])
 

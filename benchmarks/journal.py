@@ -1,0 +1,158 @@
+"""Bulk runs: what the journal costs, and that memory stays flat.
+
+The same rows are run through ``EditBatch`` and through the session alone, by workers that edit and save: the same
+uploads, checks, downloads and files, without a journal. One long run of ``EditBatch`` shows its memory as rows go by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+import psutil
+from _measure import Cost, interleaved, metered, run_in_fresh_process
+from _report import Row, report
+from _server import serve
+from PIL import Image
+
+from qwen_edit_async import EditBatch, EditRequest, EditSession, FixedInterval
+
+CPU_TARGET = 1.15
+GROWTH_TARGET = 20.0
+_INSTRUCTION = "make it snow"
+_MB = 1_000_000
+_MEMORY_SAMPLES = 100
+
+
+@attrs.frozen
+class Plan:
+    """What both runs do."""
+
+    rows: int
+    in_flight: int
+    image: str
+
+
+@attrs.define
+class Run(Cost):
+    """A run, and its memory on the way.
+
+    Attributes:
+        resident: Resident bytes after each hundredth of the rows had been read.
+    """
+
+    resident: list[int] = attrs.field(factory=list)
+
+
+def with_journal(url: str, api_key: str, plan: Plan) -> Run:
+    """The rows through ``EditBatch``."""
+    run = Run()
+    with tempfile.TemporaryDirectory() as folder, metered(run):
+        asyncio.run(_with_journal(url, api_key, plan, folder, run))
+    return run
+
+
+async def _with_journal(url: str, api_key: str, plan: Plan, folder: str, run: Run) -> None:
+    async with _session(url, api_key, plan) as session:
+        report = await EditBatch(_requests(plan, run), folder).run(session)
+    if report.saved != plan.rows:
+        raise RuntimeError(report.text())
+
+
+def without_journal(url: str, api_key: str, plan: Plan) -> Run:
+    """The same rows through ``EditSession.edit`` and ``EditResult.save``."""
+    run = Run()
+    with tempfile.TemporaryDirectory() as folder, metered(run):
+        asyncio.run(_without_journal(url, api_key, plan, folder, run))
+    return run
+
+
+async def _without_journal(url: str, api_key: str, plan: Plan, folder: str, run: Run) -> None:
+    requests = _requests(plan, run)
+    async with _session(url, api_key, plan) as session:
+
+        async def worker() -> None:
+            for request in requests:
+                await (await session.edit(request)).save(folder)
+
+        await asyncio.gather(*(worker() for _ in range(2 * plan.in_flight)))
+
+
+def _session(url: str, api_key: str, plan: Plan) -> EditSession:
+    return EditSession(api_key, base_url=url, max_in_flight=plan.in_flight, polling=FixedInterval(0.05))
+
+
+def _requests(plan: Plan, run: Run) -> Iterator[EditRequest]:
+    process = psutil.Process()
+    step = max(1, plan.rows // _MEMORY_SAMPLES)
+    for number in range(1, plan.rows + 1):
+        yield EditRequest(plan.image, _INSTRUCTION, key=f"row-{number}")
+        if number % step == 0:
+            run.resident.append(process.memory_info().rss)
+
+
+def measure(client: Callable[[str, str, Plan], Run], plan: Plan) -> Run:
+    """One run against a new emulator."""
+    with serve(checks=1) as server:
+        run = run_in_fresh_process(client, server.url, server.api_key, plan)
+        counted, _ = server.counters()
+    actual = (counted.submits, counted.tasks_completed, counted.checks, counted.downloads)
+    if actual != (plan.rows,) * 4:
+        raise RuntimeError(f"submissions, completed tasks, checks, downloads: {actual}, not {plan.rows} each")
+    return run
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=100_000, help="of the long run (default: %(default)s)")
+    parser.add_argument("--pair-rows", type=int, default=5000, help="of each other run (default: %(default)s)")
+    parser.add_argument("--in-flight", type=int, default=64, help="edits in flight at a time (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=5, help="of the pair (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="200 rows, once: does it run at all?")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    options = parser.parse_args()
+    if options.quick:
+        options.rows, options.pair_rows, options.repetitions = 200, 200, 1
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / "input.png"
+        Image.new("RGB", (512, 512), "#7f9cf5").save(image)
+        size = image.stat().st_size
+        pair = Plan(options.pair_rows, options.in_flight, str(image))
+        clients = {"with": with_journal, "without": without_journal}
+        runs = interleaved(
+            {name: functools.partial(measure, client, pair) for name, client in clients.items()}, options.repetitions
+        )
+        long = measure(with_journal, attrs.evolve(pair, rows=options.rows))
+    ratios = [ours.cpu / theirs.cpu for ours, theirs in zip(runs["with"], runs["without"], strict=True)]
+    tenth = len(long.resident) // 10
+    growth = (max(long.resident[tenth - 1 :]) - long.resident[tenth - 1]) / _MB
+    rows = [
+        Row("CPU, with a journal / without", "library", ratios, None if options.quick else CPU_TARGET),
+        *(Row("CPU per row (ms)", name, [1000 * run.cpu / pair.rows for run in runs[name]]) for name in clients),
+        *(Row("rows per second", name, [pair.rows / run.wall for run in runs[name]]) for name in clients),
+        Row(
+            f"RSS growth, {options.rows // 10:,} to {options.rows:,} rows (MB)",
+            "library",
+            [growth],
+            None if options.quick else GROWTH_TARGET,
+        ),
+        Row(f"seconds for {options.rows:,} rows", "library", [long.wall]),
+    ]
+    setup = {
+        "rows": options.rows,
+        "rows of a pair": options.pair_rows,
+        "in flight": options.in_flight,
+        "bytes of the input": size,
+        "repetitions of the pair": options.repetitions,
+    }
+    report("journal", rows, setup, options.output)
+
+
+if __name__ == "__main__":
+    main()

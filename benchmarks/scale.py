@@ -1,0 +1,206 @@
+"""Up to 100,000 tasks in flight in one session: CPU per check, memory per task, lag of the event loop.
+
+The tasks never end. They are attached to at the rate at which they are checked, and awaited together, so that in the
+end checks come evenly at that rate, however many tasks there are; then the measuring begins. A heartbeat, which sleeps
+5 ms at a time, sees how late the event loop is, and how much CPU it took since the last beat: where other processes
+compete for the cores, that is as late as it would have been at most without them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import statistics
+import time
+from pathlib import Path
+
+import attrs
+import psutil
+from _endless import serve_endless
+from _measure import Cost, interleaved, metered, run_in_fresh_process
+from _report import Row, report
+
+from qwen_edit_async import EditResult, EditSession, EditTask, FixedInterval, Learned, PolledTask, PollPolicy
+
+GROWTH_TARGET, CPU_TARGET, LAG_TARGET = 6.0, 1.2, 20.0
+_HEARTBEAT = 0.005
+_FIRST = 1000
+
+
+@attrs.frozen
+class Plan:
+    """What is measured.
+
+    Attributes:
+        tasks: In flight.
+        rate: Checks a second.
+        seconds: For how long it is measured.
+        learned: Whether the default policy is asked as well, each time, as it is where it decides.
+    """
+
+    tasks: int
+    rate: float
+    seconds: float
+    learned: bool = False
+
+
+@attrs.define
+class Scale(Cost):
+    """What it took.
+
+    Attributes:
+        checks: Made while it was measured.
+        checking: Seconds of CPU meanwhile.
+        lags: Seconds that each heartbeat came late meanwhile.
+        busy: Seconds of CPU that the event loop took from each heartbeat to the next.
+        idle_lags: As ``lags``, before the first task.
+        bytes_per_task: Growth of the resident memory from the first thousand tasks to all of them.
+    """
+
+    checks: int = 0
+    checking: float = 0.0
+    lags: list[float] = attrs.field(factory=list)
+    busy: list[float] = attrs.field(factory=list)
+    idle_lags: list[float] = attrs.field(factory=list)
+    bytes_per_task: float = 0.0
+
+    @property
+    def cpu_per_check(self) -> float:
+        """In microseconds."""
+        return 1e6 * self.checking / self.checks
+
+
+@attrs.frozen
+class Attentive:
+    """A fixed interval, after the policy that learns was asked and told all the same."""
+
+    interval: float
+    _learned: Learned = attrs.field(factory=Learned)
+
+    def next_check(self, task: PolledTask, now: float) -> float:
+        """One interval from now."""
+        self._learned.next_check(task, now)
+        return now + self.interval
+
+    def ended(self, task: PolledTask, now: float, *, completed: bool) -> None:
+        """Pass it on."""
+        self._learned.ended(task, now, completed=completed)
+
+
+def hold(url: str, plan: Plan) -> Scale:
+    """Hold the tasks in flight, and measure."""
+    scale = Scale()
+    with metered(scale):
+        asyncio.run(_hold(url, plan, scale))
+    return scale
+
+
+async def _hold(url: str, plan: Plan, scale: Scale) -> None:
+    interval = plan.tasks / plan.rate
+    polling: PollPolicy = Attentive(interval) if plan.learned else FixedInterval(interval)
+    async with EditSession("key", base_url=url, polling=polling, deadline=86400) as session:
+        scale.idle_lags, _ = await _beat(plan.seconds / 2)
+        waiting = await _attach_all(session, plan, scale)
+        before, checks = time.process_time(), session.statistics().checks
+        scale.lags, scale.busy = await _beat(plan.seconds)
+        scale.checking = time.process_time() - before
+        scale.checks = session.statistics().checks - checks
+        if session.statistics().watched != plan.tasks:
+            raise RuntimeError(f"{session.statistics().watched} tasks are in flight, not {plan.tasks}")
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+
+
+async def _attach_all(session: EditSession, plan: Plan, scale: Scale) -> list[asyncio.Task[EditResult]]:
+    """Attach to all tasks at the rate of the checks, and wait for each in a task of its own."""
+    loop, process = asyncio.get_running_loop(), psutil.Process()
+    start, first = loop.time(), 0
+    waiting: list[asyncio.Task[EditResult]] = []
+    while len(waiting) < plan.tasks:
+        due = min(plan.tasks, 1 + int((loop.time() - start) * plan.rate))
+        for number in range(len(waiting), due):
+            waiting.append(loop.create_task(_result(session.attach(f"task-{number:020}"))))
+            if number == _FIRST:
+                first = process.memory_info().rss
+        await asyncio.sleep(_HEARTBEAT)
+    if plan.tasks > _FIRST:
+        scale.bytes_per_task = (process.memory_info().rss - first) / (plan.tasks - _FIRST)
+    return waiting
+
+
+async def _result(task: EditTask) -> EditResult:
+    return await task
+
+
+async def _beat(seconds: float) -> tuple[list[float], list[float]]:
+    loop = asyncio.get_running_loop()
+    lags: list[float] = []
+    busy: list[float] = []
+    end = loop.time() + seconds
+    while (now := loop.time()) < end:
+        before = time.thread_time()
+        await asyncio.sleep(_HEARTBEAT)
+        lags.append(loop.time() - now - _HEARTBEAT)
+        busy.append(time.thread_time() - before)
+    return lags, busy
+
+
+def measure(plan: Plan) -> Scale:
+    """One client against a new server."""
+    with serve_endless() as url:
+        return run_in_fresh_process(hold, url, plan)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", type=int, nargs="+", default=[1000, 10_000, 100_000], help="(default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=1500, help="checks a second (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=10, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=2, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="100 and 2,000 tasks, once: does it run at all?")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    options = parser.parse_args()
+    if options.quick:
+        options.tasks, options.seconds, options.repetitions = [100, 2000], 1, 1
+    plans = {f"{tasks:,} in flight": Plan(tasks, options.rate, options.seconds) for tasks in options.tasks}
+    least, most = next(iter(plans)), list(plans)[-1]
+    plans[f"{least}, asking Learned"] = attrs.evolve(plans[least], learned=True)
+    costs = interleaved({name: functools.partial(measure, plan) for name, plan in plans.items()}, options.repetitions)
+    aims = (None, None, None) if options.quick else (CPU_TARGET, GROWTH_TARGET, LAG_TARGET)
+    ratios = [ours.cpu_per_check / theirs.cpu_per_check for ours, theirs in zip(costs[most], costs[least], strict=True)]
+    idle = [_p99(cost.idle_lags) for repeated in costs.values() for cost in repeated]
+    rows = [
+        Row(f"CPU per check, {most} / {least}", "library", ratios, aims[0]),
+        *(
+            Row("CPU per check (µs)", name, [cost.cpu_per_check for cost in repeated])
+            for name, repeated in costs.items()
+        ),
+        Row("RSS per task in flight (KB)", most, [cost.bytes_per_task / 1000 for cost in costs[most]], aims[1]),
+        *(
+            Row("CPU from heartbeat to heartbeat, p99 (ms)", name, [_p99(cost.busy) for cost in repeated], aims[2])
+            for name, repeated in costs.items()
+        ),
+        *(
+            Row("event loop lag, p99 (ms)", name, [_p99(cost.lags) for cost in repeated])
+            for name, repeated in costs.items()
+        ),
+        Row("event loop lag, p99 (ms)", "without a task", idle),
+    ]
+    setup = {
+        "checks a second": options.rate,
+        "seconds": options.seconds,
+        "repetitions": options.repetitions,
+    }
+    report("scale", rows, setup, options.output)
+
+
+def _p99(seconds: list[float]) -> float:
+    """In milliseconds."""
+    return 1000 * statistics.quantiles(seconds, n=100)[98]
+
+
+if __name__ == "__main__":
+    main()
