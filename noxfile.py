@@ -39,6 +39,7 @@ PURE_CORE = ",".join(
         "_pacing",
         "_png",
         "_polling",
+        "_progress",
         "_replies",
         "_requests",
         "_retry",
