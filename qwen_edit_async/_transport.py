@@ -23,6 +23,10 @@ from ._wire import Call
 
 _MAX_REPLY_BYTES = 1024 * 1024
 
+_IDLE_SECONDS = 4.0
+"""How long an idle connection is kept: less than the 5 s of common servers. One that closes a connection just as a
+submission goes out on it leaves no way to know whether a task exists."""
+
 
 class Transport(Protocol):
     """What a session needs of HTTP; the tests have another one, in memory."""
@@ -92,7 +96,7 @@ class AiohttpTransport:
     async def open(self) -> None:
         """Make the connection pool; it is bounded by the session's slots and the poller's checks."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS),
             headers={
                 "User-Agent": USER_AGENT,
                 **self._default_headers,
