@@ -6,6 +6,7 @@ Retrying is not done here: whether a failed call may be repeated depends on what
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import platform
 from collections.abc import Iterator, Mapping
@@ -113,11 +114,17 @@ class AiohttpTransport:
         """Make one call, once; see :meth:`Transport.send`."""
         if self._session is None:
             raise APIConnectionError("the connection pool is not open")
+        # A reply that trickles in never lets the timeout between its pieces pass. How long an upload lasts is not for us
+        # to say, and the edit's deadline bounds the wait for its reply.
+        whole = self._timeouts.connect + self._timeouts.reply if body is None else None
         failure: QwenEditError
         try:
-            async with self._session.request(
-                call.method, URL(self._base_url + call.path, encoded=True), data=body, allow_redirects=False
-            ) as response:
+            async with (
+                asyncio.timeout(whole),
+                self._session.request(
+                    call.method, URL(self._base_url + call.path, encoded=True), data=body, allow_redirects=False
+                ) as response,
+            ):
                 with self._responses.reading(response):
                     content, complete = await _read(response)
                 headers = {name.lower(): value for name, value in response.headers.items()}
