@@ -177,20 +177,19 @@ class Downloader:
             raise _FetchError("its URL is not http(s)", final=True)
         failure: _FetchError
         try:
-            # Neither headers nor body may trickle in for ever, below the timeout between two pieces.
+            # Redirects and headers that trickle in never let the timeout between two pieces pass.
             async with asyncio.timeout(self._timeouts.connect + self._timeouts.reply):
                 response = await self._session.get(URL(url, encoded=True))
             async with response:
                 with self._responses.reading(response):
                     _check_response(response)
                     check, piece, total = PngCheck(), bytearray(), 0
-                    loop, started_at = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+                    loop = asyncio.get_running_loop()
+                    started_at = loop.time()
                     async for data in response.content.iter_any():
                         check.feed(data)
                         total += len(data)
-                        seconds = loop.time() - started_at
-                        if seconds > self._timeouts.reply and total < seconds * _LEAST_BYTES_PER_SECOND:
-                            raise _FetchError(f"it came too slowly, {total} bytes in {seconds:.0f} s")
+                        self._check_speed(total, loop.time() - started_at)
                         if total > MAX_RESULT_BYTES:
                             raise _FetchError(f"it has more than {MAX_RESULT_BYTES} bytes", final=True)
                         piece += data
@@ -210,6 +209,11 @@ class Downloader:
             failure = _FetchError(type(error).__name__)
         # Raised out here, so that no exception of the HTTP library is its context.
         raise failure
+
+    def _check_speed(self, received: int, seconds: float) -> None:
+        """Give up what trickles in, below the timeout between two pieces."""
+        if seconds > self._timeouts.reply and received < seconds * _LEAST_BYTES_PER_SECOND:
+            raise _FetchError(f"it came too slowly, {received} bytes in {seconds:.0f} s")
 
 
 class _PartFile:

@@ -26,8 +26,8 @@ CHECK_RETRY = RetryPolicy(initial=1.0, maximum=30.0)
 """Delays between failing checks; how often is for the deadline to say."""
 
 OVERTIME = 30.0
-"""Seconds for a last check, again if it fails, of a task whose deadline passed while the event loop stood still: after a
-suspension the network takes a while to come back."""
+"""Seconds for a last check, again if it fails, of a task whose deadline passed while the event loop stood still: after
+a suspension the network takes a while to come back."""
 
 _LAST_CHECK_LEAD = 0.5
 _MIN_INTERVAL = 0.01

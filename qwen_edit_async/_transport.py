@@ -114,8 +114,8 @@ class AiohttpTransport:
         """Make one call, once; see :meth:`Transport.send`."""
         if self._session is None:
             raise APIConnectionError("the connection pool is not open")
-        # A reply that trickles in never lets the timeout between its pieces pass. How long an upload lasts is not for us
-        # to say, and the edit's deadline bounds the wait for its reply.
+        # A reply that trickles in never lets the timeout between its pieces pass. How long an upload lasts is not for
+        # us to say, and the edit's deadline bounds the wait for its reply.
         whole = self._timeouts.connect + self._timeouts.reply if body is None else None
         failure: QwenEditError
         try:
