@@ -33,6 +33,7 @@ MAX_RESULT_BYTES = 64 * 1024 * 1024
 """Largest result that is downloaded; 2048 x 2048 pixels of RGBA are 16 MiB uncompressed."""
 
 _PIECE_BYTES = 1024 * 1024
+_LEAST_BYTES_PER_SECOND = 1024
 _MAX_CONNECTIONS = 32
 _MAX_HEADER_BYTES = 32 * 1024
 _OK = 200
@@ -185,13 +186,19 @@ class Downloader:
             raise _FetchError("its URL is not http(s)", final=True)
         failure: _FetchError
         try:
-            async with self._session.get(URL(url, encoded=True)) as response:
+            # Redirects and headers that trickle in never let the timeout between two pieces pass.
+            async with asyncio.timeout(self._timeouts.connect + self._timeouts.reply):
+                response = await self._session.get(URL(url, encoded=True))
+            async with response:
                 with self._responses.reading(response):
                     _check_response(response)
                     check, piece, total = PngCheck(), bytearray(), 0
+                    loop = asyncio.get_running_loop()
+                    started_at = loop.time()
                     async for data in response.content.iter_any():
                         check.feed(data)
                         total += len(data)
+                        self._check_speed(total, loop.time() - started_at)
                         if total > MAX_RESULT_BYTES:
                             raise _FetchError(f"it has more than {MAX_RESULT_BYTES} bytes", final=True)
                         piece += data
@@ -211,6 +218,11 @@ class Downloader:
             failure = _FetchError(type(error).__name__)
         # Raised out here, so that no exception of the HTTP library is its context.
         raise failure
+
+    def _check_speed(self, received: int, seconds: float) -> None:
+        """Give up what trickles in, below the timeout between two pieces."""
+        if seconds > self._timeouts.reply and received < seconds * _LEAST_BYTES_PER_SECOND:
+            raise _FetchError(f"it came too slowly, {received} bytes in {seconds:.0f} s")
 
 
 class _PartFile:

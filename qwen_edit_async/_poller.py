@@ -23,6 +23,9 @@ from ._statistics import Counters
 MAX_CONCURRENT_CHECKS = 64
 """Status checks that may be under way at once."""
 
+_STANDSTILL = 1.0
+"""Seconds that the poller oversleeps when the machine was suspended, or something blocked the event loop."""
+
 _MAX_LOGGED_WORDS = 20
 
 
@@ -89,8 +92,11 @@ class Poller(Generic[W]):
                     self._on_end(expired, _deadline_error(expired))
                 while (due := self._take_due(now)) is not None:
                     checks.create_task(self._check_in_turn(due, now))
+                until = self._next_event()
                 # A timer may fire a hair early by the clock; what it was set for is due none the less.
-                now = max(await self._sleep(loop), loop.time())
+                now = max(await self._sleep(loop, until), loop.time())
+                if now > until + _STANDSTILL:
+                    self._schedule.excuse(now)
 
     def _take_due(self, now: float) -> W | None:
         if self._checking >= MAX_CONCURRENT_CHECKS or now < self._pacer.send_at:
@@ -157,10 +163,10 @@ class Poller(Generic[W]):
         checks_from = self._pacer.send_at if self._checking < MAX_CONCURRENT_CHECKS else math.inf
         return self._schedule.next_event(checks_from=checks_from)
 
-    async def _sleep(self, loop: asyncio.AbstractEventLoop) -> float:
+    async def _sleep(self, loop: asyncio.AbstractEventLoop, until: float) -> float:
         """Sleep until something is due; returns the time that was slept for, if it was not cut short."""
         self._alarm = loop.create_future()
-        self._asleep_until = until = self._next_event()
+        self._asleep_until = until
         timer = loop.call_at(until, self._wake, until) if until < math.inf else None
         try:
             return await self._alarm

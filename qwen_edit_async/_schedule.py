@@ -25,6 +25,10 @@ UNKNOWN_TASK_GRACE = 15.0
 CHECK_RETRY = RetryPolicy(initial=1.0, maximum=30.0)
 """Delays between failing checks; how often is for the deadline to say."""
 
+OVERTIME = 30.0
+"""Seconds for a last check, again if it fails, of a task whose deadline passed while the event loop stood still: after
+a suspension the network takes a while to come back."""
+
 _LAST_CHECK_LEAD = 0.5
 _MIN_INTERVAL = 0.01
 _COMPACT_ABOVE = 64
@@ -82,6 +86,7 @@ class WatchedTask(PolledTask):
         failures: Checks that failed in a row.
         failed_checks: Checks that failed at all.
         last_failure: The last of them, told if the deadline passes.
+        excused_at: When the event loop was found to have slept through the deadline.
     """
 
     deadline: float = math.inf
@@ -89,6 +94,7 @@ class WatchedTask(PolledTask):
     failures: int = 0
     failed_checks: int = 0
     last_failure: QwenEditError | None = None
+    excused_at: float = math.inf
 
 
 W = TypeVar("W", bound=WatchedTask)
@@ -146,6 +152,9 @@ class PollSchedule(Generic[W]):
             task = self._budget.take(now)
         if task is not None:
             task.taken_at = now
+            if task.excused_at <= now and task.deadline == math.inf:
+                task.deadline = now + OVERTIME
+                self._deadlines.put(task, task.deadline)
         return task
 
     def take_expired(self, now: float) -> W | None:
@@ -154,6 +163,12 @@ class PollSchedule(Generic[W]):
         if task is not None:
             self.remove(task, now)
         return task
+
+    def excuse(self, now: float) -> None:
+        """The event loop stood still until now: check once more what should have been given up meanwhile."""
+        while (task := self._deadlines.pop_due(now)) is not None:
+            task.excused_at, task.deadline = now, math.inf
+            self._put(task, now)
 
     def next_event(self, *, checks_from: float = -math.inf) -> float:
         """When there is something to do next, infinity for never; no check starts before ``checks_from``."""
@@ -171,6 +186,8 @@ class PollSchedule(Generic[W]):
         if snapshot.status.terminal:
             return self.remove(task, now, completed=snapshot.status is TaskStatus.COMPLETED)
         task.found_running(sent_at, snapshot.progress)
+        if sent_at >= task.excused_at:
+            self._deadlines.put(task, now)
         self._put(task, max(self._policy.next_check(task, now), now + _MIN_INTERVAL))
         return False
 

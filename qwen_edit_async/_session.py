@@ -67,7 +67,8 @@ class EditSession:
         timeout: Seconds that connecting (at most 10), a piece of the upload, and waiting for a reply may take, each; or
             :class:`Timeouts`.
         deadline: Seconds that an edit may take, from having its slot to its end. While the service accepts others but
-            has no room for this one, that does not count.
+            has no room for this one, that does not count. A task whose deadline passed while the machine was suspended,
+            or the event loop blocked, is asked for once more before it is given up.
         max_retries: How often a call is repeated that failed for a passing reason. "Too many requests" does not count:
             that is waited out.
         resubmit_uncertain: Whether to submit again if the reply was lost, so that a task may exist already and both

@@ -6,6 +6,7 @@ Retrying is not done here: whether a failed call may be repeated depends on what
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import platform
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,10 @@ from ._version import __version__
 from ._wire import Call
 
 _MAX_REPLY_BYTES = 1024 * 1024
+
+_IDLE_SECONDS = 4.0
+"""How long an idle connection is kept: less than the 5 s of common servers. One that closes a connection just as a
+submission goes out on it leaves no way to know whether a task exists."""
 
 
 class Transport(Protocol):
@@ -92,7 +97,7 @@ class AiohttpTransport:
     async def open(self) -> None:
         """Make the connection pool; it is bounded by the session's slots and the poller's checks."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS),
             headers={
                 "User-Agent": USER_AGENT,
                 **self._default_headers,
@@ -109,11 +114,17 @@ class AiohttpTransport:
         """Make one call, once; see :meth:`Transport.send`."""
         if self._session is None:
             raise APIConnectionError("the connection pool is not open")
+        # A reply that trickles in never lets the timeout between its pieces pass. How long an upload lasts is not for
+        # us to say, and the edit's deadline bounds the wait for its reply.
+        whole = self._timeouts.connect + self._timeouts.reply if body is None else None
         failure: QwenEditError
         try:
-            async with self._session.request(
-                call.method, URL(self._base_url + call.path, encoded=True), data=body, allow_redirects=False
-            ) as response:
+            async with (
+                asyncio.timeout(whole),
+                self._session.request(
+                    call.method, URL(self._base_url + call.path, encoded=True), data=body, allow_redirects=False
+                ) as response,
+            ):
                 with self._responses.reading(response):
                     content, complete = await _read(response)
                 return Reply(status=response.status, headers=response.headers, body=content, complete=complete)

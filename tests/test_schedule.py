@@ -25,7 +25,7 @@ from qwen_edit_async._errors import (
 from qwen_edit_async._models import TaskFailure, TaskSnapshot, TaskStatus
 from qwen_edit_async._polling import FixedInterval, PolledTask
 from qwen_edit_async._retry import Failure
-from qwen_edit_async._schedule import CHECK_RETRY, DueHeap, PollSchedule, WatchedTask
+from qwen_edit_async._schedule import CHECK_RETRY, OVERTIME, DueHeap, PollSchedule, WatchedTask
 
 RUNNING = TaskSnapshot(task_id="t", status=TaskStatus.IN_PROGRESS)
 COMPLETED = TaskSnapshot(task_id="t", status=TaskStatus.COMPLETED)
@@ -541,3 +541,55 @@ def test_a_policy_that_names_no_time_leaves_the_order_of_the_schedule_whole():
     assert schedule.take_due(1.0) is other
     assert schedule.take_due(99.0) is None
     assert schedule.take_due(99.5) is lost
+
+
+# The event loop stood still.
+
+
+def slept_through(deadline: float = 100.0, now: float = 1000.0) -> tuple[PollSchedule[WatchedTask], WatchedTask]:
+    """A task whose deadline passed while the loop stood still, and that is being checked once more."""
+    schedule, _ = scheduled(delay=10)
+    task = a_task(deadline=deadline)
+    schedule.add(task, 0)
+    schedule.excuse(now)
+    assert schedule.take_expired(now) is None
+    assert schedule.take_due(now) is task
+    return schedule, task
+
+
+def test_a_deadline_that_was_slept_through_is_put_off_until_a_check_has_been_made():
+    schedule, task = slept_through()
+    assert schedule.take_expired(1000 + OVERTIME - 1) is None
+    assert schedule.take_expired(1000 + OVERTIME) is task
+
+
+def test_a_task_that_still_runs_after_that_check_is_given_up():
+    schedule, task = slept_through()
+    assert not schedule.answered(task, RUNNING, 1000, 1002)
+    assert schedule.take_expired(1002) is task
+
+
+def test_a_task_that_had_ended_meanwhile_is_found():
+    schedule, task = slept_through()
+    assert schedule.answered(task, COMPLETED, 1000, 1002)
+    assert schedule.take_expired(10_000) is None
+
+
+def test_an_answer_from_before_the_loop_stood_still_gives_up_nothing():
+    schedule, task = slept_through()
+    assert not schedule.answered(task, RUNNING, 99, 1002)
+    assert schedule.take_expired(1002) is None
+
+
+def test_a_check_that_fails_after_the_loop_stood_still_is_made_again_and_puts_nothing_off():
+    schedule, task = slept_through()
+    schedule.failed(task, APIConnectionError("no network yet"), 1005, draw=1.0)
+    assert schedule.take_due(1006) is task
+    assert schedule.take_expired(1000 + OVERTIME) is task
+
+
+def test_a_deadline_that_was_not_slept_through_stays():
+    schedule, task = scheduled()[0], a_task(deadline=100)
+    schedule.add(task, 0)
+    schedule.excuse(99)
+    assert schedule.take_expired(100) is task

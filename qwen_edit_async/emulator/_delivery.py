@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -46,7 +47,9 @@ async def deliver(
         case Drop() | Hang() | Truncate():
             return await _break(service, request, reply, action)
         case Slow():
-            await asyncio.sleep(action.delay)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(action.delay):
+                    await service.closing.wait()  # a client that went away does not end its request
             if action.bytes_per_second is None:
                 return _plain(service, reply)
             return await _trickle(service, request, reply, action.bytes_per_second)

@@ -1,0 +1,189 @@
+"""One cell of the fault matrix: a fault, three ways of editing under it, and what must hold whatever comes of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+from emulator_calls import encode
+from PIL import Image
+from raw_proxy import RawProxy, WireFault, WireFaults
+
+from qwen_edit_async import (
+    BatchReport,
+    EditBatch,
+    EditRequest,
+    EditSession,
+    FixedInterval,
+    NotFoundError,
+    SubmitUncertainError,
+)
+from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
+from qwen_edit_async.emulator._faults import FaultRun
+
+PHOTO = encode(Image.new("RGB", (400, 400), "#7f9cf5"))
+DEADLINE = 60.0
+TIMEOUT = 10.0
+EDITS = 3
+
+LONGEST_EDIT = DEADLINE + 4 * TIMEOUT
+"""Seconds: the deadline, a reply that is awaited beyond it, and the retries of a download with its timeouts."""
+
+OPTIONS: dict[str, Any] = {
+    "envelope": "flat",
+    "polling": FixedInterval(1.0),
+    "deadline": DEADLINE,
+    "timeout": TIMEOUT,
+    "max_in_flight": 2,
+}
+
+
+@attrs.define(eq=False)
+class Service:
+    """An emulator, perhaps behind proxies, and what broke it."""
+
+    emulator: EditEmulator
+    url: str
+    faults: WireFaults | None = None
+
+    def mend(self) -> None:
+        """From now on nothing goes wrong."""
+        self.emulator._runtime.service.faults = FaultRun(FaultPlan())
+        for record in self.emulator.tasks.values():
+            record.fault = None  # a vanished task is there again
+        if self.faults is not None:
+            self.faults.spent = True
+
+    @property
+    def created(self) -> set[str]:
+        return set(self.emulator.tasks)
+
+
+@contextlib.asynccontextmanager
+async def troubled_service(fault: Fault | WireFault, phase: str, *, once: bool) -> AsyncIterator[Service]:
+    """The fault strikes the first request of its phase; or the first task's each time, and all submissions."""
+    plan = FaultPlan([narrowed(fault, phase, once=once)] if isinstance(fault, Fault) else [])
+    async with EditEmulator(engine=FixedEngine(), duration=1.5, faults=plan) as emulator:
+        if isinstance(fault, Fault):
+            yield Service(emulator, emulator.url)
+            return
+        faults = WireFaults(fault, phase, once)
+        async with (
+            RawProxy(emulator.url, faults).serving() as proxy,
+            RawProxy(emulator.results_url, faults).serving() as results,
+        ):
+            emulator._runtime.service.results_url = results.url
+            yield Service(emulator, proxy.url, faults)
+
+
+def narrowed(fault: Fault, phase: str, *, once: bool) -> Fault:
+    if phase == "task":
+        return fault.times(1) if once else fault
+    fault = fault.on(phase)
+    if once:
+        return fault.times(1)
+    return fault if phase == "submit" else fault.for_task(1)
+
+
+@contextlib.asynccontextmanager
+async def session_on(service: Service, **options: Any) -> AsyncIterator[EditSession]:
+    """A session that holds, at its end, what holds at every end."""
+    async with EditSession(service.emulator.api_key, base_url=service.url, **OPTIONS | options) as session:
+        session._host._random.seed(7)
+        if service.faults is not None and service.faults.fault is WireFault.CLOSED_WHEN_REUSED:
+            with contextlib.suppress(NotFoundError):  # so that the first submission finds a connection
+                await session.status("nobody")
+        yield session
+        counts = session.statistics()
+        assert (counts.in_flight, counts.waiting, counts.watched) == (0, 0, 0)
+        assert session._host._engaged == 0
+
+
+async def single(service: Service, _: Path) -> str:
+    """One edit and its download."""
+    async with session_on(service) as session:
+        end = await _end_of(session, PHOTO)
+        hold_accounts(service, [end], session.unfinished, edits=1)
+    return shown([end])
+
+
+async def many(service: Service, _: Path) -> str:
+    """Three edits by ``edit_many``, two at a time, and their downloads."""
+    requests = [EditRequest(PHOTO, "make it sepia") for _ in range(EDITS)]
+    async with session_on(service) as session:
+        ends = [outcome.error or await _downloaded(outcome.result) async for outcome in session.edit_many(requests)]
+        hold_accounts(service, ends, session.unfinished, edits=EDITS)
+    return shown(ends)
+
+
+async def batch(service: Service, folder: Path) -> str:
+    """Three edits by ``EditBatch``, two at a time."""
+    async with session_on(service) as session:
+        report = await EditBatch(_requests(), folder / "out").run(session)
+    # The journal has the id of each task that exists, or calls the edit uncertain.
+    known = report.saved + report.unsaved + report.in_flight + report.failed + report.uncertain
+    assert len(service.created) <= known <= EDITS
+    assert report.saved == len(list((folder / "out").glob("*.png")))
+    return shown_report(report)
+
+
+async def batch_again(service: Service, folder: Path) -> str:
+    """The same batch again, now that nothing goes wrong."""
+    service.mend()
+    async with session_on(service) as session:
+        report = await EditBatch(_requests(), folder / "out").run(session)
+    assert len(service.created) <= EDITS
+    assert report.total == EDITS
+    assert report.saved == len(list((folder / "out").glob("*.png")))
+    return shown_report(report)
+
+
+def hold_accounts(service: Service, ends: list[str | Exception], unfinished: tuple[str, ...], *, edits: int) -> None:
+    """Each edit has one end, no more tasks exist than edits, and each task can be named or is known to be uncertain."""
+    assert len(ends) == edits
+    named = {end if isinstance(end, str) else getattr(end, "task_id", None) for end in ends} | set(unfinished)
+    uncertain = sum(isinstance(end, SubmitUncertainError) for end in ends)
+    assert len(service.created) <= edits
+    assert len(service.created - named) <= uncertain
+    assert service.emulator.statistics().keys_at_results == 0
+
+
+def shown(ends: list[str | Exception]) -> str:
+    """Such as "2 done, 1 `DownloadError` with id"."""
+    words = Counter("done" if isinstance(end, str) else _name(end) for end in ends)
+    return ", ".join(f"{count} {word}" for word, count in words.items()) if len(ends) > 1 else next(iter(words))
+
+
+def shown_report(report: BatchReport) -> str:
+    """Such as "2 saved, 1 uncertain"."""
+    states = ("saved", "unsaved", "in_flight", "planned", "failed", "uncertain")
+    counts = {state.replace("_", " "): getattr(report, state) for state in states}
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+
+
+async def _end_of(session: EditSession, image: bytes) -> str | Exception:
+    try:
+        result = await session.edit(image, "make it sepia")
+    except Exception as error:  # noqa: BLE001  # it is the cell's outcome
+        return error
+    return await _downloaded(result)
+
+
+async def _downloaded(result: Any) -> str | Exception:
+    try:
+        assert (await result.images[0].read()).startswith(b"\x89PNG")
+    except Exception as error:  # noqa: BLE001  # it is the cell's outcome
+        return error
+    return str(result.task_id)
+
+
+def _requests() -> list[EditRequest]:
+    return [EditRequest(PHOTO, "make it sepia", key=f"edit{number}") for number in range(EDITS)]
+
+
+def _name(error: Exception) -> str:
+    return f"`{type(error).__name__}`" + (" with id" if getattr(error, "task_id", None) else "")

@@ -1,0 +1,202 @@
+"""Clocks that jump, loops that stand still, deadlines and pauses of every size."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+from email.utils import format_datetime
+
+import pytest
+from memory_transport import HANGS, IMAGE, NORMAL, MemoryService, MemorySession, in_order, refused, status
+from skipping_loop import SkippingLoop
+
+from qwen_edit_async import (
+    DeadlineExceededError,
+    EditResult,
+    InternalServerError,
+    Learned,
+    RateLimitError,
+    SubmitUncertainError,
+)
+from qwen_edit_async._schedule import OVERTIME
+
+pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the loop waits for its threads")]
+
+EIGHT_HOURS = 8 * 3600.0
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    return "asyncio", {"loop_factory": SkippingLoop}
+
+
+def leap(seconds: float) -> None:
+    """The loop's clock goes on, and nothing else does."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SkippingLoop)
+    loop.leap(seconds)
+
+
+async def edits_in_flight(session, count: int = 5) -> list[asyncio.Task]:
+    edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(count)]
+    while session.statistics().watched < count:  # noqa: ASYNC110  # nobody tells
+        await asyncio.sleep(0.25)
+    return edits
+
+
+@pytest.mark.parametrize("jump", [-EIGHT_HOURS, EIGHT_HOURS], ids=["back", "forth"])
+async def test_a_jump_of_the_wall_clock_changes_nothing(jump, monkeypatch):
+    async def seconds() -> float:
+        started_at = asyncio.get_running_loop().time()
+        async with MemorySession(MemoryService(duration=5.5, on_submission=in_order(status(503)))) as session:
+            await session.edit(IMAGE, "snow")
+        return asyncio.get_running_loop().time() - started_at
+
+    undisturbed = await seconds()
+    real, readings = time.time, iter(range(1_000_000))
+    monkeypatch.setattr(time, "time", lambda: real() + jump * (next(readings) % 2))
+    assert await seconds() == pytest.approx(undisturbed)
+
+
+@pytest.mark.parametrize("lasting", [0.5, 10.0], ids=["between two checks", "while checks are under way"])
+@pytest.mark.parametrize("polling", [None, Learned()], ids=["fixed", "learned"])
+async def test_edits_that_ended_while_the_machine_was_suspended_are_found_done(lasting, polling):
+    service = MemoryService(duration=100.0, latency=lasting)
+    options = {} if polling is None else {"polling": polling}
+    async with MemorySession(service, deadline=600, **options) as session:
+        edits = await edits_in_flight(session)
+        await asyncio.sleep(2.5)
+        leap(EIGHT_HOURS)
+        results = await asyncio.gather(*edits)
+        assert {result.task_id for result in results} == set(service.ids)
+        # What it was like says nothing of the next edit.
+        started_at = asyncio.get_running_loop().time()
+        await session.edit(IMAGE, "snow")
+        assert asyncio.get_running_loop().time() - started_at < 100 + 30 + 4 * lasting
+
+
+async def test_edits_that_still_run_after_a_suspension_are_given_up_with_their_ids_after_one_check():
+    service = MemoryService(duration=10 * EIGHT_HOURS)
+    async with MemorySession(service, deadline=600) as session:
+        edits = await edits_in_flight(session)
+        leap(EIGHT_HOURS)
+        resumed_at = asyncio.get_running_loop().time()
+        errors = await asyncio.gather(*edits, return_exceptions=True)
+        assert {type(error) for error in errors} == {DeadlineExceededError}
+        assert {error.task_id for error in errors} == set(service.ids) == set(session.unfinished)
+        assert asyncio.get_running_loop().time() - resumed_at < 1
+        assert sum(sent.at >= resumed_at for sent in service.checks) == len(edits)
+
+
+@pytest.mark.parametrize("outage", [20.0, 1000.0])
+async def test_the_network_may_take_a_while_to_come_back_after_a_suspension(outage):
+    service = MemoryService(duration=100.0)
+    async with MemorySession(service, deadline=600) as session:
+        edits = await edits_in_flight(session)
+        leap(EIGHT_HOURS)
+        resumed_at = asyncio.get_running_loop().time()
+        service.on_check = lambda *_: refused() if asyncio.get_running_loop().time() < resumed_at + outage else NORMAL
+        ends = await asyncio.gather(*edits, return_exceptions=True)
+        if outage < OVERTIME:
+            assert {type(end) for end in ends} == {EditResult}
+        else:
+            assert {type(end) for end in ends} == {DeadlineExceededError}
+            assert asyncio.get_running_loop().time() - resumed_at == pytest.approx(OVERTIME, abs=0.1)
+
+
+async def test_no_task_waits_in_vain_for_its_check_after_a_suspension_under_a_ceiling_of_checks():
+    service = MemoryService(duration=100.0)
+    async with MemorySession(service, deadline=600, poll_rate=1.0, max_in_flight=60) as session:
+        edits = await edits_in_flight(session, 60)
+        leap(EIGHT_HOURS)
+        results = await asyncio.gather(*edits)
+    assert len(results) == 60
+
+
+async def test_a_submission_that_was_under_way_when_the_machine_was_suspended_is_uncertain():
+    service = MemoryService(on_submission=in_order(HANGS))
+    async with MemorySession(service, deadline=600) as session:
+        edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+        while not service.submissions:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.25)
+        await asyncio.sleep(1)
+        leap(EIGHT_HOURS)
+        with pytest.raises(SubmitUncertainError):
+            await edit
+        await session.edit(IMAGE, "snow")
+
+
+async def test_a_loop_that_is_blocked_for_two_seconds_costs_no_edit():
+    service = MemoryService(duration=2.9)
+    async with MemorySession(service, deadline=4.0) as session:
+        edits = await edits_in_flight(session)
+        await asyncio.sleep(2.5)
+        leap(2.0)  # the last check was due meanwhile, and so was the deadline
+        await asyncio.gather(*edits)
+
+
+@pytest.mark.parametrize("deadline", [0.001, 0.3, 0.6])
+async def test_a_deadline_shorter_than_a_check_is_kept_and_names_the_task(deadline):
+    service = MemoryService(duration=100.0, latency=0.0)
+    service.on_check = lambda *_: HANGS
+    async with MemorySession(service, deadline=deadline) as session:
+        started_at = asyncio.get_running_loop().time()
+        with pytest.raises(DeadlineExceededError) as caught:
+            await session.edit(IMAGE, "snow")
+        assert asyncio.get_running_loop().time() - started_at == pytest.approx(deadline)
+        assert session.unfinished == (caught.value.task_id,) == ("task-1",)
+        assert len(service.checks) == (deadline > 0.5)  # a check half a second before the end, if that can be
+
+
+async def test_an_edit_that_is_done_within_a_deadline_shorter_than_the_interval_of_checks_is_found_done():
+    async with MemorySession(MemoryService(duration=0.2), deadline=0.9) as session:
+        await session.edit(IMAGE, "snow")
+
+
+def http_date(seconds_from_now: float) -> str:
+    moment = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds_from_now)
+    return format_datetime(moment, usegmt=True)
+
+
+NO_PAUSE = [0, -5, -3600.5, "soon", "", "NaN", "inf", "-inf", "1 minute", "0x10", http_date(-86400), "Mon, 99 Foo 2026"]
+
+
+@pytest.mark.parametrize("retry_after", NO_PAUSE, ids=str)
+@pytest.mark.parametrize("phase", ["submission", "check"])
+async def test_a_retry_after_that_asks_for_no_pause_gets_none(retry_after, phase):
+    refusal = status(503, retry_after=retry_after)
+    if isinstance(retry_after, str) and "GMT" in retry_after:
+        refusal.reply.headers["date"] = http_date(0)
+    service = MemoryService(**{f"on_{phase}": in_order(refusal)})
+    async with MemorySession(service) as session:
+        started_at = asyncio.get_running_loop().time()
+        await session.edit(IMAGE, "snow")
+        assert asyncio.get_running_loop().time() - started_at < 6
+
+
+@pytest.mark.parametrize(("code", "kind"), [(429, RateLimitError), (503, InternalServerError)])
+async def test_an_hour_asked_of_a_submission_is_told_at_once_and_kept_by_all(code, kind):
+    service = MemoryService(on_submission=in_order(status(code, retry_after=3600)))
+    async with MemorySession(service, deadline=600) as session:
+        started_at = asyncio.get_running_loop().time()
+        with pytest.raises(kind) as caught:
+            await session.edit(IMAGE, "snow")
+        assert caught.value.retry_after == 3600
+        assert asyncio.get_running_loop().time() - started_at < 1
+        await session.edit(IMAGE, "snow")  # has no slot before, and so no deadline that runs
+        assert service.submissions[1].at - started_at >= 3600
+    assert len(service.submissions) == 2
+
+
+async def test_an_hour_asked_of_a_check_ends_the_wait_at_the_deadline_and_loses_no_task():
+    service = MemoryService(duration=5.0, on_check=in_order(status(429, retry_after=3600)))
+    async with MemorySession(service, deadline=600) as session:
+        started_at = asyncio.get_running_loop().time()
+        with pytest.raises(DeadlineExceededError, match="retry after 3600 s") as caught:
+            await session.edit(IMAGE, "snow")
+        assert asyncio.get_running_loop().time() - started_at == pytest.approx(600)
+        assert session.unfinished == (caught.value.task_id,)
+        result = await session.attach(caught.value.task_id, deadline=4000)
+        assert result.task_id == caught.value.task_id
+        assert service.checks[1].at - started_at >= 3600

@@ -1,0 +1,78 @@
+"""The classic race: the service closes an idle connection just as a submission goes out on it.
+
+The service is on a thread, so that it can close the connection while the event loop does something else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+
+import pytest
+
+from qwen_edit_async import EditSession
+from qwen_edit_async._body import JSONBody
+from qwen_edit_async._transport import AiohttpTransport
+
+pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the event loop stands still while a thread closes")]
+
+
+class IdleCloser:
+    """A service in a thread of its own that answers once a connection, and closes it when it is told to."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.close_now, self.closed = threading.Event(), threading.Event()
+        self.requests: list[bytes] = []
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        for body in (b'{"id": "t1", "status": "in_progress"}', b'{"id": "t2", "status": "in_progress"}'):
+            connection, _ = self._listener.accept()
+            with connection:
+                request = bytearray()
+                while b"}]}]}}" not in request:
+                    request += connection.recv(65536)
+                self.requests.append(bytes(request))
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                self.close_now.wait(5)
+            self.closed.set()
+        self._listener.close()
+
+    def close(self) -> None:
+        """Close the idle connection, while the event loop stands still."""
+        self.close_now.set()
+        assert self.closed.wait(5)
+
+    def join(self) -> None:
+        self._thread.join(5)
+
+
+@pytest.mark.parametrize("moment", ["before the edit", "before it is sent", "as it is sent"])
+async def test_a_submission_on_a_connection_that_was_closed_before_it_is_sent_once_more(
+    moment, monkeypatch, no_backoff
+):
+    service = await asyncio.to_thread(IdleCloser)
+    async with EditSession("sk-test", base_url=service.url, envelope="flat", max_retries=1) as session:
+        first = await session.submit("https://pictures.example/cat.png", "snow")
+        first.cancel()
+        if moment == "before the edit":
+            service.close()
+        else:
+            place = (AiohttpTransport, "send") if moment == "before it is sent" else (JSONBody, "write")
+            original = getattr(*place)
+
+            async def close_first(*arguments):
+                if not service.closed.is_set():
+                    service.close()
+                return await original(*arguments)
+
+            monkeypatch.setattr(*place, close_first)
+        second = await session.submit("https://pictures.example/cat.png", "snow")
+        assert (first.id, second.id) == ("t1", "t2")
+        second.cancel()
+    await asyncio.to_thread(service.join)
+    assert len(service.requests) == 2

@@ -1,0 +1,178 @@
+"""Every fault, in every phase, under each of the three ways of editing; MATRIX.md is what came of it.
+
+``QWEN_EDIT_WRITE_MATRIX=1 pytest tests/faults/test_matrix.py`` writes the file anew: look at what changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cells import LONGEST_EDIT, Service, batch, batch_again, many, single, troubled_service
+from raw_proxy import WireFault
+from skipping_loop import SkippingLoop
+
+from qwen_edit_async.emulator import Fault
+
+pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the loop waits for its threads")]
+
+MATRIX = Path(__file__).with_name("MATRIX.md")
+WRITING = bool(os.environ.get("QWEN_EDIT_WRITE_MATRIX"))
+
+HEAD = """\
+# What comes of each fault
+
+Written by `test_matrix.py` from what it observed; the test fails when the two differ. Each row is one fault of the
+emulator (`Fault.…`), or one of a proxy that breaks connections, in one phase, over real connections. *Once*: it strikes
+the first request of that phase. *Always*: it strikes each submission, or each check or download of the first task.
+Faults of a *task* strike the first one, or all.
+
+One edit: `edit` and a download. Three edits, two at a time: `edit_many` and downloads; `EditBatch`; the same batch
+again after the fault is gone. `max_retries` is 2, `deadline` 60 s, `timeout` 10 s, `resubmit_uncertain` off.
+
+In every cell, tested as well: no more tasks exist than edits; each task has its id in a result, an error,
+`session.unfinished` or the journal, or its edit is told to be uncertain; all slots are free again, nothing is checked
+or awaited any more, no connection and no asyncio task is left; the key went to the API alone; and an edit takes at
+most 100 s by the event loop's clock.
+
+| fault | phase | how often | one edit | three by `edit_many` | three by `EditBatch` | the batch again |
+|---|---|---|---|---|---|---|
+"""
+
+
+def without_id(reply: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in reply.items() if name != "id"}
+
+
+def as_list(reply: dict[str, Any]) -> list[dict[str, Any]]:
+    return [reply]
+
+
+def empty(_: dict[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+FAULTS = [
+    "status(200)",
+    "status(400)",
+    "status(401)",
+    "status(402)",
+    "status(403)",
+    "status(404)",
+    "status(429)",
+    "status(429, retry_after=20)",
+    "status(500)",
+    "status(500, accepted=True)",
+    "status(503)",
+    "status(503, retry_after=20)",
+    "status(504)",
+    "html_page()",
+    "html_page(504, accepted=True)",
+    "redirect()",
+    "drop_reply()",
+    "drop_request()",
+    "drop_request(read_body=False)",
+    "hang()",
+    "hang(accepted=False)",
+    "slow(delay=5)",
+    "slow(delay=20)",
+    "slow(bytes_per_second=400)",
+    "slow(bytes_per_second=1)",
+    "truncated_json()",
+    "malformed_json()",
+    "content_type()",
+    "reshape(without_id).on('check')",
+    "reshape(as_list)",
+    "reshape(empty).on('check')",
+    "status_word('dreaming')",
+    "status_word(str.upper)",
+    "expired_url()",
+    "truncated_download()",
+    "wrong_download()",
+    "stuck_task()",
+    "failed_task()",
+    "failed_task(shape='string')",
+    "vanished_task()",
+    "vanished_task(after_checks=1)",
+]
+"""Calls of the class methods of `Fault`."""
+
+PHASES = ("submit", "check", "download")
+
+
+def rows() -> Iterator[tuple[str, Fault | WireFault, str, bool]]:
+    for call in FAULTS:
+        fault = eval(f"Fault.{call}")
+        for phase in fault._occasions:
+            yield from ((f"`{call}`", fault, phase, once) for once in (True, False))
+    for wire_fault in WireFault:
+        for phase in PHASES:
+            yield from ((wire_fault.value, wire_fault, phase, once) for once in (True, False))
+
+
+ROWS = list(rows())
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    return "asyncio", {"loop_factory": SkippingLoop}
+
+
+@pytest.fixture(scope="module")
+def observed(told) -> Iterator[dict[str, str]]:
+    """The rows that were observed, by their first three columns."""
+    found: dict[str, str] = {}
+    yield found
+    if WRITING:
+        lines = told | found
+        MATRIX.write_text(HEAD + "".join(lines.get(title(*row), "") for row in ROWS), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, str]:
+    """The rows of the file."""
+    text = MATRIX.read_text(encoding="utf-8") if MATRIX.exists() else ""
+    lines = text.partition("|---|\n")[2].splitlines(keepends=True)
+    return {"|".join(line.split("|")[:4]): line for line in lines}
+
+
+def title(name: str, _: Fault | WireFault, phase: str, once: bool) -> str:  # noqa: FBT001  # a row
+    return f"| {name} | {phase} | {'once' if once else 'always'} "
+
+
+async def timed(work: Callable[[Service, Path], Awaitable[str]], service: Service, folder: Path) -> tuple[str, float]:
+    started_at = asyncio.get_running_loop().time()
+    text = await work(service, folder)
+    return text, asyncio.get_running_loop().time() - started_at
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[title(*row).strip("| ").replace(" | ", "-") for row in ROWS])
+async def test_what_comes_of_a_fault_is_as_the_matrix_says(row, tmp_path, observed, told):
+    _, fault, phase, once = row
+    cells = []
+    for work, edits in ((single, 1), (many, 3), (batch, 3)):
+        async with troubled_service(fault, phase, once=once) as service:
+            text, seconds = await timed(work, service, tmp_path)
+            cells.append(text)
+            assert seconds <= LONGEST_EDIT * edits
+            if work is batch:
+                cells.append(await batch_again(service, tmp_path))
+    line = f"{title(*row)}| {' | '.join(cells)} |\n"
+    observed[title(*row)] = line
+    if not WRITING:
+        assert line == told.get(title(*row))
+
+
+def test_every_fault_of_the_emulator_is_in_the_matrix():
+    makers = {name for name, member in vars(Fault).items() if isinstance(member, classmethod) and name[0] != "_"}
+    assert {call.partition("(")[0] for call in FAULTS} == makers
+
+
+@pytest.mark.skipif(WRITING, reason="the file is being written")
+def test_the_matrix_has_no_other_rows(told):
+    assert MATRIX.read_text(encoding="utf-8").startswith(HEAD)
+    assert list(told) == [title(*row) for row in ROWS]
