@@ -40,6 +40,7 @@ PURE_CORE = ",".join(
         "_polling",
         "_replies",
         "_requests",
+        "_result_urls",
         "_retry",
         "_schedule",
         "_statistics",

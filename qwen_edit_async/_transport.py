@@ -116,8 +116,10 @@ class AiohttpTransport:
             ) as response:
                 with self._responses.reading(response):
                     content, complete = await _read(response)
-                headers = {name.lower(): value for name, value in response.headers.items()}
-                return Reply(status=response.status, headers=headers, body=content, complete=complete)
+                key = self._api_key
+                headers = {name.lower(): key.redact(value) for name, value in response.headers.items()}
+                body_read = key.redact_bytes(content)
+                return Reply(status=response.status, headers=headers, body=body_read, complete=complete)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = self._describe(error, body)
         # Raised out here, so that the HTTP library's exception, which holds the key, is not even its context.

@@ -106,6 +106,7 @@ class Run:
                 resubmit_uncertain=submission.resubmit_uncertain,
                 strict=submission.strict,
                 fit=submission.fit,
+                allow_result_hosts=self.connection.allow_result_host,
             )
             try:
                 async with session:
