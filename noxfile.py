@@ -96,6 +96,16 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Try 10,000 examples of each kind of input from outside; the tests try 100. ``nox -s fuzz -- -k journal``."""
+    install_wheel(session, "all")
+    session.install(*dependencies("test"))
+    with session.chdir("tests"):
+        options = ("-m", "fuzz", "--hypothesis-profile", "fuzz", "--timeout", "7200")
+        session.run("pytest", "-c", "../pyproject.toml", *options, ".", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting with ruff; pyproject.toml has a reason for each rule that is off."""
     session.install(*dependencies("lint"))

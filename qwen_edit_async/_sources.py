@@ -225,7 +225,7 @@ def _jsonl_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]
         count += 1
         try:
             fields = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield SourceItem(row=row, problem=f"it is not JSON: {error}")
             continue
         if not isinstance(fields, dict):
