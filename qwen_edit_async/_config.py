@@ -22,7 +22,7 @@ BASE_URL_VARIABLE = "QWEN_EDIT_BASE_URL"
 Envelope = Literal["auto"] | EnvelopeName
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
-_HOST = re.compile(r"[^\s/@:?#\\\[\]]+|\[?[0-9A-Fa-f:.]+\]?")
+_HOST = re.compile(r"[^\s/@:?#\\\[\]]+|\[?[0-9A-Fa-f:.]+(%[^\s/\]]+)?\]?")
 _OWN_HEADERS = frozenset({"authorization", "content-length", "content-type", "host", "transfer-encoding", "connection"})
 
 _DEFAULT_TIMEOUT = 60.0

@@ -110,7 +110,7 @@ async def test_a_whole_journal_is_resumed():
 async def test_a_damaged_journal_is_a_clear_error_or_resumed_rightly(damage):
     content = bytearray(intact())
     damage(content)
-    if not content:  # nothing is left that could be recognised: the start of a new journal
+    if len(content) <= 1:  # nothing is left that could be recognised: SQLite makes a new database of it
         return
     try:
         assert await fresh_keys(bytes(content)) == set()

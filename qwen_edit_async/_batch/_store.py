@@ -175,7 +175,7 @@ class Store:
         try:
             cursor = self._connection.execute(
                 "INSERT INTO edits (key, stem, digest, stamp, request, pictures, state) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (*attrs.astuple(attrs.evolve(draft, stem=_fold(draft.stem))), State.PLANNED.value),
+                (*map(_storable, attrs.astuple(attrs.evolve(draft, stem=_fold(draft.stem)))), State.PLANNED.value),
             )
         except sqlite3.IntegrityError:
             return None
@@ -193,7 +193,7 @@ class Store:
         """Replace what is asked for; for an edit that was never paid for."""
         self._connection.execute(
             "UPDATE edits SET digest = ?, stamp = ?, request = ?, pictures = ? WHERE number = ?",
-            (draft.digest, draft.stamp, draft.request, draft.pictures, number),
+            (draft.digest, draft.stamp, _storable(draft.request), draft.pictures, number),
         )
 
     def move(self, number: int, state: State, columns: dict[str, Any]) -> None:
@@ -207,7 +207,9 @@ class Store:
         Raises:
             JournalError: If the edit can't come there from where it stands.
         """
-        cursor = self._connection.execute(_move_statement(state, tuple(columns)), (*columns.values(), number))
+        cursor = self._connection.execute(
+            _move_statement(state, tuple(columns)), (*map(_storable, columns.values()), number)
+        )
         if cursor.rowcount != 1:
             raise JournalError(f"edit {number} can't become {state.value} from where it stands")
 
@@ -379,6 +381,11 @@ def _entry(row: Sequence[Any]) -> Entry:
         )
     except (ValueError, TypeError, AttributeError):
         raise JournalError(f"edit {number} of the journal: {DAMAGED}") from None
+
+
+def _storable(value: Any) -> Any:
+    """Text that SQLite can hold: a file's name or a service's words may have surrogates, which UTF-8 has not."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) and not value.isascii() else value
 
 
 def _fold(stem: str) -> str:
