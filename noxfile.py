@@ -245,11 +245,12 @@ def audit(session: nox.Session, python: str) -> None:
     command = ("pip-audit", "--requirement", str(frozen), "--disable-pip", "--no-deps", "--format", "json")
     said = str(session.run(*command, silent=True, success_codes=[0, 1]))
     start = said.find('{"dependencies"')
-    if start < 0:
-        session.warn(f"nothing was audited: {said.strip()[-300:]}")
+    entries = json.JSONDecoder().raw_decode(said[start:])[0]["dependencies"] if start >= 0 else []
+    found = [each for each in entries if "vulns" in each]
+    if not found:
+        session.warn(f"nothing was audited: {said.strip()[-200:]}")
         return
-    found = json.JSONDecoder().raw_decode(said[start:])[0]["dependencies"]
-    weak = {each["name"]: [weakness["id"] for weakness in each["vulns"]] for each in found if each.get("vulns")}
-    session.log(f"{len(found)} dependencies audited, {len(weak)} with known weaknesses")
+    weak = {each["name"]: [weakness["id"] for weakness in each["vulns"]] for each in found if each["vulns"]}
+    session.log(f"{len(found)} of {len(entries)} dependencies audited, {len(weak)} with known weaknesses")
     if weak:
         session.error(f"known weaknesses: {weak}")

@@ -427,7 +427,7 @@ class EditSession:
             await self._host.close(cancel=cancel)
 
     async def _prepare(self, host: Host, request: EditRequest, deadline: float) -> PreparedEdit:
-        with anyio.move_on_at(deadline):
+        with anyio.CancelScope(deadline=deadline):
             return await host.offloader.run(prepare, request, fit=self._fit)
         raise DeadlineExceededError("the deadline passed while the images were read: nothing was sent")
 

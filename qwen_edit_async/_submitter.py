@@ -144,7 +144,7 @@ class Submitter:
             QwenEditError: What the service refused it with, or the last of the failures that were tried again.
         """
         attempts = _Attempts(request, prepared, slot, deadline, observer)
-        with anyio.move_on_at(deadline):
+        with anyio.CancelScope(deadline=deadline):
             return await self._submit(attempts)
         if attempts.sent_whole or attempts.uncertain:
             raise SubmitUncertainError("the deadline passed before the reply to the submission came: a task may exist")

@@ -33,8 +33,8 @@ _EXPLANATIONS: Final = (
 )
 
 
-def explain(error: sqlite3.Error, path: Path) -> JournalError:
-    """An error of SQLite in plain words."""
-    name = getattr(error, "sqlite_errorname", "") or ""
+def explain(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> JournalError:
+    """An error of SQLite in plain words; the words of its own that speak of a damaged file can be no text at all."""
+    name = "SQLITE_CORRUPT" if isinstance(error, UnicodeDecodeError) else getattr(error, "sqlite_errorname", "") or ""
     words = next((words for prefix, words in _EXPLANATIONS if name.startswith(prefix)), str(error))
     return JournalError(f"the journal {path}: {words}")

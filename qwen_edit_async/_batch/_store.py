@@ -131,7 +131,7 @@ class Store:
             self._configure()
             self._migrate()
             self._check()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             self._connection.close()
             raise explain(error, path) from error
         except BaseException:  # an open connection would keep the file
@@ -157,7 +157,7 @@ class Store:
                 except JournalError as error:  # it refused before it wrote
                     results.append(error)
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             with suppress(sqlite3.Error):  # some errors have rolled back already
                 self._connection.execute("ROLLBACK")
             raise explain(error, self._path) from error
