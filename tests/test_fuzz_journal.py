@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import re
+import sqlite3
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +22,6 @@ from qwen_edit_async._batch._store import Draft, Store
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.fuzz,
     pytest.mark.may_block("the test prepares the file itself"),
 ]
 
@@ -106,6 +108,46 @@ async def test_a_whole_journal_is_resumed():
     assert await fresh_keys(intact()) == set()
 
 
+@pytest.mark.parametrize("key", ["submitted-3", "saved-11"])
+async def test_a_flipped_bit_in_a_key_is_found_wherever_the_file_has_it(key):
+    places = [match.start() for match in re.finditer(key.encode(), intact())]
+    errors = 0
+    for place in places:
+        content = bytearray(intact())
+        content[place + 2] ^= 1
+        try:
+            assert await fresh_keys(bytes(content)) == set()
+        except JournalError as error:
+            errors += "damaged" in str(error)
+    assert errors >= 2  # in the table, and in the index by which keys are found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "state = 'submittex'",
+        "task_id = NULL",
+        "task_id = CAST(task_id AS BLOB)",
+        "key = CAST(key AS BLOB)",
+        "urls = '[broken'",
+        "urls = '5'",
+        "files = '[5]'",
+    ],
+)
+async def test_what_no_run_writes_is_a_damaged_journal(change):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / JOURNAL_NAME
+        path.write_bytes(intact())
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute(f"UPDATE edits SET {change} WHERE key = 'submitted-3'")
+            connection.commit()
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        content = path.read_bytes()
+    with pytest.raises(JournalError, match="damaged"):
+        await fresh_keys(content)
+
+
+@pytest.mark.fuzz
 @given(damages())
 async def test_a_damaged_journal_is_a_clear_error_or_resumed_rightly(damage):
     content = bytearray(intact())
