@@ -499,7 +499,7 @@ def test_words_of_the_service_can_not_take_over_a_terminal(operation, service, t
     picture = tmp_path / "cat.png"
     Image.new("RGB", (400, 400)).save(picture)
     attack = "\x1b]0;owned\x07\x1b[2J\x9b31m\rfine[/]"
-    service.inject(Fault.failed_task(message=attack), Fault.status_word(lambda word: word).on("check"))
+    service.inject(Fault.failed_task(message=attack))
     out = ["-o", str(tmp_path / "out"), "--poll-interval", "0.02"]
     if operation == "status":
         main(["edit", str(picture), "-i", "snow", *out])
@@ -513,11 +513,10 @@ def test_words_of_the_service_can_not_take_over_a_terminal(operation, service, t
     assert not set(said) & set("\x1b\x07\x9b\r")
 
 
-def test_a_status_word_in_markup_is_shown_as_it_is(service, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
+def test_a_status_word_in_markup_is_no_markup(service, tmp_path):
     picture = tmp_path / "cat.png"
     Image.new("RGB", (400, 400)).save(picture)
-    service.inject(Fault.status_word(lambda word: word if word == "completed" else "[/nothing]").on("check"))
+    service.inject(Fault.status_word("[/nothing]").on("check").times(2))
     assert main(["edit", str(picture), "-i", "snow", "-o", str(tmp_path / "out"), "--poll-interval", "0.02"]) == 0
 
 
