@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
+import statistics
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import nox
@@ -18,6 +22,7 @@ nox.options.sessions = ["lint", "typing", "layers", "tests"]
 PYTHONS = sorted({"3.11", "3.12", "3.13", "3.14", f"{sys.version_info[0]}.{sys.version_info[1]}"})
 PROJECT = nox.project.load_toml("pyproject.toml")
 ROOT = Path(__file__).parent
+PACKAGE = "qwen_edit_async"
 
 PURE_CORE = ",".join(
     f"*/qwen_edit_async/{name}.py"
@@ -42,6 +47,7 @@ PURE_CORE = ",".join(
         "_progress",
         "_replies",
         "_requests",
+        "_result_urls",
         "_retry",
         "_schedule",
         "_sources/_item",
@@ -66,6 +72,12 @@ PHOTOS = {
     "no_time_for_that_tiny.gif": ("make it sharper",),
 }
 """Photographs that the scikit-image wheel carries, and what the demo does with them."""
+
+
+MAX_IMPORT_RATIO = 1.5
+"""How much longer than ``import aiohttp`` the package's import may take, in CPU time."""
+
+TIME_OF_IMPORT = "import time; begun = time.process_time(); import {}; print(time.process_time() - begun)"
 
 
 def dependencies(*groups: str) -> list[str]:
@@ -97,6 +109,16 @@ def tests(session: nox.Session) -> None:
             report = ("coverage", "report", *config, "--skip-covered", "--show-missing")
             session.run(*report, "--fail-under", "95")
             session.run(*report, "--include", PURE_CORE, "--fail-under", "100")
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Try 10,000 examples of each kind of input from outside; the tests try 100. ``nox -s fuzz -- -k journal``."""
+    install_wheel(session, "all")
+    session.install(*dependencies("test"))
+    with session.chdir("tests"):
+        options = ("-m", "fuzz", "--hypothesis-profile", "fuzz", "--timeout", "7200")
+        session.run("pytest", "-c", "../pyproject.toml", *options, ".", *session.posargs)
 
 
 @nox.session
@@ -152,3 +174,88 @@ def bench(session: nox.Session) -> None:
     session.install(*dependencies("bench"))
     for module in sorted(ROOT.glob("benchmarks/[a-z]*.py")):
         session.run("python", str(module), "--output", str(ROOT / "benchmarks" / "results"), *session.posargs)
+
+
+@nox.session(name="release-check")
+def release_check(session: nox.Session) -> None:
+    """Check what would be released: its content, with the lowest and the newest dependencies, and its import."""
+    dist = Path(session.create_tmp()).resolve() / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.install("build", "pip-audit", "uv")
+    session.run("python", "-m", "build", "--outdir", str(dist), str(ROOT), silent=True)
+    (sdist,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
+    check_content(session, sdist, wheel)
+    for resolution in ("lowest-direct", "highest"):
+        python = install_released(session, wheel, resolution)
+        with session.chdir("tests"):
+            session.run(python, "-m", "pytest", "-c", "../pyproject.toml", ".", *session.posargs, external=True)
+    check_import(session, python)
+    audit(session, python)
+
+
+def check_content(session: nox.Session, sdist: Path, wheel: Path) -> None:
+    """The wheel holds the package alone, and the source distribution nothing that is not under version control."""
+    files = [path for path in (ROOT / PACKAGE).rglob("*") if path.suffix == ".py" or path.name == "py.typed"]
+    expected = {path.relative_to(ROOT).as_posix() for path in files}
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    if names != expected:
+        session.error(f"in the wheel, or missing in it: {sorted(names ^ expected)}")
+    tracked = set(str(session.run("git", "-C", str(ROOT), "ls-files", silent=True, external=True)).splitlines())
+    with tarfile.open(sdist) as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()} - {"PKG-INFO"}
+    if junk := names - tracked:
+        session.error(f"in the source distribution, but not under version control: {sorted(junk)}")
+    session.log(f"{wheel.name}: {len(expected)} files; {sdist.name}: {len(names)} files")
+
+
+def install_released(session: nox.Session, wheel: Path, resolution: str) -> str:
+    """An environment of its own with the wheel, and with the lowest or newest versions of what it depends on."""
+    environment = wheel.parent.parent / resolution
+    session.run("uv", "venv", "--quiet", "--clear", "--python", str(Path(session.bin) / "python"), str(environment))
+    python = str(environment / "bin" / "python")
+    # Seen from the wheel, its own requirements are not direct ones: the project's file says which versions these are.
+    versions = str(environment / "versions.txt")
+    compile_versions = ("uv", "pip", "compile", "--quiet", "--python", python, "--resolution", resolution)
+    session.run(
+        *compile_versions, "--extra", "all", str(ROOT / "pyproject.toml"), "--output-file", versions, silent=True
+    )
+    install = ("uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", python)
+    session.run(*install, "--constraints", versions, str(wheel))
+    session.run(python, "-W", "error", "-c", f"import {PACKAGE}", external=True)
+    session.run(*install, "--constraints", versions, f"{wheel}[all]")
+    session.run(*install, *dependencies("test"))  # what is there and recent enough stays as it is
+    session.run("uv", "pip", "list", "--python", python)
+    return python
+
+
+def check_import(session: nox.Session, python: str) -> None:
+    """The import takes little longer than that of aiohttp alone: the median of pairs of runs, in CPU time."""
+    ratios = []
+    for _ in range(21):
+        commands = [(python, "-W", "error", "-c", TIME_OF_IMPORT.format(name)) for name in ("aiohttp", PACKAGE)]
+        alone, ours = (float(str(session.run(*each, silent=True, external=True, log=False))) for each in commands)
+        ratios.append(ours / alone)
+    ratio = statistics.median(ratios)
+    session.log(f"the import takes {ratio:.2f} x that of aiohttp alone")
+    if ratio > MAX_IMPORT_RATIO:
+        session.error(f"that is more than {MAX_IMPORT_RATIO} x")
+
+
+def audit(session: nox.Session, python: str) -> None:
+    """Ask for known weaknesses of what was installed, where the service that knows them can be reached."""
+    frozen = Path(python).parent.parent / "requirements.txt"
+    listed = str(session.run("uv", "pip", "freeze", "--python", python, silent=True))
+    frozen.write_text("".join(f"{line}\n" for line in listed.splitlines() if "==" in line), encoding="utf-8")
+    command = ("pip-audit", "--requirement", str(frozen), "--disable-pip", "--no-deps", "--format", "json")
+    said = str(session.run(*command, silent=True, success_codes=[0, 1]))
+    start = said.find('{"dependencies"')
+    entries = json.JSONDecoder().raw_decode(said[start:])[0]["dependencies"] if start >= 0 else []
+    found = [each for each in entries if "vulns" in each]
+    if not found:
+        session.warn(f"nothing was audited: {said.strip()[-200:]}")
+        return
+    weak = {each["name"]: [weakness["id"] for weakness in each["vulns"]] for each in found if each["vulns"]}
+    session.log(f"{len(found)} of {len(entries)} dependencies audited, {len(weak)} with known weaknesses")
+    if weak:
+        session.error(f"known weaknesses: {weak}")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import ipaddress
 import re
 import sys
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal, NoReturn
 from urllib.parse import urlsplit
 
 import attrs
 
 from ._contract import DEFAULT_BASE_URL
 from ._errors import ConfigurationError
+from ._result_urls import ResultHosts, is_local
 from ._wire import EnvelopeName, GenerationProtocol, WireProtocol
 
 API_KEY_VARIABLE = "QWEN_EDIT_API_KEY"
@@ -21,26 +22,52 @@ BASE_URL_VARIABLE = "QWEN_EDIT_BASE_URL"
 Envelope = Literal["auto"] | EnvelopeName
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+_HOST = re.compile(r"[^\s/@:?#\\\[\]]+|\[?[0-9A-Fa-f:.]+(%[^\s/\]]+)?\]?")
 _OWN_HEADERS = frozenset({"authorization", "content-length", "content-type", "host", "transfer-encoding", "connection"})
 
 _DEFAULT_TIMEOUT = 60.0
 _LONGEST_CONNECT = 10.0
+_SHORTEST_REDACTED = 8
 
 
 class Secret:
     """Text that shows in no repr, log or traceback."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("_spellings", "_text")
 
     def __init__(self, text: str) -> None:
         self._text = text
+        # What is short may be part of other words, such as a task's id. Some encoders of JSON escape slashes.
+        long_enough = len(text) >= _SHORTEST_REDACTED
+        self._spellings = {text, text.replace("/", r"\/")} if long_enough else set()
 
     def __repr__(self) -> str:
         return "Secret('***')"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret can't be pickled or copied")
+
     def reveal(self) -> str:
         """The text itself."""
         return self._text
+
+    def redact(self, text: str) -> str:
+        """``text`` without the secret: services are known to quote a key that they refuse."""
+        for spelling in self._spellings:
+            text = text.replace(spelling, "***")
+        return text
+
+    def redact_values(self, values: Mapping[str, str]) -> Mapping[str, str]:
+        """As :meth:`redact`, for many at once, which hardly ever hold it."""
+        if not any(spelling in value for spelling in self._spellings for value in values.values()):
+            return values
+        return {name.lower(): self.redact(value) for name, value in values.items()}
+
+    def redact_bytes(self, data: bytes) -> bytes:
+        """As :meth:`redact`, for what is not decoded yet."""
+        for spelling in self._spellings:
+            data = data.replace(spelling.encode(), b"***")
+        return data
 
 
 @attrs.frozen(kw_only=True)
@@ -108,6 +135,26 @@ def resolve_base_url(base_url: str | None, environment: Mapping[str, str], *, al
             f"base_url http://{parts.netloc} would send the key unencrypted: use https, or allow_insecure=True"
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def resolve_result_hosts(base_url: str, allowed: Iterable[str]) -> ResultHosts:
+    """Where results may lie: at public addresses, at the hosts that are named, and anywhere if the service is local.
+
+    Raises:
+        ConfigurationError: If what is named are no hosts.
+    """
+    if isinstance(allowed, str) or not isinstance(allowed, Iterable):
+        raise ConfigurationError(f"allow_result_hosts is {allowed!r}: give a list of hosts")
+    hosts = list(allowed)
+    for host in hosts:
+        if not isinstance(host, str) or not _HOST.fullmatch(host):
+            raise ConfigurationError(
+                f"allow_result_hosts: {host!r} is no host: give a name or an address, without scheme, port and path"
+            )
+    return ResultHosts(
+        anywhere=is_local((urlsplit(base_url).hostname or "").rstrip(".")),
+        allowed=frozenset(host.strip("[]").rstrip(".").lower() for host in hosts),
+    )
 
 
 def resolve_timeouts(timeout: float | Timeouts) -> Timeouts:

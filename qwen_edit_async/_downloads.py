@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import secrets
+import socket
 import threading
+import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from random import Random
@@ -21,10 +24,10 @@ from yarl import URL
 
 from ._config import Timeouts
 from ._errors import DownloadError, QwenEditError
-from ._images import is_url
 from ._log import log
 from ._offload import Offloader
 from ._png import PngCheck, PngError
+from ._result_urls import ResultHosts, is_public, not_public
 from ._retry import RetryPolicy
 from ._statistics import Counters
 from ._transport import USER_AGENT, OpenResponses
@@ -32,11 +35,16 @@ from ._transport import USER_AGENT, OpenResponses
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """Largest result that is downloaded; 2048 x 2048 pixels of RGBA are 16 MiB uncompressed."""
 
+MAX_RESULT_PIXELS = 89_478_485
+"""Most pixels of a result: more is what Pillow, too, suspects of being a decompression bomb."""
+
 _PIECE_BYTES = 1024 * 1024
 _LEAST_BYTES_PER_SECOND = 1024
 _MAX_CONNECTIONS = 32
 _MAX_HEADER_BYTES = 32 * 1024
+_MAX_REDIRECTS = 10
 _OK = 200
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _EXPIRED_STATUSES = frozenset({400, 401, 403, 404, 410})
 _PASSING_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 
@@ -51,6 +59,7 @@ class Downloader:
         counters: Where downloads are counted.
         random: For jitter.
         renew: Asks a task again, and gives its result URLs.
+        hosts: Where results may lie.
         trust_env: Whether to use the environment's proxies.
     """
 
@@ -63,6 +72,7 @@ class Downloader:
         *,
         random: Random,
         renew: Callable[[str], Awaitable[tuple[str, ...]]],
+        hosts: ResultHosts,
         trust_env: bool,
     ) -> None:
         self._offloader = offloader
@@ -71,14 +81,22 @@ class Downloader:
         self._counters = counters
         self._random = random
         self._renew = renew
+        self._hosts = hosts
         self._trust_env = trust_env
-        self._session: aiohttp.ClientSession | None = None
+        self._trusting: aiohttp.ClientSession | None = None
+        self._guarded: aiohttp.ClientSession | None = None
         self._responses = OpenResponses()
 
     async def open(self) -> None:
-        """Make the connection pool."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=_MAX_CONNECTIONS),
+        """Make the connection pools: one connects to any address, the other to public ones only."""
+        self._trusting = self._make_session(None)
+        # Through a proxy, what is connected to is the proxy, wherever it is; it is the one that resolves names.
+        proxied = self._trust_env and urllib.request.getproxies()
+        self._guarded = self._trusting if proxied else self._make_session(_public_socket)
+
+    def _make_session(self, socket_factory: aiohttp.SocketFactoryType | None) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, socket_factory=socket_factory),
             headers={"User-Agent": USER_AGENT},
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.reply
@@ -90,11 +108,11 @@ class Downloader:
         )
 
     async def aclose(self) -> None:
-        """Close the connection pool."""
-        if self._session is not None:
-            self._responses.close()
-            await self._session.close()
-            self._session = None
+        """Close the connection pools."""
+        self._responses.close()
+        for session in filter(None, (self._trusting, self._guarded)):
+            await session.close()
+        self._trusting = self._guarded = None
 
     async def read(self, url: str, task_id: str, index: int) -> bytes:
         """The picture's bytes.
@@ -180,49 +198,90 @@ class Downloader:
 
     async def _pieces(self, url: str) -> AsyncGenerator[bytes, None]:
         """The body of one attempt in pieces of about 1 MiB; ends normally only if all of it is a whole PNG."""
-        if self._session is None:
-            raise _FetchError("the session is closed", final=True)
-        if not is_url(url):
-            raise _FetchError("its URL is not http(s)", final=True)
         failure: _FetchError
+        target: URL | None = None
         try:
-            # Redirects and headers that trickle in never let the timeout between two pieces pass.
-            async with asyncio.timeout(self._timeouts.connect + self._timeouts.reply):
-                response = await self._session.get(URL(url, encoded=True))
-            async with response:
-                with self._responses.reading(response):
-                    _check_response(response)
-                    check, piece, total = PngCheck(), bytearray(), 0
-                    loop = asyncio.get_running_loop()
-                    started_at = loop.time()
-                    async for data in response.content.iter_any():
-                        check.feed(data)
-                        total += len(data)
-                        self._check_speed(total, loop.time() - started_at)
-                        if total > MAX_RESULT_BYTES:
-                            raise _FetchError(f"it has more than {MAX_RESULT_BYTES} bytes", final=True)
-                        piece += data
-                        if len(piece) >= _PIECE_BYTES:
-                            yield bytes(piece)
-                            piece.clear()
-                    check.finish()
-                    yield bytes(piece)
+            target, came_from = URL(url, encoded=True), None
+            for _ in range(1 + _MAX_REDIRECTS):
+                async with self._asked(target, came_from) as response:
+                    location = response.headers.get("Location") if response.status in _REDIRECTS else None
+                    if location is not None:
+                        target, came_from = target.join(URL(location)), target
+                        continue
+                    async with contextlib.aclosing(_checked(response, self._timeouts.reply)) as pieces:
+                        async for piece in pieces:
+                            yield piece
                     return
+            failure = _FetchError("its host redirects again and again", final=True)
         except PngError as error:
             failure = _FetchError(str(error))
         except ValueError:  # of aiohttp, and of what it parses URLs with
             failure = _FetchError("its URL is not valid", final=True)
         except RuntimeError:  # what aiohttp says then
             failure = _FetchError("the session was closed", final=True)
+        except aiohttp.ClientConnectorError as error:
+            failure = _FetchError(type(error).__name__)
+            if isinstance(error.os_error, _NotPublicError) and target is not None:
+                failure = _FetchError(not_public(target), final=True)
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             failure = _FetchError(type(error).__name__)
         # Raised out here, so that no exception of the HTTP library is its context.
         raise failure
 
-    def _check_speed(self, received: int, seconds: float) -> None:
-        """Give up what trickles in, below the timeout between two pieces."""
-        if seconds > self._timeouts.reply and received < seconds * _LEAST_BYTES_PER_SECOND:
-            raise _FetchError(f"it came too slowly, {received} bytes in {seconds:.0f} s")
+    @contextlib.asynccontextmanager
+    async def _asked(self, url: URL, came_from: URL | None) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """The answer of one host; redirects are not followed by the HTTP library, which would follow them anywhere."""
+        session = self._trusting if self._hosts.trusts(url) else self._guarded
+        if session is None:
+            raise _FetchError("the session is closed", final=True)
+        if (problem := self._hosts.problem(url, came_from)) is not None:
+            raise _FetchError(problem, final=True)
+        # Headers that trickle in never let the timeout between two pieces pass.
+        async with asyncio.timeout(self._timeouts.connect + self._timeouts.reply):
+            response = await session.get(url, allow_redirects=False)
+        async with response:
+            with self._responses.reading(response):
+                yield response
+
+
+async def _checked(response: aiohttp.ClientResponse, patience: float) -> AsyncGenerator[bytes, None]:
+    """The pieces of a response that is a whole PNG of a size that can be, and does not trickle in."""
+    _check_response(response)
+    check, piece, total = PngCheck(), bytearray(), 0
+    loop = asyncio.get_running_loop()
+    started_at = loop.time()
+    async for data in response.content.iter_any():
+        check.feed(data)
+        total += len(data)
+        seconds = loop.time() - started_at
+        if seconds > patience and total < seconds * _LEAST_BYTES_PER_SECOND:
+            raise _FetchError(f"it came too slowly, {total} bytes in {seconds:.0f} s")
+        if total > MAX_RESULT_BYTES:
+            raise _FetchError(f"it has more than {MAX_RESULT_BYTES} bytes", final=True)
+        if check.width * check.height > MAX_RESULT_PIXELS:
+            raise _FetchError(f"it is {check.width}×{check.height}, which no edit gives", final=True)
+        piece += data
+        if len(piece) >= _PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+    check.finish()
+    yield bytes(piece)
+
+
+class _NotPublicError(OSError):
+    """A connection to an address that is not public was about to be made."""
+
+
+def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket for an address that a name was resolved to; asked here, no later change of the name makes a difference.
+
+    Raises:
+        _NotPublicError: If the address is not public.
+    """
+    family, kind, protocol, _, (host, *_) = address
+    if not is_public(str(host)):
+        raise _NotPublicError(errno.EACCES, "not public")
+    return socket.socket(family=family, type=kind, proto=protocol)
 
 
 class _PartFile:

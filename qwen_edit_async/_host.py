@@ -23,6 +23,7 @@ from ._offload import Offloader
 from ._pacing import Pacer
 from ._poller import Poller
 from ._polling import PollPolicy
+from ._result_urls import ResultHosts
 from ._retry import Failure, RetryPolicy, judge_check, pause_after
 from ._statistics import Counters, SessionStatistics
 from ._submitter import Negotiation, Submitter
@@ -52,6 +53,7 @@ class HostOptions:
     timeouts: Timeouts
     max_retries: int
     resubmit_uncertain: bool
+    result_hosts: ResultHosts
     trust_env: bool
 
 
@@ -85,6 +87,7 @@ class Host:
             self.counters,
             random=self._random,
             renew=self._renew,
+            hosts=options.result_hosts,
             trust_env=options.trust_env,
         )
         self.tracker = Tracker(self, self.counters, watch=self._watch, forget=self._forget)

@@ -1,11 +1,19 @@
-"""Escaping: what comes from users or from the service means nothing in HTML. Pure."""
+"""Escaping: what comes from users or from the service means nothing in HTML, nor to a terminal. Pure."""
 
 from __future__ import annotations
 
 import html
+import re
+
+_CONTROLS = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def escape(value: object) -> str:
     """Any value as text that means nothing in HTML, neither between tags nor in an attribute in quotes."""
     text = str(value).replace("\0", "\ufffd")
     return html.escape(text.encode("utf-8", "replace").decode("utf-8"))  # JSON can hold surrogates, UTF-8 can't
+
+
+def visible(text: str) -> str:
+    """Text without the control characters with which it could take over a terminal."""
+    return _CONTROLS.sub("\ufffd", text)

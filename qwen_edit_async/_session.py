@@ -25,6 +25,7 @@ from ._config import (
     resolve_api_key,
     resolve_base_url,
     resolve_protocol,
+    resolve_result_hosts,
     resolve_timeouts,
 )
 from ._errors import DeadlineExceededError, EditWarning, InvalidEditError, SessionClosedError
@@ -77,6 +78,8 @@ class EditSession:
         fit: Whether to turn, shrink and re-encode images that the service would refuse, instead of refusing them.
         trust_env: Whether to use the environment's proxies (and netrc, which may compete with the key).
         allow_insecure: Whether the key may travel over http to another machine.
+        allow_result_hosts: Hosts, by name or address, from which results are fetched though their addresses are not
+            public. Without them that is refused, unless ``base_url`` is such an address (or localhost) itself.
         default_headers: Sent with each call to the service.
 
     Raises:
@@ -101,6 +104,7 @@ class EditSession:
         fit: bool = False,
         trust_env: bool = False,
         allow_insecure: bool = False,
+        allow_result_hosts: Iterable[str] = (),
         default_headers: Mapping[str, str] | None = None,
     ) -> None:
         self._host: Host | None = None
@@ -129,6 +133,7 @@ class EditSession:
             timeouts=resolve_timeouts(timeout),
             max_retries=max_retries,
             resubmit_uncertain=resubmit_uncertain,
+            result_hosts=resolve_result_hosts(self._base_url, allow_result_hosts),
             trust_env=trust_env,
         )
 

@@ -127,7 +127,12 @@ class AiohttpTransport:
             ):
                 with self._responses.reading(response):
                     content, complete = await _read(response)
-                return Reply(status=response.status, headers=response.headers, body=content, complete=complete)
+                return Reply(
+                    status=response.status,
+                    headers=self._api_key.redact_values(response.headers),
+                    body=self._api_key.redact_bytes(content),
+                    complete=complete,
+                )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = self._describe(error, body)
         # Raised out here, so that the HTTP library's exception, which holds the key, is not even its context.

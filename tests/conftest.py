@@ -26,10 +26,12 @@ _CLOSING_STEPS = 200
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "virtual_clock: the event loop's clock jumps to the next thing to do")
+    config.addinivalue_line("markers", "fuzz: a property of whatever comes from outside; nox -s fuzz tries many more")
     config.addinivalue_line("markers", "may_block(reason): the test itself blocks the event loop")
     # How long an example takes is a matter of how busy the machine is.
     settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("any_machine")
+    settings.register_profile("fuzz", settings.get_profile("any_machine"), max_examples=10_000)
 
 
 def pytest_collection_finish() -> None:

@@ -47,6 +47,7 @@ def check(*pieces: bytes) -> PngCheck:
     return png
 
 
+@pytest.mark.fuzz
 @given(st.lists(st.integers(0, len(PICTURE))).map(sorted))
 def test_a_whole_picture_passes_in_whatever_pieces_it_comes(cuts: list[int]) -> None:
     edges = [0, *cuts, len(PICTURE)]
@@ -54,12 +55,14 @@ def test_a_whole_picture_passes_in_whatever_pieces_it_comes(cuts: list[int]) -> 
     assert (png.width, png.height, png.complete) == (37, 23, True)
 
 
+@pytest.mark.fuzz
 @given(st.integers(0, len(PICTURE) - 1))
 def test_a_picture_that_is_cut_anywhere_is_refused(length: int) -> None:
     with pytest.raises(PngError, match="cut short"):
         check(PICTURE[:length])
 
 
+@pytest.mark.fuzz
 @given(st.integers(0, len(PICTURE) - 1), st.integers(1, 255))
 def test_a_picture_with_any_one_byte_changed_is_refused(position: int, flip: int) -> None:
     damaged = bytearray(PICTURE)

@@ -280,6 +280,7 @@ def test_no_retry_after_is_none() -> None:
     assert parse_retry_after({"date": NEW_YEAR}) is None
 
 
+@pytest.mark.fuzz
 @given(st.text() | st.floats().map(str) | st.integers().map(str), st.none() | st.text() | st.just(NEW_YEAR))
 @example("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", NEW_YEAR)
 def test_any_retry_after_is_a_finite_number_of_seconds_or_none(value: str, date: str | None) -> None:

@@ -678,6 +678,7 @@ odd_replies = st.builds(
 )
 
 
+@pytest.mark.fuzz
 @given(odd_replies)
 @example(Reply(status=200, body=b'{"error": {"code": "' + b"1" * 5000 + b'"}}'))
 @example(Reply(status=400, body=b'{"error": {"code": ' + b"1" * 5000 + b"}}"))
@@ -693,6 +694,7 @@ def test_any_reply_to_a_creation_is_an_askable_task_or_a_typed_error(odd: Reply)
         FLAT.status_check(snapshot.task_id).path.encode("ascii")
 
 
+@pytest.mark.fuzz
 @given(odd_replies)
 @example(Reply(status=200, body=b'{"error": {"code": "' + b"1" * 5000 + b'"}}'))
 @example(Reply(status=200, body=b'{"status": "completed", "usage": {"cost": 1e999}}'))

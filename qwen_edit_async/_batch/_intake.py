@@ -178,6 +178,11 @@ class Intake:
         if (key := key_without_reading(request)) is None:
             examined = await self._around.files.call(_examine, request, None)
             key = examined.content.key
+        if key != key.encode("utf-8", "replace").decode("utf-8"):
+            self._refuse(
+                "the key is no text that can be written: it has half a character (a lone surrogate)", ascii(key)
+            )
+            return
         async with self._claimed(key):
             await self._work_on(request, key, examined)
 

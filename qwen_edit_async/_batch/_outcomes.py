@@ -17,7 +17,7 @@ import attrs
 
 from qwen_edit_async._models import EditParameters
 
-from ._store import explain
+from ._damage import explain
 
 BatchStatus = Literal["planned", "submitting", "submitted", "completed", "saved", "failed", "uncertain"]
 

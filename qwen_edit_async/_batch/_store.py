@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sqlite3
+import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from decimal import Decimal
@@ -15,7 +16,9 @@ import attrs
 
 from qwen_edit_async._errors import JournalError
 from qwen_edit_async._log import log
+from qwen_edit_async._results import safe_stem
 
+from ._damage import COUNT_DAMAGED, DAMAGED, explain
 from ._plan import ORIGINS, State
 from ._report import FailureGroup, JournalSummary, Percentiles
 
@@ -53,7 +56,7 @@ _MIGRATIONS: Final = (
 )
 """One script a schema version: a journal of an older version is brought up to date, step by step, when it is opened."""
 
-_ENTRY_COLUMNS: Final = "number, key, stem, digest, stamp, state, pictures, task_id, urls, files, repeats"
+_ENTRY_COLUMNS: Final = "number, key, digest, stamp, state, pictures, task_id, urls, files, repeats"
 
 
 @attrs.frozen(kw_only=True)
@@ -133,7 +136,8 @@ class Store:
             if not read_only:
                 self._configure()
             self._migrate(read_only=read_only)
-        except sqlite3.Error as error:
+            self._check()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             self._connection.close()
             raise explain(error, path) from error
         except BaseException:  # an open connection would keep the file
@@ -159,7 +163,7 @@ class Store:
                 except JournalError as error:  # it refused before it wrote
                     results.append(error)
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             with suppress(sqlite3.Error):  # some errors have rolled back already
                 self._connection.execute("ROLLBACK")
             raise explain(error, self._path) from error
@@ -177,7 +181,7 @@ class Store:
         try:
             cursor = self._connection.execute(
                 "INSERT INTO edits (key, stem, digest, stamp, request, pictures, state) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (*attrs.astuple(draft), State.PLANNED.value),
+                (*map(_storable, attrs.astuple(attrs.evolve(draft, stem=_fold(draft.stem)))), State.PLANNED.value),
             )
         except sqlite3.IntegrityError:
             return None
@@ -195,7 +199,7 @@ class Store:
         """Replace what is asked for; for an edit that was never paid for."""
         self._connection.execute(
             "UPDATE edits SET digest = ?, stamp = ?, request = ?, pictures = ? WHERE number = ?",
-            (draft.digest, draft.stamp, draft.request, draft.pictures, number),
+            (draft.digest, draft.stamp, _storable(draft.request), draft.pictures, number),
         )
 
     def move(self, number: int, state: State, columns: dict[str, Any]) -> None:
@@ -209,7 +213,9 @@ class Store:
         Raises:
             JournalError: If the edit can't come there from where it stands.
         """
-        cursor = self._connection.execute(_move_statement(state, tuple(columns)), (*columns.values(), number))
+        cursor = self._connection.execute(
+            _move_statement(state, tuple(columns)), (*map(_storable, columns.values()), number)
+        )
         if cursor.rowcount != 1:
             raise JournalError(f"edit {number} can't become {state.value} from where it stands")
 
@@ -297,6 +303,11 @@ class Store:
                 f"PRAGMA user_version = {number}; COMMIT;"
             )
 
+    def _check(self) -> None:
+        """Refuse a damaged file: an edit whose key, state or task is lost would be submitted, and paid for, again."""
+        if self._one("PRAGMA integrity_check(1)") != "ok" or self._one(COUNT_DAMAGED):
+            raise JournalError(f"the journal {self._path}: {DAMAGED}")
+
     def _one(self, query: str, parameters: Sequence[Any] = ()) -> Any:
         return self._connection.execute(query, parameters).fetchone()[0]
 
@@ -343,24 +354,6 @@ class Store:
 
 _INTERRUPTED: Final = "the run ended while the edit was submitted: a task may exist, and be charged"
 
-_EXPLANATIONS: Final = (
-    ("SQLITE_FULL", "the disk is full"),
-    ("SQLITE_READONLY", "it can't be written: is the folder, or its file system, read-only?"),
-    ("SQLITE_CANTOPEN", "it can't be opened or made: may the folder be written?"),
-    ("SQLITE_NOTADB", "it is no SQLite database"),
-    ("SQLITE_CORRUPT", "it is damaged"),
-    ("SQLITE_BUSY", "another program has locked it"),
-    ("SQLITE_LOCKED", "another program has locked it"),
-    ("SQLITE_IOERR", "the disk failed"),
-)
-
-
-def explain(error: sqlite3.Error, path: Path) -> JournalError:
-    """An error of SQLite in plain words."""
-    name = getattr(error, "sqlite_errorname", "") or ""
-    words = next((words for prefix, words in _EXPLANATIONS if name.startswith(prefix)), str(error))
-    return JournalError(f"the journal {path}: {words}")
-
 
 def _read_only_uri(path: Path) -> str:
     """Without a write-ahead log nobody has it open: then SQLite is told so, and makes no files to share it."""
@@ -390,17 +383,30 @@ def _rank(count: int, percent: int) -> int:
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    number, key, stem, digest, stamp, state, pictures, task_id, urls, files, repeats = row
-    return Entry(
-        number=number,
-        key=key,
-        stem=stem,
-        digest=digest,
-        stamp=stamp,
-        state=State(state),
-        pictures=pictures,
-        task_id=task_id,
-        urls=tuple(json.loads(urls or "[]")),
-        files=tuple((name, size) for name, size in json.loads(files or "[]")),
-        repeats=repeats,
-    )
+    number, key, digest, stamp, state, pictures, task_id, urls, files, repeats = row
+    try:
+        return Entry(
+            number=number,
+            key=key,
+            stem=safe_stem(key),
+            digest=digest,
+            stamp=stamp,
+            state=State(state),
+            pictures=pictures,
+            task_id=task_id,
+            urls=tuple(str(url) for url in json.loads(urls or "[]")),
+            files=tuple((str(name), int(size)) for name, size in json.loads(files or "[]")),
+            repeats=repeats,
+        )
+    except (ValueError, TypeError, AttributeError):
+        raise JournalError(f"edit {number} of the journal: {DAMAGED}") from None
+
+
+def _storable(value: Any) -> Any:
+    """Text that SQLite can hold: a file's name or a service's words may have surrogates, which UTF-8 has not."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) and not value.isascii() else value
+
+
+def _fold(stem: str) -> str:
+    """What stems have in common whose files would be one on a disk that ignores case, or how letters are composed."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", stem).casefold())

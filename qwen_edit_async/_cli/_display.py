@@ -12,6 +12,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 from qwen_edit_async._display import Progress
+from qwen_edit_async._markup import visible
 
 _NOTES_OF_A_KIND = 3
 _SECONDS_BETWEEN_LINES = 60.0
@@ -37,7 +38,7 @@ class Screen:
 
     def line(self, text: str, style: str | None = None, *, whole: bool = False) -> None:
         """A line, wrapped between words on a terminal unless it is to be kept ``whole``, such as one to be copied."""
-        self.console.print(text, style=style, soft_wrap=whole or not self.console.is_terminal)
+        self.console.print(visible(text), style=style, soft_wrap=whole or not self.console.is_terminal)
 
     def error(self, text: str) -> None:
         """What ended the command."""

@@ -50,6 +50,8 @@ class ConnectionOptions:
     """Seconds that a reply may take, or a piece of an upload."""
     poll_interval: float | None = None
     """Seconds between status checks of a task (1, then ever more, up to 10)."""
+    allow_result_host: tuple[str, ...] = ()
+    """A host that results may be fetched from though its address is not public; may be given more than once."""
 
 
 @Parameter(name="*", group=Group("Submission", sort_key=2))

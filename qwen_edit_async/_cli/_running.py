@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from rich.text import Text
 
 from qwen_edit_async._errors import ConfigurationError, EditWarning, QwenEditError
+from qwen_edit_async._markup import visible
 
 from ._display import Screen
 from ._messages import MISSING_KEY, ExitCode, exit_code, plain
@@ -106,6 +108,7 @@ class Run:
                 resubmit_uncertain=submission.resubmit_uncertain,
                 strict=submission.strict,
                 fit=submission.fit,
+                allow_result_hosts=self.connection.allow_result_host,
             )
             try:
                 async with session:
@@ -139,10 +142,11 @@ class Run:
 
 async def wait_for(task: EditTask, run: Run) -> EditResult:
     """Wait for a task while people see how it stands; until its pictures are saved, the run has its id."""
-    with run.screen.console.status(f"task {task.id}") as shown:
+    with run.screen.console.status(Text(visible(f"task {task.id}"))) as shown:
         async for snapshot in task.updates():
             progress = "" if snapshot.progress is None else f" {snapshot.progress:.0%}"
-            shown.update(f"task {task.id}: {snapshot.status_word or snapshot.status.value}{progress}")
+            # As Text: of a str the spinner would read markup, which the service's words are not.
+            shown.update(Text(visible(f"task {task.id}: {snapshot.status_word or snapshot.status.value}{progress}")))
         result = await task
     run.unsaved[task.id] = None
     return result

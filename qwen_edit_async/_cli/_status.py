@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from qwen_edit_async._markup import visible
 from qwen_edit_async._models import TaskSnapshot, TaskStatus
 
 from ._display import Screen, put
@@ -27,7 +28,7 @@ def status(task_id: str, /, *, as_json: AsJSON = False, connection: ConnectionOp
 
     async def work(session: EditSession) -> int:
         snapshot = await session.status(task_id)
-        put(json.dumps(dict(snapshot.raw), ensure_ascii=False) if as_json else _describe(snapshot))
+        put(json.dumps(dict(snapshot.raw), ensure_ascii=False) if as_json else visible(_describe(snapshot)))
         return ExitCode.FAILED if snapshot.status is TaskStatus.FAILED else ExitCode.DONE
 
     return Run(Screen(), connection or ConnectionOptions())(work)

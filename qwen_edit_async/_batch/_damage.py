@@ -1,0 +1,40 @@
+"""What can be wrong with the journal's file, and how it is said."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from qwen_edit_async._errors import JournalError
+
+from ._plan import State
+
+DAMAGED: Final = (
+    "it is damaged: put a copy of it back; in another folder everything would be submitted, and paid for, again"
+)
+
+COUNT_DAMAGED: Final = (
+    f"SELECT count(*) FROM edits WHERE state NOT IN ({', '.join(repr(state.value) for state in State)}) "  # noqa: S608  # our own words
+    "OR typeof(task_id) NOT IN ('text', 'null') OR typeof(key) != 'text' "
+    "OR (task_id IS NULL AND state IN ('submitted', 'completed', 'saved'))"
+)
+"""Counts rows that no run writes, and that SQLite's own check does not see: it has no checksums."""
+
+_EXPLANATIONS: Final = (
+    ("SQLITE_FULL", "the disk is full"),
+    ("SQLITE_READONLY", "it can't be written: is the folder, or its file system, read-only?"),
+    ("SQLITE_CANTOPEN", "it can't be opened or made: may the folder be written?"),
+    ("SQLITE_NOTADB", "it is no SQLite database"),
+    ("SQLITE_CORRUPT", DAMAGED),
+    ("SQLITE_BUSY", "another program has locked it"),
+    ("SQLITE_LOCKED", "another program has locked it"),
+    ("SQLITE_IOERR", "the disk failed"),
+)
+
+
+def explain(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> JournalError:
+    """An error of SQLite in plain words; the words of its own that speak of a damaged file can be no text at all."""
+    name = "SQLITE_CORRUPT" if isinstance(error, UnicodeDecodeError) else getattr(error, "sqlite_errorname", "") or ""
+    words = next((words for prefix, words in _EXPLANATIONS if name.startswith(prefix)), str(error))
+    return JournalError(f"the journal {path}: {words}")

@@ -1,0 +1,81 @@
+"""Whatever lies in image files and tables: edits, or the documented errors."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image
+
+from qwen_edit_async import ConfigurationError, EditRequest, InvalidEditError
+from qwen_edit_async._prepare import prepare
+from qwen_edit_async._sources import EditDefaults, name_items, read_source
+
+pytestmark = pytest.mark.fuzz
+
+
+def picture(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.radial_gradient("L").resize((40, 30)).convert("RGB").save(file, kind)
+    return file.getvalue()
+
+
+PICTURES = [picture(kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "ICO")]
+
+
+@st.composite
+def damaged_pictures(draw) -> bytes:
+    content = bytearray(draw(st.sampled_from(PICTURES)))
+    for position in draw(st.lists(st.integers(0, len(content) * 8 - 1), max_size=8)):
+        content[position // 8] ^= 1 << position % 8
+    for position, noise in draw(st.lists(st.tuples(st.integers(0, len(content)), st.binary(max_size=16)), max_size=2)):
+        content[position : position + len(noise)] = noise
+    return bytes(content[: draw(st.integers(1, len(content)))]) if draw(st.booleans()) else bytes(content)
+
+
+@pytest.mark.filterwarnings("ignore")  # what Pillow remarks on odd metadata
+@given(damaged_pictures() | st.binary(min_size=1), st.booleans())
+def test_any_bytes_are_an_image_or_no_edit(content, fit):
+    try:
+        prepare(EditRequest([content], "make it snow"), fit=fit).close()
+    except InvalidEditError as error:
+        assert str(error)  # noqa: PT017  # either way is right
+
+
+cells = st.text(max_size=20) | st.sampled_from(["image", "image2", "instruction", "key", "n", "seed", "size", "a.png"])
+csv_texts = st.lists(st.lists(cells, max_size=6).map(",".join), max_size=6).map("\n".join)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(cells, values, max_size=4),
+    max_leaves=6,
+)
+jsonl_texts = st.lists(json_values.map(json.dumps) | st.text(max_size=40), max_size=6).map("\n".join)
+tables = (
+    st.tuples(st.sampled_from([".csv", ".tsv"]), csv_texts.map(str.encode) | st.binary(max_size=200))
+    | st.tuples(st.just(".csv"), csv_texts.map(lambda text: f"image,instruction,{text}".encode()))
+    | st.tuples(st.just(".jsonl"), jsonl_texts.map(str.encode) | st.binary(max_size=200))
+)
+
+
+@given(tables, st.sampled_from([None, "make it snow"]))
+@example((".jsonl", b"[" * 100_000), "make it snow")
+@example((".jsonl", b'{"image": "a.png", "n": ' + b"1" * 5000 + b"}"), "make it snow")
+@example((".csv", b"image,n\na.png," + b"1" * 5000), "make it snow")
+def test_any_table_is_edits_and_problems_or_a_clear_error(table, instruction):
+    suffix, content = table
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"table{suffix}"
+        path.write_bytes(content)
+        try:
+            items = name_items(read_source(path, EditDefaults(instruction)))
+        except ConfigurationError as error:
+            assert str(error)  # noqa: PT017  # either way is right
+            return
+    assert all((item.request is None) == (item.problem is not None) for item in items)
+    keys = [item.request.key.casefold() for item in items if item.request is not None]
+    assert len(set(keys)) == len(keys)

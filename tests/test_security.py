@@ -1,0 +1,538 @@
+"""What a hostile service, result host, file name or table can't do. ``test_leaks`` has more on the key."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import gzip
+import logging
+import os
+import pickle
+import socket
+import struct
+import subprocess
+import sys
+import traceback
+import unicodedata
+import zlib
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from memory_transport import IMAGE, until
+from PIL import Image
+
+from qwen_edit_async import (
+    DownloadError,
+    EditBatch,
+    EditRequest,
+    EditSession,
+    FixedInterval,
+    OutputImage,
+    QwenEditError,
+)
+from qwen_edit_async import _downloads as downloads_module
+from qwen_edit_async._cli import main
+from qwen_edit_async._config import Secret
+from qwen_edit_async._results import safe_stem
+from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
+from qwen_edit_async.notebook import show
+
+KEY = "sk-never/shown+5f1c=="
+SPELLINGS = (KEY, KEY.replace("/", r"\/"), KEY.replace("/", "%2F"))
+
+
+def png(width: int = 1000, height: int = 1000, pixels: bytes = b"\0") -> bytes:
+    """A whole PNG, as far as that is told without decoding it."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", pixels), (b"IEND", b"")]
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+class Site:
+    """An HTTP server on loopback.
+
+    Attributes:
+        requests: What was asked for, with its headers.
+    """
+
+    def __init__(self, handler) -> None:
+        self._handler = handler
+        self.requests: list[web.Request] = []
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request)
+        return await self._handler(request)
+
+
+@pytest.fixture
+async def serve():
+    """``url, site = await serve(handler)``."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(handler=None, host: str = "127.0.0.1") -> tuple[str, Site]:
+            async def picture(request):
+                return web.Response(body=png(), content_type="image/png")
+
+            site = Site(handler or picture)
+            application = web.Application(client_max_size=2**24)
+            application.router.add_route("*", "/{name:.*}", site.answer)
+            runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            listening = web.TCPSite(runner, host, 0)
+            await listening.start()
+            return f"http://{host}:{listening.port}", site
+
+        yield start
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """The addresses of names, as this test wants them; asked on the running loop."""
+    addresses: dict[str, list[str]] = {}
+
+    def answer_for(loop: asyncio.AbstractEventLoop) -> None:
+        async def getaddrinfo(host, port, **_):
+            if host not in addresses:
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            return [
+                (socket.AF_INET6 if ":" in each else socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port))
+                for each in addresses[host]
+            ]
+
+        monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+
+    return addresses, answer_for
+
+
+@contextlib.asynccontextmanager
+async def session_of(base_url: str = "https://service.example", **options):
+    """A session of a service on the internet, which is never asked."""
+    defaults = {"max_retries": 0, "envelope": "flat", "polling": FixedInterval(0.01)}
+    async with EditSession(KEY, base_url=base_url, **defaults | options) as session:
+        yield session
+
+
+def image_at(session: EditSession, url: str) -> OutputImage:
+    return OutputImage(url=url, task_id="task-1", index=0, store=session._host)
+
+
+def told(error: BaseException) -> str:
+    """All that an exception leads to: its texts, attributes, notes, causes, contexts, and what its frames hold."""
+    seen: dict[int, BaseException] = {}
+    waiting: list[object] = [error]
+    text = ""
+    while waiting:
+        current = waiting.pop()
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        seen[id(current)] = current
+        text += f"{current}{current!r}{current.args!r}{vars(current)!r}{getattr(current, '__notes__', ())!r}"
+        text += "".join(traceback.TracebackException.from_exception(current, capture_locals=True).format())
+        waiting += [current.__cause__, current.__context__, *getattr(current, "exceptions", ()), *current.args]
+        waiting += vars(current).values()
+    return text
+
+
+def shows_key(text: str | bytes) -> bool:
+    text = text if isinstance(text, str) else text.decode("latin-1")
+    return any(spelling in text for spelling in SPELLINGS)
+
+
+# The key.
+
+
+QUOTING = {
+    "refuses": lambda _: (401, {"error": {"code": 401, "error_message": f"Incorrect API key provided: {KEY}"}}),
+    "refuses in PHP": lambda _: (400, '{"error": "Incorrect API key provided: ' + KEY.replace("/", r"\/") + '"}'),
+    "is a proxy's page": lambda _: (502, f"<html><pre>Authorization: Bearer {KEY}</pre></html>"),
+    "answers nonsense": lambda _: (200, f"debug: Bearer {KEY}"),
+    "fails the task": lambda task: (
+        (200, {"id": "task-1", "status": "failed", "error": {"code": 5, "error_message": f"no access with {KEY}"}})
+        if task
+        else (200, {"id": "task-1", "status": "queued"})
+    ),
+    "completes": lambda task: (
+        (
+            200,
+            {
+                "id": "task-1",
+                "status": "completed",
+                "metadata": {"authorization": f"Bearer {KEY}"},
+                "usage": {"cost": "0.1", "key": KEY},
+                "output": [{"content": [{"type": "image", "url": f"http://127.0.0.1:9/{KEY}.png"}]}],
+            },
+        )
+        if task
+        else (200, {"id": "task-1", "status": "queued", "debug": KEY})
+    ),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_backoff")
+@pytest.mark.parametrize("reply", QUOTING.values(), ids=QUOTING)
+async def test_a_service_that_quotes_the_key_does_not_make_it_known(reply, serve, tmp_path, caplog, nothing_blocks):
+    async def answer(request: web.Request) -> web.Response:
+        status, body = reply(request.method == "GET")
+        headers = {"X-Request-Id": KEY, "Date": "Mon, 01 Jan 2024 00:00:00 GMT"}
+        if isinstance(body, str):
+            return web.Response(status=status, text=body, headers=headers)
+        return web.json_response(body, status=status, headers=headers)
+
+    nothing_blocks.deactivate()  # the test looks into the files itself
+    caplog.set_level(logging.DEBUG)
+    url, site = await serve(answer)
+    shown = []
+    async with session_of(url) as session:
+        outcomes = [outcome async for outcome in session.edit_many([EditRequest(IMAGE, "snow", key="cat")])]
+        for outcome in outcomes:
+            shown += [repr(outcome), outcome._repr_html_(), show(outcomes)._repr_html_()]
+            if outcome.error is not None:
+                shown.append(told(outcome.error))
+            else:
+                with pytest.raises(DownloadError) as caught:
+                    await outcome.result.save(tmp_path)
+                shown += [
+                    told(caught.value),
+                    repr(outcome.result),
+                    repr(outcome.result.raw),
+                    outcome.result._repr_html_(),
+                ]
+    async with session_of(url) as session:
+        report = await EditBatch([EditRequest(IMAGE, "snow", key="cat")], tmp_path / "batch").run(session)
+        shown += [report.text(), report.to_json(), repr(report)]
+        shown += [told(report.error)] if report.error is not None else []
+        shown += [path.read_bytes().decode("latin-1") for path in (tmp_path / "batch").iterdir()]
+    assert all(request.headers["Authorization"] == f"Bearer {KEY}" for request in site.requests)
+    assert [text for text in [*shown, caplog.text] if shows_key(text)] == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_to_another_origin_is_not_followed_with_the_key(status, serve):
+    other_url, other = await serve()
+
+    async def redirect(request):
+        return web.Response(status=status, headers={"Location": f"{other_url}/model/v1/generation"})
+
+    url, site = await serve(redirect)
+    async with session_of(url) as session:
+        with pytest.raises(QwenEditError):
+            await session.edit(IMAGE, "snow")
+        with pytest.raises(QwenEditError):
+            await session.status("task-1")
+    assert len(site.requests) >= 2
+    assert other.requests == []
+
+
+@pytest.mark.parametrize("make_copy", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_the_key_is_not_copied_with_what_holds_it(make_copy):
+    with pytest.raises(TypeError, match="secret"):
+        make_copy(Secret(KEY))
+
+
+def test_a_short_key_that_may_be_part_of_an_id_is_left_in_replies():
+    assert Secret("key").redact("the key of monkey-1") == "the key of monkey-1"
+    assert Secret(KEY).redact(f"the {KEY}") == "the ***"
+
+
+# Where results are fetched from.
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://127.0.0.1:{port}/a.png",
+        "http://localhost:{port}/a.png",
+        "http://[::ffff:127.0.0.1]:{port}/a.png",
+        "http://0.0.0.0:{port}/a.png",
+        "http://2130706433:{port}/a.png",
+        "http://127.1:{port}/a.png",
+        "http://user:pass@127.0.0.1:{port}/a.png",
+        "http://rebound.example:{port}/a.png",
+        "http://both.example:{port}/a.png",
+        "http://\uff11\uff12\uff17.0.0.1:{port}/a.png",
+        "file:///etc/passwd",
+        "data:image/png;base64,iVBORw0KGgo=",
+        "javascript:alert(1)",
+    ],
+)
+@pytest.mark.parametrize("redirected", [False, True], ids=["named by the service", "redirected to"])
+async def test_nothing_is_fetched_from_where_only_this_machine_can_reach(target, redirected, serve, names):
+    addresses, hook = names
+    hook(asyncio.get_running_loop())
+    addresses |= {
+        "rebound.example": ["127.0.0.1"],
+        "both.example": ["::1", "127.0.0.1"],
+        "localhost": ["127.0.0.1"],
+        "\uff11\uff12\uff17.0.0.1": ["127.0.0.1"],
+        "results.example": ["127.0.0.1"],
+    }
+    secret_url, secret = await serve()
+    target = target.format(port=secret_url.rpartition(":")[2])
+
+    async def redirect(request):
+        return web.Response(status=302, headers={"Location": target})
+
+    public_url, _ = await serve(redirect)
+    url = f"http://results.example:{public_url.rpartition(':')[2]}/a.png" if redirected else target
+    async with session_of(allow_result_hosts=["results.example"]) as session:
+        with pytest.raises(DownloadError, match=r"no public address|not http\(s\)|user name|not valid"):
+            await image_at(session, url).read()
+    assert secret.requests == []
+
+
+@pytest.mark.anyio
+async def test_a_name_that_is_public_first_and_then_is_not_gives_nothing_away(serve, names, monkeypatch):
+    """DNS rebinding: each connection is judged by the address that it is made to."""
+    addresses, hook = names
+    hook(asyncio.get_running_loop())
+    monkeypatch.setattr(downloads_module, "is_public", lambda address: address == "127.0.0.2")
+    addresses["results.example"] = ["127.0.0.1"]
+    inside_url, inside = await serve()
+    port = inside_url.rpartition(":")[2]
+
+    async def redirect(request):
+        addresses["results.example"] = ["127.0.0.1"]
+        return web.Response(status=302, headers={"Location": f"http://results.example:{port}/a.png"})
+
+    outside_url, outside = await serve(redirect, "127.0.0.2")
+    addresses["results.example"] = ["127.0.0.2"]
+    async with session_of() as session:
+        with pytest.raises(DownloadError, match="no public address"):
+            await image_at(session, f"http://results.example:{outside_url.rpartition(':')[2]}/a.png").read()
+    assert (len(outside.requests), inside.requests) == (1, [])
+
+
+@pytest.mark.anyio
+async def test_a_host_that_is_allowed_by_name_may_be_anywhere(serve, names):
+    addresses, hook = names
+    hook(asyncio.get_running_loop())
+    addresses["minio.corp"] = ["127.0.0.1"]
+    url, _ = await serve()
+    async with session_of(allow_result_hosts=["minio.corp"]) as session:
+        assert await image_at(session, f"http://minio.corp:{url.rpartition(':')[2]}/a.png").read() == png()
+
+
+@pytest.mark.anyio
+async def test_a_result_host_that_redirects_for_ever_is_given_up(serve):
+    async def redirect(request):
+        return web.Response(status=302, headers={"Location": "/again"})
+
+    url, site = await serve(redirect)
+    async with session_of(url) as session:
+        with pytest.raises(DownloadError, match="again and again"):
+            await image_at(session, f"{url}/a.png").read()
+    assert len(site.requests) == 11
+
+
+@pytest.mark.anyio
+async def test_through_a_proxy_of_the_environment_names_are_the_proxy_s_business(serve, monkeypatch):
+    url, proxy = await serve()
+    monkeypatch.setenv("HTTP_PROXY", url)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with session_of(trust_env=True) as session:
+        assert await image_at(session, "http://results.example/a.png").read() == png()
+        with pytest.raises(DownloadError, match="no public address"):
+            await image_at(session, "http://169.254.169.254/a.png").read()
+    assert [str(request.url) for request in proxy.requests] == ["http://results.example/a.png"]
+
+
+# What is fetched.
+
+
+@pytest.mark.anyio
+async def test_a_picture_of_fifty_thousand_pixels_a_side_is_refused(serve, tmp_path):
+    async def huge(request):
+        return web.Response(body=png(50_000, 50_000))
+
+    url, _ = await serve(huge)
+    async with session_of(url) as session:
+        with pytest.raises(DownloadError, match="50000×50000"):
+            await image_at(session, f"{url}/a.png").save(tmp_path / "a.png")
+        await until(lambda: list(tmp_path.iterdir()) == [])
+
+
+@pytest.mark.anyio
+async def test_ten_gigabytes_are_refused_before_they_are_read(serve):
+    async def endless(request):
+        response = web.StreamResponse(headers={"Content-Length": str(10 * 2**30)})
+        await response.prepare(request)
+        await response.write(png()[:100])
+        return response
+
+    url, _ = await serve(endless)
+    async with session_of(url) as session:
+        with pytest.raises(DownloadError, match="it has 10737418240 bytes"):
+            await image_at(session, f"{url}/a.png").read()
+
+
+@pytest.mark.anyio
+async def test_a_download_that_inflates_is_refused_at_the_cap(serve, monkeypatch):
+    monkeypatch.setattr(downloads_module, "MAX_RESULT_BYTES", 2**20)
+    bomb = gzip.compress(png(pixels=bytes(2**25)), 9)
+    assert len(bomb) < 2**17
+
+    async def inflating(request):
+        return web.Response(body=bomb, headers={"Content-Encoding": "gzip"})
+
+    url, _ = await serve(inflating)
+    async with session_of(url) as session:
+        with pytest.raises(DownloadError, match="more than 1048576 bytes"):
+            await image_at(session, f"{url}/a.png").read()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fit", [False, True])
+async def test_a_decompression_bomb_costs_no_request(serve, fit):
+    url, site = await serve()
+    bomb = png(50_000, 50_000, zlib.compress(bytes(10_000)))
+    async with session_of(url, fit=fit) as session:
+        with pytest.raises(QwenEditError, match="50000×50000"):
+            await session.edit(bomb, "snow")
+    assert site.requests == []
+
+
+# Names of files.
+
+HOSTILE_NAMES = [
+    "../../x",
+    "..",
+    ".",
+    "/etc/passwd",
+    r"..\..\x",
+    r"C:\Windows\x",
+    "a\0b",
+    "CON",
+    "nul",
+    "com1",
+    "x" * 300,
+    "猫" * 300,
+    "e\u0301te\u0301",
+    "\u212b",
+    "trailing. ",
+    "-rf",
+    ".hidden",
+    "a\nb",
+    "\x1b[31m",
+    'a:b|c?d*e<f>g"h',
+    "\u202egnp.exe",
+    "=1+1",
+]
+RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{number}" for name in ("com", "lpt") for number in range(10))}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=ascii)
+async def test_no_name_leaves_the_folder_or_breaks_a_file_system(name, tmp_path, nothing_blocks):
+    nothing_blocks.deactivate()  # the test looks into the folder itself
+    out = tmp_path / "out"
+    async with (
+        EditEmulator(duration=0.0, engine=FixedEngine()) as emulator,
+        EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.01)) as session,
+    ):
+        (path,) = await (await session.edit(IMAGE, "snow", key=name)).save(out)
+        report = await EditBatch([EditRequest(IMAGE, "snow", key=name)], out / "batch").run(session)
+    assert report.saved == 1
+    (journalled,) = (out / "batch").glob("*.png")
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    assert sorted(each.name for each in out.iterdir()) == sorted(["batch", path.name])
+    for file in (path.name, journalled.name):
+        assert file.partition(".")[0].lower() not in RESERVED
+        assert len(file.encode()) < 255
+        assert not set(file) & set('/\\:*?"<>|\0\n\r\x1b\u202e')
+        assert not file.startswith(".")
+        assert unicodedata.normalize("NFC", file) == file or name == "\u212b"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("cat", "CAT"), ("été", "ÉTÉ"), ("straße", "STRASSE"), ("\u212b", "\u00c5"), ("ﬁn", "FIN"), ("Фото", "фото")],
+)
+async def test_two_keys_that_a_disk_could_take_for_one_do_not_share_files(first, second, tmp_path, nothing_blocks):
+    nothing_blocks.deactivate()  # the test looks into the folder itself
+    requests = [EditRequest(IMAGE, "snow", key=key) for key in (first, second)]
+    async with (
+        EditEmulator(duration=0.0, engine=FixedEngine()) as emulator,
+        EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.01)) as session,
+    ):
+        report = await EditBatch(requests, tmp_path).run(session)
+        assert emulator.statistics().tasks_created == 1
+    assert (report.saved, report.refused) == (1, 1)
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+@pytest.mark.anyio
+async def test_half_a_character_in_a_key_a_file_s_name_or_an_error_ends_no_other_edit(tmp_path, nothing_blocks):
+    nothing_blocks.deactivate()  # the test looks into the folder itself
+    picture = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.png")
+    Image.new("RGB", (400, 400)).save(picture)
+    requests = [EditRequest(IMAGE, "snow", key="\ud800"), EditRequest(picture, "snow"), EditRequest(IMAGE, "snow")]
+    failing = Fault.failed_task(message="half a \ud800").for_task(2)
+    async with (
+        EditEmulator(duration=0.0, engine=FixedEngine(), faults=FaultPlan([failing])) as emulator,
+        EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.01)) as session,
+    ):
+        report = await EditBatch(requests, tmp_path / "out").run(session)
+    assert (report.saved, report.failed, report.refused) == (1, 1, 1)
+    report.to_json().encode()
+
+
+def test_names_that_had_to_be_changed_stay_apart():
+    names = ["a/b", "a\\b", "a:b", "a_b", "a b", "e\u0301", "\u00e9"]
+    assert len({safe_stem(name) for name in names}) == len(names)
+
+
+# What a terminal is told.
+
+
+@pytest.mark.parametrize("operation", ["edit", "batch", "status"])
+def test_words_of_the_service_can_not_take_over_a_terminal(operation, service, tmp_path, capsys):
+    picture = tmp_path / "cat.png"
+    Image.new("RGB", (400, 400)).save(picture)
+    attack = "\x1b]0;owned\x07\x1b[2J\x9b31m\rfine[/]"
+    service.inject(Fault.failed_task(message=attack))
+    out = ["-o", str(tmp_path / "out"), "--poll-interval", "0.02"]
+    if operation == "status":
+        main(["edit", str(picture), "-i", "snow", *out])
+        (task_id,) = service.tasks
+        capsys.readouterr()
+        main(["status", task_id])
+    else:
+        main([operation, str(picture), "-i", "snow", *out])
+    said = "".join(capsys.readouterr())
+    assert "owned" in said
+    assert not set(said) & set("\x1b\x07\x9b\r")
+
+
+def test_a_status_word_in_markup_is_no_markup(service, tmp_path):
+    picture = tmp_path / "cat.png"
+    Image.new("RGB", (400, 400)).save(picture)
+    service.inject(Fault.status_word("[/nothing]").on("check").times(2))
+    assert main(["edit", str(picture), "-i", "snow", "-o", str(tmp_path / "out"), "--poll-interval", "0.02"]) == 0
+
+
+# The import.
+
+HEAVY = ("PIL", "numpy", "pandas", "polars", "pyarrow", "rich", "cyclopts", "jinja2", "IPython", "matplotlib", "fsspec")
+OURS_ON_DEMAND = ("qwen_edit_async.emulator", "qwen_edit_async.notebook", "qwen_edit_async._cli")
+
+
+def test_importing_the_package_loads_nothing_heavy_and_warns_of_nothing():
+    check = f"import sys, qwen_edit_async; print([name for name in {HEAVY + OURS_ON_DEMAND} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", check],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    )
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
