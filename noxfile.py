@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent
 PURE_CORE = ",".join(
     f"*/qwen_edit_async/{name}.py"
     for name in (
+        "_batch/_forecast",
         "_batch/_plan",
         "_batch/_report",
         "_budget",
@@ -42,6 +43,9 @@ PURE_CORE = ",".join(
         "_requests",
         "_retry",
         "_schedule",
+        "_sources/_item",
+        "_sources/_keys",
+        "_sources/_rows",
         "_statistics",
         "_survival",
         "_wire",

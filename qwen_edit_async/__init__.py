@@ -26,12 +26,15 @@ The README's "Contributing" says which file to open for which change.
 import os as _os
 
 from ._batch import BatchOutcome as BatchOutcome
+from ._batch import BatchPlan as BatchPlan
 from ._batch import BatchProgress as BatchProgress
 from ._batch import BatchReport as BatchReport
 from ._batch import BatchStatus as BatchStatus
 from ._batch import EditBatch as EditBatch
 from ._batch import FailureGroup as FailureGroup
+from ._batch import ParameterGroup as ParameterGroup
 from ._batch import Percentiles as Percentiles
+from ._batch import RowProblem as RowProblem
 from ._config import Timeouts as Timeouts
 from ._errors import APIConnectionError as APIConnectionError
 from ._errors import APIResponseError as APIResponseError
@@ -88,6 +91,7 @@ __all__ = [
     "Backoff",
     "BadRequestError",
     "BatchOutcome",
+    "BatchPlan",
     "BatchProgress",
     "BatchReport",
     "BatchStatus",
@@ -116,12 +120,14 @@ __all__ = [
     "Learned",
     "NotFoundError",
     "OutputImage",
+    "ParameterGroup",
     "Percentiles",
     "PermissionDeniedError",
     "PollPolicy",
     "PolledTask",
     "QwenEditError",
     "RateLimitError",
+    "RowProblem",
     "SessionClosedError",
     "SessionStatistics",
     "SubmissionObserver",

@@ -13,7 +13,7 @@ import attrs
 from ._markup import escape
 from ._thumbnails import THUMBNAIL_SIDE, Thumbnail
 
-_SLOWEST_TOLD = 0.05
+_SLOWEST_PER_SECOND = 0.95
 _GRID_SIDE = 112
 _SOFT = "opacity:.7;font-size:85%"
 
@@ -73,7 +73,7 @@ class Progress:
             f"{self.failed} failed" if self.failed else "",
             f"{self.in_flight} in flight" if self.in_flight is not None else "",
             f"cost {self.cost:f}" if self.cost is not None else "",
-            f"{rate:.1f}/s" if rate >= _SLOWEST_TOLD else "",
+            _rate(rate) if rate else "",
             f"{_duration(rest / rate)} left" if rest and rate else f"{_duration(self.seconds)}",
         )
         return " · ".join(filter(None, parts))
@@ -136,6 +136,10 @@ def _pictures(thumbnails: tuple[Thumbnail, ...], kind: str, side: int) -> str:
         f'<figcaption style="{_SOFT}">{kind}</figcaption></figure>'
         for thumbnail in thumbnails
     )
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:.1f}/s" if per_second >= _SLOWEST_PER_SECOND else f"{60 * per_second:.1f}/min"
 
 
 def _duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -21,6 +21,8 @@ from ._errors import InvalidEditError, SessionClosedError
 from ._models import EditParameters, EditRequest
 from ._requests import RequestInput, request_from_fields
 from ._results import EditResult
+
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
@@ -276,7 +278,7 @@ def _as_request(given: RequestInput) -> EditRequest | None:
         return None
 
 
-async def pull(requests: Iterable[RequestInput] | AsyncIterable[RequestInput]) -> AsyncGenerator[RequestInput, None]:
+async def pull(requests: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
     """Iterate over either kind of input."""
     if isinstance(requests, AsyncIterable):
         async for request in requests:

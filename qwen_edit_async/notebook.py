@@ -171,7 +171,7 @@ async def run_batch(
     Args:
         batch: What is run.
         session: With which.
-        total: How many edits there are, if that is known.
+        total: How many edits there are, if that is known; for folders, tables and data frames it is.
         title: What it is the progress of.
         clock: Seconds.
 
@@ -186,7 +186,7 @@ async def run_batch(
         progress = Progress(
             done=seen.saved,
             failed=seen.failed,
-            total=total,
+            total=seen.total if total is None else total,
             in_flight=seen.in_flight,
             cost=seen.cost or None,
             seconds=clock() - started_at,

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import json
+import sys
+from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_edit_async import ConfigurationError, EditParameters, EditRequest
-from qwen_edit_async._sources import EditDefaults, SourceItem, image_stem, name_items, read_source
+from qwen_edit_async._sources import EditDefaults, KeyNames, SourceItem, image_stem, keys_of, read_source
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(16)
@@ -53,6 +60,15 @@ def keys(items):
 
 def pictures(*paths):
     return [SourceItem(request=EditRequest(path, "snow")) for path in paths]
+
+
+def name_items(items, notes=None):
+    """As a run does: the table's own keys first."""
+    names = KeyNames(keys_of(iter(items)))
+    named = [names.name(item) for item in items]
+    if notes is not None and names.note:
+        notes.append(names.note)
+    return named
 
 
 def test_a_directory_gives_its_pictures_sorted_by_name_and_found_by_content(tmp_path, read):
@@ -261,6 +277,7 @@ def test_a_source_that_cannot_be_read_is_refused(tmp_path, read, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
     for name in ("a.jpg", "edits.csv"):
         with pytest.raises(ConfigurationError, match="can't be read: Permission denied"):
             read(name)
@@ -290,7 +307,7 @@ def test_a_picture_is_called_as_its_file(image, stem):
 
 
 def test_pictures_of_one_name_get_numbers_and_a_note(notes):
-    named = name_items(pictures("a.jpg", "a.png", "x/A.gif", "b.jpg"), notes.append)
+    named = name_items(pictures("a.jpg", "a.png", "x/A.gif", "b.jpg"), notes)
     assert keys(named) == ["a", "a-2", "A-3", "b"]
     assert notes == ["2 pictures share a name with another: their results get a number, such as a-2 for a"]
 
@@ -323,3 +340,187 @@ def test_keys_are_unique_for_every_file_system_and_name_files(stems):
     found = keys(named)
     assert len({key.casefold() for key in found}) == len(stems)
     assert all(key == Path(key).name and len(key) < 120 for key in found)
+
+
+FRAMES = {
+    "pandas": pd.DataFrame,
+    "pandas with missing values": lambda columns: pd.DataFrame(columns).convert_dtypes(),
+    "polars": pl.DataFrame,
+    "pyarrow": pa.table,
+}
+COLUMNS = {
+    "Image": ["a.jpg", "b.jpg", None],
+    "image2": [None, "https://example.com/c.jpg", None],
+    "instruction": ["sepia", None, "none"],
+    "n": [2, None, None],
+    "seed": [None, 7, None],
+    "watermark": [True, None, None],
+    "key": ["first", None, None],
+    "shop": ["x", None, None],
+}
+
+
+@pytest.mark.parametrize("make", FRAMES.values(), ids=FRAMES)
+def test_a_data_frame_says_all_of_an_edit_and_nothing_where_it_has_gaps(make, notes):
+    first, second, third = read_source(make(COLUMNS), SNOW, note=notes.append)
+    parameters = EditParameters(n=2, watermark=True)
+    assert first.request == EditRequest("a.jpg", "sepia", parameters, key="first", metadata={"shop": "x"})
+    images = ["b.jpg", "https://example.com/c.jpg"]
+    assert second == SourceItem(row=1, request=EditRequest(images, "make it snow", EditParameters(seed=7)))
+    assert (third.row, third.problem) == (2, "0 images: give one to three")
+    assert notes == ["the edits make no use of: shop"]
+
+
+def test_a_parquet_file_says_all_of_an_edit_and_its_paths_are_relative_to_it(tmp_path, read):
+    pyarrow.parquet.write_table(pa.table(COLUMNS), tmp_path / "edits.parquet", row_group_size=2)
+    first, second, third = read("edits.parquet")
+    parameters = EditParameters(n=2, watermark=True)
+    image = str(tmp_path / "a.jpg")
+    assert first.row == 1
+    assert first.request == EditRequest(image, "sepia", parameters, key="first", metadata={"shop": "x"})
+    assert second.request.images == (str(tmp_path / "b.jpg"), "https://example.com/c.jpg")
+    assert (third.row, third.problem) == (3, "0 images: give one to three")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "option"),
+    [
+        ("n", 2.0, 2),
+        ("n", np.int64(2), 2),
+        ("n", "2", 2),
+        ("n", "2.0", 2),
+        ("seed", np.float32(7), 7),
+        ("watermark", np.True_, True),
+        ("watermark", 1.0, True),
+        ("watermark", 0, False),
+        ("watermark", "no", False),
+        ("size", "1024x1536", (1024, 1536)),
+    ],
+)
+def test_cells_of_a_data_frame_are_what_they_mean(name, value, option):
+    frame = pd.DataFrame({"image": ["a"], name: pd.Series([value], dtype=object)})
+    [item] = read_source(frame, SNOW)
+    assert getattr(item.request.parameters, name) == option
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT, "", "  ", "NaN", "NA", "N/A", "<NA>", "None", "null"],
+)
+def test_cells_without_anything_in_them_say_nothing(nothing):
+    columns = {"image": ["a.jpg"], **{name: [nothing] for name in ("image2", "instruction", "n", "size", "watermark")}}
+    [item] = read_source(pd.DataFrame(columns, dtype=object), SNOW)
+    assert item.request == EditRequest("a.jpg", "make it snow")
+
+
+@pytest.mark.parametrize(("value", "key"), [(7.0, "7"), (7, "7"), (7.5, "7.5"), ("NA", "NA"), (" a ", "a")])
+def test_keys_are_text(value, key):
+    [item] = read_source(pd.DataFrame({"image": ["a"], "key": [value]}), SNOW)
+    assert item.request.key == key
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"n": [2.5]}, "n is 2.5"),
+        ({"n": [True]}, "n is True"),
+        ({"watermark": [2]}, "watermark is 2"),
+        ({"image": [Decimal(5)]}, "an image is Decimal('5')"),
+        ({"n": [[1]]}, "n is [1]"),
+        ({"image": [""], "image2": ["b"]}, "there is another image, but none in 'image'"),
+    ],
+)
+def test_a_bad_row_of_a_data_frame_says_why(columns, problem):
+    [bad] = read_source(pd.DataFrame({"image": ["a"], **columns}), SNOW)
+    assert bad.problem.startswith(problem)
+
+
+def test_pictures_and_paths_may_be_in_a_data_frame(tmp_path):
+    frame = pd.DataFrame({"image": [tmp_path / "a.jpg", PNG]})
+    assert [item.request.images for item in read_source(frame, SNOW)] == [(str(tmp_path / "a.jpg"),), (PNG,)]
+
+
+def test_integers_that_a_data_frame_made_fractions_are_integers_in_every_file(table, tmp_path):
+    frame = pd.DataFrame({"image": ["a", "b"], "n": [2, None], "seed": [None, 7]})
+    for name, text in {
+        "edits.csv": frame.to_csv(index=False),
+        "edits.jsonl": frame.to_json(orient="records", lines=True),
+        "nan.jsonl": '{"image": "a", "n": 2.0, "seed": NaN}\n{"image": "b", "seed": 7.0}\n',
+    }.items():
+        first, second = table(text, name=name)
+        assert (first.request.parameters, second.request.parameters) == (EditParameters(n=2), EditParameters(seed=7))
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (pd.DataFrame({"picture": ["a"]}), "the data frame has no column 'image': its columns are picture"),
+        (pd.DataFrame(), "its columns are none"),
+        (pd.DataFrame({"image": []}), "the data frame has no rows"),
+        (pd.DataFrame([["a", "b"]], columns=["image", "image"]), "can't be read as a data frame: .*unique"),
+        (pd.DataFrame([["a", 1]], columns=["image", 0]), None),
+    ],
+)
+def test_a_data_frame_without_edits_is_refused(frame, message):
+    if message is None:
+        assert len(list(read_source(frame, SNOW))) == 1
+        return
+    with pytest.raises(ConfigurationError, match=message):
+        list(read_source(frame, SNOW))
+
+
+@pytest.mark.parametrize("content", [b"image\na.jpg\n", b""])
+def test_a_file_that_is_no_parquet_is_refused(tmp_path, read, content):
+    write(tmp_path, **{"edits.parquet": content})
+    with pytest.raises(ConfigurationError, match=r"edits.parquet is no Parquet file"):
+        read("edits.parquet")
+
+
+def test_a_parquet_file_that_can_not_be_read_is_refused(tmp_path, read, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    write(tmp_path, **{"edits.parquet": b""})
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile", refuse)
+    with pytest.raises(ConfigurationError, match="can't be read: Permission denied"):
+        read("edits.parquet")
+
+
+def test_without_the_extra_it_is_named(tmp_path, read, monkeypatch):
+    write(tmp_path, **{"edits.parquet": b""})
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "narwhals", None)
+    for source in (tmp_path / "edits.parquet", pd.DataFrame(COLUMNS)):
+        with pytest.raises(ConfigurationError, match=r'pip install "qwen-edit-async\[tables\]"'):
+            list(read_source(source, SNOW))
+
+
+def test_a_folder_that_can_not_be_read_is_refused(tmp_path, read, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(ConfigurationError, match="can't be read: Permission denied"):
+        read("")
+
+
+def test_a_header_may_have_a_line_break_in_a_cell(table):
+    [item] = table('image,"a\nnote",n\na.jpg,x,2\n')
+    assert (item.row, item.request.parameters.n) == (2, 2)
+
+
+def test_cells_below_a_column_without_a_name_say_nothing(table):
+    [item] = table("image,,n,\na.jpg,x,2,\n")
+    assert (dict(item.request.metadata), item.request.parameters.n) == ({}, 2)
+
+
+@pytest.mark.parametrize(
+    ("item", "label"),
+    [
+        (SourceItem(row=7, problem="no"), "row 7"),
+        (SourceItem(request=EditRequest("photos/a.jpg", "snow")), "photos/a.jpg"),
+        (SourceItem(problem="no"), ""),
+    ],
+)
+def test_an_item_is_called_by_what_finds_it(item, label):
+    assert item.label == label

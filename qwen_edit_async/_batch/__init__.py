@@ -4,16 +4,20 @@
 
     _run         EditBatch
     _publish     report.html and report.json
+    _survey      the input and the journal, looked at beforehand      _input   requests, or a source of them
     _intake      the input, and a bounded number of rows at work
     _row         one edit: submit, wait, save; journals each step before it relies on it
     _journal     SQLite for coroutines: one thread, group commit     _lock      one run at a time
     _store       SQLite: schema, steps, sums                         _content   hashes of images, checks of files
     _outcomes    SQLite: what became of each edit
     ------------------------------------------------------------------ pure below
-    _report      BatchReport
+    _report      BatchReport                  _forecast   BatchPlan
     _plan        states and legal moves, keys and hashes, budget
 """
 
+from ._forecast import BatchPlan as BatchPlan
+from ._forecast import ParameterGroup as ParameterGroup
+from ._forecast import RowProblem as RowProblem
 from ._journal import JOURNAL_NAME as JOURNAL_NAME
 from ._outcomes import BatchOutcome as BatchOutcome
 from ._outcomes import BatchStatus as BatchStatus

@@ -14,6 +14,7 @@ from qwen_edit_async._log import log
 from qwen_edit_async._models import EditRequest
 from qwen_edit_async._requests import RequestInput, request_from_fields
 from qwen_edit_async._results import safe_stem
+from qwen_edit_async._sources import SourceItem
 from qwen_edit_async._stream import pull
 
 from ._content import Content, key_without_reading, read_content, stamp
@@ -63,7 +64,7 @@ class Intake:
             for reason, count in self._refusals.items()
         ]
 
-    async def work(self, requests: Iterable[RequestInput] | AsyncIterable[RequestInput]) -> None:
+    async def work(self, requests: Iterable[RequestInput] | AsyncIterable[RequestInput | SourceItem]) -> None:
         """Work on every edit, those of the journal first, until all is done or the budget is spent.
 
         Raises:
@@ -109,7 +110,7 @@ class Intake:
                 self._rows.add(row)
                 row.add_done_callback(self._row_ended)
 
-    async def _feed_until_stopped(self, requests: AsyncGenerator[RequestInput, None]) -> None:
+    async def _feed_until_stopped(self, requests: AsyncGenerator[RequestInput | SourceItem, None]) -> None:
         """Take requests that may never come: once the run is stopped they are not waited for."""
         feeding = asyncio.create_task(self._feed(requests, self._take))
         stopping = asyncio.create_task(self._until_stopped())
@@ -162,7 +163,12 @@ class Intake:
             if not (row.is_uncertain and self._around.resubmit_uncertain):  # or else its request is taken once more
                 self._resumed.add(entry.key)
 
-    async def _take(self, given: RequestInput) -> None:
+    async def _take(self, given: RequestInput | SourceItem) -> None:
+        if isinstance(given, SourceItem):
+            if given.request is None:
+                self._refuse(given.problem or "it makes no edit", given.label)
+                return
+            given = given.request
         try:
             request = given if isinstance(given, EditRequest) else request_from_fields(given)
         except Exception as error:  # noqa: BLE001  # whatever is wrong with one request ends it alone

@@ -131,13 +131,7 @@ class BatchReport:
         lines = [f"{self.saved} of {self.total} edits done, {self.pictures} pictures in {self.folder}"]
         lines += [f"  {count} {words}" for count, words in self._rest() if count]
         lines.append(f"cost {self.cost}{f' (+ {self.unpriced} edits without a price)' if self.unpriced else ''}")
-        lines += [
-            f"{name}: half within {value.p50:.1f} s, 95 % within {value.p95:.1f} s"
-            for name, value in (("queued", self.queued), ("running", self.running), ("end unseen", self.lag))
-            if value is not None
-        ]
-        if self.checks_per_edit is not None:
-            lines.append(f"{self.checks_per_edit:.1f} status checks an edit, {self.retries} submissions repeated")
+        lines += self.figures()
         lines += [f"{group.count} × {group.reason}{_sample(group)}" for group in self.failures]
         if self.uncertain:
             listed = ", ".join(self.uncertain_keys) + (", …" if self.uncertain > len(self.uncertain_keys) else "")
@@ -151,6 +145,17 @@ class BatchReport:
         if self.gallery_problem:
             lines.append(f"the page with the pictures could not be written: {self.gallery_problem}")
         return "\n".join(lines)
+
+    def figures(self) -> list[str]:
+        """How long edits took, and what they took to watch, a line each; as far as that is known."""
+        lines = [
+            f"{name}: half within {value.p50:.1f} s, 95 % within {value.p95:.1f} s"
+            for name, value in (("queued", self.queued), ("running", self.running), ("end unseen", self.lag))
+            if value is not None
+        ]
+        if self.checks_per_edit is not None:
+            lines.append(f"{self.checks_per_edit:.1f} status checks an edit, {self.retries} submissions repeated")
+        return lines
 
     def to_json(self) -> str:
         """The report as a JSON object; the cost is a decimal string, times are seconds."""

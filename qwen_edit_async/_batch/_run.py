@@ -7,22 +7,26 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import attrs
 
 from qwen_edit_async._config import check_not_negative, check_positive
-from qwen_edit_async._errors import ConfigurationError, JournalError, SessionClosedError
+from qwen_edit_async._errors import ConfigurationError, InvalidEditError, JournalError, SessionClosedError
 from qwen_edit_async._log import log
+from qwen_edit_async._models import EditParameters
 from qwen_edit_async._requests import RequestInput
 from qwen_edit_async._session import EditSession
+from qwen_edit_async._sources import EditDefaults, SourceItem
 
 from ._content import sweep
+from ._forecast import BatchPlan
 from ._gather import Gatherer
+from ._input import BatchInput, BatchSource
 from ._intake import Intake
 from ._journal import JOURNAL_NAME, Journal
 from ._outcomes import BatchOutcome, read_page
@@ -30,6 +34,9 @@ from ._plan import Budget
 from ._publish import publish
 from ._report import BatchReport, make_report
 from ._row import Surroundings
+from ._survey import SurveyOptions, survey
+
+_TOLD_PROBLEMS: Final = 20
 
 GALLERY_LIMIT: Final = 2_000
 """Edits that the page shows unless told otherwise: about 50 MB, which a browser still opens at once."""
@@ -52,6 +59,7 @@ class BatchProgress:
         failed: Edits that went wrong in this run.
         in_flight: Edits that this run submits, or waits for.
         cost: What the whole batch has cost so far.
+        total: Rows, pictures or requests of the input, bad ones too; ``None`` where they were not counted beforehand.
     """
 
     saved: int = 0
@@ -60,6 +68,7 @@ class BatchProgress:
     failed: int = 0
     in_flight: int = 0
     cost: Decimal = Decimal(0)
+    total: int | None = None
 
 
 class EditBatch:
@@ -70,13 +79,28 @@ class EditBatch:
     for, what is completed is downloaded, saved files are verified. The pictures are ``{key}-{index}.png``. However a
     run ends, ``report.html`` (before and after, of all runs) and ``report.json`` are written beside them.
 
-    An edit is known by its key; without one, it is made of its images' names (of their content, for images in memory),
-    its instruction and its parameters. A key that the journal has with another content is refused.
+    An edit is known by its key. A row or picture without one is called as its first picture; a request without one, by
+    its images' names (their content, for images in memory), its instruction and its parameters. A key that the journal
+    has with another content is refused.
 
     Args:
-        requests: :class:`EditRequest`, or mappings with their fields; read as room becomes free, so that they may come
-            from a generator. To go on, give the same ones again.
+        requests: What to edit. To go on, give the same again. One of:
+
+            - a folder, a pattern such as ``"photos/*.jpg"``, or a picture: give an ``instruction``;
+            - a table: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` (extra ``tables``), with the columns ``image``,
+              ``image2``, ``image3``, ``instruction``, ``key`` and the parameters by name. Empty cells and NaN leave it
+              to ``instruction`` and ``parameters``; other columns become the request's ``metadata``, with a note.
+              Relative paths are relative to the table;
+            - a pandas or polars data frame with these columns (extra ``tables``), paths being relative to the working
+              directory;
+            - an iterable, or async iterable, of :class:`EditRequest`, or of mappings with their fields; read as room
+              becomes free, so that they may come from a generator.
         out_dir: The folder for pictures and journal; it is made.
+        instruction: What to do with pictures and rows that do not say.
+        parameters: How to edit, where a row does not say.
+        recursive: Whether a folder's folders are looked into.
+        strict: Whether to send nothing at all if a row is bad, or has text that the service would cut off; otherwise
+            bad rows are reported and left out. Needs an input that can be read twice.
         max_cost: The most that the whole batch may cost, in the account's currency. It is kept by reckoning unfinished
             edits with the highest price seen, and needs a service that names costs.
         max_tasks: The most tasks that the whole batch may create.
@@ -94,9 +118,13 @@ class EditBatch:
 
     def __init__(
         self,
-        requests: Iterable[RequestInput] | AsyncIterable[RequestInput],
+        requests: BatchSource,
         out_dir: str | os.PathLike[str],
         *,
+        instruction: str | None = None,
+        parameters: EditParameters | None = None,
+        recursive: bool = False,
+        strict: bool = False,
         max_cost: Decimal | float | str | None = None,
         max_tasks: int | None = None,
         stop_after_failures: int | None = None,
@@ -111,13 +139,20 @@ class EditBatch:
             check_positive(stop_after_failures, "stop_after_failures", integer=True)
         if deadline is not None:
             check_positive(deadline, "deadline")
-        self._requests = requests
         self._folder = Path(out_dir)
-        self._limits = Budget(max_cost=_to_cost(max_cost), max_tasks=max_tasks, stop_after_failures=stop_after_failures)
+        defaults = EditDefaults(instruction, parameters or EditParameters())
+        self._input = BatchInput(requests, defaults, recursive, self._folder)
+        if strict and not self._input.repeatable:
+            raise ConfigurationError(f"strict {_NEEDS_REPEATABLE}")
+        self._strict = strict
+        self._limits = Budget(
+            max_cost=_to_money(max_cost, "max_cost"), max_tasks=max_tasks, stop_after_failures=stop_after_failures
+        )
         self._resubmit_uncertain = resubmit_uncertain
         self._deadline = deadline
         self._gallery_limit = gallery_limit
         self._around: Surroundings | None = None
+        self._total: int | None = None
         self._report: BatchReport | None = None
 
     @property
@@ -130,7 +165,7 @@ class EditBatch:
         """Where the run stands, at any time; cheap."""
         around = self._around
         if around is None:
-            return BatchProgress()
+            return BatchProgress(total=self._total)
         counts = around.counts
         return BatchProgress(
             saved=counts.saved,
@@ -139,6 +174,7 @@ class EditBatch:
             failed=counts.failed,
             in_flight=counts.in_flight,
             cost=around.budget.spent,
+            total=self._total,
         )
 
     @property
@@ -160,15 +196,44 @@ class EditBatch:
                 yield outcome
             last = page[-1][0]
 
-    async def run(self, session: EditSession) -> BatchReport:
+    async def plan(self, *, price: Decimal | float | str | None = None, fit: bool = False) -> BatchPlan:
+        """What a run would do, without a session, a key or a network; it makes and changes no file.
+
+        Reads the whole input, looks at each image file that would be sent (that it is there, its size and format), and
+        at the journal, if there is one.
+
+        Args:
+            price: What a picture costs, in the account's currency, to estimate the cost.
+            fit: Whether the session will make images fit that the service would refuse.
+
+        Raises:
+            ConfigurationError: If the input or the price makes no sense, or if the input can't be read twice.
+            JournalError: If there is a journal that can't be read.
+        """
+        if not self._input.repeatable:
+            raise ConfigurationError(f"a plan {_NEEDS_REPEATABLE}")
+        each = _to_money(price, "price")
+        return attrs.evolve(await self._survey(fit=fit), price=each)
+
+    async def run(self, session: EditSession, *, on_plan: Callable[[BatchPlan], None] | None = None) -> BatchReport:
         """Do all that is still to be done.
+
+        Folders, tables and data frames are read once beforehand: what is wrong with a row is known before anything is
+        sent.
 
         Edits that fail are in the report, and so is what ended the run early: the budget, or an error that would have
         been the answer to every other edit (``report.error``: a key that is not valid, no balance). Cancelling it stops
         submitting at once, and waits for nothing but, up to 5 s, the ids of tasks that are just being submitted; and a
         few seconds for ``report.html``, unless it is cancelled once more.
 
+        Args:
+            session: What to edit with.
+            on_plan: Told what the run will do, before anything is sent, if the input is read beforehand; what it raises
+                ends the run. By default, bad rows are logged as warnings.
+
         Raises:
+            ConfigurationError: If a folder, table or data frame can't be read, or lacks a column.
+            InvalidEditError: If a row is bad, and the batch is ``strict``: nothing was sent.
             JournalError: If the journal can't be opened or written, or another run has it. Notes name the ids of tasks
                 that could not be written down.
             SessionClosedError: If the session is not open.
@@ -178,6 +243,11 @@ class EditBatch:
             raise SessionClosedError("the session is not open: use `async with`, or await session.open()")
         loop = asyncio.get_running_loop()
         started_at = loop.time()
+        if self._input.described or self._strict:
+            plan = await self._survey(fit=session._fit)  # noqa: SLF001  # our own
+            self._total = plan.rows
+            self._judge(plan)
+            (on_plan or _log_problems)(plan)
         journal = await Journal.open(self._folder)
         files = Gatherer(ThreadPoolExecutor(1, "qwen-edit-batch"))
         try:
@@ -207,7 +277,7 @@ class EditBatch:
                 return self._report
 
             try:
-                await intake.work(self._requests)
+                await intake.work(self._items(files))
             except (Exception, asyncio.CancelledError) as error:
                 with contextlib.suppress(JournalError):  # which is what ends the run, then
                     await conclude(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
@@ -242,12 +312,38 @@ class EditBatch:
         finally:
             abandoned.set()
 
+    async def _survey(self, *, fit: bool) -> BatchPlan:
+        options = SurveyOptions(strict=self._strict, fit=fit, resubmit_uncertain=self._resubmit_uncertain)
+        abandoned = threading.Event()
+        try:
+            plan = await asyncio.to_thread(survey, self._input, self.journal, options, abandoned)
+        finally:
+            abandoned.set()
+        return attrs.evolve(plan, max_cost=self._limits.max_cost, max_tasks=self._limits.max_tasks)
 
-def _to_cost(value: Decimal | float | str | None) -> Decimal | None:
+    def _judge(self, plan: BatchPlan) -> None:
+        if self._strict and not plan.ok:
+            problems = "\n".join(plan.problem_lines(_TOLD_PROBLEMS))
+            raise InvalidEditError(f"nothing was sent, since the batch is strict: {problems}")
+
+    def _items(self, files: Gatherer) -> Iterable[RequestInput] | AsyncIterable[RequestInput | SourceItem]:
+        given = self._input
+        return given.feed(files) if given.described else cast("Iterable[RequestInput]", given.source)
+
+
+_NEEDS_REPEATABLE: Final = "needs an input that can be read twice: give a list, a table, a folder or a data frame"
+
+
+def _log_problems(plan: BatchPlan) -> None:
+    for line in plan.problem_lines(_TOLD_PROBLEMS):
+        log.warning("%s", line)
+
+
+def _to_money(value: Decimal | float | str | None, name: str) -> Decimal | None:
     try:
         cost = None if value is None else Decimal(str(value))
     except InvalidOperation:
         cost = Decimal("NaN")
     if cost is not None and not (cost.is_finite() and cost >= 0):
-        raise ConfigurationError(f"max_cost is {value!r}: give an amount of money, 0 or more")
+        raise ConfigurationError(f"{name} is {value!r}: give an amount of money, 0 or more")
     return cost

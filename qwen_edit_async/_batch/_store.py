@@ -117,16 +117,22 @@ class Totals:
 class Store:
     """The database file, open.
 
+    Args:
+        path: The file.
+        read_only: Whether it is only looked at: nothing is made or changed, not even files beside it.
+
     Raises:
         JournalError: If it can't be opened or made, is no journal, or is one of a later version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
-        self._connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        name = _read_only_uri(path) if read_only else path
+        self._connection = sqlite3.connect(name, timeout=_BUSY_SECONDS, isolation_level=None, uri=read_only)
         try:
-            self._configure()
-            self._migrate()
+            if not read_only:
+                self._configure()
+            self._migrate(read_only=read_only)
         except sqlite3.Error as error:
             self._connection.close()
             raise explain(error, path) from error
@@ -273,13 +279,15 @@ class Store:
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone stops at the drive's cache
 
-    def _migrate(self) -> None:
+    def _migrate(self, *, read_only: bool) -> None:
         version = self._one("PRAGMA user_version")
         owner = self._one("PRAGMA application_id")
         if version > len(_MIGRATIONS):
             raise JournalError(f"{self._path} was written by a later version of qwen-edit-async: update it")
         if (owner or version) and owner != _APPLICATION_ID:
             raise JournalError(f"{self._path} is a database of something else")
+        if read_only and version < len(_MIGRATIONS):
+            raise JournalError(f"{self._path} was written by an earlier version of qwen-edit-async: a run updates it")
         for number, script in enumerate(_MIGRATIONS[version:], version + 1):
             self._connection.executescript(
                 f"BEGIN IMMEDIATE; {script} PRAGMA application_id = {_APPLICATION_ID}; "
@@ -349,6 +357,12 @@ def explain(error: sqlite3.Error, path: Path) -> JournalError:
     name = getattr(error, "sqlite_errorname", "") or ""
     words = next((words for prefix, words in _EXPLANATIONS if name.startswith(prefix)), str(error))
     return JournalError(f"the journal {path}: {words}")
+
+
+def _read_only_uri(path: Path) -> str:
+    """Without a write-ahead log nobody has it open: then SQLite is told so, and makes no files to share it."""
+    alone = not path.with_name(f"{path.name}-wal").exists()
+    return f"{path.absolute().as_uri()}?{'immutable=1' if alone else 'mode=ro'}"
 
 
 @functools.cache

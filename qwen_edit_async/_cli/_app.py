@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import cyclopts
 
-from qwen_edit_async._errors import ConfigurationError, InvalidEditError
+from qwen_edit_async._errors import QwenEditError
 from qwen_edit_async._version import __version__
 
 from ._batch import batch
@@ -14,7 +14,7 @@ from ._display import Screen
 from ._edit import edit
 from ._emulator import emulator
 from ._fetch import fetch
-from ._messages import ExitCode, plain
+from ._messages import ExitCode, exit_code, plain
 from ._status import status
 
 _HELP = "Edit pictures with the hosted model qwen_image_edit_plus."
@@ -52,9 +52,9 @@ def run(arguments: Sequence[str]) -> int:
         code = _app(list(arguments), exit_on_error=False, result_action="return_value")
     except cyclopts.CycloptsError:
         return ExitCode.USAGE  # cyclopts has said what is wrong
-    except (ConfigurationError, InvalidEditError, OSError) as error:
+    except (QwenEditError, OSError) as error:
         Screen().error(plain(error))
-        return ExitCode.USAGE
+        return ExitCode.USAGE if isinstance(error, OSError) else exit_code(error)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     return int(code or ExitCode.DONE)

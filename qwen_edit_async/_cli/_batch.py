@@ -5,26 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import attrs
 from cyclopts import Parameter
 
+from qwen_edit_async._display import Progress
 from qwen_edit_async._errors import ConfigurationError
-from qwen_edit_async._results import safe_stem
-from qwen_edit_async._sources import EditDefaults, SourceItem, name_items, read_source
 
-from ._display import BatchProgress, Screen, Tally, put
+from ._display import BatchProgress, Screen, put
 from ._messages import ExitCode, exit_code, plain
 from ._options import ConnectionOptions, Flag, Instruction, Output, ParameterOptions, SubmissionOptions
 from ._running import Run
 
 if TYPE_CHECKING:
-    from qwen_edit_async._batch import BatchReport, EditBatch
+    from qwen_edit_async._batch import BatchPlan, BatchReport, EditBatch
     from qwen_edit_async._session import EditSession
 
 _NAMED_FAILURES = 50
+_NAMED_PROBLEMS = 10
 _REFRESH_SECONDS = 0.2
 
 
@@ -41,6 +39,8 @@ def batch(
     max_tasks: int | None = None,
     stop_after_failures: int | None = None,
     gallery_limit: int = 2000,
+    dry_run: Flag = False,
+    price: Decimal | None = None,
     parameters: ParameterOptions | None = None,
     submission: SubmissionOptions | None = None,
     connection: ConnectionOptions | None = None,
@@ -54,8 +54,9 @@ def batch(
     report.json as well.
 
     Args:
-        source: A folder, a quoted pattern such as "photos/*.jpg", or a table (.csv, .tsv, .jsonl) with the columns
-            image, image2, image3, instruction, key and any parameter by its name; paths are relative to the table.
+        source: A folder, a quoted pattern such as "photos/*.jpg", or a table (.csv, .tsv, .jsonl, .parquet) with the
+            columns image, image2, image3, instruction, key and any parameter by its name; paths are relative to the
+            table. Bad rows are told before anything is sent, and left out; with --strict, nothing is sent then.
         instruction: What to do with each; the table's own goes before.
         output: The folder for the results.
         concurrency: Tasks at a time.
@@ -65,89 +66,90 @@ def batch(
         max_tasks: Submit no more once so many tasks were created for the whole batch.
         stop_after_failures: Submit no more after so many failures.
         gallery_limit: How many edits report.html shows at most, those that went wrong first; with 0 there is none.
+        dry_run: Only say what would be done, and what is wrong with the source; needs no key, and writes nothing.
+        price: With --dry-run: what a picture costs, to estimate the cost.
         parameters: How to edit; the table's own go before.
         submission: What may be submitted, and where.
         connection: How to talk to the service.
     """
-    screen = Screen()
-    if Path(source).is_dir() and Path(source).resolve() == output.resolve():
-        raise ConfigurationError(
-            "the results would be among the pictures, and be edited by the next run: use another -o"
-        )
-    defaults = EditDefaults(instruction, (parameters or ParameterOptions()).parameters())
-    found = read_source(source, defaults, recursive=recursive, exclude=output, note=screen.note)
-    items = name_items(found, screen.note)
-    if not overwrite:
-        _refuse_existing(output, items)
+    from qwen_edit_async._batch import EditBatch  # noqa: PLC0415  # see the package's docstring
+
     submission = submission or SubmissionOptions()
+    edits = EditBatch(
+        source,
+        output,
+        instruction=instruction,
+        parameters=(parameters or ParameterOptions()).parameters(),
+        recursive=recursive,
+        strict=submission.strict,
+        max_cost=max_cost,
+        max_tasks=max_tasks,
+        stop_after_failures=stop_after_failures,
+        resubmit_uncertain=submission.resubmit_uncertain,
+        gallery_limit=gallery_limit,
+    )
+    if dry_run:
+        plan = asyncio.run(edits.plan(price=price, fit=submission.fit))
+        put(plain(plan.text()))
+        return ExitCode.DONE if plan.ok else ExitCode.FAILED
     run = Run(
-        screen,
+        Screen(),
         connection or ConnectionOptions(),
         submission,
         max_in_flight=concurrency,
         output=output,
     )
-    options = _Options(max_cost, max_tasks, stop_after_failures, submission.resubmit_uncertain, gallery_limit)
-    edits = _Batch(run, items, options)
-    code = run(edits.work)
-    if edits.began:
-        edits.report()
+    work = _Batch(run, edits, overwrite=overwrite)
+    code = run(work.work)
+    if work.began:
+        work.report()
     return code
-
-
-@attrs.frozen
-class _Options:
-    """What the bulk run is told; the fields are its arguments."""
-
-    max_cost: Decimal | None
-    max_tasks: int | None
-    stop_after_failures: int | None
-    resubmit_uncertain: bool
-    gallery_limit: int
 
 
 class _Batch:
     """The edits of a source, on their way to files."""
 
-    def __init__(self, run: Run, items: list[SourceItem], options: _Options) -> None:
+    def __init__(self, run: Run, edits: EditBatch, *, overwrite: bool) -> None:
         self.began = False
         self._more_to_do = True
         self._run = run
-        self._items = items
-        self._options = options
-        self._tally = Tally(total=len(items))
+        self._edits = edits
+        self._overwrite = overwrite
+        self._started_at = time.monotonic()
         self._failures: list[tuple[str, int, list[str]]] = []
+        self._report: BatchReport | None = None
         self._gallery = ""
 
     async def work(self, session: EditSession) -> int:
         """Do all that can be done."""
-        from qwen_edit_async._batch import EditBatch  # noqa: PLC0415  # see the package's docstring
-
-        self.began = True
-        bad: dict[str, list[str]] = {}
-        for item in self._items:
-            if item.problem is not None:
-                bad.setdefault(item.problem, []).append(f"row {item.row}")
-        self._failures = [(why, len(rows), rows) for why, rows in bad.items()]
-        edits = EditBatch(
-            (item.request for item in self._items if item.request is not None),
-            self._run.output,
-            **attrs.asdict(self._options),
-        )
-        progress = BatchProgress(self._run.screen, self._tally, lambda: edits.progress.in_flight)
+        edits = self._edits
+        progress = BatchProgress(self._run.screen, self._state)
         with progress.shown():
-            refreshing = asyncio.create_task(self._refresh(edits, progress))
+            refreshing = asyncio.create_task(self._refresh(progress))
             try:
-                report = await edits.run(session)
+                report = await edits.run(session, on_plan=self._begin)
             finally:
                 refreshing.cancel()
-                self._count(edits)
                 self._find_gallery(edits.report)
         return self._conclude(report)
 
+    def _begin(self, plan: BatchPlan) -> None:
+        """Say what is left out, or refuse to write over what did not come of this batch."""
+        screen = self._run.screen
+        if plan.existing and not self._overwrite:
+            raise ConfigurationError(
+                f"{plan.existing} of the files to be written exist already in {plan.folder}, such as "
+                f"{plan.existing_example}: use another -o, or --overwrite"
+            )
+        for note in plan.notes:
+            screen.note(note)
+        if lines := plan.problem_lines(_NAMED_PROBLEMS):
+            screen.warning(plain("\n".join(lines)))
+        self.began = True
+
     def _conclude(self, report: BatchReport) -> int:
-        self._failures += [(plain(group.reason), group.count, list(group.keys)) for group in report.failures]
-        self._tally.failed = sum(count for _, count, _ in self._failures)
+        self._failures = [(plain(group.reason), group.count, list(group.keys)) for group in report.failures]
+        self._report = report
         self._more_to_do = bool(report.unfinished or report.failed or report.stopped)
         if report.uncertain:
             self._run.screen.warning(f"{report.uncertain} uncertain: only --resubmit-uncertain submits them again")
@@ -158,16 +160,22 @@ class _Batch:
             self._run.screen.warning(f"stopped: {plain(report.stopped)}")
         return ExitCode.DONE if report.ok and not self._failures else ExitCode.FAILED
 
-    async def _refresh(self, edits: EditBatch, progress: BatchProgress) -> None:
+    async def _refresh(self, progress: BatchProgress) -> None:
         while True:  # the end of the batch cancels it
-            self._count(edits)
             progress.refresh()
             await asyncio.sleep(_REFRESH_SECONDS)
 
-    def _count(self, edits: EditBatch) -> None:
-        seen, tally = edits.progress, self._tally
-        tally.done, tally.found, tally.pictures, tally.cost = seen.saved, seen.found, seen.pictures, seen.cost or None
-        tally.failed = seen.failed + sum(count for _, count, _ in self._failures)
+    def _state(self, seconds: float) -> Progress:
+        seen = self._edits.progress
+        return Progress(
+            done=seen.saved,
+            found=seen.found,
+            failed=seen.failed,
+            total=seen.total,
+            in_flight=seen.in_flight,
+            cost=seen.cost or None,
+            seconds=seconds,
+        )
 
     def _find_gallery(self, report: BatchReport | None) -> None:
         """Whichever way the run ended."""
@@ -178,42 +186,25 @@ class _Batch:
 
     def report(self) -> None:
         """Say how it went."""
-        screen, tally = self._run.screen, self._tally
+        screen, seen = self._run.screen, self._edits.progress
+        failed = sum(count for _, count, _ in self._failures) if self._report is not None else seen.failed
         if self._failures:
-            screen.line(f"{tally.failed} failed:", "bold red")
+            screen.line(f"{failed} failed:", "bold red")
         for why, count, labels in sorted(self._failures, key=lambda each: -each[1]):
             shown = labels[:_NAMED_FAILURES]
             more = f", … and {count - len(shown)} more" if count > len(shown) else ""
             screen.line(f"  {count} × {why}: {', '.join(shown)}{more}")
-        now = time.monotonic()
-        rest = tally.total - tally.done - tally.failed
-        not_done = f", {rest} not done" if rest else ""
-        took = f"{now - tally.started_at:.1f} s"
-        screen.line(f"{tally.done} of {tally.total} edits done{not_done} · {took}{tally.describe(now)}")
+        if self._report is not None:
+            for line in self._report.figures():
+                screen.line(line)
+        rest = (seen.total or 0) - seen.saved - failed
+        not_done = f", {rest} not done" if rest > 0 else ""
+        cost = f" · cost {seen.cost.normalize():f}" if seen.cost else ""
+        seconds = time.monotonic() - self._started_at
+        screen.line(f"{seen.saved} of {seen.total} edits done{not_done} · {seconds:.1f} s{cost}")
         if self._more_to_do:
             screen.line("the same command goes on from here: nothing that has a task is submitted twice")
         if self._gallery:
             screen.line(f"before and after: {self._gallery}", whole=True)
-        one = tally.pictures == 1
-        put(f"{tally.pictures} picture{'' if one else 's'} {'is' if one else 'are'} in {self._run.output}")
-
-
-def _refuse_existing(output: Path, items: list[SourceItem]) -> None:
-    """Refuse to write over what did not come of this batch."""
-    from qwen_edit_async._batch import JOURNAL_NAME  # noqa: PLC0415  # see the package's docstring
-
-    if not output.is_dir() or (output / JOURNAL_NAME).exists():
-        return
-    names = {path.name.casefold() for path in output.iterdir()}
-    existing = [
-        name
-        for item in items
-        if item.request is not None
-        for index in range(item.request.parameters.n or 1)
-        if (name := f"{safe_stem(str(item.request.key))}-{index}.png").casefold() in names
-    ]
-    if existing:
-        raise ConfigurationError(
-            f"{len(existing)} of the files to be written exist already in {output}, such as {existing[0]}: "
-            "use another -o, or --overwrite"
-        )
+        one = seen.pictures == 1
+        put(f"{seen.pictures} picture{'' if one else 's'} {'is' if one else 'are'} in {self._run.output}")

@@ -6,11 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 
-import attrs
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as RichProgress
+
+from qwen_edit_async._display import Progress
 
 _NOTES_OF_A_KIND = 3
 _SECONDS_BETWEEN_LINES = 60.0
@@ -63,81 +64,45 @@ class Screen:
                 self.line(f"note: {count - _NOTES_OF_A_KIND} more: {kind}", "dim")
 
 
-@attrs.define
-class Tally:
-    """How a bulk run stands.
-
-    Attributes:
-        total: Edits in all.
-        done: Edits whose pictures are saved.
-        found: Those of them that earlier runs had saved.
-        failed: Edits that came to nothing.
-        pictures: Pictures that are saved.
-        cost: What the service charged, as far as it says.
-        started_at: When the run began, in seconds of the clock of :class:`BatchProgress`.
-    """
-
-    total: int
-    done: int = 0
-    found: int = 0
-    failed: int = 0
-    pictures: int = 0
-    cost: Decimal | None = None
-    started_at: float = 0.0
-
-    def charge(self, cost: Decimal | None) -> None:
-        """Add what an edit cost."""
-        if cost is not None:
-            self.cost = (self.cost or Decimal(0)) + cost
-
-    def describe(self, now: float, in_flight: int | None = None) -> str:
-        """Everything but the number of edits done, to be put after that."""
-        seconds, done = now - self.started_at, self.done - self.found
-        parts = [
-            f"{self.failed} failed" if self.failed else "",
-            f"{in_flight} in flight" if in_flight is not None else "",
-            f"cost {self.cost.normalize():f}" if self.cost is not None else "",
-            f"{done / seconds:.1f}/s" if done and seconds > 0 else "",
-        ]
-        return "".join(f" · {part}" for part in parts if part)
-
-
 class BatchProgress:
-    """Shows a tally while it changes: a bar on a terminal, a line from time to time elsewhere."""
+    """Shows how a bulk run stands: a bar on a terminal, a line a minute elsewhere.
+
+    Args:
+        screen: Where.
+        state: How it stands, so many seconds after the beginning.
+        clock: Seconds.
+    """
 
     def __init__(
         self,
         screen: Screen,
-        tally: Tally,
-        in_flight: Callable[[], int],
+        state: Callable[[float], Progress],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._screen = screen
-        self._tally = tally
-        self._in_flight = in_flight
+        self._state = state
         self._clock = clock
+        self._started_at = 0.0
         self._next_line_at = 0.0
-        self._bar: Progress | None = None
+        self._bar: RichProgress | None = None
 
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show it while the block runs."""
-        self._tally.started_at = self._clock()
-        self._next_line_at = self._tally.started_at + _SECONDS_BETWEEN_LINES
+        self._started_at = self._clock()
+        self._next_line_at = self._started_at + _SECONDS_BETWEEN_LINES
         if not self._screen.console.is_terminal:
             yield
             return
         # Drawn by `refresh` alone: no thread beside the event loop, which owns everything that is shown.
-        bar = self._bar = Progress(
+        bar = self._bar = RichProgress(
             BarColumn(16),
-            MofNCompleteColumn(),
-            TextColumn("{task.description} · ETA"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
             console=self._screen.console,
             auto_refresh=False,
             transient=True,
         )
-        bar.add_task("", total=self._tally.total)
+        bar.add_task("", total=None)
         with bar:
             yield
         self._bar = None
@@ -145,12 +110,10 @@ class BatchProgress:
     def refresh(self) -> None:
         """Draw the bar anew, or write a line if it is time."""
         now = self._clock()
-        tally = self._tally
         if self._bar is not None:
-            state = tally.describe(now, self._in_flight())
-            self._bar.update(self._bar.task_ids[0], completed=tally.done + tally.failed, description=state)
+            state = self._state(now - self._started_at)
+            self._bar.update(self._bar.task_ids[0], total=state.total, completed=state.ended, description=state.text())
             self._bar.refresh()
         elif not self._screen.console.is_terminal and now >= self._next_line_at:
             self._next_line_at = now + _SECONDS_BETWEEN_LINES
-            state = tally.describe(now, self._in_flight())
-            self._screen.line(f"{tally.done + tally.failed} of {tally.total}{state}")
+            self._screen.line(self._state(now - self._started_at).text())

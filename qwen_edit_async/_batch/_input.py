@@ -1,0 +1,115 @@
+"""What a bulk run is given: requests as they come, or a source of them that can be read as often as needed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Generator, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Final, TypeAlias, cast
+
+import attrs
+
+from qwen_edit_async._errors import ConfigurationError
+from qwen_edit_async._models import EditRequest
+from qwen_edit_async._requests import RequestInput, request_from_fields
+from qwen_edit_async._sources import (
+    EditDefaults,
+    KeyNames,
+    Source,
+    SourceItem,
+    has_keys,
+    is_source,
+    keys_of,
+    read_source,
+)
+
+from ._gather import Gatherer
+
+BatchSource: TypeAlias = "Source | Iterable[RequestInput] | AsyncIterable[RequestInput]"
+"""A folder, a pattern of files, a picture, a table's file, a data frame; or requests, one by one."""
+
+_PAGE: Final = 256
+
+
+@attrs.define(eq=False)
+class BatchInput:
+    """The input of a batch.
+
+    Attributes:
+        source: What the user gave.
+        defaults: What to do with each picture or row that does not say.
+        recursive: Whether a folder's folders are looked into.
+        folder: Where the results go: no input.
+    """
+
+    source: BatchSource
+    defaults: EditDefaults
+    recursive: bool
+    folder: Path
+    _reserved: Collection[str] = frozenset()
+
+    def __attrs_post_init__(self) -> None:
+        if self.described:
+            return
+        if not isinstance(self.source, Iterable | AsyncIterable):
+            raise ConfigurationError(
+                f"the input is {type(self.source).__name__!r}: give a folder, a table, a data frame, or requests"
+            )
+        if self.defaults != EditDefaults() or self.recursive:
+            raise ConfigurationError("requests say it all: give no instruction, parameters or recursive beside them")
+
+    @property
+    def described(self) -> bool:
+        """Whether it is a source, such as a table: read page by page, on a thread."""
+        return is_source(self.source)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it can be read twice."""
+        return self.described or (isinstance(self.source, Iterable) and iter(self.source) is not self.source)
+
+    def survey(self, note: Callable[[str], None]) -> Iterator[SourceItem]:
+        """Each item, with its key; a later :meth:`feed` gives the same ones. Blocking.
+
+        Args:
+            note: Told what is good to know.
+
+        Raises:
+            ConfigurationError: If the source can't be read.
+        """
+        source = self.source
+        if not is_source(source):
+            return _requests(cast("Iterable[RequestInput]", source))
+        if has_keys(source):
+            self._reserved = keys_of(read_source(source, self.defaults))
+        elif Path(str(source)).resolve() == self.folder.resolve():
+            raise ConfigurationError(
+                "the results would be among the pictures, and be edited by the next run: use another output folder"
+            )
+        return self._items(source, note)
+
+    async def feed(self, thread: Gatherer) -> AsyncGenerator[SourceItem | RequestInput, None]:
+        """Each item of a source, after :meth:`survey`; some at a time, so that nothing waits for a disk."""
+        items = self._items(cast("Source", self.source), lambda _: None)
+        try:
+            while page := await thread.call(lambda: list(islice(items, _PAGE))):
+                for item in page:
+                    yield item
+        finally:
+            thread.call(items.close)
+
+    def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
+        names = KeyNames(self._reserved)
+        items = read_source(source, self.defaults, recursive=self.recursive, exclude=self.folder, note=note)
+        for item in items:
+            yield names.name(item)
+        if names.note:
+            note(names.note)
+
+
+def _requests(given: Iterable[RequestInput]) -> Iterator[SourceItem]:
+    for each in given:
+        try:
+            yield SourceItem(request=each if isinstance(each, EditRequest) else request_from_fields(each))
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with one request is its own problem
+            yield SourceItem(problem=str(error))

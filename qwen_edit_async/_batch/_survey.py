@@ -1,0 +1,200 @@
+"""Looks at a batch's whole input, and at its journal, before anything is sent. Blocking; makes and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from qwen_edit_async._errors import InvalidEditError
+from qwen_edit_async._images import check_format, check_size, image_name, is_data_uri, is_url
+from qwen_edit_async._models import EditRequest
+from qwen_edit_async._results import safe_stem
+from qwen_edit_async._sources import SourceItem
+
+from ._content import are_whole, key_without_reading, read_content
+from ._content import stamp as stamp_request
+from ._forecast import BatchPlan, Tally
+from ._input import BatchInput
+from ._plan import State, Step, describe, may_change_request, next_step, pictures_of
+from ._store import Entry, Store
+
+_HEAD_BYTES: Final = 16
+_OTHER_REQUEST: Final = "the key is in the journal with another request: give it another key or folder"
+
+
+@attrs.frozen(kw_only=True)
+class SurveyOptions:
+    """What decides whether an edit can be submitted.
+
+    Attributes:
+        strict: Whether text that the service would cut off is a problem, and no note.
+        fit: Whether images that are too large, or of another kind, are made to fit.
+        resubmit_uncertain: Whether uncertain edits are submitted again.
+    """
+
+    strict: bool = False
+    fit: bool = False
+    resubmit_uncertain: bool = False
+
+
+def survey(given: BatchInput, journal: Path, options: SurveyOptions, abandoned: threading.Event) -> BatchPlan:
+    """What a run would do.
+
+    Args:
+        given: The input.
+        journal: Where the journal is, or would be.
+        options: What decides whether an edit can be submitted.
+        abandoned: Set if nobody waits for it any more.
+
+    Raises:
+        ConfigurationError: If the input can't be read.
+        JournalError: If there is a journal that can't be read.
+    """
+    if not journal.exists():
+        return _Survey(given, None, options, abandoned).plan()
+    store = Store(journal, read_only=True)
+    try:
+        plan = _Survey(given, store, options, abandoned).plan()
+        summary, totals = store.summary(), store.totals()
+    finally:
+        store.close()
+    return attrs.evolve(
+        plan,
+        attach=summary.counts[State.SUBMITTED],
+        download=plan.download + summary.counts[State.COMPLETED],
+        spent=totals.cost,
+        tasks=totals.tasks,
+    )
+
+
+@attrs.define(eq=False)
+class _Survey:
+    given: BatchInput
+    store: Store | None
+    options: SurveyOptions
+    abandoned: threading.Event
+    tally: Tally = attrs.field(factory=Tally)
+    _seen: dict[str, tuple[str, str]] = attrs.field(factory=dict)
+
+    def plan(self) -> BatchPlan:
+        for item in self._items():
+            if self.abandoned.is_set():
+                break
+            self.tally.rows += 1
+            try:
+                self._look_at(item)
+            except InvalidEditError as error:
+                self.tally.problem(self._label(item), str(error))
+        return self.tally.plan(str(self.given.folder))
+
+    def _items(self) -> Iterator[SourceItem]:
+        return self.given.survey(self.tally.note)
+
+    def _label(self, item: SourceItem) -> str:
+        if self.given.described:
+            return item.label
+        return (item.request.key if item.request is not None else None) or f"request {self.tally.rows}"
+
+    def _look_at(self, item: SourceItem) -> None:
+        request = item.request
+        if request is None:
+            raise InvalidEditError(item.problem or "it makes no edit")
+        key = key_without_reading(request) or read_content(request).key
+        if not self.given.described and self._is_repeated(key, request):
+            return
+        entry = None if self.store is None else self.store.find(key)
+        if entry is None:
+            self._submit(request, key, new=True)
+            return
+        if not _is_of(entry, request):
+            if not may_change_request(entry.state, has_task=entry.task_id is not None):
+                raise InvalidEditError(_OTHER_REQUEST)
+            self._submit(request, key)
+            return
+        state = State.UNCERTAIN if entry.state is State.SUBMITTING else entry.state
+        consent = self.options.resubmit_uncertain
+        match next_step(state, has_task=entry.task_id is not None, resubmit_uncertain=consent):
+            case Step.SUBMIT | Step.REPLAN:
+                self._submit(request, key)
+            case Step.VERIFY:
+                self.tally.count(State.SAVED if are_whole(self.given.folder, entry.files) else Step.DOWNLOAD)
+            case Step.LEAVE:
+                self.tally.count(state)
+
+    def _is_repeated(self, key: str, request: EditRequest) -> bool:
+        """Whether a request was given before; a table's rows have keys of their own.
+
+        Raises:
+            InvalidEditError: If another request has its key, or one that names the same files.
+        """
+        this = key, _identity(request)
+        if (first := self._seen.setdefault(safe_stem(key).casefold(), this)) == this:
+            return first is not this
+        raise InvalidEditError("the key, or the files that it names, are those of another request")
+
+    def _submit(self, request: EditRequest, key: str, *, new: bool = False) -> None:
+        for position, image in enumerate(request.images, 1):
+            _check_image(image, position, fit=self.options.fit)
+        for cut in request.silently_cut():
+            if self.options.strict:
+                raise InvalidEditError(cut)
+            self.tally.note("texts are longer than the service reads: it ignores what is over its limit")
+        self.tally.submission(request.parameters)
+        if new:
+            self._look_for_files(safe_stem(key), pictures_of(request.parameters))
+
+    def _look_for_files(self, stem: str, pictures: int) -> None:
+        for index in range(pictures):
+            name = f"{stem}-{index}.png"
+            if (self.given.folder / name).exists():
+                self.tally.existing += 1
+                self.tally.existing_example = self.tally.existing_example or name
+
+
+def _identity(request: EditRequest) -> str:
+    """What tells it from others of its key, whether or not its images can be read."""
+    if identity := stamp_request(request):
+        return identity
+    try:
+        return read_content(request).digest
+    except InvalidEditError:
+        return describe(request)
+
+
+def _is_of(entry: Entry, request: EditRequest) -> bool:
+    """Whether the journal's edit is this request, as far as its images can be read."""
+    if entry.stamp and stamp_request(request) == entry.stamp:
+        return True
+    try:
+        return read_content(request).digest == entry.digest
+    except InvalidEditError:
+        return True
+
+
+def _check_image(image: Any, position: int, *, fit: bool) -> None:
+    """Refuse what shows at a file's first bytes to be no image that can be sent.
+
+    Raises:
+        InvalidEditError: If it does.
+    """
+    if not isinstance(image, str | os.PathLike) or hasattr(image, "protocol") or is_url(image) or is_data_uri(image):
+        return
+    name = image_name(image, position)
+    try:
+        status = os.stat(image)  # noqa: PTH116  # a str, often
+        if not stat.S_ISREG(status.st_mode):  # before opening: that would wait at a pipe
+            raise InvalidEditError(f"{name} is no file")
+        with open(image, "rb", buffering=0) as file:  # noqa: PTH123  # as above
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
+        raise InvalidEditError(f"{name} {reason}") from None
+    if not fit:
+        check_size(status.st_size, name)
+        check_format(head, name)

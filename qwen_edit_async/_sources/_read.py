@@ -1,0 +1,109 @@
+"""What a source is, and its items. Blocking."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
+
+from qwen_edit_async._errors import ConfigurationError
+
+from ._frames import frame_items, parquet_items
+from ._item import EditDefaults, SourceItem
+from ._keys import as_key
+from ._pictures import files_of, picture_items
+from ._text import csv_items, jsonl_items
+
+
+@runtime_checkable
+class DataFrameLike(Protocol):
+    """As much of a data frame (pandas, polars, PyArrow) as is needed to recognise one."""
+
+    @property
+    def columns(self) -> Any:
+        """Its columns, or their names."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+        ...
+
+
+Source: TypeAlias = "str | os.PathLike[str] | DataFrameLike"
+"""A folder, a pattern of files, a picture, a table, or a data frame."""
+
+_TABLES: Final = {
+    ".csv": csv_items,
+    ".tsv": csv_items,
+    ".jsonl": jsonl_items,
+    ".ndjson": jsonl_items,
+    ".parquet": parquet_items,
+    ".pq": parquet_items,
+}
+
+
+def is_source(value: object) -> TypeGuard[Source]:
+    """Whether it is a :data:`Source`, and no iterable of requests."""
+    return isinstance(value, str | os.PathLike | DataFrameLike)
+
+
+def has_keys(source: Source) -> bool:
+    """Whether it is a table, which may have keys of its own."""
+    return not isinstance(source, str | os.PathLike) or (
+        (path := Path(source)).suffix.lower() in _TABLES and path.is_file()
+    )
+
+
+def read_source(
+    source: Source,
+    defaults: EditDefaults,
+    *,
+    recursive: bool = False,
+    exclude: Path | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Iterator[SourceItem]:
+    """The edits that a source describes, lazily; a table's row that makes none is an item that says why.
+
+    Args:
+        source: A directory, a glob, a picture, a data frame, or a table: ``.csv`` or ``.tsv`` (UTF-8; commas,
+            semicolons or tabs), ``.jsonl`` or ``.ndjson``, ``.parquet``. Relative paths in a table are relative to it.
+        defaults: For what the source does not say.
+        recursive: Whether a directory's folders are looked into as well.
+        exclude: A folder whose content is no input, such as the one that the results go to.
+        note: Told what was left out, a sentence each.
+
+    Raises:
+        ConfigurationError: If there is no such source, it can't be read, or nothing in it says what to edit or how.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return frame_items(source, defaults, note)
+    path = Path(source)
+    if path.is_dir():
+        where = f"{path} and its folders" if recursive else str(path)
+        excluded = None if exclude is None else os.path.realpath(exclude)
+        return picture_items(files_of(str(path), recursive=recursive), where, defaults, excluded, note)
+    if not path.exists():
+        if not glob.has_magic(str(source)):
+            raise ConfigurationError(f"there is no directory, file or pattern of files {str(source)!r}")
+        # Path.glob knows no absolute patterns.
+        found = sorted(glob.glob(str(source), recursive=True))  # noqa: PTH207  # as above
+        excluded = None if exclude is None else os.path.realpath(exclude)
+        return picture_items(found, f"what matches {str(source)!r}", defaults, excluded, note)
+    if (table_items := _TABLES.get(path.suffix.lower())) is not None:
+        return table_items(path, defaults, note)
+    return picture_items([str(path)], str(path), defaults, None, note)
+
+
+def keys_of(items: Iterator[SourceItem]) -> set[str]:
+    """The keys that a table itself gives, case-folded; none if all rows have one, so that no name can take them."""
+    keys: set[str] = set()
+    complete = True
+    for item in items:
+        if item.request is not None and item.request.key is not None:
+            keys.add(as_key(item.request.key).casefold())
+        elif item.request is not None:
+            complete = False
+    return set() if complete else keys

@@ -1,0 +1,80 @@
+"""Edits of the rows of a CSV table, or of the lines of a JSON Lines file. Blocking."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from qwen_edit_async._errors import ConfigurationError
+
+from ._item import EditDefaults, SourceItem
+from ._rows import Rows
+
+_DELIMITERS: Final = ",;\t"
+
+
+def csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
+    """An edit for each row, numbered as a spreadsheet does; commas, semicolons or tabs between the cells.
+
+    Raises:
+        ConfigurationError: If it is no such table, or can't be read.
+    """
+    rows = Rows(str(path.parent), defaults, typed=False, note=note)
+    lines = _lines(path)
+    first = next(lines, "")
+    reader = csv.reader(itertools.chain([first], lines), delimiter=max(_DELIMITERS, key=first.count))
+    row = 1
+    try:
+        columns = rows.check_columns(str(path), next(reader, []))
+        for row, cells in enumerate(reader, 2):
+            if not any(cell.strip() for cell in cells):
+                continue
+            if any(cell.strip() for cell in cells[len(columns) :]):
+                yield SourceItem(row=row, problem=f"it has {len(cells)} cells, but there are {len(columns)} columns")
+                continue
+            yield rows.item(row, {name: cell for name, cell in zip(columns, cells, strict=False) if name})
+    except csv.Error as error:
+        raise ConfigurationError(
+            f"{path} is no table after row {row}: {error} (long texts, such as data URIs, belong into JSON Lines)"
+        ) from None
+    if row == 1:
+        raise ConfigurationError(f"{path} has a header, but no rows")
+
+
+def jsonl_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
+    """An edit for each line, a JSON object each.
+
+    Raises:
+        ConfigurationError: If it has no lines, or can't be read.
+    """
+    rows = Rows(str(path.parent), defaults, typed=True, note=note)
+    count = 0
+    for row, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        count += 1
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield SourceItem(row=row, problem=f"it is not JSON: {error}")
+            continue
+        if isinstance(fields, dict):
+            yield rows.item_of_fields(row, fields)
+        else:
+            yield SourceItem(row=row, problem="it is no JSON object")
+    if not count:
+        raise ConfigurationError(f"{path} has no rows")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from file
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is not UTF-8 text: save it as such") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} can't be read: {error.strerror}") from None

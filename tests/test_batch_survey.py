@@ -1,0 +1,367 @@
+"""What a bulk run knows before it sends anything: plans, bad rows, strict."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from decimal import Decimal
+from pathlib import Path
+
+import attrs
+import pandas as pd
+import pytest
+from test_batch_run import PHOTO, pictures, service, states, until
+
+from qwen_edit_async import (
+    ConfigurationError,
+    EditBatch,
+    EditParameters,
+    EditRequest,
+    InvalidEditError,
+    JournalError,
+)
+from qwen_edit_async._batch import _store
+from qwen_edit_async._batch._journal import JOURNAL_NAME
+from qwen_edit_async._batch._store import Store
+from qwen_edit_async.emulator import Fault
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        (folder / name).write_bytes(PHOTO)
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def table(photos):
+    def write(*rows: str, name: str = "edits.csv") -> Path:
+        path = photos / name
+        path.write_text("\n".join(["image,instruction,n,key", *rows, ""]), encoding="utf-8")
+        return path
+
+    return write
+
+
+def everything_in(folder: Path) -> dict[str, int]:
+    return {str(path): path.lstat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+
+
+def problems(plan) -> list[tuple[str, str]]:
+    return [(problem.where, problem.reason) for problem in plan.problems]
+
+
+async def test_a_plan_needs_nothing_and_changes_nothing(photos, out, tmp_path, monkeypatch):
+    monkeypatch.delenv("QWEN_EDIT_API_KEY", raising=False)
+    before = everything_in(tmp_path)
+    plan = await EditBatch(photos, out, instruction="snow", parameters=EditParameters(n=2)).plan(price="0.03")
+    assert (plan.rows, plan.submit, plan.pictures, plan.cost) == (3, 3, 6, Decimal("0.18"))
+    assert everything_in(tmp_path) == before
+
+
+async def test_every_bad_row_is_told_with_its_number_and_the_others_are_planned(table, out, photos):
+    (photos / "text.png").write_bytes(b"no picture")
+    (photos / "empty.png").write_bytes(b"")
+    os.mkfifo(photos / "pipe.png")
+    path = table(
+        "a.png,snow,9,", "missing.png,snow,,", "text.png,snow,,", "empty.png,snow,,", "a.png,snow,,same",
+        "b.png,snow,,SAME", "pipe.png,snow,,", "c.png,,,", "c.png,snow,2,",
+    )  # fmt: skip
+    plan = await EditBatch(path, out).plan()
+    assert (plan.rows, plan.submit, plan.pictures, plan.problem_count) == (9, 2, 3, 7)
+    begins = "it begins with b'no pictu'"
+    assert problems(plan) == [
+        ("row 2", "n is 9: give an integer from 1 to 6"),
+        ("row 3", f"image 1 ({photos / 'missing.png'}) does not exist"),
+        ("row 4", f"image 1 ({photos / 'text.png'}) is no JPEG, PNG, BMP, TIFF, WEBP or GIF image: {begins}"),
+        ("row 5", f"image 1 ({photos / 'empty.png'}) is empty"),
+        ("row 7", "the key 'SAME' is that of another row"),
+        ("row 8", f"image 1 ({photos / 'pipe.png'}) is no file"),
+        ("row 9", "the instruction is missing or empty: say what to do with the picture"),
+    ]  # fmt: skip
+
+
+async def test_a_file_that_can_not_be_read_or_is_too_large_is_a_problem(photos, out, monkeypatch):
+    requests = [EditRequest(photos / "a.png", "snow")]
+    monkeypatch.setattr("qwen_edit_async._batch._survey.open", _refuse, raising=False)
+    plan = await EditBatch(requests, out).plan()
+    assert problems(plan)[0][1].endswith("can't be read: Permission denied")
+    monkeypatch.undo()
+    with (photos / "a.png").open("r+b") as file:
+        file.truncate(11 * 1024 * 1024)
+    plan = await EditBatch(requests, out).plan()
+    assert "is over 10,485,760 bytes" in problems(plan)[0][1]
+    assert (await EditBatch(requests, out).plan(fit=True)).ok
+
+
+def _refuse(*_, **__):
+    raise PermissionError(13, "Permission denied")
+
+
+async def test_images_that_are_no_local_files_are_not_looked_at(out):
+    requests = [EditRequest(["https://example.com/a.png", "data:image/png;base64,AAAA", PHOTO], "snow")]
+    assert (await EditBatch(requests, out).plan()).submit == 1
+
+
+async def test_bad_rows_are_told_before_anything_is_sent_and_stop_no_other(table, out):
+    path = table("a.png,snow,9,", "b.png,snow,,")
+    async with service() as (emulator, session):
+        seen = []
+        batch = EditBatch(path, out)
+        report = await batch.run(
+            session, on_plan=lambda plan: seen.append((problems(plan), emulator.statistics().submits))
+        )
+    assert seen == [([("row 2", "n is 9: give an integer from 1 to 6")], 0)]
+    assert (report.saved, report.refused) == (1, 1)
+    assert report.failures[0].keys == ("row 2",)
+    assert pictures(out) == {"b-0.png"}
+
+
+async def test_bad_rows_are_logged_if_nobody_asks_for_them(table, out, caplog):
+    async with service() as (_, session):
+        await EditBatch(table("a.png,snow,9,", "b.png,snow,,"), out).run(session)
+    assert "1 of 2 rows can't be edited:" in caplog.messages
+    assert "  row 2: n is 9: give an integer from 1 to 6" in caplog.messages
+
+
+@pytest.mark.parametrize("row", ["a.png,snow,9,", "missing.png,snow,,", f"a.png,{'x' * 801},,"])
+async def test_a_strict_batch_with_a_bad_row_sends_nothing_and_makes_no_file(table, out, row):
+    async with service() as (emulator, session):
+        with pytest.raises(InvalidEditError, match=r"nothing was sent.*\n  row 2: "):
+            await EditBatch(table(row, "b.png,snow,,"), out, strict=True).run(session)
+        assert emulator.statistics().submits == 0
+    assert not out.exists()
+
+
+async def test_a_strict_batch_of_requests_is_checked_as_a_whole(photos, out):
+    given = [EditRequest(photos / "a.png", "snow", key="a"), {"images": photos / "b.png"}]
+    async with service() as (emulator, session):
+        with pytest.raises(InvalidEditError, match=r"request 2: the instruction is missing"):
+            await EditBatch(given, out, strict=True).run(session)
+        assert emulator.statistics().submits == 0
+        report = await EditBatch(given[:1], out, strict=True).run(session)
+    assert report.ok
+
+
+async def test_text_that_would_be_cut_off_is_noted(table, out):
+    plan = await EditBatch(table(f"a.png,{'x' * 801},,", f"b.png,{'x' * 802},,"), out).plan()
+    assert (plan.submit, plan.notes) == (
+        2,
+        ("texts are longer than the service reads: it ignores what is over its limit",),
+    )
+
+
+async def test_what_raises_in_the_callback_ends_the_run_before_anything_is_sent(photos, out):
+    def refuse(_):
+        raise KeyError("no")
+
+    async with service() as (emulator, session):
+        with pytest.raises(KeyError):
+            await EditBatch(photos, out, instruction="snow").run(session, on_plan=refuse)
+        assert emulator.statistics().submits == 0
+    assert not out.exists()
+
+
+async def test_a_plan_says_what_the_journal_holds(table, out):
+    rows = [f"a.png,snow,,k{number}" for number in range(6)]
+    path = table(*rows)
+    faults = (
+        Fault.drop_reply().on("submit").nth(1),
+        Fault.failed_task().for_task(2),
+        Fault.stuck_task().for_task(3),
+        Fault.status(404).on("download").nth(2),
+        Fault.status(404).on("download").nth(3),
+    )
+    async with service(*faults, max_in_flight=1) as (_, session):
+        await EditBatch(path, out, deadline=0.3, max_tasks=5).run(session)
+    found = states(out)
+    before = everything_in(out)
+    plan = await EditBatch(path, out).plan(price=1)
+    consenting = await EditBatch(path, out, resubmit_uncertain=True).plan()
+    assert everything_in(out) == before
+    assert sorted(found.values()) == sorted(["uncertain", "failed", "submitted", "saved", "completed", "planned"])
+    assert (plan.uncertain, plan.failed, plan.attach, plan.saved, plan.download, plan.submit) == (1, 1, 1, 1, 1, 1)
+    assert (plan.tasks, plan.cost) == (5, 1)
+    assert (consenting.uncertain, consenting.submit) == (0, 2)
+
+
+async def test_a_damaged_picture_is_to_be_downloaded_again(photos, out):
+    async with service() as (_, session):
+        await EditBatch(photos, out, instruction="snow").run(session)
+    (out / "b-0.png").unlink()
+    plan = await EditBatch(photos, out, instruction="snow").plan()
+    assert (plan.saved, plan.download, plan.submit) == (2, 1, 0)
+
+
+async def test_another_request_of_a_key_in_the_journal_is_a_problem_unless_it_failed_unpaid(photos, out):
+    async with service() as (_, session):
+        await EditBatch(photos, out, instruction="snow").run(session)
+        await EditBatch([EditRequest(photos / "gone.png", "snow", key="gone")], out).run(session)
+    plan = await EditBatch(photos, out, instruction="rain").plan()
+    assert [reason.partition(":")[0] for _, reason in problems(plan)] == [
+        "the key is in the journal with another request"
+    ] * 3
+    (photos / "gone.png").write_bytes(PHOTO)
+    plan = await EditBatch([EditRequest(photos / "gone.png", "rain", key="gone")], out).plan()
+    assert (plan.submit, plan.problem_count) == (1, 0)
+
+
+async def test_a_file_that_was_touched_or_is_gone_afterwards_is_the_same_edit(photos, out):
+    async with service() as (_, session):
+        await EditBatch(photos, out, instruction="snow").run(session)
+    os.utime(photos / "a.png", (1, 1))
+    requests = [EditRequest(photos / name, "snow", key=name[0]) for name in ("a.png", "b.png", "c.png")]
+    (photos / "b.png").unlink()
+    plan = await EditBatch(requests, out).plan()
+    assert (plan.saved, plan.problem_count) == (3, 0)
+
+
+async def test_the_same_request_twice_is_planned_once_and_another_of_its_key_is_a_problem(photos, out):
+    request = EditRequest(photos / "a.png", "snow", key="k")
+    others = [attrs.evolve(request, instruction="rain"), attrs.evolve(request, key="K")]
+    plan = await EditBatch([request, request, *others], out).plan()
+    assert (plan.rows, plan.submit, plan.problem_count) == (4, 1, 2)
+    assert problems(plan)[1] == ("K", "the key, or the files that it names, are those of another request")
+
+
+async def test_files_that_would_be_replaced_are_counted(photos, out):
+    out.mkdir()
+    (out / "b-1.png").write_bytes(b"precious")
+    plan = await EditBatch(photos, out, instruction="snow", parameters=EditParameters(n=2)).plan()
+    assert (plan.existing, plan.existing_example) == (1, "b-1.png")
+
+
+async def test_a_plan_sees_a_run_that_is_going_on(photos, out):
+    async with service(duration=60) as (emulator, session):
+        run = asyncio.create_task(EditBatch(photos, out, instruction="snow").run(session))
+        await until(lambda: emulator.statistics().tasks_created == 3 and set(states(out).values()) == {"submitted"})
+        plan = await EditBatch(photos, out, instruction="snow").plan()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+    assert (plan.attach, plan.submit) == (3, 0)
+
+
+async def _each(requests):
+    for request in requests:
+        yield request
+
+
+@pytest.mark.parametrize("make", [iter, _each])
+async def test_an_input_that_can_be_read_once_only_has_no_plan(photos, out, make):
+    requests = [EditRequest(photos / "a.png", "snow")]
+    with pytest.raises(ConfigurationError, match="a plan needs an input that can be read twice"):
+        await EditBatch(make(requests), out).plan()
+    with pytest.raises(ConfigurationError, match="strict needs an input that can be read twice"):
+        EditBatch(make(requests), out, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "words"),
+    [
+        (5, {}, "the input is 'int'"),
+        ([], {"instruction": "snow"}, "requests say it all"),
+        ([], {"parameters": EditParameters(n=2)}, "requests say it all"),
+        ([], {"recursive": True}, "requests say it all"),
+    ],
+)
+async def test_an_input_that_makes_no_sense_is_refused(out, given, options, words):
+    with pytest.raises(ConfigurationError, match=words):
+        EditBatch(given, out, **options)
+
+
+async def test_a_price_that_makes_no_sense_is_refused(photos, out):
+    with pytest.raises(ConfigurationError, match="price is 'cheap'"):
+        await EditBatch(photos, out, instruction="snow").plan(price="cheap")
+
+
+async def test_the_results_may_not_go_among_the_pictures(photos):
+    with pytest.raises(ConfigurationError, match="use another output folder"):
+        await EditBatch(photos, photos / "." / ".." / "photos", instruction="snow").plan()
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "frame"])
+async def test_tables_of_every_kind_are_edited(photos, out, kind, monkeypatch):
+    monkeypatch.chdir(photos)
+    frame = pd.DataFrame({"image": ["a.png", "b.png"], "instruction": ["snow", None], "n": [2, None], "shop": [1, 2]})
+    path = photos / f"edits.{kind}"
+    if kind == "csv":
+        frame.to_csv(path, index=False)
+    elif kind == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    elif kind == "parquet":
+        frame.to_parquet(path)
+    async with service() as (_, session):
+        for _ in range(2):
+            batch = EditBatch(frame if kind == "frame" else path, out, instruction="rain")
+            report = await batch.run(session)
+            assert report.ok
+    assert (batch.progress.saved, batch.progress.found) == (2, 2)
+    assert pictures(out) == {"a-0.png", "a-1.png", "b-0.png"}
+
+
+async def test_a_table_that_can_not_be_read_to_its_end_sends_nothing(photos, out):
+    path = photos / "edits.csv"
+    path.write_bytes(b"image\na.png\n" * 10_000 + b"\xff\n")
+    async with service() as (emulator, session):
+        with pytest.raises(ConfigurationError, match="not UTF-8"):
+            await EditBatch(path, out, instruction="snow").run(session)
+        assert emulator.statistics().submits == 0
+
+
+@pytest.mark.may_block(reason="the callback writes the table anew")
+async def test_a_row_that_goes_bad_after_it_was_read_is_refused_alone(table, out):
+    path = table("a.png,snow,,", "b.png,snow,,")
+    async with service() as (_, session):
+        report = await EditBatch(path, out).run(session, on_plan=lambda _: table("a.png,snow,7,", "b.png,snow,,"))
+    assert (report.saved, report.refused) == (1, 1)
+
+
+async def test_a_survey_that_nobody_waits_for_ends(photos, out, monkeypatch):
+    looked_at = []
+    batch = EditBatch([EditRequest(photos / "a.png", f"snow {number}") for number in range(1000)], out)
+
+    def look(image, position, *, fit):
+        looked_at.append(image)
+        loop.call_soon_threadsafe(planning.cancel)
+        proceed.wait()
+
+    proceed = threading.Event()
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr("qwen_edit_async._batch._survey._check_image", look)
+    planning = asyncio.create_task(batch.plan())
+    with pytest.raises(asyncio.CancelledError):
+        await planning
+    proceed.set()
+    await loop.shutdown_default_executor()
+    assert len(looked_at) == 1
+
+
+@pytest.mark.may_block(reason="the test makes a journal")
+async def test_a_journal_of_another_version_can_not_be_looked_at(photos, out, monkeypatch):
+    out.mkdir()
+    Store(out / JOURNAL_NAME).close()
+    batch = EditBatch(photos, out, instruction="snow")
+    monkeypatch.setattr(_store, "_MIGRATIONS", (*_store._MIGRATIONS, ""))
+    with pytest.raises(JournalError, match="earlier version"):
+        await batch.plan()
+    monkeypatch.setattr(_store, "_MIGRATIONS", ())
+    with pytest.raises(JournalError, match="later version"):
+        await batch.plan()
+
+
+async def test_a_file_that_is_no_journal_can_not_be_looked_at(photos, out):
+    out.mkdir()
+    (out / JOURNAL_NAME).write_bytes(b"no database" * 100)
+    with pytest.raises(JournalError, match="no SQLite database"):
+        await EditBatch(photos, out, instruction="snow").plan()
