@@ -59,7 +59,7 @@ def test_a_folder_is_edited_and_the_last_line_says_where(photos, batch, out, cap
     assert found(out) == ["a-0.png", "b-0.png", "c-0.png"]
     captured = capsys.readouterr()
     assert captured.out == f"3 pictures are in {out}\n"
-    assert re.search(r"^3 of 3 edits done · [\d.]+ s · cost 0\.1071$", captured.err, re.MULTILINE)
+    assert re.search(r"^3 of 3 edits done · [\d.]+ s · cost 0\.1071 · [\d.]+/s$", captured.err, re.MULTILINE)
     assert len(service.tasks) == 3
 
 
@@ -422,3 +422,45 @@ def test_a_submission_without_a_reply_is_told_when_interrupted(photos, tmp_path,
         _, errors = process.communicate()
     assert process.returncode == 130
     assert "warning: 1 of the submissions got no reply" in errors
+
+
+def test_a_dry_run_says_it_all_without_a_key_and_writes_nothing(table, batch, out, capsys, monkeypatch):
+    monkeypatch.delenv("QWEN_EDIT_API_KEY", raising=False)
+    rows = [{"image": "a.png", "n": 2}, {"image": "b.jpg"}, {"image": "missing.png"}, {"image": "c.webp", "shop": 5}]
+    assert batch(table(*rows), "--dry-run", "--price", "0.03") == 1
+    captured = capsys.readouterr()
+    assert "4 rows read" in captured.out
+    assert "  3 to submit: 4 pictures, about 0.12 at 0.03 a picture\n" in captured.out
+    assert "1 of 4 rows can't be edited:\n  row 3: image 1 (" in captured.out
+    assert "note: the edits make no use of: shop" in captured.out
+    assert captured.err == ""
+    assert not out.exists()
+
+
+def test_a_dry_run_of_good_rows_is_exit_code_0_and_speaks_as_the_shell_does(photos, batch, capsys, service):
+    service.inject(Fault.drop_reply().on("submit").nth(1))
+    assert batch(photos / "a.png") == 1
+    capsys.readouterr()
+    assert batch(photos / "a.png", "--dry-run") == 0
+    assert "1 uncertain: a task may exist; repeated only with consent (--resubmit-uncertain)" in capsys.readouterr().out
+
+
+def test_a_dry_run_names_what_is_wrong_with_the_journal(photos, batch, out, capsys):
+    out.mkdir()
+    (out / "qwen-edit-journal.sqlite3").write_bytes(b"no database" * 100)
+    assert batch(photos, "--dry-run") == 1
+    assert "error: the journal" in capsys.readouterr().err
+
+
+def test_a_strict_batch_with_a_bad_row_sends_nothing(table, batch, out, capsys, service):
+    assert batch(table({"image": "a.png", "n": 7}, {"image": "b.jpg"}), "--strict") == 2
+    assert "error: nothing was sent, since the batch is strict: 1 of 2 rows" in (text := capsys.readouterr().err)
+    assert "edits done" not in text
+    assert not service.tasks
+    assert not found(out)
+
+
+def test_bad_rows_are_told_before_anything_is_sent(table, batch, capsys, service):
+    service.inject(Fault.status(401).on("submit"))
+    assert batch(table({"image": "a.png", "n": 7}, {"image": "b.jpg"})) == 3
+    assert "warning: 1 of 2 rows can't be edited:\n  row 1: n is 7" in capsys.readouterr().err

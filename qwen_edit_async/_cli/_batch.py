@@ -201,7 +201,9 @@ class _Batch:
         not_done = f", {rest} not done" if rest > 0 else ""
         cost = f" · cost {seen.cost.normalize():f}" if seen.cost else ""
         seconds = time.monotonic() - self._started_at
-        screen.line(f"{seen.saved} of {seen.total} edits done{not_done} · {seconds:.1f} s{cost}")
+        new = seen.saved - seen.found
+        rate = f" · {new / seconds:.1f}/s" if new else ""
+        screen.line(f"{seen.saved} of {seen.total} edits done{not_done} · {seconds:.1f} s{cost}{rate}")
         if self._more_to_do:
             screen.line("the same command goes on from here: nothing that has a task is submitted twice")
         if self._gallery:
