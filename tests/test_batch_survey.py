@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import sqlite3
 import threading
 from decimal import Decimal
 from pathlib import Path
@@ -327,6 +329,23 @@ async def test_a_row_that_goes_bad_after_it_was_read_is_refused_alone(table, out
     assert (report.saved, report.refused) == (1, 1)
 
 
+async def test_a_table_is_closed_when_a_run_ends_before_it(table, out, monkeypatch):
+    went_wrong = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: went_wrong.append(context))
+
+    def fail(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Store, "move", fail)
+    async with service() as (_, session):
+        with pytest.raises(JournalError) as caught:
+            await EditBatch(table(*["a.png,snow,,"] * 2000), out).run(session)
+    await loop.shutdown_asyncgens()  # as the end of the loop does, while the error is still looked at
+    assert went_wrong == []
+    assert caught.value.__traceback__ is not None
+
+
 async def test_a_survey_that_nobody_waits_for_ends(photos, out, monkeypatch):
     looked_at = []
     batch = EditBatch([EditRequest(photos / "a.png", f"snow {number}") for number in range(1000)], out)
@@ -345,6 +364,18 @@ async def test_a_survey_that_nobody_waits_for_ends(photos, out, monkeypatch):
     proceed.set()
     await loop.shutdown_default_executor()
     assert len(looked_at) == 1
+
+
+@pytest.mark.parametrize("content", [b"", None])
+async def test_a_journal_that_was_only_begun_holds_nothing(photos, out, content):
+    out.mkdir()
+    if content is None:
+        with contextlib.closing(sqlite3.connect(out / JOURNAL_NAME)) as journal:
+            journal.execute("PRAGMA journal_mode = WAL")
+    else:
+        (out / JOURNAL_NAME).write_bytes(content)
+    plan = await EditBatch(photos, out, instruction="snow").plan()
+    assert (plan.submit, plan.tasks) == (3, 0)
 
 
 @pytest.mark.may_block(reason="the test makes a journal")

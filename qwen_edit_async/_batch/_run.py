@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -21,7 +21,7 @@ from qwen_edit_async._log import log
 from qwen_edit_async._models import EditParameters
 from qwen_edit_async._requests import RequestInput
 from qwen_edit_async._session import EditSession
-from qwen_edit_async._sources import EditDefaults, SourceItem
+from qwen_edit_async._sources import EditDefaults
 
 from ._content import sweep
 from ._forecast import BatchPlan
@@ -277,7 +277,7 @@ class EditBatch:
                 return self._report
 
             try:
-                await intake.work(self._items(files))
+                await self._work(intake, files)
             except (Exception, asyncio.CancelledError) as error:
                 with contextlib.suppress(JournalError):  # which is what ends the run, then
                     await conclude(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
@@ -326,9 +326,13 @@ class EditBatch:
             problems = "\n".join(plan.problem_lines(_TOLD_PROBLEMS))
             raise InvalidEditError(f"nothing was sent, since the batch is strict: {problems}")
 
-    def _items(self, files: Gatherer) -> Iterable[RequestInput] | AsyncIterable[RequestInput | SourceItem]:
+    async def _work(self, intake: Intake, files: Gatherer) -> None:
         given = self._input
-        return given.feed(files) if given.described else cast("Iterable[RequestInput]", given.source)
+        if not given.described:
+            await intake.work(cast("Iterable[RequestInput]", given.source))
+            return
+        async with contextlib.aclosing(given.feed(files)) as items:
+            await intake.work(items)
 
 
 _NEEDS_REPEATABLE: Final = "needs an input that can be read twice: give a list, a table, a folder or a data frame"

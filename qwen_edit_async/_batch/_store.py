@@ -286,7 +286,10 @@ class Store:
             raise JournalError(f"{self._path} was written by a later version of qwen-edit-async: update it")
         if (owner or version) and owner != _APPLICATION_ID:
             raise JournalError(f"{self._path} is a database of something else")
-        if read_only and version < len(_MIGRATIONS):
+        if read_only and not version:  # made, but its maker came no further: it holds nothing
+            self._connection.close()
+            self._connection = sqlite3.connect(":memory:", isolation_level=None)
+        elif read_only and version < len(_MIGRATIONS):
             raise JournalError(f"{self._path} was written by an earlier version of qwen-edit-async: a run updates it")
         for number, script in enumerate(_MIGRATIONS[version:], version + 1):
             self._connection.executescript(
