@@ -20,7 +20,8 @@ from qwen_edit_async._batch._journal import JOURNAL_NAME, LOCK_NAME, Journal
 from qwen_edit_async._batch._lock import RunLock
 from qwen_edit_async._batch._plan import State
 from qwen_edit_async._batch._report import Percentiles
-from qwen_edit_async._batch._store import Draft, Store, explain
+from qwen_edit_async._batch._sqlite import explain
+from qwen_edit_async._batch._store import Draft, Store
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the test looks into the file from outside")]
 

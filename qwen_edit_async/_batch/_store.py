@@ -18,6 +18,7 @@ from qwen_edit_async._log import log
 
 from ._plan import ORIGINS, State
 from ._report import FailureGroup, JournalSummary, Percentiles
+from ._sqlite import explain, read_only_address
 
 _APPLICATION_ID: Final = 0x51574544
 _BUSY_SECONDS: Final = 10.0
@@ -127,7 +128,7 @@ class Store:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
-        name = _read_only_uri(path) if read_only else path
+        name = read_only_address(path) if read_only else path
         self._connection = sqlite3.connect(name, timeout=_BUSY_SECONDS, isolation_level=None, uri=read_only)
         try:
             if not read_only:
@@ -342,30 +343,6 @@ class Store:
 
 
 _INTERRUPTED: Final = "the run ended while the edit was submitted: a task may exist, and be charged"
-
-_EXPLANATIONS: Final = (
-    ("SQLITE_FULL", "the disk is full"),
-    ("SQLITE_READONLY", "it can't be written: is the folder, or its file system, read-only?"),
-    ("SQLITE_CANTOPEN", "it can't be opened or made: may the folder be written?"),
-    ("SQLITE_NOTADB", "it is no SQLite database"),
-    ("SQLITE_CORRUPT", "it is damaged"),
-    ("SQLITE_BUSY", "another program has locked it"),
-    ("SQLITE_LOCKED", "another program has locked it"),
-    ("SQLITE_IOERR", "the disk failed"),
-)
-
-
-def explain(error: sqlite3.Error, path: Path) -> JournalError:
-    """An error of SQLite in plain words."""
-    name = getattr(error, "sqlite_errorname", "") or ""
-    words = next((words for prefix, words in _EXPLANATIONS if name.startswith(prefix)), str(error))
-    return JournalError(f"the journal {path}: {words}")
-
-
-def _read_only_uri(path: Path) -> str:
-    """Without a write-ahead log nobody has it open: then SQLite is told so, and makes no files to share it."""
-    alone = not path.with_name(f"{path.name}-wal").exists()
-    return f"{path.absolute().as_uri()}?{'immutable=1' if alone else 'mode=ro'}"
 
 
 @functools.cache

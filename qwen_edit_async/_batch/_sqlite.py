@@ -1,0 +1,34 @@
+"""What SQLite has to be told, and what it tells, in plain words. Pure but for a look whether a file is there."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from qwen_edit_async._errors import JournalError
+
+_EXPLANATIONS: Final = (
+    ("SQLITE_FULL", "the disk is full"),
+    ("SQLITE_READONLY", "it can't be written: is the folder, or its file system, read-only?"),
+    ("SQLITE_CANTOPEN", "it can't be opened or made: may the folder be written?"),
+    ("SQLITE_NOTADB", "it is no SQLite database"),
+    ("SQLITE_CORRUPT", "it is damaged"),
+    ("SQLITE_BUSY", "another program has locked it"),
+    ("SQLITE_LOCKED", "another program has locked it"),
+    ("SQLITE_IOERR", "the disk failed"),
+)
+
+
+def explain(error: sqlite3.Error, path: Path) -> JournalError:
+    """An error of SQLite in plain words."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    words = next((words for prefix, words in _EXPLANATIONS if name.startswith(prefix)), str(error))
+    return JournalError(f"the journal {path}: {words}")
+
+
+def read_only_address(path: Path) -> str:
+    """What opens a journal for reading only, on a read-only file system too, and makes no file beside it."""
+    # Without a write-ahead log nobody has it open: then SQLite is told so, and needs none of its own to share it.
+    alone = not path.with_name(f"{path.name}-wal").exists()
+    return f"{path.absolute().as_uri()}?{'immutable=1' if alone else 'mode=ro'}"
