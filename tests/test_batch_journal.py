@@ -16,11 +16,11 @@ import pytest
 
 from qwen_edit_async import JournalError
 from qwen_edit_async._batch import _lock
-from qwen_edit_async._batch._damage import explain
 from qwen_edit_async._batch._journal import JOURNAL_NAME, LOCK_NAME, Journal
 from qwen_edit_async._batch._lock import RunLock
 from qwen_edit_async._batch._plan import State
 from qwen_edit_async._batch._report import Percentiles
+from qwen_edit_async._batch._sqlite import explain
 from qwen_edit_async._batch._store import Draft, Store
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the test looks into the file from outside")]
@@ -320,7 +320,6 @@ async def test_a_second_run_is_refused_while_the_first_lasts(tmp_path):
 
 HOLDER = """
 import sys, pathlib
-from qwen_edit_async._batch._damage import explain
 from qwen_edit_async._batch._lock import RunLock
 lock = RunLock(pathlib.Path(sys.argv[1]))
 lock.acquire()

@@ -145,6 +145,7 @@ async def test_an_input_that_is_gone_or_was_in_memory_leaves_a_card_without_befo
         (tmp_path / "photo.png").unlink()
         await EditBatch([], out).run(session)
     assert [card.count(THUMBNAIL) for card in cards(out)] == [1, 1]
+    assert "photo.png" not in page_of(out)
 
 
 async def test_a_run_that_is_cancelled_leaves_its_page_too(requests, out):

@@ -199,6 +199,15 @@ async def test_a_task_that_the_service_no_longer_knows_is_submitted_again_with_c
     assert (report.ok, report.saved, report.repeats, report.failures) == (True, 3, 2, ())
 
 
+async def test_with_consent_one_run_finds_a_task_gone_and_submits_its_edit_again(requests, out):
+    async with service(duration=60.0) as (_, session):
+        await EditBatch(requests(2), out, deadline=0.3).run(session)
+    async with service() as (emulator, session):
+        report = await EditBatch(requests(2), out, resubmit_uncertain=True).run(session)
+        assert emulator.statistics().tasks_created == 2
+    assert (report.ok, report.repeats) == (True, 2)
+
+
 async def test_a_task_that_the_service_knows_after_all_is_not_submitted_again_even_with_consent(requests, out):
     async with service(duration=0.3) as (emulator, session):
         assert (await EditBatch(requests(1), out, deadline=0.1).run(session)).in_flight == 1

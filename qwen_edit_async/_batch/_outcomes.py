@@ -17,7 +17,7 @@ import attrs
 
 from qwen_edit_async._models import EditParameters
 
-from ._damage import explain
+from ._sqlite import explain, read_only_address
 
 BatchStatus = Literal["planned", "submitting", "submitted", "completed", "saved", "failed", "uncertain"]
 
@@ -115,8 +115,9 @@ def read_chosen(journal: Path, limit: int) -> Generator[BatchOutcome, None, None
 @contextlib.contextmanager
 def _reading(journal: Path) -> Iterator[sqlite3.Connection]:
     try:
-        address = f"{journal.absolute().as_uri()}?mode=ro"
-        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS)) as connection:
+        with contextlib.closing(
+            sqlite3.connect(read_only_address(journal), uri=True, timeout=_BUSY_SECONDS)
+        ) as connection:
             yield connection
     except sqlite3.Error as error:
         raise explain(error, journal) from error

@@ -105,8 +105,8 @@ class EditBatch:
             edits with the highest price seen, and needs a service that names costs.
         max_tasks: The most tasks that the whole batch may create.
         stop_after_failures: After how many failures a run submits nothing more.
-        resubmit_uncertain: Whether to submit again what may have been submitted when the last run ended, so that a task
-            may exist already and both may be charged.
+        resubmit_uncertain: Whether to submit again what may have been submitted when the last run ended, and what the
+            service no longer knows: a task may exist, or have existed, so that both may be charged.
         deadline: Seconds for each edit, from having a slot to its end; the session's by default.
         gallery_limit: How many edits ``report.html`` shows at most, about 25 KB each; those that went wrong come first.
             With 0 there is no such page. Small pictures are made for a minute at most, and for 3 s if the run was

@@ -18,9 +18,9 @@ from qwen_edit_async._errors import JournalError
 from qwen_edit_async._log import log
 from qwen_edit_async._results import safe_stem
 
-from ._damage import COUNT_DAMAGED, DAMAGED, explain
 from ._plan import ORIGINS, State
 from ._report import FailureGroup, JournalSummary, Percentiles
+from ._sqlite import COUNT_DAMAGED, DAMAGED, explain, read_only_address
 
 _APPLICATION_ID: Final = 0x51574544
 _BUSY_SECONDS: Final = 10.0
@@ -130,7 +130,7 @@ class Store:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
-        name = _read_only_uri(path) if read_only else path
+        name = read_only_address(path) if read_only else path
         self._connection = sqlite3.connect(name, timeout=_BUSY_SECONDS, isolation_level=None, uri=read_only)
         try:
             if not read_only:
@@ -353,12 +353,6 @@ class Store:
 
 
 _INTERRUPTED: Final = "the run ended while the edit was submitted: a task may exist, and be charged"
-
-
-def _read_only_uri(path: Path) -> str:
-    """Without a write-ahead log nobody has it open: then SQLite is told so, and makes no files to share it."""
-    alone = not path.with_name(f"{path.name}-wal").exists()
-    return f"{path.absolute().as_uri()}?{'immutable=1' if alone else 'mode=ro'}"
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""What can be wrong with the journal's file, and how it is said."""
+"""What SQLite has to be told, and what it tells, in plain words. Pure but for a look whether a file is there."""
 
 from __future__ import annotations
 
@@ -38,3 +38,10 @@ def explain(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> JournalErr
     name = "SQLITE_CORRUPT" if isinstance(error, UnicodeDecodeError) else getattr(error, "sqlite_errorname", "") or ""
     words = next((words for prefix, words in _EXPLANATIONS if name.startswith(prefix)), str(error))
     return JournalError(f"the journal {path}: {words}")
+
+
+def read_only_address(path: Path) -> str:
+    """What opens a journal for reading only, on a read-only file system too, and makes no file beside it."""
+    # Without a write-ahead log nobody has it open: then SQLite is told so, and needs none of its own to share it.
+    alone = not path.with_name(f"{path.name}-wal").exists()
+    return f"{path.absolute().as_uri()}?{'immutable=1' if alone else 'mode=ro'}"
