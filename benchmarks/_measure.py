@@ -58,8 +58,8 @@ class Beats:
 
     Attributes:
         lags: Seconds that each beat of a heartbeat came late.
-        busy: Seconds of CPU that the loop's thread took from each beat to the next. Where other processes compete for
-            the cores, that is as late as the beat would have been at most without them.
+        busy: Seconds of CPU that the loop's thread took from each beat to the next: without the time in which other
+            processes had the core, but with the work that piled up meanwhile.
     """
 
     lags: list[float] = attrs.field(factory=list)
