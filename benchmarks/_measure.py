@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ import psutil
 Key = TypeVar("Key")
 
 _SAMPLING_INTERVAL = 0.005
+_HEARTBEAT = 0.005
 _LARGE = 1000
 
 
@@ -48,6 +50,42 @@ def metered(cost: Cost | None = None) -> Iterator[Cost]:
     cpu, wall = time.process_time(), time.perf_counter()
     yield cost
     cost.cpu, cost.wall = time.process_time() - cpu, time.perf_counter() - wall
+
+
+@attrs.define
+class Beats:
+    """How an event loop kept its time.
+
+    Attributes:
+        lags: Seconds that each beat of a heartbeat came late.
+        busy: Seconds of CPU that the loop's thread took from each beat to the next: without the time in which other
+            processes had the core, but with the work that piled up meanwhile.
+    """
+
+    lags: list[float] = attrs.field(factory=list)
+    busy: list[float] = attrs.field(factory=list)
+
+
+@asynccontextmanager
+async def heartbeat() -> AsyncIterator[Beats]:
+    """Meanwhile, in the running event loop, a task sleeps 5 ms at a time."""
+    beats = Beats()
+    beating = asyncio.create_task(_beat(beats))
+    try:
+        yield beats
+    finally:
+        beating.cancel()
+        with suppress(asyncio.CancelledError):
+            await beating
+
+
+async def _beat(beats: Beats) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        now, cpu = loop.time(), time.thread_time()
+        await asyncio.sleep(_HEARTBEAT)
+        beats.lags.append(loop.time() - now - _HEARTBEAT)
+        beats.busy.append(time.thread_time() - cpu)
 
 
 def run_in_fresh_process(work: Callable[..., AnyCost], *arguments: Any) -> AnyCost:

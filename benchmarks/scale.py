@@ -1,9 +1,7 @@
 """Up to 100,000 tasks in flight in one session: CPU per check, memory per task, lag of the event loop.
 
 The tasks never end. They are attached to at the rate at which they are checked, and awaited together, so that in the
-end checks come evenly at that rate, however many tasks there are; then the measuring begins. A heartbeat, which sleeps
-5 ms at a time, sees how late the event loop is, and how much CPU it took since the last beat: where other processes
-compete for the cores, that is as late as it would have been at most without them.
+end checks come evenly at that rate, however many tasks there are; then the measuring begins.
 """
 
 from __future__ import annotations
@@ -18,13 +16,13 @@ from pathlib import Path
 import attrs
 import psutil
 from _endless import serve_endless
-from _measure import Cost, interleaved, metered, run_in_fresh_process
+from _measure import Cost, heartbeat, interleaved, metered, run_in_fresh_process
 from _report import Row, report
 
 from qwen_edit_async import EditResult, EditSession, EditTask, FixedInterval, Learned, PolledTask, PollPolicy
 
 GROWTH_TARGET, CPU_TARGET, LAG_TARGET = 6.0, 1.2, 20.0
-_HEARTBEAT = 0.005
+_PAUSE = 0.005
 _FIRST = 1000
 
 
@@ -100,12 +98,15 @@ async def _hold(url: str, plan: Plan, scale: Scale) -> None:
     interval = plan.tasks / plan.rate
     polling: PollPolicy = Attentive(interval) if plan.learned else FixedInterval(interval)
     async with EditSession("key", base_url=url, polling=polling, deadline=86400) as session:
-        scale.idle_lags, _ = await _beat(plan.seconds / 2)
+        async with heartbeat() as idle:
+            await asyncio.sleep(plan.seconds / 2)
         waiting = await _attach_all(session, plan, scale)
         before, checks = time.process_time(), session.statistics().checks
-        scale.lags, scale.busy = await _beat(plan.seconds)
+        async with heartbeat() as beats:
+            await asyncio.sleep(plan.seconds)
         scale.checking = time.process_time() - before
         scale.checks = session.statistics().checks - checks
+        scale.idle_lags, scale.lags, scale.busy = idle.lags, beats.lags, beats.busy
         if session.statistics().watched != plan.tasks:
             raise RuntimeError(f"{session.statistics().watched} tasks are in flight, not {plan.tasks}")
         for task in waiting:
@@ -124,7 +125,7 @@ async def _attach_all(session: EditSession, plan: Plan, scale: Scale) -> list[as
             waiting.append(loop.create_task(_result(session.attach(f"task-{number:020}"))))
             if number == _FIRST:
                 first = process.memory_info().rss
-        await asyncio.sleep(_HEARTBEAT)
+        await asyncio.sleep(_PAUSE)
     if plan.tasks > _FIRST:
         scale.bytes_per_task = (process.memory_info().rss - first) / (plan.tasks - _FIRST)
     return waiting
@@ -132,19 +133,6 @@ async def _attach_all(session: EditSession, plan: Plan, scale: Scale) -> list[as
 
 async def _result(task: EditTask) -> EditResult:
     return await task
-
-
-async def _beat(seconds: float) -> tuple[list[float], list[float]]:
-    loop = asyncio.get_running_loop()
-    lags: list[float] = []
-    busy: list[float] = []
-    end = loop.time() + seconds
-    while (now := loop.time()) < end:
-        before = time.thread_time()
-        await asyncio.sleep(_HEARTBEAT)
-        lags.append(loop.time() - now - _HEARTBEAT)
-        busy.append(time.thread_time() - before)
-    return lags, busy
 
 
 def measure(plan: Plan) -> Scale:

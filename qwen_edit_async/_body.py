@@ -79,28 +79,32 @@ class JSONBody(Payload):
         pending = bytearray()
         try:
             for piece in self._pieces():
-                pending += piece if isinstance(piece, bytes) else await self._make(*piece)
-                if pending and len(pending) >= min(_GATHERED_BYTES, remaining):
-                    chunk, pending = pending, bytearray()
-                    remaining -= len(chunk)
-                    if not remaining:
-                        await _notice_close(writer)
-                    self._check_withdrawn()
-                    self.sent_whole = not remaining
-                    await self._hand_over(writer, chunk)
+                large = piece if isinstance(piece, bytes) else await self._make(*piece)
+                if len(large) < _GATHERED_BYTES:
+                    pending += large
+                    large = b""
+                if pending and (large or len(pending) >= min(_GATHERED_BYTES, remaining)):
+                    remaining -= len(pending)
+                    await self._hand_over(writer, pending, last=not remaining)
+                    pending = bytearray()
+                if large:  # as it is: copying it would take as long as making it
+                    remaining -= len(large)
+                    await self._hand_over(writer, large, last=not remaining)
+                    large = b""  # gone, before the next is made
         except QwenEditError as error:
             self.failure = error.for_task(None)  # without the traceback, which leads back here
             raise
 
-    def _check_withdrawn(self) -> None:
+    async def _hand_over(self, writer: AbstractStreamWriter, chunk: bytes | bytearray, *, last: bool) -> None:
+        if last:
+            await _notice_close(writer)
         if self._withdrawn:
             raise APIConnectionError("the submission was given up before it was sent whole")
-
-    async def _hand_over(self, writer: AbstractStreamWriter, chunk: bytearray) -> None:
+        self.sent_whole = last
         limit = asyncio.timeout(self._stall_timeout)
         try:
             async with limit:
-                await writer.write(chunk)
+                await writer.write(memoryview(chunk))  # what the socket does not take at once is not sliced by copying
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -216,7 +216,7 @@ async def test_sent_whole_turns_true_just_before_the_last_chunk(make_body) -> No
     body = make_body(bytes_image(bytes(3 * RAW_CHUNK)))
     seen: list[bool] = []
     await body.write(Writer(lambda: seen.append(body.sent_whole)))
-    assert seen == [False, False, False, True]
+    assert seen == [False, False, False, False, True]
     assert body.sent_whole
 
 
@@ -237,7 +237,7 @@ async def test_a_failure_of_the_connection_is_not_ours(make_body, error) -> None
     assert body.failure is None
 
 
-@pytest.mark.parametrize(("free", "whole"), [(1, False), (2, True)])
+@pytest.mark.parametrize(("free", "whole"), [(2, False), (3, True)])
 async def test_a_connection_that_takes_no_more_is_a_timeout(make_body, free, whole) -> None:
     body = make_body(bytes_image(bytes(2 * RAW_CHUNK)), stall_timeout=0.05)
     with pytest.raises(APITimeoutError, match=r"took no more of the request for 0\.05 s"):
@@ -408,3 +408,23 @@ async def test_a_changed_file_fails_the_request_before_the_service_has_it(make_b
             await session.post(url, data=body)
     assert isinstance(body.failure, InvalidEditError)
     assert (received, body.sent_whole) == ([], False)
+
+
+async def test_large_chunks_are_handed_over_as_they_were_made(make_body) -> None:
+    made: list[bytes] = []
+    handed_over: list[object] = []
+
+    class Watched(BytesImage):
+        def chunk(self, index: int) -> bytes:
+            made.append(super().chunk(index))
+            return made[-1]
+
+    class Watching(Writer):
+        async def write(self, chunk: memoryview) -> None:
+            handed_over.append(chunk.obj)
+            await super().write(chunk)
+
+    data = bytes(2 * RAW_CHUNK)
+    await make_body(Watched(media_type="image/png", size=len(data), data=data)).write(Watching())
+    assert len(made) == 2
+    assert all(any(chunk is kept for kept in handed_over) for chunk in made)

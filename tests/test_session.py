@@ -477,3 +477,10 @@ async def test_the_deadline_holds_while_the_images_are_read():
             await session.edit(image, "snow", deadline=0.05)
         assert session.statistics().in_flight == 0
         image.go_on.set()
+
+
+@virtual
+async def test_an_edit_of_a_picture_that_the_service_fetches_needs_no_thread():
+    async with MemorySession(MemoryService()) as session:
+        await session.edit(IMAGE, "snow")
+        assert session._host.offloader._executor._threads == set()
