@@ -11,6 +11,7 @@ import functools
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import attrs
@@ -30,11 +31,13 @@ _OWN_PROTOCOL: Sequence[Client] = (library, library_on_uvloop, minimal, loops_on
 _SDKS: Sequence[Client] = (dashscope, dashscope_client, fal_client, replicate)
 
 
-_FIGURES: dict[str, Callable[[Cost, Plan], float]] = {
-    "CPU per edit, {} (ms)": lambda cost, plan: 1000 * cost.cpu / plan.edits,
-    "edits per second, {}": lambda cost, plan: plan.edits / cost.wall,
-    "memory per edit in flight, {} (KB)": lambda cost, plan: cost.memory_growth / 1024 / plan.in_flight,
-}
+Figure = tuple[str, Callable[[Cost, Plan], float]]
+_CPU: Figure = ("CPU per edit, {} (ms)", lambda cost, plan: 1000 * cost.cpu / plan.edits)
+_SPEED: Figure = ("edits per second, {}", lambda cost, plan: plan.edits / cost.wall)
+_MEMORY: Figure = (
+    "memory per edit in flight, {} (KB)",
+    lambda cost, plan: cost.memory_growth / 1024 / plan.in_flight,
+)
 
 
 @attrs.frozen
@@ -46,6 +49,7 @@ class Group:
         plan: What each does.
         clients: Which; the CPU of all is told as multiples of the last one's.
         repetitions: How often.
+        figures: What is told of each beside that.
         target: What the first may cost at most, as a multiple of the last.
     """
 
@@ -53,6 +57,7 @@ class Group:
     plan: Plan
     clients: Sequence[Client]
     repetitions: int
+    figures: Sequence[Figure] = (_CPU,)
     target: float | None = None
 
     def rows(self) -> Iterator[Row]:
@@ -66,7 +71,7 @@ class Group:
             ratios = [cost.cpu / base.cpu for cost, base in zip(costs[client], costs[last], strict=True)]
             figure = f"CPU per edit, {self.title}, as a multiple of {name_of(last)}"
             yield Row(figure, name_of(client), ratios, self.target if client is self.clients[0] else None)
-        for figure, value in _FIGURES.items():
+        for figure, value in self.figures:
             for client, repeated in costs.items():
                 values = [value(cost, self.plan) for cost in repeated]
                 yield Row(figure.format(self.title), name_of(client), values)
@@ -126,19 +131,27 @@ def main() -> None:
     edits, in_flight, repetitions = options.edits, options.in_flight, options.repetitions
     plan = Plan(edits, in_flight, options.interval)
     fewer = attrs.evolve(plan, edits=min(edits, 2000), in_flight=min(in_flight, 500))
-    fewest = attrs.evolve(plan, edits=min(edits, 250), in_flight=min(in_flight, 50))
+    fewest = attrs.evolve(plan, edits=min(edits, 400), in_flight=min(in_flight, 50))
     png, jpeg = (attrs.evolve(fewer, image=small_picture(kind)) for kind in ("png", "jpeg"))
     target, target_with_files = (None, None) if options.quick else (_TARGET, _TARGET_WITH_FILES)
     groups = [
-        Group(f"{in_flight:,} in flight", plan, (library, loops_on_aiohttp, minimal), repetitions, target),
-        Group("PNG", png, (library, minimal), repetitions, target_with_files),
-        Group("JPEG", jpeg, (library, minimal), repetitions, target_with_files),
-        Group("event loops", fewer, (library_on_uvloop, library), repetitions),
+        Group(
+            f"{in_flight:,} in flight",
+            plan,
+            (library, loops_on_aiohttp, minimal),
+            repetitions,
+            (_CPU, _SPEED, _MEMORY),
+            target,
+        ),
+        Group("PNG", png, (library, minimal), repetitions, target=target_with_files),
+        Group("JPEG", jpeg, (library, minimal), repetitions, target=target_with_files),
+        *([Group("event loops", fewer, (library_on_uvloop, library), repetitions)] if find_spec("uvloop") else []),
         Group(
             f"{fewest.in_flight} in flight",
             fewest,
             (library, loops_on_aiohttp, loops_on_httpx, *_SDKS, minimal),
             min(repetitions, 3),
+            (_CPU, _MEMORY),
         ),
     ]
     rows = [row for group in groups for row in group.rows()]
