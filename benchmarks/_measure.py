@@ -102,6 +102,17 @@ def run_in_fresh_process(work: Callable[..., AnyCost], *arguments: Any) -> AnyCo
     return cost
 
 
+def run_until(cpu: float, work: Callable[..., Any], *arguments: Any) -> None:
+    """Call ``work`` in a new process, and kill that once it has used ``cpu`` seconds, its imports included."""
+    process = get_context("spawn").Process(target=work, args=arguments)
+    process.start()
+    watched = psutil.Process(process.pid)
+    while process.is_alive() and watched.cpu_times().user + watched.cpu_times().system < cpu:
+        process.join(_SAMPLING_INTERVAL)
+    process.kill()
+    process.join()
+
+
 def interleaved(measures: dict[Key, Callable[[], AnyCost]], repetitions: int) -> dict[Key, list[AnyCost]]:
     """Take the measures in turns, each round in the opposite order of the last, so that a drift hits all alike."""
     costs: dict[Key, list[AnyCost]] = {name: [] for name in measures}

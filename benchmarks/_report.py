@@ -13,7 +13,10 @@ from typing import Any
 import attrs
 from _measure import summary
 
-_PACKAGES = ("aiohttp", "attrs", "cattrs", "pillow", "pybase64")
+_PACKAGES = (
+    *("aiohttp", "attrs", "cattrs", "pillow", "pybase64", "uvloop"),
+    *("httpx", "fal-client", "replicate", "dashscope"),
+)
 _COLOUR, _MUTED_COLOUR = "#7f9cf5", "#c8cdd8"
 
 
@@ -79,7 +82,10 @@ def _plot(name: str, rows: Sequence[Row], path: Path) -> None:
     from matplotlib import pyplot as plt  # noqa: PLC0415  # likewise
 
     figures = list(dict.fromkeys(row.figure for row in rows))
-    canvas, panels = plt.subplots(len(figures), 1, figsize=(8, 1.2 * len(figures) + 0.6), squeeze=False)
+    heights = [0.7 + 0.25 * sum(row.figure == figure for row in rows) for figure in figures]
+    canvas, panels = plt.subplots(
+        len(figures), 1, figsize=(8, sum(heights) + 0.6), height_ratios=heights, squeeze=False
+    )
     for panel, figure in zip(panels[:, 0], figures, strict=True):
         shown = [row for row in rows if row.figure == figure]
         colours = [_COLOUR if row.contender.startswith("library") else _MUTED_COLOUR for row in shown]

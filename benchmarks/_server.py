@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from typing import Any
 
 import attrs
 
@@ -30,13 +31,20 @@ class Server:
 @contextmanager
 def serve(checks: int) -> Iterator[Server]:
     """Run an emulator whose tasks are completed at their ``checks``-th status check, whoever asks and when."""
+    with process_with_pipe(_run, checks) as connection:
+        url, api_key = connection.recv()
+        yield Server(url, api_key, connection)
+
+
+@contextmanager
+def process_with_pipe(run: Callable[..., None], *arguments: Any) -> Iterator[Connection]:
+    """Run a module's function in a new process; it gets the other end of the pipe, and ends when this one is closed."""
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_run, args=(theirs, checks))
+    process = multiprocessing.get_context("spawn").Process(target=run, args=(theirs, *arguments))
     process.start()
     theirs.close()
     try:
-        url, api_key = ours.recv()
-        yield Server(url, api_key, ours)
+        yield ours
     finally:
         ours.close()
         process.join()

@@ -1,0 +1,167 @@
+"""Clients of the throughput benchmark that speak this service's own protocol: the library, and what else one writes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import aiohttp
+import attrs
+from _measure import Cost, metered
+
+from qwen_edit_async import EditRequest, EditSession, EditWarning, FixedInterval
+
+API_KEY = "benchmark"
+INSTRUCTION = "make it snow"
+IMAGE_URL = "https://images.invalid/picture.png"
+
+
+@attrs.frozen
+class Plan:
+    """What a client does.
+
+    Attributes:
+        edits: How many.
+        in_flight: How many at a time.
+        interval: Seconds between two status checks of a task.
+        image: A file's bytes, or a URL.
+    """
+
+    edits: int
+    in_flight: int
+    interval: float
+    image: bytes | str = attrs.field(default=IMAGE_URL, repr=False)
+
+    def body(self) -> dict[str, Any]:
+        """The JSON of a submission."""
+        image = self.image
+        if isinstance(image, bytes):
+            kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
+            image = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+        content = [{"image": image}, {"text": INSTRUCTION}]
+        return {"model": "qwen_image_edit_plus", "input": {"messages": [{"role": "user", "content": content}]}}
+
+
+def timed(work: Coroutine[Any, Any, None], loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> Cost:
+    """What the work costs on an event loop of its own."""
+    with metered() as cost, asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(work)
+    return cost
+
+
+def library(url: str, plan: Plan) -> Cost:
+    """The edits through ``EditSession.edit_many``."""
+    return timed(_library(url, plan))
+
+
+def library_on_uvloop(url: str, plan: Plan) -> Cost:
+    """The same on uvloop."""
+    import uvloop  # noqa: PLC0415  # there is no wheel for every platform
+
+    return timed(_library(url, plan), uvloop.new_event_loop)
+
+
+async def _library(url: str, plan: Plan) -> None:
+    warnings.simplefilter("ignore", EditWarning)
+    async with EditSession(
+        API_KEY, base_url=url, max_in_flight=plan.in_flight, polling=FixedInterval(plan.interval)
+    ) as session:
+        requests = (EditRequest(plan.image, INSTRUCTION) for _ in range(plan.edits))
+        async for outcome in session.edit_many(requests):
+            if outcome.error is not None:
+                raise outcome.error
+
+
+def minimal(url: str, plan: Plan) -> Cost:
+    """The same edits through aiohttp alone: no checks, no retries, no deadlines, no errors."""
+    return timed(_minimal(url, plan))
+
+
+async def _minimal(url: str, plan: Plan) -> None:
+    todo = iter(range(plan.edits))
+    generation = f"{url}/model/v1/generation"
+    async with aiohttp.ClientSession(
+        headers={"Authorization": f"Bearer {API_KEY}"}, connector=aiohttp.TCPConnector(limit=0)
+    ) as http:
+
+        async def worker() -> None:
+            for _ in todo:
+                async with http.post(generation, json=plan.body()) as response:
+                    task = await response.json()
+                while task["status"] != "completed":
+                    await asyncio.sleep(plan.interval)
+                    async with http.get(f"{generation}/task/{task['id']}") as response:
+                        task = await response.json()
+
+        await asyncio.gather(*(worker() for _ in range(plan.in_flight)))
+
+
+def loops_on_aiohttp(url: str, plan: Plan) -> Cost:
+    """A coroutine for each edit, all started at once, a semaphore, a deadline, and a loop that sleeps and asks."""
+    return timed(_loops_on_aiohttp(url, plan))
+
+
+async def _loops_on_aiohttp(url: str, plan: Plan) -> None:
+    async with aiohttp.ClientSession(
+        headers={"Authorization": f"Bearer {API_KEY}"}, connector=aiohttp.TCPConnector(limit=0)
+    ) as http:
+
+        async def call(method: str, path: str, json: dict[str, Any] | None = None) -> dict[str, Any]:
+            async with http.request(method, f"{url}/model/v1/{path}", json=json) as response:
+                response.raise_for_status()
+                reply: dict[str, Any] = await response.json()
+                return reply
+
+        await _loops(call, plan)
+
+
+def loops_on_httpx(url: str, plan: Plan) -> Cost:
+    """The same on httpx, whose pool may open as many connections as are asked for."""
+    import httpx  # noqa: PLC0415  # the other clients' processes do without
+
+    async def edits() -> None:
+        async with httpx.AsyncClient(
+            base_url=f"{url}/model/v1/",
+            headers={"Authorization": f"Bearer {API_KEY}"},
+            limits=httpx.Limits(max_connections=None),
+            timeout=60.0,
+        ) as http:
+
+            async def call(method: str, path: str, json: dict[str, Any] | None = None) -> dict[str, Any]:
+                response = await http.request(method, path, json=json)
+                response.raise_for_status()
+                reply: dict[str, Any] = response.json()
+                return reply
+
+            await _loops(call, plan)
+
+    return timed(edits())
+
+
+async def _loops(call: Callable[..., Coroutine[Any, Any, dict[str, Any]]], plan: Plan) -> None:
+    async def edit() -> None:
+        async with asyncio.timeout(600):
+            task = await call("POST", "generation", plan.body())
+            while task["status"] != "completed":
+                if task["status"] == "failed":
+                    raise RuntimeError(task["error"])
+                await asyncio.sleep(plan.interval)
+                task = await call("GET", f"generation/task/{task['id']}")
+
+    await run_edits(edit, plan)
+
+
+async def run_edits(edit: Callable[[], Awaitable[None]], plan: Plan) -> None:
+    """All edits, as tasks that begin together and wait for one of ``in_flight`` places."""
+    semaphore = asyncio.Semaphore(plan.in_flight)
+
+    async def in_turn() -> None:
+        async with semaphore:
+            await edit()
+
+    async with asyncio.TaskGroup() as edits:
+        for _ in range(plan.edits):
+            edits.create_task(in_turn())

@@ -1,0 +1,237 @@
+"""The service of the throughput benchmark: one tiny task engine that speaks the dialects of several services.
+
+A dialect is what a service's own SDK sends and reads, and no more of it. The engine neither looks at pictures nor
+makes any; it runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+import attrs
+from _server import process_with_pipe
+from aiohttp import web
+
+_RESULT_URL = "https://results.invalid/picture.png"
+_CREATED = "2026-01-01T00:00:00.000Z"
+
+Reply = dict[str, Any]
+
+
+@attrs.define
+class Counters:
+    """What the engine has seen.
+
+    Attributes:
+        submits: Accepted submissions.
+        checks: Answered status checks.
+        completed: Tasks of which a check has told that they are completed.
+        submissions: The different bodies among the submissions.
+    """
+
+    submits: int = 0
+    checks: int = 0
+    completed: int = 0
+    submissions: set[str] = attrs.field(factory=set)
+
+
+class Engine:
+    """Completes each task at its ``checks``-th status check, whoever asks and when."""
+
+    def __init__(self, checks: int) -> None:
+        self.counters = Counters()
+        self._checks = checks
+        self._left: dict[str, int] = {}
+
+    def submit(self, body: str) -> str:
+        """A new task's id."""
+        self.counters.submits += 1
+        self.counters.submissions.add(body)
+        task_id = f"task-{self.counters.submits}"
+        self._left[task_id] = self._checks
+        return task_id
+
+    def check(self, task_id: str) -> bool:
+        """Whether the task is completed."""
+        self.counters.checks += 1
+        self._left[task_id] -= 1
+        if self._left[task_id]:
+            return False
+        del self._left[task_id]
+        self.counters.completed += 1
+        return True
+
+
+@attrs.frozen
+class Dialect:
+    """How a service says it; each function makes a reply's JSON of the host's URL, a task's id and what it is to tell.
+
+    Attributes:
+        submit: Path that takes submissions.
+        check: Path that takes status checks, with ``{id}``.
+        accepted: The reply to a submission.
+        status: The reply to a check.
+        result: Path and reply of the call that fetches the result, where that is a call of its own.
+    """
+
+    submit: str
+    check: str
+    accepted: Callable[[str, str], Reply]
+    status: Callable[[str, bool], Reply]
+    result: tuple[str, Reply] | None = None
+
+
+def _qwen_accepted(url: str, task_id: str) -> Reply:  # noqa: ARG001  # the dialects' common signature
+    return {"id": task_id, "status": "in_progress", "model": "qwen_image_edit_plus", "created_at": 1767225600}
+
+
+def _qwen_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # likewise
+    if not completed:
+        return {"id": task_id, "status": "in_progress", "progress": 0.5}
+    return {
+        "id": task_id,
+        "status": "completed",
+        "output": [{"content": [{"type": "image", "url": _RESULT_URL}]}],
+        "usage": {"cost": "0.0065", "quantity": 1},
+    }
+
+
+def _fal_accepted(url: str, task_id: str) -> Reply:
+    request = f"{url}/bench/edit/requests/{task_id}"
+    return {
+        "request_id": task_id,
+        "response_url": request,
+        "status_url": f"{request}/status",
+        "cancel_url": f"{request}/cancel",
+        "queue_position": 0,
+    }
+
+
+def _fal_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # likewise
+    if not completed:
+        return {"request_id": task_id, "status": "IN_PROGRESS", "logs": None}
+    return {"request_id": task_id, "status": "COMPLETED", "logs": None, "metrics": {"inference_time": 0.1}}
+
+
+def _replicate_accepted(url: str, task_id: str) -> Reply:
+    return {
+        "id": task_id,
+        "model": "bench/edit",
+        "version": "1",
+        "status": "starting",
+        "input": {},
+        "output": None,
+        "logs": "",
+        "error": None,
+        "metrics": None,
+        "created_at": _CREATED,
+        "started_at": None,
+        "completed_at": None,
+        "urls": {"get": f"{url}/v1/predictions/{task_id}", "cancel": f"{url}/v1/predictions/{task_id}/cancel"},
+    }
+
+
+def _replicate_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # likewise
+    reply = _replicate_accepted("", task_id)
+    if not completed:
+        return {**reply, "status": "processing", "started_at": _CREATED}
+    return {**reply, "status": "succeeded", "output": [_RESULT_URL], "completed_at": _CREATED}
+
+
+def _dashscope_accepted(url: str, task_id: str) -> Reply:  # noqa: ARG001  # likewise
+    return {"request_id": task_id, "output": {"task_id": task_id, "task_status": "PENDING"}}
+
+
+def _dashscope_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # likewise
+    output: Reply = {"task_id": task_id, "task_status": "RUNNING", "submit_time": _CREATED}
+    if completed:
+        output |= {"task_status": "SUCCEEDED", "end_time": _CREATED, "results": [{"url": _RESULT_URL}]}
+    return {"request_id": task_id, "output": output, **({"usage": {"image_count": 1}} if completed else {})}
+
+
+DIALECTS = (
+    Dialect("/model/v1/generation", "/model/v1/generation/task/{id}", _qwen_accepted, _qwen_status),
+    Dialect(
+        "/bench/edit",
+        "/bench/edit/requests/{id}/status",
+        _fal_accepted,
+        _fal_status,
+        result=("/bench/edit/requests/{id}", {"images": [{"url": _RESULT_URL, "content_type": "image/png"}]}),
+    ),
+    Dialect("/v1/models/bench/edit/predictions", "/v1/predictions/{id}", _replicate_accepted, _replicate_status),
+    Dialect(
+        "/api/v1/services/aigc/{service:.+}",
+        "/api/v1/tasks/{id}{slash:/?}",
+        _dashscope_accepted,
+        _dashscope_status,
+    ),
+)
+
+
+@attrs.frozen
+class Server:
+    """A running engine, as its clients see it."""
+
+    url: str
+    _connection: Connection = attrs.field(repr=False)
+
+    def counters(self) -> Counters:
+        """What it counted so far."""
+        self._connection.send("counters")
+        counters: Counters = self._connection.recv()
+        return counters
+
+
+@contextmanager
+def serve(checks: int) -> Iterator[Server]:
+    """Run an engine that speaks all dialects, in a process of its own."""
+    with process_with_pipe(_run, checks) as connection:
+        yield Server(connection.recv(), connection)
+
+
+def _run(connection: Connection, checks: int) -> None:
+    asyncio.run(_serve(connection, Engine(checks)))
+
+
+async def _serve(connection: Connection, engine: Engine) -> None:
+    application = web.Application(client_max_size=2**24)
+    for dialect in DIALECTS:
+        _add_routes(application, engine, dialect)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()
+    host, port = runner.addresses[0][:2]
+    connection.send(f"http://{host}:{port}")
+    # A client that is stopped in the middle of a request is no error of the server's.
+    logging.getLogger("aiohttp.server").disabled = True
+    with contextlib.suppress(EOFError):
+        while await asyncio.to_thread(connection.recv) == "counters":
+            connection.send(engine.counters)
+    await runner.cleanup()
+
+
+def _add_routes(application: web.Application, engine: Engine, dialect: Dialect) -> None:
+    async def submit(request: web.Request) -> web.Response:
+        body = json.dumps(await request.json(), sort_keys=True)
+        return web.json_response(dialect.accepted(f"http://{request.host}", engine.submit(body)))
+
+    async def check(request: web.Request) -> web.Response:
+        task_id = request.match_info["id"]
+        return web.json_response(dialect.status(task_id, engine.check(task_id)))
+
+    application.router.add_post(dialect.submit, submit)
+    application.router.add_get(dialect.check, check)
+    if dialect.result is not None:
+        path, reply = dialect.result
+
+        async def result(request: web.Request) -> web.Response:  # noqa: ARG001  # aiohttp's signature
+            return web.json_response(reply)
+
+        application.router.add_get(path, result)

@@ -1,0 +1,91 @@
+"""Clients of the throughput benchmark that are the SDKs of other services with tasks, each in its own dialect."""
+
+# ruff: noqa: PLC0415  # an SDK is imported by the process that measures it alone, before the measurement begins
+
+from __future__ import annotations
+
+from _clients import API_KEY, INSTRUCTION, Plan, run_edits, timed
+from _measure import Cost
+
+
+def fal_client(url: str, plan: Plan) -> Cost:
+    """``AsyncClient.subscribe``; it fetches the result with a call of its own."""
+    from fal_client import AsyncClient, client
+
+    # FAL_QUEUE_RUN_HOST changes the host, but the scheme is written into the module.
+    client.QUEUE_URL_FORMAT = f"{url}/"
+
+    async def edits() -> None:
+        fal = AsyncClient(key=API_KEY)
+
+        async def edit() -> None:
+            await fal.subscribe("bench/edit", {"prompt": INSTRUCTION, "image_url": plan.image}, interval=plan.interval)
+
+        await run_edits(edit, plan)
+
+    return timed(edits())
+
+
+def replicate(url: str, plan: Plan) -> Cost:
+    """``Client.async_run``."""
+    from httpx import Timeout
+    from replicate import Client
+
+    async def edits() -> None:
+        # By default it fails when a call waited for one of its 100 connections for 10 s.
+        service = Client(API_KEY, base_url=url, timeout=Timeout(60.0))
+        service.poll_interval = plan.interval
+
+        async def edit() -> None:
+            await service.async_run(
+                "bench/edit",
+                {"prompt": INSTRUCTION, "image": plan.image},
+                wait=False,  # the reply to the submission does not wait for the task
+                use_file_output=False,
+            )
+
+        await run_edits(edit, plan)
+
+    return timed(edits())
+
+
+def dashscope(url: str, plan: Plan) -> Cost:
+    """``AioImageSynthesis.call``; its interval is a second, and can't be set."""
+    import dashscope
+    from dashscope.aigc.image_synthesis import AioImageSynthesis
+    from dashscope.api_entities.aio_session import close_shared_aio_session
+
+    dashscope.base_http_api_url = f"{url}/api/v1"
+
+    async def edits() -> None:
+        async def edit() -> None:
+            reply = await AioImageSynthesis.call(
+                "wanx2.1-imageedit",
+                INSTRUCTION,
+                function="description_edit",
+                base_image_url=plan.image,
+                api_key=API_KEY,
+            )
+            if reply.output.task_status != "SUCCEEDED":
+                raise RuntimeError(str(reply))
+
+        await run_edits(edit, plan)
+        await close_shared_aio_session()
+
+    return timed(edits())
+
+
+def dashscope_client(url: str, plan: Plan) -> Cost:
+    """``AsyncClient.images.jobs``: ``create``, then ``wait``."""
+    from dashscope import AsyncClient
+
+    async def edits() -> None:
+        jobs = AsyncClient(api_key=API_KEY, base_url=f"{url}/api/v1").images.jobs
+
+        async def edit() -> None:
+            job = await jobs.create(model="wan2.6-image", prompt=INSTRUCTION, image_urls=[str(plan.image)])
+            await jobs.wait(job, poll_interval=plan.interval, max_interval=plan.interval)
+
+        await run_edits(edit, plan)
+
+    return timed(edits())

@@ -1,0 +1,173 @@
+"""What many short edits cost: the library beside hand-written loops, and the SDKs of services of the same kind.
+
+Each client does the same edits with equally many status checks, against a task engine in a process of its own that
+speaks each client's dialect, makes no pictures, and counts what arrives, so that "the same" is checked, not claimed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import attrs
+from _clients import Plan, library, library_on_uvloop, loops_on_aiohttp, loops_on_httpx, minimal
+from _dialects import serve
+from _measure import Cost, interleaved, run_in_fresh_process, run_until
+from _report import Row, report
+from _sdks import dashscope, dashscope_client, fal_client, replicate
+from PIL import Image
+
+_TARGET = 1.2
+_TARGET_WITH_FILES = 1.5
+_CHECKS = 2
+
+Client = Callable[[str, Plan], Cost]
+_OWN_PROTOCOL: Sequence[Client] = (library, library_on_uvloop, minimal, loops_on_aiohttp, loops_on_httpx)
+_SDKS: Sequence[Client] = (dashscope, dashscope_client, fal_client, replicate)
+
+
+Figure = tuple[str, Callable[[Cost, Plan], float]]
+_CPU: Figure = ("CPU per edit, {} (ms)", lambda cost, plan: 1000 * cost.cpu / plan.edits)
+_SPEED: Figure = ("edits per second, {}", lambda cost, plan: plan.edits / cost.wall)
+_MEMORY: Figure = (
+    "memory per edit in flight, {} (KB)",
+    lambda cost, plan: cost.memory_growth / 1024 / plan.in_flight,
+)
+
+
+@attrs.frozen
+class Group:
+    """Clients that take turns with one plan.
+
+    Attributes:
+        title: What sets the plan apart, for the figures' names.
+        plan: What each does.
+        clients: Which; the CPU of all is told as multiples of the last one's.
+        repetitions: How often.
+        figures: What is told of each beside that.
+        target: What the first may cost at most, as a multiple of the last.
+    """
+
+    title: str
+    plan: Plan
+    clients: Sequence[Client]
+    repetitions: int
+    figures: Sequence[Figure] = (_CPU,)
+    target: float | None = None
+
+    def rows(self) -> Iterator[Row]:
+        """Measure."""
+        print(f"{self.title}: {self.plan.edits} edits", flush=True)
+        costs = interleaved(
+            {client: functools.partial(measure, client, self.plan) for client in self.clients}, self.repetitions
+        )
+        *others, last = self.clients
+        for client in others:
+            ratios = [cost.cpu / base.cpu for cost, base in zip(costs[client], costs[last], strict=True)]
+            figure = f"CPU per edit, {self.title}, as a multiple of {name_of(last)}"
+            yield Row(figure, name_of(client), ratios, self.target if client is self.clients[0] else None)
+        for figure, value in self.figures:
+            for client, repeated in costs.items():
+                values = [value(cost, self.plan) for cost in repeated]
+                yield Row(figure.format(self.title), name_of(client), values)
+
+
+def name_of(client: Client) -> str:
+    """What a client is called in the table."""
+    return client.__name__.replace("_", " ")
+
+
+def measure(client: Client, plan: Plan) -> Cost:
+    """Run one client against a new engine, and see that it did all that the others do, and no more."""
+    with serve(_CHECKS) as server:
+        cost = run_in_fresh_process(client, server.url, plan)
+        counters = server.counters()
+    expected = (plan.edits, plan.edits * _CHECKS, plan.edits, 1)
+    actual = (counters.submits, counters.checks, counters.completed, len(counters.submissions))
+    if actual != expected:
+        raise RuntimeError(f"submissions, checks, completed tasks, different submissions: {actual}, not {expected}")
+    if client in _OWN_PROTOCOL and counters.submissions != {json.dumps(plan.body(), sort_keys=True)}:
+        raise RuntimeError(f"{name_of(client)} submitted something else: {str(counters.submissions)[:500]}")
+    return cost
+
+
+def finished(client: Client, plan: Plan, cpu: float) -> int:
+    """How many edits a client finishes in so many seconds of CPU."""
+    with serve(_CHECKS) as server:
+        run_until(cpu, client, server.url, plan)
+        return server.counters().completed
+
+
+def small_picture(kind: str) -> bytes:
+    """A picture of 512×512 pixels with some texture, as a file."""
+    noise = Image.effect_noise((64, 64), 60).resize((512, 512), Image.Resampling.BICUBIC)
+    picture = Image.merge("RGB", [noise, noise.transpose(Image.Transpose.ROTATE_90), noise])
+    file = io.BytesIO()
+    if kind == "jpeg":
+        picture.save(file, "JPEG", quality=80)
+    else:
+        picture.quantize(8).save(file, "PNG")
+    return file.getvalue()
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--edits", type=int, default=20_000, help="edits a measurement (default: %(default)s)")
+    parser.add_argument("--in-flight", type=int, default=2000, help="edits in flight at a time (default: %(default)s)")
+    parser.add_argument("--interval", type=float, default=0.5, help="seconds between checks (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=5, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--cpu", type=float, default=10.0, help="seconds of CPU for the race (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="200 edits, once: does it run at all?")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    options = parser.parse_args()
+    if options.quick:
+        options.edits, options.in_flight, options.interval, options.repetitions, options.cpu = 200, 100, 0.1, 1, 3.0
+    edits, in_flight, repetitions = options.edits, options.in_flight, options.repetitions
+    plan = Plan(edits, in_flight, options.interval)
+    fewer = attrs.evolve(plan, edits=min(edits, 2000), in_flight=min(in_flight, 500))
+    fewest = attrs.evolve(plan, edits=min(edits, 400), in_flight=min(in_flight, 50))
+    png, jpeg = (attrs.evolve(fewer, image=small_picture(kind)) for kind in ("png", "jpeg"))
+    target, target_with_files = (None, None) if options.quick else (_TARGET, _TARGET_WITH_FILES)
+    groups = [
+        Group(
+            f"{in_flight:,} in flight",
+            plan,
+            (library, loops_on_aiohttp, minimal),
+            repetitions,
+            (_CPU, _SPEED, _MEMORY),
+            target,
+        ),
+        Group("PNG", png, (library, minimal), repetitions, target=target_with_files),
+        Group("JPEG", jpeg, (library, minimal), repetitions, target=target_with_files),
+        *([Group("event loops", fewer, (library_on_uvloop, library), repetitions)] if find_spec("uvloop") else []),
+        Group(
+            f"{fewest.in_flight} in flight",
+            fewest,
+            (library, loops_on_aiohttp, loops_on_httpx, *_SDKS, minimal),
+            min(repetitions, 3),
+            (_CPU, _MEMORY),
+        ),
+    ]
+    rows = [row for group in groups for row in group.rows()]
+    figure = f"edits finished in {options.cpu:g} s of CPU, {in_flight:,} in flight"
+    rows += [
+        Row(figure, name_of(client), [finished(client, plan, options.cpu)])
+        for client in (library, loops_on_aiohttp, loops_on_httpx, *_SDKS, minimal)
+    ]
+    setup = {
+        **{f"edits, {group.title}": group.plan.edits for group in groups},
+        "checks per task": _CHECKS,
+        "seconds between checks": options.interval,
+        "repetitions": repetitions,
+    }
+    report("peers", rows, setup, options.output)
+
+
+if __name__ == "__main__":
+    main()
