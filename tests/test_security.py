@@ -207,7 +207,7 @@ async def test_a_service_that_quotes_the_key_does_not_make_it_known(reply, serve
         report = await EditBatch([EditRequest(IMAGE, "snow", key="cat")], tmp_path / "batch").run(session)
         shown += [report.text(), report.to_json(), repr(report)]
         shown += [told(report.error)] if report.error is not None else []
-        shown += [path.read_bytes().decode("latin-1") for path in (tmp_path / "batch").iterdir()]
+        shown += [path.read_bytes().decode("latin-1") for path in (tmp_path / "batch").rglob("*") if path.is_file()]
     assert all(request.headers["Authorization"] == f"Bearer {KEY}" for request in site.requests)
     assert [text for text in [*shown, caplog.text] if shows_key(text)] == []
 

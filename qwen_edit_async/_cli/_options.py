@@ -50,7 +50,7 @@ class ConnectionOptions:
     """Seconds that a reply may take, or a piece of an upload."""
     poll_interval: float | None = None
     """Seconds between status checks of a task (1, then ever more, up to 10)."""
-    allow_result_host: tuple[str, ...] = ()
+    allow_result_host: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
     """A host that results may be fetched from though its address is not public; may be given more than once."""
 
 
