@@ -10,26 +10,40 @@ from collections import deque
 from ._errors import QwenEditError
 from ._pacing import Pacer
 
+_COURTESY = 0.001
+
 
 class Slot:
-    """The right to have one task in flight, taken and given back by its holder."""
+    """The right to have one task in flight, taken and given back by its holder.
 
-    __slots__ = ("_gate", "_held")
+    Attributes:
+        taken_at: When it was taken, last.
+    """
+
+    __slots__ = ("_accepted", "_gate", "_held", "taken_at")
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._held = False
+        self._accepted = False
+        self.taken_at = math.inf
 
     async def take(self, *, first: bool = False) -> None:
         """Wait for it, see :meth:`Gate.acquire`."""
-        await self._gate.acquire(first=first)
+        self.taken_at = await self._gate.acquire(first=first)
         self._held = True
+
+    def accepted(self, now: float) -> None:
+        """The service took the submission that it was taken for."""
+        if self._held:
+            self._accepted = True
+            self._gate.accepted(now)
 
     def release(self) -> None:
         """Give it back, if it is held."""
         if self._held:
             self._held = False
-            self._gate.release()
+            self._gate.release(accepted=self._accepted)
 
 
 class Gate:
@@ -39,8 +53,9 @@ class Gate:
         self.pacer = pacer
         self.closed_by: QwenEditError | None = None
         self._closed = asyncio.Event()
+        self._turns = asyncio.Lock()
         self._loop = loop
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: deque[asyncio.Future[float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -52,8 +67,8 @@ class Gate:
         """A slot, not taken yet."""
         return Slot(self)
 
-    async def acquire(self, *, first: bool = False) -> None:
-        """Wait for a slot, and take it.
+    async def acquire(self, *, first: bool = False) -> float:
+        """Wait for a slot, and take it; returns the event loop's time at which that was.
 
         Args:
             first: Wait ahead of all others: for a submission that was refused for want of room.
@@ -63,33 +78,46 @@ class Gate:
         """
         if self.closed_by is not None:
             raise self.closed_by.for_task(None)
-        waiter: asyncio.Future[None] = self._loop.create_future()
+        waiter: asyncio.Future[float] = self._loop.create_future()
         (self._waiters.appendleft if first else self._waiters.append)(waiter)
         self._admit()
         try:
-            await waiter
+            return await waiter
         except asyncio.CancelledError:
             if not waiter.cancelled() and waiter.exception() is None:
-                self.release()
+                self.release(accepted=False)
             elif waiter in self._waiters:
                 self._waiters.remove(waiter)
             raise
 
-    def release(self) -> None:
-        """Take a slot back."""
-        self.pacer.end()
+    def accepted(self, now: float) -> None:
+        """The service took a submission."""
+        self.pacer.accepted(now)
         self._admit()
 
-    async def wait_out_pause(self) -> None:
-        """Wait until the service wants to be asked again (``Retry-After``); the pause may be prolonged meanwhile.
+    def throttled(self, now: float, sent_at: float, draw: float) -> None:
+        """The service had too many requests, see :meth:`Pacer.throttled`."""
+        self.pacer.throttled(now, sent_at, draw)
+        self._admit()
+
+    def release(self, *, accepted: bool) -> None:
+        """Take a slot back."""
+        self.pacer.end(accepted=accepted)
+        self._admit()
+
+    async def wait_turn(self) -> float:
+        """Wait until one more request may be sent to the service; returns the event loop's time at which that is.
 
         Raises:
             QwenEditError: What the gate is closed with, as soon as it is.
         """
-        while (pause := (until := self.pacer.resume_at) - self._loop.time()) > 0:
-            await self.sleep(pause)
-            if until == self.pacer.resume_at:
-                return
+        async with self._turns:
+            while (pause := self.pacer.send_at - self._loop.time()) > 0:
+                # A little late, so that a status check that is due goes first: neither keeps the other waiting long.
+                await self.sleep(pause + _COURTESY)
+        now = self._loop.time()
+        self.pacer.rate.sent(now)
+        return now
 
     async def sleep(self, seconds: float) -> None:
         """Wait that long before something else is sent.
@@ -131,4 +159,4 @@ class Gate:
                 self._timer = self._loop.call_at(now + wait, self._admit, now + wait)
                 return
             self.pacer.start(now)
-            self._waiters.popleft().set_result(None)
+            self._waiters.popleft().set_result(now)

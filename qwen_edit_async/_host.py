@@ -15,7 +15,7 @@ import attrs
 
 from ._config import Timeouts
 from ._downloads import Downloader
-from ._errors import QwenEditError, SessionClosedError
+from ._errors import QwenEditError, RateLimitError, SessionClosedError
 from ._gate import Gate
 from ._log import log
 from ._models import TaskSnapshot
@@ -174,15 +174,20 @@ class Host:
     async def _check_persistently(self, task_id: str) -> TaskSnapshot:
         attempt = 0
         while True:
-            await self.gate.wait_out_pause()
+            sent_at = await self.gate.wait_turn()
             try:
-                return await self.check(task_id)
+                snapshot = await self.check(task_id)
             except QwenEditError as error:
                 attempt += 1
+                if isinstance(error, RateLimitError):
+                    self.pacer.rate.refused(self.loop.time(), sent_at)
                 passing = judge_check(error, in_grace=False) in {Failure.REFUSED, Failure.THROTTLED}
                 if not passing or attempt > self._retry.max_retries:
                     raise
                 self.pacer.pause(self.loop.time() + pause_after(error))
+            else:
+                self.pacer.rate.let_in(self.loop.time())
+                return snapshot
             await self.gate.sleep(self._retry.delay(attempt, self._random.random()))
 
     async def close(self, *, cancel: bool) -> None:
@@ -258,7 +263,7 @@ class Host:
         return SessionStatistics(
             in_flight=self.pacer.in_flight,
             waiting=self.gate.waiting,
-            limit=int(self.pacer.limit),
+            limit=max(1, min(self.pacer.limit, self.pacer.max_in_flight)),
             watched=len(self._poller),
             **attrs.asdict(self.counters),
         )

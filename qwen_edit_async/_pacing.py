@@ -1,64 +1,191 @@
-"""How much may be submitted at once, and when. Pure: no I/O, no clock.
+"""How much may be sent at once, and when. Pure: no I/O, no clock, no randomness of its own.
 
-One :class:`Pacer` a session. It holds the in-flight limit, which "too many requests" lowers at once and success raises
-slowly (additive increase, multiplicative decrease), the submission rate, and the pause that a ``Retry-After`` asks for.
+One :class:`Pacer` a session. "Too many requests" can mean two things, and no reply says which: that too many tasks of
+the account run, or that too many requests came within a second. So both limits are learned:
+
+- How many tasks may be in flight. At first twice as many as run may be, so that what was never tried is not tried by
+  hundreds at once. A refusal lowers that to how many run. From then on one submission at a time tries whether there is
+  more room: soon at first, ever more rarely while the answer is no.
+- How many requests a second may be sent, see :class:`RequestRate`.
+
+The pause that a ``Retry-After`` asks for holds for everything.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 
 import attrs
+
+_UNPROVEN_LIMIT = 16
+_FIRST_PROBE = 1.0
+_LAST_PROBE = 240.0
+_LAST_PROBE_OF_NONE = 30.0
+_FIRST_HOLD = 5.0
+_LAST_HOLD = 320.0
+_RAISE = 1.25
+_MARGIN = 0.95
+_LOWEST_RATE = 0.2
+_SECOND = 1.0
+
+
+@attrs.define
+class RequestRate:
+    """Requests a second that the service lets in: unlimited until it refuses, then learned.
+
+    A refusal lowers the rate at once: to a little less than what was let in within the last second, but to no less than
+    half of what has worked. Requests are then spaced evenly. While they have to wait for that, the rate is raised by a
+    quarter from time to time: soon at first, ever more rarely while that is taken back by a refusal.
+
+    Attributes:
+        limit: Requests a second; infinity before the first refusal.
+        next_at: When the next may be sent.
+        raised: Whether it was raised since the last refusal, and so may be too high.
+    """
+
+    limit: float = math.inf
+    next_at: float = -math.inf
+    raised: bool = False
+    _let_in_at: deque[float] = attrs.field(factory=deque)
+    _worked: float = 2.0
+    _lowered_at: float = -math.inf
+    _raise_at: float = math.inf
+    _hold: float = _FIRST_HOLD
+    _delayed: bool = False
+
+    def sent(self, now: float) -> None:
+        """One was sent."""
+        if self.limit < math.inf:
+            self._delayed = self._delayed or now - self.next_at < 1 / self.limit
+            self.next_at = max(now, self.next_at) + 1 / self.limit
+
+    def let_in(self, now: float) -> None:
+        """One was answered, with whatever but "too many requests"."""
+        self._let_in_at.append(now)
+        self._worked = max(self._worked, self._recently(now))
+        if now >= self._raise_at and self._delayed:
+            if self.raised:
+                self._hold = max(_FIRST_HOLD, self._hold / 2)
+            self.limit *= _RAISE
+            self.raised = True
+            self._raise_at = now + self._hold
+            self._delayed = False
+
+    def refused(self, now: float, sent_at: float) -> None:
+        """One was refused. If it was sent before the limit was last lowered, that says nothing new."""
+        if sent_at <= self._lowered_at:
+            return
+        if self.raised:
+            self._hold = min(_LAST_HOLD, 2 * self._hold)
+            lowered = self.limit / _RAISE
+        else:
+            self._hold = _FIRST_HOLD
+            lowered = min(self._worked, self.limit) / 2
+        lowered = max(_LOWEST_RATE, lowered, min(_MARGIN * self._recently(now), _MARGIN * self.limit))
+        self.limit = self._worked = lowered
+        self.next_at = now + 1 / lowered
+        self._lowered_at = now
+        self._raise_at = now + self._hold
+        self._delayed = self.raised = False
+
+    def _recently(self, now: float) -> int:
+        while self._let_in_at and self._let_in_at[0] <= now - _SECOND:
+            self._let_in_at.popleft()
+        return len(self._let_in_at)
 
 
 @attrs.define
 class Pacer:
-    """Decides whether one more submission may start. Times are the event loop's, in seconds.
+    """Decides whether one more submission may start, or request be sent. Times are the event loop's, in seconds.
 
     Attributes:
         max_in_flight: The most tasks between the start of their submission and their end.
         submit_rate: The most submissions a second, evenly spaced; ``None`` for as many as there are slots.
-        limit: How many may be in flight just now: at most ``max_in_flight``, at least 1.
+        limit: How many may be in flight without trying whether the service has room for them.
         in_flight: How many are.
+        running: How many of them the service has accepted.
         resume_at: Nothing is sent to the service before this time.
+        accepted_at: When the service last accepted a submission.
     """
 
     max_in_flight: int
     submit_rate: float | None = None
-    limit: float = attrs.field(default=attrs.Factory(lambda self: float(self.max_in_flight), takes_self=True))
+    limit: int = _UNPROVEN_LIMIT
     in_flight: int = 0
+    running: int = 0
     resume_at: float = -math.inf
+    accepted_at: float = -math.inf
+    rate: RequestRate = attrs.field(factory=RequestRate)
     _next_start: float = -math.inf
+    _probe_at: float = -math.inf
+    _probe_wait: float = _FIRST_PROBE
+    _raised: bool = False
     _lowered_at: float = -math.inf
 
+    @property
+    def send_at(self) -> float:
+        """When the next request may be sent."""
+        return max(self.resume_at, self.rate.next_at)
+
     def wait(self, now: float) -> float | None:
-        """Seconds until one more may start (0: now); ``None`` if that takes an end or a release first."""
-        if self.in_flight >= int(self.limit):
+        """Seconds until one more may start (0: now); ``None`` if that takes an end or an answer first."""
+        if self.in_flight >= min(self.max_in_flight, self.limit + 1):
             return None
-        return max(0.0, self.resume_at - now, self._next_start - now)
+        start_at = max(self.resume_at, self._next_start)
+        if self.in_flight >= self.limit:
+            start_at = max(start_at, self._probe_at)
+        return max(0.0, start_at - now)
 
     def start(self, now: float) -> None:
         """One more starts."""
+        if self.in_flight >= self.limit:
+            self._probe_at = now + self._probe_wait
         self.in_flight += 1
         if self.submit_rate is not None:
             self._next_start = max(now, self._next_start) + 1 / self.submit_rate
 
-    def end(self) -> None:
+    def end(self, *, accepted: bool) -> None:
         """One ended, was given up, or could not be submitted."""
         self.in_flight -= 1
+        self.running -= accepted
 
-    def accepted(self) -> None:
-        """The service took a submission: the limit grows by one for each ``limit`` of them."""
-        self.limit = min(float(self.max_in_flight), self.limit + 1 / self.limit)
+    def accepted(self, now: float) -> None:
+        """The service took a submission."""
+        self.accepted_at = now
+        self.running += 1
+        if self._lowered_at == -math.inf:
+            self.limit = max(self.limit, 2 * self.running)
+        elif self.running > self.limit:
+            self.limit = self.running
+            self._raised = True
+            self._probe_wait = max(_FIRST_PROBE, self._probe_wait / 2)
+            self._probe_at = now + self._probe_wait
+        self.rate.let_in(now)
 
-    def throttled(self, now: float, started_at: float) -> None:
-        """The service had too many requests: halve what is in flight.
+    def throttled(self, now: float, sent_at: float, draw: float) -> None:
+        """The service had too many requests for a submission.
 
-        A refusal of a submission that started before the last halving says nothing new.
+        Args:
+            now: The event loop's time.
+            sent_at: When it was sent.
+            draw: A random number from 0 to 1, so that several clients of one account come back at different times.
         """
-        if started_at >= self._lowered_at:
-            self.limit = max(1.0, min(self.limit, self.in_flight) / 2)
-            self._lowered_at = now
+        if sent_at <= self._lowered_at:
+            self.limit = min(self.limit, self.running)
+            return
+        probe = self.running >= self.limit
+        if self.rate.limit == math.inf or not self.running:
+            self.rate.refused(now, sent_at)
+        elif self.rate.raised and not probe:
+            self.rate.refused(now, sent_at)
+            return
+        self.limit = min(self.limit, self.running)
+        self._probe_wait = min(_LAST_PROBE, 2 * self._probe_wait) if probe or self._raised else _FIRST_PROBE
+        self._raised = False
+        wait = self._probe_wait if self.running else min(self._probe_wait, _LAST_PROBE_OF_NONE)
+        self._probe_at = now + wait * (0.75 + draw / 2)
+        self._lowered_at = now
 
     def pause(self, until: float) -> None:
         """Send nothing before ``until``."""

@@ -35,7 +35,7 @@ class Poller(Generic[W]):
     Args:
         check: Asks the service about one task, once.
         policy: When to check.
-        pacer: Whose ``Retry-After`` pause also holds for checks.
+        pacer: Whose pauses and rate also hold for checks.
         counters: Where checks are counted.
         random: For the jitter between failing checks.
         on_snapshot: Is told of every answer.
@@ -92,6 +92,7 @@ class Poller(Generic[W]):
                     self._on_end(expired, _deadline_error(expired))
                 while self._may_check(now) and (due := self._schedule.take_due(now)) is not None:
                     self._checking += 1
+                    self._pacer.rate.sent(now)
                     checks.create_task(self._check_once(due, now))
                 until = self._next_event()
                 # A timer may fire a hair early by the clock; what it was set for is due none the less.
@@ -100,13 +101,13 @@ class Poller(Generic[W]):
                     self._schedule.excuse(now)
 
     def _may_check(self, now: float) -> bool:
-        return self._checking < MAX_CONCURRENT_CHECKS and now >= self._pacer.resume_at
+        return self._checking < MAX_CONCURRENT_CHECKS and now >= self._pacer.send_at
 
     async def _check_once(self, task: W, sent_at: float) -> None:
         try:
             snapshot = await self._check(task.task_id)
         except QwenEditError as error:
-            self._failed(task, error)
+            self._failed(task, error, sent_at)
         else:
             self._answered(task, snapshot, sent_at)
         finally:
@@ -114,18 +115,22 @@ class Poller(Generic[W]):
             self._wake_if_nearer()
 
     def _answered(self, task: W, snapshot: TaskSnapshot, sent_at: float) -> None:
+        now = asyncio.get_running_loop().time()
         self._counters.checks += 1
+        self._pacer.rate.let_in(now)
         if snapshot.status is TaskStatus.UNKNOWN:
             self._log_unknown(snapshot)
-        if self._schedule.answered(task, snapshot, sent_at, asyncio.get_running_loop().time()):
+        if self._schedule.answered(task, snapshot, sent_at, now):
             self._on_end(task, snapshot)
         else:
             self._on_snapshot(task, snapshot)
 
-    def _failed(self, task: W, error: QwenEditError) -> None:
+    def _failed(self, task: W, error: QwenEditError, sent_at: float) -> None:
         now = asyncio.get_running_loop().time()
         self._counters.failed_checks += 1
-        self._counters.throttled += isinstance(error, RateLimitError)
+        if isinstance(error, RateLimitError):
+            self._counters.throttled += 1
+            self._pacer.rate.refused(now, sent_at)
         self._pacer.pause(now + pause_after(error))
         log.info("check of task %s failed: %s", task.task_id, error)
         match self._schedule.failed(task, error, now, self._random.random()):
@@ -141,7 +146,7 @@ class Poller(Generic[W]):
             log.warning("task %s has the unknown status %r: counted as running", snapshot.task_id, word)
 
     def _next_event(self) -> float:
-        checks_from = self._pacer.resume_at if self._checking < MAX_CONCURRENT_CHECKS else math.inf
+        checks_from = self._pacer.send_at if self._checking < MAX_CONCURRENT_CHECKS else math.inf
         return self._schedule.next_event(checks_from=checks_from)
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop, until: float) -> float:

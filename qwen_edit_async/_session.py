@@ -60,17 +60,19 @@ class EditSession:
         base_url: The service's address; ``QWEN_EDIT_BASE_URL``, or else the documented host, by default.
         envelope: The form of the request's body: ``"flat"`` (the documented one), ``"params"`` (what some gateways
             want), or ``"auto"``: flat, unless the service refuses the first creation as malformed and takes the other.
-        max_in_flight: The most tasks between the start of their submission and their end.
+        max_in_flight: The most tasks between the start of their submission and their end. If the account allows fewer,
+            that is found out and held to.
         submit_rate: The most submissions a second; no limit by default.
         poll_rate: The most status checks a second, spent on the tasks most likely to have ended; no limit by default.
             With n tasks in flight, none waits longer than about ``4 * n / poll_rate`` seconds for a check that is due.
         polling: When to check a task's status; a :class:`Learned` of its own by default.
         timeout: Seconds that connecting (at most 10), a piece of the upload, and waiting for a reply may take, each; or
             :class:`Timeouts`.
-        deadline: Seconds that an edit may take, from having its slot to its end. A task whose deadline passed while the
-            machine was suspended, or the event loop blocked, is asked for once more before it is given up.
+        deadline: Seconds that an edit may take, from having its slot to its end. While the service accepts others but
+            has no room for this one, that does not count. A task whose deadline passed while the machine was suspended,
+            or the event loop blocked, is asked for once more before it is given up.
         max_retries: How often a call is repeated that failed for a passing reason. "Too many requests" does not count:
-            that is waited out, until the deadline.
+            that is waited out.
         resubmit_uncertain: Whether to submit again if the reply was lost, so that a task may exist already and both
             may be charged.
         strict: Whether to refuse, instead of warning of, text that the service would cut off silently.
@@ -235,13 +237,12 @@ class EditSession:
         host.engage(1)
         try:
             await slot.take()
-            started_at = host.loop.time()
-            prepared = await self._prepare(host, request, started_at + seconds)
+            prepared = await self._prepare(host, request, slot.taken_at + seconds)
             for warning in (*cut, *prepared.warnings):
                 warnings.warn(warning, EditWarning, stacklevel=2)
             for change in prepared.changes:
                 log.info("%s", change)
-            snapshot = await host.submitter.submit(request, prepared, slot, started_at + seconds, observer)
+            snapshot = await host.submitter.submit(request, prepared, slot, seconds, observer)
         except BaseException as error:
             slot.release()
             host.count_refusal(error)
@@ -255,13 +256,13 @@ class EditSession:
                 task_id=snapshot.task_id,
                 parameters=request.parameters,
                 since=host.loop.time(),
-                deadline=started_at + seconds,
+                deadline=slot.taken_at + seconds,
                 state=TaskState(snapshot, host.engage),
                 request=request,
                 slot=slot,
                 notes=(*prepared.changes, *cut, *prepared.warnings),
-                queued=started_at - called_at,
-                submitting=host.loop.time() - started_at,
+                queued=slot.taken_at - called_at,
+                submitting=host.loop.time() - slot.taken_at,
             )
         )
 

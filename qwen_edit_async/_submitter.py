@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any, Protocol
@@ -135,16 +136,19 @@ class Submitter:
         deadline: float,
         observer: SubmissionObserver | None = None,
     ) -> TaskSnapshot:
-        """Submit until the service accepts, or until the deadline (in the loop's seconds).
+        """Submit until the service accepts, or until ``deadline`` seconds after the slot was taken.
+
+        A submission that is refused for too many requests gives its slot back, and is made anew when it has another:
+        its deadline counts from there, as long as the service accepts others.
 
         Raises:
             SubmitUncertainError: If the service may have accepted, and repeating is not allowed.
             DeadlineExceededError: If nothing was sent before the deadline.
-            RateLimitError: If the service has had too many requests until the deadline.
+            RateLimitError: If the service has had too many requests, and accepted nothing at all, until the deadline.
             QwenEditError: What the service refused it with, or the last of the failures that were tried again.
         """
         attempts = _Attempts(request, prepared, slot, deadline, observer)
-        with anyio.move_on_at(deadline):
+        with anyio.move_on_at(slot.taken_at + deadline) as attempts.scope:
             return await self._submit(attempts)
         if attempts.sent_whole or attempts.uncertain:
             raise SubmitUncertainError("the deadline passed before the reply to the submission came: a task may exist")
@@ -159,13 +163,12 @@ class Submitter:
 
     async def _submit(self, attempts: _Attempts) -> TaskSnapshot:
         while True:
-            attempts.started_at = asyncio.get_running_loop().time()
             try:
                 snapshot = await self._negotiate(attempts)
             except QwenEditError as error:
                 attempts.refusal = error
             else:
-                self._gate.pacer.accepted()
+                attempts.slot.accepted(asyncio.get_running_loop().time())
                 self._counters.submitted += 1
                 return snapshot
             await self._back_off(attempts, attempts.refusal)
@@ -200,7 +203,7 @@ class Submitter:
         raise refusal
 
     async def _post(self, attempts: _Attempts, protocol: WireProtocol) -> TaskSnapshot:
-        await self._gate.wait_out_pause()
+        attempts.sent_at = await self._gate.wait_turn()
         call = protocol.submission(attempts.request)
         body = JSONBody(call.parts, attempts.prepared.images, self._offloader, stall_timeout=self._stall_timeout)
         observer = attempts.observer
@@ -289,13 +292,13 @@ class Submitter:
         pacer.pause(now + retry_after)
         if failure is Failure.THROTTLED:
             self._counters.throttled += 1
-            pacer.throttled(now, attempts.started_at)
-            again = True
+            self._gate.throttled(now, attempts.sent_at, self._random.random())
+            again, deadline = True, attempts.room_deadline(pacer.accepted_at)
         else:
             attempts.failures += 1
             repeatable = failure is Failure.REFUSED or (failure is Failure.UNCERTAIN and self._resubmit_uncertain)
-            again = repeatable and attempts.failures <= self._retry.max_retries
-        if not again or now + retry_after > attempts.deadline:
+            again, deadline = repeatable and attempts.failures <= self._retry.max_retries, attempts.deadline
+        if not again or now + retry_after > deadline:
             raise _uncertain(error) if attempts.uncertain else error
         attempts.count += 1
         self._counters.retries += failure is not Failure.UNCERTAIN
@@ -303,10 +306,21 @@ class Submitter:
         level = logging.WARNING if failure is Failure.UNCERTAIN else logging.INFO
         log.log(level, "submitting again (attempt %d), since it %s: %s", attempts.count + 1, failure.value, error)
         if failure is Failure.THROTTLED:
-            attempts.slot.release()
-        await self._gate.sleep(self._retry.delay(attempts.count, self._random.random()))
-        if failure is Failure.THROTTLED:
-            await attempts.slot.take(first=True)
+            await self._wait_for_room(attempts, error)
+        else:
+            await self._gate.sleep(self._retry.delay(attempts.count, self._random.random()))
+
+    async def _wait_for_room(self, attempts: _Attempts, error: QwenEditError) -> None:
+        """Change the slot for another one, ahead of all who wait for their first."""
+        pacer = self._gate.pacer
+        attempts.scope.deadline = math.inf
+        attempts.slot.release()
+        while (until := attempts.room_deadline(pacer.accepted_at)) > asyncio.get_running_loop().time():
+            with anyio.move_on_at(until):
+                await attempts.slot.take(first=True)
+                attempts.scope.deadline = attempts.slot.taken_at + attempts.seconds
+                return
+        raise _uncertain(error) if attempts.uncertain else error
 
 
 @attrs.define
@@ -316,14 +330,25 @@ class _Attempts:
     request: EditRequest
     prepared: PreparedEdit
     slot: Slot
-    deadline: float
+    seconds: float
     observer: SubmissionObserver | None = None
     count: int = 0
     failures: int = 0
-    started_at: float = 0.0
+    sent_at: float = 0.0
+    scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
+    began_at: float = attrs.field(default=attrs.Factory(lambda self: self.slot.taken_at, takes_self=True))
     uncertain: bool = False
     refusal: QwenEditError | None = None
     body: JSONBody | None = None
+
+    @property
+    def deadline(self) -> float:
+        """When to give up, in the loop's seconds."""
+        return self.slot.taken_at + self.seconds
+
+    def room_deadline(self, accepted_at: float) -> float:
+        """When to give up if there is no room: the clock starts again whenever the service accepts another one."""
+        return max(self.began_at, accepted_at) + self.seconds
 
     @property
     def sent_whole(self) -> bool:

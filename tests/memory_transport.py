@@ -101,17 +101,19 @@ class MemoryService(Transport):
     """Creates tasks, and tells that they are completed once their time has come.
 
     Attributes:
-        duration: Seconds that a task takes.
+        duration: Seconds that a task takes, or what draws them.
         latency: Seconds that a call takes.
         room: How many tasks the account allows at a time; more are answered 429.
+        requests_per_second: How many calls within any one second; more are answered 429.
         envelope: The form of the body that it takes; the other is answered 400.
         on_submission: The answer to the n-th creation, from 1.
         on_check: The answer to the n-th check, from 1, of the task with this id.
     """
 
-    duration: float = 2.0
+    duration: float | Callable[[], float] = 2.0
     latency: float = 0.01
     room: int | None = None
+    requests_per_second: int | None = None
     envelope: str | None = None
     on_submission: Callable[[int], Answer] = attrs.field(factory=in_order)
     on_check: Callable[[str, int], Answer] = attrs.field(factory=in_order)
@@ -123,6 +125,8 @@ class MemoryService(Transport):
     peak_unfinished: int = attrs.field(default=0, init=False)
     calls_under_way: int = attrs.field(default=0, init=False)
     aborted: list[Call] = attrs.field(factory=list, init=False)
+    throttled: int = attrs.field(default=0, init=False)
+    admitted_at: list[float] = attrs.field(factory=list, init=False)
     opened: int = attrs.field(default=0, init=False)
     closed: int = attrs.field(default=0, init=False)
 
@@ -165,7 +169,9 @@ class MemoryService(Transport):
             assert len(sink.content) == body.size
             sent.body = json.loads(sink.content)
         own_reply = Reply(status=200)
-        if answer.uploaded and (answer.reply is None or answer.accepted):
+        if not self._admitted(sent_at):
+            own_reply = _reply(status(429))
+        elif answer.uploaded and (answer.reply is None or answer.accepted):
             own_reply = self._created(sent)
         return await self._reply(answer, own_reply)
 
@@ -174,15 +180,28 @@ class MemoryService(Transport):
         self.checks.append(Sent(at=now, call=call))
         task_id = call.path.removeprefix(_STATUS_PREFIX)
         count = self.checks_of[task_id] = self.checks_of.get(task_id, 0) + 1
-        return await self._reply(self.on_check(task_id, count), self.state(task_id))
+        own_reply = self.state(task_id) if self._admitted(now) else _reply(status(429))
+        return await self._reply(self.on_check(task_id, count), own_reply)
+
+    def _admitted(self, now: float) -> bool:
+        """Whether a call is within the allowed rate; one that is not does not count."""
+        if self.requests_per_second is None:
+            return True
+        self.admitted_at = [at for at in self.admitted_at if at > now - 1.0]
+        if len(self.admitted_at) >= self.requests_per_second:
+            self.throttled += 1
+            return False
+        self.admitted_at.append(now)
+        return True
 
     def _created(self, sent: Sent) -> Reply:
         if self.envelope not in {None, sent.envelope}:
             return _reply(status(400))
         if self.room is not None and self.unfinished >= self.room:
+            self.throttled += 1
             return _reply(status(429))
         task_id = f"task-{len(self.ends) + 1}"
-        self.ends[task_id] = sent.at + self.duration
+        self.ends[task_id] = sent.at + (self.duration() if callable(self.duration) else self.duration)
         self.peak_unfinished = max(self.peak_unfinished, self.unfinished)
         return _reply(says({"id": task_id, "status": "in_progress"}))
 
@@ -226,12 +245,17 @@ class _Sink:
 
 
 class MemorySession(EditSession):
-    """A session on the service in memory."""
+    """A session on the service in memory.
+
+    Attributes:
+        taken: For tests to note ids whose results they got.
+    """
 
     def __init__(self, service: MemoryService, **options: Any) -> None:
         defaults = {"envelope": "flat", "polling": FixedInterval(1.0)}
         super().__init__(KEY, base_url="http://127.0.0.1:9", **defaults | options)
         self.service = service
+        self.taken: set[str] = set()
 
     def _make_transport(self) -> Transport:
         return self.service

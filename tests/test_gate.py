@@ -8,7 +8,7 @@ import pytest
 
 from qwen_edit_async import AuthenticationError
 from qwen_edit_async._gate import Gate
-from qwen_edit_async._pacing import Pacer
+from qwen_edit_async._pacing import Pacer, RequestRate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
 
@@ -45,13 +45,13 @@ async def test_who_was_turned_away_by_the_service_goes_before_who_waits():
     async def use(name: str, *, first: bool) -> None:
         await gate.acquire(first=first)
         order.append(name)
-        gate.release()
+        gate.release(accepted=False)
 
     waiting = [asyncio.create_task(use("later", first=False))]
     await settle()
     waiting.append(asyncio.create_task(use("again", first=True)))
     await settle()
-    gate.release()
+    gate.release(accepted=False)
     await asyncio.gather(*waiting)
     assert order == ["again", "later"]
 
@@ -78,11 +78,11 @@ async def test_who_ceases_to_wait_holds_no_slot(admitted_first):
     waiting = asyncio.create_task(gate.acquire())
     await settle()
     if admitted_first:
-        gate.release()
+        gate.release(accepted=False)
     waiting.cancel()
     await asyncio.wait([waiting])
     if not admitted_first:
-        gate.release()
+        gate.release(accepted=False)
     assert (gate.waiting, gate.pacer.in_flight) == (0, 0)
     await gate.acquire()
 
@@ -93,7 +93,7 @@ async def test_who_ceases_to_wait_does_not_stand_in_the_way():
     gone, stays = (asyncio.create_task(gate.acquire()) for _ in range(2))
     await settle()
     gone.cancel()
-    gate.release()
+    gate.release(accepted=False)
     async with asyncio.timeout(1):
         await stays
 
@@ -122,6 +122,39 @@ async def test_a_pause_that_grows_while_it_is_waited_for_is_waited_out():
     assert loop.time() - start == pytest.approx(20, abs=1e-3)
 
 
+async def test_requests_take_turns_at_the_rate_that_the_service_allows():
+    gate = make_gate(8)
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    gate.pacer.rate = RequestRate(limit=2.0)
+    turns = await asyncio.gather(*(gate.wait_turn() for _ in range(4)))
+    assert [turn - start for turn in turns] == pytest.approx([0.0, 0.5, 1.0, 1.5], abs=0.01)
+
+
+async def test_a_status_check_that_is_due_goes_before_a_submission_that_had_the_last_turn():
+    gate = make_gate(8)
+    loop = asyncio.get_running_loop()
+    gate.pacer.rate = RequestRate(limit=2.0)
+    await gate.wait_turn()
+    submission = asyncio.create_task(gate.wait_turn())
+    await settle()
+    await asyncio.sleep(gate.pacer.send_at - loop.time())
+    assert not submission.done()
+    gate.pacer.rate.sent(loop.time())
+    assert await submission == pytest.approx(loop.time(), abs=0.01)
+    assert gate.pacer.send_at == pytest.approx(loop.time() + 0.5, abs=0.01)
+
+
+async def test_who_waits_for_a_turn_is_told_when_the_gate_closes():
+    gate = make_gate(8)
+    gate.pacer.pause(asyncio.get_running_loop().time() + 1000)
+    waiting = [asyncio.create_task(gate.wait_turn()) for _ in range(2)]
+    await settle()
+    gate.close(AuthenticationError("no such key", status_code=401))
+    errors = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(error) for error in errors] == [AuthenticationError] * 2
+
+
 async def test_closing_gives_everybody_who_waits_the_error_at_once():
     gate = make_gate()
     await gate.acquire()
@@ -144,7 +177,7 @@ async def test_who_comes_after_closing_gets_the_first_error():
 async def test_closing_takes_back_the_timer():
     gate = make_gate(1, 0.001)
     await gate.acquire()
-    gate.release()
+    gate.release(accepted=False)
     waiting = asyncio.create_task(gate.acquire())
     await settle()
     assert gate._timer is not None

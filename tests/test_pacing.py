@@ -8,47 +8,80 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_edit_async._pacing import Pacer
+from qwen_edit_async._pacing import Pacer, RequestRate
 
-STEPS = ["start", "end", "accepted", "throttled", "throttled late", "pause", "sleep"]
+STEPS = [
+    "start",
+    "end",
+    "accepted",
+    "refused",
+    "throttled",
+    "throttled late",
+    "check",
+    "check throttled",
+    "pause",
+    "sleep",
+]
 
 
 @given(
     st.integers(1, 40),
     st.none() | st.floats(0.1, 100),
-    st.lists(st.tuples(st.sampled_from(STEPS), st.floats(0, 5))),
+    st.lists(st.tuples(st.sampled_from(STEPS), st.floats(0, 5), st.floats(0, 1)), max_size=200),
 )
-def test_whatever_happens_the_limits_hold(
-    max_in_flight: int, rate: float | None, steps: list[tuple[str, float]]
+def test_whatever_happens_the_limits_hold(  # noqa: C901, PLR0912  # one branch a step
+    max_in_flight: int, rate: float | None, steps: list[tuple[str, float, float]]
 ) -> None:
     pacer = Pacer(max_in_flight, rate)
-    now, paused_until, last_start = 0.0, -math.inf, -math.inf
-    for step, value in steps:
+    now, paused_until, last_start, unanswered = 0.0, -math.inf, -math.inf, 0
+    for step, value, draw in steps:
         if step == "start" and pacer.wait(now) == 0:
             assert pacer.in_flight < max_in_flight
             assert now >= paused_until
             assert rate is None or now - last_start >= (1 / rate) * (1 - 1e-9)
             pacer.start(now)
+            pacer.rate.sent(now)
             last_start = now
-        elif step == "end" and pacer.in_flight:
-            pacer.end()
-        elif step == "accepted":
-            pacer.accepted()
-        elif step == "throttled":
-            pacer.throttled(now, now)
-        elif step == "throttled late":
-            pacer.throttled(now, now - value)
+            unanswered += 1
+        elif step == "end" and pacer.running:
+            pacer.end(accepted=True)
+        elif step == "accepted" and unanswered:
+            unanswered -= 1
+            pacer.accepted(now)
+        elif step == "refused" and unanswered:
+            unanswered -= 1
+            pacer.end(accepted=False)
+        elif step.startswith("throttled") and unanswered:
+            unanswered -= 1
+            pacer.throttled(now, now - value if step == "throttled late" else now, draw)
+            pacer.end(accepted=False)
+        elif step == "check" and now >= pacer.send_at:
+            pacer.rate.sent(now)
+            pacer.rate.let_in(now)
+        elif step == "check throttled":
+            pacer.rate.refused(now, now)
         elif step == "pause":
             pacer.pause(now + value)
             paused_until = max(paused_until, now + value)
         elif step == "sleep":
             now += value
-        assert 1 <= pacer.limit <= max_in_flight
+        assert pacer.in_flight == pacer.running + unanswered
         assert 0 <= pacer.in_flight <= max_in_flight
-        assert pacer.resume_at == paused_until
+        assert pacer.limit >= 0
+        assert pacer.rate.limit >= 0.2
+        assert pacer.send_at >= paused_until
+        assert pacer.rate.next_at - now <= 2 * max(5.0, 1 / pacer.rate.limit)
         wait = pacer.wait(now)
-        assert (wait is None) == (pacer.in_flight >= int(pacer.limit))
-        assert wait is None or wait >= max(0.0, paused_until - now)
+        if wait is None:
+            assert pacer.in_flight > min(pacer.limit, max_in_flight - 1)
+        else:
+            assert max(0.0, paused_until - now) <= wait <= max(300.0, paused_until - now, last_start + 10 - now)
+    # Whatever happened, somebody gets in, sooner or later.
+    while pacer.in_flight:
+        pacer.end(accepted=pacer.running > 0)
+    wait = pacer.wait(now)
+    assert wait is not None
+    assert pacer.wait(now + wait + 1e-6) == 0
 
 
 def test_as_many_may_start_at_once_as_there_are_slots() -> None:
@@ -62,7 +95,7 @@ def test_as_many_may_start_at_once_as_there_are_slots() -> None:
 def test_an_end_makes_room_for_one() -> None:
     pacer = Pacer(1)
     pacer.start(0.0)
-    pacer.end()
+    pacer.end(accepted=False)
     assert (pacer.in_flight, pacer.wait(0.0)) == (0, 0)
 
 
@@ -112,54 +145,260 @@ def test_the_longer_of_pause_and_spacing_counts() -> None:
     assert pacer.wait(0.0) == 12.0
 
 
-def test_too_many_requests_halve_what_is_in_flight() -> None:
-    pacer = Pacer(16, in_flight=12)
-    pacer.throttled(5.0, 4.0)
-    assert pacer.limit == 6
+def running(count: int, max_in_flight: int = 16) -> Pacer:
+    """A pacer whose service has accepted so many at time 0, and refused one more."""
+    pacer = Pacer(max_in_flight)
+    for _ in range(count + 1):
+        pacer.start(0.0)
+    for _ in range(count):
+        pacer.accepted(0.0)
+    pacer.throttled(0.1, 0.0, 0.5)
+    pacer.end(accepted=False)
+    return pacer
 
 
-def test_the_limit_is_halved_if_less_is_in_flight_than_may_be_no_longer() -> None:
-    pacer = Pacer(16, limit=4.0, in_flight=12)
-    pacer.throttled(5.0, 4.0)
-    assert pacer.limit == 2
+def probe(pacer: Pacer, now: float) -> None:
+    assert pacer.wait(now) == 0
+    pacer.start(now)
 
 
-def test_the_limit_never_falls_below_one() -> None:
-    pacer = Pacer(16, in_flight=1)
-    for now in range(5):
-        pacer.throttled(float(now), float(now))
-    assert (pacer.limit, pacer.wait(9.0)) == (1, None)
+def test_what_was_never_tried_is_not_tried_by_hundreds_at_once() -> None:
+    pacer, started = Pacer(1000), 0
+    while pacer.wait(0.0) == 0:
+        pacer.start(0.0)
+        started += 1
+    assert started == 17
+    for _ in range(17):
+        pacer.accepted(0.1)
+    while pacer.wait(0.1) == 0:
+        pacer.start(0.1)
+        started += 1
+    assert started == 34
 
 
-def test_refusals_of_one_round_halve_once() -> None:
-    pacer = Pacer(16, in_flight=16)
-    for started_at in (1.0, 2.0, 3.0, 4.9):
-        pacer.throttled(5.0, started_at)
-    assert pacer.limit == 8
+def test_a_refusal_lowers_the_limit_to_how_many_run() -> None:
+    assert running(4).limit == 4
 
 
-def test_a_refusal_of_the_next_round_halves_again() -> None:
-    pacer = Pacer(16, in_flight=16)
-    pacer.throttled(5.0, 1.0)
-    pacer.throttled(6.0, 5.0)
-    assert pacer.limit == 4
+@pytest.mark.parametrize("refusals_first", [True, False])
+def test_refusals_of_one_round_count_once_in_whatever_order_they_come(refusals_first: bool) -> None:  # noqa: FBT001  # a case
+    pacer = Pacer(16)
+    for _ in range(16):
+        pacer.start(0.0)
+    steps = ["refused"] * 12 + ["accepted"] * 4
+    for number, step in enumerate(steps if refusals_first else reversed(steps)):
+        if step == "accepted":
+            pacer.accepted(0.1 + number / 1000)
+        else:
+            pacer.throttled(0.1 + number / 1000, 0.0, 0.5)
+            pacer.end(accepted=False)
+    assert (pacer.limit, pacer.running, pacer.in_flight) == (4, 4, 4)
+    assert pacer.wait(0.2) == pytest.approx(1.0, abs=0.2)
 
 
-def test_the_limit_grows_by_about_one_in_each_round_of_accepted_submissions() -> None:
-    pacer = Pacer(16, limit=4.0)
+def test_beyond_the_limit_one_at_a_time_tries() -> None:
+    pacer = running(4)
+    assert pacer.wait(0.2) == pytest.approx(0.9)
+    probe(pacer, 1.2)
+    assert pacer.wait(100.0) is None
+
+
+def test_a_try_that_is_accepted_raises_the_limit() -> None:
+    pacer = running(4)
+    probe(pacer, 2.0)
+    pacer.accepted(2.1)
+    assert (pacer.limit, pacer.wait(2.1)) == (5, pytest.approx(1.0))
+
+
+def test_tries_that_are_refused_become_ever_rarer() -> None:
+    pacer, now, waits = running(4), 0.2, []
+    for _ in range(10):
+        wait = pacer.wait(now)
+        assert wait is not None
+        waits.append(round(wait))
+        now += wait
+        probe(pacer, now)
+        pacer.throttled(now + 0.1, now, 0.5)
+        pacer.end(accepted=False)
+        now += 0.1
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 240, 240]
+
+
+def test_while_nothing_runs_a_try_comes_every_half_minute_at_least() -> None:
+    pacer, now, waits = Pacer(16), 0.0, []
+    for _ in range(8):
+        wait = pacer.wait(now)
+        assert wait is not None
+        waits.append(round(wait))
+        now += wait
+        probe(pacer, now)
+        pacer.throttled(now + 0.1, now, 0.5)
+        pacer.end(accepted=False)
+        now += 0.1
+    assert waits == [0, 1, 2, 4, 8, 16, 30, 30]
+
+
+def test_several_clients_of_an_account_come_back_at_different_times() -> None:
+    waits = set()
+    for draw in (0.0, 0.5, 1.0):
+        pacer = Pacer(4)
+        pacer.start(0.0)
+        pacer.throttled(0.1, 0.0, draw)
+        pacer.end(accepted=False)
+        waits.add(pacer.wait(0.1))
+    assert waits == {0.75, 1.0, 1.25}
+
+
+def test_an_end_below_the_limit_lets_the_next_start_at_once() -> None:
+    pacer = running(4)
+    pacer.end(accepted=True)
+    assert pacer.wait(0.2) == 0
+
+
+def test_a_refusal_below_the_limit_lowers_it_and_tries_soon_begin_anew() -> None:
+    pacer, now = running(4), 0.2
+    for _ in range(5):
+        now += pacer.wait(now) or 0.0
+        probe(pacer, now)
+        pacer.throttled(now, now, 0.5)
+        pacer.end(accepted=False)
+    pacer.end(accepted=True)
+    probe(pacer, now + 1)
+    pacer.throttled(now + 1.1, now + 1, 0.5)
+    pacer.end(accepted=False)
+    assert (pacer.limit, pacer.wait(now + 1.1)) == (3, pytest.approx(1.0))
+
+
+def test_a_try_that_succeeded_by_chance_does_not_make_tries_frequent() -> None:
+    pacer, now = running(4), 0.2
     for _ in range(4):
-        pacer.accepted()
-    assert 4.8 < pacer.limit < 5
-    pacer.accepted()
-    assert 5 < pacer.limit < 5.2
+        now += pacer.wait(now) or 0.0
+        probe(pacer, now)
+        pacer.throttled(now, now, 0.5)
+        pacer.end(accepted=False)
+    now += pacer.wait(now) or 0.0
+    probe(pacer, now)
+    pacer.accepted(now)  # one of those that ran had ended, and nobody knew
+    pacer.end(accepted=True)
+    pacer.start(now + 0.1)
+    pacer.throttled(now + 0.2, now + 0.1, 0.5)
+    pacer.end(accepted=False)
+    assert (pacer.limit, pacer.wait(now + 0.2)) == (4, pytest.approx(16.0))
 
 
-def test_the_limit_grows_back_to_the_maximum_and_no_further() -> None:
-    pacer = Pacer(16, limit=1.0)
+# How many requests a second.
+
+
+def feed(rate: RequestRate, now: float, count: int, allowed: float) -> float:
+    """So many requests as fast as the rate lets them; more than ``allowed`` within a second are refused."""
+    admitted: list[float] = []
+    for _ in range(count):
+        now = max(now, rate.next_at)
+        rate.sent(now)
+        admitted = [at for at in admitted if at > now - 1.0]
+        if len(admitted) < allowed:
+            admitted.append(now)
+            rate.let_in(now)
+        else:
+            rate.refused(now, now)
+        now += 1e-4
+    return now
+
+
+def test_nothing_is_spaced_before_the_service_refuses() -> None:
+    rate = RequestRate()
     for _ in range(1000):
-        pacer.accepted()
-    assert pacer.limit == 16
+        rate.sent(5.0)
+        rate.let_in(5.0)
+    assert (rate.limit, rate.next_at) == (math.inf, -math.inf)
 
 
-def test_a_fraction_of_a_slot_is_no_slot() -> None:
-    assert Pacer(16, limit=2.9, in_flight=2).wait(0.0) is None
+def test_a_refusal_lowers_the_rate_to_just_below_what_was_let_in() -> None:
+    rate = RequestRate()
+    for _ in range(20):
+        rate.let_in(10.0)
+    rate.refused(10.1, 10.05)
+    assert (rate.limit, rate.next_at) == (19.0, pytest.approx(10.1 + 1 / 19))
+
+
+def test_a_refusal_after_a_lull_only_halves_what_has_worked() -> None:
+    rate = RequestRate()
+    for _ in range(20):
+        rate.let_in(10.0)
+    rate.refused(60.0, 59.9)
+    assert rate.limit == 10.0
+
+
+def test_what_was_sent_before_the_rate_was_lowered_says_nothing_new() -> None:
+    rate = RequestRate()
+    rate.refused(10.0, 9.9)
+    limit = rate.limit
+    rate.refused(10.5, 9.95)
+    assert rate.limit == limit
+
+
+def test_the_rate_never_falls_below_one_in_five_seconds() -> None:
+    rate = RequestRate()
+    for now in range(0, 100, 2):
+        rate.refused(now + 1.0, now + 0.5)
+    assert rate.limit == 0.2
+
+
+def test_the_rate_is_raised_only_while_requests_have_to_wait_for_it() -> None:
+    rate = RequestRate()
+    rate.refused(0.0, -0.1)
+    for now in range(10, 100, 10):
+        rate.sent(now)
+        rate.let_in(now)
+    assert rate.limit == 1.0
+    rate.sent(91.0)
+    rate.let_in(91.0)
+    assert rate.limit == 1.25
+
+
+@pytest.mark.parametrize("allowed", [2, 10, 100])
+def test_the_rate_comes_close_to_what_is_allowed_with_few_refusals(allowed: int) -> None:
+    rate, refusals = RequestRate(), []
+    original = RequestRate.refused
+
+    class Counting(RequestRate):
+        def refused(self, now: float, sent_at: float) -> None:
+            refusals.append(now)
+            original(self, now, sent_at)
+
+    rate = Counting()
+    start = feed(rate, 0.0, allowed + 3, allowed)
+    refusals.clear()
+    count = 600 * allowed
+    end = feed(rate, start, count, allowed)
+    assert 0.8 * allowed < count / (end - start) <= 1.05 * allowed
+    assert len(refusals) < 0.02 * count
+
+
+def test_a_rate_that_was_lowered_for_nothing_recovers() -> None:
+    rate = RequestRate()
+    for now in range(10):
+        rate.refused(now + 1.0, now + 0.5)
+    assert rate.limit == 0.2
+    now = feed(rate, 20.0, 1000, math.inf)
+    assert rate.limit > 20
+    assert now < 200
+
+
+def test_a_refusal_while_the_rate_is_on_trial_takes_the_trial_back_and_not_the_room() -> None:
+    pacer = running(4)
+    pacer.rate = RequestRate(limit=2.5, raised=True)
+    pacer.end(accepted=True)
+    probe(pacer, 5.0)
+    pacer.throttled(5.1, 5.0, 0.5)
+    pacer.end(accepted=False)
+    assert (pacer.limit, pacer.wait(5.1)) == (4, 0)
+    assert pacer.rate.limit == 2.0
+
+
+def test_what_is_accepted_within_the_limit_does_not_change_it() -> None:
+    pacer = running(4)
+    pacer.end(accepted=True)
+    pacer.start(1.0)
+    pacer.accepted(1.1)
+    assert pacer.limit == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from random import Random
 
 import pytest
 from memory_transport import (
@@ -31,6 +32,7 @@ from qwen_edit_async import (
     DeadlineExceededError,
     InsufficientBalanceError,
     InvalidEditError,
+    Learned,
     NotFoundError,
     PermissionDeniedError,
     QwenEditError,
@@ -179,6 +181,33 @@ async def test_a_thousand_edits_finish_on_an_account_that_allows_two_at_a_time()
     assert {result.task_id for result in results} == set(service.ids)
     assert (len(service.ids), counts.completed, service.peak_unfinished) == (1000, 1000, 2)
     assert counts.limit <= 4
+
+
+async def test_edits_that_wait_for_room_for_longer_than_their_deadline_finish_while_others_do():
+    service = MemoryService(room=1, duration=20.0)
+    async with MemorySession(service, max_in_flight=16, deadline=60.0) as session:
+        outcomes = [outcome async for outcome in session.edit_many([{"images": IMAGE, "instruction": "snow"}] * 16)]
+    assert all(outcome.ok for outcome in outcomes)
+    assert max(outcome.result.timings.queued for outcome in outcomes) > 250
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_small_account_is_used_to_the_full_and_seldom_asked_for_too_much(seed):
+    durations = Random(seed)
+    drawn: list[float] = []
+
+    def duration() -> float:
+        drawn.append(durations.lognormvariate(math.log(20.0), 0.35))
+        return drawn[-1]
+
+    service = MemoryService(room=4, requests_per_second=2, duration=duration)
+    async with MemorySession(service, max_in_flight=64, polling=Learned()) as session:
+        start = now()
+        outcomes = [outcome async for outcome in session.edit_many([{"images": IMAGE, "instruction": "snow"}] * 200)]
+        elapsed = now() - start
+    assert all(outcome.ok for outcome in outcomes)
+    assert elapsed < 1.15 * sum(drawn) / 4
+    assert service.throttled < 0.05 * (len(service.submissions) + len(service.checks))
 
 
 @pytest.mark.parametrize("answer", [NORMAL, status(429), status(400), refused()], ids=str)
