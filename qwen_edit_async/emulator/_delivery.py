@@ -47,12 +47,19 @@ async def deliver(
         case Drop() | Hang() | Truncate():
             return await _break(service, request, reply, action)
         case Slow():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(action.delay):
-                    await service.closing.wait()  # a client that went away does not end its request
-            if action.bytes_per_second is None:
-                return _plain(service, reply)
-            return await _trickle(service, request, reply, action.bytes_per_second)
+            return await _be_slow(service, request, reply, action)
+
+
+async def _be_slow(service: Service, request: web.Request, reply: Reply, action: Slow) -> web.StreamResponse:
+    """Answer late, unless the emulator closes first: a client that went away does not end its request."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(action.delay):
+            await service.closing.wait()
+    if service.closing.is_set():
+        return await _break(service, request, reply, Hang(action.accepted))
+    if action.bytes_per_second is None:
+        return _plain(service, reply)
+    return await _trickle(service, request, reply, action.bytes_per_second)
 
 
 async def _break(
