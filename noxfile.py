@@ -38,6 +38,7 @@ PURE_CORE = ",".join(
         "_pacing",
         "_png",
         "_polling",
+        "_progress",
         "_replies",
         "_requests",
         "_retry",

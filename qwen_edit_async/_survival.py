@@ -12,18 +12,23 @@ from bisect import bisect_right
 from itertools import accumulate, pairwise
 
 _FIRST_EDGE = 0.05
-_LAST_EDGE = 7200.0
-_LOG_STEP = 0.04
+_LAST_EDGE = 3600.0
+_LOG_STEP = 0.08
 _STEPS = math.ceil(math.log(_LAST_EDGE / _FIRST_EDGE) / _LOG_STEP)
 _EDGES = (0.0, *(_FIRST_EDGE * math.exp(_LOG_STEP * step) for step in range(_STEPS + 1)))
 _WIDTHS = tuple(end - start for start, end in pairwise(_EDGES))
-_LAST = len(_WIDTHS) - 1
+_SIZE = len(_WIDTHS)
 
-_UNKNOWING = tuple(1 / max(1.0, (start + end) / 2) for start, end in pairwise(_EDGES))
+_UNKNOWING = [1 / max(1.0, (start + end) / 2) for start, end in pairwise(_EDGES)]
 """Hazard of a duration of which nothing is known: it may end in the next second as well as in the next tenfold."""
 
-_ENDS_BETWEEN_ESTIMATES = 15
-_STRETCHES_BETWEEN_ESTIMATES = 100
+_NEWS_SHARE = 0.3
+_MOST_NEWS = 30.0
+"""The estimate is renewed when the news weigh three tenths of all evidence, or as much as 30 ends."""
+
+_NEWS_IN_A_STRETCH = 0.1
+"""Ends that the news of a task that runs on are counted as, lest a service that slows down be noticed late."""
+
 _LEAST_PROBABILITY = 1e-9
 
 
@@ -31,59 +36,68 @@ class Survival:
     """The distribution of a duration, as far as it is known.
 
     An end inside a stretch is spread over it in proportion to the estimate, one step of Turnbull's self-consistency
-    (J. R. Stat. Soc. B 38, 1976). Old evidence fades exponentially. To take in evidence costs O(1), for an end O(steps
-    of the grid in the stretch); every so often the estimate is renewed, O(grid); a question is O(log grid). Durations
-    may have any unit; those from 0.05 to 7200 are told apart, by steps of 4 %.
+    (J. R. Stat. Soc. B 38, 1976). Old evidence fades exponentially. A question and evidence of a task that runs on cost
+    O(log grid), an end O(steps of the grid in its stretch); the estimate is renewed ever more seldom, O(grid).
+    Durations may have any unit; those from 0.05 to 3600 are told apart, by steps of 8 %.
 
     Args:
         memory: After how many more ends the weight of evidence has faded to 1/e.
         strength: How many ends, for each e-fold of age, the prior weighs as much as.
-        prior: The estimate to believe for want of evidence; by default the hazard of 1 / age, under which checks back
-            off.
+        prior: The estimate of all that this is a kind of: it is believed for want of evidence, and learns from whatever
+            this one learns from. By default the hazard of 1 / age is believed, under which checks back off.
 
     Attributes:
         hazard: The estimate, for each step of the grid.
     """
 
     hazard: list[float]
+    _new_events: list[float]
+    _new_time: list[float]
+    _entering: list[int]
+    _ends: int
+    _news: float
+    _enough_news: float
 
     def __init__(self, *, memory: float, strength: float, prior: Survival | None = None) -> None:
         self._decay = math.exp(-1 / memory)
         self._most_time = [2 * memory * width for width in _WIDTHS]
         self._strength = strength * _LOG_STEP
         self._prior = prior
-        self._events = [0.0] * len(_WIDTHS)
-        self._time = [0.0] * len(_WIDTHS)
+        self._events = [0.0] * _SIZE
+        self._time = [0.0] * _SIZE
         self._weight = 0.0
         self._clear_news()
         self._estimate()
 
     def survived(self, start: float, end: float) -> None:
         """A task of age ``start`` ran on, at least until age ``end``."""
-        first, last = _step_of(start), _step_of(end)
+        first = bisect_right(_EDGES, start, 1, _SIZE) - 1
+        after = bisect_right(_EDGES, end, 1, _SIZE)
         self._entering[first] += 1
-        self._entering[last + 1] -= 1
+        self._entering[after] -= 1
         self._new_time[first] -= start - _EDGES[first]
-        self._new_time[last] -= _EDGES[last + 1] - end
-        self._stretches += 1
-        self._renew_if_worthwhile()
+        self._new_time[after - 1] -= _EDGES[after] - end
+        self._news += _NEWS_IN_A_STRETCH
+        if self._news >= self._enough_news:
+            self._renew()
 
     def ended(self, start: float, end: float) -> None:
         """A task that ran at age ``start`` ended before age ``end``."""
-        first, last = _step_of(start), _step_of(end)
-        edges = (start, *_EDGES[first + 1 : last + 1], end)
-        hazards = (self._hazard_until(start), *self._cumulated[first + 1 : last + 1], self._hazard_until(end))
-        running = [math.exp(hazards[0] - hazard) for hazard in hazards]
-        over = running[-1]
+        over = 1 - self.probability(start, end)
         ending = max(_LEAST_PROBABILITY, 1 - over)
-        left = 1.0
-        for step, (low, high), still_running in zip(range(first, last + 1), pairwise(edges), running[1:], strict=True):
-            still_left = (still_running - over) / ending
+        left, age, hazard = 1.0, start, 0.0
+        last = bisect_right(_EDGES, end, 1, _SIZE) - 1
+        for step in range(bisect_right(_EDGES, start, 1, _SIZE) - 1, last + 1):
+            until = _EDGES[step + 1] if step < last else end
+            hazard += self.hazard[step] * (until - age)
+            still_left = (math.exp(-hazard) - over) / ending
             self._new_events[step] += left - still_left
-            self._new_time[step] += (high - low) * (left + still_left) / 2
-            left = still_left
+            self._new_time[step] += (until - age) * (left + still_left) / 2
+            left, age = still_left, until
         self._ends += 1
-        self._renew_if_worthwhile()
+        self._news += 1
+        if self._news >= self._enough_news:
+            self._renew()
 
     def probability(self, start: float, end: float) -> float:
         """That a task that runs at age ``start`` ends before age ``end``."""
@@ -97,24 +111,31 @@ class Survival:
 
     def check_age(self, age: float, cost: float) -> float:
         """At which age to check a task that runs at ``age``, if a check costs ``cost``, in units of age."""
-        goal = self._roots_until(age) + math.sqrt(2 * cost)
-        step = min(_LAST, bisect_right(self._cumulated_roots, goal) - 1)
+        step = bisect_right(_EDGES, age, 1, _SIZE) - 1
+        goal = self._cumulated_roots[step] + self._roots[step] * (age - _EDGES[step]) + math.sqrt(2 * cost)
+        step = bisect_right(self._cumulated_roots, goal, 1, _SIZE) - 1
         return _EDGES[step] + (goal - self._cumulated_roots[step]) / self._roots[step]
 
+    def hear(self, kind: Survival) -> None:
+        """Add the news of a kind to its own."""
+        self._new_events = list(map(operator.add, self._new_events, kind._new_events))
+        self._new_time = list(map(operator.add, self._new_time, kind._new_time))
+        self._entering = list(map(operator.add, self._entering, kind._entering))
+        self._ends += kind._ends
+        self._news += kind._news
+        if self._news >= self._enough_news:
+            self._renew()
+
     def _hazard_until(self, age: float) -> float:
-        step = _step_of(age)
+        step = bisect_right(_EDGES, age, 1, _SIZE) - 1
         return self._cumulated[step] + self.hazard[step] * (age - _EDGES[step])
 
-    def _roots_until(self, age: float) -> float:
-        step = _step_of(age)
-        return self._cumulated_roots[step] + self._roots[step] * (age - _EDGES[step])
-
-    def _renew_if_worthwhile(self) -> None:
-        enough = min(_ENDS_BETWEEN_ESTIMATES, 1 + self._weight / 10)
-        if self._ends >= enough or self._stretches >= _STRETCHES_BETWEEN_ESTIMATES:
-            self._take_in_news()
-            self._clear_news()
-            self._estimate()
+    def _renew(self) -> None:
+        if self._prior is not None:
+            self._prior.hear(self)
+        self._take_in_news()
+        self._clear_news()
+        self._estimate()
 
     def _take_in_news(self) -> None:
         fading = self._decay**self._ends
@@ -133,34 +154,23 @@ class Survival:
         self._weight = self._weight * fading + self._ends
 
     def _clear_news(self) -> None:
-        self._new_events = [0.0] * len(_WIDTHS)
-        self._new_time = [0.0] * len(_WIDTHS)
-        self._entering = [0] * (len(_WIDTHS) + 1)
+        self._new_events = [0.0] * _SIZE
+        self._new_time = [0.0] * _SIZE
+        self._entering = [0] * (_SIZE + 1)
         self._ends = 0
-        self._stretches = 0
+        self._news = 0.0
+        self._enough_news = min(_MOST_NEWS, 1 + self._weight * _NEWS_SHARE)
 
     def _estimate(self) -> None:
         prior = self._prior.hazard if self._prior is not None else _UNKNOWING
         strength = self._strength
         self.hazard = [
             (events + strength) / (time + strength / believed)
-            for events, time, believed in zip(_smoothed(self._events), _smoothed(self._time), prior, strict=True)
+            for events, time, believed in zip(self._events, self._time, prior, strict=True)
         ]
         self._roots = list(map(math.sqrt, self.hazard))
         self._cumulated = _cumulate(self.hazard)
         self._cumulated_roots = _cumulate(self._roots)
-
-
-def _step_of(age: float) -> int:
-    if age < _FIRST_EDGE:
-        return 0
-    return min(_LAST, 1 + int(math.log(age / _FIRST_EDGE) / _LOG_STEP))
-
-
-def _smoothed(values: list[float]) -> list[float]:
-    """Each with a quarter of its neighbours' and a half of its own."""
-    before, after = values[:1] + values[:-1], values[1:] + values[-1:]
-    return [(left + 2 * value + right) / 4 for left, value, right in zip(before, values, after, strict=True)]
 
 
 def _cumulate(rates: list[float]) -> list[float]:

@@ -77,7 +77,7 @@ def test_an_end_in_a_wide_stretch_is_put_where_ends_are_known_to_be() -> None:
 @given(ages, st.floats(0, 1e4))
 def test_an_end_counts_once_and_only_in_its_stretch(age: float, length: float) -> None:
     estimate = survival()
-    estimate._weight = math.inf  # no new estimate yet
+    estimate._enough_news = math.inf  # no new estimate yet
     estimate.ended(age, age + length)
     assert sum(estimate._new_events) == pytest.approx(1)
     assert min(estimate._new_events) >= 0
@@ -93,12 +93,13 @@ def test_old_evidence_fades() -> None:
 
 
 def test_a_stall_does_not_weigh_for_ever() -> None:
-    estimate = survival(memory=50)
+    stalled, fluent = survival(memory=50), survival(memory=50)
     for _ in range(20_000):
-        estimate.survived(60, 120)
-    for _ in range(200):
-        watch(estimate, 90.0, 2.0)
-    assert estimate.probability(60, 120) > 0.9
+        stalled.survived(60, 120)
+    for estimate in (stalled, fluent):
+        for _ in range(200):
+            watch(estimate, 90.0, 2.0)
+    assert stalled.probability(60, 120) > 0.9 * fluent.probability(60, 120)
 
 
 def test_an_estimate_without_evidence_is_its_prior() -> None:
@@ -109,13 +110,40 @@ def test_an_estimate_without_evidence_is_its_prior() -> None:
     assert estimate.check_age(0, 0.2) == prior.check_age(0, 0.2)
 
 
-def test_an_estimate_departs_from_its_prior_with_evidence_of_its_own() -> None:
-    prior, estimate = (parent := survival()), survival(strength=5, prior=parent)
+def test_an_estimate_departs_from_its_prior_which_learns_from_all_its_kinds() -> None:
+    prior = survival()
+    quick, slow = (survival(strength=2, prior=prior) for _ in range(2))
     for _ in range(100):
-        watch(prior, 10.0, 0.5)
-        watch(estimate, 40.0, 0.5)
-    assert prior.probability(0, 15) > 0.9
-    assert estimate.probability(0, 15) < 0.3
+        watch(quick, 10.0, 0.5)
+        watch(slow, 40.0, 0.5)
+    assert quick.probability(0, 15) > 0.75
+    assert slow.probability(0, 15) < 0.3
+    assert prior.probability(0, 15) == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_estimate_is_renewed_ever_more_seldom_but_never_for_long() -> None:
+    estimate, ends_between, ends = survival(), [], 0
+    for _ in range(400):
+        before = estimate.hazard
+        estimate.ended(9, 11)
+        ends += 1
+        if estimate.hazard is not before:
+            ends_between.append(ends)
+            ends = 0
+    assert ends_between[0] == 1
+    assert ends_between == sorted(ends_between)
+    assert ends_between[-1] == 30
+
+
+def test_a_service_of_which_nothing_ends_is_noticed_all_the_same() -> None:
+    estimate = survival()
+    for _ in range(300):
+        watch(estimate, 10.0, 1.0)
+    before = estimate.probability(9, 11)
+    for _ in range(1000):
+        estimate.survived(9, 11)
+    assert before > 0.9
+    assert estimate.probability(9, 11) < 0.5
 
 
 @given(st.lists(stretches, max_size=300), ages, st.floats(1e-3, 1e3), st.floats(0, 1e4))

@@ -1,0 +1,106 @@
+"""Progress as evidence: followed where it foretells the end, whatever its scale, and not where it does not."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_edit_async._progress import ProgressEvidence
+from qwen_edit_async._survival import Survival
+
+MEMORY = 100.0
+
+
+def watch(evidence: ProgressEvidence, by_age: Survival, duration: float, told: Callable[[float], float]) -> None:
+    """A task that is checked every two seconds and tells its progress, a function of the fraction that is done."""
+    for age in itertools.count(0.0, 2.0):
+        ended = age + 2 >= duration
+        if age:
+            evidence.learn(by_age, age, told(age / duration), age + 2, ended=ended)
+        if ended:
+            by_age.ended(age, age + 2)
+            return
+        by_age.survived(age, age + 2)
+
+
+def after(
+    tasks: int, told: Callable[[float], float], evidence: ProgressEvidence | None = None, by_age: Survival | None = None
+) -> tuple[ProgressEvidence, Survival]:
+    evidence = evidence or ProgressEvidence(MEMORY)
+    by_age = by_age or Survival(memory=MEMORY, strength=0.15)
+    draw = random.Random(tasks)
+    for _ in range(tasks):
+        watch(evidence, by_age, 20 * math.exp(0.35 * draw.gauss(0, 1)), told)
+    return evidence, by_age
+
+
+@pytest.mark.parametrize(
+    "told", [lambda done: done, lambda done: done**2, math.sqrt, lambda done: round(done, 1), lambda done: done * 0.9]
+)
+def test_progress_that_grows_with_what_is_done_convinces_on_any_scale(told: Callable[[float], float]) -> None:
+    evidence, _ = after(200, told)
+    assert evidence.convincing
+
+
+@pytest.mark.parametrize(
+    "told",
+    [lambda _: 0.0, lambda _: 0.5, lambda _: 1.0, lambda done: (done * 997) % 1, lambda _: math.nan, lambda _: 7.0],
+    ids=["0 until done", "constant", "1 all along", "jumps", "no number", "too much"],
+)
+def test_progress_that_says_nothing_does_not_convince(told: Callable[[float], float]) -> None:
+    evidence, _ = after(200, told)
+    assert not evidence.convincing
+
+
+def test_without_evidence_progress_does_not_convince() -> None:
+    assert not ProgressEvidence(MEMORY).convincing
+
+
+def test_progress_that_begins_to_lie_is_soon_believed_no_more() -> None:
+    evidence, by_age = after(500, lambda done: done)
+    assert evidence.convincing
+    after(10, lambda _: 0.97, evidence, by_age)
+    assert not evidence.convincing
+
+
+def test_progress_that_lied_for_long_can_convince_again() -> None:
+    evidence, by_age = after(500, lambda done: (done * 997) % 1)
+    after(200, lambda done: done, evidence, by_age)
+    assert evidence.convincing
+
+
+def test_a_task_half_done_has_as_long_to_go_as_it_took() -> None:
+    view = ProgressEvidence(MEMORY).view(12.0, 0.5)
+    assert view is not None
+    assert view[1] == 12
+
+
+def test_how_far_progress_can_be_trusted_is_learned_for_each_halving_of_what_remains() -> None:
+    evidence = ProgressEvidence(MEMORY)
+    estimates = [view[0] for told in (0.3, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0) if (view := evidence.view(9.0, told))]
+    assert len(set(map(id, estimates))) == 7
+    assert estimates[-1] is estimates[-2]
+
+
+@pytest.mark.parametrize(("age", "progress"), [(0.01, 0.5), (9.0, 0.001), (9.0, -1.0), (9.0, 1.01), (9.0, math.nan)])
+def test_there_is_no_view_of_what_can_not_be_extrapolated(age: float, progress: float) -> None:
+    assert ProgressEvidence(MEMORY).view(age, progress) is None
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e4), st.floats(), st.floats(0, 1e4), st.booleans()), max_size=100))
+def test_whatever_it_is_told_it_stays_sane(told: list[tuple[float, float, float, bool]]) -> None:
+    evidence, by_age = ProgressEvidence(MEMORY), Survival(memory=MEMORY, strength=0.15)
+    for age, progress, seconds, ended in told:
+        evidence.learn(by_age, age, progress, age + seconds, ended=ended)
+        assert abs(evidence._gain) <= 20
+        view = evidence.view(age, progress)
+        if view is not None:
+            estimate, unit = view
+            assert 0 < unit < math.inf
+            assert estimate.check_age(0.0, 0.2 / unit) > 0
