@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import attrs
 import numpy as np
@@ -14,6 +16,27 @@ from qwen_edit_async._schedule import PollSchedule, WatchedTask
 
 SEED = 4
 _SHARE_OF_SHORT = 0.7
+
+Progress: TypeAlias = Callable[[float, np.random.Generator], float]
+"""What a service tells of a task, given the fraction that is done."""
+
+
+def honest(done: float, rng: np.random.Generator) -> float:
+    """Linear, with noise of 2 %."""
+    return float(np.clip(done + 0.02 * rng.standard_normal(), 0.0, 1.0))
+
+
+LIES: dict[str, Progress] = {
+    "random": lambda _, rng: float(rng.random()),
+    "constant": lambda _, __: 0.5,
+    "0 until done": lambda _, __: 0.0,
+    "almost done": lambda _, __: 0.99,
+    "backwards": lambda done, _: 1 - done,
+    "square": lambda done, _: done * done,
+    "stays at 0.9": lambda done, _: min(0.9, 2 * done),
+    "half of it random": lambda done, rng: done if rng.random() < 0.5 else float(rng.random()),  # noqa: PLR2004  # a half
+}
+"""Progress that says nothing, or not what it seems to."""
 
 
 @attrs.frozen(eq=False)
@@ -25,7 +48,7 @@ class Workload:
         seconds: How long the service works on each task.
         in_flight: Tasks that the client has in flight; one that is found to have ended makes room for the next.
         slots: Tasks that the service works on at a time; ``None`` for as many as there are.
-        noise: Standard deviation of the progress that is told; ``None``: it tells none; infinity: it lies.
+        progress: What the service tells while a task runs, if anything.
         known: Whether durations are drawn from one distribution, so that an optimum can be computed.
     """
 
@@ -33,7 +56,7 @@ class Workload:
     seconds: np.ndarray[Any, np.dtype[np.float64]]
     in_flight: int = 32
     slots: int | None = None
-    noise: float | None = None
+    progress: Progress | None = None
     known: bool = False
 
 
@@ -66,8 +89,8 @@ def workloads(tasks: int, seed: int = SEED) -> list[Workload]:
         Workload("drifting", lognormal(20.0, 0.35) * drift),
         Workload("sudden", even * np.where(np.arange(tasks) < tasks // 2, 1.0, 2.5)),
         Workload("queueing", even, in_flight=50, slots=10),
-        Workload("progress", even, noise=0.02),
-        Workload("lying progress", even, noise=float("inf")),
+        Workload("progress", even, progress=honest),
+        Workload("lying progress", even, progress=LIES["random"]),
     ]
 
 
@@ -107,21 +130,14 @@ def simulate(policy: PollPolicy, workload: Workload, *, skip: int = 0, seed: int
                 checks.append(task.checks)
             submit(now)
         else:
-            task.found_running(now, _progress(workload, (now - task.since) / (ends_at - task.since), rng))
+            fraction = (now - task.since) / (ends_at - task.since)
+            task.found_running(now, workload.progress(fraction, rng) if workload.progress else None)
             heapq.heappush(due, (policy.next_check(task, now), index, ends_at, task))
     return Figures(float(np.mean(lags)), float(np.mean(checks)))
 
 
-def _progress(workload: Workload, fraction: float, rng: np.random.Generator) -> float | None:
-    if workload.noise is None:
-        return None
-    if workload.noise == float("inf"):
-        return float(rng.random())
-    return float(np.clip(fraction + workload.noise * rng.standard_normal(), 0.0, 1.0))
-
-
-def optimum(workload: Workload, poll_cost: float, *, steps: int = 1500) -> float:
-    """The least expected cost of a schedule that knows the distribution, in seconds, by dynamic programming.
+def optimum(workload: Workload, poll_cost: float, *, steps: int = 1500) -> Figures:
+    """The schedule that knows the distribution and costs the least, by dynamic programming.
 
     Checks are at the multiples of a step; the distribution is that of the workload's own tasks.
     """
@@ -129,11 +145,47 @@ def optimum(workload: Workload, poll_cost: float, *, steps: int = 1500) -> float
     times = np.linspace(0.0, float(ends[-1]), steps + 1)
     gone = np.searchsorted(ends, times, side="right") / len(ends)
     area = np.concatenate([[0.0], np.cumsum((gone[1:] + gone[:-1]) / 2) * times[1]])
-    to_go = np.zeros(steps + 1)
+    to_go, checks = np.zeros(steps + 1), np.zeros(steps + 1)
     for step in range(steps - 1, -1, -1):
         lag = area[step + 1 :] - area[step] - gone[step] * (times[step + 1 :] - times[step])
-        to_go[step] = np.min(poll_cost * (1 - gone[step]) + lag + to_go[step + 1 :])
-    return float(to_go[0])
+        costs = lag + to_go[step + 1 :]
+        following = int(np.argmin(costs))
+        to_go[step] = poll_cost * (1 - gone[step]) + costs[following]
+        checks[step] = 1 - gone[step] + checks[step + 1 + following]
+    return Figures(float(to_go[0] - poll_cost * checks[0]), float(checks[0]))
+
+
+@attrs.define
+class _Tape:
+    """A policy whose calls are recorded, with the tasks as they were."""
+
+    policy: PollPolicy
+    calls: list[tuple[PolledTask, float, bool]] = attrs.field(factory=list)
+
+    def next_check(self, task: PolledTask, now: float) -> float:
+        self.calls.append((attrs.evolve(task), now, False))
+        return self.policy.next_check(task, now)
+
+    def ended(self, task: PolledTask, now: float, *, completed: bool) -> None:
+        self.calls.append((attrs.evolve(task), now, True))
+        self.policy.ended(task, now, completed=completed)
+
+
+def cpu_per_check(policy: Callable[[], PollPolicy], workload: Workload, repetitions: int) -> list[float]:
+    """Microseconds of the policy's own CPU for each check, all that it does counted, the same calls every time."""
+    tape = _Tape(policy())
+    simulate(tape, workload)
+    checks = sum(task.checks > 0 for task, _, ended in tape.calls if not ended) + len(workload.seconds)
+    figures = []
+    for _ in range(repetitions):
+        repeated, start = policy(), time.process_time()
+        for task, now, ended in tape.calls:
+            if ended:
+                repeated.ended(task, now, completed=True)
+            else:
+                repeated.next_check(task, now)
+        figures.append(1e6 * (time.process_time() - start) / checks)
+    return figures
 
 
 def simulate_rate(policy: PollPolicy, in_flight: int, poll_rate: float, *, seed: int = SEED) -> tuple[float, float]:

@@ -1,24 +1,30 @@
-"""Checks per task against the lag of their detection, for poll policies on the same durations, in simulated time.
+"""Checks per task against the lag of their detection, for poll policies on the same durations.
 
-Nothing is sent and nothing waits: tasks, the service's slots and the checks are events on a virtual clock, so that the
-figures are exact, the same on every machine, and free of network delay. An oracle that knows when each task ends, and
-the best schedule that knows only the true distribution (by dynamic programming), show what is left to gain.
+In simulated time nothing is sent and nothing waits: tasks, the service's slots and the checks are events on a virtual
+clock, so that the figures are exact, the same on every machine, and free of network delay. An oracle that knows when
+each task ends, and the best schedule that knows only the true distribution (by dynamic programming), show what is left
+to gain. The ceiling for the checks a second is simulated as well, and measured against the emulator.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
+import timeit
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
+from _rate import emulate_rate
 from _report import Row, report
-from _simulation import SEED, Figures, Workload, optimum, simulate, simulate_rate, workloads
+from _simulation import LIES, SEED, Figures, Workload, cpu_per_check, optimum, simulate, simulate_rate, workloads
 
-from qwen_edit_async import Backoff, FixedInterval, Learned, PollPolicy
+from qwen_edit_async import Backoff, FixedInterval, Learned, PolledTask, PollPolicy
 
 POLL_COSTS = (0.05, 0.1, 0.2, 0.5, 1.0)
 INTERVALS = (0.5, 1.0, 3.0, 5.0)
@@ -30,6 +36,19 @@ TARGETS = {
 }
 """At most so many checks at the lag of ``FixedInterval(3)``, and so much lag at its checks, as ratios."""
 
+DEFAULT_COST = 0.2
+SLOWER = 100.0
+"""Seconds in which all in flight are asked about once, in the simulation of the ceiling."""
+
+
+class SilentLearned(Learned):
+    """Learns from a service as if it told no progress."""
+
+    def next_check(self, task: PolledTask, now: float) -> float:
+        """Forget the progress first."""
+        task.progress = task.previous_progress = None
+        return super().next_check(task, now)
+
 
 def costs(workload: Workload, skip: int, poll_costs: Sequence[float]) -> Iterator[dict[str, Any]]:
     """One row for each policy and poll cost."""
@@ -38,8 +57,8 @@ def costs(workload: Workload, skip: int, poll_costs: Sequence[float]) -> Iterato
     heedless = {name: simulate(policy, workload, skip=skip) for name, policy in policies.items()}
     for poll_cost in poll_costs:
         learned = simulate(Learned(poll_cost), workload, skip=skip)
-        best = optimum(workload, poll_cost) if workload.known else None
-        for name, figures in {"Oracle": Figures(0.0, 1.0), "Learned": learned, **heedless}.items():
+        best = {"Optimum": optimum(workload, poll_cost)} if workload.known else {}
+        for name, figures in {"Oracle": Figures(0.0, 1.0), **best, "Learned": learned, **heedless}.items():
             cost = figures.cost(poll_cost)
             yield {
                 "workload": workload.name,
@@ -47,7 +66,7 @@ def costs(workload: Workload, skip: int, poll_costs: Sequence[float]) -> Iterato
                 "policy": name,
                 **figures._asdict(),
                 "cost": cost,
-                "cost_to_optimum": cost / best if best else None,
+                "cost_to_optimum": cost / best["Optimum"].cost(poll_cost) if best else None,
             }
 
 
@@ -64,47 +83,80 @@ def beside_fixed(reached: Sequence[Figures], fixed: Figures) -> tuple[float, flo
     return float(np.exp(checks_at_lag)) / fixed.checks, float(np.exp(lag_at_checks)) / fixed.lag
 
 
-def target_rows(
-    repeated: Sequence[Sequence[tuple[Workload, list[Figures], Figures]]], skip: int, *, aimed: bool
-) -> Iterator[Row]:
-    """What was aimed at, for each workload; a repetition is another seed."""
-    for of_workload in zip(*repeated, strict=True):
-        name = of_workload[0][0].name
-        ratios = [beside_fixed(reached, fixed) for _, reached, fixed in of_workload]
-        aims = zip(("checks at the lag", "lag at the checks"), zip(*ratios, strict=True), (0, 1), strict=True)
-        for what, values, place in aims:
-            limit = TARGETS.get(name, (None, None))[place] if aimed else None
-            yield Row(f"{name}: {what} of FixedInterval(3)", "library", values, limit)
-        if name == "lognormal":
-            to_best = [simulate(Learned(), w, skip=skip).cost(0.2) / optimum(w, 0.2) for w, *_ in of_workload]
-            yield Row(f"{name}: cost / optimum", "library", to_best, 1.12 if aimed else None)
-        if name == "lying progress":
-            silent = [attrs.evolve(workload, noise=None) for workload, *_ in of_workload]
-            pairs = [(w, s) for (w, *_), s in zip(of_workload, silent, strict=True)]
-            excess = [
-                simulate(Learned(), lying, skip=skip).cost(0.2) / simulate(Learned(), none, skip=skip).cost(0.2)
-                for lying, none in pairs
-            ]
-            yield Row(f"{name}: cost / cost without", "library", excess, 1.1 if aimed else None)
+def figures_of_seed(seed: int, tasks: int, skip: int) -> dict[tuple[str, float | None], float]:
+    """What was aimed at, each with its limit, for the durations that follow from a seed."""
+    figures: dict[tuple[str, float | None], float] = {}
+    loads = {load.name: load for load in workloads(tasks, seed)}
+    for name, load in loads.items():
+        reached = frontier(load, skip)
+        ratios = beside_fixed(reached, simulate(FixedInterval(3.0), load, skip=skip))
+        limits = TARGETS.get(name, (None, None))
+        for what, ratio, limit in zip(("checks at the lag", "lag at the checks"), ratios, limits, strict=True):
+            figures[f"{name}: {what} of FixedInterval(3)", limit] = ratio
+        if load.known:
+            cost = simulate(Learned(), load, skip=skip).cost(DEFAULT_COST)
+            best = optimum(load, DEFAULT_COST).cost(DEFAULT_COST)
+            figures[f"{name}: cost / optimum", 1.12 if name == "lognormal" else None] = cost / best
         if name == "progress":
-            lags = [beside_fixed(reached, Figures(1.0, 2.7))[1] for _, reached, _ in of_workload]
-            medians = [float(np.median(workload.seconds)) for workload, *_ in of_workload]
-            shares = [lag / median for lag, median in zip(lags, medians, strict=True)]
-            yield Row(f"{name}: lag at 2.7 checks / median duration", "library", shares, 0.03 if aimed else None)
+            lag = beside_fixed(reached, Figures(1.0, 2.7))[1]
+            figures["progress: lag at 2.7 checks / median duration", 0.03] = lag / float(np.median(load.seconds))
+    silent = simulate(Learned(), loads["lognormal"], skip=skip).cost(DEFAULT_COST)
+    for lie, told in LIES.items():
+        cost = simulate(Learned(), attrs.evolve(loads["lognormal"], progress=told), skip=skip).cost(DEFAULT_COST)
+        figures[f"progress that lies, {lie}: cost / cost without", 1.1] = cost / silent
+    return figures
+
+
+def target_rows(seeds: Sequence[int], tasks: int, skip: int, *, aimed: bool) -> Iterator[Row]:
+    """What was aimed at; a repetition is another seed."""
+    with ProcessPoolExecutor(2) as pool:
+        repeated = list(pool.map(partial(figures_of_seed, tasks=tasks, skip=skip), seeds))
+    for figure, limit in repeated[0]:
+        yield Row(figure, "library", [figures[figure, limit] for figures in repeated], limit if aimed else None)
+
+
+def cpu_rows(tasks: int) -> Iterator[Row]:
+    """What the policies themselves cost, on the same calls, beside the least that any check costs: reading JSON."""
+    reply = json.dumps({"id": "d758n65e878c73cmdg20", "status": "in_progress", "progress": 0.42, "created_at": 1e9})
+    for load in workloads(tasks):
+        if load.name in {"lognormal", "queueing", "progress"}:
+            for contender, policy in {"library": Learned, "Backoff": Backoff}.items():
+                yield Row(f"{load.name}: µs of CPU per check", contender, cpu_per_check(policy, load, 9))
+    seconds = timeit.repeat(partial(json.loads, reply), timer=time.process_time, number=5000, repeat=9)
+    yield Row("json.loads of a status reply: µs of CPU", "json", [1e6 * each / 5000 for each in seconds])
 
 
 def rate_rows(in_flight: int, poll_rate: float, seeds: Sequence[int]) -> Iterator[Row]:
-    """A ceiling for the checks, spent as :class:`Learned` says, and in turn."""
+    """A ceiling for the checks, spent as :class:`Learned` says, and in turn, in simulation."""
     ranked = [simulate_rate(Learned(), in_flight, poll_rate, seed=seed) for seed in seeds]
     in_turn = [simulate_rate(FixedInterval(3.0), in_flight, poll_rate, seed=seed) for seed in seeds]
-    what = f"{in_flight} in flight, {poll_rate:g}/s"
+    what = f"{in_flight:,} in flight, {poll_rate:g}/s"
     ratios = [ours / theirs for (ours, _), (theirs, _) in zip(ranked, in_turn, strict=True)]
     yield Row(f"{what}: lag / lag in turn", "library", ratios, 1.0)
-    bound = Learned().max_interval + (4 + 1 / 64) * in_flight / poll_rate
-    yield Row(f"{what}: longest between checks (s)", "library", [longest for _, longest in ranked], bound)
+    longest = [seconds for _, seconds in ranked]
+    yield Row(f"{what}: longest between checks (s)", "library", longest, _longest(Learned(), in_flight, poll_rate))
 
 
-def plot(rows: Sequence[dict[str, Any]], frontiers: dict[str, list[Figures]], path: Path) -> None:
+def emulated_rate_rows(in_flight: int, poll_rate: float) -> Iterator[Row]:
+    """The same against the emulator, in as much less time as a round of all in flight is shorter."""
+    scale = in_flight / poll_rate / SLOWER
+    learned, silent = (kind(DEFAULT_COST * scale, max_interval=30.0 * scale) for kind in (Learned, SilentLearned))
+    policies = {"library": learned, "library, no progress": silent, "in turn": FixedInterval(3.0 * scale)}
+    waits = emulate_rate(policies, in_flight, poll_rate, SEED)
+    what = f"emulator, {in_flight} in flight, {poll_rate:g}/s"
+    for name in ("library", "library, no progress"):
+        yield Row(f"{what}: lag / lag in turn", name, [waits[name].lag / waits["in turn"].lag], 1.0)
+    bound = _longest(learned, in_flight, poll_rate)
+    for name, wait in waits.items():
+        yield Row(f"{what}: longest between checks (s)", name, [wait.longest], bound if name != "in turn" else None)
+
+
+def _longest(policy: Learned, in_flight: int, poll_rate: float) -> float:
+    """No check is due later than the policy's bound; then it waits four rounds, and a bit while many fall due."""
+    return policy.max_interval + (4 + 1 / 64) * in_flight / poll_rate
+
+
+def plot(table: Sequence[dict[str, Any]], path: Path) -> None:
     """Lag against checks: below and to the left is better."""
     import matplotlib as mpl  # noqa: PLC0415  # the simulation does without
 
@@ -112,20 +164,51 @@ def plot(rows: Sequence[dict[str, Any]], frontiers: dict[str, list[Figures]], pa
     mpl.rcParams["svg.hashsalt"] = path.stem
     from matplotlib import pyplot as plt  # noqa: PLC0415  # likewise
 
-    canvas, panels = plt.subplots(2, (len(frontiers) + 1) // 2, figsize=(13, 6.5), squeeze=False)
-    for panel, (name, reached) in zip(panels.flat, frontiers.items(), strict=False):
-        panel.plot(*zip(*((f.checks, f.lag) for f in reached), strict=True), ".-", color="#7f9cf5")
-        panel.annotate("Learned", (reached[-1].checks, reached[-1].lag), fontsize=7)
-        for row in rows:
-            if row["workload"] == name and row["poll_cost"] == rows[0]["poll_cost"] and row["policy"] != "Learned":
-                panel.plot(row["checks"], max(row["lag"], 0.1), "k.")
-                label = row["policy"] if row["lag"] else f"{row['policy']} (no lag)"
-                panel.annotate(label, (row["checks"], max(row["lag"], 0.1)), fontsize=7)
+    names = dict.fromkeys(row["workload"] for row in table)
+    canvas, panels = plt.subplots((len(names) + 1) // 2, 2, figsize=(11, 2.2 * len(names)), squeeze=False)
+    for panel, name in zip(panels.flat, names, strict=False):
+        rows = [row for row in table if row["workload"] == name]
+        ours = [row for row in rows if row["policy"] == "Learned"]
+        best = [row for row in rows if row["policy"] == "Optimum"]
+        panel.plot(
+            [row["checks"] for row in best], [row["lag"] for row in best], "--", color="#c0392b", label="optimum"
+        )
+        panel.plot(
+            [row["checks"] for row in ours], [row["lag"] for row in ours], ".-", color="#7f9cf5", label="Learned"
+        )
+        for row in ours:
+            panel.annotate(f"{row['poll_cost']:g}", (row["checks"], row["lag"]), (4, 2), **_BESIDE)
+        fixed = {row["policy"]: row for row in rows if row["policy"].startswith("FixedInterval")}.values()
+        panel.plot([row["checks"] for row in fixed], [row["lag"] for row in fixed], ".:", color="#555", label="fixed")
+        for row in fixed:
+            panel.annotate(row["policy"][13:].strip("()") + " s", (row["checks"], row["lag"]), (3, 4), **_BESIDE)
+        backoff = next(row for row in rows if row["policy"] == "Backoff()")
+        panel.plot(backoff["checks"], backoff["lag"], "s", color="#e0a030", markersize=5, label="Backoff")
+        panel.axvline(1, color="#2e8b57", linewidth=1, label="oracle: 1 check, no lag")
         panel.set(title=name, xscale="log", yscale="log", xlabel="checks per task", ylabel="mean lag (s)")
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}")
+        panel.yaxis.set_tick_params(which="minor", labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
+    panels[0, 0].legend(fontsize=7, frameon=False)
     canvas.tight_layout()
     canvas.savefig(path, metadata={"Date": None})
     plt.close(canvas)
+
+
+_BESIDE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
+
+
+def show(table: Sequence[dict[str, Any]]) -> None:
+    """Print the costs of all policies."""
+    print(
+        f"{'workload':15} {'poll_cost':>9} {'policy':18} {'lag (s)':>8} {'checks':>7} {'cost (s)':>9} {'/ optimum':>9}"
+    )
+    for row in table:
+        ratio = "" if row["cost_to_optimum"] is None else f"{row['cost_to_optimum']:9.3f}"
+        figures = f"{row['lag']:8.2f} {row['checks']:7.2f} {row['cost']:9.3f} {ratio}"
+        print(f"{row['workload']:15} {row['poll_cost']:9g} {row['policy']:18} {figures}")
 
 
 def main() -> None:
@@ -134,34 +217,25 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=3000, help="tasks of a workload (default: %(default)s)")
     parser.add_argument("--poll-cost", type=float, nargs="+", default=POLL_COSTS, help="seconds (default: %(default)s)")
     parser.add_argument("--repetitions", type=int, default=5, help="with other durations (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="400 tasks, once: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="200 tasks, once: does it run at all?")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     options = parser.parse_args()
+    aimed = not options.quick
     if options.quick:
-        options.tasks, options.repetitions = 400, 1
+        options.tasks, options.repetitions = 200, 1
     skip = options.tasks // 10
+    loads = workloads(options.tasks)
+    table = [row for load in loads for row in costs(load, skip, options.poll_cost)]
+    show(table)
     seeds = range(SEED, SEED + options.repetitions)
-    table = [row for load in workloads(options.tasks) for row in costs(load, skip, options.poll_cost)]
-    print(
-        f"{'workload':15} {'poll_cost':>9} {'policy':18} {'lag (s)':>8} {'checks':>7} {'cost (s)':>9} {'/ optimum':>9}"
-    )
-    for row in table:
-        ratio = "" if row["cost_to_optimum"] is None else f"{row['cost_to_optimum']:9.3f}"
-        figures = f"{row['lag']:8.2f} {row['checks']:7.2f} {row['cost']:9.3f} {ratio}"
-        print(f"{row['workload']:15} {row['poll_cost']:9g} {row['policy']:18} {figures}")
-    repeated = [
-        [
-            (load, frontier(load, skip), simulate(FixedInterval(3.0), load, skip=skip))
-            for load in workloads(options.tasks, seed)
-        ]
-        for seed in seeds
-    ]
+    aims = list(target_rows(seeds, options.tasks, skip, aimed=aimed))
+    aims += cpu_rows(options.tasks // 2)
+    aims += rate_rows(10_000 if aimed else 500, 100.0 if aimed else 5.0, seeds[:1])
+    aims += emulated_rate_rows(120 if aimed else 20, 60.0 if aimed else 80.0)
     setup = {"tasks": options.tasks, "not counted": skip, "repetitions": options.repetitions}
-    aims = list(target_rows(repeated, skip, aimed=not options.quick))
-    aims += rate_rows(500 if options.quick else 10_000, 5.0 if options.quick else 100.0, seeds[:1])
     report("waiting", aims, setup, options.output)
     (options.output / "waiting-costs.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    plot(table, {load.name: reached for load, reached, _ in repeated[0]}, options.output / "waiting-pareto.svg")
+    plot(table, options.output / "waiting-pareto.svg")
 
 
 if __name__ == "__main__":

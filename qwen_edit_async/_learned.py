@@ -28,14 +28,14 @@ class Learned:
     The sum to minimise is the lag from a task's end to the check that finds it, plus ``poll_cost`` for each check.
     Where the hazard (ends a second among running tasks) is h, the best interval between checks is √(2·poll_cost/h):
     seldom while hardly any task ends, often when many do (Keller, *Optimum checking schedules for systems subject to
-    random failure*, Management Science 21, 1974; after Barlow, Hunter and Proschan, 1963). So a check is due whenever
-    the integral of √(h/(2·poll_cost)) has grown by 1. The hazard is ends divided by time at risk, in which running
-    tasks count as well (Kaplan and Meier, *Nonparametric estimation from incomplete observations*, 1958); an end
-    between two checks is spread between them (Turnbull, 1976); evidence fades, so that it follows the service. Tasks of
-    one ``n`` and size have an estimate of their own, which begins as that of all tasks, which begins as the hazard
-    1/age: then intervals grow with the age. ``progress`` is extrapolated, and the hazard learned in units of the time
-    that seems to remain; it is used while it foretells answers better than age does (Dawid, *The prequential
-    approach*, 1984).
+    random failure*, Management Science 21, 1974; after Barlow, Hunter and Proschan, *Optimum checking procedures*,
+    J. SIAM 11, 1963). So a check is due whenever the integral of √(h/(2·poll_cost)) has grown by 1. The hazard is ends
+    divided by time at risk, in which running tasks count as well (Kaplan and Meier, *Nonparametric estimation from
+    incomplete observations*, 1958); an end between two checks is spread between them (Turnbull, 1976); evidence fades,
+    so that it follows the service. Tasks of one ``n`` and size have an estimate of their own, which begins as that of
+    all tasks, which begins as the hazard 1/age: then intervals grow with the age. ``progress`` is extrapolated, and the
+    hazard learned in units of the time that seems to remain; it is used while it foretells answers better than age does
+    (Dawid, *The prequential approach*, 1984).
 
     One session, or several on one event loop, may use an instance; it keeps nothing of a task.
 

@@ -6,7 +6,7 @@ import math
 
 from ._survival import Survival
 
-_STRENGTH = 0.02
+_STRENGTH = 0.005
 """Ends for each e-fold of the time that seems to remain: it is not believed before there is evidence anyhow."""
 
 _STRATA = 7

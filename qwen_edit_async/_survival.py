@@ -11,7 +11,7 @@ import operator
 from bisect import bisect_right
 from itertools import accumulate, pairwise
 
-_FIRST_EDGE = 0.2
+_FIRST_EDGE = 0.05
 _LAST_EDGE = 3600.0
 _LOG_STEP = 0.08
 _STEPS = math.ceil(math.log(_LAST_EDGE / _FIRST_EDGE) / _LOG_STEP)
@@ -38,7 +38,7 @@ class Survival:
     An end inside a stretch is spread over it in proportion to the estimate, one step of Turnbull's self-consistency
     (J. R. Stat. Soc. B 38, 1976). Old evidence fades exponentially. A question and evidence of a task that runs on cost
     O(log grid), an end O(steps of the grid in its stretch); the estimate is renewed ever more seldom, O(grid).
-    Durations may have any unit; those from 0.2 to 3600 are told apart, by steps of 8 %.
+    Durations may have any unit; those from 0.05 to 3600 are told apart, by steps of 8 %.
 
     Args:
         memory: After how many more ends the weight of evidence has faded to 1/e.

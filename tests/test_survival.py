@@ -93,12 +93,13 @@ def test_old_evidence_fades() -> None:
 
 
 def test_a_stall_does_not_weigh_for_ever() -> None:
-    estimate = survival(memory=50)
+    stalled, fluent = survival(memory=50), survival(memory=50)
     for _ in range(20_000):
-        estimate.survived(60, 120)
-    for _ in range(200):
-        watch(estimate, 90.0, 2.0)
-    assert estimate.probability(60, 120) > 0.9
+        stalled.survived(60, 120)
+    for estimate in (stalled, fluent):
+        for _ in range(200):
+            watch(estimate, 90.0, 2.0)
+    assert stalled.probability(60, 120) > 0.9 * fluent.probability(60, 120)
 
 
 def test_an_estimate_without_evidence_is_its_prior() -> None:
