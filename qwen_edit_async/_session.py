@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import warnings
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self, Unpack
@@ -28,16 +27,16 @@ from ._config import (
     resolve_result_hosts,
     resolve_timeouts,
 )
-from ._errors import DeadlineExceededError, EditWarning, InvalidEditError, SessionClosedError
+from ._errors import SessionClosedError
 from ._host import Host, HostOptions
-from ._images import ImageInput, is_url
+from ._images import ImageInput
 from ._learned import Learned
 from ._log import log
 from ._models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
 from ._polling import PollPolicy
-from ._prepare import PreparedEdit, prepare
 from ._requests import EditOptions, RequestInput, request_from_arguments, request_from_fields
 from ._results import EditResult, OutputImage
+from ._single import submit_single
 from ._statistics import SessionStatistics
 from ._stream import EditStream, Feed
 from ._submitter import Negotiation, SubmissionObserver
@@ -230,43 +229,8 @@ class EditSession:
         """
         host = self._require_open()
         request = request_from_arguments(images, instruction, parameters, key, options)
-        cut = request.silently_cut()
-        if cut and self._strict:
-            raise InvalidEditError("; ".join(cut))
-        seconds = self._deadline_of(deadline)
-        slot = host.gate.slot()
-        called_at = host.loop.time()
-        prepared: PreparedEdit | None = None
-        host.engage(1)
-        try:
-            await slot.take()
-            prepared = await self._prepare(host, request, slot.taken_at + seconds)
-            for warning in (*cut, *prepared.warnings):
-                warnings.warn(warning, EditWarning, stacklevel=2)
-            for change in prepared.changes:
-                log.info("%s", change)
-            snapshot = await host.submitter.submit(request, prepared, slot, seconds, observer)
-        except BaseException as error:
-            slot.release()
-            host.count_refusal(error)
-            raise
-        finally:
-            if prepared is not None:
-                prepared.close()
-            host.engage(-1)
-        return host.track(
-            Tracked(
-                task_id=snapshot.task_id,
-                parameters=request.parameters,
-                since=host.loop.time(),
-                deadline=slot.taken_at + seconds,
-                state=TaskState(snapshot, host.engage),
-                request=request,
-                slot=slot,
-                notes=(*prepared.changes, *cut, *prepared.warnings),
-                queued=slot.taken_at - called_at,
-                submitting=host.loop.time() - slot.taken_at,
-            )
+        return await submit_single(
+            host, request, self._deadline_of(deadline), observer, strict=self._strict, fit=self._fit
         )
 
     def attach(self, task_id: str, *, deadline: float | None = None) -> EditTask:
@@ -425,18 +389,6 @@ class EditSession:
             await self._host.wait_closed()
         else:
             await self._host.close(cancel=cancel)
-
-    async def _prepare(self, host: Host, request: EditRequest, deadline: float) -> PreparedEdit:
-        if all(map(is_url, request.images)):
-            return prepare(request)  # nothing is read
-        limit = asyncio.timeout_at(deadline)
-        try:
-            async with limit:
-                return await host.offloader.run(prepare, request, fit=self._fit)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-        raise DeadlineExceededError("the deadline passed while the images were read: nothing was sent")
 
     def _deadline_of(self, deadline: float | None) -> float:
         if deadline is None:
