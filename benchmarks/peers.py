@@ -130,8 +130,8 @@ def main() -> None:
         options.edits, options.in_flight, options.interval, options.repetitions, options.cpu = 200, 100, 0.1, 1, 3.0
     edits, in_flight, repetitions = options.edits, options.in_flight, options.repetitions
     plan = Plan(edits, in_flight, options.interval)
-    fewer = attrs.evolve(plan, edits=min(edits, 2000), in_flight=min(in_flight, 500))
-    fewest = attrs.evolve(plan, edits=min(edits, 400), in_flight=min(in_flight, 50))
+    fewer = attrs.evolve(plan, edits=min(edits, 1000), in_flight=min(in_flight, 500))
+    fewest = attrs.evolve(plan, edits=min(edits, 250), in_flight=min(in_flight, 50))
     png, jpeg = (attrs.evolve(fewer, image=small_picture(kind)) for kind in ("png", "jpeg"))
     target, target_with_files = (None, None) if options.quick else (_TARGET, _TARGET_WITH_FILES)
     groups = [
