@@ -104,13 +104,16 @@ async def test_the_network_may_take_a_while_to_come_back_after_a_suspension(outa
             assert asyncio.get_running_loop().time() - resumed_at == pytest.approx(OVERTIME, abs=0.1)
 
 
-async def test_no_task_waits_in_vain_for_its_check_after_a_suspension_under_a_ceiling_of_checks():
+@pytest.mark.parametrize("seconds", [0.0, 5.0], ids=["none due before", "most due before"])
+async def test_no_task_waits_in_vain_for_its_check_after_a_suspension_under_a_ceiling_of_checks(seconds):
     service = MemoryService(duration=100.0)
     async with MemorySession(service, deadline=600, poll_rate=1.0, max_in_flight=60) as session:
         edits = await edits_in_flight(session, 60)
+        await asyncio.sleep(seconds)
         leap(EIGHT_HOURS)
         results = await asyncio.gather(*edits)
-    assert len(results) == 60
+        assert len(results) == 60
+        await session.edit(IMAGE, "snow")  # nor has anything come of that which ends the session
 
 
 async def test_a_check_from_before_a_suspension_that_is_answered_after_the_end_does_not_unmake_it():
