@@ -28,7 +28,7 @@ class Tracked(WatchedTask):
         request: What was asked for; ``None`` for a task that was submitted elsewhere.
         slot: Held until the end; ``None`` for a task that was submitted elsewhere.
         notes: For the result.
-        queued: Seconds that the edit waited for its slot.
+        queued: Seconds that the edit waited for its slot, and for its turn.
         submitting: Seconds from there to the service's acceptance.
     """
 

@@ -191,6 +191,27 @@ async def test_edits_that_wait_for_room_for_longer_than_their_deadline_finish_wh
     assert max(outcome.result.timings.queued for outcome in outcomes) > 250
 
 
+@pytest.mark.parametrize("pause", [20, 50])
+async def test_waiting_for_a_turn_takes_nothing_from_the_time_of_an_edit(pause):
+    """With a slot each, all wait for the verdict on the envelope, then for the pause, then for the rate."""
+    service = MemoryService(duration=20.0, on_submission=in_order(status(429, retry_after=pause)))
+    async with MemorySession(service, envelope="auto", deadline=60.0) as session:
+        outcomes = [outcome async for outcome in session.edit_many([{"images": IMAGE, "instruction": "snow"}] * 16)]
+    assert [outcome.error for outcome in outcomes] == [None] * 16
+    assert len(service.ids) == 16
+
+
+async def test_a_turn_that_does_not_come_while_the_service_accepts_nothing_is_waited_for_until_the_deadline():
+    service = MemoryService(on_submission=in_order(status(429, retry_after=100)))
+    async with MemorySession(service, envelope="auto", deadline=60.0) as session:
+        start = now()
+        ends = await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(3)), return_exceptions=True)
+        assert [type(end) for end in ends] == [RateLimitError, DeadlineExceededError, DeadlineExceededError]
+        assert now() - start == pytest.approx(60.0, abs=0.1)
+        assert session.statistics().in_flight == 0
+    assert len(service.submissions) == 1
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_small_account_is_used_to_the_full_and_seldom_asked_for_too_much(seed):
     durations = Random(seed)
