@@ -191,6 +191,30 @@ async def test_edits_that_wait_for_room_for_longer_than_their_deadline_finish_wh
     assert max(outcome.result.timings.queued for outcome in outcomes) > 250
 
 
+async def test_too_many_requests_use_up_no_retries():
+    service = MemoryService(on_submission=in_order(*[status(429)] * 3, status(503)))
+    async with MemorySession(service, max_retries=1) as session:
+        await session.edit(IMAGE, "snow")
+    assert len(service.submissions) == 5
+
+
+async def test_an_edit_that_waited_for_room_has_a_deadline_from_there():
+    service = MemoryService(on_submission=in_order(status(429, retry_after=40), HANGS))
+    async with MemorySession(service) as session:
+        start = now()
+        with pytest.raises(SubmitUncertainError):
+            await session.edit(IMAGE, "snow", deadline=60.0)
+        assert now() - start == pytest.approx(100.0, abs=5)
+
+
+async def test_who_is_refused_for_want_of_room_goes_before_who_was_not_tried():
+    service = MemoryService(on_submission=in_order(status(429)))
+    async with MemorySession(service, max_in_flight=1) as session:
+        await asyncio.gather(*(session.edit(IMAGE, f"snow {number}") for number in range(3)))
+    texts = [sent.body["input"]["messages"][0]["content"][1]["text"] for sent in service.submissions]
+    assert texts == ["snow 0", "snow 0", "snow 1", "snow 2"]
+
+
 @pytest.mark.parametrize("pause", [20, 50])
 async def test_waiting_for_a_turn_takes_nothing_from_the_time_of_an_edit(pause):
     """With a slot each, all wait for the verdict on the envelope, then for the pause, then for the rate."""
