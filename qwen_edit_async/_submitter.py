@@ -156,7 +156,7 @@ class Submitter:
         except TimeoutError:
             if not limit.expired():
                 raise
-        if attempts.sent_whole or attempts.uncertain:
+        if attempts.sent_whole:
             raise SubmitUncertainError("the deadline passed before the reply to the submission came: a task may exist")
         raise attempts.given_up()
 

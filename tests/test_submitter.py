@@ -191,6 +191,18 @@ async def test_edits_that_wait_for_room_for_longer_than_their_deadline_finish_wh
     assert max(outcome.result.timings.queued for outcome in outcomes) > 250
 
 
+@pytest.mark.parametrize(
+    "then",
+    [status(429), status(503, retry_after=59.999), Answer(uploaded=False, delay=math.inf)],
+    ids=["there is no room", "there is a pause", "the connection hangs"],
+)
+async def test_a_submission_that_may_have_been_accepted_stays_uncertain_whatever_comes_then(then):
+    service = MemoryService(on_submission=lambda number: lost() if number == 1 else then)
+    async with MemorySession(service, resubmit_uncertain=True) as session:
+        with pytest.raises(SubmitUncertainError):
+            await session.edit(IMAGE, "snow", deadline=60.0)
+
+
 async def test_too_many_requests_use_up_no_retries():
     service = MemoryService(on_submission=in_order(*[status(429)] * 3, status(503)))
     async with MemorySession(service, max_retries=1) as session:
