@@ -43,7 +43,9 @@ class PollBudget(Generic[H]):
         return len(self._ring)
 
     def add(self, task: H, now: float) -> None:
-        """A task is due for a check."""
+        """A task is due for a check; one that waits already waits on."""
+        if task in self._place:
+            return
         self._waiting_since[task] = now
         self._place[task] = len(self._ring)
         self._ring.append(task)

@@ -27,7 +27,7 @@ from ._errors import DownloadError, QwenEditError
 from ._log import log
 from ._offload import Offloader
 from ._png import PngCheck, PngError
-from ._result_urls import ResultHosts, is_public, not_public
+from ._result_urls import ResultHosts, host_of, is_public, not_public
 from ._retry import RetryPolicy
 from ._statistics import Counters
 from ._transport import USER_AGENT, OpenResponses
@@ -90,9 +90,7 @@ class Downloader:
     async def open(self) -> None:
         """Make the connection pools: one connects to any address, the other to public ones only."""
         self._trusting = self._make_session(None)
-        # Through a proxy, what is connected to is the proxy, wherever it is; it is the one that resolves names.
-        proxied = self._trust_env and urllib.request.getproxies()
-        self._guarded = self._trusting if proxied else self._make_session(_public_socket)
+        self._guarded = self._make_session(_public_socket)
 
     def _make_session(self, socket_factory: aiohttp.SocketFactoryType | None) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -231,7 +229,9 @@ class Downloader:
     @contextlib.asynccontextmanager
     async def _asked(self, url: URL, came_from: URL | None) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """The answer of one host; redirects are not followed by the HTTP library, which would follow them anywhere."""
-        session = self._trusting if self._hosts.trusts(url) else self._guarded
+        # Through a proxy, what is connected to is the proxy, wherever it is; it is the one that resolves names.
+        trusted = self._hosts.trusts(url) or (self._trust_env and _is_proxied(url))
+        session = self._trusting if trusted else self._guarded
         if session is None:
             raise _FetchError("the session is closed", final=True)
         if (problem := self._hosts.problem(url, came_from)) is not None:
@@ -266,6 +266,12 @@ async def _checked(response: aiohttp.ClientResponse, patience: float) -> AsyncGe
             piece.clear()
     check.finish()
     yield bytes(piece)
+
+
+def _is_proxied(url: URL) -> bool:
+    """Whether the HTTP library asks a proxy of the environment for this URL; one that speaks https it does not use."""
+    proxy = urllib.request.getproxies().get(url.scheme, "")
+    return URL(proxy).scheme == "http" and not urllib.request.proxy_bypass(host_of(url))
 
 
 class _NotPublicError(OSError):

@@ -108,18 +108,24 @@ class Gate:
         self.pacer.end(accepted=accepted)
         self._admit()
 
+    def take_turn(self) -> float | None:
+        """The event loop's time, if one more request may be sent to the service now, and nobody waits for that."""
+        now = self._loop.time()
+        if now < self.pacer.send_at or self._turns.locked():
+            return None
+        self.pacer.rate.sent(now)
+        return now
+
     async def wait_turn(self) -> float:
         """Wait until one more request may be sent to the service; returns the event loop's time at which that is.
 
         Raises:
             QwenEditError: What the gate is closed with, as soon as it is.
         """
-        now = self._loop.time()
-        if now < self.pacer.send_at or self._turns.locked():
-            async with self._turns:
-                while (pause := self.pacer.send_at - (now := self._loop.time())) > 0:
-                    # A little late, so that a status check that is due goes first: neither holds the other up.
-                    await self.sleep(pause + _COURTESY)
+        async with self._turns:
+            while (pause := self.pacer.send_at - (now := self._loop.time())) > 0:
+                # A little late, so that status checks that are due go first: what they find ended makes room.
+                await self.sleep(pause + _COURTESY)
         self.pacer.rate.sent(now)
         return now
 

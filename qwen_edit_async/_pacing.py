@@ -61,7 +61,7 @@ class RequestRate:
             self.next_at = max(now, self.next_at) + 1 / self.limit
 
     def let_in(self, now: float) -> None:
-        """One was answered, with whatever but "too many requests"."""
+        """One was answered as it should be."""
         self._let_in_at.append(now)
         self._worked = max(self._worked, self._recently(now))
         if now >= self._raise_at and self._delayed:
@@ -83,7 +83,7 @@ class RequestRate:
             self._hold = _FIRST_HOLD
             lowered = min(self._worked, self.limit) / 2
         lowered = max(_LOWEST_RATE, lowered, min(_MARGIN * self._recently(now), _MARGIN * self.limit))
-        self.limit = self._worked = lowered
+        self.limit = lowered
         self.next_at = now + 1 / lowered
         self._lowered_at = now
         self._raise_at = now + self._hold
@@ -172,7 +172,6 @@ class Pacer:
             draw: A random number from 0 to 1, so that several clients of one account come back at different times.
         """
         if sent_at <= self._lowered_at:
-            self.limit = min(self.limit, self.running)
             return
         probe = self.running >= self.limit
         if self.rate.limit == math.inf or not self.running:

@@ -117,7 +117,7 @@ class EditTimings:
     """How long an edit took, in seconds.
 
     Attributes:
-        queued: Waiting for a slot of the session.
+        queued: Waiting for a slot of the session, and for a turn.
         submitting: From having a slot to the service's acceptance: reading, uploading, and any retries.
         running: From there to the answer that told the end.
         lag: Upper bound of how long the end went unseen: between the last two answers.

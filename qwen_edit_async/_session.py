@@ -66,9 +66,9 @@ class EditSession:
         polling: When to check a task's status; a :class:`Learned` of its own by default.
         timeout: Seconds that connecting (at most 10), a piece of the upload, and waiting for a reply may take, each; or
             :class:`Timeouts`.
-        deadline: Seconds that an edit may take, from having its slot to its end. While the service accepts others but
-            has no room for this one, that does not count. A task whose deadline passed while the machine was suspended,
-            or the event loop blocked, is asked for once more before it is given up.
+        deadline: Seconds that an edit may take, from having its slot to its end. Waiting for room, or for its turn,
+            does not count as long as the service accepts others. A task whose deadline passed while the machine was
+            suspended, or the event loop blocked, is asked for once more before it is given up.
         max_retries: How often a call is repeated that failed for a passing reason. "Too many requests" does not count:
             that is waited out.
         resubmit_uncertain: Whether to submit again if the reply was lost, so that a task may exist already and both

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import attrs
 
@@ -35,6 +35,8 @@ from ._transport import Transport
 from ._wire import Call, WireProtocol
 
 _MALFORMED_STATUSES = frozenset({400, 422})
+
+T = TypeVar("T")
 
 
 class SubmissionObserver(Protocol):
@@ -138,7 +140,7 @@ class Submitter:
         """Submit until the service accepts, or until ``deadline`` seconds after the slot was taken.
 
         A submission that is refused for too many requests gives its slot back, and is made anew when it has another:
-        its deadline counts from there, as long as the service accepts others.
+        its deadline counts from there. As long as the service accepts others, waiting for a turn does not count either.
 
         Raises:
             SubmitUncertainError: If the service may have accepted, and repeating is not allowed.
@@ -154,9 +156,9 @@ class Submitter:
         except TimeoutError:
             if not limit.expired():
                 raise
-        if attempts.sent_whole or attempts.uncertain:
+        if attempts.sent_whole:
             raise SubmitUncertainError("the deadline passed before the reply to the submission came: a task may exist")
-        raise attempts.refusal or DeadlineExceededError("the deadline passed before the edit could be submitted")
+        raise attempts.given_up()
 
     async def finish_sent(self, grace: float) -> None:
         """Wait up to ``grace`` seconds for the replies to submissions that were sent whole, given up or not."""
@@ -181,9 +183,12 @@ class Submitter:
         """One attempt, in the form of the protocol that the service takes."""
         negotiation = self._negotiation
         if not negotiation.settled:
-            async with negotiation.lock:
+            await self._stand_by(attempts, negotiation.lock.acquire)
+            try:
                 if negotiation.alternative is not None:
                     return await self._probe(attempts, negotiation.protocol, negotiation.alternative)
+            finally:
+                negotiation.lock.release()
         return await self._post(attempts, negotiation.protocol)
 
     async def _probe(self, attempts: _Attempts, protocol: WireProtocol, alternative: WireProtocol) -> TaskSnapshot:
@@ -207,7 +212,9 @@ class Submitter:
         raise refusal
 
     async def _post(self, attempts: _Attempts, protocol: WireProtocol) -> TaskSnapshot:
-        attempts.sent_at = await self._gate.wait_turn()
+        if (turn := self._gate.take_turn()) is None:
+            turn = await self._stand_by(attempts, self._gate.wait_turn)
+        attempts.sent_at = turn
         call = protocol.submission(attempts.request)
         body = JSONBody(call.parts, attempts.prepared.images, self._offloader, stall_timeout=self._stall_timeout)
         observer = attempts.observer
@@ -310,22 +317,25 @@ class Submitter:
         level = logging.WARNING if failure is Failure.UNCERTAIN else logging.INFO
         log.log(level, "submitting again (attempt %d), since it %s: %s", attempts.count + 1, failure.value, error)
         if failure is Failure.THROTTLED:
-            await self._wait_for_room(attempts, error)
+            # For another slot, ahead of all who wait for their first.
+            attempts.slot.release()
+            await self._stand_by(attempts, functools.partial(attempts.slot.take, first=True))
         else:
             await self._gate.sleep(self._retry.delay(attempts.count, self._random.random()))
 
-    async def _wait_for_room(self, attempts: _Attempts, error: QwenEditError) -> None:
-        """Change the slot for another one, ahead of all who wait for their first."""
-        pacer = self._gate.pacer
+    async def _stand_by(self, attempts: _Attempts, wait: Callable[[], Awaitable[T]]) -> T:
+        """What ``wait`` gives; it takes nothing from the edit's time, as long as the service accepts others."""
+        loop, slot = asyncio.get_running_loop(), attempts.slot
+        offset = slot.taken_at - loop.time()
         attempts.limit.reschedule(None)
-        attempts.slot.release()
-        while (until := attempts.room_deadline(pacer.accepted_at)) > asyncio.get_running_loop().time():
+        while (until := attempts.room_deadline(self._gate.pacer.accepted_at)) > loop.time():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(until):
-                    await attempts.slot.take(first=True)
-                attempts.limit.reschedule(attempts.deadline)
-                return
-        raise _uncertain(error) if attempts.uncertain else error
+                    came = await wait()
+                    slot.taken_at = max(slot.taken_at, loop.time() + offset)
+                    attempts.limit.reschedule(attempts.deadline)
+                    return came
+        raise attempts.given_up()
 
 
 @attrs.define
@@ -354,6 +364,11 @@ class _Attempts:
     def room_deadline(self, accepted_at: float) -> float:
         """When to give up if there is no room: the clock starts again whenever the service accepts another one."""
         return max(self.began_at, accepted_at) + self.seconds
+
+    def given_up(self) -> QwenEditError:
+        """The error of an edit that could not be submitted in time."""
+        error = self.refusal or DeadlineExceededError("the deadline passed before the edit could be submitted")
+        return _uncertain(error) if self.uncertain else error
 
     @property
     def sent_whole(self) -> bool:

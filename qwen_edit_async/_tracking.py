@@ -28,7 +28,7 @@ class Tracked(WatchedTask):
         request: What was asked for; ``None`` for a task that was submitted elsewhere.
         slot: Held until the end; ``None`` for a task that was submitted elsewhere.
         notes: For the result.
-        queued: Seconds that the edit waited for its slot.
+        queued: Seconds that the edit waited for its slot, and for its turn.
         submitting: Seconds from there to the service's acceptance.
     """
 
@@ -108,8 +108,9 @@ class Tracker:
         log.warning("nobody took the result of task %s: session.attach(%r) gets it again", task_id, task_id)
 
     def seen(self, tracked: Tracked, snapshot: TaskSnapshot) -> None:
-        """Take in an answer that does not end the wait."""
-        tracked.state.show(snapshot)
+        """Take in an answer that does not end the wait; one that comes after the end is old."""
+        if tracked in self._tracked:
+            tracked.state.show(snapshot)
 
     def ended(self, tracked: Tracked, outcome: TaskSnapshot | BaseException) -> None:
         """Take in what ends the wait for a task; the poller no longer checks it."""

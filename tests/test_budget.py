@@ -51,6 +51,13 @@ def test_a_waiting_task_is_checked_as_soon_as_there_is_a_check_to_spend() -> Non
     assert budget.ready_at == pytest.approx(0.95)
 
 
+def test_a_task_that_waits_already_is_not_added_again_and_keeps_its_place() -> None:
+    budget: PollBudget[str] = PollBudget(1.0)
+    for task, now in [("a", 0.0), ("b", 1.0), ("a", 2.0)]:
+        budget.add(task, now)
+    assert [budget.take(now) for now in (3.0, 4.0, 5.0)] == ["a", "b", None]
+
+
 def test_nothing_is_spent_when_nothing_waits() -> None:
     budget: PollBudget[str] = PollBudget(1.0)
     assert budget.take(5.0) is None

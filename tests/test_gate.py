@@ -145,6 +145,20 @@ async def test_a_status_check_that_is_due_goes_before_a_submission_that_had_the_
     assert gate.pacer.send_at == pytest.approx(loop.time() + 0.5, abs=0.01)
 
 
+async def test_a_turn_is_not_taken_before_its_time_nor_ahead_of_who_waits_for_one():
+    gate = make_gate()
+    loop = asyncio.get_running_loop()
+    assert gate.take_turn() == loop.time()
+    come_at = loop.time() + 10
+    gate.pacer.pause(come_at)
+    assert gate.take_turn() is None
+    waiting = asyncio.create_task(gate.wait_turn())
+    await asyncio.sleep(10)
+    assert gate.take_turn() is None
+    assert await waiting == pytest.approx(come_at, abs=0.01)
+    assert gate.take_turn() is not None
+
+
 async def test_who_waits_for_a_turn_is_told_when_the_gate_closes():
     gate = make_gate(8)
     gate.pacer.pause(asyncio.get_running_loop().time() + 1000)

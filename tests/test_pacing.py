@@ -356,6 +356,57 @@ def test_the_rate_is_raised_only_while_requests_have_to_wait_for_it() -> None:
     assert rate.limit == 1.25
 
 
+def wait_and_let_in(rate: RequestRate, now: float) -> None:
+    """A request that had to wait for the rate."""
+    rate.next_at = now
+    rate.sent(now)
+    rate.let_in(now)
+
+
+def test_each_raise_takes_requests_that_waited_since_the_last_change() -> None:
+    rate = RequestRate(limit=2.0)
+    rate.sent(0.0)
+    rate.sent(0.0)  # it has to wait, but for the old rate
+    rate.refused(0.1, 0.1)
+    rate.let_in(50.0)
+    assert rate.limit == 1.0
+    wait_and_let_in(rate, 60.0)
+    assert rate.limit == 1.25
+    rate.let_in(120.0)
+    assert rate.limit == 1.25
+
+
+def test_raises_that_are_taken_back_become_rarer_and_ones_that_last_more_frequent() -> None:
+    rate, pauses, now = RequestRate(), [], 0.0
+    rate.refused(now, now)
+    for last in (False, False, False, True, True, True):
+        began_at, limit = now, rate.limit
+        while rate.limit == limit:
+            now += 1.0
+            wait_and_let_in(rate, now)
+        pauses.append(now - began_at)
+        if not last:
+            rate.refused(now, now)
+    assert pauses == [5.0, 10.0, 20.0, 40.0, 40.0, 20.0]
+    rate.raised = False
+    rate.refused(now + 0.1, now + 0.1)  # that is no trial taken back: another rate, another search
+    limit = rate.limit
+    wait_and_let_in(rate, now + 5.2)
+    assert rate.limit == 1.25 * limit
+
+
+def test_accepted_submissions_tell_what_rate_works() -> None:
+    pacer = running(8)
+    assert pacer.rate.limit == pytest.approx(0.95 * 8)
+
+
+def test_a_refusal_from_before_the_last_one_does_not_take_the_room_of_what_ended_meanwhile() -> None:
+    pacer = running(4)
+    pacer.end(accepted=True)
+    pacer.throttled(0.2, 0.0, 0.5)
+    assert pacer.limit == 4
+
+
 @pytest.mark.parametrize("allowed", [2, 10, 100])
 def test_the_rate_comes_close_to_what_is_allowed_with_few_refusals(allowed: int) -> None:
     rate, refusals = RequestRate(), []

@@ -345,6 +345,35 @@ async def test_through_a_proxy_of_the_environment_names_are_the_proxy_s_business
     assert [str(request.url) for request in proxy.requests] == ["http://results.example/a.png"]
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"no_proxy": "localhost"},
+        {"https_proxy": "http://127.0.0.1:9"},
+        {"http_proxy": "https://127.0.0.1:9"},
+        {"http_proxy": "http://127.0.0.1:9", "no_proxy": ".example"},
+    ],
+    ids=["none", "for https alone", "one that is not supported", "not for this host"],
+)
+async def test_what_goes_past_the_proxies_of_the_environment_is_judged_by_its_address(
+    environment, serve, names, monkeypatch
+):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    addresses, hook = names
+    hook(asyncio.get_running_loop())
+    addresses["rebound.example"] = ["127.0.0.1"]
+    url, inside = await serve()
+    async with session_of(trust_env=True) as session:
+        with pytest.raises(DownloadError, match="no public address"):
+            await image_at(session, f"http://rebound.example:{url.rpartition(':')[2]}/a.png").read()
+    assert inside.requests == []
+
+
 # What is fetched.
 
 

@@ -191,6 +191,63 @@ async def test_edits_that_wait_for_room_for_longer_than_their_deadline_finish_wh
     assert max(outcome.result.timings.queued for outcome in outcomes) > 250
 
 
+@pytest.mark.parametrize(
+    "then",
+    [status(429), status(503, retry_after=59.999), Answer(uploaded=False, delay=math.inf)],
+    ids=["there is no room", "there is a pause", "the connection hangs"],
+)
+async def test_a_submission_that_may_have_been_accepted_stays_uncertain_whatever_comes_then(then):
+    service = MemoryService(on_submission=lambda number: lost() if number == 1 else then)
+    async with MemorySession(service, resubmit_uncertain=True) as session:
+        with pytest.raises(SubmitUncertainError):
+            await session.edit(IMAGE, "snow", deadline=60.0)
+
+
+async def test_too_many_requests_use_up_no_retries():
+    service = MemoryService(on_submission=in_order(*[status(429)] * 3, status(503)))
+    async with MemorySession(service, max_retries=1) as session:
+        await session.edit(IMAGE, "snow")
+    assert len(service.submissions) == 5
+
+
+async def test_an_edit_that_waited_for_room_has_a_deadline_from_there():
+    service = MemoryService(on_submission=in_order(status(429, retry_after=40), HANGS))
+    async with MemorySession(service) as session:
+        start = now()
+        with pytest.raises(SubmitUncertainError):
+            await session.edit(IMAGE, "snow", deadline=60.0)
+        assert now() - start == pytest.approx(100.0, abs=5)
+
+
+async def test_who_is_refused_for_want_of_room_goes_before_who_was_not_tried():
+    service = MemoryService(on_submission=in_order(status(429)))
+    async with MemorySession(service, max_in_flight=1) as session:
+        await asyncio.gather(*(session.edit(IMAGE, f"snow {number}") for number in range(3)))
+    texts = [sent.body["input"]["messages"][0]["content"][1]["text"] for sent in service.submissions]
+    assert texts == ["snow 0", "snow 0", "snow 1", "snow 2"]
+
+
+@pytest.mark.parametrize("pause", [20, 50])
+async def test_waiting_for_a_turn_takes_nothing_from_the_time_of_an_edit(pause):
+    """With a slot each, all wait for the verdict on the envelope, then for the pause, then for the rate."""
+    service = MemoryService(duration=20.0, on_submission=in_order(status(429, retry_after=pause)))
+    async with MemorySession(service, envelope="auto", deadline=60.0) as session:
+        outcomes = [outcome async for outcome in session.edit_many([{"images": IMAGE, "instruction": "snow"}] * 16)]
+    assert [outcome.error for outcome in outcomes] == [None] * 16
+    assert len(service.ids) == 16
+
+
+async def test_a_turn_that_does_not_come_while_the_service_accepts_nothing_is_waited_for_until_the_deadline():
+    service = MemoryService(on_submission=in_order(status(429, retry_after=100)))
+    async with MemorySession(service, envelope="auto", deadline=60.0) as session:
+        start = now()
+        ends = await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(3)), return_exceptions=True)
+        assert [type(end) for end in ends] == [RateLimitError, DeadlineExceededError, DeadlineExceededError]
+        assert now() - start == pytest.approx(60.0, abs=0.1)
+        assert session.statistics().in_flight == 0
+    assert len(service.submissions) == 1
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_small_account_is_used_to_the_full_and_seldom_asked_for_too_much(seed):
     durations = Random(seed)

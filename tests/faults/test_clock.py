@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from memory_transport import HANGS, IMAGE, NORMAL, MemoryService, MemorySession, in_order, refused, status
+from memory_transport import HANGS, IMAGE, NORMAL, Answer, MemoryService, MemorySession, in_order, refused, status
 from skipping_loop import SkippingLoop
 
 from qwen_edit_async import (
@@ -16,6 +16,7 @@ from qwen_edit_async import (
     Learned,
     RateLimitError,
     SubmitUncertainError,
+    TaskStatus,
 )
 from qwen_edit_async._schedule import OVERTIME
 
@@ -103,13 +104,28 @@ async def test_the_network_may_take_a_while_to_come_back_after_a_suspension(outa
             assert asyncio.get_running_loop().time() - resumed_at == pytest.approx(OVERTIME, abs=0.1)
 
 
-async def test_no_task_waits_in_vain_for_its_check_after_a_suspension_under_a_ceiling_of_checks():
+@pytest.mark.parametrize("seconds", [0.0, 5.0], ids=["none due before", "most due before"])
+async def test_no_task_waits_in_vain_for_its_check_after_a_suspension_under_a_ceiling_of_checks(seconds):
     service = MemoryService(duration=100.0)
     async with MemorySession(service, deadline=600, poll_rate=1.0, max_in_flight=60) as session:
         edits = await edits_in_flight(session, 60)
+        await asyncio.sleep(seconds)
         leap(EIGHT_HOURS)
         results = await asyncio.gather(*edits)
-    assert len(results) == 60
+        assert len(results) == 60
+        await session.edit(IMAGE, "snow")  # nor has anything come of that which ends the session
+
+
+async def test_a_check_from_before_a_suspension_that_is_answered_after_the_end_does_not_unmake_it():
+    service = MemoryService(duration=5.0)
+    service.on_check = lambda _, count: Answer(delay=EIGHT_HOURS + 30) if count == 1 else NORMAL
+    async with MemorySession(service, deadline=600) as session:
+        task = await session.submit(IMAGE, "snow")
+        await asyncio.sleep(2.5)
+        leap(EIGHT_HOURS)
+        await task
+        await asyncio.sleep(60)
+        assert (len(service.checks), task.status) == (2, TaskStatus.COMPLETED)
 
 
 async def test_a_submission_that_was_under_way_when_the_machine_was_suspended_is_uncertain():
