@@ -412,6 +412,21 @@ async def test_no_more_is_spent_than_allowed(requests, out):
     assert "max_cost=0.15" in report.stopped
 
 
+async def test_no_more_is_spent_than_allowed_over_all_runs(requests, out):
+    async with service() as (emulator, session):
+        for tasks in (1, 2, 3):
+            report = await EditBatch(requests(5), out, max_cost="0.08", max_tasks=tasks).run(session)
+    assert emulator.statistics().charges == report.cost == Decimal("0.0357") * 2
+    assert "max_cost=0.08" in report.stopped
+
+
+async def test_what_lost_replies_may_have_cost_is_kept_in_mind_by_the_next_run(requests, out):
+    async with service(Fault.drop_reply().on("submit").nth(1), max_in_flight=1) as (emulator, session):
+        await EditBatch(requests(5), out, max_tasks=2).run(session)
+        report = await EditBatch(requests(5), out, max_cost="0.1071").run(session)
+    assert (report.saved, report.uncertain, emulator.statistics().tasks_created) == (2, 1, 3)
+
+
 async def test_failed_tasks_do_not_use_up_the_limit_of_cost(requests, out):
     async with service(Fault.failed_task().for_task(2), max_in_flight=1) as (_, session):
         report = await EditBatch(requests(3), out, max_cost="0.0714").run(session)

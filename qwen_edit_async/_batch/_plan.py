@@ -228,6 +228,19 @@ class Budget:
     _live: int = 0
     _reserved: int = 0
 
+    def resume(self, *, spent: Decimal, tasks: int, price: Decimal | None, unpriced: int, doubtful: int) -> None:
+        """Go on from where earlier runs came.
+
+        Args:
+            spent: What completed edits cost.
+            tasks: How many tasks were created, or may have been.
+            price: The highest for a picture, if one is known.
+            unpriced: Completed edits that came without a cost.
+            doubtful: Pictures that may have been charged, without anybody knowing.
+        """
+        self.spent, self.tasks = spent, tasks
+        self._price, self._unpriced, self._reserved = price, unpriced, doubtful
+
     def stop(self, reason: str) -> None:
         """Let nothing more be submitted; the first reason counts."""
         self.stopped = self.stopped or reason
