@@ -29,7 +29,8 @@ from qwen_edit_async import (
     SessionClosedError,
 )
 from qwen_edit_async._batch import _store
-from qwen_edit_async._batch._journal import JOURNAL_NAME
+from qwen_edit_async._batch._journal import JOURNAL_NAME, LOCK_NAME
+from qwen_edit_async._batch._lock import RunLock
 from qwen_edit_async._downloads import Downloader
 from qwen_edit_async._host import Host
 from qwen_edit_async._transport import AiohttpTransport
@@ -110,6 +111,19 @@ async def test_every_edit_is_saved_and_reported(requests, out):
     assert (report.saved, report.pictures, report.cost) == (20, 40, Decimal("0.0714") * 20)
     assert pictures(out) == {f"edit{number}-{index}.png" for number in range(20) for index in range(2)}
     assert emulator.statistics().tasks_created == 20
+
+
+async def test_a_run_that_is_refused_has_nothing_of_the_run_before_it(requests, out):
+    batch = EditBatch(requests(2), out)
+    async with service() as (_, session):
+        await batch.run(session)
+        assert (batch.progress.begun, batch.progress.saved) == (True, 2)
+        lock = RunLock(out / LOCK_NAME)
+        lock.acquire()
+        with pytest.raises(JournalError, match="is being written"):
+            await batch.run(session)
+        lock.release()
+    assert (batch.progress.begun, batch.progress.saved, batch.report) == (False, 0, None)
 
 
 async def test_a_second_run_does_nothing(requests, out):

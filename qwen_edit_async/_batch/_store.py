@@ -261,9 +261,7 @@ class Store:
         prices = self._connection.execute("SELECT DISTINCT cost, pictures FROM edits WHERE cost IS NOT NULL")
         price = max((Decimal(cost) / pictures for cost, pictures in prices), default=None)
         cost, unpriced = self._cost()
-        return Totals(
-            edits=edits, tasks=int(tasks), cost=cost, price=price, unpriced=unpriced, doubtful=int(doubtful)
-        )
+        return Totals(edits=edits, tasks=int(tasks), cost=cost, price=price, unpriced=unpriced, doubtful=int(doubtful))
 
     def summary(self) -> JournalSummary:
         """Everything that a report says of the journal."""
