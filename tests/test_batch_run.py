@@ -113,6 +113,7 @@ async def test_every_edit_is_saved_and_reported(requests, out):
     assert emulator.statistics().tasks_created == 20
 
 
+@pytest.mark.may_block("the test holds the lock itself")
 async def test_a_run_that_is_refused_has_nothing_of_the_run_before_it(requests, out):
     batch = EditBatch(requests(2), out)
     async with service() as (_, session):

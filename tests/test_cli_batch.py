@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import os
@@ -17,6 +18,7 @@ from qwen_edit_async._batch._journal import LOCK_NAME
 from qwen_edit_async._batch._lock import RunLock
 from qwen_edit_async._cli import main
 from qwen_edit_async._cli._display import BatchProgress, Screen
+from qwen_edit_async._cli._running import cancel_on_termination
 from qwen_edit_async._display import Progress
 from qwen_edit_async.emulator import EditEmulator, Fault
 
@@ -433,6 +435,22 @@ def test_an_interruption_while_the_session_opens_leaves_nothing_open(photos, tmp
     assert process.returncode == 130
     assert "Unclosed" not in errors
     assert "Traceback" not in errors
+
+
+def test_a_second_interruption_breaks_into_nothing_that_runs():
+    passed = []
+
+    async def work():
+        cancel_on_termination()
+        for _ in range(2):
+            try:
+                signal.raise_signal(signal.SIGINT)
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                passed.append(True)
+
+    asyncio.run(work())
+    assert passed == [True, True]
 
 
 def test_a_submission_without_a_reply_is_told_when_interrupted(photos, tmp_path, service):
