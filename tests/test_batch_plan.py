@@ -241,6 +241,18 @@ def test_what_earlier_runs_spent_counts():
     assert budget.admit(1) is Verdict.STOP
 
 
+def test_the_price_that_earlier_runs_saw_and_what_they_may_have_spent_count():
+    budget = Budget(max_cost=Decimal(4))
+    budget.resume(spent=Decimal(1), tasks=2, price=Decimal(1), unpriced=0, doubtful=1)
+    assert [budget.admit(1) for _ in range(3)] == [Verdict.GO, Verdict.GO, Verdict.WAIT]
+
+
+def test_edits_without_a_price_in_earlier_runs_end_a_run_that_must_keep_a_cost():
+    budget = Budget(max_cost=Decimal(4))
+    budget.resume(spent=Decimal(0), tasks=1, price=None, unpriced=1, doubtful=0)
+    assert budget.admit(1) is Verdict.STOP
+
+
 def test_an_edit_that_may_still_be_charged_is_reckoned_with():
     budget = Budget(max_cost=Decimal(3))
     budget.admit(1)

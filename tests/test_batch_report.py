@@ -84,6 +84,10 @@ def test_the_text_says(line):
     assert line in HALF_DONE.text().splitlines()
 
 
+def test_the_text_says_which_limit_is_in_the_way():
+    assert "run it again with another max_cost to go on: " in attrs.evolve(HALF_DONE, limit="max_cost").text()
+
+
 def test_a_long_list_of_uncertain_edits_is_cut_visibly():
     report = BatchReport(folder="out", elapsed=1.0, uncertain=3, uncertain_keys=("cat", "dog"))
     assert report.text().splitlines()[-1].endswith("cat, dog, …")

@@ -29,7 +29,8 @@ from qwen_edit_async import (
     SessionClosedError,
 )
 from qwen_edit_async._batch import _store
-from qwen_edit_async._batch._journal import JOURNAL_NAME
+from qwen_edit_async._batch._journal import JOURNAL_NAME, LOCK_NAME
+from qwen_edit_async._batch._lock import RunLock
 from qwen_edit_async._downloads import Downloader
 from qwen_edit_async._host import Host
 from qwen_edit_async._transport import AiohttpTransport
@@ -110,6 +111,20 @@ async def test_every_edit_is_saved_and_reported(requests, out):
     assert (report.saved, report.pictures, report.cost) == (20, 40, Decimal("0.0714") * 20)
     assert pictures(out) == {f"edit{number}-{index}.png" for number in range(20) for index in range(2)}
     assert emulator.statistics().tasks_created == 20
+
+
+@pytest.mark.may_block("the test holds the lock itself")
+async def test_a_run_that_is_refused_has_nothing_of_the_run_before_it(requests, out):
+    batch = EditBatch(requests(2), out)
+    async with service() as (_, session):
+        await batch.run(session)
+        assert (batch.progress.begun, batch.progress.saved) == (True, 2)
+        lock = RunLock(out / LOCK_NAME)
+        lock.acquire()
+        with pytest.raises(JournalError, match="is being written"):
+            await batch.run(session)
+        lock.release()
+    assert (batch.progress.begun, batch.progress.saved, batch.report) == (False, 0, None)
 
 
 async def test_a_second_run_does_nothing(requests, out):
@@ -410,6 +425,21 @@ async def test_no_more_is_spent_than_allowed(requests, out):
     assert emulator.statistics().charges == report.cost == Decimal("0.0357") * 4
     assert (report.saved, report.error) == (4, None)
     assert "max_cost=0.15" in report.stopped
+
+
+async def test_no_more_is_spent_than_allowed_over_all_runs(requests, out):
+    async with service() as (emulator, session):
+        for tasks in (1, 2, 3):
+            report = await EditBatch(requests(5), out, max_cost="0.08", max_tasks=tasks).run(session)
+    assert emulator.statistics().charges == report.cost == Decimal("0.0357") * 2
+    assert "max_cost=0.08" in report.stopped
+
+
+async def test_what_lost_replies_may_have_cost_is_kept_in_mind_by_the_next_run(requests, out):
+    async with service(Fault.drop_reply().on("submit").nth(1), max_in_flight=1) as (emulator, session):
+        await EditBatch(requests(5), out, max_tasks=2).run(session)
+        report = await EditBatch(requests(5), out, max_cost="0.1071").run(session)
+    assert (report.saved, report.uncertain, emulator.statistics().tasks_created) == (2, 1, 3)
 
 
 async def test_failed_tasks_do_not_use_up_the_limit_of_cost(requests, out):

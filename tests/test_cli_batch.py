@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import os
@@ -13,8 +14,11 @@ import pytest
 from conftest import start_command, wait_while_running
 from PIL import Image
 
+from qwen_edit_async._batch._journal import LOCK_NAME
+from qwen_edit_async._batch._lock import RunLock
 from qwen_edit_async._cli import main
 from qwen_edit_async._cli._display import BatchProgress, Screen
+from qwen_edit_async._cli._running import cancel_on_termination
 from qwen_edit_async._display import Progress
 from qwen_edit_async.emulator import EditEmulator, Fault
 
@@ -228,6 +232,23 @@ def test_a_note_is_shown_once(capsys):
     assert capsys.readouterr().err == "note: the same\n"
 
 
+def test_a_run_that_another_keeps_from_its_journal_says_nothing_but_that(photos, batch, out, capsys, service):
+    out.mkdir()
+    lock = RunLock(out / LOCK_NAME)
+    lock.acquire()
+    assert batch(photos) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: {out} is being written by a run in process {os.getpid()}")
+    assert (captured.err.count("\n"), captured.out) == (1, "")
+    lock.release()
+
+
+def test_a_price_without_a_dry_run_is_refused_since_it_limits_nothing(photos, batch, capsys, service):
+    assert batch(photos, "--price", "0.03") == 2
+    assert "--max-cost limits" in capsys.readouterr().err
+    assert not service.tasks
+
+
 def test_an_interruption_before_anything_runs_is_quiet(photos, batch, capsys, monkeypatch, service):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -264,13 +285,14 @@ def test_another_instruction_for_the_same_results_is_refused(photos, batch, caps
 
 
 @pytest.mark.parametrize(
-    ("limit", "words"),
-    [("--max-tasks=2", "stopped: 2 tasks were created"), ("--max-cost=0.08", "stopped: 0.0714 was spent")],
+    ("limit", "value", "words"),
+    [("--max-tasks", "2", "stopped: 2 tasks were created"), ("--max-cost", "0.08", "stopped: 0.0714 was spent")],
 )
-def test_a_limit_ends_the_run_and_more_goes_on(photos, batch, capsys, limit, words, service):  # noqa: PLR0917  # fixtures
-    assert batch(photos, limit) == 1
+def test_a_limit_ends_the_run_and_more_goes_on(photos, batch, capsys, limit, value, words, service):  # noqa: PLR0917  # fixtures
+    assert batch(photos, limit, value) == 1
     assert words in (text := capsys.readouterr().err)
     assert "2 of 3 edits done, 1 not done" in text
+    assert f"\nthe same command with another {limit} goes on from here" in text
     assert batch(photos) == 0
     assert len(service.tasks) == 3
 
@@ -278,7 +300,8 @@ def test_a_limit_ends_the_run_and_more_goes_on(photos, batch, capsys, limit, wor
 def test_failures_end_the_run_if_so_wished(photos, batch, capsys, service):
     service.inject(Fault.failed_task())
     assert batch(photos, "--stop-after-failures", "1", "--concurrency", "1") == 1
-    assert "stopped: 1 edits failed" in capsys.readouterr().err
+    assert "stopped: 1 edits failed" in (text := capsys.readouterr().err)
+    assert "\nthe same command goes on from here" in text
     assert len(service.tasks) == 1
 
 
@@ -414,6 +437,22 @@ def test_an_interruption_while_the_session_opens_leaves_nothing_open(photos, tmp
     assert "Traceback" not in errors
 
 
+def test_a_second_interruption_breaks_into_nothing_that_runs():
+    passed = []
+
+    async def work():
+        cancel_on_termination()
+        for _ in range(2):
+            try:
+                signal.raise_signal(signal.SIGINT)
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                passed.append(True)
+
+    asyncio.run(work())
+    assert passed == [True, True]
+
+
 def test_a_submission_without_a_reply_is_told_when_interrupted(photos, tmp_path, service):
     service.inject(Fault.hang().on("submit").nth(1))
     with start_command("batch", str(photos / "a.png"), "-i", "snow", "-o", str(tmp_path / "out")) as process:
@@ -422,6 +461,7 @@ def test_a_submission_without_a_reply_is_told_when_interrupted(photos, tmp_path,
         _, errors = process.communicate()
     assert process.returncode == 130
     assert "warning: 1 of the submissions got no reply" in errors
+    assert errors.startswith("stopping: ")
 
 
 def test_a_dry_run_says_it_all_without_a_key_and_writes_nothing(table, batch, out, capsys, monkeypatch):

@@ -76,7 +76,13 @@ class Intake:
             log.warning("%d edits were being submitted when the last run ended: tasks may exist", count)
         totals = await around.journal.totals()
         self._fresh = not totals.edits
-        around.budget.spent, around.budget.tasks = totals.cost, totals.tasks
+        around.budget.resume(
+            spent=totals.cost,
+            tasks=totals.tasks,
+            price=totals.price,
+            unpriced=totals.unpriced,
+            doubtful=totals.doubtful,
+        )
         input_error: Exception | None = None
         try:
             try:

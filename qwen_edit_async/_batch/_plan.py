@@ -212,6 +212,7 @@ class Budget:
         spent: What completed edits cost.
         tasks: How many tasks were created, or may have been.
         stopped: Why nothing more may be submitted; empty as long as it may.
+        limit: The name of the whole batch's limit that stopped it, if one did: a later run needs another.
     """
 
     max_cost: Decimal | None = None
@@ -220,6 +221,7 @@ class Budget:
     spent: Decimal = Decimal(0)
     tasks: int = 0
     stopped: str = ""
+    limit: str = ""
     _price: Decimal | None = None
     _unpriced: int = 0
     _failures: int = 0
@@ -227,6 +229,19 @@ class Budget:
     _pending: int = 0
     _live: int = 0
     _reserved: int = 0
+
+    def resume(self, *, spent: Decimal, tasks: int, price: Decimal | None, unpriced: int, doubtful: int) -> None:
+        """Go on from where earlier runs came.
+
+        Args:
+            spent: What completed edits cost.
+            tasks: How many tasks were created, or may have been.
+            price: The highest for a picture, if one is known.
+            unpriced: Completed edits that came without a cost.
+            doubtful: Pictures that may have been charged, without anybody knowing.
+        """
+        self.spent, self.tasks = spent, tasks
+        self._price, self._unpriced, self._reserved = price, unpriced, doubtful
 
     def stop(self, reason: str) -> None:
         """Let nothing more be submitted; the first reason counts."""
@@ -290,14 +305,15 @@ class Budget:
         if self.max_tasks is not None and self.tasks + self._pending >= self.max_tasks:
             if self._pending:
                 return Verdict.WAIT
-            return self._stop(f"{self.tasks} tasks were created (max_tasks={self.max_tasks})")
+            return self._exhaust("max_tasks", f"{self.tasks} tasks were created (max_tasks={self.max_tasks})")
         if self.max_cost is None:
             return Verdict.GO
         if self._price is None:
             if self._live:
                 return Verdict.WAIT
             if self._unpriced:
-                return self._stop("the service does not say what edits cost: max_cost can't be kept, use max_tasks")
+                reason = "the service does not say what edits cost: max_cost can't be kept, use max_tasks"
+                return self._exhaust("max_cost", reason)
             over = self.spent >= self.max_cost
         else:
             over = self.spent + (self._reserved + pictures) * self._price > self.max_cost
@@ -305,10 +321,12 @@ class Budget:
             return Verdict.GO
         if self._live:
             return Verdict.WAIT
-        return self._stop(f"{self.spent} was spent, and the next edit could exceed max_cost={self.max_cost}")
+        reason = f"{self.spent} was spent, and the next edit could exceed max_cost={self.max_cost}"
+        return self._exhaust("max_cost", reason)
 
-    def _stop(self, reason: str) -> Verdict:
+    def _exhaust(self, limit: str, reason: str) -> Verdict:
         self.stop(reason)
+        self.limit = limit
         return Verdict.STOP
 
 

@@ -81,6 +81,7 @@ class BatchReport:
         uncertain_keys: Of up to 100 uncertain edits.
         failures: What went wrong, the most frequent first.
         stopped: Why the run ended before its input did; empty if it did not.
+        limit: ``"max_tasks"`` or ``"max_cost"`` if that ended it: only a run with another goes on.
         error: What the run was stopped by, if it was an error.
         gallery: The page with the pictures before and after; empty if it was not written.
         gallery_problem: Why it could not be written.
@@ -107,6 +108,7 @@ class BatchReport:
     uncertain_keys: tuple[str, ...] = ()
     failures: tuple[FailureGroup, ...] = ()
     stopped: str = ""
+    limit: str = ""
     error: Exception | None = attrs.field(default=None, eq=False)
     gallery: str = ""
     gallery_problem: str = ""
@@ -139,7 +141,8 @@ class BatchReport:
         if self.stopped:
             lines.append(f"stopped: {self.stopped}")
         if self.unfinished or self.stopped:
-            lines.append("run it again to go on: nothing that has a task is submitted twice")
+            changed = f" with another {self.limit}" if self.limit else ""
+            lines.append(f"run it again{changed} to go on: nothing that has a task is submitted twice")
         if self.gallery:
             lines.append(f"before and after: {self.gallery}")
         if self.gallery_problem:
@@ -199,6 +202,7 @@ def make_report(
     elapsed: float,
     refused: Iterable[FailureGroup] = (),
     stopped: str = "",
+    limit: str = "",
     error: Exception | None = None,
 ) -> BatchReport:
     """The report of a run.
@@ -209,6 +213,7 @@ def make_report(
         elapsed: Seconds that the run took.
         refused: Requests that the journal could not take.
         stopped: Why the run ended before its input did.
+        limit: The limit of the whole batch that ended it, by name.
         error: What it was stopped by.
     """
     counts = summary.counts
@@ -235,6 +240,7 @@ def make_report(
         uncertain_keys=summary.uncertain_keys,
         failures=(*summary.failures, *refused),
         stopped=stopped,
+        limit=limit,
         error=error,
     )
 

@@ -60,6 +60,7 @@ class BatchProgress:
         in_flight: Edits that this run submits, or waits for.
         cost: What the whole batch has cost so far.
         total: Rows, pictures or requests of the input, bad ones too; ``None`` where they were not counted beforehand.
+        begun: Whether the run has its journal, before which it does nothing.
     """
 
     saved: int = 0
@@ -69,6 +70,7 @@ class BatchProgress:
     in_flight: int = 0
     cost: Decimal = Decimal(0)
     total: int | None = None
+    begun: bool = False
 
 
 class EditBatch:
@@ -175,6 +177,7 @@ class EditBatch:
             in_flight=counts.in_flight,
             cost=around.budget.spent,
             total=self._total,
+            begun=True,
         )
 
     @property
@@ -243,6 +246,7 @@ class EditBatch:
             raise SessionClosedError("the session is not open: use `async with`, or await session.open()")
         loop = asyncio.get_running_loop()
         started_at = loop.time()
+        self._around = self._report = None
         if self._input.described or self._strict:
             plan = await self._survey(fit=session._fit)  # noqa: SLF001  # our own
             self._total = plan.rows
@@ -270,6 +274,7 @@ class EditBatch:
                     elapsed=loop.time() - started_at,
                     refused=intake.refused,
                     stopped=stopped,
+                    limit=around.budget.limit,
                     error=around.error,
                 )
                 self._report = made
@@ -349,5 +354,5 @@ def _to_money(value: Decimal | float | str | None, name: str) -> Decimal | None:
     except InvalidOperation:
         cost = Decimal("NaN")
     if cost is not None and not (cost.is_finite() and cost >= 0):
-        raise ConfigurationError(f"{name} is {value!r}: give an amount of money, 0 or more")
+        raise ConfigurationError(f"{name} is {str(value)!r}: give an amount of money, 0 or more")
     return cost

@@ -56,6 +56,9 @@ _MIGRATIONS: Final = (
 )
 """One script a schema version: a journal of an older version is brought up to date, step by step, when it is opened."""
 
+_DOUBTFUL: Final = "repeats + (state = 'uncertain' AND task_id IS NULL)"
+"""How often an edit was submitted without a task id to show for it."""
+
 _ENTRY_COLUMNS: Final = "number, key, digest, stamp, state, pictures, task_id, urls, files, repeats"
 
 
@@ -110,11 +113,17 @@ class Totals:
         edits: How many.
         tasks: How many were created for them, or may have been.
         cost: What completed edits cost.
+        price: The highest for a picture; ``None`` if no completed edit has a cost.
+        unpriced: Completed edits that came without a cost.
+        doubtful: Pictures of submissions that may have been charged, without a task that could tell.
     """
 
     edits: int
     tasks: int
     cost: Decimal
+    price: Decimal | None
+    unpriced: int
+    doubtful: int
 
 
 class Store:
@@ -246,10 +255,13 @@ class Store:
 
     def totals(self) -> Totals:
         """What has been done so far."""
-        tasks = self._one(
-            "SELECT count(task_id) + total(state = 'uncertain' AND task_id IS NULL) + total(repeats) FROM edits"
-        )
-        return Totals(edits=self._one("SELECT count(*) FROM edits"), tasks=int(tasks), cost=self._cost()[0])
+        edits, tasks, doubtful = self._connection.execute(
+            f"SELECT count(*), count(task_id) + total({_DOUBTFUL}), total(pictures * ({_DOUBTFUL})) FROM edits"  # noqa: S608  # constants
+        ).fetchone()
+        prices = self._connection.execute("SELECT DISTINCT cost, pictures FROM edits WHERE cost IS NOT NULL")
+        price = max((Decimal(cost) / pictures for cost, pictures in prices), default=None)
+        cost, unpriced = self._cost()
+        return Totals(edits=edits, tasks=int(tasks), cost=cost, price=price, unpriced=unpriced, doubtful=int(doubtful))
 
     def summary(self) -> JournalSummary:
         """Everything that a report says of the journal."""

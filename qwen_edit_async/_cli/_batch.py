@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -74,6 +74,8 @@ def batch(
     """
     from qwen_edit_async._batch import EditBatch  # noqa: PLC0415  # see the package's docstring
 
+    if price is not None and not dry_run:
+        raise ConfigurationError("--price is for --dry-run; --max-cost limits what a run may cost")
     submission = submission or SubmissionOptions()
     edits = EditBatch(
         source,
@@ -101,7 +103,7 @@ def batch(
     )
     work = _Batch(run, edits, overwrite=overwrite)
     code = run(work.work)
-    if work.began:
+    if edits.progress.begun:
         work.report()
     return code
 
@@ -110,8 +112,8 @@ class _Batch:
     """The edits of a source, on their way to files."""
 
     def __init__(self, run: Run, edits: EditBatch, *, overwrite: bool) -> None:
-        self.began = False
         self._more_to_do = True
+        self._limit = ""
         self._run = run
         self._edits = edits
         self._overwrite = overwrite
@@ -125,7 +127,7 @@ class _Batch:
         edits = self._edits
         progress = BatchProgress(self._run.screen, self._state)
         with progress.shown():
-            refreshing = asyncio.create_task(self._refresh(progress))
+            refreshing = asyncio.create_task(self._refresh(progress, asyncio.current_task()))
             try:
                 report = await edits.run(session, on_plan=self._begin)
             finally:
@@ -145,12 +147,12 @@ class _Batch:
             screen.note(note)
         if lines := plan.problem_lines(_NAMED_PROBLEMS):
             screen.warning(plain("\n".join(lines)))
-        self.began = True
 
     def _conclude(self, report: BatchReport) -> int:
         self._failures = [(plain(group.reason), group.count, list(group.keys)) for group in report.failures]
         self._report = report
         self._more_to_do = bool(report.unfinished or report.failed or report.stopped)
+        self._limit = report.limit
         if report.uncertain:
             self._run.screen.warning(f"{report.uncertain} uncertain: only --resubmit-uncertain submits them again")
         if report.error is not None:
@@ -160,10 +162,11 @@ class _Batch:
             self._run.screen.warning(f"stopped: {plain(report.stopped)}")
         return ExitCode.DONE if report.ok and not self._failures else ExitCode.FAILED
 
-    async def _refresh(self, progress: BatchProgress) -> None:
-        while True:  # the end of the batch cancels it
+    async def _refresh(self, progress: BatchProgress, work: asyncio.Task[Any] | None) -> None:
+        while work is None or not work.cancelling():  # the end of the batch cancels it
             progress.refresh()
             await asyncio.sleep(_REFRESH_SECONDS)
+        self._run.screen.line("stopping: what runs at the service is written down, and the page (Ctrl-C: without it)")
 
     def _state(self, seconds: float) -> Progress:
         seen = self._edits.progress
@@ -205,7 +208,8 @@ class _Batch:
         rate = f" · {new / seconds:.1f}/s" if new else ""
         screen.line(f"{seen.saved} of {seen.total} edits done{not_done} · {seconds:.1f} s{cost}{rate}")
         if self._more_to_do:
-            screen.line("the same command goes on from here: nothing that has a task is submitted twice")
+            changed = f" with another --{self._limit.replace('_', '-')}" if self._limit else ""
+            screen.line(f"the same command{changed} goes on from here: nothing that has a task is submitted twice")
         if self._gallery:
             screen.line(f"before and after: {self._gallery}", whole=True)
         one = seen.pictures == 1

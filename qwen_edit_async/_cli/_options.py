@@ -49,7 +49,7 @@ class ConnectionOptions:
     timeout: float = 60.0
     """Seconds that a reply may take, or a piece of an upload."""
     poll_interval: float | None = None
-    """Seconds between status checks of a task (1, then ever more, up to 10)."""
+    """Seconds between status checks of a task (learned from how long tasks take)."""
     allow_result_host: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
     """A host that results may be fetched from though its address is not public; may be given more than once."""
 
@@ -62,7 +62,7 @@ class SubmissionOptions:
     fit: Flag = False
     """Turn, shrink and re-encode pictures that the service would refuse, instead of refusing them."""
     strict: Flag = False
-    """Refuse text that the service would cut off, instead of saying so."""
+    """Refuse text that the service would cut off, instead of saying so; in a batch, send nothing if any row is bad."""
     resubmit_uncertain: Flag = False
     """Submit again if the reply was lost, though both tasks may be charged."""
     envelope: Literal["auto", "flat", "params"] = "auto"

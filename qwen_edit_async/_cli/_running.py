@@ -158,11 +158,16 @@ def fetch_command(task_id: str, output: Path) -> str:
 
 
 def cancel_on_termination() -> None:
-    """Let SIGTERM do what SIGINT does: cancel the running task."""
+    """Let SIGTERM, and SIGINT each time, cancel the running task.
+
+    By itself asyncio raises KeyboardInterrupt the second time, in the middle of whatever runs on the loop: what that
+    leaves half done may be waited for without end.
+    """
     task = asyncio.current_task()
     if task is not None:
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
 def _check_output(folder: Path) -> None:
