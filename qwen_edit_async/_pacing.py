@@ -18,7 +18,7 @@ from collections import deque
 
 import attrs
 
-_UNPROVEN_LIMIT = 16
+_UNPROVEN_LIMIT = 8
 _FIRST_PROBE = 1.0
 _LAST_PROBE = 240.0
 _LAST_PROBE_OF_NONE = 30.0

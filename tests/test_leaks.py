@@ -150,7 +150,7 @@ async def test_the_temporary_file_of_an_image_is_closed_once_it_was_submitted(en
         return prepared[-1]
 
     prepared = []
-    monkeypatch.setattr("qwen_edit_async._session.prepare", watched)
+    monkeypatch.setattr("qwen_edit_async._single.prepare", watched)
     answers = {"accepted": NORMAL, "refused": status(400), "cancelled": HANGS}
     stream = io.BytesIO()  # over a mebibyte, so that what is read from it goes to a file
     Image.new("RGB", (800, 600)).save(stream, "BMP")

@@ -167,13 +167,13 @@ def test_what_was_never_tried_is_not_tried_by_hundreds_at_once() -> None:
     while pacer.wait(0.0) == 0:
         pacer.start(0.0)
         started += 1
-    assert started == 17
-    for _ in range(17):
+    assert started == 9
+    for _ in range(9):
         pacer.accepted(0.1)
     while pacer.wait(0.1) == 0:
         pacer.start(0.1)
         started += 1
-    assert started == 34
+    assert started == 18
 
 
 def test_a_refusal_lowers_the_limit_to_how_many_run() -> None:
