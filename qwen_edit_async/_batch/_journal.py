@@ -15,7 +15,8 @@ from ._gather import Call, Gatherer
 from ._lock import RunLock
 from ._plan import State
 from ._report import JournalSummary
-from ._store import Draft, Entry, Store, Totals
+from ._store import Draft, Entry, Store
+from ._tally import Totals
 
 JOURNAL_NAME: Final = "qwen-edit-journal.sqlite3"
 LOCK_NAME: Final = "qwen-edit-journal.lock"

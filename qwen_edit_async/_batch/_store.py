@@ -8,7 +8,6 @@ import sqlite3
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,13 +18,12 @@ from qwen_edit_async._log import log
 from qwen_edit_async._results import safe_stem
 
 from ._plan import ORIGINS, State
-from ._report import FailureGroup, JournalSummary, Percentiles
+from ._report import JournalSummary
 from ._sqlite import COUNT_DAMAGED, DAMAGED, explain, read_only_address
+from ._tally import Totals, read_summary, read_totals
 
 _APPLICATION_ID: Final = 0x51574544
 _BUSY_SECONDS: Final = 10.0
-_LISTED_KEYS: Final = 100
-_SAMPLE_KEYS: Final = 50
 
 _MIGRATIONS: Final = (
     """
@@ -55,9 +53,6 @@ _MIGRATIONS: Final = (
     """,
 )
 """One script a schema version: a journal of an older version is brought up to date, step by step, when it is opened."""
-
-_DOUBTFUL: Final = "repeats + (state = 'uncertain' AND task_id IS NULL)"
-"""How often an edit was submitted without a task id to show for it."""
 
 _ENTRY_COLUMNS: Final = "number, key, digest, stamp, state, pictures, task_id, urls, files, repeats"
 
@@ -103,27 +98,6 @@ class Entry:
     urls: tuple[str, ...] = ()
     files: tuple[tuple[str, int], ...] = ()
     repeats: int = 0
-
-
-@attrs.frozen(kw_only=True)
-class Totals:
-    """What a journal has.
-
-    Attributes:
-        edits: How many.
-        tasks: How many were created for them, or may have been.
-        cost: What completed edits cost.
-        price: The highest for a picture; ``None`` if no completed edit has a cost.
-        unpriced: Completed edits that came without a cost.
-        doubtful: Pictures of submissions that may have been charged, without a task that could tell.
-    """
-
-    edits: int
-    tasks: int
-    cost: Decimal
-    price: Decimal | None
-    unpriced: int
-    doubtful: int
 
 
 class Store:
@@ -255,35 +229,11 @@ class Store:
 
     def totals(self) -> Totals:
         """What has been done so far."""
-        edits, tasks, doubtful = self._connection.execute(
-            f"SELECT count(*), count(task_id) + total({_DOUBTFUL}), total(pictures * ({_DOUBTFUL})) FROM edits"  # noqa: S608  # constants
-        ).fetchone()
-        prices = self._connection.execute("SELECT DISTINCT cost, pictures FROM edits WHERE cost IS NOT NULL")
-        price = max((Decimal(cost) / pictures for cost, pictures in prices), default=None)
-        cost, unpriced = self._cost()
-        return Totals(edits=edits, tasks=int(tasks), cost=cost, price=price, unpriced=unpriced, doubtful=int(doubtful))
+        return read_totals(self._connection)
 
     def summary(self) -> JournalSummary:
         """Everything that a report says of the journal."""
-        counts = dict(self._connection.execute("SELECT state, count(*) FROM edits GROUP BY state"))
-        cost, unpriced = self._cost()
-        uncertain = self._connection.execute(
-            "SELECT key FROM edits WHERE state = 'uncertain' ORDER BY number LIMIT ?", (_LISTED_KEYS,)
-        )
-        return JournalSummary(
-            counts={state: counts.get(state.value, 0) for state in State},
-            pictures=int(self._one("SELECT total(json_array_length(files)) FROM edits WHERE state = 'saved'")),
-            cost=cost,
-            unpriced=unpriced,
-            queued=self._percentiles("queued"),
-            running=self._percentiles("running"),
-            lag=self._percentiles("lag"),
-            checks_per_edit=self._one("SELECT avg(checks) FROM edits"),
-            retries=int(self._one("SELECT total(max(attempts - 1, 0)) FROM edits")),
-            repeats=int(self._one("SELECT total(repeats) FROM edits")),
-            uncertain_keys=tuple(key for (key,) in uncertain),
-            failures=self._failures(),
-        )
+        return read_summary(self._connection)
 
     def _configure(self) -> None:
         mode = ""
@@ -323,46 +273,6 @@ class Store:
     def _one(self, query: str, parameters: Sequence[Any] = ()) -> Any:
         return self._connection.execute(query, parameters).fetchone()[0]
 
-    def _cost(self) -> tuple[Decimal, int]:
-        """Exact, so not by SQLite's sum: the total, and how many completed edits came without a cost."""
-        total, unpriced = Decimal(0), 0
-        rows = self._connection.execute("SELECT cost, count(*) FROM edits WHERE urls IS NOT NULL GROUP BY cost")
-        for cost, count in rows:
-            if cost is None:
-                unpriced = count
-            else:
-                total += Decimal(cost) * count
-        return total, unpriced
-
-    def _percentiles(self, column: str) -> Percentiles | None:
-        """By nearest rank; the values never leave SQLite."""
-        count = self._one(f"SELECT count({column}) FROM edits")  # noqa: S608  # a constant
-        if not count:
-            return None
-        query = f"SELECT {column} FROM edits WHERE {column} IS NOT NULL ORDER BY {column} LIMIT 1 OFFSET ?"  # noqa: S608  # a constant
-        return Percentiles(
-            p50=self._one(query, (_rank(count, 50),)),
-            p95=self._one(query, (_rank(count, 95),)),
-        )
-
-    def _failures(self) -> tuple[FailureGroup, ...]:
-        groups = self._connection.execute(
-            "SELECT reason, count(*) FROM edits WHERE reason IS NOT NULL GROUP BY reason ORDER BY count(*) DESC, reason"
-        ).fetchall()
-        return tuple(
-            FailureGroup(
-                reason=reason,
-                count=count,
-                keys=tuple(
-                    key
-                    for (key,) in self._connection.execute(
-                        "SELECT key FROM edits WHERE reason = ? ORDER BY number LIMIT ?", (reason, _SAMPLE_KEYS)
-                    )
-                ),
-            )
-            for reason, count in groups[:_LISTED_KEYS]
-        )
-
 
 _INTERRUPTED: Final = "the run ended while the edit was submitted: a task may exist, and be charged"
 
@@ -382,10 +292,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1  # somebody has taken it away: the next run will find it missing
-
-
-def _rank(count: int, percent: int) -> int:
-    return -(-count * percent // 100) - 1
 
 
 def _entry(row: Sequence[Any]) -> Entry:
