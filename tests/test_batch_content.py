@@ -112,3 +112,23 @@ async def test_closing_makes_every_call_first():
         gatherer.call(made.append, number)
     await gatherer.aclose(lambda: made.append("last"))
     assert made == [0, 1, 2, "last"]
+
+
+@pytest.mark.anyio
+async def test_an_interrupt_in_the_wrong_moment_leaves_nobody_waiting():
+    class Interrupted(ThreadPoolExecutor):
+        interrupts = 1
+
+        def submit(self, *args, **kwargs):
+            if self.interrupts:
+                self.interrupts -= 1
+                raise KeyboardInterrupt
+            return super().submit(*args, **kwargs)
+
+    gatherer = Gatherer(Interrupted(1))
+    call = gatherer.call(list)
+    with pytest.raises(KeyboardInterrupt):
+        gatherer._begin()
+    assert call.cancelled()
+    async with asyncio.timeout(5):
+        await gatherer.aclose()

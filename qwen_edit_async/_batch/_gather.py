@@ -63,8 +63,15 @@ class Gatherer:
 
     def _begin(self) -> None:
         batch, self._waiting = self._waiting, []
-        job = self._loop.run_in_executor(self._executor, self._call_all, [call for call, _ in batch])
-        job.add_done_callback(functools.partial(self._ended, [future for _, future in batch]))
+        try:
+            job = self._loop.run_in_executor(self._executor, self._call_all, [call for call, _ in batch])
+            job.add_done_callback(functools.partial(self._ended, [future for _, future in batch]))
+        except BaseException:  # such as Ctrl-C, which strikes anywhere: nobody may wait for ever
+            for _, future in batch:
+                future.cancel()
+            self._busy = False
+            self._idle.set()
+            raise
 
     def _ended(self, futures: list[asyncio.Future[Any]], job: asyncio.Future[list[Any]]) -> None:
         error = job.exception()
