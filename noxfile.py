@@ -114,11 +114,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Try 10,000 examples of each kind of input from outside; the tests try 100. ``nox -s fuzz -- -k journal``."""
+    """Try 10,000 examples of each kind of input from outside, where the tests try 100.
+
+    ``nox -s fuzz -- -k journal`` tries one kind, ``QWEN_EDIT_FUZZ_EXAMPLES=500 nox -s fuzz`` fewer examples.
+    """
     install_wheel(session, "all")
     session.install(*dependencies("test"))
     with session.chdir("tests"):
-        options = ("-m", "fuzz", "--hypothesis-profile", "fuzz", "--timeout", "7200")
+        options = ("-m", "fuzz", "--hypothesis-profile", "fuzz", "--timeout", "7200", "--durations", "0")
         session.run("pytest", "-c", "../pyproject.toml", *options, ".", *session.posargs)
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
+import itertools
 import statistics
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,11 +29,13 @@ from PIL import Image
 from qwen_edit_async import EditOutcome, EditRequest, EditSession, SessionStatistics, Timeouts
 from qwen_edit_async.emulator import EditEmulator, EmulatorStatistics, Fault, FaultPlan, FixedEngine, Operation
 
-GROWTH_TARGET, FILES_TARGET = 0.5, 1.0
+GROWTH_TARGET, FILES_TARGET = 0.5, 0
 _MB = 1_000_000
 _UNIT = 10_000
 _SAMPLES = 200
-_WARM_UP = 0.2
+_ROUNDS = 5
+_WARM_UP = 1 / _ROUNDS
+_REST = 20.0  # seconds; after 15 a connection that nobody uses is closed
 _TASK_SECONDS = 0.02
 _TIMEOUTS = Timeouts(connect=5.0, send=5.0, reply=2.0)
 _DEADLINE = 8.0
@@ -164,6 +168,8 @@ class Soak(Cost):
     Attributes:
         resident: Bytes of resident memory at each sample.
         files: Open files and sockets at each sample.
+        files_at_rest: The same after each round, when nothing is in flight and no connection waits for another request.
+        blocks_at_rest: Blocks of memory that Python has given out, at these moments.
         files_left: How many more are open at the end than before the session was opened.
         unfinished: What the session says of tasks whose result nobody got.
         statistics: The session's counters.
@@ -171,6 +177,8 @@ class Soak(Cost):
 
     resident: list[int] = attrs.field(factory=list)
     files: list[int] = attrs.field(factory=list)
+    files_at_rest: list[int] = attrs.field(factory=list)
+    blocks_at_rest: list[int] = attrs.field(factory=list)
     files_left: int = 0
     unfinished: frozenset[str] = frozenset()
     statistics: SessionStatistics = attrs.field(factory=SessionStatistics)
@@ -220,10 +228,15 @@ async def _edit_all(url: str, api_key: str, plan: Plan, folder: Path, soak: Soak
         async with EditSession(
             api_key, base_url=url, max_in_flight=plan.in_flight, timeout=_TIMEOUTS, deadline=_DEADLINE
         ) as session:
-            async with asyncio.TaskGroup() as downloads:
-                async for outcome in session.edit_many(_requests(plan, folder)):
-                    await places.acquire()
-                    downloads.create_task(finish(outcome))
+            requests = _requests(plan, folder)
+            for _ in range(_ROUNDS):
+                async with asyncio.TaskGroup() as downloads:
+                    async for outcome in session.edit_many(itertools.islice(requests, -(-plan.edits // _ROUNDS))):
+                        await places.acquire()
+                        downloads.create_task(finish(outcome))
+                await asyncio.sleep(_REST)
+                soak.files_at_rest.append(process.num_fds() - files_before)
+                soak.blocks_at_rest.append(sys.getallocatedblocks())
             soak.statistics = session.statistics()
     soak.unfinished = frozenset(session.unfinished)
     soak.files_left = process.num_fds() - files_before
@@ -231,19 +244,20 @@ async def _edit_all(url: str, api_key: str, plan: Plan, folder: Path, soak: Soak
 
 def _requests(plan: Plan, folder: Path) -> Iterator[EditRequest]:
     for number in range(plan.edits):
-        yield EditRequest(folder / "input.png", f"make it snow {number}")
+        yield EditRequest(folder / "input.png", f"make it snow {number}", key=str(number))
 
 
 async def _end_of(outcome: EditOutcome, folder: Path) -> End:
-    error = outcome.error
+    assert isinstance(outcome.request, EditRequest)
+    edit, error = int(outcome.request.key or ""), outcome.error
     if outcome.result is not None:
         try:
-            await outcome.result.images[0].save(folder / "out" / f"{outcome.index % _SAMPLES}.png")
+            await outcome.result.images[0].save(folder / "out" / f"{edit % _SAMPLES}.png")
         except Exception as failure:  # noqa: BLE001  # whatever it is, it is how this edit ended, and is looked at
             error = failure
         else:
-            return End(outcome.index, _DONE, outcome.result.task_id)
-    return End(outcome.index, type(error).__name__, getattr(error, "task_id", None) or _NO_TASK)
+            return End(edit, _DONE, outcome.result.task_id)
+    return End(edit, type(error).__name__, getattr(error, "task_id", None) or _NO_TASK)
 
 
 def wrong_accounts(
@@ -324,8 +338,15 @@ def main() -> None:
     resident = [size / _MB for size in soak.resident]
     rows = [
         Row(f"RSS growth per {_UNIT:,} edits (MB)", "library", [growth(resident, plan)], aims[0]),
-        Row(f"growth of open files per {_UNIT:,} edits", "library", [growth(soak.files, plan)], aims[1]),
+        Row("open files at rest, more than after the warm-up", "library", [grown(soak.files_at_rest)], aims[1]),
         Row("open files left behind", "library", [soak.files_left], 0),
+        Row(
+            f"blocks of memory at rest, growth per {_UNIT:,} edits",
+            "library",
+            [grown(soak.blocks_at_rest) * _UNIT / (edits * (1 - _WARM_UP))],
+        ),
+        Row("open files at rest", "library", soak.files_at_rest),
+        Row("blocks of memory at rest", "library", soak.blocks_at_rest),
         Row("RSS, all samples (MB)", "library", resident),
         Row("open files, all samples", "library", soak.files),
         *(Row("edits that ended so", word, [count]) for word, count in words.most_common()),
@@ -346,7 +367,7 @@ def main() -> None:
         Row("seconds", "library", [soak.wall]),
     ]
     setup = {"edits": edits, "in flight": plan.in_flight, "share of faults": plan.share, "seed": plan.seed}
-    setup |= {"edits between samples": plan.step, "warm-up": f"{_WARM_UP:.0%}"}
+    setup |= {"rounds": _ROUNDS, "edits between samples": plan.step, "warm-up": f"{_WARM_UP:.0%}"}
     report("soak", rows, setup, options.output, functools.partial(plot, resident, soak.files, plan))
 
 
@@ -355,6 +376,11 @@ def growth(values: Sequence[float], plan: Plan) -> float:
     first = int(len(values) * _WARM_UP)
     positions = [index * plan.step for index in range(first, len(values))]
     return _UNIT * statistics.linear_regression(positions, values[first:]).slope
+
+
+def grown(at_rest: Sequence[int]) -> int:
+    """By how much the last is more than the first."""
+    return at_rest[-1] - at_rest[0]
 
 
 def plot(resident: Sequence[float], files: Sequence[int], plan: Plan, path: Path) -> None:
