@@ -78,6 +78,9 @@ PHOTOS = {
 MAX_IMPORT_RATIO = 1.5
 """How much longer than ``import aiohttp`` the package's import may take, in CPU time."""
 
+ISOLATED = ("-I", "-W", "error", "-c")
+"""Run code that imports what is installed, and not the checkout in the working directory."""
+
 TIME_OF_IMPORT = "import time; begun = time.process_time(); import {}; print(time.process_time() - begun)"
 
 
@@ -234,7 +237,7 @@ def install_released(session: nox.Session, wheel: Path, resolution: str) -> str:
     )
     install = ("uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", python)
     session.run(*install, "--constraints", versions, str(wheel))
-    session.run(python, "-W", "error", "-c", f"import {PACKAGE}", external=True)
+    session.run(python, *ISOLATED, f"import {PACKAGE}", external=True)
     session.run(*install, "--constraints", versions, f"{wheel}[all]")
     session.run(*install, *dependencies("test"))  # what is there and recent enough stays as it is
     session.run("uv", "pip", "list", "--python", python)
@@ -245,7 +248,7 @@ def check_import(session: nox.Session, python: str) -> None:
     """The import takes little longer than that of aiohttp alone: the median of pairs of runs, in CPU time."""
     ratios = []
     for _ in range(21):
-        commands = [(python, "-W", "error", "-c", TIME_OF_IMPORT.format(name)) for name in ("aiohttp", PACKAGE)]
+        commands = [(python, *ISOLATED, TIME_OF_IMPORT.format(name)) for name in ("aiohttp", PACKAGE)]
         alone, ours = (float(str(session.run(*each, silent=True, external=True, log=False))) for each in commands)
         ratios.append(ours / alone)
     ratio = statistics.median(ratios)
