@@ -23,6 +23,7 @@ PYTHONS = sorted({"3.11", "3.12", "3.13", "3.14", f"{sys.version_info[0]}.{sys.v
 PROJECT = nox.project.load_toml("pyproject.toml")
 ROOT = Path(__file__).parent
 PACKAGE = "qwen_edit_async"
+SOAK = ROOT / "benchmarks" / "soak.py"
 
 PURE_CORE = ",".join(
     f"*/qwen_edit_async/{name}.py"
@@ -77,6 +78,9 @@ PHOTOS = {
 MAX_IMPORT_RATIO = 1.5
 """How much longer than ``import aiohttp`` the package's import may take, in CPU time."""
 
+ISOLATED = ("-I", "-W", "error", "-c")
+"""Run code that imports what is installed, and not the checkout in the working directory."""
+
 TIME_OF_IMPORT = "import time; begun = time.process_time(); import {}; print(time.process_time() - begun)"
 
 
@@ -113,11 +117,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Try 10,000 examples of each kind of input from outside; the tests try 100. ``nox -s fuzz -- -k journal``."""
+    """Try 10,000 examples of each kind of input from outside, where the tests try 100.
+
+    ``nox -s fuzz -- -k journal`` tries one kind, ``QWEN_EDIT_FUZZ_EXAMPLES=500 nox -s fuzz`` fewer examples.
+    """
     install_wheel(session, "all")
     session.install(*dependencies("test"))
     with session.chdir("tests"):
-        options = ("-m", "fuzz", "--hypothesis-profile", "fuzz", "--timeout", "7200")
+        options = ("-m", "fuzz", "--hypothesis-profile", "fuzz", "--timeout", "7200", "--durations", "0")
         session.run("pytest", "-c", "../pyproject.toml", *options, ".", *session.posargs)
 
 
@@ -172,8 +179,16 @@ def bench(session: nox.Session) -> None:
     """Measure; benchmarks/README.md says what and how. ``nox -s bench -- --quick`` only shows that it runs."""
     install_wheel(session, "all")
     session.install(*dependencies("bench"))
-    for module in sorted(ROOT.glob("benchmarks/[a-z]*.py")):
+    for module in sorted({*ROOT.glob("benchmarks/[a-z]*.py")} - {SOAK}):
         session.run("python", str(module), "--output", str(ROOT / "benchmarks" / "results"), *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Make 100,000 edits amid faults of every kind: none lost or doubled, nothing grows. ``nox -s soak -- --quick``."""
+    install_wheel(session, "all")
+    session.install(*dependencies("bench"))
+    session.run("python", str(SOAK), "--output", str(ROOT / "benchmarks" / "results"), *session.posargs)
 
 
 @nox.session(name="release-check")
@@ -222,7 +237,7 @@ def install_released(session: nox.Session, wheel: Path, resolution: str) -> str:
     )
     install = ("uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", python)
     session.run(*install, "--constraints", versions, str(wheel))
-    session.run(python, "-W", "error", "-c", f"import {PACKAGE}", external=True)
+    session.run(python, *ISOLATED, f"import {PACKAGE}", external=True)
     session.run(*install, "--constraints", versions, f"{wheel}[all]")
     session.run(*install, *dependencies("test"))  # what is there and recent enough stays as it is
     session.run("uv", "pip", "list", "--python", python)
@@ -233,7 +248,7 @@ def check_import(session: nox.Session, python: str) -> None:
     """The import takes little longer than that of aiohttp alone: the median of pairs of runs, in CPU time."""
     ratios = []
     for _ in range(21):
-        commands = [(python, "-W", "error", "-c", TIME_OF_IMPORT.format(name)) for name in ("aiohttp", PACKAGE)]
+        commands = [(python, *ISOLATED, TIME_OF_IMPORT.format(name)) for name in ("aiohttp", PACKAGE)]
         alone, ours = (float(str(session.run(*each, silent=True, external=True, log=False))) for each in commands)
         ratios.append(ours / alone)
     ratio = statistics.median(ratios)

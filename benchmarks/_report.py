@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,14 @@ class Row:
     limit: float | None = None
 
 
-def report(name: str, rows: Sequence[Row], setup: dict[str, Any], output: Path) -> None:
-    """Print the table, and write ``{name}.json`` and ``{name}.svg``."""
+def report(
+    name: str,
+    rows: Sequence[Row],
+    setup: dict[str, Any],
+    output: Path,
+    plot: Callable[[Path], None] | None = None,
+) -> None:
+    """Print the table, and write ``{name}.json`` and ``{name}.svg``, bars unless ``plot`` draws something else."""
     width = max(len(row.figure) for row in rows)
     contender_width = max(len(row.contender) for row in rows)
     print(f"\n{name}: " + ", ".join(f"{key} {value}" for key, value in setup.items()))
@@ -58,7 +65,9 @@ def report(name: str, rows: Sequence[Row], setup: dict[str, Any], output: Path) 
         "figures": [{**attrs.asdict(row), **attrs.asdict(summary(row.values))} for row in rows],
     }
     (output / f"{name}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _plot(name, rows, output / f"{name}.svg")
+    if plot is None:
+        plot = functools.partial(_plot, name, rows)
+    plot(output / f"{name}.svg")
     print(f"written: {output / name}.json and .svg")
 
 

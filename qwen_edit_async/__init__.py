@@ -24,17 +24,8 @@ The README's "Contributing" says which file to open for which change.
 """
 
 import os as _os
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from ._batch import BatchOutcome as BatchOutcome
-from ._batch import BatchPlan as BatchPlan
-from ._batch import BatchProgress as BatchProgress
-from ._batch import BatchReport as BatchReport
-from ._batch import BatchStatus as BatchStatus
-from ._batch import EditBatch as EditBatch
-from ._batch import FailureGroup as FailureGroup
-from ._batch import ParameterGroup as ParameterGroup
-from ._batch import Percentiles as Percentiles
-from ._batch import RowProblem as RowProblem
 from ._config import Timeouts as Timeouts
 from ._errors import APIConnectionError as APIConnectionError
 from ._errors import APIResponseError as APIResponseError
@@ -81,6 +72,18 @@ from ._stream import EditStream as EditStream
 from ._submitter import SubmissionObserver as SubmissionObserver
 from ._task import EditTask as EditTask
 from ._version import __version__ as __version__
+
+if _TYPE_CHECKING:
+    from ._batch import BatchOutcome as BatchOutcome
+    from ._batch import BatchPlan as BatchPlan
+    from ._batch import BatchProgress as BatchProgress
+    from ._batch import BatchReport as BatchReport
+    from ._batch import BatchStatus as BatchStatus
+    from ._batch import EditBatch as EditBatch
+    from ._batch import FailureGroup as FailureGroup
+    from ._batch import ParameterGroup as ParameterGroup
+    from ._batch import Percentiles as Percentiles
+    from ._batch import RowProblem as RowProblem
 
 __all__ = [
     "APIConnectionError",
@@ -139,5 +142,20 @@ __all__ = [
     "Usage",
     "__version__",
 ]
+
+if not _TYPE_CHECKING:  # a type checker would take any name for one that exists
+
+    def __getattr__(name: str) -> object:
+        """What bulk runs need takes as long to import as all the rest, and is imported when it is first asked for."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import _batch  # noqa: PLC0415  # see above
+
+        globals()[name] = value = getattr(_batch, name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 _configure_logging(_os.environ)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import attrs
 
-from ._display import EditView, edit_html
 from ._errors import ConfigurationError, DownloadError, QwenEditError
 from ._models import EditRequest, Usage
 from ._thumbnails import Previews
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from PIL.Image import Image
+
+    from ._display import EditView
 
 T = TypeVar("T")
 
@@ -182,9 +183,13 @@ class EditResult:
 
     def _repr_html_(self) -> str:
         """Before and after, in a notebook: small pictures of what was downloaded by then."""
+        from ._display import edit_html  # noqa: PLC0415  # notebooks alone need it
+
         return edit_html(self._view())
 
     def _view(self) -> EditView:
+        from ._display import EditView  # noqa: PLC0415  # likewise
+
         after = self._previews.after
         cost, count = self.usage.cost, len(self.images)
         facts = (

@@ -12,15 +12,17 @@ import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from ._display import EditView, edit_html
 from ._errors import InvalidEditError, SessionClosedError
 from ._models import EditParameters, EditRequest
 from ._requests import RequestInput, request_from_fields
 from ._results import EditResult
+
+if TYPE_CHECKING:
+    from ._display import EditView
 
 T = TypeVar("T")
 
@@ -75,9 +77,13 @@ class EditOutcome:
 
     def _repr_html_(self) -> str:
         """Before and after, in a notebook, or why not."""
+        from ._display import edit_html  # noqa: PLC0415  # notebooks alone need it
+
         return edit_html(self._view())
 
     def _view(self) -> EditView:
+        from ._display import EditView  # noqa: PLC0415  # likewise
+
         if self.result is not None:
             return self.result._view()  # noqa: SLF001  # one of the package to another
         request = _as_request(self.request)

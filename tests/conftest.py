@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -31,7 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # How long an example takes is a matter of how busy the machine is.
     settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("any_machine")
-    settings.register_profile("fuzz", settings.get_profile("any_machine"), max_examples=10_000)
+    examples = int(os.environ.get("QWEN_EDIT_FUZZ_EXAMPLES", "10_000"))
+    settings.register_profile("fuzz", settings.get_profile("any_machine"), max_examples=examples)
 
 
 def pytest_collection_finish() -> None:

@@ -556,7 +556,26 @@ async def test_a_client_that_goes_away_in_the_middle_of_its_upload_is_no_error(c
         while not emulator.statistics().submits:  # noqa: ASYNC110  # a counter has no event
             await anyio.sleep(0.01)
         await stream.aclose()
-        while any(task.get_coro().__qualname__ == "RequestHandler.start" for task in asyncio.all_tasks()):  # noqa: ASYNC110  # nor has aiohttp
-            await anyio.sleep(0.01)
+        await server_is_idle()
         assert not emulator.tasks
     assert "Error handling request" not in caplog.text
+
+
+async def test_a_client_that_goes_away_in_the_middle_of_a_download_is_no_error(caplog):
+    slow = Fault.slow(bytes_per_second=20).on("download")
+    async with running(faults=FaultPlan([slow])) as (_, call):
+        (url,) = await call.urls(await call.submit())
+        parts = urlsplit(url)
+        stream = await anyio.connect_tcp("127.0.0.1", parts.port)
+        await stream.send(f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        while not (await stream.receive()).endswith(b"\x89"):
+            pass  # until the first byte of the picture is there
+        await stream.aclose()
+        await call.session.close()
+        await server_is_idle()
+    assert "Error handling request" not in caplog.text
+
+
+async def server_is_idle():
+    while any(task.get_coro().__qualname__ == "RequestHandler.start" for task in asyncio.all_tasks()):  # noqa: ASYNC110  # aiohttp has no event for it
+        await anyio.sleep(0.01)

@@ -111,5 +111,19 @@ def test_importing_the_package_needs_no_extra():
     assert done.returncode == 0
 
 
+def test_importing_the_package_leaves_bulk_runs_to_be_imported_when_they_are_asked_for():
+    code = """
+import sys, qwen_edit_async
+lazy = {"EditBatch", "sqlite3", "qwen_edit_async._batch"}
+assert not lazy & {*sys.modules, *vars(qwen_edit_async)}
+assert "EditBatch" in dir(qwen_edit_async)
+assert not hasattr(qwen_edit_async, "EditBtach")
+from qwen_edit_async import *
+assert EditBatch is qwen_edit_async.EditBatch is vars(qwen_edit_async)["EditBatch"]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
 def test_the_type_marker_is_shipped():
     assert (Path(qwen_edit_async.__file__).parent / "py.typed").exists()

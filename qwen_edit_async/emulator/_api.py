@@ -10,15 +10,13 @@ from aiohttp import web
 
 from qwen_edit_async._contract import MAX_IMAGE_BYTES, MAX_IMAGES, STATUS_PATH, SUBMIT_PATH
 
-from ._delivery import deliver
+from ._delivery import deliver, let_go
 from ._durations import AfterChecks
 from ._replies import completed_reply, created_reply, failed_reply, json_reply, rejection_reply, running_reply
 from ._validation import ParsedBody, RejectedError, parse_body
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    from aiohttp.typedefs import Handler
 
     from ._replies import Reply
     from ._results import Results
@@ -40,7 +38,7 @@ class Api:
 
     def application(self) -> web.Application:
         """Return the API origin's application."""
-        application = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_let_go])
+        application = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[let_go])
         application.router.add_post(SUBMIT_PATH, self._submit)
         application.router.add_post(f"{SUBMIT_PATH}/precharge", self._precharge)
         application.router.add_get(STATUS_PATH, self._check)
@@ -139,15 +137,6 @@ class Api:
 
     def _created_at(self, record: TaskRecord) -> int:
         return int(self._service.since_1970(record.created_at))
-
-
-@web.middleware
-async def _let_go(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """End a request whose client went away in the middle of it; aiohttp would log a traceback."""
-    try:
-        return await handler(request)
-    except ConnectionError:
-        raise web.HTTPBadRequest from None  # nobody is there to read it
 
 
 def _refuse_constant(name: str) -> NoReturn:

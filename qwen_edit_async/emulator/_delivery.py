@@ -14,12 +14,23 @@ from ._replies import Reply
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from aiohttp.typedefs import Handler
+
     from ._faults import RequestAction
     from ._service import Service
 
 _OK = 200
 _TOO_MANY_REQUESTS = 429
 _SLOW_SLICES_PER_SECOND = 20
+
+
+@web.middleware
+async def let_go(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """End a request whose client went away in the middle of it; aiohttp would log a traceback."""
+    try:
+        return await handler(request)
+    except ConnectionError:
+        raise web.HTTPBadRequest from None  # nobody is there to read it
 
 
 async def deliver(

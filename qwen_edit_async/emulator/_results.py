@@ -16,7 +16,7 @@ from aiohttp import web
 
 from qwen_edit_async._contract import MAX_IMAGE_BYTES
 
-from ._delivery import deliver
+from ._delivery import deliver, let_go
 from ._engine import EditJob, read_size
 from ._replies import Reply, error_reply
 from ._tasks import Failure
@@ -63,7 +63,7 @@ class Results:
 
     def application(self) -> web.Application:
         """Return the results origin's application."""
-        application = web.Application()
+        application = web.Application(middlewares=[let_go])
         application.router.add_get(_PATH, self._download)
         application.router.add_route("*", "/{path:.*}", self._unknown)
         return application

@@ -1,0 +1,410 @@
+"""Very many edits while faults of every kind strike: none is lost or made twice, memory and open files do not grow.
+
+The emulator, in a process of its own, harms one request in twenty of each kind, and one task in twenty. Each edit has
+its number in its instruction, so that the service's own list of tasks can be held against what the session said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import itertools
+import statistics
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import attrs
+import psutil
+from _measure import Cost, metered, run_in_fresh_process
+from _report import Row, report
+from _server import process_with_pipe
+from PIL import Image
+
+from qwen_edit_async import EditOutcome, EditRequest, EditSession, SessionStatistics, Timeouts
+from qwen_edit_async.emulator import EditEmulator, EmulatorStatistics, Fault, FaultPlan, FixedEngine, Operation
+
+GROWTH_TARGET, FILES_TARGET = 0.5, 0
+_MB = 1_000_000
+_UNIT = 10_000
+_SAMPLES = 200
+_ROUNDS = 5
+_WARM_UP = 1 / _ROUNDS
+_REST = 20.0  # seconds; after 15 a connection that nobody uses is closed
+_TASK_SECONDS = 0.02
+_TIMEOUTS = Timeouts(connect=5.0, send=5.0, reply=2.0)
+_DEADLINE = 8.0
+_DONE, _UNCERTAIN, _NO_TASK = "done", "SubmitUncertainError", "-"
+
+
+def _as_list(reply: dict[str, Any]) -> list[dict[str, Any]]:
+    return [reply]
+
+
+def _without_id(reply: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in reply.items() if name != "id"}
+
+
+_ANY_REQUEST = (
+    *(Fault.status(status) for status in (200, 400, 404, 500, 503, 504)),
+    Fault.status(503, retry_after=0.1),
+    Fault.html_page(),
+    Fault.redirect(),
+    Fault.drop_reply(),
+    Fault.drop_request(),
+    Fault.drop_request(read_body=False),
+    Fault.hang(),
+    Fault.hang(accepted=False),
+    Fault.slow(delay=0.5),
+    Fault.slow(delay=3.0),
+    Fault.slow(bytes_per_second=500),
+    Fault.slow(bytes_per_second=10),
+    Fault.content_type(),
+)
+_TOO_MANY = (Fault.status(429), Fault.status(429, retry_after=0.1))
+# A session takes such a refusal at its word: no more than what runs may run, or no more requests come a second.
+# As frequent as the others, they would leave little in flight; so it is one request in 5,000.
+_TOO_MANY_SHARE = 1 / 5000
+_JSON_REPLY = (
+    Fault.truncated_json(),
+    Fault.malformed_json(),
+    Fault.reshape(_as_list),
+)
+# A refusal of the key (401, 403) or, at a submission, for want of money (402) rightly ends the whole session.
+_FAULTS: dict[Operation, tuple[Fault, ...]] = {
+    "submit": (
+        *_ANY_REQUEST,
+        *_JSON_REPLY,
+        Fault.status(500, accepted=True),
+        Fault.html_page(504, accepted=True),
+    ),
+    "check": (
+        *_ANY_REQUEST,
+        *_JSON_REPLY,
+        Fault.status(402),
+        # By the protocol's own words, a creation that is answered without an id has failed: on checks only.
+        Fault.reshape(_without_id),
+        Fault.reshape(lambda _: {}),
+        Fault.status_word("dreaming"),
+        Fault.status_word(str.upper),
+    ),
+    "download": (
+        *_ANY_REQUEST,
+        *_TOO_MANY,
+        *(Fault.status(status) for status in (401, 402, 403)),
+        Fault.expired_url(),
+        Fault.truncated_download(),
+        Fault.wrong_download(),
+    ),
+}
+_TASK_FAULTS = (
+    Fault.stuck_task(),
+    Fault.failed_task(),
+    Fault.failed_task(shape="string"),
+    Fault.vanished_task(),
+    Fault.vanished_task(after_checks=1),
+)
+
+
+@attrs.frozen
+class Plan:
+    """What is done.
+
+    Attributes:
+        edits: How many.
+        in_flight: How many at a time; as many downloads beside them.
+        share: Of the requests of each kind, and of the tasks, which a fault strikes.
+        seed: Of the faults.
+    """
+
+    edits: int
+    in_flight: int
+    share: float
+    seed: int
+
+    @property
+    def step(self) -> int:
+        """Edits between two samples of memory and open files."""
+        return max(1, self.edits // _SAMPLES)
+
+    def faults(self) -> FaultPlan:
+        """All faults, each as likely as the others of its kind of request."""
+        faults = [fault.with_probability(self.share / len(_TASK_FAULTS)) for fault in _TASK_FAULTS]
+        faults += [
+            fault.on("submit", "check").with_probability(_TOO_MANY_SHARE / len(_TOO_MANY)) for fault in _TOO_MANY
+        ]
+        for operation, struck in _FAULTS.items():
+            faults += [fault.on(operation).with_probability(self.share / len(struck)) for fault in struck]
+        return FaultPlan(faults, seed=self.seed)
+
+
+@attrs.frozen
+class Created:
+    """A task, as the service knows it."""
+
+    task_id: str
+    edit: int
+    completed: bool
+
+
+@attrs.frozen
+class End:
+    """How an edit ended: done, or with which error; and the task that was named."""
+
+    edit: int
+    word: str
+    task_id: str
+
+
+@attrs.define
+class Soak(Cost):
+    """What it took.
+
+    Attributes:
+        resident: Bytes of resident memory at each sample.
+        files: Open files and sockets at each sample.
+        files_at_rest: The same after each round, when nothing is in flight and no connection waits for another request.
+        blocks_at_rest: Blocks of memory that Python has given out, at these moments.
+        files_left: How many more are open at the end than before the session was opened.
+        unfinished: What the session says of tasks whose result nobody got.
+        statistics: The session's counters.
+    """
+
+    resident: list[int] = attrs.field(factory=list)
+    files: list[int] = attrs.field(factory=list)
+    files_at_rest: list[int] = attrs.field(factory=list)
+    blocks_at_rest: list[int] = attrs.field(factory=list)
+    files_left: int = 0
+    unfinished: frozenset[str] = frozenset()
+    statistics: SessionStatistics = attrs.field(factory=SessionStatistics)
+
+
+def serve(connection: Connection, plan: Plan) -> None:
+    """Run the emulator; when asked for, tell its tasks and counters."""
+    emulator = EditEmulator(engine=FixedEngine(), duration=_TASK_SECONDS, faults=plan.faults(), request_log=0)
+    with emulator.in_thread():
+        connection.send((emulator.url, emulator.api_key))
+        connection.recv()
+        tasks = [
+            Created(record.id, int(record.submission.instruction.split()[-1]), record.status == "completed")
+            for record in emulator.tasks.values()
+        ]
+        connection.send((tasks, emulator.statistics()))
+
+
+def edit_all(url: str, api_key: str, plan: Plan, folder: Path) -> Soak:
+    """Make the edits and their downloads, and write down how each ended."""
+    soak = Soak()
+    with metered(soak):
+        asyncio.run(_edit_all(url, api_key, plan, folder, soak))
+    return soak
+
+
+async def _edit_all(url: str, api_key: str, plan: Plan, folder: Path, soak: Soak) -> None:
+    process = psutil.Process()
+    files_before = process.num_fds()
+    places = asyncio.Semaphore(plan.in_flight)
+    ended = 0
+
+    # Ends go to a file: kept in memory they would be what grows.
+    with (folder / "ends").open("w", encoding="utf-8") as ends:
+
+        async def finish(outcome: EditOutcome) -> None:
+            nonlocal ended
+            ends.write("{0.edit} {0.word} {0.task_id}\n".format(await _end_of(outcome, folder)))
+            places.release()
+            ended += 1
+            if ended % plan.step == 0:
+                soak.resident.append(process.memory_info().rss)
+                soak.files.append(process.num_fds() - files_before)
+            if ended % (plan.step * _SAMPLES // 10) == 0:
+                print(f"{ended:,} edits: {soak.resident[-1] / _MB:.1f} MB, {soak.files[-1]} files", flush=True)
+
+        async with EditSession(
+            api_key, base_url=url, max_in_flight=plan.in_flight, timeout=_TIMEOUTS, deadline=_DEADLINE
+        ) as session:
+            requests = _requests(plan, folder)
+            for _ in range(_ROUNDS):
+                async with asyncio.TaskGroup() as downloads:
+                    async for outcome in session.edit_many(itertools.islice(requests, -(-plan.edits // _ROUNDS))):
+                        await places.acquire()
+                        downloads.create_task(finish(outcome))
+                await asyncio.sleep(_REST)
+                soak.files_at_rest.append(process.num_fds() - files_before)
+                soak.blocks_at_rest.append(sys.getallocatedblocks())
+            soak.statistics = session.statistics()
+    soak.unfinished = frozenset(session.unfinished)
+    soak.files_left = process.num_fds() - files_before
+
+
+def _requests(plan: Plan, folder: Path) -> Iterator[EditRequest]:
+    for number in range(plan.edits):
+        yield EditRequest(folder / "input.png", f"make it snow {number}", key=str(number))
+
+
+async def _end_of(outcome: EditOutcome, folder: Path) -> End:
+    assert isinstance(outcome.request, EditRequest)
+    edit, error = int(outcome.request.key or ""), outcome.error
+    if outcome.result is not None:
+        try:
+            await outcome.result.images[0].save(folder / "out" / f"{edit % _SAMPLES}.png")
+        except Exception as failure:  # noqa: BLE001  # whatever it is, it is how this edit ended, and is looked at
+            error = failure
+        else:
+            return End(edit, _DONE, outcome.result.task_id)
+    return End(edit, type(error).__name__, getattr(error, "task_id", None) or _NO_TASK)
+
+
+def wrong_accounts(
+    edits: int, ends: Sequence[End], unfinished: frozenset[str], tasks: Sequence[Created]
+) -> Iterator[str]:
+    """What does not add up between what was asked for, what the session said, and what the service did."""
+    counts = Counter(end.edit for end in ends)
+    for number in range(edits):
+        if counts[number] != 1:
+            yield f"edit {number} has {counts[number]} ends"
+    created = {task.task_id: task for task in tasks}
+    for unknown in unfinished - set(created):
+        yield f"unfinished, but no task: {unknown}"
+    for end in ends:
+        task = created.get(end.task_id)
+        if end.task_id != _NO_TASK and (task is None or task.edit != end.edit):
+            yield f"{end} names a task that is not its own"
+        if end.word == _DONE and not (task and task.completed):
+            yield f"{end} has no completed task"
+    yield from _wrong_tasks(ends, unfinished, tasks)
+
+
+def _wrong_tasks(ends: Sequence[End], unfinished: frozenset[str], tasks: Sequence[Created]) -> Iterator[str]:
+    """Tasks that were made twice, or lost."""
+    for number, count in Counter(task.edit for task in tasks).items():
+        if count > 1:
+            yield f"edit {number} has {count} tasks"
+    known = unfinished | {end.task_id for end in ends}
+    words = {end.edit: end.word for end in ends}
+    for task in tasks:
+        if task.task_id not in known and words.get(task.edit) != _UNCERTAIN:
+            yield f"nobody knows {task} of an edit that ended so: {words.get(task.edit)}"
+
+
+def measure(plan: Plan) -> tuple[Soak, Counter[str], EmulatorStatistics, int]:
+    """Make the edits against a new emulator, and hold the accounts of both sides against each other.
+
+    Returns:
+        What it took, how many edits ended how, the service's counters, and how many tasks exist whose id was lost.
+
+    Raises:
+        RuntimeError: If something does not add up.
+    """
+    with tempfile.TemporaryDirectory() as name, process_with_pipe(serve, plan) as connection:
+        folder = Path(name)
+        Image.new("RGB", (512, 512), "#7f9cf5").save(folder / "input.png")
+        url, api_key = connection.recv()
+        soak = run_in_fresh_process(edit_all, url, api_key, plan, folder)
+        connection.send("tell")
+        tasks, counted = connection.recv()
+        lines = (folder / "ends").read_text(encoding="utf-8").splitlines()
+    ends = [End(int(number), word, task_id) for number, word, task_id in map(str.split, lines)]
+    wrong = list(wrong_accounts(plan.edits, ends, soak.unfinished, tasks))
+    if counted.keys_at_results:
+        wrong.append(f"the key went to the results {counted.keys_at_results} times")
+    if soak.statistics.in_flight or soak.statistics.watched or soak.statistics.waiting:
+        wrong.append(f"something is left: {soak.statistics}")
+    if wrong:
+        raise RuntimeError("\n".join([f"{len(wrong)} things do not add up, such as:", *wrong[:20]]))
+    nameless = {task.task_id for task in tasks} - {end.task_id for end in ends} - soak.unfinished
+    return soak, Counter(end.word for end in ends), counted, len(nameless)
+
+
+def main() -> None:
+    """Run the soak."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--edits", type=int, default=100_000, help="(default: %(default)s)")
+    parser.add_argument("--in-flight", type=int, default=64, help="edits in flight at a time (default: %(default)s)")
+    parser.add_argument("--share", type=float, default=0.05, help="of requests and tasks with a fault (%(default)s)")
+    parser.add_argument("--seed", type=int, default=7, help="of the faults (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="400 edits: does it run at all?")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    options = parser.parse_args()
+    edits = 400 if options.quick else options.edits
+    plan = Plan(edits, options.in_flight, options.share, options.seed)
+    soak, words, counted, nameless = measure(plan)
+    aims = (None, None) if options.quick else (GROWTH_TARGET, FILES_TARGET)
+    resident = [size / _MB for size in soak.resident]
+    rows = [
+        Row(f"RSS growth per {_UNIT:,} edits (MB)", "library", [growth(resident, plan)], aims[0]),
+        Row("open files at rest, more than after the warm-up", "library", [grown(soak.files_at_rest)], aims[1]),
+        Row("open files left behind", "library", [soak.files_left], 0),
+        Row(
+            f"blocks of memory at rest, growth per {_UNIT:,} edits",
+            "library",
+            [grown(soak.blocks_at_rest) * _UNIT / (edits * (1 - _WARM_UP))],
+        ),
+        Row("open files at rest", "library", soak.files_at_rest),
+        Row("blocks of memory at rest", "library", soak.blocks_at_rest),
+        Row("RSS, all samples (MB)", "library", resident),
+        Row("open files, all samples", "library", soak.files),
+        *(Row("edits that ended so", word, [count]) for word, count in words.most_common()),
+        *(
+            Row("tasks", what, [count])
+            for what, count in (
+                ("created", counted.tasks_created),
+                ("completed", counted.tasks_completed),
+                ("whose id nobody knows", nameless),
+            )
+        ),
+        *(Row("requests", kind, [getattr(counted, kind)]) for kind in ("submits", "checks", "downloads", "refused")),
+        *(
+            Row("counted by the session", what, [getattr(soak.statistics, what)])
+            for what in ("retries", "throttled", "failed_checks", "renewals", "uncertain")
+        ),
+        Row("CPU per edit (ms)", "library", [1000 * soak.cpu / edits]),
+        Row("seconds", "library", [soak.wall]),
+    ]
+    setup = {"edits": edits, "in flight": plan.in_flight, "share of faults": plan.share, "seed": plan.seed}
+    setup |= {"rounds": _ROUNDS, "edits between samples": plan.step, "warm-up": f"{_WARM_UP:.0%}"}
+    report("soak", rows, setup, options.output, functools.partial(plot, resident, soak.files, plan))
+
+
+def growth(values: Sequence[float], plan: Plan) -> float:
+    """The slope of the samples after the warm-up, by least squares, per 10,000 edits."""
+    first = int(len(values) * _WARM_UP)
+    positions = [index * plan.step for index in range(first, len(values))]
+    return _UNIT * statistics.linear_regression(positions, values[first:]).slope
+
+
+def grown(at_rest: Sequence[int]) -> int:
+    """By how much the last is more than the first."""
+    return at_rest[-1] - at_rest[0]
+
+
+def plot(resident: Sequence[float], files: Sequence[int], plan: Plan, path: Path) -> None:
+    """Memory and open files over the edits."""
+    import matplotlib as mpl  # noqa: PLC0415  # the measured process imports this module too, and must stay small
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = path.stem
+    from matplotlib import pyplot as plt  # noqa: PLC0415  # likewise
+
+    canvas, panels = plt.subplots(2, 1, figsize=(8, 4.5), sharex=True)
+    positions = [plan.step * (index + 1) for index in range(len(resident))]
+    for panel, values, title in zip(panels, (resident, files), ("RSS (MB)", "open files"), strict=True):
+        panel.plot(positions, values, color="#7f9cf5", linewidth=1)
+        panel.axvline(plan.edits * _WARM_UP, color="#555", linestyle=":", linewidth=1)
+        panel.set_title(title, loc="left", fontsize=9)
+        panel.set_ylim(bottom=0)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("edits ended; right of the dotted line is what counts", fontsize=8)
+    panels[-1].xaxis.set_major_formatter("{x:,.0f}")
+    canvas.tight_layout()
+    canvas.savefig(path, metadata={"Date": None})
+    plt.close(canvas)
+
+
+if __name__ == "__main__":
+    main()
