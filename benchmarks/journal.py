@@ -59,7 +59,7 @@ def with_journal(url: str, api_key: str, plan: Plan) -> Run:
 
 async def _with_journal(url: str, api_key: str, plan: Plan, folder: str, run: Run) -> None:
     async with _session(url, api_key, plan) as session:
-        report = await EditBatch(_requests(plan, run), folder).run(session)
+        report = await EditBatch(_requests(plan, run), folder, gallery_limit=0).run(session)
     if report.saved != plan.rows:
         raise RuntimeError(report.text())
 
