@@ -210,9 +210,10 @@ def test_a_try_that_is_accepted_raises_the_limit() -> None:
     assert (pacer.limit, pacer.wait(2.1)) == (5, pytest.approx(1.0))
 
 
-def test_tries_that_are_refused_become_ever_rarer() -> None:
-    pacer, now, waits = running(4), 0.2, []
-    for _ in range(10):
+def waits_of_refused_tries(pacer: Pacer, now: float, count: int) -> list[int]:
+    """Seconds, rounded, that each of so many tries waits, all of which are refused."""
+    waits = []
+    for _ in range(count):
         wait = pacer.wait(now)
         assert wait is not None
         waits.append(round(wait))
@@ -221,21 +222,15 @@ def test_tries_that_are_refused_become_ever_rarer() -> None:
         pacer.throttled(now + 0.1, now, 0.5)
         pacer.end(accepted=False)
         now += 0.1
-    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 240, 240]
+    return waits
+
+
+def test_tries_that_are_refused_become_ever_rarer() -> None:
+    assert waits_of_refused_tries(running(4), 0.2, 10) == [1, 2, 4, 8, 16, 32, 64, 128, 240, 240]
 
 
 def test_while_nothing_runs_a_try_comes_every_half_minute_at_least() -> None:
-    pacer, now, waits = Pacer(16), 0.0, []
-    for _ in range(8):
-        wait = pacer.wait(now)
-        assert wait is not None
-        waits.append(round(wait))
-        now += wait
-        probe(pacer, now)
-        pacer.throttled(now + 0.1, now, 0.5)
-        pacer.end(accepted=False)
-        now += 0.1
-    assert waits == [0, 1, 2, 4, 8, 16, 30, 30]
+    assert waits_of_refused_tries(Pacer(16), 0.0, 8) == [0, 1, 2, 4, 8, 16, 30, 30]
 
 
 def test_several_clients_of_an_account_come_back_at_different_times() -> None:
