@@ -67,10 +67,10 @@ class Beats:
 
 
 @asynccontextmanager
-async def heartbeat() -> AsyncIterator[Beats]:
-    """Meanwhile, in the running event loop, a task sleeps 5 ms at a time."""
+async def heartbeat(interval: float = _HEARTBEAT) -> AsyncIterator[Beats]:
+    """Meanwhile, in the running event loop, a task sleeps so many seconds at a time."""
     beats = Beats()
-    beating = asyncio.create_task(_beat(beats))
+    beating = asyncio.create_task(_beat(beats, interval))
     try:
         yield beats
     finally:
@@ -79,12 +79,12 @@ async def heartbeat() -> AsyncIterator[Beats]:
             await beating
 
 
-async def _beat(beats: Beats) -> None:
+async def _beat(beats: Beats, interval: float) -> None:
     loop = asyncio.get_running_loop()
     while True:
         now, cpu = loop.time(), time.thread_time()
-        await asyncio.sleep(_HEARTBEAT)
-        beats.lags.append(loop.time() - now - _HEARTBEAT)
+        await asyncio.sleep(interval)
+        beats.lags.append(loop.time() - now - interval)
         beats.busy.append(time.thread_time() - cpu)
 
 

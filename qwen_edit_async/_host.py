@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -36,7 +37,8 @@ T = TypeVar("T")
 _CLOSING_GRACE = 5.0
 """Seconds that closing waits for the ids of tasks whose submission was given up."""
 
-_THREADS = 4
+_THREADS = min(4, max(2, os.cpu_count() or 2))
+"""Threads that contend for fewer cores take longer altogether; fewer than two would let one slow disk delay all."""
 
 _running: set[asyncio.Task[None]] = set()
 """Host tasks: event loops hold tasks weakly, and one that is collected can't end in order."""

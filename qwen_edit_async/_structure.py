@@ -11,7 +11,6 @@ from ._png import PngCheck, PngError
 _BLOCK: Final = 192 * 1024
 _CUT_SHORT: Final = "it is cut short"
 _SOS, _EOI = 0xDA, b"\xff\xd9"
-_SCAN_BLOCK: Final = 16 * 1024
 _MARKER_IN_SCAN: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 """In pixel data 0xFF may only be followed by a stuffed zero, a restart marker, or another 0xFF."""
 _BETWEEN_SCANS: Final = frozenset({0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE})
@@ -63,21 +62,26 @@ def _jpeg_damage(file: IO[bytes], _size: int) -> str | None:
 
 def _scan_damage(file: IO[bytes]) -> str | None:
     """What is wrong from a JPEG's first scan on, whose header was just read; decoders stumble over the same."""
-    last = b""
-    while block := file.read(_SCAN_BLOCK):
-        data = last + block
-        marker = _MARKER_IN_SCAN.search(data)
+    data, position = b"", 0  # what was read, and where in it to go on
+    while True:
+        marker = _MARKER_IN_SCAN.search(data, position)
         if marker is None:
-            last = block[-1:]
-            continue
-        if marker[0] == _EOI:
+            kept = data[max(position, len(data) - 1) :]  # a marker may begin here
+            data, position = kept + file.read(_BLOCK), 0
+            if data == kept:
+                return _CUT_SHORT
+        elif marker[0] == _EOI:
             return None
-        if marker[0][1] not in _BETWEEN_SCANS:
+        elif marker[0][1] not in _BETWEEN_SCANS:
             return "its pixel data is damaged"
-        file.seek(marker.end() - len(data), 1)
-        file.seek(max(0, int.from_bytes(file.read(2)) - 2), 1)
-        last = b""
-    return _CUT_SHORT
+        else:
+            begin = marker.end()
+            if begin + 2 > len(data):
+                data += file.read(_BLOCK)
+            position = begin + max(2, int.from_bytes(data[begin : begin + 2]))
+            if position > len(data):
+                file.seek(position - len(data), 1)
+                data, position = b"", 0
 
 
 def _webp_damage(file: IO[bytes], size: int) -> str | None:

@@ -176,10 +176,10 @@ async def test_a_short_body_is_written_at_once(make_body) -> None:
     assert len(writer.chunks) == 1
 
 
-async def test_no_chunk_is_much_larger_than_256_kib(make_body, tmp_path) -> None:
+async def test_no_chunk_is_much_larger_than_512_kib(make_body, tmp_path) -> None:
     data, writer = random.Random(7).randbytes(2_000_000), Writer()
     await make_body(bytes_image(data), file_image(tmp_path / "a", data)).write(writer)
-    assert max(map(len, writer.chunks)) < 256 * 1024 + 64 * 1024 + 100
+    assert max(map(len, writer.chunks)) < 512 * 1024 + 64 * 1024 + 100
 
 
 async def test_others_run_between_the_chunks_of_an_image_in_memory(make_body) -> None:

@@ -8,7 +8,7 @@ import random
 import pytest
 from PIL import Image
 
-from qwen_edit_async import _pillow
+from qwen_edit_async import _pillow, _structure
 from qwen_edit_async._errors import InvalidEditError
 from qwen_edit_async._structure import find_damage
 
@@ -54,6 +54,38 @@ def test_a_file_that_ends_within_a_segment_between_scans_is_cut_short() -> None:
     data = jpeg(progressive=True)
     second_scan = data.index(SCAN, data.index(SCAN) + 2)
     assert damage(data[: second_scan + 3]) == "it is cut short"
+
+
+@pytest.mark.parametrize("block", [2, 3, 7, 1000])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("inserted", [b"", b"\xff\xfe\x00\x04\xff\xd9", b"\xff\xfe\x00\x00", b"\xff\xc0"])
+def test_it_does_not_matter_where_blocks_end(monkeypatch, block, whole, inserted) -> None:
+    data = jpeg(progressive=True, quality=10)
+    second_scan = data.index(SCAN, data.index(SCAN) + 2)
+    data = with_inserted(data, data.rindex(b"\xff\xc4", 0, second_scan), inserted)[: None if whole else -2]
+    expected = damage(data)
+    assert expected == (
+        "its pixel data is damaged" if inserted == b"\xff\xc0" else None if whole else "it is cut short"
+    )
+    monkeypatch.setattr(_structure, "_BLOCK", block)
+    assert damage(data) == expected
+
+
+@pytest.mark.parametrize("comment", [b"\xff\xfe\x00\x02", b"\xff\xfe\xff\xff" + bytes(65_533)])
+def test_a_file_is_read_once_however_many_comments_it_has(comment) -> None:
+    read = 0
+
+    class Watched(io.BytesIO):
+        def read(self, size: int = -1) -> bytes:
+            nonlocal read
+            data = super().read(size)
+            read += len(data)
+            return data
+
+    data = jpeg()
+    data = data[:-2] + comment * (1_000_000 // len(comment)) + data[-2:]
+    assert find_damage(Watched(data), len(data), "image/jpeg") is None
+    assert read <= len(data)
 
 
 def test_broken_tables_are_found_by_decoding() -> None:
