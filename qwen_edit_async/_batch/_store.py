@@ -159,15 +159,13 @@ class Store:
 
     def plan(self, draft: Draft) -> Entry | None:
         """The edit of that name, planned now if it is new; ``None`` if its files would be those of another edit."""
-        if (known := self.find(draft.key)) is not None:
-            return known
         try:
             cursor = self._connection.execute(
                 "INSERT INTO edits (key, stem, digest, stamp, request, pictures, state) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (*map(_storable, attrs.astuple(attrs.evolve(draft, stem=_fold(draft.stem)))), State.PLANNED.value),
             )
         except sqlite3.IntegrityError:
-            return None
+            return self.find(draft.key)
         return Entry(
             number=cursor.lastrowid or 0,
             key=draft.key,
