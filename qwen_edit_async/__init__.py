@@ -49,6 +49,7 @@ from ._errors import QwenEditError as QwenEditError
 from ._errors import RateLimitError as RateLimitError
 from ._errors import SessionClosedError as SessionClosedError
 from ._errors import SubmitUncertainError as SubmitUncertainError
+from ._exchange import SubmissionObserver as SubmissionObserver
 from ._images import ImageInput as ImageInput
 from ._learned import Learned as Learned
 from ._log import configure_logging as _configure_logging
@@ -69,7 +70,6 @@ from ._session import EditSession as EditSession
 from ._statistics import SessionStatistics as SessionStatistics
 from ._stream import EditOutcome as EditOutcome
 from ._stream import EditStream as EditStream
-from ._submitter import SubmissionObserver as SubmissionObserver
 from ._task import EditTask as EditTask
 from ._version import __version__ as __version__
 

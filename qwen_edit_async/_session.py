@@ -28,6 +28,7 @@ from ._config import (
     resolve_timeouts,
 )
 from ._errors import SessionClosedError
+from ._exchange import SubmissionObserver
 from ._host import Host, HostOptions
 from ._images import ImageInput
 from ._learned import Learned
@@ -39,7 +40,7 @@ from ._results import EditResult, OutputImage
 from ._single import submit_single
 from ._statistics import SessionStatistics
 from ._stream import EditStream, Feed
-from ._submitter import Negotiation, SubmissionObserver
+from ._submitter import Negotiation
 from ._task import EditTask, TaskState
 from ._tracking import Tracked
 from ._transport import AiohttpTransport, Transport

@@ -6,12 +6,12 @@ import asyncio
 import warnings
 
 from ._errors import DeadlineExceededError, EditWarning, InvalidEditError
+from ._exchange import SubmissionObserver
 from ._host import Host
 from ._images import is_url
 from ._log import log
 from ._models import EditRequest
 from ._prepare import PreparedEdit, prepare
-from ._submitter import SubmissionObserver
 from ._task import EditTask, TaskState
 from ._tracking import Tracked
 

@@ -1,8 +1,4 @@
-"""From a request to a task id: slot, preparation, envelope, retries.
-
-A submission that was sent whole is never cut short: if whoever waits for it is cancelled, it is finished in the
-session's host task, and the task id that comes back is kept.
-"""
+"""From a request to a task id: whose turn it is, which envelope, what is tried again, and for how long."""
 
 from __future__ import annotations
 
@@ -12,18 +8,13 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
 from ._body import JSONBody
-from ._errors import (
-    BadRequestError,
-    DeadlineExceededError,
-    QwenEditError,
-    SessionClosedError,
-    SubmitUncertainError,
-)
+from ._errors import BadRequestError, DeadlineExceededError, QwenEditError, SubmitUncertainError
+from ._exchange import Exchange, Exchanges, SubmissionObserver
 from ._gate import Gate, Slot
 from ._log import log
 from ._models import EditRequest, TaskSnapshot
@@ -32,30 +23,11 @@ from ._prepare import PreparedEdit
 from ._retry import Failure, RetryPolicy, judge_submission, pause_after
 from ._statistics import Counters
 from ._transport import Transport
-from ._wire import Call, WireProtocol
+from ._wire import WireProtocol
 
 _MALFORMED_STATUSES = frozenset({400, 422})
 
 T = TypeVar("T")
-
-
-class SubmissionObserver(Protocol):
-    """Is told of each attempt to submit one edit, and of its fate, whoever still waits for it: for a journal.
-
-    An edit can take several attempts. Each is announced, then sent, then settled, before the next is announced.
-    """
-
-    async def about_to_submit(self) -> None:
-        """An attempt will be sent when this returns; an error keeps it from being sent, and ends the edit."""
-        ...
-
-    def settled(self, fate: TaskSnapshot | Failure) -> None:
-        """The attempt gave a task, or failed: what that means. Must not raise.
-
-        It comes for every attempt whose announcement returned, even if the edit was cancelled or ran past its deadline
-        meanwhile.
-        """
-        ...
 
 
 @attrs.define
@@ -115,7 +87,6 @@ class Submitter:
         on_fatal: Callable[[QwenEditError], None],
         on_orphan: Callable[[TaskSnapshot], None],
     ) -> None:
-        self._transport = transport
         self._negotiation = negotiation
         self._gate = gate
         self._retry = retry
@@ -124,10 +95,9 @@ class Submitter:
         self._resubmit_uncertain = resubmit_uncertain
         self._stall_timeout = stall_timeout
         self._random = random
-        self._spawn = spawn
         self._on_fatal = on_fatal
         self._on_orphan = on_orphan
-        self._exchanges: dict[asyncio.Task[None], JSONBody] = {}
+        self._exchanges = Exchanges(transport, counters, spawn=spawn, on_orphan=on_orphan)
 
     async def submit(
         self,
@@ -156,16 +126,20 @@ class Submitter:
         except TimeoutError:
             if not limit.expired():
                 raise
+        except asyncio.CancelledError:
+            if attempts.accepted is not None:
+                self._on_orphan(attempts.accepted)
+            raise
+        if attempts.accepted is not None:  # which task it is, is for its waiter to know
+            slot.accepted(asyncio.get_running_loop().time())
+            return attempts.accepted
         if attempts.sent_whole:
             raise SubmitUncertainError("the deadline passed before the reply to the submission came: a task may exist")
         raise attempts.given_up()
 
     async def finish_sent(self, grace: float) -> None:
         """Wait up to ``grace`` seconds for the replies to submissions that were sent whole, given up or not."""
-        sent = [exchange for exchange, body in self._exchanges.items() if body.sent_whole]
-        if sent:
-            log.info("waiting up to %g s for the replies to %d submissions", grace, len(sent))
-            await asyncio.wait(sent, timeout=grace)
+        await self._exchanges.finish_sent(grace)
 
     async def _submit(self, attempts: _Attempts) -> TaskSnapshot:
         while True:
@@ -224,70 +198,27 @@ class Submitter:
             if observer is not None:
                 observer.settled(Failure.REFUSED)
             raise self._gate.closed_by.for_task(None)
-        attempts.body = body
-        answer: asyncio.Future[TaskSnapshot] = asyncio.get_running_loop().create_future()
-        exchange = self._spawn(self._exchange(protocol, call, body, answer, observer))
-        self._exchanges[exchange] = body
-        exchange.add_done_callback(functools.partial(self._exchange_ended, body, answer, observer))
+        attempts.exchange = exchange = self._exchanges.begin(protocol, call, body, observer)
         try:
-            return await answer
+            return await exchange.answer
         except asyncio.CancelledError:
-            if not answer.cancelled():  # it came in the very moment of the cancellation
-                if answer.exception() is None:
-                    self._counters.submitted += 1
-                    self._on_orphan(answer.result())
-            elif body.sent_whole:
-                self._counters.uncertain += 1
-                log.warning("a submission was given up after it was sent: a task may exist; its id follows if it comes")
+            if exchange.answer.cancelled():
+                self._exchanges.give_up(exchange)
             else:
-                body.withdraw()
-                exchange.cancel()
+                self._came_late(attempts, exchange.answer)
             raise
-        finally:
-            if not answer.cancelled():
-                attempts.body = None
 
-    async def _exchange(
-        self,
-        protocol: WireProtocol,
-        call: Call,
-        body: JSONBody,
-        answer: asyncio.Future[TaskSnapshot],
-        observer: SubmissionObserver | None,
-    ) -> None:
-        """Send and read, whoever waits; runs in the session's host task."""
-        try:
-            snapshot = protocol.read_submission(await self._transport.send(call, body))
-        except Exception as error:  # noqa: BLE001  # passed on to the one who waits; here it would end the session
-            if observer is not None:
-                observer.settled(judge_submission(error) if isinstance(error, QwenEditError) else _unanswered(body))
-            if not answer.done():
-                answer.set_exception(error)
-        else:
-            if observer is not None:
-                observer.settled(snapshot)
-            if not answer.done():
-                answer.set_result(snapshot)
-            else:
-                self._counters.uncertain -= 1
-                self._counters.submitted += 1
-                self._on_orphan(snapshot)
-
-    def _exchange_ended(
-        self,
-        body: JSONBody,
-        answer: asyncio.Future[TaskSnapshot],
-        observer: SubmissionObserver | None,
-        exchange: asyncio.Task[None],
-    ) -> None:
-        """Let nobody wait for an exchange that was cut off by the session's end, perhaps before it began."""
-        del self._exchanges[exchange]
-        if exchange.cancelled() and observer is not None:
-            observer.settled(_unanswered(body))
-        if not answer.done():
-            lost = "after it was sent: a task may exist" if body.sent_whole else "before it was sent"
-            kind = SubmitUncertainError if body.sent_whole else SessionClosedError
-            answer.set_exception(kind(f"the session was closed while the edit was submitted, {lost}"))
+    def _came_late(self, attempts: _Attempts, answer: asyncio.Future[TaskSnapshot]) -> None:
+        """The service's answer came in the very moment in which the edit was given up: what it says is known."""
+        error = answer.exception()
+        if error is None:
+            self._counters.submitted += 1
+            attempts.accepted = answer.result()
+        elif isinstance(error, QwenEditError):
+            attempts.refusal = error
+            if judge_submission(error) is Failure.UNCERTAIN:
+                self._counters.uncertain += 1
+                attempts.uncertain = True
 
     async def _back_off(self, attempts: _Attempts, error: QwenEditError) -> None:
         """Wait as long as is right before the next attempt; raises if there must not be one."""
@@ -354,7 +285,8 @@ class _Attempts:
     began_at: float = attrs.field(default=attrs.Factory(lambda self: self.slot.taken_at, takes_self=True))
     uncertain: bool = False
     refusal: QwenEditError | None = None
-    body: JSONBody | None = None
+    exchange: Exchange | None = None
+    accepted: TaskSnapshot | None = None
 
     @property
     def deadline(self) -> float:
@@ -373,11 +305,7 @@ class _Attempts:
     @property
     def sent_whole(self) -> bool:
         """Whether the service may have the whole of an attempt that was not answered."""
-        return self.body is not None and self.body.sent_whole
-
-
-def _unanswered(body: JSONBody) -> Failure:
-    return Failure.UNCERTAIN if body.sent_whole else Failure.REFUSED
+        return self.exchange is not None and self.exchange.answer.cancelled() and self.exchange.body.sent_whole
 
 
 def _uncertain(error: QwenEditError) -> SubmitUncertainError:

@@ -51,7 +51,8 @@ _ID_NAMES = ("id", "task_id", "request_id")
 _MAX_TASK_ID_CHARACTERS = 512
 
 # The beginning of a creation reply that was cut off: flat members, then the id.
-_CUT_OFF_IDS = tuple(re.compile(rf'\s*\{{[^{{}}\[\]]*?"{name}"\s*:\s*"([^"\\\s]+)"') for name in _ID_NAMES)
+_CUT_OFF_IDS = {name: re.compile(rf'\s*\{{[^{{}}\[\]]*?"{name}"\s*:\s*"([^"\\\s]+)"') for name in _ID_NAMES}
+_ERROR_REPORT = re.compile(r'"(error|error_message|code|message|detail)"\s*:')
 
 # Inside of JSON text a quote is always escaped, so that these characters in a row can only be our own empty member.
 _IMAGE_GAP = '{"image": null}'
@@ -145,7 +146,10 @@ class GenerationProtocol:
         return None
 
     def read_submission(self, reply: Reply) -> TaskSnapshot:
-        """The id and first status; a creation reply without an id is a failed creation (part B)."""
+        """The id and first status.
+
+        A creation reply without an id is a failed creation (part B); unless it says why, a task may exist all the same.
+        """
         if not reply.ok:
             raise error_from_reply(reply)
         try:
@@ -157,8 +161,10 @@ class GenerationProtocol:
                 raise
         else:
             task_id = first_text(document, _ID_NAMES)
-            if task_id is None or (_only_reports_error(document) and task_id == first_text(document, ("request_id",))):
-                raise error_from_reply(reply, "the service answered without a task id")
+            if _only_reports_error(document) and _names_no_task(task_id, document):
+                raise error_from_reply(reply)
+            if task_id is None:
+                raise APIResponseError("the service accepted without giving a task id", body=reply.excerpt())
         try:
             return _snapshot(document, check_task_id(task_id))
         except InvalidEditError:
@@ -199,8 +205,14 @@ def _only_reports_error(document: Mapping[str, Any]) -> bool:
     return not isinstance(document.get("status"), str) and has_error(document)
 
 
+def _names_no_task(task_id: str | None, document: Mapping[str, Any]) -> bool:
+    """Whether the id in an error report is that of the report, as far as one can tell (part B)."""
+    return task_id in {None, first_text(document, ("request_id",))} or isinstance(document.get("error"), Mapping)
+
+
 def _cut_off_id(text: str) -> str | None:
-    return next((match[1] for pattern in _CUT_OFF_IDS if (match := pattern.match(text))), None)
+    names = _ID_NAMES[:-1] if _ERROR_REPORT.search(text) else _ID_NAMES
+    return next((match[1] for name in names if (match := _CUT_OFF_IDS[name].match(text))), None)
 
 
 def _snapshot(document: Mapping[str, Any], task_id: str) -> TaskSnapshot:

@@ -6,10 +6,11 @@ import asyncio
 import time
 
 import pytest
-from memory_transport import HANGS, IMAGE, NORMAL, Answer, MemoryService, MemorySession, in_order, refused, status
+from memory_transport import HANGS, IMAGE, NORMAL, Answer, MemoryService, MemorySession, in_order, lost, refused, status
 from skipping_loop import SkippingLoop
 
 from qwen_edit_async import (
+    BadRequestError,
     DeadlineExceededError,
     EditResult,
     InternalServerError,
@@ -86,6 +87,42 @@ async def test_edits_that_still_run_after_a_suspension_are_given_up_with_their_i
         assert {error.task_id for error in errors} == set(service.ids) == set(session.unfinished)
         assert asyncio.get_running_loop().time() - resumed_at < 1
         assert sum(sent.at >= resumed_at for sent in service.checks) == len(edits)
+
+
+class BlockedService(MemoryService):
+    """As the answer to a submission has been read, something blocks the event loop, past the edit's deadline."""
+
+    async def send(self, call, body=None):
+        loop = asyncio.get_running_loop()
+        try:
+            return await super().send(call, body)
+        finally:
+            if body is not None:
+                read = loop.create_future()
+                loop.call_soon(read.set_result, None)
+                loop.call_soon(leap, 10.0)
+                await read
+
+
+async def test_an_id_that_came_as_the_deadline_passed_is_told():
+    async with MemorySession(BlockedService(duration=100), deadline=5) as session:
+        with pytest.raises(DeadlineExceededError, match="task-1") as caught:
+            await session.edit(IMAGE, "snow")
+        assert (caught.value.task_id, session.unfinished) == ("task-1", ("task-1",))
+        assert (session.statistics().in_flight, session.statistics().submitted) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [(status(500), SubmitUncertainError), (lost(), SubmitUncertainError), (status(400), BadRequestError)],
+    ids=["500", "lost", "400"],
+)
+async def test_a_failure_that_came_as_the_deadline_passed_is_told(answer, kind):
+    async with MemorySession(BlockedService(on_submission=in_order(answer)), deadline=5) as session:
+        with pytest.raises(kind) as caught:
+            await session.edit(IMAGE, "snow")
+        assert type(caught.value) is kind
+        assert session.statistics().uncertain == (kind is SubmitUncertainError)
 
 
 @pytest.mark.parametrize("outage", [20.0, 1000.0])

@@ -1,0 +1,154 @@
+"""Submissions on the wire: each is carried to its answer in the session's host task, whoever still waits for it.
+
+One that was given up before it was sent whole is cut off, and creates no task. One that was sent whole is never cut
+short, so that the task id that comes back is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+import attrs
+
+from ._body import JSONBody
+from ._errors import QwenEditError, SessionClosedError, SubmitUncertainError
+from ._log import log
+from ._models import TaskSnapshot
+from ._retry import Failure, judge_submission
+from ._statistics import Counters
+from ._transport import Transport
+from ._wire import Call, WireProtocol
+
+
+class SubmissionObserver(Protocol):
+    """Is told of each attempt to submit one edit, and of its fate, whoever still waits for it: for a journal.
+
+    An edit can take several attempts. Each is announced, then sent, then settled, before the next is announced.
+    """
+
+    async def about_to_submit(self) -> None:
+        """An attempt will be sent when this returns; an error keeps it from being sent, and ends the edit."""
+        ...
+
+    def settled(self, fate: TaskSnapshot | Failure) -> None:
+        """The attempt gave a task, or failed: what that means. Must not raise.
+
+        It comes for every attempt whose announcement returned, even if the edit was cancelled or ran past its deadline
+        meanwhile.
+        """
+        ...
+
+
+@attrs.define(eq=False)
+class Exchange:
+    """One attempt to submit.
+
+    Attributes:
+        body: What is sent.
+        observer: Is told of its fate.
+        answer: What the service says; cancelled with the one who awaits it.
+        task: Sends and reads.
+    """
+
+    body: JSONBody
+    observer: SubmissionObserver | None
+    answer: asyncio.Future[TaskSnapshot]
+    task: asyncio.Task[None] = attrs.field(init=False)
+
+    @property
+    def unanswered(self) -> Failure:
+        """What it means that no answer came."""
+        return Failure.UNCERTAIN if self.body.sent_whole else Failure.REFUSED
+
+    def settle(self, fate: TaskSnapshot | Failure) -> None:
+        """Tell the observer."""
+        if self.observer is not None:
+            self.observer.settled(fate)
+
+
+class Exchanges:
+    """The exchanges of a session that are under way.
+
+    Args:
+        transport: To the service.
+        counters: Where submissions are counted.
+        spawn: Starts a coroutine in the session's host task.
+        on_orphan: Is told of a task whose submission was given up before its id came.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        counters: Counters,
+        *,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        on_orphan: Callable[[TaskSnapshot], None],
+    ) -> None:
+        self._transport = transport
+        self._counters = counters
+        self._spawn = spawn
+        self._on_orphan = on_orphan
+        self._under_way: set[Exchange] = set()
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    def begin(
+        self, protocol: WireProtocol, call: Call, body: JSONBody, observer: SubmissionObserver | None
+    ) -> Exchange:
+        """Start to send.
+
+        Raises:
+            SessionClosedError: If the session is closed.
+        """
+        exchange = Exchange(body, observer, asyncio.get_running_loop().create_future())
+        exchange.task = self._spawn(self._carry(exchange, protocol, call))
+        self._under_way.add(exchange)
+        exchange.task.add_done_callback(functools.partial(self._ended, exchange))
+        return exchange
+
+    def give_up(self, exchange: Exchange) -> None:
+        """Its waiter is gone: cut it off, unless it was sent whole."""
+        if exchange.body.sent_whole:
+            self._counters.uncertain += 1
+            log.warning("a submission was given up after it was sent: a task may exist; its id follows if it comes")
+        else:
+            exchange.body.withdraw()
+            exchange.task.cancel()
+
+    async def finish_sent(self, grace: float) -> None:
+        """Wait up to ``grace`` seconds for the answers to what was sent whole, given up or not."""
+        sent = [exchange.task for exchange in self._under_way if exchange.body.sent_whole]
+        if sent:
+            log.info("waiting up to %g s for the replies to %d submissions", grace, len(sent))
+            await asyncio.wait(sent, timeout=grace)
+
+    async def _carry(self, exchange: Exchange, protocol: WireProtocol, call: Call) -> None:
+        try:
+            snapshot = protocol.read_submission(await self._transport.send(call, exchange.body))
+        except Exception as error:  # noqa: BLE001  # passed on to the one who waits; here it would end the session
+            exchange.settle(judge_submission(error) if isinstance(error, QwenEditError) else exchange.unanswered)
+            if not exchange.answer.done():
+                exchange.answer.set_exception(error)
+        else:
+            exchange.settle(snapshot)
+            if not exchange.answer.done():
+                exchange.answer.set_result(snapshot)
+            else:
+                self._counters.uncertain -= 1
+                self._counters.submitted += 1
+                self._on_orphan(snapshot)
+
+    def _ended(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
+        """Let nobody wait for an exchange that was cut off by the session's end, perhaps before it began."""
+        self._under_way.discard(exchange)
+        if task.cancelled():
+            exchange.settle(exchange.unanswered)
+        if not exchange.answer.done():
+            sent = exchange.body.sent_whole
+            lost = "after it was sent: a task may exist" if sent else "before it was sent"
+            kind = SubmitUncertainError if sent else SessionClosedError
+            exchange.answer.set_exception(kind(f"the session was closed while the edit was submitted, {lost}"))
