@@ -18,6 +18,7 @@ from qwen_edit_async import EditRequest, EditSession, EditWarning, FixedInterval
 API_KEY = "benchmark"
 INSTRUCTION = "make it snow"
 IMAGE_URL = "https://images.invalid/picture.png"
+_CONNECTIONS = 100  # as aiohttp has by default
 
 
 @attrs.frozen
@@ -79,15 +80,20 @@ async def _library(url: str, plan: Plan) -> None:
 
 
 def minimal(url: str, plan: Plan) -> Cost:
-    """The same edits through aiohttp alone: no checks, no retries, no deadlines, no errors."""
-    return timed(_minimal(url, plan))
+    """The same edits through aiohttp alone: no checks, no retries, no deadlines, no errors; 100 connections."""
+    return timed(_minimal(url, plan, _CONNECTIONS))
 
 
-async def _minimal(url: str, plan: Plan) -> None:
+def minimal_unbounded(url: str, plan: Plan) -> Cost:
+    """The same with as many connections as edits in flight."""
+    return timed(_minimal(url, plan, 0))
+
+
+async def _minimal(url: str, plan: Plan, connections: int) -> None:
     todo = iter(range(plan.edits))
     generation = f"{url}/model/v1/generation"
     async with aiohttp.ClientSession(
-        headers={"Authorization": f"Bearer {API_KEY}"}, connector=aiohttp.TCPConnector(limit=0)
+        headers={"Authorization": f"Bearer {API_KEY}"}, connector=aiohttp.TCPConnector(limit=connections)
     ) as http:
 
         async def worker() -> None:

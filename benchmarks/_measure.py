@@ -18,7 +18,7 @@ import psutil
 Key = TypeVar("Key")
 
 _SAMPLING_INTERVAL = 0.005
-_HEARTBEAT = 0.005
+HEARTBEAT = 0.005
 _LARGE = 1000
 
 
@@ -67,7 +67,7 @@ class Beats:
 
 
 @asynccontextmanager
-async def heartbeat(interval: float = _HEARTBEAT) -> AsyncIterator[Beats]:
+async def heartbeat(interval: float = HEARTBEAT) -> AsyncIterator[Beats]:
     """Meanwhile, in the running event loop, a task sleeps so many seconds at a time."""
     beats = Beats()
     beating = asyncio.create_task(_beat(beats, interval))

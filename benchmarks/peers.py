@@ -15,7 +15,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import attrs
-from _clients import Plan, library, library_on_uvloop, loops_on_aiohttp, loops_on_httpx, minimal
+from _clients import (
+    Plan,
+    library,
+    library_on_uvloop,
+    loops_on_aiohttp,
+    loops_on_httpx,
+    minimal,
+    minimal_unbounded,
+)
 from _dialects import serve
 from _measure import Cost, interleaved, run_in_fresh_process, run_until
 from _report import Row, report
@@ -27,7 +35,14 @@ _TARGET_WITH_FILES = 1.5
 _CHECKS = 2
 
 Client = Callable[[str, Plan], Cost]
-_OWN_PROTOCOL: Sequence[Client] = (library, library_on_uvloop, minimal, loops_on_aiohttp, loops_on_httpx)
+_OWN_PROTOCOL: Sequence[Client] = (
+    library,
+    library_on_uvloop,
+    minimal,
+    minimal_unbounded,
+    loops_on_aiohttp,
+    loops_on_httpx,
+)
 _SDKS: Sequence[Client] = (dashscope, dashscope_client, fal_client, replicate)
 
 
@@ -131,14 +146,14 @@ def main() -> None:
     edits, in_flight, repetitions = options.edits, options.in_flight, options.repetitions
     plan = Plan(edits, in_flight, options.interval)
     fewer = attrs.evolve(plan, edits=min(edits, 1000), in_flight=min(in_flight, 500))
-    fewest = attrs.evolve(plan, edits=min(edits, 250), in_flight=min(in_flight, 50))
+    fewest = attrs.evolve(plan, edits=min(edits, 200), in_flight=min(in_flight, 50))
     png, jpeg = (attrs.evolve(fewer, image=small_picture(kind)) for kind in ("png", "jpeg"))
     target, target_with_files = (None, None) if options.quick else (_TARGET, _TARGET_WITH_FILES)
     groups = [
         Group(
             f"{in_flight:,} in flight",
             plan,
-            (library, loops_on_aiohttp, minimal),
+            (library, minimal_unbounded, minimal),
             repetitions,
             (_CPU, _SPEED, _MEMORY),
             target,

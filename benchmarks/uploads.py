@@ -28,7 +28,7 @@ from qwen_edit_async import EditRequest, EditSession, EditWarning, FixedInterval
 from qwen_edit_async._sending import encode_base64  # both clients encode with the same function
 
 GROWTH_TARGET, CPU_TARGET, STALL_TARGET = 64.0, 1.3, 150.0
-_HEARTBEAT = 0.02  # seconds: a stall that matters is many times as long, and the beats' own CPU is in the figures
+_BEAT = 0.02  # seconds: a stall that matters is many times as long, and the beats' own CPU is in the figures
 _MB = 1_000_000
 _GB = 1_000_000_000
 _INSTRUCTION = "make it snow"
@@ -69,7 +69,7 @@ def _metered(work: Coroutine[Any, Any, None]) -> Upload:
     upload = Upload()
 
     async def watched() -> None:
-        async with heartbeat(_HEARTBEAT) as beats:
+        async with heartbeat(_BEAT) as beats:
             await work
         upload.stall = max(beats.lags)
 
@@ -146,9 +146,9 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--edits", type=int, default=64, help="edits at once (default: %(default)s)")
-    parser.add_argument("--naive-edits", type=int, default=8, help="of the naive client (default: %(default)s)")
+    parser.add_argument("--naive-edits", type=int, default=4, help="of the naive client (default: %(default)s)")
     parser.add_argument("--megabytes", type=float, default=8, help="of each image file (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=3, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=5, help="of each measurement (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="4 edits of 1 MB images, once: does it run at all?")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     options = parser.parse_args()
