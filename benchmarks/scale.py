@@ -199,7 +199,7 @@ def _p99(seconds: list[float]) -> float:
 
 
 def _p99_lag(lags: list[float]) -> float:
-    """The same, of a wait that begins at any moment: a beat that came late stands for those that it kept from coming."""
+    """The same, of a wait that begins at any moment: a late beat stands for those that it kept from coming."""
     return _p99([lag - missed * HEARTBEAT for lag in lags for missed in range(1 + int(max(0.0, lag) / HEARTBEAT))])
 
 
