@@ -81,6 +81,9 @@ MAX_IMPORT_RATIO = 1.5
 ISOLATED = ("-I", "-W", "error", "-c")
 """Run code that imports what is installed, and not the checkout in the working directory."""
 
+ON_ALL_CORES = ("--numprocesses", "logical", "--dist", "worksteal")
+"""Options of pytest. Most of a module's tests stay together: each process that has some starts its own browser."""
+
 TIME_OF_IMPORT = "import time; begun = time.process_time(); import {}; print(time.process_time() - begun)"
 
 
@@ -89,25 +92,41 @@ def dependencies(*groups: str) -> list[str]:
     return list(nox.project.dependency_groups(PROJECT, *groups))
 
 
-def install_wheel(session: nox.Session, extras: str) -> None:
-    """Build the wheel, and install it with some extras: what is checked is what users get."""
-    folder = session.create_tmp()
-    session.install("build")
-    session.run("python", "-m", "build", "--wheel", "--outdir", folder, str(ROOT), silent=True)
-    wheel = max(Path(folder).glob("*.whl"), key=lambda path: path.stat().st_mtime)
-    session.install("--force-reinstall", f"{wheel}[{extras}]")
+wheels_built: list[Path] = []
+"""The wheel, once it was built: all sessions of one call of nox check the same."""
+
+
+def install_wheel(session: nox.Session, extras: str, *groups: str) -> None:
+    """Build the wheel, and install it with some extras and dependency groups: what is checked is what users get."""
+    if not wheels_built:
+        folder = session.create_tmp()
+        session.install("build")
+        session.run("python", "-m", "build", "--wheel", "--outdir", folder, str(ROOT), silent=True)
+        wheels_built.append(max(Path(folder).resolve().glob("*.whl"), key=lambda path: path.stat().st_mtime))
+    # pip compiles what it installs, uv does so if told: else every process that a test starts may have to.
+    session.install(
+        "--force-reinstall",
+        f"{wheels_built[0]}[{extras}]",
+        *(dependencies(*groups) if groups else ()),
+        env={"UV_COMPILE_BYTECODE": "1"},
+    )
+
+
+def spread(session: nox.Session) -> tuple[str, ...]:
+    """All cores for the tests, unless arguments say what to run: that may be few tests, or a debugger."""
+    return () if session.posargs else ON_ALL_CORES
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the test suite on the built wheel, and hold the coverage."""
-    install_wheel(session, "all")
-    session.install(*dependencies("test"))
+    install_wheel(session, "all", "test")
     config = ("--rcfile", "../pyproject.toml")
     # Run from the tests' folder, so that the installed package is imported and not the checkout.
     with session.chdir("tests"):
         session.run("coverage", "erase", *config)
-        session.run("coverage", "run", *config, "-m", "pytest", "-c", "../pyproject.toml", ".", *session.posargs)
+        pytest = ("-m", "pytest", "-c", "../pyproject.toml", *spread(session), ".", *session.posargs)
+        session.run("coverage", "run", *config, *pytest)
         if not session.posargs:
             session.run("coverage", "combine", *config, "--quiet")
             report = ("coverage", "report", *config, "--skip-covered", "--show-missing")
@@ -121,11 +140,10 @@ def fuzz(session: nox.Session) -> None:
 
     ``nox -s fuzz -- -k journal`` tries one kind, ``QWEN_EDIT_FUZZ_EXAMPLES=500 nox -s fuzz`` fewer examples.
     """
-    install_wheel(session, "all")
-    session.install(*dependencies("test"))
+    install_wheel(session, "all", "test")
     with session.chdir("tests"):
         options = ("-m", "fuzz", "--hypothesis-profile", "fuzz", "--timeout", "7200", "--durations", "0")
-        session.run("pytest", "-c", "../pyproject.toml", *options, ".", *session.posargs)
+        session.run("pytest", "-c", "../pyproject.toml", *options, *spread(session), ".", *session.posargs)
 
 
 @nox.session
@@ -139,8 +157,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Check the types inside (mypy --strict), and that the public surface is wholly typed (pyright --verifytypes)."""
-    install_wheel(session, "all")
-    session.install(*dependencies("typing"))
+    install_wheel(session, "all", "typing")
     session.run("mypy")
     session.run("basedpyright", "--ignoreexternal", "--verifytypes", "qwen_edit_async")
 
@@ -155,8 +172,7 @@ def layers(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Edit real photographs with the embedded emulator; no key is needed."""
-    install_wheel(session, "cli,fast")
-    session.install(*dependencies("demo"))
+    install_wheel(session, "cli,fast", "demo")
     found = session.run("python", "-c", "import skimage, os; print(os.path.dirname(skimage.__file__))", silent=True)
     photos = Path(str(found).strip()) / "data"
     output = ROOT / "demo-output"
@@ -177,8 +193,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure; benchmarks/README.md says what and how. ``nox -s bench -- --quick`` only shows that it runs."""
-    install_wheel(session, "all")
-    session.install(*dependencies("bench"))
+    install_wheel(session, "all", "bench")
     for module in sorted({*ROOT.glob("benchmarks/[a-z]*.py")} - {SOAK}):
         session.run("python", str(module), *results_folder(session), *session.posargs)
 
@@ -186,8 +201,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def soak(session: nox.Session) -> None:
     """Make 100,000 edits amid faults of every kind: none lost or doubled, nothing grows. ``nox -s soak -- --quick``."""
-    install_wheel(session, "all")
-    session.install(*dependencies("bench"))
+    install_wheel(session, "all", "bench")
     session.run("python", str(SOAK), *results_folder(session), *session.posargs)
 
 
@@ -209,7 +223,8 @@ def release_check(session: nox.Session) -> None:
     for resolution in ("lowest-direct", "highest"):
         python = install_released(session, wheel, resolution)
         with session.chdir("tests"):
-            session.run(python, "-m", "pytest", "-c", "../pyproject.toml", ".", *session.posargs, external=True)
+            pytest = (python, "-m", "pytest", "-c", "../pyproject.toml", *spread(session), ".", *session.posargs)
+            session.run(*pytest, external=True)
     check_import(session, python)
     audit(session, python)
 

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from qwen_edit_async.emulator import EditEmulator, FixedEngine
+from qwen_edit_async.emulator._service import Service
 
 pytest_plugins = ["pytester"]
 
@@ -53,6 +54,7 @@ def nothing_blocks(request: pytest.FixtureRequest) -> Iterator[BlockBuster]:
     with blockbuster_ctx("qwen_edit_async") as blockbuster:
         for function in blockbuster.functions.values():
             function.can_block_in("qwen_edit_async/_stream.py", "pull")  # the user's own iterable runs there
+            function.can_block_in("coverage/collector.py", "lock_data")  # threads that are measured share it
         if request.node.get_closest_marker("may_block") is not None:
             blockbuster.deactivate()
         yield blockbuster
@@ -118,6 +120,17 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[EditEmulator]:
         monkeypatch.setenv("QWEN_EDIT_BASE_URL", emulator.url)
         monkeypatch.setenv("QWEN_EDIT_API_KEY", API_KEY)
         yield emulator
+
+
+@pytest.fixture
+def leap(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let the clock of emulators go so many seconds ahead of that of the loop."""
+
+    def leap(seconds: float) -> None:
+        before = Service.now
+        monkeypatch.setattr(Service, "now", lambda service: before(service) + seconds)
+
+    return leap
 
 
 @pytest.fixture

@@ -322,14 +322,14 @@ async def test_a_url_is_renewed_once_and_only_once(session, emulator, image, sta
     assert (emulator.statistics().downloads, session.statistics().renewals) == (2, 1)
 
 
-async def test_a_really_expired_url_is_renewed():
-    emulator = EditEmulator(duration=0.0, engine=FixedEngine(), result_lifetime=0.05)
+async def test_a_really_expired_url_is_renewed(leap):
+    emulator = EditEmulator(duration=0.0, engine=FixedEngine(), result_lifetime=60.0)
     async with (
         emulator,
         EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.01)) as session,
     ):
         result = await session.edit(IMAGE, "snow", n=2)
-        await asyncio.sleep(0.06)
+        leap(60.0)
         assert await result.images[1].read() == emulator.engine._picture
         assert session.statistics().renewals == 1
 

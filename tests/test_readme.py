@@ -50,7 +50,7 @@ def test_there_are_examples():
 @pytest.mark.parametrize("example", SNIPPETS, ids=lambda example: example.strip().splitlines()[-1].strip())
 async def test_example_runs(example, pictures, monkeypatch, capsys, nothing_blocks):
     nothing_blocks.deactivate()  # an example's own code may look into a folder
-    async with EditEmulator() as emulator:
+    async with EditEmulator(duration=0.0) as emulator:
         monkeypatch.setenv("QWEN_EDIT_API_KEY", emulator.api_key)
         monkeypatch.setenv("QWEN_EDIT_BASE_URL", emulator.url)
         coroutine = eval(compiled(example), {})

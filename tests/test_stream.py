@@ -9,6 +9,7 @@ import itertools
 import threading
 import weakref
 
+import looptime
 import pytest
 from memory_transport import HANGS, IMAGE, NORMAL, MemoryService, MemorySession, status
 
@@ -392,7 +393,8 @@ def test_a_stream_may_outlive_its_loop():
             await anext(iterator)
             return iterator
 
-    iterator = asyncio.run(start())
+    with asyncio.Runner(loop_factory=looptime.new_event_loop) as runner:
+        iterator = runner.run(start())
     del iterator
     gc.collect()
 

@@ -12,7 +12,7 @@ import selectors
 from collections.abc import Callable
 from typing import Any
 
-_SETTLING_SECONDS = 0.003
+_SETTLING_SECONDS = 0.001
 """Real time in which what one end of a loopback connection has sent reaches the other."""
 
 
