@@ -114,29 +114,35 @@ class AiohttpTransport:
         """Make one call, once; see :meth:`Transport.send`."""
         if self._session is None:
             raise APIConnectionError("the connection pool is not open")
+        failure: BaseException
+        try:
+            return await self._exchange(self._session, call, body)
+        except asyncio.CancelledError as error:
+            failure = asyncio.CancelledError(*error.args)  # by its arguments anyio knows which scope's it is
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            failure = self._describe(error, body)
+        # Raised out here, so that neither an exception of the HTTP library is its context nor a frame of it in its
+        # traceback: both hold the key. So may a response, which no frame that is left has.
+        raise failure
+
+    async def _exchange(self, session: aiohttp.ClientSession, call: Call, body: JSONBody | None) -> Reply:
         # A reply that trickles in never lets the timeout between its pieces pass. How long an upload lasts is not for
         # us to say, and the edit's deadline bounds the wait for its reply.
         whole = self._timeouts.connect + self._timeouts.reply if body is None else None
-        failure: QwenEditError
-        try:
-            async with (
-                asyncio.timeout(whole),
-                self._session.request(
-                    call.method, URL(self._base_url + call.path, encoded=True), data=body, allow_redirects=False
-                ) as response,
-            ):
-                with self._responses.reading(response):
-                    content, complete = await _read(response)
-                return Reply(
-                    status=response.status,
-                    headers=self._api_key.redact_values(response.headers),
-                    body=self._api_key.redact_bytes(content),
-                    complete=complete,
-                )
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            failure = self._describe(error, body)
-        # Raised out here, so that the HTTP library's exception, which holds the key, is not even its context.
-        raise failure
+        async with (
+            asyncio.timeout(whole),
+            session.request(
+                call.method, URL(self._base_url + call.path, encoded=True), data=body, allow_redirects=False
+            ) as response,
+        ):
+            with self._responses.reading(response):
+                content, complete = await _read(response)
+            return Reply(
+                status=response.status,
+                headers=self._api_key.redact_values(response.headers),
+                body=self._api_key.redact_bytes(content),
+                complete=complete,
+            )
 
     async def aclose(self) -> None:
         """Close the connection pool."""

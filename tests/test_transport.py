@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
+import anyio
 import attrs
 import pytest
 from memory_transport import KEY, until
@@ -485,6 +487,78 @@ async def test_a_cancelled_call_closes_its_connection(make_body):
         async with asyncio.timeout(5):
             await closed.wait()
     assert call.cancelled()
+
+
+@contextlib.asynccontextmanager
+async def hanging_call(body) -> AsyncIterator[Callable[[], Awaitable[object]]]:
+    """A call that is never answered, to be made once."""
+    async with serving(says_nothing) as server, transport_to(server.url) as transport:
+        yield functools.partial(transport.send, POST, body)
+
+
+async def test_a_cancelled_call_says_with_which_words(make_body):
+    async with hanging_call(make_body()) as call:
+        task = asyncio.create_task(call())
+        await asyncio.sleep(0.05)
+        task.cancel("enough")
+        with pytest.raises(asyncio.CancelledError, match="enough"):
+            await task
+    assert task.cancelled()
+
+
+async def test_timeouts_around_a_call_know_their_own_cancellation(make_body):
+    async with hanging_call(make_body()) as call:
+        async with asyncio.timeout(10) as outer:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05) as inner:
+                    await call()
+        assert (inner.expired(), outer.expired(), asyncio.current_task().cancelling()) == (True, False, 0)
+        await asyncio.sleep(0)  # no cancellation is left over
+
+
+async def test_a_timeout_takes_no_cancellation_from_outside_for_its_own(make_body):
+    async def within_a_timeout():
+        async with asyncio.timeout(10):
+            await call()
+
+    async with hanging_call(make_body()) as call:
+        task = asyncio.create_task(within_a_timeout())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_scopes_around_a_call_know_their_own_cancellation(make_body):
+    async with hanging_call(make_body()) as call:
+        with anyio.CancelScope() as outer:
+            with anyio.move_on_after(0.05) as inner:
+                await call()
+            await asyncio.sleep(0)  # no cancellation is left over
+        assert (inner.cancelled_caught, outer.cancelled_caught, asyncio.current_task().cancelling()) == (True, False, 0)
+        with anyio.move_on_after(0.05) as outer:
+            with anyio.CancelScope() as inner:
+                await call()
+            pytest.fail("the outer scope was cancelled")
+        assert (inner.cancelled_caught, outer.cancelled_caught, asyncio.current_task().cancelling()) == (False, True, 0)
+
+
+@pytest.mark.parametrize("make_group", [asyncio.TaskGroup, anyio.create_task_group])
+async def test_a_group_of_tasks_ends_its_calls_and_raises_what_failed_alone(make_body, make_group):
+    async def fail():
+        await asyncio.sleep(0.05)
+        raise ZeroDivisionError
+
+    async def group_with(call):
+        async with make_group() as group:
+            start = group.start_soon if hasattr(group, "start_soon") else lambda work: group.create_task(work())
+            start(call)
+            start(fail)
+
+    async with hanging_call(make_body()) as call:
+        with pytest.raises(ExceptionGroup) as caught:
+            await group_with(call)
+    assert [type(each) for each in caught.value.exceptions] == [ZeroDivisionError]
 
 
 async def test_the_error_leads_to_no_exception_of_the_http_library(make_body):
