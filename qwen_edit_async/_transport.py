@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import platform
 from collections.abc import Iterator, Mapping
 from typing import Protocol
@@ -126,17 +127,21 @@ class AiohttpTransport:
         raise failure
 
     async def _exchange(self, session: aiohttp.ClientSession, call: Call, body: JSONBody | None) -> Reply:
+        seconds = self._timeouts.connect + self._timeouts.reply
+        url = URL(self._base_url + call.path, encoded=True)
         # A reply that trickles in never lets the timeout between its pieces pass. How long an upload lasts is not for
-        # us to say, and the edit's deadline bounds the wait for its reply.
-        whole = self._timeouts.connect + self._timeouts.reply if body is None else None
-        async with (
-            asyncio.timeout(whole),
-            session.request(
-                call.method, URL(self._base_url + call.path, encoded=True), data=body, allow_redirects=False
-            ) as response,
-        ):
+        # us to say: a submission's time begins when it has been sent whole.
+        async with asyncio.timeout(None) as limit:
+            begin = functools.partial(_expire, limit, seconds)
+            if body is None:
+                begin()
+            with contextlib.nullcontext() if body is None else body.telling(begin):
+                response = await session.request(call.method, url, data=body, allow_redirects=False)
+            if limit.when() is None:  # a reply to less than the whole of it
+                begin()
+        async with response:
             with self._responses.reading(response):
-                content, complete = await _read(response)
+                content, complete = await _read(response, limit.when())
             return Reply(
                 status=response.status,
                 headers=self._api_key.redact_values(response.headers),
@@ -167,15 +172,20 @@ class AiohttpTransport:
         return APIConnectionError(f"no reply from {self._base_url}: {_reason(error)}{fate}", request_sent=sent)
 
 
-async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
-    """As much of the body as comes, up to 1 MiB, and whether it is all; a torn reply may still hold a task id."""
+def _expire(limit: asyncio.Timeout, seconds: float) -> None:
+    limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+async def _read(response: aiohttp.ClientResponse, until: float | None) -> tuple[bytes, bool]:
+    """As much of the body as comes by then, up to 1 MiB, and whether it is all; a torn reply may hold a task id."""
     content = bytearray()
     with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):  # the last is of a pool that is closed
-        while not response.content.at_eof():
-            content += await response.content.readany()
-            if len(content) > _MAX_REPLY_BYTES:
-                return bytes(content[:_MAX_REPLY_BYTES]), False
-        return bytes(content), True
+        async with asyncio.timeout_at(until):
+            while not response.content.at_eof():
+                content += await response.content.readany()
+                if len(content) > _MAX_REPLY_BYTES:
+                    return bytes(content[:_MAX_REPLY_BYTES]), False
+            return bytes(content), True
     return bytes(content), False
 
 

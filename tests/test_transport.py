@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
@@ -19,7 +20,7 @@ from qwen_edit_async import APIConnectionError, APITimeoutError, InvalidEditErro
 from qwen_edit_async._body import JSONBody
 from qwen_edit_async._config import Secret
 from qwen_edit_async._offload import Offloader
-from qwen_edit_async._sending import BytesImage, SendableImage
+from qwen_edit_async._sending import RAW_CHUNK, BytesImage, SendableImage
 from qwen_edit_async._transport import AiohttpTransport
 from qwen_edit_async._wire import Call
 
@@ -345,11 +346,62 @@ async def test_an_upload_may_last_longer_than_any_timeout_as_long_as_it_moves(ma
     assert reply.status == 200
 
 
+async def test_the_time_for_a_reply_begins_when_the_body_has_been_sent_whole(make_body):
+    @attrs.frozen
+    class Slow(BytesImage):
+        in_memory = False
+
+        def chunk(self, index: int) -> bytes:
+            time.sleep(0.2)
+            return super().chunk(index)
+
+    data = bytes(4 * RAW_CHUNK)
+    timeouts = {"connect": 0.2, "reply": 0.2}
+    async with serving(replies(OK)) as server, transport_to(server.url, timeouts=timeouts) as transport:
+        reply = await transport.send(POST, make_body(image=Slow(media_type="image/png", size=len(data), data=data)))
+    assert reply.status == 200
+
+
 async def test_no_reply_in_time_is_uncertain(make_body):
     async with serving(says_nothing) as server, transport_to(server.url, timeouts={"reply": 0.1}) as transport:
         with pytest.raises(APITimeoutError, match=r"waiting for a reply .* may have the whole request") as caught:
             await transport.send(POST, make_body())
     assert caught.value.request_sent is True
+
+
+TRICKLES = {
+    "interim replies": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "a header": (b"HTTP/1.1 200 OK\r\nX-More: ", b"0"),
+    "a body": (b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"id": "task-1"', b" "),
+}
+
+
+def trickles(begin: bytes, again: bytes) -> Callable[[Server, asyncio.StreamReader, asyncio.StreamWriter], object]:
+    async def answer(server, reader, writer):
+        await server.read(reader)
+        writer.write(begin)
+        while True:
+            writer.write(again)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    return answer
+
+
+@pytest.mark.parametrize("trickle", TRICKLES)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_reply_that_trickles_in_is_given_up_and_what_came_of_it_is_kept(make_body, method, trickle):
+    timeouts = {"connect": 0.2, "reply": 0.2}
+    answer = trickles(*TRICKLES[trickle])
+    async with serving(answer) as server, transport_to(server.url, timeouts=timeouts) as transport:
+        async with asyncio.timeout(3):
+            call = transport.send(GET) if method == "GET" else transport.send(POST, make_body())
+            (outcome,) = await asyncio.gather(call, return_exceptions=True)
+    if trickle == "a body":
+        assert (outcome.body.rstrip(), outcome.complete) == (b'{"id": "task-1"', False)
+    else:
+        assert isinstance(outcome, APITimeoutError)
+        assert outcome.request_sent == (method == "POST")
 
 
 async def test_no_reply_to_a_call_without_a_body_is_a_timeout():
