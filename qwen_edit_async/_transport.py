@@ -26,8 +26,11 @@ from ._wire import Call
 _MAX_REPLY_BYTES = 1024 * 1024
 
 _IDLE_SECONDS = 4.0
-"""How long an idle connection is kept: less than the 5 s of common servers. One that closes a connection just as a
-submission goes out on it leaves no way to know whether a task exists."""
+"""How long an idle connection is kept: less than the 5 s of common servers."""
+
+_IDLE_SECONDS_OF_SUBMISSIONS = 0.5
+"""As long is one kept that submissions go out on. A server that closes it in that very moment leaves no way to know
+whether a task exists; a status check is simply made again."""
 
 
 class Transport(Protocol):
@@ -92,13 +95,18 @@ class AiohttpTransport:
         self._timeouts = timeouts
         self._default_headers = default_headers
         self._trust_env = trust_env
-        self._session: aiohttp.ClientSession | None = None
+        self._checking: aiohttp.ClientSession | None = None
+        self._submitting: aiohttp.ClientSession | None = None
         self._responses = OpenResponses()
 
     async def open(self) -> None:
-        """Make the connection pool; it is bounded by the session's slots and the poller's checks."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS),
+        """Make the connection pools; they are bounded by the session's slots and the poller's checks."""
+        self._checking = self._make_session(_IDLE_SECONDS)
+        self._submitting = self._make_session(_IDLE_SECONDS_OF_SUBMISSIONS)
+
+    def _make_session(self, idle_seconds: float) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=idle_seconds),
             headers={
                 "User-Agent": USER_AGENT,
                 **self._default_headers,
@@ -113,11 +121,12 @@ class AiohttpTransport:
 
     async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
         """Make one call, once; see :meth:`Transport.send`."""
-        if self._session is None:
+        session = self._checking if body is None else self._submitting
+        if session is None:
             raise APIConnectionError("the connection pool is not open")
         failure: BaseException
         try:
-            return await self._exchange(self._session, call, body)
+            return await self._exchange(session, call, body)
         except asyncio.CancelledError as error:
             failure = asyncio.CancelledError(*error.args)  # by its arguments anyio knows which scope's it is
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -150,11 +159,12 @@ class AiohttpTransport:
             )
 
     async def aclose(self) -> None:
-        """Close the connection pool."""
-        if self._session is not None:
-            self._responses.close()
-            await self._session.close()
-            self._session = None
+        """Close the connection pools."""
+        sessions = [session for session in (self._checking, self._submitting) if session is not None]
+        self._checking = self._submitting = None
+        self._responses.close()
+        for session in sessions:
+            await session.close()
 
     def _describe(self, error: Exception, body: JSONBody | None) -> QwenEditError:
         if body is not None and body.failure is not None:

@@ -187,6 +187,32 @@ async def test_connections_are_used_again():
     assert server.connections == 1
 
 
+async def test_a_connection_that_has_idled_is_used_again_by_checks_and_not_by_submissions(make_body):
+    async with serving(replies(OK, OK, OK)) as server, transport_to(server.url) as transport:
+        for _ in range(2):
+            await transport.send(POST, make_body())
+            await transport.send(GET)
+        assert server.connections == 2
+        await asyncio.sleep(0.6)
+        await transport.send(GET)
+        assert server.connections == 2
+        await transport.send(POST, make_body())
+        assert server.connections == 3
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_nothing_is_sent_any_more_while_the_transport_closes(make_body, method):
+    async with serving(replies(OK)) as server, transport_to(server.url) as transport:
+        await transport.send(GET)
+        await transport.send(POST, make_body())
+        closing = asyncio.create_task(transport.aclose())
+        await asyncio.sleep(0)
+        with pytest.raises(APIConnectionError, match="not open"):
+            await transport.send(GET if method == "GET" else POST, None if method == "GET" else make_body())
+        await closing
+    assert len(server.requests) == 2
+
+
 async def test_no_cookie_is_kept():
     text = OK.replace(b"Content-Length", b"Set-Cookie: track=1\r\nContent-Length")
     async with serving(replies(text, OK)) as server, transport_to(f"http://localhost:{server.port}") as transport:
