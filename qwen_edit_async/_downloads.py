@@ -250,7 +250,12 @@ async def _checked(response: aiohttp.ClientResponse, patience: float) -> AsyncGe
     check, piece, total = PngCheck(), bytearray(), 0
     loop = asyncio.get_running_loop()
     started_at = loop.time()
-    async for data in response.content.iter_any():
+    while True:
+        # What is no data, such as chunk headers or trailers, never lets the timeout between two pieces pass.
+        async with asyncio.timeout(patience):
+            data = await response.content.readany()
+        if not data:
+            break
         check.feed(data)
         total += len(data)
         seconds = loop.time() - started_at
