@@ -429,6 +429,26 @@ async def test_a_decompression_bomb_costs_no_request(serve, fit):
     assert site.requests == []
 
 
+@pytest.mark.anyio
+async def test_a_reply_that_names_thousands_of_pictures_fills_no_folder(serve, tmp_path, caplog, nothing_blocks):
+    nothing_blocks.deactivate()  # the test looks into the folder itself
+
+    async def answer(request):
+        if request.path.endswith(".png"):
+            return web.Response(body=png())
+        pictures = [{"type": "image", "url": f"{url}/{number}.png"} for number in range(3000)]
+        return web.json_response({"id": "task-1", "status": "completed", "output": [{"content": pictures}]})
+
+    url, _ = await serve(answer)
+    async with session_of(url) as session:
+        result = await session.edit(IMAGE, "snow", n=1)
+        assert "task task-1 names 3000 pictures" in caplog.text
+        assert len(await result.save(tmp_path / "edit")) == 6
+        report = await EditBatch([EditRequest(IMAGE, "snow")], tmp_path / "batch").run(session)
+    assert report.saved == 1
+    assert len(list((tmp_path / "batch").glob("*.png"))) == 6
+
+
 # Names of files.
 
 HOSTILE_NAMES = [
