@@ -345,6 +345,45 @@ async def test_through_a_proxy_of_the_environment_names_are_the_proxy_s_business
     assert [str(request.url) for request in proxy.requests] == ["http://results.example/a.png"]
 
 
+@pytest.fixture
+def netrc(tmp_path, monkeypatch):
+    """Has a password for every host."""
+    path = tmp_path / "netrc"
+    path.write_text("default login me password never-sent\n")
+    monkeypatch.setenv("NETRC", str(path))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("redirected", [False, True])
+async def test_no_password_of_netrc_goes_where_results_are(redirected, serve, netrc, monkeypatch):
+    monkeypatch.delenv("HTTP_PROXY", raising=False)
+    monkeypatch.delenv("http_proxy", raising=False)
+
+    async def answer(request):
+        if redirected and request.path == "/a.png":
+            return web.Response(status=302, headers={"Location": "/b.png"})
+        return web.Response(body=png())
+
+    url, site = await serve(answer)
+    async with session_of(url, trust_env=True) as session:
+        assert await image_at(session, f"{url}/a.png").read() == png()
+    assert len(site.requests) == 1 + redirected
+    assert all("Authorization" not in request.headers for request in site.requests)
+
+
+@pytest.mark.anyio
+async def test_a_proxy_gets_the_password_that_its_url_has_and_none_of_netrc(serve, netrc, monkeypatch):
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    url, proxy = await serve()
+    for userinfo in ("", "me:mine@"):
+        monkeypatch.setenv("http_proxy", url.replace("//", f"//{userinfo}"))
+        async with session_of(trust_env=True) as session:
+            assert await image_at(session, "http://results.example/a.png").read() == png()
+    assert [request.headers.get("Proxy-Authorization") for request in proxy.requests] == [None, "Basic bWU6bWluZQ=="]
+    assert all("Authorization" not in request.headers for request in proxy.requests)
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "environment",
