@@ -7,7 +7,8 @@ it holds about one chunk of one image.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from aiohttp import Payload
@@ -56,6 +57,16 @@ class JSONBody(Payload):
         self.sent_whole = False
         self.failure: QwenEditError | None = None
         self._withdrawn = False
+        self._on_sent: Callable[[], None] | None = None
+
+    @contextlib.contextmanager
+    def telling(self, on_sent: Callable[[], None]) -> Iterator[None]:
+        """Within the block ``on_sent`` is called when the connection has taken the last piece."""
+        self._on_sent = on_sent
+        try:
+            yield
+        finally:
+            self._on_sent = None
 
     def withdraw(self) -> None:
         """Never send the last piece, if it was not: the HTTP library may write on for a step after a cancellation."""
@@ -109,6 +120,8 @@ class JSONBody(Payload):
             if not limit.expired():
                 raise
         else:
+            if last and self._on_sent is not None:
+                self._on_sent()
             return
         raise APITimeoutError(
             f"sending stalled: the connection took no more of the request for {self._stall_timeout:g} s",

@@ -78,7 +78,8 @@ class Timeouts:
         connect: To make the connection.
         send: For the connection to take the next piece of the request's body; an upload may last as long as it moves.
         reply: From the end of the request to the reply, and between the reply's pieces. One that trickles in is given
-            up all the same: a status reply after ``connect + reply``, a picture at less than 1 KiB/s after ``reply``.
+            up all the same: a reply of the service ``connect + reply`` after the request was sent whole, a picture at
+            less than 1 KiB/s after ``reply``.
     """
 
     connect: float = _LONGEST_CONNECT

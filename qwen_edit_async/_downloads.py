@@ -102,7 +102,7 @@ class Downloader:
             cookie_jar=aiohttp.DummyCookieJar(),
             max_field_size=_MAX_HEADER_BYTES,
             max_line_size=_MAX_HEADER_BYTES,
-            trust_env=self._trust_env,
+            # Never trust_env: netrc's passwords would go to whatever host a reply names.
         )
 
     async def aclose(self) -> None:
@@ -230,15 +230,15 @@ class Downloader:
     async def _asked(self, url: URL, came_from: URL | None) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """The answer of one host; redirects are not followed by the HTTP library, which would follow them anywhere."""
         # Through a proxy, what is connected to is the proxy, wherever it is; it is the one that resolves names.
-        trusted = self._hosts.trusts(url) or (self._trust_env and _is_proxied(url))
-        session = self._trusting if trusted else self._guarded
+        proxy = _proxy_for(url) if self._trust_env else None
+        session = self._trusting if proxy is not None or self._hosts.trusts(url) else self._guarded
         if session is None:
             raise _FetchError("the session is closed", final=True)
         if (problem := self._hosts.problem(url, came_from)) is not None:
             raise _FetchError(problem, final=True)
         # Headers that trickle in never let the timeout between two pieces pass.
         async with asyncio.timeout(self._timeouts.connect + self._timeouts.reply):
-            response = await session.get(url, allow_redirects=False)
+            response = await session.get(url, allow_redirects=False, proxy=proxy)
         async with response:
             with self._responses.reading(response):
                 yield response
@@ -250,7 +250,12 @@ async def _checked(response: aiohttp.ClientResponse, patience: float) -> AsyncGe
     check, piece, total = PngCheck(), bytearray(), 0
     loop = asyncio.get_running_loop()
     started_at = loop.time()
-    async for data in response.content.iter_any():
+    while True:
+        # What is no data, such as chunk headers or trailers, never lets the timeout between two pieces pass.
+        async with asyncio.timeout(patience):
+            data = await response.content.readany()
+        if not data:
+            break
         check.feed(data)
         total += len(data)
         seconds = loop.time() - started_at
@@ -268,10 +273,10 @@ async def _checked(response: aiohttp.ClientResponse, patience: float) -> AsyncGe
     yield bytes(piece)
 
 
-def _is_proxied(url: URL) -> bool:
-    """Whether the HTTP library asks a proxy of the environment for this URL; one that speaks https it does not use."""
-    proxy = urllib.request.getproxies().get(url.scheme, "")
-    return URL(proxy).scheme == "http" and not urllib.request.proxy_bypass(host_of(url))
+def _proxy_for(url: URL) -> URL | None:
+    """The proxy of the environment for this URL; one that speaks https is not used, as for calls of the API."""
+    proxy = URL(urllib.request.getproxies().get(url.scheme, ""))
+    return proxy if proxy.scheme == "http" and not urllib.request.proxy_bypass(host_of(url)) else None
 
 
 class _NotPublicError(OSError):

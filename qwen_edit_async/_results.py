@@ -145,7 +145,7 @@ class EditResult:
 
     Attributes:
         task_id: The service's name for the task.
-        images: The pictures, as many as ``n`` asked for.
+        images: The pictures, as many as ``n`` asked for; never more than 6, whatever the reply names.
         usage: What it cost.
         metadata: The service's own, as it came.
         timings: How long it took.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import attrs
 
+from ._contract import MAX_N
 from ._errors import APIResponseError, EditCancelledError, EditFailedError, QwenEditError
 from ._gate import Slot
 from ._log import log
@@ -169,13 +170,21 @@ class Tracker:
                 body=f"members: {', '.join(snapshot.raw)}",
                 task_id=snapshot.task_id,
             )
+        urls = snapshot.urls[:MAX_N]  # whatever a reply names, it fills no disk
+        if len(urls) < len(snapshot.urls):
+            log.warning(
+                "task %s names %d pictures, where no edit gives more than %d: the rest is left",
+                snapshot.task_id,
+                len(snapshot.urls),
+                MAX_N,
+            )
         now = asyncio.get_running_loop().time()
         previews = Previews(tracked.request.images if tracked.request is not None else ())
         return EditResult(
             task_id=snapshot.task_id,
             images=tuple(
                 OutputImage(url=url, task_id=snapshot.task_id, index=index, store=self._store, previews=previews)
-                for index, url in enumerate(snapshot.urls)
+                for index, url in enumerate(urls)
             ),
             usage=snapshot.usage,
             metadata=snapshot.metadata,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import platform
 from collections.abc import Iterator, Mapping
 from typing import Protocol
@@ -25,8 +26,11 @@ from ._wire import Call
 _MAX_REPLY_BYTES = 1024 * 1024
 
 _IDLE_SECONDS = 4.0
-"""How long an idle connection is kept: less than the 5 s of common servers. One that closes a connection just as a
-submission goes out on it leaves no way to know whether a task exists."""
+"""How long an idle connection is kept: less than the 5 s of common servers."""
+
+_IDLE_SECONDS_OF_SUBMISSIONS = 0.5
+"""As long is one kept that submissions go out on. A server that closes it in that very moment leaves no way to know
+whether a task exists; a status check is simply made again."""
 
 
 class Transport(Protocol):
@@ -91,13 +95,18 @@ class AiohttpTransport:
         self._timeouts = timeouts
         self._default_headers = default_headers
         self._trust_env = trust_env
-        self._session: aiohttp.ClientSession | None = None
+        self._checking: aiohttp.ClientSession | None = None
+        self._submitting: aiohttp.ClientSession | None = None
         self._responses = OpenResponses()
 
     async def open(self) -> None:
-        """Make the connection pool; it is bounded by the session's slots and the poller's checks."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS),
+        """Make the connection pools; they are bounded by the session's slots and the poller's checks."""
+        self._checking = self._make_session(_IDLE_SECONDS)
+        self._submitting = self._make_session(_IDLE_SECONDS_OF_SUBMISSIONS)
+
+    def _make_session(self, idle_seconds: float) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=idle_seconds),
             headers={
                 "User-Agent": USER_AGENT,
                 **self._default_headers,
@@ -112,38 +121,50 @@ class AiohttpTransport:
 
     async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
         """Make one call, once; see :meth:`Transport.send`."""
-        if self._session is None:
+        session = self._checking if body is None else self._submitting
+        if session is None:
             raise APIConnectionError("the connection pool is not open")
-        # A reply that trickles in never lets the timeout between its pieces pass. How long an upload lasts is not for
-        # us to say, and the edit's deadline bounds the wait for its reply.
-        whole = self._timeouts.connect + self._timeouts.reply if body is None else None
-        failure: QwenEditError
+        failure: BaseException
         try:
-            async with (
-                asyncio.timeout(whole),
-                self._session.request(
-                    call.method, URL(self._base_url + call.path, encoded=True), data=body, allow_redirects=False
-                ) as response,
-            ):
-                with self._responses.reading(response):
-                    content, complete = await _read(response)
-                return Reply(
-                    status=response.status,
-                    headers=self._api_key.redact_values(response.headers),
-                    body=self._api_key.redact_bytes(content),
-                    complete=complete,
-                )
+            return await self._exchange(session, call, body)
+        except asyncio.CancelledError as error:
+            failure = asyncio.CancelledError(*error.args)  # by its arguments anyio knows which scope's it is
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = self._describe(error, body)
-        # Raised out here, so that the HTTP library's exception, which holds the key, is not even its context.
+        # Raised out here, so that neither an exception of the HTTP library is its context nor a frame of it in its
+        # traceback: both hold the key. So may a response, which no frame that is left has.
         raise failure
 
+    async def _exchange(self, session: aiohttp.ClientSession, call: Call, body: JSONBody | None) -> Reply:
+        seconds = self._timeouts.connect + self._timeouts.reply
+        url = URL(self._base_url + call.path, encoded=True)
+        # A reply that trickles in never lets the timeout between its pieces pass. How long an upload lasts is not for
+        # us to say: a submission's time begins when it has been sent whole.
+        async with asyncio.timeout(None) as limit:
+            begin = functools.partial(_expire, limit, seconds)
+            if body is None:
+                begin()
+            with contextlib.nullcontext() if body is None else body.telling(begin):
+                response = await session.request(call.method, url, data=body, allow_redirects=False)
+            if limit.when() is None:  # a reply to less than the whole of it
+                begin()
+        async with response:
+            with self._responses.reading(response):
+                content, complete = await _read(response, limit.when())
+            return Reply(
+                status=response.status,
+                headers=self._api_key.redact_values(response.headers),
+                body=self._api_key.redact_bytes(content),
+                complete=complete,
+            )
+
     async def aclose(self) -> None:
-        """Close the connection pool."""
-        if self._session is not None:
-            self._responses.close()
-            await self._session.close()
-            self._session = None
+        """Close the connection pools."""
+        sessions = [session for session in (self._checking, self._submitting) if session is not None]
+        self._checking = self._submitting = None
+        self._responses.close()
+        for session in sessions:
+            await session.close()
 
     def _describe(self, error: Exception, body: JSONBody | None) -> QwenEditError:
         if body is not None and body.failure is not None:
@@ -161,15 +182,20 @@ class AiohttpTransport:
         return APIConnectionError(f"no reply from {self._base_url}: {_reason(error)}{fate}", request_sent=sent)
 
 
-async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
-    """As much of the body as comes, up to 1 MiB, and whether it is all; a torn reply may still hold a task id."""
+def _expire(limit: asyncio.Timeout, seconds: float) -> None:
+    limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+async def _read(response: aiohttp.ClientResponse, until: float | None) -> tuple[bytes, bool]:
+    """As much of the body as comes by then, up to 1 MiB, and whether it is all; a torn reply may hold a task id."""
     content = bytearray()
     with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):  # the last is of a pool that is closed
-        while not response.content.at_eof():
-            content += await response.content.readany()
-            if len(content) > _MAX_REPLY_BYTES:
-                return bytes(content[:_MAX_REPLY_BYTES]), False
-        return bytes(content), True
+        async with asyncio.timeout_at(until):
+            while not response.content.at_eof():
+                content += await response.content.readany()
+                if len(content) > _MAX_REPLY_BYTES:
+                    return bytes(content[:_MAX_REPLY_BYTES]), False
+            return bytes(content), True
     return bytes(content), False
 
 

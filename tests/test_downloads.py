@@ -43,6 +43,9 @@ def png(size: int) -> bytes:
     return text
 
 
+SMALL = png(1000)
+
+
 @pytest.fixture
 async def emulator():
     async with EditEmulator(duration=0.0, engine=NoisyEngine()) as emulator:
@@ -212,6 +215,53 @@ async def test_nothing_is_seen_under_the_final_name_before_it_is_whole(emulator,
 async def test_a_download_that_hangs_times_out(emulator, image):
     emulator.inject(Fault.hang().on("download").times(1))
     assert await image.read() == emulator.engine._picture
+
+
+def gzipped_for_ever() -> tuple[bytes, bytes]:
+    compressor = zlib.compressobj(wbits=31)
+    begun = compressor.compress(png(100)[:50]) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    return b"Content-Encoding: gzip\r\n\r\n" + begun, b"\0\0\0\xff\xff"  # an empty block
+
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+MOVING = {
+    "a chunk's extension": (CHUNKED + b"1;", b"a"),
+    "a trailer": (CHUNKED + b"%x\r\n%s\r\n0\r\nX-More: " % (len(SMALL), SMALL), b"a"),
+    "nothing, compressed": gzipped_for_ever(),
+}
+
+
+@pytest.fixture
+async def moving():
+    """Serve an answer of which something comes for ever: ``url = await moving(begin, again)``."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(begin: bytes, again: bytes) -> str:
+            async def answer(reader, writer):
+                with contextlib.closing(writer), contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                    await reader.readuntil(b"\r\n\r\n")
+                    writer.write(b"HTTP/1.1 200 OK\r\n" + begin)
+                    while True:
+                        writer.write(again)
+                        await writer.drain()
+                        await asyncio.sleep(0.02)
+
+            server = await stack.enter_async_context(await asyncio.start_server(answer, "127.0.0.1", 0))
+            return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.png"
+
+        yield start
+
+
+@pytest.mark.parametrize("kind", MOVING)
+async def test_a_download_of_which_no_data_comes_is_given_up_however_the_wire_moves(emulator, moving, tmp_path, kind):
+    url = await moving(*MOVING[kind])
+    options = {"timeout": 0.3, "max_retries": 1}
+    async with EditSession(emulator.api_key, base_url=emulator.url, **options) as session:
+        async with asyncio.timeout(5):
+            with pytest.raises(DownloadError, match="TimeoutError"):
+                await image_at(session, url).save(tmp_path / "a.png")
+        await until_clean(tmp_path)
+    assert files_in(tmp_path) == []
 
 
 async def test_what_came_of_a_download_that_failed_is_no_part_of_the_next(emulator, image):

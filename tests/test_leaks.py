@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import io
 import logging
@@ -11,6 +12,7 @@ import traceback
 import weakref
 
 import aiohttp
+import anyio
 import pytest
 from memory_transport import HANGS, IMAGE, KEY, NORMAL, MemoryService, MemorySession, in_order, status
 from PIL import Image
@@ -119,6 +121,62 @@ async def test_a_name_that_does_not_resolve_shows_and_holds_as_little(monkeypatc
             await session.edit(IMAGE, "snow")
     assert KEY not in shown(caught.value)
     assert not [each for each in exceptions_in(caught.value) if isinstance(each, aiohttp.ClientError)]
+
+
+async def time_out(call):
+    async with asyncio.timeout(0.3):
+        await call
+
+
+async def time_out_in_a_scope(call):
+    with anyio.fail_after(0.3):
+        await call
+
+
+async def cancel(call):
+    task = asyncio.ensure_future(call)
+    await asyncio.sleep(0.3)
+    task.cancel()
+    await task
+
+
+@pytest.mark.parametrize("end", [time_out, time_out_in_a_scope, cancel])
+@pytest.mark.parametrize("call", ["status", "renewal"])
+async def test_a_call_that_is_cut_off_shows_and_holds_as_little(call, end):
+    faults = FaultPlan([Fault.expired_url(), Fault.hang().on("check")])
+    async with (
+        EditEmulator(api_key=KEY, engine=FixedEngine(), faults=faults) as emulator,
+        EditSession(KEY, base_url=emulator.url) as session,
+    ):
+        [picture] = session.pictures("task-1", [f"{emulator.url}/results/1.png"])
+        with pytest.raises((TimeoutError, asyncio.CancelledError)) as caught:
+            await end(session.status("task-1") if call == "status" else picture.read())
+        assert emulator.statistics().checks == 1
+    assert KEY not in shown(caught.value)
+    files = {frame.f_code.co_filename for each in exceptions_in(caught.value) for frame, _ in frames_of(each)}
+    assert not [file for file in files if "aiohttp" in file]
+
+
+def frames_of(error: BaseException):
+    return traceback.walk_tb(error.__traceback__)
+
+
+async def test_headers_that_quote_the_key_are_in_no_frame_of_a_reply_that_never_ends(no_backoff):
+    async def quote(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Echo: Bearer " + KEY.encode() + b"\r\nContent-Length: 99\r\n\r\n")
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    async with await asyncio.start_server(quote, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with EditSession(KEY, base_url=url, timeout=Timeouts(connect=0.1, reply=0.2)) as session:
+            with pytest.raises(QwenEditError) as caught:
+                await session.status("task-1")
+    assert KEY not in shown(caught.value)
 
 
 @pytest.mark.parametrize(

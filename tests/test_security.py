@@ -345,6 +345,45 @@ async def test_through_a_proxy_of_the_environment_names_are_the_proxy_s_business
     assert [str(request.url) for request in proxy.requests] == ["http://results.example/a.png"]
 
 
+@pytest.fixture
+def netrc(tmp_path, monkeypatch):
+    """Has a password for every host."""
+    path = tmp_path / "netrc"
+    path.write_text("default login me password never-sent\n")
+    monkeypatch.setenv("NETRC", str(path))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("redirected", [False, True])
+async def test_no_password_of_netrc_goes_where_results_are(redirected, serve, netrc, monkeypatch):
+    monkeypatch.delenv("HTTP_PROXY", raising=False)
+    monkeypatch.delenv("http_proxy", raising=False)
+
+    async def answer(request):
+        if redirected and request.path == "/a.png":
+            return web.Response(status=302, headers={"Location": "/b.png"})
+        return web.Response(body=png())
+
+    url, site = await serve(answer)
+    async with session_of(url, trust_env=True) as session:
+        assert await image_at(session, f"{url}/a.png").read() == png()
+    assert len(site.requests) == 1 + redirected
+    assert all("Authorization" not in request.headers for request in site.requests)
+
+
+@pytest.mark.anyio
+async def test_a_proxy_gets_the_password_that_its_url_has_and_none_of_netrc(serve, netrc, monkeypatch):
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    url, proxy = await serve()
+    for userinfo in ("", "me:mine@"):
+        monkeypatch.setenv("http_proxy", url.replace("//", f"//{userinfo}"))
+        async with session_of(trust_env=True) as session:
+            assert await image_at(session, "http://results.example/a.png").read() == png()
+    assert [request.headers.get("Proxy-Authorization") for request in proxy.requests] == [None, "Basic bWU6bWluZQ=="]
+    assert all("Authorization" not in request.headers for request in proxy.requests)
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "environment",
@@ -427,6 +466,26 @@ async def test_a_decompression_bomb_costs_no_request(serve, fit):
         with pytest.raises(QwenEditError, match="50000×50000"):
             await session.edit(bomb, "snow")
     assert site.requests == []
+
+
+@pytest.mark.anyio
+async def test_a_reply_that_names_thousands_of_pictures_fills_no_folder(serve, tmp_path, caplog, nothing_blocks):
+    nothing_blocks.deactivate()  # the test looks into the folder itself
+
+    async def answer(request):
+        if request.path.endswith(".png"):
+            return web.Response(body=png())
+        pictures = [{"type": "image", "url": f"{url}/{number}.png"} for number in range(3000)]
+        return web.json_response({"id": "task-1", "status": "completed", "output": [{"content": pictures}]})
+
+    url, _ = await serve(answer)
+    async with session_of(url) as session:
+        result = await session.edit(IMAGE, "snow", n=1)
+        assert "task task-1 names 3000 pictures" in caplog.text
+        assert len(await result.save(tmp_path / "edit")) == 6
+        report = await EditBatch([EditRequest(IMAGE, "snow")], tmp_path / "batch").run(session)
+    assert report.saved == 1
+    assert len(list((tmp_path / "batch").glob("*.png"))) == 6
 
 
 # Names of files.

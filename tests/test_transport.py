@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
+import anyio
 import attrs
 import pytest
 from memory_transport import KEY, until
@@ -17,7 +20,7 @@ from qwen_edit_async import APIConnectionError, APITimeoutError, InvalidEditErro
 from qwen_edit_async._body import JSONBody
 from qwen_edit_async._config import Secret
 from qwen_edit_async._offload import Offloader
-from qwen_edit_async._sending import BytesImage, SendableImage
+from qwen_edit_async._sending import RAW_CHUNK, BytesImage, SendableImage
 from qwen_edit_async._transport import AiohttpTransport
 from qwen_edit_async._wire import Call
 
@@ -184,6 +187,32 @@ async def test_connections_are_used_again():
     assert server.connections == 1
 
 
+async def test_a_connection_that_has_idled_is_used_again_by_checks_and_not_by_submissions(make_body):
+    async with serving(replies(OK, OK, OK)) as server, transport_to(server.url) as transport:
+        for _ in range(2):
+            await transport.send(POST, make_body())
+            await transport.send(GET)
+        assert server.connections == 2
+        await asyncio.sleep(0.6)
+        await transport.send(GET)
+        assert server.connections == 2
+        await transport.send(POST, make_body())
+        assert server.connections == 3
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_nothing_is_sent_any_more_while_the_transport_closes(make_body, method):
+    async with serving(replies(OK)) as server, transport_to(server.url) as transport:
+        await transport.send(GET)
+        await transport.send(POST, make_body())
+        closing = asyncio.create_task(transport.aclose())
+        await asyncio.sleep(0)
+        with pytest.raises(APIConnectionError, match="not open"):
+            await transport.send(GET if method == "GET" else POST, None if method == "GET" else make_body())
+        await closing
+    assert len(server.requests) == 2
+
+
 async def test_no_cookie_is_kept():
     text = OK.replace(b"Content-Length", b"Set-Cookie: track=1\r\nContent-Length")
     async with serving(replies(text, OK)) as server, transport_to(f"http://localhost:{server.port}") as transport:
@@ -343,11 +372,62 @@ async def test_an_upload_may_last_longer_than_any_timeout_as_long_as_it_moves(ma
     assert reply.status == 200
 
 
+async def test_the_time_for_a_reply_begins_when_the_body_has_been_sent_whole(make_body):
+    @attrs.frozen
+    class Slow(BytesImage):
+        in_memory = False
+
+        def chunk(self, index: int) -> bytes:
+            time.sleep(0.2)
+            return super().chunk(index)
+
+    data = bytes(4 * RAW_CHUNK)
+    timeouts = {"connect": 0.2, "reply": 0.2}
+    async with serving(replies(OK)) as server, transport_to(server.url, timeouts=timeouts) as transport:
+        reply = await transport.send(POST, make_body(image=Slow(media_type="image/png", size=len(data), data=data)))
+    assert reply.status == 200
+
+
 async def test_no_reply_in_time_is_uncertain(make_body):
     async with serving(says_nothing) as server, transport_to(server.url, timeouts={"reply": 0.1}) as transport:
         with pytest.raises(APITimeoutError, match=r"waiting for a reply .* may have the whole request") as caught:
             await transport.send(POST, make_body())
     assert caught.value.request_sent is True
+
+
+TRICKLES = {
+    "interim replies": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "a header": (b"HTTP/1.1 200 OK\r\nX-More: ", b"0"),
+    "a body": (b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"id": "task-1"', b" "),
+}
+
+
+def trickles(begin: bytes, again: bytes) -> Callable[[Server, asyncio.StreamReader, asyncio.StreamWriter], object]:
+    async def answer(server, reader, writer):
+        await server.read(reader)
+        writer.write(begin)
+        while True:
+            writer.write(again)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    return answer
+
+
+@pytest.mark.parametrize("trickle", TRICKLES)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_reply_that_trickles_in_is_given_up_and_what_came_of_it_is_kept(make_body, method, trickle):
+    timeouts = {"connect": 0.2, "reply": 0.2}
+    answer = trickles(*TRICKLES[trickle])
+    async with serving(answer) as server, transport_to(server.url, timeouts=timeouts) as transport:
+        async with asyncio.timeout(3):
+            call = transport.send(GET) if method == "GET" else transport.send(POST, make_body())
+            (outcome,) = await asyncio.gather(call, return_exceptions=True)
+    if trickle == "a body":
+        assert (outcome.body.rstrip(), outcome.complete) == (b'{"id": "task-1"', False)
+    else:
+        assert isinstance(outcome, APITimeoutError)
+        assert outcome.request_sent == (method == "POST")
 
 
 async def test_no_reply_to_a_call_without_a_body_is_a_timeout():
@@ -485,6 +565,78 @@ async def test_a_cancelled_call_closes_its_connection(make_body):
         async with asyncio.timeout(5):
             await closed.wait()
     assert call.cancelled()
+
+
+@contextlib.asynccontextmanager
+async def hanging_call(body) -> AsyncIterator[Callable[[], Awaitable[object]]]:
+    """A call that is never answered, to be made once."""
+    async with serving(says_nothing) as server, transport_to(server.url) as transport:
+        yield functools.partial(transport.send, POST, body)
+
+
+async def test_a_cancelled_call_says_with_which_words(make_body):
+    async with hanging_call(make_body()) as call:
+        task = asyncio.create_task(call())
+        await asyncio.sleep(0.05)
+        task.cancel("enough")
+        with pytest.raises(asyncio.CancelledError, match="enough"):
+            await task
+    assert task.cancelled()
+
+
+async def test_timeouts_around_a_call_know_their_own_cancellation(make_body):
+    async with hanging_call(make_body()) as call:
+        async with asyncio.timeout(10) as outer:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05) as inner:
+                    await call()
+        assert (inner.expired(), outer.expired(), asyncio.current_task().cancelling()) == (True, False, 0)
+        await asyncio.sleep(0)  # no cancellation is left over
+
+
+async def test_a_timeout_takes_no_cancellation_from_outside_for_its_own(make_body):
+    async def within_a_timeout():
+        async with asyncio.timeout(10):
+            await call()
+
+    async with hanging_call(make_body()) as call:
+        task = asyncio.create_task(within_a_timeout())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_scopes_around_a_call_know_their_own_cancellation(make_body):
+    async with hanging_call(make_body()) as call:
+        with anyio.CancelScope() as outer:
+            with anyio.move_on_after(0.05) as inner:
+                await call()
+            await asyncio.sleep(0)  # no cancellation is left over
+        assert (inner.cancelled_caught, outer.cancelled_caught, asyncio.current_task().cancelling()) == (True, False, 0)
+        with anyio.move_on_after(0.05) as outer:
+            with anyio.CancelScope() as inner:
+                await call()
+            pytest.fail("the outer scope was cancelled")
+        assert (inner.cancelled_caught, outer.cancelled_caught, asyncio.current_task().cancelling()) == (False, True, 0)
+
+
+@pytest.mark.parametrize("make_group", [asyncio.TaskGroup, anyio.create_task_group])
+async def test_a_group_of_tasks_ends_its_calls_and_raises_what_failed_alone(make_body, make_group):
+    async def fail():
+        await asyncio.sleep(0.05)
+        raise ZeroDivisionError
+
+    async def group_with(call):
+        async with make_group() as group:
+            start = group.start_soon if hasattr(group, "start_soon") else lambda work: group.create_task(work())
+            start(call)
+            start(fail)
+
+    async with hanging_call(make_body()) as call:
+        with pytest.raises(ExceptionGroup) as caught:
+            await group_with(call)
+    assert [type(each) for each in caught.value.exceptions] == [ZeroDivisionError]
 
 
 async def test_the_error_leads_to_no_exception_of_the_http_library(make_body):

@@ -22,6 +22,8 @@ from qwen_edit_async import (
     NotFoundError,
     SubmitUncertainError,
 )
+from qwen_edit_async._body import JSONBody
+from qwen_edit_async._wire import Call
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.emulator._faults import FaultRun
 
@@ -99,8 +101,12 @@ async def session_on(service: Service, **options: Any) -> AsyncIterator[EditSess
     async with EditSession(service.emulator.api_key, base_url=service.url, **OPTIONS | options) as session:
         session._host._random.seed(7)
         if service.faults is not None and service.faults.fault is WireFault.CLOSED_WHEN_REUSED:
-            with contextlib.suppress(NotFoundError):  # so that the first submission finds a connection
+            # So that the first check, and the first submission, finds a connection.
+            with contextlib.suppress(NotFoundError):
                 await session.status("nobody")
+            await session._host._transport.send(
+                Call(method="POST", path="/nowhere"), JSONBody([b"{}"], [], session._host.offloader, stall_timeout=1.0)
+            )
         yield session
         counts = session.statistics()
         assert (counts.in_flight, counts.waiting, counts.watched) == (0, 0, 0)

@@ -139,11 +139,16 @@ async def test_an_address_that_refuses_does_not_hide_the_one_that_works(emulator
     assert tried[:2] == [socket.AF_INET6, socket.AF_INET]
 
 
-async def test_an_idle_connection_is_closed_before_common_servers_close_it(emulator, monkeypatch):
+@pytest.mark.parametrize(("phase", "pauses"), [("submit", (0.4, 0.6, 0.0)), ("check", (3.0, 4.9, 0.0))])
+async def test_an_idle_connection_is_closed_before_common_servers_close_it(emulator, monkeypatch, phase, pauses):
     monkeypatch.setattr("aiohttp.connector.monotonic", asyncio.get_running_loop().time)
     connections = []
     async with session_at(emulator.url, emulator) as session:
-        pool = session._host._transport._session.connector
+        task = await session.submit(PHOTO, "snow")
+        task.cancel()
+        await asyncio.sleep(5.0)
+        transport = session._host._transport
+        pool = (transport._submitting if phase == "submit" else transport._checking).connector
         original = pool._create_connection
 
         async def count(*arguments):
@@ -151,9 +156,10 @@ async def test_an_idle_connection_is_closed_before_common_servers_close_it(emula
             return await original(*arguments)
 
         pool._create_connection = count
-        for pause in (3.0, 4.9, 0.0):
-            await session.submit(PHOTO, "snow")
-            for task_id in session.unfinished:
-                session.attach(task_id).cancel()
+        for pause in pauses:
+            if phase == "submit":
+                (await session.submit(PHOTO, "snow")).cancel()
+            else:
+                await session.status(task.id)
             await asyncio.sleep(pause)
     assert len(connections) == 2
