@@ -28,18 +28,21 @@ _OWN_HEADERS = frozenset({"authorization", "content-length", "content-type", "ho
 _DEFAULT_TIMEOUT = 60.0
 _LONGEST_CONNECT = 10.0
 _SHORTEST_REDACTED = 8
+_ANY_TEXT = "surrogatepass"
+_BETWEEN = "\0{0,3}"  # in UTF-16 and UTF-32, ASCII has zeros in between
 
 
 class Secret:
     """Text that shows in no repr, log or traceback."""
 
-    __slots__ = ("_spellings", "_text")
+    __slots__ = ("_bytes", "_spellings", "_text")
 
     def __init__(self, text: str) -> None:
         self._text = text
-        # What is short may be part of other words, such as a task's id. Some encoders of JSON escape slashes.
+        self._bytes = text.encode("utf-8", _ANY_TEXT)
+        # What is short may be part of other words, such as a task's id.
         long_enough = len(text) >= _SHORTEST_REDACTED
-        self._spellings = {text, text.replace("/", r"\/")} if long_enough else set()
+        self._spellings = re.compile(_BETWEEN.join(map(_spelling, text)).encode()) if long_enough else None
 
     def __repr__(self) -> str:
         return "Secret('***')"
@@ -53,21 +56,21 @@ class Secret:
 
     def redact(self, text: str) -> str:
         """``text`` without the secret: services are known to quote a key that they refuse."""
-        for spelling in self._spellings:
-            text = text.replace(spelling, "***")
-        return text
+        return self.redact_bytes(text.encode("utf-8", _ANY_TEXT)).decode("utf-8", _ANY_TEXT)
 
     def redact_values(self, values: Mapping[str, str]) -> Mapping[str, str]:
         """As :meth:`redact`, for many at once, which hardly ever hold it."""
-        if not any(spelling in value for spelling in self._spellings for value in values.values()):
+        together = "\n".join(values.values())
+        if self.redact(together) == together:
             return values
         return {name.lower(): self.redact(value) for name, value in values.items()}
 
     def redact_bytes(self, data: bytes) -> bytes:
-        """As :meth:`redact`, for what is not decoded yet."""
-        for spelling in self._spellings:
-            data = data.replace(spelling.encode(), b"***")
-        return data
+        """As :meth:`redact`, for what is not decoded yet; also where it is escaped, in JSON, a URL or HTML."""
+        # Most replies are told to be free of it by searches that take next to no time.
+        if self._spellings is None or not (self._bytes in data or _may_be_escaped(data)):
+            return data
+        return self._spellings.sub(b"***", data)
 
 
 @attrs.frozen(kw_only=True)
@@ -226,3 +229,19 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _may_be_escaped(data: bytes) -> bool:
+    return b"\\" in data or b"%" in data or b"&#" in data or b"\0" in data
+
+
+def _spelling(character: str) -> str:
+    """A pattern of all ways in which a character of ASCII may be quoted, each beginning with a literal: that is fast.
+
+    Any character of JSON may be escaped; some encoders do so with ``/``, ``=`` and ``+``. JSON inside of JSON doubles
+    the backslashes; how many there may be is bounded, lest a reply of nothing else takes long.
+    """
+    plain, code = re.escape(character), ord(character)
+    digits = "".join(f"[{digit}{digit.upper()}]" for digit in f"{code:02x}")
+    escaped = f"u00{digits}" if character.isalnum() else f"u00{digits}|{plain}"
+    return rf"(?:{plain}|\\\\{{0,3}}(?:{escaped})|%{digits}|&#(?:0*{code}|[xX]0*{digits});)"

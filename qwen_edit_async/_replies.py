@@ -92,7 +92,8 @@ def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any
         APIResponseError: If the body was cut off, or is no JSON object.
     """
     try:
-        document = json.loads(reply.body) if reply.complete else None
+        # Always as UTF-8: of bytes, json would guess the encoding, and could read what was never searched for the key.
+        document = json.loads(reply.body.decode("utf-8-sig", "surrogatepass")) if reply.complete else None
     except (ValueError, RecursionError):
         document = None
     if isinstance(document, dict):
