@@ -21,6 +21,10 @@ BASE_URL_VARIABLE = "QWEN_EDIT_BASE_URL"
 
 Envelope = Literal["auto"] | EnvelopeName
 
+_NO_KEY = (
+    f"no API key: set the environment variable {API_KEY_VARIABLE}, or pass api_key to EditSession "
+    "(to try things without one, use qwen_edit_async.emulator.EditEmulator)"
+)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _HOST = re.compile(r"[^\s/@:?#\\\[\]]+|\[?[0-9A-Fa-f:.]+(%[^\s/\]]+)?\]?")
 _OWN_HEADERS = frozenset({"authorization", "content-length", "content-type", "host", "transfer-encoding", "connection"})
@@ -93,32 +97,31 @@ class Timeouts:
             check_positive(seconds, f"timeout ({name})")
 
 
-def resolve_api_key(api_key: str | None, environment: Mapping[str, str]) -> Secret:
+def resolve_api_key(api_key: str | None, from_environment: str | None) -> Secret:
     """The key to authenticate with: the argument, else the environment's.
 
     Raises:
         ConfigurationError: If there is none, or if it can't be put into an HTTP header.
     """
-    key = api_key if api_key is not None else environment.get(API_KEY_VARIABLE, "")
-    if not isinstance(key, str) or not key.strip():
-        raise ConfigurationError(
-            f"no API key: set the environment variable {API_KEY_VARIABLE}, or pass api_key to EditSession "
-            "(to try things without one, use qwen_edit_async.emulator.EditEmulator)"
-        )
-    key = key.strip()
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigurationError("the API key holds characters that no key has: was something else copied with it?")
-    return Secret(key)
+    given = api_key if api_key is not None else from_environment
+    key = given.strip() if isinstance(given, str) else ""
+    if not key:
+        problem = _NO_KEY
+    elif not key.isascii() or not key.isprintable() or " " in key:
+        problem = "the API key holds characters that no key has: was something else copied with it?"
+    else:
+        return Secret(key)
+    del api_key, from_environment, given, key  # some tools show a traceback's local variables
+    raise ConfigurationError(problem)
 
 
-def resolve_base_url(base_url: str | None, environment: Mapping[str, str], *, allow_insecure: bool) -> str:
+def resolve_base_url(base_url: str | None, from_environment: str | None, *, allow_insecure: bool) -> str:
     """The service's address without a trailing slash: the argument, else the environment's, else the default.
 
     Raises:
         ConfigurationError: If it is no plain http(s) URL, or if the key would travel unencrypted to another machine.
     """
-    url = base_url or environment.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL
-    del environment  # it may hold the key, and some tools show a traceback's local variables
+    url = base_url or from_environment or DEFAULT_BASE_URL
     try:
         parts = urlsplit(url.strip())
         host, _ = parts.hostname, parts.port
