@@ -21,6 +21,10 @@ BASE_URL_VARIABLE = "QWEN_EDIT_BASE_URL"
 
 Envelope = Literal["auto"] | EnvelopeName
 
+_NO_KEY = (
+    f"no API key: set the environment variable {API_KEY_VARIABLE}, or pass api_key to EditSession "
+    "(to try things without one, use qwen_edit_async.emulator.EditEmulator)"
+)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _HOST = re.compile(r"[^\s/@:?#\\\[\]]+|\[?[0-9A-Fa-f:.]+(%[^\s/\]]+)?\]?")
 _OWN_HEADERS = frozenset({"authorization", "content-length", "content-type", "host", "transfer-encoding", "connection"})
@@ -28,18 +32,21 @@ _OWN_HEADERS = frozenset({"authorization", "content-length", "content-type", "ho
 _DEFAULT_TIMEOUT = 60.0
 _LONGEST_CONNECT = 10.0
 _SHORTEST_REDACTED = 8
+_ANY_TEXT = "surrogatepass"
+_BETWEEN = "\0{0,3}"  # in UTF-16 and UTF-32, ASCII has zeros in between
 
 
 class Secret:
     """Text that shows in no repr, log or traceback."""
 
-    __slots__ = ("_spellings", "_text")
+    __slots__ = ("_bytes", "_spellings", "_text")
 
     def __init__(self, text: str) -> None:
         self._text = text
-        # What is short may be part of other words, such as a task's id. Some encoders of JSON escape slashes.
+        self._bytes = text.encode("utf-8", _ANY_TEXT)
+        # What is short may be part of other words, such as a task's id.
         long_enough = len(text) >= _SHORTEST_REDACTED
-        self._spellings = {text, text.replace("/", r"\/")} if long_enough else set()
+        self._spellings = re.compile(_BETWEEN.join(map(_spelling, text)).encode()) if long_enough else None
 
     def __repr__(self) -> str:
         return "Secret('***')"
@@ -53,21 +60,21 @@ class Secret:
 
     def redact(self, text: str) -> str:
         """``text`` without the secret: services are known to quote a key that they refuse."""
-        for spelling in self._spellings:
-            text = text.replace(spelling, "***")
-        return text
+        return self.redact_bytes(text.encode("utf-8", _ANY_TEXT)).decode("utf-8", _ANY_TEXT)
 
     def redact_values(self, values: Mapping[str, str]) -> Mapping[str, str]:
         """As :meth:`redact`, for many at once, which hardly ever hold it."""
-        if not any(spelling in value for spelling in self._spellings for value in values.values()):
+        together = "\n".join(values.values())
+        if self.redact(together) == together:
             return values
         return {name.lower(): self.redact(value) for name, value in values.items()}
 
     def redact_bytes(self, data: bytes) -> bytes:
-        """As :meth:`redact`, for what is not decoded yet."""
-        for spelling in self._spellings:
-            data = data.replace(spelling.encode(), b"***")
-        return data
+        """As :meth:`redact`, for what is not decoded yet; also where it is escaped, in JSON, a URL or HTML."""
+        # Most replies are told to be free of it by searches that take next to no time.
+        if self._spellings is None or not (self._bytes in data or _may_be_escaped(data)):
+            return data
+        return self._spellings.sub(b"***", data)
 
 
 @attrs.frozen(kw_only=True)
@@ -91,32 +98,31 @@ class Timeouts:
             check_positive(seconds, f"timeout ({name})")
 
 
-def resolve_api_key(api_key: str | None, environment: Mapping[str, str]) -> Secret:
+def resolve_api_key(api_key: str | None, from_environment: str | None) -> Secret:
     """The key to authenticate with: the argument, else the environment's.
 
     Raises:
         ConfigurationError: If there is none, or if it can't be put into an HTTP header.
     """
-    key = api_key if api_key is not None else environment.get(API_KEY_VARIABLE, "")
-    if not isinstance(key, str) or not key.strip():
-        raise ConfigurationError(
-            f"no API key: set the environment variable {API_KEY_VARIABLE}, or pass api_key to EditSession "
-            "(to try things without one, use qwen_edit_async.emulator.EditEmulator)"
-        )
-    key = key.strip()
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigurationError("the API key holds characters that no key has: was something else copied with it?")
-    return Secret(key)
+    given = api_key if api_key is not None else from_environment
+    key = given.strip() if isinstance(given, str) else ""
+    if not key:
+        problem = _NO_KEY
+    elif not key.isascii() or not key.isprintable() or " " in key:
+        problem = "the API key holds characters that no key has: was something else copied with it?"
+    else:
+        return Secret(key)
+    del api_key, from_environment, given, key  # some tools show a traceback's local variables
+    raise ConfigurationError(problem)
 
 
-def resolve_base_url(base_url: str | None, environment: Mapping[str, str], *, allow_insecure: bool) -> str:
+def resolve_base_url(base_url: str | None, from_environment: str | None, *, allow_insecure: bool) -> str:
     """The service's address without a trailing slash: the argument, else the environment's, else the default.
 
     Raises:
         ConfigurationError: If it is no plain http(s) URL, or if the key would travel unencrypted to another machine.
     """
-    url = base_url or environment.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL
-    del environment  # it may hold the key, and some tools show a traceback's local variables
+    url = base_url or from_environment or DEFAULT_BASE_URL
     try:
         parts = urlsplit(url.strip())
         host, _ = parts.hostname, parts.port
@@ -227,3 +233,19 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _may_be_escaped(data: bytes) -> bool:
+    return b"\\" in data or b"%" in data or b"&#" in data or b"\0" in data
+
+
+def _spelling(character: str) -> str:
+    """A pattern of all ways in which a character of ASCII may be quoted, each beginning with a literal: that is fast.
+
+    Any character of JSON may be escaped; some encoders do so with ``/``, ``=`` and ``+``. JSON inside of JSON doubles
+    the backslashes; how many there may be is bounded, lest a reply of nothing else takes long.
+    """
+    plain, code = re.escape(character), ord(character)
+    digits = "".join(f"[{digit}{digit.upper()}]" for digit in f"{code:02x}")
+    escaped = f"u00{digits}" if character.isalnum() else f"u00{digits}|{plain}"
+    return rf"(?:{plain}|\\\\{{0,3}}(?:{escaped})|%{digits}|&#(?:0*{code}|[xX]0*{digits});)"

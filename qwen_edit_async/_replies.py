@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -51,6 +52,8 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
 }
 """The service's own codes say more than its HTTP status (part B)."""
 
+_MAX_COST_CHARACTERS = 100
+_MAX_COST_EXPONENT = 12
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
@@ -92,7 +95,8 @@ def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any
         APIResponseError: If the body was cut off, or is no JSON object.
     """
     try:
-        document = json.loads(reply.body) if reply.complete else None
+        # Always as UTF-8: of bytes, json would guess the encoding, and could read what was never searched for the key.
+        document = json.loads(reply.body.decode("utf-8-sig", "surrogatepass")) if reply.complete else None
     except (ValueError, RecursionError):
         document = None
     if isinstance(document, dict):
@@ -151,6 +155,21 @@ def code_of(value: Any) -> int | str | None:
         return None
     text = str(value).strip()
     return int(text) if _INTEGER.fullmatch(text) else text or None
+
+
+def cost_of(value: Any) -> Decimal | None:
+    """A cost, from a decimal string, a number or empty text (part B); what can be no cost is ``None``.
+
+    One of a billion digits, or below zero, would break sums, pages and budgets.
+    """
+    if not isinstance(value, str | int | float) or len(text := str(value).strip()) > _MAX_COST_CHARACTERS:
+        return None
+    try:
+        cost = Decimal(text)
+    except InvalidOperation:
+        return None
+    usable = cost.is_finite() and not cost.is_signed() and abs(cost.adjusted()) < _MAX_COST_EXPONENT
+    return cost if usable else None
 
 
 def first_text(document: Mapping[str, Any], names: Iterable[str]) -> str | None:

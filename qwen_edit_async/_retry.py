@@ -24,7 +24,8 @@ from ._errors import (
 )
 
 _SERVICE_UNAVAILABLE = 503
-_PASSING_STATUSES = frozenset({200, 408, 409, 425})
+# What is between us and the service may redirect for a while, such as the sign-in page of a network.
+_PASSING_STATUSES = frozenset({200, *range(300, 400), 408, 409, 425})
 
 
 class Failure(enum.Enum):

@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from ._config import (
+    API_KEY_VARIABLE,
+    BASE_URL_VARIABLE,
     Envelope,
     Secret,
     Timeouts,
@@ -110,8 +112,10 @@ class EditSession:
         self._host: Host | None = None
         self._closed = False
         self._base_url = ""
-        self._api_key: Secret = resolve_api_key(api_key, os.environ)
-        del api_key  # some tools show a traceback's local variables
+        try:
+            self._api_key: Secret = resolve_api_key(api_key, os.environ.get(API_KEY_VARIABLE))
+        finally:
+            del api_key  # some tools show a traceback's local variables
         check_positive(max_in_flight, "max_in_flight", integer=True)
         check_positive(deadline, "deadline")
         check_not_negative(max_retries, "max_retries")
@@ -119,7 +123,7 @@ class EditSession:
             check_positive(submit_rate, "submit_rate")
         if poll_rate is not None:
             check_positive(poll_rate, "poll_rate")
-        self._base_url = resolve_base_url(base_url, os.environ, allow_insecure=allow_insecure)
+        self._base_url = resolve_base_url(base_url, os.environ.get(BASE_URL_VARIABLE), allow_insecure=allow_insecure)
         self._negotiation = Negotiation(*resolve_protocol(envelope))
         self._default_headers = check_headers(default_headers)
         self._deadline = deadline

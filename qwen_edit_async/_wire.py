@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, Protocol
 from urllib.parse import quote
 
@@ -25,7 +24,7 @@ from cattrs.gen import make_dict_unstructure_fn, override
 from ._contract import MODEL, STATUS_PATH, SUBMIT_PATH
 from ._errors import APIResponseError, InvalidEditError
 from ._models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage
-from ._replies import Reply, as_text, code_of, error_from_reply, first_text, has_error, load_object
+from ._replies import Reply, as_text, code_of, cost_of, error_from_reply, first_text, has_error, load_object
 
 EnvelopeName = Literal["flat", "params"]
 
@@ -264,22 +263,11 @@ _NO_USAGE = Usage()
 def _to_usage(usage: Any) -> Usage:
     if not isinstance(usage, Mapping):
         return _NO_USAGE
-    return Usage(cost=_to_decimal(usage.get("cost")), quantity=_to_quantity(usage.get("quantity")), raw=usage)
+    return Usage(cost=cost_of(usage.get("cost")), quantity=_to_quantity(usage.get("quantity")), raw=usage)
 
 
 def _to_mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _to_decimal(value: Any) -> Decimal | None:
-    """A cost: a decimal string, a number or empty (part B)."""
-    if not isinstance(value, str | int | float):
-        return None
-    try:
-        cost = Decimal(str(value).strip())
-    except InvalidOperation:
-        return None
-    return cost if cost.is_finite() else None
 
 
 def _to_quantity(value: Any) -> int | None:

@@ -231,6 +231,15 @@ async def test_totals_count_every_task_that_may_exist_and_exact_money(journal):
     assert (totals.edits, totals.tasks, totals.cost) == (5, 6, Decimal("0.4"))
 
 
+@pytest.mark.parametrize("absurd", ["1e1000000", "1E+999999999999", "-1E+5", "free"])
+async def test_a_cost_that_can_be_none_is_unknown_in_what_is_added_up(absurd, journal):
+    for key, cost in (("a", "0.1"), ("b", absurd), ("c", None)):
+        await journal.move(await submitted(journal, key), State.COMPLETED, urls="[]", cost=cost)
+    totals, summary = await journal.totals(), await journal.summary()
+    assert (totals.cost, totals.price, totals.unpriced) == (Decimal("0.1"), Decimal("0.1"), 2)
+    assert (summary.cost, summary.unpriced) == (Decimal("0.1"), 2)
+
+
 async def test_the_summary_adds_up(journal, tmp_path):
     for number in range(1, 21):
         edit = await submitted(journal, f"edit{number}")

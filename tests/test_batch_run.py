@@ -113,6 +113,27 @@ async def test_every_edit_is_saved_and_reported(requests, out):
     assert emulator.statistics().tasks_created == 20
 
 
+async def test_an_edit_of_an_absurd_cost_is_saved_and_its_cost_is_not_known(requests, out):
+    async with service(price=Decimal("1e99999")) as (_, session):
+        batch = EditBatch(requests(3), out, max_tasks=3)
+        report = await batch.run(session)
+        assert (report.saved, report.cost, report.unpriced) == (3, 0, 3), report.text()
+        assert [outcome.cost async for outcome in batch.outcomes()] == [None] * 3
+
+
+@pytest.mark.may_block("the test changes the journal itself")
+async def test_a_journal_with_an_absurd_cost_of_old_is_gone_on_with(requests, out):
+    async with service() as (emulator, session):
+        await EditBatch(requests(2), out).run(session)
+        with contextlib.closing(sqlite3.connect(out / JOURNAL_NAME)) as journal, journal:
+            journal.execute("UPDATE edits SET cost = '1E+1000000', state = 'completed', files = NULL WHERE number = 1")
+        batch = EditBatch(requests(2), out)
+        report = await batch.run(session)
+        assert (report.saved, report.cost, report.unpriced) == (2, Decimal("0.0357"), 1), report.text()
+        assert [outcome.cost async for outcome in batch.outcomes()] == [None, Decimal("0.0357")]
+    assert emulator.statistics().tasks_created == 2
+
+
 @pytest.mark.may_block("the test holds the lock itself")
 async def test_a_run_that_is_refused_has_nothing_of_the_run_before_it(requests, out):
     batch = EditBatch(requests(2), out)

@@ -195,6 +195,19 @@ def test_a_refused_option_does_not_show_the_key(options, source, monkeypatch):
     assert KEY not in shown(caught.with_traceback(frames))
 
 
+@pytest.mark.parametrize("key", [f"{KEY} junk", f"{KEY}\nx", f"{KEY}\u00e9", f"{KEY}".encode()], ids=ascii)
+@pytest.mark.parametrize("source", ["argument", "environment"])
+def test_a_refused_key_does_not_show_in_what_its_frames_hold(key, source, monkeypatch):
+    monkeypatch.setenv("QWEN_EDIT_API_KEY", key if isinstance(key, str) else " ")
+    try:
+        EditSession(key if source == "argument" else None)
+    except ConfigurationError as error:
+        caught = error
+    frames = caught.__traceback__.tb_next  # without this test's own frame, which knows the key
+    assert frames is not None
+    assert KEY not in shown(caught.with_traceback(frames))
+
+
 def test_the_session_and_its_parts_do_not_show_the_key():
     session = EditSession(KEY, base_url="http://127.0.0.1:9", timeout=Timeouts())
     assert KEY not in repr(session) + repr(vars(session)) + repr(vars(session._make_transport()))

@@ -413,7 +413,7 @@ def test_a_fatal_failure_leaves_the_tasks_to_whoever_ends_the_session() -> None:
     ("error", "verdict"),
     [
         (BadRequestError("m", status_code=400), Failure.REFUSED),
-        (APIStatusError("m", status_code=302), Failure.REFUSED),
+        (APIStatusError("m", status_code=410), Failure.REFUSED),
         (RateLimitError("m", status_code=429), Failure.THROTTLED),
         (AuthenticationError("m", status_code=401), Failure.FATAL),
     ],

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import functools
 import gzip
+import json
 import logging
 import os
 import pickle
@@ -13,6 +15,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import traceback
 import unicodedata
 import zlib
@@ -20,6 +23,8 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 from memory_transport import IMAGE, until
 from PIL import Image
 
@@ -40,7 +45,19 @@ from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.notebook import show
 
 KEY = "sk-never/shown+5f1c=="
-SPELLINGS = (KEY, KEY.replace("/", r"\/"), KEY.replace("/", "%2F"))
+ESCAPED = {character: rf"\u{ord(character):04x}" for character in "/+="}
+QUOTED = {
+    "PHP": KEY.replace("/", r"\/"),
+    "Gson": KEY.replace("=", r"\u003d"),
+    ".NET": KEY.replace("+", r"\u002B"),
+    "every sign": KEY.translate(str.maketrans(ESCAPED)),
+    "every character": "".join(rf"\u{ord(character):04X}" for character in KEY),
+    "JSON in JSON": KEY.translate(str.maketrans(ESCAPED)).replace("\\", "\\\\"),
+    "a URL": KEY.replace("/", "%2F").replace("+", "%2b").replace("=", "%3D"),
+    "HTML": KEY.replace("/", "&#x2F;").replace("=", "&#61;"),
+}
+"""The key as encoders write it; all but the last two are the key itself once JSON is read."""
+SPELLINGS = (KEY, *QUOTED.values(), "\0".join(KEY), r"\x00".join(KEY))
 
 
 def png(width: int = 1000, height: int = 1000, pixels: bytes = b"\0") -> bytes:
@@ -146,9 +163,20 @@ def shows_key(text: str | bytes) -> bool:
 # The key.
 
 
+def refusal(quoted: str, task: bool) -> tuple[int, str]:  # noqa: FBT001  # called as the lambdas below are
+    return 400, '{"error": "Incorrect API key provided: ' + quoted + '"}'
+
+
 QUOTING = {
     "refuses": lambda _: (401, {"error": {"code": 401, "error_message": f"Incorrect API key provided: {KEY}"}}),
-    "refuses in PHP": lambda _: (400, '{"error": "Incorrect API key provided: ' + KEY.replace("/", r"\/") + '"}'),
+    **{f"refuses in {how}": functools.partial(refusal, text) for how, text in QUOTED.items()},
+    "refuses in UTF-16": lambda _: (400, json.dumps({"error": f"no access with {KEY}"}).encode("utf-16")),
+    "refuses in UTF-32": lambda _: (400, json.dumps({"error": f"no access with {KEY}"}).encode("utf-32-be")),
+    "fails the task in Gson": lambda task: (
+        (200, '{"id": "task-1", "status": "failed", "error": "no access with ' + QUOTED["Gson"] + '"}')
+        if task
+        else (200, {"id": "task-1", "status": "queued"})
+    ),
     "is a proxy's page": lambda _: (502, f"<html><pre>Authorization: Bearer {KEY}</pre></html>"),
     "answers nonsense": lambda _: (200, f"debug: Bearer {KEY}"),
     "fails the task": lambda task: (
@@ -181,7 +209,9 @@ async def test_a_service_that_quotes_the_key_does_not_make_it_known(reply, serve
         status, body = reply(request.method == "GET")
         headers = {"X-Request-Id": KEY, "Date": "Mon, 01 Jan 2024 00:00:00 GMT"}
         if isinstance(body, str):
-            return web.Response(status=status, text=body, headers=headers)
+            body = body.encode()
+        if isinstance(body, bytes):
+            return web.Response(status=status, body=body, headers=headers)
         return web.json_response(body, status=status, headers=headers)
 
     nothing_blocks.deactivate()  # the test looks into the files itself
@@ -234,6 +264,41 @@ async def test_a_redirect_to_another_origin_is_not_followed_with_the_key(status,
 def test_the_key_is_not_copied_with_what_holds_it(make_copy):
     with pytest.raises(TypeError, match="secret"):
         make_copy(Secret(KEY))
+
+
+@pytest.mark.fuzz
+@given(
+    key=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=60),
+    draw=st.randoms(use_true_random=False),
+    before=st.text(max_size=9),
+    after=st.text(max_size=9),
+)
+def test_however_a_key_is_escaped_it_is_found(key, draw, before, after):
+    def spelled(character: str) -> str:
+        code = ord(character)
+        ways = [rf"\u{code:04x}", rf"\\u{code:04X}", f"%{code:02X}", f"%{code:02x}", f"&#{code};", f"&#x{code:x};"]
+        if not character.isalnum():
+            ways += ["\\" + character, "\\\\\\" + character]
+        return draw.choice([character] * len(ways) + ways)
+
+    told = Secret(key).redact(f"{before} {''.join(map(spelled, key))} {after}")
+    assert told.removeprefix(Secret(key).redact(before)).removesuffix(Secret(key).redact(after)) == " *** "
+
+
+@given(st.text(max_size=60))
+def test_what_holds_no_key_stays_as_it_is(text):
+    assert Secret(KEY).redact(text) == text
+    values = {"Name": text}
+    assert Secret(KEY).redact_values(values) is values
+
+
+@pytest.mark.parametrize("filling", ["\\", "%", "&#0", "s", KEY[:-1], KEY[:-1] + "\\", "s\0\0\0"])
+def test_a_reply_made_to_be_searched_for_long_is_not(filling):
+    data = (filling * 2**20)[: 2**20].encode()
+    secret = Secret(KEY)
+    began_at = time.process_time()
+    assert secret.redact_bytes(data + b"%") == data + b"%"
+    assert time.process_time() - began_at < 2
 
 
 def test_a_short_key_that_may_be_part_of_an_id_is_left_in_replies():

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from qwen_edit_async._batch._plan import Budget
 from qwen_edit_async._errors import (
     APIResponseError,
     APIStatusError,
@@ -23,6 +24,7 @@ from qwen_edit_async._errors import (
 )
 from qwen_edit_async._models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage
 from qwen_edit_async._replies import Reply
+from qwen_edit_async._results import EditResult
 from qwen_edit_async._wire import STATUS_WORDS, Call, GenerationProtocol, check_task_id
 
 FLAT = GenerationProtocol("flat")
@@ -543,6 +545,17 @@ def test_a_task_s_error_is_understood_in_every_shape(error: object, failure: Tas
         (float("nan"), None),
         (float("inf"), None),
         ("1e99999999999999999999", None),
+        ("1e1000000", None),
+        ("1E+999999999999", None),
+        ("1e-1000000", None),
+        ("0e1000000", None),
+        ("999999999999", Decimal(999999999999)),
+        (10**12, None),
+        (6.5e-05, Decimal("0.000065")),
+        ("0." + "3" * 98, Decimal("0." + "3" * 98)),
+        ("0." + "3" * 99, None),
+        ("-0.1", None),
+        (-5, None),
         (True, None),
         ([1], None),
         ({"amount": 1}, None),
@@ -707,6 +720,35 @@ def test_any_reply_to_a_check_is_a_snapshot_or_a_typed_error_of_that_task(odd: R
     except (APIStatusError, APIResponseError) as error:
         task_id = error.task_id
     assert task_id == "task-1"
+
+
+costs = st.one_of(
+    st.decimals().map(str),
+    st.integers(-(10**30), 10**30),
+    st.floats(),
+    st.text(),
+    st.builds("{}{}e{}".format, st.sampled_from(["", "-", "+"]), st.integers(0), st.integers(-(10**18), 10**18)),
+)
+
+
+@pytest.mark.fuzz
+@given(costs, st.sampled_from([None, Decimal(1)]))
+@example("1e1000000", None)
+@example("1E+999999999999999999", Decimal(1))
+@example("1E-999999999999", None)
+@example("-1e5", Decimal(1))
+def test_whatever_an_edit_is_said_to_cost_it_can_be_shown_added_up_and_kept_to(cost: object, limit: Decimal) -> None:
+    document = {"status": "completed", "usage": {"cost": cost}}
+    usage = FLAT.read_status(Reply(status=200, body=json.dumps(document).encode()), "task-1").usage
+    result = EditResult(task_id="task-1", images=(), usage=usage)
+    budget = Budget(max_cost=limit)
+    for _ in range(3):
+        budget.adopt(2)
+        budget.charged(2, usage.cost)
+        budget.admit(2)
+    assert len(result._repr_html_()) < 2_000
+    assert 0 <= budget.spent < Decimal("1e13")
+    assert len(f"{budget.spent:f}{budget.spent}{budget.stopped}") < 300
 
 
 @pytest.mark.parametrize("opening", ['{"error":{"x":', '{"id":"a","status":"failed","error":', '{"detail":'])

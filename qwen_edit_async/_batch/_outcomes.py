@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 import attrs
 
 from qwen_edit_async._models import EditParameters
+from qwen_edit_async._replies import cost_of
 
 from ._sqlite import explain, read_only_address
 
@@ -133,7 +134,7 @@ def _outcome(row: Sequence[Any], folder: Path) -> BatchOutcome:
         images=tuple(asked["images"]),
         parameters=asked["parameters"],
         files=tuple(folder / name for name, _ in json.loads(files or "[]")),
-        cost=None if cost is None else Decimal(cost),
+        cost=cost_of(cost),
         task_id=task_id,
         error=problem,
         attempts=attempts,

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import attrs
 
+from qwen_edit_async._replies import cost_of
+
 from ._plan import State
 from ._report import FailureGroup, JournalSummary, Percentiles
 
@@ -45,8 +47,9 @@ def read_totals(connection: sqlite3.Connection) -> Totals:
     edits, tasks, doubtful = connection.execute(
         f"SELECT count(*), count(task_id) + total({_DOUBTFUL}), total(pictures * ({_DOUBTFUL})) FROM edits"  # noqa: S608  # constants
     ).fetchone()
-    prices = connection.execute("SELECT DISTINCT cost, pictures FROM edits WHERE cost IS NOT NULL")
-    price = max((Decimal(cost) / pictures for cost, pictures in prices), default=None)
+    rows = connection.execute("SELECT DISTINCT cost, pictures FROM edits WHERE cost IS NOT NULL")
+    prices = (cost / pictures for text, pictures in rows if (cost := cost_of(text)) is not None)
+    price = max(prices, default=None)
     cost, unpriced = _cost(connection)
     return Totals(edits=edits, tasks=int(tasks), cost=cost, price=price, unpriced=unpriced, doubtful=int(doubtful))
 
@@ -78,11 +81,12 @@ def _cost(connection: sqlite3.Connection) -> tuple[Decimal, int]:
     """Exact, so not by SQLite's sum: the total, and how many completed edits came without a cost."""
     total, unpriced = Decimal(0), 0
     rows = connection.execute("SELECT cost, count(*) FROM edits WHERE urls IS NOT NULL GROUP BY cost")
-    for cost, count in rows:
+    for text, count in rows:
+        cost = cost_of(text)  # earlier versions wrote down whatever the service said
         if cost is None:
-            unpriced = count
+            unpriced += count
         else:
-            total += Decimal(cost) * count
+            total += cost * count
     return total, unpriced
 
 

@@ -187,7 +187,7 @@ def _check_key() -> None:
     if not os.environ.get(API_KEY_VARIABLE, "").strip():
         raise MissingKeyError(MISSING_KEY)
     try:
-        resolve_api_key(None, os.environ)
+        resolve_api_key(None, os.environ.get(API_KEY_VARIABLE))
     except ConfigurationError as error:
         raise MissingKeyError(str(error)) from None
 
