@@ -20,7 +20,8 @@ class PollBudget(Generic[H]):
     Each check goes to the likeliest of the next 32 waiting tasks, taken in turn, which costs the same however many wait
     and is nearly as good as the likeliest of all. No task starves: one that has waited for three rounds (a round is the
     number of waiting tasks divided by the rate) goes first, longest wait first. So none waits longer than four rounds,
-    ``4 * n / rate`` seconds, n being the most tasks that waited at once meanwhile.
+    ``4 * n / rate`` seconds, n being the most tasks that waited at once meanwhile. Every second check at most goes to a
+    task that is urgent; while there are such, that is five rounds.
 
     Args:
         rate: The most checks a second; up to 0.05 s of them may come at once.
@@ -38,6 +39,7 @@ class PollBudget(Generic[H]):
         self._ring: list[H] = []
         self._place: dict[H, int] = {}
         self._turn = 0
+        self._was_urgent = False
 
     def __len__(self) -> int:
         return len(self._ring)
@@ -61,12 +63,15 @@ class PollBudget(Generic[H]):
             self._ring[place] = moved
             self._place[moved] = place
 
-    def take(self, now: float) -> H | None:
-        """The task to check now, if there is one, and a check to spend."""
+    def take(self, now: float, urgent: H | None = None) -> H | None:
+        """The task to check now, if there is one, and a check to spend; an ``urgent`` one that waits may go first."""
         if now < self.ready_at or not self._ring:
             return None
         self.ready_at = max(self.ready_at, now - _BURST_SECONDS) + 1 / self._rate
-        task = self._choose(now)
+        if urgent is None or self._was_urgent:
+            task, self._was_urgent = self._choose(now), False
+        else:
+            task, self._was_urgent = urgent, True
         self.discard(task)
         return task
 

@@ -17,7 +17,7 @@ from ._models import TaskSnapshot, TaskStatus
 from ._pacing import Pacer
 from ._polling import PollPolicy
 from ._retry import Failure, pause_after
-from ._schedule import PollSchedule, W, WatchedTask
+from ._schedule import PollSchedule, W
 from ._statistics import Counters
 
 MAX_CONCURRENT_CHECKS = 64
@@ -59,6 +59,7 @@ class Poller(Generic[W]):
     ) -> None:
         self._check = check
         self._schedule: PollSchedule[W] = PollSchedule(policy, poll_rate)
+        self._poll_rate = poll_rate
         self._pacer = pacer
         self._counters = counters
         self._random = random
@@ -89,7 +90,7 @@ class Poller(Generic[W]):
             now = loop.time()
             while True:
                 while (expired := self._schedule.take_expired(now)) is not None:
-                    self._on_end(expired, _deadline_error(expired))
+                    self._on_end(expired, self._deadline_error(expired, now))
                 while (due := self._take_due(now)) is not None:
                     checks.create_task(self._check_in_turn(due, now))
                 until = self._next_event()
@@ -159,6 +160,21 @@ class Poller(Generic[W]):
             self._logged_words.add(word)
             log.warning("task %s has the unknown status %r: counted as running", snapshot.task_id, word)
 
+    def _deadline_error(self, task: W, now: float) -> DeadlineExceededError:
+        told = f"checks answered: {task.checks}"
+        if task.due_at < task.deadline and now < self._pacer.resume_at:
+            told += "; the next was withheld by a pause that the service asked for"
+        elif task.due_at < task.deadline and self._poll_rate is not None:
+            told += "; the next was withheld by poll_rate"
+        last = f"; the last check failed: {task.last_failure}" if task.failures else ""
+        error = DeadlineExceededError(
+            f"task {task.task_id} was not found to have ended before its deadline ({told}){last}; "
+            f"it may run on: session.attach({task.task_id!r})",
+            task_id=task.task_id,
+        )
+        error.__cause__ = task.last_failure if task.failures else None
+        return error
+
     def _next_event(self) -> float:
         checks_from = self._pacer.send_at if self._checking < MAX_CONCURRENT_CHECKS else math.inf
         return self._schedule.next_event(checks_from=checks_from)
@@ -183,13 +199,3 @@ class Poller(Generic[W]):
         self._asleep_until = -math.inf
         if self._alarm is not None and not self._alarm.done():
             self._alarm.set_result(reached)
-
-
-def _deadline_error(task: WatchedTask) -> DeadlineExceededError:
-    last = f"; the last check failed: {task.last_failure}" if task.failures else ""
-    error = DeadlineExceededError(
-        f"task {task.task_id} did not end before its deadline{last}; it runs on: session.attach({task.task_id!r})",
-        task_id=task.task_id,
-    )
-    error.__cause__ = task.last_failure if task.failures else None
-    return error

@@ -30,6 +30,9 @@ OVERTIME = 30.0
 a suspension the network takes a while to come back."""
 
 _LAST_CHECK_LEAD = 0.5
+_TURNS_OF_LAST_CHECK = 2
+"""Under a ceiling a last check may have to wait for its turn: so many, since it gets every second at least."""
+
 _MIN_INTERVAL = 0.01
 _COMPACT_ABOVE = 64
 _MOVED_PER_CHECK = 64
@@ -67,6 +70,10 @@ class DueHeap(Generic[T]):
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else math.inf
 
+    def first_due(self, now: float) -> T | None:
+        """The item that is due first, if one is due."""
+        return self._heap[0][2] if self.next_due() <= now else None
+
     def pop_due(self, now: float) -> T | None:
         """Take out the item that is due first, if one is due."""
         if self.next_due() > now:
@@ -82,6 +89,7 @@ class WatchedTask(PolledTask):
 
     Attributes:
         deadline: When to give up waiting.
+        due_at: When the next check is due; infinity while one is under way.
         taken_at: When the last check was taken up, answered or not; equals ``since`` before the first.
         failures: Checks that failed in a row.
         failed_checks: Checks that failed at all.
@@ -90,6 +98,7 @@ class WatchedTask(PolledTask):
     """
 
     deadline: float = math.inf
+    due_at: float = math.inf
     taken_at: float = attrs.field(default=attrs.Factory(lambda self: self.since, takes_self=True))
     failures: int = 0
     failed_checks: int = 0
@@ -111,6 +120,8 @@ class PollSchedule(Generic[W]):
         self._policy = policy
         likelihood = policy.likelihood if isinstance(policy, RankingPolicy) else None
         self._budget: PollBudget[W] | None = PollBudget(poll_rate, likelihood) if poll_rate is not None else None
+        self._turns = _TURNS_OF_LAST_CHECK / poll_rate if poll_rate is not None else 0.0
+        self._last_checks: DueHeap[W] = DueHeap()
         self._checks: DueHeap[W] = DueHeap()
         self._deadlines: DueHeap[W] = DueHeap()
         self._tasks: set[W] = set()
@@ -133,13 +144,15 @@ class PollSchedule(Generic[W]):
         self._deadlines.discard(task)
         if self._budget is not None:
             self._budget.discard(task)
+            self._last_checks.discard(task)
         self._policy.ended(task, now, completed=completed)
         return True
 
     def take_due(self, now: float) -> W | None:
         """The task to check now; it counts as being checked until an answer or failure is told.
 
-        It is the one whose check is due first, or, under a ceiling, the one that the budget is best spent on.
+        It is the one whose check is due first. Under a ceiling it is the one that the budget is best spent on, or one
+        that waits for its last check before its deadline, the nearest deadline first.
         """
         if self._budget is None:
             task = self._checks.pop_due(now)
@@ -149,9 +162,12 @@ class PollSchedule(Generic[W]):
                 if (waiting := self._checks.pop_due(now)) is None:
                     break
                 self._budget.add(waiting, now)
-            task = self._budget.take(now)
+                if waiting.taken_at < (last := self._last_check_at(waiting)):
+                    self._last_checks.put(waiting, last)
+            task = self._budget.take(now, self._last_checks.first_due(now))
         if task is not None:
-            task.taken_at = now
+            self._last_checks.discard(task)
+            task.taken_at, task.due_at = now, math.inf
             if task.excused_at <= now and task.deadline == math.inf:
                 task.deadline = now + OVERTIME
                 self._deadlines.put(task, task.deadline)
@@ -174,7 +190,8 @@ class PollSchedule(Generic[W]):
         """When there is something to do next, infinity for never; no check starts before ``checks_from``."""
         check = self._checks.next_due()
         if self._budget is not None:
-            check = max(self._budget.ready_at, -math.inf if self._budget else check)
+            someone_waits = len(self._budget) > 0
+            check = max(self._budget.ready_at, -math.inf if someone_waits else check)
         return min(self._deadlines.next_due(), max(check, checks_from))
 
     def answered(self, task: W, snapshot: TaskSnapshot, sent_at: float, now: float) -> bool:
@@ -215,7 +232,12 @@ class PollSchedule(Generic[W]):
 
     def _put(self, task: W, due: float) -> None:
         """Schedule a check; one that would come too late is made just before the deadline, once."""
-        last = task.deadline - _LAST_CHECK_LEAD
-        if not due < task.deadline and task.taken_at < last:  # "not", so that what is no number counts as too late
+        last = self._last_check_at(task)
+        # "not", so that what is no number counts as too late
+        if not due < task.deadline - self._turns and task.taken_at < last:
             due = last
-        self._checks.put(task, math.inf if math.isnan(due) else due)
+        task.due_at = math.inf if math.isnan(due) else due
+        self._checks.put(task, task.due_at)
+
+    def _last_check_at(self, task: W) -> float:
+        return task.deadline - self._turns - _LAST_CHECK_LEAD

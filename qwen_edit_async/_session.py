@@ -65,7 +65,7 @@ class EditSession:
             that is found out and held to.
         submit_rate: The most submissions a second; no limit by default.
         poll_rate: The most status checks a second, spent on the tasks most likely to have ended; no limit by default.
-            With n tasks in flight, none waits longer than about ``4 * n / poll_rate`` seconds for a check that is due.
+            With n tasks in flight, none waits longer than about ``5 * n / poll_rate`` seconds for a check that is due.
         polling: When to check a task's status; a :class:`Learned` of its own by default.
         timeout: Seconds that connecting (at most 10), a piece of the upload, and waiting for a reply may take, each; or
             :class:`Timeouts`.
@@ -282,7 +282,7 @@ class EditSession:
         return tuple(OutputImage(url=url, task_id=task_id, index=index, store=host) for index, url in enumerate(urls))
 
     async def status(self, task_id: str) -> TaskSnapshot:
-        """Ask the service about a task, now.
+        """Ask the service about a task, now: ``poll_rate`` is the ceiling of the session's own checks, not of these.
 
         Raises:
             InvalidEditError: If that can't be a task's id.

@@ -70,7 +70,12 @@ class Survival:
         self._estimate()
 
     def survived(self, start: float, end: float) -> None:
-        """A task of age ``start`` ran on, at least until age ``end``."""
+        """A task of age ``start`` ran on, at least until age ``end``.
+
+        The steps from ``first`` to before ``after`` were all entered. That is noted at both ends only, as differences,
+        which :meth:`_renew` sums up: so it costs the same however many steps there are. Less than the whole of the
+        first and of the last was spent in them.
+        """
         first = bisect_right(_EDGES, start, 1, _SIZE) - 1
         after = bisect_right(_EDGES, end, 1, _SIZE)
         self._entering[first] += 1
@@ -83,17 +88,19 @@ class Survival:
 
     def ended(self, start: float, end: float) -> None:
         """A task that ran at age ``start`` ended before age ``end``."""
-        over = 1 - self.probability(start, end)
-        ending = max(_LEAST_PROBABILITY, 1 - over)
+        ending = max(_LEAST_PROBABILITY, self.probability(start, end))
         left, age, hazard = 1.0, start, 0.0
         last = bisect_right(_EDGES, end, 1, _SIZE) - 1
-        for step in range(bisect_right(_EDGES, start, 1, _SIZE) - 1, last + 1):
-            until = _EDGES[step + 1] if step < last else end
+        for step in range(bisect_right(_EDGES, start, 1, _SIZE) - 1, last):
+            until = _EDGES[step + 1]
             hazard += self.hazard[step] * (until - age)
-            still_left = (math.exp(-hazard) - over) / ending
+            still_left = max(0.0, 1 + math.expm1(-hazard) / ending)
             self._new_events[step] += left - still_left
             self._new_time[step] += (until - age) * (left + still_left) / 2
             left, age = still_left, until
+        # Whatever is left ended in the last step: so an end counts as one however small the differences above were.
+        self._new_events[last] += left
+        self._new_time[last] += (end - age) * left / 2
         self._ends += 1
         self._news += 1
         if self._news >= self._enough_news:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory_transport import IMAGE, MemoryService, MemorySession
 
+from qwen_edit_async import Learned
 from qwen_edit_async._budget import PollBudget
 from qwen_edit_async._models import TaskSnapshot, TaskStatus
 from qwen_edit_async._polling import FixedInterval, PolledTask, RankingPolicy
@@ -126,6 +127,44 @@ def test_a_task_that_is_never_the_likeliest_is_checked_within_four_rounds(others
             budget.add(taken, slot / rate)
 
 
+def test_under_adversity_patience_is_three_rounds() -> None:
+    rate, tasks = 10.0, range(100)
+    budget = PollBudget(rate, lambda task, now: task >= 33)
+    added = dict.fromkeys(tasks, 0.0)
+    for task in tasks:
+        budget.add(task, 0.0)
+    for slot in range(1200):
+        now = slot / rate
+        taken = budget.take(now + 1e-9)
+        if taken is not None:
+            assert now - added[taken] <= 4 * len(tasks) / rate
+            budget.add(taken, now)
+            added[taken] = now
+
+
+def test_what_is_urgent_gets_every_second_check_at_most() -> None:
+    budget = PollBudget(1.0, lambda task, now: task[0] == "l")
+    for task in ("u1", "u2", "u3", "l1", "l2", "l3"):
+        budget.add(task, 0.0)
+    order = [budget.take(float(now), urgent) for now, urgent in enumerate(["u1", "u2", "u2", "u3", "u3", None])]
+    assert [task and task[0] for task in order] == ["u", "l", "u", "l", "u", "l"]
+
+
+def test_a_task_that_is_neither_urgent_nor_likely_is_checked_within_five_rounds() -> None:
+    rate, others = 10.0, 60
+    budget: PollBudget[str | int] = PollBudget(rate, lambda task, now: task != "unlikely")
+    for task in (*range(others), "unlikely"):
+        budget.add(task, 0.0)
+    for slot in itertools.count():
+        urgent = next(task for task in budget._ring if task != "unlikely")
+        taken = budget.take(slot / rate + 1e-9, urgent)
+        assert slot / rate <= 5 * (others + 1) / rate
+        if taken == "unlikely":
+            break
+        if taken is not None:
+            budget.add(taken, slot / rate)
+
+
 def weibull_likelihood(task: WatchedTask, now: float) -> float:
     """How probable it is that a task of :func:`lag_and_longest_wait` has ended since its last check."""
     return 1 - math.exp(((task.checked_at - task.since) / 450.0) ** 3 - ((now - task.since) / 450.0) ** 3)
@@ -226,6 +265,64 @@ def test_a_task_that_waits_for_its_turn_can_be_removed_and_can_expire() -> None:
     assert schedule.take_expired(5.5) is late
     assert schedule.take_due(6.0) is None
     assert schedule.next_event() == math.inf
+
+
+def crowd_and_one(rate: float, interval: float = 1.0) -> tuple[PollSchedule[WatchedTask], WatchedTask]:
+    """Nine tasks that always seem likelier to have ended than a tenth, whose deadline is at 20."""
+    schedule: PollSchedule[WatchedTask] = PollSchedule(Ranking(interval), rate)
+    one = WatchedTask(task_id="one", since=0.0, deadline=20.0)
+    schedule.add(one, 0.0)
+    for number in range(9):
+        schedule.add(WatchedTask(task_id=str(number), since=1.0), 1.0)
+    return schedule, one
+
+
+@pytest.mark.parametrize("rate", [0.7, 1.0, 2.0])
+def test_a_task_that_is_not_the_likeliest_has_its_last_check_before_its_deadline(rate: float) -> None:
+    schedule, one = crowd_and_one(rate=rate)
+    times = [now for now, task in checked_times(schedule, 19.9) if task is one]
+    assert 20 - 0.5 - 2 / rate <= times[-1] < 20
+
+
+def test_last_checks_go_to_the_nearest_deadline_first_and_leave_every_second_check_to_others() -> None:
+    schedule, one = crowd_and_one(rate=4.0)
+    other = WatchedTask(task_id="other", since=0.0, deadline=19.9)
+    schedule.add(other, 0.0)
+    late = [task for now, task in checked_times(schedule, 19.8) if now >= 18.9]
+    assert [task for task in late if task in {one, other}] == [other, one]
+    assert late.index(one) - late.index(other) == 2
+
+
+def test_a_task_has_one_last_check() -> None:
+    schedule, one = crowd_and_one(rate=4.0, interval=0.1)
+    assert [task for now, task in checked_times(schedule, 19.9) if now >= 19.0].count(one) == 1
+
+
+def test_a_task_that_waits_for_its_last_check_can_be_removed() -> None:
+    schedule, one = crowd_and_one(rate=4.0)
+    checked_times(schedule, 18.9)
+    schedule.remove(one, 18.9)
+    assert one not in [task for _, task in checked_times(schedule, 19.9)]
+
+
+def test_a_check_that_is_due_too_late_for_its_turn_is_due_earlier() -> None:
+    schedule: PollSchedule[WatchedTask] = PollSchedule(FixedInterval(19.0), 1.0)
+    schedule.add(WatchedTask(task_id="a", since=0.0, deadline=20.0), 0.0)
+    assert schedule.next_event() == 17.5
+
+
+@pytest.mark.anyio
+@pytest.mark.virtual_clock
+async def test_under_a_ceiling_hardly_any_task_is_given_up_that_had_ended():
+    draw = random.Random(3)
+    service = MemoryService(duration=lambda: draw.lognormvariate(math.log(100), 0.35))
+    loop, found_late = asyncio.get_running_loop(), 0
+    async with MemorySession(service, polling=Learned(), poll_rate=4.0, max_in_flight=100, deadline=160.0) as session:
+        async for outcome in session.edit_many([{"images": IMAGE, "instruction": "snow"}] * 600):
+            if outcome.error is not None:
+                assert outcome.error.task_id is not None
+                found_late += loop.time() - service.ends[outcome.error.task_id] >= 1.0
+    assert found_late <= 5
 
 
 @pytest.mark.anyio

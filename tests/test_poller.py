@@ -265,6 +265,32 @@ async def test_a_deadline_tells_the_task_and_the_last_failure():
     assert isinstance(caught.value.__cause__, InternalServerError)
 
 
+async def given_up(session: MemorySession) -> str:
+    """What a session says of an edit whose deadline is in 30 s."""
+    with pytest.raises(DeadlineExceededError) as caught:
+        await session.edit(IMAGE, "snow", deadline=30.0)
+    return str(caught.value)
+
+
+async def test_a_deadline_claims_no_more_than_is_known():
+    async with MemorySession(MemoryService(duration=1000.0), polling=FixedInterval(10.0)) as session:
+        words = await given_up(session)
+    assert "was not found to have ended before its deadline (checks answered: 3); it may run on" in words
+
+
+async def test_a_deadline_tells_that_a_pause_withheld_the_check():
+    service = MemoryService(on_check=in_order(status(429, retry_after=1000)))
+    async with MemorySession(service) as session:
+        assert "(checks answered: 0; the next was withheld by a pause that the service asked for)" in (
+            await given_up(session)
+        )
+
+
+async def test_a_deadline_tells_that_the_ceiling_withheld_the_check():
+    async with MemorySession(MemoryService(duration=1000.0), poll_rate=0.01) as session:
+        assert "(checks answered: 1; the next was withheld by poll_rate)" in await given_up(session)
+
+
 async def test_a_deadline_is_kept_while_a_check_hangs():
     service = MemoryService(on_check=lambda *_: HANGS)
     async with MemorySession(service) as session:

@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qwen_edit_async._survival import Survival
@@ -75,6 +75,7 @@ def test_an_end_in_a_wide_stretch_is_put_where_ends_are_known_to_be() -> None:
 
 
 @given(ages, st.floats(0, 1e4))
+@example(12375.0, 1.192092896e-07)
 def test_an_end_counts_once_and_only_in_its_stretch(age: float, length: float) -> None:
     estimate = survival()
     estimate._enough_news = math.inf  # no new estimate yet
