@@ -245,6 +245,74 @@ async def test_a_task_that_is_unknown_counts_once_against_the_limit(requests, ou
         assert (report.saved, emulator.statistics().tasks_created) == (1, 1)
 
 
+def columns(out: Path, *names: str) -> list[tuple[object, ...]]:
+    """What the journal says of its edits, in their order."""
+    with contextlib.closing(sqlite3.connect(out / JOURNAL_NAME)) as journal:
+        return journal.execute(f"SELECT {', '.join(names)} FROM edits ORDER BY number").fetchall()
+
+
+async def test_consent_ends_with_the_run_that_could_not_use_it(requests, out):
+    async with service(Fault.drop_reply().on("submit").times(2), max_in_flight=1) as (emulator, session):
+        assert (await EditBatch(requests(2), out).run(session)).uncertain == 2
+        spent = await EditBatch(requests(2), out, resubmit_uncertain=True, max_tasks=2).run(session)
+        assert (spent.uncertain, spent.planned, spent.repeats) == (2, 0, 0)
+        assert spent.failures[0].reason.startswith("a task may exist")
+        assert (await EditBatch(requests(2), out).run(session)).uncertain == 2
+        assert emulator.statistics().tasks_created == 2
+
+
+async def test_consent_ends_with_the_run_that_was_cancelled(requests, out):
+    async with service(Fault.drop_reply().on("submit").times(3), duration=0.5, max_in_flight=1) as (emulator, session):
+        await EditBatch(requests(3), out).run(session)
+        run = asyncio.create_task(EditBatch(requests(3), out, resubmit_uncertain=True).run(session))
+        await until(lambda: session.statistics().watched)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert columns(out, "state", "repeats") == [("submitted", 1), ("uncertain", 0), ("uncertain", 0)]
+        report = await EditBatch(requests(3), out).run(session)
+    assert (report.saved, report.uncertain, emulator.statistics().tasks_created) == (1, 2, 4)
+
+
+@pytest.mark.parametrize("status", [503, 400])
+async def test_a_repeat_that_was_certainly_refused_leaves_its_edit_uncertain(requests, out, status):
+    faults = Fault.drop_reply().on("submit").nth(1), Fault.status(status).on("submit").nth(2)
+    async with service(*faults) as (emulator, session):
+        await EditBatch(requests(1), out).run(session)
+        refused = await EditBatch(requests(1), out, resubmit_uncertain=True).run(session)
+        assert (refused.uncertain, refused.failed, refused.repeats) == (1, 0, 0)
+        await EditBatch(requests(1), out).run(session)
+        assert emulator.statistics().tasks_created == 1
+        report = await EditBatch(requests(1), out, resubmit_uncertain=True, max_tasks=2).run(session)
+    assert (report.ok, report.repeats, emulator.statistics().tasks_created) == (True, 1, 2)
+
+
+async def test_an_uncertain_edit_whose_input_is_gone_stays_uncertain(requests, out, photo):
+    async with service(Fault.drop_reply().on("submit").nth(1)) as (emulator, session):
+        await EditBatch(requests(1), out).run(session)
+        photo.unlink()
+        assert (await EditBatch(requests(1), out, resubmit_uncertain=True).run(session)).uncertain == 1
+        photo.write_bytes(PHOTO)
+        report = await EditBatch(requests(1), out).run(session)
+    assert (report.uncertain, emulator.statistics().tasks_created) == (1, 1)
+
+
+async def test_the_ids_of_tasks_that_are_unknown_are_kept_until_they_are_repeated_and_can_be_found_then(requests, out):
+    async with service(LOSES_SIGHT) as (_, session):
+        await EditBatch(requests(3), out).run(session)
+    ids = [task_id for (task_id,) in columns(out, "task_id")]
+    async with service() as (emulator, session):
+        await EditBatch(requests(3), out, resubmit_uncertain=True, max_tasks=4).run(session)
+        rows = columns(out, "state", "task_id", "former_task_ids", "repeats")
+        assert sorted(state for state, *_ in rows) == ["saved", "uncertain", "uncertain"]
+        for old, (state, task_id, former, repeats) in zip(ids, rows, strict=True):
+            repeated = state == "saved"
+            assert (former if repeated else task_id, repeats) == (old, repeated)
+            assert (task_id in emulator.tasks) == repeated
+        report = await EditBatch(requests(3), out).run(session)
+    assert (report.saved, report.uncertain, emulator.statistics().tasks_created) == (1, 2, 1)
+
+
 async def test_a_repeat_that_the_session_may_make_is_counted(requests, out):
     async with EditEmulator(
         duration=0.0, engine=FixedEngine(), faults=FaultPlan([Fault.drop_reply().on("submit").nth(2)])

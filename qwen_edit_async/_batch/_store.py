@@ -51,8 +51,14 @@ _MIGRATIONS: Final = (
         checks INTEGER
     );
     """,
+    """
+    ALTER TABLE edits ADD COLUMN former_task_ids TEXT;
+    """,
 )
-"""One script a schema version: a journal of an older version is brought up to date, step by step, when it is opened."""
+"""One script a schema version: a journal of an older version is brought up to date, step by step, when it is opened.
+
+Who only reads takes an older one as it is: what is read has been there from the first version on.
+"""
 
 _ENTRY_COLUMNS: Final = "number, key, digest, stamp, state, pictures, task_id, urls, files, repeats"
 
@@ -252,11 +258,11 @@ class Store:
             raise JournalError(f"{self._path} was written by a later version of qwen-edit-async: update it")
         if (owner or version) and owner != _APPLICATION_ID:
             raise JournalError(f"{self._path} is a database of something else")
-        if read_only and not version:  # made, but its maker came no further: it holds nothing
+        if read_only and version:
+            return
+        if read_only:  # made, but its maker came no further: it holds nothing
             self._connection.close()
             self._connection = sqlite3.connect(":memory:", isolation_level=None)
-        elif read_only and version < len(_MIGRATIONS):
-            raise JournalError(f"{self._path} was written by an earlier version of qwen-edit-async: a run updates it")
         for number, script in enumerate(_MIGRATIONS[version:], version + 1):
             self._connection.executescript(
                 f"BEGIN IMMEDIATE; {script} PRAGMA application_id = {_APPLICATION_ID}; "
@@ -281,6 +287,8 @@ def _move_statement(state: State, columns: tuple[str, ...]) -> str:
     changes = "".join(f", {column} = ?" for column in columns)
     if state is State.SUBMITTING:
         changes += ", attempts = attempts + 1"
+    if "task_id" in columns:  # of a repeat: the account still has the task before
+        changes += ", former_task_ids = nullif(trim(coalesce(former_task_ids, '') || ' ' || coalesce(task_id, '')), '')"
     origins = ", ".join(f"'{origin.value}'" for origin in ORIGINS[state])
     return f"UPDATE edits SET state = '{state.value}'{changes} WHERE number = ? AND state IN ({origins})"  # noqa: S608  # our own names
 
