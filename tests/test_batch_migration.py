@@ -9,7 +9,7 @@ import sqlite3
 import pytest
 from test_batch_run import LOSES_SIGHT, PHOTO, columns, service
 
-from qwen_edit_async import EditBatch
+from qwen_edit_async import EditBatch, JournalError
 from qwen_edit_async._batch import _store
 from qwen_edit_async._batch._content import read_content
 from qwen_edit_async._batch._journal import JOURNAL_NAME
@@ -108,6 +108,9 @@ async def test_edits_in_every_state_are_gone_on_with(photos, out, tmp_path):
         }
         report = await EditBatch(photos, out, instruction="snow", resubmit_uncertain=True).run(session)
         assert (report.ok, report.saved, report.repeats) == (True, 7, 2)
+    async with service() as (_, other_session):  # whose tasks they are was not known before
+        with pytest.raises(JournalError, match=f"has tasks of {emulator.url}"):
+            await EditBatch(photos, out, instruction="snow").run(other_session)
 
 
 async def test_a_new_journal_and_a_migrated_one_are_the_same(photos, out, tmp_path):

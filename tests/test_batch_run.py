@@ -205,6 +205,13 @@ async def test_an_uncertain_submission_is_repeated_with_consent_only(requests, o
     assert (report.ok, report.repeats, report.retries) == (True, 1, 1)
 
 
+@pytest.fixture
+def same_service(monkeypatch):
+    """What two emulators are, one after the other: one that has forgotten, or another account."""
+    monkeypatch.setattr("qwen_edit_async._batch._run.origin_of", lambda _: "https://service.example")
+
+
+@pytest.mark.usefixtures("same_service")
 async def test_a_task_that_the_service_no_longer_knows_is_submitted_again_with_consent_only(requests, out):
     async with service(LOSES_SIGHT) as (_, session):
         assert (await EditBatch(requests(2), out).run(session)).in_flight == 2
@@ -218,6 +225,7 @@ async def test_a_task_that_the_service_no_longer_knows_is_submitted_again_with_c
     assert (report.ok, report.saved, report.repeats, report.failures) == (True, 3, 2, ())
 
 
+@pytest.mark.usefixtures("same_service")
 async def test_with_consent_one_run_finds_a_task_gone_and_submits_its_edit_again(requests, out):
     async with service(LOSES_SIGHT) as (_, session):
         await EditBatch(requests(2), out).run(session)
@@ -227,6 +235,7 @@ async def test_with_consent_one_run_finds_a_task_gone_and_submits_its_edit_again
     assert (report.ok, report.repeats) == (True, 2)
 
 
+@pytest.mark.usefixtures("same_service")
 async def test_a_task_that_the_service_knows_after_all_is_not_submitted_again_even_with_consent(requests, out):
     async with service(LOSES_SIGHT.times(1)) as (emulator, session):
         assert (await EditBatch(requests(1), out).run(session)).in_flight == 1
@@ -236,6 +245,7 @@ async def test_a_task_that_the_service_knows_after_all_is_not_submitted_again_ev
         assert (report.ok, report.repeats, emulator.statistics().tasks_created) == (True, 0, 1)
 
 
+@pytest.mark.usefixtures("same_service")
 async def test_a_task_that_is_unknown_counts_once_against_the_limit(requests, out):
     async with service(LOSES_SIGHT) as (_, session):
         await EditBatch(requests(1), out).run(session)
@@ -297,6 +307,7 @@ async def test_an_uncertain_edit_whose_input_is_gone_stays_uncertain(requests, o
     assert (report.uncertain, emulator.statistics().tasks_created) == (1, 1)
 
 
+@pytest.mark.usefixtures("same_service")
 async def test_the_ids_of_tasks_that_are_unknown_are_kept_until_they_are_repeated_and_can_be_found_then(requests, out):
     async with service(LOSES_SIGHT) as (_, session):
         await EditBatch(requests(3), out).run(session)
@@ -311,6 +322,27 @@ async def test_the_ids_of_tasks_that_are_unknown_are_kept_until_they_are_repeate
             assert (task_id in emulator.tasks) == repeated
         report = await EditBatch(requests(3), out).run(session)
     assert (report.saved, report.uncertain, emulator.statistics().tasks_created) == (1, 2, 1)
+
+
+async def test_a_journal_is_not_used_with_another_service_than_that_which_has_its_tasks(requests, out):
+    async with service(LOSES_SIGHT.times(1)) as (first, session):
+        assert (await EditBatch(requests(2), out).run(session)).in_flight == 1
+        async with service() as (emulator, other_session):
+            batch = EditBatch(requests(2), out)
+            with pytest.raises(JournalError) as refused:
+                await batch.run(other_session)
+        assert f"has tasks of {first.url}, which {emulator.url} does not know: give this run another" in str(
+            refused.value
+        )
+        assert (batch.progress.begun, emulator.statistics().submits) == (False, 0)
+        assert (await EditBatch(requests(2), out).run(session)).ok
+
+
+async def test_a_journal_of_edits_that_no_service_took_can_be_used_with_any(requests, out, unused_port):
+    async with EditSession("key", base_url=f"http://127.0.0.1:{unused_port}", max_retries=0) as nobody:
+        assert (await EditBatch(requests(2), out).run(nobody)).failed == 2
+    async with service() as (_, session):
+        assert (await EditBatch(requests(2), out).run(session)).ok
 
 
 async def test_a_repeat_that_the_session_may_make_is_counted(requests, out):
@@ -530,6 +562,7 @@ async def test_failures_stop_the_run(requests, out):
     assert (report.failed, report.stopped) == (2, "2 edits failed (stop_after_failures=2)")
 
 
+@pytest.mark.usefixtures("same_service")
 async def test_an_empty_account_stops_the_run_and_leaves_the_rest_planned(requests, out):
     async with service(max_in_flight=1, balance=Decimal("0.08")) as (_, session):
         report = await EditBatch(requests(6), out).run(session)

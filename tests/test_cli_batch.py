@@ -18,7 +18,8 @@ from qwen_edit_async._batch._journal import LOCK_NAME
 from qwen_edit_async._batch._lock import RunLock
 from qwen_edit_async._cli import main
 from qwen_edit_async._cli._display import BatchProgress, Screen
-from qwen_edit_async._cli._running import cancel_on_termination
+from qwen_edit_async._cli._options import ConnectionOptions, SubmissionOptions
+from qwen_edit_async._cli._running import Run, cancel_on_termination
 from qwen_edit_async._display import Progress
 from qwen_edit_async.emulator import EditEmulator, Fault
 
@@ -423,6 +424,30 @@ def test_tasks_that_ended_with_an_embedded_service_are_repeated_on_demand_only(p
     assert "warning: 3 uncertain: only --resubmit-uncertain submits them again" in text
     assert batch(photos, "--emulator", "--resubmit-uncertain") == 0
     assert "3 of 3 edits done" in capsys.readouterr().err
+
+
+def test_pictures_of_the_embedded_service_are_not_taken_for_the_models_nor_the_other_way_round(
+    photos, batch, tmp_path, capsys, service
+):
+    assert batch(photos, "--emulator") == 0
+    assert batch(photos) == 1
+    assert f"has tasks of the embedded service, which {service.url} does not know" in capsys.readouterr().err
+    assert not service.tasks
+    real = "batch", str(photos), "-i", "snow", "-o", str(tmp_path / "real"), *QUICK
+    assert main([*real]) == 0
+    capsys.readouterr()
+    assert main([*real, "--emulator"]) == 1
+    assert f"has tasks of {service.url}, which the embedded service does not know" in capsys.readouterr().err
+
+
+def test_only_tasks_of_this_run_are_said_to_have_ended_with_its_embedded_service(photos, capsys):
+    async def work(session):
+        session.attach("task-of-an-earlier-run")
+        await session.submit(photos / "a.png", "snow")
+        return 0
+
+    assert Run(Screen(), ConnectionOptions(), SubmissionOptions(emulator=True), output=photos)(work) == 0
+    assert "1 task ended with the embedded service" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["edit", "batch"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,14 +33,18 @@ class Journal:
         self._broken: JournalError | None = None
 
     @classmethod
-    async def open(cls, folder: Path) -> Self:
+    async def open(cls, folder: Path, service: str = "") -> Self:
         """Make the folder and the journal in it, or open what is there, and lock it.
 
+        Args:
+            folder: Where it is, or will be.
+            service: Whose tasks it is to hold; empty if that does not matter.
+
         Raises:
-            JournalError: If it can't be opened or written, or if another run has it.
+            JournalError: If it can't be opened or written, or if another run, or another service, has it.
         """
         executor = ThreadPoolExecutor(1, "qwen-edit-journal")
-        opening = asyncio.get_running_loop().run_in_executor(executor, _open, folder)
+        opening = asyncio.get_running_loop().run_in_executor(executor, _open, folder, service)
         try:
             store, lock = await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -114,18 +119,21 @@ class Journal:
         _close(self._store, self._lock)
 
 
-def _open(folder: Path) -> tuple[Store, RunLock]:
+def _open(folder: Path, service: str) -> tuple[Store, RunLock]:
     lock = RunLock(folder / LOCK_NAME)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
         raise JournalError(f"the folder {folder} can't be written: {error.strerror}; nothing was submitted") from error
-    try:
-        return Store(folder / JOURNAL_NAME), lock
-    except BaseException:  # the lock must not outlive the attempt
-        lock.release()
-        raise
+    with contextlib.ExitStack() as undo:  # neither the lock nor the file must outlive the attempt
+        undo.callback(lock.release)
+        store = Store(folder / JOURNAL_NAME)
+        undo.callback(store.close)
+        if service:
+            store.bind(service)
+        undo.pop_all()
+    return store, lock
 
 
 def _close(store: Store, lock: RunLock) -> None:

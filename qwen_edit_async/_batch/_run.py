@@ -15,7 +15,7 @@ from typing import Final, cast
 
 import attrs
 
-from qwen_edit_async._config import check_not_negative, check_positive
+from qwen_edit_async._config import check_not_negative, check_positive, origin_of
 from qwen_edit_async._errors import ConfigurationError, InvalidEditError, JournalError, SessionClosedError
 from qwen_edit_async._log import log
 from qwen_edit_async._models import EditParameters
@@ -153,6 +153,9 @@ class EditBatch:
         self._resubmit_uncertain = resubmit_uncertain
         self._deadline = deadline
         self._gallery_limit = gallery_limit
+        self._service = (
+            ""  # where the session's address does not tell: the command line's embedded one has a new one each time
+        )
         self._around: Surroundings | None = None
         self._total: int | None = None
         self._report: BatchReport | None = None
@@ -237,8 +240,8 @@ class EditBatch:
         Raises:
             ConfigurationError: If a folder, table or data frame can't be read, or lacks a column.
             InvalidEditError: If a row is bad, and the batch is ``strict``: nothing was sent.
-            JournalError: If the journal can't be opened or written, or another run has it. Notes name the ids of tasks
-                that could not be written down.
+            JournalError: If the journal can't be opened or written, another run has it, or it has tasks of another
+                service. Notes name the ids of tasks that could not be written down.
             SessionClosedError: If the session is not open.
             Exception: What the input raised.
         """
@@ -252,7 +255,7 @@ class EditBatch:
             self._total = plan.rows
             self._judge(plan)
             (on_plan or _log_problems)(plan)
-        journal = await Journal.open(self._folder)
+        journal = await Journal.open(self._folder, self._service or origin_of(session._base_url))  # noqa: SLF001  # our own
         files = Gatherer(ThreadPoolExecutor(1, "qwen-edit-batch"))
         try:
             around = self._around = Surroundings(

@@ -53,6 +53,7 @@ _MIGRATIONS: Final = (
     """,
     """
     ALTER TABLE edits ADD COLUMN former_task_ids TEXT;
+    CREATE TABLE service (only INTEGER PRIMARY KEY CHECK (only = 1), origin TEXT NOT NULL);
     """,
 )
 """One script a schema version: a journal of an older version is brought up to date, step by step, when it is opened.
@@ -157,6 +158,25 @@ class Store:
                 self._connection.execute("ROLLBACK")
             raise explain(error, self._path) from error
         return results
+
+    def bind(self, service: str) -> None:
+        """Take the journal for a service's; as long as no task of another one may be in it, it can be anybody's.
+
+        Raises:
+            JournalError: If it is another service's, or if it can't be written.
+        """
+        try:
+            known = self._connection.execute("SELECT origin FROM service").fetchone()
+            if known == (service,):
+                return
+            if known is not None and self._one(_HAS_TASKS):
+                raise JournalError(
+                    f"the journal {self._path} has tasks of {known[0]}, which {service} does not know: "
+                    "give this run another output folder, or go on with the service that has them"
+                )
+            self._connection.execute("INSERT OR REPLACE INTO service VALUES (1, ?)", (service,))
+        except sqlite3.Error as error:
+            raise explain(error, self._path) from error
 
     def find(self, key: str) -> Entry | None:
         """The edit of that name."""
@@ -277,6 +297,10 @@ class Store:
     def _one(self, query: str, parameters: Sequence[Any] = ()) -> Any:
         return self._connection.execute(query, parameters).fetchone()[0]
 
+
+_HAS_TASKS: Final = (
+    "SELECT EXISTS (SELECT 1 FROM edits WHERE task_id IS NOT NULL OR state IN ('submitting', 'uncertain'))"
+)
 
 _INTERRUPTED: Final = "the run ended while the edit was submitted: a task may exist, and be charged"
 
