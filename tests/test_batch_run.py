@@ -153,6 +153,39 @@ async def test_only_a_damaged_file_is_fetched_again(requests, out, damage):
     assert (after.downloads - before.downloads, after.submits - before.submits) == (1, 0)
 
 
+@pytest.mark.may_block("the test damages the folder")
+@pytest.mark.parametrize("content", [None, b"", b"\0"])
+@pytest.mark.parametrize("left", ["report.json", "report.html"])
+async def test_a_journal_that_is_lost_is_not_begun_anew(requests, out, photo, content, left):
+    async with service() as (emulator, session):
+        await EditBatch(requests(3), out).run(session)
+        journal = (out / JOURNAL_NAME).read_bytes()
+        (out / JOURNAL_NAME).unlink() if content is None else (out / JOURNAL_NAME).write_bytes(content)
+        (out / ({"report.json", "report.html"} - {left}).pop()).unlink()
+        lost = rf"lost its content, but {left} tells of an earlier run: put a copy of it back"
+        with pytest.raises(JournalError, match=lost):
+            await EditBatch(requests(3), out).run(session)
+        with pytest.raises(JournalError, match=lost):
+            await EditBatch(requests(3), out).plan()
+        with pytest.raises(JournalError, match=lost):
+            await EditBatch(photo, out, instruction="make it snow").run(session)
+        (out / JOURNAL_NAME).write_bytes(journal)
+        assert (await EditBatch(requests(3), out).run(session)).saved == 3
+    assert emulator.statistics().tasks_created == 3
+
+
+@pytest.mark.may_block("the test makes the folder")
+@pytest.mark.parametrize("report", ["{}", "[]", "no JSON", None])
+async def test_a_journal_that_was_only_begun_is_gone_on_with_whatever_else_is_there(requests, out, report):
+    out.mkdir()
+    (out / JOURNAL_NAME).touch()
+    if report is not None:
+        (out / "report.json").write_text(report)
+        (out / "report.html").write_text("<!DOCTYPE html><p>of something else")
+    async with service() as (_, session):
+        assert (await EditBatch(requests(2), out).run(session)).ok
+
+
 async def test_what_is_in_flight_is_attached_to(requests, out):
     async with service(LOSES_SIGHT.times(3)) as (emulator, session):
         first = await EditBatch(requests(3), out).run(session)

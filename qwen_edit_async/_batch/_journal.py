@@ -15,6 +15,7 @@ from qwen_edit_async._errors import JournalError
 from ._gather import Call, Gatherer
 from ._lock import RunLock
 from ._plan import State
+from ._publish import check_not_lost
 from ._report import JournalSummary
 from ._store import Draft, Entry, Store
 from ._tally import Totals
@@ -41,7 +42,8 @@ class Journal:
             service: Whose tasks it is to hold; empty if that does not matter.
 
         Raises:
-            JournalError: If it can't be opened or written, or if another run, or another service, has it.
+            JournalError: If it can't be opened or written, if another run, or another service, has it, or if that of
+                earlier runs is lost.
         """
         executor = ThreadPoolExecutor(1, "qwen-edit-journal")
         opening = asyncio.get_running_loop().run_in_executor(executor, _open, folder, service)
@@ -128,6 +130,7 @@ def _open(folder: Path, service: str) -> tuple[Store, RunLock]:
         raise JournalError(f"the folder {folder} can't be written: {error.strerror}; nothing was submitted") from error
     with contextlib.ExitStack() as undo:  # neither the lock nor the file must outlive the attempt
         undo.callback(lock.release)
+        check_not_lost(folder / JOURNAL_NAME)
         store = Store(folder / JOURNAL_NAME)
         undo.callback(store.close)
         if service:

@@ -31,7 +31,7 @@ from ._intake import Intake
 from ._journal import JOURNAL_NAME, Journal
 from ._outcomes import BatchOutcome, read_page
 from ._plan import Budget
-from ._publish import publish
+from ._publish import check_not_lost, publish
 from ._report import BatchReport, make_report
 from ._row import Surroundings
 from ._survey import SurveyOptions, survey
@@ -153,9 +153,7 @@ class EditBatch:
         self._resubmit_uncertain = resubmit_uncertain
         self._deadline = deadline
         self._gallery_limit = gallery_limit
-        self._service = (
-            ""  # where the session's address does not tell: the command line's embedded one has a new one each time
-        )
+        self._service = ""  # set where the session's address does not tell: see the command line
         self._around: Surroundings | None = None
         self._total: int | None = None
         self._report: BatchReport | None = None
@@ -214,7 +212,7 @@ class EditBatch:
 
         Raises:
             ConfigurationError: If the input or the price makes no sense, or if the input can't be read twice.
-            JournalError: If there is a journal that can't be read.
+            JournalError: If there is a journal that can't be read, or if that of earlier runs is lost.
         """
         if not self._input.repeatable:
             raise ConfigurationError(f"a plan {_NEEDS_REPEATABLE}")
@@ -323,6 +321,7 @@ class EditBatch:
     async def _survey(self, *, fit: bool) -> BatchPlan:
         options = SurveyOptions(strict=self._strict, fit=fit, resubmit_uncertain=self._resubmit_uncertain)
         abandoned = threading.Event()
+        await asyncio.to_thread(check_not_lost, self.journal)
         try:
             plan = await asyncio.to_thread(survey, self._input, self.journal, options, abandoned)
         finally:
