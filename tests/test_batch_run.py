@@ -29,7 +29,7 @@ from qwen_edit_async import (
     SessionClosedError,
 )
 from qwen_edit_async._batch import _store
-from qwen_edit_async._batch._journal import JOURNAL_NAME, LOCK_NAME
+from qwen_edit_async._batch._journal import ASIDE_NAME, JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async._batch._lock import RunLock
 from qwen_edit_async._downloads import Downloader
 from qwen_edit_async._host import Host
@@ -793,7 +793,7 @@ async def test_a_journal_that_fails_ends_the_run_and_names_the_tasks_that_it_cou
             raise error
         move(self, number, state, columns)
 
-    async with service(max_in_flight=2, duration=5) as (emulator, session):
+    async with service(max_in_flight=2, duration=0.5) as (emulator, session):
         with monkeypatch.context() as full:
             full.setattr(_store.Store, "move", fail)
             with pytest.raises(JournalError, match="the disk is full") as failure:
@@ -802,7 +802,8 @@ async def test_a_journal_that_fails_ends_the_run_and_names_the_tasks_that_it_cou
         assert any(task_id in note for note in failure.value.__notes__)
         assert len(emulator.tasks) <= 4
         recovered = await EditBatch([], out).run(session)
-    assert recovered.uncertain == len(emulator.tasks)
+    assert (recovered.saved, recovered.uncertain) == (len(emulator.tasks), 0)
+    assert not (out / ASIDE_NAME).exists()
 
 
 async def test_two_runs_on_one_folder_are_refused(requests, out):

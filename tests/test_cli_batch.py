@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import sqlite3
 from decimal import Decimal
 
 import attrs
@@ -16,6 +17,8 @@ from PIL import Image
 
 from qwen_edit_async._batch._journal import LOCK_NAME
 from qwen_edit_async._batch._lock import RunLock
+from qwen_edit_async._batch._plan import State
+from qwen_edit_async._batch._store import Store
 from qwen_edit_async._cli import main
 from qwen_edit_async._cli._display import BatchProgress, Screen
 from qwen_edit_async._cli._options import ConnectionOptions, SubmissionOptions
@@ -438,6 +441,27 @@ def test_pictures_of_the_embedded_service_are_not_taken_for_the_models_nor_the_o
     capsys.readouterr()
     assert main([*real, "--emulator"]) == 1
     assert f"has tasks of {service.url}, which the embedded service does not know" in capsys.readouterr().err
+
+
+def test_tasks_that_the_journal_could_not_keep_are_named_and_waited_for_by_the_same_command(
+    photos, batch, capsys, monkeypatch, service
+):
+    def fail(self, number, state, columns):
+        if state is State.SUBMITTED:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorname = "SQLITE_FULL"
+            raise error
+        move(self, number, state, columns)
+
+    move = Store.move
+    with monkeypatch.context() as full:
+        full.setattr(Store, "move", fail)
+        assert batch(photos / "a.png") == 1
+    (task_id,) = service.tasks
+    text = capsys.readouterr().err
+    assert f"the disk is full\nnot in the journal: 'a' is task {task_id}: qwen-edit fetch {task_id}\n" in text
+    assert batch(photos / "a.png") == 0
+    assert len(service.tasks) == 1
 
 
 def test_only_tasks_of_this_run_are_said_to_have_ended_with_its_embedded_service(photos, capsys):

@@ -10,8 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Self
 
+import attrs
+
 from qwen_edit_async._errors import JournalError
 
+from ._aside import IdsAside
 from ._gather import Call, Gatherer
 from ._lock import RunLock
 from ._plan import State
@@ -22,14 +25,16 @@ from ._tally import Totals
 
 JOURNAL_NAME: Final = "qwen-edit-journal.sqlite3"
 LOCK_NAME: Final = "qwen-edit-journal.lock"
+ASIDE_NAME: Final = "qwen-edit-journal.ids"
 
 
 class Journal:
     """An open journal; made by :meth:`open`."""
 
-    def __init__(self, store: Store, lock: RunLock, executor: ThreadPoolExecutor) -> None:
-        self._store = store
-        self._lock = lock
+    def __init__(self, file: _File, executor: ThreadPoolExecutor) -> None:
+        self._file = file
+        self._store = file.store
+        self._executor = executor
         self._thread = Gatherer(executor, self._transact)
         self._broken: JournalError | None = None
 
@@ -48,14 +53,14 @@ class Journal:
         executor = ThreadPoolExecutor(1, "qwen-edit-journal")
         opening = asyncio.get_running_loop().run_in_executor(executor, _open, folder, service)
         try:
-            store, lock = await asyncio.shield(opening)
+            file = await asyncio.shield(opening)
         except asyncio.CancelledError:
             opening.add_done_callback(functools.partial(_discard, executor))
             raise
         except BaseException:  # whatever went wrong, the thread must end
             executor.shutdown(wait=False)
             raise
-        return cls(store, lock, executor)
+        return cls(file, executor)
 
     async def aclose(self) -> None:
         """Write what is still to be written, and close the file."""
@@ -89,6 +94,10 @@ class Journal:
         """
         return self._thread.call(self._store.move, number, state, columns)
 
+    def set_aside(self, key: str, task_id: str) -> None:
+        """Keep a task's id that could not be recorded: the next run that opens the journal records it."""
+        self._executor.submit(self._file.aside.write, key, task_id)
+
     async def recover(self) -> int:
         """Call uncertain what an earlier run was submitting when it ended; how many there are."""
         return await self._thread.call(self._store.recover)
@@ -118,10 +127,26 @@ class Journal:
 
     def _close(self) -> None:
         self._broken = self._broken or JournalError("the journal is closed")
-        _close(self._store, self._lock)
+        self._file.close()
 
 
-def _open(folder: Path, service: str) -> tuple[Store, RunLock]:
+@attrs.frozen
+class _File:
+    """A journal's file, and those beside it; blocking."""
+
+    store: Store
+    aside: IdsAside
+    lock: RunLock
+
+    def close(self) -> None:
+        try:
+            self.store.close()
+            self.aside.close()
+        finally:
+            self.lock.release()
+
+
+def _open(folder: Path, service: str) -> _File:
     lock = RunLock(folder / LOCK_NAME)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,19 +160,18 @@ def _open(folder: Path, service: str) -> tuple[Store, RunLock]:
         undo.callback(store.close)
         if service:
             store.bind(service)
+        aside = IdsAside(folder / ASIDE_NAME)
+        if ids := aside.read():
+            (outcome,) = store.transact([functools.partial(store.take_in, ids)])
+            if outcome is not None:  # the ids must stay where they are
+                raise outcome
+        aside.reserve()
         undo.pop_all()
-    return store, lock
+    return _File(store, aside, lock)
 
 
-def _close(store: Store, lock: RunLock) -> None:
-    try:
-        store.close()
-    finally:
-        lock.release()
-
-
-def _discard(executor: ThreadPoolExecutor, opening: asyncio.Future[tuple[Store, RunLock]]) -> None:
+def _discard(executor: ThreadPoolExecutor, opening: asyncio.Future[_File]) -> None:
     """Close what was opened for somebody who is gone."""
     if opening.exception() is None:
-        executor.submit(_close, *opening.result())
+        executor.submit(opening.result().close)
     executor.shutdown(wait=False)

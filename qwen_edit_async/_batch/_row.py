@@ -203,6 +203,7 @@ class Row:
 
     def _check_written(self, task_id: str, written: asyncio.Future[None]) -> None:
         if not written.cancelled() and (error := written.exception()) is not None:
+            self._around.journal.set_aside(self._entry.key, task_id)
             self._around.unwritten[self._entry.key] = task_id
             self._around.budget.stop(str(error))
 

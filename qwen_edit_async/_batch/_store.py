@@ -6,7 +6,7 @@ import functools
 import json
 import sqlite3
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -225,6 +225,14 @@ class Store:
         )
         if cursor.rowcount != 1:
             raise JournalError(f"edit {number} can't become {state.value} from where it stands")
+
+    def take_in(self, task_ids: Mapping[str, str]) -> None:
+        """Record tasks, by their edits' keys, whose ids came when the journal could not be written."""
+        for key, task_id in task_ids.items():
+            edit = self.find(key)
+            if edit is not None and edit.state in {State.SUBMITTING, State.UNCERTAIN} and edit.task_id != task_id:
+                self.move(edit.number, State.SUBMITTED, {"task_id": task_id, "reason": None, "problem": None})
+                log.warning("%r is task %s, which the run before could not journal", key, task_id)
 
     def save(self, number: int, paths: Sequence[Path]) -> None:
         """Record that an edit's pictures are there, with their sizes.

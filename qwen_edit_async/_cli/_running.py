@@ -73,6 +73,8 @@ class Run:
             return ExitCode.INTERRUPTED
         except (QwenEditError, OSError) as error:
             show(error)
+            for note in getattr(error, "__notes__", ()):
+                self.screen.line(plain(note), whole=True)
             return exit_code(error)
 
     async def _run(self, work: Callable[[EditSession], Coroutine[Any, Any, int]]) -> int:
