@@ -480,13 +480,16 @@ async def test_a_deleted_input_fails_alone_and_is_edited_once_it_is_back(request
     assert emulator.statistics().tasks_created == 3
 
 
-async def test_an_input_that_stays_away_fails_in_every_run(out, tmp_path):
-    async with service() as (_, session):
+async def test_an_input_that_stays_away_fails_in_every_run_and_keeps_no_other_from_being_edited(
+    requests, out, tmp_path
+):
+    notes = tmp_path / "notes.jpg"
+    notes.write_text("no picture")
+    bad = [EditRequest(tmp_path / "no.png", "x", key="no"), EditRequest(notes, "x", key="notes"), {"key": "malformed"}]
+    async with service(max_in_flight=1) as (_, session):
         for _ in range(2):
-            report = await EditBatch([EditRequest(tmp_path / "no.png", "x", key="no")], out, stop_after_failures=1).run(
-                session
-            )
-            assert (report.failed, bool(report.stopped)) == (1, True)
+            report = await EditBatch([*bad, *requests(3)], out, stop_after_failures=1).run(session)
+            assert (report.failed, report.refused, report.saved, report.stopped) == (2, 1, 3, "")
 
 
 async def test_an_input_that_is_gone_afterwards_does_no_harm(requests, out, photo):

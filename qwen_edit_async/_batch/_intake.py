@@ -239,7 +239,6 @@ class Intake:
     def _refuse(self, reason: str, key: object) -> None:
         around = self._around
         around.counts.failed += 1
-        around.budget.failed()
         log.warning("refused %r: %s", key, reason)
         reason = reason if reason in self._refusals or len(self._refusals) < _MAX_REASONS else "other reasons: see log"
         self._refusals[reason] = self._refusals.get(reason, 0) + 1

@@ -211,7 +211,8 @@ class Budget:
     Attributes:
         max_cost: The most that the batch may cost, in the account's currency; earlier runs count.
         max_tasks: The most tasks that may be created; earlier runs count.
-        stop_after_failures: After how many failures in this run no more is submitted.
+        stop_after_failures: After how many failures in this run no more is submitted; what is wrong with the input is
+            not among them.
         spent: What completed edits cost.
         tasks: How many tasks were created, or may have been.
         stopped: Why nothing more may be submitted; empty as long as it may.
@@ -296,7 +297,7 @@ class Budget:
             self._reserved -= pictures
 
     def failed(self, *, unreachable: bool = False) -> None:
-        """An edit failed in this run."""
+        """An edit failed in this run, for another reason than its input."""
         self._failures += 1
         self._unreachable = self._unreachable + 1 if unreachable else 0
         if self.stop_after_failures is not None and self._failures >= self.stop_after_failures:

@@ -23,6 +23,7 @@ from qwen_edit_async._errors import (
     DownloadError,
     EditFailedError,
     InsufficientBalanceError,
+    InvalidEditError,
     JournalError,
     NotFoundError,
     PermissionDeniedError,
@@ -305,7 +306,8 @@ class Row:
     def _count_failure(self, error: Exception) -> None:
         around = self._around
         around.counts.failed += 1
-        around.budget.failed(unreachable=isinstance(error, APIConnectionError))
+        if not isinstance(error, InvalidEditError):  # of which a next run has as many: it would never come further
+            around.budget.failed(unreachable=isinstance(error, APIConnectionError))
         around.news.set()
 
     @property

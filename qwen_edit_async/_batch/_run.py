@@ -106,7 +106,8 @@ class EditBatch:
         max_cost: The most that the whole batch may cost, in the account's currency. It is kept by reckoning unfinished
             edits with the highest price seen, and needs a service that names costs.
         max_tasks: The most tasks that the whole batch may create.
-        stop_after_failures: After how many failures a run submits nothing more.
+        stop_after_failures: After how many failures a run submits nothing more; bad rows and images, which were never
+            sent, do not count.
         resubmit_uncertain: Whether to submit again what may have been submitted when the last run ended, and what the
             service no longer knows: a task may exist, or have existed, so that both may be charged.
         deadline: Seconds for each edit, from having a slot to its end; the session's by default.
