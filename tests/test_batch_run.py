@@ -5,6 +5,7 @@ import contextlib
 import errno
 import io
 import os
+import shutil
 import sqlite3
 from collections import Counter
 from decimal import Decimal
@@ -29,6 +30,7 @@ from qwen_edit_async import (
     SessionClosedError,
 )
 from qwen_edit_async._batch import _store
+from qwen_edit_async._batch._content import read_content
 from qwen_edit_async._batch._journal import ASIDE_NAME, JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async._batch._lock import RunLock
 from qwen_edit_async._downloads import Downloader
@@ -423,11 +425,36 @@ async def test_the_same_path_with_another_content_is_another_request(requests, o
     assert (report.saved, report.refused) == (1, 1)
 
 
-async def test_a_file_that_was_only_touched_is_the_same(requests, out, photo):
+async def test_a_file_of_the_same_size_and_time_with_another_content_is_another_request(requests, out, photo):
+    async with service() as (_, session):
+        photo.write_bytes(PHOTO + bytes(max(0, len(OTHER_PHOTO) - len(PHOTO))))
+        status = photo.stat()
+        await EditBatch(requests(1), out).run(session)
+        photo.write_bytes(OTHER_PHOTO.ljust(status.st_size, b"\0"))
+        os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
+        report = await EditBatch(requests(1), out).run(session)
+    assert (report.saved, report.refused) == (1, 1)
+
+
+async def test_a_file_that_was_only_touched_or_copied_back_is_the_same_and_is_looked_at_once(
+    requests, out, photo, monkeypatch
+):
+    looked_at = []
+
+    def look(request):
+        looked_at.append(request.key)
+        return read_content(request)
+
+    monkeypatch.setattr("qwen_edit_async._batch._intake.read_content", look)
     async with service() as (_, session):
         await EditBatch(requests(1), out).run(session)
         os.utime(photo, (1, 1))
         assert (await EditBatch(requests(1), out).run(session)).ok
+        shutil.copy2(photo, copy := photo.with_name("copy.png"))
+        copy.replace(photo)
+        for _ in range(2):
+            assert (await EditBatch(requests(1), out).run(session)).ok
+    assert len(looked_at) == 3
 
 
 async def test_the_same_request_twice_is_one_edit(requests, out):

@@ -230,6 +230,8 @@ class Intake:
                 return
             await around.journal.redraft(entry.number, draft)
             entry = attrs.evolve(entry, digest=draft.digest, stamp=draft.stamp, pictures=draft.pictures)
+        elif error is None and content.stamp != entry.stamp:
+            around.journal.restamp(entry.number, content.stamp)
         row = Row(entry, around)
         if error is not None and entry.state in _NEEDS_INPUT:
             await row.fail(error, request)

@@ -86,6 +86,10 @@ class Journal:
         """Replace what is asked for; for an edit that was never paid for."""
         await self._thread.call(self._store.redraft, number, draft)
 
+    def restamp(self, number: int, stamp: str) -> None:
+        """Replace an edit's stamp, whenever that is written: it saves the next run a look at the files."""
+        self._thread.call(self._store.restamp, number, stamp)
+
     def move(self, number: int, state: State, **columns: Any) -> asyncio.Future[None]:
         """Record a step; awaiting it is waiting for the disk.
 

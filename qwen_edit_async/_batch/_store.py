@@ -209,6 +209,10 @@ class Store:
             (draft.digest, draft.stamp, _storable(draft.request), draft.pictures, number),
         )
 
+    def restamp(self, number: int, stamp: str) -> None:
+        """Replace the stamp of an edit whose files were looked at, and have the content that they had."""
+        self._connection.execute("UPDATE edits SET stamp = ? WHERE number = ?", (stamp, number))
+
     def move(self, number: int, state: State, columns: dict[str, Any]) -> None:
         """Record a step of an edit.
 
