@@ -29,6 +29,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _HOST = re.compile(r"[^\s/@:?#\\\[\]]+|\[?[0-9A-Fa-f:.]+(%[^\s/\]]+)?\]?")
 _OWN_HEADERS = frozenset({"authorization", "content-length", "content-type", "host", "transfer-encoding", "connection"})
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _DEFAULT_TIMEOUT = 60.0
 _LONGEST_CONNECT = 10.0
 _SHORTEST_REDACTED = 8
@@ -142,6 +143,14 @@ def resolve_base_url(base_url: str | None, from_environment: str | None, *, allo
             f"base_url http://{parts.netloc} would send the key unencrypted: use https, or allow_insecure=True"
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def origin_of(base_url: str) -> str:
+    """Whose tasks those of a resolved address are: its scheme, host and port, written in one way."""
+    parts = urlsplit(base_url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    port = "" if parts.port in {None, _DEFAULT_PORTS[parts.scheme]} else f":{parts.port}"
+    return f"{parts.scheme}://{host}{port}"
 
 
 def resolve_result_hosts(base_url: str, allowed: Iterable[str]) -> ResultHosts:

@@ -16,7 +16,8 @@ import pytest
 
 from qwen_edit_async import JournalError
 from qwen_edit_async._batch import _lock
-from qwen_edit_async._batch._journal import JOURNAL_NAME, LOCK_NAME, Journal
+from qwen_edit_async._batch._aside import IdsAside
+from qwen_edit_async._batch._journal import ASIDE_NAME, JOURNAL_NAME, LOCK_NAME, Journal
 from qwen_edit_async._batch._lock import RunLock
 from qwen_edit_async._batch._plan import State
 from qwen_edit_async._batch._report import Percentiles
@@ -411,3 +412,66 @@ async def test_a_file_system_without_locks_is_recognised(tmp_path, monkeypatch):
 
     monkeypatch.setattr("fcntl.flock", fail)
     await (await Journal.open(tmp_path)).aclose()
+
+
+def test_ids_aside_have_their_room_from_the_start_and_leave_none_behind(tmp_path):
+    aside = IdsAside(tmp_path / ASIDE_NAME)
+    aside.reserve()
+    reserved = (tmp_path / ASIDE_NAME).stat().st_size
+    aside.write("cät", "task-1")
+    aside.write("dog", "task-2")
+    assert (tmp_path / ASIDE_NAME).stat().st_size == reserved > 0
+    aside.close()
+    again = IdsAside(tmp_path / ASIDE_NAME)
+    assert again.read() == {"cät": "task-1", "dog": "task-2"}
+    again.reserve()
+    again.close()
+    assert not (tmp_path / ASIDE_NAME).exists()
+
+
+@pytest.mark.parametrize("torn", [b'["dog", "ta', b"{}", b"7", b'["dog"]', b"\xff"])
+def test_an_id_aside_that_was_not_written_whole_is_none(tmp_path, torn):
+    (tmp_path / ASIDE_NAME).write_bytes(b'["cat", "task-1"]\n' + torn + b"\n\n\n")
+    assert IdsAside(tmp_path / ASIDE_NAME).read() == {"cat": "task-1"}
+
+
+def test_an_id_that_can_not_be_written_aside_either_is_logged(tmp_path, monkeypatch, caplog):
+    aside = IdsAside(tmp_path / "no folder" / ASIDE_NAME)
+    aside.reserve()
+    aside.write("cat", "task-1")
+    aside.close()
+    aside = IdsAside(tmp_path / ASIDE_NAME)
+    aside.reserve()
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    aside.write("cat", "task-2")
+    aside.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"task {task_id} of 'cat' could not be written down: {why}"
+        for task_id, why in (("task-1", "No such file or directory"), ("task-2", "full"))
+    ]
+
+
+async def test_ids_aside_are_recorded_only_where_they_are_missing(tmp_path, rows):
+    journal = await Journal.open(tmp_path)
+    lost = (await journal.plan(draft("lost"))).number
+    await journal.move(lost, State.SUBMITTING)
+    await submitted(journal, "known")
+    for key in ("lost", "known", "unknown"):
+        journal.set_aside(key, f"late id of {key}")
+    await journal.aclose()
+    await (await Journal.open(tmp_path)).aclose()
+    assert rows("SELECT key, state, task_id FROM edits") == [
+        ("lost", "submitted", "late id of lost"),
+        ("known", "submitted", "task of known"),
+    ]
+
+
+async def test_ids_aside_stay_there_if_they_can_not_be_recorded(tmp_path, monkeypatch):
+    journal = await Journal.open(tmp_path)
+    journal.set_aside("cat", "task-1")
+    await journal.aclose()
+    with monkeypatch.context() as damaged:
+        damaged.setattr(Store, "find", lambda *_: (_ for _ in ()).throw(JournalError("damaged")))
+        with pytest.raises(JournalError, match="damaged"):
+            await Journal.open(tmp_path)
+    assert IdsAside(tmp_path / ASIDE_NAME).read() == {"cat": "task-1"}

@@ -56,9 +56,9 @@ def test_what_has_a_task_is_never_submitted_again(state, consent):
         (State.FAILED, False, False, Step.REPLAN),
         (State.FAILED, True, True, Step.LEAVE),
         (State.UNCERTAIN, False, False, Step.LEAVE),
-        (State.UNCERTAIN, False, True, Step.REPLAN),
+        (State.UNCERTAIN, False, True, Step.SUBMIT),
         (State.UNCERTAIN, True, False, Step.ATTACH),
-        (State.UNCERTAIN, True, True, Step.REPLAN),
+        (State.UNCERTAIN, True, True, Step.SUBMIT),
     ],
 )
 def test_a_run_goes_on_from_where_an_edit_stands(state, has_task, consent, step):
@@ -75,7 +75,6 @@ def test_a_run_goes_on_from_where_an_edit_stands(state, has_task, consent, step)
         (State.COMPLETED, State.FAILED),
         (State.SAVED, State.SUBMITTING),
         (State.SAVED, State.PLANNED),
-        (State.UNCERTAIN, State.SUBMITTING),
         (State.PLANNED, State.SUBMITTED),
         (State.PLANNED, State.SAVED),
     ],

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import io
 import os
+import shutil
 import sqlite3
 from collections import Counter
 from decimal import Decimal
@@ -29,7 +30,8 @@ from qwen_edit_async import (
     SessionClosedError,
 )
 from qwen_edit_async._batch import _store
-from qwen_edit_async._batch._journal import JOURNAL_NAME, LOCK_NAME
+from qwen_edit_async._batch._content import read_content
+from qwen_edit_async._batch._journal import ASIDE_NAME, JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async._batch._lock import RunLock
 from qwen_edit_async._downloads import Downloader
 from qwen_edit_async._host import Host
@@ -174,6 +176,39 @@ async def test_only_a_damaged_file_is_fetched_again(requests, out, damage):
     assert (after.downloads - before.downloads, after.submits - before.submits) == (1, 0)
 
 
+@pytest.mark.may_block("the test damages the folder")
+@pytest.mark.parametrize("content", [None, b"", b"\0"])
+@pytest.mark.parametrize("left", ["report.json", "report.html"])
+async def test_a_journal_that_is_lost_is_not_begun_anew(requests, out, photo, content, left):
+    async with service() as (emulator, session):
+        await EditBatch(requests(3), out).run(session)
+        journal = (out / JOURNAL_NAME).read_bytes()
+        (out / JOURNAL_NAME).unlink() if content is None else (out / JOURNAL_NAME).write_bytes(content)
+        (out / ({"report.json", "report.html"} - {left}).pop()).unlink()
+        lost = rf"lost its content, but {left} tells of an earlier run: put a copy of it back"
+        with pytest.raises(JournalError, match=lost):
+            await EditBatch(requests(3), out).run(session)
+        with pytest.raises(JournalError, match=lost):
+            await EditBatch(requests(3), out).plan()
+        with pytest.raises(JournalError, match=lost):
+            await EditBatch(photo, out, instruction="make it snow").run(session)
+        (out / JOURNAL_NAME).write_bytes(journal)
+        assert (await EditBatch(requests(3), out).run(session)).saved == 3
+    assert emulator.statistics().tasks_created == 3
+
+
+@pytest.mark.may_block("the test makes the folder")
+@pytest.mark.parametrize("report", ["{}", "[]", "no JSON", None])
+async def test_a_journal_that_was_only_begun_is_gone_on_with_whatever_else_is_there(requests, out, report):
+    out.mkdir()
+    (out / JOURNAL_NAME).touch()
+    if report is not None:
+        (out / "report.json").write_text(report)
+        (out / "report.html").write_text("<!DOCTYPE html><p>of something else")
+    async with service() as (_, session):
+        assert (await EditBatch(requests(2), out).run(session)).ok
+
+
 async def test_what_is_in_flight_is_attached_to(requests, out):
     async with service(LOSES_SIGHT.times(3)) as (emulator, session):
         first = await EditBatch(requests(3), out).run(session)
@@ -226,6 +261,13 @@ async def test_an_uncertain_submission_is_repeated_with_consent_only(requests, o
     assert (report.ok, report.repeats, report.retries) == (True, 1, 1)
 
 
+@pytest.fixture
+def same_service(monkeypatch):
+    """What two emulators are, one after the other: one that has forgotten, or another account."""
+    monkeypatch.setattr("qwen_edit_async._batch._run.origin_of", lambda _: "https://service.example")
+
+
+@pytest.mark.usefixtures("same_service")
 async def test_a_task_that_the_service_no_longer_knows_is_submitted_again_with_consent_only(requests, out):
     async with service(LOSES_SIGHT) as (_, session):
         assert (await EditBatch(requests(2), out).run(session)).in_flight == 2
@@ -239,6 +281,7 @@ async def test_a_task_that_the_service_no_longer_knows_is_submitted_again_with_c
     assert (report.ok, report.saved, report.repeats, report.failures) == (True, 3, 2, ())
 
 
+@pytest.mark.usefixtures("same_service")
 async def test_with_consent_one_run_finds_a_task_gone_and_submits_its_edit_again(requests, out):
     async with service(LOSES_SIGHT) as (_, session):
         await EditBatch(requests(2), out).run(session)
@@ -248,6 +291,7 @@ async def test_with_consent_one_run_finds_a_task_gone_and_submits_its_edit_again
     assert (report.ok, report.repeats) == (True, 2)
 
 
+@pytest.mark.usefixtures("same_service")
 async def test_a_task_that_the_service_knows_after_all_is_not_submitted_again_even_with_consent(requests, out):
     async with service(LOSES_SIGHT.times(1)) as (emulator, session):
         assert (await EditBatch(requests(1), out).run(session)).in_flight == 1
@@ -257,6 +301,7 @@ async def test_a_task_that_the_service_knows_after_all_is_not_submitted_again_ev
         assert (report.ok, report.repeats, emulator.statistics().tasks_created) == (True, 0, 1)
 
 
+@pytest.mark.usefixtures("same_service")
 async def test_a_task_that_is_unknown_counts_once_against_the_limit(requests, out):
     async with service(LOSES_SIGHT) as (_, session):
         await EditBatch(requests(1), out).run(session)
@@ -264,6 +309,96 @@ async def test_a_task_that_is_unknown_counts_once_against_the_limit(requests, ou
         await EditBatch(requests(1), out).run(session)
         report = await EditBatch(requests(3), out, max_tasks=2).run(session)
         assert (report.saved, emulator.statistics().tasks_created) == (1, 1)
+
+
+def columns(out: Path, *names: str) -> list[tuple[object, ...]]:
+    """What the journal says of its edits, in their order."""
+    with contextlib.closing(sqlite3.connect(out / JOURNAL_NAME)) as journal:
+        return journal.execute(f"SELECT {', '.join(names)} FROM edits ORDER BY number").fetchall()
+
+
+async def test_consent_ends_with_the_run_that_could_not_use_it(requests, out):
+    async with service(Fault.drop_reply().on("submit").times(2), max_in_flight=1) as (emulator, session):
+        assert (await EditBatch(requests(2), out).run(session)).uncertain == 2
+        spent = await EditBatch(requests(2), out, resubmit_uncertain=True, max_tasks=2).run(session)
+        assert (spent.uncertain, spent.planned, spent.repeats) == (2, 0, 0)
+        assert spent.failures[0].reason.startswith("a task may exist")
+        assert (await EditBatch(requests(2), out).run(session)).uncertain == 2
+        assert emulator.statistics().tasks_created == 2
+
+
+async def test_consent_ends_with_the_run_that_was_cancelled(requests, out):
+    async with service(Fault.drop_reply().on("submit").times(3), duration=0.5, max_in_flight=1) as (emulator, session):
+        await EditBatch(requests(3), out).run(session)
+        run = asyncio.create_task(EditBatch(requests(3), out, resubmit_uncertain=True).run(session))
+        await until(lambda: session.statistics().watched)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert columns(out, "state", "repeats") == [("submitted", 1), ("uncertain", 0), ("uncertain", 0)]
+        report = await EditBatch(requests(3), out).run(session)
+    assert (report.saved, report.uncertain, emulator.statistics().tasks_created) == (1, 2, 4)
+
+
+@pytest.mark.parametrize("status", [503, 400])
+async def test_a_repeat_that_was_certainly_refused_leaves_its_edit_uncertain(requests, out, status):
+    faults = Fault.drop_reply().on("submit").nth(1), Fault.status(status).on("submit").nth(2)
+    async with service(*faults) as (emulator, session):
+        await EditBatch(requests(1), out).run(session)
+        refused = await EditBatch(requests(1), out, resubmit_uncertain=True).run(session)
+        assert (refused.uncertain, refused.failed, refused.repeats) == (1, 0, 0)
+        await EditBatch(requests(1), out).run(session)
+        assert emulator.statistics().tasks_created == 1
+        report = await EditBatch(requests(1), out, resubmit_uncertain=True, max_tasks=2).run(session)
+    assert (report.ok, report.repeats, emulator.statistics().tasks_created) == (True, 1, 2)
+
+
+async def test_an_uncertain_edit_whose_input_is_gone_stays_uncertain(requests, out, photo):
+    async with service(Fault.drop_reply().on("submit").nth(1)) as (emulator, session):
+        await EditBatch(requests(1), out).run(session)
+        photo.unlink()
+        assert (await EditBatch(requests(1), out, resubmit_uncertain=True).run(session)).uncertain == 1
+        photo.write_bytes(PHOTO)
+        report = await EditBatch(requests(1), out).run(session)
+    assert (report.uncertain, emulator.statistics().tasks_created) == (1, 1)
+
+
+@pytest.mark.usefixtures("same_service")
+async def test_the_ids_of_tasks_that_are_unknown_are_kept_until_they_are_repeated_and_can_be_found_then(requests, out):
+    async with service(LOSES_SIGHT) as (_, session):
+        await EditBatch(requests(3), out).run(session)
+    ids = [task_id for (task_id,) in columns(out, "task_id")]
+    async with service() as (emulator, session):
+        await EditBatch(requests(3), out, resubmit_uncertain=True, max_tasks=4).run(session)
+        rows = columns(out, "state", "task_id", "former_task_ids", "repeats")
+        assert sorted(state for state, *_ in rows) == ["saved", "uncertain", "uncertain"]
+        for old, (state, task_id, former, repeats) in zip(ids, rows, strict=True):
+            repeated = state == "saved"
+            assert (former if repeated else task_id, repeats) == (old, repeated)
+            assert (task_id in emulator.tasks) == repeated
+        report = await EditBatch(requests(3), out).run(session)
+    assert (report.saved, report.uncertain, emulator.statistics().tasks_created) == (1, 2, 1)
+
+
+async def test_a_journal_is_not_used_with_another_service_than_that_which_has_its_tasks(requests, out):
+    async with service(LOSES_SIGHT.times(1)) as (first, session):
+        assert (await EditBatch(requests(2), out).run(session)).in_flight == 1
+        async with service() as (emulator, other_session):
+            batch = EditBatch(requests(2), out)
+            with pytest.raises(JournalError) as refused:
+                await batch.run(other_session)
+        assert f"has tasks of {first.url}, which {emulator.url} does not know: give this run another" in str(
+            refused.value
+        )
+        assert (batch.progress.begun, emulator.statistics().submits) == (False, 0)
+        assert (await EditBatch(requests(2), out).run(session)).ok
+
+
+async def test_a_journal_of_edits_that_no_service_took_can_be_used_with_any(requests, out, unused_port):
+    async with EditSession("key", base_url=f"http://127.0.0.1:{unused_port}", max_retries=0) as nobody:
+        assert (await EditBatch(requests(2), out).run(nobody)).failed == 2
+    async with service() as (_, session):
+        assert (await EditBatch(requests(2), out).run(session)).ok
 
 
 async def test_a_repeat_that_the_session_may_make_is_counted(requests, out):
@@ -311,11 +446,36 @@ async def test_the_same_path_with_another_content_is_another_request(requests, o
     assert (report.saved, report.refused) == (1, 1)
 
 
-async def test_a_file_that_was_only_touched_is_the_same(requests, out, photo):
+async def test_a_file_of_the_same_size_and_time_with_another_content_is_another_request(requests, out, photo):
+    async with service() as (_, session):
+        photo.write_bytes(PHOTO + bytes(max(0, len(OTHER_PHOTO) - len(PHOTO))))
+        status = photo.stat()
+        await EditBatch(requests(1), out).run(session)
+        photo.write_bytes(OTHER_PHOTO.ljust(status.st_size, b"\0"))
+        os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
+        report = await EditBatch(requests(1), out).run(session)
+    assert (report.saved, report.refused) == (1, 1)
+
+
+async def test_a_file_that_was_only_touched_or_copied_back_is_the_same_and_is_looked_at_once(
+    requests, out, photo, monkeypatch
+):
+    looked_at = []
+
+    def look(request):
+        looked_at.append(request.key)
+        return read_content(request)
+
+    monkeypatch.setattr("qwen_edit_async._batch._intake.read_content", look)
     async with service() as (_, session):
         await EditBatch(requests(1), out).run(session)
         os.utime(photo, (1, 1))
         assert (await EditBatch(requests(1), out).run(session)).ok
+        shutil.copy2(photo, copy := photo.with_name("copy.png"))
+        copy.replace(photo)
+        for _ in range(2):
+            assert (await EditBatch(requests(1), out).run(session)).ok
+    assert len(looked_at) == 3
 
 
 async def test_the_same_request_twice_is_one_edit(requests, out):
@@ -368,13 +528,16 @@ async def test_a_deleted_input_fails_alone_and_is_edited_once_it_is_back(request
     assert emulator.statistics().tasks_created == 3
 
 
-async def test_an_input_that_stays_away_fails_in_every_run(out, tmp_path):
-    async with service() as (_, session):
+async def test_an_input_that_stays_away_fails_in_every_run_and_keeps_no_other_from_being_edited(
+    requests, out, tmp_path
+):
+    notes = tmp_path / "notes.jpg"
+    notes.write_text("no picture")
+    bad = [EditRequest(tmp_path / "no.png", "x", key="no"), EditRequest(notes, "x", key="notes"), {"key": "malformed"}]
+    async with service(max_in_flight=1) as (_, session):
         for _ in range(2):
-            report = await EditBatch([EditRequest(tmp_path / "no.png", "x", key="no")], out, stop_after_failures=1).run(
-                session
-            )
-            assert (report.failed, bool(report.stopped)) == (1, True)
+            report = await EditBatch([*bad, *requests(3)], out, stop_after_failures=1).run(session)
+            assert (report.failed, report.refused, report.saved, report.stopped) == (2, 1, 3, "")
 
 
 async def test_an_input_that_is_gone_afterwards_does_no_harm(requests, out, photo):
@@ -483,6 +646,7 @@ async def test_failures_stop_the_run(requests, out):
     assert (report.failed, report.stopped) == (2, "2 edits failed (stop_after_failures=2)")
 
 
+@pytest.mark.usefixtures("same_service")
 async def test_an_empty_account_stops_the_run_and_leaves_the_rest_planned(requests, out):
     async with service(max_in_flight=1, balance=Decimal("0.08")) as (_, session):
         report = await EditBatch(requests(6), out).run(session)
@@ -680,7 +844,7 @@ async def test_a_journal_that_fails_ends_the_run_and_names_the_tasks_that_it_cou
             raise error
         move(self, number, state, columns)
 
-    async with service(max_in_flight=2, duration=5) as (emulator, session):
+    async with service(max_in_flight=2, duration=0.5) as (emulator, session):
         with monkeypatch.context() as full:
             full.setattr(_store.Store, "move", fail)
             with pytest.raises(JournalError, match="the disk is full") as failure:
@@ -689,7 +853,8 @@ async def test_a_journal_that_fails_ends_the_run_and_names_the_tasks_that_it_cou
         assert any(task_id in note for note in failure.value.__notes__)
         assert len(emulator.tasks) <= 4
         recovered = await EditBatch([], out).run(session)
-    assert recovered.uncertain == len(emulator.tasks)
+    assert (recovered.saved, recovered.uncertain) == (len(emulator.tasks), 0)
+    assert not (out / ASIDE_NAME).exists()
 
 
 async def test_two_runs_on_one_folder_are_refused(requests, out):

@@ -393,13 +393,10 @@ async def test_a_journal_that_was_only_begun_holds_nothing(photos, out, content)
 
 
 @pytest.mark.may_block(reason="the test makes a journal")
-async def test_a_journal_of_another_version_can_not_be_looked_at(photos, out, monkeypatch):
+async def test_a_journal_of_a_later_version_can_not_be_looked_at(photos, out, monkeypatch):
     out.mkdir()
     Store(out / JOURNAL_NAME).close()
     batch = EditBatch(photos, out, instruction="snow")
-    monkeypatch.setattr(_store, "_MIGRATIONS", (*_store._MIGRATIONS, ""))
-    with pytest.raises(JournalError, match="earlier version"):
-        await batch.plan()
     monkeypatch.setattr(_store, "_MIGRATIONS", ())
     with pytest.raises(JournalError, match="later version"):
         await batch.plan()

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import sqlite3
 from decimal import Decimal
 
 import attrs
@@ -16,9 +17,12 @@ from PIL import Image
 
 from qwen_edit_async._batch._journal import LOCK_NAME
 from qwen_edit_async._batch._lock import RunLock
+from qwen_edit_async._batch._plan import State
+from qwen_edit_async._batch._store import Store
 from qwen_edit_async._cli import main
 from qwen_edit_async._cli._display import BatchProgress, Screen
-from qwen_edit_async._cli._running import cancel_on_termination
+from qwen_edit_async._cli._options import ConnectionOptions, SubmissionOptions
+from qwen_edit_async._cli._running import Run, cancel_on_termination
 from qwen_edit_async._display import Progress
 from qwen_edit_async.emulator import EditEmulator, Fault
 
@@ -423,6 +427,51 @@ def test_tasks_that_ended_with_an_embedded_service_are_repeated_on_demand_only(p
     assert "warning: 3 uncertain: only --resubmit-uncertain submits them again" in text
     assert batch(photos, "--emulator", "--resubmit-uncertain") == 0
     assert "3 of 3 edits done" in capsys.readouterr().err
+
+
+def test_pictures_of_the_embedded_service_are_not_taken_for_the_models_nor_the_other_way_round(
+    photos, batch, tmp_path, capsys, service
+):
+    assert batch(photos, "--emulator") == 0
+    assert batch(photos) == 1
+    assert f"has tasks of the embedded service, which {service.url} does not know" in capsys.readouterr().err
+    assert not service.tasks
+    real = "batch", str(photos), "-i", "snow", "-o", str(tmp_path / "real"), *QUICK
+    assert main([*real]) == 0
+    capsys.readouterr()
+    assert main([*real, "--emulator"]) == 1
+    assert f"has tasks of {service.url}, which the embedded service does not know" in capsys.readouterr().err
+
+
+def test_tasks_that_the_journal_could_not_keep_are_named_and_waited_for_by_the_same_command(
+    photos, batch, capsys, monkeypatch, service
+):
+    def fail(self, number, state, columns):
+        if state is State.SUBMITTED:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorname = "SQLITE_FULL"
+            raise error
+        move(self, number, state, columns)
+
+    move = Store.move
+    with monkeypatch.context() as full:
+        full.setattr(Store, "move", fail)
+        assert batch(photos / "a.png") == 1
+    (task_id,) = service.tasks
+    text = capsys.readouterr().err
+    assert f"the disk is full\nnot in the journal: 'a' is task {task_id}: qwen-edit fetch {task_id}\n" in text
+    assert batch(photos / "a.png") == 0
+    assert len(service.tasks) == 1
+
+
+def test_only_tasks_of_this_run_are_said_to_have_ended_with_its_embedded_service(photos, capsys):
+    async def work(session):
+        session.attach("task-of-an-earlier-run")
+        await session.submit(photos / "a.png", "snow")
+        return 0
+
+    assert Run(Screen(), ConnectionOptions(), SubmissionOptions(emulator=True), output=photos)(work) == 0
+    assert "1 task ended with the embedded service" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["edit", "batch"])

@@ -14,6 +14,7 @@ from qwen_edit_async._config import (
     check_headers,
     check_not_negative,
     check_positive,
+    origin_of,
     resolve_api_key,
     resolve_base_url,
     resolve_protocol,
@@ -313,3 +314,17 @@ def test_headers_that_are_no_text_of_one_line_are_refused(headers):
 def test_headers_that_would_break_the_request_are_refused(headers):
     with pytest.raises(ConfigurationError, match="default_headers"):
         check_headers(headers)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "origin"),
+    [
+        ("https://cloud.vtrix.ai", "https://cloud.vtrix.ai"),
+        ("https://Cloud.Vtrix.ai:443/prefix", "https://cloud.vtrix.ai"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://localhost:80", "http://localhost"),
+        ("http://[::1]:443", "http://[::1]:443"),
+    ],
+)
+def test_a_service_is_known_by_scheme_host_and_port(base_url: str, origin: str) -> None:
+    assert origin_of(base_url) == origin

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from qwen_edit_async import JournalError
 from qwen_edit_async._batch._journal import JOURNAL_NAME, Journal
 from qwen_edit_async._batch._plan import State, Step, next_step
+from qwen_edit_async._batch._report import BatchReport
 from qwen_edit_async._batch._store import Draft, Store
 
 pytestmark = [
@@ -87,6 +88,7 @@ async def fresh_keys(content: bytes) -> set[str]:
     """Which of the edits that were submitted a resumed run would submit again, without being asked to."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / JOURNAL_NAME).write_bytes(content)
+        (Path(folder) / "report.json").write_text(BatchReport(folder=folder, elapsed=1.0).to_json())
         journal = await Journal.open(Path(folder))
         try:
             await journal.recover()
@@ -147,13 +149,17 @@ async def test_what_no_run_writes_is_a_damaged_journal(change):
         await fresh_keys(content)
 
 
+@pytest.mark.parametrize("content", [b"", b"S", b"\0", bytes(99), bytes(512)])
+async def test_of_a_journal_without_content_no_new_one_is_made(content):
+    with pytest.raises(JournalError):
+        await fresh_keys(content)
+
+
 @pytest.mark.fuzz
 @given(damages())
 async def test_a_damaged_journal_is_a_clear_error_or_resumed_rightly(damage):
     content = bytearray(intact())
     damage(content)
-    if len(content) <= 1:  # nothing is left that could be recognised: SQLite makes a new database of it
-        return
     try:
         assert await fresh_keys(bytes(content)) == set()
     except JournalError as error:

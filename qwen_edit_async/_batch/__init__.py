@@ -8,6 +8,7 @@
     _intake      the input, and a bounded number of rows at work
     _row         one edit: submit, wait, save; journals each step before it relies on it
     _journal     SQLite for coroutines: one thread, group commit     _lock      one run at a time
+    _aside       ids of tasks that the journal could not take, kept beside it for the next run
     _store       SQLite: schema, steps      _tally   its sums        _content   hashes of images, checks of files
     _outcomes    SQLite: what became of each edit                    _sqlite    how it is opened for reading; its errors
     ------------------------------------------------------------------ pure below

@@ -91,7 +91,9 @@ def _stamp(image: Any) -> str | None:
     if not isinstance(image, str | os.PathLike):
         return None
     status = os.stat(image)  # noqa: PTH116  # a remote path is no Path, and is not stamped: it raises
-    return f"{os.fspath(image)}:{status.st_size}:{status.st_mtime_ns}"
+    # Tools that copy can set the time of the content; that of the last change of anything (on Windows, of the making),
+    # they can't.
+    return f"{os.fspath(image)}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
 def _hash_image(image: Any, name: str) -> str:

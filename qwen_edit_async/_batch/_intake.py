@@ -230,6 +230,8 @@ class Intake:
                 return
             await around.journal.redraft(entry.number, draft)
             entry = attrs.evolve(entry, digest=draft.digest, stamp=draft.stamp, pictures=draft.pictures)
+        elif error is None and content.stamp != entry.stamp:
+            around.journal.restamp(entry.number, content.stamp)
         row = Row(entry, around)
         if error is not None and entry.state in _NEEDS_INPUT:
             await row.fail(error, request)
@@ -239,7 +241,6 @@ class Intake:
     def _refuse(self, reason: str, key: object) -> None:
         around = self._around
         around.counts.failed += 1
-        around.budget.failed()
         log.warning("refused %r: %s", key, reason)
         reason = reason if reason in self._refusals or len(self._refusals) < _MAX_REASONS else "other reasons: see log"
         self._refusals[reason] = self._refusals.get(reason, 0) + 1

@@ -3,52 +3,64 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Self
 
+import attrs
+
 from qwen_edit_async._errors import JournalError
 
+from ._aside import IdsAside
 from ._gather import Call, Gatherer
 from ._lock import RunLock
 from ._plan import State
+from ._publish import check_not_lost
 from ._report import JournalSummary
 from ._store import Draft, Entry, Store
 from ._tally import Totals
 
 JOURNAL_NAME: Final = "qwen-edit-journal.sqlite3"
 LOCK_NAME: Final = "qwen-edit-journal.lock"
+ASIDE_NAME: Final = "qwen-edit-journal.ids"
 
 
 class Journal:
     """An open journal; made by :meth:`open`."""
 
-    def __init__(self, store: Store, lock: RunLock, executor: ThreadPoolExecutor) -> None:
-        self._store = store
-        self._lock = lock
+    def __init__(self, file: _File, executor: ThreadPoolExecutor) -> None:
+        self._file = file
+        self._store = file.store
+        self._executor = executor
         self._thread = Gatherer(executor, self._transact)
         self._broken: JournalError | None = None
 
     @classmethod
-    async def open(cls, folder: Path) -> Self:
+    async def open(cls, folder: Path, service: str = "") -> Self:
         """Make the folder and the journal in it, or open what is there, and lock it.
 
+        Args:
+            folder: Where it is, or will be.
+            service: Whose tasks it is to hold; empty if that does not matter.
+
         Raises:
-            JournalError: If it can't be opened or written, or if another run has it.
+            JournalError: If it can't be opened or written, if another run, or another service, has it, or if that of
+                earlier runs is lost.
         """
         executor = ThreadPoolExecutor(1, "qwen-edit-journal")
-        opening = asyncio.get_running_loop().run_in_executor(executor, _open, folder)
+        opening = asyncio.get_running_loop().run_in_executor(executor, _open, folder, service)
         try:
-            store, lock = await asyncio.shield(opening)
+            file = await asyncio.shield(opening)
         except asyncio.CancelledError:
             opening.add_done_callback(functools.partial(_discard, executor))
             raise
         except BaseException:  # whatever went wrong, the thread must end
             executor.shutdown(wait=False)
             raise
-        return cls(store, lock, executor)
+        return cls(file, executor)
 
     async def aclose(self) -> None:
         """Write what is still to be written, and close the file."""
@@ -74,6 +86,10 @@ class Journal:
         """Replace what is asked for; for an edit that was never paid for."""
         await self._thread.call(self._store.redraft, number, draft)
 
+    def restamp(self, number: int, stamp: str) -> None:
+        """Replace an edit's stamp, whenever that is written: it saves the next run a look at the files."""
+        self._thread.call(self._store.restamp, number, stamp)
+
     def move(self, number: int, state: State, **columns: Any) -> asyncio.Future[None]:
         """Record a step; awaiting it is waiting for the disk.
 
@@ -81,6 +97,10 @@ class Journal:
             JournalError: When awaited: if the edit can't come there, or if the journal can't be written.
         """
         return self._thread.call(self._store.move, number, state, columns)
+
+    def set_aside(self, key: str, task_id: str) -> None:
+        """Keep a task's id that could not be recorded: the next run that opens the journal records it."""
+        self._executor.submit(self._file.aside.write, key, task_id)
 
     async def recover(self) -> int:
         """Call uncertain what an earlier run was submitting when it ended; how many there are."""
@@ -111,32 +131,51 @@ class Journal:
 
     def _close(self) -> None:
         self._broken = self._broken or JournalError("the journal is closed")
-        _close(self._store, self._lock)
+        self._file.close()
 
 
-def _open(folder: Path) -> tuple[Store, RunLock]:
+@attrs.frozen
+class _File:
+    """A journal's file, and those beside it; blocking."""
+
+    store: Store
+    aside: IdsAside
+    lock: RunLock
+
+    def close(self) -> None:
+        try:
+            self.store.close()
+            self.aside.close()
+        finally:
+            self.lock.release()
+
+
+def _open(folder: Path, service: str) -> _File:
     lock = RunLock(folder / LOCK_NAME)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
         raise JournalError(f"the folder {folder} can't be written: {error.strerror}; nothing was submitted") from error
-    try:
-        return Store(folder / JOURNAL_NAME), lock
-    except BaseException:  # the lock must not outlive the attempt
-        lock.release()
-        raise
+    with contextlib.ExitStack() as undo:  # neither the lock nor the file must outlive the attempt
+        undo.callback(lock.release)
+        check_not_lost(folder / JOURNAL_NAME)
+        store = Store(folder / JOURNAL_NAME)
+        undo.callback(store.close)
+        if service:
+            store.bind(service)
+        aside = IdsAside(folder / ASIDE_NAME)
+        if ids := aside.read():
+            (outcome,) = store.transact([functools.partial(store.take_in, ids)])
+            if outcome is not None:  # the ids must stay where they are
+                raise outcome
+        aside.reserve()
+        undo.pop_all()
+    return _File(store, aside, lock)
 
 
-def _close(store: Store, lock: RunLock) -> None:
-    try:
-        store.close()
-    finally:
-        lock.release()
-
-
-def _discard(executor: ThreadPoolExecutor, opening: asyncio.Future[tuple[Store, RunLock]]) -> None:
+def _discard(executor: ThreadPoolExecutor, opening: asyncio.Future[_File]) -> None:
     """Close what was opened for somebody who is gone."""
     if opening.exception() is None:
-        executor.submit(_close, *opening.result())
+        executor.submit(opening.result().close)
     executor.shutdown(wait=False)

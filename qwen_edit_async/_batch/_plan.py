@@ -6,16 +6,17 @@
        ▲  │          │  │           │            ▲           │
        │  └─► failed ◄──┘           └─► failed   └───────────┘  a file is gone or damaged
        │        │                       (has a task id: stays so)
-       ├────────┘ without a task id: nothing was paid
-       │
-       └── uncertain ◄── submitting     repeated with consent only
-               ▲  │
-               │  └─► as submitted      the service knows the task after all
-           submitted                    the service does not know the task
+       └────────┘ without a task id: nothing was paid
+
+       uncertain ◄──► submitting        repeated with consent only, and back if that was certainly refused
+         ▲  │
+         │  └─► as submitted            the service knows the task after all
+       submitted                        the service does not know the task
 
 An edit is *submitting* from before its request can reach the service until the fate of that request is known. Whoever
 finds it in this state later can't know whether a task exists: it is *uncertain*. So is one whose task the service does
-not know (any more): it keeps the task's id, and each run asks again, since it may be the wrong service that was asked.
+not know (any more): it keeps the task's id, and each run asks again, since it may be the wrong account that was asked.
+It stays uncertain until the intent to repeat it is written: consent is given to one run, and ends with it.
 """
 
 from __future__ import annotations
@@ -68,11 +69,13 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.COMPLETED: frozenset({State.COMPLETED, State.SAVED}),
     State.SAVED: frozenset({State.COMPLETED}),
     State.FAILED: frozenset({State.FAILED, State.PLANNED}),
-    State.UNCERTAIN: frozenset({State.PLANNED, State.SUBMITTED, State.COMPLETED, State.FAILED, State.UNCERTAIN}),
+    State.UNCERTAIN: frozenset(
+        {State.PLANNED, State.SUBMITTING, State.SUBMITTED, State.COMPLETED, State.FAILED, State.UNCERTAIN},
+    ),
 }
 """The legal moves. One from a state to itself records something more, such as another attempt or a problem; one from
-*uncertain* to *submitted* is a task id that came late. From *uncertain* to what comes after *submitted* leads only a
-task that the service knows again."""
+*uncertain* to *submitted* is a task id that came late; to *planned*, a refusal that did. From *uncertain* to what comes
+after *submitted* leads only a task that the service knows again."""
 
 ORIGINS: Mapping[State, tuple[State, ...]] = {
     target: tuple(state for state, targets in MOVES.items() if target in targets) for target in State
@@ -108,7 +111,7 @@ def next_step(state: State, *, has_task: bool, resubmit_uncertain: bool) -> Step
         case State.FAILED if not has_task:
             return Step.REPLAN
         case State.UNCERTAIN if resubmit_uncertain:
-            return Step.REPLAN
+            return Step.SUBMIT
         case State.UNCERTAIN if has_task:
             return Step.ATTACH
         case _:
@@ -208,7 +211,8 @@ class Budget:
     Attributes:
         max_cost: The most that the batch may cost, in the account's currency; earlier runs count.
         max_tasks: The most tasks that may be created; earlier runs count.
-        stop_after_failures: After how many failures in this run no more is submitted.
+        stop_after_failures: After how many failures in this run no more is submitted; what is wrong with the input is
+            not among them.
         spent: What completed edits cost.
         tasks: How many tasks were created, or may have been.
         stopped: Why nothing more may be submitted; empty as long as it may.
@@ -293,7 +297,7 @@ class Budget:
             self._reserved -= pictures
 
     def failed(self, *, unreachable: bool = False) -> None:
-        """An edit failed in this run."""
+        """An edit failed in this run, for another reason than its input."""
         self._failures += 1
         self._unreachable = self._unreachable + 1 if unreachable else 0
         if self.stop_after_failures is not None and self._failures >= self.stop_after_failures:

@@ -6,6 +6,7 @@ They are a courtesy: what keeps them from being written never fails a run, but i
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import Final
 
 import attrs
 
+from qwen_edit_async._errors import JournalError
 from qwen_edit_async._gallery_file import GalleryEdit, write_gallery, write_whole
 from qwen_edit_async._images import is_url
 from qwen_edit_async._log import log
@@ -24,6 +26,11 @@ from ._report import BatchReport
 
 PAGE_NAME: Final = "report.html"
 _JSON_NAME: Final = "report.json"
+_PAGE_START: Final = (
+    b'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy"'
+)
+_HEADER_BYTES: Final = 100
+"""What each SQLite database begins with; a file of a byte or none passes for a new one."""
 
 _UNFINISHED: Final[dict[BatchStatus, str]] = {
     "planned": "not submitted yet",
@@ -69,6 +76,34 @@ def publish(
     except OSError as error:
         log.warning("%s could not be written: %s", journal.with_name(_JSON_NAME), error.strerror)
     return report
+
+
+def check_not_lost(journal: Path) -> None:
+    """Refuse to begin a journal anew where earlier runs have left their reports: all would be paid for again.
+
+    Raises:
+        JournalError: If there is no journal, or one without content, beside such a report.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if journal.stat().st_size >= _HEADER_BYTES:
+            return
+    for report, is_ours in ((journal.with_name(_JSON_NAME), _is_report), (journal.with_name(PAGE_NAME), _is_page)):
+        with contextlib.suppress(OSError, ValueError):
+            if is_ours(report):
+                raise JournalError(
+                    f"the journal {journal} is gone, or has lost its content, but {report.name} tells of an earlier "
+                    "run: put a copy of it back; in another folder everything would be submitted, and paid for, again"
+                )
+
+
+def _is_report(path: Path) -> bool:
+    report = json.loads(path.read_bytes())
+    return isinstance(report, dict) and {"folder", "saved", "uncertain_keys"} <= report.keys()
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_PAGE_START)) == _PAGE_START
 
 
 def _edits(journal: Path, limit: int, previews_until: float, abandoned: threading.Event) -> Iterator[GalleryEdit]:

@@ -23,6 +23,7 @@ from qwen_edit_async._errors import (
     DownloadError,
     EditFailedError,
     InsufficientBalanceError,
+    InvalidEditError,
     JournalError,
     NotFoundError,
     PermissionDeniedError,
@@ -144,9 +145,7 @@ class Row:
                 return
             await self._move(State.COMPLETED, files=None)
         if step is Step.REPLAN:
-            self._repeats += self._state is State.UNCERTAIN
-            await self._move(State.PLANNED, task_id=None, repeats=self._repeats, reason=None, problem=None)
-            self._entry = attrs.evolve(entry, task_id=None)
+            await self._move(State.PLANNED, reason=None, problem=None)
         try:
             if step in {Step.SUBMIT, Step.REPLAN} and request is not None:
                 await self._submit(request)
@@ -166,13 +165,11 @@ class Row:
         if self._around.budget.stopped:
             raise _StoppedError("the run submits nothing more")
         self._enter()
-        repeats = self._repeats + self._uncertain
         try:
-            await self._move(State.SUBMITTING, repeats=repeats)
+            await self._move(State.SUBMITTING, repeats=self._repeats + self._is_doubtful)
         except asyncio.CancelledError:
             self._retreat()
             raise
-        self._repeats = repeats
         self._around.attempts += 1
 
     def settled(self, fate: TaskSnapshot | Failure) -> None:
@@ -186,17 +183,28 @@ class Row:
             written = self._move(State.SUBMITTED, task_id=fate.task_id, reason=None, problem=None)
             written.add_done_callback(functools.partial(self._check_written, fate.task_id))
         elif fate is Failure.UNCERTAIN:
+            self._repeats += self._is_doubtful
             self._uncertain = True
         else:
             self._retreat()
 
+    @property
+    def _is_doubtful(self) -> bool:
+        """Whether a task may exist already: of an earlier run, or of an attempt of this one."""
+        return self._uncertain or self._entry.state is State.UNCERTAIN
+
     def _retreat(self) -> None:
-        """The service has nothing of this edit: let a later run submit it without asking."""
-        if self._state in {State.SUBMITTING, State.UNCERTAIN} and not self._uncertain:
+        """The service has nothing of this attempt: the edit stands where it stood before."""
+        if self._state not in {State.SUBMITTING, State.UNCERTAIN}:
+            return
+        if self._is_doubtful:
+            self._move(State.UNCERTAIN, repeats=self._repeats)
+        else:  # a later run may submit it without asking
             self._move(State.PLANNED, reason=None, problem=None)
 
     def _check_written(self, task_id: str, written: asyncio.Future[None]) -> None:
         if not written.cancelled() and (error := written.exception()) is not None:
+            self._around.journal.set_aside(self._entry.key, task_id)
             self._around.unwritten[self._entry.key] = task_id
             self._around.budget.stop(str(error))
 
@@ -213,7 +221,7 @@ class Row:
         except Exception as error:  # noqa: BLE001  # whatever is wrong with one edit is journalled, and ends it alone
             await self._not_submitted(error, request)
         else:
-            await self._wait(task)
+            await self._wait(task, attached=False)
         finally:
             self._leave()
 
@@ -226,26 +234,26 @@ class Row:
             await self._record(State.SUBMITTED, error, request)
             return
         understood = isinstance(error, QwenEditError | _StoppedError) and not isinstance(error, SubmitUncertainError)
-        if self._state is State.SUBMITTING and (self._uncertain or not understood):
+        if self._uncertain or (self._state is State.SUBMITTING and not understood):
             budget.created()
             budget.released(pictures, chargeable=True)
             await self._record(State.UNCERTAIN, error, request)
             return
         budget.refused()
         budget.released(pictures, chargeable=False)
-        if not isinstance(error, (*_ENDS_RUN, _StoppedError)):  # which are not this edit's fault: it stays planned
-            await self._record(State.FAILED, error, request)
+        if not isinstance(error, (*_ENDS_RUN, _StoppedError)):  # which are not this edit's fault: it stays as it was
+            await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error, request)
 
     async def _attach(self, task_id: str) -> None:
         task = self._around.session.attach(task_id, deadline=self._around.deadline)
         self._around.budget.adopt(self._entry.pictures)
         self._enter()
         try:
-            await self._wait(task)
+            await self._wait(task, attached=True)
         finally:
             self._leave()
 
-    async def _wait(self, task: EditTask) -> None:
+    async def _wait(self, task: EditTask, *, attached: bool) -> None:
         around, pictures = self._around, self._entry.pictures
         try:
             result = await task
@@ -266,7 +274,7 @@ class Row:
             await self._record(State.SUBMITTED, error)
         else:
             cost = result.usage.cost
-            await self._move(State.COMPLETED, **_columns(result, cost, attached=self._entry.task_id is not None))
+            await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
             around.budget.charged(pictures, cost)
             around.news.set()
             await self._save(result.images)
@@ -298,7 +306,8 @@ class Row:
     def _count_failure(self, error: Exception) -> None:
         around = self._around
         around.counts.failed += 1
-        around.budget.failed(unreachable=isinstance(error, APIConnectionError))
+        if not isinstance(error, InvalidEditError):  # of which a next run has as many: it would never come further
+            around.budget.failed(unreachable=isinstance(error, APIConnectionError))
         around.news.set()
 
     @property

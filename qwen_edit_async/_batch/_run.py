@@ -15,7 +15,7 @@ from typing import Final, cast
 
 import attrs
 
-from qwen_edit_async._config import check_not_negative, check_positive
+from qwen_edit_async._config import check_not_negative, check_positive, origin_of
 from qwen_edit_async._errors import ConfigurationError, InvalidEditError, JournalError, SessionClosedError
 from qwen_edit_async._log import log
 from qwen_edit_async._models import EditParameters
@@ -31,7 +31,7 @@ from ._intake import Intake
 from ._journal import JOURNAL_NAME, Journal
 from ._outcomes import BatchOutcome, read_page
 from ._plan import Budget
-from ._publish import publish
+from ._publish import check_not_lost, publish
 from ._report import BatchReport, make_report
 from ._row import Surroundings
 from ._survey import SurveyOptions, survey
@@ -106,7 +106,8 @@ class EditBatch:
         max_cost: The most that the whole batch may cost, in the account's currency. It is kept by reckoning unfinished
             edits with the highest price seen, and needs a service that names costs.
         max_tasks: The most tasks that the whole batch may create.
-        stop_after_failures: After how many failures a run submits nothing more.
+        stop_after_failures: After how many failures a run submits nothing more; bad rows and images, which were never
+            sent, do not count.
         resubmit_uncertain: Whether to submit again what may have been submitted when the last run ended, and what the
             service no longer knows: a task may exist, or have existed, so that both may be charged.
         deadline: Seconds for each edit, from having a slot to its end; the session's by default.
@@ -153,6 +154,7 @@ class EditBatch:
         self._resubmit_uncertain = resubmit_uncertain
         self._deadline = deadline
         self._gallery_limit = gallery_limit
+        self._service = ""  # set where the session's address does not tell: see the command line
         self._around: Surroundings | None = None
         self._total: int | None = None
         self._report: BatchReport | None = None
@@ -211,7 +213,7 @@ class EditBatch:
 
         Raises:
             ConfigurationError: If the input or the price makes no sense, or if the input can't be read twice.
-            JournalError: If there is a journal that can't be read.
+            JournalError: If there is a journal that can't be read, or if that of earlier runs is lost.
         """
         if not self._input.repeatable:
             raise ConfigurationError(f"a plan {_NEEDS_REPEATABLE}")
@@ -237,8 +239,8 @@ class EditBatch:
         Raises:
             ConfigurationError: If a folder, table or data frame can't be read, or lacks a column.
             InvalidEditError: If a row is bad, and the batch is ``strict``: nothing was sent.
-            JournalError: If the journal can't be opened or written, or another run has it. Notes name the ids of tasks
-                that could not be written down.
+            JournalError: If the journal can't be opened or written, another run has it, or it has tasks of another
+                service. Notes name the ids of tasks that could not be written down.
             SessionClosedError: If the session is not open.
             Exception: What the input raised.
         """
@@ -252,7 +254,7 @@ class EditBatch:
             self._total = plan.rows
             self._judge(plan)
             (on_plan or _log_problems)(plan)
-        journal = await Journal.open(self._folder)
+        journal = await Journal.open(self._folder, self._service or origin_of(session._base_url))  # noqa: SLF001  # our own
         files = Gatherer(ThreadPoolExecutor(1, "qwen-edit-batch"))
         try:
             around = self._around = Surroundings(
@@ -320,6 +322,7 @@ class EditBatch:
     async def _survey(self, *, fit: bool) -> BatchPlan:
         options = SurveyOptions(strict=self._strict, fit=fit, resubmit_uncertain=self._resubmit_uncertain)
         abandoned = threading.Event()
+        await asyncio.to_thread(check_not_lost, self.journal)
         try:
             plan = await asyncio.to_thread(survey, self._input, self.journal, options, abandoned)
         finally:

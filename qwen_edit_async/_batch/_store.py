@@ -6,7 +6,7 @@ import functools
 import json
 import sqlite3
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -51,8 +51,15 @@ _MIGRATIONS: Final = (
         checks INTEGER
     );
     """,
+    """
+    ALTER TABLE edits ADD COLUMN former_task_ids TEXT;
+    CREATE TABLE service (only INTEGER PRIMARY KEY CHECK (only = 1), origin TEXT NOT NULL);
+    """,
 )
-"""One script a schema version: a journal of an older version is brought up to date, step by step, when it is opened."""
+"""One script a schema version: a journal of an older version is brought up to date, step by step, when it is opened.
+
+Who only reads takes an older one as it is: what is read has been there from the first version on.
+"""
 
 _ENTRY_COLUMNS: Final = "number, key, digest, stamp, state, pictures, task_id, urls, files, repeats"
 
@@ -152,6 +159,25 @@ class Store:
             raise explain(error, self._path) from error
         return results
 
+    def bind(self, service: str) -> None:
+        """Take the journal for a service's; as long as no task of another one may be in it, it can be anybody's.
+
+        Raises:
+            JournalError: If it is another service's, or if it can't be written.
+        """
+        try:
+            known = self._connection.execute("SELECT origin FROM service").fetchone()
+            if known == (service,):
+                return
+            if known is not None and self._one(_HAS_TASKS):
+                raise JournalError(
+                    f"the journal {self._path} has tasks of {known[0]}, which {service} does not know: "
+                    "give this run another output folder, or go on with the service that has them"
+                )
+            self._connection.execute("INSERT OR REPLACE INTO service VALUES (1, ?)", (service,))
+        except sqlite3.Error as error:
+            raise explain(error, self._path) from error
+
     def find(self, key: str) -> Entry | None:
         """The edit of that name."""
         row = self._connection.execute(f"SELECT {_ENTRY_COLUMNS} FROM edits WHERE key = ?", (key,)).fetchone()  # noqa: S608  # constants
@@ -183,6 +209,10 @@ class Store:
             (draft.digest, draft.stamp, _storable(draft.request), draft.pictures, number),
         )
 
+    def restamp(self, number: int, stamp: str) -> None:
+        """Replace the stamp of an edit whose files were looked at, and have the content that they had."""
+        self._connection.execute("UPDATE edits SET stamp = ? WHERE number = ?", (stamp, number))
+
     def move(self, number: int, state: State, columns: dict[str, Any]) -> None:
         """Record a step of an edit.
 
@@ -199,6 +229,14 @@ class Store:
         )
         if cursor.rowcount != 1:
             raise JournalError(f"edit {number} can't become {state.value} from where it stands")
+
+    def take_in(self, task_ids: Mapping[str, str]) -> None:
+        """Record tasks, by their edits' keys, whose ids came when the journal could not be written."""
+        for key, task_id in task_ids.items():
+            edit = self.find(key)
+            if edit is not None and edit.state in {State.SUBMITTING, State.UNCERTAIN} and edit.task_id != task_id:
+                self.move(edit.number, State.SUBMITTED, {"task_id": task_id, "reason": None, "problem": None})
+                log.warning("%r is task %s, which the run before could not journal", key, task_id)
 
     def save(self, number: int, paths: Sequence[Path]) -> None:
         """Record that an edit's pictures are there, with their sizes.
@@ -252,11 +290,11 @@ class Store:
             raise JournalError(f"{self._path} was written by a later version of qwen-edit-async: update it")
         if (owner or version) and owner != _APPLICATION_ID:
             raise JournalError(f"{self._path} is a database of something else")
-        if read_only and not version:  # made, but its maker came no further: it holds nothing
+        if read_only and version:
+            return
+        if read_only:  # made, but its maker came no further: it holds nothing
             self._connection.close()
             self._connection = sqlite3.connect(":memory:", isolation_level=None)
-        elif read_only and version < len(_MIGRATIONS):
-            raise JournalError(f"{self._path} was written by an earlier version of qwen-edit-async: a run updates it")
         for number, script in enumerate(_MIGRATIONS[version:], version + 1):
             self._connection.executescript(
                 f"BEGIN IMMEDIATE; {script} PRAGMA application_id = {_APPLICATION_ID}; "
@@ -272,6 +310,10 @@ class Store:
         return self._connection.execute(query, parameters).fetchone()[0]
 
 
+_HAS_TASKS: Final = (
+    "SELECT EXISTS (SELECT 1 FROM edits WHERE task_id IS NOT NULL OR state IN ('submitting', 'uncertain'))"
+)
+
 _INTERRUPTED: Final = "the run ended while the edit was submitted: a task may exist, and be charged"
 
 
@@ -281,6 +323,8 @@ def _move_statement(state: State, columns: tuple[str, ...]) -> str:
     changes = "".join(f", {column} = ?" for column in columns)
     if state is State.SUBMITTING:
         changes += ", attempts = attempts + 1"
+    if "task_id" in columns:  # of a repeat: the account still has the task before
+        changes += ", former_task_ids = nullif(trim(coalesce(former_task_ids, '') || ' ' || coalesce(task_id, '')), '')"
     origins = ", ".join(f"'{origin.value}'" for origin in ORIGINS[state])
     return f"UPDATE edits SET state = '{state.value}'{changes} WHERE number = ? AND state IN ({origins})"  # noqa: S608  # our own names
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from qwen_edit_async._batch import BatchPlan, BatchReport, EditBatch
     from qwen_edit_async._session import EditSession
 
+_EMBEDDED = "the embedded service"
+"""What journals call it: its address is another one in each run."""
+
 _NAMED_FAILURES = 50
 _NAMED_PROBLEMS = 10
 _REFRESH_SECONDS = 0.2
@@ -94,6 +97,8 @@ def batch(
         plan = asyncio.run(edits.plan(price=price, fit=submission.fit))
         put(plain(plan.text()))
         return ExitCode.DONE if plan.ok else ExitCode.FAILED
+    if submission.emulator:
+        edits._service = _EMBEDDED  # noqa: SLF001  # our own
     run = Run(
         Screen(),
         connection or ConnectionOptions(),

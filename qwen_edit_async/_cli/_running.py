@@ -73,6 +73,8 @@ class Run:
             return ExitCode.INTERRUPTED
         except (QwenEditError, OSError) as error:
             show(error)
+            for note in getattr(error, "__notes__", ()):
+                self.screen.line(plain(note), whole=True)
             return exit_code(error)
 
     async def _run(self, work: Callable[[EditSession], Coroutine[Any, Any, int]]) -> int:
@@ -88,7 +90,7 @@ class Run:
         interval = self.connection.poll_interval
         submission = self.submission or SubmissionOptions()
         async with contextlib.AsyncExitStack() as stack:
-            key, base_url = None, None
+            key, base_url, embedded = None, None, None
             if submission.emulator:
                 from qwen_edit_async.emulator import EditEmulator  # noqa: PLC0415  # likewise
 
@@ -119,7 +121,10 @@ class Run:
                         raise
             finally:
                 self.screen.close()
-                self._tell_rest({**dict.fromkeys(session.unfinished), **self.unsaved}, session.statistics().uncertain)
+                rest = {**dict.fromkeys(session.unfinished), **self.unsaved}
+                if embedded is not None:  # what an earlier run left behind ended with that one's
+                    rest = {task_id: None for task_id in rest if task_id in embedded.tasks}
+                self._tell_rest(rest, session.statistics().uncertain)
 
     def _tell_rest(self, task_ids: Iterable[str], uncertain: int) -> None:
         """Say what was paid for and is not here."""
