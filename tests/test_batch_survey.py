@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 import pandas as pd
 import pytest
+from PIL import Image
 from test_batch_run import PHOTO, pictures, service, states, until
 
 from qwen_edit_async import (
@@ -248,6 +249,42 @@ async def test_the_same_request_twice_is_planned_once_and_another_of_its_key_is_
     plan = await EditBatch([request, request, *others], out).plan()
     assert (plan.rows, plan.submit, plan.problem_count) == (4, 1, 2)
     assert problems(plan)[1] == ("K", "the key, or the files that it names, are those of another request")
+
+
+def instructed(folder, *instructions):
+    path = folder / "edits.csv"
+    path.write_text("".join(f"{line}\n" for line in ("image,instruction", *(f"a.png,{each}" for each in instructions))))
+    return path
+
+
+async def test_a_row_that_is_put_before_others_is_edited_and_no_other_is_paid_again(photos, out):
+    async with service() as (emulator, session):
+        for rows in (["snow"], ["rain", "snow"], ["night", "rain", "sepia", "snow"], ["sepia"]):
+            report = await EditBatch(instructed(photos, *rows), out).run(session)
+            assert report.ok, report.text()
+    assert len(emulator.tasks) == 4
+    assert len({outcome.instruction for outcome in [each async for each in EditBatch([], out).outcomes()]}) == 4
+
+
+async def test_pictures_of_one_name_come_and_go_and_none_is_paid_again(tmp_path, out):
+    async with service() as (emulator, session):
+        for number, folders in enumerate(("b", "ab", "b", "0ab"), 1):
+            source = tmp_path / f"source{number}"  # wherever it is
+            for folder in folders:
+                (source / folder).mkdir(parents=True)
+                Image.new("RGB", (400, 400), (ord(folder), 9, 9)).save(source / folder / "x.png")
+            report = await EditBatch(source, out, instruction="snow", recursive=True).run(session)
+            assert report.ok, report.text()
+    assert len(emulator.tasks) == 3
+
+
+async def test_no_picture_takes_the_name_of_a_row_that_comes_later(table, out):
+    async with service() as (_, session):
+        report = await EditBatch(table("a.png,snow,,", "b.png,rain,,a"), out).run(session)
+    assert report.ok, report.text()
+    assert "a-0.png" in pictures(out)
+    [named] = [each async for each in EditBatch([], out).outcomes() if each.key == "a"]
+    assert named.instruction == "rain"
 
 
 async def test_files_that_would_be_replaced_are_counted(photos, out):

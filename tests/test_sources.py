@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_edit_async import ConfigurationError, EditParameters, EditRequest
-from qwen_edit_async._sources import EditDefaults, KeyNames, SourceItem, image_stem, keys_of, read_source
+from qwen_edit_async._sources import EditDefaults, KeyNames, SourceItem, crowded_names, image_stem, read_source
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(16)
@@ -62,9 +63,9 @@ def pictures(*paths):
     return [SourceItem(request=EditRequest(path, "snow")) for path in paths]
 
 
-def name_items(items, notes=None):
-    """As a run does: the table's own keys first."""
-    names = KeyNames(keys_of(iter(items)))
+def name_items(items, notes=None, **options):
+    """As a run does."""
+    names = KeyNames(crowded_names(items), **options)
     named = [names.name(item) for item in items]
     if notes is not None and names.note:
         notes.append(names.note)
@@ -306,15 +307,52 @@ def test_a_picture_is_called_as_its_file(image, stem):
     assert image_stem(image) == stem
 
 
-def test_pictures_of_one_name_get_numbers_and_a_note(notes):
+HASHED = r"-[0-9a-f]{10}"
+
+
+def test_pictures_of_one_name_get_a_hash_and_a_note(notes):
     named = name_items(pictures("a.jpg", "a.png", "x/A.gif", "b.jpg"), notes)
-    assert keys(named) == ["a", "a-2", "A-3", "b"]
-    assert notes == ["2 pictures share a name with another: their results get a number, such as a-2 for a"]
+    assert all(re.fullmatch(f"[aA]{HASHED}", key) for key in keys(named)[:3])
+    assert keys(named)[3] == "b"
+    shared = "3 edits share their picture's name with another: their results get a short hash, such as "
+    assert notes == [f"{shared}{keys(named)[0]} for a"]
+
+
+def by_instruction(items):
+    return {item.request.instruction: item.request.key for item in items}
+
+
+def test_a_key_does_not_depend_on_where_its_row_is():
+    rows = [SourceItem(row=2, request=EditRequest("a.jpg", words)) for words in ("snow", "rain", "night")]
+    assert by_instruction(name_items(rows)) == by_instruction(name_items(rows[::-1]))
+    assert by_instruction(name_items(rows[1:])).items() < by_instruction(name_items(rows)).items()
+
+
+def test_a_key_depends_on_the_path_in_the_source_and_not_on_where_the_source_is():
+    here, there = (name_items(pictures(f"{folder}/b/x.jpg", f"{folder}/a/x.jpg"), folder=folder) for folder in "pq")
+    assert keys(here) == keys(there)
+    assert len(set(keys(here))) == 2
+
+
+def test_rows_that_are_the_same_in_everything_are_numbered():
+    first, second, third = keys(name_items(pictures("a.jpg", "a.jpg", "a.jpg")))
+    assert (second, third) == (f"{first}-2", f"{first}-3")
+
+
+def test_what_earlier_runs_have_called_an_item_stays():
+    both = pictures("a.jpg", "a.png")
+    [_, second] = keys(name_items(both))
+    assert keys(name_items(both[1:], known=lambda *_: second)) == [second]  # its neighbour is gone
+    known = {"a.png": "a"}
+    first, kept = keys(name_items(both, known=lambda request, *_: known.get(request.images[0])))  # it has come
+    assert (kept, first.partition("-")[0]) == ("a", "a")
 
 
 def test_a_key_of_the_table_wins_over_a_picture_of_that_name():
     items = [*pictures("cat.jpg"), SourceItem(row=3, request=EditRequest("x.jpg", "snow", key="cat"))]
-    assert keys(name_items(items)) == ["cat-2", "cat"]
+    first, second = keys(name_items(items))
+    assert re.fullmatch(f"cat{HASHED}", first)
+    assert second == "cat"
 
 
 def test_a_key_that_a_table_has_twice_is_the_later_rows_problem():
@@ -324,9 +362,16 @@ def test_a_key_that_a_table_has_twice_is_the_later_rows_problem():
     assert (second.request, second.problem) == (None, "the key 'A' is that of another row")
 
 
-def test_a_picture_without_a_name_is_called_after_its_row():
-    items = [SourceItem(row=4, request=EditRequest("data:image/png;base64,AAAA", "snow"))]
-    assert keys(name_items(items)) == ["row-4"]
+def test_a_picture_without_a_name_is_called_after_its_content():
+    images = ("data:image/png;base64,AAAA", "data:image/png;base64,AAAB", PNG)
+    named = keys(name_items([SourceItem(row=4, request=EditRequest(image, "snow")) for image in images]))
+    assert len(set(named)) == 3
+    assert all(re.fullmatch(f"edit{HASHED}", key) for key in named)
+
+
+def test_names_that_differ_in_how_letters_are_composed_are_one():
+    one, other = "\ud55c.jpg", "\u1112\u1161\u11ab.jpg"
+    assert all("-" in key for key in keys(name_items(pictures(one, other))))
 
 
 def test_bad_rows_stay_where_they_are():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias, cast
@@ -15,11 +15,13 @@ from qwen_edit_async._requests import RequestInput, request_from_fields
 from qwen_edit_async._sources import (
     EditDefaults,
     KeyNames,
+    Known,
     Source,
     SourceItem,
+    crowded_names,
+    folder_of,
     has_keys,
     is_source,
-    keys_of,
     read_source,
 )
 
@@ -46,7 +48,8 @@ class BatchInput:
     defaults: EditDefaults
     recursive: bool
     folder: Path
-    _reserved: Collection[str] = frozenset()
+    _crowded: set[str] = attrs.field(factory=set)
+    _settled: dict[str, str] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         if self.described:
@@ -68,11 +71,12 @@ class BatchInput:
         """Whether it can be read twice."""
         return self.described or (isinstance(self.source, Iterable) and iter(self.source) is not self.source)
 
-    def survey(self, note: Callable[[str], None]) -> Iterator[SourceItem]:
+    def survey(self, note: Callable[[str], None], known: Known) -> Iterator[SourceItem]:
         """Each item, with its key; a later :meth:`feed` gives the same ones. Blocking.
 
         Args:
             note: Told what is good to know.
+            known: What the journal calls an item that has no key of its own.
 
         Raises:
             ConfigurationError: If the source can't be read.
@@ -80,17 +84,24 @@ class BatchInput:
         source = self.source
         if not is_source(source):
             return _requests(cast("Iterable[RequestInput]", source))
-        if has_keys(source):
-            self._reserved = keys_of(read_source(source, self.defaults))
-        elif Path(str(source)).resolve() == self.folder.resolve():
+        if not has_keys(source) and Path(str(source)).resolve() == self.folder.resolve():
             raise ConfigurationError(
                 "the results would be among the pictures, and be edited by the next run: use another output folder"
             )
-        return self._items(source, note)
+        self._crowded = crowded_names(self._read(source, lambda _: None))
+        self._settled = {}
+
+        def settle(request: EditRequest, plain: str, hashed: str) -> str | None:
+            key = known(request, plain, hashed)
+            if key is not None and key == (plain or hashed):
+                self._settled[hashed] = key  # what the feed could not tell by itself
+            return key
+
+        return self._items(source, note, settle)
 
     async def feed(self, thread: Gatherer) -> AsyncGenerator[SourceItem | RequestInput, None]:
         """Each item of a source, after :meth:`survey`; some at a time, so that nothing waits for a disk."""
-        items = self._items(cast("Source", self.source), lambda _: None)
+        items = self._items(cast("Source", self.source), lambda _: None, lambda *names: self._settled.get(names[-1]))
         try:
             while page := await thread.call(lambda: list(islice(items, _PAGE))):
                 for item in page:
@@ -98,13 +109,15 @@ class BatchInput:
         finally:
             thread.call(items.close)
 
-    def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
-        names = KeyNames(self._reserved)
-        items = read_source(source, self.defaults, recursive=self.recursive, exclude=self.folder, note=note)
-        for item in items:
+    def _items(self, source: Source, note: Callable[[str], None], known: Known) -> Generator[SourceItem, None, None]:
+        names = KeyNames(self._crowded, folder_of(source), known)
+        for item in self._read(source, note):
             yield names.name(item)
         if names.note:
             note(names.note)
+
+    def _read(self, source: Source, note: Callable[[str], None]) -> Iterator[SourceItem]:
+        return read_source(source, self.defaults, recursive=self.recursive, exclude=self.folder, note=note)
 
 
 def _requests(given: Iterable[RequestInput]) -> Iterator[SourceItem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import threading
@@ -15,7 +16,7 @@ from qwen_edit_async._errors import InvalidEditError
 from qwen_edit_async._images import check_format, check_size, image_name, is_data_uri, is_url
 from qwen_edit_async._models import EditRequest
 from qwen_edit_async._results import safe_stem
-from qwen_edit_async._sources import SourceItem
+from qwen_edit_async._sources import SourceItem, folded
 
 from ._content import are_whole, key_without_reading, read_content
 from ._content import stamp as stamp_request
@@ -94,7 +95,16 @@ class _Survey:
         return self.tally.plan(str(self.given.folder))
 
     def _items(self) -> Iterator[SourceItem]:
-        return self.given.survey(self.tally.note)
+        return self.given.survey(self.tally.note, self._known)
+
+    def _known(self, request: EditRequest, plain: str, hashed: str) -> str | None:
+        """What the journal calls a row without a key; what it has no name for, it can't have been paid for."""
+        if self.store is None:
+            return None
+        if self.store.find(hashed) is not None:
+            return hashed
+        entry = self.store.find(plain) if plain else None
+        return plain if entry is not None and _is_surely_of(entry, request) else None
 
     def _label(self, item: SourceItem) -> str:
         if self.given.described:
@@ -134,7 +144,7 @@ class _Survey:
             InvalidEditError: If another request has its key, or one that names the same files.
         """
         this = key, _identity(request)
-        if (first := self._seen.setdefault(safe_stem(key).casefold(), this)) == this:
+        if (first := self._seen.setdefault(folded(safe_stem(key)), this)) == this:
             return first is not this
         raise InvalidEditError("the key, or the files that it names, are those of another request")
 
@@ -175,6 +185,12 @@ def _is_of(entry: Entry, request: EditRequest) -> bool:
         return read_content(request).digest == entry.digest
     except InvalidEditError:
         return True
+
+
+def _is_surely_of(entry: Entry, request: EditRequest) -> bool:
+    with contextlib.suppress(InvalidEditError):
+        return stamp_request(request) == entry.stamp != "" or read_content(request).digest == entry.digest
+    return False
 
 
 def _check_image(image: Any, position: int, *, fit: bool) -> None:
