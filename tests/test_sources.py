@@ -252,12 +252,24 @@ def test_blank_rows_count_but_are_no_edits(table):
         ("image\n", "edits.csv", "a header, but no rows"),
         ("", "edits.csv", "has no column 'image'"),
         ("\n", "edits.jsonl", "has no rows"),
-        ("image\n" + "x" * 200_000, "edits.csv", "is no table after row 1"),
+        ('image\na.jpg\n"b.jpg\nc.jpg\nd.jpg\n', "edits.csv", "row 3, from line 3 to 5, is not well quoted: unexp"),
+        ('image\n"b.jpg\nc.jpg"d\ne.jpg\n', "edits.csv", "row 2, from line 2 to 3, is not well quoted: ',' expected"),
+        ('image,"instruction\na.jpg,b\n', "edits.csv", "row 1, from line 1 to 2"),
     ],
 )
 def test_a_table_that_is_none_is_refused(table, text, name, message):
     with pytest.raises(ConfigurationError, match=message):
         table(text, name=name)
+
+
+def test_a_row_that_is_not_well_quoted_says_so_and_stops_no_other(table):
+    items = table(f'image,instruction\na.jpg,"one\ntwo"\nb.jpg,"say "hi""\nc.jpg,{"x" * 200_000}\nd.jpg,5" nails\n')
+    assert [item.row for item in items] == [2, 3, 4, 5]
+    assert items[1].problem.startswith(
+        "line 4 is no row of a table: ',' expected after '\"' (a quote in a quoted cell is"
+    )
+    assert items[2].problem.startswith("line 5 is no row of a table: field larger than field limit")
+    assert items[3].request.instruction == '5" nails'
 
 
 def test_a_table_without_instructions_needs_one_for_all(table):
