@@ -21,10 +21,12 @@ from qwen_edit_async import (
     EditBatch,
     EditParameters,
     EditRequest,
+    EditSession,
+    FailureGroup,
     InvalidEditError,
     JournalError,
 )
-from qwen_edit_async._batch import _store
+from qwen_edit_async._batch import _input, _intake, _store
 from qwen_edit_async._batch._content import read_content
 from qwen_edit_async._batch._journal import JOURNAL_NAME
 from qwen_edit_async._batch._plan import State
@@ -370,6 +372,44 @@ async def test_a_table_that_can_not_be_read_to_its_end_sends_nothing(photos, out
         with pytest.raises(ConfigurationError, match="not UTF-8"):
             await EditBatch(path, out, instruction="snow").run(session)
         assert emulator.statistics().submits == 0
+
+
+@pytest.mark.may_block(reason="the test deletes files")
+@pytest.mark.parametrize("when", ["before it begins", "later"])
+async def test_pictures_that_are_gone_since_they_were_counted_are_failures(tmp_path, out, when, monkeypatch):
+    monkeypatch.setattr(_input, "_PAGE", 2)
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(10):
+        (folder / f"{number}.png").write_bytes(PHOTO)
+
+    def delete():
+        (folder / "7.png").unlink(missing_ok=True)
+        (folder / "8.png").unlink(missing_ok=True)
+
+    really_submit = EditSession.submit
+
+    async def submit(*arguments, **options):
+        delete()
+        return await really_submit(*arguments, **options)
+
+    monkeypatch.setattr(EditSession, "submit", submit)
+    monkeypatch.setattr(_intake, "_SPARE_ROWS", -1)
+    async with service(max_in_flight=1) as (_, session):
+        batch = EditBatch(folder, out, instruction="snow", gallery_limit=0)
+        report = await batch.run(session, on_plan=lambda _: None if when == "later" else delete())
+    assert (report.saved, report.refused, report.ok) == (8, 2, False)
+    [group] = report.failures
+    assert group == FailureGroup(reason="it was there when the run began, and is gone", count=2, keys=("7", "8"))
+
+
+@pytest.mark.may_block(reason="the callback writes the table anew")
+async def test_rows_that_a_table_has_lost_since_they_were_counted_are_failures(photos, table, out):
+    path = table("a.png,snow,,", "b.png,snow,,", "c.png,snow,,x")
+    async with service() as (_, session):
+        report = await EditBatch(path, out).run(session, on_plan=lambda _: table("a.png,snow,,", "b.png,,,"))
+    assert (report.saved, report.ok) == (1, False)
+    assert "it was there when the run began, and is gone: b, x" in report.text()
 
 
 @pytest.mark.may_block(reason="the callback writes the table anew")

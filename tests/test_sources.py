@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from decimal import Decimal
@@ -291,9 +292,39 @@ def test_a_source_that_cannot_be_read_is_refused(tmp_path, read, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)
     monkeypatch.setattr("builtins.open", refuse)
-    for name in ("a.jpg", "edits.csv"):
-        with pytest.raises(ConfigurationError, match="can't be read: Permission denied"):
-            read(name)
+    with pytest.raises(ConfigurationError, match="can't be read: Permission denied"):
+        read("edits.csv")
+
+
+def test_a_file_that_can_not_be_read_may_be_a_picture(tmp_path, read, monkeypatch):
+    write(tmp_path, **{"a.jpg": JPEG, "b.jpg": JPEG, "c.txt": b"words"})
+    really_open = open
+
+    def refuse(path, *arguments, **options):
+        if path.endswith("b.jpg"):
+            raise PermissionError(13, "Permission denied")
+        return really_open(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert names(read("")) == ["a.jpg", "b.jpg"]
+
+
+def test_a_folder_of_a_folder_that_can_not_be_read_is_a_problem_and_stops_no_other(tmp_path, read, monkeypatch):
+    for folder in "abc":
+        write(tmp_path / folder, **{"x.jpg": JPEG})
+    really_scan = os.scandir
+
+    def refuse(path):
+        if path.endswith(("b", "c")):
+            raise PermissionError(13, "Permission denied", path)
+        return really_scan(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    good, *bad = read("", recursive=True)
+    assert good.request is not None
+    assert [(item.label, item.problem) for item in bad] == [
+        (str(tmp_path / folder), "can't be read: Permission denied") for folder in "bc"
+    ]
 
 
 @pytest.mark.parametrize(

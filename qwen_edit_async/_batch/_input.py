@@ -19,6 +19,7 @@ from qwen_edit_async._sources import (
     Source,
     SourceItem,
     crowded_names,
+    folded,
     folder_of,
     has_keys,
     is_source,
@@ -50,6 +51,8 @@ class BatchInput:
     folder: Path
     _crowded: set[str] = attrs.field(factory=set)
     _settled: dict[str, str] = attrs.field(factory=dict)
+    _count: int = 0
+    _keys: set[str] = attrs.field(factory=set)
 
     def __attrs_post_init__(self) -> None:
         if self.described:
@@ -97,20 +100,37 @@ class BatchInput:
                 self._settled[hashed] = key  # what the feed could not tell by itself
             return key
 
-        return self._items(source, note, settle)
+        return self._remembered(source, KeyNames(self._crowded, folder_of(source), settle), note)
+
+    def _remembered(self, source: Source, names: KeyNames, note: Callable[[str], None]) -> Iterator[SourceItem]:
+        count = 0
+        for count, item in enumerate(self._items(source, names, note), 1):  # noqa: B007  # counted
+            yield item
+        self._count, self._keys = count, names.taken
 
     async def feed(self, thread: Gatherer) -> AsyncGenerator[SourceItem | RequestInput, None]:
-        """Each item of a source, after :meth:`survey`; some at a time, so that nothing waits for a disk."""
-        items = self._items(cast("Source", self.source), lambda _: None, lambda *names: self._settled.get(names[-1]))
+        """Each item of a source, after :meth:`survey`; some at a time, so that nothing waits for a disk.
+
+        Those that were there then, and are gone, are items with that problem, at the end.
+        """
+        source, count, gone = cast("Source", self.source), 0, self._keys
+        names = KeyNames(self._crowded, folder_of(source), lambda *known: self._settled.get(known[-1]))
+        items = self._items(source, names, lambda _: None)
         try:
             while page := await thread.call(lambda: list(islice(items, _PAGE))):
                 for item in page:
+                    count += 1
+                    if item.request is not None:
+                        gone.discard(folded(item.request.key or ""))
                     yield item
+            # A row of a table that has gone bad meanwhile has no key, but is still there.
+            if gone and not (has_keys(source) and count >= self._count):
+                for key in sorted(gone):
+                    yield SourceItem(problem="it was there when the run began, and is gone", place=key)
         finally:
             thread.call(items.close)
 
-    def _items(self, source: Source, note: Callable[[str], None], known: Known) -> Generator[SourceItem, None, None]:
-        names = KeyNames(self._crowded, folder_of(source), known)
+    def _items(self, source: Source, names: KeyNames, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
         for item in self._read(source, note):
             yield names.name(item)
         if names.note:
