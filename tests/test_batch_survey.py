@@ -292,8 +292,51 @@ async def test_no_picture_takes_the_name_of_a_row_that_comes_later(table, out):
 async def test_files_that_would_be_replaced_are_counted(photos, out):
     out.mkdir()
     (out / "b-1.png").write_bytes(b"precious")
-    plan = await EditBatch(photos, out, instruction="snow", parameters=EditParameters(n=2)).plan()
-    assert (plan.existing, plan.existing_example) == (1, "b-1.png")
+    options = {"instruction": "snow", "parameters": EditParameters(n=2)}
+    plan = await EditBatch(photos, out, overwrite=True, **options).plan()
+    assert (plan.existing, plan.existing_example, plan.ok) == (1, "b-1.png", True)
+    plan = await EditBatch(photos, out, **options).plan()
+    assert (plan.existing, plan.submit) == (0, 2)
+    assert problems(plan) == [(str(photos / "b.png"), THERE_ALREADY)]
+
+
+THERE_ALREADY = (
+    "a file with its result's name is there already, and not of this batch: move that, use another output folder or "
+    "key, or overwrite=True"
+)
+
+
+@pytest.mark.may_block(reason="the test writes files")
+async def test_a_file_that_is_put_at_a_results_name_between_two_runs_is_kept(photos, out):
+    async with service() as (emulator, session):
+        await EditBatch(photos, out, instruction="snow", max_tasks=1).run(session)
+        (out / "c-0.png").write_bytes(b"precious")
+        report = await EditBatch(photos, out, instruction="snow").run(session)
+        assert (report.saved, [group.reason for group in report.failures]) == (2, [THERE_ALREADY])
+        assert (out / "c-0.png").read_bytes() == b"precious"
+        assert len(emulator.tasks) == 2
+        report = await EditBatch(photos, out, instruction="snow", overwrite=True).run(session)
+    assert report.ok
+    assert (out / "c-0.png").read_bytes() != b"precious"
+
+
+@pytest.mark.may_block(reason="the test reads a file")
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["table", "requests"])
+async def test_a_result_never_replaces_an_image_to_be_edited(photos, kind, overwrite):
+    (photos / "a-0.png").write_bytes(PHOTO)
+    images = ("a.png", "a-0.png")
+    requests = [{"images": photos / "a.png", "instruction": "snow", "key": key} for key in ("b", "a")]
+    if kind == "table":
+        requests = photos / "edits.csv"
+        requests.write_text("".join(f"{line}\n" for line in ("image", *images)))
+    elif overwrite:
+        requests[1]["images"] = [photos / name for name in images]  # what comes later is not known
+    options = {"instruction": "snow"} if kind == "table" else {}
+    async with service() as (_, session):
+        report = await EditBatch(requests, photos, overwrite=overwrite, **options).run(session)
+    assert (report.saved, report.failed) == (1, 1)
+    assert (photos / "a-0.png").read_bytes() == PHOTO
 
 
 async def test_a_plan_sees_a_run_that_is_going_on(photos, out):

@@ -170,9 +170,12 @@ def test_without_a_key_nothing_is_reported(photos, batch, capsys, monkeypatch):
 def test_results_that_exist_are_not_written_over(photos, batch, out, capsys, service):
     out.mkdir()
     (out / "b-0.png").write_bytes(b"precious")
-    assert batch(photos) == 2
-    assert "1 of the files to be written exist already" in capsys.readouterr().err
-    assert not service.tasks
+    assert batch(photos) == 1
+    text = capsys.readouterr().err
+    assert "warning: 1 of 3 rows can't be edited" in text
+    assert "move that, use another output folder or key, or --overwrite" in text
+    assert (out / "b-0.png").read_bytes() == b"precious"
+    assert len(service.tasks) == 2
 
 
 def test_results_that_exist_are_written_over_on_demand(photos, batch, out, service):

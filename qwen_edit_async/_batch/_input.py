@@ -27,6 +27,7 @@ from qwen_edit_async._sources import (
 )
 
 from ._gather import Gatherer
+from ._targets import Targets
 
 BatchSource: TypeAlias = "Source | Iterable[RequestInput] | AsyncIterable[RequestInput]"
 """A folder, a pattern of files, a picture, a table's file, a data frame; or requests, one by one."""
@@ -42,13 +43,13 @@ class BatchInput:
         source: What the user gave.
         defaults: What to do with each picture or row that does not say.
         recursive: Whether a folder's folders are looked into.
-        folder: Where the results go: no input.
+        targets: Where the results go, which is no input.
     """
 
     source: BatchSource
     defaults: EditDefaults
     recursive: bool
-    folder: Path
+    targets: Targets
     _crowded: set[str] = attrs.field(factory=set)
     _settled: dict[str, str] = attrs.field(factory=dict)
     _count: int = 0
@@ -87,11 +88,11 @@ class BatchInput:
         source = self.source
         if not is_source(source):
             return _requests(cast("Iterable[RequestInput]", source))
-        if not has_keys(source) and Path(str(source)).resolve() == self.folder.resolve():
+        if not has_keys(source) and Path(str(source)).resolve() == self.targets.folder.resolve():
             raise ConfigurationError(
                 "the results would be among the pictures, and be edited by the next run: use another output folder"
             )
-        self._crowded = crowded_names(self._read(source, lambda _: None))
+        self._crowded = crowded_names(self.targets.noting_inputs(self._read(source, lambda _: None)))
         self._settled = {}
 
         def settle(request: EditRequest, plain: str, hashed: str) -> str | None:
@@ -137,7 +138,7 @@ class BatchInput:
             note(names.note)
 
     def _read(self, source: Source, note: Callable[[str], None]) -> Iterator[SourceItem]:
-        return read_source(source, self.defaults, recursive=self.recursive, exclude=self.folder, note=note)
+        return read_source(source, self.defaults, recursive=self.recursive, exclude=self.targets.folder, note=note)
 
 
 def _requests(given: Iterable[RequestInput]) -> Iterator[SourceItem]:

@@ -22,7 +22,7 @@ from ._content import are_whole, key_without_reading, read_content
 from ._content import stamp as stamp_request
 from ._forecast import BatchPlan, Tally
 from ._input import BatchInput
-from ._plan import State, Step, describe, may_change_request, next_step, pictures_of
+from ._plan import State, Step, describe, may_change_request, next_step
 from ._store import Entry, Store
 
 _HEAD_BYTES: Final = 16
@@ -92,7 +92,7 @@ class _Survey:
                 self._look_at(item)
             except InvalidEditError as error:
                 self.tally.problem(self._label(item), str(error))
-        return self.tally.plan(str(self.given.folder))
+        return self.tally.plan(str(self.given.targets.folder))
 
     def _items(self) -> Iterator[SourceItem]:
         return self.given.survey(self.tally.note, self._known)
@@ -120,7 +120,7 @@ class _Survey:
             return
         entry = None if self.store is None else self.store.find(key)
         if entry is None:
-            self._submit(request, key, new=True)
+            self._submit(request, key)
             return
         if not _is_of(entry, request):
             if not may_change_request(entry.state, has_task=entry.task_id is not None):
@@ -131,9 +131,9 @@ class _Survey:
         consent = self.options.resubmit_uncertain
         match next_step(state, has_task=entry.task_id is not None, resubmit_uncertain=consent):
             case Step.SUBMIT | Step.REPLAN:
-                self._submit(request, key)
+                self._submit(request, key, uncertain=state is State.UNCERTAIN)
             case Step.VERIFY:
-                self.tally.count(State.SAVED if are_whole(self.given.folder, entry.files) else Step.DOWNLOAD)
+                self.tally.count(State.SAVED if are_whole(self.given.targets.folder, entry.files) else Step.DOWNLOAD)
             case Step.LEAVE:
                 self.tally.count(state)
 
@@ -148,23 +148,17 @@ class _Survey:
             return first is not this
         raise InvalidEditError("the key, or the files that it names, are those of another request")
 
-    def _submit(self, request: EditRequest, key: str, *, new: bool = False) -> None:
+    def _submit(self, request: EditRequest, key: str, *, uncertain: bool = False) -> None:
         for position, image in enumerate(request.images, 1):
             _check_image(image, position, fit=self.options.fit)
         for cut in request.silently_cut():
             if self.options.strict:
                 raise InvalidEditError(cut)
             self.tally.note("texts are longer than the service reads: it ignores what is over its limit")
+        for name in () if uncertain else self.given.targets.existing(request, key):
+            self.tally.existing += 1
+            self.tally.existing_example = self.tally.existing_example or name
         self.tally.submission(request.parameters)
-        if new:
-            self._look_for_files(safe_stem(key), pictures_of(request.parameters))
-
-    def _look_for_files(self, stem: str, pictures: int) -> None:
-        for index in range(pictures):
-            name = f"{stem}-{index}.png"
-            if (self.given.folder / name).exists():
-                self.tally.existing += 1
-                self.tally.existing_example = self.tally.existing_example or name
 
 
 def _identity(request: EditRequest) -> str:
