@@ -97,6 +97,18 @@ async def test_every_bad_row_is_told_with_its_number_and_the_others_are_planned(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("fit", [False, True])
+async def test_pictures_that_are_cut_short_are_problems(photos, out, fit):
+    (photos / "a.png").write_bytes(PHOTO[:-1])
+    (photos / "b.png").write_bytes(b"GIF89a")
+    plan = await EditBatch(photos, out, instruction="snow").plan(fit=fit)
+    assert plan.submit == 1
+    assert [reason.partition(" is ")[2] for _, reason in problems(plan)] == [
+        "no whole PNG file: it is cut short",
+        "no whole GIF file: it is cut short",
+    ]
+
+
 async def test_a_file_that_can_not_be_read_or_is_too_large_is_a_problem(photos, out, monkeypatch):
     requests = [EditRequest(photos / "a.png", "snow")]
     monkeypatch.setattr("qwen_edit_async._batch._survey.open", _refuse, raising=False)

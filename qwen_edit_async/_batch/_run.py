@@ -207,8 +207,8 @@ class EditBatch:
     async def plan(self, *, price: Decimal | float | str | None = None, fit: bool = False) -> BatchPlan:
         """What a run would do, without a session, a key or a network; it makes and changes no file.
 
-        Reads the whole input, looks at each image file that would be sent (that it is there, its size and format), and
-        at the journal, if there is one.
+        Reads the whole input, looks at each image file that would be sent (that it is there, its size, format and both
+        ends: damage in the middle shows only when it is sent), and at the journal, if there is one.
 
         Args:
             price: What a picture costs, in the account's currency, to estimate the cost.

@@ -13,10 +13,11 @@ from typing import Any, Final
 import attrs
 
 from qwen_edit_async._errors import InvalidEditError
-from qwen_edit_async._images import check_format, check_size, image_name, is_data_uri, is_url
+from qwen_edit_async._images import check_format, check_size, image_name, is_data_uri, is_url, sniff
 from qwen_edit_async._models import EditRequest
 from qwen_edit_async._results import safe_stem
 from qwen_edit_async._sources import SourceItem, folded
+from qwen_edit_async._structure import find_cut
 
 from ._content import are_whole, key_without_reading, read_content
 from ._content import stamp as stamp_request
@@ -188,7 +189,7 @@ def _is_surely_of(entry: Entry, request: EditRequest) -> bool:
 
 
 def _check_image(image: Any, position: int, *, fit: bool) -> None:
-    """Refuse what shows at a file's first bytes to be no image that can be sent.
+    """Refuse what shows at a file's two ends to be no image that can be sent; what is between is not read.
 
     Raises:
         InvalidEditError: If it does.
@@ -202,9 +203,13 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
             raise InvalidEditError(f"{name} is no file")
         with open(image, "rb", buffering=0) as file:  # noqa: PTH123  # as above
             head = file.read(_HEAD_BYTES)
+            media_type = sniff(head)
+            damage = None if media_type is None else find_cut(file, status.st_size, media_type)
     except OSError as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
         raise InvalidEditError(f"{name} {reason}") from None
     if not fit:
         check_size(status.st_size, name)
         check_format(head, name)
+    if media_type is not None and damage is not None:
+        raise InvalidEditError(f"{name} is no whole {media_type.removeprefix('image/').upper()} file: {damage}")
