@@ -67,7 +67,7 @@ def test_a_batch_with_anything_left_is_not_ok(change):
         "  3 completed, but not saved",
         "  5 failed",
         "  2 uncertain: a task may exist, and be charged",
-        "  1 refused: malformed, or with the key of another request",
+        "  1 refused: malformed, gone, or with the key of another request",
         "  1 uncertain submissions repeated with consent",
         "cost 0.2856 (+ 1 edits without a price)",
         "queued: half within 1.0 s, 95 % within 2.0 s",

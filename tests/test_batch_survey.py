@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 import pandas as pd
 import pytest
+from PIL import Image
 from test_batch_run import PHOTO, pictures, service, states, until
 
 from qwen_edit_async import (
@@ -20,10 +21,12 @@ from qwen_edit_async import (
     EditBatch,
     EditParameters,
     EditRequest,
+    EditSession,
+    FailureGroup,
     InvalidEditError,
     JournalError,
 )
-from qwen_edit_async._batch import _store
+from qwen_edit_async._batch import _input, _intake, _store
 from qwen_edit_async._batch._content import read_content
 from qwen_edit_async._batch._journal import JOURNAL_NAME
 from qwen_edit_async._batch._plan import State
@@ -92,6 +95,18 @@ async def test_every_bad_row_is_told_with_its_number_and_the_others_are_planned(
         ("row 8", f"image 1 ({photos / 'pipe.png'}) is no file"),
         ("row 9", "the instruction is missing or empty: say what to do with the picture"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("fit", [False, True])
+async def test_pictures_that_are_cut_short_are_problems(photos, out, fit):
+    (photos / "a.png").write_bytes(PHOTO[:-1])
+    (photos / "b.png").write_bytes(b"GIF89a")
+    plan = await EditBatch(photos, out, instruction="snow").plan(fit=fit)
+    assert plan.submit == 1
+    assert [reason.partition(" is ")[2] for _, reason in problems(plan)] == [
+        "no whole PNG file: it is cut short",
+        "no whole GIF file: it is cut short",
+    ]
 
 
 async def test_a_file_that_can_not_be_read_or_is_too_large_is_a_problem(photos, out, monkeypatch):
@@ -250,11 +265,90 @@ async def test_the_same_request_twice_is_planned_once_and_another_of_its_key_is_
     assert problems(plan)[1] == ("K", "the key, or the files that it names, are those of another request")
 
 
+def instructed(folder, *instructions):
+    path = folder / "edits.csv"
+    path.write_text("".join(f"{line}\n" for line in ("image,instruction", *(f"a.png,{each}" for each in instructions))))
+    return path
+
+
+async def test_a_row_that_is_put_before_others_is_edited_and_no_other_is_paid_again(photos, out):
+    async with service() as (emulator, session):
+        for rows in (["snow"], ["rain", "snow"], ["night", "rain", "sepia", "snow"], ["sepia"]):
+            report = await EditBatch(instructed(photos, *rows), out).run(session)
+            assert report.ok, report.text()
+    assert len(emulator.tasks) == 4
+    assert len({outcome.instruction for outcome in [each async for each in EditBatch([], out).outcomes()]}) == 4
+
+
+async def test_pictures_of_one_name_come_and_go_and_none_is_paid_again(tmp_path, out):
+    async with service() as (emulator, session):
+        for number, folders in enumerate(("b", "ab", "b", "0ab"), 1):
+            source = tmp_path / f"source{number}"  # wherever it is
+            for folder in folders:
+                (source / folder).mkdir(parents=True)
+                Image.new("RGB", (400, 400), (ord(folder), 9, 9)).save(source / folder / "x.png")
+            report = await EditBatch(source, out, instruction="snow", recursive=True).run(session)
+            assert report.ok, report.text()
+    assert len(emulator.tasks) == 3
+
+
+async def test_no_picture_takes_the_name_of_a_row_that_comes_later(table, out):
+    async with service() as (_, session):
+        report = await EditBatch(table("a.png,snow,,", "b.png,rain,,a"), out).run(session)
+    assert report.ok, report.text()
+    assert "a-0.png" in pictures(out)
+    [named] = [each async for each in EditBatch([], out).outcomes() if each.key == "a"]
+    assert named.instruction == "rain"
+
+
 async def test_files_that_would_be_replaced_are_counted(photos, out):
     out.mkdir()
     (out / "b-1.png").write_bytes(b"precious")
-    plan = await EditBatch(photos, out, instruction="snow", parameters=EditParameters(n=2)).plan()
-    assert (plan.existing, plan.existing_example) == (1, "b-1.png")
+    options = {"instruction": "snow", "parameters": EditParameters(n=2)}
+    plan = await EditBatch(photos, out, overwrite=True, **options).plan()
+    assert (plan.existing, plan.existing_example, plan.ok) == (1, "b-1.png", True)
+    plan = await EditBatch(photos, out, **options).plan()
+    assert (plan.existing, plan.submit) == (0, 2)
+    assert problems(plan) == [(str(photos / "b.png"), THERE_ALREADY)]
+
+
+THERE_ALREADY = (
+    "a file with its result's name is there already, and not of this batch: move that, use another output folder or "
+    "key, or overwrite=True"
+)
+
+
+@pytest.mark.may_block(reason="the test writes files")
+async def test_a_file_that_is_put_at_a_results_name_between_two_runs_is_kept(photos, out):
+    async with service() as (emulator, session):
+        await EditBatch(photos, out, instruction="snow", max_tasks=1).run(session)
+        (out / "c-0.png").write_bytes(b"precious")
+        report = await EditBatch(photos, out, instruction="snow").run(session)
+        assert (report.saved, [group.reason for group in report.failures]) == (2, [THERE_ALREADY])
+        assert (out / "c-0.png").read_bytes() == b"precious"
+        assert len(emulator.tasks) == 2
+        report = await EditBatch(photos, out, instruction="snow", overwrite=True).run(session)
+    assert report.ok
+    assert (out / "c-0.png").read_bytes() != b"precious"
+
+
+@pytest.mark.may_block(reason="the test reads a file")
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["table", "requests"])
+async def test_a_result_never_replaces_an_image_to_be_edited(photos, kind, overwrite):
+    (photos / "a-0.png").write_bytes(PHOTO)
+    images = ("a.png", "a-0.png")
+    requests = [{"images": photos / "a.png", "instruction": "snow", "key": key} for key in ("b", "a")]
+    if kind == "table":
+        requests = photos / "edits.csv"
+        requests.write_text("".join(f"{line}\n" for line in ("image", *images)))
+    elif overwrite:
+        requests[1]["images"] = [photos / name for name in images]  # what comes later is not known
+    options = {"instruction": "snow"} if kind == "table" else {}
+    async with service() as (_, session):
+        report = await EditBatch(requests, photos, overwrite=overwrite, **options).run(session)
+    assert (report.saved, report.failed) == (1, 1)
+    assert (photos / "a-0.png").read_bytes() == PHOTO
 
 
 async def test_a_plan_sees_a_run_that_is_going_on(photos, out):
@@ -333,6 +427,44 @@ async def test_a_table_that_can_not_be_read_to_its_end_sends_nothing(photos, out
         with pytest.raises(ConfigurationError, match="not UTF-8"):
             await EditBatch(path, out, instruction="snow").run(session)
         assert emulator.statistics().submits == 0
+
+
+@pytest.mark.may_block(reason="the test deletes files")
+@pytest.mark.parametrize("when", ["before it begins", "later"])
+async def test_pictures_that_are_gone_since_they_were_counted_are_failures(tmp_path, out, when, monkeypatch):
+    monkeypatch.setattr(_input, "_PAGE", 2)
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(10):
+        (folder / f"{number}.png").write_bytes(PHOTO)
+
+    def delete():
+        (folder / "7.png").unlink(missing_ok=True)
+        (folder / "8.png").unlink(missing_ok=True)
+
+    really_submit = EditSession.submit
+
+    async def submit(*arguments, **options):
+        delete()
+        return await really_submit(*arguments, **options)
+
+    monkeypatch.setattr(EditSession, "submit", submit)
+    monkeypatch.setattr(_intake, "_SPARE_ROWS", -1)
+    async with service(max_in_flight=1) as (_, session):
+        batch = EditBatch(folder, out, instruction="snow", gallery_limit=0)
+        report = await batch.run(session, on_plan=lambda _: None if when == "later" else delete())
+    assert (report.saved, report.refused, report.ok) == (8, 2, False)
+    [group] = report.failures
+    assert group == FailureGroup(reason="it was there when the run began, and is gone", count=2, keys=("7", "8"))
+
+
+@pytest.mark.may_block(reason="the callback writes the table anew")
+async def test_rows_that_a_table_has_lost_since_they_were_counted_are_failures(photos, table, out):
+    path = table("a.png,snow,,", "b.png,snow,,", "c.png,snow,,x")
+    async with service() as (_, session):
+        report = await EditBatch(path, out).run(session, on_plan=lambda _: table("a.png,snow,,", "b.png,,,"))
+    assert (report.saved, report.ok) == (1, False)
+    assert "it was there when the run began, and is gone: b, x" in report.text()
 
 
 @pytest.mark.may_block(reason="the callback writes the table anew")

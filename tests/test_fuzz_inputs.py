@@ -14,7 +14,7 @@ from PIL import Image
 
 from qwen_edit_async import ConfigurationError, EditRequest, InvalidEditError
 from qwen_edit_async._prepare import prepare
-from qwen_edit_async._sources import EditDefaults, KeyNames, keys_of, read_source
+from qwen_edit_async._sources import EditDefaults, KeyNames, crowded_names, read_source
 
 pytestmark = pytest.mark.fuzz
 
@@ -72,7 +72,7 @@ def test_any_table_is_edits_and_problems_or_a_clear_error(table, instruction):
         path = Path(folder) / f"table{suffix}"
         path.write_bytes(content)
         try:
-            names = KeyNames(keys_of(read_source(path, EditDefaults(instruction))))
+            names = KeyNames(crowded_names(read_source(path, EditDefaults(instruction))))
             items = [names.name(item) for item in read_source(path, EditDefaults(instruction))]
         except ConfigurationError as error:
             assert str(error)  # noqa: PT017  # either way is right

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_edit_async import ConfigurationError, EditParameters, EditRequest
-from qwen_edit_async._sources import EditDefaults, KeyNames, SourceItem, image_stem, keys_of, read_source
+from qwen_edit_async._sources import EditDefaults, KeyNames, SourceItem, crowded_names, image_stem, read_source
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(16)
@@ -62,9 +64,9 @@ def pictures(*paths):
     return [SourceItem(request=EditRequest(path, "snow")) for path in paths]
 
 
-def name_items(items, notes=None):
-    """As a run does: the table's own keys first."""
-    names = KeyNames(keys_of(iter(items)))
+def name_items(items, notes=None, **options):
+    """As a run does."""
+    names = KeyNames(crowded_names(items), **options)
     named = [names.name(item) for item in items]
     if notes is not None and names.note:
         notes.append(names.note)
@@ -251,12 +253,24 @@ def test_blank_rows_count_but_are_no_edits(table):
         ("image\n", "edits.csv", "a header, but no rows"),
         ("", "edits.csv", "has no column 'image'"),
         ("\n", "edits.jsonl", "has no rows"),
-        ("image\n" + "x" * 200_000, "edits.csv", "is no table after row 1"),
+        ('image\na.jpg\n"b.jpg\nc.jpg\nd.jpg\n', "edits.csv", "row 3, from line 3 to 5, is not well quoted: unexp"),
+        ('image\n"b.jpg\nc.jpg"d\ne.jpg\n', "edits.csv", "row 2, from line 2 to 3, is not well quoted: ',' expected"),
+        ('image,"instruction\na.jpg,b\n', "edits.csv", "row 1, from line 1 to 2"),
     ],
 )
 def test_a_table_that_is_none_is_refused(table, text, name, message):
     with pytest.raises(ConfigurationError, match=message):
         table(text, name=name)
+
+
+def test_a_row_that_is_not_well_quoted_says_so_and_stops_no_other(table):
+    items = table(f'image,instruction\na.jpg,"one\ntwo"\nb.jpg,"say "hi""\nc.jpg,{"x" * 200_000}\nd.jpg,5" nails\n')
+    assert [item.row for item in items] == [2, 3, 4, 5]
+    assert items[1].problem.startswith(
+        "line 4 is no row of a table: ',' expected after '\"' (a quote in a quoted cell is"
+    )
+    assert items[2].problem.startswith("line 5 is no row of a table: field larger than field limit")
+    assert items[3].request.instruction == '5" nails'
 
 
 def test_a_table_without_instructions_needs_one_for_all(table):
@@ -278,9 +292,39 @@ def test_a_source_that_cannot_be_read_is_refused(tmp_path, read, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)
     monkeypatch.setattr("builtins.open", refuse)
-    for name in ("a.jpg", "edits.csv"):
-        with pytest.raises(ConfigurationError, match="can't be read: Permission denied"):
-            read(name)
+    with pytest.raises(ConfigurationError, match="can't be read: Permission denied"):
+        read("edits.csv")
+
+
+def test_a_file_that_can_not_be_read_may_be_a_picture(tmp_path, read, monkeypatch):
+    write(tmp_path, **{"a.jpg": JPEG, "b.jpg": JPEG, "c.txt": b"words"})
+    really_open = open
+
+    def refuse(path, *arguments, **options):
+        if path.endswith("b.jpg"):
+            raise PermissionError(13, "Permission denied")
+        return really_open(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert names(read("")) == ["a.jpg", "b.jpg"]
+
+
+def test_a_folder_of_a_folder_that_can_not_be_read_is_a_problem_and_stops_no_other(tmp_path, read, monkeypatch):
+    for folder in "abc":
+        write(tmp_path / folder, **{"x.jpg": JPEG})
+    really_scan = os.scandir
+
+    def refuse(path):
+        if path.endswith(("b", "c")):
+            raise PermissionError(13, "Permission denied", path)
+        return really_scan(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    good, *bad = read("", recursive=True)
+    assert good.request is not None
+    assert [(item.label, item.problem) for item in bad] == [
+        (str(tmp_path / folder), "can't be read: Permission denied") for folder in "bc"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -306,15 +350,52 @@ def test_a_picture_is_called_as_its_file(image, stem):
     assert image_stem(image) == stem
 
 
-def test_pictures_of_one_name_get_numbers_and_a_note(notes):
+HASHED = r"-[0-9a-f]{10}"
+
+
+def test_pictures_of_one_name_get_a_hash_and_a_note(notes):
     named = name_items(pictures("a.jpg", "a.png", "x/A.gif", "b.jpg"), notes)
-    assert keys(named) == ["a", "a-2", "A-3", "b"]
-    assert notes == ["2 pictures share a name with another: their results get a number, such as a-2 for a"]
+    assert all(re.fullmatch(f"[aA]{HASHED}", key) for key in keys(named)[:3])
+    assert keys(named)[3] == "b"
+    shared = "3 edits share their picture's name with another: their results get a short hash, such as "
+    assert notes == [f"{shared}{keys(named)[0]} for a"]
+
+
+def by_instruction(items):
+    return {item.request.instruction: item.request.key for item in items}
+
+
+def test_a_key_does_not_depend_on_where_its_row_is():
+    rows = [SourceItem(row=2, request=EditRequest("a.jpg", words)) for words in ("snow", "rain", "night")]
+    assert by_instruction(name_items(rows)) == by_instruction(name_items(rows[::-1]))
+    assert by_instruction(name_items(rows[1:])).items() < by_instruction(name_items(rows)).items()
+
+
+def test_a_key_depends_on_the_path_in_the_source_and_not_on_where_the_source_is():
+    here, there = (name_items(pictures(f"{folder}/b/x.jpg", f"{folder}/a/x.jpg"), folder=folder) for folder in "pq")
+    assert keys(here) == keys(there)
+    assert len(set(keys(here))) == 2
+
+
+def test_rows_that_are_the_same_in_everything_are_numbered():
+    first, second, third = keys(name_items(pictures("a.jpg", "a.jpg", "a.jpg")))
+    assert (second, third) == (f"{first}-2", f"{first}-3")
+
+
+def test_what_earlier_runs_have_called_an_item_stays():
+    both = pictures("a.jpg", "a.png")
+    [_, second] = keys(name_items(both))
+    assert keys(name_items(both[1:], known=lambda *_: second)) == [second]  # its neighbour is gone
+    known = {"a.png": "a"}
+    first, kept = keys(name_items(both, known=lambda request, *_: known.get(request.images[0])))  # it has come
+    assert (kept, first.partition("-")[0]) == ("a", "a")
 
 
 def test_a_key_of_the_table_wins_over_a_picture_of_that_name():
     items = [*pictures("cat.jpg"), SourceItem(row=3, request=EditRequest("x.jpg", "snow", key="cat"))]
-    assert keys(name_items(items)) == ["cat-2", "cat"]
+    first, second = keys(name_items(items))
+    assert re.fullmatch(f"cat{HASHED}", first)
+    assert second == "cat"
 
 
 def test_a_key_that_a_table_has_twice_is_the_later_rows_problem():
@@ -324,9 +405,16 @@ def test_a_key_that_a_table_has_twice_is_the_later_rows_problem():
     assert (second.request, second.problem) == (None, "the key 'A' is that of another row")
 
 
-def test_a_picture_without_a_name_is_called_after_its_row():
-    items = [SourceItem(row=4, request=EditRequest("data:image/png;base64,AAAA", "snow"))]
-    assert keys(name_items(items)) == ["row-4"]
+def test_a_picture_without_a_name_is_called_after_its_content():
+    images = ("data:image/png;base64,AAAA", "data:image/png;base64,AAAB", PNG)
+    named = keys(name_items([SourceItem(row=4, request=EditRequest(image, "snow")) for image in images]))
+    assert len(set(named)) == 3
+    assert all(re.fullmatch(f"edit{HASHED}", key) for key in named)
+
+
+def test_names_that_differ_in_how_letters_are_composed_are_one():
+    one, other = "\ud55c.jpg", "\u1112\u1161\u11ab.jpg"
+    assert all("-" in key for key in keys(name_items(pictures(one, other))))
 
 
 def test_bad_rows_stay_where_they_are():

@@ -10,7 +10,7 @@ from PIL import Image
 
 from qwen_edit_async import _pillow, _structure
 from qwen_edit_async._errors import InvalidEditError
-from qwen_edit_async._structure import find_damage
+from qwen_edit_async._structure import find_cut, find_damage
 
 SCAN = b"\xff\xda"
 
@@ -86,6 +86,54 @@ def test_a_file_is_read_once_however_many_comments_it_has(comment) -> None:
     data = data[:-2] + comment * (1_000_000 // len(comment)) + data[-2:]
     assert find_damage(Watched(data), len(data), "image/jpeg") is None
     assert read <= len(data)
+
+
+class Counted(io.BytesIO):
+    count = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.count += len(data)
+        return data
+
+
+def encoded(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.frombytes("RGB", (400, 400), random.Random(3).randbytes(400 * 400 * 3)).save(file, kind)
+    return file.getvalue()
+
+
+FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_whether_a_file_is_cut_short_is_told_without_reading_it(kind) -> None:
+    data = encoded(kind)
+    file = Counted(data)
+    assert find_cut(file, len(data), f"image/{kind.lower()}") is None
+    assert file.count < 2000 < len(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"), [("JPEG", -1), ("JPEG", 100), ("PNG", -1), ("PNG", 40), ("WEBP", -1), ("GIF", 6), ("BMP", 20)]
+)
+def test_a_file_that_is_cut_short_is_found(kind, kept) -> None:
+    data = encoded(kind)[:kept]
+    for find in (find_cut, find_damage):
+        assert find(io.BytesIO(data), len(data), f"image/{kind.lower()}") == "it is cut short"
+
+
+@pytest.mark.parametrize(("kind", "appended"), [("JPEG", b"\0"), ("PNG", b"a trailer")])
+def test_what_something_was_appended_to_is_whole(kind, appended) -> None:
+    data = encoded(kind) + appended
+    assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}") is None
+
+
+@pytest.mark.parametrize(("kind", "position"), [("JPEG", 2), ("PNG", 17)])
+def test_a_header_that_is_damaged_is_found(kind, position) -> None:
+    data = bytearray(encoded(kind))
+    data[position] ^= 0x10
+    assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}")
 
 
 def test_broken_tables_are_found_by_decoding() -> None:

@@ -60,7 +60,7 @@ class BatchPlan:
         uncertain: Edits of the input of which it is unknown whether a task exists: they need consent.
         problems: Up to 100 of the rows that make no edit.
         problem_count: How many there are.
-        existing: Files that are there already, not by this batch, and would be replaced.
+        existing: Files that are there already, not by this batch, and would be replaced (``overwrite``).
         existing_example: One of them.
         notes: What else is good to know.
         spent: What completed edits have cost so far.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias, cast
@@ -15,15 +15,19 @@ from qwen_edit_async._requests import RequestInput, request_from_fields
 from qwen_edit_async._sources import (
     EditDefaults,
     KeyNames,
+    Known,
     Source,
     SourceItem,
+    crowded_names,
+    folded,
+    folder_of,
     has_keys,
     is_source,
-    keys_of,
     read_source,
 )
 
 from ._gather import Gatherer
+from ._targets import Targets
 
 BatchSource: TypeAlias = "Source | Iterable[RequestInput] | AsyncIterable[RequestInput]"
 """A folder, a pattern of files, a picture, a table's file, a data frame; or requests, one by one."""
@@ -39,14 +43,17 @@ class BatchInput:
         source: What the user gave.
         defaults: What to do with each picture or row that does not say.
         recursive: Whether a folder's folders are looked into.
-        folder: Where the results go: no input.
+        targets: Where the results go, which is no input.
     """
 
     source: BatchSource
     defaults: EditDefaults
     recursive: bool
-    folder: Path
-    _reserved: Collection[str] = frozenset()
+    targets: Targets
+    _crowded: set[str] = attrs.field(factory=set)
+    _settled: dict[str, str] = attrs.field(factory=dict)
+    _count: int = 0
+    _keys: set[str] = attrs.field(factory=set)
 
     def __attrs_post_init__(self) -> None:
         if self.described:
@@ -68,11 +75,12 @@ class BatchInput:
         """Whether it can be read twice."""
         return self.described or (isinstance(self.source, Iterable) and iter(self.source) is not self.source)
 
-    def survey(self, note: Callable[[str], None]) -> Iterator[SourceItem]:
+    def survey(self, note: Callable[[str], None], known: Known) -> Iterator[SourceItem]:
         """Each item, with its key; a later :meth:`feed` gives the same ones. Blocking.
 
         Args:
             note: Told what is good to know.
+            known: What the journal calls an item that has no key of its own.
 
         Raises:
             ConfigurationError: If the source can't be read.
@@ -80,31 +88,57 @@ class BatchInput:
         source = self.source
         if not is_source(source):
             return _requests(cast("Iterable[RequestInput]", source))
-        if has_keys(source):
-            self._reserved = keys_of(read_source(source, self.defaults))
-        elif Path(str(source)).resolve() == self.folder.resolve():
+        if not has_keys(source) and Path(str(source)).resolve() == self.targets.folder.resolve():
             raise ConfigurationError(
                 "the results would be among the pictures, and be edited by the next run: use another output folder"
             )
-        return self._items(source, note)
+        self._crowded = crowded_names(self.targets.noting_inputs(self._read(source, lambda _: None)))
+        self._settled = {}
+
+        def settle(request: EditRequest, plain: str, hashed: str) -> str | None:
+            key = known(request, plain, hashed)
+            if key is not None and key == (plain or hashed):
+                self._settled[hashed] = key  # what the feed could not tell by itself
+            return key
+
+        return self._remembered(source, KeyNames(self._crowded, folder_of(source), settle), note)
+
+    def _remembered(self, source: Source, names: KeyNames, note: Callable[[str], None]) -> Iterator[SourceItem]:
+        count = 0
+        for count, item in enumerate(self._items(source, names, note), 1):  # noqa: B007  # counted
+            yield item
+        self._count, self._keys = count, names.taken
 
     async def feed(self, thread: Gatherer) -> AsyncGenerator[SourceItem | RequestInput, None]:
-        """Each item of a source, after :meth:`survey`; some at a time, so that nothing waits for a disk."""
-        items = self._items(cast("Source", self.source), lambda _: None)
+        """Each item of a source, after :meth:`survey`; some at a time, so that nothing waits for a disk.
+
+        Those that were there then, and are gone, are items with that problem, at the end.
+        """
+        source, count, gone = cast("Source", self.source), 0, self._keys
+        names = KeyNames(self._crowded, folder_of(source), lambda *known: self._settled.get(known[-1]))
+        items = self._items(source, names, lambda _: None)
         try:
             while page := await thread.call(lambda: list(islice(items, _PAGE))):
                 for item in page:
+                    count += 1
+                    if item.request is not None:
+                        gone.discard(folded(item.request.key or ""))
                     yield item
+            # A row of a table that has gone bad meanwhile has no key, but is still there.
+            if gone and not (has_keys(source) and count >= self._count):
+                for key in sorted(gone):
+                    yield SourceItem(problem="it was there when the run began, and is gone", place=key)
         finally:
             thread.call(items.close)
 
-    def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
-        names = KeyNames(self._reserved)
-        items = read_source(source, self.defaults, recursive=self.recursive, exclude=self.folder, note=note)
-        for item in items:
+    def _items(self, source: Source, names: KeyNames, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
+        for item in self._read(source, note):
             yield names.name(item)
         if names.note:
             note(names.note)
+
+    def _read(self, source: Source, note: Callable[[str], None]) -> Iterator[SourceItem]:
+        return read_source(source, self.defaults, recursive=self.recursive, exclude=self.targets.folder, note=note)
 
 
 def _requests(given: Iterable[RequestInput]) -> Iterator[SourceItem]:

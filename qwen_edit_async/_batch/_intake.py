@@ -22,6 +22,7 @@ from ._plan import State, describe, key_of, may_change_request, pictures_of
 from ._report import FailureGroup
 from ._row import Row, Surroundings
 from ._store import Draft, Entry
+from ._targets import Targets
 
 T = TypeVar("T")
 
@@ -182,7 +183,7 @@ class Intake:
             return
         examined: _Examined | None = None
         if (key := key_without_reading(request)) is None:
-            examined = await self._around.files.call(_examine, request, None)
+            examined = await self._around.files.call(_examine, request, None, self._around.targets)
             key = examined.content.key
         if key != key.encode("utf-8", "replace").decode("utf-8"):
             self._refuse(
@@ -209,7 +210,7 @@ class Intake:
         around = self._around
         entry = None if self._fresh else await around.journal.find(key)
         if examined is None:
-            examined = await around.files.call(_examine, request, entry)
+            examined = await around.files.call(_examine, request, entry, around.targets)
         content, error = examined.content, examined.error
         draft = Draft(
             key=key,
@@ -233,6 +234,7 @@ class Intake:
         elif error is None and content.stamp != entry.stamp:
             around.journal.restamp(entry.number, content.stamp)
         row = Row(entry, around)
+        error = error or examined.in_the_way
         if error is not None and entry.state in _NEEDS_INPUT:
             await row.fail(error, request)
         elif entry.state not in _HANDLED and key not in self._resumed:
@@ -253,13 +255,21 @@ class Intake:
 class _Examined:
     content: Content
     error: InvalidEditError | None = None
+    in_the_way: InvalidEditError | None = None
 
 
-def _examine(request: EditRequest, entry: Entry | None) -> _Examined:
+def _examine(request: EditRequest, entry: Entry | None, targets: Targets) -> _Examined:
     """What a request is: as the journal knows it if its files look as they did, or else by their content. Blocking."""
     if entry is not None and entry.stamp and stamp(request) == entry.stamp:
-        return _Examined(Content(entry.key, entry.digest, entry.stamp))
-    try:
-        return _Examined(read_content(request))
-    except InvalidEditError as error:
-        return _Examined(Content(key_of(request, [""] * len(request.images)), digest="", stamp=""), error)
+        examined = _Examined(Content(entry.key, entry.digest, entry.stamp))
+    else:
+        try:
+            examined = _Examined(read_content(request))
+        except InvalidEditError as error:
+            return _Examined(Content(key_of(request, [""] * len(request.images)), digest="", stamp=""), error)
+    if entry is None or entry.state in _NEEDS_INPUT:
+        try:
+            targets.existing(request, examined.content.key)
+        except InvalidEditError as error:
+            return attrs.evolve(examined, in_the_way=error)
+    return examined

@@ -68,7 +68,8 @@ class BatchReport:
         saved: Edits that are done.
         failed: Edits that failed for good, or before they had a task.
         uncertain: Edits of which it is unknown whether a task exists.
-        refused: Requests of this run that the journal does not have: malformed, or with the key of another request.
+        refused: Requests of this run that the journal does not have: malformed, gone since the run began, or with the
+            key of another request.
         pictures: Files of the edits that are done.
         cost: What completed edits cost, in the account's currency.
         unpriced: Completed edits for which the service named no cost.
@@ -190,7 +191,7 @@ class BatchReport:
             (self.unsaved, "completed, but not saved"),
             (self.failed, "failed"),
             (self.uncertain, "uncertain: a task may exist, and be charged"),
-            (self.refused, "refused: malformed, or with the key of another request"),
+            (self.refused, "refused: malformed, gone, or with the key of another request"),
             (self.repeats, "uncertain submissions repeated with consent"),
         )
 

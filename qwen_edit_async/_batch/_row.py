@@ -11,7 +11,6 @@ import functools
 import json
 from collections.abc import Sequence
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -42,6 +41,7 @@ from ._gather import Gatherer
 from ._journal import Journal
 from ._plan import Budget, State, Step, Verdict, next_step, reason_of
 from ._store import Entry
+from ._targets import Targets
 
 _ENDS_RUN = (AuthenticationError, InsufficientBalanceError, PermissionDeniedError, SessionClosedError)
 """What every other edit would be answered, too."""
@@ -71,7 +71,7 @@ class Surroundings:
         journal: What they rely on.
         budget: Whether they may be submitted.
         files: For looking at files.
-        folder: Where their pictures go.
+        targets: Where their pictures go.
         deadline: Seconds for each; ``None`` for the session's.
         resubmit_uncertain: Whether uncertain ones are submitted again.
         live: Keys of the edits that are being worked on.
@@ -86,7 +86,7 @@ class Surroundings:
     journal: Journal
     budget: Budget
     files: Gatherer
-    folder: Path
+    targets: Targets
     deadline: float | None
     resubmit_uncertain: bool
     live: set[str] = attrs.field(factory=set)
@@ -139,7 +139,7 @@ class Row:
         consent = around.resubmit_uncertain and request is not None
         step = next_step(self._state, has_task=has_task, resubmit_uncertain=consent)
         if step is Step.VERIFY:
-            if await around.files.call(are_whole, around.folder, entry.files):
+            if await around.files.call(are_whole, around.targets.folder, entry.files):
                 self._count_saved(len(entry.files))
                 around.counts.found += 1
                 return
@@ -280,9 +280,9 @@ class Row:
             await self._save(result.images)
 
     async def _save(self, images: Sequence[OutputImage]) -> None:
-        around = self._around
+        around, stem = self._around, self._entry.stem
         try:
-            paths = [await image.save(around.folder / f"{self._entry.stem}-{image.index}.png") for image in images]
+            paths = [await image.save(around.targets.folder / f"{stem}-{image.index}.png") for image in images]
         except (DownloadError, SessionClosedError, OSError) as error:
             if isinstance(error, SessionClosedError):
                 around.stop(error)

@@ -35,6 +35,7 @@ from ._publish import check_not_lost, publish
 from ._report import BatchReport, make_report
 from ._row import Surroundings
 from ._survey import SurveyOptions, survey
+from ._targets import Targets
 
 _TOLD_PROBLEMS: Final = 20
 
@@ -114,6 +115,8 @@ class EditBatch:
         gallery_limit: How many edits ``report.html`` shows at most, about 25 KB each; those that went wrong come first.
             With 0 there is no such page. Small pictures are made for a minute at most, and for 3 s if the run was
             interrupted: after that the page shows the files themselves.
+        overwrite: Whether results replace files of their names that are no results of this batch; otherwise such an
+            edit is not submitted, and fails. A folder's or a table's own images are replaced in neither case.
 
     Raises:
         ConfigurationError: If an option is wrong.
@@ -134,6 +137,7 @@ class EditBatch:
         resubmit_uncertain: bool = False,
         deadline: float | None = None,
         gallery_limit: int = GALLERY_LIMIT,
+        overwrite: bool = False,
     ) -> None:
         check_not_negative(gallery_limit, "gallery_limit")
         if max_tasks is not None:
@@ -143,8 +147,9 @@ class EditBatch:
         if deadline is not None:
             check_positive(deadline, "deadline")
         self._folder = Path(out_dir)
+        self._targets = Targets(self._folder, overwrite)
         defaults = EditDefaults(instruction, parameters or EditParameters())
-        self._input = BatchInput(requests, defaults, recursive, self._folder)
+        self._input = BatchInput(requests, defaults, recursive, self._targets)
         if strict and not self._input.repeatable:
             raise ConfigurationError(f"strict {_NEEDS_REPEATABLE}")
         self._strict = strict
@@ -204,8 +209,8 @@ class EditBatch:
     async def plan(self, *, price: Decimal | float | str | None = None, fit: bool = False) -> BatchPlan:
         """What a run would do, without a session, a key or a network; it makes and changes no file.
 
-        Reads the whole input, looks at each image file that would be sent (that it is there, its size and format), and
-        at the journal, if there is one.
+        Reads the whole input, looks at each image file that would be sent (that it is there, its size, format and both
+        ends: damage in the middle shows only when it is sent), and at the journal, if there is one.
 
         Args:
             price: What a picture costs, in the account's currency, to estimate the cost.
@@ -262,7 +267,7 @@ class EditBatch:
                 journal=journal,
                 budget=attrs.evolve(self._limits),
                 files=files,
-                folder=self._folder,
+                targets=self._targets,
                 deadline=self._deadline,
                 resubmit_uncertain=self._resubmit_uncertain,
             )

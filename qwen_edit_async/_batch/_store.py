@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import sqlite3
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ import attrs
 from qwen_edit_async._errors import JournalError
 from qwen_edit_async._log import log
 from qwen_edit_async._results import safe_stem
+from qwen_edit_async._sources import folded
 
 from ._plan import ORIGINS, State
 from ._report import JournalSummary
@@ -188,7 +188,7 @@ class Store:
         try:
             cursor = self._connection.execute(
                 "INSERT INTO edits (key, stem, digest, stamp, request, pictures, state) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (*map(_storable, attrs.astuple(attrs.evolve(draft, stem=_fold(draft.stem)))), State.PLANNED.value),
+                (*map(_storable, attrs.astuple(attrs.evolve(draft, stem=folded(draft.stem)))), State.PLANNED.value),
             )
         except sqlite3.IntegrityError:
             return self.find(draft.key)
@@ -359,8 +359,3 @@ def _entry(row: Sequence[Any]) -> Entry:
 def _storable(value: Any) -> Any:
     """Text that SQLite can hold: a file's name or a service's words may have surrogates, which UTF-8 has not."""
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) and not value.isascii() else value
-
-
-def _fold(stem: str) -> str:
-    """What stems have in common whose files would be one on a disk that ignores case, or how letters are composed."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", stem).casefold())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import threading
@@ -12,16 +13,17 @@ from typing import Any, Final
 import attrs
 
 from qwen_edit_async._errors import InvalidEditError
-from qwen_edit_async._images import check_format, check_size, image_name, is_data_uri, is_url
+from qwen_edit_async._images import check_format, check_size, image_name, is_data_uri, is_url, sniff
 from qwen_edit_async._models import EditRequest
 from qwen_edit_async._results import safe_stem
-from qwen_edit_async._sources import SourceItem
+from qwen_edit_async._sources import SourceItem, folded
+from qwen_edit_async._structure import find_cut
 
 from ._content import are_whole, key_without_reading, read_content
 from ._content import stamp as stamp_request
 from ._forecast import BatchPlan, Tally
 from ._input import BatchInput
-from ._plan import State, Step, describe, may_change_request, next_step, pictures_of
+from ._plan import State, Step, describe, may_change_request, next_step
 from ._store import Entry, Store
 
 _HEAD_BYTES: Final = 16
@@ -91,10 +93,19 @@ class _Survey:
                 self._look_at(item)
             except InvalidEditError as error:
                 self.tally.problem(self._label(item), str(error))
-        return self.tally.plan(str(self.given.folder))
+        return self.tally.plan(str(self.given.targets.folder))
 
     def _items(self) -> Iterator[SourceItem]:
-        return self.given.survey(self.tally.note)
+        return self.given.survey(self.tally.note, self._known)
+
+    def _known(self, request: EditRequest, plain: str, hashed: str) -> str | None:
+        """What the journal calls a row without a key; what it has no name for, it can't have been paid for."""
+        if self.store is None:
+            return None
+        if self.store.find(hashed) is not None:
+            return hashed
+        entry = self.store.find(plain) if plain else None
+        return plain if entry is not None and _is_surely_of(entry, request) else None
 
     def _label(self, item: SourceItem) -> str:
         if self.given.described:
@@ -110,7 +121,7 @@ class _Survey:
             return
         entry = None if self.store is None else self.store.find(key)
         if entry is None:
-            self._submit(request, key, new=True)
+            self._submit(request, key)
             return
         if not _is_of(entry, request):
             if not may_change_request(entry.state, has_task=entry.task_id is not None):
@@ -121,9 +132,9 @@ class _Survey:
         consent = self.options.resubmit_uncertain
         match next_step(state, has_task=entry.task_id is not None, resubmit_uncertain=consent):
             case Step.SUBMIT | Step.REPLAN:
-                self._submit(request, key)
+                self._submit(request, key, uncertain=state is State.UNCERTAIN)
             case Step.VERIFY:
-                self.tally.count(State.SAVED if are_whole(self.given.folder, entry.files) else Step.DOWNLOAD)
+                self.tally.count(State.SAVED if are_whole(self.given.targets.folder, entry.files) else Step.DOWNLOAD)
             case Step.LEAVE:
                 self.tally.count(state)
 
@@ -134,27 +145,21 @@ class _Survey:
             InvalidEditError: If another request has its key, or one that names the same files.
         """
         this = key, _identity(request)
-        if (first := self._seen.setdefault(safe_stem(key).casefold(), this)) == this:
+        if (first := self._seen.setdefault(folded(safe_stem(key)), this)) == this:
             return first is not this
         raise InvalidEditError("the key, or the files that it names, are those of another request")
 
-    def _submit(self, request: EditRequest, key: str, *, new: bool = False) -> None:
+    def _submit(self, request: EditRequest, key: str, *, uncertain: bool = False) -> None:
         for position, image in enumerate(request.images, 1):
             _check_image(image, position, fit=self.options.fit)
         for cut in request.silently_cut():
             if self.options.strict:
                 raise InvalidEditError(cut)
             self.tally.note("texts are longer than the service reads: it ignores what is over its limit")
+        for name in () if uncertain else self.given.targets.existing(request, key):
+            self.tally.existing += 1
+            self.tally.existing_example = self.tally.existing_example or name
         self.tally.submission(request.parameters)
-        if new:
-            self._look_for_files(safe_stem(key), pictures_of(request.parameters))
-
-    def _look_for_files(self, stem: str, pictures: int) -> None:
-        for index in range(pictures):
-            name = f"{stem}-{index}.png"
-            if (self.given.folder / name).exists():
-                self.tally.existing += 1
-                self.tally.existing_example = self.tally.existing_example or name
 
 
 def _identity(request: EditRequest) -> str:
@@ -177,8 +182,14 @@ def _is_of(entry: Entry, request: EditRequest) -> bool:
         return True
 
 
+def _is_surely_of(entry: Entry, request: EditRequest) -> bool:
+    with contextlib.suppress(InvalidEditError):
+        return stamp_request(request) == entry.stamp != "" or read_content(request).digest == entry.digest
+    return False
+
+
 def _check_image(image: Any, position: int, *, fit: bool) -> None:
-    """Refuse what shows at a file's first bytes to be no image that can be sent.
+    """Refuse what shows at a file's two ends to be no image that can be sent; what is between is not read.
 
     Raises:
         InvalidEditError: If it does.
@@ -192,9 +203,13 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
             raise InvalidEditError(f"{name} is no file")
         with open(image, "rb", buffering=0) as file:  # noqa: PTH123  # as above
             head = file.read(_HEAD_BYTES)
+            media_type = sniff(head)
+            damage = None if media_type is None else find_cut(file, status.st_size, media_type)
     except OSError as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
         raise InvalidEditError(f"{name} {reason}") from None
     if not fit:
         check_size(status.st_size, name)
         check_format(head, name)
+    if media_type is not None and damage is not None:
+        raise InvalidEditError(f"{name} is no whole {media_type.removeprefix('image/').upper()} file: {damage}")

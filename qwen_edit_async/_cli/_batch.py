@@ -64,7 +64,7 @@ def batch(
         output: The folder for the results.
         concurrency: Tasks at a time.
         recursive: Look into the folder's folders as well.
-        overwrite: Replace files that the journal does not know, instead of stopping before anything is sent.
+        overwrite: Replace files that are no results of this batch, instead of leaving out the edits that would.
         max_cost: Submit no more once the whole batch could cost more than this.
         max_tasks: Submit no more once so many tasks were created for the whole batch.
         stop_after_failures: Submit no more after so many failures.
@@ -92,6 +92,7 @@ def batch(
         stop_after_failures=stop_after_failures,
         resubmit_uncertain=submission.resubmit_uncertain,
         gallery_limit=gallery_limit,
+        overwrite=overwrite,
     )
     if dry_run:
         plan = asyncio.run(edits.plan(price=price, fit=submission.fit))
@@ -106,7 +107,7 @@ def batch(
         max_in_flight=concurrency,
         output=output,
     )
-    work = _Batch(run, edits, overwrite=overwrite)
+    work = _Batch(run, edits)
     code = run(work.work)
     if edits.progress.begun:
         work.report()
@@ -116,12 +117,11 @@ def batch(
 class _Batch:
     """The edits of a source, on their way to files."""
 
-    def __init__(self, run: Run, edits: EditBatch, *, overwrite: bool) -> None:
+    def __init__(self, run: Run, edits: EditBatch) -> None:
         self._more_to_do = True
         self._limit = ""
         self._run = run
         self._edits = edits
-        self._overwrite = overwrite
         self._started_at = time.monotonic()
         self._failures: list[tuple[str, int, list[str]]] = []
         self._report: BatchReport | None = None
@@ -141,13 +141,8 @@ class _Batch:
         return self._conclude(report)
 
     def _begin(self, plan: BatchPlan) -> None:
-        """Say what is left out, or refuse to write over what did not come of this batch."""
+        """Say what is left out."""
         screen = self._run.screen
-        if plan.existing and not self._overwrite:
-            raise ConfigurationError(
-                f"{plan.existing} of the files to be written exist already in {plan.folder}, such as "
-                f"{plan.existing_example}: use another -o, or --overwrite"
-            )
         for note in plan.notes:
             screen.note(note)
         if lines := plan.problem_lines(_NAMED_PROBLEMS):

@@ -26,6 +26,7 @@ _FOR_THE_SHELL = (
     (re.compile(r"session\.attach\('([^']+)'\)"), r"qwen-edit fetch \1"),
     (re.compile(r"let the session do so with fit=True"), "use --fit"),
     (re.compile(r"resubmit_uncertain(=True)?"), "--resubmit-uncertain"),
+    (re.compile(r"overwrite=True"), "--overwrite"),
     (re.compile(r", or allow_insecure=True"), ""),
 )
 

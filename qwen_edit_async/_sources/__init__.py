@@ -17,10 +17,13 @@ needed. A table's columns are ``image``, ``image2``, ``image3``, ``instruction``
 from ._item import EditDefaults as EditDefaults
 from ._item import SourceItem as SourceItem
 from ._keys import KeyNames as KeyNames
+from ._keys import Known as Known
+from ._keys import crowded_names as crowded_names
+from ._keys import folded as folded
 from ._keys import image_stem as image_stem
 from ._read import DataFrameLike as DataFrameLike
 from ._read import Source as Source
+from ._read import folder_of as folder_of
 from ._read import has_keys as has_keys
 from ._read import is_source as is_source
-from ._read import keys_of as keys_of
 from ._read import read_source as read_source

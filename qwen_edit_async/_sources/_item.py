@@ -16,18 +16,20 @@ class SourceItem:
             from 1; in a data frame, its position from 0. ``None`` elsewhere.
         request: The edit; its ``key`` is the table's, or ``None``.
         problem: Why there is none.
+        place: Where that is, if it is no row.
     """
 
     row: int | None = None
     request: EditRequest | None = None
     problem: str | None = None
+    place: str = ""
 
     @property
     def label(self) -> str:
         """What to call it in messages."""
         if self.row is not None:
             return f"row {self.row}"
-        return str(self.request.images[0]) if self.request is not None else ""
+        return str(self.request.images[0]) if self.request is not None else self.place
 
 
 @attrs.frozen

@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Collection
-from typing import Final
+import unicodedata
+from collections.abc import Callable, Collection, Iterable
+from typing import Final, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import attrs
 
 from qwen_edit_async._images import is_data_uri, is_url
+from qwen_edit_async._models import EditRequest
 from qwen_edit_async._results import safe_stem
 
 from ._item import SourceItem
 
 _KEY_CHARACTERS: Final = 100
+_HASH_BYTES: Final = 5
+_NAMELESS: Final = "edit"
+
+Known: TypeAlias = "Callable[[EditRequest, str, str], str | None]"
+"""Of a request, its picture's name if several have it, and that name with the hash: what earlier runs called it."""
 
 
 class KeyNames:
     """Gives each item of a source a key of its own: the table's, else the first picture's name.
 
-    Keys differ in more than case, for file systems that ignore it. Where pictures share a name, the later ones get a
-    number; a key that a table has twice is the later row's problem.
+    Where several items have one name, in any case, a short hash is added: of the images' paths as the source has them
+    (of their content, for images in memory), the instruction and the parameters. So no key depends on where in the
+    source its item is, or on what else is there; items that are the same in all of that are numbered. What earlier runs
+    have called an item stays, so that names that come to be, or cease to be, those of several items change nothing. A
+    key that a table has twice is the later row's problem.
 
     Args:
-        reserved: The table's own keys, case-folded: no picture's name takes them from their rows.
+        crowded: See :func:`crowded_names`.
+        folder: Where the source is: what lies in it is known by its path from there.
+        known: What earlier runs have called an item.
     """
 
-    def __init__(self, reserved: Collection[str] = frozenset()) -> None:
-        self._reserved = reserved
+    def __init__(
+        self, crowded: Collection[str] = frozenset(), folder: str = "", known: Known = lambda *_: None
+    ) -> None:
+        self._crowded = crowded
+        self._prefix = folder and os.path.join(folder, "")  # noqa: PTH118  # text, no access
+        self._known = known
         self._taken: set[str] = set()
-        self._numbers: dict[str, int] = {}
         self._renamed = 0
         self._example = ""
+
+    @property
+    def taken(self) -> set[str]:
+        """The keys so far, folded."""
+        return self._taken
 
     @property
     def note(self) -> str:
@@ -40,7 +62,8 @@ class KeyNames:
         if not self._renamed:
             return ""
         return (
-            f"{self._renamed} pictures share a name with another: their results get a number, such as {self._example}"
+            f"{self._renamed} edits share their picture's name with another: their results get a short hash, such as "
+            f"{self._example}"
         )
 
     def name(self, item: SourceItem) -> SourceItem:
@@ -50,29 +73,84 @@ class KeyNames:
             return item
         if request.key is not None:
             key = as_key(request.key)
-            folded = key.casefold()
-            if folded in self._taken:
+            if folded(key) in self._taken:
                 return attrs.evolve(item, request=None, problem=f"the key {key!r} is that of another row")
         else:
-            stem = key = as_key(image_stem(str(request.images[0])) or f"row-{item.row}")
-            while (folded := key.casefold()) in self._taken or folded in self._reserved:
-                self._numbers[stem] = self._numbers.get(stem, 1) + 1
-                key = f"{stem}-{self._numbers[stem]}"
-            if key != stem:
-                self._renamed += 1
-                self._example = self._example or f"{key} for {stem}"
-        self._taken.add(folded)
+            key = self._choose(request)
+        self._taken.add(folded(key))
         return item if key == request.key else attrs.evolve(item, request=attrs.evolve(request, key=key))
 
+    def _choose(self, request: EditRequest) -> str:
+        plain = _plain_name(request)
+        key = hashed = f"{plain or _NAMELESS}-{self._hash(request)}"
+        if folded(plain) in self._crowded:
+            key = self._known(request, plain, hashed) or hashed
+        elif plain:
+            key = self._known(request, "", hashed) or plain
+        if folded(key) in self._taken:
+            key, number = hashed, 1
+            while folded(key) in self._taken:
+                number += 1
+                key = f"{hashed}-{number}"
+        if plain and key != plain:
+            self._renamed += 1
+            self._example = self._example or f"{key} for {plain}"
+        return key
 
-def image_stem(image: str) -> str:
-    """The name of a picture without its ending, out of its path or URL; empty for a data URI."""
-    if is_data_uri(image):
+    def _hash(self, request: EditRequest) -> str:
+        images = [
+            image.removeprefix(self._prefix)
+            if isinstance(image, str) and not is_data_uri(image)
+            else _digest(image if isinstance(image, bytes) else str(image).encode("utf-8", "surrogatepass"))
+            for image in request.images
+        ]
+        parameters = attrs.asdict(request.parameters, filter=lambda _, value: value is not None)
+        return _digest(json.dumps([images, request.instruction, parameters]).encode(), _HASH_BYTES)
+
+
+def crowded_names(items: Iterable[SourceItem]) -> set[str]:
+    """Names, folded, that no item may take from its picture: those of several pictures, and the table's own keys.
+
+    If all items have keys of their own, there is nothing to keep them for.
+    """
+    own: set[str] = set()
+    seen: set[str] = set()
+    crowded: set[str] = set()
+    for item in items:
+        if item.request is None:
+            continue
+        if item.request.key is not None:
+            own.add(folded(as_key(item.request.key)))
+            continue
+        name = folded(_plain_name(item.request))
+        if name in seen:
+            crowded.add(name)
+        seen.add(name)
+    return crowded | own if seen else set()
+
+
+def image_stem(image: object) -> str:
+    """The name of a picture without its ending, out of its path or URL; empty for one in memory, or a data URI."""
+    if not isinstance(image, str | os.PathLike) or is_data_uri(image):
         return ""
-    path = unquote(urlsplit(image).path) if is_url(image) else image
+    text = str(image)
+    path = unquote(urlsplit(text).path) if is_url(text) else text
     return os.path.splitext(os.path.basename(path.rstrip("/")))[0]  # noqa: PTH119, PTH122  # text, no access
 
 
 def as_key(text: str) -> str:
     """A text as a key that can name files."""
     return safe_stem(text)[:_KEY_CHARACTERS]
+
+
+def folded(name: str) -> str:
+    """What names have in common whose files would be one on a disk that ignores case, or how letters are composed."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
+def _plain_name(request: EditRequest) -> str:
+    return as_key(image_stem(request.images[0]))
+
+
+def _digest(data: bytes, size: int = 20) -> str:
+    return hashlib.blake2b(data, digest_size=size).hexdigest()

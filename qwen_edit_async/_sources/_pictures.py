@@ -20,29 +20,32 @@ _NAMED_OTHERS: Final = 3
 
 
 def picture_items(
-    paths: Iterable[str],
+    paths: Iterable[str | OSError],
     where: str,
     defaults: EditDefaults,
     exclude: str | None,
     note: Callable[[str], None],
 ) -> Iterator[SourceItem]:
-    """An edit for each file that is a picture.
+    """An edit for each file that is a picture, or can't be read, and so may be one: whoever reads it says why not.
 
     Args:
-        paths: The files, and what else there is.
+        paths: The files, and what else there is: a folder that can't be read makes no edit.
         where: What they are called together.
         defaults: The edit.
         exclude: A folder, as an absolute path without links, whose content is left out.
         note: Told what else was left out.
 
     Raises:
-        ConfigurationError: If there is no instruction, no picture, or a file that can't be read.
+        ConfigurationError: If there is no instruction, or no picture.
     """
     if defaults.instruction is None:
         raise ConfigurationError("pictures say nothing about what to do with them: give an instruction")
     named: list[str] = []
     others = count = 0
     for path in paths:
+        if isinstance(path, OSError):
+            yield SourceItem(problem=f"can't be read: {path.strerror}", place=str(path.filename))
+            continue
         if not os.path.isfile(path) or (exclude is not None and _is_inside(path, exclude)):  # noqa: PTH113  # 100,000 texts, no 100,000 Paths
             continue
         if _is_picture(path):
@@ -59,14 +62,24 @@ def picture_items(
         note(f"{others} of the files are no pictures that the service takes, and are left out: {names}")
 
 
-def files_of(folder: str, *, recursive: bool) -> Iterator[str]:
-    """A folder's files by name.
+def files_of(folder: str, *, recursive: bool) -> Iterator[str | OSError]:
+    """A folder's files by name; an error for each of its folders that can't be read.
 
     Hidden ones are other programs' business: previews, or downloads that are not whole yet.
+
+    Raises:
+        ConfigurationError: If the folder itself can't be read.
     """
-    for root, folders, files in os.walk(folder, onerror=_refuse):
+    errors: list[OSError] = []
+    for root, folders, files in os.walk(folder, onerror=errors.append):
+        yield from errors
+        errors.clear()
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         yield from (os.path.join(root, name) for name in sorted(files) if not name.startswith("."))  # noqa: PTH118  # as above
+    for error in errors:
+        if error.filename == folder:
+            raise ConfigurationError(f"{folder} can't be read: {error.strerror}")
+        yield error
 
 
 def _is_inside(path: str, folder: str) -> bool:
@@ -77,9 +90,5 @@ def _is_picture(path: str) -> bool:
     try:
         with open(path, "rb") as file:  # noqa: PTH123  # as above
             return sniff(file.read(_HEAD_BYTES)) is not None
-    except OSError as error:
-        raise ConfigurationError(f"{path} can't be read: {error.strerror}") from None
-
-
-def _refuse(error: OSError) -> None:
-    raise ConfigurationError(f"{error.filename} can't be read: {error.strerror}") from None
+    except OSError:
+        return True

@@ -12,7 +12,6 @@ from qwen_edit_async._errors import ConfigurationError
 
 from ._frames import frame_items, parquet_items
 from ._item import EditDefaults, SourceItem
-from ._keys import as_key
 from ._pictures import files_of, picture_items
 from ._text import csv_items, jsonl_items
 
@@ -97,13 +96,11 @@ def read_source(
     return picture_items([str(path)], str(path), defaults, None, note)
 
 
-def keys_of(items: Iterator[SourceItem]) -> set[str]:
-    """The keys that a table itself gives, case-folded; none if all rows have one, so that no name can take them."""
-    keys: set[str] = set()
-    complete = True
-    for item in items:
-        if item.request is not None and item.request.key is not None:
-            keys.add(as_key(item.request.key).casefold())
-        elif item.request is not None:
-            complete = False
-    return set() if complete else keys
+def folder_of(source: Source) -> str:
+    """Where a folder's pictures, or a table's, are: their paths begin with it; empty for the working directory."""
+    if not isinstance(source, str | os.PathLike):
+        return ""
+    path = Path(source)
+    if path.is_dir():
+        return str(path)
+    return str(path.parent) if has_keys(source) else ""

@@ -15,6 +15,7 @@ from ._item import EditDefaults, SourceItem
 from ._rows import Rows
 
 _DELIMITERS: Final = ",;\t"
+_ADVICE: Final = "a quote in a quoted cell is written twice; long texts, such as data URIs, belong into JSON Lines"
 
 
 def csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
@@ -26,22 +27,29 @@ def csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -
     rows = Rows(str(path.parent), defaults, typed=False, note=note)
     lines = _lines(path)
     first = next(lines, "")
-    reader = csv.reader(itertools.chain([first], lines), delimiter=max(_DELIMITERS, key=first.count))
-    row = 1
-    try:
-        columns = rows.check_columns(str(path), next(reader, []))
-        for row, cells in enumerate(reader, 2):
-            if not any(cell.strip() for cell in cells):
-                continue
-            if any(cell.strip() for cell in cells[len(columns) :]):
-                yield SourceItem(row=row, problem=f"it has {len(cells)} cells, but there are {len(columns)} columns")
-                continue
+    # Strict: else a quote that is not closed takes the rows below into its cell, and nobody learns of it.
+    reader = csv.reader(itertools.chain([first], lines), delimiter=max(_DELIMITERS, key=first.count), strict=True)
+    columns: list[str] = []
+    for row in itertools.count(1):
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            if row == 1 or reader.line_num != line:  # where the rows below begin would be a guess
+                raise ConfigurationError(
+                    f"{path}: row {row}, from line {line} to {reader.line_num}, is not well quoted: {error}"
+                ) from None
+            yield SourceItem(row=row, problem=f"line {line} is no row of a table: {error} ({_ADVICE})")
+            continue
+        if row == 1:
+            columns = rows.check_columns(str(path), cells or [])
+        elif cells is None:
+            break
+        elif any(cell.strip() for cell in cells[len(columns) :]):
+            yield SourceItem(row=row, problem=f"it has {len(cells)} cells, but there are {len(columns)} columns")
+        elif any(cell.strip() for cell in cells):
             yield rows.item(row, {name: cell for name, cell in zip(columns, cells, strict=False) if name})
-    except csv.Error as error:
-        raise ConfigurationError(
-            f"{path} is no table after row {row}: {error} (long texts, such as data URIs, belong into JSON Lines)"
-        ) from None
-    if row == 1:
+    if row == 2:  # noqa: PLR2004  # after the header
         raise ConfigurationError(f"{path} has a header, but no rows")
 
 

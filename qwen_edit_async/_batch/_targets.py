@@ -1,0 +1,71 @@
+"""What the results of an edit may not replace. Blocking."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from qwen_edit_async._errors import InvalidEditError
+from qwen_edit_async._images import is_data_uri, is_url
+from qwen_edit_async._models import EditRequest
+from qwen_edit_async._results import safe_stem
+from qwen_edit_async._sources import SourceItem, folded
+
+from ._plan import pictures_of
+
+
+@attrs.define(eq=False)
+class Targets:
+    """The folder that results go to, and the files in it that are not theirs.
+
+    Attributes:
+        folder: Where the results go.
+        overwrite: Whether files that are there already are replaced; an image that is to be edited never is.
+    """
+
+    folder: Path
+    overwrite: bool
+    _inputs: set[str] = attrs.field(factory=set)
+    _is_here: dict[str, bool] = attrs.field(factory=dict)
+
+    def noting_inputs(self, items: Iterable[SourceItem]) -> Iterator[SourceItem]:
+        """The items, while it is noted which of their images are in the folder."""
+        for item in items:
+            if item.request is not None:
+                self._inputs.update(self._names_here(item.request.images))
+            yield item
+
+    def existing(self, request: EditRequest, key: str) -> list[str]:
+        """Names of an edit's results that are there already, before it has a task.
+
+        Raises:
+            InvalidEditError: If they may not be replaced.
+        """
+        names = [f"{safe_stem(key)}-{index}.png" for index in range(pictures_of(request.parameters))]
+        own = set(self._names_here(request.images))
+        for name in names:
+            if folded(name) in self._inputs or folded(name) in own:
+                raise InvalidEditError(
+                    "its result would replace an image that is to be edited: use another output folder or key"
+                )
+        existing = [name for name in names if os.path.lexists(self.folder / name)]
+        if existing and not self.overwrite:
+            raise InvalidEditError(
+                "a file with its result's name is there already, and not of this batch: move that, use another output "
+                "folder or key, or overwrite=True"
+            )
+        return existing
+
+    def _names_here(self, images: Iterable[Any]) -> Iterator[str]:
+        for image in images:
+            if isinstance(image, str | os.PathLike) and not is_url(image) and not is_data_uri(image):
+                folder, name = os.path.split(str(image))
+                here = self._is_here.get(folder)
+                if here is None:
+                    here = self._is_here[folder] = os.path.realpath(folder) == os.path.realpath(self.folder)
+                if here:
+                    yield folded(name)
