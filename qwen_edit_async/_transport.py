@@ -101,10 +101,16 @@ class AiohttpTransport:
 
     async def open(self) -> None:
         """Make the connection pools; they are bounded by the session's slots and the poller's checks."""
-        self._checking = self._make_session(_IDLE_SECONDS)
-        self._submitting = self._make_session(_IDLE_SECONDS_OF_SUBMISSIONS)
+        self._checking = self._make_session(_IDLE_SECONDS, self._seconds)
+        # How long an upload lasts is not for us to say: a submission's time begins when it has been sent whole.
+        self._submitting = self._make_session(_IDLE_SECONDS_OF_SUBMISSIONS, None)
 
-    def _make_session(self, idle_seconds: float) -> aiohttp.ClientSession:
+    @property
+    def _seconds(self) -> float:
+        """What a call may take altogether: a reply that trickles in lets no timeout between its pieces pass."""
+        return self._timeouts.connect + self._timeouts.reply
+
+    def _make_session(self, idle_seconds: float, seconds: float | None) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=idle_seconds),
             headers={
@@ -113,7 +119,7 @@ class AiohttpTransport:
                 "Authorization": f"Bearer {self._api_key.reveal()}",
             },
             timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.reply
+                total=seconds, sock_connect=self._timeouts.connect, sock_read=self._timeouts.reply
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=self._trust_env,
@@ -136,27 +142,28 @@ class AiohttpTransport:
         raise failure
 
     async def _exchange(self, session: aiohttp.ClientSession, call: Call, body: JSONBody | None) -> Reply:
-        seconds = self._timeouts.connect + self._timeouts.reply
         url = URL(self._base_url + call.path, encoded=True)
-        # A reply that trickles in never lets the timeout between its pieces pass. How long an upload lasts is not for
-        # us to say: a submission's time begins when it has been sent whole.
+        if body is None:
+            async with session.request(call.method, url, allow_redirects=False) as response:
+                return await self._reply(response)
         async with asyncio.timeout(None) as limit:
-            begin = functools.partial(_expire, limit, seconds)
-            if body is None:
-                begin()
-            with contextlib.nullcontext() if body is None else body.telling(begin):
+            begin = functools.partial(_expire, limit, self._seconds)
+            with body.telling(begin):
                 response = await session.request(call.method, url, data=body, allow_redirects=False)
             if limit.when() is None:  # a reply to less than the whole of it
                 begin()
         async with response:
-            with self._responses.reading(response):
-                content, complete = await _read(response, limit.when())
-            return Reply(
-                status=response.status,
-                headers=self._api_key.redact_values(response.headers),
-                body=self._api_key.redact_bytes(content),
-                complete=complete,
-            )
+            return await self._reply(response, limit.when())
+
+    async def _reply(self, response: aiohttp.ClientResponse, until: float | None = None) -> Reply:
+        with self._responses.reading(response):
+            content, complete = await _read(response, until)
+        return Reply(
+            status=response.status,
+            headers=self._api_key.redact_values(response.headers),
+            body=self._api_key.redact_bytes(content),
+            complete=complete,
+        )
 
     async def aclose(self) -> None:
         """Close the connection pools."""
@@ -190,7 +197,7 @@ async def _read(response: aiohttp.ClientResponse, until: float | None) -> tuple[
     """As much of the body as comes by then, up to 1 MiB, and whether it is all; a torn reply may hold a task id."""
     content = bytearray()
     with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):  # the last is of a pool that is closed
-        async with asyncio.timeout_at(until):
+        async with contextlib.nullcontext() if until is None else asyncio.timeout_at(until):
             while not response.content.at_eof():
                 content += await response.content.readany()
                 if len(content) > _MAX_REPLY_BYTES:
