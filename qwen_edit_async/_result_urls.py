@@ -74,7 +74,9 @@ def is_public(address: str) -> bool:
         return False
     if isinstance(parsed, ipaddress.IPv4Address):
         return parsed.is_global and not parsed.is_multicast
-    inner = parsed.ipv4_mapped or parsed.sixtofour
+    if parsed.sixtofour is not None:
+        return False  # nobody needs them any more; newer Pythons call all of them private, older ones none
+    inner = parsed.ipv4_mapped
     if parsed in _NAT64:
         inner = ipaddress.IPv4Address(int(parsed) & 0xFFFF_FFFF)
     if inner is not None:
