@@ -22,6 +22,9 @@ from ._sending import SendableImage
 _GATHERED_BYTES: Final = 64 * 1024
 """Smaller pieces are sent together, so that a short body leaves in one packet with the request's head."""
 
+_NEVER_STALLS_BYTES: Final = 32 * 1024
+"""A body that is shorter is taken by the connection's own buffer at once."""
+
 
 class JSONBody(Payload):
     """A JSON text with gaps, and the images that fill them.
@@ -112,7 +115,7 @@ class JSONBody(Payload):
         if self._withdrawn:
             raise APIConnectionError("the submission was given up before it was sent whole")
         self.sent_whole = last
-        limit = asyncio.timeout(self._stall_timeout)
+        limit = asyncio.timeout(None if self._body_size < _NEVER_STALLS_BYTES else self._stall_timeout)
         try:
             async with limit:
                 await writer.write(memoryview(chunk))  # what the socket does not take at once is not sliced by copying

@@ -196,7 +196,7 @@ class Downloader:
 
     async def _pieces(self, url: str) -> AsyncGenerator[bytes, None]:
         """The body of one attempt in pieces of about 1 MiB; ends normally only if all of it is a whole PNG."""
-        failure: _FetchError
+        failure: BaseException
         target: URL | None = None
         try:
             target, came_from = URL(url, encoded=True), None
@@ -211,19 +211,12 @@ class Downloader:
                             yield piece
                     return
             failure = _FetchError("its host redirects again and again", final=True)
-        except PngError as error:
-            failure = _FetchError(str(error))
-        except ValueError:  # of aiohttp, and of what it parses URLs with
-            failure = _FetchError("its URL is not valid", final=True)
-        except RuntimeError:  # what aiohttp says then
-            failure = _FetchError("the session was closed", final=True)
-        except aiohttp.ClientConnectorError as error:
-            failure = _FetchError(type(error).__name__)
-            if isinstance(error.os_error, _NotPublicError) and target is not None:
-                failure = _FetchError(not_public(target), final=True)
-        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            failure = _FetchError(type(error).__name__)
-        # Raised out here, so that no exception of the HTTP library is its context.
+        except asyncio.CancelledError as error:
+            failure = asyncio.CancelledError(*error.args)
+        except (ValueError, RuntimeError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            failure = _failure_of(error, target)
+        # Raised out here, so that neither an exception of the HTTP library is its context nor a frame of it, which may
+        # hold the password of a proxy, in its traceback.
         raise failure
 
     @contextlib.asynccontextmanager
@@ -341,6 +334,21 @@ class _FetchError(Exception):
         super().__init__(reason)
         self.expired = expired
         self.final = final
+
+
+def _failure_of(error: Exception, target: URL | None) -> _FetchError:
+    """What an attempt failed with; ``target`` is what was asked."""
+    match error:
+        case PngError():
+            return _FetchError(str(error))
+        case ValueError():  # of aiohttp, and of what it parses URLs with
+            return _FetchError("its URL is not valid", final=True)
+        case RuntimeError():  # what aiohttp says then
+            return _FetchError("the session was closed", final=True)
+        case aiohttp.ClientConnectorError(os_error=_NotPublicError()) if target is not None:
+            return _FetchError(not_public(target), final=True)
+        case _:
+            return _FetchError(type(error).__name__)
 
 
 def _check_response(response: aiohttp.ClientResponse) -> None:

@@ -238,9 +238,9 @@ def _to_urls(output: Any) -> tuple[str, ...]:
     if output is None:
         return ()
     items = output if isinstance(output, list) else [output]
-    contents = [item.get("content") for item in items if isinstance(item, Mapping)]
+    contents = [item.get("content") for item in items if isinstance(item, dict)]
     entries = [entry for content in contents for entry in (content if isinstance(content, list) else [content])]
-    return tuple(entry["url"] for entry in entries if isinstance(entry, Mapping) and isinstance(entry.get("url"), str))
+    return tuple(entry["url"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("url"), str))
 
 
 def _to_progress(value: Any) -> float | None:
@@ -250,7 +250,7 @@ def _to_progress(value: Any) -> float | None:
 def _to_failure(error: Any) -> TaskFailure | None:
     if not error:
         return None
-    if isinstance(error, Mapping):
+    if isinstance(error, dict):
         return TaskFailure(
             code=code_of(error.get("code")), message=first_text(error, ("error_message", "message", "detail")) or ""
         )
@@ -261,13 +261,13 @@ _NO_USAGE = Usage()
 
 
 def _to_usage(usage: Any) -> Usage:
-    if not isinstance(usage, Mapping):
+    if not isinstance(usage, dict):
         return _NO_USAGE
     return Usage(cost=cost_of(usage.get("cost")), quantity=_to_quantity(usage.get("quantity")), raw=usage)
 
 
 def _to_mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _to_quantity(value: Any) -> int | None:

@@ -343,6 +343,19 @@ async def test_the_url_is_asked_for_exactly_as_it_was_signed(session, serve):
     assert seen == ["/a.png?Signature=a%2Bb%2F%3d&x=%E4%BD%A0+y"]
 
 
+async def test_no_cookie_of_a_host_of_results_is_kept(session, serve):
+    cookies = []
+
+    async def answer(request):
+        cookies.append(request.headers.get("Cookie"))
+        return web.Response(body=SMALL, headers={"Set-Cookie": "track=1"})
+
+    url = (await serve(answer)).replace("127.0.0.1", "localhost")
+    for _ in range(2):
+        await image_at(session, url).read()
+    assert cookies == [None, None]
+
+
 async def test_a_name_that_the_server_proposes_is_not_used(session, serve, tmp_path):
     async def answer(request):
         name = 'attachment; filename="../../evil.png"'
@@ -433,6 +446,17 @@ async def test_a_folder_that_is_a_file_is_the_users_error(emulator, image, tmp_p
     with pytest.raises((FileExistsError, NotADirectoryError)):
         await image.save(tmp_path / "file" / "a.png")
     assert emulator.statistics().downloads == 0
+
+
+async def test_a_picture_is_on_the_disk_before_it_has_its_name(emulator, image, tmp_path, monkeypatch):
+    synced = []
+
+    def sync(descriptor: int) -> None:
+        synced.append((os.fstat(descriptor).st_size, (tmp_path / "a.png").exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    await image.save(tmp_path / "a.png")
+    assert synced == [(len(emulator.engine._picture), False)]
 
 
 async def test_a_long_name_fits(image, tmp_path):

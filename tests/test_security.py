@@ -45,6 +45,7 @@ from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.notebook import show
 
 KEY = "sk-never/shown+5f1c=="
+PASSWORD = "never-shown-7d2e"
 ESCAPED = {character: rf"\u{ord(character):04x}" for character in "/+="}
 QUOTED = {
     "PHP": KEY.replace("/", r"\/"),
@@ -447,6 +448,31 @@ async def test_a_proxy_gets_the_password_that_its_url_has_and_none_of_netrc(serv
             assert await image_at(session, "http://results.example/a.png").read() == png()
     assert [request.headers.get("Proxy-Authorization") for request in proxy.requests] == [None, "Basic bWU6bWluZQ=="]
     assert all("Authorization" not in request.headers for request in proxy.requests)
+
+
+@pytest.mark.anyio
+async def test_a_download_that_is_cut_off_does_not_show_the_password_of_a_proxy(serve, monkeypatch):
+    end = asyncio.Event()
+
+    async def hang(request):
+        await end.wait()
+        return web.Response()
+
+    async def read_for_a_while(session):
+        async with asyncio.timeout(0.2):
+            await image_at(session, "http://results.example/a.png").read()
+
+    url, proxy = await serve(hang)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", url.replace("//", f"//me:{PASSWORD}@"))
+    async with session_of(trust_env=True) as session:
+        with pytest.raises(TimeoutError) as caught:
+            await read_for_a_while(session)
+    end.set()
+    assert len(proxy.requests) == 1
+    assert PASSWORD not in told(caught.value)
+    assert asyncio.current_task().cancelling() == 0
 
 
 @pytest.mark.anyio
