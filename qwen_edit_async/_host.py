@@ -22,10 +22,11 @@ from ._log import log
 from ._models import TaskSnapshot
 from ._offload import Offloader
 from ._pacing import Pacer
+from ._pauses import hold_back
 from ._poller import Poller
 from ._polling import PollPolicy
 from ._result_urls import ResultHosts
-from ._retry import Failure, RetryPolicy, judge_check, pause_after
+from ._retry import Failure, RetryPolicy, judge_check
 from ._statistics import Counters, SessionStatistics
 from ._submitter import Negotiation, Submitter
 from ._task import EditTask
@@ -189,7 +190,7 @@ class Host:
                 passing = judge_check(error, in_grace=False) in {Failure.REFUSED, Failure.THROTTLED}
                 if not passing or attempt > self._retry.max_retries:
                     raise
-                self.pacer.pause(self.loop.time() + pause_after(error))
+                hold_back(self.pacer, error, self.loop.time())
             else:
                 self.pacer.rate.let_in(self.loop.time())
                 return snapshot
