@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import anyio
 import attrs
 
-from ._config import Timeouts
+from ._config import Timeouts, check_not_negative, check_positive
 from ._downloads import Downloader
 from ._errors import QwenEditError, RateLimitError, SessionClosedError
 from ._gate import Gate
@@ -22,13 +22,14 @@ from ._log import log
 from ._models import TaskSnapshot
 from ._offload import Offloader
 from ._pacing import Pacer
+from ._pauses import hold_back
 from ._poller import Poller
 from ._polling import PollPolicy
 from ._result_urls import ResultHosts
-from ._retry import Failure, RetryPolicy, judge_check, pause_after
+from ._retry import Failure, RetryPolicy, judge_check
 from ._statistics import Counters, SessionStatistics
 from ._submitter import Negotiation, Submitter
-from ._task import EditTask
+from ._task import EditTask, require_loop
 from ._tracking import Tracked, Tracker
 from ._transport import Transport
 
@@ -57,6 +58,13 @@ class HostOptions:
     resubmit_uncertain: bool
     result_hosts: ResultHosts
     trust_env: bool
+
+    def __attrs_post_init__(self) -> None:
+        check_positive(self.max_in_flight, "max_in_flight", integer=True)
+        check_not_negative(self.max_retries, "max_retries")
+        for rate, name in ((self.submit_rate, "submit_rate"), (self.poll_rate, "poll_rate")):
+            if rate is not None:
+                check_positive(rate, name)
 
 
 class Host:
@@ -189,7 +197,7 @@ class Host:
                 passing = judge_check(error, in_grace=False) in {Failure.REFUSED, Failure.THROTTLED}
                 if not passing or attempt > self._retry.max_retries:
                     raise
-                self.pacer.pause(self.loop.time() + pause_after(error))
+                hold_back(self.pacer, error, self.loop.time())
             else:
                 self.pacer.rate.let_in(self.loop.time())
                 return snapshot
@@ -248,8 +256,7 @@ class Host:
         Raises:
             SessionClosedError: If the session is closed, or on another event loop.
         """
-        if asyncio.get_running_loop() is not self.loop:
-            raise SessionClosedError("this session was opened on another event loop: open one in each")
+        require_loop(self.loop)
         if self._task is None or self._task.done():
             raise SessionClosedError(
                 "the session is closed: open another, session.attach(task_id) finds the task again"

@@ -15,8 +15,9 @@ from ._errors import DeadlineExceededError, QwenEditError, RateLimitError
 from ._log import log
 from ._models import TaskSnapshot, TaskStatus
 from ._pacing import Pacer
+from ._pauses import hold_back
 from ._polling import PollPolicy
-from ._retry import Failure, pause_after
+from ._retry import Failure
 from ._schedule import PollSchedule, W
 from ._statistics import Counters
 
@@ -146,7 +147,7 @@ class Poller(Generic[W]):
         if isinstance(error, RateLimitError):
             self._counters.throttled += 1
             self._pacer.rate.refused(now, sent_at)
-        self._pacer.pause(now + pause_after(error))
+        hold_back(self._pacer, error, now)
         log.info("check of task %s failed: %s", task.task_id, error)
         match self._schedule.failed(task, error, now, self._random.random()):
             case Failure.FINAL:

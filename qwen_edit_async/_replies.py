@@ -54,6 +54,7 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
 
 _MAX_COST_CHARACTERS = 100
 _MAX_COST_EXPONENT = 12
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
@@ -139,14 +140,14 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
     A date is measured against the reply's own ``Date``, so that this machine's clock may be wrong.
     """
     value = headers.get("retry-after", "").strip()
-    try:
+    if _SECONDS.fullmatch(value):
         seconds = float(value)
-    except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])).total_seconds()
-        except (ValueError, TypeError, KeyError, OverflowError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+        return seconds if math.isfinite(seconds) else None
+    try:
+        seconds = (parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])).total_seconds()
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None
+    return max(0.0, seconds)
 
 
 def code_of(value: Any) -> int | str | None:

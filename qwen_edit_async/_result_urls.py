@@ -16,6 +16,12 @@ from yarl import URL
 _MAX_SHOWN: Final = 100
 _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_SPECIAL: Final = (
+    ipaddress.ip_network("168.63.129.16/32"),  # in Azure, the host's own services, which hand out a machine's secrets
+    ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays, deprecated (RFC 7526)
+    ipaddress.ip_network("3fff::/20"),  # documentation (RFC 9637), not known to older Pythons
+)
+"""No results lie there, though the standard library takes the addresses for global ones."""
 _NUMERIC_LABEL: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
@@ -73,15 +79,15 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(parsed, ipaddress.IPv4Address):
-        return parsed.is_global and not parsed.is_multicast
+        return _is_global(parsed)
     if parsed.sixtofour is not None:
         return False  # nobody needs them any more; newer Pythons call all of them private, older ones none
     inner = parsed.ipv4_mapped
     if parsed in _NAT64:
         inner = ipaddress.IPv4Address(int(parsed) & 0xFFFF_FFFF)
     if inner is not None:
-        return inner.is_global and not inner.is_multicast
-    return parsed.is_global and parsed in _GLOBAL_UNICAST
+        return _is_global(inner)
+    return _is_global(parsed) and parsed in _GLOBAL_UNICAST
 
 
 def is_local(host: str) -> bool:
@@ -93,6 +99,10 @@ def is_local(host: str) -> bool:
     except ValueError:
         return False
     return not is_public(host)
+
+
+def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return address.is_global and not address.is_multicast and not any(address in network for network in _SPECIAL)
 
 
 def _is_certainly_not_public(host: str) -> bool:

@@ -27,6 +27,9 @@ _SERVICE_UNAVAILABLE = 503
 # What is between us and the service may redirect for a while, such as the sign-in page of a network.
 _PASSING_STATUSES = frozenset({200, *range(300, 400), 408, 409, 425})
 
+LONGEST_PAUSE = 86_400.0
+"""Seconds. Quotas are renewed each day at the latest; what asks for more would silence a session for good."""
+
 
 class Failure(enum.Enum):
     """What a failed call means for what comes next."""
@@ -79,7 +82,9 @@ def judge_check(error: QwenEditError, *, in_grace: bool) -> Failure:
 
 def pause_after(error: QwenEditError) -> float:
     """Seconds in which nothing more may be sent: the ``Retry-After`` of an overloaded service, else 0."""
-    return (error.retry_after or 0.0) if isinstance(error, RateLimitError | InternalServerError) else 0.0
+    if not isinstance(error, RateLimitError | InternalServerError):
+        return 0.0
+    return min(error.retry_after or 0.0, LONGEST_PAUSE)
 
 
 @attrs.frozen(kw_only=True)

@@ -21,7 +21,6 @@ from ._config import (
     Secret,
     Timeouts,
     check_headers,
-    check_not_negative,
     check_positive,
     resolve_api_key,
     resolve_base_url,
@@ -88,6 +87,10 @@ class EditSession:
         ConfigurationError: If an option or the key is missing or wrong.
     """
 
+    _host: Host | None = None  # also of what `copy` begins to make, and ends with the key
+    _closed = False
+    _base_url = ""
+
     def __init__(
         self,
         api_key: str | None = None,
@@ -109,20 +112,11 @@ class EditSession:
         allow_result_hosts: Iterable[str] = (),
         default_headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._host: Host | None = None
-        self._closed = False
-        self._base_url = ""
         try:
             self._api_key: Secret = resolve_api_key(api_key, os.environ.get(API_KEY_VARIABLE))
         finally:
             del api_key  # some tools show a traceback's local variables
-        check_positive(max_in_flight, "max_in_flight", integer=True)
         check_positive(deadline, "deadline")
-        check_not_negative(max_retries, "max_retries")
-        if submit_rate is not None:
-            check_positive(submit_rate, "submit_rate")
-        if poll_rate is not None:
-            check_positive(poll_rate, "poll_rate")
         self._base_url = resolve_base_url(base_url, os.environ.get(BASE_URL_VARIABLE), allow_insecure=allow_insecure)
         self._negotiation = Negotiation(*resolve_protocol(envelope))
         self._default_headers = check_headers(default_headers)

@@ -19,8 +19,9 @@ from ._gate import Gate, Slot
 from ._log import log
 from ._models import EditRequest, TaskSnapshot
 from ._offload import Offloader
+from ._pauses import hold_back
 from ._prepare import PreparedEdit
-from ._retry import Failure, RetryPolicy, judge_submission, pause_after
+from ._retry import Failure, RetryPolicy, judge_submission
 from ._statistics import Counters
 from ._transport import Transport
 from ._wire import WireProtocol
@@ -230,8 +231,7 @@ class Submitter:
         if failure is Failure.UNCERTAIN:
             self._counters.uncertain += 1
             attempts.uncertain = True
-        retry_after = pause_after(error)
-        pacer.pause(now + retry_after)
+        pause = hold_back(pacer, error, now)
         if failure is Failure.THROTTLED:
             self._counters.throttled += 1
             self._gate.throttled(now, attempts.sent_at, self._random.random())
@@ -240,7 +240,7 @@ class Submitter:
             attempts.failures += 1
             repeatable = failure is Failure.REFUSED or (failure is Failure.UNCERTAIN and self._resubmit_uncertain)
             again, deadline = repeatable and attempts.failures <= self._retry.max_retries, attempts.deadline
-        if not again or now + retry_after > deadline:
+        if not again or now + pause > deadline:
             raise _uncertain(error) if attempts.uncertain else error
         attempts.count += 1
         self._counters.retries += failure is not Failure.UNCERTAIN

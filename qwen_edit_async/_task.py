@@ -6,21 +6,32 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
 from typing import TYPE_CHECKING
 
-from ._errors import QwenEditError
+from ._errors import QwenEditError, SessionClosedError
 from ._models import EditRequest, TaskSnapshot, TaskStatus
 
 if TYPE_CHECKING:
     from ._results import EditResult
 
 
+def require_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Refuse what is done on another event loop than that of the session.
+
+    Raises:
+        SessionClosedError: If another one runs.
+    """
+    if asyncio.get_running_loop() is not loop:
+        raise SessionClosedError("this session was opened on another event loop: open one in each")
+
+
 class TaskState:
     """What is known of a task, and who waits to know more. Each waiter has a future of its own."""
 
-    __slots__ = ("_on_engaged", "_waiters", "outcome", "snapshot")
+    __slots__ = ("_loop", "_on_engaged", "_waiters", "outcome", "snapshot")
 
     def __init__(self, snapshot: TaskSnapshot, on_engaged: Callable[[int], None]) -> None:
         self.snapshot: TaskSnapshot = snapshot
         self.outcome: EditResult | BaseException | None = None
+        self._loop = asyncio.get_running_loop()
         self._on_engaged = on_engaged
         self._waiters: set[asyncio.Future[None]] = set()
 
@@ -43,7 +54,8 @@ class TaskState:
 
     async def changed(self) -> None:
         """Wait for the next snapshot or the outcome."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.require_own_loop()
+        waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.add(waiter)
         self._on_engaged(1)
         try:
@@ -51,6 +63,10 @@ class TaskState:
         finally:
             self._waiters.discard(waiter)
             self._on_engaged(-1)
+
+    def require_own_loop(self) -> None:
+        """See :func:`require_loop`: what is set on one loop wakes nobody on another."""
+        require_loop(self._loop)
 
     def _wake(self) -> None:
         for waiter in self._waiters:
@@ -64,7 +80,7 @@ class EditTask:
     ``await task`` gives its :class:`EditResult`, to any number of waiters: that one of them is cancelled or times out
     is nothing to the others. It raises :class:`EditFailedError` if the task failed, :class:`DeadlineExceededError` if
     the edit's deadline passed, :class:`EditCancelledError` after :meth:`cancel`, :class:`SessionClosedError` if the
-    session was closed meanwhile, and the service's error if it refuses to tell.
+    session was closed meanwhile or runs on another event loop, and the service's error if it refuses to tell.
     """
 
     def __init__(
@@ -123,8 +139,12 @@ class EditTask:
         """Give the task up: its slot is free and its checks stop at once, and whoever awaits it gets an error.
 
         The protocol has no cancel: at the service the task runs on and is charged.
+
+        Raises:
+            SessionClosedError: If the session runs on another event loop.
         """
         if not self.done():
+            self._state.require_own_loop()
             self._on_cancel()
 
     async def updates(self) -> AsyncIterator[TaskSnapshot]:

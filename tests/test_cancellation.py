@@ -10,11 +10,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import anyio
+import attrs
 import pytest
-from memory_transport import IMAGE, Interrupted, MemoryService, MemorySession, in_order, lost, status, until
+from memory_transport import IMAGE, NORMAL, Interrupted, MemoryService, MemorySession, in_order, lost, status, until
 from PIL import Image
 
-from qwen_edit_async import EditSession, FixedInterval, Timeouts
+from qwen_edit_async import EditSession, FixedInterval, SessionClosedError, Timeouts
 from qwen_edit_async.emulator import EditEmulator, FixedEngine
 
 pytestmark = pytest.mark.anyio
@@ -99,6 +101,25 @@ OPERATIONS = {
     "status": (ask, 1, []),
     "edit_many": (stream, 3, [status(429)]),
 }
+
+
+@virtual
+async def test_a_session_that_is_closed_inside_of_a_cancelled_scope_is_closed_to_the_end():
+    service = MemoryService(on_submission=in_order(attrs.evolve(NORMAL, delay=2.0)))
+    session = await MemorySession(service).open()
+    before = asyncio.all_tasks() - {session._host._task}
+    edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+    await asyncio.sleep(0.5)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await session.aclose()
+    assert scope.cancelled_caught
+    assert session.unfinished == ("task-1",)
+    assert service.closed == 1
+    assert asyncio.all_tasks() - before <= {edit}
+    with pytest.raises(SessionClosedError) as caught:
+        await edit
+    assert caught.value.task_id == "task-1"
 
 
 @virtual

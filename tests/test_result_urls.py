@@ -13,7 +13,17 @@ from qwen_edit_async import ConfigurationError
 from qwen_edit_async._config import resolve_result_hosts
 from qwen_edit_async._result_urls import ResultHosts, is_local, is_public
 
-PUBLIC = ["93.184.216.34", "1.1.1.1", "172.32.0.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"]
+PUBLIC = [
+    "93.184.216.34",
+    "1.1.1.1",
+    "172.32.0.1",
+    "168.63.129.15",
+    "192.88.98.255",
+    "3ffe::1",
+    "2606:4700::1111",
+    "::ffff:1.1.1.1",
+    "64:ff9b::101:101",
+]
 NOT_PUBLIC = [
     "127.0.0.1",
     "127.255.0.3",
@@ -25,6 +35,8 @@ NOT_PUBLIC = [
     "100.64.0.1",
     "192.0.2.1",
     "198.18.0.1",
+    "168.63.129.16",
+    "192.88.99.1",
     "224.0.0.1",
     "240.0.0.1",
     "255.255.255.255",
@@ -40,7 +52,12 @@ NOT_PUBLIC = [
     "64:ff9b::a9fe:a9fe",
     "64:ff9b:1::a00:1",
     "2001:0:53aa:64c::1",
+    "::ffff:168.63.129.16",
+    "2002:a83f:8110::1",
+    "64:ff9b::a83f:8110",
     "2001:db8::1",
+    "3fff::1",
+    "3fff:fff:ffff::1",
     "fe80::1",
     "fe80::1%eth0",
     "fec0::1",

@@ -32,7 +32,7 @@ from qwen_edit_async._errors import (
     SessionClosedError,
     SubmitUncertainError,
 )
-from qwen_edit_async._retry import Failure, RetryPolicy, judge_check, judge_submission
+from qwen_edit_async._retry import Failure, RetryPolicy, judge_check, judge_submission, pause_after
 
 REFUSED, THROTTLED, UNCERTAIN, FATAL, FINAL = (
     Failure.REFUSED,
@@ -123,6 +123,24 @@ def test_what_a_failed_check_means(
 def test_no_failed_check_is_ever_uncertain() -> None:
     verdicts = itertools.chain.from_iterable(row[2:] for row in DECISIONS)
     assert UNCERTAIN not in verdicts
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (RateLimitError("m", status_code=429, retry_after=3600.0), 3600.0),
+        (InternalServerError("m", status_code=503, retry_after=86_400.0), 86_400.0),
+        (InternalServerError("m", status_code=503, retry_after=1e9), 86_400.0),
+        (RateLimitError("m", status_code=429), 0.0),
+        (NotFoundError("m", status_code=404, retry_after=5.0), 0.0),
+        (APIConnectionError("m"), 0.0),
+    ],
+    ids=repr,
+)
+def test_an_overloaded_service_is_left_alone_for_as_long_as_it_asks_up_to_a_day(
+    error: QwenEditError, seconds: float
+) -> None:
+    assert pause_after(error) == seconds
 
 
 policies = st.builds(RetryPolicy, initial=st.floats(0.001, 100), maximum=st.floats(0.001, 1000))

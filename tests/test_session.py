@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
+import pickle
 import re
 import threading
 import weakref
@@ -77,6 +79,41 @@ def test_a_session_on_another_event_loop_says_so(call):
         first.close()
         second.close()
     assert service.closed == 1
+
+
+@pytest.mark.parametrize("use", ["await", "updates", "cancel"])
+def test_the_handle_of_a_task_says_so_on_another_event_loop(use):
+    async def used(task):
+        async with asyncio.timeout(5):
+            match use:
+                case "await":
+                    await task
+                case "updates":
+                    [update async for update in task.updates()]
+                case "cancel":
+                    task.cancel()
+
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    try:
+        session = first.run_until_complete(MemorySession(MemoryService(duration=0.05)).open())
+        task = first.run_until_complete(session.submit(IMAGE, "snow"))
+        with pytest.raises(SessionClosedError, match="another event loop: open one in each"):
+            second.run_until_complete(used(task))
+        assert (task.done(), task.awaited) == (False, False)
+        first.run_until_complete(task)
+        first.run_until_complete(session.aclose())
+        second.run_until_complete(used(task))  # there is nothing left to wait for
+    finally:
+        first.close()
+        second.close()
+
+
+@pytest.mark.parametrize("make_copy", [pickle.dumps, copy.deepcopy])
+def test_a_session_is_not_copied_and_nothing_else_goes_wrong(make_copy):
+    session = MemorySession(MemoryService())
+    with pytest.raises(TypeError, match="secret"):
+        make_copy(session)
+    gc.collect()  # pytest makes an error of what goes wrong in there
 
 
 @virtual

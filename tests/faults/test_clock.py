@@ -237,6 +237,31 @@ async def test_an_hour_asked_of_a_submission_is_told_at_once_and_kept_by_all(cod
     assert len(service.submissions) == 2
 
 
+@pytest.mark.parametrize("phase", ["submission", "check"])
+async def test_a_pause_without_end_lasts_for_a_day_and_is_told_once(phase, caplog):
+    service = MemoryService(duration=0.5, **{f"on_{phase}": in_order(status(503, retry_after=10**9))})
+    async with MemorySession(service, deadline=600, max_in_flight=2) as session:
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
+        outcomes = [outcome async for outcome in session.edit_many([{"images": IMAGE, "instruction": "snow"}] * 6)]
+        assert 86_400 < loop.time() - started_at < 86_460
+    failed = [outcome for outcome in outcomes if not outcome.ok]
+    assert len(failed) == (2 if phase == "submission" else 1)  # of the two that had begun; the others waited
+    (told,) = [record.getMessage() for record in caplog.records if "nothing is sent" in record.getMessage()]
+    assert "86400 s" in told
+    assert "retry after 1e+09 s" in told
+
+
+async def test_a_pause_that_a_question_meets_is_told(caplog):
+    service = MemoryService(duration=0.0, on_check=in_order(status(503, retry_after=299), status(503, retry_after=301)))
+    async with MemorySession(service) as session:
+        task = await session.submit(IMAGE, "snow")
+        caplog.clear()
+        await session.status(task.id)
+        assert [record.getMessage() for record in caplog.records if "301 s" in record.getMessage()]
+        assert not [record for record in caplog.records if "299 s" in record.getMessage()]
+
+
 async def test_an_hour_asked_of_a_check_ends_the_wait_at_the_deadline_and_loses_no_task():
     service = MemoryService(duration=5.0, on_check=in_order(status(429, retry_after=3600)))
     async with MemorySession(service, deadline=600) as session:

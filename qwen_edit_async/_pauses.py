@@ -1,0 +1,22 @@
+"""The pause that an overloaded service asks for, kept by the whole session."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ._errors import QwenEditError
+from ._log import log
+from ._pacing import Pacer
+from ._retry import pause_after
+
+_TOLD_FROM: Final = 300.0
+"""Seconds of silence that nobody should have to wonder about."""
+
+
+def hold_back(pacer: Pacer, error: QwenEditError, now: float) -> float:
+    """Let nothing be sent for as long as a failure asks for; returns the seconds, 0 for no pause."""
+    seconds = pause_after(error)
+    if now + seconds > max(now, pacer.resume_at) + _TOLD_FROM:
+        log.warning("nothing is sent to the service for %.0f s, since it asks for that: %s", seconds, error)
+    pacer.pause(now + seconds)
+    return seconds
