@@ -33,6 +33,7 @@ from qwen_edit_async._batch import _store
 from qwen_edit_async._batch._content import read_content
 from qwen_edit_async._batch._journal import ASIDE_NAME, JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async._batch._lock import RunLock
+from qwen_edit_async._batch._row import Row
 from qwen_edit_async._downloads import Downloader
 from qwen_edit_async._host import Host
 from qwen_edit_async._transport import AiohttpTransport
@@ -908,6 +909,21 @@ async def test_progress_can_be_seen_at_any_time(requests, out):
         await run
     assert (batch.progress.saved, batch.progress.in_flight, batch.progress.failed) == (4, 0, 0)
     assert batch.progress.cost == Decimal("0.0357") * 4
+
+
+async def test_no_more_edits_are_said_to_be_in_flight_than_may_be_at_the_service(requests, out, monkeypatch):
+    seen = []
+
+    def enter(self):
+        _enter(self)
+        seen.append(self._around.counts.in_flight)
+
+    _enter = Row._enter
+    monkeypatch.setattr(Row, "_enter", enter)
+    slow = Fault.slow(delay=0.2).on("download")
+    async with service(slow, duration=0.02, max_in_flight=2) as (_, session):
+        assert (await EditBatch(requests(10), out).run(session)).ok
+    assert max(seen) == 2
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,7 @@ class Row:
 
     def _retreat(self) -> None:
         """The service has nothing of this attempt: the edit stands where it stood before."""
+        self._leave()
         if self._state not in {State.SUBMITTING, State.UNCERTAIN}:
             return
         if self._is_doubtful:
@@ -248,15 +249,15 @@ class Row:
         task = self._around.session.attach(task_id, deadline=self._around.deadline)
         self._around.budget.adopt(self._entry.pictures)
         self._enter()
-        try:
-            await self._wait(task, attached=True)
-        finally:
-            self._leave()
+        await self._wait(task, attached=True)
 
     async def _wait(self, task: EditTask, *, attached: bool) -> None:
         around, pictures = self._around, self._entry.pictures
         try:
-            result = await task
+            try:
+                result = await task
+            finally:
+                self._leave()  # what comes next is done here, not at the service
         except asyncio.CancelledError:
             if not task.awaited:
                 task.cancel()
