@@ -639,6 +639,16 @@ async def test_an_empty_account_stops_the_run_and_leaves_the_rest_planned(reques
     assert emulator.statistics().tasks_created == 4
 
 
+async def test_a_task_that_failed_for_lack_of_balance_stops_the_run_and_leaves_the_rest_planned(requests, out):
+    fault = Fault.failed_task(40203, "insufficient balance").for_task(2)
+    async with service(fault, max_in_flight=1) as (emulator, session):
+        report = await EditBatch(requests(6), out).run(session)
+        assert isinstance(report.error, InsufficientBalanceError)
+        assert report.stopped.startswith("insufficient balance (HTTP 200, code 40203, task ")
+        assert (report.saved, report.failed, emulator.statistics().tasks_created) == (1, 1, 2)
+        assert (await EditBatch(requests(6), out).run(session)).saved == 5
+
+
 async def test_an_unreachable_service_stops_the_run(requests, out, unused_port):
     async with EditSession("key", base_url=f"http://127.0.0.1:{unused_port}", max_retries=0) as session:
         report = await EditBatch(requests(200), out).run(session)

@@ -40,7 +40,7 @@ from qwen_edit_async._task import EditTask
 from ._content import are_whole
 from ._gather import Gatherer
 from ._journal import Journal
-from ._plan import Budget, State, Step, Verdict, next_step, reason_of
+from ._plan import Budget, State, Step, Verdict, lack_of_balance, next_step, reason_of
 from ._store import Entry
 
 _ENDS_RUN = (AuthenticationError, InsufficientBalanceError, PermissionDeniedError, SessionClosedError)
@@ -263,6 +263,8 @@ class Row:
                 task.cancel()
             raise
         except (EditFailedError, APIResponseError) as error:  # the last word of the service
+            if (lack := lack_of_balance(error)) is not None:
+                around.stop(lack)
             around.budget.released(pictures, chargeable=not isinstance(error, EditFailedError))
             await self._record(State.FAILED, error)
         except NotFoundError as error:
