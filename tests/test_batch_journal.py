@@ -152,6 +152,7 @@ def settings_of(store: Store) -> list[object]:
 async def test_every_commit_reaches_the_disk(tmp_path):
     with contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
         assert settings_of(store) == ["wal", 2]
+        assert store._one("PRAGMA fullfsync") == 1
 
 
 @pytest.mark.parametrize("refusal", ["answers with another mode", "raises"])

@@ -139,7 +139,7 @@ async def test_a_second_run_does_nothing(requests, out):
     assert (report.ok, report.saved) == (True, 5)
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "overwritten"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "overwritten", "longer"])
 async def test_only_a_damaged_file_is_fetched_again(requests, out, damage):
     async with service() as (emulator, session):
         await EditBatch(requests(3), out).run(session)
@@ -147,7 +147,8 @@ async def test_only_a_damaged_file_is_fetched_again(requests, out, damage):
         content = path.read_bytes()
         path.unlink()
         if damage != "gone":
-            path.write_bytes(content[:-1] if damage == "cut" else b"x" * len(content))
+            damaged = {"cut": content[:-1], "overwritten": b"x" * len(content), "longer": b"x" + content}
+            path.write_bytes(damaged[damage])
         before = emulator.statistics()
         report = await EditBatch(requests(3), out).run(session)
         after = emulator.statistics()
@@ -200,6 +201,13 @@ async def test_what_is_in_flight_is_attached_to(requests, out):
     assert report.ok
     assert report.failures == ()
     assert (again.progress.saved, again.progress.pictures) == (3, 3)
+
+
+async def test_all_that_is_in_flight_is_attached_to_however_many_they_are(requests, out, monkeypatch):
+    monkeypatch.setattr("qwen_edit_async._batch._intake._PAGE", 2)
+    async with service(LOSES_SIGHT.times(5)) as (_, session):
+        assert (await EditBatch(requests(5), out).run(session)).in_flight == 5
+        assert (await EditBatch([], out).run(session)).saved == 5
 
 
 async def test_what_is_in_flight_is_waited_for_even_if_its_request_is_no_longer_given(requests, out):
@@ -599,6 +607,14 @@ async def test_no_more_is_spent_than_allowed_over_all_runs(requests, out):
     assert "max_cost=0.08" in report.stopped
 
 
+async def test_what_is_in_flight_is_reckoned_with_by_the_next_run(requests, out):
+    async with service(LOSES_SIGHT.times(1), duration=0.3, max_in_flight=1) as (emulator, session):
+        first = await EditBatch(requests(5), out, max_tasks=2).run(session)
+        assert (first.saved, first.in_flight) == (1, 1)
+        report = await EditBatch(requests(5), out, max_cost="0.0714").run(session)
+    assert (report.saved, report.cost, emulator.statistics().charges) == (2, Decimal("0.0714"), Decimal("0.0714"))
+
+
 async def test_what_lost_replies_may_have_cost_is_kept_in_mind_by_the_next_run(requests, out):
     async with service(Fault.drop_reply().on("submit").nth(1), max_in_flight=1) as (emulator, session):
         await EditBatch(requests(5), out, max_tasks=2).run(session)
@@ -798,6 +814,26 @@ async def test_the_intent_is_on_the_disk_before_the_request_is_sent(requests, ou
     async with service() as (_, session):
         assert (await EditBatch(requests(1), out).run(session)).ok
     assert seen[0] == ("POST", "submitting")
+
+
+@pytest.mark.may_block("the test looks into the journal in the middle of a call")
+async def test_results_are_on_the_disk_before_they_are_fetched_and_files_before_they_count(requests, out, monkeypatch):
+    seen = []
+    save, count = Downloader.save, Row._count_saved
+
+    async def download(self, *arguments):
+        seen.append(states(out)["edit0"])
+        await save(self, *arguments)
+
+    def counted(self, pictures):
+        seen.append(states(out)["edit0"])
+        count(self, pictures)
+
+    monkeypatch.setattr(Downloader, "save", download)
+    monkeypatch.setattr(Row, "_count_saved", counted)
+    async with service() as (_, session):
+        assert (await EditBatch(requests(1), out).run(session)).ok
+    assert seen == ["completed", "saved"]
 
 
 async def test_a_folder_that_can_not_be_written_to_stops_before_anything_is_spent(requests, tmp_path):
