@@ -401,6 +401,29 @@ async def test_a_repeat_that_the_session_may_make_is_counted(requests, out):
     assert (report.ok, report.repeats) == (True, 1)
 
 
+@contextlib.asynccontextmanager
+async def persistent_session(*faults: Fault):
+    """An emulator, and a session on it that submits again whatever became of the attempt before."""
+    async with (
+        EditEmulator(duration=0.0, engine=FixedEngine(), faults=FaultPlan(faults)) as emulator,
+        EditSession(emulator.api_key, base_url=emulator.url, resubmit_uncertain=True, max_in_flight=1) as session,
+    ):
+        yield emulator, session
+
+
+async def test_every_repeat_that_the_session_makes_is_counted(requests, out):
+    async with persistent_session(Fault.drop_reply().on("submit").times(2)) as (emulator, session):
+        report = await EditBatch(requests(1), out).run(session)
+    assert (report.ok, report.repeats, emulator.statistics().tasks_created) == (True, 2, 3)
+
+
+async def test_an_attempt_without_a_reply_counts_as_a_task_though_its_repeats_are_refused(requests, out):
+    faults = Fault.drop_reply().on("submit").nth(1), Fault.status(503).on("submit").nth(2, 3)
+    async with persistent_session(*faults) as (emulator, session):
+        report = await EditBatch(requests(2), out, max_tasks=1).run(session)
+    assert (report.uncertain, report.repeats, emulator.statistics().tasks_created) == (1, 0, 1)
+
+
 async def test_what_was_certainly_refused_is_not_uncertain(requests, out):
     async with service(Fault.status(503).on("submit").nth(2)) as (emulator, session):
         first = await EditBatch(requests(3), out).run(session)
