@@ -458,6 +458,12 @@ async def test_ids_aside_are_recorded_only_where_they_are_missing(tmp_path, rows
     ]
 
 
+async def test_ids_aside_that_can_not_be_read_are_not_passed_over(tmp_path):
+    (tmp_path / ASIDE_NAME).mkdir()
+    with pytest.raises(JournalError, match="which may have ids of tasks, can't be read: Is a directory"):
+        await Journal.open(tmp_path)
+
+
 async def test_ids_aside_stay_there_if_they_can_not_be_recorded(tmp_path, monkeypatch):
     journal = await Journal.open(tmp_path)
     journal.set_aside("cat", "task-1")
