@@ -152,6 +152,7 @@ def settings_of(store: Store) -> list[object]:
 async def test_every_commit_reaches_the_disk(tmp_path):
     with contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
         assert settings_of(store) == ["wal", 2]
+        assert store._one("PRAGMA fullfsync") == 1
 
 
 @pytest.mark.parametrize("refusal", ["answers with another mode", "raises"])
@@ -464,6 +465,12 @@ async def test_ids_aside_are_recorded_only_where_they_are_missing(tmp_path, rows
         ("lost", "submitted", "late id of lost"),
         ("known", "submitted", "task of known"),
     ]
+
+
+async def test_ids_aside_that_can_not_be_read_are_not_passed_over(tmp_path):
+    (tmp_path / ASIDE_NAME).mkdir()
+    with pytest.raises(JournalError, match="which may have ids of tasks, can't be read: Is a directory"):
+        await Journal.open(tmp_path)
 
 
 async def test_ids_aside_stay_there_if_they_can_not_be_recorded(tmp_path, monkeypatch):

@@ -160,6 +160,28 @@ async def test_a_run_that_is_cancelled_leaves_its_page_too(requests, out):
     assert (batch.report.saved, batch.report.stopped) == (2, "the run was interrupted")
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+async def test_who_interrupts_a_run_waits_three_seconds_for_small_pictures_at_most(
+    requests, out, monkeypatch, interrupted
+):
+    allowed = []
+
+    def publish(report, *_, preview_seconds, **__):
+        allowed.append(preview_seconds)
+        return report
+
+    monkeypatch.setattr(_run, "publish", publish)
+    async with service(*[Fault.stuck_task().for_task(2)] * interrupted) as session:
+        batch = EditBatch(requests(2), out)
+        if interrupted:
+            run = await cancel_when_saved(batch, session, 1)
+            with pytest.raises(asyncio.CancelledError):
+                await run
+        else:
+            await batch.run(session)
+    assert allowed == [3.0 if interrupted else 60.0]
+
+
 async def test_a_run_whose_input_fails_leaves_its_page_too(requests, out):
     def broken():
         yield from requests(2)
@@ -176,8 +198,9 @@ async def test_who_cancels_again_does_not_wait_for_the_page(requests, out, block
     begun, go_on = blocked_thumbnails
     async with service(Fault.stuck_task().for_task(2)) as session:
         run = await cancel_when_saved(EditBatch(requests(200), out), session, 1)
-        while not begun.is_set():  # noqa: ASYNC110  # it is set on a thread
-            await asyncio.sleep(0.005)
+        async with asyncio.timeout(10):
+            while not begun.is_set():  # noqa: ASYNC110  # it is set on a thread
+                await asyncio.sleep(0.005)
         run.cancel()
         await asyncio.sleep(0)
         go_on.set()

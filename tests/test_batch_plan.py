@@ -29,6 +29,7 @@ from qwen_edit_async._batch._plan import (
     content_hash,
     describe,
     key_of,
+    lack_of_balance,
     may_change_request,
     next_step,
     reason_of,
@@ -191,6 +192,15 @@ def test_the_reason_of_an_uncertain_submission_is_its_cause():
     error = SubmitUncertainError("a task may exist: look at the account, or allow it")
     error.__cause__ = ConnectionError("no reply")
     assert reason_of(error) == "a task may exist, and be charged: no reply"
+
+
+@pytest.mark.parametrize(
+    ("code", "lacks"), [(40201, True), (40208, True), (40200, False), (40209, False), (110001, False), (None, False)]
+)
+def test_a_task_can_fail_for_lack_of_balance(code, lacks):
+    error = lack_of_balance(EditFailedError("no", code=code, task_id="t"))
+    assert (error is not None) is lacks
+    assert not lacks or (error.code, error.task_id) == (code, "t")
 
 
 def settle(budget: Budget, pictures: int, cost: Decimal | None) -> None:

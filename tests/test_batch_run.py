@@ -33,6 +33,7 @@ from qwen_edit_async._batch import _store
 from qwen_edit_async._batch._content import read_content
 from qwen_edit_async._batch._journal import ASIDE_NAME, JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async._batch._lock import RunLock
+from qwen_edit_async._batch._row import Row
 from qwen_edit_async._downloads import Downloader
 from qwen_edit_async._host import Host
 from qwen_edit_async._transport import AiohttpTransport
@@ -159,7 +160,7 @@ async def test_a_second_run_does_nothing(requests, out):
     assert (report.ok, report.saved) == (True, 5)
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "overwritten"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "overwritten", "longer"])
 async def test_only_a_damaged_file_is_fetched_again(requests, out, damage):
     async with service() as (emulator, session):
         await EditBatch(requests(3), out).run(session)
@@ -167,7 +168,8 @@ async def test_only_a_damaged_file_is_fetched_again(requests, out, damage):
         content = path.read_bytes()
         path.unlink()
         if damage != "gone":
-            path.write_bytes(content[:-1] if damage == "cut" else b"x" * len(content))
+            damaged = {"cut": content[:-1], "overwritten": b"x" * len(content), "longer": b"x" + content}
+            path.write_bytes(damaged[damage])
         before = emulator.statistics()
         report = await EditBatch(requests(3), out).run(session)
         after = emulator.statistics()
@@ -220,6 +222,13 @@ async def test_what_is_in_flight_is_attached_to(requests, out):
     assert report.ok
     assert report.failures == ()
     assert (again.progress.saved, again.progress.pictures) == (3, 3)
+
+
+async def test_all_that_is_in_flight_is_attached_to_however_many_they_are(requests, out, monkeypatch):
+    monkeypatch.setattr("qwen_edit_async._batch._intake._PAGE", 2)
+    async with service(LOSES_SIGHT.times(5)) as (_, session):
+        assert (await EditBatch(requests(5), out).run(session)).in_flight == 5
+        assert (await EditBatch([], out).run(session)).saved == 5
 
 
 async def test_what_is_in_flight_is_waited_for_even_if_its_request_is_no_longer_given(requests, out):
@@ -411,6 +420,29 @@ async def test_a_repeat_that_the_session_may_make_is_counted(requests, out):
             assert report.repeats == 0
             report = await EditBatch(requests(2), out).run(session)
     assert (report.ok, report.repeats) == (True, 1)
+
+
+@contextlib.asynccontextmanager
+async def persistent_session(*faults: Fault):
+    """An emulator, and a session on it that submits again whatever became of the attempt before."""
+    async with (
+        EditEmulator(duration=0.0, engine=FixedEngine(), faults=FaultPlan(faults)) as emulator,
+        EditSession(emulator.api_key, base_url=emulator.url, resubmit_uncertain=True, max_in_flight=1) as session,
+    ):
+        yield emulator, session
+
+
+async def test_every_repeat_that_the_session_makes_is_counted(requests, out):
+    async with persistent_session(Fault.drop_reply().on("submit").times(2)) as (emulator, session):
+        report = await EditBatch(requests(1), out).run(session)
+    assert (report.ok, report.repeats, emulator.statistics().tasks_created) == (True, 2, 3)
+
+
+async def test_an_attempt_without_a_reply_counts_as_a_task_though_its_repeats_are_refused(requests, out):
+    faults = Fault.drop_reply().on("submit").nth(1), Fault.status(503).on("submit").nth(2, 3)
+    async with persistent_session(*faults) as (emulator, session):
+        report = await EditBatch(requests(2), out, max_tasks=1).run(session)
+    assert (report.uncertain, report.repeats, emulator.statistics().tasks_created) == (1, 0, 1)
 
 
 async def test_what_was_certainly_refused_is_not_uncertain(requests, out):
@@ -619,6 +651,14 @@ async def test_no_more_is_spent_than_allowed_over_all_runs(requests, out):
     assert "max_cost=0.08" in report.stopped
 
 
+async def test_what_is_in_flight_is_reckoned_with_by_the_next_run(requests, out):
+    async with service(LOSES_SIGHT.times(1), duration=0.3, max_in_flight=1) as (emulator, session):
+        first = await EditBatch(requests(5), out, max_tasks=2).run(session)
+        assert (first.saved, first.in_flight) == (1, 1)
+        report = await EditBatch(requests(5), out, max_cost="0.0714").run(session)
+    assert (report.saved, report.cost, emulator.statistics().charges) == (2, Decimal("0.0714"), Decimal("0.0714"))
+
+
 async def test_what_lost_replies_may_have_cost_is_kept_in_mind_by_the_next_run(requests, out):
     async with service(Fault.drop_reply().on("submit").nth(1), max_in_flight=1) as (emulator, session):
         await EditBatch(requests(5), out, max_tasks=2).run(session)
@@ -657,6 +697,16 @@ async def test_an_empty_account_stops_the_run_and_leaves_the_rest_planned(reques
     async with service() as (emulator, session):
         assert (await EditBatch(requests(6), out).run(session)).ok
     assert emulator.statistics().tasks_created == 4
+
+
+async def test_a_task_that_failed_for_lack_of_balance_stops_the_run_and_leaves_the_rest_planned(requests, out):
+    fault = Fault.failed_task(40203, "insufficient balance").for_task(2)
+    async with service(fault, max_in_flight=1) as (emulator, session):
+        report = await EditBatch(requests(6), out).run(session)
+        assert isinstance(report.error, InsufficientBalanceError)
+        assert report.stopped.startswith("insufficient balance (HTTP 200, code 40203, task ")
+        assert (report.saved, report.failed, emulator.statistics().tasks_created) == (1, 1, 2)
+        assert (await EditBatch(requests(6), out).run(session)).saved == 5
 
 
 async def test_an_unreachable_service_stops_the_run(requests, out, unused_port):
@@ -810,6 +860,26 @@ async def test_the_intent_is_on_the_disk_before_the_request_is_sent(requests, ou
     assert seen[0] == ("POST", "submitting")
 
 
+@pytest.mark.may_block("the test looks into the journal in the middle of a call")
+async def test_results_are_on_the_disk_before_they_are_fetched_and_files_before_they_count(requests, out, monkeypatch):
+    seen = []
+    save, count = Downloader.save, Row._count_saved
+
+    async def download(self, *arguments):
+        seen.append(states(out)["edit0"])
+        await save(self, *arguments)
+
+    def counted(self, pictures):
+        seen.append(states(out)["edit0"])
+        count(self, pictures)
+
+    monkeypatch.setattr(Downloader, "save", download)
+    monkeypatch.setattr(Row, "_count_saved", counted)
+    async with service() as (_, session):
+        assert (await EditBatch(requests(1), out).run(session)).ok
+    assert seen == ["completed", "saved"]
+
+
 async def test_a_folder_that_can_not_be_written_to_stops_before_anything_is_spent(requests, tmp_path):
     (tmp_path / "file").touch()
     async with service() as (emulator, session):
@@ -929,6 +999,21 @@ async def test_progress_can_be_seen_at_any_time(requests, out):
         await run
     assert (batch.progress.saved, batch.progress.in_flight, batch.progress.failed) == (4, 0, 0)
     assert batch.progress.cost == Decimal("0.0357") * 4
+
+
+async def test_no_more_edits_are_said_to_be_in_flight_than_may_be_at_the_service(requests, out, monkeypatch):
+    seen = []
+
+    def enter(self):
+        _enter(self)
+        seen.append(self._around.counts.in_flight)
+
+    _enter = Row._enter
+    monkeypatch.setattr(Row, "_enter", enter)
+    slow = Fault.slow(delay=0.2).on("download")
+    async with service(slow, duration=0.02, max_in_flight=2) as (_, session):
+        assert (await EditBatch(requests(10), out).run(session)).ok
+    assert max(seen) == 2
 
 
 @pytest.mark.parametrize(

@@ -524,6 +524,10 @@ async def test_a_journal_that_was_only_begun_holds_nothing(photos, out, content)
     assert (plan.submit, plan.tasks) == (3, 0)
 
 
+async def test_a_folder_that_can_never_be_is_none_when_planning(photos):
+    assert (await EditBatch(photos, photos / "a.png" / "out", instruction="snow").plan()).submit == 3
+
+
 @pytest.mark.may_block(reason="the test makes a journal")
 async def test_a_journal_of_a_later_version_can_not_be_looked_at(photos, out, monkeypatch):
     out.mkdir()

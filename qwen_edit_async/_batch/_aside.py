@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import IO, Final
 
+from qwen_edit_async._errors import JournalError
 from qwen_edit_async._log import log
 
 _RESERVED_BYTES: Final = 64 * 1024
@@ -30,13 +31,22 @@ class IdsAside:
         self._is_used = False
 
     def read(self) -> dict[str, str]:
-        """The ids that an earlier run has left, by key; a line that was not written whole is none."""
+        """The ids that an earlier run has left, by key; a line that was not written whole is none.
+
+        Raises:
+            JournalError: If there is such a file, but it can't be read.
+        """
         found: dict[str, str] = {}
-        with contextlib.suppress(FileNotFoundError):
-            for line in self._path.read_bytes().splitlines():
-                with contextlib.suppress(ValueError, TypeError):
-                    key, task_id = json.loads(line)
-                    found[str(key)] = str(task_id)
+        try:
+            lines = self._path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return found
+        except OSError as error:
+            raise JournalError(f"{self._path}, which may have ids of tasks, can't be read: {error.strerror}") from error
+        for line in lines:
+            with contextlib.suppress(ValueError, TypeError):
+                key, task_id = json.loads(line)
+                found[str(key)] = str(task_id)
         return found
 
     def reserve(self) -> None:

@@ -34,6 +34,7 @@ import attrs
 from qwen_edit_async._errors import (
     APIStatusError,
     EditFailedError,
+    InsufficientBalanceError,
     NotFoundError,
     RateLimitError,
     SubmitUncertainError,
@@ -43,6 +44,10 @@ from qwen_edit_async._models import EditParameters, EditRequest
 from qwen_edit_async._results import safe_stem
 
 _PARAMETERS: Final = tuple(field.name for field in attrs.fields(EditParameters))
+_BALANCE_CODES: Final = range(40201, 40209)
+_SUCCESS: Final = 200
+"""The HTTP status of the reply that tells a task's failure."""
+
 _UNREACHABLE_LIMIT: Final = 20
 _HASH_CHARACTERS: Final = 8
 _MAX_REASON_CHARACTERS: Final = 200
@@ -191,6 +196,13 @@ def reason_of(error: Exception, request: EditRequest | None = None) -> str:
     for position, image in enumerate(request.images if request is not None else (), 1):
         text = text.replace(image_name(image, position), f"image {position}")
     return text[:_MAX_REASON_CHARACTERS]
+
+
+def lack_of_balance(error: Exception) -> InsufficientBalanceError | None:
+    """What a task's failure says of every other edit, if it is the account's balance that it failed for (part B)."""
+    if not isinstance(error, EditFailedError) or error.code not in _BALANCE_CODES:
+        return None
+    return InsufficientBalanceError(error.message, status_code=_SUCCESS, code=error.code, task_id=error.task_id)
 
 
 class Verdict(enum.Enum):

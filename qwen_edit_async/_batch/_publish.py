@@ -84,7 +84,7 @@ def check_not_lost(journal: Path) -> None:
     Raises:
         JournalError: If there is no journal, or one without content, beside such a report.
     """
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # whatever it is, opening the journal will say
         if journal.stat().st_size >= _HEADER_BYTES:
             return
     for report, is_ours in ((journal.with_name(_JSON_NAME), _is_report), (journal.with_name(PAGE_NAME), _is_page)):

@@ -39,7 +39,7 @@ from qwen_edit_async._task import EditTask
 from ._content import are_whole
 from ._gather import Gatherer
 from ._journal import Journal
-from ._plan import Budget, State, Step, Verdict, next_step, reason_of
+from ._plan import Budget, State, Step, Verdict, lack_of_balance, next_step, reason_of
 from ._store import Entry
 from ._targets import Targets
 
@@ -195,6 +195,7 @@ class Row:
 
     def _retreat(self) -> None:
         """The service has nothing of this attempt: the edit stands where it stood before."""
+        self._leave()
         if self._state not in {State.SUBMITTING, State.UNCERTAIN}:
             return
         if self._is_doubtful:
@@ -248,20 +249,22 @@ class Row:
         task = self._around.session.attach(task_id, deadline=self._around.deadline)
         self._around.budget.adopt(self._entry.pictures)
         self._enter()
-        try:
-            await self._wait(task, attached=True)
-        finally:
-            self._leave()
+        await self._wait(task, attached=True)
 
     async def _wait(self, task: EditTask, *, attached: bool) -> None:
         around, pictures = self._around, self._entry.pictures
         try:
-            result = await task
+            try:
+                result = await task
+            finally:
+                self._leave()  # what comes next is done here, not at the service
         except asyncio.CancelledError:
             if not task.awaited:
                 task.cancel()
             raise
         except (EditFailedError, APIResponseError) as error:  # the last word of the service
+            if (lack := lack_of_balance(error)) is not None:
+                around.stop(lack)
             around.budget.released(pictures, chargeable=not isinstance(error, EditFailedError))
             await self._record(State.FAILED, error)
         except NotFoundError as error:

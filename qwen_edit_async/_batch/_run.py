@@ -58,7 +58,7 @@ class BatchProgress:
         found: Those of them that earlier runs had done.
         pictures: Their files.
         failed: Edits that went wrong in this run.
-        in_flight: Edits that this run submits, or waits for.
+        in_flight: Edits that this run submits, or whose tasks it waits for.
         cost: What the whole batch has cost so far.
         total: Rows, pictures or requests of the input, bad ones too; ``None`` where they were not counted beforehand.
         begun: Whether the run has its journal, before which it does nothing.

@@ -1,0 +1,73 @@
+"""What a bulk run says of times and of what is in flight, by a clock that stands still while anything happens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+
+import pytest
+from memory_transport import IMAGE, MemoryService, MemorySession
+from skipping_loop import SkippingLoop
+
+from qwen_edit_async import EditBatch, EditRequest, FixedInterval
+from qwen_edit_async._downloads import Downloader
+
+pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the loop waits for its threads")]
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    return "asyncio", {"loop_factory": SkippingLoop}
+
+
+@pytest.fixture(autouse=True)
+def downloads(monkeypatch):
+    """Every picture is there at once."""
+
+    async def save(self, url, task_id, index, path):
+        path.write_bytes(b"\0\0\0\0IEND\xae\x42\x60\x82")
+
+    monkeypatch.setattr(Downloader, "save", save)
+
+
+def requests(count: int) -> list[EditRequest]:
+    return [EditRequest(IMAGE, "make it snow", key=f"edit{number}") for number in range(count)]
+
+
+def times(folder) -> list[tuple[object, ...]]:
+    with contextlib.closing(sqlite3.connect(folder / "qwen-edit-journal.sqlite3")) as journal:
+        return journal.execute("SELECT queued, running, lag, checks FROM edits ORDER BY number").fetchall()
+
+
+async def test_the_times_of_edits_are_told_as_they_were(tmp_path):
+    service = MemoryService(duration=3.5, latency=0.0)
+    async with MemorySession(service, max_in_flight=1, polling=FixedInterval(1.0)) as session:
+        report = await EditBatch(requests(3), tmp_path).run(session)
+    # Seen at the fourth check, a second after the one before; the next edit has waited for that.
+    for number, row in enumerate(times(tmp_path)):
+        assert row == pytest.approx((4.0 * number, 4.0, 1.0, 4), abs=0.1)
+    assert (report.queued.p50, report.queued.p95) == pytest.approx((4.0, 8.0), abs=0.1)
+    assert (report.running.p95, report.lag.p95) == pytest.approx((4.0, 1.0), abs=0.1)
+    assert report.checks_per_edit == 4.0
+
+
+async def test_of_a_task_that_an_earlier_run_submitted_no_times_are_told(tmp_path):
+    async with MemorySession(MemoryService(duration=3.5), max_in_flight=1) as session:
+        first = asyncio.create_task(EditBatch(requests(1), tmp_path).run(session))
+        await asyncio.sleep(1.5)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert (await EditBatch(requests(1), tmp_path).run(session)).ok
+    assert times(tmp_path) == [(None, None, None, None)]
+
+
+async def test_an_edit_that_waits_since_the_service_has_no_room_is_not_in_flight(tmp_path):
+    service = MemoryService(duration=20.0, room=2)
+    async with MemorySession(service, max_in_flight=4) as session:
+        batch = EditBatch(requests(4), tmp_path)
+        run = asyncio.create_task(batch.run(session))
+        await asyncio.sleep(2.0)
+        assert (service.unfinished, batch.progress.in_flight) == (2, 2)
+        assert (await run).ok
