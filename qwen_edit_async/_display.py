@@ -13,6 +13,9 @@ import attrs
 from ._markup import escape
 from ._thumbnails import THUMBNAIL_SIDE, Thumbnail
 
+WRITING_PAGE = "writing the page"
+"""What a run does when all its edits have ended."""
+
 _SLOWEST_PER_SECOND = 0.95
 _GRID_SIDE = 112
 _SOFT = "opacity:.7;font-size:85%"
@@ -49,6 +52,7 @@ class Progress:
         cost: What the service charged, as far as it says.
         seconds: How long the run has taken.
         found: Edits that had ended before it, which tell nothing of its rate.
+        closing: What is done now that all edits have ended, instead of rate and time left; empty as long as some run.
     """
 
     done: int = 0
@@ -58,6 +62,7 @@ class Progress:
     cost: Decimal | None = None
     seconds: float = 0.0
     found: int = 0
+    closing: str = ""
 
     @property
     def ended(self) -> int:
@@ -66,7 +71,7 @@ class Progress:
 
     def text(self) -> str:
         """All of it in one line."""
-        rate = (self.ended - self.found) / self.seconds if self.seconds > 0 else 0.0
+        rate = (self.ended - self.found) / self.seconds if self.seconds > 0 and not self.closing else 0.0
         rest = None if self.total is None else max(self.total - self.ended, 0)
         parts = (
             f"{self.ended} edits" if self.total is None else f"{self.ended} of {self.total} edits",
@@ -74,7 +79,7 @@ class Progress:
             f"{self.in_flight} in flight" if self.in_flight is not None else "",
             f"cost {self.cost:f}" if self.cost is not None else "",
             _rate(rate) if rate else "",
-            f"{_duration(rest / rate)} left" if rest and rate else f"{_duration(self.seconds)}",
+            self.closing or (f"{_duration(rest / rate)} left" if rest and rate else f"{_duration(self.seconds)}"),
         )
         return " · ".join(filter(None, parts))
 

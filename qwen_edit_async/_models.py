@@ -128,7 +128,9 @@ class EditRequest:
     def __attrs_post_init__(self) -> None:
         if not MIN_IMAGES <= len(self.images) <= MAX_IMAGES:
             raise InvalidEditError(f"{len(self.images)} images: give one to three")
-        if not isinstance(self.instruction, str) or not self.instruction.strip():
+        if not isinstance(self.instruction, str | None):
+            raise InvalidEditError(f"the instruction is {self.instruction!r:.200}: give text")
+        if not self.instruction or not self.instruction.strip():
             raise InvalidEditError("the instruction is missing or empty: say what to do with the picture")
         if not isinstance(self.parameters, EditParameters):
             raise InvalidEditError(f"parameters is {type(self.parameters).__name__!r}: give EditParameters")

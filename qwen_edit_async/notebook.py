@@ -22,7 +22,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Itera
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from ._display import EditView, Progress, grid_html, progress_html
+from ._display import WRITING_PAGE, EditView, Progress, grid_html, progress_html
 from ._results import EditResult
 from ._stream import EditOutcome
 from ._thumbnails import in_notebook, make_thumbnail
@@ -191,6 +191,7 @@ async def run_batch(
             cost=seen.cost or None,
             seconds=clock() - started_at,
             found=seen.found,
+            closing=WRITING_PAGE if seen.publishing and not final else "",
         )
         display.update(progress, final=final)
 

@@ -228,7 +228,7 @@ async def test_a_page_that_can_not_be_written_fails_no_run(requests, out, monkey
         async with service() as session:
             report = await EditBatch(requests(1), out).run(session)
     assert (report.ok, report.gallery, report.gallery_problem) == (True, "", "No space left on device")
-    assert "the page with the pictures could not be written: No space left on device" in report.text()
+    assert "report.html could not be written: No space left on device" in report.text()
     assert [name for name in ("report.html", "report.json") if f"{name} could not be written" in caplog.text] == [
         "report.html",
         "report.json",
@@ -315,3 +315,17 @@ async def test_outcomes_come_in_the_order_of_the_journal_however_many_there_are(
     assert [outcome.key for outcome in found] == [f"k{number}" for number in range(count)]
     assert [outcome.status for outcome in found[:2]] == ["failed", "planned"]
     assert found[0].images == (None,)
+
+
+async def test_progress_tells_when_only_the_page_is_left(requests, out, monkeypatch):
+    batch = EditBatch(requests(1), out)
+    seen = [batch.progress.publishing]
+
+    def publish(report, *_, **__):
+        seen.append(batch.progress.publishing)
+        return report
+
+    monkeypatch.setattr(_run, "publish", publish)
+    async with service() as session:
+        await batch.run(session)
+    assert seen == [False, True]

@@ -39,7 +39,7 @@ HALF_DONE = BatchReport(
 
 def test_a_batch_that_is_all_done_is_ok_and_says_so_in_two_lines():
     assert DONE.ok
-    assert DONE.text() == "2 of 2 edits done, 3 pictures in out\ncost 0.1071"
+    assert DONE.text() == "2 of 2 edits done, 3 pictures in out\ncost 0.1071 · 2.5 s"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_batch_with_anything_left_is_not_ok(change):
         "  2 uncertain: a task may exist, and be charged",
         "  1 refused: malformed, gone, or with the key of another request",
         "  1 uncertain submissions repeated with consent",
-        "cost 0.2856 (+ 1 edits without a price)",
+        "cost 0.2856 (+ 1 edits without a price) · 2.5 s",
         "queued: half within 1.0 s, 95 % within 2.0 s",
         "running: half within 20.0 s, 95 % within 30.0 s",
         "end unseen: half within 0.5 s, 95 % within 1.5 s",
@@ -86,6 +86,36 @@ def test_the_text_says(line):
 
 def test_the_text_says_which_limit_is_in_the_way():
     assert "run it again with another max_cost to go on: " in attrs.evolve(HALF_DONE, limit="max_cost").text()
+
+
+@pytest.mark.parametrize(
+    ("change", "goes_on"),
+    [
+        ({}, False),
+        ({"uncertain": 1}, False),
+        ({"refused": 1}, False),
+        ({"failed": 1}, False),
+        ({"failed": 1, "retryable": 1}, True),
+        ({"planned": 1}, True),
+        ({"in_flight": 1}, True),
+        ({"unsaved": 1}, True),
+        ({"stopped": "why"}, True),  # what else the input has is unknown
+        ({"stopped": "why", "rows": 2}, False),
+        ({"stopped": "why", "rows": 3}, True),
+    ],
+)
+def test_it_is_to_be_run_again_only_where_that_does_something(change, goes_on):
+    report = attrs.evolve(DONE, **change)
+    assert report.can_go_on is goes_on
+    assert ("run it again" in report.text()) is goes_on
+
+
+def test_rows_that_were_not_come_to_are_not_submitted_yet():
+    report = attrs.evolve(HALF_DONE, rows=100)
+    assert (report.total, report.unread) == (18, 82)
+    assert report.text().startswith("4 of 100 edits done, 8 pictures in out\n  83 not submitted yet\n")
+    assert attrs.evolve(report, stopped="").unread == 0
+    assert json.loads(report.to_json())["unread"] == 82
 
 
 def test_a_long_list_of_uncertain_edits_is_cut_visibly():
@@ -114,6 +144,7 @@ def test_the_head_of_a_page_tells_the_whole():
     assert facts["cost"] == "0.2856 (+ 1 edits without a price)"
     assert facts["running"] == "half within 20.0 s, 95 % within 30.0 s"
     assert facts["on this page"] == "10 of 17 edits, those that went wrong first"
+    assert facts["not on this page"] == "1 that were refused: report.json says why"
 
 
 def test_a_report_adds_what_the_journal_does_not_have():
@@ -122,5 +153,5 @@ def test_a_report_adds_what_the_journal_does_not_have():
     refused = FailureGroup(reason="b", count=4, keys=("k",))
     report = make_report(summary, folder="out", elapsed=1.0, refused=iter([refused]), stopped="why")
     assert (report.saved, report.planned, report.refused, report.total) == (3, 3, 4, 10)
-    assert [group.reason for group in report.failures] == ["a", "b"]
+    assert [group.reason for group in report.failures] == ["b", "a"]
     assert report.stopped == "why"

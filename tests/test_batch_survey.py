@@ -31,6 +31,7 @@ from qwen_edit_async._batch._content import read_content
 from qwen_edit_async._batch._journal import JOURNAL_NAME
 from qwen_edit_async._batch._plan import State
 from qwen_edit_async._batch._store import Draft, Store
+from qwen_edit_async.emulator import Fault
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
 
@@ -330,6 +331,19 @@ async def test_a_file_that_is_put_at_a_results_name_between_two_runs_is_kept(pho
         report = await EditBatch(photos, out, instruction="snow", overwrite=True).run(session)
     assert report.ok
     assert (out / "c-0.png").read_bytes() != b"precious"
+
+
+@pytest.mark.may_block(reason="the test writes files")
+async def test_an_uncertain_edit_is_not_repeated_over_a_file_that_was_put_at_its_results_name(photos, out):
+    async with service(Fault.drop_reply().on("submit").nth(1)) as (emulator, session):
+        await EditBatch(photos / "a.png", out, instruction="snow").run(session)
+        (out / "a-0.png").write_bytes(b"precious")
+        batch = EditBatch(photos / "a.png", out, instruction="snow", resubmit_uncertain=True)
+        assert problems(await batch.plan()) == [(str(photos / "a.png"), THERE_ALREADY)]
+        report = await batch.run(session)
+        assert (report.uncertain, report.refused, len(emulator.tasks)) == (1, 1, 1)
+        (out / "a-0.png").unlink()
+        assert (await batch.run(session)).ok
 
 
 @pytest.mark.may_block(reason="the test reads a file")

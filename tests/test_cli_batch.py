@@ -20,7 +20,7 @@ from qwen_edit_async._batch._lock import RunLock
 from qwen_edit_async._batch._plan import State
 from qwen_edit_async._batch._store import Store
 from qwen_edit_async._cli import main
-from qwen_edit_async._cli._display import BatchProgress, Screen
+from qwen_edit_async._cli._display import ProgressBar, Screen
 from qwen_edit_async._cli._options import ConnectionOptions, SubmissionOptions
 from qwen_edit_async._cli._running import Run, cancel_on_termination
 from qwen_edit_async._display import Progress
@@ -67,7 +67,8 @@ def test_a_folder_is_edited_and_the_last_line_says_where(photos, batch, out, cap
     assert found(out) == ["a-0.png", "b-0.png", "c-0.png"]
     captured = capsys.readouterr()
     assert captured.out == f"3 pictures are in {out}\n"
-    assert re.search(r"^3 of 3 edits done · [\d.]+ s · cost 0\.1071 · [\d.]+/s$", captured.err, re.MULTILINE)
+    assert f"3 of 3 edits done, 3 pictures in {out}\ncost 0.1071 · " in captured.err
+    assert "run it again" not in captured.err
     assert len(service.tasks) == 3
 
 
@@ -83,7 +84,7 @@ def test_the_page_is_named_and_can_be_left_out(photos, batch, out, capsys, servi
 def test_a_page_that_can_not_be_written_is_a_warning(photos, batch, out, capsys, service):
     (out / "report.html").mkdir(parents=True)
     assert batch(photos) == 0
-    assert "warning: report.html could not be written: Is a directory\n" in capsys.readouterr().err
+    assert "\nreport.html could not be written: Is a directory\n" in capsys.readouterr().err
     assert found(out) == ["a-0.png", "b-0.png", "c-0.png"]
 
 
@@ -121,7 +122,8 @@ def test_bad_rows_count_as_failed_and_stop_no_other(table, batch, out, capsys, s
     assert batch(table(*rows)) == 1
     assert found(out) == ["b-0.png"]
     captured = capsys.readouterr()
-    assert "2 failed:\n  2 × n is 7: give an integer from 1 to 6: row 1, row 3\n" in captured.err
+    assert "\n2 × n is 7: give an integer from 1 to 6: row 1, row 3\n" in captured.err
+    assert "\n  2 refused: malformed" in captured.err
     assert "1 of 3 edits done" in captured.err
     assert captured.out == f"1 picture is in {out}\n"
 
@@ -131,20 +133,26 @@ def test_failures_are_grouped_by_reason_the_most_frequent_first(table, batch, ca
     rows = [{"image": "missing.png", "key": "x"}, *({"image": "a.png", "key": key} for key in "pqr")]
     assert batch(table(*rows), "--concurrency", "1") == 1
     assert (
-        "3 failed:\n  2 × refused by moderation (code 110001): p, q\n  1 × image 1 does not exist: x\n"
+        "\n2 × refused by moderation (code 110001): p, q\n1 × image 1 does not exist: x\n"
     ) in capsys.readouterr().err
 
 
 def test_a_long_list_of_failures_is_cut_short(table, batch, capsys, service):
     assert batch(table(*({"image": "missing.png", "key": f"k{number}"} for number in range(60)))) == 1
-    assert "  60 × image 1 does not exist: k0," in (text := capsys.readouterr().err)
-    assert ", … and 10 more\n" in text
+    assert "\n60 × image 1 does not exist: k0, k1, k2, k3, k4, …\n" in (text := capsys.readouterr().err)
+    assert "\nrun it again to go on: " in text  # the picture may be there by then
+
+
+def test_what_failed_at_the_service_is_nothing_to_go_on_with(photos, batch, capsys, service):
+    service.inject(Fault.failed_task())
+    assert batch(photos) == 1
+    assert "run it again" not in capsys.readouterr().err
 
 
 def test_other_refusals_of_the_service_are_grouped_as_well(photos, batch, capsys, service):
     service.inject(Fault.status(400, message="not today", code=17).on("submit"))
     assert batch(photos) == 1
-    assert "  3 × not today (HTTP 400, code 17): " in capsys.readouterr().err
+    assert "\n3 × not today (HTTP 400, code 17): " in capsys.readouterr().err
 
 
 def test_concurrency_bounds_the_tasks_in_flight(photos, batch, service):
@@ -159,7 +167,8 @@ def test_a_credential_error_stops_the_run_with_exit_code_3(table, batch, capsys,
     assert batch(table(*rows), "--concurrency", "1") == 3
     text = capsys.readouterr().err
     assert f"(HTTP {status}" in text
-    assert "1 of 20 edits done, " in text
+    assert "1 of 20 edits done, 1 pictures" in text
+    assert "\n  19 not submitted yet\n" in text
     assert len(service.tasks) == 1
 
 
@@ -271,7 +280,7 @@ def test_a_failed_download_is_fetched_by_the_same_command(photos, batch, out, ca
     assert batch(photos / "a.png") == 1
     text = capsys.readouterr().err
     assert "1 × image 0 of task … could not be downloaded" in text
-    assert "the same command goes on from here" in text
+    assert "\nrun it again to go on: " in text
     assert batch(photos / "a.png") == 0
     assert found(out) == ["a-0.png"]
     assert len(service.tasks) == 1
@@ -288,7 +297,7 @@ def test_another_instruction_for_the_same_results_is_refused(photos, batch, caps
     batch(photos)
     assert batch(photos, instruction="rain") == 1
     assert "3 × the key is in the journal with another request" in (text := capsys.readouterr().err)
-    assert "goes on from here" not in text
+    assert "run it again" not in text
     assert len(service.tasks) == 3
 
 
@@ -299,8 +308,9 @@ def test_another_instruction_for_the_same_results_is_refused(photos, batch, caps
 def test_a_limit_ends_the_run_and_more_goes_on(photos, batch, capsys, limit, value, words, service):  # noqa: PLR0917  # fixtures
     assert batch(photos, limit, value) == 1
     assert words in (text := capsys.readouterr().err)
-    assert "2 of 3 edits done, 1 not done" in text
-    assert f"\nthe same command with another {limit} goes on from here" in text
+    assert "2 of 3 edits done" in text
+    assert "\n  1 not submitted yet\n" in text
+    assert f"\nrun it again with another {limit} to go on: " in text
     assert batch(photos) == 0
     assert len(service.tasks) == 3
 
@@ -309,7 +319,7 @@ def test_failures_end_the_run_if_so_wished(photos, batch, capsys, service):
     service.inject(Fault.failed_task())
     assert batch(photos, "--stop-after-failures", "1", "--concurrency", "1") == 1
     assert "stopped: 1 edits failed" in (text := capsys.readouterr().err)
-    assert "\nthe same command goes on from here" in text
+    assert "\nrun it again to go on: " in text
     assert len(service.tasks) == 1
 
 
@@ -317,7 +327,11 @@ def test_uncertain_submissions_are_repeated_on_demand_only(photos, batch, capsys
     service.inject(Fault.drop_reply().on("submit").nth(1))
     for _ in range(2):
         assert batch(photos / "a.png") == 1
-        assert "warning: 1 uncertain: only --resubmit-uncertain submits them again\n" in capsys.readouterr().err
+        text = capsys.readouterr().err
+        assert "\n  1 uncertain: a task may exist, and be charged\n" in text
+        assert "\nuncertain, and repeated only with consent (--resubmit-uncertain): a\n" in text
+        assert "failed" not in text
+        assert "run it again" not in text  # which would change nothing
         assert len(service.tasks) == 1
     assert batch(photos / "a.png", "--resubmit-uncertain") == 0
     assert len(service.tasks) == 2
@@ -373,7 +387,7 @@ class Clock:
 def test_where_there_is_no_terminal_a_line_is_written_every_minute(capsys):
     clock = Clock()
     state = Progress(done=2, failed=1, total=9, in_flight=4, cost=Decimal("1.50"))
-    progress = BatchProgress(Screen(), lambda seconds: attrs.evolve(state, seconds=seconds), clock)
+    progress = ProgressBar(Screen(), lambda seconds: attrs.evolve(state, seconds=seconds), clock)
     with progress.shown():
         for clock.now in (100.0, 159.9, 160.0, 161.0, 219.9, 220.0):
             progress.refresh()
@@ -384,7 +398,7 @@ def test_where_there_is_no_terminal_a_line_is_written_every_minute(capsys):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_names_what_still_runs_and_what_it_did(photos, tmp_path, service, stop):
+def test_an_interrupted_run_says_what_it_did_and_its_journal_has_what_still_runs(photos, tmp_path, service, stop):
     service.inject(Fault.stuck_task().for_task(2, 3))
     out = tmp_path / "out of here"
     with start_command("batch", str(photos), "-i", "snow", "-o", str(out), *QUICK) as process:
@@ -395,12 +409,10 @@ def test_an_interrupted_run_names_what_still_runs_and_what_it_did(photos, tmp_pa
         process.send_signal(stop)
         output, errors = process.communicate()
     assert process.returncode == 130
-    stuck = [task.id for task in service.tasks.values() if not task.is_finished]
-    assert len(stuck) == 2
-    for task_id in stuck:
-        assert f"\n  qwen-edit fetch {task_id} -o '{out}'\n" in errors
-    assert errors.count("qwen-edit fetch") == 2
-    assert "1 of 3 edits done, 2 not done" in errors
+    assert "qwen-edit fetch" not in errors
+    assert "1 of 3 edits done" in errors
+    assert "\n  2 still in flight\n" in errors
+    assert "\nrun it again to go on: " in errors
     assert f"before and after: {out / 'report.html'}\n" in errors
     assert output == f"1 picture is in {out}\n"
     assert "Traceback" not in errors
@@ -416,7 +428,7 @@ def test_an_interrupted_run_of_the_embedded_service_has_nothing_to_fetch(tmp_pat
         _, errors = process.communicate()
     assert process.returncode == 130
     assert "interrupted\n" in errors
-    assert "0 of 1 edits done, 1 not done" in errors
+    assert "0 of 1 edits done" in errors
     assert "qwen-edit fetch" not in errors
     assert "Traceback" not in errors
 
@@ -428,7 +440,7 @@ def test_tasks_that_ended_with_an_embedded_service_are_repeated_on_demand_only(p
     assert batch(photos, "--emulator") == 1
     text = capsys.readouterr().err
     assert "3 × the service does not know the task (any more), which may have been charged: a, b, c" in text
-    assert "warning: 3 uncertain: only --resubmit-uncertain submits them again" in text
+    assert "\nuncertain, and repeated only with consent (--resubmit-uncertain): a, b, c\n" in text
     assert batch(photos, "--emulator", "--resubmit-uncertain") == 0
     assert "3 of 3 edits done" in capsys.readouterr().err
 

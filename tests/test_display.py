@@ -300,6 +300,7 @@ def test_a_mapping_makes_the_row_of_the_request_that_it_means():
         ),
         (Progress(done=1, total=9000, seconds=1), "1 of 9000 edits · 1.0/s · 2 h 29 min left"),
         (Progress(done=2, total=2, seconds=62), "2 of 2 edits · 1.9/min · 1 min 02 s"),
+        (Progress(done=61, failed=1, total=62, seconds=2, closing="so"), "62 of 62 edits · 1 failed · so"),
         (Progress(done=52, total=62, found=50, seconds=2), "52 of 62 edits · 1.0/s · 10 s left"),
     ],
 )

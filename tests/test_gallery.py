@@ -93,6 +93,15 @@ def test_embeds_small_pictures_and_links_the_large_ones(thumbnail):
     assert elements.values("a", "href") == ["./out/%C3%A4%20cat%231.png"] * 2
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_pictures_are_loaded_when_they_are_looked_at(thumbnail, several):
+    pictures = (GalleryPicture(thumbnail=thumbnail), GalleryPicture(path="a.png", in_full=True))
+    page = page_of(GalleryItem(key="k", instruction="i", before=pictures[: 1 + several], after=pictures[: 1 + several]))
+    elements = Elements(page)
+    assert len(elements.values("img", "src")) == (6 if several else 2)
+    assert elements.values("img", "loading") == ["lazy"] * len(elements.values("img", "src"))
+
+
 @pytest.mark.parametrize("path", ["javascript:alert(1)", "//example.org/x.png", "https://example.org/x.png"])
 def test_a_link_can_not_leave_the_folder_of_the_page_for_the_network(path):
     elements = Elements(page_of(GalleryItem(key="k", instruction="i", after=(GalleryPicture(path=path),))))

@@ -203,7 +203,7 @@ def test_an_absolute_path_stays(table):
         ("a.jpg,,two,,", "n is 'two'"),
         ("a.jpg,,,maybe,", "watermark is 'maybe'"),
         ("a.jpg,,,,big", "size 'big'"),
-        (",x,,,", "0 images: give one to three"),
+        (",x,,,", "there is no image"),
         ("ftp://host/a.jpg,,,,", "not http"),
         ("a.jpg,,,,,b", "it has 6 cells, but there are 5 columns"),
     ],
@@ -223,7 +223,13 @@ def test_a_bad_row_says_why_and_stops_no_other(table, row, problem):
         ('{"image": 5}', "an image is 5"),
         ('{"image": "a", "n": "2"}', "n is '2'"),
         ('{"image": "a", "instructon": "x"}', "there is no column 'instructon': is it 'instruction'?"),
-        ("{}", "0 images"),
+        ("{}", "there is no image"),
+        ('{"image": "a", "instruction": 5}', "the instruction is 5: give text"),
+        ('{"image": "a", "instruction": false}', "the instruction is False: give text"),
+        ('{"image": "a", "instruction": "a\\ud800b"}', "the instruction has half a character (a lone surrogate)"),
+        ('{"image": "a", "negative_prompt": "\\udfff"}', "the negative_prompt has half a character"),
+        ('{"image": "a", "key": ["k"]}', "the key is ['k']: give text or a number"),
+        ('{"image": "a", "key": true}', "the key is True: give text or a number"),
     ],
 )
 def test_a_bad_json_line_says_why_and_stops_no_other(table, line, problem):
@@ -455,7 +461,7 @@ def test_a_data_frame_says_all_of_an_edit_and_nothing_where_it_has_gaps(make, no
     assert first.request == EditRequest("a.jpg", "sepia", parameters, key="first", metadata={"shop": "x"})
     images = ["b.jpg", "https://example.com/c.jpg"]
     assert second == SourceItem(row=1, request=EditRequest(images, "make it snow", EditParameters(seed=7)))
-    assert (third.row, third.problem) == (2, "0 images: give one to three")
+    assert (third.row, third.problem) == (2, "there is no image")
     assert notes == ["the edits make no use of: shop"]
 
 
@@ -467,7 +473,7 @@ def test_a_parquet_file_says_all_of_an_edit_and_its_paths_are_relative_to_it(tmp
     assert first.row == 1
     assert first.request == EditRequest(image, "sepia", parameters, key="first", metadata={"shop": "x"})
     assert second.request.images == (str(tmp_path / "b.jpg"), "https://example.com/c.jpg")
-    assert (third.row, third.problem) == (3, "0 images: give one to three")
+    assert (third.row, third.problem) == (3, "there is no image")
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,9 @@ class Intake:
         elif error is None and content.stamp != entry.stamp:
             around.journal.restamp(entry.number, content.stamp)
         row = Row(entry, around)
+        if examined.in_the_way is not None and entry.state is State.UNCERTAIN and around.resubmit_uncertain:
+            self._refuse(str(examined.in_the_way), key)  # it stays uncertain, so that it stays reckoned with
+            return
         error = error or examined.in_the_way
         if error is not None and entry.state in _NEEDS_INPUT:
             await row.fail(error, request)
@@ -267,7 +270,7 @@ def _examine(request: EditRequest, entry: Entry | None, targets: Targets) -> _Ex
             examined = _Examined(read_content(request))
         except InvalidEditError as error:
             return _Examined(Content(key_of(request, [""] * len(request.images)), digest="", stamp=""), error)
-    if entry is None or entry.state in _NEEDS_INPUT:
+    if entry is None or entry.state in _NEEDS_INPUT or entry.state is State.UNCERTAIN:
         try:
             targets.existing(request, examined.content.key)
         except InvalidEditError as error:

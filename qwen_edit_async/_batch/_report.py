@@ -53,6 +53,7 @@ class JournalSummary:
     repeats: int = 0
     uncertain_keys: tuple[str, ...] = ()
     failures: tuple[FailureGroup, ...] = ()
+    retryable: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -67,6 +68,7 @@ class BatchReport:
         unsaved: Edits that are completed, but not all of whose pictures could be saved.
         saved: Edits that are done.
         failed: Edits that failed for good, or before they had a task.
+        retryable: Those of them that had no task: another run tries them again.
         uncertain: Edits of which it is unknown whether a task exists.
         refused: Requests of this run that the journal does not have: malformed, gone since the run began, or with the
             key of another request.
@@ -81,6 +83,7 @@ class BatchReport:
         repeats: Those of them, with consent, after which an edit may have been charged twice.
         uncertain_keys: Of up to 100 uncertain edits.
         failures: What went wrong, the most frequent first.
+        rows: Rows or pictures of the input, bad ones too; 0 where they were not counted beforehand.
         stopped: Why the run ended before its input did; empty if it did not.
         limit: ``"max_tasks"`` or ``"max_cost"`` if that ended it: only a run with another goes on.
         error: What the run was stopped by, if it was an error.
@@ -95,6 +98,7 @@ class BatchReport:
     unsaved: int = 0
     saved: int = 0
     failed: int = 0
+    retryable: int = 0
     uncertain: int = 0
     refused: int = 0
     pictures: int = 0
@@ -108,6 +112,7 @@ class BatchReport:
     repeats: int = 0
     uncertain_keys: tuple[str, ...] = ()
     failures: tuple[FailureGroup, ...] = ()
+    rows: int = 0
     stopped: str = ""
     limit: str = ""
     error: Exception | None = attrs.field(default=None, eq=False)
@@ -125,15 +130,26 @@ class BatchReport:
         return self.planned + self.in_flight + self.unsaved
 
     @property
+    def unread(self) -> int:
+        """Rows of the input that the run did not come to."""
+        return max(self.rows - self.total, 0) if self.stopped else 0
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether another run of the same would find something to do, without being asked to."""
+        return bool(self.unfinished or self.retryable or self.unread or (self.stopped and not self.rows))
+
+    @property
     def ok(self) -> bool:
         """Whether everything was done."""
         return self.saved == self.total and not self.stopped
 
     def text(self) -> str:
         """The report for people, in a few lines."""
-        lines = [f"{self.saved} of {self.total} edits done, {self.pictures} pictures in {self.folder}"]
+        total = self.total + self.unread
+        lines = [f"{self.saved} of {total} edits done, {self.pictures} pictures in {self.folder}"]
         lines += [f"  {count} {words}" for count, words in self._rest() if count]
-        lines.append(f"cost {self.cost}{f' (+ {self.unpriced} edits without a price)' if self.unpriced else ''}")
+        lines.append(f"cost {self._cost()} · {self.elapsed:.1f} s")
         lines += self.figures()
         lines += [f"{group.count} × {group.reason}{_sample(group)}" for group in self.failures]
         if self.uncertain:
@@ -141,13 +157,13 @@ class BatchReport:
             lines.append(f"uncertain, and repeated only with consent (resubmit_uncertain): {listed}")
         if self.stopped:
             lines.append(f"stopped: {self.stopped}")
-        if self.unfinished or self.stopped:
+        if self.can_go_on:
             changed = f" with another {self.limit}" if self.limit else ""
             lines.append(f"run it again{changed} to go on: nothing that has a task is submitted twice")
         if self.gallery:
             lines.append(f"before and after: {self.gallery}")
         if self.gallery_problem:
-            lines.append(f"the page with the pictures could not be written: {self.gallery_problem}")
+            lines.append(f"report.html could not be written: {self.gallery_problem}")
         return "\n".join(lines)
 
     def figures(self) -> list[str]:
@@ -167,6 +183,7 @@ class BatchReport:
             "cost": str(self.cost),
             "error": None if self.error is None else str(self.error),
             "total": self.total,
+            "unread": self.unread,
             "ok": self.ok,
         }
         return json.dumps(report, ensure_ascii=False, indent=2)
@@ -175,18 +192,23 @@ class BatchReport:
         """The report for the head of a page that shows so many edits at most."""
         facts: dict[str, object] = {"done": f"{self.saved} of {self.total} edits", "pictures": self.pictures}
         facts |= {words.partition(":")[0]: count for count, words in self._rest() if count}
-        facts["cost"] = f"{self.cost}{f' (+ {self.unpriced} edits without a price)' if self.unpriced else ''}"
+        facts["cost"] = self._cost()
         if self.running is not None:
             facts["running"] = f"half within {self.running.p50:.1f} s, 95 % within {self.running.p95:.1f} s"
         if self.stopped:
             facts["stopped"] = self.stopped
         if (known := self.total - self.refused) > shown:
             facts["on this page"] = f"{shown} of {known} edits, those that went wrong first"
+        if self.refused:
+            facts["not on this page"] = f"{self.refused} that were refused: report.json says why"
         return facts
+
+    def _cost(self) -> str:
+        return f"{self.cost}{f' (+ {self.unpriced} edits without a price)' if self.unpriced else ''}"
 
     def _rest(self) -> tuple[tuple[int, str], ...]:
         return (
-            (self.planned, "not submitted yet"),
+            (self.planned + self.unread, "not submitted yet"),
             (self.in_flight, "still in flight"),
             (self.unsaved, "completed, but not saved"),
             (self.failed, "failed"),
@@ -205,6 +227,7 @@ def make_report(
     stopped: str = "",
     limit: str = "",
     error: Exception | None = None,
+    rows: int = 0,
 ) -> BatchReport:
     """The report of a run.
 
@@ -216,6 +239,7 @@ def make_report(
         stopped: Why the run ended before its input did.
         limit: The limit of the whole batch that ended it, by name.
         error: What it was stopped by.
+        rows: Of the input; 0 if they were not counted.
     """
     counts = summary.counts
     refused = tuple(refused)
@@ -227,6 +251,7 @@ def make_report(
         unsaved=counts[State.COMPLETED],
         saved=counts[State.SAVED],
         failed=counts[State.FAILED],
+        retryable=summary.retryable,
         uncertain=counts[State.UNCERTAIN],
         refused=sum(group.count for group in refused),
         pictures=summary.pictures,
@@ -239,7 +264,8 @@ def make_report(
         retries=summary.retries,
         repeats=summary.repeats,
         uncertain_keys=summary.uncertain_keys,
-        failures=(*summary.failures, *refused),
+        failures=tuple(sorted((*summary.failures, *refused), key=lambda group: -group.count)),
+        rows=rows,
         stopped=stopped,
         limit=limit,
         error=error,

@@ -62,6 +62,7 @@ class BatchProgress:
         cost: What the whole batch has cost so far.
         total: Rows, pictures or requests of the input, bad ones too; ``None`` where they were not counted beforehand.
         begun: Whether the run has its journal, before which it does nothing.
+        publishing: Whether it does nothing more but to write ``report.html`` and ``report.json``, or has done that.
     """
 
     saved: int = 0
@@ -72,6 +73,7 @@ class BatchProgress:
     cost: Decimal = Decimal(0)
     total: int | None = None
     begun: bool = False
+    publishing: bool = False
 
 
 class EditBatch:
@@ -163,6 +165,7 @@ class EditBatch:
         self._around: Surroundings | None = None
         self._total: int | None = None
         self._report: BatchReport | None = None
+        self._publishing = False
 
     @property
     def journal(self) -> Path:
@@ -185,6 +188,7 @@ class EditBatch:
             cost=around.budget.spent,
             total=self._total,
             begun=True,
+            publishing=self._publishing,
         )
 
     @property
@@ -254,6 +258,7 @@ class EditBatch:
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         self._around = self._report = None
+        self._publishing = False
         if self._input.described or self._strict:
             plan = await self._survey(fit=session._fit)  # noqa: SLF001  # our own
             self._total = plan.rows
@@ -283,8 +288,10 @@ class EditBatch:
                     stopped=stopped,
                     limit=around.budget.limit,
                     error=around.error,
+                    rows=self._total or 0,
                 )
                 self._report = made
+                self._publishing = True
                 self._report = await self._publish(made, files, preview_seconds)
                 return self._report
 

@@ -132,7 +132,7 @@ class _Survey:
         consent = self.options.resubmit_uncertain
         match next_step(state, has_task=entry.task_id is not None, resubmit_uncertain=consent):
             case Step.SUBMIT | Step.REPLAN:
-                self._submit(request, key, uncertain=state is State.UNCERTAIN)
+                self._submit(request, key)
             case Step.VERIFY:
                 self.tally.count(State.SAVED if are_whole(self.given.targets.folder, entry.files) else Step.DOWNLOAD)
             case Step.LEAVE:
@@ -149,14 +149,14 @@ class _Survey:
             return first is not this
         raise InvalidEditError("the key, or the files that it names, are those of another request")
 
-    def _submit(self, request: EditRequest, key: str, *, uncertain: bool = False) -> None:
+    def _submit(self, request: EditRequest, key: str) -> None:
         for position, image in enumerate(request.images, 1):
             _check_image(image, position, fit=self.options.fit)
         for cut in request.silently_cut():
             if self.options.strict:
                 raise InvalidEditError(cut)
             self.tally.note("texts are longer than the service reads: it ignores what is over its limit")
-        for name in () if uncertain else self.given.targets.existing(request, key):
+        for name in self.given.targets.existing(request, key):
             self.tally.existing += 1
             self.tally.existing_example = self.tally.existing_example or name
         self.tally.submission(request.parameters)

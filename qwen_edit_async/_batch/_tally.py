@@ -74,6 +74,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
         repeats=int(_one(connection, "SELECT total(repeats) FROM edits")),
         uncertain_keys=tuple(key for (key,) in uncertain),
         failures=_failures(connection),
+        retryable=_one(connection, "SELECT count(*) FROM edits WHERE state = 'failed' AND task_id IS NULL"),
     )
 
 

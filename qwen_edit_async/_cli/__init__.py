@@ -1,6 +1,6 @@
 """The ``qwen-edit`` command.
 
-Exit codes: 0 all done; 1 some edits failed; 2 wrong usage, nothing was sent; 3 the key or the balance; 130 interrupted.
+Exit codes: 0 all done; 1 not all; 2 wrong usage, nothing was sent; 3 the key or the balance; 130 interrupted.
 
 ::
 

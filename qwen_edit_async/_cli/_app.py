@@ -26,10 +26,10 @@ Environment
 
 Exit codes
   0    all done
-  1    some edits failed
-  2    wrong usage; nothing was sent
+  1    not all done: failed, uncertain, or ended by a limit; in a dry run, bad rows
+  2    wrong usage, or a bad row with --strict; nothing was sent
   3    the key or the balance
-  130  interrupted; the tasks that still run are named, and how to fetch them"""
+  130  interrupted; edit names the task that still runs, batch has it in its journal"""
 
 _app = cyclopts.App(
     name="qwen-edit",

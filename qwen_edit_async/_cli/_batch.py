@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from qwen_edit_async._display import Progress
+from qwen_edit_async._display import WRITING_PAGE, Progress
 from qwen_edit_async._errors import ConfigurationError
 
-from ._display import BatchProgress, Screen, put
+from ._display import ProgressBar, Screen, put
 from ._messages import ExitCode, exit_code, plain
 from ._options import ConnectionOptions, Flag, Instruction, Output, ParameterOptions, SubmissionOptions
 from ._running import Run
 
 if TYPE_CHECKING:
-    from qwen_edit_async._batch import BatchPlan, BatchReport, EditBatch
+    from qwen_edit_async._batch import BatchPlan, EditBatch
     from qwen_edit_async._session import EditSession
 
 _EMBEDDED = "the embedded service"
 """What journals call it: its address is another one in each run."""
 
-_NAMED_FAILURES = 50
 _NAMED_PROBLEMS = 10
 _REFRESH_SECONDS = 0.2
 
@@ -60,7 +58,7 @@ def batch(
         source: A folder, a quoted pattern such as "photos/*.jpg", or a table (.csv, .tsv, .jsonl, .parquet) with the
             columns image, image2, image3, instruction, key and any parameter by its name; paths are relative to the
             table. Bad rows are told before anything is sent, and left out; with --strict, nothing is sent then.
-        instruction: What to do with each; the table's own goes before.
+        instruction: What to do with each; the table's own wins.
         output: The folder for the results.
         concurrency: Tasks at a time.
         recursive: Look into the folder's folders as well.
@@ -71,7 +69,7 @@ def batch(
         gallery_limit: How many edits report.html shows at most, those that went wrong first; with 0 there is none.
         dry_run: Only say what would be done, and what is wrong with the source; needs no key, and writes nothing.
         price: With --dry-run: what a picture costs, to estimate the cost.
-        parameters: How to edit; the table's own go before.
+        parameters: How to edit; the table's own win.
         submission: What may be submitted, and where.
         connection: How to talk to the service.
     """
@@ -118,27 +116,26 @@ class _Batch:
     """The edits of a source, on their way to files."""
 
     def __init__(self, run: Run, edits: EditBatch) -> None:
-        self._more_to_do = True
-        self._limit = ""
         self._run = run
         self._edits = edits
-        self._started_at = time.monotonic()
-        self._failures: list[tuple[str, int, list[str]]] = []
-        self._report: BatchReport | None = None
-        self._gallery = ""
 
     async def work(self, session: EditSession) -> int:
         """Do all that can be done."""
-        edits = self._edits
-        progress = BatchProgress(self._run.screen, self._state)
-        with progress.shown():
-            refreshing = asyncio.create_task(self._refresh(progress, asyncio.current_task()))
+        bar = ProgressBar(self._run.screen, self._state)
+        with bar.shown():
+            refreshing = asyncio.create_task(self._refresh(bar, asyncio.current_task()))
             try:
-                report = await edits.run(session, on_plan=self._begin)
+                report = await self._edits.run(session, on_plan=self._begin)
+            except asyncio.CancelledError:
+                self._run.journalled = self._edits.report is not None
+                raise
             finally:
                 refreshing.cancel()
-                self._find_gallery(edits.report)
-        return self._conclude(report)
+        self._run.journalled = True
+        if report.error is not None:
+            self._run.screen.error(plain(report.error))
+            return exit_code(report.error)
+        return ExitCode.DONE if report.ok else ExitCode.FAILED
 
     def _begin(self, plan: BatchPlan) -> None:
         """Say what is left out."""
@@ -148,23 +145,9 @@ class _Batch:
         if lines := plan.problem_lines(_NAMED_PROBLEMS):
             screen.warning(plain("\n".join(lines)))
 
-    def _conclude(self, report: BatchReport) -> int:
-        self._failures = [(plain(group.reason), group.count, list(group.keys)) for group in report.failures]
-        self._report = report
-        self._more_to_do = bool(report.unfinished or report.failed or report.stopped)
-        self._limit = report.limit
-        if report.uncertain:
-            self._run.screen.warning(f"{report.uncertain} uncertain: only --resubmit-uncertain submits them again")
-        if report.error is not None:
-            self._run.screen.error(plain(report.error))
-            return exit_code(report.error)
-        if report.stopped:
-            self._run.screen.warning(f"stopped: {plain(report.stopped)}")
-        return ExitCode.DONE if report.ok and not self._failures else ExitCode.FAILED
-
-    async def _refresh(self, progress: BatchProgress, work: asyncio.Task[Any] | None) -> None:
+    async def _refresh(self, bar: ProgressBar, work: asyncio.Task[Any] | None) -> None:
         while work is None or not work.cancelling():  # the end of the batch cancels it
-            progress.refresh()
+            bar.refresh()
             await asyncio.sleep(_REFRESH_SECONDS)
         self._run.screen.line("stopping: what runs at the service is written down, and the page (Ctrl-C: without it)")
 
@@ -178,39 +161,13 @@ class _Batch:
             in_flight=seen.in_flight,
             cost=seen.cost or None,
             seconds=seconds,
+            closing=WRITING_PAGE if seen.publishing else "",
         )
 
-    def _find_gallery(self, report: BatchReport | None) -> None:
-        """Whichever way the run ended."""
-        if report is not None:
-            self._gallery = report.gallery
-            if report.gallery_problem:
-                self._run.screen.warning(f"report.html could not be written: {report.gallery_problem}")
-
     def report(self) -> None:
-        """Say how it went."""
-        screen, seen = self._run.screen, self._edits.progress
-        failed = sum(count for _, count, _ in self._failures) if self._report is not None else seen.failed
-        if self._failures:
-            screen.line(f"{failed} failed:", "bold red")
-        for why, count, labels in sorted(self._failures, key=lambda each: -each[1]):
-            shown = labels[:_NAMED_FAILURES]
-            more = f", … and {count - len(shown)} more" if count > len(shown) else ""
-            screen.line(f"  {count} × {why}: {', '.join(shown)}{more}")
-        if self._report is not None:
-            for line in self._report.figures():
-                screen.line(line)
-        rest = (seen.total or 0) - seen.saved - failed
-        not_done = f", {rest} not done" if rest > 0 else ""
-        cost = f" · cost {seen.cost.normalize():f}" if seen.cost else ""
-        seconds = time.monotonic() - self._started_at
-        new = seen.saved - seen.found
-        rate = f" · {new / seconds:.1f}/s" if new else ""
-        screen.line(f"{seen.saved} of {seen.total} edits done{not_done} · {seconds:.1f} s{cost}{rate}")
-        if self._more_to_do:
-            changed = f" with another --{self._limit.replace('_', '-')}" if self._limit else ""
-            screen.line(f"the same command{changed} goes on from here: nothing that has a task is submitted twice")
-        if self._gallery:
-            screen.line(f"before and after: {self._gallery}", whole=True)
-        one = seen.pictures == 1
-        put(f"{seen.pictures} picture{'' if one else 's'} {'is' if one else 'are'} in {self._run.output}")
+        """Say how it went, whichever way it ended."""
+        if (report := self._edits.report) is not None:
+            for line in report.text().splitlines():
+                self._run.screen.line(plain(line), whole=True)
+        count = self._edits.progress.pictures
+        put(f"{count} picture{'' if count == 1 else 's'} {'is' if count == 1 else 'are'} in {self._run.output}")

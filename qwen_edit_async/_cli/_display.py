@@ -65,7 +65,7 @@ class Screen:
                 self.line(f"note: {count - _NOTES_OF_A_KIND} more: {kind}", "dim")
 
 
-class BatchProgress:
+class ProgressBar:
     """Shows how a bulk run stands: a bar on a terminal, a line a minute elsewhere.
 
     Args:

@@ -46,6 +46,7 @@ class Run:
         output: Where results go.
         unsaved: Ids of completed tasks whose pictures are not all saved yet.
         on_error: Shows the error that ends the command.
+        journalled: Whether a journal has the ids of tasks, so that nobody need note them.
     """
 
     screen: Screen
@@ -55,6 +56,7 @@ class Run:
     output: Path = Path()
     unsaved: dict[str, None] = attrs.field(factory=dict)
     on_error: Callable[[Exception], None] | None = None
+    journalled: bool = False
 
     def __call__(self, work: Callable[[EditSession], Coroutine[Any, Any, int]]) -> int:
         """Open a session, do the work, close it, and return the exit code.
@@ -135,7 +137,7 @@ class Run:
             self.screen.line(
                 f"{_count(ids, 'task')} ended with the embedded service: --resubmit-uncertain repeats them"
             )
-        elif ids:
+        elif ids and not self.journalled:
             self.screen.line(f"{_count(ids, 'task')} of this run may be charged, and can be fetched when done:")
             for task_id in ids:
                 self.screen.line(f"  {fetch_command(task_id, self.output)}", whole=True)

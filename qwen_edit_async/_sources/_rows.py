@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -25,6 +26,8 @@ IMAGE_COLUMNS: Final = ("image", *(f"image{position}" for position in range(2, M
 _COLUMNS: Final = frozenset({*IMAGE_COLUMNS, "instruction", "key", *PARAMETER_NAMES})
 _INTEGERS: Final = frozenset({"n", "seed"})
 _BOOLEANS: Final = frozenset({"prompt_extend", "watermark"})
+_TEXTS: Final = frozenset({"instruction", "negative_prompt"})
+_HALF_CHARACTER: Final = re.compile("[\\ud800-\\udfff]")
 _TYPO_SIMILARITY: Final = 0.8
 _WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _NOTHING: Final = frozenset({"", "nan", "na", "n/a", "<na>", "none", "null", "nat"})
@@ -80,12 +83,11 @@ class Rows:
         """The edit of a row; the columns are named as they are meant."""
         try:
             cells = {name: value for name, each in fields.items() if (value := cell_value(name, each)) is not None}
-            if "image" not in cells and any(name in cells for name in IMAGE_COLUMNS):
-                raise InvalidEditError("there is another image, but none in 'image'")  # noqa: TRY301  # is its own problem
+            _check_cells(cells)
             options = {name: self._parameter(name, cells[name]) for name in PARAMETER_NAMES & cells.keys()}
             request = EditRequest(
                 [self._located(cells[name]) for name in IMAGE_COLUMNS if name in cells],
-                cells.get("instruction") or self.defaults.instruction or "",
+                cells.get("instruction", self.defaults.instruction or ""),
                 attrs.evolve(self.defaults.parameters, **options) if options else self.defaults.parameters,
                 key=_key(cells["key"]) if "key" in cells else None,
                 metadata={name: value for name, value in cells.items() if name not in _COLUMNS},
@@ -143,7 +145,19 @@ def _typo(names: Iterable[str]) -> str | None:
     return None
 
 
+def _check_cells(cells: Mapping[str, Any]) -> None:
+    if "image" not in cells:
+        others = any(name in cells for name in IMAGE_COLUMNS)
+        raise InvalidEditError("there is another image, but none in 'image'" if others else "there is no image")
+    for name in _TEXTS & cells.keys():
+        # Not so in EditRequest, since JSON can hold it; but a table that does was written by mistake.
+        if isinstance(cells[name], str) and _HALF_CHARACTER.search(cells[name]):
+            raise InvalidEditError(f"the {name} has half a character (a lone surrogate)")
+
+
 def _key(value: Any) -> str:
+    if isinstance(value, bool) or (isinstance(value, Collection) and not isinstance(value, str)):
+        raise InvalidEditError(f"the key is {value!r:.200}: give text or a number")
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
