@@ -55,7 +55,7 @@ def write_first_version(batch: EditBatch, rows: dict[State, dict[str, object]]) 
     """A journal as version 1 wrote it: an edit in each state, of the picture that is called so."""
     with contextlib.closing(sqlite3.connect(batch.journal)) as connection:
         connection.executescript(FIRST_VERSION)
-        for item in batch._input.survey(lambda _: None):
+        for item in batch._input.survey(lambda _: None, lambda *_: None):
             request = item.request
             content = read_content(request)
             row = {"key": content.key, "stem": content.key, "digest": content.digest, "stamp": "of version 1"}
