@@ -163,15 +163,19 @@ def _open(folder: Path, service: str) -> _File:
         store = Store(folder / JOURNAL_NAME)
         undo.callback(store.close)
         if service:
-            store.bind(service)
+            _do(store, functools.partial(store.bind, service))
         aside = IdsAside(folder / ASIDE_NAME)
         if ids := aside.read():
-            (outcome,) = store.transact([functools.partial(store.take_in, ids)])
-            if outcome is not None:  # the ids must stay where they are
-                raise outcome
-        aside.reserve()
+            _do(store, functools.partial(store.take_in, ids))
+        aside.reserve()  # which forgets the ids: they are in the journal now
         undo.pop_all()
     return _File(store, aside, lock)
+
+
+def _do(store: Store, operation: Call) -> None:
+    (outcome,) = store.transact([operation])
+    if outcome is not None:
+        raise outcome
 
 
 def _discard(executor: ThreadPoolExecutor, opening: asyncio.Future[_File]) -> None:

@@ -163,20 +163,17 @@ class Store:
         """Take the journal for a service's; as long as no task of another one may be in it, it can be anybody's.
 
         Raises:
-            JournalError: If it is another service's, or if it can't be written.
+            JournalError: If it is another service's.
         """
-        try:
-            known = self._connection.execute("SELECT origin FROM service").fetchone()
-            if known == (service,):
-                return
-            if known is not None and self._one(_HAS_TASKS):
-                raise JournalError(
-                    f"the journal {self._path} has tasks of {known[0]}, which {service} does not know: "
-                    "give this run another output folder, or go on with the service that has them"
-                )
-            self._connection.execute("INSERT OR REPLACE INTO service VALUES (1, ?)", (service,))
-        except sqlite3.Error as error:
-            raise explain(error, self._path) from error
+        known = self._connection.execute("SELECT origin FROM service").fetchone()
+        if known == (service,):
+            return
+        if known is not None and self._one(_HAS_TASKS):
+            raise JournalError(
+                f"the journal {self._path} has tasks of {known[0]}, which {service} does not know: "
+                "give this run another output folder, or go on with the service that has them"
+            )
+        self._connection.execute("INSERT OR REPLACE INTO service VALUES (1, ?)", (service,))
 
     def find(self, key: str) -> Entry | None:
         """The edit of that name."""
