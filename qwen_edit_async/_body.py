@@ -7,7 +7,6 @@ it holds about one chunk of one image.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -38,6 +37,7 @@ class JSONBody(Payload):
     Attributes:
         sent_whole: Whether the service may have the whole of it. True from just before the last chunk is handed to the
             connection until the next attempt begins: ``False`` is a certainty.
+        on_sent: Called when the connection has taken the last piece.
         failure: What went wrong on our side in the last attempt: a file that was changed, a connection that took no
             more. It never refers to an exception of the HTTP library.
     """
@@ -60,16 +60,7 @@ class JSONBody(Payload):
         self.sent_whole = False
         self.failure: QwenEditError | None = None
         self._withdrawn = False
-        self._on_sent: Callable[[], None] | None = None
-
-    @contextlib.contextmanager
-    def telling(self, on_sent: Callable[[], None]) -> Iterator[None]:
-        """Within the block ``on_sent`` is called when the connection has taken the last piece."""
-        self._on_sent = on_sent
-        try:
-            yield
-        finally:
-            self._on_sent = None
+        self.on_sent: Callable[[], None] | None = None
 
     def withdraw(self) -> None:
         """Never send the last piece, if it was not: the HTTP library may write on for a step after a cancellation."""
@@ -123,8 +114,8 @@ class JSONBody(Payload):
             if not limit.expired():
                 raise
         else:
-            if last and self._on_sent is not None:
-                self._on_sent()
+            if last and self.on_sent is not None:
+                self.on_sent()
             return
         raise APITimeoutError(
             f"sending stalled: the connection took no more of the request for {self._stall_timeout:g} s",

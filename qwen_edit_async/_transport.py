@@ -28,9 +28,9 @@ _MAX_REPLY_BYTES = 1024 * 1024
 _IDLE_SECONDS = 4.0
 """How long an idle connection is kept: less than the 5 s of common servers."""
 
-_IDLE_SECONDS_OF_SUBMISSIONS = 0.5
-"""As long is one kept that submissions go out on. A server that closes it in that very moment leaves no way to know
-whether a task exists; a status check is simply made again."""
+_IDLE_SECONDS_OF_SUBMISSIONS = 1.5
+"""As long is one kept that submissions go out on: less than the 2 s of the least patient among common servers. One that
+closes it in that very moment leaves no way to know whether a task exists; a status check is simply made again."""
 
 
 class Transport(Protocol):
@@ -145,23 +145,34 @@ class AiohttpTransport:
         url = URL(self._base_url + call.path, encoded=True)
         if body is None:
             async with session.request(call.method, url, allow_redirects=False) as response:
-                return await self._reply(response)
-        async with asyncio.timeout(None) as limit:
-            begin = functools.partial(_expire, limit, self._seconds)
-            with body.telling(begin):
-                response = await session.request(call.method, url, data=body, allow_redirects=False)
-            if limit.when() is None:  # a reply to less than the whole of it
-                begin()
-        async with response:
-            return await self._reply(response, limit.when())
+                return await self._read(response)
+        limit = asyncio.timeout(None)
+        body.on_sent = functools.partial(_expire, limit, self._seconds)
+        content = bytearray()
+        begun: aiohttp.ClientResponse | None = None
+        try:
+            async with limit, session.request(call.method, url, data=body, allow_redirects=False) as response:
+                begun = response
+                if limit.when() is None:  # a reply to less than the whole of it
+                    body.on_sent()
+                return await self._read(response, content)
+        except TimeoutError:
+            if begun is None:
+                raise
+        return self._reply(begun, content, complete=False)
 
-    async def _reply(self, response: aiohttp.ClientResponse, until: float | None = None) -> Reply:
+    async def _read(self, response: aiohttp.ClientResponse, content: bytearray | None = None) -> Reply:
+        """What comes of a reply; a torn one may hold a task id, also in ``content`` when it was not waited for."""
+        content = bytearray() if content is None else content
         with self._responses.reading(response):
-            content, complete = await _read(response, until)
+            complete = await _read(response, content)
+        return self._reply(response, content, complete=complete)
+
+    def _reply(self, response: aiohttp.ClientResponse, content: bytearray, *, complete: bool) -> Reply:
         return Reply(
             status=response.status,
             headers=self._api_key.redact_values(response.headers),
-            body=self._api_key.redact_bytes(content),
+            body=self._api_key.redact_bytes(bytes(content)),
             complete=complete,
         )
 
@@ -193,17 +204,16 @@ def _expire(limit: asyncio.Timeout, seconds: float) -> None:
     limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
-async def _read(response: aiohttp.ClientResponse, until: float | None) -> tuple[bytes, bool]:
-    """As much of the body as comes by then, up to 1 MiB, and whether it is all; a torn reply may hold a task id."""
-    content = bytearray()
+async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:
+    """Take in as much of the body as comes, up to 1 MiB; returns whether it is all."""
     with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):  # the last is of a pool that is closed
-        async with contextlib.nullcontext() if until is None else asyncio.timeout_at(until):
-            while not response.content.at_eof():
-                content += await response.content.readany()
-                if len(content) > _MAX_REPLY_BYTES:
-                    return bytes(content[:_MAX_REPLY_BYTES]), False
-            return bytes(content), True
-    return bytes(content), False
+        while not response.content.at_eof():
+            content += await response.content.readany()
+            if len(content) > _MAX_REPLY_BYTES:
+                del content[_MAX_REPLY_BYTES:]
+                return False
+        return True
+    return False
 
 
 def _reason(error: Exception) -> str:

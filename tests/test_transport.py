@@ -187,13 +187,15 @@ async def test_connections_are_used_again():
     assert server.connections == 1
 
 
-async def test_a_connection_that_has_idled_is_used_again_by_checks_and_not_by_submissions(make_body):
+async def test_a_connection_that_has_idled_is_used_again_by_checks_and_not_by_submissions(make_body, monkeypatch):
+    later = 0.0
+    monkeypatch.setattr("aiohttp.connector.monotonic", lambda: time.monotonic() + later)
     async with serving(replies(OK, OK, OK)) as server, transport_to(server.url) as transport:
         for _ in range(2):
             await transport.send(POST, make_body())
             await transport.send(GET)
         assert server.connections == 2
-        await asyncio.sleep(0.6)
+        later = 1.6
         await transport.send(GET)
         assert server.connections == 2
         await transport.send(POST, make_body())

@@ -139,7 +139,7 @@ async def test_an_address_that_refuses_does_not_hide_the_one_that_works(emulator
     assert tried[:2] == [socket.AF_INET6, socket.AF_INET]
 
 
-@pytest.mark.parametrize(("phase", "pauses"), [("submit", (0.4, 0.6, 0.0)), ("check", (3.0, 4.9, 0.0))])
+@pytest.mark.parametrize(("phase", "pauses"), [("submit", (1.4, 1.6, 0.0)), ("check", (3.0, 4.9, 0.0))])
 async def test_an_idle_connection_is_closed_before_common_servers_close_it(emulator, monkeypatch, phase, pauses):
     monkeypatch.setattr("aiohttp.connector.monotonic", asyncio.get_running_loop().time)
     connections = []
