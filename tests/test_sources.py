@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_edit_async import ConfigurationError, EditParameters, EditRequest
-from qwen_edit_async._sources import EditDefaults, KeyNames, SourceItem, crowded_names, image_stem, read_source
+from qwen_edit_async._sources import EditDefaults, KeyNames, SourceItem, _keys, crowded_names, image_stem, read_source
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(16)
@@ -386,6 +386,13 @@ def test_a_key_depends_on_the_path_in_the_source_and_not_on_where_the_source_is(
 def test_rows_that_are_the_same_in_everything_are_numbered():
     first, second, third = keys(name_items(pictures("a.jpg", "a.jpg", "a.jpg")))
     assert (second, third) == (f"{first}-2", f"{first}-3")
+
+
+def test_many_rows_that_are_the_same_are_numbered_in_as_much_time_each(monkeypatch):
+    calls = []
+    monkeypatch.setattr(_keys, "folded", lambda name: calls.append(name) or name)
+    assert len(set(keys(name_items(pictures(*["a.jpg"] * 200))))) == 200
+    assert len(calls) < 200 * 8
 
 
 def test_what_earlier_runs_have_called_an_item_stays():

@@ -48,6 +48,7 @@ class KeyNames:
         self._prefix = folder and os.path.join(folder, "")  # noqa: PTH118  # text, no access
         self._known = known
         self._taken: set[str] = set()
+        self._numbers: dict[str, int] = {}
         self._renamed = 0
         self._example = ""
 
@@ -88,10 +89,10 @@ class KeyNames:
         elif plain:
             key = self._known(request, "", hashed) or plain
         if folded(key) in self._taken:
-            key, number = hashed, 1
-            while folded(key) in self._taken:
-                number += 1
-                key = f"{hashed}-{number}"
+            key = hashed
+        while folded(key) in self._taken:
+            self._numbers[hashed] = self._numbers.get(hashed, 1) + 1
+            key = f"{hashed}-{self._numbers[hashed]}"
         if plain and key != plain:
             self._renamed += 1
             self._example = self._example or f"{key} for {plain}"
