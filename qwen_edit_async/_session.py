@@ -369,11 +369,10 @@ class EditSession:
         )
 
     def _require_open(self) -> Host:
-        if self._host is None or self._closed:
-            how = (
-                "is closed: make another" if self._closed else "is not open: use `async with`, or await session.open()"
-            )
-            raise SessionClosedError(f"the session {how}")
+        if self._closed:
+            raise SessionClosedError("the session is closed: make another")
+        if self._host is None:
+            raise SessionClosedError("the session is not open: use `async with`, or await session.open()")
         self._host.require_running()
         return self._host
 
