@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import attrs
 import numpy as np
 
-from qwen_edit_async import PolledTask, PollPolicy, TaskSnapshot, TaskStatus
+from qwen_edit_async import Learned, PolledTask, PollPolicy, TaskSnapshot, TaskStatus
 from qwen_edit_async._schedule import PollSchedule, WatchedTask
 
 SEED = 4
@@ -69,6 +69,15 @@ class Figures(NamedTuple):
     def cost(self, poll_cost: float) -> float:
         """The sum that :class:`Learned` minimises, in seconds."""
         return self.lag + poll_cost * self.checks
+
+
+class SilentLearned(Learned):
+    """Learns from a service as if it told no progress."""
+
+    def next_check(self, task: PolledTask, now: float) -> float:
+        """Forget the progress first."""
+        task.progress = task.previous_progress = None
+        return super().next_check(task, now)
 
 
 def workloads(tasks: int, seed: int = SEED) -> list[Workload]:

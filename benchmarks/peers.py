@@ -173,7 +173,7 @@ def main() -> None:
     figure = f"edits finished in {options.cpu:g} s of CPU, {in_flight:,} in flight"
     rows += [
         Row(figure, name_of(client), [finished(client, plan, options.cpu)])
-        for client in (library, loops_on_aiohttp, loops_on_httpx, *_SDKS, minimal)
+        for client in (library, loops_on_httpx, *_SDKS)
     ]
     setup = {
         **{f"edits, {group.title}": group.plan.edits for group in groups},

@@ -22,9 +22,20 @@ import attrs
 import numpy as np
 from _rate import emulate_rate
 from _report import Row, report
-from _simulation import LIES, SEED, Figures, Workload, cpu_per_check, optimum, simulate, simulate_rate, workloads
+from _simulation import (
+    LIES,
+    SEED,
+    Figures,
+    SilentLearned,
+    Workload,
+    cpu_per_check,
+    optimum,
+    simulate,
+    simulate_rate,
+    workloads,
+)
 
-from qwen_edit_async import Backoff, FixedInterval, Learned, PolledTask, PollPolicy
+from qwen_edit_async import Backoff, FixedInterval, Learned, PollPolicy
 
 POLL_COSTS = (0.05, 0.1, 0.2, 0.5, 1.0)
 INTERVALS = (0.5, 1.0, 3.0, 5.0)
@@ -39,15 +50,6 @@ TARGETS = {
 DEFAULT_COST = 0.2
 SLOWER = 100.0
 """Seconds in which all in flight are asked about once, in the simulation of the ceiling."""
-
-
-class SilentLearned(Learned):
-    """Learns from a service as if it told no progress."""
-
-    def next_check(self, task: PolledTask, now: float) -> float:
-        """Forget the progress first."""
-        task.progress = task.previous_progress = None
-        return super().next_check(task, now)
 
 
 def costs(workload: Workload, skip: int, poll_costs: Sequence[float]) -> Iterator[dict[str, Any]]:
@@ -72,15 +74,25 @@ def costs(workload: Workload, skip: int, poll_costs: Sequence[float]) -> Iterato
 
 def frontier(workload: Workload, skip: int) -> list[Figures]:
     """What :class:`Learned` reaches at ever higher poll costs."""
-    return [simulate(Learned(float(cost)), workload, skip=skip) for cost in np.geomspace(0.03, 6.0, 8)]
+    return [simulate(Learned(float(cost)), workload, skip=skip) for cost in np.geomspace(0.002, 6.0, 11)]
 
 
-def beside_fixed(reached: Sequence[Figures], fixed: Figures) -> tuple[float, float]:
-    """The checks of :class:`Learned` at the lag of a fixed interval, and its lag at that one's checks, as ratios."""
-    lags, checks = np.log([figures.lag for figures in reached]), np.log([figures.checks for figures in reached])
-    checks_at_lag = np.interp(np.log(fixed.lag), lags, checks)
-    lag_at_checks = np.interp(np.log(fixed.checks), checks[::-1], lags[::-1])
-    return float(np.exp(checks_at_lag)) / fixed.checks, float(np.exp(lag_at_checks)) / fixed.lag
+def beside_fixed(reached: Sequence[Figures], fixed: Figures) -> tuple[float | None, float | None]:
+    """The checks of :class:`Learned` at the lag of a fixed interval, and its lag at that one's checks, as ratios.
+
+    ``None`` where it was not driven to that lag, or to that many checks.
+    """
+    lags, checks = ([getattr(figures, name) for figures in reached] for name in ("lag", "checks"))
+    checks_at_lag = _interpolated(fixed.lag, lags, checks)
+    lag_at_checks = _interpolated(fixed.checks, checks[::-1], lags[::-1])
+    return checks_at_lag and checks_at_lag / fixed.checks, lag_at_checks and lag_at_checks / fixed.lag
+
+
+def _interpolated(at: float, grid: Sequence[float], values: Sequence[float]) -> float | None:
+    """The value there, on logarithmic scales; ``None`` outside of the grid, which grows."""
+    if not grid[0] <= at <= grid[-1]:
+        return None
+    return float(np.exp(np.interp(np.log(at), np.log(grid), np.log(values))))
 
 
 def figures_of_seed(seed: int, tasks: int, skip: int) -> dict[tuple[str, float | None], float]:
@@ -92,18 +104,22 @@ def figures_of_seed(seed: int, tasks: int, skip: int) -> dict[tuple[str, float |
         ratios = beside_fixed(reached, simulate(FixedInterval(3.0), load, skip=skip))
         limits = TARGETS.get(name, (None, None))
         for what, ratio, limit in zip(("checks at the lag", "lag at the checks"), ratios, limits, strict=True):
-            figures[f"{name}: {what} of FixedInterval(3)", limit] = ratio
+            if ratio is not None:
+                figures[f"{name}: {what} of FixedInterval(3)", limit] = ratio
         if load.known:
             cost = simulate(Learned(), load, skip=skip).cost(DEFAULT_COST)
             best = optimum(load, DEFAULT_COST).cost(DEFAULT_COST)
             figures[f"{name}: cost / optimum", 1.12 if name == "lognormal" else None] = cost / best
         if name == "progress":
             lag = beside_fixed(reached, Figures(1.0, 2.7))[1]
-            figures["progress: lag at 2.7 checks / median duration", 0.03] = lag / float(np.median(load.seconds))
-    silent = simulate(Learned(), loads["lognormal"], skip=skip).cost(DEFAULT_COST)
-    for lie, told in LIES.items():
-        cost = simulate(Learned(), attrs.evolve(loads["lognormal"], progress=told), skip=skip).cost(DEFAULT_COST)
-        figures[f"progress that lies, {lie}: cost / cost without", 1.1] = cost / silent
+            if lag is not None:
+                figures["progress: lag at 2.7 checks / median duration", 0.03] = lag / float(np.median(load.seconds))
+    for poll_cost in POLL_COSTS:
+        silent = simulate(Learned(poll_cost), loads["lognormal"], skip=skip).cost(poll_cost)
+        for lie, told in LIES.items():
+            lying = attrs.evolve(loads["lognormal"], progress=told)
+            cost = simulate(Learned(poll_cost), lying, skip=skip).cost(poll_cost)
+            figures[f"progress that lies, {lie}, poll_cost {poll_cost:g}: cost / cost without", 1.1] = cost / silent
     return figures
 
 
@@ -112,6 +128,8 @@ def target_rows(seeds: Sequence[int], tasks: int, skip: int, *, aimed: bool) -> 
     with ProcessPoolExecutor(2) as pool:
         repeated = list(pool.map(partial(figures_of_seed, tasks=tasks, skip=skip), seeds))
     for figure, limit in repeated[0]:
+        if not all((figure, limit) in figures for figures in repeated):
+            continue
         yield Row(figure, "library", [figures[figure, limit] for figures in repeated], limit if aimed else None)
 
 

@@ -64,7 +64,10 @@ class Learned:
         self._progress = ProgressEvidence(self.memory)
 
     def next_check(self, task: PolledTask, now: float) -> float:
-        """Where it is worth most: at least ``poll_cost`` and at most ``max_interval`` after the last check was sent."""
+        """Where it is worth most: ``poll_cost`` to ``max_interval`` after the last check was sent, but not before now.
+
+        If ``poll_cost`` is the greater of the two, it is ``max_interval`` after it.
+        """
         estimate, age = self._estimate_of(task), task.checked_at - task.since
         if task.checked_at > task.previous_at:
             start = task.previous_at - task.since

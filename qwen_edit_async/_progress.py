@@ -31,7 +31,8 @@ class ProgressEvidence:
     age (Dawid, *The prequential approach*, 1984): what is constant, random or runs backwards gains nothing.
 
     Args:
-        memory: After how many more ends the weight of evidence has faded to 1/e.
+        memory: After how many more ends what is known of the time that remains, and after how many more answers what
+            progress has gained, has faded to 1/e.
     """
 
     def __init__(self, memory: float) -> None:
@@ -41,7 +42,7 @@ class ProgressEvidence:
 
     @property
     def convincing(self) -> bool:
-        """Whether progress has foretold answers so much better than age that it is to be followed."""
+        """Whether progress has foretold the answers of late so much better than age that it is to be followed."""
         return self._gain > _CONVINCING
 
     def view(self, age: float, progress: float) -> tuple[Survival, float] | None:

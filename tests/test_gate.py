@@ -159,6 +159,14 @@ async def test_a_turn_is_not_taken_before_its_time_nor_ahead_of_who_waits_for_on
     assert gate.take_turn() is not None
 
 
+async def test_a_turn_that_is_taken_at_once_counts_as_a_request():
+    gate = make_gate()
+    gate.pacer.rate = RequestRate(limit=2.0)
+    assert gate.take_turn() is not None
+    assert gate.take_turn() is None
+    assert gate.pacer.send_at == pytest.approx(asyncio.get_running_loop().time() + 0.5)
+
+
 async def test_who_waits_for_a_turn_is_told_when_the_gate_closes():
     gate = make_gate(8)
     gate.pacer.pause(asyncio.get_running_loop().time() + 1000)

@@ -240,6 +240,35 @@ def test_where_progress_is_trusted_a_task_that_tells_none_is_checked_by_its_age(
     assert len(run(policy, 20.0)) >= len(run(policy, 20.0, progress=linear))
 
 
+def told_progress(policy: Learned, progress: float, *, attached: bool = False) -> PolledTask:
+    """A task of age 10 that told this progress just now."""
+    task = a_task(attached=attached)
+    task.found_running(10.0, progress)
+    return task
+
+
+def test_where_progress_is_trusted_likelihood_is_by_what_remains() -> None:
+    policy = Learned()
+    teach_progress(policy, linear)
+    early, late = (told_progress(policy, progress) for progress in (0.35, 0.9))
+    assert policy.likelihood(early, 12.0) < 0.1
+    assert policy.likelihood(late, 12.0) > 0.8
+    assert policy.likelihood(late, 10.2) < 0.1
+
+
+def test_progress_of_a_task_of_unknown_age_is_not_looked_at() -> None:
+    policy = Learned()
+    teach_progress(policy, linear)
+    told, untold = told_progress(policy, 0.9, attached=True), a_task(attached=True)
+    untold.found_running(10.0, None)
+    assert policy.likelihood(told, 12.0) == policy.likelihood(untold, 12.0)
+    gain = policy._progress._gain
+    told.found_running(20.0, 0.91)
+    policy.next_check(told, 20.0)
+    policy.ended(told, 30.0, completed=True)
+    assert policy._progress._gain == gain
+
+
 def test_likelihood_grows_with_the_time_since_the_last_check() -> None:
     policy = taught(*[20.0] * 40)
     assert isinstance(policy, RankingPolicy)
@@ -284,19 +313,13 @@ def test_waiting_costs_little_more_than_with_the_best_schedule_there_is(
     assert learned_at(poll_cost, name).cost(poll_cost) < factor * best.cost(poll_cost)
 
 
-def cost_with(lie: str) -> float:
-    """What it costs to be told progress that lies, as a ratio to being told none."""
+@pytest.mark.parametrize("poll_cost", COSTS)
+@pytest.mark.parametrize("lie", sorted(simulation().LIES))
+def test_a_lying_progress_field_costs_at_most_a_tenth(lie: str, poll_cost: float) -> None:
     lying = attrs.evolve(workload("lognormal"), progress=simulation().LIES[lie])
-    return simulation().simulate(Learned(), lying, skip=150).cost(0.2) / learned_at(0.2, "lognormal").cost(0.2)
-
-
-@pytest.mark.parametrize("lie", sorted(set(simulation().LIES) - {"half of it random"}))
-def test_a_lying_progress_field_costs_at_most_a_tenth(lie: str) -> None:
-    assert cost_with(lie) < 1.1
-
-
-def test_a_progress_field_that_is_right_half_of_the_time_costs_little() -> None:
-    assert cost_with("half of it random") < 1.25
+    told = simulation().simulate(Learned(poll_cost), lying, skip=150)
+    bound = 1.25 if lie == "half of it random" else 1.1  # of which half is true
+    assert told.cost(poll_cost) < bound * learned_at(poll_cost, "lognormal").cost(poll_cost)
 
 
 @pytest.mark.parametrize("poll_cost", COSTS)

@@ -442,6 +442,16 @@ def test_a_refusal_while_the_rate_is_on_trial_takes_the_trial_back_and_not_the_r
     assert pacer.rate.limit == 2.0
 
 
+def test_a_refusal_while_nothing_runs_lowers_the_rate_as_well() -> None:
+    pacer = running(2)
+    for _ in range(2):
+        pacer.end(accepted=True)
+    rate = pacer.rate.limit
+    pacer.start(5.0)
+    pacer.throttled(5.1, 5.0, 0.5)
+    assert pacer.rate.limit < rate
+
+
 def test_what_is_accepted_within_the_limit_does_not_change_it() -> None:
     pacer = running(4)
     pacer.end(accepted=True)

@@ -308,6 +308,16 @@ async def test_a_last_check_is_made_just_before_the_deadline():
     assert result.timings.total == pytest.approx(29.5, abs=0.1)
 
 
+async def test_refused_checks_are_counted_as_throttled_and_answered_ones_tell_what_rate_works():
+    service = MemoryService(duration=100.0, on_check=lambda _, count: status(429) if count == 30 else Answer())
+    async with MemorySession(service, polling=FixedInterval(0.1)) as session:
+        task = await session.submit(IMAGE, "snow")
+        await asyncio.sleep(4)
+        assert session.statistics().throttled == 1
+        assert session._host.pacer.rate.limit > 5  # about nine a second worked; if nothing had, it would be 1
+        task.cancel()
+
+
 async def test_an_unknown_task_is_asked_for_again_for_a_grace():
     service = MemoryService(on_check=in_order(*[status(404)] * 3))
     async with MemorySession(service) as session:

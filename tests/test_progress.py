@@ -75,6 +75,34 @@ def test_progress_that_lied_for_long_can_convince_again() -> None:
     assert evidence.convincing
 
 
+def gained(*gains: float, start: float = 0.0) -> ProgressEvidence:
+    """Evidence after answers that progress foretold so many nats better than age did."""
+    evidence = ProgressEvidence(MEMORY)
+    evidence._gain = start
+    by_age = Survival(memory=MEMORY, strength=0.15)
+    for gain in gains:
+        view = evidence.view(10.0, 0.5)
+        assert view is not None
+        by_progress = view[0].log_likelihood(0.0, 0.4, ended=False)
+        by_age.log_likelihood = lambda *_, by_progress=by_progress, gain=gain, **__: by_progress - gain  # type: ignore[method-assign]
+        evidence.learn(by_age, 10.0, 0.5, 14.0, ended=False)
+    return evidence
+
+
+@pytest.mark.parametrize(("gains", "convincing"), [((2.9,), False), ((3.1,), True), ((1.5, 1.4), False)])
+def test_it_takes_three_nats_to_convince(gains: tuple[float, ...], *, convincing: bool) -> None:
+    assert gained(*gains).convincing is convincing
+
+
+def test_what_was_gained_fades_with_every_answer() -> None:
+    assert gained(*[0.0] * 100, start=10.0)._gain == pytest.approx(10 / math.e)
+
+
+@pytest.mark.parametrize(("gain", "bound"), [(15.0, 20.0), (-15.0, -20.0)])
+def test_what_was_gained_or_lost_is_bounded(gain: float, bound: float) -> None:
+    assert gained(*[gain] * 5)._gain == bound
+
+
 def test_a_task_half_done_has_as_long_to_go_as_it_took() -> None:
     view = ProgressEvidence(MEMORY).view(12.0, 0.5)
     assert view is not None
