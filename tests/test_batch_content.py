@@ -12,7 +12,7 @@ from PIL import Image
 
 from qwen_edit_async import EditRequest, InvalidEditError
 from qwen_edit_async._batch._content import key_without_reading, read_content, stamp
-from qwen_edit_async._batch._gather import Gatherer
+from qwen_edit_async._batch._gather import Gatherer, call_each
 
 
 class Remote:
@@ -112,6 +112,23 @@ async def test_closing_makes_every_call_first():
         gatherer.call(made.append, number)
     await gatherer.aclose(lambda: made.append("last"))
     assert made == [0, 1, 2, "last"]
+
+
+@pytest.mark.anyio
+@pytest.mark.virtual_clock
+async def test_calls_wait_for_others_to_join_as_long_as_it_has_patience():
+    batches = []
+
+    def call_all(calls):
+        batches.append(len(calls))
+        return call_each(calls)
+
+    gatherer = Gatherer(ThreadPoolExecutor(1), call_all, patience=0.5)
+    for pause in (0.2, 0.2, 0.2, 0.0):
+        gatherer.call(list)
+        await asyncio.sleep(pause)
+    await gatherer.aclose()
+    assert batches == [3, 1]
 
 
 @pytest.mark.anyio

@@ -29,13 +29,19 @@ class Gatherer:
         executor: Of one thread; shut down by :meth:`aclose`.
         call_all: Makes several calls and gives what each returned, or an exception for it; what it raises itself is
             the outcome of them all.
+        patience: Seconds for which others may join before the calls are made.
     """
 
     def __init__(
-        self, executor: ThreadPoolExecutor, call_all: Callable[[Sequence[Call]], list[Any]] = call_each
+        self,
+        executor: ThreadPoolExecutor,
+        call_all: Callable[[Sequence[Call]], list[Any]] = call_each,
+        *,
+        patience: float = 0.0,
     ) -> None:
         self._executor = executor
         self._call_all = call_all
+        self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[Call, asyncio.Future[Any]]] = []
         self._busy = False
@@ -48,7 +54,7 @@ class Gatherer:
         self._waiting.append((functools.partial(function, *arguments), future))
         if not self._busy:
             self._busy = True
-            self._loop.call_soon(self._begin)  # not at once: what others ask for in this pass of the loop joins in
+            self._begin_soon()
         return future
 
     async def aclose(self, last: Call = lambda: None) -> None:
@@ -60,6 +66,13 @@ class Gatherer:
             await self._loop.run_in_executor(self._executor, last)
         finally:
             self._executor.shutdown(wait=False)
+
+    def _begin_soon(self) -> None:
+        """Not at once: what others ask for in this pass of the event loop, at least, joins in."""
+        if self._patience:
+            self._loop.call_later(self._patience, self._begin)
+        else:
+            self._loop.call_soon(self._begin)
 
     def _begin(self) -> None:
         batch, self._waiting = self._waiting, []
@@ -84,7 +97,7 @@ class Gatherer:
             else:
                 future.set_result(outcome)
         if self._waiting:
-            self._begin()
+            self._begin_soon()
         else:
             self._busy = False
             self._idle.set()

@@ -27,6 +27,10 @@ JOURNAL_NAME: Final = "qwen-edit-journal.sqlite3"
 LOCK_NAME: Final = "qwen-edit-journal.lock"
 ASIDE_NAME: Final = "qwen-edit-journal.ids"
 
+_PATIENCE: Final = 0.005
+"""Seconds for which steps are gathered for one transaction: nothing beside how long an edit takes, and each transaction
+costs a sync of the disk and writes whole pages."""
+
 
 class Journal:
     """An open journal; made by :meth:`open`."""
@@ -35,7 +39,7 @@ class Journal:
         self._file = file
         self._store = file.store
         self._executor = executor
-        self._thread = Gatherer(executor, self._transact)
+        self._thread = Gatherer(executor, self._transact, patience=_PATIENCE)
         self._broken: JournalError | None = None
 
     @classmethod
