@@ -48,6 +48,11 @@ TARGETS = {
 """At most so many checks at the lag of ``FixedInterval(3)``, and so much lag at its checks, as ratios."""
 
 DEFAULT_COST = 0.2
+_FRONTIER_COSTS = (*np.geomspace(0.002, 0.015, 3), *np.geomspace(0.03, 6.0, 8))
+"""Closer together where figures are read off between them."""
+
+_COSTS_OF_LIES = (0.05, 0.2, 1.0)
+
 SLOWER = 100.0
 """Seconds in which all in flight are asked about once, in the simulation of the ceiling."""
 
@@ -74,7 +79,7 @@ def costs(workload: Workload, skip: int, poll_costs: Sequence[float]) -> Iterato
 
 def frontier(workload: Workload, skip: int) -> list[Figures]:
     """What :class:`Learned` reaches at ever higher poll costs."""
-    return [simulate(Learned(float(cost)), workload, skip=skip) for cost in np.geomspace(0.002, 6.0, 11)]
+    return [simulate(Learned(float(cost)), workload, skip=skip) for cost in _FRONTIER_COSTS]
 
 
 def beside_fixed(reached: Sequence[Figures], fixed: Figures) -> tuple[float | None, float | None]:
@@ -114,7 +119,7 @@ def figures_of_seed(seed: int, tasks: int, skip: int) -> dict[tuple[str, float |
             lag = beside_fixed(reached, Figures(1.0, 2.7))[1]
             if lag is not None:
                 figures["progress: lag at 2.7 checks / median duration", 0.03] = lag / float(np.median(load.seconds))
-    for poll_cost in POLL_COSTS:
+    for poll_cost in _COSTS_OF_LIES:
         silent = simulate(Learned(poll_cost), loads["lognormal"], skip=skip).cost(poll_cost)
         for lie, told in LIES.items():
             lying = attrs.evolve(loads["lognormal"], progress=told)
