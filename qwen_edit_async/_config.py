@@ -257,4 +257,5 @@ def _spelling(character: str) -> str:
     plain, code = re.escape(character), ord(character)
     digits = "".join(f"[{digit}{digit.upper()}]" for digit in f"{code:02x}")
     escaped = f"u00{digits}" if character.isalnum() else f"u00{digits}|{plain}"
-    return rf"(?:{plain}|\\\\{{0,3}}(?:{escaped})|%{digits}|&#(?:0*{code}|[xX]0*{digits});)"
+    # Plain last: a ``%``, an ``&`` or a backslash may be the beginning of how the character itself is spelled.
+    return rf"(?:\\\\{{0,3}}(?:{escaped})|%{digits}|&#(?:0*{code}|[xX]0*{digits});|{plain})"

@@ -267,6 +267,13 @@ def test_the_key_is_not_copied_with_what_holds_it(make_copy):
         make_copy(Secret(KEY))
 
 
+@pytest.mark.parametrize(
+    ("sign", "spelled"), [("&", "&#38;"), ("&", "&#x26;"), ("%", "%25"), ("\\", r"\\"), ("\\", r"\u005c")]
+)
+def test_nothing_is_left_of_a_sign_that_begins_how_it_is_spelled(sign, spelled):
+    assert Secret(f"12345678{sign}").redact(f"12345678{spelled}") == "***"
+
+
 @pytest.mark.fuzz
 @given(
     key=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=60),
