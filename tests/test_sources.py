@@ -73,6 +73,13 @@ def name_items(items, notes=None, **options):
     return named
 
 
+def test_the_only_picture_in_memory_is_called_by_what_it_is():
+    requests = [EditRequest(data, "snow") for data in (b"one", b"two")]
+    keys = [KeyNames().name(SourceItem(request=request)).request.key for request in requests]
+    assert all(re.fullmatch("edit-[0-9a-f]{10}", key) for key in keys)
+    assert keys[0] != keys[1]
+
+
 def test_a_directory_gives_its_pictures_sorted_by_name_and_found_by_content(tmp_path, read):
     write(tmp_path / "in", b_jpg=JPEG, a_without_ending=PNG, c_png=b"text", d=b"")
     assert names(read("in")) == ["a_without_ending", "b_jpg"]
