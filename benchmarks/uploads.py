@@ -146,7 +146,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--edits", type=int, default=64, help="edits at once (default: %(default)s)")
-    parser.add_argument("--naive-edits", type=int, default=4, help="of the naive client (default: %(default)s)")
+    parser.add_argument("--naive-edits", type=int, default=2, help="of the naive client (default: %(default)s)")
     parser.add_argument("--megabytes", type=float, default=8, help="of each image file (default: %(default)s)")
     parser.add_argument("--repetitions", type=int, default=5, help="of each measurement (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="4 edits of 1 MB images, once: does it run at all?")
