@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -94,11 +95,11 @@ async def fresh_keys(content: bytes) -> set[str]:
             await journal.recover()
             await journal.totals()
             await journal.unfinished(0, 256)
-            found = {key: await journal.find(key) for key in TAKEN}
+            found = await asyncio.gather(*map(journal.find, TAKEN))  # at once, since each alone waits for others to join
             await journal.summary()
             return {
                 key
-                for key, entry in found.items()
+                for key, entry in zip(TAKEN, found, strict=True)
                 if entry is None
                 or next_step(entry.state, has_task=entry.task_id is not None, resubmit_uncertain=False) in FRESH
             }
