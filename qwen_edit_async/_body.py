@@ -106,17 +106,22 @@ class JSONBody(Payload):
         if self._withdrawn:
             raise APIConnectionError("the submission was given up before it was sent whole")
         self.sent_whole = last
-        limit = asyncio.timeout(None if self._body_size < _NEVER_STALLS_BYTES else self._stall_timeout)
+        content = memoryview(chunk)  # what the socket does not take at once is not sliced by copying
+        if self._body_size < _NEVER_STALLS_BYTES:
+            await writer.write(content)
+        else:
+            await self._write_in_time(writer, content)
+        if last and self.on_sent is not None:
+            self.on_sent()
+
+    async def _write_in_time(self, writer: AbstractStreamWriter, content: memoryview) -> None:
+        limit = asyncio.timeout(self._stall_timeout)
         try:
             async with limit:
-                await writer.write(memoryview(chunk))  # what the socket does not take at once is not sliced by copying
+                return await writer.write(content)
         except TimeoutError:
             if not limit.expired():
                 raise
-        else:
-            if last and self.on_sent is not None:
-                self.on_sent()
-            return
         raise APITimeoutError(
             f"sending stalled: the connection took no more of the request for {self._stall_timeout:g} s",
             request_sent=self.sent_whole,

@@ -61,14 +61,9 @@ class Secret:
 
     def redact(self, text: str) -> str:
         """``text`` without the secret: services are known to quote a key that they refuse."""
-        return self.redact_bytes(text.encode("utf-8", _ANY_TEXT)).decode("utf-8", _ANY_TEXT)
-
-    def redact_values(self, values: Mapping[str, str]) -> Mapping[str, str]:
-        """As :meth:`redact`, for many at once, which hardly ever hold it."""
-        together = "\n".join(values.values())
-        if self.redact(together) == together:
-            return values
-        return {name.lower(): self.redact(value) for name, value in values.items()}
+        data = text.encode("utf-8", _ANY_TEXT)
+        redacted = self.redact_bytes(data)
+        return text if redacted is data else redacted.decode("utf-8", _ANY_TEXT)
 
     def redact_bytes(self, data: bytes) -> bytes:
         """As :meth:`redact`, for what is not decoded yet; also where it is escaped, in JSON, a URL or HTML."""
@@ -85,9 +80,8 @@ class Timeouts:
     Attributes:
         connect: To make the connection.
         send: For the connection to take the next piece of the request's body; an upload may last as long as it moves.
-        reply: From the end of the request to the reply, and between the reply's pieces. One that trickles in is given
-            up all the same: a reply of the service ``connect + reply`` after the request was sent whole, a picture at
-            less than 1 KiB/s after ``reply``.
+        reply: From the end of a submission to the whole of its reply; for a status check altogether. For a picture,
+            between its pieces; one that comes at less than 1 KiB/s is given up as well.
     """
 
     connect: float = _LONGEST_CONNECT

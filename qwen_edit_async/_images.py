@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 from urllib.parse import urlsplit
 
 from ._contract import MAX_IMAGE_BYTES
@@ -90,7 +90,7 @@ def sniff(head: bytes) -> str | None:
     return None
 
 
-def is_url(image: object) -> bool:
+def is_url(image: object) -> TypeGuard[str]:
     """Whether the image is an http(s) URL, which the service fetches by itself."""
     return isinstance(image, str) and image[:8].lower().startswith(("http://", "https://"))
 

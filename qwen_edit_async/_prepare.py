@@ -66,6 +66,12 @@ class PreparedEdit:
             image.close()
 
 
+def prepare_urls(request: EditRequest) -> PreparedEdit | None:
+    """A request whose images the service fetches by itself; ``None`` if one has to be read here."""
+    images = tuple(UrlImage(image) for image in request.images if is_url(image))
+    return PreparedEdit(images) if len(images) == len(request.images) else None
+
+
 def prepare(request: EditRequest, *, fit: bool = False) -> PreparedEdit:
     """Open and check a request's images, and encode those that are no files yet. Blocks: call it on a thread.
 

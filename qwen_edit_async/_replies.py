@@ -6,6 +6,7 @@ object), as ``message``, as ``detail``, as ``{"status": {"code", "message"}}``, 
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -54,6 +55,9 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
 
 _MAX_COST_CHARACTERS = 100
 _MAX_COST_EXPONENT = 12
+HEADERS_READ = ("date", "retry-after", "x-request-id")
+"""The headers of a reply that anything is read from."""
+
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
@@ -65,7 +69,7 @@ class Reply:
 
     Attributes:
         status: The HTTP status.
-        headers: Looked up by lower-case names.
+        headers: Those of :data:`HEADERS_READ` that came.
         body: As much of it as came.
         complete: Whether all of it came.
     """
@@ -97,7 +101,8 @@ def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any
     """
     try:
         # Always as UTF-8: of bytes, json would guess the encoding, and could read what was never searched for the key.
-        document = json.loads(reply.body.decode("utf-8-sig", "surrogatepass")) if reply.complete else None
+        text = reply.body.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogatepass")
+        document = json.loads(text) if reply.complete else None
     except (ValueError, RecursionError):
         document = None
     if isinstance(document, dict):

@@ -8,10 +8,9 @@ import warnings
 from ._errors import DeadlineExceededError, EditWarning, InvalidEditError
 from ._exchange import SubmissionObserver
 from ._host import Host
-from ._images import is_url
 from ._log import log
 from ._models import EditRequest
-from ._prepare import PreparedEdit, prepare
+from ._prepare import PreparedEdit, prepare, prepare_urls
 from ._task import EditTask, TaskState
 from ._tracking import Tracked
 
@@ -66,8 +65,8 @@ async def submit_single(
 
 
 async def _prepare(host: Host, request: EditRequest, deadline: float, *, fit: bool) -> PreparedEdit:
-    if all(map(is_url, request.images)):
-        return prepare(request)  # nothing is read
+    if (prepared := prepare_urls(request)) is not None:
+        return prepared
     limit = asyncio.timeout_at(deadline)
     try:
         async with limit:

@@ -26,52 +26,64 @@ def require_loop(loop: asyncio.AbstractEventLoop) -> None:
 class TaskState:
     """What is known of a task, and who waits to know more. Each waiter has a future of its own."""
 
-    __slots__ = ("_loop", "_on_engaged", "_waiters", "outcome", "snapshot")
+    __slots__ = ("_ends", "_loop", "_news", "_on_engaged", "outcome", "snapshot")
 
     def __init__(self, snapshot: TaskSnapshot, on_engaged: Callable[[int], None]) -> None:
         self.snapshot: TaskSnapshot = snapshot
         self.outcome: EditResult | BaseException | None = None
         self._loop = asyncio.get_running_loop()
         self._on_engaged = on_engaged
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._news: set[asyncio.Future[None]] = set()
+        self._ends: set[asyncio.Future[None]] = set()
 
     @property
     def awaited(self) -> bool:
         """Whether somebody waits."""
-        return any(not waiter.cancelled() for waiter in self._waiters)
+        return any(not waiter.cancelled() for waiter in self._news | self._ends)
 
     def show(self, snapshot: TaskSnapshot) -> None:
         """Take in an answer of the service."""
         if snapshot != self.snapshot:
             self.snapshot = snapshot
-            self._wake()
+            _wake(self._news)
 
     def end(self, outcome: EditResult | BaseException) -> None:
         """Take in the outcome, unless there is one."""
         if self.outcome is None:
             self.outcome = outcome
-            self._wake()
+            _wake(self._news)
+            _wake(self._ends)
 
     async def changed(self) -> None:
         """Wait for the next snapshot or the outcome."""
-        self.require_own_loop()
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiters.add(waiter)
-        self._on_engaged(1)
-        try:
-            await waiter
-        finally:
-            self._waiters.discard(waiter)
-            self._on_engaged(-1)
+        await self._wait_among(self._news)
+
+    async def ended(self) -> EditResult | BaseException:
+        """Wait for the outcome, unless it is there."""
+        while (outcome := self.outcome) is None:
+            await self._wait_among(self._ends)
+        return outcome
 
     def require_own_loop(self) -> None:
         """See :func:`require_loop`: what is set on one loop wakes nobody on another."""
         require_loop(self._loop)
 
-    def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+    async def _wait_among(self, waiters: set[asyncio.Future[None]]) -> None:
+        self.require_own_loop()
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        waiters.add(waiter)
+        self._on_engaged(1)
+        try:
+            await waiter
+        finally:
+            waiters.discard(waiter)
+            self._on_engaged(-1)
+
+
+def _wake(waiters: set[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
 
 
 class EditTask:
@@ -174,8 +186,7 @@ class EditTask:
         return f"<EditTask {self.id} {self._state.snapshot.status_word or self.status.value}>"
 
     async def _wait(self) -> EditResult:
-        while (outcome := self._state.outcome) is None:
-            await self._state.changed()
+        outcome = await self._state.ended()
         if isinstance(outcome, QwenEditError):
             raise outcome.for_task(outcome.task_id)  # each waiter has its own, with a traceback of its own
         if isinstance(outcome, BaseException):

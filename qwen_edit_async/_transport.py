@@ -19,7 +19,7 @@ from yarl import URL
 from ._body import JSONBody
 from ._config import Secret, Timeouts
 from ._errors import APIConnectionError, APITimeoutError, QwenEditError
-from ._replies import Reply
+from ._replies import HEADERS_READ, Reply
 from ._version import __version__
 from ._wire import Call
 
@@ -101,14 +101,10 @@ class AiohttpTransport:
 
     async def open(self) -> None:
         """Make the connection pools; they are bounded by the session's slots and the poller's checks."""
-        self._checking = self._make_session(_IDLE_SECONDS, self._seconds)
+        # Altogether: a timeout between pieces would let a reply trickle in for ever, and sets a timer for each.
+        self._checking = self._make_session(_IDLE_SECONDS, self._timeouts.reply)
         # How long an upload lasts is not for us to say: a submission's time begins when it has been sent whole.
         self._submitting = self._make_session(_IDLE_SECONDS_OF_SUBMISSIONS, None)
-
-    @property
-    def _seconds(self) -> float:
-        """What a call may take altogether: a reply that trickles in lets no timeout between its pieces pass."""
-        return self._timeouts.connect + self._timeouts.reply
 
     def _make_session(self, idle_seconds: float, seconds: float | None) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -118,9 +114,7 @@ class AiohttpTransport:
                 **self._default_headers,
                 "Authorization": f"Bearer {self._api_key.reveal()}",
             },
-            timeout=aiohttp.ClientTimeout(
-                total=seconds, sock_connect=self._timeouts.connect, sock_read=self._timeouts.reply
-            ),
+            timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=self._timeouts.connect),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=self._trust_env,
         )
@@ -147,7 +141,7 @@ class AiohttpTransport:
             async with session.request(call.method, url, allow_redirects=False) as response:
                 return await self._read(response)
         limit = asyncio.timeout(None)
-        body.on_sent = functools.partial(_expire, limit, self._seconds)
+        body.on_sent = functools.partial(_expire, limit, self._timeouts.reply)
         content = bytearray()
         begun: aiohttp.ClientResponse | None = None
         try:
@@ -171,7 +165,11 @@ class AiohttpTransport:
     def _reply(self, response: aiohttp.ClientResponse, content: bytearray, *, complete: bool) -> Reply:
         return Reply(
             status=response.status,
-            headers=self._api_key.redact_values(response.headers),
+            headers={
+                name: self._api_key.redact(value)
+                for name in HEADERS_READ
+                if (value := response.headers.get(name)) is not None
+            },
             body=self._api_key.redact_bytes(bytes(content)),
             complete=complete,
         )
@@ -189,7 +187,7 @@ class AiohttpTransport:
             return body.failure
         sent = body is not None and body.sent_whole
         fate = "; the service may have the whole request" if sent else ""
-        if isinstance(error, aiohttp.ServerTimeoutError | TimeoutError):
+        if isinstance(error, TimeoutError):
             connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
             doing = "connecting to" if connecting else "waiting for a reply from"
             return APITimeoutError(f"{doing} {self._base_url} took too long{fate}", request_sent=sent)

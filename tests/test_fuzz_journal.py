@@ -95,7 +95,8 @@ async def fresh_keys(content: bytes) -> set[str]:
             await journal.recover()
             await journal.totals()
             await journal.unfinished(0, 256)
-            found = await asyncio.gather(*map(journal.find, TAKEN))  # at once, since each alone waits for others to join
+            # At once: each alone would wait whether others join in.
+            found = await asyncio.gather(*map(journal.find, TAKEN))
             await journal.summary()
             return {
                 key

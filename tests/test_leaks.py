@@ -274,5 +274,5 @@ async def test_a_waiter_that_gave_up_leaves_no_trace_in_the_handle():
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.01):
                     await task
-        assert task._state._waiters == set()
+        assert (task._state._news, task._state._ends) == (set(), set())
         task.cancel()

@@ -295,9 +295,7 @@ def test_however_a_key_is_escaped_it_is_found(key, draw, before, after):
 
 @given(st.text(max_size=60))
 def test_what_holds_no_key_stays_as_it_is(text):
-    assert Secret(KEY).redact(text) == text
-    values = {"Name": text}
-    assert Secret(KEY).redact_values(values) is values
+    assert Secret(KEY).redact(text) is text
 
 
 @pytest.mark.parametrize("filling", ["\\", "%", "&#0", "s", KEY[:-1], KEY[:-1] + "\\", "s\0\0\0"])

@@ -183,6 +183,17 @@ async def test_a_thousand_edits_finish_on_an_account_that_allows_two_at_a_time()
     assert counts.limit <= 4
 
 
+async def test_a_pause_is_waited_for_if_it_ends_in_time_after_the_service_accepted_another():
+    slow_refusal = Answer(status(429, retry_after=22).reply, delay=9.0)
+    service = MemoryService(on_submission=in_order(slow_refusal))
+    async with MemorySession(service, deadline=30.0) as session:
+        first = asyncio.create_task(session.edit(IMAGE, "snow"))
+        await asyncio.sleep(5)
+        await session.edit(IMAGE, "snow")  # accepted after 5 s: so the first has until 35 s
+        await first
+    assert len(service.submissions) == 3
+
+
 async def test_edits_that_wait_for_room_for_longer_than_their_deadline_finish_while_others_do():
     service = MemoryService(room=1, duration=20.0)
     async with MemorySession(service, max_in_flight=16, deadline=60.0) as session:
