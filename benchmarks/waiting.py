@@ -48,6 +48,10 @@ TARGETS = {
 """At most so many checks at the lag of ``FixedInterval(3)``, and so much lag at its checks, as ratios."""
 
 DEFAULT_COST = 0.2
+_FEW_CHECKS = 2.7
+_COSTS_OF_FEW_CHECKS = tuple(np.geomspace(0.3, 0.8, 6))
+"""Poll costs at which a linear progress field takes about that many checks."""
+
 _FRONTIER_COSTS = (*np.geomspace(0.002, 0.015, 3), *np.geomspace(0.03, 6.0, 8))
 """Closer together where figures are read off between them."""
 
@@ -77,9 +81,9 @@ def costs(workload: Workload, skip: int, poll_costs: Sequence[float]) -> Iterato
             }
 
 
-def frontier(workload: Workload, skip: int) -> list[Figures]:
+def frontier(workload: Workload, skip: int, poll_costs: Sequence[float]) -> list[Figures]:
     """What :class:`Learned` reaches at ever higher poll costs."""
-    return [simulate(Learned(float(cost)), workload, skip=skip) for cost in _FRONTIER_COSTS]
+    return [simulate(Learned(float(cost)), workload, skip=skip) for cost in poll_costs]
 
 
 def beside_fixed(reached: Sequence[Figures], fixed: Figures) -> tuple[float | None, float | None]:
@@ -91,6 +95,12 @@ def beside_fixed(reached: Sequence[Figures], fixed: Figures) -> tuple[float | No
     checks_at_lag = _interpolated(fixed.lag, lags, checks)
     lag_at_checks = _interpolated(fixed.checks, checks[::-1], lags[::-1])
     return checks_at_lag and checks_at_lag / fixed.checks, lag_at_checks and lag_at_checks / fixed.lag
+
+
+def lag_at(checks: float, near: Sequence[Figures]) -> float:
+    """The lag at a number of checks, by a straight line on logarithmic scales through figures near to it."""
+    slope, height = np.polyfit(np.log([each.checks for each in near]), np.log([each.lag for each in near]), 1)
+    return float(np.exp(height + slope * np.log(checks)))
 
 
 def _interpolated(at: float, grid: Sequence[float], values: Sequence[float]) -> float | None:
@@ -105,7 +115,7 @@ def figures_of_seed(seed: int, tasks: int, skip: int) -> dict[tuple[str, float |
     figures: dict[tuple[str, float | None], float] = {}
     loads = {load.name: load for load in workloads(tasks, seed)}
     for name, load in loads.items():
-        reached = frontier(load, skip)
+        reached = frontier(load, skip, _FRONTIER_COSTS)
         ratios = beside_fixed(reached, simulate(FixedInterval(3.0), load, skip=skip))
         limits = TARGETS.get(name, (None, None))
         for what, ratio, limit in zip(("checks at the lag", "lag at the checks"), ratios, limits, strict=True):
@@ -116,9 +126,8 @@ def figures_of_seed(seed: int, tasks: int, skip: int) -> dict[tuple[str, float |
             best = optimum(load, DEFAULT_COST).cost(DEFAULT_COST)
             figures[f"{name}: cost / optimum", 1.12 if name == "lognormal" else None] = cost / best
         if name == "progress":
-            lag = beside_fixed(reached, Figures(1.0, 2.7))[1]
-            if lag is not None:
-                figures["progress: lag at 2.7 checks / median duration", 0.03] = lag / float(np.median(load.seconds))
+            lag = lag_at(_FEW_CHECKS, frontier(load, skip, _COSTS_OF_FEW_CHECKS))
+            figures["progress: lag at 2.7 checks / median duration", 0.03] = lag / float(np.median(load.seconds))
     for poll_cost in _COSTS_OF_LIES:
         silent = simulate(Learned(poll_cost), loads["lognormal"], skip=skip).cost(poll_cost)
         for lie, told in LIES.items():

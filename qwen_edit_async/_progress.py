@@ -9,8 +9,9 @@ from ._survival import Survival
 _STRENGTH = 0.005
 """Ends for each e-fold of the time that seems to remain: it is not believed before there is evidence anyhow."""
 
-_STRATA = 7
-_LEAST_LEFT = 2.0 ** (1 - _STRATA)
+_STRATA_OF_A_HALVING = 3
+
+_LEAST_LEFT = 1 / 64
 """What remains at least, whatever progress says: its error is larger by then."""
 
 _LEAST_DONE, _LEAST_AGE = 0.01, 0.05
@@ -26,9 +27,10 @@ _MOST_GAIN = 20.0
 class ProgressEvidence:
     """Extrapolates progress, and learns how long tasks last in units of the time that seems to remain.
 
-    How far that can be trusted depends on how much remains, hence an estimate for each halving of it, which learns what
-    progress means that is not linear. Beside each answer it is noted how much likelier that was by progress than by
-    age (Dawid, *The prequential approach*, 1984): what is constant, random or runs backwards gains nothing.
+    How far that can be trusted depends on how much remains, hence an estimate for each fifth by which that shrinks,
+    which learns what progress means that is not linear. Beside each answer it is noted how much likelier that was by
+    progress than by age (Dawid, *The prequential approach*, 1984): what is constant, random or runs backwards gains
+    nothing.
 
     Args:
         memory: After how many more ends what is known of the time that remains, and after how many more answers what
@@ -36,7 +38,8 @@ class ProgressEvidence:
     """
 
     def __init__(self, memory: float) -> None:
-        self._estimates = tuple(Survival(memory=memory, strength=_STRENGTH) for _ in range(_STRATA))
+        self._memory = memory
+        self._estimates: dict[int, Survival] = {}
         self._decay = math.exp(-1 / memory)
         self._gain = 0.0
 
@@ -50,7 +53,11 @@ class ProgressEvidence:
         if not _LEAST_DONE <= progress <= 1 or age < _LEAST_AGE:
             return None
         left = max(1 - progress, _LEAST_LEFT)
-        return self._estimates[int(-math.log2(left))], age * left / progress
+        stratum = int(-math.log2(left) * _STRATA_OF_A_HALVING)
+        estimate = self._estimates.get(stratum)
+        if estimate is None:
+            estimate = self._estimates[stratum] = Survival(memory=self._memory, strength=_STRENGTH)
+        return estimate, age * left / progress
 
     def learn(self, by_age: Survival, age: float, progress: float, until: float, *, ended: bool) -> None:
         """A task that told ``progress`` at ``age`` ran on until the age of ``until``, or ended before it.

@@ -110,11 +110,13 @@ def test_a_task_half_done_has_as_long_to_go_as_it_took() -> None:
     assert view[1] == 12
 
 
-def test_how_far_progress_can_be_trusted_is_learned_for_each_halving_of_what_remains() -> None:
+def test_how_far_progress_can_be_trusted_is_learned_for_each_fifth_by_which_what_remains_shrinks() -> None:
     evidence = ProgressEvidence(MEMORY)
-    estimates = [view[0] for told in (0.3, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0) if (view := evidence.view(9.0, told))]
-    assert len(set(map(id, estimates))) == 7
+    told = [1 - 0.99 * 2 ** (-thirds / 3) for thirds in range(18)]
+    estimates = [view[0] for progress in (*told, 0.99, 1.0) if (view := evidence.view(9.0, progress))]
+    assert len(set(map(id, estimates))) == 19
     assert estimates[-1] is estimates[-2]
+    assert evidence.view(9.0, 0.5) == evidence.view(9.0, 0.5)
 
 
 @pytest.mark.parametrize(("age", "progress"), [(0.01, 0.5), (9.0, 0.001), (9.0, -1.0), (9.0, 1.01), (9.0, math.nan)])
