@@ -10,8 +10,6 @@ from collections import deque
 from ._errors import QwenEditError
 from ._pacing import Pacer
 
-_COURTESY = 0.001
-
 
 class Slot:
     """The right to have one task in flight, taken and given back by its holder.
@@ -54,6 +52,7 @@ class Gate:
         self.closed_by: QwenEditError | None = None
         self._closed = asyncio.Event()
         self._turns = asyncio.Lock()
+        self._submissions = asyncio.Lock()
         self._loop = loop
         self._waiters: deque[asyncio.Future[float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -108,13 +107,27 @@ class Gate:
         self.pacer.end(accepted=accepted)
         self._admit()
 
-    def take_turn(self) -> float | None:
-        """The event loop's time, if one more request may be sent to the service now, and nobody waits for that."""
-        now = self._loop.time()
-        if now < self.pacer.send_at or self._turns.locked():
+    def submit_at_once(self) -> float | None:
+        """The event loop's time, if a submission may be sent now, and nobody waits for that."""
+        now, pacer = self._loop.time(), self.pacer
+        if now < max(pacer.send_at, pacer.submit_at) or self._turns.locked():
             return None
-        self.pacer.rate.sent(now)
+        pacer.sent(now)
+        pacer.submitted(now)
         return now
+
+    async def wait_to_submit(self) -> float:
+        """Wait until one more submission may be sent; returns the event loop's time at which that is.
+
+        Raises:
+            QwenEditError: What the gate is closed with, as soon as it is.
+        """
+        async with self._submissions:
+            while (pause := self.pacer.submit_at - self._loop.time()) > 0:
+                await self.sleep(pause)
+            now = await self.wait_turn()
+            self.pacer.submitted(now)
+            return now
 
     async def wait_turn(self) -> float:
         """Wait until one more request may be sent to the service; returns the event loop's time at which that is.
@@ -123,11 +136,14 @@ class Gate:
             QwenEditError: What the gate is closed with, as soon as it is.
         """
         async with self._turns:
-            while (pause := self.pacer.send_at - (now := self._loop.time())) > 0:
-                # A little late, so that status checks that are due go first: what they find ended makes room.
-                await self.sleep(pause + _COURTESY)
-        self.pacer.rate.sent(now)
-        return now
+            try:
+                while self.pacer.send_at > (now := self._loop.time()):
+                    self.pacer.turn_wanted = True
+                    await self.sleep(self.pacer.turn_at - now)
+            finally:
+                self.pacer.turn_wanted = False
+            self.pacer.sent(now)
+            return now
 
     async def sleep(self, seconds: float) -> None:
         """Wait that long before something else is sent.

@@ -8,7 +8,8 @@ the account run, or that too many requests came within a second. So both limits 
   more room: soon at first, ever more rarely while the answer is no.
 - How many requests a second may be sent, see :class:`RequestRate`.
 
-The pause that a ``Retry-After`` asks for holds for everything.
+The pause that a ``Retry-After`` asks for holds for everything. Where requests have to wait for one another, status
+checks and all else take turns, so that neither keeps the other from being sent.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _RAISE = 1.25
 _MARGIN = 0.95
 _LOWEST_RATE = 0.2
 _SECOND = 1.0
+_COURTESY = 0.001
 
 
 @attrs.define
@@ -104,12 +106,15 @@ class Pacer:
 
     Attributes:
         max_in_flight: The most tasks between the start of their submission and their end.
-        submit_rate: The most submissions a second, evenly spaced; ``None`` for as many as there are slots.
+        submit_rate: The most submissions a second, evenly spaced, those that are made again included; ``None`` for as
+            many as there are slots.
         limit: How many may be in flight without trying whether the service has room for them.
         in_flight: How many are.
         running: How many of them the service has accepted.
         resume_at: Nothing is sent to the service before this time.
         accepted_at: When the service last accepted a submission.
+        submit_at: When the next submission may be sent, as far as ``submit_rate`` is concerned.
+        turn_wanted: Whether a request that is no check of the poller's waits to be sent.
     """
 
     max_in_flight: int
@@ -120,10 +125,14 @@ class Pacer:
     resume_at: float = -math.inf
     accepted_at: float = -math.inf
     rate: RequestRate = attrs.field(factory=RequestRate)
+    submit_at: float = -math.inf
+    turn_wanted: bool = False
+    _check_went_last: bool = False
     _next_start: float = -math.inf
     _probe_at: float = -math.inf
     _probe_wait: float = _FIRST_PROBE
     _raised: bool = False
+    _shut_out: bool = False
     _lowered_at: float = -math.inf
 
     @property
@@ -131,11 +140,36 @@ class Pacer:
         """When the next request may be sent."""
         return max(self.resume_at, self.rate.next_at)
 
+    @property
+    def check_at(self) -> float:
+        """When the poller may send the next check: like any request, but after another check it lets others go first.
+
+        Those wait a little longer than for :attr:`send_at`, so that else a check that is due goes first: what it finds
+        ended makes room.
+        """
+        yields = self.turn_wanted and self._check_went_last
+        return self.send_at + (2 * _COURTESY if yields else 0.0)
+
+    @property
+    def turn_at(self) -> float:
+        """When to send a request that had to wait for its turn."""
+        return self.send_at + _COURTESY
+
+    def sent(self, now: float, *, check: bool = False) -> None:
+        """A request was sent; ``check`` tells whether it is one of the poller's."""
+        self.rate.sent(now)
+        self._check_went_last = check
+
+    def submitted(self, now: float) -> None:
+        """What was sent is a submission."""
+        if self.submit_rate is not None:
+            self.submit_at = max(self.submit_at, now) + 1 / self.submit_rate
+
     def wait(self, now: float) -> float | None:
         """Seconds until one more may start (0: now); ``None`` if that takes an end or an answer first."""
         if self.in_flight >= min(self.max_in_flight, self.limit + 1):
             return None
-        start_at = max(self.resume_at, self._next_start)
+        start_at = max(self.resume_at, self._next_start, self.submit_at)
         if self.in_flight >= self.limit:
             start_at = max(start_at, self._probe_at)
         return max(0.0, start_at - now)
@@ -157,6 +191,9 @@ class Pacer:
         """The service took a submission."""
         self.accepted_at = now
         self.running += 1
+        if self._shut_out:  # what was refused while nothing ran said nothing of how many may
+            self._shut_out = False
+            self._probe_wait = _FIRST_PROBE
         if self._lowered_at == -math.inf:
             self.limit = max(self.limit, 2 * self.running)
         elif self.running > self.limit:
@@ -191,6 +228,7 @@ class Pacer:
         self.limit = min(self.limit, self.running)
         self._probe_wait = min(_LAST_PROBE, 2 * self._probe_wait) if probe or self._raised else _FIRST_PROBE
         self._raised = False
+        self._shut_out = not self.running
         wait = self._probe_wait if self.running else min(self._probe_wait, _LAST_PROBE_OF_NONE)
         self._probe_at = now + wait * (0.75 + draw / 2)
         self._lowered_at = now

@@ -101,12 +101,12 @@ class Poller(Generic[W]):
                     self._schedule.excuse(now)
 
     def _take_due(self, now: float) -> W | None:
-        if self._checking >= MAX_CONCURRENT_CHECKS or now < self._pacer.send_at:
+        if self._checking >= MAX_CONCURRENT_CHECKS or now < self._pacer.check_at:
             return None
         task = self._schedule.take_due(now)
         if task is not None:
             self._checking += 1
-            self._pacer.rate.sent(now)
+            self._pacer.sent(now, check=True)
         return task
 
     async def _check_in_turn(self, due: W, now: float) -> None:
@@ -177,7 +177,7 @@ class Poller(Generic[W]):
         return error
 
     def _next_event(self) -> float:
-        checks_from = self._pacer.send_at if self._checking < MAX_CONCURRENT_CHECKS else math.inf
+        checks_from = self._pacer.check_at if self._checking < MAX_CONCURRENT_CHECKS else math.inf
         return self._schedule.next_event(checks_from=checks_from)
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop, until: float) -> float:

@@ -187,8 +187,8 @@ class Submitter:
         raise refusal
 
     async def _post(self, attempts: _Attempts, protocol: WireProtocol) -> TaskSnapshot:
-        if (turn := self._gate.take_turn()) is None:
-            turn = await self._stand_by(attempts, self._gate.wait_turn)
+        if (turn := self._gate.submit_at_once()) is None:
+            turn = await self._stand_by(attempts, self._gate.wait_to_submit)
         attempts.sent_at = turn
         call = protocol.submission(attempts.request)
         body = JSONBody(call.parts, attempts.prepared.images, self._offloader, stall_timeout=self._stall_timeout)

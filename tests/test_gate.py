@@ -131,6 +131,24 @@ async def test_requests_take_turns_at_the_rate_that_the_service_allows():
     assert [turn - start for turn in turns] == pytest.approx([0.0, 0.5, 1.0, 1.5], abs=0.01)
 
 
+async def test_checks_give_way_only_while_somebody_waits_for_a_turn():
+    gate = make_gate()
+    gate.pacer.rate = RequestRate(limit=2.0)
+    gate.pacer.sent(asyncio.get_running_loop().time(), check=True)
+    assert not gate.pacer.turn_wanted
+    stays = asyncio.create_task(gate.wait_turn())
+    await settle()
+    assert gate.pacer.turn_wanted
+    await stays
+    assert not gate.pacer.turn_wanted
+    leaves = asyncio.create_task(gate.wait_turn())
+    await settle()
+    assert gate.pacer.turn_wanted
+    leaves.cancel()
+    await settle()
+    assert not gate.pacer.turn_wanted
+
+
 async def test_a_status_check_that_is_due_goes_before_a_submission_that_had_the_last_turn():
     gate = make_gate(8)
     loop = asyncio.get_running_loop()
@@ -148,22 +166,22 @@ async def test_a_status_check_that_is_due_goes_before_a_submission_that_had_the_
 async def test_a_turn_is_not_taken_before_its_time_nor_ahead_of_who_waits_for_one():
     gate = make_gate()
     loop = asyncio.get_running_loop()
-    assert gate.take_turn() == loop.time()
+    assert gate.submit_at_once() == loop.time()
     come_at = loop.time() + 10
     gate.pacer.pause(come_at)
-    assert gate.take_turn() is None
+    assert gate.submit_at_once() is None
     waiting = asyncio.create_task(gate.wait_turn())
     await asyncio.sleep(10)
-    assert gate.take_turn() is None
+    assert gate.submit_at_once() is None
     assert await waiting == pytest.approx(come_at, abs=0.01)
-    assert gate.take_turn() is not None
+    assert gate.submit_at_once() is not None
 
 
 async def test_a_turn_that_is_taken_at_once_counts_as_a_request():
     gate = make_gate()
     gate.pacer.rate = RequestRate(limit=2.0)
-    assert gate.take_turn() is not None
-    assert gate.take_turn() is None
+    assert gate.submit_at_once() is not None
+    assert gate.submit_at_once() is None
     assert gate.pacer.send_at == pytest.approx(asyncio.get_running_loop().time() + 0.5)
 
 

@@ -108,6 +108,14 @@ def test_submissions_are_spaced_exactly_by_the_rate() -> None:
     assert starts == [10.0, 10.25, 10.5, 10.75, 11.0]
 
 
+def test_the_next_starts_no_sooner_than_its_submission_may_be_sent() -> None:
+    pacer = Pacer(100, submit_rate=4.0)
+    pacer.start(10.0)
+    pacer.submitted(10.2)
+    pacer.submitted(10.2)
+    assert pacer.wait(10.2) == pytest.approx(0.5)
+
+
 def test_a_late_start_is_not_made_up_for_by_a_burst() -> None:
     pacer = Pacer(100, submit_rate=4.0)
     pacer.start(10.0)
@@ -231,6 +239,21 @@ def test_tries_that_are_refused_become_ever_rarer() -> None:
 
 def test_while_nothing_runs_a_try_comes_every_half_minute_at_least() -> None:
     assert waits_of_refused_tries(Pacer(16), 0.0, 8) == [0, 1, 2, 4, 8, 16, 30, 30]
+
+
+def test_what_is_refused_while_nothing_runs_makes_tries_for_more_room_no_rarer() -> None:
+    pacer, now = Pacer(16), 0.0
+    for _ in range(10):  # an outage
+        now += pacer.wait(now) or 0.0
+        pacer.start(now)
+        pacer.throttled(now, now, 0.5)
+        pacer.end(accepted=False)
+    for running in range(1, 5):
+        now += pacer.wait(now) or 0.0
+        pacer.start(now)
+        pacer.accepted(now)
+        assert pacer.running == running
+        assert pacer.wait(now) == pytest.approx(1.0)
 
 
 def test_several_clients_of_an_account_come_back_at_different_times() -> None:
@@ -450,6 +473,45 @@ def test_a_refusal_while_nothing_runs_lowers_the_rate_as_well() -> None:
     pacer.start(5.0)
     pacer.throttled(5.1, 5.0, 0.5)
     assert pacer.rate.limit < rate
+
+
+def test_a_refusal_always_lowers_the_rate() -> None:
+    rate = RequestRate(limit=4.0)
+    for number in range(20):  # as many as were let in: what refused one was nothing that shows
+        rate.let_in(10.0 + number / 20)
+    rate.refused(11.0, 10.99)
+    assert rate.limit == pytest.approx(3.8)
+
+
+def test_however_often_raises_are_taken_back_there_is_another() -> None:
+    rate, now = RequestRate(limit=4.0), 0.0
+    for _ in range(12):
+        now += 1000.0
+        wait_and_let_in(rate, now)
+        wait_and_let_in(rate, now)
+        rate.refused(now + 0.1, now + 0.05)
+        assert rate._raise_at - now <= 321
+
+
+def test_a_request_that_waited_counts_though_the_next_did_not() -> None:
+    rate = RequestRate(limit=2.0)
+    rate.refused(0.0, -1.0)
+    lowered = rate.limit
+    for time in (1.0, 1.1, 30.0):
+        rate.sent(time)
+    rate.let_in(30.1)
+    assert rate.limit > lowered
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_after_a_check_others_that_wait_go_first(check: bool) -> None:  # noqa: FBT001  # a case
+    pacer = Pacer(4)
+    pacer.rate.limit = 2.0
+    pacer.sent(10.0, check=check)
+    assert pacer.check_at == pacer.send_at == 10.5
+    pacer.turn_wanted = True
+    assert (pacer.check_at > pacer.turn_at) is check
+    assert pacer.send_at < pacer.turn_at
 
 
 def test_what_is_accepted_within_the_limit_does_not_change_it() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -30,6 +31,7 @@ from qwen_edit_async import (
     AuthenticationError,
     BadRequestError,
     DeadlineExceededError,
+    FixedInterval,
     InsufficientBalanceError,
     InvalidEditError,
     Learned,
@@ -192,6 +194,59 @@ async def test_a_pause_is_waited_for_if_it_ends_in_time_after_the_service_accept
         await session.edit(IMAGE, "snow")  # accepted after 5 s: so the first has until 35 s
         await first
     assert len(service.submissions) == 3
+
+
+@pytest.mark.parametrize(
+    ("attached", "polling", "allowed"),
+    [(100, Learned(), 2), (200, Learned(), 5), (20, FixedInterval(3.0), 5)],
+    ids=["learned", "many", "fixed"],
+)
+async def test_submissions_have_their_turns_however_many_checks_are_due(attached, polling, allowed):
+    """Nor may the submissions keep the checks from being made."""
+    service = MemoryService(duration=20.0, requests_per_second=allowed)
+    async with MemorySession(service, polling=polling, deadline=300.0) as session:
+        for number in range(attached):
+            service.ends[f"older-{number}"] = now() + 5000
+            session.attach(f"older-{number}", deadline=10_000)
+        await asyncio.sleep(60)
+        begun, checks = now(), len(service.checks)
+        edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(4)]
+        await session.status("older-0")
+        await asyncio.gather(*edits)
+        assert [sent.at - begun < 10 for sent in service.submissions] == [True] * 4
+        assert len(service.checks) - checks > (now() - begun) * allowed / 3
+
+
+@pytest.mark.parametrize(
+    ("answers", "options"),
+    [
+        ([NORMAL] * 6, {}),
+        ([status(503)] * 3, {}),
+        ([status(503, retry_after=10)] * 3, {}),
+        ([Answer(delay=8.0)], {"envelope": "auto"}),
+        ([status(400), NORMAL], {"envelope": "auto"}),
+    ],
+    ids=["accepted", "refused", "paused", "slow verdict", "other envelope"],
+)
+async def test_the_service_gets_no_more_submissions_than_the_rate_that_was_asked_for(answers, options):
+    service = MemoryService(on_submission=in_order(*answers))
+    async with MemorySession(service, submit_rate=1.0, max_in_flight=64, **options) as session:
+        await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(8)))
+    times = [sent.at for sent in service.submissions]
+    assert len(times) >= 8
+    assert all(later - earlier >= 1 - 1e-6 for earlier, later in pairwise(times))
+
+
+async def test_a_status_that_is_asked_for_does_not_wait_for_the_rate_of_submissions():
+    service = MemoryService()
+    async with MemorySession(service, submit_rate=0.1, max_in_flight=64) as session:
+        task = await session.submit(IMAGE, "snow")
+        other = asyncio.create_task(session.edit(IMAGE, "snow"))
+        await asyncio.sleep(1)
+        begun = now()
+        await session.status(task.id)
+        assert now() - begun < 1
+        await other
 
 
 async def test_edits_that_wait_for_room_for_longer_than_their_deadline_finish_while_others_do():

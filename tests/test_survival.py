@@ -166,3 +166,21 @@ def test_likelihoods_are_those_of_ending_and_of_not_ending() -> None:
     ended, running = (math.exp(estimate.log_likelihood(5, 9, ended=end)) for end in (True, False))
     assert ended == pytest.approx(estimate.probability(5, 9))
     assert ended + running == pytest.approx(1)
+
+
+def test_what_all_tasks_are_believed_to_last_is_forgotten_as_kinds_learn_something_else() -> None:
+    prior = survival(memory=30.0)
+    kind = survival(memory=30.0, strength=2, prior=prior)
+    for duration in (100.0, 10.0):
+        for _ in range(150):
+            watch(kind, duration, 1.0)
+    assert prior.probability(0, 15) > 0.95
+
+
+@pytest.mark.parametrize("duration", [20.0, 400.0, 1500.0])
+def test_long_tasks_are_told_apart_as_well(duration: float) -> None:
+    estimate = survival()
+    for _ in range(100):
+        watch(estimate, duration, duration / 40)
+    assert estimate.probability(0, 0.8 * duration) < 0.2
+    assert estimate.probability(0.8 * duration, 1.2 * duration) > 0.7
