@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import looptime
 from _report import Row, report
 from _simulation import SilentLearned
 
-from qwen_edit_async import EditSession, Learned
+from qwen_edit_async import EditSession, FixedInterval, Learned, PollPolicy
 from qwen_edit_async.emulator import EditEmulator, FixedEngine, LogNormal
 
 _IMAGE = "https://pictures.example/cat.png"
@@ -33,7 +35,8 @@ class Account:
         max_in_flight: What the session would submit at once.
         median: Seconds of a task; the logarithm's standard deviation is 0.35.
         deadline: Seconds for each edit.
-        progress: Whether the session looks at the progress that replies tell: the emulator's is exact.
+        polling: When the session checks. The progress that replies tell is exact here; :class:`SilentLearned` does not
+            look at it.
     """
 
     name: str
@@ -42,14 +45,15 @@ class Account:
     max_in_flight: int
     median: float = 20.0
     deadline: float = 600.0
-    progress: bool = True
+    polling: Callable[[], PollPolicy] = Learned
 
 
 ACCOUNTS = (
     Account("4 slots, 2 requests/s", 4, 2, 16),
     Account("4 slots, 2 requests/s, 64 wanted", 4, 2, 64),
-    Account("4 slots, 2 requests/s, no progress", 4, 2, 16, progress=False),
-    Account("4 slots, 2 requests/s, 64 wanted, no progress", 4, 2, 64, progress=False),
+    Account("4 slots, 2 requests/s, no progress", 4, 2, 16, polling=SilentLearned),
+    Account("4 slots, 2 requests/s, 64 wanted, no progress", 4, 2, 64, polling=SilentLearned),
+    Account("4 slots, 2 requests/s, a check a second", 4, 2, 16, polling=partial(FixedInterval, 1.0)),
     Account("4 slots", 4, None, 16),
     Account("8 slots, 5 requests/s", 8, 5, 32),
     Account("2 slots of a minute, 200 wanted", 2, None, 200, median=60.0),
@@ -73,7 +77,7 @@ async def run(account: Account, edits: int, seed: int) -> tuple[float, float]:
             base_url=emulator.url,
             max_in_flight=account.max_in_flight,
             deadline=account.deadline,
-            polling=Learned() if account.progress else SilentLearned(),
+            polling=account.polling(),
         ) as session:
             began_at = loop.time()
             requests = ({"images": _IMAGE, "instruction": "make it snow"} for _ in range(edits))

@@ -41,8 +41,8 @@ class Learned:
 
     Attributes:
         poll_cost: Seconds of lag that are worth one check. A fourth of it means half the lag and twice the checks. With
-            the default there are fewer checks than with one every 3 s, the habit of the service's own clients, at two
-            thirds of the lag (simulated, 20 s a task).
+            the default there are a fifth fewer checks than with one every 3 s, the habit of the service's own clients,
+            at about 0.7 of the lag (simulated, 20 s a task).
         max_interval: The longest interval between checks, in seconds, whatever was learned.
         memory: After how many more ends the weight of evidence has faded to 1/e.
 

@@ -62,9 +62,9 @@ class EditSession:
             want), or ``"auto"``: flat, unless the service refuses the first creation as malformed and takes the other.
         max_in_flight: The most tasks between the start of their submission and their end. If the account allows fewer,
             that is found out and held to.
-        submit_rate: The most submissions a second; no limit by default.
+        submit_rate: The most submissions a second, repeated ones included; no limit by default.
         poll_rate: The most status checks a second, spent on the tasks most likely to have ended; no limit by default.
-            With n tasks in flight, none waits longer than about ``5 * n / poll_rate`` seconds for a check that is due.
+            With n tasks in flight, none waits over about ``5 * n / poll_rate`` s for a due check, if replies keep up.
         polling: When to check a task's status; a :class:`Learned` of its own by default.
         timeout: Seconds that connecting (at most 10), a piece of the upload, and waiting for a reply may take, each; or
             :class:`Timeouts`.

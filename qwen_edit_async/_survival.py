@@ -37,7 +37,8 @@ class Survival:
 
     An end inside a stretch is spread over it in proportion to the estimate, one step of Turnbull's self-consistency
     (J. R. Stat. Soc. B 38, 1976). Old evidence fades exponentially. A question and evidence of a task that runs on cost
-    O(log grid), an end O(steps of the grid in its stretch); the estimate is renewed ever more seldom, O(grid).
+    O(log grid), an end O(steps of the grid in its stretch); the estimate is renewed, O(grid), the more seldom the more
+    ends it knows.
     Durations may have any unit; those from 0.05 to 3600 are told apart, by steps of 8 %.
 
     Args:
