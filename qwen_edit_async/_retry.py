@@ -54,6 +54,8 @@ def judge_submission(error: QwenEditError) -> Failure:
             return Failure.THROTTLED
         case InternalServerError():
             return Failure.REFUSED if error.status_code == _SERVICE_UNAVAILABLE else Failure.UNCERTAIN
+        case APIStatusError(status_code=303):  # done, says HTTP, and the answer lies elsewhere
+            return Failure.UNCERTAIN
         case _:
             return Failure.FINAL
 

@@ -148,12 +148,15 @@ class GenerationProtocol:
         """The id and first status.
 
         A creation reply without an id is a failed creation (part B); unless it says why, a task may exist all the same.
+        One that shows a task is believed, whatever its HTTP status: that task is paid for.
         """
-        if not reply.ok:
-            raise error_from_reply(reply)
         try:
             document = load_object(reply)
+            if not reply.ok and not _shows_task(document):
+                raise error_from_reply(reply)
         except APIResponseError:
+            if not reply.ok:
+                raise error_from_reply(reply) from None
             # Cut off or not, an id that was given out is a task that is paid for.
             document, task_id = {}, _cut_off_id(reply.text())
             if task_id is None:
@@ -202,6 +205,12 @@ def check_task_id(task_id: object) -> str:
 def _only_reports_error(document: Mapping[str, Any]) -> bool:
     """Whether an object tells of an error, and of no task."""
     return not isinstance(document.get("status"), str) and has_error(document)
+
+
+def _shows_task(document: Mapping[str, Any]) -> bool:
+    """Whether an object tells of a task that was accepted, and of nothing else."""
+    accepted = _to_status(document.get("status")) not in {TaskStatus.FAILED, TaskStatus.UNKNOWN}
+    return accepted and first_text(document, _ID_NAMES[:-1]) is not None and not has_error(document)
 
 
 def _names_no_task(task_id: str | None, document: Mapping[str, Any]) -> bool:

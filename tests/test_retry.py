@@ -57,6 +57,7 @@ DECISIONS = [
     (answered(BadRequestError, 400), FINAL, FINAL, FINAL),
     (answered(BadRequestError, 413), FINAL, FINAL, FINAL),
     (answered(BadRequestError, 422), FINAL, FINAL, FINAL),
+    (answered(APIStatusError, 303), UNCERTAIN, REFUSED, REFUSED),
     (answered(AuthenticationError, 401), FATAL, FATAL, FATAL),
     (answered(InsufficientBalanceError, 402), FATAL, REFUSED, REFUSED),
     (answered(InsufficientBalanceError, 200), FATAL, REFUSED, REFUSED),
