@@ -33,21 +33,27 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _DEFAULT_TIMEOUT = 60.0
 _LONGEST_CONNECT = 10.0
 _SHORTEST_REDACTED = 8
+_SHORTEST_TORN = 4
 _ANY_TEXT = "surrogatepass"
 _BETWEEN = "\0{0,3}"  # in UTF-16 and UTF-32, ASCII has zeros in between
+_TORN = _BETWEEN + r"(?:\\{1,4}(?:u[0-9A-Fa-f]{0,3})?|%[0-9A-Fa-f]?|&(?:#\w*)?)?\Z"  # may be in the midst of an escape
 
 
 class Secret:
     """Text that shows in no repr, log or traceback."""
 
-    __slots__ = ("_bytes", "_spellings", "_text")
+    __slots__ = ("_bytes", "_spellings", "_text", "_torn")
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._bytes = text.encode("utf-8", _ANY_TEXT)
         # What is short may be part of other words, such as a task's id.
         long_enough = len(text) >= _SHORTEST_REDACTED
-        self._spellings = re.compile(_BETWEEN.join(map(_spelling, text)).encode()) if long_enough else None
+        spellings = [_spelling(character) for character in text] if long_enough else []
+        self._spellings = re.compile(_BETWEEN.join(spellings).encode()) if spellings else None
+        begin, rest = _BETWEEN.join(spellings[:_SHORTEST_TORN]), spellings[_SHORTEST_TORN:]
+        torn = begin + "".join(f"(?:{_BETWEEN}{spelling}|{_TORN})" for spelling in rest)
+        self._torn = re.compile(torn.encode()) if spellings else None
 
     def __repr__(self) -> str:
         return "Secret('***')"
@@ -71,6 +77,10 @@ class Secret:
         if self._spellings is None or not (self._bytes in data or _may_be_escaped(data)):
             return data
         return self._spellings.sub(b"***", data)
+
+    def redact_torn(self, data: bytes) -> bytes:
+        """As :meth:`redact_bytes`, for what may break off in the midst of the secret."""
+        return data if self._torn is None else self._torn.sub(b"***", data)
 
 
 @attrs.frozen(kw_only=True)

@@ -163,6 +163,7 @@ class AiohttpTransport:
         return self._reply(response, content, complete=complete)
 
     def _reply(self, response: aiohttp.ClientResponse, content: bytearray, *, complete: bool) -> Reply:
+        redact = self._api_key.redact_bytes if complete else self._api_key.redact_torn
         return Reply(
             status=response.status,
             headers={
@@ -170,7 +171,7 @@ class AiohttpTransport:
                 for name in HEADERS_READ
                 if (value := response.headers.get(name)) is not None
             },
-            body=self._api_key.redact_bytes(bytes(content)),
+            body=redact(bytes(content)),
             complete=complete,
         )
 

@@ -38,6 +38,7 @@ from qwen_edit_async import (
     QwenEditError,
 )
 from qwen_edit_async import _downloads as downloads_module
+from qwen_edit_async import _transport as transport_module
 from qwen_edit_async._cli import main
 from qwen_edit_async._config import Secret
 from qwen_edit_async._results import safe_stem
@@ -293,6 +294,42 @@ def test_however_a_key_is_escaped_it_is_found(key, draw, before, after):
     assert told.removeprefix(Secret(key).redact(before)).removesuffix(Secret(key).redact(after)) == " *** "
 
 
+@pytest.mark.parametrize("spelled", SPELLINGS[:-1])
+def test_a_reply_that_breaks_off_within_the_key_shows_no_more_than_its_first_characters(spelled):
+    for length in range(1, len(spelled) + 1):
+        told = Secret(KEY).redact_torn(b"no access with " + spelled[:length].encode())
+        assert told == b"no access with ***" or length <= len(spelled) * 4 // len(KEY)
+    assert Secret(KEY).redact_torn(f"{spelled}, {spelled} and sk-n".encode()) == b"***, *** and ***"
+    assert Secret(KEY).redact_torn(f"{spelled[:-1]} and sk-".encode()) == f"{spelled[:-1]} and sk-".encode()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("end", ["reset", "timeout", "cut"])
+async def test_no_reply_that_breaks_off_within_the_key_shows_it(method, end, serve, monkeypatch):
+    monkeypatch.setattr(transport_module, "_MAX_REPLY_BYTES", 59 if end == "cut" else 2**20)
+    ended = asyncio.Event()
+
+    async def answer(request):
+        response = web.StreamResponse(status=400, headers={"Content-Length": "500"})
+        await response.prepare(request)
+        await response.write(b'{"error": "Incorrect API key provided: ' + KEY[: None if end == "cut" else -1].encode())
+        if end == "reset":
+            request.transport.close()
+        else:
+            await ended.wait()
+        return response
+
+    url, _ = await serve(answer)
+    async with session_of(url, timeout=0.3) as session:
+        work = session.status("task-1") if method == "GET" else session.edit(IMAGE, "snow")
+        with pytest.raises(QwenEditError) as caught:
+            await work
+    ended.set()
+    assert caught.value.body == '{"error": "Incorrect API key provided: ***'
+    assert KEY[:-1] not in f"{caught.value!r}{caught.value}"
+
+
 @given(st.text(max_size=60))
 def test_what_holds_no_key_stays_as_it_is(text):
     assert Secret(KEY).redact(text) is text
@@ -304,6 +341,7 @@ def test_a_reply_made_to_be_searched_for_long_is_not(filling):
     secret = Secret(KEY)
     began_at = time.process_time()
     assert secret.redact_bytes(data + b"%") == data + b"%"
+    assert secret.redact_torn(data + b" ") == data + b" "
     assert time.process_time() - began_at < 2
 
 
