@@ -18,6 +18,7 @@ _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _SPECIAL: Final = (
     ipaddress.ip_network("168.63.129.16/32"),  # in Azure, the host's own services, which hand out a machine's secrets
+    ipaddress.ip_network("192.0.0.0/24"),  # of protocols; a cloud's metadata too; older Pythons know two parts of it
     ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays, deprecated (RFC 7526)
     ipaddress.ip_network("3fff::/20"),  # documentation (RFC 9637), not known to older Pythons
 )
