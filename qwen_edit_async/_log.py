@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from ._markup import visible
+
 LOG_VARIABLE = "QWEN_EDIT_LOG"
 
 log = logging.getLogger("qwen_edit_async")
@@ -16,6 +18,13 @@ def configure_logging(environment: Mapping[str, str]) -> None:
     level = logging.getLevelNamesMapping().get(environment.get(LOG_VARIABLE, "").strip().upper())
     if level is not None:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+        handler.setFormatter(_OneLine("%(asctime)s %(name)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         log.setLevel(level)
+
+
+class _OneLine(logging.Formatter):
+    """A message may quote the service: it takes over no terminal, and no part of it looks like another message."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the standard library's name
+        return visible(super().formatMessage(record)).replace("\n", r"\n")

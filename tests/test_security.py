@@ -41,6 +41,7 @@ from qwen_edit_async import _downloads as downloads_module
 from qwen_edit_async import _transport as transport_module
 from qwen_edit_async._cli import main
 from qwen_edit_async._config import Secret
+from qwen_edit_async._log import configure_logging, log
 from qwen_edit_async._results import safe_stem
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.notebook import show
@@ -733,6 +734,47 @@ def test_words_of_the_service_can_not_take_over_a_terminal(operation, service, t
     said = "".join(capsys.readouterr())
     assert "owned" in said
     assert not set(said) & set("\x1b\x07\x9b\r")
+
+
+ATTACK = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\n2026-01-01 00:00:00 qwen_edit_async CRITICAL forged"
+
+
+@pytest.fixture
+def _log_as_it_was():
+    """The package's logger without what a test adds to it."""
+    handlers, level = list(log.handlers), log.level
+    yield
+    log.handlers[:] = handlers
+    log.setLevel(level)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_backoff", "_log_as_it_was")
+async def test_words_of_the_service_in_the_log_are_one_line_and_no_commands(serve, capsys):
+    async def answer(request):
+        return web.json_response({"error": {"code": 503, "message": ATTACK}}, status=503)
+
+    configure_logging({"QWEN_EDIT_LOG": "info"})
+    url, _ = await serve(answer)
+    async with session_of(url, max_retries=1) as session:
+        with pytest.raises(QwenEditError):
+            await session.edit(IMAGE, "snow")
+    logged = capsys.readouterr().err
+    assert "owned" in logged
+    assert not set(logged) & set("\x1b\x07\x9b\r")
+    assert [line for line in logged.splitlines() if line.startswith("2026-01-01 00:00:00")] == []
+
+
+@pytest.mark.anyio
+async def test_words_of_the_service_in_a_report_s_text_are_no_commands(tmp_path):
+    failing = Fault.failed_task(message=ATTACK)
+    async with (
+        EditEmulator(duration=0.0, engine=FixedEngine(), faults=FaultPlan([failing])) as emulator,
+        EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.01)) as session,
+    ):
+        text = (await EditBatch([EditRequest(IMAGE, "snow")], tmp_path).run(session)).text()
+    assert "owned" in text
+    assert not set(text) & set("\x1b\x07\x9b\r")
 
 
 def test_a_status_word_in_markup_is_no_markup(service, tmp_path):

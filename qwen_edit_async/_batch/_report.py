@@ -9,6 +9,8 @@ from typing import Final
 
 import attrs
 
+from qwen_edit_async._markup import visible
+
 from ._plan import State
 
 _SHOWN_KEYS: Final = 5
@@ -164,7 +166,7 @@ class BatchReport:
             lines.append(f"before and after: {self.gallery}")
         if self.gallery_problem:
             lines.append(f"report.html could not be written: {self.gallery_problem}")
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
     def figures(self) -> list[str]:
         """How long edits took, and what they took to watch, a line each; as far as that is known."""
