@@ -157,6 +157,12 @@ def origin_of(base_url: str) -> str:
     return f"{parts.scheme}://{host}{port}"
 
 
+def may_be_proxied(base_url: str) -> bool:
+    """Whether calls may take the environment's proxy; one asked for this machine would see the key unencrypted."""
+    parts = urlsplit(base_url)
+    return parts.scheme != "http" or not _is_loopback(parts.hostname or "")
+
+
 def resolve_result_hosts(base_url: str, allowed: Iterable[str]) -> ResultHosts:
     """Where results may lie: at public addresses, at the hosts that are named, and anywhere if the service is local.
 

@@ -77,7 +77,7 @@ class EditSession:
             may be charged.
         strict: Whether to refuse, instead of warning of, text that the service would cut off silently.
         fit: Whether to turn, shrink and re-encode images that the service would refuse, instead of refusing them.
-        trust_env: Whether to use the environment's proxies (and netrc, which may compete with the key).
+        trust_env: Whether to use the environment's proxies and netrc (may rival the key); neither for http on loopback.
         allow_insecure: Whether the key may travel over http to another machine.
         allow_result_hosts: Hosts, by name or address, from which results are fetched though their addresses are not
             public. Without them that is refused, unless ``base_url`` is such an address (or localhost) itself.

@@ -17,7 +17,7 @@ import aiohttp
 from yarl import URL
 
 from ._body import JSONBody
-from ._config import Secret, Timeouts
+from ._config import Secret, Timeouts, may_be_proxied
 from ._errors import APIConnectionError, APITimeoutError, QwenEditError
 from ._replies import HEADERS_READ, Reply
 from ._version import __version__
@@ -94,7 +94,7 @@ class AiohttpTransport:
         self._api_key = api_key
         self._timeouts = timeouts
         self._default_headers = default_headers
-        self._trust_env = trust_env
+        self._trust_env = trust_env and may_be_proxied(base_url)
         self._checking: aiohttp.ClientSession | None = None
         self._submitting: aiohttp.ClientSession | None = None
         self._responses = OpenResponses()

@@ -14,6 +14,7 @@ from qwen_edit_async._config import (
     check_headers,
     check_not_negative,
     check_positive,
+    may_be_proxied,
     origin_of,
     resolve_api_key,
     resolve_base_url,
@@ -328,3 +329,17 @@ def test_headers_that_would_break_the_request_are_refused(headers):
 )
 def test_a_service_is_known_by_scheme_host_and_port(base_url: str, origin: str) -> None:
     assert origin_of(base_url) == origin
+
+
+@pytest.mark.parametrize(
+    ("base_url", "proxied"),
+    [
+        ("http://[::1]:8787", False),
+        ("http://127.0.0.2", False),
+        ("https://localhost", True),
+        ("http://gateway.corp", True),
+        ("https://service.example", True),
+    ],
+)
+def test_a_proxy_is_for_other_machines_and_for_what_is_encrypted(base_url: str, *, proxied: bool) -> None:
+    assert may_be_proxied(base_url) is proxied

@@ -493,14 +493,13 @@ async def test_what_the_body_fails_with_is_the_error(make_body):
 
 async def test_a_netrc_entry_that_competes_with_the_key_is_named(tmp_path, monkeypatch):
     netrc = tmp_path / "netrc"
-    netrc.write_text("machine 127.0.0.1 login me password secret\n")
+    netrc.write_text("default login me password secret\n")
     monkeypatch.setenv("NETRC", str(netrc))
-    async with serving(replies(OK)) as server:
-        async with transport_to(server.url) as transport:
+    async with serving(replies(OK)) as server, transport_to(server.url) as transport:
+        await transport.send(GET)
+    async with transport_to("http://service.invalid", trust_env=True) as transport:
+        with pytest.raises(APIConnectionError, match="netrc"):
             await transport.send(GET)
-        async with transport_to(server.url, trust_env=True) as transport:
-            with pytest.raises(APIConnectionError, match="netrc"):
-                await transport.send(GET)
 
 
 async def test_proxies_of_the_environment_are_used_only_if_trusted(monkeypatch):
@@ -513,6 +512,18 @@ async def test_proxies_of_the_environment_are_used_only_if_trusted(monkeypatch):
         async with transport_to("http://service.invalid", trust_env=True) as transport:
             await transport.send(GET)
         assert proxy.requests[0].line.startswith("GET http://service.invalid/")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_no_proxy_is_told_the_key_in_clear_text_that_is_for_this_machine(host, monkeypatch):
+    async with serving(replies(OK)) as proxy, serving(replies(OK)) as server:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        async with transport_to(f"http://{host}:{server.port}", trust_env=True) as transport:
+            await transport.send(GET)
+        assert (len(proxy.requests), len(server.requests)) == (0, 1)
 
 
 async def test_a_transport_that_is_not_open_sends_nothing():
