@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _UNSAFE_IN_NAMES = re.compile(r"[^\w.-]+")
+_DEVICE = re.compile(r"^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\.", re.IGNORECASE)
+"""What Windows takes for a device, whatever follows the first dot; without a dot a stem never ends there."""
+
 _MAX_STEM_BYTES = 160
 
 
@@ -209,7 +212,7 @@ class EditResult:
 
 def safe_stem(text: str) -> str:
     """A file name's stem made of any text, which may come from a server."""
-    stem = _UNSAFE_IN_NAMES.sub("_", text).lstrip(".")
+    stem = _DEVICE.sub(r"\1_.", _UNSAFE_IN_NAMES.sub("_", text).lstrip("."))
     stem = stem.encode("utf-8", "replace")[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
     if stem == text:
         return stem

@@ -87,7 +87,7 @@ async def test_an_id_that_the_service_makes_up_names_no_file_outside_of_the_fold
     assert path.name.startswith("_evil-")
 
 
-@pytest.mark.parametrize("text", ["plain-1.0_x", "图片", "a"])
+@pytest.mark.parametrize("text", ["plain-1.0_x", "图片", "a", "con", "console.x", "com12.x", "x.con.y"])
 def test_a_harmless_text_is_its_stem(text):
     assert safe_stem(text) == text
 
@@ -102,6 +102,7 @@ def test_a_harmless_text_is_its_stem(text):
         ("x" * 500, "x" * 100),
         ("图" * 200, "图" * 50),
         ("a\0b\nc", "a_b_c-"),
+        ("con.x", "con_.x-"),
     ],
 )
 def test_any_text_makes_a_stem(text, beginning):
@@ -112,7 +113,7 @@ def test_any_text_makes_a_stem(text, beginning):
 
 
 def test_texts_that_differ_make_stems_that_differ():
-    texts = ["a b", "a_b", "a/b", "a:b", ".a_b", "x" * 300, "x" * 301]
+    texts = ["a b", "a_b", "a/b", "a:b", ".a_b", "con.x", "con_.x", "x" * 300, "x" * 301]
     assert len({safe_stem(text) for text in texts}) == len(texts)
 
 

@@ -636,6 +636,12 @@ HOSTILE_NAMES = [
     "CON",
     "nul",
     "com1",
+    "con.x",
+    "aux.v2",
+    "NUL.tar",
+    "com1.1",
+    "lpt¹.a",
+    "..prn.",
     "x" * 300,
     "猫" * 300,
     "e\u0301te\u0301",
@@ -649,7 +655,7 @@ HOSTILE_NAMES = [
     "\u202egnp.exe",
     "=1+1",
 ]
-RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{number}" for name in ("com", "lpt") for number in range(10))}
+RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{number}" for name in ("com", "lpt") for number in "0123456789¹²³")}
 
 
 @pytest.mark.anyio
