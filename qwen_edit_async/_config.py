@@ -6,6 +6,7 @@ import ipaddress
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from html.entities import html5
 from typing import Literal, NoReturn
 from urllib.parse import urlsplit
 
@@ -36,7 +37,9 @@ _SHORTEST_REDACTED = 8
 _SHORTEST_TORN = 4
 _ANY_TEXT = "surrogatepass"
 _BETWEEN = "\0{0,3}"  # in UTF-16 and UTF-32, ASCII has zeros in between
-_TORN = _BETWEEN + r"(?:\\{1,4}(?:u[0-9A-Fa-f]{0,3})?|%[0-9A-Fa-f]?|&(?:#\w*)?)?\Z"  # may be in the midst of an escape
+_TORN = _BETWEEN + r"(?:\\{1,4}(?:[ux][0-9A-Fa-f]{0,3})?|%[0-9A-Fa-f]?|&#?\w*)?\Z"  # may be in the midst of an escape
+_ENTITY = re.compile(rb"&(?:#|\w+;)")  # not the ampersands of a URL, which most replies have
+_NAMES = [name for name, text in html5.items() if text.isascii() and name.endswith(";")]
 
 
 class Secret:
@@ -255,17 +258,19 @@ def _is_loopback(host: str) -> bool:
 
 
 def _may_be_escaped(data: bytes) -> bool:
-    return b"\\" in data or b"%" in data or b"&#" in data or b"\0" in data
+    return b"\\" in data or b"%" in data or b"\0" in data or _ENTITY.search(data) is not None
 
 
 def _spelling(character: str) -> str:
     """A pattern of all ways in which a character of ASCII may be quoted, each beginning with a literal: that is fast.
 
     Any character of JSON may be escaped; some encoders do so with ``/``, ``=`` and ``+``. JSON inside of JSON doubles
-    the backslashes; how many there may be is bounded, lest a reply of nothing else takes long.
+    the backslashes; how many there may be is bounded, lest a reply of nothing else takes long. JavaScript has a shorter
+    escape, and HTML has names for most signs.
     """
     plain, code = re.escape(character), ord(character)
     digits = "".join(f"[{digit}{digit.upper()}]" for digit in f"{code:02x}")
-    escaped = f"u00{digits}" if character.isalnum() else f"u00{digits}|{plain}"
+    escaped = f"u00{digits}|x{digits}" + ("" if character.isalnum() else f"|{plain}")
+    entities = [f"#0*{code};", f"#[xX]0*{digits};", *(name for name in _NAMES if html5[name] == character)]
     # Plain last: a ``%``, an ``&`` or a backslash may be the beginning of how the character itself is spelled.
-    return rf"(?:\\\\{{0,3}}(?:{escaped})|%{digits}|&#(?:0*{code}|[xX]0*{digits});|{plain})"
+    return rf"(?:\\\\{{0,3}}(?:{escaped})|%{digits}|&(?:{'|'.join(entities)})|{plain})"

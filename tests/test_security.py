@@ -19,6 +19,7 @@ import time
 import traceback
 import unicodedata
 import zlib
+from html.entities import html5
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,10 @@ QUOTED = {
     "JSON in JSON": KEY.translate(str.maketrans(ESCAPED)).replace("\\", "\\\\"),
     "a URL": KEY.replace("/", "%2F").replace("+", "%2b").replace("=", "%3D"),
     "HTML": KEY.replace("/", "&#x2F;").replace("=", "&#61;"),
+    "HTML with names": KEY.replace("/", "&sol;").replace("+", "&plus;").replace("=", "&equals;"),
+    "JavaScript": KEY.replace("/", r"\x2f").replace("+", r"\x2B").replace("=", r"\x3d"),
 }
-"""The key as encoders write it; all but the last two are the key itself once JSON is read."""
+"""The key as encoders write it; all but the last four are the key itself once JSON is read."""
 SPELLINGS = (KEY, *QUOTED.values(), "\0".join(KEY), r"\x00".join(KEY))
 
 
@@ -270,7 +273,17 @@ def test_the_key_is_not_copied_with_what_holds_it(make_copy):
 
 
 @pytest.mark.parametrize(
-    ("sign", "spelled"), [("&", "&#38;"), ("&", "&#x26;"), ("%", "%25"), ("\\", r"\\"), ("\\", r"\u005c")]
+    ("sign", "spelled"),
+    [
+        ("&", "&#38;"),
+        ("&", "&#x26;"),
+        ("&", "&amp;"),
+        ("<", "&lt;"),
+        ("%", "%25"),
+        ("\\", r"\\"),
+        ("\\", r"\u005c"),
+        ("\\", r"\x5C"),
+    ],
 )
 def test_nothing_is_left_of_a_sign_that_begins_how_it_is_spelled(sign, spelled):
     assert Secret(f"12345678{sign}").redact(f"12345678{spelled}") == "***"
@@ -287,6 +300,8 @@ def test_however_a_key_is_escaped_it_is_found(key, draw, before, after):
     def spelled(character: str) -> str:
         code = ord(character)
         ways = [rf"\u{code:04x}", rf"\\u{code:04X}", f"%{code:02X}", f"%{code:02x}", f"&#{code};", f"&#x{code:x};"]
+        ways += [rf"\x{code:02x}", rf"\\x{code:02X}"]
+        ways += [f"&{name}" for name, text in html5.items() if text == character and name.endswith(";")]
         if not character.isalnum():
             ways += ["\\" + character, "\\\\\\" + character]
         return draw.choice([character] * len(ways) + ways)
@@ -336,7 +351,7 @@ def test_what_holds_no_key_stays_as_it_is(text):
     assert Secret(KEY).redact(text) is text
 
 
-@pytest.mark.parametrize("filling", ["\\", "%", "&#0", "s", KEY[:-1], KEY[:-1] + "\\", "s\0\0\0"])
+@pytest.mark.parametrize("filling", ["\\", "%", "&#0", "&", "&a", "&a;", "s", KEY[:-1], KEY[:-1] + "\\", "s\0\0\0"])
 def test_a_reply_made_to_be_searched_for_long_is_not(filling):
     data = (filling * 2**20)[: 2**20].encode()
     secret = Secret(KEY)
