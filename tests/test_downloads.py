@@ -17,6 +17,7 @@ from memory_transport import IMAGE, until
 
 from qwen_edit_async import DownloadError, EditSession, FixedInterval, NotFoundError, OutputImage, SessionClosedError
 from qwen_edit_async import _downloads as downloads_module
+from qwen_edit_async._result_urls import ResultHosts
 from qwen_edit_async.emulator import EditEmulator, Fault, FixedEngine
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
@@ -314,6 +315,19 @@ async def test_a_redirect_to_something_else_than_http_is_refused(session, serve,
         await image_at(session, await serve(redirect)).read()
 
 
+async def test_a_redirect_that_gives_up_encryption_is_refused(session, serve, image, monkeypatch):
+    async def redirect(request):
+        raise web.HTTPFound(image.url)
+
+    def problem(hosts, url, came_from=None):
+        return judge(hosts, url, came_from and came_from.with_scheme("https"))
+
+    judge = ResultHosts.problem
+    monkeypatch.setattr(ResultHosts, "problem", problem)
+    with pytest.raises(DownloadError, match="redirects from https to http"):
+        await image_at(session, await serve(redirect)).read()
+
+
 async def test_a_redirect_to_another_host_is_followed_without_the_key(session, serve, emulator, image):
     async def redirect(request):
         raise web.HTTPFound(image.url)
@@ -546,7 +560,7 @@ async def test_what_a_broken_attempt_left_is_not_in_the_picture(emulator, image,
 async def test_what_a_longer_broken_attempt_left_is_not_behind_the_picture(emulator, image, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads_module, "_PIECE_BYTES", 1000)
     whole = await image.read()
-    longer = png(len(whole) + 50_000).replace(b"IEND", b"IDAT")
+    longer = png(len(whole) + 4_000_000).replace(b"IEND", b"IDAT")
     emulator.inject(Fault.wrong_download(longer, "image/png").times(1))
     assert (await image.save(tmp_path / "picture.png")).read_bytes() == whole
 
