@@ -432,6 +432,21 @@ async def test_a_reply_that_trickles_in_is_given_up_and_what_came_of_it_is_kept(
         assert outcome.request_sent == (method == "POST")
 
 
+async def test_a_reply_to_half_a_request_that_trickles_in_is_given_up(make_body):
+    async def answer(server, reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 1000\r\n\r\nno")
+        while True:
+            await writer.drain()
+            await asyncio.sleep(0.02)
+            writer.write(b" ")
+
+    async with serving(answer) as server, transport_to(server.url, timeouts={"reply": 0.2}) as transport:
+        async with asyncio.timeout(5):
+            reply = await transport.send(POST, make_body(LARGE, stall_timeout=60.0))
+    assert (reply.status, reply.body.rstrip(), reply.complete) == (413, b"no", False)
+
+
 async def test_no_reply_to_a_call_without_a_body_is_a_timeout():
     async with serving(says_nothing) as server, transport_to(server.url, timeouts={"reply": 0.1}) as transport:
         with pytest.raises(APITimeoutError):
