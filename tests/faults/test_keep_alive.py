@@ -6,6 +6,7 @@ The service is on a thread, so that it can close the connection while the event 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 
@@ -17,38 +18,44 @@ from qwen_edit_async._transport import AiohttpTransport
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the event loop stands still while a thread closes")]
 
+PATIENCE = 5.0
+"""Seconds after which what does not come is no longer waited for."""
+
 
 class IdleCloser:
     """A service in a thread of its own that answers once a connection, and closes it when it is told to."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(PATIENCE)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.close_now, self.closed = threading.Event(), threading.Event()
         self.requests: list[bytes] = []
-        self._thread = threading.Thread(target=self._serve)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
-        for body in (b'{"id": "t1", "status": "in_progress"}', b'{"id": "t2", "status": "in_progress"}'):
-            connection, _ = self._listener.accept()
-            with connection:
-                request = bytearray()
-                while b"}]}]}}" not in request:
-                    request += connection.recv(65536)
-                self.requests.append(bytes(request))
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-                self.close_now.wait(5)
-            self.closed.set()
-        self._listener.close()
+        with self._listener, contextlib.suppress(TimeoutError):  # what did not come, the test finds missing
+            for body in (b'{"id": "t1", "status": "in_progress"}', b'{"id": "t2", "status": "in_progress"}'):
+                connection, _ = self._listener.accept()
+                with connection:
+                    connection.settimeout(PATIENCE)
+                    request = bytearray()
+                    while b"}]}]}}" not in request and (piece := connection.recv(65536)):
+                        request += piece
+                    self.requests.append(bytes(request))
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                    self.close_now.wait(PATIENCE)
+                self.closed.set()
 
     def close(self) -> None:
         """Close the idle connection, while the event loop stands still."""
         self.close_now.set()
-        assert self.closed.wait(5)
+        assert self.closed.wait(PATIENCE)
 
     def join(self) -> None:
-        self._thread.join(5)
+        self._thread.join(2 * PATIENCE)
+        assert not self._thread.is_alive()
 
 
 @pytest.mark.parametrize("moment", ["before the edit", "before it is sent", "as it is sent"])
