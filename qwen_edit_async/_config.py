@@ -55,8 +55,7 @@ class Secret:
         spellings = [_spelling(character) for character in text] if long_enough else []
         self._spellings = re.compile(_BETWEEN.join(spellings).encode()) if spellings else None
         begin, rest = _BETWEEN.join(spellings[:_SHORTEST_TORN]), spellings[_SHORTEST_TORN:]
-        torn = begin + "".join(f"(?:{_BETWEEN}{spelling}|{_TORN})" for spelling in rest)
-        self._torn = re.compile(torn.encode()) if spellings else None
+        self._torn = (begin + "".join(f"(?:{_BETWEEN}{spelling}|{_TORN})" for spelling in rest)).encode()
 
     def __repr__(self) -> str:
         return "Secret('***')"
@@ -83,7 +82,8 @@ class Secret:
 
     def redact_torn(self, data: bytes) -> bytes:
         """As :meth:`redact_bytes`, for what may break off in the midst of the secret."""
-        return data if self._torn is None else self._torn.sub(b"***", data)
+        # Compiled when there is need for it: that takes longer than all else of a session's beginning.
+        return re.sub(self._torn, b"***", data) if self._torn else data
 
 
 @attrs.frozen(kw_only=True)
