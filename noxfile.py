@@ -260,7 +260,7 @@ def install_released(session: nox.Session, wheel: Path, resolution: str) -> str:
     session.run(*install, "--constraints", versions, str(wheel))
     session.run(python, *ISOLATED, f"import {PACKAGE}", external=True)
     session.run(*install, "--constraints", versions, f"{wheel}[all]")
-    session.run(*install, *dependencies("test"))  # what is there and recent enough stays as it is
+    session.run(*install, "--constraints", versions, *dependencies("test"))
     session.run("uv", "pip", "list", "--python", python)
     return python
 

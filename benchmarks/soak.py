@@ -333,12 +333,15 @@ def main() -> None:
     edits = 400 if options.quick else options.edits
     plan = Plan(edits, options.in_flight, options.share, options.seed)
     soak, words, counted, nameless = measure(plan)
-    aims = (None, None) if options.quick else (GROWTH_TARGET, FILES_TARGET)
+    # A fault of a submission, or of the task, can end an edit; one that may have lost the reply makes it uncertain.
+    aims = (None,) * 4 if options.quick else (GROWTH_TARGET, FILES_TARGET, 2 * plan.share, plan.share)
     resident = [size / _MB for size in soak.resident]
     rows = [
         Row(f"RSS growth per {_UNIT:,} edits (MB)", "library", [growth(resident, plan)], aims[0]),
         Row("open files at rest, more than after the warm-up", "library", [grown(soak.files_at_rest)], aims[1]),
         Row("open files left behind", "library", [soak.files_left], 0),
+        Row("share of edits that did not succeed", "library", [1 - words[_DONE] / edits], aims[2]),
+        Row("share of edits that ended as uncertain", "library", [words[_UNCERTAIN] / edits], aims[3]),
         Row(
             f"blocks of memory at rest, growth per {_UNIT:,} edits",
             "library",
