@@ -3,14 +3,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import anyio
 import numpy as np
 import pytest
 from PIL import Image
 
-from qwen_edit_async import EditRequest, InvalidEditError
+from qwen_edit_async import EditRequest, InvalidEditError, JournalError
 from qwen_edit_async._batch._content import key_without_reading, read_content, stamp
 from qwen_edit_async._batch._gather import Gatherer, call_each
 
@@ -149,3 +151,35 @@ async def test_an_interrupt_in_the_wrong_moment_leaves_nobody_waiting():
     assert call.cancelled()
     async with asyncio.timeout(5):
         await gatherer.aclose()
+
+
+@pytest.mark.anyio
+async def test_closing_that_is_given_up_makes_every_call_all_the_same():
+    made, go, done = [], threading.Event(), threading.Event()
+    gatherer = Gatherer(ThreadPoolExecutor(1), patience=60.0)
+    gatherer.call(go.wait)
+    gatherer._begin()
+    waits = gatherer.call(made.append, "asked for")
+    with anyio.move_on_after(0) as scope:
+        await gatherer.aclose(lambda: (made.append("last"), done.set()))
+    assert scope.cancelled_caught
+    go.set()
+    await waits
+    assert await asyncio.to_thread(done.wait, 5)
+    assert made == ["asked for", "last"]
+
+
+@pytest.mark.anyio
+async def test_what_is_asked_for_once_it_is_closing_is_refused():
+    go = threading.Event()
+    gatherer = Gatherer(ThreadPoolExecutor(1))
+    before = gatherer.call(go.wait)
+    closing = asyncio.create_task(gatherer.aclose())
+    await asyncio.sleep(0)
+    with pytest.raises(JournalError, match="the run has ended"):
+        await gatherer.call(list)
+    go.set()
+    assert await before
+    await closing
+    with pytest.raises(JournalError, match="the run has ended"):
+        await gatherer.call(list)

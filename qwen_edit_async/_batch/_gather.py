@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from qwen_edit_async._errors import JournalError
+
 T = TypeVar("T")
 
 Call = Callable[[], Any]
@@ -45,12 +47,19 @@ class Gatherer:
         self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[Call, asyncio.Future[Any]]] = []
         self._busy = False
-        self._idle = asyncio.Event()
+        self._closed = False
 
     def call(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Make a call; awaiting it is optional, and giving up the wait does not undo it."""
+        """Make a call; awaiting it is optional, and giving up the wait does not undo it.
+
+        Raises:
+            JournalError: When awaited: if it was asked for after :meth:`aclose`.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
         future.add_done_callback(_mark_retrieved)
+        if self._closed:
+            future.set_exception(JournalError("the run has ended, and does nothing more"))
+            return future
         self._waiting.append((functools.partial(function, *arguments), future))
         if not self._busy:
             self._busy = True
@@ -58,14 +67,20 @@ class Gatherer:
         return future
 
     async def aclose(self, last: Call = lambda: None) -> None:
-        """Make all calls that were asked for, then a last one, and let the thread go."""
-        while self._busy:
-            self._idle.clear()
-            await self._idle.wait()
+        """Make all calls that were asked for, then a last one, and let the thread go.
+
+        All of it is under way before the wait for it begins: whatever cuts that short undoes nothing.
+        """
+        self._closed = True
         try:
-            await self._loop.run_in_executor(self._executor, last)
+            try:
+                if self._waiting:
+                    self._begin()
+            finally:
+                job = self._loop.run_in_executor(self._executor, last)
         finally:
             self._executor.shutdown(wait=False)
+        await asyncio.shield(job)
 
     def _begin_soon(self) -> None:
         """Not at once: what others ask for in this pass of the event loop, at least, joins in."""
@@ -76,6 +91,8 @@ class Gatherer:
 
     def _begin(self) -> None:
         batch, self._waiting = self._waiting, []
+        if not batch:  # closing has begun them
+            return
         try:
             job = self._loop.run_in_executor(self._executor, self._call_all, [call for call, _ in batch])
             job.add_done_callback(functools.partial(self._ended, [future for _, future in batch]))
@@ -83,7 +100,6 @@ class Gatherer:
             for _, future in batch:
                 future.cancel()
             self._busy = False
-            self._idle.set()
             raise
 
     def _ended(self, futures: list[asyncio.Future[Any]], job: asyncio.Future[list[Any]]) -> None:
@@ -100,7 +116,6 @@ class Gatherer:
             self._begin_soon()
         else:
             self._busy = False
-            self._idle.set()
 
 
 def _outcome(call: Call) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 import attrs
 
 from qwen_edit_async._errors import JournalError
+from qwen_edit_async._log import log
 
 from ._aside import IdsAside
 from ._gather import Call, Gatherer
@@ -67,7 +68,7 @@ class Journal:
         return cls(file, executor)
 
     async def aclose(self) -> None:
-        """Write what is still to be written, and close the file."""
+        """Write what is still to be written, and close the file, also if the wait for that is cut short."""
         await self._thread.aclose(self._close)
 
     async def find(self, key: str) -> Entry | None:
@@ -103,8 +104,14 @@ class Journal:
         return self._thread.call(self._store.move, number, state, columns)
 
     def set_aside(self, key: str, task_id: str) -> None:
-        """Keep a task's id that could not be recorded: the next run that opens the journal records it."""
-        self._executor.submit(self._file.aside.write, key, task_id)
+        """Keep a task's id that could not be recorded: the next run that opens the journal records it.
+
+        Once it is closed, its files may be another run's: the log names the id then, and the session's ``unfinished``.
+        """
+        try:
+            self._executor.submit(self._file.aside.write, key, task_id)
+        except RuntimeError:  # the thread is gone
+            log.warning("task %s of %r came after the journal was closed, and is not in it", task_id, key)
 
     async def recover(self) -> int:
         """Call uncertain what an earlier run was submitting when it ended; how many there are."""

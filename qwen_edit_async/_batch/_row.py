@@ -204,7 +204,8 @@ class Row:
             self._move(State.PLANNED, reason=None, problem=None)
 
     def _check_written(self, task_id: str, written: asyncio.Future[None]) -> None:
-        if not written.cancelled() and (error := written.exception()) is not None:
+        error = JournalError("a step was not written") if written.cancelled() else written.exception()
+        if error is not None:
             self._around.journal.set_aside(self._entry.key, task_id)
             self._around.unwritten[self._entry.key] = task_id
             self._around.budget.stop(str(error))
