@@ -9,14 +9,19 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 
+import anyio
 import pytest
+from memory_transport import MemoryService, MemorySession, until
 
-from qwen_edit_async import JournalError
-from qwen_edit_async._batch import _lock
+from qwen_edit_async import EditBatch, JournalError
+from qwen_edit_async._batch import _lock, _run
 from qwen_edit_async._batch._aside import IdsAside
+from qwen_edit_async._batch._gather import Gatherer
 from qwen_edit_async._batch._journal import ASIDE_NAME, JOURNAL_NAME, LOCK_NAME, Journal
 from qwen_edit_async._batch._lock import RunLock
 from qwen_edit_async._batch._plan import State
@@ -482,3 +487,45 @@ async def test_ids_aside_stay_there_if_they_can_not_be_recorded(tmp_path, monkey
         with pytest.raises(JournalError, match="damaged"):
             await Journal.open(tmp_path)
     assert IdsAside(tmp_path / ASIDE_NAME).read() == {"cat": "task-1"}
+
+
+async def test_an_id_that_comes_after_the_end_is_told(tmp_path, caplog):
+    journal = await Journal.open(tmp_path)
+    await journal.aclose()
+    journal.set_aside("cat", "task-1")
+    assert "task task-1 of 'cat' came after the journal was closed" in caplog.text
+    assert not (tmp_path / ASIDE_NAME).exists()
+
+
+async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp_path, monkeypatch):
+    monkeypatch.setattr(_run, "_CLOSING_SECONDS", 0.0)
+    files, hangs = Gatherer(ThreadPoolExecutor(1)), threading.Event()
+    looks = files.call(hangs.wait)
+    with anyio.fail_after(10):
+        await _run._close(files, await Journal.open(tmp_path))
+    await (await Journal.open(tmp_path)).aclose()
+    hangs.set()
+    assert await looks
+
+
+async def test_a_run_that_is_cancelled_while_its_journal_is_closed_ends_when_that_is_free(tmp_path, monkeypatch):
+    closing, go, release = threading.Event(), threading.Event(), RunLock.release
+
+    def slowly(lock):
+        closing.set()
+        go.wait()
+        release(lock)
+
+    async with MemorySession(MemoryService()) as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(RunLock, "release", slowly)
+            run = asyncio.create_task(EditBatch([], tmp_path).run(session))
+            await until(closing.is_set)
+            for _ in range(3):
+                run.cancel()
+                await asyncio.sleep(0)
+            assert not run.done()
+            go.set()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+        await (await Journal.open(tmp_path)).aclose()

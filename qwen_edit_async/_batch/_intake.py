@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
+import anyio
 import attrs
 
 from qwen_edit_async._errors import InvalidEditError
@@ -18,6 +19,7 @@ from qwen_edit_async._sources import SourceItem
 from qwen_edit_async._stream import pull
 
 from ._content import Content, key_without_reading, read_content, stamp
+from ._ending import see_through
 from ._plan import State, describe, key_of, may_change_request, pictures_of
 from ._report import FailureGroup
 from ._row import Row, Surroundings
@@ -97,7 +99,7 @@ class Intake:
             while self._rows:
                 await asyncio.wait(self._rows)
         finally:
-            await self._stop_rows()
+            await see_through(self._stop_rows())
         if self._crash is not None:
             for key, task_id in around.unwritten.items():
                 self._crash.add_note(f"not in the journal: {key!r} is task {task_id}: session.attach({task_id!r})")
@@ -126,7 +128,8 @@ class Intake:
         finally:
             feeding.cancel()
             stopping.cancel()
-            await asyncio.wait((feeding, stopping))
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait((feeding, stopping))
         if not feeding.cancelled():
             feeding.result()
 

@@ -13,6 +13,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Final, cast
 
+import anyio
 import attrs
 
 from qwen_edit_async._config import check_not_negative, check_positive, origin_of
@@ -24,6 +25,7 @@ from qwen_edit_async._session import EditSession
 from qwen_edit_async._sources import EditDefaults
 
 from ._content import sweep
+from ._ending import see_through
 from ._forecast import BatchPlan
 from ._gather import Gatherer
 from ._input import BatchInput, BatchSource
@@ -47,6 +49,12 @@ _PREVIEW_SECONDS: Final = 60.0
 
 _INTERRUPTED_SECONDS: Final = 3.0
 """Likewise when the run was interrupted, and somebody waits for the prompt."""
+
+_CONCLUDING_SECONDS: Final = 10.0
+"""How long an interrupted run may take for its reports altogether, however slow the disk is."""
+
+_CLOSING_SECONDS: Final = 5.0
+"""How long a file that is being looked at, on a disk that hangs, may hold up the end of a run."""
 
 
 @attrs.frozen(kw_only=True)
@@ -298,7 +306,10 @@ class EditBatch:
             try:
                 await self._work(intake, files)
             except (Exception, asyncio.CancelledError) as error:
-                with contextlib.suppress(JournalError):  # which is what ends the run, then
+                with (
+                    contextlib.suppress(JournalError),  # which is what ends the run, then
+                    anyio.move_on_after(_CONCLUDING_SECONDS, shield=True),
+                ):
                     await conclude(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
                 raise
             return await conclude(around.budget.stopped, _PREVIEW_SECONDS)
@@ -312,8 +323,7 @@ class EditBatch:
             cancelled.add_note(note)
             raise
         finally:
-            await files.aclose()
-            await journal.aclose()
+            await see_through(_close(files, journal))
 
     async def _publish(self, report: BatchReport, files: Gatherer, preview_seconds: float) -> BatchReport:
         abandoned = threading.Event()
@@ -356,6 +366,14 @@ class EditBatch:
 
 
 _NEEDS_REPEATABLE: Final = "needs an input that can be read twice: give a list, a table, a folder or a data frame"
+
+
+async def _close(files: Gatherer, journal: Journal) -> None:
+    try:
+        with anyio.move_on_after(_CLOSING_SECONDS):
+            await files.aclose()
+    finally:
+        await journal.aclose()
 
 
 def _log_problems(plan: BatchPlan) -> None:

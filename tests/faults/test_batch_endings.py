@@ -1,0 +1,158 @@
+"""A bulk run that is cancelled at any moment, its end included, keeps every id that comes, and lets its journal go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+
+import anyio
+import attrs
+import pytest
+from memory_transport import IMAGE, NORMAL, Interrupted, MemoryService, MemorySession
+from skipping_loop import SkippingLoop
+
+from qwen_edit_async import EditBatch, EditRequest, JournalError
+from qwen_edit_async._batch._journal import JOURNAL_NAME, Journal
+from qwen_edit_async._batch._plan import State
+from qwen_edit_async._downloads import Downloader
+
+pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the loop waits for its threads")]
+
+moments = pytest.mark.parametrize("as_it_wakes", [False, True], ids=["while it waits", "as it wakes"])
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    return "asyncio", {"loop_factory": SkippingLoop}
+
+
+@pytest.fixture(autouse=True)
+def downloads(monkeypatch):
+    """Every picture is there at once."""
+
+    async def save(self, url, task_id, index, path):
+        path.write_bytes(b"\0\0\0\0IEND\xae\x42\x60\x82")
+
+    monkeypatch.setattr(Downloader, "save", save)
+
+
+def answers_after(seconds: float) -> MemoryService:
+    return MemoryService(on_submission=lambda _: attrs.evolve(NORMAL, delay=seconds))
+
+
+def batch(folder) -> EditBatch:
+    return EditBatch([EditRequest(IMAGE, "make it snow", key=f"edit{number}") for number in range(3)], folder)
+
+
+async def known_ids(folder) -> dict[str, str | None]:
+    """What the journal has of each edit that was begun; it must be free to be opened."""
+    await (await Journal.open(folder)).aclose()
+    with contextlib.closing(sqlite3.connect(folder / JOURNAL_NAME)) as journal:
+        return dict(journal.execute("SELECT key, task_id FROM edits WHERE state NOT IN ('planned', 'failed')"))
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5])
+async def test_a_scope_that_ends_leaves_a_journal_with_all_ids_that_can_be_gone_on_with(tmp_path, seconds):
+    service = answers_after(1.0)
+    async with MemorySession(service, max_in_flight=2) as session:
+        with anyio.move_on_after(seconds) as scope:
+            await batch(tmp_path).run(session)
+        assert scope.cancelled_caught
+        assert set((await known_ids(tmp_path)).values()) == set(service.ids)
+        assert (await batch(tmp_path).run(session)).ok
+    assert len(service.ids) == 3
+
+
+async def test_a_run_that_a_scope_cancels_writes_its_reports(tmp_path):
+    async with MemorySession(answers_after(1.0), max_in_flight=2) as session:
+        stopped = batch(tmp_path)
+        with anyio.CancelScope() as scope:
+            asyncio.get_running_loop().call_later(0.5, scope.cancel)
+            await stopped.run(session)
+    assert (stopped.report.in_flight, stopped.report.gallery) == (2, str(tmp_path / "report.html"))
+    assert (tmp_path / "report.json").exists()
+
+
+async def test_a_run_that_a_scope_cancels_waits_for_its_input_to_clean_up(tmp_path):
+    closed = []
+
+    async def requests():
+        try:
+            await asyncio.Event().wait()
+            yield EditRequest(IMAGE, "make it snow")
+        finally:
+            await asyncio.sleep(1.0)
+            closed.append(True)
+
+    async with MemorySession(MemoryService()) as session:
+        with anyio.move_on_after(0.5):
+            await EditBatch(requests(), tmp_path).run(session)
+        assert closed == [True]
+
+
+@contextlib.contextmanager
+def native():
+    """Cancel the running task half a second later."""
+    timer = asyncio.get_running_loop().call_later(0.5, asyncio.current_task().cancel)
+    yield
+    timer.cancel()
+
+
+FIRST = {"only then": contextlib.nullcontext, "again": native, "in a scope": lambda: anyio.move_on_after(0.5)}
+
+
+@moments
+@pytest.mark.parametrize("first", FIRST.values(), ids=FIRST)
+async def test_a_run_that_is_cancelled_anywhere_keeps_all_ids_and_frees_its_journal(tmp_path, first, as_it_wakes):
+    async def interrupt(folder, at: int) -> int:
+        service = answers_after(1.0)
+        async with MemorySession(service, max_in_flight=2) as session:
+            work = Interrupted(batch(folder).run(session), at, as_it_wakes=as_it_wakes)
+
+            async def run() -> None:
+                with first():
+                    await work
+
+            await asyncio.wait([asyncio.create_task(run())])
+            if at > 1:  # at the first it waits for the journal to be opened
+                assert set((await known_ids(folder)).values()) == set(service.ids), f"cancelled at {at}"
+        return work.suspensions
+
+    suspensions = await interrupt(tmp_path / "0", 0)
+    assert suspensions >= 6
+    for at in range(1, suspensions + 1):
+        await interrupt(tmp_path / str(at), at)
+
+
+async def test_an_answer_after_the_grace_harms_nothing_and_its_id_is_told(tmp_path, caplog):
+    service = answers_after(8.0)
+    async with MemorySession(service, max_in_flight=2) as session:
+        with anyio.move_on_after(0.5):
+            await batch(tmp_path).run(session)
+        assert await known_ids(tmp_path) == {"edit0": None, "edit1": None}
+        assert session.unfinished == ()
+        await asyncio.sleep(10.0)
+        assert set(session.unfinished) == set(service.ids) == {"task-1", "task-2"}
+    for number in (1, 2):
+        assert f"task task-{number} of 'edit{number - 1}' came after the journal was closed" in caplog.text
+
+
+async def test_an_id_whose_step_was_given_up_is_kept_aside(tmp_path, monkeypatch):
+    move = Journal.move
+
+    def give_up(self, number, state, **columns):
+        if state is not State.SUBMITTED:
+            return move(self, number, state, **columns)
+        given_up = asyncio.get_running_loop().create_future()
+        given_up.cancel()
+        return given_up
+
+    service = MemoryService()
+    async with MemorySession(service, max_in_flight=3) as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "move", give_up)
+            with pytest.raises(JournalError):
+                await batch(tmp_path).run(session)
+        assert set((await known_ids(tmp_path)).values()) == set(service.ids)
+        assert len(service.ids) == 3
