@@ -157,7 +157,7 @@ async def test_an_interrupt_in_the_wrong_moment_leaves_nobody_waiting():
 async def test_closing_that_is_given_up_makes_every_call_all_the_same():
     made, go, done = [], threading.Event(), threading.Event()
     gatherer = Gatherer(ThreadPoolExecutor(1), patience=60.0)
-    gatherer.call(go.wait)
+    gatherer.call(go.wait, 10)
     gatherer._begin()
     waits = gatherer.call(made.append, "asked for")
     with anyio.move_on_after(0) as scope:
@@ -173,7 +173,7 @@ async def test_closing_that_is_given_up_makes_every_call_all_the_same():
 async def test_what_is_asked_for_once_it_is_closing_is_refused():
     go = threading.Event()
     gatherer = Gatherer(ThreadPoolExecutor(1))
-    before = gatherer.call(go.wait)
+    before = gatherer.call(go.wait, 10)
     closing = asyncio.create_task(gatherer.aclose())
     await asyncio.sleep(0)
     with pytest.raises(JournalError, match="the run has ended"):

@@ -500,8 +500,8 @@ async def test_an_id_that_comes_after_the_end_is_told(tmp_path, caplog):
 async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp_path, monkeypatch):
     monkeypatch.setattr(_run, "_CLOSING_SECONDS", 0.0)
     files, hangs = Gatherer(ThreadPoolExecutor(1)), threading.Event()
-    looks = files.call(hangs.wait)
-    with anyio.fail_after(10):
+    looks = files.call(hangs.wait, 10)
+    with anyio.fail_after(5):
         await _run._close(files, await Journal.open(tmp_path))
     await (await Journal.open(tmp_path)).aclose()
     hangs.set()
@@ -513,7 +513,7 @@ async def test_a_run_that_is_cancelled_while_its_journal_is_closed_ends_when_tha
 
     def slowly(lock):
         closing.set()
-        go.wait()
+        go.wait(10)
         release(lock)
 
     async with MemorySession(MemoryService()) as session:
