@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=2000, help="edits in flight at a time (default: %(default)s)")
     parser.add_argument("--interval", type=float, default=0.5, help="seconds between checks (default: %(default)s)")
     parser.add_argument("--repetitions", type=int, default=5, help="of each measurement (default: %(default)s)")
-    parser.add_argument("--cpu", type=float, default=8.0, help="seconds of CPU for the race (default: %(default)s)")
+    parser.add_argument("--cpu", type=float, default=6.0, help="seconds of CPU for the race (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="200 edits, once: does it run at all?")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     options = parser.parse_args()
@@ -146,7 +146,7 @@ def main() -> None:
     edits, in_flight, repetitions = options.edits, options.in_flight, options.repetitions
     plan = Plan(edits, in_flight, options.interval)
     fewer = attrs.evolve(plan, edits=min(edits, 1000), in_flight=min(in_flight, 500))
-    fewest = attrs.evolve(plan, edits=min(edits, 150), in_flight=min(in_flight, 50))
+    fewest = attrs.evolve(plan, edits=min(edits, 100), in_flight=min(in_flight, 50))
     png, jpeg = (attrs.evolve(fewer, image=small_picture(kind)) for kind in ("png", "jpeg"))
     target, target_with_files = (None, None) if options.quick else (_TARGET, _TARGET_WITH_FILES)
     groups = [
@@ -160,7 +160,11 @@ def main() -> None:
         ),
         Group("PNG", png, (library, minimal), repetitions, target=target_with_files),
         Group("JPEG", jpeg, (library, minimal), repetitions, target=target_with_files),
-        *([Group("event loops", fewer, (library_on_uvloop, library), repetitions)] if find_spec("uvloop") else []),
+        *(
+            [Group("event loops", fewer, (library_on_uvloop, library), min(repetitions, 3))]
+            if find_spec("uvloop")
+            else []
+        ),
         Group(
             f"{fewest.in_flight} in flight",
             fewest,
