@@ -17,6 +17,7 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
+from qwen_edit_async._downloads import Downloader
 from qwen_edit_async.emulator import EditEmulator, FixedEngine
 from qwen_edit_async.emulator._service import Service
 
@@ -109,6 +110,16 @@ class NoJitter:
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Failures are tried again at once: for tests on the real clock."""
     monkeypatch.setattr("qwen_edit_async._host.Random", NoJitter)
+
+
+@pytest.fixture
+def pictures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every result is there as soon as it is asked for."""
+
+    async def save(_: Downloader, url: str, task_id: str, index: int, path: Path) -> None:
+        path.write_bytes(b"\0\0\0\0IEND\xae\x42\x60\x82")  # noqa: ASYNC240  # a few bytes
+
+    monkeypatch.setattr(Downloader, "save", save)
 
 
 API_KEY = "sk-never-shown-5f1c"

@@ -15,9 +15,12 @@ from skipping_loop import SkippingLoop
 from qwen_edit_async import EditBatch, EditRequest, JournalError
 from qwen_edit_async._batch._journal import JOURNAL_NAME, Journal
 from qwen_edit_async._batch._plan import State
-from qwen_edit_async._downloads import Downloader
 
-pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the loop waits for its threads")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.may_block("the loop waits for its threads"),
+    pytest.mark.usefixtures("pictures_at_once"),
+]
 
 moments = pytest.mark.parametrize("as_it_wakes", [False, True], ids=["while it waits", "as it wakes"])
 
@@ -25,16 +28,6 @@ moments = pytest.mark.parametrize("as_it_wakes", [False, True], ids=["while it w
 @pytest.fixture
 def anyio_backend() -> object:
     return "asyncio", {"loop_factory": SkippingLoop}
-
-
-@pytest.fixture(autouse=True)
-def downloads(monkeypatch):
-    """Every picture is there at once."""
-
-    async def save(self, url, task_id, index, path):
-        path.write_bytes(b"\0\0\0\0IEND\xae\x42\x60\x82")
-
-    monkeypatch.setattr(Downloader, "save", save)
 
 
 def answers_after(seconds: float) -> MemoryService:

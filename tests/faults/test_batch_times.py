@@ -11,24 +11,17 @@ from memory_transport import IMAGE, MemoryService, MemorySession
 from skipping_loop import SkippingLoop
 
 from qwen_edit_async import EditBatch, EditRequest, FixedInterval
-from qwen_edit_async._downloads import Downloader
 
-pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the loop waits for its threads")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.may_block("the loop waits for its threads"),
+    pytest.mark.usefixtures("pictures_at_once"),
+]
 
 
 @pytest.fixture
 def anyio_backend() -> object:
     return "asyncio", {"loop_factory": SkippingLoop}
-
-
-@pytest.fixture(autouse=True)
-def downloads(monkeypatch):
-    """Every picture is there at once."""
-
-    async def save(self, url, task_id, index, path):
-        path.write_bytes(b"\0\0\0\0IEND\xae\x42\x60\x82")
-
-    monkeypatch.setattr(Downloader, "save", save)
 
 
 def requests(count: int) -> list[EditRequest]:
