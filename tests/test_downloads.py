@@ -239,13 +239,17 @@ async def moving():
 
         async def start(begin: bytes, again: bytes) -> str:
             async def answer(reader, writer):
-                with contextlib.closing(writer), contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                    await reader.readuntil(b"\r\n\r\n")
-                    writer.write(b"HTTP/1.1 200 OK\r\n" + begin)
-                    while True:
-                        writer.write(again)
-                        await writer.drain()
-                        await asyncio.sleep(0.02)
+                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                    try:
+                        await reader.readuntil(b"\r\n\r\n")
+                        writer.write(b"HTTP/1.1 200 OK\r\n" + begin)
+                        while True:
+                            writer.write(again)
+                            await writer.drain()
+                            await asyncio.sleep(0.02)
+                    finally:
+                        writer.close()
+                        await writer.wait_closed()  # which takes what broke the connection: else it is told at the end
 
             server = await stack.enter_async_context(await asyncio.start_server(answer, "127.0.0.1", 0))
             return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.png"
