@@ -151,12 +151,11 @@ class Downloader:
                     offset += len(last)
                 last = piece
 
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._offloader.run_soon, part.close)
             await self._fetch(url, task_id, index, receive)
             await self._offloader.run(part.commit, offset, last)
-        except BaseException:  # cancelled or failed, no part of a file may stay
-            self._offloader.run_soon(part.close)
-            raise
+            undo.pop_all()
 
     async def _fetch(
         self, url: str, task_id: str, index: int, receive: Callable[[AsyncIterator[bytes]], Awaitable[None]]

@@ -233,7 +233,7 @@ def _from_array(array: Any) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         return cast("int", image.getexif().get(_ORIENTATION, _UPRIGHT))
-    except Exception:  # noqa: BLE001  # corrupt EXIF data: the picture itself can be fine
+    except Exception:  # noqa: BLE001  # corrupt EXIF data fails in ways that Pillow does not list; the picture can be fine
         return _UPRIGHT
 
 
@@ -285,10 +285,9 @@ def _shrunk(image: Image.Image, side: int) -> Image.Image:
 
 def _save(image: Image.Image, plugin: str) -> Encoded:
     options = _SAVE_OPTIONS[plugin]
-    file = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115  # the caller closes it
-    try:
+    with contextlib.ExitStack() as undo:
+        file = undo.enter_context(tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
         image.save(file, plugin, icc_profile=image.info.get("icc_profile"), **options)
-        return Encoded(file, file.tell(), f"image/{plugin.lower()}", image.size)
-    except BaseException:  # the temporary file goes, whatever went wrong
-        file.close()
-        raise
+        encoded = Encoded(file, file.tell(), f"image/{plugin.lower()}", image.size)
+        undo.pop_all()  # the caller closes it
+    return encoded

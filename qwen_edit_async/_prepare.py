@@ -188,7 +188,7 @@ def _local_path(image: Any) -> str | None:
         return None
     try:
         path = os.fsdecode(os.fspath(image))
-    except Exception:  # noqa: BLE001  # remote paths say in many ways that they have no local one
+    except Exception:  # noqa: BLE001  # code of other libraries: each raises its own kind where no local path is
         return None
     return None if "://" in path and hasattr(image, "open") else path
 

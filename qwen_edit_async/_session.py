@@ -146,7 +146,7 @@ class EditSession:
         self._host = Host(self._make_transport(), self._negotiation, self._options)
         try:
             await self._host.start()
-        except BaseException:  # cancelled or failed, it can't be opened again
+        except BaseException:  # a cancellation too, and raised on: what was opened by half is never used
             self._closed = True
             raise
         return self

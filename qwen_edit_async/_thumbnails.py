@@ -98,7 +98,7 @@ def make_thumbnail(image: Any, side: int = THUMBNAIL_SIDE) -> Thumbnail | None:
             content.seek(0)
             width, height = encoded.sides
             return Thumbnail(content.read(), width, height)
-    except Exception:  # noqa: BLE001  # no preview is worth an edit
+    except Exception:  # noqa: BLE001  # whatever Pillow, a file or an array raises: no preview is worth an edit
         return None
 
 

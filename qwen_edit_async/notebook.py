@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from contextlib import ExitStack
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +101,10 @@ class _Tally:
         self._display.update(self.progress(), final=final)
 
     async def count(self, coming: Awaitable[EditOutcome]) -> EditOutcome:
-        try:
+        with ExitStack() as ending:  # whatever it ends with: the last outcome, an error, or an interrupt
+            ending.callback(self.show, final=True)
             outcome = await coming
-        except BaseException:  # the end, or an interrupt
-            self.show(final=True)
-            raise
+            ending.pop_all()
         if outcome.result is None:
             self._failed += 1
         else:

@@ -165,7 +165,7 @@ class MemoryService(Transport):
         self.submissions.append(sent)
         answer = self.on_submission(len(self.submissions))
         if answer.uploaded:
-            await body.write(sink)  # type: ignore[arg-type]  # all that the body uses
+            await body.write(sink)
             assert len(sink.content) == body.size
             sent.body = json.loads(sink.content)
         own_reply = Reply(status=200)

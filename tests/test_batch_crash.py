@@ -83,7 +83,7 @@ def assert_all_files_are_there(folder: Path) -> None:
         check.finish()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the crashing process is forked, which this system can't")
 def test_nothing_is_lost_or_paid_twice_however_often_the_process_is_killed(emulator, folder, nursery):
     moments = random.Random(4)
     for _ in range(KILLS):

@@ -179,7 +179,7 @@ def test_what_can_not_be_shown_without_asking_has_no_thumbnail(image):
     assert make_thumbnail(image) is None
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes in folders")
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     assert make_thumbnail(tmp_path / "pipe.png") is None

@@ -85,7 +85,7 @@ def gained(*gains: float, start: float = 0.0) -> ProgressEvidence:
         assert view is not None
         by_progress = view[0].log_likelihood(0.0, 0.4, ended=False)
         # Stands in for an estimate that foretold each answer by so much less.
-        by_age.log_likelihood = lambda *_, told=by_progress - gain, **__: told  # type: ignore[method-assign]  # a stub
+        by_age.log_likelihood = lambda *_, told=by_progress - gain, **__: told
         evidence.learn(by_age, 10.0, 0.5, 14.0, ended=False)
     return evidence
 

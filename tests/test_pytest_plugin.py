@@ -3,7 +3,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 
 import pytest
 
@@ -11,7 +10,6 @@ import qwen_edit_async.emulator  # noqa: F401 - imported before pytester, which 
 
 _PLUGIN = "qwen_edit_async._pytest_plugin"
 _IS_INSTALLED = any(entry.value == _PLUGIN for entry in entry_points(group="pytest11"))
-_NEEDED_BY_ASYNCIO = pytest.mark.skipif(find_spec("pytest_asyncio") is None, reason="pytest-asyncio is not installed")
 
 _EDIT = """
     result = await qwen_edit_session.edit(PHOTO, "sepia")
@@ -97,7 +95,6 @@ async def test_edit(qwen_edit_session, qwen_edit_emulator):
     ).assert_outcomes(passed=1)
 
 
-@_NEEDED_BY_ASYNCIO
 @pytest.mark.parametrize("mode", ["auto", "strict"])
 @pytest.mark.parametrize("loop_scope", ["function", "module", "session"])
 def test_the_session_is_open_in_a_test_of_pytest_asyncio(run, mode, loop_scope):
@@ -111,7 +108,6 @@ async def test_edit(qwen_edit_session, qwen_edit_emulator):
     ).assert_outcomes(passed=1)
 
 
-@_NEEDED_BY_ASYNCIO
 def test_the_session_is_open_in_an_unmarked_test_of_pytest_asyncios_auto_mode(run):
     run(
         f"""
@@ -122,7 +118,6 @@ async def test_edit(qwen_edit_session, qwen_edit_emulator):
     ).assert_outcomes(passed=1)
 
 
-@_NEEDED_BY_ASYNCIO
 def test_the_session_works_with_anyio_while_pytest_asyncio_is_there(run):
     run(
         f"""

@@ -7,6 +7,7 @@ a thousand callers share one (group commit).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,14 +94,17 @@ class Gatherer:
         batch, self._waiting = self._waiting, []
         if not batch:  # closing has begun them
             return
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._give_up, batch)
             job = self._loop.run_in_executor(self._executor, self._call_all, [call for call, _ in batch])
             job.add_done_callback(functools.partial(self._ended, [future for _, future in batch]))
-        except BaseException:  # such as Ctrl-C, which strikes anywhere: nobody may wait for ever
-            for _, future in batch:
-                future.cancel()
-            self._busy = False
-            raise
+            undo.pop_all()
+
+    def _give_up(self, batch: Sequence[tuple[Call, asyncio.Future[Any]]]) -> None:
+        """Let nobody wait for ever for calls that could not be begun; Ctrl-C strikes anywhere."""
+        for _, future in batch:
+            future.cancel()
+        self._busy = False
 
     def _ended(self, futures: list[asyncio.Future[Any]], job: asyncio.Future[list[Any]]) -> None:
         error = job.exception()

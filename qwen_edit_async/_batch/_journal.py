@@ -57,14 +57,15 @@ class Journal:
         """
         executor = ThreadPoolExecutor(1, "qwen-edit-journal")
         opening = asyncio.get_running_loop().run_in_executor(executor, _open, folder, service)
-        try:
-            file = await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(functools.partial(_discard, executor))
-            raise
-        except BaseException:  # whatever went wrong, the thread must end
-            executor.shutdown(wait=False)
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(executor.shutdown, wait=False)
+            try:
+                file = await asyncio.shield(opening)
+            except asyncio.CancelledError:
+                undo.pop_all()  # the thread is needed to close what it is opening
+                opening.add_done_callback(functools.partial(_discard, executor))
+                raise
+            undo.pop_all()
         return cls(file, executor)
 
     async def aclose(self) -> None:

@@ -38,19 +38,17 @@ class RunLock:
             JournalError: If another run holds it; the message says which.
             OSError: If the lock file can't be written.
         """
-        file = self._path.open("a+", encoding="utf-8")
-        try:
+        with contextlib.ExitStack() as undo:
+            file = undo.enter_context(self._path.open("a+", encoding="utf-8"))  # closing it gives the lock back
             enforced = _lock(file)
             owner = _read_owner(file)
             if enforced is False or (enforced is None and _may_live(owner)):
-                raise JournalError(_refusal(self._path, owner, enforced=enforced is not None))  # noqa: TRY301  # closes the file
+                raise JournalError(_refusal(self._path, owner, enforced=enforced is not None))  # closes the file
             file.seek(0)
             file.truncate()
             json.dump(_myself(), file)
             file.flush()
-        except BaseException:  # closing the file gives the lock back
-            file.close()
-            raise
+            undo.pop_all()
         self._file = file
 
     def release(self) -> None:

@@ -6,7 +6,7 @@ import functools
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -122,17 +122,16 @@ class Store:
         self._path = path
         name = read_only_address(path) if read_only else path
         self._connection = sqlite3.connect(name, timeout=_BUSY_SECONDS, isolation_level=None, uri=read_only)
-        try:
-            if not read_only:
-                self._configure()
-            self._migrate(read_only=read_only)
-            self._check()
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            self._connection.close()
-            raise explain(error, path) from error
-        except BaseException:  # an open connection would keep the file
-            self._connection.close()
-            raise
+        with ExitStack() as undo:
+            undo.callback(self._connection.close)
+            try:
+                if not read_only:
+                    self._configure()
+                self._migrate(read_only=read_only)
+                self._check()
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                raise explain(error, path) from error
+            undo.pop_all()
 
     def close(self) -> None:
         """Close the file; the write-ahead log is merged into it."""

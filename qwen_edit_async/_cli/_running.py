@@ -172,7 +172,9 @@ def cancel_on_termination() -> None:
     """
     task = asyncio.current_task()
     if task is not None:
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
+        # Windows has none of these handlers (NotImplementedError), and threads but the main one may set none (the other
+        # two, of asyncio and uvloop): Ctrl-C is then a KeyboardInterrupt, as everywhere.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 

@@ -45,7 +45,8 @@ class _Runtime:
         if self._stack is not None:
             raise RuntimeError("an emulator starts once; make a new one")
         self._stack = AsyncExitStack()
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._stack.aclose)
             spool = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="qwen-edit-emulator-")
             self._stack.push_async_callback(asyncio.to_thread, spool.cleanup)
             # An executor of its own: the loop's default one also resolves host names for the code under test.
@@ -56,9 +57,7 @@ class _Runtime:
             self._stack.push_async_callback(self._results.aclose)
             self.service.results_url = await self._serve(self._results.application(), 0)
             self.url = await self._serve(Api(self.service, self._results).application(), self._port)
-        except BaseException:  # cancelled or failed, no port stays open
-            await self._stack.aclose()
-            raise
+            undo.pop_all()
 
     async def aclose(self) -> None:
         if self._stack is not None:
