@@ -11,6 +11,7 @@ Whether a failed creation may have left a task behind shows in the error's type:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -49,8 +50,9 @@ STATUS_WORDS: Mapping[str, TaskStatus] = {
 _ID_NAMES = ("id", "task_id", "request_id")
 _MAX_TASK_ID_CHARACTERS = 512
 
-# The beginning of a creation reply that was cut off: flat members, then the id.
-_CUT_OFF_IDS = {name: re.compile(rf'\s*\{{[^{{}}\[\]]*?"{name}"\s*:\s*"([^"\\\s]+)"') for name in _ID_NAMES}
+_OBJECT_OPENS = re.compile(r"\ufeff?\s*\{\s*")
+_MEMBER = re.compile(r'("(?:[^"\\]|\\.)*")\s*:\s*', re.DOTALL)
+_BETWEEN_MEMBERS = re.compile(r"\s*(?:,\s*|(?=\}))")
 _ERROR_REPORT = re.compile(r'"(error|error_message|code|message|detail)"\s*:')
 
 # Inside of JSON text a quote is always escaped, so that these characters in a row can only be our own empty member.
@@ -220,7 +222,21 @@ def _names_no_task(task_id: str | None, document: Mapping[str, Any]) -> bool:
 
 def _cut_off_id(text: str) -> str | None:
     names = _ID_NAMES[:-1] if _ERROR_REPORT.search(text) else _ID_NAMES
-    return next((match[1] for name in names if (match := _CUT_OFF_IDS[name].match(text))), None)
+    return first_text(_whole_members(text), names)
+
+
+def _whole_members(text: str) -> dict[str, Any]:
+    """What came of an object of which the rest is missing, or is no JSON."""
+    members: dict[str, Any] = {}
+    decode = json.JSONDecoder().raw_decode
+    at = _OBJECT_OPENS.match(text)
+    with contextlib.suppress(ValueError, RecursionError):
+        while at is not None and (name := _MEMBER.match(text, at.end())) is not None:
+            value, end = decode(text, name.end())
+            at = _BETWEEN_MEMBERS.match(text, end)
+            if at is not None or isinstance(value, str):  # of a number, digits may be missing
+                members[json.loads(name[1])] = value
+    return members
 
 
 def _snapshot(document: Mapping[str, Any], task_id: str) -> TaskSnapshot:

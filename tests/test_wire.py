@@ -382,11 +382,21 @@ def test_an_id_that_can_not_be_asked_for_leaves_it_open_whether_a_task_exists(ta
         '{"request_id": "t-1", "usage": {"id": "usage"',
         '{"request_id": "r", "task_id": "u", "id": "t-1", "sta',
         '{"note": "say \\"id\\": \\"x\\"", "id": "t-1", ',
+        '{"output": [], "id": "t-1", ',
+        '{"metadata": {"id": "m", "a": [1]}, "id": "t-1", ',
+        '{"usage": {"cost": 1}, "task_id": "t-1"',
+        '\ufeff{"id": "t-\\u0031", "sta',
+        '{"id": "t-1"} and more',
     ],
 )
 def test_the_id_of_a_creation_reply_that_was_cut_off_is_salvaged(text: str, *, complete: bool) -> None:
     snapshot = FLAT.read_submission(Reply(status=200, body=text.encode(), complete=complete))
     assert (snapshot.task_id, snapshot.status, dict(snapshot.raw)) == ("t-1", TaskStatus.UNKNOWN, {})
+
+
+@pytest.mark.parametrize("text", ['{"id": 12345, "sta', '{"id": 12345}', '{"id" : 12345 }x'])
+def test_a_number_that_came_whole_is_an_id_too(text: str) -> None:
+    assert FLAT.read_submission(Reply(status=200, body=text.encode(), complete=False)).task_id == "12345"
 
 
 def test_a_whole_object_of_which_more_was_announced_gives_its_id_too() -> None:
@@ -401,10 +411,13 @@ def test_a_whole_object_of_which_more_was_announced_gives_its_id_too() -> None:
         "{",
         '{"id": "t-',
         '{"id": "", ',
-        '{"id": "a\\u0062", ',
+        '{"id": "a\\u00',
         '{"id": "a b", ',
+        '{"id": 123',
         '{"data": {"id": "nested", ',
-        '{"output": [], "id": "t-1", ',
+        '{"data": {"id": "nested"}, ',
+        '{"\n": 1, "id": "t-1", ',
+        pytest.param('{"data": ' + "[" * 100_000, id="deep"),
         '[{"id": "nested", ',
         '"id": "t-1"',
         '{"note": "\\"id\\": \\"x\\"", ',
@@ -417,7 +430,7 @@ def test_a_whole_object_of_which_more_was_announced_gives_its_id_too() -> None:
 def test_nothing_but_the_reply_s_own_id_is_salvaged(text: str, *, complete: bool) -> None:
     with pytest.raises(APIResponseError) as caught:
         FLAT.read_submission(Reply(status=200, body=text.encode(), complete=complete))
-    assert caught.value.body == text
+    assert caught.value.body == text[:2000]
 
 
 def test_no_id_is_salvaged_from_a_refusal() -> None:
