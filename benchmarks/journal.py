@@ -112,7 +112,7 @@ def measure(client: Callable[[str, str, Plan], Run], plan: Plan) -> Run:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=60_000, help="of the long run (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=20_000, help="of the long run (default: %(default)s)")
     parser.add_argument("--pair-rows", type=int, default=2000, help="of each other run (default: %(default)s)")
     parser.add_argument("--in-flight", type=int, default=64, help="edits in flight at a time (default: %(default)s)")
     parser.add_argument("--repetitions", type=int, default=5, help="of the pair (default: %(default)s)")

@@ -153,7 +153,7 @@ def main() -> None:
         Group(
             f"{in_flight:,} in flight",
             plan,
-            (library, minimal_unbounded, minimal),
+            (library, minimal),
             repetitions,
             (_CPU, _SPEED, _MEMORY),
             target,
@@ -177,7 +177,7 @@ def main() -> None:
     figure = f"edits finished in {options.cpu:g} s of CPU, {in_flight:,} in flight"
     rows += [
         Row(figure, name_of(client), [finished(client, plan, options.cpu)])
-        for client in (library, loops_on_httpx, *_SDKS)
+        for client in (minimal, minimal_unbounded, library, loops_on_httpx, *_SDKS)
     ]
     setup = {
         **{f"edits, {group.title}": group.plan.edits for group in groups},
