@@ -38,6 +38,7 @@ class JSONBody(Payload):
         sent_whole: Whether the service may have the whole of it. True from just before the last chunk is handed to the
             connection until the next attempt begins: ``False`` is a certainty.
         on_sent: Called when the connection has taken the last piece.
+        end_reply: Ends the reading of the reply with what has come of it; ``None`` as long as nothing has.
         failure: What went wrong on our side in the last attempt: a file that was changed, a connection that took no
             more. It never refers to an exception of the HTTP library.
     """
@@ -61,10 +62,18 @@ class JSONBody(Payload):
         self.failure: QwenEditError | None = None
         self._withdrawn = False
         self.on_sent: Callable[[], None] | None = None
+        self.end_reply: Callable[[], None] | None = None
 
     def withdraw(self) -> None:
         """Never send the last piece, if it was not: the HTTP library may write on for a step after a cancellation."""
         self._withdrawn = True
+
+    def cut_reply_short(self) -> bool:
+        """Wait for no more of the reply; returns whether one has begun."""
+        if self.end_reply is None:
+            return False
+        self.end_reply()
+        return True
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """The whole text: it is read at once, on the calling thread, and held in memory."""

@@ -49,12 +49,14 @@ class Exchange:
     Attributes:
         body: What is sent.
         observer: Is told of its fate.
+        sent_at: When its turn came, in the event loop's seconds.
         answer: What the service says; cancelled with the one who awaits it.
         task: Sends and reads.
     """
 
     body: JSONBody
     observer: SubmissionObserver | None
+    sent_at: float
     answer: asyncio.Future[TaskSnapshot]
     task: asyncio.Task[None] = attrs.field(init=False)
 
@@ -77,6 +79,7 @@ class Exchanges:
         counters: Where submissions are counted.
         spawn: Starts a coroutine in the session's host task.
         on_orphan: Is told of a task whose submission was given up before its id came.
+        on_late_failure: Is told of a failure that nobody waits for any more, and when its submission was sent.
     """
 
     def __init__(
@@ -86,25 +89,27 @@ class Exchanges:
         *,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         on_orphan: Callable[[TaskSnapshot], None],
+        on_late_failure: Callable[[QwenEditError, float], Failure],
     ) -> None:
         self._transport = transport
         self._counters = counters
         self._spawn = spawn
         self._on_orphan = on_orphan
+        self._on_late_failure = on_late_failure
         self._under_way: set[Exchange] = set()
 
     def __len__(self) -> int:
         return len(self._under_way)
 
     def begin(
-        self, protocol: WireProtocol, call: Call, body: JSONBody, observer: SubmissionObserver | None
+        self, protocol: WireProtocol, call: Call, body: JSONBody, observer: SubmissionObserver | None, sent_at: float
     ) -> Exchange:
         """Start to send.
 
         Raises:
             SessionClosedError: If the session is closed.
         """
-        exchange = Exchange(body, observer, asyncio.get_running_loop().create_future())
+        exchange = Exchange(body, observer, sent_at, asyncio.get_running_loop().create_future())
         exchange.task = self._spawn(self._carry(exchange, protocol, call))
         self._under_way.add(exchange)
         exchange.task.add_done_callback(functools.partial(self._ended, exchange))
@@ -120,11 +125,17 @@ class Exchanges:
             exchange.task.cancel()
 
     async def finish_sent(self, grace: float) -> None:
-        """Wait up to ``grace`` seconds for the answers to what was sent whole, given up or not."""
-        sent = [exchange.task for exchange in self._under_way if exchange.body.sent_whole]
-        if sent:
-            log.info("waiting up to %g s for the replies to %d submissions", grace, len(sent))
-            await asyncio.wait(sent, timeout=grace)
+        """Wait up to ``grace`` seconds for the answers to what was sent whole, given up or not.
+
+        Of an answer that has begun by then, what has come is all: it may hold the task's id.
+        """
+        sent = {exchange.task: exchange for exchange in self._under_way if exchange.body.sent_whole}
+        if not sent:
+            return
+        log.info("waiting up to %g s for the replies to %d submissions", grace, len(sent))
+        _, late = await asyncio.wait(sent, timeout=grace)
+        if begun := [task for task in late if sent[task].body.cut_reply_short()]:
+            await asyncio.wait(begun, timeout=grace)
 
     async def _carry(self, exchange: Exchange, protocol: WireProtocol, call: Call) -> None:
         try:
@@ -133,6 +144,8 @@ class Exchanges:
             exchange.settle(judge_submission(error) if isinstance(error, QwenEditError) else exchange.unanswered)
             if not exchange.answer.done():
                 exchange.answer.set_exception(error)
+            elif isinstance(error, QwenEditError):
+                self._counters.uncertain -= self._on_late_failure(error, exchange.sent_at) is not Failure.UNCERTAIN
         else:
             exchange.settle(snapshot)
             if not exchange.answer.done():

@@ -16,7 +16,7 @@ import attrs
 
 from ._config import Timeouts, check_not_negative, check_positive
 from ._downloads import Downloader
-from ._errors import QwenEditError, RateLimitError, SessionClosedError
+from ._errors import QwenEditError, SessionClosedError
 from ._gate import Gate
 from ._log import log
 from ._models import TaskSnapshot
@@ -192,13 +192,16 @@ class Host:
                 snapshot = await self.check(task_id)
             except QwenEditError as error:
                 attempt += 1
-                if isinstance(error, RateLimitError):
-                    self.pacer.rate.refused(self.loop.time(), sent_at)
-                passing = judge_check(error, in_grace=False) in {Failure.REFUSED, Failure.THROTTLED}
-                if not passing or attempt > self._retry.max_retries:
+                now, failure = self.loop.time(), judge_check(error, in_grace=False)
+                self.counters.failed_checks += 1
+                if failure is Failure.THROTTLED:
+                    self.counters.throttled += 1
+                    self.pacer.rate.refused(now, sent_at)
+                hold_back(self.pacer, error, now)
+                if failure not in {Failure.REFUSED, Failure.THROTTLED} or attempt > self._retry.max_retries:
                     raise
-                hold_back(self.pacer, error, self.loop.time())
             else:
+                self.counters.checks += 1
                 self.pacer.rate.let_in(self.loop.time())
                 return snapshot
             await self.gate.sleep(self._retry.delay(attempt, self._random.random()))

@@ -13,10 +13,9 @@ _TOLD_FROM: Final = 300.0
 """Seconds of silence that nobody should have to wonder about."""
 
 
-def hold_back(pacer: Pacer, error: QwenEditError, now: float) -> float:
-    """Let nothing be sent for as long as a failure asks for; returns the seconds, 0 for no pause."""
+def hold_back(pacer: Pacer, error: QwenEditError, now: float) -> None:
+    """Let nothing be sent for as long as a failure asks for."""
     seconds = pause_after(error)
     if now + seconds > max(now, pacer.resume_at) + _TOLD_FROM:
         log.warning("nothing is sent to the service for %.0f s, since it asks for that: %s", seconds, error)
     pacer.pause(now + seconds)
-    return seconds

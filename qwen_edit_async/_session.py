@@ -71,8 +71,8 @@ class EditSession:
         deadline: Seconds that an edit may take, from having its slot to its end. Waiting for room, or for its turn,
             does not count as long as the service accepts others. A task whose deadline passed while the machine was
             suspended, or the event loop blocked, is asked for once more before it is given up.
-        max_retries: How often a call is repeated that failed for a passing reason. "Too many requests" does not count:
-            that is waited out.
+        max_retries: How often a call is repeated that failed for a passing reason. "Too many requests" does not count
+            for edits: that is waited out.
         resubmit_uncertain: Whether to submit again if the reply was lost, so that a task may exist already and both
             may be charged.
         strict: Whether to refuse, instead of warning of, text that the service would cut off silently.

@@ -21,7 +21,7 @@ from ._models import EditRequest, TaskSnapshot
 from ._offload import Offloader
 from ._pauses import hold_back
 from ._prepare import PreparedEdit
-from ._retry import Failure, RetryPolicy, judge_submission
+from ._retry import Failure, RetryPolicy, judge_submission, pause_after
 from ._statistics import Counters
 from ._transport import Transport
 from ._wire import WireProtocol
@@ -98,7 +98,7 @@ class Submitter:
         self._random = random
         self._on_fatal = on_fatal
         self._on_orphan = on_orphan
-        self._exchanges = Exchanges(transport, counters, spawn=spawn, on_orphan=on_orphan)
+        self._exchanges = Exchanges(transport, counters, spawn=spawn, on_orphan=on_orphan, on_late_failure=self._heed)
 
     async def submit(
         self,
@@ -199,7 +199,7 @@ class Submitter:
             if observer is not None:
                 observer.settled(Failure.REFUSED)
             raise self._gate.closed_by.for_task(None)
-        attempts.exchange = exchange = self._exchanges.begin(protocol, call, body, observer)
+        attempts.exchange = exchange = self._exchanges.begin(protocol, call, body, observer, turn)
         try:
             return await exchange.answer
         except asyncio.CancelledError:
@@ -217,30 +217,35 @@ class Submitter:
             attempts.accepted = answer.result()
         elif isinstance(error, QwenEditError):
             attempts.refusal = error
-            if judge_submission(error) is Failure.UNCERTAIN:
+            if self._heed(error, attempts.sent_at) is Failure.UNCERTAIN:
                 self._counters.uncertain += 1
                 attempts.uncertain = True
 
-    async def _back_off(self, attempts: _Attempts, error: QwenEditError) -> None:
-        """Wait as long as is right before the next attempt; raises if there must not be one."""
-        loop = asyncio.get_running_loop()
-        now, pacer = loop.time(), self._gate.pacer
-        failure = judge_submission(error)
+    def _heed(self, error: QwenEditError, sent_at: float) -> Failure:
+        """What the failure of a submission means, and means to the whole session, whoever still waits for it."""
+        failure, now = judge_submission(error), asyncio.get_running_loop().time()
         if failure is Failure.FATAL:
             self._on_fatal(error)
+        hold_back(self._gate.pacer, error, now)
+        if failure is Failure.THROTTLED:
+            self._counters.throttled += 1
+            self._gate.throttled(now, sent_at, self._random.random())
+        return failure
+
+    async def _back_off(self, attempts: _Attempts, error: QwenEditError) -> None:
+        """Wait as long as is right before the next attempt; raises if there must not be one."""
+        now, pacer = asyncio.get_running_loop().time(), self._gate.pacer
+        failure = self._heed(error, attempts.sent_at)
         if failure is Failure.UNCERTAIN:
             self._counters.uncertain += 1
             attempts.uncertain = True
-        pause = hold_back(pacer, error, now)
         if failure is Failure.THROTTLED:
-            self._counters.throttled += 1
-            self._gate.throttled(now, attempts.sent_at, self._random.random())
             again, deadline = True, attempts.room_deadline(pacer.accepted_at)
         else:
             attempts.failures += 1
             repeatable = failure is Failure.REFUSED or (failure is Failure.UNCERTAIN and self._resubmit_uncertain)
             again, deadline = repeatable and attempts.failures <= self._retry.max_retries, attempts.deadline
-        if not again or now + pause > deadline:
+        if not again or now + pause_after(error) > deadline:
             raise _uncertain(error) if attempts.uncertain else error
         attempts.count += 1
         self._counters.retries += failure is not Failure.UNCERTAIN

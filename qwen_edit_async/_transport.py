@@ -147,6 +147,7 @@ class AiohttpTransport:
         try:
             async with limit, session.request(call.method, url, data=body, allow_redirects=False) as response:
                 begun = response
+                body.end_reply = functools.partial(_expire, limit, 0.0)
                 if limit.when() is None:  # a reply to less than the whole of it
                     body.on_sent()
                 return await self._read(response, content)

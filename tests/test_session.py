@@ -23,6 +23,7 @@ from qwen_edit_async import (
     EditWarning,
     FixedInterval,
     InvalidEditError,
+    RateLimitError,
     SessionClosedError,
     SessionStatistics,
     SubmitUncertainError,
@@ -292,6 +293,21 @@ async def test_a_status_that_is_asked_for_as_the_session_closes_says_so():
             raise KeyError
     with pytest.raises(SessionClosedError):
         await asking
+
+
+@virtual
+async def test_a_refused_status_holds_the_session_back_though_it_is_not_asked_for_again():
+    service = MemoryService(on_check=in_order(status(429, retry_after=60)))
+    service.ends["task-0"] = 0.0
+    async with MemorySession(service, max_retries=0) as session:
+        with pytest.raises(RateLimitError):
+            await session.status("task-0")
+        counts = session.statistics()
+        assert (counts.throttled, counts.failed_checks, counts.checks) == (1, 1, 0)
+        await session.status("task-0")
+        assert session.statistics().checks == 1
+    first, second = service.checks
+    assert second.at - first.at >= 60.0
 
 
 # Forgotten.

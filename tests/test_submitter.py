@@ -8,6 +8,7 @@ import math
 from itertools import pairwise
 from random import Random
 
+import attrs
 import pytest
 from memory_transport import (
     HANGS,
@@ -557,6 +558,46 @@ async def test_a_deadline_while_the_reply_is_pending_is_uncertain_and_the_id_is_
         assert session.unfinished == ("task-1",)
     assert "task task-1 came of a submission that had been given up" in caplog.text
     assert service.aborted == []
+
+
+@pytest.mark.parametrize("deadline", [2.0, 600.0], ids=["deadline", "cancelled"])
+async def test_a_refusal_that_nobody_waits_for_holds_the_whole_session_back(deadline):
+    busy = attrs.evolve(status(429, retry_after=60), delay=5.0)
+    service = MemoryService(on_submission=in_order(busy))
+    async with MemorySession(service) as session:
+        await given_up(session.edit(IMAGE, "snow", deadline=deadline))
+        assert session.statistics().uncertain == 1
+        await asyncio.sleep(5)
+        assert (session.statistics().uncertain, session.statistics().throttled) == (0, 1)
+        await session.edit(IMAGE, "snow")
+    first, second = service.submissions
+    assert second.at - first.at >= 65.0
+
+
+async def test_a_refused_key_that_nobody_waits_for_ends_the_session_s_submissions():
+    service = MemoryService(on_submission=in_order(attrs.evolve(status(401), delay=5.0)))
+    async with MemorySession(service) as session:
+        await given_up(session.edit(IMAGE, "snow"))
+        await asyncio.sleep(5)
+        with pytest.raises(AuthenticationError):
+            await session.edit(IMAGE, "snow")
+    assert len(service.submissions) == 1
+
+
+async def test_a_lost_reply_that_nobody_waits_for_stays_uncertain():
+    service = MemoryService(on_submission=in_order(attrs.evolve(lost(), delay=5.0)))
+    async with MemorySession(service) as session:
+        await given_up(session.edit(IMAGE, "snow"))
+        await asyncio.sleep(5)
+        assert session.statistics().uncertain == 1
+
+
+async def given_up(edit):
+    """An edit, cancelled after three seconds if it has not ended."""
+    edit = asyncio.create_task(edit)
+    await asyncio.wait([edit], timeout=3)
+    edit.cancel()
+    await asyncio.wait([edit])
 
 
 async def test_a_deadline_after_submission_names_the_task():

@@ -14,9 +14,17 @@ import aiohttp
 import anyio
 import attrs
 import pytest
-from memory_transport import KEY, until
+from memory_transport import IMAGE, KEY, until
 
-from qwen_edit_async import APIConnectionError, APITimeoutError, InvalidEditError, Timeouts, __version__
+from qwen_edit_async import (
+    APIConnectionError,
+    APITimeoutError,
+    EditSession,
+    InvalidEditError,
+    Timeouts,
+    __version__,
+    _host,
+)
 from qwen_edit_async._body import JSONBody
 from qwen_edit_async._config import Secret
 from qwen_edit_async._offload import Offloader
@@ -285,6 +293,33 @@ async def test_a_reply_whose_rest_never_comes_keeps_what_came():
     async with serving(answer) as server, transport_to(server.url, timeouts={"reply": 0.1}) as transport:
         reply = await transport.send(GET)
     assert (reply.body, reply.complete) == (b'{"id": "x"', False)
+
+
+async def stalls_within_the_reply(server, reader, writer):
+    await server.read(reader)
+    writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"id": "task-1"')
+    await reader.read()
+
+
+async def test_a_reply_to_a_submission_can_be_cut_short(make_body):
+    body = make_body()
+    async with serving(stalls_within_the_reply) as server, transport_to(server.url) as transport:
+        sending = asyncio.create_task(transport.send(POST, body))
+        assert not body.cut_reply_short()
+        await until(body.cut_reply_short)
+        reply = await sending
+    assert (reply.body, reply.complete) == (b'{"id": "task-1"', False)
+
+
+async def test_an_id_that_came_is_known_though_the_session_is_closed_within_the_reply(monkeypatch):
+    monkeypatch.setattr(_host, "_CLOSING_GRACE", 0.1)
+    async with serving(stalls_within_the_reply) as server:
+        session = await EditSession(KEY, base_url=server.url, envelope="flat").open()
+        edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+        await until(lambda: bool(server.requests and server.requests[0].body))
+        edit.cancel()
+        await session.aclose()
+    assert (session.unfinished, session.statistics().uncertain) == (("task-1",), 0)
 
 
 async def test_of_an_endless_reply_one_mebibyte_is_read():
