@@ -105,6 +105,9 @@ class NoJitter:
     def random(self) -> float:
         return 0.0
 
+    def seed(self, _: int) -> None:
+        """There is nothing to choose."""
+
 
 @pytest.fixture
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:

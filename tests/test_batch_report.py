@@ -152,6 +152,6 @@ def test_a_report_adds_what_the_journal_does_not_have():
     summary = JournalSummary(counts=counts, failures=(FailureGroup(reason="a", count=1),))
     refused = FailureGroup(reason="b", count=4, keys=("k",))
     report = make_report(summary, folder="out", elapsed=1.0, refused=iter([refused]), stopped="why")
-    assert (report.saved, report.planned, report.refused, report.total) == (3, 3, 4, 10)
+    assert (report.saved, report.planned, report.uncertain, report.refused, report.total) == (3, 2, 1, 4, 10)
     assert [group.reason for group in report.failures] == ["b", "a"]
     assert report.stopped == "why"

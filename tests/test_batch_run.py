@@ -16,6 +16,7 @@ import attrs
 import numpy as np
 import pytest
 from emulator_calls import encode
+from memory_transport import IMAGE, MemoryService, MemorySession, completed, in_order, says
 from PIL import Image
 
 from qwen_edit_async import (
@@ -247,6 +248,20 @@ async def test_what_is_completed_is_downloaded_without_asking_again(requests, ou
         after = emulator.statistics()
     assert report.ok
     assert (after.submits, after.checks) == (before.submits, before.checks)
+
+
+@pytest.mark.may_block("the loop writes the pictures")
+@pytest.mark.usefixtures("pictures_at_once")
+async def test_pictures_beyond_those_asked_for_replace_no_file(out, caplog):
+    reply = completed("task-1")
+    more = says(reply | {"output": reply["output"] * 2})
+    out.mkdir()
+    (out / "cat-1.png").write_bytes(OTHER_PHOTO)
+    async with MemorySession(MemoryService(on_check=in_order(more)), polling=FixedInterval(0.01)) as session:
+        report = await EditBatch([EditRequest(IMAGE, "make it snow", key="cat")], out).run(session)
+    assert (report.ok, report.pictures, pictures(out)) == (True, 1, {"cat-0.png", "cat-1.png"})
+    assert (out / "cat-1.png").read_bytes() == OTHER_PHOTO
+    assert "a task made 2 pictures instead of 1" in caplog.text
 
 
 async def test_expired_urls_of_an_earlier_run_are_renewed(requests, out, leap):

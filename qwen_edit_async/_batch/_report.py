@@ -248,13 +248,13 @@ def make_report(
     return BatchReport(
         folder=folder,
         elapsed=elapsed,
-        planned=counts[State.PLANNED] + counts[State.SUBMITTING],
+        planned=counts[State.PLANNED],
         in_flight=counts[State.SUBMITTED],
         unsaved=counts[State.COMPLETED],
         saved=counts[State.SAVED],
         failed=counts[State.FAILED],
         retryable=summary.retryable,
-        uncertain=counts[State.UNCERTAIN],
+        uncertain=counts[State.UNCERTAIN] + counts[State.SUBMITTING],  # the run's end waits for their fate no more
         refused=sum(group.count for group in refused),
         pictures=summary.pictures,
         cost=summary.cost,

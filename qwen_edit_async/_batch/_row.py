@@ -30,6 +30,7 @@ from qwen_edit_async._errors import (
     SessionClosedError,
     SubmitUncertainError,
 )
+from qwen_edit_async._log import log
 from qwen_edit_async._models import EditRequest, TaskSnapshot
 from qwen_edit_async._results import EditResult, OutputImage
 from qwen_edit_async._retry import Failure
@@ -284,9 +285,11 @@ class Row:
             await self._save(result.images)
 
     async def _save(self, images: Sequence[OutputImage]) -> None:
-        around, stem = self._around, self._entry.stem
+        around, stem, asked = self._around, self._entry.stem, self._entry.pictures
+        if len(images) > asked:  # whose names may be those of other files
+            log.warning("a task made %d pictures instead of %d: the others are left where they are", len(images), asked)
         try:
-            paths = [await image.save(around.targets.folder / f"{stem}-{image.index}.png") for image in images]
+            paths = [await image.save(around.targets.folder / f"{stem}-{image.index}.png") for image in images[:asked]]
         except (DownloadError, SessionClosedError, OSError) as error:
             if isinstance(error, SessionClosedError):
                 around.stop(error)

@@ -59,7 +59,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
     counts = dict(connection.execute("SELECT state, count(*) FROM edits GROUP BY state"))
     cost, unpriced = _cost(connection)
     uncertain = connection.execute(
-        "SELECT key FROM edits WHERE state = 'uncertain' ORDER BY number LIMIT ?", (_LISTED_KEYS,)
+        "SELECT key FROM edits WHERE state IN ('uncertain', 'submitting') ORDER BY number LIMIT ?", (_LISTED_KEYS,)
     )
     return JournalSummary(
         counts={state: counts.get(state.value, 0) for state in State},

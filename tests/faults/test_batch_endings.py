@@ -67,6 +67,17 @@ async def test_a_run_that_a_scope_cancels_writes_its_reports(tmp_path):
     assert (tmp_path / "report.json").exists()
 
 
+async def test_a_run_that_ends_before_a_reply_calls_the_edit_uncertain(tmp_path):
+    async with MemorySession(answers_after(100.0), max_in_flight=1) as session:
+        stopped = batch(tmp_path)
+        with anyio.move_on_after(0.5):
+            await stopped.run(session)
+    report = stopped.report
+    assert (report.planned, report.in_flight, report.uncertain, report.uncertain_keys) == (2, 0, 1, ("edit0",))
+    assert "uncertain, and repeated only with consent (resubmit_uncertain): edit0" in report.text()
+    assert (await batch(tmp_path).plan()).uncertain == 1
+
+
 async def test_a_run_that_a_scope_cancels_waits_for_its_input_to_clean_up(tmp_path):
     closed = []
 
