@@ -738,23 +738,50 @@ def test_names_that_had_to_be_changed_stay_apart():
 # What a terminal is told.
 
 
-@pytest.mark.parametrize("operation", ["edit", "batch", "status"])
+@pytest.mark.parametrize("operation", ["edit", "batch", "status", "edit --json", "status --json"])
 def test_words_of_the_service_can_not_take_over_a_terminal(operation, service, tmp_path, capsys):
     picture = tmp_path / "cat.png"
     Image.new("RGB", (400, 400)).save(picture)
-    attack = "\x1b]0;owned\x07\x1b[2J\x9b31m\rfine[/]"
+    attack = "\x1b]0;owned\x07\x1b[2J\x9b31m\x7f\rfine[/]"
     service.inject(Fault.failed_task(message=attack))
     out = ["-o", str(tmp_path / "out"), "--poll-interval", "0.02"]
-    if operation == "status":
+    command, *options = operation.split()
+    if command == "status":
         main(["edit", str(picture), "-i", "snow", *out])
         (task_id,) = service.tasks
         capsys.readouterr()
-        main(["status", task_id])
+        main(["status", task_id, *options])
     else:
-        main([operation, str(picture), "-i", "snow", *out])
+        main([command, str(picture), "-i", "snow", *out, *options])
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    assert "owned" in said
+    assert not set(said) & set("\x1b\x07\x9b\x7f\r")
+    if options:
+        assert r"\u001b[2J\u009b31m\u007f\rfine[/]" in captured.out
+
+
+def test_half_a_character_in_a_reply_can_be_told(service, tmp_path, capsys):
+    picture = tmp_path / "cat.png"
+    Image.new("RGB", (400, 400)).save(picture)
+    service.inject(Fault.failed_task(message="half of \ud800"))
+    edit = ["edit", str(picture), "-i", "snow", "-o", str(tmp_path), "--poll-interval", "0.02", "--json"]
+    assert main(edit) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["message"].endswith("half of \ud800 (code 110001)")
+    (task_id,) = service.tasks
+    assert main(["status", task_id]) == 1
+    assert r"half of \ud800" in capsys.readouterr().out
+
+
+def test_words_of_a_table_can_not_take_over_a_terminal(tmp_path, capsys):
+    table = tmp_path / "edits.jsonl"
+    rows = [{"image": "\x1b]0;owned\x07\x9b.png"}, {"image": "cat.png", "size": "half of \ud800"}]
+    table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    main(["batch", str(table), "-i", "snow", "-o", str(tmp_path / "out"), "--dry-run"])
     said = "".join(capsys.readouterr())
     assert "owned" in said
-    assert not set(said) & set("\x1b\x07\x9b\r")
+    assert "half of \\ud800" in said
+    assert not set(said) & set("\x1b\x07\x9b")
 
 
 ATTACK = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\n2026-01-01 00:00:00 qwen_edit_async CRITICAL forged"

@@ -7,6 +7,7 @@ from typing import Final
 
 import attrs
 
+from qwen_edit_async._markup import visible
 from qwen_edit_async._models import EditParameters
 
 from ._plan import State, Step, pictures_of
@@ -112,7 +113,7 @@ class BatchPlan:
             ]
         lines += [f"  {count} {words}" for count, words in self._rest() if count]
         lines += [f"  note: {note}" for note in (*self._limits(), *self.notes)]
-        return "\n".join([*lines, *self.problem_lines()])
+        return visible("\n".join([*lines, *self.problem_lines()]))
 
     def problem_lines(self, limit: int = _LISTED_PROBLEMS) -> list[str]:
         """The rows that make no edit, a line each, below a line that counts them; nothing if there are none.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +17,25 @@ from qwen_edit_async._display import Progress
 from qwen_edit_async._markup import visible
 
 _NOTES_OF_A_KIND = 3
+_UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
+"""What JSON need not escape, but takes over a terminal, or is no character."""
+
 _SECONDS_BETWEEN_LINES = 60.0
 
 
 def put(text: str) -> None:
-    """Write a result to the standard output stream."""
-    sys.stdout.write(f"{text}\n")
+    """Write a result to the standard output stream; what that can't take, half a character for one, is escaped."""
+    try:
+        sys.stdout.write(f"{text}\n")
+    except UnicodeEncodeError as error:
+        sys.stdout.write(f"{text.encode(error.encoding, 'backslashreplace').decode(error.encoding)}\n")
     sys.stdout.flush()
+
+
+def put_json(value: object) -> None:
+    """Write a result for programs, as one line."""
+    text = json.dumps(value, ensure_ascii=False)
+    put(_UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 class Screen:

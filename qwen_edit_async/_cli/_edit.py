@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,7 @@ import attrs
 from qwen_edit_async._models import EditRequest
 from qwen_edit_async._sources import image_stem
 
-from ._display import Screen, put
+from ._display import Screen, put, put_json
 from ._messages import ExitCode, error_as_json
 from ._options import AsJSON, ConnectionOptions, Instruction, Output, ParameterOptions, SubmissionOptions
 from ._running import Run, wait_for
@@ -53,7 +52,7 @@ def edit(
         connection or ConnectionOptions(),
         submission or SubmissionOptions(),
         output=output,
-        on_error=(lambda error: put(json.dumps(error_as_json(error), ensure_ascii=False))) if as_json else None,
+        on_error=(lambda error: put_json(error_as_json(error))) if as_json else None,
     )
 
     async def work(session: EditSession) -> int:
@@ -65,7 +64,7 @@ def edit(
         paths = await result.save(output, stem=f"{stem[:_NAME_CHARACTERS]}-{result.task_id}")
         run.unsaved.clear()
         if as_json:
-            put(json.dumps(_as_json(result, paths), ensure_ascii=False))
+            put_json(_as_json(result, paths))
         else:
             for path in paths:
                 put(str(path))

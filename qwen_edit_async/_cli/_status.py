@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from qwen_edit_async._markup import visible
 from qwen_edit_async._models import TaskSnapshot, TaskStatus
 
-from ._display import Screen, put
+from ._display import Screen, put, put_json
 from ._messages import ExitCode
 from ._options import AsJSON, ConnectionOptions
 from ._running import Run
@@ -28,7 +27,10 @@ def status(task_id: str, /, *, as_json: AsJSON = False, connection: ConnectionOp
 
     async def work(session: EditSession) -> int:
         snapshot = await session.status(task_id)
-        put(json.dumps(dict(snapshot.raw), ensure_ascii=False) if as_json else visible(_describe(snapshot)))
+        if as_json:
+            put_json(dict(snapshot.raw))
+        else:
+            put(visible(_describe(snapshot)))
         return ExitCode.FAILED if snapshot.status is TaskStatus.FAILED else ExitCode.DONE
 
     return Run(Screen(), connection or ConnectionOptions())(work)
