@@ -11,11 +11,11 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-import anyio
 import attrs
 
 from ._config import Timeouts, check_not_negative, check_positive
 from ._downloads import Downloader
+from ._ending import see_through
 from ._errors import QwenEditError, SessionClosedError
 from ._gate import Gate
 from ._log import log
@@ -221,12 +221,7 @@ class Host:
             self._ended = True
             self.gate.close(SessionClosedError("the session is closed"))
             self.tracker.give_up_all(_closed_error)
-            # Shielded, so that closing inside of a cancelled scope still collects the ids and leaves nothing running.
-            with anyio.CancelScope(shield=True):
-                try:
-                    await self.submitter.finish_sent(_CLOSING_GRACE)
-                finally:
-                    await self._stop()
+            await see_through(self._finish())
         if self.crash is not None and not cancel:
             raise self.crash
 
@@ -307,6 +302,13 @@ class Host:
                 closing.push_async_callback(self.offloader.aclose)
                 closing.push_async_callback(self._transport.aclose)
                 closing.push_async_callback(self.downloader.aclose)
+
+    async def _finish(self) -> None:
+        """Collect the ids that are still to come, and leave nothing running."""
+        try:
+            await self.submitter.finish_sent(_CLOSING_GRACE)
+        finally:
+            await self._stop()
 
     async def _stop(self) -> None:
         if self._task is not None:

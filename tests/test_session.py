@@ -11,7 +11,7 @@ import threading
 import weakref
 
 import pytest
-from memory_transport import HANGS, IMAGE, KEY, NORMAL, MemoryService, MemorySession, in_order, status
+from memory_transport import HANGS, IMAGE, KEY, NORMAL, Answer, MemoryService, MemorySession, in_order, status
 
 from qwen_edit_async import (
     AuthenticationError,
@@ -259,6 +259,22 @@ async def test_leaving_by_an_error_does_not_let_a_pending_submission_hold_up_oth
     assert isinstance(waiting.exception(), SessionClosedError)
     with pytest.raises(SubmitUncertainError, match="a task may exist"):
         await pending
+
+
+@virtual
+async def test_closing_collects_ids_though_it_is_cancelled_itself():
+    service = MemoryService(on_submission=lambda _: Answer(delay=3.0))
+    session = await MemorySession(service).open()
+    edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+    await asyncio.sleep(1)
+    edit.cancel()
+    closing = asyncio.create_task(session.aclose())
+    for _ in range(3):
+        await asyncio.sleep(0.1)
+        closing.cancel()
+    await asyncio.wait([closing])
+    assert closing.cancelled()
+    assert (session.unfinished, service.closed) == (("task-1",), 1)
 
 
 @virtual

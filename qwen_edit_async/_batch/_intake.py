@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 import anyio
 import attrs
 
+from qwen_edit_async._ending import see_through
 from qwen_edit_async._errors import InvalidEditError
 from qwen_edit_async._log import log
 from qwen_edit_async._models import EditRequest
@@ -19,7 +20,6 @@ from qwen_edit_async._sources import SourceItem
 from qwen_edit_async._stream import pull
 
 from ._content import Content, key_without_reading, read_content, stamp
-from ._ending import see_through
 from ._plan import State, describe, key_of, may_change_request, pictures_of
 from ._report import FailureGroup
 from ._row import Row, Surroundings

@@ -17,6 +17,7 @@ import anyio
 import attrs
 
 from qwen_edit_async._config import check_not_negative, check_positive, origin_of
+from qwen_edit_async._ending import see_through
 from qwen_edit_async._errors import ConfigurationError, InvalidEditError, JournalError, SessionClosedError
 from qwen_edit_async._log import log
 from qwen_edit_async._models import EditParameters
@@ -25,7 +26,6 @@ from qwen_edit_async._session import EditSession
 from qwen_edit_async._sources import EditDefaults
 
 from ._content import sweep
-from ._ending import see_through
 from ._forecast import BatchPlan
 from ._gather import Gatherer
 from ._input import BatchInput, BatchSource

@@ -1,4 +1,4 @@
-"""What must be done at the end of a run, however often the run is cancelled meanwhile."""
+"""What must be done at the end of a session or a run, however often whoever ends it is cancelled meanwhile."""
 
 from __future__ import annotations
 
