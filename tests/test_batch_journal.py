@@ -306,6 +306,27 @@ async def test_a_file_that_is_no_database_is_left_alone(tmp_path):
     assert (tmp_path / JOURNAL_NAME).read_text().startswith("my notes")
 
 
+async def run_in(folder: Path) -> None:
+    async with MemorySession(MemoryService()) as session:
+        await EditBatch([], folder).run(session)
+
+
+async def plan_in(folder: Path) -> None:
+    await EditBatch([], folder).plan()
+
+
+async def look_into(folder: Path) -> None:
+    async for _ in EditBatch([], folder).outcomes():
+        pass
+
+
+@pytest.mark.parametrize("use", [run_in, plan_in, look_into])
+async def test_a_journal_that_can_not_be_opened_is_named(tmp_path, use):
+    (tmp_path / JOURNAL_NAME).mkdir()
+    with pytest.raises(JournalError, match=f"the journal .*{JOURNAL_NAME}: "):
+        await use(tmp_path)
+
+
 async def test_a_folder_that_can_not_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(JournalError, match=r"the folder .*file/out can't be written: Not a directory"):

@@ -121,10 +121,10 @@ class Store:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
         name = read_only_address(path) if read_only else path
-        self._connection = sqlite3.connect(name, timeout=_BUSY_SECONDS, isolation_level=None, uri=read_only)
         with ExitStack() as undo:
-            undo.callback(self._connection.close)
             try:
+                self._connection = sqlite3.connect(name, timeout=_BUSY_SECONDS, isolation_level=None, uri=read_only)
+                undo.callback(self.close)
                 if not read_only:
                     self._configure()
                 self._migrate(read_only=read_only)
