@@ -85,6 +85,15 @@ def damages(draw) -> Callable[[bytearray], None]:
     return apply
 
 
+def damage_row(folder: Path, key: str, change: str) -> None:
+    """Make a journal in which that was done to an edit."""
+    (folder / JOURNAL_NAME).write_bytes(intact())
+    with contextlib.closing(sqlite3.connect(folder / JOURNAL_NAME)) as connection:
+        connection.execute(f"UPDATE edits SET {change} WHERE key = '{key}'")
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 async def fresh_keys(content: bytes) -> set[str]:
     """Which of the edits that were submitted a resumed run would submit again, without being asked to."""
     with tempfile.TemporaryDirectory() as folder:
@@ -138,17 +147,17 @@ async def test_a_flipped_bit_in_a_key_is_found_wherever_the_file_has_it(key):
         "files = '[5]'",
     ],
 )
-async def test_what_no_run_writes_is_a_damaged_journal(change):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / JOURNAL_NAME
-        path.write_bytes(intact())
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            connection.execute(f"UPDATE edits SET {change} WHERE key = 'submitted-3'")
-            connection.commit()
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        content = path.read_bytes()
+async def test_what_no_run_writes_is_a_damaged_journal(change, tmp_path):
+    damage_row(tmp_path, "submitted-3", change)
     with pytest.raises(JournalError, match="damaged"):
-        await fresh_keys(content)
+        await fresh_keys((tmp_path / JOURNAL_NAME).read_bytes())
+
+
+@pytest.mark.parametrize(("key", "change"), [("saved-3", "key = CAST(key AS BLOB)")])
+async def test_what_would_be_paid_for_again_is_found_before_anything_is_submitted(key, change, tmp_path):
+    damage_row(tmp_path, key, change)
+    with pytest.raises(JournalError, match="damaged"):
+        Store(tmp_path / JOURNAL_NAME)
 
 
 @pytest.mark.parametrize("content", [b"", b"S", b"\0", bytes(99), bytes(512)])
