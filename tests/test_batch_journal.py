@@ -63,7 +63,7 @@ async def reach(journal: Journal, number: int, *states: State) -> None:
 async def submitted(journal: Journal, key: str) -> int:
     number = (await journal.plan(draft(key))).number
     await journal.move(number, State.SUBMITTING)
-    await journal.move(number, State.SUBMITTED, task_id=f"task of {key}")
+    await journal.move(number, State.SUBMITTED, task_id=f"task-of-{key}")
     return number
 
 
@@ -95,7 +95,7 @@ async def test_an_entry_tells_all_that_going_on_needs(journal, tmp_path):
     picture.write_bytes(b"12345")
     await journal.save(number, [picture, tmp_path / "missing.png"])
     entry = await journal.find("cat")
-    assert (entry.state, entry.task_id, entry.urls) == (State.SAVED, "task of cat", ("http://a", "http://b"))
+    assert (entry.state, entry.task_id, entry.urls) == (State.SAVED, "task-of-cat", ("http://a", "http://b"))
     assert entry.files == (("cat-0.png", 5), ("missing.png", -1))
 
 
@@ -281,7 +281,7 @@ async def test_a_journal_is_found_again(tmp_path):
     journal = await Journal.open(tmp_path / "new" / "folder")
     entry = await journal.find("cat")
     await journal.aclose()
-    assert entry.task_id == "task of cat"
+    assert entry.task_id == "task-of-cat"
 
 
 @pytest.mark.parametrize(
@@ -484,12 +484,12 @@ async def test_ids_aside_are_recorded_only_where_they_are_missing(tmp_path, rows
     await journal.move(lost, State.SUBMITTING)
     await submitted(journal, "known")
     for key in ("lost", "known", "unknown"):
-        journal.set_aside(key, f"late id of {key}")
+        journal.set_aside(key, f"late-id-of-{key}")
     await journal.aclose()
     await (await Journal.open(tmp_path)).aclose()
     assert rows("SELECT key, state, task_id FROM edits") == [
-        ("lost", "submitted", "late id of lost"),
-        ("known", "submitted", "task of known"),
+        ("lost", "submitted", "late-id-of-lost"),
+        ("known", "submitted", "task-of-known"),
     ]
 
 

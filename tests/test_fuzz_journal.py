@@ -153,10 +153,19 @@ async def test_what_no_run_writes_is_a_damaged_journal(change, tmp_path):
         await fresh_keys((tmp_path / JOURNAL_NAME).read_bytes())
 
 
-@pytest.mark.parametrize(("key", "change"), [("saved-3", "key = CAST(key AS BLOB)")])
-async def test_what_would_be_paid_for_again_is_found_before_anything_is_submitted(key, change, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("saved-3", "key = CAST(key AS BLOB)"),
+        ("saved-3", "task_id = CAST(task_id AS BLOB)"),
+        ("submitted-3", "task_id = char(17) || substr(task_id, 2)"),
+        ("submitted-3", "task_id = CAST(x'f4' || substr(task_id, 2) AS TEXT)"),
+    ],
+    ids=["key is no text", "id is no text", "id has a control character", "id is no UTF-8"],
+)
+async def test_what_no_run_writes_is_found_before_anything_is_submitted(key, change, tmp_path):
     damage_row(tmp_path, key, change)
-    with pytest.raises(JournalError, match="damaged"):
+    with pytest.raises(JournalError, match=r"damaged|not decode"):
         Store(tmp_path / JOURNAL_NAME)
 
 

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from qwen_edit_async._errors import JournalError
+from qwen_edit_async._errors import InvalidEditError, JournalError
 
 from ._plan import State
 
@@ -16,8 +16,7 @@ DAMAGED: Final = (
 
 COUNT_DAMAGED: Final = (
     f"SELECT count(*) FROM edits WHERE state NOT IN ({', '.join(repr(state.value) for state in State)}) "  # noqa: S608  # our own words
-    "OR typeof(task_id) NOT IN ('text', 'null') OR typeof(key) != 'text' "
-    "OR (task_id IS NULL AND state IN ('submitted', 'completed', 'saved'))"
+    "OR typeof(key) != 'text' OR (task_id IS NULL AND state IN ('submitted', 'completed', 'saved'))"
 )
 """Counts rows that no run writes, and that SQLite's own check does not see: it has no checksums."""
 
@@ -33,9 +32,9 @@ _EXPLANATIONS: Final = (
 )
 
 
-def explain(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> JournalError:
-    """An error of SQLite in plain words; the words of its own that speak of a damaged file can be no text at all."""
-    name = "SQLITE_CORRUPT" if isinstance(error, UnicodeDecodeError) else getattr(error, "sqlite_errorname", "") or ""
+def explain(error: sqlite3.Error | UnicodeDecodeError | InvalidEditError, path: Path) -> JournalError:
+    """An error of SQLite in plain words, or of what it gave: its own words for damage, too, can be no text at all."""
+    name = getattr(error, "sqlite_errorname", "") or "" if isinstance(error, sqlite3.Error) else "SQLITE_CORRUPT"
     words = next((words for prefix, words in _EXPLANATIONS if name.startswith(prefix)), str(error))
     return JournalError(f"the journal {path}: {words}")
 

@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async._errors import JournalError
+from qwen_edit_async._errors import InvalidEditError, JournalError
 from qwen_edit_async._log import log
 from qwen_edit_async._results import safe_stem
 from qwen_edit_async._sources import folded
+from qwen_edit_async._wire import check_task_id
 
 from ._plan import ORIGINS, State
 from ._report import JournalSummary
@@ -129,7 +130,7 @@ class Store:
                     self._configure()
                 self._migrate(read_only=read_only)
                 self._check()
-            except (sqlite3.Error, UnicodeDecodeError) as error:
+            except (sqlite3.Error, UnicodeDecodeError, InvalidEditError) as error:
                 raise explain(error, path) from error
             undo.pop_all()
 
@@ -301,6 +302,8 @@ class Store:
         """Refuse a damaged file: an edit whose key, state or task is lost would be submitted, and paid for, again."""
         if self._one("PRAGMA integrity_check(1)") != "ok" or self._one(COUNT_DAMAGED):
             raise JournalError(f"the journal {self._path}: {DAMAGED}")
+        for (task_id,) in self._connection.execute("SELECT task_id FROM edits WHERE task_id IS NOT NULL"):
+            check_task_id(task_id)  # here already: later it would end a run that has submitted others
 
     def _one(self, query: str, parameters: Sequence[Any] = ()) -> Any:
         return self._connection.execute(query, parameters).fetchone()[0]
