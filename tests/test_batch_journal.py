@@ -19,7 +19,7 @@ import pytest
 from memory_transport import MemoryService, MemorySession, until
 
 from qwen_edit_async import EditBatch, JournalError
-from qwen_edit_async._batch import _lock, _run
+from qwen_edit_async._batch import _lock, _outcomes, _run, _store
 from qwen_edit_async._batch._aside import IdsAside
 from qwen_edit_async._batch._gather import Gatherer
 from qwen_edit_async._batch._journal import ASIDE_NAME, JOURNAL_NAME, LOCK_NAME, Journal
@@ -32,8 +32,11 @@ from qwen_edit_async._batch._store import Draft, Store
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the test looks into the file from outside")]
 
 
+ASKED = json.dumps({"images": [], "instruction": "snow", "parameters": {}})
+
+
 def draft(key: str, **changes: object) -> Draft:
-    fields = {"stem": key, "digest": f"digest of {key}", "stamp": "", "request": "{}", "pictures": 1}
+    fields = {"stem": key, "digest": f"digest of {key}", "stamp": "", "request": ASKED, "pictures": 1}
     return Draft(key=key, **fields | changes)
 
 
@@ -53,6 +56,19 @@ def rows(tmp_path):
             return connection.execute(query).fetchall()
 
     return select
+
+
+async def run_in(folder: Path) -> None:
+    async with MemorySession(MemoryService()) as session:
+        await EditBatch([], folder).run(session)
+
+
+async def plan_in(folder: Path) -> None:
+    await EditBatch([], folder).plan()
+
+
+async def keys_in(folder: Path) -> list[str]:
+    return [outcome.key async for outcome in EditBatch([], folder).outcomes()]
 
 
 async def reach(journal: Journal, number: int, *states: State) -> None:
@@ -160,20 +176,62 @@ async def test_every_commit_reaches_the_disk(tmp_path):
         assert store._one("PRAGMA fullfsync") == 1
 
 
-@pytest.mark.parametrize("refusal", ["answers with another mode", "raises"])
-async def test_where_there_is_no_write_ahead_log_it_does_without_and_says_so(tmp_path, monkeypatch, caplog, refusal):
+@pytest.fixture(params=["answers with another mode", "raises"])
+def network_drive(request, monkeypatch):
+    """The file system has no shared memory, which a write-ahead log needs."""
+
     class NetworkDrive(sqlite3.Connection):
         def execute(self, query, *parameters):
             if query == "PRAGMA journal_mode = WAL":
-                if refusal == "raises":
+                if request.param == "raises":
                     raise sqlite3.OperationalError("locking protocol")
                 query = "PRAGMA journal_mode"
             return super().execute(query, *parameters)
 
     monkeypatch.setattr("sqlite3.connect", NetworkDrive)
+
+
+@pytest.mark.usefixtures("network_drive")
+async def test_where_there_is_no_write_ahead_log_it_does_without_and_says_so(tmp_path, caplog):
     with caplog.at_level(logging.WARNING), contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
-        assert settings_of(store) == ["delete", 2]
+        assert settings_of(store) == ["persist", 2]
     assert "can't keep a write-ahead log" in caplog.text
+
+
+@pytest.mark.usefixtures("network_drive")
+async def test_without_a_write_ahead_log_readers_see_what_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(_store, "_BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(_outcomes, "_BUSY_SECONDS", 0.0)
+    with contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
+        store.plan(draft("cat"))
+        store._connection.execute("BEGIN IMMEDIATE")
+        store.plan(draft("dog"))
+        await plan_in(tmp_path)
+        assert await keys_in(tmp_path) == ["cat"]
+        store._connection.execute("COMMIT")
+        assert await keys_in(tmp_path) == ["cat", "dog"]
+        store._connection.execute("BEGIN EXCLUSIVE")
+        for look in (plan_in, keys_in):
+            with pytest.raises(JournalError, match="another program has locked it"):
+                await look(tmp_path)
+
+
+@pytest.mark.parametrize("use", [run_in, plan_in, keys_in])
+async def test_a_transaction_that_was_cut_off_without_a_write_ahead_log_is_undone(tmp_path, use):
+    whole, cut = tmp_path / JOURNAL_NAME, tmp_path / "cut off" / JOURNAL_NAME
+    with contextlib.closing(Store(whole)) as store:
+        for number in range(40):
+            store.plan(draft(f"cat{number:02}"))
+    cut.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(whole, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA cache_size = 1")  # what does not fit is in the file before the transaction ends
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE edits SET key = key || hex(zeroblob(3000))")
+        for name in (JOURNAL_NAME, f"{JOURNAL_NAME}-journal"):
+            cut.with_name(name).write_bytes(whole.with_name(name).read_bytes())
+    await use(cut.parent)
+    assert await keys_in(cut.parent) == [f"cat{number:02}" for number in range(40)]
 
 
 def limit_pages(journal: Journal, pages: int) -> None:
@@ -306,21 +364,7 @@ async def test_a_file_that_is_no_database_is_left_alone(tmp_path):
     assert (tmp_path / JOURNAL_NAME).read_text().startswith("my notes")
 
 
-async def run_in(folder: Path) -> None:
-    async with MemorySession(MemoryService()) as session:
-        await EditBatch([], folder).run(session)
-
-
-async def plan_in(folder: Path) -> None:
-    await EditBatch([], folder).plan()
-
-
-async def look_into(folder: Path) -> None:
-    async for _ in EditBatch([], folder).outcomes():
-        pass
-
-
-@pytest.mark.parametrize("use", [run_in, plan_in, look_into])
+@pytest.mark.parametrize("use", [run_in, plan_in, keys_in])
 async def test_a_journal_that_can_not_be_opened_is_named(tmp_path, use):
     (tmp_path / JOURNAL_NAME).mkdir()
     with pytest.raises(JournalError, match=f"the journal .*{JOURNAL_NAME}: "):

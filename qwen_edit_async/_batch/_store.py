@@ -113,7 +113,8 @@ class Store:
 
     Args:
         path: The file.
-        read_only: Whether it is only looked at: nothing is made or changed, not even files beside it.
+        read_only: Whether it is only looked at: no file is made or changed, but for undoing what a run that died was
+            just writing.
 
     Raises:
         JournalError: If it can't be opened or made, is no journal, or is one of a later version.
@@ -273,7 +274,8 @@ class Store:
         with suppress(sqlite3.OperationalError):  # how some network drives say that they have no shared memory
             (mode,) = self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
-            (mode,) = self._connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+            # Not DELETE: between two transactions, too, the file beside it tells readers that there may be a run.
+            (mode,) = self._connection.execute("PRAGMA journal_mode = PERSIST").fetchone()
             log.warning("%s is where SQLite can't keep a write-ahead log: the journal will be slower", self._path)
         # FULL: with WAL, NORMAL keeps the file consistent, but a power cut may undo the last commits. One of those
         # could hold the id of a task that was paid for, or the intent without which it would be paid for twice.
