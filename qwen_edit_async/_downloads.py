@@ -38,6 +38,9 @@ MAX_RESULT_BYTES = 64 * 1024 * 1024
 MAX_RESULT_PIXELS = 89_478_485
 """Most pixels of a result: more is what Pillow, too, suspects of being a decompression bomb."""
 
+PART_NAME_CHARACTERS = 40
+"""As much of a picture's name has the file that becomes it."""
+
 _PIECE_BYTES = 1024 * 1024
 _LEAST_BYTES_PER_SECOND = 1024
 _MAX_CONNECTIONS = 32
@@ -292,7 +295,7 @@ class _PartFile:
 
     def __init__(self, target: Path) -> None:
         self._target = target
-        self._path = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.part")
+        self._path = target.with_name(f".{target.name[:PART_NAME_CHARACTERS]}.{secrets.token_hex(4)}.part")
         try:
             self._file = self._path.open("xb")
         except FileNotFoundError:

@@ -996,13 +996,20 @@ async def test_a_session_that_closes_before_a_download_ends_the_run_resumably(re
         assert (await EditBatch(requests(1), out).run(session)).ok
 
 
-async def test_leftovers_of_killed_downloads_are_swept_away(requests, out):
-    out.mkdir()
-    (out / ".edit0-0.png.0123abcd.part").touch()
-    (out / ".mine.part").touch()
+async def test_leftovers_of_a_killed_run_are_swept_away_and_no_downloads_of_others(requests, out, monkeypatch):
+    async def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    key = "a key that is longer than what is left of it in the name of a part"
     async with service() as (_, session):
+        with monkeypatch.context() as disk:
+            disk.setattr(Downloader, "save", full)
+            await EditBatch([attrs.evolve(requests(1)[0], key=key)], out).run(session)
+        for name in (key.replace(" ", "_")[:40], "report.html", "report.json", "cat-0.png"):
+            (out / f".{name}.0123abcd.part").touch()
+        (out / ".mine.part").touch()
         await EditBatch(requests(1), out).run(session)
-    assert [path.name for path in out.glob(".*")] == [".mine.part"]
+    assert sorted(path.name for path in out.glob(".*")) == [".cat-0.png.0123abcd.part", ".mine.part"]
 
 
 async def test_progress_can_be_seen_at_any_time(requests, out):

@@ -6,12 +6,13 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
+from qwen_edit_async._downloads import PART_NAME_CHARACTERS
 from qwen_edit_async._errors import InvalidEditError
 from qwen_edit_async._images import ArrayLike, BinaryReader, PillowImage, image_name, is_url
 from qwen_edit_async._models import EditRequest
@@ -19,7 +20,7 @@ from qwen_edit_async._models import EditRequest
 from ._plan import content_hash, image_locator, key_of, stamp_of
 
 _PIECE_BYTES: Final = 1024 * 1024
-_PART_NAME: Final = re.compile(r"\..*\.[0-9a-f]{8}\.part", re.DOTALL)
+_PART_NAME: Final = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part", re.DOTALL)
 _PNG_END: Final = b"\0\0\0\0IEND\xae\x42\x60\x82"
 
 
@@ -63,10 +64,14 @@ def read_content(request: EditRequest) -> Content:
     return Content(key_of(request, hashes), content_hash(hashes, request), stamped)
 
 
-def sweep(folder: Path) -> None:
-    """Delete the beginnings of downloads that a run left behind when it was killed."""
+def sweep(folder: Path, names: Iterable[str]) -> None:
+    """Delete the beginnings of files of these names that a run left behind when it was killed.
+
+    Those of other names may be downloads of somebody else, which are under way.
+    """
+    left = {name[:PART_NAME_CHARACTERS] for name in names}
     for path in folder.glob(".*.part"):
-        if _PART_NAME.fullmatch(path.name):
+        if (match := _PART_NAME.fullmatch(path.name)) is not None and match[1] in left:
             path.unlink(missing_ok=True)
 
 

@@ -122,6 +122,10 @@ class Journal:
         """Edits that have a task, but not all of its pictures, by their numbers."""
         return await self._thread.call(self._store.unfinished, after, limit)
 
+    async def unsaved(self) -> list[str]:
+        """Names of the pictures that are there to be downloaded."""
+        return await self._thread.call(self._store.unsaved)
+
     async def totals(self) -> Totals:
         """What has been done so far."""
         return await self._thread.call(self._store.totals)

@@ -25,7 +25,7 @@ from ._outcomes import BatchOutcome, BatchStatus, read_chosen
 from ._report import BatchReport
 
 PAGE_NAME: Final = "report.html"
-_JSON_NAME: Final = "report.json"
+JSON_NAME: Final = "report.json"
 _PAGE_START: Final = (
     b'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy"'
 )
@@ -72,9 +72,9 @@ def publish(
         else:
             report = attrs.evolve(report, gallery=str(page))
     try:
-        write_whole(journal.with_name(_JSON_NAME), [report.to_json(), "\n"])
+        write_whole(journal.with_name(JSON_NAME), [report.to_json(), "\n"])
     except OSError as error:
-        log.warning("%s could not be written: %s", journal.with_name(_JSON_NAME), error.strerror)
+        log.warning("%s could not be written: %s", journal.with_name(JSON_NAME), error.strerror)
     return report
 
 
@@ -87,7 +87,7 @@ def check_not_lost(journal: Path) -> None:
     with contextlib.suppress(OSError):  # whatever it is, opening the journal will say
         if journal.stat().st_size >= _HEADER_BYTES:
             return
-    for report, is_ours in ((journal.with_name(_JSON_NAME), _is_report), (journal.with_name(PAGE_NAME), _is_page)):
+    for report, is_ours in ((journal.with_name(JSON_NAME), _is_report), (journal.with_name(PAGE_NAME), _is_page)):
         with contextlib.suppress(OSError, ValueError):
             if is_ours(report):
                 raise JournalError(

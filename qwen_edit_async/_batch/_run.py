@@ -33,7 +33,7 @@ from ._intake import Intake
 from ._journal import JOURNAL_NAME, Journal
 from ._outcomes import BatchOutcome, read_page
 from ._plan import Budget
-from ._publish import check_not_lost, publish
+from ._publish import JSON_NAME, PAGE_NAME, check_not_lost, publish
 from ._report import BatchReport, make_report
 from ._row import Surroundings
 from ._survey import SurveyOptions, survey
@@ -284,7 +284,7 @@ class EditBatch:
                 deadline=self._deadline,
                 resubmit_uncertain=self._resubmit_uncertain,
             )
-            await files.call(sweep, self._folder)
+            await files.call(sweep, self._folder, [*await journal.unsaved(), JSON_NAME, PAGE_NAME])
             intake = Intake(around)
 
             async def conclude(stopped: str, preview_seconds: float) -> BatchReport:

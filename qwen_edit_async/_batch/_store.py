@@ -261,6 +261,11 @@ class Store:
         )
         return [_entry(row) for row in rows]
 
+    def unsaved(self) -> list[str]:
+        """Names of the pictures that are there to be downloaded."""
+        rows = self._connection.execute(f"SELECT {_ENTRY_COLUMNS} FROM edits WHERE state = 'completed'")  # noqa: S608  # constants
+        return [f"{entry.stem}-{index}.png" for entry in map(_entry, rows) for index in range(len(entry.urls))]
+
     def totals(self) -> Totals:
         """What has been done so far."""
         return read_totals(self._connection)
