@@ -176,11 +176,11 @@ def _open(image: Any, name: str, limit: int) -> _Source:
         return _open_data_uri(image, name, limit)
     if isinstance(image, bytes | bytearray | memoryview):
         return _open_bytes(bytes(image), name, limit)
-    path = _local_path(image)
+    path = local_path(image)
     return _open_stream(image, name, limit) if path is None else _open_path(path, name, limit)
 
 
-def _local_path(image: Any) -> str | None:
+def local_path(image: Any) -> str | None:
     """The path of a file that the operating system can open; a remote path may have none, or a URL for one."""
     if isinstance(image, str):
         return image
@@ -202,7 +202,7 @@ def _open_bytes(data: bytes, name: str, limit: int) -> _Source:
 
 def _open_path(path: str, name: str, limit: int) -> _Source:
     try:
-        _check_regular(os.stat(path).st_mode, name)  # noqa: PTH116  # before opening: that would wait at a pipe
+        check_regular(path, name)
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(open(path, "rb"))  # noqa: PTH123  # a str is all that is here
             status = os.fstat(file.fileno())
@@ -214,10 +214,6 @@ def _open_path(path: str, name: str, limit: int) -> _Source:
         raise InvalidEditError(f"{name} does not exist") from None
     except OSError as error:
         raise InvalidEditError(f"{name} can't be read: {error.strerror}") from None
-    except InvalidEditError:
-        raise
-    except ValueError:  # a NUL, or what can't be encoded
-        raise InvalidEditError(f"{name} is no path") from None
     return _Source(
         file,
         status.st_size,
@@ -227,10 +223,22 @@ def _open_path(path: str, name: str, limit: int) -> _Source:
     )
 
 
-def _check_regular(mode: int, name: str) -> None:
+def check_regular(path: str, name: str) -> int:
+    """The size of a local file; to be asked before it is opened, since that would wait at a pipe.
+
+    Raises:
+        InvalidEditError: If it is no path, or no regular file.
+        OSError: If it can't be looked at.
+    """
+    try:
+        status = os.stat(path)  # noqa: PTH116  # a str is all that is here
+    except ValueError:  # a NUL, or what can't be encoded
+        raise InvalidEditError(f"{name} is no path") from None
+    mode = status.st_mode
     if not stat.S_ISREG(mode):
         kind = "a directory: give the files in it" if stat.S_ISDIR(mode) else "no regular file: pass it opened"
         raise InvalidEditError(f"{name} is {kind}")
+    return status.st_size
 
 
 def _open_data_uri(uri: str, name: str, limit: int) -> _Source:
@@ -256,9 +264,9 @@ def _open_stream(image: Any, name: str, limit: int) -> _Source:
         with contextlib.ExitStack() as stack:
             reader = image
             if not isinstance(image, BinaryReader):
-                reader = stack.enter_context(contextlib.closing(_opened(image)))
+                reader = stack.enter_context(contextlib.closing(opened(image)))
             size = 0
-            while size <= limit and (piece := _read(reader, min(RAW_CHUNK, limit + 1 - size), name)):
+            while size <= limit and (piece := read_piece(reader, min(RAW_CHUNK, limit + 1 - size), name)):
                 size += file.write(piece)
         if not size:
             raise InvalidEditError(f"{name} is empty, or was already read to its end")  # noqa: TRY301  # closes file
@@ -273,14 +281,20 @@ def _open_stream(image: Any, name: str, limit: int) -> _Source:
     return _Source(file, size, lambda media_type: _keep(file, size, media_type, name))
 
 
-def _opened(image: Any) -> Any:
+def opened(image: Any) -> Any:
+    """The binary file that a remote path, or the like, opens."""
     try:
         return image.open("rb")
     except TypeError:  # fsspec's OpenFile has its mode already
         return image.open()
 
 
-def _read(reader: Any, size: int, name: str) -> bytes:
+def read_piece(reader: Any, size: int, name: str) -> bytes:
+    """Up to ``size`` bytes of a binary file; none at its end.
+
+    Raises:
+        InvalidEditError: If it gives something else.
+    """
     piece = reader.read(size)
     if isinstance(piece, bytes | bytearray | memoryview):
         return bytes(piece)

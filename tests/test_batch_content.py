@@ -27,6 +27,16 @@ class Remote:
         return io.BytesIO(self._content)
 
 
+class RemoteFile:
+    """As a remote path, but its mode is settled already."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def open(self) -> io.BytesIO:
+        return io.BytesIO(self._content)
+
+
 def data_uri(content: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
@@ -41,7 +51,8 @@ KINDS = {
     "bytes": str.encode,
     "bytearray": lambda text: bytearray(text.encode()),
     "file": lambda text: io.BytesIO(text.encode()),
-    "remote file": lambda text: Remote(text.encode()),
+    "remote path": lambda text: Remote(text.encode()),
+    "remote file": lambda text: RemoteFile(text.encode()),
     "PIL image": lambda text: Image.new("L", (4, 4), ord(text)),
     "array": lambda text: gray(ord(text)),
 }
@@ -90,7 +101,9 @@ def test_a_request_with_a_key_of_its_own_is_not_read_for_it():
     assert key_without_reading(EditRequest(b"bytes", "x", key="mine")) == "mine"
 
 
-@pytest.mark.parametrize(("name", "words"), [("missing.png", "does not exist"), ("", "can't be read: Is a directory")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("missing.png", "does not exist"), ("", "is a directory: give the files in it")]
+)
 def test_an_image_that_can_not_be_read_is_named(tmp_path, name, words):
     with pytest.raises(InvalidEditError, match=words):
         read_content(EditRequest(str(Path(tmp_path, name)), "x"))

@@ -558,6 +558,88 @@ async def test_a_malformed_request_stops_no_other(requests, out, photo):
     assert {group.keys for group in report.failures} == {("bad",), ()}
 
 
+class OddPath:
+    """A path of another library, whose code raises what it likes."""
+
+    def __str__(self) -> str:
+        return "bucket/a.png"
+
+    def __fspath__(self) -> str:
+        raise RuntimeError("no local path")
+
+
+class OddRemote(OddPath):
+    def open(self, mode: str = "rb") -> io.BytesIO:
+        raise RuntimeError("no such bucket")
+
+
+class OddFile:
+    def read(self, size: int = -1) -> bytes:
+        raise KeyError("offset")
+
+    def tell(self) -> int:
+        return 0
+
+
+class AsyncFile(OddFile):
+    async def read(self, size: int = -1) -> bytes:
+        raise NotImplementedError
+
+
+class OddArray:
+    @property
+    def __array_interface__(self) -> dict[str, object]:
+        return {"shape": (400, 400), "typestr": "|u1"}
+
+    def tobytes(self) -> bytes:
+        raise RuntimeError("the device is gone")
+
+
+def closed(file: io.BytesIO) -> io.BytesIO:
+    file.close()
+    return file
+
+
+def pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "pipe.png")
+    return folder / "pipe.png"
+
+
+ODD_IMAGES = {
+    "a surrogate": (lambda _: "\ud800.png", "image 1 is no path"),
+    "a NUL": (lambda _: Path("a\0.png"), "image 1 is no path"),
+    "a directory": (lambda folder: folder, "image 1 is a directory: give the files in it"),
+    "a pipe": (pipe, "image 1 is no regular file: pass it opened"),
+    "a device": (lambda _: "/dev/zero", "image 1 is no regular file: pass it opened"),
+    "a path that raises": (lambda _: OddPath(), "image 1 can't be read: 'OddPath' object has no attribute 'open'"),
+    "a remote path that raises": (lambda _: OddRemote(), "image 1 can't be read: no such bucket"),
+    "a closed file": (lambda _: closed(io.BytesIO(PHOTO)), "image 1 can't be read: I/O operation on closed file."),
+    "a file that raises": (lambda _: OddFile(), "image 1 can't be read: 'offset'"),
+    "a file of text": (lambda _: io.StringIO("text"), 'image 1 is a file in text mode: open it with mode "rb"'),
+    "an async file": (lambda _: AsyncFile(), "image 1 is no binary file: its read() gives 'coroutine'"),
+    "an array that raises": (lambda _: OddArray(), "image 1 can't be read: the device is gone"),
+    "a data URI": (
+        lambda _: f"data:image/png;base64,{'A' * 65536}\ud800AAA",  # where its beginning is no longer looked at
+        "image 1 can't be read: 'utf-8' codec can't encode character '\\ud800'",
+    ),
+}
+
+
+@pytest.mark.may_block(reason="the test makes a pipe")
+@pytest.mark.parametrize("key", ["odd", None])
+@pytest.mark.parametrize("case", ODD_IMAGES)
+async def test_an_odd_image_fails_alone(requests, out, tmp_path, case, key):
+    make, reason = ODD_IMAGES[case]
+    first, *others = requests(3)
+    batch = EditBatch([first, EditRequest(make(tmp_path), "make it snow", key=key), *others], out)
+    async with service() as (emulator, session):
+        report = await batch.run(session)
+    (odd,) = [outcome async for outcome in batch.outcomes() if not outcome.ok]
+    assert (report.saved, report.failed, emulator.statistics().tasks_created) == (3, 1, 3)
+    assert report.failures[0].reason.startswith(reason)
+    assert (odd.status, odd.task_id) == ("failed", None)
+
+
 async def test_a_deleted_input_fails_alone_and_is_edited_once_it_is_back(requests, out, photo, tmp_path):
     moved = tmp_path / "moved.png"
 

@@ -14,7 +14,7 @@ import attrs
 import pandas as pd
 import pytest
 from PIL import Image
-from test_batch_run import PHOTO, pictures, service, states, until
+from test_batch_run import PHOTO, OddPath, pictures, service, states, until
 
 from qwen_edit_async import (
     ConfigurationError,
@@ -93,7 +93,7 @@ async def test_every_bad_row_is_told_with_its_number_and_the_others_are_planned(
         ("row 4", f"image 1 ({photos / 'text.png'}) is no JPEG, PNG, BMP, TIFF, WEBP or GIF image: {begins}"),
         ("row 5", f"image 1 ({photos / 'empty.png'}) is empty"),
         ("row 7", "the key 'SAME' is that of another row"),
-        ("row 8", f"image 1 ({photos / 'pipe.png'}) is no file"),
+        ("row 8", f"image 1 ({photos / 'pipe.png'}) is no regular file: pass it opened"),
         ("row 9", "the instruction is missing or empty: say what to do with the picture"),
     ]  # fmt: skip
 
@@ -121,6 +121,25 @@ async def test_a_file_that_can_not_be_read_or_is_too_large_is_a_problem(photos, 
     plan = await EditBatch(requests, out).plan()
     assert "is over 10,485,760 bytes" in problems(plan)[0][1]
     assert (await EditBatch(requests, out).plan(fit=True)).ok
+
+
+@pytest.mark.may_block(reason="the test writes a table")
+@pytest.mark.parametrize("name", ["\\ud800.png", "\\ud800/a.png"])
+async def test_a_path_that_can_be_none_is_the_problem_of_its_row_alone(photos, out, name):
+    table = photos / "edits.jsonl"
+    table.write_text(f'{{"image": "a.png"}}\n{{"image": "{name}"}}\n', encoding="utf-8")
+    batch = EditBatch(table, out, instruction="snow")
+    plan = await batch.plan()
+    assert plan.submit == 1
+    assert [(where, reason.rpartition(") ")[2]) for where, reason in problems(plan)] == [("row 2", "is no path")]
+    async with service() as (_, session):
+        report = await batch.run(session)
+    assert (report.saved, report.failed) == (1, 1)
+
+
+async def test_a_path_that_raises_is_planned_as_it_may_be_elsewhere(photos, out):
+    plan = await EditBatch([EditRequest(image, "snow") for image in (photos / "a.png", OddPath())], out).plan()
+    assert plan.submit == 2
 
 
 def _refuse(*_, **__):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qwen_edit_async import ConfigurationError, EditRequest, InvalidEditError
+from qwen_edit_async._batch._content import read_content
 from qwen_edit_async._prepare import prepare
 from qwen_edit_async._sources import EditDefaults, KeyNames, crowded_names, read_source
 
@@ -43,6 +44,61 @@ def damaged_pictures(draw) -> bytes:
 def test_any_bytes_are_an_image_or_no_edit(content, fit):
     try:
         prepare(EditRequest([content], "make it snow"), fit=fit).close()
+    except InvalidEditError as error:
+        assert str(error)  # noqa: PT017  # either way is right
+
+
+def odd_image(pieces: list[object], others: dict[str, object]) -> object:
+    """A file, a path or a remote path, whose methods return or raise what they like.
+
+    Args:
+        pieces: What ``read`` gives; after them the file is at its end.
+        others: What the other methods that it has give.
+    """
+
+    def answer(given: object) -> object:
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    def method(name: str, given: object):
+        return lambda image, *_: image if name == "open" and given is None else answer(given)
+
+    methods = {name: method(name, given) for name, given in others.items()}
+    rest = [*pieces]
+    if "read" in others:
+        methods["read"] = lambda *_: answer(rest.pop(0) if rest else b"")
+    return type("Odd", (), methods)()
+
+
+answers = (
+    st.none()
+    | st.integers()
+    | st.binary(max_size=20)
+    | st.text(st.characters(), max_size=20)  # surrogates as well
+    | st.builds(
+        lambda kind, text: kind(text),
+        st.sampled_from([OSError, ValueError, TypeError, RuntimeError, LookupError, AttributeError, EOFError]),
+        st.text(max_size=5),
+    )
+)
+odd_images = st.builds(
+    odd_image,
+    st.lists(answers | st.sampled_from(PICTURES), max_size=4),
+    st.dictionaries(
+        st.sampled_from(["read", "open", "seek", "tell", "tobytes", "save", "close", "__fspath__"]), answers
+    ),
+)
+
+
+@given(odd_images | st.text(st.characters(), max_size=20) | st.binary(max_size=20))
+@example("\ud800.png")
+@example("a\0.png")
+def test_any_object_is_known_by_its_content_or_no_edit(image):
+    try:
+        request = EditRequest([image], "make it snow")
+        assert read_content(request).key
+        prepare(request).close()
     except InvalidEditError as error:
         assert str(error)  # noqa: PT017  # either way is right
 

@@ -14,8 +14,9 @@ import attrs
 
 from qwen_edit_async._downloads import PART_NAME_CHARACTERS
 from qwen_edit_async._errors import InvalidEditError
-from qwen_edit_async._images import ArrayLike, BinaryReader, PillowImage, image_name, is_url
+from qwen_edit_async._images import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url
 from qwen_edit_async._models import EditRequest
+from qwen_edit_async._prepare import check_regular, local_path, opened, read_piece
 
 from ._plan import content_hash, image_locator, key_of, stamp_of
 
@@ -93,32 +94,38 @@ def _ends_well(path: Path, size: int) -> bool:
 def _stamp(image: Any) -> str | None:
     if is_url(image):
         return str(image)
-    if not isinstance(image, str | os.PathLike):
+    path = local_path(image)
+    if path is None:
         return None
-    status = os.stat(image)  # noqa: PTH116  # a remote path is no Path, and is not stamped: it raises
+    status = os.stat(path)  # noqa: PTH116  # a str
     # Tools that copy can set the time of the content; that of the last change of anything (on Windows, of the making),
     # they can't.
-    return f"{os.fspath(image)}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+    return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
 def _hash_image(image: Any, name: str) -> str:
     digest = hashlib.blake2b(digest_size=20)
     try:
         _feed(digest, image, name)
-    except OSError as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
-        raise InvalidEditError(f"{name} {reason}") from None
+    except InvalidEditError:
+        raise
+    except FileNotFoundError:
+        raise InvalidEditError(f"{name} does not exist") from None
+    except Exception as error:  # noqa: BLE001  # an object of another library raises what it likes
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidEditError(f"{name} can't be read: {reason}") from None
     return digest.hexdigest()
 
 
 def _feed(digest: hashlib.blake2b, image: Any, name: str) -> None:
-    if isinstance(image, str) and (is_url(image) or image[:5].lower() == "data:"):
+    if isinstance(image, str) and (is_url(image) or is_data_uri(image)):
         digest.update(image.encode())
     elif isinstance(image, bytes | bytearray | memoryview):
         digest.update(image)
-    elif isinstance(image, str) or (isinstance(image, os.PathLike) and not hasattr(image, "protocol")):
-        with open(image, "rb", buffering=0) as file:  # noqa: PTH123  # a str, often
-            _feed_file(digest, file)
+    elif (path := local_path(image)) is not None:
+        check_regular(path, name)
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
+            _feed_file(digest, file, name)
     elif isinstance(image, PillowImage):
         digest.update(f"{image.size} {getattr(image, 'mode', '')}".encode())
         digest.update(image.tobytes())
@@ -128,19 +135,19 @@ def _feed(digest: hashlib.blake2b, image: Any, name: str) -> None:
     elif isinstance(image, BinaryReader):
         _feed_reader(digest, image, name)
     else:
-        with contextlib.closing(image.open("rb")) as file:
-            _feed_file(digest, file)
+        with contextlib.closing(opened(image)) as file:
+            _feed_file(digest, file, name)
 
 
-def _feed_file(digest: hashlib.blake2b, file: BinaryReader) -> None:
-    while piece := file.read(_PIECE_BYTES):
+def _feed_file(digest: hashlib.blake2b, file: Any, name: str) -> None:
+    while piece := read_piece(file, _PIECE_BYTES, name):
         digest.update(piece)
 
 
 def _feed_reader(digest: hashlib.blake2b, image: Any, name: str) -> None:
     try:
         start = image.tell()
-        _feed_file(digest, image)
+        _feed_file(digest, image, name)
         image.seek(start)
     except (AttributeError, OSError, TypeError):
         raise InvalidEditError(f"{name} is a stream that can't be read twice: give its path, or its bytes") from None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import attrs
 from qwen_edit_async._errors import InvalidEditError
 from qwen_edit_async._images import check_format, check_size, image_name, is_data_uri, is_url, sniff
 from qwen_edit_async._models import EditRequest
+from qwen_edit_async._prepare import check_regular, local_path
 from qwen_edit_async._results import safe_stem
 from qwen_edit_async._sources import SourceItem, folded
 from qwen_edit_async._structure import find_cut
@@ -194,22 +193,20 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
     Raises:
         InvalidEditError: If it does.
     """
-    if not isinstance(image, str | os.PathLike) or hasattr(image, "protocol") or is_url(image) or is_data_uri(image):
+    if is_url(image) or is_data_uri(image) or (path := local_path(image)) is None:
         return
     name = image_name(image, position)
     try:
-        status = os.stat(image)  # noqa: PTH116  # a str, often
-        if not stat.S_ISREG(status.st_mode):  # before opening: that would wait at a pipe
-            raise InvalidEditError(f"{name} is no file")
-        with open(image, "rb", buffering=0) as file:  # noqa: PTH123  # as above
+        size = check_regular(path, name)
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
             head = file.read(_HEAD_BYTES)
             media_type = sniff(head)
-            damage = None if media_type is None else find_cut(file, status.st_size, media_type)
+            damage = None if media_type is None else find_cut(file, size, media_type)
     except OSError as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
         raise InvalidEditError(f"{name} {reason}") from None
     if not fit:
-        check_size(status.st_size, name)
+        check_size(size, name)
         check_format(head, name)
     if media_type is not None and damage is not None:
         raise InvalidEditError(f"{name} is no whole {media_type.removeprefix('image/').upper()} file: {damage}")

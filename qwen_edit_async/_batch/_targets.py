@@ -66,6 +66,13 @@ class Targets:
                 folder, name = os.path.split(str(image))
                 here = self._is_here.get(folder)
                 if here is None:
-                    here = self._is_here[folder] = os.path.realpath(folder) == os.path.realpath(self.folder)
+                    here = self._is_here[folder] = _real(folder) == _real(self.folder)
                 if here:
                     yield folded(name)
+
+
+def _real(folder: str | Path) -> str | None:
+    try:
+        return os.path.realpath(folder)
+    except ValueError:  # a NUL, or what can't be encoded: whoever reads the image says so
+        return None
