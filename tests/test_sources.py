@@ -594,6 +594,18 @@ def test_a_parquet_file_that_can_not_be_read_is_refused(tmp_path, read, monkeypa
         read("edits.parquet")
 
 
+@pytest.mark.parametrize("days", [2**22, 2**30])
+@pytest.mark.parametrize("name", ["edits.parquet", None])
+def test_a_table_with_a_cell_that_python_has_no_value_for_is_refused(tmp_path, read, name, days):
+    rows = 257  # a page, and the one that can't be read
+    when = pa.array([0] * (rows - 1) + [days], pa.date32())
+    table = pa.table({"image": ["a.jpg"] * rows, "when": when})
+    if name is not None:
+        pyarrow.parquet.write_table(table, tmp_path / name)
+    with pytest.raises(ConfigurationError, match=r"can't be read beyond 256 rows: .*(range|magnitude)"):
+        read(name) if name is not None else list(read_source(table, SNOW))
+
+
 def test_without_the_extra_it_is_named(tmp_path, read, monkeypatch):
     write(tmp_path, **{"edits.parquet": b""})
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)

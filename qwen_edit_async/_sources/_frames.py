@@ -56,8 +56,11 @@ def frame_items(frame: Any, defaults: EditDefaults, note: Callable[[str], None])
 
 def _items(rows: Rows, names: list[str], values: Iterator[Any], first: int, where: str) -> Iterator[SourceItem]:
     count = 0
-    for count, cells in enumerate(values, 1):
-        yield rows.item(first + count - 1, dict(zip(names, cells, strict=True)))
+    try:
+        for count, cells in enumerate(values, 1):
+            yield rows.item(first + count - 1, dict(zip(names, cells, strict=True)))
+    except (OverflowError, ValueError) as error:  # a cell that Python has no value for, such as a date in year 12000
+        raise ConfigurationError(f"{where} can't be read beyond {count} rows: {error}") from None
     if not count:
         raise ConfigurationError(f"{where} has no rows")
 
