@@ -44,7 +44,7 @@ class IdsAside:
         except OSError as error:
             raise JournalError(f"{self._path}, which may have ids of tasks, can't be read: {error.strerror}") from error
         for line in lines:
-            with contextlib.suppress(ValueError, TypeError):
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
                 key, task_id = json.loads(line)
                 found[str(key)] = str(task_id)
         return found
