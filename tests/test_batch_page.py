@@ -8,6 +8,7 @@ import errno
 import json
 import logging
 import re
+import sqlite3
 import threading
 from decimal import Decimal
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, FixedInterval, JournalError
 from qwen_edit_async._batch import _run
+from qwen_edit_async._batch._journal import JOURNAL_NAME
 from qwen_edit_async._batch._outcomes import PAGE
 from qwen_edit_async._batch._plan import State
 from qwen_edit_async._batch._store import Draft, Store
@@ -233,6 +235,20 @@ async def test_a_page_that_can_not_be_written_fails_no_run(requests, out, monkey
         "report.html",
         "report.json",
     ]
+
+
+@pytest.mark.may_block(reason="the test damages the journal")
+@pytest.mark.parametrize(("column", "is_told"), [("queued", False), ("reason", True)])
+async def test_a_damaged_value_of_the_journal_fails_no_run(requests, out, caplog, column, is_told):
+    async with service() as session:
+        await EditBatch(requests(1), out).run(session)
+        with contextlib.closing(sqlite3.connect(out / JOURNAL_NAME)) as journal:
+            journal.execute(f"UPDATE edits SET {column} = x'00'")
+            journal.commit()
+        report = await EditBatch(requests(1), out).run(session)
+    assert (report.saved, report.queued is None) == (1, column == "queued")
+    assert report.text()
+    assert ("report.json could not be written" in caplog.text) == is_told
 
 
 async def test_a_long_page_is_cut_and_says_so(requests, out):

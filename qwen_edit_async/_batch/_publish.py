@@ -73,8 +73,9 @@ def publish(
             report = attrs.evolve(report, gallery=str(page))
     try:
         write_whole(journal.with_name(JSON_NAME), [report.to_json(), "\n"])
-    except OSError as error:
-        log.warning("%s could not be written: %s", journal.with_name(JSON_NAME), error.strerror)
+    except Exception as error:  # noqa: BLE001  # as above: a damaged journal can hold what is no JSON
+        problem = getattr(error, "strerror", None) or str(error)
+        log.warning("%s could not be written: %s", journal.with_name(JSON_NAME), problem)
     return report
 
 
