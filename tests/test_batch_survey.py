@@ -384,6 +384,54 @@ async def test_a_result_never_replaces_an_image_to_be_edited(photos, kind, overw
     assert (photos / "a-0.png").read_bytes() == PHOTO
 
 
+@pytest.mark.may_block(reason="the test makes links, and reads a file")
+@pytest.mark.parametrize("kind", ["table", "requests"])
+@pytest.mark.parametrize(
+    "links",
+    [
+        {"photos/d.png": "../out/d-0.png"},
+        {"photos/d.png": "e.png", "photos/e.png": "../here/d-0.png", "here": "out"},
+        {"photos/d.png": "../out/d-0.png", "out/d-0.png": "../photos/a.png"},
+    ],
+    ids=["a link", "a link to a link", "a link over a result's name"],
+)
+async def test_a_result_never_replaces_an_image_that_is_a_link(photos, out, tmp_path, links, kind):
+    out.mkdir()
+    (out / "d-0.png").write_bytes(PHOTO)
+    for name, target in links.items():
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to(target)
+    image = photos / "d.png"
+    requests = [EditRequest(image, "snow", key="d")]
+    if kind == "table":
+        requests = photos / "edits.csv"
+        requests.write_text("image,instruction,key\nd.png,snow,d\n")
+    async with service() as (_, session):
+        report = await EditBatch(requests, out, overwrite=True).run(session)
+    assert (report.saved, report.failed) == (0, 1)
+    assert report.failures[0].reason.startswith("its result would replace an image")
+    assert image.read_bytes() == PHOTO
+
+
+@pytest.mark.may_block(reason="the test makes links, and reads a file")
+async def test_a_link_at_a_results_name_is_replaced_and_not_the_image_that_it_leads_to(photos, out):
+    out.mkdir()
+    (out / "a-0.png").symlink_to(photos / "a.png")
+    request = EditRequest(photos / "a.png", "snow", key="a")
+    async with service() as (_, session):
+        assert (await EditBatch([request], out, overwrite=True).run(session)).saved == 1
+    assert not (out / "a-0.png").is_symlink()
+    assert (photos / "a.png").read_bytes() == PHOTO
+
+
+@pytest.mark.may_block(reason="the test makes a link")
+async def test_links_in_a_circle_are_the_problem_of_their_row_alone(photos, out, table):
+    (photos / "d.png").symlink_to("d.png")
+    plan = await EditBatch(table("a.png,snow,,", "d.png,snow,,"), out).plan()
+    assert plan.submit == 1
+    assert "Too many levels of symbolic links" in problems(plan)[0][1]
+
+
 async def test_a_plan_sees_a_run_that_is_going_on(photos, out):
     async with service(duration=60) as (emulator, session):
         run = asyncio.create_task(EditBatch(photos, out, instruction="snow").run(session))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -16,6 +17,9 @@ from qwen_edit_async._results import safe_stem
 from qwen_edit_async._sources import SourceItem, folded
 
 from ._plan import pictures_of
+
+_MAX_LINKS: Final = 40
+"""As many as Linux follows: more are a circle, most likely."""
 
 
 @attrs.define(eq=False)
@@ -63,12 +67,21 @@ class Targets:
     def _names_here(self, images: Iterable[Any]) -> Iterator[str]:
         for image in images:
             if isinstance(image, str | os.PathLike) and not is_url(image) and not is_data_uri(image):
-                folder, name = os.path.split(str(image))
-                here = self._is_here.get(folder)
-                if here is None:
-                    here = self._is_here[folder] = _real(folder) == _real(self.folder)
-                if here:
-                    yield folded(name)
+                for path in _hops(str(image)):
+                    folder, name = os.path.split(path)
+                    here = self._is_here.get(folder)
+                    if here is None:
+                        here = self._is_here[folder] = _real(folder) == _real(self.folder)
+                    if here:
+                        yield folded(name)
+
+
+def _hops(path: str) -> Iterator[str]:
+    """A path and, if it is a link, each path that it leads over: whoever replaces one of them replaces the image."""
+    with contextlib.suppress(OSError, ValueError):  # it is no link, or no path
+        for _ in range(_MAX_LINKS):
+            yield path
+            path = os.path.join(os.path.dirname(path), os.readlink(path))  # noqa: PTH115, PTH118, PTH120  # a str
 
 
 def _real(folder: str | Path) -> str | None:
