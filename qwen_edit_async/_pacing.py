@@ -5,7 +5,7 @@ the account run, or that too many requests came within a second. So both limits 
 
 - How many tasks may be in flight. At first twice as many as run may be, so that what was never tried is not tried by
   hundreds at once. A refusal lowers that to how many run. From then on one submission at a time tries whether there is
-  more room: soon at first, ever more rarely while the answer is no.
+  more room: soon at first, ever more rarely while the answer is no, or a yes is soon taken back.
 - How many requests a second may be sent, see :class:`RequestRate`.
 
 The pause that a ``Retry-After`` asks for holds for everything. Where requests have to wait for one another, status
@@ -132,6 +132,7 @@ class Pacer:
     _probe_at: float = -math.inf
     _probe_wait: float = _FIRST_PROBE
     _raised: bool = False
+    _raised_at: float = -math.inf
     _shut_out: bool = False
     _lowered_at: float = -math.inf
 
@@ -198,8 +199,10 @@ class Pacer:
             self.limit = max(self.limit, 2 * self.running)
         elif self.running > self.limit:
             self.limit = self.running
+            if self._raised:  # the raise before was not taken back
+                self._probe_wait = max(_FIRST_PROBE, self._probe_wait / 2)
             self._raised = True
-            self._probe_wait = max(_FIRST_PROBE, self._probe_wait / 2)
+            self._raised_at = now
             self._probe_at = now + self._probe_wait
         self.rate.let_in(now)
 
@@ -226,7 +229,10 @@ class Pacer:
             self.rate.refused(now, sent_at)
             return
         self.limit = min(self.limit, self.running)
-        self._probe_wait = min(_LAST_PROBE, 2 * self._probe_wait) if probe or self._raised else _FIRST_PROBE
+        if probe or self._raised:
+            self._probe_wait = min(_LAST_PROBE, 2 * self._probe_wait)
+        elif now - self._raised_at > self._probe_wait:  # else it takes back what that try gained
+            self._probe_wait = _FIRST_PROBE
         self._raised = False
         self._shut_out = not self.running
         wait = self._probe_wait if self.running else min(self._probe_wait, _LAST_PROBE_OF_NONE)

@@ -287,7 +287,8 @@ def test_a_refusal_below_the_limit_lowers_it_and_tries_soon_begin_anew() -> None
     assert (pacer.limit, pacer.wait(now + 1.1)) == (3, pytest.approx(1.0))
 
 
-def test_a_try_that_succeeded_by_chance_does_not_make_tries_frequent() -> None:
+def gained_by_chance() -> tuple[Pacer, float]:
+    """A pacer whose tries wait for 16 s; the last was taken in place of a task that had ended, as nobody knew."""
     pacer, now = running(4), 0.2
     for _ in range(4):
         now += pacer.wait(now) or 0.0
@@ -296,12 +297,39 @@ def test_a_try_that_succeeded_by_chance_does_not_make_tries_frequent() -> None:
         pacer.end(accepted=False)
     now += pacer.wait(now) or 0.0
     probe(pacer, now)
-    pacer.accepted(now)  # one of those that ran had ended, and nobody knew
+    pacer.accepted(now)
+    return pacer, now
+
+
+def refuse_below_the_limit(pacer: Pacer, now: float) -> None:
     pacer.end(accepted=True)
-    pacer.start(now + 0.1)
-    pacer.throttled(now + 0.2, now + 0.1, 0.5)
+    probe(pacer, now)
+    pacer.throttled(now, now, 0.5)
     pacer.end(accepted=False)
-    assert (pacer.limit, pacer.wait(now + 0.2)) == (4, pytest.approx(16.0))
+
+
+def test_a_try_that_succeeded_by_chance_makes_tries_rarer() -> None:
+    pacer, now = gained_by_chance()
+    refuse_below_the_limit(pacer, now + 0.1)
+    assert (pacer.limit, pacer.wait(now + 0.1)) == (4, pytest.approx(32.0))
+
+
+def test_further_refusals_soon_after_such_a_try_do_not_make_tries_frequent() -> None:
+    pacer, now = gained_by_chance()
+    refuse_below_the_limit(pacer, now + 0.1)
+    refuse_below_the_limit(pacer, now + 1.0)
+    assert (pacer.limit, pacer.wait(now + 1.0)) == (3, pytest.approx(32.0))
+    refuse_below_the_limit(pacer, now + 33.0)
+    assert (pacer.limit, pacer.wait(now + 33.0)) == (2, pytest.approx(1.0))
+
+
+def test_tries_become_more_frequent_only_after_one_whose_gain_lasted() -> None:
+    pacer, now = gained_by_chance()
+    assert pacer.wait(now) == pytest.approx(16.0)
+    now += 16.0
+    probe(pacer, now)
+    pacer.accepted(now)
+    assert (pacer.limit, pacer.wait(now)) == (6, pytest.approx(8.0))
 
 
 # How many requests a second.
