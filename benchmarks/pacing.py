@@ -33,6 +33,7 @@ class Account:
         slots: Tasks at a time; more are answered 429.
         requests_per_second: More are answered 429; ``None`` for any number.
         max_in_flight: What the session would submit at once.
+        retry_after: Seconds that a 429 asks to send nothing for.
         median: Seconds of a task; the logarithm's standard deviation is 0.35.
         deadline: Seconds for each edit.
         polling: When the session checks. The progress that replies tell is exact here; :class:`SilentLearned` does not
@@ -43,6 +44,7 @@ class Account:
     slots: int
     requests_per_second: int | None
     max_in_flight: int
+    retry_after: float | None = None
     median: float = 20.0
     deadline: float = 600.0
     polling: Callable[[], PollPolicy] = Learned
@@ -55,6 +57,7 @@ ACCOUNTS = (
     Account("4 slots, 2 requests/s, 64 wanted, no progress", 4, 2, 64, polling=SilentLearned),
     Account("4 slots, 2 requests/s, a check a second", 4, 2, 16, polling=partial(FixedInterval, 1.0)),
     Account("4 slots", 4, None, 16),
+    Account("4 slots, Retry-After of 30 s", 4, None, 16, retry_after=30.0),
     Account("8 slots, 5 requests/s", 8, 5, 32),
     Account("2 slots of a minute, 200 wanted", 2, None, 200, median=60.0),
 )
@@ -69,6 +72,7 @@ async def run(account: Account, edits: int, seed: int) -> tuple[float, float]:
         slots=account.slots,
         queue=False,
         requests_per_second=account.requests_per_second,
+        retry_after=account.retry_after,
         engine=FixedEngine(),
         seed=seed,
     ) as emulator:

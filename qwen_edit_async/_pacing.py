@@ -8,8 +8,9 @@ the account run, or that too many requests came within a second. So both limits 
   more room: soon at first, ever more rarely while the answer is no, or a yes is soon taken back.
 - How many requests a second may be sent, see :class:`RequestRate`.
 
-The pause that a ``Retry-After`` asks for holds for everything. Where requests have to wait for one another, status
-checks and all else take turns, so that neither keeps the other from being sent.
+The pause that a ``Retry-After`` asks for holds for everything, and tries that cost it are the rarer, the longer it is.
+Where requests have to wait for one another, status checks and all else take turns, so that neither keeps the other from
+being sent.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _LAST_PROBE = 240.0
 _LAST_PROBE_OF_NONE = 30.0
 _FIRST_HOLD = 5.0
 _LAST_HOLD = 320.0
+_MOST_SILENCES = 40
 _RAISE = 1.25
 _MARGIN = 0.95
 _LOWEST_RATE = 0.2
@@ -229,14 +231,18 @@ class Pacer:
             self.rate.refused(now, sent_at)
             return
         self.limit = min(self.limit, self.running)
-        if probe or self._raised:
+        tried = probe or self._raised
+        if tried:
             self._probe_wait = min(_LAST_PROBE, 2 * self._probe_wait)
         elif now - self._raised_at > self._probe_wait:  # else it takes back what that try gained
             self._probe_wait = _FIRST_PROBE
         self._raised = False
         self._shut_out = not self.running
+        resume_at = max(now, self.resume_at)
         wait = self._probe_wait if self.running else min(self._probe_wait, _LAST_PROBE_OF_NONE)
-        self._probe_at = now + wait * (0.75 + draw / 2)
+        if tried and self.running:
+            wait = max(wait, (resume_at - now) * min(2 * wait, _MOST_SILENCES))
+        self._probe_at = resume_at + wait * (0.75 + draw / 2)
         self._lowered_at = now
 
     def pause(self, until: float) -> None:

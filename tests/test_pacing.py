@@ -237,6 +237,31 @@ def test_tries_that_are_refused_become_ever_rarer() -> None:
     assert waits_of_refused_tries(running(4), 0.2, 10) == [1, 2, 4, 8, 16, 32, 64, 128, 240, 240]
 
 
+def test_tries_that_cost_a_long_silence_are_the_rarer() -> None:
+    pacer, now, waits = running(4), 1.2, []
+    for _ in range(6):
+        probe(pacer, now)
+        pacer.pause(now + 30.0)
+        pacer.throttled(now, now, 0.5)
+        pacer.end(accepted=False)
+        waits.append(pacer.wait(now))
+        now += waits[-1] or 0.0
+    assert waits == pytest.approx([150.0, 270.0, 510.0, 990.0, 1230.0, 1230.0])
+
+
+def test_a_silence_makes_no_tries_rarer_while_nothing_runs() -> None:
+    pacer = Pacer(4)
+    pacer.start(0.0)
+    pacer.pause(30.0)
+    pacer.throttled(0.0, 0.0, 0.5)
+    pacer.end(accepted=False)
+    pacer.start(31.0)
+    pacer.pause(61.0)
+    pacer.throttled(31.0, 31.0, 0.5)
+    pacer.end(accepted=False)
+    assert pacer.wait(31.0) == pytest.approx(32.0)
+
+
 def test_while_nothing_runs_a_try_comes_every_half_minute_at_least() -> None:
     assert waits_of_refused_tries(Pacer(16), 0.0, 8) == [0, 1, 2, 4, 8, 16, 30, 30]
 
