@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-_CONTROLS = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f]")
+_NOT_SHOWN = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def escape(value: object) -> str:
@@ -15,5 +15,5 @@ def escape(value: object) -> str:
 
 
 def visible(text: str) -> str:
-    """Text without the control characters with which it could take over a terminal."""
-    return _CONTROLS.sub("\ufffd", text)
+    """Text without what could take over a terminal, control characters, or can't be written, half a character."""
+    return _NOT_SHOWN.sub("\ufffd", text)

@@ -127,7 +127,7 @@ class BatchPlan:
         rest = self.problem_count - len(listed)
         return [
             f"{self.problem_count} of {_count(self.rows, 'row')} can't be edited:",
-            *(f"  {problem.where}: {problem.reason}" for problem in listed),
+            *(visible(f"  {problem.where}: {problem.reason}") for problem in listed),
             *([f"  … and {rest} more"] if rest else []),
         ]
 
