@@ -41,44 +41,51 @@ T = TypeVar("T")
 
 
 class DueHeap(Generic[T]):
-    """Items with the time at which each is due; an item has one time at most."""
+    """Items with the time at which each is due; an item has one time at most.
+
+    What was changed or discarded leaves its time in the heap until that comes up, or the heap is tidied, but no item.
+    """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, T]] = []
+        self._heap: list[tuple[float, int]] = []
+        self._items: dict[int, T] = {}
         self._serial_of: dict[T, int] = {}
         self._serials = itertools.count()
 
     def __len__(self) -> int:
-        return len(self._serial_of)
+        return len(self._items)
 
     def put(self, item: T, due: float) -> None:
         """Set the time of an item, new or not."""
+        self.discard(item)
         serial = next(self._serials)
         self._serial_of[item] = serial
-        heapq.heappush(self._heap, (due, serial, item))
-        if len(self._heap) > 2 * len(self._serial_of) + _COMPACT_ABOVE:
-            self._heap = [entry for entry in self._heap if self._serial_of.get(entry[2]) == entry[1]]
+        self._items[serial] = item
+        heapq.heappush(self._heap, (due, serial))
+        if len(self._heap) > 2 * len(self._items) + _COMPACT_ABOVE:
+            self._heap = [entry for entry in self._heap if entry[1] in self._items]
             heapq.heapify(self._heap)
 
     def discard(self, item: T) -> None:
         """Forget an item, if it is there."""
-        self._serial_of.pop(item, None)
+        if (serial := self._serial_of.pop(item, None)) is not None:
+            del self._items[serial]
 
     def next_due(self) -> float:
         """The earliest time, infinity if there is no item."""
-        while self._heap and self._serial_of.get(self._heap[0][2]) != self._heap[0][1]:
+        while self._heap and self._heap[0][1] not in self._items:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else math.inf
 
     def first_due(self, now: float) -> T | None:
         """The item that is due first, if one is due."""
-        return self._heap[0][2] if self.next_due() <= now else None
+        return self._items[self._heap[0][1]] if self.next_due() <= now else None
 
     def pop_due(self, now: float) -> T | None:
         """Take out the item that is due first, if one is due."""
         if self.next_due() > now:
             return None
-        item = heapq.heappop(self._heap)[2]
+        item = self._items.pop(heapq.heappop(self._heap)[1])
         del self._serial_of[item]
         return item
 

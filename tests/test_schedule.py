@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import attrs
@@ -118,6 +119,23 @@ def test_items_that_were_discarded_do_not_pile_up() -> None:
         heap.put(item, float(item))
         heap.discard(item)
         assert len(heap._heap) <= 70
+
+
+@pytest.mark.parametrize("end", ["discarded", "taken", "put off"])
+def test_an_item_that_left_the_heap_is_not_kept_by_it(end: str) -> None:
+    heap: DueHeap[WatchedTask] = DueHeap()
+    heap.put(a_task(), 0.0)  # nothing behind it is ever looked at
+    task = a_task()
+    heap.put(task, 5.0)
+    if end == "put off":
+        heap.put(task, 6.0)
+    if end == "taken":
+        assert [heap.pop_due(5.0) is task for _ in range(2)] == [False, True]
+    else:
+        heap.discard(task)
+    left = weakref.ref(task)
+    del task
+    assert left() is None
 
 
 def test_tidying_up_loses_nothing_and_keeps_the_order() -> None:
