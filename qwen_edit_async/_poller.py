@@ -109,10 +109,9 @@ class Poller(Generic[W]):
             self._pacer.sent(now, check=True)
         return task
 
-    async def _check_in_turn(self, due: W, now: float) -> None:
+    async def _check_in_turn(self, task: W | None, now: float) -> None:
         """Check a task, then what has become due meanwhile: a new coroutine for each would cost more than the rest."""
         loop = asyncio.get_running_loop()
-        task: W | None = due
         while task is not None:
             try:
                 await self._check_once(task, now)

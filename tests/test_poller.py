@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import random
+import weakref
 
 import attrs
 import pytest
@@ -131,6 +132,23 @@ async def test_what_becomes_due_while_others_are_checked_takes_no_coroutine_of_i
         poller.watch(WatchedTask(task_id=str(number), since=now()))
     await asyncio.sleep(60)
     assert (len(bench.ended), len(checkers)) == (1000, MAX_CONCURRENT_CHECKS)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_a_checker_that_goes_on_to_other_tasks_keeps_none_that_ended():
+    others = list(map(str, range(200)))
+    bench = Bench(durations=dict.fromkeys(others, math.inf), seconds=dict.fromkeys(others, 3.0))
+    poller = bench.poller()
+    running = asyncio.create_task(poller.run())
+    ending = [WatchedTask(task_id=f"ending-{number}", since=now()) for number in range(MAX_CONCURRENT_CHECKS)]
+    for task in (*ending, *(WatchedTask(task_id=name, since=now()) for name in others)):
+        poller.watch(task)
+    gone = [weakref.ref(task) for task in ending]
+    del ending, task
+    await asyncio.sleep(60)
+    assert (len(bench.ended), bench.under_way) == (MAX_CONCURRENT_CHECKS, MAX_CONCURRENT_CHECKS)
+    assert [each() for each in gone] == [None] * MAX_CONCURRENT_CHECKS
     running.cancel()
     await asyncio.wait([running])
 
