@@ -24,7 +24,7 @@ class PollBudget(Generic[H]):
     task that is urgent; while there are such, that is five rounds.
 
     Args:
-        rate: The most checks a second; up to 0.05 s of them may come at once.
+        rate: The most checks a second, infinity for no ceiling; up to 0.05 s of them may come at once.
         likelihood: How probable it is that a task has ended, at a time; by default the longest wait goes first.
 
     Attributes:

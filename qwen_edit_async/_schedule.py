@@ -33,6 +33,9 @@ _LAST_CHECK_LEAD = 0.5
 _TURNS_OF_LAST_CHECK = 2
 """Under a ceiling a last check may have to wait for its turn: so many, since it gets every second at least."""
 
+_BACKLOG = 0.1
+"""Seconds that a check is late by where more are due than can be made: from then on last checks go before others."""
+
 _MIN_INTERVAL = 0.01
 _COMPACT_ABOVE = 64
 _MOVED_PER_CHECK = 64
@@ -120,14 +123,16 @@ class PollSchedule(Generic[W]):
     """All tasks of a session that are waited for.
 
     A task is either due for a check at some time or being checked; its deadline runs all the while. Under a ceiling for
-    the checks a second, tasks that are due wait for one in a :class:`PollBudget`.
+    the checks a second, and when checks are late without one, tasks that are due wait in a :class:`PollBudget`.
     """
 
     def __init__(self, policy: PollPolicy, poll_rate: float | None = None) -> None:
         self._policy = policy
         likelihood = policy.likelihood if isinstance(policy, RankingPolicy) else None
-        self._budget: PollBudget[W] | None = PollBudget(poll_rate, likelihood) if poll_rate is not None else None
-        self._turns = _TURNS_OF_LAST_CHECK / poll_rate if poll_rate is not None else 0.0
+        rate = poll_rate if poll_rate is not None else math.inf
+        self._unlimited = poll_rate is None
+        self._budget: PollBudget[W] = PollBudget(rate, likelihood)
+        self._turns = _TURNS_OF_LAST_CHECK / rate
         self._last_checks: DueHeap[W] = DueHeap()
         self._checks: DueHeap[W] = DueHeap()
         self._deadlines: DueHeap[W] = DueHeap()
@@ -149,9 +154,8 @@ class PollSchedule(Generic[W]):
         self._tasks.discard(task)
         self._checks.discard(task)
         self._deadlines.discard(task)
-        if self._budget is not None:
-            self._budget.discard(task)
-            self._last_checks.discard(task)
+        self._budget.discard(task)
+        self._last_checks.discard(task)
         self._policy.ended(task, now, completed=completed)
         return True
 
@@ -159,25 +163,31 @@ class PollSchedule(Generic[W]):
         """The task to check now; it counts as being checked until an answer or failure is told.
 
         It is the one whose check is due first. Under a ceiling it is the one that the budget is best spent on, or one
-        that waits for its last check before its deadline, the nearest deadline first.
+        that waits for its last check before its deadline, the nearest deadline first; so it is when checks are late.
         """
-        if self._budget is None:
+        if self._unlimited and not self._budget and now < self._checks.next_due() + _BACKLOG:
             task = self._checks.pop_due(now)
         else:
-            # A few at a time: after a pause all may be due at once.
-            for _ in range(_MOVED_PER_CHECK):
-                if (waiting := self._checks.pop_due(now)) is None:
-                    break
-                self._budget.add(waiting, now)
-                if waiting.taken_at < (last := self._last_check_at(waiting)):
-                    self._last_checks.put(waiting, last)
-            task = self._budget.take(now, self._last_checks.first_due(now))
+            task = self._take_waiting(now)
         if task is not None:
-            self._last_checks.discard(task)
             task.taken_at, task.due_at = now, math.inf
             if task.excused_at <= now and task.deadline == math.inf:
                 task.deadline = now + OVERTIME
                 self._deadlines.put(task, task.deadline)
+        return task
+
+    def _take_waiting(self, now: float) -> W | None:
+        # A few at a time: after a pause all may be due at once.
+        for _ in range(_MOVED_PER_CHECK):
+            if (waiting := self._checks.pop_due(now)) is None:
+                break
+            self._budget.add(waiting, now)
+            if waiting.taken_at < (last := self._last_check_at(waiting)):
+                self._last_checks.put(waiting, last)
+        task = self._budget.take(now, self._last_checks.first_due(now))
+        if task is not None:
+            self._last_checks.discard(task)
+            self._checks.discard(task)  # it was excused while it waited
         return task
 
     def take_expired(self, now: float) -> W | None:
@@ -195,10 +205,7 @@ class PollSchedule(Generic[W]):
 
     def next_event(self, *, checks_from: float = -math.inf) -> float:
         """When there is something to do next, infinity for never; no check starts before ``checks_from``."""
-        check = self._checks.next_due()
-        if self._budget is not None:
-            someone_waits = len(self._budget) > 0
-            check = max(self._budget.ready_at, -math.inf if someone_waits else check)
+        check = max(self._budget.ready_at, -math.inf if self._budget else self._checks.next_due())
         return min(self._deadlines.next_due(), max(check, checks_from))
 
     def answered(self, task: W, snapshot: TaskSnapshot, sent_at: float, now: float) -> bool:

@@ -235,7 +235,8 @@ class EditSession:
     def attach(self, task_id: str, *, deadline: float | None = None) -> EditTask:
         """The handle of a task that was submitted elsewhere, or earlier: ``result = await session.attach(task_id)``.
 
-        It takes no slot. A task that this session already waits for has one handle.
+        It takes no slot. A task that this session already waits for has one handle. Of thousands with one deadline,
+        some that end shortly before it may be given up as if they ran: at most 64 checks are under way at once.
 
         Args:
             task_id: The id that the service gave out.
@@ -248,7 +249,6 @@ class EditSession:
         host = self._require_open()
         if (known := host.tracker.get(check_task_id(task_id))) is not None:
             return known
-        snapshot = TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
         now = host.loop.time()
         return host.track(
             Tracked(
@@ -256,7 +256,7 @@ class EditSession:
                 since=now,
                 attached=True,
                 deadline=now + self._deadline_of(deadline),
-                state=TaskState(snapshot, host.engage),
+                state=TaskState(TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN), host.engage),
             )
         )
 

@@ -250,7 +250,6 @@ def test_many_tasks_due_at_once_are_taken_up_a_few_at_a_time() -> None:
     for number in range(1000):
         schedule.add(WatchedTask(task_id=str(number), since=0.0), 0.0)
     schedule.take_due(1.0)
-    assert schedule._budget is not None
     assert 1 < len(schedule._budget) < 100
 
 

@@ -180,6 +180,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.gone: list[WatchedTask] = []
         self.checks: list[tuple[WatchedTask, float]] = []
         self.ends: list[tuple[PolledTask, float, bool]] = []
+        self.was_urgent = False
 
     def set_due(self, task: WatchedTask, due: float) -> None:
         expected = self.watched[task]
@@ -216,11 +217,25 @@ class ScheduleMachine(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         dues = {task: expected.due for task, expected in self.watched.items() if expected.due is not None}
+        earliest = min(dues.values(), default=math.inf)
+        late = len(self.schedule._budget) > 0 or self.now >= earliest + 0.1
+        urgent = [
+            task.deadline
+            for task, due in dues.items()
+            if due <= self.now and self.watched[task].taken_at < task.deadline - 0.5 <= self.now
+        ]
         task = self.schedule.take_due(self.now)
         if task is None:
-            assert min(dues.values(), default=math.inf) > self.now
+            assert earliest > self.now
             return
-        assert dues[task] == min(dues.values()) <= self.now
+        assert dues[task] <= self.now
+        if not late:
+            assert dues[task] == earliest
+        elif urgent and not self.was_urgent:
+            assert task.deadline == min(urgent)
+            self.was_urgent = True
+        else:
+            self.was_urgent = False
         self.watched[task].due = None
         self.watched[task].taken_at = self.now
         self.checks.append((task, self.now))
@@ -293,7 +308,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         dues = [expected.due for expected in self.watched.values() if expected.due is not None]
         earliest = min(dues, default=math.inf)
         deadline = min((task.deadline for task in self.watched), default=math.inf)
-        assert self.schedule.next_event() == min(earliest, deadline)
+        assert max(self.now, self.schedule.next_event()) == max(self.now, min(earliest, deadline))
         assert self.schedule.next_event(checks_from=self.now + 3) == min(max(earliest, self.now + 3), deadline)
         assert self.schedule.next_event(checks_from=math.inf) == deadline
 
@@ -495,6 +510,31 @@ def test_after_the_last_answered_check_only_the_deadline_is_left() -> None:
     assert schedule.next_event() == 20.0
 
 
+def test_where_checks_are_late_a_last_check_goes_before_the_rest() -> None:
+    schedule, _ = scheduled(delay=1.0)
+    for _ in range(200):
+        schedule.add(a_task(), 0.0)
+    one = a_task(deadline=20.0)
+    schedule.add(one, 0.0)
+    times = []
+    for quarter in range(4, 80):
+        task = schedule.take_due(quarter / 4)
+        assert task is not None
+        schedule.answered(task, RUNNING, quarter / 4, quarter / 4)
+        if task is one:
+            times.append(quarter / 4)
+    assert times == [19.5]
+
+
+def test_checks_that_come_in_time_never_wait_for_one_another() -> None:
+    schedule, _ = scheduled(delay=1.0)
+    for _ in range(200):
+        schedule.add(a_task(deadline=1.55), 0.0)
+    for _ in range(200):
+        assert schedule.take_due(1.09) is not None
+    assert (len(schedule._budget), schedule._budget.ready_at) == (0, -math.inf)
+
+
 def test_a_last_check_that_fails_is_not_repeated_at_once() -> None:
     schedule, _ = scheduled(delay=30.0)
     task = a_task(deadline=20.0)
@@ -611,3 +651,17 @@ def test_a_deadline_that_was_not_slept_through_stays():
     schedule.add(task, 0)
     schedule.excuse(99)
     assert schedule.take_expired(100) is task
+
+
+def test_what_is_excused_while_it_waits_is_checked_once():
+    schedule, _ = scheduled(delay=1.0)
+    for number in range(200):
+        schedule.add(a_task(deadline=20 - number / 100), 0)
+    for _ in range(4):
+        assert schedule.take_due(2) is not None
+    assert len(schedule._budget) == 196
+    schedule.excuse(1000)
+    taken = []
+    while (task := schedule.take_due(1000)) is not None:
+        taken.append(task)
+    assert len(taken) == len(set(taken)) == 200
