@@ -10,6 +10,8 @@ from collections import deque
 from ._errors import QwenEditError
 from ._pacing import Pacer
 
+_COMPACT_ABOVE = 64
+
 
 class Slot:
     """The right to have one task in flight, taken and given back by its holder.
@@ -54,13 +56,14 @@ class Gate:
         self._turns = asyncio.Lock()
         self._submissions = asyncio.Lock()
         self._loop = loop
-        self._waiters: deque[asyncio.Future[float]] = deque()
+        self._waiters: deque[asyncio.Future[float]] = deque()  # those that were cancelled stay until passed over
+        self._waiting = 0
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
         """How many wait for a slot."""
-        return len(self._waiters)
+        return self._waiting
 
     def slot(self) -> Slot:
         """A slot, not taken yet."""
@@ -77,19 +80,22 @@ class Gate:
         """
         if self.closed_by is not None:
             raise self.closed_by.for_task(None)
-        if not self._waiters and self.pacer.wait(now := self._loop.time()) == 0:
+        if not self._waiting and self.pacer.wait(now := self._loop.time()) == 0:
             self.pacer.start(now)
             return now
         waiter: asyncio.Future[float] = self._loop.create_future()
         (self._waiters.appendleft if first else self._waiters.append)(waiter)
+        self._waiting += 1
         self._admit()
         try:
             return await waiter
         except asyncio.CancelledError:
-            if not waiter.cancelled() and waiter.exception() is None:
+            if waiter.cancelled():
+                self._waiting -= 1
+                if len(self._waiters) > 2 * self._waiting + _COMPACT_ABOVE:
+                    self._waiters = deque(waiter for waiter in self._waiters if not waiter.done())
+            elif waiter.exception() is None:
                 self.release(accepted=False)
-            elif waiter in self._waiters:
-                self._waiters.remove(waiter)
             raise
 
     def accepted(self, now: float) -> None:
@@ -166,6 +172,7 @@ class Gate:
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
+                self._waiting -= 1
                 waiter.set_exception(error.for_task(None))
 
     def _admit(self, reached: float = -math.inf) -> None:
@@ -185,4 +192,5 @@ class Gate:
                 self._timer = self._loop.call_at(now + wait, self._admit, now + wait)
                 return
             self.pacer.start(now)
+            self._waiting -= 1
             self._waiters.popleft().set_result(now)

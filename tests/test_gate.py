@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 import pytest
 
@@ -85,6 +86,55 @@ async def test_who_ceases_to_wait_holds_no_slot(admitted_first):
         gate.release(accepted=False)
     assert (gate.waiting, gate.pacer.in_flight) == (0, 0)
     await gate.acquire()
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["from the front", "from the back"])
+async def test_many_who_cease_to_wait_are_no_longer_counted_and_do_not_pile_up(order):
+    gate = make_gate()
+    await gate.acquire()
+    stays = asyncio.create_task(gate.acquire())
+    waiting = [asyncio.create_task(gate.acquire()) for _ in range(500)]
+    await settle()
+    assert gate.waiting == 501
+    left = len(waiting)
+    for task in waiting[::order]:
+        task.cancel()
+        await settle()
+        left -= 1
+        assert gate.waiting == 1 + left
+        assert len(gate._waiters) <= 2 * gate.waiting + 64
+    gate.release(accepted=False)
+    await stays
+    assert (gate.waiting, gate.pacer.in_flight) == (0, 1)
+
+
+async def test_who_ceases_to_wait_is_not_looked_for_among_the_rest():
+    class Sought(deque):
+        def remove(self, waiter):
+            raise AssertionError("that takes as long as the queue is")
+
+    gate = make_gate()
+    gate._waiters = Sought()
+    await gate.acquire()
+    waiting = [asyncio.create_task(gate.acquire()) for _ in range(3)]
+    await settle()
+    for task in waiting[::-1]:
+        task.cancel()
+    await asyncio.wait(waiting)
+    assert all(task.cancelled() for task in waiting)
+    assert gate.waiting == 0
+
+
+async def test_who_waits_as_the_gate_closes_is_no_longer_counted():
+    gate = make_gate()
+    await gate.acquire()
+    gone, refused = (asyncio.create_task(gate.acquire()) for _ in range(2))
+    await settle()
+    gone.cancel()
+    gate.close(AuthenticationError("no such key", status_code=401))
+    errors = await asyncio.gather(gone, refused, return_exceptions=True)
+    assert [type(error) for error in errors] == [asyncio.CancelledError, AuthenticationError]
+    assert gate.waiting == 0
 
 
 async def test_who_ceases_to_wait_does_not_stand_in_the_way():
