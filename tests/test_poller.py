@@ -332,7 +332,7 @@ async def test_refused_checks_are_counted_as_throttled_and_answered_ones_tell_wh
         task = await session.submit(IMAGE, "snow")
         await asyncio.sleep(4)
         assert session.statistics().throttled == 1
-        assert session._host.pacer.rate.limit > 5  # about nine a second worked; if nothing had, it would be 1
+        assert 5 < session._host.pacer.rate.limit < 10  # about nine a second worked; if nothing had, it would be 1
         task.cancel()
 
 

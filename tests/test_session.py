@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import math
 import pickle
 import re
 import threading
@@ -297,6 +298,18 @@ async def test_leaving_waits_for_a_status_that_somebody_asked_for():
         await asyncio.sleep(1)
     assert asking.done()
     assert (await asking).status.terminal
+
+
+@virtual
+async def test_a_status_that_is_asked_for_tells_what_rate_works_and_what_is_refused():
+    service = MemoryService(on_check=lambda _, count: status(429) if count == 20 else NORMAL)
+    service.ends["task-1"] = math.inf
+    async with MemorySession(service) as session:
+        for _ in range(19):
+            await session.status("task-1")
+        assert session._host.pacer.rate.limit == math.inf
+        await session.status("task-1")
+        assert session._host.pacer.rate.limit == pytest.approx(0.95 * 19)
 
 
 @virtual

@@ -286,6 +286,16 @@ async def test_an_edit_that_waited_for_room_has_a_deadline_from_there():
         assert now() - start == pytest.approx(100.0, abs=5)
 
 
+@pytest.mark.parametrize("draw", [0.6, 1.0])
+async def test_clients_of_one_account_that_are_refused_together_come_back_at_different_times(draw, monkeypatch):
+    service = MemoryService(latency=0.0, on_submission=in_order(status(429)))
+    async with MemorySession(service) as session:
+        monkeypatch.setattr(session._host._random, "random", lambda: draw)
+        await session.edit(IMAGE, "snow")
+    first, again = service.submissions
+    assert again.at - first.at == pytest.approx(0.75 + draw / 2, abs=0.01)
+
+
 async def test_who_is_refused_for_want_of_room_goes_before_who_was_not_tried():
     service = MemoryService(on_submission=in_order(status(429)))
     async with MemorySession(service, max_in_flight=1) as session:

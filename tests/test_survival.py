@@ -103,6 +103,15 @@ def test_a_stall_does_not_weigh_for_ever() -> None:
     assert stalled.probability(60, 120) > 0.9 * fluent.probability(60, 120)
 
 
+def test_ends_from_before_a_stall_fade_with_the_time_in_which_nothing_ends() -> None:
+    estimate = survival(memory=50)
+    for _ in range(100):
+        watch(estimate, 10.0, 1.0)
+    for _ in range(5000):
+        estimate.survived(9, 11)
+    assert estimate.probability(9, 11) < 0.05
+
+
 def test_an_estimate_without_evidence_is_its_prior() -> None:
     prior = survival()
     for _ in range(100):
