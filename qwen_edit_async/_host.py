@@ -84,6 +84,7 @@ class Host:
         self._quiet = asyncio.Event()
         self._closing = False
         self._ended = False
+        self._leaving = False
         self._task: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
         self.counters = Counters()
@@ -292,7 +293,7 @@ class Host:
         except BaseException as error:  # noqa: BLE001  # whatever it is, nobody may wait for ever
             self._crashed(_sole(error), started)
         finally:
-            self._group = None
+            self._group, self._leaving = None, True
             self.gate.close(SessionClosedError("the session is closed"))
             self.tracker.abandon_all(_closed_error)
             # A cancellation that met a crash comes at the next await; here it has nothing left to cut short.
@@ -312,7 +313,8 @@ class Host:
 
     async def _stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
+            if not self._leaving:  # or else connections would not be closed in order
+                self._task.cancel()
             await asyncio.wait([self._task])
 
     def _crashed(self, error: BaseException, started: asyncio.Future[None]) -> None:
