@@ -61,8 +61,13 @@ SLOWER = 100.0
 """Seconds in which all in flight are asked about once, in the simulation of the ceiling."""
 
 
-def costs(workload: Workload, skip: int, poll_costs: Sequence[float]) -> Iterator[dict[str, Any]]:
-    """One row for each policy and poll cost."""
+def costs(name: str, tasks: int, skip: int, poll_costs: Sequence[float]) -> list[dict[str, Any]]:
+    """One row for each policy and poll cost, for the workload of that name."""
+    (workload,) = (load for load in workloads(tasks) if load.name == name)
+    return list(_costs(workload, skip, poll_costs))
+
+
+def _costs(workload: Workload, skip: int, poll_costs: Sequence[float]) -> Iterator[dict[str, Any]]:
     fixed: dict[str, PollPolicy] = {f"FixedInterval({seconds:g})": FixedInterval(seconds) for seconds in INTERVALS}
     policies = {**fixed, "Backoff()": Backoff()}
     heedless = {name: simulate(policy, workload, skip=skip) for name, policy in policies.items()}
@@ -137,10 +142,8 @@ def figures_of_seed(seed: int, tasks: int, skip: int) -> dict[tuple[str, float |
     return figures
 
 
-def target_rows(seeds: Sequence[int], tasks: int, skip: int, *, aimed: bool) -> Iterator[Row]:
+def target_rows(repeated: Sequence[dict[tuple[str, float | None], float]], *, aimed: bool) -> Iterator[Row]:
     """What was aimed at; a repetition is another seed."""
-    with ProcessPoolExecutor(2) as pool:
-        repeated = list(pool.map(partial(figures_of_seed, tasks=tasks, skip=skip), seeds))
     for figure, limit in repeated[0]:
         if not all((figure, limit) in figures for figures in repeated):
             continue
@@ -158,15 +161,15 @@ def cpu_rows(tasks: int) -> Iterator[Row]:
     yield Row("json.loads of a status reply: µs of CPU", "json", [1e6 * each / 5000 for each in seconds])
 
 
-def rate_rows(in_flight: int, poll_rate: float, seeds: Sequence[int]) -> Iterator[Row]:
+def rate_rows(in_flight: int, poll_rate: float) -> list[Row]:
     """A ceiling for the checks, spent as :class:`Learned` says, and in turn, in simulation."""
-    ranked = [simulate_rate(Learned(), in_flight, poll_rate, seed=seed) for seed in seeds]
-    in_turn = [simulate_rate(FixedInterval(3.0), in_flight, poll_rate, seed=seed) for seed in seeds]
-    what = f"{in_flight:,} in flight, {poll_rate:g}/s"
-    ratios = [ours / theirs for (ours, _), (theirs, _) in zip(ranked, in_turn, strict=True)]
-    yield Row(f"{what}: lag / lag in turn", "library", ratios, 1.0)
-    longest = [seconds for _, seconds in ranked]
-    yield Row(f"{what}: longest between checks (s)", "library", longest, _longest(Learned(), in_flight, poll_rate))
+    lag, longest = simulate_rate(Learned(), in_flight, poll_rate, seed=SEED)
+    lag_in_turn, _ = simulate_rate(FixedInterval(3.0), in_flight, poll_rate, seed=SEED)
+    what, bound = f"{in_flight:,} in flight, {poll_rate:g}/s", _longest(Learned(), in_flight, poll_rate)
+    return [
+        Row(f"{what}: lag / lag in turn", "library", [lag / lag_in_turn], 1.0),
+        Row(f"{what}: longest between checks (s)", "library", [longest], bound),
+    ]
 
 
 def emulated_rate_rows(in_flight: int, poll_rate: float) -> Iterator[Row]:
@@ -256,13 +259,17 @@ def main() -> None:
     if options.quick:
         options.tasks, options.repetitions = 200, 1
     skip = options.tasks // 10
-    loads = workloads(options.tasks)
-    table = [row for load in loads for row in costs(load, skip, options.poll_cost)]
-    show(table)
+    tasks, names = options.tasks, [load.name for load in workloads(options.tasks)]
     seeds = range(SEED, SEED + options.repetitions)
-    aims = list(target_rows(seeds, options.tasks, skip, aimed=aimed))
+    with ProcessPoolExecutor(2) as pool:  # on a virtual clock, on which no neighbour takes time
+        repeated = [pool.submit(figures_of_seed, seed, tasks, skip) for seed in seeds]
+        ceiling = pool.submit(rate_rows, 10_000 if aimed else 500, 100.0 if aimed else 5.0)
+        tables = [pool.submit(costs, name, tasks, skip, options.poll_cost) for name in names]
+    table = [row for made in tables for row in made.result()]
+    show(table)
+    aims = list(target_rows([figures.result() for figures in repeated], aimed=aimed))
     aims += cpu_rows(options.tasks // 2)
-    aims += rate_rows(10_000 if aimed else 500, 100.0 if aimed else 5.0, seeds[:1])
+    aims += ceiling.result()
     aims += emulated_rate_rows(120 if aimed else 20, 60.0 if aimed else 80.0)
     setup = {"tasks": options.tasks, "not counted": skip, "repetitions": options.repetitions}
     report("waiting", aims, setup, options.output)
