@@ -59,6 +59,7 @@ class Exchange:
     sent_at: float
     answer: asyncio.Future[TaskSnapshot]
     task: asyncio.Task[None] = attrs.field(init=False)
+    is_doubted: bool = attrs.field(default=False, init=False)
 
     @property
     def unanswered(self) -> Failure:
@@ -117,7 +118,10 @@ class Exchanges:
 
     def give_up(self, exchange: Exchange) -> None:
         """Its waiter is gone: cut it off, unless it was sent whole."""
+        if exchange.task.done():  # in the very step in which its waiter was cancelled: all is counted
+            return
         if exchange.body.sent_whole:
+            exchange.is_doubted = True
             self._counters.uncertain += 1
             log.warning("a submission was given up after it was sent: a task may exist; its id follows if it comes")
         else:
@@ -145,13 +149,14 @@ class Exchanges:
             if not exchange.answer.done():
                 exchange.answer.set_exception(error)
             elif isinstance(error, QwenEditError):
-                self._counters.uncertain -= self._on_late_failure(error, exchange.sent_at) is not Failure.UNCERTAIN
+                failure = self._on_late_failure(error, exchange.sent_at)
+                self._counters.uncertain += (failure is Failure.UNCERTAIN) - exchange.is_doubted
         else:
             exchange.settle(snapshot)
             if not exchange.answer.done():
                 exchange.answer.set_result(snapshot)
             else:
-                self._counters.uncertain -= 1
+                self._counters.uncertain -= exchange.is_doubted
                 self._counters.submitted += 1
                 self._on_orphan(snapshot)
 

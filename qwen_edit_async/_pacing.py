@@ -27,6 +27,8 @@ _LAST_PROBE_OF_NONE = 30.0
 _FIRST_HOLD = 5.0
 _LAST_HOLD = 320.0
 _MOST_SILENCES = 40
+"""A refused try that costs a silence waits as often as that as it would wait in half seconds, but so often at most."""
+
 _RAISE = 1.25
 _MARGIN = 0.95
 _LOWEST_RATE = 0.2

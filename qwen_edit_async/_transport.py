@@ -201,7 +201,8 @@ class AiohttpTransport:
 
 
 def _expire(limit: asyncio.Timeout, seconds: float) -> None:
-    limit.reschedule(asyncio.get_running_loop().time() + seconds)
+    if not limit.expired():  # nor just about to: that can't be changed any more
+        limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:

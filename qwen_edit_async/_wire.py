@@ -222,7 +222,9 @@ def _names_no_task(task_id: str | None, document: Mapping[str, Any]) -> bool:
 
 def _cut_off_id(text: str) -> str | None:
     names = _ID_NAMES[:-1] if _ERROR_REPORT.search(text) else _ID_NAMES
-    return first_text(_whole_members(text), names)
+    members = _whole_members(text)
+    task_id = first_text(members, names)
+    return None if _only_reports_error(members) and _names_no_task(task_id, members) else task_id
 
 
 def _whole_members(text: str) -> dict[str, Any]:

@@ -500,7 +500,9 @@ def test_ids_aside_have_their_room_from_the_start_and_leave_none_behind(tmp_path
     assert not (tmp_path / ASIDE_NAME).exists()
 
 
-@pytest.mark.parametrize("torn", [b'["dog", "ta', b"{}", b"7", b'["dog"]', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "torn", [b'["dog", "ta', b'["dog", "task 2"]', b'["dog", null]', b"{}", b"7", b'["dog"]', b"\xff", b"[" * 100_000]
+)
 def test_an_id_aside_that_was_not_written_whole_is_none(tmp_path, torn):
     (tmp_path / ASIDE_NAME).write_bytes(b'["cat", "task-1"]\n' + torn + b"\n\n\n")
     assert IdsAside(tmp_path / ASIDE_NAME).read() == {"cat": "task-1"}

@@ -602,6 +602,40 @@ async def test_a_lost_reply_that_nobody_waits_for_stays_uncertain():
         assert session.statistics().uncertain == 1
 
 
+@pytest.mark.parametrize("steps", [0, 1], ids=["before it is read", "after it was read"])
+async def test_a_refusal_that_comes_as_the_edit_is_cancelled_is_heeded_and_no_uncertainty(steps):
+    service = MemoryService(on_submission=in_order(HANGS))
+    async with MemorySession(service) as session:
+        await cancelled_as_it_is_answered(session, status(429, retry_after=60).reply, steps)
+        assert (session.statistics().throttled, session.statistics().uncertain) == (1, 0)
+        await session.edit(IMAGE, "snow")
+    first, second = service.submissions
+    assert second.at - first.at >= 60.0
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+async def test_a_connection_that_is_refused_as_the_edit_is_cancelled_is_no_uncertainty(steps):
+    service = MemoryService(on_submission=in_order(Answer(uploaded=False)))
+    async with MemorySession(service) as session:
+        await cancelled_as_it_is_answered(session, refused().reply, steps)
+        assert session.statistics().uncertain == 0
+
+
+async def cancelled_as_it_is_answered(session, reply, steps):
+    """An edit whose cancellation comes so many steps of the event loop after the answer."""
+    answer = asyncio.get_running_loop().create_future()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryService, "_reply", lambda *_: answer)
+        edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+        await asyncio.sleep(1)
+        (answer.set_exception if isinstance(reply, Exception) else answer.set_result)(reply)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        edit.cancel()
+        await asyncio.wait([edit])
+    assert edit.cancelled()
+
+
 async def given_up(edit):
     """An edit, cancelled after three seconds if it has not ended."""
     edit = asyncio.create_task(edit)

@@ -424,6 +424,7 @@ def test_a_whole_object_of_which_more_was_announced_gives_its_id_too() -> None:
         '{"uid": "other", ',
         '{"code": 1002, "message": "slow down", "request_id": "req-77", "da',
         '{"request_id": "req-77", "message": "slow',
+        '{"error": {"code": 500, "message": "broken"}, "id": "req-77", "tra',
         "<html><body>Bad gateway</body></html>",
     ],
 )

@@ -13,6 +13,7 @@ from typing import IO, Final
 
 from qwen_edit_async._errors import JournalError
 from qwen_edit_async._log import log
+from qwen_edit_async._wire import check_task_id
 
 _RESERVED_BYTES: Final = 64 * 1024
 """For the ids of some hundreds of tasks, more than are being submitted when a disk fills up."""
@@ -46,7 +47,7 @@ class IdsAside:
         for line in lines:
             with contextlib.suppress(ValueError, TypeError, RecursionError):
                 key, task_id = json.loads(line)
-                found[str(key)] = str(task_id)
+                found[str(key)] = check_task_id(task_id)
         return found
 
     def reserve(self) -> None:

@@ -34,7 +34,7 @@ _HEADER_BYTES: Final = 100
 
 _UNFINISHED: Final[dict[BatchStatus, str]] = {
     "planned": "not submitted yet",
-    "submitting": "being submitted",
+    "submitting": "uncertain",  # a page is made when nothing is being submitted any more
     "submitted": "in flight",
     "completed": "completed, but not saved",
     "uncertain": "uncertain",

@@ -42,12 +42,13 @@ def explain(error: sqlite3.Error | UnicodeDecodeError | InvalidEditError, path: 
 def read_only_address(path: Path) -> str:
     """What opens a journal for reading only, on a read-only file system too, and leaves no file beside it.
 
-    If a run died in the middle of writing where there is no write-ahead log, SQLite first undoes what that began.
+    If a run died in the middle of writing where there is no write-ahead log, SQLite first undoes what that began, for
+    which it has to write.
     """
     if path.with_name(f"{path.name}-journal").exists():
-        mode = "mode=rw"  # or else SQLite refuses what is to be undone; where it can't write, it reads all the same
+        mode = "mode=rw"  # or else SQLite refuses what is to be undone; if nothing is, it need not write
     elif path.with_name(f"{path.name}-wal").exists():
         mode = "mode=ro"
-    else:  # nobody has it open: then SQLite is told so, and needs no files of its own to share it
+    else:  # nobody has it open just now: then SQLite is told so, and needs no files of its own to share it
         mode = "immutable=1"
     return f"{path.absolute().as_uri()}?{mode}"

@@ -27,8 +27,8 @@ def put(text: str) -> None:
     """Write a result to the standard output stream; what that can't take, half a character for one, is escaped."""
     try:
         sys.stdout.write(f"{text}\n")
-    except UnicodeEncodeError as error:
-        sys.stdout.write(f"{text.encode(error.encoding, 'backslashreplace').decode(error.encoding)}\n")
+    except UnicodeEncodeError:
+        sys.stdout.write(f"{text.encode(sys.stdout.encoding, 'backslashreplace').decode(sys.stdout.encoding)}\n")
     sys.stdout.flush()
 
 
