@@ -313,6 +313,20 @@ async def test_without_a_journal_there_are_no_outcomes(out):
     assert not out.exists()
 
 
+@pytest.mark.may_block("the test damages the journal itself")
+@pytest.mark.parametrize("column", ["request", "files"])
+@pytest.mark.parametrize("damage", ["{", "7", "[7]", "x'00ff'"])
+async def test_a_damaged_outcome_is_an_error_of_the_journal(requests, out, column, damage):
+    async with service() as session:
+        batch = EditBatch(requests(1), out)
+        await batch.run(session)
+    value = damage if damage.startswith("x") else f"'{damage}'"
+    with contextlib.closing(sqlite3.connect(batch.journal)) as journal, journal:
+        journal.execute(f"UPDATE edits SET {column} = {value}")
+    with pytest.raises(JournalError, match="damaged"):
+        [outcome async for outcome in batch.outcomes()]
+
+
 @pytest.mark.may_block("the test makes the journal by itself")
 async def test_outcomes_come_in_the_order_of_the_journal_however_many_there_are(out):
     out.mkdir()

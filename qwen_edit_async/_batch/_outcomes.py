@@ -15,10 +15,11 @@ from typing import Any, Final, Literal
 
 import attrs
 
+from qwen_edit_async._errors import JournalError
 from qwen_edit_async._models import EditParameters
 from qwen_edit_async._replies import cost_of
 
-from ._sqlite import explain, read_only_address
+from ._sqlite import DAMAGED, explain, read_only_address
 
 BatchStatus = Literal["planned", "submitting", "submitted", "completed", "saved", "failed", "uncertain"]
 
@@ -97,7 +98,7 @@ def read_page(journal: Path, after: int, limit: int = PAGE) -> list[tuple[int, B
             f"SELECT {_COLUMNS} FROM edits WHERE number > ? ORDER BY number LIMIT ?",  # noqa: S608  # constants
             (after, limit),
         )
-        return [(row[0], _outcome(row, journal.parent)) for row in rows]
+        return [(row[0], _outcome(row, journal)) for row in rows]
 
 
 def read_chosen(journal: Path, limit: int) -> Generator[BatchOutcome, None, None]:
@@ -110,7 +111,7 @@ def read_chosen(journal: Path, limit: int) -> Generator[BatchOutcome, None, None
         chosen = connection.execute("SELECT number FROM edits ORDER BY problem IS NULL, number LIMIT ?", (limit,))
         for (number,) in chosen.fetchall():
             row = connection.execute(f"SELECT {_COLUMNS} FROM edits WHERE number = ?", (number,)).fetchone()  # noqa: S608  # constants
-            yield _outcome(row, journal.parent)
+            yield _outcome(row, journal)
 
 
 @contextlib.contextmanager
@@ -124,16 +125,21 @@ def _reading(journal: Path) -> Iterator[sqlite3.Connection]:
         raise explain(error, journal) from error
 
 
-def _outcome(row: Sequence[Any], folder: Path) -> BatchOutcome:
+def _outcome(row: Sequence[Any], journal: Path) -> BatchOutcome:
     _, key, state, request, task_id, cost, files, problem, attempts, queued, running, lag, checks = row
-    asked = json.loads(request)
+    try:
+        asked = json.loads(request)
+        instruction, images, parameters = asked["instruction"], tuple(asked["images"]), asked["parameters"]
+        paths = tuple(journal.parent / name for name, _ in json.loads(files or "[]"))
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise JournalError(f"the journal {journal}: {DAMAGED}") from error
     return BatchOutcome(
         key=key,
         status=state,
-        instruction=asked["instruction"],
-        images=tuple(asked["images"]),
-        parameters=asked["parameters"],
-        files=tuple(folder / name for name, _ in json.loads(files or "[]")),
+        instruction=instruction,
+        images=images,
+        parameters=parameters,
+        files=paths,
         cost=cost_of(cost),
         task_id=task_id,
         error=problem,
