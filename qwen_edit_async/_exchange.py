@@ -52,6 +52,7 @@ class Exchange:
         sent_at: When its turn came, in the event loop's seconds.
         answer: What the service says; cancelled with the one who awaits it.
         task: Sends and reads.
+        is_doubted: Whether it is counted as uncertain, since its waiter left before the answer came.
     """
 
     body: JSONBody
