@@ -8,8 +8,8 @@ import multiprocessing
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
-_BODY = b'{"id": "d758n65e878c73cmdg20", "status": "in_progress", "model": "qwen_image_edit_plus", "progress": 0.5}'
-_REPLY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+BODY = b'{"id": "d758n65e878c73cmdg20", "status": "in_progress", "model": "qwen_image_edit_plus", "progress": 0.5}'
+_REPLY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 _END_OF_HEAD = b"\r\n\r\n"
 
 

@@ -7,7 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import asynccontextmanager, contextmanager, suppress
 from multiprocessing import get_context
 from typing import Any, TypeVar
@@ -88,18 +88,31 @@ async def _beat(beats: Beats, interval: float) -> None:
         beats.busy.append(time.thread_time() - cpu)
 
 
-def run_in_fresh_process(work: Callable[..., AnyCost], *arguments: Any) -> AnyCost:
-    """Call ``work``, a module's function, in a new process whose memory is watched from here, every 5 ms."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        process = psutil.Process(pool.submit(os.getpid).result())
-        result = pool.submit(work, *arguments)
+@attrs.frozen
+class FreshProcess:
+    """A new process, and nothing was done in it yet."""
+
+    _pool: ProcessPoolExecutor
+    _pid: Future[int]
+
+    def run(self, work: Callable[..., AnyCost], *arguments: Any) -> AnyCost:
+        """Call ``work``, a module's function, there; the memory is watched from here, every 5 ms."""
+        process = psutil.Process(self._pid.result())
+        result = self._pool.submit(work, *arguments)
         peak = 0
         while not result.done():
             peak = max(peak, process.memory_info().rss)
             wait([result], timeout=_SAMPLING_INTERVAL)
         cost = result.result()
-    cost.memory_growth = peak - cost.memory_before
-    return cost
+        cost.memory_growth = peak - cost.memory_before
+        return cost
+
+
+@contextmanager
+def fresh_process() -> Iterator[FreshProcess]:
+    """Start a process, which imports what it needs while the caller starts the server that it is for."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        yield FreshProcess(pool, pool.submit(os.getpid))
 
 
 def run_until(cpu: float, work: Callable[..., Any], *arguments: Any) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import attrs
 import psutil
-from _measure import Cost, interleaved, metered, run_in_fresh_process
+from _measure import Cost, fresh_process, interleaved, metered
 from _report import Row, report
 from _server import serve
 from PIL import Image
@@ -100,8 +100,8 @@ def _requests(plan: Plan, run: Run) -> Iterator[EditRequest]:
 
 def measure(client: Callable[[str, str, Plan], Run], plan: Plan) -> Run:
     """One run against a new emulator."""
-    with serve(checks=1) as server:
-        run = run_in_fresh_process(client, server.url, server.api_key, plan)
+    with fresh_process() as process, serve(checks=1) as server:
+        run = process.run(client, server.url, server.api_key, plan)
         counted, _ = server.counters()
     actual = (counted.submits, counted.tasks_completed, counted.checks, counted.downloads)
     if actual != (plan.rows,) * 4:
@@ -113,7 +113,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=20_000, help="of the long run (default: %(default)s)")
-    parser.add_argument("--pair-rows", type=int, default=2000, help="of each other run (default: %(default)s)")
+    parser.add_argument("--pair-rows", type=int, default=1000, help="of each other run (default: %(default)s)")
     parser.add_argument("--in-flight", type=int, default=64, help="edits in flight at a time (default: %(default)s)")
     parser.add_argument("--repetitions", type=int, default=5, help="of the pair (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="200 rows, once: does it run at all?")

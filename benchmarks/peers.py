@@ -25,7 +25,7 @@ from _clients import (
     minimal_unbounded,
 )
 from _dialects import serve
-from _measure import Cost, interleaved, run_in_fresh_process, run_until
+from _measure import Cost, fresh_process, interleaved, run_until
 from _report import Row, report
 from _sdks import dashscope, dashscope_client, fal_client, replicate
 from PIL import Image
@@ -99,8 +99,8 @@ def name_of(client: Client) -> str:
 
 def measure(client: Client, plan: Plan) -> Cost:
     """Run one client against a new engine, and see that it did all that the others do, and no more."""
-    with serve(_CHECKS) as server:
-        cost = run_in_fresh_process(client, server.url, plan)
+    with fresh_process() as process, serve(_CHECKS) as server:
+        cost = process.run(client, server.url, plan)
         counters = server.counters()
     expected = (plan.edits, plan.edits * _CHECKS, plan.edits, 1)
     actual = (counters.submits, counters.checks, counters.completed, len(counters.submissions))

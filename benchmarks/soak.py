@@ -21,7 +21,7 @@ from typing import Any
 
 import attrs
 import psutil
-from _measure import Cost, metered, run_in_fresh_process
+from _measure import Cost, fresh_process, metered
 from _report import Row, report
 from _server import process_with_pipe
 from PIL import Image
@@ -300,11 +300,15 @@ def measure(plan: Plan) -> tuple[Soak, Counter[str], EmulatorStatistics, int]:
     Raises:
         RuntimeError: If something does not add up.
     """
-    with tempfile.TemporaryDirectory() as name, process_with_pipe(serve, plan) as connection:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        fresh_process() as process,
+        process_with_pipe(serve, plan) as connection,
+    ):
         folder = Path(name)
         Image.new("RGB", (512, 512), "#7f9cf5").save(folder / "input.png")
         url, api_key = connection.recv()
-        soak = run_in_fresh_process(edit_all, url, api_key, plan, folder)
+        soak = process.run(edit_all, url, api_key, plan, folder)
         connection.send("tell")
         tasks, counted = connection.recv()
         lines = (folder / "ends").read_text(encoding="utf-8").splitlines()

@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import attrs
 import numpy as np
-from _measure import Cost, heartbeat, interleaved, metered, run_in_fresh_process
+from _measure import Cost, fresh_process, heartbeat, interleaved, metered
 from _report import Row, report
 from _server import serve
 from PIL import Image
@@ -133,8 +133,8 @@ def _large_picture(path: Path, size: int, seed: int) -> Path:
 
 def measure(client: Callable[[str, str, Plan], Upload], plan: Plan) -> Upload:
     """Run one client against a new emulator, and see that all of its edits were accepted."""
-    with serve(checks=1) as server:
-        cost = run_in_fresh_process(client, server.url, server.api_key, plan)
+    with fresh_process() as process, serve(checks=1) as server:
+        cost = process.run(client, server.url, server.api_key, plan)
         counted, submissions = server.counters()
         sent = {image.size_bytes for submission in submissions for image in submission.images}
     if counted.tasks_completed != plan.edits or sent != {Path(image).stat().st_size for image in plan.images}:
