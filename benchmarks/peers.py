@@ -146,9 +146,10 @@ def main() -> None:
     edits, in_flight, repetitions = options.edits, options.in_flight, options.repetitions
     plan = Plan(edits, in_flight, options.interval)
     fewer = attrs.evolve(plan, edits=min(edits, 1000), in_flight=min(in_flight, 500))
-    fewest = attrs.evolve(plan, edits=min(edits, 100), in_flight=min(in_flight, 50))
+    fewest = attrs.evolve(plan, edits=min(edits, 100), in_flight=min(in_flight, 50), interval=options.interval / 2)
     png, jpeg = (attrs.evolve(fewer, image=small_picture(kind)) for kind in ("png", "jpeg"))
     target, target_with_files = (None, None) if options.quick else (_TARGET, _TARGET_WITH_FILES)
+    on_uvloop = [library_on_uvloop] if find_spec("uvloop") else []
     groups = [
         Group(
             f"{in_flight:,} in flight",
@@ -158,17 +159,12 @@ def main() -> None:
             (_CPU, _SPEED, _MEMORY),
             target,
         ),
-        Group("PNG", png, (library, minimal), repetitions, target=target_with_files),
-        Group("JPEG", jpeg, (library, minimal), repetitions, target=target_with_files),
-        *(
-            [Group("event loops", fewer, (library_on_uvloop, library), min(repetitions, 3))]
-            if find_spec("uvloop")
-            else []
-        ),
+        Group("PNG", png, (library, minimal), min(repetitions, 3), target=target_with_files),
+        Group("JPEG", jpeg, (library, minimal), min(repetitions, 3), target=target_with_files),
         Group(
             f"{fewest.in_flight} in flight",
             fewest,
-            (library, loops_on_aiohttp, loops_on_httpx, *_SDKS, minimal),
+            (library, *on_uvloop, loops_on_aiohttp, loops_on_httpx, *_SDKS, minimal),
             min(repetitions, 3),
             (_CPU, _MEMORY),
         ),

@@ -1,7 +1,7 @@
 """Memory, CPU and stalls of large uploads: a session beside requests that are built whole in memory.
 
-Each edit sends three image files of about 8 MB, all edits at once. The usual hand-written client reads the files, makes
-one JSON text of them, and posts that; it is given fewer edits at a time, since each takes over 100 MB.
+Each edit sends three files of about 8 MB, two JPEG and one PNG, all edits at once. The usual hand-written client reads
+the files, makes one JSON text of them, and posts that; it is given fewer edits at a time, since each takes over 100 MB.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ GROWTH_TARGET, CPU_TARGET, STALL_TARGET = 64.0, 1.3, 150.0
 _BEAT = 0.02  # seconds: a stall that matters is many times as long, and the beats' own CPU is in the figures
 _MB = 1_000_000
 _GB = 1_000_000_000
+_NAMES = ("first.jpeg", "second.png", "third.jpeg")
 _INSTRUCTION = "make it snow"
 
 
@@ -39,13 +40,17 @@ class Plan:
     """What a client does."""
 
     edits: int
-    images: tuple[str, ...]
-    media_type: str
+    images: tuple[Path, ...]
 
     @property
     def bytes_sent(self) -> int:
         """Of image files, before Base64."""
-        return self.edits * sum(Path(image).stat().st_size for image in self.images)
+        return self.edits * sum(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of the image files, in bytes."""
+        return [image.stat().st_size for image in self.images]
 
 
 @attrs.define
@@ -96,9 +101,10 @@ async def _naive(url: str, api_key: str, plan: Plan) -> None:
     async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as http:
 
         async def edit() -> None:
-            files = await asyncio.to_thread(lambda: [Path(image).read_bytes() for image in plan.images])
+            files = await asyncio.to_thread(lambda: [image.read_bytes() for image in plan.images])
             content: list[dict[str, str]] = [
-                {"image": f"data:{plan.media_type};base64,{encode_base64(file).decode()}"} for file in files
+                {"image": f"data:image/{image.suffix[1:]};base64,{encode_base64(file).decode()}"}
+                for image, file in zip(plan.images, files, strict=True)
             ]
             body = {
                 "model": "qwen_image_edit_plus",
@@ -114,9 +120,9 @@ async def _naive(url: str, api_key: str, plan: Plan) -> None:
         await asyncio.gather(*(edit() for _ in range(plan.edits)))
 
 
-def large_pictures(folder: Path, kind: str, size: int) -> tuple[str, ...]:
+def large_pictures(folder: Path, size: int) -> tuple[Path, ...]:
     """Three files of noise, of nearly ``size`` bytes each."""
-    return tuple(str(_large_picture(folder / f"{seed}.{kind}", size, seed)) for seed in range(3))
+    return tuple(_large_picture(folder / name, size, seed) for seed, name in enumerate(_NAMES))
 
 
 def _large_picture(path: Path, size: int, seed: int) -> Path:
@@ -137,7 +143,7 @@ def measure(client: Callable[[str, str, Plan], Upload], plan: Plan) -> Upload:
         cost = process.run(client, server.url, server.api_key, plan)
         counted, submissions = server.counters()
         sent = {image.size_bytes for submission in submissions for image in submission.images}
-    if counted.tasks_completed != plan.edits or sent != {Path(image).stat().st_size for image in plan.images}:
+    if counted.tasks_completed != plan.edits or sent != {*plan.sizes}:
         raise RuntimeError(f"{counted.tasks_completed} of {plan.edits} edits, with images of {sent} bytes")
     return cost
 
@@ -155,50 +161,36 @@ def main() -> None:
     if options.quick:
         options.edits, options.naive_edits, options.megabytes, options.repetitions = 4, 2, 1, 1
     with tempfile.TemporaryDirectory() as folder:
-        plans: dict[tuple[str, str], Plan] = {}
-        for kind in ("jpeg", "png"):
-            images = large_pictures(Path(folder), kind, int(options.megabytes * _MB))
-            plans["library", kind] = Plan(options.edits, images, f"image/{kind}")
-            plans["naive", kind] = Plan(options.naive_edits, images, f"image/{kind}")
-        clients = {"library": library, "naive": naive}
+        images = large_pictures(Path(folder), int(options.megabytes * _MB))
+        plans = {library: Plan(options.edits, images), naive: Plan(options.naive_edits, images)}
         costs = interleaved(
-            {key: functools.partial(measure, clients[key[0]], plan) for key, plan in plans.items()},
-            options.repetitions,
+            {client: functools.partial(measure, client, plan) for client, plan in plans.items()}, options.repetitions
         )
-        sent = {key: plan.bytes_sent for key, plan in plans.items()}
-    report("uploads", _rows(plans, costs, sent, aimed=not options.quick), _setup(options, sent), options.output)
-
-
-def _rows(
-    plans: dict[tuple[str, str], Plan],
-    costs: dict[tuple[str, str], list[Upload]],
-    sent: dict[tuple[str, str], int],
-    *,
-    aimed: bool,
-) -> Sequence[Row]:
-    memory, cpu, stall, rate = [], [], [], []
-    for key, plan in plans.items():
-        name, kind = key
-        limits = (GROWTH_TARGET, CPU_TARGET, STALL_TARGET) if aimed and name == "library" else (None, None, None)
-        growth = [cost.memory_growth / _MB for cost in costs[key]]
-        per_gb = [cost.cpu / sent[key] * _GB for cost in costs[key]]
-        memory.append(Row(f"peak RSS growth, {kind} (MB)", f"{name}, {plan.edits} edits", growth, limits[0]))
-        cpu.append(Row(f"CPU per GB of images, {kind} (s)", name, per_gb, limits[1]))
-        stalls = [1000 * cost.stall for cost in costs[key]]
-        stall.append(Row(f"longest stall of the event loop, {kind} (ms)", name, stalls, limits[2]))
-        rate.append(Row(f"MB a second, {kind}", name, [sent[key] / cost.wall / _MB for cost in costs[key]]))
-    return [*memory, *cpu, *stall, *rate]
-
-
-def _setup(options: argparse.Namespace, sent: dict[tuple[str, str], int]) -> dict[str, object]:
-    return {
-        "images an edit": 3,
+        sent = {client: plan.bytes_sent for client, plan in plans.items()}
+    aims = (None, None, None) if options.quick else (GROWTH_TARGET, CPU_TARGET, STALL_TARGET)
+    figures: dict[str, tuple[float | None, Callable[[Upload, int], float]]] = {
+        "peak RSS growth (MB)": (aims[0], lambda cost, _: cost.memory_growth / _MB),
+        "CPU per GB of images (s)": (aims[1], lambda cost, sent: cost.cpu / sent * _GB),
+        "longest stall of the event loop (ms)": (aims[2], lambda cost, _: 1000 * cost.stall),
+        "MB a second": (None, lambda cost, sent: sent / cost.wall / _MB),
+    }
+    rows = [
+        Row(
+            figure,
+            f"{client.__name__}, {plan.edits} edits",
+            [value(cost, sent[client]) for cost in costs[client]],
+            aim if client is library else None,
+        )
+        for figure, (aim, value) in figures.items()
+        for client, plan in plans.items()
+    ]
+    setup = {
+        "images an edit": len(_NAMES),
         "MB an image": options.megabytes,
-        "edits at once": options.edits,
-        "of the naive client": options.naive_edits,
-        "GB sent": round(sent["library", "jpeg"] / _GB, 2),
+        "GB sent": round(sent[library] / _GB, 2),
         "repetitions": options.repetitions,
     }
+    report("uploads", rows, setup, options.output)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ import argparse
 import json
 import time
 import timeit
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,10 @@ TARGETS = {
 
 DEFAULT_COST = 0.2
 _FEW_CHECKS = 2.7
-_COSTS_OF_FEW_CHECKS = tuple(np.geomspace(0.3, 0.8, 6))
+_COSTS_OF_FEW_CHECKS: Sequence[float] = np.geomspace(0.3, 0.8, 6).tolist()
 """Poll costs at which a linear progress field takes about that many checks."""
 
-_FRONTIER_COSTS = (*np.geomspace(0.002, 0.015, 3), *np.geomspace(0.03, 6.0, 8))
+_FRONTIER_COSTS: Sequence[float] = [*np.geomspace(0.002, 0.015, 3).tolist(), *np.geomspace(0.03, 6.0, 8).tolist()]
 """Closer together where figures are read off between them."""
 
 _COSTS_OF_LIES = (0.05, 0.2, 1.0)
@@ -86,19 +87,19 @@ def _costs(workload: Workload, skip: int, poll_costs: Sequence[float]) -> Iterat
             }
 
 
-def frontier(workload: Workload, skip: int, poll_costs: Sequence[float]) -> list[Figures]:
-    """What :class:`Learned` reaches at ever higher poll costs."""
-    return [simulate(Learned(float(cost)), workload, skip=skip) for cost in poll_costs]
+def beside_fixed(workload: Workload, skip: int) -> tuple[float | None, float | None]:
+    """The checks of :class:`Learned` at the lag of ``FixedInterval(3)``, and its lag at that one's checks, as ratios.
 
-
-def beside_fixed(reached: Sequence[Figures], fixed: Figures) -> tuple[float | None, float | None]:
-    """The checks of :class:`Learned` at the lag of a fixed interval, and its lag at that one's checks, as ratios.
-
-    ``None`` where it was not driven to that lag, or to that many checks.
+    ``None`` where none of its poll costs leads to that lag, or to that many checks.
     """
-    lags, checks = ([getattr(figures, name) for figures in reached] for name in ("lag", "checks"))
-    checks_at_lag = _interpolated(fixed.lag, lags, checks)
-    lag_at_checks = _interpolated(fixed.checks, checks[::-1], lags[::-1])
+    fixed = simulate(FixedInterval(3.0), workload, skip=skip)
+
+    @cache
+    def reached(poll_cost: float) -> Figures:
+        return simulate(Learned(poll_cost), workload, skip=skip)
+
+    checks_at_lag = _read_off(lambda cost: reached(cost).lag, lambda cost: reached(cost).checks, fixed.lag)
+    lag_at_checks = _read_off(lambda cost: 1 / reached(cost).checks, lambda cost: reached(cost).lag, 1 / fixed.checks)
     return checks_at_lag and checks_at_lag / fixed.checks, lag_at_checks and lag_at_checks / fixed.lag
 
 
@@ -108,11 +109,17 @@ def lag_at(checks: float, near: Sequence[Figures]) -> float:
     return float(np.exp(height + slope * np.log(checks)))
 
 
-def _interpolated(at: float, grid: Sequence[float], values: Sequence[float]) -> float | None:
-    """The value there, on logarithmic scales; ``None`` outside of the grid, which grows."""
-    if not grid[0] <= at <= grid[-1]:
+def _read_off(known: Callable[[float], float], wanted: Callable[[float], float], at: float) -> float | None:
+    """``wanted`` at the poll cost at which ``known``, which grows with that, is ``at``.
+
+    It is read off between two neighbours among the costs, on logarithmic scales; ``None`` outside of them.
+    """
+    above = bisect_left(_FRONTIER_COSTS, at, key=known)
+    if above in {0, len(_FRONTIER_COSTS)}:
         return None
-    return float(np.exp(np.interp(np.log(at), np.log(grid), np.log(values))))
+    neighbours = _FRONTIER_COSTS[above - 1 : above + 1]
+    grid, values = ([np.log(figure(cost)) for cost in neighbours] for figure in (known, wanted))
+    return float(np.exp(np.interp(np.log(at), grid, values)))
 
 
 def figures_of_seed(seed: int, tasks: int, skip: int) -> dict[tuple[str, float | None], float]:
@@ -120,8 +127,7 @@ def figures_of_seed(seed: int, tasks: int, skip: int) -> dict[tuple[str, float |
     figures: dict[tuple[str, float | None], float] = {}
     loads = {load.name: load for load in workloads(tasks, seed)}
     for name, load in loads.items():
-        reached = frontier(load, skip, _FRONTIER_COSTS)
-        ratios = beside_fixed(reached, simulate(FixedInterval(3.0), load, skip=skip))
+        ratios = beside_fixed(load, skip)
         limits = TARGETS.get(name, (None, None))
         for what, ratio, limit in zip(("checks at the lag", "lag at the checks"), ratios, limits, strict=True):
             if ratio is not None:
@@ -131,7 +137,8 @@ def figures_of_seed(seed: int, tasks: int, skip: int) -> dict[tuple[str, float |
             best = optimum(load, DEFAULT_COST).cost(DEFAULT_COST)
             figures[f"{name}: cost / optimum", 1.12 if name == "lognormal" else None] = cost / best
         if name == "progress":
-            lag = lag_at(_FEW_CHECKS, frontier(load, skip, _COSTS_OF_FEW_CHECKS))
+            near = [simulate(Learned(cost), load, skip=skip) for cost in _COSTS_OF_FEW_CHECKS]
+            lag = lag_at(_FEW_CHECKS, near)
             figures["progress: lag at 2.7 checks / median duration", 0.03] = lag / float(np.median(load.seconds))
     for poll_cost in _COSTS_OF_LIES:
         silent = simulate(Learned(poll_cost), loads["lognormal"], skip=skip).cost(poll_cost)
@@ -270,7 +277,7 @@ def main() -> None:
     aims = list(target_rows([figures.result() for figures in repeated], aimed=aimed))
     aims += cpu_rows(options.tasks // 2)
     aims += ceiling.result()
-    aims += emulated_rate_rows(120 if aimed else 20, 60.0 if aimed else 80.0)
+    aims += emulated_rate_rows(120 if aimed else 20, 120.0 if aimed else 80.0)
     setup = {"tasks": options.tasks, "not counted": skip, "repetitions": options.repetitions}
     report("waiting", aims, setup, options.output)
     (options.output / "waiting-costs.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
