@@ -200,9 +200,14 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Make 100,000 edits amid faults of every kind: none lost or doubled, nothing grows. ``nox -s soak -- --quick``."""
+    """Make 100,000 edits amid faults of every kind: none lost or doubled, nothing grows. ``nox -s soak -- --quick``.
+
+    Then a bulk run of as many rows.
+    """
     install_wheel(session, "all", "bench")
     session.run("python", str(SOAK), *results_folder(session), *session.posargs)
+    quick = ("--quick",) if "--quick" in session.posargs else ()
+    session.run("python", str(SOAK.with_name("journal.py")), "--long", *results_folder(session), *quick)
 
 
 def results_folder(session: nox.Session) -> tuple[str, str]:

@@ -73,19 +73,3 @@ def dashscope(url: str, plan: Plan) -> Cost:
         await close_shared_aio_session()
 
     return timed(edits())
-
-
-def dashscope_client(url: str, plan: Plan) -> Cost:
-    """``AsyncClient.images.jobs``: ``create``, then ``wait``."""
-    from dashscope import AsyncClient
-
-    async def edits() -> None:
-        jobs = AsyncClient(api_key=API_KEY, base_url=f"{url}/api/v1").images.jobs
-
-        async def edit() -> None:
-            job = await jobs.create(model="wan2.6-image", prompt=INSTRUCTION, image_urls=[str(plan.image)])
-            await jobs.wait(job, poll_interval=plan.interval, max_interval=plan.interval)
-
-        await run_edits(edit, plan)
-
-    return timed(edits())

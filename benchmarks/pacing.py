@@ -53,9 +53,7 @@ class Account:
 
 ACCOUNTS = (
     Account("4 slots, 2 requests/s", 4, 2, 16),
-    Account("4 slots, 2 requests/s, 64 wanted", 4, 2, 64),
     Account("4 slots, 2 requests/s, no progress", 4, 2, 16, polling=SilentLearned),
-    Account("4 slots, 2 requests/s, 64 wanted, no progress", 4, 2, 64, polling=SilentLearned),
     Account("4 slots, 2 requests/s, a check a second", 4, 2, 16, polling=partial(FixedInterval, 1.0)),
     Account("4 slots", 4, None, 16),
     Account("4 slots, Retry-After of 30 s", 4, None, 16, retry_after=30.0),
