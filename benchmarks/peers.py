@@ -153,11 +153,11 @@ def main() -> None:
             (_CPU, _SPEED, _MEMORY),
             target,
         ),
-        Group("JPEG files", files, (library, minimal), min(repetitions, 3), target=target_with_files),
+        Group("JPEG files", files, (library, *on_uvloop, minimal), min(repetitions, 3), target=target_with_files),
         Group(
             f"{fewest.in_flight} in flight",
             fewest,
-            (library, *on_uvloop, loops_on_aiohttp, loops_on_httpx, *_SDKS, minimal),
+            (library, loops_on_aiohttp, loops_on_httpx, *_SDKS, minimal),
             min(repetitions, 3),
             (_CPU, _MEMORY),
         ),
