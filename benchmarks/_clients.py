@@ -45,25 +45,18 @@ class Plan:
         return {"model": "qwen_image_edit_plus", "input": {"messages": [{"role": "user", "content": content}]}}
 
 
-def timed(work: Coroutine[Any, Any, None], loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> Cost:
+def timed(work: Coroutine[Any, Any, None]) -> Cost:
     """What the work costs on an event loop of its own."""
     # anyio imports half of itself when it is first used, and imports do not count.
     asyncio.run(anyio.lowlevel.checkpoint())
-    with metered() as cost, asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(work)
+    with metered() as cost:
+        asyncio.run(work)
     return cost
 
 
 def library(url: str, plan: Plan) -> Cost:
     """The edits through ``EditSession.edit_many``."""
     return timed(_library(url, plan))
-
-
-def library_on_uvloop(url: str, plan: Plan) -> Cost:
-    """The same on uvloop."""
-    import uvloop  # noqa: PLC0415  # there is no wheel for every platform
-
-    return timed(_library(url, plan), uvloop.new_event_loop)
 
 
 async def _library(url: str, plan: Plan) -> None:

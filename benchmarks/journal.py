@@ -31,6 +31,7 @@ GROWTH_TARGET = 20.0 / 100_000
 _INSTRUCTION = "make it snow"
 _MB = 1_000_000
 _MEMORY_SAMPLES = 100
+_HELP_OF_LONG = "one run of so many rows instead, and how its memory grows (100,000 if no number is given)"
 
 
 @attrs.frozen
@@ -115,24 +116,25 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=2000, help="of each run of the pair (default: %(default)s)")
-    parser.add_argument("--long", action="store_true", help="one run of so many rows instead, and its memory:")
-    parser.add_argument("--long-rows", type=int, default=100_000, help="(default: %(default)s)")
+    parser.add_argument("--long", type=int, nargs="?", const=100_000, metavar="ROWS", help=_HELP_OF_LONG)
     parser.add_argument("--in-flight", type=int, default=64, help="edits in flight at a time (default: %(default)s)")
     parser.add_argument("--repetitions", type=int, default=5, help="of the pair (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="200 rows, once: does it run at all?")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     options = parser.parse_args()
     if options.quick:
-        options.rows, options.long_rows, options.repetitions = 200, 200, 1
+        options.rows, options.long, options.repetitions = 200, options.long and 200, 1
+    if options.long is not None and options.long < _MEMORY_SAMPLES:
+        parser.error(f"--long needs {_MEMORY_SAMPLES} rows")
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "input.png"
         Image.new("RGB", (512, 512), "#7f9cf5").save(image)
-        rows = options.long_rows if options.long else options.rows
+        rows = options.long or options.rows
         plan = Plan(rows, options.in_flight, str(image))
         setup = {"rows": rows, "in flight": plan.in_flight, "bytes of the input": image.stat().st_size}
         if options.long:
             growth, *others = long_rows(plan, aimed=not options.quick)
-            report("journal-long", [growth, *others], setup, options.output)
+            report("journal-long", [growth, *others], setup, options.output, functools.partial(plot, others[0], rows))
             if growth.limit is not None and growth.values[0] > growth.limit:
                 sys.exit(f"missed: {growth.figure}")
         else:
@@ -167,6 +169,26 @@ def long_rows(plan: Plan, *, aimed: bool) -> Sequence[Row]:
         Row("CPU per row (ms)", "library", [1000 * run.cpu / plan.rows]),
         Row("seconds", "library", [run.wall]),
     ]
+
+
+def plot(memory: Row, rows: int, path: Path) -> None:
+    """Memory over the rows."""
+    import matplotlib as mpl  # noqa: PLC0415  # the measured process imports this module too, and must stay small
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = path.stem
+    from matplotlib import pyplot as plt  # noqa: PLC0415  # likewise
+
+    canvas, panel = plt.subplots(figsize=(8, 2.5))
+    panel.plot([rows // _MEMORY_SAMPLES * (index + 1) for index in range(len(memory.values))], memory.values)
+    panel.set_title(memory.figure, loc="left", fontsize=9)
+    panel.set_xlabel("rows read", fontsize=8)
+    panel.set_ylim(bottom=0)
+    panel.xaxis.set_major_formatter("{x:,.0f}")
+    panel.spines[["top", "right"]].set_visible(False)
+    canvas.tight_layout()
+    canvas.savefig(path, metadata={"Date": None})
+    plt.close(canvas)
 
 
 if __name__ == "__main__":

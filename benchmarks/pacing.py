@@ -1,7 +1,7 @@
 """How well a small account is used: wall time against the least possible, and the share of requests that are refused.
 
 The session edits against the emulator, over real connections, but on a clock that leaps over every wait: hours of an
-account with 4 slots, or with 2 requests a second, pass within seconds, and nothing depends on the machine's speed.
+account with 4 slots, or with 2 requests a second, pass within seconds, and the machine's speed is not in the figures.
 """
 
 from __future__ import annotations
@@ -105,10 +105,10 @@ def measure(account: Account, edits: int, seed: int) -> tuple[float, float]:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--edits", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=5, help="repetitions, each with other task durations")
-    parser.add_argument("--quick", action="store_true", help="only show that it runs")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--edits", type=int, default=200, help="on each account (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="each with other durations (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="12 edits, once: does it run at all?")
     parser.add_argument(
         "--output", type=Path, default=Path(__file__).parent / "results", help="folder for JSON and SVG"
     )

@@ -329,7 +329,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--edits", type=int, default=100_000, help="(default: %(default)s)")
     parser.add_argument("--in-flight", type=int, default=64, help="edits in flight at a time (default: %(default)s)")
-    parser.add_argument("--share", type=float, default=0.05, help="of requests and tasks with a fault (%(default)s)")
+    parser.add_argument(
+        "--share", type=float, default=0.05, help="of requests and tasks with a fault (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=7, help="of the faults (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="400 edits: does it run at all?")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")

@@ -258,7 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, default=3000, help="tasks of a workload (default: %(default)s)")
     parser.add_argument("--poll-cost", type=float, nargs="+", default=POLL_COSTS, help="seconds (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=5, help="with other durations (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=5, help="each with other durations (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="200 tasks, once: does it run at all?")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     options = parser.parse_args()
