@@ -583,7 +583,7 @@ class OddFile:
 
 class AsyncFile(OddFile):
     async def read(self, size: int = -1) -> bytes:
-        raise NotImplementedError  # a file that is read with await is refused before it is read
+        raise NotImplementedError  # the coroutine is refused, and never awaited
 
 
 class OddArray:
