@@ -60,16 +60,17 @@ def judge_submission(error: QwenEditError) -> Failure:
             return Failure.FINAL
 
 
-def judge_check(error: QwenEditError, *, in_grace: bool) -> Failure:
+def judge_check(error: QwenEditError, *, in_grace: bool, attached: bool = False) -> Failure:
     """What the failure of a status check means; the task is paid for, so whatever may pass is tried again.
 
     Args:
         error: What went wrong.
         in_grace: Whether the task is so young that the service may not know it everywhere yet.
+        attached: Whether the task was submitted elsewhere, so that it may belong to another account.
     """
     match error:
         case AuthenticationError() | PermissionDeniedError():
-            return Failure.FATAL
+            return Failure.FINAL if attached else Failure.FATAL
         case NotFoundError():
             return Failure.REFUSED if in_grace else Failure.FINAL
         case RateLimitError():

@@ -232,7 +232,7 @@ class PollSchedule(Generic[W]):
             draw: A random number from 0 to 1.
         """
         in_grace = not task.attached and task.checks == 0 and now < task.since + UNKNOWN_TASK_GRACE
-        verdict = judge_check(error, in_grace=in_grace)
+        verdict = judge_check(error, in_grace=in_grace, attached=task.attached)
         if task not in self._tasks:
             return Failure.REFUSED if verdict is Failure.FINAL else verdict
         if verdict is Failure.FINAL:

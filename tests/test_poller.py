@@ -377,6 +377,20 @@ async def test_a_lost_permission_ends_all_waits_at_once(code, kind):
     assert len(service.submissions) == 3
 
 
+@pytest.mark.parametrize(("code", "kind"), [(401, AuthenticationError), (403, PermissionDeniedError)])
+async def test_a_refused_check_of_an_attached_task_ends_that_wait_alone(code, kind):
+    refusal = status(code)
+    service = MemoryService(on_check=lambda task_id, _: refusal if task_id == "foreign" else Answer())
+    async with MemorySession(service, max_in_flight=1) as session:
+        edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(2)]
+        await asyncio.sleep(1)
+        with pytest.raises(kind) as caught:
+            await session.attach("foreign")
+        assert caught.value.task_id == "foreign"
+        assert [result.task_id for result in await asyncio.gather(*edits)] == ["task-1", "task-2"]
+        assert session.unfinished == ("foreign",)
+
+
 async def test_an_unknown_status_counts_as_running_and_is_logged_once(caplog):
     caplog.set_level(logging.WARNING, "qwen_edit_async")
     unknown = says({"status": "Dreaming"})

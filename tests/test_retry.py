@@ -119,6 +119,7 @@ def test_what_a_failed_check_means(
 ) -> None:
     assert judge_check(error, in_grace=True) is young_check
     assert judge_check(error, in_grace=False) is check
+    assert judge_check(error, in_grace=False, attached=True) is (FINAL if check is FATAL else check)
 
 
 def test_no_failed_check_is_ever_uncertain() -> None:

@@ -269,6 +269,8 @@ class ScheduleMachine(RuleBasedStateMachine):
         if expected is None:
             assert verdict is not Failure.FINAL, "nobody waits to be told"
             return
+        if task.attached and afterwards is Failure.FATAL:
+            afterwards = Failure.FINAL  # it may be another account's
         assert verdict is (in_grace if young else afterwards)
         if verdict is Failure.FINAL:
             self.drop(task)
