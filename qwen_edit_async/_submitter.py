@@ -195,11 +195,14 @@ class Submitter:
         observer = attempts.observer
         if observer is not None:
             await observer.about_to_submit()
-        if self._gate.closed_by is not None:
+        try:
+            if self._gate.closed_by is not None:
+                raise self._gate.closed_by.for_task(None)
+            attempts.exchange = exchange = self._exchanges.begin(protocol, call, body, observer, turn)
+        except QwenEditError:
             if observer is not None:
                 observer.settled(Failure.REFUSED)
-            raise self._gate.closed_by.for_task(None)
-        attempts.exchange = exchange = self._exchanges.begin(protocol, call, body, observer, turn)
+            raise
         try:
             return await exchange.answer
         except asyncio.CancelledError:

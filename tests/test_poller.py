@@ -43,6 +43,7 @@ from qwen_edit_async import (
 )
 from qwen_edit_async._pacing import Pacer
 from qwen_edit_async._poller import MAX_CONCURRENT_CHECKS, Poller
+from qwen_edit_async._retry import Failure
 from qwen_edit_async._schedule import UNKNOWN_TASK_GRACE, WatchedTask
 from qwen_edit_async._statistics import Counters
 
@@ -540,6 +541,41 @@ async def test_a_session_that_crashed_submits_nothing_more():
     with pytest.raises(ZeroDivisionError):
         await session.aclose()
     assert len(service.submissions) == 1
+
+
+async def test_an_announced_submission_is_settled_though_the_session_crashes_before_it_is_sent():
+    dying, may_die = asyncio.Event(), asyncio.Event()
+
+    class Lingering(MemoryService):
+        async def send(self, call, body=None):
+            try:
+                return await super().send(call, body)
+            except asyncio.CancelledError:
+                dying.set()
+                await may_die.wait()
+                raise
+
+    class Observer:
+        fates = ()
+
+        async def about_to_submit(self):
+            await dying.wait()
+
+        def settled(self, fate):
+            self.fates += (fate,)
+
+    observer = Observer()
+    service = Lingering(duration=10.0, on_submission=lambda n: HANGS if n == 2 else Answer())
+    session = await MemorySession(service, polling=BrokenPolicy("second")).open()
+    crashed, lingering = (asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(2))
+    with pytest.raises(SessionClosedError):
+        await session.submit(IMAGE, "snow", observer=observer)
+    may_die.set()
+    await asyncio.gather(crashed, lingering, return_exceptions=True)
+    with pytest.raises(ZeroDivisionError):
+        await session.aclose()
+    assert observer.fates == (Failure.REFUSED,)
+    assert len(service.submissions) == 2
 
 
 async def test_an_answer_names_what_the_check_found():
