@@ -13,9 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from ._errors import SessionClosedError
+from ._log import log
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_CLOSING_GRACE = 5.0
+"""Seconds that closing waits for threads that still read or write."""
 
 
 class Offloader:
@@ -59,11 +63,17 @@ class Offloader:
             threading.Thread(target=func, args=args, kwargs=kwargs, name=self._name).start()
 
     async def aclose(self) -> None:
-        """Take no more calls and wait, without blocking the loop, for those that run or queue."""
+        """Take no more calls and wait up to 5 s, without blocking the loop, for those that run or queue.
+
+        A thread on a disk that hangs can't be ended. It goes on, and the interpreter waits for it at its exit.
+        """
         self._closing = True
         closer = ThreadPoolExecutor(1, f"{self._name}-close")
         try:
-            await asyncio.get_running_loop().run_in_executor(closer, self._executor.shutdown)
+            async with asyncio.timeout(_CLOSING_GRACE):
+                await asyncio.get_running_loop().run_in_executor(closer, self._executor.shutdown)
+        except TimeoutError:
+            log.warning("reading or writing a file hangs: closed without waiting any longer")
         finally:
             closer.shutdown(wait=False)
 

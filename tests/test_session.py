@@ -339,6 +339,62 @@ async def test_a_refused_status_holds_the_session_back_though_it_is_not_asked_fo
     assert second.at - first.at >= 60.0
 
 
+class LeapingLoop(asyncio.SelectorEventLoop):
+    """An event loop on the real clock, which can be put forward.
+
+    Attributes:
+        leapt: Seconds by which it was put forward.
+    """
+
+    leapt = 0.0
+
+    def time(self):
+        return super().time() + self.leapt
+
+
+class HangingFile:
+    """A binary file on a disk that hangs until ``go_on`` is set."""
+
+    def __init__(self):
+        self.reading = threading.Event()
+        self.go_on = threading.Event()
+
+    def read(self, size=-1):
+        self.reading.set()
+        assert self.go_on.wait(60)
+        return b""
+
+
+def test_closing_waits_five_seconds_for_a_disk_that_hangs(caplog):
+    image = HangingFile()
+
+    async def main():
+        session = await MemorySession(MemoryService()).open()
+        edit = asyncio.create_task(session.edit(image, "snow"))
+        await asyncio.to_thread(image.reading.wait)
+        edit.cancel()
+        closing = asyncio.create_task(session.aclose())
+        await steps()
+        asyncio.get_running_loop().leapt += 4.0
+        await steps()
+        assert not closing.done()
+        asyncio.get_running_loop().leapt += 1.1
+        await steps()
+        assert closing.done()
+        assert (edit.cancelled(), session.service.closed) == (True, 1)
+
+    async def steps():
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    try:
+        with asyncio.Runner(loop_factory=LeapingLoop) as runner:
+            runner.run(main())
+    finally:
+        image.go_on.set()
+    assert "closed without waiting any longer" in caplog.text
+
+
 # Forgotten.
 
 
