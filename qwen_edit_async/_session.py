@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -33,12 +33,11 @@ from ._exchange import SubmissionObserver
 from ._host import Host, HostOptions
 from ._images import ImageInput
 from ._learned import Learned
-from ._log import log
 from ._models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
 from ._polling import PollPolicy
 from ._requests import EditOptions, RequestInput, request_from_arguments, request_from_fields
 from ._results import EditResult, OutputImage
-from ._single import submit_single
+from ._single import result_of, submit_single, warner
 from ._statistics import SessionStatistics
 from ._stream import EditStream, Feed
 from ._submitter import Negotiation
@@ -198,17 +197,7 @@ class EditSession:
         """
         host = self._require_open()
         task = await self.submit(images, instruction, parameters=parameters, key=key, deadline=deadline, **options)
-        try:
-            return await task
-        except asyncio.CancelledError as cancelled:
-            note = f"task {task.id} runs on at the service: session.attach({task.id!r}) gets its result"
-            log.warning("an edit was cancelled: %s", note)
-            cancelled.add_note(note)
-            if task.done():  # it ended in the very moment of the cancellation
-                host.tracker.unclaimed(task.id)
-            elif not task.awaited:
-                task.cancel()
-            raise
+        return await result_of(host, task)
 
     async def submit(
         self,
@@ -314,7 +303,7 @@ class EditSession:
             functools.partial(
                 Feed,
                 requests,
-                functools.partial(self._edit_input, deadline),
+                functools.partial(self._edit_input, deadline, warner()),
                 host.spawn,
                 on_unclaimed=host.tracker.unclaimed,
                 window=self._options.max_in_flight,
@@ -394,7 +383,11 @@ class EditSession:
         check_positive(deadline, "deadline")
         return deadline
 
-    async def _edit_input(self, deadline: float | None, request: RequestInput) -> EditResult:
+    async def _edit_input(
+        self, deadline: float | None, warn: Callable[[str], None], request: RequestInput
+    ) -> EditResult:
         if not isinstance(request, EditRequest):
             request = request_from_fields(request)
-        return await self.edit(request, deadline=deadline)
+        host, seconds = self._require_open(), self._deadline_of(deadline)
+        task = await submit_single(host, request, seconds, strict=self._strict, fit=self._fit, warn=warn)
+        return await result_of(host, task)

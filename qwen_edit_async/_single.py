@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import sys
 import warnings
+from collections.abc import Callable
 
 from ._errors import DeadlineExceededError, EditWarning, InvalidEditError
 from ._exchange import SubmissionObserver
@@ -11,8 +14,12 @@ from ._host import Host
 from ._log import log
 from ._models import EditRequest
 from ._prepare import PreparedEdit, prepare, prepare_urls
+from ._results import EditResult
 from ._task import EditTask, TaskState
 from ._tracking import Tracked
+
+_NOT_THE_USERS = frozenset({__name__.partition(".")[0], "asyncio"})
+"""Packages whose lines no warning points at."""
 
 
 async def submit_single(
@@ -23,8 +30,12 @@ async def submit_single(
     *,
     strict: bool,
     fit: bool,
+    warn: Callable[[str], None] | None = None,
 ) -> EditTask:
-    """Take a slot, prepare the images, submit, and begin to wait for the task; arguments as in :class:`EditSession`."""
+    """Take a slot, prepare the images, submit, and begin to wait for the task; arguments as in :class:`EditSession`.
+
+    Warnings go to ``warn``. Without it they point at the user's line that awaits this.
+    """
     cut = request.silently_cut()
     if cut and strict:
         raise InvalidEditError("; ".join(cut))
@@ -36,7 +47,7 @@ async def submit_single(
         await slot.take()
         prepared = await _prepare(host, request, slot.taken_at + seconds, fit=fit)
         for warning in (*cut, *prepared.warnings):
-            warnings.warn(warning, EditWarning, stacklevel=3)
+            (warn or warner())(warning)
         for change in prepared.changes:
             log.info("%s", change)
         snapshot = await host.submitter.submit(request, prepared, slot, seconds, observer)
@@ -61,6 +72,36 @@ async def submit_single(
             queued=slot.taken_at - called_at,
             submitting=host.loop.time() - slot.taken_at,
         )
+    )
+
+
+async def result_of(host: Host, task: EditTask) -> EditResult:
+    """Wait for an edit's only task; a cancellation gives it up."""
+    try:
+        return await task
+    except asyncio.CancelledError as cancelled:
+        note = f"task {task.id} runs on at the service: session.attach({task.id!r}) gets its result"
+        log.warning("an edit was cancelled: %s", note)
+        cancelled.add_note(note)
+        if task.done():  # it ended in the very moment of the cancellation
+            host.tracker.unclaimed(task.id)
+        elif not task.awaited:
+            task.cancel()
+        raise
+
+
+def warner() -> Callable[[str], None]:
+    """Return a function that issues an :class:`EditWarning`, which points at the user's line that runs now."""
+    frame = sys._getframe(1)  # noqa: SLF001  # `inspect` reads source files, and so would block
+    while frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS and frame.f_back is not None:
+        frame = frame.f_back
+    return functools.partial(
+        warnings.warn_explicit,
+        category=EditWarning,
+        filename=frame.f_code.co_filename,
+        lineno=frame.f_lineno,
+        module=frame.f_globals.get("__name__"),
+        registry=frame.f_globals.setdefault("__warningregistry__", {}),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import inspect
 import math
 import pickle
 import re
@@ -534,6 +535,31 @@ async def test_text_that_the_service_would_cut_off_warns():
         with pytest.warns(EditWarning, match="801 characters"):
             result = await session.edit(IMAGE, "x" * 801)
     assert "801 characters" in result.notes[0]
+
+
+@virtual
+@pytest.mark.parametrize("call", ["submit", "edit", "edit_many", "async with edit_many"])
+async def test_a_warning_points_at_the_line_of_the_call(call):
+    request = EditRequest(IMAGE, "x" * 801)
+    async with MemorySession(MemoryService()) as session:
+        with pytest.warns(EditWarning) as caught:  # noqa: PT031  # each call stands on a line of its own
+            match call:
+                case "submit":
+                    line, _ = this_line(), await session.submit(request)
+                case "edit":
+                    line, _ = this_line(), await session.edit(request)
+                case "edit_many":
+                    line, outcomes = this_line(), session.edit_many([request])
+                    assert [outcome.ok async for outcome in outcomes] == [True]
+                case "async with edit_many":
+                    line, stream = this_line(), session.edit_many([request])
+                    async with stream as outcomes:
+                        assert [outcome.ok async for outcome in outcomes] == [True]
+    assert [(warning.filename, warning.lineno) for warning in caught] == [(__file__, line)]
+
+
+def this_line():
+    return inspect.currentframe().f_back.f_lineno
 
 
 @virtual
