@@ -331,6 +331,7 @@ class EditSession:
 
         Their tasks are waited for, or were given up: cancelled, past their deadline, not awaited when the session
         closed, or completed when the loop of ``edit_many`` had been left. ``attach`` gets the result of each.
+        Of the ids that were given up, the newest 10,000 are kept. The log names each older one as it is dropped.
         """
         return self._host.tracker.unfinished if self._host is not None else ()
 

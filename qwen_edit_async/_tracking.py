@@ -19,6 +19,9 @@ from ._statistics import Counters
 from ._task import EditTask, TaskState
 from ._thumbnails import Previews
 
+_MAX_GIVEN_UP = 10_000
+"""Most ids of given-up tasks that are kept: a session that runs for months must not grow."""
+
 
 @attrs.define(eq=False, kw_only=True)
 class Tracked(WatchedTask):
@@ -96,7 +99,7 @@ class Tracker:
 
     def orphaned(self, snapshot: TaskSnapshot) -> None:
         """Remember a task whose submission was given up before its id came."""
-        self._given_up[snapshot.task_id] = None
+        self._keep(snapshot.task_id)
         log.warning(
             "task %s came of a submission that had been given up: session.attach(%r) gets its result",
             snapshot.task_id,
@@ -105,7 +108,7 @@ class Tracker:
 
     def unclaimed(self, task_id: str) -> None:
         """Remember a task whose result came when nobody was there any more to take it."""
-        self._given_up[task_id] = None
+        self._keep(task_id)
         log.warning("nobody took the result of task %s: session.attach(%r) gets it again", task_id, task_id)
 
     def seen(self, tracked: Tracked, snapshot: TaskSnapshot) -> None:
@@ -126,7 +129,7 @@ class Tracker:
             tracked.state.show(outcome)
             end: EditResult | BaseException = self._result(tracked, outcome)
         else:
-            self._given_up[tracked.task_id] = None
+            self._keep(tracked.task_id)
             end = outcome
         if isinstance(end, EditCancelledError):
             self._counters.cancelled += 1
@@ -150,6 +153,14 @@ class Tracker:
         """As :meth:`give_up_all`, when there is no poller left that would have to forget them."""
         for tracked in list(self._tracked):
             self.ended(tracked, make_error(tracked.task_id))
+
+    def _keep(self, task_id: str) -> None:
+        """Add the id of a task that was given up; the oldest goes to the log when there are too many."""
+        self._given_up[task_id] = None
+        if len(self._given_up) > _MAX_GIVEN_UP:
+            oldest = next(iter(self._given_up))
+            del self._given_up[oldest]
+            log.warning("`unfinished` has no more room for task %s: session.attach(%r) gets its result", oldest, oldest)
 
     def _cancelled(self, tracked: Tracked) -> None:
         error = EditCancelledError(

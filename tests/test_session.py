@@ -588,6 +588,26 @@ async def test_statistics_count_and_the_repr_tells():
     assert (session.statistics().completed, session.statistics().checks) == (3, 6)
 
 
+@virtual
+async def test_the_newest_ten_thousand_ids_are_kept_and_the_log_names_the_others(caplog):
+    async with MemorySession(MemoryService()) as session:
+        for number in range(10_002):
+            session.attach(f"task-{number}").cancel()
+        assert session.unfinished == tuple(f"task-{number}" for number in range(2, 10_002))
+    assert [record.args for record in caplog.records] == [("task-0", "task-0"), ("task-1", "task-1")]
+
+
+@virtual
+async def test_an_id_is_no_longer_unfinished_once_it_was_attached_to_and_has_ended():
+    service = MemoryService()
+    service.ends["task-1"] = 0.0
+    async with MemorySession(service) as session:
+        session.attach("task-1").cancel()
+        assert session.unfinished == ("task-1",)
+        await session.attach("task-1")
+        assert session.unfinished == ()
+
+
 # End to end.
 
 
