@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
@@ -268,12 +267,16 @@ class Submitter:
         offset = slot.taken_at - loop.time()
         attempts.limit.reschedule(None)
         while (until := attempts.room_deadline(self._gate.pacer.accepted_at)) > loop.time():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(until):
+            limit = asyncio.timeout_at(until)
+            try:
+                async with limit:
                     came = await wait()
                     slot.taken_at = max(slot.taken_at, loop.time() + offset)
                     attempts.limit.reschedule(attempts.deadline)
                     return came
+            except TimeoutError:
+                if not limit.expired():
+                    raise
         raise attempts.given_up()
 
 

@@ -25,6 +25,7 @@ from qwen_edit_async import (
     EditWarning,
     FixedInterval,
     InvalidEditError,
+    PermissionDeniedError,
     RateLimitError,
     SessionClosedError,
     SessionStatistics,
@@ -394,6 +395,17 @@ def test_closing_waits_five_seconds_for_a_disk_that_hangs(caplog):
     finally:
         image.go_on.set()
     assert "closed without waiting any longer" in caplog.text
+
+
+async def test_a_lost_account_ends_the_wait_for_another_slot_though_its_error_is_a_timeout_too():
+    class RefusedError(PermissionDeniedError, TimeoutError):
+        """An error that a deadline's ``except TimeoutError`` must not take for its own."""
+
+    answers = in_order(status(429), Answer(RefusedError("no", status_code=403), delay=0.05))
+    async with MemorySession(MemoryService(on_submission=answers), max_in_flight=2, deadline=5.0) as session:
+        edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(2)]
+        errors = await asyncio.gather(*edits, return_exceptions=True)
+    assert [type(error) for error in errors] == [RefusedError] * 2
 
 
 # Forgotten.
