@@ -162,9 +162,9 @@ class Exchanges:
                 self._on_orphan(snapshot)
 
     def _ended(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
-        """Let nobody wait for an exchange that was cut off by the session's end, perhaps before it began."""
+        """Let nobody wait for an exchange that a cancellation or an interrupt cut off, perhaps before it began."""
         self._under_way.discard(exchange)
-        if task.cancelled():
+        if task.cancelled() or task.exception() is not None:
             exchange.settle(exchange.unanswered)
         if not exchange.answer.done():
             sent = exchange.body.sent_whole

@@ -133,7 +133,7 @@ class Host:
         started: asyncio.Future[None] = self.loop.create_future()
         self._task = self.loop.create_task(self._run(started), name="qwen-edit-async session")
         _running.add(self._task)
-        self._task.add_done_callback(_running.discard)
+        self._task.add_done_callback(_forget_host)
         try:
             await started
         except asyncio.CancelledError:
@@ -290,10 +290,14 @@ class Host:
         except asyncio.CancelledError:
             self.warn_unclosed()
             raise
+        except (KeyboardInterrupt, SystemExit):  # for the program: who awaits an edit learns that the session closed
+            raise
         except BaseException as error:  # noqa: BLE001  # whatever it is, nobody may wait for ever
             self._crashed(_sole(error), started)
         finally:
-            self._group, self._leaving = None, True
+            self._group, self._leaving, self._ended = None, True, True
+            if not started.done():
+                started.set_exception(SessionClosedError("the session was closed while it was opened"))
             self.gate.close(SessionClosedError("the session is closed"))
             self.tracker.abandon_all(_closed_error)
             # A cancellation that met a crash comes at the next await; here it has nothing left to cut short.
@@ -320,7 +324,6 @@ class Host:
     def _crashed(self, error: BaseException, started: asyncio.Future[None]) -> None:
         log.error("the session's background task crashed: %s", type(error).__name__)
         self.crash = error
-        self._ended = True
         if not started.done():
             started.set_exception(error)
         closed = SessionClosedError("the session has crashed, and submits nothing more")
@@ -357,6 +360,12 @@ class Host:
 
     async def _renew(self, task_id: str) -> tuple[str, ...]:
         return (await self.check_persistently(task_id)).urls
+
+
+def _forget_host(task: asyncio.Task[None]) -> None:
+    _running.discard(task)
+    if not task.cancelled():
+        task.exception()  # an interrupt, which has left the event loop: asyncio need not log it as unseen
 
 
 def _closed_error(task_id: str) -> SessionClosedError:

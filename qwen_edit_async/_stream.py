@@ -194,7 +194,7 @@ class Feed:
                         edits.create_task(self._edit_one(index, request))
                         del request
                         index += 1
-        except asyncio.CancelledError:
+        except BaseException:  # a cancellation or an interrupt
             if not self._stopped:
                 self._input_error = SessionClosedError("the session was closed in the middle of edit_many")
             raise

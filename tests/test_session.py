@@ -12,6 +12,7 @@ import re
 import threading
 import weakref
 
+import looptime
 import pytest
 from memory_transport import HANGS, IMAGE, KEY, NORMAL, Answer, MemoryService, MemorySession, in_order, status
 
@@ -31,6 +32,7 @@ from qwen_edit_async import (
     SessionStatistics,
     SubmitUncertainError,
 )
+from qwen_edit_async._retry import Failure
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine
 
 pytestmark = pytest.mark.anyio
@@ -406,6 +408,96 @@ async def test_a_lost_account_ends_the_wait_for_another_slot_though_its_error_is
         edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(2)]
         errors = await asyncio.gather(*edits, return_exceptions=True)
     assert [type(error) for error in errors] == [RefusedError] * 2
+
+
+class InterruptedPolicy(FixedInterval):
+    """Stands for Ctrl-C in the middle of the session's own work."""
+
+    def next_check(self, task, now):
+        if task.checks:
+            raise KeyboardInterrupt
+        return super().next_check(task, now)
+
+    def ended(self, task, now, *, completed):
+        raise KeyboardInterrupt
+
+
+def run_through_interrupts(work):
+    """Run a coroutine to its end; returns how many interrupts came out of the event loop on the way."""
+    interrupts = 0
+    with asyncio.Runner(loop_factory=looptime.new_event_loop) as runner:
+        task = runner.get_loop().create_task(work)
+        while not task.done():
+            try:
+                runner.get_loop().run_until_complete(task)
+            except KeyboardInterrupt:
+                interrupts += 1
+    assert task.exception() is None
+    return interrupts
+
+
+@pytest.mark.parametrize("deadline", [0.5, 100.0], ids=["in the host task", "in a check"])
+def test_an_interrupt_leaves_the_event_loop_and_closes_the_session(deadline, caplog):
+    async def main():
+        async with MemorySession(MemoryService(duration=10.0), polling=InterruptedPolicy(1.0)) as session:
+            with pytest.raises(SessionClosedError) as caught:
+                await session.edit(IMAGE, "snow", deadline=deadline)
+            with pytest.raises(SessionClosedError):
+                await session.edit(IMAGE, "snow")
+        assert (caught.value.task_id, session.unfinished) == ("task-1", ("task-1",))
+        assert (len(session.service.submissions), session.service.closed) == (1, 1)
+
+    assert run_through_interrupts(main())
+    assert "crashed" not in caplog.text
+
+
+def test_an_interrupt_in_the_input_of_many_edits_is_not_the_end_of_the_input():
+    def requests():
+        yield EditRequest(IMAGE, "snow")
+        raise KeyboardInterrupt
+
+    async def main():
+        async with MemorySession(MemoryService()) as session:
+            with pytest.raises(SessionClosedError, match="in the middle of edit_many"):
+                [outcome async for outcome in session.edit_many(requests())]
+
+    assert run_through_interrupts(main())
+
+
+def test_an_interrupted_submission_is_settled():
+    fates = []
+
+    class Observer:
+        async def about_to_submit(self):
+            """Let it be sent."""
+
+        def settled(self, fate):
+            fates.append(fate)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    async def main():
+        async with MemorySession(MemoryService(on_submission=interrupt)) as session:
+            with pytest.raises(SessionClosedError, match="before it was sent"):
+                await session.submit(IMAGE, "snow", observer=Observer())
+
+    assert run_through_interrupts(main())
+    assert fates == [Failure.REFUSED]
+
+
+def test_an_interrupt_while_a_session_opens_ends_the_opening():
+    class Interrupted(MemoryService):
+        async def open(self):
+            await super().open()
+            raise KeyboardInterrupt
+
+    async def main():
+        with pytest.raises(SessionClosedError, match="while it was opened"):
+            await MemorySession(Interrupted()).open()
+        await asyncio.sleep(1)  # the interrupt leaves when all is closed
+
+    assert run_through_interrupts(asyncio.wait_for(main(), 10.0)) == 1
 
 
 # Forgotten.
