@@ -24,28 +24,11 @@ from cattrs.gen import make_dict_unstructure_fn, override
 
 from ._contract import MODEL, STATUS_PATH, SUBMIT_PATH
 from ._errors import APIResponseError, InvalidEditError
-from ._models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage
-from ._replies import Reply, as_text, code_of, cost_of, error_from_reply, first_text, has_error, load_object
+from ._models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
+from ._replies import Reply, error_from_reply, first_text, has_error, load_object
+from ._task_replies import snapshot_of, to_status
 
 EnvelopeName = Literal["flat", "params"]
-
-STATUS_WORDS: Mapping[str, TaskStatus] = {
-    "pending": TaskStatus.QUEUED,
-    "queued": TaskStatus.QUEUED,
-    "in_queue": TaskStatus.QUEUED,
-    "submitted": TaskStatus.QUEUED,
-    "in_progress": TaskStatus.IN_PROGRESS,
-    "processing": TaskStatus.IN_PROGRESS,
-    "running": TaskStatus.IN_PROGRESS,
-    "completed": TaskStatus.COMPLETED,
-    "succeeded": TaskStatus.COMPLETED,
-    "success": TaskStatus.COMPLETED,
-    "failed": TaskStatus.FAILED,
-    "error": TaskStatus.FAILED,
-    "canceled": TaskStatus.FAILED,
-    "cancelled": TaskStatus.FAILED,
-}
-"""The service's words, in lower case; a word that is not here counts as still running."""
 
 _ID_NAMES = ("id", "task_id", "request_id")
 _MAX_TASK_ID_CHARACTERS = 512
@@ -170,7 +153,7 @@ class GenerationProtocol:
             if task_id is None:
                 raise APIResponseError("the service accepted without giving a task id", body=reply.excerpt())
         try:
-            return _snapshot(document, check_task_id(task_id))
+            return snapshot_of(document, check_task_id(task_id))
         except InvalidEditError:
             unusable = APIResponseError("the service answered with an id that can't be asked for", body=reply.excerpt())
         raise unusable
@@ -184,7 +167,7 @@ class GenerationProtocol:
             raise error_from_reply(reply, task_id=task_id)
         if not isinstance(document.get("status"), str):
             raise APIResponseError("the status reply has no status", body=reply.excerpt(), task_id=task_id)
-        return _snapshot(document, task_id)
+        return snapshot_of(document, task_id)
 
     def alternative(self) -> GenerationProtocol:
         """The other envelope (part B: only a 400 tells which one a given gateway wants)."""
@@ -211,7 +194,7 @@ def _only_reports_error(document: Mapping[str, Any]) -> bool:
 
 def _shows_task(document: Mapping[str, Any]) -> bool:
     """Whether an object tells of a task that was accepted, and of nothing else."""
-    accepted = _to_status(document.get("status")) not in {TaskStatus.FAILED, TaskStatus.UNKNOWN}
+    accepted = to_status(document.get("status")) not in {TaskStatus.FAILED, TaskStatus.UNKNOWN}
     return accepted and first_text(document, _ID_NAMES[:-1]) is not None and not has_error(document)
 
 
@@ -239,66 +222,6 @@ def _whole_members(text: str) -> dict[str, Any]:
             if at is not None or isinstance(value, str):  # of a number, digits may be missing
                 members[json.loads(name[1])] = value
     return members
-
-
-def _snapshot(document: Mapping[str, Any], task_id: str) -> TaskSnapshot:
-    word = document.get("status")
-    return TaskSnapshot(  # by hand: a converter takes nearly three times as long, and this is done for every check
-        task_id=task_id,
-        status=_to_status(word),
-        status_word=word if isinstance(word, str) else "",
-        progress=_to_progress(document.get("progress")),
-        urls=_to_urls(document.get("output")),
-        failure=_to_failure(document.get("error")),
-        usage=_to_usage(document.get("usage")),
-        metadata=_to_mapping(document.get("metadata")),
-        raw=document,
-    )
-
-
-def _to_status(word: Any) -> TaskStatus:
-    return STATUS_WORDS.get(word.strip().lower(), TaskStatus.UNKNOWN) if isinstance(word, str) else TaskStatus.UNKNOWN
-
-
-def _to_urls(output: Any) -> tuple[str, ...]:
-    """The URLs of ``[{"content": [{"type": "image", "url": …}]}]``, or of one such object instead of the array."""
-    if output is None:
-        return ()
-    items = output if isinstance(output, list) else [output]
-    contents = [item.get("content") for item in items if isinstance(item, dict)]
-    entries = [entry for content in contents for entry in (content if isinstance(content, list) else [content])]
-    return tuple(entry["url"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("url"), str))
-
-
-def _to_progress(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
-
-
-def _to_failure(error: Any) -> TaskFailure | None:
-    if not error:
-        return None
-    if isinstance(error, dict):
-        return TaskFailure(
-            code=code_of(error.get("code")), message=first_text(error, ("error_message", "message", "detail")) or ""
-        )
-    return TaskFailure(message=as_text(error))
-
-
-_NO_USAGE = Usage()
-
-
-def _to_usage(usage: Any) -> Usage:
-    if not isinstance(usage, dict):
-        return _NO_USAGE
-    return Usage(cost=cost_of(usage.get("cost")), quantity=_to_quantity(usage.get("quantity")), raw=usage)
-
-
-def _to_mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _to_quantity(value: Any) -> int | None:
-    return value if type(value) is int else None
 
 
 def _make_converter() -> Converter:

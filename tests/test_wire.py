@@ -25,7 +25,8 @@ from qwen_edit_async._errors import (
 from qwen_edit_async._models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage
 from qwen_edit_async._replies import Reply
 from qwen_edit_async._results import EditResult
-from qwen_edit_async._wire import STATUS_WORDS, Call, GenerationProtocol, check_task_id
+from qwen_edit_async._task_replies import STATUS_WORDS
+from qwen_edit_async._wire import Call, GenerationProtocol, check_task_id
 
 FLAT = GenerationProtocol("flat")
 PARAMS = GenerationProtocol("params")
