@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ._models import TaskFailure, TaskSnapshot, TaskStatus, Usage
-from ._replies import as_text, code_of, cost_of, first_text
+from ._replies import as_text, code_of, cost_of, first_text, has_error
 
 STATUS_WORDS: Mapping[str, TaskStatus] = {
     "pending": TaskStatus.QUEUED,
@@ -30,20 +30,79 @@ STATUS_WORDS: Mapping[str, TaskStatus] = {
 """The service's words, in lower case; a word that is not here counts as still running."""
 
 
-def snapshot_of(document: Mapping[str, Any], task_id: str) -> TaskSnapshot:
+_OWN_ID_NAMES = ("id", "task_id")
+_WORD_NAMES = ("status", "task_status")
+_ID_NAMES_IN = {
+    "data": (*_OWN_ID_NAMES, "request_id"),
+    "task": (*_OWN_ID_NAMES, "request_id"),
+    "output": ("task_id",),  # its "id" may be that of a picture
+}
+"""Members in which some services put what others answer with, and what the task's id is called there."""
+
+
+def named_task(document: Mapping[str, Any]) -> str | None:
+    """Return the id of the task that a successful reply names.
+
+    The id of the request names the task only if there is no other and no error. An ``id`` beside an error object and
+    without a status is the report's own, as far as one can tell.
+    """
+    members = _task_members(document)
+    if _word_of(members) is not None or not has_error(document):
+        return first_text(members, (*_OWN_ID_NAMES, "request_id"))
+    is_report = members is document and isinstance(document.get("error"), Mapping)
+    return first_text(members, ("task_id",) if is_report else _OWN_ID_NAMES)
+
+
+def own_id(document: Mapping[str, Any]) -> str | None:
+    """Return the id that a reply gives a task, other than the request's."""
+    return first_text(_task_members(document), _OWN_ID_NAMES)
+
+
+def shows_task(document: Mapping[str, Any]) -> bool:
+    """Whether a reply tells of a task that was accepted, and of nothing else."""
+    accepted = to_status(status_word(document)) not in {TaskStatus.FAILED, TaskStatus.UNKNOWN}
+    return accepted and own_id(document) is not None and not has_error(document)
+
+
+def status_word(document: Mapping[str, Any]) -> str | None:
+    """Return the service's word for where the task stands."""
+    return _word_of(_task_members(document))
+
+
+def snapshot_of(reply: Mapping[str, Any], task_id: str) -> TaskSnapshot:
     """Return the task as a reply shows it."""
-    word = document.get("status")
+    document = _task_members(reply)
+    word = _word_of(document)
     return TaskSnapshot(  # by hand: a converter takes nearly three times as long, and this is done for every check
         task_id=task_id,
         status=to_status(word),
-        status_word=word if isinstance(word, str) else "",
+        status_word=word or "",
         progress=_to_progress(document.get("progress")),
         urls=_to_urls(document.get("output")),
         failure=_to_failure(document.get("error")),
         usage=_to_usage(document.get("usage")),
         metadata=_to_mapping(document.get("metadata")),
-        raw=document,
+        raw=reply,
     )
+
+
+def _task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, Any]:
+    """Return the members that tell of the task, also if the service puts them into an envelope."""
+    lacks_word, lacks_id = _word_of(document) is None, first_text(document, _OWN_ID_NAMES) is None
+    if depth and (lacks_word or lacks_id):
+        for name, id_names in _ID_NAMES_IN.items():
+            inner = document.get(name)
+            if isinstance(inner, list) and len(inner) == 1:
+                inner = inner[0]
+            if isinstance(inner, Mapping):
+                inner = _task_members(inner, depth - 1)
+                if (lacks_word and _word_of(inner) is not None) or (lacks_id and first_text(inner, id_names)):
+                    return {**document, **inner}
+    return document
+
+
+def _word_of(members: Mapping[str, Any]) -> str | None:
+    return next((word for name in _WORD_NAMES if isinstance(word := members.get(name), str)), None)
 
 
 def to_status(word: Any) -> TaskStatus:
@@ -66,7 +125,7 @@ def _to_progress(value: Any) -> float | None:
 
 
 def _to_failure(error: Any) -> TaskFailure | None:
-    if not error:
+    if not error or (isinstance(error, Mapping) and not has_error({"error": error})):
         return None
     if isinstance(error, dict):
         return TaskFailure(

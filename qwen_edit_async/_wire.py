@@ -25,12 +25,15 @@ from cattrs.gen import make_dict_unstructure_fn, override
 from ._contract import MODEL, STATUS_PATH, SUBMIT_PATH
 from ._errors import APIResponseError, InvalidEditError
 from ._models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
-from ._replies import Reply, error_from_reply, first_text, has_error, load_object
-from ._task_replies import snapshot_of, to_status
+from ._replies import Reply, error_from_reply, has_error, is_refusal, load_object
+from ._task_replies import named_task, own_id, shows_task, snapshot_of, status_word
 
 EnvelopeName = Literal["flat", "params"]
 
-_ID_NAMES = ("id", "task_id", "request_id")
+_OPEN_STATUSES = frozenset({303, 409})
+_SERVER_ERRORS = frozenset(range(500, 600)) - {503}
+"""HTTP errors that do not certainly mean that there is no task; one with an id names it (part B)."""
+
 _MAX_TASK_ID_CHARACTERS = 512
 
 _OBJECT_OPENS = re.compile(r"\ufeff?\s*\{\s*")
@@ -130,15 +133,13 @@ class GenerationProtocol:
         return None
 
     def read_submission(self, reply: Reply) -> TaskSnapshot:
-        """The id and first status.
+        """Read the id and first status.
 
-        A creation reply without an id is a failed creation (part B); unless it says why, a task may exist all the same.
-        One that shows a task is believed, whatever its HTTP status: that task is paid for.
+        A creation reply that names a task is believed, as that task is paid for. One that names none is a refusal if it
+        plainly says so; otherwise a task may exist.
         """
         try:
             document = load_object(reply)
-            if not reply.ok and not _shows_task(document):
-                raise error_from_reply(reply)
         except APIResponseError:
             if not reply.ok:
                 raise error_from_reply(reply) from None
@@ -147,25 +148,25 @@ class GenerationProtocol:
             if task_id is None:
                 raise
         else:
-            task_id = first_text(document, _ID_NAMES)
-            if _only_reports_error(document) and _names_no_task(task_id, document):
+            task_id = _named_task(reply, document)
+        if task_id is None or (not reply.ok and not is_task_id(task_id)):
+            if not reply.ok or is_refusal(document):
                 raise error_from_reply(reply)
-            if task_id is None:
-                raise APIResponseError("the service accepted without giving a task id", body=reply.excerpt())
-        try:
-            return snapshot_of(document, check_task_id(task_id))
-        except InvalidEditError:
-            unusable = APIResponseError("the service answered with an id that can't be asked for", body=reply.excerpt())
-        raise unusable
+            raise APIResponseError("the service accepted without giving a task id", body=reply.excerpt())
+        if not is_task_id(task_id):
+            raise APIResponseError("the service answered with an id that can't be asked for", body=reply.excerpt())
+        if not reply.ok and not shows_task(document):  # how the task fares is for the next check to say
+            return TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN, raw=document)
+        return snapshot_of(document, task_id)
 
     def read_status(self, reply: Reply, task_id: str) -> TaskSnapshot:
         """``status``, and ``error`` or ``output`` and ``usage`` (contract, *The status reply*)."""
         if not reply.ok:
             raise error_from_reply(reply, task_id=task_id)
         document = load_object(reply, task_id=task_id)
-        if _only_reports_error(document):
+        if (word := status_word(document)) is None and has_error(document):
             raise error_from_reply(reply, task_id=task_id)
-        if not isinstance(document.get("status"), str):
+        if word is None:
             raise APIResponseError("the status reply has no status", body=reply.excerpt(), task_id=task_id)
         return snapshot_of(document, task_id)
 
@@ -187,27 +188,28 @@ def check_task_id(task_id: object) -> str:
     return task_id
 
 
-def _only_reports_error(document: Mapping[str, Any]) -> bool:
-    """Whether an object tells of an error, and of no task."""
-    return not isinstance(document.get("status"), str) and has_error(document)
+def is_task_id(text: str) -> bool:
+    """Whether a status check can ask for a task of this id."""
+    try:
+        check_task_id(text)
+    except InvalidEditError:
+        return False
+    return True
 
 
-def _shows_task(document: Mapping[str, Any]) -> bool:
-    """Whether an object tells of a task that was accepted, and of nothing else."""
-    accepted = to_status(document.get("status")) not in {TaskStatus.FAILED, TaskStatus.UNKNOWN}
-    return accepted and first_text(document, _ID_NAMES[:-1]) is not None and not has_error(document)
-
-
-def _names_no_task(task_id: str | None, document: Mapping[str, Any]) -> bool:
-    """Whether the id in an error report is that of the report, as far as one can tell (part B)."""
-    return task_id in {None, first_text(document, ("request_id",))} or isinstance(document.get("error"), Mapping)
+def _named_task(reply: Reply, document: Mapping[str, Any]) -> str | None:
+    """Return the id of the task that the answer to a creation names."""
+    if reply.ok:
+        return named_task(document)
+    leaves_open = reply.status in _OPEN_STATUSES or reply.status in _SERVER_ERRORS
+    return own_id(document) if leaves_open or shows_task(document) else None
 
 
 def _cut_off_id(text: str) -> str | None:
-    names = _ID_NAMES[:-1] if _ERROR_REPORT.search(text) else _ID_NAMES
     members = _whole_members(text)
-    task_id = first_text(members, names)
-    return None if _only_reports_error(members) and _names_no_task(task_id, members) else task_id
+    if _ERROR_REPORT.search(text):  # the request's id names no task then
+        members.pop("request_id", None)
+    return named_task(members)
 
 
 def _whole_members(text: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import attrs
 import numpy as np
 import pytest
 from emulator_calls import encode
-from memory_transport import IMAGE, MemoryService, MemorySession, completed, in_order, says
+from memory_transport import IMAGE, MemoryService, MemorySession, completed, in_order, says, status
 from PIL import Image
 
 from qwen_edit_async import (
@@ -1135,3 +1135,21 @@ async def test_no_more_edits_are_said_to_be_in_flight_than_may_be_at_the_service
 async def test_wrong_options_are_errors(out, options):
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         EditBatch([], out, **options)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"code": 0, "message": "success", "data": {"id": "task-9", "status": "pending"}},
+        {"code": 0, "message": "success", "data": {}},
+    ],
+    ids=["named", "nameless"],
+)
+async def test_a_submission_that_the_service_took_is_paid_once(requests, out, document):
+    service = MemoryService(on_submission=lambda _: says(document), on_check=lambda *_: status(500))
+    limits = {"max_tasks": 1, "max_cost": "0.05", "deadline": 0.1}
+    for _ in range(2):
+        async with MemorySession(service, polling=FixedInterval(0.01)) as session:
+            report = await EditBatch(requests(4), out, **limits).run(session)
+    assert len(service.submissions) == 1
+    assert (report.failed, report.in_flight + report.uncertain) == (0, 1)
