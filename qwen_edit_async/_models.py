@@ -202,7 +202,7 @@ class TaskSnapshot:
         status: Where it stands.
         status_word: The service's own word for that.
         progress: 0.0 to 1.0, only while in progress, and only if the service says so.
-        urls: The output images, only when completed.
+        urls: The output images, only when completed. Their places are kept: the text is empty where an output has none.
         failure: Why it failed, only when it did.
         usage: What it cost, only when completed.
         metadata: The service's own, as it came.
@@ -218,3 +218,8 @@ class TaskSnapshot:
     usage: Usage = Usage()
     metadata: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
+
+    @property
+    def lacks_pictures(self) -> bool:
+        """Whether the task is completed, but the reply names no picture; it may follow a moment later."""
+        return self.status is TaskStatus.COMPLETED and not self.urls

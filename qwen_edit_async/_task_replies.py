@@ -5,7 +5,7 @@ Services of this kind differ in their words and in the shape of their output (pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ._models import TaskFailure, TaskSnapshot, TaskStatus, Usage
@@ -38,6 +38,20 @@ _ID_NAMES_IN = {
     "output": ("task_id",),  # its "id" may be that of a picture
 }
 """Members in which some services put what others answer with, and what the task's id is called there."""
+
+
+_PICTURE_NAMES = ("url", "image_url", "image")
+_NESTED_NAMES = (
+    *("output", "outputs", "result", "results", "data"),
+    *("choices", "message", "content", "images", "image_urls", "urls"),
+)
+_OUTPUT_NAMES = ("output", "outputs", "result", "results", "images", "image_urls", "image_url", "urls", "data")
+"""Members that hold a picture's URL, those that hold such objects, and where to begin."""
+
+_URL_STARTS = ("http://", "https://", "/")
+"""How text begins that is a URL, rather than words, where it has no name."""
+
+_MAX_DEPTH = 10
 
 
 def named_task(document: Mapping[str, Any]) -> str | None:
@@ -78,7 +92,7 @@ def snapshot_of(reply: Mapping[str, Any], task_id: str) -> TaskSnapshot:
         status=to_status(word),
         status_word=word or "",
         progress=_to_progress(document.get("progress")),
-        urls=_to_urls(document.get("output")),
+        urls=_to_urls(document),
         failure=_to_failure(document.get("error")),
         usage=_to_usage(document.get("usage")),
         metadata=_to_mapping(document.get("metadata")),
@@ -110,14 +124,32 @@ def to_status(word: Any) -> TaskStatus:
     return STATUS_WORDS.get(word.strip().lower(), TaskStatus.UNKNOWN) if isinstance(word, str) else TaskStatus.UNKNOWN
 
 
-def _to_urls(output: Any) -> tuple[str, ...]:
-    """The URLs of ``[{"content": [{"type": "image", "url": …}]}]``, or of one such object instead of the array."""
-    if output is None:
-        return ()
-    items = output if isinstance(output, list) else [output]
-    contents = [item.get("content") for item in items if isinstance(item, dict)]
-    entries = [entry for content in contents for entry in (content if isinstance(content, list) else [content])]
-    return tuple(entry["url"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("url"), str))
+def _to_urls(members: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the URLs of the pictures, in the shape that the contract or a service of its kind gives them.
+
+    A picture without a URL leaves its place empty, so that the others keep theirs.
+    """
+    for name in _OUTPUT_NAMES:
+        if members.get(name) and any(urls := tuple(_urls_in({name: members[name]}))):
+            return urls
+    return ()
+
+
+def _urls_in(output: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
+    match output:
+        case str() if output.startswith(_URL_STARTS):
+            yield output
+        case list() if depth:
+            for item in output:
+                yield from ("",) if item is None else _urls_in(item, depth - 1)
+        case dict() if pictures := [output[name] for name in _PICTURE_NAMES if name in output]:
+            url = next((url for url in pictures if isinstance(url, str) and url), None)
+            nested = next((inner for inner in pictures if isinstance(inner, list | dict)), None)
+            yield from (url or "",) if url or nested is None else _urls_in(nested, depth and depth - 1)
+        case dict() if depth:
+            for name in _NESTED_NAMES:
+                if name in output:
+                    yield from _urls_in([output[name]], depth - 1)
 
 
 def _to_progress(value: Any) -> float | None:

@@ -76,7 +76,9 @@ class Bench:
         finally:
             self.under_way -= 1
         done = now() >= self.durations.get(task_id, 0.0)
-        return TaskSnapshot(task_id=task_id, status=TaskStatus.COMPLETED if done else TaskStatus.IN_PROGRESS)
+        if not done:
+            return TaskSnapshot(task_id=task_id, status=TaskStatus.IN_PROGRESS)
+        return TaskSnapshot(task_id=task_id, status=TaskStatus.COMPLETED, urls=("https://r/1",))
 
     def poller(self, policy=None) -> Poller[WatchedTask]:
         return Poller(

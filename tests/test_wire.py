@@ -734,8 +734,21 @@ def test_a_usage_that_is_no_object_says_nothing(usage: object) -> None:
         ({"content": [{"type": "image", "url": "u1"}]}, ("u1",)),
         ([{"content": {"type": "image", "url": "u1"}}], ("u1",)),
         ({"content": {"url": "u1"}}, ("u1",)),
-        ([{"content": [{"url": 5}, {"type": "text"}, None, "u1", ["u2"], {"url": "u3"}]}], ("u3",)),
-        ([None, 5, "u1", [{"content": [{"url": "u2"}]}], {"content": None}, {}], ()),
+        ([{"content": [{"type": "text", "text": "x"}, 5, "u1", ["u2"], {"url": "u3"}]}], ("u3",)),
+        ([{"content": [{"url": "u1"}, None, {"url": None}, {"url": 5}, {"url": "u5"}]}], ("u1", "", "", "", "u5")),
+        ([{"content": [{"url": "u1"}]}, {"content": None}, {"content": [{"url": "u3"}]}], ("u1", "", "u3")),
+        ([None, 5, "u1", {"content": None}, {}], ()),
+        (["https://r/1", "//r/2", "/3", "no url"], ("https://r/1", "//r/2", "/3")),
+        (["https://r/1", None, "https://r/3"], ("https://r/1", "", "https://r/3")),
+        ("https://r/1", ("https://r/1",)),
+        ([{"image_url": "u1"}, {"image": "u2"}, {"image_url": {"url": "u3"}}], ("u1", "u2", "u3")),
+        ({"image_url": "u1"}, ("u1",)),
+        ([{"url": "u1", "image": {"width": 1}}], ("u1",)),
+        ({"images": ["https://r/1", "https://r/2"]}, ("https://r/1", "https://r/2")),
+        ({"image_urls": ["https://r/1"]}, ("https://r/1",)),
+        ({"results": [{"url": "u1"}, {"code": "InternalError"}]}, ("u1",)),
+        ({"choices": [{"message": {"content": [{"image": "u1"}, {"image": "u2"}]}}]}, ("u1", "u2")),
+        ({"choices": [{"message": {"content": [{"text": "https://r/1"}]}}]}, ()),
         ([], ()),
         ({}, ()),
         (None, ()),
@@ -745,6 +758,23 @@ def test_a_usage_that_is_no_object_says_nothing(usage: object) -> None:
 )
 def test_every_url_of_an_output_is_found_in_order(output: object, urls: tuple[str, ...]) -> None:
     assert asked(status="completed", output=output).urls == urls
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"outputs": [{"type": "image", "url": "https://r/1", "width": 1}]},
+        {"output": {"choices": [{"message": {"content": [{"image": "https://r/1"}]}}]}, "request_id": "r"},
+        {"output": [], "images": ["https://r/1"]},
+        {"image_url": "https://r/1"},
+        {"result": {"images": [{"url": "https://r/1"}]}},
+        {"data": {"status": "completed", "output": ["https://r/1"]}},
+        {"data": [{"url": "https://r/1"}]},
+    ],
+    ids=repr,
+)
+def test_urls_are_found_beside_the_output_too(members: dict[str, object]) -> None:
+    assert asked(status="completed", **members).urls == ("https://r/1",)
 
 
 @pytest.mark.parametrize(

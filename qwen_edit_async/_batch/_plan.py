@@ -13,6 +13,7 @@
          │  └─► as submitted            the service knows the task after all
        submitted                        the service does not know the task
 
+An edit can be *completed* before the service names its pictures: then each run asks for them again.
 An edit is *submitting* from before its request can reach the service until the fate of that request is known. Whoever
 finds it in this state later can't know whether a task exists: it is *uncertain*. So is one whose task the service does
 not know (any more): it keeps the task's id, and each run asks again, since it may be the wrong account that was asked.
@@ -32,6 +33,7 @@ from typing import Final
 import attrs
 
 from qwen_edit_async._errors import (
+    APIResponseError,
     APIStatusError,
     EditFailedError,
     InsufficientBalanceError,
@@ -99,13 +101,15 @@ class Step(enum.Enum):
     LEAVE = enum.auto()
 
 
-def next_step(state: State, *, has_task: bool, resubmit_uncertain: bool) -> Step:
+def next_step(state: State, *, has_task: bool, resubmit_uncertain: bool, has_urls: bool = True) -> Step:
     """What a run that finds an edit in this state has to do.
 
     What has a task id is never submitted again; unless the service does not know that task, and then with consent only.
     """
     match state:
         case State.SUBMITTED:
+            return Step.ATTACH
+        case State.COMPLETED if not has_urls:  # the service named no picture yet
             return Step.ATTACH
         case State.COMPLETED:
             return Step.DOWNLOAD
@@ -121,6 +125,24 @@ def next_step(state: State, *, has_task: bool, resubmit_uncertain: bool) -> Step
             return Step.ATTACH
         case _:
             return Step.LEAVE
+
+
+def state_after(state: State, error: Exception) -> State:
+    """Return where an edit stands when the wait for its task ends with an error.
+
+    Once the service has called a task completed it stays so: each run asks for its pictures again.
+    """
+    match error:
+        case _ if state is State.COMPLETED:
+            return State.COMPLETED
+        case EditFailedError():
+            return State.FAILED
+        case APIResponseError():  # completed, but no picture was named
+            return State.COMPLETED
+        case NotFoundError():
+            return State.UNCERTAIN
+        case _:  # it runs on at the service, and can be attached to again
+            return State.SUBMITTED
 
 
 def may_change_request(state: State, *, has_task: bool) -> bool:

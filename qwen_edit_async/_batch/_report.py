@@ -54,6 +54,7 @@ class JournalSummary:
     retries: int = 0
     repeats: int = 0
     uncertain_keys: tuple[str, ...] = ()
+    unsaved_tasks: Mapping[str, str] = attrs.field(factory=dict)
     failures: tuple[FailureGroup, ...] = ()
     retryable: int = 0
 
@@ -84,6 +85,7 @@ class BatchReport:
         retries: Submissions beyond each edit's first.
         repeats: Those of them, with consent, after which an edit may have been charged twice.
         uncertain_keys: Of up to 100 uncertain edits.
+        unsaved_tasks: Task ids by key, of up to 100 edits that are completed but not saved.
         failures: What went wrong, the most frequent first.
         rows: Rows or pictures of the input, bad ones too; 0 where they were not counted beforehand.
         stopped: Why the run ended before its input did; empty if it did not.
@@ -113,6 +115,7 @@ class BatchReport:
     retries: int = 0
     repeats: int = 0
     uncertain_keys: tuple[str, ...] = ()
+    unsaved_tasks: Mapping[str, str] = attrs.field(factory=dict)
     failures: tuple[FailureGroup, ...] = ()
     rows: int = 0
     stopped: str = ""
@@ -154,6 +157,9 @@ class BatchReport:
         lines.append(f"cost {self._cost()} · {self.elapsed:.1f} s")
         lines += self.figures()
         lines += [f"{group.count} × {group.reason}{_sample(group)}" for group in self.failures]
+        if self.unsaved:
+            listed = ", ".join(f"{key} (task {task_id})" for key, task_id in self.unsaved_tasks.items())
+            lines.append(f"completed, but not saved: {listed}{', …' if self.unsaved > len(self.unsaved_tasks) else ''}")
         if self.uncertain:
             listed = ", ".join(self.uncertain_keys) + (", …" if self.uncertain > len(self.uncertain_keys) else "")
             lines.append(f"uncertain, and repeated only with consent (resubmit_uncertain): {listed}")
@@ -266,6 +272,7 @@ def make_report(
         retries=summary.retries,
         repeats=summary.repeats,
         uncertain_keys=summary.uncertain_keys,
+        unsaved_tasks=summary.unsaved_tasks,
         failures=tuple(sorted((*summary.failures, *refused), key=lambda group: -group.count)),
         rows=rows,
         stopped=stopped,

@@ -61,6 +61,9 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
     uncertain = connection.execute(
         "SELECT key FROM edits WHERE state IN ('uncertain', 'submitting') ORDER BY number LIMIT ?", (_LISTED_KEYS,)
     )
+    unsaved = connection.execute(
+        "SELECT key, task_id FROM edits WHERE state = 'completed' ORDER BY number LIMIT ?", (_LISTED_KEYS,)
+    )
     return JournalSummary(
         counts={state: counts.get(state.value, 0) for state in State},
         pictures=int(_one(connection, "SELECT total(json_array_length(files)) FROM edits WHERE state = 'saved'")),
@@ -73,6 +76,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
         retries=int(_one(connection, "SELECT total(max(attempts - 1, 0)) FROM edits")),
         repeats=int(_one(connection, "SELECT total(repeats) FROM edits")),
         uncertain_keys=tuple(key for (key,) in uncertain),
+        unsaved_tasks=dict(unsaved),
         failures=_failures(connection),
         retryable=_one(connection, "SELECT count(*) FROM edits WHERE state = 'failed' AND task_id IS NULL"),
     )
