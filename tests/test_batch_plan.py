@@ -310,6 +310,31 @@ def test_an_edit_that_is_free_is_not_reckoned_with():
     assert budget.admit(1) is Verdict.GO
 
 
+def test_what_an_edit_without_a_result_cost_is_spent_and_tells_the_price():
+    budget = Budget(max_cost=Decimal(3))
+    budget.adopt(2)
+    budget.released(2, chargeable=False, cost=Decimal(2))
+    assert budget.spent == 2
+    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
+
+
+def test_an_edit_that_failed_for_nothing_tells_no_price():
+    budget = Budget(max_cost=Decimal(3))
+    budget.adopt(1)
+    budget.released(1, chargeable=True, cost=Decimal(0))
+    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
+
+
+@pytest.mark.parametrize("counted", [1, 0, 3])
+def test_a_cost_that_an_earlier_run_counted_is_not_counted_twice(counted):
+    budget = Budget(max_cost=Decimal(3), spent=Decimal(counted))
+    budget.adopt(1)
+    budget.charged(1, Decimal(2), counted=Decimal(counted))
+    budget.adopt(1)
+    budget.released(1, chargeable=True, cost=Decimal(1), counted=Decimal(1))
+    assert budget.spent == 2
+
+
 def test_a_number_of_failures_stops():
     budget = Budget(stop_after_failures=2)
     budget.failed()

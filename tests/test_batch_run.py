@@ -1214,3 +1214,42 @@ async def test_a_picture_beyond_those_asked_for_takes_no_other_name(requests, ou
     service = MemoryService(on_check=lambda *_: says({"status": "completed", "output": output}))
     assert (await batch_of_memory(service, EditBatch(requests(1), out))).saved == 1
     assert pictures(out) == {"edit0-0.png"}
+
+
+FAILED_AT_A_COST = {"status": "failed", "error": "no luck", "usage": {"cost": "0.05"}}
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize("document", [FAILED_AT_A_COST, PICTURELESS], ids=["failed", "without pictures"])
+async def test_what_an_edit_without_a_result_costs_counts(requests, out, document):
+    service = MemoryService(on_check=lambda *_: says(document))
+    for _ in range(2):
+        batch = EditBatch(requests(4), out, max_cost="0.12")
+        report = await batch_of_memory(service, batch)
+        assert (len(service.submissions), report.cost, batch.progress.cost) == (2, Decimal("0.10"), Decimal("0.10"))
+    assert report.limit == "max_cost"
+    outcomes = [outcome async for outcome in batch.outcomes()]
+    assert [outcome.cost for outcome in outcomes if outcome.task_id] == [Decimal("0.05")] * 2
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize("document", [FAILED_AT_A_COST, PICTURELESS], ids=["failed", "without pictures"])
+async def test_a_cost_in_the_reply_to_the_submission_counts(requests, out, document):
+    service = MemoryService(on_submission=lambda _: says({"id": "x"} | document), on_check=lambda *_: says(document))
+    report = await batch_of_memory(service, EditBatch(requests(4), out, max_cost="0.05"))
+    assert (len(service.submissions), report.cost) == (1, Decimal("0.05"))
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.may_block("the loop writes the pictures")
+@pytest.mark.usefixtures("pictures_at_once")
+@pytest.mark.parametrize(("stated", "total"), [({"cost": "0.05"}, "0.05"), ({"cost": "0.07"}, "0.07"), ({}, "0.05")])
+async def test_a_cost_that_is_stated_again_counts_once(requests, out, stated, total):
+    service = MemoryService(on_check=lambda *_: says(PICTURELESS))
+    batch = EditBatch(requests(1), out, max_cost=1)
+    report = await batch_of_memory(service, batch)
+    assert (report.cost, batch.progress.cost, report.unpriced) == (Decimal("0.05"), Decimal("0.05"), 0)
+    service.on_check = lambda *_: says({"status": "completed", "output": ["https://r/1"], "usage": stated})
+    report = await batch_of_memory(service, batch)
+    assert report.ok, report.text()
+    assert (report.cost, batch.progress.cost, report.unpriced) == (Decimal(total), Decimal(total), 0)

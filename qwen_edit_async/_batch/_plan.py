@@ -247,7 +247,7 @@ class Budget:
         max_tasks: The most tasks that may be created; earlier runs count.
         stop_after_failures: After how many failures in this run no more is submitted; what is wrong with the input is
             not among them.
-        spent: What completed edits cost.
+        spent: What edits cost, as far as the service says.
         tasks: How many tasks were created, or may have been.
         stopped: Why nothing more may be submitted; empty as long as it may.
         limit: The name of the whole batch's limit that stopped it, if one did: a later run needs another.
@@ -272,7 +272,7 @@ class Budget:
         """Go on from where earlier runs came.
 
         Args:
-            spent: What completed edits cost.
+            spent: What edits cost, as far as the service says.
             tasks: How many tasks were created, or may have been.
             price: The highest for a picture, if one is known.
             unpriced: Completed edits that came without a cost.
@@ -313,21 +313,35 @@ class Budget:
         """An admitted edit was certainly not accepted; it can't be charged."""
         self._pending -= 1
 
-    def charged(self, pictures: int, cost: Decimal | None) -> None:
-        """An edit completed."""
+    def charged(self, pictures: int, cost: Decimal | None, *, counted: Decimal | None = None) -> None:
+        """Count a completed edit.
+
+        Args:
+            pictures: How many it was to give.
+            cost: What the service says that it cost.
+            counted: What an earlier run counted for it.
+        """
         self._live -= 1
         self._reserved -= pictures
         if cost is None:
             self._unpriced += 1
             return
-        self.spent += cost
+        self.spent += cost - (counted or 0)
         price = cost / pictures
         self._price = price if self._price is None else max(price, self._price)
 
-    def released(self, pictures: int, *, chargeable: bool) -> None:
-        """An edit ended otherwise; if it may still be charged it stays reckoned with."""
+    def released(
+        self, pictures: int, *, chargeable: bool, cost: Decimal | None = None, counted: Decimal | None = None
+    ) -> None:
+        """Count an edit that ended otherwise; without a cost it stays reckoned with if it may still be charged.
+
+        A cost of nothing tells no price.
+        """
+        if cost:
+            self.charged(pictures, cost, counted=counted)
+            return
         self._live -= 1
-        if not chargeable:
+        if cost is not None or not chargeable:
             self._reserved -= pictures
 
     def failed(self, *, unreachable: bool = False) -> None:

@@ -76,7 +76,7 @@ class BatchReport:
         refused: Requests of this run that the journal does not have: malformed, gone since the run began, or with the
             key of another request.
         pictures: Files of the edits that are done.
-        cost: What completed edits cost, in the account's currency.
+        cost: What edits cost, in the account's currency, as far as the service says; those that failed too.
         unpriced: Completed edits for which the service named no cost.
         queued: Time that edits waited for a slot of the session.
         running: Time from the service's acceptance to the answer that told the end.

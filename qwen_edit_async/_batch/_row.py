@@ -29,7 +29,7 @@ from qwen_edit_async._errors import (
     SubmitUncertainError,
 )
 from qwen_edit_async._log import log
-from qwen_edit_async._models import EditRequest, TaskSnapshot
+from qwen_edit_async._models import EditRequest, TaskSnapshot, Usage
 from qwen_edit_async._results import EditResult, OutputImage
 from qwen_edit_async._retry import Failure
 from qwen_edit_async._session import EditSession
@@ -267,14 +267,20 @@ class Row:
                 around.stop(lack)
             elif isinstance(error, _ENDS_RUN):
                 around.stop(error)
-            around.budget.released(pictures, chargeable=not isinstance(error, EditFailedError))
-            await self._record(state_after(self._state, error), error)
+            chargeable, cost = not isinstance(error, EditFailedError), self._cost_of(task)
+            around.budget.released(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)
+            await self._record(state_after(self._state, error), error, **_cost_columns(task.snapshot.usage, cost))
         else:
-            cost = result.usage.cost
+            cost = self._cost_of(task)
             await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
-            around.budget.charged(pictures, cost)
+            around.budget.charged(pictures, cost, counted=self._entry.cost)
             around.news.set()
             await self._save(result.images)
+
+    def _cost_of(self, task: EditTask) -> Decimal | None:
+        """Return what the service says that a task cost, now or to an earlier run."""
+        stated = task.snapshot.usage.cost if task.status.terminal else None
+        return self._entry.cost if stated is None else stated
 
     async def _save(self, images: Sequence[OutputImage]) -> None:
         around, stem, asked = self._around, self._entry.stem, self._entry.pictures
@@ -296,10 +302,10 @@ class Row:
             await around.journal.save(self._entry.number, paths)
             self._count_saved(len(paths))
 
-    async def _record(self, state: State, error: Exception, request: EditRequest | None = None) -> None:
+    async def _record(self, state: State, error: Exception, request: EditRequest | None = None, **columns: Any) -> None:
         """Journal what went wrong, and where the edit stands now."""
         self._count_failure(error)
-        await self._move(state, reason=reason_of(error, request), problem=str(error))
+        await self._move(state, reason=reason_of(error, request), problem=str(error), **columns)
 
     def _count_saved(self, pictures: int) -> None:
         self._around.counts.saved += 1
@@ -336,10 +342,9 @@ def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dic
     urls = {image.index: image.url for image in result.images}
     columns: dict[str, Any] = {
         "urls": json.dumps([urls.get(place, "") for place in range(max(urls) + 1)]),
-        "usage": json.dumps(dict(result.usage.raw), default=str),
-        "cost": None if cost is None else str(cost),
         "reason": None,
         "problem": None,
+        **_cost_columns(result.usage, cost),
     }
     if not attached:
         timings = result.timings
@@ -350,6 +355,15 @@ def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dic
             "checks": timings.checks,
         }
     return columns
+
+
+def _cost_columns(usage: Usage, cost: Decimal | None) -> dict[str, Any]:
+    if not usage.raw:  # the service says nothing: what an earlier run wrote down holds
+        return {}
+    return {
+        "usage": json.dumps(dict(usage.raw), default=str),
+        "cost": None if cost is None else str(cost),
+    }
 
 
 def _places_of(images: Sequence[OutputImage], asked: int) -> Sequence[int]:
