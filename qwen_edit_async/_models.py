@@ -98,6 +98,13 @@ class EditParameters:
                 raise InvalidEditError(f"{name} is {getattr(self, name)!r}: give True, False or None")
 
 
+def shortfall(given: int, asked: int) -> tuple[str, ...]:
+    """Return a note if an edit gave fewer pictures than were asked for."""
+    if given >= asked:
+        return ()
+    return (f"the service gave {given} of the {asked} pictures that were asked for",)
+
+
 def _to_images(value: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ...]:
     return as_image_tuple(value)
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import attrs
 
-from ._contract import MAX_N
+from ._contract import MAX_N, MIN_N
 from ._errors import APIResponseError, EditCancelledError, EditFailedError, QwenEditError
 from ._gate import Slot
 from ._log import log
-from ._models import EditRequest, TaskFailure, TaskSnapshot, TaskStatus
+from ._models import EditRequest, TaskFailure, TaskSnapshot, TaskStatus, shortfall
 from ._results import EditResult, EditTimings, OutputImage, ResultStore
 from ._schedule import WatchedTask
 from ._statistics import Counters
@@ -181,6 +181,10 @@ class Tracker:
                 len(named),
                 MAX_N,
             )
+        asked = (tracked.request.parameters.n or MIN_N) if tracked.request is not None else MIN_N
+        missing = shortfall(len(named), asked)
+        for note in missing:
+            log.warning("task %s: %s", snapshot.task_id, note)
         now = asyncio.get_running_loop().time()
         previews = Previews(tracked.request.images if tracked.request is not None else ())
         return EditResult(
@@ -199,7 +203,7 @@ class Tracker:
                 checks=tracked.checks,
                 failed_checks=tracked.failed_checks,
             ),
-            notes=tracked.notes,
+            notes=(*tracked.notes, *missing),
             request=tracked.request,
             raw=snapshot.raw,
             previews=previews,

@@ -475,6 +475,27 @@ async def test_the_indexes_of_pictures_are_their_places_in_the_output():
     assert stored == result.images
 
 
+@pytest.mark.parametrize(
+    ("named", "asked", "note"),
+    [
+        (2, {"n": 4}, "the service gave 2 of the 4 pictures that were asked for"),
+        (1, {"n": 2}, "the service gave 1 of the 2 pictures that were asked for"),
+        (2, {"n": 2}, None),
+        (2, {"n": 1}, None),
+        (1, {}, None),
+    ],
+)
+async def test_fewer_pictures_than_were_asked_for_are_noted_and_not_asked_for_again(named, asked, note, caplog):
+    output = [None, *({"url": f"https://r/{number}"} for number in range(named))]
+    service = MemoryService(duration=0.0, on_check=lambda *_: says(PICTURELESS | {"output": output}))
+    async with MemorySession(service) as session:
+        result = await session.edit(IMAGE, "snow", **asked)
+        attached = await session.attach("task-1")
+    assert (result.notes, attached.notes) == (() if note is None else (note,), ())
+    assert len(service.submissions) == 1
+    assert [record.getMessage() for record in caplog.records] == ([] if note is None else [f"task task-1: {note}"])
+
+
 # The envelope.
 
 

@@ -45,6 +45,7 @@ class JournalSummary:
 
     counts: Mapping[State, int]
     pictures: int = 0
+    short: int = 0
     cost: Decimal = Decimal(0)
     unpriced: int = 0
     queued: Percentiles | None = None
@@ -76,6 +77,7 @@ class BatchReport:
         refused: Requests of this run that the journal does not have: malformed, gone since the run began, or with the
             key of another request.
         pictures: Files of the edits that are done.
+        short: Edits that are done, with fewer pictures than were asked for.
         cost: What edits cost, in the account's currency, as far as the service says; those that failed too.
         unpriced: Completed edits for which the service named no cost.
         queued: Time that edits waited for a slot of the session.
@@ -106,6 +108,7 @@ class BatchReport:
     uncertain: int = 0
     refused: int = 0
     pictures: int = 0
+    short: int = 0
     cost: Decimal = Decimal(0)
     unpriced: int = 0
     queued: Percentiles | None = None
@@ -157,7 +160,7 @@ class BatchReport:
         lines.append(f"cost {self._cost()} · {self.elapsed:.1f} s")
         lines += self.figures()
         lines += [f"{group.count} × {group.reason}{_sample(group)}" for group in self.failures]
-        if self.unsaved:
+        if self.unsaved_tasks:
             listed = ", ".join(f"{key} (task {task_id})" for key, task_id in self.unsaved_tasks.items())
             lines.append(f"completed, but not saved: {listed}{', …' if self.unsaved > len(self.unsaved_tasks) else ''}")
         if self.uncertain:
@@ -216,6 +219,7 @@ class BatchReport:
 
     def _rest(self) -> tuple[tuple[int, str], ...]:
         return (
+            (self.short, "with fewer pictures than were asked for"),
             (self.planned + self.unread, "not submitted yet"),
             (self.in_flight, "still in flight"),
             (self.unsaved, "completed, but not saved"),
@@ -263,6 +267,7 @@ def make_report(
         uncertain=counts[State.UNCERTAIN] + counts[State.SUBMITTING],  # the run's end waits for their fate no more
         refused=sum(group.count for group in refused),
         pictures=summary.pictures,
+        short=summary.short,
         cost=summary.cost,
         unpriced=summary.unpriced,
         queued=summary.queued,

@@ -71,6 +71,9 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
     return JournalSummary(
         counts={state: counts.get(state.value, 0) for state in State},
         pictures=int(_one(connection, "SELECT total(json_array_length(files)) FROM edits WHERE state = 'saved'")),
+        short=_one(
+            connection, "SELECT count(*) FROM edits WHERE state = 'saved' AND json_array_length(files) < pictures"
+        ),
         cost=cost,
         unpriced=unpriced,
         queued=_percentiles(connection, "queued"),
