@@ -160,7 +160,7 @@ class EditRequest:
 
 
 class TaskStatus(enum.Enum):
-    """Where a task stands. An unknown word of the service counts as still running."""
+    """Where a task stands. ``UNKNOWN`` counts as still running: the service's word is unknown, and tells no end."""
 
     QUEUED = "queued"
     IN_PROGRESS = "in_progress"

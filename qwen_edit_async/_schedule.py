@@ -110,6 +110,7 @@ class WatchedTask(PolledTask):
         last_failure: The last of them, told if the deadline passes.
         excused_at: When the event loop was found to have slept through the deadline.
         pictureless_at: When it was first found to be completed without pictures.
+        odd_word: The service's last word for it, if that is unknown, or "completed" without pictures.
     """
 
     deadline: float = math.inf
@@ -120,6 +121,7 @@ class WatchedTask(PolledTask):
     last_failure: QwenEditError | None = None
     excused_at: float = math.inf
     pictureless_at: float = math.inf
+    odd_word: str = ""
 
 
 W = TypeVar("W", bound=WatchedTask)
@@ -220,6 +222,8 @@ class PollSchedule(Generic[W]):
             return False
         task.checks += 1
         task.failures = 0
+        odd = snapshot.lacks_pictures or snapshot.status is TaskStatus.UNKNOWN
+        task.odd_word = snapshot.status_word if odd else ""
         if snapshot.lacks_pictures:
             task.pictureless_at = min(task.pictureless_at, now)
         pictures_by = task.pictureless_at + PICTURES_GRACE

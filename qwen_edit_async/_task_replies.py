@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ._models import TaskFailure, TaskSnapshot, TaskStatus, Usage
-from ._replies import as_text, code_of, cost_of, first_text, has_error
+from ._replies import as_text, code_of, cost_of, first_text, has_error, is_refusal
 
 STATUS_WORDS: Mapping[str, TaskStatus] = {
     "pending": TaskStatus.QUEUED,
@@ -27,7 +27,7 @@ STATUS_WORDS: Mapping[str, TaskStatus] = {
     "canceled": TaskStatus.FAILED,
     "cancelled": TaskStatus.FAILED,
 }
-"""The service's words, in lower case; a word that is not here counts as still running."""
+"""The service's words, in lower case. Of any other word, :func:`snapshot_of` says what it means."""
 
 
 _OWN_ID_NAMES = ("id", "task_id")
@@ -84,16 +84,27 @@ def status_word(document: Mapping[str, Any]) -> str | None:
 
 
 def snapshot_of(reply: Mapping[str, Any], task_id: str) -> TaskSnapshot:
-    """Return the task as a reply shows it."""
+    """Return the task as a reply shows it.
+
+    A word that is not in the table means completed if pictures come with it, failed if an error does.
+    """
     document = _task_members(reply)
     word = _word_of(document)
+    status, urls, failure = to_status(word), _to_urls(document), _to_failure(document.get("error"))
+    if status is TaskStatus.UNKNOWN and word is not None:
+        if urls:
+            status = TaskStatus.COMPLETED
+        elif failure is not None or is_refusal(document):
+            status = TaskStatus.FAILED
+    if status is TaskStatus.FAILED and failure is None and has_error(document):
+        failure = _to_failure(document)
     return TaskSnapshot(  # by hand: a converter takes nearly three times as long, and this is done for every check
         task_id=task_id,
-        status=to_status(word),
+        status=status,
         status_word=word or "",
         progress=_to_progress(document.get("progress")),
-        urls=_to_urls(document),
-        failure=_to_failure(document.get("error")),
+        urls=urls,
+        failure=failure,
         usage=_to_usage(document.get("usage")),
         metadata=_to_mapping(document.get("metadata")),
         raw=reply,

@@ -650,6 +650,61 @@ def test_an_unknown_word_counts_as_still_running_and_is_kept(word: str) -> None:
     assert (snapshot.status, snapshot.status.terminal, snapshot.status_word) == (TaskStatus.UNKNOWN, False, word)
 
 
+END_WORDS = ("done", "finished", "complete", "failure", "expired", "timeout", "rejected", "", "DREAMING")
+
+
+@pytest.mark.parametrize("word", END_WORDS)
+def test_an_unknown_word_with_pictures_means_completed(word: str) -> None:
+    snapshot = asked(status=word, output=["https://r/1"], error={"code": 7, "message": "slow"})
+    assert (snapshot.status, snapshot.urls) == (TaskStatus.COMPLETED, ("https://r/1",))
+
+
+@pytest.mark.parametrize("word", END_WORDS)
+@pytest.mark.parametrize(
+    ("members", "failure"),
+    [
+        ({"error": "moderation"}, TaskFailure(message="moderation")),
+        ({"error": {"code": 7, "message": "moderation"}}, TaskFailure(code=7, message="moderation")),
+        ({"code": 7, "message": "moderation"}, TaskFailure(code=7, message="moderation")),
+        ({"error_message": "moderation", "output": [None]}, TaskFailure(message="moderation")),
+        ({"data": {"task_id": "t", "status": "x", "code": "E7"}}, TaskFailure(code="E7")),
+    ],
+    ids=repr,
+)
+def test_an_unknown_word_with_an_error_means_failed(word: str, members: Any, failure: TaskFailure) -> None:
+    snapshot = asked(status=word, **members)
+    assert (snapshot.status, snapshot.failure) == (TaskStatus.FAILED, failure)
+
+
+@pytest.mark.parametrize("word", END_WORDS)
+@pytest.mark.parametrize(
+    "members",
+    [{}, {"error": None}, {"error": {}}, {"code": 0, "message": "success"}, {"message": "please wait"}, {"output": []}],
+    ids=repr,
+)
+def test_an_unknown_word_with_neither_means_in_progress(word: str, members: Any) -> None:
+    assert asked(status=word, **members).status is TaskStatus.UNKNOWN
+
+
+@pytest.mark.parametrize("members", [{"output": ["https://r/1"]}, {"error": "slow"}, {"code": 7}], ids=repr)
+def test_a_known_word_is_believed(members: Any) -> None:
+    assert asked(status="in_progress", **members).status is TaskStatus.IN_PROGRESS
+
+
+@pytest.mark.parametrize(
+    ("members", "failure"),
+    [
+        ({"message": "moderation"}, TaskFailure(message="moderation")),
+        ({"code": 110001, "message": "moderation"}, TaskFailure(code=110001, message="moderation")),
+        ({"output": {"task_id": "t", "code": "E7", "message": "no"}}, TaskFailure(code="E7", message="no")),
+        ({}, None),
+    ],
+    ids=repr,
+)
+def test_why_a_task_failed_is_found_beside_the_error_too(members: Any, failure: TaskFailure | None) -> None:
+    assert asked(status="failed", **members).failure == failure
+
+
 @pytest.mark.parametrize(
     ("error", "failure"),
     [
