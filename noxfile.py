@@ -56,6 +56,7 @@ PURE_CORE = ",".join(
         "_sources/_rows",
         "_statistics",
         "_survival",
+        "_task_replies",
         "_wire",
     )
 )

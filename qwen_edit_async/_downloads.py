@@ -191,7 +191,7 @@ class Downloader:
             download_error = _download_error(task_id, index, failure)
             download_error.__cause__ = error
             raise download_error from error
-        if index >= len(urls):
+        if not any(urls[index : index + 1]):
             raise _download_error(task_id, index, failure)
         self._counters.renewals += 1
         return urls[index]

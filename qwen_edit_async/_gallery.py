@@ -62,6 +62,7 @@ class GalleryItem:
         task_id: The service's name for the task, if there was one.
         status: How it stands, unless it is done.
         error: Why there is no output, if there is none.
+        notes: What else there is to know, a sentence each.
     """
 
     key: str
@@ -73,6 +74,7 @@ class GalleryItem:
     task_id: str | None = None
     status: str | None = None
     error: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def gallery(
@@ -117,6 +119,7 @@ def _card(item: GalleryItem) -> str:
         **{name: value for name, value in item.parameters.items() if value is not None},
         **({"cost": f"{item.cost:f}"} if item.cost is not None else {}),
         **({"task": item.task_id} if item.task_id is not None else {}),
+        **({"note": "; ".join(item.notes)} if item.notes else {}),
     }
     error = f'<p class="error" dir="auto">{escape(item.error or "failed")}</p>' if failed else ""
     return (

@@ -43,6 +43,7 @@ class GalleryEdit:
     task_id: str | None = None
     status: str | None = None
     error: str | None = None
+    notes: tuple[str, ...] = ()
     previews: bool = True
 
 
@@ -108,6 +109,7 @@ def _item(edit: GalleryEdit, folder: Path) -> GalleryItem:
         task_id=edit.task_id,
         status=edit.status,
         error=edit.error,
+        notes=edit.notes,
     )
 
 

@@ -98,6 +98,13 @@ class EditParameters:
                 raise InvalidEditError(f"{name} is {getattr(self, name)!r}: give True, False or None")
 
 
+def shortfall(given: int, asked: int) -> tuple[str, ...]:
+    """Return a note if an edit gave fewer pictures than were asked for."""
+    if given >= asked:
+        return ()
+    return (f"the service gave {given} of the {asked} pictures that were asked for",)
+
+
 def _to_images(value: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ...]:
     return as_image_tuple(value)
 
@@ -153,7 +160,7 @@ class EditRequest:
 
 
 class TaskStatus(enum.Enum):
-    """Where a task stands. An unknown word of the service counts as still running."""
+    """Where a task stands. ``UNKNOWN`` counts as still running: the service's word is unknown, and tells no end."""
 
     QUEUED = "queued"
     IN_PROGRESS = "in_progress"
@@ -202,7 +209,7 @@ class TaskSnapshot:
         status: Where it stands.
         status_word: The service's own word for that.
         progress: 0.0 to 1.0, only while in progress, and only if the service says so.
-        urls: The output images, only when completed.
+        urls: The output images, only when completed. Their places are kept: the text is empty where an output has none.
         failure: Why it failed, only when it did.
         usage: What it cost, only when completed.
         metadata: The service's own, as it came.
@@ -218,3 +225,8 @@ class TaskSnapshot:
     usage: Usage = Usage()
     metadata: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
+
+    @property
+    def lacks_pictures(self) -> bool:
+        """Whether the task is completed, but the reply names no picture; it may follow a moment later."""
+        return self.status is TaskStatus.COMPLETED and not self.urls

@@ -28,6 +28,7 @@ _STANDSTILL = 1.0
 """Seconds that the poller oversleeps when the machine was suspended, or something blocked the event loop."""
 
 _MAX_LOGGED_WORDS = 20
+_SHOWN_CHARACTERS = 80
 
 
 class Poller(Generic[W]):
@@ -155,13 +156,15 @@ class Poller(Generic[W]):
                 self._on_fatal(error)
 
     def _log_unknown(self, snapshot: TaskSnapshot) -> None:
-        word = snapshot.status_word[:80]
+        word = snapshot.status_word[:_SHOWN_CHARACTERS]
         if word not in self._logged_words and len(self._logged_words) < _MAX_LOGGED_WORDS:
             self._logged_words.add(word)
             log.warning("task %s has the unknown status %r: counted as running", snapshot.task_id, word)
 
     def _deadline_error(self, task: W, now: float) -> DeadlineExceededError:
         told = f"checks answered: {task.checks}"
+        if task.odd_word:
+            told += f"; the last said {task.odd_word[:_SHOWN_CHARACTERS]!r}"
         if task.due_at < task.deadline and now < self._pacer.resume_at:
             told += "; the next was withheld by a pause that the service asked for"
         elif task.due_at < task.deadline and self._poll_rate is not None:

@@ -53,6 +53,12 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
 }
 """The service's own codes say more than its HTTP status (part B)."""
 
+_SERVER_ERROR_CODES = frozenset({*_SERVER_ERRORS, "INTERNAL_SERVER_ERROR", "SYNC_TIMEOUT"})
+"""Codes that say, inside a successful reply, what a 5xx says: a task may exist."""
+
+_SUCCESS_CODES = frozenset({0, *_SUCCESSES, 20000})
+_SUCCESS_WORDS = frozenset({"ok", "success", "successful", "succeeded"})
+
 _MAX_COST_CHARACTERS = 100
 _MAX_COST_EXPONENT = 12
 HEADERS_READ = ("date", "retry-after", "x-request-id")
@@ -112,8 +118,16 @@ def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any
 
 
 def has_error(document: Mapping[str, Any]) -> bool:
-    """Whether a JSON object reports an error in one of the known shapes."""
-    return _describe(document) != (None, None)
+    """Whether a JSON object reports an error in one of the known shapes; codes and words of success are none."""
+    code, message = _describe(document)
+    error = document.get("error")
+    telling = message if code is None or (isinstance(error, str) and error) else code
+    return telling is not None and not _means_success(telling)
+
+
+def is_refusal(document: Mapping[str, Any]) -> bool:
+    """Whether a JSON object plainly reports an error. A bare ``message`` may just as well say "accepted"."""
+    return has_error({**document, "message": None})
 
 
 def error_from_reply(reply: Reply, fallback: str = "", *, task_id: str | None = None) -> APIStatusError:
@@ -125,7 +139,8 @@ def error_from_reply(reply: Reply, fallback: str = "", *, task_id: str | None = 
     code, message = _describe(document)
     kind = _ERROR_BY_CODE.get(code) or _ERROR_BY_STATUS.get(reply.status)
     if kind is None:
-        kind = InternalServerError if reply.status in _SERVER_ERRORS else APIStatusError
+        broke = reply.status in _SERVER_ERRORS or (reply.ok and code in _SERVER_ERROR_CODES)
+        kind = InternalServerError if broke else APIStatusError
     if message is None:
         message = fallback or _words(reply, document)
     return kind(
@@ -199,7 +214,7 @@ def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None
     """Code and message of an error report; both ``None`` if the object is none."""
     for name in ("error", "status"):
         nested = document.get(name)
-        if isinstance(nested, Mapping):
+        if isinstance(nested, Mapping) and nested:
             code, message = _describe_flat(nested)
             return code, message or as_text(nested)
     error = document.get("error")
@@ -213,6 +228,10 @@ def _describe_flat(document: Mapping[str, Any]) -> tuple[int | str | None, str |
     if message is None and document.get("detail"):
         message = as_text(document["detail"])
     return code_of(document.get("code")), message
+
+
+def _means_success(telling: int | str) -> bool:
+    return telling in _SUCCESS_CODES if isinstance(telling, int) else telling.strip(" .!").lower() in _SUCCESS_WORDS
 
 
 def _words(reply: Reply, document: Mapping[str, Any]) -> str:

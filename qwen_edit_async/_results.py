@@ -148,11 +148,12 @@ class EditResult:
 
     Attributes:
         task_id: The service's name for the task.
-        images: The pictures, as many as ``n`` asked for; never more than 6, whatever the reply names.
+        images: The pictures, as many as ``n`` asked for if the service gave so many; never more than 6.
         usage: What it cost.
         metadata: The service's own, as it came.
         timings: How long it took.
-        notes: What was changed before sending (``fit=True``), or was ignored by the service, a sentence each.
+        notes: What was changed before sending (``fit=True``), was ignored by the service, or is missing, a sentence
+            each.
         request: What was asked for; ``None`` for a task that was attached to.
         raw: The service's whole reply, as it came.
     """
@@ -201,6 +202,7 @@ class EditResult:
             f"{count} picture{'' if count == 1 else 's'}" + ("" if len(after) == count else ", not all downloaded yet"),
             None if cost is None else f"cost {cost:f}",
             f"{self.timings.total:.1f} s",
+            *self.notes,
         )
         return EditView(
             instruction=self.request.instruction if self.request is not None else "",

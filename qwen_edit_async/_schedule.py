@@ -25,6 +25,9 @@ UNKNOWN_TASK_GRACE = 15.0
 CHECK_RETRY = RetryPolicy(initial=1.0, maximum=30.0)
 """Delays between failing checks; how often is for the deadline to say."""
 
+PICTURES_GRACE = 60.0
+"""Seconds in which a task that is completed without pictures is asked for again: some services name them later."""
+
 OVERTIME = 30.0
 """Seconds for a last check, again if it fails, of a task whose deadline passed while the event loop stood still: after
 a suspension the network takes a while to come back."""
@@ -37,6 +40,7 @@ _BACKLOG = 0.1
 """Seconds that a check is late by where more are due than can be made: from then on last checks go before others."""
 
 _MIN_INTERVAL = 0.01
+_PICTURES_INTERVAL = 1.0
 _COMPACT_ABOVE = 64
 _MOVED_PER_CHECK = 64
 
@@ -105,6 +109,8 @@ class WatchedTask(PolledTask):
         failed_checks: Checks that failed at all.
         last_failure: The last of them, told if the deadline passes.
         excused_at: When the event loop was found to have slept through the deadline.
+        pictureless_at: When it was first found to be completed without pictures.
+        odd_word: The service's last word for it, if that is unknown, or "completed" without pictures.
     """
 
     deadline: float = math.inf
@@ -114,6 +120,8 @@ class WatchedTask(PolledTask):
     failed_checks: int = 0
     last_failure: QwenEditError | None = None
     excused_at: float = math.inf
+    pictureless_at: float = math.inf
+    odd_word: str = ""
 
 
 W = TypeVar("W", bound=WatchedTask)
@@ -214,12 +222,21 @@ class PollSchedule(Generic[W]):
             return False
         task.checks += 1
         task.failures = 0
-        if snapshot.status.terminal:
+        odd = snapshot.lacks_pictures or snapshot.status is TaskStatus.UNKNOWN
+        task.odd_word = snapshot.status_word if odd else ""
+        if snapshot.lacks_pictures:
+            task.pictureless_at = min(task.pictureless_at, now)
+        pictures_by = task.pictureless_at + PICTURES_GRACE
+        if snapshot.status.terminal and not (snapshot.lacks_pictures and now < pictures_by):
             return self.remove(task, now, completed=snapshot.status is TaskStatus.COMPLETED)
         task.found_running(sent_at, snapshot.progress)
         if sent_at >= task.excused_at:
             self._deadlines.put(task, now)
-        self._put(task, max(self._policy.next_check(task, now), now + _MIN_INTERVAL))
+        if snapshot.lacks_pictures:  # the policy would learn from it that edits take longer
+            due = min(now + max(_PICTURES_INTERVAL, now - task.pictureless_at), pictures_by)
+        else:
+            due = max(self._policy.next_check(task, now), now + _MIN_INTERVAL)
+        self._put(task, due)
         return False
 
     def failed(self, task: W, error: QwenEditError, now: float, draw: float) -> Failure:

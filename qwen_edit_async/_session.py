@@ -254,7 +254,7 @@ class EditSession:
 
         Args:
             task_id: The id that the service gave out.
-            urls: All of the task's result URLs, in their order.
+            urls: All of the task's result URLs, in their order; empty text keeps the place of one that has none.
 
         Raises:
             InvalidEditError: If that can't be a task's id.
@@ -262,7 +262,8 @@ class EditSession:
         """
         host = self._require_open()
         check_task_id(task_id)
-        return tuple(OutputImage(url=url, task_id=task_id, index=index, store=host) for index, url in enumerate(urls))
+        places = enumerate(urls)
+        return tuple(OutputImage(url=url, task_id=task_id, index=index, store=host) for index, url in places if url)
 
     async def status(self, task_id: str) -> TaskSnapshot:
         """Ask the service about a task, now: ``poll_rate`` is the ceiling of the session's own checks, not of these.

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import attrs
 
-from ._contract import MAX_N
+from ._contract import MAX_N, MIN_N
 from ._errors import APIResponseError, EditCancelledError, EditFailedError, QwenEditError
 from ._gate import Slot
 from ._log import log
-from ._models import EditRequest, TaskFailure, TaskSnapshot, TaskStatus
+from ._models import EditRequest, TaskFailure, TaskSnapshot, TaskStatus, shortfall
 from ._results import EditResult, EditTimings, OutputImage, ResultStore
 from ._schedule import WatchedTask
 from ._statistics import Counters
@@ -91,8 +91,9 @@ class Tracker:
         self._given_up.pop(tracked.task_id, None)
         self._tracked[tracked] = None  # not by id: a service may answer two submissions with the same one
         self._handles[tracked.task_id] = tracked, handle
-        if tracked.state.snapshot.status.terminal:
-            self.ended(tracked, tracked.state.snapshot)
+        snapshot = tracked.state.snapshot
+        if snapshot.status.terminal and not snapshot.lacks_pictures:
+            self.ended(tracked, snapshot)
         else:
             self._watch(tracked)
         return handle
@@ -129,8 +130,9 @@ class Tracker:
             tracked.state.show(outcome)
             end: EditResult | BaseException = self._result(tracked, outcome)
         else:
-            self._keep(tracked.task_id)
             end = outcome
+        if not isinstance(end, EditResult | EditFailedError):
+            self._keep(tracked.task_id)
         if isinstance(end, EditCancelledError):
             self._counters.cancelled += 1
         elif isinstance(end, BaseException):
@@ -177,25 +179,30 @@ class Tracker:
             )
         if not snapshot.urls:
             return APIResponseError(
-                f"task {snapshot.task_id} is completed, but the reply names no picture",
+                f"task {snapshot.task_id} is completed, but the service names no picture of it; "
+                f"session.attach({snapshot.task_id!r}) asks again",
                 body=f"members: {', '.join(snapshot.raw)}",
                 task_id=snapshot.task_id,
             )
-        urls = snapshot.urls[:MAX_N]  # whatever a reply names, it fills no disk
-        if len(urls) < len(snapshot.urls):
+        named = [(index, url) for index, url in enumerate(snapshot.urls) if url]
+        if len(named) > MAX_N:  # whatever a reply names, it fills no disk
             log.warning(
                 "task %s names %d pictures, where no edit gives more than %d: the rest is left",
                 snapshot.task_id,
-                len(snapshot.urls),
+                len(named),
                 MAX_N,
             )
+        asked = (tracked.request.parameters.n or MIN_N) if tracked.request is not None else MIN_N
+        missing = shortfall(len(named), asked)
+        for note in missing:
+            log.warning("task %s: %s", snapshot.task_id, note)
         now = asyncio.get_running_loop().time()
         previews = Previews(tracked.request.images if tracked.request is not None else ())
         return EditResult(
             task_id=snapshot.task_id,
             images=tuple(
                 OutputImage(url=url, task_id=snapshot.task_id, index=index, store=self._store, previews=previews)
-                for index, url in enumerate(urls)
+                for index, url in named[:MAX_N]
             ),
             usage=snapshot.usage,
             metadata=snapshot.metadata,
@@ -207,7 +214,7 @@ class Tracker:
                 checks=tracked.checks,
                 failed_checks=tracked.failed_checks,
             ),
-            notes=tracked.notes,
+            notes=(*tracked.notes, *missing),
             request=tracked.request,
             raw=snapshot.raw,
             previews=previews,

@@ -24,30 +24,16 @@ from cattrs.gen import make_dict_unstructure_fn, override
 
 from ._contract import MODEL, STATUS_PATH, SUBMIT_PATH
 from ._errors import APIResponseError, InvalidEditError
-from ._models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage
-from ._replies import Reply, as_text, code_of, cost_of, error_from_reply, first_text, has_error, load_object
+from ._models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
+from ._replies import Reply, error_from_reply, has_error, is_refusal, load_object
+from ._task_replies import named_task, own_id, shows_task, snapshot_of, status_word
 
 EnvelopeName = Literal["flat", "params"]
 
-STATUS_WORDS: Mapping[str, TaskStatus] = {
-    "pending": TaskStatus.QUEUED,
-    "queued": TaskStatus.QUEUED,
-    "in_queue": TaskStatus.QUEUED,
-    "submitted": TaskStatus.QUEUED,
-    "in_progress": TaskStatus.IN_PROGRESS,
-    "processing": TaskStatus.IN_PROGRESS,
-    "running": TaskStatus.IN_PROGRESS,
-    "completed": TaskStatus.COMPLETED,
-    "succeeded": TaskStatus.COMPLETED,
-    "success": TaskStatus.COMPLETED,
-    "failed": TaskStatus.FAILED,
-    "error": TaskStatus.FAILED,
-    "canceled": TaskStatus.FAILED,
-    "cancelled": TaskStatus.FAILED,
-}
-"""The service's words, in lower case; a word that is not here counts as still running."""
+_OPEN_STATUSES = frozenset({303, 409})
+_SERVER_ERRORS = frozenset(range(500, 600)) - {503}
+"""HTTP errors that do not certainly mean that there is no task; one with an id names it (part B)."""
 
-_ID_NAMES = ("id", "task_id", "request_id")
 _MAX_TASK_ID_CHARACTERS = 512
 
 _OBJECT_OPENS = re.compile(r"\ufeff?\s*\{\s*")
@@ -147,15 +133,13 @@ class GenerationProtocol:
         return None
 
     def read_submission(self, reply: Reply) -> TaskSnapshot:
-        """The id and first status.
+        """Read the id and first status.
 
-        A creation reply without an id is a failed creation (part B); unless it says why, a task may exist all the same.
-        One that shows a task is believed, whatever its HTTP status: that task is paid for.
+        A creation reply that names a task is believed, as that task is paid for. One that names none is a refusal if it
+        plainly says so; otherwise a task may exist.
         """
         try:
             document = load_object(reply)
-            if not reply.ok and not _shows_task(document):
-                raise error_from_reply(reply)
         except APIResponseError:
             if not reply.ok:
                 raise error_from_reply(reply) from None
@@ -164,27 +148,27 @@ class GenerationProtocol:
             if task_id is None:
                 raise
         else:
-            task_id = first_text(document, _ID_NAMES)
-            if _only_reports_error(document) and _names_no_task(task_id, document):
+            task_id = _named_task(reply, document)
+        if task_id is None or (not reply.ok and not is_task_id(task_id)):
+            if not reply.ok or is_refusal(document):
                 raise error_from_reply(reply)
-            if task_id is None:
-                raise APIResponseError("the service accepted without giving a task id", body=reply.excerpt())
-        try:
-            return _snapshot(document, check_task_id(task_id))
-        except InvalidEditError:
-            unusable = APIResponseError("the service answered with an id that can't be asked for", body=reply.excerpt())
-        raise unusable
+            raise APIResponseError("the service accepted without giving a task id", body=reply.excerpt())
+        if not is_task_id(task_id):
+            raise APIResponseError("the service answered with an id that can't be asked for", body=reply.excerpt())
+        if not reply.ok and not shows_task(document):  # how the task fares is for the next check to say
+            return TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN, raw=document)
+        return snapshot_of(document, task_id)
 
     def read_status(self, reply: Reply, task_id: str) -> TaskSnapshot:
         """``status``, and ``error`` or ``output`` and ``usage`` (contract, *The status reply*)."""
         if not reply.ok:
             raise error_from_reply(reply, task_id=task_id)
         document = load_object(reply, task_id=task_id)
-        if _only_reports_error(document):
+        if (word := status_word(document)) is None and has_error(document):
             raise error_from_reply(reply, task_id=task_id)
-        if not isinstance(document.get("status"), str):
+        if word is None:
             raise APIResponseError("the status reply has no status", body=reply.excerpt(), task_id=task_id)
-        return _snapshot(document, task_id)
+        return snapshot_of(document, task_id)
 
     def alternative(self) -> GenerationProtocol:
         """The other envelope (part B: only a 400 tells which one a given gateway wants)."""
@@ -204,27 +188,28 @@ def check_task_id(task_id: object) -> str:
     return task_id
 
 
-def _only_reports_error(document: Mapping[str, Any]) -> bool:
-    """Whether an object tells of an error, and of no task."""
-    return not isinstance(document.get("status"), str) and has_error(document)
+def is_task_id(text: str) -> bool:
+    """Whether a status check can ask for a task of this id."""
+    try:
+        check_task_id(text)
+    except InvalidEditError:
+        return False
+    return True
 
 
-def _shows_task(document: Mapping[str, Any]) -> bool:
-    """Whether an object tells of a task that was accepted, and of nothing else."""
-    accepted = _to_status(document.get("status")) not in {TaskStatus.FAILED, TaskStatus.UNKNOWN}
-    return accepted and first_text(document, _ID_NAMES[:-1]) is not None and not has_error(document)
-
-
-def _names_no_task(task_id: str | None, document: Mapping[str, Any]) -> bool:
-    """Whether the id in an error report is that of the report, as far as one can tell (part B)."""
-    return task_id in {None, first_text(document, ("request_id",))} or isinstance(document.get("error"), Mapping)
+def _named_task(reply: Reply, document: Mapping[str, Any]) -> str | None:
+    """Return the id of the task that the answer to a creation names."""
+    if reply.ok:
+        return named_task(document)
+    leaves_open = reply.status in _OPEN_STATUSES or reply.status in _SERVER_ERRORS
+    return own_id(document) if leaves_open or shows_task(document) else None
 
 
 def _cut_off_id(text: str) -> str | None:
-    names = _ID_NAMES[:-1] if _ERROR_REPORT.search(text) else _ID_NAMES
     members = _whole_members(text)
-    task_id = first_text(members, names)
-    return None if _only_reports_error(members) and _names_no_task(task_id, members) else task_id
+    if _ERROR_REPORT.search(text):  # the request's id names no task then
+        members.pop("request_id", None)
+    return named_task(members)
 
 
 def _whole_members(text: str) -> dict[str, Any]:
@@ -239,66 +224,6 @@ def _whole_members(text: str) -> dict[str, Any]:
             if at is not None or isinstance(value, str):  # of a number, digits may be missing
                 members[json.loads(name[1])] = value
     return members
-
-
-def _snapshot(document: Mapping[str, Any], task_id: str) -> TaskSnapshot:
-    word = document.get("status")
-    return TaskSnapshot(  # by hand: a converter takes nearly three times as long, and this is done for every check
-        task_id=task_id,
-        status=_to_status(word),
-        status_word=word if isinstance(word, str) else "",
-        progress=_to_progress(document.get("progress")),
-        urls=_to_urls(document.get("output")),
-        failure=_to_failure(document.get("error")),
-        usage=_to_usage(document.get("usage")),
-        metadata=_to_mapping(document.get("metadata")),
-        raw=document,
-    )
-
-
-def _to_status(word: Any) -> TaskStatus:
-    return STATUS_WORDS.get(word.strip().lower(), TaskStatus.UNKNOWN) if isinstance(word, str) else TaskStatus.UNKNOWN
-
-
-def _to_urls(output: Any) -> tuple[str, ...]:
-    """The URLs of ``[{"content": [{"type": "image", "url": …}]}]``, or of one such object instead of the array."""
-    if output is None:
-        return ()
-    items = output if isinstance(output, list) else [output]
-    contents = [item.get("content") for item in items if isinstance(item, dict)]
-    entries = [entry for content in contents for entry in (content if isinstance(content, list) else [content])]
-    return tuple(entry["url"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("url"), str))
-
-
-def _to_progress(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
-
-
-def _to_failure(error: Any) -> TaskFailure | None:
-    if not error:
-        return None
-    if isinstance(error, dict):
-        return TaskFailure(
-            code=code_of(error.get("code")), message=first_text(error, ("error_message", "message", "detail")) or ""
-        )
-    return TaskFailure(message=as_text(error))
-
-
-_NO_USAGE = Usage()
-
-
-def _to_usage(usage: Any) -> Usage:
-    if not isinstance(usage, dict):
-        return _NO_USAGE
-    return Usage(cost=cost_of(usage.get("cost")), quantity=_to_quantity(usage.get("quantity")), raw=usage)
-
-
-def _to_mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _to_quantity(value: Any) -> int | None:
-    return value if type(value) is int else None
 
 
 def _make_converter() -> Converter:

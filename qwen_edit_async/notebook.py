@@ -262,6 +262,7 @@ def _view_of(outcome: BatchOutcome) -> EditView:
         "" if outcome.ok else outcome.status,
         f"task {outcome.task_id}" if outcome.task_id is not None else "",
         f"cost {outcome.cost:f}" if outcome.cost is not None else "",
+        *outcome.notes,
     )
     return EditView(
         instruction=outcome.instruction,

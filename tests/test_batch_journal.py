@@ -305,6 +305,18 @@ async def test_a_cost_that_can_be_none_is_unknown_in_what_is_added_up(absurd, jo
     assert (summary.cost, summary.unpriced) == (Decimal("0.1"), 2)
 
 
+async def test_the_costs_of_edits_without_a_result_are_added_up_too(journal):
+    await journal.move(await submitted(journal, "free"), State.FAILED, cost="0")
+    assert (await journal.totals()).price is None
+    await journal.move(await submitted(journal, "failed"), State.FAILED, cost="0.5")
+    await journal.move(await submitted(journal, "pictureless"), State.COMPLETED, cost="0.25")
+    await journal.move(await submitted(journal, "silent"), State.FAILED)
+    totals, summary = await journal.totals(), await journal.summary()
+    assert (totals.cost, totals.price, totals.unpriced) == (Decimal("0.75"), Decimal("0.5"), 0)
+    assert (summary.cost, summary.unpriced) == (Decimal("0.75"), 0)
+    assert [entry.cost for entry in await journal.unfinished(0, 10)] == [Decimal("0.25")]
+
+
 async def test_the_summary_adds_up(journal, tmp_path):
     for number in range(1, 21):
         edit = await submitted(journal, f"edit{number}")

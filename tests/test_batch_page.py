@@ -24,6 +24,7 @@ from qwen_edit_async._batch._outcomes import PAGE
 from qwen_edit_async._batch._plan import State
 from qwen_edit_async._batch._store import Draft, Store
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
+from qwen_edit_async.notebook import show_batch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
 
@@ -286,6 +287,27 @@ async def test_outcomes_tell_what_became_of_each_edit(requests, out, tmp_path):
     assert saved.checks >= 1
     assert (failed.status, failed.ok, failed.files, failed.cost) == ("failed", False, (), None)
     assert failed.error == f"task {failed.task_id} failed: no (code 17)"
+
+
+async def test_fewer_pictures_than_were_asked_for_are_noted_everywhere(requests, out):
+    def lose_one(members):
+        if "output" in members:
+            del members["output"][0]["content"][1]
+        return members
+
+    batch = EditBatch(requests(2, parameters=EditParameters(n=3)), out)
+    async with service(Fault.reshape(lose_one).on("check").when(lambda task: task.number == 1)) as session:
+        report = await batch.run(session)
+        assert (session.statistics().submitted, report.ok, report.short) == (2, True, 1)
+    note = "the service gave 2 of the 3 pictures that were asked for"
+    assert "\n  1 with fewer pictures than were asked for\n" in report.text()
+    assert json.loads((out / "report.json").read_text(encoding="utf-8"))["short"] == 1
+    assert [outcome.notes async for outcome in batch.outcomes()] == [(note,), ()]
+    assert [outcome.as_row()["notes"] async for outcome in batch.outcomes()] == [[note], []]
+    page = page_of(out)
+    assert page.count(note) == 1
+    assert "with fewer pictures than were asked for" in page
+    assert note in (await show_batch(batch))._repr_html_()
 
 
 async def test_rows_have_the_same_columns_and_plain_values(requests, out):

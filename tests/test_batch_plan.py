@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_edit_async import (
+    APIResponseError,
     BadRequestError,
+    DeadlineExceededError,
     EditFailedError,
     EditParameters,
     EditRequest,
@@ -34,6 +36,7 @@ from qwen_edit_async._batch._plan import (
     next_step,
     reason_of,
     stamp_of,
+    state_after,
 )
 
 REQUEST = EditRequest("photos/cat.jpg", "make it snow", EditParameters(n=2, seed=7))
@@ -64,6 +67,30 @@ def test_what_has_a_task_is_never_submitted_again(state, consent):
 )
 def test_a_run_goes_on_from_where_an_edit_stands(state, has_task, consent, step):
     assert next_step(state, has_task=has_task, resubmit_uncertain=consent) is step
+
+
+def test_a_completed_edit_whose_pictures_are_not_known_is_asked_for_again():
+    assert next_step(State.COMPLETED, has_task=True, has_urls=False, resubmit_uncertain=False) is Step.ATTACH
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "after"),
+    [
+        (State.SUBMITTED, EditFailedError("no"), State.FAILED),
+        (State.SUBMITTED, APIResponseError("no picture"), State.COMPLETED),
+        (State.SUBMITTED, NotFoundError("gone"), State.UNCERTAIN),
+        (State.SUBMITTED, DeadlineExceededError("late"), State.SUBMITTED),
+        (State.SUBMITTED, ValueError(), State.SUBMITTED),
+        (State.UNCERTAIN, EditFailedError("no"), State.FAILED),
+        (State.UNCERTAIN, DeadlineExceededError("late"), State.SUBMITTED),
+        (State.COMPLETED, EditFailedError("no"), State.COMPLETED),
+        (State.COMPLETED, NotFoundError("gone"), State.COMPLETED),
+        (State.COMPLETED, DeadlineExceededError("late"), State.COMPLETED),
+    ],
+)
+def test_where_an_edit_stands_when_the_wait_for_it_fails(state, error, after):
+    assert state_after(state, error) is after
+    assert after in MOVES[state]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +308,31 @@ def test_an_edit_that_is_free_is_not_reckoned_with():
     budget.created()
     budget.released(1, chargeable=False)
     assert budget.admit(1) is Verdict.GO
+
+
+def test_what_an_edit_without_a_result_cost_is_spent_and_tells_the_price():
+    budget = Budget(max_cost=Decimal(3))
+    budget.adopt(2)
+    budget.released(2, chargeable=False, cost=Decimal(2))
+    assert budget.spent == 2
+    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
+
+
+def test_an_edit_that_failed_for_nothing_tells_no_price():
+    budget = Budget(max_cost=Decimal(3))
+    budget.adopt(1)
+    budget.released(1, chargeable=True, cost=Decimal(0))
+    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
+
+
+@pytest.mark.parametrize("counted", [1, 0, 3])
+def test_a_cost_that_an_earlier_run_counted_is_not_counted_twice(counted):
+    budget = Budget(max_cost=Decimal(3), spent=Decimal(counted))
+    budget.adopt(1)
+    budget.charged(1, Decimal(2), counted=Decimal(counted))
+    budget.adopt(1)
+    budget.released(1, chargeable=True, cost=Decimal(1), counted=Decimal(1))
+    assert budget.spent == 2
 
 
 def test_a_number_of_failures_stops():

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import io
+import json
 import os
 import shutil
 import sqlite3
@@ -16,11 +17,12 @@ import attrs
 import numpy as np
 import pytest
 from emulator_calls import encode
-from memory_transport import IMAGE, MemoryService, MemorySession, completed, in_order, says
+from memory_transport import IMAGE, MemoryService, MemorySession, completed, in_order, says, status
 from PIL import Image
 
 from qwen_edit_async import (
     ConfigurationError,
+    DownloadError,
     EditBatch,
     EditParameters,
     EditRequest,
@@ -1135,3 +1137,119 @@ async def test_no_more_edits_are_said_to_be_in_flight_than_may_be_at_the_service
 async def test_wrong_options_are_errors(out, options):
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         EditBatch([], out, **options)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"code": 0, "message": "success", "data": {"id": "task-9", "status": "pending"}},
+        {"code": 0, "message": "success", "data": {}},
+    ],
+    ids=["named", "nameless"],
+)
+async def test_a_submission_that_the_service_took_is_paid_once(requests, out, document):
+    service = MemoryService(on_submission=lambda _: says(document), on_check=lambda *_: status(500))
+    limits = {"max_tasks": 1, "max_cost": "0.05", "deadline": 0.1}
+    for _ in range(2):
+        async with MemorySession(service, polling=FixedInterval(0.01)) as session:
+            report = await EditBatch(requests(4), out, **limits).run(session)
+    assert len(service.submissions) == 1
+    assert (report.failed, report.in_flight + report.uncertain) == (0, 1)
+
+
+PICTURELESS = {"status": "completed", "output": None, "usage": {"cost": "0.05"}}
+
+
+async def batch_of_memory(service: MemoryService, batch: EditBatch, **options: object):
+    async with MemorySession(service, **options) as session:
+        return await batch.run(session)
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.may_block("the loop writes the pictures")
+@pytest.mark.usefixtures("pictures_at_once")
+async def test_a_completed_edit_without_pictures_is_asked_for_again_by_the_next_run(requests, out):
+    service = MemoryService(on_check=lambda *_: says(PICTURELESS))
+    report = await batch_of_memory(service, EditBatch(requests(1), out))
+    assert (report.failed, report.unsaved, report.unsaved_tasks) == (0, 1, {"edit0": "task-1"})
+    assert "completed, but not saved: edit0 (task task-1)" in report.text()
+    assert "run it again" in report.text()
+    assert json.loads((out / "report.json").read_text())["unsaved_tasks"] == {"edit0": "task-1"}
+    plan = await EditBatch(requests(1), out).plan()
+    assert (plan.submit, plan.attach + plan.download) == (0, 1)
+    service.on_check = in_order(status(404))
+    report = await batch_of_memory(service, EditBatch(requests(1), out))
+    assert (report.unsaved, report.unsaved_tasks) == (1, {"edit0": "task-1"})
+    report = await batch_of_memory(service, EditBatch(requests(1), out))
+    assert report.ok, report.text()
+    assert (len(service.submissions), pictures(out)) == (1, {"edit0-0.png"})
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.may_block("the loop writes the pictures")
+@pytest.mark.usefixtures("pictures_at_once")
+async def test_a_picture_without_a_url_keeps_the_others_in_their_places(requests, out, monkeypatch):
+    output = [{"url": "https://r/0"}, None, {"url": "https://r/2"}]
+    service = MemoryService(on_check=lambda *_: says({"status": "completed", "output": output}))
+    saved = []
+
+    async def save(_, url, task_id, index, path):
+        saved.append((url, index, path.name))
+        raise DownloadError("not now", task_id=task_id)
+
+    batch = EditBatch(requests(1, parameters=EditParameters(n=3)), out)
+    with monkeypatch.context() as patch:
+        patch.setattr(Downloader, "save", save)
+        assert (await batch_of_memory(service, batch)).unsaved == 1
+    assert saved == [("https://r/0", 0, "edit0-0.png")]
+    assert (await batch_of_memory(service, batch)).saved == 1
+    assert pictures(out) == {"edit0-0.png", "edit0-2.png"}
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.may_block("the loop writes the pictures")
+@pytest.mark.usefixtures("pictures_at_once")
+async def test_a_picture_beyond_those_asked_for_takes_no_other_name(requests, out):
+    output = [None, {"url": "https://r/1"}]
+    service = MemoryService(on_check=lambda *_: says({"status": "completed", "output": output}))
+    assert (await batch_of_memory(service, EditBatch(requests(1), out))).saved == 1
+    assert pictures(out) == {"edit0-0.png"}
+
+
+FAILED_AT_A_COST = {"status": "failed", "error": "no luck", "usage": {"cost": "0.05"}}
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize("document", [FAILED_AT_A_COST, PICTURELESS], ids=["failed", "without pictures"])
+async def test_what_an_edit_without_a_result_costs_counts(requests, out, document):
+    service = MemoryService(on_check=lambda *_: says(document))
+    for _ in range(2):
+        batch = EditBatch(requests(4), out, max_cost="0.12")
+        report = await batch_of_memory(service, batch)
+        assert (len(service.submissions), report.cost, batch.progress.cost) == (2, Decimal("0.10"), Decimal("0.10"))
+    assert report.limit == "max_cost"
+    outcomes = [outcome async for outcome in batch.outcomes()]
+    assert [outcome.cost for outcome in outcomes if outcome.task_id] == [Decimal("0.05")] * 2
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize("document", [FAILED_AT_A_COST, PICTURELESS], ids=["failed", "without pictures"])
+async def test_a_cost_in_the_reply_to_the_submission_counts(requests, out, document):
+    service = MemoryService(on_submission=lambda _: says({"id": "x"} | document), on_check=lambda *_: says(document))
+    report = await batch_of_memory(service, EditBatch(requests(4), out, max_cost="0.05"))
+    assert (len(service.submissions), report.cost) == (1, Decimal("0.05"))
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.may_block("the loop writes the pictures")
+@pytest.mark.usefixtures("pictures_at_once")
+@pytest.mark.parametrize(("stated", "total"), [({"cost": "0.05"}, "0.05"), ({"cost": "0.07"}, "0.07"), ({}, "0.05")])
+async def test_a_cost_that_is_stated_again_counts_once(requests, out, stated, total):
+    service = MemoryService(on_check=lambda *_: says(PICTURELESS))
+    batch = EditBatch(requests(1), out, max_cost=1)
+    report = await batch_of_memory(service, batch)
+    assert (report.cost, batch.progress.cost, report.unpriced) == (Decimal("0.05"), Decimal("0.05"), 0)
+    service.on_check = lambda *_: says({"status": "completed", "output": ["https://r/1"], "usage": stated})
+    report = await batch_of_memory(service, batch)
+    assert report.ok, report.text()
+    assert (report.cost, batch.progress.cost, report.unpriced) == (Decimal(total), Decimal(total), 0)

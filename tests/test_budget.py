@@ -19,7 +19,7 @@ from qwen_edit_async._polling import FixedInterval, PolledTask, RankingPolicy
 from qwen_edit_async._schedule import PollSchedule, WatchedTask
 
 RUNNING = TaskSnapshot(task_id="t", status=TaskStatus.IN_PROGRESS)
-COMPLETED = TaskSnapshot(task_id="t", status=TaskStatus.COMPLETED)
+COMPLETED = TaskSnapshot(task_id="t", status=TaskStatus.COMPLETED, urls=("https://r/1",))
 
 
 class Ranking(FixedInterval):

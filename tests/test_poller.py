@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import random
+import re
 import weakref
 
 import attrs
@@ -77,7 +78,9 @@ class Bench:
         finally:
             self.under_way -= 1
         done = now() >= self.durations.get(task_id, 0.0)
-        return TaskSnapshot(task_id=task_id, status=TaskStatus.COMPLETED if done else TaskStatus.IN_PROGRESS)
+        if not done:
+            return TaskSnapshot(task_id=task_id, status=TaskStatus.IN_PROGRESS)
+        return TaskSnapshot(task_id=task_id, status=TaskStatus.COMPLETED, urls=("https://r/1",))
 
     def poller(self, policy=None) -> Poller[WatchedTask]:
         return Poller(
@@ -585,3 +588,40 @@ async def test_an_answer_names_what_the_check_found():
         await asyncio.sleep(1.5)
         assert (task.progress, task.status) == (0.25, TaskStatus.IN_PROGRESS)
         assert (await task).raw == completed("task-1")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["dreaming"], "; the last said 'dreaming')"),
+        (["dreaming", "completed"], "; the last said 'completed')"),
+        (["dreaming", "in_progress"], ")"),
+    ],
+)
+async def test_the_deadline_names_a_last_word_that_did_not_end_the_wait(words, named):
+    service = MemoryService(on_check=lambda _, count: says({"status": words[min(count, len(words)) - 1]}))
+    async with MemorySession(service, deadline=5.5) as session:
+        with pytest.raises(DeadlineExceededError) as caught:
+            await session.edit(IMAGE, "snow")
+    assert re.search(r"\(checks answered: \d+" + re.escape(named), str(caught.value))
+
+
+async def test_the_log_names_an_unknown_word_once(caplog):
+    service = MemoryService(on_check=lambda *_: says({"status": "dreaming"}))
+    async with MemorySession(service, deadline=5.5) as session:
+        with pytest.raises(DeadlineExceededError):
+            await session.edit(IMAGE, "snow")
+    assert [record.getMessage() for record in caplog.records if "dreaming" in record.getMessage()] == [
+        "task task-1 has the unknown status 'dreaming': counted as running"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("members", "error"), [({"output": ["https://r/1"]}, None), ({"error": "moderation"}, EditFailedError)]
+)
+async def test_an_end_in_unknown_words_is_seen_at_once(members, error):
+    service = MemoryService(on_check=lambda *_: says({"status": "finito"} | members))
+    async with MemorySession(service) as session:
+        outcomes = [outcome async for outcome in session.edit_many([{"images": IMAGE, "instruction": "snow"}])]
+    assert [type(outcome.error) for outcome in outcomes] == [type(None) if error is None else error]
+    assert len(service.checks) == 1

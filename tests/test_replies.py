@@ -173,12 +173,47 @@ def test_code_and_words_are_found_in_every_shape(document: dict[str, object], co
         {"id": "a", "data": {"message": "nested"}},
         {"code": True},
         {"message": True},
+        {"error": {}},
+        {"error": {}, "status": {}},
     ],
     ids=repr,
 )
 def test_an_object_that_reports_nothing_has_no_error(document: dict[str, object]) -> None:
     assert not has_error(document)
     assert error(document).message == "the service gave no reason"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"code": 0, "message": "success"},
+        {"code": 200, "message": "the task is queued"},
+        {"code": "SUCCESS", "message": "the task is queued"},
+        {"message": "OK"},
+        {"message": "Success."},
+        {"status": {"code": "0"}},
+        {"status": {"code": 0, "message": "done"}},
+        {"error": {"code": 0, "message": "no error"}},
+        {"error": "ok"},
+    ],
+    ids=repr,
+)
+def test_words_and_codes_of_success_are_no_error(document: dict[str, object]) -> None:
+    assert not has_error(document)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"code": 0, "error": "boom"},
+        {"error": {"message": "boom"}, "code": 0},
+        {"code": 300},
+        {"code": 1, "message": "ok"},
+    ],
+    ids=repr,
+)
+def test_an_error_beside_a_word_of_success_is_an_error(document: dict[str, object]) -> None:
+    assert has_error(document)
 
 
 def test_the_fallback_is_used_only_if_the_service_says_nothing() -> None:

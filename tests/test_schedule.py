@@ -26,10 +26,11 @@ from qwen_edit_async._errors import (
 from qwen_edit_async._models import TaskFailure, TaskSnapshot, TaskStatus
 from qwen_edit_async._polling import FixedInterval, PolledTask
 from qwen_edit_async._retry import Failure
-from qwen_edit_async._schedule import CHECK_RETRY, OVERTIME, DueHeap, PollSchedule, WatchedTask
+from qwen_edit_async._schedule import CHECK_RETRY, OVERTIME, PICTURES_GRACE, DueHeap, PollSchedule, WatchedTask
 
 RUNNING = TaskSnapshot(task_id="t", status=TaskStatus.IN_PROGRESS)
-COMPLETED = TaskSnapshot(task_id="t", status=TaskStatus.COMPLETED)
+COMPLETED = TaskSnapshot(task_id="t", status=TaskStatus.COMPLETED, urls=("https://r/1",))
+PICTURELESS = TaskSnapshot(task_id="t", status=TaskStatus.COMPLETED)
 FAILED = TaskSnapshot(task_id="t", status=TaskStatus.FAILED, failure=TaskFailure(message="no"))
 
 
@@ -667,3 +668,37 @@ def test_what_is_excused_while_it_waits_is_checked_once():
     while (task := schedule.take_due(1000)) is not None:
         taken.append(task)
     assert len(taken) == len(set(taken)) == 200
+
+
+def test_a_task_without_pictures_yet_is_checked_again_for_a_bounded_while() -> None:
+    schedule, policy = scheduled()
+    task = a_task()
+    schedule.add(task, 0.0)
+    asked = len(policy.asked)
+    times = []
+    while schedule.take_due(now := schedule.next_event()) is task:
+        times.append(now)
+        if schedule.answered(task, PICTURELESS, now, now):
+            break
+    assert times == [1.0, 2.0, 3.0, 5.0, 9.0, 17.0, 33.0, 1.0 + PICTURES_GRACE]
+    assert len(policy.asked) == asked  # a policy learns nothing of it
+    assert [end[1:] for end in policy.ends] == [(times[-1], True)]
+    assert len(schedule) == 0
+
+
+def test_pictures_that_come_late_end_the_wait() -> None:
+    schedule, _ = scheduled()
+    task = a_task()
+    schedule.add(task, 0.0)
+    assert not schedule.answered(task, PICTURELESS, 1.0, 1.0)
+    assert not schedule.answered(task, RUNNING, 2.0, 2.0)
+    assert schedule.answered(task, COMPLETED, 3.0, 3.0)
+
+
+def test_a_task_without_pictures_is_not_waited_for_beyond_its_deadline() -> None:
+    schedule, _ = scheduled()
+    task = a_task(deadline=10.0)
+    schedule.add(task, 0.0)
+    assert not schedule.answered(task, PICTURELESS, 9.4, 9.4)
+    assert schedule.next_event() == 9.5
+    assert schedule.take_expired(10.0) is task

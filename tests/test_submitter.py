@@ -439,12 +439,61 @@ async def test_a_reply_that_is_already_terminal_needs_no_check():
     assert (result.task_id, len(service.checks)) == ("x", 0)
 
 
-async def test_a_completed_task_without_pictures_is_an_error_that_names_it():
-    service = MemoryService(on_submission=in_order(says({"id": "x", "status": "completed"})))
+PICTURELESS = {"id": "task-1", "status": "completed", "output": None}
+
+
+@pytest.mark.parametrize("submitted", [None, says(PICTURELESS)])
+async def test_pictures_that_come_after_the_task_is_completed_are_waited_for(submitted):
+    answers = in_order(*[says(PICTURELESS)] * 3)
+    service = MemoryService(duration=0.0, on_check=lambda *_: answers())
+    service.on_submission = lambda _: attrs.evolve(submitted or NORMAL, accepted=True)
     async with MemorySession(service) as session:
-        with pytest.raises(APIResponseError, match="task x is completed") as caught:
+        result = await session.edit(IMAGE, "snow")
+        assert session.statistics().in_flight == 0
+    assert (result.task_id, len(result.images), len(service.checks)) == ("task-1", 1, 4)
+
+
+@pytest.mark.parametrize("submitted", [None, says(PICTURELESS)])
+async def test_a_task_that_is_completed_but_gets_no_pictures_is_an_error_that_names_it(submitted):
+    service = MemoryService(duration=0.0, on_check=lambda *_: says(PICTURELESS))
+    service.on_submission = lambda _: attrs.evolve(submitted or NORMAL, accepted=True)
+    async with MemorySession(service) as session:
+        with pytest.raises(APIResponseError, match="task task-1 is completed") as caught:
             await session.edit(IMAGE, "snow")
-    assert caught.value.task_id == "x"
+        assert session.unfinished == ("task-1",)
+    assert caught.value.task_id == "task-1"
+    assert asyncio.get_running_loop().time() < 90
+
+
+async def test_the_indexes_of_pictures_are_their_places_in_the_output():
+    output = [{"url": "https://r/0"}, None, {"url": "https://r/2"}]
+    service = MemoryService(duration=0.0, on_check=lambda *_: says(PICTURELESS | {"output": output}))
+    async with MemorySession(service) as session:
+        result = await session.edit(IMAGE, "snow", n=3)
+        stored = session.pictures("task-1", ["https://r/0", "", "https://r/2"])
+    assert [(image.index, image.url) for image in result.images] == [(0, "https://r/0"), (2, "https://r/2")]
+    assert stored == result.images
+
+
+@pytest.mark.parametrize(
+    ("named", "asked", "note"),
+    [
+        (2, {"n": 4}, "the service gave 2 of the 4 pictures that were asked for"),
+        (1, {"n": 2}, "the service gave 1 of the 2 pictures that were asked for"),
+        (2, {"n": 2}, None),
+        (2, {"n": 1}, None),
+        (1, {}, None),
+    ],
+)
+async def test_fewer_pictures_than_were_asked_for_are_noted_and_not_asked_for_again(named, asked, note, caplog):
+    output = [None, *({"url": f"https://r/{number}"} for number in range(named))]
+    service = MemoryService(duration=0.0, on_check=lambda *_: says(PICTURELESS | {"output": output}))
+    async with MemorySession(service) as session:
+        result = await session.edit(IMAGE, "snow", **asked)
+        attached = await session.attach("task-1")
+    assert (result.notes, attached.notes) == (() if note is None else (note,), ())
+    assert len(service.submissions) == 1
+    assert [record.getMessage() for record in caplog.records] == ([] if note is None else [f"task task-1: {note}"])
 
 
 # The envelope.

@@ -25,7 +25,9 @@ from qwen_edit_async._errors import (
 from qwen_edit_async._models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage
 from qwen_edit_async._replies import Reply
 from qwen_edit_async._results import EditResult
-from qwen_edit_async._wire import STATUS_WORDS, Call, GenerationProtocol, check_task_id
+from qwen_edit_async._retry import Failure, judge_submission
+from qwen_edit_async._task_replies import STATUS_WORDS
+from qwen_edit_async._wire import Call, GenerationProtocol, check_task_id
 
 FLAT = GenerationProtocol("flat")
 PARAMS = GenerationProtocol("params")
@@ -288,11 +290,53 @@ def test_the_documented_creation_reply_is_read_whole() -> None:
         ({"id": True, "request_id": "r"}, "r"),
         ({"id": ["x"], "request_id": "r"}, "r"),
         ({"id": {"id": "x"}, "request_id": "r"}, "r"),
+        ({"data": {"id": "t"}, "request_id": "r"}, "t"),
+        ({"data": {"task_id": "t"}, "request_id": "r"}, "t"),
+        ({"data": [{"task_id": "t", "status": "submitted"}]}, "t"),
+        ({"data": {"task": {"id": "t"}}}, "t"),
+        ({"task": {"id": "t"}, "request_id": "r"}, "t"),
+        ({"output": {"task_id": "t", "task_status": "PENDING"}, "request_id": "r"}, "t"),
+        ({"data": {"request_id": "r"}, "request_id": "s"}, "r"),
+        ({"id": "i", "data": {"id": "x"}}, "i"),
+        ({"id": "i", "status": "completed", "data": {"id": "x", "status": "failed"}}, "i"),
+        ({"data": {"note": "x"}, "task": None, "output": [], "request_id": "r"}, "r"),
+        ({"data": [], "request_id": "r"}, "r"),
     ],
     ids=repr,
 )
 def test_the_id_is_found_under_each_of_its_names(document: dict[str, object], task_id: str) -> None:
     assert created(document).task_id == task_id
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"code": 0, "message": "success", "data": {"id": "t", "status": "pending"}},
+        *({"code": code, "message": "no matter", "id": "t"} for code in ("0", 0, 200, "200", 202, 20000, "Success")),
+        {"code": "0", "data": {"task_id": "t", "status": "pending"}, "request_id": "r"},
+        {"status": {"code": 0}, "id": "t"},
+        {"status": {"code": 0, "message": "OK"}, "data": {"id": "t", "status": "pending"}},
+        {"message": "accepted", "data": {"id": "t"}, "request_id": "r"},
+        {"message": "accepted", "task": {"id": "t", "status": "queued"}, "request_id": "r"},
+        {"code": 0, "message": "success", "request_id": "t"},
+        {"message": "success", "request_id": "t"},
+        {"error": {}, "id": "t"},
+        {"error": {"code": 0, "message": ""}, "id": "t"},
+        {"error": {"code": "slow", "message": "slow today"}, "task_id": "t"},
+        {"code": 7, "message": "slow today", "data": {"task_id": "t"}, "request_id": "r"},
+    ],
+    ids=repr,
+)
+def test_a_creation_that_the_service_took_is_a_task(document: dict[str, object]) -> None:
+    assert created(document).task_id == "t"
+
+
+def test_the_status_of_a_nested_task_is_read_where_its_id_is() -> None:
+    document = {"code": 0, "status": "success", "data": {"id": "t", "status": "pending"}}
+    snapshot = created(document)
+    assert (snapshot.status, snapshot.status_word, snapshot.raw) == (TaskStatus.QUEUED, "pending", document)
+    snapshot = created({"output": {"task_id": "t", "task_status": "RUNNING"}, "request_id": "r"})
+    assert (snapshot.status, snapshot.status_word) == (TaskStatus.IN_PROGRESS, "RUNNING")
 
 
 def test_a_creation_can_be_answered_with_any_successful_status() -> None:
@@ -331,7 +375,14 @@ def test_a_task_that_has_an_id_of_its_own_and_an_error_is_a_task() -> None:
         {"id": ""},
         {"id": None, "status": "in_progress"},
         {"id": 1.5},
-        {"data": {"id": "nested"}},
+        {"data": {"name": "nested"}},
+        {"message": "gone"},
+        {"message": "accepted", "data": {}},
+        {"message": "accepted", "request_id": "r"},
+        {"code": 0, "message": "success"},
+        {"code": 200, "message": "success", "data": None},
+        {"code": "OK", "message": "queued"},
+        {"status": {"code": 0}},
     ],
     ids=repr,
 )
@@ -352,6 +403,9 @@ def test_a_creation_reply_without_an_id_leaves_it_open_whether_a_task_exists(doc
         ({"status": {"code": 7, "message": "no"}, "data": None}, 7, "no"),
         ({"detail": [{"msg": "field required"}]}, None, '[{"msg": "field required"}]'),
         ({"error": {"code": 40201, "message": "no money"}, "id": "log-1"}, 40201, "no money"),
+        ({"error_message": "bad size"}, None, "bad size"),
+        ({"code": 7}, 7, "the service gave no reason"),
+        ({"code": 7, "message": "no", "data": {"request_id": "r"}}, 7, "no"),
     ],
     ids=repr,
 )
@@ -387,6 +441,8 @@ def test_an_id_that_can_not_be_asked_for_leaves_it_open_whether_a_task_exists(ta
         '{"usage": {"cost": 1}, "task_id": "t-1"',
         '\ufeff{"id": "t-\\u0031", "sta',
         '{"id": "t-1"} and more',
+        '{"data": {"id": "t-1"}, ',
+        '{"code": 0, "message": "success", "data": {"id": "t-1"}, ',
     ],
 )
 def test_the_id_of_a_creation_reply_that_was_cut_off_is_salvaged(text: str, *, complete: bool) -> None:
@@ -415,7 +471,6 @@ def test_a_whole_object_of_which_more_was_announced_gives_its_id_too() -> None:
         '{"id": "a b", ',
         '{"id": 123',
         '{"data": {"id": "nested", ',
-        '{"data": {"id": "nested"}, ',
         '{"\n": 1, "id": "t-1", ',
         pytest.param('{"data": ' + "[" * 100_000, id="deep"),
         '[{"id": "nested", ',
@@ -464,6 +519,43 @@ def test_an_http_error_is_a_refused_creation_even_if_it_names_an_id(
     assert caught.value.task_id is None
 
 
+@pytest.mark.parametrize("status", [303, 409, 500, 502, 504])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"id": "t"},
+        {"id": "t", "error": {"code": "SYNC_TIMEOUT", "message": "the task runs on"}},
+        {"id": "t", "status": "timeout", "error": "the task runs on"},
+        {"id": "t", "status": "failed", "message": "not yet"},
+        {"error": "the same request is being worked on", "task_id": "t"},
+        {"code": 409, "message": "exists", "data": {"task_id": "t"}, "request_id": "r"},
+    ],
+    ids=repr,
+)
+def test_a_reply_that_leaves_it_open_gives_the_task_that_it_names(status: int, document: dict[str, object]) -> None:
+    snapshot = created(document, status)
+    assert (snapshot.task_id, snapshot.status, snapshot.raw) == ("t", TaskStatus.UNKNOWN, document)
+
+
+@pytest.mark.parametrize("status", [409, 500])
+@pytest.mark.parametrize("task_id", ["a b", "..", None])
+def test_an_error_that_names_no_id_of_use_is_that_error(status: int, task_id: str | None) -> None:
+    with pytest.raises(APIStatusError, match="no luck") as caught:
+        created({"id": task_id, "message": "no luck", "request_id": "r"}, status)
+    assert caught.value.status_code == status
+
+
+@pytest.mark.parametrize(
+    "document", [{"code": 500, "message": "x"}, {"error": {"code": 504, "message": "x"}}], ids=repr
+)
+def test_a_server_error_inside_of_a_successful_reply_leaves_it_open_whether_a_task_exists(
+    document: dict[str, object],
+) -> None:
+    with pytest.raises(InternalServerError) as caught:
+        created(document)
+    assert judge_submission(caught.value) is Failure.UNCERTAIN
+
+
 @pytest.mark.parametrize("status", [303, 409, 429, 500, 503])
 @pytest.mark.parametrize("name", ["id", "task_id"])
 def test_a_task_that_a_reply_shows_is_kept_whatever_its_http_status(status: int, name: str) -> None:
@@ -494,6 +586,27 @@ def test_the_documented_status_reply_is_read_whole() -> None:
         metadata={"gpu": "a"},
         raw=document,
     )
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"code": 0, "message": "success", "data": {"id": "task-1", "status": "completed", "output": "OUTPUT"}},
+        {"status": {"code": 0}, "data": {"status": "completed", "output": "OUTPUT"}, "usage": {"cost": "0.1"}},
+        {"task": {"id": "task-1", "status": "completed", "output": "OUTPUT"}, "request_id": "r"},
+    ],
+    ids=repr,
+)
+def test_a_status_reply_in_an_envelope_is_read_as_one_without(document: dict[str, Any]) -> None:
+    snapshot = FLAT.read_status(
+        Reply(
+            status=200,
+            body=json.dumps(document).replace('"OUTPUT"', '[{"content": [{"url": "https://r/1"}]}]').encode(),
+        ),
+        "task-1",
+    )
+    assert (snapshot.task_id, snapshot.status, snapshot.urls) == ("task-1", TaskStatus.COMPLETED, ("https://r/1",))
+    assert snapshot.usage.cost == (Decimal("0.1") if "usage" in document else None)
 
 
 def test_a_status_reply_is_about_the_task_that_was_asked_for() -> None:
@@ -535,6 +648,61 @@ def test_every_known_word_is_told_apart_from_still_running_correctly() -> None:
 def test_an_unknown_word_counts_as_still_running_and_is_kept(word: str) -> None:
     snapshot = asked(status=word)
     assert (snapshot.status, snapshot.status.terminal, snapshot.status_word) == (TaskStatus.UNKNOWN, False, word)
+
+
+END_WORDS = ("done", "finished", "complete", "failure", "expired", "timeout", "rejected", "", "DREAMING")
+
+
+@pytest.mark.parametrize("word", END_WORDS)
+def test_an_unknown_word_with_pictures_means_completed(word: str) -> None:
+    snapshot = asked(status=word, output=["https://r/1"], error={"code": 7, "message": "slow"})
+    assert (snapshot.status, snapshot.urls) == (TaskStatus.COMPLETED, ("https://r/1",))
+
+
+@pytest.mark.parametrize("word", END_WORDS)
+@pytest.mark.parametrize(
+    ("members", "failure"),
+    [
+        ({"error": "moderation"}, TaskFailure(message="moderation")),
+        ({"error": {"code": 7, "message": "moderation"}}, TaskFailure(code=7, message="moderation")),
+        ({"code": 7, "message": "moderation"}, TaskFailure(code=7, message="moderation")),
+        ({"error_message": "moderation", "output": [None]}, TaskFailure(message="moderation")),
+        ({"data": {"task_id": "t", "status": "x", "code": "E7"}}, TaskFailure(code="E7")),
+    ],
+    ids=repr,
+)
+def test_an_unknown_word_with_an_error_means_failed(word: str, members: Any, failure: TaskFailure) -> None:
+    snapshot = asked(status=word, **members)
+    assert (snapshot.status, snapshot.failure) == (TaskStatus.FAILED, failure)
+
+
+@pytest.mark.parametrize("word", END_WORDS)
+@pytest.mark.parametrize(
+    "members",
+    [{}, {"error": None}, {"error": {}}, {"code": 0, "message": "success"}, {"message": "please wait"}, {"output": []}],
+    ids=repr,
+)
+def test_an_unknown_word_with_neither_means_in_progress(word: str, members: Any) -> None:
+    assert asked(status=word, **members).status is TaskStatus.UNKNOWN
+
+
+@pytest.mark.parametrize("members", [{"output": ["https://r/1"]}, {"error": "slow"}, {"code": 7}], ids=repr)
+def test_a_known_word_is_believed(members: Any) -> None:
+    assert asked(status="in_progress", **members).status is TaskStatus.IN_PROGRESS
+
+
+@pytest.mark.parametrize(
+    ("members", "failure"),
+    [
+        ({"message": "moderation"}, TaskFailure(message="moderation")),
+        ({"code": 110001, "message": "moderation"}, TaskFailure(code=110001, message="moderation")),
+        ({"output": {"task_id": "t", "code": "E7", "message": "no"}}, TaskFailure(code="E7", message="no")),
+        ({}, None),
+    ],
+    ids=repr,
+)
+def test_why_a_task_failed_is_found_beside_the_error_too(members: Any, failure: TaskFailure | None) -> None:
+    assert asked(status="failed", **members).failure == failure
 
 
 @pytest.mark.parametrize(
@@ -621,8 +789,21 @@ def test_a_usage_that_is_no_object_says_nothing(usage: object) -> None:
         ({"content": [{"type": "image", "url": "u1"}]}, ("u1",)),
         ([{"content": {"type": "image", "url": "u1"}}], ("u1",)),
         ({"content": {"url": "u1"}}, ("u1",)),
-        ([{"content": [{"url": 5}, {"type": "text"}, None, "u1", ["u2"], {"url": "u3"}]}], ("u3",)),
-        ([None, 5, "u1", [{"content": [{"url": "u2"}]}], {"content": None}, {}], ()),
+        ([{"content": [{"type": "text", "text": "x"}, 5, "u1", ["u2"], {"url": "u3"}]}], ("u3",)),
+        ([{"content": [{"url": "u1"}, None, {"url": None}, {"url": 5}, {"url": "u5"}]}], ("u1", "", "", "", "u5")),
+        ([{"content": [{"url": "u1"}]}, {"content": None}, {"content": [{"url": "u3"}]}], ("u1", "", "u3")),
+        ([None, 5, "u1", {"content": None}, {}], ()),
+        (["https://r/1", "//r/2", "/3", "no url"], ("https://r/1", "//r/2", "/3")),
+        (["https://r/1", None, "https://r/3"], ("https://r/1", "", "https://r/3")),
+        ("https://r/1", ("https://r/1",)),
+        ([{"image_url": "u1"}, {"image": "u2"}, {"image_url": {"url": "u3"}}], ("u1", "u2", "u3")),
+        ({"image_url": "u1"}, ("u1",)),
+        ([{"url": "u1", "image": {"width": 1}}], ("u1",)),
+        ({"images": ["https://r/1", "https://r/2"]}, ("https://r/1", "https://r/2")),
+        ({"image_urls": ["https://r/1"]}, ("https://r/1",)),
+        ({"results": [{"url": "u1"}, {"code": "InternalError"}]}, ("u1",)),
+        ({"choices": [{"message": {"content": [{"image": "u1"}, {"image": "u2"}]}}]}, ("u1", "u2")),
+        ({"choices": [{"message": {"content": [{"text": "https://r/1"}]}}]}, ()),
         ([], ()),
         ({}, ()),
         (None, ()),
@@ -632,6 +813,23 @@ def test_a_usage_that_is_no_object_says_nothing(usage: object) -> None:
 )
 def test_every_url_of_an_output_is_found_in_order(output: object, urls: tuple[str, ...]) -> None:
     assert asked(status="completed", output=output).urls == urls
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"outputs": [{"type": "image", "url": "https://r/1", "width": 1}]},
+        {"output": {"choices": [{"message": {"content": [{"image": "https://r/1"}]}}]}, "request_id": "r"},
+        {"output": [], "images": ["https://r/1"]},
+        {"image_url": "https://r/1"},
+        {"result": {"images": [{"url": "https://r/1"}]}},
+        {"data": {"status": "completed", "output": ["https://r/1"]}},
+        {"data": [{"url": "https://r/1"}]},
+    ],
+    ids=repr,
+)
+def test_urls_are_found_beside_the_output_too(members: dict[str, object]) -> None:
+    assert asked(status="completed", **members).urls == ("https://r/1",)
 
 
 @pytest.mark.parametrize(
@@ -741,7 +939,7 @@ def test_any_reply_to_a_creation_is_an_askable_task_or_a_typed_error(odd: Reply)
     except (APIStatusError, APIResponseError) as error:
         str(error)
     else:
-        assert odd.ok or snapshot.status in {TaskStatus.QUEUED, TaskStatus.IN_PROGRESS, TaskStatus.COMPLETED}
+        assert odd.ok or snapshot.status is not TaskStatus.FAILED
         FLAT.status_check(snapshot.task_id).path.encode("ascii")
 
 

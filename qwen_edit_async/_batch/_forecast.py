@@ -64,7 +64,7 @@ class BatchPlan:
         existing: Files that are there already, not by this batch, and would be replaced (``overwrite``).
         existing_example: One of them.
         notes: What else is good to know.
-        spent: What completed edits have cost so far.
+        spent: What edits have cost so far.
         tasks: How many tasks were created so far, or may have been.
         max_cost: The batch's limit.
         max_tasks: The batch's limit.

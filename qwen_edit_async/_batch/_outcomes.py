@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import attrs
 
 from qwen_edit_async._errors import JournalError
-from qwen_edit_async._models import EditParameters
+from qwen_edit_async._models import EditParameters, shortfall
 from qwen_edit_async._replies import cost_of
 
 from ._sqlite import DAMAGED, explain, read_only_address
@@ -25,7 +25,9 @@ BatchStatus = Literal["planned", "submitting", "submitted", "completed", "saved"
 
 PAGE: Final = 256
 _BUSY_SECONDS: Final = 10.0
-_COLUMNS: Final = "number, key, state, request, task_id, cost, files, problem, attempts, queued, running, lag, checks"
+_COLUMNS: Final = (
+    "number, key, state, request, task_id, cost, files, problem, attempts, queued, running, lag, checks, pictures"
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -43,6 +45,7 @@ class BatchOutcome:
         cost: What it cost, in the account's currency, where that is known.
         task_id: The service's name for the task, if it has one.
         error: What went wrong, if anything did.
+        notes: What else there is to know of its pictures, a sentence each.
         attempts: How often it was submitted.
         queued: Seconds that it waited for a slot of the session. This and what follows is known of tasks that were
             submitted and completed in the same run.
@@ -60,6 +63,7 @@ class BatchOutcome:
     cost: Decimal | None = None
     task_id: str | None = None
     error: str | None = None
+    notes: tuple[str, ...] = ()
     attempts: int = 0
     queued: float | None = None
     running: float | None = None
@@ -79,7 +83,8 @@ class BatchOutcome:
         parameters = {field.name: self.parameters.get(field.name) for field in attrs.fields(EditParameters)}
         row = attrs.asdict(self, recurse=False) | parameters
         del row["parameters"]
-        return row | {"images": list(self.images), "files": [str(path) for path in self.files], "ok": self.ok}
+        lists = {"images": list(self.images), "files": [str(path) for path in self.files], "notes": list(self.notes)}
+        return row | lists | {"ok": self.ok}
 
 
 def read_page(journal: Path, after: int, limit: int = PAGE) -> list[tuple[int, BatchOutcome]]:
@@ -126,11 +131,12 @@ def _reading(journal: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _outcome(row: Sequence[Any], journal: Path) -> BatchOutcome:
-    _, key, state, request, task_id, cost, files, problem, attempts, queued, running, lag, checks = row
+    _, key, state, request, task_id, cost, files, problem, attempts, queued, running, lag, checks, asked_for = row
     try:
         asked = json.loads(request)
         instruction, images, parameters = asked["instruction"], tuple(asked["images"]), asked["parameters"]
         paths = tuple(journal.parent / name for name, _ in json.loads(files or "[]"))
+        notes = shortfall(len(paths), asked_for) if paths else ()
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise JournalError(f"the journal {journal}: {DAMAGED}") from error
     return BatchOutcome(
@@ -143,6 +149,7 @@ def _outcome(row: Sequence[Any], journal: Path) -> BatchOutcome:
         cost=cost_of(cost),
         task_id=task_id,
         error=problem,
+        notes=notes,
         attempts=attempts,
         queued=queued,
         running=running,

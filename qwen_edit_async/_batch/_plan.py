@@ -13,6 +13,7 @@
          │  └─► as submitted            the service knows the task after all
        submitted                        the service does not know the task
 
+An edit can be *completed* before the service names its pictures: then each run asks for them again.
 An edit is *submitting* from before its request can reach the service until the fate of that request is known. Whoever
 finds it in this state later can't know whether a task exists: it is *uncertain*. So is one whose task the service does
 not know (any more): it keeps the task's id, and each run asks again, since it may be the wrong account that was asked.
@@ -32,6 +33,7 @@ from typing import Final
 import attrs
 
 from qwen_edit_async._errors import (
+    APIResponseError,
     APIStatusError,
     EditFailedError,
     InsufficientBalanceError,
@@ -99,13 +101,15 @@ class Step(enum.Enum):
     LEAVE = enum.auto()
 
 
-def next_step(state: State, *, has_task: bool, resubmit_uncertain: bool) -> Step:
+def next_step(state: State, *, has_task: bool, resubmit_uncertain: bool, has_urls: bool = True) -> Step:
     """What a run that finds an edit in this state has to do.
 
     What has a task id is never submitted again; unless the service does not know that task, and then with consent only.
     """
     match state:
         case State.SUBMITTED:
+            return Step.ATTACH
+        case State.COMPLETED if not has_urls:  # the service named no picture yet
             return Step.ATTACH
         case State.COMPLETED:
             return Step.DOWNLOAD
@@ -121,6 +125,24 @@ def next_step(state: State, *, has_task: bool, resubmit_uncertain: bool) -> Step
             return Step.ATTACH
         case _:
             return Step.LEAVE
+
+
+def state_after(state: State, error: Exception) -> State:
+    """Return where an edit stands when the wait for its task ends with an error.
+
+    Once the service has called a task completed it stays so: each run asks for its pictures again.
+    """
+    match error:
+        case _ if state is State.COMPLETED:
+            return State.COMPLETED
+        case EditFailedError():
+            return State.FAILED
+        case APIResponseError():  # completed, but no picture was named
+            return State.COMPLETED
+        case NotFoundError():
+            return State.UNCERTAIN
+        case _:  # it runs on at the service, and can be attached to again
+            return State.SUBMITTED
 
 
 def may_change_request(state: State, *, has_task: bool) -> bool:
@@ -225,7 +247,7 @@ class Budget:
         max_tasks: The most tasks that may be created; earlier runs count.
         stop_after_failures: After how many failures in this run no more is submitted; what is wrong with the input is
             not among them.
-        spent: What completed edits cost.
+        spent: What edits cost, as far as the service says.
         tasks: How many tasks were created, or may have been.
         stopped: Why nothing more may be submitted; empty as long as it may.
         limit: The name of the whole batch's limit that stopped it, if one did: a later run needs another.
@@ -250,7 +272,7 @@ class Budget:
         """Go on from where earlier runs came.
 
         Args:
-            spent: What completed edits cost.
+            spent: What edits cost, as far as the service says.
             tasks: How many tasks were created, or may have been.
             price: The highest for a picture, if one is known.
             unpriced: Completed edits that came without a cost.
@@ -291,21 +313,35 @@ class Budget:
         """An admitted edit was certainly not accepted; it can't be charged."""
         self._pending -= 1
 
-    def charged(self, pictures: int, cost: Decimal | None) -> None:
-        """An edit completed."""
+    def charged(self, pictures: int, cost: Decimal | None, *, counted: Decimal | None = None) -> None:
+        """Count a completed edit.
+
+        Args:
+            pictures: How many it was to give.
+            cost: What the service says that it cost.
+            counted: What an earlier run counted for it.
+        """
         self._live -= 1
         self._reserved -= pictures
         if cost is None:
             self._unpriced += 1
             return
-        self.spent += cost
+        self.spent += cost - (counted or 0)
         price = cost / pictures
         self._price = price if self._price is None else max(price, self._price)
 
-    def released(self, pictures: int, *, chargeable: bool) -> None:
-        """An edit ended otherwise; if it may still be charged it stays reckoned with."""
+    def released(
+        self, pictures: int, *, chargeable: bool, cost: Decimal | None = None, counted: Decimal | None = None
+    ) -> None:
+        """Count an edit that ended otherwise; without a cost it stays reckoned with if it may still be charged.
+
+        A cost of nothing tells no price.
+        """
+        if cost:
+            self.charged(pictures, cost, counted=counted)
+            return
         self._live -= 1
-        if not chargeable:
+        if cost is not None or not chargeable:
             self._reserved -= pictures
 
     def failed(self, *, unreachable: bool = False) -> None:

@@ -126,5 +126,6 @@ def _edit(outcome: BatchOutcome, *, previews: bool) -> GalleryEdit:
         task_id=outcome.task_id,
         status=_UNFINISHED.get(outcome.status),
         error=outcome.error,
+        notes=outcome.notes,
         previews=previews,
     )

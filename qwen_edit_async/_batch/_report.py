@@ -45,6 +45,7 @@ class JournalSummary:
 
     counts: Mapping[State, int]
     pictures: int = 0
+    short: int = 0
     cost: Decimal = Decimal(0)
     unpriced: int = 0
     queued: Percentiles | None = None
@@ -54,6 +55,7 @@ class JournalSummary:
     retries: int = 0
     repeats: int = 0
     uncertain_keys: tuple[str, ...] = ()
+    unsaved_tasks: Mapping[str, str] = attrs.field(factory=dict)
     failures: tuple[FailureGroup, ...] = ()
     retryable: int = 0
 
@@ -75,7 +77,8 @@ class BatchReport:
         refused: Requests of this run that the journal does not have: malformed, gone since the run began, or with the
             key of another request.
         pictures: Files of the edits that are done.
-        cost: What completed edits cost, in the account's currency.
+        short: Edits that are done, with fewer pictures than were asked for.
+        cost: What edits cost, in the account's currency, as far as the service says; those that failed too.
         unpriced: Completed edits for which the service named no cost.
         queued: Time that edits waited for a slot of the session.
         running: Time from the service's acceptance to the answer that told the end.
@@ -84,6 +87,7 @@ class BatchReport:
         retries: Submissions beyond each edit's first.
         repeats: Those of them, with consent, after which an edit may have been charged twice.
         uncertain_keys: Of up to 100 uncertain edits.
+        unsaved_tasks: Task ids by key, of up to 100 edits that are completed but not saved.
         failures: What went wrong, the most frequent first.
         rows: Rows or pictures of the input, bad ones too; 0 where they were not counted beforehand.
         stopped: Why the run ended before its input did; empty if it did not.
@@ -104,6 +108,7 @@ class BatchReport:
     uncertain: int = 0
     refused: int = 0
     pictures: int = 0
+    short: int = 0
     cost: Decimal = Decimal(0)
     unpriced: int = 0
     queued: Percentiles | None = None
@@ -113,6 +118,7 @@ class BatchReport:
     retries: int = 0
     repeats: int = 0
     uncertain_keys: tuple[str, ...] = ()
+    unsaved_tasks: Mapping[str, str] = attrs.field(factory=dict)
     failures: tuple[FailureGroup, ...] = ()
     rows: int = 0
     stopped: str = ""
@@ -154,6 +160,9 @@ class BatchReport:
         lines.append(f"cost {self._cost()} · {self.elapsed:.1f} s")
         lines += self.figures()
         lines += [f"{group.count} × {group.reason}{_sample(group)}" for group in self.failures]
+        if self.unsaved_tasks:
+            listed = ", ".join(f"{key} (task {task_id})" for key, task_id in self.unsaved_tasks.items())
+            lines.append(f"completed, but not saved: {listed}{', …' if self.unsaved > len(self.unsaved_tasks) else ''}")
         if self.uncertain:
             listed = ", ".join(self.uncertain_keys) + (", …" if self.uncertain > len(self.uncertain_keys) else "")
             lines.append(f"uncertain, and repeated only with consent (resubmit_uncertain): {listed}")
@@ -210,6 +219,7 @@ class BatchReport:
 
     def _rest(self) -> tuple[tuple[int, str], ...]:
         return (
+            (self.short, "with fewer pictures than were asked for"),
             (self.planned + self.unread, "not submitted yet"),
             (self.in_flight, "still in flight"),
             (self.unsaved, "completed, but not saved"),
@@ -257,6 +267,7 @@ def make_report(
         uncertain=counts[State.UNCERTAIN] + counts[State.SUBMITTING],  # the run's end waits for their fate no more
         refused=sum(group.count for group in refused),
         pictures=summary.pictures,
+        short=summary.short,
         cost=summary.cost,
         unpriced=summary.unpriced,
         queued=summary.queued,
@@ -266,6 +277,7 @@ def make_report(
         retries=summary.retries,
         repeats=summary.repeats,
         uncertain_keys=summary.uncertain_keys,
+        unsaved_tasks=summary.unsaved_tasks,
         failures=tuple(sorted((*summary.failures, *refused), key=lambda group: -group.count)),
         rows=rows,
         stopped=stopped,

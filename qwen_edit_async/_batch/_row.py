@@ -17,21 +17,19 @@ import attrs
 
 from qwen_edit_async._errors import (
     APIConnectionError,
-    APIResponseError,
     AuthenticationError,
     DownloadError,
     EditFailedError,
     InsufficientBalanceError,
     InvalidEditError,
     JournalError,
-    NotFoundError,
     PermissionDeniedError,
     QwenEditError,
     SessionClosedError,
     SubmitUncertainError,
 )
 from qwen_edit_async._log import log
-from qwen_edit_async._models import EditRequest, TaskSnapshot
+from qwen_edit_async._models import EditRequest, TaskSnapshot, Usage
 from qwen_edit_async._results import EditResult, OutputImage
 from qwen_edit_async._retry import Failure
 from qwen_edit_async._session import EditSession
@@ -40,7 +38,7 @@ from qwen_edit_async._task import EditTask
 from ._content import are_whole
 from ._gather import Gatherer
 from ._journal import Journal
-from ._plan import Budget, State, Step, Verdict, lack_of_balance, next_step, reason_of
+from ._plan import Budget, State, Step, Verdict, lack_of_balance, next_step, reason_of, state_after
 from ._store import Entry
 from ._targets import Targets
 
@@ -138,7 +136,7 @@ class Row:
         has_task = entry.task_id is not None
         # A task that the service did not know is asked for once more before the edit is submitted again.
         consent = around.resubmit_uncertain and request is not None
-        step = next_step(self._state, has_task=has_task, resubmit_uncertain=consent)
+        step = next_step(self._state, has_task=has_task, has_urls=bool(entry.urls), resubmit_uncertain=consent)
         if step is Step.VERIFY:
             if await around.files.call(are_whole, around.targets.folder, entry.files):
                 self._count_saved(len(entry.files))
@@ -264,32 +262,35 @@ class Row:
             if not task.awaited:
                 task.cancel()
             raise
-        except (EditFailedError, APIResponseError) as error:  # the last word of the service
+        except Exception as error:  # noqa: BLE001  # whatever it is, the journal says where the edit stands now
             if (lack := lack_of_balance(error)) is not None:
                 around.stop(lack)
-            around.budget.released(pictures, chargeable=not isinstance(error, EditFailedError))
-            await self._record(State.FAILED, error)
-        except NotFoundError as error:
-            around.budget.released(pictures, chargeable=True)
-            await self._record(State.UNCERTAIN, error)
-        except Exception as error:  # noqa: BLE001  # it runs on at the service, and can be attached to again
-            around.budget.released(pictures, chargeable=True)
-            if isinstance(error, _ENDS_RUN):
+            elif isinstance(error, _ENDS_RUN):
                 around.stop(error)
-            await self._record(State.SUBMITTED, error)
+            chargeable, cost = not isinstance(error, EditFailedError), self._cost_of(task)
+            around.budget.released(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)
+            await self._record(state_after(self._state, error), error, **_cost_columns(task.snapshot.usage, cost))
         else:
-            cost = result.usage.cost
+            cost = self._cost_of(task)
             await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
-            around.budget.charged(pictures, cost)
+            around.budget.charged(pictures, cost, counted=self._entry.cost)
             around.news.set()
             await self._save(result.images)
+
+    def _cost_of(self, task: EditTask) -> Decimal | None:
+        """Return what the service says that a task cost, now or to an earlier run."""
+        stated = task.snapshot.usage.cost if task.status.terminal else None
+        return self._entry.cost if stated is None else stated
 
     async def _save(self, images: Sequence[OutputImage]) -> None:
         around, stem, asked = self._around, self._entry.stem, self._entry.pictures
         if len(images) > asked:  # whose names may be those of other files
             log.warning("a task made %d pictures instead of %d: the others are left where they are", len(images), asked)
         try:
-            paths = [await image.save(around.targets.folder / f"{stem}-{image.index}.png") for image in images[:asked]]
+            paths = [
+                await image.save(around.targets.folder / f"{stem}-{place}.png")
+                for place, image in zip(_places_of(images, asked), images, strict=False)
+            ]
         except (DownloadError, SessionClosedError, OSError) as error:
             if isinstance(error, SessionClosedError):
                 around.stop(error)
@@ -301,10 +302,10 @@ class Row:
             await around.journal.save(self._entry.number, paths)
             self._count_saved(len(paths))
 
-    async def _record(self, state: State, error: Exception, request: EditRequest | None = None) -> None:
+    async def _record(self, state: State, error: Exception, request: EditRequest | None = None, **columns: Any) -> None:
         """Journal what went wrong, and where the edit stands now."""
         self._count_failure(error)
-        await self._move(state, reason=reason_of(error, request), problem=str(error))
+        await self._move(state, reason=reason_of(error, request), problem=str(error), **columns)
 
     def _count_saved(self, pictures: int) -> None:
         self._around.counts.saved += 1
@@ -338,12 +339,12 @@ class Row:
 
 def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dict[str, Any]:
     """What the journal keeps of a result; the times of a task that an earlier run submitted are not known."""
+    urls = {image.index: image.url for image in result.images}
     columns: dict[str, Any] = {
-        "urls": json.dumps([image.url for image in result.images]),
-        "usage": json.dumps(dict(result.usage.raw), default=str),
-        "cost": None if cost is None else str(cost),
+        "urls": json.dumps([urls.get(place, "") for place in range(max(urls) + 1)]),
         "reason": None,
         "problem": None,
+        **_cost_columns(result.usage, cost),
     }
     if not attached:
         timings = result.timings
@@ -354,3 +355,18 @@ def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dic
             "checks": timings.checks,
         }
     return columns
+
+
+def _cost_columns(usage: Usage, cost: Decimal | None) -> dict[str, Any]:
+    if not usage.raw:  # the service says nothing: what an earlier run wrote down holds
+        return {}
+    return {
+        "usage": json.dumps(dict(usage.raw), default=str),
+        "cost": None if cost is None else str(cost),
+    }
+
+
+def _places_of(images: Sequence[OutputImage], asked: int) -> Sequence[int]:
+    """Return the numbers in the names of the files of an edit's pictures: none that other files may have."""
+    places = [image.index for image in images[:asked]]
+    return places if all(place < asked for place in places) else range(len(places))

@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ import attrs
 
 from qwen_edit_async._errors import InvalidEditError, JournalError
 from qwen_edit_async._log import log
+from qwen_edit_async._replies import cost_of
 from qwen_edit_async._results import safe_stem
 from qwen_edit_async._sources import folded
 from qwen_edit_async._wire import check_task_id
@@ -62,7 +64,7 @@ _MIGRATIONS: Final = (
 Who only reads takes an older one as it is: what is read has been there from the first version on.
 """
 
-_ENTRY_COLUMNS: Final = "number, key, digest, stamp, state, pictures, task_id, urls, files, repeats"
+_ENTRY_COLUMNS: Final = "number, key, digest, stamp, state, pictures, task_id, urls, files, repeats, cost"
 
 
 @attrs.frozen(kw_only=True)
@@ -93,6 +95,7 @@ class Entry:
         urls: Of its results, once it is completed.
         files: Names and sizes in bytes of its pictures, once they are saved.
         repeats: How often it was submitted again though a task may have existed.
+        cost: What the service says that it cost, also before it is saved.
     """
 
     number: int
@@ -106,6 +109,7 @@ class Entry:
     urls: tuple[str, ...] = ()
     files: tuple[tuple[str, int], ...] = ()
     repeats: int = 0
+    cost: Decimal | None = None
 
 
 class Store:
@@ -343,7 +347,7 @@ def _size(path: Path) -> int:
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    number, key, digest, stamp, state, pictures, task_id, urls, files, repeats = row
+    number, key, digest, stamp, state, pictures, task_id, urls, files, repeats, cost = row
     try:
         return Entry(
             number=number,
@@ -357,6 +361,7 @@ def _entry(row: Sequence[Any]) -> Entry:
             urls=tuple(str(url) for url in json.loads(urls or "[]")),
             files=tuple((str(name), int(size)) for name, size in json.loads(files or "[]")),
             repeats=repeats,
+            cost=cost_of(cost),
         )
     except (ValueError, TypeError, AttributeError):
         raise JournalError(f"edit {number} of the journal: {DAMAGED}") from None

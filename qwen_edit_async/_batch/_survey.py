@@ -129,7 +129,8 @@ class _Survey:
             return
         state = State.UNCERTAIN if entry.state is State.SUBMITTING else entry.state
         consent = self.options.resubmit_uncertain
-        match next_step(state, has_task=entry.task_id is not None, resubmit_uncertain=consent):
+        has_task, has_urls = entry.task_id is not None, bool(entry.urls)
+        match next_step(state, has_task=has_task, has_urls=has_urls, resubmit_uncertain=consent):
             case Step.SUBMIT | Step.REPLAN:
                 self._submit(request, key)
             case Step.VERIFY:

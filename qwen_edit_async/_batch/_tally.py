@@ -28,8 +28,8 @@ class Totals:
     Attributes:
         edits: How many.
         tasks: How many were created for them, or may have been.
-        cost: What completed edits cost.
-        price: The highest for a picture; ``None`` if no completed edit has a cost.
+        cost: What edits cost, as far as the service says.
+        price: The highest for a picture; ``None`` if none is known.
         unpriced: Completed edits that came without a cost.
         doubtful: Pictures of submissions that may have been charged, without a task that could tell.
     """
@@ -47,8 +47,12 @@ def read_totals(connection: sqlite3.Connection) -> Totals:
     edits, tasks, doubtful = connection.execute(
         f"SELECT count(*), count(task_id) + total({_DOUBTFUL}), total(pictures * ({_DOUBTFUL})) FROM edits"  # noqa: S608  # constants
     ).fetchone()
-    rows = connection.execute("SELECT DISTINCT cost, pictures FROM edits WHERE cost IS NOT NULL")
-    prices = (cost / pictures for text, pictures in rows if (cost := cost_of(text)) is not None)
+    rows = connection.execute("SELECT DISTINCT cost, pictures, urls IS NOT NULL FROM edits WHERE cost IS NOT NULL")
+    prices = (
+        cost / pictures
+        for text, pictures, has_result in rows
+        if (cost := cost_of(text)) is not None and (cost or has_result)  # an edit that failed may have cost nothing
+    )
     price = max(prices, default=None)
     cost, unpriced = _cost(connection)
     return Totals(edits=edits, tasks=int(tasks), cost=cost, price=price, unpriced=unpriced, doubtful=int(doubtful))
@@ -61,9 +65,15 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
     uncertain = connection.execute(
         "SELECT key FROM edits WHERE state IN ('uncertain', 'submitting') ORDER BY number LIMIT ?", (_LISTED_KEYS,)
     )
+    unsaved = connection.execute(
+        "SELECT key, task_id FROM edits WHERE state = 'completed' ORDER BY number LIMIT ?", (_LISTED_KEYS,)
+    )
     return JournalSummary(
         counts={state: counts.get(state.value, 0) for state in State},
         pictures=int(_one(connection, "SELECT total(json_array_length(files)) FROM edits WHERE state = 'saved'")),
+        short=_one(
+            connection, "SELECT count(*) FROM edits WHERE state = 'saved' AND json_array_length(files) < pictures"
+        ),
         cost=cost,
         unpriced=unpriced,
         queued=_percentiles(connection, "queued"),
@@ -73,6 +83,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
         retries=int(_one(connection, "SELECT total(max(attempts - 1, 0)) FROM edits")),
         repeats=int(_one(connection, "SELECT total(repeats) FROM edits")),
         uncertain_keys=tuple(key for (key,) in uncertain),
+        unsaved_tasks=dict(unsaved),
         failures=_failures(connection),
         retryable=_one(connection, "SELECT count(*) FROM edits WHERE state = 'failed' AND task_id IS NULL"),
     )
@@ -81,11 +92,11 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
 def _cost(connection: sqlite3.Connection) -> tuple[Decimal, int]:
     """Exact, so not by SQLite's sum: the total, and how many completed edits came without a cost."""
     total, unpriced = Decimal(0), 0
-    rows = connection.execute("SELECT cost, count(*) FROM edits WHERE urls IS NOT NULL GROUP BY cost")
-    for text, count in rows:
+    rows = connection.execute("SELECT cost, count(*), count(urls) FROM edits GROUP BY cost")
+    for text, count, results in rows:
         cost = cost_of(text)  # earlier versions wrote down whatever the service said
         if cost is None:
-            unpriced += count
+            unpriced += results
         else:
             total += cost * count
     return total, unpriced
