@@ -72,12 +72,14 @@ class Reply:
         headers: Those of :data:`HEADERS_READ` that came.
         body: As much of it as came.
         complete: Whether all of it came.
+        received_at: Seconds since 1970, by this machine's clock, when it came.
     """
 
     status: int
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     body: bytes = attrs.field(default=b"", repr=False)
     complete: bool = True
+    received_at: float = attrs.field(default=0.0, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -133,26 +135,38 @@ def error_from_reply(reply: Reply, fallback: str = "", *, task_id: str | None = 
         status_code=reply.status,
         code=code,
         request_id=reply.headers.get("x-request-id") or first_text(document, ("request_id",)),
-        retry_after=parse_retry_after(reply.headers),
+        retry_after=parse_retry_after(reply.headers, reply.received_at),
         body=reply.excerpt(),
         task_id=task_id,
     )
 
 
-def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+def parse_retry_after(headers: Mapping[str, str], received_at: float) -> float | None:
     """Seconds that the service asks to wait: ``Retry-After`` as seconds or as a date (RFC 9110, 10.2.3), else ``None``.
 
     A date is measured against the reply's own ``Date``, so that this machine's clock may be wrong.
+
+    Args:
+        headers: The reply's.
+        received_at: Seconds since 1970 when the reply came, which count if it has no ``Date``.
     """
     value = headers.get("retry-after", "").strip()
     if _SECONDS.fullmatch(value):
         seconds = float(value)
         return seconds if math.isfinite(seconds) else None
-    try:
-        seconds = (parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])).total_seconds()
-    except (ValueError, TypeError, KeyError, OverflowError):
+    retry_at, sent_at = _timestamp(value), _timestamp(headers.get("date", ""))
+    if retry_at is None:
         return None
-    return max(0.0, seconds)
+    return max(0.0, retry_at - (received_at if sent_at is None else sent_at))
+
+
+def _timestamp(date: str) -> float | None:
+    """Seconds since 1970 of a date with its zone, ``None`` if the text is none."""
+    try:
+        moment = parsedate_to_datetime(date)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return None if moment.tzinfo is None else moment.timestamp()
 
 
 def code_of(value: Any) -> int | str | None:
