@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -57,6 +58,9 @@ _MAX_COST_CHARACTERS = 100
 _MAX_COST_EXPONENT = 12
 HEADERS_READ = ("date", "retry-after", "x-request-id")
 """The headers of a reply that anything is read from."""
+
+_LONGEST_WAIT = 1e9
+"""Seconds, 32 years: more in ``Retry-After`` is a point in time, counted from 1970."""
 
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
@@ -144,29 +148,34 @@ def error_from_reply(reply: Reply, fallback: str = "", *, task_id: str | None = 
 def parse_retry_after(headers: Mapping[str, str], received_at: float) -> float | None:
     """Seconds that the service asks to wait: ``Retry-After`` as seconds or as a date (RFC 9110, 10.2.3), else ``None``.
 
-    A date is measured against the reply's own ``Date``, so that this machine's clock may be wrong.
+    Some services send a point in time as seconds since 1970. It is measured as a date is: against the reply's own
+    ``Date``, so that this machine's clock may be wrong.
 
     Args:
         headers: The reply's.
         received_at: Seconds since 1970 when the reply came, which count if it has no ``Date``.
     """
     value = headers.get("retry-after", "").strip()
-    if _SECONDS.fullmatch(value):
-        seconds = float(value)
-        return seconds if math.isfinite(seconds) else None
-    retry_at, sent_at = _timestamp(value), _timestamp(headers.get("date", ""))
-    if retry_at is None:
+    number = float(value) if _SECONDS.fullmatch(value) else None
+    if number is not None and number <= _LONGEST_WAIT:
+        return number
+    retry_at = _timestamp(value) if number is None else number
+    if retry_at is None or math.isinf(retry_at):
         return None
+    sent_at = _timestamp(headers.get("date", ""))
     return max(0.0, retry_at - (received_at if sent_at is None else sent_at))
 
 
 def _timestamp(date: str) -> float | None:
-    """Seconds since 1970 of a date with its zone, ``None`` if the text is none."""
+    """Seconds since 1970 of a date in any of HTTP's three formats, ``None`` if the text is none.
+
+    One without a zone is in UTC, as HTTP's dates are.
+    """
     try:
         moment = parsedate_to_datetime(date)
     except (ValueError, TypeError, OverflowError):
         return None
-    return None if moment.tzinfo is None else moment.timestamp()
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def code_of(value: Any) -> int | str | None:
