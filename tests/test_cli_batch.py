@@ -365,6 +365,21 @@ def test_a_bar_is_drawn_on_a_terminal(photos, tmp_path, service, monkeypatch):
     assert "3 of 3 edits done" in shown
 
 
+def test_the_bar_says_until_when_the_service_asked_to_wait(photos, tmp_path, service, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    service.inject(Fault.status(429, retry_after=36_000).on("submit"))
+    ours, theirs = pty.openpty()
+    arguments = ["batch", str(photos), "-i", "snow", "-o", str(tmp_path / "out"), *QUICK]
+    with start_command(*arguments, stderr=theirs) as process:
+        os.close(theirs)
+        shown = ""
+        while "paused by the service until " not in shown:
+            shown += os.read(ours, 4096).decode()
+        process.send_signal(signal.SIGINT)
+        read_all(ours)
+    assert re.search(r"paused by the service until \d\d:\d\d ", shown)
+
+
 def read_all(terminal):
     chunks = []
     try:
