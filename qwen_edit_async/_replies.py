@@ -76,6 +76,7 @@ class Reply:
         headers: Those of :data:`HEADERS_READ` that came.
         body: As much of it as came.
         complete: Whether all of it came.
+        url: The URL that was asked.
         received_at: Seconds since 1970, by this machine's clock, when it came.
     """
 
@@ -83,6 +84,7 @@ class Reply:
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     body: bytes = attrs.field(default=b"", repr=False)
     complete: bool = True
+    url: str = attrs.field(default="", repr=False)
     received_at: float = attrs.field(default=0.0, repr=False)
 
     @property

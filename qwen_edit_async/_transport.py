@@ -175,6 +175,7 @@ class AiohttpTransport:
             },
             body=redact(bytes(content)),
             complete=complete,
+            url=str(response.url),
             received_at=time.time(),
         )
 

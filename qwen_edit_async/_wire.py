@@ -26,6 +26,7 @@ from ._contract import MODEL, STATUS_PATH, SUBMIT_PATH
 from ._errors import APIResponseError, InvalidEditError
 from ._models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage
 from ._replies import Reply, as_text, code_of, cost_of, error_from_reply, first_text, has_error, load_object
+from ._result_urls import absolute
 
 EnvelopeName = Literal["flat", "params"]
 
@@ -170,7 +171,7 @@ class GenerationProtocol:
             if task_id is None:
                 raise APIResponseError("the service accepted without giving a task id", body=reply.excerpt())
         try:
-            return _snapshot(document, check_task_id(task_id))
+            return _snapshot(document, check_task_id(task_id), reply.url)
         except InvalidEditError:
             unusable = APIResponseError("the service answered with an id that can't be asked for", body=reply.excerpt())
         raise unusable
@@ -184,7 +185,7 @@ class GenerationProtocol:
             raise error_from_reply(reply, task_id=task_id)
         if not isinstance(document.get("status"), str):
             raise APIResponseError("the status reply has no status", body=reply.excerpt(), task_id=task_id)
-        return _snapshot(document, task_id)
+        return _snapshot(document, task_id, reply.url)
 
     def alternative(self) -> GenerationProtocol:
         """The other envelope (part B: only a 400 tells which one a given gateway wants)."""
@@ -241,14 +242,14 @@ def _whole_members(text: str) -> dict[str, Any]:
     return members
 
 
-def _snapshot(document: Mapping[str, Any], task_id: str) -> TaskSnapshot:
+def _snapshot(document: Mapping[str, Any], task_id: str, asked_url: str) -> TaskSnapshot:
     word = document.get("status")
     return TaskSnapshot(  # by hand: a converter takes nearly three times as long, and this is done for every check
         task_id=task_id,
         status=_to_status(word),
         status_word=word if isinstance(word, str) else "",
         progress=_to_progress(document.get("progress")),
-        urls=_to_urls(document.get("output")),
+        urls=tuple(absolute(url, asked_url) for url in _to_urls(document.get("output"))),
         failure=_to_failure(document.get("error")),
         usage=_to_usage(document.get("usage")),
         metadata=_to_mapping(document.get("metadata")),
