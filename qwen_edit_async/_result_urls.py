@@ -14,7 +14,9 @@ from urllib.parse import quote
 import attrs
 from yarl import URL
 
-_MAX_SHOWN: Final = 100
+MAX_SHOWN: Final = 100
+"""Characters of a host's name that are shown at most."""
+
 _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _SPECIAL: Final = (
@@ -96,7 +98,7 @@ def absolute(text: str, asked_url: str) -> str:
 def not_public(url: URL) -> str:
     """What is wrong with a URL whose host has no public address."""
     return (
-        f"its host {host_of(url)[:_MAX_SHOWN]!r} has no public address; if results may lie there, "
+        f"its host {host_of(url)[:MAX_SHOWN]!r} has no public address; if results may lie there, "
         "name it in allow_result_hosts"
     )
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import re
+import socket
 import struct
 import zlib
 from pathlib import Path
@@ -308,6 +309,13 @@ async def test_a_url_that_is_not_http_is_refused(session, url):
 async def test_a_url_that_is_not_valid_is_refused(session, url):
     with pytest.raises(DownloadError):
         await image_at(session, url).read()
+
+
+async def test_a_host_that_can_not_be_reached_is_named(session):
+    with socket.socket() as taken:  # bound, but not listening
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(DownloadError, match=r"its host '127\.0\.0\.1' can't be reached"):
+            await image_at(session, f"http://127.0.0.1:{taken.getsockname()[1]}/a.png").read()
 
 
 @pytest.mark.parametrize("location", ["ftp://127.0.0.1/a.png", "file:///etc/passwd", "data:image/png;base64,AAAA"])

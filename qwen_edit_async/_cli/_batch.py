@@ -148,7 +148,12 @@ class _Batch:
             screen.warning(plain("\n".join(lines)))
 
     async def _refresh(self, bar: ProgressBar, work: asyncio.Task[Any] | None) -> None:
+        told = ""
         while work is None or not work.cancelling():  # the end of the batch cancels it
+            held = self._edits.progress.held
+            if held and held != told:
+                self._run.screen.warning(plain(f"{held}; nothing more is submitted until one is saved"))
+            told = held
             bar.refresh()
             await asyncio.sleep(_REFRESH_SECONDS)
         self._run.screen.line("stopping: what runs at the service is written down, and the page (Ctrl-C: without it)")
