@@ -52,6 +52,9 @@ class Progress:
         cost: What the service charged, as far as it says.
         seconds: How long the run has taken.
         found: Edits that had ended before it, which tell nothing of its rate.
+        paused: Seconds of the run that were pauses, which the service asked for.
+        pause_left: Seconds until the current pause ends; 0 for no pause.
+        paused_until: The local time when it ends.
         closing: What is done now that all edits have ended, instead of rate and time left; empty as long as some run.
     """
 
@@ -62,6 +65,9 @@ class Progress:
     cost: Decimal | None = None
     seconds: float = 0.0
     found: int = 0
+    paused: float = 0.0
+    pause_left: float = 0.0
+    paused_until: str = ""
     closing: str = ""
 
     @property
@@ -71,15 +77,18 @@ class Progress:
 
     def text(self) -> str:
         """All of it in one line."""
-        rate = (self.ended - self.found) / self.seconds if self.seconds > 0 and not self.closing else 0.0
+        working = self.seconds - self.paused
+        rate = (self.ended - self.found) / working if working > 0 and not self.closing else 0.0
         rest = None if self.total is None else max(self.total - self.ended, 0)
+        left = f"{_duration(self.pause_left + rest / rate)} left" if rest and rate else _duration(self.seconds)
+        pause = f"paused by the service until {self.paused_until} · " if self.pause_left else ""
         parts = (
             f"{self.ended} edits" if self.total is None else f"{self.ended} of {self.total} edits",
             f"{self.failed} failed" if self.failed else "",
             f"{self.in_flight} in flight" if self.in_flight is not None else "",
             f"cost {self.cost:f}" if self.cost is not None else "",
             _rate(rate) if rate else "",
-            self.closing or (f"{_duration(rest / rate)} left" if rest and rate else f"{_duration(self.seconds)}"),
+            self.closing or pause + left,
         )
         return " · ".join(filter(None, parts))
 

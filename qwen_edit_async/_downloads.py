@@ -27,7 +27,7 @@ from ._errors import DownloadError, QwenEditError
 from ._log import log
 from ._offload import Offloader
 from ._png import PngCheck, PngError
-from ._result_urls import ResultHosts, host_of, is_public, not_public
+from ._result_urls import MAX_SHOWN, ResultHosts, host_of, is_public, not_public, resolve, to_url
 from ._retry import RetryPolicy
 from ._statistics import Counters
 from ._transport import USER_AGENT, OpenResponses
@@ -201,12 +201,12 @@ class Downloader:
         failure: BaseException
         target: URL | None = None
         try:
-            target, came_from = URL(url, encoded=True), None
+            target, came_from = to_url(url), None
             for _ in range(1 + _MAX_REDIRECTS):
                 async with self._asked(target, came_from) as response:
                     location = response.headers.get("Location") if response.status in _REDIRECTS else None
                     if location is not None:
-                        target, came_from = target.join(URL(location)), target
+                        target, came_from = resolve(location, target), target
                         continue
                     async with contextlib.aclosing(_checked(response, self._timeouts.reply)) as pieces:
                         async for piece in pieces:
@@ -349,6 +349,8 @@ def _failure_of(error: Exception, target: URL | None) -> _FetchError:
             return _FetchError("the session was closed", final=True)
         case aiohttp.ClientConnectorError(os_error=_NotPublicError()) if target is not None:
             return _FetchError(not_public(target), final=True)
+        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() if target is not None:
+            return _FetchError(f"its host {host_of(target)[:MAX_SHOWN]!r} can't be reached ({type(error).__name__})")
         case _:
             return _FetchError(type(error).__name__)
 

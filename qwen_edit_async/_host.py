@@ -271,11 +271,14 @@ class Host:
 
     def statistics(self) -> SessionStatistics:
         """Everything that is counted."""
+        pause_left = self.pacer.pause_left(self.loop.time())
         return SessionStatistics(
             in_flight=self.pacer.in_flight,
             waiting=self.gate.waiting,
             limit=max(1, min(self.pacer.limit, self.pacer.max_in_flight)),
             watched=len(self._poller),
+            pause_left=pause_left,
+            paused=self.pacer.pauses - pause_left,
             **attrs.asdict(self.counters),
         )
 

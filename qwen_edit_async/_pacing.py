@@ -116,6 +116,7 @@ class Pacer:
         in_flight: How many are.
         running: How many of them the service has accepted.
         resume_at: Nothing is sent to the service before this time.
+        pauses: Seconds of all pauses so far, the rest of the current one included.
         accepted_at: When the service last accepted a submission.
         submit_at: When the next submission may be sent, as far as ``submit_rate`` is concerned.
         turn_wanted: Whether a request that is no check of the poller's waits to be sent.
@@ -127,6 +128,7 @@ class Pacer:
     in_flight: int = 0
     running: int = 0
     resume_at: float = -math.inf
+    pauses: float = 0.0
     accepted_at: float = -math.inf
     rate: RequestRate = attrs.field(factory=RequestRate)
     submit_at: float = -math.inf
@@ -247,6 +249,11 @@ class Pacer:
         self._probe_at = resume_at + wait * (0.75 + draw / 2)
         self._lowered_at = now
 
-    def pause(self, until: float) -> None:
+    def pause(self, until: float, now: float) -> None:
         """Send nothing before ``until``."""
+        self.pauses += max(0.0, until - max(now, self.resume_at))
         self.resume_at = max(self.resume_at, until)
+
+    def pause_left(self, now: float) -> float:
+        """Seconds until the current pause ends; 0 if there is none."""
+        return max(0.0, self.resume_at - now)

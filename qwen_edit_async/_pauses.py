@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from ._errors import QwenEditError
@@ -18,4 +19,9 @@ def hold_back(pacer: Pacer, error: QwenEditError, now: float) -> None:
     seconds = pause_after(error)
     if now + seconds > max(now, pacer.resume_at) + _TOLD_FROM:
         log.warning("nothing is sent to the service for %.0f s, since it asks for that: %s", seconds, error)
-    pacer.pause(now + seconds)
+    pacer.pause(now + seconds, now)
+
+
+def local_time_in(seconds: float) -> str:
+    """Return the local time ``seconds`` from now, such as ``14:32``."""
+    return f"{(datetime.now(UTC) + timedelta(seconds=seconds)).astimezone():%H:%M}"

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -64,6 +65,9 @@ _MAX_COST_EXPONENT = 12
 HEADERS_READ = ("date", "retry-after", "x-request-id")
 """The headers of a reply that anything is read from."""
 
+_LONGEST_WAIT = 1e9
+"""Seconds, 32 years: more in ``Retry-After`` is a point in time, counted from 1970."""
+
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
@@ -78,12 +82,16 @@ class Reply:
         headers: Those of :data:`HEADERS_READ` that came.
         body: As much of it as came.
         complete: Whether all of it came.
+        url: The URL that was asked.
+        received_at: Seconds since 1970, by this machine's clock, when it came.
     """
 
     status: int
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     body: bytes = attrs.field(default=b"", repr=False)
     complete: bool = True
+    url: str = attrs.field(default="", repr=False)
+    received_at: float = attrs.field(default=0.0, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -148,26 +156,43 @@ def error_from_reply(reply: Reply, fallback: str = "", *, task_id: str | None = 
         status_code=reply.status,
         code=code,
         request_id=reply.headers.get("x-request-id") or first_text(document, ("request_id",)),
-        retry_after=parse_retry_after(reply.headers),
+        retry_after=parse_retry_after(reply.headers, reply.received_at),
         body=reply.excerpt(),
         task_id=task_id,
     )
 
 
-def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+def parse_retry_after(headers: Mapping[str, str], received_at: float) -> float | None:
     """Seconds that the service asks to wait: ``Retry-After`` as seconds or as a date (RFC 9110, 10.2.3), else ``None``.
 
-    A date is measured against the reply's own ``Date``, so that this machine's clock may be wrong.
+    Some services send a point in time as seconds since 1970. It is measured as a date is: against the reply's own
+    ``Date``, so that this machine's clock may be wrong.
+
+    Args:
+        headers: The reply's.
+        received_at: Seconds since 1970 when the reply came, which count if it has no ``Date``.
     """
     value = headers.get("retry-after", "").strip()
-    if _SECONDS.fullmatch(value):
-        seconds = float(value)
-        return seconds if math.isfinite(seconds) else None
-    try:
-        seconds = (parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])).total_seconds()
-    except (ValueError, TypeError, KeyError, OverflowError):
+    number = float(value) if _SECONDS.fullmatch(value) else None
+    if number is not None and number <= _LONGEST_WAIT:
+        return number
+    retry_at = _timestamp(value) if number is None else number
+    if retry_at is None or math.isinf(retry_at):
         return None
-    return max(0.0, seconds)
+    sent_at = _timestamp(headers.get("date", ""))
+    return max(0.0, retry_at - (received_at if sent_at is None else sent_at))
+
+
+def _timestamp(date: str) -> float | None:
+    """Seconds since 1970 of a date in any of HTTP's three formats, ``None`` if the text is none.
+
+    One without a zone is in UTC, as HTTP's dates are.
+    """
+    try:
+        moment = parsedate_to_datetime(date)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def code_of(value: Any) -> int | str | None:

@@ -14,6 +14,8 @@ class SessionStatistics:
         waiting: Edits that wait for a slot, just now.
         limit: How many tasks may be in flight just now; "too many requests" lowers it.
         watched: Tasks that the poller waits for, just now; attached ones too.
+        pause_left: Seconds until a pause that the service asked for ends, just now; 0 if there is none.
+        paused: Seconds that the session has spent in such pauses so far.
         submitted: Tasks that the service accepted.
         completed: Edits that ended with a result.
         failed: Edits that ended with an error after the service had accepted them.
@@ -33,6 +35,8 @@ class SessionStatistics:
     waiting: int = 0
     limit: int = 0
     watched: int = 0
+    pause_left: float = 0.0
+    paused: float = 0.0
     submitted: int = 0
     completed: int = 0
     failed: int = 0

@@ -10,6 +10,7 @@ from typing import Any
 
 from ._models import TaskFailure, TaskSnapshot, TaskStatus, Usage
 from ._replies import as_text, code_of, cost_of, first_text, has_error, is_refusal
+from ._result_urls import absolute
 
 STATUS_WORDS: Mapping[str, TaskStatus] = {
     "pending": TaskStatus.QUEUED,
@@ -83,10 +84,11 @@ def status_word(document: Mapping[str, Any]) -> str | None:
     return _word_of(_task_members(document))
 
 
-def snapshot_of(reply: Mapping[str, Any], task_id: str) -> TaskSnapshot:
+def snapshot_of(reply: Mapping[str, Any], task_id: str, asked_url: str = "") -> TaskSnapshot:
     """Return the task as a reply shows it.
 
-    A word that is not in the table means completed if pictures come with it, failed if an error does.
+    A word that is not in the table means completed if pictures come with it, failed if an error does. Relative URLs of
+    pictures are resolved against ``asked_url``, the URL that the reply answers.
     """
     document = _task_members(reply)
     word = _word_of(document)
@@ -103,7 +105,7 @@ def snapshot_of(reply: Mapping[str, Any], task_id: str) -> TaskSnapshot:
         status=status,
         status_word=word or "",
         progress=_to_progress(document.get("progress")),
-        urls=urls,
+        urls=tuple(url and absolute(url, asked_url) for url in urls),
         failure=failure,
         usage=_to_usage(document.get("usage")),
         metadata=_to_mapping(document.get("metadata")),

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import platform
+import time
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
@@ -174,6 +175,8 @@ class AiohttpTransport:
             },
             body=redact(bytes(content)),
             complete=complete,
+            url=str(response.url),
+            received_at=time.time(),
         )
 
     async def aclose(self) -> None:

@@ -157,7 +157,7 @@ class GenerationProtocol:
             raise APIResponseError("the service answered with an id that can't be asked for", body=reply.excerpt())
         if not reply.ok and not shows_task(document):  # how the task fares is for the next check to say
             return TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN, raw=document)
-        return snapshot_of(document, task_id)
+        return snapshot_of(document, task_id, reply.url)
 
     def read_status(self, reply: Reply, task_id: str) -> TaskSnapshot:
         """``status``, and ``error`` or ``output`` and ``usage`` (contract, *The status reply*)."""
@@ -168,7 +168,7 @@ class GenerationProtocol:
             raise error_from_reply(reply, task_id=task_id)
         if word is None:
             raise APIResponseError("the status reply has no status", body=reply.excerpt(), task_id=task_id)
-        return snapshot_of(document, task_id)
+        return snapshot_of(document, task_id, reply.url)
 
     def alternative(self) -> GenerationProtocol:
         """The other envelope (part B: only a 400 tells which one a given gateway wants)."""

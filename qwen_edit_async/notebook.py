@@ -24,7 +24,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from ._display import WRITING_PAGE, EditView, Progress, grid_html, progress_html
+from ._pauses import local_time_in
 from ._results import EditResult
+from ._statistics import SessionStatistics
 from ._stream import EditOutcome
 from ._thumbnails import in_notebook, make_thumbnail
 
@@ -83,18 +85,26 @@ class _Tally:
         self._session = session
         self._clock = clock
         self._started_at = clock()
+        self._paused_before = self._statistics().paused
         self._done = 0
         self._failed = 0
         self._cost: Decimal | None = None
 
+    def _statistics(self) -> SessionStatistics:
+        return SessionStatistics() if self._session is None else self._session.statistics()
+
     def progress(self) -> Progress:
+        counts = self._statistics()
         return Progress(
             done=self._done,
             failed=self._failed,
             total=self._total,
-            in_flight=self._session.statistics().in_flight if self._session is not None else None,
+            in_flight=counts.in_flight if self._session is not None else None,
             cost=self._cost,
             seconds=self._clock() - self._started_at,
+            paused=counts.paused - self._paused_before,
+            pause_left=counts.pause_left,
+            paused_until=local_time_in(counts.pause_left),
         )
 
     def show(self, *, final: bool = False) -> None:
@@ -179,10 +189,10 @@ async def run_batch(
         Exception: As :meth:`EditBatch.run`.
     """
     display = ProgressDisplay(title, clock=clock)
-    started_at = clock()
+    started_at, paused_before = clock(), session.statistics().paused
 
     def look(*, final: bool = False) -> None:
-        seen = batch.progress
+        seen, counts = batch.progress, session.statistics()
         progress = Progress(
             done=seen.saved,
             failed=seen.failed,
@@ -191,6 +201,9 @@ async def run_batch(
             cost=seen.cost or None,
             seconds=clock() - started_at,
             found=seen.found,
+            paused=counts.paused - paused_before,
+            pause_left=counts.pause_left,
+            paused_until=local_time_in(counts.pause_left),
             closing=WRITING_PAGE if seen.publishing and not final else "",
         )
         display.update(progress, final=final)

@@ -361,6 +361,38 @@ def test_a_service_that_can_be_reached_now_and_then_does_not_stop():
     assert not budget.stopped
 
 
+def test_nothing_is_submitted_while_no_result_can_be_saved():
+    budget = Budget()
+    budget.adopt(1)
+    for _ in range(3):
+        assert budget.admit(1) is Verdict.GO
+        budget.created()
+        budget.charged(1, None)
+        budget.unsaved("blocked")
+    assert budget.admit(1) is Verdict.WAIT
+    budget.saved()
+    assert budget.admit(1) is Verdict.GO
+
+
+def test_the_run_ends_when_no_result_can_be_saved_and_none_is_to_come():
+    budget = Budget(fetching=1)
+    for reason in ("blocked", "blocked", "blocked", "broken", "broken"):
+        budget.unsaved(reason)
+    assert budget.admit(1) is Verdict.WAIT
+    budget.fetching = 0
+    assert budget.admit(1) is Verdict.STOP
+    assert budget.stopped == "the pictures of 3 completed edits in a row could not be saved: blocked"
+
+
+def test_a_result_that_is_saved_breaks_the_row_of_those_that_are_not():
+    budget = Budget()
+    for _ in range(3):
+        budget.unsaved("broken")
+        budget.unsaved("broken")
+        budget.saved()
+    assert budget.admit(1) is Verdict.GO
+
+
 def test_the_first_reason_to_stop_counts():
     budget = Budget()
     budget.stop("one")

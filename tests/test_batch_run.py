@@ -17,7 +17,7 @@ import attrs
 import numpy as np
 import pytest
 from emulator_calls import encode
-from memory_transport import IMAGE, MemoryService, MemorySession, completed, in_order, says, status
+from memory_transport import IMAGE, KEY, MemoryService, MemorySession, completed, in_order, says, status
 from PIL import Image
 
 from qwen_edit_async import (
@@ -37,6 +37,7 @@ from qwen_edit_async._batch._content import read_content
 from qwen_edit_async._batch._journal import ASIDE_NAME, JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async._batch._lock import RunLock
 from qwen_edit_async._batch._row import Row
+from qwen_edit_async._cli._messages import plain
 from qwen_edit_async._downloads import Downloader
 from qwen_edit_async._host import Host
 from qwen_edit_async._transport import AiohttpTransport
@@ -1001,6 +1002,63 @@ async def test_a_full_disk_stops_submitting_and_loses_nothing(requests, out, mon
         assert created == report.unsaved < 30
         assert (await EditBatch(requests(30), out).run(session)).ok
     assert emulator.statistics().tasks_created == 30
+
+
+async def test_nothing_more_is_paid_for_once_no_result_can_be_fetched(requests, out, caplog):
+    blocked = [True]
+    fault = Fault.status(500).on("download").when(lambda _: blocked[0])
+    async with service(fault, duration=0.01, max_in_flight=2) as (emulator, session):
+        report = await EditBatch(requests(40), out).run(session)
+        paid = emulator.statistics().tasks_created
+        assert Counter(states(out).values()) == {"completed": paid, "planned": report.total - paid}
+        blocked.clear()
+        blocked.append(False)
+        assert (await EditBatch(requests(40), out).run(session)).ok
+        assert emulator.statistics().tasks_created == 40
+    assert 3 <= paid <= 10  # what was under way meanwhile goes on
+    assert "the pictures of 3 completed edits in a row could not be saved" in report.stopped
+    assert "its host answered 500" in report.stopped
+    (told,) = [message for message in caplog.messages if "3 completed edits" in message]
+    assert told == f"{report.stopped}; nothing more is submitted until one is saved"
+
+
+class PublicSession(MemorySession):
+    """A session whose service is at a public address, so that results have to be at one as well."""
+
+    def __init__(self, service: MemoryService, **options: object) -> None:
+        EditSession.__init__(self, KEY, base_url="https://service.example", **options)
+        self.service = service
+
+
+async def test_a_dns_that_hides_the_results_ends_the_run_and_the_option_for_it_is_named(requests, out):
+    service = MemoryService(duration=0.0, latency=0.0)
+    reply = completed("t") | {"output": [{"content": [{"type": "image", "url": "https://198.18.0.5/a.png"}]}]}
+    service.on_check = lambda *_: says(reply)
+    async with PublicSession(service, polling=FixedInterval(0.01), max_in_flight=2) as session:
+        report = await EditBatch(requests(40), out).run(session)
+    assert len(service.submissions) <= 10
+    assert "its host '198.18.0.5' has no public address" in report.stopped
+    assert "allow_result_hosts" in report.stopped
+    assert "--allow-result-host NAME" in plain(report.text())
+
+
+async def test_submitting_goes_on_once_a_result_can_be_fetched(requests, out, caplog):
+    failing = Fault.status(500).on("download").for_task(1, 2, 3)
+    slow = Fault.slow(delay=1.0).on("download").for_task(4, 5, 6, 7, 8)
+    async with service(failing, slow, duration=0.2, max_in_flight=4) as (emulator, session):
+        batch = EditBatch(requests(20), out)
+        report = await batch.run(session)
+        assert emulator.statistics().tasks_created == 20
+    assert (report.saved, report.stopped, batch.progress.held) == (17, "", "")
+    assert [message for message in caplog.messages if "nothing more is submitted until" in message]
+
+
+async def test_results_that_are_lost_for_good_keep_no_later_run_from_submitting(requests, out):
+    fault = Fault.status(500).on("download").for_task(1, 2, 3, 4)
+    async with service(fault, max_in_flight=4) as (_, session):
+        await EditBatch(requests(4), out).run(session)
+        report = await EditBatch(requests(9), out).run(session)
+    assert (report.saved, report.stopped) == (5, "")
 
 
 async def test_a_journal_that_fails_ends_the_run_and_names_the_tasks_that_it_could_not_keep(requests, out, monkeypatch):

@@ -286,6 +286,21 @@ def test_a_failed_download_is_fetched_by_the_same_command(photos, batch, out, ca
     assert len(service.tasks) == 1
 
 
+def test_results_that_can_not_be_fetched_are_told_while_the_run_goes_on(photos, tmp_path, service):
+    service.inject(Fault.status(403).on("download"), Fault.stuck_task().for_task(1))
+    for number in range(40):
+        (photos / f"p{number}.png").write_bytes((photos / "a.png").read_bytes())
+    arguments = ["batch", str(photos), "-i", "snow", "-o", str(tmp_path / "out"), "-c", "2", *QUICK]
+    with start_command(*arguments) as process:
+        told = next(line for line in process.stderr if line.startswith("warning: "))
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert "the pictures of 3 completed edits in a row could not be saved: image 0 of task " in told
+    assert told.endswith("its host answered 403; nothing more is submitted until one is saved\n")
+    assert "warning: " not in errors
+    assert len(service.tasks) < 40
+
+
 def test_the_same_command_again_does_nothing_more(photos, batch, out, capsys, service):
     for _ in range(2):
         assert batch(photos) == 0
@@ -363,6 +378,21 @@ def test_a_bar_is_drawn_on_a_terminal(photos, tmp_path, service, monkeypatch):
     assert "━" in shown
     assert " of 3 edits" in shown
     assert "3 of 3 edits done" in shown
+
+
+def test_the_bar_says_until_when_the_service_asked_to_wait(photos, tmp_path, service, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    service.inject(Fault.status(429, retry_after=36_000).on("submit"))
+    ours, theirs = pty.openpty()
+    arguments = ["batch", str(photos), "-i", "snow", "-o", str(tmp_path / "out"), *QUICK]
+    with start_command(*arguments, stderr=theirs) as process:
+        os.close(theirs)
+        shown = ""
+        while "paused by the service until " not in shown:
+            shown += os.read(ours, 4096).decode()
+        process.send_signal(signal.SIGINT)
+        read_all(ours)
+    assert re.search(r"paused by the service until \d\d:\d\d ", shown)
 
 
 def read_all(terminal):

@@ -29,6 +29,7 @@ from qwen_edit_async import (
 )
 from qwen_edit_async._display import Progress, progress_html
 from qwen_edit_async._thumbnails import Previews, make_thumbnail
+from qwen_edit_async.emulator import Fault
 from qwen_edit_async.notebook import ProgressDisplay, run_batch, show, show_batch, track
 
 HOSTILE = "</div><script>attack()</script>\"'><img src=x onerror=attack()>"
@@ -302,6 +303,15 @@ def test_a_mapping_makes_the_row_of_the_request_that_it_means():
         (Progress(done=2, total=2, seconds=62), "2 of 2 edits · 1.9/min · 1 min 02 s"),
         (Progress(done=61, failed=1, total=62, seconds=2, closing="so"), "62 of 62 edits · 1 failed · so"),
         (Progress(done=52, total=62, found=50, seconds=2), "52 of 62 edits · 1.0/s · 10 s left"),
+        (
+            Progress(done=10, total=40, seconds=300, paused=280, pause_left=600, paused_until="14:32"),
+            "10 of 40 edits · 30.0/min · paused by the service until 14:32 · 11 min 00 s left",
+        ),
+        (
+            Progress(total=40, in_flight=0, seconds=3, paused=3, pause_left=600, paused_until="14:32"),
+            "0 of 40 edits · 0 in flight · paused by the service until 14:32 · 3 s",
+        ),
+        (Progress(done=2, total=2, seconds=2, pause_left=9, paused_until="14:32", closing="so"), "2 of 2 edits · so"),
     ],
 )
 def test_progress_in_words(progress, text):
@@ -364,6 +374,19 @@ async def test_a_batch_shows_its_progress_and_its_end(notebook, batch_of, qwen_e
     assert states[-1]["text/plain"].startswith("3 of 3 edits · 1 failed · 0 in flight · cost 0.0714")
     assert "<b>night</b>" in states[-1]["text/html"]
     assert report.saved == 2
+
+
+@pytest.mark.anyio
+async def test_a_batch_shows_until_when_the_service_asked_to_wait(
+    notebook, batch_of, qwen_edit_emulator, qwen_edit_session
+):
+    qwen_edit_emulator.inject(Fault.status(429, retry_after=36_000).on("submit"))
+    run = asyncio.create_task(run_batch(batch_of(3), qwen_edit_session, total=3))
+    while not qwen_edit_session.statistics().pause_left:  # noqa: ASYNC110  # a pause is no event
+        await asyncio.sleep(0.01)
+    run.cancel()
+    await asyncio.wait([run])
+    assert "· paused by the service until " in notebook.displayed[0][-1]["text/plain"]
 
 
 @pytest.mark.anyio

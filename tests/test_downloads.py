@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import re
+import socket
 import struct
 import zlib
 from pathlib import Path
@@ -310,6 +311,13 @@ async def test_a_url_that_is_not_valid_is_refused(session, url):
         await image_at(session, url).read()
 
 
+async def test_a_host_that_can_not_be_reached_is_named(session):
+    with socket.socket() as taken:  # bound, but not listening
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(DownloadError, match=r"its host '127\.0\.0\.1' can't be reached"):
+            await image_at(session, f"http://127.0.0.1:{taken.getsockname()[1]}/a.png").read()
+
+
 @pytest.mark.parametrize("location", ["ftp://127.0.0.1/a.png", "file:///etc/passwd", "data:image/png;base64,AAAA"])
 async def test_a_redirect_to_something_else_than_http_is_refused(session, serve, location):
     async def redirect(request):
@@ -359,6 +367,59 @@ async def test_the_url_is_asked_for_exactly_as_it_was_signed(session, serve):
     url = (await serve(answer)) + "?Signature=a%2Bb%2F%3d&x=%E4%BD%A0+y"
     await image_at(session, url).read()
     assert seen == ["/a.png?Signature=a%2Bb%2F%3d&x=%E4%BD%A0+y"]
+
+
+SIGNED = "a%2Fb%7Ec.png?sig=a%2Fb%2Bc%3D~&x=%e4+y"
+
+
+@pytest.mark.parametrize("location", [SIGNED, f"/{SIGNED}", "//{host}/" + SIGNED, "http://{host}/" + SIGNED])
+async def test_a_redirect_is_followed_byte_for_byte(session, serve, location):
+    seen = []
+
+    async def answer(request):
+        seen.append(request.raw_path)
+        if request.path == "/a.png":
+            return web.Response(status=302, headers={"Location": location.format(host=request.host)})
+        return web.Response(body=SMALL)
+
+    assert await image_at(session, await serve(answer)).read() == SMALL
+    assert seen == ["/a.png", f"/{SIGNED}"]
+
+
+@pytest.mark.parametrize("redirected", [False, True])
+async def test_only_what_no_url_may_hold_is_escaped(session, serve, redirected):
+    seen = []
+
+    async def answer(request):
+        seen.append(request.raw_path)
+        if request.path == "/a.png":
+            return web.Response(status=302, headers={"Location": "/我的 %E4%BD%A0/~a+b.png?x=é&y=%2f"})
+        return web.Response(body=SMALL)
+
+    url = await serve(answer)
+    await image_at(session, url if redirected else url.replace("a.png", "我的 %E4%BD%A0/~a+b.png?x=é&y=%2f")).read()
+    assert seen[-1] == "/%E6%88%91%E7%9A%84%20%E4%BD%A0/~a+b.png?x=%C3%A9&y=%2f"
+
+
+@pytest.mark.parametrize(
+    "named", ["//{host}/out/a%7E.png?s=%3d", "/out/a%7E.png?s=%3d", "../../../../out/a%7E.png?s=%3d"]
+)
+async def test_a_relative_url_is_relative_to_the_reply_that_names_it(serve, named):
+    asked = []
+
+    async def answer(request):
+        asked.append((request.raw_path, "Authorization" in request.headers))
+        if "task" not in request.path:
+            return web.Response(body=SMALL)
+        entry = {"type": "image", "url": named.format(host=request.host)}
+        return web.json_response({"status": "completed", "output": [{"content": [entry]}]})
+
+    async with EditSession("key", base_url=(await serve(answer)).removesuffix("/a.png")) as session:
+        (picture,) = (await session.attach("t1")).images
+        assert await picture.read() == SMALL
+    assert asked == [("/model/v1/generation/task/t1", True), ("/out/a%7E.png?s=%3d", False)]
+    assert picture.url.endswith("/out/a%7E.png?s=%3d")
+    assert picture.url.startswith("http://127.0.0.1:")
 
 
 async def test_no_cookie_of_a_host_of_results_is_kept(session, serve):

@@ -164,10 +164,10 @@ async def test_a_pause_that_grows_while_it_is_waited_for_is_waited_out():
     gate = make_gate()
     loop = asyncio.get_running_loop()
     start = loop.time()
-    gate.pacer.pause(start + 5)
+    gate.pacer.pause(start + 5, start)
     waiting = asyncio.create_task(gate.acquire())
     await asyncio.sleep(4)
-    gate.pacer.pause(start + 20)
+    gate.pacer.pause(start + 20, loop.time())
     await waiting
     assert loop.time() - start == pytest.approx(20, abs=1e-3)
 
@@ -218,7 +218,7 @@ async def test_a_turn_is_not_taken_before_its_time_nor_ahead_of_who_waits_for_on
     loop = asyncio.get_running_loop()
     assert gate.submit_at_once() == loop.time()
     come_at = loop.time() + 10
-    gate.pacer.pause(come_at)
+    gate.pacer.pause(come_at, loop.time())
     assert gate.submit_at_once() is None
     waiting = asyncio.create_task(gate.wait_turn())
     await asyncio.sleep(10)
@@ -237,7 +237,7 @@ async def test_a_turn_that_is_taken_at_once_counts_as_a_request():
 
 async def test_who_waits_for_a_turn_is_told_when_the_gate_closes():
     gate = make_gate(8)
-    gate.pacer.pause(asyncio.get_running_loop().time() + 1000)
+    gate.pacer.pause(asyncio.get_running_loop().time() + 1000, 0.0)
     waiting = [asyncio.create_task(gate.wait_turn()) for _ in range(2)]
     await settle()
     gate.close(AuthenticationError("no such key", status_code=401))

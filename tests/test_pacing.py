@@ -61,7 +61,7 @@ def test_whatever_happens_the_limits_hold(  # noqa: C901, PLR0912  # one branch 
         elif step == "check throttled":
             pacer.rate.refused(now, now)
         elif step == "pause":
-            pacer.pause(now + value)
+            pacer.pause(now + value, now)
             paused_until = max(paused_until, now + value)
         elif step == "sleep":
             now += value
@@ -133,23 +133,31 @@ def test_a_start_a_little_before_its_time_does_not_raise_the_rate() -> None:
 
 def test_nothing_starts_during_a_pause() -> None:
     pacer = Pacer(2)
-    pacer.pause(30.0)
+    pacer.pause(30.0, 0.0)
     assert [pacer.wait(now) for now in (10.0, 29.0, 30.0, 31.0)] == [20.0, 1.0, 0, 0]
 
 
 def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
     pacer = Pacer(2)
-    pacer.pause(30.0)
-    pacer.pause(20.0)
+    pacer.pause(30.0, 0.0)
+    pacer.pause(20.0, 0.0)
     assert pacer.wait(10.0) == 20.0
+
+
+def test_pauses_add_up_without_their_overlap() -> None:
+    pacer = Pacer(2)
+    for now, until in [(5.0, 5.0), (10.0, 30.0), (20.0, 40.0), (25.0, 35.0), (50.0, 55.0)]:
+        pacer.pause(until, now)
+    assert pacer.pauses == 30.0 + 5.0
+    assert [pacer.pause_left(now) for now in (50.0, 54.0, 55.0, 56.0)] == [5.0, 1.0, 0.0, 0.0]
 
 
 def test_the_longer_of_pause_and_spacing_counts() -> None:
     pacer = Pacer(10, submit_rate=0.1)
     pacer.start(0.0)
-    pacer.pause(4.0)
+    pacer.pause(4.0, 0.0)
     assert pacer.wait(0.0) == 10.0
-    pacer.pause(12.0)
+    pacer.pause(12.0, 0.0)
     assert pacer.wait(0.0) == 12.0
 
 
@@ -241,7 +249,7 @@ def test_tries_that_cost_a_long_silence_are_the_rarer() -> None:
     pacer, now, waits = running(4), 1.2, []
     for _ in range(6):
         probe(pacer, now)
-        pacer.pause(now + 30.0)
+        pacer.pause(now + 30.0, now)
         pacer.throttled(now, now, 0.5)
         pacer.end(accepted=False)
         waits.append(pacer.wait(now))
@@ -252,11 +260,11 @@ def test_tries_that_cost_a_long_silence_are_the_rarer() -> None:
 def test_a_silence_makes_no_tries_rarer_while_nothing_runs() -> None:
     pacer = Pacer(4)
     pacer.start(0.0)
-    pacer.pause(30.0)
+    pacer.pause(30.0, 0.0)
     pacer.throttled(0.0, 0.0, 0.5)
     pacer.end(accepted=False)
     pacer.start(31.0)
-    pacer.pause(61.0)
+    pacer.pause(61.0, 0.0)
     pacer.throttled(31.0, 31.0, 0.5)
     pacer.end(accepted=False)
     assert pacer.wait(31.0) == pytest.approx(32.0)

@@ -451,10 +451,10 @@ async def test_a_status_that_is_asked_for_waits_while_a_pause_grows():
     async with MemorySession(service) as session:
         pacer = session._host.pacer
         start = now()
-        pacer.pause(start + 10)
+        pacer.pause(start + 10, start)
         asking = asyncio.create_task(session.status("task-9"))
         await asyncio.sleep(5)
-        pacer.pause(start + 60)
+        pacer.pause(start + 60, now())
         with pytest.raises(NotFoundError):
             await asking
     assert [sent.at - start for sent in service.checks] == [pytest.approx(60, abs=1e-3)]

@@ -306,23 +306,29 @@ def test_an_error_carries_the_task_and_what_retry_after_says() -> None:
         ("Monday, 01-Jan-24 00:01:30 GMT", 90.0),
         ("Mon, 01 Jan 2024 01:01:30 +0100", 90.0),
         ("Sun, 31 Dec 2023 23:59:00 GMT", 0.0),
-        ("Mon, 01 Jan 2024 00:01:30", None),
+        ("Mon, 01 Jan 2024 00:01:30", 90.0),
+        ("Mon Jan  1 00:01:30 2024", 90.0),
+        ("1704067290", 90.0),
+        ("1704067290.5", 90.5),
+        ("1704067199", 0.0),
+        ("1000000000", 1e9),
         ("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", None),
         ("Mon, 01 Jan 99999999999 00:00:00 GMT", None),
         ("Mon, 32 Jan 2024 00:00:00 GMT", None),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(value: str, seconds: float | None) -> None:
-    assert parse_retry_after({"retry-after": value, "date": NEW_YEAR}) == seconds
+    assert parse_retry_after({"retry-after": value, "date": NEW_YEAR}, 0.0) == seconds
 
 
 @pytest.mark.parametrize("headers", [{}, {"date": "yesterday"}, {"date": ""}])
-def test_a_date_without_the_reply_s_own_date_can_not_be_measured(headers: dict[str, str]) -> None:
-    assert parse_retry_after({"retry-after": NEW_YEAR, **headers}) is None
+def test_without_the_reply_s_own_date_this_machine_s_clock_counts(headers: dict[str, str]) -> None:
+    reply = Reply(status=429, headers={"retry-after": NEW_YEAR, **headers}, received_at=1_704_067_200 - 90)
+    assert error_from_reply(reply).retry_after == 90.0
 
 
 def test_no_retry_after_is_none() -> None:
-    assert parse_retry_after({"date": NEW_YEAR}) is None
+    assert parse_retry_after({"date": NEW_YEAR}, 0.0) is None
 
 
 @pytest.mark.fuzz
@@ -330,7 +336,7 @@ def test_no_retry_after_is_none() -> None:
 @example("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", NEW_YEAR)
 def test_any_retry_after_is_a_finite_number_of_seconds_or_none(value: str, date: str | None) -> None:
     headers = {"retry-after": value} if date is None else {"retry-after": value, "date": date}
-    seconds = parse_retry_after(headers)
+    seconds = parse_retry_after(headers, 0.0)
     assert seconds is None or (math.isfinite(seconds) and seconds >= 0)
 
 

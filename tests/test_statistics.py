@@ -10,7 +10,7 @@ import pytest
 
 from qwen_edit_async._statistics import Counters, SessionStatistics
 
-LIVE = ["in_flight", "waiting", "limit", "watched"]
+LIVE = ["in_flight", "waiting", "limit", "watched", "pause_left", "paused"]
 
 
 def test_a_session_s_statistics_are_its_live_numbers_and_its_counters() -> None:

@@ -9,6 +9,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from email.utils import formatdate
 
 import aiohttp
 import anyio
@@ -29,6 +30,7 @@ from qwen_edit_async import (
 from qwen_edit_async._body import JSONBody
 from qwen_edit_async._config import Secret
 from qwen_edit_async._offload import Offloader
+from qwen_edit_async._replies import error_from_reply
 from qwen_edit_async._sending import RAW_CHUNK, BytesImage, SendableImage
 from qwen_edit_async._transport import AiohttpTransport
 from qwen_edit_async._wire import Call
@@ -261,6 +263,14 @@ async def test_a_reply_is_status_headers_and_body(status):
         reply = await transport.send(GET)
     assert (reply.status, reply.body, reply.complete) == (status, b"body", True)
     assert (reply.headers["retry-after"], reply.headers["x-request-id"]) == ("3", "r1")
+
+
+async def test_without_a_date_header_this_machine_s_clock_counts():
+    until_then = formatdate(time.time() + 3600, usegmt=True)
+    text = f"HTTP/1.1 429 X\r\nRetry-After: {until_then}\r\nContent-Length: 0\r\n\r\n".encode()
+    async with serving(replies(text)) as server, transport_to(server.url) as transport:
+        error = error_from_reply(await transport.send(GET))
+    assert error.retry_after == pytest.approx(3600, abs=60)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

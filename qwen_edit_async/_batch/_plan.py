@@ -51,6 +51,7 @@ _SUCCESS: Final = 200
 """The HTTP status of the reply that tells a task's failure."""
 
 _UNREACHABLE_LIMIT: Final = 20
+_UNSAVED_LIMIT: Final = 3
 _HASH_CHARACTERS: Final = 8
 _MAX_REASON_CHARACTERS: Final = 200
 
@@ -250,6 +251,8 @@ class Budget:
         spent: What edits cost, as far as the service says.
         tasks: How many tasks were created, or may have been.
         stopped: Why nothing more may be submitted; empty as long as it may.
+        held: Why nothing is submitted until a completed edit is saved; empty if nothing keeps it from being.
+        fetching: Completed edits whose pictures are being fetched.
         limit: The name of the whole batch's limit that stopped it, if one did: a later run needs another.
     """
 
@@ -259,11 +262,14 @@ class Budget:
     spent: Decimal = Decimal(0)
     tasks: int = 0
     stopped: str = ""
+    held: str = ""
+    fetching: int = 0
     limit: str = ""
     _price: Decimal | None = None
     _unpriced: int = 0
     _failures: int = 0
     _unreachable: int = 0
+    _unsaved: int = 0
     _pending: int = 0
     _live: int = 0
     _reserved: int = 0
@@ -353,7 +359,21 @@ class Budget:
         elif self._unreachable >= _UNREACHABLE_LIMIT:
             self.stop(f"the service could not be reached {self._unreachable} times in a row")
 
+    def saved(self) -> None:
+        """Count a completed edit whose pictures were saved."""
+        self._unsaved, self.held = 0, ""
+
+    def unsaved(self, reason: str) -> bool:
+        """Count a completed edit whose pictures could not be fetched; return whether submissions stop because of it."""
+        self._unsaved += 1
+        if self._unsaved != _UNSAVED_LIMIT:
+            return False
+        self.held = f"the pictures of {_UNSAVED_LIMIT} completed edits in a row could not be saved: {reason}"
+        return True
+
     def _judge(self, pictures: int) -> Verdict:
+        if self.held:
+            return Verdict.WAIT if self._live or self.fetching else self._exhaust("", self.held)
         if self.max_tasks is not None and self.tasks + self._pending >= self.max_tasks:
             if self._pending:
                 return Verdict.WAIT

@@ -161,7 +161,7 @@ class Row:
 
     async def about_to_submit(self) -> None:
         """Journal the intent."""
-        if self._around.budget.stopped:
+        if self._around.budget.stopped or self._around.budget.held:
             raise _StoppedError("the run submits nothing more")
         self._enter()
         try:
@@ -211,20 +211,24 @@ class Row:
 
     async def _submit(self, request: EditRequest) -> None:
         around, pictures = self._around, self._entry.pictures
-        while (verdict := around.budget.admit(pictures)) is Verdict.WAIT:
-            await around.change()
-        if verdict is Verdict.STOP:
-            return
-        try:
-            task = await around.session.submit(request, deadline=around.deadline, observer=self)
-        except JournalError:
-            raise
-        except Exception as error:  # noqa: BLE001  # whatever is wrong with one edit is journalled, and ends it alone
-            await self._not_submitted(error, request)
-        else:
-            await self._wait(task, attached=False)
-        finally:
-            self._leave()
+        while True:
+            while (verdict := around.budget.admit(pictures)) is Verdict.WAIT:
+                await around.change()
+            if verdict is Verdict.STOP:
+                return
+            try:
+                task = await around.session.submit(request, deadline=around.deadline, observer=self)
+            except JournalError:
+                raise
+            except Exception as error:  # noqa: BLE001  # whatever is wrong with one edit is journalled, and ends it alone
+                await self._not_submitted(error, request)
+                if self._uncertain or not isinstance(error, _StoppedError):
+                    return
+            else:
+                await self._wait(task, attached=False)
+                return
+            finally:
+                self._leave()
 
     async def _not_submitted(self, error: Exception, request: EditRequest) -> None:
         budget, pictures = self._around.budget, self._entry.pictures
@@ -275,17 +279,20 @@ class Row:
             await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
             around.budget.charged(pictures, cost, counted=self._entry.cost)
             around.news.set()
-            await self._save(result.images)
+            await self._save(result.images, fresh=True)
 
     def _cost_of(self, task: EditTask) -> Decimal | None:
         """Return what the service says that a task cost, now or to an earlier run."""
         stated = task.snapshot.usage.cost if task.status.terminal else None
         return self._entry.cost if stated is None else stated
 
-    async def _save(self, images: Sequence[OutputImage]) -> None:
+    async def _save(self, images: Sequence[OutputImage], *, fresh: bool = False) -> None:
+        """Fetch an edit's pictures; ``fresh`` if it was completed in this run, so that they can't be lost for good."""
         around, stem, asked = self._around, self._entry.stem, self._entry.pictures
         if len(images) > asked:  # whose names may be those of other files
             log.warning("a task made %d pictures instead of %d: the others are left where they are", len(images), asked)
+        budget = around.budget
+        budget.fetching += 1
         try:
             paths = [
                 await image.save(around.targets.folder / f"{stem}-{place}.png")
@@ -295,12 +302,18 @@ class Row:
             if isinstance(error, SessionClosedError):
                 around.stop(error)
             elif isinstance(error, OSError):  # a full disk, most likely: what comes next could not be saved either
-                around.budget.stop(f"pictures can't be saved: {error.strerror or error}")
+                budget.stop(f"pictures can't be saved: {error.strerror or error}")
+            elif fresh and budget.unsaved(reason_of(error)):
+                log.warning("%s; nothing more is submitted until one is saved", budget.held)
             await self._record(State.COMPLETED, error)
         else:
+            budget.saved()
             self._state = State.SAVED
             await around.journal.save(self._entry.number, paths)
             self._count_saved(len(paths))
+        finally:
+            budget.fetching -= 1
+            around.news.set()
 
     async def _record(self, state: State, error: Exception, request: EditRequest | None = None, **columns: Any) -> None:
         """Journal what went wrong, and where the edit stands now."""

@@ -69,6 +69,7 @@ class BatchProgress:
         in_flight: Edits that this run submits, or whose tasks it waits for.
         cost: What the whole batch has cost so far.
         total: Rows, pictures or requests of the input, bad ones too; ``None`` where they were not counted beforehand.
+        held: Why nothing is submitted until a completed edit is saved; empty if nothing keeps it from being.
         begun: Whether the run has its journal, before which it does nothing.
         publishing: Whether it does nothing more but to write ``report.html`` and ``report.json``, or has done that.
     """
@@ -80,6 +81,7 @@ class BatchProgress:
     in_flight: int = 0
     cost: Decimal = Decimal(0)
     total: int | None = None
+    held: str = ""
     begun: bool = False
     publishing: bool = False
 
@@ -195,6 +197,7 @@ class EditBatch:
             in_flight=counts.in_flight,
             cost=around.budget.spent,
             total=self._total,
+            held=around.budget.held,
             begun=True,
             publishing=self._publishing,
         )
@@ -242,6 +245,9 @@ class EditBatch:
 
         Folders, tables and data frames are read once beforehand: what is wrong with a row is known before anything is
         sent.
+
+        After three completed edits in a row whose pictures can't be downloaded, nothing more is submitted until one is
+        saved. If none can be, the run ends, and a later run downloads them.
 
         Edits that fail are in the report, and so is what ended the run early: the budget, or an error that would have
         been the answer to every other edit (``report.error``: a key that is not valid, no balance). Cancelling it stops

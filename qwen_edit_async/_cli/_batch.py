@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from cyclopts import Parameter
 
 from qwen_edit_async._display import WRITING_PAGE, Progress
 from qwen_edit_async._errors import ConfigurationError
+from qwen_edit_async._pauses import local_time_in
 
 from ._display import ProgressBar, Screen, put
 from ._messages import ExitCode, exit_code, plain
@@ -121,7 +123,7 @@ class _Batch:
 
     async def work(self, session: EditSession) -> int:
         """Do all that can be done."""
-        bar = ProgressBar(self._run.screen, self._state)
+        bar = ProgressBar(self._run.screen, functools.partial(self._state, session))
         with bar.shown():
             refreshing = asyncio.create_task(self._refresh(bar, asyncio.current_task()))
             try:
@@ -146,13 +148,18 @@ class _Batch:
             screen.warning(plain("\n".join(lines)))
 
     async def _refresh(self, bar: ProgressBar, work: asyncio.Task[Any] | None) -> None:
+        told = ""
         while work is None or not work.cancelling():  # the end of the batch cancels it
+            held = self._edits.progress.held
+            if held and held != told:
+                self._run.screen.warning(plain(f"{held}; nothing more is submitted until one is saved"))
+            told = held
             bar.refresh()
             await asyncio.sleep(_REFRESH_SECONDS)
         self._run.screen.line("stopping: what runs at the service is written down, and the page (Ctrl-C: without it)")
 
-    def _state(self, seconds: float) -> Progress:
-        seen = self._edits.progress
+    def _state(self, session: EditSession, seconds: float) -> Progress:
+        seen, counts = self._edits.progress, session.statistics()
         return Progress(
             done=seen.saved,
             found=seen.found,
@@ -161,6 +168,9 @@ class _Batch:
             in_flight=seen.in_flight,
             cost=seen.cost or None,
             seconds=seconds,
+            paused=counts.paused,
+            pause_left=counts.pause_left,
+            paused_until=local_time_in(counts.pause_left),
             closing=WRITING_PAGE if seen.publishing else "",
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from memory_transport import HANGS, IMAGE, NORMAL, Answer, MemoryService, MemorySession, in_order, lost, refused, status
@@ -20,6 +21,7 @@ from qwen_edit_async import (
     TaskStatus,
 )
 from qwen_edit_async._schedule import OVERTIME
+from qwen_edit_async.notebook import track
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the loop waits for its threads")]
 
@@ -250,6 +252,24 @@ async def test_a_pause_without_end_lasts_for_a_day_and_is_told_once(phase, caplo
     (told,) = [record.getMessage() for record in caplog.records if "nothing is sent" in record.getMessage()]
     assert "86400 s" in told
     assert "retry after 1e+09 s" in told
+
+
+async def test_a_pause_is_seen_while_it_lasts_and_is_no_working_time():
+    service = MemoryService(duration=1.0, on_submission=lambda n: status(503, retry_after=600) if n == 2 else NORMAL)
+    async with MemorySession(service, max_in_flight=1) as session:
+        tracked = track(session.edit_many([{"images": IMAGE, "instruction": "snow"}] * 3), total=3, session=session)
+        assert [(await anext(tracked)).ok for _ in range(2)] == [True, False]
+        coming = asyncio.create_task(anext(tracked))
+        await asyncio.sleep(300)
+        during = tracked.progress
+        assert (await coming).ok
+        after = tracked.progress
+    assert during.pause_left == pytest.approx(300, abs=5)
+    assert during.paused == pytest.approx(300, abs=5)
+    assert (after.pause_left, after.paused) == (0, pytest.approx(600))
+    ends_at = datetime.now(UTC).astimezone() + timedelta(seconds=during.pause_left)
+    around = {f"{ends_at + timedelta(seconds=seconds):%H:%M}" for seconds in (-30, 0, 30)}
+    assert during.text().partition("until ")[2][:5] in around
 
 
 async def test_a_pause_that_a_question_meets_is_told(caplog):
