@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 
 from ._markup import visible
@@ -17,10 +18,22 @@ def configure_logging(environment: Mapping[str, str]) -> None:
     log.addHandler(logging.NullHandler())
     level = logging.getLevelNamesMapping().get(environment.get(LOG_VARIABLE, "").strip().upper())
     if level is not None:
-        handler = logging.StreamHandler()
+        handler = _ToStandardError()
         handler.setFormatter(_OneLine("%(asctime)s %(name)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         log.setLevel(level)
+
+
+class _ToStandardError(logging.Handler):
+    """Writes to the standard error stream of the moment: the command line and notebooks replace it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if sys.stderr is not None:
+                sys.stderr.write(f"{self.format(record)}\n")
+                sys.stderr.flush()
+        except Exception:  # noqa: BLE001  # as every handler of the standard library does
+            self.handleError(record)
 
 
 class _OneLine(logging.Formatter):

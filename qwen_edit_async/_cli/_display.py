@@ -24,11 +24,8 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 
 def put(text: str) -> None:
-    """Write a result to the standard output stream; what that can't take, half a character for one, is escaped."""
-    try:
-        sys.stdout.write(f"{text}\n")
-    except UnicodeEncodeError:
-        sys.stdout.write(f"{text.encode(sys.stdout.encoding, 'backslashreplace').decode(sys.stdout.encoding)}\n")
+    """Write a result to the standard output stream."""
+    sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
