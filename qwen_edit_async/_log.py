@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Mapping
@@ -25,15 +26,14 @@ def configure_logging(environment: Mapping[str, str]) -> None:
 
 
 class _ToStandardError(logging.Handler):
-    """Writes to the standard error stream of the moment: the command line and notebooks replace it."""
+    """Writes to the current standard error stream, which commands and notebooks replace; one that breaks is ignored."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
+        line = f"{self.format(record)}\n"
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
             if sys.stderr is not None:
-                sys.stderr.write(f"{self.format(record)}\n")
+                sys.stderr.write(line)
                 sys.stderr.flush()
-        except Exception:  # noqa: BLE001  # as every handler of the standard library does
-            self.handleError(record)
 
 
 class _OneLine(logging.Formatter):

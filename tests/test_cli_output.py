@@ -17,6 +17,7 @@ from PIL import Image
 
 from qwen_edit_async._batch._journal import JOURNAL_NAME
 from qwen_edit_async._cli import main
+from qwen_edit_async._log import configure_logging, log
 from qwen_edit_async.emulator import Fault
 
 QUICK = ("--poll-interval", "0.02")
@@ -149,3 +150,44 @@ def default_signals():
     yield
     for stop, handler in before.items():
         signal.signal(stop, handler)
+
+
+def closed_stream():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+class DeadStream(io.StringIO):
+    def write(self, _):
+        raise BrokenPipeError
+
+
+@pytest.fixture
+def _log_as_it_was():
+    handlers, level = list(log.handlers), log.level
+    yield
+    log.handlers[:] = handlers
+    log.setLevel(level)
+
+
+@pytest.mark.usefixtures("_log_as_it_was")
+@pytest.mark.parametrize("stream", [None, closed_stream(), DeadStream()], ids=["none", "closed", "dead"])
+def test_a_log_that_can_not_be_written_fails_nothing(monkeypatch, stream):
+    configure_logging({"QWEN_EDIT_LOG": "info"})
+    monkeypatch.setattr(sys, "stderr", stream)
+    log.warning("nobody reads this")
+
+
+FRAMES = "━⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+
+
+@pytest.mark.parametrize("command", ["edit", "batch"])
+def test_a_log_has_no_bar_even_where_color_is_asked_for(small, out, service, monkeypatch, command):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with start_command(command, str(small), "-i", "snow", "-o", str(out), *QUICK) as process:
+        _, errors = process.communicate()
+    assert process.returncode == 0
+    assert not set(errors) & set(FRAMES)
+    assert "\x1b[?25l" not in errors
+    assert "\x1b[2mnote: " in errors

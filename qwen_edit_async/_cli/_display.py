@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -43,7 +44,16 @@ class Screen:
     """
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        # FORCE_COLOR asks rich for colors, and gets them; but a bar's frames are for terminals alone.
+        colors: Any = Console(stderr=True).color_system
+        self.console = Console(
+            stderr=True,
+            force_terminal=None if sys.stderr.isatty() else False,
+            color_system=colors,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
         self._notes: set[str] = set()
         self._kinds: dict[str, int] = {}
 
