@@ -50,8 +50,10 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command, and return its exit code."""
     try:
         code = _app(list(arguments), exit_on_error=False, result_action="return_value")
-    except cyclopts.CycloptsError:
-        return ExitCode.USAGE  # cyclopts has said what is wrong
+    except cyclopts.CycloptsError as error:  # cyclopts has said what is wrong
+        if isinstance(error, cyclopts.UnusedCliTokensError) and error.command_chain == ("batch",):
+            Screen().note('batch takes one source: put a pattern into quotes, such as "photos/*.jpg"')
+        return ExitCode.USAGE
     except (QwenEditError, OSError) as error:
         Screen().error(plain(error))
         return ExitCode.USAGE if isinstance(error, OSError) else exit_code(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 from collections.abc import Callable, Iterator
@@ -10,9 +11,10 @@ from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from qwen_edit_async._errors import ConfigurationError
 
+from ._advice import folder_advice, pattern_advice
 from ._frames import frame_items, parquet_items
 from ._item import EditDefaults, SourceItem
-from ._pictures import files_of, picture_items
+from ._pictures import files_of, is_picture, picture_items
 from ._text import csv_items, jsonl_items
 
 
@@ -42,6 +44,10 @@ _TABLES: Final = {
     ".parquet": parquet_items,
     ".pq": parquet_items,
 }
+_TABLE_ADVICE: Final = (
+    f"Tables are {', '.join([*_TABLES][:-1])} or {[*_TABLES][-1]}: "
+    "save a spreadsheet as CSV, write JSON as one object per line, and unpack an archive"
+)
 
 
 def is_source(value: object) -> TypeGuard[Source]:
@@ -83,16 +89,24 @@ def read_source(
     if path.is_dir():
         where = f"{path} and its folders" if recursive else str(path)
         excluded = None if exclude is None else os.path.realpath(exclude)
-        return picture_items(files_of(str(path), recursive=recursive), where, defaults, excluded, note)
+        advice = functools.partial(folder_advice, path, _TABLES, recursive=recursive)
+        return picture_items(files_of(str(path), recursive=recursive), where, defaults, excluded, note, advice=advice)
     if not path.exists():
         if not glob.has_magic(str(source)):
-            raise ConfigurationError(f"there is no directory, file or pattern of files {str(source)!r}")
+            raise ConfigurationError(
+                f"there is no directory, file or pattern of files {str(source)!r}{pattern_advice(str(source))}"
+            )
         # Path.glob knows no absolute patterns.
         found = sorted(glob.glob(str(source), recursive=True))  # noqa: PTH207  # as above
         excluded = None if exclude is None else os.path.realpath(exclude)
-        return picture_items(found, f"what matches {str(source)!r}", defaults, excluded, note)
+        advice = functools.partial(pattern_advice, str(source))
+        return picture_items(found, f"what matches {str(source)!r}", defaults, excluded, note, advice=advice)
     if (table_items := _TABLES.get(path.suffix.lower())) is not None:
         return table_items(path, defaults, note)
+    if not is_picture(str(path)):
+        raise ConfigurationError(
+            f"{path} is neither a JPEG, PNG, BMP, TIFF, WEBP or GIF picture nor a table. {_TABLE_ADVICE}"
+        )
     return picture_items([str(path)], str(path), defaults, None, note)
 
 
