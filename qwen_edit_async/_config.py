@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from ._contract import DEFAULT_BASE_URL
+from ._contract import DEFAULT_BASE_URL, SUBMIT_PATH
 from ._errors import ConfigurationError
 from ._result_urls import ResultHosts, is_local
 from ._wire import EnvelopeName, GenerationProtocol, WireProtocol
@@ -30,6 +30,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _HOST = re.compile(r"[^\s/@:?#\\\[\]]+|\[?[0-9A-Fa-f:.]+(%[^\s/\]]+)?\]?")
 _OWN_HEADERS = frozenset({"authorization", "content-length", "content-type", "host", "transfer-encoding", "connection"})
 
+_QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _DEFAULT_TIMEOUT = 60.0
 _LONGEST_CONNECT = 10.0
@@ -116,6 +117,8 @@ def resolve_api_key(api_key: str | None, from_environment: str | None) -> Secret
     key = given.strip() if isinstance(given, str) else ""
     if not key:
         problem = _NO_KEY
+    elif key[0] in _QUOTES or key[-1] in _QUOTES:
+        problem = f"the API key is in quotes: remove them from {API_KEY_VARIABLE}, or from api_key"
     elif not key.isascii() or not key.isprintable() or " " in key:
         problem = "the API key holds characters that no key has: was something else copied with it?"
     else:
@@ -145,6 +148,8 @@ def resolve_base_url(base_url: str | None, from_environment: str | None, *, allo
         or "@" in parts.netloc
     ):
         raise ConfigurationError("base_url is no plain URL such as https://host or https://host/path")
+    if parts.path.rstrip("/").endswith(SUBMIT_PATH):
+        raise ConfigurationError(f"base_url ends with {SUBMIT_PATH}, which each call adds by itself: leave it out")
     if parts.scheme == "http" and not allow_insecure and not _is_loopback(host):
         raise ConfigurationError(
             f"base_url http://{parts.netloc} would send the key unencrypted: use https, or allow_insecure=True"
@@ -164,6 +169,26 @@ def may_be_proxied(base_url: str) -> bool:
     """Whether calls may take the environment's proxy; one asked for this machine would see the key unencrypted."""
     parts = urlsplit(base_url)
     return parts.scheme != "http" or not _is_loopback(parts.hostname or "")
+
+
+def check_proxies(proxies: Mapping[str, str]) -> None:
+    """Refuse proxies of the environment that calls could not go through.
+
+    Raises:
+        ConfigurationError: If one has no scheme, or one of another protocol.
+    """
+    for name in _DEFAULT_PORTS:
+        proxy = proxies.get(name, "")
+        if proxy and not proxy.startswith(("http://", "https://")):  # not quoted: it may hold a password
+            raise ConfigurationError(f"the environment's {name}_proxy can't be used: write it as http://HOST:PORT")
+
+
+def unused_proxy_hint(base_url: str, proxies: Mapping[str, str]) -> str:
+    """Say that the environment has a proxy for this address; empty if it has none."""
+    name = urlsplit(base_url).scheme
+    if name not in proxies or not may_be_proxied(base_url):
+        return ""
+    return f"; the environment's {name}_proxy is not used: trust_env=True uses it"
 
 
 def resolve_result_hosts(base_url: str, allowed: Iterable[str]) -> ResultHosts:

@@ -191,3 +191,25 @@ def test_a_log_has_no_bar_even_where_color_is_asked_for(small, out, service, mon
     assert not set(errors) & set(FRAMES)
     assert "\x1b[?25l" not in errors
     assert "\x1b[2mnote: " in errors
+
+
+@pytest.mark.usefixtures("_log_as_it_was")
+@pytest.mark.parametrize(("name", "told"), [("verbose", True), ("debug", False), ("  ", False)])
+def test_a_level_that_is_none_is_named(capsys, name, told):
+    configure_logging({"QWEN_EDIT_LOG": name})
+    errors = capsys.readouterr().err
+    message = "QWEN_EDIT_LOG is 'verbose': set it to debug, info, warning, error or critical\n"
+    assert errors.endswith(message) is told
+    assert bool(errors) is told
+
+
+def test_a_proxy_of_the_environment_is_used_on_demand(small, out, service, monkeypatch, capsys):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("QWEN_EDIT_BASE_URL", "https://service.invalid")
+    monkeypatch.setenv("https_proxy", "proxy:3128")
+    edit = ["edit", str(small), "-i", "snow", "-o", str(out), "--deadline", "2"]
+    assert main(edit) == 1
+    assert "the environment's https_proxy is not used: --trust-env uses it" in capsys.readouterr().err
+    assert main([*edit, "--trust-env"]) == 2
+    assert "the environment's https_proxy can't be used: write it as http://HOST:PORT" in capsys.readouterr().err

@@ -112,6 +112,7 @@ class Run:
                 resubmit_uncertain=submission.resubmit_uncertain,
                 strict=submission.strict,
                 fit=submission.fit,
+                trust_env=self.connection.trust_env,
                 allow_result_hosts=self.connection.allow_result_host,
             )
             try:
