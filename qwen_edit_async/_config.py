@@ -14,6 +14,7 @@ import attrs
 
 from ._contract import DEFAULT_BASE_URL, SUBMIT_PATH
 from ._errors import ConfigurationError
+from ._markup import quoted
 from ._result_urls import ResultHosts, is_local
 from ._wire import EnvelopeName, GenerationProtocol, WireProtocol
 
@@ -198,12 +199,12 @@ def resolve_result_hosts(base_url: str, allowed: Iterable[str]) -> ResultHosts:
         ConfigurationError: If what is named are no hosts.
     """
     if isinstance(allowed, str) or not isinstance(allowed, Iterable):
-        raise ConfigurationError(f"allow_result_hosts is {allowed!r}: give a list of hosts")
+        raise ConfigurationError(f"allow_result_hosts is {quoted(allowed)}: give a list of hosts")
     hosts = list(allowed)
     for host in hosts:
         if not isinstance(host, str) or not _HOST.fullmatch(host):
             raise ConfigurationError(
-                f"allow_result_hosts: {host!r} is no host: give a name or an address, without scheme, port and path"
+                f"allow_result_hosts: {quoted(host)} is no host: give a name or an address, without scheme, port, path"
             )
     return ResultHosts(
         anywhere=is_local((urlsplit(base_url).hostname or "").rstrip(".")),
@@ -226,7 +227,7 @@ def resolve_protocol(envelope: Envelope | WireProtocol) -> tuple[WireProtocol, W
         return protocol, protocol.alternative()
     if isinstance(envelope, str | int | None):
         if envelope not in {"flat", "params"}:
-            raise ConfigurationError(f"envelope is {envelope!r}: give 'auto', 'flat' or 'params'")
+            raise ConfigurationError(f"envelope is {quoted(envelope)}: give 'auto', 'flat' or 'params'")
         return GenerationProtocol(envelope), None
     return envelope, envelope.alternative()
 
@@ -245,7 +246,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
             raise ConfigurationError("default_headers: give names and values that are text of one line")
     for name in checked:
         if not _HEADER_NAME.fullmatch(name):
-            raise ConfigurationError(f"default_headers: {name!r} is no header's name")
+            raise ConfigurationError(f"default_headers: {quoted(name)} is no header's name")
         if name.lower() in _OWN_HEADERS:
             raise ConfigurationError(f"default_headers may not hold {name}: it is set for each call (the key: api_key)")
     return checked
@@ -260,7 +261,7 @@ def check_positive(value: float | None, name: str, *, integer: bool = False) -> 
     kinds = (int,) if integer else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= sys.float_info.max:
         what = "a positive integer" if integer else "a positive number"
-        raise ConfigurationError(f"{name} is {value!r}: give {what}")
+        raise ConfigurationError(f"{name} is {quoted(value)}: give {what}")
 
 
 def check_not_negative(value: int, name: str) -> None:
@@ -270,7 +271,7 @@ def check_not_negative(value: int, name: str) -> None:
         ConfigurationError: If it is none.
     """
     if type(value) is not int or value < 0:
-        raise ConfigurationError(f"{name} is {value!r}: give 0 or a positive integer")
+        raise ConfigurationError(f"{name} is {quoted(value)}: give 0 or a positive integer")
 
 
 def _is_loopback(host: str) -> bool:
