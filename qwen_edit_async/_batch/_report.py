@@ -13,7 +13,7 @@ from qwen_edit_async._markup import visible
 
 from ._plan import State
 
-_SHOWN_KEYS: Final = 5
+SHOWN_KEYS: Final = 5
 
 
 @attrs.frozen
@@ -37,6 +37,12 @@ class FailureGroup:
     reason: str
     count: int
     keys: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """All of it in one line, with the first few keys."""
+        shown = self.keys[:SHOWN_KEYS]
+        keys = f": {', '.join(shown)}{', …' if self.count > len(shown) else ''}" if shown else ""
+        return f"{self.count} × {self.reason}{keys}"
 
 
 @attrs.frozen(kw_only=True)
@@ -153,7 +159,7 @@ class BatchReport:
         lines += [f"  {count} {words}" for count, words in self._rest() if count]
         lines.append(f"cost {self._cost()} · {self.elapsed:.1f} s")
         lines += self.figures()
-        lines += [f"{group.count} × {group.reason}{_sample(group)}" for group in self.failures]
+        lines += [group.text() for group in self.failures]
         if self.uncertain:
             listed = ", ".join(self.uncertain_keys) + (", …" if self.uncertain > len(self.uncertain_keys) else "")
             lines.append(f"uncertain, and repeated only with consent (resubmit_uncertain): {listed}")
@@ -272,8 +278,3 @@ def make_report(
         limit=limit,
         error=error,
     )
-
-
-def _sample(group: FailureGroup) -> str:
-    shown = group.keys[:_SHOWN_KEYS]
-    return f": {', '.join(shown)}{', …' if group.count > len(shown) else ''}" if shown else ""
