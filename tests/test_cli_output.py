@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 from contextlib import closing
@@ -213,3 +214,29 @@ def test_a_proxy_of_the_environment_is_used_on_demand(small, out, service, monke
     assert "the environment's https_proxy is not used: --trust-env uses it" in capsys.readouterr().err
     assert main([*edit, "--trust-env"]) == 2
     assert "the environment's https_proxy can't be used: write it as http://HOST:PORT" in capsys.readouterr().err
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """A TIFF picture with a tag whose value lies beyond the end of the file."""
+    file = io.BytesIO()
+    Image.new("RGB", (400, 400)).save(file, "TIFF", dpi=(72, 72))
+    content = bytearray(file.getvalue())
+    (directory,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, directory)
+    for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+        if struct.unpack_from("<H", content, entry) == (X_RESOLUTION,):
+            struct.pack_into("<II", content, entry + 4, 5000, len(content) - 4)
+    path = tmp_path / "scan.tif"
+    path.write_bytes(content)
+    return path
+
+
+X_RESOLUTION = 282
+
+
+def test_warnings_of_pillow_do_not_say_which_picture_they_are_for_and_stay_away(scan, out, service):
+    with start_command("batch", str(scan), "-i", "snow", "-o", str(out), *QUICK) as process:
+        _, errors = process.communicate()
+    assert (process.returncode, len(saved(out))) == (0, 1)
+    assert "UserWarning" not in errors

@@ -207,8 +207,9 @@ def _check_key() -> None:
 
 @contextlib.contextmanager
 def _notes_on(screen: Screen) -> Iterator[None]:
-    """Show the library's warnings as notes, and others as Python does."""
+    """Show the library's warnings as notes, and others as Python does; Pillow's are left out, as they name no file."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.simplefilter("always", EditWarning)
         python_shows = warnings.showwarning
 
