@@ -97,9 +97,16 @@ def test_a_pattern_without_matches_and_without_a_known_cause_gives_no_advice(mak
 
 
 def test_a_pattern_without_quotes_says_to_quote_it(make, read, capsys):
-    make("a.png", "b.png")
-    assert main(["batch", "a.png", "b.png", "-i", "snow", "-o", "out"]) == 2
-    assert 'batch takes one source: put a pattern into quotes, such as "photos/*.jpg"' in capsys.readouterr().err
+    names = [f"{number}.png" for number in range(1000)]
+    assert main(["batch", *names, "-i", "snow", "-o", "out"]) == 2
+    said = " ".join(capsys.readouterr().err.replace("│", "").split())
+    assert 'batch takes one source, and got 1000: put a pattern into quotes, such as "photos/*.jpg"' in said
+    assert "500.png" not in said
+
+
+def test_a_long_value_of_an_option_is_cut(read, capsys):
+    assert main(["edit", "a.png", "-i", "snow", "--n", "long" * 1000]) == 2
+    assert len(capsys.readouterr().err) < 1500
 
 
 def test_other_surplus_words_say_nothing_of_patterns(make, read, capsys):
