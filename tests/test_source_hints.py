@@ -91,6 +91,12 @@ def test_braces_are_no_part_of_a_pattern(make, refusal, pattern):
     )
 
 
+def test_a_pattern_that_matches_folders_says_how_to_match_their_files(make, read, refusal):
+    make("photos/2023/a.png", "photos/2024/a.png")
+    assert refusal("photos/*").endswith("It matches folders, whose files it leaves out: write 'photos/*/*'")
+    assert len(read("photos/*/*")) == 2
+
+
 def test_a_pattern_without_matches_and_without_a_known_cause_gives_no_advice(make, refusal):
     make("photos/a.png")
     assert refusal("photos/[xyz]*.png").endswith("picture in what matches 'photos/[xyz]*.png'")

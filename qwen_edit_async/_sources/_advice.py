@@ -38,4 +38,6 @@ def pattern_advice(pattern: str) -> str:
         if glob.has_magic(folder) and Path(folder).exists():
             escaped = glob.escape(folder) + pattern[len(folder) :]
             return f". But a pattern's [ and ] stand for one of several characters: write {escaped!r}"
+    if any(map(os.path.isdir, glob.glob(pattern, recursive=True))):  # noqa: PTH207  # Path.glob knows no absolute ones
+        return f". It matches folders, whose files it leaves out: write {os.path.join(pattern, '*')!r}"  # noqa: PTH118  # likewise
     return ""
