@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from ._contract import DEFAULT_BASE_URL
+from ._contract import DEFAULT_BASE_URL, SUBMIT_PATH
 from ._errors import ConfigurationError
+from ._markup import quoted
 from ._result_urls import ResultHosts, is_local
 from ._wire import EnvelopeName, GenerationProtocol, WireProtocol
 
@@ -30,6 +31,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _HOST = re.compile(r"[^\s/@:?#\\\[\]]+|\[?[0-9A-Fa-f:.]+(%[^\s/\]]+)?\]?")
 _OWN_HEADERS = frozenset({"authorization", "content-length", "content-type", "host", "transfer-encoding", "connection"})
 
+_QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _DEFAULT_TIMEOUT = 60.0
 _LONGEST_CONNECT = 10.0
@@ -116,6 +118,8 @@ def resolve_api_key(api_key: str | None, from_environment: str | None) -> Secret
     key = given.strip() if isinstance(given, str) else ""
     if not key:
         problem = _NO_KEY
+    elif key[0] in _QUOTES or key[-1] in _QUOTES:
+        problem = f"the API key is in quotes: remove them from {API_KEY_VARIABLE}, or from api_key"
     elif not key.isascii() or not key.isprintable() or " " in key:
         problem = "the API key holds characters that no key has: was something else copied with it?"
     else:
@@ -145,6 +149,8 @@ def resolve_base_url(base_url: str | None, from_environment: str | None, *, allo
         or "@" in parts.netloc
     ):
         raise ConfigurationError("base_url is no plain URL such as https://host or https://host/path")
+    if parts.path.rstrip("/").endswith(SUBMIT_PATH):
+        raise ConfigurationError(f"base_url ends with {SUBMIT_PATH}, which each call adds by itself: leave it out")
     if parts.scheme == "http" and not allow_insecure and not _is_loopback(host):
         raise ConfigurationError(
             f"base_url http://{parts.netloc} would send the key unencrypted: use https, or allow_insecure=True"
@@ -166,6 +172,26 @@ def may_be_proxied(base_url: str) -> bool:
     return parts.scheme != "http" or not _is_loopback(parts.hostname or "")
 
 
+def check_proxies(proxies: Mapping[str, str]) -> None:
+    """Refuse proxies of the environment that calls could not go through.
+
+    Raises:
+        ConfigurationError: If one has no scheme, or one of another protocol.
+    """
+    for name in _DEFAULT_PORTS:
+        proxy = proxies.get(name, "")
+        if proxy and not proxy.startswith(("http://", "https://")):  # not quoted: it may hold a password
+            raise ConfigurationError(f"the environment's {name}_proxy can't be used: write it as http://HOST:PORT")
+
+
+def unused_proxy_hint(base_url: str, proxies: Mapping[str, str]) -> str:
+    """Say that the environment has a proxy for this address; empty if it has none."""
+    name = urlsplit(base_url).scheme
+    if name not in proxies or not may_be_proxied(base_url):
+        return ""
+    return f"; the environment's {name}_proxy is not used: trust_env=True uses it"
+
+
 def resolve_result_hosts(base_url: str, allowed: Iterable[str]) -> ResultHosts:
     """Where results may lie: at public addresses, at the hosts that are named, and anywhere if the service is local.
 
@@ -173,12 +199,12 @@ def resolve_result_hosts(base_url: str, allowed: Iterable[str]) -> ResultHosts:
         ConfigurationError: If what is named are no hosts.
     """
     if isinstance(allowed, str) or not isinstance(allowed, Iterable):
-        raise ConfigurationError(f"allow_result_hosts is {allowed!r}: give a list of hosts")
+        raise ConfigurationError(f"allow_result_hosts is {quoted(allowed)}: give a list of hosts")
     hosts = list(allowed)
     for host in hosts:
         if not isinstance(host, str) or not _HOST.fullmatch(host):
             raise ConfigurationError(
-                f"allow_result_hosts: {host!r} is no host: give a name or an address, without scheme, port and path"
+                f"allow_result_hosts: {quoted(host)} is no host: give a name or an address, without scheme, port, path"
             )
     return ResultHosts(
         anywhere=is_local((urlsplit(base_url).hostname or "").rstrip(".")),
@@ -201,7 +227,7 @@ def resolve_protocol(envelope: Envelope | WireProtocol) -> tuple[WireProtocol, W
         return protocol, protocol.alternative()
     if isinstance(envelope, str | int | None):
         if envelope not in {"flat", "params"}:
-            raise ConfigurationError(f"envelope is {envelope!r}: give 'auto', 'flat' or 'params'")
+            raise ConfigurationError(f"envelope is {quoted(envelope)}: give 'auto', 'flat' or 'params'")
         return GenerationProtocol(envelope), None
     return envelope, envelope.alternative()
 
@@ -220,7 +246,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
             raise ConfigurationError("default_headers: give names and values that are text of one line")
     for name in checked:
         if not _HEADER_NAME.fullmatch(name):
-            raise ConfigurationError(f"default_headers: {name!r} is no header's name")
+            raise ConfigurationError(f"default_headers: {quoted(name)} is no header's name")
         if name.lower() in _OWN_HEADERS:
             raise ConfigurationError(f"default_headers may not hold {name}: it is set for each call (the key: api_key)")
     return checked
@@ -235,7 +261,7 @@ def check_positive(value: float | None, name: str, *, integer: bool = False) -> 
     kinds = (int,) if integer else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= sys.float_info.max:
         what = "a positive integer" if integer else "a positive number"
-        raise ConfigurationError(f"{name} is {value!r}: give {what}")
+        raise ConfigurationError(f"{name} is {quoted(value)}: give {what}")
 
 
 def check_not_negative(value: int, name: str) -> None:
@@ -245,7 +271,7 @@ def check_not_negative(value: int, name: str) -> None:
         ConfigurationError: If it is none.
     """
     if type(value) is not int or value < 0:
-        raise ConfigurationError(f"{name} is {value!r}: give 0 or a positive integer")
+        raise ConfigurationError(f"{name} is {quoted(value)}: give 0 or a positive integer")
 
 
 def _is_loopback(host: str) -> bool:

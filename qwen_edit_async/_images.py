@@ -6,6 +6,7 @@ PIL image, an array. Formats are recognised by content, never by name (contract:
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Sequence
@@ -69,6 +70,9 @@ ImageInput: TypeAlias = (
 
 _DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.ASCII | re.IGNORECASE)
 _BASE64_TEXT = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
+_BARE_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64}", re.ASCII)
+_BASE64_HEAD = 24
+_LONGEST_PATH = 4096
 _CHECKED_CHARACTERS = 64 * 1024
 _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -100,6 +104,13 @@ def is_data_uri(image: object) -> bool:
     return isinstance(image, str) and image[:5].lower() == "data:"
 
 
+def is_bare_base64(image: object) -> bool:
+    """Whether the image is Base64 text without the beginning of a data URI: an image's, or longer than any path."""
+    if not isinstance(image, str) or not _BARE_BASE64.match(image):
+        return False
+    return len(image) > _LONGEST_PATH or sniff(base64.urlsafe_b64decode(image[:_BASE64_HEAD])) is not None
+
+
 def as_image_tuple(images: object) -> tuple[Any, ...]:
     """One image, or a sequence of images, as a tuple; nothing is checked yet."""
     if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
@@ -110,7 +121,13 @@ def as_image_tuple(images: object) -> tuple[Any, ...]:
 def image_name(image: object, position: int) -> str:
     """What to call an image in messages: its position, from 1, and its file's name if it has one."""
     source = image if isinstance(image, str | os.PathLike) else getattr(image, "name", getattr(image, "filename", ""))
-    if is_url(image) or is_data_uri(image) or not source or not isinstance(source, str | os.PathLike):
+    if (
+        is_url(image)
+        or is_data_uri(image)
+        or is_bare_base64(image)
+        or not source
+        or not isinstance(source, str | os.PathLike)
+    ):
         return f"image {position}"
     return f"image {position} ({str(source)[:200]})"
 
@@ -185,6 +202,8 @@ def _check_text(image: str, name: str) -> None:
             raise InvalidEditError(f"{name} is no valid URL: {image[:200]!r}")
     elif _URL_SCHEME.match(image):
         raise InvalidEditError(f"{name} is a URL that is not http(s): {image[:200]!r}; open it, and pass the file")
+    elif is_bare_base64(image):
+        raise InvalidEditError(f"{name} is Base64 text: put data:image/png;base64, in front of it, or give its bytes")
     elif not image or "\0" in image:
         raise InvalidEditError(f"{name} is no path: {image[:200]!r}")
 

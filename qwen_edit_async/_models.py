@@ -28,6 +28,7 @@ from ._contract import (
 )
 from ._errors import InvalidEditError
 from ._images import ImageInput, as_image_tuple, check_image, image_name
+from ._markup import quoted
 
 _SIZE_TEXT = re.compile(r"\s*(\d{1,9})\s*[*xX×]\s*(\d{1,9})\s*", re.ASCII)
 _WIDTH_AND_HEIGHT = 2
@@ -39,17 +40,17 @@ def _to_size(value: str | tuple[int, int] | None) -> tuple[int, int] | None:
     if isinstance(value, str):
         match = _SIZE_TEXT.fullmatch(value)
         if match is None:
-            raise InvalidEditError(f"size {value!r} is not of the form '1024*1536', '1024x1536' or (1024, 1536)")
+            raise InvalidEditError(f"size {quoted(value)} is not of the form '1024*1536', '1024x1536' or (1024, 1536)")
         return int(match[1]), int(match[2])
     if not isinstance(value, tuple | list) or len(value) != _WIDTH_AND_HEIGHT:
-        raise InvalidEditError(f"size {value!r} is not of the form '1024*1536', '1024x1536' or (1024, 1536)")
+        raise InvalidEditError(f"size {quoted(value)} is not of the form '1024*1536', '1024x1536' or (1024, 1536)")
     width, height = value
     return width, height
 
 
 def _check_integer(value: object, name: str, low: int, high: int) -> None:
     if type(value) is not int or not low <= value <= high:
-        raise InvalidEditError(f"{name} is {value!r}: give an integer from {low} to {high}")
+        raise InvalidEditError(f"{name} is {quoted(value)}: give an integer from {low} to {high}")
 
 
 def _to_metadata(value: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -95,7 +96,7 @@ class EditParameters:
             raise InvalidEditError(f"negative_prompt is {type(self.negative_prompt).__name__!r}: give text")
         for name in ("prompt_extend", "watermark"):
             if not isinstance(getattr(self, name), bool | None):
-                raise InvalidEditError(f"{name} is {getattr(self, name)!r}: give True, False or None")
+                raise InvalidEditError(f"{name} is {quoted(getattr(self, name))}: give True, False or None")
 
 
 def shortfall(given: int, asked: int) -> tuple[str, ...]:
@@ -136,7 +137,7 @@ class EditRequest:
         if not MIN_IMAGES <= len(self.images) <= MAX_IMAGES:
             raise InvalidEditError(f"{len(self.images)} images: give one to three")
         if not isinstance(self.instruction, str | None):
-            raise InvalidEditError(f"the instruction is {self.instruction!r:.200}: give text")
+            raise InvalidEditError(f"the instruction is {quoted(self.instruction)}: give text")
         if not self.instruction or not self.instruction.strip():
             raise InvalidEditError("the instruction is missing or empty: say what to do with the picture")
         if not isinstance(self.parameters, EditParameters):

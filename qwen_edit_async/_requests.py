@@ -9,6 +9,7 @@ import attrs
 
 from ._errors import InvalidEditError
 from ._images import ImageInput
+from ._markup import quoted
 from ._models import EditParameters, EditRequest
 
 RequestInput = EditRequest | Mapping[str, Any]
@@ -60,7 +61,7 @@ def request_from_fields(fields: object) -> EditRequest:
             f"a request is {type(fields).__name__!r}: give an EditRequest, or a mapping of its fields"
         )
     if unknown := [name for name in fields if name not in _REQUEST_NAMES | PARAMETER_NAMES]:
-        raise InvalidEditError(f"a request has no field {unknown[0]!r}")
+        raise InvalidEditError(f"a request has no field {quoted(unknown[0])}")
     options = {name: fields[name] for name in fields if name in PARAMETER_NAMES}
     others = {name: fields[name] for name in fields if name in _REQUEST_NAMES}
     parameters = _changed(others.pop("parameters", None), options)

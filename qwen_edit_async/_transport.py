@@ -11,14 +11,16 @@ import contextlib
 import functools
 import platform
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
 from ._body import JSONBody
-from ._config import Secret, Timeouts, may_be_proxied
+from ._config import Secret, Timeouts, check_proxies, may_be_proxied, unused_proxy_hint
 from ._errors import APIConnectionError, APITimeoutError, QwenEditError
 from ._replies import HEADERS_READ, Reply
 from ._version import __version__
@@ -101,7 +103,13 @@ class AiohttpTransport:
         self._responses = OpenResponses()
 
     async def open(self) -> None:
-        """Make the connection pools; they are bounded by the session's slots and the poller's checks."""
+        """Make the connection pools; they are bounded by the session's slots and the poller's checks.
+
+        Raises:
+            ConfigurationError: If the environment's proxy is to be used, and can't be.
+        """
+        if self._trust_env:
+            check_proxies(urllib.request.getproxies())
         # Altogether: a timeout between pieces would let a reply trickle in for ever, and sets a timer for each.
         self._checking = self._make_session(_IDLE_SECONDS, self._timeouts.reply)
         # How long an upload lasts is not for us to say: a submission's time begins when it has been sent whole.
@@ -191,7 +199,7 @@ class AiohttpTransport:
         if body is not None and body.failure is not None:
             return body.failure
         sent = body is not None and body.sent_whole
-        fate = "; the service may have the whole request" if sent else ""
+        fate = "; the service may have the whole request" if sent else self._proxy_hint()
         if isinstance(error, TimeoutError):
             connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
             doing = "connecting to" if connecting else "waiting for a reply from"
@@ -201,6 +209,12 @@ class AiohttpTransport:
                 f"{self._base_url} can't be asked: does a netrc entry for it compete with the key?"
             )
         return APIConnectionError(f"no reply from {self._base_url}: {_reason(error)}{fate}", request_sent=sent)
+
+    def _proxy_hint(self) -> str:
+        host = urlsplit(self._base_url).hostname or ""
+        if self._trust_env or urllib.request.proxy_bypass(host):
+            return ""
+        return unused_proxy_hint(self._base_url, urllib.request.getproxies())
 
 
 def _expire(limit: asyncio.Timeout, seconds: float) -> None:

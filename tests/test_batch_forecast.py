@@ -5,7 +5,7 @@ from decimal import Decimal
 import attrs
 import pytest
 
-from qwen_edit_async import BatchPlan, EditParameters
+from qwen_edit_async import BatchPlan, EditParameters, FailureGroup
 from qwen_edit_async._batch._forecast import ParameterGroup, RowProblem, Tally
 from qwen_edit_async._batch._plan import State, Step
 
@@ -22,6 +22,7 @@ PLAN = BatchPlan(
     uncertain=5,
     problems=(RowProblem("row 7", "n is 9"),),
     problem_count=3,
+    problem_groups=(FailureGroup(reason="n is 9", count=1, keys=("row 7",)),),
     existing=2,
     existing_example="a-0.png",
     notes=("the edits make no use of: shop",),
@@ -79,11 +80,24 @@ def test_problems_are_listed_up_to_a_limit_and_the_rest_counted():
     tally = Tally()
     for row in range(100_000):
         tally.rows += 1
-        tally.problem(f"row {row}", "no")
+        tally.problem(f"row {row}", f"no {row}", f"no {row}")
     plan = tally.plan("out")
     assert (len(plan.problems), plan.problem_count, plan.ok) == (100, 100_000, False)
     assert plan.problem_lines()[-1] == "  … and 99900 more"
-    assert plan.problem_lines(2)[1:] == ["  row 0: no", "  row 1: no", "  … and 99998 more"]
+    assert plan.problem_lines(2)[1:] == ["  row 0: no 0", "  row 1: no 1", "  … and 99998 more"]
+
+
+def test_problems_of_one_kind_are_one_line_without_their_files():
+    tally = Tally(rows=100_001)
+    tally.problem("row 0", "n is 9", "n is 9")
+    for row in range(1, 100_001):
+        tally.problem(f"row {row}", f"image 1 ({row}.png) does not exist", "image 1 does not exist")
+    plan = tally.plan("out")
+    assert plan.problem_lines()[1:] == [
+        "  100000 × image 1 does not exist: row 1, row 2, row 3, row 4, row 5, …",
+        "  row 0: n is 9",
+    ]
+    assert plan.problem_lines(1)[1:] == [plan.problem_lines()[1], "  … and 1 more"]
 
 
 def test_edits_are_grouped_by_all_parameters_but_the_seed():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import itertools
 from decimal import Decimal
 from pathlib import Path
@@ -208,6 +209,10 @@ def test_the_description_names_what_can_be_found():
         (NotFoundError("no such path", status_code=404), "no such path (HTTP 404)"),
         (InvalidEditError("image 1 (photos/cat.jpg) does not exist"), "image 1 does not exist"),
         (SubmitUncertainError("task t1 may exist", task_id="t1"), "task … may exist"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/out/.cat-0.png.part"),
+            "a file can't be written: No space left on device",
+        ),
         (ValueError(), "ValueError"),
     ],
 )

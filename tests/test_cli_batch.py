@@ -149,6 +149,15 @@ def test_what_failed_at_the_service_is_nothing_to_go_on_with(photos, batch, caps
     assert "run it again" not in capsys.readouterr().err
 
 
+def test_rows_with_the_same_problem_are_one_line_of_the_plan_and_of_the_run(table, batch, capsys, service):
+    source = table(*({"image": f"missing-{number}.png"} for number in range(7)), {"image": "a.png"})
+    line = "  7 × image 1 does not exist: row 1, row 2, row 3, row 4, row 5, …\n"
+    assert batch(source, "--dry-run") == 1
+    assert f"7 of 8 rows can't be edited:\n{line}" in capsys.readouterr().out
+    assert batch(source) == 1
+    assert f"warning: 7 of 8 rows can't be edited:\n{line}" in capsys.readouterr().err
+
+
 def test_other_refusals_of_the_service_are_grouped_as_well(photos, batch, capsys, service):
     service.inject(Fault.status(400, message="not today", code=17).on("submit"))
     assert batch(photos) == 1

@@ -14,12 +14,14 @@ from qwen_edit_async._config import (
     check_headers,
     check_not_negative,
     check_positive,
+    check_proxies,
     may_be_proxied,
     origin_of,
     resolve_api_key,
     resolve_base_url,
     resolve_protocol,
     resolve_timeouts,
+    unused_proxy_hint,
 )
 from qwen_edit_async._errors import ConfigurationError
 from qwen_edit_async._wire import GenerationProtocol
@@ -86,6 +88,12 @@ def test_a_key_that_fits_into_no_header_is_refused_without_being_told(key: str, 
     assert caught.value.__context__ is None
 
 
+@pytest.mark.parametrize("key", ['"hush"', "'hush'", "hush'", "\u201chush\u201d"], ids=ascii)
+def test_quotes_that_came_along_with_a_key_are_named(key: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^the API key is in quotes: remove them from QWEN_EDIT_API_KEY"):
+        resolve_api_key(None, key)
+
+
 def test_a_key_of_another_type_is_refused_without_being_told() -> None:
     key: Any = b"hush" * 2
     with pytest.raises(ConfigurationError) as caught:
@@ -101,6 +109,37 @@ def test_a_secret_shows_in_no_text(show: Any) -> None:
 
 def test_a_secret_has_no_attributes_to_list() -> None:
     assert not hasattr(Secret("hush"), "__dict__")
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+@pytest.mark.parametrize("prefix", ["https://host", "https://host/proxied"])
+def test_an_address_with_the_endpoint_s_path_says_to_leave_that_out(prefix: str, ending: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^base_url ends with /model/v1/generation, .*: leave it out$"):
+        base_url(f"{prefix}/model/v1/generation{ending}")
+
+
+@pytest.mark.parametrize("proxy", ["proxy:3128", "10.0.0.1:3128", "me:hush@proxy:3128", "socks5://proxy:1080"])
+@pytest.mark.parametrize("name", ["http", "https"])
+def test_a_proxy_without_a_scheme_is_refused_without_being_told(name: str, proxy: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        check_proxies({name: proxy})
+    assert str(caught.value) == f"the environment's {name}_proxy can't be used: write it as http://HOST:PORT"
+
+
+def test_other_proxies_are_taken() -> None:
+    check_proxies({"http": "http://proxy:3128", "https": "https://proxy", "ftp": "proxy:21", "no": "host"})
+
+
+@pytest.mark.parametrize(
+    ("url", "proxies", "hint"),
+    [
+        ("https://host", {"https": "x"}, "; the environment's https_proxy is not used: trust_env=True uses it"),
+        ("https://host", {"http": "x"}, ""),
+        ("http://localhost:80", {"http": "x"}, ""),
+    ],
+)
+def test_a_proxy_that_is_not_used_is_named(url: str, proxies: dict[str, str], hint: str) -> None:
+    assert unused_proxy_hint(url, proxies) == hint
 
 
 def base_url(url: Any, from_environment: str | None = None, *, allow_insecure: bool = False) -> str:

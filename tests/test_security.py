@@ -43,6 +43,7 @@ from qwen_edit_async import _downloads as downloads_module
 from qwen_edit_async import _transport as transport_module
 from qwen_edit_async._cli import main
 from qwen_edit_async._cli._display import put
+from qwen_edit_async._cli._output import unbreakable_output
 from qwen_edit_async._config import Secret
 from qwen_edit_async._log import configure_logging, log
 from qwen_edit_async._results import safe_stem
@@ -779,7 +780,8 @@ def test_half_a_character_in_a_reply_can_be_told(service, tmp_path, capsys):
 def test_what_an_old_terminal_can_not_show_is_escaped(encoding, monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
     monkeypatch.setattr("sys.stdout", stream)
-    put("caf\u00e9 \u00d8 \u732b")
+    with unbreakable_output():
+        put("caf\u00e9 \u00d8 \u732b")
     told = stream.buffer.getvalue().decode(encoding)
     assert told.replace("\\xe9", "\u00e9").replace("\\xd8", "\u00d8") == "caf\u00e9 \u00d8 \\u732b\n"
 

@@ -20,6 +20,7 @@ from memory_transport import IMAGE, KEY, until
 from qwen_edit_async import (
     APIConnectionError,
     APITimeoutError,
+    ConfigurationError,
     EditSession,
     InvalidEditError,
     Timeouts,
@@ -594,6 +595,30 @@ async def test_no_proxy_is_told_the_key_in_clear_text_that_is_for_this_machine(h
         async with transport_to(f"http://{host}:{server.port}", trust_env=True) as transport:
             await transport.send(GET)
         assert (len(proxy.requests), len(server.requests)) == (0, 1)
+
+
+@pytest.fixture
+def proxied(monkeypatch):
+    """A proxy in the environment."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "proxy:3128")
+
+
+@pytest.mark.parametrize("bypassed", [False, True])
+async def test_a_call_without_reply_names_a_proxy_that_is_not_used(proxied, monkeypatch, bypassed):
+    if bypassed:
+        monkeypatch.setenv("no_proxy", "service.invalid")
+    async with transport_to("http://service.invalid") as transport:
+        with pytest.raises(APIConnectionError) as caught:
+            await transport.send(GET)
+    assert ("the environment's http_proxy is not used: trust_env=True uses it" in str(caught.value)) is not bypassed
+
+
+async def test_a_proxy_that_can_not_be_used_is_refused_before_anything_is_sent(proxied):
+    with pytest.raises(ConfigurationError, match="http_proxy can't be used: write it as http://HOST:PORT"):
+        async with transport_to("http://service.invalid", trust_env=True):
+            pass
 
 
 async def test_a_transport_that_is_not_open_sends_nothing():

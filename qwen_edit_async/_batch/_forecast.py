@@ -11,6 +11,7 @@ from qwen_edit_async._markup import visible
 from qwen_edit_async._models import EditParameters
 
 from ._plan import State, Step, pictures_of
+from ._report import SHOWN_KEYS, FailureGroup
 
 _LISTED_PROBLEMS: Final = 100
 _LISTED_GROUPS: Final = 20
@@ -61,6 +62,7 @@ class BatchPlan:
         uncertain: Edits of the input of which it is unknown whether a task exists: they need consent.
         problems: Up to 100 of the rows that make no edit.
         problem_count: How many there are.
+        problem_groups: The same by their kinds, the most frequent first; of more than 100 kinds, the first.
         existing: Files that are there already, not by this batch, and would be replaced (``overwrite``).
         existing_example: One of them.
         notes: What else is good to know.
@@ -83,6 +85,7 @@ class BatchPlan:
     uncertain: int = 0
     problems: tuple[RowProblem, ...] = ()
     problem_count: int = 0
+    problem_groups: tuple[FailureGroup, ...] = ()
     existing: int = 0
     existing_example: str = ""
     notes: tuple[str, ...] = ()
@@ -116,18 +119,18 @@ class BatchPlan:
         return visible("\n".join([*lines, *self.problem_lines()]))
 
     def problem_lines(self, limit: int = _LISTED_PROBLEMS) -> list[str]:
-        """The rows that make no edit, a line each, below a line that counts them; nothing if there are none.
+        """List the rows that make no edit, one line per kind, below a line that counts them; empty if there are none.
 
         Args:
-            limit: How many are listed.
+            limit: The most kinds to list.
         """
         if not self.problem_count:
             return []
-        listed = self.problems[:limit]
-        rest = self.problem_count - len(listed)
+        listed = self.problem_groups[:limit]
+        rest = self.problem_count - sum(group.count for group in listed)
         return [
             f"{self.problem_count} of {_count(self.rows, 'row')} can't be edited:",
-            *(visible(f"  {problem.where}: {problem.reason}") for problem in listed),
+            *(visible(f"  {_problem_line(group)}") for group in listed),
             *([f"  … and {rest} more"] if rest else []),
         ]
 
@@ -172,12 +175,18 @@ class Tally:
     _pictures: int = 0
     _problems: list[RowProblem] = attrs.field(factory=list)
     _problem_count: int = 0
+    _kinds: dict[str, FailureGroup] = attrs.field(factory=dict)
     _groups: dict[EditParameters, list[int]] = attrs.field(factory=dict)
     _notes: dict[str, None] = attrs.field(factory=dict)
 
-    def problem(self, where: str, reason: str) -> None:
-        """Count a row that makes no edit."""
+    def problem(self, where: str, reason: str, kind: str) -> None:
+        """Count a row that makes no edit; its kind is the reason without the names of its files."""
         self._problem_count += 1
+        if (group := self._kinds.get(kind)) is not None:
+            keys = (*group.keys, where) if group.count < SHOWN_KEYS else group.keys
+            self._kinds[kind] = FailureGroup(reason=kind, count=group.count + 1, keys=keys)
+        elif len(self._kinds) < _LISTED_PROBLEMS:
+            self._kinds[kind] = FailureGroup(reason=reason, count=1, keys=(where,))
         if len(self._problems) < _LISTED_PROBLEMS:
             self._problems.append(RowProblem(where, reason))
 
@@ -215,6 +224,7 @@ class Tally:
             uncertain=self.counts.get(State.UNCERTAIN, 0),
             problems=tuple(self._problems),
             problem_count=self._problem_count,
+            problem_groups=tuple(sorted(self._kinds.values(), key=lambda group: -group.count)),
             existing=self.existing,
             existing_example=self.existing_example,
             notes=tuple(self._notes),
@@ -226,6 +236,10 @@ def _describe(parameters: EditParameters) -> str:
     if (size := given.get("size")) is not None:
         given["size"] = f"{size[0]}*{size[1]}"
     return ", ".join(f"{name}={value}" for name, value in given.items())
+
+
+def _problem_line(group: FailureGroup) -> str:
+    return f"{group.keys[0]}: {group.reason}" if group.count == 1 else group.text()
 
 
 def _count(number: int, word: str) -> str:

@@ -10,6 +10,7 @@ from typing import Final, TypeAlias, cast
 import attrs
 
 from qwen_edit_async._errors import ConfigurationError
+from qwen_edit_async._images import is_bare_base64, is_data_uri
 from qwen_edit_async._models import EditRequest
 from qwen_edit_async._requests import RequestInput, request_from_fields
 from qwen_edit_async._sources import (
@@ -56,6 +57,10 @@ class BatchInput:
     _keys: set[str] = attrs.field(factory=set)
 
     def __attrs_post_init__(self) -> None:
+        if is_bare_base64(self.source) or is_data_uri(self.source):
+            raise ConfigurationError(
+                "the input is Base64 text: give a folder, a pattern, a table, or a list of requests"
+            )
         if self.described:
             return
         if not isinstance(self.source, Iterable | AsyncIterable):

@@ -211,6 +211,8 @@ def reason_of(error: Exception, request: EditRequest | None = None) -> str:
         case APIStatusError():
             code = "" if error.code is None else f", code {error.code}"
             text = f"{error.message} (HTTP {error.status_code}{code})"
+        case OSError(strerror=str(words)):
+            text = f"a file can't be written: {words}"
         case _:
             text = str(error) or type(error).__name__
             text = "; ".join(part for part in text.split("; ") if "session.attach(" not in part)

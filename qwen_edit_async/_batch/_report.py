@@ -13,7 +13,7 @@ from qwen_edit_async._markup import visible
 
 from ._plan import State
 
-_SHOWN_KEYS: Final = 5
+SHOWN_KEYS: Final = 5
 
 
 @attrs.frozen
@@ -37,6 +37,12 @@ class FailureGroup:
     reason: str
     count: int
     keys: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """All of it in one line, with the first few keys."""
+        shown = self.keys[:SHOWN_KEYS]
+        keys = f": {', '.join(shown)}{', …' if self.count > len(shown) else ''}" if shown else ""
+        return f"{self.count} × {self.reason}{keys}"
 
 
 @attrs.frozen(kw_only=True)
@@ -159,7 +165,7 @@ class BatchReport:
         lines += [f"  {count} {words}" for count, words in self._rest() if count]
         lines.append(f"cost {self._cost()} · {self.elapsed:.1f} s")
         lines += self.figures()
-        lines += [f"{group.count} × {group.reason}{_sample(group)}" for group in self.failures]
+        lines += [group.text() for group in self.failures]
         if self.unsaved_tasks:
             listed = ", ".join(f"{key} (task {task_id})" for key, task_id in self.unsaved_tasks.items())
             lines.append(f"completed, but not saved: {listed}{', …' if self.unsaved > len(self.unsaved_tasks) else ''}")
@@ -284,8 +290,3 @@ def make_report(
         limit=limit,
         error=error,
     )
-
-
-def _sample(group: FailureGroup) -> str:
-    shown = group.keys[:_SHOWN_KEYS]
-    return f": {', '.join(shown)}{', …' if group.count > len(shown) else ''}" if shown else ""

@@ -20,6 +20,7 @@ from qwen_edit_async._config import check_not_negative, check_positive, origin_o
 from qwen_edit_async._ending import see_through
 from qwen_edit_async._errors import ConfigurationError, InvalidEditError, JournalError, SessionClosedError
 from qwen_edit_async._log import log
+from qwen_edit_async._markup import quoted
 from qwen_edit_async._models import EditParameters
 from qwen_edit_async._requests import RequestInput
 from qwen_edit_async._session import EditSession
@@ -393,5 +394,5 @@ def _to_money(value: Decimal | float | str | None, name: str) -> Decimal | None:
     except InvalidOperation:
         cost = Decimal("NaN")
     if cost is not None and not (cost.is_finite() and cost >= 0):
-        raise ConfigurationError(f"{name} is {str(value)!r}: give an amount of money, 0 or more")
+        raise ConfigurationError(f"{name} is {quoted(str(value))}: give an amount of money, 0 or more")
     return cost

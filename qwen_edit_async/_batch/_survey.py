@@ -22,7 +22,7 @@ from ._content import are_whole, key_without_reading, read_content
 from ._content import stamp as stamp_request
 from ._forecast import BatchPlan, Tally
 from ._input import BatchInput
-from ._plan import State, Step, describe, may_change_request, next_step
+from ._plan import State, Step, describe, may_change_request, next_step, reason_of
 from ._store import Entry, Store
 
 _HEAD_BYTES: Final = 16
@@ -91,7 +91,7 @@ class _Survey:
             try:
                 self._look_at(item)
             except InvalidEditError as error:
-                self.tally.problem(self._label(item), str(error))
+                self.tally.problem(self._label(item), str(error), reason_of(error, item.request))
         return self.tally.plan(str(self.given.targets.folder))
 
     def _items(self) -> Iterator[SourceItem]:

@@ -8,6 +8,7 @@ Exit codes: 0 all done; 1 not all; 2 wrong usage, nothing was sent; 3 the key or
              _edit _batch _status _fetch _emulator        one file a command
              _running        signals, the session, what is said at the end
              _display        what people see            _messages    errors in the shell's words
+             _output         streams that break without ending a run
              _options        options that commands share
 
 What a command needs of the library is imported when it runs, so that ``--help`` is quick.
@@ -18,6 +19,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from ._output import unbreakable_output
+
 _USAGE = 2
 _INTERRUPTED = 130
 _EXTRA = frozenset({"cyclopts", "rich", "PIL"})
@@ -25,10 +28,15 @@ _EXTRA = frozenset({"cyclopts", "rich", "PIL"})
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default the process's own, and return its exit code."""
+    with unbreakable_output():
+        return _main(sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
     try:
         from ._app import run  # noqa: PLC0415  # the extra may be missing
 
-        return run(sys.argv[1:] if arguments is None else arguments)
+        return run(arguments)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise

@@ -31,12 +31,25 @@ Exit codes
   3    the key or the balance
   130  interrupted; edit names the task that still runs, batch has it in its journal"""
 
+_LONGEST_ERROR = 500
+
+
+def _error_panel(error: cyclopts.CycloptsError) -> object:
+    """Show what is wrong with the arguments, not the whole of them."""
+    text = str(error)
+    if isinstance(error, cyclopts.UnusedCliTokensError) and error.command_chain == ("batch",):
+        sources = len(error.unused_tokens or ()) + 1
+        text = f'batch takes one source, and got {sources}: put a pattern into quotes, such as "photos/*.jpg"'
+    return cyclopts.CycloptsPanel(text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}…")
+
+
 _app = cyclopts.App(
     name="qwen-edit",
     help=_HELP,
     help_epilogue=_EPILOGUE,
     help_format="plaintext",
     version=__version__,
+    error_formatter=_error_panel,
     suppress_keyboard_interrupt=False,
 )
 _app.command(edit, sort_key=1)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -24,11 +25,8 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 
 def put(text: str) -> None:
-    """Write a result to the standard output stream; what that can't take, half a character for one, is escaped."""
-    try:
-        sys.stdout.write(f"{text}\n")
-    except UnicodeEncodeError:
-        sys.stdout.write(f"{text.encode(sys.stdout.encoding, 'backslashreplace').decode(sys.stdout.encoding)}\n")
+    """Write a result to the standard output stream."""
+    sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
@@ -46,7 +44,16 @@ class Screen:
     """
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        # FORCE_COLOR asks rich for colors, and gets them; but a bar's frames are for terminals alone.
+        colors: Any = Console(stderr=True).color_system
+        self.console = Console(
+            stderr=True,
+            force_terminal=None if sys.stderr.isatty() else False,
+            color_system=colors,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
         self._notes: set[str] = set()
         self._kinds: dict[str, int] = {}
 

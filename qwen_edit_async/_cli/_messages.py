@@ -28,6 +28,8 @@ _FOR_THE_SHELL = (
     (re.compile(r"resubmit_uncertain(=True)?"), "--resubmit-uncertain"),
     (re.compile(r"overwrite=True"), "--overwrite"),
     (re.compile(r"name it in allow_result_hosts"), "pass --allow-result-host NAME"),
+    (re.compile(r"recursive=True"), "--recursive"),
+    (re.compile(r"trust_env=True"), "--trust-env"),
     (re.compile(r"\bmax_tasks\b"), "--max-tasks"),
     (re.compile(r"\bmax_cost\b"), "--max-cost"),
     (re.compile(r"\bstop_after_failures\b"), "--stop-after-failures"),

@@ -50,6 +50,8 @@ class ConnectionOptions:
     """Seconds that a reply may take, or a piece of an upload."""
     poll_interval: float | None = None
     """Seconds between status checks of a task (learned from how long tasks take)."""
+    trust_env: Flag = False
+    """Use the environment's proxies and netrc."""
     allow_result_host: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
     """A host that results may be fetched from though its address is not public; may be given more than once."""
 

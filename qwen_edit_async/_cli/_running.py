@@ -61,7 +61,7 @@ class Run:
     def __call__(self, work: Callable[[EditSession], Coroutine[Any, Any, int]]) -> int:
         """Open a session, do the work, close it, and return the exit code.
 
-        SIGINT and SIGTERM cancel the work.
+        SIGINT, SIGTERM and SIGHUP cancel the work.
         """
         show = self.on_error or (lambda error: self.screen.error(plain(error)))
         try:
@@ -112,6 +112,7 @@ class Run:
                 resubmit_uncertain=submission.resubmit_uncertain,
                 strict=submission.strict,
                 fit=submission.fit,
+                trust_env=self.connection.trust_env,
                 allow_result_hosts=self.connection.allow_result_host,
             )
             try:
@@ -165,7 +166,7 @@ def fetch_command(task_id: str, output: Path) -> str:
 
 
 def cancel_on_termination() -> None:
-    """Let SIGTERM, and SIGINT each time, cancel the running task.
+    """Let SIGTERM, SIGHUP, and SIGINT each time, cancel the running task; SIGHUP stays ignored under ``nohup``.
 
     By itself asyncio raises KeyboardInterrupt the second time, in the middle of whatever runs on the loop: what that
     leaves half done may be waited for without end.
@@ -175,8 +176,11 @@ def cancel_on_termination() -> None:
         # Windows has none of these handlers (NotImplementedError), and threads but the main one may set none (the other
         # two, of asyncio and uvloop): Ctrl-C is then a KeyboardInterrupt, as everywhere.
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTERM, task.cancel)
+            loop.add_signal_handler(signal.SIGINT, task.cancel)
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                loop.add_signal_handler(signal.SIGHUP, task.cancel)
 
 
 def _check_output(folder: Path) -> None:
@@ -203,8 +207,9 @@ def _check_key() -> None:
 
 @contextlib.contextmanager
 def _notes_on(screen: Screen) -> Iterator[None]:
-    """Show the library's warnings as notes, and others as Python does."""
+    """Show the library's warnings as notes, and others as Python does; Pillow's are left out, as they name no file."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.simplefilter("always", EditWarning)
         python_shows = warnings.showwarning
 

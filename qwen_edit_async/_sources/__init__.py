@@ -6,7 +6,7 @@ needed. A table's columns are ``image``, ``image2``, ``image3``, ``instruction``
 
 ::
 
-    _read       what a source is, and its items
+    _read       what a source is, and its items            _advice    what to do about one without pictures
     _pictures   folders, patterns      _text   CSV, JSON Lines      _frames   Parquet, data frames (extra `tables`)
     ------------------------------------------------------------------------------------------ pure below
     _rows       a table's columns and cells

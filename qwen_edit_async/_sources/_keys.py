@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import attrs
 
 from qwen_edit_async._images import is_data_uri, is_url
+from qwen_edit_async._markup import quoted
 from qwen_edit_async._models import EditRequest
 from qwen_edit_async._results import safe_stem
 
@@ -75,7 +76,7 @@ class KeyNames:
         if request.key is not None:
             key = as_key(request.key)
             if folded(key) in self._taken:
-                return attrs.evolve(item, request=None, problem=f"the key {key!r} is that of another row")
+                return attrs.evolve(item, request=None, problem=f"the key {quoted(key)} is that of another row")
         else:
             key = self._choose(request)
         self._taken.add(folded(key))

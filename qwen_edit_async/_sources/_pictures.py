@@ -25,6 +25,8 @@ def picture_items(
     defaults: EditDefaults,
     exclude: str | None,
     note: Callable[[str], None],
+    *,
+    advice: Callable[[], str] = str,
 ) -> Iterator[SourceItem]:
     """An edit for each file that is a picture, or can't be read, and so may be one: whoever reads it says why not.
 
@@ -34,6 +36,7 @@ def picture_items(
         defaults: The edit.
         exclude: A folder, as an absolute path without links, whose content is left out.
         note: Told what else was left out.
+        advice: Called if there is no picture; says what to do.
 
     Raises:
         ConfigurationError: If there is no instruction, or no picture.
@@ -48,7 +51,7 @@ def picture_items(
             continue
         if not os.path.isfile(path) or (exclude is not None and _is_inside(path, exclude)):  # noqa: PTH113  # 100,000 texts, no 100,000 Paths
             continue
-        if _is_picture(path):
+        if is_picture(path):
             count += 1
             yield SourceItem(request=EditRequest(path, defaults.instruction, defaults.parameters))
         else:
@@ -56,7 +59,7 @@ def picture_items(
             if len(named) < _NAMED_OTHERS:
                 named.append(os.path.basename(path))  # noqa: PTH119  # as above
     if not count:
-        raise ConfigurationError(f"there is no JPEG, PNG, BMP, TIFF, WEBP or GIF picture in {where}")
+        raise ConfigurationError(f"there is no JPEG, PNG, BMP, TIFF, WEBP or GIF picture in {where}{advice()}")
     if others:
         names = ", ".join(named) + (", …" if others > len(named) else "")
         note(f"{others} of the files are no pictures that the service takes, and are left out: {names}")
@@ -86,7 +89,8 @@ def _is_inside(path: str, folder: str) -> bool:
     return os.path.realpath(path).startswith(os.path.join(folder, ""))  # noqa: PTH118  # as above
 
 
-def _is_picture(path: str) -> bool:
+def is_picture(path: str) -> bool:
+    """Whether a file begins as a picture does, or can't be read, and so may be one."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123  # as above
             return sniff(file.read(_HEAD_BYTES)) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 from collections.abc import Callable, Iterator
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from qwen_edit_async._errors import ConfigurationError
+from qwen_edit_async._markup import quoted
 
+from ._advice import folder_advice, pattern_advice
 from ._frames import frame_items, parquet_items
 from ._item import EditDefaults, SourceItem
-from ._pictures import files_of, picture_items
+from ._pictures import files_of, is_picture, picture_items
 from ._text import csv_items, jsonl_items
 
 
@@ -42,6 +45,10 @@ _TABLES: Final = {
     ".parquet": parquet_items,
     ".pq": parquet_items,
 }
+_TABLE_ADVICE: Final = (
+    f"Tables are {', '.join([*_TABLES][:-1])} or {[*_TABLES][-1]}: "
+    "save a spreadsheet as CSV, write JSON as one object per line, and unpack an archive"
+)
 
 
 def is_source(value: object) -> TypeGuard[Source]:
@@ -52,7 +59,7 @@ def is_source(value: object) -> TypeGuard[Source]:
 def has_keys(source: Source) -> bool:
     """Whether it is a table, which may have keys of its own."""
     return not isinstance(source, str | os.PathLike) or (
-        (path := Path(source)).suffix.lower() in _TABLES and path.is_file()
+        (path := Path(source)).suffix.lower() in _TABLES and os.path.isfile(path)  # noqa: PTH113  # False for a name too long
     )
 
 
@@ -80,19 +87,27 @@ def read_source(
     if not isinstance(source, str | os.PathLike):
         return frame_items(source, defaults, note)
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  # False for a name that is too long, where a Path raises
         where = f"{path} and its folders" if recursive else str(path)
         excluded = None if exclude is None else os.path.realpath(exclude)
-        return picture_items(files_of(str(path), recursive=recursive), where, defaults, excluded, note)
-    if not path.exists():
+        advice = functools.partial(folder_advice, path, _TABLES, recursive=recursive)
+        return picture_items(files_of(str(path), recursive=recursive), where, defaults, excluded, note, advice=advice)
+    if not os.path.exists(path):  # noqa: PTH110  # as above
         if not glob.has_magic(str(source)):
-            raise ConfigurationError(f"there is no directory, file or pattern of files {str(source)!r}")
+            raise ConfigurationError(
+                f"there is no directory, file or pattern of files {quoted(str(source))}{pattern_advice(str(source))}"
+            )
         # Path.glob knows no absolute patterns.
         found = sorted(glob.glob(str(source), recursive=True))  # noqa: PTH207  # as above
         excluded = None if exclude is None else os.path.realpath(exclude)
-        return picture_items(found, f"what matches {str(source)!r}", defaults, excluded, note)
+        advice = functools.partial(pattern_advice, str(source))
+        return picture_items(found, f"what matches {quoted(str(source))}", defaults, excluded, note, advice=advice)
     if (table_items := _TABLES.get(path.suffix.lower())) is not None:
         return table_items(path, defaults, note)
+    if not is_picture(str(path)):
+        raise ConfigurationError(
+            f"{path} is neither a JPEG, PNG, BMP, TIFF, WEBP or GIF picture nor a table. {_TABLE_ADVICE}"
+        )
     return picture_items([str(path)], str(path), defaults, None, note)
 
 
@@ -101,6 +116,6 @@ def folder_of(source: Source) -> str:
     if not isinstance(source, str | os.PathLike):
         return ""
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  # as above
         return str(path)
     return str(path.parent) if has_keys(source) else ""

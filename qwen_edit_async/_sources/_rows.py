@@ -16,7 +16,8 @@ import attrs
 
 from qwen_edit_async._contract import MAX_IMAGES
 from qwen_edit_async._errors import ConfigurationError, InvalidEditError
-from qwen_edit_async._images import is_data_uri
+from qwen_edit_async._images import is_bare_base64, is_data_uri
+from qwen_edit_async._markup import quoted
 from qwen_edit_async._models import EditRequest
 from qwen_edit_async._requests import PARAMETER_NAMES
 
@@ -28,6 +29,7 @@ _INTEGERS: Final = frozenset({"n", "seed"})
 _BOOLEANS: Final = frozenset({"prompt_extend", "watermark"})
 _TEXTS: Final = frozenset({"instruction", "negative_prompt"})
 _HALF_CHARACTER: Final = re.compile("[\\ud800-\\udfff]")
+_LISTED_CHARACTERS: Final = 200
 _TYPO_SIMILARITY: Final = 0.8
 _WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _NOTHING: Final = frozenset({"", "nan", "na", "n/a", "<na>", "none", "null", "nat"})
@@ -61,7 +63,7 @@ class Rows:
         if (typo := _typo(columns)) is not None:
             raise ConfigurationError(f"{where}: {typo}")
         if "image" not in columns:
-            raise ConfigurationError(f"{where} has no column 'image': its columns are {', '.join(columns) or 'none'}")
+            raise ConfigurationError(f"{where} has no column 'image': its columns are {_listed(columns)}")
         if len(set(filter(None, columns))) < len([*filter(None, columns)]):
             raise ConfigurationError(f"{where} has two columns of one name")
         if "instruction" not in columns and self.defaults.instruction is None:
@@ -112,13 +114,15 @@ class Rows:
         if isinstance(image, bytes):
             return image
         if not isinstance(image, str):
-            raise InvalidEditError(f"an image is {image!r:.200}: give a path, an http(s) URL or a data URI")
-        return image if is_data_uri(image) or "://" in image or not self.folder else os.path.join(self.folder, image)  # noqa: PTH118  # text, no access
+            raise InvalidEditError(f"an image is {quoted(image)}: give a path, an http(s) URL or a data URI")
+        if is_data_uri(image) or is_bare_base64(image) or "://" in image or not self.folder:
+            return image
+        return os.path.join(self.folder, image)  # noqa: PTH118  # text, no access
 
     def _note_unused(self, names: Iterable[str]) -> None:
         if new := [name for name in names if name and name not in _COLUMNS and name not in self._noted]:
             self._noted.update(new)
-            self.note(f"the edits make no use of: {', '.join(new)}")
+            self.note(f"the edits make no use of: {_listed(new)}")
 
 
 def column_name(name: object) -> str:
@@ -138,10 +142,15 @@ def cell_value(name: str, value: Any) -> Any:
     return value
 
 
+def _listed(names: Iterable[str]) -> str:
+    text = ", ".join(names) or "none"
+    return text if len(text) <= _LISTED_CHARACTERS else f"{text[:_LISTED_CHARACTERS]}…"
+
+
 def _typo(names: Iterable[str]) -> str | None:
     for name in names:
         if name not in _COLUMNS and (near := difflib.get_close_matches(name, _COLUMNS, 1, _TYPO_SIMILARITY)):
-            return f"there is no column {name!r}: is it {near[0]!r}?"
+            return f"there is no column {quoted(name)}: is it {near[0]!r}?"
     return None
 
 
@@ -157,7 +166,7 @@ def _check_cells(cells: Mapping[str, Any]) -> None:
 
 def _key(value: Any) -> str:
     if isinstance(value, bool) or (isinstance(value, Collection) and not isinstance(value, str)):
-        raise InvalidEditError(f"the key is {value!r:.200}: give text or a number")
+        raise InvalidEditError(f"the key is {quoted(value)}: give text or a number")
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 

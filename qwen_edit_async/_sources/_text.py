@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,10 @@ from ._item import EditDefaults, SourceItem
 from ._rows import Rows
 
 _DELIMITERS: Final = ",;\t"
+_QUOTED: Final = re.compile(r'"[^"]*"')
+_DECLARED: Final = re.compile(r'"?sep=(\t|[^\w\s"])"?\s*', re.IGNORECASE)
+"""How spreadsheets declare the character between cells, in a line of its own."""
+
 _ADVICE: Final = "a quote in a quoted cell is written twice; long texts, such as data URIs, belong into JSON Lines"
 
 
@@ -26,22 +31,23 @@ def csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -
     """
     rows = Rows(str(path.parent), defaults, typed=False, note=note)
     lines = _lines(path)
-    first = next(lines, "")
+    header, before, first, delimiter = _header(lines)
     # Strict: else a quote that is not closed takes the rows below into its cell, and nobody learns of it.
-    reader = csv.reader(itertools.chain([first], lines), delimiter=max(_DELIMITERS, key=first.count), strict=True)
+    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
     columns: list[str] = []
-    for row in itertools.count(1):
-        line = reader.line_num + 1
+    for row in itertools.count(header):
+        line = before + reader.line_num + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            if row == 1 or reader.line_num != line:  # where the rows below begin would be a guess
+            last = before + reader.line_num
+            if row == header or last != line:  # where the rows below begin would be a guess
                 raise ConfigurationError(
-                    f"{path}: row {row}, from line {line} to {reader.line_num}, is not well quoted: {error}"
+                    f"{path}: row {row}, from line {line} to {last}, is not well quoted: {error}"
                 ) from None
             yield SourceItem(row=row, problem=f"line {line} is no row of a table: {error} ({_ADVICE})")
             continue
-        if row == 1:
+        if row == header:
             columns = rows.check_columns(str(path), cells or [])
         elif cells is None:
             break
@@ -49,8 +55,18 @@ def csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -
             yield SourceItem(row=row, problem=f"it has {len(cells)} cells, but there are {len(columns)} columns")
         elif any(cell.strip() for cell in cells):
             yield rows.item(row, {name: cell for name, cell in zip(columns, cells, strict=False) if name})
-    if row == 2:  # noqa: PLR2004  # after the header
+    if row == header + 1:
         raise ConfigurationError(f"{path} has a header, but no rows")
+
+
+def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
+    """Find a table's header: its row, how many lines are before it, its first line, the character between cells."""
+    blank, first = 0, next(lines, "")
+    while first and not first.strip(f"{_DELIMITERS} \r\n"):
+        blank, first = blank + 1, next(lines, "")
+    if (declared := _DECLARED.fullmatch(first)) is not None:  # spreadsheets do not number that line
+        return blank + 1, blank + 1, next(lines, ""), declared[1]
+    return blank + 1, blank, first, max(_DELIMITERS, key=_QUOTED.sub("", first).count)
 
 
 def jsonl_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:

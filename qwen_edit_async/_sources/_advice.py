@@ -1,0 +1,43 @@
+"""What to do about a source without pictures. Blocking."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+_BRACES: Final = re.compile(r"\{[^{}]*,[^{}]*\}")
+
+
+def folder_advice(folder: Path, table_endings: Collection[str], *, recursive: bool) -> str:
+    """Say which of a folder's entries could be a source; empty if none could."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    tables = [entry for entry in entries if entry.suffix.lower() in table_endings]
+    if tables:
+        count = f"{len(tables)} table{'' if len(tables) == 1 else 's'}"
+        return f". It holds {count}: give each as a source of its own, such as {tables[0]}"
+    folders = sum(entry.is_dir() for entry in entries)
+    if folders and not recursive:
+        searched = "folder was" if folders == 1 else "folders were"
+        return f". Its {folders} {searched} not searched: use recursive=True"
+    return ""
+
+
+def pattern_advice(pattern: str) -> str:
+    """Say why a pattern may match less than was meant; empty if nothing shows."""
+    if found := _BRACES.search(pattern):
+        folder = os.path.dirname(pattern[: found.start()]) or "."  # noqa: PTH120  # keeps a pattern as it is written
+        return (
+            f". A pattern takes no braces: give the folder, or a pattern such as {f'{folder}/*'!r}, which skip what is "
+            "not a picture"
+        )
+    for folder in map(str, Path(pattern).parents):  # the longest first
+        if glob.has_magic(folder) and Path(folder).exists():
+            escaped = glob.escape(folder) + pattern[len(folder) :]
+            return f". But a pattern's [ and ] stand for one of several characters: write {escaped!r}"
+    if any(map(os.path.isdir, glob.glob(pattern, recursive=True))):  # noqa: PTH207  # Path.glob knows no absolute ones
+        return f". It matches folders, whose files it leaves out: write {os.path.join(pattern, '*')!r}"  # noqa: PTH118  # likewise
+    return ""
