@@ -287,7 +287,7 @@ class Row:
         return self._entry.cost if stated is None else stated
 
     async def _save(self, images: Sequence[OutputImage], *, fresh: bool = False) -> None:
-        """Fetch an edit's pictures; ``fresh`` if it was completed in this run, so that they can't be lost for good."""
+        """Fetch an edit's pictures; ``fresh`` if it was completed in this run, so that its pictures should be there."""
         around, stem, asked = self._around, self._entry.stem, self._entry.pictures
         if len(images) > asked:  # whose names may be those of other files
             log.warning("a task made %d pictures instead of %d: the others are left where they are", len(images), asked)
