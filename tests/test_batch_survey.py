@@ -312,6 +312,16 @@ async def test_pictures_of_one_name_come_and_go_and_none_is_paid_again(tmp_path,
     assert len(emulator.tasks) == 3
 
 
+@pytest.mark.parametrize("source", ["photos", "photos/**/*.png"])
+async def test_results_beside_the_pictures_are_not_edited_by_another_run(photos, tmp_path, source):
+    async with service() as (emulator, session):
+        for words in ("snow", "sepia", "snow"):
+            options = {"instruction": words, "recursive": source == "photos"}
+            report = await EditBatch(str(tmp_path / source), photos / words, **options).run(session)
+            assert (report.ok, report.saved) == (True, 3), report.text()
+    assert len(emulator.tasks) == 6
+
+
 async def test_no_picture_takes_the_name_of_a_row_that_comes_later(table, out):
     async with service() as (_, session):
         report = await EditBatch(table("a.png,snow,,", "b.png,rain,,a"), out).run(session)

@@ -111,6 +111,62 @@ def test_results_are_no_input(tmp_path, read):
     assert names(read("in", recursive=True, exclude=tmp_path / "in" / "out")) == ["a"]
 
 
+def test_each_real_file_is_read_once_whatever_leads_to_it(tmp_path, read, notes):
+    write(tmp_path / "in", **{"a.jpg": JPEG})
+    write(tmp_path / "elsewhere", **{"b.jpg": JPEG})
+    (tmp_path / "in" / "c.jpg").symlink_to("a.jpg")
+    (tmp_path / "in" / "d.jpg").symlink_to(tmp_path / "elsewhere" / "b.jpg")
+    assert names(read("in")) == ["a.jpg", "d.jpg"]
+    assert notes == ["left out: 1 other path to the same file (c.jpg)"]
+    assert names(read("in/[acd].jpg")) == ["a.jpg", "d.jpg"]
+
+
+def test_a_pattern_follows_no_link_to_a_folder_on_its_own(tmp_path, read, notes):
+    write(tmp_path / "in" / "2024" / "may", **{"a.jpg": JPEG})
+    write(tmp_path / "elsewhere", **{"b.jpg": JPEG})
+    (tmp_path / "in" / "0latest").symlink_to("2024", target_is_directory=True)
+    (tmp_path / "in" / "elsewhere").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for name in ("circle", "other_circle"):  # followed, they would never end
+        (tmp_path / "in" / name).symlink_to(".", target_is_directory=True)
+    expected = [str(tmp_path / "in" / "2024" / "may" / "a.jpg")]
+    for pattern in ("in/**/*.jpg", "**/in/**/*.jpg", "in/**/**/*.jpg", "in/**/may/*", "in/**"):
+        assert [item.request.images[0] for item in read(pattern)] == expected
+    assert notes == []
+    assert names(read("in/elsewhere/*.jpg")) == ["b.jpg"]  # the user names the link
+
+
+def test_a_pattern_without_a_folder_in_front_gives_plain_paths(tmp_path, monkeypatch):
+    write(tmp_path / "in", **{"a.jpg": JPEG})
+    write(tmp_path, **{"b.jpg": JPEG})
+    monkeypatch.chdir(tmp_path)
+    paths = [item.request.images[0] for item in read_source("**/*.jpg", SNOW)]
+    assert paths == ["b.jpg", str(Path("in", "a.jpg"))]
+
+
+@pytest.mark.parametrize("source", ["in", "in/**/*.jpg"])
+def test_folders_of_the_system_and_results_of_other_runs_are_left_out(tmp_path, read, notes, source):
+    write(tmp_path / "in" / "deep", **{"a.jpg": JPEG})
+    for folder in ("@eaDir", "#recycle", "$RECYCLE.BIN", "deep/lost+found", "__MACOSX", ".Trash-1000"):
+        write(tmp_path / "in" / folder / "x", **{"b.jpg": JPEG})
+    for folder in ("snow", "out"):
+        write(tmp_path / "in" / folder, **{"a-0.jpg": JPEG, "journal": b""})
+    write(tmp_path / "in", journal=b"")  # whoever names a folder of results wants them edited
+    options = {"exclude": tmp_path / "in" / "out", "journal": "journal"}
+    assert names(read(source, recursive=True, **options)) == ["a.jpg"]
+    assert [note for note in notes if note.startswith("left out: ")] == [
+        (
+            "left out: 5 folders of the system (#recycle, $RECYCLE.BIN, @eaDir, …), "
+            "1 folder with the results of another run (snow)"
+        )
+    ]
+
+
+def test_what_was_left_out_is_said_if_nothing_else_is_there(tmp_path, read):
+    write(tmp_path / "in" / "@eaDir", **{"a.jpg": JPEG})
+    with pytest.raises(ConfigurationError, match=r"in .*in and its folders; left out: 1 folder of the system \(@eaDir"):
+        read("in", recursive=True)
+
+
 def test_every_picture_gets_the_defaults(tmp_path, read):
     write(tmp_path / "in", a=PNG)
     [item] = read("in", EditDefaults("sepia", EditParameters(n=2)))

@@ -27,6 +27,7 @@ from qwen_edit_async._sources import (
 )
 
 from ._gather import Gatherer
+from ._journal import JOURNAL_NAME
 from ._targets import Targets
 
 BatchSource: TypeAlias = "Source | Iterable[RequestInput] | AsyncIterable[RequestInput]"
@@ -138,7 +139,14 @@ class BatchInput:
             note(names.note)
 
     def _read(self, source: Source, note: Callable[[str], None]) -> Iterator[SourceItem]:
-        return read_source(source, self.defaults, recursive=self.recursive, exclude=self.targets.folder, note=note)
+        return read_source(
+            source,
+            self.defaults,
+            recursive=self.recursive,
+            exclude=self.targets.folder,
+            journal=JOURNAL_NAME,
+            note=note,
+        )
 
 
 def _requests(given: Iterable[RequestInput]) -> Iterator[SourceItem]:

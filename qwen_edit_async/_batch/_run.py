@@ -111,7 +111,8 @@ class EditBatch:
         out_dir: The folder for pictures and journal; it is made.
         instruction: What to do with pictures and rows that do not say.
         parameters: How to edit, where a row does not say.
-        recursive: Whether a folder's folders are looked into.
+        recursive: Whether a folder's folders are read as well. As with ``**`` in a pattern, links to folders, hidden
+            folders, bins and previews of the system, and folders with the results of other runs are left out.
         strict: Whether to send nothing at all if a row is bad, or has text that the service would cut off; otherwise
             bad rows are reported and left out. Needs an input that can be read twice.
         max_cost: The most that the whole batch may cost, in the account's currency. It is kept by reckoning unfinished

@@ -12,7 +12,7 @@ from qwen_edit_async._errors import ConfigurationError
 
 from ._frames import frame_items, parquet_items
 from ._item import EditDefaults, SourceItem
-from ._pictures import files_of, picture_items
+from ._pictures import Search, picture_items
 from ._text import csv_items, jsonl_items
 
 
@@ -62,6 +62,7 @@ def read_source(
     *,
     recursive: bool = False,
     exclude: Path | None = None,
+    journal: str = "",
     note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[SourceItem]:
     """The edits that a source describes, lazily; a table's row that makes none is an item that says why.
@@ -72,7 +73,9 @@ def read_source(
         defaults: For what the source does not say.
         recursive: Whether a directory's folders are looked into as well.
         exclude: A folder whose content is no input, such as the one that the results go to.
-        note: Told what was left out, a sentence each.
+        journal: The name of the file that marks a folder with the results of a run. Such folders, and those of the
+            system, are left out where a directory's folders are looked into, or where the pattern has ``**``.
+        note: Called with a sentence about each kind of thing that was left out.
 
     Raises:
         ConfigurationError: If there is no such source, it can't be read, or nothing in it says what to edit or how.
@@ -80,20 +83,18 @@ def read_source(
     if not isinstance(source, str | os.PathLike):
         return frame_items(source, defaults, note)
     path = Path(source)
+    search = Search(None if exclude is None else os.path.realpath(exclude), journal)
     if path.is_dir():
         where = f"{path} and its folders" if recursive else str(path)
-        excluded = None if exclude is None else os.path.realpath(exclude)
-        return picture_items(files_of(str(path), recursive=recursive), where, defaults, excluded, note)
+        return picture_items(search.files_of(str(path), recursive=recursive), where, defaults, search, note)
     if not path.exists():
         if not glob.has_magic(str(source)):
             raise ConfigurationError(f"there is no directory, file or pattern of files {str(source)!r}")
-        # Path.glob knows no absolute patterns.
-        found = sorted(glob.glob(str(source), recursive=True))  # noqa: PTH207  # as above
-        excluded = None if exclude is None else os.path.realpath(exclude)
-        return picture_items(found, f"what matches {str(source)!r}", defaults, excluded, note)
+        where = f"what matches {str(source)!r}"
+        return picture_items(search.matches_of(str(source)), where, defaults, search, note)
     if (table_items := _TABLES.get(path.suffix.lower())) is not None:
         return table_items(path, defaults, note)
-    return picture_items([str(path)], str(path), defaults, None, note)
+    return picture_items([str(path)], str(path), defaults, Search(), note)
 
 
 def folder_of(source: Source) -> str:
