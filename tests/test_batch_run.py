@@ -485,6 +485,29 @@ async def test_a_key_with_another_request_is_refused(requests, out, change):
     assert "in the journal with another request" in report.failures[0].reason
 
 
+@pytest.mark.parametrize("key", [None, "mine"])
+async def test_the_same_picture_with_a_new_signature_is_the_same_edit(out, key, monkeypatch):
+    def signed(signature):
+        url = f"https://bucket.example/cat.png?v=1&X-Amz-Date={signature}&X-Amz-Signature={signature}"
+        return [EditRequest(url, "snow", key=key)]
+
+    sent = []
+    submit = EditSession.submit
+
+    def spy(self, request, **options):
+        sent.extend(request.images)
+        return submit(self, request, **options)
+
+    monkeypatch.setattr(EditSession, "submit", spy)
+    async with service() as (emulator, session):
+        await EditBatch(signed("1"), out, max_tasks=0).run(session)
+        for signature in "23":
+            report = await EditBatch(signed(signature), out).run(session)
+            assert report.ok, report.text()
+        assert len(emulator.tasks) == 1
+    assert sent == [image for request in signed("2") for image in request.images]  # as it was signed last
+
+
 async def test_the_same_path_with_another_content_is_another_request(requests, out, photo):
     async with service() as (_, session):
         await EditBatch(requests(1), out).run(session)

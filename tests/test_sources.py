@@ -17,7 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_edit_async import ConfigurationError, EditParameters, EditRequest
-from qwen_edit_async._sources import EditDefaults, KeyNames, SourceItem, _keys, crowded_names, image_stem, read_source
+from qwen_edit_async._sources import (
+    EditDefaults,
+    KeyNames,
+    SourceItem,
+    _keys,
+    crowded_names,
+    image_stem,
+    read_source,
+    unsigned,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(16)
@@ -700,3 +709,50 @@ def test_cells_below_a_column_without_a_name_say_nothing(table):
 )
 def test_an_item_is_called_by_what_finds_it(item, label):
     assert item.label == label
+
+
+BUCKET = "https://bucket.example/a%20b.png"
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=K%2F1&X-Amz-Date=1&X-Amz-Expires=9&X-Amz-Signature=a",
+        "X-Goog-Algorithm=GOOG4-RSA-SHA256&X-Goog-Signature=a",
+        "sv=2022-11-02&st=a&se=b&sr=b&sp=r&spr=https&skoid=1&sktid=2&skt=a&ske=b&sks=b&skv=c&sig=a%2Fb%3D",
+        "Expires=1&Signature=a~b&Key-Pair-Id=K",
+        "Policy=a&Signature=a~b&Key-Pair-Id=K",
+        "AWSAccessKeyId=K&Signature=a&Expires=1",
+        "GoogleAccessId=K&Expires=1&Signature=a",
+        "OSSAccessKeyId=K&Expires=1&Signature=a&security-token=t",
+        "x-oss-signature-version=OSS4-HMAC-SHA256&x-oss-date=1&x-oss-expires=9&x-oss-credential=K&x-oss-signature=a",
+    ],
+)
+def test_a_signature_is_no_part_of_what_a_url_names(signature):
+    assert unsigned(f"{BUCKET}?{signature}") == BUCKET
+    assert unsigned(f"{BUCKET}?v=1&{signature}&w=%41#top") == f"{BUCKET}?v=1&w=%41#top"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{BUCKET}?v=1&&w",
+        f"{BUCKET}?sv=1&se=2&sp=3&policy=4&security-token=5",
+        f"{BUCKET}?x-oss-process=image/resize,w_100",
+        f"{BUCKET}?",
+        BUCKET,
+        "photos/what?Expires=1.png",
+        "data:image/png;base64,AAAA",
+    ],
+)
+def test_what_has_no_signature_stays_as_it_is(text):
+    assert unsigned(text) == text
+
+
+def test_rows_of_one_name_are_known_without_their_signatures():
+    def sign(signature):
+        urls = [f"https://bucket.example/{folder}/x.png?Signature={signature}&Expires=1" for folder in "ab"]
+        return keys(name_items(pictures(*urls)))
+
+    assert sign("one") == sign("two")
+    assert len(set(sign("one"))) == 2

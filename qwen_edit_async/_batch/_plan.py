@@ -42,6 +42,7 @@ from qwen_edit_async._errors import (
 from qwen_edit_async._images import image_name, is_data_uri
 from qwen_edit_async._models import EditParameters, EditRequest
 from qwen_edit_async._results import safe_stem
+from qwen_edit_async._sources import unsigned
 
 _PARAMETERS: Final = tuple(field.name for field in attrs.fields(EditParameters))
 _BALANCE_CODES: Final = range(40201, 40209)
@@ -142,14 +143,23 @@ def key_of(request: EditRequest, image_hashes: Sequence[str]) -> str:
     """The name of an edit in its batch: the request's own, or one that every run finds again.
 
     Without a key of its own, it is made of the first image's name, and a hash of all images' names (of their content,
-    for images without a name), the instruction and the parameters.
+    for images without a name), the instruction and the parameters. The signature of a URL is no part of its name.
     """
     if request.key:
         return request.key
-    names = [image_locator(image) or image_hash for image, image_hash in zip(request.images, image_hashes, strict=True)]
+    locators = [image_locator(image) for image in request.images]
+    names = [
+        image_hash if locator is None else unsigned(locator)
+        for locator, image_hash in zip(locators, image_hashes, strict=True)
+    ]
+    return automatic_key(names, request)
+
+
+def automatic_key(names: Sequence[str], request: EditRequest) -> str:
+    """Return the key of a request that has none of its own, made of its images' names."""
     first = image_locator(request.images[0]) or "edit"
     stem = first.split("?")[0].rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    return f"{safe_stem(stem)}-{_hash(names, request.instruction, _given(request.parameters))[:_HASH_CHARACTERS]}"
+    return f"{safe_stem(stem)}-{_hash([*names], request.instruction, _given(request.parameters))[:_HASH_CHARACTERS]}"
 
 
 def image_locator(image: object) -> str | None:

@@ -94,7 +94,7 @@ class EditBatch:
 
     An edit is known by its key. A row or picture without one is called as its first picture; a request without one, by
     its images' names (their content, for images in memory), its instruction and its parameters. A key that the journal
-    has with another content is refused.
+    has with another content is refused. The signature of a presigned URL is part of neither name nor content.
 
     Args:
         requests: What to edit. To go on, give the same again. One of:
