@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import operator
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -55,6 +56,28 @@ def key_without_reading(request: EditRequest) -> str | None:
     return key_of(request, [""] * len(request.images)) if request.key or located else None
 
 
+def read_key(request: EditRequest) -> str:
+    """Return the request's key, with a look at images that have no name.
+
+    Raises:
+        InvalidEditError: If one can't be read, or not twice.
+    """
+    hashes = [
+        hash_image(image, image_name(image, position)) if image_locator(image) is None else ""
+        for position, image in enumerate(request.images, 1)
+    ]
+    return key_of(request, hashes)
+
+
+def located(request: EditRequest, folder: str, key: str | None = None) -> EditRequest:
+    """Return the request with its relative paths as paths in a folder, and with a key if that is given."""
+    images = tuple(_located(image, folder) for image in request.images)
+    key = key or request.key
+    if key == request.key and all(map(operator.is_, images, request.images)):
+        return request
+    return attrs.evolve(request, images=images, key=key)
+
+
 def read_content(request: EditRequest) -> Content:
     """Hash the request's images.
 
@@ -90,6 +113,13 @@ def _ends_well(path: Path, size: int) -> bool:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - len(_PNG_END)))
         return end == size and file.read() == _PNG_END
+
+
+def _located(image: Any, folder: str) -> Any:
+    path = None if is_url(image) or is_data_uri(image) else local_path(image)
+    if path is None or os.path.isabs(path):  # noqa: PTH117  # text
+        return image
+    return os.path.join(folder, path) if isinstance(image, str) else Path(folder, path)  # noqa: PTH118  # text
 
 
 def _stamp(image: Any) -> str | None:

@@ -108,7 +108,8 @@ class EditBatch:
               directory;
             - an iterable, or async iterable, of :class:`EditRequest`, or of mappings with their fields; read as room
               becomes free, so that they may come from a generator.
-        out_dir: The folder for pictures and journal; it is made.
+        out_dir: The folder for pictures and journal; it is made. All relative paths are relative to the working
+            directory of the moment in which the batch is made; ``~`` is the home folder.
         instruction: What to do with pictures and rows that do not say.
         parameters: How to edit, where a row does not say.
         recursive: Whether a folder's folders are read as well. As with ``**`` in a pattern, links to folders, hidden
@@ -157,10 +158,11 @@ class EditBatch:
             check_positive(stop_after_failures, "stop_after_failures", integer=True)
         if deadline is not None:
             check_positive(deadline, "deadline")
-        self._folder = Path(out_dir)
+        here = os.getcwd()  # noqa: PTH109  # a str
+        self._folder = Path(here, os.path.expanduser(out_dir))  # noqa: PTH111  # which takes "~nobody" for an error
         self._targets = Targets(self._folder, overwrite)
         defaults = EditDefaults(instruction, parameters or EditParameters())
-        self._input = BatchInput(requests, defaults, recursive, self._targets)
+        self._input = BatchInput(requests, defaults, recursive, self._targets, here)
         if strict and not self._input.repeatable:
             raise ConfigurationError(f"strict {_NEEDS_REPEATABLE}")
         self._strict = strict
@@ -282,6 +284,7 @@ class EditBatch:
                 budget=attrs.evolve(self._limits),
                 files=files,
                 targets=self._targets,
+                inputs=self._input.folder,
                 deadline=self._deadline,
                 resubmit_uncertain=self._resubmit_uncertain,
             )

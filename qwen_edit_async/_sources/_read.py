@@ -49,10 +49,10 @@ def is_source(value: object) -> TypeGuard[Source]:
     return isinstance(value, str | os.PathLike | DataFrameLike)
 
 
-def has_keys(source: Source) -> bool:
-    """Whether it is a table, which may have keys of its own."""
+def has_keys(source: Source, base: str = "") -> bool:
+    """Whether it is a table, which may have keys of its own; ``base`` as in :func:`read_source`."""
     return not isinstance(source, str | os.PathLike) or (
-        (path := Path(source)).suffix.lower() in _TABLES and path.is_file()
+        (path := Path(base, source)).suffix.lower() in _TABLES and path.is_file()
     )
 
 
@@ -60,6 +60,7 @@ def read_source(
     source: Source,
     defaults: EditDefaults,
     *,
+    base: str = "",
     recursive: bool = False,
     exclude: Path | None = None,
     journal: str = "",
@@ -71,6 +72,8 @@ def read_source(
         source: A directory, a glob, a picture, a data frame, or a table: ``.csv`` or ``.tsv`` (UTF-8; commas,
             semicolons or tabs), ``.jsonl`` or ``.ndjson``, ``.parquet``. Relative paths in a table are relative to it.
         defaults: For what the source does not say.
+        base: The folder that a relative source is in; empty for the working directory. A data frame's paths stay as
+            they are.
         recursive: Whether a directory's folders are looked into as well.
         exclude: A folder whose content is no input, such as the one that the results go to.
         journal: The name of the file that marks a folder with the results of a run. Such folders, and those of the
@@ -82,7 +85,7 @@ def read_source(
     """
     if not isinstance(source, str | os.PathLike):
         return frame_items(source, defaults, note)
-    path = Path(source)
+    path = Path(base, source)
     search = Search(None if exclude is None else os.path.realpath(exclude), journal)
     if path.is_dir():
         where = f"{path} and its folders" if recursive else str(path)
@@ -90,18 +93,21 @@ def read_source(
     if not path.exists():
         if not glob.has_magic(str(source)):
             raise ConfigurationError(f"there is no directory, file or pattern of files {str(source)!r}")
+        pattern = os.path.join(glob.escape(base), source)  # noqa: PTH118  # which would take out what it means
         where = f"what matches {str(source)!r}"
-        return picture_items(search.matches_of(str(source)), where, defaults, search, note)
+        return picture_items(search.matches_of(pattern), where, defaults, search, note)
     if (table_items := _TABLES.get(path.suffix.lower())) is not None:
         return table_items(path, defaults, note)
     return picture_items([str(path)], str(path), defaults, Search(), note)
 
 
-def folder_of(source: Source) -> str:
-    """Where a folder's pictures, or a table's, are: their paths begin with it; empty for the working directory."""
+def folder_of(source: Source, base: str = "") -> str:
+    """Return the folder that a source's paths begin with, where that says nothing about a picture; else nothing."""
     if not isinstance(source, str | os.PathLike):
         return ""
-    path = Path(source)
+    path = Path(base, source)
     if path.is_dir():
         return str(path)
-    return str(path.parent) if has_keys(source) else ""
+    if has_keys(source, base):
+        return str(path.parent)
+    return "" if Path(source).is_absolute() else base
