@@ -1056,6 +1056,26 @@ async def test_two_runs_on_one_folder_are_refused(requests, out):
         assert (await run).ok
 
 
+async def test_a_second_run_of_a_batch_is_refused_and_leaves_the_first_as_it_is(requests, out):
+    batch = EditBatch(requests(2), out)
+    async with service(Fault.stuck_task().for_task(2)) as (_, session):
+        run = asyncio.create_task(batch.run(session))
+        await until(lambda: batch.progress.saved)
+        before = batch.progress
+        with pytest.raises(JournalError, match="is being written by another run of this batch"):
+            await batch.run(session)
+        assert batch.progress == before
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert batch.report.saved == 1
+        run = asyncio.create_task(batch.run(session))  # it can go on now
+        await until(lambda: batch.progress.found)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+
 async def test_a_session_that_is_not_open_is_an_error(requests, out):
     with pytest.raises(SessionClosedError):
         await EditBatch(requests(1), out).run(EditSession("key"))

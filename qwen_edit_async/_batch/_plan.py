@@ -26,13 +26,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Final
 
 import attrs
 
 from qwen_edit_async._errors import (
     APIStatusError,
+    ConfigurationError,
     EditFailedError,
     InsufficientBalanceError,
     NotFoundError,
@@ -354,6 +355,21 @@ class Budget:
         self.stop(reason)
         self.limit = limit
         return Verdict.STOP
+
+
+def to_money(value: Decimal | float | str | None, name: str) -> Decimal | None:
+    """Return an amount of money.
+
+    Raises:
+        ConfigurationError: If the value is none.
+    """
+    try:
+        cost = None if value is None else Decimal(str(value))
+    except InvalidOperation:
+        cost = Decimal("NaN")
+    if cost is not None and not (cost.is_finite() and cost >= 0):
+        raise ConfigurationError(f"{name} is {str(value)!r}: give an amount of money, 0 or more")
+    return cost
 
 
 def _given(parameters: EditParameters) -> dict[str, object]:

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Final, cast
 
@@ -32,7 +32,7 @@ from ._input import BatchInput, BatchSource
 from ._intake import Intake
 from ._journal import JOURNAL_NAME, Journal
 from ._outcomes import BatchOutcome, read_page
-from ._plan import Budget
+from ._plan import Budget, to_money
 from ._publish import JSON_NAME, PAGE_NAME, check_not_lost, publish
 from ._report import BatchReport, make_report
 from ._row import Surroundings
@@ -167,7 +167,7 @@ class EditBatch:
             raise ConfigurationError(f"strict {_NEEDS_REPEATABLE}")
         self._strict = strict
         self._limits = Budget(
-            max_cost=_to_money(max_cost, "max_cost"), max_tasks=max_tasks, stop_after_failures=stop_after_failures
+            max_cost=to_money(max_cost, "max_cost"), max_tasks=max_tasks, stop_after_failures=stop_after_failures
         )
         self._resubmit_uncertain = resubmit_uncertain
         self._deadline = deadline
@@ -177,6 +177,7 @@ class EditBatch:
         self._total: int | None = None
         self._report: BatchReport | None = None
         self._publishing = False
+        self._running = False
 
     @property
     def journal(self) -> Path:
@@ -237,7 +238,7 @@ class EditBatch:
         """
         if not self._input.repeatable:
             raise ConfigurationError(f"a plan {_NEEDS_REPEATABLE}")
-        each = _to_money(price, "price")
+        each = to_money(price, "price")
         return attrs.evolve(await self._survey(fit=fit), price=each)
 
     async def run(self, session: EditSession, *, on_plan: Callable[[BatchPlan], None] | None = None) -> BatchReport:
@@ -266,6 +267,15 @@ class EditBatch:
         """
         if not session.is_open:
             raise SessionClosedError("the session is not open: use `async with`, or await session.open()")
+        if self._running:
+            raise JournalError(f"{self._folder} is being written by another run of this batch: wait for its end")
+        self._running = True
+        try:
+            return await self._run(session, on_plan)
+        finally:
+            self._running = False
+
+    async def _run(self, session: EditSession, on_plan: Callable[[BatchPlan], None] | None) -> BatchReport:
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         self._around = self._report = None
@@ -383,13 +393,3 @@ async def _close(files: Gatherer, journal: Journal) -> None:
 def _log_problems(plan: BatchPlan) -> None:
     for line in plan.problem_lines(_TOLD_PROBLEMS):
         log.warning("%s", line)
-
-
-def _to_money(value: Decimal | float | str | None, name: str) -> Decimal | None:
-    try:
-        cost = None if value is None else Decimal(str(value))
-    except InvalidOperation:
-        cost = Decimal("NaN")
-    if cost is not None and not (cost.is_finite() and cost >= 0):
-        raise ConfigurationError(f"{name} is {str(value)!r}: give an amount of money, 0 or more")
-    return cost
