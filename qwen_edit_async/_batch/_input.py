@@ -82,6 +82,11 @@ class BatchInput:
         """Whether it can be read twice."""
         return self.described or (isinstance(self.source, Iterable) and iter(self.source) is not self.source)
 
+    def anew(self) -> BatchInput:
+        """Return the same input for another plan or run, which knows nothing of this one's."""
+        targets = Targets(self.targets.folder, self.targets.overwrite)
+        return BatchInput(self.source, self.defaults, self.recursive, targets, self.folder)
+
     def survey(self, note: Callable[[str], None], known: Known) -> Iterator[SourceItem]:
         """Each item, with its key; a later :meth:`feed` gives the same ones. Blocking.
 

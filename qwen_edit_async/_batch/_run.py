@@ -160,9 +160,8 @@ class EditBatch:
             check_positive(deadline, "deadline")
         here = os.getcwd()  # noqa: PTH109  # a str
         self._folder = Path(here, os.path.expanduser(out_dir))  # noqa: PTH111  # which takes "~nobody" for an error
-        self._targets = Targets(self._folder, overwrite)
         defaults = EditDefaults(instruction, parameters or EditParameters())
-        self._input = BatchInput(requests, defaults, recursive, self._targets, here)
+        self._input = BatchInput(requests, defaults, recursive, Targets(self._folder, overwrite), here)
         if strict and not self._input.repeatable:
             raise ConfigurationError(f"strict {_NEEDS_REPEATABLE}")
         self._strict = strict
@@ -239,7 +238,7 @@ class EditBatch:
         if not self._input.repeatable:
             raise ConfigurationError(f"a plan {_NEEDS_REPEATABLE}")
         each = to_money(price, "price")
-        return attrs.evolve(await self._survey(fit=fit), price=each)
+        return attrs.evolve(await self._survey(self._input.anew(), fit=fit), price=each)
 
     async def run(self, session: EditSession, *, on_plan: Callable[[BatchPlan], None] | None = None) -> BatchReport:
         """Do all that is still to be done.
@@ -280,8 +279,9 @@ class EditBatch:
         started_at = loop.time()
         self._around = self._report = None
         self._publishing = False
-        if self._input.described or self._strict:
-            plan = await self._survey(fit=session._fit)  # noqa: SLF001  # our own
+        given = self._input.anew()
+        if given.described or self._strict:
+            plan = await self._survey(given, fit=session._fit)  # noqa: SLF001  # our own
             self._total = plan.rows
             self._judge(plan)
             (on_plan or _log_problems)(plan)
@@ -293,8 +293,8 @@ class EditBatch:
                 journal=journal,
                 budget=attrs.evolve(self._limits),
                 files=files,
-                targets=self._targets,
-                inputs=self._input.folder,
+                targets=given.targets,
+                inputs=given.folder,
                 deadline=self._deadline,
                 resubmit_uncertain=self._resubmit_uncertain,
             )
@@ -318,7 +318,7 @@ class EditBatch:
                 return self._report
 
             try:
-                await self._work(intake, files)
+                await _work(given, intake, files)
             except (Exception, asyncio.CancelledError) as error:
                 with (
                     contextlib.suppress(JournalError),  # which is what ends the run, then
@@ -355,12 +355,12 @@ class EditBatch:
         finally:
             abandoned.set()
 
-    async def _survey(self, *, fit: bool) -> BatchPlan:
+    async def _survey(self, given: BatchInput, *, fit: bool) -> BatchPlan:
         options = SurveyOptions(strict=self._strict, fit=fit, resubmit_uncertain=self._resubmit_uncertain)
         abandoned = threading.Event()
         await asyncio.to_thread(check_not_lost, self.journal)
         try:
-            plan = await asyncio.to_thread(survey, self._input, self.journal, options, abandoned)
+            plan = await asyncio.to_thread(survey, given, self.journal, options, abandoned)
         finally:
             abandoned.set()
         return attrs.evolve(plan, max_cost=self._limits.max_cost, max_tasks=self._limits.max_tasks)
@@ -370,16 +370,16 @@ class EditBatch:
             problems = "\n".join(plan.problem_lines(_TOLD_PROBLEMS))
             raise InvalidEditError(f"nothing was sent, since the batch is strict: {problems}")
 
-    async def _work(self, intake: Intake, files: Gatherer) -> None:
-        given = self._input
-        if not given.described:
-            await intake.work(cast("Iterable[RequestInput]", given.source))
-            return
-        async with contextlib.aclosing(given.feed(files)) as items:
-            await intake.work(items)
-
 
 _NEEDS_REPEATABLE: Final = "needs an input that can be read twice: give a list, a table, a folder or a data frame"
+
+
+async def _work(given: BatchInput, intake: Intake, files: Gatherer) -> None:
+    if not given.described:
+        await intake.work(cast("Iterable[RequestInput]", given.source))
+        return
+    async with contextlib.aclosing(given.feed(files)) as items:
+        await intake.work(items)
 
 
 async def _close(files: Gatherer, journal: Journal) -> None:
