@@ -54,6 +54,7 @@ PURE_CORE = ",".join(
         "_sources/_item",
         "_sources/_keys",
         "_sources/_rows",
+        "_sources/_signed",
         "_statistics",
         "_survival",
         "_task_replies",

@@ -56,6 +56,7 @@ def nothing_blocks(request: pytest.FixtureRequest) -> Iterator[BlockBuster]:
     with blockbuster_ctx("qwen_edit_async") as blockbuster:
         for function in blockbuster.functions.values():
             function.can_block_in("qwen_edit_async/_stream.py", "pull")  # the user's own iterable runs there
+            function.can_block_in("qwen_edit_async/_batch/_run.py", "__init__")  # asks for the working directory
             function.can_block_in("coverage/collector.py", "lock_data")  # threads that are measured share it
         if request.node.get_closest_marker("may_block") is not None:
             blockbuster.deactivate()

@@ -9,10 +9,10 @@ import sqlite3
 import pytest
 from test_batch_run import LOSES_SIGHT, PHOTO, columns, service
 
-from qwen_edit_async import EditBatch, JournalError
+from qwen_edit_async import EditBatch, EditParameters, EditRequest, JournalError
 from qwen_edit_async._batch import _store
 from qwen_edit_async._batch._content import read_content
-from qwen_edit_async._batch._journal import JOURNAL_NAME
+from qwen_edit_async._batch._journal import ASIDE_NAME, JOURNAL_NAME
 from qwen_edit_async._batch._plan import State, describe
 from qwen_edit_async._batch._store import Store
 
@@ -125,3 +125,110 @@ async def test_a_new_journal_and_a_migrated_one_are_the_same(photos, out, tmp_pa
             tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             schemas.append({name: connection.execute(f"PRAGMA table_info({name})").fetchall() for name in tables})
     assert schemas[0] == schemas[1]
+
+
+SIGNED = "https://bucket.example/{}.png?v=1&X-Amz-Date={signature}&X-Amz-Signature={signature}"
+
+
+def signed_request(signature: str) -> EditRequest:
+    return EditRequest(SIGNED.format("cat", signature=signature), "snow", EditParameters(n=1, size="1024x1536"))
+
+
+def signed_table(folder, signature: str):
+    rows = ("a/x,,", "b/x,,", "b/x,,", "c/x,b.png,", "dog,b.png,", "emu,,mine")
+    cells = [row.split(",") for row in rows]
+    lines = [f"{SIGNED.format(name, signature=signature)},{other},snow,{key}" for name, other, key in cells]
+    path = folder / "edits.csv"
+    path.write_text("\n".join(["image,image2,instruction,key", *lines, ""]), encoding="utf-8")
+    return path
+
+
+def write_second_version(out, rows) -> None:
+    """A journal as version 2 wrote it, which took a URL's signature for a part of its name."""
+    (out / "picture.png").write_bytes(PHOTO)
+    files = json.dumps([["picture.png", len(PHOTO)]])
+    with contextlib.closing(sqlite3.connect(out / JOURNAL_NAME)) as connection:
+        connection.executescript(f"{FIRST_VERSION} {_store._MIGRATIONS[1]} PRAGMA user_version = 2;")
+        for number, (key, digest, state, request) in enumerate(rows, 1):
+            task_id = f"task{number}" if state == "saved" else None
+            row = (key, key, digest, "of version 2", describe(request), 1, state, task_id, files)
+            connection.execute(
+                "INSERT INTO edits (key, stem, digest, stamp, request, pictures, state, task_id, files) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
+        connection.commit()
+
+
+@pytest.mark.parametrize("signature", ["old", "new"])
+async def test_requests_that_were_known_by_their_signed_urls_are_not_paid_again(out, signature):
+    rows = [
+        ("cat-f47c53a3", "828d840177599f5f52fb3a55720cb3c19e3b4bd3", "failed", signed_request("older")),
+        ("cat-42149c98", "1a918b136dcdc5e69ce897a4465c1f5b74e68648", "saved", signed_request("old")),
+    ]
+    write_second_version(out, rows)
+    batch = EditBatch([signed_request(signature)], out)
+    plan = await batch.plan()
+    assert (plan.saved, plan.submit) == (1, 0)
+    assert version(out) == 2
+    async with service() as (emulator, session):
+        report = await batch.run(session)
+        assert (report.saved, report.failed, emulator.statistics().submits) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(("signature", "gone"), [("old", False), ("new", False), ("new", True)])
+async def test_rows_that_were_known_by_their_signed_urls_are_not_paid_again(out, tmp_path, signature, gone):
+    (tmp_path / "b.png").write_bytes(b"picture")
+    written = [
+        ("x-8ff08e26aa", "45593132c93fdb8b5d14faaddfc1c63cece8d4e1"),
+        ("x-2612bb2f2e", "9e86e14973df1d7a439e954b28a8cde46824a705"),
+        ("x-2612bb2f2e-2", "9e86e14973df1d7a439e954b28a8cde46824a705"),
+        ("x-dcb1fb35f8", "d60556d34fe60ab4a6625fb7b6339848a563febc"),
+        ("dog", "b2670b63ebc5869f238d4e92fae51f6be425d97c"),
+        ("mine", "75d4297cefa67030f032fc6dcd0c7595b39bb2fb"),
+    ]
+    earlier = EditBatch(signed_table(tmp_path, "old"), out)
+    items = earlier._input.survey(lambda _: None, lambda *_: None)
+    write_second_version(
+        out, [(key, digest, "saved", item.request) for (key, digest), item in zip(written, items, strict=True)]
+    )
+    if gone:
+        (tmp_path / "b.png").unlink()
+    batch = EditBatch(signed_table(tmp_path, signature), out)
+    plan = await batch.plan()
+    assert (plan.saved, plan.submit, plan.problem_count) == (6, 0, 0)
+    async with service() as (emulator, session):
+        report = await batch.run(session)
+        assert (report.saved, emulator.statistics().submits) == (6, 0), report.text()
+
+
+async def test_an_id_that_was_kept_under_a_former_key_is_taken_in(out):
+    write_second_version(
+        out, [("cat-42149c98", "1a918b136dcdc5e69ce897a4465c1f5b74e68648", "submitting", signed_request("old"))]
+    )
+    (out / ASIDE_NAME).write_text('["cat-42149c98", "task-of-cat"]\n', encoding="utf-8")
+    async with service() as (emulator, session):
+        await EditBatch([signed_request("new")], out).run(session)
+        assert emulator.statistics().submits == 0
+    assert dict(columns(out, "task_id", "former_key")) == {"task-of-cat": "cat-42149c98"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"request": "{"},
+        {"request": '{"images": ["https://a.example/?Expires=1"], "instruction": 5, "parameters": {}}'},
+        {"request": '{"images": [null, "https://a.example/?Expires=1"], "instruction": "x", "parameters": {}}'},
+        {"key": "of the user"},
+    ],
+)
+async def test_what_was_not_made_of_a_signed_url_keeps_its_key(out, change):
+    row = ("cat-42149c98", "digest", "saved", signed_request("old"))
+    write_second_version(out, [row])
+    with contextlib.closing(sqlite3.connect(out / JOURNAL_NAME)) as connection:
+        before = dict(zip(("key", "digest"), row, strict=False)) | change
+        for column, value in change.items():
+            connection.execute(f"UPDATE edits SET {column} = ?", (value,))
+        connection.commit()
+    Store(out / JOURNAL_NAME).close()
+    assert columns(out, "key", "digest") == [(before["key"], before["digest"])]

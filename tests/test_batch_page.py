@@ -329,10 +329,18 @@ async def test_outcomes_can_be_read_while_the_run_goes_on(requests, out):
             await run
 
 
-async def test_without_a_journal_there_are_no_outcomes(out):
-    with pytest.raises(JournalError, match="can't be opened"):
-        [outcome async for outcome in EditBatch([], out).outcomes()]
-    assert not out.exists()
+@pytest.mark.may_block("the test looks for files")
+@pytest.mark.parametrize("empty", [False, True])
+async def test_reading_without_a_journal_says_so_and_makes_nothing(out, empty):
+    out.mkdir()
+    batch = EditBatch([], out)
+    if empty:
+        batch.journal.touch()
+    for reading in (show_batch(batch), anext(batch.outcomes())):
+        with pytest.raises(JournalError, match=r"there is no journal in .*out: no run has begun there"):
+            await reading
+    assert (await batch.plan()).submit == 0
+    assert [path.stat().st_size for path in out.iterdir()] == [0] * empty
 
 
 @pytest.mark.may_block("the test damages the journal itself")

@@ -488,6 +488,29 @@ async def test_a_key_with_another_request_is_refused(requests, out, change):
     assert "in the journal with another request" in report.failures[0].reason
 
 
+@pytest.mark.parametrize("key", [None, "mine"])
+async def test_the_same_picture_with_a_new_signature_is_the_same_edit(out, key, monkeypatch):
+    def signed(signature):
+        url = f"https://bucket.example/cat.png?v=1&X-Amz-Date={signature}&X-Amz-Signature={signature}"
+        return [EditRequest(url, "snow", key=key)]
+
+    sent = []
+    submit = EditSession.submit
+
+    def spy(self, request, **options):
+        sent.extend(request.images)
+        return submit(self, request, **options)
+
+    monkeypatch.setattr(EditSession, "submit", spy)
+    async with service() as (emulator, session):
+        await EditBatch(signed("1"), out, max_tasks=0).run(session)
+        for signature in "23":
+            report = await EditBatch(signed(signature), out).run(session)
+            assert report.ok, report.text()
+        assert len(emulator.tasks) == 1
+    assert sent == [image for request in signed("2") for image in request.images]  # as it was signed last
+
+
 async def test_the_same_path_with_another_content_is_another_request(requests, out, photo):
     async with service() as (_, session):
         await EditBatch(requests(1), out).run(session)
@@ -1091,6 +1114,26 @@ async def test_two_runs_on_one_folder_are_refused(requests, out):
         with pytest.raises(JournalError, match="being written by a run in process"):
             await EditBatch(requests(2), out).run(session)
         assert (await run).ok
+
+
+async def test_a_second_run_of_a_batch_is_refused_and_leaves_the_first_as_it_is(requests, out):
+    batch = EditBatch(requests(2), out)
+    async with service(Fault.stuck_task().for_task(2)) as (_, session):
+        run = asyncio.create_task(batch.run(session))
+        await until(lambda: batch.progress.saved)
+        before = batch.progress
+        with pytest.raises(JournalError, match="is being written by another run of this batch"):
+            await batch.run(session)
+        assert batch.progress == before
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert batch.report.saved == 1
+        run = asyncio.create_task(batch.run(session))  # it can go on now
+        await until(lambda: batch.progress.found)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
 
 
 async def test_a_session_that_is_not_open_is_an_error(requests, out):

@@ -312,6 +312,16 @@ async def test_pictures_of_one_name_come_and_go_and_none_is_paid_again(tmp_path,
     assert len(emulator.tasks) == 3
 
 
+@pytest.mark.parametrize("source", ["photos", "photos/**/*.png"])
+async def test_results_beside_the_pictures_are_not_edited_by_another_run(photos, tmp_path, source):
+    async with service() as (emulator, session):
+        for words in ("snow", "sepia", "snow"):
+            options = {"instruction": words, "recursive": source == "photos"}
+            report = await EditBatch(str(tmp_path / source), photos / words, **options).run(session)
+            assert (report.ok, report.saved) == (True, 3), report.text()
+    assert len(emulator.tasks) == 6
+
+
 async def test_no_picture_takes_the_name_of_a_row_that_comes_later(table, out):
     async with service() as (_, session):
         report = await EditBatch(table("a.png,snow,,", "b.png,rain,,a"), out).run(session)
@@ -624,3 +634,21 @@ async def test_a_file_that_is_no_journal_can_not_be_looked_at(photos, out):
     (out / JOURNAL_NAME).write_bytes(b"no database" * 100)
     with pytest.raises(JournalError, match="no SQLite database"):
         await EditBatch(photos, out, instruction="snow").plan()
+
+
+async def test_plans_during_a_run_change_nothing_of_it(tmp_path, out):
+    def draw(folder, shade):
+        folder.mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (400, 400), (shade, number, 9)).save(folder / f"{number}.png")
+
+    async with service(max_in_flight=4) as (emulator, session):
+        draw(tmp_path / "source" / "z", 9)
+        await EditBatch(tmp_path / "source", out, instruction="snow", recursive=True).run(session)
+        draw(tmp_path / "source" / "a", 200)  # of the same names, and before them
+        batch = EditBatch(tmp_path / "source", out, instruction="snow", recursive=True)
+        run = asyncio.create_task(batch.run(session))
+        while not run.done():
+            await batch.plan()
+        report = await run
+        assert (report.ok, report.saved, len(emulator.tasks)) == (True, 20, 20), report.text()

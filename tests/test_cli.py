@@ -138,6 +138,18 @@ def test_edit_saves_into_the_current_folder(photos, tmp_path, capsys, monkeypatc
     assert (tmp_path / capsys.readouterr().out.strip()).exists()
 
 
+@pytest.mark.usefixtures("service")
+def test_a_tilde_that_the_shell_left_is_the_home_folder(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos.parent))
+    monkeypatch.setenv("USERPROFILE", str(photos.parent))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["edit", str(photos / "a.png"), "-i", "snow", "--output=~/one", *QUICK]) == 0
+    assert main(["batch", f"~/{photos.name}/a.*", "-i", "snow", "--output=~/many", *QUICK]) == 0
+    assert len([*photos.parent.glob("one/*.png"), *photos.parent.glob("many/*.png")]) == 2
+    assert list(Path.cwd().iterdir()) == []
+
+
 def test_every_parameter_reaches_the_service(photos, service):
     options = ["--size", "1024x1536", "--negative-prompt", "-blur", "--seed", "7", "--no-prompt-extend", "--watermark"]
     assert run_edit(photos, "--n", "2", *options) == 0

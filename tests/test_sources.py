@@ -17,7 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_edit_async import ConfigurationError, EditParameters, EditRequest
-from qwen_edit_async._sources import EditDefaults, KeyNames, SourceItem, _keys, crowded_names, image_stem, read_source
+from qwen_edit_async._sources import (
+    EditDefaults,
+    KeyNames,
+    SourceItem,
+    _keys,
+    crowded_names,
+    image_stem,
+    read_source,
+    unsigned,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(16)
@@ -109,6 +118,62 @@ def test_results_are_no_input(tmp_path, read):
     write(tmp_path / "in", a=PNG)
     write(tmp_path / "in" / "out", b=PNG)
     assert names(read("in", recursive=True, exclude=tmp_path / "in" / "out")) == ["a"]
+
+
+def test_each_real_file_is_read_once_whatever_leads_to_it(tmp_path, read, notes):
+    write(tmp_path / "in", **{"a.jpg": JPEG})
+    write(tmp_path / "elsewhere", **{"b.jpg": JPEG})
+    (tmp_path / "in" / "c.jpg").symlink_to("a.jpg")
+    (tmp_path / "in" / "d.jpg").symlink_to(tmp_path / "elsewhere" / "b.jpg")
+    assert names(read("in")) == ["a.jpg", "d.jpg"]
+    assert notes == ["left out: 1 other path to the same file (c.jpg)"]
+    assert names(read("in/[acd].jpg")) == ["a.jpg", "d.jpg"]
+
+
+def test_a_pattern_follows_no_link_to_a_folder_on_its_own(tmp_path, read, notes):
+    write(tmp_path / "in" / "2024" / "may", **{"a.jpg": JPEG})
+    write(tmp_path / "elsewhere", **{"b.jpg": JPEG})
+    (tmp_path / "in" / "0latest").symlink_to("2024", target_is_directory=True)
+    (tmp_path / "in" / "elsewhere").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for name in ("circle", "other_circle"):  # followed, they would never end
+        (tmp_path / "in" / name).symlink_to(".", target_is_directory=True)
+    expected = [str(tmp_path / "in" / "2024" / "may" / "a.jpg")]
+    for pattern in ("in/**/*.jpg", "**/in/**/*.jpg", "in/**/**/*.jpg", "in/**/may/*", "in/**"):
+        assert [item.request.images[0] for item in read(pattern)] == expected
+    assert notes == []
+    assert names(read("in/elsewhere/*.jpg")) == ["b.jpg"]  # the user names the link
+
+
+def test_a_pattern_without_a_folder_in_front_gives_plain_paths(tmp_path, monkeypatch):
+    write(tmp_path / "in", **{"a.jpg": JPEG})
+    write(tmp_path, **{"b.jpg": JPEG})
+    monkeypatch.chdir(tmp_path)
+    paths = [item.request.images[0] for item in read_source("**/*.jpg", SNOW)]
+    assert paths == ["b.jpg", str(Path("in", "a.jpg"))]
+
+
+@pytest.mark.parametrize("source", ["in", "in/**/*.jpg"])
+def test_folders_of_the_system_and_results_of_other_runs_are_left_out(tmp_path, read, notes, source):
+    write(tmp_path / "in" / "deep", **{"a.jpg": JPEG})
+    for folder in ("@eaDir", "#recycle", "$RECYCLE.BIN", "deep/lost+found", "__MACOSX", ".Trash-1000"):
+        write(tmp_path / "in" / folder / "x", **{"b.jpg": JPEG})
+    for folder in ("snow", "out"):
+        write(tmp_path / "in" / folder, **{"a-0.jpg": JPEG, "journal": b""})
+    write(tmp_path / "in", journal=b"")  # whoever names a folder of results wants them edited
+    options = {"exclude": tmp_path / "in" / "out", "journal": "journal"}
+    assert names(read(source, recursive=True, **options)) == ["a.jpg"]
+    assert [note for note in notes if note.startswith("left out: ")] == [
+        (
+            "left out: 5 folders of the system (#recycle, $RECYCLE.BIN, @eaDir, …), "
+            "1 folder with the results of another run (snow)"
+        )
+    ]
+
+
+def test_what_was_left_out_is_said_if_nothing_else_is_there(tmp_path, read):
+    write(tmp_path / "in" / "@eaDir", **{"a.jpg": JPEG})
+    with pytest.raises(ConfigurationError, match=r"in .*in and its folders; left out: 1 folder of the system \(@eaDir"):
+        read("in", recursive=True)
 
 
 def test_every_picture_gets_the_defaults(tmp_path, read):
@@ -644,3 +709,50 @@ def test_cells_below_a_column_without_a_name_say_nothing(table):
 )
 def test_an_item_is_called_by_what_finds_it(item, label):
     assert item.label == label
+
+
+BUCKET = "https://bucket.example/a%20b.png"
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=K%2F1&X-Amz-Date=1&X-Amz-Expires=9&X-Amz-Signature=a",
+        "X-Goog-Algorithm=GOOG4-RSA-SHA256&X-Goog-Signature=a",
+        "sv=2022-11-02&st=a&se=b&sr=b&sp=r&spr=https&skoid=1&sktid=2&skt=a&ske=b&sks=b&skv=c&sig=a%2Fb%3D",
+        "Expires=1&Signature=a~b&Key-Pair-Id=K",
+        "Policy=a&Signature=a~b&Key-Pair-Id=K",
+        "AWSAccessKeyId=K&Signature=a&Expires=1",
+        "GoogleAccessId=K&Expires=1&Signature=a",
+        "OSSAccessKeyId=K&Expires=1&Signature=a&security-token=t",
+        "x-oss-signature-version=OSS4-HMAC-SHA256&x-oss-date=1&x-oss-expires=9&x-oss-credential=K&x-oss-signature=a",
+    ],
+)
+def test_a_signature_is_no_part_of_what_a_url_names(signature):
+    assert unsigned(f"{BUCKET}?{signature}") == BUCKET
+    assert unsigned(f"{BUCKET}?v=1&{signature}&w=%41#top") == f"{BUCKET}?v=1&w=%41#top"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{BUCKET}?v=1&&w",
+        f"{BUCKET}?sv=1&se=2&sp=3&policy=4&security-token=5",
+        f"{BUCKET}?x-oss-process=image/resize,w_100",
+        f"{BUCKET}?",
+        BUCKET,
+        "photos/what?Expires=1.png",
+        "data:image/png;base64,AAAA",
+    ],
+)
+def test_what_has_no_signature_stays_as_it_is(text):
+    assert unsigned(text) == text
+
+
+def test_rows_of_one_name_are_known_without_their_signatures():
+    def sign(signature):
+        urls = [f"https://bucket.example/{folder}/x.png?Signature={signature}&Expires=1" for folder in "ab"]
+        return keys(name_items(pictures(*urls)))
+
+    assert sign("one") == sign("two")
+    assert len(set(sign("one"))) == 2

@@ -10,6 +10,7 @@
     _journal     SQLite for coroutines: one thread, group commit     _lock      one run at a time
     _aside       ids of tasks that the journal could not take, kept beside it for the next run
     _store       SQLite: schema, steps      _tally   its sums        _content   hashes of images, checks of files
+    _upgrade     names and hashes of journals of earlier versions
     _outcomes    SQLite: what became of each edit                    _sqlite    how it is opened for reading; its errors
     ------------------------------------------------------------------ pure below
     _report      BatchReport                  _forecast   BatchPlan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import operator
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from qwen_edit_async._errors import InvalidEditError
 from qwen_edit_async._images import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url
 from qwen_edit_async._models import EditRequest
 from qwen_edit_async._prepare import check_regular, local_path, opened, read_piece
+from qwen_edit_async._sources import unsigned
 
 from ._plan import content_hash, image_locator, key_of, stamp_of
 
@@ -54,6 +56,28 @@ def key_without_reading(request: EditRequest) -> str | None:
     return key_of(request, [""] * len(request.images)) if request.key or located else None
 
 
+def read_key(request: EditRequest) -> str:
+    """Return the request's key, with a look at images that have no name.
+
+    Raises:
+        InvalidEditError: If one can't be read, or not twice.
+    """
+    hashes = [
+        hash_image(image, image_name(image, position)) if image_locator(image) is None else ""
+        for position, image in enumerate(request.images, 1)
+    ]
+    return key_of(request, hashes)
+
+
+def located(request: EditRequest, folder: str, key: str | None = None) -> EditRequest:
+    """Return the request with its relative paths as paths in a folder, and with a key if that is given."""
+    images = tuple(_located(image, folder) for image in request.images)
+    key = key or request.key
+    if key == request.key and all(map(operator.is_, images, request.images)):
+        return request
+    return attrs.evolve(request, images=images, key=key)
+
+
 def read_content(request: EditRequest) -> Content:
     """Hash the request's images.
 
@@ -61,7 +85,7 @@ def read_content(request: EditRequest) -> Content:
         InvalidEditError: If one can't be read, or not twice.
     """
     stamped = stamp(request)
-    hashes = [_hash_image(image, image_name(image, position)) for position, image in enumerate(request.images, 1)]
+    hashes = [hash_image(image, image_name(image, position)) for position, image in enumerate(request.images, 1)]
     return Content(key_of(request, hashes), content_hash(hashes, request), stamped)
 
 
@@ -91,9 +115,16 @@ def _ends_well(path: Path, size: int) -> bool:
         return end == size and file.read() == _PNG_END
 
 
+def _located(image: Any, folder: str) -> Any:
+    path = None if is_url(image) or is_data_uri(image) else local_path(image)
+    if path is None or os.path.isabs(path):  # noqa: PTH117  # text
+        return image
+    return os.path.join(folder, path) if isinstance(image, str) else Path(folder, path)  # noqa: PTH118  # text
+
+
 def _stamp(image: Any) -> str | None:
     if is_url(image):
-        return str(image)
+        return unsigned(image)
     path = local_path(image)
     if path is None:
         return None
@@ -103,7 +134,17 @@ def _stamp(image: Any) -> str | None:
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
-def _hash_image(image: Any, name: str) -> str:
+def hash_text(text: str) -> str:
+    """Return the hash of a URL that has no signature."""
+    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+
+
+def hash_image(image: Any, name: str) -> str:
+    """Return the hash of an image's content, or of its URL without the signature.
+
+    Raises:
+        InvalidEditError: If it can't be read, or not twice.
+    """
     digest = hashlib.blake2b(digest_size=20)
     try:
         _feed(digest, image, name)
@@ -119,7 +160,7 @@ def _hash_image(image: Any, name: str) -> str:
 
 def _feed(digest: hashlib.blake2b, image: Any, name: str) -> None:
     if isinstance(image, str) and (is_url(image) or is_data_uri(image)):
-        digest.update(image.encode())
+        digest.update(unsigned(image).encode())
     elif isinstance(image, bytes | bytearray | memoryview):
         digest.update(image)
     elif (path := local_path(image)) is not None:

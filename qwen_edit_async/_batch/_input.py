@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -27,7 +28,9 @@ from qwen_edit_async._sources import (
     read_source,
 )
 
+from ._content import located
 from ._gather import Gatherer
+from ._journal import JOURNAL_NAME
 from ._targets import Targets
 
 BatchSource: TypeAlias = "Source | Iterable[RequestInput] | AsyncIterable[RequestInput]"
@@ -45,12 +48,14 @@ class BatchInput:
         defaults: What to do with each picture or row that does not say.
         recursive: Whether a folder's folders are looked into.
         targets: Where the results go, which is no input.
+        folder: Where relative paths are, in whatever folder the process works later.
     """
 
     source: BatchSource
     defaults: EditDefaults
     recursive: bool
     targets: Targets
+    folder: str
     _crowded: set[str] = attrs.field(factory=set)
     _settled: dict[str, str] = attrs.field(factory=dict)
     _count: int = 0
@@ -61,6 +66,8 @@ class BatchInput:
             raise ConfigurationError(
                 "the input is Base64 text: give a folder, a pattern, a table, or a list of requests"
             )
+        if isinstance(self.source, str | os.PathLike):
+            self.source = os.path.expanduser(self.source)  # noqa: PTH111  # which takes "~nobody" for an error
         if self.described:
             return
         if not isinstance(self.source, Iterable | AsyncIterable):
@@ -80,6 +87,11 @@ class BatchInput:
         """Whether it can be read twice."""
         return self.described or (isinstance(self.source, Iterable) and iter(self.source) is not self.source)
 
+    def anew(self) -> BatchInput:
+        """Return the same input for another plan or run, which knows nothing of this one's."""
+        targets = Targets(self.targets.folder, self.targets.overwrite)
+        return BatchInput(self.source, self.defaults, self.recursive, targets, self.folder)
+
     def survey(self, note: Callable[[str], None], known: Known) -> Iterator[SourceItem]:
         """Each item, with its key; a later :meth:`feed` gives the same ones. Blocking.
 
@@ -93,20 +105,25 @@ class BatchInput:
         source = self.source
         if not is_source(source):
             return _requests(cast("Iterable[RequestInput]", source))
-        if not has_keys(source) and Path(str(source)).resolve() == self.targets.folder.resolve():
+        if (
+            not has_keys(source, self.folder)
+            and Path(self.folder, str(source)).resolve() == self.targets.folder.resolve()
+        ):
             raise ConfigurationError(
                 "the results would be among the pictures, and be edited by the next run: use another output folder"
             )
-        self._crowded = crowded_names(self.targets.noting_inputs(self._read(source, lambda _: None)))
+        self._crowded = crowded_names(
+            self.targets.noting_inputs(map(self._located, self._read(source, lambda _: None)))
+        )
         self._settled = {}
 
         def settle(request: EditRequest, plain: str, hashed: str) -> str | None:
-            key = known(request, plain, hashed)
+            key = known(located(request, self.folder), plain, hashed)
             if key is not None and key == (plain or hashed):
                 self._settled[hashed] = key  # what the feed could not tell by itself
             return key
 
-        return self._remembered(source, KeyNames(self._crowded, folder_of(source), settle), note)
+        return self._remembered(source, KeyNames(self._crowded, folder_of(source, self.folder), settle), note)
 
     def _remembered(self, source: Source, names: KeyNames, note: Callable[[str], None]) -> Iterator[SourceItem]:
         count = 0
@@ -120,7 +137,7 @@ class BatchInput:
         Those that were there then, and are gone, are items with that problem, at the end.
         """
         source, count, gone = cast("Source", self.source), 0, self._keys
-        names = KeyNames(self._crowded, folder_of(source), lambda *known: self._settled.get(known[-1]))
+        names = KeyNames(self._crowded, folder_of(source, self.folder), lambda *known: self._settled.get(known[-1]))
         items = self._items(source, names, lambda _: None)
         try:
             while page := await thread.call(lambda: list(islice(items, _PAGE))):
@@ -130,7 +147,7 @@ class BatchInput:
                         gone.discard(folded(item.request.key or ""))
                     yield item
             # A row of a table that has gone bad meanwhile has no key, but is still there.
-            if gone and not (has_keys(source) and count >= self._count):
+            if gone and not (has_keys(source, self.folder) and count >= self._count):
                 for key in sorted(gone):
                     yield SourceItem(problem="it was there when the run began, and is gone", place=key)
         finally:
@@ -138,12 +155,23 @@ class BatchInput:
 
     def _items(self, source: Source, names: KeyNames, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
         for item in self._read(source, note):
-            yield names.name(item)
+            yield self._located(names.name(item))
         if names.note:
             note(names.note)
 
+    def _located(self, item: SourceItem) -> SourceItem:
+        return item if item.request is None else attrs.evolve(item, request=located(item.request, self.folder))
+
     def _read(self, source: Source, note: Callable[[str], None]) -> Iterator[SourceItem]:
-        return read_source(source, self.defaults, recursive=self.recursive, exclude=self.targets.folder, note=note)
+        return read_source(
+            source,
+            self.defaults,
+            base=self.folder,
+            recursive=self.recursive,
+            exclude=self.targets.folder,
+            journal=JOURNAL_NAME,
+            note=note,
+        )
 
 
 def _requests(given: Iterable[RequestInput]) -> Iterator[SourceItem]:

@@ -19,7 +19,7 @@ from qwen_edit_async._results import safe_stem
 from qwen_edit_async._sources import SourceItem
 from qwen_edit_async._stream import pull
 
-from ._content import Content, key_without_reading, read_content, stamp
+from ._content import Content, key_without_reading, located, read_content, read_key, stamp
 from ._plan import State, describe, key_of, may_change_request, pictures_of
 from ._report import FailureGroup
 from ._row import Row, Surroundings
@@ -184,17 +184,15 @@ class Intake:
         except Exception as error:  # noqa: BLE001  # whatever is wrong with one request ends it alone
             self._refuse(str(error), given.get("key") if isinstance(given, Mapping) else None)
             return
-        examined: _Examined | None = None
         if (key := key_without_reading(request)) is None:
-            examined = await self._around.files.call(_examine, request, None, self._around.targets)
-            key = examined.content.key
+            key = await self._around.files.call(_read_key, request)
         if key != key.encode("utf-8", "replace").decode("utf-8"):
             self._refuse(
                 "the key is no text that can be written: it has half a character (a lone surrogate)", ascii(key)
             )
             return
         async with self._claimed(key):
-            await self._work_on(request, key, examined)
+            await self._work_on(located(request, self._around.inputs, key), key)
 
     @contextlib.asynccontextmanager
     async def _claimed(self, key: str) -> AsyncGenerator[None, None]:
@@ -209,11 +207,10 @@ class Intake:
             around.live.discard(key)
             around.news.set()
 
-    async def _work_on(self, request: EditRequest, key: str, examined: _Examined | None) -> None:
+    async def _work_on(self, request: EditRequest, key: str) -> None:
         around = self._around
         entry = None if self._fresh else await around.journal.find(key)
-        if examined is None:
-            examined = await around.files.call(_examine, request, entry, around.targets)
+        examined = await around.files.call(_examine, request, entry, around.targets)
         content, error = examined.content, examined.error
         draft = Draft(
             key=key,
@@ -262,6 +259,14 @@ class _Examined:
     content: Content
     error: InvalidEditError | None = None
     in_the_way: InvalidEditError | None = None
+
+
+def _read_key(request: EditRequest) -> str:
+    """Return the key also of a request that can't be read, and so will fail. Blocking."""
+    try:
+        return read_key(request)
+    except InvalidEditError:
+        return key_of(request, [""] * len(request.images))
 
 
 def _examine(request: EditRequest, entry: Entry | None, targets: Targets) -> _Examined:

@@ -25,6 +25,7 @@ BatchStatus = Literal["planned", "submitting", "submitted", "completed", "saved"
 
 PAGE: Final = 256
 _BUSY_SECONDS: Final = 10.0
+_NO_JOURNAL: Final = "there is no journal in {}: no run has begun there"
 _COLUMNS: Final = (
     "number, key, state, request, task_id, cost, files, problem, attempts, queued, running, lag, checks, pictures"
 )
@@ -121,10 +122,14 @@ def read_chosen(journal: Path, limit: int) -> Generator[BatchOutcome, None, None
 
 @contextlib.contextmanager
 def _reading(journal: Path) -> Iterator[sqlite3.Connection]:
+    if not journal.exists():
+        raise JournalError(_NO_JOURNAL.format(journal.parent))
     try:
         with contextlib.closing(
             sqlite3.connect(read_only_address(journal), uri=True, timeout=_BUSY_SECONDS)
         ) as connection:
+            if not connection.execute("PRAGMA user_version").fetchone()[0]:
+                raise JournalError(_NO_JOURNAL.format(journal.parent))
             yield connection
     except sqlite3.Error as error:
         raise explain(error, journal) from error

@@ -27,7 +27,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Final
 
 import attrs
@@ -35,6 +35,7 @@ import attrs
 from qwen_edit_async._errors import (
     APIResponseError,
     APIStatusError,
+    ConfigurationError,
     EditFailedError,
     InsufficientBalanceError,
     NotFoundError,
@@ -42,8 +43,10 @@ from qwen_edit_async._errors import (
     SubmitUncertainError,
 )
 from qwen_edit_async._images import image_name, is_data_uri
+from qwen_edit_async._markup import quoted
 from qwen_edit_async._models import EditParameters, EditRequest
 from qwen_edit_async._results import safe_stem
+from qwen_edit_async._sources import unsigned
 
 _PARAMETERS: Final = tuple(field.name for field in attrs.fields(EditParameters))
 _BALANCE_CODES: Final = range(40201, 40209)
@@ -165,14 +168,23 @@ def key_of(request: EditRequest, image_hashes: Sequence[str]) -> str:
     """The name of an edit in its batch: the request's own, or one that every run finds again.
 
     Without a key of its own, it is made of the first image's name, and a hash of all images' names (of their content,
-    for images without a name), the instruction and the parameters.
+    for images without a name), the instruction and the parameters. The signature of a URL is no part of its name.
     """
     if request.key:
         return request.key
-    names = [image_locator(image) or image_hash for image, image_hash in zip(request.images, image_hashes, strict=True)]
+    locators = [image_locator(image) for image in request.images]
+    names = [
+        image_hash if locator is None else unsigned(locator)
+        for locator, image_hash in zip(locators, image_hashes, strict=True)
+    ]
+    return automatic_key(names, request)
+
+
+def automatic_key(names: Sequence[str], request: EditRequest) -> str:
+    """Return the key of a request that has none of its own, made of its images' names."""
     first = image_locator(request.images[0]) or "edit"
     stem = first.split("?")[0].rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    return f"{safe_stem(stem)}-{_hash(names, request.instruction, _given(request.parameters))[:_HASH_CHARACTERS]}"
+    return f"{safe_stem(stem)}-{_hash([*names], request.instruction, _given(request.parameters))[:_HASH_CHARACTERS]}"
 
 
 def image_locator(image: object) -> str | None:
@@ -402,6 +414,21 @@ class Budget:
         self.stop(reason)
         self.limit = limit
         return Verdict.STOP
+
+
+def to_money(value: Decimal | float | str | None, name: str) -> Decimal | None:
+    """Return an amount of money.
+
+    Raises:
+        ConfigurationError: If the value is none.
+    """
+    try:
+        cost = None if value is None else Decimal(str(value))
+    except InvalidOperation:
+        cost = Decimal("NaN")
+    if cost is not None and not (cost.is_finite() and cost >= 0):
+        raise ConfigurationError(f"{name} is {quoted(str(value))}: give an amount of money, 0 or more")
+    return cost
 
 
 def _given(parameters: EditParameters) -> dict[str, object]:

@@ -71,6 +71,7 @@ class Surroundings:
         budget: Whether they may be submitted.
         files: For looking at files.
         targets: Where their pictures go.
+        inputs: The folder that relative paths of images are in.
         deadline: Seconds for each; ``None`` for the session's.
         resubmit_uncertain: Whether uncertain ones are submitted again.
         live: Keys of the edits that are being worked on.
@@ -86,6 +87,7 @@ class Surroundings:
     budget: Budget
     files: Gatherer
     targets: Targets
+    inputs: str
     deadline: float | None
     resubmit_uncertain: bool
     live: set[str] = attrs.field(factory=set)

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Final, cast
 
@@ -20,7 +20,6 @@ from qwen_edit_async._config import check_not_negative, check_positive, origin_o
 from qwen_edit_async._ending import see_through
 from qwen_edit_async._errors import ConfigurationError, InvalidEditError, JournalError, SessionClosedError
 from qwen_edit_async._log import log
-from qwen_edit_async._markup import quoted
 from qwen_edit_async._models import EditParameters
 from qwen_edit_async._requests import RequestInput
 from qwen_edit_async._session import EditSession
@@ -33,7 +32,7 @@ from ._input import BatchInput, BatchSource
 from ._intake import Intake
 from ._journal import JOURNAL_NAME, Journal
 from ._outcomes import BatchOutcome, read_page
-from ._plan import Budget
+from ._plan import Budget, to_money
 from ._publish import JSON_NAME, PAGE_NAME, check_not_lost, publish
 from ._report import BatchReport, make_report
 from ._row import Surroundings
@@ -97,7 +96,7 @@ class EditBatch:
 
     An edit is known by its key. A row or picture without one is called as its first picture; a request without one, by
     its images' names (their content, for images in memory), its instruction and its parameters. A key that the journal
-    has with another content is refused.
+    has with another content is refused. The signature of a presigned URL is part of neither name nor content.
 
     Args:
         requests: What to edit. To go on, give the same again. One of:
@@ -111,10 +110,12 @@ class EditBatch:
               directory;
             - an iterable, or async iterable, of :class:`EditRequest`, or of mappings with their fields; read as room
               becomes free, so that they may come from a generator.
-        out_dir: The folder for pictures and journal; it is made.
+        out_dir: The folder for pictures and journal; it is made. All relative paths are relative to the working
+            directory of the moment in which the batch is made; ``~`` is the home folder.
         instruction: What to do with pictures and rows that do not say.
         parameters: How to edit, where a row does not say.
-        recursive: Whether a folder's folders are looked into.
+        recursive: Whether a folder's folders are read as well. As with ``**`` in a pattern, links to folders, hidden
+            folders, bins and previews of the system, and folders with the results of other runs are left out.
         strict: Whether to send nothing at all if a row is bad, or has text that the service would cut off; otherwise
             bad rows are reported and left out. Needs an input that can be read twice.
         max_cost: The most that the whole batch may cost, in the account's currency. It is kept by reckoning unfinished
@@ -159,15 +160,15 @@ class EditBatch:
             check_positive(stop_after_failures, "stop_after_failures", integer=True)
         if deadline is not None:
             check_positive(deadline, "deadline")
-        self._folder = Path(out_dir)
-        self._targets = Targets(self._folder, overwrite)
+        here = os.getcwd()  # noqa: PTH109  # a str
+        self._folder = Path(here, os.path.expanduser(out_dir))  # noqa: PTH111  # which takes "~nobody" for an error
         defaults = EditDefaults(instruction, parameters or EditParameters())
-        self._input = BatchInput(requests, defaults, recursive, self._targets)
+        self._input = BatchInput(requests, defaults, recursive, Targets(self._folder, overwrite), here)
         if strict and not self._input.repeatable:
             raise ConfigurationError(f"strict {_NEEDS_REPEATABLE}")
         self._strict = strict
         self._limits = Budget(
-            max_cost=_to_money(max_cost, "max_cost"), max_tasks=max_tasks, stop_after_failures=stop_after_failures
+            max_cost=to_money(max_cost, "max_cost"), max_tasks=max_tasks, stop_after_failures=stop_after_failures
         )
         self._resubmit_uncertain = resubmit_uncertain
         self._deadline = deadline
@@ -177,6 +178,7 @@ class EditBatch:
         self._total: int | None = None
         self._report: BatchReport | None = None
         self._publishing = False
+        self._running = False
 
     @property
     def journal(self) -> Path:
@@ -238,8 +240,8 @@ class EditBatch:
         """
         if not self._input.repeatable:
             raise ConfigurationError(f"a plan {_NEEDS_REPEATABLE}")
-        each = _to_money(price, "price")
-        return attrs.evolve(await self._survey(fit=fit), price=each)
+        each = to_money(price, "price")
+        return attrs.evolve(await self._survey(self._input.anew(), fit=fit), price=each)
 
     async def run(self, session: EditSession, *, on_plan: Callable[[BatchPlan], None] | None = None) -> BatchReport:
         """Do all that is still to be done.
@@ -270,12 +272,22 @@ class EditBatch:
         """
         if not session.is_open:
             raise SessionClosedError("the session is not open: use `async with`, or await session.open()")
+        if self._running:
+            raise JournalError(f"{self._folder} is being written by another run of this batch: wait for its end")
+        self._running = True
+        try:
+            return await self._run(session, on_plan)
+        finally:
+            self._running = False
+
+    async def _run(self, session: EditSession, on_plan: Callable[[BatchPlan], None] | None) -> BatchReport:
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         self._around = self._report = None
         self._publishing = False
-        if self._input.described or self._strict:
-            plan = await self._survey(fit=session._fit)  # noqa: SLF001  # our own
+        given = self._input.anew()
+        if given.described or self._strict:
+            plan = await self._survey(given, fit=session._fit)  # noqa: SLF001  # our own
             self._total = plan.rows
             self._judge(plan)
             (on_plan or _log_problems)(plan)
@@ -287,7 +299,8 @@ class EditBatch:
                 journal=journal,
                 budget=attrs.evolve(self._limits),
                 files=files,
-                targets=self._targets,
+                targets=given.targets,
+                inputs=given.folder,
                 deadline=self._deadline,
                 resubmit_uncertain=self._resubmit_uncertain,
             )
@@ -311,7 +324,7 @@ class EditBatch:
                 return self._report
 
             try:
-                await self._work(intake, files)
+                await _work(given, intake, files)
             except (Exception, asyncio.CancelledError) as error:
                 with (
                     contextlib.suppress(JournalError),  # which is what ends the run, then
@@ -348,12 +361,12 @@ class EditBatch:
         finally:
             abandoned.set()
 
-    async def _survey(self, *, fit: bool) -> BatchPlan:
+    async def _survey(self, given: BatchInput, *, fit: bool) -> BatchPlan:
         options = SurveyOptions(strict=self._strict, fit=fit, resubmit_uncertain=self._resubmit_uncertain)
         abandoned = threading.Event()
         await asyncio.to_thread(check_not_lost, self.journal)
         try:
-            plan = await asyncio.to_thread(survey, self._input, self.journal, options, abandoned)
+            plan = await asyncio.to_thread(survey, given, self.journal, options, abandoned)
         finally:
             abandoned.set()
         return attrs.evolve(plan, max_cost=self._limits.max_cost, max_tasks=self._limits.max_tasks)
@@ -363,16 +376,16 @@ class EditBatch:
             problems = "\n".join(plan.problem_lines(_TOLD_PROBLEMS))
             raise InvalidEditError(f"nothing was sent, since the batch is strict: {problems}")
 
-    async def _work(self, intake: Intake, files: Gatherer) -> None:
-        given = self._input
-        if not given.described:
-            await intake.work(cast("Iterable[RequestInput]", given.source))
-            return
-        async with contextlib.aclosing(given.feed(files)) as items:
-            await intake.work(items)
-
 
 _NEEDS_REPEATABLE: Final = "needs an input that can be read twice: give a list, a table, a folder or a data frame"
+
+
+async def _work(given: BatchInput, intake: Intake, files: Gatherer) -> None:
+    if not given.described:
+        await intake.work(cast("Iterable[RequestInput]", given.source))
+        return
+    async with contextlib.aclosing(given.feed(files)) as items:
+        await intake.work(items)
 
 
 async def _close(files: Gatherer, journal: Journal) -> None:
@@ -386,13 +399,3 @@ async def _close(files: Gatherer, journal: Journal) -> None:
 def _log_problems(plan: BatchPlan) -> None:
     for line in plan.problem_lines(_TOLD_PROBLEMS):
         log.warning("%s", line)
-
-
-def _to_money(value: Decimal | float | str | None, name: str) -> Decimal | None:
-    try:
-        cost = None if value is None else Decimal(str(value))
-    except InvalidOperation:
-        cost = Decimal("NaN")
-    if cost is not None and not (cost.is_finite() and cost >= 0):
-        raise ConfigurationError(f"{name} is {quoted(str(value))}: give an amount of money, 0 or more")
-    return cost

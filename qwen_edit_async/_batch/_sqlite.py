@@ -50,5 +50,5 @@ def read_only_address(path: Path) -> str:
     elif path.with_name(f"{path.name}-wal").exists():
         mode = "mode=ro"
     else:  # nobody has it open just now: then SQLite is told so, and needs no files of its own to share it
-        mode = "immutable=1"
+        mode = "mode=ro&immutable=1"
     return f"{path.absolute().as_uri()}?{mode}"

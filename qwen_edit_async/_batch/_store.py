@@ -6,7 +6,7 @@ import functools
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from ._plan import ORIGINS, State
 from ._report import JournalSummary
 from ._sqlite import COUNT_DAMAGED, DAMAGED, explain, read_only_address
 from ._tally import Totals, read_summary, read_totals
+from ._upgrade import add_functions
 
 _APPLICATION_ID: Final = 0x51574544
 _BUSY_SECONDS: Final = 10.0
@@ -58,10 +59,21 @@ _MIGRATIONS: Final = (
     ALTER TABLE edits ADD COLUMN former_task_ids TEXT;
     CREATE TABLE service (only INTEGER PRIMARY KEY CHECK (only = 1), origin TEXT NOT NULL);
     """,
+    # Of several edits that are one now, the one that was paid for gets the name.
+    """
+    ALTER TABLE edits ADD COLUMN former_key TEXT;
+    UPDATE edits SET digest = unsigned_digest(request, digest) WHERE request LIKE '%://%?%';
+    UPDATE OR IGNORE edits SET former_key = key, key = unsigned_key(request, key), stem = stem_of(unsigned_key(request, key))
+        WHERE request LIKE '%://%?%' AND (task_id IS NOT NULL OR state IN ('submitting', 'uncertain'))
+        AND unsigned_key(request, key) != key;
+    UPDATE OR IGNORE edits SET former_key = key, key = unsigned_key(request, key), stem = stem_of(unsigned_key(request, key))
+        WHERE request LIKE '%://%?%' AND task_id IS NULL AND state NOT IN ('submitting', 'uncertain')
+        AND unsigned_key(request, key) != key;
+    """,  # noqa: E501  # SQL
 )
 """One script a schema version: a journal of an older version is brought up to date, step by step, when it is opened.
 
-Who only reads takes an older one as it is: what is read has been there from the first version on.
+Who only reads an older one is given a copy in memory that is up to date: it tells what a run will find.
 """
 
 _ENTRY_COLUMNS: Final = "number, key, digest, stamp, state, pictures, task_id, urls, files, repeats, cost"
@@ -235,10 +247,14 @@ class Store:
     def take_in(self, task_ids: Mapping[str, str]) -> None:
         """Record tasks, by their edits' keys, whose ids came when the journal could not be written."""
         for key, task_id in task_ids.items():
-            edit = self.find(key)
+            edit = self.find(key) or self._renamed(key)
             if edit is not None and edit.state in {State.SUBMITTING, State.UNCERTAIN} and edit.task_id != task_id:
                 self.move(edit.number, State.SUBMITTED, {"task_id": task_id, "reason": None, "problem": None})
                 log.warning("%r is task %s, which the run before could not journal", key, task_id)
+
+    def _renamed(self, former_key: str) -> Entry | None:
+        row = self._connection.execute("SELECT key FROM edits WHERE former_key = ?", (former_key,)).fetchone()
+        return None if row is None else self.find(row[0])
 
     def save(self, number: int, paths: Sequence[Path]) -> None:
         """Record that an edit's pictures are there, with their sizes.
@@ -298,11 +314,14 @@ class Store:
             raise JournalError(f"{self._path} was written by a later version of qwen-edit-async: update it")
         if (owner or version) and owner != _APPLICATION_ID:
             raise JournalError(f"{self._path} is a database of something else")
-        if read_only and version:
+        if version == len(_MIGRATIONS):
             return
-        if read_only:  # made, but its maker came no further: it holds nothing
-            self._connection.close()
-            self._connection = sqlite3.connect(":memory:", isolation_level=None)
+        if read_only:
+            copy = sqlite3.connect(":memory:", isolation_level=None)
+            with closing(self._connection) as original:
+                self._connection = copy
+                original.backup(copy)
+        add_functions(self._connection)
         for number, script in enumerate(_MIGRATIONS[version:], version + 1):
             self._connection.executescript(
                 f"BEGIN IMMEDIATE; {script} PRAGMA application_id = {_APPLICATION_ID}; "

@@ -18,7 +18,7 @@ from qwen_edit_async._results import safe_stem
 from qwen_edit_async._sources import SourceItem, folded
 from qwen_edit_async._structure import find_cut
 
-from ._content import are_whole, key_without_reading, read_content
+from ._content import are_whole, key_without_reading, located, read_content, read_key
 from ._content import stamp as stamp_request
 from ._forecast import BatchPlan, Tally
 from ._input import BatchInput
@@ -115,7 +115,8 @@ class _Survey:
         request = item.request
         if request is None:
             raise InvalidEditError(item.problem or "it makes no edit")
-        key = key_without_reading(request) or read_content(request).key
+        key = key_without_reading(request) or read_key(request)
+        request = located(request, self.given.folder, key)
         if not self.given.described and self._is_repeated(key, request):
             return
         entry = None if self.store is None else self.store.find(key)

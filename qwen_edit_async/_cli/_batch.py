@@ -63,7 +63,7 @@ def batch(
         instruction: What to do with each; the table's own wins.
         output: The folder for the results.
         concurrency: Tasks at a time.
-        recursive: Look into the folder's folders as well.
+        recursive: Read the folder's folders as well, except for bins, previews and the results of other runs.
         overwrite: Replace files that are no results of this batch, instead of leaving out the edits that would.
         max_cost: Submit no more once the whole batch could cost more than this.
         max_tasks: Submit no more once so many tasks were created for the whole batch.

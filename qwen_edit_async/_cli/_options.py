@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import attrs
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
 from qwen_edit_async._models import EditParameters
 
 Instruction = Parameter(name=("--instruction", "-i"), allow_leading_hyphen=True)
-Output = Annotated[Path, Parameter(name=("--output", "-o"))]
+
+
+def _to_folder(_: Any, tokens: Sequence[Token]) -> Path:
+    return Path(os.path.expanduser(tokens[0].value))  # noqa: PTH111  # which takes "~nobody" for an error
+
+
+Output = Annotated[Path, Parameter(name=("--output", "-o"), converter=_to_folder)]
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 AsJSON = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
 

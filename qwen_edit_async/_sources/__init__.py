@@ -11,6 +11,7 @@ needed. A table's columns are ``image``, ``image2``, ``image3``, ``instruction``
     ------------------------------------------------------------------------------------------ pure below
     _rows       a table's columns and cells
     _keys       a key of its own for each item
+    _signed     URLs without their signatures
     _item       one edit of a source, or why there is none
 """
 
@@ -20,6 +21,7 @@ from ._keys import KeyNames as KeyNames
 from ._keys import Known as Known
 from ._keys import crowded_names as crowded_names
 from ._keys import folded as folded
+from ._keys import hashed_key as hashed_key
 from ._keys import image_stem as image_stem
 from ._read import DataFrameLike as DataFrameLike
 from ._read import Source as Source
@@ -27,3 +29,4 @@ from ._read import folder_of as folder_of
 from ._read import has_keys as has_keys
 from ._read import is_source as is_source
 from ._read import read_source as read_source
+from ._signed import unsigned as unsigned

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, TypeAlias
 from urllib.parse import unquote, urlsplit
 
@@ -18,6 +18,7 @@ from qwen_edit_async._models import EditRequest
 from qwen_edit_async._results import safe_stem
 
 from ._item import SourceItem
+from ._signed import unsigned
 
 _KEY_CHARACTERS: Final = 100
 _HASH_BYTES: Final = 5
@@ -84,7 +85,7 @@ class KeyNames:
 
     def _choose(self, request: EditRequest) -> str:
         plain = _plain_name(request)
-        key = hashed = f"{plain or _NAMELESS}-{self._hash(request)}"
+        key = hashed = self._hashed(request)
         if folded(plain) in self._crowded:
             key = self._known(request, plain, hashed) or hashed
         elif plain:
@@ -99,15 +100,21 @@ class KeyNames:
             self._example = self._example or f"{key} for {plain}"
         return key
 
-    def _hash(self, request: EditRequest) -> str:
+    def _hashed(self, request: EditRequest) -> str:
         images = [
             image.removeprefix(self._prefix)
             if isinstance(image, str) and not is_data_uri(image)
             else _digest(image if isinstance(image, bytes) else str(image).encode("utf-8", "surrogatepass"))
             for image in request.images
         ]
-        parameters = attrs.asdict(request.parameters, filter=lambda _, value: value is not None)
-        return _digest(json.dumps([images, request.instruction, parameters]).encode(), _HASH_BYTES)
+        return hashed_key([unsigned(image) for image in images], request)
+
+
+def hashed_key(images: Sequence[str], request: EditRequest) -> str:
+    """Return the key of a request that shares its picture's name with others, or has none."""
+    parameters = attrs.asdict(request.parameters, filter=lambda _, value: value is not None)
+    text = json.dumps([images, request.instruction, parameters])
+    return f"{_plain_name(request) or _NAMELESS}-{_digest(text.encode(), _HASH_BYTES)}"
 
 
 def crowded_names(items: Iterable[SourceItem]) -> set[str]:

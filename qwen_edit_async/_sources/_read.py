@@ -15,7 +15,7 @@ from qwen_edit_async._markup import quoted
 from ._advice import folder_advice, pattern_advice
 from ._frames import frame_items, parquet_items
 from ._item import EditDefaults, SourceItem
-from ._pictures import files_of, is_picture, picture_items
+from ._pictures import Search, is_picture, picture_items
 from ._text import csv_items, jsonl_items
 
 
@@ -56,10 +56,10 @@ def is_source(value: object) -> TypeGuard[Source]:
     return isinstance(value, str | os.PathLike | DataFrameLike)
 
 
-def has_keys(source: Source) -> bool:
-    """Whether it is a table, which may have keys of its own."""
+def has_keys(source: Source, base: str = "") -> bool:
+    """Whether it is a table, which may have keys of its own; ``base`` as in :func:`read_source`."""
     return not isinstance(source, str | os.PathLike) or (
-        (path := Path(source)).suffix.lower() in _TABLES and os.path.isfile(path)  # noqa: PTH113  # False for a name too long
+        (path := Path(base, source)).suffix.lower() in _TABLES and os.path.isfile(path)  # noqa: PTH113  # False for a name too long
     )
 
 
@@ -67,8 +67,10 @@ def read_source(
     source: Source,
     defaults: EditDefaults,
     *,
+    base: str = "",
     recursive: bool = False,
     exclude: Path | None = None,
+    journal: str = "",
     note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[SourceItem]:
     """The edits that a source describes, lazily; a table's row that makes none is an item that says why.
@@ -77,45 +79,51 @@ def read_source(
         source: A directory, a glob, a picture, a data frame, or a table: ``.csv`` or ``.tsv`` (UTF-8; commas,
             semicolons or tabs), ``.jsonl`` or ``.ndjson``, ``.parquet``. Relative paths in a table are relative to it.
         defaults: For what the source does not say.
+        base: The folder that a relative source is in; empty for the working directory. A data frame's paths stay as
+            they are.
         recursive: Whether a directory's folders are looked into as well.
         exclude: A folder whose content is no input, such as the one that the results go to.
-        note: Told what was left out, a sentence each.
+        journal: The name of the file that marks a folder with the results of a run. Such folders, and those of the
+            system, are left out where a directory's folders are looked into, or where the pattern has ``**``.
+        note: Called with a sentence about each kind of thing that was left out.
 
     Raises:
         ConfigurationError: If there is no such source, it can't be read, or nothing in it says what to edit or how.
     """
     if not isinstance(source, str | os.PathLike):
         return frame_items(source, defaults, note)
-    path = Path(source)
+    path = Path(base, source)
+    search = Search(None if exclude is None else os.path.realpath(exclude), journal)
     if os.path.isdir(path):  # noqa: PTH112  # False for a name that is too long, where a Path raises
         where = f"{path} and its folders" if recursive else str(path)
-        excluded = None if exclude is None else os.path.realpath(exclude)
         advice = functools.partial(folder_advice, path, _TABLES, recursive=recursive)
-        return picture_items(files_of(str(path), recursive=recursive), where, defaults, excluded, note, advice=advice)
+        found = search.files_of(str(path), recursive=recursive)
+        return picture_items(found, where, defaults, search, note, advice=advice)
     if not os.path.exists(path):  # noqa: PTH110  # as above
         if not glob.has_magic(str(source)):
             raise ConfigurationError(
                 f"there is no directory, file or pattern of files {quoted(str(source))}{pattern_advice(str(source))}"
             )
-        # Path.glob knows no absolute patterns.
-        found = sorted(glob.glob(str(source), recursive=True))  # noqa: PTH207  # as above
-        excluded = None if exclude is None else os.path.realpath(exclude)
+        pattern = os.path.join(glob.escape(base), source)  # noqa: PTH118  # which would take out what it means
+        where = f"what matches {quoted(str(source))}"
         advice = functools.partial(pattern_advice, str(source))
-        return picture_items(found, f"what matches {quoted(str(source))}", defaults, excluded, note, advice=advice)
+        return picture_items(search.matches_of(pattern), where, defaults, search, note, advice=advice)
     if (table_items := _TABLES.get(path.suffix.lower())) is not None:
         return table_items(path, defaults, note)
     if not is_picture(str(path)):
         raise ConfigurationError(
             f"{path} is neither a JPEG, PNG, BMP, TIFF, WEBP or GIF picture nor a table. {_TABLE_ADVICE}"
         )
-    return picture_items([str(path)], str(path), defaults, None, note)
+    return picture_items([str(path)], str(path), defaults, Search(), note)
 
 
-def folder_of(source: Source) -> str:
-    """Where a folder's pictures, or a table's, are: their paths begin with it; empty for the working directory."""
+def folder_of(source: Source, base: str = "") -> str:
+    """Return the folder that a source's paths begin with, where that says nothing about a picture; else nothing."""
     if not isinstance(source, str | os.PathLike):
         return ""
-    path = Path(source)
+    path = Path(base, source)
     if os.path.isdir(path):  # noqa: PTH112  # as above
         return str(path)
-    return str(path.parent) if has_keys(source) else ""
+    if has_keys(source, base):
+        return str(path.parent)
+    return "" if Path(source).is_absolute() else base
