@@ -377,12 +377,11 @@ class EditSession:
         return self._host
 
     async def _close(self, *, cancel: bool) -> None:
+        if self._host is not None:
+            self._host.require_own_loop()
         closing, self._closed = self._closed, True
         if self._host is None:
             return
-        if asyncio.get_running_loop() is not self._host.loop:
-            self._closed = closing
-            raise SessionClosedError("this session was opened on another event loop: close it there")
         if closing:
             await self._host.wait_closed()
         else:

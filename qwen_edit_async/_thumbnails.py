@@ -58,6 +58,10 @@ class Previews:
         self.before: tuple[Thumbnail, ...] = ()
         self.after: dict[int, Thumbnail] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The inputs may be open files. A copy has no session, so it makes no thumbnail of them.
+        return self.__dict__ | {"_inputs": ()}
+
     def lacks(self, index: int) -> bool:
         """Whether an output that was just downloaded is to be remembered."""
         return index not in self.after and in_notebook()

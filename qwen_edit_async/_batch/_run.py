@@ -18,7 +18,7 @@ import attrs
 
 from qwen_edit_async._config import check_not_negative, check_positive, origin_of
 from qwen_edit_async._ending import see_through
-from qwen_edit_async._errors import ConfigurationError, InvalidEditError, JournalError, SessionClosedError
+from qwen_edit_async._errors import ConfigurationError, InvalidEditError, JournalError
 from qwen_edit_async._log import log
 from qwen_edit_async._models import EditParameters
 from qwen_edit_async._requests import RequestInput
@@ -261,8 +261,7 @@ class EditBatch:
             SessionClosedError: If the session is not open.
             Exception: What the input raised.
         """
-        if not session.is_open:
-            raise SessionClosedError("the session is not open: use `async with`, or await session.open()")
+        session._require_open()  # noqa: SLF001  # our own
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         self._around = self._report = None
