@@ -75,6 +75,7 @@ class Surroundings:
         targets: Where their pictures go.
         deadline: Seconds for each; ``None`` for the session's.
         resubmit_uncertain: Whether uncertain ones are submitted again.
+        edit_changed: Whether an edit whose request was changed is replaced by a new one.
         live: Keys of the edits that are being worked on.
         error: What would be the answer to every other edit, too.
         attempts: How many submissions are announced, whose fate is open.
@@ -90,6 +91,7 @@ class Surroundings:
     targets: Targets
     deadline: float | None
     resubmit_uncertain: bool
+    edit_changed: bool = False
     live: set[str] = attrs.field(factory=set)
     error: Exception | None = None
     attempts: int = 0

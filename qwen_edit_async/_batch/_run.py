@@ -94,7 +94,7 @@ class EditBatch:
 
     An edit is known by its key. A row or picture without one is called as its first picture; a request without one, by
     its images' names (their content, for images in memory), its instruction and its parameters. A key that the journal
-    has with another content is refused.
+    has with another content is refused, or edited anew with ``edit_changed``.
 
     Args:
         requests: What to edit. To go on, give the same again. One of:
@@ -121,6 +121,8 @@ class EditBatch:
             sent, do not count.
         resubmit_uncertain: Whether to submit again what may have been submitted when the last run ended, and what the
             service no longer knows: a task may exist, or have existed, so that both may be charged.
+        edit_changed: Whether to edit anew what the journal has under the same key with another image, instruction or
+            parameters, instead of refusing it. The journal keeps the earlier result, renamed ``KEY-replaced-NUMBER``.
         deadline: Seconds for each edit, from having a slot to its end; the session's by default.
         gallery_limit: How many edits ``report.html`` shows at most, about 25 KB each; those that went wrong come first.
             With 0 there is no such page. Small pictures are made for a minute at most, and for 3 s if the run was
@@ -145,6 +147,7 @@ class EditBatch:
         max_tasks: int | None = None,
         stop_after_failures: int | None = None,
         resubmit_uncertain: bool = False,
+        edit_changed: bool = False,
         deadline: float | None = None,
         gallery_limit: int = GALLERY_LIMIT,
         overwrite: bool = False,
@@ -167,6 +170,7 @@ class EditBatch:
             max_cost=_to_money(max_cost, "max_cost"), max_tasks=max_tasks, stop_after_failures=stop_after_failures
         )
         self._resubmit_uncertain = resubmit_uncertain
+        self._edit_changed = edit_changed
         self._deadline = deadline
         self._gallery_limit = gallery_limit
         self._service = ""  # set where the session's address does not tell: see the command line
@@ -282,6 +286,7 @@ class EditBatch:
                 targets=self._targets,
                 deadline=self._deadline,
                 resubmit_uncertain=self._resubmit_uncertain,
+                edit_changed=self._edit_changed,
             )
             await files.call(sweep, self._folder, [*await journal.unsaved(), JSON_NAME, PAGE_NAME])
             intake = Intake(around)
@@ -341,7 +346,12 @@ class EditBatch:
             abandoned.set()
 
     async def _survey(self, *, fit: bool) -> BatchPlan:
-        options = SurveyOptions(strict=self._strict, fit=fit, resubmit_uncertain=self._resubmit_uncertain)
+        options = SurveyOptions(
+            strict=self._strict,
+            fit=fit,
+            resubmit_uncertain=self._resubmit_uncertain,
+            edit_changed=self._edit_changed,
+        )
         abandoned = threading.Event()
         await asyncio.to_thread(check_not_lost, self.journal)
         try:

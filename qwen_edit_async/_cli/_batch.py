@@ -36,6 +36,7 @@ def batch(
     concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16,
     recursive: Flag = False,
     overwrite: Flag = False,
+    edit_changed: Flag = False,
     max_cost: Decimal | None = None,
     max_tasks: int | None = None,
     stop_after_failures: int | None = None,
@@ -63,6 +64,8 @@ def batch(
         concurrency: Tasks at a time.
         recursive: Look into the folder's folders as well.
         overwrite: Replace files that are no results of this batch, instead of leaving out the edits that would.
+        edit_changed: Edit anew what was edited before with another picture, instruction or parameter; the earlier
+            result is kept under another name.
         max_cost: Submit no more once the whole batch could cost more than this.
         max_tasks: Submit no more once so many tasks were created for the whole batch.
         stop_after_failures: Submit no more after so many failures.
@@ -91,6 +94,7 @@ def batch(
         resubmit_uncertain=submission.resubmit_uncertain,
         gallery_limit=gallery_limit,
         overwrite=overwrite,
+        edit_changed=edit_changed,
     )
     if dry_run:
         plan = asyncio.run(edits.plan(price=price, fit=submission.fit))
