@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 import attrs
 import numpy as np
+import pandas as pd
 import pytest
 from emulator_calls import encode
 from memory_transport import IMAGE, MemoryService, MemorySession, completed, in_order, says
@@ -653,6 +654,36 @@ async def test_the_same_request_twice_is_one_edit(requests, out):
         report = await EditBatch([*requests(3), *requests(3)], out).run(session)
     assert (report.ok, report.saved) == (True, 3)
     assert emulator.statistics().tasks_created == 3
+
+
+@pytest.mark.parametrize("kind", ["list", "series", "mappings", "generator"])
+async def test_images_with_an_instruction_for_all_are_edits(out, photo, kind):
+    other = photo.with_name("other.png")
+    other.write_bytes(OTHER_PHOTO)
+    paths = [str(photo), str(other)]
+    given = {
+        "list": lambda: paths,
+        "series": lambda: pd.Series(paths),
+        "mappings": lambda: [{"image": path} for path in paths],
+        "generator": lambda: iter(paths),
+    }[kind]
+    async with service() as (emulator, session):
+        for _ in range(2):
+            batch = EditBatch(given(), out, instruction="snow", parameters=EditParameters(n=2))
+            report = await batch.run(session)
+            assert (report.ok, report.saved, report.pictures) == (True, 2, 4)
+        assert emulator.statistics().tasks_created == 2
+    assert {(outcome.instruction, *outcome.images) async for outcome in batch.outcomes()} == {
+        ("snow", path) for path in paths
+    }
+
+
+async def test_what_stands_alone_needs_an_instruction_and_a_request_takes_none(out, photo, requests):
+    async with service() as (_, session):
+        alone = await EditBatch([photo], out).run(session)
+        beside = await EditBatch(iter(requests(1)), out, instruction="snow").run(session)
+    assert alone.failures[0].reason.endswith("or images with an instruction for all of them")
+    assert beside.failures[0].reason.startswith("an EditRequest says it all")
 
 
 @pytest.mark.parametrize("earlier", [False, True])

@@ -62,7 +62,7 @@ def read_content(request: EditRequest) -> Content:
         InvalidEditError: If one can't be read, or not twice.
     """
     stamped = stamp(request)
-    hashes = [_hash_image(image, image_name(image, position)) for position, image in enumerate(request.images, 1)]
+    hashes = [hash_image(image, image_name(image, position)) for position, image in enumerate(request.images, 1)]
     return Content(key_of(request, hashes), content_hash(hashes, request), stamped)
 
 
@@ -104,7 +104,12 @@ def _stamp(image: Any) -> str | None:
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
-def _hash_image(image: Any, name: str) -> str:
+def hash_image(image: Any, name: str) -> str:
+    """Hash an image's content.
+
+    Raises:
+        InvalidEditError: If it can't be read, or not twice.
+    """
     digest = hashlib.blake2b(digest_size=20)
     try:
         _feed(digest, image, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias, cast
@@ -10,9 +10,11 @@ from typing import Final, TypeAlias, cast
 import attrs
 
 from qwen_edit_async._errors import ConfigurationError
+from qwen_edit_async._images import BinaryReader, ImageInput, PillowImage
 from qwen_edit_async._models import EditRequest
-from qwen_edit_async._requests import RequestInput, request_from_fields
+from qwen_edit_async._requests import RequestInput
 from qwen_edit_async._sources import (
+    SAYS_IT_ALL,
     EditDefaults,
     KeyNames,
     Known,
@@ -24,13 +26,18 @@ from qwen_edit_async._sources import (
     has_keys,
     is_source,
     read_source,
+    request_of,
 )
 
+from ._content import hash_image
 from ._gather import Gatherer
 from ._targets import Targets
 
-BatchSource: TypeAlias = "Source | Iterable[RequestInput] | AsyncIterable[RequestInput]"
-"""A folder, a pattern of files, a picture, a table's file, a data frame; or requests, one by one."""
+BatchSource: TypeAlias = "Source | Iterable[RequestInput | ImageInput] | AsyncIterable[RequestInput | ImageInput]"
+"""A folder, a pattern of files, a picture, a table's file, a data frame; or requests or images, one by one."""
+
+_SINGLE: Final = (Mapping, bytes, bytearray, memoryview, BinaryReader, PillowImage)
+"""One request or image, which would be taken for an iterable of what it consists of."""
 
 _PAGE: Final = 256
 
@@ -58,12 +65,17 @@ class BatchInput:
     def __attrs_post_init__(self) -> None:
         if self.described:
             return
-        if not isinstance(self.source, Iterable | AsyncIterable):
+        if not isinstance(self.source, Iterable | AsyncIterable) or isinstance(self.source, _SINGLE):
             raise ConfigurationError(
-                f"the input is {type(self.source).__name__!r}: give a folder, a table, a data frame, or requests"
+                f"the input is {type(self.source).__name__!r}: give a folder, a table, a data frame, or a list of "
+                "requests or images"
             )
-        if self.defaults != EditDefaults() or self.recursive:
-            raise ConfigurationError("requests say it all: give no instruction, parameters or recursive beside them")
+        if self.recursive:
+            raise ConfigurationError("recursive is for a folder: leave it out")
+        if self.defaults == EditDefaults() or not isinstance(self.source, Sequence):
+            return
+        if any(isinstance(each, EditRequest) for each in self.source):
+            raise ConfigurationError(SAYS_IT_ALL)
 
     @property
     def described(self) -> bool:
@@ -87,7 +99,7 @@ class BatchInput:
         """
         source = self.source
         if not is_source(source):
-            return _requests(cast("Iterable[RequestInput]", source))
+            return _requests(cast("Iterable[object]", source), self.defaults)
         if not has_keys(source) and Path(str(source)).resolve() == self.targets.folder.resolve():
             raise ConfigurationError(
                 "the results would be among the pictures, and be edited by the next run: use another output folder"
@@ -101,7 +113,7 @@ class BatchInput:
                 self._settled[hashed] = key  # what the feed could not tell by itself
             return key
 
-        return self._remembered(source, KeyNames(self._crowded, folder_of(source), settle), note)
+        return self._remembered(source, KeyNames(self._crowded, folder_of(source), settle, hash_image), note)
 
     def _remembered(self, source: Source, names: KeyNames, note: Callable[[str], None]) -> Iterator[SourceItem]:
         count = 0
@@ -115,7 +127,7 @@ class BatchInput:
         Those that were there then, and are gone, are items with that problem, at the end.
         """
         source, count, gone = cast("Source", self.source), 0, self._keys
-        names = KeyNames(self._crowded, folder_of(source), lambda *known: self._settled.get(known[-1]))
+        names = KeyNames(self._crowded, folder_of(source), lambda *known: self._settled.get(known[-1]), hash_image)
         items = self._items(source, names, lambda _: None)
         try:
             while page := await thread.call(lambda: list(islice(items, _PAGE))):
@@ -141,9 +153,9 @@ class BatchInput:
         return read_source(source, self.defaults, recursive=self.recursive, exclude=self.targets.folder, note=note)
 
 
-def _requests(given: Iterable[RequestInput]) -> Iterator[SourceItem]:
+def _requests(given: Iterable[object], defaults: EditDefaults) -> Iterator[SourceItem]:
     for each in given:
         try:
-            yield SourceItem(request=each if isinstance(each, EditRequest) else request_from_fields(each))
+            yield SourceItem(request=request_of(each, defaults))
         except Exception as error:  # noqa: BLE001  # whatever is wrong with one request is its own problem
             yield SourceItem(problem=str(error))

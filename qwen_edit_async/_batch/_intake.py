@@ -14,9 +14,9 @@ from qwen_edit_async._ending import see_through
 from qwen_edit_async._errors import InvalidEditError
 from qwen_edit_async._log import log
 from qwen_edit_async._models import EditRequest
-from qwen_edit_async._requests import RequestInput, request_from_fields
+from qwen_edit_async._requests import RequestInput
 from qwen_edit_async._results import safe_stem
-from qwen_edit_async._sources import SourceItem
+from qwen_edit_async._sources import SourceItem, request_of
 from qwen_edit_async._stream import pull
 
 from ._content import Content, key_without_reading, read_content, stamp
@@ -182,7 +182,7 @@ class Intake:
                 return
             given = given.request
         try:
-            request = given if isinstance(given, EditRequest) else request_from_fields(given)
+            request = request_of(given, self._around.defaults)
         except Exception as error:  # noqa: BLE001  # whatever is wrong with one request ends it alone
             self._refuse(str(error), given.get("key") if isinstance(given, Mapping) else None)
             return

@@ -104,10 +104,9 @@ class EditBatch:
               ``image2``, ``image3``, ``instruction``, ``key`` and the parameters by name. Empty cells and NaN leave it
               to ``instruction`` and ``parameters``; other columns become the request's ``metadata``, with a note.
               Relative paths are relative to the table;
-            - a pandas or polars data frame with these columns (extra ``tables``), paths being relative to the working
-              directory;
-            - an iterable, or async iterable, of :class:`EditRequest`, or of mappings with their fields; read as room
-              becomes free, so that they may come from a generator.
+            - a pandas or polars data frame with these columns (extra ``tables``); paths are from the working folder;
+            - an iterable, or async iterable, of :class:`EditRequest`, of mappings with their fields, or of images if
+              there is an ``instruction``. It is read as room becomes free, so it may be a generator.
         out_dir: The folder for pictures and journal; it is made.
         instruction: What to do with pictures and rows that do not say.
         parameters: How to edit, where a row does not say.
@@ -287,6 +286,7 @@ class EditBatch:
                 deadline=self._deadline,
                 resubmit_uncertain=self._resubmit_uncertain,
                 edit_changed=self._edit_changed,
+                defaults=EditDefaults() if self._input.described else self._input.defaults,
             )
             await files.call(sweep, self._folder, [*await journal.unsaved(), JSON_NAME, PAGE_NAME])
             intake = Intake(around)
