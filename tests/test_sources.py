@@ -18,9 +18,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from qwen_edit_async import ConfigurationError, EditParameters, EditRequest
+from qwen_edit_async import ConfigurationError, EditParameters, EditRequest, InvalidEditError
 from qwen_edit_async._batch._content import hash_image
-from qwen_edit_async._sources import EditDefaults, KeyNames, SourceItem, _keys, crowded_names, image_stem, read_source
+from qwen_edit_async._sources import (
+    EditDefaults,
+    KeyNames,
+    SourceItem,
+    _keys,
+    crowded_names,
+    image_stem,
+    read_source,
+    request_of,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(16)
@@ -579,6 +588,36 @@ def test_json_lines_may_hold_parameters_in_an_object(table, notes):
         "the parameters are 'n=2': give an object, or a column for each",
     ]
     assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("given", "images"),
+    [
+        ("a.jpg", ("a.jpg",)),
+        (["a.jpg", PNG], ("a.jpg", PNG)),
+        ({"bytes": PNG, "path": "a.png"}, (PNG,)),
+        ({"image": {"bytes": PNG, "path": "a.png"}, "image2": "b.jpg"}, (PNG, "b.jpg")),
+        ({"images": "a.jpg", "instruction": None, "parameters": None}, ("a.jpg",)),
+    ],
+)
+def test_what_an_iterable_gives_makes_an_edit_by_the_defaults(given, images):
+    defaults = EditDefaults("make it snow", EditParameters(n=2))
+    assert request_of(given, defaults) == EditRequest(images, "make it snow", EditParameters(n=2))
+
+
+def test_a_mapping_wins_over_the_defaults():
+    given = {"image": "a.jpg", "instruction": "make it rain", "n": 3, "parameters": {"seed": 1}}
+    expected = EditRequest("a.jpg", "make it rain", EditParameters(n=3, seed=1))
+    assert request_of(given, EditDefaults("make it snow", EditParameters(n=2))) == expected
+
+
+def test_a_request_is_taken_as_it_is_and_images_need_an_instruction():
+    request = EditRequest("a.jpg", "make it rain")
+    assert request_of(request, EditDefaults()) is request
+    with pytest.raises(InvalidEditError, match="says it all"):
+        request_of(request, SNOW)
+    with pytest.raises(InvalidEditError, match="a request is 'str': give an EditRequest"):
+        request_of("a.jpg", EditDefaults())
 
 
 def test_an_image_in_memory_is_called_by_its_content_in_every_run():
