@@ -117,7 +117,7 @@ def unwrapped(image: Any) -> Any:
     """
     if isinstance(image, Mapping) and image and image.keys() <= _CELL_NAMES:
         return image["bytes"] if image.get("bytes") is not None else image.get("path")
-    if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview | PillowImage | ArrayLike):
+    if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview | PillowImage | ArrayLike | Openable):
         return image
     if isinstance(image, BinaryReader) and not inspect.iscoroutinefunction(image.read):
         return image
