@@ -22,7 +22,7 @@
     ├── DeadlineExceededError (TimeoutError)
     ├── DownloadError                  the task is done, its picture could not be fetched
     ├── JournalError                   the journal of a bulk run can't be opened, locked or written
-    └── SessionClosedError             not opened yet, closed, or used on another event loop
+    └── SessionClosedError             not opened yet, closed, or used on another event loop or after a fork
 
 None of them refers to an exception of the HTTP library: those carry the request's headers, and so the key.
 """
@@ -210,7 +210,7 @@ class JournalError(QwenEditError):
 
 
 class SessionClosedError(QwenEditError):
-    """The session is not open yet, is closed, or belongs to another event loop."""
+    """The session is not open yet, is closed, or belongs to another event loop or process."""
 
 
 class EditWarning(UserWarning):

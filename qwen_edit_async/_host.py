@@ -26,6 +26,7 @@ from ._pauses import hold_back
 from ._poller import Poller
 from ._polling import PollPolicy
 from ._result_urls import ResultHosts
+from ._results import DetachedStore
 from ._retry import Failure, RetryPolicy, judge_check
 from ._statistics import Counters, SessionStatistics
 from ._submitter import Negotiation, Submitter
@@ -75,6 +76,7 @@ class Host:
 
     def __init__(self, transport: Transport, negotiation: Negotiation, options: HostOptions) -> None:
         self.loop = asyncio.get_running_loop()
+        self._process = os.getpid()
         self.crash: BaseException | None = None
         self._transport = transport
         self._negotiation = negotiation
@@ -127,6 +129,10 @@ class Host:
             on_fatal=self.gate.close,
             on_orphan=self.tracker.orphaned,
         )
+
+    def __reduce__(self) -> tuple[type[DetachedStore], tuple[()]]:
+        """Leave the connection out of a result that is pickled or deep-copied."""
+        return DetachedStore, ()
 
     async def start(self) -> None:
         """Open the connections and start the poller, in a task of its own."""
@@ -253,16 +259,28 @@ class Host:
         """Refuse what comes too late.
 
         Raises:
-            SessionClosedError: If the session is closed, or on another event loop.
+            SessionClosedError: If the session is closed, or in another process, or on another event loop.
         """
-        require_loop(self.loop)
+        self.require_own_loop()
         if self._task is None or self._task.done():
             raise SessionClosedError(
                 "the session is closed: open another, session.attach(task_id) finds the task again"
             )
 
+    def require_own_loop(self) -> None:
+        """Refuse use elsewhere than where the session was opened.
+
+        Raises:
+            SessionClosedError: If this is a forked process, which shares the connections, or another event loop.
+        """
+        if self._process != os.getpid():
+            raise SessionClosedError("this session was opened before the process forked: open one in each process")
+        require_loop(self.loop)
+
     def warn_unclosed(self) -> None:
         """Warn, once, of a session that was forgotten, or that its event loop did not outlive."""
+        if self._process != os.getpid():  # the session is still open in the process that forked this one
+            return
         if self._task is not None and not self._task.done() and not self._closing:
             self._closing = True
             warnings.warn(

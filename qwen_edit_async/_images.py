@@ -7,9 +7,10 @@ PIL image, an array. Formats are recognised by content, never by name (contract:
 from __future__ import annotations
 
 import base64
+import inspect
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 from urllib.parse import urlsplit
 
@@ -73,6 +74,7 @@ _BASE64_TEXT = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
 _BARE_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64}", re.ASCII)
 _BASE64_HEAD = 24
 _LONGEST_PATH = 4096
+_CELL_NAMES = frozenset({"bytes", "path"})
 _CHECKED_CHARACTERS = 64 * 1024
 _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -114,8 +116,24 @@ def is_bare_base64(image: object) -> bool:
 def as_image_tuple(images: object) -> tuple[Any, ...]:
     """One image, or a sequence of images, as a tuple; nothing is checked yet."""
     if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
-        return tuple(images)
-    return (images,)
+        return tuple(map(unwrapped, images))
+    return (unwrapped(images),)
+
+
+def unwrapped(image: Any) -> Any:
+    """The image in a cell of Hugging Face's datasets, or the file in an upload; anything else as it is.
+
+    Such a cell is ``{"bytes": …, "path": …}``, of which one may be ``None``. An upload, or a temporary file, has a
+    binary file as ``file`` or ``stream``.
+    """
+    if isinstance(image, Mapping) and image and image.keys() <= _CELL_NAMES:
+        return image["bytes"] if image.get("bytes") is not None else image.get("path")
+    if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview | PillowImage | ArrayLike | Openable):
+        return image
+    if isinstance(image, BinaryReader) and not inspect.iscoroutinefunction(image.read):
+        return image
+    inner = (getattr(image, name, None) for name in ("file", "stream"))
+    return next((file for file in inner if isinstance(file, BinaryReader)), image)
 
 
 def image_name(image: object, position: int) -> str:

@@ -7,10 +7,11 @@ reading a file raises :class:`InvalidEditError` at once.
 from __future__ import annotations
 
 import enum
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, SupportsIndex, cast
 
 import attrs
 
@@ -34,6 +35,16 @@ _SIZE_TEXT = re.compile(r"\s*(\d{1,9})\s*[*xX×]\s*(\d{1,9})\s*", re.ASCII)
 _WIDTH_AND_HEIGHT = 2
 
 
+def _to_integer(value: SupportsIndex | None) -> int | None:
+    """A NumPy integer and its like as Python's own; anything else as it is, to be checked."""
+    if value is None or isinstance(value, bool):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return cast("int", value)
+
+
 def _to_size(value: str | tuple[int, int] | None) -> tuple[int, int] | None:
     if value is None:
         return None
@@ -44,8 +55,8 @@ def _to_size(value: str | tuple[int, int] | None) -> tuple[int, int] | None:
         return int(match[1]), int(match[2])
     if not isinstance(value, tuple | list) or len(value) != _WIDTH_AND_HEIGHT:
         raise InvalidEditError(f"size {quoted(value)} is not of the form '1024*1536', '1024x1536' or (1024, 1536)")
-    width, height = value
-    return width, height
+    width, height = map(_to_integer, value)
+    return cast("tuple[int, int]", (width, height))
 
 
 def _check_integer(value: object, name: str, low: int, high: int) -> None:
@@ -77,12 +88,12 @@ class EditParameters:
         InvalidEditError: When a value is outside of these bounds.
     """
 
-    n: int | None = None
+    n: int | None = attrs.field(default=None, converter=_to_integer)
     negative_prompt: str | None = None
     size: tuple[int, int] | None = attrs.field(default=None, converter=_to_size)
     prompt_extend: bool | None = None
     watermark: bool | None = None
-    seed: int | None = None
+    seed: int | None = attrs.field(default=None, converter=_to_integer)
 
     def __attrs_post_init__(self) -> None:
         if self.n is not None:

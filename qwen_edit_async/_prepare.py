@@ -11,7 +11,7 @@ import inspect
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from types import ModuleType
 from typing import IO, Any, Final
@@ -35,6 +35,7 @@ from ._images import (
 from ._models import EditRequest
 from ._sending import RAW_CHUNK, TEXT_CHUNK, Base64Image, BytesImage, FileImage, SendableImage, SpooledImage, UrlImage
 from ._structure import find_damage
+from ._turns import turn_at
 
 _MAX_SOURCE_BYTES: Final = 256 * 1024 * 1024
 """Largest file that ``fit`` reads in order to shrink it."""
@@ -126,7 +127,9 @@ def _prepare_image(image: Any, name: str, *, fit: bool) -> _PreparedImage:
     if not is_file and isinstance(image, PillowImage | ArrayLike):
         if pillow is None:
             raise ConfigurationError(f'{name} needs Pillow: pip install "qwen-edit-async[images]"')
-        return _from_encoded(pillow.encode(image, name, fit=fit), name)
+        with turn_at(image):
+            encoded = pillow.encode(image, name, fit=fit)
+        return _from_encoded(encoded, name)
     if fit and pillow is None:
         raise ConfigurationError('fit=True needs Pillow: pip install "qwen-edit-async[images]"')
     with contextlib.ExitStack() as stack:
@@ -261,9 +264,11 @@ def _open_data_uri(uri: str, name: str, limit: int) -> _Source:
 def _open_stream(image: Any, name: str, limit: int) -> _Source:
     file = _temporary_file()
     try:
-        with contextlib.ExitStack() as stack:
-            reader = image
-            if not isinstance(image, BinaryReader):
+        with turn_at(image), contextlib.ExitStack() as stack:
+            if isinstance(image, BinaryReader):
+                reader = image
+                stack.enter_context(_put_back(reader))
+            else:
                 reader = stack.enter_context(contextlib.closing(opened(image)))
             size = 0
             while size <= limit and (piece := read_piece(reader, min(RAW_CHUNK, limit + 1 - size), name)):
@@ -279,6 +284,20 @@ def _open_stream(image: Any, name: str, limit: int) -> _Source:
         raise InvalidEditError(f"{name} can't be read: {error}") from None
     file.seek(0)
     return _Source(file, size, lambda media_type: _keep(file, size, media_type, name))
+
+
+@contextlib.contextmanager
+def _put_back(reader: Any) -> Iterator[None]:
+    """Let the next edit of the same file begin where this one begins, unless it is a stream."""
+    position = None
+    with contextlib.suppress(Exception):  # a file of another library; reading shows what is wrong with it
+        position = reader.tell()
+    if inspect.iscoroutine(position):
+        position.close()
+    yield
+    if isinstance(position, int):
+        with contextlib.suppress(Exception):
+            reader.seek(position)
 
 
 def opened(image: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import attrs
 
-from ._errors import ConfigurationError, DownloadError, QwenEditError
+from ._errors import ConfigurationError, DownloadError, QwenEditError, SessionClosedError
 from ._models import EditRequest, Usage
 from ._thumbnails import Previews
 
@@ -49,12 +49,36 @@ class ResultStore(Protocol):
         ...
 
 
+class DetachedStore:
+    """The :class:`ResultStore` of a result that was pickled or deep-copied, which has no session."""
+
+    async def read(self, _: str, task_id: str, index: int) -> bytes:
+        """Raise :class:`SessionClosedError`."""
+        raise _detached_error(task_id, index)
+
+    async def save(self, _: str, task_id: str, index: int, path: Path) -> None:  # noqa: ARG002  # the protocol's
+        """Raise :class:`SessionClosedError`."""
+        raise _detached_error(task_id, index)
+
+    async def offload(self, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ARG002  # likewise
+        """Raise :class:`SessionClosedError`."""
+        raise SessionClosedError("a copied or unpickled result has no session")
+
+
+def _detached_error(task_id: str, index: int) -> SessionClosedError:
+    return SessionClosedError(
+        f"image {index} of task {task_id} can't be downloaded: its result was copied or unpickled, without a session. "
+        f"(await session.attach({task_id!r})).images[{index}] has it in an open session",
+        task_id=task_id,
+    )
+
+
 @attrs.frozen(kw_only=True)
 class OutputImage:
     """One result picture: a PNG (contract, *Images*), fetched when it is asked for.
 
     Its URL expires: the documentation of such services says 24 hours. An expired one is renewed by asking the task
-    again.
+    again. It can be pickled and deep-copied, but the copy has no session: ``session.attach(task_id)`` finds it again.
 
     Attributes:
         url: Where it lies; it needs no key.
@@ -144,7 +168,7 @@ class EditTimings:
 
 @attrs.frozen(kw_only=True)
 class EditResult:
-    """A completed edit.
+    """A completed edit. It can be pickled and deep-copied, as :class:`OutputImage`, if the request's images can.
 
     Attributes:
         task_id: The service's name for the task.

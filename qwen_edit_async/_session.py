@@ -7,7 +7,6 @@ others, and closed in a third; nothing that users enter and leave spans a task g
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
@@ -368,12 +367,11 @@ class EditSession:
         return self._host
 
     async def _close(self, *, cancel: bool) -> None:
+        if self._host is not None:
+            self._host.require_own_loop()
         closing, self._closed = self._closed, True
         if self._host is None:
             return
-        if asyncio.get_running_loop() is not self._host.loop:
-            self._closed = closing
-            raise SessionClosedError("this session was opened on another event loop: close it there")
         if closing:
             await self._host.wait_closed()
         else:

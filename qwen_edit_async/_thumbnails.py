@@ -16,6 +16,7 @@ from typing import IO, Any, Final
 import attrs
 
 from ._images import ArrayLike, PillowImage, base64_start, is_data_uri, is_url
+from ._turns import turn_at
 
 THUMBNAIL_SIDE: Final = 256
 """Longest side of a thumbnail, in pixels."""
@@ -57,6 +58,10 @@ class Previews:
         self.before: tuple[Thumbnail, ...] = ()
         self.after: dict[int, Thumbnail] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The inputs may be open files. A copy has no session, so it makes no thumbnail of them.
+        return self.__dict__ | {"_inputs": ()}
+
     def lacks(self, index: int) -> bool:
         """Whether an output that was just downloaded is to be remembered."""
         return index not in self.after and in_notebook()
@@ -87,7 +92,8 @@ def make_thumbnail(image: Any, side: int = THUMBNAIL_SIDE) -> Thumbnail | None:
         from . import _pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
 
         if isinstance(image, PillowImage | ArrayLike) and not isinstance(image, os.PathLike):
-            encoded = _pillow.thumbnail(image, side, "the picture")
+            with turn_at(image):
+                encoded = _pillow.thumbnail(image, side, "the picture")
         else:
             file = _open(image)
             if file is None:

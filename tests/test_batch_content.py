@@ -10,11 +10,14 @@ from pathlib import Path
 import anyio
 import numpy as np
 import pytest
+from crossing import Crossing, at_once
+from emulator_calls import encode
 from PIL import Image
 
 from qwen_edit_async import EditRequest, InvalidEditError, JournalError
 from qwen_edit_async._batch._content import key_without_reading, read_content, stamp
 from qwen_edit_async._batch._gather import Gatherer, call_each
+from qwen_edit_async._prepare import prepare
 
 
 class Remote:
@@ -74,6 +77,19 @@ def test_a_file_is_left_where_it_was():
     file.seek(5)
     read_content(EditRequest(file, "x"))
     assert file.read() == b"and rest"
+
+
+def test_what_other_edits_read_at_once_is_known_by_its_content():
+    content = encode(Image.effect_noise((300, 300), 200))
+    file, opened = Crossing(content), Crossing(content)
+    with Image.open(opened) as picture, Image.open(io.BytesIO(content)) as alone:
+        digests = [read_content(EditRequest(image, "x")).digest for image in (io.BytesIO(content), alone)]
+        for shared, digest in zip((file, picture), digests, strict=True):
+            request = EditRequest(shared, "x")
+            file.meeting, opened.meeting = threading.Barrier(2), threading.Barrier(2)
+            found, prepared = at_once(lambda: read_content(request), lambda: prepare(request))  # noqa: B023  # ends here
+            prepared.close()
+            assert found.digest == digest
 
 
 def test_a_path_and_a_url_are_stamped_and_have_a_key_without_reading(tmp_path):

@@ -26,15 +26,17 @@ from qwen_edit_async._batch._plan import (
     MOVES,
     ORIGINS,
     Budget,
+    Change,
     State,
     Step,
     Verdict,
+    change_of,
     content_hash,
     describe,
     key_of,
     lack_of_balance,
-    may_change_request,
     next_step,
+    other_request,
     reason_of,
     stamp_of,
     state_after,
@@ -123,12 +125,38 @@ def test_every_state_can_be_reached():
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.FAILED])
 def test_a_request_can_not_be_changed_once_it_counts(state):
-    assert not may_change_request(state, has_task=False)
+    assert change_of(state, has_task=False, edit_changed=False) is Change.REFUSE
 
 
 def test_a_request_that_failed_unpaid_can_be_changed():
-    assert may_change_request(State.FAILED, has_task=False)
-    assert not may_change_request(State.FAILED, has_task=True)
+    assert change_of(State.FAILED, has_task=False, edit_changed=False) is Change.REDRAFT
+    assert change_of(State.FAILED, has_task=True, edit_changed=False) is Change.REFUSE
+
+
+@pytest.mark.parametrize(
+    ("state", "has_task", "change"),
+    [
+        (State.PLANNED, False, Change.REDRAFT),
+        (State.FAILED, False, Change.REDRAFT),
+        (State.FAILED, True, Change.REPLACE),
+        (State.SAVED, True, Change.REPLACE),
+        (State.UNCERTAIN, False, Change.REPLACE),
+        (State.UNCERTAIN, True, Change.REPLACE),
+        (State.PLANNED, True, Change.REFUSE),
+        (State.SUBMITTING, False, Change.REFUSE),
+        (State.SUBMITTED, True, Change.REFUSE),
+        (State.COMPLETED, True, Change.REFUSE),
+        (State.REPLACED, True, Change.REFUSE),
+    ],
+)
+def test_with_consent_a_changed_request_is_edited_anew_unless_it_is_under_way(state, has_task, change):
+    assert change_of(state, has_task=has_task, edit_changed=True) is change
+    assert (change is Change.REPLACE) <= (State.REPLACED in MOVES[state])
+
+
+def test_a_refusal_names_the_option_or_says_to_wait():
+    assert "edit_changed=True (--edit-changed)" in other_request(edit_changed=False)
+    assert "under way, so run it again later" in other_request(edit_changed=True)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 import anyio
 import attrs
 import numpy as np
+import pandas as pd
 import pytest
 from emulator_calls import encode
 from memory_transport import IMAGE, KEY, MemoryService, MemorySession, completed, in_order, says, status
@@ -68,7 +69,8 @@ def out(tmp_path) -> Path:
 def requests(photo):
     """So many requests for the same edit, with a key each."""
 
-    def make(count: int, **changes: object) -> list[EditRequest]:
+    def make(count: int, seed: int | None = None, **changes: object) -> list[EditRequest]:
+        changes = {"parameters": EditParameters(seed=seed)} | changes
         request = EditRequest(photo, "make it snow", **changes)
         return [attrs.evolve(request, key=f"edit{number}") for number in range(count)]
 
@@ -519,6 +521,128 @@ async def test_the_same_path_with_another_content_is_another_request(requests, o
     assert (report.saved, report.refused) == (1, 1)
 
 
+async def kinds(batch: EditBatch) -> dict[str, str]:
+    return {outcome.key: outcome.status async for outcome in batch.outcomes()}
+
+
+async def test_a_changed_picture_is_edited_anew_with_consent_and_the_earlier_result_is_kept(requests, out, photo):
+    async with service() as (emulator, session):
+        await EditBatch(requests(2), out).run(session)
+        earlier = {outcome.key: outcome async for outcome in EditBatch([], out).outcomes()}
+        photo.write_bytes(OTHER_PHOTO)
+        batch = EditBatch(requests(1), out, edit_changed=True)
+        plan = await batch.plan()
+        assert (plan.submit, plan.ok) == (1, True)
+        report = await batch.run(session)
+        assert (report.ok, report.saved, report.pictures, report.failures) == (True, 2, 2, ())
+        assert report.cost == Decimal("0.0357") * 3
+        assert (await EditBatch(requests(1), out, max_tasks=3).run(session)).ok
+        assert emulator.statistics().tasks_created == 3
+    now = {outcome.key: outcome async for outcome in batch.outcomes()}
+    assert {key: outcome.status for key, outcome in now.items()} == {
+        "edit0": "saved",
+        "edit1": "saved",
+        "edit0-replaced-1": "replaced",
+    }
+    replaced = now["edit0-replaced-1"]
+    assert (replaced.task_id, replaced.cost) == (earlier["edit0"].task_id, earlier["edit0"].cost)
+    assert now["edit0"].task_id not in {outcome.task_id for outcome in earlier.values()}
+    assert [path.name for path in replaced.files] == ["edit0-replaced-1-0.png"]
+    assert pictures(out) == {"edit0-0.png", "edit1-0.png", "edit0-replaced-1-0.png"}
+    assert "edit0-replaced-1" not in (out / "report.html").read_text("utf-8")
+
+
+async def test_what_failed_at_the_service_is_edited_anew_once_it_was_changed(requests, out):
+    async with service(Fault.failed_task().for_task(1)) as (emulator, session):
+        await EditBatch(requests(1), out).run(session)
+        batch = EditBatch(requests(1, seed=1), out, edit_changed=True)
+        assert (await batch.run(session)).ok
+        assert (await batch.run(session)).ok
+        assert emulator.statistics().tasks_created == 2
+    assert await kinds(batch) == {"edit0-replaced-1": "replaced", "edit0": "saved"}
+
+
+async def test_what_is_uncertain_still_counts_once_it_was_edited_anew(requests, out):
+    async with service(Fault.drop_reply().on("submit").nth(1)) as (emulator, session):
+        assert (await EditBatch(requests(1), out).run(session)).uncertain == 1
+        batch = EditBatch(requests(2, seed=1), out, edit_changed=True, max_tasks=2)
+        report = await batch.run(session)
+        assert (report.saved, report.uncertain, report.repeats) == (1, 0, 1)
+        assert emulator.statistics().tasks_created == 2
+    assert (await kinds(batch))["edit0-replaced-1"] == "replaced"
+
+
+async def test_what_was_not_submitted_yet_is_edited_as_it_is_now(requests, out):
+    async with service() as (emulator, session):
+        await EditBatch(requests(2), out, max_tasks=0).run(session)
+        batch = EditBatch(requests(2, seed=1), out, edit_changed=True)
+        assert (await batch.run(session)).ok
+        assert emulator.statistics().tasks_created == 2
+    assert await kinds(batch) == {"edit0": "saved", "edit1": "saved"}
+
+
+async def test_a_changed_edit_whose_task_is_under_way_is_finished_first(requests, out):
+    async with service(LOSES_SIGHT.nth(1, 2)) as (emulator, session):
+        await EditBatch(requests(1), out).run(session)
+        batch = EditBatch(requests(1, seed=1), out, edit_changed=True)
+        assert (await batch.plan()).submit == 1
+        report = await batch.run(session)
+        assert (report.in_flight, report.refused) == (1, 1)
+        assert any("under way, so run it again later" in group.reason for group in report.failures)
+        assert (await batch.run(session)).ok
+        assert emulator.statistics().tasks_created == 2
+    assert pictures(out) == {"edit0-0.png", "edit0-replaced-1-0.png"}
+
+
+async def test_a_run_that_ends_while_an_earlier_result_is_renamed_loses_nothing(requests, out, monkeypatch):
+    def fail(*_):
+        raise JournalError("the disk is full")
+
+    async with service() as (emulator, session):
+        await EditBatch(requests(1), out).run(session)
+        batch = EditBatch(requests(1, seed=1), out, edit_changed=True)
+        with monkeypatch.context() as full:
+            full.setattr(_store.Store, "replace", fail)
+            with pytest.raises(JournalError):
+                await batch.run(session)
+        assert (await batch.run(session)).ok
+        assert emulator.statistics().tasks_created == 2
+    assert pictures(out) == {"edit0-0.png", "edit0-replaced-1-0.png"}
+
+
+async def test_a_changed_edit_replaces_no_other_of_the_journal(requests, out):
+    async with service() as (_, session):
+        taken = attrs.evolve(requests(1)[0], key="edit0-replaced-1")
+        await EditBatch([*requests(1), taken], out).run(session)
+        report = await EditBatch(requests(1, seed=1), out, edit_changed=True).run(session)
+    assert (report.saved, report.refused) == (2, 1)
+
+
+def refuse(*_: object) -> None:
+    raise PermissionError(errno.EACCES, "denied")
+
+
+async def test_a_result_that_is_edited_itself_or_stays_in_its_place_is_not_replaced(out, photo, monkeypatch):
+    table = photo.with_name("edits.csv")
+    rows = {
+        "before": "photo.png,one,snow",
+        "an image": "photo.png,one,rain\nout/one-0.png,two,rain",
+        "in its place": "photo.png,one,rain",
+    }
+    reasons = {}
+    async with service() as (_, session):
+        for case, lines in rows.items():
+            table.write_text(f"image,key,instruction\n{lines}\n", "utf-8")
+            if case == "in its place":
+                monkeypatch.setattr(Path, "rename", refuse)
+            report = await EditBatch(table, out, edit_changed=True).run(session)
+            reasons[case] = {key: group.reason for group in report.failures for key in group.keys}
+    assert reasons["before"] == {}
+    assert "would replace an image that is to be edited" in reasons["an image"]["one"]
+    assert reasons["in its place"]["one"] == "its earlier result can't be renamed: denied"
+    assert "one-0.png" in pictures(out)
+
+
 async def test_a_file_of_the_same_size_and_time_with_another_content_is_another_request(requests, out, photo):
     async with service() as (_, session):
         photo.write_bytes(PHOTO + bytes(max(0, len(OTHER_PHOTO) - len(PHOTO))))
@@ -556,6 +680,36 @@ async def test_the_same_request_twice_is_one_edit(requests, out):
         report = await EditBatch([*requests(3), *requests(3)], out).run(session)
     assert (report.ok, report.saved) == (True, 3)
     assert emulator.statistics().tasks_created == 3
+
+
+@pytest.mark.parametrize("kind", ["list", "series", "mappings", "generator"])
+async def test_images_with_an_instruction_for_all_are_edits(out, photo, kind):
+    other = photo.with_name("other.png")
+    other.write_bytes(OTHER_PHOTO)
+    paths = [str(photo), str(other)]
+    given = {
+        "list": lambda: paths,
+        "series": lambda: pd.Series(paths),
+        "mappings": lambda: [{"image": path} for path in paths],
+        "generator": lambda: iter(paths),
+    }[kind]
+    async with service() as (emulator, session):
+        for _ in range(2):
+            batch = EditBatch(given(), out, instruction="snow", parameters=EditParameters(n=2))
+            report = await batch.run(session)
+            assert (report.ok, report.saved, report.pictures) == (True, 2, 4)
+        assert emulator.statistics().tasks_created == 2
+    assert {(outcome.instruction, *outcome.images) async for outcome in batch.outcomes()} == {
+        ("snow", path) for path in paths
+    }
+
+
+async def test_what_stands_alone_needs_an_instruction_and_a_request_takes_none(out, photo, requests):
+    async with service() as (_, session):
+        alone = await EditBatch([photo], out).run(session)
+        beside = await EditBatch(iter(requests(1)), out, instruction="snow").run(session)
+    assert alone.failures[0].reason.endswith("or images with an instruction for all of them")
+    assert beside.failures[0].reason.startswith("an EditRequest says it all")
 
 
 @pytest.mark.parametrize("earlier", [False, True])

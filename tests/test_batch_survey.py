@@ -471,9 +471,11 @@ async def test_an_input_that_can_be_read_once_only_has_no_plan(photos, out, make
     ("given", "options", "words"),
     [
         (5, {}, "the input is 'int'"),
-        ([], {"instruction": "snow"}, "requests say it all"),
-        ([], {"parameters": EditParameters(n=2)}, "requests say it all"),
-        ([], {"recursive": True}, "requests say it all"),
+        ({"images": "a.png"}, {}, "the input is 'dict'"),
+        (b"picture", {}, "the input is 'bytes'"),
+        ([EditRequest("a.png", "snow")], {"instruction": "snow"}, "an EditRequest says it all"),
+        ([EditRequest("a.png", "snow")], {"parameters": EditParameters(n=2)}, "an EditRequest says it all"),
+        ([], {"recursive": True}, "recursive is for a folder"),
     ],
 )
 async def test_an_input_that_makes_no_sense_is_refused(out, given, options, words):

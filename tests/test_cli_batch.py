@@ -325,6 +325,17 @@ def test_another_instruction_for_the_same_results_is_refused(photos, batch, caps
     assert len(service.tasks) == 3
 
 
+def test_another_instruction_is_edited_anew_with_the_option_that_the_refusal_names(
+    photos, batch, out, capsys, service
+):  # fixtures
+    batch(photos)
+    assert batch(photos, instruction="rain") == 1
+    assert "(--edit-changed)" in capsys.readouterr().err
+    assert batch(photos, "--edit-changed", instruction="rain") == 0
+    assert len(service.tasks) == 6
+    assert len(found(out)) == 6
+
+
 @pytest.mark.parametrize(
     ("limit", "value", "words"),
     [("--max-tasks", "2", "stopped: 2 tasks were created"), ("--max-cost", "0.08", "stopped: 0.0714 was spent")],

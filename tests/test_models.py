@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import tempfile
+from collections.abc import Callable
 from decimal import Decimal
 
 import attrs
@@ -61,6 +63,61 @@ def test_a_size_in_text_means_what_its_numbers_mean(width: int, height: int, sig
 @pytest.mark.parametrize("size", ["1024*1536", "1024x1536", (1024, 1536), [1024, 1536]])
 def test_every_form_of_a_size_is_one_tuple(size: object) -> None:
     assert EditParameters(size=size).size == (1024, 1536)
+
+
+def test_integers_of_numpy_become_python_s_own() -> None:
+    parameters = EditParameters(n=np.int64(2), seed=np.uint8(7), size=(np.int32(1024), np.int16(1536)))
+    assert parameters == EditParameters(n=2, seed=7, size=(1024, 1536))
+    assert {type(value) for value in (parameters.n, parameters.seed, *parameters.size)} == {int}
+
+
+class Upload:
+    """As Starlette's: it reads asynchronously, and has a file."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        self.file = file
+
+    async def read(self, size: int = -1) -> bytes:
+        raise AssertionError(size)
+
+
+class Proxy:
+    """As Werkzeug's: what it lacks is its stream's."""
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        self.stream = stream
+
+
+def test_a_temporary_file_is_the_image() -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        [image] = EditRequest(file, "snow").images
+        assert isinstance(image, io.BufferedIOBase)
+
+
+@pytest.mark.parametrize("wrap", [Upload, Proxy])
+def test_the_file_of_an_upload_is_the_image(wrap: Callable[[io.BytesIO], object]) -> None:
+    file = io.BytesIO(b"x")
+    assert EditRequest(wrap(file), "snow").images == (file,)
+    assert EditRequest([wrap(file), b"y"], "snow").images == (file, b"y")
+
+
+@pytest.mark.parametrize(
+    ("cell", "image"),
+    [
+        ({"bytes": b"x", "path": "a.png"}, b"x"),
+        ({"bytes": b"x", "path": None}, b"x"),
+        ({"bytes": None, "path": "a.png"}, "a.png"),
+        ({"path": "a.png"}, "a.png"),
+    ],
+)
+def test_a_cell_of_a_data_set_is_its_image(cell: dict[str, object], image: object) -> None:
+    assert EditRequest(cell, "snow").images == (image,)
+
+
+@pytest.mark.parametrize("image", [{"bytes": None, "path": None}, {}, {"url": "https://host/a.png"}, Proxy(None)])
+def test_a_wrapper_without_an_image_is_refused(image: object) -> None:
+    with pytest.raises(InvalidEditError, match=r"^image 1 is '.*': give a path"):
+        EditRequest(image, "snow")
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ import pathlib
 import random
 import struct
 import sys
+import threading
 import tracemalloc
 import warnings
 import zlib
 
 import numpy as np
 import pytest
+from crossing import Crossing, at_once
 from PIL import Image
 
 from qwen_edit_async import _pillow, _prepare, _sending
@@ -251,6 +253,53 @@ def test_a_file_object_is_read_from_where_it_stands_and_left_open(large_jpeg) ->
     file.seek(4)
     assert content(file) == large_jpeg
     assert not file.closed
+
+
+def test_a_file_object_is_put_back_for_the_next_edit(large_jpeg) -> None:
+    file = io.BytesIO(b"skip" + large_jpeg)
+    file.seek(4)
+    assert content(file, file) == content(file) == large_jpeg
+
+
+def test_a_stream_gives_its_image_to_one_edit(large_jpeg) -> None:
+    class Stream(io.BytesIO):
+        def seek(self, offset: int, whence: int = 0, /) -> int:
+            raise io.UnsupportedOperation(f"seek {offset} {whence}")
+
+    stream = Stream(large_jpeg)
+    assert content(stream) == large_jpeg
+    with pytest.raises(InvalidEditError, match="already read to its end"):
+        prepare(request_of(stream))
+
+
+def pixels(data: bytes) -> bytes:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "GIF", "BMP"])
+def test_a_picture_that_is_not_loaded_yet_is_whole_in_each_of_several_edits(format_name) -> None:
+    file = Crossing(encoded(noise(300, 300), format_name))
+    with Image.open(file) as picture:
+        file.meeting = threading.Barrier(2)
+        sent = at_once(*[lambda: content(picture)] * 4)
+    assert {pixels(each) for each in sent} == {pixels(file.getvalue())}
+
+
+def test_pictures_of_one_open_file_are_whole_in_edits_at_once() -> None:
+    file = Crossing(encoded(noise(300, 300), "PNG"))
+    with Image.open(file) as one, Image.open(file) as other:
+        file.seek(0)
+        file.meeting = threading.Barrier(2)
+        sent = at_once(lambda: content(file), lambda: content(file))
+        sent += at_once(lambda: content(one), lambda: content(other))
+    assert {pixels(each) for each in sent} == {pixels(file.getvalue())}
+
+
+def test_an_open_file_is_whole_in_each_of_several_edits(large_jpeg) -> None:
+    file = Crossing(large_jpeg)
+    file.meeting = threading.Barrier(2)
+    assert at_once(*[lambda: content(file)] * 4) == [large_jpeg] * 4
 
 
 def test_a_stream_that_gives_little_at_a_time_is_read_to_its_end(large_jpeg) -> None:

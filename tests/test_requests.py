@@ -57,7 +57,7 @@ def test_an_option_outside_of_the_contract_is_refused() -> None:
         request_from_arguments("a.png", "snow", None, None, {"n": 7})
 
 
-@pytest.mark.parametrize("parameters", [{"n": 2}, {}, "n=2", 0], ids=repr)
+@pytest.mark.parametrize("parameters", ["n=2", 0, [("n", 2)]], ids=repr)
 def test_parameters_of_another_type_are_refused(parameters: Any) -> None:
     with pytest.raises(InvalidEditError, match=f"parameters is '{type(parameters).__name__}'"):
         request_from_arguments("a.png", "snow", parameters, None, {"n": 2})
@@ -94,6 +94,17 @@ def test_parameters_that_are_none_are_the_service_s_own() -> None:
     assert request_from_fields(fields).parameters == EditParameters()
 
 
+def test_columns_of_a_table_name_the_images_of_a_mapping() -> None:
+    fields = {"image": "a.png", "image2": None, "image3": b"c", "instruction": "snow", "n": 2}
+    assert request_from_fields(fields) == EditRequest(["a.png", b"c"], "snow", EditParameters(n=2))
+    assert request_from_fields(fields | {"image2": float("nan")}).images == ("a.png", b"c")
+
+
+def test_parameters_may_be_a_mapping() -> None:
+    fields = {"images": "a.png", "instruction": "snow", "parameters": {"n": 2, "seed": 1}, "seed": 5}
+    assert request_from_fields(fields).parameters == EditParameters(n=2, seed=5)
+
+
 def test_the_mapping_is_left_as_it_was() -> None:
     fields = {"images": "a.png", "instruction": "snow", "parameters": EditParameters(n=2), "seed": 5}
     before = dict(fields)
@@ -104,7 +115,10 @@ def test_the_mapping_is_left_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"image": "a.png", "instruction": "snow"}, "no field 'image'"),
+        ({"picture": "a.png", "instruction": "snow"}, "no field 'picture': put what is your own into metadata"),
+        ({"image": "a.png", "images": "a.png", "instruction": "snow"}, "both images and image"),
+        ({"image2": "a.png", "instruction": "snow"}, "there is another image, but none in 'image'"),
+        ({"images": "a.png", "instruction": "snow", "parameters": {"m": 1}}, "there is no parameter 'm'"),
         ({5: "a.png"}, "no field 5"),
         ({"instruction": "snow"}, "0 images"),
         ({"images": "a.png"}, "the instruction is missing"),

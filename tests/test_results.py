@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 import sys
 import threading
@@ -11,7 +13,14 @@ import pytest
 from memory_transport import IMAGE, MemoryService, MemorySession, in_order, says
 from PIL import Image
 
-from qwen_edit_async import ConfigurationError, EditParameters, EditRequest, EditSession, FixedInterval
+from qwen_edit_async import (
+    ConfigurationError,
+    EditParameters,
+    EditRequest,
+    EditSession,
+    FixedInterval,
+    SessionClosedError,
+)
 from qwen_edit_async._results import safe_stem
 from qwen_edit_async.emulator import EditEmulator, FixedEngine, PillowEngine
 
@@ -37,6 +46,27 @@ async def test_a_result_has_pictures_in_order_and_what_they_cost(session):
     assert (result.usage.cost, result.usage.quantity) == (Decimal("0.1071"), 3)
     assert result.request.instruction == "snow"
     assert result.raw["status"] == "completed"
+
+
+@pytest.mark.parametrize("travel", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+async def test_results_and_outcomes_travel_without_their_connection(session, tmp_path, travel):
+    requests = [EditRequest(Image.new("RGB", (400, 400)), "snow", key="cat")]
+    [outcome] = [outcome async for outcome in session.edit_many(requests)]
+    there = travel(outcome)
+    assert there.ok
+    assert (there.result.task_id, there.result.images) == (outcome.result.task_id, outcome.result.images)
+    assert there.as_row() == outcome.as_row()
+    task_id = re.escape(outcome.result.task_id)
+    for use in (
+        lambda: there.result.save(tmp_path),
+        lambda: there.result.images[0].save(tmp_path / "cat.png"),
+        there.result.images[0].read,
+        there.result.images[0].open,
+    ):
+        with pytest.raises(SessionClosedError, match=rf"session\.attach\('{task_id}'\)"):
+            await use()
+    again = await session.attach(there.result.task_id)
+    assert await again.images[0].read() == await outcome.result.images[0].read()
 
 
 async def test_a_picture_opens_as_a_decoded_image(session):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import gc
 import inspect
 import math
+import os
 import pickle
 import re
 import threading
@@ -20,6 +22,7 @@ from qwen_edit_async import (
     AuthenticationError,
     ConfigurationError,
     DeadlineExceededError,
+    EditBatch,
     EditParameters,
     EditRequest,
     EditSession,
@@ -112,6 +115,28 @@ def test_the_handle_of_a_task_says_so_on_another_event_loop(use):
     finally:
         first.close()
         second.close()
+
+
+@virtual
+async def test_a_session_that_was_opened_before_a_fork_says_so(monkeypatch, tmp_path):
+    async with MemorySession(MemoryService()) as session:
+        image = (await session.edit(IMAGE, "snow")).images[0]
+        batch = EditBatch([EditRequest(IMAGE, "snow")], tmp_path / "out")
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", lambda: -1)
+            for attempt in (
+                *(
+                    functools.partial(use, session, call)
+                    for call in ("edit", "submit", "attach", "status", "edit_many")
+                ),
+                functools.partial(batch.run, session),
+                image.read,
+                session.aclose,
+            ):
+                with pytest.raises(SessionClosedError, match="before the process forked: open one in each process"):
+                    await attempt()
+        assert not (tmp_path / "out").exists()
+        assert (await session.edit(IMAGE, "snow")).task_id == "task-2"
 
 
 @pytest.mark.parametrize("make_copy", [pickle.dumps, copy.deepcopy])

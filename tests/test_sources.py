@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,8 +16,10 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from qwen_edit_async import ConfigurationError, EditParameters, EditRequest
+from qwen_edit_async import ConfigurationError, EditParameters, EditRequest, InvalidEditError
+from qwen_edit_async._batch._content import hash_image
 from qwen_edit_async._sources import (
     EditDefaults,
     KeyNames,
@@ -25,6 +28,7 @@ from qwen_edit_async._sources import (
     crowded_names,
     image_stem,
     read_source,
+    request_of,
     unsigned,
 )
 
@@ -75,6 +79,7 @@ def pictures(*paths):
 
 def name_items(items, notes=None, **options):
     """As a run does."""
+    items = list(items)
     names = KeyNames(crowded_names(items), **options)
     named = [names.name(item) for item in items]
     if notes is not None and names.note:
@@ -611,6 +616,82 @@ def test_a_bad_row_of_a_data_frame_says_why(columns, problem):
 def test_pictures_and_paths_may_be_in_a_data_frame(tmp_path):
     frame = pd.DataFrame({"image": [tmp_path / "a.jpg", PNG]})
     assert [item.request.images for item in read_source(frame, SNOW)] == [(str(tmp_path / "a.jpg"),), (PNG,)]
+
+
+@pytest.mark.parametrize("cell", [PNG, bytearray(PNG), {"bytes": PNG, "path": "b.png"}, Image.new("L", (9, 9))])
+def test_a_cell_of_a_data_frame_may_hold_an_image(cell):
+    [item] = read_source(pd.DataFrame({"image": ["a.jpg"], "image2": [cell]}), SNOW)
+    assert item.request.images == ("a.jpg", PNG if isinstance(cell, dict) else cell)
+
+
+def test_a_cell_of_a_parquet_file_may_be_one_of_hugging_face(tmp_path, read):
+    cells = [{"bytes": PNG, "path": "a.png"}, {"bytes": None, "path": "b.png"}, {"bytes": None, "path": None}]
+    pa.parquet.write_table(pa.table({"image": cells}), tmp_path / "edits.parquet")
+    first, second, bad = read("edits.parquet")
+    assert (first.request.images, second.request.images) == ((PNG,), (str(tmp_path / "b.png"),))
+    assert bad.problem.startswith("an image is None")
+
+
+def test_json_lines_may_hold_parameters_in_an_object(table, notes):
+    lines = [
+        '{"image": "a", "parameters": {"n": 2, "seed": 1}, "seed": 5}',
+        '{"image": "a", "parameters": {"m": 2}}',
+        '{"image": "a", "parameters": "n=2"}',
+    ]
+    good, *bad = table("\n".join(lines), name="edits.jsonl")
+    assert good.request.parameters == EditParameters(n=2, seed=5)
+    assert [item.problem for item in bad] == [
+        "there is no parameter 'm'",
+        "the parameters are 'n=2': give an object, or a column for each",
+    ]
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("given", "images"),
+    [
+        ("a.jpg", ("a.jpg",)),
+        (["a.jpg", PNG], ("a.jpg", PNG)),
+        ({"bytes": PNG, "path": "a.png"}, (PNG,)),
+        ({"image": {"bytes": PNG, "path": "a.png"}, "image2": "b.jpg"}, (PNG, "b.jpg")),
+        ({"images": "a.jpg", "instruction": None, "parameters": None}, ("a.jpg",)),
+    ],
+)
+def test_what_an_iterable_gives_makes_an_edit_by_the_defaults(given, images):
+    defaults = EditDefaults("make it snow", EditParameters(n=2))
+    assert request_of(given, defaults) == EditRequest(images, "make it snow", EditParameters(n=2))
+
+
+def test_a_mapping_wins_over_the_defaults():
+    given = {"image": "a.jpg", "instruction": "make it rain", "n": 3, "parameters": {"seed": 1}}
+    expected = EditRequest("a.jpg", "make it rain", EditParameters(n=3, seed=1))
+    assert request_of(given, EditDefaults("make it snow", EditParameters(n=2))) == expected
+
+
+def test_a_request_is_taken_as_it_is_and_images_need_an_instruction():
+    request = EditRequest("a.jpg", "make it rain")
+    assert request_of(request, EditDefaults()) is request
+    with pytest.raises(InvalidEditError, match="says it all"):
+        request_of(request, SNOW)
+    with pytest.raises(InvalidEditError, match="a request is 'str': give an EditRequest"):
+        request_of("a.jpg", EditDefaults())
+
+
+def test_an_image_in_memory_is_called_by_its_content_in_every_run():
+    def key(image):
+        return keys(name_items(read_source(pd.DataFrame({"image": [image]}), SNOW), hash_image=hash_image))
+
+    pictures = [Image.new("L", (9, 9)) for _ in range(2)]
+    assert key(pictures[0]) == key(pictures[1]) != key(Image.new("L", (9, 9), 1))
+
+
+def test_an_image_in_memory_that_can_not_be_read_is_a_problem(notes):
+    class Broken(io.RawIOBase):
+        def read(self, size=-1):
+            raise OSError(size)
+
+    [bad] = name_items(read_source(pd.DataFrame({"image": [Broken()]}), SNOW), hash_image=hash_image)
+    assert "can't be read" in bad.problem
 
 
 def test_integers_that_a_data_frame_made_fractions_are_integers_in_every_file(table, tmp_path):

@@ -19,6 +19,7 @@ from qwen_edit_async._images import ArrayLike, BinaryReader, PillowImage, image_
 from qwen_edit_async._models import EditRequest
 from qwen_edit_async._prepare import check_regular, local_path, opened, read_piece
 from qwen_edit_async._sources import unsigned
+from qwen_edit_async._turns import turn_at
 
 from ._plan import content_hash, image_locator, key_of, stamp_of
 
@@ -167,7 +168,13 @@ def _feed(digest: hashlib.blake2b, image: Any, name: str) -> None:
         check_regular(path, name)
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
             _feed_file(digest, file, name)
-    elif isinstance(image, PillowImage):
+    else:
+        with turn_at(image):
+            _feed_object(digest, image, name)
+
+
+def _feed_object(digest: hashlib.blake2b, image: Any, name: str) -> None:
+    if isinstance(image, PillowImage):
         digest.update(f"{image.size} {getattr(image, 'mode', '')}".encode())
         digest.update(image.tobytes())
     elif isinstance(image, ArrayLike):

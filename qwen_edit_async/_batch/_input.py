@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias, cast
@@ -11,10 +11,11 @@ from typing import Final, TypeAlias, cast
 import attrs
 
 from qwen_edit_async._errors import ConfigurationError
-from qwen_edit_async._images import is_bare_base64, is_data_uri
+from qwen_edit_async._images import BinaryReader, ImageInput, PillowImage, is_bare_base64, is_data_uri
 from qwen_edit_async._models import EditRequest
-from qwen_edit_async._requests import RequestInput, request_from_fields
+from qwen_edit_async._requests import RequestInput
 from qwen_edit_async._sources import (
+    SAYS_IT_ALL,
     EditDefaults,
     KeyNames,
     Known,
@@ -26,15 +27,19 @@ from qwen_edit_async._sources import (
     has_keys,
     is_source,
     read_source,
+    request_of,
 )
 
-from ._content import located
+from ._content import hash_image, located
 from ._gather import Gatherer
 from ._journal import JOURNAL_NAME
 from ._targets import Targets
 
-BatchSource: TypeAlias = "Source | Iterable[RequestInput] | AsyncIterable[RequestInput]"
-"""A folder, a pattern of files, a picture, a table's file, a data frame; or requests, one by one."""
+BatchSource: TypeAlias = "Source | Iterable[RequestInput | ImageInput] | AsyncIterable[RequestInput | ImageInput]"
+"""A folder, a pattern of files, a picture, a table's file, a data frame; or requests or images, one by one."""
+
+_SINGLE: Final = (Mapping, bytes, bytearray, memoryview, BinaryReader, PillowImage)
+"""One request or image, which would be taken for an iterable of what it consists of."""
 
 _PAGE: Final = 256
 
@@ -70,12 +75,17 @@ class BatchInput:
             self.source = os.path.expanduser(self.source)  # noqa: PTH111  # which takes "~nobody" for an error
         if self.described:
             return
-        if not isinstance(self.source, Iterable | AsyncIterable):
+        if not isinstance(self.source, Iterable | AsyncIterable) or isinstance(self.source, _SINGLE):
             raise ConfigurationError(
-                f"the input is {type(self.source).__name__!r}: give a folder, a table, a data frame, or requests"
+                f"the input is {type(self.source).__name__!r}: give a folder, a table, a data frame, or a list of "
+                "requests or images"
             )
-        if self.defaults != EditDefaults() or self.recursive:
-            raise ConfigurationError("requests say it all: give no instruction, parameters or recursive beside them")
+        if self.recursive:
+            raise ConfigurationError("recursive is for a folder: leave it out")
+        if self.defaults == EditDefaults() or not isinstance(self.source, Sequence):
+            return
+        if any(isinstance(each, EditRequest) for each in self.source):
+            raise ConfigurationError(SAYS_IT_ALL)
 
     @property
     def described(self) -> bool:
@@ -104,7 +114,7 @@ class BatchInput:
         """
         source = self.source
         if not is_source(source):
-            return _requests(cast("Iterable[RequestInput]", source))
+            return _requests(cast("Iterable[object]", source), self.defaults)
         if (
             not has_keys(source, self.folder)
             and Path(self.folder, str(source)).resolve() == self.targets.folder.resolve()
@@ -123,7 +133,9 @@ class BatchInput:
                 self._settled[hashed] = key  # what the feed could not tell by itself
             return key
 
-        return self._remembered(source, KeyNames(self._crowded, folder_of(source, self.folder), settle), note)
+        return self._remembered(
+            source, KeyNames(self._crowded, folder_of(source, self.folder), settle, hash_image), note
+        )
 
     def _remembered(self, source: Source, names: KeyNames, note: Callable[[str], None]) -> Iterator[SourceItem]:
         count = 0
@@ -137,7 +149,11 @@ class BatchInput:
         Those that were there then, and are gone, are items with that problem, at the end.
         """
         source, count, gone = cast("Source", self.source), 0, self._keys
-        names = KeyNames(self._crowded, folder_of(source, self.folder), lambda *known: self._settled.get(known[-1]))
+
+        def settled(*known: object) -> str | None:
+            return self._settled.get(str(known[-1]))
+
+        names = KeyNames(self._crowded, folder_of(source, self.folder), settled, hash_image)
         items = self._items(source, names, lambda _: None)
         try:
             while page := await thread.call(lambda: list(islice(items, _PAGE))):
@@ -174,9 +190,9 @@ class BatchInput:
         )
 
 
-def _requests(given: Iterable[RequestInput]) -> Iterator[SourceItem]:
+def _requests(given: Iterable[object], defaults: EditDefaults) -> Iterator[SourceItem]:
     for each in given:
         try:
-            yield SourceItem(request=each if isinstance(each, EditRequest) else request_from_fields(each))
+            yield SourceItem(request=request_of(each, defaults))
         except Exception as error:  # noqa: BLE001  # whatever is wrong with one request is its own problem
             yield SourceItem(problem=str(error))

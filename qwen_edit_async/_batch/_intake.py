@@ -14,13 +14,13 @@ from qwen_edit_async._ending import see_through
 from qwen_edit_async._errors import InvalidEditError
 from qwen_edit_async._log import log
 from qwen_edit_async._models import EditRequest
-from qwen_edit_async._requests import RequestInput, request_from_fields
+from qwen_edit_async._requests import RequestInput
 from qwen_edit_async._results import safe_stem
-from qwen_edit_async._sources import SourceItem
+from qwen_edit_async._sources import SourceItem, request_of
 from qwen_edit_async._stream import pull
 
 from ._content import Content, key_without_reading, located, read_content, read_key, stamp
-from ._plan import State, describe, key_of, may_change_request, pictures_of
+from ._plan import Change, State, change_of, describe, key_of, other_request, pictures_of
 from ._report import FailureGroup
 from ._row import Row, Surroundings
 from ._store import Draft, Entry
@@ -37,6 +37,8 @@ _GRACE: Final = 5.0
 
 _HANDLED: Final = frozenset({State.SUBMITTED, State.COMPLETED})
 """The journal's own edits come first in a run: what is met in these states later was worked on, in vain."""
+
+_SAME_FILES: Final = "the key would name the same files as another key of the journal"
 
 _NEEDS_INPUT: Final = frozenset({State.PLANNED, State.FAILED})
 """In these states the request would have to be sent; in all others the journal is enough."""
@@ -180,7 +182,7 @@ class Intake:
                 return
             given = given.request
         try:
-            request = given if isinstance(given, EditRequest) else request_from_fields(given)
+            request = request_of(given, self._around.defaults)
         except Exception as error:  # noqa: BLE001  # whatever is wrong with one request ends it alone
             self._refuse(str(error), given.get("key") if isinstance(given, Mapping) else None)
             return
@@ -222,15 +224,12 @@ class Intake:
         )
         entry = entry or await around.journal.plan(draft)
         if entry is None:
-            self._refuse("the key would name the same files as another key of the journal", key)
+            self._refuse(_SAME_FILES, key)
             return
-        has_task = entry.task_id is not None
         if error is None and content.digest != entry.digest:
-            if not may_change_request(entry.state, has_task=has_task):
-                self._refuse("the key is in the journal with another request: give it another key or folder", key)
+            entry = await self._change(entry, draft, request)
+            if entry is None:
                 return
-            await around.journal.redraft(entry.number, draft)
-            entry = attrs.evolve(entry, digest=draft.digest, stamp=draft.stamp, pictures=draft.pictures)
         elif error is None and content.stamp != entry.stamp:
             around.journal.restamp(entry.number, content.stamp)
         row = Row(entry, around)
@@ -242,6 +241,29 @@ class Intake:
             await row.fail(error, request)
         elif entry.state not in _HANDLED and key not in self._resumed:
             await row.finish(request)
+
+    async def _change(self, entry: Entry, draft: Draft, request: EditRequest) -> Entry | None:
+        """The edit of a request that was changed since the journal took it; ``None`` if it is refused."""
+        around = self._around
+        match change_of(entry.state, has_task=entry.task_id is not None, edit_changed=around.edit_changed):
+            case Change.REFUSE:
+                self._refuse(other_request(edit_changed=around.edit_changed), entry.key)
+                return None
+            case Change.REDRAFT:
+                await around.journal.redraft(entry.number, draft)
+                return attrs.evolve(entry, digest=draft.digest, stamp=draft.stamp, pictures=draft.pictures)
+            case Change.REPLACE:
+                key = f"{entry.key}-replaced-{entry.number}"
+                try:
+                    files = await around.files.call(_set_aside, request, entry, key, around.targets)
+                except InvalidEditError as error:
+                    self._refuse(str(error), entry.key)
+                    return None
+                self._resumed.discard(entry.key)
+                new = await around.journal.replace(entry, key, files, draft)
+                if new is None:
+                    self._refuse(_SAME_FILES, key)
+                return new
 
     def _refuse(self, reason: str, key: object) -> None:
         around = self._around
@@ -267,6 +289,16 @@ def _read_key(request: EditRequest) -> str:
         return read_key(request)
     except InvalidEditError:
         return key_of(request, [""] * len(request.images))
+
+
+def _set_aside(request: EditRequest, entry: Entry, key: str, targets: Targets) -> list[tuple[str, int]]:
+    """Make room for the results of an edit that replaces another, whose pictures get the name of a new key. Blocking.
+
+    Raises:
+        InvalidEditError: If other files are in the way, or the pictures can't be renamed.
+    """
+    targets.existing(request, entry.key, former=[name for name, _ in entry.files])
+    return targets.set_aside(entry, safe_stem(key))
 
 
 def _examine(request: EditRequest, entry: Entry | None, targets: Targets) -> _Examined:

@@ -92,6 +92,10 @@ class Journal:
         """Replace what is asked for; for an edit that was never paid for."""
         await self._thread.call(self._store.redraft, number, draft)
 
+    async def replace(self, edit: Entry, key: str, files: Sequence[tuple[str, int]], draft: Draft) -> Entry | None:
+        """Plan a new edit of a key, and keep the one before under another; see :meth:`Store.replace`."""
+        return await self._thread.call(self._store.replace, edit, key, files, draft)
+
     def restamp(self, number: int, stamp: str) -> None:
         """Replace an edit's stamp, whenever that is written: it saves the next run a look at the files."""
         self._thread.call(self._store.restamp, number, stamp)

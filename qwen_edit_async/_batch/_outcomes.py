@@ -21,7 +21,7 @@ from qwen_edit_async._replies import cost_of
 
 from ._sqlite import DAMAGED, explain, read_only_address
 
-BatchStatus = Literal["planned", "submitting", "submitted", "completed", "saved", "failed", "uncertain"]
+BatchStatus = Literal["planned", "submitting", "submitted", "completed", "saved", "failed", "uncertain", "replaced"]
 
 PAGE: Final = 256
 _BUSY_SECONDS: Final = 10.0
@@ -38,7 +38,8 @@ class BatchOutcome:
     Attributes:
         key: Its name in the batch.
         status: ``saved`` if all is done; ``failed`` or ``uncertain`` (a task may exist, and be charged); or how far it
-            came: ``planned``, ``submitting``, ``submitted``, ``completed`` (but its pictures are not saved).
+            came: ``planned``, ``submitting``, ``submitted``, ``completed`` (but its pictures are not saved); or
+            ``replaced`` by an edit of its changed input.
         instruction: What was asked for.
         images: Paths or URLs of its inputs; ``None`` for one that was in memory.
         parameters: Those that were given, by name.
@@ -114,7 +115,9 @@ def read_chosen(journal: Path, limit: int) -> Generator[BatchOutcome, None, None
         JournalError: If the journal can't be read.
     """
     with _reading(journal) as connection:
-        chosen = connection.execute("SELECT number FROM edits ORDER BY problem IS NULL, number LIMIT ?", (limit,))
+        chosen = connection.execute(
+            "SELECT number FROM edits WHERE state != 'replaced' ORDER BY problem IS NULL, number LIMIT ?", (limit,)
+        )
         for (number,) in chosen.fetchall():
             row = connection.execute(f"SELECT {_COLUMNS} FROM edits WHERE number = ?", (number,)).fetchone()  # noqa: S608  # constants
             yield _outcome(row, journal)

@@ -13,6 +13,8 @@
          │  └─► as submitted            the service knows the task after all
        submitted                        the service does not know the task
 
+       saved, failed, uncertain ──► replaced    its input was changed, and is edited anew with consent
+
 An edit can be *completed* before the service names its pictures: then each run asks for them again.
 An edit is *submitting* from before its request can reach the service until the fate of that request is known. Whoever
 finds it in this state later can't know whether a task exists: it is *uncertain*. So is one whose task the service does
@@ -69,6 +71,7 @@ class State(enum.Enum):
     SAVED = "saved"
     FAILED = "failed"
     UNCERTAIN = "uncertain"
+    REPLACED = "replaced"
 
 
 MOVES: Mapping[State, frozenset[State]] = {
@@ -78,11 +81,10 @@ MOVES: Mapping[State, frozenset[State]] = {
     ),
     State.SUBMITTED: frozenset({State.SUBMITTED, State.COMPLETED, State.FAILED, State.UNCERTAIN}),
     State.COMPLETED: frozenset({State.COMPLETED, State.SAVED}),
-    State.SAVED: frozenset({State.COMPLETED}),
-    State.FAILED: frozenset({State.FAILED, State.PLANNED}),
-    State.UNCERTAIN: frozenset(
-        {State.PLANNED, State.SUBMITTING, State.SUBMITTED, State.COMPLETED, State.FAILED, State.UNCERTAIN},
-    ),
+    State.SAVED: frozenset({State.COMPLETED, State.REPLACED}),
+    State.FAILED: frozenset({State.FAILED, State.PLANNED, State.REPLACED}),
+    State.UNCERTAIN: frozenset(State) - {State.SAVED},
+    State.REPLACED: frozenset(),
 }
 """The legal moves. One from a state to itself records something more, such as another attempt or a problem; one from
 *uncertain* to *submitted* is a task id that came late; to *planned*, a refusal that did. From *uncertain* to what comes
@@ -149,9 +151,40 @@ def state_after(state: State, error: Exception) -> State:
             return State.SUBMITTED
 
 
-def may_change_request(state: State, *, has_task: bool) -> bool:
-    """Whether an edit may be asked for differently than the journal says: if it failed before anything was paid."""
-    return state is State.FAILED and not has_task
+class Change(enum.Enum):
+    """What becomes of an edit whose request is not the one that the journal has."""
+
+    REFUSE = enum.auto()
+    REDRAFT = enum.auto()
+    REPLACE = enum.auto()
+
+
+def change_of(state: State, *, has_task: bool, edit_changed: bool) -> Change:
+    """What to do with a request that was changed since the journal took it.
+
+    Without consent, only an edit that failed before anything was paid takes the new request. With ``edit_changed`` a
+    new edit replaces one that may have been paid for, which the journal keeps under another key. An edit that is under
+    way is finished first.
+    """
+    match state:
+        case State.FAILED if not has_task:
+            return Change.REDRAFT
+        case State.PLANNED if edit_changed and not has_task:
+            return Change.REDRAFT
+        case State.SAVED | State.FAILED | State.UNCERTAIN if edit_changed:
+            return Change.REPLACE
+        case _:
+            return Change.REFUSE
+
+
+def other_request(*, edit_changed: bool) -> str:
+    """Why an edit is refused whose image, instruction or parameters were changed."""
+    advice = (
+        "its task is still under way, so run it again later"
+        if edit_changed
+        else "edit it anew with edit_changed=True (--edit-changed), or give it another key or folder"
+    )
+    return f"the key is in the journal with another request: {advice}"
 
 
 def content_hash(image_hashes: Sequence[str], request: EditRequest) -> str:

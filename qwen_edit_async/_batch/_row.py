@@ -33,6 +33,7 @@ from qwen_edit_async._models import EditRequest, TaskSnapshot, Usage
 from qwen_edit_async._results import EditResult, OutputImage
 from qwen_edit_async._retry import Failure
 from qwen_edit_async._session import EditSession
+from qwen_edit_async._sources import EditDefaults
 from qwen_edit_async._task import EditTask
 
 from ._content import are_whole
@@ -74,6 +75,8 @@ class Surroundings:
         inputs: The folder that relative paths of images are in.
         deadline: Seconds for each; ``None`` for the session's.
         resubmit_uncertain: Whether uncertain ones are submitted again.
+        edit_changed: Whether an edit whose request was changed is replaced by a new one.
+        defaults: What holds for images, and mappings that do not say otherwise.
         live: Keys of the edits that are being worked on.
         error: What would be the answer to every other edit, too.
         attempts: How many submissions are announced, whose fate is open.
@@ -90,6 +93,8 @@ class Surroundings:
     inputs: str
     deadline: float | None
     resubmit_uncertain: bool
+    edit_changed: bool = False
+    defaults: EditDefaults = attrs.field(factory=EditDefaults)
     live: set[str] = attrs.field(factory=set)
     error: Exception | None = None
     attempts: int = 0

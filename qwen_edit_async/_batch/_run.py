@@ -18,7 +18,7 @@ import attrs
 
 from qwen_edit_async._config import check_not_negative, check_positive, origin_of
 from qwen_edit_async._ending import see_through
-from qwen_edit_async._errors import ConfigurationError, InvalidEditError, JournalError, SessionClosedError
+from qwen_edit_async._errors import ConfigurationError, InvalidEditError, JournalError
 from qwen_edit_async._log import log
 from qwen_edit_async._models import EditParameters
 from qwen_edit_async._requests import RequestInput
@@ -96,7 +96,8 @@ class EditBatch:
 
     An edit is known by its key. A row or picture without one is called as its first picture; a request without one, by
     its images' names (their content, for images in memory), its instruction and its parameters. A key that the journal
-    has with another content is refused. The signature of a presigned URL is part of neither name nor content.
+    has with another content is refused, or edited anew with ``edit_changed``. The signature of a presigned URL is part
+    of neither name nor content.
 
     Args:
         requests: What to edit. To go on, give the same again. One of:
@@ -106,10 +107,9 @@ class EditBatch:
               ``image2``, ``image3``, ``instruction``, ``key`` and the parameters by name. Empty cells and NaN leave it
               to ``instruction`` and ``parameters``; other columns become the request's ``metadata``, with a note.
               Relative paths are relative to the table;
-            - a pandas or polars data frame with these columns (extra ``tables``), paths being relative to the working
-              directory;
-            - an iterable, or async iterable, of :class:`EditRequest`, or of mappings with their fields; read as room
-              becomes free, so that they may come from a generator.
+            - a pandas or polars data frame with these columns (extra ``tables``); paths are from the working folder;
+            - an iterable, or async iterable, of :class:`EditRequest`, of mappings with their fields, or of images if
+              there is an ``instruction``. It is read as room becomes free, so it may be a generator.
         out_dir: The folder for pictures and journal; it is made. All relative paths are relative to the working
             directory of the moment in which the batch is made; ``~`` is the home folder.
         instruction: What to do with pictures and rows that do not say.
@@ -125,6 +125,8 @@ class EditBatch:
             sent, do not count.
         resubmit_uncertain: Whether to submit again what may have been submitted when the last run ended, and what the
             service no longer knows: a task may exist, or have existed, so that both may be charged.
+        edit_changed: Whether to edit anew what the journal has under the same key with another image, instruction or
+            parameters, instead of refusing it. The journal keeps the earlier result, renamed ``KEY-replaced-NUMBER``.
         deadline: Seconds for each edit, from having a slot to its end; the session's by default.
         gallery_limit: How many edits ``report.html`` shows at most, about 25 KB each; those that went wrong come first.
             With 0 there is no such page. Small pictures are made for a minute at most, and for 3 s if the run was
@@ -149,6 +151,7 @@ class EditBatch:
         max_tasks: int | None = None,
         stop_after_failures: int | None = None,
         resubmit_uncertain: bool = False,
+        edit_changed: bool = False,
         deadline: float | None = None,
         gallery_limit: int = GALLERY_LIMIT,
         overwrite: bool = False,
@@ -171,6 +174,7 @@ class EditBatch:
             max_cost=to_money(max_cost, "max_cost"), max_tasks=max_tasks, stop_after_failures=stop_after_failures
         )
         self._resubmit_uncertain = resubmit_uncertain
+        self._edit_changed = edit_changed
         self._deadline = deadline
         self._gallery_limit = gallery_limit
         self._service = ""  # set where the session's address does not tell: see the command line
@@ -270,8 +274,7 @@ class EditBatch:
             SessionClosedError: If the session is not open.
             Exception: What the input raised.
         """
-        if not session.is_open:
-            raise SessionClosedError("the session is not open: use `async with`, or await session.open()")
+        session._require_open()  # noqa: SLF001  # our own
         if self._running:
             raise JournalError(f"{self._folder} is being written by another run of this batch: wait for its end")
         self._running = True
@@ -303,6 +306,8 @@ class EditBatch:
                 inputs=given.folder,
                 deadline=self._deadline,
                 resubmit_uncertain=self._resubmit_uncertain,
+                edit_changed=self._edit_changed,
+                defaults=EditDefaults() if self._input.described else self._input.defaults,
             )
             await files.call(sweep, self._folder, [*await journal.unsaved(), JSON_NAME, PAGE_NAME])
             intake = Intake(around)
@@ -362,7 +367,12 @@ class EditBatch:
             abandoned.set()
 
     async def _survey(self, given: BatchInput, *, fit: bool) -> BatchPlan:
-        options = SurveyOptions(strict=self._strict, fit=fit, resubmit_uncertain=self._resubmit_uncertain)
+        options = SurveyOptions(
+            strict=self._strict,
+            fit=fit,
+            resubmit_uncertain=self._resubmit_uncertain,
+            edit_changed=self._edit_changed,
+        )
         abandoned = threading.Event()
         await asyncio.to_thread(check_not_lost, self.journal)
         try:

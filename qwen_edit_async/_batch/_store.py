@@ -223,6 +223,25 @@ class Store:
             (draft.digest, draft.stamp, _storable(draft.request), draft.pictures, number),
         )
 
+    def replace(self, edit: Entry, key: str, files: Sequence[tuple[str, int]], draft: Draft) -> Entry | None:
+        """Plan a new edit of a key, and keep the one before, with its task and its cost, under another key.
+
+        Args:
+            edit: The edit that had the key.
+            key: Its new key.
+            files: Its pictures under their new names.
+            draft: The new edit.
+
+        Returns:
+            The new edit; ``None`` if the other key is taken.
+        """
+        columns = (key, folded(safe_stem(key)), json.dumps(files), edit.number)
+        try:
+            self._connection.execute(_REPLACE, tuple(map(_storable, columns)))
+        except sqlite3.IntegrityError:
+            return None
+        return self.plan(draft)
+
     def restamp(self, number: int, stamp: str) -> None:
         """Replace the stamp of an edit whose files were looked at, and have the content that they had."""
         self._connection.execute("UPDATE edits SET stamp = ? WHERE number = ?", (stamp, number))
@@ -338,6 +357,12 @@ class Store:
     def _one(self, query: str, parameters: Sequence[Any] = ()) -> Any:
         return self._connection.execute(query, parameters).fetchone()[0]
 
+
+_REPLACE: Final = (
+    "UPDATE edits SET state = 'replaced', key = ?, stem = ?, files = ?, reason = NULL, "
+    "repeats = repeats + (state = 'uncertain' AND task_id IS NULL) WHERE number = ?"
+)
+"""An uncertain edit without a task counts as repeated from now on: it may still be charged."""
 
 _HAS_TASKS: Final = (
     "SELECT EXISTS (SELECT 1 FROM edits WHERE task_id IS NOT NULL OR state IN ('submitting', 'uncertain'))"

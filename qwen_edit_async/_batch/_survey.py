@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,11 +22,12 @@ from ._content import are_whole, key_without_reading, located, read_content, rea
 from ._content import stamp as stamp_request
 from ._forecast import BatchPlan, Tally
 from ._input import BatchInput
-from ._plan import State, Step, describe, may_change_request, next_step, reason_of
+from ._plan import Change, State, Step, change_of, describe, next_step, other_request, reason_of
 from ._store import Entry, Store
 
 _HEAD_BYTES: Final = 16
-_OTHER_REQUEST: Final = "the key is in the journal with another request: give it another key or folder"
+_FINISHED_FIRST: Final = frozenset({State.SUBMITTED, State.COMPLETED})
+"""A run finishes such an edit, most likely, before it comes to its row."""
 
 
 @attrs.frozen(kw_only=True)
@@ -37,11 +38,13 @@ class SurveyOptions:
         strict: Whether text that the service would cut off is a problem, and no note.
         fit: Whether images that are too large, or of another kind, are made to fit.
         resubmit_uncertain: Whether uncertain edits are submitted again.
+        edit_changed: Whether an edit whose request was changed is replaced by a new one.
     """
 
     strict: bool = False
     fit: bool = False
     resubmit_uncertain: bool = False
+    edit_changed: bool = False
 
 
 def survey(given: BatchInput, journal: Path, options: SurveyOptions, abandoned: threading.Event) -> BatchPlan:
@@ -123,14 +126,15 @@ class _Survey:
         if entry is None:
             self._submit(request, key)
             return
-        if not _is_of(entry, request):
-            if not may_change_request(entry.state, has_task=entry.task_id is not None):
-                raise InvalidEditError(_OTHER_REQUEST)
-            self._submit(request, key)
-            return
         state = State.UNCERTAIN if entry.state is State.SUBMITTING else entry.state
-        consent = self.options.resubmit_uncertain
-        has_task, has_urls = entry.task_id is not None, bool(entry.urls)
+        has_task = entry.task_id is not None
+        if not _is_of(entry, request):
+            before = State.SAVED if state in _FINISHED_FIRST else state
+            if change_of(before, has_task=has_task, edit_changed=self.options.edit_changed) is Change.REFUSE:
+                raise InvalidEditError(other_request(edit_changed=self.options.edit_changed))
+            self._submit(request, key, former=[name for name, _ in entry.files])
+            return
+        consent, has_urls = self.options.resubmit_uncertain, bool(entry.urls)
         match next_step(state, has_task=has_task, has_urls=has_urls, resubmit_uncertain=consent):
             case Step.SUBMIT | Step.REPLAN:
                 self._submit(request, key)
@@ -150,14 +154,14 @@ class _Survey:
             return first is not this
         raise InvalidEditError("the key, or the files that it names, are those of another request")
 
-    def _submit(self, request: EditRequest, key: str) -> None:
+    def _submit(self, request: EditRequest, key: str, former: Sequence[str] = ()) -> None:
         for position, image in enumerate(request.images, 1):
             _check_image(image, position, fit=self.options.fit)
         for cut in request.silently_cut():
             if self.options.strict:
                 raise InvalidEditError(cut)
             self.tally.note("texts are longer than the service reads: it ignores what is over its limit")
-        for name in self.given.targets.existing(request, key):
+        for name in self.given.targets.existing(request, key, former):
             self.tally.existing += 1
             self.tally.existing_example = self.tally.existing_example or name
         self.tally.submission(request.parameters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from qwen_edit_async._results import safe_stem
 from qwen_edit_async._sources import SourceItem, folded
 
 from ._plan import pictures_of
+from ._store import Entry
 
 _MAX_LINKS: Final = 40
 """As many as Linux follows: more are a circle, most likely."""
@@ -43,8 +44,13 @@ class Targets:
                 self._inputs.update(self._names_here(item.request.images))
             yield item
 
-    def existing(self, request: EditRequest, key: str) -> list[str]:
+    def existing(self, request: EditRequest, key: str, former: Collection[str] = ()) -> list[str]:
         """Names of an edit's results that are there already, before it has a task.
+
+        Args:
+            request: The edit.
+            key: Its key.
+            former: Names of the pictures of an edit that it replaces, which will be set aside.
 
         Raises:
             InvalidEditError: If they may not be replaced.
@@ -56,13 +62,32 @@ class Targets:
                 raise InvalidEditError(
                     "its result would replace an image that is to be edited: use another output folder or key"
                 )
-        existing = [name for name in names if os.path.lexists(self.folder / name)]
+        existing = [name for name in names if name not in former and os.path.lexists(self.folder / name)]
         if existing and not self.overwrite:
             raise InvalidEditError(
                 "a file with its result's name is there already, and not of this batch: move that, use another output "
                 "folder or key, or overwrite=True"
             )
         return existing
+
+    def set_aside(self, edit: Entry, stem: str) -> list[tuple[str, int]]:
+        """Rename an edit's pictures, and return their new names and sizes.
+
+        Renaming them once more does nothing, since the run may end before the journal has the new names.
+
+        Raises:
+            InvalidEditError: If one is an image that is to be edited, or can't be renamed.
+        """
+        renamed = [(name, f"{stem}{name.removeprefix(edit.stem)}", size) for name, size in edit.files]
+        if any(folded(name) in self._inputs for name, _, _ in renamed):
+            raise InvalidEditError("its earlier result is an image that is to be edited: use another output folder")
+        try:
+            for name, new, _ in renamed:
+                with contextlib.suppress(FileNotFoundError):
+                    (self.folder / name).rename(self.folder / new)
+        except OSError as error:
+            raise InvalidEditError(f"its earlier result can't be renamed: {error.strerror}") from None
+        return [(new, size) for _, new, size in renamed]
 
     def _names_here(self, images: Iterable[Any]) -> Iterator[str]:
         for image in images:

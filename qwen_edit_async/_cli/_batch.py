@@ -38,6 +38,7 @@ def batch(
     concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16,
     recursive: Flag = False,
     overwrite: Flag = False,
+    edit_changed: Flag = False,
     max_cost: Decimal | None = None,
     max_tasks: int | None = None,
     stop_after_failures: int | None = None,
@@ -65,6 +66,8 @@ def batch(
         concurrency: Tasks at a time.
         recursive: Read the folder's folders as well, except for bins, previews and the results of other runs.
         overwrite: Replace files that are no results of this batch, instead of leaving out the edits that would.
+        edit_changed: Edit anew what was edited before with another picture, instruction or parameter; the earlier
+            result is kept under another name.
         max_cost: Submit no more once the whole batch could cost more than this.
         max_tasks: Submit no more once so many tasks were created for the whole batch.
         stop_after_failures: Submit no more after so many failures.
@@ -93,6 +96,7 @@ def batch(
         resubmit_uncertain=submission.resubmit_uncertain,
         gallery_limit=gallery_limit,
         overwrite=overwrite,
+        edit_changed=edit_changed,
     )
     if dry_run:
         plan = asyncio.run(edits.plan(price=price, fit=submission.fit))

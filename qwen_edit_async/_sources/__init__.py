@@ -15,8 +15,10 @@ needed. A table's columns are ``image``, ``image2``, ``image3``, ``instruction``
     _item       one edit of a source, or why there is none
 """
 
+from ._item import SAYS_IT_ALL as SAYS_IT_ALL
 from ._item import EditDefaults as EditDefaults
 from ._item import SourceItem as SourceItem
+from ._item import request_of as request_of
 from ._keys import KeyNames as KeyNames
 from ._keys import Known as Known
 from ._keys import crowded_names as crowded_names

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 
+from qwen_edit_async._errors import InvalidEditError
+from qwen_edit_async._images import unwrapped
 from qwen_edit_async._models import EditParameters, EditRequest
+from qwen_edit_async._requests import request_from_fields
+
+SAYS_IT_ALL = "an EditRequest says it all: give no instruction or parameters beside it"
 
 
 @attrs.frozen(kw_only=True)
@@ -43,3 +50,26 @@ class EditDefaults:
 
     instruction: str | None = None
     parameters: EditParameters = attrs.field(factory=EditParameters)
+
+
+def request_of(given: object, defaults: EditDefaults) -> EditRequest:
+    """The request that an item of an iterable makes: a request, its fields by name, or its images alone.
+
+    Raises:
+        InvalidEditError: If it makes none, or if it is a request, and there are defaults.
+    """
+    if isinstance(given, EditRequest):
+        if defaults != EditDefaults():
+            raise InvalidEditError(SAYS_IT_ALL)
+        return given
+    if isinstance(given, Mapping) and unwrapped(given) is given:
+        fields = dict(given)
+        fields["instruction"] = fields.get("instruction") or defaults.instruction
+        fields["parameters"] = fields.get("parameters") or defaults.parameters
+        return request_from_fields(fields)
+    if defaults.instruction is None:
+        raise InvalidEditError(
+            f"a request is {type(given).__name__!r}: give an EditRequest, a mapping of its fields, "
+            "or images with an instruction for all of them"
+        )
+    return EditRequest(given, defaults.instruction, defaults.parameters)  # type: ignore[arg-type]  # checked there

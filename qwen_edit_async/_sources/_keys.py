@@ -7,12 +7,13 @@ import json
 import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import attrs
 
-from qwen_edit_async._images import is_data_uri, is_url
+from qwen_edit_async._errors import InvalidEditError
+from qwen_edit_async._images import image_name, is_data_uri, is_url
 from qwen_edit_async._markup import quoted
 from qwen_edit_async._models import EditRequest
 from qwen_edit_async._results import safe_stem
@@ -41,11 +42,17 @@ class KeyNames:
         crowded: See :func:`crowded_names`.
         folder: Where the source is: what lies in it is known by its path from there.
         known: What earlier runs have called an item.
+        hash_image: What an image in memory is called in such a hash.
     """
 
     def __init__(
-        self, crowded: Collection[str] = frozenset(), folder: str = "", known: Known = lambda *_: None
+        self,
+        crowded: Collection[str] = frozenset(),
+        folder: str = "",
+        known: Known = lambda *_: None,
+        hash_image: Callable[[Any, str], str] = lambda image, _: _digest(image),
     ) -> None:
+        self._hash_image = hash_image
         self._crowded = crowded
         self._prefix = folder and os.path.join(folder, "")  # noqa: PTH118  # text, no access
         self._known = known
@@ -79,7 +86,10 @@ class KeyNames:
             if folded(key) in self._taken:
                 return attrs.evolve(item, request=None, problem=f"the key {quoted(key)} is that of another row")
         else:
-            key = self._choose(request)
+            try:
+                key = self._choose(request)
+            except InvalidEditError as error:  # an image in memory that can't be read
+                return attrs.evolve(item, request=None, problem=str(error))
         self._taken.add(folded(key))
         return item if key == request.key else attrs.evolve(item, request=attrs.evolve(request, key=key))
 
@@ -104,8 +114,8 @@ class KeyNames:
         images = [
             image.removeprefix(self._prefix)
             if isinstance(image, str) and not is_data_uri(image)
-            else _digest(image if isinstance(image, bytes) else str(image).encode("utf-8", "surrogatepass"))
-            for image in request.images
+            else self._hash_image(image, image_name(image, position))
+            for position, image in enumerate(request.images, 1)
         ]
         return hashed_key([unsigned(image) for image in images], request)
 
@@ -161,5 +171,6 @@ def _plain_name(request: EditRequest) -> str:
     return as_key(image_stem(request.images[0]))
 
 
-def _digest(data: bytes, size: int = 20) -> str:
-    return hashlib.blake2b(data, digest_size=size).hexdigest()
+def _digest(data: Any, size: int = 20) -> str:
+    content = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    return hashlib.blake2b(content, digest_size=size).hexdigest()

@@ -14,17 +14,24 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async._contract import MAX_IMAGES
 from qwen_edit_async._errors import ConfigurationError, InvalidEditError
-from qwen_edit_async._images import is_bare_base64, is_data_uri
+from qwen_edit_async._images import (
+    ArrayLike,
+    BinaryReader,
+    Openable,
+    PillowImage,
+    is_bare_base64,
+    is_data_uri,
+    unwrapped,
+)
 from qwen_edit_async._markup import quoted
 from qwen_edit_async._models import EditRequest
-from qwen_edit_async._requests import PARAMETER_NAMES
+from qwen_edit_async._requests import IMAGE_NAMES, PARAMETER_NAMES, named_parameters
 
 from ._item import EditDefaults, SourceItem
 
-IMAGE_COLUMNS: Final = ("image", *(f"image{position}" for position in range(2, MAX_IMAGES + 1)))
-_COLUMNS: Final = frozenset({*IMAGE_COLUMNS, "instruction", "key", *PARAMETER_NAMES})
+_COLUMNS: Final = frozenset({*IMAGE_NAMES, "instruction", "key", "parameters", *PARAMETER_NAMES})
+_KINDS: Final = (bytes, bytearray, memoryview, PillowImage, ArrayLike, BinaryReader, Openable)
 _INTEGERS: Final = frozenset({"n", "seed"})
 _BOOLEANS: Final = frozenset({"prompt_extend", "watermark"})
 _TEXTS: Final = frozenset({"instruction", "negative_prompt"})
@@ -85,10 +92,12 @@ class Rows:
         """The edit of a row; the columns are named as they are meant."""
         try:
             cells = {name: value for name, each in fields.items() if (value := cell_value(name, each)) is not None}
+            if (given := cells.pop("parameters", None)) is not None:
+                cells = _parameters_of(given) | cells
             _check_cells(cells)
             options = {name: self._parameter(name, cells[name]) for name in PARAMETER_NAMES & cells.keys()}
             request = EditRequest(
-                [self._located(cells[name]) for name in IMAGE_COLUMNS if name in cells],
+                [self._located(cells[name]) for name in IMAGE_NAMES if name in cells],
                 cells.get("instruction", self.defaults.instruction or ""),
                 attrs.evolve(self.defaults.parameters, **options) if options else self.defaults.parameters,
                 key=_key(cells["key"]) if "key" in cells else None,
@@ -109,9 +118,10 @@ class Rows:
         return value
 
     def _located(self, image: Any) -> Any:
+        image = unwrapped(image)
         if isinstance(image, os.PathLike):
             image = os.fspath(image)
-        if isinstance(image, bytes):
+        if isinstance(image, _KINDS):
             return image
         if not isinstance(image, str):
             raise InvalidEditError(f"an image is {quoted(image)}: give a path, an http(s) URL or a data URI")
@@ -156,12 +166,18 @@ def _typo(names: Iterable[str]) -> str | None:
 
 def _check_cells(cells: Mapping[str, Any]) -> None:
     if "image" not in cells:
-        others = any(name in cells for name in IMAGE_COLUMNS)
+        others = any(name in cells for name in IMAGE_NAMES)
         raise InvalidEditError("there is another image, but none in 'image'" if others else "there is no image")
     for name in _TEXTS & cells.keys():
         # Not so in EditRequest, since JSON can hold it; but a table that does was written by mistake.
         if isinstance(cells[name], str) and _HALF_CHARACTER.search(cells[name]):
             raise InvalidEditError(f"the {name} has half a character (a lone surrogate)")
+
+
+def _parameters_of(cell: Any) -> dict[str, Any]:
+    if not isinstance(cell, Mapping):
+        raise InvalidEditError(f"the parameters are {cell!r:.200}: give an object, or a column for each")
+    return {name: value for name, value in named_parameters(cell).items() if value is not None}
 
 
 def _key(value: Any) -> str:

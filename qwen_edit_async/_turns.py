@@ -1,0 +1,50 @@
+"""Turns at the objects that several edits share: a picture that Pillow loads when it is needed, an open file.
+
+Reading such an object moves it along, so two threads that read it at once would each get a part of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+
+class _Turn:
+    """The lock of one object, and how many threads hold it or wait for it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+
+
+_turns: dict[int, _Turn] = {}
+"""By the object's id, which stays its own while a thread uses it."""
+
+_guard = threading.Lock()
+
+
+@contextlib.contextmanager
+def turn_at(image: Any) -> Iterator[None]:
+    """Wait until no other thread of this process reads the object, or the file that a PIL image still has to load."""
+    with _turn(image), _turn(getattr(image, "fp", None)):
+        yield
+
+
+@contextlib.contextmanager
+def _turn(shared: object) -> Iterator[None]:
+    if shared is None:
+        yield
+        return
+    with _guard:
+        turn = _turns.setdefault(id(shared), _Turn())
+        turn.users += 1
+    try:
+        with turn.lock:
+            yield
+    finally:
+        with _guard:
+            turn.users -= 1
+            if not turn.users:
+                del _turns[id(shared)]
