@@ -203,6 +203,11 @@ def code_of(value: Any) -> int | str | None:
     return int(text) if _INTEGER.fullmatch(text) else text or None
 
 
+def error_code_of(document: Mapping[str, Any]) -> int | str | None:
+    """Return the code of an error report; ``error_code`` says more than ``code`` (part B)."""
+    return code_of(document.get("error_code")) or code_of(document.get("code"))
+
+
 def cost_of(value: Any) -> Decimal | None:
     """A cost, from a decimal string, a number or empty text (part B); what can be no cost is ``None``.
 
@@ -240,11 +245,11 @@ def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None
     for name in ("error", "status"):
         nested = document.get(name)
         if isinstance(nested, Mapping) and nested:
-            code, message = _describe_flat(nested)
+            code, message = _describe_flat({"error_code": document.get("error_code"), **nested})
             return code, message or as_text(nested)
     error = document.get("error")
     if isinstance(error, str) and error:
-        return code_of(document.get("code")), error
+        return error_code_of(document), error
     return _describe_flat(document)
 
 
@@ -252,7 +257,7 @@ def _describe_flat(document: Mapping[str, Any]) -> tuple[int | str | None, str |
     message = first_text(document, ("error_message", "message", "detail"))
     if message is None and document.get("detail"):
         message = as_text(document["detail"])
-    return code_of(document.get("code")), message
+    return error_code_of(document), message
 
 
 def _means_success(telling: int | str) -> bool:

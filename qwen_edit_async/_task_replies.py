@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ._models import TaskFailure, TaskSnapshot, TaskStatus, Usage
-from ._replies import as_text, code_of, cost_of, first_text, has_error, is_refusal
+from ._replies import as_text, cost_of, error_code_of, first_text, has_error, is_refusal
 from ._result_urls import absolute
 
 STATUS_WORDS: Mapping[str, TaskStatus] = {
@@ -174,7 +174,7 @@ def _to_failure(error: Any) -> TaskFailure | None:
         return None
     if isinstance(error, dict):
         return TaskFailure(
-            code=code_of(error.get("code")), message=first_text(error, ("error_message", "message", "detail")) or ""
+            code=error_code_of(error), message=first_text(error, ("error_message", "message", "detail")) or ""
         )
     return TaskFailure(message=as_text(error))
 

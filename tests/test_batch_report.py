@@ -88,6 +88,15 @@ def test_the_text_says_which_limit_is_in_the_way():
     assert "run it again with another max_cost to go on: " in attrs.evolve(HALF_DONE, limit="max_cost").text()
 
 
+def test_the_text_names_the_tasks_of_unsaved_edits():
+    some = attrs.evolve(HALF_DONE, unsaved_tasks={"cat": "t1", "dog": "t2"})
+    assert "completed, but not saved: cat (task t1), dog (task t2), …" in some.text().splitlines()
+    assert (
+        "completed, but not saved: cat (task t1)"
+        in attrs.evolve(some, unsaved=1, unsaved_tasks={"cat": "t1"}).text().splitlines()
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "goes_on"),
     [

@@ -151,6 +151,12 @@ def test_other_codes_leave_it_to_the_status(code: object) -> None:
         ({"status": {"code": 7, "message": "no"}, "data": None}, 7, "no"),
         ({"status": {"code": 1, "message": "a"}, "error": {"code": 2, "message": "b"}}, 2, "b"),
         ({"message": 404}, None, "404"),
+        ({"status": {"code": 402, "message": "no", "error_code": 40201}, "data": None}, 40201, "no"),
+        ({"error": {"code": 402, "message": "no"}, "error_code": "40201"}, 40201, "no"),
+        ({"error": "no", "code": 402, "error_code": 40201}, 40201, "no"),
+        ({"message": "no", "code": 402, "error_code": 40201}, 40201, "no"),
+        ({"message": "no", "code": 402, "error_code": 0}, 402, "no"),
+        ({"message": "no", "code": 402, "error_code": None}, 402, "no"),
     ],
     ids=repr,
 )

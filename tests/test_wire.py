@@ -716,6 +716,7 @@ def test_why_a_task_failed_is_found_beside_the_error_too(members: Any, failure: 
         ({"message": "b", "detail": "c"}, TaskFailure(message="b")),
         ({"detail": "c"}, TaskFailure(message="c")),
         ({"code": 7}, TaskFailure(code=7)),
+        ({"code": 402, "error_code": 40201}, TaskFailure(code=40201)),
         ({"other": "x"}, TaskFailure()),
         (["a", {"b": 1}], TaskFailure(message='["a", {"b": 1}]')),
         (17, TaskFailure(message="17")),
