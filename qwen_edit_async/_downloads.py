@@ -27,10 +27,11 @@ from ._errors import DownloadError, QwenEditError
 from ._log import log
 from ._offload import Offloader
 from ._png import PngCheck, PngError
-from ._result_urls import MAX_SHOWN, ResultHosts, host_of, is_public, not_public, resolve, to_url
+from ._result_urls import MAX_SHOWN, ResultHosts, host_of, is_public, not_public
 from ._retry import RetryPolicy
 from ._statistics import Counters
 from ._transport import USER_AGENT, OpenResponses
+from ._urls import resolve, to_url
 
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """Largest result that is downloaded; 2048 x 2048 pixels of RGBA are 16 MiB uncompressed."""

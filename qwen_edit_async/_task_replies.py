@@ -10,7 +10,7 @@ from typing import Any
 
 from ._models import TaskFailure, TaskSnapshot, TaskStatus, Usage
 from ._replies import as_text, cost_of, error_code_of, first_text, has_error, is_refusal
-from ._result_urls import absolute
+from ._urls import absolute
 
 STATUS_WORDS: Mapping[str, TaskStatus] = {
     "pending": TaskStatus.QUEUED,

@@ -11,7 +11,8 @@ from yarl import URL
 
 from qwen_edit_async import ConfigurationError
 from qwen_edit_async._config import resolve_result_hosts
-from qwen_edit_async._result_urls import ResultHosts, absolute, is_local, is_public, resolve
+from qwen_edit_async._result_urls import ResultHosts, is_local, is_public
+from qwen_edit_async._urls import absolute, resolve
 
 PUBLIC = [
     "93.184.216.34",
