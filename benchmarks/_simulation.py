@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 
 from qwen_edit_async import Learned, PolledTask, PollPolicy, TaskSnapshot, TaskStatus
-from qwen_edit_async._schedule import PollSchedule, WatchedTask
+from qwen_edit_async.scheduling.schedule import PollSchedule, WatchedTask
 
 SEED = 4
 _SHARE_OF_SHORT = 0.7

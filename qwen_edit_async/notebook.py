@@ -23,16 +23,16 @@ from contextlib import ExitStack
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from ._display import WRITING_PAGE, EditView, Progress, grid_html, progress_html
-from ._pauses import local_time_in
-from ._results import EditResult
-from ._statistics import SessionStatistics
-from ._stream import EditOutcome
-from ._thumbnails import in_notebook, make_thumbnail
+from qwen_edit_async.display.cards import WRITING_PAGE, EditView, Progress, grid_html, progress_html
+from qwen_edit_async.display.thumbnails import in_notebook, make_thumbnail
+from qwen_edit_async.session.pauses import local_time_in
+from qwen_edit_async.session.results import EditResult
+from qwen_edit_async.session.stream import EditOutcome
+from qwen_edit_async.statistics import SessionStatistics
 
 if TYPE_CHECKING:
-    from ._batch import BatchOutcome, BatchReport, EditBatch
-    from ._session import EditSession
+    from qwen_edit_async.batch import BatchOutcome, BatchReport, EditBatch
+    from qwen_edit_async.session.session import EditSession
 
 __all__ = ["Grid", "Progress", "ProgressDisplay", "TrackedOutcomes", "run_batch", "show", "show_batch", "track"]
 

@@ -17,9 +17,9 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from qwen_edit_async._downloads import Downloader
 from qwen_edit_async.emulator import EditEmulator, FixedEngine
-from qwen_edit_async.emulator._service import Service
+from qwen_edit_async.emulator.service import Service
+from qwen_edit_async.http.downloads import Downloader
 
 pytest_plugins = ["pytester"]
 
@@ -55,8 +55,8 @@ def nothing_blocks(request: pytest.FixtureRequest) -> Iterator[BlockBuster]:
     """A blocking call that the package makes on the event loop is an error."""
     with blockbuster_ctx("qwen_edit_async") as blockbuster:
         for function in blockbuster.functions.values():
-            function.can_block_in("qwen_edit_async/_stream.py", "pull")  # the user's own iterable runs there
-            function.can_block_in("qwen_edit_async/_batch/_run.py", "__init__")  # asks for the working directory
+            function.can_block_in("qwen_edit_async/session/stream.py", "pull")  # the user's own iterable runs there
+            function.can_block_in("qwen_edit_async/batch/batch.py", "__init__")  # asks for the working directory
             function.can_block_in("coverage/collector.py", "lock_data")  # threads that are measured share it
         if request.node.get_closest_marker("may_block") is not None:
             blockbuster.deactivate()
@@ -113,7 +113,7 @@ class NoJitter:
 @pytest.fixture
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Failures are tried again at once: for tests on the real clock."""
-    monkeypatch.setattr("qwen_edit_async._host.Random", NoJitter)
+    monkeypatch.setattr("qwen_edit_async.session.runtime.Random", NoJitter)
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from typing import Any, Self
 import attrs
 
 from qwen_edit_async import APIConnectionError, APITimeoutError, EditSession, FixedInterval, QwenEditError
-from qwen_edit_async._body import JSONBody
-from qwen_edit_async._contract import STATUS_PATH
-from qwen_edit_async._replies import Reply
-from qwen_edit_async._transport import Transport
-from qwen_edit_async._wire import Call
+from qwen_edit_async.contract import STATUS_PATH
+from qwen_edit_async.http.api import Transport
+from qwen_edit_async.http.body import JSONBody
+from qwen_edit_async.protocol.generation import Call
+from qwen_edit_async.protocol.replies import Reply
 
 KEY = "sk-test-3f9a1c"
 IMAGE = "https://pictures.example/cat.png"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwen_edit_async import _contract
+from qwen_edit_async import contract as _contract
 
 DOCUMENTED = {
     "MODEL": "qwen_image_edit_plus",

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from qwen_edit_async import _errors
-from qwen_edit_async._errors import (
+from qwen_edit_async import errors as _errors
+from qwen_edit_async.errors import (
     APIConnectionError,
     APIResponseError,
     APIStatusError,

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qwen_edit_async import ConfigurationError, EditRequest, InvalidEditError
-from qwen_edit_async._batch._content import read_content
-from qwen_edit_async._prepare import prepare
-from qwen_edit_async._sources import EditDefaults, KeyNames, crowded_names, read_source
+from qwen_edit_async.batch.content import read_content
+from qwen_edit_async.batch.sources import EditDefaults, KeyNames, crowded_names, read_source
+from qwen_edit_async.images.prepare import prepare
 
 pytestmark = pytest.mark.fuzz
 

@@ -18,8 +18,8 @@ from memory_transport import HANGS, IMAGE, KEY, NORMAL, MemoryService, MemorySes
 from PIL import Image
 
 from qwen_edit_async import BadRequestError, ConfigurationError, EditSession, FixedInterval, QwenEditError, Timeouts
-from qwen_edit_async._prepare import prepare
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
+from qwen_edit_async.images.prepare import prepare
 
 pytestmark = pytest.mark.anyio
 
@@ -221,7 +221,7 @@ async def test_the_temporary_file_of_an_image_is_closed_once_it_was_submitted(en
         return prepared[-1]
 
     prepared = []
-    monkeypatch.setattr("qwen_edit_async._single.prepare", watched)
+    monkeypatch.setattr("qwen_edit_async.session.single.prepare", watched)
     answers = {"accepted": NORMAL, "refused": status(400), "cancelled": HANGS}
     stream = io.BytesIO()  # over a mebibyte, so that what is read from it goes to a file
     Image.new("RGB", (800, 600)).save(stream, "BMP")

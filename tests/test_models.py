@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from qwen_edit_async._errors import InvalidEditError
-from qwen_edit_async._models import EditParameters, EditRequest, TaskSnapshot, TaskStatus, Usage
+from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.models import EditParameters, EditRequest, TaskSnapshot, TaskStatus, Usage
 
 PNG_BYTES = b"\x89PNG\r\n\x1a\n"
 

@@ -8,7 +8,7 @@ import pytest
 
 import qwen_edit_async.emulator  # noqa: F401 - imported before pytester, which drops what its inner run imports
 
-_PLUGIN = "qwen_edit_async._pytest_plugin"
+_PLUGIN = "qwen_edit_async.pytest_plugin"
 _IS_INSTALLED = any(entry.value == _PLUGIN for entry in entry_points(group="pytest11"))
 
 _EDIT = """

@@ -12,7 +12,7 @@ from types import CodeType
 import PIL.Image
 import pytest
 
-from qwen_edit_async._cli import main
+from qwen_edit_async.cli import main
 from qwen_edit_async.emulator import EditEmulator
 
 README = Path(__file__).parent.parent / "README.md"

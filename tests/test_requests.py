@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from qwen_edit_async._errors import InvalidEditError
-from qwen_edit_async._models import EditParameters, EditRequest
-from qwen_edit_async._requests import EditOptions, request_from_arguments, request_from_fields
+from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.models import EditParameters, EditRequest
+from qwen_edit_async.requests import EditOptions, request_from_arguments, request_from_fields
 
 WHOLE = EditRequest("a.png", "make it snow", EditParameters(n=2), key="k")
 

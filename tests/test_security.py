@@ -39,16 +39,16 @@ from qwen_edit_async import (
     OutputImage,
     QwenEditError,
 )
-from qwen_edit_async import _downloads as downloads_module
-from qwen_edit_async import _transport as transport_module
-from qwen_edit_async._cli import main
-from qwen_edit_async._cli._display import put
-from qwen_edit_async._cli._output import unbreakable_output
-from qwen_edit_async._config import Secret
-from qwen_edit_async._log import configure_logging, log
-from qwen_edit_async._results import safe_stem
+from qwen_edit_async.cli import main
+from qwen_edit_async.cli.display import put
+from qwen_edit_async.cli.output import unbreakable_output
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
+from qwen_edit_async.http import api as transport_module
+from qwen_edit_async.http import downloads as downloads_module
+from qwen_edit_async.http.options import Secret
+from qwen_edit_async.log import configure_logging, log
 from qwen_edit_async.notebook import show
+from qwen_edit_async.session.results import safe_stem
 
 KEY = "sk-never/shown+5f1c=="
 PASSWORD = "never-shown-7d2e"
@@ -848,7 +848,7 @@ def test_a_status_word_in_markup_is_no_markup(service, tmp_path):
 # The import.
 
 HEAVY = ("PIL", "numpy", "pandas", "polars", "pyarrow", "rich", "cyclopts", "jinja2", "IPython", "matplotlib", "fsspec")
-OURS_ON_DEMAND = ("qwen_edit_async.emulator", "qwen_edit_async.notebook", "qwen_edit_async._cli")
+OURS_ON_DEMAND = ("qwen_edit_async.emulator", "qwen_edit_async.notebook", "qwen_edit_async.cli")
 
 
 def test_importing_the_package_loads_nothing_heavy_and_warns_of_nothing():

@@ -8,7 +8,7 @@ import re
 import attrs
 import pytest
 
-from qwen_edit_async._statistics import Counters, SessionStatistics
+from qwen_edit_async.statistics import Counters, SessionStatistics
 
 LIVE = ["in_flight", "waiting", "limit", "watched", "pause_left", "paused"]
 

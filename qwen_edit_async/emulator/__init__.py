@@ -12,25 +12,25 @@ shares the contract's constants only. It edits real pixels with Pillow (``qwen-e
 model: `PillowEngine` knows some plain words, and writes other instructions on the picture. `engine` replaces it.
 
 ```
- _server       life cycle, EditEmulator
- _api _results handlers of the two origins          _delivery  sends replies, applies faults
- _service      what both origins share
- _tasks        slots, durations, billing            _faults    the fault plan
- _validation   the contract's rules                 _replies   the service's JSON
- _engine       pixels                               _edits     effects and the words for them
- _sizes _durations _settings _statistics            values
+ server        life cycle, EditEmulator
+ api  results  handlers of the two origins          delivery   sends replies, applies faults
+ service       what both origins share
+ tasks         slots, durations, billing            faults     the fault plan
+ validation    the contract's rules                 replies    the service's JSON
+ engine        pixels                               edits      effects and the words for them
+ sizes  durations  settings  statistics             values
 ```
 """
 
-from ._durations import AfterChecks, Bimodal, Duration, LogNormal
-from ._engine import EditEngine, EditJob, FixedEngine, PillowEngine
-from ._faults import Fault, FaultPlan, Operation
-from ._replies import ErrorShape
-from ._server import EditEmulator
-from ._settings import EmulatorSettings
-from ._statistics import EmulatorStatistics, RequestRecord
-from ._tasks import TaskRecord
-from ._validation import ImageInput, Submission
+from qwen_edit_async.emulator.durations import AfterChecks, Bimodal, Duration, LogNormal
+from qwen_edit_async.emulator.engine import EditEngine, EditJob, FixedEngine, PillowEngine
+from qwen_edit_async.emulator.faults import Fault, FaultPlan, Operation
+from qwen_edit_async.emulator.replies import ErrorShape
+from qwen_edit_async.emulator.server import EditEmulator
+from qwen_edit_async.emulator.settings import EmulatorSettings
+from qwen_edit_async.emulator.statistics import EmulatorStatistics, RequestRecord
+from qwen_edit_async.emulator.tasks import TaskRecord
+from qwen_edit_async.emulator.validation import ImageInput, Submission
 
 __all__ = [
     "AfterChecks",

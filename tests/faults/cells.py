@@ -22,10 +22,10 @@ from qwen_edit_async import (
     NotFoundError,
     SubmitUncertainError,
 )
-from qwen_edit_async._body import JSONBody
-from qwen_edit_async._wire import Call
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
-from qwen_edit_async.emulator._faults import FaultRun
+from qwen_edit_async.emulator.faults import FaultRun
+from qwen_edit_async.http.body import JSONBody
+from qwen_edit_async.protocol.generation import Call
 
 PHOTO = encode(Image.new("RGB", (400, 400), "#7f9cf5"))
 DEADLINE = 60.0

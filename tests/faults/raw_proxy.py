@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from qwen_edit_async._contract import STATUS_PATH
+from qwen_edit_async.contract import STATUS_PATH
 
 _TASK_PATH = STATUS_PATH.format(task_id="").encode()
 

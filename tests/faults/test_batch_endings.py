@@ -13,8 +13,8 @@ from memory_transport import IMAGE, NORMAL, Interrupted, MemoryService, MemorySe
 from skipping_loop import SkippingLoop
 
 from qwen_edit_async import EditBatch, EditRequest, JournalError
-from qwen_edit_async._batch._journal import JOURNAL_NAME, Journal
-from qwen_edit_async._batch._plan import State
+from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
+from qwen_edit_async.batch.plan import State
 
 pytestmark = [
     pytest.mark.anyio,

@@ -20,8 +20,8 @@ from qwen_edit_async import (
     SubmitUncertainError,
     TaskStatus,
 )
-from qwen_edit_async._schedule import OVERTIME
 from qwen_edit_async.notebook import track
+from qwen_edit_async.scheduling.schedule import OVERTIME
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the loop waits for its threads")]
 

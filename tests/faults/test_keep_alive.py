@@ -13,8 +13,8 @@ import threading
 import pytest
 
 from qwen_edit_async import EditSession
-from qwen_edit_async._body import JSONBody
-from qwen_edit_async._transport import AiohttpTransport
+from qwen_edit_async.http.api import AiohttpTransport
+from qwen_edit_async.http.body import JSONBody
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the event loop stands still while a thread closes")]
 

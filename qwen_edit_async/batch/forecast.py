@@ -1,0 +1,245 @@
+"""What a bulk run would do, as an object and as text. Pure."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Final
+
+import attrs
+
+from qwen_edit_async.batch.plan import State, Step, pictures_of
+from qwen_edit_async.batch.report import SHOWN_KEYS, FailureGroup
+from qwen_edit_async.models import EditParameters
+from qwen_edit_async.text import visible
+
+_LISTED_PROBLEMS: Final = 100
+_LISTED_GROUPS: Final = 20
+
+
+@attrs.frozen
+class RowProblem:
+    """Why a row, or a picture, makes no edit.
+
+    Attributes:
+        where: The row, as ``"row 7"``, the picture's path, or the request's key.
+        reason: In words.
+    """
+
+    where: str
+    reason: str
+
+
+@attrs.frozen
+class ParameterGroup:
+    """Edits of the same parameters, but for their seeds.
+
+    Attributes:
+        parameters: What is not left to the service, such as ``"n=2, size=1024*1536"``; may be empty.
+        edits: How many.
+        pictures: How many pictures they make.
+    """
+
+    parameters: str
+    edits: int
+    pictures: int
+
+
+@attrs.frozen(kw_only=True)
+class BatchPlan:
+    """What a bulk run would do, as far as it can be told without sending anything.
+
+    Attributes:
+        folder: Where the pictures and the journal are, or would be.
+        rows: Rows, pictures or requests that were read.
+        submit: Edits that would be submitted, if the budget lasts.
+        pictures: Pictures that these would make.
+        groups: The same by their parameters, the most frequent first; of more than 20 kinds, the first.
+        attach: Edits that are in flight: they would be waited for, also if they are no longer in the input.
+        download: Completed edits whose pictures would be downloaded, likewise.
+        saved: Edits of the input that are done.
+        failed: Edits of the input whose task failed: they are not repeated.
+        uncertain: Edits of the input of which it is unknown whether a task exists: they need consent.
+        problems: Up to 100 of the rows that make no edit.
+        problem_count: How many there are.
+        problem_groups: The same by their kinds, the most frequent first; of more than 100 kinds, the first.
+        existing: Files that are there already, not by this batch, and would be replaced (``overwrite``).
+        existing_example: One of them.
+        notes: What else is good to know.
+        spent: What edits have cost so far.
+        tasks: How many tasks were created so far, or may have been.
+        max_cost: The batch's limit.
+        max_tasks: The batch's limit.
+        price: What a picture is taken to cost, in the account's currency.
+    """
+
+    folder: str
+    rows: int = 0
+    submit: int = 0
+    pictures: int = 0
+    groups: tuple[ParameterGroup, ...] = ()
+    attach: int = 0
+    download: int = 0
+    saved: int = 0
+    failed: int = 0
+    uncertain: int = 0
+    problems: tuple[RowProblem, ...] = ()
+    problem_count: int = 0
+    problem_groups: tuple[FailureGroup, ...] = ()
+    existing: int = 0
+    existing_example: str = ""
+    notes: tuple[str, ...] = ()
+    spent: Decimal = Decimal(0)
+    tasks: int = 0
+    max_cost: Decimal | None = None
+    max_tasks: int | None = None
+    price: Decimal | None = None
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What the pictures would cost; ``None`` without a price."""
+        return None if self.price is None else self.price * self.pictures
+
+    @property
+    def ok(self) -> bool:
+        """Whether each row makes an edit."""
+        return not self.problem_count
+
+    def text(self) -> str:
+        """The plan for people, in a few lines."""
+        lines = [f"{_count(self.rows, 'row')} read; the results are for {self.folder}", self._submission()]
+        if len(self.groups) > 1 or any(group.parameters for group in self.groups):
+            lines += [
+                f"    {_count(group.edits, 'edit')}, {_count(group.pictures, 'picture')}: "
+                f"{group.parameters or 'as the service decides'}"
+                for group in self.groups
+            ]
+        lines += [f"  {count} {words}" for count, words in self._rest() if count]
+        lines += [f"  note: {note}" for note in (*self._limits(), *self.notes)]
+        return visible("\n".join([*lines, *self.problem_lines()]))
+
+    def problem_lines(self, limit: int = _LISTED_PROBLEMS) -> list[str]:
+        """List the rows that make no edit, one line per kind, below a line that counts them; empty if there are none.
+
+        Args:
+            limit: The most kinds to list.
+        """
+        if not self.problem_count:
+            return []
+        listed = self.problem_groups[:limit]
+        rest = self.problem_count - sum(group.count for group in listed)
+        return [
+            f"{self.problem_count} of {_count(self.rows, 'row')} can't be edited:",
+            *(visible(f"  {_problem_line(group)}") for group in listed),
+            *([f"  … and {rest} more"] if rest else []),
+        ]
+
+    def _submission(self) -> str:
+        cost = "" if self.cost is None else f", about {self.cost.normalize():f} at {self.price} a picture"
+        return f"  {self.submit} to submit: {_count(self.pictures, 'picture')}{cost}"
+
+    def _rest(self) -> tuple[tuple[int, str], ...]:
+        return (
+            (self.attach, "in flight, to be waited for"),
+            (self.download, "completed, to be downloaded"),
+            (self.saved, "done"),
+            (self.failed, "failed at the service, not repeated"),
+            (self.uncertain, "uncertain: a task may exist; repeated only with consent (resubmit_uncertain)"),
+            (self.existing, f"files would be replaced, such as {self.existing_example}"),
+        )
+
+    def _limits(self) -> list[str]:
+        limits = []
+        if self.max_tasks is not None and self.tasks + self.submit > self.max_tasks:
+            limits.append(f"max_tasks={self.max_tasks} allows {max(self.max_tasks - self.tasks, 0)} of them")
+        if self.max_cost is not None and self.cost is not None and self.spent + self.cost > self.max_cost:
+            limits.append(f"max_cost={self.max_cost} would end the run before that")
+        return limits
+
+
+@attrs.define(eq=False)
+class Tally:
+    """Adds up a plan, item by item, in bounded memory.
+
+    Attributes:
+        rows: Items so far.
+        counts: What is to be done, how often.
+        existing: Files that are in the way.
+        existing_example: One of them.
+    """
+
+    rows: int = 0
+    counts: dict[Step | State, int] = attrs.field(factory=dict)
+    existing: int = 0
+    existing_example: str = ""
+    _pictures: int = 0
+    _problems: list[RowProblem] = attrs.field(factory=list)
+    _problem_count: int = 0
+    _kinds: dict[str, FailureGroup] = attrs.field(factory=dict)
+    _groups: dict[EditParameters, list[int]] = attrs.field(factory=dict)
+    _notes: dict[str, None] = attrs.field(factory=dict)
+
+    def problem(self, where: str, reason: str, kind: str) -> None:
+        """Count a row that makes no edit; its kind is the reason without the names of its files."""
+        self._problem_count += 1
+        if (group := self._kinds.get(kind)) is not None:
+            keys = (*group.keys, where) if group.count < SHOWN_KEYS else group.keys
+            self._kinds[kind] = FailureGroup(reason=kind, count=group.count + 1, keys=keys)
+        elif len(self._kinds) < _LISTED_PROBLEMS:
+            self._kinds[kind] = FailureGroup(reason=reason, count=1, keys=(where,))
+        if len(self._problems) < _LISTED_PROBLEMS:
+            self._problems.append(RowProblem(where, reason))
+
+    def note(self, text: str) -> None:
+        """Keep what is good to know, once."""
+        self._notes[text] = None
+
+    def count(self, what: Step | State) -> None:
+        """Count an edit that is not to be submitted."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+    def submission(self, parameters: EditParameters) -> None:
+        """Count an edit that is to be submitted."""
+        pictures = pictures_of(parameters)
+        self.count(Step.SUBMIT)
+        self._pictures += pictures
+        kind = parameters if parameters.seed is None else attrs.evolve(parameters, seed=None)
+        if kind in self._groups or len(self._groups) < _LISTED_GROUPS:
+            group = self._groups.setdefault(kind, [0, 0])
+            group[0] += 1
+            group[1] += pictures
+
+    def plan(self, folder: str) -> BatchPlan:
+        """What was added up; the journal's own figures are still to be added."""
+        groups = [ParameterGroup(_describe(kind), *counted) for kind, counted in self._groups.items()]
+        return BatchPlan(
+            folder=folder,
+            rows=self.rows,
+            submit=self.counts.get(Step.SUBMIT, 0),
+            pictures=self._pictures,
+            groups=tuple(sorted(groups, key=lambda group: (-group.edits, group.parameters))),
+            download=self.counts.get(Step.DOWNLOAD, 0),
+            saved=self.counts.get(State.SAVED, 0),
+            failed=self.counts.get(State.FAILED, 0),
+            uncertain=self.counts.get(State.UNCERTAIN, 0),
+            problems=tuple(self._problems),
+            problem_count=self._problem_count,
+            problem_groups=tuple(sorted(self._kinds.values(), key=lambda group: -group.count)),
+            existing=self.existing,
+            existing_example=self.existing_example,
+            notes=tuple(self._notes),
+        )
+
+
+def _describe(parameters: EditParameters) -> str:
+    given = attrs.asdict(parameters, filter=lambda _, value: value is not None)
+    if (size := given.get("size")) is not None:
+        given["size"] = f"{size[0]}*{size[1]}"
+    return ", ".join(f"{name}={value}" for name, value in given.items())
+
+
+def _problem_line(group: FailureGroup) -> str:
+    return f"{group.keys[0]}: {group.reason}" if group.count == 1 else group.text()
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

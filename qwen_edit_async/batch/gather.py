@@ -1,0 +1,135 @@
+"""Blocking calls on one thread, together: what is asked for while the thread is busy is done in one go afterwards.
+
+A hop to a thread and back costs more than most of these calls, and a transaction as much as the disk takes to write it:
+a thousand callers share one (group commit).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from qwen_edit_async.errors import JournalError
+
+T = TypeVar("T")
+
+Call = Callable[[], Any]
+
+
+def call_each(calls: Sequence[Call]) -> list[Any]:
+    """What each call returned, or the exception that it raised."""
+    return [_outcome(call) for call in calls]
+
+
+class Gatherer:
+    """Makes calls on its thread, in the order in which they were asked for.
+
+    Args:
+        executor: Of one thread; shut down by :meth:`aclose`.
+        call_all: Makes several calls and gives what each returned, or an exception for it; what it raises itself is
+            the outcome of them all.
+        patience: Seconds for which others may join before the calls are made.
+    """
+
+    def __init__(
+        self,
+        executor: ThreadPoolExecutor,
+        call_all: Callable[[Sequence[Call]], list[Any]] = call_each,
+        *,
+        patience: float = 0.0,
+    ) -> None:
+        self._executor = executor
+        self._call_all = call_all
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[tuple[Call, asyncio.Future[Any]]] = []
+        self._busy = False
+        self._closed = False
+
+    def call(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        """Make a call; awaiting it is optional, and giving up the wait does not undo it.
+
+        Raises:
+            JournalError: When awaited: if it was asked for after :meth:`aclose`.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+        future.add_done_callback(_mark_retrieved)
+        if self._closed:
+            future.set_exception(JournalError("the run has ended, and does nothing more"))
+            return future
+        self._waiting.append((functools.partial(function, *arguments), future))
+        if not self._busy:
+            self._busy = True
+            self._begin_soon()
+        return future
+
+    async def aclose(self, last: Call = lambda: None) -> None:
+        """Make all calls that were asked for, then a last one, and let the thread go.
+
+        All of it is under way before the wait for it begins: whatever cuts that short undoes nothing.
+        """
+        self._closed = True
+        try:
+            try:
+                if self._waiting:
+                    self._begin()
+            finally:
+                job = self._loop.run_in_executor(self._executor, last)
+        finally:
+            self._executor.shutdown(wait=False)
+        await asyncio.shield(job)
+
+    def _begin_soon(self) -> None:
+        """Not at once: what others ask for in this pass of the event loop, at least, joins in."""
+        if self._patience:
+            self._loop.call_later(self._patience, self._begin)
+        else:
+            self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        batch, self._waiting = self._waiting, []
+        if not batch:  # closing has begun them
+            return
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._give_up, batch)
+            job = self._loop.run_in_executor(self._executor, self._call_all, [call for call, _ in batch])
+            job.add_done_callback(functools.partial(self._ended, [future for _, future in batch]))
+            undo.pop_all()
+
+    def _give_up(self, batch: Sequence[tuple[Call, asyncio.Future[Any]]]) -> None:
+        """Let nobody wait for ever for calls that could not be begun; Ctrl-C strikes anywhere."""
+        for _, future in batch:
+            future.cancel()
+        self._busy = False
+
+    def _ended(self, futures: list[asyncio.Future[Any]], job: asyncio.Future[list[Any]]) -> None:
+        error = job.exception()
+        outcomes = job.result() if error is None else [error] * len(futures)
+        for future, outcome in zip(futures, outcomes, strict=True):
+            if future.done():
+                continue
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+        if self._waiting:
+            self._begin_soon()
+        else:
+            self._busy = False
+
+
+def _outcome(call: Call) -> Any:
+    try:
+        return call()
+    except Exception as error:  # noqa: BLE001  # is raised where the call was asked for
+        return error
+
+
+def _mark_retrieved(future: asyncio.Future[Any]) -> None:
+    """An error that nobody waits for is no mistake: not every step is waited for."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,196 @@
+"""Edits of a folder's pictures, or of those that match a pattern. Blocking.
+
+Files are looked at (16 bytes each), since formats are recognised by content.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
+from typing import Final
+
+import attrs
+
+from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
+from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.images.kinds import sniff
+from qwen_edit_async.models import EditRequest
+
+_HEAD_BYTES: Final = 16
+_NAMED_OTHERS: Final = 3
+_ANY_FOLDERS: Final = re.compile(r"(?<![^/\\])\*\*(?:[/\\]|$)")
+_SYSTEM_FOLDERS: Final = frozenset(
+    {
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "@eadir",
+        "@recycle",
+        "@recently-snapshot",
+        "__macosx",
+        "lost+found",
+        "recycler",
+        "system volume information",
+    }
+)
+"""Bins, snapshots and previews of network drives and operating systems, in lower case; others are hidden folders."""
+
+
+def picture_items(
+    paths: Iterable[str | OSError],
+    where: str,
+    defaults: EditDefaults,
+    search: Search,
+    note: Callable[[str], None],
+    *,
+    advice: Callable[[], str] = str,
+) -> Iterator[SourceItem]:
+    """An edit for each file that is a picture, or can't be read, and so may be one: whoever reads it says why not.
+
+    Args:
+        paths: The files, and what else there is: a folder that can't be read makes no edit.
+        where: What they are called together.
+        defaults: The edit.
+        search: What found the files; it knows which of them it has had.
+        note: Called with a sentence about what was left out.
+        advice: Called if there is no picture; says what to do.
+
+    Raises:
+        ConfigurationError: If there is no instruction, or no picture.
+    """
+    if defaults.instruction is None:
+        raise ConfigurationError("pictures say nothing about what to do with them: give an instruction")
+    named: list[str] = []
+    others = count = 0
+    for path in paths:
+        if isinstance(path, OSError):
+            yield SourceItem(problem=f"can't be read: {path.strerror}", place=str(path.filename))
+            continue
+        if not os.path.isfile(path) or not search.is_new(path):  # noqa: PTH113  # 100,000 texts, no 100,000 Paths
+            continue
+        if is_picture(path):
+            count += 1
+            yield SourceItem(request=EditRequest(path, defaults.instruction, defaults.parameters))
+        else:
+            others += 1
+            if len(named) < _NAMED_OTHERS:
+                named.append(os.path.basename(path))  # noqa: PTH119  # as above
+    if not count:
+        but = f"; {search.note}" if search.note else ""
+        raise ConfigurationError(f"there is no JPEG, PNG, BMP, TIFF, WEBP or GIF picture in {where}{but}{advice()}")
+    if search.note:
+        note(search.note)
+    if others:
+        names = ", ".join(named) + (", …" if others > len(named) else "")
+        note(f"{others} of the files are no pictures that the service takes, and are left out: {names}")
+
+
+@attrs.define
+class Search:
+    """Looks for files in folders, and counts what it leaves out.
+
+    Attributes:
+        exclude: A folder, as an absolute path without links, whose content is left out without a word.
+        journal: The name of the file that marks a folder with the results of a run; empty for none.
+    """
+
+    exclude: str | None = None
+    journal: str = ""
+    _system: dict[str, None] = attrs.field(factory=dict)
+    _results: dict[str, None] = attrs.field(factory=dict)
+    _repeats: list[str] = attrs.field(factory=list)
+    _seen: dict[str, str] = attrs.field(factory=dict)
+
+    def files_of(self, folder: str, *, recursive: bool) -> Iterator[str | OSError]:
+        """Yield a folder's files by name, and an error for each of its folders that can't be read.
+
+        Raises:
+            ConfigurationError: If the folder itself can't be read.
+        """
+        errors: list[OSError] = []
+        for root, files in self._walk(folder, errors.append, recursive=recursive):
+            yield from errors
+            errors.clear()
+            yield from (os.path.join(root, name) for name in files)  # noqa: PTH118  # 100,000 texts, no 100,000 Paths
+        for error in errors:
+            if error.filename == folder:
+                raise ConfigurationError(f"{folder} can't be read: {error.strerror}")
+            yield error
+
+    def matches_of(self, pattern: str) -> Iterator[str]:
+        """Yield the files that match a pattern; ``**`` stands for any folders, but follows no links to them."""
+        before, *after = _ANY_FOLDERS.split(pattern, maxsplit=1)
+        if not after:
+            yield from sorted(glob.glob(pattern))  # noqa: PTH207  # Path.glob knows no absolute patterns
+            return
+        for start in sorted(glob.glob(before)) if before else [""]:  # noqa: PTH207  # as above
+            for root, _ in self._walk(start or os.curdir, recursive=True):
+                folder = root if start else root[len(os.curdir) + 1 :]
+                yield from self.matches_of(os.path.join(glob.escape(folder), after[0] or "*"))  # noqa: PTH118  # as above
+
+    def is_new(self, path: str) -> bool:
+        """Whether a file is outside of the excluded folder, and no other path has led to it."""
+        real = os.path.realpath(path)
+        if self.exclude is not None and real.startswith(os.path.join(self.exclude, "")):  # noqa: PTH118  # as above
+            return False
+        if (first := self._seen.get(real)) is None:
+            self._seen[real] = path
+        elif first != path:
+            self._repeats.append(path)
+        return first is None
+
+    @property
+    def note(self) -> str:
+        """What was left out, and why; empty if nothing was."""
+        parts = [
+            _counted(self._system, "folder of the system", "folders of the system"),
+            _counted(self._results, "folder with the results of another run", "folders with the results of other runs"),
+            _counted(self._repeats, "other path to the same file", "other paths to the same files"),
+        ]
+        return f"left out: {', '.join(filter(None, parts))}" if any(parts) else ""
+
+    def _walk(
+        self, start: str, onerror: Callable[[OSError], None] | None = None, *, recursive: bool
+    ) -> Iterator[tuple[str, list[str]]]:
+        """Yield each folder with the names of its files.
+
+        Hidden files and folders are left out: they are other programs' previews, or downloads that are not complete.
+        """
+        for root, folders, files in os.walk(start, onerror=onerror):
+            folders[:] = [name for name in sorted(folders) if recursive and self._enters(root, name)]
+            yield root, [name for name in sorted(files) if not name.startswith(".")]
+
+    def _enters(self, root: str, name: str) -> bool:
+        path = os.path.join(root, name)  # noqa: PTH118  # as above
+        if name.startswith(".") or (self.exclude is not None and os.path.realpath(path) == self.exclude):
+            return False
+        if name.lower() in _SYSTEM_FOLDERS:
+            self._system[path] = None
+            return False
+        if self.journal and os.path.lexists(os.path.join(path, self.journal)):  # noqa: PTH118  # as above
+            self._results[path] = None
+            return False
+        return True
+
+
+def _counted(paths: Collection[str], one: str, several: str) -> str:
+    if not paths:
+        return ""
+    return f"{len(paths)} {one if len(paths) == 1 else several} ({_listed(paths)})"
+
+
+def _listed(paths: Collection[str]) -> str:
+    names = [os.path.basename(path) for path in islice(paths, _NAMED_OTHERS)]  # noqa: PTH119  # as above
+    return ", ".join(names) + (", …" if len(paths) > len(names) else "")
+
+
+def is_picture(path: str) -> bool:
+    """Whether a file begins as a picture does, or can't be read, and so may be one."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  # as above
+            return sniff(file.read(_HEAD_BYTES)) is not None
+    except OSError:
+        return True

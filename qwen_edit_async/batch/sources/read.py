@@ -1,0 +1,128 @@
+"""What a source is, and its items. Blocking."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
+
+from qwen_edit_async.batch.sources.advice import folder_advice, pattern_advice
+from qwen_edit_async.batch.sources.folders import Search, is_picture, picture_items
+from qwen_edit_async.batch.sources.frames import frame_items, parquet_items
+from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
+from qwen_edit_async.batch.sources.tables import csv_items, jsonl_items
+from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.text import quoted
+
+
+@runtime_checkable
+class DataFrameLike(Protocol):
+    """As much of a data frame (pandas, polars, PyArrow) as is needed to recognise one."""
+
+    @property
+    def columns(self) -> Any:
+        """Its columns, or their names."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+        ...
+
+
+Source: TypeAlias = "str | os.PathLike[str] | DataFrameLike"
+"""A folder, a pattern of files, a picture, a table, or a data frame."""
+
+_TABLES: Final = {
+    ".csv": csv_items,
+    ".tsv": csv_items,
+    ".jsonl": jsonl_items,
+    ".ndjson": jsonl_items,
+    ".parquet": parquet_items,
+    ".pq": parquet_items,
+}
+_TABLE_ADVICE: Final = (
+    f"Tables are {', '.join([*_TABLES][:-1])} or {[*_TABLES][-1]}: "
+    "save a spreadsheet as CSV, write JSON as one object per line, and unpack an archive"
+)
+
+
+def is_source(value: object) -> TypeGuard[Source]:
+    """Whether it is a :data:`Source`, and no iterable of requests."""
+    return isinstance(value, str | os.PathLike | DataFrameLike)
+
+
+def has_keys(source: Source, base: str = "") -> bool:
+    """Whether it is a table, which may have keys of its own; ``base`` as in :func:`read_source`."""
+    return not isinstance(source, str | os.PathLike) or (
+        (path := Path(base, source)).suffix.lower() in _TABLES and os.path.isfile(path)  # noqa: PTH113  # False for a name too long
+    )
+
+
+def read_source(
+    source: Source,
+    defaults: EditDefaults,
+    *,
+    base: str = "",
+    recursive: bool = False,
+    exclude: Path | None = None,
+    journal: str = "",
+    note: Callable[[str], None] = lambda _: None,
+) -> Iterator[SourceItem]:
+    """The edits that a source describes, lazily; a table's row that makes none is an item that says why.
+
+    Args:
+        source: A directory, a glob, a picture, a data frame, or a table: ``.csv`` or ``.tsv`` (UTF-8; commas,
+            semicolons or tabs), ``.jsonl`` or ``.ndjson``, ``.parquet``. Relative paths in a table are relative to it.
+        defaults: For what the source does not say.
+        base: The folder that a relative source is in; empty for the working directory. A data frame's paths stay as
+            they are.
+        recursive: Whether a directory's folders are looked into as well.
+        exclude: A folder whose content is no input, such as the one that the results go to.
+        journal: The name of the file that marks a folder with the results of a run. Such folders, and those of the
+            system, are left out where a directory's folders are looked into, or where the pattern has ``**``.
+        note: Called with a sentence about each kind of thing that was left out.
+
+    Raises:
+        ConfigurationError: If there is no such source, it can't be read, or nothing in it says what to edit or how.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return frame_items(source, defaults, note)
+    path = Path(base, source)
+    search = Search(None if exclude is None else os.path.realpath(exclude), journal)
+    if os.path.isdir(path):  # noqa: PTH112  # False for a name that is too long, where a Path raises
+        where = f"{path} and its folders" if recursive else str(path)
+        advice = functools.partial(folder_advice, path, _TABLES, recursive=recursive)
+        found = search.files_of(str(path), recursive=recursive)
+        return picture_items(found, where, defaults, search, note, advice=advice)
+    if not os.path.exists(path):  # noqa: PTH110  # as above
+        if not glob.has_magic(str(source)):
+            raise ConfigurationError(
+                f"there is no directory, file or pattern of files {quoted(str(source))}{pattern_advice(str(source))}"
+            )
+        pattern = os.path.join(glob.escape(base), source)  # noqa: PTH118  # which would take out what it means
+        where = f"what matches {quoted(str(source))}"
+        advice = functools.partial(pattern_advice, str(source))
+        return picture_items(search.matches_of(pattern), where, defaults, search, note, advice=advice)
+    if (table_items := _TABLES.get(path.suffix.lower())) is not None:
+        return table_items(path, defaults, note)
+    if not is_picture(str(path)):
+        raise ConfigurationError(
+            f"{path} is neither a JPEG, PNG, BMP, TIFF, WEBP or GIF picture nor a table. {_TABLE_ADVICE}"
+        )
+    return picture_items([str(path)], str(path), defaults, Search(), note)
+
+
+def folder_of(source: Source, base: str = "") -> str:
+    """Return the folder that a source's paths begin with, where that says nothing about a picture; else nothing."""
+    if not isinstance(source, str | os.PathLike):
+        return ""
+    path = Path(base, source)
+    if os.path.isdir(path):  # noqa: PTH112  # as above
+        return str(path)
+    if has_keys(source, base):
+        return str(path.parent)
+    return "" if Path(source).is_absolute() else base

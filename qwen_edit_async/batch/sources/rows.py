@@ -1,0 +1,194 @@
+"""From the cells of a table's row to an edit. Pure.
+
+Cells without anything in them (nothing, blanks, NaN, NA) say nothing, so that the defaults hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
+from qwen_edit_async.errors import ConfigurationError, InvalidEditError
+from qwen_edit_async.images.kinds import (
+    ArrayLike,
+    BinaryReader,
+    Openable,
+    PillowImage,
+    is_bare_base64,
+    is_data_uri,
+    unwrapped,
+)
+from qwen_edit_async.models import EditRequest
+from qwen_edit_async.requests import IMAGE_NAMES, PARAMETER_NAMES, named_parameters
+from qwen_edit_async.text import quoted
+
+_COLUMNS: Final = frozenset({*IMAGE_NAMES, "instruction", "key", "parameters", *PARAMETER_NAMES})
+_KINDS: Final = (bytes, bytearray, memoryview, PillowImage, ArrayLike, BinaryReader, Openable)
+_INTEGERS: Final = frozenset({"n", "seed"})
+_BOOLEANS: Final = frozenset({"prompt_extend", "watermark"})
+_TEXTS: Final = frozenset({"instruction", "negative_prompt"})
+_HALF_CHARACTER: Final = re.compile("[\\ud800-\\udfff]")
+_LISTED_CHARACTERS: Final = 200
+_TYPO_SIMILARITY: Final = 0.8
+_WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_NOTHING: Final = frozenset({"", "nan", "na", "n/a", "<na>", "none", "null", "nat"})
+"""How spreadsheets and data frames write that there is nothing. A key may be one of these words all the same."""
+
+
+@attrs.define(eq=False)
+class Rows:
+    """Makes edits of a table's rows.
+
+    Attributes:
+        folder: What relative paths are relative to; empty for the working directory.
+        defaults: For what rows do not say.
+        typed: Whether cells have the type that is meant, as in JSON: text is text then, and never a number.
+        note: Told of columns that make no difference.
+    """
+
+    folder: str
+    defaults: EditDefaults
+    typed: bool
+    note: Callable[[str], None]
+    _noted: set[str] = attrs.field(factory=set)
+
+    def check_columns(self, where: str, names: Iterable[object]) -> list[str]:
+        """The columns by the names that are meant.
+
+        Raises:
+            ConfigurationError: If no row could make an edit, or if a name is likely a slip of the pen.
+        """
+        columns = [column_name(name) for name in names]
+        if (typo := _typo(columns)) is not None:
+            raise ConfigurationError(f"{where}: {typo}")
+        if "image" not in columns:
+            raise ConfigurationError(f"{where} has no column 'image': its columns are {_listed(columns)}")
+        if len(set(filter(None, columns))) < len([*filter(None, columns)]):
+            raise ConfigurationError(f"{where} has two columns of one name")
+        if "instruction" not in columns and self.defaults.instruction is None:
+            raise ConfigurationError(
+                f"{where} has no column 'instruction': add one, or give an instruction for all rows"
+            )
+        self._note_unused(columns)
+        return columns
+
+    def item_of_fields(self, row: int, fields: Mapping[str, Any]) -> SourceItem:
+        """The edit of a row that names its own columns, as in JSON Lines."""
+        named = {column_name(name): value for name, value in fields.items()}
+        if (typo := _typo(named)) is not None:
+            return SourceItem(row=row, problem=typo)
+        self._note_unused(named)
+        return self.item(row, named)
+
+    def item(self, row: int, fields: Mapping[str, Any]) -> SourceItem:
+        """The edit of a row; the columns are named as they are meant."""
+        try:
+            cells = {name: value for name, each in fields.items() if (value := cell_value(name, each)) is not None}
+            if (given := cells.pop("parameters", None)) is not None:
+                cells = _parameters_of(given) | cells
+            _check_cells(cells)
+            options = {name: self._parameter(name, cells[name]) for name in PARAMETER_NAMES & cells.keys()}
+            request = EditRequest(
+                [self._located(cells[name]) for name in IMAGE_NAMES if name in cells],
+                cells.get("instruction", self.defaults.instruction or ""),
+                attrs.evolve(self.defaults.parameters, **options) if options else self.defaults.parameters,
+                key=_key(cells["key"]) if "key" in cells else None,
+                metadata={name: value for name, value in cells.items() if name not in _COLUMNS},
+            )
+        except InvalidEditError as error:
+            return SourceItem(row=row, problem=str(error))
+        return SourceItem(row=row, request=request)
+
+    def _parameter(self, name: str, value: Any) -> Any:
+        """A parameter as it is meant; what is wrong with its value is found by :class:`EditParameters`."""
+        if isinstance(value, str):
+            return value if self.typed else _from_text(name, value)
+        if name in _INTEGERS and isinstance(value, float) and value.is_integer():
+            return int(value)  # a data frame's column of integers with a gap
+        if name in _BOOLEANS and not self.typed and type(value) in {int, float} and value in {0, 1}:
+            return bool(value)
+        return value
+
+    def _located(self, image: Any) -> Any:
+        image = unwrapped(image)
+        if isinstance(image, os.PathLike):
+            image = os.fspath(image)
+        if isinstance(image, _KINDS):
+            return image
+        if not isinstance(image, str):
+            raise InvalidEditError(f"an image is {quoted(image)}: give a path, an http(s) URL or a data URI")
+        if is_data_uri(image) or is_bare_base64(image) or "://" in image or not self.folder:
+            return image
+        return os.path.join(self.folder, image)  # noqa: PTH118  # text, no access
+
+    def _note_unused(self, names: Iterable[str]) -> None:
+        if new := [name for name in names if name and name not in _COLUMNS and name not in self._noted]:
+            self._noted.update(new)
+            self.note(f"the edits make no use of: {_listed(new)}")
+
+
+def column_name(name: object) -> str:
+    """A column's name as it is meant."""
+    return str(name).strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def cell_value(name: str, value: Any) -> Any:
+    """What a cell says: ``None`` for nothing, without blanks around it, as a value of Python's own."""
+    if isinstance(value, str):
+        value = value.strip()
+        return None if value.lower() in _NOTHING and (not value or name != "key") else value
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of NumPy's
+        value = value.item()
+    if value is None or type(value).__name__ in {"NAType", "NaTType"} or (isinstance(value, float) and value != value):  # noqa: PLR0124  # how NaN shows
+        return None
+    return value
+
+
+def _listed(names: Iterable[str]) -> str:
+    text = ", ".join(names) or "none"
+    return text if len(text) <= _LISTED_CHARACTERS else f"{text[:_LISTED_CHARACTERS]}…"
+
+
+def _typo(names: Iterable[str]) -> str | None:
+    for name in names:
+        if name not in _COLUMNS and (near := difflib.get_close_matches(name, _COLUMNS, 1, _TYPO_SIMILARITY)):
+            return f"there is no column {quoted(name)}: is it {near[0]!r}?"
+    return None
+
+
+def _check_cells(cells: Mapping[str, Any]) -> None:
+    if "image" not in cells:
+        others = any(name in cells for name in IMAGE_NAMES)
+        raise InvalidEditError("there is another image, but none in 'image'" if others else "there is no image")
+    for name in _TEXTS & cells.keys():
+        # Not so in EditRequest, since JSON can hold it; but a table that does was written by mistake.
+        if isinstance(cells[name], str) and _HALF_CHARACTER.search(cells[name]):
+            raise InvalidEditError(f"the {name} has half a character (a lone surrogate)")
+
+
+def _parameters_of(cell: Any) -> dict[str, Any]:
+    if not isinstance(cell, Mapping):
+        raise InvalidEditError(f"the parameters are {cell!r:.200}: give an object, or a column for each")
+    return {name: value for name, value in named_parameters(cell).items() if value is not None}
+
+
+def _key(value: Any) -> str:
+    if isinstance(value, bool) or (isinstance(value, Collection) and not isinstance(value, str)):
+        raise InvalidEditError(f"the key is {quoted(value)}: give text or a number")
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _from_text(name: str, text: str) -> Any:
+    if name in _BOOLEANS:
+        return _WORDS.get(text.lower(), text)
+    if name in _INTEGERS:
+        with contextlib.suppress(ValueError):
+            return int(text.removesuffix(".0"))
+    return text

@@ -1,0 +1,45 @@
+"""URLs that differ in their signature only lead to the same picture. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from qwen_edit_async.images.kinds import is_url
+
+_PREFIXES: Final = ("x-amz-", "x-goog-")
+_NAMES: Final = frozenset({"expires", "signature", "key-pair-id", "awsaccesskeyid", "googleaccessid", "ossaccesskeyid"})
+_AZURE: Final = (
+    "sig sv ss se sp sr srt st spr sip si sdd skoid sktid skt ske sks skv saoid suoid scid skdutid sduoid ses"
+)
+_OSS: Final = (
+    "x-oss-signature x-oss-signature-version x-oss-credential x-oss-date x-oss-expires x-oss-additional-headers "
+    "x-oss-security-token"
+)
+_NAMES_BESIDE: Final[Mapping[str, frozenset[str]]] = {
+    "sig": frozenset(_AZURE.split()),
+    "key-pair-id": frozenset({"policy"}),
+    "ossaccesskeyid": frozenset({"security-token"}),
+    "x-oss-signature": frozenset(_OSS.split()),
+}
+"""Names that are too common to belong to a signature, unless the key is there as well. Others of ``x-oss-`` change the
+picture."""
+
+
+def unsigned(text: str) -> str:
+    """Return a URL without the parameters of its signature; any other text, or URL, as it is."""
+    address, question_mark, rest = text.partition("?")
+    if not question_mark or not is_url(text):
+        return text
+    query, number_sign, fragment = rest.partition("#")
+    parameters = query.split("&")
+    names = [parameter.partition("=")[0].lower() for parameter in parameters]
+    signing = _NAMES.union(*(beside for name, beside in _NAMES_BESIDE.items() if name in names))
+    kept = [
+        parameter
+        for name, parameter in zip(names, parameters, strict=True)
+        if name not in signing and not name.startswith(_PREFIXES)
+    ]
+    if len(kept) == len(parameters):
+        return text
+    return address + ("?" if kept else "") + "&".join(kept) + number_sign + fragment

@@ -1,0 +1,103 @@
+"""Edits of the rows of a CSV table, or of the lines of a JSON Lines file. Blocking."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
+from qwen_edit_async.batch.sources.rows import Rows
+from qwen_edit_async.errors import ConfigurationError
+
+_DELIMITERS: Final = ",;\t"
+_QUOTED: Final = re.compile(r'"[^"]*"')
+_DECLARED: Final = re.compile(r'"?sep=(\t|[^\w\s"])"?\s*', re.IGNORECASE)
+"""How spreadsheets declare the character between cells, in a line of its own."""
+
+_ADVICE: Final = "a quote in a quoted cell is written twice; long texts, such as data URIs, belong into JSON Lines"
+
+
+def csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
+    """An edit for each row, numbered as a spreadsheet does; commas, semicolons or tabs between the cells.
+
+    Raises:
+        ConfigurationError: If it is no such table, or can't be read.
+    """
+    rows = Rows(str(path.parent), defaults, typed=False, note=note)
+    lines = _lines(path)
+    header, before, first, delimiter = _header(lines)
+    # Strict: else a quote that is not closed takes the rows below into its cell, and nobody learns of it.
+    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
+    columns: list[str] = []
+    for row in itertools.count(header):
+        line = before + reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            last = before + reader.line_num
+            if row == header or last != line:  # where the rows below begin would be a guess
+                raise ConfigurationError(
+                    f"{path}: row {row}, from line {line} to {last}, is not well quoted: {error}"
+                ) from None
+            yield SourceItem(row=row, problem=f"line {line} is no row of a table: {error} ({_ADVICE})")
+            continue
+        if row == header:
+            columns = rows.check_columns(str(path), cells or [])
+        elif cells is None:
+            break
+        elif any(cell.strip() for cell in cells[len(columns) :]):
+            yield SourceItem(row=row, problem=f"it has {len(cells)} cells, but there are {len(columns)} columns")
+        elif any(cell.strip() for cell in cells):
+            yield rows.item(row, {name: cell for name, cell in zip(columns, cells, strict=False) if name})
+    if row == header + 1:
+        raise ConfigurationError(f"{path} has a header, but no rows")
+
+
+def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
+    """Find a table's header: its row, how many lines are before it, its first line, the character between cells."""
+    blank, first = 0, next(lines, "")
+    while first and not first.strip(f"{_DELIMITERS} \r\n"):
+        blank, first = blank + 1, next(lines, "")
+    if (declared := _DECLARED.fullmatch(first)) is not None:  # spreadsheets do not number that line
+        return blank + 1, blank + 1, next(lines, ""), declared[1]
+    return blank + 1, blank, first, max(_DELIMITERS, key=_QUOTED.sub("", first).count)
+
+
+def jsonl_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
+    """An edit for each line, a JSON object each.
+
+    Raises:
+        ConfigurationError: If it has no lines, or can't be read.
+    """
+    rows = Rows(str(path.parent), defaults, typed=True, note=note)
+    count = 0
+    for row, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        count += 1
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield SourceItem(row=row, problem=f"it is not JSON: {error}")
+            continue
+        if isinstance(fields, dict):
+            yield rows.item_of_fields(row, fields)
+        else:
+            yield SourceItem(row=row, problem="it is no JSON object")
+    if not count:
+        raise ConfigurationError(f"{path} has no rows")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from file
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is not UTF-8 text: save it as such") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} can't be read: {error.strerror}") from None

@@ -1,0 +1,90 @@
+"""``qwen-edit edit``: one edit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import attrs
+
+from qwen_edit_async.batch.sources import image_stem
+from qwen_edit_async.cli.display import Screen, put, put_json
+from qwen_edit_async.cli.messages import ExitCode, error_as_json
+from qwen_edit_async.cli.options import (
+    AsJSON,
+    ConnectionOptions,
+    Instruction,
+    Output,
+    ParameterOptions,
+    SubmissionOptions,
+)
+from qwen_edit_async.cli.runner import Run, wait_for
+from qwen_edit_async.models import EditRequest
+
+if TYPE_CHECKING:
+    from qwen_edit_async.session.results import EditResult
+    from qwen_edit_async.session.session import EditSession
+
+_NAME_CHARACTERS = 60
+
+
+def edit(
+    images: list[str],
+    /,
+    *,
+    instruction: Annotated[str, Instruction],
+    output: Output = Path(),
+    as_json: AsJSON = False,
+    parameters: ParameterOptions | None = None,
+    submission: SubmissionOptions | None = None,
+    connection: ConnectionOptions | None = None,
+) -> int:
+    """Edit one to three pictures together.
+
+    The results are saved as NAME-TASK_ID-0.png, NAME-TASK_ID-1.png and so on; NAME is the first picture's.
+
+    Args:
+        images: Files or http(s) URLs, in the order in which the instruction speaks of them; the result has the aspect
+            ratio of the last.
+        instruction: What to do, in Chinese or English, at most 800 characters.
+        output: The folder for the pictures.
+        as_json: Print one JSON object, also for an error that is not one of usage.
+        parameters: How to edit.
+        submission: What may be submitted, and where.
+        connection: How to talk to the service.
+    """
+    run = Run(
+        Screen(),
+        connection or ConnectionOptions(),
+        submission or SubmissionOptions(),
+        output=output,
+        on_error=(lambda error: put_json(error_as_json(error))) if as_json else None,
+    )
+
+    async def work(session: EditSession) -> int:
+        request = EditRequest(images, instruction, (parameters or ParameterOptions()).parameters())
+        with run.screen.console.status("submitting"):
+            task = await session.submit(request)
+        result = await wait_for(task, run)
+        stem = image_stem(images[0]) or "picture"
+        paths = await result.save(output, stem=f"{stem[:_NAME_CHARACTERS]}-{result.task_id}")
+        run.unsaved.clear()
+        if as_json:
+            put_json(_as_json(result, paths))
+        else:
+            for path in paths:
+                put(str(path))
+        return ExitCode.DONE
+
+    return run(work)
+
+
+def _as_json(result: EditResult, paths: tuple[Path, ...]) -> dict[str, Any]:
+    cost = result.usage.cost
+    return {
+        "task_id": result.task_id,
+        "files": [str(path) for path in paths],
+        "usage": {"cost": None if cost is None else f"{cost:f}", "quantity": result.usage.quantity},
+        "timings": {**attrs.asdict(result.timings), "total": result.timings.total},
+        "notes": list(result.notes),
+    }

@@ -1,0 +1,48 @@
+"""``qwen-edit status``: what the service says of a task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qwen_edit_async.cli.display import Screen, put, put_json
+from qwen_edit_async.cli.messages import ExitCode
+from qwen_edit_async.cli.options import AsJSON, ConnectionOptions
+from qwen_edit_async.cli.runner import Run
+from qwen_edit_async.models import TaskSnapshot, TaskStatus
+from qwen_edit_async.text import visible
+
+if TYPE_CHECKING:
+    from qwen_edit_async.session.session import EditSession
+
+
+def status(task_id: str, /, *, as_json: AsJSON = False, connection: ConnectionOptions | None = None) -> int:
+    """Ask how a task stands. Exit code 1: it failed.
+
+    Args:
+        task_id: The id that the service gave out.
+        as_json: Print the service's whole reply.
+        connection: How to talk to the service.
+    """
+
+    async def work(session: EditSession) -> int:
+        snapshot = await session.status(task_id)
+        if as_json:
+            put_json(dict(snapshot.raw))
+        else:
+            put(visible(_describe(snapshot)))
+        return ExitCode.FAILED if snapshot.status is TaskStatus.FAILED else ExitCode.DONE
+
+    return Run(Screen(), connection or ConnectionOptions())(work)
+
+
+def _describe(snapshot: TaskSnapshot) -> str:
+    lines = [("task", snapshot.task_id), ("status", snapshot.status_word or snapshot.status.value)]
+    if snapshot.progress is not None:
+        lines.append(("progress", f"{snapshot.progress:.0%}"))
+    if snapshot.failure is not None:
+        code = "" if snapshot.failure.code is None else f" (code {snapshot.failure.code})"
+        lines.append(("reason", f"{snapshot.failure.message}{code}"))
+    if snapshot.usage.cost is not None:
+        lines.append(("cost", f"{snapshot.usage.cost:f}"))
+    lines += [("picture", url) for url in snapshot.urls]
+    return "\n".join(f"{name:<9} {value}" for name, value in lines)

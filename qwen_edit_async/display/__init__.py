@@ -1,0 +1,1 @@
+"""Edits as HTML: cards, the gallery, thumbnails."""

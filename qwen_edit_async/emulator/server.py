@@ -1,0 +1,146 @@
+"""The emulator's life: two loopback origins, an executor, a directory for the pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Self
+
+import attrs
+from aiohttp import web
+from anyio.from_thread import start_blocking_portal
+
+from qwen_edit_async.emulator.api import Api
+from qwen_edit_async.emulator.results import Results
+from qwen_edit_async.emulator.service import Service
+from qwen_edit_async.emulator.settings import EmulatorSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from qwen_edit_async.emulator.faults import Fault
+    from qwen_edit_async.emulator.statistics import EmulatorStatistics, RequestRecord
+    from qwen_edit_async.emulator.tasks import TaskRecord
+
+_HOST = "127.0.0.1"
+_SHUTDOWN_SECONDS = 0.1  # for replies under way; 0 would mean without end
+
+
+class _Runtime:
+    """What a started emulator holds."""
+
+    def __init__(self, settings: EmulatorSettings) -> None:
+        self.service = Service(settings)
+        self.url = ""
+        self._port = settings.port
+        self._results = Results(self.service)
+        self._stack: AsyncExitStack | None = None
+
+    async def start(self) -> None:
+        if self._stack is not None:
+            raise RuntimeError("an emulator starts once; make a new one")
+        self._stack = AsyncExitStack()
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._stack.aclose)
+            spool = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="qwen-edit-emulator-")
+            self._stack.push_async_callback(asyncio.to_thread, spool.cleanup)
+            # An executor of its own: the loop's default one also resolves host names for the code under test.
+            executor = ThreadPoolExecutor(min(os.cpu_count() or 1, 4), thread_name_prefix="qwen-edit-emulator")
+            self._stack.push_async_callback(asyncio.to_thread, executor.shutdown, cancel_futures=True)
+            self.service.bind(executor)
+            self._results.open(Path(spool.name))
+            self._stack.push_async_callback(self._results.aclose)
+            self.service.results_url = await self._serve(self._results.application(), 0)
+            self.url = await self._serve(Api(self.service, self._results).application(), self._port)
+            undo.pop_all()
+
+    async def aclose(self) -> None:
+        if self._stack is not None:
+            self.service.closing.set()
+            await self._stack.aclose()
+
+    async def _serve(self, application: web.Application, port: int) -> str:
+        """Serve an application on loopback until closing, and return its origin."""
+        if self._stack is None:
+            raise RuntimeError("the emulator is not started")
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, _HOST, port)
+        await site.start()
+        return f"http://{_HOST}:{site.port}"
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class EditEmulator(EmulatorSettings):
+    """The service for ``qwen_image_edit_plus``, emulated in the process on 127.0.0.1. It is not the model.
+
+    It enforces the documented contract, edits real pixels, keeps accounts, and fails on demand. Use it as an async
+    context manager, with `start` and `aclose`, or from synchronous code with `in_thread`. It serves once.
+
+    Args: the fields of `EmulatorSettings`, by keyword.
+
+    Example:
+        ``async with EditEmulator(duration=0.1, faults=FaultPlan([Fault.status(503).times(2)])) as emulator: …``
+    """
+
+    _runtime: _Runtime = attrs.field(init=False, repr=False, default=attrs.Factory(_Runtime, takes_self=True))
+
+    @property
+    def url(self) -> str:
+        """The API's origin, for ``base_url``; empty before the start."""
+        return self._runtime.url
+
+    @property
+    def results_url(self) -> str:
+        """The origin of the result URLs, another port, where no key must arrive; empty before the start."""
+        return self._runtime.service.results_url
+
+    @property
+    def tasks(self) -> Mapping[str, TaskRecord]:
+        """Every task by its id, in the order of creation."""
+        return MappingProxyType(self._runtime.service.table.records)
+
+    @property
+    def requests(self) -> Sequence[RequestRecord]:
+        """The latest requests, oldest first, as many as `request_log` says."""
+        return tuple(self._runtime.service.requests)
+
+    def statistics(self) -> EmulatorStatistics:
+        """Return a snapshot of the counters."""
+        return self._runtime.service.statistics()
+
+    def inject(self, *faults: Fault) -> None:
+        """Append faults to the plan while the emulator runs; they count requests from now on."""
+        self._runtime.service.faults.add(faults)
+
+    async def start(self) -> Self:
+        """Start serving.
+
+        Raises:
+            OSError: The port is taken.
+            RuntimeError: It was started before.
+        """
+        await self._runtime.start()
+        return self
+
+    async def aclose(self) -> None:
+        """Stop serving, drop open connections and delete the pictures. Closing twice does nothing."""
+        await self._runtime.aclose()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    @contextmanager
+    def in_thread(self) -> Iterator[Self]:
+        """Serve from a thread with its own event loop: for synchronous code, or to keep the caller's loop to itself."""
+        with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(self):
+            yield self

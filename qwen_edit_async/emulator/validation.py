@@ -1,0 +1,247 @@
+"""Checks of the contract on the JSON body of a submission. Pure: no I/O, no clock.
+
+Every limit that the contract calls an error raises `RejectedError`; what it cuts off silently is cut here, and what was
+cut stays visible in `Submission` for assertions.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, Literal, cast
+
+import attrs
+
+from qwen_edit_async import contract
+from qwen_edit_async.emulator.sizes import Size, parse_size
+
+Envelope = Literal["flat", "params", "both"]
+"""Which of the two known request envelopes is accepted; ``flat`` is the documented one."""
+
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\0", "image/tiff"),
+    (b"MM\0*", "image/tiff"),
+    (b"II+\0", "image/tiff"),
+    (b"MM\0+", "image/tiff"),
+)
+_SNIFFED_CHARACTERS = 24
+"""Base64 characters that hold the longest signature, WEBP's 12 bytes."""
+
+
+class RejectedError(Exception):
+    """A request that the service refuses.
+
+    Attributes:
+        status: HTTP status of the answer.
+        code: The ``error.code`` of the answer.
+        message: The ``error.error_message`` of the answer.
+    """
+
+    def __init__(self, message: str, *, status: int = 400, code: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+@attrs.frozen
+class ImageInput:
+    """One ``image`` item of a submission, without its bytes."""
+
+    url: str | None
+    """The http(s) URL, or None for a data URI."""
+    media_type: str | None
+    """The media type that a data URI declares."""
+    content_type: str | None
+    """The media type that the first bytes of a data URI tell."""
+    size_bytes: int | None
+    """Bytes of the image file in a data URI, Base64 taken off."""
+
+
+@attrs.frozen(kw_only=True)
+class Submission:
+    """The parsed request of one task."""
+
+    envelope: Literal["flat", "params"]
+    images: tuple[ImageInput, ...]
+    instruction: str
+    """At most 800 characters."""
+    instruction_cut: str
+    """What was cut off the instruction."""
+    negative_prompt: str | None
+    """At most 500 characters."""
+    negative_prompt_cut: str
+    """What was cut off the negative prompt."""
+    n: int
+    size: Size | None
+    """As requested, in pixels, before rounding."""
+    prompt_extend: bool
+    watermark: bool
+    seed: int | None
+
+
+@attrs.frozen
+class ParsedBody:
+    """A submission and, where asked for, the bytes of its data URIs (None for a URL)."""
+
+    submission: Submission
+    payloads: tuple[bytes | None, ...] = attrs.field(repr=False)
+
+
+def sniff(data: bytes) -> str | None:
+    """Return the media type that the first bytes of an image file tell, or None for a format that is not accepted."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((media_type for signature, media_type in _SIGNATURES if data.startswith(signature)), None)
+
+
+def parse_body(body: object, *, envelope: Envelope, decode: bool) -> ParsedBody:
+    """Check the JSON body of a submission against the contract.
+
+    Args:
+        body: What `json.loads` made of the request.
+        envelope: The accepted envelope.
+        decode: Also decode the data URIs, and refuse broken Base64.
+
+    Raises:
+        RejectedError: The body breaks a rule of the contract; the message names the member.
+    """
+    root = _object(body, "the body")
+    if _string(root.get("model"), "model") != contract.MODEL:
+        raise RejectedError(f"model must be {contract.MODEL}")
+    used, input_, parameters = _open_envelope(root, envelope)
+    images, text, payloads = _content(input_, decode=decode)
+    members = _object(parameters, "parameters")
+    instruction, instruction_cut = _cut(text, contract.MAX_INSTRUCTION_CHARACTERS)
+    negative = _string(members["negative_prompt"], "negative_prompt") if "negative_prompt" in members else None
+    negative_prompt, negative_cut = _cut(negative or "", contract.MAX_NEGATIVE_PROMPT_CHARACTERS)
+    submission = Submission(
+        envelope=used,
+        images=images,
+        instruction=instruction,
+        instruction_cut=instruction_cut,
+        negative_prompt=None if negative is None else negative_prompt,
+        negative_prompt_cut=negative_cut,
+        n=_integer(members.get("n", 1), "n", contract.MIN_N, contract.MAX_N),
+        size=_size(members["size"]) if "size" in members else None,
+        prompt_extend=_boolean(members.get("prompt_extend", True), "prompt_extend"),
+        watermark=_boolean(members.get("watermark", False), "watermark"),
+        seed=_integer(members["seed"], "seed", contract.MIN_SEED, contract.MAX_SEED) if "seed" in members else None,
+    )
+    return ParsedBody(submission, payloads)
+
+
+def _open_envelope(root: dict[str, Any], envelope: Envelope) -> tuple[Literal["flat", "params"], object, object]:
+    """Return which envelope it is, the ``input`` object and the ``parameters`` object."""
+    outer = root.get("input")
+    if isinstance(outer, list):
+        if envelope == "flat":
+            raise RejectedError("input must be an object")
+        if len(outer) != 1:
+            raise RejectedError("input must hold exactly one object")
+        params = _object(_object(outer[0], "input[0]").get("params"), "input[0].params")
+        return "params", params.get("input"), params.get("parameters", {})
+    if envelope == "params":
+        raise RejectedError("input must be an array")
+    return "flat", outer, root.get("parameters", {})
+
+
+def _content(input_: object, *, decode: bool) -> tuple[tuple[ImageInput, ...], str, tuple[bytes | None, ...]]:
+    """Return images, text and decoded data of the one message."""
+    messages = _array(_object(input_, "input").get("messages"), "input.messages")
+    if len(messages) != 1:
+        raise RejectedError("input.messages must hold exactly one object")
+    message = _object(messages[0], "messages[0]")
+    if message.get("role") != "user":
+        raise RejectedError("messages[0].role must be user")
+    images: list[ImageInput] = []
+    payloads: list[bytes | None] = []
+    texts: list[str] = []
+    for item in _array(message.get("content"), "messages[0].content"):
+        member = _object(item, "an item of content")
+        if set(member) == {"image"}:
+            image, payload = _image(_string(member["image"], "image"), decode=decode)
+            images.append(image)
+            payloads.append(payload)
+        elif set(member) == {"text"}:
+            texts.append(_string(member["text"], "text"))
+        else:
+            raise RejectedError("an item of content must hold either image or text")
+    if not contract.MIN_IMAGES <= len(images) <= contract.MAX_IMAGES:
+        raise RejectedError(f"content must hold 1 to {contract.MAX_IMAGES} images, not {len(images)}")
+    if len(texts) != 1 or not texts[0].strip():
+        raise RejectedError("content must hold exactly one text")
+    return tuple(images), texts[0], tuple(payloads)
+
+
+def _image(text: str, *, decode: bool) -> tuple[ImageInput, bytes | None]:
+    """Check one ``image`` value, a URL or a data URI."""
+    if text.lower().startswith(("http://", "https://")):
+        return ImageInput(text, None, None, None), None
+    if not text.startswith("data:"):
+        raise RejectedError("image must be an http(s) URL or a Base64 data URI")
+    comma = text.find(",", 0, 100)
+    media_type, _, encoding = text[5 : max(comma, 5)].partition(";")
+    if encoding != "base64":
+        raise RejectedError("an image's data URI must be Base64")
+    if media_type not in contract.MEDIA_TYPES:
+        raise RejectedError(f"an image of type {media_type or 'unknown'} is not supported")
+    start = comma + 1
+    # The size follows from the length, so that a large image is refused without being decoded.
+    size = (len(text) - start) * 3 // 4 - text.count("=", max(start, len(text) - 2))
+    if size > contract.MAX_IMAGE_BYTES:
+        raise RejectedError(f"an image must be at most {contract.MAX_IMAGE_BYTES} bytes, not {size}")
+    try:
+        content_type = sniff(base64.b64decode(text[start : start + _SNIFFED_CHARACTERS], validate=True))
+        payload = base64.b64decode(text[start:], validate=True) if decode else None
+    except (binascii.Error, ValueError):
+        raise RejectedError("an image's data URI holds broken Base64") from None
+    if content_type is None:
+        raise RejectedError("an image must be JPG, PNG, BMP, TIFF, WEBP or GIF")
+    return ImageInput(None, media_type, content_type, size), payload
+
+
+def _cut(text: str, limit: int) -> tuple[str, str]:
+    return text[:limit], text[limit:]
+
+
+def _size(value: object) -> Size:
+    try:
+        return parse_size(_string(value, "size"))
+    except ValueError as error:
+        raise RejectedError(str(error)) from None
+
+
+def _object(value: object, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RejectedError(f"{name} must be an object")
+    return cast("dict[str, Any]", value)
+
+
+def _array(value: object, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise RejectedError(f"{name} must be an array")
+    return value
+
+
+def _string(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise RejectedError(f"{name} must be a string")
+    return value
+
+
+def _boolean(value: object, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise RejectedError(f"{name} must be a boolean")
+    return value
+
+
+def _integer(value: object, name: str, low: int, high: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise RejectedError(f"{name} must be an integer within {low} to {high}")
+    return value

@@ -1,0 +1,1 @@
+"""The only HTTP client: calls to the API, streamed bodies, downloads."""

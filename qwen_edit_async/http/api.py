@@ -1,0 +1,240 @@
+"""HTTP to the service's API: the key, the timeouts, and the mapping of what can go wrong.
+
+Retrying is not done here: whether a failed call may be repeated depends on what it was for (see
+``session.submission`` and ``session.poller``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import platform
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import aiohttp
+from yarl import URL
+
+from qwen_edit_async.errors import APIConnectionError, APITimeoutError, QwenEditError
+from qwen_edit_async.http.body import JSONBody
+from qwen_edit_async.http.options import Secret, Timeouts, check_proxies, may_be_proxied, unused_proxy_hint
+from qwen_edit_async.protocol.generation import Call
+from qwen_edit_async.protocol.replies import HEADERS_READ, Reply
+from qwen_edit_async.version import __version__
+
+_MAX_REPLY_BYTES = 1024 * 1024
+
+_IDLE_SECONDS = 4.0
+"""How long an idle connection is kept: less than the 5 s of common servers."""
+
+_IDLE_SECONDS_OF_SUBMISSIONS = 1.5
+"""As long is one kept that submissions go out on: less than the 2 s of the least patient among common servers. One that
+closes it in that very moment leaves no way to know whether a task exists; a status check is simply made again."""
+
+
+class Transport(Protocol):
+    """What a session needs of HTTP; the tests have another one, in memory."""
+
+    async def open(self) -> None:
+        """Get ready, inside of the event loop that will be used."""
+        ...
+
+    async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
+        """Make one call, once.
+
+        Raises:
+            APIConnectionError: No reply came; ``request_sent`` tells whether the service may have the whole request.
+            QwenEditError: What the body itself failed with while it was sent.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        ...
+
+
+USER_AGENT = f"qwen-edit-async/{__version__} (aiohttp/{aiohttp.__version__}; Python/{platform.python_version()})"
+
+
+class OpenResponses:
+    """The responses whose bodies are being read; closing aiohttp's session alone leaves their readers waiting."""
+
+    def __init__(self) -> None:
+        self._responses: set[aiohttp.ClientResponse] = set()
+
+    @contextlib.contextmanager
+    def reading(self, response: aiohttp.ClientResponse) -> Iterator[None]:
+        """While the body is being read."""
+        self._responses.add(response)
+        try:
+            yield
+        finally:
+            self._responses.discard(response)
+
+    def close(self) -> None:
+        """End every reading with an error."""
+        for response in self._responses:
+            response.close()
+
+
+class AiohttpTransport:
+    """The real one. Redirects are not followed, since the key would travel with them."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: Secret,
+        timeouts: Timeouts,
+        *,
+        default_headers: Mapping[str, str],
+        trust_env: bool,
+    ) -> None:
+        self._base_url = base_url
+        self._api_key = api_key
+        self._timeouts = timeouts
+        self._default_headers = default_headers
+        self._trust_env = trust_env and may_be_proxied(base_url)
+        self._checking: aiohttp.ClientSession | None = None
+        self._submitting: aiohttp.ClientSession | None = None
+        self._responses = OpenResponses()
+
+    async def open(self) -> None:
+        """Make the connection pools; they are bounded by the session's slots and the poller's checks.
+
+        Raises:
+            ConfigurationError: If the environment's proxy is to be used, and can't be.
+        """
+        if self._trust_env:
+            check_proxies(urllib.request.getproxies())
+        # Altogether: a timeout between pieces would let a reply trickle in for ever, and sets a timer for each.
+        self._checking = self._make_session(_IDLE_SECONDS, self._timeouts.reply)
+        # How long an upload lasts is not for us to say: a submission's time begins when it has been sent whole.
+        self._submitting = self._make_session(_IDLE_SECONDS_OF_SUBMISSIONS, None)
+
+    def _make_session(self, idle_seconds: float, seconds: float | None) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=idle_seconds),
+            headers={
+                "User-Agent": USER_AGENT,
+                **self._default_headers,
+                "Authorization": f"Bearer {self._api_key.reveal()}",
+            },
+            timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=self._timeouts.connect),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=self._trust_env,
+        )
+
+    async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
+        """Make one call, once; see :meth:`Transport.send`."""
+        session = self._checking if body is None else self._submitting
+        if session is None:
+            raise APIConnectionError("the connection pool is not open")
+        failure: BaseException
+        try:
+            return await self._exchange(session, call, body)
+        except asyncio.CancelledError as error:
+            failure = asyncio.CancelledError(*error.args)  # by its arguments anyio knows which scope's it is
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            failure = self._describe(error, body)
+        # Raised out here, so that neither an exception of the HTTP library is its context nor a frame of it in its
+        # traceback: both hold the key. So may a response, which no frame that is left has.
+        raise failure
+
+    async def _exchange(self, session: aiohttp.ClientSession, call: Call, body: JSONBody | None) -> Reply:
+        url = URL(self._base_url + call.path, encoded=True)
+        if body is None:
+            async with session.request(call.method, url, allow_redirects=False) as response:
+                return await self._read(response)
+        limit = asyncio.timeout(None)
+        body.on_sent = functools.partial(_expire, limit, self._timeouts.reply)
+        content = bytearray()
+        begun: aiohttp.ClientResponse | None = None
+        try:
+            async with limit, session.request(call.method, url, data=body, allow_redirects=False) as response:
+                begun = response
+                body.end_reply = functools.partial(_expire, limit, 0.0)
+                if limit.when() is None:  # a reply to less than the whole of it
+                    body.on_sent()
+                return await self._read(response, content)
+        except TimeoutError:
+            if begun is None:
+                raise
+        return self._reply(begun, content, complete=False)
+
+    async def _read(self, response: aiohttp.ClientResponse, content: bytearray | None = None) -> Reply:
+        """What comes of a reply; a torn one may hold a task id, also in ``content`` when it was not waited for."""
+        content = bytearray() if content is None else content
+        with self._responses.reading(response):
+            complete = await _read(response, content)
+        return self._reply(response, content, complete=complete)
+
+    def _reply(self, response: aiohttp.ClientResponse, content: bytearray, *, complete: bool) -> Reply:
+        redact = self._api_key.redact_bytes if complete else self._api_key.redact_torn
+        return Reply(
+            status=response.status,
+            headers={
+                name: self._api_key.redact(value)
+                for name in HEADERS_READ
+                if (value := response.headers.get(name)) is not None
+            },
+            body=redact(bytes(content)),
+            complete=complete,
+            url=str(response.url),
+            received_at=time.time(),
+        )
+
+    async def aclose(self) -> None:
+        """Close the connection pools."""
+        sessions = [session for session in (self._checking, self._submitting) if session is not None]
+        self._checking = self._submitting = None
+        self._responses.close()
+        for session in sessions:
+            await session.close()
+
+    def _describe(self, error: Exception, body: JSONBody | None) -> QwenEditError:
+        if body is not None and body.failure is not None:
+            return body.failure
+        sent = body is not None and body.sent_whole
+        fate = "; the service may have the whole request" if sent else self._proxy_hint()
+        if isinstance(error, TimeoutError):
+            connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
+            doing = "connecting to" if connecting else "waiting for a reply from"
+            return APITimeoutError(f"{doing} {self._base_url} took too long{fate}", request_sent=sent)
+        if isinstance(error, ValueError) and self._trust_env:
+            return APIConnectionError(
+                f"{self._base_url} can't be asked: does a netrc entry for it compete with the key?"
+            )
+        return APIConnectionError(f"no reply from {self._base_url}: {_reason(error)}{fate}", request_sent=sent)
+
+    def _proxy_hint(self) -> str:
+        host = urlsplit(self._base_url).hostname or ""
+        if self._trust_env or urllib.request.proxy_bypass(host):
+            return ""
+        return unused_proxy_hint(self._base_url, urllib.request.getproxies())
+
+
+def _expire(limit: asyncio.Timeout, seconds: float) -> None:
+    if not limit.expired():  # nor just about to: that can't be changed any more
+        limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:
+    """Take in as much of the body as comes, up to 1 MiB; returns whether it is all."""
+    with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):  # the last is of a pool that is closed
+        while not response.content.at_eof():
+            content += await response.content.readany()
+            if len(content) > _MAX_REPLY_BYTES:
+                del content[_MAX_REPLY_BYTES:]
+                return False
+        return True
+    return False
+
+
+def _reason(error: Exception) -> str:
+    """The operating system's words, else the kind of error; never its own text, which can quote headers."""
+    strerror = getattr(error, "strerror", None)
+    return strerror if isinstance(strerror, str) and strerror else type(error).__name__

@@ -1,0 +1,1 @@
+"""The service's dialects: what to send, and what a reply means. Pure."""

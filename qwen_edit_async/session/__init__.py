@@ -1,0 +1,1 @@
+"""One open session: submissions, the gate, the poller, tasks and results."""

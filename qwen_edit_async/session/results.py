@@ -1,0 +1,254 @@
+"""What an edit gives: pictures to read, save and open."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import attrs
+
+from qwen_edit_async.display.thumbnails import Previews
+from qwen_edit_async.errors import ConfigurationError, DownloadError, QwenEditError, SessionClosedError
+from qwen_edit_async.models import EditRequest, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL.Image import Image
+
+    from qwen_edit_async.display.cards import EditView
+
+T = TypeVar("T")
+
+_UNSAFE_IN_NAMES = re.compile(r"[^\w.-]+")
+_DEVICE = re.compile(r"^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\.", re.IGNORECASE)
+"""What Windows takes for a device, whatever follows the first dot; without a dot a stem never ends there."""
+
+_MAX_STEM_BYTES = 160
+
+
+class ResultStore(Protocol):
+    """Where result pictures come from: the session, as far as results need it."""
+
+    async def read(self, url: str, task_id: str, index: int) -> bytes:
+        """The picture's bytes."""
+        ...
+
+    async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
+        """Write the picture to a file; its folder is made."""
+        ...
+
+    async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function off the event loop."""
+        ...
+
+
+class DetachedStore:
+    """The :class:`ResultStore` of a result that was pickled or deep-copied, which has no session."""
+
+    async def read(self, _: str, task_id: str, index: int) -> bytes:
+        """Raise :class:`SessionClosedError`."""
+        raise _detached_error(task_id, index)
+
+    async def save(self, _: str, task_id: str, index: int, path: Path) -> None:  # noqa: ARG002  # the protocol's
+        """Raise :class:`SessionClosedError`."""
+        raise _detached_error(task_id, index)
+
+    async def offload(self, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ARG002  # likewise
+        """Raise :class:`SessionClosedError`."""
+        raise SessionClosedError("a copied or unpickled result has no session")
+
+
+def _detached_error(task_id: str, index: int) -> SessionClosedError:
+    return SessionClosedError(
+        f"image {index} of task {task_id} can't be downloaded: its result was copied or unpickled, without a session. "
+        f"(await session.attach({task_id!r})).images[{index}] has it in an open session",
+        task_id=task_id,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class OutputImage:
+    """One result picture: a PNG (contract, *Images*), fetched when it is asked for.
+
+    Its URL expires: the documentation of such services says 24 hours. An expired one is renewed by asking the task
+    again. It can be pickled and deep-copied, but the copy has no session: ``session.attach(task_id)`` finds it again.
+
+    Attributes:
+        url: Where it lies; it needs no key.
+        task_id: The task that made it.
+        index: Its position among the task's pictures, from 0.
+    """
+
+    url: str
+    task_id: str
+    index: int
+    _store: ResultStore = attrs.field(repr=False, eq=False)
+    _previews: Previews = attrs.field(factory=Previews, repr=False, eq=False)
+
+    async def read(self) -> bytes:
+        """Download the PNG file.
+
+        Raises:
+            DownloadError: If it can't be had whole.
+            SessionClosedError: If the session is closed.
+        """
+        content = await self._store.read(self.url, self.task_id, self.index)
+        await self._remember(content)
+        return content
+
+    async def save(self, path: str | os.PathLike[str]) -> Path:
+        """Download the PNG file to ``path``; its folder is made. The name appears with the whole picture or not at all.
+
+        Raises:
+            DownloadError: If it can't be had whole.
+            OSError: If it can't be written.
+            SessionClosedError: If the session is closed.
+        """
+        target = Path(path)
+        await self._store.save(self.url, self.task_id, self.index, target)
+        await self._remember(target)
+        return target
+
+    async def open(self) -> Image:
+        """Download the picture and decode it; needs the ``images`` extra.
+
+        Raises:
+            ConfigurationError: If Pillow is not installed.
+            DownloadError: If it can't be had whole.
+            SessionClosedError: If the session is closed.
+        """
+        try:
+            import PIL.Image  # noqa: PLC0415  # an extra, found missing before anything is downloaded
+        except ImportError:
+            raise ConfigurationError('decoding needs Pillow: pip install "qwen-edit-async[images]"') from None
+        try:
+            return await self._store.offload(_decode, await self.read())
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            reason = str(error)
+        raise DownloadError(f"image {self.index} of task {self.task_id} is no picture: {reason}", task_id=self.task_id)
+
+    async def _remember(self, output: bytes | Path) -> None:
+        if self._previews.lacks(self.index):
+            with contextlib.suppress(QwenEditError):  # the session closes: the picture is here all the same
+                await self._store.offload(self._previews.remember, self.index, output)
+
+
+@attrs.frozen(kw_only=True)
+class EditTimings:
+    """How long an edit took, in seconds.
+
+    Attributes:
+        queued: Waiting for a slot of the session, and for a turn.
+        submitting: From having a slot to the service's acceptance: reading, uploading, and any retries.
+        running: From there to the answer that told the end.
+        lag: Upper bound of how long the end went unseen: between the last two answers.
+        checks: Status checks that were answered.
+        failed_checks: Status checks that were not.
+    """
+
+    queued: float = 0.0
+    submitting: float = 0.0
+    running: float = 0.0
+    lag: float = 0.0
+    checks: int = 0
+    failed_checks: int = 0
+
+    @property
+    def total(self) -> float:
+        """From the call to the result."""
+        return self.queued + self.submitting + self.running
+
+
+@attrs.frozen(kw_only=True)
+class EditResult:
+    """A completed edit. It can be pickled and deep-copied, as :class:`OutputImage`, if the request's images can.
+
+    Attributes:
+        task_id: The service's name for the task.
+        images: The pictures, as many as ``n`` asked for if the service gave so many; never more than 6.
+        usage: What it cost.
+        metadata: The service's own, as it came.
+        timings: How long it took.
+        notes: What was changed before sending (``fit=True``), was ignored by the service, or is missing, a sentence
+            each.
+        request: What was asked for; ``None`` for a task that was attached to.
+        raw: The service's whole reply, as it came.
+    """
+
+    task_id: str
+    images: tuple[OutputImage, ...]
+    usage: Usage = attrs.field(factory=Usage)
+    metadata: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    timings: EditTimings = attrs.field(factory=EditTimings, repr=False)
+    notes: tuple[str, ...] = ()
+    request: EditRequest | None = attrs.field(default=None, repr=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    _previews: Previews = attrs.field(factory=Previews, repr=False, eq=False)
+
+    async def save(self, directory: str | os.PathLike[str], *, stem: str | None = None) -> tuple[Path, ...]:
+        """Download all pictures into a folder, which is made, as ``{stem}-{index}.png``.
+
+        Args:
+            directory: The folder.
+            stem: What the files are called; the request's ``key`` or else the task's id by default. Characters that do
+                not belong into a file's name become ``_``.
+
+        Raises:
+            DownloadError: If a picture can't be had whole.
+            OSError: If one can't be written.
+            SessionClosedError: If the session is closed.
+        """
+        key = self.request.key if self.request is not None else None
+        name = safe_stem(stem or key or self.task_id)
+        return tuple([await image.save(Path(directory) / f"{name}-{image.index}.png") for image in self.images])
+
+    def _repr_html_(self) -> str:
+        """Before and after, in a notebook: small pictures of what was downloaded by then."""
+        from qwen_edit_async.display.cards import edit_html  # noqa: PLC0415  # notebooks alone need it
+
+        return edit_html(self._view())
+
+    def _view(self) -> EditView:
+        from qwen_edit_async.display.cards import EditView  # noqa: PLC0415  # likewise
+
+        after = self._previews.after
+        cost, count = self.usage.cost, len(self.images)
+        facts = (
+            self.request.key if self.request is not None else None,
+            f"task {self.task_id}",
+            f"{count} picture{'' if count == 1 else 's'}" + ("" if len(after) == count else ", not all downloaded yet"),
+            None if cost is None else f"cost {cost:f}",
+            f"{self.timings.total:.1f} s",
+            *self.notes,
+        )
+        return EditView(
+            instruction=self.request.instruction if self.request is not None else "",
+            before=self._previews.before,
+            after=tuple(after[index] for index in sorted(after)),
+            facts=tuple(filter(None, facts)),
+        )
+
+
+def safe_stem(text: str) -> str:
+    """A file name's stem made of any text, which may come from a server."""
+    stem = _DEVICE.sub(r"\1_.", _UNSAFE_IN_NAMES.sub("_", text).lstrip("."))
+    stem = stem.encode("utf-8", "replace")[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
+    if stem == text:
+        return stem
+    # What had to be changed stays apart from what became the same by it.
+    return f"{stem}-{hashlib.blake2s(text.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"
+
+
+def _decode(content: bytes) -> Image:
+    import PIL.Image  # noqa: PLC0415  # an extra
+
+    picture = PIL.Image.open(io.BytesIO(content), formats=["PNG"])
+    picture.load()
+    return picture

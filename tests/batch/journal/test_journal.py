@@ -1,0 +1,613 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from pathlib import Path
+
+import anyio
+import pytest
+from memory_transport import MemoryService, MemorySession, until
+
+from qwen_edit_async import EditBatch, JournalError
+from qwen_edit_async.batch import batch as _run
+from qwen_edit_async.batch import outcomes as _outcomes
+from qwen_edit_async.batch.gather import Gatherer
+from qwen_edit_async.batch.journal import database as _store
+from qwen_edit_async.batch.journal import lock as _lock
+from qwen_edit_async.batch.journal.aside import IdsAside
+from qwen_edit_async.batch.journal.database import Draft, Store
+from qwen_edit_async.batch.journal.journal import ASIDE_NAME, JOURNAL_NAME, LOCK_NAME, Journal
+from qwen_edit_async.batch.journal.lock import RunLock
+from qwen_edit_async.batch.journal.sqlite import explain
+from qwen_edit_async.batch.plan import State
+from qwen_edit_async.batch.report import Percentiles
+
+pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the test looks into the file from outside")]
+
+
+ASKED = json.dumps({"images": [], "instruction": "snow", "parameters": {}})
+
+
+def draft(key: str, **changes: object) -> Draft:
+    fields = {"stem": key, "digest": f"digest of {key}", "stamp": "", "request": ASKED, "pictures": 1}
+    return Draft(key=key, **fields | changes)
+
+
+@pytest.fixture
+async def journal(tmp_path):
+    journal = await Journal.open(tmp_path)
+    yield journal
+    await journal.aclose()
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """What another program sees of the journal."""
+
+    def select(query: str) -> list[tuple[object, ...]]:
+        with contextlib.closing(sqlite3.connect(tmp_path / JOURNAL_NAME)) as connection:
+            return connection.execute(query).fetchall()
+
+    return select
+
+
+async def run_in(folder: Path) -> None:
+    async with MemorySession(MemoryService()) as session:
+        await EditBatch([], folder).run(session)
+
+
+async def plan_in(folder: Path) -> None:
+    await EditBatch([], folder).plan()
+
+
+async def keys_in(folder: Path) -> list[str]:
+    return [outcome.key async for outcome in EditBatch([], folder).outcomes()]
+
+
+async def reach(journal: Journal, number: int, *states: State) -> None:
+    for state in states:
+        await journal.move(number, state)
+
+
+async def submitted(journal: Journal, key: str) -> int:
+    number = (await journal.plan(draft(key))).number
+    await journal.move(number, State.SUBMITTING)
+    await journal.move(number, State.SUBMITTED, task_id=f"task-of-{key}")
+    return number
+
+
+async def test_what_is_awaited_is_seen_from_outside(journal, rows):
+    entry = await journal.plan(draft("cat"))
+    assert rows("SELECT key, state FROM edits") == [("cat", "planned")]
+    await journal.move(entry.number, State.SUBMITTING)
+    assert rows("SELECT state, attempts FROM edits") == [("submitting", 1)]
+
+
+async def test_a_key_is_planned_once(journal):
+    first = await journal.plan(draft("cat"))
+    again = await journal.plan(draft("cat", digest="another"))
+    assert again == first
+    assert await journal.find("cat") == first
+    assert await journal.find("dog") is None
+
+
+@pytest.mark.parametrize("stem", ["cat", "CAT"])
+async def test_two_keys_never_share_files(journal, stem):
+    await journal.plan(draft("cat"))
+    assert await journal.plan(draft("other", stem=stem)) is None
+
+
+async def test_an_entry_tells_all_that_going_on_needs(journal, tmp_path):
+    number = await submitted(journal, "cat")
+    await journal.move(number, State.COMPLETED, urls=json.dumps(["http://a", "http://b"]))
+    picture = tmp_path / "cat-0.png"
+    picture.write_bytes(b"12345")
+    await journal.save(number, [picture, tmp_path / "missing.png"])
+    entry = await journal.find("cat")
+    assert (entry.state, entry.task_id, entry.urls) == (State.SAVED, "task-of-cat", ("http://a", "http://b"))
+    assert entry.files == (("cat-0.png", 5), ("missing.png", -1))
+
+
+async def test_an_illegal_move_is_refused_and_changes_nothing(journal, rows):
+    number = await submitted(journal, "cat")
+    with pytest.raises(JournalError, match="can't become submitting"):
+        await journal.move(number, State.SUBMITTING)
+    assert rows("SELECT state, attempts FROM edits") == [("submitted", 1)]
+
+
+async def test_an_illegal_move_does_not_harm_what_is_written_with_it(journal, rows):
+    cat, dog = [(await journal.plan(draft(key))).number for key in ("cat", "dog")]
+    outcomes = await asyncio.gather(
+        journal.move(cat, State.SAVED), journal.move(dog, State.SUBMITTING), return_exceptions=True
+    )
+    assert isinstance(outcomes[0], JournalError)
+    assert rows("SELECT state FROM edits ORDER BY number") == [("planned",), ("submitting",)]
+
+
+async def test_many_writers_share_few_transactions(journal, monkeypatch):
+    batches = []
+    transact = Store.transact
+    monkeypatch.setattr(Store, "transact", lambda self, calls: batches.append(len(calls)) or transact(self, calls))
+    await asyncio.gather(*(journal.plan(draft(f"cat{number}")) for number in range(100)))
+    assert batches == [100]
+
+
+async def test_steps_are_written_in_the_order_in_which_they_were_asked_for(journal, rows):
+    number = (await journal.plan(draft("cat"))).number
+    for state in (State.SUBMITTING, State.PLANNED, State.SUBMITTING):
+        journal.move(number, state)
+    await journal.move(number, State.SUBMITTED, task_id="t")
+    assert rows("SELECT state, attempts FROM edits") == [("submitted", 2)]
+
+
+async def test_giving_up_the_wait_does_not_undo_the_step(journal, rows):
+    number = (await journal.plan(draft("cat"))).number
+    wait = asyncio.create_task(reach(journal, number, State.SUBMITTING))
+    await asyncio.sleep(0)
+    wait.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await wait
+    await journal.totals()
+    assert rows("SELECT state FROM edits") == [("submitting",)]
+
+
+async def test_closing_writes_what_nobody_waits_for(tmp_path, rows):
+    journal = await Journal.open(tmp_path)
+    number = (await journal.plan(draft("cat"))).number
+    journal.move(number, State.SUBMITTING)
+    await journal.aclose()
+    assert rows("SELECT state FROM edits") == [("submitting",)]
+
+
+def settings_of(store: Store) -> list[object]:
+    return [store._one(f"PRAGMA {name}") for name in ("journal_mode", "synchronous")]
+
+
+async def test_every_commit_reaches_the_disk(tmp_path):
+    with contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
+        assert settings_of(store) == ["wal", 2]
+        assert store._one("PRAGMA fullfsync") == 1
+
+
+@pytest.fixture(params=["answers with another mode", "raises"])
+def network_drive(request, monkeypatch):
+    """The file system has no shared memory, which a write-ahead log needs."""
+
+    class NetworkDrive(sqlite3.Connection):
+        def execute(self, query, *parameters):
+            if query == "PRAGMA journal_mode = WAL":
+                if request.param == "raises":
+                    raise sqlite3.OperationalError("locking protocol")
+                query = "PRAGMA journal_mode"
+            return super().execute(query, *parameters)
+
+    monkeypatch.setattr("sqlite3.connect", NetworkDrive)
+
+
+@pytest.mark.usefixtures("network_drive")
+async def test_where_there_is_no_write_ahead_log_it_does_without_and_says_so(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING), contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
+        assert settings_of(store) == ["persist", 2]
+    assert "can't keep a write-ahead log" in caplog.text
+
+
+@pytest.mark.usefixtures("network_drive")
+async def test_without_a_write_ahead_log_readers_see_what_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(_store, "_BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(_outcomes, "_BUSY_SECONDS", 0.0)
+    with contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
+        store.plan(draft("cat"))
+        store._connection.execute("BEGIN IMMEDIATE")
+        store.plan(draft("dog"))
+        await plan_in(tmp_path)
+        assert await keys_in(tmp_path) == ["cat"]
+        store._connection.execute("COMMIT")
+        assert await keys_in(tmp_path) == ["cat", "dog"]
+        store._connection.execute("BEGIN EXCLUSIVE")
+        for look in (plan_in, keys_in):
+            with pytest.raises(JournalError, match="another program has locked it"):
+                await look(tmp_path)
+
+
+@pytest.mark.parametrize("use", [run_in, plan_in, keys_in])
+async def test_a_transaction_that_was_cut_off_without_a_write_ahead_log_is_undone(tmp_path, use):
+    whole, cut = tmp_path / JOURNAL_NAME, tmp_path / "cut off" / JOURNAL_NAME
+    with contextlib.closing(Store(whole)) as store:
+        for number in range(40):
+            store.plan(draft(f"cat{number:02}"))
+    cut.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(whole, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA cache_size = 1")  # what does not fit is in the file before the transaction ends
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE edits SET key = key || hex(zeroblob(3000))")
+        for name in (JOURNAL_NAME, f"{JOURNAL_NAME}-journal"):
+            cut.with_name(name).write_bytes(whole.with_name(name).read_bytes())
+    await use(cut.parent)
+    assert await keys_in(cut.parent) == [f"cat{number:02}" for number in range(40)]
+
+
+def limit_pages(journal: Journal, pages: int) -> None:
+    journal._thread._executor.submit(journal._store._connection.execute, f"PRAGMA max_page_count = {pages}").result()
+
+
+async def test_a_full_disk_is_named_and_nothing_is_written_after_it(journal, rows):
+    await journal.plan(draft("cat"))
+    limit_pages(journal, 1)
+    with pytest.raises(JournalError, match="the disk is full"):
+        await journal.plan(draft("dog", request="x" * 100_000))
+    limit_pages(journal, 100_000)
+    with pytest.raises(JournalError, match="the disk is full"):
+        await journal.plan(draft("cow"))
+    assert rows("SELECT key FROM edits") == [("cat",)]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("SQLITE_FULL", "the disk is full"),
+        ("SQLITE_READONLY_DBMOVED", "read-only"),
+        ("SQLITE_CANTOPEN_ISDIR", "may the folder be written"),
+        ("SQLITE_CORRUPT", "damaged"),
+        ("SQLITE_BUSY", "another program"),
+        ("SQLITE_IOERR_WRITE", "the disk failed"),
+        ("SQLITE_MISUSE", "in its own words"),
+    ],
+)
+async def test_errors_of_sqlite_are_explained(name, words):
+    error = sqlite3.OperationalError("in its own words")
+    error.sqlite_errorname = name
+    assert words in str(explain(error, Path("journal")))
+
+
+async def test_what_was_being_submitted_is_uncertain_afterwards(journal):
+    number = (await journal.plan(draft("cat"))).number
+    await submitted(journal, "dog")
+    await journal.move(number, State.SUBMITTING)
+    assert await journal.recover() == 1
+    assert (await journal.find("cat")).state is State.UNCERTAIN
+    assert (await journal.find("dog")).state is State.SUBMITTED
+
+
+async def test_unfinished_edits_come_page_by_page(journal):
+    numbers = [await submitted(journal, key) for key in ("a", "b", "c")]
+    await journal.plan(draft("planned"))
+    await journal.move(numbers[1], State.FAILED)
+    page = await journal.unfinished(0, 1)
+    assert [entry.key for entry in page] == ["a"]
+    assert [entry.key for entry in await journal.unfinished(page[-1].number, 10)] == ["c"]
+
+
+async def test_totals_count_every_task_that_may_exist_and_exact_money(journal):
+    for key, cost in (("a", "0.1"), ("b", "0.2"), ("c", "0.1")):
+        await journal.move(await submitted(journal, key), State.COMPLETED, urls="[]", cost=cost)
+    await submitted(journal, "in flight")
+    lost = (await journal.plan(draft("lost"))).number
+    await journal.move(lost, State.SUBMITTING, repeats=1)
+    await journal.move(lost, State.UNCERTAIN)
+    totals = await journal.totals()
+    assert (totals.edits, totals.tasks, totals.cost) == (5, 6, Decimal("0.4"))
+
+
+@pytest.mark.parametrize("absurd", ["1e1000000", "1E+999999999999", "-1E+5", "free"])
+async def test_a_cost_that_can_be_none_is_unknown_in_what_is_added_up(absurd, journal):
+    for key, cost in (("a", "0.1"), ("b", absurd), ("c", None)):
+        await journal.move(await submitted(journal, key), State.COMPLETED, urls="[]", cost=cost)
+    totals, summary = await journal.totals(), await journal.summary()
+    assert (totals.cost, totals.price, totals.unpriced) == (Decimal("0.1"), Decimal("0.1"), 2)
+    assert (summary.cost, summary.unpriced) == (Decimal("0.1"), 2)
+
+
+async def test_the_costs_of_edits_without_a_result_are_added_up_too(journal):
+    await journal.move(await submitted(journal, "free"), State.FAILED, cost="0")
+    assert (await journal.totals()).price is None
+    await journal.move(await submitted(journal, "failed"), State.FAILED, cost="0.5")
+    await journal.move(await submitted(journal, "pictureless"), State.COMPLETED, cost="0.25")
+    await journal.move(await submitted(journal, "silent"), State.FAILED)
+    totals, summary = await journal.totals(), await journal.summary()
+    assert (totals.cost, totals.price, totals.unpriced) == (Decimal("0.75"), Decimal("0.5"), 0)
+    assert (summary.cost, summary.unpriced) == (Decimal("0.75"), 0)
+    assert [entry.cost for entry in await journal.unfinished(0, 10)] == [Decimal("0.25")]
+
+
+async def test_the_summary_adds_up(journal, tmp_path):
+    for number in range(1, 21):
+        edit = await submitted(journal, f"edit{number}")
+        await journal.move(
+            edit, State.COMPLETED, urls="[]", cost=None if number == 1 else "0.5", running=float(number), checks=3
+        )
+        await journal.save(edit, [tmp_path / "0.png", tmp_path / "1.png"])
+    for key in ("lost", "found"):
+        await journal.plan(draft(key))
+    await journal.move(21, State.SUBMITTING)
+    await journal.move(21, State.UNCERTAIN, reason="lost")
+    await journal.move(22, State.FAILED, reason="bad")
+    summary = await journal.summary()
+    assert {state: count for state, count in summary.counts.items() if count} == {
+        State.SAVED: 20,
+        State.UNCERTAIN: 1,
+        State.FAILED: 1,
+    }
+    assert (summary.pictures, summary.cost, summary.unpriced) == (40, Decimal("9.5"), 1)
+    assert (summary.running, summary.queued) == (Percentiles(10.0, 19.0), None)
+    assert (summary.checks_per_edit, summary.uncertain_keys) == (3.0, ("lost",))
+    assert [(group.reason, group.count, group.keys) for group in summary.failures] == [
+        ("bad", 1, ("found",)),
+        ("lost", 1, ("lost",)),
+    ]
+
+
+async def test_a_journal_is_found_again(tmp_path):
+    journal = await Journal.open(tmp_path / "new" / "folder")
+    await submitted(journal, "cat")
+    await journal.aclose()
+    journal = await Journal.open(tmp_path / "new" / "folder")
+    entry = await journal.find("cat")
+    await journal.aclose()
+    assert entry.task_id == "task-of-cat"
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("PRAGMA user_version = 99", "later version"),
+        ("PRAGMA application_id = 7", "something else"),
+        ("PRAGMA user_version = 1", "something else"),
+    ],
+)
+async def test_a_database_that_is_no_journal_of_ours_is_left_alone(tmp_path, script, words):
+    with contextlib.closing(sqlite3.connect(tmp_path / JOURNAL_NAME)) as connection:
+        connection.execute(script)
+    with pytest.raises(JournalError, match=words):
+        await Journal.open(tmp_path)
+
+
+async def test_a_file_that_is_no_database_is_left_alone(tmp_path):
+    (tmp_path / JOURNAL_NAME).write_text("my notes" * 1000)
+    with pytest.raises(JournalError, match="no SQLite database"):
+        await Journal.open(tmp_path)
+    assert (tmp_path / JOURNAL_NAME).read_text().startswith("my notes")
+
+
+@pytest.mark.parametrize("use", [run_in, plan_in, keys_in])
+async def test_a_journal_that_can_not_be_opened_is_named(tmp_path, use):
+    (tmp_path / JOURNAL_NAME).mkdir()
+    with pytest.raises(JournalError, match=f"the journal .*{JOURNAL_NAME}: "):
+        await use(tmp_path)
+
+
+async def test_a_folder_that_can_not_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(JournalError, match=r"the folder .*file/out can't be written: Not a directory"):
+        await Journal.open(tmp_path / "file" / "out")
+
+
+async def test_opening_can_be_given_up(tmp_path):
+    opening = asyncio.create_task(Journal.open(tmp_path))
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    async with asyncio.timeout(10):
+        while True:  # until the abandoned one is closed
+            with contextlib.suppress(JournalError):
+                journal = await Journal.open(tmp_path)
+                break
+    await journal.aclose()
+
+
+async def test_a_second_run_is_refused_while_the_first_lasts(tmp_path):
+    journal = await Journal.open(tmp_path)
+    with pytest.raises(JournalError, match=f"written by a run in process {os.getpid()} on .*: wait for its end"):
+        await Journal.open(tmp_path)
+    await journal.aclose()
+    await (await Journal.open(tmp_path)).aclose()
+
+
+HOLDER = """
+import sys, pathlib
+from qwen_edit_async.batch.journal.lock import RunLock
+lock = RunLock(pathlib.Path(sys.argv[1]))
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_lock_of_another_process_ends_with_it_however_it_dies(tmp_path):
+    lock = RunLock(tmp_path / LOCK_NAME)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / LOCK_NAME)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(JournalError, match=f"process {holder.pid}"):
+            lock.acquire()
+        holder.kill()
+    lock.acquire()
+    lock.release()
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """The file system has none."""
+    monkeypatch.setattr(_lock, "_lock", lambda _: None)
+
+
+def dead_process() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        return process.pid
+
+
+@pytest.mark.usefixtures("no_locks")
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"host": "elsewhere"}, {"host": "elsewhere", "pid": -1}, {"pid": None}, {"pid": 1, "started": None}],
+    ids=["ourselves", "another machine", "its process is not ours to ask", "no number", "another user's"],
+)
+async def test_without_locks_an_owner_that_may_live_is_respected(tmp_path, monkeypatch, change):
+    owner = _lock._myself() | change
+    if owner["started"] is None:
+        owner["started"] = _lock._started(1)
+        monkeypatch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(PermissionError()))
+    (tmp_path / LOCK_NAME).write_text(json.dumps(owner))
+    with pytest.raises(JournalError, match=f"if it is dead, delete .*{LOCK_NAME}"):
+        RunLock(tmp_path / LOCK_NAME).acquire()
+
+
+@pytest.mark.usefixtures("no_locks")
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(_lock._myself() | {"pid": dead_process()}),
+        json.dumps(_lock._myself() | {"started": "long ago"}),
+        "",
+        "{half",
+        "[]",
+    ],
+    ids=["dead", "the number belongs to another process", "released", "torn", "strange"],
+)
+async def test_without_locks_an_owner_that_is_dead_is_not_respected(tmp_path, text):
+    (tmp_path / LOCK_NAME).write_text(text)
+    lock = RunLock(tmp_path / LOCK_NAME)
+    lock.acquire()
+    lock.release()
+
+
+async def test_errors_of_the_lock_itself_are_not_taken_for_an_answer(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "the disk failed")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with pytest.raises(JournalError, match="the disk failed"):
+        await Journal.open(tmp_path)
+
+
+async def test_a_file_system_without_locks_is_recognised(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    await (await Journal.open(tmp_path)).aclose()
+
+
+def test_ids_aside_have_their_room_from_the_start_and_leave_none_behind(tmp_path):
+    aside = IdsAside(tmp_path / ASIDE_NAME)
+    aside.reserve()
+    reserved = (tmp_path / ASIDE_NAME).stat().st_size
+    aside.write("cät", "task-1")
+    aside.write("dog", "task-2")
+    assert (tmp_path / ASIDE_NAME).stat().st_size == reserved > 0
+    aside.close()
+    again = IdsAside(tmp_path / ASIDE_NAME)
+    assert again.read() == {"cät": "task-1", "dog": "task-2"}
+    again.reserve()
+    again.close()
+    assert not (tmp_path / ASIDE_NAME).exists()
+
+
+@pytest.mark.parametrize(
+    "torn", [b'["dog", "ta', b'["dog", "task 2"]', b'["dog", null]', b"{}", b"7", b'["dog"]', b"\xff", b"[" * 100_000]
+)
+def test_an_id_aside_that_was_not_written_whole_is_none(tmp_path, torn):
+    (tmp_path / ASIDE_NAME).write_bytes(b'["cat", "task-1"]\n' + torn + b"\n\n\n")
+    assert IdsAside(tmp_path / ASIDE_NAME).read() == {"cat": "task-1"}
+
+
+def test_an_id_that_can_not_be_written_aside_either_is_logged(tmp_path, monkeypatch, caplog):
+    aside = IdsAside(tmp_path / "no folder" / ASIDE_NAME)
+    aside.reserve()
+    aside.write("cat", "task-1")
+    aside.close()
+    aside = IdsAside(tmp_path / ASIDE_NAME)
+    aside.reserve()
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    aside.write("cat", "task-2")
+    aside.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"task {task_id} of 'cat' could not be written down: {why}"
+        for task_id, why in (("task-1", "No such file or directory"), ("task-2", "full"))
+    ]
+
+
+async def test_ids_aside_are_recorded_only_where_they_are_missing(tmp_path, rows):
+    journal = await Journal.open(tmp_path)
+    lost = (await journal.plan(draft("lost"))).number
+    await journal.move(lost, State.SUBMITTING)
+    await submitted(journal, "known")
+    for key in ("lost", "known", "unknown"):
+        journal.set_aside(key, f"late-id-of-{key}")
+    await journal.aclose()
+    await (await Journal.open(tmp_path)).aclose()
+    assert rows("SELECT key, state, task_id FROM edits") == [
+        ("lost", "submitted", "late-id-of-lost"),
+        ("known", "submitted", "task-of-known"),
+    ]
+
+
+async def test_ids_aside_that_can_not_be_read_are_not_passed_over(tmp_path):
+    (tmp_path / ASIDE_NAME).mkdir()
+    with pytest.raises(JournalError, match="which may have ids of tasks, can't be read: Is a directory"):
+        await Journal.open(tmp_path)
+
+
+async def test_ids_aside_stay_there_if_they_can_not_be_recorded(tmp_path, monkeypatch):
+    journal = await Journal.open(tmp_path)
+    journal.set_aside("cat", "task-1")
+    await journal.aclose()
+    with monkeypatch.context() as damaged:
+        damaged.setattr(Store, "find", lambda *_: (_ for _ in ()).throw(JournalError("damaged")))
+        with pytest.raises(JournalError, match="damaged"):
+            await Journal.open(tmp_path)
+    assert IdsAside(tmp_path / ASIDE_NAME).read() == {"cat": "task-1"}
+
+
+async def test_an_id_that_comes_after_the_end_is_told(tmp_path, caplog):
+    journal = await Journal.open(tmp_path)
+    await journal.aclose()
+    journal.set_aside("cat", "task-1")
+    assert "task task-1 of 'cat' came after the journal was closed" in caplog.text
+    assert not (tmp_path / ASIDE_NAME).exists()
+
+
+async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp_path, monkeypatch):
+    monkeypatch.setattr(_run, "_CLOSING_SECONDS", 0.0)
+    files, hangs = Gatherer(ThreadPoolExecutor(1)), threading.Event()
+    looks = files.call(hangs.wait, 10)
+    with anyio.fail_after(5):
+        await _run._close(files, await Journal.open(tmp_path))
+    await (await Journal.open(tmp_path)).aclose()
+    hangs.set()
+    assert await looks
+
+
+async def test_a_run_that_is_cancelled_while_its_journal_is_closed_ends_when_that_is_free(tmp_path, monkeypatch):
+    closing, go, release = threading.Event(), threading.Event(), RunLock.release
+
+    def slowly(lock):
+        closing.set()
+        go.wait(10)
+        release(lock)
+
+    async with MemorySession(MemoryService()) as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(RunLock, "release", slowly)
+            run = asyncio.create_task(EditBatch([], tmp_path).run(session))
+            await until(closing.is_set)
+            for _ in range(3):
+                run.cancel()
+                await asyncio.sleep(0)
+            assert not run.done()
+            go.set()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+        await (await Journal.open(tmp_path)).aclose()

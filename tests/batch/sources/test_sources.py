@@ -1,0 +1,839 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from qwen_edit_async import ConfigurationError, EditParameters, EditRequest, InvalidEditError
+from qwen_edit_async.batch.content import hash_image
+from qwen_edit_async.batch.sources import (
+    EditDefaults,
+    KeyNames,
+    SourceItem,
+    crowded_names,
+    image_stem,
+    read_source,
+    request_of,
+    unsigned,
+)
+from qwen_edit_async.batch.sources import keys as _keys
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
+JPEG = b"\xff\xd8\xff\xe0" + bytes(16)
+SNOW = EditDefaults("make it snow")
+
+
+@pytest.fixture
+def notes():
+    return []
+
+
+@pytest.fixture
+def read(tmp_path, notes):
+    def read_named(name, defaults=SNOW, **options):
+        return list(read_source(tmp_path / name, defaults, note=notes.append, **options))
+
+    return read_named
+
+
+@pytest.fixture
+def table(tmp_path, read):
+    def read_text(text, defaults=SNOW, name="edits.csv", encoding="utf-8"):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        return read(name, defaults)
+
+    return read_text
+
+
+def write(folder: Path, **files: bytes) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def names(items):
+    return [Path(item.request.images[0]).name for item in items]
+
+
+def keys(items):
+    return [item.request.key for item in items if item.request is not None]
+
+
+def pictures(*paths):
+    return [SourceItem(request=EditRequest(path, "snow")) for path in paths]
+
+
+def name_items(items, notes=None, **options):
+    """As a run does."""
+    items = list(items)
+    names = KeyNames(crowded_names(items), **options)
+    named = [names.name(item) for item in items]
+    if notes is not None and names.note:
+        notes.append(names.note)
+    return named
+
+
+def test_the_only_picture_in_memory_is_called_by_what_it_is():
+    requests = [EditRequest(data, "snow") for data in (b"one", b"two")]
+    keys = [KeyNames().name(SourceItem(request=request)).request.key for request in requests]
+    assert all(re.fullmatch("edit-[0-9a-f]{10}", key) for key in keys)
+    assert keys[0] != keys[1]
+
+
+def test_a_directory_gives_its_pictures_sorted_by_name_and_found_by_content(tmp_path, read):
+    write(tmp_path / "in", b_jpg=JPEG, a_without_ending=PNG, c_png=b"text", d=b"")
+    assert names(read("in")) == ["a_without_ending", "b_jpg"]
+
+
+def test_files_that_are_no_pictures_are_named(tmp_path, read, notes):
+    write(tmp_path / "in", a=PNG, b=b"text", c=b"", d=b"x", e=b"y")
+    read("in")
+    assert notes == ["4 of the files are no pictures that the service takes, and are left out: b, c, d, …"]
+
+
+def test_a_directory_leaves_hidden_files_alone(tmp_path, read, notes):
+    write(tmp_path / "in", **{"a": PNG, ".a.part": PNG})
+    assert names(read("in")) == ["a"]
+    assert notes == []
+
+
+@pytest.mark.parametrize(("recursive", "found"), [(False, ["a"]), (True, ["a", "b"])])
+def test_folders_of_a_directory_are_read_on_demand(tmp_path, read, recursive, found):
+    write(tmp_path / "in", a=PNG)
+    write(tmp_path / "in" / "deep", b=PNG)
+    write(tmp_path / "in" / ".hidden", c=PNG)
+    assert names(read("in", recursive=recursive)) == found
+
+
+def test_results_are_no_input(tmp_path, read):
+    write(tmp_path / "in", a=PNG)
+    write(tmp_path / "in" / "out", b=PNG)
+    assert names(read("in", recursive=True, exclude=tmp_path / "in" / "out")) == ["a"]
+
+
+def test_each_real_file_is_read_once_whatever_leads_to_it(tmp_path, read, notes):
+    write(tmp_path / "in", **{"a.jpg": JPEG})
+    write(tmp_path / "elsewhere", **{"b.jpg": JPEG})
+    (tmp_path / "in" / "c.jpg").symlink_to("a.jpg")
+    (tmp_path / "in" / "d.jpg").symlink_to(tmp_path / "elsewhere" / "b.jpg")
+    assert names(read("in")) == ["a.jpg", "d.jpg"]
+    assert notes == ["left out: 1 other path to the same file (c.jpg)"]
+    assert names(read("in/[acd].jpg")) == ["a.jpg", "d.jpg"]
+
+
+def test_a_pattern_follows_no_link_to_a_folder_on_its_own(tmp_path, read, notes):
+    write(tmp_path / "in" / "2024" / "may", **{"a.jpg": JPEG})
+    write(tmp_path / "elsewhere", **{"b.jpg": JPEG})
+    (tmp_path / "in" / "0latest").symlink_to("2024", target_is_directory=True)
+    (tmp_path / "in" / "elsewhere").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for name in ("circle", "other_circle"):  # followed, they would never end
+        (tmp_path / "in" / name).symlink_to(".", target_is_directory=True)
+    expected = [str(tmp_path / "in" / "2024" / "may" / "a.jpg")]
+    for pattern in ("in/**/*.jpg", "**/in/**/*.jpg", "in/**/**/*.jpg", "in/**/may/*", "in/**"):
+        assert [item.request.images[0] for item in read(pattern)] == expected
+    assert notes == []
+    assert names(read("in/elsewhere/*.jpg")) == ["b.jpg"]  # the user names the link
+
+
+def test_a_pattern_without_a_folder_in_front_gives_plain_paths(tmp_path, monkeypatch):
+    write(tmp_path / "in", **{"a.jpg": JPEG})
+    write(tmp_path, **{"b.jpg": JPEG})
+    monkeypatch.chdir(tmp_path)
+    paths = [item.request.images[0] for item in read_source("**/*.jpg", SNOW)]
+    assert paths == ["b.jpg", str(Path("in", "a.jpg"))]
+
+
+@pytest.mark.parametrize("source", ["in", "in/**/*.jpg"])
+def test_folders_of_the_system_and_results_of_other_runs_are_left_out(tmp_path, read, notes, source):
+    write(tmp_path / "in" / "deep", **{"a.jpg": JPEG})
+    for folder in ("@eaDir", "#recycle", "$RECYCLE.BIN", "deep/lost+found", "__MACOSX", ".Trash-1000"):
+        write(tmp_path / "in" / folder / "x", **{"b.jpg": JPEG})
+    for folder in ("snow", "out"):
+        write(tmp_path / "in" / folder, **{"a-0.jpg": JPEG, "journal": b""})
+    write(tmp_path / "in", journal=b"")  # whoever names a folder of results wants them edited
+    options = {"exclude": tmp_path / "in" / "out", "journal": "journal"}
+    assert names(read(source, recursive=True, **options)) == ["a.jpg"]
+    assert [note for note in notes if note.startswith("left out: ")] == [
+        (
+            "left out: 5 folders of the system (#recycle, $RECYCLE.BIN, @eaDir, …), "
+            "1 folder with the results of another run (snow)"
+        )
+    ]
+
+
+def test_what_was_left_out_is_said_if_nothing_else_is_there(tmp_path, read):
+    write(tmp_path / "in" / "@eaDir", **{"a.jpg": JPEG})
+    with pytest.raises(ConfigurationError, match=r"in .*in and its folders; left out: 1 folder of the system \(@eaDir"):
+        read("in", recursive=True)
+
+
+def test_every_picture_gets_the_defaults(tmp_path, read):
+    write(tmp_path / "in", a=PNG)
+    [item] = read("in", EditDefaults("sepia", EditParameters(n=2)))
+    assert (item.request.instruction, item.request.parameters) == ("sepia", EditParameters(n=2))
+
+
+@pytest.mark.parametrize("pattern", ["in/*.jpg", "in/?.jpg", "in/[ab].jpg", "**/*.jpg"])
+def test_a_pattern_gives_the_pictures_that_match(tmp_path, read, pattern):
+    write(tmp_path / "in", **{"b.jpg": JPEG, "a.jpg": JPEG, "c.png": PNG})
+    assert names(read(pattern)) == ["a.jpg", "b.jpg"]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path, read):
+    write(tmp_path, **{"a[1].jpg": JPEG, "a1.jpg": JPEG})
+    assert names(read("a[1].jpg")) == ["a[1].jpg"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("empty", "there is no JPEG, PNG, BMP, TIFF, WEBP or GIF picture in .*empty$"),
+        ("text", "text is neither a JPEG, .* picture nor a table"),
+        ("*.jpg", r"no JPEG, .* picture in what matches .*\*\.jpg"),
+        ("missing", "there is no directory, file or pattern of files .*missing"),
+    ],
+)
+def test_an_empty_source_says_what_was_looked_for(tmp_path, read, source, message):
+    write(tmp_path / "empty")
+    write(tmp_path, text=b"text")
+    with pytest.raises(ConfigurationError, match=message):
+        read(source)
+
+
+def test_pictures_need_an_instruction(tmp_path, read):
+    write(tmp_path / "in", a=PNG)
+    with pytest.raises(ConfigurationError, match="give an instruction"):
+        read("in", EditDefaults())
+
+
+def test_a_row_says_all_of_an_edit(table, tmp_path):
+    [item] = table(
+        "image,image2,image3,instruction,key,n,negative_prompt,size,prompt_extend,watermark,seed\n"
+        "a.jpg,b.jpg,https://example.com/c.jpg,both,k,2,blur,1024x1536,no,TRUE,7\n"
+    )
+    assert item.row == 2
+    assert item.request == EditRequest(
+        [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg"), "https://example.com/c.jpg"],
+        "both",
+        EditParameters(n=2, negative_prompt="blur", size=(1024, 1536), prompt_extend=False, watermark=True, seed=7),
+        key="k",
+    )
+
+
+def test_json_lines_say_all_of_an_edit(table, tmp_path):
+    line = {
+        "image": "a.jpg",
+        "image2": "b.jpg",
+        "instruction": "both",
+        "key": 12,
+        "n": 2,
+        "watermark": True,
+        "seed": None,
+    }
+    [item] = table(json.dumps(line) + "\n\n", name="edits.jsonl")
+    images = [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
+    assert item.request == EditRequest(images, "both", EditParameters(n=2, watermark=True), key="12")
+
+
+@pytest.mark.parametrize("name", ["edits.csv", "edits.jsonl"])
+def test_a_row_wins_over_the_defaults(table, name):
+    text = {
+        "edits.csv": "image,instruction,n\na,sepia,3\nb,,\n",
+        "edits.jsonl": '{"image": "a", "instruction": "sepia", "n": 3}\n{"image": "b"}\n',
+    }[name]
+    first, second = table(text, EditDefaults("snow", EditParameters(n=2, seed=1)), name)
+    assert (first.request.instruction, first.request.parameters) == ("sepia", EditParameters(n=3, seed=1))
+    assert (second.request.instruction, second.request.parameters) == ("snow", EditParameters(n=2, seed=1))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_tables_of_other_programs_are_read(table, delimiter, encoding):
+    text = delimiter.join(["Image", "Negative Prompt"]) + "\r\n" + delimiter.join(["a.jpg", '"雪, or; rain"']) + "\r\n"
+    [item] = table(text, encoding=encoding)
+    assert item.request.parameters.negative_prompt == "雪, or; rain"
+
+
+def test_an_absolute_path_stays(table):
+    [item] = table("image\n/photos/a.jpg\n")
+    assert item.request.images == (str(Path("/photos/a.jpg")),)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("a.jpg,,7,,", "n is 7"),
+        ("a.jpg,,two,,", "n is 'two'"),
+        ("a.jpg,,,maybe,", "watermark is 'maybe'"),
+        ("a.jpg,,,,big", "size 'big'"),
+        (",x,,,", "there is no image"),
+        ("ftp://host/a.jpg,,,,", "not http"),
+        ("a.jpg,,,,,b", "it has 6 cells, but there are 5 columns"),
+    ],
+)
+def test_a_bad_row_says_why_and_stops_no_other(table, row, problem):
+    bad, good = table(f"image,instruction,n,watermark,size\n{row}\nb.jpg,,,,\n")
+    assert (bad.row, bad.request) == (2, None)
+    assert problem in bad.problem
+    assert good.request is not None
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "it is not JSON"),
+        ("[]", "it is no JSON object"),
+        ('{"image": 5}', "an image is 5"),
+        ('{"image": "a", "n": "2"}', "n is '2'"),
+        ('{"image": "a", "instructon": "x"}', "there is no column 'instructon': is it 'instruction'?"),
+        ("{}", "there is no image"),
+        ('{"image": "a", "instruction": 5}', "the instruction is 5: give text"),
+        ('{"image": "a", "instruction": false}', "the instruction is False: give text"),
+        ('{"image": "a", "instruction": "a\\ud800b"}', "the instruction has half a character (a lone surrogate)"),
+        ('{"image": "a", "negative_prompt": "\\udfff"}', "the negative_prompt has half a character"),
+        ('{"image": "a", "key": ["k"]}', "the key is ['k']: give text or a number"),
+        ('{"image": "a", "key": true}', "the key is True: give text or a number"),
+    ],
+)
+def test_a_bad_json_line_says_why_and_stops_no_other(table, line, problem):
+    bad, good = table(f'{line}\n{{"image": "b"}}\n', name="edits.jsonl")
+    assert (bad.row, bad.request) == (1, None)
+    assert problem in bad.problem
+    assert good.request is not None
+
+
+def test_a_row_without_any_instruction_is_bad(table):
+    [bad] = table("image,instruction\na.jpg,\n", EditDefaults())
+    assert "the instruction is missing" in bad.problem
+
+
+def test_blank_rows_count_but_are_no_edits(table):
+    items = table('image,instruction\n\na.jpg,"two\nlines"\n,\nb.jpg,\n')
+    assert [(item.row, item.problem) for item in items] == [(3, None), (5, None)]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("picture\na.jpg\n", "edits.csv", "has no column 'image'"),
+        ("image,instructon\na,b\n", "edits.csv", "is it 'instruction'"),
+        ("image,image1\na,b\n", "edits.csv", "no column 'image1'"),
+        ("image,Image\na,b\n", "edits.csv", "two columns of one name"),
+        ("image\n", "edits.csv", "a header, but no rows"),
+        ("", "edits.csv", "has no column 'image'"),
+        ("\n", "edits.jsonl", "has no rows"),
+        ('image\na.jpg\n"b.jpg\nc.jpg\nd.jpg\n', "edits.csv", "row 3, from line 3 to 5, is not well quoted: unexp"),
+        ('image\n"b.jpg\nc.jpg"d\ne.jpg\n', "edits.csv", "row 2, from line 2 to 3, is not well quoted: ',' expected"),
+        ('image,"instruction\na.jpg,b\n', "edits.csv", "row 1, from line 1 to 2"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(table, text, name, message):
+    with pytest.raises(ConfigurationError, match=message):
+        table(text, name=name)
+
+
+def test_a_row_that_is_not_well_quoted_says_so_and_stops_no_other(table):
+    items = table(f'image,instruction\na.jpg,"one\ntwo"\nb.jpg,"say "hi""\nc.jpg,{"x" * 200_000}\nd.jpg,5" nails\n')
+    assert [item.row for item in items] == [2, 3, 4, 5]
+    assert items[1].problem.startswith(
+        "line 4 is no row of a table: ',' expected after '\"' (a quote in a quoted cell is"
+    )
+    assert items[2].problem.startswith("line 5 is no row of a table: field larger than field limit")
+    assert items[3].request.instruction == '5" nails'
+
+
+def test_a_table_without_instructions_needs_one_for_all(table):
+    with pytest.raises(ConfigurationError, match="give an instruction for all rows"):
+        table("image\na.jpg\n", EditDefaults())
+
+
+@pytest.mark.parametrize("name", ["edits.csv", "edits.jsonl"])
+def test_a_table_that_is_not_utf8_is_refused(table, name):
+    with pytest.raises(ConfigurationError, match="not UTF-8"):
+        table("image,instruction\na,让猫下雪\n", name=name, encoding="gbk")
+
+
+def test_a_source_that_cannot_be_read_is_refused(tmp_path, read, monkeypatch):
+    write(tmp_path, **{"a.jpg": JPEG, "edits.csv": b"image\n"})
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(ConfigurationError, match="can't be read: Permission denied"):
+        read("edits.csv")
+
+
+def test_a_file_that_can_not_be_read_may_be_a_picture(tmp_path, read, monkeypatch):
+    write(tmp_path, **{"a.jpg": JPEG, "b.jpg": JPEG, "c.txt": b"words"})
+    really_open = open
+
+    def refuse(path, *arguments, **options):
+        if path.endswith("b.jpg"):
+            raise PermissionError(13, "Permission denied")
+        return really_open(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert names(read("")) == ["a.jpg", "b.jpg"]
+
+
+def test_a_folder_of_a_folder_that_can_not_be_read_is_a_problem_and_stops_no_other(tmp_path, read, monkeypatch):
+    for folder in "abc":
+        write(tmp_path / folder, **{"x.jpg": JPEG})
+    really_scan = os.scandir
+
+    def refuse(path):
+        if path.endswith(("b", "c")):
+            raise PermissionError(13, "Permission denied", path)
+        return really_scan(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    good, *bad = read("", recursive=True)
+    assert good.request is not None
+    assert [(item.label, item.problem) for item in bad] == [
+        (str(tmp_path / folder), "can't be read: Permission denied") for folder in "bc"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("image,shop,who\na,1,me\n", "edits.csv"), ('{"image": "a", "shop": "1", "who": "me"}\n' * 2, "edits.jsonl")],
+)
+def test_other_columns_travel_along_and_are_noted_once(table, notes, text, name):
+    items = table(text, name=name)
+    assert dict(items[0].request.metadata) == {"shop": "1", "who": "me"}
+    assert notes == ["the edits make no use of: shop, who"]
+
+
+@pytest.mark.parametrize(
+    ("image", "stem"),
+    [
+        ("photos/cat.jpg", "cat"),
+        ("https://example.com/a/c%20t.png?size=1", "c t"),
+        ("data:image/png;base64,AAAA", ""),
+        ("photos/archive.tar.png", "archive.tar"),
+    ],
+)
+def test_a_picture_is_called_as_its_file(image, stem):
+    assert image_stem(image) == stem
+
+
+HASHED = r"-[0-9a-f]{10}"
+
+
+def test_pictures_of_one_name_get_a_hash_and_a_note(notes):
+    named = name_items(pictures("a.jpg", "a.png", "x/A.gif", "b.jpg"), notes)
+    assert all(re.fullmatch(f"[aA]{HASHED}", key) for key in keys(named)[:3])
+    assert keys(named)[3] == "b"
+    shared = "3 edits share their picture's name with another: their results get a short hash, such as "
+    assert notes == [f"{shared}{keys(named)[0]} for a"]
+
+
+def by_instruction(items):
+    return {item.request.instruction: item.request.key for item in items}
+
+
+def test_a_key_does_not_depend_on_where_its_row_is():
+    rows = [SourceItem(row=2, request=EditRequest("a.jpg", words)) for words in ("snow", "rain", "night")]
+    assert by_instruction(name_items(rows)) == by_instruction(name_items(rows[::-1]))
+    assert by_instruction(name_items(rows[1:])).items() < by_instruction(name_items(rows)).items()
+
+
+def test_a_key_depends_on_the_path_in_the_source_and_not_on_where_the_source_is():
+    here, there = (name_items(pictures(f"{folder}/b/x.jpg", f"{folder}/a/x.jpg"), folder=folder) for folder in "pq")
+    assert keys(here) == keys(there)
+    assert len(set(keys(here))) == 2
+
+
+def test_rows_that_are_the_same_in_everything_are_numbered():
+    first, second, third = keys(name_items(pictures("a.jpg", "a.jpg", "a.jpg")))
+    assert (second, third) == (f"{first}-2", f"{first}-3")
+
+
+def test_many_rows_that_are_the_same_are_numbered_in_as_much_time_each(monkeypatch):
+    calls = []
+    monkeypatch.setattr(_keys, "folded", lambda name: calls.append(name) or name)
+    assert len(set(keys(name_items(pictures(*["a.jpg"] * 200))))) == 200
+    assert len(calls) < 200 * 8
+
+
+def test_what_earlier_runs_have_called_an_item_stays():
+    both = pictures("a.jpg", "a.png")
+    [_, second] = keys(name_items(both))
+    assert keys(name_items(both[1:], known=lambda *_: second)) == [second]  # its neighbour is gone
+    known = {"a.png": "a"}
+    first, kept = keys(name_items(both, known=lambda request, *_: known.get(request.images[0])))  # it has come
+    assert (kept, first.partition("-")[0]) == ("a", "a")
+
+
+def test_a_key_of_the_table_wins_over_a_picture_of_that_name():
+    items = [*pictures("cat.jpg"), SourceItem(row=3, request=EditRequest("x.jpg", "snow", key="cat"))]
+    first, second = keys(name_items(items))
+    assert re.fullmatch(f"cat{HASHED}", first)
+    assert second == "cat"
+
+
+def test_a_key_that_a_table_has_twice_is_the_later_rows_problem():
+    items = [SourceItem(row=row, request=EditRequest("x.jpg", "snow", key=key)) for row, key in ((2, "a"), (3, "A"))]
+    first, second = name_items(items)
+    assert first.request.key == "a"
+    assert (second.request, second.problem) == (None, "the key 'A' is that of another row")
+
+
+def test_a_picture_without_a_name_is_called_after_its_content():
+    images = ("data:image/png;base64,AAAA", "data:image/png;base64,AAAB", PNG)
+    named = keys(name_items([SourceItem(row=4, request=EditRequest(image, "snow")) for image in images]))
+    assert len(set(named)) == 3
+    assert all(re.fullmatch(f"edit{HASHED}", key) for key in named)
+
+
+def test_names_that_differ_in_how_letters_are_composed_are_one():
+    one, other = "\ud55c.jpg", "\u1112\u1161\u11ab.jpg"
+    assert all("-" in key for key in keys(name_items(pictures(one, other))))
+
+
+def test_bad_rows_stay_where_they_are():
+    bad = SourceItem(row=2, problem="no")
+    assert name_items([bad, *pictures("a.jpg")])[0] is bad
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), max_size=12))
+def test_keys_are_unique_for_every_file_system_and_name_files(stems):
+    named = name_items([SourceItem(row=1, request=EditRequest(f"./{stem}.png", "snow")) for stem in stems])
+    found = keys(named)
+    assert len({key.casefold() for key in found}) == len(stems)
+    assert all(key == Path(key).name and len(key) < 120 for key in found)
+
+
+FRAMES = {
+    "pandas": pd.DataFrame,
+    "pandas with missing values": lambda columns: pd.DataFrame(columns).convert_dtypes(),
+    "polars": pl.DataFrame,
+    "pyarrow": pa.table,
+}
+COLUMNS = {
+    "Image": ["a.jpg", "b.jpg", None],
+    "image2": [None, "https://example.com/c.jpg", None],
+    "instruction": ["sepia", None, "none"],
+    "n": [2, None, None],
+    "seed": [None, 7, None],
+    "watermark": [True, None, None],
+    "key": ["first", None, None],
+    "shop": ["x", None, None],
+}
+
+
+@pytest.mark.parametrize("make", FRAMES.values(), ids=FRAMES)
+def test_a_data_frame_says_all_of_an_edit_and_nothing_where_it_has_gaps(make, notes):
+    first, second, third = read_source(make(COLUMNS), SNOW, note=notes.append)
+    parameters = EditParameters(n=2, watermark=True)
+    assert first.request == EditRequest("a.jpg", "sepia", parameters, key="first", metadata={"shop": "x"})
+    images = ["b.jpg", "https://example.com/c.jpg"]
+    assert second == SourceItem(row=1, request=EditRequest(images, "make it snow", EditParameters(seed=7)))
+    assert (third.row, third.problem) == (2, "there is no image")
+    assert notes == ["the edits make no use of: shop"]
+
+
+def test_a_parquet_file_says_all_of_an_edit_and_its_paths_are_relative_to_it(tmp_path, read):
+    pyarrow.parquet.write_table(pa.table(COLUMNS), tmp_path / "edits.parquet", row_group_size=2)
+    first, second, third = read("edits.parquet")
+    parameters = EditParameters(n=2, watermark=True)
+    image = str(tmp_path / "a.jpg")
+    assert first.row == 1
+    assert first.request == EditRequest(image, "sepia", parameters, key="first", metadata={"shop": "x"})
+    assert second.request.images == (str(tmp_path / "b.jpg"), "https://example.com/c.jpg")
+    assert (third.row, third.problem) == (3, "there is no image")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "option"),
+    [
+        ("n", 2.0, 2),
+        ("n", np.int64(2), 2),
+        ("n", "2", 2),
+        ("n", "2.0", 2),
+        ("seed", np.float32(7), 7),
+        ("watermark", np.True_, True),
+        ("watermark", 1.0, True),
+        ("watermark", 0, False),
+        ("watermark", "no", False),
+        ("size", "1024x1536", (1024, 1536)),
+    ],
+)
+def test_cells_of_a_data_frame_are_what_they_mean(name, value, option):
+    frame = pd.DataFrame({"image": ["a"], name: pd.Series([value], dtype=object)})
+    [item] = read_source(frame, SNOW)
+    assert getattr(item.request.parameters, name) == option
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT, "", "  ", "NaN", "NA", "N/A", "<NA>", "None", "null"],
+)
+def test_cells_without_anything_in_them_say_nothing(nothing):
+    columns = {"image": ["a.jpg"], **{name: [nothing] for name in ("image2", "instruction", "n", "size", "watermark")}}
+    [item] = read_source(pd.DataFrame(columns, dtype=object), SNOW)
+    assert item.request == EditRequest("a.jpg", "make it snow")
+
+
+@pytest.mark.parametrize(("value", "key"), [(7.0, "7"), (7, "7"), (7.5, "7.5"), ("NA", "NA"), (" a ", "a")])
+def test_keys_are_text(value, key):
+    [item] = read_source(pd.DataFrame({"image": ["a"], "key": [value]}), SNOW)
+    assert item.request.key == key
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"n": [2.5]}, "n is 2.5"),
+        ({"n": [True]}, "n is True"),
+        ({"watermark": [2]}, "watermark is 2"),
+        ({"image": [Decimal(5)]}, "an image is Decimal('5')"),
+        ({"n": [[1]]}, "n is [1]"),
+        ({"image": [""], "image2": ["b"]}, "there is another image, but none in 'image'"),
+    ],
+)
+def test_a_bad_row_of_a_data_frame_says_why(columns, problem):
+    [bad] = read_source(pd.DataFrame({"image": ["a"], **columns}), SNOW)
+    assert bad.problem.startswith(problem)
+
+
+def test_pictures_and_paths_may_be_in_a_data_frame(tmp_path):
+    frame = pd.DataFrame({"image": [tmp_path / "a.jpg", PNG]})
+    assert [item.request.images for item in read_source(frame, SNOW)] == [(str(tmp_path / "a.jpg"),), (PNG,)]
+
+
+@pytest.mark.parametrize("cell", [PNG, bytearray(PNG), {"bytes": PNG, "path": "b.png"}, Image.new("L", (9, 9))])
+def test_a_cell_of_a_data_frame_may_hold_an_image(cell):
+    [item] = read_source(pd.DataFrame({"image": ["a.jpg"], "image2": [cell]}), SNOW)
+    assert item.request.images == ("a.jpg", PNG if isinstance(cell, dict) else cell)
+
+
+def test_a_cell_of_a_parquet_file_may_be_one_of_hugging_face(tmp_path, read):
+    cells = [{"bytes": PNG, "path": "a.png"}, {"bytes": None, "path": "b.png"}, {"bytes": None, "path": None}]
+    pa.parquet.write_table(pa.table({"image": cells}), tmp_path / "edits.parquet")
+    first, second, bad = read("edits.parquet")
+    assert (first.request.images, second.request.images) == ((PNG,), (str(tmp_path / "b.png"),))
+    assert bad.problem.startswith("an image is None")
+
+
+def test_json_lines_may_hold_parameters_in_an_object(table, notes):
+    lines = [
+        '{"image": "a", "parameters": {"n": 2, "seed": 1}, "seed": 5}',
+        '{"image": "a", "parameters": {"m": 2}}',
+        '{"image": "a", "parameters": "n=2"}',
+    ]
+    good, *bad = table("\n".join(lines), name="edits.jsonl")
+    assert good.request.parameters == EditParameters(n=2, seed=5)
+    assert [item.problem for item in bad] == [
+        "there is no parameter 'm'",
+        "the parameters are 'n=2': give an object, or a column for each",
+    ]
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("given", "images"),
+    [
+        ("a.jpg", ("a.jpg",)),
+        (["a.jpg", PNG], ("a.jpg", PNG)),
+        ({"bytes": PNG, "path": "a.png"}, (PNG,)),
+        ({"image": {"bytes": PNG, "path": "a.png"}, "image2": "b.jpg"}, (PNG, "b.jpg")),
+        ({"images": "a.jpg", "instruction": None, "parameters": None}, ("a.jpg",)),
+    ],
+)
+def test_what_an_iterable_gives_makes_an_edit_by_the_defaults(given, images):
+    defaults = EditDefaults("make it snow", EditParameters(n=2))
+    assert request_of(given, defaults) == EditRequest(images, "make it snow", EditParameters(n=2))
+
+
+def test_a_mapping_wins_over_the_defaults():
+    given = {"image": "a.jpg", "instruction": "make it rain", "n": 3, "parameters": {"seed": 1}}
+    expected = EditRequest("a.jpg", "make it rain", EditParameters(n=3, seed=1))
+    assert request_of(given, EditDefaults("make it snow", EditParameters(n=2))) == expected
+
+
+def test_a_request_is_taken_as_it_is_and_images_need_an_instruction():
+    request = EditRequest("a.jpg", "make it rain")
+    assert request_of(request, EditDefaults()) is request
+    with pytest.raises(InvalidEditError, match="says it all"):
+        request_of(request, SNOW)
+    with pytest.raises(InvalidEditError, match="a request is 'str': give an EditRequest"):
+        request_of("a.jpg", EditDefaults())
+
+
+def test_an_image_in_memory_is_called_by_its_content_in_every_run():
+    def key(image):
+        return keys(name_items(read_source(pd.DataFrame({"image": [image]}), SNOW), hash_image=hash_image))
+
+    pictures = [Image.new("L", (9, 9)) for _ in range(2)]
+    assert key(pictures[0]) == key(pictures[1]) != key(Image.new("L", (9, 9), 1))
+
+
+def test_an_image_in_memory_that_can_not_be_read_is_a_problem(notes):
+    class Broken(io.RawIOBase):
+        def read(self, size=-1):
+            raise OSError(size)
+
+    [bad] = name_items(read_source(pd.DataFrame({"image": [Broken()]}), SNOW), hash_image=hash_image)
+    assert "can't be read" in bad.problem
+
+
+def test_integers_that_a_data_frame_made_fractions_are_integers_in_every_file(table, tmp_path):
+    frame = pd.DataFrame({"image": ["a", "b"], "n": [2, None], "seed": [None, 7]})
+    for name, text in {
+        "edits.csv": frame.to_csv(index=False),
+        "edits.jsonl": frame.to_json(orient="records", lines=True),
+        "nan.jsonl": '{"image": "a", "n": 2.0, "seed": NaN}\n{"image": "b", "seed": 7.0}\n',
+    }.items():
+        first, second = table(text, name=name)
+        assert (first.request.parameters, second.request.parameters) == (EditParameters(n=2), EditParameters(seed=7))
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (pd.DataFrame({"picture": ["a"]}), "the data frame has no column 'image': its columns are picture"),
+        (pd.DataFrame(), "its columns are none"),
+        (pd.DataFrame({"image": []}), "the data frame has no rows"),
+        (pd.DataFrame([["a", "b"]], columns=["image", "image"]), "can't be read as a data frame: .*unique"),
+        (pd.DataFrame([["a", 1]], columns=["image", 0]), None),
+    ],
+)
+def test_a_data_frame_without_edits_is_refused(frame, message):
+    if message is None:
+        assert len(list(read_source(frame, SNOW))) == 1
+        return
+    with pytest.raises(ConfigurationError, match=message):
+        list(read_source(frame, SNOW))
+
+
+@pytest.mark.parametrize("content", [b"image\na.jpg\n", b""])
+def test_a_file_that_is_no_parquet_is_refused(tmp_path, read, content):
+    write(tmp_path, **{"edits.parquet": content})
+    with pytest.raises(ConfigurationError, match=r"edits.parquet is no Parquet file"):
+        read("edits.parquet")
+
+
+def test_a_parquet_file_that_can_not_be_read_is_refused(tmp_path, read, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    write(tmp_path, **{"edits.parquet": b""})
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile", refuse)
+    with pytest.raises(ConfigurationError, match="can't be read: Permission denied"):
+        read("edits.parquet")
+
+
+@pytest.mark.parametrize("days", [2**22, 2**30])
+@pytest.mark.parametrize("name", ["edits.parquet", None])
+def test_a_table_with_a_cell_that_python_has_no_value_for_is_refused(tmp_path, read, name, days):
+    rows = 257  # a page, and the one that can't be read
+    when = pa.array([0] * (rows - 1) + [days], pa.date32())
+    table = pa.table({"image": ["a.jpg"] * rows, "when": when})
+    if name is not None:
+        pyarrow.parquet.write_table(table, tmp_path / name)
+    with pytest.raises(ConfigurationError, match=r"can't be read beyond 256 rows: .*(range|magnitude)"):
+        read(name) if name is not None else list(read_source(table, SNOW))
+
+
+def test_without_the_extra_it_is_named(tmp_path, read, monkeypatch):
+    write(tmp_path, **{"edits.parquet": b""})
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "narwhals", None)
+    for source in (tmp_path / "edits.parquet", pd.DataFrame(COLUMNS)):
+        with pytest.raises(ConfigurationError, match=r'pip install "qwen-edit-async\[tables\]"'):
+            list(read_source(source, SNOW))
+
+
+def test_a_folder_that_can_not_be_read_is_refused(tmp_path, read, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(ConfigurationError, match="can't be read: Permission denied"):
+        read("")
+
+
+def test_a_header_may_have_a_line_break_in_a_cell(table):
+    [item] = table('image,"a\nnote",n\na.jpg,x,2\n')
+    assert (item.row, item.request.parameters.n) == (2, 2)
+
+
+def test_cells_below_a_column_without_a_name_say_nothing(table):
+    [item] = table("image,,n,\na.jpg,x,2,\n")
+    assert (dict(item.request.metadata), item.request.parameters.n) == ({}, 2)
+
+
+@pytest.mark.parametrize(
+    ("item", "label"),
+    [
+        (SourceItem(row=7, problem="no"), "row 7"),
+        (SourceItem(request=EditRequest("photos/a.jpg", "snow")), "photos/a.jpg"),
+        (SourceItem(problem="no"), ""),
+    ],
+)
+def test_an_item_is_called_by_what_finds_it(item, label):
+    assert item.label == label
+
+
+BUCKET = "https://bucket.example/a%20b.png"
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=K%2F1&X-Amz-Date=1&X-Amz-Expires=9&X-Amz-Signature=a",
+        "X-Goog-Algorithm=GOOG4-RSA-SHA256&X-Goog-Signature=a",
+        "sv=2022-11-02&st=a&se=b&sr=b&sp=r&spr=https&skoid=1&sktid=2&skt=a&ske=b&sks=b&skv=c&sig=a%2Fb%3D",
+        "Expires=1&Signature=a~b&Key-Pair-Id=K",
+        "Policy=a&Signature=a~b&Key-Pair-Id=K",
+        "AWSAccessKeyId=K&Signature=a&Expires=1",
+        "GoogleAccessId=K&Expires=1&Signature=a",
+        "OSSAccessKeyId=K&Expires=1&Signature=a&security-token=t",
+        "x-oss-signature-version=OSS4-HMAC-SHA256&x-oss-date=1&x-oss-expires=9&x-oss-credential=K&x-oss-signature=a",
+    ],
+)
+def test_a_signature_is_no_part_of_what_a_url_names(signature):
+    assert unsigned(f"{BUCKET}?{signature}") == BUCKET
+    assert unsigned(f"{BUCKET}?v=1&{signature}&w=%41#top") == f"{BUCKET}?v=1&w=%41#top"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{BUCKET}?v=1&&w",
+        f"{BUCKET}?sv=1&se=2&sp=3&policy=4&security-token=5",
+        f"{BUCKET}?x-oss-process=image/resize,w_100",
+        f"{BUCKET}?",
+        BUCKET,
+        "photos/what?Expires=1.png",
+        "data:image/png;base64,AAAA",
+    ],
+)
+def test_what_has_no_signature_stays_as_it_is(text):
+    assert unsigned(text) == text
+
+
+def test_rows_of_one_name_are_known_without_their_signatures():
+    def sign(signature):
+        urls = [f"https://bucket.example/{folder}/x.png?Signature={signature}&Expires=1" for folder in "ab"]
+        return keys(name_items(pictures(*urls)))
+
+    assert sign("one") == sign("two")
+    assert len(set(sign("one"))) == 2

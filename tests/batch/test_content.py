@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import anyio
+import numpy as np
+import pytest
+from crossing import Crossing, at_once
+from emulator_calls import encode
+from PIL import Image
+
+from qwen_edit_async import EditRequest, InvalidEditError, JournalError
+from qwen_edit_async.batch.content import key_without_reading, read_content, stamp
+from qwen_edit_async.batch.gather import Gatherer, call_each
+from qwen_edit_async.images.prepare import prepare
+
+
+class Remote:
+    """A path of a remote file system."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def open(self, mode: str = "rb") -> io.BytesIO:
+        return io.BytesIO(self._content)
+
+
+class RemoteFile:
+    """As a remote path, but its mode is settled already."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def open(self) -> io.BytesIO:
+        return io.BytesIO(self._content)
+
+
+def data_uri(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def gray(level: int) -> np.ndarray:
+    return np.full((4, 4), level, np.uint8)
+
+
+KINDS = {
+    "URL": lambda text: f"https://host/{text}.png",
+    "data URI": lambda text: data_uri(text.encode() * 3),
+    "bytes": str.encode,
+    "bytearray": lambda text: bytearray(text.encode()),
+    "file": lambda text: io.BytesIO(text.encode()),
+    "remote path": lambda text: Remote(text.encode()),
+    "remote file": lambda text: RemoteFile(text.encode()),
+    "PIL image": lambda text: Image.new("L", (4, 4), ord(text)),
+    "array": lambda text: gray(ord(text)),
+}
+
+
+@pytest.mark.parametrize("make", list(KINDS.values()), ids=list(KINDS))
+def test_every_kind_of_image_is_known_by_its_content(make):
+    digests = [read_content(EditRequest(make(text), "x")).digest for text in ("a", "a", "b")]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_pictures_of_another_shape_differ():
+    flat, tall = np.zeros((2, 8), np.uint8), np.zeros((8, 2), np.uint8)
+    assert read_content(EditRequest(flat, "x")).digest != read_content(EditRequest(tall, "x")).digest
+
+
+def test_a_file_is_left_where_it_was():
+    file = io.BytesIO(b"head and rest")
+    file.seek(5)
+    read_content(EditRequest(file, "x"))
+    assert file.read() == b"and rest"
+
+
+def test_what_other_edits_read_at_once_is_known_by_its_content():
+    content = encode(Image.effect_noise((300, 300), 200))
+    file, opened = Crossing(content), Crossing(content)
+    with Image.open(opened) as picture, Image.open(io.BytesIO(content)) as alone:
+        digests = [read_content(EditRequest(image, "x")).digest for image in (io.BytesIO(content), alone)]
+        for shared, digest in zip((file, picture), digests, strict=True):
+            request = EditRequest(shared, "x")
+            file.meeting, opened.meeting = threading.Barrier(2), threading.Barrier(2)
+            found, prepared = at_once(lambda: read_content(request), lambda: prepare(request))  # noqa: B023  # ends here
+            prepared.close()
+            assert found.digest == digest
+
+
+def test_a_path_and_a_url_are_stamped_and_have_a_key_without_reading(tmp_path):
+    path = tmp_path / "cat.png"
+    path.write_bytes(b"1")
+    request = EditRequest([path, "https://host/dog.png"], "x")
+    assert stamp(request) == read_content(request).stamp != ""
+    assert key_without_reading(request) == read_content(request).key
+
+
+def test_a_file_of_another_size_or_time_has_another_stamp(tmp_path):
+    path = tmp_path / "cat.png"
+    path.write_bytes(b"1")
+    before = stamp(EditRequest(path, "x"))
+    path.write_bytes(b"12")
+    assert stamp(EditRequest(path, "x")) != before
+
+
+def test_what_is_in_memory_has_no_stamp_and_no_key_without_reading():
+    request = EditRequest(b"bytes", "x")
+    assert (stamp(request), key_without_reading(request)) == ("", None)
+
+
+def test_a_request_with_a_key_of_its_own_is_not_read_for_it():
+    assert key_without_reading(EditRequest(b"bytes", "x", key="mine")) == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("missing.png", "does not exist"), ("", "is a directory: give the files in it")]
+)
+def test_an_image_that_can_not_be_read_is_named(tmp_path, name, words):
+    with pytest.raises(InvalidEditError, match=words):
+        read_content(EditRequest(str(Path(tmp_path, name)), "x"))
+
+
+@pytest.mark.anyio
+async def test_what_one_call_raises_is_its_own():
+    gatherer = Gatherer(ThreadPoolExecutor(1))
+    outcomes = await asyncio.gather(
+        gatherer.call(int, "1"), gatherer.call(int, "one"), gatherer.call(int, "3"), return_exceptions=True
+    )
+    await gatherer.aclose()
+    assert [outcomes[0], type(outcomes[1]), outcomes[2]] == [1, ValueError, 3]
+
+
+@pytest.mark.anyio
+async def test_closing_makes_every_call_first():
+    made = []
+    gatherer = Gatherer(ThreadPoolExecutor(1))
+    for number in range(3):
+        gatherer.call(made.append, number)
+    await gatherer.aclose(lambda: made.append("last"))
+    assert made == [0, 1, 2, "last"]
+
+
+@pytest.mark.anyio
+@pytest.mark.virtual_clock
+async def test_calls_wait_for_others_to_join_as_long_as_it_has_patience():
+    batches = []
+
+    def call_all(calls):
+        batches.append(len(calls))
+        return call_each(calls)
+
+    gatherer = Gatherer(ThreadPoolExecutor(1), call_all, patience=0.5)
+    for pause in (0.2, 0.2, 0.2, 0.0):
+        gatherer.call(list)
+        await asyncio.sleep(pause)
+    await gatherer.aclose()
+    assert batches == [3, 1]
+
+
+@pytest.mark.anyio
+async def test_an_interrupt_in_the_wrong_moment_leaves_nobody_waiting():
+    class Interrupted(ThreadPoolExecutor):
+        interrupts = 1
+
+        def submit(self, *args, **kwargs):
+            if self.interrupts:
+                self.interrupts -= 1
+                raise KeyboardInterrupt
+            return super().submit(*args, **kwargs)
+
+    gatherer = Gatherer(Interrupted(1))
+    call = gatherer.call(list)
+    with pytest.raises(KeyboardInterrupt):
+        gatherer._begin()
+    assert call.cancelled()
+    async with asyncio.timeout(5):
+        await gatherer.aclose()
+
+
+@pytest.mark.anyio
+async def test_closing_that_is_given_up_makes_every_call_all_the_same():
+    made, go, done = [], threading.Event(), threading.Event()
+    gatherer = Gatherer(ThreadPoolExecutor(1), patience=60.0)
+    gatherer.call(go.wait, 10)
+    gatherer._begin()
+    waits = gatherer.call(made.append, "asked for")
+    with anyio.move_on_after(0) as scope:
+        await gatherer.aclose(lambda: (made.append("last"), done.set()))
+    assert scope.cancelled_caught
+    go.set()
+    await waits
+    assert await asyncio.to_thread(done.wait, 5)
+    assert made == ["asked for", "last"]
+
+
+@pytest.mark.anyio
+async def test_what_is_asked_for_once_it_is_closing_is_refused():
+    go = threading.Event()
+    gatherer = Gatherer(ThreadPoolExecutor(1))
+    before = gatherer.call(go.wait, 10)
+    closing = asyncio.create_task(gatherer.aclose())
+    await asyncio.sleep(0)
+    with pytest.raises(JournalError, match="the run has ended"):
+        await gatherer.call(list)
+    go.set()
+    assert await before
+    await closing
+    with pytest.raises(JournalError, match="the run has ended"):
+        await gatherer.call(list)

@@ -1,0 +1,1458 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import io
+import json
+import os
+import shutil
+import sqlite3
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+
+import anyio
+import attrs
+import numpy as np
+import pandas as pd
+import pytest
+from bulk_runs import LOSES_SIGHT, PHOTO, OddPath, columns, pictures, service, states, until
+from emulator_calls import encode
+from memory_transport import IMAGE, KEY, MemoryService, MemorySession, completed, in_order, says, status
+from PIL import Image
+
+from qwen_edit_async import (
+    ConfigurationError,
+    DownloadError,
+    EditBatch,
+    EditParameters,
+    EditRequest,
+    EditSession,
+    FixedInterval,
+    InsufficientBalanceError,
+    JournalError,
+    SessionClosedError,
+)
+from qwen_edit_async.batch.content import read_content
+from qwen_edit_async.batch.journal import database as _store
+from qwen_edit_async.batch.journal.journal import ASIDE_NAME, JOURNAL_NAME, LOCK_NAME
+from qwen_edit_async.batch.journal.lock import RunLock
+from qwen_edit_async.batch.row import Row
+from qwen_edit_async.cli.messages import plain
+from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
+from qwen_edit_async.http.api import AiohttpTransport
+from qwen_edit_async.http.downloads import Downloader
+from qwen_edit_async.session.runtime import Host
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("no_backoff"),
+]
+
+OTHER_PHOTO = encode(Image.new("RGB", (400, 400), "#000000"))
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    path = tmp_path / "photo.png"
+    path.write_bytes(PHOTO)
+    return path
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def requests(photo):
+    """So many requests for the same edit, with a key each."""
+
+    def make(count: int, seed: int | None = None, **changes: object) -> list[EditRequest]:
+        changes = {"parameters": EditParameters(seed=seed)} | changes
+        request = EditRequest(photo, "make it snow", **changes)
+        return [attrs.evolve(request, key=f"edit{number}") for number in range(count)]
+
+    return make
+
+
+async def test_every_edit_is_saved_and_reported(requests, out):
+    async with service() as (emulator, session):
+        report = await EditBatch(requests(20, parameters=EditParameters(n=2)), out).run(session)
+    assert report.ok, report.text()
+    assert (report.saved, report.pictures, report.cost) == (20, 40, Decimal("0.0714") * 20)
+    assert pictures(out) == {f"edit{number}-{index}.png" for number in range(20) for index in range(2)}
+    assert emulator.statistics().tasks_created == 20
+
+
+async def test_an_edit_of_an_absurd_cost_is_saved_and_its_cost_is_not_known(requests, out):
+    async with service(price=Decimal("1e99999")) as (_, session):
+        batch = EditBatch(requests(3), out, max_tasks=3)
+        report = await batch.run(session)
+        assert (report.saved, report.cost, report.unpriced) == (3, 0, 3), report.text()
+        assert [outcome.cost async for outcome in batch.outcomes()] == [None] * 3
+
+
+@pytest.mark.may_block("the test changes the journal itself")
+async def test_a_journal_with_an_absurd_cost_of_old_is_gone_on_with(requests, out):
+    async with service() as (emulator, session):
+        await EditBatch(requests(2), out).run(session)
+        with contextlib.closing(sqlite3.connect(out / JOURNAL_NAME)) as journal, journal:
+            journal.execute("UPDATE edits SET cost = '1E+1000000', state = 'completed', files = NULL WHERE number = 1")
+        batch = EditBatch(requests(2), out)
+        report = await batch.run(session)
+        assert (report.saved, report.cost, report.unpriced) == (2, Decimal("0.0357"), 1), report.text()
+        assert [outcome.cost async for outcome in batch.outcomes()] == [None, Decimal("0.0357")]
+    assert emulator.statistics().tasks_created == 2
+
+
+@pytest.mark.may_block("the test holds the lock itself")
+async def test_a_run_that_is_refused_has_nothing_of_the_run_before_it(requests, out):
+    batch = EditBatch(requests(2), out)
+    async with service() as (_, session):
+        await batch.run(session)
+        assert (batch.progress.begun, batch.progress.saved) == (True, 2)
+        lock = RunLock(out / LOCK_NAME)
+        lock.acquire()
+        with pytest.raises(JournalError, match="is being written"):
+            await batch.run(session)
+        lock.release()
+    assert (batch.progress.begun, batch.progress.saved, batch.report) == (False, 0, None)
+
+
+async def test_a_second_run_does_nothing(requests, out):
+    async with service() as (emulator, session):
+        await EditBatch(requests(5), out).run(session)
+        before = emulator.statistics()
+        report = await EditBatch(requests(5), out).run(session)
+        assert emulator.statistics() == before
+    assert (report.ok, report.saved) == (True, 5)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "overwritten", "longer"])
+async def test_only_a_damaged_file_is_fetched_again(requests, out, damage):
+    async with service() as (emulator, session):
+        await EditBatch(requests(3), out).run(session)
+        path = out / "edit1-0.png"
+        content = path.read_bytes()
+        path.unlink()
+        if damage != "gone":
+            damaged = {"cut": content[:-1], "overwritten": b"x" * len(content), "longer": b"x" + content}
+            path.write_bytes(damaged[damage])
+        before = emulator.statistics()
+        report = await EditBatch(requests(3), out).run(session)
+        after = emulator.statistics()
+    assert report.ok
+    assert path.read_bytes() == content
+    assert (after.downloads - before.downloads, after.submits - before.submits) == (1, 0)
+
+
+@pytest.mark.may_block("the test damages the folder")
+@pytest.mark.parametrize("content", [None, b"", b"\0"])
+@pytest.mark.parametrize("left", ["report.json", "report.html"])
+async def test_a_journal_that_is_lost_is_not_begun_anew(requests, out, photo, content, left):
+    async with service() as (emulator, session):
+        await EditBatch(requests(3), out).run(session)
+        journal = (out / JOURNAL_NAME).read_bytes()
+        (out / JOURNAL_NAME).unlink() if content is None else (out / JOURNAL_NAME).write_bytes(content)
+        (out / ({"report.json", "report.html"} - {left}).pop()).unlink()
+        lost = rf"lost its content, but {left} tells of an earlier run: put a copy of it back"
+        with pytest.raises(JournalError, match=lost):
+            await EditBatch(requests(3), out).run(session)
+        with pytest.raises(JournalError, match=lost):
+            await EditBatch(requests(3), out).plan()
+        with pytest.raises(JournalError, match=lost):
+            await EditBatch(photo, out, instruction="make it snow").run(session)
+        (out / JOURNAL_NAME).write_bytes(journal)
+        assert (await EditBatch(requests(3), out).run(session)).saved == 3
+    assert emulator.statistics().tasks_created == 3
+
+
+@pytest.mark.may_block("the test makes the folder")
+@pytest.mark.parametrize("report", ["{}", "[]", "no JSON", None])
+async def test_a_journal_that_was_only_begun_is_gone_on_with_whatever_else_is_there(requests, out, report):
+    out.mkdir()
+    (out / JOURNAL_NAME).touch()
+    if report is not None:
+        (out / "report.json").write_text(report)
+        (out / "report.html").write_text("<!DOCTYPE html><p>of something else")
+    async with service() as (_, session):
+        assert (await EditBatch(requests(2), out).run(session)).ok
+
+
+async def test_what_is_in_flight_is_attached_to(requests, out):
+    async with service(LOSES_SIGHT.times(3)) as (emulator, session):
+        first = await EditBatch(requests(3), out).run(session)
+        assert first.in_flight == 3
+        assert first.failures[0].count == 3
+        again = EditBatch(requests(3), out)
+        report = await again.run(session)
+        assert emulator.statistics().tasks_created == 3
+    assert report.ok
+    assert report.failures == ()
+    assert (again.progress.saved, again.progress.pictures) == (3, 3)
+
+
+async def test_all_that_is_in_flight_is_attached_to_however_many_they_are(requests, out, monkeypatch):
+    monkeypatch.setattr("qwen_edit_async.batch.intake._PAGE", 2)
+    async with service(LOSES_SIGHT.times(5)) as (_, session):
+        assert (await EditBatch(requests(5), out).run(session)).in_flight == 5
+        assert (await EditBatch([], out).run(session)).saved == 5
+
+
+async def test_what_is_in_flight_is_waited_for_even_if_its_request_is_no_longer_given(requests, out):
+    async with service(LOSES_SIGHT.times(3)) as (_, session):
+        await EditBatch(requests(3), out).run(session)
+        report = await EditBatch([], out).run(session)
+    assert (report.ok, report.saved) == (True, 3)
+
+
+async def test_what_is_completed_is_downloaded_without_asking_again(requests, out):
+    async with service(Fault.status(500).on("download").times(3)) as (emulator, session):
+        first = await EditBatch(requests(3), out).run(session)
+        assert (first.unsaved, first.saved) == (3, 0)
+        before = emulator.statistics()
+        report = await EditBatch(requests(3), out).run(session)
+        after = emulator.statistics()
+    assert report.ok
+    assert (after.submits, after.checks) == (before.submits, before.checks)
+
+
+@pytest.mark.may_block("the loop writes the pictures")
+@pytest.mark.usefixtures("pictures_at_once")
+async def test_pictures_beyond_those_asked_for_replace_no_file(out, caplog):
+    reply = completed("task-1")
+    more = says(reply | {"output": reply["output"] * 2})
+    out.mkdir()
+    (out / "cat-1.png").write_bytes(OTHER_PHOTO)
+    async with MemorySession(MemoryService(on_check=in_order(more)), polling=FixedInterval(0.01)) as session:
+        report = await EditBatch([EditRequest(IMAGE, "make it snow", key="cat")], out).run(session)
+    assert (report.ok, report.pictures, pictures(out)) == (True, 1, {"cat-0.png", "cat-1.png"})
+    assert (out / "cat-1.png").read_bytes() == OTHER_PHOTO
+    assert "a task made 2 pictures instead of 1" in caplog.text
+
+
+async def test_expired_urls_of_an_earlier_run_are_renewed(requests, out, leap):
+    async with service(Fault.status(500).on("download").times(2), result_lifetime=60.0) as (emulator, session):
+        await EditBatch(requests(2), out).run(session)
+        leap(60.0)
+        report = await EditBatch(requests(2), out).run(session)
+        assert session.statistics().renewals == 2
+        assert emulator.statistics().tasks_created == 2
+    assert report.ok
+
+
+async def test_an_uncertain_submission_is_repeated_with_consent_only(requests, out):
+    async with service(Fault.drop_reply().on("submit").nth(2)) as (emulator, session):
+        first = await EditBatch(requests(3), out).run(session)
+        assert (first.saved, first.uncertain, len(first.uncertain_keys)) == (2, 1, 1)
+        again = await EditBatch(requests(3), out).run(session)
+        assert (again.uncertain, emulator.statistics().tasks_created) == (1, 3)
+        report = await EditBatch(requests(3), out, resubmit_uncertain=True).run(session)
+        assert emulator.statistics().tasks_created == 4
+    assert (report.ok, report.repeats, report.retries) == (True, 1, 1)
+
+
+@pytest.fixture
+def same_service(monkeypatch):
+    """What two emulators are, one after the other: one that has forgotten, or another account."""
+    monkeypatch.setattr("qwen_edit_async.batch.batch.origin_of", lambda _: "https://service.example")
+
+
+@pytest.mark.usefixtures("same_service")
+async def test_a_task_that_the_service_no_longer_knows_is_submitted_again_with_consent_only(requests, out):
+    async with service(LOSES_SIGHT) as (_, session):
+        assert (await EditBatch(requests(2), out).run(session)).in_flight == 2
+    async with service() as (emulator, session):
+        report = await EditBatch(requests(3), out).run(session)
+        assert (report.uncertain, report.in_flight, report.saved) == (2, 0, 1)
+        assert report.failures[0].reason.startswith("the service does not know the task")
+        assert emulator.statistics().tasks_created == 1
+        report = await EditBatch(requests(3), out, resubmit_uncertain=True).run(session)
+        assert emulator.statistics().tasks_created == 3
+    assert (report.ok, report.saved, report.repeats, report.failures) == (True, 3, 2, ())
+
+
+@pytest.mark.usefixtures("same_service")
+async def test_with_consent_one_run_finds_a_task_gone_and_submits_its_edit_again(requests, out):
+    async with service(LOSES_SIGHT) as (_, session):
+        await EditBatch(requests(2), out).run(session)
+    async with service() as (emulator, session):
+        report = await EditBatch(requests(2), out, resubmit_uncertain=True).run(session)
+        assert emulator.statistics().tasks_created == 2
+    assert (report.ok, report.repeats) == (True, 2)
+
+
+@pytest.mark.usefixtures("same_service")
+async def test_a_task_that_the_service_knows_after_all_is_not_submitted_again_even_with_consent(requests, out):
+    async with service(LOSES_SIGHT.times(1)) as (emulator, session):
+        assert (await EditBatch(requests(1), out).run(session)).in_flight == 1
+        async with service() as (_, wrong_session):
+            assert (await EditBatch(requests(1), out).run(wrong_session)).uncertain == 1
+        report = await EditBatch(requests(1), out, resubmit_uncertain=True).run(session)
+        assert (report.ok, report.repeats, emulator.statistics().tasks_created) == (True, 0, 1)
+
+
+@pytest.mark.usefixtures("same_service")
+async def test_a_task_that_is_unknown_counts_once_against_the_limit(requests, out):
+    async with service(LOSES_SIGHT) as (_, session):
+        await EditBatch(requests(1), out).run(session)
+    async with service() as (emulator, session):
+        await EditBatch(requests(1), out).run(session)
+        report = await EditBatch(requests(3), out, max_tasks=2).run(session)
+        assert (report.saved, emulator.statistics().tasks_created) == (1, 1)
+
+
+async def test_consent_ends_with_the_run_that_could_not_use_it(requests, out):
+    async with service(Fault.drop_reply().on("submit").times(2), max_in_flight=1) as (emulator, session):
+        assert (await EditBatch(requests(2), out).run(session)).uncertain == 2
+        spent = await EditBatch(requests(2), out, resubmit_uncertain=True, max_tasks=2).run(session)
+        assert (spent.uncertain, spent.planned, spent.repeats) == (2, 0, 0)
+        assert spent.failures[0].reason.startswith("a task may exist")
+        assert (await EditBatch(requests(2), out).run(session)).uncertain == 2
+        assert emulator.statistics().tasks_created == 2
+
+
+async def test_consent_ends_with_the_run_that_was_cancelled(requests, out):
+    async with service(Fault.drop_reply().on("submit").times(3), duration=0.5, max_in_flight=1) as (emulator, session):
+        await EditBatch(requests(3), out).run(session)
+        run = asyncio.create_task(EditBatch(requests(3), out, resubmit_uncertain=True).run(session))
+        await until(lambda: session.statistics().watched)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert columns(out, "state", "repeats") == [("submitted", 1), ("uncertain", 0), ("uncertain", 0)]
+        report = await EditBatch(requests(3), out).run(session)
+    assert (report.saved, report.uncertain, emulator.statistics().tasks_created) == (1, 2, 4)
+
+
+@pytest.mark.parametrize("status", [503, 400])
+async def test_a_repeat_that_was_certainly_refused_leaves_its_edit_uncertain(requests, out, status):
+    faults = Fault.drop_reply().on("submit").nth(1), Fault.status(status).on("submit").nth(2)
+    async with service(*faults) as (emulator, session):
+        await EditBatch(requests(1), out).run(session)
+        refused = await EditBatch(requests(1), out, resubmit_uncertain=True).run(session)
+        assert (refused.uncertain, refused.failed, refused.repeats) == (1, 0, 0)
+        await EditBatch(requests(1), out).run(session)
+        assert emulator.statistics().tasks_created == 1
+        report = await EditBatch(requests(1), out, resubmit_uncertain=True, max_tasks=2).run(session)
+    assert (report.ok, report.repeats, emulator.statistics().tasks_created) == (True, 1, 2)
+
+
+async def test_an_uncertain_edit_whose_input_is_gone_stays_uncertain(requests, out, photo):
+    async with service(Fault.drop_reply().on("submit").nth(1)) as (emulator, session):
+        await EditBatch(requests(1), out).run(session)
+        photo.unlink()
+        assert (await EditBatch(requests(1), out, resubmit_uncertain=True).run(session)).uncertain == 1
+        photo.write_bytes(PHOTO)
+        report = await EditBatch(requests(1), out).run(session)
+    assert (report.uncertain, emulator.statistics().tasks_created) == (1, 1)
+
+
+@pytest.mark.usefixtures("same_service")
+async def test_the_ids_of_tasks_that_are_unknown_are_kept_until_they_are_repeated_and_can_be_found_then(requests, out):
+    async with service(LOSES_SIGHT) as (_, session):
+        await EditBatch(requests(3), out).run(session)
+    ids = [task_id for (task_id,) in columns(out, "task_id")]
+    async with service() as (emulator, session):
+        await EditBatch(requests(3), out, resubmit_uncertain=True, max_tasks=4).run(session)
+        rows = columns(out, "state", "task_id", "former_task_ids", "repeats")
+        assert sorted(state for state, *_ in rows) == ["saved", "uncertain", "uncertain"]
+        for old, (state, task_id, former, repeats) in zip(ids, rows, strict=True):
+            repeated = state == "saved"
+            assert (former if repeated else task_id, repeats) == (old, repeated)
+            assert (task_id in emulator.tasks) == repeated
+        report = await EditBatch(requests(3), out).run(session)
+    assert (report.saved, report.uncertain, emulator.statistics().tasks_created) == (1, 2, 1)
+
+
+async def test_a_journal_is_not_used_with_another_service_than_that_which_has_its_tasks(requests, out):
+    async with service(LOSES_SIGHT.times(1)) as (first, session):
+        assert (await EditBatch(requests(2), out).run(session)).in_flight == 1
+        async with service() as (emulator, other_session):
+            batch = EditBatch(requests(2), out)
+            with pytest.raises(JournalError) as refused:
+                await batch.run(other_session)
+        assert f"has tasks of {first.url}, which {emulator.url} does not know: give this run another" in str(
+            refused.value
+        )
+        assert (batch.progress.begun, emulator.statistics().submits) == (False, 0)
+        assert (await EditBatch(requests(2), out).run(session)).ok
+
+
+async def test_a_journal_of_edits_that_no_service_took_can_be_used_with_any(requests, out, unused_port):
+    async with EditSession("key", base_url=f"http://127.0.0.1:{unused_port}", max_retries=0) as nobody:
+        assert (await EditBatch(requests(2), out).run(nobody)).failed == 2
+    async with service() as (_, session):
+        assert (await EditBatch(requests(2), out).run(session)).ok
+
+
+async def test_a_repeat_that_the_session_may_make_is_counted(requests, out):
+    async with EditEmulator(
+        duration=0.0, engine=FixedEngine(), faults=FaultPlan([Fault.drop_reply().on("submit").nth(2)])
+    ) as emulator:
+        session = EditSession(emulator.api_key, base_url=emulator.url, resubmit_uncertain=True)
+        async with session:
+            report = await EditBatch(requests(1), out).run(session)
+            assert report.repeats == 0
+            report = await EditBatch(requests(2), out).run(session)
+    assert (report.ok, report.repeats) == (True, 1)
+
+
+@contextlib.asynccontextmanager
+async def persistent_session(*faults: Fault):
+    """An emulator, and a session on it that submits again whatever became of the attempt before."""
+    async with (
+        EditEmulator(duration=0.0, engine=FixedEngine(), faults=FaultPlan(faults)) as emulator,
+        EditSession(emulator.api_key, base_url=emulator.url, resubmit_uncertain=True, max_in_flight=1) as session,
+    ):
+        yield emulator, session
+
+
+async def test_every_repeat_that_the_session_makes_is_counted(requests, out):
+    async with persistent_session(Fault.drop_reply().on("submit").times(2)) as (emulator, session):
+        report = await EditBatch(requests(1), out).run(session)
+    assert (report.ok, report.repeats, emulator.statistics().tasks_created) == (True, 2, 3)
+
+
+async def test_an_attempt_without_a_reply_counts_as_a_task_though_its_repeats_are_refused(requests, out):
+    faults = Fault.drop_reply().on("submit").nth(1), Fault.status(503).on("submit").nth(2, 3)
+    async with persistent_session(*faults) as (emulator, session):
+        report = await EditBatch(requests(2), out, max_tasks=1).run(session)
+    assert (report.uncertain, report.repeats, emulator.statistics().tasks_created) == (1, 0, 1)
+
+
+async def test_what_was_certainly_refused_is_not_uncertain(requests, out):
+    async with service(Fault.status(503).on("submit").nth(2)) as (emulator, session):
+        first = await EditBatch(requests(3), out).run(session)
+        assert (first.saved, first.failed, first.uncertain) == (2, 1, 0)
+        assert (await EditBatch(requests(3), out).run(session)).ok
+    assert emulator.statistics().tasks_created == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"instruction": "make it rain"}, {"images": OTHER_PHOTO}, {"parameters": EditParameters(seed=1)}],
+    ids=["instruction", "image", "parameter"],
+)
+async def test_a_key_with_another_request_is_refused(requests, out, change):
+    async with service() as (emulator, session):
+        await EditBatch(requests(2), out).run(session)
+        before = emulator.statistics()
+        changed = [requests(2)[0], attrs.evolve(requests(2)[1], **change)]
+        report = await EditBatch(changed, out).run(session)
+        assert emulator.statistics() == before
+    assert (report.ok, report.saved, report.refused) == (False, 2, 1)
+    assert report.failures[0].keys == ("edit1",)
+    assert "in the journal with another request" in report.failures[0].reason
+
+
+@pytest.mark.parametrize("key", [None, "mine"])
+async def test_the_same_picture_with_a_new_signature_is_the_same_edit(out, key, monkeypatch):
+    def signed(signature):
+        url = f"https://bucket.example/cat.png?v=1&X-Amz-Date={signature}&X-Amz-Signature={signature}"
+        return [EditRequest(url, "snow", key=key)]
+
+    sent = []
+    submit = EditSession.submit
+
+    def spy(self, request, **options):
+        sent.extend(request.images)
+        return submit(self, request, **options)
+
+    monkeypatch.setattr(EditSession, "submit", spy)
+    async with service() as (emulator, session):
+        await EditBatch(signed("1"), out, max_tasks=0).run(session)
+        for signature in "23":
+            report = await EditBatch(signed(signature), out).run(session)
+            assert report.ok, report.text()
+        assert len(emulator.tasks) == 1
+    assert sent == [image for request in signed("2") for image in request.images]  # as it was signed last
+
+
+async def test_the_same_path_with_another_content_is_another_request(requests, out, photo):
+    async with service() as (_, session):
+        await EditBatch(requests(1), out).run(session)
+        photo.write_bytes(OTHER_PHOTO)
+        report = await EditBatch(requests(1), out).run(session)
+    assert (report.saved, report.refused) == (1, 1)
+
+
+async def kinds(batch: EditBatch) -> dict[str, str]:
+    return {outcome.key: outcome.status async for outcome in batch.outcomes()}
+
+
+async def test_a_changed_picture_is_edited_anew_with_consent_and_the_earlier_result_is_kept(requests, out, photo):
+    async with service() as (emulator, session):
+        await EditBatch(requests(2), out).run(session)
+        earlier = {outcome.key: outcome async for outcome in EditBatch([], out).outcomes()}
+        photo.write_bytes(OTHER_PHOTO)
+        batch = EditBatch(requests(1), out, edit_changed=True)
+        plan = await batch.plan()
+        assert (plan.submit, plan.ok) == (1, True)
+        report = await batch.run(session)
+        assert (report.ok, report.saved, report.pictures, report.failures) == (True, 2, 2, ())
+        assert report.cost == Decimal("0.0357") * 3
+        assert (await EditBatch(requests(1), out, max_tasks=3).run(session)).ok
+        assert emulator.statistics().tasks_created == 3
+    now = {outcome.key: outcome async for outcome in batch.outcomes()}
+    assert {key: outcome.status for key, outcome in now.items()} == {
+        "edit0": "saved",
+        "edit1": "saved",
+        "edit0-replaced-1": "replaced",
+    }
+    replaced = now["edit0-replaced-1"]
+    assert (replaced.task_id, replaced.cost) == (earlier["edit0"].task_id, earlier["edit0"].cost)
+    assert now["edit0"].task_id not in {outcome.task_id for outcome in earlier.values()}
+    assert [path.name for path in replaced.files] == ["edit0-replaced-1-0.png"]
+    assert pictures(out) == {"edit0-0.png", "edit1-0.png", "edit0-replaced-1-0.png"}
+    assert "edit0-replaced-1" not in (out / "report.html").read_text("utf-8")
+
+
+async def test_what_failed_at_the_service_is_edited_anew_once_it_was_changed(requests, out):
+    async with service(Fault.failed_task().for_task(1)) as (emulator, session):
+        await EditBatch(requests(1), out).run(session)
+        batch = EditBatch(requests(1, seed=1), out, edit_changed=True)
+        assert (await batch.run(session)).ok
+        assert (await batch.run(session)).ok
+        assert emulator.statistics().tasks_created == 2
+    assert await kinds(batch) == {"edit0-replaced-1": "replaced", "edit0": "saved"}
+
+
+async def test_what_is_uncertain_still_counts_once_it_was_edited_anew(requests, out):
+    async with service(Fault.drop_reply().on("submit").nth(1)) as (emulator, session):
+        assert (await EditBatch(requests(1), out).run(session)).uncertain == 1
+        batch = EditBatch(requests(2, seed=1), out, edit_changed=True, max_tasks=2)
+        report = await batch.run(session)
+        assert (report.saved, report.uncertain, report.repeats) == (1, 0, 1)
+        assert emulator.statistics().tasks_created == 2
+    assert (await kinds(batch))["edit0-replaced-1"] == "replaced"
+
+
+async def test_what_was_not_submitted_yet_is_edited_as_it_is_now(requests, out):
+    async with service() as (emulator, session):
+        await EditBatch(requests(2), out, max_tasks=0).run(session)
+        batch = EditBatch(requests(2, seed=1), out, edit_changed=True)
+        assert (await batch.run(session)).ok
+        assert emulator.statistics().tasks_created == 2
+    assert await kinds(batch) == {"edit0": "saved", "edit1": "saved"}
+
+
+async def test_a_changed_edit_whose_task_is_under_way_is_finished_first(requests, out):
+    async with service(LOSES_SIGHT.nth(1, 2)) as (emulator, session):
+        await EditBatch(requests(1), out).run(session)
+        batch = EditBatch(requests(1, seed=1), out, edit_changed=True)
+        assert (await batch.plan()).submit == 1
+        report = await batch.run(session)
+        assert (report.in_flight, report.refused) == (1, 1)
+        assert any("under way, so run it again later" in group.reason for group in report.failures)
+        assert (await batch.run(session)).ok
+        assert emulator.statistics().tasks_created == 2
+    assert pictures(out) == {"edit0-0.png", "edit0-replaced-1-0.png"}
+
+
+async def test_a_run_that_ends_while_an_earlier_result_is_renamed_loses_nothing(requests, out, monkeypatch):
+    def fail(*_):
+        raise JournalError("the disk is full")
+
+    async with service() as (emulator, session):
+        await EditBatch(requests(1), out).run(session)
+        batch = EditBatch(requests(1, seed=1), out, edit_changed=True)
+        with monkeypatch.context() as full:
+            full.setattr(_store.Store, "replace", fail)
+            with pytest.raises(JournalError):
+                await batch.run(session)
+        assert (await batch.run(session)).ok
+        assert emulator.statistics().tasks_created == 2
+    assert pictures(out) == {"edit0-0.png", "edit0-replaced-1-0.png"}
+
+
+async def test_a_changed_edit_replaces_no_other_of_the_journal(requests, out):
+    async with service() as (_, session):
+        taken = attrs.evolve(requests(1)[0], key="edit0-replaced-1")
+        await EditBatch([*requests(1), taken], out).run(session)
+        report = await EditBatch(requests(1, seed=1), out, edit_changed=True).run(session)
+    assert (report.saved, report.refused) == (2, 1)
+
+
+def refuse(*_: object) -> None:
+    raise PermissionError(errno.EACCES, "denied")
+
+
+async def test_a_result_that_is_edited_itself_or_stays_in_its_place_is_not_replaced(out, photo, monkeypatch):
+    table = photo.with_name("edits.csv")
+    rows = {
+        "before": "photo.png,one,snow",
+        "an image": "photo.png,one,rain\nout/one-0.png,two,rain",
+        "in its place": "photo.png,one,rain",
+    }
+    reasons = {}
+    async with service() as (_, session):
+        for case, lines in rows.items():
+            table.write_text(f"image,key,instruction\n{lines}\n", "utf-8")
+            if case == "in its place":
+                monkeypatch.setattr(Path, "rename", refuse)
+            report = await EditBatch(table, out, edit_changed=True).run(session)
+            reasons[case] = {key: group.reason for group in report.failures for key in group.keys}
+    assert reasons["before"] == {}
+    assert "would replace an image that is to be edited" in reasons["an image"]["one"]
+    assert reasons["in its place"]["one"] == "its earlier result can't be renamed: denied"
+    assert "one-0.png" in pictures(out)
+
+
+async def test_a_file_of_the_same_size_and_time_with_another_content_is_another_request(requests, out, photo):
+    async with service() as (_, session):
+        photo.write_bytes(PHOTO + bytes(max(0, len(OTHER_PHOTO) - len(PHOTO))))
+        status = photo.stat()
+        await EditBatch(requests(1), out).run(session)
+        photo.write_bytes(OTHER_PHOTO.ljust(status.st_size, b"\0"))
+        os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
+        report = await EditBatch(requests(1), out).run(session)
+    assert (report.saved, report.refused) == (1, 1)
+
+
+async def test_a_file_that_was_only_touched_or_copied_back_is_the_same_and_is_looked_at_once(
+    requests, out, photo, monkeypatch
+):
+    looked_at = []
+
+    def look(request):
+        looked_at.append(request.key)
+        return read_content(request)
+
+    monkeypatch.setattr("qwen_edit_async.batch.intake.read_content", look)
+    async with service() as (_, session):
+        await EditBatch(requests(1), out).run(session)
+        os.utime(photo, (1, 1))
+        assert (await EditBatch(requests(1), out).run(session)).ok
+        shutil.copy2(photo, copy := photo.with_name("copy.png"))
+        copy.replace(photo)
+        for _ in range(2):
+            assert (await EditBatch(requests(1), out).run(session)).ok
+    assert len(looked_at) == 3
+
+
+async def test_the_same_request_twice_is_one_edit(requests, out):
+    async with service() as (emulator, session):
+        report = await EditBatch([*requests(3), *requests(3)], out).run(session)
+    assert (report.ok, report.saved) == (True, 3)
+    assert emulator.statistics().tasks_created == 3
+
+
+@pytest.mark.parametrize("kind", ["list", "series", "mappings", "generator"])
+async def test_images_with_an_instruction_for_all_are_edits(out, photo, kind):
+    other = photo.with_name("other.png")
+    other.write_bytes(OTHER_PHOTO)
+    paths = [str(photo), str(other)]
+    given = {
+        "list": lambda: paths,
+        "series": lambda: pd.Series(paths),
+        "mappings": lambda: [{"image": path} for path in paths],
+        "generator": lambda: iter(paths),
+    }[kind]
+    async with service() as (emulator, session):
+        for _ in range(2):
+            batch = EditBatch(given(), out, instruction="snow", parameters=EditParameters(n=2))
+            report = await batch.run(session)
+            assert (report.ok, report.saved, report.pictures) == (True, 2, 4)
+        assert emulator.statistics().tasks_created == 2
+    assert {(outcome.instruction, *outcome.images) async for outcome in batch.outcomes()} == {
+        ("snow", path) for path in paths
+    }
+
+
+async def test_what_stands_alone_needs_an_instruction_and_a_request_takes_none(out, photo, requests):
+    async with service() as (_, session):
+        alone = await EditBatch([photo], out).run(session)
+        beside = await EditBatch(iter(requests(1)), out, instruction="snow").run(session)
+    assert alone.failures[0].reason.endswith("or images with an instruction for all of them")
+    assert beside.failures[0].reason.startswith("an EditRequest says it all")
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+async def test_keys_that_name_the_same_files_are_refused(requests, out, earlier):
+    first, second = attrs.evolve(requests(1)[0], key="Cat"), attrs.evolve(requests(1)[0], key="cat")
+    async with service() as (_, session):
+        if earlier:
+            await EditBatch([first], out).run(session)
+        report = await EditBatch([first, second], out).run(session)
+    assert (report.saved, report.refused) == (1, 1)
+    assert report.failures[0].reason == "the key would name the same files as another key of the journal"
+
+
+async def test_a_malformed_request_stops_no_other(requests, out, photo):
+    async with service() as (_, session):
+        report = await EditBatch(
+            [
+                {"images": photo, "instruction": " ", "key": "bad"},
+                7,
+                *requests(2),
+                {"images": photo, "instruction": "x"},
+            ],
+            out,
+        ).run(session)
+    assert (report.saved, report.refused) == (3, 2)
+    assert {group.keys for group in report.failures} == {("bad",), ()}
+
+
+class OddRemote(OddPath):
+    def open(self, mode: str = "rb") -> io.BytesIO:
+        raise RuntimeError("no such bucket")
+
+
+class OddFile:
+    def read(self, size: int = -1) -> bytes:
+        raise KeyError("offset")
+
+    def tell(self) -> int:
+        return 0
+
+
+class AsyncFile(OddFile):
+    async def read(self, size: int = -1) -> bytes:
+        raise NotImplementedError  # the coroutine is refused, and never awaited
+
+
+class OddArray:
+    @property
+    def __array_interface__(self) -> dict[str, object]:
+        return {"shape": (400, 400), "typestr": "|u1"}
+
+    def tobytes(self) -> bytes:
+        raise RuntimeError("the device is gone")
+
+
+def closed(file: io.BytesIO) -> io.BytesIO:
+    file.close()
+    return file
+
+
+def pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "pipe.png")
+    return folder / "pipe.png"
+
+
+ODD_IMAGES = {
+    "a surrogate": (lambda _: "\ud800.png", "image 1 is no path"),
+    "a NUL": (lambda _: Path("a\0.png"), "image 1 is no path"),
+    "a directory": (lambda folder: folder, "image 1 is a directory: give the files in it"),
+    "a pipe": (pipe, "image 1 is no regular file: pass it opened"),
+    "a device": (lambda _: "/dev/zero", "image 1 is no regular file: pass it opened"),
+    "a path that raises": (lambda _: OddPath(), "image 1 can't be read: 'OddPath' object has no attribute 'open'"),
+    "a remote path that raises": (lambda _: OddRemote(), "image 1 can't be read: no such bucket"),
+    "a closed file": (lambda _: closed(io.BytesIO(PHOTO)), "image 1 can't be read: I/O operation on closed file."),
+    "a file that raises": (lambda _: OddFile(), "image 1 can't be read: 'offset'"),
+    "a file of text": (lambda _: io.StringIO("text"), 'image 1 is a file in text mode: open it with mode "rb"'),
+    "an async file": (lambda _: AsyncFile(), "image 1 is no binary file: its read() gives 'coroutine'"),
+    "an array that raises": (lambda _: OddArray(), "image 1 can't be read: the device is gone"),
+    "a data URI": (
+        lambda _: f"data:image/png;base64,{'A' * 65536}\ud800AAA",  # where its beginning is no longer looked at
+        "image 1 can't be read: 'utf-8' codec can't encode character '\\ud800'",
+    ),
+}
+
+
+@pytest.mark.may_block(reason="the test makes a pipe")
+@pytest.mark.parametrize("key", ["odd", None])
+@pytest.mark.parametrize("case", ODD_IMAGES)
+async def test_an_odd_image_fails_alone(requests, out, tmp_path, case, key):
+    make, reason = ODD_IMAGES[case]
+    first, *others = requests(3)
+    batch = EditBatch([first, EditRequest(make(tmp_path), "make it snow", key=key), *others], out)
+    async with service() as (emulator, session):
+        report = await batch.run(session)
+    (odd,) = [outcome async for outcome in batch.outcomes() if not outcome.ok]
+    assert (report.saved, report.failed, emulator.statistics().tasks_created) == (3, 1, 3)
+    assert report.failures[0].reason.startswith(reason)
+    assert (odd.status, odd.task_id) == ("failed", None)
+
+
+async def test_a_deleted_input_fails_alone_and_is_edited_once_it_is_back(requests, out, photo, tmp_path):
+    moved = tmp_path / "moved.png"
+
+    def deleting():
+        yield requests(1)[0]
+        yield EditRequest(moved, "make it snow", key="moved")
+        yield attrs.evolve(requests(1)[0], key="last")
+
+    async with service() as (emulator, session):
+        first = await EditBatch(deleting(), out).run(session)
+        assert (first.saved, first.failed) == (2, 1)
+        assert [(group.reason, group.keys) for group in first.failures] == [("image 1 does not exist", ("moved",))]
+        moved.write_bytes(OTHER_PHOTO)
+        assert (await EditBatch(deleting(), out).run(session)).ok
+    assert emulator.statistics().tasks_created == 3
+
+
+async def test_an_input_that_stays_away_fails_in_every_run_and_keeps_no_other_from_being_edited(
+    requests, out, tmp_path
+):
+    notes = tmp_path / "notes.jpg"
+    notes.write_text("no picture")
+    bad = [EditRequest(tmp_path / "no.png", "x", key="no"), EditRequest(notes, "x", key="notes"), {"key": "malformed"}]
+    async with service(max_in_flight=1) as (_, session):
+        for _ in range(2):
+            report = await EditBatch([*bad, *requests(3)], out, stop_after_failures=1).run(session)
+            assert (report.failed, report.refused, report.saved, report.stopped) == (2, 1, 3, "")
+
+
+async def test_an_input_that_is_gone_afterwards_does_no_harm(requests, out, photo):
+    async with service() as (_, session):
+        await EditBatch(requests(2), out).run(session)
+        photo.unlink()
+        assert (await EditBatch(requests(2), out).run(session)).ok
+
+
+async def test_an_input_that_can_never_be_sent_fails_and_is_tried_again(out, tmp_path):
+    path = tmp_path / "notes.jpg"
+    path.write_text("no picture")
+    async with service() as (emulator, session):
+        request = EditRequest(path, "make it snow", key="notes")
+        assert (await EditBatch([request], out).run(session)).failed == 1
+        path.write_bytes(PHOTO)
+        assert (await EditBatch([request], out).run(session)).ok
+    assert emulator.statistics().tasks_created == 1
+
+
+async def test_a_task_that_failed_is_not_submitted_again(requests, out):
+    async with service(Fault.failed_task().for_task(1)) as (emulator, session):
+        first = await EditBatch(requests(2), out).run(session)
+        second = await EditBatch(requests(2), out, resubmit_uncertain=True).run(session)
+    assert (first.failed, second.failed, emulator.statistics().tasks_created) == (1, 1, 2)
+
+
+async def test_images_in_memory_are_known_by_their_content(out):
+    def images():
+        return [
+            PHOTO,
+            io.BytesIO(OTHER_PHOTO),
+            Image.new("RGB", (400, 400), "red"),
+            np.zeros((400, 400, 3), np.uint8),
+        ]
+
+    async with service() as (emulator, session):
+        await EditBatch([EditRequest(image, "make it snow") for image in images()], out).run(session)
+        report = await EditBatch([EditRequest(image, "make it snow") for image in images()], out).run(session)
+    assert (report.ok, report.saved) == (True, 4)
+    assert emulator.statistics().tasks_created == 4
+
+
+async def test_a_stream_that_can_not_be_read_twice_is_an_error(out):
+    class Pipe(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            return b""
+
+    async with service() as (_, session):
+        report = await EditBatch([EditRequest(Pipe(), "make it snow", key="pipe")], out).run(session)
+    assert (report.failed, report.failures[0].reason) == (
+        1,
+        "image 1 is a stream that can't be read twice: give its path, or its bytes",
+    )
+
+
+async def test_no_more_tasks_are_created_than_allowed_over_all_runs(requests, out):
+    async with service() as (emulator, session):
+        for _ in range(2):
+            report = await EditBatch(requests(10), out, max_tasks=4).run(session)
+            assert emulator.statistics().tasks_created == 4
+        assert (report.saved, report.failed, report.stopped) == (4, 0, "4 tasks were created (max_tasks=4)")
+        assert (await EditBatch(requests(10), out, max_tasks=10).run(session)).ok
+
+
+async def test_no_more_is_spent_than_allowed(requests, out):
+    async with service() as (emulator, session):
+        report = await EditBatch(requests(10), out, max_cost="0.15").run(session)
+    assert emulator.statistics().charges == report.cost == Decimal("0.0357") * 4
+    assert (report.saved, report.error) == (4, None)
+    assert "max_cost=0.15" in report.stopped
+
+
+async def test_no_more_is_spent_than_allowed_over_all_runs(requests, out):
+    async with service() as (emulator, session):
+        for tasks in (1, 2, 3):
+            report = await EditBatch(requests(5), out, max_cost="0.08", max_tasks=tasks).run(session)
+    assert emulator.statistics().charges == report.cost == Decimal("0.0357") * 2
+    assert "max_cost=0.08" in report.stopped
+
+
+async def test_what_is_in_flight_is_reckoned_with_by_the_next_run(requests, out):
+    async with service(LOSES_SIGHT.times(1), duration=0.3, max_in_flight=1) as (emulator, session):
+        first = await EditBatch(requests(5), out, max_tasks=2).run(session)
+        assert (first.saved, first.in_flight) == (1, 1)
+        report = await EditBatch(requests(5), out, max_cost="0.0714").run(session)
+    assert (report.saved, report.cost, emulator.statistics().charges) == (2, Decimal("0.0714"), Decimal("0.0714"))
+
+
+async def test_what_lost_replies_may_have_cost_is_kept_in_mind_by_the_next_run(requests, out):
+    async with service(Fault.drop_reply().on("submit").nth(1), max_in_flight=1) as (emulator, session):
+        await EditBatch(requests(5), out, max_tasks=2).run(session)
+        report = await EditBatch(requests(5), out, max_cost="0.1071").run(session)
+    assert (report.saved, report.uncertain, emulator.statistics().tasks_created) == (2, 1, 3)
+
+
+async def test_failed_tasks_do_not_use_up_the_limit_of_cost(requests, out):
+    async with service(Fault.failed_task().for_task(2), max_in_flight=1) as (_, session):
+        report = await EditBatch(requests(3), out, max_cost="0.0714").run(session)
+    assert (report.saved, report.failed, report.stopped) == (2, 1, "")
+
+
+async def test_keys_that_can_not_name_files_keep_apart(requests, out):
+    keys = ["a/b", "a:b", "x" * 300, "x" * 301]
+    async with service() as (_, session):
+        report = await EditBatch([attrs.evolve(requests(1)[0], key=key) for key in keys], out).run(session)
+    assert report.ok
+    assert len(pictures(out)) == 4
+
+
+async def test_failures_stop_the_run(requests, out):
+    async with service(Fault.failed_task(), max_in_flight=1) as (_, session):
+        report = await EditBatch(requests(10), out, stop_after_failures=2).run(session)
+    assert (report.failed, report.stopped) == (2, "2 edits failed (stop_after_failures=2)")
+
+
+@pytest.mark.usefixtures("same_service")
+async def test_an_empty_account_stops_the_run_and_leaves_the_rest_planned(requests, out):
+    async with service(max_in_flight=1, balance=Decimal("0.08")) as (_, session):
+        report = await EditBatch(requests(6), out).run(session)
+    assert isinstance(report.error, InsufficientBalanceError)
+    assert report.stopped
+    assert (report.saved, report.failed) == (2, 0)
+    assert set(Counter(states(out).values())) == {"saved", "planned"}
+    async with service() as (emulator, session):
+        assert (await EditBatch(requests(6), out).run(session)).ok
+    assert emulator.statistics().tasks_created == 4
+
+
+async def test_a_task_that_failed_for_lack_of_balance_stops_the_run_and_leaves_the_rest_planned(requests, out):
+    fault = Fault.failed_task(40203, "insufficient balance").for_task(2)
+    async with service(fault, max_in_flight=1) as (emulator, session):
+        report = await EditBatch(requests(6), out).run(session)
+        assert isinstance(report.error, InsufficientBalanceError)
+        assert report.stopped.startswith("insufficient balance (HTTP 200, code 40203, task ")
+        assert (report.saved, report.failed, emulator.statistics().tasks_created) == (1, 1, 2)
+        assert (await EditBatch(requests(6), out).run(session)).saved == 5
+
+
+async def test_an_unreachable_service_stops_the_run(requests, out, unused_port):
+    async with EditSession("key", base_url=f"http://127.0.0.1:{unused_port}", max_retries=0) as session:
+        report = await EditBatch(requests(200), out).run(session)
+    assert report.failed < 40
+    assert "could not be reached" in report.stopped
+
+
+@pytest.fixture
+def unused_port() -> int:
+    import socket  # noqa: PLC0415  # here only
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+async def test_a_generator_is_read_only_as_room_becomes_free(requests, out):
+    read = 0
+
+    def counting():
+        nonlocal read
+        for request in requests(500):
+            read += 1
+            yield request
+
+    async with service(duration=30, max_in_flight=2) as (_, session):
+        run = asyncio.create_task(EditBatch(counting(), out).run(session))
+        await until(lambda: session.statistics().in_flight == 2)
+        assert read < 30
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+
+async def test_requests_may_come_from_an_async_generator(requests, out):
+    async def generator():
+        for request in requests(3):
+            await asyncio.sleep(0)
+            yield request
+
+    async with service() as (_, session):
+        assert (await EditBatch(generator(), out).run(session)).saved == 3
+
+
+async def test_a_run_that_is_stopped_does_not_wait_for_an_input_that_never_gives_again(requests, out):
+    closed = []
+
+    async def generator():
+        try:
+            for request in requests(3):
+                yield request
+            await asyncio.Event().wait()
+        finally:
+            closed.append(True)
+
+    async with service(Fault.failed_task().for_task(2)) as (_, session):
+        with anyio.fail_after(10):
+            report = await EditBatch(generator(), out, stop_after_failures=1).run(session)
+    assert report.stopped.startswith("1 edits failed")
+    assert closed == [True]
+
+
+async def test_a_cancelled_run_does_not_wait_for_an_input_that_never_gives_again(requests, out):
+    async def generator():
+        for request in requests(1):
+            yield request
+        await asyncio.Event().wait()
+
+    async with service() as (_, session):
+        batch = EditBatch(generator(), out)
+        run = asyncio.create_task(batch.run(session))
+        await until(lambda: batch.progress.saved == 1)
+        run.cancel()
+        with anyio.fail_after(10), pytest.raises(asyncio.CancelledError):
+            await run
+
+
+async def test_what_an_async_input_raises_comes_after_what_it_gave(requests, out):
+    async def broken():
+        for request in requests(2):
+            yield request
+        raise LookupError("row 3")
+
+    async with service() as (_, session):
+        with pytest.raises(LookupError, match="row 3"):
+            await EditBatch(broken(), out).run(session)
+    assert list(states(out).values()) == ["saved", "saved"]
+
+
+async def test_what_the_input_raises_comes_after_what_it_gave(requests, out):
+    def broken():
+        yield from requests(2)
+        raise LookupError("row 3")
+
+    async with service() as (_, session):
+        with pytest.raises(LookupError, match="row 3"):
+            await EditBatch(broken(), out).run(session)
+    assert list(states(out).values()) == ["saved", "saved"]
+
+
+async def test_a_cancelled_run_says_how_to_go_on_and_forgets_no_task(requests, out):
+    async with service(duration=1.0) as (emulator, session):
+        run = asyncio.create_task(EditBatch(requests(30), out).run(session))
+        await until(lambda: emulator.statistics().tasks_created >= 3)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError) as cancelled:
+            await run
+        assert "run it again to go on" in cancelled.value.__notes__[0]
+        in_flight = list(states(out).values()).count("submitted")
+        assert in_flight == emulator.statistics().tasks_created
+        report = await EditBatch(requests(30), out).run(session)
+    assert (report.ok, emulator.statistics().tasks_created) == (True, 30)
+
+
+async def test_ids_that_come_after_the_cancellation_are_kept(requests, out):
+    async with service(Fault.slow(delay=0.2).on("submit"), duration=0.5) as (emulator, session):
+        run = asyncio.create_task(EditBatch(requests(8), out).run(session))
+        await until(lambda: emulator.statistics().tasks_created >= 1)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        created = emulator.statistics().tasks_created
+        found = Counter(states(out).values())
+        assert (found["submitting"], found["submitted"]) == (0, created)
+        assert (await EditBatch(requests(8), out).run(session)).ok
+    assert emulator.statistics().tasks_created == 8
+
+
+async def test_a_reply_after_the_deadline_still_gives_the_id(requests, out):
+    async with service(Fault.slow(delay=1.0).on("submit")) as (emulator, session):
+        report = await EditBatch(requests(1), out, deadline=0.5).run(session)
+        assert (report.uncertain, report.in_flight) == (0, 1)
+        assert (await EditBatch(requests(1), out).run(session)).ok
+    assert emulator.statistics().tasks_created == 1
+
+
+@pytest.mark.may_block("the test looks into the journal in the middle of a call")
+async def test_the_intent_is_on_the_disk_before_the_request_is_sent(requests, out, monkeypatch):
+    seen = []
+    send = AiohttpTransport.send
+
+    async def look(self, call, body=None):
+        seen.append((call.method, states(out)["edit0"]))
+        return await send(self, call, body)
+
+    monkeypatch.setattr(AiohttpTransport, "send", look)
+    async with service() as (_, session):
+        assert (await EditBatch(requests(1), out).run(session)).ok
+    assert seen[0] == ("POST", "submitting")
+
+
+@pytest.mark.may_block("the test looks into the journal in the middle of a call")
+async def test_results_are_on_the_disk_before_they_are_fetched_and_files_before_they_count(requests, out, monkeypatch):
+    seen = []
+    save, count = Downloader.save, Row._count_saved
+
+    async def download(self, *arguments):
+        seen.append(states(out)["edit0"])
+        await save(self, *arguments)
+
+    def counted(self, pictures):
+        seen.append(states(out)["edit0"])
+        count(self, pictures)
+
+    monkeypatch.setattr(Downloader, "save", download)
+    monkeypatch.setattr(Row, "_count_saved", counted)
+    async with service() as (_, session):
+        assert (await EditBatch(requests(1), out).run(session)).ok
+    assert seen == ["completed", "saved"]
+
+
+async def test_a_folder_that_can_not_be_written_to_stops_before_anything_is_spent(requests, tmp_path):
+    (tmp_path / "file").touch()
+    async with service() as (emulator, session):
+        with pytest.raises(JournalError, match="can't be written"):
+            await EditBatch(requests(1), tmp_path / "file").run(session)
+    assert emulator.statistics().submits == 0
+
+
+async def test_a_full_disk_stops_submitting_and_loses_nothing(requests, out, monkeypatch):
+    async def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with service(max_in_flight=1) as (emulator, session):
+        with monkeypatch.context() as full:
+            full.setattr(Downloader, "save", fail)
+            report = await EditBatch(requests(30), out).run(session)
+        assert report.stopped == "pictures can't be saved: No space left on device"
+        assert report.saved == 0
+        created = emulator.statistics().tasks_created
+        assert created == report.unsaved < 30
+        assert (await EditBatch(requests(30), out).run(session)).ok
+    assert emulator.statistics().tasks_created == 30
+
+
+async def test_nothing_more_is_paid_for_once_no_result_can_be_fetched(requests, out, caplog):
+    blocked = [True]
+    fault = Fault.status(500).on("download").when(lambda _: blocked[0])
+    async with service(fault, duration=0.01, max_in_flight=2) as (emulator, session):
+        report = await EditBatch(requests(40), out).run(session)
+        paid = emulator.statistics().tasks_created
+        assert Counter(states(out).values()) == {"completed": paid, "planned": report.total - paid}
+        blocked.clear()
+        blocked.append(False)
+        assert (await EditBatch(requests(40), out).run(session)).ok
+        assert emulator.statistics().tasks_created == 40
+    assert 3 <= paid <= 10  # what was under way meanwhile goes on
+    assert "the pictures of 3 completed edits in a row could not be saved" in report.stopped
+    assert "its host answered 500" in report.stopped
+    (told,) = [message for message in caplog.messages if "3 completed edits" in message]
+    assert told == f"{report.stopped}; nothing more is submitted until one is saved"
+
+
+class PublicSession(MemorySession):
+    """A session whose service is at a public address, so that results have to be at one as well."""
+
+    def __init__(self, service: MemoryService, **options: object) -> None:
+        EditSession.__init__(self, KEY, base_url="https://service.example", **options)
+        self.service = service
+
+
+async def test_a_dns_that_hides_the_results_ends_the_run_and_the_option_for_it_is_named(requests, out):
+    service = MemoryService(duration=0.0, latency=0.0)
+    reply = completed("t") | {"output": [{"content": [{"type": "image", "url": "https://198.18.0.5/a.png"}]}]}
+    service.on_check = lambda *_: says(reply)
+    async with PublicSession(service, polling=FixedInterval(0.01), max_in_flight=2) as session:
+        report = await EditBatch(requests(40), out).run(session)
+    assert len(service.submissions) <= 10
+    assert "its host '198.18.0.5' has no public address" in report.stopped
+    assert "allow_result_hosts" in report.stopped
+    assert "--allow-result-host NAME" in plain(report.text())
+
+
+async def test_submitting_goes_on_once_a_result_can_be_fetched(requests, out, caplog):
+    failing = Fault.status(500).on("download").for_task(1, 2, 3)
+    slow = Fault.slow(delay=1.0).on("download").for_task(4, 5, 6, 7, 8)
+    async with service(failing, slow, duration=0.2, max_in_flight=4) as (emulator, session):
+        batch = EditBatch(requests(20), out)
+        report = await batch.run(session)
+        assert emulator.statistics().tasks_created == 20
+    assert (report.saved, report.stopped, batch.progress.held) == (17, "", "")
+    assert [message for message in caplog.messages if "nothing more is submitted until" in message]
+
+
+async def test_results_that_are_lost_for_good_keep_no_later_run_from_submitting(requests, out):
+    fault = Fault.status(500).on("download").for_task(1, 2, 3, 4)
+    async with service(fault, max_in_flight=4) as (_, session):
+        await EditBatch(requests(4), out).run(session)
+        report = await EditBatch(requests(9), out).run(session)
+    assert (report.saved, report.stopped) == (5, "")
+
+
+async def test_a_journal_that_fails_ends_the_run_and_names_the_tasks_that_it_could_not_keep(requests, out, monkeypatch):
+    move = _store.Store.move
+
+    def fail(self, number, state, columns):
+        if state.value == "submitted":
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorname = "SQLITE_FULL"
+            raise error
+        move(self, number, state, columns)
+
+    async with service(max_in_flight=2, duration=0.5) as (emulator, session):
+        with monkeypatch.context() as full:
+            full.setattr(_store.Store, "move", fail)
+            with pytest.raises(JournalError, match="the disk is full") as failure:
+                await EditBatch(requests(10), out).run(session)
+        (task_id, *_) = emulator.tasks
+        assert any(task_id in note for note in failure.value.__notes__)
+        assert len(emulator.tasks) <= 4
+        recovered = await EditBatch([], out).run(session)
+    assert (recovered.saved, recovered.uncertain) == (len(emulator.tasks), 0)
+    assert not (out / ASIDE_NAME).exists()
+
+
+async def test_two_runs_on_one_folder_are_refused(requests, out):
+    async with service(duration=1.0) as (_, session):
+        run = asyncio.create_task(EditBatch(requests(2), out).run(session))
+        await until(lambda: session.statistics().in_flight)
+        with pytest.raises(JournalError, match="being written by a run in process"):
+            await EditBatch(requests(2), out).run(session)
+        assert (await run).ok
+
+
+async def test_a_second_run_of_a_batch_is_refused_and_leaves_the_first_as_it_is(requests, out):
+    batch = EditBatch(requests(2), out)
+    async with service(Fault.stuck_task().for_task(2)) as (_, session):
+        run = asyncio.create_task(batch.run(session))
+        await until(lambda: batch.progress.saved)
+        before = batch.progress
+        with pytest.raises(JournalError, match="is being written by another run of this batch"):
+            await batch.run(session)
+        assert batch.progress == before
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert batch.report.saved == 1
+        run = asyncio.create_task(batch.run(session))  # it can go on now
+        await until(lambda: batch.progress.found)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+
+async def test_a_session_that_is_not_open_is_an_error(requests, out):
+    with pytest.raises(SessionClosedError):
+        await EditBatch(requests(1), out).run(EditSession("key"))
+
+
+async def test_a_session_that_is_closed_meanwhile_ends_the_run_resumably(requests, out):
+    async with service(duration=30, max_in_flight=2) as (_, session):
+        run = asyncio.create_task(EditBatch(requests(10), out).run(session))
+        await until(lambda: session.statistics().watched == 2)
+        await session.__aexit__(KeyError, KeyError(), None)
+        report = await run
+    assert isinstance(report.error, SessionClosedError)
+    assert (report.in_flight, report.failed, report.planned) == (2, 0, 8)
+    assert set(states(out).values()) == {"submitted", "planned"}
+
+
+async def test_a_task_that_is_accepted_while_the_session_closes_is_kept(requests, out, monkeypatch):
+    def closed(self, tracked):
+        raise SessionClosedError("the session was closed", task_id=tracked.task_id)
+
+    async with service() as (_, session):
+        with monkeypatch.context() as closing:
+            closing.setattr(Host, "track", closed)
+            report = await EditBatch(requests(1), out).run(session)
+        assert (report.in_flight, report.uncertain, report.failed) == (1, 0, 0)
+        assert isinstance(report.error, SessionClosedError)
+        assert (await EditBatch(requests(1), out).run(session)).ok
+
+
+async def test_a_session_that_closes_before_a_download_ends_the_run_resumably(requests, out, monkeypatch):
+    async def closed(*_: object) -> None:
+        raise SessionClosedError("the session is closed")
+
+    async with service() as (_, session):
+        with monkeypatch.context() as closing:
+            closing.setattr(Downloader, "save", closed)
+            report = await EditBatch(requests(1), out).run(session)
+        assert (report.unsaved, type(report.error)) == (1, SessionClosedError)
+        with monkeypatch.context() as closing:
+            closing.setattr(EditSession, "pictures", lambda *_: (_ for _ in ()).throw(SessionClosedError("closed")))
+            report = await EditBatch(requests(1), out).run(session)
+        assert (report.unsaved, type(report.error)) == (1, SessionClosedError)
+        assert (await EditBatch(requests(1), out).run(session)).ok
+
+
+async def test_leftovers_of_a_killed_run_are_swept_away_and_no_downloads_of_others(requests, out, monkeypatch):
+    async def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    key = "a key that is longer than what is left of it in the name of a part"
+    async with service() as (_, session):
+        with monkeypatch.context() as disk:
+            disk.setattr(Downloader, "save", full)
+            await EditBatch([attrs.evolve(requests(1)[0], key=key)], out).run(session)
+        for name in (key.replace(" ", "_")[:40], "report.html", "report.json", "cat-0.png"):
+            (out / f".{name}.0123abcd.part").touch()
+        (out / ".mine.part").touch()
+        await EditBatch(requests(1), out).run(session)
+    assert sorted(path.name for path in out.glob(".*")) == [".cat-0.png.0123abcd.part", ".mine.part"]
+
+
+async def test_progress_can_be_seen_at_any_time(requests, out):
+    async with service(duration=0.2, max_in_flight=2) as (_, session):
+        batch = EditBatch(requests(4), out)
+        assert batch.progress.in_flight == 0
+        run = asyncio.create_task(batch.run(session))
+        await until(lambda: batch.progress.in_flight == 2)
+        await run
+    assert (batch.progress.saved, batch.progress.in_flight, batch.progress.failed) == (4, 0, 0)
+    assert batch.progress.cost == Decimal("0.0357") * 4
+
+
+async def test_no_more_edits_are_said_to_be_in_flight_than_may_be_at_the_service(requests, out, monkeypatch):
+    seen = []
+
+    def enter(self):
+        _enter(self)
+        seen.append(self._around.counts.in_flight)
+
+    _enter = Row._enter
+    monkeypatch.setattr(Row, "_enter", enter)
+    slow = Fault.slow(delay=0.2).on("download")
+    async with service(slow, duration=0.02, max_in_flight=2) as (_, session):
+        assert (await EditBatch(requests(10), out).run(session)).ok
+    assert max(seen) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_cost": -1},
+        {"max_cost": "a lot"},
+        {"max_cost": float("inf")},
+        {"max_tasks": -1},
+        {"max_tasks": 1.5},
+        {"stop_after_failures": 0},
+        {"deadline": 0},
+    ],
+)
+async def test_wrong_options_are_errors(out, options):
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        EditBatch([], out, **options)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"code": 0, "message": "success", "data": {"id": "task-9", "status": "pending"}},
+        {"code": 0, "message": "success", "data": {}},
+    ],
+    ids=["named", "nameless"],
+)
+async def test_a_submission_that_the_service_took_is_paid_once(requests, out, document):
+    service = MemoryService(on_submission=lambda _: says(document), on_check=lambda *_: status(500))
+    limits = {"max_tasks": 1, "max_cost": "0.05", "deadline": 0.1}
+    for _ in range(2):
+        async with MemorySession(service, polling=FixedInterval(0.01)) as session:
+            report = await EditBatch(requests(4), out, **limits).run(session)
+    assert len(service.submissions) == 1
+    assert (report.failed, report.in_flight + report.uncertain) == (0, 1)
+
+
+PICTURELESS = {"status": "completed", "output": None, "usage": {"cost": "0.05"}}
+
+
+async def batch_of_memory(service: MemoryService, batch: EditBatch, **options: object):
+    async with MemorySession(service, **options) as session:
+        return await batch.run(session)
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.may_block("the loop writes the pictures")
+@pytest.mark.usefixtures("pictures_at_once")
+async def test_a_completed_edit_without_pictures_is_asked_for_again_by_the_next_run(requests, out):
+    service = MemoryService(on_check=lambda *_: says(PICTURELESS))
+    report = await batch_of_memory(service, EditBatch(requests(1), out))
+    assert (report.failed, report.unsaved, report.unsaved_tasks) == (0, 1, {"edit0": "task-1"})
+    assert "completed, but not saved: edit0 (task task-1)" in report.text()
+    assert "run it again" in report.text()
+    assert json.loads((out / "report.json").read_text())["unsaved_tasks"] == {"edit0": "task-1"}
+    plan = await EditBatch(requests(1), out).plan()
+    assert (plan.submit, plan.attach + plan.download) == (0, 1)
+    service.on_check = in_order(status(404))
+    report = await batch_of_memory(service, EditBatch(requests(1), out))
+    assert (report.unsaved, report.unsaved_tasks) == (1, {"edit0": "task-1"})
+    report = await batch_of_memory(service, EditBatch(requests(1), out))
+    assert report.ok, report.text()
+    assert (len(service.submissions), pictures(out)) == (1, {"edit0-0.png"})
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.may_block("the loop writes the pictures")
+@pytest.mark.usefixtures("pictures_at_once")
+async def test_a_picture_without_a_url_keeps_the_others_in_their_places(requests, out, monkeypatch):
+    output = [{"url": "https://r/0"}, None, {"url": "https://r/2"}]
+    service = MemoryService(on_check=lambda *_: says({"status": "completed", "output": output}))
+    saved = []
+
+    async def save(_, url, task_id, index, path):
+        saved.append((url, index, path.name))
+        raise DownloadError("not now", task_id=task_id)
+
+    batch = EditBatch(requests(1, parameters=EditParameters(n=3)), out)
+    with monkeypatch.context() as patch:
+        patch.setattr(Downloader, "save", save)
+        assert (await batch_of_memory(service, batch)).unsaved == 1
+    assert saved == [("https://r/0", 0, "edit0-0.png")]
+    assert (await batch_of_memory(service, batch)).saved == 1
+    assert pictures(out) == {"edit0-0.png", "edit0-2.png"}
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.may_block("the loop writes the pictures")
+@pytest.mark.usefixtures("pictures_at_once")
+async def test_a_picture_beyond_those_asked_for_takes_no_other_name(requests, out):
+    output = [None, {"url": "https://r/1"}]
+    service = MemoryService(on_check=lambda *_: says({"status": "completed", "output": output}))
+    assert (await batch_of_memory(service, EditBatch(requests(1), out))).saved == 1
+    assert pictures(out) == {"edit0-0.png"}
+
+
+FAILED_AT_A_COST = {"status": "failed", "error": "no luck", "usage": {"cost": "0.05"}}
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize("document", [FAILED_AT_A_COST, PICTURELESS], ids=["failed", "without pictures"])
+async def test_what_an_edit_without_a_result_costs_counts(requests, out, document):
+    service = MemoryService(on_check=lambda *_: says(document))
+    for _ in range(2):
+        batch = EditBatch(requests(4), out, max_cost="0.12")
+        report = await batch_of_memory(service, batch)
+        assert (len(service.submissions), report.cost, batch.progress.cost) == (2, Decimal("0.10"), Decimal("0.10"))
+    assert report.limit == "max_cost"
+    outcomes = [outcome async for outcome in batch.outcomes()]
+    assert [outcome.cost for outcome in outcomes if outcome.task_id] == [Decimal("0.05")] * 2
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize("document", [FAILED_AT_A_COST, PICTURELESS], ids=["failed", "without pictures"])
+async def test_a_cost_in_the_reply_to_the_submission_counts(requests, out, document):
+    service = MemoryService(on_submission=lambda _: says({"id": "x"} | document), on_check=lambda *_: says(document))
+    report = await batch_of_memory(service, EditBatch(requests(4), out, max_cost="0.05"))
+    assert (len(service.submissions), report.cost) == (1, Decimal("0.05"))
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.may_block("the loop writes the pictures")
+@pytest.mark.usefixtures("pictures_at_once")
+@pytest.mark.parametrize(("stated", "total"), [({"cost": "0.05"}, "0.05"), ({"cost": "0.07"}, "0.07"), ({}, "0.05")])
+async def test_a_cost_that_is_stated_again_counts_once(requests, out, stated, total):
+    service = MemoryService(on_check=lambda *_: says(PICTURELESS))
+    batch = EditBatch(requests(1), out, max_cost=1)
+    report = await batch_of_memory(service, batch)
+    assert (report.cost, batch.progress.cost, report.unpriced) == (Decimal("0.05"), Decimal("0.05"), 0)
+    service.on_check = lambda *_: says({"status": "completed", "output": ["https://r/1"], "usage": stated})
+    report = await batch_of_memory(service, batch)
+    assert report.ok, report.text()
+    assert (report.cost, batch.progress.cost, report.unpriced) == (Decimal(total), Decimal(total), 0)

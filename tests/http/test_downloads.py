@@ -1,0 +1,644 @@
+"""Result pictures: fetched without the key, whole or not at all, and written so that nobody sees half a file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import re
+import socket
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from memory_transport import IMAGE, until
+
+from qwen_edit_async import DownloadError, EditSession, FixedInterval, NotFoundError, OutputImage, SessionClosedError
+from qwen_edit_async.emulator import EditEmulator, Fault, FixedEngine
+from qwen_edit_async.http import downloads as downloads_module
+from qwen_edit_async.http.hosts import ResultHosts
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
+
+
+class NoisyEngine(FixedEngine):
+    """A picture of several pieces."""
+
+    def __init__(self, size: int = 3_000_000) -> None:
+        self._picture = png(size)
+
+
+def png(size: int) -> bytes:
+    """A whole PNG of about so many bytes."""
+    pixels = os.urandom(size)
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", 1000, 1000, 8, 2, 0, 0, 0)),
+        (b"IDAT", pixels),
+        (b"IEND", b""),
+    ]
+    text = b"\x89PNG\r\n\x1a\n"
+    for kind, data in parts:
+        text += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return text
+
+
+SMALL = png(1000)
+
+
+@pytest.fixture
+async def emulator():
+    async with EditEmulator(duration=0.0, engine=NoisyEngine()) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+async def session(emulator):
+    options = {"polling": FixedInterval(0.01), "timeout": 1.0, "default_headers": {"X-Mine": "1"}}
+    async with EditSession(emulator.api_key, base_url=emulator.url, envelope="flat", **options) as session:
+        yield session
+
+
+@pytest.fixture
+async def image(session):
+    return (await session.edit(IMAGE, "snow")).images[0]
+
+
+@pytest.fixture
+async def serve():
+    """Serve results from a server of our own: ``url = await serve(handler)``."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(handler) -> str:
+            application = web.Application()
+            application.router.add_get("/{name:.*}", handler)
+            runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            return f"http://127.0.0.1:{site.port}/a.png"
+
+        yield start
+
+
+def image_at(session, url: str) -> OutputImage:
+    return OutputImage(url=url, task_id="task-1", index=0, store=session._host)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+async def until_clean(folder: Path) -> None:
+    """A failed download is cleaned up on a thread, soon."""
+    await until(lambda: not [name for name in files_in(folder) if name.endswith(".part")])
+
+
+# The picture.
+
+
+async def test_a_picture_is_read_whole(session, emulator, image):
+    assert await image.read() == emulator.engine._picture
+    assert session.statistics().downloads == 1
+
+
+async def test_a_picture_is_saved_whole(emulator, image, tmp_path):
+    path = await image.save(tmp_path / "new" / "folder" / "a.png")
+    assert path.read_bytes() == emulator.engine._picture
+    assert files_in(path.parent) == ["a.png"]
+
+
+async def test_saving_replaces_what_was_there(emulator, image, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"old")
+    await image.save(str(tmp_path / "a.png"))
+    assert (tmp_path / "a.png").read_bytes() == emulator.engine._picture
+
+
+async def test_no_key_and_no_header_of_the_api_goes_to_the_results(emulator, image):
+    await image.read()
+    (record,) = [record for record in emulator.requests if record.path.startswith("/results/")]
+    assert {"authorization", "x-mine", "cookie"} & set(record.header_names) == set()
+    assert emulator.statistics().keys_at_results == 0
+
+
+async def test_a_download_holds_about_a_piece_in_memory_while_it_is_saved(image, session, tmp_path, monkeypatch):
+    sizes = []
+
+    def watched(write):
+        def watch(self, offset, piece):
+            sizes.append(len(piece))
+            write(self, offset, piece)
+
+        return watch
+
+    for name in ("write", "commit"):
+        monkeypatch.setattr(downloads_module._PartFile, name, watched(getattr(downloads_module._PartFile, name)))
+    await image.save(tmp_path / "a.png")
+    assert len(sizes) >= 2
+    assert max(sizes) < 2 * 1024 * 1024
+
+
+# Failures that pass.
+
+PASSING = {
+    "500": Fault.status(500),
+    "503": Fault.status(503),
+    "429": Fault.status(429),
+    "408": Fault.status(408),
+    "dropped": Fault.drop_reply(),
+    "cut off": Fault.truncated_download(0.5),
+    "just begun": Fault.truncated_download(0.0),
+    "HTML": Fault.wrong_download(),
+    "half a picture": Fault.wrong_download(png(50_000)[:-20], "image/png"),
+    "a damaged picture": Fault.wrong_download(png(50_000).replace(b"IEND", b"IDAT"), "image/png"),
+    "more than a picture": Fault.wrong_download(png(1000) + b"more", "image/png"),
+    "empty": Fault.wrong_download(b"", "image/png"),
+}
+
+
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+async def test_a_download_that_fails_is_tried_again(emulator, image, tmp_path, fault):
+    emulator.inject(fault.on("download").times(2))
+    path = await image.save(tmp_path / "a.png")
+    assert path.read_bytes() == emulator.engine._picture
+    assert (emulator.statistics().downloads, files_in(tmp_path)) == (3, ["a.png"])
+
+
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+async def test_a_download_that_keeps_failing_is_an_error_and_leaves_no_file(session, emulator, image, tmp_path, fault):
+    emulator.inject(fault.on("download"))
+    match = re.escape(f"image 0 of task {image.task_id} could not be downloaded") + f".*attach.'{image.task_id}'"
+    with pytest.raises(DownloadError, match=match) as caught:
+        await image.save(tmp_path / "a.png")
+    assert caught.value.task_id == image.task_id
+    assert emulator.statistics().downloads in {3, 6}  # aiohttp asks once more by itself if a connection is dropped
+    await until_clean(tmp_path)
+    assert files_in(tmp_path) == []
+    assert session.statistics().downloads == 0
+
+
+async def test_what_was_there_stays_if_the_download_fails(emulator, image, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"old")
+    emulator.inject(Fault.truncated_download())
+    with pytest.raises(DownloadError):
+        await image.save(tmp_path / "a.png")
+    await until_clean(tmp_path)
+    assert (tmp_path / "a.png").read_bytes() == b"old"
+    assert files_in(tmp_path) == ["a.png"]
+
+
+async def test_nothing_is_seen_under_the_final_name_before_it_is_whole(emulator, image, tmp_path, serve, session):
+    half, go = asyncio.Event(), asyncio.Event()
+    picture = png(4_000_000)
+
+    async def slow(request):
+        response = web.StreamResponse(headers={"Content-Length": str(len(picture))})
+        await response.prepare(request)
+        await response.write(picture[:2_500_000])
+        half.set()
+        await go.wait()
+        await response.write(picture[2_500_000:])
+        return response
+
+    saving = asyncio.create_task(image_at(session, await serve(slow)).save(tmp_path / "a.png"))
+    await half.wait()
+    await until(lambda: files_in(tmp_path) != [])
+    (name,) = files_in(tmp_path)
+    assert name.startswith(".a.png.")
+    assert name.endswith(".part")
+    go.set()
+    await saving
+    assert files_in(tmp_path) == ["a.png"]
+
+
+async def test_a_download_that_hangs_times_out(emulator, image):
+    emulator.inject(Fault.hang().on("download").times(1))
+    assert await image.read() == emulator.engine._picture
+
+
+def gzipped_for_ever() -> tuple[bytes, bytes]:
+    compressor = zlib.compressobj(wbits=31)
+    begun = compressor.compress(png(100)[:50]) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    return b"Content-Encoding: gzip\r\n\r\n" + begun, b"\0\0\0\xff\xff"  # an empty block
+
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+MOVING = {
+    "a chunk's extension": (CHUNKED + b"1;", b"a"),
+    "a trailer": (CHUNKED + b"%x\r\n%s\r\n0\r\nX-More: " % (len(SMALL), SMALL), b"a"),
+    "nothing, compressed": gzipped_for_ever(),
+}
+
+
+@pytest.fixture
+async def moving():
+    """Serve an answer of which something comes for ever: ``url = await moving(begin, again)``."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(begin: bytes, again: bytes) -> str:
+            async def answer(reader, writer):
+                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                    try:
+                        await reader.readuntil(b"\r\n\r\n")
+                        writer.write(b"HTTP/1.1 200 OK\r\n" + begin)
+                        while True:
+                            writer.write(again)
+                            await writer.drain()
+                            await asyncio.sleep(0.02)
+                    finally:
+                        writer.close()
+                        await writer.wait_closed()  # which takes what broke the connection: else it is told at the end
+
+            server = await stack.enter_async_context(await asyncio.start_server(answer, "127.0.0.1", 0))
+            return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.png"
+
+        yield start
+
+
+@pytest.mark.parametrize("kind", MOVING)
+async def test_a_download_of_which_no_data_comes_is_given_up_however_the_wire_moves(emulator, moving, tmp_path, kind):
+    url = await moving(*MOVING[kind])
+    options = {"timeout": 0.3, "max_retries": 1}
+    async with EditSession(emulator.api_key, base_url=emulator.url, **options) as session:
+        async with asyncio.timeout(5):
+            with pytest.raises(DownloadError, match="TimeoutError"):
+                await image_at(session, url).save(tmp_path / "a.png")
+        await until_clean(tmp_path)
+    assert files_in(tmp_path) == []
+
+
+async def test_what_came_of_a_download_that_failed_is_no_part_of_the_next(emulator, image):
+    emulator.inject(Fault.truncated_download(0.8).times(1))
+    assert await image.read() == emulator.engine._picture
+
+
+# Failures that stay.
+
+
+async def test_a_picture_over_the_cap_is_refused_by_its_announced_size(session, emulator, image, monkeypatch):
+    monkeypatch.setattr(downloads_module, "MAX_RESULT_BYTES", 1_000_000)
+    with pytest.raises(DownloadError, match=r"it has \d+ bytes"):
+        await image.read()
+    assert emulator.statistics().downloads == 1
+
+
+async def test_a_picture_over_the_cap_is_refused_as_it_streams(session, serve, monkeypatch, tmp_path):
+    async def endless(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(png(5_000_000))
+        return response
+
+    monkeypatch.setattr(downloads_module, "MAX_RESULT_BYTES", 1_000_000)
+    with pytest.raises(DownloadError, match="more than 1000000 bytes"):
+        await image_at(session, await serve(endless)).save(tmp_path / "a.png")
+    await until_clean(tmp_path)
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/a.png", "file:///etc/passwd", "a.png", "", "javascript:1"])
+async def test_a_url_that_is_not_http_is_refused(session, url):
+    with pytest.raises(DownloadError, match=r"not http\(s\)"):
+        await image_at(session, url).read()
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[broken/", "https://:80"])
+async def test_a_url_that_is_not_valid_is_refused(session, url):
+    with pytest.raises(DownloadError):
+        await image_at(session, url).read()
+
+
+async def test_a_host_that_can_not_be_reached_is_named(session):
+    with socket.socket() as taken:  # bound, but not listening
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(DownloadError, match=r"its host '127\.0\.0\.1' can't be reached"):
+            await image_at(session, f"http://127.0.0.1:{taken.getsockname()[1]}/a.png").read()
+
+
+@pytest.mark.parametrize("location", ["ftp://127.0.0.1/a.png", "file:///etc/passwd", "data:image/png;base64,AAAA"])
+async def test_a_redirect_to_something_else_than_http_is_refused(session, serve, location):
+    async def redirect(request):
+        raise web.HTTPFound(location)
+
+    with pytest.raises(DownloadError):
+        await image_at(session, await serve(redirect)).read()
+
+
+async def test_a_redirect_that_gives_up_encryption_is_refused(session, serve, image, monkeypatch):
+    async def redirect(request):
+        raise web.HTTPFound(image.url)
+
+    def problem(hosts, url, came_from=None):
+        return judge(hosts, url, came_from and came_from.with_scheme("https"))
+
+    judge = ResultHosts.problem
+    monkeypatch.setattr(ResultHosts, "problem", problem)
+    with pytest.raises(DownloadError, match="redirects from https to http"):
+        await image_at(session, await serve(redirect)).read()
+
+
+async def test_a_redirect_to_another_host_is_followed_without_the_key(session, serve, emulator, image):
+    async def redirect(request):
+        raise web.HTTPFound(image.url)
+
+    assert await image_at(session, await serve(redirect)).read() == emulator.engine._picture
+    assert emulator.statistics().keys_at_results == 0
+
+
+async def test_long_headers_of_signed_url_services_are_fine(session, serve):
+    picture = png(1000)
+
+    async def answer(request):
+        return web.Response(body=picture, headers={"X-Policy": "x" * 20_000})
+
+    assert await image_at(session, await serve(answer)).read() == picture
+
+
+async def test_the_url_is_asked_for_exactly_as_it_was_signed(session, serve):
+    seen = []
+
+    async def answer(request):
+        seen.append(request.raw_path)
+        return web.Response(body=png(1000))
+
+    url = (await serve(answer)) + "?Signature=a%2Bb%2F%3d&x=%E4%BD%A0+y"
+    await image_at(session, url).read()
+    assert seen == ["/a.png?Signature=a%2Bb%2F%3d&x=%E4%BD%A0+y"]
+
+
+SIGNED = "a%2Fb%7Ec.png?sig=a%2Fb%2Bc%3D~&x=%e4+y"
+
+
+@pytest.mark.parametrize("location", [SIGNED, f"/{SIGNED}", "//{host}/" + SIGNED, "http://{host}/" + SIGNED])
+async def test_a_redirect_is_followed_byte_for_byte(session, serve, location):
+    seen = []
+
+    async def answer(request):
+        seen.append(request.raw_path)
+        if request.path == "/a.png":
+            return web.Response(status=302, headers={"Location": location.format(host=request.host)})
+        return web.Response(body=SMALL)
+
+    assert await image_at(session, await serve(answer)).read() == SMALL
+    assert seen == ["/a.png", f"/{SIGNED}"]
+
+
+@pytest.mark.parametrize("redirected", [False, True])
+async def test_only_what_no_url_may_hold_is_escaped(session, serve, redirected):
+    seen = []
+
+    async def answer(request):
+        seen.append(request.raw_path)
+        if request.path == "/a.png":
+            return web.Response(status=302, headers={"Location": "/我的 %E4%BD%A0/~a+b.png?x=é&y=%2f"})
+        return web.Response(body=SMALL)
+
+    url = await serve(answer)
+    await image_at(session, url if redirected else url.replace("a.png", "我的 %E4%BD%A0/~a+b.png?x=é&y=%2f")).read()
+    assert seen[-1] == "/%E6%88%91%E7%9A%84%20%E4%BD%A0/~a+b.png?x=%C3%A9&y=%2f"
+
+
+@pytest.mark.parametrize(
+    "named", ["//{host}/out/a%7E.png?s=%3d", "/out/a%7E.png?s=%3d", "../../../../out/a%7E.png?s=%3d"]
+)
+async def test_a_relative_url_is_relative_to_the_reply_that_names_it(serve, named):
+    asked = []
+
+    async def answer(request):
+        asked.append((request.raw_path, "Authorization" in request.headers))
+        if "task" not in request.path:
+            return web.Response(body=SMALL)
+        entry = {"type": "image", "url": named.format(host=request.host)}
+        return web.json_response({"status": "completed", "output": [{"content": [entry]}]})
+
+    async with EditSession("key", base_url=(await serve(answer)).removesuffix("/a.png")) as session:
+        (picture,) = (await session.attach("t1")).images
+        assert await picture.read() == SMALL
+    assert asked == [("/model/v1/generation/task/t1", True), ("/out/a%7E.png?s=%3d", False)]
+    assert picture.url.endswith("/out/a%7E.png?s=%3d")
+    assert picture.url.startswith("http://127.0.0.1:")
+
+
+async def test_no_cookie_of_a_host_of_results_is_kept(session, serve):
+    cookies = []
+
+    async def answer(request):
+        cookies.append(request.headers.get("Cookie"))
+        return web.Response(body=SMALL, headers={"Set-Cookie": "track=1"})
+
+    url = (await serve(answer)).replace("127.0.0.1", "localhost")
+    for _ in range(2):
+        await image_at(session, url).read()
+    assert cookies == [None, None]
+
+
+async def test_a_name_that_the_server_proposes_is_not_used(session, serve, tmp_path):
+    async def answer(request):
+        name = 'attachment; filename="../../evil.png"'
+        return web.Response(body=png(1000), headers={"Content-Disposition": name})
+
+    await image_at(session, await serve(answer)).save(tmp_path / "mine" / "a.png")
+    assert files_in(tmp_path) == ["mine"]
+    assert files_in(tmp_path / "mine") == ["a.png"]
+
+
+# URLs that expire.
+
+
+async def test_an_expired_url_is_renewed_by_asking_the_task_again(session, emulator, image):
+    emulator.inject(Fault.expired_url().times(1))
+    checks = emulator.statistics().checks
+    assert await image.read() == emulator.engine._picture
+    assert emulator.statistics().checks == checks + 1
+    assert session.statistics().renewals == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+async def test_a_url_is_renewed_once_and_only_once(session, emulator, image, status):
+    emulator.inject(Fault.status(status).on("download"))
+    with pytest.raises(DownloadError, match=f"answered {status}"):
+        await image.read()
+    assert (emulator.statistics().downloads, session.statistics().renewals) == (2, 1)
+
+
+async def test_a_really_expired_url_is_renewed(leap):
+    emulator = EditEmulator(duration=0.0, engine=FixedEngine(), result_lifetime=60.0)
+    async with (
+        emulator,
+        EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.01)) as session,
+    ):
+        result = await session.edit(IMAGE, "snow", n=2)
+        leap(60.0)
+        assert await result.images[1].read() == emulator.engine._picture
+        assert session.statistics().renewals == 1
+
+
+async def test_a_url_that_can_not_be_renewed_is_an_error_that_says_why(emulator, image):
+    emulator.inject(Fault.expired_url(), Fault.status(404).on("check"))
+    with pytest.raises(DownloadError, match="answered 403") as caught:
+        await image.read()
+    assert isinstance(caught.value.__cause__, NotFoundError)
+
+
+async def test_a_picture_that_the_task_no_longer_has_is_an_error(emulator, image):
+    emulator.inject(Fault.expired_url(), Fault.reshape(lambda members: members | {"output": []}).on("check"))
+    with pytest.raises(DownloadError, match="answered 403"):
+        await image.read()
+
+
+async def test_renewing_survives_a_check_that_fails(session, emulator, image):
+    emulator.inject(Fault.expired_url().times(1), Fault.status(502).on("check").times(2))
+    await image.read()
+    assert session.statistics().renewals == 1
+
+
+# The disk.
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+async def test_an_error_of_the_disk_is_the_users_and_is_not_tried_again(emulator, image, tmp_path, monkeypatch, code):
+    def fail(self, offset, piece):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(downloads_module._PartFile, "write", fail)
+    with pytest.raises(OSError, match=os.strerror(code)) as caught:
+        await image.save(tmp_path / "a.png")
+    assert (type(caught.value), caught.value.errno) == (OSError, code)
+    assert emulator.statistics().downloads == 1
+    await until_clean(tmp_path)
+    assert files_in(tmp_path) == []
+
+
+async def test_an_error_while_the_file_gets_its_name_leaves_nothing(image, tmp_path):
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(IsADirectoryError):
+        await image.save(tmp_path / "a.png")
+    await until_clean(tmp_path)
+    assert files_in(tmp_path) == ["a.png"]
+
+
+async def test_a_folder_that_is_a_file_is_the_users_error(emulator, image, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises((FileExistsError, NotADirectoryError)):
+        await image.save(tmp_path / "file" / "a.png")
+    assert emulator.statistics().downloads == 0
+
+
+async def test_a_picture_is_on_the_disk_before_it_has_its_name(emulator, image, tmp_path, monkeypatch):
+    synced = []
+
+    def sync(descriptor: int) -> None:
+        synced.append((os.fstat(descriptor).st_size, (tmp_path / "a.png").exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    await image.save(tmp_path / "a.png")
+    assert synced == [(len(emulator.engine._picture), False)]
+
+
+async def test_a_long_name_fits(image, tmp_path):
+    path = await image.save(tmp_path / ("x" * 240 + ".png"))
+    assert path.exists()
+
+
+async def test_many_downloads_at_once(session, emulator, tmp_path):
+    results = await asyncio.gather(*(session.edit(IMAGE, "snow", n=2) for _ in range(10)))
+    await asyncio.gather(*(result.save(tmp_path) for result in results))
+    assert len(files_in(tmp_path)) == 20
+    assert all(path.read_bytes() == emulator.engine._picture for path in tmp_path.iterdir())
+
+
+# The session's end.
+
+
+@pytest.mark.parametrize("call", ["read", "save", "open"])
+async def test_a_picture_of_a_closed_session_says_so(session, image, tmp_path, call):
+    await session.aclose()
+    with pytest.raises(SessionClosedError, match=r"session\.attach"):
+        await (image.save(tmp_path / "a.png") if call == "save" else getattr(image, call)())
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05], ids=["as it begins", "while it waits for more"])
+@pytest.mark.parametrize("call", ["read", "save"])
+async def test_a_session_that_is_closed_during_a_download_ends_it_clearly(session, serve, tmp_path, call, pause):
+    began, end = asyncio.Event(), asyncio.Event()
+
+    async def stall(request):
+        response = web.StreamResponse(headers={"Content-Length": "5000"})
+        await response.prepare(request)
+        await response.write(png(4000)[:2000])
+        began.set()
+        await end.wait()
+        return response
+
+    image = image_at(session, await serve(stall))
+    loading = asyncio.create_task(image.save(tmp_path / "a.png") if call == "save" else image.read())
+    await began.wait()
+    await asyncio.sleep(pause)
+    await session._close(cancel=True)
+    async with asyncio.timeout(5):
+        await asyncio.wait([loading])
+    end.set()
+    assert isinstance(loading.exception(), DownloadError | SessionClosedError)
+    await until_clean(tmp_path)
+    assert files_in(tmp_path) == []
+
+
+async def test_leaving_the_session_waits_for_a_download_that_somebody_awaits(emulator, tmp_path):
+    emulator.inject(Fault.slow(delay=0.2).on("download"))
+    async with EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.01)) as session:
+        result = await session.edit(IMAGE, "snow")
+        loading = asyncio.create_task(result.images[0].save(tmp_path / "a.png"))
+        await asyncio.sleep(0.05)
+    assert (await loading).exists()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h:99999/x", "http://h:abc/x", "http://[::1/x", "http://a..b/", "http://\ud800.x/", "http:///x"]
+)
+async def test_a_url_that_makes_no_sense_is_a_download_error(session, url):
+    with pytest.raises(DownloadError):
+        await OutputImage(url=url, task_id="t", index=0, store=session._host).read()
+
+
+async def test_a_file_that_is_no_picture_inside_is_a_download_error(image):
+    with pytest.raises(DownloadError, match="is no picture"):
+        await image.open()
+
+
+async def test_a_file_name_as_long_as_the_system_allows_can_be_saved(image, tmp_path):
+    path = tmp_path / ("猫" * 83 + ".png")
+    assert (await image.save(path)).stat().st_size > 0
+
+
+async def test_what_a_broken_attempt_left_is_not_in_the_picture(emulator, image, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads_module, "_PIECE_BYTES", 1000)
+    whole = await image.read()
+    emulator.inject(Fault.truncated_download().times(1))
+    assert await image.read() == whole
+    emulator.inject(Fault.truncated_download().times(1))
+    assert (await image.save(tmp_path / "picture.png")).read_bytes() == whole
+
+
+async def test_what_a_longer_broken_attempt_left_is_not_behind_the_picture(emulator, image, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads_module, "_PIECE_BYTES", 1000)
+    whole = await image.read()
+    longer = png(len(whole) + 4_000_000).replace(b"IEND", b"IDAT")
+    emulator.inject(Fault.wrong_download(longer, "image/png").times(1))
+    assert (await image.save(tmp_path / "picture.png")).read_bytes() == whole
+
+
+async def test_a_small_picture_is_saved_by_two_calls_of_a_thread(emulator, session, image, tmp_path, monkeypatch):
+    calls = []
+    run = session._host.offloader.run
+
+    async def counted(function, *arguments):
+        calls.append(function)
+        return await run(function, *arguments)
+
+    monkeypatch.setattr(downloads_module, "_PIECE_BYTES", 100_000_000)
+    monkeypatch.setattr(session._host.offloader, "run", counted)
+    await image.save(tmp_path / "picture.png")
+    assert len(calls) == 2

@@ -1,0 +1,388 @@
+"""What a session can be set up with, and that its key shows nowhere."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import attrs
+import pytest
+
+from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.http.options import (
+    Secret,
+    Timeouts,
+    check_headers,
+    check_not_negative,
+    check_positive,
+    check_proxies,
+    may_be_proxied,
+    origin_of,
+    resolve_api_key,
+    resolve_base_url,
+    resolve_protocol,
+    resolve_timeouts,
+    unused_proxy_hint,
+)
+from qwen_edit_async.protocol.generation import GenerationProtocol
+
+
+def test_the_key_is_the_argument() -> None:
+    assert resolve_api_key("argument", "environment").reveal() == "argument"
+
+
+def test_without_an_argument_the_key_is_the_environment_s() -> None:
+    assert resolve_api_key(None, "environment").reveal() == "environment"
+
+
+@pytest.mark.parametrize("key", [" key", "key\n", "\tkey \r\n"], ids=repr)
+def test_space_around_the_key_is_not_part_of_it(key: str) -> None:
+    assert resolve_api_key(key, None).reveal() == "key"
+
+
+@pytest.mark.parametrize("key", ["sk-abcDEF_123.~+/=", "!\"#$%&'()*,:;<>?@[]^`{|}"])
+def test_every_visible_ascii_character_can_be_in_a_key(key: str) -> None:
+    assert resolve_api_key(key, None).reveal() == key
+
+
+@pytest.mark.parametrize(
+    ("key", "from_environment"),
+    [
+        (None, None),
+        (None, ""),
+        (None, " \n"),
+        ("", "environment"),
+        ("  ", "environment"),
+        (b"hush", "environment"),
+        (5, None),
+    ],
+)
+def test_without_a_key_it_is_said_how_to_give_one(key: Any, from_environment: str | None) -> None:
+    with pytest.raises(ConfigurationError, match=r"QWEN_EDIT_API_KEY.*api_key.*EditEmulator"):
+        resolve_api_key(key, from_environment)
+
+
+WEIRD_KEYS = [
+    "hush hush",
+    "hush\nhush",
+    "hush\r\nX-Evil: hush",
+    "hush\x00",
+    "hush\x7f",
+    "hush\tkey",
+    "hush\u00a0key",
+    "hushключ",
+    "\ufeffhush",
+    "hush\ud800",
+    "hush…",
+]
+
+
+@pytest.mark.parametrize("key", WEIRD_KEYS, ids=ascii)
+@pytest.mark.parametrize("source", ["argument", "environment"])
+def test_a_key_that_fits_into_no_header_is_refused_without_being_told(key: str, source: str) -> None:
+    arguments = (key, None) if source == "argument" else (None, key)
+    with pytest.raises(ConfigurationError, match="characters that no key has") as caught:
+        resolve_api_key(*arguments)
+    told = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + repr(vars(caught.value))
+    assert "hush" not in told
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("key", ['"hush"', "'hush'", "hush'", "\u201chush\u201d"], ids=ascii)
+def test_quotes_that_came_along_with_a_key_are_named(key: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^the API key is in quotes: remove them from QWEN_EDIT_API_KEY"):
+        resolve_api_key(None, key)
+
+
+def test_a_key_of_another_type_is_refused_without_being_told() -> None:
+    key: Any = b"hush" * 2
+    with pytest.raises(ConfigurationError) as caught:
+        resolve_api_key(key, None)
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("show", [repr, str, "{}".format, "{0!r}".format, lambda secret: f"{[secret]}"])
+def test_a_secret_shows_in_no_text(show: Any) -> None:
+    assert "hush" not in show(Secret("hush"))
+    assert "***" in show(Secret("hush"))
+
+
+def test_a_secret_has_no_attributes_to_list() -> None:
+    assert not hasattr(Secret("hush"), "__dict__")
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+@pytest.mark.parametrize("prefix", ["https://host", "https://host/proxied"])
+def test_an_address_with_the_endpoint_s_path_says_to_leave_that_out(prefix: str, ending: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^base_url ends with /model/v1/generation, .*: leave it out$"):
+        base_url(f"{prefix}/model/v1/generation{ending}")
+
+
+@pytest.mark.parametrize("proxy", ["proxy:3128", "10.0.0.1:3128", "me:hush@proxy:3128", "socks5://proxy:1080"])
+@pytest.mark.parametrize("name", ["http", "https"])
+def test_a_proxy_without_a_scheme_is_refused_without_being_told(name: str, proxy: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        check_proxies({name: proxy})
+    assert str(caught.value) == f"the environment's {name}_proxy can't be used: write it as http://HOST:PORT"
+
+
+def test_other_proxies_are_taken() -> None:
+    check_proxies({"http": "http://proxy:3128", "https": "https://proxy", "ftp": "proxy:21", "no": "host"})
+
+
+@pytest.mark.parametrize(
+    ("url", "proxies", "hint"),
+    [
+        ("https://host", {"https": "x"}, "; the environment's https_proxy is not used: trust_env=True uses it"),
+        ("https://host", {"http": "x"}, ""),
+        ("http://localhost:80", {"http": "x"}, ""),
+    ],
+)
+def test_a_proxy_that_is_not_used_is_named(url: str, proxies: dict[str, str], hint: str) -> None:
+    assert unused_proxy_hint(url, proxies) == hint
+
+
+def base_url(url: Any, from_environment: str | None = None, *, allow_insecure: bool = False) -> str:
+    return resolve_base_url(url, from_environment, allow_insecure=allow_insecure)
+
+
+@pytest.mark.parametrize("url", [None, ""])
+def test_the_default_host_is_the_one_that_publishes_the_contract(url: str | None) -> None:
+    assert base_url(url) == "https://cloud.vtrix.ai"
+    assert base_url(url, "") == "https://cloud.vtrix.ai"
+
+
+def test_the_environment_replaces_the_default_host_and_an_argument_both() -> None:
+    assert base_url(None, "https://environment") == "https://environment"
+    assert base_url("https://argument", "https://environment") == "https://argument"
+
+
+@pytest.mark.parametrize(
+    ("url", "resolved"),
+    [
+        ("https://host", "https://host"),
+        ("https://host/", "https://host"),
+        ("https://host:8443/path//", "https://host:8443/path"),
+        ("https://host/a/b", "https://host/a/b"),
+        (" HTTPS://host/a \n", "https://host/a"),
+        ("https://host/?", "https://host"),
+        ("https://10.0.0.5", "https://10.0.0.5"),
+        ("https://[2001:db8::1]:8443", "https://[2001:db8::1]:8443"),
+    ],
+)
+def test_a_base_url_is_kept_without_what_stands_in_the_way(url: str, resolved: str) -> None:
+    assert base_url(url) == resolved
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host",
+        "host:8080",
+        "//host",
+        "/path",
+        "ftp://host",
+        "file:///etc",
+        "https://",
+        "https://:443",
+        "https:///path",
+        "https://host?key=hush",
+        "https://host#hush",
+        "https://user:hush@host",
+        "https://hush@host",
+        "https://host:port",
+        "https://host:99999",
+        "https://[::1",
+        "https://[hush]",
+        " ",
+        5,
+        b"https://host",
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("allow_insecure", [False, True])
+def test_what_is_no_plain_url_is_refused_without_being_told(url: Any, *, allow_insecure: bool) -> None:
+    with pytest.raises(ConfigurationError, match="base_url is no plain URL") as caught:
+        base_url(url, allow_insecure=allow_insecure)
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.0.0.1:8787", "127.9.8.7", "[::1]", "[::1]:8787", "localhost", "LocalHost:80"]
+)
+def test_http_is_fine_on_this_machine(host: str) -> None:
+    assert base_url(f"http://{host}/x") == f"http://{host}/x"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "host",
+        "cloud.vtrix.ai",
+        "128.0.0.1",
+        "10.0.0.5:80",
+        "0.0.0.0",
+        "127.0.0.1.example.com",
+        "localhost.example.com",
+        "notlocalhost",
+        "example.localhost.com",
+        "[::2]",
+        "[::]",
+    ],
+)
+def test_http_to_another_machine_is_refused_unless_it_is_allowed(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="unencrypted: use https, or allow_insecure=True"):
+        base_url(f"http://{host}")
+    assert base_url(f"http://{host}", allow_insecure=True) == f"http://{host}"
+
+
+def test_http_from_the_environment_is_refused_too() -> None:
+    with pytest.raises(ConfigurationError, match="unencrypted"):
+        base_url(None, "http://host")
+
+
+def test_the_default_timeouts_are_ten_seconds_to_connect_and_sixty_for_the_rest() -> None:
+    assert attrs.astuple(Timeouts()) == (10.0, 60.0, 60.0)
+
+
+@pytest.mark.parametrize(("timeout", "connect"), [(60.0, 10.0), (10, 10), (3.5, 3.5), (0.001, 0.001)])
+def test_one_timeout_is_every_phase_s_but_connecting_takes_ten_seconds_at_most(timeout: float, connect: float) -> None:
+    assert resolve_timeouts(timeout) == Timeouts(connect=connect, send=timeout, reply=timeout)
+
+
+def test_timeouts_of_one_s_own_are_kept() -> None:
+    timeouts = Timeouts(connect=30.0, send=1.0, reply=2.0)
+    assert resolve_timeouts(timeouts) is timeouts
+
+
+NO_POSITIVE_NUMBERS = [0, 0.0, -1, -0.5, float("nan"), float("inf"), 10**400, True, None, "60"]
+shortly = {"ids": lambda value: repr(value)[:10]}
+
+
+@pytest.mark.parametrize("value", NO_POSITIVE_NUMBERS, **shortly)
+@pytest.mark.parametrize("phase", ["connect", "send", "reply"])
+def test_a_phase_without_a_positive_number_of_seconds_is_refused_and_named(phase: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^timeout \({phase}\) is "):
+        Timeouts(**{phase: value})
+
+
+@pytest.mark.parametrize("value", NO_POSITIVE_NUMBERS, **shortly)
+def test_a_timeout_that_is_no_positive_number_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^timeout is .*: give a positive number"):
+        resolve_timeouts(value)
+
+
+@pytest.mark.parametrize("value", NO_POSITIVE_NUMBERS, **shortly)
+@pytest.mark.parametrize("integer", [False, True])
+def test_what_is_no_positive_number_is_refused_and_named(value: Any, *, integer: bool) -> None:
+    with pytest.raises(ConfigurationError, match=r"^deadline is .*: give a positive "):
+        check_positive(value, "deadline", integer=integer)
+
+
+@pytest.mark.parametrize("value", [1, 10**9, 0.1, 1e300])
+def test_positive_numbers_pass(value: float) -> None:
+    check_positive(value, "deadline")
+
+
+def test_where_an_integer_is_wanted_a_fraction_is_refused() -> None:
+    check_positive(2, "max_in_flight", integer=True)
+    with pytest.raises(ConfigurationError, match=r"^max_in_flight is 2\.0: give a positive integer"):
+        check_positive(2.0, "max_in_flight", integer=True)
+
+
+@pytest.mark.parametrize("value", [0, 1, 10**9])
+def test_integers_from_zero_pass(value: int) -> None:
+    check_not_negative(value, "max_retries")
+
+
+@pytest.mark.parametrize("value", [-1, 1.0, True, False, None, "1", float("nan")], ids=repr)
+def test_what_is_no_integer_from_zero_is_refused_and_named(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^max_retries is .*: give 0 or a positive integer"):
+        check_not_negative(value, "max_retries")
+
+
+FLAT, PARAMS = GenerationProtocol("flat"), GenerationProtocol("params")
+
+
+@pytest.mark.parametrize(
+    ("envelope", "first", "then"),
+    [
+        ("auto", FLAT, PARAMS),
+        ("flat", FLAT, None),
+        ("params", PARAMS, None),
+        (PARAMS, PARAMS, FLAT),
+    ],
+)
+def test_an_envelope_says_what_to_begin_with_and_what_to_try_then(envelope: Any, first: object, then: object) -> None:
+    assert resolve_protocol(envelope) == (first, then)
+
+
+@pytest.mark.parametrize("envelope", ["", "AUTO", "queue"])
+def test_an_unknown_envelope_is_refused(envelope: Any) -> None:
+    with pytest.raises(ConfigurationError, match="give 'auto', 'flat' or 'params'"):
+        resolve_protocol(envelope)
+
+
+@pytest.mark.parametrize(("headers", "checked"), [(None, {}), ({}, {}), ({"X-Model": "m"}, {"X-Model": "m"})])
+def test_headers_are_taken_as_they_are(headers: dict[str, str] | None, checked: dict[str, str]) -> None:
+    assert check_headers(headers) == checked
+
+
+def test_headers_do_not_follow_what_they_were_made_of() -> None:
+    headers = {"X-Model": "m"}
+    checked = check_headers(headers)
+    headers["X-Model"] = "other"
+    assert checked == {"X-Model": "m"}
+
+
+@pytest.mark.parametrize("name", ["Authorization", "authorization", "AUTHORIZATION"])
+def test_headers_may_not_replace_the_key(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"may not hold (?i:authorization)") as caught:
+        check_headers({"X-Model": "m", name: "Bearer hush"})
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("headers", [{"X-A": 1}, {"X-A": "1\r\nAuthorization: x"}, {"X\n": "1"}, {3: "1"}])
+def test_headers_that_are_no_text_of_one_line_are_refused(headers):
+    with pytest.raises(ConfigurationError, match="one line"):
+        check_headers(headers)
+
+
+@pytest.mark.parametrize("headers", [5, ["X-A"], {"Authorization ": "x"}, {"": "x"}, {"X A": "1"}])
+def test_headers_that_would_break_the_request_are_refused(headers):
+    with pytest.raises(ConfigurationError, match="default_headers"):
+        check_headers(headers)
+
+
+@pytest.mark.parametrize("name", ["Host", "CONNECTION", "content-length", "Content-Type", "Transfer-Encoding"])
+def test_headers_that_each_call_has_already_are_refused(name):
+    with pytest.raises(ConfigurationError, match=f"may not hold {name}"):
+        check_headers({name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("base_url", "origin"),
+    [
+        ("https://cloud.vtrix.ai", "https://cloud.vtrix.ai"),
+        ("https://Cloud.Vtrix.ai:443/prefix", "https://cloud.vtrix.ai"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://localhost:80", "http://localhost"),
+        ("http://[::1]:443", "http://[::1]:443"),
+    ],
+)
+def test_a_service_is_known_by_scheme_host_and_port(base_url: str, origin: str) -> None:
+    assert origin_of(base_url) == origin
+
+
+@pytest.mark.parametrize(
+    ("base_url", "proxied"),
+    [
+        ("http://[::1]:8787", False),
+        ("http://127.0.0.2", False),
+        ("https://localhost", True),
+        ("http://gateway.corp", True),
+        ("https://service.example", True),
+    ],
+)
+def test_a_proxy_is_for_other_machines_and_for_what_is_encrypted(base_url: str, *, proxied: bool) -> None:
+    assert may_be_proxied(base_url) is proxied

@@ -1,0 +1,236 @@
+"""What can be told about an input image without reading a file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qwen_edit_async.contract import MAX_IMAGE_BYTES
+from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.kinds import (
+    as_image_tuple,
+    base64_start,
+    check_format,
+    check_image,
+    check_size,
+    image_name,
+    is_data_uri,
+    is_url,
+    sniff,
+)
+
+GIF = b"GIF89a" + bytes(20)
+
+
+@pytest.mark.parametrize(
+    ("head", "media_type"),
+    [
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "image/jpeg"),
+        (b"\xff\xd8\xff\xe1\x00\x10Exif", "image/jpeg"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "image/png"),
+        (b"GIF87a", "image/gif"),
+        (b"GIF89a", "image/gif"),
+        (b"II*\x00\x08\x00\x00\x00", "image/tiff"),
+        (b"MM\x00*\x00\x00\x00\x08", "image/tiff"),
+        (b"RIFF\x24\x00\x00\x00WEBPVP8 ", "image/webp"),
+        (b"RIFF\x24\x00\x00\x00WAVEfmt ", None),
+        (b"BM\x36\x00\x00\x00", "image/bmp"),
+        (b"\x00\x00\x00\x1cftypavif", None),
+        (b"<svg xmlns=", None),
+        (b"just some text", None),
+        (b"", None),
+    ],
+)
+def test_a_format_is_recognised_by_content(head: bytes, media_type: str | None) -> None:
+    assert sniff(head) == media_type
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"])
+def test_what_pillow_writes_is_recognised(format_name: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, format_name)
+    assert sniff(file.getvalue()[:16]) == f"image/{format_name.lower()}"
+
+
+@pytest.mark.parametrize(
+    ("image", "url", "data_uri"),
+    [
+        ("http://example.com/a.png", True, False),
+        ("HTTPS://example.com/a.png", True, False),
+        ("ftp://example.com/a.png", False, False),
+        ("data:image/png;base64,AAAA", False, True),
+        ("DATA:image/png;base64,AAAA", False, True),
+        ("photos/a.png", False, False),
+        (b"http://example.com", False, False),
+    ],
+)
+def test_urls_and_data_uris_are_told_from_paths(image: object, url: bool, data_uri: bool) -> None:  # noqa: FBT001  # a table
+    assert (is_url(image), is_data_uri(image)) == (url, data_uri)
+
+
+@pytest.mark.parametrize(
+    ("images", "count"),
+    [("a.png", 1), (b"abc", 1), (bytearray(b"abc"), 1), (memoryview(b"abc"), 1), (["a", "b"], 2), (("a",), 1), ([], 0)],
+)
+def test_one_image_is_as_good_as_a_sequence(images: object, count: int) -> None:
+    assert len(as_image_tuple(images)) == count
+
+
+def test_an_array_is_one_image() -> None:
+    assert len(as_image_tuple(np.zeros((2, 3, 3), np.uint8))) == 1
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "photos/a b.png",
+        "C:\\photos\\a.png",
+        pathlib.Path("a.png"),
+        "https://example.com/a.png?size=1",
+        "data:image/png;base64," + base64.b64encode(GIF).decode(),
+        "data:;charset=x;BASE64," + base64.b64encode(GIF).decode(),
+        GIF,
+        bytearray(GIF),
+        memoryview(GIF),
+        io.BytesIO(GIF),
+        Image.new("RGB", (1, 1)),
+        np.zeros((2, 3), np.uint8),
+        np.zeros((2, 3, 1), np.uint8),
+        np.zeros((2, 3, 3), np.uint8),
+        np.zeros((2, 3, 4), np.uint8),
+    ],
+)
+def test_every_kind_of_image_passes(image: object) -> None:
+    check_image(image, "image 1")
+
+
+def test_something_that_opens_a_file_passes() -> None:
+    class Remote:
+        def open(self, mode: str = "rb") -> io.BytesIO:
+            raise AssertionError(mode)
+
+    check_image(Remote(), "image 1")
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (None, "'NoneType'"),
+        (7, "'int'"),
+        (["a.png"], "'list'"),
+        ("", "is no path"),
+        ("a\0b", "is no path"),
+        ("ftp://example.com/a.png", "not http"),
+        ("file:///a.png", "not http"),
+        ("http://", "no valid URL"),
+        ("https:///a.png", "no valid URL"),
+        ("http://[::1", "no valid URL"),
+        ("https://example.com/a b.png", "no valid URL"),
+        ("data:image/png,abc", "not of the form"),
+        ("data:image/png;base64;x=y,AAAA", "not of the form"),
+        ("data:" + "x" * 500, "not of the form"),
+        ("data:image/png;base64,AAA", "broken Base64"),
+        ("data:image/png;base64,AA=A", "broken Base64"),
+        ("data:image/png;base64,A===", "broken Base64"),
+        ("data:image/png;base64,AAAÄ", "broken Base64"),
+        ("data:image/png;base64,", "is empty"),
+        (b"", "is empty"),
+        (bytearray(), "is empty"),
+        (Image.new("RGB", (0, 0)), "no pixels"),
+        (Image.new("RGB", (5, 0)), "no pixels"),
+        (np.zeros((0, 3, 3), np.uint8), "no pixels"),
+        (np.zeros((2, 3, 3), np.float32), "give uint8"),
+        (np.zeros((2, 3, 3), np.uint16), "give uint8"),
+        (np.zeros((2, 3, 3), bool), "give uint8"),
+        (np.zeros((2, 3, 2), np.uint8), "of shape"),
+        (np.zeros((1, 2, 3, 3), np.uint8), "of shape"),
+        (np.zeros(3, np.uint8), "of shape"),
+    ],
+)
+def test_what_is_certainly_no_image_is_refused_by_name(image: object, reason: str) -> None:
+    with pytest.raises(InvalidEditError, match=f"^image 2 .*{reason}"):
+        check_image(image, "image 2")
+
+
+def test_the_beginning_of_base64_is_found() -> None:
+    assert base64_start("data:image/png;base64,AAAA", "image 1") == 22
+
+
+def test_only_the_beginning_of_long_base64_is_looked_at() -> None:
+    assert base64_start("data:image/png;base64," + "A" * 70_000 + "????", "image 1") == 22
+
+
+@pytest.mark.parametrize(
+    ("size", "refused"), [(0, True), (1, False), (MAX_IMAGE_BYTES, False), (MAX_IMAGE_BYTES + 1, True)]
+)
+def test_a_file_may_have_ten_mebibytes_and_no_more(size: int, refused: bool) -> None:  # noqa: FBT001  # a table
+    if refused:
+        with pytest.raises(InvalidEditError, match="image 1"):
+            check_size(size, "image 1")
+    else:
+        check_size(size, "image 1")
+
+
+def test_a_file_that_fit_could_shrink_is_refused_with_that_advice() -> None:
+    with pytest.raises(InvalidEditError, match="fit=True"):
+        check_size(MAX_IMAGE_BYTES + 1, "image 1")
+
+
+def test_a_file_that_is_too_large_even_for_fit_is_refused_without_that_advice() -> None:
+    with pytest.raises(InvalidEditError, match=r"shrink it$"):
+        check_size(101, "image 1", 100)
+
+
+def test_an_unknown_format_is_refused_with_its_beginning() -> None:
+    with pytest.raises(InvalidEditError, match="b'just som'"):
+        check_format(b"just some text", "image 1")
+
+
+def test_a_known_format_is_named() -> None:
+    assert check_format(GIF[:16], "image 1") == "image/gif"
+
+
+class Named(io.BytesIO):
+    name = "remote/b.png"
+
+
+def picture_of_a_file(path: pathlib.Path) -> Image.Image:
+    Image.new("RGB", (1, 1)).save(path)
+    with Image.open(path) as picture:
+        picture.load()
+    return picture
+
+
+def test_a_pil_image_is_called_by_its_file(tmp_path) -> None:
+    path = tmp_path / "c.png"
+    assert image_name(picture_of_a_file(path), 1) == f"image 1 ({path})"
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("photos/x.jpg", "image 2 (photos/x.jpg)"),
+        (pathlib.PurePosixPath("photos/x.jpg"), "image 2 (photos/x.jpg)"),
+        ("p" * 300, f"image 2 ({'p' * 200})"),
+        ("https://example.com/secret", "image 2"),
+        ("data:image/png;base64,AAAA", "image 2"),
+        (Named(), "image 2 (remote/b.png)"),
+        (io.BytesIO(), "image 2"),
+        (b"abc", "image 2"),
+        (Image.new("RGB", (1, 1)), "image 2"),
+        (None, "image 2"),
+    ],
+)
+def test_an_image_is_called_by_its_position_and_its_file(image: object, name: str) -> None:
+    assert image_name(image, 2) == name
+
+
+def test_a_file_object_of_a_descriptor_is_called_by_its_position(tmp_path) -> None:
+    (tmp_path / "x").write_bytes(b"x")
+    with (tmp_path / "x").open("rb") as file, open(file.fileno(), "rb", closefd=False) as unnamed:
+        assert image_name(unnamed, 1) == "image 1"

@@ -1,0 +1,863 @@
+"""From input images to images that can be sent: every kind, every damage, and making them fit."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import random
+import struct
+import sys
+import threading
+import tracemalloc
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from crossing import Crossing, at_once
+from PIL import Image
+
+from qwen_edit_async.contract import MAX_IMAGE_BYTES, SAFE_IMAGE_BYTES
+from qwen_edit_async.errors import ConfigurationError, InvalidEditError
+from qwen_edit_async.images import encode as _sending
+from qwen_edit_async.images import pillow as _pillow
+from qwen_edit_async.images import prepare as _prepare
+from qwen_edit_async.images.prepare import PreparedEdit, prepare
+from qwen_edit_async.models import EditRequest
+
+FORMATS = ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"]
+ORIENTATION = 0x0112
+
+
+def photo(width: int = 640, height: int = 480) -> Image.Image:
+    """Smooth, with some detail everywhere, so that every part of a file matters."""
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    return Image.fromarray(np.stack([x % 251, y % 241, (x * y) % 239], axis=-1).astype(np.uint8))
+
+
+def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    return Image.frombytes(mode, (width, height), random.Random(7).randbytes(width * height * len(mode)))
+
+
+def encoded(picture: Image.Image, format_name: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format_name, **options)
+    return file.getvalue()
+
+
+def turned_jpeg(width: int = 640, height: int = 480) -> bytes:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    return encoded(photo(width, height), "JPEG", exif=exif)
+
+
+def request_of(*images: object) -> EditRequest:
+    return EditRequest(images, "make it snow")
+
+
+def texts(edit: PreparedEdit) -> list[str]:
+    return [
+        json.loads(b'"' + b"".join(image.chunk(index) for index in range(image.chunks)) + b'"') for image in edit.images
+    ]
+
+
+def contents(edit: PreparedEdit) -> list[bytes]:
+    return [base64.b64decode(text.partition(",")[2], validate=True) for text in texts(edit)]
+
+
+def content(*images: object, fit: bool = False) -> bytes:
+    """What is sent of one image, after checking that its size was foretold."""
+    edit = prepare(request_of(*images), fit=fit)
+    try:
+        assert [image.text_size for image in edit.images] == [len(text.encode()) for text in texts(edit)]
+        return contents(edit)[0]
+    finally:
+        edit.close()
+
+
+@pytest.fixture
+def large_jpeg() -> bytes:
+    data = encoded(noise(900, 900), "JPEG", quality=95)
+    assert len(data) > _sending.RAW_CHUNK
+    return data
+
+
+class Remote:
+    """A path in some store: it can be opened, but not by the operating system."""
+
+    def __init__(self, data: bytes, *, fspath: str | Exception) -> None:
+        self.data = data
+        self.fspath = fspath
+        self.files: list[io.BytesIO] = []
+
+    def __fspath__(self) -> str:
+        if isinstance(self.fspath, Exception):
+            raise self.fspath
+        return self.fspath
+
+    def open(self, mode: str) -> io.BytesIO:
+        assert mode == "rb"
+        self.files.append(io.BytesIO(self.data))
+        return self.files[-1]
+
+
+class OpensWithoutMode:
+    def __init__(self, data: bytes) -> None:
+        self.file = io.BytesIO(data)
+
+    def open(self) -> io.BytesIO:
+        return self.file
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_file_of_an_accepted_format_passes_as_it_is(format_name, fit) -> None:
+    data = encoded(photo(), format_name)
+    edit = prepare(request_of(data), fit=fit)
+    assert contents(edit) == [data]
+    assert texts(edit)[0].startswith(f"data:image/{format_name.lower()};base64,")
+    assert (edit.warnings, edit.changes) == ((), ())
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"quality": 30}, {"subsampling": 0}])
+def test_every_kind_of_jpeg_passes(options) -> None:
+    data = encoded(photo(), "JPEG", **options)
+    assert content(data) == data
+
+
+def test_a_jpeg_in_cmyk_passes() -> None:
+    data = encoded(photo().convert("CMYK"), "JPEG")
+    assert content(data) == data
+
+
+def test_a_jpeg_with_fill_bytes_and_a_trailer_passes() -> None:
+    data = encoded(photo(), "JPEG")
+    data = data[:2] + b"\xff\xff" + data[2:] + b"trailer of a phone"
+    assert content(data) == data
+
+
+def test_a_png_with_a_trailer_passes() -> None:
+    data = encoded(photo(), "PNG") + b"trailer"
+    assert content(data) == data
+
+
+def tiff(order: str, *, directory_last: bool) -> bytes:
+    """400×400 gray pixels, laid out as neither Pillow nor this machine would."""
+    pixels, directory_size = bytes(160_000), 2 + 9 * 12 + 4
+    directory_at, pixels_at = (8 + len(pixels), 8) if directory_last else (8, 8 + directory_size)
+    long, short = (f"{order}HHII", f"{order}HHIH2x")
+    tags = [(256, long, 400), (257, long, 400), (258, short, 8), (259, short, 1), (262, short, 1)]
+    tags += [(273, long, pixels_at), (277, short, 1), (278, long, 400), (279, long, len(pixels))]
+    directory = struct.pack(f"{order}H", len(tags)) + b"".join(
+        struct.pack(kind, tag, 4 if kind == long else 3, 1, value) for tag, kind, value in tags
+    )
+    head = (b"MM" if order == ">" else b"II") + struct.pack(f"{order}HI", 42, directory_at)
+    rest = (pixels, directory + bytes(4)) if directory_last else (directory + bytes(4), pixels)
+    return head + b"".join(rest)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("directory_last", [False, True])
+def test_a_tiff_of_any_layout_passes(order, directory_last) -> None:
+    data = tiff(order, directory_last=directory_last)
+    assert content(data) == data
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("missing", [5, 1000])
+def test_a_tiff_that_lost_its_directory_is_refused(order, missing) -> None:
+    with pytest.raises(InvalidEditError, match="it is cut short"):
+        prepare(request_of(tiff(order, directory_last=True)[:-missing]))
+
+
+def test_a_jpeg_with_corrupt_metadata_passes_without_a_warning() -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x1a\0\x05\0\0\0\x01\0\0\xff\xf0"
+    data = encoded(photo(), "JPEG")
+    data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+    data = data.replace(b"JFIF\0", b"NONE\0", 1)  # so that Pillow would look for the resolution in the EXIF data
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert content(data) == data
+    assert caught == []
+
+
+def test_a_remark_of_pillow_on_metadata_is_no_refusal(monkeypatch) -> None:
+    def remark(*_args: object) -> None:
+        warnings.warn("odd metadata", stacklevel=2)
+
+    monkeypatch.setattr(_pillow, "_open", remark)
+    data = encoded(photo(100, 100), "TIFF")
+    edit = prepare(request_of(data))
+    assert (contents(edit), edit.warnings) == ([data], ())
+
+
+@pytest.mark.parametrize("kind", [str, pathlib.Path, os.fsencode])
+def test_a_path_is_sent_whole_whatever_its_name(tmp_path, large_jpeg, kind) -> None:
+    path = tmp_path / "é 'photo'.txt"
+    path.write_bytes(large_jpeg)
+    if kind is os.fsencode:
+
+        class BytesPath:
+            def __fspath__(self) -> bytes:
+                return os.fsencode(path)
+
+        assert content(BytesPath()) == large_jpeg
+    else:
+        assert content(kind(path)) == large_jpeg
+
+
+def test_a_small_file_is_read_once_and_kept(tmp_path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(photo(400, 400), "PNG"))
+    data = path.read_bytes()
+    assert len(data) <= _sending.RAW_CHUNK
+    edit = prepare(request_of(path))
+    path.unlink()
+    assert edit.images[0].in_memory
+    assert contents(edit) == [data]
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_bytes_of_every_kind_are_sent(large_jpeg, kind) -> None:
+    assert content(kind(large_jpeg)) == large_jpeg
+
+
+def test_a_buffer_that_is_changed_later_is_sent_as_it_was(large_jpeg) -> None:
+    buffer = bytearray(large_jpeg)
+    edit = prepare(request_of(buffer))
+    buffer[:] = bytes(len(buffer))
+    assert contents(edit) == [large_jpeg]
+
+
+@pytest.mark.parametrize("size", [300, 900])
+def test_a_data_uri_is_passed_on_with_its_true_media_type(size) -> None:
+    data = encoded(noise(size, size), "JPEG", quality=95)
+    uri = 'data:image/jpg;name="x";base64,' + base64.b64encode(data).decode()
+    edit = prepare(request_of(uri))
+    assert texts(edit) == ["data:image/jpeg;base64," + base64.b64encode(data).decode()]
+    assert edit.images[0].text_size == len(texts(edit)[0])
+
+
+def test_a_url_is_sent_as_json_text_and_not_fetched() -> None:
+    url = 'https://example.com/ä"b\\.png'
+    edit = prepare(request_of(url))
+    assert texts(edit) == [url]
+    assert edit.images[0].text_size == len(json.dumps(url)) - 2
+
+
+def test_a_file_object_is_read_from_where_it_stands_and_left_open(large_jpeg) -> None:
+    file = io.BytesIO(b"skip" + large_jpeg)
+    file.seek(4)
+    assert content(file) == large_jpeg
+    assert not file.closed
+
+
+def test_a_file_object_is_put_back_for_the_next_edit(large_jpeg) -> None:
+    file = io.BytesIO(b"skip" + large_jpeg)
+    file.seek(4)
+    assert content(file, file) == content(file) == large_jpeg
+
+
+def test_a_stream_gives_its_image_to_one_edit(large_jpeg) -> None:
+    class Stream(io.BytesIO):
+        def seek(self, offset: int, whence: int = 0, /) -> int:
+            raise io.UnsupportedOperation(f"seek {offset} {whence}")
+
+    stream = Stream(large_jpeg)
+    assert content(stream) == large_jpeg
+    with pytest.raises(InvalidEditError, match="already read to its end"):
+        prepare(request_of(stream))
+
+
+def pixels(data: bytes) -> bytes:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "GIF", "BMP"])
+def test_a_picture_that_is_not_loaded_yet_is_whole_in_each_of_several_edits(format_name) -> None:
+    file = Crossing(encoded(noise(300, 300), format_name))
+    with Image.open(file) as picture:
+        file.meeting = threading.Barrier(2)
+        sent = at_once(*[lambda: content(picture)] * 4)
+    assert {pixels(each) for each in sent} == {pixels(file.getvalue())}
+
+
+def test_pictures_of_one_open_file_are_whole_in_edits_at_once() -> None:
+    file = Crossing(encoded(noise(300, 300), "PNG"))
+    with Image.open(file) as one, Image.open(file) as other:
+        file.seek(0)
+        file.meeting = threading.Barrier(2)
+        sent = at_once(lambda: content(file), lambda: content(file))
+        sent += at_once(lambda: content(one), lambda: content(other))
+    assert {pixels(each) for each in sent} == {pixels(file.getvalue())}
+
+
+def test_an_open_file_is_whole_in_each_of_several_edits(large_jpeg) -> None:
+    file = Crossing(large_jpeg)
+    file.meeting = threading.Barrier(2)
+    assert at_once(*[lambda: content(file)] * 4) == [large_jpeg] * 4
+
+
+def test_a_stream_that_gives_little_at_a_time_is_read_to_its_end(large_jpeg) -> None:
+    class Dribble(io.BytesIO):
+        def read(self, size: int = -1, /) -> bytes:
+            return super().read(min(size, 1000))
+
+    assert content(Dribble(large_jpeg)) == large_jpeg
+
+
+# What libraries for remote files raise when they are asked for a local path, or give for one.
+@pytest.mark.parametrize("fspath", [NotImplementedError("remote"), TypeError("remote"), "s3://bucket/photo.jpg"])
+def test_a_remote_path_is_opened_and_closed(large_jpeg, fspath) -> None:
+    remote = Remote(large_jpeg, fspath=fspath)
+    assert content(remote) == large_jpeg
+    assert [file.closed for file in remote.files] == [True]
+
+
+def test_something_that_opens_without_a_mode_is_opened_and_closed(large_jpeg) -> None:
+    image = OpensWithoutMode(large_jpeg)
+    assert content(image) == large_jpeg
+    assert image.file.closed
+
+
+@pytest.mark.parametrize("side", [300, 900])
+def test_what_was_read_from_a_stream_can_be_sent_until_it_is_closed(side) -> None:
+    data = encoded(noise(side, side), "PNG")
+    edit = prepare(request_of(io.BytesIO(data)))
+    assert contents(edit) == contents(edit) == [data]
+    spooled = not edit.images[0].in_memory
+    assert spooled == (len(data) > 1024 * 1024)
+    edit.close()
+    if spooled:
+        with pytest.raises(InvalidEditError, match="temporary file"):
+            edit.images[0].chunk(0)
+
+
+def test_three_images_keep_their_order() -> None:
+    images = [encoded(photo(400 + shade, 400), "PNG") for shade in range(3)]
+    edit = prepare(request_of(images[0], io.BytesIO(images[1]), images[2]))
+    assert contents(edit) == images
+
+
+@pytest.mark.parametrize(
+    ("mode", "sent"),
+    [
+        *(("1", "L"), ("L", "L"), ("I", "L"), ("F", "L"), ("I;16", "L"), ("I;16B", "L")),
+        *(
+            ("RGB", "RGB"),
+            ("P", "RGB"),
+            ("RGBX", "RGB"),
+            ("CMYK", "RGB"),
+            ("YCbCr", "RGB"),
+            ("HSV", "RGB"),
+            ("LAB", "RGB"),
+        ),
+        *(("RGBA", "RGBA"), ("LA", "RGBA"), ("PA", "RGBA"), ("RGBa", "RGBA"), ("La", "RGBA")),
+    ],
+)
+def test_a_picture_of_any_mode_becomes_an_eight_bit_png(mode, sent) -> None:
+    result = Image.open(io.BytesIO(content(Image.new(mode, (400, 500)))))
+    assert (result.format, result.mode, result.size) == ("PNG", sent, (400, 500))
+
+
+def test_pixels_and_transparency_of_a_picture_are_kept() -> None:
+    picture = noise(400, 400, "RGBA")
+    assert Image.open(io.BytesIO(content(picture))).tobytes() == picture.tobytes()
+
+
+@pytest.mark.parametrize(("value", "shade"), [(0, 0), (256 * 100, 100), (65535, 255)])
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
+def test_sixteen_bits_are_scaled_to_eight(mode, value, shade) -> None:
+    picture = Image.new(mode, (400, 400), value)
+    assert Image.open(io.BytesIO(content(picture))).getpixel((0, 0)) == shade
+
+
+@pytest.mark.parametrize(("value", "shade"), [(-5.0, 0), (100.0, 100), (900.0, 255)])
+def test_floats_are_taken_as_0_to_255(value, shade) -> None:
+    assert Image.open(io.BytesIO(content(Image.new("F", (400, 400), value)))).getpixel((0, 0)) == shade
+
+
+@pytest.mark.parametrize("transparency", [b"\x00\xff", 0])
+def test_the_transparency_of_a_palette_is_kept(transparency) -> None:
+    picture = Image.new("P", (400, 400), 0)
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.info["transparency"] = transparency
+    picture.putpixel((5, 5), 1)
+    result = Image.open(io.BytesIO(content(picture)))
+    assert (result.getpixel((0, 0)), result.getpixel((5, 5))) == ((10, 20, 30, 0), (40, 50, 60, 255))
+
+
+def test_a_color_profile_is_kept_unless_the_colors_were_converted() -> None:
+    profiled, converted = photo(400, 400), photo(400, 400).convert("CMYK")
+    profiled.info["icc_profile"] = converted.info["icc_profile"] = b"profile"
+    assert Image.open(io.BytesIO(content(profiled))).info["icc_profile"] == b"profile"
+    assert "icc_profile" not in Image.open(io.BytesIO(content(converted))).info
+
+
+def test_a_picture_of_a_turned_photo_is_turned_upright_and_stays_as_it_was() -> None:
+    with Image.open(io.BytesIO(turned_jpeg())) as picture:
+        result = Image.open(io.BytesIO(content(picture)))
+        assert picture.size == (640, 480)
+    assert result.size == (480, 640)
+    assert result.getexif().get(ORIENTATION, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "mode"), [((400, 500), "L"), ((400, 500, 1), "L"), ((400, 500, 3), "RGB"), ((400, 500, 4), "RGBA")]
+)
+def test_an_array_becomes_a_png_of_its_pixels(shape, mode) -> None:
+    array = np.random.default_rng(7).integers(0, 256, shape, np.uint8)
+    result = Image.open(io.BytesIO(content(array)))
+    assert (result.format, result.mode, result.size) == ("PNG", mode, (500, 400))
+    assert np.array_equal(np.asarray(result), array.reshape(shape[:2]) if mode == "L" else array)
+
+
+def test_an_array_that_is_a_view_is_sent_as_it_is_seen() -> None:
+    array = np.random.default_rng(7).integers(0, 256, (400, 500, 3), np.uint8)[::-1, :, ::-1]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content(array)))), array)
+
+
+def test_a_picture_that_is_too_large_as_png_is_refused_with_advice() -> None:
+    with pytest.raises(InvalidEditError, match=r"as PNG.*fit=True"):
+        prepare(request_of(noise(2000, 2000)))
+
+
+def test_something_that_only_looks_like_a_picture_is_refused() -> None:
+    class Lookalike:
+        size = (400, 400)
+
+        def tobytes(self) -> bytes:
+            raise AssertionError
+
+        def save(self, fp: object) -> None:
+            raise AssertionError(fp)
+
+    with pytest.raises(InvalidEditError, match="image 1 can't be decoded"):
+        prepare(request_of(Lookalike()))
+
+
+def test_a_picture_whose_file_is_cut_short_is_refused() -> None:
+    data = encoded(photo(), "JPEG")
+    with Image.open(io.BytesIO(data[: len(data) // 2])) as picture, pytest.raises(InvalidEditError, match="truncated"):
+        prepare(request_of(picture))
+
+
+def with_file(path: pathlib.Path, data: bytes) -> pathlib.Path:
+    path.write_bytes(data)
+    return path
+
+
+def png_of_unknown_depth() -> bytes:
+    data = encoded(photo(), "PNG")
+    header = b"IHDR" + struct.pack(">IIBBBBB", 640, 480, 7, 7, 0, 0, 0)
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+BAD_FILES = {
+    "a missing file": (lambda _: None, "does not exist"),
+    "a directory": (pathlib.Path.mkdir, "is a directory"),
+    "a pipe": (os.mkfifo, "no regular file"),
+    "an empty file": (b"", "is empty"),
+    "a text file": (b"not a picture", "no JPEG, PNG, BMP, TIFF, WEBP or GIF"),
+    "a 10 MB + 1 byte file": (bytes(MAX_IMAGE_BYTES + 1), "10,485,760 bytes.*fit=True"),
+    "a JPEG with broken segments": (b"\xff\xd8\xff\xe0\0\x02oops", "JPEG file: its segments are damaged"),
+    "a PNG with a damaged chunk": (encoded(photo(), "PNG").replace(b"IDAT", b"IDAX", 1), "PNG file: .*damaged"),
+    "a PNG of no known kind": (png_of_unknown_depth(), "can't be decoded"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_bad_file_is_refused_and_named(tmp_path, case, fit) -> None:
+    what, reason = BAD_FILES[case]
+    path = tmp_path / "photo.jpg"
+    if isinstance(what, bytes):
+        path.write_bytes(what)
+    else:
+        what(path)
+    if fit:  # may have other words for it
+        reason = ""
+    with pytest.raises(InvalidEditError, match=rf"^image 2 \(.*photo\.jpg\) .*{reason}"):
+        prepare(request_of("https://example.com/first.png", path), fit=fit)
+
+
+def test_an_unreadable_file_is_refused(tmp_path, monkeypatch) -> None:
+    path = with_file(tmp_path / "a.png", encoded(photo(), "PNG"))
+
+    def refuse(*_: object) -> None:  # permissions bind neither root nor Windows
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(_prepare, "open", refuse, raising=False)
+    with pytest.raises(InvalidEditError, match="can't be read: Permission denied"):
+        prepare(request_of(path))
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "\udfff.png"])
+def test_a_path_that_can_be_none_is_refused(path) -> None:
+    with pytest.raises(InvalidEditError, match="image 1"):
+        prepare(request_of(path))
+
+
+@pytest.mark.parametrize("part", [0.05, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_file_that_is_cut_short_is_refused(format_name, part) -> None:
+    data = encoded(photo(), format_name)
+    with pytest.raises(InvalidEditError, match="image 1"):
+        prepare(request_of(data[: int(len(data) * part)]))
+
+
+@pytest.mark.parametrize("part", [0.05, 0.5, 0.99])
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP"])
+def test_a_file_that_is_cut_short_is_refused_without_pillow_too(monkeypatch, format_name, part) -> None:
+    monkeypatch.setattr(_prepare, "_pillow", lambda: None)
+    data = encoded(photo(), format_name)
+    with pytest.raises(InvalidEditError, match="it is cut short"):
+        prepare(request_of(data[: int(len(data) * part)]))
+
+
+@pytest.mark.parametrize("length", [3, 5, 21, 200])
+def test_a_jpeg_that_is_cut_short_in_its_head_is_refused(length) -> None:
+    with pytest.raises(InvalidEditError, match="it is cut short"):
+        prepare(request_of(encoded(photo(), "JPEG")[:length]))
+
+
+def test_a_jpeg_is_refused_if_only_its_thumbnail_is_whole(monkeypatch) -> None:
+    monkeypatch.setattr(_prepare, "_pillow", lambda: None)
+    thumbnail = b"Exif\0\0" + encoded(photo(64, 64), "JPEG")
+    data = encoded(photo(), "JPEG")
+    data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + data[2:]
+    assert content(data) == data
+    with pytest.raises(InvalidEditError, match="cut short"):
+        prepare(request_of(data[:-10]))
+
+
+def test_the_end_of_a_jpeg_is_seen_across_the_edge_of_a_block() -> None:
+    data = encoded(noise(900, 900), "JPEG", quality=95)
+    scan = data.index(b"\xff\xda")
+    body = scan + 2 + int.from_bytes(data[scan + 2 : scan + 4])
+    block = 192 * 1024
+    assert len(data) > body + block
+    cut = data[: body + block - 1].rstrip(b"\xff").ljust(body + block - 1, b"\x01") + b"\xff\xd9"
+    assert _prepare.find_damage(io.BytesIO(cut), len(cut), "image/jpeg") is None
+
+
+def test_a_gif_that_does_not_decode_is_refused() -> None:
+    data = bytearray(encoded(photo(400, 400), "GIF"))
+    with pytest.raises(InvalidEditError, match="can't be decoded"):
+        prepare(request_of(bytes(data[: len(data) // 2])))
+
+
+@pytest.mark.parametrize("fit", [False, True])
+@pytest.mark.parametrize("kind", ["file", "picture"])
+def test_a_picture_of_too_many_pixels_is_refused_unread(monkeypatch, fit, kind) -> None:
+    monkeypatch.setattr(_pillow, "MAX_PIXELS", 640 * 480 - 1)
+    image = photo() if kind == "picture" else encoded(photo(), "WEBP")
+    with pytest.raises(InvalidEditError, match="640×480, more than 307,199 pixels"):
+        prepare(request_of(image), fit=fit)
+
+
+def test_a_decompression_bomb_is_refused_without_a_warning() -> None:
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    bomb = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(InvalidEditError, match="60000×60000"):
+        prepare(request_of(bomb))
+
+
+@pytest.mark.parametrize("uri", ["data:image/png;base64,AAAA", "data:image/png;base64," + "A" * 70_000 + "????"])
+def test_a_data_uri_without_an_image_is_refused(uri) -> None:
+    with pytest.raises(InvalidEditError, match="image 1 is"):
+        prepare(request_of(uri))
+
+
+def test_base64_with_padding_in_its_middle_is_refused() -> None:
+    text = base64.b64encode(encoded(noise(900, 900), "JPEG", quality=95)).decode()
+    middle = _sending.TEXT_CHUNK
+    with pytest.raises(InvalidEditError, match="broken Base64"):
+        prepare(request_of("data:image/jpeg;base64," + text[: middle - 1] + "=" + text[middle:]))
+
+
+def test_a_data_uri_over_ten_megabytes_is_refused() -> None:
+    uri = "data:image/png;base64," + base64.b64encode(bytes(MAX_IMAGE_BYTES + 1)).decode()
+    with pytest.raises(InvalidEditError, match="10,485,760"):
+        prepare(request_of(uri))
+
+
+class AsyncFile:
+    async def read(self, size: int = -1) -> bytes:
+        raise AssertionError(size)
+
+
+class NonBlocking:
+    def read(self, size: int = -1) -> None:
+        assert size
+
+
+class Failing:
+    def read(self, size: int = -1) -> bytes:
+        raise ConnectionError(f"the store is gone ({size})")
+
+
+def closed_file() -> io.BytesIO:
+    file = io.BytesIO(b"x")
+    file.close()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        (io.StringIO("text"), 'text mode: open it with mode "rb"'),
+        (AsyncFile(), "read\\(\\) gives 'coroutine'"),
+        (NonBlocking(), "read\\(\\) gives 'NoneType'"),
+        (Failing(), "can't be read: the store is gone"),
+        (closed_file(), "can't be read"),
+        (io.BytesIO(), "already read to its end"),
+        (io.BytesIO(b"just text"), "no JPEG"),
+    ],
+)
+def test_a_file_object_that_gives_no_image_is_refused(file, reason) -> None:
+    with pytest.raises(InvalidEditError, match=f"^image 1 .*{reason}"):
+        prepare(request_of(file))
+
+
+def test_a_remote_path_that_can_t_be_opened_is_refused() -> None:
+    class Gone(Remote):
+        def open(self, mode: str) -> io.BytesIO:
+            raise PermissionError(mode)
+
+    with pytest.raises(InvalidEditError, match="can't be read"):
+        prepare(request_of(Gone(b"", fspath=TypeError())))
+
+
+def test_no_more_than_one_byte_over_the_limit_is_read_from_a_stream() -> None:
+    class Endless(io.RawIOBase):
+        taken = 0
+
+        def read(self, size: int = -1, /) -> bytes:
+            self.taken += size
+            return bytes(size)
+
+    endless = Endless()
+    with pytest.raises(InvalidEditError, match="10,485,760"):
+        prepare(request_of(endless))
+    assert endless.taken == MAX_IMAGE_BYTES + 1
+
+
+def test_what_was_opened_is_closed_if_a_later_image_is_refused(monkeypatch) -> None:
+    made = []
+    make = _prepare._temporary_file
+    monkeypatch.setattr(_prepare, "_temporary_file", lambda: made.append(make()) or made[-1])
+    large = encoded(noise(900, 900), "PNG")
+    with pytest.raises(InvalidEditError, match="image 3"):
+        prepare(request_of(io.BytesIO(large), io.BytesIO(large), b"no picture"))
+    assert [file.closed for file in made] == [True, True]
+
+
+def test_a_file_that_changed_before_it_was_sent_is_refused(tmp_path, large_jpeg) -> None:
+    path = with_file(tmp_path / "a.jpg", large_jpeg)
+    edit = prepare(request_of(path))
+    assert edit.images[0].chunk(0)
+    path.write_bytes(large_jpeg[:-1])
+    with pytest.raises(InvalidEditError, match=r"image 1 \(.*a.jpg\) was changed"):
+        edit.images[0].chunk(0)
+
+
+def test_a_file_that_was_touched_before_it_was_sent_is_refused(tmp_path, large_jpeg) -> None:
+    path = with_file(tmp_path / "a.jpg", large_jpeg)
+    edit = prepare(request_of(path))
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(InvalidEditError, match="was changed"):
+        edit.images[0].chunk(1)
+
+
+def test_a_file_that_is_gone_before_it_was_sent_is_refused(tmp_path, large_jpeg) -> None:
+    path = with_file(tmp_path / "a.jpg", large_jpeg)
+    edit = prepare(request_of(path))
+    path.unlink()
+    with pytest.raises(InvalidEditError, match="can't be read any more"):
+        edit.images[0].chunk(0)
+
+
+@pytest.mark.parametrize(
+    ("sides", "words"),
+    [
+        ((384, 384), None),
+        ((3072, 3072), None),
+        ((383, 500), "image 1 is 383×500 pixels: expect a blurred picture"),
+        ((500, 383), "image 1 is 500×383 pixels: expect a blurred picture"),
+        ((3073, 500), "image 1 is 3073×500 pixels: expect a slow edit"),
+        ((500, 3073), "image 1 is 500×3073 pixels: expect a slow edit"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["file", "picture"])
+def test_sides_out_of_the_recommendation_are_told(sides, words, kind) -> None:
+    picture = Image.new("L", sides)
+    edit = prepare(request_of(picture if kind == "picture" else encoded(picture, "PNG")))
+    assert len(edit.warnings) == (words is not None)
+    assert all(warning.startswith(words) for warning in edit.warnings)
+
+
+def fitted(image: object) -> tuple[Image.Image, str, int]:
+    edit = prepare(request_of(image), fit=True)
+    (data,), (change,) = contents(edit), edit.changes
+    edit.close()
+    return Image.open(io.BytesIO(data)), change, len(data)
+
+
+def test_fit_turns_a_turned_photo_upright() -> None:
+    result, change, _ = fitted(turned_jpeg())
+    assert (result.format, result.size, result.getexif().get(ORIENTATION, 1)) == ("JPEG", (480, 640), 1)
+    assert change == "image 1 was turned upright, encoded as JPEG"
+
+
+@pytest.mark.parametrize(("format_name", "sent"), [("JPEG", "JPEG"), ("PNG", "PNG")])
+def test_fit_shrinks_the_longest_side_and_keeps_the_kind(format_name, sent) -> None:
+    result, change, _ = fitted(encoded(Image.new("RGB", (6400, 3200), "teal"), format_name))
+    assert (result.format, result.size) == (sent, (3072, 1536))
+    assert change == f"image 1 was shrunk from 6400×3200 to 3072×1536, encoded as {sent}"
+
+
+@pytest.mark.parametrize("format_name", ["PPM", "ICO", "PCX", "AVIF"])
+def test_fit_encodes_a_format_that_the_service_does_not_take(format_name) -> None:
+    result, change, _ = fitted(encoded(Image.new("RGB", (256, 256), "teal"), format_name))
+    expected = "JPEG" if format_name == "AVIF" else "PNG"
+    assert (result.format, result.size) == (expected, (256, 256))
+    assert change == f"image 1 was encoded as {expected}"
+
+
+def test_fit_makes_an_oversize_file_small(tmp_path) -> None:
+    path = with_file(tmp_path / "a.bmp", encoded(noise(2000, 2000), "BMP"))
+    assert path.stat().st_size > MAX_IMAGE_BYTES
+    result, change, size = fitted(path)
+    assert (result.format, result.size) == ("JPEG", (2000, 2000))
+    assert size <= SAFE_IMAGE_BYTES
+    assert change.startswith(f"image 1 ({path}) was encoded as JPEG")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "stream", "data URI"])
+def test_fit_takes_an_oversize_image_of_every_kind(kind) -> None:
+    data = encoded(noise(2000, 2000), "BMP")
+    uri = "data:image/bmp;base64," + base64.b64encode(data).decode()
+    _, _, size = fitted({"bytes": data, "stream": io.BytesIO(data), "data URI": uri}[kind])
+    assert size <= SAFE_IMAGE_BYTES
+
+
+def test_fit_keeps_the_transparency_of_an_oversize_image() -> None:
+    result, change, size = fitted(noise(2000, 2000, "RGBA"))
+    assert (result.format, result.mode) == ("PNG", "RGBA")
+    assert size <= SAFE_IMAGE_BYTES
+    assert change.startswith("image 1 was shrunk from 2000×2000 to ")
+
+
+def test_fit_shrinks_a_photo_that_is_too_large_even_as_jpeg(monkeypatch) -> None:
+    monkeypatch.setattr(_pillow, "SAFE_IMAGE_BYTES", 100_000)
+    monkeypatch.setattr(_pillow, "MAX_IMAGE_BYTES", 100_000)
+    result, _, size = fitted(encoded(noise(900, 900), "JPEG", quality=95))
+    assert result.format == "JPEG"
+    assert max(result.size) < 900
+    assert size <= 100_000
+
+
+def test_fit_leaves_a_picture_that_needs_nothing() -> None:
+    picture = noise(400, 400)
+    result, change, _ = fitted(picture)
+    assert result.tobytes() == picture.tobytes()
+    assert change == "image 1 was encoded as PNG"
+
+
+def test_fit_does_not_touch_the_picture_that_it_was_given() -> None:
+    with Image.open(io.BytesIO(encoded(Image.new("RGB", (6400, 3200)), "JPEG"))) as picture:
+        fitted(picture)
+        assert picture.size == (6400, 3200)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"just text", "no image of a kind that can be read here"),
+        (b"P6\n400 400\n255\n" + bytes(50), "can't be decoded"),
+    ],
+)
+def test_fit_refuses_what_nothing_can_read(data, reason) -> None:
+    with pytest.raises(InvalidEditError, match=f"image 1 .*{reason}"):
+        prepare(request_of(data), fit=True)
+
+
+def test_fit_refuses_a_file_that_is_too_large_to_shrink(monkeypatch) -> None:
+    monkeypatch.setattr(_prepare, "_MAX_SOURCE_BYTES", 1000)
+    with pytest.raises(InvalidEditError, match=r"1,000 bytes.*shrink it$"):
+        prepare(request_of(encoded(photo(), "PNG")), fit=True)
+
+
+def test_fit_ignores_metadata_that_it_can_t_read(monkeypatch) -> None:
+    def corrupt(_self: object) -> None:
+        raise ValueError("corrupt")
+
+    data = encoded(photo(), "PNG")
+    monkeypatch.setattr(Image.Image, "getexif", corrupt)
+    assert content(data, fit=True) == data
+
+
+def test_a_temporary_file_is_closed_if_encoding_fails(monkeypatch) -> None:
+    made = []
+
+    def failing_save(_self: object, file: io.BytesIO, *_args: object, **_options: object) -> None:
+        made.append(file)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", failing_save)
+    with pytest.raises(InvalidEditError, match="disk full"):
+        prepare(request_of(photo()))
+    assert [file.closed for file in made] == [True]
+
+
+@pytest.mark.parametrize(
+    ("image", "fit"), [(np.zeros((400, 400), np.uint8), False), (encoded(photo(), "PNG"), True)], ids=["array", "fit"]
+)
+def test_what_needs_pillow_says_how_to_install_it(monkeypatch, image, fit) -> None:
+    monkeypatch.setitem(sys.modules, "qwen_edit_async.images.pillow", None)
+    monkeypatch.delattr("qwen_edit_async.images.pillow")
+    with pytest.raises(ConfigurationError, match=r"qwen-edit-async\[images\]"):
+        prepare(request_of(image), fit=fit)
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_files_are_sent_without_pillow_too(monkeypatch, format_name) -> None:
+    monkeypatch.setattr(_prepare, "_pillow", lambda: None)
+    data = encoded(photo(100, 100), format_name)
+    edit = prepare(request_of(data))
+    assert (contents(edit), edit.warnings) == ([data], ())
+
+
+def test_base64_is_the_same_without_pybase64(monkeypatch) -> None:
+    data = random.Random(7).randbytes(1000)
+    monkeypatch.setitem(sys.modules, "pybase64", None)
+    without = importlib.util.module_from_spec(_sending.__spec__)
+    _sending.__spec__.loader.exec_module(without)
+    assert without._encode is not _sending._encode
+    assert without.encode_base64(memoryview(data)) == _sending.encode_base64(memoryview(data)) == base64.b64encode(data)
+
+
+def test_checking_a_large_photo_takes_little_memory(tmp_path) -> None:
+    path = with_file(tmp_path / "a.jpg", encoded(noise(2600, 2600), "JPEG", quality=95))
+    assert path.stat().st_size > 6_000_000
+    prepare(request_of(path))  # imports
+    tracemalloc.start()
+    try:
+        prepare(request_of(path))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2_000_000

@@ -1,0 +1,996 @@
+"""The codec against the documented contract: what is sent, letter by letter, and what every kind of reply means."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from qwen_edit_async.batch.plan import Budget
+from qwen_edit_async.errors import (
+    APIResponseError,
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    InsufficientBalanceError,
+    InternalServerError,
+    InvalidEditError,
+    NotFoundError,
+    RateLimitError,
+)
+from qwen_edit_async.models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage
+from qwen_edit_async.protocol.generation import Call, GenerationProtocol, check_task_id
+from qwen_edit_async.protocol.replies import Reply
+from qwen_edit_async.protocol.tasks import STATUS_WORDS
+from qwen_edit_async.scheduling.retry import Failure, judge_submission
+from qwen_edit_async.session.results import EditResult
+
+FLAT = GenerationProtocol("flat")
+PARAMS = GenerationProtocol("params")
+
+
+def sent(call: Call, *images: str) -> Any:
+    """The JSON document of a call's body, with the images' texts in their gaps."""
+    assert len(call.parts) == len(images) + 1
+    pieces = [part + image.encode() for part, image in zip(call.parts, (*images, ""), strict=True)]
+    return json.loads(b"".join(pieces))
+
+
+def reply(document: object, status: int = 200, **headers: str) -> Reply:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status=status, headers=names, body=json.dumps(document).encode())
+
+
+def created(document: object, status: int = 200) -> TaskSnapshot:
+    return FLAT.read_submission(reply(document, status))
+
+
+def asked(**members: object) -> TaskSnapshot:
+    return FLAT.read_status(reply({"status": "in_progress", **members}), "task-1")
+
+
+ONE_IMAGE_FLAT = """
+{
+  "model": "qwen_image_edit_plus",
+  "input": {
+    "messages": [
+      {"role": "user", "content": [{"image": "https://example.com/a.png"}, {"text": "make it snow"}]}
+    ]
+  }
+}
+"""
+
+THREE_IMAGES_FLAT = """
+{
+  "model": "qwen_image_edit_plus",
+  "input": {
+    "messages": [
+      {
+        "role": "user",
+        "content": [
+          {"image": "data:image/jpeg;base64,AAAA"},
+          {"image": "https://example.com/b.png"},
+          {"image": "data:image/png;base64,BBBB"},
+          {"text": "她穿上图2的裙子"}
+        ]
+      }
+    ]
+  },
+  "parameters": {
+    "n": 2,
+    "negative_prompt": "blur",
+    "size": "1024*1536",
+    "prompt_extend": false,
+    "watermark": true,
+    "seed": 2147483647
+  }
+}
+"""
+
+THREE_IMAGES_PARAMS = """
+{
+  "model": "qwen_image_edit_plus",
+  "input": [
+    {
+      "params": {
+        "input": {
+          "messages": [
+            {
+              "role": "user",
+              "content": [
+                {"image": "data:image/jpeg;base64,AAAA"},
+                {"image": "https://example.com/b.png"},
+                {"image": "data:image/png;base64,BBBB"},
+                {"text": "她穿上图2的裙子"}
+              ]
+            }
+          ]
+        },
+        "parameters": {
+          "n": 2,
+          "negative_prompt": "blur",
+          "size": "1024*1536",
+          "prompt_extend": false,
+          "watermark": true,
+          "seed": 2147483647
+        }
+      }
+    }
+  ]
+}
+"""
+
+ONE_IMAGE_PARAMS = """
+{
+  "model": "qwen_image_edit_plus",
+  "input": [
+    {
+      "params": {
+        "input": {
+          "messages": [
+            {"role": "user", "content": [{"image": "https://example.com/a.png"}, {"text": "make it snow"}]}
+          ]
+        }
+      }
+    }
+  ]
+}
+"""
+
+EVERY_PARAMETER = EditParameters(
+    n=2, negative_prompt="blur", size=(1024, 1536), prompt_extend=False, watermark=True, seed=2147483647
+)
+
+
+@pytest.mark.parametrize(("protocol", "document"), [(FLAT, ONE_IMAGE_FLAT), (PARAMS, ONE_IMAGE_PARAMS)])
+def test_one_image_and_a_text_are_sent_as_documented(protocol: GenerationProtocol, document: str) -> None:
+    call = protocol.submission(EditRequest("a.png", "make it snow"))
+    assert sent(call, "https://example.com/a.png") == json.loads(document)
+
+
+@pytest.mark.parametrize(("protocol", "document"), [(FLAT, THREE_IMAGES_FLAT), (PARAMS, THREE_IMAGES_PARAMS)])
+def test_three_images_and_every_parameter_are_sent_as_documented(protocol: GenerationProtocol, document: str) -> None:
+    call = protocol.submission(EditRequest(["a.png"] * 3, "她穿上图2的裙子", EVERY_PARAMETER))
+    images = ("data:image/jpeg;base64,AAAA", "https://example.com/b.png", "data:image/png;base64,BBBB")
+    assert sent(call, *images) == json.loads(document)
+
+
+def test_a_submission_is_a_post_to_the_generation_endpoint() -> None:
+    call = FLAT.submission(EditRequest("a.png", "make it snow"))
+    assert (call.method, call.path) == ("POST", "/model/v1/generation")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "on_the_wire"),
+    [
+        ("n", 1, 1),
+        ("negative_prompt", "", ""),
+        ("size", (512, 2048), "512*2048"),
+        ("size", "1033x1032", "1033*1032"),
+        ("prompt_extend", True, True),
+        ("watermark", False, False),
+        ("seed", 0, 0),
+    ],
+)
+@pytest.mark.parametrize("protocol", [FLAT, PARAMS])
+def test_a_parameter_is_sent_if_and_only_if_it_was_given(
+    protocol: GenerationProtocol, name: str, value: Any, on_the_wire: object
+) -> None:
+    body = sent(protocol.submission(EditRequest("a.png", "snow", EditParameters(**{name: value}))), "x")
+    inner = body["input"][0]["params"] if protocol is PARAMS else body
+    assert inner["parameters"] == {name: on_the_wire}
+
+
+def test_key_and_metadata_of_a_request_are_not_sent() -> None:
+    request = EditRequest("a.png", "snow", key="row-17", metadata={"owner": "row-17"})
+    assert b"row-17" not in b"".join(FLAT.submission(request).parts)
+
+
+any_text = st.lists(
+    st.text(st.characters()) | st.sampled_from(['{"image": null}', '{"image": "', '"}', "\\", '"', "\ud800", "雪"])
+).map("".join)
+
+
+@given(
+    instruction=any_text.filter(str.strip),
+    negative_prompt=st.none() | any_text,
+    count=st.integers(1, 3),
+    protocol=st.sampled_from([FLAT, PARAMS]),
+)
+@example(instruction='{"image": null}', negative_prompt='{"image": null}', count=3, protocol=FLAT)
+@example(instruction="\ud83d", negative_prompt=None, count=1, protocol=FLAT)
+def test_any_text_arrives_whole_and_leaves_each_image_its_gap(
+    instruction: str, negative_prompt: str | None, count: int, protocol: GenerationProtocol
+) -> None:
+    request = EditRequest(["a.png"] * count, instruction, EditParameters(negative_prompt=negative_prompt))
+    images = [f"image-{k}" for k in range(count)]
+    inner: dict[str, object] = {
+        "input": {
+            "messages": [
+                {"role": "user", "content": [*({"image": image} for image in images), {"text": joined(instruction)}]}
+            ]
+        }
+    }
+    if negative_prompt is not None:
+        inner["parameters"] = {"negative_prompt": joined(negative_prompt)}
+    body = inner if protocol is FLAT else {"input": [{"params": inner}]}
+    assert sent(protocol.submission(request), *images) == {"model": "qwen_image_edit_plus", **body}
+
+
+def joined(text: str) -> str:
+    """The text as JSON means it: two surrogates that make a pair are one character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
+@pytest.mark.parametrize(
+    ("task_id", "path"),
+    [
+        ("d758n65e878c73cmdg20", "/model/v1/generation/task/d758n65e878c73cmdg20"),
+        ("a/../b?c#d%2e", "/model/v1/generation/task/a%2F..%2Fb%3Fc%23d%252e"),
+        ("任务", "/model/v1/generation/task/%E4%BB%BB%E5%8A%A1"),
+        ("{task_id}", "/model/v1/generation/task/%7Btask_id%7D"),
+    ],
+)
+def test_a_status_check_is_a_get_of_the_quoted_id_without_a_body(task_id: str, path: str) -> None:
+    assert FLAT.status_check(task_id) == Call(method="GET", path=path, parts=())
+
+
+def test_there_is_no_cancellation_in_this_protocol() -> None:
+    assert FLAT.cancellation("task-1") is None
+
+
+def test_flat_is_the_default_and_the_two_envelopes_are_each_others_alternative() -> None:
+    assert GenerationProtocol() == FLAT
+    assert (FLAT.alternative(), PARAMS.alternative()) == (PARAMS, FLAT)
+
+
+@pytest.mark.parametrize("task_id", ["d758n65e878c73cmdg20", "a", "a/b", "..a", "任务", "x" * 512])
+def test_an_id_that_can_be_put_into_a_path_is_taken_as_it_is(task_id: str) -> None:
+    assert check_task_id(task_id) == task_id
+
+
+@pytest.mark.parametrize(
+    "task_id", ["", " ", "a b", "a\n", "a\u00a0b", "a\x00", "\ud800", ".", "..", "x" * 513, None, 5, b"a"], ids=repr
+)
+def test_what_can_be_no_id_is_refused(task_id: object) -> None:
+    with pytest.raises(InvalidEditError, match="task id"):
+        check_task_id(task_id)
+
+
+def test_a_refused_id_is_not_quoted_at_length() -> None:
+    with pytest.raises(InvalidEditError) as caught:
+        check_task_id("x" * 100_000)
+    assert len(str(caught.value)) < 200
+
+
+def test_the_documented_creation_reply_is_read_whole() -> None:
+    document = {"id": "d758n65e878c73cmdg20", "status": "in_progress", "model": "m", "created_at": 1710000000}
+    snapshot = created(document)
+    assert snapshot == TaskSnapshot(
+        task_id="d758n65e878c73cmdg20", status=TaskStatus.IN_PROGRESS, status_word="in_progress", raw=document
+    )
+
+
+@pytest.mark.parametrize(
+    ("document", "task_id"),
+    [
+        ({"id": "a"}, "a"),
+        ({"task_id": "a"}, "a"),
+        ({"request_id": "a"}, "a"),
+        ({"id": 17}, "17"),
+        ({"task_id": 0}, "0"),
+        ({"request_id": "r", "task_id": "t", "id": "i"}, "i"),
+        ({"request_id": "r", "task_id": "t"}, "t"),
+        ({"id": "", "task_id": "t"}, "t"),
+        ({"id": None, "task_id": "t"}, "t"),
+        ({"id": True, "request_id": "r"}, "r"),
+        ({"id": ["x"], "request_id": "r"}, "r"),
+        ({"id": {"id": "x"}, "request_id": "r"}, "r"),
+        ({"data": {"id": "t"}, "request_id": "r"}, "t"),
+        ({"data": {"task_id": "t"}, "request_id": "r"}, "t"),
+        ({"data": [{"task_id": "t", "status": "submitted"}]}, "t"),
+        ({"data": {"task": {"id": "t"}}}, "t"),
+        ({"task": {"id": "t"}, "request_id": "r"}, "t"),
+        ({"output": {"task_id": "t", "task_status": "PENDING"}, "request_id": "r"}, "t"),
+        ({"data": {"request_id": "r"}, "request_id": "s"}, "r"),
+        ({"id": "i", "data": {"id": "x"}}, "i"),
+        ({"id": "i", "status": "completed", "data": {"id": "x", "status": "failed"}}, "i"),
+        ({"data": {"note": "x"}, "task": None, "output": [], "request_id": "r"}, "r"),
+        ({"data": [], "request_id": "r"}, "r"),
+    ],
+    ids=repr,
+)
+def test_the_id_is_found_under_each_of_its_names(document: dict[str, object], task_id: str) -> None:
+    assert created(document).task_id == task_id
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"code": 0, "message": "success", "data": {"id": "t", "status": "pending"}},
+        *({"code": code, "message": "no matter", "id": "t"} for code in ("0", 0, 200, "200", 202, 20000, "Success")),
+        {"code": "0", "data": {"task_id": "t", "status": "pending"}, "request_id": "r"},
+        {"status": {"code": 0}, "id": "t"},
+        {"status": {"code": 0, "message": "OK"}, "data": {"id": "t", "status": "pending"}},
+        {"message": "accepted", "data": {"id": "t"}, "request_id": "r"},
+        {"message": "accepted", "task": {"id": "t", "status": "queued"}, "request_id": "r"},
+        {"code": 0, "message": "success", "request_id": "t"},
+        {"message": "success", "request_id": "t"},
+        {"error": {}, "id": "t"},
+        {"error": {"code": 0, "message": ""}, "id": "t"},
+        {"error": {"code": "slow", "message": "slow today"}, "task_id": "t"},
+        {"code": 7, "message": "slow today", "data": {"task_id": "t"}, "request_id": "r"},
+    ],
+    ids=repr,
+)
+def test_a_creation_that_the_service_took_is_a_task(document: dict[str, object]) -> None:
+    assert created(document).task_id == "t"
+
+
+def test_the_status_of_a_nested_task_is_read_where_its_id_is() -> None:
+    document = {"code": 0, "status": "success", "data": {"id": "t", "status": "pending"}}
+    snapshot = created(document)
+    assert (snapshot.status, snapshot.status_word, snapshot.raw) == (TaskStatus.QUEUED, "pending", document)
+    snapshot = created({"output": {"task_id": "t", "task_status": "RUNNING"}, "request_id": "r"})
+    assert (snapshot.status, snapshot.status_word) == (TaskStatus.IN_PROGRESS, "RUNNING")
+
+
+def test_a_creation_can_be_answered_with_any_successful_status() -> None:
+    assert created({"id": "a"}, status=202).task_id == "a"
+
+
+def test_a_creation_can_be_answered_with_a_finished_task() -> None:
+    document = {"id": "a", "status": "completed", "output": [{"content": [{"type": "image", "url": "https://r/1"}]}]}
+    snapshot = created(document)
+    assert (snapshot.status, snapshot.urls) == (TaskStatus.COMPLETED, ("https://r/1",))
+
+
+def test_a_creation_can_be_answered_with_a_failed_task() -> None:
+    snapshot = created({"id": "a", "status": "failed", "error": {"code": 110001, "error_message": "moderation"}})
+    assert (snapshot.status, snapshot.failure) == (
+        TaskStatus.FAILED,
+        TaskFailure(code=110001, message="moderation"),
+    )
+
+
+def test_a_task_that_has_only_a_request_id_and_failed_is_a_task() -> None:
+    snapshot = created({"request_id": "r", "status": "failed", "error": "moderation"})
+    assert (snapshot.task_id, snapshot.failure) == ("r", TaskFailure(message="moderation"))
+
+
+def test_a_task_that_has_an_id_of_its_own_and_an_error_is_a_task() -> None:
+    snapshot = created({"id": "a", "request_id": "r", "error": "slow today"})
+    assert (snapshot.task_id, snapshot.status) == ("a", TaskStatus.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"status": "in_progress"},
+        {"id": ""},
+        {"id": None, "status": "in_progress"},
+        {"id": 1.5},
+        {"data": {"name": "nested"}},
+        {"message": "gone"},
+        {"message": "accepted", "data": {}},
+        {"message": "accepted", "request_id": "r"},
+        {"code": 0, "message": "success"},
+        {"code": 200, "message": "success", "data": None},
+        {"code": "OK", "message": "queued"},
+        {"status": {"code": 0}},
+    ],
+    ids=repr,
+)
+def test_a_creation_reply_without_an_id_leaves_it_open_whether_a_task_exists(document: dict[str, object]) -> None:
+    with pytest.raises(APIResponseError, match="without giving a task id") as caught:
+        created(document)
+    assert caught.value.body == json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("document", "code", "message"),
+    [
+        ({"code": "InvalidParameter", "message": "bad size", "request_id": "r"}, "InvalidParameter", "bad size"),
+        ({"error": {"code": 190000, "error_message": "no input"}, "request_id": 17}, 190000, "no input"),
+        ({"error": "no input", "request_id": "r"}, None, "no input"),
+        ({"status": {"code": 7, "message": "no"}, "data": None, "request_id": "r"}, 7, "no"),
+        ({"status": None, "error": "no", "request_id": "r"}, None, "no"),
+        ({"status": {"code": 7, "message": "no"}, "data": None}, 7, "no"),
+        ({"detail": [{"msg": "field required"}]}, None, '[{"msg": "field required"}]'),
+        ({"error": {"code": 40201, "message": "no money"}, "id": "log-1"}, 40201, "no money"),
+        ({"error_message": "bad size"}, None, "bad size"),
+        ({"code": 7}, 7, "the service gave no reason"),
+        ({"code": 7, "message": "no", "data": {"request_id": "r"}}, 7, "no"),
+    ],
+    ids=repr,
+)
+def test_an_error_inside_of_a_successful_creation_reply_is_an_error(
+    document: dict[str, object], code: object, message: str
+) -> None:
+    with pytest.raises(APIStatusError) as caught:
+        created(document)
+    assert (caught.value.status_code, caught.value.code, caught.value.message) == (200, code, message)
+
+
+@pytest.mark.parametrize("task_id", ["..", "a b", "\ud800", "x" * 513], ids=ascii)
+def test_an_id_that_can_not_be_asked_for_leaves_it_open_whether_a_task_exists(task_id: str) -> None:
+    with pytest.raises(APIResponseError, match="id that can't be asked for") as caught:
+        created({"id": task_id, "status": "in_progress"})
+    assert caught.value.body.startswith('{"id": ')
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"id": "t-1", "sta',
+        '{"id":"t-1"',
+        ' \n{ "status" : "in_progress", "created_at": 17, "id" : "t-1" , ',
+        '{"task_id": "t-1", "output": [{"id": "img"',
+        '{"request_id": "t-1", "usage": {"id": "usage"',
+        '{"request_id": "r", "task_id": "u", "id": "t-1", "sta',
+        '{"note": "say \\"id\\": \\"x\\"", "id": "t-1", ',
+        '{"output": [], "id": "t-1", ',
+        '{"metadata": {"id": "m", "a": [1]}, "id": "t-1", ',
+        '{"usage": {"cost": 1}, "task_id": "t-1"',
+        '\ufeff{"id": "t-\\u0031", "sta',
+        '{"id": "t-1"} and more',
+        '{"data": {"id": "t-1"}, ',
+        '{"code": 0, "message": "success", "data": {"id": "t-1"}, ',
+    ],
+)
+def test_the_id_of_a_creation_reply_that_was_cut_off_is_salvaged(text: str, *, complete: bool) -> None:
+    snapshot = FLAT.read_submission(Reply(status=200, body=text.encode(), complete=complete))
+    assert (snapshot.task_id, snapshot.status, dict(snapshot.raw)) == ("t-1", TaskStatus.UNKNOWN, {})
+
+
+@pytest.mark.parametrize("text", ['{"id": 12345, "sta', '{"id": 12345}', '{"id" : 12345 }x'])
+def test_a_number_that_came_whole_is_an_id_too(text: str) -> None:
+    assert FLAT.read_submission(Reply(status=200, body=text.encode(), complete=False)).task_id == "12345"
+
+
+def test_a_whole_object_of_which_more_was_announced_gives_its_id_too() -> None:
+    assert FLAT.read_submission(Reply(status=200, body=b'{"id": "t-1"}', complete=False)).task_id == "t-1"
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        '{"id": "t-',
+        '{"id": "", ',
+        '{"id": "a\\u00',
+        '{"id": "a b", ',
+        '{"id": 123',
+        '{"data": {"id": "nested", ',
+        '{"\n": 1, "id": "t-1", ',
+        pytest.param('{"data": ' + "[" * 100_000, id="deep"),
+        '[{"id": "nested", ',
+        '"id": "t-1"',
+        '{"note": "\\"id\\": \\"x\\"", ',
+        '{"uid": "other", ',
+        '{"code": 1002, "message": "slow down", "request_id": "req-77", "da',
+        '{"request_id": "req-77", "message": "slow',
+        '{"error": {"code": 500, "message": "broken"}, "id": "req-77", "tra',
+        "<html><body>Bad gateway</body></html>",
+    ],
+)
+def test_nothing_but_the_reply_s_own_id_is_salvaged(text: str, *, complete: bool) -> None:
+    with pytest.raises(APIResponseError) as caught:
+        FLAT.read_submission(Reply(status=200, body=text.encode(), complete=complete))
+    assert caught.value.body == text[:2000]
+
+
+def test_no_id_is_salvaged_from_a_refusal() -> None:
+    with pytest.raises(InternalServerError):
+        FLAT.read_submission(Reply(status=500, body=b'{"id": "t-1", "sta', complete=False))
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(302, APIStatusError), (400, BadRequestError), (401, AuthenticationError), (503, InternalServerError)],
+)
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"id": "a"},
+        {"id": "a", "status": "failed"},
+        {"id": "a", "status": "unavailable"},
+        {"request_id": "a", "status": "in_progress"},
+        {"id": "a", "status": "in_progress", "message": "overloaded"},
+        {"id": "a", "status": "in_progress", "error": {"code": 1}},
+        ["a"],
+    ],
+)
+def test_an_http_error_is_a_refused_creation_even_if_it_names_an_id(
+    status: int, kind: type[APIStatusError], document: object
+) -> None:
+    with pytest.raises(APIStatusError) as caught:
+        created(document, status)
+    assert type(caught.value) is kind
+    assert caught.value.task_id is None
+
+
+@pytest.mark.parametrize("status", [303, 409, 500, 502, 504])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"id": "t"},
+        {"id": "t", "error": {"code": "SYNC_TIMEOUT", "message": "the task runs on"}},
+        {"id": "t", "status": "timeout", "error": "the task runs on"},
+        {"id": "t", "status": "failed", "message": "not yet"},
+        {"error": "the same request is being worked on", "task_id": "t"},
+        {"code": 409, "message": "exists", "data": {"task_id": "t"}, "request_id": "r"},
+    ],
+    ids=repr,
+)
+def test_a_reply_that_leaves_it_open_gives_the_task_that_it_names(status: int, document: dict[str, object]) -> None:
+    snapshot = created(document, status)
+    assert (snapshot.task_id, snapshot.status, snapshot.raw) == ("t", TaskStatus.UNKNOWN, document)
+
+
+@pytest.mark.parametrize("status", [409, 500])
+@pytest.mark.parametrize("task_id", ["a b", "..", None])
+def test_an_error_that_names_no_id_of_use_is_that_error(status: int, task_id: str | None) -> None:
+    with pytest.raises(APIStatusError, match="no luck") as caught:
+        created({"id": task_id, "message": "no luck", "request_id": "r"}, status)
+    assert caught.value.status_code == status
+
+
+@pytest.mark.parametrize(
+    "document", [{"code": 500, "message": "x"}, {"error": {"code": 504, "message": "x"}}], ids=repr
+)
+def test_a_server_error_inside_of_a_successful_reply_leaves_it_open_whether_a_task_exists(
+    document: dict[str, object],
+) -> None:
+    with pytest.raises(InternalServerError) as caught:
+        created(document)
+    assert judge_submission(caught.value) is Failure.UNCERTAIN
+
+
+@pytest.mark.parametrize("status", [303, 409, 429, 500, 503])
+@pytest.mark.parametrize("name", ["id", "task_id"])
+def test_a_task_that_a_reply_shows_is_kept_whatever_its_http_status(status: int, name: str) -> None:
+    snapshot = created({name: "a", "status": "in_progress"}, status)
+    assert (snapshot.task_id, snapshot.status) == ("a", TaskStatus.IN_PROGRESS)
+
+
+def test_the_documented_status_reply_is_read_whole() -> None:
+    document: dict[str, Any] = {
+        "id": "task-1",
+        "status": "completed",
+        "output": [
+            {"content": [{"type": "image", "url": "https://r/1.png", "jobId": "j", "img_id": "i", "metadata": {}}]},
+            {"content": [{"type": "image", "url": "https://r/2.png"}]},
+        ],
+        "usage": {"cost": "0.0065", "quantity": 2, "unit_price": "0.00325", "discount": 1},
+        "metadata": {"gpu": "a"},
+        "progress": 1,
+        "novelty": ["kept"],
+    }
+    assert FLAT.read_status(reply(document), "task-1") == TaskSnapshot(
+        task_id="task-1",
+        status=TaskStatus.COMPLETED,
+        status_word="completed",
+        progress=1.0,
+        urls=("https://r/1.png", "https://r/2.png"),
+        usage=Usage(cost=Decimal("0.0065"), quantity=2, raw=document["usage"]),
+        metadata={"gpu": "a"},
+        raw=document,
+    )
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"code": 0, "message": "success", "data": {"id": "task-1", "status": "completed", "output": "OUTPUT"}},
+        {"status": {"code": 0}, "data": {"status": "completed", "output": "OUTPUT"}, "usage": {"cost": "0.1"}},
+        {"task": {"id": "task-1", "status": "completed", "output": "OUTPUT"}, "request_id": "r"},
+    ],
+    ids=repr,
+)
+def test_a_status_reply_in_an_envelope_is_read_as_one_without(document: dict[str, Any]) -> None:
+    snapshot = FLAT.read_status(
+        Reply(
+            status=200,
+            body=json.dumps(document).replace('"OUTPUT"', '[{"content": [{"url": "https://r/1"}]}]').encode(),
+        ),
+        "task-1",
+    )
+    assert (snapshot.task_id, snapshot.status, snapshot.urls) == ("task-1", TaskStatus.COMPLETED, ("https://r/1",))
+    assert snapshot.usage.cost == (Decimal("0.1") if "usage" in document else None)
+
+
+def test_a_status_reply_is_about_the_task_that_was_asked_for() -> None:
+    assert asked(id="something-else", request_id="r").task_id == "task-1"
+
+
+DOCUMENTED_WORDS = {
+    "pending": TaskStatus.QUEUED,
+    "queued": TaskStatus.QUEUED,
+    "IN_QUEUE": TaskStatus.QUEUED,
+    "in_progress": TaskStatus.IN_PROGRESS,
+    "processing": TaskStatus.IN_PROGRESS,
+    "completed": TaskStatus.COMPLETED,
+    "failed": TaskStatus.FAILED,
+}
+
+
+@pytest.mark.parametrize("change", [str, str.upper, str.lower, str.title, str.swapcase, "  {}\n".format])
+@pytest.mark.parametrize("word", DOCUMENTED_WORDS)
+def test_a_status_word_means_the_same_in_any_case(word: str, change: Any) -> None:
+    snapshot = asked(status=change(word))
+    assert (snapshot.status, snapshot.status_word) == (DOCUMENTED_WORDS[word], change(word))
+
+
+def test_every_known_word_is_told_apart_from_still_running_correctly() -> None:
+    terminal = {word for word, status in STATUS_WORDS.items() if status.terminal}
+    assert terminal == {"completed", "succeeded", "success", "failed", "error", "canceled", "cancelled"}
+    assert {word for word in terminal if STATUS_WORDS[word] is TaskStatus.COMPLETED} == {
+        "completed",
+        "succeeded",
+        "success",
+    }
+    assert all(asked(status=word).status is status for word, status in STATUS_WORDS.items())
+
+
+@given(st.text().filter(lambda word: word.strip().lower() not in STATUS_WORDS))
+@example("")
+@example("dreaming")
+def test_an_unknown_word_counts_as_still_running_and_is_kept(word: str) -> None:
+    snapshot = asked(status=word)
+    assert (snapshot.status, snapshot.status.terminal, snapshot.status_word) == (TaskStatus.UNKNOWN, False, word)
+
+
+END_WORDS = ("done", "finished", "complete", "failure", "expired", "timeout", "rejected", "", "DREAMING")
+
+
+@pytest.mark.parametrize("word", END_WORDS)
+def test_an_unknown_word_with_pictures_means_completed(word: str) -> None:
+    snapshot = asked(status=word, output=["https://r/1"], error={"code": 7, "message": "slow"})
+    assert (snapshot.status, snapshot.urls) == (TaskStatus.COMPLETED, ("https://r/1",))
+
+
+@pytest.mark.parametrize("word", END_WORDS)
+@pytest.mark.parametrize(
+    ("members", "failure"),
+    [
+        ({"error": "moderation"}, TaskFailure(message="moderation")),
+        ({"error": {"code": 7, "message": "moderation"}}, TaskFailure(code=7, message="moderation")),
+        ({"code": 7, "message": "moderation"}, TaskFailure(code=7, message="moderation")),
+        ({"error_message": "moderation", "output": [None]}, TaskFailure(message="moderation")),
+        ({"data": {"task_id": "t", "status": "x", "code": "E7"}}, TaskFailure(code="E7")),
+    ],
+    ids=repr,
+)
+def test_an_unknown_word_with_an_error_means_failed(word: str, members: Any, failure: TaskFailure) -> None:
+    snapshot = asked(status=word, **members)
+    assert (snapshot.status, snapshot.failure) == (TaskStatus.FAILED, failure)
+
+
+@pytest.mark.parametrize("word", END_WORDS)
+@pytest.mark.parametrize(
+    "members",
+    [{}, {"error": None}, {"error": {}}, {"code": 0, "message": "success"}, {"message": "please wait"}, {"output": []}],
+    ids=repr,
+)
+def test_an_unknown_word_with_neither_means_in_progress(word: str, members: Any) -> None:
+    assert asked(status=word, **members).status is TaskStatus.UNKNOWN
+
+
+@pytest.mark.parametrize("members", [{"output": ["https://r/1"]}, {"error": "slow"}, {"code": 7}], ids=repr)
+def test_a_known_word_is_believed(members: Any) -> None:
+    assert asked(status="in_progress", **members).status is TaskStatus.IN_PROGRESS
+
+
+@pytest.mark.parametrize(
+    ("members", "failure"),
+    [
+        ({"message": "moderation"}, TaskFailure(message="moderation")),
+        ({"code": 110001, "message": "moderation"}, TaskFailure(code=110001, message="moderation")),
+        ({"output": {"task_id": "t", "code": "E7", "message": "no"}}, TaskFailure(code="E7", message="no")),
+        ({}, None),
+    ],
+    ids=repr,
+)
+def test_why_a_task_failed_is_found_beside_the_error_too(members: Any, failure: TaskFailure | None) -> None:
+    assert asked(status="failed", **members).failure == failure
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        ("out of memory", TaskFailure(message="out of memory")),
+        ({"code": 110001, "error_message": "moderation"}, TaskFailure(code=110001, message="moderation")),
+        ({"code": "110001", "error_message": "moderation"}, TaskFailure(code=110001, message="moderation")),
+        ({"code": "BLOCKED", "message": "no"}, TaskFailure(code="BLOCKED", message="no")),
+        ({"code": 1, "error_message": "a", "message": "b", "detail": "c"}, TaskFailure(code=1, message="a")),
+        ({"message": "b", "detail": "c"}, TaskFailure(message="b")),
+        ({"detail": "c"}, TaskFailure(message="c")),
+        ({"code": 7}, TaskFailure(code=7)),
+        ({"code": 402, "error_code": 40201}, TaskFailure(code=40201)),
+        ({"other": "x"}, TaskFailure()),
+        (["a", {"b": 1}], TaskFailure(message='["a", {"b": 1}]')),
+        (17, TaskFailure(message="17")),
+        ("", None),
+        (None, None),
+        ({}, None),
+        ([], None),
+        (False, None),
+    ],
+    ids=repr,
+)
+def test_a_task_s_error_is_understood_in_every_shape(error: object, failure: TaskFailure | None) -> None:
+    assert asked(status="failed", error=error).failure == failure
+
+
+@pytest.mark.parametrize(
+    ("cost", "expected"),
+    [
+        ("0.0065", Decimal("0.0065")),
+        (" 0.10 ", Decimal("0.10")),
+        (0.0065, Decimal("0.0065")),
+        (3, Decimal(3)),
+        (0, Decimal(0)),
+        ("", None),
+        (None, None),
+        ("free", None),
+        ("NaN", None),
+        ("sNaN", None),
+        ("Infinity", None),
+        (float("nan"), None),
+        (float("inf"), None),
+        ("1e99999999999999999999", None),
+        ("1e1000000", None),
+        ("1E+999999999999", None),
+        ("1e-1000000", None),
+        ("0e1000000", None),
+        ("999999999999", Decimal(999999999999)),
+        (10**12, None),
+        (6.5e-05, Decimal("0.000065")),
+        ("0." + "3" * 98, Decimal("0." + "3" * 98)),
+        ("0." + "3" * 99, None),
+        ("-0.1", None),
+        (-5, None),
+        (True, None),
+        ([1], None),
+        ({"amount": 1}, None),
+    ],
+    ids=repr,
+)
+def test_a_cost_is_exact_or_unknown(cost: object, expected: Decimal | None) -> None:
+    usage = {"cost": cost, "quantity": 1}
+    snapshot = asked(status="completed", usage=usage)
+    assert snapshot.usage.cost == expected
+    assert snapshot.usage.raw.keys() == usage.keys()
+
+
+@pytest.mark.parametrize(("quantity", "expected"), [(2, 2), (0, 0), ("2", None), (2.5, None), (True, None)], ids=repr)
+def test_a_quantity_is_an_integer_or_unknown(quantity: object, expected: int | None) -> None:
+    assert asked(usage={"quantity": quantity}).usage.quantity == expected
+
+
+@pytest.mark.parametrize("usage", [None, [], "0.01", 5], ids=repr)
+def test_a_usage_that_is_no_object_says_nothing(usage: object) -> None:
+    assert asked(usage=usage).usage == Usage()
+
+
+@pytest.mark.parametrize(
+    ("output", "urls"),
+    [
+        ([{"content": [{"url": "u1"}, {"url": "u2"}]}, {"content": [{"url": "u3"}]}], ("u1", "u2", "u3")),
+        ({"content": [{"type": "image", "url": "u1"}]}, ("u1",)),
+        ([{"content": {"type": "image", "url": "u1"}}], ("u1",)),
+        ({"content": {"url": "u1"}}, ("u1",)),
+        ([{"content": [{"type": "text", "text": "x"}, 5, "u1", ["u2"], {"url": "u3"}]}], ("u3",)),
+        ([{"content": [{"url": "u1"}, None, {"url": None}, {"url": 5}, {"url": "u5"}]}], ("u1", "", "", "", "u5")),
+        ([{"content": [{"url": "u1"}]}, {"content": None}, {"content": [{"url": "u3"}]}], ("u1", "", "u3")),
+        ([None, 5, "u1", {"content": None}, {}], ()),
+        (["https://r/1", "//r/2", "/3", "no url"], ("https://r/1", "//r/2", "/3")),
+        (["https://r/1", None, "https://r/3"], ("https://r/1", "", "https://r/3")),
+        ("https://r/1", ("https://r/1",)),
+        ([{"image_url": "u1"}, {"image": "u2"}, {"image_url": {"url": "u3"}}], ("u1", "u2", "u3")),
+        ({"image_url": "u1"}, ("u1",)),
+        ([{"url": "u1", "image": {"width": 1}}], ("u1",)),
+        ({"images": ["https://r/1", "https://r/2"]}, ("https://r/1", "https://r/2")),
+        ({"image_urls": ["https://r/1"]}, ("https://r/1",)),
+        ({"results": [{"url": "u1"}, {"code": "InternalError"}]}, ("u1",)),
+        ({"choices": [{"message": {"content": [{"image": "u1"}, {"image": "u2"}]}}]}, ("u1", "u2")),
+        ({"choices": [{"message": {"content": [{"text": "https://r/1"}]}}]}, ()),
+        ([], ()),
+        ({}, ()),
+        (None, ()),
+        ("u1", ()),
+    ],
+    ids=repr,
+)
+def test_every_url_of_an_output_is_found_in_order(output: object, urls: tuple[str, ...]) -> None:
+    assert asked(status="completed", output=output).urls == urls
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"outputs": [{"type": "image", "url": "https://r/1", "width": 1}]},
+        {"output": {"choices": [{"message": {"content": [{"image": "https://r/1"}]}}]}, "request_id": "r"},
+        {"output": [], "images": ["https://r/1"]},
+        {"image_url": "https://r/1"},
+        {"result": {"images": [{"url": "https://r/1"}]}},
+        {"data": {"status": "completed", "output": ["https://r/1"]}},
+        {"data": [{"url": "https://r/1"}]},
+    ],
+    ids=repr,
+)
+def test_urls_are_found_beside_the_output_too(members: dict[str, object]) -> None:
+    assert asked(status="completed", **members).urls == ("https://r/1",)
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [
+        (0, 0.0),
+        (0.5, 0.5),
+        (1, 1.0),
+        (1.01, None),
+        (-0.1, None),
+        (50, None),
+        ("0.5", None),
+        (None, None),
+        (float("nan"), None),
+    ],
+    ids=repr,
+)
+def test_progress_is_a_share_or_unknown(progress: object, expected: float | None) -> None:
+    assert asked(progress=progress).progress == expected
+
+
+@pytest.mark.parametrize("metadata", [None, [], "x", 5], ids=repr)
+def test_metadata_that_is_no_object_is_empty(metadata: object) -> None:
+    assert asked(metadata=metadata).metadata == {}
+
+
+@pytest.mark.parametrize("document", [{}, {"status": None}, {"status": 5, "id": "a"}, {"progress": 0.5}], ids=repr)
+def test_a_status_reply_without_a_status_can_not_be_understood(document: dict[str, object]) -> None:
+    with pytest.raises(APIResponseError, match="no status") as caught:
+        FLAT.read_status(reply(document), "task-1")
+    assert (caught.value.task_id, caught.value.body) == ("task-1", json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("document", "kind"),
+    [
+        ({"status": {"code": 1002, "message": "slow down"}, "data": None}, RateLimitError),
+        ({"error": {"code": 40205, "message": "top up"}}, InsufficientBalanceError),
+        ({"error": "gone"}, APIStatusError),
+        ({"message": "gone"}, APIStatusError),
+        ({"detail": [{"msg": "gone"}]}, APIStatusError),
+        ({"code": 5}, APIStatusError),
+    ],
+    ids=repr,
+)
+def test_an_error_inside_of_a_successful_status_reply_is_that_error(
+    document: dict[str, object], kind: type[APIStatusError]
+) -> None:
+    with pytest.raises(APIStatusError) as caught:
+        FLAT.read_status(reply(document), "task-1")
+    assert type(caught.value) is kind
+    assert (caught.value.status_code, caught.value.task_id) == (200, "task-1")
+
+
+@pytest.mark.parametrize("members", [{"error": "slow today"}, {"message": "ok"}, {"code": 0}], ids=repr)
+def test_a_status_with_words_beside_it_is_a_status(members: dict[str, object]) -> None:
+    assert asked(**members).status is TaskStatus.IN_PROGRESS
+
+
+def test_an_http_error_to_a_check_names_the_task() -> None:
+    with pytest.raises(NotFoundError) as caught:
+        FLAT.read_status(reply({"message": "no such task"}, 404), "task-1")
+    assert caught.value.task_id == "task-1"
+
+
+@pytest.mark.parametrize(
+    ("body", "complete"),
+    [(b'{"status": "completed"}', False), (b'{"status": "comp', True), (b"<html>", True), (b"", True), (b"[]", True)],
+)
+def test_a_check_whose_reply_is_broken_can_not_be_understood(body: bytes, *, complete: bool) -> None:
+    with pytest.raises(APIResponseError) as caught:
+        FLAT.read_status(Reply(status=200, body=body, complete=complete), "task-1")
+    assert caught.value.task_id == "task-1"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+    max_leaves=8,
+)
+member_names = [
+    *("id", "task_id", "request_id", "status", "progress", "output", "usage", "metadata", "error"),
+    *("code", "message", "detail", "error_message", "data"),
+]
+odd_values = json_values | st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("code", "message", "content", "cost", "detail", "quantity", "url"), json_values)
+)
+odd_documents = json_values | st.fixed_dictionaries({}, optional=dict.fromkeys(member_names, odd_values))
+odd_replies = st.builds(
+    Reply,
+    status=st.sampled_from([200, 201, 204, 302, 400, 401, 402, 403, 404, 418, 429, 500, 503]) | st.integers(100, 999),
+    headers=st.dictionaries(st.sampled_from(["retry-after", "date", "x-request-id"]), st.text()),
+    body=st.binary() | odd_documents.map(lambda document: json.dumps(document).encode()),
+    complete=st.booleans(),
+)
+
+
+@pytest.mark.fuzz
+@given(odd_replies)
+@example(Reply(status=200, body=b'{"error": {"code": "' + b"1" * 5000 + b'"}}'))
+@example(Reply(status=400, body=b'{"error": {"code": ' + b"1" * 5000 + b"}}"))
+@example(Reply(status=200, body=b"[" * 100_000))
+@example(Reply(status=200, body=b'{"id": "\\ud800", "status": "queued"}'))
+def test_any_reply_to_a_creation_is_an_askable_task_or_a_typed_error(odd: Reply) -> None:
+    try:
+        snapshot = FLAT.read_submission(odd)
+    except (APIStatusError, APIResponseError) as error:
+        str(error)
+    else:
+        assert odd.ok or snapshot.status is not TaskStatus.FAILED
+        FLAT.status_check(snapshot.task_id).path.encode("ascii")
+
+
+@pytest.mark.fuzz
+@given(odd_replies)
+@example(Reply(status=200, body=b'{"error": {"code": "' + b"1" * 5000 + b'"}}'))
+@example(Reply(status=200, body=b'{"status": "completed", "usage": {"cost": 1e999}}'))
+def test_any_reply_to_a_check_is_a_snapshot_or_a_typed_error_of_that_task(odd: Reply) -> None:
+    try:
+        task_id = FLAT.read_status(odd, "task-1").task_id
+    except (APIStatusError, APIResponseError) as error:
+        task_id = error.task_id
+    assert task_id == "task-1"
+
+
+costs = st.one_of(
+    st.decimals().map(str),
+    st.integers(-(10**30), 10**30),
+    st.floats(),
+    st.text(),
+    st.builds("{}{}e{}".format, st.sampled_from(["", "-", "+"]), st.integers(0), st.integers(-(10**18), 10**18)),
+)
+
+
+@pytest.mark.fuzz
+@given(costs, st.sampled_from([None, Decimal(1)]))
+@example("1e1000000", None)
+@example("1E+999999999999999999", Decimal(1))
+@example("1E-999999999999", None)
+@example("-1e5", Decimal(1))
+def test_whatever_an_edit_is_said_to_cost_it_can_be_shown_added_up_and_kept_to(cost: object, limit: Decimal) -> None:
+    document = {"status": "completed", "usage": {"cost": cost}}
+    usage = FLAT.read_status(Reply(status=200, body=json.dumps(document).encode()), "task-1").usage
+    result = EditResult(task_id="task-1", images=(), usage=usage)
+    budget = Budget(max_cost=limit)
+    for _ in range(3):
+        budget.adopt(2)
+        budget.charged(2, usage.cost)
+        budget.admit(2)
+    assert len(result._repr_html_()) < 2_000
+    assert 0 <= budget.spent < Decimal("1e13")
+    assert len(f"{budget.spent:f}{budget.spent}{budget.stopped}") < 300
+
+
+@pytest.mark.parametrize("opening", ['{"error":{"x":', '{"id":"a","status":"failed","error":', '{"detail":'])
+def test_nesting_of_any_depth_is_a_snapshot_or_a_typed_error(opening: str) -> None:
+    for depth in range(700, 1100):
+        odd = Reply(status=200, body=f"{opening}{'[' * depth}{']' * depth}{'}' * opening.count('{')}".encode())
+        for read in (FLAT.read_submission, lambda odd: FLAT.read_status(odd, "task-1")):
+            try:
+                read(odd)
+            except (APIStatusError, APIResponseError) as error:
+                assert str(error)  # noqa: PT017  # either way is right

@@ -1,0 +1,335 @@
+"""A ceiling for checks: never exceeded, spent on the tasks most likely to have ended, and no task starves."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from memory_transport import IMAGE, MemoryService, MemorySession
+
+from qwen_edit_async import Learned
+from qwen_edit_async.models import TaskSnapshot, TaskStatus
+from qwen_edit_async.scheduling.budget import PollBudget
+from qwen_edit_async.scheduling.policies import FixedInterval, PolledTask, RankingPolicy
+from qwen_edit_async.scheduling.schedule import PollSchedule, WatchedTask
+
+RUNNING = TaskSnapshot(task_id="t", status=TaskStatus.IN_PROGRESS)
+COMPLETED = TaskSnapshot(task_id="t", status=TaskStatus.COMPLETED, urls=("https://r/1",))
+
+
+class Ranking(FixedInterval):
+    """The later a task was accepted, the likelier it has ended."""
+
+    def likelihood(self, task: PolledTask, now: float) -> float:
+        return task.since
+
+
+@given(st.floats(0.5, 1000), st.lists(st.floats(0, 0.5), min_size=1, max_size=60))
+def test_no_stretch_of_time_has_more_checks_than_the_rate(rate: float, pauses: list[float]) -> None:
+    budget: PollBudget[int] = PollBudget(rate)
+    numbers, times = itertools.count(), []
+    for now in itertools.accumulate(pauses):
+        for _ in range(50):
+            budget.add(next(numbers), now)
+            if budget.take(now) is not None:
+                times.append(now)
+    for first, second in itertools.combinations(range(len(times)), 2):
+        assert second - first + 1 <= rate * (times[second] - times[first] + 0.05) + 1.001
+
+
+def test_a_waiting_task_is_checked_as_soon_as_there_is_a_check_to_spend() -> None:
+    budget: PollBudget[str] = PollBudget(2.0)
+    budget.add("a", 0.0)
+    budget.add("b", 0.0)
+    assert budget.take(0.0) == "a"
+    assert budget.take(0.4) is None
+    assert budget.take(budget.ready_at) == "b"
+    assert budget.ready_at == pytest.approx(0.95)
+
+
+def test_a_task_that_waits_already_is_not_added_again_and_keeps_its_place() -> None:
+    budget: PollBudget[str] = PollBudget(1.0)
+    for task, now in [("a", 0.0), ("b", 1.0), ("a", 2.0)]:
+        budget.add(task, now)
+    assert [budget.take(now) for now in (3.0, 4.0, 5.0)] == ["a", "b", None]
+
+
+def test_nothing_is_spent_when_nothing_waits() -> None:
+    budget: PollBudget[str] = PollBudget(1.0)
+    assert budget.take(5.0) is None
+    assert budget.ready_at == -math.inf
+
+
+def test_the_likeliest_goes_first() -> None:
+    budget = PollBudget(1.0, lambda task, now: {"a": 0.2, "b": 0.9, "c": 0.5}[task])
+    for task in "abc":
+        budget.add(task, 0.0)
+    assert [budget.take(float(now)) for now in range(3)] == ["b", "c", "a"]
+
+
+def test_without_likelihoods_the_longest_wait_goes_first() -> None:
+    budget: PollBudget[str] = PollBudget(1.0)
+    for now, task in enumerate("bca"):
+        budget.add(task, float(now))
+    assert [budget.take(10.0 + now) for now in range(3)] == ["b", "c", "a"]
+
+
+def test_every_waiting_task_has_its_turn_to_be_looked_at() -> None:
+    budget = PollBudget(1000.0, lambda task, now: task == 777)
+    for task in range(1000):
+        budget.add(task, 0.0)
+    assert 777 in [budget.take(number / 1000) for number in range(32)]
+
+
+def test_a_forgotten_task_is_not_checked() -> None:
+    budget: PollBudget[str] = PollBudget(1.0)
+    for task in "abc":
+        budget.add(task, 0.0)
+    budget.discard("a")
+    budget.discard("never seen")
+    assert [budget.take(float(now)) for now in range(3)] == ["b", "c", None]
+    assert len(budget) == 0
+
+
+@given(st.lists(st.integers(0, 20), max_size=60), st.integers(1, 40))
+def test_none_waits_longer_than_four_rounds(arrivals: list[int], most: int) -> None:
+    rate = 10.0
+    budget = PollBudget(rate, lambda task, now: task)
+    added: dict[int, float] = {}
+    numbers = itertools.count()
+    for slot, arriving in enumerate([*arrivals, *[0] * 5 * most]):
+        now = slot / rate
+        for number in itertools.islice(numbers, min(arriving, most - len(budget))):
+            budget.add(number, now)
+            added[number] = now
+        if (task := budget.take(now + 1e-9)) is not None:
+            assert now - added.pop(task) <= 4 * most / rate
+    assert not added
+
+
+@pytest.mark.parametrize("others", [1, 40, 200])
+def test_a_task_that_is_never_the_likeliest_is_checked_within_four_rounds(others: int) -> None:
+    rate = 10.0
+    budget: PollBudget[str | int] = PollBudget(rate, lambda task, now: task != "unlikely")
+    for task in ("unlikely", *range(others)):
+        budget.add(task, 0.0)
+    for slot in itertools.count():
+        taken = budget.take(slot / rate + 1e-9)
+        assert slot / rate <= 4 * (others + 1) / rate
+        if taken == "unlikely":
+            break
+        if taken is not None:
+            budget.add(taken, slot / rate)
+
+
+def test_under_adversity_patience_is_three_rounds() -> None:
+    rate, tasks = 10.0, range(100)
+    budget = PollBudget(rate, lambda task, now: task >= 33)
+    added = dict.fromkeys(tasks, 0.0)
+    for task in tasks:
+        budget.add(task, 0.0)
+    for slot in range(1200):
+        now = slot / rate
+        taken = budget.take(now + 1e-9)
+        if taken is not None:
+            assert now - added[taken] <= 4 * len(tasks) / rate
+            budget.add(taken, now)
+            added[taken] = now
+
+
+def test_what_is_urgent_gets_every_second_check_at_most() -> None:
+    budget = PollBudget(1.0, lambda task, now: task[0] == "l")
+    for task in ("u1", "u2", "u3", "l1", "l2", "l3"):
+        budget.add(task, 0.0)
+    order = [budget.take(float(now), urgent) for now, urgent in enumerate(["u1", "u2", "u2", "u3", "u3", None])]
+    assert [task and task[0] for task in order] == ["u", "l", "u", "l", "u", "l"]
+
+
+def test_a_task_that_is_neither_urgent_nor_likely_is_checked_within_five_rounds() -> None:
+    rate, others = 10.0, 60
+    budget: PollBudget[str | int] = PollBudget(rate, lambda task, now: task != "unlikely")
+    for task in (*range(others), "unlikely"):
+        budget.add(task, 0.0)
+    for slot in itertools.count():
+        urgent = next(task for task in budget._ring if task != "unlikely")
+        taken = budget.take(slot / rate + 1e-9, urgent)
+        assert slot / rate <= 5 * (others + 1) / rate
+        if taken == "unlikely":
+            break
+        if taken is not None:
+            budget.add(taken, slot / rate)
+
+
+def weibull_likelihood(task: WatchedTask, now: float) -> float:
+    """How probable it is that a task of :func:`lag_and_longest_wait` has ended since its last check."""
+    return 1 - math.exp(((task.checked_at - task.since) / 450.0) ** 3 - ((now - task.since) / 450.0) ** 3)
+
+
+def lag_and_longest_wait(in_flight: int, rate: float, *, ranked: bool) -> tuple[float, float]:
+    """Mean lag, and the longest wait from due to checked, of as many tasks again as are in flight, all always due."""
+    draw = random.Random(1)
+    budget = PollBudget(rate, weibull_likelihood if ranked else None)
+    ends: dict[WatchedTask, float] = {}
+    lags: list[float] = []
+    longest, now = 0.0, 0.0
+
+    def submit() -> None:
+        task = WatchedTask(task_id="", since=now)
+        ends[task] = now + draw.weibullvariate(450.0, 3.0)
+        budget.add(task, now)
+
+    for _ in range(in_flight):
+        submit()
+    while len(lags) < in_flight:
+        now = max(now, budget.ready_at)
+        task = budget.take(now)
+        assert task is not None
+        longest = max(longest, now - task.checked_at)
+        if now >= ends[task]:
+            lags.append(now - ends.pop(task))
+            submit()
+        else:
+            task.found_running(now, None)
+            budget.add(task, now)
+    return sum(lags) / len(lags), longest
+
+
+def test_of_ten_thousand_tasks_at_a_hundred_checks_a_second_none_starves_and_the_lag_beats_round_robin() -> None:
+    round_robin, longest_in_turn = lag_and_longest_wait(10_000, 100.0, ranked=False)
+    ranked, longest = lag_and_longest_wait(10_000, 100.0, ranked=True)
+    assert longest_in_turn < 101
+    assert longest < 4 * 10_000 / 100.0
+    assert ranked < 0.8 * round_robin
+
+
+def checked_times(schedule: PollSchedule[WatchedTask], until: float) -> list[tuple[float, WatchedTask]]:
+    """When which task is checked, if every answer is 'running' and comes at once."""
+    checks = []
+    now = schedule.next_event()
+    while now <= until:
+        while (task := schedule.take_due(now)) is not None:
+            checks.append((now, task))
+            schedule.answered(task, RUNNING, now, now)
+        now = schedule.next_event()
+    return checks
+
+
+def test_a_schedule_keeps_to_the_rate_and_leaves_no_task_out() -> None:
+    schedule: PollSchedule[WatchedTask] = PollSchedule(FixedInterval(1.0), 4.0)
+    tasks = [WatchedTask(task_id=str(number), since=0.0) for number in range(8)]
+    for task in tasks:
+        schedule.add(task, 0.0)
+    checks = checked_times(schedule, 11.0)
+    assert len(checks) == pytest.approx(40, abs=1)
+    assert {task.task_id for _, task in checks} == {task.task_id for task in tasks}
+
+
+def test_a_schedule_under_the_rate_checks_each_task_when_its_policy_says() -> None:
+    schedule: PollSchedule[WatchedTask] = PollSchedule(FixedInterval(1.0), 10.0)
+    schedule.add(WatchedTask(task_id="a", since=0.0), 0.0)
+    assert [now for now, _ in checked_times(schedule, 3.5)] == [1.0, 2.0, 3.0]
+
+
+def test_a_schedule_asks_its_policy_who_goes_first() -> None:
+    assert isinstance(Ranking(), RankingPolicy)
+    assert not isinstance(FixedInterval(), RankingPolicy)
+    schedule: PollSchedule[WatchedTask] = PollSchedule(Ranking(1.0), 4.0)
+    tasks = [WatchedTask(task_id=str(number), since=float(number)) for number in range(3)]
+    for task in tasks:
+        schedule.add(task, 0.0)
+    assert [schedule.take_due(now) for now in (5.0, 5.5, 6.0)] == tasks[::-1]
+
+
+def test_many_tasks_due_at_once_are_taken_up_a_few_at_a_time() -> None:
+    schedule: PollSchedule[WatchedTask] = PollSchedule(FixedInterval(1.0), 1.0)
+    for number in range(1000):
+        schedule.add(WatchedTask(task_id=str(number), since=0.0), 0.0)
+    schedule.take_due(1.0)
+    assert 1 < len(schedule._budget) < 100
+
+
+def test_a_task_that_waits_for_its_turn_can_be_removed_and_can_expire() -> None:
+    schedule: PollSchedule[WatchedTask] = PollSchedule(FixedInterval(1.0), 1.0)
+    first, gone, late = (WatchedTask(task_id=name, since=0.0, deadline=3.0 + n) for n, name in enumerate("abc"))
+    for task in (first, gone, late):
+        schedule.add(task, 0.0)
+    assert schedule.take_due(1.0) is first
+    schedule.answered(first, COMPLETED, 1.0, 1.0)
+    schedule.remove(gone, 1.5)
+    assert schedule.take_expired(5.5) is late
+    assert schedule.take_due(6.0) is None
+    assert schedule.next_event() == math.inf
+
+
+def crowd_and_one(rate: float, interval: float = 1.0) -> tuple[PollSchedule[WatchedTask], WatchedTask]:
+    """Nine tasks that always seem likelier to have ended than a tenth, whose deadline is at 20."""
+    schedule: PollSchedule[WatchedTask] = PollSchedule(Ranking(interval), rate)
+    one = WatchedTask(task_id="one", since=0.0, deadline=20.0)
+    schedule.add(one, 0.0)
+    for number in range(9):
+        schedule.add(WatchedTask(task_id=str(number), since=1.0), 1.0)
+    return schedule, one
+
+
+@pytest.mark.parametrize("rate", [0.7, 1.0, 2.0])
+def test_a_task_that_is_not_the_likeliest_has_its_last_check_before_its_deadline(rate: float) -> None:
+    schedule, one = crowd_and_one(rate=rate)
+    times = [now for now, task in checked_times(schedule, 19.9) if task is one]
+    assert 20 - 0.5 - 2 / rate <= times[-1] < 20
+
+
+def test_last_checks_go_to_the_nearest_deadline_first_and_leave_every_second_check_to_others() -> None:
+    schedule, one = crowd_and_one(rate=4.0)
+    other = WatchedTask(task_id="other", since=0.0, deadline=19.9)
+    schedule.add(other, 0.0)
+    late = [task for now, task in checked_times(schedule, 19.8) if now >= 18.9]
+    assert [task for task in late if task in {one, other}] == [other, one]
+    assert late.index(one) - late.index(other) == 2
+
+
+def test_a_task_has_one_last_check() -> None:
+    schedule, one = crowd_and_one(rate=4.0, interval=0.1)
+    assert [task for now, task in checked_times(schedule, 19.9) if now >= 19.0].count(one) == 1
+
+
+def test_a_task_that_waits_for_its_last_check_can_be_removed() -> None:
+    schedule, one = crowd_and_one(rate=4.0)
+    checked_times(schedule, 18.9)
+    schedule.remove(one, 18.9)
+    assert one not in [task for _, task in checked_times(schedule, 19.9)]
+
+
+def test_a_check_that_is_due_too_late_for_its_turn_is_due_earlier() -> None:
+    schedule: PollSchedule[WatchedTask] = PollSchedule(FixedInterval(19.0), 1.0)
+    schedule.add(WatchedTask(task_id="a", since=0.0, deadline=20.0), 0.0)
+    assert schedule.next_event() == 17.5
+
+
+@pytest.mark.anyio
+@pytest.mark.virtual_clock
+async def test_under_a_ceiling_hardly_any_task_is_given_up_that_had_ended():
+    draw = random.Random(3)
+    service = MemoryService(duration=lambda: draw.lognormvariate(math.log(100), 0.35))
+    loop, found_late = asyncio.get_running_loop(), 0
+    async with MemorySession(service, polling=Learned(), poll_rate=4.0, max_in_flight=100, deadline=160.0) as session:
+        async for outcome in session.edit_many([{"images": IMAGE, "instruction": "snow"}] * 600):
+            if outcome.error is not None:
+                assert outcome.error.task_id is not None
+                found_late += loop.time() - service.ends[outcome.error.task_id] >= 1.0
+    assert found_late <= 5
+
+
+@pytest.mark.anyio
+@pytest.mark.virtual_clock
+async def test_a_session_keeps_to_its_poll_rate():
+    service = MemoryService(duration=10.0)
+    async with MemorySession(service, polling=FixedInterval(0.1), poll_rate=4.0, max_in_flight=20) as session:
+        await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(20)))
+    times = [sent.at for sent in service.checks]
+    assert len(times) >= 40
+    assert min(fifth - first for first, fifth in zip(times, times[4:], strict=False)) > 0.9

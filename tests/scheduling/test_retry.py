@@ -1,0 +1,168 @@
+"""The decision tables: what each failure means to a submission and to a status check, and how long to wait."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_edit_async import errors as _errors
+from qwen_edit_async.errors import (
+    APIConnectionError,
+    APIResponseError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    BadRequestError,
+    ConfigurationError,
+    DeadlineExceededError,
+    DownloadError,
+    EditCancelledError,
+    EditFailedError,
+    InsufficientBalanceError,
+    InternalServerError,
+    InvalidEditError,
+    JournalError,
+    NotFoundError,
+    PermissionDeniedError,
+    QwenEditError,
+    RateLimitError,
+    SessionClosedError,
+    SubmitUncertainError,
+)
+from qwen_edit_async.scheduling.retry import Failure, RetryPolicy, judge_check, judge_submission, pause_after
+
+REFUSED, THROTTLED, UNCERTAIN, FATAL, FINAL = (
+    Failure.REFUSED,
+    Failure.THROTTLED,
+    Failure.UNCERTAIN,
+    Failure.FATAL,
+    Failure.FINAL,
+)
+
+
+def answered(kind: type[APIStatusError], status: int) -> APIStatusError:
+    return kind("no", status_code=status)
+
+
+# The error, what it means to a submission, and what it means to a check (in the grace of a young task, and after it).
+DECISIONS = [
+    (APIConnectionError("m", request_sent=False), REFUSED, REFUSED, REFUSED),
+    (APIConnectionError("m", request_sent=True), UNCERTAIN, REFUSED, REFUSED),
+    (APITimeoutError("m", request_sent=False), REFUSED, REFUSED, REFUSED),
+    (APITimeoutError("m", request_sent=True), UNCERTAIN, REFUSED, REFUSED),
+    (APIResponseError("m"), UNCERTAIN, REFUSED, REFUSED),
+    (answered(BadRequestError, 400), FINAL, FINAL, FINAL),
+    (answered(BadRequestError, 413), FINAL, FINAL, FINAL),
+    (answered(BadRequestError, 422), FINAL, FINAL, FINAL),
+    (answered(APIStatusError, 303), UNCERTAIN, REFUSED, REFUSED),
+    (answered(AuthenticationError, 401), FATAL, FATAL, FATAL),
+    (answered(InsufficientBalanceError, 402), FATAL, REFUSED, REFUSED),
+    (answered(InsufficientBalanceError, 200), FATAL, REFUSED, REFUSED),
+    (answered(InsufficientBalanceError, 500), FATAL, REFUSED, REFUSED),
+    (answered(PermissionDeniedError, 403), FATAL, FATAL, FATAL),
+    (answered(NotFoundError, 404), FINAL, REFUSED, FINAL),
+    (answered(RateLimitError, 429), THROTTLED, THROTTLED, THROTTLED),
+    (answered(RateLimitError, 200), THROTTLED, THROTTLED, THROTTLED),
+    (answered(RateLimitError, 500), THROTTLED, THROTTLED, THROTTLED),
+    (answered(InternalServerError, 500), UNCERTAIN, REFUSED, REFUSED),
+    (answered(InternalServerError, 501), UNCERTAIN, REFUSED, REFUSED),
+    (answered(InternalServerError, 502), UNCERTAIN, REFUSED, REFUSED),
+    (answered(InternalServerError, 503), REFUSED, REFUSED, REFUSED),
+    (answered(InternalServerError, 504), UNCERTAIN, REFUSED, REFUSED),
+    (answered(APIStatusError, 200), FINAL, REFUSED, REFUSED),
+    (answered(APIStatusError, 299), FINAL, FINAL, FINAL),
+    (answered(APIStatusError, 300), FINAL, REFUSED, REFUSED),
+    (answered(APIStatusError, 302), FINAL, REFUSED, REFUSED),
+    (answered(APIStatusError, 399), FINAL, REFUSED, REFUSED),
+    (answered(APIStatusError, 405), FINAL, FINAL, FINAL),
+    (answered(APIStatusError, 408), FINAL, REFUSED, REFUSED),
+    (answered(APIStatusError, 409), FINAL, REFUSED, REFUSED),
+    (answered(APIStatusError, 410), FINAL, FINAL, FINAL),
+    (answered(APIStatusError, 425), FINAL, REFUSED, REFUSED),
+    (ConfigurationError("m"), FINAL, FINAL, FINAL),
+    (InvalidEditError("m"), FINAL, FINAL, FINAL),
+    (SubmitUncertainError("m"), FINAL, FINAL, FINAL),
+    (EditFailedError("m"), FINAL, FINAL, FINAL),
+    (EditCancelledError("m"), FINAL, FINAL, FINAL),
+    (DeadlineExceededError("m"), FINAL, FINAL, FINAL),
+    (DownloadError("m"), FINAL, FINAL, FINAL),
+    (SessionClosedError("m"), FINAL, FINAL, FINAL),
+    (JournalError("m"), FINAL, FINAL, FINAL),
+    (QwenEditError("m"), FINAL, FINAL, FINAL),
+]
+
+every_decision = pytest.mark.parametrize(
+    ("error", "submission", "young_check", "check"),
+    DECISIONS,
+    ids=[f"{type(error).__name__}-{error}" for error, *_ in DECISIONS],
+)
+
+
+def test_the_table_has_every_error_class() -> None:
+    classes = {kind for kind in vars(_errors).values() if isinstance(kind, type) and issubclass(kind, QwenEditError)}
+    assert {type(error) for error, *_ in DECISIONS} == classes
+
+
+@every_decision
+def test_what_a_failed_submission_means(
+    error: QwenEditError, submission: Failure, young_check: Failure, check: Failure
+) -> None:
+    assert judge_submission(error) is submission
+
+
+@every_decision
+def test_what_a_failed_check_means(
+    error: QwenEditError, submission: Failure, young_check: Failure, check: Failure
+) -> None:
+    assert judge_check(error, in_grace=True) is young_check
+    assert judge_check(error, in_grace=False) is check
+    assert judge_check(error, in_grace=False, attached=True) is (FINAL if check is FATAL else check)
+
+
+def test_no_failed_check_is_ever_uncertain() -> None:
+    verdicts = itertools.chain.from_iterable(row[2:] for row in DECISIONS)
+    assert UNCERTAIN not in verdicts
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (RateLimitError("m", status_code=429, retry_after=3600.0), 3600.0),
+        (InternalServerError("m", status_code=503, retry_after=86_400.0), 86_400.0),
+        (InternalServerError("m", status_code=503, retry_after=1e9), 86_400.0),
+        (RateLimitError("m", status_code=429), 0.0),
+        (NotFoundError("m", status_code=404, retry_after=5.0), 0.0),
+        (APIConnectionError("m"), 0.0),
+    ],
+    ids=repr,
+)
+def test_an_overloaded_service_is_left_alone_for_as_long_as_it_asks_up_to_a_day(
+    error: QwenEditError, seconds: float
+) -> None:
+    assert pause_after(error) == seconds
+
+
+policies = st.builds(RetryPolicy, initial=st.floats(0.001, 100), maximum=st.floats(0.001, 1000))
+
+
+@given(policies, st.integers(1, 10**6), st.floats(0, 1))
+def test_a_delay_is_a_share_of_the_doubled_bound_and_never_over_the_maximum(
+    policy: RetryPolicy, attempt: int, draw: float
+) -> None:
+    bound = policy.initial if attempt == 1 else min(policy.maximum, 2 * policy.delay(attempt - 1, 1))
+    assert policy.delay(attempt, 1) == pytest.approx(min(policy.maximum, bound))
+    assert policy.delay(attempt, draw) == draw * policy.delay(attempt, 1)
+    assert 0 <= policy.delay(attempt, draw) <= policy.maximum
+
+
+def test_the_default_delays_double_from_half_a_second_to_eight() -> None:
+    policy = RetryPolicy()
+    assert [policy.delay(attempt, 1) for attempt in range(1, 8)] == [0.5, 1, 2, 4, 8, 8, 8]
+    assert policy.max_retries == 2
+
+
+def test_jitter_is_full() -> None:
+    assert (RetryPolicy().delay(3, 0), RetryPolicy().delay(3, 0.5)) == (0, 1)

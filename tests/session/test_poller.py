@@ -1,0 +1,627 @@
+"""The one coroutine that asks about all tasks: never late because of another task, never wrong because of a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import random
+import re
+import weakref
+
+import attrs
+import pytest
+from memory_transport import (
+    HANGS,
+    IMAGE,
+    Answer,
+    MemoryService,
+    MemorySession,
+    completed,
+    in_order,
+    lost,
+    refused,
+    says,
+    status,
+    timed_out,
+)
+
+from qwen_edit_async import (
+    AuthenticationError,
+    Backoff,
+    DeadlineExceededError,
+    EditFailedError,
+    FixedInterval,
+    InternalServerError,
+    NotFoundError,
+    PermissionDeniedError,
+    PolledTask,
+    RateLimitError,
+    SessionClosedError,
+    TaskSnapshot,
+    TaskStatus,
+)
+from qwen_edit_async.scheduling.pacing import Pacer
+from qwen_edit_async.scheduling.retry import Failure
+from qwen_edit_async.scheduling.schedule import UNKNOWN_TASK_GRACE, WatchedTask
+from qwen_edit_async.session.poller import MAX_CONCURRENT_CHECKS, Poller
+from qwen_edit_async.statistics import Counters
+
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+# The coroutine by itself.
+
+
+@attrs.define
+class Bench:
+    """A poller with a check that waits, and a log of what it was told."""
+
+    durations: dict[str, float] = attrs.field(factory=dict)
+    seconds: dict[str, float] = attrs.field(factory=dict)
+    ended: dict[str, object] = attrs.field(factory=dict)
+    checks: list[tuple[str, float]] = attrs.field(factory=list)
+    under_way: int = 0
+    peak: int = 0
+
+    async def check(self, task_id: str) -> TaskSnapshot:
+        self.checks.append((task_id, now()))
+        self.under_way += 1
+        self.peak = max(self.peak, self.under_way)
+        try:
+            await asyncio.sleep(self.seconds.get(task_id, 0.01))
+        finally:
+            self.under_way -= 1
+        done = now() >= self.durations.get(task_id, 0.0)
+        if not done:
+            return TaskSnapshot(task_id=task_id, status=TaskStatus.IN_PROGRESS)
+        return TaskSnapshot(task_id=task_id, status=TaskStatus.COMPLETED, urls=("https://r/1",))
+
+    def poller(self, policy=None) -> Poller[WatchedTask]:
+        return Poller(
+            self.check,
+            policy or FixedInterval(1.0),
+            Pacer(16),
+            Counters(),
+            random=random.Random(1),
+            on_snapshot=lambda task, snapshot: None,
+            on_end=lambda task, outcome: self.ended.setdefault(task.task_id, now()),
+            on_fatal=lambda error: None,
+        )
+
+
+async def test_a_check_that_hangs_delays_no_other_task():
+    start = now()
+    bench = Bench(seconds={"stuck": 1000.0})
+    poller = bench.poller()
+    running = asyncio.create_task(poller.run())
+    for name in ("stuck", "a", "b"):
+        poller.watch(WatchedTask(task_id=name, since=start))
+    await asyncio.sleep(5)
+    assert set(bench.ended) == {"a", "b"}
+    assert max(bench.ended.values()) - start < 1.1
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_no_more_checks_are_under_way_than_the_bound():
+    bench = Bench(seconds=dict.fromkeys(map(str, range(200)), 3.0))
+    poller = bench.poller()
+    running = asyncio.create_task(poller.run())
+    for number in range(200):
+        poller.watch(WatchedTask(task_id=str(number), since=now()))
+    await asyncio.sleep(60)
+    assert (bench.peak, len(bench.ended)) == (MAX_CONCURRENT_CHECKS, 200)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_what_becomes_due_while_others_are_checked_takes_no_coroutine_of_its_own():
+    checkers = set()
+
+    class Watching(Bench):
+        async def check(self, task_id: str) -> TaskSnapshot:
+            checkers.add(asyncio.current_task())
+            return await super().check(task_id)
+
+    bench = Watching()
+    poller = bench.poller()
+    running = asyncio.create_task(poller.run())
+    for number in range(1000):
+        poller.watch(WatchedTask(task_id=str(number), since=now()))
+    await asyncio.sleep(60)
+    assert (len(bench.ended), len(checkers)) == (1000, MAX_CONCURRENT_CHECKS)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_a_checker_that_goes_on_to_other_tasks_keeps_none_that_ended():
+    others = list(map(str, range(200)))
+    bench = Bench(durations=dict.fromkeys(others, math.inf), seconds=dict.fromkeys(others, 3.0))
+    poller = bench.poller()
+    running = asyncio.create_task(poller.run())
+    ending = [WatchedTask(task_id=f"ending-{number}", since=now()) for number in range(MAX_CONCURRENT_CHECKS)]
+    for task in (*ending, *(WatchedTask(task_id=name, since=now()) for name in others)):
+        poller.watch(task)
+    gone = [weakref.ref(task) for task in ending]
+    del ending, task
+    await asyncio.sleep(60)
+    assert (len(bench.ended), bench.under_way) == (MAX_CONCURRENT_CHECKS, MAX_CONCURRENT_CHECKS)
+    assert [each() for each in gone] == [None] * MAX_CONCURRENT_CHECKS
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_a_task_is_checked_on_time_though_its_checker_went_on_to_one_that_hangs():
+    start = now()
+    tasks = [str(number) for number in range(MAX_CONCURRENT_CHECKS + 1)]
+    bench = Bench(durations=dict.fromkeys(tasks, math.inf), seconds={tasks[-1]: 1000.0})
+    poller = bench.poller()
+    running = asyncio.create_task(poller.run())
+    for task in tasks:
+        poller.watch(WatchedTask(task_id=task, since=start))
+    await asyncio.sleep(10.5)
+    checks = [task for task, _ in bench.checks]
+    assert checks.count(tasks[-1]) == 1
+    assert min(checks.count(task) for task in tasks[:-1]) >= 9
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_a_nearer_task_wakes_the_poller():
+    @attrs.frozen
+    class ByName:
+        def next_check(self, task: PolledTask, now: float) -> float:
+            return now + float(task.task_id)
+
+        def ended(self, task: PolledTask, now: float, *, completed: bool) -> None: ...
+
+    start = now()
+    bench = Bench()
+    poller = bench.poller(ByName())
+    running = asyncio.create_task(poller.run())
+    poller.watch(WatchedTask(task_id="100", since=start))
+    await asyncio.sleep(1)
+    poller.watch(WatchedTask(task_id="5", since=start))
+    await asyncio.sleep(10)
+    assert bench.checks == [("5", pytest.approx(start + 6, abs=1e-3))]
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_an_idle_poller_does_not_wake_up(monkeypatch):
+    bench = Bench()
+    poller = bench.poller()
+    wakes = 0
+
+    def counted(*_: object) -> float:
+        nonlocal wakes
+        wakes += 1
+        return next_event()
+
+    next_event = poller._next_event
+    monkeypatch.setattr(poller, "_next_event", counted)
+    running = asyncio.create_task(poller.run())
+    await asyncio.sleep(3600)
+    assert wakes == 1  # as it went to sleep
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_a_task_that_is_forgotten_while_it_is_checked_is_not_told():
+    bench = Bench()
+    poller = bench.poller()
+    running = asyncio.create_task(poller.run())
+    task = WatchedTask(task_id="a", since=now())
+    poller.watch(task)
+    await asyncio.sleep(1.005)
+    assert bench.under_way == 1
+    poller.forget(task)
+    await asyncio.sleep(5)
+    assert (bench.ended, len(poller)) == ({}, 0)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_one_coroutine_polls_for_all_tasks():
+    service = MemoryService(duration=50.0)
+    async with MemorySession(service, max_in_flight=100, polling=FixedInterval(10.0)) as session:
+        before = len(asyncio.all_tasks())
+        tasks = [await session.submit(IMAGE, "snow") for _ in range(100)]
+        await asyncio.sleep(5)  # before the first round of checks
+        assert len(asyncio.all_tasks()) == before
+        await asyncio.gather(*tasks)
+
+
+# Failures of checks, through a session.
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        status(500),
+        status(502),
+        status(503),
+        status(429),
+        status(402, code=40201),
+        status(408),
+        lost(),
+        refused(),
+        timed_out(),
+        says(b"{'status': in_progress,}"),
+        says(b'{"status": "comp', complete=False),
+        says({"id": "task-1"}),
+        says([1, 2]),
+        says({"status": {"code": 500, "message": "internal"}, "data": None}),
+    ],
+    ids=lambda answer: json.dumps(str(answer.reply))[:60],
+)
+async def test_a_failure_that_may_pass_does_not_end_the_wait(failure: Answer):
+    service = MemoryService(on_check=in_order(failure, failure, failure, failure, failure))
+    async with MemorySession(service, deadline=3600) as session:
+        result = await session.edit(IMAGE, "snow")
+    assert result.timings.failed_checks == 5
+    assert session.statistics().failed_checks == 5
+
+
+async def test_failing_checks_are_spaced_ever_wider():
+    service = MemoryService(on_check=lambda *_: status(500))
+    async with MemorySession(service, deadline=600) as session:
+        with pytest.raises(DeadlineExceededError):
+            await session.edit(IMAGE, "snow")
+    assert 20 < len(service.checks) < 100
+
+
+async def test_a_deadline_tells_the_task_and_the_last_failure():
+    service = MemoryService(on_check=lambda *_: status(500))
+    async with MemorySession(service) as session:
+        with pytest.raises(DeadlineExceededError, match=r"task-1 .*HTTP 500.*session\.attach\('task-1'\)") as caught:
+            await session.edit(IMAGE, "snow", deadline=30.0)
+        assert session.unfinished == ("task-1",)
+    assert caught.value.task_id == "task-1"
+    assert isinstance(caught.value.__cause__, InternalServerError)
+
+
+async def given_up(session: MemorySession) -> str:
+    """What a session says of an edit whose deadline is in 30 s."""
+    with pytest.raises(DeadlineExceededError) as caught:
+        await session.edit(IMAGE, "snow", deadline=30.0)
+    return str(caught.value)
+
+
+async def test_a_deadline_claims_no_more_than_is_known():
+    async with MemorySession(MemoryService(duration=1000.0), polling=FixedInterval(10.0)) as session:
+        words = await given_up(session)
+    assert "was not found to have ended before its deadline (checks answered: 3); it may run on" in words
+
+
+async def test_a_deadline_tells_that_a_pause_withheld_the_check():
+    service = MemoryService(on_check=in_order(status(429, retry_after=1000)))
+    async with MemorySession(service) as session:
+        assert "(checks answered: 0; the next was withheld by a pause that the service asked for)" in (
+            await given_up(session)
+        )
+
+
+async def test_a_deadline_tells_that_the_ceiling_withheld_the_check():
+    async with MemorySession(MemoryService(duration=1000.0), poll_rate=0.01) as session:
+        assert "(checks answered: 1; the next was withheld by poll_rate)" in await given_up(session)
+
+
+async def test_a_deadline_is_kept_while_a_check_hangs():
+    service = MemoryService(on_check=lambda *_: HANGS)
+    async with MemorySession(service) as session:
+        start = now()
+        with pytest.raises(DeadlineExceededError):
+            await session.edit(IMAGE, "snow", deadline=30.0)
+        assert now() - start == pytest.approx(30, abs=0.01)
+        assert session.statistics().in_flight == 0
+
+
+async def test_a_last_check_is_made_just_before_the_deadline():
+    service = MemoryService(duration=28.0)
+    async with MemorySession(service, polling=FixedInterval(25.0)) as session:
+        result = await session.edit(IMAGE, "snow", deadline=30.0)
+    assert result.timings.total == pytest.approx(29.5, abs=0.1)
+
+
+async def test_refused_checks_are_counted_as_throttled_and_answered_ones_tell_what_rate_works():
+    service = MemoryService(duration=100.0, on_check=lambda _, count: status(429) if count == 30 else Answer())
+    async with MemorySession(service, polling=FixedInterval(0.1)) as session:
+        task = await session.submit(IMAGE, "snow")
+        await asyncio.sleep(4)
+        assert session.statistics().throttled == 1
+        assert 5 < session._host.pacer.rate.limit < 10  # about nine a second worked; if nothing had, it would be 1
+        task.cancel()
+
+
+async def test_an_unknown_task_is_asked_for_again_for_a_grace():
+    service = MemoryService(on_check=in_order(*[status(404)] * 3))
+    async with MemorySession(service) as session:
+        assert (await session.edit(IMAGE, "snow")).timings.failed_checks == 3
+
+
+async def test_a_task_that_stays_unknown_is_an_error_after_the_grace():
+    service = MemoryService(on_check=lambda *_: status(404))
+    async with MemorySession(service) as session:
+        start = now()
+        with pytest.raises(NotFoundError) as caught:
+            await session.edit(IMAGE, "snow")
+        assert UNKNOWN_TASK_GRACE <= now() - start < UNKNOWN_TASK_GRACE + 40
+        assert caught.value.task_id == "task-1"
+
+
+async def test_a_task_that_vanishes_after_an_answer_has_no_grace():
+    service = MemoryService(duration=100.0, on_check=lambda _, count: status(404) if count > 1 else Answer())
+    async with MemorySession(service) as session:
+        with pytest.raises(NotFoundError):
+            await session.edit(IMAGE, "snow")
+    assert len(service.checks) == 2
+
+
+@pytest.mark.parametrize(("code", "kind"), [(401, AuthenticationError), (403, PermissionDeniedError)])
+async def test_a_lost_permission_ends_all_waits_at_once(code, kind):
+    service = MemoryService(duration=1000.0, on_check=lambda *_: status(code))
+    async with MemorySession(service, max_in_flight=3, polling=FixedInterval(5.0)) as session:
+        edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(5)]
+        start = now()
+        errors = await asyncio.gather(*edits, return_exceptions=True)
+        assert now() - start < 6
+        assert [type(error) for error in errors] == [kind] * 5
+        assert {error.task_id for error in errors} == {"task-1", "task-2", "task-3", None}
+        assert len({id(error) for error in errors}) == 5
+        assert session.statistics().watched == 0
+        with pytest.raises(kind):
+            await session.edit(IMAGE, "snow")
+    assert len(service.submissions) == 3
+
+
+@pytest.mark.parametrize(("code", "kind"), [(401, AuthenticationError), (403, PermissionDeniedError)])
+async def test_a_refused_check_of_an_attached_task_ends_that_wait_alone(code, kind):
+    refusal = status(code)
+    service = MemoryService(on_check=lambda task_id, _: refusal if task_id == "foreign" else Answer())
+    async with MemorySession(service, max_in_flight=1) as session:
+        edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(2)]
+        await asyncio.sleep(1)
+        with pytest.raises(kind) as caught:
+            await session.attach("foreign")
+        assert caught.value.task_id == "foreign"
+        assert [result.task_id for result in await asyncio.gather(*edits)] == ["task-1", "task-2"]
+        assert session.unfinished == ("foreign",)
+
+
+async def test_an_unknown_status_counts_as_running_and_is_logged_once(caplog):
+    caplog.set_level(logging.WARNING, "qwen_edit_async")
+    unknown = says({"status": "Dreaming"})
+    service = MemoryService(duration=0.0, on_check=lambda _, count: unknown if count < 5 else Answer())
+    async with MemorySession(service) as session:
+        await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(3)))
+    assert [record.message for record in caplog.records if "unknown status" in record.message] == [
+        "task task-1 has the unknown status 'Dreaming': counted as running"
+    ]
+
+
+async def test_a_failed_task_is_an_error_with_the_services_words():
+    failed = says({"status": "FAILED", "error": {"code": 110001, "error_message": "refused by moderation"}})
+    service = MemoryService(on_check=in_order(failed))
+    async with MemorySession(service) as session:
+        with pytest.raises(EditFailedError, match="task task-1 failed: refused by moderation") as caught:
+            await session.edit(IMAGE, "snow")
+        assert (caught.value.code, caught.value.task_id) == (110001, "task-1")
+        assert session.statistics().failed == 1
+        assert session.unfinished == ()
+
+
+async def test_a_pause_asked_of_a_check_stops_checks_and_submissions_for_its_whole_time():
+    def in_pause(task_id: str, count: int) -> Answer:
+        return status(429, retry_after=100) if (task_id, count) == ("task-1", 1) else Answer()
+
+    service = MemoryService(duration=5.0, on_check=in_pause)
+    async with MemorySession(service) as session:
+        first = await session.submit(IMAGE, "snow")
+        await asyncio.sleep(0.5)
+        second = await session.submit(IMAGE, "snow")
+        await asyncio.sleep(0.7)
+        paused_at = now()
+        await session.edit(IMAGE, "snow")
+        await asyncio.gather(first, second)
+        asked = [sent.at for sent in (*service.checks[1:], *service.submissions[2:])]
+        assert min(asked) >= service.checks[0].at + 100
+        assert min(asked) < paused_at + 101
+
+
+async def test_a_pause_asked_of_a_submission_stops_checks_too():
+    service = MemoryService(on_submission=lambda n: status(503, retry_after=50) if n == 2 else Answer())
+    async with MemorySession(service) as session:
+        first = await session.submit(IMAGE, "snow")
+        await session.submit(IMAGE, "snow")
+        refused_at = service.submissions[1].at
+        await first
+    assert [sent.at >= refused_at + 50 for sent in service.checks] == [True] * len(service.checks)
+    assert service.submissions[2].at >= refused_at + 50
+
+
+async def test_a_status_that_is_asked_for_waits_while_a_pause_grows():
+    service = MemoryService()
+    async with MemorySession(service) as session:
+        pacer = session._host.pacer
+        start = now()
+        pacer.pause(start + 10, start)
+        asking = asyncio.create_task(session.status("task-9"))
+        await asyncio.sleep(5)
+        pacer.pause(start + 60, now())
+        with pytest.raises(NotFoundError):
+            await asking
+    assert [sent.at - start for sent in service.checks] == [pytest.approx(60, abs=1e-3)]
+
+
+async def test_a_status_is_asked_again_after_failures_that_pass():
+    service = MemoryService(on_check=in_order(status(502), lost()))
+    service.ends["task-9"] = now() + 100
+    async with MemorySession(service) as session:
+        assert (await session.status("task-9")).status is TaskStatus.IN_PROGRESS
+    assert len(service.checks) == 3
+
+
+async def test_a_status_is_not_asked_for_ever():
+    service = MemoryService(on_check=lambda *_: status(429))
+    async with MemorySession(service, max_retries=3) as session:
+        with pytest.raises(RateLimitError):
+            await session.status("task-9")
+    assert len(service.checks) == 4
+
+
+# Policies.
+
+
+async def test_the_interval_of_backoff_grows_to_its_maximum():
+    service = MemoryService(duration=60.0, latency=0.0)
+    async with MemorySession(service, polling=Backoff(initial=1.0, factor=2.0, maximum=10.0)) as session:
+        await session.edit(IMAGE, "snow")
+    times = [sent.at - service.submissions[0].at for sent in service.checks]
+    assert times == pytest.approx([1, 3, 7, 15, 25, 35, 45, 55, 65], abs=0.01)
+
+
+class BrokenPolicy:
+    """Plans the first check, and raises when asked for more."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.calls = 0
+
+    def next_check(self, task: PolledTask, now: float) -> float:
+        self.calls += 1
+        if self.where == "first" or (self.where == "second" and task.checks):
+            raise ZeroDivisionError("a bug in the policy")
+        return now + 1.0
+
+    def ended(self, task: PolledTask, now: float, *, completed: bool) -> None:
+        if self.where == "end":
+            raise ZeroDivisionError("a bug in the policy")
+
+
+@pytest.mark.parametrize("where", ["first", "second", "end"])
+async def test_a_policy_that_raises_ends_every_wait_with_its_error(where):
+    service = MemoryService(duration=10.0 if where != "end" else 1.5)
+    session = await MemorySession(service, polling=BrokenPolicy(where), max_in_flight=2).open()
+    edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(4)]
+    async with asyncio.timeout(100):
+        errors = await asyncio.gather(*edits, return_exceptions=True)
+    kinds = {type(error).__name__ for error in errors}
+    assert kinds <= {"ZeroDivisionError", "SessionClosedError"}
+    assert "ZeroDivisionError" in kinds
+    assert set(session.unfinished) == set(service.ids)
+    with pytest.raises(ZeroDivisionError):
+        await session.aclose()
+    assert session.statistics().in_flight == 0
+    assert (service.opened, service.closed) == (1, 1)
+
+
+async def test_a_policy_that_raises_as_a_task_is_given_up_still_frees_its_slot():
+    service = MemoryService(duration=100.0)
+    session = await MemorySession(service, polling=BrokenPolicy("end"), max_in_flight=1).open()
+    task = await session.submit(IMAGE, "snow")
+    task.cancel()
+    assert session.statistics().in_flight == 0
+    async with asyncio.timeout(10):
+        with pytest.raises(ZeroDivisionError):
+            await session.aclose()
+    assert service.closed == 1
+
+
+async def test_a_session_that_crashed_submits_nothing_more():
+    service = MemoryService(duration=10.0)
+    session = await MemorySession(service, polling=BrokenPolicy("second")).open()
+    with pytest.raises(ZeroDivisionError):
+        await session.edit(IMAGE, "snow")
+    with pytest.raises(SessionClosedError):
+        await session.edit(IMAGE, "snow")
+    with pytest.raises(ZeroDivisionError):
+        await session.aclose()
+    assert len(service.submissions) == 1
+
+
+async def test_an_announced_submission_is_settled_though_the_session_crashes_before_it_is_sent():
+    dying, may_die = asyncio.Event(), asyncio.Event()
+
+    class Lingering(MemoryService):
+        async def send(self, call, body=None):
+            try:
+                return await super().send(call, body)
+            except asyncio.CancelledError:
+                dying.set()
+                await may_die.wait()
+                raise
+
+    class Observer:
+        fates = ()
+
+        async def about_to_submit(self):
+            await dying.wait()
+
+        def settled(self, fate):
+            self.fates += (fate,)
+
+    observer = Observer()
+    service = Lingering(duration=10.0, on_submission=lambda n: HANGS if n == 2 else Answer())
+    session = await MemorySession(service, polling=BrokenPolicy("second")).open()
+    crashed, lingering = (asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(2))
+    with pytest.raises(SessionClosedError):
+        await session.submit(IMAGE, "snow", observer=observer)
+    may_die.set()
+    await asyncio.gather(crashed, lingering, return_exceptions=True)
+    with pytest.raises(ZeroDivisionError):
+        await session.aclose()
+    assert observer.fates == (Failure.REFUSED,)
+    assert len(service.submissions) == 2
+
+
+async def test_an_answer_names_what_the_check_found():
+    service = MemoryService(on_check=in_order(says({"status": "in_progress", "progress": 0.25})))
+    async with MemorySession(service) as session:
+        task = await session.submit(IMAGE, "snow")
+        await asyncio.sleep(1.5)
+        assert (task.progress, task.status) == (0.25, TaskStatus.IN_PROGRESS)
+        assert (await task).raw == completed("task-1")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["dreaming"], "; the last said 'dreaming')"),
+        (["dreaming", "completed"], "; the last said 'completed')"),
+        (["dreaming", "in_progress"], ")"),
+    ],
+)
+async def test_the_deadline_names_a_last_word_that_did_not_end_the_wait(words, named):
+    service = MemoryService(on_check=lambda _, count: says({"status": words[min(count, len(words)) - 1]}))
+    async with MemorySession(service, deadline=5.5) as session:
+        with pytest.raises(DeadlineExceededError) as caught:
+            await session.edit(IMAGE, "snow")
+    assert re.search(r"\(checks answered: \d+" + re.escape(named), str(caught.value))
+
+
+async def test_the_log_names_an_unknown_word_once(caplog):
+    service = MemoryService(on_check=lambda *_: says({"status": "dreaming"}))
+    async with MemorySession(service, deadline=5.5) as session:
+        with pytest.raises(DeadlineExceededError):
+            await session.edit(IMAGE, "snow")
+    assert [record.getMessage() for record in caplog.records if "dreaming" in record.getMessage()] == [
+        "task task-1 has the unknown status 'dreaming': counted as running"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("members", "error"), [({"output": ["https://r/1"]}, None), ({"error": "moderation"}, EditFailedError)]
+)
+async def test_an_end_in_unknown_words_is_seen_at_once(members, error):
+    service = MemoryService(on_check=lambda *_: says({"status": "finito"} | members))
+    async with MemorySession(service) as session:
+        outcomes = [outcome async for outcome in session.edit_many([{"images": IMAGE, "instruction": "snow"}])]
+    assert [type(outcome.error) for outcome in outcomes] == [type(None) if error is None else error]
+    assert len(service.checks) == 1

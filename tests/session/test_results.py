@@ -1,0 +1,159 @@
+"""What an edit gives."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+import sys
+import threading
+from decimal import Decimal
+
+import pytest
+from memory_transport import IMAGE, MemoryService, MemorySession, in_order, says
+from PIL import Image
+
+from qwen_edit_async import (
+    ConfigurationError,
+    EditParameters,
+    EditRequest,
+    EditSession,
+    FixedInterval,
+    SessionClosedError,
+)
+from qwen_edit_async.emulator import EditEmulator, FixedEngine, PillowEngine
+from qwen_edit_async.session.results import safe_stem
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def emulator():
+    async with EditEmulator(duration=0.0, engine=FixedEngine()) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+async def session(emulator):
+    async with EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.01)) as session:
+        yield session
+
+
+async def test_a_result_has_pictures_in_order_and_what_they_cost(session):
+    result = await session.edit(IMAGE, "snow", n=3)
+    assert [(image.index, image.task_id) for image in result.images] == [(n, result.task_id) for n in range(3)]
+    assert len({image.url for image in result.images}) == 3
+    assert (result.usage.cost, result.usage.quantity) == (Decimal("0.1071"), 3)
+    assert result.request.instruction == "snow"
+    assert result.raw["status"] == "completed"
+
+
+@pytest.mark.parametrize("travel", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+async def test_results_and_outcomes_travel_without_their_connection(session, tmp_path, travel):
+    requests = [EditRequest(Image.new("RGB", (400, 400)), "snow", key="cat")]
+    [outcome] = [outcome async for outcome in session.edit_many(requests)]
+    there = travel(outcome)
+    assert there.ok
+    assert (there.result.task_id, there.result.images) == (outcome.result.task_id, outcome.result.images)
+    assert there.as_row() == outcome.as_row()
+    task_id = re.escape(outcome.result.task_id)
+    for use in (
+        lambda: there.result.save(tmp_path),
+        lambda: there.result.images[0].save(tmp_path / "cat.png"),
+        there.result.images[0].read,
+        there.result.images[0].open,
+    ):
+        with pytest.raises(SessionClosedError, match=rf"session\.attach\('{task_id}'\)"):
+            await use()
+    again = await session.attach(there.result.task_id)
+    assert await again.images[0].read() == await outcome.result.images[0].read()
+
+
+async def test_a_picture_opens_as_a_decoded_image(session):
+    picture = await (await session.edit(IMAGE, "snow")).images[0].open()
+    assert isinstance(picture, Image.Image)
+    assert (picture.size, picture.getpixel((0, 0))) == ((16, 16), (0x7F, 0x9C, 0xF5))
+
+
+async def test_a_picture_is_decoded_on_a_thread(session, monkeypatch):
+    monkeypatch.setattr("qwen_edit_async.session.results._decode", lambda _: threading.current_thread().name)
+    image = (await session.edit(IMAGE, "snow")).images[0]
+    assert (await image.open()).startswith("qwen-edit")
+
+
+async def test_opening_without_pillow_names_the_extra_before_anything_is_downloaded(session, emulator, monkeypatch):
+    image = (await session.edit(IMAGE, "snow")).images[0]
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(ConfigurationError, match=r"qwen-edit-async\[images\]"):
+        await image.open()
+    assert emulator.statistics().downloads == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "stem", "names"),
+    [
+        (None, None, ["{id}-0.png", "{id}-1.png"]),
+        ("cat", None, ["cat-0.png", "cat-1.png"]),
+        ("cat", "dog", ["dog-0.png", "dog-1.png"]),
+        ("猫", None, ["猫-0.png", "猫-1.png"]),
+    ],
+    ids=str,
+)
+async def test_pictures_are_saved_under_the_key_or_else_the_id(session, tmp_path, key, stem, names):
+    result = await session.edit(EditRequest(IMAGE, "snow", EditParameters(n=2), key=key))
+    paths = await result.save(tmp_path / "out", stem=stem)
+    expected = [name.format(id=result.task_id) for name in names]
+    assert [path.name for path in paths] == expected
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(expected)
+
+
+async def test_an_id_that_the_service_makes_up_names_no_file_outside_of_the_folder(session, emulator, tmp_path):
+    url = (await session.edit(IMAGE, "snow")).images[0].url
+    picture = {"content": [{"type": "image", "url": url}]}
+    service = MemoryService(on_submission=in_order(says({"id": "../evil", "status": "completed", "output": [picture]})))
+    async with MemorySession(service) as memory_session:
+        (path,) = await (await memory_session.edit(IMAGE, "snow")).save(tmp_path / "out")
+    assert path.resolve().parent == tmp_path / "out"
+    assert path.name.startswith("_evil-")
+
+
+@pytest.mark.parametrize("text", ["plain-1.0_x", "图片", "a", "con", "console.x", "com12.x", "x.con.y"])
+def test_a_harmless_text_is_its_stem(text):
+    assert safe_stem(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "beginning"),
+    [
+        ("a/b\\c:d*e", "a_b_c_d_e-"),
+        ("...", "-"),
+        (".hidden", "hidden-"),
+        ("../../etc/passwd", "_.._etc_passwd-"),
+        ("x" * 500, "x" * 100),
+        ("图" * 200, "图" * 50),
+        ("a\0b\nc", "a_b_c-"),
+        ("con.x", "con_.x-"),
+    ],
+)
+def test_any_text_makes_a_stem(text, beginning):
+    stem = safe_stem(text)
+    assert stem.startswith(beginning)
+    assert re.fullmatch(r"(?!\.)[\w.-]{1,180}", stem)
+    assert len(f".{stem}-0.png.0123abcd.part".encode()) < 255
+
+
+def test_texts_that_differ_make_stems_that_differ():
+    texts = ["a b", "a_b", "a/b", "a:b", ".a_b", "con.x", "con_.x", "x" * 300, "x" * 301]
+    assert len({safe_stem(text) for text in texts}) == len(texts)
+
+
+async def test_a_real_picture_goes_there_and_back(tmp_path):
+    source = Image.radial_gradient("L").resize((512, 512)).convert("RGB")
+    emulator = EditEmulator(duration=0.0, engine=PillowEngine())
+    async with (
+        emulator,
+        EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.02)) as session,
+    ):
+        result = await session.edit(source, "grayscale", size=(512, 512), watermark=False)
+        picture = await result.images[0].open()
+    assert picture.size == (512, 512)
