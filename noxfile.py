@@ -35,7 +35,6 @@ PURE_CORE = ",".join(
         "batch/sources/keys",
         "batch/sources/rows",
         "contract",
-        "display/assets",
         "display/cards",
         "display/gallery",
         "errors",
@@ -228,14 +227,13 @@ def release_check(session: nox.Session) -> None:
 
 
 def check_content(session: nox.Session, sdist: Path, wheel: Path) -> None:
-    """The wheel holds the package alone, and the source distribution nothing that is not under version control."""
-    files = [path for path in (ROOT / PACKAGE).rglob("*") if path.suffix == ".py" or path.name == "py.typed"]
-    expected = {path.relative_to(ROOT).as_posix() for path in files}
+    """Check that the wheel holds the package's tracked files and no others, and the sdist only tracked files."""
+    tracked = set(str(session.run("git", "-C", str(ROOT), "ls-files", silent=True, external=True)).splitlines())
+    expected = {name for name in tracked if name.startswith(f"{PACKAGE}/")}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     if names != expected:
-        session.error(f"in the wheel, or missing in it: {sorted(names ^ expected)}")
-    tracked = set(str(session.run("git", "-C", str(ROOT), "ls-files", silent=True, external=True)).splitlines())
+        session.error(f"in the wheel but not tracked, or tracked but not in the wheel: {sorted(names ^ expected)}")
     with tarfile.open(sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()} - {"PKG-INFO"}
     if junk := names - tracked:

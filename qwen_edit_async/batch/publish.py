@@ -1,6 +1,6 @@
-"""``report.html`` and ``report.json`` beside the pictures, at the end of a run. Blocking.
+"""``report.html`` and ``report.json``, which a run writes beside the pictures at its end. Blocking.
 
-They are a courtesy: what keeps them from being written never fails a run, but is told.
+A run never fails because they can't be written. It logs a warning instead.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,8 @@ import attrs
 
 from qwen_edit_async.batch.outcomes import BatchOutcome, BatchStatus, read_chosen
 from qwen_edit_async.batch.report import BatchReport
-from qwen_edit_async.display.page import GalleryEdit, write_gallery, write_whole
+from qwen_edit_async.display.gallery import GalleryEdit
+from qwen_edit_async.display.page import picture, write_page, write_whole
 from qwen_edit_async.errors import JournalError
 from qwen_edit_async.images.kinds import is_url
 from qwen_edit_async.log import log
@@ -33,7 +34,7 @@ _HEADER_BYTES: Final = 100
 
 _UNFINISHED: Final[dict[BatchStatus, str]] = {
     "planned": "not submitted yet",
-    "submitting": "uncertain",  # a page is made when nothing is being submitted any more
+    "submitting": "uncertain",  # the page is written when no submission goes on any more
     "submitted": "in flight",
     "completed": "completed, but not saved",
     "uncertain": "uncertain",
@@ -41,40 +42,38 @@ _UNFINISHED: Final[dict[BatchStatus, str]] = {
 
 
 class AbandonedError(Exception):
-    """Nobody waits for the page any more."""
+    """The page is not finished, because nobody waits for it any more."""
 
 
 def publish(
     report: BatchReport, journal: Path, *, limit: int, preview_seconds: float, abandoned: threading.Event
 ) -> BatchReport:
-    """Write both files, unless ``limit`` is 0, when there is no page; the report, which tells what became of the page.
+    """Write both files, and return the report with the page's path, or with the reason why there is none.
 
     Args:
-        report: How the run went.
-        journal: What became of each edit.
-        limit: How many edits the page shows at most; those that went wrong come first.
-        preview_seconds: For how long small pictures are made; after that the page shows the files themselves.
-        abandoned: Set if it need not be finished.
+        report: The report of the run.
+        journal: The journal, which lies in the folder of both files.
+        limit: The most edits that the page shows, those that went wrong first. With 0 there is no page.
+        preview_seconds: The time for making thumbnails. Later edits show their files instead.
+        abandoned: Set when nobody waits for the files any more.
     """
     page = journal.with_name(PAGE_NAME)
     if limit:
         try:
-            edits = _edits(journal, limit, time.monotonic() + preview_seconds, abandoned)
-            title = journal.absolute().parent.name or "Edits"
-            write_gallery(page, edits, title=title, summary=report.facts(limit))
+            previews_until = time.monotonic() + preview_seconds
+            summary = report.facts(limit)
+            _write_page(page, journal, summary=summary, limit=limit, previews_until=previews_until, abandoned=abandoned)
         except AbandonedError:
             return report
-        except Exception as error:  # noqa: BLE001  # whatever it is, the run's pictures are worth more than the page
-            problem = getattr(error, "strerror", None) or str(error)
-            log.warning("%s could not be written: %s", page, problem)
-            report = attrs.evolve(report, gallery_problem=problem)
+        except Exception as error:  # noqa: BLE001  # the run's pictures are worth more than the page
+            report = attrs.evolve(report, gallery_problem=_log_problem(page, error))
         else:
             report = attrs.evolve(report, gallery=str(page))
+    json_file = journal.with_name(JSON_NAME)
     try:
-        write_whole(journal.with_name(JSON_NAME), [report.to_json(), "\n"])
-    except Exception as error:  # noqa: BLE001  # as above: a damaged journal can hold what is no JSON
-        problem = getattr(error, "strerror", None) or str(error)
-        log.warning("%s could not be written: %s", journal.with_name(JSON_NAME), problem)
+        write_whole(json_file, [report.to_json(), "\n"])
+    except Exception as error:  # noqa: BLE001  # also values of a damaged journal that JSON can't hold
+        _log_problem(json_file, error)
     return report
 
 
@@ -106,25 +105,43 @@ def _is_page(path: Path) -> bool:
         return file.read(len(_PAGE_START)) == _PAGE_START
 
 
-def _edits(journal: Path, limit: int, previews_until: float, abandoned: threading.Event) -> Iterator[GalleryEdit]:
-    with contextlib.closing(read_chosen(journal, limit)) as outcomes:
-        for outcome in outcomes:
-            if abandoned.is_set():
-                raise AbandonedError
-            yield _edit(outcome, previews=time.monotonic() < previews_until)
+def _write_page(
+    page: Path,
+    journal: Path,
+    *,
+    summary: Mapping[str, object],
+    limit: int,
+    previews_until: float,
+    abandoned: threading.Event,
+) -> None:
+    def outcomes() -> Iterator[BatchOutcome]:
+        with contextlib.closing(read_chosen(journal, limit)) as chosen:
+            for outcome in chosen:
+                if abandoned.is_set():
+                    raise AbandonedError
+                yield outcome
+
+    def draw(outcome: BatchOutcome) -> GalleryEdit:
+        return _gallery_edit(outcome, page.parent, thumbnails=time.monotonic() < previews_until)
+
+    write_page(page, outcomes(), draw, title=journal.absolute().parent.name or "Edits", summary=summary)
 
 
-def _edit(outcome: BatchOutcome, *, previews: bool) -> GalleryEdit:
+def _gallery_edit(outcome: BatchOutcome, folder: Path, *, thumbnails: bool) -> GalleryEdit:
+    inputs = [image for image in outcome.images if image and not is_url(image) and os.path.isfile(image)]  # noqa: PTH113  # a str
+    outputs = [path for path in outcome.files if path.is_file()]
+    facts = {"status": _UNFINISHED.get(outcome.status), **outcome.parameters}
     return GalleryEdit(
         key=outcome.key,
         instruction=outcome.instruction,
-        inputs=tuple(image for image in outcome.images if image and not is_url(image) and os.path.isfile(image)),  # noqa: PTH113  # a str
-        outputs=tuple(path for path in outcome.files if path.is_file()),
-        parameters=outcome.parameters,
-        cost=outcome.cost,
-        task_id=outcome.task_id,
-        status=_UNFINISHED.get(outcome.status),
+        before=tuple(picture(image, folder, thumbnail=thumbnails) for image in inputs),
+        after=tuple(picture(path, folder, thumbnail=thumbnails) for path in outputs),
+        facts=facts | {"cost": outcome.cost, "task": outcome.task_id, "note": "; ".join(outcome.notes) or None},
         error=outcome.error,
-        notes=outcome.notes,
-        previews=previews,
     )
+
+
+def _log_problem(path: Path, error: Exception) -> str:
+    problem = getattr(error, "strerror", None) or str(error)
+    log.warning("%s could not be written: %s", path, problem)
+    return problem

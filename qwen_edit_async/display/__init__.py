@@ -1,1 +1,1 @@
-"""Edits as HTML: cards, the gallery, thumbnails."""
+"""Edits as HTML: cards for notebooks, the gallery page, and thumbnails."""

@@ -1,98 +1,95 @@
-"""Before and after, for people: many edits as one HTML page that stands by itself. Pure: no I/O, no clock.
+"""The gallery: many edits, before and after, as one HTML page that loads nothing from the network. Pure.
 
-The page comes as pieces of text, one edit at a time, so that ten thousand need no more memory than ten. Thumbnails are
-embedded; the pictures in full are links to files that lie beside the page. Everything that is shown came from users or
-from the service, and is escaped.
+The page is yielded in pieces, one for each edit, so that ten thousand edits need no more memory than ten. Thumbnails
+are embedded. The full pictures are files beside the page, which links to them. All text comes from users or from the
+service, so all text is escaped.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
-from typing import Any, Final, Literal
-from urllib.parse import quote
+from pathlib import Path
+from typing import Final, Literal
 
 import attrs
 
-from qwen_edit_async.display.assets import CONTENT_SECURITY_POLICY, SCRIPT, STYLE
+from qwen_edit_async.display.links import href
 from qwen_edit_async.display.thumbnails import Thumbnail
 from qwen_edit_async.text import escape
 
+_STYLE: Final = Path(__file__).with_name("gallery.css").read_text(encoding="utf-8")
+_SCRIPT: Final = Path(__file__).with_name("gallery.js").read_text(encoding="utf-8")
+
 _GROUP: Final = 120
-"""Cards that are laid out together while the page is still being read: a whole number of rows, however wide they are.
-Otherwise each piece that is read would lay out all cards anew."""
+"""Cards that the browser lays out together while the page loads.
+
+Without groups, each piece of the page would move all cards before it. 120 cards fill whole rows of 1 to 6 columns.
+"""
 
 _Kind = Literal["before", "after"]
 
 
 @attrs.frozen(kw_only=True)
-class GalleryPicture:
+class Picture:
     """A picture of an edit.
 
     Attributes:
-        thumbnail: What is embedded; ``None`` if there is nothing to show.
-        path: Where the picture in full lies, relative to the page, with ``/`` between folders; ``None`` if nowhere.
-        in_full: Whether the picture in full is shown where there is no thumbnail.
+        thumbnail: The embedded thumbnail. Without one, the page shows the file.
+        path: The path of the file from the page's folder, with ``/`` between folders; ``None`` without a file.
     """
 
     thumbnail: Thumbnail | None = None
     path: str | None = None
-    in_full: bool = False
 
     @property
     def source(self) -> str | None:
-        """What an image element shows, escaped; ``None`` for nothing."""
+        """The escaped ``src`` of the image element; ``None`` if there is nothing to show."""
         if self.thumbnail is not None:
             return self.thumbnail.data_uri
-        return _href(self.path) if self.in_full and self.path is not None else None
+        return None if self.path is None else href(self.path)
 
 
 @attrs.frozen(kw_only=True)
-class GalleryItem:
-    """An edit, as the gallery shows it.
+class GalleryEdit:
+    """An edit on the page.
 
     Attributes:
-        key: What it is called.
-        instruction: What was asked for.
-        before: Its input images, in their order; compared with is the last, whose shape the output has.
-        after: Its output images, in their order.
-        parameters: By name, as the request had them; what is ``None`` is left out.
-        cost: In the account's currency, where it is known.
-        task_id: The service's name for the task, if there was one.
-        status: How it stands, unless it is done.
-        error: Why there is no output, if there is none.
-        notes: What else there is to know, a sentence each.
+        key: The title of its card.
+        instruction: The instruction.
+        before: The input images, in order. The last one is compared, because the output has its shape.
+        after: The output images, in order.
+        facts: Other values, by name. Those that are ``None`` are left out.
+        error: The reason why there is no output; ``None`` if nothing went wrong.
     """
 
     key: str
     instruction: str
-    before: tuple[GalleryPicture, ...] = ()
-    after: tuple[GalleryPicture, ...] = ()
-    parameters: Mapping[str, Any] = attrs.field(factory=dict)
-    cost: Decimal | None = None
-    task_id: str | None = None
-    status: str | None = None
+    before: tuple[Picture, ...] = ()
+    after: tuple[Picture, ...] = ()
+    facts: Mapping[str, object] = attrs.field(factory=dict)
     error: str | None = None
-    notes: tuple[str, ...] = ()
 
 
-def gallery(
-    items: Iterable[GalleryItem], *, title: str = "Edits", summary: Mapping[str, object] | None = None
+def gallery_html(
+    edits: Iterable[GalleryEdit], *, title: str = "Edits", summary: Mapping[str, object] | None = None
 ) -> Iterator[str]:
-    """The page, in pieces.
+    """Yield the page in pieces.
 
     Args:
-        items: The edits, in the order in which they are shown; one at a time is pulled.
-        title: The page's heading.
-        summary: What is told of the whole, by name, at the top.
+        edits: The edits, in the order of the page. They are pulled one at a time.
+        title: The heading of the page.
+        summary: Values about all edits, by name, for the head of the page.
     """
     yield (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(CONTENT_SECURITY_POLICY)}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(_CONTENT_SECURITY_POLICY)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n<script>{SCRIPT}</script>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n<script>{_SCRIPT}</script>\n</head>\n<body>\n"
         f'<header><h1 dir="auto">{escape(title)}</h1>{_facts("summary", summary or {})}</header>\n'
         '<div class="tools" role="search">'
         '<input type="search" id="search" placeholder="Filter by text" aria-label="Filter by text" autocomplete="off">'
@@ -100,45 +97,38 @@ def gallery(
         '<output id="count" for="search failed" aria-live="polite"></output>'
         '<span class="hint">← → from edit to edit, Enter opens</span></div>\n<main><section class="group">\n'
     )
-    for index, item in enumerate(items):
+    for index, edit in enumerate(edits):
         if index and index % _GROUP == 0:
             yield '</section><section class="group">\n'
-        yield _card(item)
+        yield _card(edit)
     yield (
-        '</section></main>\n<p class="nothing" hidden>No edit fits.</p>\n'
+        '</section></main>\n<p class="nothing" hidden>No edit matches.</p>\n'
         '<dialog><nav><button type="button" id="previous">← Previous</button>'
         '<button type="button" id="next">Next →</button><button type="button" id="close">Close</button></nav>'
         '<div id="viewed"></div></dialog>\n</body>\n</html>\n'
     )
 
 
-def _card(item: GalleryItem) -> str:
-    failed = " failed" if item.error is not None else ""
-    facts = {
-        **({"status": item.status} if item.status is not None else {}),
-        **{name: value for name, value in item.parameters.items() if value is not None},
-        **({"cost": f"{item.cost:f}"} if item.cost is not None else {}),
-        **({"task": item.task_id} if item.task_id is not None else {}),
-        **({"note": "; ".join(item.notes)} if item.notes else {}),
-    }
-    error = f'<p class="error" dir="auto">{escape(item.error or "failed")}</p>' if failed else ""
+def _card(edit: GalleryEdit) -> str:
+    failed = " failed" if edit.error is not None else ""
+    error = f'<p class="error" dir="auto">{escape(edit.error or "failed")}</p>' if failed else ""
     return (
-        f'<article class="card{failed}">{_comparison(item)}{_strip(item)}<div class="text">'
-        f'<h2><button type="button" dir="auto">{escape(item.key)}</button></h2>'
-        f'<p class="instruction" dir="auto">{escape(item.instruction)}</p>{error}{_facts("facts", facts)}'
-        f"{_files(item)}</div></article>\n"
+        f'<article class="card{failed}">{_comparison(edit)}{_strip(edit)}<div class="text">'
+        f'<h2><button type="button" dir="auto">{escape(edit.key)}</button></h2>'
+        f'<p class="instruction" dir="auto">{escape(edit.instruction)}</p>{error}{_facts("facts", edit.facts)}'
+        f"{_files(edit)}</div></article>\n"
     )
 
 
-def _comparison(item: GalleryItem) -> str:
-    before = item.before[-1] if item.before else GalleryPicture()
-    after = item.after[0] if item.after else GalleryPicture()
-    pictures = _image(before, "before", f"Before: {item.key}") + _image(after, "after", f"After: {item.instruction}")
+def _comparison(edit: GalleryEdit) -> str:
+    before = edit.before[-1] if edit.before else Picture()
+    after = edit.after[0] if edit.after else Picture()
+    pictures = _image(before, "before", f"Before: {edit.key}") + _image(after, "after", f"After: {edit.instruction}")
     if before.source is not None and after.source is not None:
         return (
             f'<div class="compare">{pictures}<span class="divider"></span><span class="side left">before</span>'
             '<span class="side right">after</span><input type="range" min="0" max="100" value="50" step="1" '
-            f'autocomplete="off" aria-label="How much of the picture is shown as before: {escape(item.key)}"></div>'
+            f'autocomplete="off" aria-label="How much of the picture is shown as before: {escape(edit.key)}"></div>'
         )
     if before.source is None and after.source is None:
         return '<div class="compare"><span class="missing">no preview</span></div>'
@@ -146,7 +136,7 @@ def _comparison(item: GalleryItem) -> str:
     return f'<div class="compare single">{pictures}<span class="side left">{side}</span></div>'
 
 
-def _image(picture: GalleryPicture, kind: _Kind, text: str) -> str:
+def _image(picture: Picture, kind: _Kind, text: str) -> str:
     if picture.source is None:
         return ""
     small = picture.thumbnail
@@ -157,16 +147,16 @@ def _image(picture: GalleryPicture, kind: _Kind, text: str) -> str:
     )
 
 
-def _strip(item: GalleryItem) -> str:
-    """Buttons that choose which of several pictures are compared."""
-    if max(len(item.before), len(item.after)) <= 1:
+def _strip(edit: GalleryEdit) -> str:
+    """Return the buttons that choose which of several pictures are compared."""
+    if max(len(edit.before), len(edit.after)) <= 1:
         return ""
-    before = _choices(item.before, "before", chosen=len(item.before) - 1)
-    after = _choices(item.after, "after", chosen=0)
+    before = _choices(edit.before, "before", chosen=len(edit.before) - 1)
+    after = _choices(edit.after, "after", chosen=0)
     return f'<ul class="strip">{before}<li class="arrow" aria-hidden="true">→</li>{after}</ul>'
 
 
-def _choices(pictures: tuple[GalleryPicture, ...], kind: _Kind, *, chosen: int) -> str:
+def _choices(pictures: tuple[Picture, ...], kind: _Kind, *, chosen: int) -> str:
     return "".join(
         f'<li><button type="button" data-kind="{kind}"{_full(picture)} aria-pressed="{str(index == chosen).lower()}">'
         f'<img alt="Compare {kind} {index + 1}" loading="lazy" decoding="async" src="{picture.source}">'
@@ -176,26 +166,25 @@ def _choices(pictures: tuple[GalleryPicture, ...], kind: _Kind, *, chosen: int) 
     )
 
 
-def _files(item: GalleryItem) -> str:
+def _files(edit: GalleryEdit) -> str:
     links = "".join(
-        f'<a href="{_href(picture.path)}" target="_blank" rel="noopener">{escape(posixpath.basename(picture.path))}</a>'
-        for picture in (*item.before, *item.after)
+        f'<a href="{href(picture.path)}" target="_blank" rel="noopener">{escape(posixpath.basename(picture.path))}</a>'
+        for picture in (*edit.before, *edit.after)
         if picture.path is not None
     )
     return f'<p class="files">{links}</p>' if links else ""
 
 
-def _full(picture: GalleryPicture) -> str:
-    return f' data-full="{_href(picture.path)}"' if picture.path is not None else ""
-
-
-def _href(path: str) -> str:
-    """A link that can lead nowhere but to a file: no scheme, no host."""
-    return escape(f"./{quote(path, errors='replace')}")
+def _full(picture: Picture) -> str:
+    return f' data-full="{href(picture.path)}"' if picture.path is not None else ""
 
 
 def _facts(name: str, facts: Mapping[str, object]) -> str:
-    rows = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(_plain(value))}</dd></div>" for key, value in facts.items())
+    rows = "".join(
+        f"<div><dt>{escape(key)}</dt><dd>{escape(_plain(value))}</dd></div>"
+        for key, value in facts.items()
+        if value is not None
+    )
     return f'<dl class="{name}">{rows}</dl>' if rows else ""
 
 
@@ -205,5 +194,24 @@ def _plain(value: object) -> object:
             return "yes" if value else "no"
         case int(width), int(height):
             return f"{width}×{height}"
+        case Decimal():
+            return f"{value:f}"
         case _:
             return value
+
+
+def _source_hash(text: str) -> str:
+    """Return the expression by which a content security policy allows this inline style or script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
+
+
+_CONTENT_SECURITY_POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",  # no network
+        "img-src data: 'self'",  # embedded thumbnails, and files beside the page
+        f"style-src {_source_hash(_STYLE)}",
+        f"script-src {_source_hash(_SCRIPT)}",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
+)

@@ -1,7 +1,7 @@
-"""Small pictures to be embedded in pages: of inputs and of results. Blocking: call it on a thread.
+"""Thumbnails of inputs and results, to embed in pages and notebooks. Blocking.
 
-A thumbnail is a courtesy: what has none (a URL, which would have to be fetched; a stream, which was read; a file that
-is gone; any picture where Pillow is missing) is shown by name.
+A thumbnail is a convenience, and making one never fails an edit. URLs, streams, missing files and broken pictures have
+none, and without Pillow nothing has one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qwen_edit_async.images.kinds import ArrayLike, PillowImage, base64_start, i
 from qwen_edit_async.images.turns import turn_at
 
 THUMBNAIL_SIDE: Final = 256
-"""Longest side of a thumbnail, in pixels."""
+"""The longest side of a thumbnail, in pixels."""
 
 
 @attrs.frozen
@@ -27,9 +27,9 @@ class Thumbnail:
     """A small WebP file.
 
     Attributes:
-        content: The file.
-        width: In pixels.
-        height: In pixels.
+        content: The bytes of the file.
+        width: The width in pixels.
+        height: The height in pixels.
     """
 
     content: bytes = attrs.field(repr=False)
@@ -38,19 +38,18 @@ class Thumbnail:
 
     @property
     def data_uri(self) -> str:
-        """The file, to be embedded."""
+        """The file as a data URI."""
         return f"data:image/webp;base64,{base64.b64encode(self.content).decode('ascii')}"
 
 
 class Previews:
-    """Thumbnails of an edit's pictures, as far as they are known: what a notebook can show without waiting.
+    """The thumbnails of one edit that a notebook can show without waiting.
 
-    They are made when an output is downloaded, off the event loop, and in notebooks only. Outputs that were not
-    downloaded have none: a repr fetches nothing.
+    They are made off the event loop, when an output is downloaded, and only in a notebook.
 
     Attributes:
-        before: Of the inputs that have one, in their order.
-        after: Of the outputs that were downloaded, by their index.
+        before: The thumbnails of the inputs that have one, in order.
+        after: The thumbnails of the outputs that were downloaded, by index.
     """
 
     def __init__(self, inputs: Iterable[Any] = ()) -> None:
@@ -63,11 +62,14 @@ class Previews:
         return self.__dict__ | {"_inputs": ()}
 
     def lacks(self, index: int) -> bool:
-        """Whether an output that was just downloaded is to be remembered."""
+        """Return whether a downloaded output needs a thumbnail."""
         return index not in self.after and in_notebook()
 
     def remember(self, index: int, output: Any) -> None:
-        """Make the thumbnail of an output, given as path or content, and with the first those of the inputs. Blocks."""
+        """Make the thumbnail of an output, given as a path or as bytes. The first call also makes those of the inputs.
+
+        This blocks.
+        """
         if self._inputs:
             self.before = tuple(filter(None, map(make_thumbnail, self._inputs)))
             self._inputs = ()
@@ -76,35 +78,35 @@ class Previews:
 
 
 def in_notebook() -> bool:
-    """Whether this is the kernel of a notebook; imports nothing."""
+    """Return whether this process is the kernel of a notebook. This imports nothing."""
     get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_shell is not None and getattr(get_shell(), "kernel", None) is not None
 
 
 def make_thumbnail(image: Any, side: int = THUMBNAIL_SIDE) -> Thumbnail | None:
-    """A thumbnail of an image of a request, of a file or of a file's content; ``None`` if it has none. Blocks.
+    """Make a thumbnail, or return ``None`` if that is impossible. This blocks, and uses no network.
 
     Args:
-        image: Of any kind that a request takes. Nothing is fetched: what is not on this machine has no thumbnail.
+        image: An image of any kind that a request takes.
         side: The longest side, in pixels.
     """
     try:
-        from qwen_edit_async.images import pillow as _pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
+        from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
 
         if isinstance(image, PillowImage | ArrayLike) and not isinstance(image, os.PathLike):
             with turn_at(image):
-                encoded = _pillow.thumbnail(image, side, "the picture")
+                encoded = pillow.thumbnail(image, side, "the picture")
         else:
             file = _open(image)
             if file is None:
                 return None
             with file:
-                encoded = _pillow.thumbnail(file, side, "the picture")
+                encoded = pillow.thumbnail(file, side, "the picture")
         with encoded.file as content:
             content.seek(0)
             width, height = encoded.sides
             return Thumbnail(content.read(), width, height)
-    except Exception:  # noqa: BLE001  # whatever Pillow, a file or an array raises: no preview is worth an edit
+    except Exception:  # noqa: BLE001  # from Pillow, a file or an array: a missing thumbnail is never an error
         return None
 
 
@@ -115,6 +117,6 @@ def _open(image: Any) -> IO[bytes] | None:
         return None
     if is_data_uri(image):
         return io.BytesIO(base64.b64decode(str(image)[base64_start(str(image), "the picture") :]))
-    if not os.path.isfile(image):  # noqa: PTH113  # a str or a PathLike; a pipe would be waited for
+    if not os.path.isfile(image):  # noqa: PTH113  # a str or a PathLike; opening a named pipe would wait for its writer
         return None
-    return open(image, "rb")  # noqa: PTH123  # likewise
+    return open(image, "rb")  # noqa: PTH123  # a str or a PathLike

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import threading
 from decimal import Decimal
 from html.parser import HTMLParser
 
@@ -13,8 +12,8 @@ import PIL.Image
 import pytest
 from browser import find_browser, is_required, new_page, running_browser
 
-from qwen_edit_async.display.gallery import GalleryItem, GalleryPicture, gallery
-from qwen_edit_async.display.page import GalleryEdit, write_gallery
+from qwen_edit_async.display.gallery import GalleryEdit, Picture, gallery_html
+from qwen_edit_async.display.page import picture, write_page
 from qwen_edit_async.display.thumbnails import Thumbnail, make_thumbnail
 
 HOSTILE = '</p></style><script>window.attacked = 1</script>"\'><img src=x onerror="window.attacked = 1">&amp;\0\ud800'
@@ -53,20 +52,18 @@ def thumbnail() -> Thumbnail:
     return found
 
 
-def page_of(*items: GalleryItem, **options) -> str:
-    return "".join(gallery(items, **options))
+def page_of(*items: GalleryEdit, **options) -> str:
+    return "".join(gallery_html(items, **options))
 
 
 def test_shows_everything_about_an_edit(thumbnail):
     page = page_of(
-        GalleryItem(
+        GalleryEdit(
             key="cat",
             instruction="make it snow",
-            before=(GalleryPicture(thumbnail=thumbnail),),
-            after=(GalleryPicture(thumbnail=thumbnail, path="cat-0.png"),),
-            parameters={"seed": 7, "size": (1024, 1536), "watermark": False, "n": None},
-            cost=Decimal("0.03570"),
-            task_id="task-1",
+            before=(Picture(thumbnail=thumbnail),),
+            after=(Picture(thumbnail=thumbnail, path="cat-0.png"),),
+            facts={"seed": 7, "size": (1024, 1536), "watermark": False, "n": None, "cost": Decimal("1E-7")},
         ),
         title="Night run",
         summary={"edits": 1},
@@ -79,24 +76,23 @@ def test_shows_everything_about_an_edit(thumbnail):
         "seed 7",
         "size 1024×1536",
         "watermark no",
-        "0.03570",
-        "task-1",
+        "cost 0.0000001",
     ):
         assert expected in text
     assert " n " not in text
 
 
 def test_embeds_small_pictures_and_links_the_large_ones(thumbnail):
-    picture = GalleryPicture(thumbnail=thumbnail, path="out/ä cat#1.png")
-    elements = Elements(page_of(GalleryItem(key="k", instruction="i", before=(picture,), after=(picture,))))
+    both = (Picture(thumbnail=thumbnail, path="out/ä cat#1.png"),)
+    elements = Elements(page_of(GalleryEdit(key="k", instruction="i", before=both, after=both)))
     assert set(elements.values("img", "src")) == {thumbnail.data_uri}
     assert elements.values("a", "href") == ["./out/%C3%A4%20cat%231.png"] * 2
 
 
 @pytest.mark.parametrize("several", [False, True])
 def test_pictures_are_loaded_when_they_are_looked_at(thumbnail, several):
-    pictures = (GalleryPicture(thumbnail=thumbnail), GalleryPicture(path="a.png", in_full=True))
-    page = page_of(GalleryItem(key="k", instruction="i", before=pictures[: 1 + several], after=pictures[: 1 + several]))
+    pictures = (Picture(thumbnail=thumbnail), Picture(path="a.png"))
+    page = page_of(GalleryEdit(key="k", instruction="i", before=pictures[: 1 + several], after=pictures[: 1 + several]))
     elements = Elements(page)
     assert len(elements.values("img", "src")) == (6 if several else 2)
     assert elements.values("img", "loading") == ["lazy"] * len(elements.values("img", "src"))
@@ -104,26 +100,24 @@ def test_pictures_are_loaded_when_they_are_looked_at(thumbnail, several):
 
 @pytest.mark.parametrize("path", ["javascript:alert(1)", "//example.org/x.png", "https://example.org/x.png"])
 def test_a_link_can_not_leave_the_folder_of_the_page_for_the_network(path):
-    elements = Elements(page_of(GalleryItem(key="k", instruction="i", after=(GalleryPicture(path=path),))))
+    elements = Elements(page_of(GalleryEdit(key="k", instruction="i", after=(Picture(path=path),))))
     assert all(href.startswith("./") for href in elements.values("a", "href"))
     assert ":" not in "".join(elements.values("a", "href"))
 
 
-@pytest.mark.parametrize(
-    "member", ["key", "instruction", "task_id", "error", "name", "value", "path", "title", "summary"]
-)
+@pytest.mark.parametrize("member", ["key", "instruction", "error", "name", "value", "path", "title", "summary"])
 def test_hostile_text_stays_text(member, thumbnail):
-    fields = {"key": "k", "instruction": "i", "parameters": {}}
+    fields = {"key": "k", "instruction": "i"}
     options = {}
     if member in {"name", "value"}:
-        fields["parameters"] = {HOSTILE: 1} if member == "name" else {"negative_prompt": HOSTILE}
+        fields["facts"] = {HOSTILE: 1} if member == "name" else {"negative_prompt": HOSTILE}
     elif member == "path":
-        fields["after"] = (GalleryPicture(thumbnail=thumbnail, path=HOSTILE),)
+        fields["after"] = (Picture(thumbnail=thumbnail, path=HOSTILE),)
     elif member in {"title", "summary"}:
         options = {"title": HOSTILE} if member == "title" else {"summary": {HOSTILE: HOSTILE}}
     else:
         fields[member] = HOSTILE
-    elements = Elements(page_of(GalleryItem(**fields), **options))
+    elements = Elements(page_of(GalleryEdit(**fields), **options))
     assert [tag for tag, _ in elements.found].count("script") == 1
     assert not [attributes for _, attributes in elements.found if "onerror" in attributes]
     assert not [source for source in elements.values("img", "src") if not source.startswith("data:image/webp;")]
@@ -131,19 +125,15 @@ def test_hostile_text_stays_text(member, thumbnail):
         assert "window.attacked" in "".join(elements.text)
 
 
-def test_an_edit_that_is_not_done_says_how_it_stands(thumbnail):
-    before = (GalleryPicture(thumbnail=thumbnail),)
-    text = " ".join(Elements(page_of(GalleryItem(key="k", instruction="i", before=before, status="in flight"))).text)
-    assert "status in flight" in text
+def test_without_a_thumbnail_the_page_shows_the_file():
+    before, after = Picture(path="x.png"), Picture(path=HOSTILE)
+    elements = Elements(page_of(GalleryEdit(key="k", instruction="i", before=(before,), after=(after, Picture()))))
+    assert {source[:2] for source in elements.values("img", "src")} == {"./"}
+    assert "./x.png" in elements.values("img", "src")
 
 
-def test_a_picture_in_full_stands_in_for_the_thumbnail_where_it_is_told_to():
-    before, after = GalleryPicture(path="x.png", in_full=True), GalleryPicture(path=HOSTILE, in_full=True)
-    nowhere = GalleryPicture(in_full=True)
-    elements = Elements(page_of(GalleryItem(key="k", instruction="i", before=(before, nowhere), after=(after,))))
-    assert not [source for source in elements.values("img", "src") if not source.startswith("./")]
-    elements = Elements(page_of(GalleryItem(key="k", instruction="i", before=(before,), after=(before,))))
-    assert elements.values("img", "src") == ["./x.png", "./x.png"]
+def test_without_any_picture_the_card_says_so():
+    assert "no preview" in Elements(page_of(GalleryEdit(key="k", instruction="i", before=(Picture(),)))).text
 
 
 def test_pulls_one_edit_at_a_time(thumbnail):
@@ -152,9 +142,9 @@ def test_pulls_one_edit_at_a_time(thumbnail):
     def items():
         for index in range(1000):
             pulled.append(index)
-            yield GalleryItem(key=str(index), instruction="i")
+            yield GalleryEdit(key=str(index), instruction="i")
 
-    pieces = gallery(items())
+    pieces = gallery_html(items())
     while "2</button>" not in next(pieces):
         pass
     assert len(pulled) <= 4
@@ -176,19 +166,19 @@ def test_the_page_may_load_nothing_from_elsewhere():
     assert "://" not in page
 
 
-def test_a_written_gallery_links_pictures_relative_to_itself(tmp_path):
+def picture_of(path, *images):
+    """An edit with these images as its inputs, for a page at this path."""
+    return GalleryEdit(key="k", instruction="i", before=tuple(picture(image, path.parent) for image in images))
+
+
+def test_pictures_are_linked_relative_to_the_page(tmp_path):
     source, output = tmp_path / "photos" / "cat.png", tmp_path / "out" / "cat-0.png"
     for path in (source, output):
         path.parent.mkdir()
         PIL.Image.new("RGB", (500, 400), "navy").save(path)
-    report = tmp_path / "out" / "report.html"
-    write_gallery(
-        report,
-        [GalleryEdit(key="cat", instruction="i", inputs=(source, "https://example.org/x.png"), outputs=(output,))],
-    )
-    elements = Elements(report.read_text(encoding="utf-8"))
-    assert elements.values("a", "href") == ["./../photos/cat.png", "./cat-0.png"]
-    assert len(set(elements.values("img", "src"))) == 1
+    page = page_of(picture_of(tmp_path / "out" / "report.html", source, output))
+    assert Elements(page).values("a", "href") == ["./../photos/cat.png", "./cat-0.png"]
+    assert "no preview" not in page
 
 
 @pytest.mark.parametrize(
@@ -196,64 +186,53 @@ def test_a_written_gallery_links_pictures_relative_to_itself(tmp_path):
     ["https://example.org/x.png", "data:image/png;base64,AAAA", b"bytes", PIL.Image.new("L", (9, 9))],
     ids=["URL", "data URI", "bytes", "PIL image"],
 )
-def test_an_input_that_is_no_file_is_not_linked(image, tmp_path):
-    write_gallery(tmp_path / "report.html", [GalleryEdit(key="k", instruction="i", inputs=(image,))])
-    elements = Elements((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert elements.values("a", "href") == []
+def test_an_input_that_is_not_a_file_is_not_linked(image, tmp_path):
+    assert Elements(page_of(picture_of(tmp_path / "report.html", image))).values("a", "href") == []
 
 
 def test_an_input_on_another_drive_is_not_linked(tmp_path, monkeypatch):
     def relpath(path, start):
         raise ValueError("path is on mount 'C:', start on mount 'D:'")
 
-    monkeypatch.setattr("qwen_edit_async.display.page.os.path.relpath", relpath)
-    write_gallery(tmp_path / "report.html", [GalleryEdit(key="k", instruction="i", inputs=("C:/x.png",))])
-    elements = Elements((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert elements.values("a", "href") == []
+    monkeypatch.setattr("os.path.relpath", relpath)
+    assert Elements(page_of(picture_of(tmp_path / "report.html", "C:/x.png"))).values("a", "href") == []
 
 
-def test_a_gallery_that_could_not_be_finished_leaves_what_was_there(tmp_path):
+def test_a_page_that_could_not_be_finished_leaves_the_earlier_one(tmp_path):
     report = tmp_path / "report.html"
     report.write_text("before", encoding="utf-8")
 
-    def edits():
-        yield GalleryEdit(key="k", instruction="i")
+    def keys():
+        yield "k"
         raise RuntimeError("the journal is gone")
 
     with pytest.raises(RuntimeError, match="journal"):
-        write_gallery(report, edits())
+        write_page(report, keys(), named)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert report.read_text(encoding="utf-8") == "before"
 
 
-def test_a_written_gallery_keeps_the_order_and_holds_only_a_few_edits(tmp_path, monkeypatch):
-    lock, alive, most = threading.Lock(), 0, 0
-    monkeypatch.setattr("qwen_edit_async.display.page._AHEAD", 3)
+def named(key: str) -> GalleryEdit:
+    return GalleryEdit(key=key, instruction="i")
 
-    def edits():
-        nonlocal alive, most
-        for index in range(40):
-            with lock:
-                alive += 1
-                most = max(most, alive)
-            yield GalleryEdit(key=f"edit-{index:02}", instruction="i")
 
-    def item(edit, folder):
-        return GalleryItem(key=edit.key, instruction=edit.instruction)
+def test_a_written_page_keeps_the_order_and_holds_only_a_few_edits(tmp_path):
+    pulled, drawn, ahead = [], [], []
 
-    def counted(items, **options):
-        nonlocal alive
-        for piece in gallery(items, **options):
-            with lock:
-                alive -= "</article>" in piece
-            yield piece
+    def keys():
+        for index in range(1000):
+            ahead.append(len(pulled) - len(drawn))
+            pulled.append(f"edit-{index:03}")
+            yield pulled[-1]
 
-    monkeypatch.setattr("qwen_edit_async.display.page._item", item)
-    monkeypatch.setattr("qwen_edit_async.display.page.gallery", counted)
-    write_gallery(tmp_path / "report.html", edits())
-    keys = re.findall(r"edit-\d\d", "".join(Elements((tmp_path / "report.html").read_text(encoding="utf-8")).text))
-    assert keys == [f"edit-{index:02}" for index in range(40)]
-    assert most <= 3 + 2
+    def draw(key):
+        drawn.append(key)
+        return named(key)
+
+    write_page(tmp_path / "report.html", keys(), draw)
+    found = re.findall(r"edit-\d{3}(?=</button>)", (tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert found == pulled
+    assert max(ahead) <= 4 * 4 + 1
 
 
 @pytest.fixture(scope="module")
@@ -278,19 +257,19 @@ def report(tmp_path_factory):
         PIL.Image.merge("RGB", (gradient, gradient, gradient.rotate(90))).save(after)
         PIL.Image.new("RGB", (640, 420), "olive").save(other)
         failed = index % 4 == 3
+        outputs = () if failed else (after, other) if index == 2 else (after,)
         edits.append(
             GalleryEdit(
                 key=HOSTILE if index == 1 else f"photo-{index}",
                 instruction=HOSTILE if index == 1 else f"make it {'snow' if index % 2 else 'rain'}",
-                inputs=(before,),
-                outputs=() if failed else (after, other) if index == 2 else (after,),
-                parameters={"seed": index},
-                cost=None if failed else Decimal("0.0357"),
-                task_id=f"task-{index}",
+                before=(picture(before, folder),),
+                after=tuple(picture(output, folder) for output in outputs),
+                facts={"seed": index, "cost": None if failed else Decimal("0.0357"), "task": f"task-{index}"},
                 error=HOSTILE if failed else None,
             )
         )
-    write_gallery(folder / "report.html", edits, title="Twelve edits", summary={"edits": 12, "failed": 3})
+    page = page_of(*edits, title="Twelve edits", summary={"edits": 12, "failed": 3})
+    (folder / "report.html").write_text(page, encoding="utf-8")
     return folder / "report.html"
 
 
@@ -431,12 +410,12 @@ async def test_every_control_has_a_name(page):
 @pytest.mark.anyio
 @pytest.mark.may_block("the test writes the page by itself")
 async def test_files_can_be_seen_instead_of_thumbnails(browser, tmp_path):
+    pictures = []
     for name in ("before.png", "after.png"):
         PIL.Image.new("RGB", (500, 400), "navy").save(tmp_path / name)
-    edit = GalleryEdit(
-        key="k", instruction="i", inputs=(tmp_path / "before.png",), outputs=(tmp_path / "after.png",), previews=False
-    )
-    write_gallery(tmp_path / "report.html", [edit])
+        pictures.append(picture(tmp_path / name, tmp_path, thumbnail=False))
+    edit = GalleryEdit(key="k", instruction="i", before=(pictures[0],), after=(pictures[1],))
+    (tmp_path / "report.html").write_text(page_of(edit), encoding="utf-8")
     async with new_page(browser) as page:
         await page.open(tmp_path / "report.html")
         await page.until("[...document.querySelectorAll('main img')].every((image) => image.naturalWidth === 500)")
@@ -446,11 +425,11 @@ async def test_files_can_be_seen_instead_of_thumbnails(browser, tmp_path):
 
 @pytest.mark.anyio
 async def test_two_thousand_edits_are_seen_at_once(browser, tmp_path, thumbnail):
-    picture = GalleryPicture(thumbnail=make_thumbnail(PIL.Image.effect_noise((900, 700), 60)), path="x.png")
+    noise = Picture(thumbnail=make_thumbnail(PIL.Image.effect_noise((900, 700), 60)), path="x.png")
     report = tmp_path / "report.html"
-    items = (GalleryItem(key=f"k{i}", instruction="i" * 60, before=(picture,), after=(picture,)) for i in range(2000))
+    edits = (GalleryEdit(key=f"k{i}", instruction="i" * 60, before=(noise,), after=(noise,)) for i in range(2000))
     with report.open("w", encoding="utf-8") as file:
-        file.writelines(gallery(items))
+        file.writelines(gallery_html(edits))
     async with new_page(browser) as page:
         await page.open(report)
         await page.until("performance.getEntriesByName('first-contentful-paint').length")
