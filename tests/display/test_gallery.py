@@ -379,6 +379,14 @@ async def test_another_output_can_be_compared(page):
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(("width", "shown"), [(390, False), (1280, True)], ids=["phone", "desktop"])
+async def test_a_phone_shows_no_help_for_keyboards_and_needs_no_sideways_scrolling(page, report, width, shown):
+    await page.open(report, width=width)
+    assert await page.evaluate("document.querySelector('.hint').checkVisibility()") is shown
+    assert await page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.anyio
 async def test_text_stands_out_in_light_and_dark(page, report):
     """Contrast of at least 4.5 (WCAG AA) for all text of a card, and different colors in light and dark."""
     ratio = """(() => {
