@@ -81,19 +81,26 @@ def test_progress_is_one_line_that_was_updated(executed):
     assert DONE_BEFORE_INTERRUPT <= ended < 24
 
 
-def test_an_interrupted_run_tells_how_it_stood(executed):
-    text = "".join(outputs(executed["stood"], "text/plain"))
-    done = int(re.match(r"(\d+) of \d+ edits done", text)[1])
-    assert DONE_BEFORE_INTERRUPT <= done < EDITS
-    assert "still in flight" in text
-    assert "stopped: the run was interrupted\nrun it again to go on" in text
-    assert re.search(r"^before and after: .*report\.html$", text, re.MULTILINE)
+def table_of(cell: Any) -> dict[str, str]:
+    """The report that a cell shows, as text by the name of the row."""
+    (shown,) = (html for html in outputs(cell, "text/html") if html.startswith("<table>"))
+    rows = re.findall(r"<th.*?>(.*?)</th><td.*?>(.*?)</td>", shown)
+    return {name: re.sub("<.*?>", "", content) for name, content in rows}
 
 
-def test_a_run_that_was_interrupted_is_resumed_and_nothing_is_submitted_twice(executed):
-    text = "".join(outputs(executed["resume"], "text/plain"))
-    assert f"{EDITS} of {EDITS} edits done, {EDITS} pictures in " in text
-    assert f"{EDITS + 1} tasks for {EDITS + 1} edits\n" in text
+def test_an_interrupted_run_shows_its_state(executed):
+    table = table_of(executed["stood"])
+    assert DONE_BEFORE_INTERRUPT <= int(table["done"].partition(" ")[0]) < EDITS
+    assert int(table["still in flight"]) > 0
+    assert table["stopped"] == "the run was interrupted"
+    assert table["next"].startswith("run it again")
+    assert table["before and after"].endswith("edited/report.html")
+
+
+def test_an_interrupted_run_is_resumed_and_nothing_is_submitted_twice(executed):
+    table = table_of(executed["resume"])
+    assert (table["done"], table["pictures"]) == (f"{EDITS} of {EDITS} edits", str(EDITS))
+    assert f"{EDITS + 1} tasks for {EDITS + 1} edits\n" in outputs(executed["resume"], "text/plain")
 
 
 def test_the_grid_shows_some_and_counts_the_others(executed):

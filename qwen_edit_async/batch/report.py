@@ -174,8 +174,7 @@ class BatchReport:
         if self.stopped:
             lines.append(f"stopped: {self.stopped}")
         if self.can_go_on:
-            changed = f" with another {self.limit}" if self.limit else ""
-            lines.append(f"run it again{changed} to go on: nothing that has a task is submitted twice")
+            lines.append(self._next())
         if self.gallery:
             lines.append(f"before and after: {self.gallery}")
         if self.gallery_problem:
@@ -205,7 +204,26 @@ class BatchReport:
         return json.dumps(report, ensure_ascii=False, indent=2)
 
     def facts(self, shown: int) -> dict[str, object]:
-        """The report for the head of a page that shows so many edits at most."""
+        """Return the report for the head of a page that shows at most this many edits."""
+        facts = self._facts()
+        if (known := self.total - self.refused) > shown:
+            facts["on this page"] = f"{shown} of {known} edits, those that went wrong first"
+        if self.refused:
+            facts["not on this page"] = f"{self.refused} that were refused: report.json says why"
+        return facts
+
+    def _repr_html_(self) -> str:
+        """Return the report as a table, for a notebook."""
+        from qwen_edit_async.display.cards import report_html  # noqa: PLC0415  # only notebooks need it
+
+        facts = self._facts() | {"time": f"{self.elapsed:.1f} s"}
+        if self.can_go_on:
+            facts["next"] = self._next()
+        if self.gallery_problem:
+            facts["report.html"] = f"could not be written: {self.gallery_problem}"
+        return report_html(facts, map(_line, self.failures), self.gallery)
+
+    def _facts(self) -> dict[str, object]:
         facts: dict[str, object] = {"done": f"{self.saved} of {self.total} edits", "pictures": self.pictures}
         facts |= {words.partition(":")[0]: count for count, words in self._rest() if count}
         facts["cost"] = self._cost()
@@ -213,11 +231,11 @@ class BatchReport:
             facts["running"] = f"half within {self.running.p50:.1f} s, 95 % within {self.running.p95:.1f} s"
         if self.stopped:
             facts["stopped"] = self.stopped
-        if (known := self.total - self.refused) > shown:
-            facts["on this page"] = f"{shown} of {known} edits, those that went wrong first"
-        if self.refused:
-            facts["not on this page"] = f"{self.refused} that were refused: report.json says why"
         return facts
+
+    def _next(self) -> str:
+        changed = f" with another {self.limit}" if self.limit else ""
+        return f"run it again{changed} to go on: nothing that has a task is submitted twice"
 
     def _cost(self) -> str:
         return f"{self.cost}{f' (+ {self.unpriced} edits without a price)' if self.unpriced else ''}"

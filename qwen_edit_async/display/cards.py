@@ -1,20 +1,23 @@
-"""Edits and their progress as HTML and as text, for notebooks. Pure: no I/O, no clock.
+"""Edits, progress and reports as HTML and text, for notebooks. Pure, but for the working directory.
 
-Styles are inline, and colors are the notebook's own: that holds in light and dark, and where style sheets are removed.
+Styles are inline, and most colors come from the notebook. So the cards suit light and dark notebooks, and survive
+where style sheets are removed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 import attrs
 
+from qwen_edit_async.display.links import href, relative_path
 from qwen_edit_async.display.thumbnails import THUMBNAIL_SIDE, Thumbnail
 from qwen_edit_async.text import escape
 
 WRITING_PAGE = "writing the page"
-"""What a run does when all its edits have ended."""
+"""The last step of a bulk run, when all its edits have ended."""
 
 _SLOWEST_PER_SECOND = 0.95
 _GRID_SIDE = 112
@@ -23,14 +26,14 @@ _SOFT = "opacity:.7;font-size:85%"
 
 @attrs.frozen(kw_only=True)
 class EditView:
-    """What is shown of an edit.
+    """An edit as a notebook shows it.
 
     Attributes:
-        instruction: What was asked for.
-        before: Thumbnails of its inputs.
-        after: Thumbnails of its outputs.
-        facts: What else is told, a few words each.
-        error: Why there is no output, if there is none.
+        instruction: The instruction.
+        before: The thumbnails of the inputs.
+        after: The thumbnails of the outputs.
+        facts: Other values, a few words each.
+        error: The reason why there is no output; ``None`` if nothing went wrong.
     """
 
     instruction: str = ""
@@ -42,20 +45,20 @@ class EditView:
 
 @attrs.frozen(kw_only=True)
 class Progress:
-    """How a bulk run stands.
+    """The state of a bulk run.
 
     Attributes:
-        done: Edits that went well.
-        failed: Edits that did not.
-        total: Edits in all, if that is known.
-        in_flight: Tasks at the service, if that is known.
-        cost: What the service charged, as far as it says.
-        seconds: How long the run has taken.
-        found: Edits that had ended before it, which tell nothing of its rate.
-        paused: Seconds of the run that were pauses, which the service asked for.
-        pause_left: Seconds until the current pause ends; 0 for no pause.
-        paused_until: The local time when it ends.
-        closing: What is done now that all edits have ended, instead of rate and time left; empty as long as some run.
+        done: The number of edits that succeeded.
+        failed: The number of edits that failed.
+        total: The number of all edits, if known.
+        in_flight: The number of tasks at the service, if known.
+        cost: The cost reported by the service, if any.
+        seconds: The time since the start of the run.
+        found: The number of edits that had ended before the run. They do not count for its rate.
+        paused: The seconds of the run that the service asked to pause.
+        pause_left: The seconds until the current pause ends; 0 for no pause.
+        paused_until: The local time at which it ends.
+        closing: The last step of the run, once all edits have ended. It replaces the rate and the time left.
     """
 
     done: int = 0
@@ -72,11 +75,11 @@ class Progress:
 
     @property
     def ended(self) -> int:
-        """Edits that ended, well or not."""
+        """The number of edits that ended, well or not."""
         return self.done + self.failed
 
     def text(self) -> str:
-        """All of it in one line."""
+        """Return the state in one line."""
         working = self.seconds - self.paused
         rate = (self.ended - self.found) / working if working > 0 and not self.closing else 0.0
         rest = None if self.total is None else max(self.total - self.ended, 0)
@@ -94,11 +97,11 @@ class Progress:
 
 
 def edit_html(view: EditView, side: int = THUMBNAIL_SIDE) -> str:
-    """One edit: its pictures before and after, the instruction, and what else is known.
+    """Return the card of one edit: its pictures before and after, its instruction, and its facts.
 
     Args:
         view: The edit.
-        side: Longest side of a picture, in pixels; half of it where there are several.
+        side: The longest side of a picture, in pixels. Several pictures get half of it.
     """
     arrow = '<span aria-hidden="true" style="align-self:center">→</span>' if view.before and view.after else ""
     pictures = _pictures(view.before, "before", side) + arrow + _pictures(view.after, "after", side)
@@ -107,6 +110,7 @@ def edit_html(view: EditView, side: int = THUMBNAIL_SIDE) -> str:
         if view.error is not None
         else ""
     )
+    facts = " · ".join(f'<span style="display:inline-block">{escape(fact)}</span>' for fact in view.facts)
     return (
         '<div style="max-width:70em">'
         + (f'<div style="display:flex;flex-wrap:wrap;gap:.5em">{pictures}</div>' if pictures else "")
@@ -116,12 +120,12 @@ def edit_html(view: EditView, side: int = THUMBNAIL_SIDE) -> str:
             else ""
         )
         + error
-        + f'<div style="{_SOFT};overflow-wrap:anywhere">{escape(" · ".join(view.facts))}</div></div>'
+        + f'<div style="{_SOFT};overflow-wrap:anywhere">{facts}</div></div>'
     )
 
 
 def grid_html(views: Iterable[EditView], *, left_out: int = 0) -> str:
-    """Many edits, side by side."""
+    """Return the cards of many edits, side by side, and how many more there are."""
     cells = "".join(
         '<div style="flex:0 1 20em;border:1px solid #8886;border-radius:6px;padding:.5em">'
         f"{edit_html(view, _GRID_SIDE)}</div>"
@@ -132,13 +136,42 @@ def grid_html(views: Iterable[EditView], *, left_out: int = 0) -> str:
 
 
 def progress_html(progress: Progress, title: str = "") -> str:
-    """A bar, and all of it in one line."""
+    """Return a progress bar, and the state in one line."""
     bar = ""
     if progress.total:
         ended = min(progress.ended, progress.total)
         bar = f'<progress max="{progress.total}" value="{ended}" style="width:20em"></progress> '
     heading = f"<b>{escape(title)}</b> " if title else ""
     return f'<div style="font-variant-numeric:tabular-nums">{heading}{bar}{escape(progress.text())}</div>'
+
+
+def report_html(facts: Mapping[str, object], failures: Iterable[str], page: str) -> str:
+    """Return a table about a bulk run.
+
+    Args:
+        facts: The values of the table, by name.
+        failures: A line for each reason why edits failed.
+        page: The path of ``report.html``; empty if there is none. The link starts at the working directory.
+    """
+    rows = [(name, escape(value)) for name, value in facts.items()]
+    if lines := "<br>".join(map(escape, failures)):
+        rows.append(("failures", lines))
+    if page:
+        rows.append(("before and after", _page_link(page)))
+    cell = "text-align:left;vertical-align:top"
+    table = "".join(
+        f'<tr><th scope="row" style="{cell};white-space:nowrap">{escape(name)}</th>'
+        f'<td dir="auto" style="{cell};overflow-wrap:anywhere">{content}</td></tr>'
+        for name, content in rows
+    )
+    return f"<table>{table}</table>"
+
+
+def _page_link(page: str) -> str:
+    path = relative_path(page, os.curdir)
+    if path is None:
+        return escape(page)
+    return f'<a href="{href(path)}" target="_blank" rel="noopener">{escape(path)}</a>'
 
 
 def _pictures(thumbnails: tuple[Thumbnail, ...], kind: str, side: int) -> str:

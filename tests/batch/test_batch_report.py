@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal
 
 import attrs
@@ -164,3 +165,56 @@ def test_a_report_adds_what_the_journal_does_not_have():
     assert (report.saved, report.planned, report.uncertain, report.refused, report.total) == (3, 2, 1, 4, 10)
     assert [group.reason for group in report.failures] == ["b", "a"]
     assert report.stopped == "why"
+
+
+def test_a_notebook_shows_the_report_as_a_table():
+    shown = attrs.evolve(HALF_DONE, gallery="out/report.html")._repr_html_()
+    rows = re.findall(r"<tr><th.*?>(.*?)</th><td.*?>(.*?)</td></tr>", shown)
+    assert shown.startswith("<table>")
+    assert dict(rows) == {
+        "done": "4 of 18 edits",
+        "pictures": "8",
+        "not submitted yet": "1",
+        "still in flight": "2",
+        "completed, but not saved": "3",
+        "failed": "5",
+        "uncertain": "2",
+        "refused": "1",
+        "uncertain submissions repeated with consent": "1",
+        "cost": "0.2856 (+ 1 edits without a price)",
+        "running": "half within 20.0 s, 95 % within 30.0 s",
+        "stopped": "max_cost",
+        "time": "2.5 s",
+        "next": "run it again to go on: nothing that has a task is submitted twice",
+        "failures": "3 × moderation: a, b, …",
+        "before and after": '<a href="./out/report.html" target="_blank" rel="noopener">out/report.html</a>',
+    }
+
+
+def test_a_notebook_links_the_page_from_its_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, link in ((tmp_path / "öut", "./%C3%B6ut/report.html"), (tmp_path.parent, "./../report.html")):
+        assert f'href="{link}"' in attrs.evolve(DONE, gallery=str(folder / "report.html"))._repr_html_()
+
+
+def test_a_notebook_names_a_page_on_another_drive_without_a_link(monkeypatch):
+    def relpath(path, start):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr("os.path.relpath", relpath)
+    shown = attrs.evolve(DONE, gallery="D:/out/report.html")._repr_html_()
+    assert "D:/out/report.html" in shown
+    assert "<a" not in shown
+
+
+def test_a_notebook_shows_why_there_is_no_page():
+    shown = attrs.evolve(DONE, gallery_problem="disk full")._repr_html_()
+    assert "could not be written: disk full" in shown
+    assert "failures" not in shown
+
+
+def test_text_of_the_service_means_nothing_in_a_notebook():
+    hostile = "<script>attack()</script>"
+    failures = (FailureGroup(reason=hostile, count=1, keys=(hostile,)),)
+    shown = attrs.evolve(DONE, failures=failures, stopped=hostile, gallery=hostile)._repr_html_()
+    assert "<script" not in shown
