@@ -1,4 +1,4 @@
-"""Bulk edits in a notebook: progress that updates in place, grids of before and after.
+"""Bulk edits in a notebook: progress that updates in place, and grids of pictures before and after.
 
 ::
 
@@ -10,8 +10,8 @@
     outcomes = [outcome async for outcome in track(session.edit_many(requests), total=len(requests), session=session)]
     show(outcomes)
 
-A result shows its pictures by itself once they are saved, read or opened. None of this needs a widget or an extra: it
-speaks the display protocol of IPython, which every Jupyter kernel has. Anywhere else nothing is shown.
+A result shows its pictures once they are saved, read or opened. This module uses the display protocol of IPython, so it
+needs no widgets and no extra. Outside of notebooks it shows nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
-from contextlib import ExitStack
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -37,15 +36,15 @@ if TYPE_CHECKING:
 __all__ = ["Grid", "Progress", "ProgressDisplay", "TrackedOutcomes", "run_batch", "show", "show_batch", "track"]
 
 _SECONDS_BETWEEN_UPDATES = 0.1
-_SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_BETWEEN_REFRESHES = 0.2
 
 
 class ProgressDisplay:
-    """A line of a cell's output that is updated in place. Whoever runs something feeds it.
+    """A line of progress in a cell's output, updated in place.
 
     Args:
-        title: What it is the progress of.
-        clock: Seconds, to limit updates to ten a second.
+        title: The title of the line.
+        clock: Returns the time in seconds. The line changes at most ten times a second.
     """
 
     def __init__(self, title: str = "", *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,14 +54,14 @@ class ProgressDisplay:
         self._shown_at = float("-inf")
 
     def update(self, progress: Progress, *, final: bool = False) -> None:
-        """Show how it stands, unless it was shown less than a tenth of a second ago; ``final`` is always shown."""
+        """Show the progress, unless the line changed less than a tenth of a second ago. A final one always shows."""
         now = self._clock()
         if not in_notebook() or (now - self._shown_at < _SECONDS_BETWEEN_UPDATES and not final):
             return
         self._shown_at = now
         bundle = {"text/html": progress_html(progress, self._title), "text/plain": progress.text()}
         if self._handle is None:
-            from IPython import display  # noqa: PLC0415  # there is one, since this is a notebook
+            from IPython import display  # noqa: PLC0415  # only a notebook has it
 
             untyped: Any = display
             self._handle = untyped.display(bundle, raw=True, display_id=True)
@@ -71,7 +70,7 @@ class ProgressDisplay:
 
 
 class _Tally:
-    """Counts outcomes as they come, and shows how it stands."""
+    """Counts outcomes, and shows their progress."""
 
     def __init__(
         self,
@@ -111,10 +110,11 @@ class _Tally:
         self._display.update(self.progress(), final=final)
 
     async def count(self, coming: Awaitable[EditOutcome]) -> EditOutcome:
-        with ExitStack() as ending:  # whatever it ends with: the last outcome, an error, or an interrupt
-            ending.callback(self.show, final=True)
+        try:
             outcome = await coming
-            ending.pop_all()
+        except BaseException:  # the end of the outcomes, an error, or an interrupt
+            self.show(final=True)
+            raise
         if outcome.result is None:
             self._failed += 1
         else:
@@ -126,7 +126,7 @@ class _Tally:
 
 
 class TrackedOutcomes:
-    """Outcomes on their way through :func:`track`; loop over it once."""
+    """The outcomes that :func:`track` passes on. Loop over it once."""
 
     def __init__(self, outcomes: AsyncIterable[EditOutcome], tally: _Tally) -> None:
         self._outcomes = aiter(outcomes)
@@ -135,14 +135,14 @@ class TrackedOutcomes:
 
     @property
     def progress(self) -> Progress:
-        """How it stands."""
+        """The progress so far."""
         return self._tally.progress()
 
     def __aiter__(self) -> TrackedOutcomes:
         return self
 
     def __anext__(self) -> Coroutine[Any, Any, EditOutcome]:
-        # No coroutine of this object, so that a traceback that is kept does not keep the edits running.
+        # The coroutine does not refer to this object, so that a kept traceback does not keep the edits running.
         return self._tally.count(anext(self._outcomes))
 
 
@@ -154,14 +154,14 @@ def track(
     title: str = "",
     clock: Callable[[], float] = time.monotonic,
 ) -> TrackedOutcomes:
-    """Show the progress of ``session.edit_many(...)`` while looping over it: done, failed, cost, rate, time left.
+    """Pass on the outcomes of ``session.edit_many(...)``, and show the progress: done, failed, cost, rate, time left.
 
     Args:
-        outcomes: What is looped over.
-        total: How many there will be, if that is known.
-        session: Tells how many tasks are in flight, if it is given.
-        title: What it is the progress of.
-        clock: Seconds.
+        outcomes: The outcomes.
+        total: The number of outcomes, if known.
+        session: The session, to show the number of tasks in flight.
+        title: The title of the progress line.
+        clock: Returns the time in seconds.
     """
     return TrackedOutcomes(outcomes, _Tally(ProgressDisplay(title, clock=clock), total, session, clock))
 
@@ -174,24 +174,24 @@ async def run_batch(
     title: str = "",
     clock: Callable[[], float] = time.monotonic,
 ) -> BatchReport:
-    """Run a bulk run, and show its progress: ``await batch.run(session)`` with a bar.
+    """Await ``batch.run(session)``, and show a progress bar.
 
-    Interrupting the cell stops the run, which can be gone on with: call this again with a batch of the same requests.
+    Interrupting the cell stops the run. To resume it, call this again with a batch of the same requests.
 
     Args:
-        batch: What is run.
-        session: With which.
-        total: How many edits there are, if that is known; for folders, tables and data frames it is.
-        title: What it is the progress of.
-        clock: Seconds.
+        batch: The bulk run.
+        session: The session.
+        total: The number of edits. A batch of a folder, table or data frame knows it.
+        title: The title of the progress line.
+        clock: Returns the time in seconds.
 
     Raises:
-        Exception: As :meth:`EditBatch.run`.
+        Exception: The errors of :meth:`EditBatch.run`.
     """
     display = ProgressDisplay(title, clock=clock)
     started_at, paused_before = clock(), session.statistics().paused
 
-    def look(*, final: bool = False) -> None:
+    def show_progress(*, final: bool = False) -> None:
         seen, counts = batch.progress, session.statistics()
         progress = Progress(
             done=seen.saved,
@@ -208,22 +208,22 @@ async def run_batch(
         )
         display.update(progress, final=final)
 
-    async def keep_looking() -> None:
-        while True:  # the end of the run cancels it
-            look()
-            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+    async def refresh() -> None:
+        while True:  # until the run ends
+            show_progress()
+            await asyncio.sleep(_SECONDS_BETWEEN_REFRESHES)
 
-    looking = asyncio.create_task(keep_looking())
+    refreshing = asyncio.create_task(refresh())
     try:
         return await batch.run(session)
     finally:
-        looking.cancel()
-        look(final=True)
-        await asyncio.wait([looking])
+        refreshing.cancel()
+        show_progress(final=True)
+        await asyncio.wait([refreshing])
 
 
 class Grid:
-    """Edits side by side, before and after; a notebook shows it."""
+    """Edits side by side, before and after. A notebook shows it."""
 
     def __init__(self, views: Iterable[EditView], left_out: int) -> None:
         self._views = tuple(views)
@@ -237,26 +237,26 @@ class Grid:
 
 
 def show(edits: Iterable[EditOutcome | EditResult], *, limit: int = 24) -> Grid:
-    """A grid of outcomes or results, as the last line of a cell; of those whose pictures were saved, read or opened.
+    """Return a grid of edits, to put on the last line of a cell. It has the pictures that were saved, read or opened.
 
     Args:
-        edits: What ``edit_many`` or ``edit`` gave.
-        limit: How many are shown; the others are counted.
+        edits: Outcomes of ``edit_many``, or results of ``edit``.
+        limit: The most edits that the grid shows. It counts the others.
     """
     everything = tuple(edits)
-    views = (edit._view() for edit in everything[:limit])  # noqa: SLF001  # our own
+    views = (edit._view() for edit in everything[:limit])  # noqa: SLF001  # private to the package
     return Grid(views, max(len(everything) - limit, 0))
 
 
 async def show_batch(batch: EditBatch, *, limit: int = 24) -> Grid:
-    """A grid of a bulk run's edits, those of earlier runs as well, as the last line of a cell.
+    """Return a grid of a bulk run's edits, those of earlier runs included, to put on the last line of a cell.
 
     Args:
-        batch: Whose journal and pictures are looked at; it need not have run in this kernel.
-        limit: How many are shown; the others are counted.
+        batch: The bulk run. It need not have run in this kernel, because the grid comes from its journal and files.
+        limit: The most edits that the grid shows. It counts the others.
 
     Raises:
-        JournalError: If there is no journal, or it can't be read.
+        JournalError: The journal is missing, or can't be read.
     """
     shown: list[BatchOutcome] = []
     left_out = 0
@@ -269,7 +269,7 @@ async def show_batch(batch: EditBatch, *, limit: int = 24) -> Grid:
 
 
 def _view_of(outcome: BatchOutcome) -> EditView:
-    """Reads the pictures of an edit. Blocks."""
+    """Make the thumbnails of an edit. This blocks."""
     facts = (
         outcome.key,
         "" if outcome.ok else outcome.status,
