@@ -7,6 +7,7 @@ import gc
 import os
 import subprocess
 import sys
+import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -170,3 +171,32 @@ def wait_while_running(process: subprocess.Popen[str], condition: Callable[[], b
     while not condition():
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.02)
+
+
+class FakeIPython:
+    """As much of IPython as a kernel shows, and everything that was displayed, newest state first."""
+
+    def __init__(self) -> None:
+        self.displayed: list[list[dict[str, str]]] = []
+
+    def get_ipython(self) -> object:
+        return types.SimpleNamespace(kernel=object())
+
+    def display(self, bundle, *, raw, display_id):
+        assert raw
+        assert display_id
+        states = [bundle]
+        self.displayed.append(states)
+        return types.SimpleNamespace(update=lambda bundle, raw: states.append(bundle))
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    fake = FakeIPython()
+    package = types.ModuleType("IPython")
+    package.get_ipython = fake.get_ipython
+    module = types.ModuleType("IPython.display")
+    module.display = fake.display
+    monkeypatch.setitem(sys.modules, "IPython", package)
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    return fake

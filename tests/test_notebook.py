@@ -1,123 +1,141 @@
-"""The notebook, executed by a real Jupyter kernel that is interrupted in the middle of a run."""
+"""Progress and grids in a notebook, without a kernel."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-import warnings
-from pathlib import Path
-from typing import Any
+import sys
 
 import pytest
+from ready_results import PHOTO, failure_of, result_of
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of other packages, while they are imported
-    import nbformat
-    from nbclient import NotebookClient
-
-NOTEBOOK = Path(__file__).parent / "notebooks" / "bulk_edit.ipynb"
-EDITS = 24
-DONE_BEFORE_INTERRUPT = 6
+from qwen_edit_async import EditBatch, EditOutcome, EditRequest
+from qwen_edit_async.display.cards import Progress
+from qwen_edit_async.notebook import ProgressDisplay, run_batch, show, show_batch, track
 
 
-class InterruptingClient(NotebookClient):
-    """Interrupts the kernel in the cell that is tagged so, once its progress says that enough is done."""
-
-    interrupted = False
-
-    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
-        text = str(msg["content"].get("data", {}).get("text/plain", ""))
-        found = re.match(r"(\d+) of \d+ edits", text)
-        wanted = "interrupted" in cell.metadata.get("tags", ())
-        if wanted and found and int(found[1]) >= DONE_BEFORE_INTERRUPT and not self.interrupted:
-            self.interrupted = True
-            asyncio.ensure_future(self.km.interrupt_kernel())  # noqa: RUF006  # the client outlives it
-        return super().process_message(msg, cell, cell_index)
+async def outcomes_of(*outcomes):
+    for outcome in outcomes:
+        yield outcome
 
 
-@pytest.fixture(scope="module")
-def executed():
-    """The notebook with its outputs, by cell id."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    client = InterruptingClient(notebook, timeout=60, kernel_name="python3", allow_errors=False)
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the kernel's client
-        patch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-        for cell in notebook.cells:
-            if "interrupted" in cell.metadata.get("tags", ()):
-                cell.metadata["tags"].append("raises-exception")
-        client.execute()
-    assert client.interrupted
-    return {cell.id: cell for cell in notebook.cells}
+@pytest.mark.anyio
+async def test_progress_is_updated_in_place(notebook):
+    done = EditOutcome(index=0, request={}, result=result_of())
+    now = iter(range(100))
+    seen = [o async for o in track(outcomes_of(done, failure_of(), done), total=3, clock=lambda: next(now))]
+    assert len(seen) == 3
+    (states,) = notebook.displayed
+    assert [state["text/plain"].partition(" · ")[0] for state in states] == [
+        f"{count} of 3 edits" for count in (0, 1, 2, 3, 3)
+    ]
+    assert "1 failed · cost 0.0714" in states[-1]["text/plain"]
+    assert "<progress" in states[-1]["text/html"]
 
 
-def outputs(cell: Any, kind: str) -> list[str]:
-    """What a cell shows, of one media type."""
-    shown = [output["data"][kind] for output in cell.outputs if kind in output.get("data", {})]
-    printed = [output["text"] for output in cell.outputs if output.output_type == "stream"]
-    return shown + (printed if kind == "text/plain" else [])
+@pytest.mark.anyio
+async def test_progress_that_is_interrupted_shows_the_last_state(notebook):
+    async def interrupted():
+        yield EditOutcome(index=0, request={}, result=result_of())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        [outcome async for outcome in track(interrupted(), total=9, clock=lambda: 0.0)]
+    assert [state["text/plain"] for state in notebook.displayed[0]][-1].startswith("1 of 9 edits")
 
 
-def test_nothing_is_committed_but_the_code():
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert [cell.id for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")] == []
+@pytest.fixture
+def batch_of(tmp_path):
+    """A batch of so many edits of one picture; the last one's picture is missing."""
+
+    def make(count):
+        (tmp_path / "photo.png").write_bytes(PHOTO)
+        names = ["photo.png"] * (count - 1) + ["missing.png"]
+        requests = [EditRequest(tmp_path / name, "make it snow", key=f"k{i}") for i, name in enumerate(names)]
+        return EditBatch(requests, tmp_path / "out")
+
+    return make
 
 
-def test_no_cell_but_the_interrupted_one_fails(executed):
-    failed = [key for key, cell in executed.items() if any(o.output_type == "error" for o in cell.get("outputs", ()))]
-    assert failed == ["many"]
+@pytest.mark.anyio
+async def test_a_batch_shows_its_progress_and_its_end(notebook, batch_of, qwen_edit_session):
+    report = await run_batch(batch_of(3), qwen_edit_session, total=3, title="night", clock=lambda: 0.0)
+    (states,) = notebook.displayed
+    assert states[0]["text/plain"].startswith("0 of 3 edits · 0 in flight")
+    assert states[-1]["text/plain"].startswith("3 of 3 edits · 1 failed · 0 in flight · cost 0.0714")
+    assert "<b>night</b>" in states[-1]["text/html"]
+    assert report.saved == 2
 
 
-def test_one_edit_shows_before_and_after(executed):
-    (shown,) = outputs(executed["one"], "text/html")
-    assert shown.count("data:image/webp;base64,") == 2
-    assert len(shown) < 100_000
-    assert outputs(executed["one"], "text/plain")[0].startswith("EditResult(")
+@pytest.mark.anyio
+@pytest.mark.qwen_edit_emulator(duration=3600.0)
+async def test_an_interrupted_batch_shows_its_last_state_and_leaves_nothing(notebook, batch_of, qwen_edit_session):
+    run = asyncio.create_task(run_batch(batch_of(3), qwen_edit_session, total=3))
+    while qwen_edit_session.statistics().submitted < 2:  # noqa: ASYNC110  # a counter is no event
+        await asyncio.sleep(0)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert notebook.displayed[0][-1]["text/plain"].startswith("1 of 3 edits · 1 failed · 0 in flight")
 
 
-def test_progress_is_one_line_that_was_updated(executed):
-    (shown,) = outputs(executed["many"], "text/html")
-    ended = int(re.search(r"(\d+) of 24 edits", shown)[1])
-    assert DONE_BEFORE_INTERRUPT <= ended < 24
+def test_a_grid_shows_some_and_counts_the_others():
+    grid = show([failure_of()] * 30)
+    assert grid._repr_html_().count("EditFailedError") == 24
+    assert "and 6 more" in grid._repr_html_()
+    assert repr(grid) == "<Grid of 24 edits, 6 left out>"
 
 
-def table_of(cell: Any) -> dict[str, str]:
-    """The report that a cell shows, as text by the name of the row."""
-    (shown,) = (html for html in outputs(cell, "text/html") if html.startswith("<table>"))
-    rows = re.findall(r"<th.*?>(.*?)</th><td.*?>(.*?)</td>", shown)
-    return {name: re.sub("<.*?>", "", content) for name, content in rows}
+@pytest.mark.anyio
+async def test_a_grid_of_a_batch_is_made_of_its_journal_and_its_files(batch_of, qwen_edit_session):
+    await batch_of(4).run(qwen_edit_session)
+    grid = await show_batch(batch_of(4))
+    shown = grid._repr_html_()
+    assert shown.count("data:image/webp;base64,") == 6
+    assert "k3 · failed" in re.sub("<.*?>", "", shown)
+    assert "does not exist" in shown
+    assert repr(await show_batch(batch_of(4), limit=1)) == "<Grid of 1 edits, 3 left out>"
 
 
-def test_an_interrupted_run_shows_its_state(executed):
-    table = table_of(executed["stood"])
-    assert DONE_BEFORE_INTERRUPT <= int(table["done"].partition(" ")[0]) < EDITS
-    assert int(table["still in flight"]) > 0
-    assert table["stopped"] == "the run was interrupted"
-    assert table["next"].startswith("run it again")
-    assert table["before and after"].endswith("edited/report.html")
+def test_progress_is_shown_ten_times_a_second_at_most(notebook):
+    now = 0.0
+    display = ProgressDisplay(clock=lambda: now)
+    for step in range(1000):
+        now = step / 1000
+        display.update(Progress(done=step))
+    assert 9 <= len(notebook.displayed[0]) <= 11
 
 
-def test_an_interrupted_run_is_resumed_and_nothing_is_submitted_twice(executed):
-    table = table_of(executed["resume"])
-    assert (table["done"], table["pictures"]) == (f"{EDITS} of {EDITS} edits", str(EDITS))
-    assert f"{EDITS + 1} tasks for {EDITS + 1} edits\n" in outputs(executed["resume"], "text/plain")
+@pytest.mark.anyio
+async def test_outside_notebooks_progress_is_not_shown(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    assert [outcome async for outcome in track(outcomes_of(failure_of()))] != []
+    assert "IPython" not in sys.modules
+    assert capsys.readouterr().out == ""
 
 
-def test_the_grid_shows_some_and_counts_the_others(executed):
-    (shown,) = outputs(executed["grid"], "text/html")
-    assert shown.count("data:image/webp;base64,") == 16
-    assert "and 16 more" in shown
+@pytest.mark.anyio
+async def test_tracking_shows_the_tasks_in_flight(qwen_edit_session):
+    tracked = track(outcomes_of(), session=qwen_edit_session)
+    assert tracked.progress.in_flight == 0
 
 
-def test_the_table_is_one(executed):
-    (shown,) = outputs(executed["table"], "text/html")
-    assert "<table" in shown
-    assert "turn day into night" in shown
+@pytest.mark.anyio
+@pytest.mark.qwen_edit_emulator(duration=3600.0)
+async def test_a_loop_that_is_interrupted_stops_even_if_its_traceback_is_kept(qwen_edit_emulator, qwen_edit_session):
+    async def cell():
+        outcomes = qwen_edit_session.edit_many(EditRequest(PHOTO, "make it snow") for _ in range(50))
+        async for _ in track(outcomes):
+            pass
 
-
-def test_the_session_is_closed_in_the_last_cell(executed):
-    assert "closed" in outputs(executed["close"], "text/plain")[0]
-
-
-def test_the_key_is_shown_nowhere(executed):
-    assert "qwen-edit-emulator-key" not in str(executed)
+    task = asyncio.create_task(cell())
+    while qwen_edit_session.statistics().submitted < 16:  # noqa: ASYNC110  # a counter is no event
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as kept:
+        await task
+    async with asyncio.timeout(10):
+        while qwen_edit_session.statistics().in_flight:  # noqa: ASYNC110  # likewise
+            await asyncio.sleep(0)
+    assert kept.tb is not None
+    assert qwen_edit_session.statistics().cancelled >= 16

@@ -1,0 +1,105 @@
+"""Thumbnails, and where none is made."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+
+import numpy as np
+import PIL.Image
+import pytest
+from ready_results import PHOTO, Store, result_of
+
+from qwen_edit_async import DownloadError
+from qwen_edit_async.display.thumbnails import Previews, make_thumbnail
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        PHOTO,
+        bytearray(PHOTO),
+        PIL.Image.new("RGB", (640, 480)),
+        PIL.Image.new("RGBA", (640, 480)),
+        np.zeros((480, 640), np.uint8),
+        np.zeros((480, 640, 3), np.uint8),
+    ],
+    ids=lambda image: type(image).__name__,
+)
+def test_a_thumbnail_is_small_and_keeps_the_shape(image):
+    thumbnail = make_thumbnail(image)
+    assert thumbnail is not None
+    assert (thumbnail.width, thumbnail.height) == (256, 192)
+    with PIL.Image.open(io.BytesIO(thumbnail.content)) as picture:
+        assert (picture.format, picture.size) == ("WEBP", (256, 192))
+
+
+def test_a_data_uri_has_the_thumbnail_of_its_picture():
+    uri = f"data:image/png;base64,{base64.b64encode(PHOTO).decode()}"
+    assert make_thumbnail(uri) == make_thumbnail(PHOTO)
+
+
+def test_a_thumbnail_stands_upright(tmp_path):
+    path = tmp_path / "photo.jpg"
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.new("RGB", (640, 480)).save(path, exif=exif)
+    thumbnail = make_thumbnail(path)
+    assert (thumbnail.width, thumbnail.height) == (192, 256)
+
+
+@pytest.mark.parametrize(("size", "kept"), [(548, True), (3144, False)], ids=["wide gamut", "sRGB"])
+def test_a_thumbnail_carries_a_color_profile_only_if_that_is_small(size, kept):
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (300, 300)).save(file, "PNG", icc_profile=b"\0" * size)
+    thumbnail = make_thumbnail(file.getvalue())
+    with PIL.Image.open(io.BytesIO(thumbnail.content)) as picture:
+        assert ("icc_profile" in picture.info) is kept
+
+
+def test_a_picture_without_a_thumbnail_is_left_out(notebook):
+    previews = Previews(("https://example.org/x.png",))
+    previews.remember(0, b"no picture")
+    assert (previews.before, previews.after) == ((), {})
+
+
+def test_making_a_thumbnail_does_not_change_the_picture():
+    picture = PIL.Image.new("RGB", (640, 480))
+    make_thumbnail(picture)
+    assert picture.size == (640, 480)
+
+
+@pytest.mark.parametrize("image", ["https://example.org/x.png", b"no picture", "missing.png", io.BytesIO(PHOTO), 7])
+def test_urls_streams_and_broken_pictures_have_no_thumbnail(image):
+    assert make_thumbnail(image) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes in folders")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert make_thumbnail(tmp_path / "pipe.png") is None
+
+
+@pytest.mark.anyio
+@pytest.mark.may_block(reason="the store of this test works on the loop")
+async def test_outside_notebooks_no_thumbnails_are_made():
+    store = Store()
+    await result_of(store).images[0].read()
+    assert store.offloaded == 0
+
+
+@pytest.mark.anyio
+async def test_a_thumbnail_that_fails_does_not_fail_the_download(notebook):
+    result = result_of(Store(closed=True))
+    assert await result.images[0].read() == PHOTO
+
+
+@pytest.mark.anyio
+async def test_a_failed_download_raises_in_a_notebook_too(notebook):
+    class Broken(Store):
+        async def read(self, url, task_id, index):
+            raise DownloadError("broken off", task_id=task_id)
+
+    with pytest.raises(DownloadError):
+        await result_of(Broken()).images[0].read()
