@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to by its own protocol (Chrome DevTools Protocol) over a WebSocket."""
+"""Control a headless Chromium with the Chrome DevTools Protocol over a WebSocket."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def find_browser() -> str | None:
 
 
 def is_required() -> bool:
-    """Whether a missing browser fails the tests instead of skipping them."""
+    """Return whether a missing browser fails the tests instead of skipping them."""
     return os.environ.get("QWEN_EDIT_REQUIRE_BROWSER") == "1"
 
 
 @contextlib.contextmanager
 def running_browser(profile: Path) -> Iterator[str]:
-    """Start a browser with an empty profile; gives the address of its WebSocket."""
+    """Start a browser with an empty profile, and yield the address of its WebSocket."""
     executable = find_browser()
     assert executable is not None, "install Chromium: apt-get install chromium"
     process = subprocess.Popen(
@@ -55,13 +55,13 @@ def running_browser(profile: Path) -> Iterator[str]:
         start_new_session=True,
     )
     try:
-        with process.stderr:  # the browser's later words go nowhere
+        with process.stderr:  # nobody reads what the browser writes later
             words = (line.partition("DevTools listening on ")[2].strip() for line in process.stderr)
             address = next(filter(None, words), None)
         assert address is not None, "the browser did not start"
         yield address
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # the browser is a group of processes
+        os.killpg(process.pid, signal.SIGKILL)  # the browser has several processes
         process.wait()
 
 
@@ -69,8 +69,8 @@ class Page:
     """A tab.
 
     Attributes:
-        requests: Every URL that was asked for, but for embedded data.
-        problems: What the console reports as wrong: errors, warnings, violations of the security policy.
+        requests: The URLs that the tab requested, without data URIs.
+        problems: The errors and warnings of the console, violations of the security policy included.
     """
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
@@ -101,9 +101,9 @@ class Page:
             if "id" in content:
                 self._answers[content["id"]].set_result(content)
             else:
-                self._take_in(content["method"], content.get("params", {}))
+                self._receive(content["method"], content.get("params", {}))
 
-    def _take_in(self, method: str, parameters: dict[str, Any]) -> None:
+    def _receive(self, method: str, parameters: dict[str, Any]) -> None:
         if method == "Network.requestWillBeSent" and not parameters["request"]["url"].startswith("data:"):
             self.requests.append(parameters["request"]["url"])
         elif method == "Page.loadEventFired":
@@ -122,10 +122,10 @@ class Page:
         ]
         for domain in ("Page", "Network", "Runtime", "Log"):
             await self.call(f"{domain}.enable")
-        await self.call("Page.bringToFront")  # a tab in the background draws no frames
+        await self.call("Page.bringToFront")  # a background tab draws no frames
 
     async def open(self, path: Path, *, dark: bool = False, width: int = 1280, height: int = 900) -> None:
-        """Open a file, and wait until it is loaded."""
+        """Open a file, and wait until it has loaded."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
         await self.call(
@@ -137,13 +137,13 @@ class Page:
             await self._loaded.wait()
 
     async def evaluate(self, expression: str) -> Any:
-        """The value of an expression; one that is a promise is awaited."""
+        """Return the value of an expression. A promise is awaited."""
         answer = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     async def until(self, condition: str) -> None:
-        """Wait, frame by frame, until a condition holds."""
+        """Check a condition in every frame until it holds."""
         await self.evaluate(
             f"new Promise((done) => {{ const look = () => ({condition}) ? done() : requestAnimationFrame(look); "
             "look(); })"
@@ -158,11 +158,11 @@ class Page:
             )
 
     async def write(self, text: str) -> None:
-        """Type into what has the focus."""
+        """Type into the element that has the focus."""
         await self.call("Input.insertText", text=text)
 
     async def click(self, selector: str, *, across: float = 0.5) -> None:
-        """Click on an element: ``across`` is how far from its left edge, as a share of its width."""
+        """Click on an element, at this share of its width from the left."""
         box = await self.evaluate(
             f"(() => {{ const element = document.querySelector({json.dumps(selector)}); "
             "element.scrollIntoView({block: 'nearest'}); const box = element.getBoundingClientRect(); "
@@ -173,7 +173,7 @@ class Page:
             await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     async def screenshot(self) -> bytes:
-        """What is seen, as a PNG file, once all pictures that are in sight are decoded."""
+        """Wait until all visible pictures are decoded, and return a screenshot as a PNG file."""
         await self.evaluate(
             "Promise.allSettled([...document.querySelectorAll('.card')].filter((card) => {"
             "const box = card.getBoundingClientRect(); return box.width && box.bottom > 0 && box.top < innerHeight; })"

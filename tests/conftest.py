@@ -174,7 +174,11 @@ def wait_while_running(process: subprocess.Popen[str], condition: Callable[[], b
 
 
 class FakeIPython:
-    """As much of IPython as a kernel shows, and everything that was displayed, newest state first."""
+    """The part of IPython that the package uses.
+
+    Attributes:
+        displayed: The states of each display, in order.
+    """
 
     def __init__(self) -> None:
         self.displayed: list[list[dict[str, str]]] = []

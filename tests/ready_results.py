@@ -24,7 +24,7 @@ HOSTILE = "</div><script>attack()</script>\"'><img src=x onerror=attack()>"
 
 
 class Store:
-    """Results that are there at once."""
+    """A store that has every result at once."""
 
     def __init__(self, *, closed: bool = False) -> None:
         self.closed = closed

@@ -71,7 +71,7 @@ async def test_a_batch_shows_its_progress_and_its_end(notebook, batch_of, qwen_e
 @pytest.mark.qwen_edit_emulator(duration=3600.0)
 async def test_an_interrupted_batch_shows_its_last_state_and_leaves_nothing(notebook, batch_of, qwen_edit_session):
     run = asyncio.create_task(run_batch(batch_of(3), qwen_edit_session, total=3))
-    while qwen_edit_session.statistics().submitted < 2:  # noqa: ASYNC110  # a counter is no event
+    while qwen_edit_session.statistics().submitted < 2:  # noqa: ASYNC110  # a counter has no event
         await asyncio.sleep(0)
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -129,13 +129,13 @@ async def test_a_loop_that_is_interrupted_stops_even_if_its_traceback_is_kept(qw
             pass
 
     task = asyncio.create_task(cell())
-    while qwen_edit_session.statistics().submitted < 16:  # noqa: ASYNC110  # a counter is no event
+    while qwen_edit_session.statistics().submitted < 16:  # noqa: ASYNC110  # a counter has no event
         await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError) as kept:
         await task
     async with asyncio.timeout(10):
-        while qwen_edit_session.statistics().in_flight:  # noqa: ASYNC110  # likewise
+        while qwen_edit_session.statistics().in_flight:  # noqa: ASYNC110  # a counter has no event
             await asyncio.sleep(0)
     assert kept.tb is not None
     assert qwen_edit_session.statistics().cancelled >= 16

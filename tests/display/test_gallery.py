@@ -1,4 +1,4 @@
-"""The gallery: what its page holds, how it is written, and how it behaves in a real browser."""
+"""The gallery page: its content, its file, and its behavior in a browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOSTILE = '</p></style><script>window.attacked = 1</script>"\'><img src=x onerro
 
 
 class Elements(HTMLParser):
-    """Every start tag with its attributes, and the text outside of scripts and styles."""
+    """The start tags of a page with their attributes, and its text without scripts and styles."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def test_embeds_small_pictures_and_links_the_large_ones(thumbnail):
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_pictures_are_loaded_when_they_are_looked_at(thumbnail, several):
+def test_pictures_load_lazily(thumbnail, several):
     pictures = (Picture(thumbnail=thumbnail), Picture(path="a.png"))
     page = page_of(GalleryEdit(key="k", instruction="i", before=pictures[: 1 + several], after=pictures[: 1 + several]))
     elements = Elements(page)
@@ -99,7 +99,7 @@ def test_pictures_are_loaded_when_they_are_looked_at(thumbnail, several):
 
 
 @pytest.mark.parametrize("path", ["javascript:alert(1)", "//example.org/x.png", "https://example.org/x.png"])
-def test_a_link_can_not_leave_the_folder_of_the_page_for_the_network(path):
+def test_a_link_never_leads_to_the_network(path):
     elements = Elements(page_of(GalleryEdit(key="k", instruction="i", after=(Picture(path=path),))))
     assert all(href.startswith("./") for href in elements.values("a", "href"))
     assert ":" not in "".join(elements.values("a", "href"))
@@ -247,7 +247,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Twelve edits of pictures that differ; every fourth failed; the second is hostile, the third has two outputs."""
+    """A page of twelve edits. Every fourth failed, the second has hostile text, and the third has two outputs."""
     folder = tmp_path_factory.mktemp("gallery")
     edits = []
     for index in range(12):
@@ -289,7 +289,7 @@ OPEN = "document.querySelector('dialog').open"
 
 
 @pytest.mark.anyio
-async def test_opening_asks_for_nothing_but_the_page(page, report):
+async def test_opening_requests_only_the_page(page, report):
     await page.screenshot()
     assert page.requests == [report.as_uri()]
     assert await page.evaluate(SHOWN) == 12
@@ -305,13 +305,13 @@ async def test_text_filters(page):
 
 
 @pytest.mark.anyio
-async def test_failed_ones_can_be_shown_alone(page):
+async def test_failed_edits_can_be_shown_alone(page):
     await page.click("#failed")
     assert await page.evaluate(SHOWN) == 3
 
 
 @pytest.mark.anyio
-async def test_nothing_found_is_said(page):
+async def test_a_filter_without_matches_says_so(page):
     await page.click("#search")
     await page.write("no such words")
     assert await page.evaluate("document.querySelector('.nothing').checkVisibility()")
@@ -351,7 +351,7 @@ async def test_arrow_keys_move_a_slider_that_was_reached_with_the_keyboard(page)
 
 
 @pytest.mark.anyio
-async def test_arrow_keys_leave_out_what_is_filtered(page):
+async def test_arrow_keys_skip_hidden_cards(page):
     await page.click("#failed")
     await page.evaluate("document.activeElement.blur()")
     await page.press("ArrowRight")
@@ -388,7 +388,7 @@ async def test_a_phone_shows_no_help_for_keyboards_and_needs_no_sideways_scrolli
 
 @pytest.mark.anyio
 async def test_text_stands_out_in_light_and_dark(page, report):
-    """Contrast of at least 4.5 (WCAG AA) for all text of a card, and different colors in light and dark."""
+    """All text of a card has a contrast of at least 4.5 (WCAG AA), and the colors differ in light and dark."""
     ratio = """(() => {
       const rgb = (color) => color.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255)
         .map((part) => part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4);
@@ -417,7 +417,7 @@ async def test_every_control_has_a_name(page):
 
 @pytest.mark.anyio
 @pytest.mark.may_block("the test writes the page by itself")
-async def test_files_can_be_seen_instead_of_thumbnails(browser, tmp_path):
+async def test_the_browser_shows_files_where_there_are_no_thumbnails(browser, tmp_path):
     pictures = []
     for name in ("before.png", "after.png"):
         PIL.Image.new("RGB", (500, 400), "navy").save(tmp_path / name)
@@ -432,7 +432,7 @@ async def test_files_can_be_seen_instead_of_thumbnails(browser, tmp_path):
 
 
 @pytest.mark.anyio
-async def test_two_thousand_edits_are_seen_at_once(browser, tmp_path, thumbnail):
+async def test_two_thousand_edits_appear_quickly(browser, tmp_path, thumbnail):
     noise = Picture(thumbnail=make_thumbnail(PIL.Image.effect_noise((900, 700), 60)), path="x.png")
     report = tmp_path / "report.html"
     edits = (GalleryEdit(key=f"k{i}", instruction="i" * 60, before=(noise,), after=(noise,)) for i in range(2000))

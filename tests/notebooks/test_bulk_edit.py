@@ -1,4 +1,4 @@
-"""The notebook, executed by a real Jupyter kernel that is interrupted in the middle of a run."""
+"""Execute the notebook in a Jupyter kernel, and interrupt it in the middle of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of other packages, while they are imported
+    warnings.simplefilter("ignore")  # from the imports of other packages
     import nbformat
     from nbclient import NotebookClient
 
@@ -21,7 +21,7 @@ DONE_BEFORE_INTERRUPT = 6
 
 
 class InterruptingClient(NotebookClient):
-    """Interrupts the kernel in the cell that is tagged so, once its progress says that enough is done."""
+    """Interrupts the kernel in the cell with the tag ``interrupted``, once enough edits are done."""
 
     interrupted = False
 
@@ -41,7 +41,7 @@ def executed():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = InterruptingClient(notebook, timeout=60, kernel_name="python3", allow_errors=False)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the kernel's client
+        warnings.simplefilter("ignore")  # from the kernel's client
         patch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
         for cell in notebook.cells:
             if "interrupted" in cell.metadata.get("tags", ()):
@@ -52,7 +52,7 @@ def executed():
 
 
 def outputs(cell: Any, kind: str) -> list[str]:
-    """What a cell shows, of one media type."""
+    """Return the outputs of a cell that have this media type."""
     shown = [output["data"][kind] for output in cell.outputs if kind in output.get("data", {})]
     printed = [output["text"] for output in cell.outputs if output.output_type == "stream"]
     return shown + (printed if kind == "text/plain" else [])
@@ -82,7 +82,7 @@ def test_progress_is_one_line_that_was_updated(executed):
 
 
 def table_of(cell: Any) -> dict[str, str]:
-    """The report that a cell shows, as text by the name of the row."""
+    """Return the rows of the report that a cell shows, as text by name."""
     (shown,) = (html for html in outputs(cell, "text/html") if html.startswith("<table>"))
     rows = re.findall(r"<th.*?>(.*?)</th><td.*?>(.*?)</td>", shown)
     return {name: re.sub("<.*?>", "", content) for name, content in rows}
@@ -109,7 +109,7 @@ def test_the_grid_shows_some_and_counts_the_others(executed):
     assert "and 16 more" in shown
 
 
-def test_the_table_is_one(executed):
+def test_outcomes_make_a_table(executed):
     (shown,) = outputs(executed["table"], "text/html")
     assert "<table" in shown
     assert "turn day into night" in shown
