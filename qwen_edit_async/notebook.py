@@ -241,7 +241,7 @@ def show(edits: Iterable[EditOutcome | EditResult], *, limit: int = 24) -> Grid:
 
     Args:
         edits: Outcomes of ``edit_many``, or results of ``edit``.
-        limit: The most edits that the grid shows. It counts the others.
+        limit: The maximum number of edits in the grid. It counts the others.
     """
     everything = tuple(edits)
     views = (edit._view() for edit in everything[:limit])  # noqa: SLF001  # private to the package
@@ -253,7 +253,7 @@ async def show_batch(batch: EditBatch, *, limit: int = 24) -> Grid:
 
     Args:
         batch: The bulk run. It need not have run in this kernel, because the grid comes from its journal and files.
-        limit: The most edits that the grid shows. It counts the others.
+        limit: The maximum number of edits in the grid. It counts the others.
 
     Raises:
         JournalError: The journal is missing, or can't be read.

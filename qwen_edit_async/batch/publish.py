@@ -53,7 +53,7 @@ def publish(
     Args:
         report: The report of the run.
         journal: The journal, which lies in the folder of both files.
-        limit: The most edits that the page shows, those that went wrong first. With 0 there is no page.
+        limit: The maximum number of edits on the page, those that went wrong first. With 0 there is no page.
         preview_seconds: The time for making thumbnails. Later edits show their files instead.
         abandoned: Set when nobody waits for the files any more.
     """

@@ -221,7 +221,7 @@ class BatchReport:
             facts["next"] = self._next()
         if self.gallery_problem:
             facts["report.html"] = f"could not be written: {self.gallery_problem}"
-        return report_html(facts, map(_line, self.failures), self.gallery)
+        return report_html(facts, [group.text() for group in self.failures], self.gallery)
 
     def _facts(self) -> dict[str, object]:
         facts: dict[str, object] = {"done": f"{self.saved} of {self.total} edits", "pictures": self.pictures}
