@@ -10,7 +10,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -58,11 +57,18 @@ def publish(
         abandoned: Set when nobody waits for the files any more.
     """
     page = journal.with_name(PAGE_NAME)
+    previews_until = time.monotonic() + preview_seconds
+
+    def draw(outcome: BatchOutcome) -> GalleryEdit:
+        if abandoned.is_set():
+            raise AbandonedError
+        return _gallery_edit(outcome, page.parent, thumbnails=time.monotonic() < previews_until)
+
     if limit:
+        title = journal.absolute().parent.name or "Edits"
         try:
-            previews_until = time.monotonic() + preview_seconds
-            summary = report.facts(limit)
-            _write_page(page, journal, summary=summary, limit=limit, previews_until=previews_until, abandoned=abandoned)
+            with contextlib.closing(read_chosen(journal, limit)) as outcomes:
+                write_page(page, outcomes, draw, title=title, summary=report.facts(limit))
         except AbandonedError:
             return report
         except Exception as error:  # noqa: BLE001  # the run's pictures are worth more than the page
@@ -103,28 +109,6 @@ def _is_report(path: Path) -> bool:
 def _is_page(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(_PAGE_START)) == _PAGE_START
-
-
-def _write_page(
-    page: Path,
-    journal: Path,
-    *,
-    summary: Mapping[str, object],
-    limit: int,
-    previews_until: float,
-    abandoned: threading.Event,
-) -> None:
-    def outcomes() -> Iterator[BatchOutcome]:
-        with contextlib.closing(read_chosen(journal, limit)) as chosen:
-            for outcome in chosen:
-                if abandoned.is_set():
-                    raise AbandonedError
-                yield outcome
-
-    def draw(outcome: BatchOutcome) -> GalleryEdit:
-        return _gallery_edit(outcome, page.parent, thumbnails=time.monotonic() < previews_until)
-
-    write_page(page, outcomes(), draw, title=journal.absolute().parent.name or "Edits", summary=summary)
 
 
 def _gallery_edit(outcome: BatchOutcome, folder: Path, *, thumbnails: bool) -> GalleryEdit:

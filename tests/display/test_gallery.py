@@ -429,6 +429,7 @@ async def test_the_browser_shows_files_where_there_are_no_thumbnails(browser, tm
         await page.until("[...document.querySelectorAll('main img')].every((image) => image.naturalWidth === 500)")
         assert page.problems == []
         assert {url.rpartition("/")[2] for url in page.requests} == {"report.html", "before.png", "after.png"}
+        assert await page.evaluate("document.querySelector('#count').value") == "1 edit"
 
 
 @pytest.mark.anyio
