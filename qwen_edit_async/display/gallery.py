@@ -27,7 +27,8 @@ _SCRIPT: Final = Path(__file__).with_name("gallery.js").read_text(encoding="utf-
 _GROUP: Final = 120
 """Cards that the browser lays out together while the page loads.
 
-Without groups, each piece of the page would move all cards before it. 120 cards fill whole rows of 1 to 6 columns.
+Without groups, each arriving card would make the browser lay out all cards again. 120 cards fill whole rows of 1 to 6
+columns.
 """
 
 _Kind = Literal["before", "after"]

@@ -1,4 +1,4 @@
-"""The gallery page as a file: it makes thumbnails, links pictures, and writes the page. Blocking."""
+"""Write the gallery page to a file, with thumbnails and links to the pictures. Blocking."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_page(
     title: str = "Edits",
     summary: Mapping[str, object] | None = None,
 ) -> None:
-    """Write the page, or leave the file as it was.
+    """Write the whole page, or leave the file as it was.
 
     Args:
         path: The file. Pictures are linked relative to its folder.
@@ -46,12 +46,12 @@ def write_page(
 
 
 def picture(image: Any, folder: Path, *, thumbnail: bool = True) -> Picture:
-    """Return an image for a page in this folder, with a thumbnail unless told otherwise.
+    """Return an image as a page in this folder shows it.
 
     Args:
         image: An image of any kind that a request takes. Only a file is linked.
         folder: The folder of the page.
-        thumbnail: Whether to make a thumbnail.
+        thumbnail: Whether to make a thumbnail. Without one, the page shows the file.
     """
     is_file = isinstance(image, str | os.PathLike) and not is_url(image) and not is_data_uri(image)
     return Picture(
@@ -61,7 +61,7 @@ def picture(image: Any, folder: Path, *, thumbnail: bool = True) -> Picture:
 
 
 def write_whole(path: Path, pieces: Iterable[str]) -> None:
-    """Write a text file whole, or leave it as it was.
+    """Write a whole text file, or leave it as it was.
 
     Raises:
         OSError: The file can't be written.
