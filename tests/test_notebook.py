@@ -11,6 +11,7 @@ from ready_results import PHOTO, failure_of, result_of
 
 from qwen_edit_async import EditBatch, EditOutcome, EditRequest
 from qwen_edit_async.display.cards import Progress
+from qwen_edit_async.emulator import Fault
 from qwen_edit_async.notebook import ProgressDisplay, run_batch, show, show_batch, track
 
 
@@ -65,6 +66,19 @@ async def test_a_batch_shows_its_progress_and_its_end(notebook, batch_of, qwen_e
     assert states[-1]["text/plain"].startswith("3 of 3 edits · 1 failed · 0 in flight · cost 0.0714")
     assert "<b>night</b>" in states[-1]["text/html"]
     assert report.saved == 2
+
+
+@pytest.mark.anyio
+async def test_a_batch_shows_until_when_the_service_asked_to_wait(
+    notebook, batch_of, qwen_edit_emulator, qwen_edit_session
+):
+    qwen_edit_emulator.inject(Fault.status(429, retry_after=36_000).on("submit"))
+    run = asyncio.create_task(run_batch(batch_of(3), qwen_edit_session, total=3))
+    while not qwen_edit_session.statistics().pause_left:  # noqa: ASYNC110  # a pause is no event
+        await asyncio.sleep(0.01)
+    run.cancel()
+    await asyncio.wait([run])
+    assert "· paused by the service until " in notebook.displayed[0][-1]["text/plain"]
 
 
 @pytest.mark.anyio
