@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
 import itertools
 import time
@@ -12,7 +13,7 @@ import attrs
 import numpy as np
 
 from qwen_edit_async import Learned, PolledTask, PollPolicy, TaskSnapshot, TaskStatus
-from qwen_edit_async.scheduling.schedule import PollSchedule, WatchedTask
+from qwen_edit_async.scheduling.schedule import PollSchedule, ScheduledTask
 
 SEED = 4
 _SHARE_OF_SHORT = 0.7
@@ -114,7 +115,7 @@ def simulate(policy: PollPolicy, workload: Workload, *, skip: int = 0, seed: int
     """
     rng = np.random.default_rng(seed)
     free = [0.0] * (workload.slots or 0)
-    due: list[tuple[float, int, float, PolledTask]] = []
+    due: list[tuple[float, int, float, ScheduledTask]] = []
     seconds = iter(enumerate(workload.seconds.tolist()))
     lags: list[float] = []
     checks: list[int] = []
@@ -124,7 +125,7 @@ def simulate(policy: PollPolicy, workload: Workload, *, skip: int = 0, seed: int
             ends_at = (max(now, heapq.heappop(free)) if free else now) + needed
             if workload.slots is not None:
                 heapq.heappush(free, ends_at)
-            task = PolledTask(task_id=str(index), since=now)
+            task = ScheduledTask(task_id=str(index), since=now)
             heapq.heappush(due, (policy.next_check(task, now), index, ends_at, task))
 
     for index in range(workload.in_flight):
@@ -172,11 +173,11 @@ class _Tape:
     calls: list[tuple[PolledTask, float, bool]] = attrs.field(factory=list)
 
     def next_check(self, task: PolledTask, now: float) -> float:
-        self.calls.append((attrs.evolve(task), now, False))
+        self.calls.append((copy.copy(task), now, False))
         return self.policy.next_check(task, now)
 
     def ended(self, task: PolledTask, now: float, *, completed: bool) -> None:
-        self.calls.append((attrs.evolve(task), now, True))
+        self.calls.append((copy.copy(task), now, True))
         self.policy.ended(task, now, completed=completed)
 
 
@@ -206,13 +207,13 @@ def simulate_rate(policy: PollPolicy, in_flight: int, poll_rate: float, *, seed:
     durations = iter((4 * in_flight / poll_rate * np.exp(0.35 * draw.standard_normal(4 * in_flight))).tolist())
     running = TaskSnapshot(task_id="", status=TaskStatus.IN_PROGRESS)
     completed = TaskSnapshot(task_id="", status=TaskStatus.COMPLETED)
-    schedule: PollSchedule[WatchedTask] = PollSchedule(policy, poll_rate)
-    ends: dict[WatchedTask, float] = {}
+    schedule: PollSchedule[ScheduledTask] = PollSchedule(policy, poll_rate)
+    ends: dict[ScheduledTask, float] = {}
     lags: list[float] = []
     longest, now = 0.0, 0.0
     while len(lags) < 2 * in_flight:
         while len(ends) < in_flight:
-            task = WatchedTask(task_id="", since=now)
+            task = ScheduledTask(task_id="", since=now)
             ends[task] = now + next(durations)
             schedule.add(task, now)
         now = max(now, schedule.next_event())

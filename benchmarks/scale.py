@@ -21,9 +21,10 @@ from _endless import BODY, serve_endless
 from _measure import HEARTBEAT, Cost, fresh_process, heartbeat, interleaved, metered
 from _report import Row, report
 
-from qwen_edit_async import EditResult, EditSession, EditTask, PolledTask
-from qwen_edit_async.http.api import Transport
+from qwen_edit_async import EditResult, EditSession, EditTask, PolledTask, Timeouts
+from qwen_edit_async.http.api import AiohttpTransport, Transport
 from qwen_edit_async.http.body import JSONBody
+from qwen_edit_async.http.options import Secret
 from qwen_edit_async.protocol.generation import Call
 from qwen_edit_async.protocol.replies import Reply
 
@@ -123,14 +124,6 @@ class ShortCut:
         await self._service.aclose()
 
 
-class ShortCutSession(EditSession):
-    """A session with a short cut to the replies."""
-
-    def _make_transport(self) -> Transport:
-        self.short_cut = ShortCut(super()._make_transport())
-        return self.short_cut
-
-
 def hold(url: str, plan: Plan) -> Scale:
     """Hold the tasks in flight, and measure."""
     scale = Scale()
@@ -141,14 +134,16 @@ def hold(url: str, plan: Plan) -> Scale:
 
 async def _hold(url: str, plan: Plan, scale: Scale) -> None:
     polling = Evenly(plan.tasks / plan.rate, plan.tasks)
-    async with ShortCutSession("key", base_url=url, polling=polling, deadline=86400) as session:
+    service = AiohttpTransport(url, Secret("key"), Timeouts(), default_headers={}, trust_env=False)
+    short_cut = ShortCut(service)
+    async with EditSession("key", base_url=url, polling=polling, deadline=86400, transport=short_cut) as session:
         async with heartbeat() as idle:
             await asyncio.sleep(_IDLE_SECONDS)
         gc.disable()  # all that is made now stays, and would be looked through time and again
         waiting = await _attach_all(session, plan, scale)
         gc.collect()
         gc.enable()
-        session.short_cut.closed = True
+        short_cut.closed = True
         await _settle(session, plan.rate)
         before, checks = time.process_time(), session.statistics().checks
         async with heartbeat() as beats:

@@ -249,7 +249,7 @@ def _requests(plan: Plan, folder: Path) -> Iterator[EditRequest]:
 async def _end_of(outcome: EditOutcome, folder: Path) -> End:
     assert isinstance(outcome.request, EditRequest)
     edit, error = int(outcome.request.key or ""), outcome.error
-    if outcome.result is not None:
+    if outcome.ok:
         try:
             await outcome.result.images[0].save(folder / "out" / f"{edit % _SAMPLES}.png")
         except Exception as failure:  # noqa: BLE001  # whatever it is, it is how this edit ended, and is looked at

@@ -55,7 +55,7 @@ from qwen_edit_async.scheduling.policies import Backoff as Backoff
 from qwen_edit_async.scheduling.policies import FixedInterval as FixedInterval
 from qwen_edit_async.scheduling.policies import PolledTask as PolledTask
 from qwen_edit_async.scheduling.policies import PollPolicy as PollPolicy
-from qwen_edit_async.session.exchange import SubmissionObserver as SubmissionObserver
+from qwen_edit_async.session.observer import SubmissionObserver as SubmissionObserver
 from qwen_edit_async.session.results import EditResult as EditResult
 from qwen_edit_async.session.results import EditTimings as EditTimings
 from qwen_edit_async.session.results import OutputImage as OutputImage

@@ -115,7 +115,7 @@ class _Tally:
         except BaseException:  # the end of the outcomes, an error, or an interrupt
             self.show(final=True)
             raise
-        if outcome.result is None:
+        if not outcome.ok:
             self._failed += 1
         else:
             self._done += 1

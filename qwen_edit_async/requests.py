@@ -46,12 +46,13 @@ def request_from_arguments(
     Raises:
         InvalidEditError: If the contract makes it an error, or if arguments stand beside a whole request.
     """
+    given = {name: value for name, value in options.items() if value is not None}
     if isinstance(images, EditRequest):
-        if instruction is not None or parameters is not None or key is not None or options:
+        if instruction is not None or parameters is not None or key is not None or given:
             raise InvalidEditError("an EditRequest says it all: give no instruction, key or parameters beside it")
         return images
     # A missing instruction is refused by the request itself, in the same words as an empty one.
-    return EditRequest(images, instruction or "", _changed(parameters, options), key=key)
+    return EditRequest(images, instruction or "", _changed(parameters, given), key=key)
 
 
 def request_from_fields(fields: object) -> EditRequest:

@@ -16,6 +16,7 @@ import looptime
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import HealthCheck, settings
+from jitter import NoJitter
 from PIL import Image
 
 from qwen_edit_async.emulator import EditEmulator, FixedEngine
@@ -101,20 +102,10 @@ def open_files() -> set[tuple[str, str]]:
     return found
 
 
-class NoJitter:
-    """A source of randomness that always draws 0: backing off takes no time."""
-
-    def random(self) -> float:
-        return 0.0
-
-    def seed(self, _: int) -> None:
-        """There is nothing to choose."""
-
-
 @pytest.fixture
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Failures are tried again at once: for tests on the real clock."""
-    monkeypatch.setattr("qwen_edit_async.session.runtime.Random", NoJitter)
+    monkeypatch.setattr("qwen_edit_async.session.session.Random", NoJitter)
 
 
 @pytest.fixture

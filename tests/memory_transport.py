@@ -6,7 +6,8 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from random import Random
+from typing import Any
 
 import attrs
 
@@ -252,18 +253,10 @@ class MemorySession(EditSession):
     """
 
     def __init__(self, service: MemoryService, **options: Any) -> None:
-        defaults = {"envelope": "flat", "polling": FixedInterval(1.0)}
+        defaults = {"envelope": "flat", "polling": FixedInterval(1.0), "transport": service, "random": Random(7)}
         super().__init__(KEY, base_url="http://127.0.0.1:9", **defaults | options)
         self.service = service
         self.taken: set[str] = set()
-
-    def _make_transport(self) -> Transport:
-        return self.service
-
-    async def open(self) -> Self:
-        await super().open()
-        self._host._random.seed(7)  # the same jitter each time
-        return self
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -280,17 +273,26 @@ class Interrupted:
         suspensions: How often it has suspended.
     """
 
-    def __init__(self, work: Any, at: int = 0, *, as_it_wakes: bool = False) -> None:
+    def __init__(
+        self,
+        work: Any,
+        at: int = 0,
+        *,
+        as_it_wakes: bool = False,
+        on_suspension: Callable[[Any], None] = lambda _: None,
+    ) -> None:
         """Take the work.
 
         Args:
             work: The coroutine.
             at: Which suspension to cancel at, from 1; 0 for none.
             as_it_wakes: Cancel in the very step in which what it waits for comes, not while it waits.
+            on_suspension: Called at each suspension, with the future that is waited for.
         """
         self._work = work
         self._at = at
         self._as_it_wakes = as_it_wakes
+        self._on_suspension = on_suspension
         self.suspensions = 0
 
     def __await__(self) -> Any:
@@ -302,6 +304,7 @@ class Interrupted:
             except StopIteration as end:
                 return end.value
             self.suspensions += 1
+            self._on_suspension(waits_for)
             if self.suspensions == self._at:
                 self._cancel(waits_for)
             value, error = None, None

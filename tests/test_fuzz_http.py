@@ -108,7 +108,7 @@ async def test_any_answer_to_a_check_is_a_snapshot_or_a_documented_error(text):
 @given(said)
 async def test_any_answer_to_a_download_is_a_picture_or_a_documented_error(text):
     async with speaking(text) as url, session_at(url) as session:
-        image = OutputImage(url=f"{url}/a.png", task_id="task-1", index=0, store=session._host)
+        image = OutputImage(url=f"{url}/a.png", task_id="task-1", index=0, store=session._runtime)
         with pytest.raises(DownloadError) as caught:
             await image.read()
     assert caught.value.task_id == "task-1"

@@ -94,7 +94,12 @@ async def test_no_error_shows_the_key_or_holds_an_exception_of_the_http_library(
         async with EditSession(KEY, base_url=emulator.url, envelope="flat", **options) as session:
             with pytest.raises(QwenEditError) as caught:
                 await operation(session)
-            shown_session = repr(session) + repr(session.statistics()) + repr(session._host) + repr(session._options)
+            shown_session = (
+                repr(session)
+                + repr(session.statistics())
+                + repr(vars(session))
+                + repr(vars(session._service.transport))
+            )
     error = caught.value
     assert KEY not in shown(error)
     assert [each for each in exceptions_in(error) if isinstance(each, aiohttp.ClientError)] == []
@@ -210,7 +215,7 @@ def test_a_refused_key_does_not_show_in_what_its_frames_hold(key, source, monkey
 
 def test_the_session_and_its_parts_do_not_show_the_key():
     session = EditSession(KEY, base_url="http://127.0.0.1:9", timeout=Timeouts())
-    assert KEY not in repr(session) + repr(vars(session)) + repr(vars(session._make_transport()))
+    assert KEY not in repr(session) + repr(vars(session)) + repr(vars(session._service.transport))
 
 
 @pytest.mark.virtual_clock
@@ -221,7 +226,7 @@ async def test_the_temporary_file_of_an_image_is_closed_once_it_was_submitted(en
         return prepared[-1]
 
     prepared = []
-    monkeypatch.setattr("qwen_edit_async.session.single.prepare", watched)
+    monkeypatch.setattr("qwen_edit_async.session.submission.prepare", watched)
     answers = {"accepted": NORMAL, "refused": status(400), "cancelled": HANGS}
     stream = io.BytesIO()  # over a mebibyte, so that what is read from it goes to a file
     Image.new("RGB", (800, 600)).save(stream, "BMP")
@@ -246,10 +251,10 @@ async def test_a_closed_session_and_its_tasks_are_garbage():
     given_up = await session.submit(IMAGE, "snow")
     given_up.cancel()
     await session.aclose()
-    gone = [weakref.ref(each) for each in (session, session._host, session._host._poller, task, given_up)]
+    gone = [weakref.ref(each) for each in (session, session._runtime, task, given_up)]
     del session, task, given_up
     gc.collect()
-    assert [each() for each in gone] == [None] * 5
+    assert [each() for each in gone] == [None] * 4
 
 
 @pytest.mark.virtual_clock
@@ -274,5 +279,5 @@ async def test_a_waiter_that_gave_up_leaves_no_trace_in_the_handle():
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.01):
                     await task
-        assert (task._state._news, task._state._ends) == (set(), set())
+        assert task._waiters == []
         task.cancel()

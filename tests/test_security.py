@@ -144,7 +144,7 @@ async def session_of(base_url: str = "https://service.example", **options):
 
 
 def image_at(session: EditSession, url: str) -> OutputImage:
-    return OutputImage(url=url, task_id="task-1", index=0, store=session._host)
+    return OutputImage(url=url, task_id="task-1", index=0, store=session._runtime)
 
 
 def told(error: BaseException) -> str:

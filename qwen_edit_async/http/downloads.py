@@ -30,7 +30,7 @@ from qwen_edit_async.images.png import PngCheck, PngError
 from qwen_edit_async.log import log
 from qwen_edit_async.protocol.urls import resolve, to_url
 from qwen_edit_async.scheduling.retry import RetryPolicy
-from qwen_edit_async.statistics import Counters
+from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
 
 MAX_RESULT_BYTES = 64 * 1024 * 1024
@@ -72,7 +72,7 @@ class Downloader:
         offloader: Offloader,
         retry: RetryPolicy,
         timeouts: Timeouts,
-        counters: Counters,
+        counters: SessionStatistics,
         *,
         random: Random,
         renew: Callable[[str], Awaitable[tuple[str, ...]]],

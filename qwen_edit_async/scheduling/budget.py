@@ -1,4 +1,4 @@
-"""Which task to check next when not all that are due can be. Pure: no clock, no randomness."""
+"""Which task to check next when more checks are due than may be made. Pure: no clock, no randomness."""
 
 from __future__ import annotations
 
@@ -17,35 +17,34 @@ H = TypeVar("H", bound=Hashable)
 class PollBudget(Generic[H]):
     """A ceiling for checks, spent on the tasks most likely to have ended.
 
-    Each check goes to the likeliest of the next 32 waiting tasks, taken in turn, which costs the same however many wait
-    and is nearly as good as the likeliest of all. No task starves: one that has waited for three rounds (a round is the
-    number of waiting tasks divided by the rate) goes first, longest wait first. So none waits longer than four rounds,
-    ``4 * n / rate`` seconds, n being the most tasks that waited at once meanwhile. Every second check at most goes to a
-    task that is urgent; while there are such, that is five rounds.
+    Each check goes to the likeliest of the next 32 waiting tasks. The cost is the same however many wait, and the
+    choice is nearly as good as the likeliest of all. No task starves: one that has waited for three rounds goes first,
+    the longest wait before the others. A round is the number of waiting tasks divided by the rate. So no task waits
+    longer than ``4 * n / rate`` seconds, where n is the largest number of tasks that waited meanwhile.
 
     Args:
-        rate: The most checks a second, infinity for no ceiling; up to 0.05 s of them may come at once.
-        likelihood: How probable it is that a task has ended, at a time; by default the longest wait goes first.
+        rate: The most checks a second; up to 0.05 s of them may come at once.
+        likelihood: Returns the probability that a task has ended at a time. Without it, the longest wait goes first.
 
     Attributes:
-        ready_at: No check may start before this time.
+        ready_at: The time before which no check may start.
+        seconds: The time that one check takes up.
     """
 
     def __init__(self, rate: float, likelihood: Callable[[H, float], float] | None = None) -> None:
         self.ready_at = -math.inf
-        self._rate = rate
+        self.seconds = 1 / rate
         self._likelihood = likelihood
         self._waiting_since: OrderedDict[H, float] = OrderedDict()
         self._ring: list[H] = []
         self._place: dict[H, int] = {}
         self._turn = 0
-        self._was_urgent = False
 
     def __len__(self) -> int:
         return len(self._ring)
 
     def add(self, task: H, now: float) -> None:
-        """A task is due for a check; one that waits already waits on."""
+        """Let a task wait for its check; one that waits already keeps its place."""
         if task in self._place:
             return
         self._waiting_since[task] = now
@@ -63,22 +62,23 @@ class PollBudget(Generic[H]):
             self._ring[place] = moved
             self._place[moved] = place
 
-    def take(self, now: float, urgent: H | None = None) -> H | None:
-        """The task to check now, if there is one, and a check to spend; an ``urgent`` one that waits may go first."""
+    def spend(self, now: float) -> None:
+        """Count a check that starts now."""
+        self.ready_at = max(self.ready_at, now - _BURST_SECONDS) + self.seconds
+
+    def take(self, now: float) -> H | None:
+        """Return the task to check now, if one waits and a check may start."""
         if now < self.ready_at or not self._ring:
             return None
-        self.ready_at = max(self.ready_at, now - _BURST_SECONDS) + 1 / self._rate
-        if urgent is None or self._was_urgent:
-            task, self._was_urgent = self._choose(now), False
-        else:
-            task, self._was_urgent = urgent, True
+        self.spend(now)
+        task = self._choose(now)
         self.discard(task)
         return task
 
     def _choose(self, now: float) -> H:
         longest, since = next(iter(self._waiting_since.items()))
         likelihood = self._likelihood
-        if likelihood is None or now - since >= _PATIENCE_ROUNDS * len(self._ring) / self._rate:
+        if likelihood is None or now - since >= _PATIENCE_ROUNDS * len(self._ring) * self.seconds:
             return longest
         start = self._turn if self._turn < len(self._ring) else 0
         candidates = self._ring[start : start + _CANDIDATES]

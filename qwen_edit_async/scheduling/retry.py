@@ -90,6 +90,43 @@ def pause_after(error: QwenEditError) -> float:
     return min(error.retry_after or 0.0, LONGEST_PAUSE)
 
 
+class Then(enum.Enum):
+    """What to do after an attempt to submit has failed."""
+
+    GIVE_UP = "raise the error"
+    BACK_OFF = "try again after a delay"
+    REQUEUE = "try again with another slot, ahead of all that wait for their first"
+
+
+def after_failure(
+    failure: Failure,
+    *,
+    failures: int,
+    max_retries: int,
+    resubmit_uncertain: bool,
+    resumes_at: float,
+    deadline: float,
+    room_deadline: float,
+) -> Then:
+    """Decide what to do after an attempt to submit has failed.
+
+    Args:
+        failure: What the failure means.
+        failures: The number of attempts that failed so far, without those that were throttled.
+        max_retries: The most failures after which to try again.
+        resubmit_uncertain: Whether to try again though the service may have accepted the attempt.
+        resumes_at: When the pause ends that the service asked for.
+        deadline: The deadline of the edit.
+        room_deadline: The deadline while the edit waits for room.
+    """
+    if failure is Failure.THROTTLED:
+        return Then.REQUEUE if resumes_at <= room_deadline else Then.GIVE_UP
+    repeatable = failure is Failure.REFUSED or (failure is Failure.UNCERTAIN and resubmit_uncertain)
+    if not repeatable or failures > max_retries or resumes_at > deadline:
+        return Then.GIVE_UP
+    return Then.BACK_OFF
+
+
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
     """Exponential backoff with full jitter.

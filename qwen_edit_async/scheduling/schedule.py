@@ -1,7 +1,11 @@
 """Which task is checked when: the poller's state, without its I/O. Pure: no clock, no randomness of its own.
 
 Every method changes the state at once and returns the work that follows from it; the poller does that work. Adding,
-removing and taking cost O(log n) each.
+removing and taking a task costs O(log n).
+
+Deadlines follow one rule: no task is given up without a check that was sent at or after its deadline. That check is due
+at the deadline and goes before all others. If it finds the task running, the task is given up. If no such check is
+answered within a grace, the task is given up as well.
 """
 
 from __future__ import annotations
@@ -9,35 +13,31 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections.abc import Collection
 from typing import Generic, TypeVar
 
 import attrs
 
 from qwen_edit_async.errors import QwenEditError
-from qwen_edit_async.models import TaskSnapshot, TaskStatus
+from qwen_edit_async.models import EditParameters, TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.budget import PollBudget
-from qwen_edit_async.scheduling.policies import PolledTask, PollPolicy, RankingPolicy
+from qwen_edit_async.scheduling.policies import PollPolicy, RankingPolicy
 from qwen_edit_async.scheduling.retry import Failure, RetryPolicy, judge_check
 
 UNKNOWN_TASK_GRACE = 15.0
-"""Seconds after its submission in which a task that the service does not know (404) is asked for again."""
+"""Seconds after its submission in which a task is asked for again though the service does not know it (404)."""
 
 CHECK_RETRY = RetryPolicy(initial=1.0, maximum=30.0)
-"""Delays between failing checks; how often is for the deadline to say."""
+"""Delays between failing checks; the deadline limits how many there are."""
 
 PICTURES_GRACE = 60.0
 """Seconds in which a task that is completed without pictures is asked for again: some services name them later."""
 
-OVERTIME = 30.0
-"""Seconds for a last check, again if it fails, of a task whose deadline passed while the event loop stood still: after
-a suspension the network takes a while to come back."""
+LAST_CHECK_RETRY = RetryPolicy(initial=1.0, maximum=4.0)
+"""Delays between failing checks once the deadline has passed."""
 
-_LAST_CHECK_LEAD = 0.5
-_TURNS_OF_LAST_CHECK = 2
-"""Under a ceiling a last check may have to wait for its turn: so many, since it gets every second at least."""
-
-_BACKLOG = 0.1
-"""Seconds that a check is late by where more are due than can be made: from then on last checks go before others."""
+LAST_CHECK_GRACE = 30.0
+"""Seconds for the check at the deadline to be answered: after a suspension, the network takes a while to come back."""
 
 _MIN_INTERVAL = 0.01
 _PICTURES_INTERVAL = 1.0
@@ -48,9 +48,9 @@ T = TypeVar("T")
 
 
 class DueHeap(Generic[T]):
-    """Items with the time at which each is due; an item has one time at most.
+    """Items with the time at which each is due; an item has at most one time.
 
-    What was changed or discarded leaves its time in the heap until that comes up, or the heap is tidied, but no item.
+    A time that was changed or discarded stays in the heap until it comes up or the heap is tidied. Its item does not.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class DueHeap(Generic[T]):
         return len(self._items)
 
     def put(self, item: T, due: float) -> None:
-        """Set the time of an item, new or not."""
+        """Set the time of an item, whether or not it has one."""
         self.discard(item)
         serial = next(self._serials)
         self._serial_of[item] = serial
@@ -79,17 +79,13 @@ class DueHeap(Generic[T]):
             del self._items[serial]
 
     def next_due(self) -> float:
-        """The earliest time, infinity if there is no item."""
+        """Return the earliest time, or infinity if there is no item."""
         while self._heap and self._heap[0][1] not in self._items:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else math.inf
 
-    def first_due(self, now: float) -> T | None:
-        """The item that is due first, if one is due."""
-        return self._items[self._heap[0][1]] if self.next_due() <= now else None
-
     def pop_due(self, now: float) -> T | None:
-        """Take out the item that is due first, if one is due."""
+        """Take out the item with the earliest time, if it is due."""
         if self.next_due() > now:
             return None
         item = self._items.pop(heapq.heappop(self._heap)[1])
@@ -98,126 +94,150 @@ class DueHeap(Generic[T]):
 
 
 @attrs.define(kw_only=True, eq=False)
-class WatchedTask(PolledTask):
-    """A task in the schedule.
+class ScheduledTask:
+    """A task with the facts that decide when to check it and when to give it up; it is a :class:`PolledTask`.
 
     Attributes:
-        deadline: When to give up waiting.
-        due_at: When the next check is due; infinity while one is under way.
-        taken_at: When the last check was taken up, answered or not; equals ``since`` before the first.
-        failures: Checks that failed in a row.
-        failed_checks: Checks that failed at all.
-        last_failure: The last of them, told if the deadline passes.
-        excused_at: When the event loop was found to have slept through the deadline.
-        pictureless_at: When it was first found to be completed without pictures.
-        odd_word: The service's last word for it, if that is unknown, or "completed" without pictures.
+        task_id: The service's name for the task.
+        parameters: The edit's parameters; ``None`` for a task that was submitted elsewhere.
+        since: When the service accepted the task, or when this session attached to it, in the event loop's seconds.
+        attached: Whether the task was submitted elsewhere.
+        deadline: When to make the last check.
+        checked_at: When the last answered check was sent; equals ``since`` before the first.
+        checks: The number of checks answered so far.
+        progress: The newest progress that the service reported, 0.0 to 1.0.
+        previous_at: The value of ``checked_at`` one check earlier.
+        previous_progress: The value of ``progress`` at ``previous_at``.
+        failures: The number of checks that failed in a row.
+        failed_checks: The number of all checks that failed.
+        last_failure: The error of the last check that failed.
+        gives_up_at: When to stop waiting for the answer to the last check; infinity until the deadline has passed.
+        pictureless_at: When the task was first found to be completed without pictures.
+        odd_word: The service's last word for the task, if it is unknown, or "completed" without pictures.
     """
 
+    task_id: str
+    parameters: EditParameters | None = None
+    since: float
+    attached: bool = False
     deadline: float = math.inf
-    due_at: float = math.inf
-    taken_at: float = attrs.field(default=attrs.Factory(lambda self: self.since, takes_self=True))
-    failures: int = 0
-    failed_checks: int = 0
-    last_failure: QwenEditError | None = None
-    excused_at: float = math.inf
-    pictureless_at: float = math.inf
-    odd_word: str = ""
+    checked_at: float = attrs.field(init=False)
+    checks: int = attrs.field(default=0, init=False)
+    progress: float | None = attrs.field(default=None, init=False)
+    previous_at: float = attrs.field(init=False)
+    previous_progress: float | None = attrs.field(default=None, init=False)
+    failures: int = attrs.field(default=0, init=False)
+    failed_checks: int = attrs.field(default=0, init=False)
+    last_failure: QwenEditError | None = attrs.field(default=None, init=False)
+    gives_up_at: float = attrs.field(default=math.inf, init=False)
+    pictureless_at: float = attrs.field(default=math.inf, init=False)
+    odd_word: str = attrs.field(default="", init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.checked_at = self.previous_at = self.since
+
+    def found_running(self, sent_at: float, progress: float | None) -> None:
+        """Take in that a check sent at ``sent_at`` found the task running."""
+        self.previous_at, self.previous_progress = self.checked_at, self.progress
+        self.checked_at = sent_at
+        if progress is not None:
+            self.progress = progress
 
 
-W = TypeVar("W", bound=WatchedTask)
+W = TypeVar("W", bound=ScheduledTask)
 
 
 class PollSchedule(Generic[W]):
-    """All tasks of a session that are waited for.
+    """All tasks that a session waits for.
 
-    A task is either due for a check at some time or being checked; its deadline runs all the while. Under a ceiling for
-    the checks a second, and when checks are late without one, tasks that are due wait in a :class:`PollBudget`.
+    Args:
+        policy: When to check a task.
+        poll_rate: The most checks a second. Due tasks then wait in a :class:`PollBudget`.
     """
 
     def __init__(self, policy: PollPolicy, poll_rate: float | None = None) -> None:
         self._policy = policy
         likelihood = policy.likelihood if isinstance(policy, RankingPolicy) else None
-        rate = poll_rate if poll_rate is not None else math.inf
-        self._unlimited = poll_rate is None
-        self._budget: PollBudget[W] = PollBudget(rate, likelihood)
-        self._turns = _TURNS_OF_LAST_CHECK / rate
-        self._last_checks: DueHeap[W] = DueHeap()
+        self._budget: PollBudget[W] | None = None if poll_rate is None else PollBudget(poll_rate, likelihood)
+        self._last_turn = -math.inf
         self._checks: DueHeap[W] = DueHeap()
         self._deadlines: DueHeap[W] = DueHeap()
-        self._tasks: set[W] = set()
+        self._tasks: dict[W, None] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
 
+    @property
+    def tasks(self) -> Collection[W]:
+        """All tasks that were added and not removed."""
+        return self._tasks.keys()
+
     def add(self, task: W, now: float) -> None:
         """Begin to watch a task; one that was submitted elsewhere is due at once."""
-        self._tasks.add(task)
+        self._tasks[task] = None
         self._deadlines.put(task, task.deadline)
         self._put(task, now if task.attached else self._policy.next_check(task, now))
 
     def remove(self, task: W, now: float, *, completed: bool = False) -> bool:
-        """Cease to watch a task; whether it was watched."""
+        """Stop watching a task; returns whether it was watched."""
         if task not in self._tasks:
             return False
-        self._tasks.discard(task)
-        self._checks.discard(task)
-        self._deadlines.discard(task)
-        self._budget.discard(task)
-        self._last_checks.discard(task)
-        self._policy.ended(task, now, completed=completed)
+        self._policy.ended(task, now, completed=completed)  # first: if it raises, the task is still in the schedule
+        self.discard(task)
         return True
 
+    def discard(self, task: W) -> None:
+        """Stop watching a task, if it is watched, without a word to the policy."""
+        self._tasks.pop(task, None)
+        self._checks.discard(task)
+        self._deadlines.discard(task)
+        if self._budget is not None:
+            self._budget.discard(task)
+
     def take_due(self, now: float) -> W | None:
-        """The task to check now; it counts as being checked until an answer or failure is told.
+        """Return the task to check now, if there is one; the answer or failure of that check must be reported.
 
-        It is the one whose check is due first. Under a ceiling it is the one that the budget is best spent on, or one
-        that waits for its last check before its deadline, the nearest deadline first; so it is when checks are late.
+        A task whose deadline has passed goes first, then the one that has been due for longest. Under a ceiling, the
+        budget chooses instead.
         """
-        if self._unlimited and not self._budget and now < self._checks.next_due() + _BACKLOG:
-            task = self._checks.pop_due(now)
-        else:
-            task = self._take_waiting(now)
-        if task is not None:
-            task.taken_at, task.due_at = now, math.inf
-            if task.excused_at <= now and task.deadline == math.inf:
-                task.deadline = now + OVERTIME
-                self._deadlines.put(task, task.deadline)
-        return task
-
-    def _take_waiting(self, now: float) -> W | None:
-        # A few at a time: after a pause all may be due at once.
-        for _ in range(_MOVED_PER_CHECK):
+        budget = self._budget
+        if budget is None:
+            return self._checks.pop_due(now)
+        if now < budget.ready_at:
+            return None
+        if (late := self._checks.pop_due(-math.inf)) is not None:
+            budget.spend(now)
+            return late
+        for _ in range(_MOVED_PER_CHECK):  # a few at a time: after a pause all may be due at once
             if (waiting := self._checks.pop_due(now)) is None:
                 break
-            self._budget.add(waiting, now)
-            if waiting.taken_at < (last := self._last_check_at(waiting)):
-                self._last_checks.put(waiting, last)
-        task = self._budget.take(now, self._last_checks.first_due(now))
-        if task is not None:
-            self._last_checks.discard(task)
-            self._checks.discard(task)  # it was excused while it waited
-        return task
+            budget.add(waiting, now)
+        return budget.take(now)
 
     def take_expired(self, now: float) -> W | None:
-        """A task whose deadline has passed; it is no longer watched."""
-        task = self._deadlines.pop_due(now)
-        if task is not None:
-            self.remove(task, now)
-        return task
-
-    def excuse(self, now: float) -> None:
-        """The event loop stood still until now: check once more what should have been given up meanwhile."""
+        """Return a task to give up now, which is no longer watched; first make the last checks due whose time it is."""
         while (task := self._deadlines.pop_due(now)) is not None:
-            task.excused_at, task.deadline = now, math.inf
-            self._put(task, now)
+            if task.gives_up_at <= now:
+                self.remove(task, now)
+                return task
+            turn = now
+            if self._budget is not None:
+                turn = self._last_turn = max(now, self._last_turn) + self._budget.seconds
+                self._budget.discard(task)
+            task.gives_up_at = turn + LAST_CHECK_GRACE
+            self._deadlines.put(task, task.gives_up_at)
+            self._checks.put(task, -math.inf)
+        return None
 
     def next_event(self, *, checks_from: float = -math.inf) -> float:
-        """When there is something to do next, infinity for never; no check starts before ``checks_from``."""
-        check = max(self._budget.ready_at, -math.inf if self._budget else self._checks.next_due())
+        """Return when there is something to do next, or infinity; no check starts before ``checks_from``."""
+        check, budget = self._checks.next_due(), self._budget
+        if budget is not None:
+            check = max(budget.ready_at, -math.inf if budget else check)
         return min(self._deadlines.next_due(), max(check, checks_from))
 
     def answered(self, task: W, snapshot: TaskSnapshot, sent_at: float, now: float) -> bool:
-        """Take in the answer to a check that was sent at ``sent_at``; whether the wait is over with it."""
+        """Take in the answer to a check that was sent at ``sent_at``; returns whether it ends the wait."""
         if task not in self._tasks:
             return False
         task.checks += 1
@@ -226,25 +246,30 @@ class PollSchedule(Generic[W]):
         task.odd_word = snapshot.status_word if odd else ""
         if snapshot.lacks_pictures:
             task.pictureless_at = min(task.pictureless_at, now)
-        pictures_by = task.pictureless_at + PICTURES_GRACE
-        if snapshot.status.terminal and not (snapshot.lacks_pictures and now < pictures_by):
+        if snapshot.status.terminal and not (snapshot.lacks_pictures and now < task.pictureless_at + PICTURES_GRACE):
             return self.remove(task, now, completed=snapshot.status is TaskStatus.COMPLETED)
         task.found_running(sent_at, snapshot.progress)
-        if sent_at >= task.excused_at:
+        due = self._next_check(task, snapshot, now)
+        if sent_at >= task.deadline:
+            task.gives_up_at = now
             self._deadlines.put(task, now)
-        if snapshot.lacks_pictures:  # the policy would learn from it that edits take longer
-            due = min(now + max(_PICTURES_INTERVAL, now - task.pictureless_at), pictures_by)
-        else:
-            due = max(self._policy.next_check(task, now), now + _MIN_INTERVAL)
-        self._put(task, due)
+        elif task.gives_up_at == math.inf:
+            self._put(task, due)
         return False
 
-    def failed(self, task: W, error: QwenEditError, now: float, draw: float) -> Failure:
-        """Take in the failure of a check: what it means; unless that is final or fatal the task is checked again.
+    def _next_check(self, task: W, snapshot: TaskSnapshot, now: float) -> float:
+        if snapshot.lacks_pictures:  # the policy would learn from it that edits take longer
+            waited = now - task.pictureless_at
+            return min(now + max(_PICTURES_INTERVAL, waited), task.pictureless_at + PICTURES_GRACE)
+        return max(self._policy.next_check(task, now), now + _MIN_INTERVAL)
+
+    def failed(self, task: W, error: QwenEditError, sent_at: float, now: float, draw: float) -> Failure:
+        """Take in the failure of a check. Unless it is final or fatal, the task is checked again.
 
         Args:
             task: The task that was checked.
-            error: What went wrong.
+            error: The error of the check.
+            sent_at: When the check was sent.
             now: The event loop's time.
             draw: A random number from 0 to 1.
         """
@@ -258,17 +283,12 @@ class PollSchedule(Generic[W]):
             task.failures += 1
             task.failed_checks += 1
             task.last_failure = error
-            self._put(task, now + CHECK_RETRY.delay(task.failures, draw))
+            if sent_at >= task.deadline:
+                self._checks.put(task, now + LAST_CHECK_RETRY.delay(task.failures, draw))
+            elif task.gives_up_at == math.inf:
+                self._put(task, now + CHECK_RETRY.delay(task.failures, draw))
         return verdict
 
     def _put(self, task: W, due: float) -> None:
-        """Schedule a check; one that would come too late is made just before the deadline, once."""
-        last = self._last_check_at(task)
-        # "not", so that what is no number counts as too late
-        if not due < task.deadline - self._turns and task.taken_at < last:
-            due = last
-        task.due_at = math.inf if math.isnan(due) else due
-        self._checks.put(task, task.due_at)
-
-    def _last_check_at(self, task: W) -> float:
-        return task.deadline - self._turns - _LAST_CHECK_LEAD
+        """Schedule a check, at the deadline at the latest."""
+        self._checks.put(task, min(task.deadline, due))  # the deadline also replaces a NaN

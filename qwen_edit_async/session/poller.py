@@ -1,107 +1,161 @@
-"""The one coroutine of a session that asks the service about all of its tasks.
+"""The one coroutine of a session that asks the service about all of its tasks, and ends the wait for each.
 
-What is checked when is decided by the pure :class:`PollSchedule`; here are the clock, the calls and the wake-ups.
+The pure :class:`PollSchedule` decides what is checked when; the poller has the clock, the calls and the wake-ups.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from random import Random
-from typing import Generic
 
-from qwen_edit_async.errors import DeadlineExceededError, QwenEditError, RateLimitError
+from qwen_edit_async.errors import (
+    DeadlineExceededError,
+    EditCancelledError,
+    EditFailedError,
+    QwenEditError,
+    RateLimitError,
+)
 from qwen_edit_async.log import log
 from qwen_edit_async.models import TaskSnapshot, TaskStatus
-from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import Failure
-from qwen_edit_async.scheduling.schedule import PollSchedule, W
-from qwen_edit_async.session.pauses import hold_back
-from qwen_edit_async.statistics import Counters
+from qwen_edit_async.scheduling.schedule import PollSchedule
+from qwen_edit_async.session.gate import Gate
+from qwen_edit_async.session.results import EditResult, ResultStore, conclude
+from qwen_edit_async.session.service import Service
+from qwen_edit_async.session.task import Demand, EditTask
+from qwen_edit_async.statistics import SessionStatistics
 
 MAX_CONCURRENT_CHECKS = 64
 """Status checks that may be under way at once."""
 
-_STANDSTILL = 1.0
-"""Seconds that the poller oversleeps when the machine was suspended, or something blocked the event loop."""
+_MAX_GIVEN_UP = 10_000
+"""Ids of given-up tasks that are kept, so that a session that runs for months does not grow."""
 
 _MAX_LOGGED_WORDS = 20
 _SHOWN_CHARACTERS = 80
 
 
-class Poller(Generic[W]):
+class Poller:
     """Multiplexes the status checks of all tasks of a session.
 
     Args:
-        check: Asks the service about one task, once.
+        service: The service to ask.
+        gate: The pauses and rate that hold for checks too.
         policy: When to check.
-        pacer: Whose pauses and rate also hold for checks.
-        counters: Where checks are counted.
-        random: For the jitter between failing checks.
-        on_snapshot: Is told of every answer.
-        on_end: Is told of the answer or error that ends the wait for a task.
-        on_fatal: Is told of an error that will be the answer to every call; all waits have ended with it.
+        counters: The session's counts.
+        store: Where result pictures come from.
+        random: The source of jitter between failing checks.
         poll_rate: The most checks a second; ``None`` for as many as are due.
+
+    Attributes:
+        loop: The session's event loop.
+        demand: The calls that wait for something of the session.
     """
 
     def __init__(
         self,
-        check: Callable[[str], Awaitable[TaskSnapshot]],
+        service: Service,
+        gate: Gate,
         policy: PollPolicy,
-        pacer: Pacer,
-        counters: Counters,
+        counters: SessionStatistics,
         *,
+        store: ResultStore,
         random: Random,
-        on_snapshot: Callable[[W, TaskSnapshot], None],
-        on_end: Callable[[W, TaskSnapshot | QwenEditError], None],
-        on_fatal: Callable[[QwenEditError], None],
         poll_rate: float | None = None,
     ) -> None:
-        self._check = check
-        self._schedule: PollSchedule[W] = PollSchedule(policy, poll_rate)
-        self._poll_rate = poll_rate
-        self._pacer = pacer
+        self.loop = asyncio.get_running_loop()
+        self.demand = Demand()
+        self._service = service
+        self._gate = gate
+        self._pacer = gate.pacer
+        self._schedule: PollSchedule[EditTask] = PollSchedule(policy, poll_rate)
         self._counters = counters
+        self._store = store
         self._random = random
-        self._on_snapshot = on_snapshot
-        self._on_end = on_end
-        self._on_fatal = on_fatal
         self._checking = 0
+        self._over = False
         self._alarm: asyncio.Future[float] | None = None
         self._asleep_until = -math.inf
+        self._policy_error: Exception | None = None
+        self._unfinished: dict[str, EditTask] = {}
+        self._given_up: dict[str, None] = {}
         self._logged_words: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._schedule)
 
-    def watch(self, task: W) -> None:
-        """Begin to check a task."""
-        self._schedule.add(task, asyncio.get_running_loop().time())
-        self._wake_if_nearer()
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """Ids of tasks that are waited for, were given up, or whose result nobody took."""
+        return (*self._given_up, *self._unfinished)
 
-    def forget(self, task: W) -> None:
-        """Cease to check a task; nobody is told."""
-        self._schedule.remove(task, asyncio.get_running_loop().time())
+    def get(self, task_id: str) -> EditTask | None:
+        """Return the task with this id, if it is waited for."""
+        return self._unfinished.get(task_id)
+
+    def watch(self, task: EditTask) -> None:
+        """Begin to wait for a task."""
+        self._given_up.pop(task.task_id, None)
+        self._unfinished[task.task_id] = task
+        if task.snapshot.status.terminal and not task.snapshot.lacks_pictures:
+            self._end(task, task.snapshot)
+            return
+        try:
+            self._schedule.add(task, self.loop.time())
+        except Exception as error:  # noqa: BLE001  # a user's policy may raise anything
+            self._crash(error)
+        else:
+            self._wake_if_nearer()
+
+    def give_up(self, task: EditTask, error: BaseException) -> None:
+        """Stop waiting for a task; its waiters get the error."""
+        try:
+            if not self._over:
+                self._schedule.remove(task, self.loop.time())
+        except Exception as policy_error:  # noqa: BLE001  # a user's policy may raise anything
+            self._crash(policy_error)
+        self._schedule.discard(task)
+        self._end(task, error)
+
+    def give_up_all(self, make_error: Callable[[str], BaseException]) -> None:
+        """Stop waiting for all tasks, each with the error made for its id."""
+        for task in list(self._schedule.tasks):
+            self.give_up(task, make_error(task.task_id))
+
+    def orphaned(self, snapshot: TaskSnapshot) -> None:
+        """Remember a task whose submission was given up before its id came."""
+        self._keep(snapshot.task_id)
+        log.warning(
+            "task %s came of a submission that had been given up: session.attach(%r) gets its result",
+            snapshot.task_id,
+            snapshot.task_id,
+        )
+
+    def unclaimed(self, task_id: str) -> None:
+        """Remember a task whose result nobody took."""
+        self._keep(task_id)
+        log.warning("nobody took the result of task %s: session.attach(%r) gets it again", task_id, task_id)
 
     async def run(self) -> None:
         """Check what is due, sleep until something is, and so on until cancelled."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as checks:
-            now = loop.time()
-            while True:
-                while (expired := self._schedule.take_expired(now)) is not None:
-                    self._on_end(expired, self._deadline_error(expired, now))
-                while (due := self._take_due(now)) is not None:
-                    checks.create_task(self._check_in_turn(due, now))
-                until = self._next_event()
-                # A timer may fire a hair early by the clock; what it was set for is due none the less.
-                now = max(await self._sleep(loop, until), loop.time())
-                if now > until + _STANDSTILL:
-                    self._schedule.excuse(now)
+        try:
+            async with asyncio.TaskGroup() as checks:
+                now = self.loop.time()
+                while True:
+                    while (due := self._take_due(now)) is not None:
+                        checks.create_task(self._check_in_turn(due, now))
+                    # A timer may fire a hair early by the clock; the time that it was set for has come all the same.
+                    now = max(await self._sleep(self._next_event()), self.loop.time())
+        finally:
+            self._over = True
 
-    def _take_due(self, now: float) -> W | None:
+    def _take_due(self, now: float) -> EditTask | None:
+        """Return the task to check now, after giving up those whose time is over."""
+        while (expired := self._schedule.take_expired(now)) is not None:
+            self._end(expired, self._deadline_error(expired, now))
         if self._checking >= MAX_CONCURRENT_CHECKS or now < self._pacer.check_at:
             return None
         task = self._schedule.take_due(now)
@@ -110,50 +164,79 @@ class Poller(Generic[W]):
             self._pacer.sent(now, check=True)
         return task
 
-    async def _check_in_turn(self, task: W | None, now: float) -> None:
+    async def _check_in_turn(self, task: EditTask | None, now: float) -> None:
         """Check a task, then what has become due meanwhile: a new coroutine for each would cost more than the rest."""
-        loop = asyncio.get_running_loop()
         while task is not None:
             try:
                 await self._check_once(task, now)
             finally:
                 self._checking -= 1
-            now = loop.time()
+            now = self.loop.time()
             task = self._take_due(now)
             self._wake_if_nearer()
 
-    async def _check_once(self, task: W, sent_at: float) -> None:
+    async def _check_once(self, task: EditTask, sent_at: float) -> None:
         try:
-            snapshot = await self._check(task.task_id)
+            snapshot = await self._service.check(task.task_id)
         except QwenEditError as error:
             self._failed(task, error, sent_at)
         else:
             self._answered(task, snapshot, sent_at)
 
-    def _answered(self, task: W, snapshot: TaskSnapshot, sent_at: float) -> None:
-        now = asyncio.get_running_loop().time()
+    def _answered(self, task: EditTask, snapshot: TaskSnapshot, sent_at: float) -> None:
+        now = self.loop.time()
         self._counters.checks += 1
         self._pacer.rate.let_in(now)
         if snapshot.status is TaskStatus.UNKNOWN:
             self._log_unknown(snapshot)
         if self._schedule.answered(task, snapshot, sent_at, now):
-            self._on_end(task, snapshot)
-        else:
-            self._on_snapshot(task, snapshot)
+            self._end(task, snapshot)
+        elif not task.done():
+            task.show(snapshot)
 
-    def _failed(self, task: W, error: QwenEditError, sent_at: float) -> None:
-        now = asyncio.get_running_loop().time()
+    def _failed(self, task: EditTask, error: QwenEditError, sent_at: float) -> None:
+        now = self.loop.time()
         self._counters.failed_checks += 1
         if isinstance(error, RateLimitError):
             self._counters.throttled += 1
             self._pacer.rate.refused(now, sent_at)
-        hold_back(self._pacer, error, now)
+        self._gate.hold_back(error)
         log.info("check of task %s failed: %s", task.task_id, error)
-        match self._schedule.failed(task, error, now, self._random.random()):
+        match self._schedule.failed(task, error, sent_at, now, self._random.random()):
             case Failure.FINAL:
-                self._on_end(task, error)
-            case Failure.FATAL:
-                self._on_fatal(error)
+                self._end(task, error)
+            case Failure.FATAL:  # every call will be answered like this
+                self._gate.close(error)
+                self.give_up_all(error.for_task)
+
+    def _end(self, task: EditTask, end: TaskSnapshot | BaseException) -> None:
+        """End the wait for a task that is no longer in the schedule, unless it has ended before."""
+        if task.done():
+            return
+        if self._unfinished.get(task.task_id) is task:  # a service may answer two submissions with the same id
+            del self._unfinished[task.task_id]
+        if isinstance(end, TaskSnapshot):
+            task.snapshot = end
+            outcome: EditResult | BaseException = conclude(task, end, self.loop.time(), self._store)
+        else:
+            outcome = end
+        if not isinstance(outcome, EditResult | EditFailedError):
+            self._keep(task.task_id)
+        if isinstance(outcome, EditCancelledError):
+            self._counters.cancelled += 1
+        elif isinstance(outcome, BaseException):
+            self._counters.failed += 1
+        else:
+            self._counters.completed += 1
+        task.end(outcome)
+
+    def _keep(self, task_id: str) -> None:
+        """Add the id of a given-up task; if there are too many, the oldest goes to the log."""
+        self._given_up[task_id] = None
+        if len(self._given_up) > _MAX_GIVEN_UP:
+            oldest = next(iter(self._given_up))
+            del self._given_up[oldest]
+            log.warning("`unfinished` has no more room for task %s: session.attach(%r) gets its result", oldest, oldest)
 
     def _log_unknown(self, snapshot: TaskSnapshot) -> None:
         word = snapshot.status_word[:_SHOWN_CHARACTERS]
@@ -161,18 +244,15 @@ class Poller(Generic[W]):
             self._logged_words.add(word)
             log.warning("task %s has the unknown status %r: counted as running", snapshot.task_id, word)
 
-    def _deadline_error(self, task: W, now: float) -> DeadlineExceededError:
-        told = f"checks answered: {task.checks}"
-        if task.odd_word:
-            told += f"; the last said {task.odd_word[:_SHOWN_CHARACTERS]!r}"
-        if task.due_at < task.deadline and now < self._pacer.resume_at:
-            told += "; the next was withheld by a pause that the service asked for"
-        elif task.due_at < task.deadline and self._poll_rate is not None:
-            told += "; the next was withheld by poll_rate"
+    def _deadline_error(self, task: EditTask, now: float) -> DeadlineExceededError:
+        withheld = (
+            "; the next was withheld by a pause that the service asked for" if now < self._pacer.resume_at else ""
+        )
+        word = f"; the last said {task.odd_word[:_SHOWN_CHARACTERS]!r}" if task.odd_word else ""
         last = f"; the last check failed: {task.last_failure}" if task.failures else ""
         error = DeadlineExceededError(
-            f"task {task.task_id} was not found to have ended before its deadline ({told}){last}; "
-            f"it may run on: session.attach({task.task_id!r})",
+            f"task {task.task_id} was not found to have ended before its deadline (checks answered: {task.checks}"
+            f"{word}{withheld}){last}; it may run on: session.attach({task.task_id!r})",
             task_id=task.task_id,
         )
         error.__cause__ = task.last_failure if task.failures else None
@@ -182,11 +262,13 @@ class Poller(Generic[W]):
         checks_from = self._pacer.check_at if self._checking < MAX_CONCURRENT_CHECKS else math.inf
         return self._schedule.next_event(checks_from=checks_from)
 
-    async def _sleep(self, loop: asyncio.AbstractEventLoop, until: float) -> float:
-        """Sleep until something is due; returns the time that was slept for, if it was not cut short."""
-        self._alarm = loop.create_future()
+    async def _sleep(self, until: float) -> float:
+        """Sleep until something is due; returns the time that was slept for, if the sleep was not cut short."""
+        if self._policy_error is not None:
+            raise self._policy_error
+        self._alarm = self.loop.create_future()
         self._asleep_until = until
-        timer = loop.call_at(until, self._wake, until) if until < math.inf else None
+        timer = self.loop.call_at(until, self._wake, until) if until < math.inf else None
         try:
             return await self._alarm
         finally:
@@ -202,3 +284,9 @@ class Poller(Generic[W]):
         self._asleep_until = -math.inf
         if self._alarm is not None and not self._alarm.done():
             self._alarm.set_result(reached)
+
+    def _crash(self, error: Exception) -> None:
+        """Let the error of a user's policy end :meth:`run`, and with it the session."""
+        self._policy_error = self._policy_error or error
+        if self._alarm is not None and not self._alarm.done():
+            self._alarm.set_exception(error)

@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import attrs
 
+from qwen_edit_async.contract import MAX_N, MIN_N
 from qwen_edit_async.display.thumbnails import Previews
-from qwen_edit_async.errors import ConfigurationError, DownloadError, QwenEditError, SessionClosedError
-from qwen_edit_async.models import EditRequest, Usage
+from qwen_edit_async.errors import (
+    APIResponseError,
+    ConfigurationError,
+    DownloadError,
+    EditFailedError,
+    QwenEditError,
+    SessionClosedError,
+)
+from qwen_edit_async.log import log
+from qwen_edit_async.models import EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage, shortfall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from qwen_edit_async.display.cards import EditView
+    from qwen_edit_async.session.task import EditTask
 
 T = TypeVar("T")
 
@@ -234,6 +244,51 @@ class EditResult:
             after=tuple(after[index] for index in sorted(after)),
             facts=tuple(filter(None, facts)),
         )
+
+
+def conclude(task: EditTask, snapshot: TaskSnapshot, now: float, store: ResultStore) -> EditResult | QwenEditError:
+    """Return the result or error that a terminal answer of the service amounts to."""
+    if snapshot.status is TaskStatus.FAILED:
+        failure = snapshot.failure or TaskFailure()
+        return EditFailedError(
+            failure.message or "the service gave no reason", code=failure.code, task_id=snapshot.task_id
+        )
+    if not snapshot.urls:
+        return APIResponseError(
+            f"task {snapshot.task_id} is completed, but the service names no picture of it; "
+            f"session.attach({snapshot.task_id!r}) asks again",
+            body=f"members: {', '.join(snapshot.raw)}",
+            task_id=snapshot.task_id,
+        )
+    named = [(index, url) for index, url in enumerate(snapshot.urls) if url]
+    if len(named) > MAX_N:  # a reply must not fill a disk, however many pictures it names
+        log.warning("task %s names %d pictures: only the first %d are kept", snapshot.task_id, len(named), MAX_N)
+    asked = (task.request.parameters.n or MIN_N) if task.request is not None else MIN_N
+    missing = shortfall(len(named), asked)
+    for note in missing:
+        log.warning("task %s: %s", snapshot.task_id, note)
+    previews = Previews(task.request.images if task.request is not None else ())
+    return EditResult(
+        task_id=snapshot.task_id,
+        images=tuple(
+            OutputImage(url=url, task_id=snapshot.task_id, index=index, store=store, previews=previews)
+            for index, url in named[:MAX_N]
+        ),
+        usage=snapshot.usage,
+        metadata=snapshot.metadata,
+        timings=EditTimings(
+            queued=task.queued,
+            submitting=task.submitting,
+            running=now - task.since,
+            lag=now - task.checked_at,
+            checks=task.checks,
+            failed_checks=task.failed_checks,
+        ),
+        notes=(*task.notes, *missing),
+        request=task.request,
+        raw=snapshot.raw,
+        previews=previews,
+    )
 
 
 def safe_stem(text: str) -> str:

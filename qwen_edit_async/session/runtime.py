@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import attrs
 
 from qwen_edit_async.errors import QwenEditError, SessionClosedError
-from qwen_edit_async.http.api import Transport
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.http.options import Timeouts, check_not_negative, check_positive
@@ -24,14 +23,13 @@ from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import Failure, RetryPolicy, judge_check
 from qwen_edit_async.session.gate import Gate
-from qwen_edit_async.session.pauses import hold_back
 from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.results import DetachedStore
-from qwen_edit_async.session.shield import see_through
-from qwen_edit_async.session.submission import Negotiation, Submitter
-from qwen_edit_async.session.task import EditTask, require_loop
-from qwen_edit_async.session.tracking import Tracked, Tracker
-from qwen_edit_async.statistics import Counters, SessionStatistics
+from qwen_edit_async.session.service import Service
+from qwen_edit_async.session.shield import Crew, see_through
+from qwen_edit_async.session.submission import Submitter, closed_error
+from qwen_edit_async.session.task import require_loop
+from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
 
 T = TypeVar("T")
@@ -40,15 +38,15 @@ _CLOSING_GRACE = 5.0
 """Seconds that closing waits for the ids of tasks whose submission was given up."""
 
 _THREADS = min(4, max(2, os.cpu_count() or 2))
-"""Threads that contend for fewer cores take longer altogether; fewer than two would let one slow disk delay all."""
+"""More threads than cores only slow each other down; with fewer than two, one slow disk would delay everything."""
 
 _running: set[asyncio.Task[None]] = set()
-"""Host tasks: event loops hold tasks weakly, and one that is collected can't end in order."""
+"""The host tasks. Event loops hold tasks weakly, and a task that is collected can't end in order."""
 
 
 @attrs.frozen(kw_only=True)
-class HostOptions:
-    """What the host needs of a session's options; seconds and counts as in :class:`EditSession`."""
+class Options:
+    """The options of a session that its runtime needs; see :class:`EditSession`."""
 
     max_in_flight: int
     submit_rate: float | None
@@ -57,8 +55,11 @@ class HostOptions:
     timeouts: Timeouts
     max_retries: int
     resubmit_uncertain: bool
+    strict: bool
+    fit: bool
     result_hosts: ResultHosts
     trust_env: bool
+    random: Random
 
     def __attrs_post_init__(self) -> None:
         check_positive(self.max_in_flight, "max_in_flight", integer=True)
@@ -68,33 +69,36 @@ class HostOptions:
                 check_positive(rate, name)
 
 
-class Host:
-    """The open half of a session.
+class Runtime:
+    """The open half of a session, and the store of its result pictures.
 
-    It is made and started inside of the event loop, and lives until :meth:`close` or the loop's end.
+    It is made and started inside the event loop, and lives until :meth:`close` or the loop's end.
+
+    Attributes:
+        loop: The event loop.
+        crash: The error that ended the session by itself, if one did.
+        counters: The session's counts.
+        gate: Decides who may submit.
+        poller: Waits for the tasks.
+        submitter: Submits the edits.
     """
 
-    def __init__(self, transport: Transport, negotiation: Negotiation, options: HostOptions) -> None:
+    def __init__(self, service: Service, options: Options) -> None:
         self.loop = asyncio.get_running_loop()
         self._process = os.getpid()
         self.crash: BaseException | None = None
-        self._transport = transport
-        self._negotiation = negotiation
-        self._random = Random()  # noqa: S311  # jitter is no secret
+        self.counters = SessionStatistics()
+        self.gate = Gate(Pacer(options.max_in_flight, options.submit_rate), self.loop)
+        self._service = service
+        self._random = options.random
         self._retry = RetryPolicy(max_retries=options.max_retries)
-        self._engaged = 0
-        self._quiet = asyncio.Event()
         self._closing = False
-        self._ended = False
         self._leaving = False
         self._task: asyncio.Task[None] | None = None
-        self._group: asyncio.TaskGroup | None = None
-        self.counters = Counters()
-        self.pacer = Pacer(options.max_in_flight, options.submit_rate)
-        self.gate = Gate(self.pacer, self.loop)
-        self.offloader = Offloader(_THREADS)
-        self.downloader = Downloader(
-            self.offloader,
+        self._crew = Crew()
+        self._offloader = Offloader(_THREADS)
+        self._downloader = Downloader(
+            self._offloader,
             self._retry,
             options.timeouts,
             self.counters,
@@ -103,32 +107,30 @@ class Host:
             hosts=options.result_hosts,
             trust_env=options.trust_env,
         )
-        self.tracker = Tracker(self, self.counters, watch=self._watch, forget=self._forget)
-        self._poller: Poller[Tracked] = Poller(
-            self.check,
+        self.poller = Poller(
+            service,
+            self.gate,
             options.polling,
-            self.pacer,
             self.counters,
+            store=self,
             random=self._random,
-            on_snapshot=self.tracker.seen,
-            on_end=self.tracker.ended,
-            on_fatal=self._lose_access,
             poll_rate=options.poll_rate,
         )
         self.submitter = Submitter(
-            transport,
-            negotiation,
-            self.gate,
-            self._retry,
-            self.offloader,
+            service=service,
+            gate=self.gate,
+            poller=self.poller,
+            crew=self._crew,
+            offloader=self._offloader,
             counters=self.counters,
+            retry=self._retry,
+            random=self._random,
             resubmit_uncertain=options.resubmit_uncertain,
             stall_timeout=options.timeouts.send,
-            random=self._random,
-            spawn=self.spawn,
-            on_fatal=self.gate.close,
-            on_orphan=self.tracker.orphaned,
+            strict=options.strict,
+            fit=options.fit,
         )
+        self._demand = self.poller.demand
 
     def __reduce__(self) -> tuple[type[DetachedStore], tuple[()]]:
         """Leave the connection out of a result that is pickled or deep-copied."""
@@ -139,7 +141,7 @@ class Host:
         started: asyncio.Future[None] = self.loop.create_future()
         self._task = self.loop.create_task(self._run(started), name="qwen-edit-async session")
         _running.add(self._task)
-        self._task.add_done_callback(_forget_host)
+        self._task.add_done_callback(_forget)
         try:
             await started
         except asyncio.CancelledError:
@@ -147,119 +149,70 @@ class Host:
             await self._stop()
             raise
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start background work that ends with the session at the latest; it must not raise."""
-        if self._group is not None:
-            with contextlib.suppress(RuntimeError):  # it is shutting down
-                return self._group.create_task(work)
-        work.close()
-        raise SessionClosedError("the session is closed")
-
-    def track(self, tracked: Tracked) -> EditTask:
-        """Begin to wait for a task.
-
-        Raises:
-            SessionClosedError: If the session was closed while it was submitted; its id is kept.
-        """
-        if self._ended:
-            if tracked.slot is not None:
-                tracked.slot.release()
-            self.tracker.orphaned(tracked.state.snapshot)
-            raise _closed_error(tracked.task_id)
-        return self.tracker.track(tracked)
-
-    def count_refusal(self, error: BaseException) -> None:
-        """An edit ended before the service accepted it."""
-        if isinstance(error, asyncio.CancelledError):
-            self.counters.cancelled += 1
-        else:
-            self.counters.refused += 1
-
-    def engage(self, change: int) -> None:
-        """Somebody begins (1) or ceases (-1) to wait for something of this session."""
-        self._engaged += change
-        if not self._engaged:
-            self._quiet.set()
-
-    async def check(self, task_id: str) -> TaskSnapshot:
-        """Ask the service about a task, once."""
-        protocol = self._negotiation.protocol
-        return protocol.read_status(await self._transport.send(protocol.status_check(task_id)), task_id)
-
-    async def check_persistently(self, task_id: str) -> TaskSnapshot:
+    async def status(self, task_id: str) -> TaskSnapshot:
         """Ask the service about a task, again after failures that may pass."""
-        with self._engaging():
-            return await self._check_persistently(task_id)
-
-    async def _check_persistently(self, task_id: str) -> TaskSnapshot:
-        attempt = 0
-        while True:
-            sent_at = await self.gate.wait_turn()
-            try:
-                snapshot = await self.check(task_id)
-            except QwenEditError as error:
-                attempt += 1
-                now, failure = self.loop.time(), judge_check(error, in_grace=False)
-                self.counters.failed_checks += 1
-                if failure is Failure.THROTTLED:
-                    self.counters.throttled += 1
-                    self.pacer.rate.refused(now, sent_at)
-                hold_back(self.pacer, error, now)
-                if failure not in {Failure.REFUSED, Failure.THROTTLED} or attempt > self._retry.max_retries:
-                    raise
-            else:
-                self.counters.checks += 1
-                self.pacer.rate.let_in(self.loop.time())
-                return snapshot
-            await self.gate.sleep(self._retry.delay(attempt, self._random.random()))
+        with self._demand:
+            attempt = 0
+            while True:
+                sent_at = await self.gate.wait_turn()
+                try:
+                    snapshot = await self._service.check(task_id)
+                except QwenEditError as error:
+                    attempt += 1
+                    if not self._may_pass(error, sent_at) or attempt > self._retry.max_retries:
+                        raise
+                else:
+                    self.counters.checks += 1
+                    self.gate.pacer.rate.let_in(self.loop.time())
+                    return snapshot
+                await self.gate.sleep(self._retry.delay(attempt, self._random.random()))
 
     async def close(self, *, cancel: bool) -> None:
-        """End everything; without ``cancel``, after everything that somebody waits for has ended.
+        """End everything; without ``cancel``, first wait for all that somebody waits for.
 
         Raises:
-            BaseException: What the poller crashed with, unless everything was cancelled anyhow.
+            BaseException: The error that the session crashed with, unless everything was cancelled.
         """
         self._closing = True
         try:
-            while not cancel and self._engaged and self.crash is None:
-                self._quiet.clear()
-                await self._quiet.wait()
+            while not cancel and self._demand.count and self.crash is None:
+                self._demand.none_left.clear()
+                await self._demand.none_left.wait()
         finally:
-            self._ended = True
-            self.gate.close(SessionClosedError("the session is closed"))
-            self.tracker.give_up_all(_closed_error)
+            self._end(SessionClosedError("the session is closed"))
+            self.poller.give_up_all(closed_error)
             await see_through(self._finish())
         if self.crash is not None and not cancel:
             raise self.crash
 
     async def wait_closed(self) -> None:
-        """Wait until nothing is left running; somebody else closes."""
+        """Wait until nothing is left running, while somebody else closes."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
     async def read(self, url: str, task_id: str, index: int) -> bytes:
         """Download a result picture."""
         self.require_running()
-        with self._engaging():
-            return await self.downloader.read(url, task_id, index)
+        with self._demand:
+            return await self._downloader.read(url, task_id, index)
 
     async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
         """Download a result picture to a file; its folder is made."""
         self.require_running()
-        with self._engaging():
-            await self.downloader.save(url, task_id, index, path)
+        with self._demand:
+            await self._downloader.save(url, task_id, index, path)
 
     async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function off the event loop."""
         self.require_running()
-        with self._engaging():
-            return await self.offloader.run(function, *arguments)
+        with self._demand:
+            return await self._offloader.run(function, *arguments)
 
     def require_running(self) -> None:
-        """Refuse what comes too late.
+        """Refuse a call that comes too late.
 
         Raises:
-            SessionClosedError: If the session is closed, or in another process, or on another event loop.
+            SessionClosedError: If the session is closed, or runs on another event loop.
         """
         self.require_own_loop()
         if self._task is None or self._task.done():
@@ -278,7 +231,7 @@ class Host:
         require_loop(self.loop)
 
     def warn_unclosed(self) -> None:
-        """Warn, once, of a session that was forgotten, or that its event loop did not outlive."""
+        """Warn, once, of a session that was never closed."""
         if self._process != os.getpid():  # the session is still open in the process that forked this one
             return
         if self._task is not None and not self._task.done() and not self._closing:
@@ -288,46 +241,52 @@ class Host:
             )
 
     def statistics(self) -> SessionStatistics:
-        """Everything that is counted."""
-        pause_left = self.pacer.pause_left(self.loop.time())
-        return SessionStatistics(
-            in_flight=self.pacer.in_flight,
+        """Return a copy of all counts."""
+        pacer = self.gate.pacer
+        pause_left = pacer.pause_left(self.loop.time())
+        return attrs.evolve(
+            self.counters,
+            in_flight=pacer.in_flight,
             waiting=self.gate.waiting,
-            limit=max(1, min(self.pacer.limit, self.pacer.max_in_flight)),
-            watched=len(self._poller),
+            limit=max(1, min(pacer.limit, pacer.max_in_flight)),
+            watched=len(self.poller),
             pause_left=pause_left,
-            paused=self.pacer.pauses - pause_left,
-            **attrs.asdict(self.counters),
+            paused=pacer.pauses - pause_left,
         )
 
     async def _run(self, started: asyncio.Future[None]) -> None:
         try:
-            await self._transport.open()
-            await self.downloader.open()
-            async with asyncio.TaskGroup() as self._group:
+            await self._service.transport.open()
+            await self._downloader.open()
+            async with asyncio.TaskGroup() as self._crew.group:
                 if not started.done():  # given up already: `start` is about to stop this
                     started.set_result(None)
-                await self._poller.run()
+                await self.poller.run()
         except asyncio.CancelledError:
             self.warn_unclosed()
             raise
-        except (KeyboardInterrupt, SystemExit):  # for the program: who awaits an edit learns that the session closed
+        except (KeyboardInterrupt, SystemExit):  # for the program; whoever awaits an edit gets a SessionClosedError
             raise
         except BaseException as error:  # noqa: BLE001  # whatever it is, nobody may wait for ever
             self._crashed(_sole(error), started)
         finally:
-            self._group, self._leaving, self._ended = None, True, True
+            self._crew.group, self._leaving = None, True
             if not started.done():
                 started.set_exception(SessionClosedError("the session was closed while it was opened"))
-            self.gate.close(SessionClosedError("the session is closed"))
-            self.tracker.abandon_all(_closed_error)
-            # A cancellation that met a crash comes at the next await; here it has nothing left to cut short.
+            self._end(SessionClosedError("the session is closed"))
+            self.poller.give_up_all(closed_error)
+            # A cancellation that coincides with a crash is raised at the next await; here it can't cut anything short.
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
             async with contextlib.AsyncExitStack() as closing:
-                closing.push_async_callback(self.offloader.aclose)
-                closing.push_async_callback(self._transport.aclose)
-                closing.push_async_callback(self.downloader.aclose)
+                closing.push_async_callback(self._offloader.aclose)
+                closing.push_async_callback(self._service.transport.aclose)
+                closing.push_async_callback(self._downloader.aclose)
+
+    def _end(self, error: SessionClosedError) -> None:
+        """Let nothing new begin."""
+        self.submitter.closed = True
+        self.gate.close(error)
 
     async def _finish(self) -> None:
         """Collect the ids that are still to come, and leave nothing running."""
@@ -349,58 +308,32 @@ class Host:
             started.set_exception(error)
         closed = SessionClosedError("the session has crashed, and submits nothing more")
         closed.__cause__ = error
-        self.gate.close(closed)
-        self.tracker.abandon_all(lambda _: error)
-        self._quiet.set()
+        self._end(closed)
+        self.poller.give_up_all(lambda _: error)
+        self._demand.none_left.set()
 
-    @contextlib.contextmanager
-    def _engaging(self) -> Iterator[None]:
-        self.engage(1)
-        try:
-            yield
-        finally:
-            self.engage(-1)
-
-    def _watch(self, tracked: Tracked) -> None:
-        self._crashing(self._poller.watch, tracked)
-
-    def _forget(self, tracked: Tracked) -> None:
-        self._crashing(self._poller.forget, tracked)
-
-    def _crashing(self, change: Callable[[Tracked], None], tracked: Tracked) -> None:
-        """What a user's poll policy raises here is no less a crash than in the poller itself."""
-        try:
-            change(tracked)
-        except Exception as error:  # noqa: BLE001  # whatever it is
-            self.spawn(_raise(error))
-
-    def _lose_access(self, error: QwenEditError) -> None:
-        """Every call will be answered like this: nothing is submitted, and nothing waited for, any more."""
-        self.gate.close(error)
-        self.tracker.give_up_all(error.for_task)
+    def _may_pass(self, error: QwenEditError, sent_at: float) -> bool:
+        """Count a failed check of :meth:`status`; returns whether it makes sense to ask again."""
+        failure = judge_check(error, in_grace=False)
+        self.counters.failed_checks += 1
+        if failure is Failure.THROTTLED:
+            self.counters.throttled += 1
+            self.gate.pacer.rate.refused(self.loop.time(), sent_at)
+        self.gate.hold_back(error)
+        return failure in {Failure.REFUSED, Failure.THROTTLED}
 
     async def _renew(self, task_id: str) -> tuple[str, ...]:
-        return (await self.check_persistently(task_id)).urls
+        return (await self.status(task_id)).urls
 
 
-def _forget_host(task: asyncio.Task[None]) -> None:
+def _forget(task: asyncio.Task[None]) -> None:
     _running.discard(task)
     if not task.cancelled():
-        task.exception()  # an interrupt, which has left the event loop: asyncio need not log it as unseen
-
-
-def _closed_error(task_id: str) -> SessionClosedError:
-    return SessionClosedError(
-        f"the session was closed before task {task_id} ended; it runs on: session.attach({task_id!r})", task_id=task_id
-    )
-
-
-async def _raise(error: Exception) -> None:
-    raise error
+        task.exception()  # an interrupt, which has left the event loop: asyncio need not report it as never retrieved
 
 
 def _sole(error: BaseException) -> BaseException:
-    """The exception that a task group wrapped."""
+    """Return the exception that a task group wrapped."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

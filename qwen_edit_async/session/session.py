@@ -1,17 +1,18 @@
 """The session: what users open.
 
-Background work (the poller, the HTTP exchanges of submissions, the streams of ``edit_many``) lives in the host task
-that the session starts, not in the task that opened it. So a session can be opened in one notebook cell, used in
-others, and closed in a third; nothing that users enter and leave spans a task group or a cancel scope.
+Background work (the poller, the submissions, the streams of ``edit_many``) runs in the host task that the session
+starts, not in the task that opened it. So a session can be opened in one notebook cell, used in others, and closed in a
+third. Nothing that users enter and leave spans a task group or a cancel scope.
 """
 
 from __future__ import annotations
 
-import functools
+import asyncio
 import os
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from random import Random
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, overload
 
 from qwen_edit_async.errors import SessionClosedError
 from qwen_edit_async.http.api import AiohttpTransport, Transport
@@ -32,60 +33,60 @@ from qwen_edit_async.http.options import (
 from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.generation import check_task_id
-from qwen_edit_async.requests import EditOptions, RequestInput, request_from_arguments, request_from_fields
+from qwen_edit_async.requests import EditOptions, RequestInput, request_from_arguments
 from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy
-from qwen_edit_async.session.exchange import SubmissionObserver
+from qwen_edit_async.session.observer import SubmissionObserver, Warner
 from qwen_edit_async.session.results import EditResult, OutputImage
-from qwen_edit_async.session.runtime import Host, HostOptions
-from qwen_edit_async.session.single import result_of, submit_single, warner
-from qwen_edit_async.session.stream import EditStream, Feed
-from qwen_edit_async.session.submission import Negotiation
-from qwen_edit_async.session.task import EditTask, TaskState
-from qwen_edit_async.session.tracking import Tracked
+from qwen_edit_async.session.runtime import Options, Runtime
+from qwen_edit_async.session.service import Service
+from qwen_edit_async.session.stream import EditStream
+from qwen_edit_async.session.task import EditTask, give_up
 from qwen_edit_async.statistics import SessionStatistics
 
 
 class EditSession:
     """Edits images with the hosted model, many at once.
 
-    One connection pool, one limit on tasks in flight, one poller that waits for all of them. Use it as ``async with
-    EditSession() as session:``, or ``await session.open()`` and ``await session.aclose()``, in whichever tasks or
-    notebook cells of one event loop.
+    A session has one connection pool, one limit on tasks in flight, and one poller that waits for all of them. Use it
+    as ``async with EditSession() as session:``. Or call ``await session.open()`` and ``await session.aclose()``, in any
+    tasks or notebook cells of one event loop.
 
     Args:
-        api_key: The key; the environment variable ``QWEN_EDIT_API_KEY`` by default. It is sent to ``base_url`` only.
-        base_url: The service's address; ``QWEN_EDIT_BASE_URL``, or else the documented host, by default.
-        envelope: The form of the request's body: ``"flat"`` (the documented one), ``"params"`` (what some gateways
-            want), or ``"auto"``: flat, unless the service refuses the first creation as malformed and takes the other.
+        api_key: The key; by default the environment variable ``QWEN_EDIT_API_KEY``. It is sent to ``base_url`` only.
+        base_url: The service's address; by default ``QWEN_EDIT_BASE_URL``, or else the documented host.
+        envelope: The form of the request's body: ``"flat"`` (documented), ``"params"`` (which some gateways want), or
+            ``"auto"``: flat, unless the service refuses the first creation as malformed and takes the other form.
         max_in_flight: The most tasks between the start of their submission and their end. If the account allows fewer,
-            that is found out and held to.
+            the session finds that out and keeps to it.
         submit_rate: The most submissions a second, repeated ones included; no limit by default.
         poll_rate: The most status checks a second, spent on the tasks most likely to have ended; no limit by default.
-            With n tasks in flight, none waits over about ``5 * n / poll_rate`` s for a due check, if replies keep up.
-        polling: When to check a task's status; a :class:`Learned` of its own by default.
-        timeout: Seconds that connecting (at most 10), a piece of the upload, and waiting for a reply may take, each; or
-            :class:`Timeouts`.
-        deadline: Seconds that an edit may take, from having its slot to its end. Waiting for room, or for its turn,
-            does not count as long as the service accepts others. A task whose deadline passed while the machine was
-            suspended, or the event loop blocked, is asked for once more before it is given up.
-        max_retries: How often a call is repeated that failed for a passing reason. "Too many requests" does not count
-            for edits: that is waited out.
-        resubmit_uncertain: Whether to submit again if the reply was lost, so that a task may exist already and both
-            may be charged.
-        strict: Whether to refuse, instead of warning of, text that the service would cut off silently.
-        fit: Whether to turn, shrink and re-encode images that the service would refuse, instead of refusing them.
-        trust_env: Whether to use the environment's proxies and netrc (may rival the key); neither for http on loopback.
+            With n tasks in flight, none waits longer than about ``5 * n / poll_rate`` s for a check that is due.
+        polling: When to check a task's status; by default a :class:`Learned` of the session's own.
+        timeout: Seconds for each of three phases: connecting (at most 10), sending the next piece of an upload, and
+            waiting for a reply. Or :class:`Timeouts`.
+        deadline: Seconds that an edit may take, from having its slot to its end. Waiting for room or for a turn does
+            not count while the service accepts other edits. No task is given up without a check at its deadline or
+            later, which may take up to 30 s.
+        max_retries: How often to repeat a call that failed for a passing reason. "Too many requests" does not count for
+            edits, which wait until there is room.
+        resubmit_uncertain: Whether to submit again if the reply was lost. A task may exist already, and both may be
+            charged.
+        strict: Whether text that the service would cut off silently raises an error instead of a warning.
+        fit: Whether to turn, shrink and re-encode images that the service would refuse.
+        trust_env: Whether to use the environment's proxies and netrc; neither is used for http on loopback.
         allow_insecure: Whether the key may travel over http to another machine.
-        allow_result_hosts: Hosts, by name or address, from which results are fetched though their addresses are not
-            public. Without them that is refused, unless ``base_url`` is such an address (or localhost) itself.
-        default_headers: Sent with each call to the service.
+        allow_result_hosts: Names or addresses of hosts from which to fetch results though their addresses are not
+            public. This is not needed if ``base_url`` is such an address, or localhost.
+        default_headers: Headers to send with each call to the service.
+        transport: The HTTP client to use instead of the session's own, for tests without sockets.
+        random: The source of the jitter between retries, for tests that repeat exactly.
 
     Raises:
         ConfigurationError: If an option or the key is missing or wrong.
     """
 
-    _host: Host | None = None  # also of what `copy` begins to make, and ends with the key
+    _runtime: Runtime | None = None  # on the class, since an object that failed to be made is deleted, too
     _closed = False
     _base_url = ""
 
@@ -109,19 +110,18 @@ class EditSession:
         allow_insecure: bool = False,
         allow_result_hosts: Iterable[str] = (),
         default_headers: Mapping[str, str] | None = None,
+        transport: Transport | None = None,
+        random: Random | None = None,
     ) -> None:
         try:
-            self._api_key: Secret = resolve_api_key(api_key, os.environ.get(API_KEY_VARIABLE))
+            key: Secret = resolve_api_key(api_key, os.environ.get(API_KEY_VARIABLE))
         finally:
             del api_key  # some tools show a traceback's local variables
         check_positive(deadline, "deadline")
         self._base_url = resolve_base_url(base_url, os.environ.get(BASE_URL_VARIABLE), allow_insecure=allow_insecure)
-        self._negotiation = Negotiation(*resolve_protocol(envelope))
-        self._default_headers = check_headers(default_headers)
         self._deadline = deadline
-        self._strict = strict
         self._fit = fit
-        self._options = HostOptions(
+        self._options = Options(
             max_in_flight=max_in_flight,
             submit_rate=submit_rate,
             poll_rate=poll_rate,
@@ -129,9 +129,20 @@ class EditSession:
             timeouts=resolve_timeouts(timeout),
             max_retries=max_retries,
             resubmit_uncertain=resubmit_uncertain,
+            strict=strict,
+            fit=fit,
             result_hosts=resolve_result_hosts(self._base_url, allow_result_hosts),
             trust_env=trust_env,
+            random=random if random is not None else Random(),  # noqa: S311  # jitter is not a secret
         )
+        own = AiohttpTransport(
+            self._base_url,
+            key,
+            self._options.timeouts,
+            default_headers=check_headers(default_headers),
+            trust_env=trust_env,
+        )
+        self._service = Service(transport if transport is not None else own, *resolve_protocol(envelope))
 
     async def open(self) -> Self:
         """Open the session on the running event loop; ``async with`` does this.
@@ -139,20 +150,20 @@ class EditSession:
         Raises:
             SessionClosedError: If it was opened before.
         """
-        if self._host is not None or self._closed:
+        if self._runtime is not None or self._closed:
             raise SessionClosedError("a session can be opened once: make another")
-        self._host = Host(self._make_transport(), self._negotiation, self._options)
+        self._runtime = Runtime(self._service, self._options)
         try:
-            await self._host.start()
-        except BaseException:  # a cancellation too, and raised on: what was opened by half is never used
+            await self._runtime.start()
+        except BaseException:  # raised on, a cancellation too: a session that is half open is never used
             self._closed = True
             raise
         return self
 
     async def aclose(self) -> None:
-        """Close the session, once what somebody still awaits has ended; closing twice does nothing.
+        """Close the session, once everything that somebody still awaits has ended; closing twice does nothing.
 
-        Tasks that nobody awaits are not waited for: they run on at the service, and :attr:`unfinished` has their ids.
+        Tasks that nobody awaits are not waited for. They run on at the service, and :attr:`unfinished` has their ids.
         """
         await self._close(cancel=False)
 
@@ -164,26 +175,58 @@ class EditSession:
     ) -> None:
         await self._close(cancel=error is not None)
 
+    @overload
+    async def edit(self, images: EditRequest, *, deadline: float | None = None) -> EditResult: ...
+
+    @overload
+    async def edit(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        instruction: str,
+        *,
+        n: int | None = None,
+        negative_prompt: str | None = None,
+        size: str | tuple[int, int] | None = None,
+        prompt_extend: bool | None = None,
+        watermark: bool | None = None,
+        seed: int | None = None,
+        parameters: EditParameters | None = None,
+        key: str | None = None,
+        deadline: float | None = None,
+    ) -> EditResult: ...
+
     async def edit(
         self,
         images: ImageInput | Sequence[ImageInput] | EditRequest,
         instruction: str | None = None,
         *,
+        n: int | None = None,
+        negative_prompt: str | None = None,
+        size: str | tuple[int, int] | None = None,
+        prompt_extend: bool | None = None,
+        watermark: bool | None = None,
+        seed: int | None = None,
         parameters: EditParameters | None = None,
         key: str | None = None,
         deadline: float | None = None,
-        **options: Unpack[EditOptions],
     ) -> EditResult:
         """Edit one to three pictures, and wait for the result.
 
+        ``None`` leaves a choice to the service.
+
         Args:
-            images: One image, or a sequence of one to three (a path, an http(s) URL, a data URI, bytes, a binary file,
-                a PIL image, or a uint8 array), or a whole :class:`EditRequest`.
-            instruction: What to do, in Chinese or English, at most 800 characters.
-            parameters: How to do it; ``options`` go before it.
+            images: One image, or a sequence of one to three. An image is a path, an http(s) URL, a data URI, bytes, a
+                binary file, a PIL image, or a uint8 array. Or a whole :class:`EditRequest`, with nothing beside it.
+            instruction: The edit, in Chinese or English, at most 800 characters.
+            n: The number of output images, 1 to 6.
+            negative_prompt: Things that should not be seen, at most 500 characters.
+            size: The width and height of the output in pixels, each 512 to 2048: ``"1024*1536"`` or ``(1024, 1536)``.
+            prompt_extend: Whether the service rewrites the instruction.
+            watermark: Whether the service writes "Qwen-Image" into the bottom-right corner.
+            seed: 0 to 2147483647; the same seed keeps results similar.
+            parameters: All of these in one value; those given one by one replace its fields.
             key: A name of your own, which names the saved files.
-            deadline: Seconds from having a slot to the end; the session's by default.
-            options: The fields of :class:`EditParameters`.
+            deadline: Seconds from having a slot to the end; by default the session's.
 
         Raises:
             InvalidEditError: If the contract makes it an error; nothing was sent.
@@ -194,87 +237,132 @@ class EditSession:
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """
-        host = self._require_open()
-        task = await self.submit(images, instruction, parameters=parameters, key=key, deadline=deadline, **options)
-        return await result_of(host, task)
+        options = EditOptions(
+            n=n,
+            negative_prompt=negative_prompt,
+            size=size,
+            prompt_extend=prompt_extend,
+            watermark=watermark,
+            seed=seed,
+        )
+        task = await self._submit(request_from_arguments(images, instruction, parameters, key, options), deadline)
+        try:
+            return await task
+        except asyncio.CancelledError as cancelled:
+            cancelled.add_note(give_up(task))
+            raise
+
+    @overload
+    async def submit(
+        self, images: EditRequest, *, deadline: float | None = None, observer: SubmissionObserver | None = None
+    ) -> EditTask: ...
+
+    @overload
+    async def submit(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        instruction: str,
+        *,
+        n: int | None = None,
+        negative_prompt: str | None = None,
+        size: str | tuple[int, int] | None = None,
+        prompt_extend: bool | None = None,
+        watermark: bool | None = None,
+        seed: int | None = None,
+        parameters: EditParameters | None = None,
+        key: str | None = None,
+        deadline: float | None = None,
+        observer: SubmissionObserver | None = None,
+    ) -> EditTask: ...
 
     async def submit(
         self,
         images: ImageInput | Sequence[ImageInput] | EditRequest,
         instruction: str | None = None,
         *,
+        n: int | None = None,
+        negative_prompt: str | None = None,
+        size: str | tuple[int, int] | None = None,
+        prompt_extend: bool | None = None,
+        watermark: bool | None = None,
+        seed: int | None = None,
         parameters: EditParameters | None = None,
         key: str | None = None,
         deadline: float | None = None,
         observer: SubmissionObserver | None = None,
-        **options: Unpack[EditOptions],
     ) -> EditTask:
-        """Submit an edit, and return its handle as soon as the service has accepted it.
+        """Submit an edit, and return its task as soon as the service has accepted it.
 
-        Waits for a slot first. Arguments and errors are those of :meth:`edit`, up to the acceptance; ``observer`` is
-        told of each attempt before it is sent, and of its fate.
+        Waits for a slot first. Arguments and errors are those of :meth:`edit`, up to the acceptance. The ``observer``
+        is called before and after each attempt.
         """
-        host = self._require_open()
-        request = request_from_arguments(images, instruction, parameters, key, options)
-        return await submit_single(
-            host, request, self._deadline_of(deadline), observer, strict=self._strict, fit=self._fit
+        options = EditOptions(
+            n=n,
+            negative_prompt=negative_prompt,
+            size=size,
+            prompt_extend=prompt_extend,
+            watermark=watermark,
+            seed=seed,
         )
+        request = request_from_arguments(images, instruction, parameters, key, options)
+        return await self._submit(request, deadline, observer)
 
     def attach(self, task_id: str, *, deadline: float | None = None) -> EditTask:
-        """The handle of a task that was submitted elsewhere, or earlier: ``result = await session.attach(task_id)``.
+        """Wait for a task that was submitted elsewhere, or earlier: ``result = await session.attach(task_id)``.
 
-        It takes no slot. A task that this session already waits for has one handle. Of thousands with one deadline,
-        some that end shortly before it may be given up as if they ran: at most 64 checks are under way at once.
+        The task takes no slot. A task that this session already waits for is returned as it is.
 
         Args:
             task_id: The id that the service gave out.
-            deadline: Seconds from now to the end; the session's by default.
+            deadline: Seconds from now to the end; by default the session's.
 
         Raises:
-            InvalidEditError: If that can't be a task's id.
+            InvalidEditError: If this can't be a task's id.
             SessionClosedError: If the session is not open.
         """
-        host = self._require_open()
-        if (known := host.tracker.get(check_task_id(task_id))) is not None:
+        runtime = self._require_open()
+        if (known := runtime.poller.get(check_task_id(task_id))) is not None:
             return known
-        now = host.loop.time()
-        return host.track(
-            Tracked(
-                task_id=task_id,
-                since=now,
-                attached=True,
-                deadline=now + self._deadline_of(deadline),
-                state=TaskState(TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN), host.engage),
-            )
+        now = runtime.loop.time()
+        task = EditTask(
+            task_id=task_id,
+            since=now,
+            attached=True,
+            deadline=now + self._deadline_of(deadline),
+            snapshot=TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN),
+            poller=runtime.poller,
         )
+        runtime.poller.watch(task)
+        return task
 
     def pictures(self, task_id: str, urls: Iterable[str]) -> tuple[OutputImage, ...]:
-        """The result pictures of a task whose URLs are known from earlier; one that has expired is renewed when needed.
+        """Return the result pictures of a task whose URLs are known; one that has expired is renewed when needed.
 
         Args:
             task_id: The id that the service gave out.
             urls: All of the task's result URLs, in their order; empty text keeps the place of one that has none.
 
         Raises:
-            InvalidEditError: If that can't be a task's id.
+            InvalidEditError: If this can't be a task's id.
             SessionClosedError: If the session is not open.
         """
-        host = self._require_open()
+        store = self._require_open()
         check_task_id(task_id)
-        places = enumerate(urls)
-        return tuple(OutputImage(url=url, task_id=task_id, index=index, store=host) for index, url in places if url)
+        return tuple(
+            OutputImage(url=url, task_id=task_id, index=index, store=store) for index, url in enumerate(urls) if url
+        )
 
     async def status(self, task_id: str) -> TaskSnapshot:
-        """Ask the service about a task, now: ``poll_rate`` is the ceiling of the session's own checks, not of these.
+        """Ask the service about a task, now; ``poll_rate`` does not apply to such questions.
 
         Raises:
-            InvalidEditError: If that can't be a task's id.
+            InvalidEditError: If this can't be a task's id.
             NotFoundError: If the service knows no such task.
             APIStatusError: If the service refuses to tell.
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """
-        return await self._require_open().check_persistently(check_task_id(task_id))
+        return await self._require_open().status(check_task_id(task_id))
 
     def edit_many(
         self,
@@ -285,36 +373,32 @@ class EditSession:
     ) -> EditStream:
         """Edit many, and loop over the outcomes as they come: ``async for outcome in session.edit_many(requests)``.
 
-        Requests are pulled as slots become free, so that the input may be endless: never more than ``max_in_flight`` of
-        them are alive, in flight or waiting for the loop. An edit that fails, an invalid one too, is an outcome with an
-        error. Leaving the loop stops submitting at once and cancels what is in flight.
+        Requests are pulled as slots become free, so the input may be endless. At most ``max_in_flight`` of them are
+        alive, in flight or waiting for the loop. An edit that fails, an invalid one too, is an outcome with an error.
+        Leaving the loop stops submitting at once and gives up what is in flight.
 
         Args:
-            requests: :class:`EditRequest`, or mappings with their fields and those of :class:`EditParameters`.
+            requests: :class:`EditRequest`, or mappings with its fields and those of :class:`EditParameters`.
             ordered: Whether outcomes come in the order of the input, not as they complete.
-            deadline: Seconds for each edit from having a slot to its end; the session's by default.
+            deadline: Seconds for each edit from having a slot to its end; by default the session's.
 
         Raises:
             SessionClosedError: If the session is not open.
         """
-        host = self._require_open()
-        self._deadline_of(deadline)
+        runtime = self._require_open()
         return EditStream(
-            functools.partial(
-                Feed,
-                requests,
-                functools.partial(self._edit_input, deadline, warner()),
-                host.spawn,
-                on_unclaimed=host.tracker.unclaimed,
-                window=self._options.max_in_flight,
-                ordered=ordered,
-            )
+            requests,
+            runtime.submitter,
+            self._deadline_of(deadline),
+            Warner.of_caller(),
+            window=self._options.max_in_flight,
+            ordered=ordered,
         )
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be used, on the event loop on which it was opened."""
-        return self._host is not None and not self._closed
+        """Whether the session can be used, on the event loop on which it was opened."""
+        return self._runtime is not None and not self._closed
 
     @property
     def max_in_flight(self) -> int:
@@ -322,72 +406,66 @@ class EditSession:
         return self._options.max_in_flight
 
     def statistics(self) -> SessionStatistics:
-        """A snapshot of everything that the session counts."""
-        return self._host.statistics() if self._host is not None else SessionStatistics()
+        """Return a copy of everything that the session counts."""
+        return self._runtime.statistics() if self._runtime is not None else SessionStatistics()
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """Ids that the service gave out and whose result nobody of this session has got, also once it is closed.
+        """Ids that the service gave out and whose result nobody in this session has got, even after it is closed.
 
         Their tasks are waited for, or were given up: cancelled, past their deadline, not awaited when the session
-        closed, or completed when the loop of ``edit_many`` had been left. ``attach`` gets the result of each.
-        Of the ids that were given up, the newest 10,000 are kept. The log names each older one as it is dropped.
+        closed, or completed after the loop of ``edit_many`` was left. ``attach`` gets the result of each. Of the ids
+        that were given up, the newest 10,000 are kept. The log names each older one as it is dropped.
         """
-        return self._host.tracker.unfinished if self._host is not None else ()
+        return self._runtime.poller.unfinished if self._runtime is not None else ()
 
     def __repr__(self) -> str:
         if self._closed:
             state = "closed"
-        elif self._host is None:
+        elif self._runtime is None:
             state = "not open"
         else:
-            counts = self._host.statistics()
+            counts = self._runtime.statistics()
             state = f"open, {counts.in_flight} in flight, {counts.waiting} waiting"
         return f"<EditSession {self._base_url} {state}>"
 
     def __del__(self) -> None:
-        if self._host is not None and not self._closed:
-            self._host.warn_unclosed()
+        if self._runtime is not None and not self._closed:
+            self._runtime.warn_unclosed()
 
-    def _make_transport(self) -> Transport:
-        return AiohttpTransport(
-            self._base_url,
-            self._api_key,
-            self._options.timeouts,
-            default_headers=self._default_headers,
-            trust_env=self._options.trust_env,
-        )
+    async def _submit(
+        self, request: EditRequest, deadline: float | None, observer: SubmissionObserver | None = None
+    ) -> EditTask:
+        runtime = self._require_open()
+        submission = runtime.submitter.begin(request, self._deadline_of(deadline), observer=observer)
+        with runtime.poller.demand:
+            try:
+                return await submission.accepted
+            except asyncio.CancelledError:
+                submission.give_up()
+                raise
 
-    def _require_open(self) -> Host:
+    def _require_open(self) -> Runtime:
         if self._closed:
             raise SessionClosedError("the session is closed: make another")
-        if self._host is None:
+        if self._runtime is None:
             raise SessionClosedError("the session is not open: use `async with`, or await session.open()")
-        self._host.require_running()
-        return self._host
+        self._runtime.require_running()
+        return self._runtime
 
     async def _close(self, *, cancel: bool) -> None:
-        if self._host is not None:
-            self._host.require_own_loop()
+        if self._runtime is not None:
+            self._runtime.require_own_loop()
         closing, self._closed = self._closed, True
-        if self._host is None:
+        if self._runtime is None:
             return
         if closing:
-            await self._host.wait_closed()
+            await self._runtime.wait_closed()
         else:
-            await self._host.close(cancel=cancel)
+            await self._runtime.close(cancel=cancel)
 
     def _deadline_of(self, deadline: float | None) -> float:
         if deadline is None:
             return self._deadline
         check_positive(deadline, "deadline")
         return deadline
-
-    async def _edit_input(
-        self, deadline: float | None, warn: Callable[[str], None], request: RequestInput
-    ) -> EditResult:
-        if not isinstance(request, EditRequest):
-            request = request_from_fields(request)
-        host, seconds = self._require_open(), self._deadline_of(deadline)
-        task = await submit_single(host, request, seconds, strict=self._strict, fit=self._fit, warn=warn)
-        return await result_of(host, task)

@@ -1,16 +1,17 @@
 """``edit_many``: requests in, outcomes out, both lazily.
 
-The work is done by a :class:`Feed` in the session's host task. Users hold only an iterator; when that goes, by the end
-of a ``with``, a ``break`` or garbage collection, the feed stops.
+A :class:`Feed` does the work in tasks of the session. Users hold only an iterator. When that goes, by the end of a
+``with``, a ``break`` or garbage collection, the feed stops.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +20,10 @@ import attrs
 from qwen_edit_async.errors import InvalidEditError, SessionClosedError
 from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.requests import RequestInput, request_from_fields
+from qwen_edit_async.session.observer import Warner
 from qwen_edit_async.session.results import EditResult
+from qwen_edit_async.session.submission import Submission, Submitter
+from qwen_edit_async.session.task import EditTask, ending, give_up
 
 if TYPE_CHECKING:
     from qwen_edit_async.display.cards import EditView
@@ -29,18 +33,17 @@ T = TypeVar("T")
 
 @attrs.frozen(kw_only=True)
 class EditOutcome:
-    """How one of many edits ended.
+    """The end of one of many edits.
 
     Attributes:
         index: The request's position in the input, from 0.
         request: The request, as it was given.
-        result: What came of it, if it went well.
-        error: Why not, if it did not.
+        error: The error that the edit ended with; ``None`` if it went well.
     """
 
     index: int
     request: RequestInput
-    result: EditResult | None = None
+    _result: EditResult | None = None
     error: Exception | None = None
 
     @property
@@ -48,13 +51,24 @@ class EditOutcome:
         """Whether there is a result."""
         return self.error is None
 
-    def as_row(self) -> dict[str, Any]:
-        """The outcome as plain values: ``pandas.DataFrame([outcome.as_row() for outcome in outcomes])``.
+    @property
+    def result(self) -> EditResult:
+        """The result of the edit.
 
-        The columns are the same for every outcome; times are in seconds, the cost is a ``Decimal``.
+        Raises:
+            Exception: The edit's :attr:`error`, if it did not go well.
+        """
+        if self._result is None:
+            raise self.error or ValueError("this outcome has neither a result nor an error")
+        return self._result
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the outcome as plain values: ``pandas.DataFrame([outcome.as_row() for outcome in outcomes])``.
+
+        The columns are the same for every outcome. Times are in seconds, the cost is a ``Decimal``.
         """
         request = _as_request(self.request)
-        result = self.result
+        result = self._result
         parameters = request.parameters if request is not None else EditParameters()
         timings = result.timings if result is not None else None
         return {
@@ -76,16 +90,16 @@ class EditOutcome:
         }
 
     def _repr_html_(self) -> str:
-        """Before and after, in a notebook, or why not."""
-        from qwen_edit_async.display.cards import edit_html  # noqa: PLC0415  # notebooks alone need it
+        """Return small pictures of before and after for a notebook, or the error."""
+        from qwen_edit_async.display.cards import edit_html  # noqa: PLC0415  # only notebooks need it
 
         return edit_html(self._view())
 
     def _view(self) -> EditView:
         from qwen_edit_async.display.cards import EditView  # noqa: PLC0415  # likewise
 
-        if self.result is not None:
-            return self.result._view()  # noqa: SLF001  # one of the package to another
+        if self._result is not None:
+            return self._result._view()  # noqa: SLF001  # another class of this package
         request = _as_request(self.request)
         task_id = getattr(self.error, "task_id", None)
         return EditView(
@@ -98,52 +112,65 @@ class EditOutcome:
 class Feed:
     """Pulls requests, edits them, and keeps the outcomes until they are fetched.
 
-    A permit is taken before a request is pulled, and given back when its outcome is fetched, so that never more than
-    ``window`` requests are alive, however slow the loop over the outcomes is. A result that is there when the loop is
-    left counts as unclaimed.
+    A permit is taken before a request is pulled, and given back when its outcome is fetched. So never more than
+    ``window`` requests are alive, however slow the loop over the outcomes is. Results that nobody fetched before the
+    loop is left count as unclaimed.
+
+    Args:
+        requests: The input.
+        submitter: Submits the edits.
+        seconds: The deadline of each edit.
+        warner: Issues warnings about the requests.
+        window: The most requests that are alive.
+        ordered: Whether outcomes come in the order of the input.
+
+    Attributes:
+        edits: The edits that are under way, in the order of the input.
     """
 
     def __init__(
         self,
         requests: Iterable[RequestInput] | AsyncIterable[RequestInput],
-        edit: Callable[[RequestInput], Awaitable[EditResult]],
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        submitter: Submitter,
+        seconds: float,
+        warner: Warner,
         *,
-        on_unclaimed: Callable[[str], None],
         window: int,
         ordered: bool,
     ) -> None:
         self._requests = requests
-        self._edit = edit
-        self._on_unclaimed = on_unclaimed
-        self._spawn = spawn
+        self._submitter = submitter
+        self._poller = submitter.poller
+        self._seconds = seconds
+        self._warner = warner
         self._ordered = ordered
         self._permits = asyncio.Semaphore(window)
-        self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
-        self._finished = False
+        self._pulled_all = False
         self._stopped = False
         self._input_error: Exception | None = None
+        self.edits: dict[_Edit, None] = {}
         self._ready: deque[EditOutcome] = deque()
         self._early: dict[int, EditOutcome] = {}
         self._next_index = 0
         self._news = asyncio.Event()
 
     async def next(self) -> EditOutcome:
-        """The next outcome.
+        """Return the next outcome.
 
         Raises:
             StopAsyncIteration: When there are no more.
             SessionClosedError: If the session was closed meanwhile.
-            Exception: What the input raised, after the outcomes of everything before that.
+            Exception: The error of the input, after the outcomes of everything before it.
         """
         if self._task is None and not self._stopped:
-            self._task = self._spawn(self._run())
+            self._task = self._submitter.crew.spawn(self._pull())
         while not self._ready:
-            if self._input_error is not None and self._finished:
+            finished = self._pulled_all and not self.edits
+            if self._input_error is not None and finished:
                 error, self._input_error = self._input_error, None
                 raise error
-            if self._finished or self._stopped:
+            if finished or self._stopped:
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
@@ -151,66 +178,83 @@ class Feed:
         return self._ready.popleft()
 
     def stop(self) -> None:
-        """Submit nothing more, and cancel what is in flight."""
+        """Submit nothing more, and give up what is in flight."""
         self._stopped = True
         for outcome in (*self._ready, *self._early.values()):
-            if outcome.result is not None:
-                self._on_unclaimed(outcome.result.task_id)
+            if outcome.ok:
+                self._poller.unclaimed(outcome.result.task_id)
         self._ready.clear()
         self._early.clear()
+        edits, self.edits = self.edits, {}
+        for edit in edits:
+            edit.give_up()
+            self._poller.demand.leave()
         if self._task is not None:
             self._task.cancel()
         self._news.set()
 
     def stop_from_anywhere(self) -> None:
-        """As :meth:`stop`, but from a finalizer, which may run on any thread."""
+        """Stop from a finalizer, which may run on any thread."""
+        loop = self._poller.loop
         with contextlib.suppress(RuntimeError):
-            if asyncio.get_running_loop() is self._loop:
+            if asyncio.get_running_loop() is loop:
                 self.stop()
                 return
         with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is running any more
-            self._loop.call_soon_threadsafe(self.stop)
+            loop.call_soon_threadsafe(self.stop)
 
     async def aclose(self) -> None:
         """Stop, and wait until nothing is left running."""
+        submissions = [edit.submission.task for edit in self.edits if not edit.submission.sent_whole]
         self.stop()
         if self._task is not None:
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._task, *submissions])
 
-    async def _run(self) -> None:
+    async def _pull(self) -> None:
         try:
-            async with asyncio.TaskGroup() as edits:
-                index = 0
-                async with contextlib.aclosing(pull(self._requests)) as requests:
-                    while True:
-                        await self._permits.acquire()
-                        try:
-                            request = await anext(requests)
-                        except StopAsyncIteration:
-                            break
-                        except Exception as error:  # noqa: BLE001  # the input's own error belongs to the loop outside
-                            self._input_error = error
-                            break
-                        edits.create_task(self._edit_one(index, request))
-                        del request
-                        index += 1
+            index = 0
+            async with contextlib.aclosing(pull(self._requests)) as requests:
+                while True:
+                    await self._permits.acquire()
+                    try:
+                        request = await anext(requests)
+                    except StopAsyncIteration:
+                        break
+                    except Exception as error:  # noqa: BLE001  # the input's own error belongs to the loop outside
+                        self._input_error = error
+                        break
+                    self._begin(index, request)
+                    del request
+                    index += 1
         except BaseException:  # a cancellation or an interrupt
             if not self._stopped:
                 self._input_error = SessionClosedError("the session was closed in the middle of edit_many")
             raise
         finally:
             self._requests = ()  # a generator that nobody holds any more cleans up after itself
-            self._finished = True
+            self._pulled_all = True
             self._news.set()
 
-    async def _edit_one(self, index: int, request: RequestInput) -> None:
-        # No outcome is kept in a variable here: an error's traceback holds this frame, which would make a cycle.
+    def _begin(self, index: int, given: RequestInput) -> None:
         try:
-            result = await self._edit(request)
+            request = given if isinstance(given, EditRequest) else request_from_fields(given)
+            submission = self._submitter.begin(request, self._seconds, warner=self._warner)
         except Exception as error:  # noqa: BLE001  # whatever is wrong with one request is its outcome
-            self._deliver(EditOutcome(index=index, request=request, error=error))
+            self._deliver(EditOutcome(index=index, request=given, error=error))
         else:
-            self._deliver(EditOutcome(index=index, request=request, result=result))
+            edit = _Edit(self, index, given, submission)
+            self.edits[edit] = None
+            self._poller.demand.enter()
+            submission.accepted.add_done_callback(edit.submitted)
+
+    def finish(self, edit: _Edit, end: EditResult | Exception) -> None:
+        """Take in the end of an edit."""
+        del self.edits[edit]
+        self._poller.demand.leave()
+        if isinstance(end, EditResult):
+            self._deliver(EditOutcome(index=edit.index, request=edit.given, result=end))
+        else:
+            self._deliver(EditOutcome(index=edit.index, request=edit.given, error=end))
 
     def _deliver(self, outcome: EditOutcome) -> None:
         if not self._ordered:
@@ -223,16 +267,70 @@ class Feed:
         self._news.set()
 
 
+@attrs.define(eq=False)
+class _Edit:
+    """One edit of a feed: first a submission, then a task. It takes no coroutine while it waits."""
+
+    feed: Feed
+    index: int
+    given: RequestInput
+    submission: Submission
+    task: EditTask | None = attrs.field(default=None, init=False)
+    waiter: asyncio.Future[None] | None = attrs.field(default=None, init=False)
+
+    def submitted(self, accepted: asyncio.Future[EditTask]) -> None:
+        """Wait for the task; called when the submission has ended."""
+        if self not in self.feed.edits:
+            return
+        error = accepted.exception()
+        if isinstance(error, Exception):
+            self.feed.finish(self, error)
+        else:
+            self.task = accepted.result()
+            self.changed()
+
+    def changed(self, _: object = None) -> None:
+        """Finish if the task has ended; called when it has changed."""
+        task = self.task
+        if task is None or self not in self.feed.edits:
+            return
+        if task.outcome is None:
+            self.waiter = task.join()
+            self.waiter.add_done_callback(self.changed)
+        else:
+            end = ending(task.outcome)
+            self.feed.finish(self, end if isinstance(end, EditResult | Exception) else SessionClosedError(str(end)))
+
+    def give_up(self) -> None:
+        """Stop the submission, or the wait for the task."""
+        if self.task is None:
+            self.submission.give_up()
+            return
+        if self.waiter is not None:
+            self.task.leave(self.waiter)
+            self.waiter.cancel()
+        give_up(self.task)
+
+
 class EditStream:
     """The outcomes of many edits, to be looped over once.
 
-    ``async for outcome in session.edit_many(requests)`` stops submitting, and cancels what is in flight, as soon as the
-    loop is left, however it is left. ``async with session.edit_many(requests) as outcomes`` does so at the end of the
-    block, and waits until nothing is left running.
+    ``async for outcome in session.edit_many(requests)`` stops submitting as soon as the loop is left, however it is
+    left, and gives up what is in flight. ``async with session.edit_many(requests) as outcomes`` does so at the end of
+    the block, and waits until nothing is left running.
     """
 
-    def __init__(self, make_feed: Callable[[], Feed]) -> None:
-        self._make_feed = make_feed
+    def __init__(
+        self,
+        requests: Iterable[RequestInput] | AsyncIterable[RequestInput],
+        submitter: Submitter,
+        seconds: float,
+        warner: Warner,
+        *,
+        window: int,
+        ordered: bool,
+    ) -> None:
+        self._make_feed = functools.partial(Feed, requests, submitter, seconds, warner, window=window, ordered=ordered)
         self._iterator: OutcomeIterator | None = None
         self._used = False
 
@@ -254,7 +352,7 @@ class EditStream:
 
 
 class OutcomeIterator:
-    """Iterates over the outcomes of ``edit_many``; the edits stop when it is dropped."""
+    """Iterates over the outcomes of ``edit_many``; the edits stop when the iterator is dropped."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
@@ -270,12 +368,12 @@ class OutcomeIterator:
             del self  # or else this frame, in an exception's traceback, would keep the iterator and the edits alive
 
     async def aclose(self) -> None:
-        """Stop submitting, cancel what is in flight, and wait until nothing is left running."""
+        """Stop submitting, give up what is in flight, and wait until nothing is left running."""
         await self._feed.aclose()
 
 
 def _as_request(given: RequestInput) -> EditRequest | None:
-    """The request that was meant; ``None`` if it is none."""
+    """Return the request that was meant; ``None`` if the input is not one."""
     if isinstance(given, EditRequest):
         return given
     try:

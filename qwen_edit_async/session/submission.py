@@ -1,322 +1,474 @@
-"""From a request to a task id: whose turn it is, which envelope, what is tried again, and for how long."""
+"""From a request to a task: its slot and turn, the form of the protocol, what is tried again, and for how long.
+
+Each submission runs in a task of the session, and its caller waits for the outcome. So it can outlive its caller: once
+it was sent whole, it is never cut off, and the id that comes back is kept. Before that it is cut off at once, and
+creates no task.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable
 from random import Random
-from typing import Any, TypeVar
+from typing import Final, TypeVar
 
 import attrs
 
-from qwen_edit_async.errors import BadRequestError, DeadlineExceededError, QwenEditError, SubmitUncertainError
-from qwen_edit_async.http.api import Transport
+from qwen_edit_async.errors import (
+    BadRequestError,
+    DeadlineExceededError,
+    InvalidEditError,
+    QwenEditError,
+    SessionClosedError,
+    SubmitUncertainError,
+)
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.images.prepare import PreparedEdit
+from qwen_edit_async.images.prepare import PreparedEdit, prepare, prepare_urls
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, TaskSnapshot
-from qwen_edit_async.protocol.generation import WireProtocol
-from qwen_edit_async.scheduling.retry import Failure, RetryPolicy, judge_submission, pause_after
-from qwen_edit_async.session.exchange import Exchange, Exchanges, SubmissionObserver
+from qwen_edit_async.protocol.generation import Call, WireProtocol
+from qwen_edit_async.scheduling.retry import Failure, RetryPolicy, Then, after_failure, judge_submission, pause_after
 from qwen_edit_async.session.gate import Gate, Slot
-from qwen_edit_async.session.pauses import hold_back
-from qwen_edit_async.statistics import Counters
+from qwen_edit_async.session.observer import SubmissionObserver, Warner
+from qwen_edit_async.session.poller import Poller
+from qwen_edit_async.session.service import Service
+from qwen_edit_async.session.shield import Crew
+from qwen_edit_async.session.task import EditTask, give_up
+from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
 
-_MALFORMED_STATUSES = frozenset({400, 422})
+_MALFORMED_STATUSES: Final = frozenset({400, 422})
 
 T = TypeVar("T")
 
 
-@attrs.define
-class Negotiation:
-    """Which form of the protocol the service takes, found out once by the first creation that succeeds.
-
-    While it is open one submission at a time tries the first form, then the other; the rest wait for that verdict.
-    """
-
-    protocol: WireProtocol
-    alternative: WireProtocol | None
-    lock: asyncio.Lock = attrs.field(factory=asyncio.Lock)
-
-    @property
-    def settled(self) -> bool:
-        """Whether the verdict is there."""
-        return self.alternative is None
-
-    def settle(self, protocol: WireProtocol) -> None:
-        """Stay with this form for the rest of the session."""
-        if protocol is not self.protocol:
-            log.warning("the service takes %r, not %r: it is used from now on", protocol, self.protocol)
-        self.protocol, self.alternative = protocol, None
-
-
+@attrs.define(eq=False, kw_only=True)
 class Submitter:
-    """Submits requests, one call of :meth:`submit` each.
+    """Starts the submissions of a session.
 
-    Args:
-        transport: To the service.
-        negotiation: The protocol's form.
-        gate: Who may submit.
+    Attributes:
+        service: The service to submit to.
+        gate: Decides who may submit.
+        poller: Waits for the tasks that come of it.
+        crew: Runs the submissions.
+        offloader: Reads and encodes images.
+        counters: The session's counts.
         retry: How often and when a refused submission is repeated.
-        offloader: For reading and encoding images.
-        counters: Where submissions are counted.
-        resubmit_uncertain: Whether a submission may be repeated though the service may have accepted it.
-        stall_timeout: Seconds that the connection may take none of a request's body.
-        random: For jitter.
-        spawn: Starts a coroutine in the session's host task.
-        on_fatal: Is told of an error that will be the answer to every submission.
-        on_orphan: Is told of a task whose submission was given up before its id came.
+        random: The source of jitter.
+        resubmit_uncertain: Whether to repeat a submission though the service may have accepted it.
+        stall_timeout: Seconds in which the connection must take the next piece of a request's body.
+        strict: Whether to refuse text that the service would cut off.
+        fit: Whether to change images that the service would refuse.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        negotiation: Negotiation,
-        gate: Gate,
-        retry: RetryPolicy,
-        offloader: Offloader,
-        *,
-        counters: Counters,
-        resubmit_uncertain: bool,
-        stall_timeout: float,
-        random: Random,
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        on_fatal: Callable[[QwenEditError], None],
-        on_orphan: Callable[[TaskSnapshot], None],
-    ) -> None:
-        self._negotiation = negotiation
-        self._gate = gate
-        self._retry = retry
-        self._offloader = offloader
-        self._counters = counters
-        self._resubmit_uncertain = resubmit_uncertain
-        self._stall_timeout = stall_timeout
-        self._random = random
-        self._on_fatal = on_fatal
-        self._on_orphan = on_orphan
-        self._exchanges = Exchanges(transport, counters, spawn=spawn, on_orphan=on_orphan, on_late_failure=self._heed)
+    service: Service
+    gate: Gate
+    poller: Poller
+    crew: Crew
+    offloader: Offloader
+    counters: SessionStatistics
+    retry: RetryPolicy
+    random: Random
+    resubmit_uncertain: bool
+    stall_timeout: float
+    strict: bool
+    fit: bool
+    closed: bool = attrs.field(default=False, init=False)
+    _under_way: dict[asyncio.Task[None], Submission] = attrs.field(factory=dict, init=False)
 
-    async def submit(
+    def begin(
         self,
         request: EditRequest,
-        prepared: PreparedEdit,
-        slot: Slot,
-        deadline: float,
+        seconds: float,
+        *,
         observer: SubmissionObserver | None = None,
-    ) -> TaskSnapshot:
-        """Submit until the service accepts, or until ``deadline`` seconds after the slot was taken.
+        warner: Warner | None = None,
+    ) -> Submission:
+        """Start to submit an edit.
 
-        A submission that is refused for too many requests gives its slot back, and is made anew when it has another:
-        its deadline counts from there. As long as the service accepts others, waiting for a turn does not count either.
+        Args:
+            request: The edit.
+            seconds: Its deadline, counted from when it has a slot.
+            observer: Called before and after each attempt.
+            warner: Issues warnings; by default they point at the user's line that runs now.
 
         Raises:
-            SubmitUncertainError: If the service may have accepted, and repeating is not allowed.
-            DeadlineExceededError: If nothing was sent before the deadline.
-            RateLimitError: If the service has had too many requests, and accepted nothing at all, until the deadline.
-            QwenEditError: What the service refused it with, or the last of the failures that were tried again.
+            InvalidEditError: If text would be cut off, and the session is strict.
+            SessionClosedError: If the session is closed.
         """
-        limit = asyncio.timeout_at(slot.taken_at + deadline)
-        attempts = _Attempts(request, prepared, slot, deadline, limit, observer)
-        try:
-            async with limit:
-                return await self._submit(attempts)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-        except asyncio.CancelledError:
-            if attempts.accepted is not None:
-                self._on_orphan(attempts.accepted)
-            raise
-        if attempts.accepted is not None:  # which task it is, is for its waiter to know
-            slot.accepted(asyncio.get_running_loop().time())
-            return attempts.accepted
-        if attempts.sent_whole:
-            raise SubmitUncertainError("the deadline passed before the reply to the submission came: a task may exist")
-        raise attempts.given_up()
+        cut, prepared = request.silently_cut(), prepare_urls(request)
+        if warner is None and (cut or prepared is None):
+            warner = Warner.of_caller()
+        if cut and self.strict:
+            raise InvalidEditError("; ".join(cut))
+        if warner is not None:
+            for sentence in cut:
+                warner.warn(sentence)
+        submission = Submission(self, request, seconds, observer, warner, cut, prepared)
+        submission.task = task = self.crew.spawn(submission.run())
+        self._under_way[task] = submission
+        task.add_done_callback(self._ended)
+        return submission
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._under_way.pop(task).settle_for_good()
 
     async def finish_sent(self, grace: float) -> None:
-        """Wait up to ``grace`` seconds for the replies to submissions that were sent whole, given up or not."""
-        await self._exchanges.finish_sent(grace)
+        """Wait up to ``grace`` seconds for the replies to submissions that were sent whole.
 
-    async def _submit(self, attempts: _Attempts) -> TaskSnapshot:
-        while True:
-            try:
-                snapshot = await self._negotiate(attempts)
-            except QwenEditError as error:
-                attempts.refusal = error
-            else:
-                attempts.slot.accepted(asyncio.get_running_loop().time())
-                self._counters.submitted += 1
-                return snapshot
-            await self._back_off(attempts, attempts.refusal)
-
-    async def _negotiate(self, attempts: _Attempts) -> TaskSnapshot:
-        """One attempt, in the form of the protocol that the service takes."""
-        negotiation = self._negotiation
-        if not negotiation.settled:
-            await self._stand_by(attempts, negotiation.lock.acquire)
-            try:
-                if negotiation.alternative is not None:
-                    return await self._probe(attempts, negotiation.protocol, negotiation.alternative)
-            finally:
-                negotiation.lock.release()
-        return await self._post(attempts, negotiation.protocol)
-
-    async def _probe(self, attempts: _Attempts, protocol: WireProtocol, alternative: WireProtocol) -> TaskSnapshot:
-        """One attempt in the first form and, if that is refused as malformed, one in the other."""
-        try:
-            snapshot = await self._post(attempts, protocol)
-        except BadRequestError as error:
-            if error.status_code not in _MALFORMED_STATUSES:
-                raise
-            refusal = error
-        else:
-            self._negotiation.settle(protocol)
-            return snapshot
-        try:
-            snapshot = await self._post(attempts, alternative)
-        except BadRequestError:
-            pass  # malformed in both forms: not the form's fault
-        else:
-            self._negotiation.settle(alternative)
-            return snapshot
-        raise refusal
-
-    async def _post(self, attempts: _Attempts, protocol: WireProtocol) -> TaskSnapshot:
-        if (turn := self._gate.submit_at_once()) is None:
-            turn = await self._stand_by(attempts, self._gate.wait_to_submit)
-        attempts.sent_at = turn
-        call = protocol.submission(attempts.request)
-        body = JSONBody(call.parts, attempts.prepared.images, self._offloader, stall_timeout=self._stall_timeout)
-        observer = attempts.observer
-        if observer is not None:
-            await observer.about_to_submit()
-        try:
-            if self._gate.closed_by is not None:
-                raise self._gate.closed_by.for_task(None)
-            attempts.exchange = exchange = self._exchanges.begin(protocol, call, body, observer, turn)
-        except QwenEditError:
-            if observer is not None:
-                observer.settled(Failure.REFUSED)
-            raise
-        try:
-            return await exchange.answer
-        except asyncio.CancelledError:
-            if exchange.answer.cancelled():
-                self._exchanges.give_up(exchange)
-            else:
-                self._came_late(attempts, exchange.answer)
-            raise
-
-    def _came_late(self, attempts: _Attempts, answer: asyncio.Future[TaskSnapshot]) -> None:
-        """The service's answer came in the very moment in which the edit was given up: what it says is known."""
-        error = answer.exception()
-        if error is None:
-            self._counters.submitted += 1
-            attempts.accepted = answer.result()
-        elif isinstance(error, QwenEditError):
-            attempts.refusal = error
-            if self._heed(error, attempts.sent_at) is Failure.UNCERTAIN:
-                self._counters.uncertain += 1
-                attempts.uncertain = True
-
-    def _heed(self, error: QwenEditError, sent_at: float) -> Failure:
-        """What the failure of a submission means, and means to the whole session, whoever still waits for it."""
-        failure, now = judge_submission(error), asyncio.get_running_loop().time()
-        if failure is Failure.FATAL:
-            self._on_fatal(error)
-        hold_back(self._gate.pacer, error, now)
-        if failure is Failure.THROTTLED:
-            self._counters.throttled += 1
-            self._gate.throttled(now, sent_at, self._random.random())
-        return failure
-
-    async def _back_off(self, attempts: _Attempts, error: QwenEditError) -> None:
-        """Wait as long as is right before the next attempt; raises if there must not be one."""
-        now, pacer = asyncio.get_running_loop().time(), self._gate.pacer
-        failure = self._heed(error, attempts.sent_at)
-        if failure is Failure.UNCERTAIN:
-            self._counters.uncertain += 1
-            attempts.uncertain = True
-        if failure is Failure.THROTTLED:
-            again, deadline = True, attempts.room_deadline(pacer.accepted_at)
-        else:
-            attempts.failures += 1
-            repeatable = failure is Failure.REFUSED or (failure is Failure.UNCERTAIN and self._resubmit_uncertain)
-            again, deadline = repeatable and attempts.failures <= self._retry.max_retries, attempts.deadline
-        if not again or now + pause_after(error) > deadline:
-            raise _uncertain(error) if attempts.uncertain else error
-        attempts.count += 1
-        self._counters.retries += failure is not Failure.UNCERTAIN
-        self._counters.resubmitted += failure is Failure.UNCERTAIN
-        level = logging.WARNING if failure is Failure.UNCERTAIN else logging.INFO
-        log.log(level, "submitting again (attempt %d), since it %s: %s", attempts.count + 1, failure.value, error)
-        if failure is Failure.THROTTLED:
-            # For another slot, ahead of all who wait for their first.
-            attempts.slot.release()
-            await self._stand_by(attempts, functools.partial(attempts.slot.take, first=True))
-        else:
-            await self._gate.sleep(self._retry.delay(attempts.count, self._random.random()))
-
-    async def _stand_by(self, attempts: _Attempts, wait: Callable[[], Awaitable[T]]) -> T:
-        """What ``wait`` gives; it takes nothing from the edit's time, as long as the service accepts others."""
-        loop, slot = asyncio.get_running_loop(), attempts.slot
-        offset = slot.taken_at - loop.time()
-        attempts.limit.reschedule(None)
-        while (until := attempts.room_deadline(self._gate.pacer.accepted_at)) > loop.time():
-            limit = asyncio.timeout_at(until)
-            try:
-                async with limit:
-                    came = await wait()
-                    slot.taken_at = max(slot.taken_at, loop.time() + offset)
-                    attempts.limit.reschedule(attempts.deadline)
-                    return came
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-        raise attempts.given_up()
+        A reply that has begun by then is used as far as it came: it may hold the task's id.
+        """
+        sent = {task: submission for task, submission in self._under_way.items() if submission.sent_whole}
+        if not sent:
+            return
+        log.info("waiting up to %g s for the replies to %d submissions", grace, len(sent))
+        _, late = await asyncio.wait(sent, timeout=grace)
+        if begun := [task for task in late if sent[task].cut_reply_short()]:
+            await asyncio.wait(begun, timeout=grace)
 
 
-@attrs.define
-class _Attempts:
-    """One submission on its way."""
+@attrs.define(eq=False)
+class Submission:
+    """One edit on its way to the service.
 
-    request: EditRequest
-    prepared: PreparedEdit
-    slot: Slot
-    seconds: float
-    limit: asyncio.Timeout
-    observer: SubmissionObserver | None = None
-    count: int = 0
-    failures: int = 0
-    sent_at: float = 0.0
-    began_at: float = attrs.field(default=attrs.Factory(lambda self: self.slot.taken_at, takes_self=True))
-    uncertain: bool = False
-    refusal: QwenEditError | None = None
-    exchange: Exchange | None = None
-    accepted: TaskSnapshot | None = None
+    Attributes:
+        accepted: Completes with the task that the service accepted, or with the error that ended the submission.
+        task: Runs :meth:`run`.
+    """
 
-    @property
-    def deadline(self) -> float:
-        """When to give up, in the loop's seconds."""
-        return self.slot.taken_at + self.seconds
+    _desk: Submitter
+    _request: EditRequest
+    _seconds: float
+    _observer: SubmissionObserver | None
+    _warner: Warner | None
+    _cut: tuple[str, ...]
+    _prepared: PreparedEdit | None
+    accepted: asyncio.Future[EditTask] = attrs.field(init=False)
+    task: asyncio.Task[None] = attrs.field(init=False)
+    _called_at: float = attrs.field(init=False)
+    _slot: Slot = attrs.field(init=False)
+    _began_at: float = attrs.field(default=0.0, init=False)
+    _sent_at: float = attrs.field(default=0.0, init=False)
+    _timer: asyncio.TimerHandle | None = attrs.field(default=None, init=False)
+    _stands_by: bool = attrs.field(default=False, init=False)
+    _probes: bool = attrs.field(default=False, init=False)
+    _pending: JSONBody | None = attrs.field(default=None, init=False)
+    _failures: int = attrs.field(default=0, init=False)
+    _attempts: int = attrs.field(default=1, init=False)
+    _refusal: QwenEditError | None = attrs.field(default=None, init=False)
+    _is_uncertain: bool = attrs.field(default=False, init=False)
+    _is_doubted: bool = attrs.field(default=False, init=False)
 
-    def room_deadline(self, accepted_at: float) -> float:
-        """When to give up if there is no room: the clock starts again whenever the service accepts another one."""
-        return max(self.began_at, accepted_at) + self.seconds
-
-    def given_up(self) -> QwenEditError:
-        """The error of an edit that could not be submitted in time."""
-        error = self.refusal or DeadlineExceededError("the deadline passed before the edit could be submitted")
-        return _uncertain(error) if self.uncertain else error
+    def __attrs_post_init__(self) -> None:
+        loop = self._desk.poller.loop
+        self.accepted = loop.create_future()
+        self._called_at = loop.time()
+        self._slot = self._desk.gate.slot()
 
     @property
     def sent_whole(self) -> bool:
-        """Whether the service may have the whole of an attempt that was not answered."""
-        return self.exchange is not None and self.exchange.answer.cancelled() and self.exchange.body.sent_whole
+        """Whether the service may have an attempt that was not answered."""
+        return self._pending is not None and self._pending.sent_whole
+
+    def cut_reply_short(self) -> bool:
+        """Wait for no more of the reply; returns whether it has begun."""
+        return self._pending is not None and self._pending.cut_reply_short()
+
+    # The caller's side.
+
+    def give_up(self) -> None:
+        """Stop the submission, because its caller was cancelled. A task that it gave already is given up, too."""
+        if not self.accepted.done() or self.accepted.cancelled():
+            self._desk.counters.cancelled += 1
+            self._detach()
+        elif self.accepted.exception() is None:
+            give_up(self.accepted.result())
+
+    def _expire(self) -> None:
+        """Stop the submission, because its deadline passed."""
+        if not self.accepted.done():
+            self._desk.counters.refused += 1
+            self.accepted.set_exception(self._error_when_late())
+            self._detach()
+
+    def _detach(self) -> None:
+        """Free all that the submission holds; cut it off, unless it was sent whole."""
+        self.accepted.cancel()
+        self._slot.release()
+        self._stop_clock()
+        self._end_probe()
+        if self.task.done():
+            return
+        if not self.sent_whole:
+            if self._pending is not None:
+                self._pending.withdraw()
+            self.task.cancel()
+            return
+        self._is_doubted = True
+        self._desk.counters.uncertain += 1
+        self._close_images()
+        log.warning("a submission was given up after it was sent: a task may exist; its id follows if it comes")
+
+    def settle_for_good(self) -> None:
+        """Let nobody wait for a submission that was cut off, perhaps before it began."""
+        if not self.accepted.done():
+            self._slot.release()
+            self._desk.counters.refused += 1
+            lost = "after it was sent: a task may exist" if self.sent_whole else "before it was sent"
+            kind = SubmitUncertainError if self.sent_whole else SessionClosedError
+            self.accepted.set_exception(kind(f"the session was closed while the edit was submitted, {lost}"))
+
+    # The session's side.
+
+    async def run(self) -> None:
+        """Submit until the service accepts, or until there is an error to raise."""
+        try:
+            snapshot = await self._carry()
+        except Exception as error:  # noqa: BLE001  # passed on to the caller; here it would end the session
+            self._slot.release()
+            if not self.accepted.done():
+                self._desk.counters.refused += 1
+                self.accepted.set_exception(error)
+        else:
+            self._succeed(snapshot)
+        finally:
+            self._end_probe()
+            self._stop_clock()
+            self._close_images()
+
+    async def _carry(self) -> TaskSnapshot:
+        await self._slot.take()
+        self._began_at = self._slot.taken_at
+        self._set_clock()
+        if self._prepared is None:
+            await self._prepare()
+        while True:
+            try:
+                return await self._in_accepted_form()
+            except QwenEditError as error:
+                refusal = error
+            await self._recover(refusal)
+
+    async def _prepare(self) -> None:
+        self._prepared = prepared = await self._desk.offloader.run(prepare, self._request, fit=self._desk.fit)
+        if self._warner is not None:
+            for sentence in prepared.warnings:
+                self._warner.warn(sentence)
+        for change in prepared.changes:
+            log.info("%s", change)
+
+    def _succeed(self, snapshot: TaskSnapshot) -> None:
+        desk, slot, now = self._desk, self._slot, self._desk.poller.loop.time()
+        desk.counters.submitted += 1
+        slot.accepted(now)
+        if self.accepted.done() or desk.closed:
+            slot.release()
+            desk.counters.uncertain -= self._is_doubted
+            desk.poller.orphaned(snapshot)
+            if not self.accepted.done():
+                self.accepted.set_exception(closed_error(snapshot.task_id))
+            return
+        prepared = self._prepared
+        changes, warnings = (prepared.changes, prepared.warnings) if prepared is not None else ((), ())
+        task = EditTask(
+            task_id=snapshot.task_id,
+            parameters=self._request.parameters,
+            since=now,
+            deadline=slot.taken_at + self._seconds,
+            request=self._request,
+            notes=(*changes, *self._cut, *warnings),
+            snapshot=snapshot,
+            queued=slot.taken_at - self._called_at,
+            submitting=now - slot.taken_at,
+            slot=slot,
+            poller=desk.poller,
+        )
+        desk.poller.watch(task)
+        self.accepted.set_result(task)
+
+    # One attempt.
+
+    async def _in_accepted_form(self) -> TaskSnapshot:
+        """Make one attempt, in the form of the protocol that the service takes."""
+        service = self._desk.service
+        if service.alternative is not None:
+            await self._stand_by(service.verdict.acquire())
+            self._probes = True
+            try:
+                if service.alternative is not None:
+                    return await self._probe(service.protocol, service.alternative)
+            finally:
+                self._end_probe()
+        return await self._attempt(service.protocol)
+
+    async def _probe(self, protocol: WireProtocol, alternative: WireProtocol) -> TaskSnapshot:
+        """Make one attempt in the first form and, if that is refused as malformed, one in the other."""
+        try:
+            snapshot = await self._attempt(protocol)
+        except BadRequestError as error:
+            if error.status_code not in _MALFORMED_STATUSES or self.accepted.done():
+                raise
+            refusal = error
+        else:
+            self._desk.service.settle(protocol)
+            return snapshot
+        try:
+            snapshot = await self._attempt(alternative)
+        except BadRequestError:
+            pass  # malformed in both forms, so that the form is not to blame
+        else:
+            self._desk.service.settle(alternative)
+            return snapshot
+        raise refusal
+
+    def _end_probe(self) -> None:
+        if self._probes:
+            self._probes = False
+            self._desk.service.verdict.release()
+
+    async def _attempt(self, protocol: WireProtocol) -> TaskSnapshot:
+        """Wait for a turn, and send the request; the observer is called before and after."""
+        turn = self._desk.gate.submit_at_once()
+        self._sent_at = turn if turn is not None else await self._stand_by(self._desk.gate.wait_to_submit())
+        images = self._prepared.images if self._prepared is not None else ()
+        call = protocol.submission(self._request)
+        body = JSONBody(call.parts, images, self._desk.offloader, stall_timeout=self._desk.stall_timeout)
+        if self._observer is None:
+            return await self._send(protocol, call, body)
+        await self._observer.about_to_submit()
+        fate: TaskSnapshot | Failure = Failure.REFUSED
+        try:
+            fate = snapshot = await self._send(protocol, call, body)
+        except QwenEditError as error:
+            fate = judge_submission(error)
+            raise
+        except BaseException:
+            fate = Failure.UNCERTAIN if body.sent_whole else Failure.REFUSED
+            raise
+        finally:
+            self._observer.settled(fate)
+        return snapshot
+
+    async def _send(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
+        if self._desk.gate.closed_by is not None:
+            raise self._desk.gate.closed_by.for_task(None)
+        self._pending = body
+        try:
+            snapshot = await self._desk.service.submit(protocol, call, body)
+        except Exception:
+            self._pending = None
+            raise
+        self._pending = None
+        return snapshot
+
+    # What comes after a failure.
+
+    async def _recover(self, error: QwenEditError) -> None:
+        """Wait as long as is right before the next attempt; raises if there must not be one."""
+        desk, failure = self._desk, self._heed(error)
+        self._failures += failure is not Failure.THROTTLED
+        then = after_failure(
+            failure,
+            failures=self._failures,
+            max_retries=desk.retry.max_retries,
+            resubmit_uncertain=desk.resubmit_uncertain,
+            resumes_at=desk.poller.loop.time() + pause_after(error),
+            deadline=self._deadline,
+            room_deadline=self._room_deadline,
+        )
+        if then is Then.GIVE_UP or self.accepted.done():
+            raise _uncertain(error) if self._is_uncertain else error
+        self._attempts += 1
+        desk.counters.retries += failure is not Failure.UNCERTAIN
+        desk.counters.resubmitted += failure is Failure.UNCERTAIN
+        level = logging.WARNING if failure is Failure.UNCERTAIN else logging.INFO
+        log.log(level, "submitting again (attempt %d), since it %s: %s", self._attempts, failure.value, error)
+        if then is Then.REQUEUE:
+            self._slot.release()
+            await self._stand_by(self._slot.take(first=True))
+        else:
+            await desk.gate.sleep(desk.retry.delay(self._attempts - 1, desk.random.random()))
+
+    def _heed(self, error: QwenEditError) -> Failure:
+        """Apply a failure to the whole session, whoever still waits for this submission; returns its meaning."""
+        desk, failure = self._desk, judge_submission(error)
+        self._refusal = error
+        if failure is Failure.FATAL:
+            desk.gate.close(error)
+        desk.gate.hold_back(error)
+        if failure is Failure.THROTTLED:
+            desk.counters.throttled += 1
+            desk.gate.throttled(desk.poller.loop.time(), self._sent_at, desk.random.random())
+        desk.counters.uncertain += (failure is Failure.UNCERTAIN) - self._is_doubted
+        self._is_doubted = False
+        self._is_uncertain = self._is_uncertain or failure is Failure.UNCERTAIN
+        return failure
+
+    # The clock: the deadline counts from the slot, without the time that the submission stands by.
+
+    @property
+    def _deadline(self) -> float:
+        return self._slot.taken_at + self._seconds
+
+    @property
+    def _room_deadline(self) -> float:
+        """The deadline while there is no room: it starts again whenever the service accepts another submission."""
+        return max(self._began_at, self._desk.gate.pacer.accepted_at) + self._seconds
+
+    async def _stand_by(self, wait: Awaitable[T]) -> T:
+        """Wait for a turn. That takes nothing from the edit's time, as long as the service accepts others."""
+        loop, slot = self._desk.poller.loop, self._slot
+        offset = slot.taken_at - loop.time()
+        self._stands_by = True
+        self._set_clock()
+        try:
+            return await wait
+        finally:
+            self._stands_by = False
+            slot.taken_at = max(slot.taken_at, loop.time() + offset)
+            self._set_clock()
+
+    def _set_clock(self) -> None:
+        """Set the timer, if it would come too late; one that comes too early sets itself again."""
+        until = self._room_deadline if self._stands_by else self._deadline
+        if self._timer is not None and self._timer.when() <= until:
+            return
+        self._stop_clock()
+        if not self.accepted.done():
+            self._timer = self._desk.poller.loop.call_at(until, self._ring, until)
+
+    def _ring(self, reached: float) -> None:
+        self._timer = None
+        until = self._room_deadline if self._stands_by else self._deadline
+        if until <= max(reached, self._desk.poller.loop.time()):
+            self._expire()
+        else:
+            self._set_clock()
+
+    def _stop_clock(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _error_when_late(self) -> QwenEditError:
+        if self._prepared is None:
+            return DeadlineExceededError("the deadline passed while the images were read: nothing was sent")
+        if self.sent_whole:
+            return SubmitUncertainError("the deadline passed before the reply to the submission came: a task may exist")
+        error = self._refusal or DeadlineExceededError("the deadline passed before the edit could be submitted")
+        return _uncertain(error) if self._is_uncertain else error
+
+    def _close_images(self) -> None:
+        if self._prepared is not None:
+            self._prepared.close()
+
+
+def closed_error(task_id: str) -> SessionClosedError:
+    """Return the error of a task that the session no longer waits for, because it was closed."""
+    return SessionClosedError(
+        f"the session was closed before task {task_id} ended; it runs on: session.attach({task_id!r})", task_id=task_id
+    )
 
 
 def _uncertain(error: QwenEditError) -> SubmitUncertainError:

@@ -1,151 +1,110 @@
-"""The handle of a task that was submitted or attached to."""
+"""A task at the service, as users hold it, waiters await it, and the poller schedules it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Generator
 from typing import TYPE_CHECKING
 
-from qwen_edit_async.errors import QwenEditError, SessionClosedError
+import attrs
+
+from qwen_edit_async.errors import EditCancelledError, QwenEditError, SessionClosedError
+from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, TaskSnapshot, TaskStatus
+from qwen_edit_async.scheduling.schedule import ScheduledTask
+from qwen_edit_async.session.gate import Slot
 
 if TYPE_CHECKING:
+    from qwen_edit_async.session.poller import Poller
     from qwen_edit_async.session.results import EditResult
 
 
 def require_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Refuse what is done on another event loop than that of the session.
+    """Refuse a call from another event loop than the session's.
 
     Raises:
-        SessionClosedError: If another one runs.
+        SessionClosedError: If another event loop runs.
     """
     if asyncio.get_running_loop() is not loop:
         raise SessionClosedError("this session was opened on another event loop: open one in each")
 
 
-class TaskState:
-    """What is known of a task, and who waits to know more. Each waiter has a future of its own."""
+class Demand:
+    """Counts the calls that wait for something of a session, so that closing can wait for them.
 
-    __slots__ = ("_ends", "_loop", "_news", "_on_engaged", "outcome", "snapshot")
-
-    def __init__(self, snapshot: TaskSnapshot, on_engaged: Callable[[int], None]) -> None:
-        self.snapshot: TaskSnapshot = snapshot
-        self.outcome: EditResult | BaseException | None = None
-        self._loop = asyncio.get_running_loop()
-        self._on_engaged = on_engaged
-        self._news: set[asyncio.Future[None]] = set()
-        self._ends: set[asyncio.Future[None]] = set()
-
-    @property
-    def awaited(self) -> bool:
-        """Whether somebody waits."""
-        return any(not waiter.cancelled() for waiter in self._news | self._ends)
-
-    def show(self, snapshot: TaskSnapshot) -> None:
-        """Take in an answer of the service."""
-        if snapshot != self.snapshot:
-            self.snapshot = snapshot
-            _wake(self._news)
-
-    def end(self, outcome: EditResult | BaseException) -> None:
-        """Take in the outcome, unless there is one."""
-        if self.outcome is None:
-            self.outcome = outcome
-            _wake(self._news)
-            _wake(self._ends)
-
-    async def changed(self) -> None:
-        """Wait for the next snapshot or the outcome."""
-        await self._wait_among(self._news)
-
-    async def ended(self) -> EditResult | BaseException:
-        """Wait for the outcome, unless it is there."""
-        while (outcome := self.outcome) is None:
-            await self._wait_among(self._ends)
-        return outcome
-
-    def require_own_loop(self) -> None:
-        """See :func:`require_loop`: what is set on one loop wakes nobody on another."""
-        require_loop(self._loop)
-
-    async def _wait_among(self, waiters: set[asyncio.Future[None]]) -> None:
-        self.require_own_loop()
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        waiters.add(waiter)
-        self._on_engaged(1)
-        try:
-            await waiter
-        finally:
-            waiters.discard(waiter)
-            self._on_engaged(-1)
-
-
-def _wake(waiters: set[asyncio.Future[None]]) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(None)
-
-
-class EditTask:
-    """A task at the service, and the wait for it.
-
-    ``await task`` gives its :class:`EditResult`, to any number of waiters: that one of them is cancelled or times out
-    is nothing to the others. It raises :class:`EditFailedError` if the task failed, :class:`DeadlineExceededError` if
-    the edit's deadline passed, :class:`EditCancelledError` after :meth:`cancel`, :class:`SessionClosedError` if the
-    session was closed meanwhile or runs on another event loop, and the service's error if it refuses to tell.
+    Attributes:
+        count: The number of such calls.
+        none_left: Set whenever the last of them is over.
     """
 
-    def __init__(
-        self,
-        state: TaskState,
-        request: EditRequest | None,
-        *,
-        notes: tuple[str, ...] = (),
-        on_cancel: Callable[[], None],
-    ) -> None:
-        self._state = state
-        self._request = request
-        self._notes = notes
-        self._on_cancel = on_cancel
+    def __init__(self) -> None:
+        self.count = 0
+        self.none_left = asyncio.Event()
+
+    def enter(self) -> None:
+        """Count a call that begins to wait."""
+        self.count += 1
+
+    def leave(self) -> None:
+        """Count a call that no longer waits."""
+        self.count -= 1
+        if not self.count:
+            self.none_left.set()
+
+    def __enter__(self) -> None:
+        self.enter()
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+
+@attrs.define(kw_only=True, eq=False, repr=False)
+class EditTask(ScheduledTask):
+    """A task at the service, and the wait for it.
+
+    ``await task`` returns its :class:`EditResult`, to any number of waiters. A waiter that is cancelled or times out
+    does not affect the others. Awaiting raises :class:`EditFailedError` if the task failed,
+    :class:`DeadlineExceededError` if the edit's deadline passed, :class:`EditCancelledError` after :meth:`cancel`,
+    :class:`SessionClosedError` if the session was closed meanwhile or runs on another event loop, and the service's
+    error if it refuses to tell.
+
+    Attributes:
+        request: The edit's request; ``None`` for a task that was attached to.
+        notes: Changes made before sending (``fit=True``) and text that the service ignores, a sentence each.
+        snapshot: The task as the service last showed it.
+        queued: Seconds that the edit waited for its slot and its turn.
+        submitting: Seconds from there to the service's acceptance.
+        outcome: The result or error that ended the wait; ``None`` until then.
+    """
+
+    request: EditRequest | None = None
+    notes: tuple[str, ...] = ()
+    snapshot: TaskSnapshot
+    queued: float = 0.0
+    submitting: float = 0.0
+    outcome: EditResult | BaseException | None = attrs.field(default=None, init=False)
+    _slot: Slot | None = None
+    _poller: Poller
+    _waiters: list[asyncio.Future[None]] = attrs.field(factory=list, init=False)
 
     @property
     def id(self) -> str:
         """The service's name for the task; ``session.attach(id)`` waits for it again, at any later time."""
-        return self._state.snapshot.task_id
-
-    @property
-    def request(self) -> EditRequest | None:
-        """What was asked for; ``None`` for a task that was attached to."""
-        return self._request
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was changed before sending (``fit=True``), or will be ignored by the service, a sentence each."""
-        return self._notes
-
-    @property
-    def snapshot(self) -> TaskSnapshot:
-        """The task as the service last showed it."""
-        return self._state.snapshot
+        return self.task_id
 
     @property
     def status(self) -> TaskStatus:
-        """Where the task stands, as the service last showed it."""
-        return self._state.snapshot.status
-
-    @property
-    def progress(self) -> float | None:
-        """0.0 to 1.0, if the service tells it."""
-        return self._state.snapshot.progress
+        """The status of the task, as the service last showed it."""
+        return self.snapshot.status
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody waits for it just now."""
-        return self._state.awaited
+        """Whether somebody waits for the task at the moment."""
+        return any(not waiter.done() for waiter in self._waiters)
 
     def done(self) -> bool:
-        """Whether the wait is over, with a result or an error."""
-        return self._state.outcome is not None
+        """Return whether the wait is over, with a result or an error."""
+        return self.outcome is not None
 
     def cancel(self) -> None:
         """Give the task up: its slot is free and its checks stop at once, and whoever awaits it gets an error.
@@ -156,39 +115,99 @@ class EditTask:
             SessionClosedError: If the session runs on another event loop.
         """
         if not self.done():
-            self._state.require_own_loop()
-            self._on_cancel()
+            require_loop(self._poller.loop)
+            message = f"task {self.id} was given up, and runs on at the service: session.attach({self.id!r})"
+            self._poller.give_up(self, EditCancelledError(message, task_id=self.id))
+
+    def give_up(self) -> None:
+        """Cancel the task if nobody waits for it; remember it if its result came too late for its caller."""
+        if self.done():
+            self._poller.unclaimed(self.id)
+        elif not self.awaited:
+            self.cancel()
 
     async def updates(self) -> AsyncIterator[TaskSnapshot]:
-        """Every change that a status check finds, beginning with the latest snapshot and ending with the last.
+        """Yield the latest snapshot, and then every change that a status check finds, up to the last.
 
         A slow loop gets the newest snapshot, not all that it missed.
 
         Raises:
-            QwenEditError: As ``await task`` does, except that a task which failed simply ends with that snapshot.
+            QwenEditError: As ``await task`` does, except that a failed task simply ends with that snapshot.
         """
         shown: TaskSnapshot | None = None
         while True:
-            if self._state.snapshot is not shown:
-                shown = self._state.snapshot
+            if self.snapshot is not shown:
+                shown = self.snapshot
                 yield shown
-            elif isinstance(self._state.outcome, BaseException) and not shown.status.terminal:
-                raise self._state.outcome
+            elif isinstance(self.outcome, BaseException) and not shown.status.terminal:
+                raise self.outcome
             elif self.done():
                 return
             else:
-                await self._state.changed()
+                await self._change()
+
+    def show(self, snapshot: TaskSnapshot) -> None:
+        """Take in an answer that does not end the wait."""
+        if snapshot != self.snapshot:
+            self.snapshot = snapshot
+            self._wake()
+
+    def end(self, outcome: EditResult | BaseException) -> None:
+        """Take in the outcome, give the slot back, and wake all waiters."""
+        self.outcome = outcome
+        if self._slot is not None:
+            self._slot.release()
+        self._wake()
+
+    def join(self) -> asyncio.Future[None]:
+        """Return a future that completes at the next change of the task."""
+        waiter: asyncio.Future[None] = self._poller.loop.create_future()
+        self._waiters.append(waiter)
+        return waiter
+
+    def leave(self, waiter: asyncio.Future[None]) -> None:
+        """Forget a future that :meth:`join` returned."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
 
     def __await__(self) -> Generator[object, None, EditResult]:
-        return self._wait().__await__()
+        return self._result().__await__()
 
     def __repr__(self) -> str:
-        return f"<EditTask {self.id} {self._state.snapshot.status_word or self.status.value}>"
+        return f"<EditTask {self.id} {self.snapshot.status_word or self.status.value}>"
 
-    async def _wait(self) -> EditResult:
-        outcome = await self._state.ended()
-        if isinstance(outcome, QwenEditError):
-            raise outcome.for_task(outcome.task_id)  # each waiter has its own, with a traceback of its own
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
+    async def _result(self) -> EditResult:
+        while self.outcome is None:
+            await self._change()
+        end = ending(self.outcome)
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+    async def _change(self) -> None:
+        require_loop(self._poller.loop)
+        waiter = self.join()
+        with self._poller.demand:
+            try:
+                await waiter
+            finally:
+                self.leave(waiter)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def give_up(task: EditTask) -> str:
+    """Give up a cancelled edit's task, unless others wait for it; returns a sentence that says where its result is."""
+    note = f"task {task.id} runs on at the service: session.attach({task.id!r}) gets its result"
+    log.warning("an edit was cancelled: %s", note)
+    task.give_up()
+    return note
+
+
+def ending(outcome: EditResult | BaseException) -> EditResult | BaseException:
+    """Return an outcome for one waiter: each gets an error of its own, with a traceback of its own."""
+    return outcome.for_task(outcome.task_id) if isinstance(outcome, QwenEditError) else outcome

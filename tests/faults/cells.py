@@ -6,6 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import attrs
@@ -24,8 +25,11 @@ from qwen_edit_async import (
 )
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.emulator.faults import FaultRun
+from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.body import JSONBody
+from qwen_edit_async.http.options import Secret, resolve_timeouts
 from qwen_edit_async.protocol.generation import Call
+from qwen_edit_async.threads import Offloader
 
 PHOTO = encode(Image.new("RGB", (400, 400), "#7f9cf5"))
 DEADLINE = 60.0
@@ -98,19 +102,19 @@ def narrowed(fault: Fault, phase: str, *, once: bool) -> Fault:
 @contextlib.asynccontextmanager
 async def session_on(service: Service, **options: Any) -> AsyncIterator[EditSession]:
     """A session that holds, at its end, what holds at every end."""
-    async with EditSession(service.emulator.api_key, base_url=service.url, **OPTIONS | options) as session:
-        session._host._random.seed(7)
+    key, timeouts = Secret(service.emulator.api_key), resolve_timeouts(TIMEOUT)
+    transport = AiohttpTransport(service.url, key, timeouts, default_headers={}, trust_env=False)
+    options = OPTIONS | {"transport": transport, "random": Random(7)} | options
+    async with EditSession(service.emulator.api_key, base_url=service.url, **options) as session:
         if service.faults is not None and service.faults.fault is WireFault.CLOSED_WHEN_REUSED:
             # So that the first check, and the first submission, finds a connection.
             with contextlib.suppress(NotFoundError):
                 await session.status("nobody")
-            await session._host._transport.send(
-                Call(method="POST", path="/nowhere"), JSONBody([b"{}"], [], session._host.offloader, stall_timeout=1.0)
-            )
+            body = JSONBody([b"{}"], [], Offloader(1), stall_timeout=1.0)
+            await transport.send(Call(method="POST", path="/nowhere"), body)
         yield session
         counts = session.statistics()
         assert (counts.in_flight, counts.waiting, counts.watched) == (0, 0, 0)
-        assert session._host._engaged == 0
 
 
 async def single(service: Service, _: Path) -> str:

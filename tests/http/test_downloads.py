@@ -20,6 +20,7 @@ from qwen_edit_async import DownloadError, EditSession, FixedInterval, NotFoundE
 from qwen_edit_async.emulator import EditEmulator, Fault, FixedEngine
 from qwen_edit_async.http import downloads as downloads_module
 from qwen_edit_async.http.hosts import ResultHosts
+from qwen_edit_async.threads import Offloader
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
 
@@ -85,7 +86,7 @@ async def serve():
 
 
 def image_at(session, url: str) -> OutputImage:
-    return OutputImage(url=url, task_id="task-1", index=0, store=session._host)
+    return OutputImage(url=url, task_id="task-1", index=0, store=session._runtime)
 
 
 def files_in(folder: Path) -> list[str]:
@@ -600,7 +601,7 @@ async def test_leaving_the_session_waits_for_a_download_that_somebody_awaits(emu
 )
 async def test_a_url_that_makes_no_sense_is_a_download_error(session, url):
     with pytest.raises(DownloadError):
-        await OutputImage(url=url, task_id="t", index=0, store=session._host).read()
+        await OutputImage(url=url, task_id="t", index=0, store=session._runtime).read()
 
 
 async def test_a_file_that_is_no_picture_inside_is_a_download_error(image):
@@ -632,13 +633,13 @@ async def test_what_a_longer_broken_attempt_left_is_not_behind_the_picture(emula
 
 async def test_a_small_picture_is_saved_by_two_calls_of_a_thread(emulator, session, image, tmp_path, monkeypatch):
     calls = []
-    run = session._host.offloader.run
+    run = Offloader.run
 
-    async def counted(function, *arguments):
+    async def counted(offloader, function, *arguments):
         calls.append(function)
-        return await run(function, *arguments)
+        return await run(offloader, function, *arguments)
 
     monkeypatch.setattr(downloads_module, "_PIECE_BYTES", 100_000_000)
-    monkeypatch.setattr(session._host.offloader, "run", counted)
+    monkeypatch.setattr(Offloader, "run", counted)
     await image.save(tmp_path / "picture.png")
     assert len(calls) == 2

@@ -16,7 +16,7 @@ from qwen_edit_async import Learned
 from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.budget import PollBudget
 from qwen_edit_async.scheduling.policies import FixedInterval, PolledTask, RankingPolicy
-from qwen_edit_async.scheduling.schedule import PollSchedule, WatchedTask
+from qwen_edit_async.scheduling.schedule import LAST_CHECK_GRACE, PollSchedule, ScheduledTask
 
 RUNNING = TaskSnapshot(task_id="t", status=TaskStatus.IN_PROGRESS)
 COMPLETED = TaskSnapshot(task_id="t", status=TaskStatus.COMPLETED, urls=("https://r/1",))
@@ -142,30 +142,7 @@ def test_under_adversity_patience_is_three_rounds() -> None:
             added[taken] = now
 
 
-def test_what_is_urgent_gets_every_second_check_at_most() -> None:
-    budget = PollBudget(1.0, lambda task, now: task[0] == "l")
-    for task in ("u1", "u2", "u3", "l1", "l2", "l3"):
-        budget.add(task, 0.0)
-    order = [budget.take(float(now), urgent) for now, urgent in enumerate(["u1", "u2", "u2", "u3", "u3", None])]
-    assert [task and task[0] for task in order] == ["u", "l", "u", "l", "u", "l"]
-
-
-def test_a_task_that_is_neither_urgent_nor_likely_is_checked_within_five_rounds() -> None:
-    rate, others = 10.0, 60
-    budget: PollBudget[str | int] = PollBudget(rate, lambda task, now: task != "unlikely")
-    for task in (*range(others), "unlikely"):
-        budget.add(task, 0.0)
-    for slot in itertools.count():
-        urgent = next(task for task in budget._ring if task != "unlikely")
-        taken = budget.take(slot / rate + 1e-9, urgent)
-        assert slot / rate <= 5 * (others + 1) / rate
-        if taken == "unlikely":
-            break
-        if taken is not None:
-            budget.add(taken, slot / rate)
-
-
-def weibull_likelihood(task: WatchedTask, now: float) -> float:
+def weibull_likelihood(task: ScheduledTask, now: float) -> float:
     """How probable it is that a task of :func:`lag_and_longest_wait` has ended since its last check."""
     return 1 - math.exp(((task.checked_at - task.since) / 450.0) ** 3 - ((now - task.since) / 450.0) ** 3)
 
@@ -174,12 +151,12 @@ def lag_and_longest_wait(in_flight: int, rate: float, *, ranked: bool) -> tuple[
     """Mean lag, and the longest wait from due to checked, of as many tasks again as are in flight, all always due."""
     draw = random.Random(1)
     budget = PollBudget(rate, weibull_likelihood if ranked else None)
-    ends: dict[WatchedTask, float] = {}
+    ends: dict[ScheduledTask, float] = {}
     lags: list[float] = []
     longest, now = 0.0, 0.0
 
     def submit() -> None:
-        task = WatchedTask(task_id="", since=now)
+        task = ScheduledTask(task_id="", since=now)
         ends[task] = now + draw.weibullvariate(450.0, 3.0)
         budget.add(task, now)
 
@@ -207,11 +184,13 @@ def test_of_ten_thousand_tasks_at_a_hundred_checks_a_second_none_starves_and_the
     assert ranked < 0.8 * round_robin
 
 
-def checked_times(schedule: PollSchedule[WatchedTask], until: float) -> list[tuple[float, WatchedTask]]:
+def checked_times(schedule: PollSchedule[ScheduledTask], until: float) -> list[tuple[float, ScheduledTask]]:
     """When which task is checked, if every answer is 'running' and comes at once."""
     checks = []
     now = schedule.next_event()
     while now <= until:
+        while schedule.take_expired(now) is not None:
+            pass
         while (task := schedule.take_due(now)) is not None:
             checks.append((now, task))
             schedule.answered(task, RUNNING, now, now)
@@ -220,8 +199,8 @@ def checked_times(schedule: PollSchedule[WatchedTask], until: float) -> list[tup
 
 
 def test_a_schedule_keeps_to_the_rate_and_leaves_no_task_out() -> None:
-    schedule: PollSchedule[WatchedTask] = PollSchedule(FixedInterval(1.0), 4.0)
-    tasks = [WatchedTask(task_id=str(number), since=0.0) for number in range(8)]
+    schedule: PollSchedule[ScheduledTask] = PollSchedule(FixedInterval(1.0), 4.0)
+    tasks = [ScheduledTask(task_id=str(number), since=0.0) for number in range(8)]
     for task in tasks:
         schedule.add(task, 0.0)
     checks = checked_times(schedule, 11.0)
@@ -230,89 +209,83 @@ def test_a_schedule_keeps_to_the_rate_and_leaves_no_task_out() -> None:
 
 
 def test_a_schedule_under_the_rate_checks_each_task_when_its_policy_says() -> None:
-    schedule: PollSchedule[WatchedTask] = PollSchedule(FixedInterval(1.0), 10.0)
-    schedule.add(WatchedTask(task_id="a", since=0.0), 0.0)
+    schedule: PollSchedule[ScheduledTask] = PollSchedule(FixedInterval(1.0), 10.0)
+    schedule.add(ScheduledTask(task_id="a", since=0.0), 0.0)
     assert [now for now, _ in checked_times(schedule, 3.5)] == [1.0, 2.0, 3.0]
 
 
 def test_a_schedule_asks_its_policy_who_goes_first() -> None:
     assert isinstance(Ranking(), RankingPolicy)
     assert not isinstance(FixedInterval(), RankingPolicy)
-    schedule: PollSchedule[WatchedTask] = PollSchedule(Ranking(1.0), 4.0)
-    tasks = [WatchedTask(task_id=str(number), since=float(number)) for number in range(3)]
+    schedule: PollSchedule[ScheduledTask] = PollSchedule(Ranking(1.0), 4.0)
+    tasks = [ScheduledTask(task_id=str(number), since=float(number)) for number in range(3)]
     for task in tasks:
         schedule.add(task, 0.0)
     assert [schedule.take_due(now) for now in (5.0, 5.5, 6.0)] == tasks[::-1]
 
 
-def test_many_tasks_due_at_once_are_taken_up_a_few_at_a_time() -> None:
-    schedule: PollSchedule[WatchedTask] = PollSchedule(FixedInterval(1.0), 1.0)
-    for number in range(1000):
-        schedule.add(WatchedTask(task_id=str(number), since=0.0), 0.0)
-    schedule.take_due(1.0)
-    assert 1 < len(schedule._budget) < 100
-
-
 def test_a_task_that_waits_for_its_turn_can_be_removed_and_can_expire() -> None:
-    schedule: PollSchedule[WatchedTask] = PollSchedule(FixedInterval(1.0), 1.0)
-    first, gone, late = (WatchedTask(task_id=name, since=0.0, deadline=3.0 + n) for n, name in enumerate("abc"))
+    schedule: PollSchedule[ScheduledTask] = PollSchedule(FixedInterval(1.0), 1.0)
+    first, gone, late = (ScheduledTask(task_id=name, since=0.0, deadline=3.0 + n) for n, name in enumerate("abc"))
     for task in (first, gone, late):
         schedule.add(task, 0.0)
     assert schedule.take_due(1.0) is first
     schedule.answered(first, COMPLETED, 1.0, 1.0)
     schedule.remove(gone, 1.5)
-    assert schedule.take_expired(5.5) is late
-    assert schedule.take_due(6.0) is None
+    assert schedule.take_expired(5.5) is None
+    assert schedule.take_due(6.0) is late
+    assert schedule.take_expired(5.5 + 1.0 + LAST_CHECK_GRACE) is late
+    assert schedule.take_due(100.0) is None
     assert schedule.next_event() == math.inf
 
 
-def crowd_and_one(rate: float, interval: float = 1.0) -> tuple[PollSchedule[WatchedTask], WatchedTask]:
+def crowd_and_one(rate: float) -> tuple[PollSchedule[ScheduledTask], ScheduledTask]:
     """Nine tasks that always seem likelier to have ended than a tenth, whose deadline is at 20."""
-    schedule: PollSchedule[WatchedTask] = PollSchedule(Ranking(interval), rate)
-    one = WatchedTask(task_id="one", since=0.0, deadline=20.0)
+    schedule: PollSchedule[ScheduledTask] = PollSchedule(Ranking(1.0), rate)
+    one = ScheduledTask(task_id="one", since=0.0, deadline=20.0)
     schedule.add(one, 0.0)
     for number in range(9):
-        schedule.add(WatchedTask(task_id=str(number), since=1.0), 1.0)
+        schedule.add(ScheduledTask(task_id=str(number), since=1.0), 1.0)
     return schedule, one
 
 
 @pytest.mark.parametrize("rate", [0.7, 1.0, 2.0])
-def test_a_task_that_is_not_the_likeliest_has_its_last_check_before_its_deadline(rate: float) -> None:
+def test_a_task_that_is_not_the_likeliest_has_its_last_check_at_its_deadline(rate: float) -> None:
     schedule, one = crowd_and_one(rate=rate)
-    times = [now for now, task in checked_times(schedule, 19.9) if task is one]
-    assert 20 - 0.5 - 2 / rate <= times[-1] < 20
+    times = [now for now, task in checked_times(schedule, 30.0) if task is one]
+    assert 20 <= times[-1] <= 20 + 1 / rate
+    assert one not in schedule.tasks
 
 
-def test_last_checks_go_to_the_nearest_deadline_first_and_leave_every_second_check_to_others() -> None:
+def test_last_checks_go_before_all_others_and_each_is_made_once() -> None:
     schedule, one = crowd_and_one(rate=4.0)
-    other = WatchedTask(task_id="other", since=0.0, deadline=19.9)
+    other = ScheduledTask(task_id="other", since=0.0, deadline=20.0)
     schedule.add(other, 0.0)
-    late = [task for now, task in checked_times(schedule, 19.8) if now >= 18.9]
-    assert [task for task in late if task in {one, other}] == [other, one]
-    assert late.index(one) - late.index(other) == 2
+    late = [task for now, task in checked_times(schedule, 30.0) if now >= 20.0]
+    assert set(late[:2]) == {one, other}
+    assert not {one, other} & set(late[2:])
 
 
-def test_a_task_has_one_last_check() -> None:
-    schedule, one = crowd_and_one(rate=4.0, interval=0.1)
-    assert [task for now, task in checked_times(schedule, 19.9) if now >= 19.0].count(one) == 1
+def test_however_many_deadlines_pass_at_once_each_task_has_its_last_check() -> None:
+    schedule: PollSchedule[ScheduledTask] = PollSchedule(FixedInterval(100.0), 1.0)
+    tasks = [ScheduledTask(task_id=str(number), since=0.0, deadline=20.0) for number in range(200)]
+    for task in tasks:
+        schedule.add(task, 0.0)
+    assert {task for _, task in checked_times(schedule, 1000.0)} == set(tasks)
+    assert len(schedule) == 0
 
 
 def test_a_task_that_waits_for_its_last_check_can_be_removed() -> None:
     schedule, one = crowd_and_one(rate=4.0)
-    checked_times(schedule, 18.9)
-    schedule.remove(one, 18.9)
-    assert one not in [task for _, task in checked_times(schedule, 19.9)]
-
-
-def test_a_check_that_is_due_too_late_for_its_turn_is_due_earlier() -> None:
-    schedule: PollSchedule[WatchedTask] = PollSchedule(FixedInterval(19.0), 1.0)
-    schedule.add(WatchedTask(task_id="a", since=0.0, deadline=20.0), 0.0)
-    assert schedule.next_event() == 17.5
+    checked_times(schedule, 19.9)
+    assert schedule.take_expired(20.0) is None
+    schedule.remove(one, 20.0)
+    assert one not in [task for _, task in checked_times(schedule, 30.0)]
 
 
 @pytest.mark.anyio
 @pytest.mark.virtual_clock
-async def test_under_a_ceiling_hardly_any_task_is_given_up_that_had_ended():
+async def test_under_a_ceiling_no_task_is_given_up_that_had_ended():
     draw = random.Random(3)
     service = MemoryService(duration=lambda: draw.lognormvariate(math.log(100), 0.35))
     loop, found_late = asyncio.get_running_loop(), 0
@@ -321,7 +294,7 @@ async def test_under_a_ceiling_hardly_any_task_is_given_up_that_had_ended():
             if outcome.error is not None:
                 assert outcome.error.task_id is not None
                 found_late += loop.time() - service.ends[outcome.error.task_id] >= 1.0
-    assert found_late <= 5
+    assert found_late == 0
 
 
 @pytest.mark.anyio

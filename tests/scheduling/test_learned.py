@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from qwen_edit_async import Backoff, ConfigurationError, EditParameters, EditSession, FixedInterval, Learned
 from qwen_edit_async.scheduling.policies import PolledTask, RankingPolicy
+from qwen_edit_async.scheduling.schedule import ScheduledTask
 
 COSTS = (0.05, 0.2, 1.0)
 
@@ -49,7 +50,7 @@ def learned_at(poll_cost: float, name: str) -> Any:
 
 
 def a_task(parameters: EditParameters | None = None, *, attached: bool = False) -> PolledTask:
-    return PolledTask(task_id="t", since=0.0, parameters=parameters, attached=attached)
+    return ScheduledTask(task_id="t", since=0.0, parameters=parameters, attached=attached)
 
 
 def run(
@@ -110,7 +111,7 @@ def test_no_check_is_in_the_past_beyond_the_bound_or_sooner_than_it_pays(
 ) -> None:
     policy = Learned(poll_cost, max_interval=max_interval)
     for duration, latency, progress, attached, completed in history:
-        task = PolledTask(task_id="t", since=start, attached=attached)
+        task = ScheduledTask(task_id="t", since=start, attached=attached)
         now = start
         for _ in range(20):
             due = policy.next_check(task, now)

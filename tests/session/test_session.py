@@ -13,9 +13,11 @@ import pickle
 import re
 import threading
 import weakref
+from itertools import pairwise
 
 import looptime
 import pytest
+from jitter import NoJitter
 from memory_transport import HANGS, IMAGE, KEY, NORMAL, Answer, MemoryService, MemorySession, in_order, status
 
 from qwen_edit_async import (
@@ -141,7 +143,7 @@ async def test_a_session_that_was_opened_before_a_fork_says_so(monkeypatch, tmp_
 
 @pytest.mark.parametrize("make_copy", [pickle.dumps, copy.deepcopy])
 def test_a_session_is_not_copied_and_nothing_else_goes_wrong(make_copy):
-    session = MemorySession(MemoryService())
+    session = EditSession(KEY)
     with pytest.raises(TypeError, match="secret"):
         make_copy(session)
     gc.collect()  # pytest makes an error of what goes wrong in there
@@ -334,11 +336,12 @@ async def test_a_status_that_is_asked_for_tells_what_rate_works_and_what_is_refu
     service = MemoryService(on_check=lambda _, count: status(429) if count == 20 else NORMAL)
     service.ends["task-1"] = math.inf
     async with MemorySession(service) as session:
-        for _ in range(19):
+        for _ in range(30):
             await session.status("task-1")
-        assert session._host.pacer.rate.limit == math.inf
-        await session.status("task-1")
-        assert session._host.pacer.rate.limit == pytest.approx(0.95 * 19)
+    times = [sent.at for sent in service.checks]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert max(gaps[:19]) == pytest.approx(service.latency)
+    assert gaps[-8:] == pytest.approx([1 / (0.95 * 19)] * 8, abs=0.003)
 
 
 @virtual
@@ -464,7 +467,8 @@ def run_through_interrupts(work):
 @pytest.mark.parametrize("deadline", [0.5, 100.0], ids=["in the host task", "in a check"])
 def test_an_interrupt_leaves_the_event_loop_and_closes_the_session(deadline, caplog):
     async def main():
-        async with MemorySession(MemoryService(duration=10.0), polling=InterruptedPolicy(1.0)) as session:
+        service = MemoryService(duration=10.0, on_check=lambda *_: HANGS if deadline < 1 else NORMAL)
+        async with MemorySession(service, polling=InterruptedPolicy(1.0)) as session:
             with pytest.raises(SessionClosedError) as caught:
                 await session.edit(IMAGE, "snow", deadline=deadline)
             with pytest.raises(SessionClosedError):
@@ -554,7 +558,7 @@ def test_a_session_that_is_kept_to_the_loops_end_warns_and_ends_with_it():
 async def test_a_session_that_nobody_holds_warns_and_goes_on_for_those_who_wait():
     async def start():
         session = await MemorySession(service).open()
-        hosts.append(weakref.ref(session._host))
+        hosts.append(weakref.ref(session._runtime))
         return await session.submit(IMAGE, "snow")
 
     hosts, service = [], MemoryService(duration=50.0)
@@ -567,7 +571,7 @@ async def test_a_session_that_nobody_holds_warns_and_goes_on_for_those_who_wait(
 @virtual
 async def test_an_idle_session_that_nobody_holds_is_not_torn_apart():
     async def start():
-        return weakref.ref((await MemorySession(service).open())._host)
+        return weakref.ref((await MemorySession(service).open())._runtime)
 
     service = MemoryService()
     with pytest.warns(ResourceWarning, match="never closed"):
@@ -745,10 +749,8 @@ async def test_a_session_edits_through_sockets(tmp_path):
     emulator = EditEmulator(duration=AfterChecks(2), engine=FixedEngine(), faults=faults)
     async with (
         emulator,
-        EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.01)) as session,
+        EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.01), random=NoJitter()) as session,
     ):
-        host = session._host
-        host._random.random = lambda: 0.0
         results = await asyncio.gather(*(session.edit(IMAGE, "snow", n=2) for _ in range(5)))
         paths = await results[0].save(tmp_path)
     assert [path.name for path in paths] == [f"{results[0].task_id}-{index}.png" for index in range(2)]
@@ -796,4 +798,4 @@ async def test_the_deadline_holds_while_the_images_are_read():
 async def test_an_edit_of_a_picture_that_the_service_fetches_needs_no_thread():
     async with MemorySession(MemoryService()) as session:
         await session.edit(IMAGE, "snow")
-        assert session._host.offloader._executor._threads == set()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("qwen-edit")]

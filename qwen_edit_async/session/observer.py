@@ -1,0 +1,64 @@
+"""Reports on a submission that is under way: its attempts, for a journal, and warnings for the user."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any, Protocol
+
+import attrs
+
+from qwen_edit_async.errors import EditWarning
+from qwen_edit_async.models import TaskSnapshot
+from qwen_edit_async.scheduling.retry import Failure
+
+_NOT_THE_USERS = frozenset({__name__.partition(".")[0], "asyncio"})
+"""Packages whose lines no warning points at."""
+
+
+class SubmissionObserver(Protocol):
+    """Called before and after each attempt to submit one edit, whether or not somebody still waits for it.
+
+    An edit can take several attempts. Each is announced, then sent, then settled, before the next is announced. The
+    calls come from a task of the session.
+    """
+
+    async def about_to_submit(self) -> None:
+        """Called before an attempt, which is sent when this returns.
+
+        An error keeps the attempt from being sent, and ends the edit. The call is cancelled if the edit is
+        cancelled, runs past its deadline, or if the session ends.
+        """
+        ...
+
+    def settled(self, fate: TaskSnapshot | Failure) -> None:
+        """Called with the task that an attempt gave, or with the meaning of its failure. Must not raise.
+
+        Every attempt whose announcement returned is settled, even if the edit was cancelled or ran past its deadline
+        meanwhile.
+        """
+        ...
+
+
+@attrs.frozen
+class Warner:
+    """Issues warnings that point at one line of the user's code."""
+
+    filename: str
+    line: int
+    module: str | None
+    registry: dict[str | tuple[str, type[Warning], int], int]
+
+    @classmethod
+    def of_caller(cls) -> Warner:
+        """Return a warner for the line of the user's code that runs now."""
+        frame = sys._getframe(1)  # noqa: SLF001  # `inspect` reads source files, and so would block
+        while frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS and frame.f_back is not None:
+            frame = frame.f_back
+        names: dict[str, Any] = frame.f_globals
+        registry = names.setdefault("__warningregistry__", {})
+        return cls(frame.f_code.co_filename, frame.f_lineno, names.get("__name__"), registry)
+
+    def warn(self, message: str) -> None:
+        """Issue an :class:`EditWarning`."""
+        warnings.warn_explicit(message, EditWarning, self.filename, self.line, self.module, self.registry)

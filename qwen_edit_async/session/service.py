@@ -1,0 +1,50 @@
+"""The service as a session talks to it: over one transport, in the form of the protocol that the service takes."""
+
+from __future__ import annotations
+
+import asyncio
+
+from qwen_edit_async.http.api import Transport
+from qwen_edit_async.http.body import JSONBody
+from qwen_edit_async.log import log
+from qwen_edit_async.models import TaskSnapshot
+from qwen_edit_async.protocol.generation import Call, WireProtocol
+
+
+class Service:
+    """A transport, and the form of the protocol to use on it.
+
+    The first creation that succeeds settles the form. Until then, one submission at a time tries the first form and
+    then the other, and the rest wait for its verdict.
+
+    Args:
+        transport: The HTTP client.
+        protocol: The form to begin with.
+        alternative: The form to try if the first creation is refused as malformed.
+
+    Attributes:
+        verdict: Held by the submission that tries both forms.
+    """
+
+    def __init__(self, transport: Transport, protocol: WireProtocol, alternative: WireProtocol | None) -> None:
+        self.transport = transport
+        self.protocol = protocol
+        self.alternative = alternative
+        self.verdict = asyncio.Lock()
+
+    def settle(self, protocol: WireProtocol) -> None:
+        """Use this form for the rest of the session, unless another was settled before."""
+        if self.alternative is None:
+            return
+        if protocol is not self.protocol:
+            log.warning("the service takes %r, not %r: it is used from now on", protocol, self.protocol)
+        self.protocol, self.alternative = protocol, None
+
+    async def submit(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
+        """Create a task, in one attempt."""
+        return protocol.read_submission(await self.transport.send(call, body))
+
+    async def check(self, task_id: str) -> TaskSnapshot:
+        """Ask about a task, in one attempt."""
+        protocol = self.protocol
+        return protocol.read_status(await self.transport.send(protocol.status_check(task_id)), task_id)
