@@ -24,7 +24,7 @@ def test_a_whole_request_is_taken_as_it_is() -> None:
         ("", None, None, {}),
         (None, EditParameters(), None, {}),
         (None, None, "k", {}),
-        (None, None, None, {"n": None}),
+        (None, None, None, {"n": 1}),
     ],
 )
 def test_nothing_may_stand_beside_a_whole_request(
@@ -43,7 +43,7 @@ def test_arguments_make_a_request() -> None:
 def test_options_are_laid_over_the_parameters() -> None:
     parameters = EditParameters(n=3, seed=7, watermark=True)
     request = request_from_arguments("a.png", "snow", parameters, None, {"seed": 8, "watermark": None})
-    assert request.parameters == EditParameters(n=3, seed=8)
+    assert request.parameters == EditParameters(n=3, seed=8, watermark=True)  # ``None`` is the same as nothing given
 
 
 @pytest.mark.parametrize("instruction", [None, ""])

@@ -181,6 +181,7 @@ class Submission:
         """Stop the submission, because its caller was cancelled. A task that it gave already is given up, too."""
         if not self.accepted.done() or self.accepted.cancelled():
             self._desk.counters.cancelled += 1
+            self.accepted.cancel()
             self._detach()
         elif self.accepted.exception() is None:
             give_up(self.accepted.result())
@@ -189,12 +190,12 @@ class Submission:
         """Stop the submission, because its deadline passed."""
         if not self.accepted.done():
             self._desk.counters.refused += 1
-            self.accepted.set_exception(self._error_when_late())
+            error = self._error_when_late()
             self._detach()
+            self.accepted.set_exception(error)
 
     def _detach(self) -> None:
         """Free all that the submission holds; cut it off, unless it was sent whole."""
-        self.accepted.cancel()
         self._slot.release()
         self._stop_clock()
         self._end_probe()

@@ -43,7 +43,6 @@ from qwen_edit_async.cli.messages import plain
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.downloads import Downloader
-from qwen_edit_async.session.runtime import Host
 
 pytestmark = [
     pytest.mark.anyio,
@@ -1254,17 +1253,16 @@ async def test_a_session_that_is_closed_meanwhile_ends_the_run_resumably(request
     assert set(states(out).values()) == {"submitted", "planned"}
 
 
-async def test_a_task_that_is_accepted_while_the_session_closes_is_kept(requests, out, monkeypatch):
-    def closed(self, tracked):
-        raise SessionClosedError("the session was closed", task_id=tracked.task_id)
-
-    async with service() as (_, session):
-        with monkeypatch.context() as closing:
-            closing.setattr(Host, "track", closed)
-            report = await EditBatch(requests(1), out).run(session)
+async def test_a_task_that_is_accepted_while_the_session_closes_is_kept(requests, out):
+    async with service(Fault.slow(delay=0.3).on("submit").times(1)) as (emulator, session):
+        run = asyncio.create_task(EditBatch(requests(1), out).run(session))
+        await until(lambda: emulator.statistics().submits == 1)
+        await session.__aexit__(KeyError, KeyError(), None)
+        report = await run
         assert (report.in_flight, report.uncertain, report.failed) == (1, 0, 0)
         assert isinstance(report.error, SessionClosedError)
-        assert (await EditBatch(requests(1), out).run(session)).ok
+        async with EditSession(emulator.api_key, base_url=emulator.url) as another:
+            assert (await EditBatch(requests(1), out).run(another)).ok
 
 
 async def test_a_session_that_closes_before_a_download_ends_the_run_resumably(requests, out, monkeypatch):
