@@ -7,6 +7,7 @@ it holds about one chunk of one image.
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -58,11 +59,18 @@ class JSONBody(Payload):
         self._stall_timeout = stall_timeout
         self._body_size = sum(map(len, parts)) + sum(image.text_size for image in images)
         self._size = self._body_size
+        self._text = self._short_text()
         self.sent_whole = False
         self.failure: QwenEditError | None = None
         self._withdrawn = False
         self.on_sent: Callable[[], None] | None = None
         self.end_reply: Callable[[], None] | None = None
+
+    def _short_text(self) -> bytes | None:
+        """Return the whole text, if it is short and there already."""
+        if self._body_size >= _NEVER_STALLS_BYTES or not all(image.in_memory for image in self._images):
+            return None
+        return b"".join(piece if isinstance(piece, bytes) else piece[0].chunk(piece[1]) for piece in self._pieces())
 
     def withdraw(self) -> None:
         """Never send the last piece, if it was not: the HTTP library may write on for a step after a cancellation."""
@@ -89,6 +97,9 @@ class JSONBody(Payload):
         """
         self.sent_whole = False
         self.failure = None
+        if self._text is not None:
+            await self._write_short(writer, self._text)
+            return
         remaining = self._body_size
         pending = bytearray()
         try:
@@ -109,6 +120,21 @@ class JSONBody(Payload):
             self.failure = error.for_task(None)  # without the traceback, which leads back here
             raise
 
+    async def _write_short(self, writer: AbstractStreamWriter, text: bytes) -> None:
+        """Send a short body in one piece; it takes no pass of the event loop, unless the connection may be closed."""
+        try:
+            if _has_news(writer):
+                await _notice_close(writer)
+            if self._withdrawn:
+                raise APIConnectionError("the submission was given up before it was sent whole")
+        except QwenEditError as error:
+            self.failure = error.for_task(None)
+            raise
+        self.sent_whole = True
+        await writer.write(text)
+        if self.on_sent is not None:
+            self.on_sent()
+
     async def _hand_over(self, writer: AbstractStreamWriter, chunk: bytes | bytearray, *, last: bool) -> None:
         if last:
             await _notice_close(writer)
@@ -116,10 +142,7 @@ class JSONBody(Payload):
             raise APIConnectionError("the submission was given up before it was sent whole")
         self.sent_whole = last
         content = memoryview(chunk)  # what the socket does not take at once is not sliced by copying
-        if self._body_size < _NEVER_STALLS_BYTES:
-            await writer.write(content)
-        else:
-            await self._write_in_time(writer, content)
+        await self._write_in_time(writer, content)
         if last and self.on_sent is not None:
             self.on_sent()
 
@@ -149,6 +172,21 @@ class JSONBody(Payload):
         if index:  # a fast connection never makes us wait, so that this is what lets others run
             await asyncio.sleep(0)
         return image.chunk(index)
+
+
+def _has_news(writer: AbstractStreamWriter) -> bool:
+    """Return whether the connection has something to read, such as its end."""
+    if not isinstance(writer, StreamWriter):
+        return False
+    transport = writer.transport
+    connection = transport.get_extra_info("socket") if transport is not None else None
+    if transport is None or transport.is_closing() or connection is None:
+        return True
+    if not hasattr(select, "poll"):
+        return bool(select.select([connection], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def _notice_close(writer: AbstractStreamWriter) -> None:

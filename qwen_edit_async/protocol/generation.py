@@ -12,6 +12,7 @@ Whether a failed creation may have left a task behind shows in the error's type:
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -41,9 +42,10 @@ _MEMBER = re.compile(r'("(?:[^"\\]|\\.)*")\s*:\s*', re.DOTALL)
 _BETWEEN_MEMBERS = re.compile(r"\s*(?:,\s*|(?=\}))")
 _ERROR_REPORT = re.compile(r'"(error|error_message|code|message|detail)"\s*:')
 
-# Inside of JSON text a quote is always escaped, so that these characters in a row can only be our own empty member.
-_IMAGE_GAP = '{"image": null}'
+# Inside of JSON text a quote is always escaped, so these characters in a row can only be our own empty members.
+_IMAGE_GAP, _TEXT_GAP = '{"image": null}', '{"text": null}'
 _IMAGE_OPENS, _IMAGE_CLOSES = '{"image": "', '"}'
+_TEXT_OPENS, _TEXT_CLOSES = '{"text": ', "}"
 
 
 @attrs.frozen(kw_only=True)
@@ -100,6 +102,22 @@ class WireProtocol(Protocol):
         ...
 
 
+@functools.lru_cache(maxsize=64)
+def _template(envelope: EnvelopeName, images: int, parameters: EditParameters) -> tuple[bytes, ...]:
+    """Return a body's JSON text, cut where each image and the instruction belong."""
+    content: list[dict[str, None]] = [{"image": None}] * images + [{"text": None}]
+    body: dict[str, Any] = {"input": {"messages": [{"role": "user", "content": content}]}}
+    if given := _converter.unstructure(parameters):
+        body["parameters"] = given
+    if envelope == "params":
+        body = {"input": [{"params": body}]}
+    text = json.dumps({"model": MODEL, **body})
+    text = text.replace(_IMAGE_GAP, f"{_IMAGE_OPENS}\0{_IMAGE_CLOSES}").replace(
+        _TEXT_GAP, f"{_TEXT_OPENS}\0{_TEXT_CLOSES}"
+    )
+    return tuple(part.encode("ascii") for part in text.split("\0"))
+
+
 @attrs.frozen
 class GenerationProtocol:
     """The documented contract, with the body in one of its two envelopes.
@@ -112,17 +130,10 @@ class GenerationProtocol:
 
     def submission(self, request: EditRequest) -> Call:
         """``POST``: one message of one to three images and one text (contract, *Creating a task*)."""
-        content = [{"image": None} for _ in request.images] + [{"text": request.instruction}]
-        body: dict[str, Any] = {"input": {"messages": [{"role": "user", "content": content}]}}
-        if parameters := _converter.unstructure(request.parameters):
-            body["parameters"] = parameters
-        if self.envelope == "params":
-            body = {"input": [{"params": body}]}
+        *parts, text_opens, rest = _template(self.envelope, len(request.images), request.parameters)
         # An escaped surrogate that stands alone is still valid JSON text: ASCII keeps every instruction sendable.
-        texts = json.dumps({"model": MODEL, **body}).split(_IMAGE_GAP)
-        opened = [text + _IMAGE_OPENS for text in texts[:-1]] + texts[-1:]
-        parts = [opened[0]] + [_IMAGE_CLOSES + text for text in opened[1:]]
-        return Call(method="POST", path=SUBMIT_PATH, parts=tuple(part.encode("ascii") for part in parts))
+        last = text_opens + json.dumps(request.instruction).encode("ascii") + rest
+        return Call(method="POST", path=SUBMIT_PATH, parts=(*parts, last))
 
     def status_check(self, task_id: str) -> Call:
         """``GET`` by id (contract, *Polling*)."""

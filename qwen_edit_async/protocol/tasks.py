@@ -115,6 +115,8 @@ def snapshot_of(reply: Mapping[str, Any], task_id: str, asked_url: str = "") -> 
 
 def _task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, Any]:
     """Return the members that tell of the task, also if the service puts them into an envelope."""
+    if _documented_urls(document) is not None:
+        return document
     lacks_word, lacks_id = _word_of(document) is None, first_text(document, _OWN_ID_NAMES) is None
     if depth and (lacks_word or lacks_id):
         for name, id_names in _ID_NAMES_IN.items():
@@ -126,6 +128,24 @@ def _task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, A
                 if (lacks_word and _word_of(inner) is not None) or (lacks_id and first_text(inner, id_names)):
                     return {**document, **inner}
     return document
+
+
+def _documented_urls(document: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the URLs of a completed task in the documented shape, without looking for others: most replies have it."""
+    output = document.get("output")
+    if type(document.get("status")) is not str or type(output) is not list:
+        return None
+    if "data" in document or "task" in document:
+        return None
+    urls = []
+    for item in output:
+        if type(item) is not dict or len(item) != 1 or type(content := item.get("content")) is not list:
+            return None
+        for entry in content:
+            if type(entry) is not dict or type(url := entry.get("url")) is not str or not url.startswith("http"):
+                return None
+            urls.append(url)
+    return tuple(urls) or None
 
 
 def _word_of(members: Mapping[str, Any]) -> str | None:
@@ -142,6 +162,8 @@ def _to_urls(members: Mapping[str, Any]) -> tuple[str, ...]:
 
     A picture without a URL leaves its place empty, so that the others keep theirs.
     """
+    if (documented := _documented_urls(members)) is not None:
+        return documented
     for name in _OUTPUT_NAMES:
         if members.get(name) and any(urls := tuple(_urls_in({name: members[name]}))):
             return urls
