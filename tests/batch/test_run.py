@@ -1150,7 +1150,7 @@ class PublicSession(MemorySession):
     """A session whose service is at a public address, so that results have to be at one as well."""
 
     def __init__(self, service: MemoryService, **options: object) -> None:
-        EditSession.__init__(self, KEY, base_url="https://service.example", **options)
+        EditSession.__init__(self, KEY, base_url="https://service.example", transport=service, **options)
         self.service = service
 
 
