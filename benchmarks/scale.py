@@ -24,8 +24,7 @@ from _report import Row, report
 from qwen_edit_async import EditResult, EditSession, EditTask, PolledTask
 from qwen_edit_async.http.api import Transport
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.protocol.generation import Call
-from qwen_edit_async.protocol.replies import Reply
+from qwen_edit_async.protocol.base import Call, Reply
 
 GROWTH_TARGET, CPU_TARGET, LAG_TARGET = 6.0, 1.2, 20.0
 _PAUSE = 0.05

@@ -15,7 +15,8 @@ import attrs
 from qwen_edit_async.contract import DEFAULT_BASE_URL, SUBMIT_PATH
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.http.hosts import ResultHosts, is_local
-from qwen_edit_async.protocol.generation import EnvelopeName, GenerationProtocol, WireProtocol
+from qwen_edit_async.protocol.base import WireProtocol
+from qwen_edit_async.protocol.generation import EnvelopeName, GenerationProtocol
 from qwen_edit_async.text import quoted
 
 API_KEY_VARIABLE = "QWEN_EDIT_API_KEY"

@@ -31,7 +31,7 @@ from qwen_edit_async.http.options import (
 )
 from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
-from qwen_edit_async.protocol.generation import check_task_id
+from qwen_edit_async.protocol.base import check_task_id
 from qwen_edit_async.requests import EditOptions, RequestInput, request_from_arguments, request_from_fields
 from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy

@@ -17,7 +17,7 @@ from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.images.prepare import PreparedEdit
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, TaskSnapshot
-from qwen_edit_async.protocol.generation import WireProtocol
+from qwen_edit_async.protocol.base import WireProtocol
 from qwen_edit_async.scheduling.retry import Failure, RetryPolicy, judge_submission, pause_after
 from qwen_edit_async.session.exchange import Exchange, Exchanges, SubmissionObserver
 from qwen_edit_async.session.gate import Gate, Slot

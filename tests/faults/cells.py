@@ -25,7 +25,7 @@ from qwen_edit_async import (
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.emulator.faults import FaultRun
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.protocol.generation import Call
+from qwen_edit_async.protocol.base import Call
 
 PHOTO = encode(Image.new("RGB", (400, 400), "#7f9cf5"))
 DEADLINE = 60.0

@@ -23,8 +23,8 @@ from qwen_edit_async.errors import (
     RateLimitError,
 )
 from qwen_edit_async.models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage
-from qwen_edit_async.protocol.generation import Call, GenerationProtocol, check_task_id
-from qwen_edit_async.protocol.replies import Reply
+from qwen_edit_async.protocol.base import Call, Reply, check_task_id
+from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.protocol.tasks import STATUS_WORDS
 from qwen_edit_async.scheduling.retry import Failure, judge_submission
 from qwen_edit_async.session.results import EditResult
