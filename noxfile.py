@@ -46,7 +46,6 @@ PURE_CORE = ",".join(
         "images/png",
         "models",
         "protocol/*",
-        "requests",
         "scheduling/*",
         "statistics",
         "text",

@@ -30,9 +30,17 @@ from qwen_edit_async.http.options import (
     resolve_timeouts,
 )
 from qwen_edit_async.images.kinds import ImageInput
-from qwen_edit_async.models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
+from qwen_edit_async.models import (
+    EditOptions,
+    EditParameters,
+    EditRequest,
+    RequestInput,
+    TaskSnapshot,
+    TaskStatus,
+    request_from_arguments,
+    request_from_fields,
+)
 from qwen_edit_async.protocol.base import check_task_id
-from qwen_edit_async.requests import EditOptions, RequestInput, request_from_arguments, request_from_fields
 from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.session.exchange import SubmissionObserver

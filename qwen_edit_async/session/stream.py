@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from qwen_edit_async.errors import InvalidEditError, SessionClosedError
-from qwen_edit_async.models import EditParameters, EditRequest
-from qwen_edit_async.requests import RequestInput, request_from_fields
+from qwen_edit_async.models import EditParameters, EditRequest, RequestInput, request_from_fields
 from qwen_edit_async.session.results import EditResult
 
 if TYPE_CHECKING:
