@@ -1,8 +1,8 @@
-"""Fetching result pictures: without the key, whole or not at all.
+"""Downloads of result pictures: without the key, and complete or not at all.
 
-Results lie on other hosts than the API, behind signed URLs that expire. A download streams, is checked while it streams
-(PNG signature, every chunk, the end), is repeated when it fails, and a URL that has expired is renewed by asking the
-task again, once.
+The service keeps results on other hosts, behind signed URLs that expire. A download is checked while it streams (PNG
+signature, every chunk, the end) and repeated if it fails. If its URL has expired, one status check of the task gets a
+new one.
 """
 
 from __future__ import annotations
@@ -10,10 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
-import secrets
 import socket
-import threading
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -23,6 +20,7 @@ import aiohttp
 from yarl import URL
 
 from qwen_edit_async.errors import DownloadError, QwenEditError
+from qwen_edit_async.files import PartFile
 from qwen_edit_async.http.api import USER_AGENT, OpenResponses
 from qwen_edit_async.http.hosts import MAX_SHOWN, ResultHosts, host_of, is_public, not_public
 from qwen_edit_async.http.options import Timeouts
@@ -34,13 +32,10 @@ from qwen_edit_async.statistics import Counters
 from qwen_edit_async.threads import Offloader
 
 MAX_RESULT_BYTES = 64 * 1024 * 1024
-"""Largest result that is downloaded; 2048 x 2048 pixels of RGBA are 16 MiB uncompressed."""
+"""The largest result to download; 2048 x 2048 pixels of RGBA are 16 MiB uncompressed."""
 
 MAX_RESULT_PIXELS = 89_478_485
-"""Most pixels of a result: more is what Pillow, too, suspects of being a decompression bomb."""
-
-PART_NAME_CHARACTERS = 40
-"""As much of a picture's name has the file that becomes it."""
+"""The most pixels of a result. Pillow suspects a decompression bomb above the same limit."""
 
 _PIECE_BYTES = 1024 * 1024
 _LEAST_BYTES_PER_SECOND = 1024
@@ -54,16 +49,16 @@ _PASSING_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 
 
 class Downloader:
-    """Fetches result pictures for a session, over connections that never saw its key.
+    """Downloads result pictures for a session, over connections that never carry its key.
 
     Args:
-        offloader: For writing files.
-        retry: How often and when a failed download is repeated.
-        timeouts: For connecting, and for waiting between pieces.
-        counters: Where downloads are counted.
-        random: For jitter.
-        renew: Asks a task again, and gives its result URLs.
-        hosts: Where results may lie.
+        offloader: The threads that write files.
+        retry: The policy for repeating a failed download.
+        timeouts: The limits for connecting and for waiting between pieces.
+        counters: The session's counters.
+        random: The source of jitter.
+        renew: Called with a task's id to get its result URLs again.
+        hosts: The hosts that results may come from.
         trust_env: Whether to use the environment's proxies.
     """
 
@@ -92,7 +87,7 @@ class Downloader:
         self._responses = OpenResponses()
 
     async def open(self) -> None:
-        """Make the connection pools: one connects to any address, the other to public ones only."""
+        """Create two connection pools: one for any address, one for public addresses only."""
         self._trusting = self._make_session(None)
         self._guarded = self._make_session(_public_socket)
 
@@ -106,7 +101,7 @@ class Downloader:
             cookie_jar=aiohttp.DummyCookieJar(),
             max_field_size=_MAX_HEADER_BYTES,
             max_line_size=_MAX_HEADER_BYTES,
-            # Never trust_env: netrc's passwords would go to whatever host a reply names.
+            # Without trust_env, because any host that a reply names would get a password from netrc.
         )
 
     async def aclose(self) -> None:
@@ -117,10 +112,10 @@ class Downloader:
         self._trusting = self._guarded = None
 
     async def read(self, url: str, task_id: str, index: int) -> bytes:
-        """The picture's bytes.
+        """Download a picture and return its bytes.
 
         Raises:
-            DownloadError: If it can't be had whole.
+            DownloadError: The complete picture can't be downloaded.
         """
         content = bytearray()
 
@@ -133,17 +128,16 @@ class Downloader:
         return bytes(content)
 
     async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
-        """Write the picture to ``path``: there is the whole picture under that name, or what was there before.
+        """Download a picture to ``path``, and create the folder if needed.
 
-        Its folder is made.
+        A failure leaves an earlier file of that name unchanged.
 
         Raises:
-            DownloadError: If it can't be had whole.
-            OSError: If it can't be written.
+            DownloadError: The complete picture can't be downloaded.
+            OSError: The picture can't be written.
         """
-        part = await self._offloader.run(_PartFile, path)
-        # The last piece is written with the end of the file: a small picture is all in it, and each call of a thread
-        # costs more than the writing.
+        part = await self._offloader.run(PartFile, path)
+        # commit() writes the last piece, because a call to a thread costs more than writing a small picture.
         offset, last = 0, b""
 
         async def receive(pieces: AsyncIterator[bytes]) -> None:
@@ -164,7 +158,7 @@ class Downloader:
     async def _fetch(
         self, url: str, task_id: str, index: int, receive: Callable[[AsyncIterator[bytes]], Awaitable[None]]
     ) -> None:
-        """Hand the checked pieces of a download to ``receive``, anew for each attempt."""
+        """Call ``receive`` with the checked pieces of a download, once for each attempt."""
         attempt, renewed = 0, False
         while True:
             try:
@@ -198,7 +192,7 @@ class Downloader:
         return urls[index]
 
     async def _pieces(self, url: str) -> AsyncGenerator[bytes, None]:
-        """The body of one attempt in pieces of about 1 MiB; ends normally only if all of it is a whole PNG."""
+        """Yield the body of one attempt in pieces of about 1 MiB. Raise unless the body is a complete PNG file."""
         failure: BaseException
         target: URL | None = None
         try:
@@ -213,26 +207,26 @@ class Downloader:
                         async for piece in pieces:
                             yield piece
                     return
-            failure = _FetchError("its host redirects again and again", final=True)
+            failure = _FetchError(f"its host redirects more than {_MAX_REDIRECTS} times", final=True)
         except asyncio.CancelledError as error:
             failure = asyncio.CancelledError(*error.args)
         except (ValueError, RuntimeError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             failure = _failure_of(error, target)
-        # Raised out here, so that neither an exception of the HTTP library is its context nor a frame of it, which may
-        # hold the password of a proxy, in its traceback.
+        # Raised outside of the handlers, so that its context and traceback hold nothing of aiohttp. Frames of aiohttp
+        # may hold the password of a proxy.
         raise failure
 
     @contextlib.asynccontextmanager
     async def _asked(self, url: URL, came_from: URL | None) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """The answer of one host; redirects are not followed by the HTTP library, which would follow them anywhere."""
-        # Through a proxy, what is connected to is the proxy, wherever it is; it is the one that resolves names.
+        """Request a URL without following redirects, because aiohttp would follow them to any host."""
+        # With a proxy, the connection goes to the proxy's own address, and the proxy resolves the name.
         proxy = _proxy_for(url) if self._trust_env else None
         session = self._trusting if proxy is not None or self._hosts.trusts(url) else self._guarded
         if session is None:
             raise _FetchError("the session is closed", final=True)
         if (problem := self._hosts.problem(url, came_from)) is not None:
             raise _FetchError(problem, final=True)
-        # Headers that trickle in never let the timeout between two pieces pass.
+        # Headers that trickle in would reset the timeout between two pieces again and again.
         async with asyncio.timeout(self._timeouts.connect + self._timeouts.reply):
             response = await session.get(url, allow_redirects=False, proxy=proxy)
         async with response:
@@ -241,13 +235,13 @@ class Downloader:
 
 
 async def _checked(response: aiohttp.ClientResponse, patience: float) -> AsyncGenerator[bytes, None]:
-    """The pieces of a response that is a whole PNG of a size that can be, and does not trickle in."""
+    """Yield the pieces of a response. Raise unless it is a complete PNG file of a plausible size and comes in time."""
     _check_response(response)
     check, piece, total = PngCheck(), bytearray(), 0
     loop = asyncio.get_running_loop()
     started_at = loop.time()
     while True:
-        # What is no data, such as chunk headers or trailers, never lets the timeout between two pieces pass.
+        # aiohttp's own read timeout restarts with each chunk header or trailer, so it can't bound the wait for data.
         async with asyncio.timeout(patience):
             data = await response.content.readany()
         if not data:
@@ -256,11 +250,11 @@ async def _checked(response: aiohttp.ClientResponse, patience: float) -> AsyncGe
         total += len(data)
         seconds = loop.time() - started_at
         if seconds > patience and total < seconds * _LEAST_BYTES_PER_SECOND:
-            raise _FetchError(f"it came too slowly, {total} bytes in {seconds:.0f} s")
+            raise _FetchError(f"it came too slowly ({total} bytes in {seconds:.0f} s)")
         if total > MAX_RESULT_BYTES:
             raise _FetchError(f"it has more than {MAX_RESULT_BYTES} bytes", final=True)
         if check.width * check.height > MAX_RESULT_PIXELS:
-            raise _FetchError(f"it is {check.width}×{check.height}, which no edit gives", final=True)
+            raise _FetchError(f"it is {check.width}×{check.height} pixels, more than any edit gives", final=True)
         piece += data
         if len(piece) >= _PIECE_BYTES:
             yield bytes(piece)
@@ -270,20 +264,20 @@ async def _checked(response: aiohttp.ClientResponse, patience: float) -> AsyncGe
 
 
 def _proxy_for(url: URL) -> URL | None:
-    """The proxy of the environment for this URL; one that speaks https is not used, as for calls of the API."""
+    """Return the environment's proxy for a URL. An https proxy is not used, as in calls to the API."""
     proxy = URL(urllib.request.getproxies().get(url.scheme, ""))
     return proxy if proxy.scheme == "http" and not urllib.request.proxy_bypass(host_of(url)) else None
 
 
 class _NotPublicError(OSError):
-    """A connection to an address that is not public was about to be made."""
+    """Raised instead of connecting to an address that is not public."""
 
 
 def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket for an address that a name was resolved to; asked here, no later change of the name makes a difference.
+    """Create a socket for a resolved address. A check at this point can't be bypassed by a later change of the name.
 
     Raises:
-        _NotPublicError: If the address is not public.
+        _NotPublicError: The address is not public.
     """
     family, kind, protocol, _, (host, *_) = address
     if not is_public(str(host)):
@@ -291,47 +285,8 @@ def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return socket.socket(family=family, type=kind, proto=protocol)
 
 
-class _PartFile:
-    """A file that is being written beside its final name; the lock keeps a given-up write and its cleaning up apart."""
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-        self._path = target.with_name(f".{target.name[:PART_NAME_CHARACTERS]}.{secrets.token_hex(4)}.part")
-        try:
-            self._file = self._path.open("xb")
-        except FileNotFoundError:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("xb")
-        self._lock = threading.Lock()
-
-    def write(self, offset: int, piece: bytes) -> None:
-        """Write a piece."""
-        with self._lock:
-            self._file.seek(offset)
-            self._file.write(piece)
-
-    def commit(self, offset: int, piece: bytes) -> None:
-        """Write the last piece, drop what an earlier attempt left behind it, and give the file its name."""
-        with self._lock:
-            self._file.seek(offset)
-            self._file.write(piece)
-            self._file.truncate()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._path.replace(self._target)
-
-    def close(self) -> None:
-        """Remove the file, unless it has its name."""
-        with self._lock:
-            try:
-                self._file.close()
-            finally:
-                self._path.unlink(missing_ok=True)
-
-
 class _FetchError(Exception):
-    """Why one attempt failed, and whether another makes sense."""
+    """The failure of one attempt. ``expired`` calls for a new URL; ``final`` rules out another attempt."""
 
     def __init__(self, reason: str, *, expired: bool = False, final: bool = False) -> None:
         super().__init__(reason)
@@ -340,13 +295,13 @@ class _FetchError(Exception):
 
 
 def _failure_of(error: Exception, target: URL | None) -> _FetchError:
-    """What an attempt failed with; ``target`` is what was asked."""
+    """Convert an exception of an attempt to request ``target``."""
     match error:
         case PngError():
             return _FetchError(str(error))
-        case ValueError():  # of aiohttp, and of what it parses URLs with
+        case ValueError():  # raised by aiohttp and yarl
             return _FetchError("its URL is not valid", final=True)
-        case RuntimeError():  # what aiohttp says then
+        case RuntimeError():  # raised by aiohttp
             return _FetchError("the session was closed", final=True)
         case aiohttp.ClientConnectorError(os_error=_NotPublicError()) if target is not None:
             return _FetchError(not_public(target), final=True)

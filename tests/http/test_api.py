@@ -612,11 +612,11 @@ async def test_a_call_without_reply_names_a_proxy_that_is_not_used(proxied, monk
     async with transport_to("http://service.invalid") as transport:
         with pytest.raises(APIConnectionError) as caught:
             await transport.send(GET)
-    assert ("the environment's http_proxy is not used: trust_env=True uses it" in str(caught.value)) is not bypassed
+    assert ("http_proxy in the environment is not used: trust_env=True uses it" in str(caught.value)) is not bypassed
 
 
 async def test_a_proxy_that_can_not_be_used_is_refused_before_anything_is_sent(proxied):
-    with pytest.raises(ConfigurationError, match="http_proxy can't be used: write it as http://HOST:PORT"):
+    with pytest.raises(ConfigurationError, match="http_proxy in the environment can't be used: write it as http://HOST:PORT"):
         async with transport_to("http://service.invalid", trust_env=True):
             pass
 

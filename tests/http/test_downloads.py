@@ -18,6 +18,7 @@ from memory_transport import IMAGE, until
 
 from qwen_edit_async import DownloadError, EditSession, FixedInterval, NotFoundError, OutputImage, SessionClosedError
 from qwen_edit_async.emulator import EditEmulator, Fault, FixedEngine
+from qwen_edit_async.files import PartFile
 from qwen_edit_async.http import downloads as downloads_module
 from qwen_edit_async.http.hosts import ResultHosts
 
@@ -135,7 +136,7 @@ async def test_a_download_holds_about_a_piece_in_memory_while_it_is_saved(image,
         return watch
 
     for name in ("write", "commit"):
-        monkeypatch.setattr(downloads_module._PartFile, name, watched(getattr(downloads_module._PartFile, name)))
+        monkeypatch.setattr(PartFile, name, watched(getattr(PartFile, name)))
     await image.save(tmp_path / "a.png")
     assert len(sizes) >= 2
     assert max(sizes) < 2 * 1024 * 1024
@@ -503,7 +504,7 @@ async def test_an_error_of_the_disk_is_the_users_and_is_not_tried_again(emulator
     def fail(self, offset, piece):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(downloads_module._PartFile, "write", fail)
+    monkeypatch.setattr(PartFile, "write", fail)
     with pytest.raises(OSError, match=os.strerror(code)) as caught:
         await image.save(tmp_path / "a.png")
     assert (type(caught.value), caught.value.errno) == (OSError, code)
