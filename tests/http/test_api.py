@@ -616,7 +616,9 @@ async def test_a_call_without_reply_names_a_proxy_that_is_not_used(proxied, monk
 
 
 async def test_a_proxy_that_can_not_be_used_is_refused_before_anything_is_sent(proxied):
-    with pytest.raises(ConfigurationError, match="http_proxy in the environment can't be used: write it as http://HOST:PORT"):
+    with pytest.raises(
+        ConfigurationError, match="http_proxy in the environment can't be used: write it as http://HOST:PORT"
+    ):
         async with transport_to("http://service.invalid", trust_env=True):
             pass
 
