@@ -40,23 +40,6 @@ def error(document: object, status: int = 400, **headers: str) -> APIStatusError
     return error_from_reply(Reply(status=status, headers=names, body=json.dumps(document).encode()))
 
 
-@pytest.mark.parametrize(("status", "ok"), [(199, False), (200, True), (204, True), (299, True), (300, False)])
-def test_exactly_the_2xx_statuses_are_ok(status: int, *, ok: bool) -> None:
-    assert Reply(status=status).ok is ok
-
-
-def test_a_reply_shows_neither_headers_nor_body_in_its_repr() -> None:
-    assert repr(Reply(status=200, headers={"a": "hidden"}, body=b"hidden")) == "Reply(status=200, complete=True)"
-
-
-def test_text_that_is_no_utf8_is_readable_all_the_same() -> None:
-    assert Reply(status=200, body=b"a\xffb").text() == "a\ufffdb"
-
-
-def test_an_excerpt_is_the_first_two_thousand_characters() -> None:
-    assert Reply(status=200, body=("é" * 3000).encode()).excerpt() == "é" * 2000
-
-
 @pytest.mark.parametrize("body", [b'{"a": 1}', b' {"a":1}\n', b'\xef\xbb\xbf{"a": 1}'])
 def test_a_json_object_is_read(body: bytes) -> None:
     assert load_object(Reply(status=200, body=body)) == {"a": 1}
