@@ -82,7 +82,7 @@ def test_integers_of_numpy_become_python_s_own() -> None:
 
 
 class Upload:
-    """As Starlette's: it reads asynchronously, and has a file."""
+    """An upload like Starlette's, which reads asynchronously and has a file."""
 
     def __init__(self, file: io.BytesIO) -> None:
         self.file = file
@@ -92,7 +92,7 @@ class Upload:
 
 
 class Proxy:
-    """As Werkzeug's: what it lacks is its stream's."""
+    """A file like Werkzeug's, which takes missing attributes from its stream."""
 
     def __init__(self, stream: io.BytesIO) -> None:
         self.stream = stream

@@ -1,4 +1,4 @@
-"""Replies of the service, and what the documented dialect reads in them."""
+"""Replies of the service, and the snapshots that the documented dialect reads from them."""
 
 from __future__ import annotations
 

@@ -183,9 +183,7 @@ class Downloader:
         try:
             urls = await self._renew(task_id)
         except QwenEditError as error:
-            download_error = _download_error(task_id, index, failure)
-            download_error.__cause__ = error
-            raise download_error from error
+            raise _download_error(task_id, index, failure) from error
         if not any(urls[index : index + 1]):
             raise _download_error(task_id, index, failure)
         self._counters.renewals += 1

@@ -1,7 +1,7 @@
 """The result URLs that may be downloaded. Pure: names are resolved elsewhere.
 
-A reply names these URLs. A forged reply must not make this machine request addresses that only this machine can reach,
-such as services on loopback, a private network, or the metadata address of a cloud.
+A reply names these URLs, and it may be forged. It must not make this machine request an address that others can't
+reach, such as a loopback service, a private network or a cloud's metadata address.
 """
 
 from __future__ import annotations

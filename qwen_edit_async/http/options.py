@@ -96,8 +96,8 @@ class Timeouts:
     Attributes:
         connect: The limit for making the connection.
         send: The limit for sending the next piece of a request's body. A whole upload may take longer.
-        reply: The limit from the end of a submission to the end of its reply, for a whole status check, and between two
-            pieces of a picture. A picture that arrives at less than 1 KiB/s fails too.
+        reply: The limit from the end of a submission to the end of its reply, and for a whole status check. For a
+            picture, the limit between two pieces. A picture that arrives at less than 1 KiB/s fails too.
     """
 
     connect: float = _LONGEST_CONNECT

@@ -28,8 +28,9 @@ class Learned:
     The policy minimises the lag between a task's end and the check that finds it, plus ``poll_cost`` for each check. If
     h is the hazard (ends per second among running tasks), the best interval between checks is √(2·poll_cost/h). Checks
     are rare while hardly any task ends and frequent when many do. A check is due when the integral of
-    √(h/(2·poll_cost)) has grown by 1 (Keller, *Optimum checking schedules for systems subject to random failure*,
-    Management Science 21, 1974; after Barlow, Hunter and Proschan, *Optimum checking procedures*, J. SIAM 11, 1963).
+    √(h/(2·poll_cost)) has grown by 1. The rule is Keller's (*Optimum checking schedules for systems subject to random
+    failure*, Management Science 21, 1974). It follows Barlow, Hunter and Proschan (*Optimum checking procedures*,
+    J. SIAM 11, 1963).
 
     The hazard is the number of ends divided by the time at risk. Running tasks count as well (Kaplan and Meier,
     *Nonparametric estimation from incomplete observations*, 1958). An end between two checks is spread over the time
@@ -45,8 +46,8 @@ class Learned:
 
     Attributes:
         poll_cost: The lag in seconds that one check is worth. A fourth of it means half the lag and twice the checks.
-            The default makes a fifth fewer checks than one every 3 s, which the service's own clients make, at about
-            0.7 of their lag (simulated, 20 s a task).
+            The service's own clients check every 3 s. In a simulation with tasks of 20 s, the default made a fifth
+            fewer checks at about 0.7 of the lag.
         max_interval: The longest interval between checks, in seconds.
         memory: The number of further ends after which the weight of evidence has faded to 1/e.
 

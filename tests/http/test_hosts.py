@@ -1,4 +1,4 @@
-"""Which result URLs may be fetched: the decision, without a network."""
+"""The decision about which result URLs may be downloaded, without a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a session can be set up with, and that its key shows nowhere."""
+"""The options of a session, and the secrecy of its key."""
 
 from __future__ import annotations
 

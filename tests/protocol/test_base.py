@@ -1,4 +1,4 @@
-"""Replies as values, and the ids of tasks."""
+"""Replies as values, and the check of task ids."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from qwen_edit_async.session.results import EditResult
 
 
 def sent(call: Call, *images: str) -> Any:
-    """The JSON document of a call's body, with the images' texts in their gaps."""
+    """Parse the JSON body of a call, with the images in their gaps."""
     assert len(call.parts) == len(images) + 1
     pieces = [part + image.encode() for part, image in zip(call.parts, (*images, ""), strict=True)]
     return json.loads(b"".join(pieces))
@@ -209,7 +209,7 @@ def test_any_text_arrives_whole_and_leaves_each_image_its_gap(
 
 
 def joined(text: str) -> str:
-    """The text as JSON means it: two surrogates that make a pair are one character."""
+    """Join two surrogates that make a pair into one character, as JSON does."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a reply: every known shape of an error, by status, code and body."""
+"""Every known shape of an error in a reply, by status, code and body."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task as each kind of status reply shows it."""
+"""Tasks in every known shape of a status reply."""
 
 from __future__ import annotations
 
