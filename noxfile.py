@@ -42,6 +42,7 @@ PURE_CORE = ",".join(
         "errors",
         "http/hosts",
         "http/options",
+        "http/secret",
         "images/kinds",
         "images/png",
         "models",

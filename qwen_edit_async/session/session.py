@@ -19,7 +19,6 @@ from qwen_edit_async.http.options import (
     API_KEY_VARIABLE,
     BASE_URL_VARIABLE,
     Envelope,
-    Secret,
     Timeouts,
     check_headers,
     check_positive,
@@ -29,6 +28,7 @@ from qwen_edit_async.http.options import (
     resolve_result_hosts,
     resolve_timeouts,
 )
+from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.models import (
     EditOptions,

@@ -29,7 +29,7 @@ from qwen_edit_async import (
 from qwen_edit_async.http import api as _transport
 from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.http.options import Secret
+from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.images.encode import RAW_CHUNK, BytesImage, SendableImage
 from qwen_edit_async.protocol.base import Call
 from qwen_edit_async.protocol.replies import error_from_reply

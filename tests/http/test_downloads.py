@@ -19,7 +19,7 @@ from memory_transport import IMAGE, until
 from qwen_edit_async import DownloadError, EditSession, FixedInterval, NotFoundError, OutputImage, SessionClosedError
 from qwen_edit_async.emulator import EditEmulator, Fault, FixedEngine
 from qwen_edit_async.files import PartFile
-from qwen_edit_async.http import downloads as downloads_module
+from qwen_edit_async.http import fetcher as fetcher_module
 from qwen_edit_async.http.hosts import ResultHosts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
@@ -282,7 +282,7 @@ async def test_what_came_of_a_download_that_failed_is_no_part_of_the_next(emulat
 
 
 async def test_a_picture_over_the_cap_is_refused_by_its_announced_size(session, emulator, image, monkeypatch):
-    monkeypatch.setattr(downloads_module, "MAX_RESULT_BYTES", 1_000_000)
+    monkeypatch.setattr(fetcher_module, "MAX_RESULT_BYTES", 1_000_000)
     with pytest.raises(DownloadError, match=r"it has \d+ bytes"):
         await image.read()
     assert emulator.statistics().downloads == 1
@@ -295,7 +295,7 @@ async def test_a_picture_over_the_cap_is_refused_as_it_streams(session, serve, m
         await response.write(png(5_000_000))
         return response
 
-    monkeypatch.setattr(downloads_module, "MAX_RESULT_BYTES", 1_000_000)
+    monkeypatch.setattr(fetcher_module, "MAX_RESULT_BYTES", 1_000_000)
     with pytest.raises(DownloadError, match="more than 1000000 bytes"):
         await image_at(session, await serve(endless)).save(tmp_path / "a.png")
     await until_clean(tmp_path)
@@ -617,7 +617,7 @@ async def test_a_file_name_as_long_as_the_system_allows_can_be_saved(image, tmp_
 
 
 async def test_what_a_broken_attempt_left_is_not_in_the_picture(emulator, image, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads_module, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(fetcher_module, "_PIECE_BYTES", 1000)
     whole = await image.read()
     emulator.inject(Fault.truncated_download().times(1))
     assert await image.read() == whole
@@ -626,7 +626,7 @@ async def test_what_a_broken_attempt_left_is_not_in_the_picture(emulator, image,
 
 
 async def test_what_a_longer_broken_attempt_left_is_not_behind_the_picture(emulator, image, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads_module, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(fetcher_module, "_PIECE_BYTES", 1000)
     whole = await image.read()
     longer = png(len(whole) + 4_000_000).replace(b"IEND", b"IDAT")
     emulator.inject(Fault.wrong_download(longer, "image/png").times(1))
@@ -641,7 +641,7 @@ async def test_a_small_picture_is_saved_by_two_calls_of_a_thread(emulator, sessi
         calls.append(function)
         return await run(function, *arguments)
 
-    monkeypatch.setattr(downloads_module, "_PIECE_BYTES", 100_000_000)
+    monkeypatch.setattr(fetcher_module, "_PIECE_BYTES", 100_000_000)
     monkeypatch.setattr(session._host.offloader, "run", counted)
     await image.save(tmp_path / "picture.png")
     assert len(calls) == 2
