@@ -90,11 +90,12 @@ class GenerationProtocol:
         if not reply.ok:
             raise error_from_reply(reply, task_id=task_id)
         document = load_object(reply, task_id=task_id)
-        if status_word(document) is None:
-            if has_error(document):
-                raise error_from_reply(reply, task_id=task_id)
-            raise APIResponseError("the status reply has no status", body=reply.excerpt(), task_id=task_id)
-        return snapshot_of(document, task_id, reply.url)
+        snapshot = snapshot_of(document, task_id, reply.url)
+        if snapshot.status_word or status_word(document) is not None:
+            return snapshot
+        if has_error(document):
+            raise error_from_reply(reply, task_id=task_id)
+        raise APIResponseError("the status reply has no status", body=reply.excerpt(), task_id=task_id)
 
     def alternative(self) -> GenerationProtocol:
         """Return the dialect with the other envelope, because only a 400 tells which one a gateway wants (part B)."""

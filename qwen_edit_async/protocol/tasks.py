@@ -6,7 +6,7 @@ The tables hold the known status words, id names and output shapes (part B).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 from cattrs import Converter
@@ -23,6 +23,8 @@ from qwen_edit_async.protocol.replies import (
     is_refusal,
 )
 from qwen_edit_async.protocol.urls import absolute
+
+T = TypeVar("T", bound=attrs.AttrsInstance)
 
 STATUS_WORDS: Mapping[str, TaskStatus] = {
     "pending": TaskStatus.QUEUED,
@@ -69,6 +71,7 @@ _URL_STARTS = ("http://", "https://", "/")
 """How a text without a name begins if it is a URL."""
 
 _MAX_DEPTH = 10
+_NO_USAGE = Usage()
 
 
 def named_task(document: Mapping[str, Any]) -> str | None:
@@ -113,10 +116,11 @@ def snapshot_of(reply: Mapping[str, Any], task_id: str, asked_url: str = "") -> 
         "task_id": task_id,
         "status": word,
         "status_word": word or "",
+        "failure": document.get("error"),
         "urls": tuple(url and absolute(url, asked_url) for url in _find_urls(document)),
         "raw": reply,
     }
-    snapshot = _structure_snapshot(members, TaskSnapshot)
+    snapshot = _structure_snapshot(members)
     status, failure = snapshot.status, snapshot.failure
     if status is TaskStatus.UNKNOWN and word is not None:
         if snapshot.urls:
@@ -193,6 +197,10 @@ def _to_failure(error: Any) -> TaskFailure | None:
     return TaskFailure(message=as_text(error))
 
 
+def _to_usage(value: Any) -> Usage:
+    return _structure_usage({**value, "raw": value}) if isinstance(value, dict) else _NO_USAGE
+
+
 def _to_quantity(value: Any) -> int | None:
     return value if type(value) is int else None
 
@@ -201,36 +209,28 @@ def _to_mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _same(value: Any) -> Any:
+def _structurer(cls: type[T], **readers: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], T]:
+    """Make the function that turns members into an object of ``cls``, each member with the reader of its name."""
+
+    def hook(field: attrs.Attribute[Any]) -> Any:
+        read = readers.get(field.name, _unchanged)
+        return override(struct_hook=lambda value, _: read(value))
+
+    hooks = {field.name: hook(field) for field in attrs.fields(cls)}
+    structure = make_dict_structure_fn(cls, Converter(detailed_validation=False), **hooks)
+    return lambda members: structure(members, cls)
+
+
+def _unchanged(value: Any) -> Any:
     return value
 
 
-def _make_snapshot_structurer() -> Callable[[Mapping[str, Any], type[TaskSnapshot]], TaskSnapshot]:
-    """Make the function that structures a task's members; a malformed member gives its field's default."""
-
-    def reading(read: Callable[[Any], Any], name: str | None = None) -> Any:
-        return override(rename=name, struct_hook=lambda value, _: read(value))
-
-    def to_usage(value: Any) -> Usage:
-        return structure_usage({**value, "raw": value}, Usage) if isinstance(value, dict) else unknown
-
-    converter, unknown = Converter(detailed_validation=False), Usage()
-    structure_usage = make_dict_structure_fn(
-        Usage, converter, cost=reading(cost_of), quantity=reading(_to_quantity), raw=reading(_same)
-    )
-    return make_dict_structure_fn(
-        TaskSnapshot,
-        converter,
-        task_id=reading(_same),
-        status=reading(_to_status),
-        status_word=reading(_same),
-        progress=reading(_to_progress),
-        urls=reading(_same),
-        failure=reading(_to_failure, "error"),
-        usage=reading(to_usage),
-        metadata=reading(_to_mapping),
-        raw=reading(_same),
-    )
-
-
-_structure_snapshot = _make_snapshot_structurer()
+_structure_usage = _structurer(Usage, cost=cost_of, quantity=_to_quantity)
+_structure_snapshot = _structurer(
+    TaskSnapshot,
+    status=_to_status,
+    progress=_to_progress,
+    failure=_to_failure,
+    usage=_to_usage,
+    metadata=_to_mapping,
+)
