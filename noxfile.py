@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import statistics
 import sys
 import tarfile
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -40,11 +42,11 @@ PURE_CORE = ",".join(
         "errors",
         "http/hosts",
         "http/options",
+        "http/secret",
         "images/kinds",
         "images/png",
         "models",
         "protocol/*",
-        "requests",
         "scheduling/*",
         "statistics",
         "text",
@@ -147,10 +149,30 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check the types inside (mypy --strict), and that the public surface is wholly typed (pyright --verifytypes)."""
+    """Check the types of the package, of its public surface and of the README's examples."""
     install_wheel(session, "all", "typing")
     session.run("mypy")
     session.run("basedpyright", "--ignoreexternal", "--verifytypes", "qwen_edit_async")
+    session.run("mypy", "--strict", *write_examples(Path(session.create_tmp())))
+
+
+def write_examples(folder: Path) -> list[str]:
+    """Write each Python example of the README as a module whose line numbers are the README's.
+
+    An example with ``await`` at its top level becomes the body of a coroutine.
+    """
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    paths = []
+    for example in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        fence, code = text.count("\n", 0, example.start()), example[1]
+        if re.search(r"^def test_|^async def test_", code, re.MULTILINE):
+            source = f"\n{code}"
+        else:
+            source = f"async def example() -> None:\n{textwrap.indent(code, '    ')}"
+        path = folder / f"readme_{fence + 1}.py"
+        path.write_text("\n" * fence + source, encoding="utf-8")
+        paths.append(str(path))
+    return paths
 
 
 @nox.session

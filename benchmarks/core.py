@@ -52,7 +52,10 @@ class _Service:
 
     async def send(self, call: Any, body: Any = None) -> Any:
         """Create a task, or say that one is completed."""
-        from qwen_edit_async.protocol.replies import Reply  # noqa: PLC0415  # of the tree that is measured
+        try:  # of the tree that is measured
+            from qwen_edit_async.protocol.base import Reply  # noqa: PLC0415
+        except ImportError:  # an earlier version
+            from qwen_edit_async.protocol.replies import Reply  # noqa: PLC0415
 
         if call.method == "POST":
             await body.write(_Sink())

@@ -24,9 +24,8 @@ from _report import Row, report
 from qwen_edit_async import EditResult, EditSession, EditTask, PolledTask, Timeouts
 from qwen_edit_async.http.api import AiohttpTransport, Transport
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.http.options import Secret
-from qwen_edit_async.protocol.generation import Call
-from qwen_edit_async.protocol.replies import Reply
+from qwen_edit_async.http.secret import Secret
+from qwen_edit_async.protocol.base import Call, Reply
 
 GROWTH_TARGET, CPU_TARGET, LAG_TARGET = 6.0, 1.2, 20.0
 _PAUSE = 0.05

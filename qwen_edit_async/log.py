@@ -1,4 +1,4 @@
-"""The package's logger: silent unless the application, or the environment variable QWEN_EDIT_LOG, wants to hear it."""
+"""The package's logger. It is silent until the application or the variable ``QWEN_EDIT_LOG`` turns it on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger("qwen_edit_async")
 
 
 def configure_logging(environment: Mapping[str, str]) -> None:
-    """Log to the standard error stream from the level that ``QWEN_EDIT_LOG`` names (``debug``, ``info``, …) on."""
+    """Log to standard error if ``QWEN_EDIT_LOG`` names a level (``debug``, ``info``, …)."""
     log.addHandler(logging.NullHandler())
     name = environment.get(LOG_VARIABLE, "").strip()
     if not name:
@@ -30,18 +30,18 @@ def configure_logging(environment: Mapping[str, str]) -> None:
 
 
 class _ToStandardError(logging.Handler):
-    """Writes to the current standard error stream, which commands and notebooks replace; one that breaks is ignored."""
+    """Writes to the current ``sys.stderr``, which commands and notebooks replace. Write errors are ignored."""
 
     def emit(self, record: logging.LogRecord) -> None:
         line = f"{self.format(record)}\n"
-        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
             if sys.stderr is not None:
                 sys.stderr.write(line)
                 sys.stderr.flush()
 
 
 class _OneLine(logging.Formatter):
-    """A message may quote the service: it takes over no terminal, and no part of it looks like another message."""
+    """Keeps each message on one line and free of control characters, because a message may quote the service."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the standard library's name
         return visible(super().formatMessage(record)).replace("\n", r"\n")

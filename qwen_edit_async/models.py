@@ -1,7 +1,7 @@
-"""What is asked of the service, and what it answers, as frozen values.
+"""Requests to the service and the tasks in its replies, as frozen values. Pure.
 
-Requests are checked when they are made: everything that the contract (part A) calls an error and that shows without
-reading a file raises :class:`InvalidEditError` at once.
+A request is checked when it is made. It raises :class:`InvalidEditError` for each error in the contract (part A) that
+shows without reading a file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any, SupportsIndex, cast
+from typing import Any, SupportsIndex, TypedDict, cast
 
 import attrs
 
@@ -33,10 +33,11 @@ from qwen_edit_async.text import quoted
 
 _SIZE_TEXT = re.compile(r"\s*(\d{1,9})\s*[*xX×]\s*(\d{1,9})\s*", re.ASCII)
 _WIDTH_AND_HEIGHT = 2
+_SIZE_FORMS = "'1024*1536', '1024x1536' or (1024, 1536)"
 
 
 def _to_integer(value: SupportsIndex | None) -> int | None:
-    """A NumPy integer and its like as Python's own; anything else as it is, to be checked."""
+    """Convert integers such as NumPy's to ``int``. Leave anything else for the checks to refuse."""
     if value is None or isinstance(value, bool):
         return value
     try:
@@ -51,10 +52,10 @@ def _to_size(value: str | tuple[int, int] | None) -> tuple[int, int] | None:
     if isinstance(value, str):
         match = _SIZE_TEXT.fullmatch(value)
         if match is None:
-            raise InvalidEditError(f"size {quoted(value)} is not of the form '1024*1536', '1024x1536' or (1024, 1536)")
+            raise InvalidEditError(f"size is {quoted(value)}: give {_SIZE_FORMS}")
         return int(match[1]), int(match[2])
     if not isinstance(value, tuple | list) or len(value) != _WIDTH_AND_HEIGHT:
-        raise InvalidEditError(f"size {quoted(value)} is not of the form '1024*1536', '1024x1536' or (1024, 1536)")
+        raise InvalidEditError(f"size is {quoted(value)}: give {_SIZE_FORMS}")
     width, height = map(_to_integer, value)
     return cast("tuple[int, int]", (width, height))
 
@@ -72,20 +73,20 @@ def _to_metadata(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @attrs.frozen(kw_only=True)
 class EditParameters:
-    """How to edit; ``None`` lets the service decide (contract, *parameters*).
+    """The options of an edit; ``None`` leaves one to the service (contract, *parameters*).
 
     Attributes:
         n: Number of output images, 1 to 6 (the service's default: 1).
-        negative_prompt: What should not be seen; the service cuts it off after 500 characters.
+        negative_prompt: Content to avoid. The service ignores everything after 500 characters.
         size: Width and height of the output in pixels, each 512 to 2048, as ``"1024*1536"``, ``"1024x1536"`` or
-            ``(1024, 1536)``. The service rounds each side to a multiple of 16; its default is the ratio of the last
-            input image at about 1024*1024 pixels.
+            ``(1024, 1536)``. The service rounds each side to a multiple of 16. Its default has the ratio of the last
+            input image and about 1024*1024 pixels.
         prompt_extend: Whether the service rewrites the instruction (its default: yes).
-        watermark: Whether it writes "Qwen-Image" into the bottom-right corner (its default: no).
-        seed: 0 to 2147483647; the same seed keeps results similar, not identical.
+        watermark: Whether the service writes "Qwen-Image" into the bottom-right corner (its default: no).
+        seed: 0 to 2147483647. Results with the same seed are similar, not identical.
 
     Raises:
-        InvalidEditError: When a value is outside of these bounds.
+        InvalidEditError: A value is out of bounds.
     """
 
     n: int | None = attrs.field(default=None, converter=_to_integer)
@@ -110,32 +111,25 @@ class EditParameters:
                 raise InvalidEditError(f"{name} is {quoted(getattr(self, name))}: give True, False or None")
 
 
-def shortfall(given: int, asked: int) -> tuple[str, ...]:
-    """Return a note if an edit gave fewer pictures than were asked for."""
-    if given >= asked:
-        return ()
-    return (f"the service gave {given} of the {asked} pictures that were asked for",)
-
-
 def _to_images(value: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ...]:
     return as_image_tuple(value)
 
 
 @attrs.frozen
 class EditRequest:
-    """One edit: what to do with which pictures.
+    """One edit: the pictures and the instruction.
 
     Attributes:
-        images: One image or a sequence of one to three, in the order in which the instruction speaks of them; the
-            output's aspect ratio follows the last. An image is a path, an http(s) URL, a data URI, bytes, a binary file
+        images: One image, or a sequence of one to three in the order that the instruction refers to. The output's
+            aspect ratio follows the last one. An image is a path, an http(s) URL, a data URI, bytes, a binary file
             object, a PIL image, or a uint8 array (H×W, H×W×3, H×W×4).
-        instruction: What to do, in Chinese or English; the service cuts it off after 800 characters.
-        parameters: How to do it.
-        key: A name of your own for this edit: it is never sent, and names output files.
-        metadata: Anything of your own that should travel with the request: it is never sent.
+        instruction: The change to make, in Chinese or English. The service ignores everything after 800 characters.
+        parameters: The options of the edit.
+        key: Your own name for this edit. It names the output files and is never sent.
+        metadata: Your own data about this edit. It stays with the request and is never sent.
 
     Raises:
-        InvalidEditError: When the contract makes it an error, as far as that shows without reading a file.
+        InvalidEditError: The contract calls the request an error, and that shows without reading a file.
     """
 
     images: tuple[ImageInput, ...] = attrs.field(converter=_to_images, repr=lambda images: f"<{len(images)} images>")
@@ -159,7 +153,7 @@ class EditRequest:
             check_image(image, image_name(image, position))
 
     def silently_cut(self) -> tuple[str, ...]:
-        """What the service would cut off without an error, one sentence each (contract, *text*, *negative_prompt*)."""
+        """Describe each text that the service cuts off without an error (contract, *text*, *negative_prompt*)."""
         texts = (
             ("instruction", self.instruction, MAX_INSTRUCTION_CHARACTERS),
             ("negative prompt", self.parameters.negative_prompt or "", MAX_NEGATIVE_PROMPT_CHARACTERS),
@@ -171,8 +165,102 @@ class EditRequest:
         )
 
 
+RequestInput = EditRequest | Mapping[str, Any]
+"""A request, or a mapping with its fields and those of its parameters."""
+
+PARAMETER_NAMES = frozenset(field.name for field in attrs.fields(EditParameters))
+IMAGE_NAMES = ("image", *(f"image{position}" for position in range(2, MAX_IMAGES + 1)))
+"""The fields (and table columns) that hold one image each."""
+
+_REQUEST_NAMES = frozenset(field.name for field in attrs.fields(EditRequest))
+
+
+class EditOptions(TypedDict, total=False):
+    """The fields of :class:`EditParameters` as keyword arguments."""
+
+    n: int | None
+    negative_prompt: str | None
+    size: str | tuple[int, int] | None
+    prompt_extend: bool | None
+    watermark: bool | None
+    seed: int | None
+
+
+def request_from_arguments(
+    images: ImageInput | Sequence[ImageInput] | EditRequest,
+    instruction: str | None,
+    parameters: EditParameters | None,
+    key: str | None,
+    options: EditOptions,
+) -> EditRequest:
+    """Make a request from the arguments of a call. An option overrides the same field of ``parameters``.
+
+    Raises:
+        InvalidEditError: The contract calls the request an error, or an EditRequest comes with other arguments.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(images, EditRequest):
+        if instruction is not None or parameters is not None or key is not None or given:
+            raise InvalidEditError("an EditRequest is complete: give no instruction, key or parameters beside it")
+        return images
+    # The request refuses a missing instruction like an empty one.
+    return EditRequest(images, instruction or "", _merge(parameters, given), key=key)
+
+
+def request_from_fields(fields: object) -> EditRequest:
+    """Make a request from a mapping with the fields of :class:`EditRequest` and :class:`EditParameters`.
+
+    ``image``, ``image2`` and ``image3`` can replace ``images``.
+
+    Raises:
+        InvalidEditError: The value is not a mapping, has an unknown field, or is an error by the contract.
+    """
+    if not isinstance(fields, Mapping):
+        raise InvalidEditError(
+            f"a request is {type(fields).__name__!r}: give an EditRequest, or a mapping of its fields"
+        )
+    if unknown := [name for name in fields if name not in _REQUEST_NAMES | PARAMETER_NAMES and name not in IMAGE_NAMES]:
+        raise InvalidEditError(f"a request has no field {quoted(unknown[0])}: put your own data into metadata")
+    options = {name: fields[name] for name in fields if name in PARAMETER_NAMES}
+    others = {name: fields[name] for name in fields if name in _REQUEST_NAMES}
+    parameters = _merge(others.pop("parameters", None), options)
+    if named := [fields[name] for name in IMAGE_NAMES if not _is_missing(fields.get(name))]:
+        if "images" in others:
+            raise InvalidEditError("a request has both images and image: give one of them")
+        if _is_missing(fields.get("image")):
+            raise InvalidEditError("a request has a second image but no first one: put the first into 'image'")
+        others["images"] = named
+    return EditRequest(others.pop("images", ()), others.pop("instruction", ""), parameters, **others)
+
+
+def named_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters as a dictionary.
+
+    Raises:
+        InvalidEditError: There is no parameter of such a name.
+    """
+    if unknown := [name for name in parameters if name not in PARAMETER_NAMES]:
+        known = ", ".join(sorted(PARAMETER_NAMES))
+        raise InvalidEditError(f"there is no parameter {quoted(unknown[0])}: the parameters are {known}")
+    return dict(parameters)
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and value != value)  # noqa: PLR0124  # only NaN differs from itself
+
+
+def _merge(parameters: object, options: Mapping[str, Any]) -> EditParameters:
+    if isinstance(parameters, Mapping):
+        return EditParameters(**(named_parameters(parameters) | dict(options)))
+    if parameters is None:
+        return EditParameters(**options)
+    if not isinstance(parameters, EditParameters):
+        raise InvalidEditError(f"parameters is {type(parameters).__name__!r}: give EditParameters")
+    return attrs.evolve(parameters, **options)
+
+
 class TaskStatus(enum.Enum):
-    """Where a task stands. ``UNKNOWN`` counts as still running: the service's word is unknown, and tells no end."""
+    """The state of a task. ``UNKNOWN`` stands for a word that is not in the table and counts as still running."""
 
     QUEUED = "queued"
     IN_PROGRESS = "in_progress"
@@ -182,7 +270,7 @@ class TaskStatus(enum.Enum):
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing more will happen to the task."""
+        """Whether the task has ended."""
         return self in _TERMINAL
 
 
@@ -191,7 +279,7 @@ _TERMINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED})
 
 @attrs.frozen(kw_only=True)
 class TaskFailure:
-    """Why a task failed: the service's code (an integer where it looks like one) and words."""
+    """The reason for a task's failure: the service's code (an integer where it looks like one) and message."""
 
     code: int | str | None = None
     message: str = ""
@@ -199,12 +287,12 @@ class TaskFailure:
 
 @attrs.frozen(kw_only=True)
 class Usage:
-    """What a task cost (contract, *usage*).
+    """The cost of a task (contract, *usage*).
 
     Attributes:
-        cost: In the account's currency, exact; ``None`` where the service does not say.
+        cost: The exact cost in the account's currency; ``None`` if the service does not give it.
         quantity: Number of billed images.
-        raw: The whole member, as it came.
+        raw: The unchanged ``usage`` member of the reply.
     """
 
     cost: Decimal | None = None
@@ -214,18 +302,18 @@ class Usage:
 
 @attrs.frozen(kw_only=True)
 class TaskSnapshot:
-    """A task as one reply of the service showed it (contract, *The status reply*).
+    """A task as one reply of the service shows it (contract, *The status reply*).
 
     Attributes:
-        task_id: The service's name for the task.
-        status: Where it stands.
-        status_word: The service's own word for that.
-        progress: 0.0 to 1.0, only while in progress, and only if the service says so.
-        urls: The output images, only when completed. Their places are kept: the text is empty where an output has none.
-        failure: Why it failed, only when it did.
-        usage: What it cost, only when completed.
-        metadata: The service's own, as it came.
-        raw: The whole reply, as it came.
+        task_id: The service's id for the task.
+        status: The state of the task.
+        status_word: The service's own word for the state.
+        progress: 0.0 to 1.0 while in progress, if the service gives it.
+        urls: The URLs of the output images of a completed task, empty for an output without one.
+        failure: The reason for the failure of a failed task.
+        usage: The cost of a completed task.
+        metadata: The service's own metadata.
+        raw: The unchanged reply.
     """
 
     task_id: str
@@ -240,5 +328,10 @@ class TaskSnapshot:
 
     @property
     def lacks_pictures(self) -> bool:
-        """Whether the task is completed, but the reply names no picture; it may follow a moment later."""
+        """Whether the task is completed but the reply names no picture yet."""
         return self.status is TaskStatus.COMPLETED and not self.urls
+
+
+def shortfall(given: int, asked: int) -> tuple[str, ...]:
+    """Return a note if an edit gave fewer pictures than the request asked for."""
+    return () if given >= asked else (f"the service gave {given} of the {asked} requested pictures",)

@@ -1,4 +1,4 @@
-"""Text to show: what users or the service gave means nothing in HTML, nor to a terminal, and is not long. Pure."""
+"""Text from users and the service, made safe and short enough for HTML, terminals and messages. Pure."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _NOT_SHOWN = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def escape(value: object) -> str:
-    """Any value as text that means nothing in HTML, neither between tags nor in an attribute in quotes."""
+    """Convert a value to text that is safe in HTML, between tags and in quoted attributes."""
     text = str(value).replace("\0", "\ufffd")
-    return html.escape(text.encode("utf-8", "replace").decode("utf-8"))  # JSON can hold surrogates, UTF-8 can't
+    return html.escape(text.encode("utf-8", "replace").decode("utf-8"))  # JSON can hold lone surrogates, UTF-8 can't
 
 
 def visible(text: str) -> str:
-    """Text without what could take over a terminal, control characters, or can't be written, half a character."""
+    """Replace control characters, which could take over a terminal, and lone surrogates, which can't be written."""
     return _NOT_SHOWN.sub("\ufffd", text)
 
 
 def quoted(value: object) -> str:
-    """Quote a value in a message; a long one is cut."""
+    """Quote a value for a message. Cut a long one."""
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

@@ -1,7 +1,7 @@
-"""Work that blocks (reading, decoding, encoding images) on threads of our own, away from the event loop.
+"""Threads for blocking work (reading, decoding and encoding images), away from the event loop.
 
-The loop's own ``run_in_executor`` is used, since that is what virtual clocks hold still for; the executor is our own,
-since name look-ups share the loop's default one.
+The calls use the loop's ``run_in_executor``, because virtual clocks stop for it and not for anyio's threads. The
+executor is separate, because the loop's default one also resolves host names.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _CLOSING_GRACE = 5.0
-"""Seconds that closing waits for threads that still read or write."""
+"""The time that closing waits for busy threads, in seconds."""
 
 
 class Offloader:
     """A few threads that run blocking calls for coroutines.
 
     Args:
-        max_workers: How many calls run at a time; the others queue.
-        thread_name_prefix: What the threads are called.
+        max_workers: The most calls at a time; further calls queue.
+        thread_name_prefix: The beginning of the threads' names.
     """
 
     def __init__(self, max_workers: int, thread_name_prefix: str = "qwen-edit") -> None:
@@ -36,16 +36,16 @@ class Offloader:
         self._closing = False
 
     async def run(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``func`` on a thread and wait for what it returns.
+        """Call ``func`` on a thread and wait for its result.
 
-        Cancelling the wait ends it at once. A call that has not begun by then never does; a result that still comes is
-        closed if it has a ``close()``, an exception is dropped.
+        Cancelling ends the wait at once. A call that has not begun never begins. If the call has begun, its later
+        result is closed if it has a ``close()``, and its exception is dropped.
 
         Raises:
-            SessionClosedError: After :meth:`aclose`.
+            SessionClosedError: The offloader is closed.
         """
         if self._closing:
-            raise SessionClosedError("the session is closed: it prepares and sends nothing more")
+            raise SessionClosedError("the session is closed: open another one to edit more")
         call = _Call(lambda: func(*args, **kwargs))
         future = asyncio.get_running_loop().run_in_executor(self._executor, call)
         try:
@@ -56,16 +56,16 @@ class Offloader:
             raise
 
     def run_soon(self, func: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call ``func`` on a thread; nobody waits for it but :meth:`aclose`: for cleaning up when cancelled."""
+        """Call ``func`` on a thread without waiting, to clean up after a cancellation. :meth:`aclose` waits for it."""
         if not self._closing:
             self._executor.submit(func, *args, **kwargs)
         else:
             threading.Thread(target=func, args=args, kwargs=kwargs, name=self._name).start()
 
     async def aclose(self) -> None:
-        """Take no more calls and wait up to 5 s, without blocking the loop, for those that run or queue.
+        """Refuse further calls, and wait up to 5 s for the running and queued ones.
 
-        A thread on a disk that hangs can't be ended. It goes on, and the interpreter waits for it at its exit.
+        Nothing can end a thread on a disk that hangs. The interpreter waits for such a thread at exit.
         """
         self._closing = True
         closer = ThreadPoolExecutor(1, f"{self._name}-close")
@@ -79,7 +79,7 @@ class Offloader:
 
 
 class _Call(Generic[T]):
-    """One call, whose result goes either to the one who waits or, once that one is gone, out of the world."""
+    """One call. Its result goes to the waiter, or is closed if the waiter is gone."""
 
     def __init__(self, func: Callable[[], T]) -> None:
         self._func = func
@@ -97,7 +97,7 @@ class _Call(Generic[T]):
         return result
 
     def abandon(self) -> tuple[T, ...]:
-        """Close the result if it comes later; one that is there already is returned, for closing may block."""
+        """Close the result if it comes later. Return a result that is already there, because closing it may block."""
         with self._lock:
             self._abandoned = True
             return tuple(self._results)

@@ -15,8 +15,7 @@ from qwen_edit_async import APIConnectionError, APITimeoutError, EditSession, Fi
 from qwen_edit_async.contract import STATUS_PATH
 from qwen_edit_async.http.api import Transport
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.protocol.generation import Call
-from qwen_edit_async.protocol.replies import Reply
+from qwen_edit_async.protocol.base import Call, Reply
 
 KEY = "sk-test-3f9a1c"
 IMAGE = "https://pictures.example/cat.png"

@@ -1,4 +1,4 @@
-"""The constants against the documented contract, number by number."""
+"""Each constant agrees with the documented contract."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ from qwen_edit_async.cli.display import put
 from qwen_edit_async.cli.output import unbreakable_output
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.http import api as transport_module
-from qwen_edit_async.http import downloads as downloads_module
-from qwen_edit_async.http.options import Secret
+from qwen_edit_async.http import fetcher as fetcher_module
+from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.log import configure_logging, log
 from qwen_edit_async.notebook import show
 from qwen_edit_async.session.results import safe_stem
@@ -421,7 +421,7 @@ async def test_a_name_that_is_public_first_and_then_is_not_gives_nothing_away(se
     """DNS rebinding: each connection is judged by the address that it is made to."""
     addresses, hook = names
     hook(asyncio.get_running_loop())
-    monkeypatch.setattr(downloads_module, "is_public", lambda address: address == "127.0.0.2")
+    monkeypatch.setattr(fetcher_module, "is_public", lambda address: address == "127.0.0.2")
     addresses["results.example"] = ["127.0.0.1"]
     inside_url, inside = await serve()
     port = inside_url.rpartition(":")[2]
@@ -597,7 +597,7 @@ async def test_ten_gigabytes_are_refused_before_they_are_read(serve):
 
 @pytest.mark.anyio
 async def test_a_download_that_inflates_is_refused_at_the_cap(serve, monkeypatch):
-    monkeypatch.setattr(downloads_module, "MAX_RESULT_BYTES", 2**20)
+    monkeypatch.setattr(fetcher_module, "MAX_RESULT_BYTES", 2**20)
     bomb = gzip.compress(png(pixels=bytes(2**25)), 9)
     assert len(bomb) < 2**17
 

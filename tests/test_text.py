@@ -1,4 +1,4 @@
-"""Messages quote no more of a value than says which it is, and nothing of an image's Base64."""
+"""Messages cut long values, and never quote the Base64 text of an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocking calls on threads, and what becomes of them when nobody waits any more."""
+"""Blocking calls on threads, also after their waiter is gone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Resource:
 
 
 class Gate:
-    """A call that says when it runs, and ends when it may."""
+    """A call that reports its start and waits for permission to end."""
 
     def __init__(self, result: object = None, error: Exception | None = None) -> None:
         self.running = threading.Event()
@@ -91,7 +91,7 @@ async def test_a_result_that_came_in_the_moment_of_the_cancellation_is_closed(of
     waiter = asyncio.create_task(offloader.run(call))
     await asyncio.sleep(0)
     offloader._executor.submit(done.set)
-    assert done.wait(10)  # on purpose on the loop: the result is there, the loop has not heard of it yet
+    assert done.wait(10)  # blocks the loop on purpose, so that the result exists before the loop knows
     waiter.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiter

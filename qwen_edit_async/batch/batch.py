@@ -33,8 +33,7 @@ from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError, JournalError
 from qwen_edit_async.http.options import check_not_negative, check_positive, origin_of
 from qwen_edit_async.log import log
-from qwen_edit_async.models import EditParameters
-from qwen_edit_async.requests import RequestInput
+from qwen_edit_async.models import EditParameters, RequestInput
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.session.shield import see_through
 

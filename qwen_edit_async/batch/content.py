@@ -16,7 +16,7 @@ import attrs
 from qwen_edit_async.batch.plan import content_hash, image_locator, key_of, stamp_of
 from qwen_edit_async.batch.sources import unsigned
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.http.downloads import PART_NAME_CHARACTERS
+from qwen_edit_async.files import PART_NAME_CHARACTERS
 from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url
 from qwen_edit_async.images.prepare import check_regular, local_path, opened, read_piece
 from qwen_edit_async.images.turns import turn_at

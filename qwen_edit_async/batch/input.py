@@ -31,8 +31,7 @@ from qwen_edit_async.batch.sources import (
 from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import BinaryReader, ImageInput, PillowImage, is_bare_base64, is_data_uri
-from qwen_edit_async.models import EditRequest
-from qwen_edit_async.requests import RequestInput
+from qwen_edit_async.models import EditRequest, RequestInput
 
 BatchSource: TypeAlias = "Source | Iterable[RequestInput | ImageInput] | AsyncIterable[RequestInput | ImageInput]"
 """A folder, a pattern of files, a picture, a table's file, a data frame; or requests or images, one by one."""

@@ -19,8 +19,7 @@ from qwen_edit_async.batch.sources import SourceItem, request_of
 from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.log import log
-from qwen_edit_async.models import EditRequest
-from qwen_edit_async.requests import RequestInput
+from qwen_edit_async.models import EditRequest, RequestInput
 from qwen_edit_async.session.results import safe_stem
 from qwen_edit_async.session.shield import see_through
 from qwen_edit_async.session.stream import pull

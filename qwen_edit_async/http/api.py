@@ -21,9 +21,9 @@ from yarl import URL
 
 from qwen_edit_async.errors import APIConnectionError, APITimeoutError, QwenEditError
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.http.options import Secret, Timeouts, check_proxies, may_be_proxied, unused_proxy_hint
-from qwen_edit_async.protocol.generation import Call
-from qwen_edit_async.protocol.replies import HEADERS_READ, Reply
+from qwen_edit_async.http.options import Timeouts, check_proxies, may_be_proxied, unused_proxy_hint
+from qwen_edit_async.http.secret import Secret
+from qwen_edit_async.protocol.base import HEADERS_READ, Call, Reply
 from qwen_edit_async.version import __version__
 
 _MAX_REPLY_BYTES = 1024 * 1024

@@ -1,7 +1,7 @@
-"""Which result URLs may be fetched. Pure: a name is resolved elsewhere, and its addresses are asked about.
+"""The result URLs that may be downloaded. Pure: names are resolved elsewhere.
 
-A reply names them. Whoever can shape one must not reach through this machine what only this machine can reach: services
-on loopback, on the private network, or the metadata address of a cloud.
+A reply names these URLs, and it may be forged. It must not make this machine request an address that others can't
+reach, such as a loopback service, a private network or a cloud's metadata address.
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ import attrs
 from yarl import URL
 
 MAX_SHOWN: Final = 100
-"""Characters of a host's name that are shown at most."""
+"""The most characters of a host name that a message shows."""
 
 _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _SPECIAL: Final = (
-    ipaddress.ip_network("168.63.129.16/32"),  # in Azure, the host's own services, which hand out a machine's secrets
-    ipaddress.ip_network("192.0.0.0/24"),  # of protocols; a cloud's metadata too; older Pythons know two parts of it
+    ipaddress.ip_network("168.63.129.16/32"),  # Azure's host services, which give out a machine's secrets
+    ipaddress.ip_network("192.0.0.0/24"),  # protocol assignments and clouds' metadata; older Pythons know only parts
     ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays, deprecated (RFC 7526)
-    ipaddress.ip_network("3fff::/20"),  # documentation (RFC 9637), not known to older Pythons
+    ipaddress.ip_network("3fff::/20"),  # documentation (RFC 9637), which older Pythons do not know
 )
-"""No results lie there, though the standard library takes the addresses for global ones."""
+"""Addresses that the standard library calls global, but where no result can be."""
 _NUMERIC_LABEL: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 @attrs.frozen(kw_only=True)
 class ResultHosts:
-    """Where results may lie, beyond public addresses.
+    """The hosts that results may come from, besides public addresses.
 
     Attributes:
-        anywhere: Whether they may lie at any address: the service itself is not at a public one.
-        allowed: Hosts that may be at any address, in lower case.
+        anywhere: Whether results may come from any address, because the service itself has no public one.
+        allowed: The hosts that may have any address, in lower case.
     """
 
     anywhere: bool = False
     allowed: frozenset[str] = frozenset()
 
     def trusts(self, url: URL) -> bool:
-        """Whether the URL's host may be at any address; of all others each address has to be public."""
+        """Return whether a URL's host may have any address. All other hosts need public addresses."""
         return self.anywhere or host_of(url) in self.allowed
 
     def problem(self, url: URL, came_from: URL | None = None) -> str | None:
-        """Why a URL must not be fetched, in words, as far as that shows without resolving its name.
+        """Return the reason not to download a URL, or ``None`` if none shows before the name is resolved.
 
         Args:
-            url: Of the result, or where its host redirects to.
-            came_from: Which URL redirected there, if one did.
+            url: The URL of the result, or the target of a redirect.
+            came_from: The URL that redirected to it.
         """
         if url.scheme not in {"http", "https"}:
             return "its URL is not http(s)"
@@ -63,20 +63,18 @@ class ResultHosts:
 
 
 def not_public(url: URL) -> str:
-    """What is wrong with a URL whose host has no public address."""
-    return (
-        f"its host {host_of(url)[:MAX_SHOWN]!r} has no public address; if results may lie there, "
-        "name it in allow_result_hosts"
-    )
+    """Return the message for a URL whose host has no public address."""
+    host = host_of(url)[:MAX_SHOWN]
+    return f"its host {host!r} has no public address; to allow its results, name it in allow_result_hosts"
 
 
 def host_of(url: URL) -> str:
-    """The URL's host, in lower case and without the root's dot; empty if there is none."""
+    """Return a URL's host in lower case and without a trailing dot, or an empty text."""
     return (url.host or "").rstrip(".").lower()
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is that of a host on the internet; an IPv4 address inside of an IPv6 one is what counts."""
+    """Return whether an IP address is one of the public internet. In IPv6, an embedded IPv4 address decides."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -84,7 +82,7 @@ def is_public(address: str) -> bool:
     if isinstance(parsed, ipaddress.IPv4Address):
         return _is_global(parsed)
     if parsed.sixtofour is not None:
-        return False  # nobody needs them any more; newer Pythons call all of them private, older ones none
+        return False  # obsolete, and Python versions disagree about them
     inner = parsed.ipv4_mapped
     if parsed in _NAT64:
         inner = ipaddress.IPv4Address(int(parsed) & 0xFFFF_FFFF)
@@ -94,7 +92,7 @@ def is_public(address: str) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """Whether a host is this machine, or an address that is not public, by its spelling alone."""
+    """Return whether a host's spelling alone shows that it is this machine or has an address that is not public."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -109,7 +107,10 @@ def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 def _is_certainly_not_public(host: str) -> bool:
-    """Odd spellings of IPv4 addresses too (``127.1``, ``2130706433``, ``0x7f.1``): no result needs them."""
+    """Return whether a host's spelling alone rules out a public address.
+
+    That includes the odd spellings of IPv4 addresses (``127.1``, ``2130706433``, ``0x7f.1``), which no result needs.
+    """
     if is_local(host):
         return True
     last = host.rpartition(".")[2]

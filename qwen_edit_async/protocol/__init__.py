@@ -1,1 +1,1 @@
-"""The service's dialects: what to send, and what a reply means. Pure."""
+"""The dialects of the service: what to send and what each reply means. Pure."""

@@ -1,7 +1,8 @@
-"""Replies as values, and what is wrong with them. Pure: no I/O, no clock.
+"""Errors, costs and texts in the service's replies. Pure: no I/O, no clock.
 
-The one place that knows how services of this kind report errors (part B): by HTTP status, as ``error`` (text or
-object), as ``message``, as ``detail``, as ``{"status": {"code", "message"}}``, inside a 200, or as a proxy's HTML page.
+The tables hold the known ways to report an error (part B): the HTTP status, ``error`` as text or an object,
+``message``, ``detail``, and ``{"status": {"code", "message"}}``. A report may come with HTTP 200. A proxy may answer
+with an HTML page instead.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import attrs
-
 from qwen_edit_async.errors import (
     APIResponseError,
     APIStatusError,
@@ -29,9 +28,8 @@ from qwen_edit_async.errors import (
     PermissionDeniedError,
     RateLimitError,
 )
+from qwen_edit_async.protocol.base import Reply
 
-_EXCERPT_CHARACTERS = 2_000
-_MESSAGE_CHARACTERS = 300
 _SERVER_ERRORS = range(500, 600)
 _SUCCESSES = range(200, 300)
 _REDIRECTS = range(300, 400)
@@ -45,6 +43,7 @@ _ERROR_BY_STATUS: Mapping[int, type[APIStatusError]] = {
     413: BadRequestError,
     422: BadRequestError,
     429: RateLimitError,
+    **dict.fromkeys(_SERVER_ERRORS, InternalServerError),
 }
 
 _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
@@ -52,107 +51,76 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
     "RATE_LIMIT_EXCEEDED": RateLimitError,
     **dict.fromkeys(range(40201, 40209), InsufficientBalanceError),
 }
-"""The service's own codes say more than its HTTP status (part B)."""
+"""The service's own codes. They are more specific than its HTTP status (part B)."""
 
 _SERVER_ERROR_CODES = frozenset({*_SERVER_ERRORS, "INTERNAL_SERVER_ERROR", "SYNC_TIMEOUT"})
-"""Codes that say, inside a successful reply, what a 5xx says: a task may exist."""
+"""The codes that make a successful reply mean the same as a 5xx: a task may exist."""
 
 _SUCCESS_CODES = frozenset({0, *_SUCCESSES, 20000})
 _SUCCESS_WORDS = frozenset({"ok", "success", "successful", "succeeded"})
 
+_REPORT_NAMES = ("error", "status")
+"""The members that may hold an error report as an object, the most specific first."""
+
+_CODE_NAMES = ("error_code", "code")
+MESSAGE_NAMES = ("error_message", "message", "detail")
+"""The names of the code and the message in an error report, the most specific first."""
+
+_MAX_MESSAGE_CHARACTERS = 300
 _MAX_COST_CHARACTERS = 100
 _MAX_COST_EXPONENT = 12
-HEADERS_READ = ("date", "retry-after", "x-request-id")
-"""The headers of a reply that anything is read from."""
 
 _LONGEST_WAIT = 1e9
-"""Seconds, 32 years: more in ``Retry-After`` is a point in time, counted from 1970."""
+"""The longest wait in seconds (32 years). A greater ``Retry-After`` is a point in time, in seconds since 1970."""
 
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
 
-@attrs.frozen(kw_only=True)
-class Reply:
-    """An HTTP reply.
-
-    Attributes:
-        status: The HTTP status.
-        headers: Those of :data:`HEADERS_READ` that came.
-        body: As much of it as came.
-        complete: Whether all of it came.
-        url: The URL that was asked.
-        received_at: Seconds since 1970, by this machine's clock, when it came.
-    """
-
-    status: int
-    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    body: bytes = attrs.field(default=b"", repr=False)
-    complete: bool = True
-    url: str = attrs.field(default="", repr=False)
-    received_at: float = attrs.field(default=0.0, repr=False)
-
-    @property
-    def ok(self) -> bool:
-        """Whether the status is 2xx."""
-        return self.status in _SUCCESSES
-
-    def text(self) -> str:
-        """The body as text; what is no UTF-8 shows as U+FFFD."""
-        return self.body.decode("utf-8", "replace")
-
-    def excerpt(self) -> str:
-        """The start of the body, for error messages and logs."""
-        return self.text()[:_EXCERPT_CHARACTERS]
-
-
 def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any]:
-    """The JSON object of a reply's body.
+    """Parse a reply's body as a JSON object.
 
     Raises:
-        APIResponseError: If the body was cut off, or is no JSON object.
+        APIResponseError: The body is incomplete, or is not a JSON object.
     """
     try:
-        # Always as UTF-8: of bytes, json would guess the encoding, and could read what was never searched for the key.
+        # json guesses the encoding of bytes. The search for the key assumed UTF-8, so no other encoding is accepted.
         text = reply.body.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogatepass")
         document = json.loads(text) if reply.complete else None
     except (ValueError, RecursionError):
         document = None
     if isinstance(document, dict):
         return document
-    what = "is no JSON object" if reply.complete else "broke off"
+    what = "is not a JSON object" if reply.complete else "broke off"
     raise APIResponseError(f"the reply's body {what} (HTTP {reply.status})", body=reply.excerpt(), task_id=task_id)
 
 
 def has_error(document: Mapping[str, Any]) -> bool:
-    """Whether a JSON object reports an error in one of the known shapes; codes and words of success are none."""
+    """Return whether a JSON object reports an error in a known shape. Success codes and words do not count."""
     code, message = _describe(document)
     error = document.get("error")
-    telling = message if code is None or (isinstance(error, str) and error) else code
-    return telling is not None and not _means_success(telling)
+    decisive = message if code is None or (isinstance(error, str) and error) else code
+    return decisive is not None and not _means_success(decisive)
 
 
 def is_refusal(document: Mapping[str, Any]) -> bool:
-    """Whether a JSON object plainly reports an error. A bare ``message`` may just as well say "accepted"."""
+    """Return whether a JSON object clearly reports an error. A bare ``message`` may just as well say "accepted"."""
     return has_error({**document, "message": None})
 
 
-def error_from_reply(reply: Reply, fallback: str = "", *, task_id: str | None = None) -> APIStatusError:
-    """The typed error that a reply amounts to; ``fallback`` is its message if the service gives none."""
+def error_from_reply(reply: Reply, *, task_id: str | None = None) -> APIStatusError:
+    """Build the typed error that a reply reports."""
     try:
         document = load_object(reply)
     except APIResponseError:
         document = {}
     code, message = _describe(document)
-    kind = _ERROR_BY_CODE.get(code) or _ERROR_BY_STATUS.get(reply.status)
-    if kind is None:
-        broke = reply.status in _SERVER_ERRORS or (reply.ok and code in _SERVER_ERROR_CODES)
-        kind = InternalServerError if broke else APIStatusError
-    if message is None:
-        message = fallback or _words(reply, document)
+    kind = _ERROR_BY_CODE.get(code) or _ERROR_BY_STATUS.get(reply.status, APIStatusError)
+    if kind is APIStatusError and reply.ok and code in _SERVER_ERROR_CODES:
+        kind = InternalServerError
     return kind(
-        message[:_MESSAGE_CHARACTERS],
+        (_words(reply, document) if message is None else message)[:_MAX_MESSAGE_CHARACTERS],
         status_code=reply.status,
         code=code,
         request_id=reply.headers.get("x-request-id") or first_text(document, ("request_id",)),
@@ -163,14 +131,14 @@ def error_from_reply(reply: Reply, fallback: str = "", *, task_id: str | None = 
 
 
 def parse_retry_after(headers: Mapping[str, str], received_at: float) -> float | None:
-    """Seconds that the service asks to wait: ``Retry-After`` as seconds or as a date (RFC 9110, 10.2.3), else ``None``.
+    """Return the wait in seconds that ``Retry-After`` asks for, or ``None`` (RFC 9110, 10.2.3).
 
-    Some services send a point in time as seconds since 1970. It is measured as a date is: against the reply's own
-    ``Date``, so that this machine's clock may be wrong.
+    The header holds seconds or a date; some services send a date as seconds since 1970. A date is compared with the
+    reply's own ``Date``, because this machine's clock may be wrong.
 
     Args:
-        headers: The reply's.
-        received_at: Seconds since 1970 when the reply came, which count if it has no ``Date``.
+        headers: The reply's headers.
+        received_at: The time of arrival in seconds since 1970. It replaces a missing ``Date``.
     """
     value = headers.get("retry-after", "").strip()
     number = float(value) if _SECONDS.fullmatch(value) else None
@@ -184,34 +152,33 @@ def parse_retry_after(headers: Mapping[str, str], received_at: float) -> float |
 
 
 def _timestamp(date: str) -> float | None:
-    """Seconds since 1970 of a date in any of HTTP's three formats, ``None`` if the text is none.
-
-    One without a zone is in UTC, as HTTP's dates are.
-    """
+    """Convert a date in any of HTTP's three formats to seconds since 1970. Return ``None`` for other text."""
     try:
         moment = parsedate_to_datetime(date)
     except (ValueError, TypeError, OverflowError):
         return None
+    # HTTP dates without a zone are in UTC.
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def code_of(value: Any) -> int | str | None:
-    """The service's code, as an integer where it looks like one."""
+    """Read a code of the service, as an integer where it looks like one."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
     text = str(value).strip()
     return int(text) if _INTEGER.fullmatch(text) else text or None
 
 
-def error_code_of(document: Mapping[str, Any]) -> int | str | None:
-    """Return the code of an error report; ``error_code`` says more than ``code`` (part B)."""
-    return code_of(document.get("error_code")) or code_of(document.get("code"))
+def error_code_of(report: Mapping[str, Any]) -> int | str | None:
+    """Read the code of an error report. ``error_code`` is more specific than ``code`` (part B)."""
+    specific, general = (code_of(report.get(name)) for name in _CODE_NAMES)
+    return specific or general
 
 
 def cost_of(value: Any) -> Decimal | None:
-    """A cost, from a decimal string, a number or empty text (part B); what can be no cost is ``None``.
+    """Read a cost from a decimal string or a number (part B). Return ``None`` for anything else.
 
-    One of a billion digits, or below zero, would break sums, pages and budgets.
+    Negative costs and costs with very many digits are not read, because they would break sums, pages and budgets.
     """
     if not isinstance(value, str | int | float) or len(text := str(value).strip()) > _MAX_COST_CHARACTERS:
         return None
@@ -224,7 +191,7 @@ def cost_of(value: Any) -> Decimal | None:
 
 
 def first_text(document: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    """The first of the members ``names`` that is there, as text."""
+    """Return the first of the named members that holds text or an integer, as text."""
     for name in names:
         value = document.get(name)
         if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
@@ -233,16 +200,16 @@ def first_text(document: Mapping[str, Any], names: Iterable[str]) -> str | None:
 
 
 def as_text(value: Any) -> str:
-    """What came as JSON, as text to read."""
+    """Convert a JSON value to readable text."""
     try:
         return value if isinstance(value, str) else json.dumps(value)
-    except RecursionError:  # nested just less deeply than can be read
-        return "an error too deeply nested to be told"
+    except RecursionError:  # json reads slightly deeper nesting than it writes
+        return "an error report too deeply nested to show"
 
 
 def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None]:
-    """Code and message of an error report; both ``None`` if the object is none."""
-    for name in ("error", "status"):
+    """Return the code and the message of an error report; both are ``None`` if the object is not a report."""
+    for name in _REPORT_NAMES:
         nested = document.get(name)
         if isinstance(nested, Mapping) and nested:
             code, message = _describe_flat({"error_code": document.get("error_code"), **nested})
@@ -254,19 +221,19 @@ def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None
 
 
 def _describe_flat(document: Mapping[str, Any]) -> tuple[int | str | None, str | None]:
-    message = first_text(document, ("error_message", "message", "detail"))
+    message = first_text(document, MESSAGE_NAMES)
     if message is None and document.get("detail"):
         message = as_text(document["detail"])
     return error_code_of(document), message
 
 
-def _means_success(telling: int | str) -> bool:
-    return telling in _SUCCESS_CODES if isinstance(telling, int) else telling.strip(" .!").lower() in _SUCCESS_WORDS
+def _means_success(value: int | str) -> bool:
+    return value in _SUCCESS_CODES if isinstance(value, int) else value.strip(" .!").lower() in _SUCCESS_WORDS
 
 
 def _words(reply: Reply, document: Mapping[str, Any]) -> str:
-    """Words for an error that comes without any of the known shapes."""
+    """Find a message for an error that comes in none of the known shapes."""
     if reply.status in _REDIRECTS:
-        return "the service redirects, which is not followed with the key: correct base_url"
+        return "the service redirects, but the key must not follow: correct base_url"
     text = "" if document else " ".join(_TAG.sub(" ", reply.excerpt()).split())
     return text or "the service gave no reason"

@@ -1,16 +1,30 @@
-"""What a reply says about a task: its status, its pictures, its cost. Pure: no I/O, no clock.
+"""What a reply says about a task: its status, pictures and cost. Pure: no I/O, no clock.
 
-Services of this kind differ in their words and in the shape of their output (part B), so reading is tolerant.
+The tables hold the known status words, id names and output shapes (part B).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import attrs
+from cattrs import Converter
+from cattrs.gen import make_dict_structure_fn, override
 
 from qwen_edit_async.models import TaskFailure, TaskSnapshot, TaskStatus, Usage
-from qwen_edit_async.protocol.replies import as_text, cost_of, error_code_of, first_text, has_error, is_refusal
+from qwen_edit_async.protocol.replies import (
+    MESSAGE_NAMES,
+    as_text,
+    cost_of,
+    error_code_of,
+    first_text,
+    has_error,
+    is_refusal,
+)
 from qwen_edit_async.protocol.urls import absolute
+
+T = TypeVar("T", bound=attrs.AttrsInstance)
 
 STATUS_WORDS: Mapping[str, TaskStatus] = {
     "pending": TaskStatus.QUEUED,
@@ -28,93 +42,100 @@ STATUS_WORDS: Mapping[str, TaskStatus] = {
     "canceled": TaskStatus.FAILED,
     "cancelled": TaskStatus.FAILED,
 }
-"""The service's words, in lower case. Of any other word, :func:`snapshot_of` says what it means."""
+"""The service's status words in lower case. :func:`snapshot_of` decides about any other word."""
 
-
-_OWN_ID_NAMES = ("id", "task_id")
 _WORD_NAMES = ("status", "task_status")
-_ID_NAMES_IN = {
-    "data": (*_OWN_ID_NAMES, "request_id"),
-    "task": (*_OWN_ID_NAMES, "request_id"),
-    "output": ("task_id",),  # its "id" may be that of a picture
-}
-"""Members in which some services put what others answer with, and what the task's id is called there."""
+_OWN_ID_NAMES = ("id", "task_id")
+_REQUEST_ID_NAME = "request_id"
 
+_ID_NAMES_IN = {
+    "data": (*_OWN_ID_NAMES, _REQUEST_ID_NAME),
+    "task": (*_OWN_ID_NAMES, _REQUEST_ID_NAME),
+    "output": ("task_id",),  # an "id" in here may be a picture's
+}
+"""The members that some services wrap a task in, and the names of the task's id in there."""
+
+_OUTPUT_NAMES = ("output", "outputs", "result", "results", "images", "image_urls", "image_url", "urls", "data")
+"""The members that may hold a task's pictures, in the order of the search."""
 
 _PICTURE_NAMES = ("url", "image_url", "image")
+"""The names of a picture's URL in an object."""
+
 _NESTED_NAMES = (
     *("output", "outputs", "result", "results", "data"),
     *("choices", "message", "content", "images", "image_urls", "urls"),
 )
-_OUTPUT_NAMES = ("output", "outputs", "result", "results", "images", "image_urls", "image_url", "urls", "data")
-"""Members that hold a picture's URL, those that hold such objects, and where to begin."""
+"""The members of an object that may hold pictures deeper inside."""
 
 _URL_STARTS = ("http://", "https://", "/")
-"""How text begins that is a URL, rather than words, where it has no name."""
+"""How a text without a name begins if it is a URL."""
 
 _MAX_DEPTH = 10
+_NO_USAGE = Usage()
 
 
 def named_task(document: Mapping[str, Any]) -> str | None:
     """Return the id of the task that a successful reply names.
 
-    The id of the request names the task only if there is no other and no error. An ``id`` beside an error object and
-    without a status is the report's own, as far as one can tell.
+    ``request_id`` names the task only if there is no other id and no error. An ``id`` beside an error object and
+    without a status belongs to the error report.
     """
     members = _task_members(document)
     if _word_of(members) is not None or not has_error(document):
-        return first_text(members, (*_OWN_ID_NAMES, "request_id"))
+        return first_text(members, (*_OWN_ID_NAMES, _REQUEST_ID_NAME))
     is_report = members is document and isinstance(document.get("error"), Mapping)
     return first_text(members, ("task_id",) if is_report else _OWN_ID_NAMES)
 
 
 def own_id(document: Mapping[str, Any]) -> str | None:
-    """Return the id that a reply gives a task, other than the request's."""
+    """Return the id that a reply gives to a task. ``request_id`` does not count."""
     return first_text(_task_members(document), _OWN_ID_NAMES)
 
 
 def shows_task(document: Mapping[str, Any]) -> bool:
-    """Whether a reply tells of a task that was accepted, and of nothing else."""
-    accepted = to_status(status_word(document)) not in {TaskStatus.FAILED, TaskStatus.UNKNOWN}
+    """Return whether a reply shows an accepted task and no error."""
+    accepted = _to_status(status_word(document)) not in {TaskStatus.FAILED, TaskStatus.UNKNOWN}
     return accepted and own_id(document) is not None and not has_error(document)
 
 
 def status_word(document: Mapping[str, Any]) -> str | None:
-    """Return the service's word for where the task stands."""
+    """Return the service's word for the status of the task."""
     return _word_of(_task_members(document))
 
 
 def snapshot_of(reply: Mapping[str, Any], task_id: str, asked_url: str = "") -> TaskSnapshot:
-    """Return the task as a reply shows it.
+    """Read a task from a reply.
 
-    A word that is not in the table means completed if pictures come with it, failed if an error does. Relative URLs of
-    pictures are resolved against ``asked_url``, the URL that the reply answers.
+    An unknown status word means completed if pictures come with it, and failed if an error does. Relative URLs of
+    pictures are resolved against ``asked_url``, the URL of the request.
     """
     document = _task_members(reply)
     word = _word_of(document)
-    status, urls, failure = to_status(word), _to_urls(document), _to_failure(document.get("error"))
+    members = {
+        **document,
+        "task_id": task_id,
+        "status": word,
+        "status_word": word or "",
+        "failure": document.get("error"),
+        "urls": tuple(url and absolute(url, asked_url) for url in _find_urls(document)),
+        "raw": reply,
+    }
+    snapshot = _structure_snapshot(members)
+    status, failure = snapshot.status, snapshot.failure
     if status is TaskStatus.UNKNOWN and word is not None:
-        if urls:
+        if snapshot.urls:
             status = TaskStatus.COMPLETED
         elif failure is not None or is_refusal(document):
             status = TaskStatus.FAILED
     if status is TaskStatus.FAILED and failure is None and has_error(document):
         failure = _to_failure(document)
-    return TaskSnapshot(  # by hand: a converter takes nearly three times as long, and this is done for every check
-        task_id=task_id,
-        status=status,
-        status_word=word or "",
-        progress=_to_progress(document.get("progress")),
-        urls=tuple(url and absolute(url, asked_url) for url in urls),
-        failure=failure,
-        usage=_to_usage(document.get("usage")),
-        metadata=_to_mapping(document.get("metadata")),
-        raw=reply,
-    )
+    if (status, failure) == (snapshot.status, snapshot.failure):
+        return snapshot
+    return attrs.evolve(snapshot, status=status, failure=failure)
 
 
 def _task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, Any]:
-    """Return the members that tell of the task, also if the service puts them into an envelope."""
+    """Return the members that describe the task, taken out of an envelope if the service uses one."""
     if _documented_urls(document) is not None:
         return document
     lacks_word, lacks_id = _word_of(document) is None, first_text(document, _OWN_ID_NAMES) is None
@@ -152,15 +173,10 @@ def _word_of(members: Mapping[str, Any]) -> str | None:
     return next((word for name in _WORD_NAMES if isinstance(word := members.get(name), str)), None)
 
 
-def to_status(word: Any) -> TaskStatus:
-    """Return what one of the service's words means."""
-    return STATUS_WORDS.get(word.strip().lower(), TaskStatus.UNKNOWN) if isinstance(word, str) else TaskStatus.UNKNOWN
+def _find_urls(members: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the URLs of the pictures, in any of the known shapes.
 
-
-def _to_urls(members: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the URLs of the pictures, in the shape that the contract or a service of its kind gives them.
-
-    A picture without a URL leaves its place empty, so that the others keep theirs.
+    The text is empty for a picture without a URL, so that each picture keeps its position.
     """
     if (documented := _documented_urls(members)) is not None:
         return documented
@@ -187,6 +203,10 @@ def _urls_in(output: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
                     yield from _urls_in([output[name]], depth - 1)
 
 
+def _to_status(word: str | None) -> TaskStatus:
+    return TaskStatus.UNKNOWN if word is None else STATUS_WORDS.get(word.strip().lower(), TaskStatus.UNKNOWN)
+
+
 def _to_progress(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
 
@@ -194,25 +214,45 @@ def _to_progress(value: Any) -> float | None:
 def _to_failure(error: Any) -> TaskFailure | None:
     if not error or (isinstance(error, Mapping) and not has_error({"error": error})):
         return None
-    if isinstance(error, dict):
-        return TaskFailure(
-            code=error_code_of(error), message=first_text(error, ("error_message", "message", "detail")) or ""
-        )
+    if isinstance(error, Mapping):
+        return TaskFailure(code=error_code_of(error), message=first_text(error, MESSAGE_NAMES) or "")
     return TaskFailure(message=as_text(error))
 
 
-_NO_USAGE = Usage()
+def _to_usage(value: Any) -> Usage:
+    return _structure_usage({**value, "raw": value}) if isinstance(value, dict) else _NO_USAGE
 
 
-def _to_usage(usage: Any) -> Usage:
-    if not isinstance(usage, dict):
-        return _NO_USAGE
-    return Usage(cost=cost_of(usage.get("cost")), quantity=_to_quantity(usage.get("quantity")), raw=usage)
+def _to_quantity(value: Any) -> int | None:
+    return value if type(value) is int else None
 
 
 def _to_mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _to_quantity(value: Any) -> int | None:
-    return value if type(value) is int else None
+def _structurer(cls: type[T], **readers: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], T]:
+    """Make the function that turns members into an object of ``cls``, each member with the reader of its name."""
+
+    def hook(field: attrs.Attribute[Any]) -> Any:
+        read = readers.get(field.name, _unchanged)
+        return override(struct_hook=lambda value, _: read(value))
+
+    hooks = {field.name: hook(field) for field in attrs.fields(cls)}
+    structure = make_dict_structure_fn(cls, Converter(detailed_validation=False), **hooks)
+    return lambda members: structure(members, cls)
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+_structure_usage = _structurer(Usage, cost=cost_of, quantity=_to_quantity)
+_structure_snapshot = _structurer(
+    TaskSnapshot,
+    status=_to_status,
+    progress=_to_progress,
+    failure=_to_failure,
+    usage=_to_usage,
+    metadata=_to_mapping,
+)

@@ -1,4 +1,4 @@
-"""URLs that replies name, read byte for byte. Pure."""
+"""The URLs that replies name, read byte for byte. Pure."""
 
 from __future__ import annotations
 
@@ -9,34 +9,38 @@ from urllib.parse import quote
 from yarl import URL
 
 _LEGAL: Final = "%:/?#[]@!$&'()*+,;=-._~"
-"""Beside letters and digits, what a URL may hold (RFC 3986, 2)."""
+"""The characters that a URL may hold besides letters and digits (RFC 3986, 2)."""
 
 _UP_TO_HOST: Final = re.compile(r"(?:[^:/?#]+:)?//[^/?#]*")
 
 
 def to_url(text: str) -> URL:
-    """Read a URL byte for byte, because a signature may cover its spelling; escape only what no URL may hold.
+    """Read a URL without changing its spelling, because a signature may cover it. Escape only illegal characters.
 
     Raises:
-        ValueError: If it is not valid.
+        ValueError: The URL is not valid.
     """
     text = text.strip()
     start = _UP_TO_HOST.match(text)
     host_end = start.end() if start is not None else 0
-    # As UTF-8; bytes of a header that are not UTF-8 are kept, too.
+    # A Location header may hold bytes that are not UTF-8; surrogateescape keeps them.
     return URL(text[:host_end] + quote(text[host_end:], safe=_LEGAL, errors="surrogateescape"), encoded=True)
 
 
 def resolve(text: str, base: URL) -> URL:
-    """Read a URL that may be relative to ``base``, the URL of the reply that names it; see :func:`to_url`."""
+    """Read a URL that may be relative to ``base``, as :func:`to_url` does.
+
+    Raises:
+        ValueError: The URL is not valid.
+    """
     url = to_url(text)
     return url if url.scheme else base.join(url)
 
 
 def absolute(text: str, asked_url: str) -> str:
-    """Return a result's URL as it came, or resolved against the URL whose reply names it if it is relative."""
+    """Resolve a result's relative URL against the URL of the request. Return an absolute one unchanged."""
     try:
         is_relative = bool(asked_url) and not to_url(text).scheme
         return str(resolve(text, URL(asked_url, encoded=True))) if is_relative else text
-    except ValueError:  # found again, and told, when it is fetched
+    except ValueError:  # the download reports it
         return text

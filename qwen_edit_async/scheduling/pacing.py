@@ -1,16 +1,15 @@
-"""How much may be sent at once, and when. Pure: no I/O, no clock, no randomness of its own.
+"""How many tasks may be in flight, and when requests may be sent. Pure: no I/O, no clock, no randomness of its own.
 
-One :class:`Pacer` a session. "Too many requests" can mean two things, and no reply says which: that too many tasks of
-the account run, or that too many requests came within a second. So both limits are learned:
+A session has one :class:`Pacer`. "Too many requests" may mean too many running tasks of the account, or too many
+requests in a second. No reply says which, so the pacer learns both limits:
 
-- How many tasks may be in flight. At first twice as many as run may be, so that what was never tried is not tried by
-  hundreds at once. A refusal lowers that to how many run. From then on one submission at a time tries whether there is
-  more room: soon at first, ever more rarely while the answer is no, or a yes is soon taken back.
-- How many requests a second may be sent, see :class:`RequestRate`.
+- The number of tasks in flight. It starts at twice the number of running tasks, so that an unknown limit is not tested
+  by hundreds at once. A refusal lowers it to the number of running tasks. After that, a single submission probes for
+  more room from time to time. Probes become rarer while they are refused, or while a gain is soon lost again.
+- The number of requests per second, see :class:`RequestRate`.
 
-The pause that a ``Retry-After`` asks for holds for everything, and tries that cost it are the rarer, the longer it is.
-Where requests have to wait for one another, status checks and all else take turns, so that neither keeps the other from
-being sent.
+The pause of a ``Retry-After`` header holds for all requests. A longer pause after a refused probe delays the next probe
+more. When requests have to wait, status checks and other requests take turns.
 """
 
 from __future__ import annotations
@@ -20,37 +19,36 @@ from collections import deque
 
 import attrs
 
-_UNPROVEN_LIMIT = 8
-_FIRST_PROBE = 1.0
+_UNPROVEN_LIMIT = 8  # tasks in flight before the service has accepted any
+_FIRST_PROBE = 1.0  # seconds from a refusal to the next probe, doubled with each refused probe
 _LAST_PROBE = 240.0
-_LAST_PROBE_OF_NONE = 30.0
-_FIRST_HOLD = 5.0
-_LAST_HOLD = 320.0
-_MOST_SILENCES = 40
-"""A refused try that costs a silence waits as often as that as it would wait in half seconds, but so often at most."""
+_LAST_PROBE_WHEN_IDLE = 30.0  # while no task runs
+_MOST_PAUSES = 40  # wait after a refused probe, in multiples of the pause that it caused
 
-_RAISE = 1.25
-_MARGIN = 0.95
+_FIRST_HOLD = 5.0  # seconds from one rise of the rate to the next, doubled with each rise that is undone
+_LAST_HOLD = 320.0
+_RAISE = 1.25  # factor of a rise
+_MARGIN = 0.95  # share of the accepted requests that the rate falls to
 _LOWEST_RATE = 0.2
 _SECOND = 1.0
-_COURTESY = 0.001
+_COURTESY = 0.001  # seconds by which one request lets another go first
 
 
 @attrs.define
 class RequestRate:
-    """Requests a second that the service lets in: unlimited until it refuses, then learned.
+    """The learned limit of requests per second. There is none before the first refusal.
 
-    A refusal lowers the rate at once: to a little less than what was let in within the last second, but to no less than
-    half of what has worked. Requests are then spaced evenly. While they have to wait for that, the rate is raised by a
-    quarter from time to time: soon at first, ever more rarely while that is taken back by a refusal.
+    A refusal lowers the rate at once, to slightly less than the requests accepted in the last second. The rate stays at
+    least half of the highest one that worked. From then on, requests are spaced evenly. While they have to wait for
+    that, the rate rises by a quarter from time to time. Rises become rarer while refusals undo them.
 
-    Refusals that have nothing to do with how much is sent are taken for such all the same: where a service refuses 2 %
-    of its requests at random, edits take about a fourth longer, and with 10 % several times as long.
+    Refusals for any other reason lower the rate as well. If a service refuses 2 % of its requests at random, edits take
+    about a fourth longer. With 10 %, they take several times as long.
 
     Attributes:
-        limit: Requests a second; infinity before the first refusal.
-        next_at: When the next may be sent.
-        raised: Whether it was raised since the last refusal, and so may be too high.
+        limit: Requests per second; infinity before the first refusal.
+        next_at: The earliest time of the next request.
+        raised: Whether the rate has risen since the last refusal, and so may be too high.
     """
 
     limit: float = math.inf
@@ -64,13 +62,13 @@ class RequestRate:
     _delayed: bool = False
 
     def sent(self, now: float) -> None:
-        """One was sent."""
+        """Record that a request was sent."""
         if self.limit < math.inf:
             self._delayed = self._delayed or now - self.next_at < 1 / self.limit
             self.next_at = max(now, self.next_at) + 1 / self.limit
 
     def let_in(self, now: float) -> None:
-        """One was answered as it should be."""
+        """Record that the service accepted a request, and raise the rate if that is due."""
         self._let_in_at.append(now)
         self._worked = max(self._worked, self._recently(now))
         if now >= self._raise_at and self._delayed:
@@ -82,7 +80,7 @@ class RequestRate:
             self._delayed = False
 
     def refused(self, now: float, sent_at: float) -> None:
-        """One was refused. If it was sent before the limit was last lowered, that says nothing new."""
+        """Lower the rate after a refusal, unless the request was sent before the last time it was lowered."""
         if sent_at <= self._lowered_at:
             return
         if self.raised:
@@ -106,20 +104,21 @@ class RequestRate:
 
 @attrs.define
 class Pacer:
-    """Decides whether one more submission may start, or request be sent. Times are the event loop's, in seconds.
+    """Decides when the next submission may start and when the next request may be sent.
+
+    All times are the event loop's, in seconds.
 
     Attributes:
         max_in_flight: The most tasks between the start of their submission and their end.
-        submit_rate: The most submissions a second, evenly spaced, those that are made again included; ``None`` for as
-            many as there are slots.
-        limit: How many may be in flight without trying whether the service has room for them.
-        in_flight: How many are.
-        running: How many of them the service has accepted.
-        resume_at: Nothing is sent to the service before this time.
-        pauses: Seconds of all pauses so far, the rest of the current one included.
-        accepted_at: When the service last accepted a submission.
-        submit_at: When the next submission may be sent, as far as ``submit_rate`` is concerned.
-        turn_wanted: Whether a request that is no check of the poller's waits to be sent.
+        submit_rate: The most submissions per second, evenly spaced, including repeated ones. ``None`` means no limit.
+        limit: The most tasks in flight without a probe for more room.
+        in_flight: The number of tasks in flight.
+        running: The number of tasks in flight that the service has accepted.
+        resume_at: The end of the pause; nothing is sent before it.
+        pauses: The total of all pauses in seconds, including the rest of the current one.
+        accepted_at: The time when the service last accepted a submission.
+        submit_at: The earliest time of the next submission under ``submit_rate``.
+        turn_wanted: Whether a request other than a check waits to be sent.
     """
 
     max_in_flight: int
@@ -144,36 +143,39 @@ class Pacer:
 
     @property
     def send_at(self) -> float:
-        """When the next request may be sent."""
+        """The earliest time of the next request."""
         return max(self.resume_at, self.rate.next_at)
 
     @property
     def check_at(self) -> float:
-        """When the poller may send the next check: like any request, but after another check it lets others go first.
+        """The earliest time of the poller's next check. Checks and other requests take turns.
 
-        Those wait a little longer than for :attr:`send_at`, so that else a check that is due goes first: what it finds
-        ended makes room.
+        Other requests wait a little longer than :attr:`send_at`. So a due check goes first, because it may find a task
+        ended and make room. After a check, the next one waits longer than the other requests.
         """
         yields = self.turn_wanted and self._check_went_last
         return self.send_at + (2 * _COURTESY if yields else 0.0)
 
     @property
     def turn_at(self) -> float:
-        """When to send a request that had to wait for its turn."""
+        """The earliest time of a request that had to wait for its turn."""
         return self.send_at + _COURTESY
 
     def sent(self, now: float, *, check: bool = False) -> None:
-        """A request was sent; ``check`` tells whether it is one of the poller's."""
+        """Record that a request was sent; ``check`` says whether it is a status check of the poller."""
         self.rate.sent(now)
         self._check_went_last = check
 
     def submitted(self, now: float) -> None:
-        """What was sent is a submission."""
+        """Record that the request just sent is a submission."""
         if self.submit_rate is not None:
             self.submit_at = max(self.submit_at, now) + 1 / self.submit_rate
 
     def wait(self, now: float) -> float | None:
-        """Seconds until one more may start (0: now); ``None`` if that takes an end or an answer first."""
+        """Return the seconds until another task may start.
+
+        Return ``None`` if another task must end or another submission must be answered first.
+        """
         if self.in_flight >= min(self.max_in_flight, self.limit + 1):
             return None
         start_at = max(self.resume_at, self._next_start, self.submit_at)
@@ -182,7 +184,7 @@ class Pacer:
         return max(0.0, start_at - now)
 
     def start(self, now: float) -> None:
-        """One more starts."""
+        """Record that a task starts."""
         if self.in_flight >= self.limit:
             self._probe_at = now + self._probe_wait
         self.in_flight += 1
@@ -190,22 +192,22 @@ class Pacer:
             self._next_start = max(now, self._next_start) + 1 / self.submit_rate
 
     def end(self, *, accepted: bool) -> None:
-        """One ended, was given up, or could not be submitted."""
+        """Record that a task ended, was given up, or could not be submitted."""
         self.in_flight -= 1
         self.running -= accepted
 
     def accepted(self, now: float) -> None:
-        """The service took a submission."""
+        """Record that the service accepted a submission, and raise the limit if it proved too low."""
         self.accepted_at = now
         self.running += 1
-        if self._shut_out:  # what was refused while nothing ran said nothing of how many may
+        if self._shut_out:  # a refusal while nothing ran says nothing about the number of tasks
             self._shut_out = False
             self._probe_wait = _FIRST_PROBE
         if self._lowered_at == -math.inf:
             self.limit = max(self.limit, 2 * self.running)
         elif self.running > self.limit:
             self.limit = self.running
-            if self._raised:  # the raise before was not taken back
+            if self._raised:  # no refusal has undone the rise before
                 self._probe_wait = max(_FIRST_PROBE, self._probe_wait / 2)
             self._raised = True
             self._raised_at = now
@@ -213,18 +215,18 @@ class Pacer:
         self.rate.let_in(now)
 
     def throttled(self, now: float, sent_at: float, draw: float) -> None:
-        """The service had too many requests for a submission.
+        """Lower a limit after "too many requests" in reply to a submission.
 
-        Which limit that is charged to:
+        The cases are:
 
-        - no rate was learned yet, or nothing runs: both, since it may be either, and what is too low is soon raised;
-        - the rate was raised since the last refusal, and there was room within the limit: the rate alone;
-        - otherwise (it was a try for more room, or the rate had proved itself): the limit in flight alone.
+        - No rate has been learned yet, or nothing runs: lower both, because a limit that is too low soon rises again.
+        - The rate has risen since the last refusal, and the submission was no probe: lower the rate alone.
+        - Otherwise: lower the number of tasks in flight alone.
 
         Args:
             now: The event loop's time.
-            sent_at: When it was sent.
-            draw: A random number from 0 to 1, so that several clients of one account come back at different times.
+            sent_at: The time when the submission was sent.
+            draw: A random number from 0 to 1, so that clients of the same account return at different times.
         """
         if sent_at <= self._lowered_at:
             return
@@ -238,22 +240,22 @@ class Pacer:
         tried = probe or self._raised
         if tried:
             self._probe_wait = min(_LAST_PROBE, 2 * self._probe_wait)
-        elif now - self._raised_at > self._probe_wait:  # else it takes back what that try gained
+        elif now - self._raised_at > self._probe_wait:  # a refusal soon after a rise undoes that rise
             self._probe_wait = _FIRST_PROBE
         self._raised = False
         self._shut_out = not self.running
         resume_at = max(now, self.resume_at)
-        wait = self._probe_wait if self.running else min(self._probe_wait, _LAST_PROBE_OF_NONE)
+        wait = self._probe_wait if self.running else min(self._probe_wait, _LAST_PROBE_WHEN_IDLE)
         if tried and self.running:
-            wait = max(wait, (resume_at - now) * min(2 * wait, _MOST_SILENCES))
+            wait = max(wait, (resume_at - now) * min(2 * wait, _MOST_PAUSES))
         self._probe_at = resume_at + wait * (0.75 + draw / 2)
         self._lowered_at = now
 
     def pause(self, until: float, now: float) -> None:
-        """Send nothing before ``until``."""
+        """Pause all requests until ``until``."""
         self.pauses += max(0.0, until - max(now, self.resume_at))
         self.resume_at = max(self.resume_at, until)
 
     def pause_left(self, now: float) -> float:
-        """Seconds until the current pause ends; 0 if there is none."""
+        """Return the seconds until the current pause ends; 0 if there is none."""
         return max(0.0, self.resume_at - now)

@@ -1,4 +1,4 @@
-"""What the progress that a service tells says of the time that remains, and whether to believe it. Pure."""
+"""The remaining time of a task, extrapolated from the progress that the service reports. Pure."""
 
 from __future__ import annotations
 
@@ -7,34 +7,32 @@ import math
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH = 0.005
-"""Ends for each e-fold of the time that seems to remain: it is not believed before there is evidence anyhow."""
+"""Weight of the prior, in ends for each e-fold. It can be small, because the estimate is not used without evidence."""
 
 _STRATA_OF_A_HALVING = 3
 
 _LEAST_LEFT = 1 / 64
-"""What remains at least, whatever progress says: its error is larger by then."""
+"""The least remaining share. Below it, the error of the reported progress is larger than the share."""
 
 _LEAST_DONE, _LEAST_AGE = 0.01, 0.05
-"""Progress below this, or told at a younger age, in seconds, is too little to extrapolate from."""
+"""The least progress, and the least age in seconds, to extrapolate from."""
 
 _CONVINCING = 3.0
-"""Nats by which progress must have foretold better than age before it is believed: odds of 20 to 1."""
+"""Nats by which progress must predict better than age before it is used: odds of 20 to 1."""
 
 _MOST_GAIN = 20.0
-"""Nats; more would make a service that begins to lie believed for long, and one that once lied never again."""
+"""The greatest lead or lag in nats. A greater one would take too long to reverse when the service changes."""
 
 
 class ProgressEvidence:
-    """Extrapolates progress, and learns how long tasks last in units of the time that seems to remain.
+    """Extrapolates progress, and learns the duration of tasks in units of the time that seems to remain.
 
-    How far that can be trusted depends on how much remains, hence an estimate for each fifth by which that shrinks,
-    which learns what progress means that is not linear. Beside each answer it is noted how much likelier that was by
-    progress than by age (Dawid, *The prequential approach*, 1984): what is constant, random or runs backwards gains
-    nothing.
+    The accuracy depends on the remaining share, so each fifth by which that share shrinks has its own estimate. These
+    estimates also correct progress that is not linear. For each reply, the class compares how likely it was by progress
+    and by age (Dawid, *The prequential approach*, 1984). Constant, random or backward progress gains nothing.
 
     Args:
-        memory: After how many more ends what is known of the time that remains, and after how many more answers what
-            progress has gained, has faded to 1/e.
+        memory: The number of further ends, or replies, after which the weight of evidence has faded to 1/e.
     """
 
     def __init__(self, memory: float) -> None:
@@ -45,11 +43,14 @@ class ProgressEvidence:
 
     @property
     def convincing(self) -> bool:
-        """Whether progress has foretold the answers of late so much better than age that it is to be followed."""
+        """Whether progress has recently predicted replies so much better than age that it should be used."""
         return self._gain > _CONVINCING
 
     def view(self, age: float, progress: float) -> tuple[Survival, float] | None:
-        """Of a task that told ``progress`` at ``age``: an estimate of what remains, and the seconds of its unit."""
+        """Return the estimate for a task with ``progress`` at ``age``, and the seconds of its unit.
+
+        Return ``None`` if the progress is not usable.
+        """
         if not _LEAST_DONE <= progress <= 1 or age < _LEAST_AGE:
             return None
         left = max(1 - progress, _LEAST_LEFT)
@@ -60,9 +61,9 @@ class ProgressEvidence:
         return estimate, age * left / progress
 
     def learn(self, by_age: Survival, age: float, progress: float, until: float, *, ended: bool) -> None:
-        """A task that told ``progress`` at ``age`` ran on until the age of ``until``, or ended before it.
+        """Learn that a task with ``progress`` at ``age`` still ran at age ``until``, or ended before it.
 
-        ``by_age`` foretold that as well, and has not learned of it yet.
+        ``by_age`` is the estimate to compare with. It must not have learned the same fact yet.
         """
         view = self.view(age, progress)
         if view is None:

@@ -1,7 +1,7 @@
-"""What a failure means, and when to try again. Pure: no I/O, no clock, no randomness of its own.
+"""The meaning of failures, and the delays before another attempt. Pure: no I/O, no clock, no randomness of its own.
 
-The rule that everything here serves: a task is created twice only with the user's consent. The protocol has no
-idempotency key, so a submission is repeated by itself only when the service certainly refused it.
+A task must not be created twice without the user's consent, and the protocol has no idempotency key. So a submission is
+repeated only after the service certainly refused it.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from qwen_edit_async.errors import (
 )
 
 _SERVICE_UNAVAILABLE = 503
-# What is between us and the service may redirect for a while, such as the sign-in page of a network.
 _PASSING_STATUSES = frozenset({200, *range(300, 400), 408, 409, 425})
+"""The statuses that may go away. A network's sign-in page, for example, redirects for a while."""
 
 LONGEST_PAUSE = 86_400.0
-"""Seconds. Quotas are renewed each day at the latest; what asks for more would silence a session for good."""
+"""The longest pause in seconds. Quotas are renewed at least daily; a longer pause would stop a session for good."""
 
 
 class Failure(enum.Enum):
-    """What a failed call means for what comes next."""
+    """The meaning of a failed call."""
 
-    REFUSED = "certainly not accepted; may be tried again"
-    THROTTLED = "certainly not accepted, because of too many requests; is tried again when there is room"
+    REFUSED = "certainly not accepted; another attempt may succeed"
+    THROTTLED = "certainly not accepted, because of too many requests; an attempt when there is room may succeed"
     UNCERTAIN = "may have been accepted"
-    FATAL = "will be the answer to every call of this session"
-    FINAL = "will be the answer to this call whenever it is made"
+    FATAL = "every call of this session will fail"
+    FINAL = "every attempt of this call will fail"
 
 
 def judge_submission(error: QwenEditError) -> Failure:
-    """What the failure of a submission means (part B lists the statuses)."""
+    """Return the meaning of a failed submission (part B lists the statuses)."""
     match error:
         case APIConnectionError():
             return Failure.UNCERTAIN if error.request_sent else Failure.REFUSED
@@ -54,19 +54,19 @@ def judge_submission(error: QwenEditError) -> Failure:
             return Failure.THROTTLED
         case InternalServerError():
             return Failure.REFUSED if error.status_code == _SERVICE_UNAVAILABLE else Failure.UNCERTAIN
-        case APIStatusError(status_code=303):  # done, says HTTP, and the answer lies elsewhere
+        case APIStatusError(status_code=303):  # See Other: the call may have succeeded
             return Failure.UNCERTAIN
         case _:
             return Failure.FINAL
 
 
 def judge_check(error: QwenEditError, *, in_grace: bool, attached: bool = False) -> Failure:
-    """What the failure of a status check means; the task is paid for, so whatever may pass is tried again.
+    """Return the meaning of a failed status check. The task is paid for, so any failure that may pass is retried.
 
     Args:
-        error: What went wrong.
-        in_grace: Whether the task is so young that the service may not know it everywhere yet.
-        attached: Whether the task was submitted elsewhere, so that it may belong to another account.
+        error: The failure.
+        in_grace: Whether the task is so young that parts of the service may not know it yet.
+        attached: Whether the task was submitted elsewhere, so it may belong to another account.
     """
     match error:
         case AuthenticationError() | PermissionDeniedError():
@@ -84,7 +84,7 @@ def judge_check(error: QwenEditError, *, in_grace: bool, attached: bool = False)
 
 
 def pause_after(error: QwenEditError) -> float:
-    """Seconds in which nothing more may be sent: the ``Retry-After`` of an overloaded service, else 0."""
+    """Return the seconds to pause all requests: the ``Retry-After`` of an overloaded service, else 0."""
     if not isinstance(error, RateLimitError | InternalServerError):
         return 0.0
     return min(error.retry_after or 0.0, LONGEST_PAUSE)
@@ -132,9 +132,9 @@ class RetryPolicy:
     """Exponential backoff with full jitter.
 
     Attributes:
-        max_retries: How often a call is repeated after a failure that may be tried again; 0 turns it off.
-        initial: Upper bound of the first delay, in seconds.
-        maximum: Upper bound of any delay, in seconds.
+        max_retries: The most repetitions of a call after failures that may pass; 0 turns them off.
+        initial: The upper bound of the first delay, in seconds.
+        maximum: The upper bound of any delay, in seconds.
     """
 
     max_retries: int = 2
@@ -142,11 +142,11 @@ class RetryPolicy:
     maximum: float = 8.0
 
     def delay(self, attempt: int, draw: float) -> float:
-        """Seconds before the next attempt.
+        """Return the seconds before the next attempt.
 
         Args:
-            attempt: How many attempts failed so far, from 1.
+            attempt: The number of failed attempts, from 1.
             draw: A random number from 0 to 1.
         """
-        # Beyond 2**63 the bound is long since the maximum.
+        # Greater exponents would overflow, and the maximum is reached long before.
         return draw * min(self.maximum, self.initial * 2.0 ** min(attempt - 1, 63))

@@ -1,7 +1,7 @@
-"""How long tasks last, estimated online from tasks that ended and from tasks that still run. Pure: no I/O, no clock.
+"""The duration of tasks, estimated online from ended and running tasks. Pure: no I/O, no clock.
 
-Evidence is a stretch of a task's life: it ran all through it, or it ended somewhere inside. The estimate is the hazard
-(ends a second among the tasks that run): ends divided by time at risk, for each step of a grid of ages.
+Evidence is a stretch of a task's life. Either the task ran through all of it, or it ended somewhere inside. The
+estimate is the hazard for each step of a grid of ages: the number of ends divided by the time at risk.
 """
 
 from __future__ import annotations
@@ -19,36 +19,38 @@ _EDGES = (0.0, *(_FIRST_EDGE * math.exp(_LOG_STEP * step) for step in range(_STE
 _WIDTHS = tuple(end - start for start, end in pairwise(_EDGES))
 _SIZE = len(_WIDTHS)
 
-_UNKNOWING = [1 / max(1.0, (start + end) / 2) for start, end in pairwise(_EDGES)]
-"""Hazard of a duration of which nothing is known: it may end in the next second as well as in the next tenfold."""
+_UNINFORMED = [1 / max(1.0, (start + end) / 2) for start, end in pairwise(_EDGES)]
+"""The hazard without any knowledge: 1/age, so an end is equally likely in each equal ratio of ages."""
 
 _NEWS_SHARE = 0.3
 _MOST_NEWS = 30.0
-"""The estimate is renewed when the news weigh three tenths of all evidence, or as much as 30 ends."""
+"""The estimate is renewed when new evidence weighs three tenths of all evidence, or as much as 30 ends."""
 
 _NEWS_IN_A_STRETCH = 0.1
-"""Ends that the news of a task that runs on are counted as, lest a service that slows down be noticed late."""
+"""Weight of the news that a task still runs, in ends. Without it, a slower service would be noticed late."""
 
 _LEAST_PROBABILITY = 1e-9
 
 
 class Survival:
-    """The distribution of a duration, as far as it is known.
+    """The estimated distribution of a duration.
 
-    An end inside a stretch is spread over it in proportion to the estimate, one step of Turnbull's self-consistency
-    (J. R. Stat. Soc. B 38, 1976). Old evidence fades exponentially. A question and evidence of a task that runs on cost
-    O(log grid), an end O(steps of the grid in its stretch); the estimate is renewed, O(grid), the more seldom the more
-    ends it knows.
-    Durations may have any unit; those from 0.05 to 3600 are told apart, by steps of 8 %.
+    An end inside a stretch is spread over it in proportion to the estimate, which is one step of Turnbull's
+    self-consistency (J. R. Stat. Soc. B 38, 1976). Old evidence fades exponentially.
+
+    A query costs O(log grid), and so does the news that a task still runs. An end costs O(grid steps in its stretch).
+    Renewing the estimate costs O(grid), and happens less often as ends accumulate.
+
+    Durations may have any unit. The grid covers 0.05 to 3600 in steps of 8 %.
 
     Args:
-        memory: After how many more ends the weight of evidence has faded to 1/e.
-        strength: How many ends, for each e-fold of age, the prior weighs as much as.
-        prior: The estimate of all that this is a kind of: it is believed for want of evidence, and learns from whatever
-            this one learns from. By default the hazard of 1 / age is believed, under which checks back off.
+        memory: The number of further ends after which the weight of evidence has faded to 1/e.
+        strength: The weight of the prior, in ends for each e-fold of age.
+        prior: The estimate for all kinds, which this one starts from. It learns all that this one learns. The default
+            prior is the hazard 1/age, with which checks back off.
 
     Attributes:
-        hazard: The estimate, for each step of the grid.
+        hazard: The estimated hazard for each step of the grid.
     """
 
     hazard: list[float]
@@ -71,11 +73,11 @@ class Survival:
         self._estimate()
 
     def survived(self, start: float, end: float) -> None:
-        """A task of age ``start`` ran on, at least until age ``end``.
+        """Learn that a task ran from age ``start`` at least until age ``end``.
 
-        The steps from ``first`` to before ``after`` were all entered. That is noted at both ends only, as differences,
-        which :meth:`_renew` sums up: so it costs the same however many steps there are. Less than the whole of the
-        first and of the last was spent in them.
+        The task entered each step from ``first`` to before ``after``. Only the differences at both ends are stored, and
+        :meth:`_renew` sums them up, so the cost does not depend on the number of steps. The parts of the first and the
+        last step outside of the stretch are subtracted.
         """
         first = bisect_right(_EDGES, start, 1, _SIZE) - 1
         after = bisect_right(_EDGES, end, 1, _SIZE)
@@ -88,7 +90,7 @@ class Survival:
             self._renew()
 
     def ended(self, start: float, end: float) -> None:
-        """A task that ran at age ``start`` ended before age ``end``."""
+        """Learn that a task ran at age ``start`` and ended before age ``end``."""
         ending = max(_LEAST_PROBABILITY, self.probability(start, end))
         left, age, hazard = 1.0, start, 0.0
         last = bisect_right(_EDGES, end, 1, _SIZE) - 1
@@ -99,7 +101,7 @@ class Survival:
             self._new_events[step] += left - still_left
             self._new_time[step] += (until - age) * (left + still_left) / 2
             left, age = still_left, until
-        # Whatever is left ended in the last step: so an end counts as one however small the differences above were.
+        # The rest goes into the last step, so that an end counts as exactly one despite rounding.
         self._new_events[last] += left
         self._new_time[last] += (end - age) * left / 2
         self._ends += 1
@@ -108,24 +110,24 @@ class Survival:
             self._renew()
 
     def probability(self, start: float, end: float) -> float:
-        """That a task that runs at age ``start`` ends before age ``end``."""
+        """Return the probability that a task running at age ``start`` ends before age ``end``."""
         return -math.expm1(self._hazard_until(start) - self._hazard_until(end))
 
     def log_likelihood(self, start: float, end: float, *, ended: bool) -> float:
-        """Of the evidence that a task that ran at age ``start`` did, or did not, end before age ``end``."""
+        """Return the log-likelihood that a task running at age ``start`` did, or did not, end before age ``end``."""
         if ended:
             return math.log(max(_LEAST_PROBABILITY, self.probability(start, end)))
         return self._hazard_until(start) - self._hazard_until(end)
 
     def check_age(self, age: float, cost: float) -> float:
-        """At which age to check a task that runs at ``age``, if a check costs ``cost``, in units of age."""
+        """Return the age for the next check of a task that runs at ``age``, if a check costs ``cost`` units of age."""
         step = bisect_right(_EDGES, age, 1, _SIZE) - 1
         goal = self._cumulated_roots[step] + self._roots[step] * (age - _EDGES[step]) + math.sqrt(2 * cost)
         step = bisect_right(self._cumulated_roots, goal, 1, _SIZE) - 1
         return _EDGES[step] + (goal - self._cumulated_roots[step]) / self._roots[step]
 
     def hear(self, kind: Survival) -> None:
-        """Add the news of a kind to its own."""
+        """Learn the news of a kind."""
         self._new_events = list(map(operator.add, self._new_events, kind._new_events))
         self._new_time = list(map(operator.add, self._new_time, kind._new_time))
         self._entering = list(map(operator.add, self._entering, kind._entering))
@@ -154,7 +156,7 @@ class Survival:
                 self._time, self._new_time, accumulate(self._entering[:-1]), _WIDTHS, strict=True
             )
         ]
-        # However long nothing ends: that must not weigh for ever.
+        # A long time without an end must not outweigh the ends after it.
         for step, most in enumerate(self._most_time):
             if self._time[step] > most:
                 self._events[step] *= most / self._time[step]
@@ -170,7 +172,7 @@ class Survival:
         self._enough_news = min(_MOST_NEWS, 1 + self._weight * _NEWS_SHARE)
 
     def _estimate(self) -> None:
-        prior = self._prior.hazard if self._prior is not None else _UNKNOWING
+        prior = self._prior.hazard if self._prior is not None else _UNINFORMED
         strength = self._strength
         self.hazard = [
             (events + strength) / (time + strength / believed)

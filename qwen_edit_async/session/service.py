@@ -8,7 +8,7 @@ from qwen_edit_async.http.api import Transport
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.log import log
 from qwen_edit_async.models import TaskSnapshot
-from qwen_edit_async.protocol.generation import Call, WireProtocol
+from qwen_edit_async.protocol.base import Call, WireProtocol
 
 
 class Service:

@@ -20,7 +20,6 @@ from qwen_edit_async.http.options import (
     API_KEY_VARIABLE,
     BASE_URL_VARIABLE,
     Envelope,
-    Secret,
     Timeouts,
     check_headers,
     check_positive,
@@ -30,10 +29,18 @@ from qwen_edit_async.http.options import (
     resolve_result_hosts,
     resolve_timeouts,
 )
+from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.images.kinds import ImageInput
-from qwen_edit_async.models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
-from qwen_edit_async.protocol.generation import check_task_id
-from qwen_edit_async.requests import EditOptions, RequestInput, request_from_arguments
+from qwen_edit_async.models import (
+    EditOptions,
+    EditParameters,
+    EditRequest,
+    RequestInput,
+    TaskSnapshot,
+    TaskStatus,
+    request_from_arguments,
+)
+from qwen_edit_async.protocol.base import check_task_id
 from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.session.observer import SubmissionObserver, Warner

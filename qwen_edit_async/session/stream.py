@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from qwen_edit_async.errors import InvalidEditError, SessionClosedError
-from qwen_edit_async.models import EditParameters, EditRequest
-from qwen_edit_async.requests import RequestInput, request_from_fields
+from qwen_edit_async.models import EditParameters, EditRequest, RequestInput, request_from_fields
 from qwen_edit_async.session.observer import Warner
 from qwen_edit_async.session.results import EditResult
 from qwen_edit_async.session.submission import Submission, Submitter

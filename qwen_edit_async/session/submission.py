@@ -27,7 +27,7 @@ from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.images.prepare import PreparedEdit, prepare, prepare_urls
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, TaskSnapshot
-from qwen_edit_async.protocol.generation import Call, WireProtocol
+from qwen_edit_async.protocol.base import Call, WireProtocol
 from qwen_edit_async.scheduling.retry import Failure, RetryPolicy, Then, after_failure, judge_submission, pause_after
 from qwen_edit_async.session.gate import Gate, Slot
 from qwen_edit_async.session.observer import SubmissionObserver, Warner

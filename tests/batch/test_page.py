@@ -299,7 +299,7 @@ async def test_fewer_pictures_than_were_asked_for_are_noted_everywhere(requests,
     async with service(Fault.reshape(lose_one).on("check").when(lambda task: task.number == 1)) as session:
         report = await batch.run(session)
         assert (session.statistics().submitted, report.ok, report.short) == (2, True, 1)
-    note = "the service gave 2 of the 3 pictures that were asked for"
+    note = "the service gave 2 of the 3 requested pictures"
     assert "\n  1 with fewer pictures than were asked for\n" in report.text()
     assert json.loads((out / "report.json").read_text(encoding="utf-8"))["short"] == 1
     assert [outcome.notes async for outcome in batch.outcomes()] == [(note,), ()]

@@ -205,7 +205,7 @@ def test_exit_codes_tell_credentials_from_failures(photos, capsys, service, faul
     ("options", "message"),
     [
         (["-n", "7"], "n is 7"),
-        (["--size", "big"], "size 'big'"),
+        (["--size", "big"], "size is 'big'"),
         (["--concurrency-is-not-an-option-of-edit"], "Unknown option"),
         (["--deadline", "0"], "deadline"),
     ],

@@ -211,9 +211,9 @@ def test_a_proxy_of_the_environment_is_used_on_demand(small, out, service, monke
     monkeypatch.setenv("https_proxy", "proxy:3128")
     edit = ["edit", str(small), "-i", "snow", "-o", str(out), "--deadline", "2"]
     assert main(edit) == 1
-    assert "the environment's https_proxy is not used: --trust-env uses it" in capsys.readouterr().err
+    assert "https_proxy in the environment is not used: --trust-env uses it" in capsys.readouterr().err
     assert main([*edit, "--trust-env"]) == 2
-    assert "the environment's https_proxy can't be used: write it as http://HOST:PORT" in capsys.readouterr().err
+    assert "https_proxy in the environment can't be used: write it as http://HOST:PORT" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -27,8 +27,9 @@ from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.emulator.faults import FaultRun
 from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.http.options import Secret, resolve_timeouts
-from qwen_edit_async.protocol.generation import Call
+from qwen_edit_async.http.options import resolve_timeouts
+from qwen_edit_async.http.secret import Secret
+from qwen_edit_async.protocol.base import Call
 from qwen_edit_async.threads import Offloader
 
 PHOTO = encode(Image.new("RGB", (400, 400), "#7f9cf5"))

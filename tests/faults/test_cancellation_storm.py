@@ -22,7 +22,7 @@ from memory_transport import (
 )
 
 from qwen_edit_async import Learned, QwenEditError
-from qwen_edit_async.protocol.replies import Reply
+from qwen_edit_async.protocol.base import Reply
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
 

@@ -29,9 +29,9 @@ from qwen_edit_async import (
 from qwen_edit_async.http import api as _transport
 from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.http.options import Secret
+from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.images.encode import RAW_CHUNK, BytesImage, SendableImage
-from qwen_edit_async.protocol.generation import Call
+from qwen_edit_async.protocol.base import Call
 from qwen_edit_async.protocol.replies import error_from_reply
 from qwen_edit_async.session import runtime as _host
 from qwen_edit_async.threads import Offloader
@@ -612,11 +612,13 @@ async def test_a_call_without_reply_names_a_proxy_that_is_not_used(proxied, monk
     async with transport_to("http://service.invalid") as transport:
         with pytest.raises(APIConnectionError) as caught:
             await transport.send(GET)
-    assert ("the environment's http_proxy is not used: trust_env=True uses it" in str(caught.value)) is not bypassed
+    assert ("http_proxy in the environment is not used: trust_env=True uses it" in str(caught.value)) is not bypassed
 
 
 async def test_a_proxy_that_can_not_be_used_is_refused_before_anything_is_sent(proxied):
-    with pytest.raises(ConfigurationError, match="http_proxy can't be used: write it as http://HOST:PORT"):
+    with pytest.raises(
+        ConfigurationError, match="http_proxy in the environment can't be used: write it as http://HOST:PORT"
+    ):
         async with transport_to("http://service.invalid", trust_env=True):
             pass
 

@@ -1,4 +1,4 @@
-"""Result pictures: fetched without the key, whole or not at all, and written so that nobody sees half a file."""
+"""Downloads of result pictures: without the key, and complete or not at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from memory_transport import IMAGE, until
 
 from qwen_edit_async import DownloadError, EditSession, FixedInterval, NotFoundError, OutputImage, SessionClosedError
 from qwen_edit_async.emulator import EditEmulator, Fault, FixedEngine
-from qwen_edit_async.http import downloads as downloads_module
+from qwen_edit_async.files import PartFile
+from qwen_edit_async.http import fetcher as fetcher_module
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.threads import Offloader
 
@@ -26,14 +27,14 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
 
 
 class NoisyEngine(FixedEngine):
-    """A picture of several pieces."""
+    """Return a picture of several pieces."""
 
     def __init__(self, size: int = 3_000_000) -> None:
         self._picture = png(size)
 
 
 def png(size: int) -> bytes:
-    """A whole PNG of about so many bytes."""
+    """Return a complete PNG file of about this size."""
     pixels = os.urandom(size)
     parts = [
         (b"IHDR", struct.pack(">IIBBBBB", 1000, 1000, 8, 2, 0, 0, 0)),
@@ -69,7 +70,7 @@ async def image(session):
 
 @pytest.fixture
 async def serve():
-    """Serve results from a server of our own: ``url = await serve(handler)``."""
+    """Serve results from another server: ``url = await serve(handler)``."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(handler) -> str:
@@ -94,7 +95,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 async def until_clean(folder: Path) -> None:
-    """A failed download is cleaned up on a thread, soon."""
+    """Wait until a thread has cleaned up a failed download."""
     await until(lambda: not [name for name in files_in(folder) if name.endswith(".part")])
 
 
@@ -136,13 +137,13 @@ async def test_a_download_holds_about_a_piece_in_memory_while_it_is_saved(image,
         return watch
 
     for name in ("write", "commit"):
-        monkeypatch.setattr(downloads_module._PartFile, name, watched(getattr(downloads_module._PartFile, name)))
+        monkeypatch.setattr(PartFile, name, watched(getattr(PartFile, name)))
     await image.save(tmp_path / "a.png")
     assert len(sizes) >= 2
     assert max(sizes) < 2 * 1024 * 1024
 
 
-# Failures that pass.
+# Temporary failures.
 
 PASSING = {
     "500": Fault.status(500),
@@ -175,7 +176,7 @@ async def test_a_download_that_keeps_failing_is_an_error_and_leaves_no_file(sess
     with pytest.raises(DownloadError, match=match) as caught:
         await image.save(tmp_path / "a.png")
     assert caught.value.task_id == image.task_id
-    assert emulator.statistics().downloads in {3, 6}  # aiohttp asks once more by itself if a connection is dropped
+    assert emulator.statistics().downloads in {3, 6}  # aiohttp repeats a request once if the connection drops
     await until_clean(tmp_path)
     assert files_in(tmp_path) == []
     assert session.statistics().downloads == 0
@@ -236,7 +237,7 @@ MOVING = {
 
 @pytest.fixture
 async def moving():
-    """Serve an answer of which something comes for ever: ``url = await moving(begin, again)``."""
+    """Serve a reply that repeats one part for ever: ``url = await moving(begin, again)``."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(begin: bytes, again: bytes) -> str:
@@ -251,7 +252,9 @@ async def moving():
                             await asyncio.sleep(0.02)
                     finally:
                         writer.close()
-                        await writer.wait_closed()  # which takes what broke the connection: else it is told at the end
+                        await (
+                            writer.wait_closed()
+                        )  # retrieves the error of a broken connection, which would be reported at the end
 
             server = await stack.enter_async_context(await asyncio.start_server(answer, "127.0.0.1", 0))
             return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.png"
@@ -276,11 +279,11 @@ async def test_what_came_of_a_download_that_failed_is_no_part_of_the_next(emulat
     assert await image.read() == emulator.engine._picture
 
 
-# Failures that stay.
+# Final failures.
 
 
 async def test_a_picture_over_the_cap_is_refused_by_its_announced_size(session, emulator, image, monkeypatch):
-    monkeypatch.setattr(downloads_module, "MAX_RESULT_BYTES", 1_000_000)
+    monkeypatch.setattr(fetcher_module, "MAX_RESULT_BYTES", 1_000_000)
     with pytest.raises(DownloadError, match=r"it has \d+ bytes"):
         await image.read()
     assert emulator.statistics().downloads == 1
@@ -293,7 +296,7 @@ async def test_a_picture_over_the_cap_is_refused_as_it_streams(session, serve, m
         await response.write(png(5_000_000))
         return response
 
-    monkeypatch.setattr(downloads_module, "MAX_RESULT_BYTES", 1_000_000)
+    monkeypatch.setattr(fetcher_module, "MAX_RESULT_BYTES", 1_000_000)
     with pytest.raises(DownloadError, match="more than 1000000 bytes"):
         await image_at(session, await serve(endless)).save(tmp_path / "a.png")
     await until_clean(tmp_path)
@@ -446,7 +449,7 @@ async def test_a_name_that_the_server_proposes_is_not_used(session, serve, tmp_p
     assert files_in(tmp_path / "mine") == ["a.png"]
 
 
-# URLs that expire.
+# Expired URLs.
 
 
 async def test_an_expired_url_is_renewed_by_asking_the_task_again(session, emulator, image):
@@ -504,7 +507,7 @@ async def test_an_error_of_the_disk_is_the_users_and_is_not_tried_again(emulator
     def fail(self, offset, piece):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(downloads_module._PartFile, "write", fail)
+    monkeypatch.setattr(PartFile, "write", fail)
     with pytest.raises(OSError, match=os.strerror(code)) as caught:
         await image.save(tmp_path / "a.png")
     assert (type(caught.value), caught.value.errno) == (OSError, code)
@@ -551,7 +554,7 @@ async def test_many_downloads_at_once(session, emulator, tmp_path):
     assert all(path.read_bytes() == emulator.engine._picture for path in tmp_path.iterdir())
 
 
-# The session's end.
+# The end of the session.
 
 
 @pytest.mark.parametrize("call", ["read", "save", "open"])
@@ -615,7 +618,7 @@ async def test_a_file_name_as_long_as_the_system_allows_can_be_saved(image, tmp_
 
 
 async def test_what_a_broken_attempt_left_is_not_in_the_picture(emulator, image, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads_module, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(fetcher_module, "_PIECE_BYTES", 1000)
     whole = await image.read()
     emulator.inject(Fault.truncated_download().times(1))
     assert await image.read() == whole
@@ -624,7 +627,7 @@ async def test_what_a_broken_attempt_left_is_not_in_the_picture(emulator, image,
 
 
 async def test_what_a_longer_broken_attempt_left_is_not_behind_the_picture(emulator, image, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads_module, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(fetcher_module, "_PIECE_BYTES", 1000)
     whole = await image.read()
     longer = png(len(whole) + 4_000_000).replace(b"IEND", b"IDAT")
     emulator.inject(Fault.wrong_download(longer, "image/png").times(1))
@@ -639,7 +642,7 @@ async def test_a_small_picture_is_saved_by_two_calls_of_a_thread(emulator, sessi
         calls.append(function)
         return await run(offloader, function, *arguments)
 
-    monkeypatch.setattr(downloads_module, "_PIECE_BYTES", 100_000_000)
+    monkeypatch.setattr(fetcher_module, "_PIECE_BYTES", 100_000_000)
     monkeypatch.setattr(Offloader, "run", counted)
     await image.save(tmp_path / "picture.png")
     assert len(calls) == 2

@@ -1,4 +1,4 @@
-"""What a session can be set up with, and that its key shows nowhere."""
+"""The options of a session, and the secrecy of its key."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_an_address_with_the_endpoint_s_path_says_to_leave_that_out(prefix: str,
 def test_a_proxy_without_a_scheme_is_refused_without_being_told(name: str, proxy: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         check_proxies({name: proxy})
-    assert str(caught.value) == f"the environment's {name}_proxy can't be used: write it as http://HOST:PORT"
+    assert str(caught.value) == f"{name}_proxy in the environment can't be used: write it as http://HOST:PORT"
 
 
 def test_other_proxies_are_taken() -> None:
@@ -133,7 +133,7 @@ def test_other_proxies_are_taken() -> None:
 @pytest.mark.parametrize(
     ("url", "proxies", "hint"),
     [
-        ("https://host", {"https": "x"}, "; the environment's https_proxy is not used: trust_env=True uses it"),
+        ("https://host", {"https": "x"}, "; https_proxy in the environment is not used: trust_env=True uses it"),
         ("https://host", {"http": "x"}, ""),
         ("http://localhost:80", {"http": "x"}, ""),
     ],
@@ -202,7 +202,7 @@ def test_a_base_url_is_kept_without_what_stands_in_the_way(url: str, resolved: s
 )
 @pytest.mark.parametrize("allow_insecure", [False, True])
 def test_what_is_no_plain_url_is_refused_without_being_told(url: Any, *, allow_insecure: bool) -> None:
-    with pytest.raises(ConfigurationError, match="base_url is no plain URL") as caught:
+    with pytest.raises(ConfigurationError, match="base_url is not a plain URL") as caught:
         base_url(url, allow_insecure=allow_insecure)
     assert "hush" not in "".join(traceback.format_exception(caught.value))
 

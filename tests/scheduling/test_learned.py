@@ -1,4 +1,4 @@
-"""The policy that learns: its bounds, what it learns from whom, and what waiting costs with it in simulation."""
+"""The learning policy: its bounds, its evidence, and the cost of waiting in a simulation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COSTS = (0.05, 0.2, 1.0)
 
 @cache
 def simulation() -> Any:
-    """The workloads and the virtual clock of the benchmark."""
+    """Return the benchmark's module with workloads and a virtual clock."""
     path = Path(__file__).parents[2] / "benchmarks" / "_simulation.py"
     spec = importlib.util.spec_from_file_location("waiting_simulation", path)
     assert spec is not None
@@ -61,7 +61,7 @@ def run(
     progress: Callable[[float], float | None] = lambda _: None,
     attached: bool = False,
 ) -> list[float]:
-    """When a task was checked that was accepted at 0 and ended after so many seconds."""
+    """Return the times of the checks of a task that runs from 0 to ``duration``."""
     task, times = a_task(parameters, attached=attached), []
     due = policy.next_check(task, 0.0)
     while due < duration:
@@ -94,11 +94,11 @@ def test_options_that_are_no_positive_numbers_are_refused(options: dict[str, flo
 
 lives = st.lists(
     st.tuples(
-        st.floats(0, 1e4),  # how long a task lasts
-        st.floats(0, 20),  # how long an answer takes
-        st.none() | st.floats(0, 1),  # what progress it tells
-        st.booleans(),  # whether it is attached
-        st.booleans(),  # whether it completes
+        st.floats(0, 1e4),  # duration of a task
+        st.floats(0, 20),  # duration of a reply
+        st.none() | st.floats(0, 1),  # reported progress
+        st.booleans(),  # attached
+        st.booleans(),  # completed
     ),
     max_size=12,
 )
@@ -245,7 +245,7 @@ def test_where_progress_is_trusted_a_task_that_tells_none_is_checked_by_its_age(
 
 
 def told_progress(policy: Learned, progress: float, *, attached: bool = False) -> PolledTask:
-    """A task of age 10 that told this progress just now."""
+    """Return a task of age 10 that has just reported this progress."""
     task = a_task(attached=attached)
     task.found_running(10.0, progress)
     return task
@@ -293,7 +293,7 @@ def test_each_session_learns_by_itself_unless_told_otherwise() -> None:
     assert first is not second
 
 
-# Waiting in simulated time. The margins are wide: benchmarks/waiting.py measures what is reached.
+# Waiting in simulated time. The margins are wide; benchmarks/waiting.py has the exact figures.
 
 
 @pytest.mark.parametrize("poll_cost", COSTS)
@@ -322,7 +322,7 @@ def test_waiting_costs_little_more_than_with_the_best_schedule_there_is(
 def test_a_lying_progress_field_costs_little(lie: str, poll_cost: float) -> None:
     lying = attrs.evolve(workload("lognormal"), progress=simulation().LIES[lie])
     told = simulation().simulate(Learned(poll_cost), lying, skip=150)
-    bound = 1.25 if lie == "half of it random" else 1.1  # of which half is true
+    bound = 1.25 if lie == "half of it random" else 1.1  # half of these reports are true
     assert told.cost(poll_cost) < bound * learned_at(poll_cost, "lognormal").cost(poll_cost)
 
 

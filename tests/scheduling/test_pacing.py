@@ -1,4 +1,4 @@
-"""How much may be in flight, and when the next may start."""
+"""The number of tasks in flight, and the times of submissions and requests."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_whatever_happens_the_limits_hold(  # noqa: C901, PLR0912  # one branch 
             assert pacer.in_flight > min(pacer.limit, max_in_flight - 1)
         else:
             assert max(0.0, paused_until - now) <= wait <= max(300.0, paused_until - now, last_start + 10 - now)
-    # Whatever happened, somebody gets in, sooner or later.
+    # After any events, another task starts sooner or later.
     while pacer.in_flight:
         pacer.end(accepted=pacer.running > 0)
     wait = pacer.wait(now)
@@ -162,7 +162,7 @@ def test_the_longer_of_pause_and_spacing_counts() -> None:
 
 
 def running(count: int, max_in_flight: int = 16) -> Pacer:
-    """A pacer whose service has accepted so many at time 0, and refused one more."""
+    """Return a pacer whose service accepted ``count`` tasks at time 0 and refused one more."""
     pacer = Pacer(max_in_flight)
     for _ in range(count + 1):
         pacer.start(0.0)
@@ -227,7 +227,7 @@ def test_a_try_that_is_accepted_raises_the_limit() -> None:
 
 
 def waits_of_refused_tries(pacer: Pacer, now: float, count: int) -> list[int]:
-    """Seconds, rounded, that each of so many tries waits, all of which are refused."""
+    """Return the rounded wait before each of several refused probes."""
     waits = []
     for _ in range(count):
         wait = pacer.wait(now)
@@ -276,7 +276,7 @@ def test_while_nothing_runs_a_try_comes_every_half_minute_at_least() -> None:
 
 def test_what_is_refused_while_nothing_runs_makes_tries_for_more_room_no_rarer() -> None:
     pacer, now = Pacer(16), 0.0
-    for _ in range(10):  # an outage
+    for _ in range(10):  # refused during an outage
         now += pacer.wait(now) or 0.0
         pacer.start(now)
         pacer.throttled(now, now, 0.5)
@@ -321,7 +321,7 @@ def test_a_refusal_below_the_limit_lowers_it_and_tries_soon_begin_anew() -> None
 
 
 def gained_by_chance() -> tuple[Pacer, float]:
-    """A pacer whose tries wait for 16 s; the last was taken in place of a task that had ended, as nobody knew."""
+    """Return a pacer whose probes wait 16 s. The last probe took the place of a task whose end was still unknown."""
     pacer, now = running(4), 0.2
     for _ in range(4):
         now += pacer.wait(now) or 0.0
@@ -365,11 +365,11 @@ def test_tries_become_more_frequent_only_after_one_whose_gain_lasted() -> None:
     assert (pacer.limit, pacer.wait(now)) == (6, pytest.approx(8.0))
 
 
-# How many requests a second.
+# Requests per second.
 
 
 def feed(rate: RequestRate, now: float, count: int, allowed: float) -> float:
-    """So many requests as fast as the rate lets them; more than ``allowed`` within a second are refused."""
+    """Send requests as fast as the rate allows, with more than ``allowed`` in a second refused."""
     admitted: list[float] = []
     for _ in range(count):
         now = max(now, rate.next_at)
@@ -436,7 +436,7 @@ def test_the_rate_is_raised_only_while_requests_have_to_wait_for_it() -> None:
 
 
 def wait_and_let_in(rate: RequestRate, now: float) -> None:
-    """A request that had to wait for the rate."""
+    """Send a request that had to wait for the rate."""
     rate.next_at = now
     rate.sent(now)
     rate.let_in(now)
@@ -445,7 +445,7 @@ def wait_and_let_in(rate: RequestRate, now: float) -> None:
 def test_each_raise_takes_requests_that_waited_since_the_last_change() -> None:
     rate = RequestRate(limit=2.0)
     rate.sent(0.0)
-    rate.sent(0.0)  # it has to wait, but for the old rate
+    rate.sent(0.0)  # waits for the old rate
     rate.refused(0.1, 0.1)
     rate.let_in(50.0)
     assert rate.limit == 1.0
@@ -468,7 +468,7 @@ def test_raises_that_are_taken_back_become_rarer_and_ones_that_last_more_frequen
             rate.refused(now, now)
     assert pauses == [5.0, 10.0, 20.0, 40.0, 40.0, 20.0]
     rate.raised = False
-    rate.refused(now + 0.1, now + 0.1)  # that is no trial taken back: another rate, another search
+    rate.refused(now + 0.1, now + 0.1)  # does not undo a rise, so the search begins anew
     limit = rate.limit
     wait_and_let_in(rate, now + 5.2)
     assert rate.limit == 1.25 * limit
@@ -538,7 +538,7 @@ def test_a_refusal_while_nothing_runs_lowers_the_rate_as_well() -> None:
 
 def test_a_refusal_always_lowers_the_rate() -> None:
     rate = RequestRate(limit=4.0)
-    for number in range(20):  # as many as were let in: what refused one was nothing that shows
+    for number in range(20):  # the service accepts them all, so the refusal has another reason
         rate.let_in(10.0 + number / 20)
     rate.refused(11.0, 10.99)
     assert rate.limit == pytest.approx(3.8)

@@ -1,4 +1,4 @@
-"""Progress as evidence: followed where it foretells the end, whatever its scale, and not where it does not."""
+"""Progress is used if it predicts the end, on any scale, and ignored otherwise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEMORY = 100.0
 
 
 def watch(evidence: ProgressEvidence, by_age: Survival, duration: float, told: Callable[[float], float]) -> None:
-    """A task that is checked every two seconds and tells its progress, a function of the fraction that is done."""
+    """Check a task every two seconds. Its progress is a function of the fraction that is done."""
     for age in itertools.count(0.0, 2.0):
         ended = age + 2 >= duration
         if age:
@@ -76,7 +76,7 @@ def test_progress_that_lied_for_long_can_convince_again() -> None:
 
 
 def gained(*gains: float, start: float = 0.0) -> ProgressEvidence:
-    """Evidence after answers that progress foretold so many nats better than age did."""
+    """Return evidence after replies that progress predicted better than age, by these nats."""
     evidence = ProgressEvidence(MEMORY)
     evidence._gain = start
     by_age = Survival(memory=MEMORY, strength=0.15)
@@ -84,7 +84,7 @@ def gained(*gains: float, start: float = 0.0) -> ProgressEvidence:
         view = evidence.view(10.0, 0.5)
         assert view is not None
         by_progress = view[0].log_likelihood(0.0, 0.4, ended=False)
-        # Stands in for an estimate that foretold each answer by so much less.
+        # Replaces an estimate that predicted each reply worse by the gain.
         by_age.log_likelihood = lambda *_, told=by_progress - gain, **__: told
         evidence.learn(by_age, 10.0, 0.5, 14.0, ended=False)
     return evidence

@@ -1,4 +1,4 @@
-"""The decision tables: what each failure means to a submission and to a status check, and how long to wait."""
+"""The decision tables for failed submissions and status checks, and the delays."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def answered(kind: type[APIStatusError], status: int) -> APIStatusError:
     return kind("no", status_code=status)
 
 
-# The error, what it means to a submission, and what it means to a check (in the grace of a young task, and after it).
+# The error, its meaning for a submission, and for a check during and after the grace of a young task.
 DECISIONS = [
     (APIConnectionError("m", request_sent=False), REFUSED, REFUSED, REFUSED),
     (APIConnectionError("m", request_sent=True), UNCERTAIN, REFUSED, REFUSED),

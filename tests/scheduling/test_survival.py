@@ -1,4 +1,4 @@
-"""The estimate of how long tasks last: what it learns from ends and from tasks that run, and that it stays sane."""
+"""The estimate of task durations: learning from ended and running tasks, and staying within bounds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def survival(memory: float = 100.0, strength: float = 0.15, prior: Survival | No
 
 
 def watch(estimate: Survival, duration: float, interval: float) -> None:
-    """A task that is checked at multiples of an interval until it has ended."""
+    """Check a task at multiples of an interval until it has ended."""
     last = 0.0
     while last + interval < duration:
         estimate.survived(last, last + interval)
@@ -78,7 +78,7 @@ def test_an_end_in_a_wide_stretch_is_put_where_ends_are_known_to_be() -> None:
 @example(12375.0, 1.192092896e-07)
 def test_an_end_counts_once_and_only_in_its_stretch(age: float, length: float) -> None:
     estimate = survival()
-    estimate._enough_news = math.inf  # no new estimate yet
+    estimate._enough_news = math.inf  # keeps the estimate from being renewed
     estimate.ended(age, age + length)
     assert sum(estimate._new_events) == pytest.approx(1)
     assert min(estimate._new_events) >= 0

@@ -658,7 +658,7 @@ async def test_arguments_of_an_edit_reach_the_service():
 @virtual
 async def test_a_whole_request_takes_nothing_beside_it():
     async with MemorySession(MemoryService()) as session:
-        with pytest.raises(InvalidEditError, match="says it all"):
+        with pytest.raises(InvalidEditError, match="an EditRequest is complete"):
             await session.edit(EditRequest(IMAGE, "snow"), n=2)
 
 

@@ -476,8 +476,8 @@ async def test_the_indexes_of_pictures_are_their_places_in_the_output():
 @pytest.mark.parametrize(
     ("named", "asked", "note"),
     [
-        (2, {"n": 4}, "the service gave 2 of the 4 pictures that were asked for"),
-        (1, {"n": 2}, "the service gave 1 of the 2 pictures that were asked for"),
+        (2, {"n": 4}, "the service gave 2 of the 4 requested pictures"),
+        (1, {"n": 2}, "the service gave 1 of the 2 requested pictures"),
         (2, {"n": 2}, None),
         (2, {"n": 1}, None),
         (1, {}, None),

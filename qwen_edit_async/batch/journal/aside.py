@@ -13,7 +13,7 @@ from typing import IO, Final
 
 from qwen_edit_async.errors import JournalError
 from qwen_edit_async.log import log
-from qwen_edit_async.protocol.generation import check_task_id
+from qwen_edit_async.protocol.base import check_task_id
 
 _RESERVED_BYTES: Final = 64 * 1024
 """For the ids of some hundreds of tasks, more than are being submitted when a disk fills up."""

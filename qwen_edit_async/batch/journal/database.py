@@ -21,7 +21,7 @@ from qwen_edit_async.batch.tally import Totals, read_summary, read_totals
 from qwen_edit_async.batch.upgrade import add_functions
 from qwen_edit_async.errors import InvalidEditError, JournalError
 from qwen_edit_async.log import log
-from qwen_edit_async.protocol.generation import check_task_id
+from qwen_edit_async.protocol.base import check_task_id
 from qwen_edit_async.protocol.replies import cost_of
 from qwen_edit_async.session.results import safe_stem
 

@@ -8,8 +8,7 @@ import attrs
 
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.kinds import unwrapped
-from qwen_edit_async.models import EditParameters, EditRequest
-from qwen_edit_async.requests import request_from_fields
+from qwen_edit_async.models import EditParameters, EditRequest, request_from_fields
 
 SAYS_IT_ALL = "an EditRequest says it all: give no instruction or parameters beside it"
 

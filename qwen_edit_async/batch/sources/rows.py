@@ -25,8 +25,7 @@ from qwen_edit_async.images.kinds import (
     is_data_uri,
     unwrapped,
 )
-from qwen_edit_async.models import EditRequest
-from qwen_edit_async.requests import IMAGE_NAMES, PARAMETER_NAMES, named_parameters
+from qwen_edit_async.models import IMAGE_NAMES, PARAMETER_NAMES, EditRequest, named_parameters
 from qwen_edit_async.text import quoted
 
 _COLUMNS: Final = frozenset({*IMAGE_NAMES, "instruction", "key", "parameters", *PARAMETER_NAMES})

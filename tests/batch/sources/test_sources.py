@@ -279,7 +279,7 @@ def test_an_absolute_path_stays(table):
         ("a.jpg,,7,,", "n is 7"),
         ("a.jpg,,two,,", "n is 'two'"),
         ("a.jpg,,,maybe,", "watermark is 'maybe'"),
-        ("a.jpg,,,,big", "size 'big'"),
+        ("a.jpg,,,,big", "size is 'big'"),
         (",x,,,", "there is no image"),
         ("ftp://host/a.jpg,,,,", "not http"),
         ("a.jpg,,,,,b", "it has 6 cells, but there are 5 columns"),
@@ -641,7 +641,7 @@ def test_json_lines_may_hold_parameters_in_an_object(table, notes):
     good, *bad = table("\n".join(lines), name="edits.jsonl")
     assert good.request.parameters == EditParameters(n=2, seed=5)
     assert [item.problem for item in bad] == [
-        "there is no parameter 'm'",
+        "there is no parameter 'm': the parameters are n, negative_prompt, prompt_extend, seed, size, watermark",
         "the parameters are 'n=2': give an object, or a column for each",
     ]
     assert notes == []

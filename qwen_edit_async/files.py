@@ -1,0 +1,56 @@
+"""Files that appear under their name only when they are complete."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from pathlib import Path
+
+PART_NAME_CHARACTERS = 40
+"""The number of characters of the final name that the name of a part file repeats."""
+
+
+class PartFile:
+    """A file that is written beside its final name.
+
+    The methods block. The lock serialises a write that was given up and the cleanup after it.
+
+    Raises:
+        OSError: The file can't be created. A missing folder is created first.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._path = target.with_name(f".{target.name[:PART_NAME_CHARACTERS]}.{secrets.token_hex(4)}.part")
+        try:
+            self._file = self._path.open("xb")
+        except FileNotFoundError:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("xb")
+        self._lock = threading.Lock()
+
+    def write(self, offset: int, piece: bytes) -> None:
+        """Write a piece."""
+        with self._lock:
+            self._file.seek(offset)
+            self._file.write(piece)
+
+    def commit(self, offset: int, piece: bytes) -> None:
+        """Write the last piece, cut off anything behind it, and move the file to its final name."""
+        with self._lock:
+            self._file.seek(offset)
+            self._file.write(piece)
+            self._file.truncate()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._path.replace(self._target)
+
+    def close(self) -> None:
+        """Remove the file, unless it has its final name."""
+        with self._lock:
+            try:
+                self._file.close()
+            finally:
+                self._path.unlink(missing_ok=True)

@@ -1,0 +1,216 @@
+"""Requests for result pictures, over connections that never carry the key.
+
+The service keeps results on other hosts, behind signed URLs. A picture is checked while it streams: its host, its PNG
+signature, every chunk, the end, the size and the speed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import urllib.request
+from collections.abc import AsyncGenerator
+
+import aiohttp
+from yarl import URL
+
+from qwen_edit_async.http.api import USER_AGENT, OpenResponses
+from qwen_edit_async.http.hosts import MAX_SHOWN, ResultHosts, host_of, is_public, not_public
+from qwen_edit_async.http.options import Timeouts
+from qwen_edit_async.images.png import PngCheck, PngError
+from qwen_edit_async.protocol.urls import resolve, to_url
+
+MAX_RESULT_BYTES = 64 * 1024 * 1024
+"""The largest result to download; 2048 x 2048 pixels of RGBA are 16 MiB uncompressed."""
+
+MAX_RESULT_PIXELS = 89_478_485
+"""The most pixels of a result. Pillow suspects a decompression bomb above the same limit."""
+
+_PIECE_BYTES = 1024 * 1024
+_LEAST_BYTES_PER_SECOND = 1024
+_MAX_CONNECTIONS = 32
+_MAX_HEADER_BYTES = 32 * 1024
+_MAX_REDIRECTS = 10
+_OK = 200
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_EXPIRED_STATUSES = frozenset({400, 401, 403, 404, 410})
+_PASSING_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
+
+
+class FetchError(Exception):
+    """The failure of one attempt. ``expired`` calls for a new URL; ``final`` rules out another attempt."""
+
+    def __init__(self, reason: str, *, expired: bool = False, final: bool = False) -> None:
+        super().__init__(reason)
+        self.expired = expired
+        self.final = final
+
+
+class Fetcher:
+    """Requests result URLs and checks the replies. It never has the session's key.
+
+    Args:
+        timeouts: The limits for connecting and for waiting between pieces.
+        hosts: The hosts that results may come from.
+        trust_env: Whether to use the environment's proxies.
+    """
+
+    def __init__(self, timeouts: Timeouts, hosts: ResultHosts, *, trust_env: bool) -> None:
+        self._timeouts = timeouts
+        self._hosts = hosts
+        self._trust_env = trust_env
+        self._trusting: aiohttp.ClientSession | None = None
+        self._guarded: aiohttp.ClientSession | None = None
+        self._responses = OpenResponses()
+
+    async def open(self) -> None:
+        """Create two connection pools: one for any address, one for public addresses only."""
+        self._trusting = self._make_session(None)
+        self._guarded = self._make_session(_public_socket)
+
+    def _make_session(self, socket_factory: aiohttp.SocketFactoryType | None) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, socket_factory=socket_factory),
+            headers={"User-Agent": USER_AGENT},
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.reply
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            max_field_size=_MAX_HEADER_BYTES,
+            max_line_size=_MAX_HEADER_BYTES,
+            # Without trust_env, because any host that a reply names would get a password from netrc.
+        )
+
+    async def aclose(self) -> None:
+        """Close the connection pools."""
+        self._responses.close()
+        for session in filter(None, (self._trusting, self._guarded)):
+            await session.close()
+        self._trusting = self._guarded = None
+
+    async def pieces(self, url: str) -> AsyncGenerator[bytes, None]:
+        """Request a picture once and yield it in pieces of about 1 MiB.
+
+        Raises:
+            FetchError: The picture can't be had, or is not a complete PNG file.
+        """
+        failure: BaseException
+        target: URL | None = None
+        try:
+            target, came_from = to_url(url), None
+            for _ in range(1 + _MAX_REDIRECTS):
+                async with self._asked(target, came_from) as response:
+                    location = response.headers.get("Location") if response.status in _REDIRECTS else None
+                    if location is not None:
+                        target, came_from = resolve(location, target), target
+                        continue
+                    async with contextlib.aclosing(_checked(response, self._timeouts.reply)) as pieces:
+                        async for piece in pieces:
+                            yield piece
+                    return
+            failure = FetchError("its host redirects again and again", final=True)
+        except asyncio.CancelledError as error:
+            failure = asyncio.CancelledError(*error.args)
+        except (ValueError, RuntimeError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            failure = _failure_of(error, target)
+        # Raised outside of the handlers, so that its context and traceback hold nothing of aiohttp. Frames of aiohttp
+        # may hold the password of a proxy.
+        raise failure
+
+    @contextlib.asynccontextmanager
+    async def _asked(self, url: URL, came_from: URL | None) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """Request a URL without following redirects, because aiohttp would follow them to any host."""
+        # With a proxy, the connection goes to the proxy's own address, and the proxy resolves the name.
+        proxy = _proxy_for(url) if self._trust_env else None
+        session = self._trusting if proxy is not None or self._hosts.trusts(url) else self._guarded
+        if session is None:
+            raise FetchError("the session is closed", final=True)
+        if (problem := self._hosts.problem(url, came_from)) is not None:
+            raise FetchError(problem, final=True)
+        # Headers that trickle in would reset the timeout between two pieces again and again.
+        async with asyncio.timeout(self._timeouts.connect + self._timeouts.reply):
+            response = await session.get(url, allow_redirects=False, proxy=proxy)
+        async with response:
+            with self._responses.reading(response):
+                yield response
+
+
+async def _checked(response: aiohttp.ClientResponse, patience: float) -> AsyncGenerator[bytes, None]:
+    """Yield the pieces of a response. Raise unless it is a complete PNG file of a plausible size and comes in time."""
+    _check_response(response)
+    check, piece, total = PngCheck(), bytearray(), 0
+    loop = asyncio.get_running_loop()
+    started_at = loop.time()
+    while True:
+        # aiohttp's own read timeout restarts with each chunk header or trailer, so it can't bound the wait for data.
+        async with asyncio.timeout(patience):
+            data = await response.content.readany()
+        if not data:
+            break
+        check.feed(data)
+        total += len(data)
+        seconds = loop.time() - started_at
+        if seconds > patience and total < seconds * _LEAST_BYTES_PER_SECOND:
+            raise FetchError(f"it came too slowly ({total} bytes in {seconds:.0f} s)")
+        if total > MAX_RESULT_BYTES:
+            raise FetchError(f"it has more than {MAX_RESULT_BYTES} bytes", final=True)
+        if check.width * check.height > MAX_RESULT_PIXELS:
+            raise FetchError(f"it is {check.width}×{check.height} pixels, more than any edit gives", final=True)
+        piece += data
+        if len(piece) >= _PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+    check.finish()
+    yield bytes(piece)
+
+
+def _proxy_for(url: URL) -> URL | None:
+    """Return the environment's proxy for a URL. An https proxy is not used, as in calls to the API."""
+    proxy = URL(urllib.request.getproxies().get(url.scheme, ""))
+    return proxy if proxy.scheme == "http" and not urllib.request.proxy_bypass(host_of(url)) else None
+
+
+class _NotPublicError(OSError):
+    """Raised instead of connecting to an address that is not public."""
+
+
+def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Create a socket for a resolved address. A check at this point can't be bypassed by a later change of the name.
+
+    Raises:
+        _NotPublicError: The address is not public.
+    """
+    family, kind, protocol, _, (host, *_) = address
+    if not is_public(str(host)):
+        raise _NotPublicError(errno.EACCES, "not public")
+    return socket.socket(family=family, type=kind, proto=protocol)
+
+
+def _failure_of(error: Exception, target: URL | None) -> FetchError:
+    """Convert an exception of an attempt to request ``target``."""
+    match error:
+        case PngError():
+            return FetchError(str(error))
+        case ValueError():  # raised by aiohttp and yarl
+            return FetchError("its URL is not valid", final=True)
+        case RuntimeError():  # raised by aiohttp
+            return FetchError("the session was closed", final=True)
+        case aiohttp.ClientConnectorError(os_error=_NotPublicError()) if target is not None:
+            return FetchError(not_public(target), final=True)
+        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() if target is not None:
+            return FetchError(f"its host {host_of(target)[:MAX_SHOWN]!r} can't be reached ({type(error).__name__})")
+        case _:
+            return FetchError(type(error).__name__)
+
+
+def _check_response(response: aiohttp.ClientResponse) -> None:
+    if response.status != _OK:
+        raise FetchError(
+            f"its host answered {response.status}",
+            expired=response.status in _EXPIRED_STATUSES,
+            final=response.status not in _PASSING_STATUSES,
+        )
+    if (response.content_length or 0) > MAX_RESULT_BYTES:
+        raise FetchError(f"it has {response.content_length} bytes", final=True)

@@ -1,0 +1,78 @@
+"""The API key, and its removal from texts that quote it. Pure."""
+
+from __future__ import annotations
+
+import re
+from html.entities import html5
+from typing import NoReturn
+
+_SHORTEST_REDACTED = 8
+_SHORTEST_TORN = 4
+_ANY_TEXT = "surrogatepass"
+_BETWEEN = "\0{0,3}"  # UTF-16 and UTF-32 put zeros between ASCII characters
+_TORN = _BETWEEN + r"(?:\\{1,4}(?:[ux][0-9A-Fa-f]{0,3})?|%[0-9A-Fa-f]?|&#?\w*)?\Z"  # an escape may be cut off
+_ENTITY = re.compile(rb"&(?:#|\w+;)")  # most replies hold a URL with other ampersands
+_NAMES = [name for name, text in html5.items() if text.isascii() and name.endswith(";")]
+
+
+class Secret:
+    """Text that never appears in a repr, log or traceback."""
+
+    __slots__ = ("_bytes", "_spellings", "_text", "_torn")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._bytes = text.encode("utf-8", _ANY_TEXT)
+        # A short text may be part of other words, such as the id of a task.
+        long_enough = len(text) >= _SHORTEST_REDACTED
+        spellings = [_spelling(character) for character in text] if long_enough else []
+        self._spellings = re.compile(_BETWEEN.join(spellings).encode()) if spellings else None
+        begin, rest = _BETWEEN.join(spellings[:_SHORTEST_TORN]), spellings[_SHORTEST_TORN:]
+        self._torn = (begin + "".join(f"(?:{_BETWEEN}{spelling}|{_TORN})" for spelling in rest)).encode()
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret can't be pickled or copied")
+
+    def reveal(self) -> str:
+        """Return the text itself."""
+        return self._text
+
+    def redact(self, text: str) -> str:
+        """Remove the secret from a text, because services are known to quote a key that they refuse."""
+        data = text.encode("utf-8", _ANY_TEXT)
+        redacted = self.redact_bytes(data)
+        return text if redacted is data else redacted.decode("utf-8", _ANY_TEXT)
+
+    def redact_bytes(self, data: bytes) -> bytes:
+        """Remove the secret from undecoded text, also where it is escaped for JSON, a URL or HTML."""
+        # Two fast searches settle most replies.
+        if self._spellings is None or not (self._bytes in data or _may_be_escaped(data)):
+            return data
+        return self._spellings.sub(b"***", data)
+
+    def redact_torn(self, data: bytes) -> bytes:
+        """Remove the secret from undecoded text that may break off inside of the secret."""
+        # Compiled only when needed, because compiling takes longer than the rest of a session's start.
+        return re.sub(self._torn, b"***", data) if self._torn else data
+
+
+def _may_be_escaped(data: bytes) -> bool:
+    return b"\\" in data or b"%" in data or b"\0" in data or _ENTITY.search(data) is not None
+
+
+def _spelling(character: str) -> str:
+    """Return a pattern for all spellings of an ASCII character. Each begins with a literal, which makes it fast.
+
+    JSON can escape any character, and some encoders escape ``/``, ``=`` and ``+``. JSON inside of JSON doubles the
+    backslashes. Their number is bounded, because a reply of backslashes would take long otherwise. JavaScript has a
+    shorter escape, and HTML has names for most signs.
+    """
+    plain, code = re.escape(character), ord(character)
+    digits = "".join(f"[{digit}{digit.upper()}]" for digit in f"{code:02x}")
+    escaped = f"u00{digits}|x{digits}" + ("" if character.isalnum() else f"|{plain}")
+    entities = [f"#0*{code};", f"#[xX]0*{digits};", *(name for name in _NAMES if html5[name] == character)]
+    # The plain character comes last, because a ``%``, ``&`` or backslash may also begin its own escape.
+    return rf"(?:\\\\{{0,3}}(?:{escaped})|%{digits}|&(?:{'|'.join(entities)})|{plain})"
