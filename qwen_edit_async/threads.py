@@ -39,7 +39,7 @@ class Offloader:
         """Call ``func`` on a thread and wait for what it returns.
 
         Cancelling the wait ends it at once. A call that has not begun by then never does; a result that still comes is
-        closed if it has a ``close()``, an exception is dropped.
+        closed if it, or each of a tuple, has a ``close()``; an exception is dropped.
 
         Raises:
             SessionClosedError: After :meth:`aclose`.
@@ -104,6 +104,7 @@ class _Call(Generic[T]):
 
 
 def _close(result: Any) -> None:
-    close = getattr(result, "close", None)
-    if callable(close):
-        close()
+    for each in result if isinstance(result, tuple) else (result,):
+        close = getattr(each, "close", None)
+        if callable(close):
+            close()

@@ -18,7 +18,7 @@ from qwen_edit_async.batch.sources import unsigned
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.http.downloads import PART_NAME_CHARACTERS
 from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url
-from qwen_edit_async.images.prepare import check_regular, local_path, opened, read_piece
+from qwen_edit_async.images.source import check_regular, local_path, opened, read_piece
 from qwen_edit_async.images.turns import turn_at
 from qwen_edit_async.models import EditRequest
 

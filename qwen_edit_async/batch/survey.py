@@ -20,7 +20,7 @@ from qwen_edit_async.batch.sources import SourceItem, folded
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.integrity import find_cut
 from qwen_edit_async.images.kinds import check_format, check_size, image_name, is_data_uri, is_url, sniff
-from qwen_edit_async.images.prepare import check_regular, local_path
+from qwen_edit_async.images.source import check_regular, local_path
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.session.results import safe_stem
 

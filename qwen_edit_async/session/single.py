@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Callable
 
 from qwen_edit_async.errors import DeadlineExceededError, EditWarning, InvalidEditError
-from qwen_edit_async.images.prepare import PreparedEdit, prepare, prepare_urls
+from qwen_edit_async.images.encode import Upload
+from qwen_edit_async.images.prepare import prepare, url_uploads
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.session.exchange import SubmissionObserver
@@ -41,23 +42,25 @@ async def submit_single(
         raise InvalidEditError("; ".join(cut))
     slot = host.gate.slot()
     called_at = host.loop.time()
-    prepared: PreparedEdit | None = None
+    uploads: tuple[Upload, ...] = ()
     host.engage(1)
     try:
         await slot.take()
-        prepared = await _prepare(host, request, slot.taken_at + seconds, fit=fit)
-        for warning in (*cut, *prepared.warnings):
+        uploads = await _prepare(host, request, slot.taken_at + seconds, fit=fit)
+        warnings_ = (*cut, *(warning for upload in uploads for warning in upload.warnings))
+        changes = tuple(upload.change for upload in uploads if upload.change)
+        for warning in warnings_:
             (warn or warner())(warning)
-        for change in prepared.changes:
+        for change in changes:
             log.info("%s", change)
-        snapshot = await host.submitter.submit(request, prepared, slot, seconds, observer)
+        snapshot = await host.submitter.submit(request, uploads, slot, seconds, observer)
     except BaseException as error:
         slot.release()
         host.count_refusal(error)
         raise
     finally:
-        if prepared is not None:
-            prepared.close()
+        for upload in uploads:
+            upload.close()
         host.engage(-1)
     return host.track(
         Tracked(
@@ -68,7 +71,7 @@ async def submit_single(
             state=TaskState(snapshot, host.engage),
             request=request,
             slot=slot,
-            notes=(*prepared.changes, *cut, *prepared.warnings),
+            notes=(*changes, *warnings_),
             queued=slot.taken_at - called_at,
             submitting=host.loop.time() - slot.taken_at,
         )
@@ -105,13 +108,13 @@ def warner() -> Callable[[str], None]:
     )
 
 
-async def _prepare(host: Host, request: EditRequest, deadline: float, *, fit: bool) -> PreparedEdit:
-    if (prepared := prepare_urls(request)) is not None:
-        return prepared
+async def _prepare(host: Host, request: EditRequest, deadline: float, *, fit: bool) -> tuple[Upload, ...]:
+    if (uploads := url_uploads(request.images)) is not None:
+        return uploads
     limit = asyncio.timeout_at(deadline)
     try:
         async with limit:
-            return await host.offloader.run(prepare, request, fit=fit)
+            return await host.offloader.run(prepare, request.images, fit=fit)
     except TimeoutError:
         if not limit.expired():
             raise

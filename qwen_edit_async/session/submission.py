@@ -14,7 +14,7 @@ import attrs
 from qwen_edit_async.errors import BadRequestError, DeadlineExceededError, QwenEditError, SubmitUncertainError
 from qwen_edit_async.http.api import Transport
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.images.prepare import PreparedEdit
+from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, TaskSnapshot
 from qwen_edit_async.protocol.generation import WireProtocol
@@ -102,7 +102,7 @@ class Submitter:
     async def submit(
         self,
         request: EditRequest,
-        prepared: PreparedEdit,
+        uploads: tuple[Upload, ...],
         slot: Slot,
         deadline: float,
         observer: SubmissionObserver | None = None,
@@ -119,7 +119,7 @@ class Submitter:
             QwenEditError: What the service refused it with, or the last of the failures that were tried again.
         """
         limit = asyncio.timeout_at(slot.taken_at + deadline)
-        attempts = _Attempts(request, prepared, slot, deadline, limit, observer)
+        attempts = _Attempts(request, uploads, slot, deadline, limit, observer)
         try:
             async with limit:
                 return await self._submit(attempts)
@@ -190,7 +190,7 @@ class Submitter:
             turn = await self._stand_by(attempts, self._gate.wait_to_submit)
         attempts.sent_at = turn
         call = protocol.submission(attempts.request)
-        body = JSONBody(call.parts, attempts.prepared.images, self._offloader, stall_timeout=self._stall_timeout)
+        body = JSONBody(call.parts, attempts.uploads, self._offloader, stall_timeout=self._stall_timeout)
         observer = attempts.observer
         if observer is not None:
             await observer.about_to_submit()
@@ -285,7 +285,7 @@ class _Attempts:
     """One submission on its way."""
 
     request: EditRequest
-    prepared: PreparedEdit
+    uploads: tuple[Upload, ...]
     slot: Slot
     seconds: float
     limit: asyncio.Timeout

@@ -27,8 +27,9 @@ from qwen_edit_async.errors import ConfigurationError, InvalidEditError
 from qwen_edit_async.images import encode as _sending
 from qwen_edit_async.images import pillow as _pillow
 from qwen_edit_async.images import prepare as _prepare
-from qwen_edit_async.images.prepare import PreparedEdit, prepare
-from qwen_edit_async.models import EditRequest
+from qwen_edit_async.images import source as _source
+from qwen_edit_async.images.encode import Upload
+from qwen_edit_async.images.prepare import prepare
 
 FORMATS = ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"]
 ORIENTATION = 0x0112
@@ -56,28 +57,23 @@ def turned_jpeg(width: int = 640, height: int = 480) -> bytes:
     return encoded(photo(width, height), "JPEG", exif=exif)
 
 
-def request_of(*images: object) -> EditRequest:
-    return EditRequest(images, "make it snow")
+def texts(uploads: tuple[Upload, ...]) -> list[str]:
+    return [json.loads(b'"' + b"".join(each.chunk(index) for index in range(each.chunks)) + b'"') for each in uploads]
 
 
-def texts(edit: PreparedEdit) -> list[str]:
-    return [
-        json.loads(b'"' + b"".join(image.chunk(index) for index in range(image.chunks)) + b'"') for image in edit.images
-    ]
-
-
-def contents(edit: PreparedEdit) -> list[bytes]:
-    return [base64.b64decode(text.partition(",")[2], validate=True) for text in texts(edit)]
+def contents(uploads: tuple[Upload, ...]) -> list[bytes]:
+    return [base64.b64decode(text.partition(",")[2], validate=True) for text in texts(uploads)]
 
 
 def content(*images: object, fit: bool = False) -> bytes:
     """What is sent of one image, after checking that its size was foretold."""
-    edit = prepare(request_of(*images), fit=fit)
+    uploads = prepare(images, fit=fit)
     try:
-        assert [image.text_size for image in edit.images] == [len(text.encode()) for text in texts(edit)]
-        return contents(edit)[0]
+        assert [upload.text_size for upload in uploads] == [len(text.encode()) for text in texts(uploads)]
+        return contents(uploads)[0]
     finally:
-        edit.close()
+        for upload in uploads:
+            upload.close()
 
 
 @pytest.fixture
@@ -118,10 +114,10 @@ class OpensWithoutMode:
 @pytest.mark.parametrize("fit", [False, True])
 def test_a_file_of_an_accepted_format_passes_as_it_is(format_name, fit) -> None:
     data = encoded(photo(), format_name)
-    edit = prepare(request_of(data), fit=fit)
-    assert contents(edit) == [data]
-    assert texts(edit)[0].startswith(f"data:image/{format_name.lower()};base64,")
-    assert (edit.warnings, edit.changes) == ((), ())
+    uploads = prepare([data], fit=fit)
+    assert contents(uploads) == [data]
+    assert texts(uploads)[0].startswith(f"data:image/{format_name.lower()};base64,")
+    assert (uploads[0].warnings, uploads[0].change) == ((), "")
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"quality": 30}, {"subsampling": 0}])
@@ -172,7 +168,7 @@ def test_a_tiff_of_any_layout_passes(order, directory_last) -> None:
 @pytest.mark.parametrize("missing", [5, 1000])
 def test_a_tiff_that_lost_its_directory_is_refused(order, missing) -> None:
     with pytest.raises(InvalidEditError, match="it is cut short"):
-        prepare(request_of(tiff(order, directory_last=True)[:-missing]))
+        prepare([tiff(order, directory_last=True)[:-missing]])
 
 
 def test_a_jpeg_with_corrupt_metadata_passes_without_a_warning() -> None:
@@ -192,8 +188,8 @@ def test_a_remark_of_pillow_on_metadata_is_no_refusal(monkeypatch) -> None:
 
     monkeypatch.setattr(_pillow, "_open", remark)
     data = encoded(photo(100, 100), "TIFF")
-    edit = prepare(request_of(data))
-    assert (contents(edit), edit.warnings) == ([data], ())
+    uploads = prepare([data])
+    assert (contents(uploads), uploads[0].warnings) == ([data], ())
 
 
 @pytest.mark.parametrize("kind", [str, pathlib.Path, os.fsencode])
@@ -216,10 +212,10 @@ def test_a_small_file_is_read_once_and_kept(tmp_path) -> None:
     path.write_bytes(encoded(photo(400, 400), "PNG"))
     data = path.read_bytes()
     assert len(data) <= _sending.RAW_CHUNK
-    edit = prepare(request_of(path))
+    uploads = prepare([path])
     path.unlink()
-    assert edit.images[0].in_memory
-    assert contents(edit) == [data]
+    assert uploads[0].in_memory
+    assert contents(uploads) == [data]
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
@@ -229,25 +225,25 @@ def test_bytes_of_every_kind_are_sent(large_jpeg, kind) -> None:
 
 def test_a_buffer_that_is_changed_later_is_sent_as_it_was(large_jpeg) -> None:
     buffer = bytearray(large_jpeg)
-    edit = prepare(request_of(buffer))
+    uploads = prepare([buffer])
     buffer[:] = bytes(len(buffer))
-    assert contents(edit) == [large_jpeg]
+    assert contents(uploads) == [large_jpeg]
 
 
 @pytest.mark.parametrize("size", [300, 900])
 def test_a_data_uri_is_passed_on_with_its_true_media_type(size) -> None:
     data = encoded(noise(size, size), "JPEG", quality=95)
     uri = 'data:image/jpg;name="x";base64,' + base64.b64encode(data).decode()
-    edit = prepare(request_of(uri))
-    assert texts(edit) == ["data:image/jpeg;base64," + base64.b64encode(data).decode()]
-    assert edit.images[0].text_size == len(texts(edit)[0])
+    uploads = prepare([uri])
+    assert texts(uploads) == ["data:image/jpeg;base64," + base64.b64encode(data).decode()]
+    assert uploads[0].text_size == len(texts(uploads)[0])
 
 
 def test_a_url_is_sent_as_json_text_and_not_fetched() -> None:
     url = 'https://example.com/ä"b\\.png'
-    edit = prepare(request_of(url))
-    assert texts(edit) == [url]
-    assert edit.images[0].text_size == len(json.dumps(url)) - 2
+    uploads = prepare([url])
+    assert texts(uploads) == [url]
+    assert uploads[0].text_size == len(json.dumps(url)) - 2
 
 
 def test_a_file_object_is_read_from_where_it_stands_and_left_open(large_jpeg) -> None:
@@ -271,7 +267,7 @@ def test_a_stream_gives_its_image_to_one_edit(large_jpeg) -> None:
     stream = Stream(large_jpeg)
     assert content(stream) == large_jpeg
     with pytest.raises(InvalidEditError, match="already read to its end"):
-        prepare(request_of(stream))
+        prepare([stream])
 
 
 def pixels(data: bytes) -> bytes:
@@ -329,20 +325,20 @@ def test_something_that_opens_without_a_mode_is_opened_and_closed(large_jpeg) ->
 @pytest.mark.parametrize("side", [300, 900])
 def test_what_was_read_from_a_stream_can_be_sent_until_it_is_closed(side) -> None:
     data = encoded(noise(side, side), "PNG")
-    edit = prepare(request_of(io.BytesIO(data)))
-    assert contents(edit) == contents(edit) == [data]
-    spooled = not edit.images[0].in_memory
+    uploads = prepare([io.BytesIO(data)])
+    assert contents(uploads) == contents(uploads) == [data]
+    spooled = not uploads[0].in_memory
     assert spooled == (len(data) > 1024 * 1024)
-    edit.close()
+    uploads[0].close()
     if spooled:
         with pytest.raises(InvalidEditError, match="temporary file"):
-            edit.images[0].chunk(0)
+            uploads[0].chunk(0)
 
 
 def test_three_images_keep_their_order() -> None:
     images = [encoded(photo(400 + shade, 400), "PNG") for shade in range(3)]
-    edit = prepare(request_of(images[0], io.BytesIO(images[1]), images[2]))
-    assert contents(edit) == images
+    uploads = prepare([images[0], io.BytesIO(images[1]), images[2]])
+    assert contents(uploads) == images
 
 
 @pytest.mark.parametrize(
@@ -425,7 +421,7 @@ def test_an_array_that_is_a_view_is_sent_as_it_is_seen() -> None:
 
 def test_a_picture_that_is_too_large_as_png_is_refused_with_advice() -> None:
     with pytest.raises(InvalidEditError, match=r"as PNG.*fit=True"):
-        prepare(request_of(noise(2000, 2000)))
+        prepare([noise(2000, 2000)])
 
 
 def test_something_that_only_looks_like_a_picture_is_refused() -> None:
@@ -439,13 +435,13 @@ def test_something_that_only_looks_like_a_picture_is_refused() -> None:
             raise AssertionError(fp)
 
     with pytest.raises(InvalidEditError, match="image 1 can't be decoded"):
-        prepare(request_of(Lookalike()))
+        prepare([Lookalike()])
 
 
 def test_a_picture_whose_file_is_cut_short_is_refused() -> None:
     data = encoded(photo(), "JPEG")
     with Image.open(io.BytesIO(data[: len(data) // 2])) as picture, pytest.raises(InvalidEditError, match="truncated"):
-        prepare(request_of(picture))
+        prepare([picture])
 
 
 def with_file(path: pathlib.Path, data: bytes) -> pathlib.Path:
@@ -462,7 +458,7 @@ def png_of_unknown_depth() -> bytes:
 BAD_FILES = {
     "a missing file": (lambda _: None, "does not exist"),
     "a directory": (pathlib.Path.mkdir, "is a directory"),
-    "a pipe": (os.mkfifo, "no regular file"),
+    "a pipe": (os.mkfifo, "not a regular file"),
     "an empty file": (b"", "is empty"),
     "a text file": (b"not a picture", "no JPEG, PNG, BMP, TIFF, WEBP or GIF"),
     "a 10 MB + 1 byte file": (bytes(MAX_IMAGE_BYTES + 1), "10,485,760 bytes.*fit=True"),
@@ -484,7 +480,7 @@ def test_a_bad_file_is_refused_and_named(tmp_path, case, fit) -> None:
     if fit:  # may have other words for it
         reason = ""
     with pytest.raises(InvalidEditError, match=rf"^image 2 \(.*photo\.jpg\) .*{reason}"):
-        prepare(request_of("https://example.com/first.png", path), fit=fit)
+        prepare(["https://example.com/first.png", path], fit=fit)
 
 
 def test_an_unreadable_file_is_refused(tmp_path, monkeypatch) -> None:
@@ -493,15 +489,15 @@ def test_an_unreadable_file_is_refused(tmp_path, monkeypatch) -> None:
     def refuse(*_: object) -> None:  # permissions bind neither root nor Windows
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(_prepare, "open", refuse, raising=False)
+    monkeypatch.setattr(_source, "open", refuse, raising=False)
     with pytest.raises(InvalidEditError, match="can't be read: Permission denied"):
-        prepare(request_of(path))
+        prepare([path])
 
 
 @pytest.mark.parametrize("path", ["x" * 5000, "\udfff.png"])
 def test_a_path_that_can_be_none_is_refused(path) -> None:
     with pytest.raises(InvalidEditError, match="image 1"):
-        prepare(request_of(path))
+        prepare([path])
 
 
 @pytest.mark.parametrize("part", [0.05, 0.5, 0.9, 0.99])
@@ -509,7 +505,7 @@ def test_a_path_that_can_be_none_is_refused(path) -> None:
 def test_a_file_that_is_cut_short_is_refused(format_name, part) -> None:
     data = encoded(photo(), format_name)
     with pytest.raises(InvalidEditError, match="image 1"):
-        prepare(request_of(data[: int(len(data) * part)]))
+        prepare([data[: int(len(data) * part)]])
 
 
 @pytest.mark.parametrize("part", [0.05, 0.5, 0.99])
@@ -518,13 +514,13 @@ def test_a_file_that_is_cut_short_is_refused_without_pillow_too(monkeypatch, for
     monkeypatch.setattr(_prepare, "_pillow", lambda: None)
     data = encoded(photo(), format_name)
     with pytest.raises(InvalidEditError, match="it is cut short"):
-        prepare(request_of(data[: int(len(data) * part)]))
+        prepare([data[: int(len(data) * part)]])
 
 
 @pytest.mark.parametrize("length", [3, 5, 21, 200])
 def test_a_jpeg_that_is_cut_short_in_its_head_is_refused(length) -> None:
     with pytest.raises(InvalidEditError, match="it is cut short"):
-        prepare(request_of(encoded(photo(), "JPEG")[:length]))
+        prepare([encoded(photo(), "JPEG")[:length]])
 
 
 def test_a_jpeg_is_refused_if_only_its_thumbnail_is_whole(monkeypatch) -> None:
@@ -534,7 +530,7 @@ def test_a_jpeg_is_refused_if_only_its_thumbnail_is_whole(monkeypatch) -> None:
     data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + data[2:]
     assert content(data) == data
     with pytest.raises(InvalidEditError, match="cut short"):
-        prepare(request_of(data[:-10]))
+        prepare([data[:-10]])
 
 
 def test_the_end_of_a_jpeg_is_seen_across_the_edge_of_a_block() -> None:
@@ -550,7 +546,7 @@ def test_the_end_of_a_jpeg_is_seen_across_the_edge_of_a_block() -> None:
 def test_a_gif_that_does_not_decode_is_refused() -> None:
     data = bytearray(encoded(photo(400, 400), "GIF"))
     with pytest.raises(InvalidEditError, match="can't be decoded"):
-        prepare(request_of(bytes(data[: len(data) // 2])))
+        prepare([bytes(data[: len(data) // 2])])
 
 
 @pytest.mark.parametrize("fit", [False, True])
@@ -559,7 +555,7 @@ def test_a_picture_of_too_many_pixels_is_refused_unread(monkeypatch, fit, kind) 
     monkeypatch.setattr(_pillow, "MAX_PIXELS", 640 * 480 - 1)
     image = photo() if kind == "picture" else encoded(photo(), "WEBP")
     with pytest.raises(InvalidEditError, match="640×480, more than 307,199 pixels"):
-        prepare(request_of(image), fit=fit)
+        prepare([image], fit=fit)
 
 
 def test_a_decompression_bomb_is_refused_without_a_warning() -> None:
@@ -572,26 +568,26 @@ def test_a_decompression_bomb_is_refused_without_a_warning() -> None:
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     )
     with pytest.raises(InvalidEditError, match="60000×60000"):
-        prepare(request_of(bomb))
+        prepare([bomb])
 
 
 @pytest.mark.parametrize("uri", ["data:image/png;base64,AAAA", "data:image/png;base64," + "A" * 70_000 + "????"])
 def test_a_data_uri_without_an_image_is_refused(uri) -> None:
     with pytest.raises(InvalidEditError, match="image 1 is"):
-        prepare(request_of(uri))
+        prepare([uri])
 
 
 def test_base64_with_padding_in_its_middle_is_refused() -> None:
     text = base64.b64encode(encoded(noise(900, 900), "JPEG", quality=95)).decode()
-    middle = _sending.TEXT_CHUNK
+    middle = _source._TEXT_PIECE
     with pytest.raises(InvalidEditError, match="broken Base64"):
-        prepare(request_of("data:image/jpeg;base64," + text[: middle - 1] + "=" + text[middle:]))
+        prepare(["data:image/jpeg;base64," + text[: middle - 1] + "=" + text[middle:]])
 
 
 def test_a_data_uri_over_ten_megabytes_is_refused() -> None:
     uri = "data:image/png;base64," + base64.b64encode(bytes(MAX_IMAGE_BYTES + 1)).decode()
     with pytest.raises(InvalidEditError, match="10,485,760"):
-        prepare(request_of(uri))
+        prepare([uri])
 
 
 class AsyncFile:
@@ -619,8 +615,8 @@ def closed_file() -> io.BytesIO:
     ("file", "reason"),
     [
         (io.StringIO("text"), 'text mode: open it with mode "rb"'),
-        (AsyncFile(), "read\\(\\) gives 'coroutine'"),
-        (NonBlocking(), "read\\(\\) gives 'NoneType'"),
+        (AsyncFile(), "read\\(\\) returns 'coroutine'"),
+        (NonBlocking(), "read\\(\\) returns 'NoneType'"),
         (Failing(), "can't be read: the store is gone"),
         (closed_file(), "can't be read"),
         (io.BytesIO(), "already read to its end"),
@@ -629,7 +625,7 @@ def closed_file() -> io.BytesIO:
 )
 def test_a_file_object_that_gives_no_image_is_refused(file, reason) -> None:
     with pytest.raises(InvalidEditError, match=f"^image 1 .*{reason}"):
-        prepare(request_of(file))
+        prepare([file])
 
 
 def test_a_remote_path_that_can_t_be_opened_is_refused() -> None:
@@ -638,7 +634,7 @@ def test_a_remote_path_that_can_t_be_opened_is_refused() -> None:
             raise PermissionError(mode)
 
     with pytest.raises(InvalidEditError, match="can't be read"):
-        prepare(request_of(Gone(b"", fspath=TypeError())))
+        prepare([Gone(b"", fspath=TypeError())])
 
 
 def test_no_more_than_one_byte_over_the_limit_is_read_from_a_stream() -> None:
@@ -651,43 +647,43 @@ def test_no_more_than_one_byte_over_the_limit_is_read_from_a_stream() -> None:
 
     endless = Endless()
     with pytest.raises(InvalidEditError, match="10,485,760"):
-        prepare(request_of(endless))
+        prepare([endless])
     assert endless.taken == MAX_IMAGE_BYTES + 1
 
 
 def test_what_was_opened_is_closed_if_a_later_image_is_refused(monkeypatch) -> None:
     made = []
-    make = _prepare._temporary_file
-    monkeypatch.setattr(_prepare, "_temporary_file", lambda: made.append(make()) or made[-1])
+    make = _source._temporary_file
+    monkeypatch.setattr(_source, "_temporary_file", lambda: made.append(make()) or made[-1])
     large = encoded(noise(900, 900), "PNG")
     with pytest.raises(InvalidEditError, match="image 3"):
-        prepare(request_of(io.BytesIO(large), io.BytesIO(large), b"no picture"))
+        prepare([io.BytesIO(large), io.BytesIO(large), b"no picture"])
     assert [file.closed for file in made] == [True, True]
 
 
 def test_a_file_that_changed_before_it_was_sent_is_refused(tmp_path, large_jpeg) -> None:
     path = with_file(tmp_path / "a.jpg", large_jpeg)
-    edit = prepare(request_of(path))
-    assert edit.images[0].chunk(0)
+    uploads = prepare([path])
+    assert uploads[0].chunk(0)
     path.write_bytes(large_jpeg[:-1])
     with pytest.raises(InvalidEditError, match=r"image 1 \(.*a.jpg\) was changed"):
-        edit.images[0].chunk(0)
+        uploads[0].chunk(0)
 
 
 def test_a_file_that_was_touched_before_it_was_sent_is_refused(tmp_path, large_jpeg) -> None:
     path = with_file(tmp_path / "a.jpg", large_jpeg)
-    edit = prepare(request_of(path))
+    uploads = prepare([path])
     os.utime(path, ns=(0, 0))
     with pytest.raises(InvalidEditError, match="was changed"):
-        edit.images[0].chunk(1)
+        uploads[0].chunk(1)
 
 
 def test_a_file_that_is_gone_before_it_was_sent_is_refused(tmp_path, large_jpeg) -> None:
     path = with_file(tmp_path / "a.jpg", large_jpeg)
-    edit = prepare(request_of(path))
+    uploads = prepare([path])
     path.unlink()
     with pytest.raises(InvalidEditError, match="can't be read any more"):
-        edit.images[0].chunk(0)
+        uploads[0].chunk(0)
 
 
 @pytest.mark.parametrize(
@@ -704,15 +700,15 @@ def test_a_file_that_is_gone_before_it_was_sent_is_refused(tmp_path, large_jpeg)
 @pytest.mark.parametrize("kind", ["file", "picture"])
 def test_sides_out_of_the_recommendation_are_told(sides, words, kind) -> None:
     picture = Image.new("L", sides)
-    edit = prepare(request_of(picture if kind == "picture" else encoded(picture, "PNG")))
-    assert len(edit.warnings) == (words is not None)
-    assert all(warning.startswith(words) for warning in edit.warnings)
+    uploads = prepare([picture if kind == "picture" else encoded(picture, "PNG")])
+    assert len(uploads[0].warnings) == (words is not None)
+    assert all(warning.startswith(words) for warning in uploads[0].warnings)
 
 
 def fitted(image: object) -> tuple[Image.Image, str, int]:
-    edit = prepare(request_of(image), fit=True)
-    (data,), (change,) = contents(edit), edit.changes
-    edit.close()
+    uploads = prepare([image], fit=True)
+    (data,), change = contents(uploads), uploads[0].change
+    uploads[0].close()
     return Image.open(io.BytesIO(data)), change, len(data)
 
 
@@ -792,13 +788,13 @@ def test_fit_does_not_touch_the_picture_that_it_was_given() -> None:
 )
 def test_fit_refuses_what_nothing_can_read(data, reason) -> None:
     with pytest.raises(InvalidEditError, match=f"image 1 .*{reason}"):
-        prepare(request_of(data), fit=True)
+        prepare([data], fit=True)
 
 
 def test_fit_refuses_a_file_that_is_too_large_to_shrink(monkeypatch) -> None:
     monkeypatch.setattr(_prepare, "_MAX_SOURCE_BYTES", 1000)
     with pytest.raises(InvalidEditError, match=r"1,000 bytes.*shrink it$"):
-        prepare(request_of(encoded(photo(), "PNG")), fit=True)
+        prepare([encoded(photo(), "PNG")], fit=True)
 
 
 def test_fit_ignores_metadata_that_it_can_t_read(monkeypatch) -> None:
@@ -819,7 +815,7 @@ def test_a_temporary_file_is_closed_if_encoding_fails(monkeypatch) -> None:
 
     monkeypatch.setattr(Image.Image, "save", failing_save)
     with pytest.raises(InvalidEditError, match="disk full"):
-        prepare(request_of(photo()))
+        prepare([photo()])
     assert [file.closed for file in made] == [True]
 
 
@@ -830,15 +826,15 @@ def test_what_needs_pillow_says_how_to_install_it(monkeypatch, image, fit) -> No
     monkeypatch.setitem(sys.modules, "qwen_edit_async.images.pillow", None)
     monkeypatch.delattr("qwen_edit_async.images.pillow")
     with pytest.raises(ConfigurationError, match=r"qwen-edit-async\[images\]"):
-        prepare(request_of(image), fit=fit)
+        prepare([image], fit=fit)
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_files_are_sent_without_pillow_too(monkeypatch, format_name) -> None:
     monkeypatch.setattr(_prepare, "_pillow", lambda: None)
     data = encoded(photo(100, 100), format_name)
-    edit = prepare(request_of(data))
-    assert (contents(edit), edit.warnings) == ([data], ())
+    uploads = prepare([data])
+    assert (contents(uploads), uploads[0].warnings) == ([data], ())
 
 
 def test_base64_is_the_same_without_pybase64(monkeypatch) -> None:
@@ -853,10 +849,10 @@ def test_base64_is_the_same_without_pybase64(monkeypatch) -> None:
 def test_checking_a_large_photo_takes_little_memory(tmp_path) -> None:
     path = with_file(tmp_path / "a.jpg", encoded(noise(2600, 2600), "JPEG", quality=95))
     assert path.stat().st_size > 6_000_000
-    prepare(request_of(path))  # imports
+    prepare([path])  # imports
     tracemalloc.start()
     try:
-        prepare(request_of(path))
+        prepare([path])
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
