@@ -58,7 +58,7 @@ class Upload:
         file: The temporary file that holds the image, if there is one. :meth:`close` deletes it.
         in_memory: Whether a chunk is made without touching a disk, so that it needs no thread.
         warnings: Sentences about what the service accepts, but may not edit well.
-        change: A sentence about what ``fit`` did to the image; empty if it did nothing.
+        notes: Sentences about what ``fit`` did to the image, and what the service will ignore.
     """
 
     head: bytes = b""
@@ -67,7 +67,7 @@ class Upload:
     file: IO[bytes] | None = attrs.field(default=None, repr=False)
     in_memory: bool = True
     warnings: tuple[str, ...] = ()
-    change: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def text_size(self) -> int:

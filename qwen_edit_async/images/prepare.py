@@ -95,7 +95,9 @@ def _pillow() -> ModuleType | None:
 
 def _encoded_upload(encoded: Any, name: str) -> Upload:
     upload = keep(encoded.file, encoded.size, name)
-    return attrs.evolve(_with_head(upload, encoded.media_type, encoded.sides, name), change=encoded.change)
+    return attrs.evolve(
+        _with_head(upload, encoded.media_type, encoded.sides, name), notes=(encoded.change,) if encoded.change else ()
+    )
 
 
 def _with_head(upload: Upload, media_type: str, sides: tuple[int, int] | None, name: str) -> Upload:

@@ -48,11 +48,11 @@ async def submit_single(
         await slot.take()
         uploads = await _prepare(host, request, slot.taken_at + seconds, fit=fit)
         warnings_ = (*cut, *(warning for upload in uploads for warning in upload.warnings))
-        changes = tuple(upload.change for upload in uploads if upload.change)
+        notes = tuple(note for upload in uploads for note in upload.notes)
         for warning in warnings_:
             (warn or warner())(warning)
-        for change in changes:
-            log.info("%s", change)
+        for note in notes:
+            log.info("%s", note)
         snapshot = await host.submitter.submit(request, uploads, slot, seconds, observer)
     except BaseException as error:
         slot.release()
@@ -71,7 +71,7 @@ async def submit_single(
             state=TaskState(snapshot, host.engage),
             request=request,
             slot=slot,
-            notes=(*changes, *warnings_),
+            notes=(*notes, *warnings_),
             queued=slot.taken_at - called_at,
             submitting=host.loop.time() - slot.taken_at,
         )

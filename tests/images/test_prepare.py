@@ -117,7 +117,7 @@ def test_a_file_of_an_accepted_format_passes_as_it_is(format_name, fit) -> None:
     uploads = prepare([data], fit=fit)
     assert contents(uploads) == [data]
     assert texts(uploads)[0].startswith(f"data:image/{format_name.lower()};base64,")
-    assert (uploads[0].warnings, uploads[0].change) == ((), "")
+    assert (uploads[0].warnings, uploads[0].notes) == ((), ())
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"quality": 30}, {"subsampling": 0}])
@@ -707,7 +707,7 @@ def test_sides_out_of_the_recommendation_are_told(sides, words, kind) -> None:
 
 def fitted(image: object) -> tuple[Image.Image, str, int]:
     uploads = prepare([image], fit=True)
-    (data,), change = contents(uploads), uploads[0].change
+    (data,), (change,) = contents(uploads), uploads[0].notes
     uploads[0].close()
     return Image.open(io.BytesIO(data)), change, len(data)
 
