@@ -266,6 +266,8 @@ async def _checked(response: aiohttp.ClientResponse, patience: float) -> AsyncGe
             yield bytes(piece)
             piece.clear()
     check.finish()
+    if check.trailing:
+        raise PngError(f"{check.trailing} bytes follow its end")
     yield bytes(piece)
 
 

@@ -63,9 +63,10 @@ def _png_damage(file: IO[bytes], _size: int) -> str | None:
     try:
         while not check.complete and (block := file.read(_BLOCK)):
             check.feed(block)
+        check.finish()
     except PngError as error:
         return str(error)
-    return None if check.complete else _CUT_SHORT
+    return check.flaw or None
 
 
 def _jpeg_damage(file: IO[bytes], _size: int) -> str | None:

@@ -11,7 +11,7 @@ import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
 from urllib.parse import urlsplit
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES
@@ -68,6 +68,9 @@ ImageInput: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryReader | Openable | PillowImage | ArrayLike"
 )
 """One input image: a path, an http(s) URL, a data URI, bytes, a binary file object, a PIL image, or a uint8 array."""
+
+MAX_PIXELS: Final = 89_478_485
+"""The most pixels of an image or a result. Pillow suspects a picture with more of being a decompression bomb."""
 
 _DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.ASCII | re.IGNORECASE)
 _BASE64_TEXT = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)

@@ -78,7 +78,7 @@ def _prepare_image(image: Any, name: str, *, fit: bool) -> Upload:
         damage = find_damage(file, upload.size, media_type)
         if damage is not None:
             kind = media_type.removeprefix("image/").upper()
-            raise InvalidEditError(f"{name} is not a complete {kind} file: {damage}")
+            raise InvalidEditError(f"{name} is a damaged {kind} file: {damage}")
         sides = None if pillow is None else pillow.check(file, media_type, name)
         if upload.file is file:
             undo.pop_all()

@@ -464,7 +464,7 @@ BAD_FILES = {
     "a 10 MB + 1 byte file": (bytes(MAX_IMAGE_BYTES + 1), "10,485,760 bytes.*fit=True"),
     "a JPEG with broken segments": (b"\xff\xd8\xff\xe0\0\x02oops", "JPEG file: its segments are damaged"),
     "a PNG with a damaged chunk": (encoded(photo(), "PNG").replace(b"IDAT", b"IDAX", 1), "PNG file: .*damaged"),
-    "a PNG of no known kind": (png_of_unknown_depth(), "can't be decoded"),
+    "a PNG of no known kind": (png_of_unknown_depth(), "PNG file: its header describes no kind of PNG"),
 }
 
 
@@ -547,6 +547,16 @@ def test_a_gif_that_does_not_decode_is_refused() -> None:
     data = bytearray(encoded(photo(400, 400), "GIF"))
     with pytest.raises(InvalidEditError, match="can't be decoded"):
         prepare([bytes(data[: len(data) // 2])])
+
+
+@pytest.mark.parametrize("rows", [b"x", zlib.compress(bytes(600 * 1801 - 1))])
+def test_a_png_with_right_checksums_and_wrong_pixel_data_is_refused(rows) -> None:
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 600, 600, 8, 2, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part)) for kind, part in chunks
+    )
+    with pytest.raises(InvalidEditError, match="image 1 is a damaged PNG file: it has data for"):
+        prepare([data])
 
 
 @pytest.mark.parametrize("fit", [False, True])
