@@ -40,6 +40,9 @@ _ORIENTATION: Final = 0x0112
 _UPRIGHT: Final = 1
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
+_JPEG_LOOKAHEAD_BYTES: Final = 8
+"""The most bytes that the decoder reads ahead of those that it needs."""
+
 _WEBP_QUALITY: Final = 70
 _WEBP_METHOD: Final = 2
 _MAX_THUMBNAIL_PROFILE_BYTES: Final = 1024
@@ -70,12 +73,12 @@ class Encoded:
     change: str = ""
 
 
-def check(file: IO[bytes], media_type: str, name: str) -> tuple[int, int] | None:
-    """Decode as much of an image file as it takes to be sure that it is whole; returns its width and height, if known.
+def check(file: IO[bytes], media_type: str, name: str, doubtful_end: int | None = None) -> tuple[int, int] | None:
+    """Decode as much of an image file as its checked structure leaves in doubt; return its width and height, if known.
 
-    The structure of a JPEG or PNG has been checked to its end: of a JPEG the tables and the first 8 KiB of pixels are
-    decoded, since decoders make something of any data that follows, and of a PNG the header. Of the others the first
-    frame is decoded.
+    For a PNG this is the header. For a JPEG it is the tables and the first 8 KiB of pixels, because decoders accept any
+    data after that. With ``doubtful_end``, all of its pixels are decoded, at an eighth of their size. For the other
+    formats it is the first frame.
 
     Raises:
         InvalidEditError: If it can't be decoded, or has more than 89,478,485 pixels.
@@ -84,7 +87,10 @@ def check(file: IO[bytes], media_type: str, name: str) -> tuple[int, int] | None
         with _open(file, (_PLUGINS[media_type],), name) as image:
             sides = image.size
             if isinstance(image, _JpegFile):
-                image.sample(file.tell() + _JPEG_SAMPLE_BYTES)
+                if doubtful_end is None:
+                    image.sample(file.tell() + _JPEG_SAMPLE_BYTES)
+                else:
+                    image.decode_all(doubtful_end, name)
             elif media_type != "image/png":
                 image.load()
             return sides
@@ -174,25 +180,47 @@ class _JpegFile(JpegImagePlugin.JpegImageFile):
     """A JPEG file that is not asked for its resolution, since looking for that warns about corrupt EXIF data."""
 
     _readable = sys.maxsize
+    _padding: bytes | None = None
 
     def sample(self, end: int) -> None:
-        """Decode, an eighth of its size, what lies before ``end`` in the file; it can't be loaded any more after that.
+        """Decode, at an eighth of its size, the part before ``end``. The picture can't be loaded after that.
 
         Raises:
-            OSError: If the decoder stumbles over it.
+            OSError: If the decoder fails.
         """
-        self._readable = end  # the decoder begins at the start of the file
-        self.draft(None, (max(1, self.width // 8), max(1, self.height // 8)))
         with contextlib.suppress(_SampleDecodedError):
-            self.load()
+            self._decode_small(end)
+
+    def decode_all(self, end: int, name: str) -> None:
+        """Decode all pixels, at an eighth of their size, from the data before ``end``, where the end marker is.
+
+        A decoder that meets that marker too early fills the rest with gray, so it gets a few bytes of padding instead.
+
+        Raises:
+            InvalidEditError: If the data does not suffice.
+        """
+        self._padding = bytes(_JPEG_LOOKAHEAD_BYTES)
+        pixels = f"{self.width}×{self.height} pixels"
+        try:
+            self._decode_small(end)
+        except OSError:
+            raise InvalidEditError(f"{name} is a damaged JPEG file: it has too little data for its {pixels}") from None
 
     def load_read(self, read_bytes: int) -> bytes:
-        """The next bytes for the decoder, which has swallowed all of those before without a complaint."""
+        """Return the next bytes for the decoder, which has accepted all bytes before."""
         if not self._readable:
-            raise _SampleDecodedError
+            if self._padding is None:
+                raise _SampleDecodedError
+            data, self._padding = self._padding, b""
+            return data
         data = super().load_read(min(read_bytes, self._readable))
         self._readable -= len(data)
         return data
+
+    def _decode_small(self, end: int) -> None:
+        self._readable = end  # the decoder begins at the start of the file
+        self.draft(None, (max(1, self.width // 8), max(1, self.height // 8)))
+        self.load()
 
     def _read_dpi_from_exif(self) -> None:
         pass

@@ -75,11 +75,11 @@ def _prepare_image(image: Any, name: str, *, fit: bool) -> Upload:
             if encoded is not None:
                 return _encoded_upload(encoded, name)
         media_type = check_format(head, name)
-        damage = find_damage(file, upload.size, media_type)
-        if damage is not None:
+        findings = find_damage(file, upload.size, media_type)
+        if findings.damage:
             kind = media_type.removeprefix("image/").upper()
-            raise InvalidEditError(f"{name} is a damaged {kind} file: {damage}")
-        sides = None if pillow is None else pillow.check(file, media_type, name)
+            raise InvalidEditError(f"{name} is a damaged {kind} file: {findings.damage}")
+        sides = None if pillow is None else pillow.check(file, media_type, name, findings.doubtful_end)
         if upload.file is file:
             undo.pop_all()
     return _with_head(upload, media_type, sides, name)
