@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import attrs
 
@@ -70,19 +70,22 @@ def _prepare_image(image: Any, name: str, *, fit: bool) -> Upload:
     with contextlib.ExitStack() as undo:
         undo.callback(file.close)
         head = file.read(_HEAD_BYTES)
-        if pillow is not None and fit:
-            encoded = pillow.fit(file, upload.size, sniff(head), name)
-            if encoded is not None:
-                return _encoded_upload(encoded, name)
-        media_type = check_format(head, name)
-        findings = find_damage(file, upload.size, media_type)
-        if findings.damage:
-            kind = media_type.removeprefix("image/").upper()
-            raise InvalidEditError(f"{name} is a damaged {kind} file: {findings.damage}")
-        sides = None if pillow is None else pillow.check(file, media_type, name, findings.doubtful_end)
+        media_type = sniff(head) if fit else check_format(head, name)
+        sides = None if media_type is None else _check(file, upload.size, media_type, name, pillow)
+        if pillow is not None and fit and (encoded := pillow.fit(file, upload.size, media_type, name)) is not None:
+            return _encoded_upload(encoded, name)
         if upload.file is file:
             undo.pop_all()
-    return _with_head(upload, media_type, sides, name)
+    return _with_head(upload, str(media_type), sides, name)
+
+
+def _check(file: IO[bytes], size: int, media_type: str, name: str, pillow: ModuleType | None) -> tuple[int, int] | None:
+    """Refuse a damaged image file; return its width and height, if Pillow is there to tell them."""
+    findings = find_damage(file, size, media_type)
+    if findings.damage:
+        kind = media_type.removeprefix("image/").upper()
+        raise InvalidEditError(f"{name} is a damaged {kind} file: {findings.damage}")
+    return None if pillow is None else pillow.check(file, media_type, name, findings.doubtful_end)
 
 
 def _pillow() -> ModuleType | None:

@@ -483,6 +483,24 @@ def test_a_bad_file_is_refused_and_named(tmp_path, case, fit) -> None:
         prepare(["https://example.com/first.png", path], fit=fit)
 
 
+def turned_and_damaged(format_name: str) -> bytes:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    options = {"JPEG": {"restart_marker_rows": 1}, "PNG": {}}[format_name]
+    data = encoded(photo(), format_name, exif=exif, **options)
+    if format_name == "JPEG":
+        return data[: len(data) // 2] + b"\xff\xd9"
+    position = data.index(b"IDAT") + 1000
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG"])
+@pytest.mark.parametrize("fit", [False, True])
+def test_damage_is_refused_whether_or_not_the_image_is_re_encoded(format_name, fit) -> None:
+    with pytest.raises(InvalidEditError, match=f"image 1 is a damaged {format_name} file"):
+        prepare([turned_and_damaged(format_name)], fit=fit)
+
+
 def test_an_unreadable_file_is_refused(tmp_path, monkeypatch) -> None:
     path = with_file(tmp_path / "a.png", encoded(photo(), "PNG"))
 
