@@ -206,12 +206,12 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
             head = file.read(_HEAD_BYTES)
             media_type = sniff(head)
-            damage = "" if media_type is None else find_cut(file, size, media_type)
+            problem = "" if media_type is None else find_cut(file, size, media_type).problem(media_type)
     except OSError as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
         raise InvalidEditError(f"{name} {reason}") from None
     if not fit:
         check_size(size, name)
         check_format(head, name)
-    if media_type is not None and damage:
-        raise InvalidEditError(f"{name} is a damaged {media_type.removeprefix('image/').upper()} file: {damage}")
+    if problem:
+        raise InvalidEditError(f"{name} {problem}")

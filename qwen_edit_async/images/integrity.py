@@ -9,6 +9,7 @@ import attrs
 
 from qwen_edit_async.images.jpeg import JpegError, check_header, check_jpeg
 from qwen_edit_async.images.png import PngCheck, PngError
+from qwen_edit_async.images.tiff import raw_format, read_directory
 
 _BLOCK: Final = 192 * 1024
 _CUT_SHORT: Final = "it is cut short"
@@ -24,12 +25,19 @@ class Findings:
 
     Attributes:
         damage: What is wrong with the file, in words; empty if nothing is.
+        unsupported: Why a sound file can't be sent, as the predicate of a sentence; empty if it can.
         doubtful_end: The position where a JPEG's pixel data ends, if there is so little of it that only decoding shows
             whether it is enough.
     """
 
     damage: str = ""
+    unsupported: str = ""
     doubtful_end: int | None = None
+
+    def problem(self, media_type: str) -> str:
+        """Return why the file is refused, as the predicate of a sentence; empty if it isn't."""
+        kind = media_type.removeprefix("image/").upper()
+        return f"is a damaged {kind} file: {self.damage}" if self.damage else self.unsupported
 
 
 def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
@@ -49,7 +57,7 @@ def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
     return Findings() if check is None else check(file, size)
 
 
-def find_cut(file: IO[bytes], size: int, media_type: str) -> str:
+def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
     """Check as :func:`find_damage` does, but read only a few KiB of a file whose header is sound and ends as it should.
 
     A file that ends otherwise, because it was cut short or because something was appended, is read to be sure.
@@ -59,8 +67,8 @@ def find_cut(file: IO[bytes], size: int, media_type: str) -> str:
         file.seek(max(0, size - len(end)))
         if file.read() == end:
             file.seek(0)
-            return (_check_png_header(file) if media_type == "image/png" else _check_jpeg_header(file)).damage
-    return find_damage(file, size, media_type).damage
+            return _check_png_header(file) if media_type == "image/png" else _check_jpeg_header(file)
+    return find_damage(file, size, media_type)
 
 
 def _check_png_header(file: IO[bytes]) -> Findings:
@@ -102,12 +110,15 @@ def _check_webp(file: IO[bytes], size: int) -> Findings:
 
 
 def _check_tiff(file: IO[bytes], size: int) -> Findings:
-    head = file.read(8)
-    order: Final = "little" if head.startswith(b"II") else "big"
-    directory = int.from_bytes(head[4:], order)
-    file.seek(directory)
-    entries = int.from_bytes(file.read(2), order)
-    return _cut_if(not directory or not entries or directory + 2 + 12 * entries > size)
+    head = file.read(16)
+    tags = read_directory(file, size)
+    if tags is None:
+        return Findings(_CUT_SHORT)
+    if raw := raw_format(head, tags):
+        return Findings(
+            unsupported=f"is a camera raw file ({raw} format): only its preview would be edited. Export it as a JPEG"
+        )
+    return Findings()
 
 
 def _check_gif(file: IO[bytes], size: int) -> Findings:

@@ -193,7 +193,7 @@ def check_format(head: bytes, name: str) -> str:
     """The media type of an image file that starts with ``head``; an unknown one is an error (contract, *Images*)."""
     media_type = sniff(head)
     if media_type is None:
-        raise InvalidEditError(f"{name} is no JPEG, PNG, BMP, TIFF, WEBP or GIF image: it begins with {head[:8]!r}")
+        raise InvalidEditError(f"{name} is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image: it begins with {head[:8]!r}")
     return media_type
 
 
@@ -220,13 +220,13 @@ def _check_text(image: str, name: str) -> None:
         except ValueError:
             host = None
         if not host or " " in image or not image.isprintable():
-            raise InvalidEditError(f"{name} is no valid URL: {image[:200]!r}")
+            raise InvalidEditError(f"{name} is not a valid URL: {image[:200]!r}")
     elif _URL_SCHEME.match(image):
         raise InvalidEditError(f"{name} is a URL that is not http(s): {image[:200]!r}; open it, and pass the file")
     elif is_bare_base64(image):
         raise InvalidEditError(f"{name} is Base64 text: put data:image/png;base64, in front of it, or give its bytes")
     elif not image or "\0" in image:
-        raise InvalidEditError(f"{name} is no path: {image[:200]!r}")
+        raise InvalidEditError(f"{name} is not a path: {image[:200]!r}")
 
 
 def _check_array(image: ArrayLike, name: str) -> None:
@@ -234,7 +234,7 @@ def _check_array(image: ArrayLike, name: str) -> None:
         interface = image.__array_interface__
         shape, kind = tuple(interface["shape"]), str(interface["typestr"])
     except (KeyError, TypeError):
-        raise InvalidEditError(f"{name} is {type(image).__name__!r}, which is no whole array") from None
+        raise InvalidEditError(f"{name} is {type(image).__name__!r}, which is not a complete array") from None
     if kind.lstrip("|<>=") != "u1":
         raise InvalidEditError(f"{name} is an array of type {kind!r}: give uint8, 0 to 255")
     channels = shape[2] if len(shape) == 3 else 1  # noqa: PLR2004  # height, width, channels

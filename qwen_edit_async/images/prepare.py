@@ -82,9 +82,8 @@ def _prepare_image(image: Any, name: str, *, fit: bool) -> Upload:
 def _check(file: IO[bytes], size: int, media_type: str, name: str, pillow: ModuleType | None) -> tuple[int, int] | None:
     """Refuse a damaged image file; return its width and height, if Pillow is there to tell them."""
     findings = find_damage(file, size, media_type)
-    if findings.damage:
-        kind = media_type.removeprefix("image/").upper()
-        raise InvalidEditError(f"{name} is a damaged {kind} file: {findings.damage}")
+    if problem := findings.problem(media_type):
+        raise InvalidEditError(f"{name} {problem}")
     return None if pillow is None else pillow.check(file, media_type, name, findings.doubtful_end)
 
 

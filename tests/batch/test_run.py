@@ -734,17 +734,17 @@ def pipe(folder: Path) -> Path:
 
 
 ODD_IMAGES = {
-    "a surrogate": (lambda _: "\ud800.png", "image 1 is no path"),
-    "a NUL": (lambda _: Path("a\0.png"), "image 1 is no path"),
+    "a surrogate": (lambda _: "\ud800.png", "image 1 is not a path"),
+    "a NUL": (lambda _: Path("a\0.png"), "image 1 is not a path"),
     "a directory": (lambda folder: folder, "image 1 is a directory: give the files in it"),
-    "a pipe": (pipe, "image 1 is no regular file: pass it opened"),
-    "a device": (lambda _: "/dev/zero", "image 1 is no regular file: pass it opened"),
+    "a pipe": (pipe, "image 1 is not a regular file: open it, and pass the open file"),
+    "a device": (lambda _: "/dev/zero", "image 1 is not a regular file: open it, and pass the open file"),
     "a path that raises": (lambda _: OddPath(), "image 1 can't be read: 'OddPath' object has no attribute 'open'"),
     "a remote path that raises": (lambda _: OddRemote(), "image 1 can't be read: no such bucket"),
     "a closed file": (lambda _: closed(io.BytesIO(PHOTO)), "image 1 can't be read: I/O operation on closed file."),
     "a file that raises": (lambda _: OddFile(), "image 1 can't be read: 'offset'"),
     "a file of text": (lambda _: io.StringIO("text"), 'image 1 is a file in text mode: open it with mode "rb"'),
-    "an async file": (lambda _: AsyncFile(), "image 1 is no binary file: its read() gives 'coroutine'"),
+    "an async file": (lambda _: AsyncFile(), "image 1 is not a binary file: its read() returns 'coroutine'"),
     "an array that raises": (lambda _: OddArray(), "image 1 can't be read: the device is gone"),
     "a data URI": (
         lambda _: f"data:image/png;base64,{'A' * 65536}\ud800AAA",  # where its beginning is no longer looked at

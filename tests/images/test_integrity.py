@@ -109,7 +109,7 @@ FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"]
 def test_whether_a_file_is_cut_short_is_told_without_reading_it(kind) -> None:
     data = encoded(kind)
     file = Counted(data)
-    assert find_cut(file, len(data), f"image/{kind.lower()}") == ""
+    assert find_cut(file, len(data), f"image/{kind.lower()}").damage == ""
     assert file.count < 2000 < len(data)
 
 
@@ -118,21 +118,21 @@ def test_whether_a_file_is_cut_short_is_told_without_reading_it(kind) -> None:
 )
 def test_a_file_that_is_cut_short_is_found(kind, kept) -> None:
     data = encoded(kind)[:kept]
-    assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}") == "it is cut short"
+    assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}").damage == "it is cut short"
     assert find_damage(io.BytesIO(data), len(data), f"image/{kind.lower()}").damage == "it is cut short"
 
 
 @pytest.mark.parametrize(("kind", "appended"), [("JPEG", b"\0"), ("PNG", b"a trailer")])
 def test_what_something_was_appended_to_is_whole(kind, appended) -> None:
     data = encoded(kind) + appended
-    assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}") == ""
+    assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}").damage == ""
 
 
 @pytest.mark.parametrize(("kind", "position"), [("JPEG", 2), ("PNG", 17)])
 def test_a_header_that_is_damaged_is_found(kind, position) -> None:
     data = bytearray(encoded(kind))
     data[position] ^= 0x10
-    assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}")
+    assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}").damage
 
 
 def test_broken_tables_are_found_by_decoding() -> None:

@@ -460,7 +460,7 @@ BAD_FILES = {
     "a directory": (pathlib.Path.mkdir, "is a directory"),
     "a pipe": (os.mkfifo, "not a regular file"),
     "an empty file": (b"", "is empty"),
-    "a text file": (b"not a picture", "no JPEG, PNG, BMP, TIFF, WEBP or GIF"),
+    "a text file": (b"not a picture", "not a JPEG, PNG, BMP, TIFF, WEBP or GIF"),
     "a 10 MB + 1 byte file": (bytes(MAX_IMAGE_BYTES + 1), "10,485,760 bytes.*fit=True"),
     "a JPEG with broken segments": (b"\xff\xd8\xff\xe0\0\x02oops", "JPEG file: its segments are damaged"),
     "a PNG with a damaged chunk": (encoded(photo(), "PNG").replace(b"IDAT", b"IDAX", 1), "PNG file: .*damaged"),
@@ -648,7 +648,7 @@ def closed_file() -> io.BytesIO:
         (Failing(), "can't be read: the store is gone"),
         (closed_file(), "can't be read"),
         (io.BytesIO(), "already read to its end"),
-        (io.BytesIO(b"just text"), "no JPEG"),
+        (io.BytesIO(b"just text"), "not a JPEG"),
     ],
 )
 def test_a_file_object_that_gives_no_image_is_refused(file, reason) -> None:
