@@ -206,7 +206,7 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
             head = file.read(_HEAD_BYTES)
             media_type = sniff(head)
-            problem = "" if media_type is None else find_cut(file, size, media_type).problem(media_type)
+            problem = "" if media_type is None else find_cut(file, size, media_type).problem(media_type, fit=fit)
     except OSError as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
         raise InvalidEditError(f"{name} {reason}") from None

@@ -9,7 +9,7 @@ import attrs
 
 from qwen_edit_async.images.jpeg import JpegError, check_header, check_jpeg
 from qwen_edit_async.images.png import PngCheck, PngError
-from qwen_edit_async.images.tiff import raw_format, read_directory
+from qwen_edit_async.images.tiff import raw_format, read_directory, unreadable_kind, unusual_kind
 
 _BLOCK: Final = 192 * 1024
 _CUT_SHORT: Final = "it is cut short"
@@ -25,19 +25,24 @@ class Findings:
 
     Attributes:
         damage: What is wrong with the file, in words; empty if nothing is.
-        unsupported: Why a sound file can't be sent, as the predicate of a sentence; empty if it can.
+        unsupported: Why a sound file is refused, as the predicate of a sentence; empty if it isn't.
+        unusual: Why a sound file has to be converted, likewise.
         doubtful_end: The position where a JPEG's pixel data ends, if there is so little of it that only decoding shows
             whether it is enough.
     """
 
     damage: str = ""
     unsupported: str = ""
+    unusual: str = ""
     doubtful_end: int | None = None
 
-    def problem(self, media_type: str) -> str:
+    def problem(self, media_type: str, *, fit: bool) -> str:
         """Return why the file is refused, as the predicate of a sentence; empty if it isn't."""
-        kind = media_type.removeprefix("image/").upper()
-        return f"is a damaged {kind} file: {self.damage}" if self.damage else self.unsupported
+        if self.damage:
+            return f"is a damaged {media_type.removeprefix('image/').upper()} file: {self.damage}"
+        if self.unusual and not fit:
+            return f"{self.unusual}: convert it to PNG, or let the session do so with fit=True"
+        return self.unsupported
 
 
 def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
@@ -118,7 +123,9 @@ def _check_tiff(file: IO[bytes], size: int) -> Findings:
         return Findings(
             unsupported=f"is a camera raw file ({raw} format): only its preview would be edited. Export it as a JPEG"
         )
-    return Findings()
+    if kind := unreadable_kind(head, tags):
+        return Findings(unsupported=f"is a kind of TIFF that can't be read here ({kind}): convert it to an 8-bit PNG")
+    return Findings(unusual=unusual_kind(head, tags))
 
 
 def _check_gif(file: IO[bytes], size: int) -> Findings:

@@ -90,7 +90,7 @@ def sniff(head: bytes) -> str | None:
         return "image/png"
     if head.startswith((b"GIF87a", b"GIF89a")):
         return "image/gif"
-    if head.startswith((b"II*\x00", b"MM\x00*")):
+    if head.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")):
         return "image/tiff"
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "image/webp"

@@ -10,14 +10,14 @@ import contextlib
 import os
 from collections.abc import Sequence
 from types import ModuleType
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import attrs
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, RECOMMENDED_MIN_SIDE
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError
 from qwen_edit_async.images.encode import Upload, url_upload
-from qwen_edit_async.images.integrity import find_damage
+from qwen_edit_async.images.integrity import Findings, find_damage
 from qwen_edit_async.images.kinds import ArrayLike, PillowImage, check_format, image_name, is_url, sniff
 from qwen_edit_async.images.source import keep, open_image
 from qwen_edit_async.images.turns import turn_at
@@ -26,6 +26,7 @@ _MAX_SOURCE_BYTES: Final = 256 * 1024 * 1024
 """The largest file that ``fit`` reads in order to shrink it."""
 
 _HEAD_BYTES: Final = 16
+_UPRIGHT: Final = 1
 
 
 def url_uploads(images: Sequence[Any]) -> tuple[Upload, ...] | None:
@@ -71,20 +72,21 @@ def _prepare_image(image: Any, name: str, *, fit: bool) -> Upload:
         undo.callback(file.close)
         head = file.read(_HEAD_BYTES)
         media_type = sniff(head) if fit else check_format(head, name)
-        sides = None if media_type is None else _check(file, upload.size, media_type, name, pillow)
-        if pillow is not None and fit and (encoded := pillow.fit(file, upload.size, media_type, name)) is not None:
-            return _encoded_upload(encoded, name)
+        findings = Findings() if media_type is None else find_damage(file, upload.size, media_type)
+        if media_type is not None and (problem := findings.problem(media_type, fit=fit)):
+            raise InvalidEditError(f"{name} {problem}")
+        facts = None
+        if pillow is not None and media_type is not None:
+            facts = pillow.check(file, media_type, name, doubtful_end=findings.doubtful_end, fit=fit)
+        if pillow is not None and fit:
+            encoded = pillow.fit(file, upload.size, media_type, name, convert=bool(findings.unusual))
+            if encoded is not None:
+                return _encoded_upload(encoded, name, facts)
         if upload.file is file:
             undo.pop_all()
-    return _with_head(upload, str(media_type), sides, name)
-
-
-def _check(file: IO[bytes], size: int, media_type: str, name: str, pillow: ModuleType | None) -> tuple[int, int] | None:
-    """Refuse a damaged image file; return its width and height, if Pillow is there to tell them."""
-    findings = find_damage(file, size, media_type)
-    if problem := findings.problem(media_type):
-        raise InvalidEditError(f"{name} {problem}")
-    return None if pillow is None else pillow.check(file, media_type, name, findings.doubtful_end)
+    sides = None if facts is None else facts.sides
+    warnings = _size_warnings(sides, name) + _orientation_warnings(facts, name)
+    return attrs.evolve(_with_head(upload, str(media_type)), warnings=warnings, notes=_page_notes(facts, name))
 
 
 def _pillow() -> ModuleType | None:
@@ -95,20 +97,30 @@ def _pillow() -> ModuleType | None:
     return module
 
 
-def _encoded_upload(encoded: Any, name: str) -> Upload:
-    upload = keep(encoded.file, encoded.size, name)
-    return attrs.evolve(
-        _with_head(upload, encoded.media_type, encoded.sides, name), notes=(encoded.change,) if encoded.change else ()
-    )
+def _encoded_upload(encoded: Any, name: str, facts: Any = None) -> Upload:
+    upload = _with_head(keep(encoded.file, encoded.size, name), encoded.media_type)
+    notes = (*filter(None, [encoded.change]), *_page_notes(facts, name))
+    return attrs.evolve(upload, warnings=_size_warnings(encoded.sides, name), notes=notes)
 
 
-def _with_head(upload: Upload, media_type: str, sides: tuple[int, int] | None, name: str) -> Upload:
-    return attrs.evolve(upload, head=f"data:{media_type};base64,".encode(), warnings=_warnings(sides, name))
+def _with_head(upload: Upload, media_type: str) -> Upload:
+    return attrs.evolve(upload, head=f"data:{media_type};base64,".encode())
 
 
-def _warnings(sides: tuple[int, int] | None, name: str) -> tuple[str, ...]:
+def _size_warnings(sides: tuple[int, int] | None, name: str) -> tuple[str, ...]:
     if sides is None or (min(sides) >= RECOMMENDED_MIN_SIDE and max(sides) <= RECOMMENDED_MAX_SIDE):
         return ()
     outcome = "a blurred picture" if min(sides) < RECOMMENDED_MIN_SIDE else "a slow edit"
     best = f"sides of {RECOMMENDED_MIN_SIDE} to {RECOMMENDED_MAX_SIDE} are best"
     return (f"{name} is {sides[0]}×{sides[1]} pixels: expect {outcome}; {best}",)
+
+
+def _orientation_warnings(facts: Any, name: str) -> tuple[str, ...]:
+    if facts is None or facts.orientation == _UPRIGHT:
+        return ()
+    stored = f"{name} is not stored upright (Exif orientation {facts.orientation})"
+    return (f"{stored}, which the service may ignore: fit=True turns it",)
+
+
+def _page_notes(facts: Any, name: str) -> tuple[str, ...]:
+    return (f"{name} has several pages or frames: only the first is edited",) if facts and facts.has_pages else ()

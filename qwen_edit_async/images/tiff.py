@@ -1,11 +1,17 @@
-"""Reads the first directory of a TIFF file (TIFF 6.0, section 2), and tells which kinds can't be sent as they are."""
+"""Reads the first directory of a TIFF file, or of Exif data, and tells which kinds of TIFF can't be sent as they are.
+
+The format is described in TIFF 6.0, section 2.
+"""
 
 from __future__ import annotations
 
 from typing import IO, Final
 
+ORIENTATION: Final = 274
 _REDUCED, _BITS, _PHOTOMETRIC, _MAKE, _PLANES, _SAMPLE_FORMAT, _DNG_VERSION = 254, 258, 262, 271, 284, 339, 50706
-_READ_TAGS: Final = frozenset({_REDUCED, _BITS, _PHOTOMETRIC, _MAKE, _PLANES, _SAMPLE_FORMAT, _DNG_VERSION})
+_READ_TAGS: Final = frozenset(
+    {_REDUCED, _BITS, _PHOTOMETRIC, _MAKE, ORIENTATION, _PLANES, _SAMPLE_FORMAT, _DNG_VERSION}
+)
 _VALUE_BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4}
 """The size of a value of the types BYTE, ASCII, SHORT and LONG."""
 
@@ -21,6 +27,7 @@ _BIG: Final = 43
 _RAW_FORMATS: Final = {"canon": "CR2", "nikon": "NEF", "pentax": "PEF", "samsung": "SRW", "sony": "ARW"}
 """Camera raw formats that are TIFF files, by the first word of the camera's make."""
 
+_TWELVE_BITS: Final = 12
 _SIXTEEN_BITS: Final = 16
 
 Tags = dict[int, tuple[int, ...]]
@@ -75,3 +82,24 @@ def raw_format(head: bytes, tags: Tags) -> str:
         return ""
     make = bytes(value & 0xFF for value in tags.get(_MAKE, ())).decode("latin-1").lower()
     return next((name for maker, name in _RAW_FORMATS.items() if make.startswith(maker)), "unknown")
+
+
+def unreadable_kind(head: bytes, tags: Tags) -> str:
+    """Return the kind of a TIFF file that decoders misread or show as black and white, in words, or nothing."""
+    if is_big(head) and not head.startswith(b"II"):
+        return "big-endian BigTIFF"
+    bits = tags.get(_BITS, (1,))
+    if not _UNSIGNED.issuperset(tags.get(_SAMPLE_FORMAT, ())):
+        return "signed or floating-point samples"
+    if max(bits, default=1) > _SIXTEEN_BITS:
+        return f"{max(bits)}-bit samples"
+    if max(bits, default=1) == _SIXTEEN_BITS and len(bits) > 1 and _SEPARATE_PLANES in tags.get(_PLANES, ()):
+        return "16-bit samples in separate planes"
+    return ""
+
+
+def unusual_kind(head: bytes, tags: Tags) -> str:
+    """Return why a TIFF file has to be converted, as the predicate of a sentence, or nothing."""
+    if is_big(head):
+        return "is a BigTIFF file, which many decoders can't read"
+    return "is a 12-bit TIFF file, which many decoders misread" if _TWELVE_BITS in tags.get(_BITS, ()) else ""

@@ -154,7 +154,7 @@ def test_only_the_beginning_of_the_pixel_data_is_decoded(monkeypatch) -> None:
 
     monkeypatch.setattr(_pillow._JpegFile, "load_read", spying)
     data = jpeg(quality=95)
-    assert _pillow.check(io.BytesIO(data), "image/jpeg", "image 1") == (400, 400)
+    assert _pillow.check(io.BytesIO(data), "image/jpeg", "image 1").sides == (400, 400)
     assert len(b"".join(given)) < data.index(SCAN) + 10 * 1024 < len(data)
 
 
@@ -200,7 +200,7 @@ def test_a_picture_of_one_colour_has_enough_data(size, mode, options) -> None:
     Image.new(mode, size).save(file, "JPEG", quality=5, **options)
     found = find_damage(file, len(file.getvalue()), "image/jpeg")
     assert found.damage == ""
-    _pillow.check(file, "image/jpeg", "image 1", found.doubtful_end)
+    _pillow.check(file, "image/jpeg", "image 1", doubtful_end=found.doubtful_end)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
@@ -224,14 +224,14 @@ def test_a_jpeg_that_lacks_most_of_its_data_is_refused(file) -> None:
     found = find_damage(io.BytesIO(file), len(file), "image/jpeg")
     assert found.doubtful_end == len(file) - 2
     with pytest.raises(InvalidEditError, match="image 1 is a damaged JPEG file: it has too little data for its 500×"):
-        _pillow.check(io.BytesIO(file), "image/jpeg", "image 1", found.doubtful_end)
+        _pillow.check(io.BytesIO(file), "image/jpeg", "image 1", doubtful_end=found.doubtful_end)
 
 
 def test_a_sound_jpeg_with_little_data_is_decoded_and_passes() -> None:
     data = smooth(500, 400) + b"a trailer"
     found = find_damage(io.BytesIO(data), len(data), "image/jpeg")
     assert found.doubtful_end == data.rindex(b"\xff\xd9")
-    assert _pillow.check(io.BytesIO(data), "image/jpeg", "image 1", found.doubtful_end) == (500, 400)
+    assert _pillow.check(io.BytesIO(data), "image/jpeg", "image 1", doubtful_end=found.doubtful_end).sides == (500, 400)
 
 
 def test_a_usual_photo_is_not_decoded_whole() -> None:

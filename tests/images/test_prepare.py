@@ -183,7 +183,7 @@ def test_a_jpeg_with_corrupt_metadata_passes_without_a_warning() -> None:
 
 
 def test_a_remark_of_pillow_on_metadata_is_no_refusal(monkeypatch) -> None:
-    def remark(*_args: object) -> None:
+    def remark(*_args: object, **_options: object) -> None:
         warnings.warn("odd metadata", stacklevel=2)
 
     monkeypatch.setattr(_pillow, "_open", remark)
@@ -344,7 +344,7 @@ def test_three_images_keep_their_order() -> None:
 @pytest.mark.parametrize(
     ("mode", "sent"),
     [
-        *(("1", "L"), ("L", "L"), ("I", "L"), ("F", "L"), ("I;16", "L"), ("I;16B", "L")),
+        *(("1", "L"), ("L", "L"), ("I;16", "L"), ("I;16B", "L")),
         *(
             ("RGB", "RGB"),
             ("P", "RGB"),
@@ -374,9 +374,17 @@ def test_sixteen_bits_are_scaled_to_eight(mode, value, shade) -> None:
     assert Image.open(io.BytesIO(content(picture))).getpixel((0, 0)) == shade
 
 
-@pytest.mark.parametrize(("value", "shade"), [(-5.0, 0), (100.0, 100), (900.0, 255)])
-def test_floats_are_taken_as_0_to_255(value, shade) -> None:
-    assert Image.open(io.BytesIO(content(Image.new("F", (400, 400), value)))).getpixel((0, 0)) == shade
+@pytest.mark.parametrize("mode", ["I", "F"])
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_picture_whose_range_of_values_is_not_known_is_refused(mode, fit) -> None:
+    with pytest.raises(InvalidEditError, match=r"image 1 has 32-bit samples .*convert it to 8 bits, 0 to 255"):
+        prepare([Image.new(mode, (400, 400))], fit=fit)
+
+
+def test_sixteen_bit_files_are_scaled_to_eight() -> None:
+    picture = Image.new("I;16", (3200, 100), 256 * 100)
+    for format_name in ("PNG", "TIFF"):
+        assert fitted(encoded(picture, format_name))[0].getpixel((0, 0)) == 100
 
 
 @pytest.mark.parametrize("transparency", [b"\x00\xff", 0])
@@ -389,11 +397,86 @@ def test_the_transparency_of_a_palette_is_kept(transparency) -> None:
     assert (result.getpixel((0, 0)), result.getpixel((5, 5))) == ((10, 20, 30, 0), (40, 50, 60, 255))
 
 
-def test_a_color_profile_is_kept_unless_the_colors_were_converted() -> None:
-    profiled, converted = photo(400, 400), photo(400, 400).convert("CMYK")
-    profiled.info["icc_profile"] = converted.info["icc_profile"] = b"profile"
-    assert Image.open(io.BytesIO(content(profiled))).info["icc_profile"] == b"profile"
-    assert "icc_profile" not in Image.open(io.BytesIO(content(converted))).info
+def icc_profile(space: bytes, connection: bytes, tags: dict[bytes, bytes], kind: bytes = b"mntr") -> bytes:
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, data in tags.items():
+        table += name + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(data))
+        body += data.ljust(-(-len(data) // 4) * 4, b"\0")
+    header = struct.pack(">I4sI", 132 + 12 * len(tags) + len(body), b"none", 0x02400000) + kind + space + connection
+    white = struct.pack(">III", 0xF6D6, 0x10000, 0xD32D)
+    return (header.ljust(36, b"\0") + b"acsp").ljust(68, b"\0") + white + bytes(48) + table + body
+
+
+def xyz(*values: float) -> bytes:
+    return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))
+
+
+def wide_gamut() -> bytes:
+    """Primaries like those of ProPhoto RGB, and a gamma of 1.8."""
+    colours = [(0.7977, 0.2880, 0.0), (0.1352, 0.7119, 0.0), (0.0313, 0.0001, 0.8249)]
+    tags = {name: xyz(*colour) for name, colour in zip((b"rXYZ", b"gXYZ", b"bXYZ"), colours, strict=True)}
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(1.8 * 256))
+    return icc_profile(
+        b"RGB ", b"XYZ ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve) | {b"wtpt": xyz(0.9642, 1, 0.8249)}
+    )
+
+
+def green_cyan() -> bytes:
+    """A profile of CMYK in which cyan ink is a green."""
+    identity = struct.pack(">9i", *(65536 * (place in {0, 4, 8}) for place in range(9)))
+    curve = bytes(range(256))
+    corners = b""
+    for ink in range(16):  # cyan changes slowest
+        dark = 255 if ink == 0 else 128 if ink == 8 else 40
+        corners += bytes([dark, 128 - 60 * (ink == 8), 128 + 60 * (ink == 8)])
+    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + identity + curve * 4 + corners + curve * 3
+    return icc_profile(b"CMYK", b"Lab ", {b"A2B0": lut}, kind=b"prtr")
+
+
+def colour(picture: Image.Image) -> tuple[int, ...]:
+    return picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
+
+
+def test_a_color_profile_is_kept_with_the_colours_that_it_describes() -> None:
+    picture = photo(400, 400)
+    picture.info["icc_profile"] = wide_gamut()
+    assert Image.open(io.BytesIO(content(picture))).info["icc_profile"] == wide_gamut()
+    assert picture.info["icc_profile"] == wide_gamut()
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LA", "YCbCr", "L", "RGBA"])
+def test_a_color_profile_of_another_kind_of_colours_is_dropped(mode) -> None:
+    picture = photo(400, 400).convert(mode)
+    picture.info["icc_profile"] = icc_profile(b"CMYK", b"Lab ", {})
+    sent = Image.open(io.BytesIO(content(picture)))
+    assert "icc_profile" not in sent.info
+    assert "icc_profile" in picture.info
+
+
+def test_cmyk_is_converted_through_its_profile() -> None:
+    picture = Image.new("CMYK", (400, 400), (255, 0, 0, 0))
+    assert colour(Image.open(io.BytesIO(content(picture)))) == (0, 255, 255)
+    picture.info["icc_profile"] = green_cyan()
+    red, green, blue = colour(Image.open(io.BytesIO(content(picture))))
+    assert green > red + 50
+    assert green > blue + 50
+
+
+def test_fit_converts_a_cmyk_photo_through_its_profile() -> None:
+    result, _, _ = fitted(encoded(Image.new("CMYK", (3200, 400), (255, 0, 0, 0)), "JPEG", icc_profile=green_cyan()))
+    red, green, blue = colour(result)
+    assert green > red + 50
+    assert green > blue + 50
+    assert "icc_profile" not in result.info
+
+
+def test_a_thumbnail_has_the_colours_of_its_profile() -> None:
+    data = encoded(Image.new("RGB", (400, 400), (100, 180, 100)), "PNG", icc_profile=wide_gamut())
+    made = _pillow.thumbnail(io.BytesIO(data), 64, "the picture")
+    small = Image.open(made.file)
+    assert colour(small)[0] < 60  # far less red than the profile's own green has
+    assert "icc_profile" not in small.info
+    made.file.close()
 
 
 def test_a_picture_of_a_turned_photo_is_turned_upright_and_stays_as_it_was() -> None:
@@ -733,6 +816,46 @@ def test_sides_out_of_the_recommendation_are_told(sides, words, kind) -> None:
     assert all(warning.startswith(words) for warning in uploads[0].warnings)
 
 
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_an_image_that_is_not_stored_upright_is_told(format_name) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    (upload,) = prepare([encoded(photo(), format_name, exif=exif)])
+    (warning,) = upload.warnings
+    assert warning.startswith("image 1 is not stored upright (Exif orientation 6), which the service may ignore")
+    assert "fit=True" in warning
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 9, 65_535])
+@pytest.mark.parametrize("fit", [False, True])
+def test_an_orientation_that_turns_nothing_is_no_reason_for_anything(orientation, fit) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = encoded(photo(), "JPEG", exif=exif)
+    (upload,) = prepare([data], fit=fit)
+    assert (contents((upload,)), upload.warnings, upload.notes) == ([data], (), ())
+
+
+def frames(format_name: str) -> bytes:
+    return encoded(photo(400, 400), format_name, save_all=True, append_images=[noise(400, 400)])
+
+
+@pytest.mark.parametrize("format_name", ["GIF", "TIFF", "WEBP", "PNG", "MPO"])
+@pytest.mark.parametrize("fit", [False, True])
+def test_an_image_of_several_pages_or_frames_is_noted(format_name, fit) -> None:
+    (upload,) = prepare([frames(format_name)], fit=fit)
+    assert upload.notes == ("image 1 has several pages or frames: only the first is edited",)
+
+
+def test_an_image_of_several_pages_that_is_converted_is_noted_as_well() -> None:
+    data = encoded(Image.new("L", (3100, 400)), "TIFF", save_all=True, append_images=[noise(400, 400)])
+    (upload,) = prepare([data], fit=True)
+    assert [note.partition(" ")[2][2:] for note in upload.notes] == [
+        "was shrunk from 3100×400 to 3072×396, encoded as PNG",
+        "has several pages or frames: only the first is edited",
+    ]
+
+
 def fitted(image: object) -> tuple[Image.Image, str, int]:
     uploads = prepare([image], fit=True)
     (data,), (change,) = contents(uploads), uploads[0].notes
@@ -759,6 +882,41 @@ def test_fit_encodes_a_format_that_the_service_does_not_take(format_name) -> Non
     expected = "JPEG" if format_name == "AVIF" else "PNG"
     assert (result.format, result.size) == (expected, (256, 256))
     assert change == f"image 1 was encoded as {expected}"
+
+
+def test_fit_drops_an_alpha_channel_that_hides_nothing() -> None:
+    picture = noise(2000, 2000)
+    picture.putalpha(255)
+    result, _, _ = fitted(encoded(picture, "PNG", compress_level=1))
+    assert (result.format, result.mode, result.size) == ("JPEG", "RGB", (2000, 2000))
+
+
+@pytest.mark.parametrize("size", [(9999, 1), (1, 9999)])
+def test_fit_leaves_each_side_a_pixel(size) -> None:
+    result, _, _ = fitted(encoded(Image.new("L", size), "PNG"))
+    assert sorted(result.size) == [1, 3072]
+
+
+def large_jpeg_file(**options: object) -> bytes:
+    """More pixels than are accepted, all of one colour."""
+    return encoded(Image.new("L", (11_000, 9_000), 77), "JPEG", quality=20, **options)
+
+
+def test_fit_shrinks_a_jpeg_of_very_many_pixels() -> None:
+    data = large_jpeg_file()
+    result, change, _ = fitted(data)
+    assert result.size == (3072, 2513)
+    assert abs(result.getpixel((99, 99)) - 77) <= 1
+    assert "shrunk from 11000×9000 to 3072×2513" in change
+    with pytest.raises(InvalidEditError, match=r"more than 89,478,485 pixels: shrink it, or let .* fit"):
+        prepare([data])
+
+
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_progressive_jpeg_of_very_many_pixels_is_refused(monkeypatch, fit) -> None:
+    monkeypatch.setattr(_pillow, "MAX_PIXELS", 640 * 480 - 1)
+    with pytest.raises(InvalidEditError, match=r"more than 307,199 pixels: shrink it$"):
+        prepare([encoded(photo(), "JPEG", progressive=True)], fit=fit)
 
 
 def test_fit_makes_an_oversize_file_small(tmp_path) -> None:
@@ -810,7 +968,7 @@ def test_fit_does_not_touch_the_picture_that_it_was_given() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"just text", "no image of a kind that can be read here"),
+        (b"just text", "not an image of a kind that can be read here"),
         (b"P6\n400 400\n255\n" + bytes(50), "can't be decoded"),
     ],
 )

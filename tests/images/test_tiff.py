@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 
@@ -21,11 +22,12 @@ def tiff(
     big: bool = False,
     bits: int = 8,
     samples: int = 1,
-    pixels: bytes = bytes(400 * 400),
+    pixels: bytes | None = None,
     after_head: bytes = b"",
 ) -> bytes:
     """400×400 gray pixels, or others, with more tags: each with its type and its value or values."""
     offset = "Q" if big else "I"
+    pixels = bytes(400 * 400 * samples * bits // 8) if pixels is None else pixels
     head_size = (16 if big else 8) + len(after_head)
     usual = [(256, LONG, 400), (257, LONG, 400), (258, SHORT, (bits,) * samples), (259, SHORT, 1)]
     usual += [(262, SHORT, 1 if samples == 1 else 2), (273, LONG, head_size), (277, SHORT, samples)]
@@ -51,8 +53,8 @@ def tiff(
 
 
 def problem(data: bytes) -> str:
-    found = find_damage(io.BytesIO(data), len(data), "image/tiff").problem("image/tiff")
-    assert find_cut(io.BytesIO(data), len(data), "image/tiff").problem("image/tiff") == found
+    found = find_damage(io.BytesIO(data), len(data), "image/tiff").problem("image/tiff", fit=False)
+    assert find_cut(io.BytesIO(data), len(data), "image/tiff").problem("image/tiff", fit=False) == found
     return found
 
 
@@ -97,3 +99,67 @@ def test_a_tag_whose_value_lies_outside_of_the_file_is_ignored() -> None:
     entry = data.index(struct.pack("<HH", 271, ASCII))
     data[entry + 8 : entry + 12] = b"\xff\xff\xff\xff"
     assert problem(bytes(data)) == ""
+
+
+UNREADABLE = {
+    "signed": tiff((339, SHORT, 2), bits=16),
+    "signed 8 bits": tiff((339, SHORT, 2)),
+    "float": tiff((339, SHORT, 3), bits=32),
+    "32-bit": tiff(bits=32),
+    "big-endian BigTIFF": tiff(big=True, order=">"),
+    "separate planes": tiff((284, SHORT, 2), bits=16, samples=3),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_tiff_that_decoders_misread_is_refused(name, fit) -> None:
+    reason = name.removesuffix(" 8 bits")
+    with pytest.raises(InvalidEditError, match=rf"a kind of TIFF that can't be read here \(.*{reason}.*PNG$"):
+        prepare([UNREADABLE[name]], fit=fit)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff(bits=16),
+        tiff(bits=16, samples=3),
+        tiff((284, SHORT, 2), bits=16),
+        tiff((339, SHORT, (1, 1, 1)), samples=3),
+        tiff((339, SHORT, 4)),
+    ],
+)
+def test_a_tiff_of_unsigned_samples_passes(data) -> None:
+    assert problem(data) == ""
+
+
+def sent(data: bytes) -> Image.Image:
+    (upload,) = prepare([data], fit=True)
+    text = upload.chunk(0).partition(b",")[2]
+    assert upload.chunks == 1
+    return Image.open(io.BytesIO(base64.b64decode(text)))
+
+
+TWELVE_BITS = tiff(bits=12, pixels=bytes([0x80, 0x08, 0x00]) * (400 * 200))
+
+
+def test_fit_scales_a_twelve_bit_tiff() -> None:
+    assert sent(TWELVE_BITS).getpixel((200, 200)) == 128
+
+
+def test_fit_converts_a_big_tiff() -> None:
+    picture = sent(tiff(big=True, pixels=b"\x64" * 160_000))
+    assert (picture.format, picture.size, picture.getpixel((9, 9))) == ("PNG", (400, 400), 100)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"), [(TWELVE_BITS, "a 12-bit TIFF file"), (tiff(big=True), "a BigTIFF file")], ids=["12-bit", "big"]
+)
+def test_an_unusual_tiff_is_refused_with_the_advice_to_fit_it(data, kind) -> None:
+    with pytest.raises(InvalidEditError, match=f"image 1 is {kind}, .*: convert it to PNG, .* with fit=True"):
+        prepare([data])
+
+
+def test_a_camera_raw_file_that_is_a_big_tiff_is_refused() -> None:
+    with pytest.raises(InvalidEditError, match="camera raw"):
+        prepare([tiff((50706, BYTE, (1, 4, 0, 0)), big=True)], fit=True)
