@@ -21,8 +21,8 @@ _PROGRESSIVE: Final = 0xC2
 _BETWEEN_SCANS: Final = frozenset({0xC4, 0xCC, _SOS, 0xDB, 0xDC, _DRI, *range(0xE0, 0xF0), 0xFE})
 """Tables, scans, application data and comments."""
 
-_AFTER_SCAN: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
-"""In pixel data, 0xFF is followed by a stuffed zero, a restart marker, or another 0xFF. Anything else ends the scan."""
+_SEGMENT: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
+"""The start of a segment. In pixel data, 0xFF is followed by a stuffed zero, a restart marker, or another 0xFF."""
 
 _RESTART: Final = re.compile(rb"\xff([\xd0-\xd7])")
 _RESTARTS: Final = bytes(range(0xD0, 0xD8))
@@ -110,6 +110,8 @@ class _Check:
             if marker in {_SOI, _EOI}:
                 raise JpegError(_BAD_SEGMENTS)
             self._segment(marker)
+        if self._frame is None:
+            raise JpegError(_BAD_SEGMENTS)
 
     def read(self) -> int | None:
         """Read up to the end marker."""
@@ -162,7 +164,7 @@ class _Check:
         """Read up to the next marker that is not a restart; return the number of bytes and the restarts."""
         size, restarts = 0, []
         while True:
-            found = _AFTER_SCAN.search(self._data, self._at)
+            found = _SEGMENT.search(self._data, self._at)
             end = found.start() if found else len(self._data) - self._data.endswith(b"\xff")  # a marker may begin here
             if self._interval:
                 restarts += _RESTART.findall(self._data, self._at, end)
@@ -174,12 +176,13 @@ class _Check:
                 raise JpegError(_CUT_SHORT)
 
     def _marker(self) -> int:
-        """Take the next marker; return its second byte."""
-        if self._take(1) != b"\xff":
-            raise JpegError(_BAD_SEGMENTS)
-        while (second := self._take(1)) == b"\xff":  # fill bytes
-            pass
-        return second[0]
+        """Take the next marker, and the fill or stray bytes before it, as decoders do; return its second byte."""
+        while not (found := _SEGMENT.search(self._data, self._at)):
+            self._at = max(self._at, len(self._data) - self._data.endswith(b"\xff"))  # a marker may begin here
+            if not self._more():
+                raise JpegError(_CUT_SHORT)
+        self._at = found.end()
+        return found[0][1]
 
     @property
     def _position(self) -> int:

@@ -12,6 +12,7 @@ from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images import jpeg as _jpeg
 from qwen_edit_async.images import pillow as _pillow
 from qwen_edit_async.images.integrity import find_cut, find_damage
+from qwen_edit_async.images.prepare import prepare
 
 SCAN = b"\xff\xda"
 
@@ -128,11 +129,33 @@ def test_what_something_was_appended_to_is_whole(kind, appended) -> None:
     assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}").damage == ""
 
 
-@pytest.mark.parametrize(("kind", "position"), [("JPEG", 2), ("PNG", 17)])
-def test_a_header_that_is_damaged_is_found(kind, position) -> None:
-    data = bytearray(encoded(kind))
-    data[position] ^= 0x10
-    assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}").damage
+def test_a_header_that_is_damaged_is_found() -> None:
+    data = bytearray(encoded("PNG"))
+    data[17] ^= 0x10
+    assert find_cut(io.BytesIO(data), len(data), "image/png").damage
+    data = encoded("JPEG")
+    data = data[:2] + data[data.index(SCAN) :]
+    assert find_cut(io.BytesIO(data), len(data), "image/jpeg").damage == "its segments are damaged"
+
+
+@pytest.mark.parametrize("stray", [b"\0", b"junk", b"\xff\0\xff\0", b"\0" * 5000])
+@pytest.mark.parametrize("marker", [b"\xff\xdb", b"\xff\xc4", SCAN, b"\xff\xd9"])
+@pytest.mark.parametrize("fit", [False, True])
+def test_stray_bytes_between_segments_are_skipped(stray, marker, fit) -> None:
+    data = encoded("JPEG")
+    data = with_inserted(data, data.index(marker), stray)
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+    (upload,) = prepare([data], fit=fit)
+    assert upload.size == len(data)
+
+
+def test_stray_bytes_are_read_once() -> None:
+    data = encoded("JPEG")
+    data = with_inserted(data, data.index(b"\xff\xdb"), b"\0" * 5_000_000)
+    file = Counted(data)
+    assert find_damage(file, len(data), "image/jpeg").damage == ""
+    assert file.count <= len(data)
 
 
 def test_broken_tables_are_found_by_decoding() -> None:

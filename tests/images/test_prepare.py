@@ -545,7 +545,7 @@ BAD_FILES = {
     "an empty file": (b"", "is empty"),
     "a text file": (b"not a picture", "not a JPEG, PNG, BMP, TIFF, WEBP or GIF"),
     "a 10 MB + 1 byte file": (bytes(MAX_IMAGE_BYTES + 1), "10,485,760 bytes.*fit=True"),
-    "a JPEG with broken segments": (b"\xff\xd8\xff\xe0\0\x02oops", "JPEG file: its segments are damaged"),
+    "a JPEG with broken segments": (b"\xff\xd8\xff\xe0\0\x02oops\xff\xd9", "JPEG file: its segments are damaged"),
     "a PNG with a damaged chunk": (encoded(photo(), "PNG").replace(b"IDAT", b"IDAX", 1), "PNG file: .*damaged"),
     "a PNG of no known kind": (png_of_unknown_depth(), "PNG file: its header describes no kind of PNG"),
 }
