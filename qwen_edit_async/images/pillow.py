@@ -19,6 +19,7 @@ from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, SAFE
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.kinds import MAX_PIXELS, ArrayLike
 from qwen_edit_async.images.pixels import orientation, plain, shrunk, stored_orientation, to_srgb
+from qwen_edit_async.log import log
 
 SPOOL_BYTES: Final = 1024 * 1024
 """The largest temporary file that stays in memory."""
@@ -123,7 +124,7 @@ def encode(picture: Any, name: str, *, fit: bool) -> Encoded:
         InvalidEditError: If it can't be converted, or its file is over 10 MB.
     """
     try:
-        image = picture if isinstance(picture, Image.Image) else _from_array(picture)
+        image = picture if isinstance(picture, Image.Image) else _from_array(picture, name)
         _check_pixels(image.size, name)
         if fit:
             return _fitted(image, image.size, name, lossless=True)
@@ -180,7 +181,7 @@ def thumbnail(picture: Any, side: int, name: str) -> Encoded:
             if isinstance(picture, Image.Image):
                 image = picture
             elif isinstance(picture, ArrayLike):
-                image = _from_array(picture)
+                image = _from_array(picture, name)
             else:
                 image = stack.enter_context(_open(picture, tuple(_PLUGINS.values()), name))
                 image.draft(None, (2 * side, 2 * side))
@@ -261,7 +262,13 @@ def _open(file: IO[bytes], plugins: tuple[str, ...], name: str, *, fit: bool = F
         if factory is None or (accepts is not None and accepts(file.read(16)) is not True):
             continue
         file.seek(0)
-        image = _JpegFile(file) if plugin == "JPEG" else factory(file, "")
+        try:
+            image = _JpegFile(file) if plugin == "JPEG" else factory(file, "")
+        except Warning:
+            raise
+        except Exception as error:  # noqa: BLE001  # plugins raise whatever a file leads to that they don't know
+            log.debug("%s can't be opened: %r", name, error)
+            raise InvalidEditError(f"{name} is a kind of {plugin} that can't be read here: convert it to PNG") from None
         if not (fit and isinstance(image, _JpegFile) and image.can_shrink):
             _check_pixels(image.size, name, can_shrink=isinstance(image, _JpegFile) and image.can_shrink)
         return image
@@ -285,13 +292,27 @@ def _has_pages(image: ImageFile.ImageFile) -> bool:
 
 
 def _undecodable(error: Exception, name: str) -> InvalidEditError:
+    """Return what to tell the user, who can do nothing with a decoder's own words."""
     if isinstance(error, InvalidEditError):
         return error
-    return InvalidEditError(f"{name} can't be decoded: {str(error) or type(error).__name__}")
+    if isinstance(error, OSError) and error.strerror:
+        return InvalidEditError(f"{name} can't be converted: {error.strerror}")
+    if isinstance(error, MemoryError):
+        return InvalidEditError(f"{name} can't be decoded in the memory that there is: shrink it")
+    log.debug("%s can't be decoded: %r", name, error)
+    if isinstance(error, EOFError) or "truncated" in str(error):
+        return InvalidEditError(f"{name} is damaged: it lacks a part of its pixels")
+    return InvalidEditError(f"{name} is damaged, or of a kind that can't be read here: convert it to PNG")
 
 
-def _from_array(array: Any) -> Image.Image:
+def _from_array(array: Any, name: str) -> Image.Image:
     shape = array.__array_interface__["shape"]
+    if not hasattr(array, "tobytes"):
+        try:
+            import numpy as np  # noqa: PLC0415  # nothing else needs it
+        except ImportError:
+            raise InvalidEditError(f"{name} is {type(array).__name__!r}: give a NumPy array or a PIL image") from None
+        array = np.asarray(array)
     return Image.fromarray(array.reshape(shape[:2]) if shape[2:] == (1,) else array)
 
 
