@@ -7,12 +7,11 @@ from typing import IO, Final
 
 import attrs
 
-from qwen_edit_async.images.jpeg import JpegError, check_header, check_jpeg
+from qwen_edit_async.images.jpeg import CUT_SHORT, JpegError, check_header, check_jpeg
 from qwen_edit_async.images.png import PngCheck, PngError
 from qwen_edit_async.images.tiff import raw_format, read_directory, unreadable_kind, unusual_kind
 
 _BLOCK: Final = 192 * 1024
-_CUT_SHORT: Final = "it is cut short"
 _PNG_HEADER: Final = 33
 """The size in bytes of the signature and the first chunk."""
 
@@ -118,7 +117,7 @@ def _check_tiff(file: IO[bytes], size: int) -> Findings:
     head = file.read(16)
     tags = read_directory(file, size)
     if tags is None:
-        return Findings(_CUT_SHORT)
+        return Findings(CUT_SHORT)
     if raw := raw_format(head, tags):
         return Findings(
             unsupported=f"is a camera raw file ({raw} format): only its preview would be edited. Export it as a JPEG"
@@ -140,7 +139,7 @@ def _check_bmp(file: IO[bytes], size: int) -> Findings:
 
 
 def _cut_if(cut: bool) -> Findings:  # noqa: FBT001  # the only argument
-    return Findings(_CUT_SHORT if cut else "")
+    return Findings(CUT_SHORT if cut else "")
 
 
 _CHECKS: Final[Mapping[str, Callable[[IO[bytes], int], Findings]]] = {

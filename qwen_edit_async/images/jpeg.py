@@ -26,7 +26,7 @@ _SEGMENT: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 
 _RESTART: Final = re.compile(rb"\xff([\xd0-\xd7])")
 _RESTARTS: Final = bytes(range(0xD0, 0xD8))
-_CUT_SHORT: Final = "it is cut short"
+CUT_SHORT: Final = "it is cut short"
 _BAD_SEGMENTS: Final = "its segments are damaged"
 _BAD_PIXELS: Final = "its pixel data is damaged"
 _USUAL_BLOCK_BITS: Final = 24
@@ -142,7 +142,7 @@ class _Check:
         header = self._take(int.from_bytes(self._take(2)) - 2)
         frame = self._frame
         if frame is None or len(header) < 4 or len(header) < 4 + 2 * header[0]:  # noqa: PLR2004  # without components
-            raise JpegError(_CUT_SHORT if not header else _BAD_SEGMENTS)
+            raise JpegError(CUT_SHORT if not header else _BAD_SEGMENTS)
         scanned, first_coefficient = header[1 : 1 + 2 * header[0] : 2], header[-3]
         size, restarts = self._pixel_data()
         if not frame.height:  # told by a later segment (DNL), which few decoders know
@@ -173,14 +173,14 @@ class _Check:
             if found:
                 return size, b"".join(restarts)
             if not self._more():
-                raise JpegError(_CUT_SHORT)
+                raise JpegError(CUT_SHORT)
 
     def _marker(self) -> int:
         """Take the next marker, and the fill or stray bytes before it, as decoders do; return its second byte."""
         while not (found := _SEGMENT.search(self._data, self._at)):
             self._at = max(self._at, len(self._data) - self._data.endswith(b"\xff"))  # a marker may begin here
             if not self._more():
-                raise JpegError(_CUT_SHORT)
+                raise JpegError(CUT_SHORT)
         self._at = found.end()
         return found[0][1]
 
@@ -191,7 +191,7 @@ class _Check:
     def _take(self, size: int) -> bytes:
         while len(self._data) - self._at < size:
             if not self._more():
-                raise JpegError(_CUT_SHORT)
+                raise JpegError(CUT_SHORT)
         self._at += size
         return self._data[self._at - size : self._at]
 
