@@ -1,8 +1,7 @@
-"""Fetching result pictures: without the key, whole or not at all.
+"""Fetches result pictures: without the key, complete or not at all.
 
-Results lie on other hosts than the API, behind signed URLs that expire. A download streams, is checked while it streams
-(PNG signature, every chunk, the end), is repeated when it fails, and a URL that has expired is renewed by asking the
-task again, once.
+Results lie on other hosts than the API, behind signed URLs that expire. A download streams, and is then judged. It is
+repeated when it fails or is not a picture. A URL that has expired is renewed by asking the task again, once.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import os
 import secrets
 import socket
@@ -26,7 +26,8 @@ from qwen_edit_async.errors import DownloadError, QwenEditError
 from qwen_edit_async.http.api import USER_AGENT, OpenResponses
 from qwen_edit_async.http.hosts import MAX_SHOWN, ResultHosts, host_of, is_public, not_public
 from qwen_edit_async.http.options import Timeouts
-from qwen_edit_async.images.png import PngCheck, PngError
+from qwen_edit_async.images.kinds import MAX_PIXELS
+from qwen_edit_async.images.verdict import Verdict, judge
 from qwen_edit_async.log import log
 from qwen_edit_async.protocol.urls import resolve, to_url
 from qwen_edit_async.scheduling.retry import RetryPolicy
@@ -35,9 +36,6 @@ from qwen_edit_async.threads import Offloader
 
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """Largest result that is downloaded; 2048 x 2048 pixels of RGBA are 16 MiB uncompressed."""
-
-MAX_RESULT_PIXELS = 89_478_485
-"""Most pixels of a result: more is what Pillow, too, suspects of being a decompression bomb."""
 
 PART_NAME_CHARACTERS = 40
 """As much of a picture's name has the file that becomes it."""
@@ -117,64 +115,70 @@ class Downloader:
         self._trusting = self._guarded = None
 
     async def read(self, url: str, task_id: str, index: int) -> bytes:
-        """The picture's bytes.
+        """Download a picture into memory.
 
         Raises:
-            DownloadError: If it can't be had whole.
+            DownloadError: If no complete picture came.
         """
         content = bytearray()
 
-        async def receive(pieces: AsyncIterator[bytes]) -> None:
+        async def receive(pieces: AsyncIterator[bytes]) -> Verdict:
             content.clear()
             async for piece in pieces:
                 content.extend(piece)
+            return await self._offloader.run(judge, io.BytesIO(content), len(content))
 
-        await self._fetch(url, task_id, index, receive)
+        _tell_flaw(await self._fetch(url, task_id, index, receive), task_id, index)
         return bytes(content)
 
-    async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
-        """Write the picture to ``path``: there is the whole picture under that name, or what was there before.
+    async def save(self, url: str, task_id: str, index: int, path: Path) -> Path:
+        """Write a picture to ``path``, and make its folder. The name has the complete picture, or what it had before.
 
-        Its folder is made.
+        Returns:
+            The file's path: of the right ending, if the picture is not of the kind that the path's ending names.
 
         Raises:
-            DownloadError: If it can't be had whole.
+            DownloadError: If no complete picture came.
             OSError: If it can't be written.
         """
         part = await self._offloader.run(_PartFile, path)
         # The last piece is written with the end of the file: a small picture is all in it, and each call of a thread
         # costs more than the writing.
-        offset, last = 0, b""
+        offset, last, saved = 0, b"", path
 
-        async def receive(pieces: AsyncIterator[bytes]) -> None:
-            nonlocal offset, last
+        async def receive(pieces: AsyncIterator[bytes]) -> Verdict:
+            nonlocal offset, last, saved
             offset, last = 0, b""
             async for piece in pieces:
                 if last:
                     await self._offloader.run(part.write, offset, last)
                     offset += len(last)
                 last = piece
+            verdict, saved = await self._offloader.run(part.finish, offset, last)
+            return verdict
 
         with contextlib.ExitStack() as undo:
             undo.callback(self._offloader.run_soon, part.close)
-            await self._fetch(url, task_id, index, receive)
-            await self._offloader.run(part.commit, offset, last)
+            _tell_flaw(await self._fetch(url, task_id, index, receive), task_id, index)
             undo.pop_all()
+        return saved
 
     async def _fetch(
-        self, url: str, task_id: str, index: int, receive: Callable[[AsyncIterator[bytes]], Awaitable[None]]
-    ) -> None:
-        """Hand the checked pieces of a download to ``receive``, anew for each attempt."""
+        self, url: str, task_id: str, index: int, receive: Callable[[AsyncIterator[bytes]], Awaitable[Verdict]]
+    ) -> Verdict:
+        """Hand the pieces of a download to ``receive``, anew for each attempt, until it judges them a picture."""
         attempt, renewed = 0, False
         while True:
             try:
                 async with contextlib.aclosing(self._pieces(url)) as pieces:
-                    await receive(pieces)
+                    verdict = await receive(pieces)
+                if (refusal := _refusal(verdict)) is not None:
+                    raise refusal  # one way for an attempt to fail among others
             except _FetchError as error:
                 failure = error
             else:
                 self._counters.downloads += 1
-                return
+                return verdict
             if failure.expired and not renewed:
                 renewed = True
                 url = await self._renewed(task_id, index, failure)
@@ -198,7 +202,7 @@ class Downloader:
         return urls[index]
 
     async def _pieces(self, url: str) -> AsyncGenerator[bytes, None]:
-        """The body of one attempt in pieces of about 1 MiB; ends normally only if all of it is a whole PNG."""
+        """Yield the body of one attempt in pieces of about 1 MiB; end normally only if all of it came."""
         failure: BaseException
         target: URL | None = None
         try:
@@ -209,7 +213,7 @@ class Downloader:
                     if location is not None:
                         target, came_from = resolve(location, target), target
                         continue
-                    async with contextlib.aclosing(_checked(response, self._timeouts.reply)) as pieces:
+                    async with contextlib.aclosing(_body(response, self._timeouts.reply)) as pieces:
                         async for piece in pieces:
                             yield piece
                     return
@@ -240,10 +244,23 @@ class Downloader:
                 yield response
 
 
-async def _checked(response: aiohttp.ClientResponse, patience: float) -> AsyncGenerator[bytes, None]:
-    """The pieces of a response that is a whole PNG of a size that can be, and does not trickle in."""
+def _refusal(verdict: Verdict) -> _FetchError | None:
+    """Return why a download is not a picture of an acceptable size, if it isn't."""
+    width, height = verdict.sides
+    if width * height > MAX_PIXELS:
+        return _FetchError(f"it is {width}×{height}, which no edit gives", final=True)
+    return _FetchError(verdict.problem) if verdict.problem else None
+
+
+def _tell_flaw(verdict: Verdict, task_id: str, index: int) -> None:
+    if verdict.flaw:
+        log.warning("image %d of task %s %s; it is kept as it is", index, task_id, verdict.flaw)
+
+
+async def _body(response: aiohttp.ClientResponse, patience: float) -> AsyncGenerator[bytes, None]:
+    """Yield the pieces of a response of an acceptable size that does not trickle in."""
     _check_response(response)
-    check, piece, total = PngCheck(), bytearray(), 0
+    piece, total = bytearray(), 0
     loop = asyncio.get_running_loop()
     started_at = loop.time()
     while True:
@@ -252,22 +269,16 @@ async def _checked(response: aiohttp.ClientResponse, patience: float) -> AsyncGe
             data = await response.content.readany()
         if not data:
             break
-        check.feed(data)
         total += len(data)
         seconds = loop.time() - started_at
         if seconds > patience and total < seconds * _LEAST_BYTES_PER_SECOND:
             raise _FetchError(f"it came too slowly, {total} bytes in {seconds:.0f} s")
         if total > MAX_RESULT_BYTES:
             raise _FetchError(f"it has more than {MAX_RESULT_BYTES} bytes", final=True)
-        if check.width * check.height > MAX_RESULT_PIXELS:
-            raise _FetchError(f"it is {check.width}×{check.height}, which no edit gives", final=True)
         piece += data
         if len(piece) >= _PIECE_BYTES:
             yield bytes(piece)
             piece.clear()
-    check.finish()
-    if check.trailing:
-        raise PngError(f"{check.trailing} bytes follow its end")
     yield bytes(piece)
 
 
@@ -300,10 +311,10 @@ class _PartFile:
         self._target = target
         self._path = target.with_name(f".{target.name[:PART_NAME_CHARACTERS]}.{secrets.token_hex(4)}.part")
         try:
-            self._file = self._path.open("xb")
+            self._file = self._path.open("x+b")
         except FileNotFoundError:
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("xb")
+            self._file = self._path.open("x+b")
         self._lock = threading.Lock()
 
     def write(self, offset: int, piece: bytes) -> None:
@@ -312,16 +323,25 @@ class _PartFile:
             self._file.seek(offset)
             self._file.write(piece)
 
-    def commit(self, offset: int, piece: bytes) -> None:
-        """Write the last piece, drop what an earlier attempt left behind it, and give the file its name."""
+    def finish(self, offset: int, piece: bytes) -> tuple[Verdict, Path]:
+        """Write the last piece, drop what an earlier attempt left behind it, and judge the whole file.
+
+        An acceptable picture gets its name: with the ending that suits it, unless a file of that name exists.
+        """
         with self._lock:
             self._file.seek(offset)
             self._file.write(piece)
             self._file.truncate()
+            verdict = judge(self._file, offset + len(piece))
+            if _refusal(verdict) is not None:
+                return verdict, self._path
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            self._path.replace(self._target)
+            target = verdict.rename(self._target)
+            if target != self._target and target.exists():
+                target = self._target
+            return verdict, self._path.replace(target)
 
     def close(self) -> None:
         """Remove the file, unless it has its name."""
@@ -344,8 +364,6 @@ class _FetchError(Exception):
 def _failure_of(error: Exception, target: URL | None) -> _FetchError:
     """What an attempt failed with; ``target`` is what was asked."""
     match error:
-        case PngError():
-            return _FetchError(str(error))
         case ValueError():  # of aiohttp, and of what it parses URLs with
             return _FetchError("its URL is not valid", final=True)
         case RuntimeError():  # what aiohttp says then

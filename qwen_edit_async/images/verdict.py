@@ -46,14 +46,14 @@ class Verdict:
         endings: The endings of file names that suit the format, the usual one first.
         problem: Why the file is not a complete picture, in words; empty if it is one.
         flaw: What is unexpected about a complete picture, as the predicate of a sentence; empty if nothing is.
-        pixels: The number of pixels, if the check read it.
+        sides: Width and height in pixels; zeros if the check did not read them.
     """
 
     kind: str = ""
     endings: tuple[str, ...] = ()
     problem: str = ""
     flaw: str = ""
-    pixels: int = 0
+    sides: tuple[int, int] = (0, 0)
 
     def rename(self, path: Path) -> Path:
         """Return the path with an ending that suits the format, unless its ending is not that of a picture."""
@@ -89,7 +89,7 @@ def _judge_png(file: IO[bytes]) -> Verdict:
     flaw = f"is a damaged PNG file: {check.flaw}" if check.flaw else ""
     if check.trailing and not flaw:
         flaw = f"is a PNG file with {check.trailing} bytes after its end"
-    return Verdict("PNG", _ENDINGS["image/png"], flaw=flaw, pixels=check.width * check.height)
+    return Verdict("PNG", _ENDINGS["image/png"], flaw=flaw, sides=(check.width, check.height))
 
 
 def _judge_other(file: IO[bytes], size: int, media_type: str) -> Verdict:

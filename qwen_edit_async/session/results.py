@@ -40,8 +40,8 @@ class ResultStore(Protocol):
         """The picture's bytes."""
         ...
 
-    async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
-        """Write the picture to a file; its folder is made."""
+    async def save(self, url: str, task_id: str, index: int, path: Path) -> Path:
+        """Write the picture to a file, and return its path; its folder is made."""
         ...
 
     async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -56,7 +56,7 @@ class DetachedStore:
         """Raise :class:`SessionClosedError`."""
         raise _detached_error(task_id, index)
 
-    async def save(self, _: str, task_id: str, index: int, path: Path) -> None:  # noqa: ARG002  # the protocol's
+    async def save(self, _: str, task_id: str, index: int, path: Path) -> Path:  # noqa: ARG002  # the protocol's
         """Raise :class:`SessionClosedError`."""
         raise _detached_error(task_id, index)
 
@@ -93,10 +93,13 @@ class OutputImage:
     _previews: Previews = attrs.field(factory=Previews, repr=False, eq=False)
 
     async def read(self) -> bytes:
-        """Download the PNG file.
+        """Download the picture's file.
+
+        It is a PNG (contract, *Images*). A complete picture in another format is returned as well, with a warning in
+        the log.
 
         Raises:
-            DownloadError: If it can't be had whole.
+            DownloadError: If no complete picture came.
             SessionClosedError: If the session is closed.
         """
         content = await self._store.read(self.url, self.task_id, self.index)
@@ -104,17 +107,20 @@ class OutputImage:
         return content
 
     async def save(self, path: str | os.PathLike[str]) -> Path:
-        """Download the PNG file to ``path``; its folder is made. The name appears with the whole picture or not at all.
+        """Download the picture's file to ``path``, and make its folder. The name appears with the complete file.
+
+        Returns:
+            The file's path. If the picture is not a PNG, its ending is that of the picture's format, unless a file of
+            that name exists.
 
         Raises:
-            DownloadError: If it can't be had whole.
+            DownloadError: If no complete picture came.
             OSError: If it can't be written.
             SessionClosedError: If the session is closed.
         """
-        target = Path(path)
-        await self._store.save(self.url, self.task_id, self.index, target)
-        await self._remember(target)
-        return target
+        saved = await self._store.save(self.url, self.task_id, self.index, Path(path))
+        await self._remember(saved)
+        return saved
 
     async def open(self) -> Image:
         """Download the picture and decode it; needs the ``images`` extra.
@@ -249,6 +255,6 @@ def safe_stem(text: str) -> str:
 def _decode(content: bytes) -> Image:
     import PIL.Image  # noqa: PLC0415  # an extra
 
-    picture = PIL.Image.open(io.BytesIO(content), formats=["PNG"])
+    picture = PIL.Image.open(io.BytesIO(content), formats=["PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF"])
     picture.load()
     return picture

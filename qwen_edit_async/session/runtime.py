@@ -243,11 +243,11 @@ class Host:
         with self._engaging():
             return await self.downloader.read(url, task_id, index)
 
-    async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
-        """Download a result picture to a file; its folder is made."""
+    async def save(self, url: str, task_id: str, index: int, path: Path) -> Path:
+        """Download a result picture to a file, and return its path; its folder is made."""
         self.require_running()
         with self._engaging():
-            await self.downloader.save(url, task_id, index, path)
+            return await self.downloader.save(url, task_id, index, path)
 
     async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function off the event loop."""

@@ -22,7 +22,7 @@ def verdict(content: bytes) -> Verdict:
 
 
 def test_a_png_is_as_documented() -> None:
-    assert verdict(picture("PNG")) == Verdict("PNG", (".png",), pixels=8000)
+    assert verdict(picture("PNG")) == Verdict("PNG", (".png",), sides=(100, 80))
 
 
 @pytest.mark.parametrize(
