@@ -72,6 +72,21 @@ ImageInput: TypeAlias = (
 MAX_PIXELS: Final = 89_478_485
 """The most pixels of an image or a result. Pillow suspects a picture with more of being a decompression bomb."""
 
+_BRANDS: Final = {
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"),
+}
+_OTHER_STARTS: Final = {
+    b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
+    b"\xff\x4f\xff\x51": "JPEG2000",
+    b"\0\0\1\0": "ICO",
+    b"8BPS": "PSD",
+    b"DDS ": "DDS",
+    b"qoif": "QOI",
+    **{f"P{number}{space}".encode(): "PPM" for number in range(1, 8) for space in " \t\r\n"},
+}
+_PCX: Final = re.compile(rb"\n[\x00\x02-\x05]\x01[\x01\x02\x04\x08]")
+
 _DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.ASCII | re.IGNORECASE)
 _BASE64_TEXT = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
 _BARE_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64}", re.ASCII)
@@ -97,6 +112,15 @@ def sniff(head: bytes) -> str | None:
     if head.startswith(b"BM"):
         return "image/bmp"
     return None
+
+
+def sniff_other(head: bytes) -> str | None:
+    """Return the name of a picture format that only ``fit`` can make ready, as Pillow calls it; ``None`` for others."""
+    if head[4:8] == b"ftyp":
+        return _BRANDS.get(head[8:12])
+    if _PCX.match(head):
+        return "PCX"
+    return next((name for start, name in _OTHER_STARTS.items() if head.startswith(start)), None)
 
 
 def is_url(image: object) -> TypeGuard[str]:
@@ -192,9 +216,16 @@ def check_size(size: int, name: str, limit: int = MAX_IMAGE_BYTES) -> None:
 def check_format(head: bytes, name: str) -> str:
     """The media type of an image file that starts with ``head``; an unknown one is an error (contract, *Images*)."""
     media_type = sniff(head)
+    if media_type is None and (other := sniff_other(head)) is not None:
+        raise InvalidEditError(f"{name} {other_advice(other)}")
     if media_type is None:
         raise InvalidEditError(f"{name} is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image: it begins with {head[:8]!r}")
     return media_type
+
+
+def other_advice(kind: str) -> str:
+    """Return what to do about a picture format that the service does not take, as the predicate of a sentence."""
+    return f"is in {kind} format, which the service does not take: convert it, or let fit=True (--fit) do so"
 
 
 def base64_start(uri: str, name: str) -> int:

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, JpegImagePlugin
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, SAFE_IMAGE_BYTES
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.kinds import MAX_PIXELS, ArrayLike
+from qwen_edit_async.images.kinds import MAX_PIXELS, ArrayLike, sniff_other
 from qwen_edit_async.images.pixels import orientation, plain, shrunk, stored_orientation, to_srgb
 from qwen_edit_async.log import log
 
@@ -32,9 +32,6 @@ _PLUGINS: Final = {
     "image/webp": "WEBP",
     "image/gif": "GIF",
 }
-_OTHER_PLUGINS: Final = ("AVIF", "HEIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI")
-"""Formats that ``fit`` converts, as far as the installed Pillow reads them."""
-
 _UPRIGHT: Final = 1
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
@@ -155,8 +152,8 @@ def fit(file: IO[bytes], size: int, media_type: str | None, name: str, *, conver
     Raises:
         InvalidEditError: If it can't be decoded, or has too many pixels.
     """
-    plugins = _OTHER_PLUGINS if media_type is None else (_PLUGINS[media_type],)
     try:
+        plugins = _other_plugins(file, name) if media_type is None else (_PLUGINS[media_type],)
         with _open(file, plugins, name, fit=True) as image:
             small = size <= MAX_IMAGE_BYTES and max(image.size) <= RECOMMENDED_MAX_SIDE
             if media_type is not None and not convert and small and orientation(image) == _UPRIGHT:
@@ -183,7 +180,7 @@ def thumbnail(picture: Any, side: int, name: str) -> Encoded:
             elif isinstance(picture, ArrayLike):
                 image = _from_array(picture, name)
             else:
-                image = stack.enter_context(_open(picture, tuple(_PLUGINS.values()), name))
+                image = stack.enter_context(_open(picture, (*_PLUGINS.values(), "AVIF"), name))
                 image.draft(None, (2 * side, 2 * side))
             _check_pixels(image.size, name)
             small = plain(image, name).copy()  # a PIL image is the user's own
@@ -250,6 +247,22 @@ class _JpegFile(JpegImagePlugin.JpegImageFile):
 
     def _read_dpi_from_exif(self) -> None:
         pass
+
+
+def _other_plugins(file: IO[bytes], name: str) -> tuple[str, ...]:
+    """Return the plugin of a format that the service does not take."""
+    file.seek(0)
+    plugin = sniff_other(file.read(16))
+    if plugin is None:
+        raise InvalidEditError(f"{name} is not an image of a kind that can be read here")
+    if plugin == "HEIF" and plugin not in Image.OPEN:
+        try:
+            import pillow_heif  # noqa: PLC0415  # not needed but for this
+
+            pillow_heif.register_heif_opener()
+        except ImportError:
+            raise InvalidEditError(f"{name} is in HEIF format: pip install pillow-heif, or convert it") from None
+    return (plugin,)
 
 
 def _open(file: IO[bytes], plugins: tuple[str, ...], name: str, *, fit: bool = False) -> ImageFile.ImageFile:

@@ -12,7 +12,7 @@ import attrs
 
 from qwen_edit_async.images.integrity import find_damage
 from qwen_edit_async.images.jpeg import CUT_SHORT
-from qwen_edit_async.images.kinds import sniff
+from qwen_edit_async.images.kinds import sniff, sniff_other
 from qwen_edit_async.images.png import PngCheck, PngError
 
 _BLOCK: Final = 192 * 1024
@@ -20,9 +20,9 @@ _HEAD_BYTES: Final = 512
 _SHOWN_BYTES: Final = 8
 _BOX_HEAD: Final = 8
 _LONG_BOX_HEAD: Final = 16
-_BRANDS: Final = {
-    **dict.fromkeys((b"avif", b"avis"), ("AVIF", (".avif",))),
-    **dict.fromkeys((b"heic", b"heix", b"mif1", b"heif"), ("HEIF", (".heic", ".heif"))),
+_BOXED_ENDINGS: Final = {
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif"),
 }
 _ENDINGS: Final = {
     "image/png": (".png",),
@@ -71,8 +71,8 @@ def judge(file: IO[bytes], size: int) -> Verdict:
         return _judge_png(file)
     if media_type is not None:
         return _judge_other(file, size, media_type)
-    if head[4:8] == b"ftyp" and (known := _BRANDS.get(head[8:12])) is not None:
-        kind, endings = known
+    kind = sniff_other(head)
+    if kind is not None and (endings := _BOXED_ENDINGS.get(kind)) is not None:
         problem = "" if _boxes_end_at(file, size) else f"it is {_a(kind)} file that is cut short"
         return Verdict(kind, endings, problem, f"is {_a(kind)}, not a PNG")
     return Verdict(problem=_describe(head))

@@ -22,6 +22,7 @@ from qwen_edit_async.images.kinds import (
     is_data_uri,
     is_url,
     sniff,
+    sniff_other,
 )
 
 GIF = b"GIF89a" + bytes(20)
@@ -48,6 +49,21 @@ GIF = b"GIF89a" + bytes(20)
 )
 def test_a_format_is_recognised_by_content(head: bytes, media_type: str | None) -> None:
     assert sniff(head) == media_type
+
+
+@pytest.mark.parametrize("format_name", ["AVIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "DDS"])
+def test_a_format_that_only_fit_can_make_ready_is_named(format_name: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(file, format_name)
+    head = file.getvalue()[:16]
+    assert (sniff(head), sniff_other(head)) == (None, format_name)
+    with pytest.raises(InvalidEditError, match=f"image 1 is in {format_name} format, .* fit=True"):
+        check_format(head, "image 1")
+
+
+@pytest.mark.parametrize("head", [b"\n", b"P4ssword", b"\0\0\0\x18ftypmp42", b"<svg", b""])
+def test_other_files_are_no_pictures(head: bytes) -> None:
+    assert (sniff(head), sniff_other(head)) == (None, None)
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"])

@@ -14,13 +14,14 @@ import struct
 import sys
 import threading
 import tracemalloc
+import types
 import warnings
 import zlib
 
 import numpy as np
 import pytest
 from crossing import Crossing, at_once
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, SAFE_IMAGE_BYTES
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError
@@ -904,10 +905,23 @@ def test_fit_shrinks_the_longest_side_and_keeps_the_kind(format_name, sent) -> N
     assert change == f"image 1 was shrunk from 6400×3200 to 3072×1536, encoded as {sent}"
 
 
-@pytest.mark.parametrize("format_name", ["PPM", "ICO", "PCX", "AVIF"])
+def test_fit_reads_heif_with_pillow_heif(monkeypatch) -> None:
+    def register() -> None:
+        monkeypatch.setitem(Image.OPEN, "HEIF", (AvifImagePlugin.AvifImageFile, None))
+
+    data = encoded(Image.new("RGB", (256, 256), "teal"), "AVIF").replace(b"ftypavif", b"ftypheic", 1)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(InvalidEditError, match="image 1 is in HEIF format: pip install pillow-heif"):
+        prepare([data], fit=True)
+    monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register))
+    result, change, _ = fitted(data)
+    assert (result.size, change) == ((256, 256), "image 1 was encoded as JPEG")
+
+
+@pytest.mark.parametrize("format_name", ["PPM", "ICO", "PCX", "AVIF", "QOI", "DDS"])
 def test_fit_encodes_a_format_that_the_service_does_not_take(format_name) -> None:
     result, change, _ = fitted(encoded(Image.new("RGB", (256, 256), "teal"), format_name))
-    expected = "JPEG" if format_name == "AVIF" else "PNG"
+    expected = "JPEG" if format_name in {"AVIF", "HEIF"} else "PNG"
     assert (result.format, result.size) == (expected, (256, 256))
     assert change == f"image 1 was encoded as {expected}"
 
