@@ -225,7 +225,7 @@ def check_format(head: bytes, name: str) -> str:
 
 def other_advice(kind: str) -> str:
     """Return what to do about a picture format that the service does not take, as the predicate of a sentence."""
-    return f"is in {kind} format, which the service does not take: convert it, or let fit=True (--fit) do so"
+    return f"is in {kind} format, which the service does not take: convert it, or let the session do so with fit=True"
 
 
 def base64_start(uri: str, name: str) -> int:

@@ -112,6 +112,23 @@ async def test_pictures_that_are_cut_short_are_problems(photos, out, fit):
     ]
 
 
+@pytest.mark.parametrize("what", ["folder", "pattern", "picture"])
+async def test_pictures_that_only_fit_can_make_ready_are_edited_with_it_and_listed_without(photos, out, what):
+    odd = photos / "odd.jpg"
+    Image.new("RGB", (400, 400)).save(odd, "AVIF")
+    batch = EditBatch(
+        {"folder": photos, "pattern": str(photos / "*.jpg"), "picture": odd}[what], out, instruction="snow"
+    )
+    fitting, plain = await batch.plan(fit=True), await batch.plan()
+    assert fitting.problem_count == 0
+    assert plain.submit == fitting.submit - 1
+    ((where, problem),) = problems(plain)
+    assert (where, problem) == (
+        str(odd),
+        "is in AVIF format, which the service does not take: convert it, or let the session do so with fit=True",
+    )
+
+
 async def test_a_file_that_can_not_be_read_or_is_too_large_is_a_problem(photos, out, monkeypatch):
     requests = [EditRequest(photos / "a.png", "snow")]
     monkeypatch.setattr("qwen_edit_async.batch.survey.open", _refuse, raising=False)
