@@ -1,7 +1,8 @@
-"""What can be an input image, and what can be told about it without reading a file.
+"""Recognises what can be an input image, and refuses what can't, without reading a file.
 
-The kinds: a path, an http(s) URL, a data URI, bytes, a binary file object (or something whose ``open()`` gives one), a
-PIL image, an array. Formats are recognised by content, never by name (contract: JPG, JPEG, PNG, BMP, TIFF, WEBP, GIF).
+The kinds are a path, an http(s) URL, a data URI, bytes, a binary file object (or an object whose ``open()`` returns
+one), a PIL image and an array. Formats are recognised by content, never by name (contract: JPG, JPEG, PNG, BMP, TIFF,
+WEBP, GIF).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from qwen_edit_async.errors import InvalidEditError
 
 @runtime_checkable
 class BinaryReader(Protocol):
-    """An object to read bytes from, such as an open binary file."""
+    """An object that bytes are read from, such as an open binary file."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Read up to ``size`` bytes, all of them by default."""
@@ -29,7 +30,7 @@ class BinaryReader(Protocol):
 
 @runtime_checkable
 class Openable(Protocol):
-    """An object whose ``open("rb")`` gives a binary file, such as a remote path."""
+    """An object whose ``open("rb")`` returns a binary file, such as a remote path."""
 
     def open(self, mode: str = "rb", /) -> Any:
         """Open the file."""
@@ -42,13 +43,13 @@ class ArrayLike(Protocol):
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        """The array's shape, type and memory."""
+        """The shape, type and memory of the array."""
         ...
 
 
 @runtime_checkable
 class PillowImage(Protocol):
-    """As much of ``PIL.Image.Image`` as is needed to recognise one without importing Pillow."""
+    """The part of ``PIL.Image.Image`` that tells one without importing Pillow."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -56,7 +57,7 @@ class PillowImage(Protocol):
         ...
 
     def tobytes(self) -> bytes:
-        """The raw pixels."""
+        """Return the raw pixels."""
         ...
 
     def save(self, fp: Any, /) -> None:
@@ -98,7 +99,7 @@ _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def sniff(head: bytes) -> str | None:
-    """The media type that a file's first 12 or more bytes speak of, ``None`` for one that the service does not take."""
+    """Return the media type that a file's first 12 or more bytes show; ``None`` if the service does not take it."""
     if head.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -124,34 +125,34 @@ def sniff_other(head: bytes) -> str | None:
 
 
 def is_url(image: object) -> TypeGuard[str]:
-    """Whether the image is an http(s) URL, which the service fetches by itself."""
+    """Return whether the image is an http(s) URL, which the service fetches itself."""
     return isinstance(image, str) and image[:8].lower().startswith(("http://", "https://"))
 
 
 def is_data_uri(image: object) -> bool:
-    """Whether the image is a data URI."""
+    """Return whether the image is a data URI."""
     return isinstance(image, str) and image[:5].lower() == "data:"
 
 
 def is_bare_base64(image: object) -> bool:
-    """Whether the image is Base64 text without the beginning of a data URI: an image's, or longer than any path."""
+    """Return whether the image is Base64 text without the start of a data URI: of an image, or longer than any path."""
     if not isinstance(image, str) or not _BARE_BASE64.match(image):
         return False
     return len(image) > _LONGEST_PATH or sniff(base64.urlsafe_b64decode(image[:_BASE64_HEAD])) is not None
 
 
 def as_image_tuple(images: object) -> tuple[Any, ...]:
-    """One image, or a sequence of images, as a tuple; nothing is checked yet."""
+    """Return one image, or a sequence of images, as a tuple; nothing is checked yet."""
     if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
         return tuple(map(unwrapped, images))
     return (unwrapped(images),)
 
 
 def unwrapped(image: Any) -> Any:
-    """The image in a cell of Hugging Face's datasets, or the file in an upload; anything else as it is.
+    """Return the image in a cell of Hugging Face's datasets, or the file in an upload; anything else as it is.
 
-    Such a cell is ``{"bytes": …, "path": …}``, of which one may be ``None``. An upload, or a temporary file, has a
-    binary file as ``file`` or ``stream``.
+    Such a cell is ``{"bytes": …, "path": …}``, and one of the two may be ``None``. An upload, or a temporary file, has
+    a binary file as ``file`` or ``stream``.
     """
     if isinstance(image, Mapping) and image and image.keys() <= _CELL_NAMES:
         return image["bytes"] if image.get("bytes") is not None else image.get("path")
@@ -164,7 +165,7 @@ def unwrapped(image: Any) -> Any:
 
 
 def image_name(image: object, position: int) -> str:
-    """What to call an image in messages: its position, from 1, and its file's name if it has one."""
+    """Return the name of an image in messages: its position, from 1, and its file's name if it has one."""
     source = image if isinstance(image, str | os.PathLike) else getattr(image, "name", getattr(image, "filename", ""))
     if (
         is_url(image)
@@ -178,13 +179,13 @@ def image_name(image: object, position: int) -> str:
 
 
 def check_image(image: object, name: str) -> None:
-    """Refuse what is certainly no image, as far as that shows at once and re-encoding could not mend it.
+    """Refuse an object that is certainly not an image, if that shows without reading a file.
 
     Formats and file sizes are checked when the edit is prepared.
 
     Raises:
-        InvalidEditError: For an unknown kind, a URL that is not http(s), a broken data URI, no bytes, a PIL image or an
-            array of a shape or type that is no picture.
+        InvalidEditError: For an unknown kind, a URL that is not http(s), a broken data URI, no bytes, or a PIL image or
+            an array whose shape or type is not that of a picture.
     """
     if isinstance(image, str):
         _check_text(image, name)
@@ -214,7 +215,7 @@ def check_size(size: int, name: str, limit: int = MAX_IMAGE_BYTES) -> None:
 
 
 def check_format(head: bytes, name: str) -> str:
-    """The media type of an image file that starts with ``head``; an unknown one is an error (contract, *Images*)."""
+    """Return the media type of an image file that starts with ``head``, or refuse it (contract, *Images*)."""
     media_type = sniff(head)
     if media_type is None and (other := sniff_other(head)) is not None:
         raise InvalidEditError(f"{name} {other_advice(other)}")
@@ -229,7 +230,7 @@ def other_advice(kind: str) -> str:
 
 
 def base64_start(uri: str, name: str) -> int:
-    """Where a data URI's Base64 text begins; only the beginning of that text is checked, since it can be long."""
+    """Return where a data URI's Base64 text begins. Only the start of that text is checked, because it can be long."""
     match = _DATA_URI.match(uri, 0, min(len(uri), 200))
     if match is None or not match[2].lower().endswith(";base64"):
         raise InvalidEditError(f"{name} is a data URI that is not of the form data:image/png;base64,…")

@@ -75,7 +75,7 @@ def _detached_error(task_id: str, index: int) -> SessionClosedError:
 
 @attrs.frozen(kw_only=True)
 class OutputImage:
-    """One result picture: a PNG (contract, *Images*), fetched when it is asked for.
+    """One result picture, fetched when it is asked for: a PNG (contract, *Images*), or whatever picture came instead.
 
     Its URL expires: the documentation of such services says 24 hours. An expired one is renewed by asking the task
     again. It can be pickled and deep-copied, but the copy has no session: ``session.attach(task_id)`` finds it again.
@@ -200,6 +200,8 @@ class EditResult:
 
     async def save(self, directory: str | os.PathLike[str], *, stem: str | None = None) -> tuple[Path, ...]:
         """Download all pictures into a folder, which is made, as ``{stem}-{index}.png``.
+
+        A picture in another format gets the ending of that format, as in :meth:`OutputImage.save`.
 
         Args:
             directory: The folder.

@@ -233,6 +233,20 @@ async def test_pictures_beyond_those_asked_for_replace_no_file(out, caplog):
     assert "a task made 2 pictures instead of 1" in caplog.text
 
 
+@pytest.mark.may_block("the test looks at the files")
+async def test_results_of_other_formats_are_saved_under_their_endings_and_left_by_the_next_run(requests, out):
+    content = encode(Image.new("RGB", (64, 64), "teal"), "JPEG")
+    async with service(Fault.wrong_download(content, "image/png").on("download")) as (emulator, session):
+        report = await EditBatch(requests(2), out).run(session)
+        again = await EditBatch(requests(2), out).run(session)
+        assert (report.saved, again.saved, emulator.statistics().downloads) == (2, 2, 2)
+    names = {path.name for path in out.iterdir() if path.suffix == ".jpg"}
+    assert len(names) == 2
+    assert all((out / name).read_bytes() == content for name in names)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in names)
+
+
 async def test_expired_urls_of_an_earlier_run_are_renewed(requests, out, leap):
     async with service(Fault.status(500).on("download").times(2), result_lifetime=60.0) as (emulator, session):
         await EditBatch(requests(2), out).run(session)
