@@ -75,10 +75,6 @@ class _HashedFile(io.RawIOBase):
         """Go to a position."""
         return self._file.seek(offset, whence)
 
-    def tell(self) -> int:
-        """Return the position."""
-        return self._file.tell()
-
     def hexdigest(self) -> str:
         """Read what is left, and return the hash of the whole content."""
         self._catch_up(None)

@@ -139,10 +139,10 @@ class _Check:
 
     def _scan(self) -> bool:
         """Read a scan; return whether it has suspiciously little data."""
-        header = self._take(int.from_bytes(self._take(2)) - 2)
+        header = self._take(max(2, int.from_bytes(self._take(2))) - 2)
         frame = self._frame
-        if frame is None or len(header) < 4 or len(header) < 4 + 2 * header[0]:  # noqa: PLR2004  # without components
-            raise JpegError(CUT_SHORT if not header else _BAD_SEGMENTS)
+        if frame is None or not header or len(header) < 4 + 2 * header[0]:
+            raise JpegError(_BAD_SEGMENTS)
         scanned, first_coefficient = header[1 : 1 + 2 * header[0] : 2], header[-3]
         size, restarts = self._pixel_data()
         if not frame.height:  # told by a later segment (DNL), which few decoders know

@@ -283,6 +283,13 @@ def test_a_scan_of_unknown_components_is_damage(change) -> None:
     assert damage(data[:frame] + data[frame:].replace(*change, 1)) == "its segments are damaged"
 
 
+@pytest.mark.parametrize("header", [b"\0\0", b"\0\2", b"\0\3\1", b"\0\x08\3\1\0\2\x11\3"])
+def test_a_scan_with_a_short_header_is_damage(header) -> None:
+    data = jpeg()
+    scan = data.index(SCAN)
+    assert damage(data[: scan + 2] + header + data[scan_of(data) :]) == "its segments are damaged"
+
+
 @pytest.mark.parametrize("marker", [b"\xff\xd8", b"\xff\xd9"])
 def test_a_jpeg_that_begins_or_ends_within_its_header_is_damaged(marker) -> None:
     data = jpeg()

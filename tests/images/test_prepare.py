@@ -876,6 +876,13 @@ def test_an_image_of_several_pages_or_frames_is_noted(format_name, fit) -> None:
     assert upload.notes == ("image 1 has several pages or frames: only the first is edited",)
 
 
+def test_a_damaged_list_of_pictures_is_ignored() -> None:
+    data = encoded(photo(), "JPEG")
+    data = data[:2] + b"\xff\xe2\0\x10MPF\0II*\0\x08\0\0\0\0\0" + data[2:]
+    (upload,) = prepare([data])
+    assert (contents((upload,)), upload.notes) == ([data], ())
+
+
 def test_an_image_of_several_pages_that_is_converted_is_noted_as_well() -> None:
     data = encoded(Image.new("L", (3100, 400)), "TIFF", save_all=True, append_images=[noise(400, 400)])
     (upload,) = prepare([data], fit=True)

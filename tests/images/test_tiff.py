@@ -119,6 +119,14 @@ def test_a_tiff_that_decoders_misread_is_refused(name, fit) -> None:
         prepare([UNREADABLE[name]], fit=fit)
 
 
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_tiff_of_a_kind_that_pillow_does_not_know_is_refused_in_plain_words(fit) -> None:
+    with pytest.raises(
+        InvalidEditError, match=r"^image 1 is a kind of TIFF that can't be read here: convert it to PNG$"
+    ):
+        prepare([tiff((262, SHORT, 9))], fit=fit)
+
+
 @pytest.mark.parametrize(
     "data",
     [
