@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, TypeVar
+
+T = TypeVar("T")
 
 PART_NAME_CHARACTERS = 40
 """The number of characters of the final name that the name of a part file repeats."""
@@ -24,10 +28,10 @@ class PartFile:
         self._target = target
         self._path = target.with_name(f".{target.name[:PART_NAME_CHARACTERS]}.{secrets.token_hex(4)}.part")
         try:
-            self._file = self._path.open("xb")
+            self._file = self._path.open("x+b")
         except FileNotFoundError:
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("xb")
+            self._file = self._path.open("x+b")
         self._lock = threading.Lock()
 
     def write(self, offset: int, piece: bytes) -> None:
@@ -36,16 +40,23 @@ class PartFile:
             self._file.seek(offset)
             self._file.write(piece)
 
-    def commit(self, offset: int, piece: bytes) -> None:
-        """Write the last piece, cut off anything behind it, and move the file to its final name."""
+    def finish(self, offset: int, piece: bytes, inspect: Callable[[IO[bytes], int], T]) -> T:
+        """Write the last piece, cut off anything behind it, and inspect the complete file with its size."""
         with self._lock:
             self._file.seek(offset)
             self._file.write(piece)
             self._file.truncate()
+            return inspect(self._file, offset + len(piece))
+
+    def commit(self, target: Path) -> Path:
+        """Move the file to its final name, and return it. Another name than the planned one replaces no file."""
+        with self._lock:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            self._path.replace(self._target)
+            if target != self._target and target.exists():
+                target = self._target
+            return self._path.replace(target)
 
     def close(self) -> None:
         """Remove the file, unless it has its final name."""

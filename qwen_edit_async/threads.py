@@ -39,7 +39,7 @@ class Offloader:
         """Call ``func`` on a thread and wait for its result.
 
         Cancelling ends the wait at once. A call that has not begun never begins. If the call has begun, its later
-        result is closed if it has a ``close()``, and its exception is dropped.
+        result is closed if it, or each item of a tuple, has a ``close()``. Its exception is dropped.
 
         Raises:
             SessionClosedError: The offloader is closed.
@@ -104,6 +104,7 @@ class _Call(Generic[T]):
 
 
 def _close(result: Any) -> None:
-    close = getattr(result, "close", None)
-    if callable(close):
-        close()
+    for each in result if isinstance(result, tuple) else (result,):
+        close = getattr(each, "close", None)
+        if callable(close):
+            close()

@@ -112,8 +112,9 @@ def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 def pictures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every result is there as soon as it is asked for."""
 
-    async def save(_: Downloader, url: str, task_id: str, index: int, path: Path) -> None:
+    async def save(_: Downloader, url: str, task_id: str, index: int, path: Path) -> Path:
         path.write_bytes(b"\0\0\0\0IEND\xae\x42\x60\x82")  # noqa: ASYNC240  # a few bytes
+        return path
 
     monkeypatch.setattr(Downloader, "save", save)
 

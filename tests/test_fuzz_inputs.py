@@ -43,7 +43,7 @@ def damaged_pictures(draw) -> bytes:
 @given(damaged_pictures() | st.binary(min_size=1), st.booleans())
 def test_any_bytes_are_an_image_or_no_edit(content, fit):
     try:
-        prepare(EditRequest([content], "make it snow"), fit=fit).close()
+        prepare([content], fit=fit)
     except InvalidEditError as error:
         assert str(error)  # noqa: PT017  # either way is right
 
@@ -98,7 +98,7 @@ def test_any_object_is_known_by_its_content_or_no_edit(image):
     try:
         request = EditRequest([image], "make it snow")
         assert read_content(request).key
-        prepare(request).close()
+        prepare(request.images)[0].close()
     except InvalidEditError as error:
         assert str(error)  # noqa: PT017  # either way is right
 

@@ -221,8 +221,8 @@ def test_the_session_and_its_parts_do_not_show_the_key():
 @pytest.mark.virtual_clock
 @pytest.mark.parametrize("end", ["accepted", "refused", "cancelled"])
 async def test_the_temporary_file_of_an_image_is_closed_once_it_was_submitted(end, monkeypatch):
-    def watched(request, *, fit):
-        prepared.append(prepare(request, fit=fit))
+    def watched(images, *, fit):
+        prepared.append(prepare(images, fit=fit))
         return prepared[-1]
 
     prepared = []
@@ -234,10 +234,10 @@ async def test_the_temporary_file_of_an_image_is_closed_once_it_was_submitted(en
     async with MemorySession(MemoryService(on_submission=in_order(answers[end]))) as session:
         edit = asyncio.create_task(session.submit(stream, "snow"))
         await asyncio.sleep(1)
-        assert prepared[0].images[0].file.closed == (end != "cancelled")
+        assert prepared[0][0].file.closed == (end != "cancelled")
         edit.cancel()
         await asyncio.wait([edit])
-        assert prepared[0].images[0].file.closed
+        assert prepared[0][0].file.closed
     outcome = "cancelled" if edit.cancelled() else "refused" if isinstance(edit.exception(), BadRequestError) else None
     assert (outcome or "accepted") == end
 

@@ -271,13 +271,13 @@ def test_an_array_that_does_not_say_what_it_is_is_refused(interface):
     class Array:
         __array_interface__ = interface
 
-    with pytest.raises(InvalidEditError, match="no whole array"):
+    with pytest.raises(InvalidEditError, match="not a complete array"):
         EditRequest(Array(), "snow")
 
 
 @pytest.mark.parametrize("url", ["http://h:abc/x", "http://h:99999/x", "http://h/\0", "http://h/a b"])
 def test_a_url_that_makes_no_sense_is_refused(url):
-    with pytest.raises(InvalidEditError, match="no valid URL"):
+    with pytest.raises(InvalidEditError, match="not a valid URL"):
         EditRequest(url, "snow")
 
 

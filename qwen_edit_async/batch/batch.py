@@ -243,7 +243,7 @@ class EditBatch:
         if not self._input.repeatable:
             raise ConfigurationError(f"a plan {_NEEDS_REPEATABLE}")
         each = to_money(price, "price")
-        return attrs.evolve(await self._survey(self._input.anew(), fit=fit), price=each)
+        return attrs.evolve(await self._survey(self._input.anew(fit=fit), fit=fit), price=each)
 
     async def run(self, session: EditSession, *, on_plan: Callable[[BatchPlan], None] | None = None) -> BatchReport:
         """Do all that is still to be done.
@@ -286,7 +286,7 @@ class EditBatch:
         started_at = loop.time()
         self._around = self._report = None
         self._publishing = False
-        given = self._input.anew()
+        given = self._input.anew(fit=session._fit)  # noqa: SLF001  # our own
         if given.described or self._strict:
             plan = await self._survey(given, fit=session._fit)  # noqa: SLF001  # our own
             self._total = plan.rows

@@ -18,13 +18,15 @@ from qwen_edit_async.batch.sources import unsigned
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.files import PART_NAME_CHARACTERS
 from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url
-from qwen_edit_async.images.prepare import check_regular, local_path, opened, read_piece
+from qwen_edit_async.images.source import check_regular, local_path, opened, read_piece
 from qwen_edit_async.images.turns import turn_at
 from qwen_edit_async.models import EditRequest
 
 _PIECE_BYTES: Final = 1024 * 1024
 _PART_NAME: Final = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part", re.DOTALL)
 _PNG_END: Final = b"\0\0\0\0IEND\xae\x42\x60\x82"
+_TAIL_BYTES: Final = 4096
+"""The end of a PNG file is looked for here, because results with a few more bytes are kept."""
 
 
 @attrs.frozen
@@ -101,7 +103,7 @@ def sweep(folder: Path, names: Iterable[str]) -> None:
 
 
 def are_whole(folder: Path, files: Sequence[tuple[str, int]]) -> bool:
-    """Whether all saved pictures are there, of their sizes, and end as a PNG does."""
+    """Whether all saved pictures are there, of their sizes, and, if they are PNG files, with the end of one."""
     try:
         return bool(files) and all(_ends_well(folder / name, size) for name, size in files)
     except OSError:
@@ -111,8 +113,8 @@ def are_whole(folder: Path, files: Sequence[tuple[str, int]]) -> bool:
 def _ends_well(path: Path, size: int) -> bool:
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - len(_PNG_END)))
-        return end == size and file.read() == _PNG_END
+        file.seek(max(0, end - _TAIL_BYTES))
+        return end == size and (path.suffix != ".png" or _PNG_END in file.read())
 
 
 def _located(image: Any, folder: str) -> Any:

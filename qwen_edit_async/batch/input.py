@@ -52,6 +52,7 @@ class BatchInput:
         recursive: Whether a folder's folders are looked into.
         targets: Where the results go, which is no input.
         folder: Where relative paths are, in whatever folder the process works later.
+        fit: Whether pictures in formats that the service does not take are converted, and so are edits.
     """
 
     source: BatchSource
@@ -59,6 +60,7 @@ class BatchInput:
     recursive: bool
     targets: Targets
     folder: str
+    fit: bool = False
     _crowded: set[str] = attrs.field(factory=set)
     _settled: dict[str, str] = attrs.field(factory=dict)
     _count: int = 0
@@ -95,10 +97,10 @@ class BatchInput:
         """Whether it can be read twice."""
         return self.described or (isinstance(self.source, Iterable) and iter(self.source) is not self.source)
 
-    def anew(self) -> BatchInput:
+    def anew(self, *, fit: bool) -> BatchInput:
         """Return the same input for another plan or run, which knows nothing of this one's."""
         targets = Targets(self.targets.folder, self.targets.overwrite)
-        return BatchInput(self.source, self.defaults, self.recursive, targets, self.folder)
+        return BatchInput(self.source, self.defaults, self.recursive, targets, self.folder, fit)
 
     def survey(self, note: Callable[[str], None], known: Known) -> Iterator[SourceItem]:
         """Each item, with its key; a later :meth:`feed` gives the same ones. Blocking.
@@ -184,6 +186,7 @@ class BatchInput:
             recursive=self.recursive,
             exclude=self.targets.folder,
             journal=JOURNAL_NAME,
+            fit=self.fit,
             note=note,
         )
 

@@ -20,7 +20,7 @@ from qwen_edit_async.batch.sources import SourceItem, folded
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.integrity import find_cut
 from qwen_edit_async.images.kinds import check_format, check_size, image_name, is_data_uri, is_url, sniff
-from qwen_edit_async.images.prepare import check_regular, local_path
+from qwen_edit_async.images.source import check_regular, local_path
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.session.results import safe_stem
 
@@ -206,12 +206,12 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
             head = file.read(_HEAD_BYTES)
             media_type = sniff(head)
-            damage = None if media_type is None else find_cut(file, size, media_type)
+            problem = "" if media_type is None else find_cut(file, size, media_type).problem(media_type, fit=fit)
     except OSError as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
         raise InvalidEditError(f"{name} {reason}") from None
     if not fit:
         check_size(size, name)
         check_format(head, name)
-    if media_type is not None and damage is not None:
-        raise InvalidEditError(f"{name} is no whole {media_type.removeprefix('image/').upper()} file: {damage}")
+    if problem:
+        raise InvalidEditError(f"{name} {problem}")

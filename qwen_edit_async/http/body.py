@@ -16,7 +16,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 
 from qwen_edit_async.errors import APIConnectionError, APITimeoutError, QwenEditError
-from qwen_edit_async.images.encode import SendableImage
+from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.threads import Offloader
 
 _GATHERED_BYTES: Final = 64 * 1024
@@ -48,7 +48,7 @@ class JSONBody(Payload):
     _autoclose = True
 
     def __init__(
-        self, parts: Sequence[bytes], images: Sequence[SendableImage], offloader: Offloader, *, stall_timeout: float
+        self, parts: Sequence[bytes], images: Sequence[Upload], offloader: Offloader, *, stall_timeout: float
     ) -> None:
         if len(parts) != len(images) + 1:
             raise ValueError(f"{len(parts)} parts do not enclose {len(images)} images")
@@ -159,14 +159,14 @@ class JSONBody(Payload):
             request_sent=self.sent_whole,
         )
 
-    def _pieces(self) -> Iterator[bytes | tuple[SendableImage, int]]:
+    def _pieces(self) -> Iterator[bytes | tuple[Upload, int]]:
         """Text that is there, and chunks of images that are still to be made."""
         yield self._parts[0]
         for image, part in zip(self._images, self._parts[1:], strict=True):
             yield from ((image, index) for index in range(image.chunks))
             yield part
 
-    async def _make(self, image: SendableImage, index: int) -> bytes:
+    async def _make(self, image: Upload, index: int) -> bytes:
         if not image.in_memory:
             return await self._offloader.run(image.chunk, index)
         if index:  # a fast connection never makes us wait, so that this is what lets others run

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from random import Random
@@ -16,6 +17,8 @@ from qwen_edit_async.files import PartFile
 from qwen_edit_async.http.fetcher import Fetcher, FetchError
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.http.options import Timeouts
+from qwen_edit_async.images.kinds import MAX_PIXELS
+from qwen_edit_async.images.verdict import Verdict, judge
 from qwen_edit_async.log import log
 from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.statistics import SessionStatistics
@@ -71,56 +74,65 @@ class Downloader:
         """
         content = bytearray()
 
-        async def receive(pieces: AsyncIterator[bytes]) -> None:
+        async def receive(pieces: AsyncIterator[bytes]) -> Verdict:
             content.clear()
             async for piece in pieces:
                 content.extend(piece)
+            return await self._offloader.run(judge, io.BytesIO(content), len(content))
 
-        await self._fetch(url, task_id, index, receive)
+        _log_flaw(await self._fetch(url, task_id, index, receive), task_id, index)
         return bytes(content)
 
-    async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
+    async def save(self, url: str, task_id: str, index: int, path: Path) -> Path:
         """Download a picture to ``path``, and create the folder if needed.
 
         A failure leaves an earlier file of that name unchanged.
+
+        Returns:
+            The path of the file. Its ending is that of the picture's format, even if ``path`` has another one.
 
         Raises:
             DownloadError: The complete picture can't be downloaded.
             OSError: The picture can't be written.
         """
         part = await self._offloader.run(PartFile, path)
-        # commit() writes the last piece, because a call to a thread costs more than writing a small picture.
-        offset, last = 0, b""
+        # The last piece is written with the end of the file: a call to a thread costs more than a small picture's bytes.
+        offset, last, saved = 0, b"", path
 
-        async def receive(pieces: AsyncIterator[bytes]) -> None:
-            nonlocal offset, last
+        async def receive(pieces: AsyncIterator[bytes]) -> Verdict:
+            nonlocal offset, last, saved
             offset, last = 0, b""
             async for piece in pieces:
                 if last:
                     await self._offloader.run(part.write, offset, last)
                     offset += len(last)
                 last = piece
+            verdict, saved = await self._offloader.run(_finish, part, offset, last, path)
+            return verdict
 
         with contextlib.ExitStack() as undo:
             undo.callback(self._offloader.run_soon, part.close)
-            await self._fetch(url, task_id, index, receive)
-            await self._offloader.run(part.commit, offset, last)
+            verdict = await self._fetch(url, task_id, index, receive)
             undo.pop_all()
+        _log_flaw(verdict, task_id, index)
+        return saved
 
     async def _fetch(
-        self, url: str, task_id: str, index: int, receive: Callable[[AsyncIterator[bytes]], Awaitable[None]]
-    ) -> None:
-        """Call ``receive`` with the checked pieces of a download, once for each attempt."""
+        self, url: str, task_id: str, index: int, receive: Callable[[AsyncIterator[bytes]], Awaitable[Verdict]]
+    ) -> Verdict:
+        """Call ``receive`` with the pieces of a download, once for each attempt, until it judges them a picture."""
         attempt, renewed = 0, False
         while True:
             try:
                 async with contextlib.aclosing(self._fetcher.pieces(url)) as pieces:
-                    await receive(pieces)
+                    verdict = await receive(pieces)
+                if (refusal := _refusal(verdict)) is not None:
+                    raise refusal  # one way for an attempt to fail among others
             except FetchError as error:
                 failure = error
             else:
                 self._counters.downloads += 1
-                return
+                return verdict
             if failure.expired and not renewed:
                 renewed = True
                 url = await self._renewed(task_id, index, failure)
@@ -140,6 +152,25 @@ class Downloader:
             raise _download_error(task_id, index, failure)
         self._counters.renewals += 1
         return urls[index]
+
+
+def _finish(part: PartFile, offset: int, piece: bytes, path: Path) -> tuple[Verdict, Path]:
+    """Write the last piece and judge the file. A picture gets its name, with the ending of its format."""
+    verdict = part.finish(offset, piece, judge)
+    return verdict, path if _refusal(verdict) is not None else part.commit(verdict.rename(path))
+
+
+def _refusal(verdict: Verdict) -> FetchError | None:
+    """Return why a download is not a picture of a plausible size, or ``None``."""
+    width, height = verdict.sides
+    if width * height > MAX_PIXELS:
+        return FetchError(f"it is {width}×{height} pixels, more than any edit gives", final=True)
+    return FetchError(verdict.problem) if verdict.problem else None
+
+
+def _log_flaw(verdict: Verdict, task_id: str, index: int) -> None:
+    if verdict.flaw:
+        log.warning("image %d of task %s %s; it is kept as it is", index, task_id, verdict.flaw)
 
 
 def _download_error(task_id: str, index: int, failure: FetchError) -> DownloadError:

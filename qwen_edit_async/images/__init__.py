@@ -1,1 +1,1 @@
-"""What can be edited: kinds of images, their checks, and how they become text."""
+"""What can be edited: the kinds of images, their checks, and how they become text."""

@@ -1,148 +1,152 @@
-"""Is an image file whole? What its structure tells without decoding a pixel, and without Pillow."""
+"""Checks whether an image file is complete, without decoding a pixel and without Pillow. Blocking."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import IO, Final
 
+import attrs
+
+from qwen_edit_async.images.jpeg import CUT_SHORT, JpegError, check_header, check_jpeg
 from qwen_edit_async.images.png import PngCheck, PngError
+from qwen_edit_async.images.tiff import raw_format, read_directory, unreadable_kind, unusual_kind
 
 _BLOCK: Final = 192 * 1024
-_CUT_SHORT: Final = "it is cut short"
 _PNG_HEADER: Final = 33
-"""Signature and first chunk, in bytes."""
-_SOS, _EOI = 0xDA, b"\xff\xd9"
-_MARKER_IN_SCAN: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
-"""In pixel data 0xFF may only be followed by a stuffed zero, a restart marker, or another 0xFF."""
-_ENDS: Final = {"image/jpeg": _EOI, "image/png": b"\0\0\0\0IEND\xae\x42\x60\x82"}
-_BETWEEN_SCANS: Final = frozenset({0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE})
-"""Tables, scans, applications' data and comments."""
+"""The size in bytes of the signature and the first chunk."""
+
+_ENDS: Final = {"image/jpeg": b"\xff\xd9", "image/png": b"\0\0\0\0IEND\xae\x42\x60\x82"}
 
 
-def find_damage(file: IO[bytes], size: int, media_type: str) -> str | None:
-    """What is wrong with a file's structure, in words, or ``None``.
+@attrs.frozen
+class Findings:
+    """The result of a check.
 
-    PNG is checked chunk by chunk; JPEG from marker to marker, as far as its end-of-image marker; WEBP is to be as long
-    as it says; TIFF is to hold its first directory; BMP and GIF, which say little of themselves, more than a header.
+    Attributes:
+        damage: What is wrong with the file, in words; empty if nothing is.
+        unsupported: Why a sound file is refused, as the predicate of a sentence; empty if it isn't.
+        unusual: Why a sound file has to be converted, likewise.
+        doubtful_end: The position where a JPEG's pixel data ends, if there is so little of it that only decoding shows
+            whether it is enough.
+    """
+
+    damage: str = ""
+    unsupported: str = ""
+    unusual: str = ""
+    doubtful_end: int | None = None
+
+    def problem(self, media_type: str, *, fit: bool) -> str:
+        """Return why the file is refused, as the predicate of a sentence; empty if it isn't."""
+        if self.damage:
+            return f"is a damaged {media_type.removeprefix('image/').upper()} file: {self.damage}"
+        if self.unusual and not fit:
+            return f"{self.unusual}: convert it to PNG, or let the session do so with fit=True"
+        return self.unsupported
+
+
+def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
+    """Check a file's structure.
+
+    PNG is checked chunk by chunk, with the number of its rows. JPEG is checked from marker to marker. A WEBP file must
+    be as long as its header says, a TIFF file must contain its first directory, and a BMP or GIF file more than its
+    header.
 
     Args:
-        file: Is read from its start, in blocks.
-        size: Of the file, in bytes.
-        media_type: As its content says.
+        file: The file, which is read from its start, in blocks.
+        size: The size of the file in bytes.
+        media_type: The media type that the file's content shows.
     """
     check = _CHECKS.get(media_type)
     file.seek(0)
-    return None if check is None else check(file, size)
+    return Findings() if check is None else check(file, size)
 
 
-def find_cut(file: IO[bytes], size: int, media_type: str) -> str | None:
-    """As :func:`find_damage`, but of a few KiB: a file whose header is sound, and which ends as it should, is not read.
+def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
+    """Check as :func:`find_damage` does, but read only a few KiB of a file whose header is sound and ends as it should.
 
-    If it ends otherwise, as a copy does that was cut short, or one with something appended, it is read to be sure.
+    A file that ends otherwise, because it was cut short or because something was appended, is read to be sure.
     """
     end = _ENDS.get(media_type)
     if end is not None:
         file.seek(max(0, size - len(end)))
         if file.read() == end:
             file.seek(0)
-            return _png_header_damage(file) if media_type == "image/png" else _jpeg_header_damage(file)
+            return _check_png_header(file) if media_type == "image/png" else _check_jpeg_header(file)
     return find_damage(file, size, media_type)
 
 
-def _png_header_damage(file: IO[bytes]) -> str | None:
+def _check_png_header(file: IO[bytes]) -> Findings:
     try:
         PngCheck().feed(file.read(_PNG_HEADER))
     except PngError as error:
-        return str(error)
-    return None
+        return Findings(str(error))
+    return Findings()
 
 
-def _png_damage(file: IO[bytes], _size: int) -> str | None:
+def _check_png(file: IO[bytes], _size: int) -> Findings:
     check = PngCheck()
     try:
         while not check.complete and (block := file.read(_BLOCK)):
             check.feed(block)
+        check.finish()
     except PngError as error:
-        return str(error)
-    return None if check.complete else _CUT_SHORT
+        return Findings(str(error))
+    return Findings(check.flaw)
 
 
-def _jpeg_damage(file: IO[bytes], _size: int) -> str | None:
-    return _jpeg_header_damage(file) or _scan_damage(file)
+def _check_jpeg_header(file: IO[bytes]) -> Findings:
+    try:
+        check_header(file)
+    except JpegError as error:
+        return Findings(str(error))
+    return Findings()
 
 
-def _jpeg_header_damage(file: IO[bytes]) -> str | None:
-    """What is wrong before a JPEG's first scan, to which the file is brought."""
-    file.seek(2)
-    marker = 0
-    while marker != _SOS:
-        head = file.read(4)
-        if len(head) < 4:  # noqa: PLR2004  # marker and length, two bytes each
-            return _CUT_SHORT
-        if head[0] != 0xFF:  # noqa: PLR2004  # every marker begins with it
-            return "its segments are damaged"
-        if head[1] == 0xFF:  # noqa: PLR2004  # fill byte: the marker is yet to come
-            file.seek(-3, 1)
-            continue
-        marker = head[1]
-        file.seek(int.from_bytes(head[2:]) - 2, 1)
-    return None
+def _check_jpeg(file: IO[bytes], _size: int) -> Findings:
+    try:
+        return Findings(doubtful_end=check_jpeg(file))
+    except JpegError as error:
+        return Findings(str(error))
 
 
-def _scan_damage(file: IO[bytes]) -> str | None:
-    """What is wrong from a JPEG's first scan on, whose header was just read; decoders stumble over the same."""
-    data, position = b"", 0  # what was read, and where in it to go on
-    while True:
-        marker = _MARKER_IN_SCAN.search(data, position)
-        if marker is None:
-            kept = data[max(position, len(data) - 1) :]  # a marker may begin here
-            data, position = kept + file.read(_BLOCK), 0
-            if data == kept:
-                return _CUT_SHORT
-        elif marker[0] == _EOI:
-            return None
-        elif marker[0][1] not in _BETWEEN_SCANS:
-            return "its pixel data is damaged"
-        else:
-            begin = marker.end()
-            if begin + 2 > len(data):
-                data += file.read(_BLOCK)
-            position = begin + max(2, int.from_bytes(data[begin : begin + 2]))
-            if position > len(data):
-                file.seek(position - len(data), 1)
-                data, position = b"", 0
+def _check_webp(file: IO[bytes], size: int) -> Findings:
+    return _cut_if(int.from_bytes(file.read(8)[4:], "little") + 8 > size)
 
 
-def _webp_damage(file: IO[bytes], size: int) -> str | None:
-    return _CUT_SHORT if int.from_bytes(file.read(8)[4:], "little") + 8 > size else None
+def _check_tiff(file: IO[bytes], size: int) -> Findings:
+    head = file.read(16)
+    tags = read_directory(file, size)
+    if tags is None:
+        return Findings(CUT_SHORT)
+    if raw := raw_format(head, tags):
+        return Findings(
+            unsupported=f"is a camera raw file ({raw} format): only its preview would be edited. Export it as a JPEG"
+        )
+    if kind := unreadable_kind(head, tags):
+        return Findings(unsupported=f"is a kind of TIFF that can't be read here ({kind}): convert it to an 8-bit PNG")
+    return Findings(unusual=unusual_kind(head, tags))
 
 
-def _tiff_damage(file: IO[bytes], size: int) -> str | None:
-    head = file.read(8)
-    order: Final = "little" if head.startswith(b"II") else "big"
-    directory = int.from_bytes(head[4:], order)
-    file.seek(directory)
-    entries = int.from_bytes(file.read(2), order)
-    return _CUT_SHORT if not directory or not entries or directory + 2 + 12 * entries > size else None
+def _check_gif(file: IO[bytes], size: int) -> Findings:
+    head = file.read(13)  # to the end of the screen's description
+    colours = 2 << (head[10] & 7) if len(head) == 13 and head[10] & 0x80 else 0  # noqa: PLR2004  # as above
+    return _cut_if(size <= 13 + 3 * colours)
 
 
-def _gif_damage(file: IO[bytes], size: int) -> str | None:
-    head = file.read(13)
-    colours = 2 << (head[10] & 7) if len(head) == 13 and head[10] & 0x80 else 0  # noqa: PLR2004  # to the screen's end
-    return _CUT_SHORT if size <= 13 + 3 * colours else None  # likewise
-
-
-def _bmp_damage(file: IO[bytes], size: int) -> str | None:
+def _check_bmp(file: IO[bytes], size: int) -> Findings:
     pixels = int.from_bytes(file.read(14)[10:], "little")
-    return _CUT_SHORT if size <= max(14, pixels) else None  # the file header
+    return _cut_if(size <= max(14, pixels))  # the size of the file header
 
 
-_CHECKS: Final[Mapping[str, Callable[[IO[bytes], int], str | None]]] = {
-    "image/png": _png_damage,
-    "image/jpeg": _jpeg_damage,
-    "image/webp": _webp_damage,
-    "image/tiff": _tiff_damage,
-    "image/gif": _gif_damage,
-    "image/bmp": _bmp_damage,
+def _cut_if(cut: bool) -> Findings:  # noqa: FBT001  # the only argument
+    return Findings(CUT_SHORT if cut else "")
+
+
+_CHECKS: Final[Mapping[str, Callable[[IO[bytes], int], Findings]]] = {
+    "image/png": _check_png,
+    "image/jpeg": _check_jpeg,
+    "image/webp": _check_webp,
+    "image/tiff": _check_tiff,
+    "image/gif": _check_gif,
+    "image/bmp": _check_bmp,
 }

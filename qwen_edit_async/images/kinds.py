@@ -1,7 +1,8 @@
-"""What can be an input image, and what can be told about it without reading a file.
+"""Recognises what can be an input image, and refuses what can't, without reading a file.
 
-The kinds: a path, an http(s) URL, a data URI, bytes, a binary file object (or something whose ``open()`` gives one), a
-PIL image, an array. Formats are recognised by content, never by name (contract: JPG, JPEG, PNG, BMP, TIFF, WEBP, GIF).
+The kinds are a path, an http(s) URL, a data URI, bytes, a binary file object (or an object whose ``open()`` returns
+one), a PIL image and an array. Formats are recognised by content, never by name (contract: JPG, JPEG, PNG, BMP, TIFF,
+WEBP, GIF).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
 from urllib.parse import urlsplit
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES
@@ -20,7 +21,7 @@ from qwen_edit_async.errors import InvalidEditError
 
 @runtime_checkable
 class BinaryReader(Protocol):
-    """An object to read bytes from, such as an open binary file."""
+    """An object that bytes are read from, such as an open binary file."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Read up to ``size`` bytes, all of them by default."""
@@ -29,7 +30,7 @@ class BinaryReader(Protocol):
 
 @runtime_checkable
 class Openable(Protocol):
-    """An object whose ``open("rb")`` gives a binary file, such as a remote path."""
+    """An object whose ``open("rb")`` returns a binary file, such as a remote path."""
 
     def open(self, mode: str = "rb", /) -> Any:
         """Open the file."""
@@ -42,13 +43,13 @@ class ArrayLike(Protocol):
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        """The array's shape, type and memory."""
+        """The shape, type and memory of the array."""
         ...
 
 
 @runtime_checkable
 class PillowImage(Protocol):
-    """As much of ``PIL.Image.Image`` as is needed to recognise one without importing Pillow."""
+    """The part of ``PIL.Image.Image`` that tells one without importing Pillow."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -56,7 +57,7 @@ class PillowImage(Protocol):
         ...
 
     def tobytes(self) -> bytes:
-        """The raw pixels."""
+        """Return the raw pixels."""
         ...
 
     def save(self, fp: Any, /) -> None:
@@ -69,6 +70,24 @@ ImageInput: TypeAlias = (
 )
 """One input image: a path, an http(s) URL, a data URI, bytes, a binary file object, a PIL image, or a uint8 array."""
 
+MAX_PIXELS: Final = 89_478_485
+"""The most pixels of an image or a result. Pillow suspects a picture with more of being a decompression bomb."""
+
+_BRANDS: Final = {
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"),
+}
+_OTHER_STARTS: Final = {
+    b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
+    b"\xff\x4f\xff\x51": "JPEG2000",
+    b"\0\0\1\0": "ICO",
+    b"8BPS": "PSD",
+    b"DDS ": "DDS",
+    b"qoif": "QOI",
+    **{f"P{number}{space}".encode(): "PPM" for number in range(1, 8) for space in " \t\r\n"},
+}
+_PCX: Final = re.compile(rb"\n[\x00\x02-\x05]\x01[\x01\x02\x04\x08]")
+
 _DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.ASCII | re.IGNORECASE)
 _BASE64_TEXT = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
 _BARE_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64}", re.ASCII)
@@ -80,14 +99,14 @@ _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def sniff(head: bytes) -> str | None:
-    """The media type that a file's first 12 or more bytes speak of, ``None`` for one that the service does not take."""
+    """Return the media type that a file's first 12 or more bytes show; ``None`` if the service does not take it."""
     if head.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if head.startswith((b"GIF87a", b"GIF89a")):
         return "image/gif"
-    if head.startswith((b"II*\x00", b"MM\x00*")):
+    if head.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")):
         return "image/tiff"
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "image/webp"
@@ -96,35 +115,44 @@ def sniff(head: bytes) -> str | None:
     return None
 
 
+def sniff_other(head: bytes) -> str | None:
+    """Return the name of a picture format that only ``fit`` can make ready, as Pillow calls it; ``None`` for others."""
+    if head[4:8] == b"ftyp":
+        return _BRANDS.get(head[8:12])
+    if _PCX.match(head):
+        return "PCX"
+    return next((name for start, name in _OTHER_STARTS.items() if head.startswith(start)), None)
+
+
 def is_url(image: object) -> TypeGuard[str]:
-    """Whether the image is an http(s) URL, which the service fetches by itself."""
+    """Return whether the image is an http(s) URL, which the service fetches itself."""
     return isinstance(image, str) and image[:8].lower().startswith(("http://", "https://"))
 
 
 def is_data_uri(image: object) -> bool:
-    """Whether the image is a data URI."""
+    """Return whether the image is a data URI."""
     return isinstance(image, str) and image[:5].lower() == "data:"
 
 
 def is_bare_base64(image: object) -> bool:
-    """Whether the image is Base64 text without the beginning of a data URI: an image's, or longer than any path."""
+    """Return whether the image is Base64 text without the start of a data URI: of an image, or longer than any path."""
     if not isinstance(image, str) or not _BARE_BASE64.match(image):
         return False
     return len(image) > _LONGEST_PATH or sniff(base64.urlsafe_b64decode(image[:_BASE64_HEAD])) is not None
 
 
 def as_image_tuple(images: object) -> tuple[Any, ...]:
-    """One image, or a sequence of images, as a tuple; nothing is checked yet."""
+    """Return one image, or a sequence of images, as a tuple; nothing is checked yet."""
     if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
         return tuple(map(unwrapped, images))
     return (unwrapped(images),)
 
 
 def unwrapped(image: Any) -> Any:
-    """The image in a cell of Hugging Face's datasets, or the file in an upload; anything else as it is.
+    """Return the image in a cell of Hugging Face's datasets, or the file in an upload; anything else as it is.
 
-    Such a cell is ``{"bytes": …, "path": …}``, of which one may be ``None``. An upload, or a temporary file, has a
-    binary file as ``file`` or ``stream``.
+    Such a cell is ``{"bytes": …, "path": …}``, and one of the two may be ``None``. An upload, or a temporary file, has
+    a binary file as ``file`` or ``stream``.
     """
     if isinstance(image, Mapping) and image and image.keys() <= _CELL_NAMES:
         return image["bytes"] if image.get("bytes") is not None else image.get("path")
@@ -137,7 +165,7 @@ def unwrapped(image: Any) -> Any:
 
 
 def image_name(image: object, position: int) -> str:
-    """What to call an image in messages: its position, from 1, and its file's name if it has one."""
+    """Return the name of an image in messages: its position, from 1, and its file's name if it has one."""
     source = image if isinstance(image, str | os.PathLike) else getattr(image, "name", getattr(image, "filename", ""))
     if (
         is_url(image)
@@ -151,13 +179,13 @@ def image_name(image: object, position: int) -> str:
 
 
 def check_image(image: object, name: str) -> None:
-    """Refuse what is certainly no image, as far as that shows at once and re-encoding could not mend it.
+    """Refuse an object that is certainly not an image, if that shows without reading a file.
 
     Formats and file sizes are checked when the edit is prepared.
 
     Raises:
-        InvalidEditError: For an unknown kind, a URL that is not http(s), a broken data URI, no bytes, a PIL image or an
-            array of a shape or type that is no picture.
+        InvalidEditError: For an unknown kind, a URL that is not http(s), a broken data URI, no bytes, or a PIL image or
+            an array whose shape or type is not that of a picture.
     """
     if isinstance(image, str):
         _check_text(image, name)
@@ -187,15 +215,22 @@ def check_size(size: int, name: str, limit: int = MAX_IMAGE_BYTES) -> None:
 
 
 def check_format(head: bytes, name: str) -> str:
-    """The media type of an image file that starts with ``head``; an unknown one is an error (contract, *Images*)."""
+    """Return the media type of an image file that starts with ``head``, or refuse it (contract, *Images*)."""
     media_type = sniff(head)
+    if media_type is None and (other := sniff_other(head)) is not None:
+        raise InvalidEditError(f"{name} {other_advice(other)}")
     if media_type is None:
-        raise InvalidEditError(f"{name} is no JPEG, PNG, BMP, TIFF, WEBP or GIF image: it begins with {head[:8]!r}")
+        raise InvalidEditError(f"{name} is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image: it begins with {head[:8]!r}")
     return media_type
 
 
+def other_advice(kind: str) -> str:
+    """Return what to do about a picture format that the service does not take, as the predicate of a sentence."""
+    return f"is in {kind} format, which the service does not take: convert it, or let the session do so with fit=True"
+
+
 def base64_start(uri: str, name: str) -> int:
-    """Where a data URI's Base64 text begins; only the beginning of that text is checked, since it can be long."""
+    """Return where a data URI's Base64 text begins. Only the start of that text is checked, because it can be long."""
     match = _DATA_URI.match(uri, 0, min(len(uri), 200))
     if match is None or not match[2].lower().endswith(";base64"):
         raise InvalidEditError(f"{name} is a data URI that is not of the form data:image/png;base64,…")
@@ -217,13 +252,13 @@ def _check_text(image: str, name: str) -> None:
         except ValueError:
             host = None
         if not host or " " in image or not image.isprintable():
-            raise InvalidEditError(f"{name} is no valid URL: {image[:200]!r}")
+            raise InvalidEditError(f"{name} is not a valid URL: {image[:200]!r}")
     elif _URL_SCHEME.match(image):
         raise InvalidEditError(f"{name} is a URL that is not http(s): {image[:200]!r}; open it, and pass the file")
     elif is_bare_base64(image):
         raise InvalidEditError(f"{name} is Base64 text: put data:image/png;base64, in front of it, or give its bytes")
     elif not image or "\0" in image:
-        raise InvalidEditError(f"{name} is no path: {image[:200]!r}")
+        raise InvalidEditError(f"{name} is not a path: {image[:200]!r}")
 
 
 def _check_array(image: ArrayLike, name: str) -> None:
@@ -231,7 +266,7 @@ def _check_array(image: ArrayLike, name: str) -> None:
         interface = image.__array_interface__
         shape, kind = tuple(interface["shape"]), str(interface["typestr"])
     except (KeyError, TypeError):
-        raise InvalidEditError(f"{name} is {type(image).__name__!r}, which is no whole array") from None
+        raise InvalidEditError(f"{name} is {type(image).__name__!r}, which is not a complete array") from None
     if kind.lstrip("|<>=") != "u1":
         raise InvalidEditError(f"{name} is an array of type {kind!r}: give uint8, 0 to 255")
     channels = shape[2] if len(shape) == 3 else 1  # noqa: PLR2004  # height, width, channels

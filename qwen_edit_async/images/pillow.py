@@ -1,7 +1,7 @@
 """Everything that needs Pillow (extra ``images``): sure checks, pictures to PNG, and making images fit.
 
-Files are opened by the plugin of the format that their content shows, not through ``Image.open``: that one warns about
-large pictures, and warnings can't be caught safely on a thread. The number of pixels is checked here instead.
+Files are opened by the plugin of the format that their content shows, not through ``Image.open``: that function warns
+about large pictures, and a warning can't be caught safely on a thread. The number of pixels is checked here instead.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ import contextlib
 import math
 import sys
 import tempfile
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final
 
 import attrs
-from PIL import Image, ImageFile, ImageOps, JpegImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, SAFE_IMAGE_BYTES
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.kinds import ArrayLike
-
-MAX_PIXELS: Final = 89_478_485
-"""Pillow's own limit for pictures that are not suspected of being decompression bombs."""
+from qwen_edit_async.images.kinds import MAX_PIXELS, ArrayLike, sniff_other
+from qwen_edit_async.images.pixels import orientation, plain, shrunk, stored_orientation, to_srgb
+from qwen_edit_async.log import log
 
 SPOOL_BYTES: Final = 1024 * 1024
-"""A temporary file up to this size stays in memory."""
+"""The largest temporary file that stays in memory."""
 
 _PLUGINS: Final = {
     "image/jpeg": "JPEG",
@@ -33,22 +32,36 @@ _PLUGINS: Final = {
     "image/webp": "WEBP",
     "image/gif": "GIF",
 }
-_OTHER_PLUGINS: Final = ("AVIF", "HEIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI")
-"""What ``fit`` turns into an accepted format, as far as the installed Pillow reads it."""
-
-_ORIENTATION: Final = 0x0112
 _UPRIGHT: Final = 1
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
+_JPEG_LOOKAHEAD_BYTES: Final = 8
+"""The most bytes that the decoder reads ahead of those that it needs."""
+
 _WEBP_QUALITY: Final = 70
 _WEBP_METHOD: Final = 2
-_MAX_THUMBNAIL_PROFILE_BYTES: Final = 1024
 _SAVE_OPTIONS: Final = {
     "JPEG": {"quality": _JPEG_QUALITY},
     "PNG": {"compress_level": 6},
     "WEBP": {"quality": _WEBP_QUALITY, "method": _WEBP_METHOD},
 }
-_DEEP_MODES: Final = frozenset({"I", "F"})
+_MPF_IMAGES: Final = 0xB001
+"""The number of pictures in a JPEG file with several (Multi-Picture Format)."""
+
+
+@attrs.frozen
+class Facts:
+    """What opening an image file shows.
+
+    Attributes:
+        sides: Width and height in pixels, as stored.
+        orientation: The Exif orientation; 1 is upright.
+        has_pages: Whether the file has more pages or frames than the first.
+    """
+
+    sides: tuple[int, int]
+    orientation: int
+    has_pages: bool
 
 
 @attrs.frozen
@@ -56,10 +69,10 @@ class Encoded:
     """An image file that was made here.
 
     Attributes:
-        file: A temporary file; whoever asked for it closes it.
-        size: In bytes.
-        media_type: ``image/png`` or ``image/jpeg``.
-        sides: Width and height, in pixels.
+        file: A temporary file, which the caller closes.
+        size: The size in bytes.
+        media_type: ``image/png``, ``image/jpeg`` or ``image/webp``.
+        sides: Width and height in pixels.
         change: What was done to the image beyond plain encoding, in words, or nothing.
     """
 
@@ -70,44 +83,49 @@ class Encoded:
     change: str = ""
 
 
-def check(file: IO[bytes], media_type: str, name: str) -> tuple[int, int] | None:
-    """Decode as much of an image file as it takes to be sure that it is whole; returns its width and height, if known.
+def check(
+    file: IO[bytes], media_type: str, name: str, *, doubtful_end: int | None = None, fit: bool = False
+) -> Facts | None:
+    """Decode as much of an image file as its checked structure leaves in doubt; return what is known of it then.
 
-    The structure of a JPEG or PNG has been checked to its end: of a JPEG the tables and the first 8 KiB of pixels are
-    decoded, since decoders make something of any data that follows, and of a PNG the header. Of the others the first
-    frame is decoded.
+    For a PNG this is the header. For a JPEG it is the tables and the first 8 KiB of pixels, because decoders accept any
+    data after that. With ``doubtful_end``, all of its pixels are decoded, at an eighth of their size. For the other
+    formats it is the first frame.
 
     Raises:
-        InvalidEditError: If it can't be decoded, or has more than 89,478,485 pixels.
+        InvalidEditError: If the file can't be decoded, or has more than 89,478,485 pixels that ``fit`` can't shrink.
     """
     try:
-        with _open(file, (_PLUGINS[media_type],), name) as image:
-            sides = image.size
+        with _open(file, (_PLUGINS[media_type],), name, fit=fit) as image:
+            facts = Facts(image.size, stored_orientation(image), _has_pages(image))
             if isinstance(image, _JpegFile):
-                image.sample(file.tell() + _JPEG_SAMPLE_BYTES)
+                if doubtful_end is None:
+                    image.sample(file.tell() + _JPEG_SAMPLE_BYTES)
+                else:
+                    image.decode_all(doubtful_end, name)
             elif media_type != "image/png":
                 image.load()
-            return sides
-    except Warning:  # a remark on metadata, which the user's filters turn into an exception: nothing against the pixels
+            return facts
+    except Warning:  # a remark on metadata that the user's filters turn into an exception; the pixels are fine
         return None
-    except Exception as error:  # noqa: BLE001  # plugins raise whatever a broken file makes them stumble over
+    except Exception as error:  # noqa: BLE001  # plugins raise whatever a broken file leads to
         raise _undecodable(error, name) from None
 
 
 def encode(picture: Any, name: str, *, fit: bool) -> Encoded:
-    """A PIL image or an array as a PNG file, turned upright.
+    """Encode a PIL image or an array as a PNG file, turned upright.
 
-    With ``fit`` its longest side is at most 3072 pixels and its file under 7.5 MB, if need be as JPEG.
+    With ``fit``, its longest side becomes at most 3072 pixels and its file at most 7.5 MB, if need be as JPEG.
 
     Raises:
         InvalidEditError: If it can't be converted, or its file is over 10 MB.
     """
     try:
-        image = picture if isinstance(picture, Image.Image) else _from_array(picture)
+        image = picture if isinstance(picture, Image.Image) else _from_array(picture, name)
         _check_pixels(image.size, name)
         if fit:
             return _fitted(image, image.size, name, lossless=True)
-        encoded = _save(_plain(_upright(image)), "PNG")
+        encoded = _save(plain(image, name), "PNG")
     except Exception as error:  # noqa: BLE001  # as above
         raise _undecodable(error, name) from None
     if encoded.size > MAX_IMAGE_BYTES:
@@ -119,30 +137,38 @@ def encode(picture: Any, name: str, *, fit: bool) -> Encoded:
     return encoded
 
 
-def fit(file: IO[bytes], size: int, media_type: str | None, name: str) -> Encoded | None:
-    """Make an image file one that the service takes well; ``None`` if it is one already.
+def fit(file: IO[bytes], size: int, media_type: str | None, name: str, *, convert: bool = False) -> Encoded | None:
+    """Make an image file one that the service edits well; ``None`` if it is one already.
 
-    Turned upright, its longest side at most 3072 pixels, its file under 7.5 MB.
+    It is turned upright, its longest side becomes at most 3072 pixels, and its file at most 7.5 MB.
+
+    Args:
+        file: The file.
+        size: Its size in bytes.
+        media_type: Its media type; ``None`` for a format that the service does not take.
+        name: The name of the image in messages.
+        convert: Whether it is converted in any case.
 
     Raises:
-        InvalidEditError: If it can't be decoded, or has more than 89,478,485 pixels.
+        InvalidEditError: If it can't be decoded, or has too many pixels.
     """
-    plugins = _OTHER_PLUGINS if media_type is None else (_PLUGINS[media_type],)
     try:
-        with _open(file, plugins, name) as image:
-            upright = _orientation(image) == _UPRIGHT
+        plugins = _other_plugins(file, name) if media_type is None else (_PLUGINS[media_type],)
+        with _open(file, plugins, name, fit=True) as image:
             small = size <= MAX_IMAGE_BYTES and max(image.size) <= RECOMMENDED_MAX_SIDE
-            if media_type is not None and upright and small:
+            if media_type is not None and not convert and small and orientation(image) == _UPRIGHT:
                 return None
             before = image.size
-            image.draft(None, (2 * RECOMMENDED_MAX_SIDE, 2 * RECOMMENDED_MAX_SIDE))
+            if max(before) > RECOMMENDED_MAX_SIDE:
+                scale = RECOMMENDED_MAX_SIDE / max(before)
+                image.draft(None, (math.ceil(before[0] * scale), math.ceil(before[1] * scale)))
             return _fitted(image, before, name, lossless=image.format not in {"JPEG", "AVIF", "HEIF", "JPEG2000"})
     except Exception as error:  # noqa: BLE001  # as above
         raise _undecodable(error, name) from None
 
 
 def thumbnail(picture: Any, side: int, name: str) -> Encoded:
-    """A picture (an image file, a PIL image, an array) as a WebP file with a longest side of at most ``side`` pixels.
+    """Encode a picture (an image file, a PIL image, an array) as a WebP file with sides of at most ``side`` pixels.
 
     Raises:
         InvalidEditError: If it can't be decoded, or has more than 89,478,485 pixels.
@@ -152,16 +178,14 @@ def thumbnail(picture: Any, side: int, name: str) -> Encoded:
             if isinstance(picture, Image.Image):
                 image = picture
             elif isinstance(picture, ArrayLike):
-                image = _from_array(picture)
+                image = _from_array(picture, name)
             else:
-                image = stack.enter_context(_open(picture, tuple(_PLUGINS.values()), name))
+                image = stack.enter_context(_open(picture, (*_PLUGINS.values(), "AVIF"), name))
                 image.draft(None, (2 * side, 2 * side))
             _check_pixels(image.size, name)
-            small = _plain(_upright(image)).copy()  # a PIL image is the user's own
+            small = plain(image, name).copy()  # a PIL image is the user's own
             small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-            if len(small.info.get("icc_profile") or b"") > _MAX_THUMBNAIL_PROFILE_BYTES:
-                del small.info["icc_profile"]  # most often that of sRGB, which goes without saying
-            return _save(small, "WEBP")
+            return _save(to_srgb(small), "WEBP")
         except Exception as error:  # noqa: BLE001  # as above
             raise _undecodable(error, name) from None
 
@@ -171,34 +195,77 @@ class _SampleDecodedError(Exception):
 
 
 class _JpegFile(JpegImagePlugin.JpegImageFile):
-    """A JPEG file that is not asked for its resolution, since looking for that warns about corrupt EXIF data."""
+    """A JPEG file that is not asked for its resolution, because looking for that warns about corrupt Exif data."""
 
     _readable = sys.maxsize
+    _padding: bytes | None = None
+
+    @property
+    def can_shrink(self) -> bool:
+        """Whether it can be decoded at a reduced scale in little memory."""
+        return not self.info.get("progressive")
 
     def sample(self, end: int) -> None:
-        """Decode, an eighth of its size, what lies before ``end`` in the file; it can't be loaded any more after that.
+        """Decode, at an eighth of its size, the part before ``end``. The picture can't be loaded after that.
 
         Raises:
-            OSError: If the decoder stumbles over it.
+            OSError: If the decoder fails.
         """
-        self._readable = end  # the decoder begins at the start of the file
-        self.draft(None, (max(1, self.width // 8), max(1, self.height // 8)))
         with contextlib.suppress(_SampleDecodedError):
-            self.load()
+            self._decode_small(end)
+
+    def decode_all(self, end: int, name: str) -> None:
+        """Decode all pixels, at an eighth of their size, from the data before ``end``, where the end marker is.
+
+        A decoder that meets that marker too early fills the rest with gray, so it gets a few bytes of padding instead.
+
+        Raises:
+            InvalidEditError: If the data does not suffice.
+        """
+        self._padding = bytes(_JPEG_LOOKAHEAD_BYTES)
+        pixels = f"{self.width}×{self.height} pixels"
+        try:
+            self._decode_small(end)
+        except OSError:
+            raise InvalidEditError(f"{name} is a damaged JPEG file: it has too little data for its {pixels}") from None
 
     def load_read(self, read_bytes: int) -> bytes:
-        """The next bytes for the decoder, which has swallowed all of those before without a complaint."""
+        """Return the next bytes for the decoder, which has accepted all bytes before."""
         if not self._readable:
-            raise _SampleDecodedError
+            if self._padding is None:
+                raise _SampleDecodedError
+            data, self._padding = self._padding, b""
+            return data
         data = super().load_read(min(read_bytes, self._readable))
         self._readable -= len(data)
         return data
+
+    def _decode_small(self, end: int) -> None:
+        self._readable = end  # the decoder begins at the start of the file
+        self.draft(None, (max(1, self.width // 8), max(1, self.height // 8)))
+        self.load()
 
     def _read_dpi_from_exif(self) -> None:
         pass
 
 
-def _open(file: IO[bytes], plugins: tuple[str, ...], name: str) -> ImageFile.ImageFile:
+def _other_plugins(file: IO[bytes], name: str) -> tuple[str, ...]:
+    """Return the plugin of a format that the service does not take."""
+    file.seek(0)
+    plugin = sniff_other(file.read(16))
+    if plugin is None:
+        raise InvalidEditError(f"{name} is not an image of a kind that can be read here")
+    if plugin == "HEIF" and plugin not in Image.OPEN:
+        try:
+            import pillow_heif  # noqa: PLC0415  # not needed but for this
+
+            pillow_heif.register_heif_opener()
+        except ImportError:
+            raise InvalidEditError(f"{name} is in HEIF format: pip install pillow-heif, or convert it") from None
+    return (plugin,)
+
+
+def _open(file: IO[bytes], plugins: tuple[str, ...], name: str, *, fit: bool = False) -> ImageFile.ImageFile:
     for load_plugins in (Image.preinit, Image.init):  # the usual ones take a quarter of the time of all
         if any(plugin not in Image.OPEN for plugin in plugins):
             load_plugins()
@@ -208,79 +275,78 @@ def _open(file: IO[bytes], plugins: tuple[str, ...], name: str) -> ImageFile.Ima
         if factory is None or (accepts is not None and accepts(file.read(16)) is not True):
             continue
         file.seek(0)
-        image = _JpegFile(file) if plugin == "JPEG" else factory(file, "")
-        _check_pixels(image.size, name)
+        try:
+            image = _JpegFile(file) if plugin == "JPEG" else factory(file, "")
+        except Warning:
+            raise
+        except Exception as error:  # noqa: BLE001  # plugins raise whatever a file leads to that they don't know
+            log.debug("%s can't be opened: %r", name, error)
+            raise InvalidEditError(f"{name} is a kind of {plugin} that can't be read here: convert it to PNG") from None
+        if not (fit and isinstance(image, _JpegFile) and image.can_shrink):
+            _check_pixels(image.size, name, can_shrink=isinstance(image, _JpegFile) and image.can_shrink)
         return image
-    raise InvalidEditError(f"{name} is no image of a kind that can be read here")
+    raise InvalidEditError(f"{name} is not an image of a kind that can be read here")
 
 
-def _check_pixels(sides: tuple[int, int], name: str) -> None:
+def _check_pixels(sides: tuple[int, int], name: str, *, can_shrink: bool = False) -> None:
     if sides[0] * sides[1] > MAX_PIXELS:
-        raise InvalidEditError(f"{name} is {sides[0]}×{sides[1]}, more than {MAX_PIXELS:,} pixels: shrink it")
+        advice = "shrink it, or let the session do so with fit=True" if can_shrink else "shrink it"
+        raise InvalidEditError(f"{name} is {sides[0]}×{sides[1]}, more than {MAX_PIXELS:,} pixels: {advice}")
+
+
+def _has_pages(image: ImageFile.ImageFile) -> bool:
+    try:
+        if isinstance(image, _JpegFile):
+            pictures = image._getmp()  # noqa: SLF001  # Pillow has no public way but to reopen the file
+            return pictures is not None and pictures.get(_MPF_IMAGES, 1) > 1
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # noqa: BLE001  # corrupt metadata
+        return False
 
 
 def _undecodable(error: Exception, name: str) -> InvalidEditError:
+    """Return what to tell the user, who can do nothing with a decoder's own words."""
     if isinstance(error, InvalidEditError):
         return error
-    return InvalidEditError(f"{name} can't be decoded: {str(error) or type(error).__name__}")
+    if isinstance(error, OSError) and error.strerror:
+        return InvalidEditError(f"{name} can't be converted: {error.strerror}")
+    if isinstance(error, MemoryError):
+        return InvalidEditError(f"{name} can't be decoded in the memory that there is: shrink it")
+    log.debug("%s can't be decoded: %r", name, error)
+    if isinstance(error, EOFError) or "truncated" in str(error):
+        return InvalidEditError(f"{name} is damaged: it lacks a part of its pixels")
+    return InvalidEditError(f"{name} is damaged, or of a kind that can't be read here: convert it to PNG")
 
 
-def _from_array(array: Any) -> Image.Image:
+def _from_array(array: Any, name: str) -> Image.Image:
     shape = array.__array_interface__["shape"]
+    if not hasattr(array, "tobytes"):
+        try:
+            import numpy as np  # noqa: PLC0415  # nothing else needs it
+        except ImportError:
+            raise InvalidEditError(f"{name} is {type(array).__name__!r}: give a NumPy array or a PIL image") from None
+        array = np.asarray(array)
     return Image.fromarray(array.reshape(shape[:2]) if shape[2:] == (1,) else array)
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return cast("int", image.getexif().get(_ORIENTATION, _UPRIGHT))
-    except Exception:  # noqa: BLE001  # corrupt EXIF data fails in ways that Pillow does not list; the picture can be fine
-        return _UPRIGHT
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    return image if _orientation(image) == _UPRIGHT else ImageOps.exif_transpose(image)
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """The image as 8 bits of gray, RGB or RGBA, which every decoder reads alike."""
-    if image.mode == "RGBA" or (image.mode in {"L", "RGB"} and not image.has_transparency_data):
-        return image
-    if image.mode.startswith("I;16"):
-        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    if image.mode in _DEEP_MODES or (image.mode == "1" and not image.has_transparency_data):
-        return image.convert("L")
-    if image.mode == "La":
-        image = image.convert("LA")  # the only conversion that Pillow knows for it
-    plain = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    if image.mode in {"CMYK", "LAB"}:
-        plain.info.pop("icc_profile", None)  # describes the colors that were converted
-    return plain
-
-
 def _fitted(image: Image.Image, before: tuple[int, int], name: str, *, lossless: bool) -> Encoded:
-    turned = _orientation(image) != _UPRIGHT
-    plain = _shrunk(_plain(_upright(image)), RECOMMENDED_MAX_SIDE)
-    transparent = plain.mode == "RGBA"
-    encoded = _save(plain, "PNG" if lossless or transparent else "JPEG")
+    turned = orientation(image) != _UPRIGHT
+    picture = shrunk(plain(image, name), RECOMMENDED_MAX_SIDE)
+    transparent = picture.mode == "RGBA"
+    encoded = _save(picture, "PNG" if lossless or transparent else "JPEG")
     while encoded.size > SAFE_IMAGE_BYTES:
         encoded.file.close()
         if not transparent and encoded.media_type == "image/png":
-            encoded = _save(plain, "JPEG")
+            encoded = _save(picture, "JPEG")
             continue
-        side = int(max(plain.size) * min(0.9, math.sqrt(SAFE_IMAGE_BYTES / encoded.size)))
-        plain = _shrunk(plain, side)
-        encoded = _save(plain, "PNG" if transparent else "JPEG")
+        side = int(max(picture.size) * min(0.9, math.sqrt(SAFE_IMAGE_BYTES / encoded.size)))
+        picture = shrunk(picture, side)
+        encoded = _save(picture, "PNG" if transparent else "JPEG")
     done = ["turned upright"] if turned else []
-    if max(plain.size) < max(before):
-        done.append(f"shrunk from {before[0]}×{before[1]} to {plain.width}×{plain.height}")
+    if max(picture.size) < max(before):
+        done.append(f"shrunk from {before[0]}×{before[1]} to {picture.width}×{picture.height}")
     done.append(f"encoded as {encoded.media_type.removeprefix('image/').upper()}")
     return attrs.evolve(encoded, change=f"{name} was {', '.join(done)}")
-
-
-def _shrunk(image: Image.Image, side: int) -> Image.Image:
-    if max(image.size) <= side:
-        return image
-    return ImageOps.contain(image, (side, side), Image.Resampling.LANCZOS)
 
 
 def _save(image: Image.Image, plugin: str) -> Encoded:

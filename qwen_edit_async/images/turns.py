@@ -1,6 +1,6 @@
-"""Turns at the objects that several edits share: a picture that Pillow loads when it is needed, an open file.
+"""Lets threads take turns at objects that several edits share: open files, and pictures that Pillow loads late.
 
-Reading such an object moves it along, so two threads that read it at once would each get a part of it.
+Reading such an object moves its position, so two threads that read it at once would each get a part of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class _Turn:
-    """The lock of one object, and how many threads hold it or wait for it."""
+    """The lock of one object, and the number of threads that hold it or wait for it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -20,7 +20,7 @@ class _Turn:
 
 
 _turns: dict[int, _Turn] = {}
-"""By the object's id, which stays its own while a thread uses it."""
+"""The turns by the id of their object, which no other object can have while a thread uses it."""
 
 _guard = threading.Lock()
 

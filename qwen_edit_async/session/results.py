@@ -50,8 +50,8 @@ class ResultStore(Protocol):
         """The picture's bytes."""
         ...
 
-    async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
-        """Write the picture to a file; its folder is made."""
+    async def save(self, url: str, task_id: str, index: int, path: Path) -> Path:
+        """Write the picture to a file, and return its path; its folder is made."""
         ...
 
     async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -66,7 +66,7 @@ class DetachedStore:
         """Raise :class:`SessionClosedError`."""
         raise _detached_error(task_id, index)
 
-    async def save(self, _: str, task_id: str, index: int, path: Path) -> None:  # noqa: ARG002  # the protocol's
+    async def save(self, _: str, task_id: str, index: int, path: Path) -> Path:  # noqa: ARG002  # the protocol's
         """Raise :class:`SessionClosedError`."""
         raise _detached_error(task_id, index)
 
@@ -85,7 +85,7 @@ def _detached_error(task_id: str, index: int) -> SessionClosedError:
 
 @attrs.frozen(kw_only=True)
 class OutputImage:
-    """One result picture: a PNG (contract, *Images*), fetched when it is asked for.
+    """One result picture, fetched when it is asked for: a PNG (contract, *Images*), or whatever picture came instead.
 
     Its URL expires: the documentation of such services says 24 hours. An expired one is renewed by asking the task
     again. It can be pickled and deep-copied, but the copy has no session: ``session.attach(task_id)`` finds it again.
@@ -103,10 +103,13 @@ class OutputImage:
     _previews: Previews = attrs.field(factory=Previews, repr=False, eq=False)
 
     async def read(self) -> bytes:
-        """Download the PNG file.
+        """Download the picture's file.
+
+        It is a PNG (contract, *Images*). A complete picture in another format is returned as well, with a warning in
+        the log.
 
         Raises:
-            DownloadError: If it can't be had whole.
+            DownloadError: If no complete picture came.
             SessionClosedError: If the session is closed.
         """
         content = await self._store.read(self.url, self.task_id, self.index)
@@ -114,17 +117,20 @@ class OutputImage:
         return content
 
     async def save(self, path: str | os.PathLike[str]) -> Path:
-        """Download the PNG file to ``path``; its folder is made. The name appears with the whole picture or not at all.
+        """Download the picture's file to ``path``, and make its folder. The name appears with the complete file.
+
+        Returns:
+            The file's path. If the picture is not a PNG, its ending is that of the picture's format, unless a file of
+            that name exists.
 
         Raises:
-            DownloadError: If it can't be had whole.
+            DownloadError: If no complete picture came.
             OSError: If it can't be written.
             SessionClosedError: If the session is closed.
         """
-        target = Path(path)
-        await self._store.save(self.url, self.task_id, self.index, target)
-        await self._remember(target)
-        return target
+        saved = await self._store.save(self.url, self.task_id, self.index, Path(path))
+        await self._remember(saved)
+        return saved
 
     async def open(self) -> Image:
         """Download the picture and decode it; needs the ``images`` extra.
@@ -204,6 +210,8 @@ class EditResult:
 
     async def save(self, directory: str | os.PathLike[str], *, stem: str | None = None) -> tuple[Path, ...]:
         """Download all pictures into a folder, which is made, as ``{stem}-{index}.png``.
+
+        A picture in another format gets the ending of that format, as in :meth:`OutputImage.save`.
 
         Args:
             directory: The folder.
@@ -304,6 +312,6 @@ def safe_stem(text: str) -> str:
 def _decode(content: bytes) -> Image:
     import PIL.Image  # noqa: PLC0415  # an extra
 
-    picture = PIL.Image.open(io.BytesIO(content), formats=["PNG"])
+    picture = PIL.Image.open(io.BytesIO(content), formats=["PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF"])
     picture.load()
     return picture

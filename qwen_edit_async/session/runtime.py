@@ -196,11 +196,11 @@ class Runtime:
         with self._demand:
             return await self._downloader.read(url, task_id, index)
 
-    async def save(self, url: str, task_id: str, index: int, path: Path) -> None:
-        """Download a result picture to a file; its folder is made."""
+    async def save(self, url: str, task_id: str, index: int, path: Path) -> Path:
+        """Download a result picture to a file, and return its path. Its folder is made."""
         self.require_running()
         with self._demand:
-            await self._downloader.save(url, task_id, index, path)
+            return await self._downloader.save(url, task_id, index, path)
 
     async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function off the event loop."""

@@ -24,7 +24,8 @@ from qwen_edit_async.errors import (
     SubmitUncertainError,
 )
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.images.prepare import PreparedEdit, prepare, prepare_urls
+from qwen_edit_async.images.encode import Upload
+from qwen_edit_async.images.prepare import prepare, url_uploads
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, TaskSnapshot
 from qwen_edit_async.protocol.base import Call, WireProtocol
@@ -97,15 +98,15 @@ class Submitter:
             InvalidEditError: If text would be cut off, and the session is strict.
             SessionClosedError: If the session is closed.
         """
-        cut, prepared = request.silently_cut(), prepare_urls(request)
-        if warner is None and (cut or prepared is None):
+        cut, uploads = request.silently_cut(), url_uploads(request.images)
+        if warner is None and (cut or uploads is None):
             warner = Warner.of_caller()
         if cut and self.strict:
             raise InvalidEditError("; ".join(cut))
         if warner is not None:
             for sentence in cut:
                 warner.warn(sentence)
-        submission = Submission(self, request, seconds, observer, warner, cut, prepared)
+        submission = Submission(self, request, seconds, observer, warner, cut, uploads)
         submission.task = task = self.crew.spawn(submission.run())
         self._under_way[task] = submission
         task.add_done_callback(self._ended)
@@ -143,7 +144,7 @@ class Submission:
     _observer: SubmissionObserver | None
     _warner: Warner | None
     _cut: tuple[str, ...]
-    _prepared: PreparedEdit | None
+    _uploads: tuple[Upload, ...] | None
     accepted: asyncio.Future[EditTask] = attrs.field(init=False)
     task: asyncio.Task[None] = attrs.field(init=False)
     _called_at: float = attrs.field(init=False)
@@ -242,7 +243,7 @@ class Submission:
         await self._slot.take()
         self._began_at = self._slot.taken_at
         self._set_clock()
-        if self._prepared is None:
+        if self._uploads is None:
             await self._prepare()
         while True:
             try:
@@ -252,12 +253,14 @@ class Submission:
             await self._recover(refusal)
 
     async def _prepare(self) -> None:
-        self._prepared = prepared = await self._desk.offloader.run(prepare, self._request, fit=self._desk.fit)
-        if self._warner is not None:
-            for sentence in prepared.warnings:
-                self._warner.warn(sentence)
-        for change in prepared.changes:
-            log.info("%s", change)
+        desk = self._desk
+        self._uploads = uploads = await desk.offloader.run(prepare, self._request.images, fit=desk.fit)
+        for upload in uploads:
+            if self._warner is not None:
+                for sentence in upload.warnings:
+                    self._warner.warn(sentence)
+            for note in upload.notes:
+                log.info("%s", note)
 
     def _succeed(self, snapshot: TaskSnapshot) -> None:
         desk, slot, now = self._desk, self._slot, self._desk.poller.loop.time()
@@ -270,15 +273,16 @@ class Submission:
             if not self.accepted.done():
                 self.accepted.set_exception(closed_error(snapshot.task_id))
             return
-        prepared = self._prepared
-        changes, warnings = (prepared.changes, prepared.warnings) if prepared is not None else ((), ())
+        uploads = self._uploads or ()
+        notes = tuple(note for upload in uploads for note in upload.notes)
+        warnings = tuple(warning for upload in uploads for warning in upload.warnings)
         task = EditTask(
             task_id=snapshot.task_id,
             parameters=self._request.parameters,
             since=now,
             deadline=slot.taken_at + self._seconds,
             request=self._request,
-            notes=(*changes, *self._cut, *warnings),
+            notes=(*notes, *self._cut, *warnings),
             snapshot=snapshot,
             queued=slot.taken_at - self._called_at,
             submitting=now - slot.taken_at,
@@ -332,9 +336,8 @@ class Submission:
         """Wait for a turn, and send the request; the observer is called before and after."""
         turn = self._desk.gate.submit_at_once()
         self._sent_at = turn if turn is not None else await self._stand_by(self._desk.gate.wait_to_submit())
-        images = self._prepared.images if self._prepared is not None else ()
         call = protocol.submission(self._request)
-        body = JSONBody(call.parts, images, self._desk.offloader, stall_timeout=self._desk.stall_timeout)
+        body = JSONBody(call.parts, self._uploads or (), self._desk.offloader, stall_timeout=self._desk.stall_timeout)
         if self._observer is None:
             return await self._send(protocol, call, body)
         await self._observer.about_to_submit()
@@ -453,7 +456,7 @@ class Submission:
             self._timer = None
 
     def _error_when_late(self) -> QwenEditError:
-        if self._prepared is None:
+        if self._uploads is None:
             return DeadlineExceededError("the deadline passed while the images were read: nothing was sent")
         if self.sent_whole:
             return SubmitUncertainError("the deadline passed before the reply to the submission came: a task may exist")
@@ -461,8 +464,8 @@ class Submission:
         return _uncertain(error) if self._is_uncertain else error
 
     def _close_images(self) -> None:
-        if self._prepared is not None:
-            self._prepared.close()
+        for upload in self._uploads or ():
+            upload.close()
 
 
 def closed_error(task_id: str) -> SessionClosedError:

@@ -87,8 +87,8 @@ def test_what_other_edits_read_at_once_is_known_by_its_content():
         for shared, digest in zip((file, picture), digests, strict=True):
             request = EditRequest(shared, "x")
             file.meeting, opened.meeting = threading.Barrier(2), threading.Barrier(2)
-            found, prepared = at_once(lambda: read_content(request), lambda: prepare(request))  # noqa: B023  # ends here
-            prepared.close()
+            found, prepared = at_once(lambda: read_content(request), lambda: prepare(request.images))  # noqa: B023  # ends here
+            prepared[0].close()
             assert found.digest == digest
 
 

@@ -232,6 +232,20 @@ async def test_pictures_beyond_those_asked_for_replace_no_file(out, caplog):
     assert "a task made 2 pictures instead of 1" in caplog.text
 
 
+@pytest.mark.may_block("the test looks at the files")
+async def test_results_of_other_formats_are_saved_under_their_endings_and_left_by_the_next_run(requests, out):
+    content = encode(Image.new("RGB", (64, 64), "teal"), "JPEG")
+    async with service(Fault.wrong_download(content, "image/png").on("download")) as (emulator, session):
+        report = await EditBatch(requests(2), out).run(session)
+        again = await EditBatch(requests(2), out).run(session)
+        assert (report.saved, again.saved, emulator.statistics().downloads) == (2, 2, 2)
+    names = {path.name for path in out.iterdir() if path.suffix == ".jpg"}
+    assert len(names) == 2
+    assert all((out / name).read_bytes() == content for name in names)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in names)
+
+
 async def test_expired_urls_of_an_earlier_run_are_renewed(requests, out, leap):
     async with service(Fault.status(500).on("download").times(2), result_lifetime=60.0) as (emulator, session):
         await EditBatch(requests(2), out).run(session)
@@ -733,17 +747,17 @@ def pipe(folder: Path) -> Path:
 
 
 ODD_IMAGES = {
-    "a surrogate": (lambda _: "\ud800.png", "image 1 is no path"),
-    "a NUL": (lambda _: Path("a\0.png"), "image 1 is no path"),
+    "a surrogate": (lambda _: "\ud800.png", "image 1 is not a path"),
+    "a NUL": (lambda _: Path("a\0.png"), "image 1 is not a path"),
     "a directory": (lambda folder: folder, "image 1 is a directory: give the files in it"),
-    "a pipe": (pipe, "image 1 is no regular file: pass it opened"),
-    "a device": (lambda _: "/dev/zero", "image 1 is no regular file: pass it opened"),
+    "a pipe": (pipe, "image 1 is not a regular file: open it, and pass the open file"),
+    "a device": (lambda _: "/dev/zero", "image 1 is not a regular file: open it, and pass the open file"),
     "a path that raises": (lambda _: OddPath(), "image 1 can't be read: 'OddPath' object has no attribute 'open'"),
     "a remote path that raises": (lambda _: OddRemote(), "image 1 can't be read: no such bucket"),
     "a closed file": (lambda _: closed(io.BytesIO(PHOTO)), "image 1 can't be read: I/O operation on closed file."),
     "a file that raises": (lambda _: OddFile(), "image 1 can't be read: 'offset'"),
     "a file of text": (lambda _: io.StringIO("text"), 'image 1 is a file in text mode: open it with mode "rb"'),
-    "an async file": (lambda _: AsyncFile(), "image 1 is no binary file: its read() gives 'coroutine'"),
+    "an async file": (lambda _: AsyncFile(), "image 1 is not a binary file: its read() returns 'coroutine'"),
     "an array that raises": (lambda _: OddArray(), "image 1 can't be read: the device is gone"),
     "a data URI": (
         lambda _: f"data:image/png;base64,{'A' * 65536}\ud800AAA",  # where its beginning is no longer looked at
@@ -1091,7 +1105,7 @@ async def test_results_are_on_the_disk_before_they_are_fetched_and_files_before_
 
     async def download(self, *arguments):
         seen.append(states(out)["edit0"])
-        await save(self, *arguments)
+        return await save(self, *arguments)
 
     def counted(self, pictures):
         seen.append(states(out)["edit0"])

@@ -92,10 +92,10 @@ async def test_every_bad_row_is_told_with_its_number_and_the_others_are_planned(
     assert problems(plan) == [
         ("row 2", "n is 9: give an integer from 1 to 6"),
         ("row 3", f"image 1 ({photos / 'missing.png'}) does not exist"),
-        ("row 4", f"image 1 ({photos / 'text.png'}) is no JPEG, PNG, BMP, TIFF, WEBP or GIF image: {begins}"),
+        ("row 4", f"image 1 ({photos / 'text.png'}) is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image: {begins}"),
         ("row 5", f"image 1 ({photos / 'empty.png'}) is empty"),
         ("row 7", "the key 'SAME' is that of another row"),
-        ("row 8", f"image 1 ({photos / 'pipe.png'}) is no regular file: pass it opened"),
+        ("row 8", f"image 1 ({photos / 'pipe.png'}) is not a regular file: open it, and pass the open file"),
         ("row 9", "the instruction is missing or empty: say what to do with the picture"),
     ]  # fmt: skip
 
@@ -107,9 +107,26 @@ async def test_pictures_that_are_cut_short_are_problems(photos, out, fit):
     plan = await EditBatch(photos, out, instruction="snow").plan(fit=fit)
     assert plan.submit == 1
     assert [reason.partition(" is ")[2] for _, reason in problems(plan)] == [
-        "no whole PNG file: it is cut short",
-        "no whole GIF file: it is cut short",
+        "a damaged PNG file: it is cut short",
+        "a damaged GIF file: it is cut short",
     ]
+
+
+@pytest.mark.parametrize("what", ["folder", "pattern", "picture"])
+async def test_pictures_that_only_fit_can_make_ready_are_edited_with_it_and_listed_without(photos, out, what):
+    odd = photos / "odd.jpg"
+    Image.new("RGB", (400, 400)).save(odd, "AVIF")
+    batch = EditBatch(
+        {"folder": photos, "pattern": str(photos / "*.jpg"), "picture": odd}[what], out, instruction="snow"
+    )
+    fitting, plain = await batch.plan(fit=True), await batch.plan()
+    assert fitting.problem_count == 0
+    assert plain.submit == fitting.submit - 1
+    ((where, problem),) = problems(plain)
+    assert (where, problem) == (
+        str(odd),
+        "is in AVIF format, which the service does not take: convert it, or let the session do so with fit=True",
+    )
 
 
 async def test_a_file_that_can_not_be_read_or_is_too_large_is_a_problem(photos, out, monkeypatch):
@@ -133,7 +150,7 @@ async def test_a_path_that_can_be_none_is_the_problem_of_its_row_alone(photos, o
     batch = EditBatch(table, out, instruction="snow")
     plan = await batch.plan()
     assert plan.submit == 1
-    assert [(where, reason.rpartition(") ")[2]) for where, reason in problems(plan)] == [("row 2", "is no path")]
+    assert [(where, reason.rpartition(") ")[2]) for where, reason in problems(plan)] == [("row 2", "is not a path")]
     async with service() as (_, session):
         report = await batch.run(session)
     assert (report.saved, report.failed) == (1, 1)

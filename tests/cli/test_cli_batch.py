@@ -128,6 +128,16 @@ def test_bad_rows_count_as_failed_and_stop_no_other(table, batch, out, capsys, s
     assert captured.out == f"1 picture is in {out}\n"
 
 
+def test_pictures_that_only_fit_can_make_ready_count_as_failed_without_it(photos, batch, out, capsys, service):
+    Image.new("RGB", (400, 400)).save(photos / "odd.jpg", "AVIF")
+    assert batch(photos, "--dry-run") == 1
+    assert batch(photos) == 1
+    assert "odd.jpg is in AVIF format, which the service does not take" in capsys.readouterr().err.replace(":", "")
+    assert batch(photos, "--fit", "--dry-run") == 0
+    assert batch(photos, "--fit") == 0
+    assert (out / "odd-0.png").exists()
+
+
 def test_failures_are_grouped_by_reason_the_most_frequent_first(table, batch, capsys, service):
     service.inject(Fault.failed_task(110001, "refused by moderation").for_task(1, 2))
     rows = [{"image": "missing.png", "key": "x"}, *({"image": "a.png", "key": key} for key in "pqr")]

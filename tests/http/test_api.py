@@ -30,7 +30,7 @@ from qwen_edit_async.http import api as _transport
 from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.http.secret import Secret
-from qwen_edit_async.images.encode import RAW_CHUNK, BytesImage, SendableImage
+from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload
 from qwen_edit_async.protocol.base import Call
 from qwen_edit_async.protocol.replies import error_from_reply
 from qwen_edit_async.session import runtime as _host
@@ -140,8 +140,8 @@ async def transport_to(url: str, **options) -> AsyncIterator[AiohttpTransport]:
 async def make_body():
     offloader = Offloader(1)
 
-    def make(data: bytes = b"x" * 100, *, image: SendableImage | None = None, stall_timeout: float = 2.0) -> JSONBody:
-        image = image or BytesImage(media_type="image/png", size=len(data), data=data)
+    def make(data: bytes = b"x" * 100, *, image: Upload | None = None, stall_timeout: float = 2.0) -> JSONBody:
+        image = image or attrs.evolve(bytes_upload(data), head=b"data:image/png;base64,")
         return JSONBody([b'{"image": "', b'"}'], [image], offloader, stall_timeout=stall_timeout)
 
     yield make
@@ -431,18 +431,14 @@ async def test_an_upload_may_last_longer_than_any_timeout_as_long_as_it_moves(ma
 
 
 async def test_the_time_for_a_reply_begins_when_the_body_has_been_sent_whole(make_body):
-    @attrs.frozen
-    class Slow(BytesImage):
-        in_memory = False
+    def read(_start: int, size: int) -> bytes:
+        time.sleep(0.2)
+        return bytes(size)
 
-        def chunk(self, index: int) -> bytes:
-            time.sleep(0.2)
-            return super().chunk(index)
-
-    data = bytes(4 * RAW_CHUNK)
+    slow = Upload(size=4 * RAW_CHUNK, read=read, in_memory=False)
     timeouts = {"connect": 0.2, "reply": 0.2}
     async with serving(replies(OK)) as server, transport_to(server.url, timeouts=timeouts) as transport:
-        reply = await transport.send(POST, make_body(image=Slow(media_type="image/png", size=len(data), data=data)))
+        reply = await transport.send(POST, make_body(image=slow))
     assert reply.status == 200
 
 
@@ -551,12 +547,10 @@ async def test_an_overlong_header_is_a_connection_error():
 
 
 async def test_what_the_body_fails_with_is_the_error(make_body):
-    @attrs.frozen
-    class Changed(BytesImage):
-        def chunk(self, index: int) -> bytes:
-            raise InvalidEditError("the image was changed")
+    def read(_start: int, _size: int) -> bytes:
+        raise InvalidEditError("the image was changed")
 
-    image = Changed(media_type="image/png", size=3, data=b"abc")
+    image = Upload(size=3, read=read)
     async with serving(replies(OK)) as server, transport_to(server.url) as transport:
         with pytest.raises(InvalidEditError, match="was changed"):
             await transport.send(POST, make_body(image=image))

@@ -10,9 +10,11 @@ import json
 import pathlib
 import random
 import socket
+import threading
 import tracemalloc
 
 import aiohttp
+import attrs
 import pytest
 from aiohttp import web
 from hypothesis import given, settings
@@ -21,9 +23,8 @@ from PIL import Image
 
 from qwen_edit_async.errors import APITimeoutError, InvalidEditError
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.images.encode import RAW_CHUNK, BytesImage, FileImage, SendableImage, SpooledImage, UrlImage
+from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload, path_upload, spooled_upload, url_upload
 from qwen_edit_async.images.prepare import prepare
-from qwen_edit_async.models import EditRequest
 from qwen_edit_async.threads import Offloader
 
 pytestmark = pytest.mark.anyio
@@ -72,20 +73,21 @@ class StuckWriter:
             await asyncio.Event().wait()
 
 
-def bytes_image(data: bytes) -> BytesImage:
-    return BytesImage(media_type="image/png", size=len(data), data=data)
+def sent(upload: Upload, media_type: str = "image/png") -> Upload:
+    return attrs.evolve(upload, head=f"data:{media_type};base64,".encode())
 
 
-def file_image(path, data: bytes) -> FileImage:
+def bytes_image(data: bytes) -> Upload:
+    return sent(bytes_upload(data))
+
+
+def file_image(path, data: bytes) -> Upload:
     path.write_bytes(data)
-    status = path.stat()
-    return FileImage(
-        media_type="image/jpeg", size=len(data), path=str(path), modified=status.st_mtime_ns, name="image 1"
-    )
+    return sent(path_upload(str(path), path.stat(), "image 1"), "image/jpeg")
 
 
-def spooled_image(data: bytes) -> SpooledImage:
-    return SpooledImage(media_type="image/gif", size=len(data), file=io.BytesIO(data), name="image 1")
+def spooled_image(data: bytes) -> Upload:
+    return sent(spooled_upload(io.BytesIO(data), len(data), "image 1"), "image/gif")
 
 
 def open_files() -> set[str]:
@@ -106,7 +108,7 @@ async def offloader():
 
 @pytest.fixture
 def make_body(offloader):
-    def make(*images: SendableImage, stall_timeout: float = 10) -> JSONBody:
+    def make(*images: Upload, stall_timeout: float = 10) -> JSONBody:
         opens = b'{"a": ["'
         parts = [opens, *([b'", "'] * (len(images) - 1)), b'"]}'] if images else [b'{"a": []}']
         return JSONBody(parts, images, offloader, stall_timeout=stall_timeout)
@@ -117,23 +119,12 @@ def make_body(offloader):
 sizes = st.integers(1, 40) | st.sampled_from(
     [RAW_CHUNK - 1, RAW_CHUNK, RAW_CHUNK + 1, 2 * RAW_CHUNK, 3 * RAW_CHUNK + 2]
 )
-urls = st.text().map(lambda text: f"https://example.com/{text}")
+contents = st.builds(lambda size, seed: random.Random(seed).randbytes(size), sizes, st.integers())
 made_images = st.one_of(
-    urls.map(UrlImage),
-    st.builds(lambda size, seed: bytes_image(random.Random(seed).randbytes(size)), sizes, st.integers()),
-    st.builds(lambda size, seed: spooled_image(random.Random(seed).randbytes(size)), sizes, st.integers()),
+    st.text().map(lambda text: (url_upload(f"https://example.com/{text}"), f"https://example.com/{text}")),
+    contents.map(lambda data: (bytes_image(data), "data:image/png;base64," + base64.b64encode(data).decode())),
+    contents.map(lambda data: (spooled_image(data), "data:image/gif;base64," + base64.b64encode(data).decode())),
 )
-
-
-def naive_text(image: SendableImage) -> str:
-    match image:
-        case UrlImage(url=url):
-            return url
-        case BytesImage(data=data):
-            return "data:image/png;base64," + base64.b64encode(data).decode()
-        case SpooledImage(file=file):
-            return "data:image/gif;base64," + base64.b64encode(file.getvalue()).decode()
-    raise AssertionError(image)
 
 
 @settings(deadline=None, max_examples=60)
@@ -144,7 +135,7 @@ def test_the_body_is_the_json_of_the_naive_way(images, extra) -> None:
         gap = "\0gap\0"
         text = json.dumps({"images": [gap] * len(images), "text": extra.replace(gap, "")})
         parts = [part.encode() for part in text.split(json.dumps(gap)[1:-1])]
-        body = JSONBody(parts, images, offloader, stall_timeout=10)
+        body = JSONBody(parts, [upload for upload, _ in images], offloader, stall_timeout=10)
         first, second = Writer(), Writer()
         await body.write_with_length(first, None)
         await body.write_with_length(second, body.size)
@@ -152,7 +143,7 @@ def test_the_body_is_the_json_of_the_naive_way(images, extra) -> None:
         return body, first.taken, second.taken
 
     body, taken, again = asyncio.run(send())
-    naive = {"images": [naive_text(image) for image in images], "text": extra.replace("\0gap\0", "")}
+    naive = {"images": [text for _, text in images], "text": extra.replace("\0gap\0", "")}
     assert json.loads(taken) == naive
     assert taken == again == body.decode().encode()
     assert body.size == len(taken)
@@ -172,7 +163,7 @@ async def test_parts_that_do_not_enclose_the_images_are_a_mistake(offloader) -> 
 
 async def test_a_short_body_is_written_at_once(make_body) -> None:
     writer = Writer()
-    await make_body(UrlImage("https://example.com/a"), UrlImage("https://example.com/b")).write(writer)
+    await make_body(url_upload("https://example.com/a"), url_upload("https://example.com/b")).write(writer)
     assert len(writer.chunks) == 1
 
 
@@ -197,19 +188,16 @@ async def test_others_run_between_the_chunks_of_an_image_in_memory(make_body) ->
     assert turns >= 9
 
 
-async def test_files_are_read_on_a_thread(make_body, tmp_path, monkeypatch) -> None:
-    chunk, threads = FileImage.chunk, []
+async def test_files_are_read_on_a_thread(make_body, tmp_path) -> None:
+    image, threads = file_image(tmp_path / "a", bytes(300_000)), []
 
-    def watched(self: FileImage, index: int) -> bytes:
-        with contextlib.suppress(RuntimeError):
-            threads.append(asyncio.get_running_loop())
-        return chunk(self, index)
+    def watched(start: int, size: int) -> bytes:
+        threads.append(threading.current_thread())
+        return image.read(start, size)
 
-    monkeypatch.setattr(FileImage, "chunk", watched)
-    writer = Writer()
-    await make_body(file_image(tmp_path / "a", bytes(300_000))).write(writer)
-    assert writer.taken
-    assert threads == []
+    await make_body(attrs.evolve(image, read=watched)).write(Writer())
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 async def test_sent_whole_turns_true_just_before_the_last_chunk(make_body) -> None:
@@ -300,8 +288,8 @@ async def test_a_large_file_is_sent_in_little_memory(offloader, tmp_path) -> Non
             nonlocal taken
             taken += len(chunk)
 
-    edit = prepare(EditRequest(path, "make it snow"))
-    body = JSONBody([b'{"image": "', b'"}'], edit.images, offloader, stall_timeout=10)
+    uploads = prepare([path])
+    body = JSONBody([b'{"image": "', b'"}'], uploads, offloader, stall_timeout=10)
     tracemalloc.start()
     try:
         await body.write(Counter())
@@ -335,7 +323,7 @@ async def test_a_server_gets_the_whole_json_and_its_length(make_body, tmp_path) 
         return web.json_response(await request.json())
 
     data = random.Random(7).randbytes(1_000_000)
-    body = make_body(UrlImage("https://example.com/ä"), bytes_image(data), file_image(tmp_path / "a", data))
+    body = make_body(url_upload("https://example.com/ä"), bytes_image(data), file_image(tmp_path / "a", data))
     async with serving(handler) as (session, url), session.post(url, data=body) as response:
         answer = await response.json()
     text = base64.b64encode(data).decode()
@@ -415,7 +403,7 @@ async def test_large_chunks_are_handed_over_as_they_were_made(make_body) -> None
     made: list[bytes] = []
     handed_over: list[object] = []
 
-    class Watched(BytesImage):
+    class Watched(Upload):
         def chunk(self, index: int) -> bytes:
             made.append(super().chunk(index))
             return made[-1]
@@ -426,6 +414,6 @@ async def test_large_chunks_are_handed_over_as_they_were_made(make_body) -> None
             await super().write(chunk)
 
     data = bytes(2 * RAW_CHUNK)
-    await make_body(Watched(media_type="image/png", size=len(data), data=data)).write(Watching())
+    await make_body(Watched(size=len(data), read=bytes_upload(data).read)).write(Watching())
     assert len(made) == 2
     assert all(any(chunk is kept for kept in handed_over) for chunk in made)

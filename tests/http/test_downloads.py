@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import os
 import re
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from memory_transport import IMAGE, until
+from PIL import Image
 
 from qwen_edit_async import DownloadError, EditSession, FixedInterval, NotFoundError, OutputImage, SessionClosedError
 from qwen_edit_async.emulator import EditEmulator, Fault, FixedEngine
@@ -48,6 +50,13 @@ def png(size: int) -> bytes:
 
 
 SMALL = png(1000)
+
+
+def encoded(kind: str) -> bytes:
+    """A picture of a format, about 60 KB."""
+    file = io.BytesIO()
+    Image.frombytes("RGB", (150, 150), os.urandom(150 * 150 * 3)).save(file, kind)
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -130,13 +139,13 @@ async def test_a_download_holds_about_a_piece_in_memory_while_it_is_saved(image,
     sizes = []
 
     def watched(write):
-        def watch(self, offset, piece):
+        def watch(self, offset, piece, *inspect):
             sizes.append(len(piece))
-            write(self, offset, piece)
+            return write(self, offset, piece, *inspect)
 
         return watch
 
-    for name in ("write", "commit"):
+    for name in ("write", "finish"):
         monkeypatch.setattr(PartFile, name, watched(getattr(PartFile, name)))
     await image.save(tmp_path / "a.png")
     assert len(sizes) >= 2
@@ -156,7 +165,7 @@ PASSING = {
     "HTML": Fault.wrong_download(),
     "half a picture": Fault.wrong_download(png(50_000)[:-20], "image/png"),
     "a damaged picture": Fault.wrong_download(png(50_000).replace(b"IEND", b"IDAT"), "image/png"),
-    "more than a picture": Fault.wrong_download(png(1000) + b"more", "image/png"),
+    "half a JPEG": Fault.wrong_download(encoded("JPEG")[:-20], "image/jpeg"),
     "empty": Fault.wrong_download(b"", "image/png"),
 }
 
@@ -167,6 +176,53 @@ async def test_a_download_that_fails_is_tried_again(emulator, image, tmp_path, f
     path = await image.save(tmp_path / "a.png")
     assert path.read_bytes() == emulator.engine._picture
     assert (emulator.statistics().downloads, files_in(tmp_path)) == (3, ["a.png"])
+
+
+OTHERS = {
+    "JPEG": (encoded("JPEG"), ".jpg", "is a JPEG, not a PNG"),
+    "WEBP": (encoded("WEBP"), ".webp", "is a WEBP, not a PNG"),
+    "AVIF": (encoded("AVIF"), ".avif", "is an AVIF, not a PNG"),
+    "GIF": (encoded("GIF"), ".gif", "is a GIF, not a PNG"),
+    "more than a PNG": (encoded("PNG") + b"more", ".png", "is a PNG file with 4 bytes after its end"),
+    "a PNG without rows": (SMALL, ".png", "is a damaged PNG file: its pixel data is damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+async def test_a_picture_that_is_not_as_documented_is_kept_under_its_ending(emulator, image, tmp_path, caplog, kind):
+    content, ending, remark = OTHERS[kind]
+    emulator.inject(Fault.wrong_download(content, "image/png").on("download"))
+    path = await image.save(tmp_path / "a.png")
+    assert path == tmp_path / f"a{ending}"
+    assert path.read_bytes() == content
+    assert files_in(tmp_path) == [path.name]
+    assert f"image 0 of task {image.task_id} {remark}" in caplog.text
+    assert await image.read() == content
+    assert emulator.statistics().downloads == 2
+
+
+async def test_a_picture_of_another_format_can_be_opened(emulator, image):
+    emulator.inject(Fault.wrong_download(OTHERS["WEBP"][0], "image/webp").on("download"))
+    assert (await image.open()).size == (150, 150)
+
+
+async def test_a_picture_of_another_format_replaces_no_other_file(emulator, image, tmp_path):
+    emulator.inject(Fault.wrong_download(OTHERS["JPEG"][0], "image/jpeg").on("download"))
+    (tmp_path / "a.jpg").write_bytes(b"of the user")
+    path = await image.save(tmp_path / "a.png")
+    assert path == tmp_path / "a.png"
+    assert path.read_bytes() == OTHERS["JPEG"][0]
+    assert (tmp_path / "a.jpg").read_bytes() == b"of the user"
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [(b"<!DOCTYPE html><p>gone", "it is an HTML page"), (encoded("JPEG")[:-50], "it is a JPEG file that is cut short")],
+)
+async def test_what_came_instead_of_a_picture_is_named(emulator, image, content, named):
+    emulator.inject(Fault.wrong_download(content, "image/png").on("download"))
+    with pytest.raises(DownloadError, match=f"could not be downloaded: {named}"):
+        await image.read()
 
 
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)

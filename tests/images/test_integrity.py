@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images import integrity as _structure
+from qwen_edit_async.images import jpeg as _jpeg
 from qwen_edit_async.images import pillow as _pillow
 from qwen_edit_async.images.integrity import find_cut, find_damage
+from qwen_edit_async.images.prepare import prepare
 
 SCAN = b"\xff\xda"
 
@@ -23,8 +24,8 @@ def jpeg(**options: object) -> bytes:
     return file.getvalue()
 
 
-def damage(data: bytes) -> str | None:
-    return find_damage(io.BytesIO(data), len(data), "image/jpeg")
+def damage(data: bytes) -> str:
+    return find_damage(io.BytesIO(data), len(data), "image/jpeg").damage
 
 
 def with_inserted(data: bytes, position: int, inserted: bytes) -> bytes:
@@ -33,7 +34,7 @@ def with_inserted(data: bytes, position: int, inserted: bytes) -> bytes:
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 1}])
 def test_a_whole_jpeg_has_no_damage(options) -> None:
-    assert damage(jpeg(**options)) is None
+    assert damage(jpeg(**options)) == ""
 
 
 @pytest.mark.parametrize("marker", [b"\xff\xc0", b"\xff\xd8", b"\xff\x80", b"\xff\xf7"])
@@ -47,7 +48,7 @@ def test_an_end_marker_inside_of_a_comment_between_scans_is_not_the_end() -> Non
     second_scan = data.index(SCAN, data.index(SCAN) + 2)
     tables = data.rindex(b"\xff\xc4", 0, second_scan)
     commented = with_inserted(data, tables, b"\xff\xfe\x00\x04\xff\xd9")
-    assert damage(commented) is None
+    assert damage(commented) == ""
     assert damage(commented[:-2]) == "it is cut short"
 
 
@@ -65,10 +66,8 @@ def test_it_does_not_matter_where_blocks_end(monkeypatch, block, whole, inserted
     second_scan = data.index(SCAN, data.index(SCAN) + 2)
     data = with_inserted(data, data.rindex(b"\xff\xc4", 0, second_scan), inserted)[: None if whole else -2]
     expected = damage(data)
-    assert expected == (
-        "its pixel data is damaged" if inserted == b"\xff\xc0" else None if whole else "it is cut short"
-    )
-    monkeypatch.setattr(_structure, "_BLOCK", block)
+    assert expected == ("its pixel data is damaged" if inserted == b"\xff\xc0" else "" if whole else "it is cut short")
+    monkeypatch.setattr(_jpeg, "BLOCK", block)
     assert damage(data) == expected
 
 
@@ -85,7 +84,7 @@ def test_a_file_is_read_once_however_many_comments_it_has(comment) -> None:
 
     data = jpeg()
     data = data[:-2] + comment * (1_000_000 // len(comment)) + data[-2:]
-    assert find_damage(Watched(data), len(data), "image/jpeg") is None
+    assert find_damage(Watched(data), len(data), "image/jpeg").damage == ""
     assert read <= len(data)
 
 
@@ -111,7 +110,7 @@ FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"]
 def test_whether_a_file_is_cut_short_is_told_without_reading_it(kind) -> None:
     data = encoded(kind)
     file = Counted(data)
-    assert find_cut(file, len(data), f"image/{kind.lower()}") is None
+    assert find_cut(file, len(data), f"image/{kind.lower()}").damage == ""
     assert file.count < 2000 < len(data)
 
 
@@ -120,29 +119,51 @@ def test_whether_a_file_is_cut_short_is_told_without_reading_it(kind) -> None:
 )
 def test_a_file_that_is_cut_short_is_found(kind, kept) -> None:
     data = encoded(kind)[:kept]
-    for find in (find_cut, find_damage):
-        assert find(io.BytesIO(data), len(data), f"image/{kind.lower()}") == "it is cut short"
+    assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}").damage == "it is cut short"
+    assert find_damage(io.BytesIO(data), len(data), f"image/{kind.lower()}").damage == "it is cut short"
 
 
 @pytest.mark.parametrize(("kind", "appended"), [("JPEG", b"\0"), ("PNG", b"a trailer")])
 def test_what_something_was_appended_to_is_whole(kind, appended) -> None:
     data = encoded(kind) + appended
-    assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}") is None
+    assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}").damage == ""
 
 
-@pytest.mark.parametrize(("kind", "position"), [("JPEG", 2), ("PNG", 17)])
-def test_a_header_that_is_damaged_is_found(kind, position) -> None:
-    data = bytearray(encoded(kind))
-    data[position] ^= 0x10
-    assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}")
+def test_a_header_that_is_damaged_is_found() -> None:
+    data = bytearray(encoded("PNG"))
+    data[17] ^= 0x10
+    assert find_cut(io.BytesIO(data), len(data), "image/png").damage
+    data = encoded("JPEG")
+    data = data[:2] + data[data.index(SCAN) :]
+    assert find_cut(io.BytesIO(data), len(data), "image/jpeg").damage == "its segments are damaged"
+
+
+@pytest.mark.parametrize("stray", [b"\0", b"junk", b"\xff\0\xff\0", b"\0" * 5000])
+@pytest.mark.parametrize("marker", [b"\xff\xdb", b"\xff\xc4", SCAN, b"\xff\xd9"])
+@pytest.mark.parametrize("fit", [False, True])
+def test_stray_bytes_between_segments_are_skipped(stray, marker, fit) -> None:
+    data = encoded("JPEG")
+    data = with_inserted(data, data.index(marker), stray)
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+    (upload,) = prepare([data], fit=fit)
+    assert upload.size == len(data)
+
+
+def test_stray_bytes_are_read_once() -> None:
+    data = encoded("JPEG")
+    data = with_inserted(data, data.index(b"\xff\xdb"), b"\0" * 5_000_000)
+    file = Counted(data)
+    assert find_damage(file, len(data), "image/jpeg").damage == ""
+    assert file.count <= len(data)
 
 
 def test_broken_tables_are_found_by_decoding() -> None:
     data = bytearray(jpeg())
     tables = data.index(b"\xff\xc4")
     data[tables + 5 : tables + 21] = b"\xff" * 16
-    assert damage(bytes(data)) is None
-    with pytest.raises(InvalidEditError, match="can't be decoded"):
+    assert damage(bytes(data)) == ""
+    with pytest.raises(InvalidEditError, match="is damaged, or of a kind"):
         _pillow.check(io.BytesIO(data), "image/jpeg", "image 1")
 
 
@@ -156,5 +177,120 @@ def test_only_the_beginning_of_the_pixel_data_is_decoded(monkeypatch) -> None:
 
     monkeypatch.setattr(_pillow._JpegFile, "load_read", spying)
     data = jpeg(quality=95)
-    assert _pillow.check(io.BytesIO(data), "image/jpeg", "image 1") == (400, 400)
+    assert _pillow.check(io.BytesIO(data), "image/jpeg", "image 1").sides == (400, 400)
     assert len(b"".join(given)) < data.index(SCAN) + 10 * 1024 < len(data)
+
+
+def scan_of(data: bytes) -> int:
+    """Where a JPEG's first pixel data begins."""
+    scan = data.index(SCAN)
+    return scan + 2 + int.from_bytes(data[scan + 2 : scan + 4])
+
+
+def with_height(data: bytes, height: int) -> bytes:
+    frame = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2"))
+    return data[: frame + 5] + height.to_bytes(2) + data[frame + 7 :]
+
+
+def cut_and_closed(data: bytes, share: float) -> bytes:
+    start = scan_of(data)
+    return data[: start + int((len(data) - start) * share)] + b"\xff\xd9"
+
+
+def smooth(width: int = 500, height: int = 400, mode: str = "RGB", **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.radial_gradient("L").resize((width, height)).convert(mode).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_scan_without_data_is_damage(options, mode) -> None:
+    assert "too little data" in damage(cut_and_closed(smooth(mode=mode), 0))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (17, 33), (385, 401), (1000, 7)])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({}, {"optimize": True}, {"progressive": True}, {"restart_marker_blocks": 3}, {"restart_marker_rows": 1}),
+        {"restart_marker_blocks": 3, "progressive": True},
+    ],
+)
+def test_a_picture_of_one_colour_has_enough_data(size, mode, options) -> None:
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, "JPEG", quality=5, **options)
+    found = find_damage(file, len(file.getvalue()), "image/jpeg")
+    assert found.damage == ""
+    _pillow.check(file, "image/jpeg", "image 1", doubtful_end=found.doubtful_end)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_missing_restart_markers_are_damage(share) -> None:
+    assert "% of its pixels" in damage(cut_and_closed(jpeg(restart_marker_rows=1), share))
+
+
+def test_restart_markers_in_another_order_are_damage() -> None:
+    data = jpeg(restart_marker_rows=1)
+    second = data.index(b"\xff\xd1", scan_of(data))
+    assert damage(data[: second + 1] + b"\xd5" + data[second + 2 :]) == "its pixel data is damaged"
+
+
+def test_one_restart_marker_too_many_is_no_damage() -> None:
+    data = jpeg(restart_marker_blocks=625)  # without any
+    assert damage(data[:-2] + b"\xff\xd0" + data[-2:]) == ""
+
+
+@pytest.mark.parametrize("file", [with_height(smooth(500, 400), 1200), cut_and_closed(smooth(500, 400), 0.4)])
+def test_a_jpeg_that_lacks_most_of_its_data_is_refused(file) -> None:
+    found = find_damage(io.BytesIO(file), len(file), "image/jpeg")
+    assert found.doubtful_end == len(file) - 2
+    with pytest.raises(InvalidEditError, match="image 1 is a damaged JPEG file: it has too little data for its 500×"):
+        _pillow.check(io.BytesIO(file), "image/jpeg", "image 1", doubtful_end=found.doubtful_end)
+
+
+def test_a_sound_jpeg_with_little_data_is_decoded_and_passes() -> None:
+    data = smooth(500, 400) + b"a trailer"
+    found = find_damage(io.BytesIO(data), len(data), "image/jpeg")
+    assert found.doubtful_end == data.rindex(b"\xff\xd9")
+    assert _pillow.check(io.BytesIO(data), "image/jpeg", "image 1", doubtful_end=found.doubtful_end).sides == (500, 400)
+
+
+def test_a_usual_photo_is_not_decoded_whole() -> None:
+    data = jpeg()
+    assert find_damage(io.BytesIO(data), len(data), "image/jpeg").doubtful_end is None
+
+
+def test_a_jpeg_whose_height_is_told_later_passes() -> None:
+    data = with_height(jpeg(), 0)
+    assert damage(data) == ""
+
+
+@pytest.mark.parametrize(
+    "segment", [b"\xff\xc0\x00\x0b\x08\x01\x90\x01\x90\x01\x01\x00\x00", b"\xff\xc0\x00\x08\x08\x01\x90\x01\x90\x00"]
+)
+def test_a_frame_without_samples_is_damage(segment) -> None:
+    data = jpeg()
+    assert damage(data[:2] + segment + data[2:]) == "its segments are damaged"
+
+
+@pytest.mark.parametrize("change", [(b"\xff\xc0", b"\xff\xee"), (b"\x03\x01\x00\x02\x11", b"\x03\x09\x00\x02\x11")])
+def test_a_scan_of_unknown_components_is_damage(change) -> None:
+    data = jpeg()
+    frame = data.index(b"\xff\xc0")
+    assert change[0] in data[frame:]
+    assert damage(data[:frame] + data[frame:].replace(*change, 1)) == "its segments are damaged"
+
+
+@pytest.mark.parametrize("header", [b"\0\0", b"\0\2", b"\0\3\1", b"\0\x08\3\1\0\2\x11\3"])
+def test_a_scan_with_a_short_header_is_damage(header) -> None:
+    data = jpeg()
+    scan = data.index(SCAN)
+    assert damage(data[: scan + 2] + header + data[scan_of(data) :]) == "its segments are damaged"
+
+
+@pytest.mark.parametrize("marker", [b"\xff\xd8", b"\xff\xd9"])
+def test_a_jpeg_that_begins_or_ends_within_its_header_is_damaged(marker) -> None:
+    data = jpeg()
+    assert damage(data[:2] + marker + data[2:]) == "its segments are damaged"

@@ -22,6 +22,7 @@ from qwen_edit_async.images.kinds import (
     is_data_uri,
     is_url,
     sniff,
+    sniff_other,
 )
 
 GIF = b"GIF89a" + bytes(20)
@@ -48,6 +49,21 @@ GIF = b"GIF89a" + bytes(20)
 )
 def test_a_format_is_recognised_by_content(head: bytes, media_type: str | None) -> None:
     assert sniff(head) == media_type
+
+
+@pytest.mark.parametrize("format_name", ["AVIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "DDS"])
+def test_a_format_that_only_fit_can_make_ready_is_named(format_name: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(file, format_name)
+    head = file.getvalue()[:16]
+    assert (sniff(head), sniff_other(head)) == (None, format_name)
+    with pytest.raises(InvalidEditError, match=f"image 1 is in {format_name} format, .* fit=True"):
+        check_format(head, "image 1")
+
+
+@pytest.mark.parametrize("head", [b"\n", b"P4ssword", b"\0\0\0\x18ftypmp42", b"<svg", b""])
+def test_other_files_are_no_pictures(head: bytes) -> None:
+    assert (sniff(head), sniff_other(head)) == (None, None)
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"])
@@ -123,14 +139,14 @@ def test_something_that_opens_a_file_passes() -> None:
         (None, "'NoneType'"),
         (7, "'int'"),
         (["a.png"], "'list'"),
-        ("", "is no path"),
-        ("a\0b", "is no path"),
+        ("", "is not a path"),
+        ("a\0b", "is not a path"),
         ("ftp://example.com/a.png", "not http"),
         ("file:///a.png", "not http"),
-        ("http://", "no valid URL"),
-        ("https:///a.png", "no valid URL"),
-        ("http://[::1", "no valid URL"),
-        ("https://example.com/a b.png", "no valid URL"),
+        ("http://", "not a valid URL"),
+        ("https:///a.png", "not a valid URL"),
+        ("http://[::1", "not a valid URL"),
+        ("https://example.com/a b.png", "not a valid URL"),
         ("data:image/png,abc", "not of the form"),
         ("data:image/png;base64;x=y,AAAA", "not of the form"),
         ("data:" + "x" * 500, "not of the form"),

@@ -14,21 +14,23 @@ import struct
 import sys
 import threading
 import tracemalloc
+import types
 import warnings
 import zlib
 
 import numpy as np
 import pytest
 from crossing import Crossing, at_once
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, SAFE_IMAGE_BYTES
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError
 from qwen_edit_async.images import encode as _sending
 from qwen_edit_async.images import pillow as _pillow
 from qwen_edit_async.images import prepare as _prepare
-from qwen_edit_async.images.prepare import PreparedEdit, prepare
-from qwen_edit_async.models import EditRequest
+from qwen_edit_async.images import source as _source
+from qwen_edit_async.images.encode import Upload
+from qwen_edit_async.images.prepare import prepare
 
 FORMATS = ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"]
 ORIENTATION = 0x0112
@@ -56,28 +58,23 @@ def turned_jpeg(width: int = 640, height: int = 480) -> bytes:
     return encoded(photo(width, height), "JPEG", exif=exif)
 
 
-def request_of(*images: object) -> EditRequest:
-    return EditRequest(images, "make it snow")
+def texts(uploads: tuple[Upload, ...]) -> list[str]:
+    return [json.loads(b'"' + b"".join(each.chunk(index) for index in range(each.chunks)) + b'"') for each in uploads]
 
 
-def texts(edit: PreparedEdit) -> list[str]:
-    return [
-        json.loads(b'"' + b"".join(image.chunk(index) for index in range(image.chunks)) + b'"') for image in edit.images
-    ]
-
-
-def contents(edit: PreparedEdit) -> list[bytes]:
-    return [base64.b64decode(text.partition(",")[2], validate=True) for text in texts(edit)]
+def contents(uploads: tuple[Upload, ...]) -> list[bytes]:
+    return [base64.b64decode(text.partition(",")[2], validate=True) for text in texts(uploads)]
 
 
 def content(*images: object, fit: bool = False) -> bytes:
     """What is sent of one image, after checking that its size was foretold."""
-    edit = prepare(request_of(*images), fit=fit)
+    uploads = prepare(images, fit=fit)
     try:
-        assert [image.text_size for image in edit.images] == [len(text.encode()) for text in texts(edit)]
-        return contents(edit)[0]
+        assert [upload.text_size for upload in uploads] == [len(text.encode()) for text in texts(uploads)]
+        return contents(uploads)[0]
     finally:
-        edit.close()
+        for upload in uploads:
+            upload.close()
 
 
 @pytest.fixture
@@ -118,10 +115,10 @@ class OpensWithoutMode:
 @pytest.mark.parametrize("fit", [False, True])
 def test_a_file_of_an_accepted_format_passes_as_it_is(format_name, fit) -> None:
     data = encoded(photo(), format_name)
-    edit = prepare(request_of(data), fit=fit)
-    assert contents(edit) == [data]
-    assert texts(edit)[0].startswith(f"data:image/{format_name.lower()};base64,")
-    assert (edit.warnings, edit.changes) == ((), ())
+    uploads = prepare([data], fit=fit)
+    assert contents(uploads) == [data]
+    assert texts(uploads)[0].startswith(f"data:image/{format_name.lower()};base64,")
+    assert (uploads[0].warnings, uploads[0].notes) == ((), ())
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"quality": 30}, {"subsampling": 0}])
@@ -172,7 +169,7 @@ def test_a_tiff_of_any_layout_passes(order, directory_last) -> None:
 @pytest.mark.parametrize("missing", [5, 1000])
 def test_a_tiff_that_lost_its_directory_is_refused(order, missing) -> None:
     with pytest.raises(InvalidEditError, match="it is cut short"):
-        prepare(request_of(tiff(order, directory_last=True)[:-missing]))
+        prepare([tiff(order, directory_last=True)[:-missing]])
 
 
 def test_a_jpeg_with_corrupt_metadata_passes_without_a_warning() -> None:
@@ -187,13 +184,13 @@ def test_a_jpeg_with_corrupt_metadata_passes_without_a_warning() -> None:
 
 
 def test_a_remark_of_pillow_on_metadata_is_no_refusal(monkeypatch) -> None:
-    def remark(*_args: object) -> None:
+    def remark(*_args: object, **_options: object) -> None:
         warnings.warn("odd metadata", stacklevel=2)
 
     monkeypatch.setattr(_pillow, "_open", remark)
     data = encoded(photo(100, 100), "TIFF")
-    edit = prepare(request_of(data))
-    assert (contents(edit), edit.warnings) == ([data], ())
+    uploads = prepare([data])
+    assert (contents(uploads), uploads[0].warnings) == ([data], ())
 
 
 @pytest.mark.parametrize("kind", [str, pathlib.Path, os.fsencode])
@@ -216,10 +213,10 @@ def test_a_small_file_is_read_once_and_kept(tmp_path) -> None:
     path.write_bytes(encoded(photo(400, 400), "PNG"))
     data = path.read_bytes()
     assert len(data) <= _sending.RAW_CHUNK
-    edit = prepare(request_of(path))
+    uploads = prepare([path])
     path.unlink()
-    assert edit.images[0].in_memory
-    assert contents(edit) == [data]
+    assert uploads[0].in_memory
+    assert contents(uploads) == [data]
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
@@ -229,25 +226,25 @@ def test_bytes_of_every_kind_are_sent(large_jpeg, kind) -> None:
 
 def test_a_buffer_that_is_changed_later_is_sent_as_it_was(large_jpeg) -> None:
     buffer = bytearray(large_jpeg)
-    edit = prepare(request_of(buffer))
+    uploads = prepare([buffer])
     buffer[:] = bytes(len(buffer))
-    assert contents(edit) == [large_jpeg]
+    assert contents(uploads) == [large_jpeg]
 
 
 @pytest.mark.parametrize("size", [300, 900])
 def test_a_data_uri_is_passed_on_with_its_true_media_type(size) -> None:
     data = encoded(noise(size, size), "JPEG", quality=95)
     uri = 'data:image/jpg;name="x";base64,' + base64.b64encode(data).decode()
-    edit = prepare(request_of(uri))
-    assert texts(edit) == ["data:image/jpeg;base64," + base64.b64encode(data).decode()]
-    assert edit.images[0].text_size == len(texts(edit)[0])
+    uploads = prepare([uri])
+    assert texts(uploads) == ["data:image/jpeg;base64," + base64.b64encode(data).decode()]
+    assert uploads[0].text_size == len(texts(uploads)[0])
 
 
 def test_a_url_is_sent_as_json_text_and_not_fetched() -> None:
     url = 'https://example.com/ä"b\\.png'
-    edit = prepare(request_of(url))
-    assert texts(edit) == [url]
-    assert edit.images[0].text_size == len(json.dumps(url)) - 2
+    uploads = prepare([url])
+    assert texts(uploads) == [url]
+    assert uploads[0].text_size == len(json.dumps(url)) - 2
 
 
 def test_a_file_object_is_read_from_where_it_stands_and_left_open(large_jpeg) -> None:
@@ -271,7 +268,7 @@ def test_a_stream_gives_its_image_to_one_edit(large_jpeg) -> None:
     stream = Stream(large_jpeg)
     assert content(stream) == large_jpeg
     with pytest.raises(InvalidEditError, match="already read to its end"):
-        prepare(request_of(stream))
+        prepare([stream])
 
 
 def pixels(data: bytes) -> bytes:
@@ -329,26 +326,26 @@ def test_something_that_opens_without_a_mode_is_opened_and_closed(large_jpeg) ->
 @pytest.mark.parametrize("side", [300, 900])
 def test_what_was_read_from_a_stream_can_be_sent_until_it_is_closed(side) -> None:
     data = encoded(noise(side, side), "PNG")
-    edit = prepare(request_of(io.BytesIO(data)))
-    assert contents(edit) == contents(edit) == [data]
-    spooled = not edit.images[0].in_memory
+    uploads = prepare([io.BytesIO(data)])
+    assert contents(uploads) == contents(uploads) == [data]
+    spooled = not uploads[0].in_memory
     assert spooled == (len(data) > 1024 * 1024)
-    edit.close()
+    uploads[0].close()
     if spooled:
         with pytest.raises(InvalidEditError, match="temporary file"):
-            edit.images[0].chunk(0)
+            uploads[0].chunk(0)
 
 
 def test_three_images_keep_their_order() -> None:
     images = [encoded(photo(400 + shade, 400), "PNG") for shade in range(3)]
-    edit = prepare(request_of(images[0], io.BytesIO(images[1]), images[2]))
-    assert contents(edit) == images
+    uploads = prepare([images[0], io.BytesIO(images[1]), images[2]])
+    assert contents(uploads) == images
 
 
 @pytest.mark.parametrize(
     ("mode", "sent"),
     [
-        *(("1", "L"), ("L", "L"), ("I", "L"), ("F", "L"), ("I;16", "L"), ("I;16B", "L")),
+        *(("1", "L"), ("L", "L"), ("I;16", "L"), ("I;16B", "L")),
         *(
             ("RGB", "RGB"),
             ("P", "RGB"),
@@ -378,9 +375,17 @@ def test_sixteen_bits_are_scaled_to_eight(mode, value, shade) -> None:
     assert Image.open(io.BytesIO(content(picture))).getpixel((0, 0)) == shade
 
 
-@pytest.mark.parametrize(("value", "shade"), [(-5.0, 0), (100.0, 100), (900.0, 255)])
-def test_floats_are_taken_as_0_to_255(value, shade) -> None:
-    assert Image.open(io.BytesIO(content(Image.new("F", (400, 400), value)))).getpixel((0, 0)) == shade
+@pytest.mark.parametrize("mode", ["I", "F"])
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_picture_whose_range_of_values_is_not_known_is_refused(mode, fit) -> None:
+    with pytest.raises(InvalidEditError, match=r"image 1 has 32-bit samples .*convert it to 8 bits, 0 to 255"):
+        prepare([Image.new(mode, (400, 400))], fit=fit)
+
+
+def test_sixteen_bit_files_are_scaled_to_eight() -> None:
+    picture = Image.new("I;16", (3200, 100), 256 * 100)
+    for format_name in ("PNG", "TIFF"):
+        assert fitted(encoded(picture, format_name))[0].getpixel((0, 0)) == 100
 
 
 @pytest.mark.parametrize("transparency", [b"\x00\xff", 0])
@@ -393,11 +398,86 @@ def test_the_transparency_of_a_palette_is_kept(transparency) -> None:
     assert (result.getpixel((0, 0)), result.getpixel((5, 5))) == ((10, 20, 30, 0), (40, 50, 60, 255))
 
 
-def test_a_color_profile_is_kept_unless_the_colors_were_converted() -> None:
-    profiled, converted = photo(400, 400), photo(400, 400).convert("CMYK")
-    profiled.info["icc_profile"] = converted.info["icc_profile"] = b"profile"
-    assert Image.open(io.BytesIO(content(profiled))).info["icc_profile"] == b"profile"
-    assert "icc_profile" not in Image.open(io.BytesIO(content(converted))).info
+def icc_profile(space: bytes, connection: bytes, tags: dict[bytes, bytes], kind: bytes = b"mntr") -> bytes:
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, data in tags.items():
+        table += name + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(data))
+        body += data.ljust(-(-len(data) // 4) * 4, b"\0")
+    header = struct.pack(">I4sI", 132 + 12 * len(tags) + len(body), b"none", 0x02400000) + kind + space + connection
+    white = struct.pack(">III", 0xF6D6, 0x10000, 0xD32D)
+    return (header.ljust(36, b"\0") + b"acsp").ljust(68, b"\0") + white + bytes(48) + table + body
+
+
+def xyz(*values: float) -> bytes:
+    return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))
+
+
+def wide_gamut() -> bytes:
+    """Primaries like those of ProPhoto RGB, and a gamma of 1.8."""
+    colours = [(0.7977, 0.2880, 0.0), (0.1352, 0.7119, 0.0), (0.0313, 0.0001, 0.8249)]
+    tags = {name: xyz(*colour) for name, colour in zip((b"rXYZ", b"gXYZ", b"bXYZ"), colours, strict=True)}
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(1.8 * 256))
+    return icc_profile(
+        b"RGB ", b"XYZ ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve) | {b"wtpt": xyz(0.9642, 1, 0.8249)}
+    )
+
+
+def green_cyan() -> bytes:
+    """A profile of CMYK in which cyan ink is a green."""
+    identity = struct.pack(">9i", *(65536 * (place in {0, 4, 8}) for place in range(9)))
+    curve = bytes(range(256))
+    corners = b""
+    for ink in range(16):  # cyan changes slowest
+        dark = 255 if ink == 0 else 128 if ink == 8 else 40
+        corners += bytes([dark, 128 - 60 * (ink == 8), 128 + 60 * (ink == 8)])
+    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + identity + curve * 4 + corners + curve * 3
+    return icc_profile(b"CMYK", b"Lab ", {b"A2B0": lut}, kind=b"prtr")
+
+
+def colour(picture: Image.Image) -> tuple[int, ...]:
+    return picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
+
+
+def test_a_color_profile_is_kept_with_the_colours_that_it_describes() -> None:
+    picture = photo(400, 400)
+    picture.info["icc_profile"] = wide_gamut()
+    assert Image.open(io.BytesIO(content(picture))).info["icc_profile"] == wide_gamut()
+    assert picture.info["icc_profile"] == wide_gamut()
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LA", "YCbCr", "L", "RGBA"])
+def test_a_color_profile_of_another_kind_of_colours_is_dropped(mode) -> None:
+    picture = photo(400, 400).convert(mode)
+    picture.info["icc_profile"] = icc_profile(b"CMYK", b"Lab ", {})
+    sent = Image.open(io.BytesIO(content(picture)))
+    assert "icc_profile" not in sent.info
+    assert "icc_profile" in picture.info
+
+
+def test_cmyk_is_converted_through_its_profile() -> None:
+    picture = Image.new("CMYK", (400, 400), (255, 0, 0, 0))
+    assert colour(Image.open(io.BytesIO(content(picture)))) == (0, 255, 255)
+    picture.info["icc_profile"] = green_cyan()
+    red, green, blue = colour(Image.open(io.BytesIO(content(picture))))
+    assert green > red + 50
+    assert green > blue + 50
+
+
+def test_fit_converts_a_cmyk_photo_through_its_profile() -> None:
+    result, _, _ = fitted(encoded(Image.new("CMYK", (3200, 400), (255, 0, 0, 0)), "JPEG", icc_profile=green_cyan()))
+    red, green, blue = colour(result)
+    assert green > red + 50
+    assert green > blue + 50
+    assert "icc_profile" not in result.info
+
+
+def test_a_thumbnail_has_the_colours_of_its_profile() -> None:
+    data = encoded(Image.new("RGB", (400, 400), (100, 180, 100)), "PNG", icc_profile=wide_gamut())
+    made = _pillow.thumbnail(io.BytesIO(data), 64, "the picture")
+    small = Image.open(made.file)
+    assert colour(small)[0] < 60  # far less red than the profile's own green has
+    assert "icc_profile" not in small.info
+    made.file.close()
 
 
 def test_a_picture_of_a_turned_photo_is_turned_upright_and_stays_as_it_was() -> None:
@@ -418,6 +498,29 @@ def test_an_array_becomes_a_png_of_its_pixels(shape, mode) -> None:
     assert np.array_equal(np.asarray(result), array.reshape(shape[:2]) if mode == "L" else array)
 
 
+class OnlyInterface:
+    """An object that speaks NumPy's array interface and nothing else."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    @property
+    def __array_interface__(self) -> dict[str, object]:
+        return self.array.__array_interface__
+
+
+@pytest.mark.parametrize("shape", [(400, 500), (400, 500, 1), (400, 500, 3)])
+def test_an_object_with_nothing_but_the_array_interface_is_sent(shape) -> None:
+    array = np.random.default_rng(7).integers(0, 256, shape, np.uint8)[::-1]
+    assert content(OnlyInterface(array)) == content(np.ascontiguousarray(array))
+
+
+def test_an_object_with_the_array_interface_needs_numpy(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    with pytest.raises(InvalidEditError, match="image 1 is 'OnlyInterface': give a NumPy array or a PIL image"):
+        prepare([OnlyInterface(np.zeros((400, 400), np.uint8))])
+
+
 def test_an_array_that_is_a_view_is_sent_as_it_is_seen() -> None:
     array = np.random.default_rng(7).integers(0, 256, (400, 500, 3), np.uint8)[::-1, :, ::-1]
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(content(array)))), array)
@@ -425,7 +528,7 @@ def test_an_array_that_is_a_view_is_sent_as_it_is_seen() -> None:
 
 def test_a_picture_that_is_too_large_as_png_is_refused_with_advice() -> None:
     with pytest.raises(InvalidEditError, match=r"as PNG.*fit=True"):
-        prepare(request_of(noise(2000, 2000)))
+        prepare([noise(2000, 2000)])
 
 
 def test_something_that_only_looks_like_a_picture_is_refused() -> None:
@@ -438,14 +541,19 @@ def test_something_that_only_looks_like_a_picture_is_refused() -> None:
         def save(self, fp: object) -> None:
             raise AssertionError(fp)
 
-    with pytest.raises(InvalidEditError, match="image 1 can't be decoded"):
-        prepare(request_of(Lookalike()))
+    with pytest.raises(
+        InvalidEditError, match="image 1 is damaged, or of a kind that can't be read here: convert it to PNG"
+    ):
+        prepare([Lookalike()])
 
 
 def test_a_picture_whose_file_is_cut_short_is_refused() -> None:
     data = encoded(photo(), "JPEG")
-    with Image.open(io.BytesIO(data[: len(data) // 2])) as picture, pytest.raises(InvalidEditError, match="truncated"):
-        prepare(request_of(picture))
+    with (
+        Image.open(io.BytesIO(data[: len(data) // 2])) as picture,
+        pytest.raises(InvalidEditError, match="image 1 is damaged: it lacks a part"),
+    ):
+        prepare([picture])
 
 
 def with_file(path: pathlib.Path, data: bytes) -> pathlib.Path:
@@ -462,13 +570,13 @@ def png_of_unknown_depth() -> bytes:
 BAD_FILES = {
     "a missing file": (lambda _: None, "does not exist"),
     "a directory": (pathlib.Path.mkdir, "is a directory"),
-    "a pipe": (os.mkfifo, "no regular file"),
+    "a pipe": (os.mkfifo, "not a regular file"),
     "an empty file": (b"", "is empty"),
-    "a text file": (b"not a picture", "no JPEG, PNG, BMP, TIFF, WEBP or GIF"),
+    "a text file": (b"not a picture", "not a JPEG, PNG, BMP, TIFF, WEBP or GIF"),
     "a 10 MB + 1 byte file": (bytes(MAX_IMAGE_BYTES + 1), "10,485,760 bytes.*fit=True"),
-    "a JPEG with broken segments": (b"\xff\xd8\xff\xe0\0\x02oops", "JPEG file: its segments are damaged"),
+    "a JPEG with broken segments": (b"\xff\xd8\xff\xe0\0\x02oops\xff\xd9", "JPEG file: its segments are damaged"),
     "a PNG with a damaged chunk": (encoded(photo(), "PNG").replace(b"IDAT", b"IDAX", 1), "PNG file: .*damaged"),
-    "a PNG of no known kind": (png_of_unknown_depth(), "can't be decoded"),
+    "a PNG of no known kind": (png_of_unknown_depth(), "PNG file: its header describes no kind of PNG"),
 }
 
 
@@ -484,7 +592,25 @@ def test_a_bad_file_is_refused_and_named(tmp_path, case, fit) -> None:
     if fit:  # may have other words for it
         reason = ""
     with pytest.raises(InvalidEditError, match=rf"^image 2 \(.*photo\.jpg\) .*{reason}"):
-        prepare(request_of("https://example.com/first.png", path), fit=fit)
+        prepare(["https://example.com/first.png", path], fit=fit)
+
+
+def turned_and_damaged(format_name: str) -> bytes:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    options = {"JPEG": {"restart_marker_rows": 1}, "PNG": {}}[format_name]
+    data = encoded(photo(), format_name, exif=exif, **options)
+    if format_name == "JPEG":
+        return data[: len(data) // 2] + b"\xff\xd9"
+    position = data.index(b"IDAT") + 1000
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG"])
+@pytest.mark.parametrize("fit", [False, True])
+def test_damage_is_refused_whether_or_not_the_image_is_re_encoded(format_name, fit) -> None:
+    with pytest.raises(InvalidEditError, match=f"image 1 is a damaged {format_name} file"):
+        prepare([turned_and_damaged(format_name)], fit=fit)
 
 
 def test_an_unreadable_file_is_refused(tmp_path, monkeypatch) -> None:
@@ -493,15 +619,15 @@ def test_an_unreadable_file_is_refused(tmp_path, monkeypatch) -> None:
     def refuse(*_: object) -> None:  # permissions bind neither root nor Windows
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(_prepare, "open", refuse, raising=False)
+    monkeypatch.setattr(_source, "open", refuse, raising=False)
     with pytest.raises(InvalidEditError, match="can't be read: Permission denied"):
-        prepare(request_of(path))
+        prepare([path])
 
 
 @pytest.mark.parametrize("path", ["x" * 5000, "\udfff.png"])
 def test_a_path_that_can_be_none_is_refused(path) -> None:
     with pytest.raises(InvalidEditError, match="image 1"):
-        prepare(request_of(path))
+        prepare([path])
 
 
 @pytest.mark.parametrize("part", [0.05, 0.5, 0.9, 0.99])
@@ -509,7 +635,7 @@ def test_a_path_that_can_be_none_is_refused(path) -> None:
 def test_a_file_that_is_cut_short_is_refused(format_name, part) -> None:
     data = encoded(photo(), format_name)
     with pytest.raises(InvalidEditError, match="image 1"):
-        prepare(request_of(data[: int(len(data) * part)]))
+        prepare([data[: int(len(data) * part)]])
 
 
 @pytest.mark.parametrize("part", [0.05, 0.5, 0.99])
@@ -518,13 +644,13 @@ def test_a_file_that_is_cut_short_is_refused_without_pillow_too(monkeypatch, for
     monkeypatch.setattr(_prepare, "_pillow", lambda: None)
     data = encoded(photo(), format_name)
     with pytest.raises(InvalidEditError, match="it is cut short"):
-        prepare(request_of(data[: int(len(data) * part)]))
+        prepare([data[: int(len(data) * part)]])
 
 
 @pytest.mark.parametrize("length", [3, 5, 21, 200])
 def test_a_jpeg_that_is_cut_short_in_its_head_is_refused(length) -> None:
     with pytest.raises(InvalidEditError, match="it is cut short"):
-        prepare(request_of(encoded(photo(), "JPEG")[:length]))
+        prepare([encoded(photo(), "JPEG")[:length]])
 
 
 def test_a_jpeg_is_refused_if_only_its_thumbnail_is_whole(monkeypatch) -> None:
@@ -534,7 +660,7 @@ def test_a_jpeg_is_refused_if_only_its_thumbnail_is_whole(monkeypatch) -> None:
     data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + data[2:]
     assert content(data) == data
     with pytest.raises(InvalidEditError, match="cut short"):
-        prepare(request_of(data[:-10]))
+        prepare([data[:-10]])
 
 
 def test_the_end_of_a_jpeg_is_seen_across_the_edge_of_a_block() -> None:
@@ -544,13 +670,23 @@ def test_the_end_of_a_jpeg_is_seen_across_the_edge_of_a_block() -> None:
     block = 192 * 1024
     assert len(data) > body + block
     cut = data[: body + block - 1].rstrip(b"\xff").ljust(body + block - 1, b"\x01") + b"\xff\xd9"
-    assert _prepare.find_damage(io.BytesIO(cut), len(cut), "image/jpeg") is None
+    assert _prepare.find_damage(io.BytesIO(cut), len(cut), "image/jpeg").damage == ""
 
 
 def test_a_gif_that_does_not_decode_is_refused() -> None:
     data = bytearray(encoded(photo(400, 400), "GIF"))
-    with pytest.raises(InvalidEditError, match="can't be decoded"):
-        prepare(request_of(bytes(data[: len(data) // 2])))
+    with pytest.raises(InvalidEditError, match="lacks a part of its pixels"):
+        prepare([bytes(data[: len(data) // 2])])
+
+
+@pytest.mark.parametrize("rows", [b"x", zlib.compress(bytes(600 * 1801 - 1))])
+def test_a_png_with_right_checksums_and_wrong_pixel_data_is_refused(rows) -> None:
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 600, 600, 8, 2, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part)) for kind, part in chunks
+    )
+    with pytest.raises(InvalidEditError, match="image 1 is a damaged PNG file: it has data for"):
+        prepare([data])
 
 
 @pytest.mark.parametrize("fit", [False, True])
@@ -559,7 +695,7 @@ def test_a_picture_of_too_many_pixels_is_refused_unread(monkeypatch, fit, kind) 
     monkeypatch.setattr(_pillow, "MAX_PIXELS", 640 * 480 - 1)
     image = photo() if kind == "picture" else encoded(photo(), "WEBP")
     with pytest.raises(InvalidEditError, match="640×480, more than 307,199 pixels"):
-        prepare(request_of(image), fit=fit)
+        prepare([image], fit=fit)
 
 
 def test_a_decompression_bomb_is_refused_without_a_warning() -> None:
@@ -572,26 +708,26 @@ def test_a_decompression_bomb_is_refused_without_a_warning() -> None:
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     )
     with pytest.raises(InvalidEditError, match="60000×60000"):
-        prepare(request_of(bomb))
+        prepare([bomb])
 
 
 @pytest.mark.parametrize("uri", ["data:image/png;base64,AAAA", "data:image/png;base64," + "A" * 70_000 + "????"])
 def test_a_data_uri_without_an_image_is_refused(uri) -> None:
     with pytest.raises(InvalidEditError, match="image 1 is"):
-        prepare(request_of(uri))
+        prepare([uri])
 
 
 def test_base64_with_padding_in_its_middle_is_refused() -> None:
     text = base64.b64encode(encoded(noise(900, 900), "JPEG", quality=95)).decode()
-    middle = _sending.TEXT_CHUNK
+    middle = _source._TEXT_PIECE
     with pytest.raises(InvalidEditError, match="broken Base64"):
-        prepare(request_of("data:image/jpeg;base64," + text[: middle - 1] + "=" + text[middle:]))
+        prepare(["data:image/jpeg;base64," + text[: middle - 1] + "=" + text[middle:]])
 
 
 def test_a_data_uri_over_ten_megabytes_is_refused() -> None:
     uri = "data:image/png;base64," + base64.b64encode(bytes(MAX_IMAGE_BYTES + 1)).decode()
     with pytest.raises(InvalidEditError, match="10,485,760"):
-        prepare(request_of(uri))
+        prepare([uri])
 
 
 class AsyncFile:
@@ -619,17 +755,17 @@ def closed_file() -> io.BytesIO:
     ("file", "reason"),
     [
         (io.StringIO("text"), 'text mode: open it with mode "rb"'),
-        (AsyncFile(), "read\\(\\) gives 'coroutine'"),
-        (NonBlocking(), "read\\(\\) gives 'NoneType'"),
+        (AsyncFile(), "read\\(\\) returns 'coroutine'"),
+        (NonBlocking(), "read\\(\\) returns 'NoneType'"),
         (Failing(), "can't be read: the store is gone"),
         (closed_file(), "can't be read"),
         (io.BytesIO(), "already read to its end"),
-        (io.BytesIO(b"just text"), "no JPEG"),
+        (io.BytesIO(b"just text"), "not a JPEG"),
     ],
 )
 def test_a_file_object_that_gives_no_image_is_refused(file, reason) -> None:
     with pytest.raises(InvalidEditError, match=f"^image 1 .*{reason}"):
-        prepare(request_of(file))
+        prepare([file])
 
 
 def test_a_remote_path_that_can_t_be_opened_is_refused() -> None:
@@ -638,7 +774,7 @@ def test_a_remote_path_that_can_t_be_opened_is_refused() -> None:
             raise PermissionError(mode)
 
     with pytest.raises(InvalidEditError, match="can't be read"):
-        prepare(request_of(Gone(b"", fspath=TypeError())))
+        prepare([Gone(b"", fspath=TypeError())])
 
 
 def test_no_more_than_one_byte_over_the_limit_is_read_from_a_stream() -> None:
@@ -651,43 +787,43 @@ def test_no_more_than_one_byte_over_the_limit_is_read_from_a_stream() -> None:
 
     endless = Endless()
     with pytest.raises(InvalidEditError, match="10,485,760"):
-        prepare(request_of(endless))
+        prepare([endless])
     assert endless.taken == MAX_IMAGE_BYTES + 1
 
 
 def test_what_was_opened_is_closed_if_a_later_image_is_refused(monkeypatch) -> None:
     made = []
-    make = _prepare._temporary_file
-    monkeypatch.setattr(_prepare, "_temporary_file", lambda: made.append(make()) or made[-1])
+    make = _source._temporary_file
+    monkeypatch.setattr(_source, "_temporary_file", lambda: made.append(make()) or made[-1])
     large = encoded(noise(900, 900), "PNG")
     with pytest.raises(InvalidEditError, match="image 3"):
-        prepare(request_of(io.BytesIO(large), io.BytesIO(large), b"no picture"))
+        prepare([io.BytesIO(large), io.BytesIO(large), b"no picture"])
     assert [file.closed for file in made] == [True, True]
 
 
 def test_a_file_that_changed_before_it_was_sent_is_refused(tmp_path, large_jpeg) -> None:
     path = with_file(tmp_path / "a.jpg", large_jpeg)
-    edit = prepare(request_of(path))
-    assert edit.images[0].chunk(0)
+    uploads = prepare([path])
+    assert uploads[0].chunk(0)
     path.write_bytes(large_jpeg[:-1])
     with pytest.raises(InvalidEditError, match=r"image 1 \(.*a.jpg\) was changed"):
-        edit.images[0].chunk(0)
+        uploads[0].chunk(0)
 
 
 def test_a_file_that_was_touched_before_it_was_sent_is_refused(tmp_path, large_jpeg) -> None:
     path = with_file(tmp_path / "a.jpg", large_jpeg)
-    edit = prepare(request_of(path))
+    uploads = prepare([path])
     os.utime(path, ns=(0, 0))
     with pytest.raises(InvalidEditError, match="was changed"):
-        edit.images[0].chunk(1)
+        uploads[0].chunk(1)
 
 
 def test_a_file_that_is_gone_before_it_was_sent_is_refused(tmp_path, large_jpeg) -> None:
     path = with_file(tmp_path / "a.jpg", large_jpeg)
-    edit = prepare(request_of(path))
+    uploads = prepare([path])
     path.unlink()
     with pytest.raises(InvalidEditError, match="can't be read any more"):
-        edit.images[0].chunk(0)
+        uploads[0].chunk(0)
 
 
 @pytest.mark.parametrize(
@@ -704,15 +840,62 @@ def test_a_file_that_is_gone_before_it_was_sent_is_refused(tmp_path, large_jpeg)
 @pytest.mark.parametrize("kind", ["file", "picture"])
 def test_sides_out_of_the_recommendation_are_told(sides, words, kind) -> None:
     picture = Image.new("L", sides)
-    edit = prepare(request_of(picture if kind == "picture" else encoded(picture, "PNG")))
-    assert len(edit.warnings) == (words is not None)
-    assert all(warning.startswith(words) for warning in edit.warnings)
+    uploads = prepare([picture if kind == "picture" else encoded(picture, "PNG")])
+    assert len(uploads[0].warnings) == (words is not None)
+    assert all(warning.startswith(words) for warning in uploads[0].warnings)
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_an_image_that_is_not_stored_upright_is_told(format_name) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    (upload,) = prepare([encoded(photo(), format_name, exif=exif)])
+    (warning,) = upload.warnings
+    assert warning.startswith("image 1 is not stored upright (Exif orientation 6), which the service may ignore")
+    assert "fit=True" in warning
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 9, 65_535])
+@pytest.mark.parametrize("fit", [False, True])
+def test_an_orientation_that_turns_nothing_is_no_reason_for_anything(orientation, fit) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = encoded(photo(), "JPEG", exif=exif)
+    (upload,) = prepare([data], fit=fit)
+    assert (contents((upload,)), upload.warnings, upload.notes) == ([data], (), ())
+
+
+def frames(format_name: str) -> bytes:
+    return encoded(photo(400, 400), format_name, save_all=True, append_images=[noise(400, 400)])
+
+
+@pytest.mark.parametrize("format_name", ["GIF", "TIFF", "WEBP", "PNG", "MPO"])
+@pytest.mark.parametrize("fit", [False, True])
+def test_an_image_of_several_pages_or_frames_is_noted(format_name, fit) -> None:
+    (upload,) = prepare([frames(format_name)], fit=fit)
+    assert upload.notes == ("image 1 has several pages or frames: only the first is edited",)
+
+
+def test_a_damaged_list_of_pictures_is_ignored() -> None:
+    data = encoded(photo(), "JPEG")
+    data = data[:2] + b"\xff\xe2\0\x10MPF\0II*\0\x08\0\0\0\0\0" + data[2:]
+    (upload,) = prepare([data])
+    assert (contents((upload,)), upload.notes) == ([data], ())
+
+
+def test_an_image_of_several_pages_that_is_converted_is_noted_as_well() -> None:
+    data = encoded(Image.new("L", (3100, 400)), "TIFF", save_all=True, append_images=[noise(400, 400)])
+    (upload,) = prepare([data], fit=True)
+    assert [note.partition(" ")[2][2:] for note in upload.notes] == [
+        "was shrunk from 3100×400 to 3072×396, encoded as PNG",
+        "has several pages or frames: only the first is edited",
+    ]
 
 
 def fitted(image: object) -> tuple[Image.Image, str, int]:
-    edit = prepare(request_of(image), fit=True)
-    (data,), (change,) = contents(edit), edit.changes
-    edit.close()
+    uploads = prepare([image], fit=True)
+    (data,), (change,) = contents(uploads), uploads[0].notes
+    uploads[0].close()
     return Image.open(io.BytesIO(data)), change, len(data)
 
 
@@ -729,12 +912,60 @@ def test_fit_shrinks_the_longest_side_and_keeps_the_kind(format_name, sent) -> N
     assert change == f"image 1 was shrunk from 6400×3200 to 3072×1536, encoded as {sent}"
 
 
-@pytest.mark.parametrize("format_name", ["PPM", "ICO", "PCX", "AVIF"])
+def test_fit_reads_heif_with_pillow_heif(monkeypatch) -> None:
+    def register() -> None:
+        monkeypatch.setitem(Image.OPEN, "HEIF", (AvifImagePlugin.AvifImageFile, None))
+
+    data = encoded(Image.new("RGB", (256, 256), "teal"), "AVIF").replace(b"ftypavif", b"ftypheic", 1)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(InvalidEditError, match="image 1 is in HEIF format: pip install pillow-heif"):
+        prepare([data], fit=True)
+    monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register))
+    result, change, _ = fitted(data)
+    assert (result.size, change) == ((256, 256), "image 1 was encoded as JPEG")
+
+
+@pytest.mark.parametrize("format_name", ["PPM", "ICO", "PCX", "AVIF", "QOI", "DDS"])
 def test_fit_encodes_a_format_that_the_service_does_not_take(format_name) -> None:
     result, change, _ = fitted(encoded(Image.new("RGB", (256, 256), "teal"), format_name))
-    expected = "JPEG" if format_name == "AVIF" else "PNG"
+    expected = "JPEG" if format_name in {"AVIF", "HEIF"} else "PNG"
     assert (result.format, result.size) == (expected, (256, 256))
     assert change == f"image 1 was encoded as {expected}"
+
+
+def test_fit_drops_an_alpha_channel_that_hides_nothing() -> None:
+    picture = noise(2000, 2000)
+    picture.putalpha(255)
+    result, _, _ = fitted(encoded(picture, "PNG", compress_level=1))
+    assert (result.format, result.mode, result.size) == ("JPEG", "RGB", (2000, 2000))
+
+
+@pytest.mark.parametrize("size", [(9999, 1), (1, 9999)])
+def test_fit_leaves_each_side_a_pixel(size) -> None:
+    result, _, _ = fitted(encoded(Image.new("L", size), "PNG"))
+    assert sorted(result.size) == [1, 3072]
+
+
+def large_jpeg_file(**options: object) -> bytes:
+    """More pixels than are accepted, all of one colour."""
+    return encoded(Image.new("L", (11_000, 9_000), 77), "JPEG", quality=20, **options)
+
+
+def test_fit_shrinks_a_jpeg_of_very_many_pixels() -> None:
+    data = large_jpeg_file()
+    result, change, _ = fitted(data)
+    assert result.size == (3072, 2513)
+    assert abs(result.getpixel((99, 99)) - 77) <= 1
+    assert "shrunk from 11000×9000 to 3072×2513" in change
+    with pytest.raises(InvalidEditError, match=r"more than 89,478,485 pixels: shrink it, or let .* fit"):
+        prepare([data])
+
+
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_progressive_jpeg_of_very_many_pixels_is_refused(monkeypatch, fit) -> None:
+    monkeypatch.setattr(_pillow, "MAX_PIXELS", 640 * 480 - 1)
+    with pytest.raises(InvalidEditError, match=r"more than 307,199 pixels: shrink it$"):
+        prepare([encoded(photo(), "JPEG", progressive=True)], fit=fit)
 
 
 def test_fit_makes_an_oversize_file_small(tmp_path) -> None:
@@ -786,19 +1017,19 @@ def test_fit_does_not_touch_the_picture_that_it_was_given() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"just text", "no image of a kind that can be read here"),
-        (b"P6\n400 400\n255\n" + bytes(50), "can't be decoded"),
+        (b"just text", "not an image of a kind that can be read here"),
+        (b"P6\n400 400\n255\n" + bytes(50), "is damaged: it lacks a part of its pixels$"),
     ],
 )
 def test_fit_refuses_what_nothing_can_read(data, reason) -> None:
     with pytest.raises(InvalidEditError, match=f"image 1 .*{reason}"):
-        prepare(request_of(data), fit=True)
+        prepare([data], fit=True)
 
 
 def test_fit_refuses_a_file_that_is_too_large_to_shrink(monkeypatch) -> None:
     monkeypatch.setattr(_prepare, "_MAX_SOURCE_BYTES", 1000)
     with pytest.raises(InvalidEditError, match=r"1,000 bytes.*shrink it$"):
-        prepare(request_of(encoded(photo(), "PNG")), fit=True)
+        prepare([encoded(photo(), "PNG")], fit=True)
 
 
 def test_fit_ignores_metadata_that_it_can_t_read(monkeypatch) -> None:
@@ -815,11 +1046,11 @@ def test_a_temporary_file_is_closed_if_encoding_fails(monkeypatch) -> None:
 
     def failing_save(_self: object, file: io.BytesIO, *_args: object, **_options: object) -> None:
         made.append(file)
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", failing_save)
-    with pytest.raises(InvalidEditError, match="disk full"):
-        prepare(request_of(photo()))
+    with pytest.raises(InvalidEditError, match="image 1 can't be converted: No space left on device"):
+        prepare([photo()])
     assert [file.closed for file in made] == [True]
 
 
@@ -830,15 +1061,15 @@ def test_what_needs_pillow_says_how_to_install_it(monkeypatch, image, fit) -> No
     monkeypatch.setitem(sys.modules, "qwen_edit_async.images.pillow", None)
     monkeypatch.delattr("qwen_edit_async.images.pillow")
     with pytest.raises(ConfigurationError, match=r"qwen-edit-async\[images\]"):
-        prepare(request_of(image), fit=fit)
+        prepare([image], fit=fit)
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_files_are_sent_without_pillow_too(monkeypatch, format_name) -> None:
     monkeypatch.setattr(_prepare, "_pillow", lambda: None)
     data = encoded(photo(100, 100), format_name)
-    edit = prepare(request_of(data))
-    assert (contents(edit), edit.warnings) == ([data], ())
+    uploads = prepare([data])
+    assert (contents(uploads), uploads[0].warnings) == ([data], ())
 
 
 def test_base64_is_the_same_without_pybase64(monkeypatch) -> None:
@@ -853,10 +1084,10 @@ def test_base64_is_the_same_without_pybase64(monkeypatch) -> None:
 def test_checking_a_large_photo_takes_little_memory(tmp_path) -> None:
     path = with_file(tmp_path / "a.jpg", encoded(noise(2600, 2600), "JPEG", quality=95))
     assert path.stat().st_size > 6_000_000
-    prepare(request_of(path))  # imports
+    prepare([path])  # imports
     tracemalloc.start()
     try:
-        prepare(request_of(path))
+        prepare([path])
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

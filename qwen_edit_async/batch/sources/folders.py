@@ -16,7 +16,7 @@ import attrs
 
 from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
 from qwen_edit_async.errors import ConfigurationError
-from qwen_edit_async.images.kinds import sniff
+from qwen_edit_async.images.kinds import other_advice, sniff, sniff_other
 from qwen_edit_async.models import EditRequest
 
 _HEAD_BYTES: Final = 16
@@ -46,9 +46,12 @@ def picture_items(
     search: Search,
     note: Callable[[str], None],
     *,
+    fit: bool = False,
     advice: Callable[[], str] = str,
 ) -> Iterator[SourceItem]:
-    """An edit for each file that is a picture, or can't be read, and so may be one: whoever reads it says why not.
+    """Yield an edit for each file that is a picture, or can't be read and so may be one.
+
+    A picture in a format that only ``fit`` can make ready is an item that says so, unless ``fit`` is set.
 
     Args:
         paths: The files, and what else there is: a folder that can't be read makes no edit.
@@ -56,6 +59,7 @@ def picture_items(
         defaults: The edit.
         search: What found the files; it knows which of them it has had.
         note: Called with a sentence about what was left out.
+        fit: Whether pictures in other formats are converted.
         advice: Called if there is no picture; says what to do.
 
     Raises:
@@ -71,9 +75,13 @@ def picture_items(
             continue
         if not os.path.isfile(path) or not search.is_new(path):  # noqa: PTH113  # 100,000 texts, no 100,000 Paths
             continue
-        if is_picture(path):
+        if (problem := _problem(path, fit=fit)) is not None:
             count += 1
-            yield SourceItem(request=EditRequest(path, defaults.instruction, defaults.parameters))
+            yield (
+                SourceItem(problem=problem, place=path)
+                if problem
+                else SourceItem(request=EditRequest(path, defaults.instruction, defaults.parameters))
+            )
         else:
             others += 1
             if len(named) < _NAMED_OTHERS:
@@ -189,8 +197,16 @@ def _listed(paths: Collection[str]) -> str:
 
 def is_picture(path: str) -> bool:
     """Whether a file begins as a picture does, or can't be read, and so may be one."""
+    return _problem(path, fit=True) is not None
+
+
+def _problem(path: str, *, fit: bool) -> str | None:
+    """Return why a picture makes no edit, empty if it does; ``None`` for a file that is not a picture."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123  # as above
-            return sniff(file.read(_HEAD_BYTES)) is not None
+            head = file.read(_HEAD_BYTES)
     except OSError:
-        return True
+        return ""  # it may be a picture
+    if (other := sniff_other(head)) is not None:
+        return "" if fit else other_advice(other)
+    return None if sniff(head) is None else ""

@@ -70,6 +70,7 @@ def read_source(
     recursive: bool = False,
     exclude: Path | None = None,
     journal: str = "",
+    fit: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[SourceItem]:
     """The edits that a source describes, lazily; a table's row that makes none is an item that says why.
@@ -84,6 +85,7 @@ def read_source(
         exclude: A folder whose content is no input, such as the one that the results go to.
         journal: The name of the file that marks a folder with the results of a run. Such folders, and those of the
             system, are left out where a directory's folders are looked into, or where the pattern has ``**``.
+        fit: Whether pictures in formats that the service does not take are converted, and so are edits.
         note: Called with a sentence about each kind of thing that was left out.
 
     Raises:
@@ -97,7 +99,7 @@ def read_source(
         where = f"{path} and its folders" if recursive else str(path)
         advice = functools.partial(folder_advice, path, _TABLES, recursive=recursive)
         found = search.files_of(str(path), recursive=recursive)
-        return picture_items(found, where, defaults, search, note, advice=advice)
+        return picture_items(found, where, defaults, search, note, fit=fit, advice=advice)
     if not os.path.exists(path):  # noqa: PTH110  # as above
         if not glob.has_magic(str(source)):
             raise ConfigurationError(
@@ -106,14 +108,14 @@ def read_source(
         pattern = os.path.join(glob.escape(base), source)  # noqa: PTH118  # which would take out what it means
         where = f"what matches {quoted(str(source))}"
         advice = functools.partial(pattern_advice, str(source))
-        return picture_items(search.matches_of(pattern), where, defaults, search, note, advice=advice)
+        return picture_items(search.matches_of(pattern), where, defaults, search, note, fit=fit, advice=advice)
     if (table_items := _TABLES.get(path.suffix.lower())) is not None:
         return table_items(path, defaults, note)
     if not is_picture(str(path)):
         raise ConfigurationError(
             f"{path} is neither a JPEG, PNG, BMP, TIFF, WEBP or GIF picture nor a table. {_TABLE_ADVICE}"
         )
-    return picture_items([str(path)], str(path), defaults, Search(), note)
+    return picture_items([str(path)], str(path), defaults, Search(), note, fit=fit)
 
 
 def folder_of(source: Source, base: str = "") -> str:

@@ -1,0 +1,74 @@
+"""CPU of checking image files before they are sent, for each MB.
+
+A photo and pure noise, as JPEG (with and without restart markers) and PNG, of a few MB each. The first read of a file
+from the disk is not part of it: the files are in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+from _report import Row, report
+from PIL import Image
+
+from qwen_edit_async.images.prepare import prepare
+
+_MB = 1_000_000
+
+
+def photo(width: int, height: int) -> Image.Image:
+    """Make large soft shapes with a little noise, which compress as photos do."""
+    random = np.random.default_rng(1)
+    shapes = Image.fromarray(np.clip(random.normal(128, 40, (48, 64, 3)), 0, 255).astype(np.uint8))
+    soft = np.asarray(shapes.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    return Image.fromarray(np.clip(soft + random.integers(-12, 12, soft.shape), 0, 255).astype(np.uint8))
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """Make pixels that no format can compress."""
+    return Image.fromarray(np.random.default_rng(2).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def encoded(picture: Image.Image, format_name: str, **options: int) -> bytes:
+    """Encode a picture."""
+    file = io.BytesIO()
+    picture.save(file, format_name, **options)
+    return file.getvalue()
+
+
+def cpu_per_mb(content: bytes) -> float:
+    """Return the milliseconds of CPU that the check of a file takes, for each MB of it."""
+    started = time.process_time()
+    prepare([content])
+    return (time.process_time() - started) * 1000 / len(content) * _MB
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=9, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="once: does it run at all?")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    options = parser.parse_args()
+    repetitions = 1 if options.quick else options.repetitions
+    files = {
+        "photo, JPEG": encoded(photo(3000, 2250), "JPEG", quality=92),
+        "photo, JPEG with restart markers": encoded(photo(3000, 2250), "JPEG", quality=92, restart_marker_blocks=4),
+        "photo, PNG": encoded(photo(1500, 1125), "PNG"),
+        "noise, JPEG": encoded(noise(2000, 1500), "JPEG", quality=95),
+        "noise, PNG": encoded(noise(2000, 1500), "PNG", compress_level=1),
+    }
+    prepare([files["photo, JPEG"]])  # imports Pillow
+    rows = [
+        Row("CPU per MB checked (ms)", kind, [cpu_per_mb(content) for _ in range(repetitions)])
+        for kind, content in files.items()
+    ]
+    report("checks", rows, {"repetitions": repetitions}, options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Checks a JPEG file from marker to marker (ITU T.81, annex B), without decoding a pixel.
+
+A file that was cut short, also one whose end marker was put back, often has fewer restart markers than its size in
+pixels needs, or fewer bytes than its blocks need at least. Other damage within the pixel data can't be seen here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import IO, Final
+
+import attrs
+
+BLOCK: Final = 192 * 1024
+"""Bytes that are read at a time."""
+
+_SOI, _EOI, _SOS, _DRI = 0xD8, 0xD9, 0xDA, 0xDD
+_FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_SEQUENTIAL: Final = frozenset({0xC0, 0xC1})
+_PROGRESSIVE: Final = 0xC2
+_BETWEEN_SCANS: Final = frozenset({0xC4, 0xCC, _SOS, 0xDB, 0xDC, _DRI, *range(0xE0, 0xF0), 0xFE})
+"""Tables, scans, application data and comments."""
+
+_SEGMENT: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
+"""The start of a segment. In pixel data, 0xFF is followed by a stuffed zero, a restart marker, or another 0xFF."""
+
+_RESTART: Final = re.compile(rb"\xff([\xd0-\xd7])")
+_RESTARTS: Final = bytes(range(0xD0, 0xD8))
+CUT_SHORT: Final = "it is cut short"
+_BAD_SEGMENTS: Final = "its segments are damaged"
+_BAD_PIXELS: Final = "its pixel data is damaged"
+_USUAL_BLOCK_BITS: Final = 24
+"""A photo has 40 to 200 bits for each block of 8×8 samples. A file with fewer than this may lack most of its data."""
+
+
+class JpegError(ValueError):
+    """The file is not a complete JPEG file; the message says where it goes wrong."""
+
+
+def check_header(file: IO[bytes]) -> None:
+    """Check a file up to its first scan, reading about a KiB at a time.
+
+    Raises:
+        JpegError: If it is damaged.
+    """
+    _Check(file, 1024).read_header()
+
+
+def check_jpeg(file: IO[bytes]) -> int | None:
+    """Check a whole file.
+
+    Returns:
+        ``None``, or the position where the pixel data ends if there is so little of it that only decoding shows
+        whether it is enough.
+
+    Raises:
+        JpegError: If the file is damaged.
+    """
+    return _Check(file, BLOCK).read()
+
+
+@attrs.frozen
+class _Frame:
+    """The kind of a picture, its size in pixels, and the sampling factors of its components."""
+
+    kind: int
+    width: int
+    height: int
+    components: dict[int, tuple[int, int]]
+
+    @classmethod
+    def parse(cls, kind: int, segment: bytes) -> _Frame:
+        components = {segment[at]: divmod(segment[at + 1], 16) for at in range(6, len(segment) - 2, 3)}
+        if not components or not all(across and down for across, down in components.values()):
+            raise JpegError(_BAD_SEGMENTS)
+        return cls(kind, int.from_bytes(segment[3:5]), int.from_bytes(segment[1:3]), components)
+
+    def units(self, scanned: bytes) -> tuple[int, int]:
+        """Return the number of coding units (MCUs) and of blocks in a scan of some components."""
+        try:
+            factors = [self.components[component] for component in scanned]
+        except KeyError:
+            raise JpegError(_BAD_SEGMENTS) from None
+        widest = max(across for across, _ in self.components.values())
+        tallest = max(down for _, down in self.components.values())
+        if len(factors) == 1:  # not interleaved: every unit is one block
+            across, down = factors[0]
+            blocks = -(-self.width * across // (8 * widest)) * -(-self.height * down // (8 * tallest))
+            return blocks, blocks
+        units = -(-self.width // (8 * widest)) * -(-self.height // (8 * tallest))
+        return units, units * sum(across * down for across, down in factors)
+
+
+class _Check:
+    """The check of one file."""
+
+    def __init__(self, file: IO[bytes], block: int) -> None:
+        self._file = file
+        self._block = block
+        self._data = b""
+        self._at = 0
+        self._read_to = 0
+        self._frame: _Frame | None = None
+        self._interval = 0
+
+    def read_header(self) -> None:
+        """Read up to the first scan, whose marker is taken."""
+        self._skip(2)
+        while (marker := self._marker()) != _SOS:
+            if marker in {_SOI, _EOI}:
+                raise JpegError(_BAD_SEGMENTS)
+            self._segment(marker)
+        if self._frame is None:
+            raise JpegError(_BAD_SEGMENTS)
+
+    def read(self) -> int | None:
+        """Read up to the end marker."""
+        self.read_header()
+        thin, marker = self._scan(), self._marker()
+        while marker != _EOI:
+            if marker not in _BETWEEN_SCANS:
+                raise JpegError(_BAD_PIXELS)
+            if marker == _SOS:
+                self._scan()
+                thin = False  # whether several scans are enough can't be told by decoding them in order
+            else:
+                self._segment(marker)
+            marker = self._marker()
+        return self._position - 2 if thin else None
+
+    def _segment(self, marker: int) -> None:
+        length = max(2, int.from_bytes(self._take(2))) - 2
+        if marker in _FRAMES:
+            self._frame = _Frame.parse(marker, self._take(length))
+        elif marker == _DRI:
+            self._interval = int.from_bytes(self._take(length)[:2])
+        else:
+            self._skip(length)
+
+    def _scan(self) -> bool:
+        """Read a scan; return whether it has suspiciously little data."""
+        header = self._take(max(2, int.from_bytes(self._take(2))) - 2)
+        frame = self._frame
+        if frame is None or not header or len(header) < 4 + 2 * header[0]:
+            raise JpegError(_BAD_SEGMENTS)
+        scanned, first_coefficient = header[1 : 1 + 2 * header[0] : 2], header[-3]
+        size, restarts = self._pixel_data()
+        if not frame.height:  # told by a later segment (DNL), which few decoders know
+            return False
+        units, blocks = frame.units(scanned)
+        if self._interval:
+            needed = -(-units // self._interval) - 1
+            if restarts != (_RESTARTS * (len(restarts) // 8 + 1))[: len(restarts)]:
+                raise JpegError(_BAD_PIXELS)
+            if len(restarts) < needed:
+                raise JpegError(f"it has data for {100 * len(restarts) // (needed + 1)} % of its pixels")
+        least_bits = 2 if frame.kind in _SEQUENTIAL else int(frame.kind == _PROGRESSIVE and not first_coefficient)
+        if 8 * size < least_bits * blocks:
+            raise JpegError(f"it has too little data for its {frame.width}×{frame.height} pixels")
+        whole = frame.kind in _SEQUENTIAL and len(scanned) == len(frame.components)
+        return whole and 8 * size < _USUAL_BLOCK_BITS * blocks
+
+    def _pixel_data(self) -> tuple[int, bytes]:
+        """Read up to the next marker that is not a restart; return the number of bytes and the restarts."""
+        size, restarts = 0, []
+        while True:
+            found = _SEGMENT.search(self._data, self._at)
+            end = found.start() if found else len(self._data) - self._data.endswith(b"\xff")  # a marker may begin here
+            if self._interval:
+                restarts += _RESTART.findall(self._data, self._at, end)
+            size += end - self._at
+            self._at = end
+            if found:
+                return size, b"".join(restarts)
+            if not self._more():
+                raise JpegError(CUT_SHORT)
+
+    def _marker(self) -> int:
+        """Take the next marker, and the fill or stray bytes before it, as decoders do; return its second byte."""
+        while not (found := _SEGMENT.search(self._data, self._at)):
+            self._at = max(self._at, len(self._data) - self._data.endswith(b"\xff"))  # a marker may begin here
+            if not self._more():
+                raise JpegError(CUT_SHORT)
+        self._at = found.end()
+        return found[0][1]
+
+    @property
+    def _position(self) -> int:
+        return self._read_to - len(self._data) + self._at
+
+    def _take(self, size: int) -> bytes:
+        while len(self._data) - self._at < size:
+            if not self._more():
+                raise JpegError(CUT_SHORT)
+        self._at += size
+        return self._data[self._at - size : self._at]
+
+    def _skip(self, size: int) -> None:
+        beyond = self._at + size - len(self._data)
+        if beyond > 0:
+            self._read_to = self._file.seek(beyond, 1)
+            self._data, self._at = b"", 0
+        else:
+            self._at += size
+
+    def _more(self) -> bool:
+        block = self._file.read(self._block)
+        self._data, self._at = self._data[self._at :] + block, 0
+        self._read_to += len(block)
+        return bool(block)

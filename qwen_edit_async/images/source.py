@@ -1,0 +1,199 @@
+"""Opens an image of any kind as a binary file: bytes, data URIs, paths, open files, remote paths. Blocking."""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import inspect
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from io import BytesIO
+from typing import IO, Any, Final
+
+from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload, path_upload, spooled_upload
+from qwen_edit_async.images.kinds import BinaryReader, base64_start, check_size, is_data_uri
+from qwen_edit_async.images.turns import turn_at
+
+_SPOOL_BYTES: Final = 1024 * 1024
+"""The largest image file that stays in memory until it is sent. A larger one goes to a temporary file."""
+
+_TEXT_PIECE: Final = 512 * 1024
+"""Characters of Base64 text that are decoded at a time: a multiple of 4."""
+
+
+def open_image(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:
+    """Open an image, and return its file, at the start, and the upload that sends it, still without a head.
+
+    Close the file unless it is the upload's own.
+
+    Raises:
+        InvalidEditError: If the image can't be read, is empty, or has more than ``limit`` bytes.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return _open_bytes(bytes(image), name, limit)
+    if is_data_uri(image):
+        return _open_data_uri(image, name, limit)
+    path = local_path(image)
+    return _open_stream(image, name, limit) if path is None else _open_path(path, name, limit)
+
+
+def keep(file: IO[bytes], size: int, name: str) -> Upload:
+    """Return the upload of a temporary file's content: from memory if it is small, else from the file."""
+    if size > _SPOOL_BYTES:
+        return spooled_upload(file, size, name)
+    with file:
+        file.seek(0)
+        return bytes_upload(file.read())
+
+
+def local_path(image: Any) -> str | None:
+    """Return the path of a file that the operating system can open. A remote path may have none, or a URL instead."""
+    if isinstance(image, str):
+        return image
+    if not isinstance(image, os.PathLike):
+        return None
+    try:
+        path = os.fsdecode(os.fspath(image))
+    except Exception:  # noqa: BLE001  # each library of remote paths raises its own kind of error
+        return None
+    return None if "://" in path and hasattr(image, "open") else path
+
+
+def check_regular(path: str, name: str) -> int:
+    """Return the size of a local file. Call this before opening a file, because opening a pipe blocks.
+
+    Raises:
+        InvalidEditError: If it is not a path, or not a regular file.
+        OSError: If its status can't be read.
+    """
+    try:
+        status = os.stat(path)  # noqa: PTH116  # the path is a str
+    except ValueError:  # it contains NUL, or can't be encoded
+        raise InvalidEditError(f"{name} is not a path") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise InvalidEditError(f"{name} is a directory: give the files in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidEditError(f"{name} is not a regular file: open it, and pass the open file")
+    return status.st_size
+
+
+def opened(image: Any) -> Any:
+    """Open a remote path or a similar object, and return its binary file."""
+    try:
+        return image.open("rb")
+    except TypeError:  # fsspec's OpenFile has its mode already
+        return image.open()
+
+
+def read_piece(reader: Any, size: int, name: str) -> bytes:
+    """Read up to ``size`` bytes of a binary file; at its end, none.
+
+    Raises:
+        InvalidEditError: If the file returns anything else.
+    """
+    piece = reader.read(size)
+    if isinstance(piece, bytes | bytearray | memoryview):
+        return bytes(piece)
+    if inspect.iscoroutine(piece):
+        piece.close()
+    if isinstance(piece, str):
+        raise InvalidEditError(f'{name} is a file in text mode: open it with mode "rb"')
+    raise InvalidEditError(f"{name} is not a binary file: its read() returns {type(piece).__name__!r}")
+
+
+def _open_bytes(data: bytes, name: str, limit: int) -> tuple[IO[bytes], Upload]:
+    check_size(len(data), name, limit)
+    return BytesIO(data), bytes_upload(data)
+
+
+def _open_path(path: str, name: str, limit: int) -> tuple[IO[bytes], Upload]:
+    try:
+        check_regular(path, name)
+        with contextlib.ExitStack() as undo:
+            file = undo.enter_context(open(path, "rb"))  # noqa: PTH123  # the path is a str
+            status = os.fstat(file.fileno())
+            check_size(status.st_size, name, limit)
+            if status.st_size <= RAW_CHUNK:
+                return _open_bytes(file.read(), name, limit)
+            undo.pop_all()
+    except FileNotFoundError:
+        raise InvalidEditError(f"{name} does not exist") from None
+    except OSError as error:
+        raise InvalidEditError(f"{name} can't be read: {error.strerror}") from None
+    return file, path_upload(path, status, name)
+
+
+def _open_data_uri(uri: str, name: str, limit: int) -> tuple[IO[bytes], Upload]:
+    start = base64_start(uri, name)
+    size = (len(uri) - start) // 4 * 3 - uri.count("=", -2)
+    check_size(size, name, limit)
+    with contextlib.ExitStack() as undo:
+        file = undo.enter_context(_temporary_file())
+        try:
+            for offset in range(start, len(uri), _TEXT_PIECE):
+                file.write(binascii.a2b_base64(uri[offset : offset + _TEXT_PIECE], strict_mode=True))
+        except ValueError:
+            raise InvalidEditError(f"{name} is a data URI with broken Base64") from None
+        if file.tell() != size:  # padding in the middle
+            raise InvalidEditError(f"{name} is a data URI with broken Base64")
+        undo.pop_all()
+    return _open_spooled(file, size, name)
+
+
+def _open_stream(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:
+    with contextlib.ExitStack() as undo:
+        file = undo.enter_context(_temporary_file())
+        try:
+            size = _copy(image, file, name, limit)
+        except InvalidEditError:
+            raise
+        except Exception as error:  # noqa: BLE001  # a remote file raises whatever its library raises
+            raise InvalidEditError(f"{name} can't be read: {error}") from None
+        undo.pop_all()
+    return _open_spooled(file, size, name)
+
+
+def _copy(image: Any, file: IO[bytes], name: str, limit: int) -> int:
+    """Copy what is left of a stream to a file; return its size."""
+    with turn_at(image), contextlib.ExitStack() as stack:
+        if isinstance(image, BinaryReader):
+            reader = image
+            stack.enter_context(_put_back(reader))
+        else:
+            reader = stack.enter_context(contextlib.closing(opened(image)))
+        size = 0
+        while size <= limit and (piece := read_piece(reader, min(RAW_CHUNK, limit + 1 - size), name)):
+            size += file.write(piece)
+    if not size:
+        raise InvalidEditError(f"{name} is empty, or was already read to its end")
+    check_size(size, name, limit)
+    return size
+
+
+@contextlib.contextmanager
+def _put_back(reader: Any) -> Iterator[None]:
+    """Let the next edit of the same file begin where this one begins, unless the file is a stream."""
+    position = None
+    with contextlib.suppress(Exception):  # a file of another library; reading it shows what is wrong
+        position = reader.tell()
+    if inspect.iscoroutine(position):
+        position.close()
+    yield
+    if isinstance(position, int):
+        with contextlib.suppress(Exception):
+            reader.seek(position)
+
+
+def _open_spooled(file: IO[bytes], size: int, name: str) -> tuple[IO[bytes], Upload]:
+    file.seek(0)
+    if size > _SPOOL_BYTES:
+        return file, spooled_upload(file, size, name)
+    with file:
+        return _open_bytes(file.read(), name, size)
+
+
+def _temporary_file() -> IO[bytes]:
+    return tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)

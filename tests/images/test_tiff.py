@@ -1,0 +1,173 @@
+"""Kinds of TIFF: camera raw files, and those that decoders misread."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+
+import pytest
+from PIL import Image
+
+from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.integrity import find_cut, find_damage
+from qwen_edit_async.images.prepare import prepare
+
+SHORT, LONG, ASCII, BYTE = 3, 4, 2, 1
+
+
+def tiff(
+    *tags: tuple[int, int, object],
+    order: str = "<",
+    big: bool = False,
+    bits: int = 8,
+    samples: int = 1,
+    pixels: bytes | None = None,
+    after_head: bytes = b"",
+) -> bytes:
+    """400×400 gray pixels, or others, with more tags: each with its type and its value or values."""
+    offset = "Q" if big else "I"
+    pixels = bytes(400 * 400 * samples * bits // 8) if pixels is None else pixels
+    head_size = (16 if big else 8) + len(after_head)
+    usual = [(256, LONG, 400), (257, LONG, 400), (258, SHORT, (bits,) * samples), (259, SHORT, 1)]
+    usual += [(262, SHORT, 1 if samples == 1 else 2), (273, LONG, head_size), (277, SHORT, samples)]
+    usual += [(278, LONG, 400), (279, LONG, len(pixels))]
+    entries = sorted({tag: (tag, kind, value) for tag, kind, value in [*usual, *tags]}.values())
+    at = head_size + len(pixels)
+    values_at = at + (8 if big else 2) + len(entries) * (20 if big else 12) + (8 if big else 4)
+    directory, values = struct.pack(order + ("Q" if big else "H"), len(entries)), b""
+    for tag, kind, value in entries:
+        each = value if isinstance(value, bytes | tuple) else (value,)
+        code = {SHORT: "H", LONG: "I", ASCII: "B", BYTE: "B"}[kind]
+        packed = struct.pack(f"{order}{len(each)}{code}", *each)
+        directory += struct.pack(f"{order}HH{offset}", tag, kind, len(each))
+        if len(packed) > struct.calcsize(offset):
+            directory += struct.pack(order + offset, values_at + len(values))
+            values += packed + b"\0" * (len(packed) % 2)
+        else:
+            directory += packed.ljust(struct.calcsize(offset), b"\0")
+    head = (b"II" if order == "<" else b"MM") + (
+        struct.pack(f"{order}HHHQ", 43, 8, 0, at) if big else struct.pack(f"{order}HI", 42, at)
+    )
+    return head + after_head + pixels + directory + struct.pack(order + offset, 0) + values
+
+
+def problem(data: bytes) -> str:
+    found = find_damage(io.BytesIO(data), len(data), "image/tiff").problem("image/tiff", fit=False)
+    assert find_cut(io.BytesIO(data), len(data), "image/tiff").problem("image/tiff", fit=False) == found
+    return found
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_plain_tiff_passes(order) -> None:
+    data = tiff(order=order)
+    assert problem(data) == ""
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+
+
+RAW = {
+    "DNG": tiff((50706, BYTE, (1, 4, 0, 0)), (330, LONG, 8)),
+    "CR2": tiff(after_head=b"CR\x02\0"),
+    "NEF": tiff((254, LONG, 1), (271, ASCII, b"NIKON CORPORATION\0"), (330, LONG, (8, 8))),
+    "ARW": tiff((254, LONG, 1), (271, ASCII, b"SONY\0"), (330, LONG, 8), order=">"),
+    "PEF": tiff((262, SHORT, 32803), (271, ASCII, b"PENTAX\0")),
+    "unknown": tiff((254, LONG, 1)),
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_camera_raw_file_is_refused_and_its_format_named(name, fit) -> None:
+    with pytest.raises(InvalidEditError, match=rf"image 1 is a camera raw file \({name} format\): .*Export it as"):
+        prepare([RAW[name]], fit=fit)
+    assert "camera raw" in problem(RAW[name])
+
+
+@pytest.mark.parametrize("tag", [(330, LONG, (8, 8)), (254, LONG, 0), (254, LONG, 2), (271, ASCII, b"SONY\0")])
+def test_a_tiff_with_smaller_copies_or_of_a_camera_passes(tag) -> None:
+    assert problem(tiff(tag)) == ""
+
+
+@pytest.mark.parametrize("cut", [5, 30, 100])
+def test_a_directory_that_is_cut_short_is_damage(cut) -> None:
+    assert problem(tiff()[:-cut]) == "is a damaged TIFF file: it is cut short"
+
+
+def test_a_tag_whose_value_lies_outside_of_the_file_is_ignored() -> None:
+    data = bytearray(tiff((271, ASCII, b"NIKON CORPORATION\0")))
+    entry = data.index(struct.pack("<HH", 271, ASCII))
+    data[entry + 8 : entry + 12] = b"\xff\xff\xff\xff"
+    assert problem(bytes(data)) == ""
+
+
+UNREADABLE = {
+    "signed": tiff((339, SHORT, 2), bits=16),
+    "signed 8 bits": tiff((339, SHORT, 2)),
+    "float": tiff((339, SHORT, 3), bits=32),
+    "32-bit": tiff(bits=32),
+    "big-endian BigTIFF": tiff(big=True, order=">"),
+    "separate planes": tiff((284, SHORT, 2), bits=16, samples=3),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_tiff_that_decoders_misread_is_refused(name, fit) -> None:
+    reason = name.removesuffix(" 8 bits")
+    with pytest.raises(InvalidEditError, match=rf"a kind of TIFF that can't be read here \(.*{reason}.*PNG$"):
+        prepare([UNREADABLE[name]], fit=fit)
+
+
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_tiff_of_a_kind_that_pillow_does_not_know_is_refused_in_plain_words(fit) -> None:
+    with pytest.raises(
+        InvalidEditError, match=r"^image 1 is a kind of TIFF that can't be read here: convert it to PNG$"
+    ):
+        prepare([tiff((262, SHORT, 9))], fit=fit)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff(bits=16),
+        tiff(bits=16, samples=3),
+        tiff((284, SHORT, 2), bits=16),
+        tiff((339, SHORT, (1, 1, 1)), samples=3),
+        tiff((339, SHORT, 4)),
+    ],
+)
+def test_a_tiff_of_unsigned_samples_passes(data) -> None:
+    assert problem(data) == ""
+
+
+def sent(data: bytes) -> Image.Image:
+    (upload,) = prepare([data], fit=True)
+    text = upload.chunk(0).partition(b",")[2]
+    assert upload.chunks == 1
+    return Image.open(io.BytesIO(base64.b64decode(text)))
+
+
+TWELVE_BITS = tiff(bits=12, pixels=bytes([0x80, 0x08, 0x00]) * (400 * 200))
+
+
+def test_fit_scales_a_twelve_bit_tiff() -> None:
+    assert sent(TWELVE_BITS).getpixel((200, 200)) == 128
+
+
+def test_fit_converts_a_big_tiff() -> None:
+    picture = sent(tiff(big=True, pixels=b"\x64" * 160_000))
+    assert (picture.format, picture.size, picture.getpixel((9, 9))) == ("PNG", (400, 400), 100)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"), [(TWELVE_BITS, "a 12-bit TIFF file"), (tiff(big=True), "a BigTIFF file")], ids=["12-bit", "big"]
+)
+def test_an_unusual_tiff_is_refused_with_the_advice_to_fit_it(data, kind) -> None:
+    with pytest.raises(InvalidEditError, match=f"image 1 is {kind}, .*: convert it to PNG, .* with fit=True"):
+        prepare([data])
+
+
+def test_a_camera_raw_file_that_is_a_big_tiff_is_refused() -> None:
+    with pytest.raises(InvalidEditError, match="camera raw"):
+        prepare([tiff((50706, BYTE, (1, 4, 0, 0)), big=True)], fit=True)

@@ -1,0 +1,115 @@
+"""What a downloaded result is, and what its file is called."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from qwen_edit_async.images.verdict import Verdict, judge
+
+
+def picture(kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((100, 80), 60).convert("RGB").save(file, kind, **options)
+    return file.getvalue()
+
+
+def verdict(content: bytes) -> Verdict:
+    return judge(io.BytesIO(content), len(content))
+
+
+def test_a_png_is_as_documented() -> None:
+    assert verdict(picture("PNG")) == Verdict("PNG", (".png",), sides=(100, 80))
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [("JPEG", ".jpg"), ("WEBP", ".webp"), ("AVIF", ".avif"), ("GIF", ".gif"), ("BMP", ".bmp"), ("TIFF", ".tif")],
+)
+def test_a_complete_picture_of_another_format_is_kept(kind, ending) -> None:
+    found = verdict(picture(kind))
+    assert (found.problem, found.kind, found.endings[0]) == ("", kind, ending)
+    assert found.flaw.endswith(f"{kind}, not a PNG")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("share", [0.4, 0.95])
+def test_a_picture_that_is_cut_short_is_a_problem(kind, share) -> None:
+    content = picture(kind)
+    found = verdict(content[: int(len(content) * share)])
+    assert "cut short" in found.problem
+    assert kind in found.problem
+
+
+def test_a_png_with_something_after_its_end_is_kept() -> None:
+    found = verdict(picture("PNG") + b"more")
+    assert (found.problem, found.flaw) == ("", "is a PNG file with 4 bytes after its end")
+
+
+def test_a_png_with_a_damaged_text_is_kept() -> None:
+    content = picture("PNG", dpi=(72, 72))
+    position = content.index(b"pHYs") + 5
+    found = verdict(content[:position] + b"\xff" + content[position + 1 :])
+    assert (found.problem, found.flaw) == ("", "is a damaged PNG file: its chunk b'pHYs' is damaged")
+
+
+def test_a_png_that_was_damaged_on_the_way_is_a_problem() -> None:
+    content = picture("PNG")
+    position = content.index(b"IDAT") + 100
+    found = verdict(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+    assert found.problem == "it is a damaged PNG file: its chunk b'IDAT' is damaged"
+
+
+def test_a_jpeg_whose_pixel_data_is_missing_is_kept_and_flagged() -> None:
+    content = picture("JPEG", restart_marker_rows=1)
+    found = verdict(content[: content.index(b"\xff\xd2")] + b"\xff\xd9")
+    assert found.problem == ""
+    assert found.flaw == "is a JPEG, not a PNG, and damaged: it has data for 40 % of its pixels"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "it is empty"),
+        (b"\n<!DOCTYPE html><p>gone", "it is an HTML page"),
+        (b"<HTML>gone", "it is an HTML page"),
+        (b"<?xml version='1.0'?><Error/>", "it is an XML text"),
+        (b'{"error": "gone"}', "it is a JSON text"),
+        (b"just some words", "it is not a picture: it begins with b'just som'"),
+        (b"\0\0\0\x10ftypisom", "it is not a picture: it begins with b'\\x00\\x00\\x00\\x10ftyp'"),
+    ],
+)
+def test_what_is_no_picture_is_named(content, problem) -> None:
+    assert verdict(content) == Verdict(problem=problem)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "complete"),
+    [
+        (b"\0\0\0\0mdat anything", True),
+        (b"\0\0\0\1mdat\0\0\0\0\0\0\0\x18datadata", True),
+        (b"\0\0\0\1mdat\0\0\0\0\0\0\0\x19datadata", False),
+        (b"\0\0\0\2mdat", False),
+    ],
+)
+def test_the_boxes_of_an_avif_are_followed(boxes, complete) -> None:
+    assert (verdict(b"\0\0\0\x10ftypavif\0\0\0\0" + boxes).problem == "") is complete
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ("a.png", "a.jpg"),
+        ("a.PNG", "a.jpg"),
+        ("a.b.png", "a.b.jpg"),
+        ("a.jpg", "a.jpg"),
+        ("a.jpeg", "a.jpeg"),
+        ("a", "a"),
+        ("v1.2", "v1.2"),
+    ],
+)
+def test_a_file_gets_the_ending_of_its_format(asked, given) -> None:
+    assert verdict(picture("JPEG")).rename(Path("folder") / asked) == Path("folder") / given
