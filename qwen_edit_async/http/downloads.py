@@ -96,7 +96,7 @@ class Downloader:
             OSError: The picture can't be written.
         """
         part = await self._offloader.run(PartFile, path)
-        # The last piece is written with the end of the file: a call to a thread costs more than a small picture's bytes.
+        # The last piece is written with the end of the file, because a small picture is all in it.
         offset, last, saved = 0, b"", path
 
         async def receive(pieces: AsyncIterator[bytes]) -> Verdict:
