@@ -202,7 +202,15 @@ class DeadlineExceededError(QwenEditError, TimeoutError):
 
 
 class DownloadError(QwenEditError):
-    """The task is done, but a result picture could not be fetched whole; ``session.attach(task_id)`` tries again."""
+    """The task is done, but no complete result picture could be fetched; ``session.attach(task_id)`` tries again.
+
+    Attributes:
+        url: The URL that was tried last, which needs no key, and expires; empty if the picture was fetched.
+    """
+
+    def __init__(self, message: str, *, task_id: str | None = None, url: str = "") -> None:
+        super().__init__(message, task_id=task_id)
+        self.url = url
 
 
 class JournalError(QwenEditError):

@@ -135,21 +135,21 @@ class Downloader:
                 return verdict
             if failure.expired and not renewed:
                 renewed = True
-                url = await self._renewed(task_id, index, failure)
+                url = await self._renewed(url, task_id, index, failure)
                 continue
             attempt += 1
             if failure.final or failure.expired or attempt > self._retry.max_retries:
-                raise _download_error(task_id, index, failure)
+                raise _download_error(url, task_id, index, failure)
             log.info("downloading image %d of task %s again: %s", index, task_id, failure)
             await asyncio.sleep(self._retry.delay(attempt, self._random.random()))
 
-    async def _renewed(self, task_id: str, index: int, failure: FetchError) -> str:
+    async def _renewed(self, url: str, task_id: str, index: int, failure: FetchError) -> str:
         try:
             urls = await self._renew(task_id)
         except QwenEditError as error:
-            raise _download_error(task_id, index, failure) from error
+            raise _download_error(url, task_id, index, failure) from error
         if not any(urls[index : index + 1]):
-            raise _download_error(task_id, index, failure)
+            raise _download_error(url, task_id, index, failure)
         self._counters.renewals += 1
         return urls[index]
 
@@ -173,9 +173,10 @@ def _log_flaw(verdict: Verdict, task_id: str, index: int) -> None:
         log.warning("image %d of task %s %s; it is kept as it is", index, task_id, verdict.flaw)
 
 
-def _download_error(task_id: str, index: int, failure: FetchError) -> DownloadError:
+def _download_error(url: str, task_id: str, index: int, failure: FetchError) -> DownloadError:
     return DownloadError(
         f"image {index} of task {task_id} could not be downloaded: {failure}; "
         f"session.attach({task_id!r}) gives it another chance",
         task_id=task_id,
+        url=url,
     )

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import io
 import os
+import pickle
 import re
 import socket
 import struct
@@ -221,8 +222,10 @@ async def test_a_picture_of_another_format_replaces_no_other_file(emulator, imag
 )
 async def test_what_came_instead_of_a_picture_is_named(emulator, image, content, named):
     emulator.inject(Fault.wrong_download(content, "image/png").on("download"))
-    with pytest.raises(DownloadError, match=f"could not be downloaded: {named}"):
+    with pytest.raises(DownloadError, match=f"could not be downloaded: {named}") as caught:
         await image.read()
+    assert caught.value.url == image.url
+    assert pickle.loads(pickle.dumps(caught.value)).url == image.url
 
 
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
