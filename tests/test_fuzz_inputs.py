@@ -16,6 +16,7 @@ from qwen_edit_async import ConfigurationError, EditRequest, InvalidEditError
 from qwen_edit_async.batch.content import read_content
 from qwen_edit_async.batch.sources import EditDefaults, KeyNames, crowded_names, read_source
 from qwen_edit_async.images.prepare import prepare
+from qwen_edit_async.images.verdict import judge
 
 pytestmark = pytest.mark.fuzz
 
@@ -26,7 +27,7 @@ def picture(kind: str) -> bytes:
     return file.getvalue()
 
 
-PICTURES = [picture(kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "ICO")]
+PICTURES = [picture(kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "ICO")]
 
 
 @st.composite
@@ -46,6 +47,12 @@ def test_any_bytes_are_an_image_or_no_edit(content, fit):
         prepare([content], fit=fit)
     except InvalidEditError as error:
         assert str(error)  # noqa: PT017  # either way is right
+
+
+@given(damaged_pictures() | st.binary())
+def test_any_bytes_are_a_result_or_named(content):
+    verdict = judge(io.BytesIO(content), len(content))
+    assert verdict.problem or verdict.endings
 
 
 def odd_image(pieces: list[object], others: dict[str, object]) -> object:
