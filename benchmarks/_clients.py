@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -71,23 +72,24 @@ async def _library(url: str, plan: Plan) -> None:
 
 
 def minimal(url: str, plan: Plan) -> Cost:
-    """The same edits through aiohttp alone: no checks, no retries, no deadlines, no errors; 100 connections."""
+    """The same edits through aiohttp alone: prebuilt bytes, no retries, no deadlines, no errors; 100 connections."""
     return timed(_minimal(url, plan))
 
 
 async def _minimal(url: str, plan: Plan) -> None:
     todo = iter(range(plan.edits))
-    generation = f"{url}/model/v1/generation"
-    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {API_KEY}"}) as http:
+    generation, body = f"{url}/model/v1/generation", json.dumps(plan.body()).encode()
+    headers = {"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"}
+    async with aiohttp.ClientSession(headers=headers) as http:
 
         async def worker() -> None:
             for _ in todo:
-                async with http.post(generation, json=plan.body()) as response:
-                    task = await response.json()
+                async with http.post(generation, data=body) as response:
+                    task = json.loads(await response.read())
                 while task["status"] != "completed":
                     await asyncio.sleep(plan.interval)
                     async with http.get(f"{generation}/task/{task['id']}") as response:
-                        task = await response.json()
+                        task = json.loads(await response.read())
 
         await asyncio.gather(*(worker() for _ in range(plan.in_flight)))
 

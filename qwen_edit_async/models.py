@@ -28,7 +28,7 @@ from qwen_edit_async.contract import (
     MIN_SIDE,
 )
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.kinds import ImageInput, as_image_tuple, check_image, image_name
+from qwen_edit_async.images.kinds import ImageInput, as_image_tuple, check_image, image_name, is_plain_url
 from qwen_edit_async.text import quoted
 
 _SIZE_TEXT = re.compile(r"\s*(\d{1,9})\s*[*xX×]\s*(\d{1,9})\s*", re.ASCII)
@@ -150,7 +150,8 @@ class EditRequest:
         if self.key is not None and not isinstance(self.key, str):
             raise InvalidEditError(f"key is {type(self.key).__name__!r}: give text")
         for position, image in enumerate(self.images, 1):
-            check_image(image, image_name(image, position))
+            if not is_plain_url(image):
+                check_image(image, image_name(image, position))
 
     def silently_cut(self) -> tuple[str, ...]:
         """Describe each text that the service cuts off without an error (contract, *text*, *negative_prompt*)."""
@@ -184,6 +185,14 @@ class EditOptions(TypedDict, total=False):
     prompt_extend: bool | None
     watermark: bool | None
     seed: int | None
+
+
+class EditKeywords(EditOptions, total=False):
+    """The keyword arguments of an edit that is not given as an :class:`EditRequest`."""
+
+    parameters: EditParameters | None
+    key: str | None
+    deadline: float | None
 
 
 def request_from_arguments(
@@ -271,10 +280,7 @@ class TaskStatus(enum.Enum):
     @property
     def terminal(self) -> bool:
         """Whether the task has ended."""
-        return self in _TERMINAL
-
-
-_TERMINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED})
+        return self is TaskStatus.COMPLETED or self is TaskStatus.FAILED
 
 
 @attrs.frozen(kw_only=True)

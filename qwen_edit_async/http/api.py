@@ -13,10 +13,11 @@ import platform
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
+import attrs
 from yarl import URL
 
 from qwen_edit_async.errors import APIConnectionError, APITimeoutError, QwenEditError
@@ -81,6 +82,81 @@ class OpenResponses:
             response.close()
 
 
+@attrs.define(eq=False)
+class _Wait:
+    """A call that must not wait for its reply for ever.
+
+    Attributes:
+        task: The task that makes the call.
+        cancelling: How many cancellations of the task were requested before.
+        started: Whether its time runs.
+        ends_at: When its time is up, in the event loop's seconds.
+        is_cut: Whether the task was cancelled because its time was up.
+    """
+
+    task: asyncio.Task[Any]
+    cancelling: int
+    started: bool = False
+    ends_at: float = 0.0
+    is_cut: bool = False
+
+    def ended_by_us(self) -> bool:
+        """Return whether a cancellation of the task means only that its time was up; takes that back."""
+        return self.is_cut and self.task.uncancel() <= self.cancelling
+
+
+class _Waits:
+    """Cuts off calls whose reply takes too long. All have the same time, so that one timer does for all of them."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._waits: dict[_Wait, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> _Wait:
+        """Return a wait of the current task, whose time does not run yet."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("calls are made in tasks")
+        return _Wait(task, task.cancelling())
+
+    def start(self, wait: _Wait) -> None:
+        """Let the time of a wait run, from now."""
+        loop = asyncio.get_running_loop()
+        wait.started, wait.ends_at = True, loop.time() + self._seconds
+        self._waits.pop(wait, None)
+        self._waits[wait] = None
+        if self._timer is None:
+            self._timer = loop.call_at(wait.ends_at, self._sweep, wait.ends_at)
+
+    def cut(self, wait: _Wait) -> None:
+        """End a wait now."""
+        if not wait.is_cut:
+            self._waits.pop(wait, None)
+            wait.is_cut = True
+            wait.task.cancel()
+
+    def end(self, wait: _Wait) -> None:
+        """Forget a wait."""
+        self._waits.pop(wait, None)
+
+    def close(self) -> None:
+        """Take the timer back."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _sweep(self, reached: float) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        now = max(reached, loop.time())  # a timer may fire a hair early
+        for wait in list(self._waits):
+            if wait.ends_at > now:
+                self._timer = loop.call_at(wait.ends_at, self._sweep, wait.ends_at)
+                break
+            self.cut(wait)
+
+
 class AiohttpTransport:
     """The real one. Redirects are not followed, since the key would travel with them."""
 
@@ -101,6 +177,7 @@ class AiohttpTransport:
         self._checking: aiohttp.ClientSession | None = None
         self._submitting: aiohttp.ClientSession | None = None
         self._responses = OpenResponses()
+        self._waits = _Waits(timeouts.reply)
 
     async def open(self) -> None:
         """Make the connection pools; they are bounded by the session's slots and the poller's checks.
@@ -110,12 +187,10 @@ class AiohttpTransport:
         """
         if self._trust_env:
             check_proxies(urllib.request.getproxies())
-        # Altogether: a timeout between pieces would let a reply trickle in for ever, and sets a timer for each.
-        self._checking = self._make_session(_IDLE_SECONDS, self._timeouts.reply)
-        # How long an upload lasts is not for us to say: a submission's time begins when it has been sent whole.
-        self._submitting = self._make_session(_IDLE_SECONDS_OF_SUBMISSIONS, None)
+        self._checking = self._make_session(_IDLE_SECONDS)
+        self._submitting = self._make_session(_IDLE_SECONDS_OF_SUBMISSIONS)
 
-    def _make_session(self, idle_seconds: float, seconds: float | None) -> aiohttp.ClientSession:
+    def _make_session(self, idle_seconds: float) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=idle_seconds),
             headers={
@@ -123,7 +198,8 @@ class AiohttpTransport:
                 **self._default_headers,
                 "Authorization": f"Bearer {self._api_key.reveal()}",
             },
-            timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=self._timeouts.connect),
+            # No total: aiohttp would set a timer for each call. And an upload may take as long as it moves.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=self._trust_env,
         )
@@ -146,28 +222,31 @@ class AiohttpTransport:
 
     async def _exchange(self, session: aiohttp.ClientSession, call: Call, body: JSONBody | None) -> Reply:
         url = URL(self._base_url + call.path, encoded=True)
-        if body is None:
-            async with session.request(call.method, url, allow_redirects=False) as response:
-                return await self._read(response)
-        limit = asyncio.timeout(None)
-        body.on_sent = functools.partial(_expire, limit, self._timeouts.reply)
-        content = bytearray()
+        wait, content = self._waits.begin(), bytearray()
         begun: aiohttp.ClientResponse | None = None
+        if body is None:
+            self._waits.start(wait)
+        else:
+            body.on_sent = functools.partial(self._waits.start, wait)
         try:
-            async with limit, session.request(call.method, url, data=body, allow_redirects=False) as response:
+            async with session.request(call.method, url, data=body, allow_redirects=False) as response:
                 begun = response
-                body.end_reply = functools.partial(_expire, limit, 0.0)
-                if limit.when() is None:  # a reply to less than the whole of it
-                    body.on_sent()
+                if body is not None:
+                    body.end_reply = functools.partial(self._waits.cut, wait)
+                    if not wait.started:  # a reply to less than the whole of it
+                        self._waits.start(wait)
                 return await self._read(response, content)
-        except TimeoutError:
-            if begun is None:
+        except asyncio.CancelledError:
+            if not wait.ended_by_us():
                 raise
+        finally:
+            self._waits.end(wait)
+        if begun is None:
+            raise TimeoutError
         return self._reply(begun, content, complete=False)
 
-    async def _read(self, response: aiohttp.ClientResponse, content: bytearray | None = None) -> Reply:
-        """What comes of a reply; a torn one may hold a task id, also in ``content`` when it was not waited for."""
-        content = bytearray() if content is None else content
+    async def _read(self, response: aiohttp.ClientResponse, content: bytearray) -> Reply:
+        """Return what comes of a reply; a torn one may hold a task id, also in ``content`` when it is cut short."""
         with self._responses.reading(response):
             complete = await _read(response, content)
         return self._reply(response, content, complete=complete)
@@ -192,6 +271,7 @@ class AiohttpTransport:
         sessions = [session for session in (self._checking, self._submitting) if session is not None]
         self._checking = self._submitting = None
         self._responses.close()
+        self._waits.close()
         for session in sessions:
             await session.close()
 
@@ -215,11 +295,6 @@ class AiohttpTransport:
         if self._trust_env or urllib.request.proxy_bypass(host):
             return ""
         return unused_proxy_hint(self._base_url, urllib.request.getproxies())
-
-
-def _expire(limit: asyncio.Timeout, seconds: float) -> None:
-    if not limit.expired():  # nor just about to: that can't be changed any more
-        limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:

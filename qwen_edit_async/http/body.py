@@ -57,9 +57,12 @@ class JSONBody(Payload):
         self._images = tuple(images)
         self._offloader = offloader
         self._stall_timeout = stall_timeout
-        self._body_size = sum(map(len, parts)) + sum(image.text_size for image in images)
-        self._size = self._body_size
         self._text = self._short_text()
+        if self._text is not None:
+            self._body_size = len(self._text)
+        else:
+            self._body_size = sum(map(len, self._parts)) + sum(image.text_size for image in self._images)
+        self._size = self._body_size
         self.sent_whole = False
         self.failure: QwenEditError | None = None
         self._withdrawn = False
@@ -68,9 +71,13 @@ class JSONBody(Payload):
 
     def _short_text(self) -> bytes | None:
         """Return the whole text, if it is short and there already."""
-        if self._body_size >= _NEVER_STALLS_BYTES or not all(image.in_memory for image in self._images):
-            return None
-        return b"".join(piece if isinstance(piece, bytes) else piece[0].chunk(piece[1]) for piece in self._pieces())
+        text, room = [self._parts[0]], _NEVER_STALLS_BYTES
+        for image, part in zip(self._images, self._parts[1:], strict=True):
+            if not image.in_memory or image.chunks != 1 or (room := room - image.text_size) < 0:
+                return None
+            text += (image.chunk(0), part)
+        whole = b"".join(text)
+        return whole if len(whole) < _NEVER_STALLS_BYTES else None
 
     def withdraw(self) -> None:
         """Never send the last piece, if it was not: the HTTP library may write on for a step after a cancellation."""

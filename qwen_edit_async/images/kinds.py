@@ -95,6 +95,9 @@ _BASE64_HEAD = 24
 _LONGEST_PATH = 4096
 _CELL_NAMES = frozenset({"bytes", "path"})
 _CHECKED_CHARACTERS = 64 * 1024
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]*[A-Za-z0-9](:[0-9]{1,4})?(/[!-~]*)?")
+"""URLs that are plainly valid; the rest is parsed, which takes longer."""
+
 _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -129,6 +132,11 @@ def is_url(image: object) -> TypeGuard[str]:
     return isinstance(image, str) and image[:8].lower().startswith(("http://", "https://"))
 
 
+def is_plain_url(image: object) -> bool:
+    """Whether the image is an http(s) URL that is valid at first sight; others take a longer look."""
+    return isinstance(image, str) and _PLAIN_URL.fullmatch(image) is not None
+
+
 def is_data_uri(image: object) -> bool:
     """Return whether the image is a data URI."""
     return isinstance(image, str) and image[:5].lower() == "data:"
@@ -143,6 +151,8 @@ def is_bare_base64(image: object) -> bool:
 
 def as_image_tuple(images: object) -> tuple[Any, ...]:
     """Return one image, or a sequence of images, as a tuple; nothing is checked yet."""
+    if isinstance(images, str):
+        return (images,)
     if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
         return tuple(map(unwrapped, images))
     return (unwrapped(images),)
@@ -154,6 +164,8 @@ def unwrapped(image: Any) -> Any:
     Such a cell is ``{"bytes": …, "path": …}``, and one of the two may be ``None``. An upload, or a temporary file, has
     a binary file as ``file`` or ``stream``.
     """
+    if isinstance(image, str):
+        return image
     if isinstance(image, Mapping) and image and image.keys() <= _CELL_NAMES:
         return image["bytes"] if image.get("bytes") is not None else image.get("path")
     if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview | PillowImage | ArrayLike | Openable):

@@ -118,7 +118,7 @@ def check_task_id(task_id: object) -> str:
     """
     if not isinstance(task_id, str) or not task_id or len(task_id) > _MAX_TASK_ID_CHARACTERS:
         raise InvalidEditError(f"task id {task_id!r:.80}: give the id that the service answered with")
-    if task_id.strip(".") == "" or not task_id.isprintable() or any(character.isspace() for character in task_id):
+    if task_id.strip(".") == "" or not task_id.isprintable() or task_id.split() != [task_id]:
         raise InvalidEditError(f"task id {task_id!r:.80}: the service gives out no such id; check for a copying error")
     return task_id
 

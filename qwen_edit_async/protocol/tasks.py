@@ -44,6 +44,12 @@ STATUS_WORDS: Mapping[str, TaskStatus] = {
 }
 """The service's status words in lower case. :func:`snapshot_of` decides about any other word."""
 
+_RUNNING_WORDS = {
+    word: status for word, status in STATUS_WORDS.items() if status in {TaskStatus.QUEUED, TaskStatus.IN_PROGRESS}
+}
+_FLAT_NAMES = frozenset({"id", "status", "model", "created_at", "progress", "metadata"})
+"""The members of the documented replies of a task that runs. Most replies have no others and need no search."""
+
 _WORD_NAMES = ("status", "task_status")
 _OWN_ID_NAMES = ("id", "task_id")
 _REQUEST_ID_NAME = "request_id"
@@ -109,6 +115,27 @@ def snapshot_of(reply: Mapping[str, Any], task_id: str, asked_url: str = "") -> 
     An unknown status word means completed if pictures come with it, and failed if an error does. Relative URLs of
     pictures are resolved against ``asked_url``, the URL of the request.
     """
+    documented = _documented_urls(reply)
+    if documented is not None and reply["status"] == "completed" and not reply.get("error"):
+        return TaskSnapshot(
+            task_id=task_id,
+            status=TaskStatus.COMPLETED,
+            status_word="completed",
+            progress=_to_progress(reply.get("progress")),
+            urls=documented,
+            usage=_to_usage(reply.get("usage")),
+            metadata=_to_mapping(reply.get("metadata")),
+            raw=reply,
+        )
+    if _is_flat(reply) and (running := _RUNNING_WORDS.get(reply["status"])) is not None:
+        return TaskSnapshot(
+            task_id=task_id,
+            status=running,
+            status_word=reply["status"],
+            progress=_to_progress(reply.get("progress")),
+            metadata=_to_mapping(reply.get("metadata")),
+            raw=reply,
+        )
     document = _task_members(reply)
     word = _word_of(document)
     members = {
@@ -136,7 +163,7 @@ def snapshot_of(reply: Mapping[str, Any], task_id: str, asked_url: str = "") -> 
 
 def _task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, Any]:
     """Return the members that describe the task, taken out of an envelope if the service uses one."""
-    if _documented_urls(document) is not None:
+    if _is_flat(document) or _documented_urls(document) is not None:
         return document
     lacks_word, lacks_id = _word_of(document) is None, first_text(document, _OWN_ID_NAMES) is None
     if depth and (lacks_word or lacks_id):
@@ -149,6 +176,11 @@ def _task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, A
                 if (lacks_word and _word_of(inner) is not None) or (lacks_id and first_text(inner, id_names)):
                     return {**document, **inner}
     return document
+
+
+def _is_flat(document: Mapping[str, Any]) -> bool:
+    """Whether a reply has a status and nothing that could hold an envelope, an error or a picture."""
+    return type(document.get("status")) is str and document.keys() <= _FLAT_NAMES
 
 
 def _documented_urls(document: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -170,7 +202,10 @@ def _documented_urls(document: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _word_of(members: Mapping[str, Any]) -> str | None:
-    return next((word for name in _WORD_NAMES if isinstance(word := members.get(name), str)), None)
+    for name in _WORD_NAMES:
+        if isinstance(word := members.get(name), str):
+            return word
+    return None
 
 
 def _find_urls(members: Mapping[str, Any]) -> tuple[str, ...]:

@@ -96,6 +96,15 @@ class Poller:
         """Return the task with this id, if it is waited for."""
         return self._unfinished.get(task_id)
 
+    def attach(self, task_id: str, seconds: float) -> EditTask:
+        """Begin to wait for a task that was submitted elsewhere, until a deadline in so many seconds."""
+        now, snapshot = self.loop.time(), TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
+        task = EditTask(
+            task_id=task_id, since=now, attached=True, deadline=now + seconds, snapshot=snapshot, poller=self
+        )
+        self.watch(task)
+        return task
+
     def watch(self, task: EditTask) -> None:
         """Begin to wait for a task."""
         self._given_up.pop(task.task_id, None)

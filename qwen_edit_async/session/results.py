@@ -272,15 +272,17 @@ def conclude(task: EditTask, snapshot: TaskSnapshot, now: float, store: ResultSt
     if len(named) > MAX_N:  # a reply must not fill a disk, however many pictures it names
         log.warning("task %s names %d pictures: only the first %d are kept", snapshot.task_id, len(named), MAX_N)
     asked = (task.request.parameters.n or MIN_N) if task.request is not None else MIN_N
-    missing = shortfall(len(named), asked)
+    missing = shortfall(len(named), asked) if len(named) < asked else ()
     for note in missing:
         log.warning("task %s: %s", snapshot.task_id, note)
     previews = Previews(task.request.images if task.request is not None else ())
     return EditResult(
         task_id=snapshot.task_id,
         images=tuple(
-            OutputImage(url=url, task_id=snapshot.task_id, index=index, store=store, previews=previews)
-            for index, url in named[:MAX_N]
+            [
+                OutputImage(url=url, task_id=snapshot.task_id, index=index, store=store, previews=previews)
+                for index, url in named[:MAX_N]
+            ]
         ),
         usage=snapshot.usage,
         metadata=snapshot.metadata,

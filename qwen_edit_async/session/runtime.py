@@ -27,7 +27,8 @@ from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.results import DetachedStore
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.shield import Crew, see_through
-from qwen_edit_async.session.submission import Submitter, closed_error
+from qwen_edit_async.session.submission import closed_error
+from qwen_edit_async.session.submitter import Submitter
 from qwen_edit_async.session.task import require_loop
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader

@@ -11,8 +11,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from random import Random
-from types import TracebackType
-from typing import Self, overload
+from typing import Self, Unpack, overload
 
 from qwen_edit_async.errors import SessionClosedError
 from qwen_edit_async.http.api import AiohttpTransport, Transport
@@ -32,12 +31,12 @@ from qwen_edit_async.http.options import (
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.models import (
+    EditKeywords,
     EditOptions,
     EditParameters,
     EditRequest,
     RequestInput,
     TaskSnapshot,
-    TaskStatus,
     request_from_arguments,
 )
 from qwen_edit_async.protocol.base import check_task_id
@@ -52,23 +51,26 @@ from qwen_edit_async.session.task import EditTask, give_up
 from qwen_edit_async.statistics import SessionStatistics
 
 
+class _SubmitKeywords(EditKeywords, total=False):
+    observer: SubmissionObserver | None
+
+
 class EditSession:
     """Edits images with the hosted model, many at once.
 
-    A session has one connection pool, one limit on tasks in flight, and one poller that waits for all of them. Use it
-    as ``async with EditSession() as session:``. Or call ``await session.open()`` and ``await session.aclose()``, in any
-    tasks or notebook cells of one event loop.
+    Use it as ``async with EditSession() as session:``. Or call ``await session.open()`` and ``await session.aclose()``,
+    in any tasks or notebook cells of one event loop.
 
     Args:
         api_key: The key; by default the environment variable ``QWEN_EDIT_API_KEY``. It is sent to ``base_url`` only.
         base_url: The service's address; by default ``QWEN_EDIT_BASE_URL``, or else the documented host.
         envelope: The form of the request's body: ``"flat"`` (documented), ``"params"`` (which some gateways want), or
-            ``"auto"``: flat, unless the service refuses the first creation as malformed and takes the other form.
+            ``"auto"``, which finds out with the first creation.
         max_in_flight: The most tasks between the start of their submission and their end. If the account allows fewer,
             the session finds that out and keeps to it.
         submit_rate: The most submissions a second, repeated ones included; no limit by default.
         poll_rate: The most status checks a second, spent on the tasks most likely to have ended; no limit by default.
-            With n tasks in flight, none waits longer than about ``5 * n / poll_rate`` s for a check that is due.
+            With n tasks in flight, a check comes at most about ``5 * n / poll_rate`` s late.
         polling: When to check a task's status; by default a :class:`Learned` of the session's own.
         timeout: Seconds for each of three phases: connecting (at most 10), sending the next piece of an upload, and
             waiting for a reply. Or :class:`Timeouts`.
@@ -83,8 +85,8 @@ class EditSession:
         fit: Whether to turn, shrink and re-encode images that the service would refuse.
         trust_env: Whether to use the environment's proxies and netrc; neither is used for http on loopback.
         allow_insecure: Whether the key may travel over http to another machine.
-        allow_result_hosts: Names or addresses of hosts from which to fetch results though their addresses are not
-            public. This is not needed if ``base_url`` is such an address, or localhost.
+        allow_result_hosts: Hosts whose results are fetched though their addresses are not public. This is not needed
+            if ``base_url`` is such an address, or localhost.
         default_headers: Headers to send with each call to the service.
         transport: The HTTP client to use instead of the session's own, for tests without sockets.
         random: The source of the jitter between retries, for tests that repeat exactly.
@@ -95,7 +97,6 @@ class EditSession:
 
     _runtime: Runtime | None = None  # on the class, since an object that failed to be made is deleted, too
     _closed = False
-    _base_url = ""
 
     def __init__(
         self,
@@ -142,13 +143,8 @@ class EditSession:
             trust_env=trust_env,
             random=random if random is not None else Random(),  # noqa: S311  # jitter is not a secret
         )
-        own = AiohttpTransport(
-            self._base_url,
-            key,
-            self._options.timeouts,
-            default_headers=check_headers(default_headers),
-            trust_env=trust_env,
-        )
+        headers, timeouts = check_headers(default_headers), self._options.timeouts
+        own = AiohttpTransport(self._base_url, key, timeouts, default_headers=headers, trust_env=trust_env)
         self._service = Service(transport if transport is not None else own, *resolve_protocol(envelope))
 
     async def open(self) -> Self:
@@ -177,29 +173,15 @@ class EditSession:
     async def __aenter__(self) -> Self:
         return await self.open()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._close(cancel=error is not None)
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await self._close(cancel=kind is not None)
 
     @overload
     async def edit(self, images: EditRequest, *, deadline: float | None = None) -> EditResult: ...
 
     @overload
     async def edit(
-        self,
-        images: ImageInput | Sequence[ImageInput],
-        instruction: str,
-        *,
-        n: int | None = None,
-        negative_prompt: str | None = None,
-        size: str | tuple[int, int] | None = None,
-        prompt_extend: bool | None = None,
-        watermark: bool | None = None,
-        seed: int | None = None,
-        parameters: EditParameters | None = None,
-        key: str | None = None,
-        deadline: float | None = None,
+        self, images: ImageInput | Sequence[ImageInput], instruction: str, **options: Unpack[EditKeywords]
     ) -> EditResult: ...
 
     async def edit(
@@ -217,9 +199,7 @@ class EditSession:
         key: str | None = None,
         deadline: float | None = None,
     ) -> EditResult:
-        """Edit one to three pictures, and wait for the result.
-
-        ``None`` leaves a choice to the service.
+        """Edit one to three pictures, and wait for the result; ``None`` leaves a choice to the service.
 
         Args:
             images: One image, or a sequence of one to three. An image is a path, an http(s) URL, a data URI, bytes, a
@@ -244,14 +224,8 @@ class EditSession:
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """
-        options = EditOptions(
-            n=n,
-            negative_prompt=negative_prompt,
-            size=size,
-            prompt_extend=prompt_extend,
-            watermark=watermark,
-            seed=seed,
-        )
+        options: EditOptions = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
+        options |= {"prompt_extend": prompt_extend, "watermark": watermark}
         task = await self._submit(request_from_arguments(images, instruction, parameters, key, options), deadline)
         try:
             return await task
@@ -266,20 +240,7 @@ class EditSession:
 
     @overload
     async def submit(
-        self,
-        images: ImageInput | Sequence[ImageInput],
-        instruction: str,
-        *,
-        n: int | None = None,
-        negative_prompt: str | None = None,
-        size: str | tuple[int, int] | None = None,
-        prompt_extend: bool | None = None,
-        watermark: bool | None = None,
-        seed: int | None = None,
-        parameters: EditParameters | None = None,
-        key: str | None = None,
-        deadline: float | None = None,
-        observer: SubmissionObserver | None = None,
+        self, images: ImageInput | Sequence[ImageInput], instruction: str, **options: Unpack[_SubmitKeywords]
     ) -> EditTask: ...
 
     async def submit(
@@ -287,30 +248,17 @@ class EditSession:
         images: ImageInput | Sequence[ImageInput] | EditRequest,
         instruction: str | None = None,
         *,
-        n: int | None = None,
-        negative_prompt: str | None = None,
-        size: str | tuple[int, int] | None = None,
-        prompt_extend: bool | None = None,
-        watermark: bool | None = None,
-        seed: int | None = None,
         parameters: EditParameters | None = None,
         key: str | None = None,
         deadline: float | None = None,
         observer: SubmissionObserver | None = None,
+        **options: Unpack[EditOptions],
     ) -> EditTask:
         """Submit an edit, and return its task as soon as the service has accepted it.
 
         Waits for a slot first. Arguments and errors are those of :meth:`edit`, up to the acceptance. The ``observer``
         is called before and after each attempt.
         """
-        options = EditOptions(
-            n=n,
-            negative_prompt=negative_prompt,
-            size=size,
-            prompt_extend=prompt_extend,
-            watermark=watermark,
-            seed=seed,
-        )
         request = request_from_arguments(images, instruction, parameters, key, options)
         return await self._submit(request, deadline, observer)
 
@@ -327,20 +275,8 @@ class EditSession:
             InvalidEditError: If this can't be a task's id.
             SessionClosedError: If the session is not open.
         """
-        runtime = self._require_open()
-        if (known := runtime.poller.get(check_task_id(task_id))) is not None:
-            return known
-        now = runtime.loop.time()
-        task = EditTask(
-            task_id=task_id,
-            since=now,
-            attached=True,
-            deadline=now + self._deadline_of(deadline),
-            snapshot=TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN),
-            poller=runtime.poller,
-        )
-        runtime.poller.watch(task)
-        return task
+        poller = self._require_open().poller
+        return poller.get(check_task_id(task_id)) or poller.attach(task_id, self._deadline_of(deadline))
 
     def pictures(self, task_id: str, urls: Iterable[str]) -> tuple[OutputImage, ...]:
         """Return the result pictures of a task whose URLs are known; one that has expired is renewed when needed.
@@ -355,9 +291,8 @@ class EditSession:
         """
         store = self._require_open()
         check_task_id(task_id)
-        return tuple(
-            OutputImage(url=url, task_id=task_id, index=index, store=store) for index, url in enumerate(urls) if url
-        )
+        places = enumerate(urls)
+        return tuple(OutputImage(url=url, task_id=task_id, index=index, store=store) for index, url in places if url)
 
     async def status(self, task_id: str) -> TaskSnapshot:
         """Ask the service about a task, now; ``poll_rate`` does not apply to such questions.
@@ -393,14 +328,8 @@ class EditSession:
             SessionClosedError: If the session is not open.
         """
         runtime = self._require_open()
-        return EditStream(
-            requests,
-            runtime.submitter,
-            self._deadline_of(deadline),
-            Warner.of_caller(),
-            window=self._options.max_in_flight,
-            ordered=ordered,
-        )
+        seconds, window = self._deadline_of(deadline), self._options.max_in_flight
+        return EditStream(requests, runtime.submitter, seconds, Warner.of_caller(), window=window, ordered=ordered)
 
     @property
     def is_open(self) -> bool:
@@ -420,21 +349,16 @@ class EditSession:
     def unfinished(self) -> tuple[str, ...]:
         """Ids that the service gave out and whose result nobody in this session has got, even after it is closed.
 
-        Their tasks are waited for, or were given up: cancelled, past their deadline, not awaited when the session
-        closed, or completed after the loop of ``edit_many`` was left. ``attach`` gets the result of each. Of the ids
-        that were given up, the newest 10,000 are kept. The log names each older one as it is dropped.
+        Their tasks are waited for, or were given up: cancelled, past their deadline, not awaited at the session's end,
+        or completed after the loop of ``edit_many`` was left. ``attach`` gets the result of each. The newest 10,000 ids
+        of given-up tasks are kept, and the log names the others.
         """
         return self._runtime.poller.unfinished if self._runtime is not None else ()
 
     def __repr__(self) -> str:
-        if self._closed:
-            state = "closed"
-        elif self._runtime is None:
-            state = "not open"
-        else:
-            counts = self._runtime.statistics()
-            state = f"open, {counts.in_flight} in flight, {counts.waiting} waiting"
-        return f"<EditSession {self._base_url} {state}>"
+        counts = self.statistics()
+        state = f"open, {counts.in_flight} in flight, {counts.waiting} waiting" if self._runtime else "not open"
+        return f"<EditSession {self._base_url} {'closed' if self._closed else state}>"
 
     def __del__(self) -> None:
         if self._runtime is not None and not self._closed:
@@ -472,7 +396,5 @@ class EditSession:
             await self._runtime.close(cancel=cancel)
 
     def _deadline_of(self, deadline: float | None) -> float:
-        if deadline is None:
-            return self._deadline
-        check_positive(deadline, "deadline")
-        return deadline
+        check_positive(self._deadline if deadline is None else deadline, "deadline")
+        return self._deadline if deadline is None else deadline

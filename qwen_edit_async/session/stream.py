@@ -21,7 +21,8 @@ from qwen_edit_async.errors import InvalidEditError, SessionClosedError
 from qwen_edit_async.models import EditParameters, EditRequest, RequestInput, request_from_fields
 from qwen_edit_async.session.observer import Warner
 from qwen_edit_async.session.results import EditResult
-from qwen_edit_async.session.submission import Submission, Submitter
+from qwen_edit_async.session.submission import Submission
+from qwen_edit_async.session.submitter import Submitter
 from qwen_edit_async.session.task import EditTask, ending, give_up
 
 if TYPE_CHECKING:

@@ -26,7 +26,6 @@ from qwen_edit_async import (
     Timeouts,
     __version__,
 )
-from qwen_edit_async.http import api as _transport
 from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.http.secret import Secret
@@ -321,15 +320,6 @@ async def test_a_reply_to_a_submission_can_be_cut_short(make_body):
         await until(body.cut_reply_short)
         reply = await sending
     assert (reply.body, reply.complete) == (b'{"id": "task-1"', False)
-
-
-async def test_a_reply_whose_time_is_just_up_may_be_cut_short_as_well():
-    with pytest.raises(TimeoutError):  # noqa: PT012  # how the block ends is what is tested
-        async with asyncio.timeout(0) as limit:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                _transport._expire(limit, 0.0)
 
 
 async def test_an_id_that_came_is_known_though_the_session_is_closed_within_the_reply(monkeypatch):

@@ -1,0 +1,107 @@
+"""Starts the submissions of a session, with everything that they share."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+import attrs
+
+from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.prepare import url_uploads
+from qwen_edit_async.log import log
+from qwen_edit_async.models import EditRequest
+from qwen_edit_async.scheduling.retry import RetryPolicy
+from qwen_edit_async.session.gate import Gate
+from qwen_edit_async.session.observer import SubmissionObserver, Warner
+from qwen_edit_async.session.poller import Poller
+from qwen_edit_async.session.service import Service
+from qwen_edit_async.session.shield import Crew
+from qwen_edit_async.session.submission import Submission
+from qwen_edit_async.statistics import SessionStatistics
+from qwen_edit_async.threads import Offloader
+
+
+@attrs.define(eq=False, kw_only=True)
+class Submitter:
+    """Starts the submissions of a session.
+
+    Attributes:
+        service: The service to submit to.
+        gate: Decides who may submit.
+        poller: Waits for the tasks that come of it.
+        crew: Runs the submissions.
+        offloader: Reads and encodes images.
+        counters: The session's counts.
+        retry: How often and when a refused submission is repeated.
+        random: The source of jitter.
+        resubmit_uncertain: Whether to repeat a submission though the service may have accepted it.
+        stall_timeout: Seconds in which the connection must take the next piece of a request's body.
+        strict: Whether to refuse text that the service would cut off.
+        fit: Whether to change images that the service would refuse.
+    """
+
+    service: Service
+    gate: Gate
+    poller: Poller
+    crew: Crew
+    offloader: Offloader
+    counters: SessionStatistics
+    retry: RetryPolicy
+    random: Random
+    resubmit_uncertain: bool
+    stall_timeout: float
+    strict: bool
+    fit: bool
+    closed: bool = attrs.field(default=False, init=False)
+    _under_way: dict[asyncio.Task[None], Submission] = attrs.field(factory=dict, init=False)
+
+    def begin(
+        self,
+        request: EditRequest,
+        seconds: float,
+        *,
+        observer: SubmissionObserver | None = None,
+        warner: Warner | None = None,
+    ) -> Submission:
+        """Start to submit an edit.
+
+        Args:
+            request: The edit.
+            seconds: Its deadline, counted from when it has a slot.
+            observer: Called before and after each attempt.
+            warner: Issues warnings; by default they point at the user's line that runs now.
+
+        Raises:
+            InvalidEditError: If text would be cut off, and the session is strict.
+            SessionClosedError: If the session is closed.
+        """
+        cut, uploads = request.silently_cut(), url_uploads(request.images)
+        if warner is None and (cut or uploads is None):
+            warner = Warner.of_caller()
+        if cut and self.strict:
+            raise InvalidEditError("; ".join(cut))
+        if warner is not None:
+            for sentence in cut:
+                warner.warn(sentence)
+        submission = Submission(self, request, seconds, observer, warner, cut, uploads)
+        submission.task = task = self.crew.spawn(submission.run())
+        self._under_way[task] = submission
+        task.add_done_callback(self._ended)
+        return submission
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._under_way.pop(task).settle_for_good()
+
+    async def finish_sent(self, grace: float) -> None:
+        """Wait up to ``grace`` seconds for the replies to submissions that were sent whole.
+
+        A reply that has begun by then is used as far as it came: it may hold the task's id.
+        """
+        sent = {task: submission for task, submission in self._under_way.items() if submission.sent_whole}
+        if not sent:
+            return
+        log.info("waiting up to %g s for the replies to %d submissions", grace, len(sent))
+        _, late = await asyncio.wait(sent, timeout=grace)
+        if begun := [task for task in late if sent[task].cut_reply_short()]:
+            await asyncio.wait(begun, timeout=grace)
