@@ -204,6 +204,8 @@ def request_from_arguments(
 ) -> EditRequest:
     """Make a request from the arguments of a call. An option overrides the same field of ``parameters``.
 
+    An option that is ``None`` counts as not given.
+
     Raises:
         InvalidEditError: The contract calls the request an error, or an EditRequest comes with other arguments.
     """

@@ -319,7 +319,7 @@ def test_arguments_make_a_request() -> None:
 def test_options_are_laid_over_the_parameters() -> None:
     parameters = EditParameters(n=3, seed=7, watermark=True)
     request = request_from_arguments("a.png", "snow", parameters, None, {"seed": 8, "watermark": None})
-    assert request.parameters == EditParameters(n=3, seed=8, watermark=True)  # ``None`` is the same as nothing given
+    assert request.parameters == EditParameters(n=3, seed=8, watermark=True)
 
 
 @pytest.mark.parametrize("instruction", [None, ""])

@@ -32,26 +32,8 @@ EnvelopeName = Literal["flat", "params"]
 _OPEN_STATUSES = frozenset({303, 409, *range(500, 600)}) - {503}
 """The HTTP errors that do not rule out a task; an id in such a reply names it (part B)."""
 
-# JSON escapes quotes inside of text, so user text never contains these empty members.
+# JSON escapes quotes inside of text, so a negative prompt never contains these empty members.
 _IMAGE_GAP, _TEXT_GAP = '{"image": null}', '{"text": null}'
-_IMAGE_OPENS, _IMAGE_CLOSES = '{"image": "', '"}'
-_TEXT_OPENS, _TEXT_CLOSES = '{"text": ', "}"
-
-
-@functools.lru_cache(maxsize=64)
-def _template(envelope: EnvelopeName, images: int, parameters: EditParameters) -> tuple[bytes, ...]:
-    """Return a body's JSON text, cut where each image and the instruction belong."""
-    content: list[dict[str, None]] = [{"image": None}] * images + [{"text": None}]
-    body: dict[str, Any] = {"input": {"messages": [{"role": "user", "content": content}]}}
-    if given := _converter.unstructure(parameters):
-        body["parameters"] = given
-    if envelope == "params":
-        body = {"input": [{"params": body}]}
-    text = json.dumps({"model": MODEL, **body})
-    text = text.replace(_IMAGE_GAP, f"{_IMAGE_OPENS}\0{_IMAGE_CLOSES}").replace(
-        _TEXT_GAP, f"{_TEXT_OPENS}\0{_TEXT_CLOSES}"
-    )
-    return tuple(part.encode("ascii") for part in text.split("\0"))
 
 
 @attrs.frozen
@@ -129,6 +111,23 @@ def _read_creation(reply: Reply) -> tuple[Mapping[str, Any], str | None]:
         return document, named_task(document)
     leaves_open = reply.status in _OPEN_STATUSES
     return document, own_id(document) if leaves_open or shows_task(document) else None
+
+
+@functools.lru_cache(maxsize=64)
+def _template(envelope: EnvelopeName, images: int, parameters: EditParameters) -> tuple[bytes, ...]:
+    """Return the JSON text of a body, cut where the images and the instruction belong.
+
+    The quotes around an image are part of the text. The instruction brings its own.
+    """
+    content: list[dict[str, None]] = [{"image": None}] * images + [{"text": None}]
+    body: dict[str, Any] = {"input": {"messages": [{"role": "user", "content": content}]}}
+    if given := _converter.unstructure(parameters):
+        body["parameters"] = given
+    if envelope == "params":
+        body = {"input": [{"params": body}]}
+    text = json.dumps({"model": MODEL, **body})  # JSON escapes control characters, so \0 can mark the cuts
+    text = text.replace(_IMAGE_GAP, '{"image": "\0"}').replace(_TEXT_GAP, '{"text": \0}')
+    return tuple(part.encode("ascii") for part in text.split("\0"))
 
 
 def _size_text(size: tuple[int, int] | None) -> str | None:

@@ -184,11 +184,12 @@ def _is_flat(document: Mapping[str, Any]) -> bool:
 
 
 def _documented_urls(document: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the URLs of a completed task in the documented shape, without looking for others: most replies have it."""
+    """Return the URLs of a completed task in the documented shape.
+
+    Most replies have it, and the search for all other shapes takes several times as long.
+    """
     output = document.get("output")
-    if type(document.get("status")) is not str or type(output) is not list:
-        return None
-    if "data" in document or "task" in document:
+    if type(document.get("status")) is not str or type(output) is not list or "data" in document or "task" in document:
         return None
     urls = []
     for item in output:
