@@ -272,7 +272,7 @@ def test_a_lost_reply_warns_that_a_task_may_be_charged(photos, capsys, service):
     service.inject(Fault.drop_reply().on("submit"))
     assert run_edit(photos) == 1
     text = capsys.readouterr().err
-    assert "warning: 1 of the submissions got no reply" in text
+    assert "warning: 1 submission got no reply" in text
     assert "--resubmit-uncertain" in text
 
 

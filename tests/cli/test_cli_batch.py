@@ -22,7 +22,8 @@ from qwen_edit_async.batch.plan import State
 from qwen_edit_async.cli import main
 from qwen_edit_async.cli.display import ProgressBar, Screen
 from qwen_edit_async.cli.options import ConnectionOptions, SubmissionOptions
-from qwen_edit_async.cli.runner import Run, cancel_on_termination
+from qwen_edit_async.cli.run import Run
+from qwen_edit_async.cli.signals import cancel_on_termination
 from qwen_edit_async.display.cards import Progress
 from qwen_edit_async.emulator import EditEmulator, Fault
 
@@ -271,7 +272,7 @@ def test_a_run_that_another_keeps_from_its_journal_says_nothing_but_that(photos,
 
 def test_a_price_without_a_dry_run_is_refused_since_it_limits_nothing(photos, batch, capsys, service):
     assert batch(photos, "--price", "0.03") == 2
-    assert "--max-cost limits" in capsys.readouterr().err
+    assert "use --max-cost" in capsys.readouterr().err
     assert not service.tasks
 
 
@@ -575,7 +576,7 @@ def test_a_submission_without_a_reply_is_told_when_interrupted(photos, tmp_path,
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
     assert process.returncode == 130
-    assert "warning: 1 of the submissions got no reply" in errors
+    assert "warning: 1 submission got no reply" in errors
     assert errors.startswith("stopping: ")
 
 
