@@ -196,7 +196,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks, which benchmarks/README.md explains. ``nox -s bench -- --quick`` only checks that they run."""
+    """Run the benchmarks (see benchmarks/README.md). ``nox -s bench -- --quick`` only checks that they run."""
     install_wheel(session, "all", "bench")
     for module in sorted({*ROOT.glob("benchmarks/[a-z]*.py")} - {SOAK}):
         session.run("python", str(module), *results_folder(session), *session.posargs)
@@ -223,7 +223,7 @@ def results_folder(session: nox.Session) -> tuple[str, str]:
 
 @nox.session(name="release-check")
 def release_check(session: nox.Session) -> None:
-    """Check a release: its files, the tests with the lowest and newest dependencies, its import, known vulnerabilities."""
+    """Check a release: its files, its import, the tests with the lowest and newest dependencies, vulnerabilities."""
     dist = Path(session.create_tmp()).resolve() / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     session.install("build", "pip-audit", "uv")
@@ -255,7 +255,7 @@ def check_content(session: nox.Session, sdist: Path, wheel: Path) -> None:
 
 
 def install_released(session: nox.Session, wheel: Path, resolution: str) -> str:
-    """Install the wheel with the lowest or newest versions of its dependencies, and return that environment's Python."""
+    """Install the wheel with the lowest or newest versions of its dependencies, and return the path of its Python."""
     environment = wheel.parent.parent / resolution
     session.run("uv", "venv", "--quiet", "--clear", "--python", str(Path(session.bin) / "python"), str(environment))
     python = str(environment / "bin" / "python")
