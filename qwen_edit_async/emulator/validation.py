@@ -1,6 +1,6 @@
 """Checks a submission's JSON body against the contract. Pure.
 
-A value that the contract calls an error raises `RejectedError`. Text that the service silently cuts off is cut here too,
+A value that the contract calls an error raises `RejectedError`. Text that the service silently cuts off is cut here,
 and `Submission` keeps it for assertions.
 """
 
