@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from conftest import running_tasks
+from leftovers import running_tasks
 
 from qwen_edit_async import EditBatch, EditRequest, EditSession, FixedInterval
 
