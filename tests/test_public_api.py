@@ -73,7 +73,7 @@ def test_readme_names_only_what_exists():
     assert named - known == set()
 
 
-def test_readme_speaks_of_every_error_that_a_user_meets():
+def test_readme_names_every_error_that_users_meet():
     told = {name for name in qwen_edit_async.__all__ if name.endswith("Error")} - {
         "APIResponseError",
         "APIStatusError",
@@ -91,7 +91,7 @@ def test_readme_map_names_every_module():
     assert {name for name in rooms - {"__init__", "__main__"} if not re.search(rf"\b{name}\b", section)} == set()
 
 
-def test_files_that_the_readme_sends_to_exist():
+def test_files_that_the_readme_names_exist():
     package = Path(qwen_edit_async.__file__).parent
     section = README[README.index("| to change | open |") :]
     paths = set(re.findall(r"`((?:\w+/)*\w+\.py)`", section))

@@ -61,7 +61,7 @@ def test_a_missing_extra_says_what_to_install(capsys, monkeypatch):
     assert 'pip install "qwen-edit-async[cli]"' in capsys.readouterr().err
 
 
-def test_another_missing_module_is_no_matter_of_extras(monkeypatch):
+def test_another_missing_module_is_not_taken_for_an_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "qwen_edit_async.cli.app", raising=False)
     monkeypatch.setitem(sys.modules, "qwen_edit_async.cli.status", None)
     with pytest.raises(ModuleNotFoundError):
@@ -72,14 +72,14 @@ def test_another_missing_module_is_no_matter_of_extras(monkeypatch):
     "arguments", [["edit", "a.png", "-i", "snow"], ["status", "x"], ["fetch", "x"]], ids=lambda arguments: arguments[0]
 )
 @pytest.mark.usefixtures("no_key")
-def test_without_a_key_it_says_what_to_set(capsys, arguments):
+def test_a_missing_key_is_explained(capsys, arguments):
     assert main(arguments) == 3
     text = capsys.readouterr().err
     assert "export QWEN_EDIT_API_KEY=…" in text
     assert "--emulator" in text
 
 
-def test_a_key_that_cannot_be_one_is_exit_code_3_and_not_shown(capsys, monkeypatch):
+def test_an_impossible_key_is_exit_code_3_and_not_shown(capsys, monkeypatch):
     monkeypatch.setenv("QWEN_EDIT_API_KEY", "two words")
     assert main(["status", "x"]) == 3
     text = capsys.readouterr().err
@@ -88,7 +88,7 @@ def test_a_key_that_cannot_be_one_is_exit_code_3_and_not_shown(capsys, monkeypat
 
 
 @pytest.mark.usefixtures("service")
-def test_a_tilde_that_the_shell_left_is_the_home_folder(photos, tmp_path, monkeypatch):
+def test_a_tilde_means_the_home_folder(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(photos.parent))
     monkeypatch.setenv("USERPROFILE", str(photos.parent))
     (tmp_path / "elsewhere").mkdir()
@@ -113,7 +113,7 @@ def test_the_key_is_never_shown(photos, capsys, service, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["edit", "batch"])
-def test_a_folder_that_can_be_none_is_found_out_before_anything_is_paid_for(command, service, photos, tmp_path, capsys):
+def test_an_impossible_output_folder_is_refused_before_anything_is_paid_for(command, service, photos, tmp_path, capsys):
     (tmp_path / "file").write_text("not a folder")
     source = photos / "a.png" if command == "edit" else photos
     assert main([command, str(source), "-i", "snow", "-o", str(tmp_path / "file"), *QUICK]) == 2

@@ -54,7 +54,7 @@ def test_a_folder_is_edited_and_the_last_line_says_where(photos, batch, out, cap
     assert len(service.tasks) == 3
 
 
-def test_the_page_is_named_and_can_be_left_out(photos, batch, out, capsys, service):
+def test_the_page_is_named_and_optional(photos, batch, out, capsys, service):
     assert batch(photos) == 0
     assert f"\nbefore and after: {out / 'report.html'}\n" in capsys.readouterr().err
     (out / "report.html").unlink()
@@ -63,7 +63,7 @@ def test_the_page_is_named_and_can_be_left_out(photos, batch, out, capsys, servi
     assert not (out / "report.html").exists()
 
 
-def test_a_page_that_can_not_be_written_is_a_warning(photos, batch, out, capsys, service):
+def test_a_page_that_cannot_be_written_is_a_warning(photos, batch, out, capsys, service):
     (out / "report.html").mkdir(parents=True)
     assert batch(photos) == 0
     assert "\nreport.html could not be written: Is a directory\n" in capsys.readouterr().err
@@ -99,7 +99,7 @@ def test_a_tables_keys_instructions_and_parameters_win(table, batch, out, servic
     assert sent == {("sepia", 5), ("snow", 9)}
 
 
-def test_bad_rows_count_as_failed_and_stop_no_other(table, batch, out, capsys, service):
+def test_bad_rows_count_as_failed_and_do_not_stop_the_others(table, batch, out, capsys, service):
     rows = [{"image": "a.png", "n": 7}, {"image": "b.jpg"}, {"image": "c.webp", "n": 7}]
     assert batch(table(*rows)) == 1
     assert saved(out) == ["b-0.png"]
@@ -125,7 +125,7 @@ def test_a_long_list_of_failures_is_cut_short(table, batch, capsys, service):
     assert "\nrun it again to go on: " in text  # the picture may be there by then
 
 
-def test_what_failed_at_the_service_is_nothing_to_go_on_with(photos, batch, capsys, service):
+def test_failures_at_the_service_are_not_offered_for_another_run(photos, batch, capsys, service):
     service.inject(Fault.failed_task())
     assert batch(photos) == 1
     assert "run it again" not in capsys.readouterr().err
@@ -171,7 +171,7 @@ def test_without_a_key_nothing_is_reported(photos, batch, capsys, monkeypatch):
     assert captured.out == ""
 
 
-def test_results_that_exist_are_not_written_over(photos, batch, out, capsys, service):
+def test_existing_files_are_not_overwritten(photos, batch, out, capsys, service):
     out.mkdir()
     (out / "b-0.png").write_bytes(b"precious")
     assert batch(photos) == 1
@@ -182,7 +182,7 @@ def test_results_that_exist_are_not_written_over(photos, batch, out, capsys, ser
     assert len(service.tasks) == 2
 
 
-def test_results_that_exist_are_written_over_on_demand(photos, batch, out, service):
+def test_existing_files_are_overwritten_on_request(photos, batch, out, service):
     out.mkdir()
     (out / "b-0.png").write_bytes(b"old")
     assert batch(photos, "--overwrite") == 0
@@ -203,7 +203,7 @@ def test_pictures_without_an_instruction_are_exit_code_2(photos, batch, capsys, 
     assert "give an instruction" in capsys.readouterr().err
 
 
-def test_results_may_not_go_among_the_pictures(photos, capsys, service):
+def test_the_output_folder_must_not_be_the_input_folder(photos, capsys, service):
     assert main(["batch", str(photos), "-i", "snow", "-o", str(photos / ".." / "photos")]) == 2
     assert "use another output folder" in capsys.readouterr().err
 
@@ -215,7 +215,7 @@ def test_results_below_the_pictures_are_not_edited_again(photos, capsys, service
     assert len(service.tasks) == 3
 
 
-def test_pictures_of_one_name_are_told_apart_with_a_note(photos, batch, out, capsys, service):
+def test_pictures_with_the_same_name_get_different_names_and_a_note(photos, batch, out, capsys, service):
     Image.new("RGB", (400, 400)).save(photos / "a.bmp")
     assert batch(photos / "a.*") == 0
     assert len(saved(out)) == 2
@@ -232,7 +232,7 @@ def test_many_notes_of_one_kind_are_counted(tmp_path, batch, capsys, service):
     assert "note: 3 more: expect a blurred picture" in text
 
 
-def test_a_run_that_another_keeps_from_its_journal_says_nothing_but_that(photos, batch, out, capsys, service):
+def test_a_locked_journal_is_the_only_message(photos, batch, out, capsys, service):
     out.mkdir()
     lock = RunLock(out / LOCK_NAME)
     lock.acquire()
@@ -243,7 +243,7 @@ def test_a_run_that_another_keeps_from_its_journal_says_nothing_but_that(photos,
     lock.release()
 
 
-def test_a_price_without_a_dry_run_is_refused_since_it_limits_nothing(photos, batch, capsys, service):
+def test_a_price_without_a_dry_run_is_refused_because_it_limits_nothing(photos, batch, capsys, service):
     assert batch(photos, "--price", "0.03") == 2
     assert "use --max-cost" in capsys.readouterr().err
     assert not service.tasks
@@ -260,7 +260,7 @@ def test_a_failed_download_is_fetched_by_the_same_command(photos, batch, out, ca
     assert len(service.tasks) == 1
 
 
-def test_results_that_can_not_be_fetched_are_told_while_the_run_goes_on(photos, tmp_path, service):
+def test_failing_downloads_are_reported_during_the_run(photos, tmp_path, service):
     service.inject(Fault.status(403).on("download"), Fault.stuck_task().for_task(1))
     for number in range(40):
         (photos / f"p{number}.png").write_bytes((photos / "a.png").read_bytes())
@@ -290,9 +290,7 @@ def test_another_instruction_for_the_same_results_is_refused(photos, batch, caps
     assert len(service.tasks) == 3
 
 
-def test_another_instruction_is_edited_anew_with_the_option_that_the_refusal_names(
-    photos, batch, out, capsys, service
-):  # fixtures
+def test_edit_changed_edits_again_with_another_instruction(photos, batch, out, capsys, service):  # fixtures
     batch(photos)
     assert batch(photos, instruction="rain") == 1
     assert "(--edit-changed)" in capsys.readouterr().err
@@ -305,7 +303,7 @@ def test_another_instruction_is_edited_anew_with_the_option_that_the_refusal_nam
     ("limit", "value", "words"),
     [("--max-tasks", "2", "stopped: 2 tasks were created"), ("--max-cost", "0.08", "stopped: 0.0714 was spent")],
 )
-def test_a_limit_ends_the_run_and_more_goes_on(photos, batch, capsys, limit, value, words, service):  # noqa: PLR0917  # fixtures
+def test_a_limit_ends_the_run_and_a_higher_one_continues(photos, batch, capsys, limit, value, words, service):  # noqa: PLR0917  # fixtures
     assert batch(photos, limit, value) == 1
     assert words in (text := capsys.readouterr().err)
     assert "2 of 3 edits done" in text
@@ -315,7 +313,7 @@ def test_a_limit_ends_the_run_and_more_goes_on(photos, batch, capsys, limit, val
     assert len(service.tasks) == 3
 
 
-def test_failures_end_the_run_if_so_wished(photos, batch, capsys, service):
+def test_failures_end_the_run_on_request(photos, batch, capsys, service):
     service.inject(Fault.failed_task())
     assert batch(photos, "--stop-after-failures", "1", "--concurrency", "1") == 1
     assert "stopped: 1 edits failed" in (text := capsys.readouterr().err)
@@ -323,7 +321,7 @@ def test_failures_end_the_run_if_so_wished(photos, batch, capsys, service):
     assert len(service.tasks) == 1
 
 
-def test_uncertain_submissions_are_repeated_on_demand_only(photos, batch, capsys, service):
+def test_uncertain_submissions_are_repeated_only_on_request(photos, batch, capsys, service):
     service.inject(Fault.drop_reply().on("submit").nth(1))
     for _ in range(2):
         assert batch(photos / "a.png") == 1
@@ -345,7 +343,7 @@ def test_edits_go_on_while_a_picture_is_downloaded(photos, batch, out, service):
     assert ("POST", "/model/v1/generation") in requests[first_download + 1 :]
 
 
-def test_tasks_that_ended_with_an_embedded_service_are_repeated_on_demand_only(photos, batch, capsys, monkeypatch):
+def test_tasks_that_ended_with_an_embedded_service_are_repeated_only_on_request(photos, batch, capsys, monkeypatch):
     with monkeypatch.context() as slow:
         slow.setattr("qwen_edit_async.emulator.EditEmulator", functools.partial(EditEmulator, duration=3600.0))
         assert batch(photos, "--emulator", "--deadline", "0.5") == 1
@@ -357,7 +355,7 @@ def test_tasks_that_ended_with_an_embedded_service_are_repeated_on_demand_only(p
     assert "3 of 3 edits done" in capsys.readouterr().err
 
 
-def test_pictures_of_the_embedded_service_are_not_taken_for_the_models_nor_the_other_way_round(
+def test_a_folder_of_the_embedded_service_is_refused_for_the_model_and_vice_versa(
     photos, batch, tmp_path, capsys, service
 ):
     assert batch(photos, "--emulator") == 0
@@ -371,9 +369,7 @@ def test_pictures_of_the_embedded_service_are_not_taken_for_the_models_nor_the_o
     assert f"has tasks of {service.url}, which the embedded service does not know" in capsys.readouterr().err
 
 
-def test_tasks_that_the_journal_could_not_keep_are_named_and_waited_for_by_the_same_command(
-    photos, batch, capsys, monkeypatch, service
-):
+def test_tasks_missing_from_the_journal_are_named_and_resumed(photos, batch, capsys, monkeypatch, service):
     def fail(self, number, state, columns):
         if state is State.SUBMITTED:
             error = sqlite3.OperationalError("database or disk is full")
@@ -392,7 +388,7 @@ def test_tasks_that_the_journal_could_not_keep_are_named_and_waited_for_by_the_s
     assert len(service.tasks) == 1
 
 
-def test_only_tasks_of_this_run_are_said_to_have_ended_with_its_embedded_service(photos, capsys):
+def test_only_this_runs_tasks_are_reported_as_ended_with_the_embedded_service(photos, capsys):
     async def work(session):
         session.attach("task-of-an-earlier-run")
         await session.submit(photos / "a.png", "snow")
@@ -402,7 +398,7 @@ def test_only_tasks_of_this_run_are_said_to_have_ended_with_its_embedded_service
     assert "1 task ended with the embedded service" in capsys.readouterr().err
 
 
-def test_a_dry_run_says_it_all_without_a_key_and_writes_nothing(table, batch, out, capsys, monkeypatch):
+def test_a_dry_run_needs_no_key_and_writes_nothing(table, batch, out, capsys, monkeypatch):
     monkeypatch.delenv("QWEN_EDIT_API_KEY", raising=False)
     rows = [{"image": "a.png", "n": 2}, {"image": "b.jpg"}, {"image": "missing.png"}, {"image": "c.webp", "shop": 5}]
     assert batch(table(*rows), "--dry-run", "--price", "0.03") == 1
@@ -415,7 +411,7 @@ def test_a_dry_run_says_it_all_without_a_key_and_writes_nothing(table, batch, ou
     assert not out.exists()
 
 
-def test_a_dry_run_of_good_rows_is_exit_code_0_and_speaks_as_the_shell_does(photos, batch, capsys, service):
+def test_a_dry_run_of_good_rows_is_exit_code_0_and_names_shell_options(photos, batch, capsys, service):
     service.inject(Fault.drop_reply().on("submit").nth(1))
     assert batch(photos / "a.png") == 1
     capsys.readouterr()
@@ -438,13 +434,13 @@ def test_a_strict_batch_with_a_bad_row_sends_nothing(table, batch, out, capsys, 
     assert not saved(out)
 
 
-def test_bad_rows_are_told_before_anything_is_sent(table, batch, capsys, service):
+def test_bad_rows_are_reported_before_anything_is_sent(table, batch, capsys, service):
     service.inject(Fault.status(401).on("submit"))
     assert batch(table({"image": "a.png", "n": 7}, {"image": "b.jpg"})) == 3
     assert "warning: 1 of 2 rows can't be edited:\n  row 1: n is 7" in capsys.readouterr().err
 
 
-def test_warnings_of_pillow_do_not_say_which_picture_they_are_for_and_stay_away(scan, out, service):
+def test_warnings_of_pillow_are_not_shown(scan, out, service):
     with start_command("batch", str(scan), "-i", "snow", "-o", str(out), *QUICK) as process:
         _, errors = process.communicate()
     assert (process.returncode, len(saved(out))) == (0, 1)

@@ -47,7 +47,7 @@ def test_a_note_is_shown_once(capsys):
     assert capsys.readouterr().err == "note: the same\n"
 
 
-def test_no_bar_is_drawn_where_there_is_no_terminal(photos, batch, capsys, service):
+def test_no_bar_is_drawn_without_a_terminal(photos, batch, capsys, service):
     batch(photos)
     text = capsys.readouterr().err
     assert "━" not in text
@@ -82,7 +82,7 @@ def test_the_bar_says_until_when_the_service_asked_to_wait(photos, tmp_path, ser
     assert re.search(r"paused by the service until \d\d:\d\d ", shown)
 
 
-def test_where_there_is_no_terminal_a_line_is_written_every_minute(capsys):
+def test_without_a_terminal_a_line_is_printed_every_minute(capsys):
     clock = Clock()
     state = Progress(done=2, failed=1, total=9, in_flight=4, cost=Decimal("1.50"))
     progress = ProgressBar(Screen(), lambda seconds: attrs.evolve(state, seconds=seconds), clock)
@@ -96,7 +96,7 @@ def test_where_there_is_no_terminal_a_line_is_written_every_minute(capsys):
 
 
 @pytest.mark.parametrize("command", ["edit", "batch"])
-def test_a_log_has_no_bar_even_where_color_is_asked_for(small, out, service, monkeypatch, command):
+def test_output_to_a_file_has_no_bar_even_with_forced_colors(small, out, service, monkeypatch, command):
     monkeypatch.setenv("FORCE_COLOR", "1")
     with start_command(command, str(small), "-i", "snow", "-o", str(out), *QUICK) as process:
         _, errors = process.communicate()

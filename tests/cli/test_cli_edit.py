@@ -55,7 +55,7 @@ def test_pictures_are_sent_together_in_their_order(photos, tmp_path, service):
     assert len(submission(service).images) == 3
 
 
-def test_json_holds_everything_of_an_edit(photos, tmp_path, capsys, service):
+def test_json_describes_the_edit(photos, tmp_path, capsys, service):
     assert run_edit(photos, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     [task_id] = service.tasks
@@ -66,7 +66,7 @@ def test_json_holds_everything_of_an_edit(photos, tmp_path, capsys, service):
     assert found["notes"] == []
 
 
-def test_an_error_is_json_as_well(photos, capsys, service):
+def test_errors_are_json_too(photos, capsys, service):
     service.inject(Fault.failed_task(110001, "refused by moderation"))
     assert run_edit(photos, "--json") == 1
     [task_id] = service.tasks
@@ -86,7 +86,7 @@ def test_an_error_is_json_as_well(photos, capsys, service):
     ],
     ids=["failed", "refused", "key", "balance", "permission"],
 )
-def test_exit_codes_tell_credentials_from_failures(photos, capsys, service, fault, code):
+def test_exit_codes_distinguish_credentials_from_failures(photos, capsys, service, fault, code):
     service.inject(fault)
     assert run_edit(photos) == code
     assert capsys.readouterr().err.startswith("error: ")
@@ -101,7 +101,7 @@ def test_exit_codes_tell_credentials_from_failures(photos, capsys, service, faul
         (["--deadline", "0"], "deadline"),
     ],
 )
-def test_what_would_be_refused_is_exit_code_2_and_costs_nothing(photos, capsys, service, options, message):
+def test_an_invalid_edit_is_exit_code_2_and_costs_nothing(photos, capsys, service, options, message):
     assert run_edit(photos, *options) == 2
     assert message in capsys.readouterr().err
     assert not service.tasks
@@ -121,12 +121,12 @@ def test_warnings_are_plain_notes_once_each(tmp_path, capsys, service):
     assert "Warning" not in text
 
 
-def test_strict_refuses_what_would_be_cut_off(tmp_path, photos, capsys, service):
+def test_strict_refuses_text_that_would_be_cut_off(tmp_path, photos, capsys, service):
     assert main(["edit", str(photos / "a.png"), "-i", "x" * 801, "--strict"]) == 2
     assert "801 characters" in capsys.readouterr().err
 
 
-def test_messages_name_options_of_the_command(tmp_path, capsys, service):
+def test_messages_name_the_commands_options(tmp_path, capsys, service):
     (tmp_path / "large.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(10 * 1024 * 1024))
     assert main(["edit", str(tmp_path / "large.jpg"), "-i", "snow"]) == 2
     text = capsys.readouterr().err
@@ -134,14 +134,14 @@ def test_messages_name_options_of_the_command(tmp_path, capsys, service):
     assert "fit=True" not in text
 
 
-def test_a_task_past_its_deadline_is_named_with_how_to_fetch_it(photos, tmp_path, capsys, service):
+def test_a_task_past_its_deadline_is_printed_with_the_command_to_fetch_it(photos, tmp_path, capsys, service):
     service.inject(Fault.stuck_task())
     assert run_edit(photos, "--deadline", "0.3") == 1
     [task_id] = service.tasks
     assert f"qwen-edit fetch {task_id} -o {tmp_path / 'out'}" in capsys.readouterr().err
 
 
-def test_a_result_that_could_not_be_downloaded_is_named_with_how_to_fetch_it(photos, tmp_path, capsys, service):
+def test_a_failed_download_is_printed_with_the_command_to_fetch_it(photos, tmp_path, capsys, service):
     service.inject(Fault.status(404).on("download"))
     assert run_edit(photos) == 1
     [task_id] = service.tasks
@@ -180,7 +180,7 @@ def test_an_edit_that_is_interrupted_names_its_task(photos, tmp_path, service):
     assert "Traceback" not in errors
 
 
-def test_a_proxy_of_the_environment_is_used_on_demand(small, out, service, monkeypatch, capsys):
+def test_the_environments_proxy_is_used_on_request(small, out, service, monkeypatch, capsys):
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("QWEN_EDIT_BASE_URL", "https://service.invalid")

@@ -55,7 +55,7 @@ def _log_as_it_was():
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 @pytest.mark.parametrize("arguments", [["edit"], ["edit", "--json"], ["batch"]], ids=" ".join)
-def test_output_that_breaks_ends_no_run_and_changes_no_exit_code(  # noqa: PLR0917  # fixtures
+def test_broken_output_neither_ends_a_run_nor_changes_its_exit_code(  # noqa: PLR0917  # fixtures
     small, out, service, broken, stream, arguments, monkeypatch
 ):
     monkeypatch.setenv("QWEN_EDIT_LOG", "debug")
@@ -67,7 +67,7 @@ def test_output_that_breaks_ends_no_run_and_changes_no_exit_code(  # noqa: PLR09
 
 @pytest.mark.parametrize("stream", ["1", "2"])
 @pytest.mark.parametrize("command", ["edit", "batch"])
-def test_output_that_was_never_open_ends_no_run(small, out, service, stream, command):
+def test_a_missing_stream_does_not_end_a_run(small, out, service, stream, command):
     line = [sys.executable, "-m", "qwen_edit_async", command, str(small), "-i", "snow", "-o", str(out), *QUICK]
     with subprocess.Popen(["sh", "-c", f"{shlex.join(line)} {stream}>&-"], stdout=-1, stderr=-1, text=True) as process:
         _, errors = process.communicate()
@@ -75,7 +75,7 @@ def test_output_that_was_never_open_ends_no_run(small, out, service, stream, com
     assert "Traceback" not in errors
 
 
-def test_an_error_that_can_not_be_written_keeps_its_exit_code(small, out, service, broken):
+def test_an_error_that_cannot_be_written_keeps_its_exit_code(small, out, service, broken):
     service.inject(Fault.failed_task())
     arguments = ["edit", "--json", str(small), "-i", "snow", "-o", str(out), *QUICK]
     with start_command(*arguments, stdout=broken) as process:
@@ -89,7 +89,7 @@ def test_help_and_wrong_usage_keep_their_exit_codes(broken, arguments, code):
         assert process.wait() == code
 
 
-def test_what_an_encoding_lacks_is_escaped(capsysbinary, monkeypatch):
+def test_characters_that_the_encoding_lacks_are_escaped(capsysbinary, monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stderr", stream)
     assert main(["batch", "фото", "-i", "snow", "-o", "out", "--dry-run"]) == 2
@@ -98,7 +98,7 @@ def test_what_an_encoding_lacks_is_escaped(capsysbinary, monkeypatch):
 
 @pytest.mark.usefixtures("_log_as_it_was")
 @pytest.mark.parametrize("stream", [None, closed_stream(), DeadStream()], ids=["none", "closed", "dead"])
-def test_a_log_that_can_not_be_written_fails_nothing(monkeypatch, stream):
+def test_a_log_that_cannot_be_written_fails_nothing(monkeypatch, stream):
     configure_logging({"QWEN_EDIT_LOG": "info"})
     monkeypatch.setattr(sys, "stderr", stream)
     log.warning("nobody reads this")
@@ -106,7 +106,7 @@ def test_a_log_that_can_not_be_written_fails_nothing(monkeypatch, stream):
 
 @pytest.mark.usefixtures("_log_as_it_was")
 @pytest.mark.parametrize(("name", "told"), [("verbose", True), ("debug", False), ("  ", False)])
-def test_a_level_that_is_none_is_named(capsys, name, told):
+def test_an_unknown_log_level_is_reported(capsys, name, told):
     configure_logging({"QWEN_EDIT_LOG": name})
     errors = capsys.readouterr().err
     message = "QWEN_EDIT_LOG is 'verbose': set it to debug, info, warning, error or critical\n"

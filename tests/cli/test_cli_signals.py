@@ -41,7 +41,7 @@ def test_an_interruption_before_anything_runs_is_quiet(photos, batch, capsys, mo
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_what_it_did_and_its_journal_has_what_still_runs(photos, tmp_path, service, stop):
+def test_an_interrupted_run_prints_its_report_and_journals_running_tasks(photos, tmp_path, service, stop):
     service.inject(Fault.stuck_task().for_task(2, 3))
     out = tmp_path / "out of here"
     with start_command("batch", str(photos), "-i", "snow", "-o", str(out), *QUICK) as process:
@@ -61,7 +61,7 @@ def test_an_interrupted_run_says_what_it_did_and_its_journal_has_what_still_runs
     assert "Traceback" not in errors
 
 
-def test_an_interrupted_run_of_the_embedded_service_has_nothing_to_fetch(tmp_path):
+def test_an_interrupted_run_of_the_embedded_service_offers_nothing_to_fetch(tmp_path):
     Image.new("RGB", (100, 100)).save(tmp_path / "small.png")
     arguments = ["batch", str(tmp_path / "small.png"), "-i", "snow", "-o", str(tmp_path / "out"), "--emulator"]
     with start_command(*arguments) as process:
@@ -88,7 +88,7 @@ def test_an_interruption_while_the_session_opens_leaves_nothing_open(photos, tmp
     assert "Traceback" not in errors
 
 
-def test_a_second_interruption_breaks_into_nothing_that_runs():
+def test_a_second_interruption_cancels_too():
     passed = []
 
     async def work():
@@ -104,7 +104,7 @@ def test_a_second_interruption_breaks_into_nothing_that_runs():
     assert passed == [True, True]
 
 
-def test_a_submission_without_a_reply_is_told_when_interrupted(photos, tmp_path, service):
+def test_an_interrupted_submission_without_a_reply_is_reported(photos, tmp_path, service):
     service.inject(Fault.hang().on("submit").nth(1))
     with start_command("batch", str(photos / "a.png"), "-i", "snow", "-o", str(tmp_path / "out")) as process:
         wait_while_running(process, lambda: bool(service.tasks))
@@ -116,7 +116,9 @@ def test_a_submission_without_a_reply_is_told_when_interrupted(photos, tmp_path,
 
 
 @pytest.mark.parametrize("stop", STOPS)
-def test_a_task_that_is_being_submitted_is_journalled_though_nobody_reads(small, out, service, stop, default_signals):
+def test_a_task_being_submitted_is_journalled_even_if_nobody_reads(
+    small, out, service, stop, default_signals
+):
     """As with ``batch … 2>&1 | tee log`` and Ctrl-C, which ends ``tee`` first."""
     service.inject(Fault.slow(delay=0.5).on("submit"), Fault.stuck_task())
     reader, writer = os.pipe()

@@ -8,7 +8,7 @@ from qwen_edit_async.cli import main
 from qwen_edit_async.emulator import Fault
 
 
-def test_status_says_how_a_task_stands(submitted, capsys):
+def test_status_prints_the_state_of_a_task(submitted, capsys):
     task_id = submitted()
     assert main(["status", task_id]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
@@ -16,19 +16,19 @@ def test_status_says_how_a_task_stands(submitted, capsys):
     assert lines["picture"].startswith("http://")
 
 
-def test_status_says_how_far_a_task_is(submitted, capsys):
+def test_status_prints_the_progress(submitted, capsys):
     assert main(["status", submitted(Fault.stuck_task())]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["status"] == "in_progress"
     assert lines["progress"].endswith("%")
 
 
-def test_status_says_why_a_task_failed(submitted, capsys):
+def test_status_prints_why_a_task_failed(submitted, capsys):
     assert main(["status", submitted(Fault.failed_task(110001, "refused by moderation"))]) == 1
     assert "refused by moderation (code 110001)" in capsys.readouterr().out
 
 
-def test_status_gives_the_services_own_reply(submitted, capsys):
+def test_status_as_json_is_the_services_reply(submitted, capsys):
     task_id = submitted()
     assert main(["status", task_id, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""A thousand edits, of which most are cancelled, each at an await of its own: nothing is left, and no id is lost."""
+"""A thousand edits, most of them cancelled at different awaits: nothing is left behind, and no id is lost."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def troubled(source: random.Random) -> LosingService:
 
 
 @pytest.mark.parametrize(("seed", "poll_rate"), [(1, None), (2, None), (3, 20.0)])
-async def test_a_storm_of_cancellations_leaves_nothing_and_loses_no_id(seed, poll_rate):
+async def test_a_storm_of_cancellations_leaves_nothing_behind_and_loses_no_id(seed, poll_rate):
     source, ends = random.Random(seed), Ends()
     service = troubled(source)
     tasks_before = len(asyncio.all_tasks())

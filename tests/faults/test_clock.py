@@ -34,7 +34,7 @@ def anyio_backend() -> object:
 
 
 def leap(seconds: float) -> None:
-    """The loop's clock goes on, and nothing else does."""
+    """Advance the loop's clock without running anything."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, SkippingLoop)
     loop.leap(seconds)
@@ -63,7 +63,7 @@ async def test_a_jump_of_the_wall_clock_changes_nothing(jump, monkeypatch):
 
 @pytest.mark.parametrize("lasting", [0.5, 10.0], ids=["between two checks", "while checks are under way"])
 @pytest.mark.parametrize("polling", [None, Learned()], ids=["fixed", "learned"])
-async def test_edits_that_ended_while_the_machine_was_suspended_are_found_done(lasting, polling):
+async def test_edits_that_completed_during_a_suspension_succeed(lasting, polling):
     service = MemoryService(duration=100.0, latency=lasting)
     options = {} if polling is None else {"polling": polling}
     async with MemorySession(service, deadline=600, **options) as session:
@@ -78,7 +78,7 @@ async def test_edits_that_ended_while_the_machine_was_suspended_are_found_done(l
         assert asyncio.get_running_loop().time() - started_at < 100 + 30 + 4 * lasting
 
 
-async def test_edits_that_still_run_after_a_suspension_are_given_up_with_their_ids_after_one_check():
+async def test_edits_that_still_run_after_a_suspension_end_with_their_ids_after_one_check():
     service = MemoryService(duration=10 * EIGHT_HOURS)
     async with MemorySession(service, deadline=600) as session:
         edits = await edits_in_flight(session)
@@ -106,7 +106,7 @@ class BlockedService(MemoryService):
                 await read
 
 
-async def test_an_id_that_came_as_the_deadline_passed_is_told():
+async def test_an_id_that_arrives_as_the_deadline_passes_is_reported():
     async with MemorySession(BlockedService(duration=100), deadline=5) as session:
         with pytest.raises(DeadlineExceededError, match="task-1") as caught:
             await session.edit(IMAGE, "snow")
@@ -119,7 +119,7 @@ async def test_an_id_that_came_as_the_deadline_passed_is_told():
     [(status(500), SubmitUncertainError), (lost(), SubmitUncertainError), (status(400), BadRequestError)],
     ids=["500", "lost", "400"],
 )
-async def test_a_failure_that_came_as_the_deadline_passed_is_told(answer, kind):
+async def test_a_failure_that_arrives_as_the_deadline_passes_is_reported(answer, kind):
     async with MemorySession(BlockedService(on_submission=in_order(answer)), deadline=5) as session:
         with pytest.raises(kind) as caught:
             await session.edit(IMAGE, "snow")
@@ -144,7 +144,7 @@ async def test_the_network_may_take_a_while_to_come_back_after_a_suspension(outa
 
 
 @pytest.mark.parametrize("seconds", [0.0, 5.0], ids=["none due before", "most due before"])
-async def test_no_task_waits_in_vain_for_its_check_after_a_suspension_under_a_ceiling_of_checks(seconds):
+async def test_every_task_is_checked_after_a_suspension_under_a_ceiling_of_checks(seconds):
     service = MemoryService(duration=100.0)
     async with MemorySession(service, deadline=600, poll_rate=1.0, max_in_flight=60) as session:
         edits = await edits_in_flight(session, 60)
@@ -155,7 +155,7 @@ async def test_no_task_waits_in_vain_for_its_check_after_a_suspension_under_a_ce
         await session.edit(IMAGE, "snow")  # nor has anything come of that which ends the session
 
 
-async def test_a_check_from_before_a_suspension_that_is_answered_after_the_end_does_not_unmake_it():
+async def test_a_check_answered_after_a_suspension_and_the_end_changes_nothing():
     service = MemoryService(duration=5.0)
     service.on_check = lambda _, count: Answer(delay=EIGHT_HOURS + 30) if count == 1 else NORMAL
     async with MemorySession(service, deadline=600) as session:
@@ -167,7 +167,7 @@ async def test_a_check_from_before_a_suspension_that_is_answered_after_the_end_d
         assert (len(service.checks), task.status) == (2, TaskStatus.COMPLETED)
 
 
-async def test_a_submission_that_was_under_way_when_the_machine_was_suspended_is_uncertain():
+async def test_a_submission_interrupted_by_a_suspension_is_uncertain():
     service = MemoryService(on_submission=in_order(HANGS))
     async with MemorySession(service, deadline=600) as session:
         edit = asyncio.create_task(session.edit(IMAGE, "snow"))
@@ -202,7 +202,7 @@ async def test_a_deadline_shorter_than_a_check_is_kept_to_within_its_grace_and_n
         assert len(service.checks) == 1
 
 
-async def test_an_edit_that_is_done_within_a_deadline_shorter_than_the_interval_of_checks_is_found_done():
+async def test_an_edit_that_completes_within_a_deadline_shorter_than_the_check_interval_succeeds():
     async with MemorySession(MemoryService(duration=0.2), deadline=0.9) as session:
         await session.edit(IMAGE, "snow")
 
@@ -215,7 +215,7 @@ NO_PAUSE = [0, -5, -3600.5, "soon", "", "NaN", "inf", "-inf", "1 minute", "0x10"
 
 @pytest.mark.parametrize("retry_after", NO_PAUSE, ids=str)
 @pytest.mark.parametrize("phase", ["submission", "check"])
-async def test_a_retry_after_that_asks_for_no_pause_gets_none(retry_after, phase):
+async def test_a_retry_after_without_a_pause_causes_none(retry_after, phase):
     refusal = status(503, retry_after=retry_after)
     refusal.reply.headers["date"] = DATE
     service = MemoryService(**{f"on_{phase}": in_order(refusal)})
@@ -226,7 +226,7 @@ async def test_a_retry_after_that_asks_for_no_pause_gets_none(retry_after, phase
 
 
 @pytest.mark.parametrize(("code", "kind"), [(429, RateLimitError), (503, InternalServerError)])
-async def test_an_hour_asked_of_a_submission_is_told_at_once_and_kept_by_all(code, kind):
+async def test_a_retry_after_of_an_hour_on_a_submission_is_reported_at_once_and_pauses_all(code, kind):
     service = MemoryService(on_submission=in_order(status(code, retry_after=3600)))
     async with MemorySession(service, deadline=600) as session:
         started_at = asyncio.get_running_loop().time()
@@ -240,7 +240,7 @@ async def test_an_hour_asked_of_a_submission_is_told_at_once_and_kept_by_all(cod
 
 
 @pytest.mark.parametrize("phase", ["submission", "check"])
-async def test_a_pause_without_end_lasts_for_a_day_and_is_told_once(phase, caplog):
+async def test_an_endless_pause_lasts_a_day_and_is_logged_once(phase, caplog):
     service = MemoryService(duration=0.5, **{f"on_{phase}": in_order(status(503, retry_after=10**9))})
     async with MemorySession(service, deadline=600, max_in_flight=2) as session:
         loop = asyncio.get_running_loop()
@@ -254,7 +254,7 @@ async def test_a_pause_without_end_lasts_for_a_day_and_is_told_once(phase, caplo
     assert "retry after 1e+09 s" in told
 
 
-async def test_a_pause_is_seen_while_it_lasts_and_is_no_working_time():
+async def test_a_pause_is_visible_and_does_not_count_as_working_time():
     service = MemoryService(duration=1.0, on_submission=lambda n: status(503, retry_after=600) if n == 2 else NORMAL)
     async with MemorySession(service, max_in_flight=1) as session:
         tracked = track(session.edit_many([{"images": IMAGE, "instruction": "snow"}] * 3), total=3, session=session)
@@ -272,7 +272,7 @@ async def test_a_pause_is_seen_while_it_lasts_and_is_no_working_time():
     assert during.text().partition("until ")[2][:5] in around
 
 
-async def test_a_pause_that_a_question_meets_is_told(caplog):
+async def test_a_pause_that_meets_a_status_call_is_reported(caplog):
     service = MemoryService(duration=0.0, on_check=in_order(status(503, retry_after=299), status(503, retry_after=301)))
     async with MemorySession(service) as session:
         task = await session.submit(IMAGE, "snow")
@@ -282,7 +282,7 @@ async def test_a_pause_that_a_question_meets_is_told(caplog):
         assert not [record for record in caplog.records if "299 s" in record.getMessage()]
 
 
-async def test_an_hour_asked_of_a_check_ends_the_wait_at_the_deadline_and_loses_no_task():
+async def test_a_retry_after_of_an_hour_on_a_check_ends_the_wait_at_the_deadline_and_loses_no_task():
     service = MemoryService(duration=5.0, on_check=in_order(status(429, retry_after=3600)))
     async with MemorySession(service, deadline=600) as session:
         started_at = asyncio.get_running_loop().time()
