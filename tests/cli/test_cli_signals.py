@@ -116,9 +116,7 @@ def test_an_interrupted_submission_without_a_reply_is_reported(photos, tmp_path,
 
 
 @pytest.mark.parametrize("stop", STOPS)
-def test_a_task_being_submitted_is_journalled_even_if_nobody_reads(
-    small, out, service, stop, default_signals
-):
+def test_a_task_being_submitted_is_journalled_even_if_nobody_reads(small, out, service, stop, default_signals):
     """As with ``batch … 2>&1 | tee log`` and Ctrl-C, which ends ``tee`` first."""
     service.inject(Fault.slow(delay=0.5).on("submit"), Fault.stuck_task())
     reader, writer = os.pipe()
