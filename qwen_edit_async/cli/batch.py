@@ -166,6 +166,7 @@ class _BulkRun:
                 raise
             finally:
                 refreshing.cancel()
+                await asyncio.wait([refreshing])
         self._run.journalled = True
         if report.error is not None:
             self._screen.error(shell_text(report.error))

@@ -20,20 +20,23 @@ MISSING_KEY = (
     "edit and batch need no key with --emulator: then an embedded service makes the pictures, not the model."
 )
 
-_SHELL_WORDS = (
-    (r"session\.attach\('([^']+)'\)", r"qwen-edit fetch \1"),
-    (r"let the session do so with fit=True", "use --fit"),
-    (r"resubmit_uncertain(=True)?", "--resubmit-uncertain"),
-    (r"overwrite=True", "--overwrite"),
-    (r"name it in allow_result_hosts", "pass --allow-result-host NAME"),
-    (r"recursive=True", "--recursive"),
-    (r"trust_env=True", "--trust-env"),
-    (r"\bmax_tasks\b", "--max-tasks"),
-    (r"\bmax_cost\b", "--max-cost"),
-    (r"\bstop_after_failures\b", "--stop-after-failures"),
-    (r", or allow_insecure=True", ""),
-)
-"""Patterns of the library's words, and the shell's words for the same."""
+_SHELL_WORDS = {
+    "let the session do so with fit=True": "use --fit",
+    "name it in allow_result_hosts": "pass --allow-result-host NAME",
+    "max_cost": "--max-cost",
+    "max_tasks": "--max-tasks",
+    "overwrite=True": "--overwrite",
+    "recursive=True": "--recursive",
+    "resubmit_uncertain": "--resubmit-uncertain",
+    "resubmit_uncertain=True": "--resubmit-uncertain",
+    "stop_after_failures": "--stop-after-failures",
+    "trust_env=True": "--trust-env",
+    ", or allow_insecure=True": "",
+}
+"""The library's words for what a user can do, and the shell's words for the same."""
+
+_LIBRARY_WORDS = re.compile("|".join(map(re.escape, sorted(_SHELL_WORDS, reverse=True))))  # longest first
+_ATTACH = re.compile(r"session\.attach\('([^']+)'\)")
 
 
 class MissingKeyError(Exception):
@@ -62,11 +65,9 @@ def exit_code(error: Exception) -> ExitCode:
 
 
 def shell_text(error: Exception | str) -> str:
-    """Return an error's text, with the command's options in place of the library's."""
-    text = str(error) or type(error).__name__
-    for pattern, words in _SHELL_WORDS:
-        text = re.sub(pattern, words, text)
-    return text
+    """Return an error's text, with commands and options of the shell in place of the library's."""
+    text = _ATTACH.sub(r"qwen-edit fetch \1", str(error) or type(error).__name__)
+    return _LIBRARY_WORDS.sub(lambda found: _SHELL_WORDS[found[0]], text)
 
 
 def error_as_json(error: Exception) -> dict[str, Any]:
