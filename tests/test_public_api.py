@@ -1,4 +1,4 @@
-"""The public surface: what is exported is documented, is what the README speaks of, and needs no extra."""
+"""The public names are documented and match the README, and importing them needs no extra."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_importing_the_package_needs_no_extra():
 def test_importing_the_package_leaves_bulk_runs_to_be_imported_when_they_are_asked_for():
     code = """
 import sys
-before = set(sys.modules)  # what measures coverage has imported sqlite3 itself
+before = set(sys.modules)  # coverage itself imports sqlite3
 import qwen_edit_async
 lazy = {"EditBatch", "sqlite3", "qwen_edit_async.batch"}
 assert not lazy & {*sys.modules, *vars(qwen_edit_async)} - before
