@@ -56,7 +56,7 @@ class Screen:
     def __init__(self) -> None:
         # rich takes FORCE_COLOR as a wish for colors and for animations. Outside of terminals, only colors are drawn.
         colors: Any = Console(stderr=True).color_system
-        self.console = Console(
+        self.console: Console = Console(
             stderr=True,
             force_terminal=None if sys.stderr.isatty() else False,
             color_system=colors,

@@ -12,7 +12,7 @@ from cyclopts import Group, Parameter, Token
 
 from qwen_edit_async.models import EditParameters
 
-Instruction = Parameter(name=("--instruction", "-i"), allow_leading_hyphen=True)
+Instruction: Parameter = Parameter(name=("--instruction", "-i"), allow_leading_hyphen=True)
 
 
 def _to_folder(_: Any, tokens: Sequence[Token]) -> Path:

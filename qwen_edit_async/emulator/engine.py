@@ -16,8 +16,8 @@ try:
     from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
     from qwen_edit_async.emulator.edits import cover, recognise
-except ImportError as error:
-    raise ImportError("the emulator needs Pillow: pip install 'qwen-edit-async[images]'") from error
+except ImportError as _error:
+    raise ImportError("the emulator needs Pillow: pip install 'qwen-edit-async[images]'") from _error
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")

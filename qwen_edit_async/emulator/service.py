@@ -29,7 +29,7 @@ class Service:
 
     def __init__(self, settings: EmulatorSettings) -> None:
         self.settings = settings
-        self.table = TaskTable(
+        self.table: TaskTable = TaskTable(
             duration=settings.duration,
             time_scale=settings.time_scale,
             slots=settings.slots,
@@ -38,12 +38,12 @@ class Service:
             balance=settings.balance,
             seed=settings.seed,
         )
-        self.faults = FaultRun(settings.faults)
+        self.faults: FaultRun = FaultRun(settings.faults)
         self.requests: deque[RequestRecord] = deque(maxlen=settings.request_log)
         self.submits = self.checks = self.downloads = self.precharges = 0
         self.refused = self.redirects = self.keys_at_results = 0
         self.results_url = ""
-        self.closing = asyncio.Event()
+        self.closing: asyncio.Event = asyncio.Event()
         self._authorization = f"Bearer {settings.api_key}".encode()
         self._recent: deque[float] = deque()
         self._epoch = 0.0

@@ -121,11 +121,11 @@ class TaskTable:
     ) -> None:
         self.records: dict[str, TaskRecord] = {}
         self.balance = balance
-        self.charges = Decimal(0)
-        self.completed = 0
-        self.failed = 0
-        self.unfinished = 0
-        self.peak_unfinished = 0
+        self.charges: Decimal = Decimal(0)
+        self.completed: int = 0
+        self.failed: int = 0
+        self.unfinished: int = 0
+        self.peak_unfinished: int = 0
         self._duration = duration
         self._time_scale = time_scale
         self._slots = slots
