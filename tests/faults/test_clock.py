@@ -1,4 +1,4 @@
-"""Clocks that jump, loops that stand still, deadlines and pauses of every size."""
+"""Jumping clocks, blocked loops, and deadlines and pauses of any length."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def leap(seconds: float) -> None:
 
 async def edits_in_flight(session, count: int = 5) -> list[asyncio.Task]:
     edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(count)]
-    while session.statistics().watched < count:  # noqa: ASYNC110  # nobody tells
+    while session.statistics().watched < count:  # noqa: ASYNC110  # there is no event for it
         await asyncio.sleep(0.25)
     return edits
 
@@ -92,7 +92,7 @@ async def test_edits_that_still_run_after_a_suspension_end_with_their_ids_after_
 
 
 class BlockedService(MemoryService):
-    """As the answer to a submission has been read, something blocks the event loop, past the edit's deadline."""
+    """Block the event loop past the edit's deadline when the reply to a submission has been read."""
 
     async def send(self, call, body=None):
         loop = asyncio.get_running_loop()
@@ -152,7 +152,7 @@ async def test_every_task_is_checked_after_a_suspension_under_a_ceiling_of_check
         leap(EIGHT_HOURS)
         results = await asyncio.gather(*edits)
         assert len(results) == 60
-        await session.edit(IMAGE, "snow")  # nor has anything come of that which ends the session
+        await session.edit(IMAGE, "snow")  # the session is still open
 
 
 async def test_a_check_answered_after_a_suspension_and_the_end_changes_nothing():
@@ -171,7 +171,7 @@ async def test_a_submission_interrupted_by_a_suspension_is_uncertain():
     service = MemoryService(on_submission=in_order(HANGS))
     async with MemorySession(service, deadline=600) as session:
         edit = asyncio.create_task(session.edit(IMAGE, "snow"))
-        while not service.submissions:  # noqa: ASYNC110  # nobody tells
+        while not service.submissions:  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.25)
         await asyncio.sleep(1)
         leap(EIGHT_HOURS)
@@ -185,7 +185,7 @@ async def test_a_loop_that_is_blocked_for_two_seconds_costs_no_edit():
     async with MemorySession(service, deadline=4.0) as session:
         edits = await edits_in_flight(session)
         await asyncio.sleep(2.5)
-        leap(2.0)  # the last check was due meanwhile, and so was the deadline
+        leap(2.0)  # past the last check and the deadline
         await asyncio.gather(*edits)
 
 
@@ -234,7 +234,7 @@ async def test_a_retry_after_of_an_hour_on_a_submission_is_reported_at_once_and_
             await session.edit(IMAGE, "snow")
         assert caught.value.retry_after == 3600
         assert asyncio.get_running_loop().time() - started_at < 1
-        await session.edit(IMAGE, "snow")  # has no slot before, and so no deadline that runs
+        await session.edit(IMAGE, "snow")  # without a slot, no deadline runs
         assert service.submissions[1].at - started_at >= 3600
     assert len(service.submissions) == 2
 
@@ -248,7 +248,7 @@ async def test_an_endless_pause_lasts_a_day_and_is_logged_once(phase, caplog):
         outcomes = [outcome async for outcome in session.edit_many([{"images": IMAGE, "instruction": "snow"}] * 6)]
         assert 86_400 < loop.time() - started_at < 86_460
     failed = [outcome for outcome in outcomes if not outcome.ok]
-    assert len(failed) == (2 if phase == "submission" else 1)  # of the two that had begun; the others waited
+    assert len(failed) == (2 if phase == "submission" else 1)  # the two that had begun; the others waited
     (told,) = [record.getMessage() for record in caplog.records if "nothing is sent" in record.getMessage()]
     assert "86400 s" in told
     assert "retry after 1e+09 s" in told
