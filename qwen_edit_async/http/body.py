@@ -60,7 +60,7 @@ class JSONBody(Payload):
         self._body_size = sum(map(len, parts)) + sum(image.text_size for image in images)
         self._size = self._body_size
         self._text = self._short_text()
-        self.sent_whole = False
+        self.sent_whole: bool = False
         self.failure: QwenEditError | None = None
         self._withdrawn = False
         self.on_sent: Callable[[], None] | None = None

@@ -43,9 +43,9 @@ class PngCheck:
     """
 
     def __init__(self) -> None:
-        self.width = 0
-        self.height = 0
-        self.trailing = 0
+        self.width: int = 0
+        self.height: int = 0
+        self.trailing: int = 0
         self._part = _Part.SIGNATURE
         self._field = bytearray()
         self._type = b""
