@@ -1,4 +1,4 @@
-"""Clients of the throughput benchmark that speak this service's own protocol: the library, and what else one writes."""
+"""Clients of the throughput benchmark for this service's own protocol: the library, and hand-written loops."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ IMAGE_URL = "https://images.invalid/picture.png"
 
 @attrs.frozen
 class Plan:
-    """What a client does.
+    """A client's work.
 
     Attributes:
-        edits: How many.
-        in_flight: How many at a time.
+        edits: Number of edits.
+        in_flight: The most edits at a time.
         interval: Seconds between two status checks of a task.
-        image: A JPEG file's bytes, or a URL.
+        image: The bytes of a JPEG file, or a URL.
     """
 
     edits: int
@@ -38,7 +38,7 @@ class Plan:
     image: bytes | str = attrs.field(default=IMAGE_URL, repr=False)
 
     def body(self) -> dict[str, Any]:
-        """The JSON of a submission."""
+        """Return the JSON of a submission."""
         image = self.image
         if isinstance(image, bytes):
             image = f"data:image/jpeg;base64,{base64.b64encode(image).decode()}"
@@ -47,8 +47,8 @@ class Plan:
 
 
 def timed(work: Coroutine[Any, Any, None]) -> Cost:
-    """What the work costs on an event loop of its own."""
-    # anyio imports half of itself when it is first used, and imports do not count.
+    """Run the work on a new event loop, and return its cost."""
+    # anyio imports much of itself on first use, and imports do not count.
     asyncio.run(anyio.lowlevel.checkpoint())
     with metered() as cost:
         asyncio.run(work)
@@ -56,7 +56,7 @@ def timed(work: Coroutine[Any, Any, None]) -> Cost:
 
 
 def library(url: str, plan: Plan) -> Cost:
-    """The edits through ``EditSession.edit_many``."""
+    """Make the edits with ``EditSession.edit_many``."""
     return timed(_library(url, plan))
 
 
@@ -72,7 +72,7 @@ async def _library(url: str, plan: Plan) -> None:
 
 
 def minimal(url: str, plan: Plan) -> Cost:
-    """The same edits through aiohttp alone: prebuilt bytes, no retries, no deadlines, no errors; 100 connections."""
+    """Make the edits with aiohttp alone: prebuilt bytes, no checks, retries, deadlines or errors, and 100 connections."""
     return timed(_minimal(url, plan))
 
 
@@ -95,7 +95,7 @@ async def _minimal(url: str, plan: Plan) -> None:
 
 
 def loops_on_aiohttp(url: str, plan: Plan) -> Cost:
-    """A coroutine for each edit, all started at once, a semaphore, a deadline, and a loop that sleeps and asks."""
+    """Start a coroutine per edit at once, with a semaphore, a deadline, and a loop that sleeps and asks."""
     return timed(_loops_on_aiohttp(url, plan))
 
 
@@ -114,8 +114,8 @@ async def _loops_on_aiohttp(url: str, plan: Plan) -> None:
 
 
 def loops_on_httpx(url: str, plan: Plan) -> Cost:
-    """The same on httpx, whose pool may open as many connections as are asked for."""
-    import httpx  # noqa: PLC0415  # the other clients' processes do without
+    """Make the same edits on httpx, with any number of connections."""
+    import httpx  # noqa: PLC0415  # not needed by the other clients
 
     async def edits() -> None:
         async with httpx.AsyncClient(
@@ -150,7 +150,7 @@ async def _loops(call: Callable[..., Coroutine[Any, Any, dict[str, Any]]], plan:
 
 
 async def run_edits(edit: Callable[[], Awaitable[None]], plan: Plan) -> None:
-    """All edits, as tasks that begin together and wait for one of ``in_flight`` places."""
+    """Start all edits as tasks, of which ``in_flight`` run at a time."""
     semaphore = asyncio.Semaphore(plan.in_flight)
 
     async def in_turn() -> None:

@@ -1,7 +1,6 @@
-"""The service of the throughput benchmark: one tiny task engine that speaks the dialects of several services.
+"""The server of the throughput benchmark: one small task engine that speaks the dialects of several services.
 
-A dialect is what a service's own SDK sends and reads, and no more of it. The engine neither looks at pictures nor
-makes any; it runs in a process of its own.
+A dialect is the part of a protocol that a service's SDK uses. The engine runs in its own process.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ Reply = dict[str, Any]
 
 @attrs.define
 class Counters:
-    """What the engine has seen.
+    """Counts of the engine.
 
     Attributes:
         submits: Accepted submissions.
         checks: Answered status checks.
-        completed: Tasks of which a check has told that they are completed.
-        submissions: The different bodies among the submissions.
+        completed: Tasks that a check has reported as completed.
+        submissions: The distinct bodies of the submissions.
     """
 
     submits: int = 0
@@ -43,7 +42,7 @@ class Counters:
 
 
 class Engine:
-    """Completes each task at its ``checks``-th status check, whoever asks and when."""
+    """Completes each task at its ``checks``-th status check."""
 
     def __init__(self, checks: int) -> None:
         self.counters = Counters()
@@ -51,7 +50,7 @@ class Engine:
         self._left: dict[str, int] = {}
 
     def submit(self, body: str) -> str:
-        """A new task's id."""
+        """Create a task, and return its id."""
         self.counters.submits += 1
         self.counters.submissions.add(body)
         task_id = f"task-{self.counters.submits}"
@@ -59,7 +58,7 @@ class Engine:
         return task_id
 
     def check(self, task_id: str) -> bool:
-        """Whether the task is completed."""
+        """Count a check, and return whether the task is completed."""
         self.counters.checks += 1
         self._left[task_id] -= 1
         if self._left[task_id]:
@@ -71,14 +70,14 @@ class Engine:
 
 @attrs.frozen
 class Dialect:
-    """How a service says it; each function makes a reply's JSON of the host's URL, a task's id and what it is to tell.
+    """The paths and replies of a service.
 
     Attributes:
         submit: Path that takes submissions.
         check: Path that takes status checks, with ``{id}``.
-        accepted: The reply to a submission.
-        status: The reply to a check.
-        result: Path and reply of the call that fetches the result, where that is a call of its own.
+        accepted: Returns the reply to a submission, given the server's URL and the task's id.
+        status: Returns the reply to a check, given the task's id and whether it is completed.
+        result: Path and reply of a separate call for the result, if there is one.
     """
 
     submit: str
@@ -92,7 +91,7 @@ def _qwen_accepted(url: str, task_id: str) -> Reply:  # noqa: ARG001  # the dial
     return {"id": task_id, "status": "in_progress", "model": "qwen_image_edit_plus", "created_at": 1767225600}
 
 
-def _qwen_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # likewise
+def _qwen_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # the dialects' common signature
     if not completed:
         return {"id": task_id, "status": "in_progress", "progress": 0.5}
     return {
@@ -114,7 +113,7 @@ def _fal_accepted(url: str, task_id: str) -> Reply:
     }
 
 
-def _fal_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # likewise
+def _fal_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # the dialects' common signature
     if not completed:
         return {"request_id": task_id, "status": "IN_PROGRESS", "logs": None}
     return {"request_id": task_id, "status": "COMPLETED", "logs": None, "metrics": {"inference_time": 0.1}}
@@ -138,18 +137,18 @@ def _replicate_accepted(url: str, task_id: str) -> Reply:
     }
 
 
-def _replicate_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # likewise
+def _replicate_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # the dialects' common signature
     reply = _replicate_accepted("", task_id)
     if not completed:
         return {**reply, "status": "processing", "started_at": _CREATED}
     return {**reply, "status": "succeeded", "output": [_RESULT_URL], "completed_at": _CREATED}
 
 
-def _dashscope_accepted(url: str, task_id: str) -> Reply:  # noqa: ARG001  # likewise
+def _dashscope_accepted(url: str, task_id: str) -> Reply:  # noqa: ARG001  # the dialects' common signature
     return {"request_id": task_id, "output": {"task_id": task_id, "task_status": "PENDING"}}
 
 
-def _dashscope_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # likewise
+def _dashscope_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # the dialects' common signature
     output: Reply = {"task_id": task_id, "task_status": "RUNNING", "submit_time": _CREATED}
     if completed:
         output |= {"task_status": "SUCCEEDED", "end_time": _CREATED, "results": [{"url": _RESULT_URL}]}
@@ -177,13 +176,13 @@ DIALECTS = (
 
 @attrs.frozen
 class Server:
-    """A running engine, as its clients see it."""
+    """A running engine."""
 
     url: str
     _connection: Connection = attrs.field(repr=False)
 
     def counters(self) -> Counters:
-        """What it counted so far."""
+        """Return the counts so far."""
         self._connection.send("counters")
         counters: Counters = self._connection.recv()
         return counters
@@ -191,7 +190,7 @@ class Server:
 
 @contextmanager
 def serve(checks: int) -> Iterator[Server]:
-    """Run an engine that speaks all dialects, in a process of its own."""
+    """Run an engine that speaks all dialects in a new process."""
     with process_with_pipe(_run, checks) as connection:
         yield Server(connection.recv(), connection)
 
@@ -209,7 +208,7 @@ async def _serve(connection: Connection, engine: Engine) -> None:
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()
     host, port = runner.addresses[0][:2]
     connection.send(f"http://{host}:{port}")
-    # A client that is stopped in the middle of a request is no error of the server's.
+    # Clients that are stopped during a request are not errors of the server.
     logging.getLogger("aiohttp.server").disabled = True
     with contextlib.suppress(EOFError):
         while await asyncio.to_thread(connection.recv) == "counters":

@@ -1,4 +1,4 @@
-"""A service whose tasks never end: it answers any status check that they are running, with as little work as can be."""
+"""A service whose tasks never end: it gives one answer to every status check, with as little work as possible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 @contextlib.contextmanager
 def serve_endless() -> Iterator[str]:
-    """Serve in a process of its own, and give its address."""
+    """Serve in a new process, and yield the URL."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_run, args=(theirs,))
     process.start()
@@ -28,7 +28,7 @@ def serve_endless() -> Iterator[str]:
 
 
 class _Answering(asyncio.Protocol):
-    """Requests without a body, one connection."""
+    """Answers the requests of one connection. Requests have no body."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)

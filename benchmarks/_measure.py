@@ -1,4 +1,4 @@
-"""How the benchmarks measure: fresh processes, interleaved repetitions, medians."""
+"""Measuring: fresh processes, interleaved repetitions, medians."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _LARGE = 1000
 
 @attrs.define
 class Cost:
-    """What a piece of work took.
+    """The cost of some work.
 
     Attributes:
         cpu: Seconds of user and system time, of all threads of the process.
         wall: Seconds on the clock.
         memory_before: Resident bytes of the process when the work began.
-        memory_growth: By how many bytes its resident memory was larger at its peak.
+        memory_growth: Bytes by which the resident memory grew to its peak.
     """
 
     cpu: float = 0.0
@@ -44,7 +44,7 @@ AnyCost = TypeVar("AnyCost", bound=Cost)
 
 @contextmanager
 def metered(cost: Cost | None = None) -> Iterator[Cost]:
-    """Measure the block, in the process that runs it; what that process did before, such as imports, does not count."""
+    """Measure the block in the current process. Earlier work, such as imports, does not count."""
     cost = Cost() if cost is None else cost
     cost.memory_before = psutil.Process().memory_info().rss
     cpu, wall = time.process_time(), time.perf_counter()
@@ -54,12 +54,11 @@ def metered(cost: Cost | None = None) -> Iterator[Cost]:
 
 @attrs.define
 class Beats:
-    """How an event loop kept its time.
+    """The punctuality of an event loop.
 
     Attributes:
-        lags: Seconds that each beat of a heartbeat came late.
-        busy: Seconds of CPU that the loop's thread took from each beat to the next: without the time in which other
-            processes had the core, but with the work that piled up meanwhile.
+        lags: Seconds by which each beat of a heartbeat was late.
+        busy: Seconds of CPU of the loop's thread between beats. Other processes' time on the core is not included.
     """
 
     lags: list[float] = attrs.field(factory=list)
@@ -68,7 +67,7 @@ class Beats:
 
 @asynccontextmanager
 async def heartbeat(interval: float = HEARTBEAT) -> AsyncIterator[Beats]:
-    """Meanwhile, in the running event loop, a task sleeps so many seconds at a time."""
+    """Record the beats of a task that sleeps ``interval`` seconds at a time, while the block runs."""
     beats = Beats()
     beating = asyncio.create_task(_beat(beats, interval))
     try:
@@ -90,13 +89,13 @@ async def _beat(beats: Beats, interval: float) -> None:
 
 @attrs.frozen
 class FreshProcess:
-    """A new process, and nothing was done in it yet."""
+    """A new process that has done no work yet."""
 
     _pool: ProcessPoolExecutor
     _pid: Future[int]
 
     def run(self, work: Callable[..., AnyCost], *arguments: Any) -> AnyCost:
-        """Call ``work``, a module's function, there; the memory is watched from here, every 5 ms."""
+        """Call ``work``, a module's function, in the process, and sample its memory every 5 ms."""
         process = psutil.Process(self._pid.result())
         result = self._pool.submit(work, *arguments)
         peak = 0
@@ -110,13 +109,13 @@ class FreshProcess:
 
 @contextmanager
 def fresh_process() -> Iterator[FreshProcess]:
-    """Start a process, which imports what it needs while the caller starts the server that it is for."""
+    """Start a process. It imports its modules while the caller starts the server."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         yield FreshProcess(pool, pool.submit(os.getpid))
 
 
 def run_until(cpu: float, work: Callable[..., Any], *arguments: Any) -> None:
-    """Call ``work`` in a new process, and kill that once it has used ``cpu`` seconds, its imports included."""
+    """Call ``work`` in a new process, and kill the process once it has used ``cpu`` seconds, with imports."""
     process = get_context("spawn").Process(target=work, args=arguments)
     process.start()
     watched = psutil.Process(process.pid)
@@ -127,7 +126,7 @@ def run_until(cpu: float, work: Callable[..., Any], *arguments: Any) -> None:
 
 
 def interleaved(measures: dict[Key, Callable[[], AnyCost]], repetitions: int) -> dict[Key, list[AnyCost]]:
-    """Take the measures in turns, each round in the opposite order of the last, so that a drift hits all alike."""
+    """Take the measurements in turns, and reverse the order in each round, so that drift affects all of them."""
     costs: dict[Key, list[AnyCost]] = {name: [] for name in measures}
     for repetition in range(repetitions):
         for name in list(measures)[:: 1 if repetition % 2 == 0 else -1]:
@@ -138,7 +137,7 @@ def interleaved(measures: dict[Key, Callable[[], AnyCost]], repetitions: int) ->
 
 @attrs.frozen
 class Summary:
-    """A repeated figure."""
+    """The median and range of a repeated figure."""
 
     median: float
     low: float
@@ -149,7 +148,7 @@ class Summary:
 
 
 def summary(values: Sequence[float]) -> Summary:
-    """Median and range of the repetitions."""
+    """Return the median and range of the repetitions."""
     return Summary(statistics.median(values), min(values), max(values))
 
 

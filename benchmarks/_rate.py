@@ -1,4 +1,4 @@
-"""Waiting under a ceiling for the checks a second, against the emulator: the session as it is, on the clock."""
+"""Waiting under a ceiling of checks per second: sessions on the emulator, in real time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from qwen_edit_async import EditRequest, EditSession, PollPolicy
 from qwen_edit_async.emulator import EditEmulator, FixedEngine, LogNormal
 
 GENERATIONS = 3
-"""Edits for each place in flight. The first begin all at once and the last end alone: only those between count."""
+"""Edits per place in flight. The first ones start together and the last ones end alone, so only the middle counts."""
 
 
 class Waits(NamedTuple):
-    """What the service saw, in seconds: the mean lag, and the longest that a task was not asked about."""
+    """Waits in seconds: the mean lag, and the longest time between two checks of a task."""
 
     lag: float
     longest: float
@@ -36,9 +36,9 @@ class _Client:
 
 
 def emulate_rate(policies: dict[str, PollPolicy], in_flight: int, poll_rate: float, seed: int) -> dict[str, Waits]:
-    """Each policy with an emulator of its own, in a process of its own, all at the same time.
+    """Measure all policies at the same time, each with its own emulator in its own process.
 
-    Tasks last four rounds of all that are in flight, more or less.
+    A task lasts about four rounds of checks of all tasks in flight.
     """
     median = 4 * in_flight / poll_rate
     clients: dict[str, _Client] = {}
@@ -99,7 +99,7 @@ def _serve(connection: Connection, median: float, seed: int) -> None:
 
 
 def _waits(emulator: EditEmulator, first: int, last: int) -> Waits:
-    """Of the tasks ``first`` to ``last``, in the order of creation."""
+    """Return the waits of the tasks ``first`` to ``last``, in the order of creation."""
     records = list(emulator.tasks.values())[first:last]
     asked_at = {record.id: record.created_at for record in records}
     longest = 0.0

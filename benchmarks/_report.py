@@ -1,4 +1,4 @@
-"""What a benchmark leaves: a table on stdout, and JSON and a plot in a folder."""
+"""A benchmark's output: a table on stdout, and JSON and a plot in a folder."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _COLOUR, _MUTED_COLOUR = "#7f9cf5", "#c8cdd8"
 
 @attrs.frozen
 class Row:
-    """One figure of one contender, all its repetitions.
+    """One figure of one contender.
 
     Attributes:
-        figure: What was measured, with its unit.
-        contender: Of whom.
-        values: One for each repetition.
-        limit: What it is not to exceed, if anything.
+        figure: The measured quantity, with its unit.
+        contender: The measured client or setup.
+        values: A value for each repetition.
+        limit: The target that the median must not exceed, if any.
     """
 
     figure: str
@@ -45,7 +45,7 @@ def report(
     output: Path,
     plot: Callable[[Path], None] | None = None,
 ) -> None:
-    """Print the table, and write ``{name}.json`` and ``{name}.svg``, bars unless ``plot`` draws something else."""
+    """Print the table, and write ``{name}.json`` and ``{name}.svg`` (bars, unless ``plot`` is given)."""
     width = max(len(row.figure) for row in rows)
     contender_width = max(len(row.contender) for row in rows)
     print(f"\n{name}: " + ", ".join(f"{key} {value}" for key, value in setup.items()))
@@ -83,12 +83,12 @@ def _version(package: str) -> str | None:
 
 
 def _plot(name: str, rows: Sequence[Row], path: Path) -> None:
-    """One panel a figure: bars for the medians, a dot for each repetition, a line for the target."""
-    import matplotlib as mpl  # noqa: PLC0415  # the measured processes import this module too, and must stay small
+    """Draw a panel per figure: bars for medians, dots for repetitions, a line for the target."""
+    import matplotlib as mpl  # noqa: PLC0415  # keeps the measured processes small
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = name
-    from matplotlib import pyplot as plt  # noqa: PLC0415  # likewise
+    from matplotlib import pyplot as plt  # noqa: PLC0415  # keeps the measured processes small
 
     figures = list(dict.fromkeys(row.figure for row in rows))
     heights = [0.7 + 0.25 * sum(row.figure == figure for row in rows) for figure in figures]

@@ -1,6 +1,6 @@
-"""Clients of the throughput benchmark that are the SDKs of other services with tasks, each in its own dialect."""
+"""Clients of the throughput benchmark: the SDKs of similar services, each with its own protocol."""
 
-# ruff: noqa: PLC0415  # an SDK is imported by the process that measures it alone, before the measurement begins
+# ruff: noqa: PLC0415  # only the process that measures an SDK imports it, before measuring
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from _measure import Cost
 
 
 def fal_client(url: str, plan: Plan) -> Cost:
-    """``AsyncClient.subscribe``; it fetches the result with a call of its own."""
+    """Make the edits with ``AsyncClient.subscribe``, which fetches the result with another call."""
     from fal_client import AsyncClient, client
 
-    # FAL_QUEUE_RUN_HOST changes the host, but the scheme is written into the module.
+    # FAL_QUEUE_RUN_HOST changes the host, but not the scheme.
     client.QUEUE_URL_FORMAT = f"{url}/"
 
     async def edits() -> None:
@@ -27,12 +27,12 @@ def fal_client(url: str, plan: Plan) -> Cost:
 
 
 def replicate(url: str, plan: Plan) -> Cost:
-    """``Client.async_run``."""
+    """Make the edits with ``Client.async_run``."""
     from httpx import Timeout
     from replicate import Client
 
     async def edits() -> None:
-        # By default it fails when a call waited for one of its 100 connections for 10 s.
+        # By default a call fails when it waits more than 10 s for one of 100 connections.
         service = Client(API_KEY, base_url=url, timeout=Timeout(60.0))
         service.poll_interval = plan.interval
 
@@ -50,7 +50,7 @@ def replicate(url: str, plan: Plan) -> Cost:
 
 
 def dashscope(url: str, plan: Plan) -> Cost:
-    """``AioImageSynthesis.call``; its interval is a second, and can't be set."""
+    """Make the edits with ``AioImageSynthesis.call``. Its interval is a fixed second."""
     import dashscope
     from dashscope.aigc.image_synthesis import AioImageSynthesis
     from dashscope.api_entities.aio_session import close_shared_aio_session

@@ -1,4 +1,4 @@
-"""The service of a benchmark: the emulator in a process of its own, which makes no pictures."""
+"""The server of a benchmark: the emulator in its own process, without pictures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from qwen_edit_async.emulator import AfterChecks, EditEmulator, EmulatorStatisti
 
 @attrs.frozen
 class Server:
-    """A running emulator, as its clients see it."""
+    """A running emulator."""
 
     url: str
     api_key: str
     _connection: Connection = attrs.field(repr=False)
 
     def counters(self) -> tuple[EmulatorStatistics, set[Submission]]:
-        """What it counted so far, and the different submissions among all that it accepted."""
+        """Return the statistics so far, and the distinct submissions."""
         self._connection.send("counters")
         statistics, submissions = self._connection.recv()
         return statistics, submissions
@@ -30,7 +30,7 @@ class Server:
 
 @contextmanager
 def serve(checks: int) -> Iterator[Server]:
-    """Run an emulator whose tasks are completed at their ``checks``-th status check, whoever asks and when."""
+    """Run an emulator whose tasks complete at their ``checks``-th status check."""
     with process_with_pipe(_run, checks) as connection:
         url, api_key = connection.recv()
         yield Server(url, api_key, connection)
@@ -38,7 +38,7 @@ def serve(checks: int) -> Iterator[Server]:
 
 @contextmanager
 def process_with_pipe(run: Callable[..., None], *arguments: Any) -> Iterator[Connection]:
-    """Run a module's function in a new process; it gets the other end of the pipe, and ends when this one is closed."""
+    """Run a module's function in a new process with a pipe. It ends when this end of the pipe is closed."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=run, args=(theirs, *arguments))
     process.start()

@@ -1,4 +1,4 @@
-"""Waiting for tasks in simulated time: workloads, what a poll policy costs on them, and what is the least possible."""
+"""Waiting for tasks in simulated time: workloads, the costs of poll policies, and the optimum."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SEED = 4
 _SHARE_OF_SHORT = 0.7
 
 Progress: TypeAlias = Callable[[float, np.random.Generator], float]
-"""What a service tells of a task, given the fraction that is done."""
+"""The progress that a service reports, given the fraction that is done."""
 
 
 def honest(done: float, rng: np.random.Generator) -> float:
-    """Linear, with noise of 2 %."""
+    """Report linear progress with 2 % noise."""
     return float(np.clip(done + 0.02 * rng.standard_normal(), 0.0, 1.0))
 
 
@@ -37,7 +37,7 @@ LIES: dict[str, Progress] = {
     "stays at 0.9": lambda done, _: min(0.9, 2 * done),
     "half of it random": lambda done, rng: done if rng.random() < 0.5 else float(rng.random()),  # noqa: PLR2004  # a half
 }
-"""Progress that says nothing, or not what it seems to."""
+"""Progress that is useless or false."""
 
 
 @attrs.frozen(eq=False)
@@ -45,12 +45,12 @@ class Workload:
     """Tasks of one kind of service.
 
     Attributes:
-        name: What it is called in the table.
-        seconds: How long the service works on each task.
-        in_flight: Tasks that the client has in flight; one that is found to have ended makes room for the next.
-        slots: Tasks that the service works on at a time; ``None`` for as many as there are.
-        progress: What the service tells while a task runs, if anything.
-        known: Whether durations are drawn from one distribution, so that an optimum can be computed.
+        name: Name in the table.
+        seconds: Duration of each task.
+        in_flight: Tasks in flight. The next one starts when one is found to have ended.
+        slots: Tasks that the service runs at a time, or ``None`` for no limit.
+        progress: The progress that the service reports, if any.
+        known: Whether all durations have one distribution, so that an optimum can be computed.
     """
 
     name: str
@@ -62,27 +62,27 @@ class Workload:
 
 
 class Figures(NamedTuple):
-    """What waiting cost, as means over the tasks: seconds of lag, and checks."""
+    """Mean lag in seconds and mean number of checks per task."""
 
     lag: float
     checks: float
 
     def cost(self, poll_cost: float) -> float:
-        """The sum that :class:`Learned` minimises, in seconds."""
+        """Return the sum that :class:`Learned` minimises, in seconds."""
         return self.lag + poll_cost * self.checks
 
 
 class SilentLearned(Learned):
-    """Learns from a service as if it told no progress."""
+    """Learns, but ignores reported progress."""
 
     def next_check(self, task: PolledTask, now: float) -> float:
-        """Forget the progress first."""
+        """Schedule the next check without the progress."""
         task.progress = task.previous_progress = None
         return super().next_check(task, now)
 
 
 def workloads(tasks: int, seed: int = SEED) -> list[Workload]:
-    """The workloads, of so many tasks each. Medians are about 20 s."""
+    """Return the workloads. Median durations are about 20 s."""
     rng = np.random.default_rng(seed)
 
     def lognormal(median: float, sigma: float) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -108,10 +108,10 @@ def simulate(policy: PollPolicy, workload: Workload, *, skip: int = 0, seed: int
     """Wait for all tasks of a workload.
 
     Args:
-        policy: When to check.
+        policy: The policy to measure.
         workload: The tasks.
-        skip: Tasks at the beginning that do not count, when a policy still knows nothing.
-        seed: For what the progress field says.
+        skip: Number of first tasks that do not count, because a policy has learned nothing yet.
+        seed: Seed of the reported progress.
     """
     rng = np.random.default_rng(seed)
     free = [0.0] * (workload.slots or 0)
@@ -147,9 +147,9 @@ def simulate(policy: PollPolicy, workload: Workload, *, skip: int = 0, seed: int
 
 
 def optimum(workload: Workload, poll_cost: float, *, steps: int = 1500) -> Figures:
-    """The schedule that knows the distribution and costs the least, by dynamic programming.
+    """Return the figures of the cheapest schedule for the known distribution, by dynamic programming.
 
-    Checks are at the multiples of a step; the distribution is that of the workload's own tasks.
+    Checks are at multiples of a step. The distribution is that of the workload's tasks.
     """
     ends = np.sort(workload.seconds)
     times = np.linspace(0.0, float(ends[-1]), steps + 1)
@@ -167,7 +167,7 @@ def optimum(workload: Workload, poll_cost: float, *, steps: int = 1500) -> Figur
 
 @attrs.define
 class _Tape:
-    """A policy whose calls are recorded, with the tasks as they were."""
+    """Records a policy's calls, with copies of the tasks."""
 
     policy: PollPolicy
     calls: list[tuple[PolledTask, float, bool]] = attrs.field(factory=list)
@@ -182,7 +182,7 @@ class _Tape:
 
 
 def cpu_per_check(policy: Callable[[], PollPolicy], workload: Workload, repetitions: int) -> list[float]:
-    """Microseconds of the policy's own CPU for each check, all that it does counted, the same calls every time."""
+    """Return the policy's CPU per check in microseconds, for the same recorded calls in each repetition."""
     tape = _Tape(policy())
     simulate(tape, workload)
     checks = sum(task.checks > 0 for task, _, ended in tape.calls if not ended) + len(workload.seconds)
@@ -199,9 +199,9 @@ def cpu_per_check(policy: Callable[[], PollPolicy], workload: Workload, repetiti
 
 
 def simulate_rate(policy: PollPolicy, in_flight: int, poll_rate: float, *, seed: int = SEED) -> tuple[float, float]:
-    """Mean lag and longest time between two checks, in seconds, under a ceiling for the checks a second.
+    """Return mean lag and longest time between two checks, in seconds, under a ceiling of checks per second.
 
-    Tasks last four rounds of all that are in flight, more or less; the first ``in_flight`` to end do not count.
+    A task lasts about four rounds of checks of all tasks in flight. The first ``in_flight`` to end do not count.
     """
     draw = np.random.default_rng(seed)
     durations = iter((4 * in_flight / poll_rate * np.exp(0.35 * draw.standard_normal(4 * in_flight))).tolist())

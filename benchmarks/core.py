@@ -1,7 +1,7 @@
-"""CPU that the session itself takes for an edit, beside another version of the package.
+"""The session's own CPU per edit, compared with another version of the package.
 
-The service answers in memory, so that nothing but the session's own work is measured: ``edit_many`` over URL edits,
-each submitted once and checked once. Both versions run in processes of their own, in turns.
+The service answers in memory, so that only the session's own work is measured: ``edit_many`` over URL edits, each
+submitted once and checked once. The versions take turns, each run in its own process.
 
 ``python benchmarks/core.py --base ../qwen-edit-async-before`` compares this tree with another one.
 """
@@ -30,12 +30,12 @@ _POLL_INTERVAL = 0.01
 
 
 class _Sink:
-    """A connection that takes everything at once."""
+    """A connection that accepts everything at once."""
 
     transport = None
 
     async def write(self, chunk: bytes) -> None:
-        """Take a piece of a body."""
+        """Accept a piece of a body."""
 
 
 class _Service:
@@ -51,8 +51,8 @@ class _Service:
         """Do nothing."""
 
     async def send(self, call: Any, body: Any = None) -> Any:
-        """Create a task, or say that one is completed."""
-        try:  # of the tree that is measured
+        """Create a task, or report one as completed."""
+        try:  # from the measured tree
             from qwen_edit_async.protocol.base import Reply  # noqa: PLC0415
         except ImportError:  # an earlier version
             from qwen_edit_async.protocol.replies import Reply  # noqa: PLC0415
@@ -67,12 +67,12 @@ class _Service:
 
 
 async def _edits(count: int, in_flight: int) -> float:
-    """Edit, and return the seconds of CPU that it took."""
-    from qwen_edit_async import EditRequest, EditSession, FixedInterval  # noqa: PLC0415  # of the tree that is measured
+    """Make the edits, and return their seconds of CPU."""
+    from qwen_edit_async import EditRequest, EditSession, FixedInterval  # noqa: PLC0415  # from the measured tree
 
     service = _Service()
     options: dict[str, Any] = {"max_in_flight": in_flight, "envelope": "flat", "polling": FixedInterval(_POLL_INTERVAL)}
-    if hasattr(EditSession, "_make_transport"):  # versions before there was a parameter for it
+    if hasattr(EditSession, "_make_transport"):  # older versions
 
         class Session(EditSession):
             def _make_transport(self) -> Any:
@@ -94,7 +94,7 @@ async def _edits(count: int, in_flight: int) -> float:
 
 
 def _measure(tree: Path, count: int, in_flight: int) -> float:
-    """Microseconds of CPU for an edit, in a process of its own."""
+    """Return the microseconds of CPU per edit, measured in a new process."""
     command = [sys.executable, __file__, "--worker", "--edits", str(count), "--in-flight", str(in_flight)]
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=tree)
@@ -104,11 +104,11 @@ def _measure(tree: Path, count: int, in_flight: int) -> float:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", type=Path, help="another version's tree; this one alone is measured by default")
-    parser.add_argument("--edits", type=int, default=10_000, help="edits a measurement (default: %(default)s)")
+    parser.add_argument("--base", type=Path, help="another version's tree to compare with")
+    parser.add_argument("--edits", type=int, default=10_000, help="edits of each measurement (default: %(default)s)")
     parser.add_argument("--in-flight", type=int, default=500, help="edits in flight at a time (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=7, help="of each measurement (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="200 edits, once: does it run at all?")
+    parser.add_argument("--repetitions", type=int, default=7, help="repetitions of each (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="200 edits, once, to check that it runs")
     parser.add_argument("--output", type=Path, help="not used: the figures are printed")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,8 +1,7 @@
-"""Bulk runs: what the journal costs, and that memory stays flat.
+"""Bulk runs: the cost of the journal, and the growth of memory.
 
-The same rows are run through ``EditBatch`` and through the session alone, by workers that edit and save: the same
-uploads, checks, downloads and files, without a journal. One long run of ``EditBatch`` shows its memory as rows go by:
-that is ``--long``, and a part of the soak.
+The same rows go through ``EditBatch`` and through a session with workers that edit and save: the same uploads, checks,
+downloads and files, without a journal. ``--long``, a part of the soak test, measures the memory of one long run.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ from qwen_edit_async import EditBatch, EditRequest, EditSession, FixedInterval
 
 CPU_TARGET = 1.15
 GROWTH_TARGET = 20.0 / 100_000
-"""MB a row of the long run."""
+"""MB per row of the long run."""
 
 _INSTRUCTION = "make it snow"
 _MB = 1_000_000
 _MEMORY_SAMPLES = 100
-_HELP_OF_LONG = "one run of so many rows instead, and how its memory grows (100,000 if no number is given)"
+_HELP_OF_LONG = "measure the memory of one run of ROWS rows instead (100,000 by default)"
 
 
 @attrs.frozen
 class Plan:
-    """What both runs do."""
+    """The work of both runs."""
 
     rows: int
     in_flight: int
@@ -45,17 +44,17 @@ class Plan:
 
 @attrs.define
 class Run(Cost):
-    """A run, and its memory on the way.
+    """A run's cost, with samples of its memory.
 
     Attributes:
-        resident: Resident bytes after each hundredth of the rows had been read.
+        resident: Resident bytes after each hundredth of the rows was read.
     """
 
     resident: list[int] = attrs.field(factory=list)
 
 
 def with_journal(url: str, api_key: str, plan: Plan) -> Run:
-    """The rows through ``EditBatch``."""
+    """Run the rows through ``EditBatch``."""
     run = Run()
     with tempfile.TemporaryDirectory() as folder, metered(run):
         asyncio.run(_with_journal(url, api_key, plan, folder, run))
@@ -70,7 +69,7 @@ async def _with_journal(url: str, api_key: str, plan: Plan, folder: str, run: Ru
 
 
 def without_journal(url: str, api_key: str, plan: Plan) -> Run:
-    """The same rows through ``EditSession.edit`` and ``EditResult.save``."""
+    """Run the rows through ``EditSession.edit`` and ``EditResult.save``."""
     run = Run()
     with tempfile.TemporaryDirectory() as folder, metered(run):
         asyncio.run(_without_journal(url, api_key, plan, folder, run))
@@ -102,7 +101,7 @@ def _requests(plan: Plan, run: Run) -> Iterator[EditRequest]:
 
 
 def measure(client: Callable[[str, str, Plan], Run], plan: Plan) -> Run:
-    """One run against a new emulator."""
+    """Measure one run with a new emulator."""
     with fresh_process() as process, serve(checks=1) as server:
         run = process.run(client, server.url, server.api_key, plan)
         counted, _ = server.counters()
@@ -115,11 +114,11 @@ def measure(client: Callable[[str, str, Plan], Run], plan: Plan) -> Run:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=2000, help="of each run of the pair (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=2000, help="rows of each run (default: %(default)s)")
     parser.add_argument("--long", type=int, nargs="?", const=100_000, metavar="ROWS", help=_HELP_OF_LONG)
     parser.add_argument("--in-flight", type=int, default=64, help="edits in flight at a time (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=5, help="of the pair (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="200 rows, once: does it run at all?")
+    parser.add_argument("--repetitions", type=int, default=5, help="pairs of runs (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="200 rows, once, to check that it runs")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     options = parser.parse_args()
     if options.quick:
@@ -143,7 +142,7 @@ def main() -> None:
 
 
 def pair_rows(plan: Plan, repetitions: int, *, aimed: bool) -> Sequence[Row]:
-    """What the journal costs."""
+    """Measure the cost of the journal."""
     clients = {"with": with_journal, "without": without_journal}
     runs = interleaved(
         {name: functools.partial(measure, client, plan) for name, client in clients.items()}, repetitions
@@ -158,7 +157,7 @@ def pair_rows(plan: Plan, repetitions: int, *, aimed: bool) -> Sequence[Row]:
 
 
 def long_rows(plan: Plan, *, aimed: bool) -> Sequence[Row]:
-    """How memory grows after a tenth of the rows."""
+    """Measure the growth of memory after a tenth of the rows."""
     run = measure(with_journal, plan)
     tenth = len(run.resident) // 10
     growth = (max(run.resident[tenth - 1 :]) - run.resident[tenth - 1]) / _MB
@@ -172,12 +171,12 @@ def long_rows(plan: Plan, *, aimed: bool) -> Sequence[Row]:
 
 
 def plot(memory: Row, rows: int, path: Path) -> None:
-    """Memory over the rows."""
-    import matplotlib as mpl  # noqa: PLC0415  # the measured process imports this module too, and must stay small
+    """Plot memory over the rows."""
+    import matplotlib as mpl  # noqa: PLC0415  # keeps the measured process small
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = path.stem
-    from matplotlib import pyplot as plt  # noqa: PLC0415  # likewise
+    from matplotlib import pyplot as plt  # noqa: PLC0415  # keeps the measured process small
 
     canvas, panel = plt.subplots(figsize=(8, 2.5))
     panel.plot([rows // _MEMORY_SAMPLES * (index + 1) for index in range(len(memory.values))], memory.values)

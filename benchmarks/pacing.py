@@ -1,7 +1,7 @@
-"""How well a small account is used: wall time against the least possible, and the share of requests that are refused.
+"""The use of a small account: wall time relative to the least possible, and the share of refused requests.
 
-The session edits against the emulator, over real connections, but on a clock that leaps over every wait: hours of an
-account with 4 slots, or with 2 requests a second, pass within seconds, and the machine's speed is not in the figures.
+The session uses the emulator over real connections, but on a clock that skips every wait. Hours pass in seconds, and
+the machine's speed does not matter.
 """
 
 from __future__ import annotations
@@ -27,18 +27,17 @@ _IMAGE = "https://pictures.example/cat.png"
 
 @attrs.frozen
 class Account:
-    """What the service allows, and what is asked of it.
+    """The service's limits, and the session's demands.
 
     Attributes:
-        name: For the table.
-        slots: Tasks at a time; more are answered 429.
-        requests_per_second: More are answered 429; ``None`` for any number.
-        max_in_flight: What the session would submit at once.
-        retry_after: Seconds that a 429 asks to send nothing for.
-        median: Seconds of a task; the logarithm's standard deviation is 0.35.
-        deadline: Seconds for each edit.
-        polling: When the session checks. The progress that replies tell is exact here; :class:`SilentLearned` does not
-            look at it.
+        name: Name in the table.
+        slots: Tasks at a time. Others are answered 429.
+        requests_per_second: Requests per second, or ``None`` for no limit. Others are answered 429.
+        max_in_flight: The session's limit of tasks in flight.
+        retry_after: Seconds of pause that a 429 asks for.
+        median: Median seconds of a task. The logarithm's standard deviation is 0.35.
+        deadline: Seconds that an edit may take.
+        polling: Returns the session's poll policy. Reported progress is exact here; :class:`SilentLearned` ignores it.
     """
 
     name: str
@@ -64,7 +63,7 @@ WALL_TARGET, REFUSED_TARGET = 1.15, 0.05
 
 
 async def run(account: Account, edits: int, seed: int) -> tuple[float, float]:
-    """Wall time as a multiple of the least possible, and the share of requests that were refused."""
+    """Return the wall time as a multiple of the least possible, and the share of refused requests."""
     loop = asyncio.get_running_loop()
     async with EditEmulator(
         duration=LogNormal(account.median, 0.35),
@@ -95,7 +94,7 @@ async def run(account: Account, edits: int, seed: int) -> tuple[float, float]:
 
 
 def measure(account: Account, edits: int, seed: int) -> tuple[float, float]:
-    """One run, on a clock of its own."""
+    """Measure one run on its own clock."""
     loop = looptime.new_event_loop()
     try:
         return loop.run_until_complete(run(account, edits, seed))
@@ -104,11 +103,11 @@ def measure(account: Account, edits: int, seed: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--edits", type=int, default=200, help="on each account (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="each with other durations (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="12 edits, once: does it run at all?")
+    parser.add_argument("--edits", type=int, default=200, help="edits on each account (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds with other durations (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="12 edits, once, to check that it runs")
     parser.add_argument(
         "--output", type=Path, default=Path(__file__).parent / "results", help="folder for JSON and SVG"
     )
@@ -117,10 +116,10 @@ def main() -> None:
     refused_target: float | None = REFUSED_TARGET
     if options.quick:
         options.edits, options.rounds = 12, 1
-        wall_target = refused_target = None  # a dozen edits are over before the limits are learned
+        wall_target = refused_target = None  # too few edits to learn the limits
     rows: list[Row] = []
     seeds = range(1, options.rounds + 1)
-    with ProcessPoolExecutor(2) as pool:  # each run has a clock of its own, on which no other takes time
+    with ProcessPoolExecutor(2) as pool:  # runs do not disturb each other, because each has its own clock
         runs = [[pool.submit(measure, account, options.edits, seed) for seed in seeds] for account in ACCOUNTS]
     for account, repeated in zip(ACCOUNTS, runs, strict=True):
         walls, refused = zip(*(run.result() for run in repeated), strict=True)

@@ -1,7 +1,7 @@
-"""What many short edits cost: the library beside hand-written loops, and the SDKs of services of the same kind.
+"""The cost of many short edits: the library, hand-written loops, and the SDKs of similar services.
 
-Each client does the same edits with equally many status checks, against a task engine in a process of its own that
-speaks each client's dialect, makes no pictures, and counts what arrives, so that "the same" is checked, not claimed.
+All clients make the same edits with the same number of status checks. The task engine speaks each client's protocol in
+its own process, makes no pictures, and counts the requests, so that the benchmark can check that the work is the same.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class Group:
     """Clients that take turns with one plan.
 
     Attributes:
-        title: What sets the plan apart, for the figures' names.
-        plan: What each does.
-        clients: Which; the CPU of all is told as multiples of the last one's.
-        repetitions: How often.
-        figures: What is told of each beside that.
-        target: What the first may cost at most, as a multiple of the last.
+        title: Name of the plan, for the figures' names.
+        plan: Each client's work.
+        clients: The clients. Their CPU is given as multiples of the last one's.
+        repetitions: Number of rounds.
+        figures: Other figures of each client.
+        target: The most that the first client may cost, as a multiple of the last.
     """
 
     title: str
@@ -72,7 +72,7 @@ class Group:
     target: float | None = None
 
     def rows(self) -> Iterator[Row]:
-        """Measure."""
+        """Measure the clients, and yield the rows of the table."""
         print(f"{self.title}: {self.plan.edits} edits", flush=True)
         costs = interleaved(
             {client: functools.partial(measure, client, self.plan) for client in self.clients}, self.repetitions
@@ -89,12 +89,12 @@ class Group:
 
 
 def name_of(client: Client) -> str:
-    """What a client is called in the table."""
+    """Return a client's name in the table."""
     return client.__name__.replace("_", " ")
 
 
 def measure(client: Client, plan: Plan) -> Cost:
-    """Run one client against a new engine, and see that it did all that the others do, and no more."""
+    """Measure one client with a new engine, and check that it did exactly the planned work."""
     with fresh_process() as process, serve(_CHECKS) as server:
         cost = process.run(client, server.url, plan)
         counters = server.counters()
@@ -108,14 +108,14 @@ def measure(client: Client, plan: Plan) -> Cost:
 
 
 def finished(client: Client, plan: Plan, cpu: float) -> int:
-    """How many edits a client finishes in so many seconds of CPU."""
+    """Return the number of edits that a client finishes in ``cpu`` seconds of CPU."""
     with serve(_CHECKS) as server:
         run_until(cpu, client, server.url, plan)
         return server.counters().completed
 
 
 def small_picture() -> bytes:
-    """A JPEG file of 512×512 pixels with some texture."""
+    """Return a JPEG file of 512×512 pixels with some texture."""
     noise = Image.effect_noise((64, 64), 60).resize((512, 512), Image.Resampling.BICUBIC)
     picture = Image.merge("RGB", [noise, noise.transpose(Image.Transpose.ROTATE_90), noise])
     file = io.BytesIO()
@@ -126,12 +126,12 @@ def small_picture() -> bytes:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--edits", type=int, default=20_000, help="edits a measurement (default: %(default)s)")
+    parser.add_argument("--edits", type=int, default=20_000, help="edits of each measurement (default: %(default)s)")
     parser.add_argument("--in-flight", type=int, default=2000, help="edits in flight at a time (default: %(default)s)")
     parser.add_argument("--interval", type=float, default=0.5, help="seconds between checks (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=5, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=5, help="repetitions of each (default: %(default)s)")
     parser.add_argument("--cpu", type=float, default=6.0, help="seconds of CPU for the race (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="200 edits, once: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="200 edits, once, to check that it runs")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     options = parser.parse_args()
     if options.quick:

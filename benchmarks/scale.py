@@ -1,8 +1,8 @@
 """Up to 100,000 tasks in flight in one session: CPU per check, memory per task, lag of the event loop.
 
-The tasks never end. They are attached to and awaited together, and checked one after the other, at the same rate
-however many there are; the measuring begins when they come at that rate. Until each was checked once, replies do not
-come from the service, but from the session's own process: a hundred thousand requests take the better part of a minute.
+The tasks never end. The session attaches to all of them and checks them in turn, at the same rate for any number.
+Measuring begins at that rate. The first check of each task is answered inside the process, because 100,000 requests
+take most of a minute.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _SETTLING_ATTEMPTS = 60
 _SETTLED = 2
 _TOLERANCE = 0.05
 _FIRST = 1000
-_HELP_OF_TASKS = "in flight; the last number is compared with the first (default: %(default)s)"
+_HELP_OF_TASKS = "tasks in flight; compares the last number with the first (default: %(default)s)"
 
 
 @attrs.frozen
 class Plan:
-    """What is measured.
+    """One measurement.
 
     Attributes:
-        tasks: In flight.
-        rate: Checks a second.
-        seconds: For how long it is measured.
+        tasks: Tasks in flight.
+        rate: Checks per second.
+        seconds: Duration of the measurement.
     """
 
     tasks: int
@@ -55,14 +55,14 @@ class Plan:
 
 @attrs.define
 class Scale(Cost):
-    """What it took.
+    """The result of a measurement.
 
     Attributes:
-        checks: Made while it was measured.
-        checking: Seconds of CPU meanwhile.
-        lags: Seconds that each heartbeat came late meanwhile.
-        busy: Seconds of CPU that the event loop took from each heartbeat to the next.
-        idle_lags: As ``lags``, before the first task.
+        checks: Number of checks.
+        checking: Seconds of CPU for them.
+        lags: Seconds by which each heartbeat was late.
+        busy: Seconds of CPU of the event loop between heartbeats.
+        idle_lags: Like ``lags``, before the first task.
         bytes_per_task: Growth of the resident memory from the first thousand tasks to all of them.
     """
 
@@ -75,34 +75,34 @@ class Scale(Cost):
 
     @property
     def cpu_per_check(self) -> float:
-        """In microseconds."""
+        """CPU per check in microseconds."""
         return 1e6 * self.checking / self.checks
 
 
 @attrs.frozen
 class Evenly:
-    """Each task in its turn within the interval, so that checks come evenly however fast the tasks were attached to.
+    """Gives each task its own turn within the interval, so that checks come evenly.
 
     Attributes:
         interval: Seconds between two checks of a task.
-        tasks: How many there are, called ``task-0`` and so on.
+        tasks: Number of tasks, whose ids are ``task-0`` and so on.
     """
 
     interval: float
     tasks: int
 
     def next_check(self, task: PolledTask, now: float) -> float:
-        """The task's next turn."""
+        """Return the time of the task's next turn."""
         turn = int(task.task_id.rpartition("-")[2]) / self.tasks * self.interval
         return now + (turn - now) % self.interval
 
     def ended(self, task: PolledTask, now: float, *, completed: bool) -> None:
-        """None does."""
+        """Do nothing: no task ends."""
 
 
 @attrs.define
 class ShortCut:
-    """Gives the service's answer without asking it, until it is ``closed``."""
+    """Gives the service's answer without a request, until it is ``closed``."""
 
     _service: Transport
     closed: bool = False
@@ -124,7 +124,7 @@ class ShortCut:
 
 
 def hold(url: str, plan: Plan) -> Scale:
-    """Hold the tasks in flight, and measure."""
+    """Measure a session with the tasks in flight."""
     scale = Scale()
     with metered(scale):
         asyncio.run(_hold(url, plan, scale))
@@ -138,7 +138,7 @@ async def _hold(url: str, plan: Plan, scale: Scale) -> None:
     async with EditSession("key", base_url=url, polling=polling, deadline=86400, transport=short_cut) as session:
         async with heartbeat() as idle:
             await asyncio.sleep(_IDLE_SECONDS)
-        gc.disable()  # all that is made now stays, and would be looked through time and again
+        gc.disable()  # the new objects stay, and each collection would visit them
         waiting = await _attach_all(session, plan, scale)
         gc.collect()
         gc.enable()
@@ -161,14 +161,14 @@ async def _hold(url: str, plan: Plan, scale: Scale) -> None:
 
 
 async def _attach_all(session: EditSession, plan: Plan, scale: Scale) -> list[asyncio.Task[EditResult]]:
-    """Attach to all tasks, wait for each in a task of its own, and until all were checked once."""
+    """Attach to all tasks, await each in an asyncio task, and wait until each was checked once."""
     first = 0
     waiting: list[asyncio.Task[EditResult]] = []
     for number in range(plan.tasks):
         task = session.attach(f"task-{number:020}")
         waiting.append(asyncio.create_task(_result(task)))
         if number in {_FIRST, plan.tasks - 1}:
-            # Checks are made in the order in which they are due, and this is the last.
+            # Checks are made in the order in which they are due. This is the last one.
             while task.progress is None and not waiting[-1].done():  # noqa: ASYNC110  # there is no event for it
                 await asyncio.sleep(_PAUSE)
             first = first or psutil.Process().memory_info().rss
@@ -178,7 +178,7 @@ async def _attach_all(session: EditSession, plan: Plan, scale: Scale) -> list[as
 
 
 async def _settle(session: EditSession, rate: float) -> None:
-    """Wait until checks are no longer made up for, but come at their rate, twice in a row."""
+    """Wait until the backlog of checks is done: until they come at their rate, twice in a row."""
     in_a_row = 0
     for _ in range(_SETTLING_ATTEMPTS):
         before = session.statistics().checks
@@ -199,7 +199,7 @@ async def _result(task: EditTask) -> EditResult:
 
 
 def measure(plan: Plan) -> Scale:
-    """One client against a new server."""
+    """Measure one client with a new server."""
     with fresh_process() as process, serve_endless() as url:
         return process.run(hold, url, plan)
 
@@ -209,9 +209,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, nargs="+", default=[1000, 100_000], help=_HELP_OF_TASKS)
     parser.add_argument("--rate", type=float, default=1500, help="checks a second (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=3, help="of each measurement (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=5, help="of each measurement (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="500 and 2,000 tasks, once: does it run at all?")
+    parser.add_argument("--seconds", type=float, default=3, help="duration of each measurement (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=5, help="repetitions of each (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="500 and 2,000 tasks, once, to check that it runs")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     options = parser.parse_args()
     if options.quick:
@@ -254,12 +254,12 @@ def main() -> None:
 
 
 def _p99(seconds: list[float]) -> float:
-    """In milliseconds."""
+    """Return the 99th percentile in milliseconds."""
     return 1000 * statistics.quantiles(seconds, n=100)[98]
 
 
 def _p99_lag(lags: list[float]) -> float:
-    """The same, of a wait that begins at any moment: a late beat stands for those that it kept from coming."""
+    """Return the 99th percentile for a wait that begins at any time: a late beat also stands for those it delayed."""
     return _p99([lag - missed * HEARTBEAT for lag in lags for missed in range(1 + int(max(0.0, lag) / HEARTBEAT))])
 
 

@@ -1,7 +1,7 @@
-"""Very many edits while faults of every kind strike: none is lost or made twice, memory and open files do not grow.
+"""Many edits amid faults of every kind: none may be lost or made twice, and memory and open files may not grow.
 
-The emulator, in a process of its own, harms one request in twenty of each kind, and one task in twenty. Each edit has
-its number in its instruction, so that the service's own list of tasks can be held against what the session said.
+The emulator, in its own process, harms one request in twenty of each kind, and one task in twenty. Each edit has a
+number in its instruction, so that the service's tasks can be compared with the session's results.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _UNIT = 10_000
 _SAMPLES = 200
 _ROUNDS = 5
 _WARM_UP = 1 / _ROUNDS
-_REST = 35.0  # seconds; a connection that nobody uses is closed after 15, or when that is looked for next, 15 later
+_REST = 35.0  # seconds; an idle connection is closed after 15 to 30
 _TASK_SECONDS = 0.02
 _TIMEOUTS = Timeouts(connect=5.0, send=5.0, reply=2.0)
 _DEADLINE = 8.0
@@ -67,8 +67,8 @@ _ANY_REQUEST = (
     Fault.content_type(),
 )
 _TOO_MANY = (Fault.status(429), Fault.status(429, retry_after=0.1))
-# A session takes such a refusal at its word: no more than what runs may run, or no more requests come a second.
-# As frequent as the others, they would leave little in flight; so it is one request in 5,000.
+# A session lowers its limits after each of these refusals. As frequent as the other faults, they would leave little in
+# flight, so they strike one request in 5,000.
 _TOO_MANY_SHARE = 1 / 5000
 _JSON_REPLY = (
     Fault.truncated_json(),
@@ -77,7 +77,7 @@ _JSON_REPLY = (
     Fault.reshape(_without_id),
     Fault.reshape(lambda _: {}),
 )
-# A refusal of the key (401, 403) or, at a submission, for want of money (402) rightly ends the whole session.
+# A refusal of the key (401, 403) ends the session by contract, and so does a 402 on a submission.
 _FAULTS: dict[Operation, tuple[Fault, ...]] = {
     "submit": (
         *_ANY_REQUEST,
@@ -112,13 +112,13 @@ _TASK_FAULTS = (
 
 @attrs.frozen
 class Plan:
-    """What is done.
+    """The work, and its faults.
 
     Attributes:
-        edits: How many.
-        in_flight: How many at a time; as many downloads beside them.
-        share: Of the requests of each kind, and of the tasks, which a fault strikes.
-        seed: Of the faults.
+        edits: Number of edits.
+        in_flight: The most edits at a time, and the most downloads.
+        share: Share of the requests of each kind, and of the tasks, that a fault strikes.
+        seed: Seed of the faults.
     """
 
     edits: int
@@ -128,11 +128,11 @@ class Plan:
 
     @property
     def step(self) -> int:
-        """Edits between two samples of memory and open files."""
+        """Number of edits between two samples of memory and open files."""
         return max(1, self.edits // _SAMPLES)
 
     def faults(self) -> FaultPlan:
-        """All faults, each as likely as the others of its kind of request."""
+        """Return all faults. Those of one kind of request are equally likely."""
         faults = [fault.with_probability(self.share / len(_TASK_FAULTS)) for fault in _TASK_FAULTS]
         faults += [
             fault.on("submit", "check").with_probability(_TOO_MANY_SHARE / len(_TOO_MANY)) for fault in _TOO_MANY
@@ -144,7 +144,7 @@ class Plan:
 
 @attrs.frozen
 class Created:
-    """A task, as the service knows it."""
+    """A task of the service."""
 
     task_id: str
     edit: int
@@ -153,7 +153,7 @@ class Created:
 
 @attrs.frozen
 class End:
-    """How an edit ended: done, or with which error; and the task that was named."""
+    """The outcome of an edit: done or an error's type, and the task's id."""
 
     edit: int
     word: str
@@ -162,15 +162,15 @@ class End:
 
 @attrs.define
 class Soak(Cost):
-    """What it took.
+    """The result of a soak.
 
     Attributes:
         resident: Bytes of resident memory at each sample.
         files: Open files and sockets at each sample.
-        files_at_rest: The same after each round, when nothing is in flight and no connection waits for another request.
-        blocks_at_rest: Blocks of memory that Python has given out, at these moments.
-        files_left: How many more are open at the end than before the session was opened.
-        unfinished: What the session says of tasks whose result nobody got.
+        files_at_rest: Open files and sockets after each round, when all connections are closed.
+        blocks_at_rest: Python's memory blocks after each round.
+        files_left: Open files at the end, minus those before the session.
+        unfinished: The session's ids of tasks without a result.
         statistics: The session's counters.
     """
 
@@ -184,7 +184,7 @@ class Soak(Cost):
 
 
 def serve(connection: Connection, plan: Plan) -> None:
-    """Run the emulator; when asked for, tell its tasks and counters."""
+    """Run the emulator, and send its tasks and counters on request."""
     emulator = EditEmulator(engine=FixedEngine(), duration=_TASK_SECONDS, faults=plan.faults(), request_log=0)
     with emulator.in_thread():
         connection.send((emulator.url, emulator.api_key))
@@ -197,7 +197,7 @@ def serve(connection: Connection, plan: Plan) -> None:
 
 
 def edit_all(url: str, api_key: str, plan: Plan, folder: Path) -> Soak:
-    """Make the edits and their downloads, and write down how each ended."""
+    """Make the edits and their downloads, and record each outcome."""
     soak = Soak()
     with metered(soak):
         asyncio.run(_edit_all(url, api_key, plan, folder, soak))
@@ -210,7 +210,7 @@ async def _edit_all(url: str, api_key: str, plan: Plan, folder: Path, soak: Soak
     places = asyncio.Semaphore(plan.in_flight)
     ended = 0
 
-    # Ends go to a file: kept in memory they would be what grows.
+    # Outcomes go to a file. In memory, they would grow.
     with (folder / "ends").open("w", encoding="utf-8") as ends:
 
         async def finish(outcome: EditOutcome) -> None:
@@ -252,7 +252,7 @@ async def _end_of(outcome: EditOutcome, folder: Path) -> End:
     if outcome.ok:
         try:
             await outcome.result.images[0].save(folder / "out" / f"{edit % _SAMPLES}.png")
-        except Exception as failure:  # noqa: BLE001  # whatever it is, it is how this edit ended, and is looked at
+        except Exception as failure:  # noqa: BLE001  # any error is this edit's outcome
             error = failure
         else:
             return End(edit, _DONE, outcome.result.task_id)
@@ -262,7 +262,7 @@ async def _end_of(outcome: EditOutcome, folder: Path) -> End:
 def wrong_accounts(
     edits: int, ends: Sequence[End], unfinished: frozenset[str], tasks: Sequence[Created]
 ) -> Iterator[str]:
-    """What does not add up between what was asked for, what the session said, and what the service did."""
+    """Yield the contradictions between the requests, the session's results and the service's tasks."""
     counts = Counter(end.edit for end in ends)
     for number in range(edits):
         if counts[number] != 1:
@@ -280,7 +280,7 @@ def wrong_accounts(
 
 
 def _wrong_tasks(ends: Sequence[End], unfinished: frozenset[str], tasks: Sequence[Created]) -> Iterator[str]:
-    """Tasks that were made twice, or lost."""
+    """Yield tasks that were made twice or lost."""
     for number, count in Counter(task.edit for task in tasks).items():
         if count > 1:
             yield f"edit {number} has {count} tasks"
@@ -292,13 +292,13 @@ def _wrong_tasks(ends: Sequence[End], unfinished: frozenset[str], tasks: Sequenc
 
 
 def measure(plan: Plan) -> tuple[Soak, Counter[str], EmulatorStatistics, int]:
-    """Make the edits against a new emulator, and hold the accounts of both sides against each other.
+    """Make the edits with a new emulator, and compare the records of both sides.
 
     Returns:
-        What it took, how many edits ended how, the service's counters, and how many tasks exist whose id was lost.
+        The result, the number of edits by outcome, the service's counters, and the number of tasks with unknown ids.
 
     Raises:
-        RuntimeError: If something does not add up.
+        RuntimeError: If the records contradict each other.
     """
     with (
         tempfile.TemporaryDirectory() as name,
@@ -327,19 +327,19 @@ def measure(plan: Plan) -> tuple[Soak, Counter[str], EmulatorStatistics, int]:
 def main() -> None:
     """Run the soak."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--edits", type=int, default=100_000, help="(default: %(default)s)")
+    parser.add_argument("--edits", type=int, default=100_000, help="number of edits (default: %(default)s)")
     parser.add_argument("--in-flight", type=int, default=64, help="edits in flight at a time (default: %(default)s)")
     parser.add_argument(
-        "--share", type=float, default=0.05, help="of requests and tasks with a fault (default: %(default)s)"
+        "--share", type=float, default=0.05, help="share of requests and tasks with a fault (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=7, help="of the faults (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="400 edits: does it run at all?")
+    parser.add_argument("--seed", type=int, default=7, help="seed of the faults (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="400 edits, to check that it runs")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     options = parser.parse_args()
     edits = 400 if options.quick else options.edits
     plan = Plan(edits, options.in_flight, options.share, options.seed)
     soak, words, counted, nameless = measure(plan)
-    # A fault of a submission, or of the task, can end an edit; one that may have lost the reply makes it uncertain.
+    # A fault of the submission or of the task can end an edit. A lost reply makes it uncertain.
     aims = (None,) * 4 if options.quick else (GROWTH_TARGET, FILES_TARGET, 2 * plan.share, plan.share)
     resident = [size / _MB for size in soak.resident]
     rows = [
@@ -382,24 +382,24 @@ def main() -> None:
 
 
 def growth(values: Sequence[float], plan: Plan) -> float:
-    """The slope of the samples after the warm-up, by least squares, per 10,000 edits."""
+    """Return the slope of the samples after the warm-up, by least squares, per 10,000 edits."""
     first = int(len(values) * _WARM_UP)
     positions = [index * plan.step for index in range(first, len(values))]
     return _UNIT * statistics.linear_regression(positions, values[first:]).slope
 
 
 def grown(at_rest: Sequence[int]) -> int:
-    """By how much the last is more than the first."""
+    """Return the last value minus the first."""
     return at_rest[-1] - at_rest[0]
 
 
 def plot(resident: Sequence[float], files: Sequence[int], plan: Plan, path: Path) -> None:
-    """Memory and open files over the edits."""
-    import matplotlib as mpl  # noqa: PLC0415  # the measured process imports this module too, and must stay small
+    """Plot memory and open files over the edits."""
+    import matplotlib as mpl  # noqa: PLC0415  # keeps the measured process small
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = path.stem
-    from matplotlib import pyplot as plt  # noqa: PLC0415  # likewise
+    from matplotlib import pyplot as plt  # noqa: PLC0415  # keeps the measured process small
 
     canvas, panels = plt.subplots(2, 1, figsize=(8, 4.5), sharex=True)
     positions = [plan.step * (index + 1) for index in range(len(resident))]
@@ -409,7 +409,7 @@ def plot(resident: Sequence[float], files: Sequence[int], plan: Plan, path: Path
         panel.set_title(title, loc="left", fontsize=9)
         panel.set_ylim(bottom=0)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[-1].set_xlabel("edits ended; right of the dotted line is what counts", fontsize=8)
+    panels[-1].set_xlabel("finished edits (the warm-up ends at the dotted line)", fontsize=8)
     panels[-1].xaxis.set_major_formatter("{x:,.0f}")
     canvas.tight_layout()
     canvas.savefig(path, metadata={"Date": None})

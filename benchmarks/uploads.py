@@ -1,7 +1,7 @@
-"""Memory, CPU and stalls of large uploads: a session beside requests that are built whole in memory.
+"""Memory, CPU and stalls of large uploads: a session, and a client that builds each request in memory.
 
 Each edit sends three files of about 8 MB, two JPEG and one PNG, all edits at once. The usual hand-written client reads
-the files, makes one JSON text of them, and posts that; it is given fewer edits at a time, since each takes over 100 MB.
+the files and posts them as one JSON text. It gets fewer edits at a time, because each takes over 100 MB.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from qwen_edit_async import EditRequest, EditSession, EditWarning, FixedInterval
 from qwen_edit_async.images.encode import encode_base64  # both clients encode with the same function
 
 GROWTH_TARGET, CPU_TARGET, STALL_TARGET = 64.0, 1.3, 150.0
-_BEAT = 0.02  # seconds: a stall that matters is many times as long, and the beats' own CPU is in the figures
+_BEAT = 0.02  # seconds; relevant stalls are much longer, and the beats' CPU is included in the figures
 _MB = 1_000_000
 _GB = 1_000_000_000
 _NAMES = ("first.jpeg", "second.png", "third.jpeg")
@@ -37,35 +37,35 @@ _INSTRUCTION = "make it snow"
 
 @attrs.frozen
 class Plan:
-    """What a client does."""
+    """A client's work."""
 
     edits: int
     images: tuple[Path, ...]
 
     @property
     def bytes_sent(self) -> int:
-        """Of image files, before Base64."""
+        """Total size of the sent image files, before Base64."""
         return self.edits * sum(self.sizes)
 
     @property
     def sizes(self) -> list[int]:
-        """Of the image files, in bytes."""
+        """Sizes of the image files in bytes."""
         return [image.stat().st_size for image in self.images]
 
 
 @attrs.define
 class Upload(Cost):
-    """What it took.
+    """The cost of uploads.
 
     Attributes:
-        stall: Seconds that the event loop stood still at its longest.
+        stall: The longest stall of the event loop in seconds.
     """
 
     stall: float = 0.0
 
 
 def library(url: str, api_key: str, plan: Plan) -> Upload:
-    """All edits at once through ``EditSession.edit_many``; its memory counts from before the session is opened."""
+    """Make all edits at once with ``EditSession.edit_many``. Memory counts from before the session is opened."""
     warnings.simplefilter("ignore", EditWarning)
     return _metered(_library(url, api_key, plan))
 
@@ -91,7 +91,7 @@ async def _library(url: str, api_key: str, plan: Plan) -> None:
 
 
 def naive(url: str, api_key: str, plan: Plan) -> Upload:
-    """All edits at once, each as one JSON text."""
+    """Make all edits at once, each as one JSON text."""
     return _metered(_naive(url, api_key, plan))
 
 
@@ -121,7 +121,7 @@ async def _naive(url: str, api_key: str, plan: Plan) -> None:
 
 
 def large_pictures(folder: Path, size: int) -> tuple[Path, ...]:
-    """Three files of noise, of nearly ``size`` bytes each."""
+    """Write three files of noise of nearly ``size`` bytes each, and return their paths."""
     return tuple(_large_picture(folder / name, size, seed) for seed, name in enumerate(_NAMES))
 
 
@@ -138,7 +138,7 @@ def _large_picture(path: Path, size: int, seed: int) -> Path:
 
 
 def measure(client: Callable[[str, str, Plan], Upload], plan: Plan) -> Upload:
-    """Run one client against a new emulator, and see that all of its edits were accepted."""
+    """Measure one client with a new emulator, and check that all edits were accepted."""
     with fresh_process() as process, serve(checks=1) as server:
         cost = process.run(client, server.url, server.api_key, plan)
         counted, submissions = server.counters()
@@ -152,10 +152,10 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--edits", type=int, default=64, help="edits at once (default: %(default)s)")
-    parser.add_argument("--naive-edits", type=int, default=2, help="of the naive client (default: %(default)s)")
-    parser.add_argument("--megabytes", type=float, default=8, help="of each image file (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=5, help="of each measurement (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="4 edits of 1 MB images, once: does it run at all?")
+    parser.add_argument("--naive-edits", type=int, default=2, help="edits of the other client (default: %(default)s)")
+    parser.add_argument("--megabytes", type=float, default=8, help="size of each image file (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=5, help="repetitions of each (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="4 edits of 1 MB images, once, to check that it runs")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     options = parser.parse_args()
     if options.quick:

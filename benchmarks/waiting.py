@@ -1,9 +1,9 @@
-"""Checks per task against the lag of their detection, for poll policies on the same durations.
+"""Checks per task and detection lag of poll policies, on the same durations.
 
-In simulated time nothing is sent and nothing waits: tasks, the service's slots and the checks are events on a virtual
-clock, so that the figures are exact, the same on every machine, and free of network delay. An oracle that knows when
-each task ends, and the best schedule that knows only the true distribution (by dynamic programming), show what is left
-to gain. The ceiling for the checks a second is simulated as well, and measured against the emulator.
+In simulated time, tasks, slots and checks are events on a virtual clock. The figures are exact, the same on every
+machine, and free of network delay. An oracle knows when each task ends. The best schedule knows only the true
+distribution, and is found by dynamic programming. A ceiling of checks per second is simulated, and also measured with
+the emulator.
 """
 
 from __future__ import annotations
@@ -46,24 +46,24 @@ TARGETS = {
     "drifting": (0.70, None),
     "queueing": (0.30, None),
 }
-"""At most so many checks at the lag of ``FixedInterval(3)``, and so much lag at its checks, as ratios."""
+"""Highest ratios to ``FixedInterval(3)``: of checks at the same lag, and of lag with the same number of checks."""
 
 DEFAULT_COST = 0.2
 _FEW_CHECKS = 2.7
 _COSTS_OF_FEW_CHECKS: Sequence[float] = np.geomspace(0.3, 0.8, 6).tolist()
-"""Poll costs at which a linear progress field takes about that many checks."""
+"""Poll costs that give about that many checks with linear progress."""
 
 _FRONTIER_COSTS: Sequence[float] = [*np.geomspace(0.002, 0.015, 3).tolist(), *np.geomspace(0.03, 6.0, 8).tolist()]
-"""Closer together where figures are read off between them."""
+"""Poll costs, denser where figures are interpolated."""
 
 _COSTS_OF_LIES = (0.05, 0.2, 1.0)
 
 SLOWER = 100.0
-"""Seconds in which all in flight are asked about once, in the simulation of the ceiling."""
+"""Seconds for one check of all tasks in flight, in the simulation of the ceiling."""
 
 
 def costs(name: str, tasks: int, skip: int, poll_costs: Sequence[float]) -> list[dict[str, Any]]:
-    """One row for each policy and poll cost, for the workload of that name."""
+    """Return a row for each policy and poll cost, for the workload of that name."""
     (workload,) = (load for load in workloads(tasks) if load.name == name)
     return list(_costs(workload, skip, poll_costs))
 
@@ -88,9 +88,9 @@ def _costs(workload: Workload, skip: int, poll_costs: Sequence[float]) -> Iterat
 
 
 def beside_fixed(workload: Workload, skip: int) -> tuple[float | None, float | None]:
-    """The checks of :class:`Learned` at the lag of ``FixedInterval(3)``, and its lag at that one's checks, as ratios.
+    """Return the ratios of :class:`Learned` to ``FixedInterval(3)``: checks at the same lag, lag with as many checks.
 
-    ``None`` where none of its poll costs leads to that lag, or to that many checks.
+    A ratio is ``None`` if no poll cost gives that lag, or that many checks.
     """
     fixed = simulate(FixedInterval(3.0), workload, skip=skip)
 
@@ -104,7 +104,7 @@ def beside_fixed(workload: Workload, skip: int) -> tuple[float | None, float | N
 
 
 def lag_at(checks: float, near: Sequence[Figures]) -> float:
-    """The lag at a number of checks, by a straight line on logarithmic scales through figures near to it."""
+    """Return the lag at a number of checks, by a straight line on logarithmic scales through nearby figures."""
     slope, height = np.polyfit(np.log([each.checks for each in near]), np.log([each.lag for each in near]), 1)
     return float(np.exp(height + slope * np.log(checks)))
 
@@ -123,7 +123,7 @@ def _read_off(known: Callable[[float], float], wanted: Callable[[float], float],
 
 
 def figures_of_seed(seed: int, tasks: int, skip: int) -> dict[tuple[str, float | None], float]:
-    """What was aimed at, each with its limit, for the durations that follow from a seed."""
+    """Return the figures that have targets, for the durations of a seed."""
     figures: dict[tuple[str, float | None], float] = {}
     loads = {load.name: load for load in workloads(tasks, seed)}
     for name, load in loads.items():
@@ -150,7 +150,7 @@ def figures_of_seed(seed: int, tasks: int, skip: int) -> dict[tuple[str, float |
 
 
 def target_rows(repeated: Sequence[dict[tuple[str, float | None], float]], *, aimed: bool) -> Iterator[Row]:
-    """What was aimed at; a repetition is another seed."""
+    """Return the rows of the figures that have targets. Each repetition has another seed."""
     for figure, limit in repeated[0]:
         if not all((figure, limit) in figures for figures in repeated):
             continue
@@ -158,7 +158,7 @@ def target_rows(repeated: Sequence[dict[tuple[str, float | None], float]], *, ai
 
 
 def cpu_rows(tasks: int) -> Iterator[Row]:
-    """What the policies themselves cost, on the same calls, beside the least that any check costs: reading JSON."""
+    """Return the policies' own CPU on the same calls, and that of parsing a reply's JSON."""
     reply = json.dumps({"id": "d758n65e878c73cmdg20", "status": "in_progress", "progress": 0.42, "created_at": 1e9})
     for load in workloads(tasks):
         if load.name in {"lognormal", "queueing", "progress"}:
@@ -169,7 +169,7 @@ def cpu_rows(tasks: int) -> Iterator[Row]:
 
 
 def rate_rows(in_flight: int, poll_rate: float) -> list[Row]:
-    """A ceiling for the checks, spent as :class:`Learned` says, and in turn, in simulation."""
+    """Simulate a ceiling of checks per second, with :class:`Learned` and with checks in turn."""
     lag, longest = simulate_rate(Learned(), in_flight, poll_rate, seed=SEED)
     lag_in_turn, _ = simulate_rate(FixedInterval(3.0), in_flight, poll_rate, seed=SEED)
     what, bound = f"{in_flight:,} in flight, {poll_rate:g}/s", _longest(Learned(), in_flight, poll_rate)
@@ -180,7 +180,7 @@ def rate_rows(in_flight: int, poll_rate: float) -> list[Row]:
 
 
 def emulated_rate_rows(in_flight: int, poll_rate: float) -> Iterator[Row]:
-    """The same against the emulator, in as much less time as a round of all in flight is shorter."""
+    """Measure the same with the emulator, at a faster rate."""
     scale = in_flight / poll_rate / SLOWER
     learned, silent = (kind(DEFAULT_COST * scale, max_interval=30.0 * scale) for kind in (Learned, SilentLearned))
     policies = {"library": learned, "library, no progress": silent, "in turn": FixedInterval(3.0 * scale)}
@@ -194,17 +194,17 @@ def emulated_rate_rows(in_flight: int, poll_rate: float) -> Iterator[Row]:
 
 
 def _longest(policy: Learned, in_flight: int, poll_rate: float) -> float:
-    """No check is due later than the policy's bound; then it waits four rounds, and a bit while many fall due."""
+    """Return the bound on the time between two checks: the policy's own, plus a little over four rounds."""
     return policy.max_interval + (4 + 1 / 64) * in_flight / poll_rate
 
 
 def plot(table: Sequence[dict[str, Any]], path: Path) -> None:
-    """Lag against checks: below and to the left is better."""
-    import matplotlib as mpl  # noqa: PLC0415  # the simulation does without
+    """Plot lag over checks. Lower left is better."""
+    import matplotlib as mpl  # noqa: PLC0415  # not needed by the simulation
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = path.stem
-    from matplotlib import pyplot as plt  # noqa: PLC0415  # likewise
+    from matplotlib import pyplot as plt  # noqa: PLC0415  # not needed by the simulation
 
     names = dict.fromkeys(row["workload"] for row in table)
     canvas, panels = plt.subplots((len(names) + 1) // 2, 2, figsize=(11, 2.2 * len(names)), squeeze=False)
@@ -258,8 +258,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, default=3000, help="tasks of a workload (default: %(default)s)")
     parser.add_argument("--poll-cost", type=float, nargs="+", default=POLL_COSTS, help="seconds (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=5, help="each with other durations (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="200 tasks, once: does it run at all?")
+    parser.add_argument(
+        "--repetitions", type=int, default=5, help="repetitions with other durations (default: %(default)s)"
+    )
+    parser.add_argument("--quick", action="store_true", help="200 tasks, once, to check that it runs")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     options = parser.parse_args()
     aimed = not options.quick
@@ -268,7 +270,7 @@ def main() -> None:
     skip = options.tasks // 10
     tasks, names = options.tasks, [load.name for load in workloads(options.tasks)]
     seeds = range(SEED, SEED + options.repetitions)
-    with ProcessPoolExecutor(2) as pool:  # on a virtual clock, on which no neighbour takes time
+    with ProcessPoolExecutor(2) as pool:  # the virtual clock does not see other processes
         repeated = [pool.submit(figures_of_seed, seed, tasks, skip) for seed in seeds]
         ceiling = pool.submit(rate_rows, 10_000 if aimed else 500, 100.0 if aimed else 5.0)
         tables = [pool.submit(costs, name, tasks, skip, options.poll_cost) for name in names]

@@ -11,7 +11,7 @@ from qwen_edit_async.text import visible
 
 LOG_VARIABLE = "QWEN_EDIT_LOG"
 
-log = logging.getLogger("qwen_edit_async")
+log: logging.Logger = logging.getLogger("qwen_edit_async")
 
 
 def configure_logging(environment: Mapping[str, str]) -> None:

@@ -1,12 +1,12 @@
-"""Pytest fixtures for applications that use the library: the service without a key, a network or a bill.
+"""Pytest fixtures for applications that use this library. They need no key and no network, and cost nothing.
 
-``qwen_edit_emulator``: an `EditEmulator` in a thread of its own, for tests of any kind. A marker sets it up:
+``qwen_edit_emulator`` is an `EditEmulator` in a thread, for tests of any kind. A marker gives its settings:
 ``@pytest.mark.qwen_edit_emulator(slots=2, faults=FaultPlan([Fault.status(503).nth(1)]))``.
 
-``qwen_edit_session``: an open `EditSession` connected to it, for async tests under anyio's plugin or pytest-asyncio.
+``qwen_edit_session`` is an open `EditSession` on this emulator, for async tests under anyio's plugin or pytest-asyncio.
 
-The package itself is imported inside the fixtures: a test suite that doesn't use them pays nothing, and coverage that
-starts after plugins are loaded sees all of it.
+The fixtures import the package when they are used. Test suites without them pay nothing, and coverage that starts after
+pytest has loaded its plugins sees the whole package.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _POLL_SECONDS = 0.05
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker, and the session fixtures of pytest-asyncio where it is active."""
+    """Register the marker and, if pytest-asyncio is active, the session fixtures for it."""
     config.addinivalue_line("markers", f"{_MARKER}(**settings): settings of the qwen_edit_emulator fixture")
     if config.pluginmanager.hasplugin("asyncio"):
         pytest_asyncio = importlib.import_module("pytest_asyncio")
-        holder = ModuleType(_ASYNCIO_FIXTURES)  # pytest looks for fixtures in modules and classes
+        holder = ModuleType(_ASYNCIO_FIXTURES)  # pytest finds fixtures in modules and classes
         for scope in _LOOP_SCOPES:
             name = _asyncio_fixture(scope)
             vars(holder)[name] = pytest_asyncio.fixture(_session_opener(), loop_scope=scope, name=name)
@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def qwen_edit_emulator(request: pytest.FixtureRequest) -> Iterator[EditEmulator]:
-    """Run the emulated service for one test, in a thread; its tasks take 0.02 s unless the marker says otherwise."""
+    """Run the emulated service in a thread for one test. Its tasks take 0.02 s by default."""
     from qwen_edit_async.emulator import EditEmulator  # noqa: PLC0415 - see the module's docstring
 
     marker = request.node.get_closest_marker(_MARKER)
@@ -54,8 +54,8 @@ def qwen_edit_emulator(request: pytest.FixtureRequest) -> Iterator[EditEmulator]
 
 @pytest.fixture
 def qwen_edit_session(request: pytest.FixtureRequest) -> EditSession:
-    """Open a session on the emulated service, in the event loop of the test."""
-    # A plain function, so that the runner that drives the test opens the session, whichever that is.
+    """Open a session on the emulated service, in the test's event loop."""
+    # This fixture is not async: it selects the fixture for the test's own async runner.
     node = request.node
     marker = node.get_closest_marker("asyncio")
     session: EditSession
@@ -74,7 +74,7 @@ def qwen_edit_session(request: pytest.FixtureRequest) -> EditSession:
 
 
 def _session_opener() -> Callable[[EditEmulator], AsyncIterator[EditSession]]:
-    """Return a new fixture function; pytest-asyncio writes its marks on the function itself."""
+    """Return a new fixture function for each fixture, because pytest-asyncio marks the function itself."""
 
     async def open_session(qwen_edit_emulator: EditEmulator) -> AsyncIterator[EditSession]:
         from qwen_edit_async import EditSession, FixedInterval  # noqa: PLC0415 - see the module's docstring

@@ -1,4 +1,4 @@
-"""Bulk runs that are there to be killed: ``batch_process.py URL KEY FOLDER``.
+"""Bulk runs to be killed by a test: ``batch_process.py URL KEY FOLDER``.
 
 For every line on its standard input it forks a process that does one run, so that each costs no start of Python: it
 answers ``running PID``, and ``ended CODE`` when that process is gone.

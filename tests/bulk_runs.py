@@ -1,4 +1,4 @@
-"""What tests of bulk runs share."""
+"""Helpers of the bulk runs' tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PHOTO = encode(Image.new("RGB", (400, 400), "#7f9cf5"))
 
 @contextlib.asynccontextmanager
 async def service(*faults: Fault, duration: float = 0.0, max_in_flight: int = 8, **settings: object):
-    """An emulator, and a session on it."""
+    """Start an emulator, and yield it with a session on it."""
     plan = FaultPlan(faults)
     async with (
         EditEmulator(duration=duration, engine=FixedEngine(), faults=plan, **settings) as emulator,
@@ -48,23 +48,23 @@ def pictures(out: Path) -> set[str]:
 
 
 LOSES_SIGHT = Fault.status(400).on("check")
-"""A session that is answered so waits for the task no more, and the run ends with it in flight."""
+"""Makes a session stop waiting for its task, so that the run ends with the task in flight."""
 
 
 async def until(condition) -> None:
     with anyio.fail_after(10):
-        while not condition():  # noqa: ASYNC110  # of the emulator and the session, which have no events for it
+        while not condition():  # noqa: ASYNC110  # the emulator and the session have no event for it
             await asyncio.sleep(0.005)
 
 
 def columns(out: Path, *names: str) -> list[tuple[object, ...]]:
-    """What the journal says of its edits, in their order."""
+    """Return columns of the journal's edits, in order."""
     with contextlib.closing(sqlite3.connect(out / JOURNAL_NAME)) as journal:
         return journal.execute(f"SELECT {', '.join(names)} FROM edits ORDER BY number").fetchall()
 
 
 class OddPath:
-    """A path of another library, whose code raises what it likes."""
+    """A path object of another library whose ``__fspath__`` raises."""
 
     def __str__(self) -> str:
         return "bucket/a.png"

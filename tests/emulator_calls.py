@@ -1,4 +1,4 @@
-"""Requests to the emulator as its contract spells them, without the library's client."""
+"""Requests to the emulator, made without the library's client."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def params_body(*images: str, **parameters: Any) -> dict[str, Any]:
 
 
 class Caller:
-    """Speaks to one emulator with its key."""
+    """Sends requests to an emulator with its key."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session
 
     async def post(self, body: object, path: str = SUBMIT, **options: Any) -> tuple[int, Any]:
-        data = io.BytesIO(json.dumps(body).encode())  # as a stream: aiohttp warns of large bodies in one piece
+        data = io.BytesIO(json.dumps(body).encode())  # as a stream, because aiohttp warns of large bytes
         async with self.session.post(path, data=data, **options) as response:
             return response.status, await response.json()
 

@@ -1,4 +1,4 @@
-"""Sources of randomness that draw what a test wants."""
+"""Sources of randomness for tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from random import Random
 
 
 class NoJitter(Random):
-    """Always draws 0: backing off takes no time."""
+    """Always draws 0, so that retries need no wait."""
 
     def random(self) -> float:
         return 0.0

@@ -1,4 +1,4 @@
-"""The service in memory: a session's transport without sockets, on whichever clock the event loop has."""
+"""The service in memory: a session's transport without sockets, on the event loop's clock."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STATUS_PREFIX = STATUS_PATH.format(task_id="")
 
 @attrs.frozen
 class Answer:
-    """How the service treats one call.
+    """The service's treatment of one call.
 
     Attributes:
         reply: What it says, or how the call fails; ``None`` for what it would say by itself.
@@ -48,7 +48,7 @@ HANGS = Answer(delay=math.inf)
 def status(
     status_code: int, *, retry_after: float | str | None = None, accepted: bool = False, **members: Any
 ) -> Answer:
-    """An HTTP error, with the contract's ``error`` object."""
+    """Return an HTTP error with the contract's ``error`` object."""
     headers = {} if retry_after is None else {"retry-after": str(retry_after)}
     error = {"code": status_code, "error_message": "scripted"} | members
     return Answer(
@@ -57,35 +57,35 @@ def status(
 
 
 def says(document: Mapping[str, Any] | bytes, *, complete: bool = True) -> Answer:
-    """HTTP 200 with this JSON."""
+    """Return HTTP 200 with this JSON."""
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     return Answer(Reply(status=200, body=body, complete=complete))
 
 
 def lost(*, accepted: bool = True) -> Answer:
-    """The connection breaks after the request was sent whole."""
+    """Return a connection that breaks after the whole request was sent."""
     return Answer(APIConnectionError("the connection broke", request_sent=True), accepted=accepted)
 
 
 def refused() -> Answer:
-    """The connection is never made."""
+    """Return a connection that is never made."""
     return Answer(APIConnectionError("connection refused"), uploaded=False)
 
 
 def timed_out() -> Answer:
-    """No reply comes in time."""
+    """Return a reply that does not come in time."""
     return Answer(APITimeoutError("no reply", request_sent=True), delay=60.0, accepted=True)
 
 
 def in_order(*answers: Answer) -> Callable[..., Answer]:
-    """These answers to the first calls, and the normal one to all later ones."""
+    """Return a script: these answers to the first calls, then the normal one."""
     remaining = list(answers)
     return lambda *_: remaining.pop(0) if remaining else NORMAL
 
 
 @attrs.define(kw_only=True)
 class Sent:
-    """One call, as the service got it. ``at`` is the loop's time; ``body`` lacks images that were not uploaded."""
+    """A call as the service received it, at the loop's time ``at``. Without an upload, ``body`` lacks the images."""
 
     at: float
     call: Call
@@ -98,7 +98,7 @@ class Sent:
 
 @attrs.define(kw_only=True, eq=False)
 class MemoryService(Transport):
-    """Creates tasks, and tells that they are completed once their time has come.
+    """Creates tasks, and reports them as completed when they are due.
 
     Attributes:
         duration: Seconds that a task takes, or what draws them.
@@ -132,12 +132,12 @@ class MemoryService(Transport):
 
     @property
     def ids(self) -> list[str]:
-        """Of all tasks that were created."""
+        """Ids of all created tasks."""
         return list(self.ends)
 
     @property
     def unfinished(self) -> int:
-        """Tasks that run just now."""
+        """Number of running tasks."""
         now = asyncio.get_running_loop().time()
         return sum(end > now for end in self.ends.values())
 
@@ -184,7 +184,7 @@ class MemoryService(Transport):
         return await self._reply(self.on_check(task_id, count), own_reply)
 
     def _admitted(self, now: float) -> bool:
-        """Whether a call is within the allowed rate; one that is not does not count."""
+        """Return whether a call is within the allowed rate, and count it if so."""
         if self.requests_per_second is None:
             return True
         self.admitted_at = [at for at in self.admitted_at if at > now - 1.0]
@@ -206,7 +206,7 @@ class MemoryService(Transport):
         return _reply(says({"id": task_id, "status": "in_progress"}))
 
     def state(self, task_id: str) -> Reply:
-        """What a check of a task is answered just now."""
+        """Return the reply to a check of a task now."""
         if task_id not in self.ends:
             return _reply(status(404))
         if self.ends[task_id] > asyncio.get_running_loop().time():
@@ -223,7 +223,7 @@ class MemoryService(Transport):
 
 
 def completed(task_id: str) -> dict[str, Any]:
-    """The status reply of a completed task."""
+    """Return the status reply of a completed task."""
     picture = {"type": "image", "url": RESULT.format(task_id=task_id)}
     return {"id": task_id, "status": "completed", "output": [{"content": [picture]}], "usage": {"cost": "0.0357"}}
 
@@ -234,7 +234,7 @@ def _reply(answer: Answer) -> Reply:
 
 
 class _Sink:
-    """A connection that takes everything at once."""
+    """A connection that accepts everything at once."""
 
     def __init__(self) -> None:
         self.content = bytearray()
@@ -259,14 +259,14 @@ class MemorySession(EditSession):
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait, on the real clock, for what another thread or another end of a socket does."""
+    """Wait on the real clock until a condition holds that another thread or socket fulfils."""
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  # nobody tells
+        while not condition():  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.001)
 
 
 class Interrupted:
-    """Awaits a coroutine, and has its task cancelled when it suspends for the n-th time.
+    """Awaits a coroutine, and cancels its task at the n-th suspension.
 
     Attributes:
         suspensions: How often it has suspended.
@@ -309,7 +309,7 @@ class Interrupted:
             value, error = None, None
             try:
                 value = yield waits_for
-            except BaseException as thrown:  # noqa: BLE001  # handed on to the work
+            except BaseException as thrown:  # noqa: BLE001  # passed to the work
                 error = thrown
 
     def _cancel(self, waits_for: Any) -> None:

@@ -1,4 +1,4 @@
-"""Results that are there at once, for tests of what notebooks show."""
+"""Results without downloads, for tests of notebook output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOSTILE = "</div><script>attack()</script>\"'><img src=x onerror=attack()>"
 
 
 class Store:
-    """A store that has every result at once."""
+    """A store that returns every result at once."""
 
     def __init__(self, *, closed: bool = False) -> None:
         self.closed = closed

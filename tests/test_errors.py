@@ -1,4 +1,4 @@
-"""The tree of errors is the one that is drawn, and each error carries its facts wherever it goes."""
+"""The tree of errors matches its drawing, and errors keep their attributes when they are copied or pickled."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def facts(error: QwenEditError) -> dict[str, Any]:
     return {**vars(error), "args": error.args, "str": str(error), "type": type(error)}
 
 
-def test_the_drawn_tree_is_the_real_one() -> None:
+def test_the_drawn_tree_matches_the_classes() -> None:
     drawing = re.compile(r"^    ((?:│   |    )*)[├└]── (\w+)(?: \((\w+)\))?(?:  |$)", re.MULTILINE)
     drawn, path = {}, ["QwenEditError"]
     for indent, name, builtin in drawing.findall(_errors.__doc__ or ""):
@@ -77,7 +77,7 @@ def test_a_timeout_of_a_call_is_a_failed_connection() -> None:
     assert issubclass(APITimeoutError, APIConnectionError)
 
 
-def test_what_is_only_advice_is_a_warning_and_no_error() -> None:
+def test_advice_is_a_warning_and_not_an_error() -> None:
     assert issubclass(EditWarning, UserWarning)
 
 
@@ -132,7 +132,7 @@ def test_an_error_for_another_task_is_fresh_and_says_the_same(kind: type[QwenEdi
     assert (error.task_id, error.__notes__) == ("t-1", ["of the first waiter"])
 
 
-def test_an_error_can_be_about_no_task() -> None:
+def test_an_error_can_have_no_task() -> None:
     assert make(BadRequestError).for_task(None).task_id is None
 
 
@@ -160,5 +160,5 @@ def test_the_body_is_not_in_the_text() -> None:
     assert "hidden" not in str(APIStatusError("no", body="hidden")) + str(APIResponseError("no", body="hidden"))
 
 
-def test_a_request_counts_as_not_sent_unless_it_is_said() -> None:
+def test_a_request_counts_as_not_sent_by_default() -> None:
     assert APIConnectionError("no").request_sent is False

@@ -1,4 +1,4 @@
-"""Whatever a server says, byte by byte: replies and pictures, or the documented errors."""
+"""Any bytes from a server give replies and pictures, or the documented errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ bodies = st.binary(max_size=100) | st.sampled_from(
 
 @st.composite
 def spoken(draw) -> bytes:
-    """A reply on the wire."""
+    """Return the bytes of a reply."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in draw(headers).items())
     return f"HTTP/1.1 {draw(statuses)} Words\r\n{lines}\r\n".encode("latin-1") + draw(bodies)
 
@@ -67,7 +67,7 @@ said = spoken() | st.binary(max_size=200)
 
 @contextlib.asynccontextmanager
 async def speaking(text: bytes) -> AsyncIterator[str]:
-    """A server that says this to each connection, and closes it."""
+    """Start a server that sends these bytes to each connection and closes it."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):

@@ -1,4 +1,4 @@
-"""Whatever lies in image files and tables: edits, or the documented errors."""
+"""Any content of image files and tables gives edits, or the documented errors."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def damaged_pictures(draw) -> bytes:
     return bytes(content[: draw(st.integers(1, len(content)))]) if draw(st.booleans()) else bytes(content)
 
 
-@pytest.mark.filterwarnings("ignore")  # what Pillow remarks on odd metadata
+@pytest.mark.filterwarnings("ignore")  # Pillow's warnings about metadata
 @given(damaged_pictures() | st.binary(min_size=1), st.booleans())
-def test_any_bytes_are_an_image_or_no_edit(content, fit):
+def test_any_bytes_are_an_image_or_an_error(content, fit):
     try:
         prepare([content], fit=fit)
     except InvalidEditError as error:
@@ -56,7 +56,7 @@ def test_any_bytes_are_a_result_or_named(content):
 
 
 def odd_image(pieces: list[object], others: dict[str, object]) -> object:
-    """A file, a path or a remote path, whose methods return or raise what they like.
+    """Return a file, path or remote path whose methods return or raise anything.
 
     Args:
         pieces: What ``read`` gives; after them the file is at its end.
@@ -101,7 +101,7 @@ odd_images = st.builds(
 @given(odd_images | st.text(st.characters(), max_size=20) | st.binary(max_size=20))
 @example("\ud800.png")
 @example("a\0.png")
-def test_any_object_is_known_by_its_content_or_no_edit(image):
+def test_any_object_has_a_content_hash_or_is_an_error(image):
     try:
         request = EditRequest([image], "make it snow")
         assert read_content(request).key

@@ -1,4 +1,4 @@
-"""The key is shown nowhere, the HTTP library's exceptions are kept nowhere, and nothing stays alive for nothing."""
+"""The key is never shown, aiohttp's exceptions are never kept, and unused objects do not stay alive."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 
 def exceptions_in(error: BaseException) -> set[BaseException]:
-    """The exception, and all that it leads to: causes, contexts, group members, and what its frames hold."""
+    """Yield an exception and everything it refers to: causes, contexts, group members, frames' variables."""
     found: set[BaseException] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -41,7 +41,7 @@ def exceptions_in(error: BaseException) -> set[BaseException]:
 
 
 def shown(error: BaseException) -> str:
-    """Everything that a tool which shows tracebacks with local variables would print."""
+    """Return the text of a traceback with local variables, as some tools print it."""
     report = traceback.TracebackException.from_exception(error, capture_locals=True)
     return "".join(report.format()) + repr(error) + repr(vars(error)) + repr(error.__reduce__())
 
@@ -107,7 +107,7 @@ async def test_no_error_shows_the_key_or_holds_an_exception_of_the_http_library(
     assert KEY not in shown_session
 
 
-async def test_a_connection_that_is_refused_shows_and_holds_as_little(caplog, no_backoff):
+async def test_a_refused_connection_reveals_nothing(caplog, no_backoff):
     caplog.set_level(logging.DEBUG)
     async with EditSession(KEY, base_url=f"http://127.0.0.1:{closed_port()}", envelope="flat") as session:
         with pytest.raises(QwenEditError) as caught:
@@ -116,7 +116,7 @@ async def test_a_connection_that_is_refused_shows_and_holds_as_little(caplog, no
     assert {type(each) for each in exceptions_in(caught.value)} == {type(caught.value)}
 
 
-async def test_a_name_that_does_not_resolve_shows_and_holds_as_little(monkeypatch, no_backoff):
+async def test_a_name_that_does_not_resolve_reveals_nothing(monkeypatch, no_backoff):
     async def fail(*_: object, **__: object) -> list:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -147,7 +147,7 @@ async def cancel(call):
 
 @pytest.mark.parametrize("end", [time_out, time_out_in_a_scope, cancel])
 @pytest.mark.parametrize("call", ["status", "renewal"])
-async def test_a_call_that_is_cut_off_shows_and_holds_as_little(call, end):
+async def test_an_interrupted_call_reveals_nothing(call, end):
     faults = FaultPlan([Fault.expired_url(), Fault.hang().on("check")])
     async with (
         EditEmulator(api_key=KEY, engine=FixedEngine(), faults=faults) as emulator,
@@ -195,7 +195,7 @@ def test_a_refused_option_does_not_show_the_key(options, source, monkeypatch):
         EditSession(**keys, **options)
     except ConfigurationError as error:
         caught = error
-    frames = caught.__traceback__.tb_next  # without this test's own frame, which knows the key
+    frames = caught.__traceback__.tb_next  # without this test's own frame, which has the key
     assert frames is not None
     assert KEY not in shown(caught.with_traceback(frames))
 
@@ -208,7 +208,7 @@ def test_a_refused_key_does_not_show_in_what_its_frames_hold(key, source, monkey
         EditSession(key if source == "argument" else None)
     except ConfigurationError as error:
         caught = error
-    frames = caught.__traceback__.tb_next  # without this test's own frame, which knows the key
+    frames = caught.__traceback__.tb_next  # without this test's own frame, which has the key
     assert frames is not None
     assert KEY not in shown(caught.with_traceback(frames))
 
@@ -228,7 +228,7 @@ async def test_the_temporary_file_of_an_image_is_closed_once_it_was_submitted(en
     prepared = []
     monkeypatch.setattr("qwen_edit_async.session.submission.prepare", watched)
     answers = {"accepted": NORMAL, "refused": status(400), "cancelled": HANGS}
-    stream = io.BytesIO()  # over a mebibyte, so that what is read from it goes to a file
+    stream = io.BytesIO()  # over 1 MiB, so that its content is spooled to a file
     Image.new("RGB", (800, 600)).save(stream, "BMP")
     stream.seek(0)
     async with MemorySession(MemoryService(on_submission=in_order(answers[end]))) as session:

@@ -61,7 +61,7 @@ def test_a_seed_out_of_bounds_is_refused(seed: int) -> None:
     st.sampled_from("*xX×"),
     st.sampled_from(["", " ", "  "]),
 )
-def test_a_size_in_text_means_what_its_numbers_mean(width: int, height: int, sign: str, space: str) -> None:
+def test_a_size_as_text_equals_its_numbers(width: int, height: int, sign: str, space: str) -> None:
     text = f"{space}{width}{space}{sign}{space}{height}{space}"
     if 512 <= width <= 2048 and 512 <= height <= 2048:
         assert EditParameters(size=text).size == (width, height)
@@ -105,7 +105,7 @@ def test_a_temporary_file_is_the_image() -> None:
 
 
 @pytest.mark.parametrize("wrap", [Upload, Proxy])
-def test_the_file_of_an_upload_is_the_image(wrap: Callable[[io.BytesIO], object]) -> None:
+def test_an_uploads_file_is_the_image(wrap: Callable[[io.BytesIO], object]) -> None:
     file = io.BytesIO(b"x")
     assert EditRequest(wrap(file), "snow").images == (file,)
     assert EditRequest([wrap(file), b"y"], "snow").images == (file, b"y")
@@ -120,7 +120,7 @@ def test_the_file_of_an_upload_is_the_image(wrap: Callable[[io.BytesIO], object]
         ({"path": "a.png"}, "a.png"),
     ],
 )
-def test_a_cell_of_a_data_set_is_its_image(cell: dict[str, object], image: object) -> None:
+def test_a_data_sets_cell_is_its_image(cell: dict[str, object], image: object) -> None:
     assert EditRequest(cell, "snow").images == (image,)
 
 
@@ -210,7 +210,7 @@ def test_one_image_needs_no_list() -> None:
     assert EditRequest("a.png", "make it snow").images == ("a.png",)
 
 
-def test_a_request_does_not_follow_what_it_was_made_of() -> None:
+def test_a_request_does_not_follow_later_changes_of_its_inputs() -> None:
     images, metadata = ["a.png"], {"row": 1}
     request = EditRequest(images, "make it snow", metadata=metadata)
     images.append("b.png")
@@ -231,7 +231,7 @@ def test_a_request_does_not_print_its_images() -> None:
         ("x" * 900, "x" * 600, ["instruction has 900", "negative prompt has 600"]),
     ],
 )
-def test_text_that_would_be_cut_off_is_accepted_and_told(
+def test_text_that_would_be_cut_off_is_accepted_and_noted(
     instruction: str, negative_prompt: str | None, sentences: list[str]
 ) -> None:
     request = EditRequest("a.png", instruction, EditParameters(negative_prompt=negative_prompt))
@@ -240,7 +240,7 @@ def test_text_that_would_be_cut_off_is_accepted_and_told(
     assert all(expected in sentence for expected, sentence in zip(sentences, cut, strict=True))
 
 
-def test_exactly_completed_and_failed_are_terminal() -> None:
+def test_only_completed_and_failed_are_terminal() -> None:
     assert {status for status in TaskStatus if status.terminal} == {TaskStatus.COMPLETED, TaskStatus.FAILED}
 
 
@@ -253,7 +253,7 @@ def test_a_snapshot_is_hashable_though_its_raw_reply_is_not() -> None:
 
 
 @pytest.mark.parametrize("metadata", [None, 5, [("a", 1)]])
-def test_metadata_that_is_no_mapping_is_refused(metadata):
+def test_metadata_that_is_not_a_mapping_is_refused(metadata):
     with pytest.raises(InvalidEditError, match="metadata"):
         EditRequest("a.png", "snow", metadata=metadata)
 
@@ -267,7 +267,7 @@ def test_a_request_can_be_pickled_and_does_not_follow_later_changes_of_its_metad
 
 
 @pytest.mark.parametrize("interface", [None, {}, {"shape": 5, "typestr": "|u1"}])
-def test_an_array_that_does_not_say_what_it_is_is_refused(interface):
+def test_an_array_without_a_type_is_refused(interface):
     class Array:
         __array_interface__ = interface
 
@@ -276,12 +276,12 @@ def test_an_array_that_does_not_say_what_it_is_is_refused(interface):
 
 
 @pytest.mark.parametrize("url", ["http://h:abc/x", "http://h:99999/x", "http://h/\0", "http://h/a b"])
-def test_a_url_that_makes_no_sense_is_refused(url):
+def test_a_malformed_url_is_refused(url):
     with pytest.raises(InvalidEditError, match="not a valid URL"):
         EditRequest(url, "snow")
 
 
-def test_a_key_that_is_no_text_is_refused():
+def test_a_key_that_is_not_text_is_refused():
     with pytest.raises(InvalidEditError, match="key"):
         EditRequest("a.png", "snow", key=5)
 

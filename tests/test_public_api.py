@@ -1,4 +1,4 @@
-"""The public surface: what is exported is documented, is what the README speaks of, and needs no extra."""
+"""The public names are documented and match the README, and importing them needs no extra."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_readme_names_only_what_exists():
     assert named - known == set()
 
 
-def test_readme_speaks_of_every_error_that_a_user_meets():
+def test_readme_names_every_error_that_users_meet():
     told = {name for name in qwen_edit_async.__all__ if name.endswith("Error")} - {
         "APIResponseError",
         "APIStatusError",
@@ -91,7 +91,7 @@ def test_readme_map_names_every_module():
     assert {name for name in rooms - {"__init__", "__main__"} if not re.search(rf"\b{name}\b", section)} == set()
 
 
-def test_files_that_the_readme_sends_to_exist():
+def test_files_that_the_readme_names_exist():
     package = Path(qwen_edit_async.__file__).parent
     section = README[README.index("| to change | open |") :]
     paths = set(re.findall(r"`((?:\w+/)*\w+\.py)`", section))
@@ -114,7 +114,7 @@ def test_importing_the_package_needs_no_extra():
 def test_importing_the_package_leaves_bulk_runs_to_be_imported_when_they_are_asked_for():
     code = """
 import sys
-before = set(sys.modules)  # what measures coverage has imported sqlite3 itself
+before = set(sys.modules)  # coverage itself imports sqlite3
 import qwen_edit_async
 lazy = {"EditBatch", "sqlite3", "qwen_edit_async.batch"}
 assert not lazy & {*sys.modules, *vars(qwen_edit_async)} - before

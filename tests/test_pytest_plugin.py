@@ -29,9 +29,9 @@ PHOTO = buffer.getvalue()
 
 @pytest.fixture
 def run(pytester):
-    """Run a test module with the plugin and nothing else but the runner under test."""
+    """Return a function that runs a test module with the plugin and only the async runner under test."""
 
-    pytester.makeini("[pytest]")  # so that none of a folder above is taken
+    pytester.makeini("[pytest]")  # keeps pytest from using an ini file of a parent folder
 
     def run_module(source, *arguments):
         pytester.makepyfile(_HEAD + source)
@@ -64,7 +64,7 @@ def test_emulator(qwen_edit_emulator):
     ).assert_outcomes(passed=1)
 
 
-def test_a_marker_sets_the_emulator_up(run):
+def test_a_marker_configures_the_emulator(run):
     run(
         """
 @pytest.mark.qwen_edit_emulator(slots=3, duration=7.0)

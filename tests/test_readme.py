@@ -1,4 +1,4 @@
-"""Every Python example of the README runs, against the emulator."""
+"""Every example of the README runs with the emulator."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHELL_EXAMPLES = [
 
 @pytest.fixture
 def pictures(tmp_path, monkeypatch):
-    """The files that the examples speak of, in the working directory."""
+    """Create the examples' files in the working directory."""
     (tmp_path / "photos").mkdir()
     for name in ("cat.jpg", "girl.png", "dress.png", "photos/one.jpg", "photos/two.jpg"):
         PIL.Image.effect_mandelbrot((400, 400), (-2, -1, 1, 1), 20).convert("RGB").save(tmp_path / name)
@@ -49,7 +49,7 @@ def test_there_are_examples():
 @pytest.mark.anyio
 @pytest.mark.parametrize("example", SNIPPETS, ids=lambda example: example.strip().splitlines()[-1].strip())
 async def test_example_runs(example, pictures, monkeypatch, capsys, nothing_blocks):
-    nothing_blocks.deactivate()  # an example's own code may look into a folder
+    nothing_blocks.deactivate()  # an example may list a folder
     async with EditEmulator(duration=0.0) as emulator:
         monkeypatch.setenv("QWEN_EDIT_API_KEY", emulator.api_key)
         monkeypatch.setenv("QWEN_EDIT_BASE_URL", emulator.url)
@@ -79,7 +79,7 @@ def test_commands_run(example, pictures, service, capsys):
 
 def test_pytest_example_passes(pictures, pytester):
     PIL.Image.new("RGB", (400, 400), "teal").save(pytester.path / "cat.jpg")
-    pytester.makeini("[pytest]")  # so that none of a folder above is taken
+    pytester.makeini("[pytest]")  # keeps pytest from using an ini file of a parent folder
     pytester.makeconftest("import pytest\n\n@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'\n")
     pytester.makepyfile(PYTEST_EXAMPLES[0])
     others = ("asyncio", "randomly", "looptime_plugin", "looptime_timeproxies", "looptime_chronometers")

@@ -1,4 +1,4 @@
-"""What a hostile service, result host, file name or table can't do. ``test_leaks`` has more on the key."""
+"""Attacks by a service, a result host, a file name or a table. ``test_leaks`` has more about the key."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ QUOTED = {
     "HTML with names": KEY.replace("/", "&sol;").replace("+", "&plus;").replace("=", "&equals;"),
     "JavaScript": KEY.replace("/", r"\x2f").replace("+", r"\x2B").replace("=", r"\x3d"),
 }
-"""The key as encoders write it; all but the last four are the key itself once JSON is read."""
+"""The key as encoders write it. Parsing JSON turns all but the last four into the key itself."""
 SPELLINGS = (KEY, *QUOTED.values(), "\0".join(KEY), r"\x00".join(KEY))
 
 
 def png(width: int = 1000, height: int = 1000, pixels: bytes = b"\0") -> bytes:
-    """A whole PNG, as far as that is told without decoding it."""
+    """Return a PNG file that is complete as far as can be seen without decoding it."""
     parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", pixels), (b"IEND", b"")]
     chunks = (
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
@@ -96,7 +96,7 @@ class Site:
 
 @pytest.fixture
 async def serve():
-    """``url, site = await serve(handler)``."""
+    """Return a function that starts a site: ``url, site = await serve(handler)``."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(handler=None, host: str = "127.0.0.1") -> tuple[str, Site]:
@@ -118,7 +118,7 @@ async def serve():
 
 @pytest.fixture
 def names(monkeypatch):
-    """The addresses of names, as this test wants them; asked on the running loop."""
+    """Return a mapping of host names to addresses that the running loop resolves."""
     addresses: dict[str, list[str]] = {}
 
     def answer_for(loop: asyncio.AbstractEventLoop) -> None:
@@ -137,7 +137,7 @@ def names(monkeypatch):
 
 @contextlib.asynccontextmanager
 async def session_of(base_url: str = "https://service.example", **options):
-    """A session of a service on the internet, which is never asked."""
+    """Return a session of a service on the internet that receives no request."""
     defaults = {"max_retries": 0, "envelope": "flat", "polling": FixedInterval(0.01)}
     async with EditSession(KEY, base_url=base_url, **defaults | options) as session:
         yield session
@@ -148,7 +148,7 @@ def image_at(session: EditSession, url: str) -> OutputImage:
 
 
 def told(error: BaseException) -> str:
-    """All that an exception leads to: its texts, attributes, notes, causes, contexts, and what its frames hold."""
+    """Return all text of an exception: its message, attributes, notes, causes, contexts and frames' variables."""
     seen: dict[int, BaseException] = {}
     waiting: list[object] = [error]
     text = ""
@@ -172,7 +172,7 @@ def shows_key(text: str | bytes) -> bool:
 # The key.
 
 
-def refusal(quoted: str, task: bool) -> tuple[int, str]:  # noqa: FBT001  # called as the lambdas below are
+def refusal(quoted: str, task: bool) -> tuple[int, str]:  # noqa: FBT001  # same signature as the lambdas below
     return 400, '{"error": "Incorrect API key provided: ' + quoted + '"}'
 
 
@@ -213,7 +213,7 @@ QUOTING = {
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_backoff")
 @pytest.mark.parametrize("reply", QUOTING.values(), ids=QUOTING)
-async def test_a_service_that_quotes_the_key_does_not_make_it_known(reply, serve, tmp_path, caplog, nothing_blocks):
+async def test_a_service_that_quotes_the_key_does_not_reveal_it(reply, serve, tmp_path, caplog, nothing_blocks):
     async def answer(request: web.Request) -> web.Response:
         status, body = reply(request.method == "GET")
         headers = {"X-Request-Id": KEY, "Date": "Mon, 01 Jan 2024 00:00:00 GMT"}
@@ -223,7 +223,7 @@ async def test_a_service_that_quotes_the_key_does_not_make_it_known(reply, serve
             return web.Response(status=status, body=body, headers=headers)
         return web.json_response(body, status=status, headers=headers)
 
-    nothing_blocks.deactivate()  # the test looks into the files itself
+    nothing_blocks.deactivate()  # the test itself reads files
     caplog.set_level(logging.DEBUG)
     url, site = await serve(answer)
     shown = []
@@ -288,7 +288,7 @@ def test_the_key_is_not_copied_with_what_holds_it(make_copy):
         ("\\", r"\x5C"),
     ],
 )
-def test_nothing_is_left_of_a_sign_that_begins_how_it_is_spelled(sign, spelled):
+def test_no_part_of_a_spelled_character_is_left(sign, spelled):
     assert Secret(f"12345678{sign}").redact(f"12345678{spelled}") == "***"
 
 
@@ -299,7 +299,7 @@ def test_nothing_is_left_of_a_sign_that_begins_how_it_is_spelled(sign, spelled):
     before=st.text(max_size=9),
     after=st.text(max_size=9),
 )
-def test_however_a_key_is_escaped_it_is_found(key, draw, before, after):
+def test_a_key_is_found_in_every_escaping(key, draw, before, after):
     def spelled(character: str) -> str:
         code = ord(character)
         ways = [rf"\u{code:04x}", rf"\\u{code:04X}", f"%{code:02X}", f"%{code:02x}", f"&#{code};", f"&#x{code:x};"]
@@ -350,12 +350,12 @@ async def test_no_reply_that_breaks_off_within_the_key_shows_it(method, end, ser
 
 
 @given(st.text(max_size=60))
-def test_what_holds_no_key_stays_as_it_is(text):
+def test_text_without_the_key_does_not_change(text):
     assert Secret(KEY).redact(text) is text
 
 
 @pytest.mark.parametrize("filling", ["\\", "%", "&#0", "&", "&a", "&a;", "s", KEY[:-1], KEY[:-1] + "\\", "s\0\0\0"])
-def test_a_reply_made_to_be_searched_for_long_is_not(filling):
+def test_a_reply_cannot_make_the_search_slow(filling):
     data = (filling * 2**20)[: 2**20].encode()
     secret = Secret(KEY)
     began_at = time.process_time()
@@ -364,12 +364,12 @@ def test_a_reply_made_to_be_searched_for_long_is_not(filling):
     assert time.process_time() - began_at < 2
 
 
-def test_a_short_key_that_may_be_part_of_an_id_is_left_in_replies():
+def test_a_short_key_is_left_in_replies_because_ids_may_contain_it():
     assert Secret("key").redact("the key of monkey-1") == "the key of monkey-1"
     assert Secret(KEY).redact(f"the {KEY}") == "the ***"
 
 
-# Where results are fetched from.
+# The hosts of results.
 
 
 @pytest.mark.anyio
@@ -392,7 +392,7 @@ def test_a_short_key_that_may_be_part_of_an_id_is_left_in_replies():
     ],
 )
 @pytest.mark.parametrize("redirected", [False, True], ids=["named by the service", "redirected to"])
-async def test_nothing_is_fetched_from_where_only_this_machine_can_reach(target, redirected, serve, names):
+async def test_nothing_is_fetched_from_private_addresses(target, redirected, serve, names):
     addresses, hook = names
     hook(asyncio.get_running_loop())
     addresses |= {
@@ -417,8 +417,8 @@ async def test_nothing_is_fetched_from_where_only_this_machine_can_reach(target,
 
 
 @pytest.mark.anyio
-async def test_a_name_that_is_public_first_and_then_is_not_gives_nothing_away(serve, names, monkeypatch):
-    """DNS rebinding: each connection is judged by the address that it is made to."""
+async def test_a_name_that_turns_private_reveals_nothing(serve, names, monkeypatch):
+    """DNS rebinding: each connection is checked by its own address."""
     addresses, hook = names
     hook(asyncio.get_running_loop())
     monkeypatch.setattr(fetcher_module, "is_public", lambda address: address == "127.0.0.2")
@@ -439,7 +439,7 @@ async def test_a_name_that_is_public_first_and_then_is_not_gives_nothing_away(se
 
 
 @pytest.mark.anyio
-async def test_a_host_that_is_allowed_by_name_may_be_anywhere(serve, names):
+async def test_a_host_allowed_by_name_may_have_any_address(serve, names):
     addresses, hook = names
     hook(asyncio.get_running_loop())
     addresses["minio.corp"] = ["127.0.0.1"]
@@ -449,7 +449,7 @@ async def test_a_host_that_is_allowed_by_name_may_be_anywhere(serve, names):
 
 
 @pytest.mark.anyio
-async def test_a_result_host_that_redirects_for_ever_is_given_up(serve):
+async def test_endless_redirects_of_a_result_host_end(serve):
     async def redirect(request):
         return web.Response(status=302, headers={"Location": "/again"})
 
@@ -461,7 +461,7 @@ async def test_a_result_host_that_redirects_for_ever_is_given_up(serve):
 
 
 @pytest.mark.anyio
-async def test_through_a_proxy_of_the_environment_names_are_the_proxy_s_business(serve, monkeypatch):
+async def test_the_environments_proxy_resolves_names(serve, monkeypatch):
     url, proxy = await serve()
     monkeypatch.setenv("HTTP_PROXY", url)
     monkeypatch.delenv("NO_PROXY", raising=False)
@@ -475,7 +475,7 @@ async def test_through_a_proxy_of_the_environment_names_are_the_proxy_s_business
 
 @pytest.fixture
 def netrc(tmp_path, monkeypatch):
-    """Has a password for every host."""
+    """Write a netrc file with a password for every host."""
     path = tmp_path / "netrc"
     path.write_text("default login me password never-sent\n")
     monkeypatch.setenv("NETRC", str(path))
@@ -483,7 +483,7 @@ def netrc(tmp_path, monkeypatch):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("redirected", [False, True])
-async def test_no_password_of_netrc_goes_where_results_are(redirected, serve, netrc, monkeypatch):
+async def test_no_password_of_netrc_goes_to_result_hosts(redirected, serve, netrc, monkeypatch):
     monkeypatch.delenv("HTTP_PROXY", raising=False)
     monkeypatch.delenv("http_proxy", raising=False)
 
@@ -500,7 +500,7 @@ async def test_no_password_of_netrc_goes_where_results_are(redirected, serve, ne
 
 
 @pytest.mark.anyio
-async def test_a_proxy_gets_the_password_that_its_url_has_and_none_of_netrc(serve, netrc, monkeypatch):
+async def test_a_proxy_gets_its_urls_password_and_none_of_netrc(serve, netrc, monkeypatch):
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
     url, proxy = await serve()
@@ -548,9 +548,7 @@ async def test_a_download_that_is_cut_off_does_not_show_the_password_of_a_proxy(
     ],
     ids=["none", "for https alone", "one that is not supported", "not for this host"],
 )
-async def test_what_goes_past_the_proxies_of_the_environment_is_judged_by_its_address(
-    environment, serve, names, monkeypatch
-):
+async def test_hosts_without_a_proxy_are_checked_by_address(environment, serve, names, monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -566,7 +564,7 @@ async def test_what_goes_past_the_proxies_of_the_environment_is_judged_by_its_ad
     assert inside.requests == []
 
 
-# What is fetched.
+# The content of results.
 
 
 @pytest.mark.anyio
@@ -623,7 +621,7 @@ async def test_a_decompression_bomb_costs_no_request(serve, fit):
 
 @pytest.mark.anyio
 async def test_a_reply_that_names_thousands_of_pictures_fills_no_folder(serve, tmp_path, caplog, nothing_blocks):
-    nothing_blocks.deactivate()  # the test looks into the folder itself
+    nothing_blocks.deactivate()  # the test itself lists the folder
 
     async def answer(request):
         if request.path.endswith(".png"):
@@ -679,7 +677,7 @@ RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{number}" for name in ("com", 
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=ascii)
 async def test_no_name_leaves_the_folder_or_breaks_a_file_system(name, tmp_path, nothing_blocks):
-    nothing_blocks.deactivate()  # the test looks into the folder itself
+    nothing_blocks.deactivate()  # the test itself lists the folder
     out = tmp_path / "out"
     async with (
         EditEmulator(duration=0.0, engine=FixedEngine()) as emulator,
@@ -705,7 +703,7 @@ async def test_no_name_leaves_the_folder_or_breaks_a_file_system(name, tmp_path,
     [("cat", "CAT"), ("été", "ÉTÉ"), ("straße", "STRASSE"), ("\u212b", "\u00c5"), ("ﬁn", "FIN"), ("Фото", "фото")],
 )
 async def test_two_keys_that_a_disk_could_take_for_one_do_not_share_files(first, second, tmp_path, nothing_blocks):
-    nothing_blocks.deactivate()  # the test looks into the folder itself
+    nothing_blocks.deactivate()  # the test itself lists the folder
     requests = [EditRequest(IMAGE, "snow", key=key) for key in (first, second)]
     async with (
         EditEmulator(duration=0.0, engine=FixedEngine()) as emulator,
@@ -718,8 +716,8 @@ async def test_two_keys_that_a_disk_could_take_for_one_do_not_share_files(first,
 
 
 @pytest.mark.anyio
-async def test_half_a_character_in_a_key_a_file_s_name_or_an_error_ends_no_other_edit(tmp_path, nothing_blocks):
-    nothing_blocks.deactivate()  # the test looks into the folder itself
+async def test_a_lone_surrogate_in_a_key_file_name_or_error_ends_no_other_edit(tmp_path, nothing_blocks):
+    nothing_blocks.deactivate()  # the test itself lists the folder
     picture = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.png")
     Image.new("RGB", (400, 400)).save(picture)
     requests = [EditRequest(IMAGE, "snow", key="\ud800"), EditRequest(picture, "snow"), EditRequest(IMAGE, "snow")]
@@ -738,11 +736,11 @@ def test_names_that_had_to_be_changed_stay_apart():
     assert len({safe_stem(name) for name in names}) == len(names)
 
 
-# What a terminal is told.
+# Output to a terminal.
 
 
 @pytest.mark.parametrize("operation", ["edit", "batch", "status", "edit --json", "status --json"])
-def test_words_of_the_service_can_not_take_over_a_terminal(operation, service, tmp_path, capsys):
+def test_the_services_words_cannot_control_a_terminal(operation, service, tmp_path, capsys):
     picture = tmp_path / "cat.png"
     Image.new("RGB", (400, 400)).save(picture)
     attack = "\x1b]0;owned\x07\x1b[2J\x9b31m\x7f\rfine[/]"
@@ -764,7 +762,7 @@ def test_words_of_the_service_can_not_take_over_a_terminal(operation, service, t
         assert r"\u001b[2J\u009b31m\u007f\rfine[/]" in captured.out
 
 
-def test_half_a_character_in_a_reply_can_be_told(service, tmp_path, capsys):
+def test_a_lone_surrogate_in_a_reply_can_be_printed(service, tmp_path, capsys):
     picture = tmp_path / "cat.png"
     Image.new("RGB", (400, 400)).save(picture)
     service.inject(Fault.failed_task(message="half of \ud800"))
@@ -777,7 +775,7 @@ def test_half_a_character_in_a_reply_can_be_told(service, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp437", "cp1251"])
-def test_what_an_old_terminal_can_not_show_is_escaped(encoding, monkeypatch):
+def test_characters_that_an_old_terminal_lacks_are_escaped(encoding, monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
     monkeypatch.setattr("sys.stdout", stream)
     with unbreakable_output():
@@ -786,7 +784,7 @@ def test_what_an_old_terminal_can_not_show_is_escaped(encoding, monkeypatch):
     assert told.replace("\\xe9", "\u00e9").replace("\\xd8", "\u00d8") == "caf\u00e9 \u00d8 \\u732b\n"
 
 
-def test_words_of_a_table_can_not_take_over_a_terminal(tmp_path, capsys):
+def test_a_tables_words_cannot_control_a_terminal(tmp_path, capsys):
     table = tmp_path / "edits.jsonl"
     rows = [{"image": "\x1b]0;owned\x07\x9b.png"}, {"image": "cat.png", "size": "half of \ud800"}]
     table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -802,7 +800,7 @@ ATTACK = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\n2026-01-01 00:00:00 qwen_edit_async 
 
 @pytest.fixture
 def _log_as_it_was():
-    """The package's logger without what a test adds to it."""
+    """Restore the package's logger after the test."""
     handlers, level = list(log.handlers), log.level
     yield
     log.handlers[:] = handlers
@@ -811,7 +809,7 @@ def _log_as_it_was():
 
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_backoff", "_log_as_it_was")
-async def test_words_of_the_service_in_the_log_are_one_line_and_no_commands(serve, capsys):
+async def test_the_services_words_in_the_log_are_one_line_without_control_characters(serve, capsys):
     async def answer(request):
         return web.json_response({"error": {"code": 503, "message": ATTACK}}, status=503)
 
@@ -827,7 +825,7 @@ async def test_words_of_the_service_in_the_log_are_one_line_and_no_commands(serv
 
 
 @pytest.mark.anyio
-async def test_words_of_the_service_in_a_report_s_text_are_no_commands(tmp_path):
+async def test_the_services_words_in_a_report_have_no_control_characters(tmp_path):
     failing = Fault.failed_task(message=ATTACK)
     async with (
         EditEmulator(duration=0.0, engine=FixedEngine(), faults=FaultPlan([failing])) as emulator,
@@ -838,7 +836,7 @@ async def test_words_of_the_service_in_a_report_s_text_are_no_commands(tmp_path)
     assert not set(text) & set("\x1b\x07\x9b\r")
 
 
-def test_a_status_word_in_markup_is_no_markup(service, tmp_path):
+def test_a_status_word_is_not_read_as_markup(service, tmp_path):
     picture = tmp_path / "cat.png"
     Image.new("RGB", (400, 400)).save(picture)
     service.inject(Fault.status_word("[/nothing]").on("check").times(2))

@@ -23,7 +23,7 @@ MOST = 600
 
 
 @BARE
-def test_base64_without_a_data_uri_says_what_it_lacks(text):
+def test_base64_without_a_data_uri_is_explained(text):
     with pytest.raises(QwenEditError) as refused:
         EditRequest(["a.png", text], "snow")
     assert str(refused.value) == f"image 2 {ADVICE}"
@@ -58,7 +58,7 @@ def test_the_command_does_not_quote_base64(text, arguments, tmp_path, service, c
     "path",
     ["photos/2024/a-long-name-of-a-folder-without-dots/and-another-one-that-is-long/a", "/9j/photos/a.jpg", PNG[:60]],
 )
-def test_a_path_is_no_base64(path):
+def test_a_path_is_not_taken_for_base64(path):
     assert EditRequest(path, "snow").images == (path,)
 
 

@@ -63,7 +63,7 @@ async def test_arguments_are_passed_on(offloader) -> None:
     assert await offloader.run(int, "ff", base=16) == 255
 
 
-async def test_an_exception_reaches_the_one_who_waits(offloader) -> None:
+async def test_an_exception_reaches_the_waiter(offloader) -> None:
     with pytest.raises(ZeroDivisionError):
         await offloader.run(lambda: 1 // 0)
 
@@ -114,7 +114,7 @@ async def test_a_call_that_has_not_begun_when_it_is_cancelled_never_does(offload
 
 
 @pytest.mark.parametrize("gate", [Gate(error=ValueError("late")), Gate(result=7)])
-async def test_what_comes_late_and_needs_no_closing_is_dropped_without_a_word(offloader, gate) -> None:
+async def test_a_late_result_that_needs_no_closing_is_dropped_silently(offloader, gate) -> None:
     words: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: words.append(context))
     waiter = asyncio.create_task(offloader.run(gate))
@@ -152,7 +152,7 @@ async def test_no_thread_is_left_after_closing() -> None:
     assert threads_of_test() == []
 
 
-async def test_what_is_to_run_soon_has_run_when_closing_ends(offloader) -> None:
+async def test_scheduled_calls_have_run_when_closing_ends(offloader) -> None:
     gate, cleaned = Gate(), threading.Event()
     running = asyncio.create_task(offloader.run(gate))
     await gate.wait_until_running()
@@ -163,7 +163,7 @@ async def test_what_is_to_run_soon_has_run_when_closing_ends(offloader) -> None:
     assert cleaned.is_set()
 
 
-async def test_what_is_to_run_soon_runs_after_closing_too() -> None:
+async def test_calls_scheduled_after_closing_run() -> None:
     offloader, cleaned = Offloader(1), threading.Event()
     await offloader.aclose()
     offloader.run_soon(cleaned.set)

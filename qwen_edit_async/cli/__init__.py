@@ -1,17 +1,19 @@
 """The ``qwen-edit`` command.
 
-Exit codes: 0 all done; 1 not all; 2 wrong usage, nothing was sent; 3 the key or the balance; 130 interrupted.
+Exit codes: 0 all done; 1 not all done; 2 wrong usage, nothing was sent; 3 the key or the balance; 130 interrupted.
 
 ::
 
-    main ──► app             commands, help, exit codes of wrong usage
-             edit  batch  status  fetch  emulator         one file a command
-             runner          signals, the session, what is said at the end
-             display         what people see            messages     errors in the shell's words
-             output          streams that break without ending a run
+    main ──► app             the commands, their help, wrong usage
+             edit  batch  status  fetch  emulator         one command each
+             run             the session of a command, its errors, tasks left behind
+             signals         Ctrl-C and termination
+             display         notes, warnings, the progress bar
+             messages        errors in the shell's words
              options         options that commands share
+             output          standard streams that can break
 
-What a command needs of the library is imported when it runs, so that ``--help`` is quick.
+Commands import the library when they run, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ _EXTRA = frozenset({"cyclopts", "rich", "PIL"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, by default the process's own, and return its exit code."""
+    """Run the command line and return its exit code. The arguments are the process's own by default."""
     with unbreakable_output():
         return _main(sys.argv[1:] if arguments is None else arguments)
 
@@ -40,7 +42,7 @@ def _main(arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
-        print(f'error: this needs {error.name}: pip install "qwen-edit-async[cli]"', file=sys.stderr)  # noqa: T201  # rich may be what is missing
+        print(f'error: this needs {error.name}: pip install "qwen-edit-async[cli]"', file=sys.stderr)  # noqa: T201  # rich may be missing
         return _USAGE
-    except KeyboardInterrupt:  # while the imports ran
+    except KeyboardInterrupt:  # during the imports
         return _INTERRUPTED

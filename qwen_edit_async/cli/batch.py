@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 from cyclopts import Parameter
 
-from qwen_edit_async.cli.display import ProgressBar, Screen, put
-from qwen_edit_async.cli.messages import ExitCode, exit_code, plain
+from qwen_edit_async.cli.display import ProgressBar, Screen, counted, put
+from qwen_edit_async.cli.messages import ExitCode, exit_code, shell_text
 from qwen_edit_async.cli.options import (
     ConnectionOptions,
     Flag,
@@ -19,7 +21,7 @@ from qwen_edit_async.cli.options import (
     ParameterOptions,
     SubmissionOptions,
 )
-from qwen_edit_async.cli.runner import Run
+from qwen_edit_async.cli.run import Run
 from qwen_edit_async.display.cards import WRITING_PAGE, Progress
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.session.pauses import local_time_in
@@ -29,10 +31,37 @@ if TYPE_CHECKING:
     from qwen_edit_async.session.session import EditSession
 
 _EMBEDDED = "the embedded service"
-"""What journals call it: its address is another one in each run."""
+"""The embedded service's name in journals, because its address changes with each run."""
 
 _NAMED_PROBLEMS = 10
 _REFRESH_SECONDS = 0.2
+
+
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class BatchOptions:
+    """What a bulk run reads, replaces and may spend."""
+
+    concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16
+    """The most tasks in flight at a time."""
+    recursive: Flag = False
+    """Read subfolders as well, except trash folders, thumbnail folders and the results of other runs."""
+    overwrite: Flag = False
+    """Replace existing files that are not results of this batch. Otherwise their edits are refused."""
+    edit_changed: Flag = False
+    """Edit again if the picture, instruction or a parameter has changed. The earlier result is renamed and kept."""
+    max_cost: Decimal | None = None
+    """Stop submitting before the whole batch could cost more than this."""
+    max_tasks: int | None = None
+    """Stop submitting once the whole batch has created this many tasks."""
+    stop_after_failures: int | None = None
+    """Stop submitting after this many failures."""
+    gallery_limit: int = 2000
+    """The most edits that report.html shows, failed ones first; 0 writes no report.html."""
+    dry_run: Flag = False
+    """Only print what a run would do and what is wrong with the source. Needs no key and writes nothing."""
+    price: Decimal | None = None
+    """With --dry-run: the price of a picture, to estimate the cost."""
 
 
 def batch(
@@ -41,153 +70,148 @@ def batch(
     *,
     instruction: Annotated[str | None, Instruction] = None,
     output: Output,
-    concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16,
-    recursive: Flag = False,
-    overwrite: Flag = False,
-    edit_changed: Flag = False,
-    max_cost: Decimal | None = None,
-    max_tasks: int | None = None,
-    stop_after_failures: int | None = None,
-    gallery_limit: int = 2000,
-    dry_run: Flag = False,
-    price: Decimal | None = None,
+    options: BatchOptions | None = None,
     parameters: ParameterOptions | None = None,
     submission: SubmissionOptions | None = None,
     connection: ConnectionOptions | None = None,
 ) -> int:
     """Edit many pictures.
 
-    The results are saved as KEY-0.png, KEY-1.png and so on; KEY is the table's, or else the picture's name.
+    Results are saved as KEY-0.png, KEY-1.png and so on. KEY is the row's key, or else the picture's name.
 
-    Whatever interrupts it: the same command goes on where it ended. A journal beside the results says what was done, so
-    that nothing is submitted twice, and nothing lost. There are report.html, which shows before and after, and
-    report.json as well.
+    After an interruption, run the same command again: it continues. A journal beside the results records every step,
+    so that no edit is paid for twice. report.html shows the pictures before and after; report.json is for programs.
 
     Args:
-        source: A folder, a quoted pattern such as "photos/*.jpg", or a table (.csv, .tsv, .jsonl, .parquet) with the
-            columns image, image2, image3, instruction, key and any parameter by its name; paths are relative to the
-            table. Bad rows are told before anything is sent, and left out; with --strict, nothing is sent then.
-        instruction: What to do with each; the table's own wins.
+        source: A folder, a quoted pattern such as "photos/*.jpg", or a table (.csv, .tsv, .jsonl, .parquet). Columns of
+            a table: image, image2, image3, instruction, key, and any parameter by its name. Paths are relative to the
+            table. Bad rows are listed and left out; with --strict, a bad row ends the command before anything is sent.
+        instruction: What to do with each picture. A row's own instruction comes first.
         output: The folder for the results.
-        concurrency: Tasks at a time.
-        recursive: Read the folder's folders as well, except for bins, previews and the results of other runs.
-        overwrite: Replace files that are no results of this batch, instead of leaving out the edits that would.
-        edit_changed: Edit anew what was edited before with another picture, instruction or parameter; the earlier
-            result is kept under another name.
-        max_cost: Submit no more once the whole batch could cost more than this.
-        max_tasks: Submit no more once so many tasks were created for the whole batch.
-        stop_after_failures: Submit no more after so many failures.
-        gallery_limit: How many edits report.html shows at most, those that went wrong first; with 0 there is none.
-        dry_run: Only say what would be done, and what is wrong with the source; needs no key, and writes nothing.
-        price: With --dry-run: what a picture costs, to estimate the cost.
-        parameters: How to edit; the table's own win.
+        options: What is read, replaced and spent.
+        parameters: How to edit. A row's own parameters come first.
         submission: What may be submitted, and where.
         connection: How to talk to the service.
     """
+    options, submission = options or BatchOptions(), submission or SubmissionOptions()
+    if options.price is not None and not options.dry_run:
+        raise ConfigurationError("--price needs --dry-run; to limit what a run may cost, use --max-cost")
+    edits = _edits(source, output, instruction, options, parameters or ParameterOptions(), submission)
+    if options.dry_run:
+        return _print_plan(edits, options.price, fit=submission.fit)
+    run = Run(Screen(), connection or ConnectionOptions(), submission, options.concurrency, output)
+    return _BulkRun(run, edits)()
+
+
+def _edits(  # noqa: PLR0917  # the command's own arguments
+    source: str,
+    output: Path,
+    instruction: str | None,
+    options: BatchOptions,
+    parameters: ParameterOptions,
+    submission: SubmissionOptions,
+) -> EditBatch:
     from qwen_edit_async.batch import EditBatch  # noqa: PLC0415  # see the package's docstring
 
-    if price is not None and not dry_run:
-        raise ConfigurationError("--price is for --dry-run; --max-cost limits what a run may cost")
-    submission = submission or SubmissionOptions()
     edits = EditBatch(
         source,
         output,
         instruction=instruction,
-        parameters=(parameters or ParameterOptions()).parameters(),
-        recursive=recursive,
+        parameters=parameters.parameters(),
+        recursive=options.recursive,
         strict=submission.strict,
-        max_cost=max_cost,
-        max_tasks=max_tasks,
-        stop_after_failures=stop_after_failures,
+        max_cost=options.max_cost,
+        max_tasks=options.max_tasks,
+        stop_after_failures=options.stop_after_failures,
         resubmit_uncertain=submission.resubmit_uncertain,
-        gallery_limit=gallery_limit,
-        overwrite=overwrite,
-        edit_changed=edit_changed,
+        gallery_limit=options.gallery_limit,
+        overwrite=options.overwrite,
+        edit_changed=options.edit_changed,
     )
-    if dry_run:
-        plan = asyncio.run(edits.plan(price=price, fit=submission.fit))
-        put(plain(plan.text()))
-        return ExitCode.DONE if plan.ok else ExitCode.FAILED
     if submission.emulator:
         edits._service = _EMBEDDED  # noqa: SLF001  # our own
-    run = Run(
-        Screen(),
-        connection or ConnectionOptions(),
-        submission,
-        max_in_flight=concurrency,
-        output=output,
-    )
-    work = _Batch(run, edits)
-    code = run(work.work)
-    if edits.progress.begun:
-        work.report()
-    return code
+    return edits
 
 
-class _Batch:
-    """The edits of a source, on their way to files."""
+def _print_plan(edits: EditBatch, price: Decimal | None, *, fit: bool) -> int:
+    plan = asyncio.run(edits.plan(price=price, fit=fit))
+    put(shell_text(plan.text()))
+    return ExitCode.DONE if plan.ok else ExitCode.FAILED
+
+
+class _BulkRun:
+    """A bulk run as people see it: its plan's problems, its progress, its report."""
 
     def __init__(self, run: Run, edits: EditBatch) -> None:
         self._run = run
+        self._screen = run.screen
         self._edits = edits
 
-    async def work(self, session: EditSession) -> int:
-        """Do all that can be done."""
-        bar = ProgressBar(self._run.screen, functools.partial(self._state, session))
+    def __call__(self) -> int:
+        """Run the batch, print how it ended, and return the exit code."""
+        code = self._run(self._work)
+        if self._edits.progress.begun:
+            self._print_report()
+        return code
+
+    async def _work(self, session: EditSession) -> int:
+        """Make the edits, and show their progress."""
+        bar = ProgressBar(self._screen, functools.partial(self._state, session))
         with bar.shown():
             refreshing = asyncio.create_task(self._refresh(bar, asyncio.current_task()))
             try:
-                report = await self._edits.run(session, on_plan=self._begin)
+                report = await self._edits.run(session, on_plan=self._print_problems)
             except asyncio.CancelledError:
                 self._run.journalled = self._edits.report is not None
                 raise
             finally:
                 refreshing.cancel()
+                await asyncio.wait([refreshing])
         self._run.journalled = True
         if report.error is not None:
-            self._run.screen.error(plain(report.error))
+            self._screen.error(shell_text(report.error))
             return exit_code(report.error)
         return ExitCode.DONE if report.ok else ExitCode.FAILED
 
-    def _begin(self, plan: BatchPlan) -> None:
-        """Say what is left out."""
-        screen = self._run.screen
+    def _print_problems(self, plan: BatchPlan) -> None:
+        """Print what is left out before anything is sent."""
         for note in plan.notes:
-            screen.note(note)
+            self._screen.note(note)
         if lines := plan.problem_lines(_NAMED_PROBLEMS):
-            screen.warning(plain("\n".join(lines)))
+            self._screen.warning(shell_text("\n".join(lines)))
 
     async def _refresh(self, bar: ProgressBar, work: asyncio.Task[Any] | None) -> None:
-        told = ""
-        while work is None or not work.cancelling():  # the end of the batch cancels it
+        """Keep the bar up to date until the run ends or is interrupted."""
+        shown = ""
+        while work is None or not work.cancelling():
             held = self._edits.progress.held
-            if held and held != told:
-                self._run.screen.warning(plain(f"{held}; nothing more is submitted until one is saved"))
-            told = held
+            if held and held != shown:
+                self._screen.warning(shell_text(f"{held}; nothing more is submitted until one is saved"))
+            shown = held
             bar.refresh()
             await asyncio.sleep(_REFRESH_SECONDS)
-        self._run.screen.line("stopping: what runs at the service is written down, and the page (Ctrl-C: without it)")
+        self._screen.line("stopping: recording running tasks and writing the report (Ctrl-C skips the report)")
 
     def _state(self, session: EditSession, seconds: float) -> Progress:
-        seen, counts = self._edits.progress, session.statistics()
+        progress, statistics = self._edits.progress, session.statistics()
         return Progress(
-            done=seen.saved,
-            found=seen.found,
-            failed=seen.failed,
-            total=seen.total,
-            in_flight=seen.in_flight,
-            cost=seen.cost or None,
+            done=progress.saved,
+            found=progress.found,
+            failed=progress.failed,
+            total=progress.total,
+            in_flight=progress.in_flight,
+            cost=progress.cost or None,
             seconds=seconds,
-            paused=counts.paused,
-            pause_left=counts.pause_left,
-            paused_until=local_time_in(counts.pause_left),
-            closing=WRITING_PAGE if seen.publishing else "",
+            paused=statistics.paused,
+            pause_left=statistics.pause_left,
+            paused_until=local_time_in(statistics.pause_left),
+            closing=WRITING_PAGE if progress.publishing else "",
         )
 
-    def report(self) -> None:
-        """Say how it went, whichever way it ended."""
+    def _print_report(self) -> None:
+        """Print how the run ended, and where the pictures are."""
         if (report := self._edits.report) is not None:
             for line in report.text().splitlines():
-                self._run.screen.line(plain(line), whole=True)
+                self._screen.line(shell_text(line), whole=True)
         count = self._edits.progress.pictures
-        put(f"{count} picture{'' if count == 1 else 's'} {'is' if count == 1 else 'are'} in {self._run.output}")
+        put(f"{counted(count, 'picture')} {'is' if count == 1 else 'are'} in {self._run.output}")

@@ -1,4 +1,7 @@
-"""What people see: lines on the standard error stream, and a progress bar where that is a terminal."""
+"""What people see: results, messages, and a progress bar on terminals.
+
+Results go to the standard output stream, everything else to the standard error stream.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,11 +19,12 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 from qwen_edit_async.display.cards import Progress
+from qwen_edit_async.errors import EditWarning
 from qwen_edit_async.text import visible
 
 _NOTES_OF_A_KIND = 3
 _UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
-"""What JSON need not escape, but takes over a terminal, or is no character."""
+"""Characters that JSON may hold unescaped, but that control a terminal or are only half a character."""
 
 _SECONDS_BETWEEN_LINES = 60.0
 
@@ -31,22 +36,27 @@ def put(text: str) -> None:
 
 
 def put_json(value: object) -> None:
-    """Write a result for programs, as one line."""
+    """Write a result for programs, as one line of JSON."""
     text = json.dumps(value, ensure_ascii=False)
     put(_UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
+def counted(count: int, word: str) -> str:
+    """Return a number and its noun: ``1 task``, ``2 tasks``."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
 class Screen:
-    """The standard error stream; results go past this, to the standard output stream.
+    """Messages on the standard error stream.
 
     Attributes:
-        console: Where lines go, above the progress bar if there is one.
+        console: rich's console. It prints lines above the progress bar if there is one.
     """
 
     def __init__(self) -> None:
-        # FORCE_COLOR asks rich for colors, and gets them; but a bar's frames are for terminals alone.
+        # rich takes FORCE_COLOR as a wish for colors and for animations. Outside of terminals, only colors are drawn.
         colors: Any = Console(stderr=True).color_system
-        self.console = Console(
+        self.console: Console = Console(
             stderr=True,
             force_terminal=None if sys.stderr.isatty() else False,
             color_system=colors,
@@ -58,19 +68,19 @@ class Screen:
         self._kinds: dict[str, int] = {}
 
     def line(self, text: str, style: str | None = None, *, whole: bool = False) -> None:
-        """A line, wrapped between words on a terminal unless it is to be kept ``whole``, such as one to be copied."""
+        """Print a line. On a terminal it is wrapped between words, unless it is ``whole``, to be copied."""
         self.console.print(visible(text), style=style, soft_wrap=whole or not self.console.is_terminal)
 
     def error(self, text: str) -> None:
-        """What ended the command."""
+        """Print the error that ended the command."""
         self.line(f"error: {text}", "bold red")
 
     def warning(self, text: str) -> None:
-        """What may cost money."""
+        """Print a warning, about something that may cost money."""
         self.line(f"warning: {text}", "yellow")
 
     def note(self, text: str) -> None:
-        """What is good to know; once each, and only the first few of a kind: then :meth:`close` counts the others."""
+        """Print a note, once. Of each kind only the first few are printed; :meth:`close` counts the others."""
         if text in self._notes:
             return
         self._notes.add(text)
@@ -80,19 +90,36 @@ class Screen:
             self.line(f"note: {text}", "dim")
 
     def close(self) -> None:
-        """Say how many notes were left out."""
+        """Print how many notes of each kind were left out."""
         for kind, count in self._kinds.items():
             if count > _NOTES_OF_A_KIND:
                 self.line(f"note: {count - _NOTES_OF_A_KIND} more: {kind}", "dim")
 
+    @contextmanager
+    def warnings_as_notes(self) -> Iterator[None]:
+        """Print the library's warnings as notes while the block runs, and drop Pillow's, which name no file."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            warnings.simplefilter("always", EditWarning)
+            python_shows = warnings.showwarning
+
+            def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+                if issubclass(category, EditWarning):
+                    self.note(str(message))
+                else:
+                    python_shows(message, category, *rest, **more)
+
+            warnings.showwarning = show
+            yield
+
 
 class ProgressBar:
-    """Shows how a bulk run stands: a bar on a terminal, a line a minute elsewhere.
+    """Shows the progress of a bulk run: a bar on a terminal, a line a minute elsewhere.
 
     Args:
-        screen: Where.
-        state: How it stands, so many seconds after the beginning.
-        clock: Seconds.
+        screen: Where to show it.
+        state: Returns the progress, given the seconds since the start.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -110,13 +137,13 @@ class ProgressBar:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show it while the block runs."""
+        """Show the bar while the block runs."""
         self._started_at = self._clock()
         self._next_line_at = self._started_at + _SECONDS_BETWEEN_LINES
         if not self._screen.console.is_terminal:
             yield
             return
-        # Drawn by `refresh` alone: no thread beside the event loop, which owns everything that is shown.
+        # Only `refresh` draws. A thread of rich's own would draw beside the event loop.
         bar = self._bar = RichProgress(
             BarColumn(16),
             TextColumn("{task.description}"),
@@ -130,7 +157,7 @@ class ProgressBar:
         self._bar = None
 
     def refresh(self) -> None:
-        """Draw the bar anew, or write a line if it is time."""
+        """Draw the bar again, or print a line if one is due."""
         now = self._clock()
         if self._bar is not None:
             state = self._state(now - self._started_at)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 
 from qwen_edit_async.batch.sources import image_stem
-from qwen_edit_async.cli.display import Screen, put, put_json
-from qwen_edit_async.cli.messages import ExitCode, error_as_json
+from qwen_edit_async.cli.display import Screen, put_json
+from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import (
     AsJSON,
     ConnectionOptions,
@@ -18,7 +18,7 @@ from qwen_edit_async.cli.options import (
     ParameterOptions,
     SubmissionOptions,
 )
-from qwen_edit_async.cli.runner import Run, wait_for
+from qwen_edit_async.cli.run import Run, save, wait_for
 from qwen_edit_async.models import EditRequest
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ def edit(
 ) -> int:
     """Edit one to three pictures together.
 
-    The results are saved as NAME-TASK_ID-0.png, NAME-TASK_ID-1.png and so on; NAME is the first picture's.
+    The results are saved as NAME-TASK_ID-0.png, NAME-TASK_ID-1.png and so on. NAME is the first picture's name.
 
     Args:
-        images: Files or http(s) URLs, in the order in which the instruction speaks of them; the result has the aspect
-            ratio of the last.
+        images: Files or http(s) URLs, in the order in which the instruction names them. The result has the aspect
+            ratio of the last one.
         instruction: What to do, in Chinese or English, at most 800 characters.
-        output: The folder for the pictures.
-        as_json: Print one JSON object, also for an error that is not one of usage.
+        output: The folder for the results.
+        as_json: Print the result, or the error, as one JSON object. Errors of usage stay text.
         parameters: How to edit.
         submission: What may be submitted, and where.
         connection: How to talk to the service.
@@ -58,25 +58,26 @@ def edit(
         connection or ConnectionOptions(),
         submission or SubmissionOptions(),
         output=output,
-        on_error=(lambda error: put_json(error_as_json(error))) if as_json else None,
+        as_json=as_json,
     )
 
     async def work(session: EditSession) -> int:
-        request = EditRequest(images, instruction, (parameters or ParameterOptions()).parameters())
-        with run.screen.console.status("submitting"):
-            task = await session.submit(request)
-        result = await wait_for(task, run)
-        stem = image_stem(images[0]) or "picture"
-        paths = await result.save(output, stem=f"{stem[:_NAME_CHARACTERS]}-{result.task_id}")
-        run.unsaved.clear()
-        if as_json:
-            put_json(_as_json(result, paths))
-        else:
-            for path in paths:
-                put(str(path))
-        return ExitCode.DONE
+        return await _edit(
+            session, EditRequest(images, instruction, (parameters or ParameterOptions()).parameters()), run
+        )
 
     return run(work)
+
+
+async def _edit(session: EditSession, request: EditRequest, run: Run) -> int:
+    with run.screen.console.status("submitting"):
+        task = await session.submit(request)
+    result = await wait_for(task, run)
+    name = image_stem(request.images[0]) or "picture"
+    paths = await save(result, run, f"{name[:_NAME_CHARACTERS]}-{result.task_id}")
+    if run.as_json:
+        put_json(_as_json(result, paths))
+    return ExitCode.DONE
 
 
 def _as_json(result: EditResult, paths: tuple[Path, ...]) -> dict[str, Any]:

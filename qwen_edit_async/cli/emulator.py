@@ -1,14 +1,18 @@
-"""``qwen-edit emulator``: the embedded service, by itself."""
+"""``qwen-edit emulator``: the embedded service by itself."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from qwen_edit_async.cli.display import Screen, put
 from qwen_edit_async.cli.messages import ExitCode
-from qwen_edit_async.cli.runner import EMULATOR_NOTE, cancel_on_termination
+from qwen_edit_async.cli.run import EMULATOR_NOTE
+from qwen_edit_async.cli.signals import cancel_on_termination
 from qwen_edit_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from qwen_edit_async.emulator import EditEmulator
 
 
 def emulator(
@@ -21,14 +25,14 @@ def emulator(
 ) -> int:
     """Run the embedded service on this machine until Ctrl-C.
 
-    It holds to the documented contract and edits real pixels; it is not the model.
+    It follows the documented contract and edits real pixels, but it is not the model.
 
     Args:
         port: TCP port on 127.0.0.1; 0 takes a free one.
-        duration: Seconds that half of the tasks take; the others take longer.
-        slots: Tasks that are worked on at a time; any number by default.
-        requests_per_second: More are refused, 429; any number by default.
-        envelope: The form of the request's body that is accepted.
+        duration: Median duration of a task, in seconds.
+        slots: The most tasks that run at a time (no limit).
+        requests_per_second: The most requests per second; others are answered 429 (no limit).
+        envelope: The accepted form of the request's body.
     """
     from qwen_edit_async.emulator import EditEmulator, LogNormal  # noqa: PLC0415  # see the package's docstring
 
@@ -42,16 +46,16 @@ def emulator(
         )
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
-
-    async def serve() -> None:
-        cancel_on_termination()
-        async with service:
-            Screen().note(EMULATOR_NOTE)
-            put(f"export QWEN_EDIT_BASE_URL={service.url} QWEN_EDIT_API_KEY={service.api_key}")
-            await asyncio.Event().wait()
-
     try:
-        asyncio.run(serve())
+        asyncio.run(_serve(service))
     except (KeyboardInterrupt, asyncio.CancelledError):
         Screen().line("stopped")
     return ExitCode.DONE
+
+
+async def _serve(service: EditEmulator) -> None:
+    cancel_on_termination()
+    async with service:
+        Screen().note(EMULATOR_NOTE)
+        put(f"export QWEN_EDIT_BASE_URL={service.url} QWEN_EDIT_API_KEY={service.api_key}")
+        await asyncio.Event().wait()

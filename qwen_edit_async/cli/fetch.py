@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qwen_edit_async.cli.display import Screen, put
+from qwen_edit_async.cli.display import Screen
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import ConnectionOptions, Output
-from qwen_edit_async.cli.runner import Run, wait_for
+from qwen_edit_async.cli.run import Run, save, wait_for
 
 if TYPE_CHECKING:
     from qwen_edit_async.session.session import EditSession
@@ -17,21 +17,17 @@ if TYPE_CHECKING:
 def fetch(task_id: str, /, *, output: Output = Path(), connection: ConnectionOptions | None = None) -> int:
     """Wait for a task that was submitted earlier, and save its pictures.
 
-    They are saved as TASK_ID-0.png, TASK_ID-1.png and so on.
+    The pictures are saved as TASK_ID-0.png, TASK_ID-1.png and so on.
 
     Args:
-        task_id: The id that the service gave out.
+        task_id: The task's id.
         output: The folder for the pictures.
         connection: How to talk to the service.
     """
     run = Run(Screen(), connection or ConnectionOptions(), output=output)
 
     async def work(session: EditSession) -> int:
-        result = await wait_for(session.attach(task_id), run)
-        paths = await result.save(output)
-        run.unsaved.clear()
-        for path in paths:
-            put(str(path))
+        await save(await wait_for(session.attach(task_id), run), run)
         return ExitCode.DONE
 
     return run(work)

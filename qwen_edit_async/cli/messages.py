@@ -1,4 +1,4 @@
-"""Errors in the words of the shell, and as exit codes."""
+"""Errors in the shell's words, and as exit codes."""
 
 from __future__ import annotations
 
@@ -14,31 +14,41 @@ from qwen_edit_async.errors import (
     PermissionDeniedError,
 )
 
-CREDENTIAL_ERRORS = (AuthenticationError, InsufficientBalanceError, PermissionDeniedError)
-
 MISSING_KEY = (
     "there is no API key. Set it in the environment:\n"
     "  export QWEN_EDIT_API_KEY=…\n"
-    "edit and batch need none with --emulator, which makes the pictures with an embedded service instead of the model."
+    "edit and batch need no key with --emulator: then an embedded service makes the pictures, not the model."
 )
 
-_FOR_THE_SHELL = (
-    (re.compile(r"session\.attach\('([^']+)'\)"), r"qwen-edit fetch \1"),
-    (re.compile(r"let the session do so with fit=True"), "use --fit"),
-    (re.compile(r"resubmit_uncertain(=True)?"), "--resubmit-uncertain"),
-    (re.compile(r"overwrite=True"), "--overwrite"),
-    (re.compile(r"name it in allow_result_hosts"), "pass --allow-result-host NAME"),
-    (re.compile(r"recursive=True"), "--recursive"),
-    (re.compile(r"trust_env=True"), "--trust-env"),
-    (re.compile(r"\bmax_tasks\b"), "--max-tasks"),
-    (re.compile(r"\bmax_cost\b"), "--max-cost"),
-    (re.compile(r"\bstop_after_failures\b"), "--stop-after-failures"),
-    (re.compile(r", or allow_insecure=True"), ""),
-)
+_SHELL_WORDS = {
+    "let the session do so with fit=True": "use --fit",
+    "name it in allow_result_hosts": "pass --allow-result-host NAME",
+    "max_cost": "--max-cost",
+    "max_tasks": "--max-tasks",
+    "overwrite=True": "--overwrite",
+    "recursive=True": "--recursive",
+    "resubmit_uncertain": "--resubmit-uncertain",
+    "resubmit_uncertain=True": "--resubmit-uncertain",
+    "stop_after_failures": "--stop-after-failures",
+    "trust_env=True": "--trust-env",
+    ", or allow_insecure=True": "",
+}
+"""The library's words for what a user can do, and the shell's words for the same."""
+
+_LIBRARY_WORDS = re.compile("|".join(map(re.escape, sorted(_SHELL_WORDS, reverse=True))))  # longest first
+_ATTACH = re.compile(r"session\.attach\('([^']+)'\)")
+
+
+class MissingKeyError(Exception):
+    """The environment has no API key, or one that can't be right."""
+
+
+_CREDENTIAL_ERRORS = (MissingKeyError, AuthenticationError, InsufficientBalanceError, PermissionDeniedError)
+_USAGE_ERRORS = (ConfigurationError, InvalidEditError)
 
 
 class ExitCode(enum.IntEnum):
-    """What the process says to the shell."""
+    """The process's exit codes."""
 
     DONE = 0
     FAILED = 1
@@ -48,28 +58,24 @@ class ExitCode(enum.IntEnum):
 
 
 def exit_code(error: Exception) -> ExitCode:
-    """The exit code of a command that this error ended."""
-    if isinstance(error, CREDENTIAL_ERRORS):
+    """Return the exit code of a command that an error ended."""
+    if isinstance(error, _CREDENTIAL_ERRORS):
         return ExitCode.CREDENTIALS
-    if isinstance(error, ConfigurationError | InvalidEditError):
-        return ExitCode.USAGE
-    return ExitCode.FAILED
+    return ExitCode.USAGE if isinstance(error, _USAGE_ERRORS) else ExitCode.FAILED
 
 
-def plain(error: Exception | str) -> str:
-    """What an error says, with the command's options where the library's are meant."""
-    text = str(error) or type(error).__name__
-    for pattern, words in _FOR_THE_SHELL:
-        text = pattern.sub(words, text)
-    return text
+def shell_text(error: Exception | str) -> str:
+    """Return an error's text, with commands and options of the shell in place of the library's."""
+    text = _ATTACH.sub(r"qwen-edit fetch \1", str(error) or type(error).__name__)
+    return _LIBRARY_WORDS.sub(lambda found: _SHELL_WORDS[found[0]], text)
 
 
 def error_as_json(error: Exception) -> dict[str, Any]:
-    """An error for programs."""
+    """Return an error as the JSON object that programs read."""
     return {
         "error": {
             "type": type(error).__name__,
-            "message": plain(error),
+            "message": shell_text(error),
             "task_id": getattr(error, "task_id", None),
             "code": getattr(error, "code", None),
         }

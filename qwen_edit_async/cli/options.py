@@ -1,4 +1,4 @@
-"""Options that commands share. Their docstrings are what ``--help`` shows."""
+"""Options that commands share. ``--help`` shows their docstrings, with the default in parentheses at the end."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cyclopts import Group, Parameter, Token
 
 from qwen_edit_async.models import EditParameters
 
-Instruction = Parameter(name=("--instruction", "-i"), allow_leading_hyphen=True)
+Instruction: Parameter = Parameter(name=("--instruction", "-i"), allow_leading_hyphen=True)
 
 
 def _to_folder(_: Any, tokens: Sequence[Token]) -> Path:
-    return Path(os.path.expanduser(tokens[0].value))  # noqa: PTH111  # which takes "~nobody" for an error
+    return Path(os.path.expanduser(tokens[0].value))  # noqa: PTH111  # Path.expanduser raises for "~nobody"
 
 
 Output = Annotated[Path, Parameter(name=("--output", "-o"), converter=_to_folder)]
@@ -27,23 +27,23 @@ AsJSON = Annotated[bool, Parameter(name="--json", negative=(), show_default=Fals
 @Parameter(name="*", group=Group("How to edit", sort_key=1))
 @attrs.frozen(kw_only=True)
 class ParameterOptions:
-    """The parameters of the service; what is not given is left to it."""
+    """The service's parameters. Those that are not given are not sent."""
 
     n: Annotated[int | None, Parameter(name=("--n", "-n"))] = None
-    """Pictures per edit, 1 to 6 (the service makes 1)."""
+    """Pictures per edit, 1 to 6 (1)."""
     size: str | None = None
-    """WIDTHxHEIGHT in pixels, each 512 to 2048, rounded to multiples of 16 (the ratio of the last image, about 1024x1024 in all)."""  # noqa: E501  # one line of help
+    """WIDTHxHEIGHT in pixels, each 512 to 2048, rounded to multiples of 16 (the last image's ratio, about 1024x1024)."""  # noqa: E501  # one line of help
     negative_prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
-    """What should not be seen, at most 500 characters."""
+    """What the picture should not show, at most 500 characters."""
     seed: int | None = None
-    """0 to 2147483647; the same seed keeps results similar, not identical (random)."""
+    """0 to 2147483647. The same seed gives similar results, not identical ones (random)."""
     prompt_extend: bool | None = None
-    """Whether the service rewrites the instruction (it does)."""
+    """Let the service rewrite the instruction, or not (it does)."""
     watermark: bool | None = None
-    """Whether it writes "Qwen-Image" into the bottom-right corner (it does not)."""
+    """Write "Qwen-Image" into the bottom-right corner, or not (it does not)."""
 
     def parameters(self) -> EditParameters:
-        """These options as the library takes them."""
+        """Return these options as the library's value."""
         return EditParameters(**attrs.asdict(self))
 
 
@@ -55,13 +55,13 @@ class ConnectionOptions:
     deadline: float = 600.0
     """Seconds that an edit may take."""
     timeout: float = 60.0
-    """Seconds that a reply may take, or a piece of an upload."""
+    """Seconds to wait for a reply, or for a part of an upload."""
     poll_interval: float | None = None
-    """Seconds between status checks of a task (learned from how long tasks take)."""
+    """Seconds between the status checks of a task (learned from the durations of tasks)."""
     trust_env: Flag = False
     """Use the environment's proxies and netrc."""
     allow_result_host: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
-    """A host that results may be fetched from though its address is not public; may be given more than once."""
+    """A host whose address is not public, but that may serve results. Can be given several times."""
 
 
 @Parameter(name="*", group=Group("Submission", sort_key=2))
@@ -70,12 +70,12 @@ class SubmissionOptions:
     """What may be submitted, and where."""
 
     fit: Flag = False
-    """Turn, shrink and re-encode pictures that the service would refuse, instead of refusing them."""
+    """Turn, shrink or re-encode pictures that the service would refuse."""
     strict: Flag = False
-    """Refuse text that the service would cut off, instead of saying so; in a batch, send nothing if any row is bad."""
+    """Refuse text that the service would cut off. In a batch, send nothing if any row is bad."""
     resubmit_uncertain: Flag = False
-    """Submit again if the reply was lost, though both tasks may be charged."""
+    """Submit again after a lost reply, although both tasks may be charged."""
     envelope: Literal["auto", "flat", "params"] = "auto"
     """The form of the request's body."""
     emulator: Flag = False
-    """Use an embedded service, which needs no key; it is not the model."""
+    """Use the embedded service, which needs no key. It is not the model."""

@@ -1,7 +1,7 @@
-"""The standard streams while a command runs: what they can't take is dropped, so that output never ends a run.
+"""Standard streams that drop what they can't write, so that lost output never ends a run.
 
-A pipe's reader leaves, a disk is full, a terminal is closed, a stream was never open: what was paid for is saved all
-the same, and the exit code stays true.
+A pipe's reader may leave, a disk fill up, a terminal close, or a stream never have been open. Results are saved all the
+same, and the exit code stays right.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TextIO, cast
 
 @contextlib.contextmanager
 def unbreakable_output() -> Iterator[None]:
-    """Let the standard output and error streams drop what they can't write while the block runs."""
+    """Make the standard output and error streams unbreakable while the block runs."""
     with (
         contextlib.closing(_Output(sys.stdout)) as output,
         contextlib.closing(_Output(sys.stderr)) as errors,
@@ -30,7 +30,7 @@ class _Output:
     """A text stream that becomes the null device when it breaks.
 
     Args:
-        stream: The real stream; ``None`` if the process was started without it.
+        stream: The real stream, or ``None`` if the process was started without one.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -41,31 +41,31 @@ class _Output:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write text; characters that the encoding lacks are escaped."""
+        """Write text, and escape characters that the encoding lacks."""
         try:
             return self._stream.write(text)
         except UnicodeEncodeError:
             encoding = self._stream.encoding
             return self.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        except (OSError, ValueError):  # ValueError: it is closed
+        except (OSError, ValueError):  # ValueError: the stream is closed
             self._break()
         return len(text)
 
     def flush(self) -> None:
-        """Write what is buffered."""
+        """Write the buffered text."""
         try:
             self._stream.flush()
         except (OSError, ValueError):
             self._break()
 
     def close(self) -> None:
-        """Flush the stream, and leave it open for whoever made it."""
+        """Flush the stream, but leave it open: it belongs to the caller."""
         self.flush()
         if self._null is not None:
             self._null.close()
 
     def _break(self) -> None:
-        # Closing drops the buffered text. Otherwise Python would try to write it at exit, and make the exit code 120.
+        # Closing drops the buffered text. Otherwise Python would try to write it at exit, and exit with code 120.
         with contextlib.suppress(OSError, ValueError):
             self._stream.close()
         self._stream = self._to_null()

@@ -1,4 +1,4 @@
-"""``qwen-edit status``: what the service says of a task."""
+"""``qwen-edit status``: the state of a task."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qwen_edit_async.cli.display import Screen, put, put_json
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import AsJSON, ConnectionOptions
-from qwen_edit_async.cli.runner import Run
+from qwen_edit_async.cli.run import Run
 from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.text import visible
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def status(task_id: str, /, *, as_json: AsJSON = False, connection: ConnectionOptions | None = None) -> int:
-    """Ask how a task stands. Exit code 1: it failed.
+    """Print the state of a task. The exit code is 1 if the task failed.
 
     Args:
-        task_id: The id that the service gave out.
+        task_id: The task's id.
         as_json: Print the service's whole reply.
         connection: How to talk to the service.
     """

@@ -1,4 +1,4 @@
-"""The service, emulated: a real HTTP server on loopback that needs no key, costs nothing and fails on demand.
+"""The emulated service: a real HTTP server on loopback that needs no account, costs nothing and fails on demand.
 
 ```python
 async with EditEmulator(duration=0.2, slots=4) as emulator:
@@ -7,18 +7,18 @@ async with EditEmulator(duration=0.2, slots=4) as emulator:
 assert emulator.statistics().tasks_completed == 16
 ```
 
-It follows the service's published contract to the letter, from its own reading of it: with the rest of the package it
-shares the contract's constants only. It edits real pixels with Pillow (``qwen-edit-async[images]``), but it is not the
-model: `PillowEngine` knows some plain words, and writes other instructions on the picture. `engine` replaces it.
+It implements the service's published contract independently of the client: they share only the contract's constants.
+It edits real pixels with Pillow (``qwen-edit-async[images]``), but it is not the model. `PillowEngine` recognises some
+plain words and writes other instructions on the picture. The setting `engine` replaces it.
 
 ```
- server        life cycle, EditEmulator
+ server        EditEmulator: start and close
  api  results  handlers of the two origins          delivery   sends replies, applies faults
- service       what both origins share
+ service       state that both origins share
  tasks         slots, durations, billing            faults     the fault plan
  validation    the contract's rules                 replies    the service's JSON
  engine        pixels                               edits      effects and the words for them
- sizes  durations  settings  statistics             values
+ sizes  durations  settings  statistics             plain values
 ```
 """
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from qwen_edit_async.emulator.service import Service
     from qwen_edit_async.emulator.tasks import TaskRecord
 
-# Images grow by a third in Base64; the rest of the body is small.
+# Base64 makes images a third larger. The rest of the body is small.
 _MAX_BODY_BYTES = MAX_IMAGES * MAX_IMAGE_BYTES * 3 // 2
 _PARSED_ON_LOOP_BYTES = 256 * 1024
 _TOO_MANY_REQUESTS = 429
@@ -71,7 +71,7 @@ class Api:
         return await deliver(self._service, request, None, lambda: self._guard(request, self._estimate))
 
     async def _guard(self, request: web.Request, process: Callable[[web.Request], Awaitable[Reply]]) -> Reply:
-        """Admit and process a request; a rejection becomes its reply."""
+        """Admit and process a request, or return the reply that rejects it."""
         try:
             self._service.admit(request)
             return await process(request)
@@ -104,7 +104,7 @@ class Api:
         if record is None or record.is_vanished:
             raise RejectedError("task not found", status=404, code=404)
         if isinstance(service.settings.duration, AfterChecks):
-            await self._results.finish(record)  # the engine's speed must not show where checks decide
+            await self._results.finish(record)  # only the number of checks may decide, not the engine's speed
         now = service.now()
         service.table.advance(now)
         service.table.check(record, now)
@@ -123,7 +123,7 @@ class Api:
         return json_reply({"status": "success", "data": {"cost": cost, "currency": "USD"}})
 
     async def _parse(self, request: web.Request, *, decode: bool) -> tuple[object, ParsedBody]:
-        """Read and check a body; off the loop when it is large."""
+        """Read and check a body, off the event loop if it is large."""
         try:
             raw = await request.read()
         except web.HTTPRequestEntityTooLarge:
@@ -146,5 +146,5 @@ class Api:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    """Refuse NaN and Infinity, which are no JSON."""
+    """Refuse NaN and Infinity, which are not JSON."""
     raise ValueError(name)

@@ -1,4 +1,4 @@
-"""Sends replies, and does to them what the fault plan says."""
+"""Sends replies, and applies the fault plan to them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _SLOW_SLICES_PER_SECOND = 20
 
 @web.middleware
 async def let_go(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """End a request whose client went away in the middle of it; aiohttp would log a traceback."""
+    """End a request quietly when its client disconnects. aiohttp would log a traceback."""
     try:
         return await handler(request)
     except ConnectionError:
-        raise web.HTTPBadRequest from None  # nobody is there to read it
+        raise web.HTTPBadRequest from None  # nobody reads this reply
 
 
 async def deliver(
@@ -39,7 +39,7 @@ async def deliver(
     action: RequestAction | None,
     process: Callable[[], Awaitable[Reply]],
 ) -> web.StreamResponse:
-    """Answer a request with the reply of `process`, or with what the fault plan made of it."""
+    """Answer a request with the reply of `process`, changed by the fault plan's action if there is one."""
     if action is None:
         return _plain(service, await process())
     reply = Reply(_OK, b"")
@@ -62,7 +62,7 @@ async def deliver(
 
 
 async def _be_slow(service: Service, request: web.Request, reply: Reply, action: Slow) -> web.StreamResponse:
-    """Answer late, unless the emulator closes first: a client that went away does not end its request."""
+    """Answer late, or close the connection if the emulator closes first."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(action.delay):
             await service.closing.wait()
@@ -76,7 +76,7 @@ async def _be_slow(service: Service, request: web.Request, reply: Reply, action:
 async def _break(
     service: Service, request: web.Request, reply: Reply, action: Drop | Hang | Truncate
 ) -> web.StreamResponse:
-    """Close the connection at once, when the emulator closes, or in mid-body."""
+    """Close the connection: at once, when the emulator closes, or in the middle of the body."""
     response: web.StreamResponse = web.Response()
     if isinstance(action, Hang):
         await service.closing.wait()
@@ -85,7 +85,7 @@ async def _break(
         await response.write(reply.body[: int(len(reply.body) * action.share)])
     if request.transport is not None:
         request.transport.close()
-    return response  # goes nowhere: the connection is closed
+    return response  # never sent: the connection is closed
 
 
 def _plain(service: Service, reply: Reply) -> web.Response:
@@ -93,7 +93,7 @@ def _plain(service: Service, reply: Reply) -> web.Response:
 
 
 def _headers(service: Service, reply: Reply) -> dict[str, str]:
-    """The headers of a reply that is about to be sent; it is counted."""
+    """Return a reply's headers, and count a 429."""
     service.refused += reply.status == _TOO_MANY_REQUESTS
     return {"Content-Type": reply.content_type, **reply.headers}
 

@@ -1,4 +1,4 @@
-"""How long the emulated tasks take, in seconds. Pure: the random source is handed in."""
+"""Durations of the emulated tasks, in seconds. Pure: the caller passes the random source."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class LogNormal:
-    """Durations of most hosted models: many near the median, a long tail."""
+    """Durations as most hosted models have them: many near the median, and a long tail."""
 
     median: float = attrs.field(default=2.0, validator=attrs.validators.gt(0))
     """Seconds."""
     sigma: float = attrs.field(default=0.4, validator=attrs.validators.ge(0))
-    """Standard deviation of the logarithm; 0.4 puts nine in ten within half and twice the median."""
+    """Standard deviation of the logarithm. With 0.4, nine of ten tasks take between half and twice the median."""
 
     def __call__(self, random_source: random.Random) -> float:
         """Draw one duration in seconds."""
@@ -28,14 +28,14 @@ class LogNormal:
 
 @attrs.frozen
 class Bimodal:
-    """Two kinds of tasks: quick ones and, with a given share, slow ones (a cold start, a moderation queue)."""
+    """Two kinds of tasks: fast ones, and a share of slow ones (a cold start, a moderation queue)."""
 
     fast: float
     """Seconds."""
     slow: float
     """Seconds."""
     slow_share: float = 0.1
-    """Probability of a slow one."""
+    """Probability that a task is slow."""
 
     def __call__(self, random_source: random.Random) -> float:
         """Draw one duration in seconds."""
@@ -44,7 +44,7 @@ class Bimodal:
 
 @attrs.frozen
 class AfterChecks:
-    """A task is finished when it is checked for the n-th time, whatever the clock says: for deterministic tests."""
+    """Finish a task on its n-th status check, whatever the clock says. Makes tests deterministic."""
 
     checks: int = attrs.field(default=1, validator=attrs.validators.ge(1))
 
@@ -54,7 +54,7 @@ Duration: TypeAlias = "float | AfterChecks | Callable[[random.Random], float]"
 
 
 def draw(duration: Duration, random_source: random.Random) -> float | None:
-    """Return the seconds of one task, or None when checks decide."""
+    """Return the duration of one task in seconds, or None if checks decide."""
     if isinstance(duration, AfterChecks):
         return None
     return duration(random_source) if callable(duration) else duration

@@ -1,4 +1,7 @@
-"""Picture effects, and the plain words (English, some Chinese) that ask for them. RGB in, RGB of the same size out."""
+"""Picture effects, and the plain words (English, some Chinese) that ask for them.
+
+Each effect takes an RGB picture and returns one of the same size.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageMa
 
 Picture: TypeAlias = Image.Image
 Effect: TypeAlias = Callable[[Picture, random.Random, re.Match[str]], Picture]
-"""Takes the picture, the random source of its seed, and the words that asked for the effect."""
+"""A function of the picture, the random source of its seed, and the words that asked for the effect."""
 
 _BLACK_POINT_LUT = 256
 
@@ -31,7 +34,7 @@ class Edit:
 
 
 def recognise(instruction: str) -> list[Edit]:
-    """Return the edits that an instruction asks for, in the order of its words; negated ones are left out."""
+    """Return the edits that an instruction asks for, in the order of its words, without negated ones."""
     found: list[Edit] = []
     for name, (pattern, effect) in _VOCABULARY.items():
         match = pattern.search(instruction)
@@ -42,7 +45,7 @@ def recognise(instruction: str) -> list[Edit]:
 
 
 def cover(picture: Picture, size: tuple[int, int]) -> Picture:
-    """Return the picture scaled to fill a size, its overhang cut off evenly."""
+    """Return the picture scaled to fill a size, and cropped evenly on both sides."""
     return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
 
 
@@ -209,14 +212,14 @@ def _frame(picture: Picture) -> Picture:
 
 
 def _turn(picture: Picture, _: random.Random, words: re.Match[str]) -> Picture:
-    """Rotate by the degrees in the words, clockwise unless they say left; a quarter without a number."""
+    """Rotate by the degrees in the words, or by 90. Turns clockwise unless the words say left."""
     text = words[0].casefold()
     degrees = re.search(r"\d{1,3}(\.\d+)?", text)
     angle = float(degrees[0]) if degrees else 90.0
     is_left = re.search(r"left|counter|anti|左|逆", text) is not None
     turned = picture.convert("RGBA").rotate(angle if is_left else -angle, Image.Resampling.BICUBIC, expand=True)
     inner = ImageOps.contain(turned, picture.size, Image.Resampling.LANCZOS)
-    # A softened copy fills what the turned picture leaves free.
+    # A blurred copy fills the corners.
     backdrop = _scale(picture.filter(ImageFilter.GaussianBlur(max(picture.size) / 30)), 0.6)
     backdrop.paste(inner, ((picture.width - inner.width) // 2, (picture.height - inner.height) // 2), inner)
     return backdrop

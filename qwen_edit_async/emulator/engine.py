@@ -1,4 +1,4 @@
-"""What makes the pictures. It is not the model: it applies plain effects, so that a person sees which edit happened."""
+"""Engines that make the pictures. None is the model: plain effects show a person which edit was made."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ try:
     from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
     from qwen_edit_async.emulator.edits import cover, recognise
-except ImportError as error:
-    raise ImportError("the emulator needs Pillow: pip install 'qwen-edit-async[images]'") from error
+except ImportError as _error:
+    raise ImportError("the emulator needs Pillow: pip install 'qwen-edit-async[images]'") from _error
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
@@ -31,20 +31,20 @@ _CJK_FONTS = (
     "simsun.ttc",
 )
 _CAPTION_LINES = 7
-_PNG_COMPRESSION = 1  # zlib's level: three times as fast as the default, a tenth larger
+_PNG_COMPRESSION = 1  # zlib's level: three times as fast as the default, and a tenth larger
 
 
 @attrs.frozen
 class EditJob:
-    """What an engine is to make."""
+    """The pictures that an engine has to make."""
 
     images: tuple[bytes, ...] = attrs.field(repr=False)
-    """The input files, in order; empty for an engine that does not read images."""
+    """The input files, in order, or none for an engine that does not read images."""
     instruction: str
     """At most 800 characters."""
     negative_prompt: str | None
     n: int
-    """How many pictures."""
+    """Number of pictures."""
     size: Size | None
     """Requested width and height in pixels, before rounding to multiples of 16."""
     prompt_extend: bool
@@ -52,7 +52,7 @@ class EditJob:
     seed: int
 
     def output_size(self, last_image: Size) -> Size:
-        """Return the contract's output size, in pixels, for the size of the last input image."""
+        """Return the output size that the contract gives, in pixels, for the last input image's size."""
         return output_size(self.size, last_image)
 
 
@@ -61,19 +61,22 @@ class EditEngine(Protocol):
 
     @property
     def reads_images(self) -> bool:
-        """False: images are neither fetched, decoded nor kept, and `render` is called for each download."""
+        """Whether the engine reads the input images.
+
+        If not, images are not fetched, decoded or kept, and `render` is called for each download.
+        """
         ...
 
     def render(self, job: EditJob) -> list[bytes]:
-        """Return `job.n` PNG files. Called on a worker thread, for several tasks at a time.
+        """Return `job.n` PNG files. Any exception fails the task.
 
-        Any exception fails the task.
+        The emulator calls this on worker threads, for several tasks at a time.
         """
         ...
 
 
 class FixedEngine:
-    """Gives the same small PNG for every task, and looks at nothing: for benchmarks and tests that need no pixels."""
+    """Returns the same small PNG for every task. For benchmarks and tests that need no pixels."""
 
     reads_images = False
 
@@ -81,16 +84,16 @@ class FixedEngine:
         self._picture = _png(Image.new("RGB", (16, 16), "#7f9cf5"))
 
     def render(self, job: EditJob) -> list[bytes]:
-        """Return the PNG, `n` times."""
+        """Return the PNG `n` times."""
         return [self._picture] * job.n
 
 
 class PillowEngine:
     """Applies the effects that an instruction names in plain words, in their order: grayscale, snow, rotate left, ….
 
-    Other instructions tint the picture and are written on it. Several inputs are composed: the last fills the picture,
-    the others lie on it as prints. The same seed and input give the same picture; another seed, or another of the `n`
-    pictures, differs slightly in crop, light and colour.
+    Other instructions tint the picture and are written on it. Of several inputs, the last fills the picture and the
+    others lie on it like prints. The same seed and input give the same picture. Other seeds, and the `n` pictures of a
+    task, differ slightly in crop, light and colour.
     """
 
     reads_images = True
@@ -122,7 +125,7 @@ def read_size(data: bytes) -> Size:
     """Return the width and height in pixels of an image file, as a viewer shows it (EXIF orientation applied).
 
     Raises:
-        OSError: It is no image of an accepted format.
+        OSError: The file is not an image of an accepted format.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -152,7 +155,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _vary(picture: Image.Image, random_source: random.Random) -> Image.Image:
-    """Crop, light and colour a little differently, as another seed of the model would."""
+    """Vary crop, light and colour a little, as another seed of the model would."""
     margin_x, margin_y = picture.width * 0.03, picture.height * 0.03
     left, top = random_source.uniform(0, margin_x), random_source.uniform(0, margin_y)
     box = (round(left), round(top), round(picture.width - margin_x + left), round(picture.height - margin_y + top))
@@ -179,7 +182,7 @@ def _compose(sources: list[Image.Image], size: Size) -> Image.Image:
 
 
 def _tint(picture: Image.Image, instruction: str) -> Image.Image:
-    """Tint with a hue that the instruction's text decides."""
+    """Tint with a hue that depends on the instruction's text."""
     hue = int.from_bytes(hashlib.blake2b(instruction.encode(), digest_size=2).digest(), "big") % 360
     toned = ImageOps.colorize(
         picture.convert("L"), f"hsl({hue}, 60%, 8%)", f"hsl({(hue + 30) % 360}, 70%, 92%)", f"hsl({hue}, 55%, 50%)"
@@ -188,7 +191,7 @@ def _tint(picture: Image.Image, instruction: str) -> Image.Image:
 
 
 def _font(size: int, text: str) -> _Font:
-    """Return a font of a size in pixels that has the text's letters, if the machine has one."""
+    """Return a font of a size in pixels that has the text's characters, if the machine has such a font."""
     if any(ord(character) >= 0x2E80 for character in text):  # noqa: PLR2004 - where the CJK blocks begin
         for name in _CJK_FONTS:
             try:
@@ -199,7 +202,7 @@ def _font(size: int, text: str) -> _Font:
 
 
 def _wrap(text: str, font: _Font, width: int) -> list[str]:
-    """Break into lines of at most a width in pixels, between words where there are any."""
+    """Break a text into lines of at most a width in pixels, between words if possible."""
     lines = [""]
     words = text.split()
     for position, word in enumerate(words):
@@ -235,7 +238,7 @@ def _caption(picture: Image.Image, instruction: str) -> Image.Image:
 
 
 def _watermark(picture: Image.Image) -> Image.Image:
-    """Write the model's mark in the bottom-right corner."""
+    """Write the model's watermark in the bottom-right corner."""
     pixels = max(round(min(picture.size) / 28), 10)
     font = ImageFont.load_default(pixels)
     overlay = Image.new("RGBA", picture.size)

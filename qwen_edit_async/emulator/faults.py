@@ -1,8 +1,7 @@
-"""What goes wrong, when, and how often: a plan that a seed makes replayable. Pure: it decides, the server acts.
+"""Faults: what goes wrong, when, and how often. A seed makes a plan replayable. Pure: the server acts on it.
 
-A `Fault` is made by what happens (`Fault.status(503)`), and narrowed by when (`.on("submit").nth(3)`). It never
-changes: each method returns a new one. A `FaultPlan` tries its faults in order for each request; the first that applies
-wins.
+A class method says what happens (`Fault.status(503)`), and other methods narrow when (`.on("submit").nth(3)`). They
+return new faults: a `Fault` never changes. A `FaultPlan` applies the first of its faults that fits a request.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Answer:
 
     reply: Reply
     accepted: bool = False
-    """Whether the request takes effect all the same."""
+    """Whether the request takes effect nevertheless."""
 
 
 @attrs.frozen
@@ -52,7 +51,7 @@ class Hang:
 
 @attrs.frozen
 class Redirect:
-    """Answer with a redirect; without a location, to the results origin."""
+    """Answer with a redirect, by default to the results origin."""
 
     status: int
     location: str | None
@@ -89,10 +88,10 @@ RequestAction: TypeAlias = Answer | Drop | Hang | Redirect | Rewrite | Truncate 
 
 @attrs.frozen
 class Fault:
-    """One thing that goes wrong. Make it with a class method, narrow it with the others.
+    """One thing that goes wrong. Class methods make a fault, the other methods narrow it.
 
-    Without narrowing it happens every time. A request fault applies to submissions, checks and downloads unless its
-    class method or `on` says otherwise. Numbers count from 1.
+    Without narrowing, a fault happens every time. It applies to submissions, checks and downloads, unless its class
+    method or `on` says otherwise. Numbers count from 1.
 
     Example:
         ``Fault.status(503, retry_after=1).on("submit").times(2)``
@@ -126,8 +125,8 @@ class Fault:
             retry_after: The Retry-After header: seconds, or any text, such as an HTTP date.
             code: The error's code; the HTTP status by default.
             message: The error's message.
-            shape: One of the shapes that such errors are known to have; ``html`` is a proxy's page, ``empty`` no body.
-            accepted: The request takes effect all the same: a task is created, and charged.
+            shape: A known shape of such errors. ``html`` is a proxy's page, ``empty`` has no body.
+            accepted: Whether the request takes effect all the same: a task is created and charged.
         """
         reply = error_reply(status, status if code is None else code, message, shape=shape)
         if retry_after is not None:
@@ -142,7 +141,7 @@ class Fault:
 
     @classmethod
     def redirect(cls, location: str | None = None, *, status: int = 307) -> Fault:
-        """Answer with a redirect, by default to the results origin, where no key must arrive."""
+        """Answer with a redirect, by default to the results origin, which must never receive the key."""
         return cls(Redirect(status, location))
 
     @classmethod
@@ -152,7 +151,7 @@ class Fault:
 
     @classmethod
     def drop_request(cls, *, read_body: bool = True) -> Fault:
-        """Close the connection before the request takes effect, its body read or not."""
+        """Close the connection before the request takes effect, after reading its body or not."""
         return cls(Drop(accepted=False, read_body=read_body))
 
     @classmethod
@@ -174,7 +173,7 @@ class Fault:
 
     @classmethod
     def malformed_json(cls) -> Fault:
-        """Answer with text that looks like JSON and is not."""
+        """Answer with text that looks like JSON but is not."""
         return cls._rewrite(lambda reply: attrs.evolve(reply, body=b"{'status': in_progress,}"))
 
     @classmethod
@@ -184,7 +183,7 @@ class Fault:
 
     @classmethod
     def reshape(cls, function: Callable[[dict[str, Any]], object]) -> Fault:
-        """Pass the JSON object of a successful reply through a function; it returns what is sent."""
+        """Pass the JSON object of a successful reply through a function, and send what it returns."""
 
         def rewrite(reply: Reply) -> Reply:
             if reply.status >= 400:  # noqa: PLR2004 - the first HTTP error status
@@ -206,7 +205,7 @@ class Fault:
 
     @classmethod
     def expired_url(cls) -> Fault:
-        """Answer a download as if its URL had expired; a later status check hands out a fresh one."""
+        """Answer a download as if its URL had expired. A later status check returns a fresh URL."""
         return cls.status(403, message="the URL has expired").on("download")
 
     @classmethod
@@ -239,39 +238,39 @@ class Fault:
 
     @classmethod
     def vanished_task(cls, *, after_checks: int = 0) -> Fault:
-        """Create a task that status checks do not find, the first few excepted."""
+        """Create a task that status checks do not find, except the first `after_checks`."""
         return cls(TaskFault("vanished", after_checks=after_checks), ("task",))
 
     # When it happens.
 
     def on(self, *operations: Operation) -> Fault:
-        """Only for these operations.
+        """Apply only to these operations.
 
         Raises:
             ValueError: The fault is about a task, not a request.
         """
         if isinstance(self._action, TaskFault):
-            raise ValueError("this fault is about a task and happens when the task is created")  # noqa: TRY004 - a wrong value
+            raise ValueError("this fault is about a task: it happens when the task is created, so don't use on()")  # noqa: TRY004 - a wrong value
         return attrs.evolve(self, occasions=operations)
 
     def nth(self, *numbers: int) -> Fault:
-        """Only for the n-th of the requests (or created tasks) that it could apply to."""
+        """Apply only to the n-th of the requests (or created tasks) that the fault fits."""
         return attrs.evolve(self, numbers=frozenset(numbers))
 
     def times(self, limit: int) -> Fault:
-        """At most this often."""
+        """Apply at most this many times."""
         return attrs.evolve(self, limit=limit)
 
     def with_probability(self, probability: float) -> Fault:
-        """Only with this probability, from 0 to 1, drawn from the plan's seed."""
+        """Apply with this probability, from 0 to 1, drawn from the plan's seed."""
         return attrs.evolve(self, probability=probability)
 
     def for_task(self, *tasks: int | str) -> Fault:
-        """Only for tasks with these numbers, in the order of creation, or ids. On a submission, the number to come."""
+        """Apply only to tasks with these ids or numbers. The n-th task has number n, and so has its submission."""
         return attrs.evolve(self, tasks=frozenset(tasks))
 
     def when(self, predicate: Callable[[TaskRecord], bool]) -> Fault:
-        """Only for tasks that the predicate accepts; on a submission there is no task yet, so it never applies."""
+        """Apply only to tasks that the predicate accepts. Never applies to submissions: they have no task yet."""
         return attrs.evolve(self, predicate=predicate)
 
     @classmethod
@@ -296,7 +295,7 @@ class FaultPlan:
 
 
 class _Counter:
-    """A fault and how often it could have happened, and did."""
+    """A fault, how often it could have happened, and how often it did."""
 
     def __init__(self, fault: Fault, seed: str) -> None:
         self.fault = fault
@@ -305,12 +304,12 @@ class _Counter:
         self._fired = 0
 
     def is_due(self, number: int, task: TaskRecord | None) -> bool:
-        """Count one occasion and say whether the fault happens on it."""
+        """Count one occasion, and return whether the fault happens on it."""
         fault = self.fault
-        if not fault._could_apply(number, task):  # noqa: SLF001 - same module, kept off the public surface
+        if not fault._could_apply(number, task):  # noqa: SLF001 - same module, but not public
             return False
         self._seen += 1
-        # Each fault draws from its own source, on every occasion: another fault in the plan does not shift its draws.
+        # Each fault draws from its own source on every occasion, so that other faults don't shift its draws.
         if fault._probability < 1 and self._random.random() >= fault._probability:  # noqa: SLF001 - as above
             return False
         if fault._numbers and self._seen not in fault._numbers:  # noqa: SLF001 - as above
@@ -322,7 +321,7 @@ class _Counter:
 
 
 class FaultRun:
-    """A plan under way: it counts requests and draws."""
+    """A plan in use: it counts requests and draws random numbers."""
 
     def __init__(self, plan: FaultPlan) -> None:
         self._seed = plan.seed
@@ -331,15 +330,15 @@ class FaultRun:
         self.add(plan.faults)
 
     def add(self, faults: Iterable[Fault]) -> None:
-        """Append faults; they count requests from now on."""
+        """Append faults. They count requests from now on."""
         for fault in faults:
             counter = _Counter(fault, f"{self._seed}:{self._size}")
             self._size += 1
-            for occasion in fault._occasions:  # noqa: SLF001 - same module, kept off the public surface
+            for occasion in fault._occasions:  # noqa: SLF001 - same module, but not public
                 self._counters[occasion].append(counter)
 
     def on_request(self, operation: Operation, number: int, task: TaskRecord | None) -> RequestAction | None:
-        """Return what happens to a request that is about the task of this number."""
+        """Return what happens to a request for the task of this number."""
         action = self._select(operation, number, task)
         return None if isinstance(action, TaskFault) else action
 
@@ -356,4 +355,4 @@ class FaultRun:
         if not due:
             return None
         due[0].fire()
-        return due[0].fault._action  # noqa: SLF001 - same module, kept off the public surface
+        return due[0].fault._action  # noqa: SLF001 - same module, but not public

@@ -1,6 +1,6 @@
-"""The service's JSON, written from its published contract. Pure.
+"""The service's JSON replies, written from its published contract. Pure.
 
-The client's codec is not used, so that one mistake cannot hide on both sides.
+This module does not use the client's decoder, so that one mistake can't hide on both sides.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qwen_edit_async.emulator.validation import RejectedError
 
 ErrorShape = Literal["contract", "object", "string", "message", "detail", "status", "html", "empty"]
-"""Shapes that an HTTP error of the service, or of a proxy in front, is known to have."""
+"""Known shapes of an HTTP error of the service or of a proxy in front of it."""
 
 _JSON = "application/json"
 _HTML = "<!DOCTYPE html><html><head><title>{status}</title></head><body><h1>{status} {message}</h1></body></html>"
@@ -42,7 +42,7 @@ def json_reply(members: Mapping[str, Any], status: int = 200) -> Reply:
 
 
 def error_reply(status: int, code: int | str, message: str, *, shape: ErrorShape = "contract") -> Reply:
-    """Return an HTTP error in one of its shapes."""
+    """Return an HTTP error in one of the known shapes."""
     match shape:
         case "html":
             return Reply(status, _HTML.format(status=status, message=message).encode(), "text/html")
@@ -67,17 +67,17 @@ def rejection_reply(error: RejectedError) -> Reply:
 
 
 def created_reply(task: TaskRecord, created_at: int) -> Reply:
-    """Return the reply to a creation; `created_at` is in seconds since 1970."""
+    """Return the reply to a submission. `created_at` is in seconds since 1970."""
     return json_reply(_head(task, "in_progress", created_at))
 
 
 def running_reply(task: TaskRecord, created_at: int, progress: float) -> Reply:
-    """Return the status of an unfinished task."""
+    """Return the status reply of an unfinished task."""
     return json_reply(_head(task, "in_progress", created_at) | {"progress": progress})
 
 
 def completed_reply(task: TaskRecord, created_at: int, urls: Sequence[str]) -> Reply:
-    """Return the status of a completed task, with its pictures' URLs."""
+    """Return the status reply of a completed task, with its pictures' URLs."""
     submission = task.submission
     usage = {
         "cost": str(task.cost),
@@ -93,7 +93,7 @@ def completed_reply(task: TaskRecord, created_at: int, urls: Sequence[str]) -> R
 
 
 def failed_reply(task: TaskRecord, created_at: int, failure: Failure) -> Reply:
-    """Return the status of a failed task."""
+    """Return the status reply of a failed task."""
     error: object
     match failure.shape:
         case "contract":

@@ -1,4 +1,7 @@
-"""The results origin: renders pictures, keeps them on disk, serves them under signed URLs that expire. No key here."""
+"""The results origin: renders pictures, keeps them on disk, and serves them under signed URLs that expire.
+
+Requests for results need no key.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ _PATH = "/results/{task_id}/{index}.png"
 
 
 class _InputError(Exception):
-    """An input image that can't be had or decoded."""
+    """An input image can't be fetched or decoded."""
 
 
 class Results:
@@ -48,11 +51,11 @@ class Results:
         self._client: aiohttp.ClientSession | None = None
 
     def open(self, spool: Path) -> None:
-        """Keep pictures in a directory from now on."""
+        """Set the directory that keeps the pictures."""
         self._spool = spool
 
     async def aclose(self) -> None:
-        """Stop every rendering."""
+        """Stop rendering."""
         jobs = list(self._jobs.values())
         for job in jobs:
             job.cancel()
@@ -68,13 +71,13 @@ class Results:
         return application
 
     def begin(self, record: TaskRecord, payloads: Sequence[bytes | None]) -> None:
-        """Start to make the pictures of a task; a None payload is fetched from the image's URL."""
+        """Start to make the pictures of a task. A None payload is fetched from the image's URL."""
         task = self._service.loop.create_task(self._make(record, payloads))
         self._jobs[record.id] = task
         task.add_done_callback(lambda _: self._jobs.pop(record.id, None))
 
     async def finish(self, record: TaskRecord) -> None:
-        """Wait until the engine is through with a task."""
+        """Wait until the engine has finished a task."""
         job = self._jobs.get(record.id)
         if job is not None:
             await asyncio.wait([job])
@@ -101,7 +104,7 @@ class Results:
             )
         except _InputError as error:
             failure = Failure(_DOWNLOAD_FAILED_CODE, str(error))
-        except Exception as error:  # noqa: BLE001 - a foreign engine may raise anything; that fails its task only
+        except Exception as error:  # noqa: BLE001 - an engine may raise anything, and that fails only its task
             failure = Failure(_RENDER_FAILED_CODE, f"the engine failed: {error!r}")
         self._service.table.picture_done(record, self._service.now(), failure)
 
@@ -116,7 +119,7 @@ class Results:
         return sizes
 
     async def _fetch(self, url: str | None) -> bytes:
-        """Fetch an input image from loopback; nothing else is ever contacted."""
+        """Fetch an input image. Only loopback is ever contacted."""
         if url is None or not _is_loopback(url):
             raise _InputError("input download failed: the emulator fetches from loopback only")
         if self._client is None:

@@ -1,4 +1,4 @@
-"""The emulator's life: two loopback origins, an executor, a directory for the pictures."""
+"""Start and close an emulator: two loopback origins, worker threads, a directory for the pictures."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from qwen_edit_async.emulator.tasks import TaskRecord
 
 _HOST = "127.0.0.1"
-_SHUTDOWN_SECONDS = 0.1  # for replies under way; 0 would mean without end
+_SHUTDOWN_SECONDS = 0.1  # for replies in progress; 0 would wait forever
 
 
 class _Runtime:
-    """What a started emulator holds."""
+    """The resources of a started emulator."""
 
     def __init__(self, settings: EmulatorSettings) -> None:
         self.service = Service(settings)
@@ -43,13 +43,13 @@ class _Runtime:
 
     async def start(self) -> None:
         if self._stack is not None:
-            raise RuntimeError("an emulator starts once; make a new one")
+            raise RuntimeError("an emulator can be started only once: make a new one")
         self._stack = AsyncExitStack()
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._stack.aclose)
             spool = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="qwen-edit-emulator-")
             self._stack.push_async_callback(asyncio.to_thread, spool.cleanup)
-            # An executor of its own: the loop's default one also resolves host names for the code under test.
+            # The loop's default executor would also work, but it resolves host names for the code under test.
             executor = ThreadPoolExecutor(min(os.cpu_count() or 1, 4), thread_name_prefix="qwen-edit-emulator")
             self._stack.push_async_callback(asyncio.to_thread, executor.shutdown, cancel_futures=True)
             self.service.bind(executor)
@@ -78,10 +78,10 @@ class _Runtime:
 
 @attrs.frozen(kw_only=True, eq=False)
 class EditEmulator(EmulatorSettings):
-    """The service for ``qwen_image_edit_plus``, emulated in the process on 127.0.0.1. It is not the model.
+    """The service for ``qwen_image_edit_plus``, emulated in this process on 127.0.0.1. It is not the model.
 
-    It enforces the documented contract, edits real pixels, keeps accounts, and fails on demand. Use it as an async
-    context manager, with `start` and `aclose`, or from synchronous code with `in_thread`. It serves once.
+    It enforces the documented contract, edits real pixels, keeps an account, and fails on demand. Use it as an async
+    context manager, with `start` and `aclose`, or from synchronous code with `in_thread`. It can be started only once.
 
     Args: the fields of `EmulatorSettings`, by keyword.
 
@@ -93,22 +93,22 @@ class EditEmulator(EmulatorSettings):
 
     @property
     def url(self) -> str:
-        """The API's origin, for ``base_url``; empty before the start."""
+        """The API's origin, for ``base_url``. Empty before the start."""
         return self._runtime.url
 
     @property
     def results_url(self) -> str:
-        """The origin of the result URLs, another port, where no key must arrive; empty before the start."""
+        """The origin of the result URLs, on another port. It must never receive the key. Empty before the start."""
         return self._runtime.service.results_url
 
     @property
     def tasks(self) -> Mapping[str, TaskRecord]:
-        """Every task by its id, in the order of creation."""
+        """All tasks by id, in the order of creation."""
         return MappingProxyType(self._runtime.service.table.records)
 
     @property
     def requests(self) -> Sequence[RequestRecord]:
-        """The latest requests, oldest first, as many as `request_log` says."""
+        """The latest requests, oldest first, at most `request_log` of them."""
         return tuple(self._runtime.service.requests)
 
     def statistics(self) -> EmulatorStatistics:
@@ -116,7 +116,7 @@ class EditEmulator(EmulatorSettings):
         return self._runtime.service.statistics()
 
     def inject(self, *faults: Fault) -> None:
-        """Append faults to the plan while the emulator runs; they count requests from now on."""
+        """Append faults to the plan while the emulator runs. They count requests from now on."""
         self._runtime.service.faults.add(faults)
 
     async def start(self) -> Self:
@@ -124,13 +124,13 @@ class EditEmulator(EmulatorSettings):
 
         Raises:
             OSError: The port is taken.
-            RuntimeError: It was started before.
+            RuntimeError: The emulator was started before.
         """
         await self._runtime.start()
         return self
 
     async def aclose(self) -> None:
-        """Stop serving, drop open connections and delete the pictures. Closing twice does nothing."""
+        """Stop serving, close open connections and delete the pictures. A second call does nothing."""
         await self._runtime.aclose()
 
     async def __aenter__(self) -> Self:
@@ -141,6 +141,6 @@ class EditEmulator(EmulatorSettings):
 
     @contextmanager
     def in_thread(self) -> Iterator[Self]:
-        """Serve from a thread with its own event loop: for synchronous code, or to keep the caller's loop to itself."""
+        """Serve from a thread with its own event loop, for synchronous code or to keep the caller's loop free."""
         with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(self):
             yield self

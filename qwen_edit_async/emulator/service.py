@@ -1,4 +1,4 @@
-"""What both origins of one emulator share: tasks, faults, counters, the clock, admission."""
+"""The state that both origins of an emulator share: tasks, faults, counters, clock, admission."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Service:
 
     def __init__(self, settings: EmulatorSettings) -> None:
         self.settings = settings
-        self.table = TaskTable(
+        self.table: TaskTable = TaskTable(
             duration=settings.duration,
             time_scale=settings.time_scale,
             slots=settings.slots,
@@ -38,12 +38,12 @@ class Service:
             balance=settings.balance,
             seed=settings.seed,
         )
-        self.faults = FaultRun(settings.faults)
+        self.faults: FaultRun = FaultRun(settings.faults)
         self.requests: deque[RequestRecord] = deque(maxlen=settings.request_log)
         self.submits = self.checks = self.downloads = self.precharges = 0
         self.refused = self.redirects = self.keys_at_results = 0
         self.results_url = ""
-        self.closing = asyncio.Event()
+        self.closing: asyncio.Event = asyncio.Event()
         self._authorization = f"Bearer {settings.api_key}".encode()
         self._recent: deque[float] = deque()
         self._epoch = 0.0
@@ -51,17 +51,17 @@ class Service:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def bind(self, executor: Executor) -> None:
-        """Take the running loop's clock, and an executor for work that would block the loop."""
+        """Use the running loop's clock, and an executor for work that would block the loop."""
         self._loop = asyncio.get_running_loop()
         self._executor = executor
         self._epoch = time.time() - self._loop.time()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop that the emulator runs on.
+        """The emulator's event loop.
 
         Raises:
-            RuntimeError: It was not started.
+            RuntimeError: The emulator is not started.
         """
         if self._loop is None:
             raise RuntimeError("the emulator is not started")
@@ -73,11 +73,11 @@ class Service:
         return self._executor
 
     def now(self) -> float:
-        """Return the loop's clock, in seconds."""
+        """Return the time of the loop's clock, in seconds."""
         return self.loop.time()
 
     def since_1970(self, moment: float) -> float:
-        """Return a moment of the loop's clock in seconds since 1970."""
+        """Convert a time of the loop's clock to seconds since 1970."""
         return self._epoch + moment
 
     def note(self, request: web.BaseRequest) -> None:
@@ -86,10 +86,10 @@ class Service:
         self.requests.append(RequestRecord(request.method, request.path, self.now(), names))
 
     def admit(self, request: web.BaseRequest) -> None:
-        """Let an API call in.
+        """Check the rate and the key of an API call.
 
         Raises:
-            RejectedError: 429 above the allowed rate, 401 without the right key.
+            RejectedError: With 429 above the allowed rate, with 401 without the right key.
         """
         if self.settings.requests_per_second is not None:
             now = self.now()
@@ -103,7 +103,7 @@ class Service:
             raise RejectedError("the API key is missing or invalid", status=401, code=401)
 
     def retry_after(self) -> dict[str, str]:
-        """Return the headers of an answer 429."""
+        """Return the headers of a 429 reply."""
         setting = self.settings.retry_after
         if setting is None:
             return {}

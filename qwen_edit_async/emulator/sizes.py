@@ -1,4 +1,4 @@
-"""Output sizes as the contract's ``size`` parameter describes them. Pure arithmetic on pixels."""
+"""Output sizes, as the contract describes them under ``size``. Pure arithmetic on pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def parse_size(text: str) -> Size:
     """Read a ``width*height`` string.
 
     Raises:
-        ValueError: It has another form, or a side outside 512 to 2048 pixels.
+        ValueError: The text has another form, or a side is outside 512 to 2048 pixels.
     """
     match = _SIZE.fullmatch(text)
     if match is None:
@@ -29,14 +29,14 @@ def parse_size(text: str) -> Size:
 
 
 def round_side(side: float) -> int:
-    """Return the nearest positive multiple of 16; a tie goes to the even one, which fits the contract's 1032 → 1024."""
+    """Return the nearest positive multiple of 16. A tie goes to the even multiple, as in the contract's 1032 → 1024."""
     return max(round(side / SIDE_MULTIPLE), 1) * SIDE_MULTIPLE
 
 
 def output_size(requested: Size | None, last_image: Size) -> Size:
-    """Return the size of the output for the requested size and the size of the last input image, in pixels.
+    """Return the output size in pixels, given the requested size and the last input image's size.
 
-    Without a requested size the output has the last image's ratio at about 1024*1024 pixels in total.
+    Without a requested size, the output has the last image's ratio and about 1024*1024 pixels in total.
     """
     if requested is not None:
         return round_side(requested[0]), round_side(requested[1])

@@ -1,4 +1,4 @@
-"""What the emulator counts."""
+"""The emulator's counters."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import attrs
 
 @attrs.frozen
 class RequestRecord:
-    """One request, as it arrived. Header values are not kept: one of them is the key."""
+    """A request as it arrived. Header values are not kept, because one of them is the key."""
 
     method: str
     path: str
     time: float
     """The event loop's clock, in seconds."""
     header_names: tuple[str, ...]
-    """In lower case."""
+    """Names of the headers, in lower case."""
 
 
 @attrs.frozen(kw_only=True)
@@ -24,13 +24,13 @@ class EmulatorStatistics:
     """A snapshot of an emulator's counters."""
 
     submits: int
-    """Creation requests that arrived, refused ones too."""
+    """Submissions that arrived, including refused ones."""
     checks: int
-    """Status requests that arrived."""
+    """Status checks that arrived."""
     downloads: int
-    """Result requests that arrived."""
+    """Requests for results that arrived."""
     precharges: int
-    """Cost estimates that were asked for."""
+    """Requests for a cost estimate."""
     refused: int
     """Requests answered 429."""
     redirects: int
@@ -39,16 +39,16 @@ class EmulatorStatistics:
     tasks_completed: int
     tasks_failed: int
     unfinished: int
-    """Tasks that wait or run."""
+    """Tasks that are waiting or running."""
     peak_unfinished: int
-    """The most tasks that were unfinished at a time."""
+    """The highest number of unfinished tasks at a time."""
     charges: Decimal
     """Money charged for completed tasks."""
     balance: Decimal | None
-    """Money left, less what unfinished tasks will cost; None for an endless account."""
+    """Money left after paying for unfinished tasks, or None without a limit."""
     keys_at_results: int
-    """Requests on the results origin that carried an Authorization header: must stay 0."""
+    """Requests to the results origin with an Authorization header. This must stay 0."""
     checks_per_task: tuple[int, ...]
-    """Status checks answered by each task's state, in the order of creation."""
+    """Answered status checks of each task, in the order of creation."""
     lags: tuple[float, ...]
-    """Seconds from a task's end to the first check that told it, for each task whose end was told."""
+    """Seconds from a task's end to the first check that reported it, for each task with such a check."""

@@ -1,12 +1,12 @@
-"""The life of the emulated tasks: slots, durations, billing. Pure, but for the ids: every call is told the time.
+"""The life of the emulated tasks: slots, durations, billing. Pure except for the ids: the caller passes the time.
 
-Nothing runs in the background. A task's state follows from the clock when it is asked for: `TaskTable.advance` finishes
-what is due by then and starts what waited for a slot, in O(log n) a task.
+Nothing runs in the background. `TaskTable.advance` brings all tasks up to a given time: it finishes those that are due
+and starts those that waited for a slot, in O(log n) per task.
 
 ```
  queued ──slot──► running ──due, picture ready──► completed
                      │  └────due, refused────────► failed
-                     └──a "stuck" fault: never
+                     └──a "stuck" fault: stays running
 ```
 """
 
@@ -36,17 +36,20 @@ _ID_LENGTH = 20
 
 @attrs.frozen
 class Failure:
-    """Why a task failed, as its ``error`` member says it."""
+    """The reason why a task failed: its ``error`` member."""
 
     code: int | str
     message: str
     shape: Literal["contract", "object", "string"] = "contract"
-    """``contract``: code, ``error_message``; ``object``: code as text, ``message``; ``string``: the message alone."""
+    """Form of the ``error`` member.
+
+    ``contract``: code and ``error_message``. ``object``: code as text and ``message``. ``string``: the message alone.
+    """
 
 
 @attrs.frozen
 class TaskFault:
-    """What becomes of a created task."""
+    """What happens to a created task."""
 
     kind: Literal["stuck", "failed", "vanished"]
     failure: Failure | None = None
@@ -55,55 +58,55 @@ class TaskFault:
 
 @attrs.define(eq=False)
 class TaskRecord:
-    """One task, to be read only; its fields change as it goes on. Times are the loop's clock, in seconds."""
+    """One task. Only read it: the emulator changes its fields. Times are on the loop's clock, in seconds."""
 
     id: str
     number: int
-    """1 for the first task created."""
+    """Number of the task, in the order of creation, from 1."""
     submission: Submission
     """The parsed request."""
     seed: int
-    """The requested seed, or the drawn one."""
+    """The requested seed, or a random one."""
     cost: Decimal
     created_at: float
     duration: float | None
-    """Seconds of work, or None when the number of checks decides."""
+    """Seconds that the task runs, or None if the number of checks decides."""
     fault: TaskFault | None = None
     body: object = attrs.field(default=None, repr=False)
-    """The parsed JSON, with ``keep_bodies=True``."""
+    """The parsed JSON, if ``keep_bodies=True``."""
     status: Literal["queued", "running", "completed", "failed"] = "queued"
     picture_ready: bool = True
-    """False while the engine works on it."""
+    """Whether the engine has finished."""
     image_sizes: tuple[Size, ...] = ()
-    """Width and height of the input images in pixels, once an engine that reads images has seen them."""
+    """Width and height of the input images in pixels, once an engine has read them."""
     failure: Failure | None = None
     checks: int = 0
-    """Status checks that were answered by the task's state."""
+    """Number of answered status checks."""
     started_at: float | None = None
     finished_at: float | None = None
     seen_at: float | None = None
-    """When a status check first told the end."""
+    """Time of the first status check that reported the end."""
 
     @property
     def is_finished(self) -> bool:
-        """Whether it completed or failed."""
+        """Whether the task completed or failed."""
         return self.status in {"completed", "failed"}
 
     @property
     def lag(self) -> float | None:
-        """Seconds from the end to the first status check that told it, or None before that check."""
+        """Seconds from the end to the first status check that reported it, or None before that check."""
         if self.seen_at is None or self.finished_at is None:
             return None
         return self.seen_at - self.finished_at
 
     @property
     def is_vanished(self) -> bool:
-        """Whether the service has forgotten it."""
+        """Whether the service has forgotten the task."""
         return self.fault is not None and self.fault.kind == "vanished" and self.checks >= self.fault.after_checks
 
 
 class TaskTable:
-    """All tasks of one emulator, and its account."""
+    """All tasks of an emulator, and its account."""
 
     def __init__(
         self,
@@ -118,11 +121,11 @@ class TaskTable:
     ) -> None:
         self.records: dict[str, TaskRecord] = {}
         self.balance = balance
-        self.charges = Decimal(0)
-        self.completed = 0
-        self.failed = 0
-        self.unfinished = 0
-        self.peak_unfinished = 0
+        self.charges: Decimal = Decimal(0)
+        self.completed: int = 0
+        self.failed: int = 0
+        self.unfinished: int = 0
+        self.peak_unfinished: int = 0
         self._duration = duration
         self._time_scale = time_scale
         self._slots = slots
@@ -134,7 +137,7 @@ class TaskTable:
         self._due: list[tuple[float, int, TaskRecord]] = []
 
     def cost(self, submission: Submission) -> Decimal:
-        """Return what the submission costs when it succeeds."""
+        """Return the price of a submission that succeeds."""
         return self._price * submission.n
 
     def create(self, submission: Submission, now: float, *, picture_ready: bool) -> TaskRecord:
@@ -143,10 +146,10 @@ class TaskTable:
         Args:
             submission: The parsed request.
             now: The clock, in seconds.
-            picture_ready: False when `picture_done` will be called.
+            picture_ready: False if `picture_done` will be called.
 
         Raises:
-            RejectedError: 402 when the balance does not cover it, 429 when no slot is free and nothing may wait.
+            RejectedError: With 402 if the balance is too low, with 429 if no slot is free and tasks may not wait.
         """
         cost = self.cost(submission)
         if self.balance is not None and cost > self.balance:
@@ -167,28 +170,28 @@ class TaskTable:
         )
         self.records[record.id] = record
         if self.balance is not None:
-            self.balance -= cost  # given back if the task fails: only what succeeds is billed
+            self.balance -= cost  # returned if the task fails: only successful tasks are billed
         self.unfinished += 1
         self.peak_unfinished = max(self.peak_unfinished, self.unfinished)
         return record
 
     def enqueue(self, record: TaskRecord) -> None:
-        """Let a created task start, at once or when a slot falls free."""
+        """Start a created task, at once or when a slot becomes free."""
         if self._has_free_slot():
             self._start(record, record.created_at)
         else:
             self._waiting.append(record)
 
     def advance(self, now: float) -> None:
-        """Finish every task that is due by now, and start the tasks that waited for it."""
+        """Finish every task that is due by now, and start waiting tasks in the free slots."""
         while self._due and self._due[0][0] <= now:
             due, _, record = heapq.heappop(self._due)
             if record.picture_ready:
                 self._finish(record, due)
 
     def picture_done(self, record: TaskRecord, now: float, failure: Failure | None = None) -> None:
-        """Note that the engine is through with a task; a task that was due before ends now."""
-        self.advance(now)  # takes a task that is due off the heap before it can count as ready
+        """Record that the engine has finished a task. If the task was already due, it ends now."""
+        self.advance(now)  # a due task leaves the heap before its picture counts as ready
         record.picture_ready = True
         record.failure = record.failure or failure
         is_due = record.duration is not None and self._due_at(record) <= now
@@ -196,7 +199,7 @@ class TaskTable:
             self._finish(record, now)
 
     def check(self, record: TaskRecord, now: float) -> None:
-        """Count a status check; where checks decide, it may end the task."""
+        """Count a status check, which ends the task if the number of checks decides."""
         record.checks += 1
         if (
             isinstance(self._duration, AfterChecks)
@@ -210,7 +213,7 @@ class TaskTable:
             record.seen_at = now
 
     def progress(self, record: TaskRecord, now: float) -> float:
-        """Return how far an unfinished task is, from 0.0 to 0.99."""
+        """Return the progress of an unfinished task, from 0.0 to 0.99."""
         if record.started_at is None:
             return 0.0
         if isinstance(self._duration, AfterChecks):

@@ -1,7 +1,7 @@
-"""Checks of the contract on the JSON body of a submission. Pure: no I/O, no clock.
+"""Checks a submission's JSON body against the contract. Pure.
 
-Every limit that the contract calls an error raises `RejectedError`; what it cuts off silently is cut here, and what was
-cut stays visible in `Submission` for assertions.
+A value that the contract calls an error raises `RejectedError`. Text that the service silently cuts off is cut here,
+and `Submission` keeps it for assertions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qwen_edit_async import contract
 from qwen_edit_async.emulator.sizes import Size, parse_size
 
 Envelope = Literal["flat", "params", "both"]
-"""Which of the two known request envelopes is accepted; ``flat`` is the documented one."""
+"""The accepted request envelopes. ``flat`` is the documented one."""
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -30,11 +30,11 @@ _SIGNATURES = (
     (b"MM\0+", "image/tiff"),
 )
 _SNIFFED_CHARACTERS = 24
-"""Base64 characters that hold the longest signature, WEBP's 12 bytes."""
+"""Number of Base64 characters that hold the longest signature, WEBP's 12 bytes."""
 
 
 class RejectedError(Exception):
-    """A request that the service refuses.
+    """The service refuses a request.
 
     Attributes:
         status: HTTP status of the answer.
@@ -58,9 +58,9 @@ class ImageInput:
     media_type: str | None
     """The media type that a data URI declares."""
     content_type: str | None
-    """The media type that the first bytes of a data URI tell."""
+    """The media type according to the first bytes of a data URI's file."""
     size_bytes: int | None
-    """Bytes of the image file in a data URI, Base64 taken off."""
+    """Size in bytes of the image file in a data URI."""
 
 
 @attrs.frozen(kw_only=True)
@@ -72,11 +72,11 @@ class Submission:
     instruction: str
     """At most 800 characters."""
     instruction_cut: str
-    """What was cut off the instruction."""
+    """Text that was cut off the instruction."""
     negative_prompt: str | None
     """At most 500 characters."""
     negative_prompt_cut: str
-    """What was cut off the negative prompt."""
+    """Text that was cut off the negative prompt."""
     n: int
     size: Size | None
     """As requested, in pixels, before rounding."""
@@ -87,14 +87,14 @@ class Submission:
 
 @attrs.frozen
 class ParsedBody:
-    """A submission and, where asked for, the bytes of its data URIs (None for a URL)."""
+    """A submission and, on request, the bytes of its data URIs (None for a URL)."""
 
     submission: Submission
     payloads: tuple[bytes | None, ...] = attrs.field(repr=False)
 
 
 def sniff(data: bytes) -> str | None:
-    """Return the media type that the first bytes of an image file tell, or None for a format that is not accepted."""
+    """Return the media type of an image file according to its first bytes, or None if the format is not accepted."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((media_type for signature, media_type in _SIGNATURES if data.startswith(signature)), None)
@@ -104,12 +104,12 @@ def parse_body(body: object, *, envelope: Envelope, decode: bool) -> ParsedBody:
     """Check the JSON body of a submission against the contract.
 
     Args:
-        body: What `json.loads` made of the request.
+        body: The request's parsed JSON.
         envelope: The accepted envelope.
-        decode: Also decode the data URIs, and refuse broken Base64.
+        decode: Whether to decode the data URIs and refuse broken Base64.
 
     Raises:
-        RejectedError: The body breaks a rule of the contract; the message names the member.
+        RejectedError: The body breaks a rule of the contract. The message names the member.
     """
     root = _object(body, "the body")
     if _string(root.get("model"), "model") != contract.MODEL:
@@ -137,7 +137,7 @@ def parse_body(body: object, *, envelope: Envelope, decode: bool) -> ParsedBody:
 
 
 def _open_envelope(root: dict[str, Any], envelope: Envelope) -> tuple[Literal["flat", "params"], object, object]:
-    """Return which envelope it is, the ``input`` object and the ``parameters`` object."""
+    """Return the envelope's name, the ``input`` object and the ``parameters`` object."""
     outer = root.get("input")
     if isinstance(outer, list):
         if envelope == "flat":
@@ -152,7 +152,7 @@ def _open_envelope(root: dict[str, Any], envelope: Envelope) -> tuple[Literal["f
 
 
 def _content(input_: object, *, decode: bool) -> tuple[tuple[ImageInput, ...], str, tuple[bytes | None, ...]]:
-    """Return images, text and decoded data of the one message."""
+    """Return the images, the text and the decoded data of the only message."""
     messages = _array(_object(input_, "input").get("messages"), "input.messages")
     if len(messages) != 1:
         raise RejectedError("input.messages must hold exactly one object")
@@ -192,7 +192,7 @@ def _image(text: str, *, decode: bool) -> tuple[ImageInput, bytes | None]:
     if media_type not in contract.MEDIA_TYPES:
         raise RejectedError(f"an image of type {media_type or 'unknown'} is not supported")
     start = comma + 1
-    # The size follows from the length, so that a large image is refused without being decoded.
+    # The size follows from the text's length, so that a large image is refused without decoding it.
     size = (len(text) - start) * 3 // 4 - text.count("=", max(start, len(text) - 2))
     if size > contract.MAX_IMAGE_BYTES:
         raise RejectedError(f"an image must be at most {contract.MAX_IMAGE_BYTES} bytes, not {size}")

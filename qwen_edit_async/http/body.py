@@ -63,7 +63,7 @@ class JSONBody(Payload):
         else:
             self._body_size = sum(map(len, self._parts)) + sum(image.text_size for image in self._images)
         self._size = self._body_size
-        self.sent_whole = False
+        self.sent_whole: bool = False
         self.failure: QwenEditError | None = None
         self._withdrawn = False
         self.on_sent: Callable[[], None] | None = None

@@ -61,10 +61,10 @@ class PngCheck:
     """
 
     def __init__(self) -> None:
-        self.width = 0
-        self.height = 0
-        self.trailing = 0
-        self.flaw = ""
+        self.width: int = 0
+        self.height: int = 0
+        self.trailing: int = 0
+        self.flaw: str = ""
         self._part = _Part.SIGNATURE
         self._field = bytearray()
         self._type = b""

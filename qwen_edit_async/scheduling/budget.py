@@ -32,8 +32,8 @@ class PollBudget(Generic[H]):
     """
 
     def __init__(self, rate: float, likelihood: Callable[[H, float], float] | None = None) -> None:
-        self.ready_at = -math.inf
-        self.seconds = 1 / rate
+        self.ready_at: float = -math.inf
+        self.seconds: float = 1 / rate
         self._likelihood = likelihood
         self._waiting_since: OrderedDict[H, float] = OrderedDict()
         self._ring: list[H] = []

@@ -32,7 +32,7 @@ class Slot:
         self._gate = gate
         self._held = False
         self._accepted = False
-        self.taken_at = math.inf
+        self.taken_at: float = math.inf
 
     async def take(self, *, first: bool = False) -> None:
         """Wait for the slot; see :meth:`Gate.acquire`."""

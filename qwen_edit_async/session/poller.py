@@ -66,8 +66,8 @@ class Poller:
         random: Random,
         poll_rate: float | None = None,
     ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.demand = Demand()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.demand: Demand = Demand()
         self._service = service
         self._gate = gate
         self._pacer = gate.pacer

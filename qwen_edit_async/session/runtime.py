@@ -85,11 +85,11 @@ class Runtime:
     """
 
     def __init__(self, service: Service, options: Options) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._process = os.getpid()
         self.crash: BaseException | None = None
-        self.counters = SessionStatistics()
-        self.gate = Gate(Pacer(options.max_in_flight, options.submit_rate), self.loop)
+        self.counters: SessionStatistics = SessionStatistics()
+        self.gate: Gate = Gate(Pacer(options.max_in_flight, options.submit_rate), self.loop)
         self._service = service
         self._random = options.random
         self._retry = RetryPolicy(max_retries=options.max_retries)
@@ -108,7 +108,7 @@ class Runtime:
             hosts=options.result_hosts,
             trust_env=options.trust_env,
         )
-        self.poller = Poller(
+        self.poller: Poller = Poller(
             service,
             self.gate,
             options.polling,
@@ -117,7 +117,7 @@ class Runtime:
             random=self._random,
             poll_rate=options.poll_rate,
         )
-        self.submitter = Submitter(
+        self.submitter: Submitter = Submitter(
             service=service,
             gate=self.gate,
             poller=self.poller,

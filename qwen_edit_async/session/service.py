@@ -28,9 +28,9 @@ class Service:
 
     def __init__(self, transport: Transport, protocol: WireProtocol, alternative: WireProtocol | None) -> None:
         self.transport = transport
-        self.protocol = protocol
-        self.alternative = alternative
-        self.verdict = asyncio.Lock()
+        self.protocol: WireProtocol = protocol
+        self.alternative: WireProtocol | None = alternative
+        self.verdict: asyncio.Lock = asyncio.Lock()
 
     def settle(self, protocol: WireProtocol) -> None:
         """Use this form for the rest of the session, unless another was settled before."""

@@ -38,8 +38,8 @@ class Demand:
     """
 
     def __init__(self) -> None:
-        self.count = 0
-        self.none_left = asyncio.Event()
+        self.count: int = 0
+        self.none_left: asyncio.Event = asyncio.Event()
 
     def enter(self) -> None:
         """Count a call that begins to wait."""

@@ -1,4 +1,4 @@
-"""One cell of the fault matrix: a fault, three ways of editing under it, and what must hold whatever comes of it."""
+"""The fault matrix: a fault, three ways of editing under it, and what must hold in every case."""
 
 from __future__ import annotations
 
@@ -51,23 +51,23 @@ OPTIONS: dict[str, Any] = {
 
 @attrs.define(eq=False)
 class Service:
-    """An emulator, perhaps behind proxies, and what broke it."""
+    """An emulator, perhaps behind proxies, and the fault."""
 
     emulator: EditEmulator
     url: str
     faults: WireFaults | None = None
 
     def mend(self) -> None:
-        """From now on nothing goes wrong."""
+        """Remove the fault."""
         self.emulator._runtime.service.faults = FaultRun(FaultPlan())
         for record in self.emulator.tasks.values():
-            record.fault = None  # a vanished task is there again
+            record.fault = None  # vanished tasks come back
         if self.faults is not None:
             self.faults.spent = True
 
     @property
     def created(self) -> set[str]:
-        """The ids of all tasks; no edit has two, and the key went nowhere else."""
+        """Check that no edit has two tasks and that the key reached only the API. Return the ids of all tasks."""
         edits = Counter(record.submission.instruction for record in self.emulator.tasks.values())
         assert max(edits.values(), default=0) <= 1
         assert self.emulator.statistics().keys_at_results == 0
@@ -76,7 +76,7 @@ class Service:
 
 @contextlib.asynccontextmanager
 async def troubled_service(fault: Fault | WireFault, phase: str, *, once: bool) -> AsyncIterator[Service]:
-    """The fault strikes the first request of its phase; or the first task's each time, and all submissions."""
+    """Start a service whose fault strikes once, or every submission and every request of the first task."""
     plan = FaultPlan([narrowed(fault, phase, once=once)] if isinstance(fault, Fault) else [])
     async with EditEmulator(engine=FixedEngine(), duration=1.5, faults=plan) as emulator:
         if isinstance(fault, Fault):
@@ -102,13 +102,13 @@ def narrowed(fault: Fault, phase: str, *, once: bool) -> Fault:
 
 @contextlib.asynccontextmanager
 async def session_on(service: Service, **options: Any) -> AsyncIterator[EditSession]:
-    """A session that holds, at its end, what holds at every end."""
+    """Open a session, and check at its end that nothing is left."""
     key, timeouts = Secret(service.emulator.api_key), resolve_timeouts(TIMEOUT)
     transport = AiohttpTransport(service.url, key, timeouts, default_headers={}, trust_env=False)
     options = OPTIONS | {"transport": transport, "random": Random(7)} | options
     async with EditSession(service.emulator.api_key, base_url=service.url, **options) as session:
         if service.faults is not None and service.faults.fault is WireFault.CLOSED_WHEN_REUSED:
-            # So that the first check, and the first submission, finds a connection.
+            # Open a connection for the first check and the first submission.
             with contextlib.suppress(NotFoundError):
                 await session.status("nobody")
             body = JSONBody([b"{}"], [], Offloader(1), stall_timeout=1.0)
@@ -119,7 +119,7 @@ async def session_on(service: Service, **options: Any) -> AsyncIterator[EditSess
 
 
 async def single(service: Service, _: Path) -> str:
-    """One edit and its download."""
+    """Make one edit and its download."""
     async with session_on(service) as session:
         end = await _end_of(session, PHOTO)
         hold_accounts(service, [end], session.unfinished, edits=1)
@@ -127,7 +127,7 @@ async def single(service: Service, _: Path) -> str:
 
 
 async def many(service: Service, _: Path) -> str:
-    """Three edits by ``edit_many``, two at a time, and their downloads."""
+    """Make three edits with ``edit_many``, two at a time, and their downloads."""
     async with session_on(service) as session:
         ends = [outcome.error or await _downloaded(outcome.result) async for outcome in session.edit_many(_requests())]
         hold_accounts(service, ends, session.unfinished, edits=EDITS)
@@ -135,18 +135,18 @@ async def many(service: Service, _: Path) -> str:
 
 
 async def batch(service: Service, folder: Path) -> str:
-    """Three edits by ``EditBatch``, two at a time."""
+    """Make three edits with ``EditBatch``, two at a time."""
     return await _run_batch(service, folder / "out")
 
 
 async def batch_again(service: Service, folder: Path) -> str:
-    """The same batch again, now that nothing goes wrong."""
+    """Run the same batch again without the fault."""
     service.mend()
     return await _run_batch(service, folder / "out")
 
 
 async def _run_batch(service: Service, folder: Path) -> str:
-    """The journal has the id of each task that exists, or calls its edit uncertain."""
+    """Check that the journal has each task's id, or that the task's edit is uncertain."""
     bulk = EditBatch(_requests(), folder)
     async with session_on(service) as session:
         report = await bulk.run(session)
@@ -159,7 +159,7 @@ async def _run_batch(service: Service, folder: Path) -> str:
 
 
 def hold_accounts(service: Service, ends: list[str | Exception], unfinished: tuple[str, ...], *, edits: int) -> None:
-    """Each edit has one end, no more tasks exist than edits, and each task can be named or is known to be uncertain."""
+    """Check that each edit has one outcome and at most one task, and that each task is named or uncertain."""
     assert len(ends) == edits
     named = {end if isinstance(end, str) else getattr(end, "task_id", None) for end in ends} | set(unfinished)
     uncertain = sum(isinstance(end, SubmitUncertainError) for end in ends)
@@ -168,13 +168,13 @@ def hold_accounts(service: Service, ends: list[str | Exception], unfinished: tup
 
 
 def shown(ends: list[str | Exception]) -> str:
-    """Such as "2 done, 1 `DownloadError` with id"."""
+    """Return a summary such as "2 done, 1 `DownloadError` with id"."""
     words = Counter("done" if isinstance(end, str) else _name(end) for end in ends)
     return ", ".join(f"{count} {word}" for word, count in words.items()) if len(ends) > 1 else next(iter(words))
 
 
 def shown_report(report: BatchReport) -> str:
-    """Such as "2 saved, 1 uncertain"."""
+    """Return a summary such as "2 saved, 1 uncertain"."""
     states = ("saved", "unsaved", "in_flight", "planned", "failed", "uncertain")
     counts = {state.replace("_", " "): getattr(report, state) for state in states}
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
@@ -183,7 +183,7 @@ def shown_report(report: BatchReport) -> str:
 async def _end_of(session: EditSession, image: bytes) -> str | Exception:
     try:
         result = await session.edit(image, "make it sepia")
-    except Exception as error:  # noqa: BLE001  # it is the cell's outcome
+    except Exception as error:  # noqa: BLE001  # the error is the cell's outcome
         return error
     return await _downloaded(result)
 
@@ -191,7 +191,7 @@ async def _end_of(session: EditSession, image: bytes) -> str | Exception:
 async def _downloaded(result: Any) -> str | Exception:
     try:
         assert (await result.images[0].read()).startswith(b"\x89PNG")
-    except Exception as error:  # noqa: BLE001  # it is the cell's outcome
+    except Exception as error:  # noqa: BLE001  # the error is the cell's outcome
         return error
     return str(result.task_id)
 

@@ -1,4 +1,4 @@
-"""What an HTTP server is too polite to do: a proxy that passes requests on, and breaks the connection under them."""
+"""A proxy that forwards requests and breaks connections in ways that an HTTP server can't."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TASK_PATH = STATUS_PATH.format(task_id="").encode()
 
 
 class WireFault(enum.Enum):
-    """What happens to the connection under a request; the first three keep the request from the service."""
+    """A fault of a connection. With the first three, the request does not reach the service."""
 
     RESET_UNREAD = "reset before the request was passed on"
     CLOSED_WHEN_REUSED = "kept-alive connection closed as the request goes out"
@@ -36,7 +36,7 @@ _UNREAD = {WireFault.RESET_UNREAD, WireFault.CLOSED_WHEN_REUSED, WireFault.HALF_
 
 @attrs.define(eq=False)
 class WireFaults:
-    """A fault, for which phase, and whether it happens once, or each time to the first that it happened to."""
+    """A fault, its phase, and whether it strikes once or every request like the first that it struck."""
 
     fault: WireFault
     phase: str
@@ -45,7 +45,7 @@ class WireFaults:
     spent: bool = False
 
     def strikes(self, phase: str, request_line: bytes, *, reused: bool) -> bool:
-        """Whether it happens to this request."""
+        """Return whether the fault strikes this request."""
         if phase != self.phase or self.spent or (self.fault is WireFault.CLOSED_WHEN_REUSED and not reused):
             return False
         self.victim = self.victim or request_line
@@ -54,7 +54,7 @@ class WireFaults:
 
 
 class RawProxy:
-    """Passes requests on to one origin, unless a fault strikes."""
+    """Forwards requests to one origin, unless a fault strikes."""
 
     def __init__(self, origin: str, faults: WireFaults) -> None:
         parts = urlsplit(origin)
@@ -106,7 +106,7 @@ class RawProxy:
 
 
 def phase_of(request_line: bytes) -> str:
-    """Which operation a request belongs to."""
+    """Return the operation of a request."""
     if request_line.startswith(b"POST"):
         return "submit"
     return "check" if _TASK_PATH in request_line else "download"
@@ -143,7 +143,7 @@ async def _trickle(content: bytes, writer: asyncio.StreamWriter) -> None:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """End the connection with a reset, not with an orderly close."""
+    """End the connection with a reset instead of an orderly close."""
     connection = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

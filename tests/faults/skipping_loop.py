@@ -1,7 +1,7 @@
-"""An event loop whose sockets and threads are real, and whose waits take no time.
+"""An event loop with real sockets and threads, whose waits take no time.
 
-Its clock stands still while anything happens, and goes on to the next timer when nothing does: so an hour of retries
-over real connections passes in milliseconds, and takes the same time by the clock on every machine.
+Its clock stands still while anything happens. When nothing does, it jumps to the next timer. An hour of retries over
+real connections passes in milliseconds, and takes the same time by this clock on every machine.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 _SETTLING_SECONDS = 0.001
-"""Real time in which what one end of a loopback connection has sent reaches the other."""
+"""Real time that data needs to cross a loopback connection."""
 
 
 class SkippingLoop(asyncio.SelectorEventLoop):
-    """Both ends of every connection have to be on this loop."""
+    """An event loop with a skipping clock. Both ends of every connection must be on this loop."""
 
     def __init__(self) -> None:
         self._now = 1000.0
@@ -28,11 +28,11 @@ class SkippingLoop(asyncio.SelectorEventLoop):
         return self._now
 
     def leap(self, seconds: float) -> None:
-        """Let time pass at once: the machine was suspended, or something blocked the loop."""
+        """Let time pass at once, as if the machine was suspended or the loop blocked."""
         self._now += seconds
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """On a thread, but the loop holds still meanwhile: what is ready first is the same each time."""
+        """Run a function on a thread while the loop waits, so that events keep their order."""
         call = (executor or self._threads).submit(func, *args)
         concurrent.futures.wait([call])
         return asyncio.wrap_future(call, loop=self)

@@ -1,4 +1,4 @@
-"""A bulk run that is cancelled at any moment, its end included, keeps every id that comes, and lets its journal go."""
+"""A bulk run that is cancelled at any moment, even at its end, keeps every id and releases its journal."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def batch(folder) -> EditBatch:
 
 
 async def known_ids(folder) -> dict[str, str | None]:
-    """What the journal has of each edit that was begun; it must be free to be opened."""
+    """Return the journal's task id of each edit that was begun. The journal must not be locked."""
     await (await Journal.open(folder)).aclose()
     with contextlib.closing(sqlite3.connect(folder / JOURNAL_NAME)) as journal:
         return dict(journal.execute("SELECT key, task_id FROM edits WHERE state NOT IN ('planned', 'failed')"))
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.5])
-async def test_a_scope_that_ends_leaves_a_journal_with_all_ids_that_can_be_gone_on_with(tmp_path, seconds):
+async def test_a_cancelled_scope_leaves_a_resumable_journal_with_all_ids(tmp_path, seconds):
     service = answers_after(1.0)
     async with MemorySession(service, max_in_flight=2) as session:
         with anyio.move_on_after(seconds) as scope:
@@ -57,7 +57,7 @@ async def test_a_scope_that_ends_leaves_a_journal_with_all_ids_that_can_be_gone_
     assert len(service.ids) == 3
 
 
-async def test_a_run_that_a_scope_cancels_writes_its_reports(tmp_path):
+async def test_a_run_cancelled_by_a_scope_writes_its_reports(tmp_path):
     async with MemorySession(answers_after(1.0), max_in_flight=2) as session:
         stopped = batch(tmp_path)
         with anyio.CancelScope() as scope:
@@ -67,7 +67,7 @@ async def test_a_run_that_a_scope_cancels_writes_its_reports(tmp_path):
     assert (tmp_path / "report.json").exists()
 
 
-async def test_a_run_that_ends_before_a_reply_calls_the_edit_uncertain(tmp_path):
+async def test_a_run_that_ends_before_a_reply_leaves_the_edit_uncertain(tmp_path):
     async with MemorySession(answers_after(100.0), max_in_flight=1) as session:
         stopped = batch(tmp_path)
         with anyio.move_on_after(0.5):
@@ -78,7 +78,7 @@ async def test_a_run_that_ends_before_a_reply_calls_the_edit_uncertain(tmp_path)
     assert (await batch(tmp_path).plan()).uncertain == 1
 
 
-async def test_a_run_that_a_scope_cancels_waits_for_its_input_to_clean_up(tmp_path):
+async def test_a_run_cancelled_by_a_scope_waits_for_its_input_to_clean_up(tmp_path):
     closed = []
 
     async def requests():
@@ -97,7 +97,7 @@ async def test_a_run_that_a_scope_cancels_waits_for_its_input_to_clean_up(tmp_pa
 
 @contextlib.contextmanager
 def native():
-    """Cancel the running task half a second later."""
+    """Cancel the current task after half a second."""
     timer = asyncio.get_running_loop().call_later(0.5, asyncio.current_task().cancel)
     yield
     timer.cancel()
@@ -108,7 +108,7 @@ FIRST = {"only then": contextlib.nullcontext, "again": native, "in a scope": lam
 
 @moments
 @pytest.mark.parametrize("first", FIRST.values(), ids=FIRST)
-async def test_a_run_that_is_cancelled_anywhere_keeps_all_ids_and_frees_its_journal(tmp_path, first, as_it_wakes):
+async def test_a_run_cancelled_at_any_await_keeps_all_ids_and_releases_its_journal(tmp_path, first, as_it_wakes):
     async def interrupt(folder, at: int) -> int:
         service = answers_after(1.0)
         async with MemorySession(service, max_in_flight=2) as session:
@@ -119,7 +119,7 @@ async def test_a_run_that_is_cancelled_anywhere_keeps_all_ids_and_frees_its_jour
                     await work
 
             await asyncio.wait([asyncio.create_task(run())])
-            if at > 1:  # at the first it waits for the journal to be opened
+            if at > 1:  # the first await opens the journal
                 assert set((await known_ids(folder)).values()) == set(service.ids), f"cancelled at {at}"
         return work.suspensions
 
@@ -129,7 +129,7 @@ async def test_a_run_that_is_cancelled_anywhere_keeps_all_ids_and_frees_its_jour
         await interrupt(tmp_path / str(at), at)
 
 
-async def test_an_answer_after_the_grace_harms_nothing_and_its_id_is_told(tmp_path, caplog):
+async def test_a_reply_after_the_grace_period_is_harmless_and_its_id_is_logged(tmp_path, caplog):
     service = answers_after(8.0)
     async with MemorySession(service, max_in_flight=2) as session:
         with anyio.move_on_after(0.5):
@@ -142,7 +142,7 @@ async def test_an_answer_after_the_grace_harms_nothing_and_its_id_is_told(tmp_pa
         assert f"task task-{number} of 'edit{number - 1}' came after the journal was closed" in caplog.text
 
 
-async def test_an_id_whose_step_was_given_up_is_kept_aside(tmp_path, monkeypatch):
+async def test_an_id_whose_step_was_abandoned_is_kept_aside(tmp_path, monkeypatch):
     move = Journal.move
 
     def give_up(self, number, state, **columns):

@@ -1,4 +1,4 @@
-"""What a bulk run says of times and of what is in flight, by a clock that stands still while anything happens."""
+"""Times and counts in flight of a bulk run, on a clock that stands still while anything happens."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def times(folder) -> list[tuple[object, ...]]:
         return journal.execute("SELECT queued, running, lag, checks FROM edits ORDER BY number").fetchall()
 
 
-async def test_the_times_of_edits_are_told_as_they_were(tmp_path):
+async def test_the_report_has_the_right_times(tmp_path):
     service = MemoryService(duration=3.5, latency=0.0)
     async with MemorySession(service, max_in_flight=1, polling=FixedInterval(1.0)) as session:
         report = await EditBatch(requests(3), tmp_path).run(session)
-    # Seen at the fourth check, a second after the one before; the next edit has waited for that.
+    # The fourth check, a second after the third, finds the end. The next edit waits for it.
     for number, row in enumerate(times(tmp_path)):
         assert row == pytest.approx((4.0 * number, 4.0, 1.0, 4), abs=0.1)
     assert (report.queued.p50, report.queued.p95) == pytest.approx((4.0, 8.0), abs=0.1)
@@ -45,7 +45,7 @@ async def test_the_times_of_edits_are_told_as_they_were(tmp_path):
     assert report.checks_per_edit == 4.0
 
 
-async def test_of_a_task_that_an_earlier_run_submitted_no_times_are_told(tmp_path):
+async def test_tasks_of_earlier_runs_have_no_times(tmp_path):
     async with MemorySession(MemoryService(duration=3.5), max_in_flight=1) as session:
         first = asyncio.create_task(EditBatch(requests(1), tmp_path).run(session))
         await asyncio.sleep(1.5)
@@ -56,7 +56,7 @@ async def test_of_a_task_that_an_earlier_run_submitted_no_times_are_told(tmp_pat
     assert times(tmp_path) == [(None, None, None, None)]
 
 
-async def test_an_edit_that_waits_since_the_service_has_no_room_is_not_in_flight(tmp_path):
+async def test_an_edit_that_waits_for_a_slot_is_not_in_flight(tmp_path):
     service = MemoryService(duration=20.0, room=2)
     async with MemorySession(service, max_in_flight=4) as session:
         batch = EditBatch(requests(4), tmp_path)

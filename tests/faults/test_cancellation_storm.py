@@ -1,4 +1,4 @@
-"""A thousand edits, of which most are cancelled, each at an await of its own: nothing is left, and no id is lost."""
+"""A thousand edits, most of them cancelled at different awaits: nothing is left behind, and no id is lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AWAITS = 5
 
 @attrs.define
 class Ends:
-    """What the client knows of the tasks' ids."""
+    """The client's outcomes, with the ids that it knows."""
 
     done: list[str] = attrs.field(factory=list)
     noted: set[str] = attrs.field(factory=set)
@@ -56,7 +56,7 @@ class Ends:
 
 @attrs.define(kw_only=True, eq=False)
 class LosingService(MemoryService):
-    """Keeps the ids that its replies did not tell."""
+    """Records the ids that its replies did not contain."""
 
     untold: set[str] = attrs.field(factory=set, init=False)
 
@@ -67,7 +67,7 @@ class LosingService(MemoryService):
 
 
 def troubled(source: random.Random) -> LosingService:
-    """A service that answers each call after a time of its own, and refuses, loses or throttles some."""
+    """Return a service with random latencies that refuses, loses or throttles some calls."""
     troubles = [status(429), status(503), refused(), lost(accepted=False), lost(accepted=True)]
 
     def on_submission(_: int) -> Answer:
@@ -81,7 +81,7 @@ def troubled(source: random.Random) -> LosingService:
 
 
 @pytest.mark.parametrize(("seed", "poll_rate"), [(1, None), (2, None), (3, 20.0)])
-async def test_a_storm_of_cancellations_leaves_nothing_and_loses_no_id(seed, poll_rate):
+async def test_a_storm_of_cancellations_leaves_nothing_behind_and_loses_no_id(seed, poll_rate):
     source, ends = random.Random(seed), Ends()
     service = troubled(source)
     tasks_before = len(asyncio.all_tasks())
@@ -99,15 +99,15 @@ async def test_a_storm_of_cancellations_leaves_nothing_and_loses_no_id(seed, pol
         await asyncio.wait(edits)
         for edit in edits:
             ends.add(edit)
-        await asyncio.sleep(1000)  # replies to submissions that were given up come
+        await asyncio.sleep(1000)  # late replies to cancelled submissions arrive
 
         counts = session.statistics()
         assert (counts.in_flight, counts.waiting, counts.watched) == (0, 0, 0)
         assert service.calls_under_way == 0
-        assert len(asyncio.all_tasks()) == tasks_before + 1  # the session's own
+        assert len(asyncio.all_tasks()) == tasks_before + 1  # the session's host task
         check_ids(service, ends, session.unfinished)
 
-        # The semaphore is full again: all its slots can be had at once, and nothing else is ever checked.
+        # All slots are free again, and nothing else is checked.
         service.on_submission, checks = in_order(), len(service.checks)
         async with asyncio.timeout(100):
             await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(counts.limit)))
@@ -115,14 +115,14 @@ async def test_a_storm_of_cancellations_leaves_nothing_and_loses_no_id(seed, pol
             sent.call.path for sent in service.checks[:checks]
         )
         left_at = asyncio.get_running_loop().time()
-    assert asyncio.get_running_loop().time() == left_at  # nobody waits for anything
+    assert asyncio.get_running_loop().time() == left_at  # nothing waits
     assert len(asyncio.all_tasks()) == tasks_before
 
 
 def check_ids(service: LosingService, ends: Ends, unfinished: tuple[str, ...]) -> None:
-    """Each edit has one end, and the client can name every task, but those whose ids it was never told."""
+    """Check that each edit has one outcome, and that the client knows the id of every task that a reply named."""
     assert len(ends.done) + len(ends.failed) + ends.cancelled == EDITS
-    assert min(len(ends.done), ends.cancelled) > EDITS / 10  # a storm, in which others finish
+    assert min(len(ends.done), ends.cancelled) > EDITS / 10  # many are cancelled, and many finish
     assert ends.noted
     assert ends.noted <= set(unfinished)
     assert len({*ends.done, *unfinished}) == len(ends.done) + len(unfinished)

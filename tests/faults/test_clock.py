@@ -1,4 +1,4 @@
-"""Clocks that jump, loops that stand still, deadlines and pauses of every size."""
+"""Jumping clocks, blocked loops, and deadlines and pauses of any length."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def anyio_backend() -> object:
 
 
 def leap(seconds: float) -> None:
-    """The loop's clock goes on, and nothing else does."""
+    """Advance the loop's clock without running anything."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, SkippingLoop)
     loop.leap(seconds)
@@ -42,7 +42,7 @@ def leap(seconds: float) -> None:
 
 async def edits_in_flight(session, count: int = 5) -> list[asyncio.Task]:
     edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(count)]
-    while session.statistics().watched < count:  # noqa: ASYNC110  # nobody tells
+    while session.statistics().watched < count:  # noqa: ASYNC110  # there is no event for it
         await asyncio.sleep(0.25)
     return edits
 
@@ -63,7 +63,7 @@ async def test_a_jump_of_the_wall_clock_changes_nothing(jump, monkeypatch):
 
 @pytest.mark.parametrize("lasting", [0.5, 10.0], ids=["between two checks", "while checks are under way"])
 @pytest.mark.parametrize("polling", [None, Learned()], ids=["fixed", "learned"])
-async def test_edits_that_ended_while_the_machine_was_suspended_are_found_done(lasting, polling):
+async def test_edits_that_completed_during_a_suspension_succeed(lasting, polling):
     service = MemoryService(duration=100.0, latency=lasting)
     options = {} if polling is None else {"polling": polling}
     async with MemorySession(service, deadline=600, **options) as session:
@@ -78,7 +78,7 @@ async def test_edits_that_ended_while_the_machine_was_suspended_are_found_done(l
         assert asyncio.get_running_loop().time() - started_at < 100 + 30 + 4 * lasting
 
 
-async def test_edits_that_still_run_after_a_suspension_are_given_up_with_their_ids_after_one_check():
+async def test_edits_that_still_run_after_a_suspension_end_with_their_ids_after_one_check():
     service = MemoryService(duration=10 * EIGHT_HOURS)
     async with MemorySession(service, deadline=600) as session:
         edits = await edits_in_flight(session)
@@ -92,7 +92,7 @@ async def test_edits_that_still_run_after_a_suspension_are_given_up_with_their_i
 
 
 class BlockedService(MemoryService):
-    """As the answer to a submission has been read, something blocks the event loop, past the edit's deadline."""
+    """Block the event loop past the edit's deadline when the reply to a submission has been read."""
 
     async def send(self, call, body=None):
         loop = asyncio.get_running_loop()
@@ -106,7 +106,7 @@ class BlockedService(MemoryService):
                 await read
 
 
-async def test_an_id_that_came_as_the_deadline_passed_is_told():
+async def test_an_id_that_arrives_as_the_deadline_passes_is_reported():
     async with MemorySession(BlockedService(duration=100), deadline=5) as session:
         with pytest.raises(DeadlineExceededError, match="task-1") as caught:
             await session.edit(IMAGE, "snow")
@@ -119,7 +119,7 @@ async def test_an_id_that_came_as_the_deadline_passed_is_told():
     [(status(500), SubmitUncertainError), (lost(), SubmitUncertainError), (status(400), BadRequestError)],
     ids=["500", "lost", "400"],
 )
-async def test_a_failure_that_came_as_the_deadline_passed_is_told(answer, kind):
+async def test_a_failure_that_arrives_as_the_deadline_passes_is_reported(answer, kind):
     async with MemorySession(BlockedService(on_submission=in_order(answer)), deadline=5) as session:
         with pytest.raises(kind) as caught:
             await session.edit(IMAGE, "snow")
@@ -144,7 +144,7 @@ async def test_the_network_may_take_a_while_to_come_back_after_a_suspension(outa
 
 
 @pytest.mark.parametrize("seconds", [0.0, 5.0], ids=["none due before", "most due before"])
-async def test_no_task_waits_in_vain_for_its_check_after_a_suspension_under_a_ceiling_of_checks(seconds):
+async def test_every_task_is_checked_after_a_suspension_under_a_ceiling_of_checks(seconds):
     service = MemoryService(duration=100.0)
     async with MemorySession(service, deadline=600, poll_rate=1.0, max_in_flight=60) as session:
         edits = await edits_in_flight(session, 60)
@@ -152,10 +152,10 @@ async def test_no_task_waits_in_vain_for_its_check_after_a_suspension_under_a_ce
         leap(EIGHT_HOURS)
         results = await asyncio.gather(*edits)
         assert len(results) == 60
-        await session.edit(IMAGE, "snow")  # nor has anything come of that which ends the session
+        await session.edit(IMAGE, "snow")  # the session is still open
 
 
-async def test_a_check_from_before_a_suspension_that_is_answered_after_the_end_does_not_unmake_it():
+async def test_a_check_answered_after_a_suspension_and_the_end_changes_nothing():
     service = MemoryService(duration=5.0)
     service.on_check = lambda _, count: Answer(delay=EIGHT_HOURS + 30) if count == 1 else NORMAL
     async with MemorySession(service, deadline=600) as session:
@@ -167,11 +167,11 @@ async def test_a_check_from_before_a_suspension_that_is_answered_after_the_end_d
         assert (len(service.checks), task.status) == (2, TaskStatus.COMPLETED)
 
 
-async def test_a_submission_that_was_under_way_when_the_machine_was_suspended_is_uncertain():
+async def test_a_submission_interrupted_by_a_suspension_is_uncertain():
     service = MemoryService(on_submission=in_order(HANGS))
     async with MemorySession(service, deadline=600) as session:
         edit = asyncio.create_task(session.edit(IMAGE, "snow"))
-        while not service.submissions:  # noqa: ASYNC110  # nobody tells
+        while not service.submissions:  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.25)
         await asyncio.sleep(1)
         leap(EIGHT_HOURS)
@@ -185,7 +185,7 @@ async def test_a_loop_that_is_blocked_for_two_seconds_costs_no_edit():
     async with MemorySession(service, deadline=4.0) as session:
         edits = await edits_in_flight(session)
         await asyncio.sleep(2.5)
-        leap(2.0)  # the last check was due meanwhile, and so was the deadline
+        leap(2.0)  # past the last check and the deadline
         await asyncio.gather(*edits)
 
 
@@ -202,7 +202,7 @@ async def test_a_deadline_shorter_than_a_check_is_kept_to_within_its_grace_and_n
         assert len(service.checks) == 1
 
 
-async def test_an_edit_that_is_done_within_a_deadline_shorter_than_the_interval_of_checks_is_found_done():
+async def test_an_edit_that_completes_within_a_deadline_shorter_than_the_check_interval_succeeds():
     async with MemorySession(MemoryService(duration=0.2), deadline=0.9) as session:
         await session.edit(IMAGE, "snow")
 
@@ -215,7 +215,7 @@ NO_PAUSE = [0, -5, -3600.5, "soon", "", "NaN", "inf", "-inf", "1 minute", "0x10"
 
 @pytest.mark.parametrize("retry_after", NO_PAUSE, ids=str)
 @pytest.mark.parametrize("phase", ["submission", "check"])
-async def test_a_retry_after_that_asks_for_no_pause_gets_none(retry_after, phase):
+async def test_a_retry_after_without_a_pause_causes_none(retry_after, phase):
     refusal = status(503, retry_after=retry_after)
     refusal.reply.headers["date"] = DATE
     service = MemoryService(**{f"on_{phase}": in_order(refusal)})
@@ -226,7 +226,7 @@ async def test_a_retry_after_that_asks_for_no_pause_gets_none(retry_after, phase
 
 
 @pytest.mark.parametrize(("code", "kind"), [(429, RateLimitError), (503, InternalServerError)])
-async def test_an_hour_asked_of_a_submission_is_told_at_once_and_kept_by_all(code, kind):
+async def test_a_retry_after_of_an_hour_on_a_submission_is_reported_at_once_and_pauses_all(code, kind):
     service = MemoryService(on_submission=in_order(status(code, retry_after=3600)))
     async with MemorySession(service, deadline=600) as session:
         started_at = asyncio.get_running_loop().time()
@@ -234,13 +234,13 @@ async def test_an_hour_asked_of_a_submission_is_told_at_once_and_kept_by_all(cod
             await session.edit(IMAGE, "snow")
         assert caught.value.retry_after == 3600
         assert asyncio.get_running_loop().time() - started_at < 1
-        await session.edit(IMAGE, "snow")  # has no slot before, and so no deadline that runs
+        await session.edit(IMAGE, "snow")  # without a slot, no deadline runs
         assert service.submissions[1].at - started_at >= 3600
     assert len(service.submissions) == 2
 
 
 @pytest.mark.parametrize("phase", ["submission", "check"])
-async def test_a_pause_without_end_lasts_for_a_day_and_is_told_once(phase, caplog):
+async def test_an_endless_pause_lasts_a_day_and_is_logged_once(phase, caplog):
     service = MemoryService(duration=0.5, **{f"on_{phase}": in_order(status(503, retry_after=10**9))})
     async with MemorySession(service, deadline=600, max_in_flight=2) as session:
         loop = asyncio.get_running_loop()
@@ -248,13 +248,13 @@ async def test_a_pause_without_end_lasts_for_a_day_and_is_told_once(phase, caplo
         outcomes = [outcome async for outcome in session.edit_many([{"images": IMAGE, "instruction": "snow"}] * 6)]
         assert 86_400 < loop.time() - started_at < 86_460
     failed = [outcome for outcome in outcomes if not outcome.ok]
-    assert len(failed) == (2 if phase == "submission" else 1)  # of the two that had begun; the others waited
+    assert len(failed) == (2 if phase == "submission" else 1)  # the two that had begun; the others waited
     (told,) = [record.getMessage() for record in caplog.records if "nothing is sent" in record.getMessage()]
     assert "86400 s" in told
     assert "retry after 1e+09 s" in told
 
 
-async def test_a_pause_is_seen_while_it_lasts_and_is_no_working_time():
+async def test_a_pause_is_visible_and_does_not_count_as_working_time():
     service = MemoryService(duration=1.0, on_submission=lambda n: status(503, retry_after=600) if n == 2 else NORMAL)
     async with MemorySession(service, max_in_flight=1) as session:
         tracked = track(session.edit_many([{"images": IMAGE, "instruction": "snow"}] * 3), total=3, session=session)
@@ -272,7 +272,7 @@ async def test_a_pause_is_seen_while_it_lasts_and_is_no_working_time():
     assert during.text().partition("until ")[2][:5] in around
 
 
-async def test_a_pause_that_a_question_meets_is_told(caplog):
+async def test_a_pause_that_meets_a_status_call_is_reported(caplog):
     service = MemoryService(duration=0.0, on_check=in_order(status(503, retry_after=299), status(503, retry_after=301)))
     async with MemorySession(service) as session:
         task = await session.submit(IMAGE, "snow")
@@ -282,7 +282,7 @@ async def test_a_pause_that_a_question_meets_is_told(caplog):
         assert not [record for record in caplog.records if "299 s" in record.getMessage()]
 
 
-async def test_an_hour_asked_of_a_check_ends_the_wait_at_the_deadline_and_loses_no_task():
+async def test_a_retry_after_of_an_hour_on_a_check_ends_the_wait_at_the_deadline_and_loses_no_task():
     service = MemoryService(duration=5.0, on_check=in_order(status(429, retry_after=3600)))
     async with MemorySession(service, deadline=600) as session:
         started_at = asyncio.get_running_loop().time()

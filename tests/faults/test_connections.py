@@ -1,4 +1,4 @@
-"""What can go wrong before a request is on its way: each time it is certain that no task was created."""
+"""Failures before a request is sent: no task was created, for certain."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ async def emulator():
 
 @pytest.fixture(params=["TLS", "name", "refused", "no answer"])
 async def unreachable(request, emulator, monkeypatch) -> str:
-    """An address at which the emulator can't be reached."""
+    """Return an address at which the emulator can't be reached."""
     port = emulator.url.rpartition(":")[2]
     loop = asyncio.get_running_loop()
     match request.param:
-        case "TLS":  # what answers speaks no TLS
+        case "TLS":  # the server does not speak TLS
             return f"https://127.0.0.1:{port}"
         case "name":
 
@@ -67,7 +67,7 @@ def session_at(url: str, emulator: EditEmulator, **options: object) -> EditSessi
     return EditSession(emulator.api_key, base_url=url, **OPTIONS | options)
 
 
-async def test_an_edit_whose_connection_is_never_made_is_certainly_no_task(unreachable, emulator):
+async def test_an_edit_without_a_connection_creates_no_task(unreachable, emulator):
     async with session_at(unreachable, emulator) as session:
         with pytest.raises(APIConnectionError) as caught:
             await session.edit(PHOTO, "snow")
@@ -76,14 +76,14 @@ async def test_an_edit_whose_connection_is_never_made_is_certainly_no_task(unrea
     assert not emulator.tasks
 
 
-async def test_each_of_many_is_an_outcome_when_no_connection_is_made(unreachable, emulator):
+async def test_each_of_many_edits_is_an_outcome_without_a_connection(unreachable, emulator):
     async with session_at(unreachable, emulator) as session:
         errors = [outcome.error async for outcome in session.edit_many([EditRequest(PHOTO, "snow")] * 3)]
     assert {isinstance(error, APIConnectionError) for error in errors} == {True}
     assert (len(errors), len(emulator.tasks)) == (3, 0)
 
 
-async def test_a_batch_that_reaches_nobody_is_done_by_its_next_run(unreachable, emulator, tmp_path, monkeypatch):
+async def test_a_batch_without_a_connection_is_done_by_its_next_run(unreachable, emulator, tmp_path, monkeypatch):
     requests = [EditRequest(PHOTO, "snow", key=f"edit{number}") for number in range(3)]
     async with session_at(unreachable, emulator) as session:
         report = await EditBatch(requests, tmp_path / "out").run(session)
@@ -94,7 +94,7 @@ async def test_a_batch_that_reaches_nobody_is_done_by_its_next_run(unreachable, 
     assert (report.saved, len(emulator.tasks)) == (3, 3)
 
 
-async def test_a_task_is_asked_for_until_its_deadline_when_no_connection_is_made(unreachable, emulator):
+async def test_a_task_is_checked_until_its_deadline_without_a_connection(unreachable, emulator):
     loop = asyncio.get_running_loop()
     async with session_at(unreachable, emulator) as session:
         started_at = loop.time()
@@ -105,7 +105,7 @@ async def test_a_task_is_asked_for_until_its_deadline_when_no_connection_is_made
     assert isinstance(caught.value.__cause__, APIConnectionError)
 
 
-async def test_a_download_whose_connection_is_never_made_names_its_task(unreachable, emulator):
+async def test_a_download_without_a_connection_names_its_task(unreachable, emulator):
     async with session_at(emulator.url, emulator) as session:
         [picture] = session.pictures("d758", [f"{unreachable}/picture.png"])
         with pytest.raises(DownloadError) as caught:
@@ -113,7 +113,7 @@ async def test_a_download_whose_connection_is_never_made_names_its_task(unreacha
     assert caught.value.task_id == "d758"
 
 
-async def test_an_address_that_refuses_does_not_hide_the_one_that_works(emulator, monkeypatch):
+async def test_a_refusing_address_does_not_hide_one_that_works(emulator, monkeypatch):
     port = int(emulator.url.rpartition(":")[2])
     addresses = [
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)),

@@ -1,6 +1,6 @@
-"""The classic race: the service closes an idle connection just as a submission goes out on it.
+"""A race: the service closes an idle connection just as a submission is sent on it.
 
-The service is on a thread, so that it can close the connection while the event loop does something else.
+The service runs on a thread, so that it can close the connection while the event loop is busy.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from qwen_edit_async.http.body import JSONBody
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the event loop stands still while a thread closes")]
 
 PATIENCE = 5.0
-"""Seconds after which what does not come is no longer waited for."""
+"""Seconds to wait for anything."""
 
 
 class IdleCloser:
-    """A service in a thread of its own that answers once a connection, and closes it when it is told to."""
+    """A service on a thread that answers one request per connection, and closes it on command."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -35,7 +35,7 @@ class IdleCloser:
         self._thread.start()
 
     def _serve(self) -> None:
-        with self._listener, contextlib.suppress(TimeoutError):  # what did not come, the test finds missing
+        with self._listener, contextlib.suppress(TimeoutError):  # the test finds missing requests
             for body in (b'{"id": "t1", "status": "in_progress"}', b'{"id": "t2", "status": "in_progress"}'):
                 connection, _ = self._listener.accept()
                 with connection:
@@ -49,7 +49,7 @@ class IdleCloser:
                 self.closed.set()
 
     def close(self) -> None:
-        """Close the idle connection, while the event loop stands still."""
+        """Close the idle connection while the event loop is blocked."""
         self.close_now.set()
         assert self.closed.wait(PATIENCE)
 
@@ -59,9 +59,7 @@ class IdleCloser:
 
 
 @pytest.mark.parametrize("moment", ["before the edit", "before it is sent", "as it is sent"])
-async def test_a_submission_on_a_connection_that_was_closed_before_it_is_sent_once_more(
-    moment, monkeypatch, no_backoff
-):
+async def test_a_submission_on_a_closed_connection_is_sent_again(moment, monkeypatch, no_backoff):
     service = await asyncio.to_thread(IdleCloser)
     async with EditSession("sk-test", base_url=service.url, envelope="flat", max_retries=1) as session:
         first = await session.submit("https://pictures.example/cat.png", "snow")

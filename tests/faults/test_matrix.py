@@ -1,6 +1,6 @@
-"""Every fault, in every phase, under each of the three ways of editing; MATRIX.md is what came of it.
+"""Every fault, in every phase, with three ways of editing. MATRIX.md lists the outcomes.
 
-``QWEN_EDIT_WRITE_MATRIX=1 pytest tests/faults/test_matrix.py`` writes the file anew: look at what changed.
+``QWEN_EDIT_WRITE_MATRIX=1 pytest tests/faults/test_matrix.py`` writes the file again. Review the differences.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ MATRIX = Path(__file__).with_name("MATRIX.md")
 WRITING = bool(os.environ.get("QWEN_EDIT_WRITE_MATRIX"))
 
 HEAD = """\
-# What comes of each fault
+# Outcomes of each fault
 
-Written by `test_matrix.py` from what it observed; the test fails when the two differ. Each row is one fault of the
-emulator (`Fault.…`), or one of a proxy that breaks connections, in one phase, over real connections. *Once*: it strikes
-the first request of that phase. *Always*: it strikes each submission, or each check or download of the first task.
-Faults of a *task* strike the first one, or all.
+`test_matrix.py` writes this file from observed outcomes, and fails when they differ from it. Each row is a fault of the
+emulator (`Fault.…`), or of a proxy that breaks connections, in one phase, over real connections. *Once*: the fault
+strikes the first request of the phase. *Always*: it strikes every submission, or every check or download of the first
+task. Faults of a *task* strike the first task, or all tasks.
 
 One edit: `edit` and a download. Three edits, two at a time: `edit_many` and downloads; `EditBatch`; the same batch
-again after the fault is gone. `max_retries` is 2, `deadline` 60 s, `timeout` 10 s, `resubmit_uncertain` off.
+again without the fault. `max_retries` is 2, `deadline` 60 s, `timeout` 10 s, `resubmit_uncertain` off.
 
-In every cell, tested as well: no edit has two tasks; each task has its id in a result, an error,
-`session.unfinished` or the journal, or its edit is told to be uncertain; all slots are free again, nothing is checked
-or awaited any more, no connection and no asyncio task is left; the key went to the API alone; and no edit takes
-longer than 100 s by the event loop's clock (three together at most three times that).
+The test also checks every cell:
+
+- No edit has two tasks.
+- Each task's id is in a result, an error, `session.unfinished` or the journal, or its edit is reported as uncertain.
+- All slots are free at the end. No check, connection or asyncio task is left.
+- The key reached only the API.
+- No edit takes longer than 100 s by the event loop's clock, and three edits take at most three times that.
 
 | fault | phase | how often | one edit | three by `edit_many` | three by `EditBatch` | the batch again |
 |---|---|---|---|---|---|---|
@@ -99,7 +102,7 @@ FAULTS = [
     "vanished_task()",
     "vanished_task(after_checks=1)",
 ]
-"""Calls of the class methods of `Fault`."""
+"""Calls of `Fault`'s class methods."""
 
 PHASES = ("submit", "check", "download")
 
@@ -124,7 +127,7 @@ def anyio_backend() -> object:
 
 @pytest.fixture(scope="module")
 def observed(told) -> Iterator[dict[str, str]]:
-    """The rows that were observed, by their first three columns."""
+    """Return the observed rows by their first three columns."""
     found: dict[str, str] = {}
     yield found
     if WRITING:
@@ -134,7 +137,7 @@ def observed(told) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, str]:
-    """The rows of the file, by their first three columns."""
+    """Return the file's rows by their first three columns."""
     return {columns_of(line): line for line in lines_told()}
 
 
@@ -158,7 +161,7 @@ async def timed(work: Callable[[Service, Path], Awaitable[str]], service: Servic
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[title(*row).strip("| ").replace(" | ", "-") for row in ROWS])
-async def test_what_comes_of_a_fault_is_as_the_matrix_says(row, tmp_path, observed, told):
+async def test_the_outcome_of_a_fault_is_the_one_in_the_matrix(row, tmp_path, observed, told):
     _, fault, phase, once = row
     cells = []
     for work, edits in ((single, 1), (many, 3), (batch, 3)):

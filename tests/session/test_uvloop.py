@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from conftest import running_tasks
+from leftovers import running_tasks
 
 from qwen_edit_async import EditBatch, EditRequest, EditSession, FixedInterval
 
@@ -20,7 +20,7 @@ def anyio_backend() -> object:
 
 @pytest.fixture
 async def _nothing_left_on_the_loop() -> AsyncIterator[None]:
-    """As in conftest.py, but for tasks alone: uvloop opens files of its own each time that anyio runs the loop."""
+    """Like conftest.py's fixture, but only for tasks: uvloop opens files each time that anyio runs the loop."""
     tasks = running_tasks()
     yield
     assert running_tasks() == tasks

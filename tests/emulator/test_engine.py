@@ -16,7 +16,7 @@ SIZE = (528, 512)
 
 
 def scene():
-    """A picture with an orange sky, a blue ground and a red block at the left."""
+    """Return a picture with an orange sky, a blue ground and a red block on the left."""
     picture = Image.new("RGB", (132, 128), (224, 150, 90))
     picture.paste((60, 90, 150), (0, 80, 132, 128))
     picture.paste((200, 30, 40), (10, 20, 40, 60))
@@ -47,7 +47,7 @@ def difference(first, second):
 
 @pytest.fixture(scope="module")
 def plain():
-    """The picture under an edit that changes nothing but its place."""
+    """Return the picture after an edit that only moves pixels."""
     return ImageOps.mirror(render("mirror it")[0])
 
 
@@ -222,7 +222,7 @@ def test_transparency_becomes_white():
 
 
 @pytest.mark.parametrize("data", [b"", b"text", encode(scene(), "JPEG")[:400], encode(scene())[:100]])
-def test_a_file_that_cant_be_decoded_is_an_os_error(data):
+def test_an_undecodable_file_is_an_os_error(data):
     with pytest.raises(OSError, match=r"."):
         render("sepia", data)
 

@@ -48,7 +48,7 @@ def test_the_time_scale_stretches_durations():
     assert create(make_table(time_scale=0.5)).duration == 5.0
 
 
-def test_lag_runs_from_the_end_to_the_first_check_that_told_it():
+def test_lag_is_the_time_from_the_end_to_the_first_check_that_reports_it():
     table = make_table()
     record = create(table)
     table.check(record, 5.0)
@@ -59,7 +59,7 @@ def test_lag_runs_from_the_end_to_the_first_check_that_told_it():
     assert (record.lag, record.checks) == (1.5, 3)
 
 
-def test_tasks_beyond_the_slots_start_when_one_falls_free():
+def test_waiting_tasks_start_when_a_slot_becomes_free():
     table = make_table(slots=2)
     records = [create(table, now) for now in (0.0, 1.0, 2.0, 3.0)]
     table.advance(5.0)
@@ -78,7 +78,7 @@ def test_without_a_queue_a_task_beyond_the_slots_is_refused():
     assert create(table, 10.0).status == "running"
 
 
-def test_only_what_succeeds_is_charged():
+def test_only_successful_tasks_are_charged():
     table = make_table(balance=Decimal(2))
     create(table, n=2)
     create(table, fault=Fault.failed_task())
@@ -96,7 +96,7 @@ def test_a_task_that_the_balance_does_not_cover_is_refused():
     assert (caught.value.status, caught.value.code, table.balance) == (402, 40201, Decimal(0))
 
 
-def test_where_checks_decide_the_nth_check_ends_the_task():
+def test_the_nth_check_ends_a_task_whose_duration_is_a_number_of_checks():
     table = make_table(duration=AfterChecks(3))
     record = create(table)
     states = []
@@ -135,7 +135,7 @@ def test_a_task_lasts_as_long_as_its_picture_takes():
     assert (late.finished_at, table.completed) == (14.0, 2)
 
 
-def test_a_picture_that_is_late_for_a_check_long_ago_ends_its_task_once():
+def test_a_late_picture_ends_its_task_once():
     table = make_table(slots=1)
     record, waiting = create(table, picture_ready=False), create(table)
     table.picture_done(record, 14.0, Failure(190000, "gone"))
@@ -145,7 +145,7 @@ def test_a_picture_that_is_late_for_a_check_long_ago_ends_its_task_once():
     assert (table.failed, table.completed, table.unfinished) == (1, 1, 0)
 
 
-def test_progress_grows_from_nought_and_stays_below_one():
+def test_progress_grows_from_zero_and_stays_below_one():
     table = make_table(slots=1)
     record, waiting = create(table), create(table)
     assert [table.progress(record, now) for now in (0.0, 5.0, 99.0)] == [0.0, 0.5, 0.99]
@@ -165,7 +165,7 @@ def test_a_requested_seed_is_kept():
     assert create(make_table(), seed=42).seed == 42
 
 
-def test_no_emulator_gives_out_the_id_of_another_ones_task():
+def test_task_ids_are_unique_across_emulators():
     assert create(make_table()).id != create(make_table()).id
 
 
@@ -175,7 +175,7 @@ def test_log_normal_durations_have_their_median():
     assert statistics.median(drawn) == pytest.approx(8.0, rel=0.05)
 
 
-def test_bimodal_durations_are_slow_as_often_as_they_say():
+def test_bimodal_durations_have_the_given_share_of_slow_ones():
     source = random.Random(1)
     drawn = [Bimodal(1.0, 60.0, slow_share=0.25)(source) for _ in range(4000)]
     assert set(drawn) == {1.0, 60.0}

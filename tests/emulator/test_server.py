@@ -31,7 +31,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def running(**settings):
-    """A started emulator that makes no pictures, with a caller that has its key."""
+    """Start an emulator that makes no pictures, and yield it with a caller that has its key."""
     defaults = {"engine": FixedEngine(), "duration": AfterChecks(1)}
     async with EditEmulator(**defaults | settings) as emulator:
         headers = {"Authorization": f"Bearer {emulator.api_key}"}
@@ -39,7 +39,7 @@ async def running(**settings):
             yield emulator, Caller(session)
 
 
-# Creation and status, as part of the contract spells them.
+# Submission and status, as the contract describes them.
 
 
 async def test_a_creation_answers_id_status_model_and_time():
@@ -52,7 +52,7 @@ async def test_a_creation_answers_id_status_model_and_time():
         assert isinstance(reply["created_at"], int)
 
 
-async def test_a_task_in_progress_tells_its_progress_and_nothing_of_the_end():
+async def test_a_running_task_reports_progress_and_no_result():
     async with running(duration=AfterChecks(4)) as (_, call):
         task_id = await call.submit()
         replies = [(await call.check(task_id))[1] for _ in range(4)]
@@ -90,13 +90,13 @@ async def test_the_other_envelope_is_answered_400(envelope):
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b'{"model": NaN}', b"\xff\xfe", b"[" * 100_000])
-async def test_a_body_that_is_no_json_is_answered_400(raw):
+async def test_a_body_that_is_not_json_is_answered_400(raw):
     async with running() as (_, call), call.session.post(SUBMIT, data=raw) as response:
         assert response.status == 400
         assert (await response.json())["error"]["code"] == 400
 
 
-async def test_a_rule_that_is_broken_is_answered_in_the_documented_shape():
+async def test_a_broken_rule_is_answered_in_the_documented_shape():
     async with running() as (emulator, call):
         status, reply = await call.post(flat_body(n=7))
         assert status == 400
@@ -112,7 +112,7 @@ async def test_large_bodies_are_accepted_up_to_three_images_of_ten_megabytes():
         assert [image.size_bytes for image in emulator.tasks[task_id].submission.images] == [10 * 1024 * 1024] * 3
 
 
-async def test_a_body_beyond_any_use_is_refused():
+async def test_an_oversized_body_is_refused():
     async with running() as (_, call), call.session.post(SUBMIT, data=io.BytesIO(b" " * 50_000_000)) as response:
         assert response.status == 413
 
@@ -194,7 +194,7 @@ async def test_an_engine_that_raises_fails_its_task_only():
         assert "ZeroDivisionError" in reply["error"]["error_message"]
 
 
-async def test_an_engine_of_ones_own_gets_the_whole_job():
+async def test_a_custom_engine_gets_the_whole_job():
     jobs = []
 
     class Own:
@@ -243,7 +243,7 @@ async def test_an_image_url_on_loopback_is_fetched():
     ],
     ids=["error", "no image", "too large", "redirect"],
 )
-async def test_an_image_url_that_gives_no_image_fails_the_task(response):
+async def test_an_image_url_without_an_image_fails_the_task(response):
     async def serve(_):
         return response()
 
@@ -293,7 +293,7 @@ async def test_a_key_that_reaches_the_results_origin_is_counted(path):
         assert emulator.statistics().keys_at_results == 1
 
 
-async def test_a_result_url_expires_and_a_later_check_hands_out_a_fresh_one(leap):
+async def test_a_result_url_expires_and_a_later_check_returns_a_fresh_one(leap):
     async with running(result_lifetime=60.0) as (_, call):
         task_id = await call.submit()
         [url] = await call.urls(task_id)
@@ -305,7 +305,7 @@ async def test_a_result_url_expires_and_a_later_check_hands_out_a_fresh_one(leap
         assert (await download(fresh))[0] == 200
 
 
-async def test_expires_tells_the_end_of_a_urls_life_in_seconds_since_1970():
+async def test_expires_is_the_urls_expiry_in_seconds_since_1970():
     async with running(result_lifetime=3600) as (_, call):
         task_id = await call.submit()
         _, reply = await call.check(task_id)
@@ -323,7 +323,7 @@ async def test_expires_tells_the_end_of_a_urls_life_in_seconds_since_1970():
         (lambda url: url.replace("/results/", "/results/x"), 404),
     ],
 )
-async def test_a_result_url_that_was_not_handed_out_is_refused(change, status):
+async def test_a_forged_result_url_is_refused(change, status):
     async with running() as (_, call):
         [url] = await call.urls(await call.submit())
         assert (await download(change(url)))[0] == status
@@ -341,7 +341,7 @@ async def test_more_requests_than_allowed_in_a_second_are_answered_429():
 
 
 @pytest.mark.parametrize("setting", [None, 2, 0.5])
-async def test_a_429_carries_the_retry_after_that_was_set(setting):
+async def test_a_429_has_the_configured_retry_after(setting):
     async with running(requests_per_second=1, retry_after=setting) as (_, call):
         await call.submit()
         async with call.session.post(SUBMIT, json=flat_body()) as response:
@@ -371,7 +371,7 @@ async def test_a_task_beyond_the_slots_is_refused_or_waits():
         assert [task.status for task in emulator.tasks.values()] == ["running", "queued"]
 
 
-async def test_an_account_that_is_used_up_is_answered_402():
+async def test_an_exhausted_balance_is_answered_402():
     async with running(balance=Decimal("0.1"), price=Decimal("0.1")) as (emulator, call):
         await call.check(await call.submit())
         status, reply = await call.post(flat_body())
@@ -398,7 +398,7 @@ async def test_statistics_count_every_operation():
     assert statistics.lags == (0.0, 0.0)
 
 
-async def test_a_task_record_tells_what_was_asked():
+async def test_a_task_record_has_the_submission():
     async with running() as (emulator, call):
         task_id = await call.submit(flat_body(text="i" * 810, negative_prompt="dull", n=3))
         task = emulator.tasks[task_id]
@@ -448,7 +448,7 @@ async def test_closing_leaves_no_task_thread_socket_or_file(tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
-    gc.collect()  # an unclosed transport or session would warn here, and warnings are errors
+    gc.collect()  # an unclosed transport or session warns here, and warnings are errors
 
 
 async def test_closing_while_pictures_are_made_ends_them():
@@ -484,7 +484,7 @@ async def test_closing_twice_or_before_the_start_does_nothing():
     await emulator.aclose()
 
 
-async def test_an_emulator_starts_once():
+async def test_an_emulator_can_be_started_only_once():
     async with running() as (emulator, _):
         with pytest.raises(RuntimeError, match="once"):
             await emulator.start()
@@ -547,7 +547,7 @@ def test_without_pillow_the_error_says_what_to_install():
     assert "ImportError: the emulator needs Pillow: pip install 'qwen-edit-async[images]'" in run.stderr
 
 
-async def test_a_client_that_goes_away_in_the_middle_of_its_upload_is_no_error(caplog):
+async def test_a_client_that_disconnects_during_its_upload_is_not_an_error(caplog):
     async with running() as (emulator, _):
         stream = await anyio.connect_tcp("127.0.0.1", urlsplit(emulator.url).port)
         head = f"POST {SUBMIT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {emulator.api_key}\r\n"
@@ -560,7 +560,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_its_upload_is_no_error(c
     assert "Error handling request" not in caplog.text
 
 
-async def test_a_client_that_goes_away_in_the_middle_of_a_download_is_no_error(caplog):
+async def test_a_client_that_disconnects_during_a_download_is_not_an_error(caplog):
     slow = Fault.slow(bytes_per_second=20).on("download")
     async with running(faults=FaultPlan([slow])) as (_, call):
         (url,) = await call.urls(await call.submit())
@@ -568,7 +568,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_a_download_is_no_error(c
         stream = await anyio.connect_tcp("127.0.0.1", parts.port)
         await stream.send(f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         while not (await stream.receive()).endswith(b"\x89"):
-            pass  # until the first byte of the picture is there
+            pass  # until the first byte of the picture has arrived
         await stream.aclose()
         await call.session.close()
         await server_is_idle()

@@ -18,7 +18,7 @@ def parse(body, envelope="flat", *, decode=True):
 
 
 def edited(path, value):
-    """Return a good body with the member at a path replaced or removed."""
+    """Return a valid body with the member at a path replaced or removed."""
     body = copy.deepcopy(flat_body(n=1))
     *parents, last = path
     target = body
@@ -31,7 +31,7 @@ def edited(path, value):
     return body
 
 
-def test_a_minimal_body_takes_the_documented_defaults():
+def test_a_minimal_body_has_the_documented_defaults():
     submission = parse(flat_body()).submission
     assert (submission.n, submission.size, submission.seed, submission.negative_prompt) == (1, None, None, None)
     assert (submission.prompt_extend, submission.watermark) == (True, False)
@@ -102,7 +102,7 @@ def test_one_to_three_images_are_allowed_in_their_order(number):
 
 
 @pytest.mark.parametrize("body", [None, [], "text", 1])
-def test_a_body_that_is_no_object_is_refused(body):
+def test_a_body_that_is_not_an_object_is_refused(body):
     with pytest.raises(RejectedError, match="body"):
         parse(body)
 
@@ -155,7 +155,7 @@ def test_every_documented_format_is_accepted(image_format, media_type):
         PHOTO_URI[:200] + "*" + PHOTO_URI[201:],
     ],
 )
-def test_an_image_that_is_no_url_or_good_data_uri_is_refused(image):
+def test_an_image_that_is_neither_a_url_nor_a_valid_data_uri_is_refused(image):
     with pytest.raises(RejectedError, match="image"):
         parse(flat_body(image))
 

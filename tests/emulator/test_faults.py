@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def failing(*faults, **settings):
-    """An emulator with faults, and a caller that has its key."""
+    """Start an emulator with faults, and yield it with a caller that has its key."""
     settings = {"engine": FixedEngine(), "duration": AfterChecks(1), **settings}
     async with EditEmulator(faults=FaultPlan(faults), **settings) as emulator:
         headers = {"Authorization": f"Bearer {emulator.api_key}"}
@@ -33,7 +33,7 @@ async def raw_check(call, task_id):
 
 
 def fired(plan, operations):
-    """Which of the requests, by index, meet a fault."""
+    """Return the indexes of the requests that meet a fault."""
     run = FaultRun(plan)
     return [index for index, operation in enumerate(operations) if run.on_request(operation, 1, None)]
 
@@ -75,13 +75,13 @@ def test_another_seed_gives_other_faults():
     assert fired(FaultPlan([fault], seed=1), ["check"] * 200) != fired(FaultPlan([fault], seed=2), ["check"] * 200)
 
 
-def test_a_probability_is_met_about_as_often_as_it_says():
+def test_a_probability_gives_about_that_share():
     assert len(fired(FaultPlan([Fault.status(500).with_probability(0.3)]), ["check"] * 2000)) == pytest.approx(
         600, rel=0.1
     )
 
 
-def test_the_first_fault_that_applies_wins_and_the_others_go_on_counting():
+def test_the_first_fault_that_applies_wins_and_the_others_keep_counting():
     run = FaultRun(FaultPlan([Fault.status(500).nth(1), Fault.status(503).nth(2)]))
     actions = [run.on_request("check", 1, None) for _ in range(3)]
     assert [action and action.reply.status for action in actions] == [500, 503, None]
@@ -93,12 +93,12 @@ def test_narrowing_returns_a_new_fault():
     assert fired(FaultPlan([fault]), ["submit"]) == [0]
 
 
-def test_a_fault_about_a_task_can_not_be_put_on_a_request():
+def test_a_fault_about_a_task_cannot_be_limited_to_requests():
     with pytest.raises(ValueError, match="task"):
         Fault.stuck_task().on("submit")
 
 
-async def test_a_fault_can_be_kept_to_some_tasks():
+async def test_a_fault_can_be_limited_to_some_tasks():
     faults = [
         Fault.status(500).on("check").for_task(2),
         Fault.status(502).on("check").when(lambda task: "cat" in task.submission.instruction),
@@ -229,7 +229,7 @@ async def test_a_reply_can_come_at_a_limited_speed():
     async with failing(Fault.slow(bytes_per_second=1000).on("submit")) as (_, call):
         start = anyio.current_time()
         assert (await call.post(flat_body()))[0] == 200
-        assert anyio.current_time() - start >= 0.08  # the reply has some 110 bytes
+        assert anyio.current_time() - start >= 0.08  # the reply has about 110 bytes
 
 
 # What happens to a JSON reply.
@@ -255,7 +255,7 @@ async def test_the_content_type_can_be_wrong():
 
 
 @pytest.mark.parametrize(("word", "sent"), [("dreaming", "dreaming"), (str.upper, "COMPLETED")])
-async def test_the_status_word_can_be_another(word, sent):
+async def test_the_status_word_can_be_changed(word, sent):
     async with failing(Fault.status_word(word)) as (_, call):
         assert (await call.check(await call.submit()))[1]["status"] == sent
 
@@ -287,7 +287,7 @@ async def test_a_stuck_task_stays_in_progress():
         assert [(await call.check(task_id))[1]["status"] for task_id in ids] == ["in_progress", "completed"]
 
 
-async def test_a_stuck_task_stays_stuck_though_its_picture_comes_later_than_it_is_due():
+async def test_a_stuck_task_stays_stuck_when_its_picture_is_late():
     rendered = threading.Event()
 
     class SlowEngine(FixedEngine):

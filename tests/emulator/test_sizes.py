@@ -44,5 +44,5 @@ def test_the_default_size_keeps_the_last_images_ratio_at_about_a_megapixel(ratio
     assert width / height == pytest.approx(last[0] / last[1], rel=0.04)
 
 
-def test_a_needle_of_an_image_still_has_sides():
+def test_an_extremely_narrow_image_keeps_positive_sides():
     assert min(output_size(None, (1, 100_000))) == 16

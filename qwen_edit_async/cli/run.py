@@ -1,0 +1,206 @@
+"""One run of a command: its event loop, its session, its errors, and the tasks that it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import attrs
+from rich.text import Text
+
+from qwen_edit_async.cli.display import Screen, counted, put, put_json
+from qwen_edit_async.cli.messages import (
+    MISSING_KEY,
+    ExitCode,
+    MissingKeyError,
+    error_as_json,
+    exit_code,
+    shell_text,
+)
+from qwen_edit_async.cli.options import ConnectionOptions, SubmissionOptions
+from qwen_edit_async.cli.signals import cancel_on_termination
+from qwen_edit_async.errors import ConfigurationError, QwenEditError
+from qwen_edit_async.text import visible
+
+if TYPE_CHECKING:
+    from qwen_edit_async.emulator import EditEmulator
+    from qwen_edit_async.session.results import EditResult
+    from qwen_edit_async.session.session import EditSession
+    from qwen_edit_async.session.task import EditTask
+
+EMULATOR_NOTE = "an embedded service makes these pictures, not the model"
+
+Work: TypeAlias = "Callable[[EditSession], Coroutine[Any, Any, int]]"
+"""A command's own part: uses the open session and returns the exit code."""
+
+
+@attrs.define
+class Run:
+    """One run of a command that talks to the service.
+
+    Attributes:
+        screen: Where messages go.
+        connection: How to talk to the service.
+        submission: What may be submitted, and where; ``None`` for a command that submits nothing.
+        max_in_flight: The most tasks in flight at a time.
+        output: The folder for results.
+        as_json: Whether errors are printed as JSON.
+        unsaved: Ids of completed tasks whose pictures are not all saved yet.
+        journalled: Whether a journal has the tasks' ids, so that they need not be printed.
+    """
+
+    screen: Screen
+    connection: ConnectionOptions
+    submission: SubmissionOptions | None = None
+    max_in_flight: int = 16
+    output: Path = Path()
+    as_json: bool = False
+    unsaved: set[str] = attrs.field(factory=set)
+    journalled: bool = False
+
+    def __call__(self, work: Work) -> int:
+        """Open a session, do the work, close the session, and return the exit code.
+
+        SIGINT, SIGTERM and SIGHUP cancel the work.
+        """
+        try:
+            _check_output(self.output)
+            with self.screen.warnings_as_notes(), asyncio.Runner() as runner:
+                return runner.run(self._main(work))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            return ExitCode.INTERRUPTED
+        except (MissingKeyError, QwenEditError, OSError) as error:
+            self._show(error)
+            return exit_code(error)
+
+    def _show(self, error: Exception) -> None:
+        if self.as_json:
+            put_json(error_as_json(error))
+        else:
+            self.screen.error(shell_text(error))
+        for note in getattr(error, "__notes__", ()):
+            self.screen.line(shell_text(note), whole=True)
+
+    async def _main(self, work: Work) -> int:
+        cancel_on_termination()
+        async with self._emulator() as emulator:
+            session = self._new_session(emulator)
+            try:
+                async with session:
+                    return await self._interruptible(work(session))
+            finally:
+                self.screen.close()
+                self._print_unfinished(session, emulator)
+
+    async def _interruptible(self, work: Coroutine[Any, Any, int]) -> int:
+        try:
+            return await work
+        except asyncio.CancelledError:
+            self.screen.line("interrupted", "bold")
+            raise
+
+    @contextlib.asynccontextmanager
+    async def _emulator(self) -> AsyncIterator[EditEmulator | None]:
+        """Start the embedded service if the command uses it. Otherwise check that there is a key."""
+        if self.submission is None or not self.submission.emulator:
+            _check_key()
+            yield None
+            return
+        from qwen_edit_async.emulator import EditEmulator  # noqa: PLC0415  # see the package's docstring
+
+        async with EditEmulator() as emulator:
+            self.screen.note(EMULATOR_NOTE)
+            yield emulator
+
+    def _new_session(self, emulator: EditEmulator | None) -> EditSession:
+        from qwen_edit_async.scheduling.policies import FixedInterval  # noqa: PLC0415  # see the package's docstring
+        from qwen_edit_async.session.session import EditSession  # noqa: PLC0415  # see the package's docstring
+
+        connection, submission = self.connection, self.submission or SubmissionOptions()
+        interval = connection.poll_interval
+        return EditSession(
+            None if emulator is None else emulator.api_key,
+            base_url=None if emulator is None else emulator.url,
+            envelope=submission.envelope,
+            max_in_flight=self.max_in_flight,
+            polling=None if interval is None else FixedInterval(interval),
+            timeout=connection.timeout,
+            deadline=connection.deadline,
+            resubmit_uncertain=submission.resubmit_uncertain,
+            strict=submission.strict,
+            fit=submission.fit,
+            trust_env=connection.trust_env,
+            allow_result_hosts=connection.allow_result_host,
+        )
+
+    def _print_unfinished(self, session: EditSession, emulator: EditEmulator | None) -> None:
+        """Print which tasks may be charged although their pictures are not saved."""
+        if self.submission is None:
+            return
+        ids = list(dict.fromkeys([*session.unfinished, *sorted(self.unsaved)]))
+        if emulator is not None:
+            # Tasks of earlier runs ended with the emulators of those runs.
+            if count := sum(task_id in emulator.tasks for task_id in ids):
+                ended = f"{counted(count, 'task')} ended with the embedded service"
+                self.screen.line(f"{ended}: --resubmit-uncertain repeats them")
+            return
+        if ids and not self.journalled:
+            self.screen.line(f"{counted(len(ids), 'task')} of this run may be charged. Fetch the pictures later with:")
+            for task_id in ids:
+                command = ["qwen-edit", "fetch", task_id, "-o", str(self.output)]
+                self.screen.line(f"  {shlex.join(command)}", whole=True)
+        if uncertain := session.statistics().uncertain:
+            self.screen.warning(
+                f"{counted(uncertain, 'submission')} got no reply: tasks with unknown ids may exist and be charged"
+            )
+
+
+async def wait_for(task: EditTask, run: Run) -> EditResult:
+    """Wait for a task, show its progress, and record it as unsaved once it is done."""
+    with run.screen.console.status(Text(visible(f"task {task.id}"))) as shown:
+        async for snapshot in task.updates():
+            progress = "" if snapshot.progress is None else f" {snapshot.progress:.0%}"
+            # A str would be read as rich's markup. The service's words are not markup.
+            shown.update(Text(visible(f"task {task.id}: {snapshot.status_word or snapshot.status.value}{progress}")))
+        result = await task
+    run.unsaved.add(task.id)
+    return result
+
+
+async def save(result: EditResult, run: Run, stem: str | None = None) -> tuple[Path, ...]:
+    """Save a result's pictures into the run's folder, print their paths unless the output is JSON, and return them."""
+    paths = await result.save(run.output, stem=stem)
+    run.unsaved.discard(result.task_id)
+    if not run.as_json:
+        for path in paths:
+            put(str(path))
+    return paths
+
+
+def _check_output(folder: Path) -> None:
+    """Check that results can be written, before any are paid for."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError as error:
+        raise ConfigurationError(f"{folder} can't be a folder for results: {error.strerror}") from None
+    if not writable:
+        raise ConfigurationError(f"{folder} can't be written to: choose another output folder")
+
+
+def _check_key() -> None:
+    """Check the environment's key, to explain a missing one in the shell's words."""
+    from qwen_edit_async.http.options import API_KEY_VARIABLE, resolve_api_key  # noqa: PLC0415  # see the package's docstring
+
+    key = os.environ.get(API_KEY_VARIABLE, "")
+    if not key.strip():
+        raise MissingKeyError(MISSING_KEY)
+    try:
+        resolve_api_key(None, key)
+    except ConfigurationError as error:
+        raise MissingKeyError(str(error)) from None
