@@ -144,7 +144,7 @@ class Downloader:
 
 def _download_error(task_id: str, index: int, failure: FetchError) -> DownloadError:
     return DownloadError(
-        f"image {index} of task {task_id} could not be downloaded: {failure}; "
-        f"session.attach({task_id!r}) gives it another chance",
+        f"image {index} of task {task_id} could not be downloaded: {failure}",
+        hint=f"session.attach({task_id!r}) gives it another chance",
         task_id=task_id,
     )
