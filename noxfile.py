@@ -30,11 +30,14 @@ SOAK = ROOT / "benchmarks" / "soak.py"
 PURE_CORE = ",".join(
     f"*/qwen_edit_async/{pattern}.py"
     for pattern in (
-        "batch/forecast",
+        "batch/budget",
+        "batch/decide",
+        "batch/identity",
+        "batch/outcome",
         "batch/plan",
         "batch/report",
+        "batch/signed",
         "batch/sources/item",
-        "batch/sources/keys",
         "batch/sources/rows",
         "contract",
         "display/cards",
