@@ -72,7 +72,7 @@ async def _library(url: str, plan: Plan) -> None:
 
 
 def minimal(url: str, plan: Plan) -> Cost:
-    """Make the edits with aiohttp alone: prebuilt bytes, no checks, retries, deadlines or errors, and 100 connections."""
+    """Make the edits with aiohttp alone: prebuilt bytes, 100 connections; no checks, retries, deadlines or errors."""
     return timed(_minimal(url, plan))
 
 

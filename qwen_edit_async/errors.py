@@ -36,17 +36,39 @@ from typing import Self
 class QwenEditError(Exception):
     """Base of every error of this package.
 
+    Its text is the message, and then the hint if there is one.
+
+    Args:
+        message: What is wrong, and where.
+        hint: What to do about it.
+        summary: The message without the names of one image or task.
+        task_id: The task that the error is about.
+
     Attributes:
-        task_id: The task that the error is about, if one is known. It can be asked for again with
-            ``session.attach(task_id)``.
+        hint: What to do about it; may be empty.
+        task_id: The task that the error is about, if one is known. ``session.attach(task_id)`` asks for it again.
     """
 
-    def __init__(self, message: str, *, task_id: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str = "", summary: str = "", task_id: str | None = None) -> None:
         super().__init__(message)
+        self.hint = hint
         self.task_id = task_id
+        self._summary = summary
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text}; {self.hint}" if self.hint else text
+
+    @property
+    def summary(self) -> str:
+        """What errors of the same kind have in common: the message without its hint, and without names of one edit."""
+        if self._summary:
+            return self._summary
+        text = super().__str__() or type(self).__name__
+        return text.replace(self.task_id, "…") if self.task_id else text
 
     def for_task(self, task_id: str | None) -> Self:
-        """This error again, fresh (no traceback, no context), for another waiter."""
+        """Return a fresh copy of this error, without traceback and context, for another waiter."""
         error = copy.copy(self)
         error.task_id = task_id
         error.__dict__.pop("__notes__", None)
@@ -70,8 +92,8 @@ class APIConnectionError(QwenEditError):
             created by it.
     """
 
-    def __init__(self, message: str, *, task_id: str | None = None, request_sent: bool = False) -> None:
-        super().__init__(message, task_id=task_id)
+    def __init__(self, message: str, *, hint: str = "", task_id: str | None = None, request_sent: bool = False) -> None:
+        super().__init__(message, hint=hint, task_id=task_id)
         self.request_sent = request_sent
 
 
@@ -122,6 +144,12 @@ class APIStatusError(QwenEditError):
             details.append(f"retry after {self.retry_after:g} s")
         return f"{self.message} ({', '.join(details)})"
 
+    @property
+    def summary(self) -> str:
+        """The service's words, with the HTTP status and the code."""
+        code = "" if self.code is None else f", code {self.code}"
+        return f"{self.message} (HTTP {self.status_code}{code})"
+
 
 class BadRequestError(APIStatusError):
     """The service refuses the request as it is (400, 413, 422); sending it again will not help."""
@@ -142,9 +170,21 @@ class PermissionDeniedError(APIStatusError):
 class NotFoundError(APIStatusError):
     """The service knows no such task (404)."""
 
+    @property
+    def summary(self) -> str:
+        """The fact that the service does not know the task."""
+        if self.task_id is None:
+            return super().summary
+        return "the service does not know the task (any more), which may have been charged"
+
 
 class RateLimitError(APIStatusError):
     """Too many requests (429), for longer than the edit's deadline allows to wait."""
+
+    @property
+    def summary(self) -> str:
+        """The fact that the edit was rejected until its deadline."""
+        return "too many requests, until the deadline"
 
 
 class InternalServerError(APIStatusError):
@@ -158,8 +198,8 @@ class APIResponseError(QwenEditError):
         body: The start of the reply's body, as text.
     """
 
-    def __init__(self, message: str, *, body: str = "", task_id: str | None = None) -> None:
-        super().__init__(message, task_id=task_id)
+    def __init__(self, message: str, *, hint: str = "", body: str = "", task_id: str | None = None) -> None:
+        super().__init__(message, hint=hint, task_id=task_id)
         self.body = body
 
 
@@ -169,6 +209,11 @@ class SubmitUncertainError(QwenEditError):
     It is not repeated by itself, since the protocol has no idempotency key: look into the service's own records, or
     pass ``resubmit_uncertain=True`` to a session that may pay twice. ``__cause__`` says what happened.
     """
+
+    @property
+    def summary(self) -> str:
+        """The fact that a task may exist, and why that is not known."""
+        return super().summary if self.__cause__ is None else f"a task may exist, and be charged: {self.__cause__}"
 
 
 class EditFailedError(QwenEditError):
@@ -189,6 +234,11 @@ class EditFailedError(QwenEditError):
         code = "" if self.code is None else f" (code {self.code})"
         return f"task {self.task_id} failed: {self.message}{code}"
 
+    @property
+    def summary(self) -> str:
+        """The service's words, with its code."""
+        return f"{self.message}{'' if self.code is None else f' (code {self.code})'}"
+
 
 class EditCancelledError(QwenEditError):
     """The task was given up with ``EditTask.cancel()``; at the service it runs on and is charged."""
@@ -208,8 +258,8 @@ class DownloadError(QwenEditError):
         url: The URL that was tried last, which needs no key, and expires; empty if the picture was fetched.
     """
 
-    def __init__(self, message: str, *, task_id: str | None = None, url: str = "") -> None:
-        super().__init__(message, task_id=task_id)
+    def __init__(self, message: str, *, hint: str = "", task_id: str | None = None, url: str = "") -> None:
+        super().__init__(message, hint=hint, task_id=task_id)
         self.url = url
 
 

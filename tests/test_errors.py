@@ -21,8 +21,10 @@ from qwen_edit_async.errors import (
     EditFailedError,
     EditWarning,
     InvalidEditError,
+    NotFoundError,
     QwenEditError,
     RateLimitError,
+    SubmitUncertainError,
 )
 
 CLASSES = [kind for kind in vars(_errors).values() if isinstance(kind, type) and issubclass(kind, QwenEditError)]
@@ -162,3 +164,48 @@ def test_the_body_is_not_in_the_text() -> None:
 
 def test_a_request_counts_as_not_sent_by_default() -> None:
     assert APIConnectionError("no").request_sent is False
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "summary"),
+    [
+        (QwenEditError("it broke"), "it broke", "it broke"),
+        (QwenEditError("it broke", hint="mend it"), "it broke; mend it", "it broke"),
+        (
+            QwenEditError("a.png broke", summary="an image broke", hint="mend it"),
+            "a.png broke; mend it",
+            "an image broke",
+        ),
+        (QwenEditError("task t1 broke", task_id="t1"), "task t1 broke", "task … broke"),
+        (QwenEditError(""), "", "QwenEditError"),
+        (EditFailedError("no", code=110001, task_id="t1"), "task t1 failed: no (code 110001)", "no (code 110001)"),
+        (EditFailedError("no", task_id="t1"), "task t1 failed: no", "no"),
+        (
+            RateLimitError("slow down", status_code=429, request_id="r9"),
+            "slow down (HTTP 429, request r9)",
+            "too many requests, until the deadline",
+        ),
+        (
+            BadRequestError("bad", status_code=400, code=7, request_id="r9"),
+            "bad (HTTP 400, code 7, request r9)",
+            "bad (HTTP 400, code 7)",
+        ),
+        (
+            NotFoundError("no task t1", status_code=404, task_id="t1"),
+            "no task t1 (HTTP 404, task t1)",
+            "the service does not know the task (any more), which may have been charged",
+        ),
+        (NotFoundError("no path", status_code=404), "no path (HTTP 404)", "no path (HTTP 404)"),
+        (SubmitUncertainError("task t1 may exist", task_id="t1"), "task t1 may exist", "task … may exist"),
+    ],
+)
+def test_a_summary_names_no_single_edit(error: QwenEditError, text: str, summary: str) -> None:
+    assert (str(error), error.summary) == (text, summary)
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.summary) == (text, summary)
+
+
+def test_the_summary_of_an_uncertain_submission_is_its_cause() -> None:
+    error = SubmitUncertainError("a task may exist: look at the account, or allow it")
+    error.__cause__ = ConnectionError("no reply")
+    assert error.summary == "a task may exist, and be charged: no reply"

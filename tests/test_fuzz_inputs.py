@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qwen_edit_async import ConfigurationError, EditRequest, InvalidEditError
-from qwen_edit_async.batch.content import read_content
-from qwen_edit_async.batch.sources import EditDefaults, KeyNames, crowded_names, read_source
+from qwen_edit_async.batch.content import examine, identify
+from qwen_edit_async.batch.input import BatchInput
+from qwen_edit_async.batch.sources import EditDefaults
+from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.images.verdict import judge
 
@@ -104,7 +106,9 @@ odd_images = st.builds(
 def test_any_object_has_a_content_hash_or_is_an_error(image):
     try:
         request = EditRequest([image], "make it snow")
-        assert read_content(request).key
+        assert identify(request)
+        if (problem := examine(request).problem) is not None:
+            raise problem
         prepare(request.images)[0].close()
     except InvalidEditError as error:
         assert str(error)  # noqa: PT017  # either way is right
@@ -135,11 +139,12 @@ def test_any_table_is_edits_and_problems_or_a_clear_error(table, instruction):
         path = Path(folder) / f"table{suffix}"
         path.write_bytes(content)
         try:
-            names = KeyNames(crowded_names(read_source(path, EditDefaults(instruction))))
-            items = [names.name(item) for item in read_source(path, EditDefaults(instruction))]
+            targets = Targets(Path(folder) / "out", overwrite=False)
+            given = BatchInput(path, EditDefaults(instruction), recursive=False, targets=targets, folder=folder)
+            items = list(given.survey(lambda _: None))
         except ConfigurationError as error:
             assert str(error)  # noqa: PT017  # either way is right
             return
     assert all((item.request is None) == (item.problem is not None) for item in items)
-    keys = [item.request.key.casefold() for item in items if item.request is not None]
-    assert len(set(keys)) == len(keys)
+    identities = [item.identity for item in items if item.request is not None]
+    assert len(set(identities)) == len(identities)

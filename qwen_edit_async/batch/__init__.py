@@ -2,29 +2,28 @@
 
 ::
 
-    batch         EditBatch
-    publish      report.html and report.json
-    survey       the input and the journal, looked at beforehand      input    requests, or a source of them
-    intake       the input, and a bounded number of rows at work
-    row          one edit: submit, wait, save; journals each step before it relies on it
-    journal      SQLite for coroutines: one thread, group commit     lock       one run at a time
-    aside        ids of tasks that the journal could not take, kept beside it for the next run
-    database       SQLite: schema, steps      tally    its sums        content    hashes of images, checks of files
-    upgrade      names and hashes of journals of earlier versions
-    outcomes     SQLite: what became of each edit                    sqlite     how it is opened for reading; its errors
-    ------------------------------------------------------------------ pure below
-    report       BatchReport                  forecast    BatchPlan
-    plan         states and legal moves, keys and hashes, budget
+    batch       EditBatch: the input and the options
+    run         one run: lock, read the input, work on the rows, report       state     its state
+    survey      the input and the journal before anything is sent             input     requests, or a source of them
+    intake      the input, and a bounded number of rows at work
+    row         one edit: submit, wait, save; each step is journalled before anything relies on it
+    publish     report.html and report.json      targets   files that results may not replace
+    content     hashes of images                 gather    calls on one thread, together
+    journal/    SQLite, and the lock             sources/  folders, tables, data frames
+    ------------------------------------------------------------------------------------------ pure below
+    decide      states, legal moves, and what a run does with an edit
+    identity    the identity of an edit, and the names of its files          signed    URLs without signatures
+    plan        BatchPlan        report    BatchReport        outcome    BatchOutcome        budget    limits
 """
 
-from qwen_edit_async.batch.batch import BatchProgress as BatchProgress
 from qwen_edit_async.batch.batch import EditBatch as EditBatch
-from qwen_edit_async.batch.forecast import BatchPlan as BatchPlan
-from qwen_edit_async.batch.forecast import ParameterGroup as ParameterGroup
-from qwen_edit_async.batch.forecast import RowProblem as RowProblem
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME as JOURNAL_NAME
-from qwen_edit_async.batch.outcomes import BatchOutcome as BatchOutcome
-from qwen_edit_async.batch.outcomes import BatchStatus as BatchStatus
+from qwen_edit_async.batch.outcome import BatchOutcome as BatchOutcome
+from qwen_edit_async.batch.outcome import BatchStatus as BatchStatus
+from qwen_edit_async.batch.plan import BatchPlan as BatchPlan
+from qwen_edit_async.batch.plan import ParameterGroup as ParameterGroup
+from qwen_edit_async.batch.plan import RowProblem as RowProblem
 from qwen_edit_async.batch.report import BatchReport as BatchReport
 from qwen_edit_async.batch.report import FailureGroup as FailureGroup
 from qwen_edit_async.batch.report import Percentiles as Percentiles
+from qwen_edit_async.batch.state import BatchProgress as BatchProgress

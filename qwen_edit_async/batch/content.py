@@ -1,4 +1,4 @@
-"""What the images of a request are, for the journal: hashed by content, or stamped. Blocking."""
+"""Hashes the images of a request for the journal, and checks saved files. Blocking."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.plan import content_hash, image_locator, key_of, stamp_of
-from qwen_edit_async.batch.sources import unsigned
+from qwen_edit_async.batch.decide import Content, Entry
+from qwen_edit_async.batch.identity import content_hash, identity_of, image_locator, needs_reading, stamp_of
+from qwen_edit_async.batch.signed import unsigned
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.files import PART_NAME_CHARACTERS
 from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url
@@ -29,72 +30,54 @@ _TAIL_BYTES: Final = 4096
 """The end of a PNG file is looked for here, because results with a few more bytes are kept."""
 
 
-@attrs.frozen
-class Content:
-    """What a request is.
-
-    Attributes:
-        key: Its name in the batch.
-        digest: Hash of its content.
-        stamp: Hash of its files' names, sizes and times instead of their content; empty if it has images in memory.
-    """
-
-    key: str
-    digest: str
-    stamp: str = ""
-
-
 def stamp(request: EditRequest) -> str:
-    """The request's stamp, without reading a file; empty if it can't be told."""
+    """Return the request's stamp, without reading a file; empty if it has none."""
     try:
         return stamp_of([_stamp(image) for image in request.images], request)
     except (OSError, ValueError):
         return ""
 
 
-def key_without_reading(request: EditRequest) -> str | None:
-    """The request's key, if no image has to be read to tell it."""
-    located = all(image_locator(image) is not None for image in request.images)
-    return key_of(request, [""] * len(request.images)) if request.key or located else None
+def identify(request: EditRequest, folder: str = "") -> str:
+    """Return the identity of a request. Images without a path or URL are read for it, if there is no key.
 
-
-def read_key(request: EditRequest) -> str:
-    """Return the request's key, with a look at images that have no name.
-
-    Raises:
-        InvalidEditError: If one can't be read, or not twice.
+    Args:
+        request: The request.
+        folder: The folder of the source; see :func:`identity_of`.
     """
-    hashes = [
-        hash_image(image, image_name(image, position)) if image_locator(image) is None else ""
-        for position, image in enumerate(request.images, 1)
-    ]
-    return key_of(request, hashes)
+    if not needs_reading(request):
+        return identity_of(request, folder=folder)
+    hashes = []
+    for position, image in enumerate(request.images, 1):
+        try:
+            hashes.append(hash_image(image, image_name(image, position)) if image_locator(image) is None else "")
+        except InvalidEditError:  # the edit will fail for it
+            hashes.append("")
+    return identity_of(request, hashes, folder)
 
 
-def located(request: EditRequest, folder: str, key: str | None = None) -> EditRequest:
-    """Return the request with its relative paths as paths in a folder, and with a key if that is given."""
+def located(request: EditRequest, folder: str) -> EditRequest:
+    """Return the request with its relative paths as paths in a folder."""
     images = tuple(_located(image, folder) for image in request.images)
-    key = key or request.key
-    if key == request.key and all(map(operator.is_, images, request.images)):
-        return request
-    return attrs.evolve(request, images=images, key=key)
+    return request if all(map(operator.is_, images, request.images)) else attrs.evolve(request, images=images)
 
 
-def read_content(request: EditRequest) -> Content:
-    """Hash the request's images.
-
-    Raises:
-        InvalidEditError: If one can't be read, or not twice.
-    """
+def examine(request: EditRequest, entry: Entry | None = None) -> Content:
+    """Return what a request asks for now. Its files are read only if they look different from the journal's."""
     stamped = stamp(request)
-    hashes = [hash_image(image, image_name(image, position)) for position, image in enumerate(request.images, 1)]
-    return Content(key_of(request, hashes), content_hash(hashes, request), stamped)
+    if entry is not None and stamped and stamped == entry.stamp:
+        return Content(entry.digest, stamped)
+    try:
+        hashes = [hash_image(image, image_name(image, position)) for position, image in enumerate(request.images, 1)]
+    except InvalidEditError as error:
+        return Content(problem=error)
+    return Content(content_hash(hashes, request), stamped)
 
 
 def sweep(folder: Path, names: Iterable[str]) -> None:
-    """Delete the beginnings of files of these names that a run left behind when it was killed.
+    """Delete the part files of these names that a killed run left behind.
 
-    Those of other names may be downloads of somebody else, which are under way.
+    Part files of other names may be downloads that other programs are making.
     """
     left = {name[:PART_NAME_CHARACTERS] for name in names}
     for path in folder.glob(".*.part"):
@@ -103,7 +86,7 @@ def sweep(folder: Path, names: Iterable[str]) -> None:
 
 
 def are_whole(folder: Path, files: Sequence[tuple[str, int]]) -> bool:
-    """Whether all saved pictures are there, of their sizes, and, if they are PNG files, with the end of one."""
+    """Return whether all saved pictures are there, have their sizes, and, if they are PNG files, end as one."""
     try:
         return bool(files) and all(_ends_well(folder / name, size) for name, size in files)
     except OSError:
@@ -131,21 +114,15 @@ def _stamp(image: Any) -> str | None:
     if path is None:
         return None
     status = os.stat(path)  # noqa: PTH116  # a str
-    # Tools that copy can set the time of the content; that of the last change of anything (on Windows, of the making),
-    # they can't.
+    # A tool that copies can set the time of the content, but not that of the last change (on Windows, of creation).
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
-
-
-def hash_text(text: str) -> str:
-    """Return the hash of a URL that has no signature."""
-    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
 def hash_image(image: Any, name: str) -> str:
     """Return the hash of an image's content, or of its URL without the signature.
 
     Raises:
-        InvalidEditError: If it can't be read, or not twice.
+        InvalidEditError: If it can't be read, or can't be read twice.
     """
     digest = hashlib.blake2b(digest_size=20)
     try:

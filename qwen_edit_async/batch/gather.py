@@ -1,7 +1,7 @@
-"""Blocking calls on one thread, together: what is asked for while the thread is busy is done in one go afterwards.
+"""Blocking calls on one thread. Calls that come while the thread is busy are made together afterwards.
 
-A hop to a thread and back costs more than most of these calls, and a transaction as much as the disk takes to write it:
-a thousand callers share one (group commit).
+A hop to a thread and back costs more than most of these calls, and a transaction costs a sync of the disk. A thousand
+callers share one (group commit).
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ Call = Callable[[], Any]
 
 
 def call_each(calls: Sequence[Call]) -> list[Any]:
-    """What each call returned, or the exception that it raised."""
+    """Return the result of each call, or the exception that it raised."""
     return [_outcome(call) for call in calls]
 
 
 class Gatherer:
-    """Makes calls on its thread, in the order in which they were asked for.
+    """Makes calls on a thread, in the order in which they were asked for.
 
     Args:
-        executor: Of one thread; shut down by :meth:`aclose`.
-        call_all: Makes several calls and gives what each returned, or an exception for it; what it raises itself is
-            the outcome of them all.
-        patience: Seconds for which others may join before the calls are made.
+        executor: An executor with one thread; shut down by :meth:`aclose`.
+        call_all: Makes several calls, and returns a result or an exception for each. An exception that it raises is the
+            outcome of them all.
+        patience: Seconds for which other calls may join before they are made.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Gatherer:
         self._closed = False
 
     def call(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Make a call; awaiting it is optional, and giving up the wait does not undo it.
+        """Make a call. Awaiting it is optional, and giving up the wait does not undo it.
 
         Raises:
-            JournalError: When awaited: if it was asked for after :meth:`aclose`.
+            JournalError: When awaited: if the call was asked for after :meth:`aclose`.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         future.add_done_callback(_mark_retrieved)
@@ -68,9 +68,9 @@ class Gatherer:
         return future
 
     async def aclose(self, last: Call = lambda: None) -> None:
-        """Make all calls that were asked for, then a last one, and let the thread go.
+        """Make all calls that were asked for, then a last one, and end the thread.
 
-        All of it is under way before the wait for it begins: whatever cuts that short undoes nothing.
+        The calls are under way before the wait begins, so cutting the wait short undoes nothing.
         """
         self._closed = True
         try:
@@ -84,7 +84,7 @@ class Gatherer:
         await asyncio.shield(job)
 
     def _begin_soon(self) -> None:
-        """Not at once: what others ask for in this pass of the event loop, at least, joins in."""
+        """Wait at least for the calls that others ask for in this pass of the event loop."""
         if self._patience:
             self._loop.call_later(self._patience, self._begin)
         else:
@@ -101,7 +101,7 @@ class Gatherer:
             undo.pop_all()
 
     def _give_up(self, batch: Sequence[tuple[Call, asyncio.Future[Any]]]) -> None:
-        """Let nobody wait for ever for calls that could not be begun; Ctrl-C strikes anywhere."""
+        """Cancel calls that could not be begun, so that nobody waits for them for ever; Ctrl-C strikes anywhere."""
         for _, future in batch:
             future.cancel()
         self._busy = False
@@ -130,6 +130,6 @@ def _outcome(call: Call) -> Any:
 
 
 def _mark_retrieved(future: asyncio.Future[Any]) -> None:
-    """An error that nobody waits for is no mistake: not every step is waited for."""
+    """Keep asyncio from logging an error that nobody awaits; not every step is awaited."""
     if not future.cancelled():
         future.exception()

@@ -1,4 +1,4 @@
-"""What a bulk run is given: requests as they come, or a source of them that can be read as often as needed."""
+"""The input of a bulk run: requests as they come, or a source that can be read as often as needed."""
 
 from __future__ import annotations
 
@@ -10,48 +10,45 @@ from typing import Final, TypeAlias, cast
 
 import attrs
 
-from qwen_edit_async.batch.content import hash_image, located
+from qwen_edit_async.batch.content import identify, located
 from qwen_edit_async.batch.gather import Gatherer
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.sources import (
     SAYS_IT_ALL,
     EditDefaults,
-    KeyNames,
-    Known,
     Source,
     SourceItem,
-    crowded_names,
-    folded,
-    folder_of,
     has_keys,
     is_source,
+    item_of,
     read_source,
-    request_of,
+    table_folder,
 )
 from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import BinaryReader, ImageInput, PillowImage, is_bare_base64, is_data_uri
 from qwen_edit_async.models import EditRequest, RequestInput
+from qwen_edit_async.text import quoted
 
 BatchSource: TypeAlias = "Source | Iterable[RequestInput | ImageInput] | AsyncIterable[RequestInput | ImageInput]"
 """A folder, a pattern of files, a picture, a table's file, a data frame; or requests or images, one by one."""
 
 _SINGLE: Final = (Mapping, bytes, bytearray, memoryview, BinaryReader, PillowImage)
-"""One request or image, which would be taken for an iterable of what it consists of."""
+"""The types of one request or image, which could be taken for an iterable of its parts."""
 
 _PAGE: Final = 256
 
 
 @attrs.define(eq=False)
 class BatchInput:
-    """The input of a batch.
+    """The input of a batch, and what one plan or run has seen of it.
 
     Attributes:
-        source: What the user gave.
-        defaults: What to do with each picture or row that does not say.
-        recursive: Whether a folder's folders are looked into.
-        targets: Where the results go, which is no input.
-        folder: Where relative paths are, in whatever folder the process works later.
+        source: The input as the user gave it.
+        defaults: The defaults for pictures and rows that leave something out.
+        recursive: Whether the folders of a folder are read as well.
+        targets: The folder of the results, which is not input.
+        folder: The folder of relative paths.
         fit: Whether pictures in formats that the service does not take are converted, and so are edits.
     """
 
@@ -61,10 +58,8 @@ class BatchInput:
     targets: Targets
     folder: str
     fit: bool = False
-    _crowded: set[str] = attrs.field(factory=set)
-    _settled: dict[str, str] = attrs.field(factory=dict)
     _count: int = 0
-    _keys: set[str] = attrs.field(factory=set)
+    _expected: set[str] = attrs.field(factory=set)
 
     def __attrs_post_init__(self) -> None:
         if is_bare_base64(self.source) or is_data_uri(self.source):
@@ -89,7 +84,7 @@ class BatchInput:
 
     @property
     def described(self) -> bool:
-        """Whether it is a source, such as a table: read page by page, on a thread."""
+        """Whether it is a source, such as a table, which is read page by page on a thread."""
         return is_source(self.source)
 
     @property
@@ -98,23 +93,23 @@ class BatchInput:
         return self.described or (isinstance(self.source, Iterable) and iter(self.source) is not self.source)
 
     def anew(self, *, fit: bool) -> BatchInput:
-        """Return the same input for another plan or run, which knows nothing of this one's."""
+        """Return the same input for another plan or run, which has seen nothing of it."""
         targets = Targets(self.targets.folder, self.targets.overwrite)
         return BatchInput(self.source, self.defaults, self.recursive, targets, self.folder, fit)
 
-    def survey(self, note: Callable[[str], None], known: Known) -> Iterator[SourceItem]:
-        """Each item, with its key; a later :meth:`feed` gives the same ones. Blocking.
+    def survey(self, note: Callable[[str], None]) -> Iterator[SourceItem]:
+        """Yield each row, with its identity if the input is a source. Blocking.
 
         Args:
-            note: Told what is good to know.
-            known: What the journal calls an item that has no key of its own.
+            note: Called with a remark about the input.
 
         Raises:
             ConfigurationError: If the source can't be read.
         """
         source = self.source
         if not is_source(source):
-            return _requests(cast("Iterable[object]", source), self.defaults)
+            yield from (item_of(each, self.defaults) for each in cast("Iterable[object]", source))
+            return
         if (
             not has_keys(source, self.folder)
             and Path(self.folder, str(source)).resolve() == self.targets.folder.resolve()
@@ -122,61 +117,48 @@ class BatchInput:
             raise ConfigurationError(
                 "the results would be among the pictures, and be edited by the next run: use another output folder"
             )
-        self._crowded = crowded_names(
-            self.targets.noting_inputs(map(self._located, self._read(source, lambda _: None)))
-        )
-        self._settled = {}
-
-        def settle(request: EditRequest, plain: str, hashed: str) -> str | None:
-            key = known(located(request, self.folder), plain, hashed)
-            if key is not None and key == (plain or hashed):
-                self._settled[hashed] = key  # what the feed could not tell by itself
-            return key
-
-        return self._remembered(
-            source, KeyNames(self._crowded, folder_of(source, self.folder), settle, hash_image), note
-        )
-
-    def _remembered(self, source: Source, names: KeyNames, note: Callable[[str], None]) -> Iterator[SourceItem]:
-        count = 0
-        for count, item in enumerate(self._items(source, names, note), 1):  # noqa: B007  # counted
+        for item in self.targets.noting_inputs(self._items(source, note)):
+            self._count += 1
+            if item.request is not None:
+                self._expected.add(item.identity)
             yield item
-        self._count, self._keys = count, names.taken
 
-    async def feed(self, thread: Gatherer) -> AsyncGenerator[SourceItem | RequestInput, None]:
-        """Each item of a source, after :meth:`survey`; some at a time, so that nothing waits for a disk.
+    async def feed(self, thread: Gatherer) -> AsyncGenerator[SourceItem, None]:
+        """Yield each row of a source after :meth:`survey`, read in pages on a thread.
 
-        Those that were there then, and are gone, are items with that problem, at the end.
+        A row that the survey saw, and that is gone, comes at the end as a problem.
         """
-        source, count, gone = cast("Source", self.source), 0, self._keys
-
-        def settled(*known: object) -> str | None:
-            return self._settled.get(str(known[-1]))
-
-        names = KeyNames(self._crowded, folder_of(source, self.folder), settled, hash_image)
-        items = self._items(source, names, lambda _: None)
+        source, count, gone = cast("Source", self.source), 0, self._expected
+        items = self._items(source, lambda _: None)
         try:
             while page := await thread.call(lambda: list(islice(items, _PAGE))):
                 for item in page:
                     count += 1
-                    if item.request is not None:
-                        gone.discard(folded(item.request.key or ""))
+                    gone.discard(item.identity)
                     yield item
-            # A row of a table that has gone bad meanwhile has no key, but is still there.
+            # A row of a table that has gone bad meanwhile has no identity, but is still there.
             if gone and not (has_keys(source, self.folder) and count >= self._count):
-                for key in sorted(gone):
-                    yield SourceItem(problem="it was there when the run began, and is gone", place=key)
+                for identity in sorted(gone):
+                    yield SourceItem(problem="it was there when the run began, and is gone", place=identity)
         finally:
             thread.call(items.close)
 
-    def _items(self, source: Source, names: KeyNames, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
+    def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
+        """Yield each row with its identity. Equal rows of a table are numbered; a key that comes again is a problem."""
+        seen: dict[str, int] = {}
+        folder = table_folder(source, self.folder)
         for item in self._read(source, note):
-            yield self._located(names.name(item))
-        if names.note:
-            note(names.note)
-
-    def _located(self, item: SourceItem) -> SourceItem:
-        return item if item.request is None else attrs.evolve(item, request=located(item.request, self.folder))
+            request = item.request
+            if request is None or item.identity:  # a picture of a folder is found there once
+                yield item
+                continue
+            identity = identify(request, folder)
+            number = seen[identity] = seen.get(identity, 0) + 1
+            if number > 1 and request.key:
+                yield SourceItem(row=item.row, problem=f"the key {quoted(request.key)} is that of another row")
+                continue
+            identity = identity if number == 1 else f"{identity}-{number}"
+            yield attrs.evolve(item, request=located(request, self.folder), identity=identity)
 
     def _read(self, source: Source, note: Callable[[str], None]) -> Iterator[SourceItem]:
         return read_source(
@@ -189,11 +171,3 @@ class BatchInput:
             fit=self.fit,
             note=note,
         )
-
-
-def _requests(given: Iterable[object], defaults: EditDefaults) -> Iterator[SourceItem]:
-    for each in given:
-        try:
-            yield SourceItem(request=request_of(each, defaults))
-        except Exception as error:  # noqa: BLE001  # whatever is wrong with one request is its own problem
-            yield SourceItem(problem=str(error))

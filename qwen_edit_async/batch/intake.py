@@ -1,26 +1,26 @@
-"""One run of a batch: its input, read as room becomes free, and the row that works on each edit."""
+"""Feeds the input of a run to rows, and keeps a bounded number of them at work."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
 import anyio
 import attrs
 
-from qwen_edit_async.batch.content import Content, key_without_reading, located, read_content, read_key, stamp
-from qwen_edit_async.batch.journal.database import Draft, Entry
-from qwen_edit_async.batch.plan import Change, State, change_of, describe, key_of, other_request, pictures_of
+from qwen_edit_async.batch.content import examine, identify, located
+from qwen_edit_async.batch.decide import SENDS, Action, Content, Entry, decide, refusal
+from qwen_edit_async.batch.identity import describe, pictures_of, reason_of, stem_of
+from qwen_edit_async.batch.journal.rows import Draft
 from qwen_edit_async.batch.report import FailureGroup
-from qwen_edit_async.batch.row import Row, Surroundings
-from qwen_edit_async.batch.sources import SourceItem, request_of
-from qwen_edit_async.batch.targets import Targets
+from qwen_edit_async.batch.row import Row
+from qwen_edit_async.batch.sources import SourceItem, item_of
+from qwen_edit_async.batch.state import RunState
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.log import log
-from qwen_edit_async.models import EditRequest, RequestInput
-from qwen_edit_async.session.results import safe_stem
+from qwen_edit_async.models import EditRequest
 from qwen_edit_async.session.shield import see_through
 from qwen_edit_async.session.stream import pull
 
@@ -31,97 +31,88 @@ _SPARE_ROWS: Final = 16
 _SAMPLE_KEYS: Final = 50
 _MAX_REASONS: Final = 100
 _GRACE: Final = 5.0
-"""Seconds that an ending run waits for the ids of tasks whose submission was sent, and given up."""
-
-_HANDLED: Final = frozenset({State.SUBMITTED, State.COMPLETED})
-"""The journal's own edits come first in a run: what is met in these states later was worked on, in vain."""
-
-_SAME_FILES: Final = "the key would name the same files as another key of the journal"
-
-_NEEDS_INPUT: Final = frozenset({State.PLANNED, State.FAILED})
-"""In these states the request would have to be sent; in all others the journal is enough."""
+"""Seconds that an ending run waits for the ids of tasks whose request was sent."""
 
 
 class Intake:
-    """Reads requests, and has a bounded number of rows at work.
+    """Reads rows, and keeps a bounded number of them at work.
 
     Args:
-        around: What the rows share.
+        run: The state that the rows share.
     """
 
-    def __init__(self, around: Surroundings) -> None:
-        self._around = around
-        self._permits = asyncio.Semaphore(2 * around.session.max_in_flight + _SPARE_ROWS)
+    def __init__(self, run: RunState) -> None:
+        self._run = run
+        self._permits = asyncio.Semaphore(2 * run.session.max_in_flight + _SPARE_ROWS)
         self._rows: set[asyncio.Task[None]] = set()
-        self._resumed: set[str] = set()  # no more than were in flight, or unsaved, when the last run ended
+        self._live: set[str] = set()
+        self._resumed: set[int] = set()  # at most the edits that were in flight or unsaved when the last run ended
         self._crash: BaseException | None = None
-        self._fresh = False
-        self._refused: dict[str, list[str]] = {}
-        self._refusals: dict[str, int] = {}
+        self._refused: dict[str, FailureGroup] = {}
 
     @property
     def refused(self) -> list[FailureGroup]:
-        """Requests that the journal could not take."""
-        return [
-            FailureGroup(reason=reason, count=count, keys=tuple(self._refused[reason]))
-            for reason, count in self._refusals.items()
-        ]
+        """The rows that the journal does not have, by reason."""
+        return [*self._refused.values()]
 
-    async def work(self, requests: Iterable[RequestInput] | AsyncIterable[RequestInput | SourceItem]) -> None:
-        """Work on every edit, those of the journal first, until all is done or the budget is spent.
+    async def work(self, items: Iterable[Any] | AsyncIterable[Any]) -> None:
+        """Work on every edit, those of the journal first, until all are done or the run is stopped.
+
+        Args:
+            items: Rows of a source, or what users give as requests.
 
         Raises:
             JournalError: If the journal fails.
-            Exception: What the input raised; what it gave before is done first.
+            Exception: If the input raises it; the rows before it are done first.
         """
-        around = self._around
-        if count := await around.journal.recover():
+        run = self._run
+        if count := await run.journal.recover():
             log.warning("%d edits were being submitted when the last run ended: tasks may exist", count)
-        totals = await around.journal.totals()
-        self._fresh = not totals.edits
-        around.budget.resume(
-            spent=totals.cost,
-            tasks=totals.tasks,
-            price=totals.price,
-            unpriced=totals.unpriced,
-            doubtful=totals.doubtful,
-        )
+        if not run.journal.is_new:
+            known = await run.journal.summary()
+            run.budget.resume(
+                spent=known.cost,
+                tasks=known.tasks,
+                price=known.price,
+                unpriced=known.unpriced,
+                doubtful=known.doubtful,
+            )
         input_error: Exception | None = None
         try:
             try:
                 await self._feed(self._unfinished(), self._resume)
-                if isinstance(requests, AsyncIterable):
-                    await self._feed_until_stopped(pull(requests))
+                if isinstance(items, AsyncIterable):
+                    await self._feed_until_stopped(pull(items))
                 else:
-                    await self._feed(pull(requests), self._take)
-            except Exception as error:  # noqa: BLE001  # the input's own, raised when what came before it is done
+                    await self._feed(pull(items), self._take)
+            except Exception as error:  # noqa: BLE001  # the input's own, raised when the rows before it are done
                 input_error = error
             while self._rows:
                 await asyncio.wait(self._rows)
         finally:
             await see_through(self._stop_rows())
         if self._crash is not None:
-            for key, task_id in around.unwritten.items():
+            for key, task_id in run.unwritten:
                 self._crash.add_note(f"not in the journal: {key!r} is task {task_id}: session.attach({task_id!r})")
             raise self._crash
         if input_error is not None:
             raise input_error
 
     async def _feed(self, items: AsyncGenerator[T, None], work: Callable[[T], Coroutine[Any, Any, None]]) -> None:
-        """Start a row for each item, as room becomes free."""
+        """Start a row for each item as room becomes free."""
         async with contextlib.aclosing(items):
             async for item in items:
                 await self._permits.acquire()
-                if self._around.budget.stopped:
+                if self._run.budget.stopped:
                     self._permits.release()
                     return
                 row = asyncio.create_task(work(item))
                 self._rows.add(row)
                 row.add_done_callback(self._row_ended)
 
-    async def _feed_until_stopped(self, requests: AsyncGenerator[RequestInput | SourceItem, None]) -> None:
-        """Take requests that may never come: once the run is stopped they are not waited for."""
-        feeding = asyncio.create_task(self._feed(requests, self._take))
+    async def _feed_until_stopped(self, items: AsyncGenerator[Any, None]) -> None:
+        """Take items that may never come. Once the run is stopped, nobody waits for them."""
+        feeding = asyncio.create_task(self._feed(items, self._take))
         stopping = asyncio.create_task(self._until_stopped())
         try:
             await asyncio.wait((feeding, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -134,183 +125,116 @@ class Intake:
             feeding.result()
 
     async def _until_stopped(self) -> None:
-        while not self._around.budget.stopped:
-            await self._around.change()
+        while not self._run.budget.stopped:
+            await self._run.change()
 
     def _row_ended(self, row: asyncio.Task[None]) -> None:
         self._rows.discard(row)
         self._permits.release()
-        self._around.news.set()
+        self._run.news.set()
         if not row.cancelled() and (error := row.exception()) is not None:
-            # The journal, or a mistake of ours: nobody may go on as if it were written.
+            # The journal failed, or our code: no row may go on as if its step were written.
             self._crash = self._crash or error
-            self._around.budget.stop(str(error))
+            self._run.budget.stop(str(error))
             for other in self._rows:
                 other.cancel()
 
     async def _stop_rows(self) -> None:
-        """End what still runs, when the run is cancelled, and wait for the fate of submissions that were sent."""
+        """Cancel the rows that still work, and wait for the replies to submissions that were sent."""
         for row in self._rows:
             row.cancel()
         if self._rows:
             await asyncio.wait(self._rows)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GRACE):
-                while self._around.attempts:
-                    await self._around.change()
+                while self._run.attempts:
+                    await self._run.change()
 
     async def _unfinished(self) -> AsyncGenerator[Entry, None]:
         last = 0
-        while entries := await self._around.journal.unfinished(last, _PAGE):
+        while entries := await self._run.journal.unfinished(last, _PAGE):
             for entry in entries:
                 yield entry
             last = entries[-1].number
 
     async def _resume(self, entry: Entry) -> None:
-        row = Row(entry, self._around)
-        async with self._claimed(entry.key):
-            await row.finish()
-            if not (row.is_uncertain and self._around.resubmit_uncertain):  # or else its request is taken once more
-                self._resumed.add(entry.key)
+        """Work on an edit of the journal that has a task, whether or not its row comes."""
+        async with self._claimed(entry.identity):
+            await Row(entry, self._run).carry_out(decide(entry, None, self._run.consent))
+            self._resumed.add(entry.number)
 
-    async def _take(self, given: RequestInput | SourceItem) -> None:
-        if isinstance(given, SourceItem):
-            if given.request is None:
-                self._refuse(given.problem or "it makes no edit", given.label)
-                return
-            given = given.request
-        try:
-            request = request_of(given, self._around.defaults)
-        except Exception as error:  # noqa: BLE001  # whatever is wrong with one request ends it alone
-            self._refuse(str(error), given.get("key") if isinstance(given, Mapping) else None)
+    async def _take(self, given: Any) -> None:
+        """Work on a row."""
+        run = self._run
+        item = given if isinstance(given, SourceItem) else item_of(given, run.given.defaults)
+        if item.request is None:
+            self._refuse(item.problem or "it is not an edit", item.label)
             return
-        if (key := key_without_reading(request)) is None:
-            key = await self._around.files.call(_read_key, request)
-        if key != key.encode("utf-8", "replace").decode("utf-8"):
-            self._refuse(
-                "the key is no text that can be written: it has half a character (a lone surrogate)", ascii(key)
-            )
-            return
-        async with self._claimed(key):
-            await self._work_on(located(request, self._around.inputs, key), key)
+        identity = item.identity or await run.files.call(identify, item.request)
+        async with self._claimed(identity):
+            await self._work_on(identity, located(item.request, run.given.folder))
 
     @contextlib.asynccontextmanager
-    async def _claimed(self, key: str) -> AsyncGenerator[None, None]:
-        """Nobody else works on that edit meanwhile; what is read of it afterwards is how it stands."""
-        around = self._around
-        while key in around.live:
-            await around.change()
-        around.live.add(key)
+    async def _claimed(self, identity: str) -> AsyncGenerator[None, None]:
+        """Keep other rows from the same edit."""
+        while identity in self._live:
+            await self._run.change()
+        self._live.add(identity)
         try:
             yield
         finally:
-            around.live.discard(key)
-            around.news.set()
+            self._live.discard(identity)
+            self._run.news.set()
 
-    async def _work_on(self, request: EditRequest, key: str) -> None:
-        around = self._around
-        entry = None if self._fresh else await around.journal.find(key)
-        examined = await around.files.call(_examine, request, entry, around.targets)
-        content, error = examined.content, examined.error
-        draft = Draft(
-            key=key,
-            stem=safe_stem(key),
-            digest=content.digest,
-            stamp=content.stamp,
-            request=describe(request),
-            pictures=pictures_of(request.parameters),
-        )
-        entry = entry or await around.journal.plan(draft)
+    async def _work_on(self, identity: str, request: EditRequest) -> None:
+        run = self._run
+        entry = None if run.journal.is_new else await run.journal.find(identity)
+        content = await run.files.call(examine, request, entry)
+        draft = _draft(identity, request, content)
         if entry is None:
-            self._refuse(_SAME_FILES, key)
-            return
-        if error is None and content.digest != entry.digest:
-            entry = await self._change(entry, draft, request)
-            if entry is None:
-                return
-        elif error is None and content.stamp != entry.stamp:
-            around.journal.restamp(entry.number, content.stamp)
-        row = Row(entry, around)
-        if examined.in_the_way is not None and entry.state is State.UNCERTAIN and around.resubmit_uncertain:
-            self._refuse(str(examined.in_the_way), key)  # it stays uncertain, so that it stays reckoned with
-            return
-        error = error or examined.in_the_way
-        if error is not None and entry.state in _NEEDS_INPUT:
-            await row.fail(error, request)
-        elif entry.state not in _HANDLED and key not in self._resumed:
-            await row.finish(request)
+            entry = await run.journal.plan(draft)
+        action = decide(entry, content, run.consent)
+        if action is Action.REPLACE:
+            entry = await run.journal.replace(entry.number, draft)
+        elif action is Action.REPLAN and content.digest != entry.digest:
+            await run.journal.redraft(entry.number, draft)
+            entry = attrs.evolve(entry, digest=draft.digest, stamp=draft.stamp, pictures=draft.pictures)
+        elif content.digest == entry.digest and content.stamp != entry.stamp:
+            run.journal.restamp(entry.number, content.stamp)
+        if action in SENDS:
+            try:
+                await run.files.call(run.given.targets.existing, request, entry.name)
+            except InvalidEditError as error:
+                content = attrs.evolve(content, problem=error)
+                action = decide(entry, content, run.consent)
+        await self._carry_out(action, entry, request, content)
 
-    async def _change(self, entry: Entry, draft: Draft, request: EditRequest) -> Entry | None:
-        """The edit of a request that was changed since the journal took it; ``None`` if it is refused."""
-        around = self._around
-        match change_of(entry.state, has_task=entry.task_id is not None, edit_changed=around.edit_changed):
-            case Change.REFUSE:
-                self._refuse(other_request(edit_changed=around.edit_changed), entry.key)
-                return None
-            case Change.REDRAFT:
-                await around.journal.redraft(entry.number, draft)
-                return attrs.evolve(entry, digest=draft.digest, stamp=draft.stamp, pictures=draft.pictures)
-            case Change.REPLACE:
-                key = f"{entry.key}-replaced-{entry.number}"
-                try:
-                    files = await around.files.call(_set_aside, request, entry, key, around.targets)
-                except InvalidEditError as error:
-                    self._refuse(str(error), entry.key)
-                    return None
-                self._resumed.discard(entry.key)
-                new = await around.journal.replace(entry, key, files, draft)
-                if new is None:
-                    self._refuse(_SAME_FILES, key)
-                return new
+    async def _carry_out(self, action: Action, entry: Entry, request: EditRequest, content: Content) -> None:
+        row = Row(entry, self._run)
+        if action in {Action.REFUSE, Action.REPLACE_LATER}:
+            self._refuse(reason_of(refusal(content, self._run.consent), request), entry.key)
+        elif action is Action.FAIL and content.problem is not None:
+            await row.fail(content.problem, request)
+        elif action in SENDS or (action is Action.VERIFY and entry.number not in self._resumed):
+            await row.carry_out(action, request)
+        # Else it has a task, which was waited for before the first row was read, or nothing is left to do.
 
-    def _refuse(self, reason: str, key: object) -> None:
-        around = self._around
-        around.counts.failed += 1
+    def _refuse(self, reason: str, key: str) -> None:
+        self._run.progress.failed += 1
         log.warning("refused %r: %s", key, reason)
-        reason = reason if reason in self._refusals or len(self._refusals) < _MAX_REASONS else "other reasons: see log"
-        self._refusals[reason] = self._refusals.get(reason, 0) + 1
-        keys = self._refused.setdefault(reason, [])
-        if key is not None and len(keys) < _SAMPLE_KEYS:
-            keys.append(str(key))
+        reason = reason if reason in self._refused or len(self._refused) < _MAX_REASONS else "other reasons: see log"
+        group = self._refused.get(reason, FailureGroup(reason=reason, count=0))
+        keys = (*group.keys, key) if key and len(group.keys) < _SAMPLE_KEYS else group.keys
+        self._refused[reason] = FailureGroup(reason=reason, count=group.count + 1, keys=keys)
 
 
-@attrs.frozen
-class _Examined:
-    content: Content
-    error: InvalidEditError | None = None
-    in_the_way: InvalidEditError | None = None
-
-
-def _read_key(request: EditRequest) -> str:
-    """Return the key also of a request that can't be read, and so will fail. Blocking."""
-    try:
-        return read_key(request)
-    except InvalidEditError:
-        return key_of(request, [""] * len(request.images))
-
-
-def _set_aside(request: EditRequest, entry: Entry, key: str, targets: Targets) -> list[tuple[str, int]]:
-    """Make room for the results of an edit that replaces another, whose pictures get the name of a new key. Blocking.
-
-    Raises:
-        InvalidEditError: If other files are in the way, or the pictures can't be renamed.
-    """
-    targets.existing(request, entry.key, former=[name for name, _ in entry.files])
-    return targets.set_aside(entry, safe_stem(key))
-
-
-def _examine(request: EditRequest, entry: Entry | None, targets: Targets) -> _Examined:
-    """What a request is: as the journal knows it if its files look as they did, or else by their content. Blocking."""
-    if entry is not None and entry.stamp and stamp(request) == entry.stamp:
-        examined = _Examined(Content(entry.key, entry.digest, entry.stamp))
-    else:
-        try:
-            examined = _Examined(read_content(request))
-        except InvalidEditError as error:
-            return _Examined(Content(key_of(request, [""] * len(request.images)), digest="", stamp=""), error)
-    if entry is None or entry.state in _NEEDS_INPUT or entry.state is State.UNCERTAIN:
-        try:
-            targets.existing(request, examined.content.key)
-        except InvalidEditError as error:
-            return attrs.evolve(examined, in_the_way=error)
-    return examined
+def _draft(identity: str, request: EditRequest, content: Content) -> Draft:
+    return Draft(
+        identity=identity,
+        key=request.key or None,
+        stem=stem_of(request),
+        digest=content.digest,
+        stamp=content.stamp,
+        request=describe(request),
+        pictures=pictures_of(request.parameters),
+    )

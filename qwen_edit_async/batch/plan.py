@@ -1,473 +1,252 @@
-"""What a bulk run does next, and what it must never do again. Pure: no I/O, no clock.
-
-::
-
-    planned ──► submitting ──► submitted ──► completed ──► saved
-       ▲  │          │  │           │            ▲           │
-       │  └─► failed ◄──┘           └─► failed   └───────────┘  a file is gone or damaged
-       │        │                       (has a task id: stays so)
-       └────────┘ without a task id: nothing was paid
-
-       uncertain ◄──► submitting        repeated with consent only, and back if that was certainly refused
-         ▲  │
-         │  └─► as submitted            the service knows the task after all
-       submitted                        the service does not know the task
-
-       saved, failed, uncertain ──► replaced    its input was changed, and is edited anew with consent
-
-An edit can be *completed* before the service names its pictures: then each run asks for them again.
-An edit is *submitting* from before its request can reach the service until the fate of that request is known. Whoever
-finds it in this state later can't know whether a task exists: it is *uncertain*. So is one whose task the service does
-not know (any more): it keeps the task's id, and each run asks again, since it may be the wrong account that was asked.
-It stays uncertain until the intent to repeat it is written: consent is given to one run, and ends with it.
-"""
+"""The plan of a bulk run, as an object and as text. Pure."""
 
 from __future__ import annotations
 
-import enum
-import hashlib
-import json
-import os
-from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Final
 
 import attrs
 
-from qwen_edit_async.batch.sources import unsigned
-from qwen_edit_async.errors import (
-    APIResponseError,
-    APIStatusError,
-    ConfigurationError,
-    EditFailedError,
-    InsufficientBalanceError,
-    NotFoundError,
-    RateLimitError,
-    SubmitUncertainError,
-)
-from qwen_edit_async.images.kinds import image_name, is_data_uri
-from qwen_edit_async.models import EditParameters, EditRequest
-from qwen_edit_async.session.results import safe_stem
-from qwen_edit_async.text import quoted
+from qwen_edit_async.batch.identity import pictures_of
+from qwen_edit_async.batch.report import SHOWN_KEYS, FailureGroup, JournalSummary
+from qwen_edit_async.models import EditParameters
+from qwen_edit_async.text import visible
 
-_PARAMETERS: Final = tuple(field.name for field in attrs.fields(EditParameters))
-_BALANCE_CODES: Final = range(40201, 40209)
-_SUCCESS: Final = 200
-"""The HTTP status of the reply that tells a task's failure."""
-
-_UNREACHABLE_LIMIT: Final = 20
-_UNSAVED_LIMIT: Final = 3
-_HASH_CHARACTERS: Final = 8
-_MAX_REASON_CHARACTERS: Final = 200
+_LISTED_PROBLEMS: Final = 100
+_LISTED_GROUPS: Final = 20
 
 
-class State(enum.Enum):
-    """Where an edit of a bulk run stands, as its journal says."""
-
-    PLANNED = "planned"
-    SUBMITTING = "submitting"
-    SUBMITTED = "submitted"
-    COMPLETED = "completed"
-    SAVED = "saved"
-    FAILED = "failed"
-    UNCERTAIN = "uncertain"
-    REPLACED = "replaced"
-
-
-MOVES: Mapping[State, frozenset[State]] = {
-    State.PLANNED: frozenset({State.SUBMITTING, State.FAILED}),
-    State.SUBMITTING: frozenset(
-        {State.SUBMITTING, State.SUBMITTED, State.PLANNED, State.FAILED, State.UNCERTAIN},
-    ),
-    State.SUBMITTED: frozenset({State.SUBMITTED, State.COMPLETED, State.FAILED, State.UNCERTAIN}),
-    State.COMPLETED: frozenset({State.COMPLETED, State.SAVED}),
-    State.SAVED: frozenset({State.COMPLETED, State.REPLACED}),
-    State.FAILED: frozenset({State.FAILED, State.PLANNED, State.REPLACED}),
-    State.UNCERTAIN: frozenset(State) - {State.SAVED},
-    State.REPLACED: frozenset(),
-}
-"""The legal moves. One from a state to itself records something more, such as another attempt or a problem; one from
-*uncertain* to *submitted* is a task id that came late; to *planned*, a refusal that did. From *uncertain* to what comes
-after *submitted* leads only a task that the service knows again."""
-
-ORIGINS: Mapping[State, tuple[State, ...]] = {
-    target: tuple(state for state, targets in MOVES.items() if target in targets) for target in State
-}
-"""From where each state can be reached."""
-
-
-class Step(enum.Enum):
-    """What a run has to do for an edit."""
-
-    SUBMIT = enum.auto()
-    REPLAN = enum.auto()
-    ATTACH = enum.auto()
-    DOWNLOAD = enum.auto()
-    VERIFY = enum.auto()
-    LEAVE = enum.auto()
-
-
-def next_step(state: State, *, has_task: bool, resubmit_uncertain: bool, has_urls: bool = True) -> Step:
-    """What a run that finds an edit in this state has to do.
-
-    What has a task id is never submitted again; unless the service does not know that task, and then with consent only.
-    """
-    match state:
-        case State.SUBMITTED:
-            return Step.ATTACH
-        case State.COMPLETED if not has_urls:  # the service named no picture yet
-            return Step.ATTACH
-        case State.COMPLETED:
-            return Step.DOWNLOAD
-        case State.SAVED:
-            return Step.VERIFY
-        case State.PLANNED if not has_task:
-            return Step.SUBMIT
-        case State.FAILED if not has_task:
-            return Step.REPLAN
-        case State.UNCERTAIN if resubmit_uncertain:
-            return Step.SUBMIT
-        case State.UNCERTAIN if has_task:
-            return Step.ATTACH
-        case _:
-            return Step.LEAVE
-
-
-def state_after(state: State, error: Exception) -> State:
-    """Return where an edit stands when the wait for its task ends with an error.
-
-    Once the service has called a task completed it stays so: each run asks for its pictures again.
-    """
-    match error:
-        case _ if state is State.COMPLETED:
-            return State.COMPLETED
-        case EditFailedError():
-            return State.FAILED
-        case APIResponseError():  # completed, but no picture was named
-            return State.COMPLETED
-        case NotFoundError():
-            return State.UNCERTAIN
-        case _:  # it runs on at the service, and can be attached to again
-            return State.SUBMITTED
-
-
-class Change(enum.Enum):
-    """What becomes of an edit whose request is not the one that the journal has."""
-
-    REFUSE = enum.auto()
-    REDRAFT = enum.auto()
-    REPLACE = enum.auto()
-
-
-def change_of(state: State, *, has_task: bool, edit_changed: bool) -> Change:
-    """What to do with a request that was changed since the journal took it.
-
-    Without consent, only an edit that failed before anything was paid takes the new request. With ``edit_changed`` a
-    new edit replaces one that may have been paid for, which the journal keeps under another key. An edit that is under
-    way is finished first.
-    """
-    match state:
-        case State.FAILED if not has_task:
-            return Change.REDRAFT
-        case State.PLANNED if edit_changed and not has_task:
-            return Change.REDRAFT
-        case State.SAVED | State.FAILED | State.UNCERTAIN if edit_changed:
-            return Change.REPLACE
-        case _:
-            return Change.REFUSE
-
-
-def other_request(*, edit_changed: bool) -> str:
-    """Why an edit is refused whose image, instruction or parameters were changed."""
-    advice = (
-        "its task is still under way, so run it again later"
-        if edit_changed
-        else "edit it anew with edit_changed=True (--edit-changed), or give it another key or folder"
-    )
-    return f"the key is in the journal with another request: {advice}"
-
-
-def content_hash(image_hashes: Sequence[str], request: EditRequest) -> str:
-    """What an edit is: its images' content in their order, its instruction and its parameters."""
-    return _hash([*image_hashes], request.instruction, _given(request.parameters))
-
-
-def stamp_of(image_stamps: Sequence[str | None], request: EditRequest) -> str:
-    """As :func:`content_hash`, with cheap stamps for the images' content; empty if an image has none."""
-    return "" if None in image_stamps else _hash([*image_stamps], request.instruction, _given(request.parameters))
-
-
-def key_of(request: EditRequest, image_hashes: Sequence[str]) -> str:
-    """The name of an edit in its batch: the request's own, or one that every run finds again.
-
-    Without a key of its own, it is made of the first image's name, and a hash of all images' names (of their content,
-    for images without a name), the instruction and the parameters. The signature of a URL is no part of its name.
-    """
-    if request.key:
-        return request.key
-    locators = [image_locator(image) for image in request.images]
-    names = [
-        image_hash if locator is None else unsigned(locator)
-        for locator, image_hash in zip(locators, image_hashes, strict=True)
-    ]
-    return automatic_key(names, request)
-
-
-def automatic_key(names: Sequence[str], request: EditRequest) -> str:
-    """Return the key of a request that has none of its own, made of its images' names."""
-    first = image_locator(request.images[0]) or "edit"
-    stem = first.split("?")[0].rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    return f"{safe_stem(stem)}-{_hash([*names], request.instruction, _given(request.parameters))[:_HASH_CHARACTERS]}"
-
-
-def image_locator(image: object) -> str | None:
-    """Where an image is to be found: its path or URL; ``None`` for what is in memory."""
-    if isinstance(image, str):
-        return None if is_data_uri(image) else image
-    return str(image) if isinstance(image, os.PathLike) else None
-
-
-def describe(request: EditRequest) -> str:
-    """The request as JSON text, for people and for reports; images that are nowhere to be found are ``null``."""
-    members = {
-        "images": [image_locator(image) for image in request.images],
-        "instruction": request.instruction,
-        "parameters": _given(request.parameters),
-    }
-    return json.dumps(members, ensure_ascii=False)
-
-
-def pictures_of(parameters: EditParameters) -> int:
-    """How many pictures an edit is to give, and so to be charged for (contract, *n*)."""
-    return parameters.n or 1
-
-
-def reason_of(error: Exception, request: EditRequest | None = None) -> str:
-    """What failures of the same kind have in common: the error without what names this one edit."""
-    match error:
-        case EditFailedError():
-            text = f"{error.message}{'' if error.code is None else f' (code {error.code})'}"
-        case NotFoundError(task_id=str()):
-            text = "the service does not know the task (any more), which may have been charged"
-        case SubmitUncertainError() if error.__cause__ is not None:
-            text = f"a task may exist, and be charged: {error.__cause__}"
-        case RateLimitError():
-            text = "too many requests, until the deadline"
-        case APIStatusError():
-            code = "" if error.code is None else f", code {error.code}"
-            text = f"{error.message} (HTTP {error.status_code}{code})"
-        case OSError(strerror=str(words)):
-            text = f"a file can't be written: {words}"
-        case _:
-            text = str(error) or type(error).__name__
-            text = "; ".join(part for part in text.split("; ") if "session.attach(" not in part)
-            if (task_id := getattr(error, "task_id", None)) is not None:
-                text = text.replace(task_id, "…")
-    for position, image in enumerate(request.images if request is not None else (), 1):
-        text = text.replace(image_name(image, position), f"image {position}")
-    return text[:_MAX_REASON_CHARACTERS]
-
-
-def lack_of_balance(error: Exception) -> InsufficientBalanceError | None:
-    """What a task's failure says of every other edit, if it is the account's balance that it failed for (part B)."""
-    if not isinstance(error, EditFailedError) or error.code not in _BALANCE_CODES:
-        return None
-    return InsufficientBalanceError(error.message, status_code=_SUCCESS, code=error.code, task_id=error.task_id)
-
-
-class Verdict(enum.Enum):
-    """Whether an edit may be submitted."""
-
-    GO = enum.auto()
-    WAIT = enum.auto()
-    STOP = enum.auto()
-
-
-@attrs.define(kw_only=True)
-class Budget:
-    """What a batch may still spend.
-
-    Costs are known only when edits complete. ``max_cost`` is kept by reckoning each unfinished edit with the highest
-    price per picture seen so far; until one is seen, edits go one at a time.
+@attrs.frozen
+class RowProblem:
+    """A row or picture that can't be edited.
 
     Attributes:
-        max_cost: The most that the batch may cost, in the account's currency; earlier runs count.
-        max_tasks: The most tasks that may be created; earlier runs count.
-        stop_after_failures: After how many failures in this run no more is submitted; what is wrong with the input is
-            not among them.
-        spent: What edits cost, as far as the service says.
-        tasks: How many tasks were created, or may have been.
-        stopped: Why nothing more may be submitted; empty as long as it may.
-        held: Why nothing is submitted until a completed edit is saved; empty if nothing keeps it from being.
-        fetching: Completed edits whose pictures are being fetched.
-        limit: The name of the whole batch's limit that stopped it, if one did: a later run needs another.
+        where: The row, as ``"row 7"``, the picture's path, or the request's key.
+        reason: The reason.
     """
 
-    max_cost: Decimal | None = None
-    max_tasks: int | None = None
-    stop_after_failures: int | None = None
+    where: str
+    reason: str
+
+
+@attrs.frozen
+class ParameterGroup:
+    """Edits with the same parameters, except for their seeds.
+
+    Attributes:
+        parameters: The parameters that were given, such as ``"n=2, size=1024*1536"``; may be empty.
+        edits: The number of edits.
+        pictures: The number of pictures that they make.
+    """
+
+    parameters: str
+    edits: int
+    pictures: int
+
+
+@attrs.frozen(kw_only=True)
+class BatchPlan:
+    """The plan of a bulk run, as far as it is known before anything is sent.
+
+    Attributes:
+        folder: The folder of the pictures and the journal.
+        rows: Rows, pictures or requests that were read.
+        submit: Edits that would be submitted, if the budget lasts.
+        pictures: Pictures that these edits would make.
+        groups: These edits by their parameters, the most frequent first; of more than 20 kinds, the first 20.
+        attach: Edits that are in flight. The run waits for them, also if they are no longer in the input.
+        download: Completed edits whose pictures would be downloaded.
+        saved: Edits of the input that are done.
+        failed: Edits of the input whose task failed. They are not repeated.
+        uncertain: Edits of the input that may have a task. They are repeated only with consent.
+        problems: Up to 100 of the rows that can't be edited.
+        problem_count: The number of these rows.
+        problem_groups: These rows by the kind of their problem, the most frequent first; of more than 100 kinds, the
+            first 100.
+        existing: Files of others that would be replaced (``overwrite``).
+        existing_example: One of these files.
+        notes: Remarks about the input.
+        spent: The costs of the edits so far.
+        tasks: Tasks that were created so far, or may have been.
+        max_cost: The batch's limit.
+        max_tasks: The batch's limit.
+        price: The assumed price of a picture, in the account's currency.
+    """
+
+    folder: str
+    rows: int = 0
+    submit: int = 0
+    pictures: int = 0
+    groups: tuple[ParameterGroup, ...] = ()
+    attach: int = 0
+    download: int = 0
+    saved: int = 0
+    failed: int = 0
+    uncertain: int = 0
+    problems: tuple[RowProblem, ...] = ()
+    problem_count: int = 0
+    problem_groups: tuple[FailureGroup, ...] = ()
+    existing: int = 0
+    existing_example: str = ""
+    notes: tuple[str, ...] = ()
     spent: Decimal = Decimal(0)
     tasks: int = 0
-    stopped: str = ""
-    held: str = ""
-    fetching: int = 0
-    limit: str = ""
-    _price: Decimal | None = None
-    _unpriced: int = 0
-    _failures: int = 0
-    _unreachable: int = 0
-    _unsaved: int = 0
-    _pending: int = 0
-    _live: int = 0
-    _reserved: int = 0
+    max_cost: Decimal | None = None
+    max_tasks: int | None = None
+    price: Decimal | None = None
 
-    def resume(self, *, spent: Decimal, tasks: int, price: Decimal | None, unpriced: int, doubtful: int) -> None:
-        """Go on from where earlier runs came.
+    @property
+    def cost(self) -> Decimal | None:
+        """The cost of the pictures; ``None`` without a price."""
+        return None if self.price is None else self.price * self.pictures
 
-        Args:
-            spent: What edits cost, as far as the service says.
-            tasks: How many tasks were created, or may have been.
-            price: The highest for a picture, if one is known.
-            unpriced: Completed edits that came without a cost.
-            doubtful: Pictures that may have been charged, without anybody knowing.
-        """
-        self.spent, self.tasks = spent, tasks
-        self._price, self._unpriced, self._reserved = price, unpriced, doubtful
+    @property
+    def ok(self) -> bool:
+        """Whether every row can be edited."""
+        return not self.problem_count
 
-    def stop(self, reason: str) -> None:
-        """Let nothing more be submitted; the first reason counts."""
-        self.stopped = self.stopped or reason
+    def text(self) -> str:
+        """Return the plan for people, in a few lines."""
+        lines = [f"{_count(self.rows, 'row')} read; the results are for {self.folder}", self._submission()]
+        if len(self.groups) > 1 or any(group.parameters for group in self.groups):
+            lines += [
+                f"    {_count(group.edits, 'edit')}, {_count(group.pictures, 'picture')}: "
+                f"{group.parameters or 'as the service decides'}"
+                for group in self.groups
+            ]
+        lines += [f"  {count} {words}" for count, words in self._rest() if count]
+        lines += [f"  note: {note}" for note in (*self._limits(), *self.notes)]
+        return visible("\n".join([*lines, *self.problem_lines()]))
 
-    def admit(self, pictures: int) -> Verdict:
-        """Whether an edit of so many pictures may be submitted now; after ``GO`` it counts until it is settled.
-
-        ``WAIT`` means to ask again when something was settled.
-        """
-        if not self.stopped:
-            verdict = self._judge(pictures)
-            if verdict is Verdict.GO:
-                self.adopt(pictures)
-                self._pending += 1
-            return verdict
-        return Verdict.STOP
-
-    def adopt(self, pictures: int) -> None:
-        """Count an edit that was submitted earlier, until it is settled."""
-        self._live += 1
-        self._reserved += pictures
-
-    def created(self) -> None:
-        """An admitted edit has become a task, or may have."""
-        self._pending -= 1
-        self.tasks += 1
-        self._unreachable = 0
-
-    def refused(self) -> None:
-        """An admitted edit was certainly not accepted; it can't be charged."""
-        self._pending -= 1
-
-    def charged(self, pictures: int, cost: Decimal | None, *, counted: Decimal | None = None) -> None:
-        """Count a completed edit.
+    def problem_lines(self, limit: int = _LISTED_PROBLEMS) -> list[str]:
+        """Return the rows that can't be edited, one line per kind, below a line that counts them; empty for none.
 
         Args:
-            pictures: How many it was to give.
-            cost: What the service says that it cost.
-            counted: What an earlier run counted for it.
+            limit: The most kinds to list.
         """
-        self._live -= 1
-        self._reserved -= pictures
-        if cost is None:
-            self._unpriced += 1
-            return
-        self.spent += cost - (counted or 0)
-        price = cost / pictures
-        self._price = price if self._price is None else max(price, self._price)
+        if not self.problem_count:
+            return []
+        listed = self.problem_groups[:limit]
+        rest = self.problem_count - sum(group.count for group in listed)
+        return [
+            f"{self.problem_count} of {_count(self.rows, 'row')} can't be edited:",
+            *(visible(f"  {_problem_line(group)}") for group in listed),
+            *([f"  … and {rest} more"] if rest else []),
+        ]
 
-    def released(
-        self, pictures: int, *, chargeable: bool, cost: Decimal | None = None, counted: Decimal | None = None
-    ) -> None:
-        """Count an edit that ended otherwise; without a cost it stays reckoned with if it may still be charged.
+    def _submission(self) -> str:
+        cost = "" if self.cost is None else f", about {self.cost.normalize():f} at {self.price} a picture"
+        return f"  {self.submit} to submit: {_count(self.pictures, 'picture')}{cost}"
 
-        A cost of nothing tells no price.
-        """
-        if cost:
-            self.charged(pictures, cost, counted=counted)
-            return
-        self._live -= 1
-        if cost is not None or not chargeable:
-            self._reserved -= pictures
+    def _rest(self) -> tuple[tuple[int, str], ...]:
+        return (
+            (self.attach, "in flight, to be waited for"),
+            (self.download, "completed, to be downloaded"),
+            (self.saved, "done"),
+            (self.failed, "failed at the service, not repeated"),
+            (self.uncertain, "uncertain: a task may exist; repeated only with consent (resubmit_uncertain)"),
+            (self.existing, f"files would be replaced, such as {self.existing_example}"),
+        )
 
-    def failed(self, *, unreachable: bool = False) -> None:
-        """An edit failed in this run, for another reason than its input."""
-        self._failures += 1
-        self._unreachable = self._unreachable + 1 if unreachable else 0
-        if self.stop_after_failures is not None and self._failures >= self.stop_after_failures:
-            self.stop(f"{self._failures} edits failed (stop_after_failures={self.stop_after_failures})")
-        elif self._unreachable >= _UNREACHABLE_LIMIT:
-            self.stop(f"the service could not be reached {self._unreachable} times in a row")
-
-    def saved(self) -> None:
-        """Count a completed edit whose pictures were saved."""
-        self._unsaved, self.held = 0, ""
-
-    def unsaved(self, reason: str) -> bool:
-        """Count a completed edit whose pictures could not be fetched; return whether submissions stop because of it."""
-        self._unsaved += 1
-        if self._unsaved != _UNSAVED_LIMIT:
-            return False
-        self.held = f"the pictures of {_UNSAVED_LIMIT} completed edits in a row could not be saved: {reason}"
-        return True
-
-    def _judge(self, pictures: int) -> Verdict:
-        if self.held:
-            return Verdict.WAIT if self._live or self.fetching else self._exhaust("", self.held)
-        if self.max_tasks is not None and self.tasks + self._pending >= self.max_tasks:
-            if self._pending:
-                return Verdict.WAIT
-            return self._exhaust("max_tasks", f"{self.tasks} tasks were created (max_tasks={self.max_tasks})")
-        if self.max_cost is None:
-            return Verdict.GO
-        if self._price is None:
-            if self._live:
-                return Verdict.WAIT
-            if self._unpriced:
-                reason = "the service does not say what edits cost: max_cost can't be kept, use max_tasks"
-                return self._exhaust("max_cost", reason)
-            over = self.spent >= self.max_cost
-        else:
-            over = self.spent + (self._reserved + pictures) * self._price > self.max_cost
-        if not over:
-            return Verdict.GO
-        if self._live:
-            return Verdict.WAIT
-        reason = f"{self.spent} was spent, and the next edit could exceed max_cost={self.max_cost}"
-        return self._exhaust("max_cost", reason)
-
-    def _exhaust(self, limit: str, reason: str) -> Verdict:
-        self.stop(reason)
-        self.limit = limit
-        return Verdict.STOP
+    def _limits(self) -> list[str]:
+        limits = []
+        if self.max_tasks is not None and self.tasks + self.submit > self.max_tasks:
+            limits.append(f"max_tasks={self.max_tasks} allows {max(self.max_tasks - self.tasks, 0)} of them")
+        if self.max_cost is not None and self.cost is not None and self.spent + self.cost > self.max_cost:
+            limits.append(f"max_cost={self.max_cost} would end the run before that")
+        return limits
 
 
-def to_money(value: Decimal | float | str | None, name: str) -> Decimal | None:
-    """Return an amount of money.
+@attrs.define(eq=False)
+class Tally:
+    """Adds up a plan, row by row, in bounded memory.
 
-    Raises:
-        ConfigurationError: If the value is none.
+    Attributes:
+        rows: Rows that were read.
+        download: Saved edits with a file that is missing or damaged.
+        saved: Edits that are done.
+        failed: Edits whose task failed.
+        uncertain: Edits that may have a task.
+        existing: Files that are in the way.
+        existing_example: One of these files.
     """
-    try:
-        cost = None if value is None else Decimal(str(value))
-    except InvalidOperation:
-        cost = Decimal("NaN")
-    if cost is not None and not (cost.is_finite() and cost >= 0):
-        raise ConfigurationError(f"{name} is {quoted(str(value))}: give an amount of money, 0 or more")
-    return cost
+
+    rows: int = 0
+    download: int = 0
+    saved: int = 0
+    failed: int = 0
+    uncertain: int = 0
+    existing: int = 0
+    existing_example: str = ""
+    _submit: int = 0
+    _pictures: int = 0
+    _problems: list[RowProblem] = attrs.field(factory=list)
+    _problem_count: int = 0
+    _kinds: dict[str, FailureGroup] = attrs.field(factory=dict)
+    _groups: dict[EditParameters, list[int]] = attrs.field(factory=dict)
+    _notes: dict[str, None] = attrs.field(factory=dict)
+
+    def problem(self, where: str, reason: str, kind: str) -> None:
+        """Count a row that can't be edited; its kind is the reason without the names of its files."""
+        self._problem_count += 1
+        if (group := self._kinds.get(kind)) is not None:
+            keys = (*group.keys, where) if group.count < SHOWN_KEYS else group.keys
+            self._kinds[kind] = FailureGroup(reason=kind, count=group.count + 1, keys=keys)
+        elif len(self._kinds) < _LISTED_PROBLEMS:
+            self._kinds[kind] = FailureGroup(reason=reason, count=1, keys=(where,))
+        if len(self._problems) < _LISTED_PROBLEMS:
+            self._problems.append(RowProblem(where, reason))
+
+    def note(self, text: str) -> None:
+        """Keep a remark, once."""
+        self._notes[text] = None
+
+    def submission(self, parameters: EditParameters) -> None:
+        """Count an edit to be submitted."""
+        pictures = pictures_of(parameters)
+        self._submit += 1
+        self._pictures += pictures
+        kind = parameters if parameters.seed is None else attrs.evolve(parameters, seed=None)
+        if kind in self._groups or len(self._groups) < _LISTED_GROUPS:
+            group = self._groups.setdefault(kind, [0, 0])
+            group[0] += 1
+            group[1] += pictures
+
+    def plan(self, folder: str, journal: JournalSummary) -> BatchPlan:
+        """Return the plan, with the sums of the journal."""
+        groups = [ParameterGroup(_describe(kind), *counted) for kind, counted in self._groups.items()]
+        return BatchPlan(
+            folder=folder,
+            rows=self.rows,
+            submit=self._submit,
+            pictures=self._pictures,
+            groups=tuple(sorted(groups, key=lambda group: (-group.edits, group.parameters))),
+            attach=journal.in_flight,
+            download=self.download + journal.unsaved,
+            saved=self.saved,
+            failed=self.failed,
+            uncertain=self.uncertain,
+            problems=tuple(self._problems),
+            problem_count=self._problem_count,
+            problem_groups=tuple(sorted(self._kinds.values(), key=lambda group: -group.count)),
+            existing=self.existing,
+            existing_example=self.existing_example,
+            notes=tuple(self._notes),
+            spent=journal.cost,
+            tasks=journal.tasks,
+        )
 
 
-def _given(parameters: EditParameters) -> dict[str, object]:
-    return {name: value for name in _PARAMETERS if (value := getattr(parameters, name)) is not None}
+def _describe(parameters: EditParameters) -> str:
+    given = attrs.asdict(parameters, filter=lambda _, value: value is not None)
+    if (size := given.get("size")) is not None:
+        given["size"] = f"{size[0]}*{size[1]}"
+    return ", ".join(f"{name}={value}" for name, value in given.items())
 
 
-def _hash(*parts: object) -> str:
-    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+def _problem_line(group: FailureGroup) -> str:
+    return f"{group.keys[0]}: {group.reason}" if group.count == 1 else group.text()
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -15,7 +15,8 @@ from typing import Final
 
 import attrs
 
-from qwen_edit_async.batch.outcomes import BatchOutcome, BatchStatus, read_chosen
+from qwen_edit_async.batch.journal.outcomes import read_chosen
+from qwen_edit_async.batch.outcome import BatchOutcome, BatchStatus
 from qwen_edit_async.batch.report import BatchReport
 from qwen_edit_async.display.gallery import GalleryEdit
 from qwen_edit_async.display.page import picture, write_page, write_whole
@@ -29,7 +30,7 @@ _PAGE_START: Final = (
     b'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy"'
 )
 _HEADER_BYTES: Final = 100
-"""What each SQLite database begins with; a file of a byte or none passes for a new one."""
+"""The size of a SQLite database's header. SQLite takes a file of 0 or 1 bytes for a new database."""
 
 _UNFINISHED: Final[dict[BatchStatus, str]] = {
     "planned": "not submitted yet",
@@ -84,12 +85,12 @@ def publish(
 
 
 def check_not_lost(journal: Path) -> None:
-    """Refuse to begin a journal anew where earlier runs have left their reports: all would be paid for again.
+    """Refuse to begin a new journal beside the report of an earlier run: all edits would be paid for again.
 
     Raises:
-        JournalError: If there is no journal, or one without content, beside such a report.
+        JournalError: If the journal beside such a report is missing or empty.
     """
-    with contextlib.suppress(OSError):  # whatever it is, opening the journal will say
+    with contextlib.suppress(OSError):  # opening the journal reports it
         if journal.stat().st_size >= _HEADER_BYTES:
             return
     for report, is_ours in ((journal.with_name(JSON_NAME), _is_report), (journal.with_name(PAGE_NAME), _is_page)):

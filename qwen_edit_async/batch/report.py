@@ -1,15 +1,15 @@
-"""How a bulk run went, as an object, as text and as JSON. Pure."""
+"""The report of a bulk run, as an object, as text and as JSON. Pure."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import attrs
+import cattrs
 
-from qwen_edit_async.batch.plan import State
 from qwen_edit_async.text import visible
 
 SHOWN_KEYS: Final = 5
@@ -17,7 +17,7 @@ SHOWN_KEYS: Final = 5
 
 @attrs.frozen
 class Percentiles:
-    """Half of the values, and 95 of 100, are no greater; in seconds."""
+    """The seconds that half of the values, and 95 % of them, do not exceed."""
 
     p50: float
     p95: float
@@ -28,9 +28,9 @@ class FailureGroup:
     """Edits that failed for the same reason.
 
     Attributes:
-        reason: In words, without what names one edit.
-        count: How many.
-        keys: Of up to 50 of them.
+        reason: The reason, without the names of one edit.
+        count: The number of edits.
+        keys: The keys of up to 50 of them.
     """
 
     reason: str
@@ -38,7 +38,7 @@ class FailureGroup:
     keys: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """All of it in one line, with the first few keys."""
+        """Return the group as one line, with the first few keys."""
         shown = self.keys[:SHOWN_KEYS]
         keys = f": {', '.join(shown)}{', …' if self.count > len(shown) else ''}" if shown else ""
         return f"{self.count} × {self.reason}{keys}"
@@ -46,64 +46,35 @@ class FailureGroup:
 
 @attrs.frozen(kw_only=True)
 class JournalSummary:
-    """What a journal says of all its edits; see :class:`BatchReport`."""
-
-    counts: Mapping[State, int]
-    pictures: int = 0
-    short: int = 0
-    cost: Decimal = Decimal(0)
-    unpriced: int = 0
-    queued: Percentiles | None = None
-    running: Percentiles | None = None
-    lag: Percentiles | None = None
-    checks_per_edit: float | None = None
-    retries: int = 0
-    repeats: int = 0
-    uncertain_keys: tuple[str, ...] = ()
-    unsaved_tasks: Mapping[str, str] = attrs.field(factory=dict)
-    failures: tuple[FailureGroup, ...] = ()
-    retryable: int = 0
-
-
-@attrs.frozen(kw_only=True)
-class BatchReport:
-    """How a bulk run went. It speaks of the whole batch, earlier runs included.
+    """The sums of all edits of a journal, of all runs.
 
     Attributes:
-        folder: Where the pictures and the journal are.
-        elapsed: Seconds that this run took.
         planned: Edits that were not submitted yet, as far as the input was read.
-        in_flight: Edits that have a task, whose end has not been seen.
-        unsaved: Edits that are completed, but not all of whose pictures could be saved.
+        in_flight: Edits whose task has not been seen to end.
+        unsaved: Completed edits of which a picture is not saved.
         saved: Edits that are done.
         failed: Edits that failed for good, or before they had a task.
-        retryable: Those of them that had no task: another run tries them again.
-        uncertain: Edits of which it is unknown whether a task exists.
-        refused: Requests of this run that the journal does not have: malformed, gone since the run began, or with the
-            key of another request.
+        retryable: Failed edits that had no task: another run tries them again.
+        uncertain: Edits that may have a task, which nobody knows.
+        replaced: Edits that were replaced by one of their changed row.
         pictures: Files of the edits that are done.
-        short: Edits that are done, with fewer pictures than were asked for.
-        cost: What edits cost, in the account's currency, as far as the service says; those that failed too.
-        unpriced: Completed edits for which the service named no cost.
-        queued: Time that edits waited for a slot of the session.
-        running: Time from the service's acceptance to the answer that told the end.
-        lag: Upper bound of how long the end went unseen.
-        checks_per_edit: Status checks that an edit took, on average.
+        short: Edits that are done with fewer pictures than were asked for.
+        tasks: Tasks that were created, or may have been.
+        cost: The costs that the service stated, in the account's currency; those of failed edits too.
+        price: The highest known price of a picture.
+        unpriced: Completed edits without a cost.
+        doubtful: Pictures of submissions that may have been charged, without a task that could tell.
+        queued: The time that edits waited for a slot of the session.
+        running: The time from the service's acceptance to the answer that reported the end.
+        lag: The upper bound of the time for which the end went unseen.
+        checks_per_edit: The average number of status checks of an edit.
         retries: Submissions beyond each edit's first.
-        repeats: Those of them, with consent, after which an edit may have been charged twice.
-        uncertain_keys: Of up to 100 uncertain edits.
-        unsaved_tasks: Task ids by key, of up to 100 edits that are completed but not saved.
-        failures: What went wrong, the most frequent first.
-        rows: Rows or pictures of the input, bad ones too; 0 where they were not counted beforehand.
-        stopped: Why the run ended before its input did; empty if it did not.
-        limit: ``"max_tasks"`` or ``"max_cost"`` if that ended it: only a run with another goes on.
-        error: What the run was stopped by, if it was an error.
-        gallery: The page with the pictures before and after; empty if it was not written.
-        gallery_problem: Why it could not be written.
+        repeats: Retries after which an edit may have been charged twice, made with consent.
+        uncertain_keys: The keys of up to 100 uncertain edits.
+        unsaved_tasks: The task ids by key of up to 100 edits that are completed but not saved.
+        failures: The reasons for failures, the most frequent first.
     """
 
-    folder: str
-    elapsed: float
     planned: int = 0
     in_flight: int = 0
     unsaved: int = 0
@@ -111,11 +82,14 @@ class BatchReport:
     failed: int = 0
     retryable: int = 0
     uncertain: int = 0
-    refused: int = 0
+    replaced: int = 0
     pictures: int = 0
     short: int = 0
+    tasks: int = 0
     cost: Decimal = Decimal(0)
+    price: Decimal | None = None
     unpriced: int = 0
+    doubtful: int = 0
     queued: Percentiles | None = None
     running: Percentiles | None = None
     lag: Percentiles | None = None
@@ -125,6 +99,28 @@ class BatchReport:
     uncertain_keys: tuple[str, ...] = ()
     unsaved_tasks: Mapping[str, str] = attrs.field(factory=dict)
     failures: tuple[FailureGroup, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class BatchReport(JournalSummary):
+    """The report of a bulk run: the sums of its journal, which cover the earlier runs, and the facts of this run.
+
+    Attributes:
+        folder: The folder of the pictures and the journal.
+        elapsed: Seconds that this run took.
+        refused: Rows of this run that the journal does not have: malformed, gone since the run began, or with the
+            key of another request.
+        rows: Rows or pictures of the input, bad ones too; 0 if they were not counted beforehand.
+        stopped: The reason why the run ended before its input did; empty if it did not.
+        limit: ``"max_tasks"`` or ``"max_cost"`` if that ended it: a run with a higher one goes on.
+        error: The error that stopped the run.
+        gallery: The page with the pictures before and after; empty if it was not written.
+        gallery_problem: The reason why the page could not be written.
+    """
+
+    folder: str
+    elapsed: float
+    refused: int = 0
     rows: int = 0
     stopped: str = ""
     limit: str = ""
@@ -134,31 +130,31 @@ class BatchReport:
 
     @property
     def total(self) -> int:
-        """All edits, as far as the input was read."""
+        """The number of edits, as far as the input was read."""
         return self.saved + self.unfinished + self.failed + self.uncertain + self.refused
 
     @property
     def unfinished(self) -> int:
-        """Edits that another run would go on with, without being asked to."""
+        """The number of edits that another run goes on with, without further consent."""
         return self.planned + self.in_flight + self.unsaved
 
     @property
     def unread(self) -> int:
-        """Rows of the input that the run did not come to."""
+        """The number of rows that the run did not come to."""
         return max(self.rows - self.total, 0) if self.stopped else 0
 
     @property
     def can_go_on(self) -> bool:
-        """Whether another run of the same would find something to do, without being asked to."""
+        """Whether another run of the same batch finds something to do, without further consent."""
         return bool(self.unfinished or self.retryable or self.unread or (self.stopped and not self.rows))
 
     @property
     def ok(self) -> bool:
-        """Whether everything was done."""
+        """Whether every edit is done."""
         return self.saved == self.total and not self.stopped
 
     def text(self) -> str:
-        """The report for people, in a few lines."""
+        """Return the report for people, in a few lines."""
         total = self.total + self.unread
         lines = [f"{self.saved} of {total} edits done, {self.pictures} pictures in {self.folder}"]
         lines += [f"  {count} {words}" for count, words in self._rest() if count]
@@ -182,7 +178,7 @@ class BatchReport:
         return visible("\n".join(lines))
 
     def figures(self) -> list[str]:
-        """How long edits took, and what they took to watch, a line each; as far as that is known."""
+        """Return the known times and counts of checks, a line each."""
         lines = [
             f"{name}: half within {value.p50:.1f} s, 95 % within {value.p95:.1f} s"
             for name, value in (("queued", self.queued), ("running", self.running), ("end unseen", self.lag))
@@ -193,15 +189,9 @@ class BatchReport:
         return lines
 
     def to_json(self) -> str:
-        """The report as a JSON object; the cost is a decimal string, times are seconds."""
-        report = attrs.asdict(self) | {
-            "cost": str(self.cost),
-            "error": None if self.error is None else str(self.error),
-            "total": self.total,
-            "unread": self.unread,
-            "ok": self.ok,
-        }
-        return json.dumps(report, ensure_ascii=False, indent=2)
+        """Return the report as a JSON object. Amounts of money are decimal strings, times are seconds."""
+        derived = {"total": self.total, "unread": self.unread, "ok": self.ok}
+        return json.dumps(_converter.unstructure(self) | derived, ensure_ascii=False, indent=2)
 
     def facts(self, shown: int) -> dict[str, object]:
         """Return the report for the head of a page that shows at most this many edits."""
@@ -253,57 +243,21 @@ class BatchReport:
         )
 
 
-def make_report(
-    summary: JournalSummary,
-    *,
-    folder: str,
-    elapsed: float,
-    refused: Iterable[FailureGroup] = (),
-    stopped: str = "",
-    limit: str = "",
-    error: Exception | None = None,
-    rows: int = 0,
-) -> BatchReport:
-    """The report of a run.
+def make_report(summary: JournalSummary, *, refused: Iterable[FailureGroup] = (), **facts: Any) -> BatchReport:
+    """Return the report of a run.
 
     Args:
-        summary: What the journal says.
-        folder: Where it lies.
-        elapsed: Seconds that the run took.
-        refused: Requests that the journal could not take.
-        stopped: Why the run ended before its input did.
-        limit: The limit of the whole batch that ended it, by name.
-        error: What it was stopped by.
-        rows: Of the input; 0 if they were not counted.
+        summary: The sums of the journal.
+        refused: The rows that the journal could not take, by reason.
+        **facts: The fields that :class:`BatchReport` has beyond the journal's.
     """
-    counts = summary.counts
     refused = tuple(refused)
-    return BatchReport(
-        folder=folder,
-        elapsed=elapsed,
-        planned=counts[State.PLANNED],
-        in_flight=counts[State.SUBMITTED],
-        unsaved=counts[State.COMPLETED],
-        saved=counts[State.SAVED],
-        failed=counts[State.FAILED],
-        retryable=summary.retryable,
-        uncertain=counts[State.UNCERTAIN] + counts[State.SUBMITTING],  # the run's end waits for their fate no more
-        refused=sum(group.count for group in refused),
-        pictures=summary.pictures,
-        short=summary.short,
-        cost=summary.cost,
-        unpriced=summary.unpriced,
-        queued=summary.queued,
-        running=summary.running,
-        lag=summary.lag,
-        checks_per_edit=summary.checks_per_edit,
-        retries=summary.retries,
-        repeats=summary.repeats,
-        uncertain_keys=summary.uncertain_keys,
-        unsaved_tasks=summary.unsaved_tasks,
-        failures=tuple(sorted((*summary.failures, *refused), key=lambda group: -group.count)),
-        rows=rows,
-        stopped=stopped,
-        limit=limit,
-        error=error,
-    )
+    failures = tuple(sorted((*summary.failures, *refused), key=lambda group: -group.count))
+    counted = sum(group.count for group in refused)
+    return BatchReport(**attrs.asdict(summary, recurse=False) | facts | {"failures": failures, "refused": counted})
+
+
+_converter: Final = cattrs.Converter()
+_converter.register_unstructure_hook(Decimal, str)
+_converter.register_unstructure_hook(Decimal | None, lambda amount: None if amount is None else str(amount))
+_converter.register_unstructure_hook(Exception | None, lambda error: None if error is None else str(error))

@@ -1,27 +1,22 @@
-"""One edit of a bulk run, from wherever its journal says it stands to its saved pictures.
+"""One edit of a bulk run, from its state in the journal to its saved pictures.
 
-Each step is on the disk before anything relies on it: the intent before the request is sent, the result's URLs before
-they are fetched, the files' names after they are there.
+Each step is on the disk before anything relies on it: the intent before the request is sent, the results' URLs before
+they are fetched, the files' names after the files are saved.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import json
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-import attrs
-
+from qwen_edit_async.batch.budget import Verdict
 from qwen_edit_async.batch.content import are_whole
-from qwen_edit_async.batch.gather import Gatherer
-from qwen_edit_async.batch.journal.database import Entry
-from qwen_edit_async.batch.journal.journal import Journal
-from qwen_edit_async.batch.plan import Budget, State, Step, Verdict, lack_of_balance, next_step, reason_of, state_after
-from qwen_edit_async.batch.sources import EditDefaults
-from qwen_edit_async.batch.targets import Targets
+from qwen_edit_async.batch.decide import SENDS, Action, Entry, State, lack_of_balance, state_after
+from qwen_edit_async.batch.identity import reason_of
+from qwen_edit_async.batch.state import RunState
 from qwen_edit_async.errors import (
     APIConnectionError,
     AuthenticationError,
@@ -39,135 +34,68 @@ from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, TaskSnapshot, Usage
 from qwen_edit_async.scheduling.retry import Failure
 from qwen_edit_async.session.results import EditResult, OutputImage
-from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.session.task import EditTask
 
 _ENDS_RUN = (AuthenticationError, InsufficientBalanceError, PermissionDeniedError, SessionClosedError)
-"""What every other edit would be answered, too."""
+"""The errors that every other edit would meet, too."""
 
 
 class _StoppedError(Exception):
-    """The run has ended while an edit waited for its slot; it never leaves this module."""
-
-
-@attrs.define(eq=False, kw_only=True)
-class Counts:
-    """What a run has seen so far."""
-
-    saved: int = 0
-    found: int = 0
-    pictures: int = 0
-    failed: int = 0
-    in_flight: int = 0
-
-
-@attrs.define(eq=False, kw_only=True)
-class Surroundings:
-    """What all edits of a run share.
-
-    Attributes:
-        session: What they are edited with.
-        journal: What they rely on.
-        budget: Whether they may be submitted.
-        files: For looking at files.
-        targets: Where their pictures go.
-        inputs: The folder that relative paths of images are in.
-        deadline: Seconds for each; ``None`` for the session's.
-        resubmit_uncertain: Whether uncertain ones are submitted again.
-        edit_changed: Whether an edit whose request was changed is replaced by a new one.
-        defaults: What holds for images, and mappings that do not say otherwise.
-        live: Keys of the edits that are being worked on.
-        error: What would be the answer to every other edit, too.
-        attempts: How many submissions are announced, whose fate is open.
-        unwritten: Task ids by key that could not be journalled.
-        counts: For progress.
-        news: Set whenever an edit's fate, or the budget, has changed.
-    """
-
-    session: EditSession
-    journal: Journal
-    budget: Budget
-    files: Gatherer
-    targets: Targets
-    inputs: str
-    deadline: float | None
-    resubmit_uncertain: bool
-    edit_changed: bool = False
-    defaults: EditDefaults = attrs.field(factory=EditDefaults)
-    live: set[str] = attrs.field(factory=set)
-    error: Exception | None = None
-    attempts: int = 0
-    unwritten: dict[str, str] = attrs.field(factory=dict)
-    counts: Counts = attrs.field(factory=Counts)
-    news: asyncio.Event = attrs.field(factory=asyncio.Event)
-
-    def stop(self, error: Exception) -> None:
-        """Submit nothing more, since it would be answered like this."""
-        self.error = self.error or error
-        self.budget.stop(str(error))
-        self.news.set()
-
-    async def change(self) -> None:
-        """Wait until something has changed."""
-        self.news.clear()
-        await self.news.wait()
+    """The run stopped submitting while an edit waited for its slot; this error never leaves the module."""
 
 
 class Row:
-    """One edit, and the observer of its submission.
+    """One edit of a run, and the observer of its submission.
 
     Args:
-        entry: What the journal has of it.
-        around: What it shares with the others.
+        entry: The edit in the journal.
+        run: The state that it shares with the others.
     """
 
-    def __init__(self, entry: Entry, around: Surroundings) -> None:
+    def __init__(self, entry: Entry, run: RunState) -> None:
         self._entry = entry
-        self._around = around
+        self._run = run
         self._state = entry.state
         self._repeats = entry.repeats
         self._uncertain = False
         self._in_flight = False
 
-    async def finish(self, request: EditRequest | None = None) -> None:
-        """Do all that is still to be done; whatever goes wrong is journalled.
+    async def carry_out(self, action: Action, request: EditRequest | None = None) -> None:
+        """Do what was decided, up to the saved pictures. Every error is journalled.
 
         Args:
-            request: What is asked for; ``None`` for an edit that has been submitted.
+            action: The decision. For :attr:`Action.FAIL` call :meth:`fail` instead.
+            request: The request; needed to submit it.
 
         Raises:
             JournalError: If the journal fails.
         """
-        entry, around = self._entry, self._around
-        has_task = entry.task_id is not None
-        # A task that the service did not know is asked for once more before the edit is submitted again.
-        consent = around.resubmit_uncertain and request is not None
-        step = next_step(self._state, has_task=has_task, has_urls=bool(entry.urls), resubmit_uncertain=consent)
-        if step is Step.VERIFY:
-            if await around.files.call(are_whole, around.targets.folder, entry.files):
+        entry, run = self._entry, self._run
+        if action is Action.VERIFY:
+            if await run.files.call(are_whole, run.given.targets.folder, entry.files):
                 self._count_saved(len(entry.files))
-                around.counts.found += 1
+                run.progress.found += 1
                 return
             await self._move(State.COMPLETED, files=None)
-        if step is Step.REPLAN:
+        if action is Action.REPLAN and self._state is State.FAILED:
             await self._move(State.PLANNED, reason=None, problem=None)
         try:
-            if step in {Step.SUBMIT, Step.REPLAN} and request is not None:
+            if action in SENDS and request is not None:
                 await self._submit(request)
-            elif step is Step.ATTACH and entry.task_id is not None:
+            elif action is Action.ATTACH and entry.task_id is not None:
                 await self._attach(entry.task_id)
-            elif step in {Step.DOWNLOAD, Step.VERIFY} and entry.task_id is not None:
-                await self._save(around.session.pictures(entry.task_id, entry.urls))
+            elif action in {Action.DOWNLOAD, Action.VERIFY} and entry.task_id is not None:
+                await self._save(run.session.pictures(entry.task_id, entry.urls))
         except SessionClosedError as error:
-            around.stop(error)
+            run.stop(error)
 
     async def fail(self, error: Exception, request: EditRequest | None = None) -> None:
-        """Journal that it can't even be submitted."""
+        """Journal why the edit can't be submitted."""
         await self._record(State.FAILED, error, request)
 
     async def about_to_submit(self) -> None:
-        """Journal the intent."""
-        if self._around.budget.stopped or self._around.budget.held:
+        """Journal the intent to submit."""
+        if self._run.budget.stopped or self._run.budget.held:
             raise _StoppedError("the run submits nothing more")
         self._enter()
         try:
@@ -175,19 +103,19 @@ class Row:
         except asyncio.CancelledError:
             self._retreat()
             raise
-        self._around.attempts += 1
+        self._run.attempts += 1
 
     def settled(self, fate: TaskSnapshot | Failure) -> None:
-        """Journal the task's id, or that there is none."""
-        around = self._around
-        around.attempts -= 1
-        around.news.set()
+        """Journal the task's id, or that the service has no task."""
         if isinstance(fate, TaskSnapshot):
             if self._state is State.SUBMITTING:
-                around.budget.created()
+                self._run.budget.created()
             written = self._move(State.SUBMITTED, task_id=fate.task_id, reason=None, problem=None)
             written.add_done_callback(functools.partial(self._check_written, fate.task_id))
-        elif fate is Failure.UNCERTAIN:
+            return
+        self._run.attempts -= 1
+        self._run.news.set()
+        if fate is Failure.UNCERTAIN:
             self._repeats += self._is_doubtful
             self._uncertain = True
         else:
@@ -195,11 +123,11 @@ class Row:
 
     @property
     def _is_doubtful(self) -> bool:
-        """Whether a task may exist already: of an earlier run, or of an attempt of this one."""
+        """Whether a task may exist already, of an earlier run or of an earlier attempt of this one."""
         return self._uncertain or self._entry.state is State.UNCERTAIN
 
     def _retreat(self) -> None:
-        """The service has nothing of this attempt: the edit stands where it stood before."""
+        """Return to the state before this attempt, because the service has nothing of it."""
         self._leave()
         if self._state not in {State.SUBMITTING, State.UNCERTAIN}:
             return
@@ -209,21 +137,26 @@ class Row:
             self._move(State.PLANNED, reason=None, problem=None)
 
     def _check_written(self, task_id: str, written: asyncio.Future[None]) -> None:
+        run, key = self._run, self._entry.key
+        run.attempts -= 1
+        run.news.set()
         error = JournalError("a step was not written") if written.cancelled() else written.exception()
         if error is not None:
-            self._around.journal.set_aside(self._entry.key, task_id)
-            self._around.unwritten[self._entry.key] = task_id
-            self._around.budget.stop(str(error))
+            run.unwritten.append((key, task_id))
+            run.budget.stop(str(error))
+            log.warning(
+                "task %s of %r is not in the journal: session.attach(%r) gets its result", task_id, key, task_id
+            )
 
     async def _submit(self, request: EditRequest) -> None:
-        around, pictures = self._around, self._entry.pictures
+        run, pictures = self._run, self._entry.pictures
         while True:
-            while (verdict := around.budget.admit(pictures)) is Verdict.WAIT:
-                await around.change()
+            while (verdict := run.budget.admit(pictures)) is Verdict.WAIT:
+                await run.change()
             if verdict is Verdict.STOP:
                 return
             try:
-                task = await around.session.submit(request, deadline=around.deadline, observer=self)
+                task = await run.session.submit(request, deadline=run.deadline, observer=self)
             except JournalError:
                 raise
             except Exception as error:  # noqa: BLE001  # whatever is wrong with one edit is journalled, and ends it alone
@@ -237,9 +170,9 @@ class Row:
                 self._leave()
 
     async def _not_submitted(self, error: Exception, request: EditRequest) -> None:
-        budget, pictures = self._around.budget, self._entry.pictures
+        budget, pictures = self._run.budget, self._entry.pictures
         if isinstance(error, _ENDS_RUN):
-            self._around.stop(error)
+            self._run.stop(error)
         if self._state is State.SUBMITTED:  # accepted, in the moment in which the session was closed
             budget.released(pictures, chargeable=True)
             await self._record(State.SUBMITTED, error, request)
@@ -256,13 +189,13 @@ class Row:
             await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error, request)
 
     async def _attach(self, task_id: str) -> None:
-        task = self._around.session.attach(task_id, deadline=self._around.deadline)
-        self._around.budget.adopt(self._entry.pictures)
+        task = self._run.session.attach(task_id, deadline=self._run.deadline)
+        self._run.budget.adopt(self._entry.pictures)
         self._enter()
         await self._wait(task, attached=True)
 
     async def _wait(self, task: EditTask, *, attached: bool) -> None:
-        around, pictures = self._around, self._entry.pictures
+        run, pictures = self._run, self._entry.pictures
         try:
             try:
                 result = await task
@@ -274,39 +207,39 @@ class Row:
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is, the journal says where the edit stands now
             if (lack := lack_of_balance(error)) is not None:
-                around.stop(lack)
+                run.stop(lack)
             elif isinstance(error, _ENDS_RUN):
-                around.stop(error)
+                run.stop(error)
             chargeable, cost = not isinstance(error, EditFailedError), self._cost_of(task)
-            around.budget.released(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)
+            run.budget.released(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)
             await self._record(state_after(self._state, error), error, **_cost_columns(task.snapshot.usage, cost))
         else:
             cost = self._cost_of(task)
             await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
-            around.budget.charged(pictures, cost, counted=self._entry.cost)
-            around.news.set()
+            run.budget.charged(pictures, cost, counted=self._entry.cost)
+            run.news.set()
             await self._save(result.images, fresh=True)
 
     def _cost_of(self, task: EditTask) -> Decimal | None:
-        """Return what the service says that a task cost, now or to an earlier run."""
+        """Return the cost that the service stated, now or to an earlier run."""
         stated = task.snapshot.usage.cost if task.status.terminal else None
         return self._entry.cost if stated is None else stated
 
     async def _save(self, images: Sequence[OutputImage], *, fresh: bool = False) -> None:
-        """Fetch an edit's pictures; ``fresh`` if it was completed in this run, so that its pictures should be there."""
-        around, stem, asked = self._around, self._entry.stem, self._entry.pictures
-        if len(images) > asked:  # whose names may be those of other files
+        """Fetch and save an edit's pictures; ``fresh`` if it was completed in this run, so that they should exist."""
+        run, name, asked = self._run, self._entry.name, self._entry.pictures
+        if len(images) > asked:  # other files may have their names
             log.warning("a task made %d pictures instead of %d: the others are left where they are", len(images), asked)
-        budget = around.budget
+        budget = run.budget
         budget.fetching += 1
         try:
             paths = [
-                await image.save(around.targets.folder / f"{stem}-{place}.png")
+                await image.save(run.given.targets.folder / f"{name}-{place}.png")
                 for place, image in zip(_places_of(images, asked), images, strict=False)
             ]
         except (DownloadError, SessionClosedError, OSError) as error:
             if isinstance(error, SessionClosedError):
-                around.stop(error)
+                run.stop(error)
             elif isinstance(error, OSError):  # a full disk, most likely: what comes next could not be saved either
                 budget.stop(f"pictures can't be saved: {error.strerror or error}")
             elif fresh and budget.unsaved(reason_of(error)):
@@ -315,52 +248,47 @@ class Row:
         else:
             budget.saved()
             self._state = State.SAVED
-            await around.journal.save(self._entry.number, paths)
+            await run.journal.save(self._entry.number, paths)
             self._count_saved(len(paths))
         finally:
             budget.fetching -= 1
-            around.news.set()
+            run.news.set()
 
     async def _record(self, state: State, error: Exception, request: EditRequest | None = None, **columns: Any) -> None:
-        """Journal what went wrong, and where the edit stands now."""
+        """Journal an error, and the edit's state."""
         self._count_failure(error)
         await self._move(state, reason=reason_of(error, request), problem=str(error), **columns)
 
     def _count_saved(self, pictures: int) -> None:
-        self._around.counts.saved += 1
-        self._around.counts.pictures += pictures
+        self._run.progress.saved += 1
+        self._run.progress.pictures += pictures
 
     def _count_failure(self, error: Exception) -> None:
-        around = self._around
-        around.counts.failed += 1
+        run = self._run
+        run.progress.failed += 1
         if not isinstance(error, InvalidEditError):  # of which a next run has as many: it would never come further
-            around.budget.failed(unreachable=isinstance(error, APIConnectionError))
-        around.news.set()
-
-    @property
-    def is_uncertain(self) -> bool:
-        """Whether it is unknown if there is a task."""
-        return self._state is State.UNCERTAIN
+            run.budget.failed(unreachable=isinstance(error, APIConnectionError))
+        run.news.set()
 
     def _enter(self) -> None:
-        self._around.counts.in_flight += not self._in_flight
+        self._run.progress.in_flight += not self._in_flight
         self._in_flight = True
 
     def _leave(self) -> None:
-        self._around.counts.in_flight -= self._in_flight
+        self._run.progress.in_flight -= self._in_flight
         self._in_flight = False
-        self._around.news.set()
+        self._run.news.set()
 
     def _move(self, state: State, **columns: Any) -> asyncio.Future[None]:
         self._state = state
-        return self._around.journal.move(self._entry.number, state, **columns)
+        return self._run.journal.move(self._entry.number, state, **columns)
 
 
 def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dict[str, Any]:
-    """What the journal keeps of a result; the times of a task that an earlier run submitted are not known."""
+    """Return the columns of a result. The times of a task that an earlier run submitted are not known."""
     urls = {image.index: image.url for image in result.images}
     columns: dict[str, Any] = {
-        "urls": json.dumps([urls.get(place, "") for place in range(max(urls) + 1)]),
+        "urls": [urls.get(place, "") for place in range(max(urls) + 1)],
         "reason": None,
         "problem": None,
         **_cost_columns(result.usage, cost),
@@ -380,12 +308,12 @@ def _cost_columns(usage: Usage, cost: Decimal | None) -> dict[str, Any]:
     if not usage.raw:  # the service says nothing: what an earlier run wrote down holds
         return {}
     return {
-        "usage": json.dumps(dict(usage.raw), default=str),
-        "cost": None if cost is None else str(cost),
+        "usage": dict(usage.raw),
+        "cost": cost,
     }
 
 
 def _places_of(images: Sequence[OutputImage], asked: int) -> Sequence[int]:
-    """Return the numbers in the names of the files of an edit's pictures: none that other files may have."""
+    """Return the numbers in the names of an edit's files: below the number of pictures that were asked for."""
     places = [image.index for image in images[:asked]]
     return places if all(place < asked for place in places) else range(len(places))

@@ -1,79 +1,66 @@
-"""Looks at a batch's whole input, and at its journal, before anything is sent. Blocking; makes and changes nothing."""
+"""Reads a batch's whole input, and its journal, before anything is sent. Blocking; it makes and changes no file."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.content import are_whole, key_without_reading, located, read_content, read_key
-from qwen_edit_async.batch.content import stamp as stamp_request
-from qwen_edit_async.batch.forecast import BatchPlan, Tally
+from qwen_edit_async.batch.content import are_whole, examine, identify, located, stamp
+from qwen_edit_async.batch.decide import SENDS, Action, Consent, Content, Entry, State, decide, refusal
+from qwen_edit_async.batch.identity import allot, describe, folded, reason_of, stem_of
 from qwen_edit_async.batch.input import BatchInput
-from qwen_edit_async.batch.journal.database import Entry, Store
-from qwen_edit_async.batch.plan import Change, State, Step, change_of, describe, next_step, other_request, reason_of
-from qwen_edit_async.batch.sources import SourceItem, folded
+from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.plan import BatchPlan, Tally
+from qwen_edit_async.batch.report import JournalSummary
+from qwen_edit_async.batch.sources import SourceItem
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.integrity import find_cut
 from qwen_edit_async.images.kinds import check_format, check_size, image_name, is_data_uri, is_url, sniff
 from qwen_edit_async.images.source import check_regular, local_path
 from qwen_edit_async.models import EditRequest
-from qwen_edit_async.session.results import safe_stem
 
 _HEAD_BYTES: Final = 16
-_FINISHED_FIRST: Final = frozenset({State.SUBMITTED, State.COMPLETED})
-"""A run finishes such an edit, most likely, before it comes to its row."""
 
 
 @attrs.frozen(kw_only=True)
 class SurveyOptions:
-    """What decides whether an edit can be submitted.
+    """The options that decide whether an edit can be submitted.
 
     Attributes:
-        strict: Whether text that the service would cut off is a problem, and no note.
+        strict: Whether text that the service would cut off is a problem, instead of a note.
         fit: Whether images that are too large, or of another kind, are made to fit.
-        resubmit_uncertain: Whether uncertain edits are submitted again.
-        edit_changed: Whether an edit whose request was changed is replaced by a new one.
+        consent: What the user allows.
     """
 
     strict: bool = False
     fit: bool = False
-    resubmit_uncertain: bool = False
-    edit_changed: bool = False
+    consent: Consent = attrs.field(factory=Consent)
 
 
 def survey(given: BatchInput, journal: Path, options: SurveyOptions, abandoned: threading.Event) -> BatchPlan:
-    """What a run would do.
+    """Return what a run would do.
 
     Args:
         given: The input.
-        journal: Where the journal is, or would be.
-        options: What decides whether an edit can be submitted.
-        abandoned: Set if nobody waits for it any more.
+        journal: The journal's file, which may be missing.
+        options: The options.
+        abandoned: Set when nobody waits for the plan any more.
 
     Raises:
         ConfigurationError: If the input can't be read.
         JournalError: If there is a journal that can't be read.
     """
-    if not journal.exists():
-        return _Survey(given, None, options, abandoned).plan()
-    store = Store(journal, read_only=True)
-    try:
-        plan = _Survey(given, store, options, abandoned).plan()
-        summary, totals = store.summary(), store.totals()
-    finally:
-        store.close()
-    return attrs.evolve(
-        plan,
-        attach=summary.counts[State.SUBMITTED],
-        download=plan.download + summary.counts[State.COMPLETED],
-        spent=totals.cost,
-        tasks=totals.tasks,
-    )
+    with contextlib.ExitStack() as stack:
+        store = None
+        if journal.exists():
+            store = Store(journal, read_only=True)
+            stack.callback(store.close)
+        known = None if store is None or store.is_empty else store
+        return _Survey(given, known, options, abandoned).plan()
 
 
 @attrs.define(eq=False)
@@ -83,10 +70,14 @@ class _Survey:
     options: SurveyOptions
     abandoned: threading.Event
     tally: Tally = attrs.field(factory=Tally)
-    _seen: dict[str, tuple[str, str]] = attrs.field(factory=dict)
+    _seen: dict[str, str] = attrs.field(factory=dict)
+    _names: set[str] = attrs.field(factory=set)
+    _numbers: dict[str, int] = attrs.field(factory=dict)
+    _renamed: int = 0
+    _example: str = ""
 
     def plan(self) -> BatchPlan:
-        for item in self._items():
+        for item in self.given.survey(self.tally.note):
             if self.abandoned.is_set():
                 break
             self.tally.rows += 1
@@ -94,19 +85,12 @@ class _Survey:
                 self._look_at(item)
             except InvalidEditError as error:
                 self.tally.problem(self._label(item), str(error), reason_of(error, item.request))
-        return self.tally.plan(str(self.given.targets.folder))
-
-    def _items(self) -> Iterator[SourceItem]:
-        return self.given.survey(self.tally.note, self._known)
-
-    def _known(self, request: EditRequest, plain: str, hashed: str) -> str | None:
-        """What the journal calls a row without a key; what it has no name for, it can't have been paid for."""
-        if self.store is None:
-            return None
-        if self.store.find(hashed) is not None:
-            return hashed
-        entry = self.store.find(plain) if plain else None
-        return plain if entry is not None and _is_surely_of(entry, request) else None
+        if self._renamed:
+            self.tally.note(
+                f"{self._renamed} results get a number, since others have their name: such as {self._example}"
+            )
+        summary = JournalSummary() if self.store is None else self.store.summary()
+        return self.tally.plan(str(self.given.targets.folder), summary)
 
     def _label(self, item: SourceItem) -> str:
         if self.given.described:
@@ -114,89 +98,85 @@ class _Survey:
         return (item.request.key if item.request is not None else None) or f"request {self.tally.rows}"
 
     def _look_at(self, item: SourceItem) -> None:
-        request = item.request
-        if request is None:
-            raise InvalidEditError(item.problem or "it makes no edit")
-        key = key_without_reading(request) or read_key(request)
-        request = located(request, self.given.folder, key)
-        if not self.given.described and self._is_repeated(key, request):
+        if item.request is None:
+            raise InvalidEditError(item.problem or "it is not an edit")
+        identity = item.identity or identify(item.request)
+        request = located(item.request, self.given.folder)
+        if not self.given.described and self._is_repeated(identity, request):
             return
-        entry = None if self.store is None else self.store.find(key)
-        if entry is None:
-            self._submit(request, key)
-            return
-        state = State.UNCERTAIN if entry.state is State.SUBMITTING else entry.state
-        has_task = entry.task_id is not None
-        if not _is_of(entry, request):
-            before = State.SAVED if state in _FINISHED_FIRST else state
-            if change_of(before, has_task=has_task, edit_changed=self.options.edit_changed) is Change.REFUSE:
-                raise InvalidEditError(other_request(edit_changed=self.options.edit_changed))
-            self._submit(request, key, former=[name for name, _ in entry.files])
-            return
-        consent, has_urls = self.options.resubmit_uncertain, bool(entry.urls)
-        match next_step(state, has_task=has_task, has_urls=has_urls, resubmit_uncertain=consent):
-            case Step.SUBMIT | Step.REPLAN:
-                self._submit(request, key)
-            case Step.VERIFY:
-                self.tally.count(State.SAVED if are_whole(self.given.targets.folder, entry.files) else Step.DOWNLOAD)
-            case Step.LEAVE:
-                self.tally.count(state)
+        entry = None if self.store is None else self.store.find(identity)
+        content = Content() if entry is None else examine(request, entry)
+        action = decide(entry, content, self.options.consent)
+        if action in SENDS:
+            name = self._name_of(request) if entry is None or action is Action.REPLACE else entry.name
+            content = attrs.evolve(content, problem=content.problem or self._problem_of(request, name))
+            action = decide(entry, content, self.options.consent)
+        self._count(action, entry, request, content)
 
-    def _is_repeated(self, key: str, request: EditRequest) -> bool:
-        """Whether a request was given before; a table's rows have keys of their own.
+    def _count(self, action: Action, entry: Entry | None, request: EditRequest, content: Content) -> None:
+        tally = self.tally
+        if action in SENDS:
+            tally.submission(request.parameters)
+        elif action in {Action.FAIL, Action.REFUSE}:
+            raise refusal(content, self.options.consent)
+        elif entry is None or entry.state in {State.SUBMITTED, State.COMPLETED}:
+            return  # the journal's sums have them, and those that are no longer in the input
+        elif action is Action.VERIFY and are_whole(self.given.targets.folder, entry.files):
+            tally.saved += 1
+        elif action is Action.VERIFY:
+            tally.download += 1
+        elif entry.state is State.FAILED:
+            tally.failed += 1
+        else:
+            tally.uncertain += 1
+
+    def _is_repeated(self, identity: str, request: EditRequest) -> bool:
+        """Return whether a request was given before.
 
         Raises:
-            InvalidEditError: If another request has its key, or one that names the same files.
+            InvalidEditError: If another request has its key.
         """
-        this = key, _identity(request)
-        if (first := self._seen.setdefault(folded(safe_stem(key)), this)) == this:
+        this = stamp(request) or examine(request).digest or describe(request)
+        first = self._seen.setdefault(identity, this)
+        if first == this:
             return first is not this
-        raise InvalidEditError("the key, or the files that it names, are those of another request")
+        raise InvalidEditError("the key is that of another request")
 
-    def _submit(self, request: EditRequest, key: str, former: Sequence[str] = ()) -> None:
-        for position, image in enumerate(request.images, 1):
-            _check_image(image, position, fit=self.options.fit)
+    def _name_of(self, request: EditRequest) -> str:
+        """Return the name that the journal would allot."""
+        stem = stem_of(request)
+        name = allot(stem, self._is_taken, self._numbers)
+        self._names.add(folded(name))
+        if name != stem:
+            self._renamed += 1
+            self._example = self._example or f"{name} for {stem}"
+        return name
+
+    def _is_taken(self, folded_name: str) -> bool:
+        return folded_name in self._names or (self.store is not None and self.store.is_taken(folded_name))
+
+    def _problem_of(self, request: EditRequest, name: str) -> InvalidEditError | None:
+        """Return why a request can't be submitted."""
+        try:
+            for position, image in enumerate(request.images, 1):
+                _check_image(image, position, fit=self.options.fit)
+            for existing in self.given.targets.existing(request, name):
+                self.tally.existing += 1
+                self.tally.existing_example = self.tally.existing_example or existing
+        except InvalidEditError as error:
+            return error
         for cut in request.silently_cut():
             if self.options.strict:
-                raise InvalidEditError(cut)
+                return InvalidEditError(cut)
             self.tally.note("texts are longer than the service reads: it ignores what is over its limit")
-        for name in self.given.targets.existing(request, key, former):
-            self.tally.existing += 1
-            self.tally.existing_example = self.tally.existing_example or name
-        self.tally.submission(request.parameters)
-
-
-def _identity(request: EditRequest) -> str:
-    """What tells it from others of its key, whether or not its images can be read."""
-    if identity := stamp_request(request):
-        return identity
-    try:
-        return read_content(request).digest
-    except InvalidEditError:
-        return describe(request)
-
-
-def _is_of(entry: Entry, request: EditRequest) -> bool:
-    """Whether the journal's edit is this request, as far as its images can be read."""
-    if entry.stamp and stamp_request(request) == entry.stamp:
-        return True
-    try:
-        return read_content(request).digest == entry.digest
-    except InvalidEditError:
-        return True
-
-
-def _is_surely_of(entry: Entry, request: EditRequest) -> bool:
-    with contextlib.suppress(InvalidEditError):
-        return stamp_request(request) == entry.stamp != "" or read_content(request).digest == entry.digest
-    return False
+        return None
 
 
 def _check_image(image: Any, position: int, *, fit: bool) -> None:
-    """Refuse what shows at a file's two ends to be no image that can be sent; what is between is not read.
+    """Check a file's size, its beginning and its end.
 
     Raises:
-        InvalidEditError: If it does.
+        InvalidEditError: If the file is not an image that can be sent.
     """
     if is_url(image) or is_data_uri(image) or (path := local_path(image)) is None:
         return

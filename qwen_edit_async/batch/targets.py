@@ -1,34 +1,32 @@
-"""What the results of an edit may not replace. Blocking."""
+"""Keeps results from replacing other files. Blocking."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.journal.database import Entry
-from qwen_edit_async.batch.plan import pictures_of
-from qwen_edit_async.batch.sources import SourceItem, folded
+from qwen_edit_async.batch.identity import folded, pictures_of
+from qwen_edit_async.batch.sources.item import SourceItem
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.kinds import is_data_uri, is_url
 from qwen_edit_async.models import EditRequest
-from qwen_edit_async.session.results import safe_stem
 
 _MAX_LINKS: Final = 40
-"""As many as Linux follows: more are a circle, most likely."""
+"""The number that Linux follows; more links are most likely a circle."""
 
 
 @attrs.define(eq=False)
 class Targets:
-    """The folder that results go to, and the files in it that are not theirs.
+    """The folder of the results, and the files in it that are not results.
 
     Attributes:
-        folder: Where the results go.
-        overwrite: Whether files that are there already are replaced; an image that is to be edited never is.
+        folder: The folder.
+        overwrite: Whether results replace other files. They never replace an image that is to be edited.
     """
 
     folder: Path
@@ -37,56 +35,35 @@ class Targets:
     _is_here: dict[str, bool] = attrs.field(factory=dict)
 
     def noting_inputs(self, items: Iterable[SourceItem]) -> Iterator[SourceItem]:
-        """The items, while it is noted which of their images are in the folder."""
+        """Yield the items, and note which of their images are in the folder."""
         for item in items:
             if item.request is not None:
                 self._inputs.update(self._names_here(item.request.images))
             yield item
 
-    def existing(self, request: EditRequest, key: str, former: Collection[str] = ()) -> list[str]:
-        """Names of an edit's results that are there already, before it has a task.
+    def existing(self, request: EditRequest, name: str) -> list[str]:
+        """Return the names of an edit's results that other files have.
 
         Args:
             request: The edit.
-            key: Its key.
-            former: Names of the pictures of an edit that it replaces, which will be set aside.
+            name: The name that the journal allots to it.
 
         Raises:
-            InvalidEditError: If they may not be replaced.
+            InvalidEditError: If these files may not be replaced.
         """
-        names = [f"{safe_stem(key)}-{index}.png" for index in range(pictures_of(request.parameters))]
+        names = [f"{name}-{index}.png" for index in range(pictures_of(request.parameters))]
         own = set(self._names_here(request.images))
-        for name in names:
-            if folded(name) in self._inputs or folded(name) in own:
-                raise InvalidEditError(
-                    "its result would replace an image that is to be edited: use another output folder or key"
-                )
-        existing = [name for name in names if name not in former and os.path.lexists(self.folder / name)]
+        if any(folded(each) in self._inputs or folded(each) in own for each in names):
+            raise InvalidEditError(
+                "its result would replace an image that is to be edited", hint="use another output folder or key"
+            )
+        existing = [each for each in names if os.path.lexists(self.folder / each)]
         if existing and not self.overwrite:
             raise InvalidEditError(
-                "a file with its result's name is there already, and not of this batch: move that, use another output "
-                "folder or key, or overwrite=True"
+                "a file that is not of this batch has its result's name",
+                hint="move that file, use another output folder or key, or overwrite=True",
             )
         return existing
-
-    def set_aside(self, edit: Entry, stem: str) -> list[tuple[str, int]]:
-        """Rename an edit's pictures, and return their new names and sizes.
-
-        Renaming them once more does nothing, since the run may end before the journal has the new names.
-
-        Raises:
-            InvalidEditError: If one is an image that is to be edited, or can't be renamed.
-        """
-        renamed = [(name, f"{stem}{name.removeprefix(edit.stem)}", size) for name, size in edit.files]
-        if any(folded(name) in self._inputs for name, _, _ in renamed):
-            raise InvalidEditError("its earlier result is an image that is to be edited: use another output folder")
-        try:
-            for name, new, _ in renamed:
-                with contextlib.suppress(FileNotFoundError):
-                    (self.folder / name).rename(self.folder / new)
-        except OSError as error:
-            raise InvalidEditError(f"its earlier result can't be renamed: {error.strerror}") from None
-        return [(new, size) for _, new, size in renamed]
 
     def _names_here(self, images: Iterable[Any]) -> Iterator[str]:
         for image in images:
@@ -101,8 +78,8 @@ class Targets:
 
 
 def _hops(path: str) -> Iterator[str]:
-    """A path and, if it is a link, each path that it leads over: whoever replaces one of them replaces the image."""
-    with contextlib.suppress(OSError, ValueError):  # it is no link, or no path
+    """Yield a path and, for a link, each path that it leads over. Replacing one of them would replace the image."""
+    with contextlib.suppress(OSError, ValueError):  # it is not a link, or not a path
         for _ in range(_MAX_LINKS):
             yield path
             path = os.path.join(os.path.dirname(path), os.readlink(path))  # noqa: PTH115, PTH118, PTH120  # a str
@@ -111,5 +88,5 @@ def _hops(path: str) -> Iterator[str]:
 def _real(folder: str | Path) -> str | None:
     try:
         return os.path.realpath(folder)
-    except ValueError:  # a NUL, or what can't be encoded: whoever reads the image says so
+    except ValueError:  # a NUL, or a lone surrogate: reading the image gives the reason
         return None

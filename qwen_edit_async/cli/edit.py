@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 
-from qwen_edit_async.batch.sources import image_stem
+from qwen_edit_async.batch.identity import image_stem
 from qwen_edit_async.cli.display import Screen, put_json
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import (

@@ -175,8 +175,8 @@ def _log_flaw(verdict: Verdict, task_id: str, index: int) -> None:
 
 def _download_error(url: str, task_id: str, index: int, failure: FetchError) -> DownloadError:
     return DownloadError(
-        f"image {index} of task {task_id} could not be downloaded: {failure}; "
-        f"session.attach({task_id!r}) gives it another chance",
+        f"image {index} of task {task_id} could not be downloaded: {failure}",
+        hint=f"session.attach({task_id!r}) gives it another chance",
         task_id=task_id,
         url=url,
     )

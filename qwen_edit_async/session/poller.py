@@ -261,7 +261,8 @@ class Poller:
         last = f"; the last check failed: {task.last_failure}" if task.failures else ""
         error = DeadlineExceededError(
             f"task {task.task_id} was not found to have ended before its deadline (checks answered: {task.checks}"
-            f"{word}{withheld}){last}; it may run on: session.attach({task.task_id!r})",
+            f"{word}{withheld}){last}",
+            hint=f"it may run on: session.attach({task.task_id!r})",
             task_id=task.task_id,
         )
         error.__cause__ = task.last_failure if task.failures else None

@@ -263,8 +263,8 @@ def conclude(task: EditTask, snapshot: TaskSnapshot, now: float, store: ResultSt
         )
     if not snapshot.urls:
         return APIResponseError(
-            f"task {snapshot.task_id} is completed, but the service names no picture of it; "
-            f"session.attach({snapshot.task_id!r}) asks again",
+            f"task {snapshot.task_id} is completed, but the service names no picture of it",
+            hint=f"session.attach({snapshot.task_id!r}) asks again",
             body=f"members: {', '.join(snapshot.raw)}",
             task_id=snapshot.task_id,
         )

@@ -382,7 +382,9 @@ class Submission:
 def closed_error(task_id: str) -> SessionClosedError:
     """Return the error of a task that the session no longer waits for, because it was closed."""
     return SessionClosedError(
-        f"the session was closed before task {task_id} ended; it runs on: session.attach({task_id!r})", task_id=task_id
+        f"the session was closed before task {task_id} ended",
+        hint=f"it runs on: session.attach({task_id!r})",
+        task_id=task_id,
     )
 
 

@@ -14,8 +14,8 @@ from crossing import Crossing, at_once
 from emulator_calls import encode
 from PIL import Image
 
-from qwen_edit_async import EditRequest, InvalidEditError, JournalError
-from qwen_edit_async.batch.content import key_without_reading, read_content, stamp
+from qwen_edit_async import EditRequest, JournalError
+from qwen_edit_async.batch.content import examine, identify, stamp
 from qwen_edit_async.batch.gather import Gatherer, call_each
 from qwen_edit_async.images.prepare import prepare
 
@@ -63,19 +63,19 @@ KINDS = {
 
 @pytest.mark.parametrize("make", list(KINDS.values()), ids=list(KINDS))
 def test_every_kind_of_image_is_known_by_its_content(make):
-    digests = [read_content(EditRequest(make(text), "x")).digest for text in ("a", "a", "b")]
+    digests = [examine(EditRequest(make(text), "x")).digest for text in ("a", "a", "b")]
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_pictures_of_another_shape_differ():
     flat, tall = np.zeros((2, 8), np.uint8), np.zeros((8, 2), np.uint8)
-    assert read_content(EditRequest(flat, "x")).digest != read_content(EditRequest(tall, "x")).digest
+    assert examine(EditRequest(flat, "x")).digest != examine(EditRequest(tall, "x")).digest
 
 
 def test_a_file_is_left_where_it_was():
     file = io.BytesIO(b"head and rest")
     file.seek(5)
-    read_content(EditRequest(file, "x"))
+    examine(EditRequest(file, "x"))
     assert file.read() == b"and rest"
 
 
@@ -83,21 +83,20 @@ def test_what_other_edits_read_at_once_is_known_by_its_content():
     content = encode(Image.effect_noise((300, 300), 200))
     file, opened = Crossing(content), Crossing(content)
     with Image.open(opened) as picture, Image.open(io.BytesIO(content)) as alone:
-        digests = [read_content(EditRequest(image, "x")).digest for image in (io.BytesIO(content), alone)]
+        digests = [examine(EditRequest(image, "x")).digest for image in (io.BytesIO(content), alone)]
         for shared, digest in zip((file, picture), digests, strict=True):
             request = EditRequest(shared, "x")
             file.meeting, opened.meeting = threading.Barrier(2), threading.Barrier(2)
-            found, prepared = at_once(lambda: read_content(request), lambda: prepare(request.images))  # noqa: B023  # ends here
+            found, prepared = at_once(lambda: examine(request), lambda: prepare(request.images))  # noqa: B023  # ends here
             prepared[0].close()
             assert found.digest == digest
 
 
-def test_a_path_and_a_url_are_stamped_and_have_a_key_without_reading(tmp_path):
+def test_a_path_and_a_url_are_stamped(tmp_path):
     path = tmp_path / "cat.png"
     path.write_bytes(b"1")
     request = EditRequest([path, "https://host/dog.png"], "x")
-    assert stamp(request) == read_content(request).stamp != ""
-    assert key_without_reading(request) == read_content(request).key
+    assert stamp(request) == examine(request).stamp != ""
 
 
 def test_a_file_of_another_size_or_time_has_another_stamp(tmp_path):
@@ -108,21 +107,32 @@ def test_a_file_of_another_size_or_time_has_another_stamp(tmp_path):
     assert stamp(EditRequest(path, "x")) != before
 
 
-def test_what_is_in_memory_has_no_stamp_and_no_key_without_reading():
-    request = EditRequest(b"bytes", "x")
-    assert (stamp(request), key_without_reading(request)) == ("", None)
+def test_what_is_in_memory_has_no_stamp_and_is_known_by_its_content():
+    first, second = EditRequest(b"bytes", "x"), EditRequest(b"others", "x")
+    assert stamp(first) == ""
+    assert identify(first) == identify(EditRequest(io.BytesIO(b"bytes"), "x")) != identify(second)
 
 
-def test_a_request_with_a_key_of_its_own_is_not_read_for_it():
-    assert key_without_reading(EditRequest(b"bytes", "x", key="mine")) == "mine"
+def test_an_image_that_can_not_be_read_has_an_identity_all_the_same():
+    class Broken(io.RawIOBase):
+        def read(self, size=-1):
+            raise OSError(size)
+
+    assert identify(EditRequest(Broken(), "x")).startswith("edit-")
+
+
+def test_a_request_with_a_key_of_its_own_or_a_path_is_not_read_for_its_identity(tmp_path):
+    assert identify(EditRequest(b"bytes", "x", key="mine")) == "mine"
+    assert identify(EditRequest(tmp_path / "no.png", "x")).startswith("no-")
 
 
 @pytest.mark.parametrize(
     ("name", "words"), [("missing.png", "does not exist"), ("", "is a directory: give the files in it")]
 )
 def test_an_image_that_can_not_be_read_is_named(tmp_path, name, words):
-    with pytest.raises(InvalidEditError, match=words):
-        read_content(EditRequest(str(Path(tmp_path, name)), "x"))
+    content = examine(EditRequest(str(Path(tmp_path, name)), "x"))
+    assert content.digest == ""
+    assert words in str(content.problem)
 
 
 @pytest.mark.anyio

@@ -18,11 +18,12 @@ from emulator_calls import encode
 from PIL import Image
 
 from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, FixedInterval, JournalError
-from qwen_edit_async.batch import batch as _run
-from qwen_edit_async.batch.journal.database import Draft, Store
+from qwen_edit_async.batch import run as _run
+from qwen_edit_async.batch.decide import State
+from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
-from qwen_edit_async.batch.outcomes import PAGE
-from qwen_edit_async.batch.plan import State
+from qwen_edit_async.batch.journal.outcomes import PAGE
+from qwen_edit_async.batch.journal.rows import Draft
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.notebook import show_batch
 
@@ -366,7 +367,17 @@ async def test_outcomes_come_in_the_order_of_the_journal_however_many_there_are(
     asked = json.dumps({"images": [None], "instruction": "i", "parameters": {}})
 
     def plan(number: int) -> None:
-        store.plan(Draft(key=f"k{number}", stem=f"k{number}", digest="", stamp="", request=asked, pictures=1))
+        store.plan(
+            Draft(
+                identity=f"k{number}",
+                key=f"k{number}",
+                stem=f"k{number}",
+                digest="",
+                stamp="",
+                request=asked,
+                pictures=1,
+            )
+        )
 
     store.transact([lambda number=number: plan(number) for number in range(count)])
     store.move(1, State.FAILED, {"reason": "r", "problem": "p"})

@@ -34,9 +34,9 @@ from qwen_edit_async import (
     JournalError,
     SessionClosedError,
 )
-from qwen_edit_async.batch.content import read_content
+from qwen_edit_async.batch import content as _content
 from qwen_edit_async.batch.journal import database as _store
-from qwen_edit_async.batch.journal.journal import ASIDE_NAME, JOURNAL_NAME, LOCK_NAME
+from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async.batch.journal.lock import RunLock
 from qwen_edit_async.batch.row import Row
 from qwen_edit_async.cli.messages import shell_text
@@ -270,7 +270,7 @@ async def test_an_uncertain_submission_is_repeated_with_consent_only(requests, o
 @pytest.fixture
 def same_service(monkeypatch):
     """What two emulators are, one after the other: one that has forgotten, or another account."""
-    monkeypatch.setattr("qwen_edit_async.batch.batch.origin_of", lambda _: "https://service.example")
+    monkeypatch.setattr("qwen_edit_async.batch.run.origin_of", lambda _: "https://service.example")
 
 
 @pytest.mark.usefixtures("same_service")
@@ -387,7 +387,7 @@ async def test_a_journal_is_not_used_with_another_service_than_that_which_has_it
             batch = EditBatch(requests(2), out)
             with pytest.raises(JournalError) as refused:
                 await batch.run(other_session)
-        assert f"has tasks of {first.url}, which {emulator.url} does not know: give this run another" in str(
+        assert f"has tasks of {first.url}, which {emulator.url} does not know; give this run another" in str(
             refused.value
         )
         assert (batch.progress.begun, emulator.statistics().submits) == (False, 0)
@@ -492,14 +492,14 @@ async def test_the_same_path_with_another_content_is_another_request(requests, o
     assert (report.saved, report.refused) == (1, 1)
 
 
-async def kinds(batch: EditBatch) -> dict[str, str]:
-    return {outcome.key: outcome.status async for outcome in batch.outcomes()}
+async def kinds(batch: EditBatch) -> list[tuple[str, str]]:
+    return [(outcome.key, outcome.status) async for outcome in batch.outcomes()]
 
 
 async def test_a_changed_picture_is_edited_anew_with_consent_and_the_earlier_result_is_kept(requests, out, photo):
     async with service() as (emulator, session):
         await EditBatch(requests(2), out).run(session)
-        earlier = {outcome.key: outcome async for outcome in EditBatch([], out).outcomes()}
+        (earlier, _) = [outcome async for outcome in EditBatch([], out).outcomes()]
         photo.write_bytes(OTHER_PHOTO)
         batch = EditBatch(requests(1), out, edit_changed=True)
         plan = await batch.plan()
@@ -509,18 +509,13 @@ async def test_a_changed_picture_is_edited_anew_with_consent_and_the_earlier_res
         assert report.cost == Decimal("0.0357") * 3
         assert (await EditBatch(requests(1), out, max_tasks=3).run(session)).ok
         assert emulator.statistics().tasks_created == 3
-    now = {outcome.key: outcome async for outcome in batch.outcomes()}
-    assert {key: outcome.status for key, outcome in now.items()} == {
-        "edit0": "saved",
-        "edit1": "saved",
-        "edit0-replaced-1": "replaced",
-    }
-    replaced = now["edit0-replaced-1"]
-    assert (replaced.task_id, replaced.cost) == (earlier["edit0"].task_id, earlier["edit0"].cost)
-    assert now["edit0"].task_id not in {outcome.task_id for outcome in earlier.values()}
-    assert [path.name for path in replaced.files] == ["edit0-replaced-1-0.png"]
-    assert pictures(out) == {"edit0-0.png", "edit1-0.png", "edit0-replaced-1-0.png"}
-    assert "edit0-replaced-1" not in (out / "report.html").read_text("utf-8")
+    assert await kinds(batch) == [("edit0", "replaced"), ("edit1", "saved"), ("edit0", "saved")]
+    (replaced, _, now) = [outcome async for outcome in batch.outcomes()]
+    assert replaced == attrs.evolve(earlier, status="replaced")
+    assert now.task_id != earlier.task_id
+    assert [path.name for path in (*replaced.files, *now.files)] == ["edit0-0.png", "edit0-2-0.png"]
+    assert pictures(out) == {"edit0-0.png", "edit1-0.png", "edit0-2-0.png"}
+    assert (out / "report.html").read_text("utf-8").count("<article") == 2
 
 
 async def test_what_failed_at_the_service_is_edited_anew_once_it_was_changed(requests, out):
@@ -530,7 +525,7 @@ async def test_what_failed_at_the_service_is_edited_anew_once_it_was_changed(req
         assert (await batch.run(session)).ok
         assert (await batch.run(session)).ok
         assert emulator.statistics().tasks_created == 2
-    assert await kinds(batch) == {"edit0-replaced-1": "replaced", "edit0": "saved"}
+    assert await kinds(batch) == [("edit0", "replaced"), ("edit0", "saved")]
 
 
 async def test_what_is_uncertain_still_counts_once_it_was_edited_anew(requests, out):
@@ -540,7 +535,7 @@ async def test_what_is_uncertain_still_counts_once_it_was_edited_anew(requests, 
         report = await batch.run(session)
         assert (report.saved, report.uncertain, report.repeats) == (1, 0, 1)
         assert emulator.statistics().tasks_created == 2
-    assert (await kinds(batch))["edit0-replaced-1"] == "replaced"
+    assert (await kinds(batch))[0] == ("edit0", "replaced")
 
 
 async def test_what_was_not_submitted_yet_is_edited_as_it_is_now(requests, out):
@@ -549,7 +544,7 @@ async def test_what_was_not_submitted_yet_is_edited_as_it_is_now(requests, out):
         batch = EditBatch(requests(2, seed=1), out, edit_changed=True)
         assert (await batch.run(session)).ok
         assert emulator.statistics().tasks_created == 2
-    assert await kinds(batch) == {"edit0": "saved", "edit1": "saved"}
+    assert await kinds(batch) == [("edit0", "saved"), ("edit1", "saved")]
 
 
 async def test_a_changed_edit_whose_task_is_under_way_is_finished_first(requests, out):
@@ -562,56 +557,16 @@ async def test_a_changed_edit_whose_task_is_under_way_is_finished_first(requests
         assert any("under way, so run it again later" in group.reason for group in report.failures)
         assert (await batch.run(session)).ok
         assert emulator.statistics().tasks_created == 2
-    assert pictures(out) == {"edit0-0.png", "edit0-replaced-1-0.png"}
+    assert pictures(out) == {"edit0-0.png", "edit0-2-0.png"}
 
 
-async def test_a_run_that_ends_while_an_earlier_result_is_renamed_loses_nothing(requests, out, monkeypatch):
-    def fail(*_):
-        raise JournalError("the disk is full")
-
-    async with service() as (emulator, session):
-        await EditBatch(requests(1), out).run(session)
-        batch = EditBatch(requests(1, seed=1), out, edit_changed=True)
-        with monkeypatch.context() as full:
-            full.setattr(_store.Store, "replace", fail)
-            with pytest.raises(JournalError):
-                await batch.run(session)
-        assert (await batch.run(session)).ok
-        assert emulator.statistics().tasks_created == 2
-    assert pictures(out) == {"edit0-0.png", "edit0-replaced-1-0.png"}
-
-
-async def test_a_changed_edit_replaces_no_other_of_the_journal(requests, out):
+async def test_a_changed_edit_takes_the_name_of_no_other(requests, out):
     async with service() as (_, session):
-        taken = attrs.evolve(requests(1)[0], key="edit0-replaced-1")
+        taken = attrs.evolve(requests(1)[0], key="edit0-2")
         await EditBatch([*requests(1), taken], out).run(session)
         report = await EditBatch(requests(1, seed=1), out, edit_changed=True).run(session)
-    assert (report.saved, report.refused) == (2, 1)
-
-
-def refuse(*_: object) -> None:
-    raise PermissionError(errno.EACCES, "denied")
-
-
-async def test_a_result_that_is_edited_itself_or_stays_in_its_place_is_not_replaced(out, photo, monkeypatch):
-    table = photo.with_name("edits.csv")
-    rows = {
-        "before": "photo.png,one,snow",
-        "an image": "photo.png,one,rain\nout/one-0.png,two,rain",
-        "in its place": "photo.png,one,rain",
-    }
-    reasons = {}
-    async with service() as (_, session):
-        for case, lines in rows.items():
-            table.write_text(f"image,key,instruction\n{lines}\n", "utf-8")
-            if case == "in its place":
-                monkeypatch.setattr(Path, "rename", refuse)
-            report = await EditBatch(table, out, edit_changed=True).run(session)
-            reasons[case] = {key: group.reason for group in report.failures for key in group.keys}
-    assert reasons["before"] == {}
-    assert "would replace an image that is to be edited" in reasons["an image"]["one"]
-    assert reasons["in its place"]["one"] == "its earlier result can't be renamed: denied"
-    assert "one-0.png" in pictures(out)
+    assert (report.saved, report.refused) == (2, 0)
+    assert pictures(out) == {"edit0-0.png", "edit0-2-0.png", "edit0-3-0.png"}
 
 
 async def test_a_file_of_the_same_size_and_time_with_another_content_is_another_request(requests, out, photo):
@@ -630,11 +585,12 @@ async def test_a_file_that_was_only_touched_or_copied_back_is_the_same_and_is_lo
 ):
     looked_at = []
 
-    def look(request):
-        looked_at.append(request.key)
-        return read_content(request)
+    def look(image, name):
+        looked_at.append(name)
+        return hash_image(image, name)
 
-    monkeypatch.setattr("qwen_edit_async.batch.intake.read_content", look)
+    hash_image = _content.hash_image
+    monkeypatch.setattr(_content, "hash_image", look)
     async with service() as (_, session):
         await EditBatch(requests(1), out).run(session)
         os.utime(photo, (1, 1))
@@ -684,14 +640,16 @@ async def test_what_stands_alone_needs_an_instruction_and_a_request_takes_none(o
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-async def test_keys_that_name_the_same_files_are_refused(requests, out, earlier):
+async def test_keys_that_would_name_the_same_files_get_names_of_their_own(requests, out, earlier):
     first, second = attrs.evolve(requests(1)[0], key="Cat"), attrs.evolve(requests(1)[0], key="cat")
-    async with service() as (_, session):
+    async with service() as (emulator, session):
         if earlier:
             await EditBatch([first], out).run(session)
-        report = await EditBatch([first, second], out).run(session)
-    assert (report.saved, report.refused) == (1, 1)
-    assert report.failures[0].reason == "the key would name the same files as another key of the journal"
+        assert (await EditBatch([first, second], out).run(session)).saved == 2
+        assert (await EditBatch([second, first], out).run(session)).ok
+        assert emulator.statistics().tasks_created == 2
+    assert pictures(out) == {"Cat-0.png", "cat-2-0.png"}
+    assert list(states(out)) == ["Cat", "cat"]
 
 
 async def test_a_malformed_request_stops_no_other(requests, out, photo):
@@ -1199,8 +1157,9 @@ async def test_results_that_are_lost_for_good_keep_no_later_run_from_submitting(
     assert (report.saved, report.stopped) == (5, "")
 
 
-async def test_a_journal_that_fails_ends_the_run_and_names_the_tasks_that_it_could_not_keep(requests, out, monkeypatch):
-    move = _store.Store.move
+@pytest.fixture
+def full_disk(monkeypatch):
+    """The journal's disk is full as soon as a task's id is to be written."""
 
     def fail(self, number, state, columns):
         if state.value == "submitted":
@@ -1209,24 +1168,33 @@ async def test_a_journal_that_fails_ends_the_run_and_names_the_tasks_that_it_cou
             raise error
         move(self, number, state, columns)
 
-    async with service(max_in_flight=2, duration=0.5) as (emulator, session):
-        with monkeypatch.context() as full:
-            full.setattr(_store.Store, "move", fail)
-            with pytest.raises(JournalError, match="the disk is full") as failure:
-                await EditBatch(requests(10), out).run(session)
-        (task_id, *_) = emulator.tasks
-        assert any(task_id in note for note in failure.value.__notes__)
-        assert len(emulator.tasks) <= 4
+    move = _store.Store.move
+    with monkeypatch.context() as full:
+        full.setattr(_store.Store, "move", fail)
+        yield full
+
+
+async def test_a_full_disk_ends_the_run_and_the_error_and_the_log_name_each_task(requests, out, full_disk, caplog):
+    late = Fault.slow(delay=0.3).on("submit").nth(2), Fault.slow(delay=0.6).on("submit").nth(3)
+    async with service(*late, max_in_flight=2, duration=0.5) as (emulator, session):
+        await session.edit(PHOTO, "snow")  # the first submission goes alone
+        with pytest.raises(JournalError, match="the disk is full") as failure:
+            await EditBatch(requests(10), out).run(session)
+        named, ids = " ".join(failure.value.__notes__), [*emulator.tasks][1:]
+        assert len(ids) == 2
+        assert all(f"session.attach({task_id!r})" in named for task_id in ids)
+        assert all(f"session.attach({task_id!r})" in caplog.text for task_id in ids)
+        full_disk.undo()
         recovered = await EditBatch([], out).run(session)
-    assert (recovered.saved, recovered.uncertain) == (len(emulator.tasks), 0)
-    assert not (out / ASIDE_NAME).exists()
+        assert (recovered.saved, recovered.uncertain) == (0, 2)
+        assert [len((await session.attach(task_id)).images) for task_id in ids] == [1, 1]
 
 
 async def test_two_runs_on_one_folder_are_refused(requests, out):
     async with service(duration=1.0) as (_, session):
         run = asyncio.create_task(EditBatch(requests(2), out).run(session))
         await until(lambda: session.statistics().in_flight)
-        with pytest.raises(JournalError, match="being written by a run in process"):
+        with pytest.raises(JournalError, match="being written by another run"):
             await EditBatch(requests(2), out).run(session)
         assert (await run).ok
 
@@ -1327,7 +1295,7 @@ async def test_no_more_edits_are_said_to_be_in_flight_than_may_be_at_the_service
 
     def enter(self):
         _enter(self)
-        seen.append(self._around.counts.in_flight)
+        seen.append(self._run.progress.in_flight)
 
     _enter = Row._enter
     monkeypatch.setattr(Row, "_enter", enter)

@@ -28,11 +28,13 @@ from qwen_edit_async import (
 )
 from qwen_edit_async.batch import input as _input
 from qwen_edit_async.batch import intake as _intake
-from qwen_edit_async.batch.content import read_content
+from qwen_edit_async.batch.content import examine
+from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.journal import database as _store
-from qwen_edit_async.batch.journal.database import Draft, Store
-from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
-from qwen_edit_async.batch.plan import State
+from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
+from qwen_edit_async.batch.journal.lock import RunLock
+from qwen_edit_async.batch.journal.rows import Draft
 from qwen_edit_async.emulator import Fault
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
@@ -84,7 +86,7 @@ async def test_every_bad_row_is_told_with_its_number_and_the_others_are_planned(
     os.mkfifo(photos / "pipe.png")
     path = table(
         "a.png,snow,9,", "missing.png,snow,,", "text.png,snow,,", "empty.png,snow,,", "a.png,snow,,same",
-        "b.png,snow,,SAME", "pipe.png,snow,,", "c.png,,,", "c.png,snow,2,",
+        "b.png,snow,,same", "pipe.png,snow,,", "c.png,,,", "c.png,snow,2,",
     )  # fmt: skip
     plan = await EditBatch(path, out).plan()
     assert (plan.rows, plan.submit, plan.pictures, plan.problem_count) == (9, 2, 3, 7)
@@ -94,7 +96,7 @@ async def test_every_bad_row_is_told_with_its_number_and_the_others_are_planned(
         ("row 3", f"image 1 ({photos / 'missing.png'}) does not exist"),
         ("row 4", f"image 1 ({photos / 'text.png'}) is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image: {begins}"),
         ("row 5", f"image 1 ({photos / 'empty.png'}) is empty"),
-        ("row 7", "the key 'SAME' is that of another row"),
+        ("row 7", "the key 'same' is that of another row"),
         ("row 8", f"image 1 ({photos / 'pipe.png'}) is not a regular file: open it, and pass the open file"),
         ("row 9", "the instruction is missing or empty: say what to do with the picture"),
     ]  # fmt: skip
@@ -192,12 +194,12 @@ async def test_bad_rows_are_logged_if_nobody_asks_for_them(table, out, caplog):
 
 
 @pytest.mark.parametrize("row", ["a.png,snow,9,", "missing.png,snow,,", f"a.png,{'x' * 801},,"])
-async def test_a_strict_batch_with_a_bad_row_sends_nothing_and_makes_no_file(table, out, row):
+async def test_a_strict_batch_with_a_bad_row_sends_nothing(table, out, row):
     async with service() as (emulator, session):
         with pytest.raises(InvalidEditError, match=r"nothing was sent.*\n  row 2: "):
             await EditBatch(table(row, "b.png,snow,,"), out, strict=True).run(session)
         assert emulator.statistics().submits == 0
-    assert not out.exists()
+    assert (states(out), pictures(out)) == ({}, set())
 
 
 async def test_a_strict_batch_of_requests_is_checked_as_a_whole(photos, out):
@@ -226,7 +228,7 @@ async def test_what_raises_in_the_callback_ends_the_run_before_anything_is_sent(
         with pytest.raises(KeyError):
             await EditBatch(photos, out, instruction="snow").run(session, on_plan=refuse)
         assert emulator.statistics().submits == 0
-    assert not out.exists()
+    assert states(out) == {}
 
 
 @pytest.mark.may_block(reason="the test makes a journal")
@@ -246,9 +248,15 @@ async def test_a_plan_says_what_the_journal_holds(photos, out):
     (out / "saved-0.png").write_bytes(PHOTO)
     store = Store(out / JOURNAL_NAME)
     for request in requests:
-        content = read_content(request)
+        content = examine(request)
         draft = Draft(
-            key=request.key, stem=request.key, digest=content.digest, stamp=content.stamp, request="{}", pictures=1
+            identity=request.key,
+            key=request.key,
+            stem=request.key,
+            digest=content.digest,
+            stamp=content.stamp,
+            request="{}",
+            pictures=1,
         )
         number = store.plan(draft).number
         for state in map(State, steps[request.key]):
@@ -278,7 +286,7 @@ async def test_another_request_of_a_key_in_the_journal_is_a_problem_unless_it_fa
         await EditBatch(photos, out, instruction="snow").run(session)
         await EditBatch([EditRequest(photos / "gone.png", "snow", key="gone")], out).run(session)
     plan = await EditBatch(photos, out, instruction="rain").plan()
-    assert [reason.partition(":")[0] for _, reason in problems(plan)] == [
+    assert [reason.partition(";")[0] for _, reason in problems(plan)] == [
         "the key is in the journal with another request"
     ] * 3
     (photos / "gone.png").write_bytes(PHOTO)
@@ -290,7 +298,7 @@ async def test_a_file_that_was_touched_or_is_gone_afterwards_is_the_same_edit(ph
     async with service() as (_, session):
         await EditBatch(photos, out, instruction="snow").run(session)
     os.utime(photos / "a.png", (1, 1))
-    requests = [EditRequest(photos / name, "snow", key=name[0]) for name in ("a.png", "b.png", "c.png")]
+    requests = [EditRequest(photos / name, "snow", key=name) for name in ("a.png", "b.png", "c.png")]
     (photos / "b.png").unlink()
     plan = await EditBatch(requests, out).plan()
     assert (plan.saved, plan.problem_count) == (3, 0)
@@ -300,8 +308,8 @@ async def test_the_same_request_twice_is_planned_once_and_another_of_its_key_is_
     request = EditRequest(photos / "a.png", "snow", key="k")
     others = [attrs.evolve(request, instruction="rain"), attrs.evolve(request, key="K")]
     plan = await EditBatch([request, request, *others], out).plan()
-    assert (plan.rows, plan.submit, plan.problem_count) == (4, 1, 2)
-    assert problems(plan)[1] == ("K", "the key, or the files that it names, are those of another request")
+    assert (plan.rows, plan.submit) == (4, 2)
+    assert problems(plan) == [("k", "the key is that of another request")]
 
 
 def instructed(folder, *instructions):
@@ -341,13 +349,29 @@ async def test_results_beside_the_pictures_are_not_edited_by_another_run(photos,
     assert len(emulator.tasks) == 6
 
 
-async def test_no_picture_takes_the_name_of_a_row_that_comes_later(table, out):
-    async with service() as (_, session):
-        report = await EditBatch(table("a.png,snow,,", "b.png,rain,,a"), out).run(session)
-    assert report.ok, report.text()
-    assert "a-0.png" in pictures(out)
-    [named] = [each async for each in EditBatch([], out).outcomes() if each.key == "a"]
-    assert named.instruction == "rain"
+async def test_edits_of_one_name_get_a_number_and_keep_it(table, out):
+    path = table("a.png,snow,,", "b.png,rain,,a", "a.png,night,,")
+    async with service() as (emulator, session):
+        plan = await EditBatch(path, out).plan()
+        assert (plan.submit, plan.ok) == (3, True)
+        for rows in (("a.png,snow,,", "b.png,rain,,a", "a.png,night,,"), ("a.png,night,,", "b.png,rain,,a")):
+            report = await EditBatch(table(*rows), out).run(session)
+            assert report.ok, report.text()
+        assert len(emulator.tasks) == 3
+    outcomes = {each.instruction: each async for each in EditBatch([], out).outcomes()}
+    assert {words: [path.name for path in each.files] for words, each in outcomes.items()} == {
+        "snow": ["a-0.png"],
+        "rain": ["a-2-0.png"],
+        "night": ["a-3-0.png"],
+    }
+    assert [each.key for each in outcomes.values()] == ["a", "a", "a-3"]
+
+
+async def test_rows_that_are_the_same_are_edits_of_their_own(table, out):
+    async with service() as (emulator, session):
+        for count in (2, 3):
+            report = await EditBatch(table(*["a.png,snow,,"] * count), out).run(session)
+            assert (report.ok, len(emulator.tasks)) == (True, count), report.text()
 
 
 async def test_files_that_would_be_replaced_are_counted(photos, out):
@@ -362,8 +386,8 @@ async def test_files_that_would_be_replaced_are_counted(photos, out):
 
 
 THERE_ALREADY = (
-    "a file with its result's name is there already, and not of this batch: move that, use another output folder or "
-    "key, or overwrite=True"
+    "a file that is not of this batch has its result's name; move that file, use another output folder or key, or "
+    "overwrite=True"
 )
 
 
@@ -567,7 +591,9 @@ async def test_pictures_that_are_gone_since_they_were_counted_are_failures(tmp_p
         report = await batch.run(session, on_plan=lambda _: None if when == "later" else delete())
     assert (report.saved, report.refused, report.ok) == (8, 2, False)
     [group] = report.failures
-    assert group == FailureGroup(reason="it was there when the run began, and is gone", count=2, keys=("7", "8"))
+    assert group == FailureGroup(
+        reason="it was there when the run began, and is gone", count=2, keys=("7.png", "8.png")
+    )
 
 
 @pytest.mark.may_block(reason="the callback writes the table anew")
@@ -576,7 +602,8 @@ async def test_rows_that_a_table_has_lost_since_they_were_counted_are_failures(p
     async with service() as (_, session):
         report = await EditBatch(path, out).run(session, on_plan=lambda _: table("a.png,snow,,", "b.png,,,"))
     assert (report.saved, report.ok) == (1, False)
-    assert "it was there when the run began, and is gone: b, x" in report.text()
+    (group,) = [each for each in report.failures if each.reason == "it was there when the run began, and is gone"]
+    assert (group.keys[0].partition("-")[0], group.keys[1:]) == ("b", ("x",))
 
 
 @pytest.mark.may_block(reason="the callback writes the table anew")
@@ -645,7 +672,7 @@ async def test_a_journal_of_a_later_version_can_not_be_looked_at(photos, out, mo
     out.mkdir()
     Store(out / JOURNAL_NAME).close()
     batch = EditBatch(photos, out, instruction="snow")
-    monkeypatch.setattr(_store, "_MIGRATIONS", ())
+    monkeypatch.setattr(_store, "VERSION", _store.VERSION - 1)
     with pytest.raises(JournalError, match="later version"):
         await batch.plan()
 
@@ -653,8 +680,21 @@ async def test_a_journal_of_a_later_version_can_not_be_looked_at(photos, out, mo
 async def test_a_file_that_is_no_journal_can_not_be_looked_at(photos, out):
     out.mkdir()
     (out / JOURNAL_NAME).write_bytes(b"no database" * 100)
-    with pytest.raises(JournalError, match="no SQLite database"):
+    with pytest.raises(JournalError, match="not a SQLite database"):
         await EditBatch(photos, out, instruction="snow").plan()
+
+
+@pytest.mark.may_block(reason="the test holds the lock itself")
+async def test_a_run_reads_its_input_only_once_it_has_the_folder(photos, out):
+    out.mkdir()
+    lock = RunLock(out / LOCK_NAME)
+    lock.acquire()
+    async with service() as (_, session):
+        with pytest.raises(JournalError, match="another run"):
+            await EditBatch(photos / "not there", out, instruction="snow").run(session)
+        lock.release()
+        with pytest.raises(ConfigurationError, match="there is no directory"):
+            await EditBatch(photos / "not there", out, instruction="snow").run(session)
 
 
 async def test_plans_during_a_run_change_nothing_of_it(tmp_path, out):

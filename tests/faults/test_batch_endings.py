@@ -13,8 +13,8 @@ from memory_transport import IMAGE, NORMAL, Interrupted, MemoryService, MemorySe
 from skipping_loop import SkippingLoop
 
 from qwen_edit_async import EditBatch, EditRequest, JournalError
+from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
-from qwen_edit_async.batch.plan import State
 
 pytestmark = [
     pytest.mark.anyio,
@@ -139,10 +139,10 @@ async def test_a_reply_after_the_grace_period_is_harmless_and_its_id_is_logged(t
         await asyncio.sleep(10.0)
         assert set(session.unfinished) == set(service.ids) == {"task-1", "task-2"}
     for number in (1, 2):
-        assert f"task task-{number} of 'edit{number - 1}' came after the journal was closed" in caplog.text
+        assert f"task task-{number} of 'edit{number - 1}' is not in the journal" in caplog.text
 
 
-async def test_an_id_whose_step_was_abandoned_is_kept_aside(tmp_path, monkeypatch):
+async def test_an_id_whose_step_was_given_up_is_named(tmp_path, monkeypatch):
     move = Journal.move
 
     def give_up(self, number, state, **columns):
@@ -156,7 +156,8 @@ async def test_an_id_whose_step_was_abandoned_is_kept_aside(tmp_path, monkeypatc
     async with MemorySession(service, max_in_flight=3) as session:
         with monkeypatch.context() as patch:
             patch.setattr(Journal, "move", give_up)
-            with pytest.raises(JournalError):
+            with pytest.raises(JournalError) as failure:
                 await batch(tmp_path).run(session)
-        assert set((await known_ids(tmp_path)).values()) == set(service.ids)
         assert len(service.ids) == 3
+        assert all(any(task_id in note for note in failure.value.__notes__) for task_id in service.ids)
+        assert set((await known_ids(tmp_path)).values()) == {None}

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from wire_replies import FLAT, PARAMS, asked, created, reply
 
-from qwen_edit_async.batch.plan import Budget
+from qwen_edit_async.batch.budget import Budget
 from qwen_edit_async.errors import (
     APIResponseError,
     APIStatusError,

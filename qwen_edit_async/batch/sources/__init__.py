@@ -1,34 +1,26 @@
-"""Edits out of what users have: a folder, a pattern, a picture, a table, a data frame.
+"""Reads edits from what users have: a folder, a pattern, a picture, a table, a data frame.
 
-Nothing here keeps a picture's content, or more of a table than a page of its rows: a source is read as often as it is
-needed. A table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` and the parameters of
-:class:`EditParameters`; others travel along in ``EditRequest.metadata``, and are noted.
+A source is read as often as it is needed. Nothing here keeps a picture's content, or more than a page of a table. A
+table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` and the parameters of
+:class:`EditParameters`. Other columns go to ``EditRequest.metadata``, with a note.
 
 ::
 
-    _read       what a source is, and its items            _advice    what to do about one without pictures
-    _pictures   folders, patterns      _text   CSV, JSON Lines      _frames   Parquet, data frames (extra `tables`)
+    read        the kinds of sources, and their rows          advice    hints for a source without pictures
+    folders     folders, patterns     tables   CSV, JSON Lines      frames   Parquet, data frames (extra `tables`)
     ------------------------------------------------------------------------------------------ pure below
-    _rows       a table's columns and cells
-    _keys       a key of its own for each item
-    _signed     URLs without their signatures
-    _item       one edit of a source, or why there is none
+    rows        a table's columns and cells
+    item        one row
 """
 
 from qwen_edit_async.batch.sources.item import SAYS_IT_ALL as SAYS_IT_ALL
 from qwen_edit_async.batch.sources.item import EditDefaults as EditDefaults
 from qwen_edit_async.batch.sources.item import SourceItem as SourceItem
+from qwen_edit_async.batch.sources.item import item_of as item_of
 from qwen_edit_async.batch.sources.item import request_of as request_of
-from qwen_edit_async.batch.sources.keys import KeyNames as KeyNames
-from qwen_edit_async.batch.sources.keys import Known as Known
-from qwen_edit_async.batch.sources.keys import crowded_names as crowded_names
-from qwen_edit_async.batch.sources.keys import folded as folded
-from qwen_edit_async.batch.sources.keys import hashed_key as hashed_key
-from qwen_edit_async.batch.sources.keys import image_stem as image_stem
 from qwen_edit_async.batch.sources.read import DataFrameLike as DataFrameLike
 from qwen_edit_async.batch.sources.read import Source as Source
-from qwen_edit_async.batch.sources.read import folder_of as folder_of
 from qwen_edit_async.batch.sources.read import has_keys as has_keys
 from qwen_edit_async.batch.sources.read import is_source as is_source
 from qwen_edit_async.batch.sources.read import read_source as read_source
-from qwen_edit_async.batch.sources.signed import unsigned as unsigned
+from qwen_edit_async.batch.sources.read import table_folder as table_folder

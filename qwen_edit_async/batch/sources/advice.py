@@ -1,4 +1,4 @@
-"""What to do about a source without pictures. Blocking."""
+"""Hints for a source without pictures. Blocking."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BRACES: Final = re.compile(r"\{[^{}]*,[^{}]*\}")
 
 
 def folder_advice(folder: Path, table_endings: Collection[str], *, recursive: bool) -> str:
-    """Say which of a folder's entries could be a source; empty if none could."""
+    """Return which of a folder's entries could be a source; empty if none could."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     tables = [entry for entry in entries if entry.suffix.lower() in table_endings]
     if tables:
@@ -27,7 +27,7 @@ def folder_advice(folder: Path, table_endings: Collection[str], *, recursive: bo
 
 
 def pattern_advice(pattern: str) -> str:
-    """Say why a pattern may match less than was meant; empty if nothing shows."""
+    """Return why a pattern may match less than was meant; empty if the pattern shows no reason."""
     if found := _BRACES.search(pattern):
         folder = os.path.dirname(pattern[: found.start()]) or "."  # noqa: PTH120  # keeps a pattern as it is written
         return (

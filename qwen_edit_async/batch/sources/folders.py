@@ -1,6 +1,6 @@
-"""Edits of a folder's pictures, or of those that match a pattern. Blocking.
+"""Finds the pictures of a folder, or those that match a pattern. Blocking.
 
-Files are looked at (16 bytes each), since formats are recognised by content.
+It reads the first 16 bytes of each file, because formats are recognised by content.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Final
 
 import attrs
 
+from qwen_edit_async.batch.identity import storable
 from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import other_advice, sniff, sniff_other
@@ -36,7 +37,7 @@ _SYSTEM_FOLDERS: Final = frozenset(
         "system volume information",
     }
 )
-"""Bins, snapshots and previews of network drives and operating systems, in lower case; others are hidden folders."""
+"""Bins, snapshots and previews of network drives and operating systems, in lower case. Others are hidden folders."""
 
 
 def picture_items(
@@ -46,27 +47,30 @@ def picture_items(
     search: Search,
     note: Callable[[str], None],
     *,
+    folder: str,
     fit: bool = False,
     advice: Callable[[], str] = str,
 ) -> Iterator[SourceItem]:
-    """Yield an edit for each file that is a picture, or can't be read and so may be one.
+    """Yield an edit for each picture. A file that can't be read may be one; its edit fails later.
 
-    A picture in a format that only ``fit`` can make ready is an item that says so, unless ``fit`` is set.
+    A picture in a format that only ``fit`` can make ready is a row that says so, unless ``fit`` is set.
 
     Args:
-        paths: The files, and what else there is: a folder that can't be read makes no edit.
-        where: What they are called together.
-        defaults: The edit.
-        search: What found the files; it knows which of them it has had.
-        note: Called with a sentence about what was left out.
+        paths: The files, and an error for each folder that can't be read.
+        where: The name of the source in messages.
+        defaults: The instruction and the parameters.
+        search: The search that found the files; it knows those that it found before.
+        note: Called with a remark about files that were left out.
+        folder: The folder that their identities begin below; empty for the working directory.
         fit: Whether pictures in other formats are converted.
-        advice: Called if there is no picture; says what to do.
+        advice: Called if there is no picture; returns a hint.
 
     Raises:
-        ConfigurationError: If there is no instruction, or no picture.
+        ConfigurationError: If there is no instruction, or if there is no picture.
     """
     if defaults.instruction is None:
         raise ConfigurationError("pictures say nothing about what to do with them: give an instruction")
+    prefix = os.path.join(folder, "") if folder else ""  # noqa: PTH118  # 100,000 texts, no 100,000 Paths
     named: list[str] = []
     others = count = 0
     for path in paths:
@@ -75,17 +79,18 @@ def picture_items(
             continue
         if not os.path.isfile(path) or not search.is_new(path):  # noqa: PTH113  # 100,000 texts, no 100,000 Paths
             continue
-        if (problem := _problem(path, fit=fit)) is not None:
-            count += 1
-            yield (
-                SourceItem(problem=problem, place=path)
-                if problem
-                else SourceItem(request=EditRequest(path, defaults.instruction, defaults.parameters))
-            )
-        else:
+        problem = _problem(path, fit=fit)
+        if problem is None:
             others += 1
-            if len(named) < _NAMED_OTHERS:
-                named.append(os.path.basename(path))  # noqa: PTH119  # as above
+            named = [*named, os.path.basename(path)][:_NAMED_OTHERS]  # noqa: PTH119  # as above
+            continue
+        count += 1
+        if problem:
+            yield SourceItem(problem=problem, place=path)
+        else:
+            identity = storable(path.removeprefix(prefix).replace(os.sep, "/"))
+            request = EditRequest(path, defaults.instruction, defaults.parameters)
+            yield SourceItem(request=request, identity=identity)
     if not count:
         but = f"; {search.note}" if search.note else ""
         raise ConfigurationError(f"there is no JPEG, PNG, BMP, TIFF, WEBP or GIF picture in {where}{but}{advice()}")
@@ -93,7 +98,7 @@ def picture_items(
         note(search.note)
     if others:
         names = ", ".join(named) + (", …" if others > len(named) else "")
-        note(f"{others} of the files are no pictures that the service takes, and are left out: {names}")
+        note(f"{others} of the files are not pictures that the service takes, and are left out: {names}")
 
 
 @attrs.define
@@ -101,7 +106,7 @@ class Search:
     """Looks for files in folders, and counts what it leaves out.
 
     Attributes:
-        exclude: A folder, as an absolute path without links, whose content is left out without a word.
+        exclude: A folder whose content is left out without a note; an absolute path without links.
         journal: The name of the file that marks a folder with the results of a run; empty for none.
     """
 
@@ -129,7 +134,7 @@ class Search:
             yield error
 
     def matches_of(self, pattern: str) -> Iterator[str]:
-        """Yield the files that match a pattern; ``**`` stands for any folders, but follows no links to them."""
+        """Yield the files that match a pattern. ``**`` stands for any folders, but does not follow links to them."""
         before, *after = _ANY_FOLDERS.split(pattern, maxsplit=1)
         if not after:
             yield from sorted(glob.glob(pattern))  # noqa: PTH207  # Path.glob knows no absolute patterns
@@ -140,7 +145,7 @@ class Search:
                 yield from self.matches_of(os.path.join(glob.escape(folder), after[0] or "*"))  # noqa: PTH118  # as above
 
     def is_new(self, path: str) -> bool:
-        """Whether a file is outside of the excluded folder, and no other path has led to it."""
+        """Return whether a file is outside of the excluded folder, and was not found by another path before."""
         real = os.path.realpath(path)
         if self.exclude is not None and real.startswith(os.path.join(self.exclude, "")):  # noqa: PTH118  # as above
             return False
@@ -152,7 +157,7 @@ class Search:
 
     @property
     def note(self) -> str:
-        """What was left out, and why; empty if nothing was."""
+        """The files and folders that were left out, and why; empty if there are none."""
         parts = [
             _counted(self._system, "folder of the system", "folders of the system"),
             _counted(self._results, "folder with the results of another run", "folders with the results of other runs"),
@@ -165,7 +170,7 @@ class Search:
     ) -> Iterator[tuple[str, list[str]]]:
         """Yield each folder with the names of its files.
 
-        Hidden files and folders are left out: they are other programs' previews, or downloads that are not complete.
+        Hidden files and folders are left out: they are previews of other programs, or incomplete downloads.
         """
         for root, folders, files in os.walk(start, onerror=onerror):
             folders[:] = [name for name in sorted(folders) if recursive and self._enters(root, name)]
@@ -196,7 +201,7 @@ def _listed(paths: Collection[str]) -> str:
 
 
 def is_picture(path: str) -> bool:
-    """Whether a file begins as a picture does, or can't be read, and so may be one."""
+    """Return whether a file begins as a picture does. A file that can't be read may be one."""
     return _problem(path, fit=True) is not None
 
 

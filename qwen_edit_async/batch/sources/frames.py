@@ -1,6 +1,6 @@
-"""Edits of the rows of a Parquet file, or of a data frame (pandas, polars, PyArrow). Blocking.
+"""Reads the rows of a Parquet file or of a data frame (pandas, polars, PyArrow). Blocking.
 
-Needs the extra ``tables``.
+It needs the extra ``tables``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _PAGE: Final = 256
 
 
 def parquet_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
-    """An edit for each row, numbered from 1, a page of rows at a time.
+    """Yield an edit for each row, numbered from 1. The file is read a page of rows at a time.
 
     Raises:
-        ConfigurationError: If it is no such table, can't be read, or if PyArrow is not installed.
+        ConfigurationError: If the file is not such a table or can't be read, or if PyArrow is not installed.
     """
     parquet = _extra("pyarrow.parquet", "a Parquet file needs PyArrow")
     rows = Rows(str(path.parent), defaults, typed=False, note=note)
@@ -34,14 +34,14 @@ def parquet_items(path: Path, defaults: EditDefaults, note: Callable[[str], None
     except OSError as error:
         raise ConfigurationError(f"{path} can't be read: {error.strerror or error}") from None
     except ValueError as error:  # PyArrow's own are
-        raise ConfigurationError(f"{path} is no Parquet file: {error}") from None
+        raise ConfigurationError(f"{path} is not a Parquet file: {error}") from None
 
 
 def frame_items(frame: Any, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
-    """An edit for each row, numbered by its position from 0; relative paths are relative to the working directory.
+    """Yield an edit for each row, numbered by its position from 0. Paths are relative to the working directory.
 
     Raises:
-        ConfigurationError: If it has not the columns, no rows, or if Narwhals is not installed.
+        ConfigurationError: If a column or the rows are missing, or if Narwhals is not installed.
     """
     narwhals = _extra("narwhals", "a data frame needs Narwhals")
     rows = Rows("", defaults, typed=False, note=note)

@@ -1,4 +1,4 @@
-"""One edit of a source, or why there is none. Pure."""
+"""One row of a source. Pure."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ SAYS_IT_ALL = "an EditRequest says it all: give no instruction or parameters bes
 
 @attrs.frozen(kw_only=True)
 class SourceItem:
-    """One edit of a source, or why one of its rows makes none.
+    """One row of a source: an edit, or the reason why it is not one.
 
     Attributes:
-        row: In a table: as a spreadsheet numbers it, from 1, the header included; without a header, the line or row
-            from 1; in a data frame, its position from 0. ``None`` elsewhere.
-        request: The edit; its ``key`` is the table's, or ``None``.
-        problem: Why there is none.
-        place: Where that is, if it is no row.
+        row: The row of a table: as a spreadsheet numbers it, from 1, the header included; without a header, the line or
+            row from 1; in a data frame, the position from 0. ``None`` elsewhere.
+        request: The edit.
+        identity: The identity of the edit; empty if it is not known yet.
+        problem: The reason why it is not an edit.
+        place: Its place, if it is not a row.
     """
 
     row: int | None = None
     request: EditRequest | None = None
+    identity: str = ""
     problem: str | None = None
     place: str = ""
 
     @property
     def label(self) -> str:
-        """What to call it in messages."""
+        """Its name in messages."""
         if self.row is not None:
             return f"row {self.row}"
         return str(self.request.images[0]) if self.request is not None else self.place
@@ -40,11 +42,11 @@ class SourceItem:
 
 @attrs.frozen
 class EditDefaults:
-    """What holds for each item that does not say otherwise.
+    """The defaults for rows that leave something out.
 
     Attributes:
-        instruction: What to do.
-        parameters: How to do it.
+        instruction: The instruction.
+        parameters: The parameters.
     """
 
     instruction: str | None = None
@@ -52,10 +54,10 @@ class EditDefaults:
 
 
 def request_of(given: object, defaults: EditDefaults) -> EditRequest:
-    """The request that an item of an iterable makes: a request, its fields by name, or its images alone.
+    """Return the request that an item of an iterable stands for: a request, its fields by name, or its images alone.
 
     Raises:
-        InvalidEditError: If it makes none, or if it is a request, and there are defaults.
+        InvalidEditError: If it is none of these, or if it is a request and there are defaults.
     """
     if isinstance(given, EditRequest):
         if defaults != EditDefaults():
@@ -72,3 +74,12 @@ def request_of(given: object, defaults: EditDefaults) -> EditRequest:
             "or images with an instruction for all of them"
         )
     return EditRequest(given, defaults.instruction, defaults.parameters)  # type: ignore[arg-type]  # checked there
+
+
+def item_of(given: object, defaults: EditDefaults) -> SourceItem:
+    """Return an item of an iterable as a row: an edit, or the reason why it is not one."""
+    try:
+        return SourceItem(request=request_of(given, defaults))
+    except Exception as error:  # noqa: BLE001  # whatever is wrong with one item ends it alone
+        key = given.get("key") if isinstance(given, Mapping) else None
+        return SourceItem(problem=str(error), place="" if key is None else str(key))

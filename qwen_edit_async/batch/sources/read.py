@@ -1,4 +1,4 @@
-"""What a source is, and its items. Blocking."""
+"""The kinds of sources, and their rows. Blocking."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from qwen_edit_async.text import quoted
 
 @runtime_checkable
 class DataFrameLike(Protocol):
-    """As much of a data frame (pandas, polars, PyArrow) as is needed to recognise one."""
+    """The members by which a data frame (pandas, polars, PyArrow) is recognised."""
 
     @property
     def columns(self) -> Any:
-        """Its columns, or their names."""
+        """The columns, or their names."""
         ...
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Rows and columns."""
+        """The numbers of rows and columns."""
         ...
 
 
@@ -51,12 +51,12 @@ _TABLE_ADVICE: Final = (
 
 
 def is_source(value: object) -> TypeGuard[Source]:
-    """Whether it is a :data:`Source`, and no iterable of requests."""
+    """Return whether a value is a :data:`Source`, and not an iterable of requests."""
     return isinstance(value, str | os.PathLike | DataFrameLike)
 
 
 def has_keys(source: Source, base: str = "") -> bool:
-    """Whether it is a table, which may have keys of its own; ``base`` as in :func:`read_source`."""
+    """Return whether a source is a table, which may have keys; for ``base`` see :func:`read_source`."""
     return not isinstance(source, str | os.PathLike) or (
         (path := Path(base, source)).suffix.lower() in _TABLES and os.path.isfile(path)  # noqa: PTH113  # False for a name too long
     )
@@ -73,23 +73,23 @@ def read_source(
     fit: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[SourceItem]:
-    """The edits that a source describes, lazily; a table's row that makes none is an item that says why.
+    """Yield the rows of a source as they are read. A row that is not an edit says why.
 
     Args:
         source: A directory, a glob, a picture, a data frame, or a table: ``.csv`` or ``.tsv`` (UTF-8; commas,
             semicolons or tabs), ``.jsonl`` or ``.ndjson``, ``.parquet``. Relative paths in a table are relative to it.
-        defaults: For what the source does not say.
+        defaults: The defaults for rows that leave something out.
         base: The folder that a relative source is in; empty for the working directory. A data frame's paths stay as
             they are.
-        recursive: Whether a directory's folders are looked into as well.
-        exclude: A folder whose content is no input, such as the one that the results go to.
-        journal: The name of the file that marks a folder with the results of a run. Such folders, and those of the
-            system, are left out where a directory's folders are looked into, or where the pattern has ``**``.
+        recursive: Whether the folders of a directory are read as well.
+        exclude: A folder that is not input, such as the folder of the results.
+        journal: The name of the file that marks a folder with the results of a run. Such folders and system folders are
+            left out of the folders of a directory, and of ``**`` in a pattern.
         fit: Whether pictures in formats that the service does not take are converted, and so are edits.
-        note: Called with a sentence about each kind of thing that was left out.
+        note: Called with a remark about each kind of file that was left out.
 
     Raises:
-        ConfigurationError: If there is no such source, it can't be read, or nothing in it says what to edit or how.
+        ConfigurationError: If the source is missing or can't be read, or if it has no pictures or no instruction.
     """
     if not isinstance(source, str | os.PathLike):
         return frame_items(source, defaults, note)
@@ -99,7 +99,7 @@ def read_source(
         where = f"{path} and its folders" if recursive else str(path)
         advice = functools.partial(folder_advice, path, _TABLES, recursive=recursive)
         found = search.files_of(str(path), recursive=recursive)
-        return picture_items(found, where, defaults, search, note, fit=fit, advice=advice)
+        return picture_items(found, where, defaults, search, note, folder=str(path), fit=fit, advice=advice)
     if not os.path.exists(path):  # noqa: PTH110  # as above
         if not glob.has_magic(str(source)):
             raise ConfigurationError(
@@ -108,23 +108,25 @@ def read_source(
         pattern = os.path.join(glob.escape(base), source)  # noqa: PTH118  # which would take out what it means
         where = f"what matches {quoted(str(source))}"
         advice = functools.partial(pattern_advice, str(source))
-        return picture_items(search.matches_of(pattern), where, defaults, search, note, fit=fit, advice=advice)
+        found = search.matches_of(pattern)
+        folder = os.path.join(base, _folder_before(str(source)))  # noqa: PTH118  # as above
+        return picture_items(found, where, defaults, search, note, folder=folder, fit=fit, advice=advice)
     if (table_items := _TABLES.get(path.suffix.lower())) is not None:
         return table_items(path, defaults, note)
     if not is_picture(str(path)):
         raise ConfigurationError(
             f"{path} is neither a JPEG, PNG, BMP, TIFF, WEBP or GIF picture nor a table. {_TABLE_ADVICE}"
         )
-    return picture_items([str(path)], str(path), defaults, Search(), note, fit=fit)
+    return picture_items([str(path)], str(path), defaults, Search(), note, folder=str(path.parent), fit=fit)
 
 
-def folder_of(source: Source, base: str = "") -> str:
-    """Return the folder that a source's paths begin with, where that says nothing about a picture; else nothing."""
-    if not isinstance(source, str | os.PathLike):
-        return ""
-    path = Path(base, source)
-    if os.path.isdir(path):  # noqa: PTH112  # as above
-        return str(path)
-    if has_keys(source, base):
-        return str(path.parent)
-    return "" if Path(source).is_absolute() else base
+def table_folder(source: Source, base: str = "") -> str:
+    """Return the folder that a table is in, which its paths begin with; empty for a data frame."""
+    return str(Path(base, source).parent) if isinstance(source, str | os.PathLike) else ""
+
+
+def _folder_before(pattern: str) -> str:
+    """Return the folder in front of a pattern's first wildcard."""
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)  # noqa: PTH120  # text, no access
+    return pattern

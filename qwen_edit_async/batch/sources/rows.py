@@ -1,6 +1,6 @@
-"""From the cells of a table's row to an edit. Pure.
+"""Turns the cells of a table's row into an edit. Pure.
 
-Cells without anything in them (nothing, blanks, NaN, NA) say nothing, so that the defaults hold.
+An empty cell (nothing, blanks, NaN, NA) means the default.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ _LISTED_CHARACTERS: Final = 200
 _TYPO_SIMILARITY: Final = 0.8
 _WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _NOTHING: Final = frozenset({"", "nan", "na", "n/a", "<na>", "none", "null", "nat"})
-"""How spreadsheets and data frames write that there is nothing. A key may be one of these words all the same."""
+"""The ways in which spreadsheets and data frames write an empty cell. A key may be one of these words."""
 
 
 @attrs.define(eq=False)
 class Rows:
-    """Makes edits of a table's rows.
+    """Turns the rows of a table into edits.
 
     Attributes:
-        folder: What relative paths are relative to; empty for the working directory.
-        defaults: For what rows do not say.
-        typed: Whether cells have the type that is meant, as in JSON: text is text then, and never a number.
-        note: Told of columns that make no difference.
+        folder: The folder of relative paths; empty for the working directory.
+        defaults: The defaults for rows that leave something out.
+        typed: Whether cells have types, as in JSON. Then text is never a number.
+        note: Called with a remark about columns that are not used.
     """
 
     folder: str
@@ -59,10 +59,10 @@ class Rows:
     _noted: set[str] = attrs.field(factory=set)
 
     def check_columns(self, where: str, names: Iterable[object]) -> list[str]:
-        """The columns by the names that are meant.
+        """Return the normalized names of the columns.
 
         Raises:
-            ConfigurationError: If no row could make an edit, or if a name is likely a slip of the pen.
+            ConfigurationError: If a needed column is missing, or if a name is likely a typo.
         """
         columns = [column_name(name) for name in names]
         if (typo := _typo(columns)) is not None:
@@ -79,7 +79,7 @@ class Rows:
         return columns
 
     def item_of_fields(self, row: int, fields: Mapping[str, Any]) -> SourceItem:
-        """The edit of a row that names its own columns, as in JSON Lines."""
+        """Return the edit of a row that names its own columns, as in JSON Lines."""
         named = {column_name(name): value for name, value in fields.items()}
         if (typo := _typo(named)) is not None:
             return SourceItem(row=row, problem=typo)
@@ -87,7 +87,7 @@ class Rows:
         return self.item(row, named)
 
     def item(self, row: int, fields: Mapping[str, Any]) -> SourceItem:
-        """The edit of a row; the columns are named as they are meant."""
+        """Return the edit of a row with normalized names."""
         try:
             cells = {name: value for name, each in fields.items() if (value := cell_value(name, each)) is not None}
             if (given := cells.pop("parameters", None)) is not None:
@@ -106,7 +106,7 @@ class Rows:
         return SourceItem(row=row, request=request)
 
     def _parameter(self, name: str, value: Any) -> Any:
-        """A parameter as it is meant; what is wrong with its value is found by :class:`EditParameters`."""
+        """Return the value of a parameter; :class:`EditParameters` finds what is wrong with it."""
         if isinstance(value, str):
             return value if self.typed else _from_text(name, value)
         if name in _INTEGERS and isinstance(value, float) and value.is_integer():
@@ -134,12 +134,12 @@ class Rows:
 
 
 def column_name(name: object) -> str:
-    """A column's name as it is meant."""
+    """Return a column's name without the differences that do not matter."""
     return str(name).strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def cell_value(name: str, value: Any) -> Any:
-    """What a cell says: ``None`` for nothing, without blanks around it, as a value of Python's own."""
+    """Return the value of a cell as a Python object, without blanks around it; ``None`` for an empty cell."""
     if isinstance(value, str):
         value = value.strip()
         return None if value.lower() in _NOTHING and (not value or name != "key") else value

@@ -1,4 +1,4 @@
-"""Edits of the rows of a CSV table, or of the lines of a JSON Lines file. Blocking."""
+"""Reads the rows of a CSV table, or the lines of a JSON Lines file. Blocking."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from qwen_edit_async.errors import ConfigurationError
 _DELIMITERS: Final = ",;\t"
 _QUOTED: Final = re.compile(r'"[^"]*"')
 _DECLARED: Final = re.compile(r'"?sep=(\t|[^\w\s"])"?\s*', re.IGNORECASE)
-"""How spreadsheets declare the character between cells, in a line of its own."""
+"""The line in which spreadsheets declare the separator of cells."""
 
 _ADVICE: Final = "a quote in a quoted cell is written twice; long texts, such as data URIs, belong into JSON Lines"
 
 
 def csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
-    """An edit for each row, numbered as a spreadsheet does; commas, semicolons or tabs between the cells.
+    """Yield an edit for each row, numbered as a spreadsheet does. Commas, semicolons or tabs separate cells.
 
     Raises:
-        ConfigurationError: If it is no such table, or can't be read.
+        ConfigurationError: If the file is not such a table, or can't be read.
     """
     rows = Rows(str(path.parent), defaults, typed=False, note=note)
     lines = _lines(path)
@@ -44,7 +44,7 @@ def csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -
                 raise ConfigurationError(
                     f"{path}: row {row}, from line {line} to {last}, is not well quoted: {error}"
                 ) from None
-            yield SourceItem(row=row, problem=f"line {line} is no row of a table: {error} ({_ADVICE})")
+            yield SourceItem(row=row, problem=f"line {line} is not a row of a table: {error} ({_ADVICE})")
             continue
         if row == header:
             columns = rows.check_columns(str(path), cells or [])
@@ -59,7 +59,7 @@ def csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -
 
 
 def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
-    """Find a table's header: its row, how many lines are before it, its first line, the character between cells."""
+    """Return the row of a table's header, the number of lines before it, its first line, and the separator of cells."""
     blank, first = 0, next(lines, "")
     while first and not first.strip(f"{_DELIMITERS} \r\n"):
         blank, first = blank + 1, next(lines, "")
@@ -69,10 +69,10 @@ def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
 
 
 def jsonl_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
-    """An edit for each line, a JSON object each.
+    """Yield an edit for each line, which is a JSON object.
 
     Raises:
-        ConfigurationError: If it has no lines, or can't be read.
+        ConfigurationError: If the file has no lines, or can't be read.
     """
     rows = Rows(str(path.parent), defaults, typed=True, note=note)
     count = 0
@@ -88,7 +88,7 @@ def jsonl_items(path: Path, defaults: EditDefaults, note: Callable[[str], None])
         if isinstance(fields, dict):
             yield rows.item_of_fields(row, fields)
         else:
-            yield SourceItem(row=row, problem="it is no JSON object")
+            yield SourceItem(row=row, problem="it is not a JSON object")
     if not count:
         raise ConfigurationError(f"{path} has no rows")
 

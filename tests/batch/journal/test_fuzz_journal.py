@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_edit_async import JournalError
-from qwen_edit_async.batch.journal.database import Draft, Store
+from qwen_edit_async.batch.decide import SENDS, Consent, Content, State, decide
+from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
-from qwen_edit_async.batch.plan import State, Step, next_step
+from qwen_edit_async.batch.journal.rows import Draft
 from qwen_edit_async.batch.report import BatchReport
 
 pytestmark = [
@@ -42,7 +43,6 @@ COLUMNS = {
     State.SAVED: lambda key: {"files": json.dumps([[f"{key}-0.png", 1000]])},
     State.FAILED: lambda _: {"reason": "refused", "problem": "refused"},
 }
-FRESH = {Step.SUBMIT, Step.REPLAN}
 KEYS = [f"{way}-{number}" for number in range(12) for way in WAYS]
 TAKEN = [key for key in KEYS if not key.startswith("planned")]
 
@@ -60,7 +60,7 @@ def intact() -> bytes:
 
 def add(store: Store, key: str) -> None:
     text = json.dumps({"images": [f"photos/{key}.jpg"], "instruction": "make it snow", "parameters": {}})
-    draft = Draft(key=key, stem=key, digest="d" * 40, stamp="s" * 40, request=text, pictures=1)
+    draft = Draft(identity=key, key=key, stem=key, digest="d" * 40, stamp="s" * 40, request=text, pictures=1)
     number = store.plan(draft).number
     for state in WAYS[key.rpartition("-")[0]]:
         store.move(number, state, COLUMNS.get(state, lambda _: {})(key))
@@ -102,16 +102,12 @@ async def fresh_keys(content: bytes) -> set[str]:
         journal = await Journal.open(Path(folder))
         try:
             await journal.recover()
-            await journal.totals()
             await journal.unfinished(0, 256)
             # At once: each alone would wait whether others join in.
             found = await asyncio.gather(*map(journal.find, TAKEN))
             await journal.summary()
             return {
-                key
-                for key, entry in zip(TAKEN, found, strict=True)
-                if entry is None
-                or next_step(entry.state, has_task=entry.task_id is not None, resubmit_uncertain=False) in FRESH
+                key for key, entry in zip(TAKEN, found, strict=True) if decide(entry, Content(), Consent()) in SENDS
             }
         finally:
             await journal.aclose()
@@ -122,7 +118,7 @@ async def test_a_whole_journal_is_resumed():
 
 
 @pytest.mark.parametrize("key", ["submitted-3", "saved-11"])
-async def test_a_flipped_bit_in_a_key_is_found_wherever_the_file_has_it(key):
+async def test_a_flipped_bit_in_an_identity_is_found_wherever_the_file_has_it(key):
     places = [match.start() for match in re.finditer(key.encode(), intact())]
     errors = 0
     for place in places:
@@ -132,7 +128,7 @@ async def test_a_flipped_bit_in_a_key_is_found_wherever_the_file_has_it(key):
             assert await fresh_keys(bytes(content)) == set()
         except JournalError as error:
             errors += "damaged" in str(error)
-    assert errors >= 2  # in the table, and in the index by which keys are found
+    assert errors >= 2  # in the table, and in the index by which identities are found
 
 
 @pytest.mark.parametrize(
@@ -141,7 +137,9 @@ async def test_a_flipped_bit_in_a_key_is_found_wherever_the_file_has_it(key):
         "state = 'submittex'",
         "task_id = NULL",
         "task_id = CAST(task_id AS BLOB)",
-        "key = CAST(key AS BLOB)",
+        "identity = CAST(identity AS BLOB)",
+        "identity = NULL",
+        "name = CAST(name AS BLOB)",
         "urls = '[broken'",
         "urls = '5'",
         "files = '[5]'",
@@ -156,12 +154,12 @@ async def test_what_no_run_writes_is_a_damaged_journal(change, tmp_path):
 @pytest.mark.parametrize(
     ("key", "change"),
     [
-        ("saved-3", "key = CAST(key AS BLOB)"),
+        ("saved-3", "identity = CAST(identity AS BLOB)"),
         ("saved-3", "task_id = CAST(task_id AS BLOB)"),
         ("submitted-3", "task_id = char(17) || substr(task_id, 2)"),
         ("submitted-3", "task_id = CAST(x'f4' || substr(task_id, 2) AS TEXT)"),
     ],
-    ids=["key is no text", "id is no text", "id has a control character", "id is no UTF-8"],
+    ids=["identity is no text", "id is no text", "id has a control character", "id is no UTF-8"],
 )
 async def test_what_no_run_writes_is_found_before_anything_is_submitted(key, change, tmp_path):
     damage_row(tmp_path, key, change)

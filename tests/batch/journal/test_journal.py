@@ -5,7 +5,6 @@ import contextlib
 import errno
 import json
 import logging
-import os
 import sqlite3
 import subprocess
 import sys
@@ -19,17 +18,15 @@ import pytest
 from memory_transport import MemoryService, MemorySession, until
 
 from qwen_edit_async import EditBatch, JournalError
-from qwen_edit_async.batch import batch as _run
-from qwen_edit_async.batch import outcomes as _outcomes
+from qwen_edit_async.batch import run as _run
+from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.gather import Gatherer
 from qwen_edit_async.batch.journal import database as _store
-from qwen_edit_async.batch.journal import lock as _lock
-from qwen_edit_async.batch.journal.aside import IdsAside
-from qwen_edit_async.batch.journal.database import Draft, Store
-from qwen_edit_async.batch.journal.journal import ASIDE_NAME, JOURNAL_NAME, LOCK_NAME, Journal
+from qwen_edit_async.batch.journal import outcomes as _outcomes
+from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME, Journal
 from qwen_edit_async.batch.journal.lock import RunLock
-from qwen_edit_async.batch.journal.sqlite import explain
-from qwen_edit_async.batch.plan import State
+from qwen_edit_async.batch.journal.rows import Draft, explain
 from qwen_edit_async.batch.report import Percentiles
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the test looks into the file from outside")]
@@ -38,9 +35,17 @@ pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the test looks into the 
 ASKED = json.dumps({"images": [], "instruction": "snow", "parameters": {}})
 
 
-def draft(key: str, **changes: object) -> Draft:
-    fields = {"stem": key, "digest": f"digest of {key}", "stamp": "", "request": ASKED, "pictures": 1}
-    return Draft(key=key, **fields | changes)
+def draft(key: str, /, **changes: object) -> Draft:
+    fields = {
+        "identity": key,
+        "key": key,
+        "stem": key,
+        "digest": f"digest of {key}",
+        "stamp": "",
+        "request": ASKED,
+        "pictures": 1,
+    }
+    return Draft(**fields | changes)
 
 
 @pytest.fixture
@@ -102,14 +107,40 @@ async def test_a_key_is_planned_once(journal):
 
 
 @pytest.mark.parametrize("stem", ["cat", "CAT"])
-async def test_two_keys_never_share_files(journal, stem):
+async def test_two_edits_never_share_files(journal, stem):
     await journal.plan(draft("cat"))
-    assert await journal.plan(draft("other", stem=stem)) is None
+    entry = await journal.plan(draft("other", stem=stem))
+    assert (entry.name, await journal.find("other")) == (f"{stem}-2", entry)
+
+
+async def test_an_edit_without_a_key_is_known_by_the_name_of_its_files(journal):
+    entry = await journal.plan(draft("photos/cat.jpg", key=None, stem="cat"))
+    assert (entry.identity, entry.key, entry.name) == ("photos/cat.jpg", "cat", "cat")
+
+
+async def test_tasks_of_edits_with_the_same_key_are_all_listed(journal):
+    for identity, key in (("photos/cat.jpg", None), ("cat", "cat")):
+        entry = await journal.plan(draft(identity, key=key, stem="cat"))
+        await reach(journal, entry.number, State.SUBMITTING)
+        await journal.move(entry.number, State.SUBMITTED, task_id=f"task-{entry.number}")
+        await reach(journal, entry.number, State.COMPLETED)
+    assert (await journal.summary()).unsaved_tasks == {"cat": "task-1", "cat (cat-2)": "task-2"}
+
+
+async def test_a_replaced_edit_keeps_its_name_and_leaves_its_identity_to_the_new_one(journal, rows):
+    await journal.move(await submitted(journal, "cat"), State.COMPLETED, urls=["http://a"], cost="0.5")
+    await journal.save(1, [Path("cat-0.png")])
+    entry = await journal.replace(1, draft("cat", digest="another"))
+    assert (entry.number, entry.name, entry.state) == (2, "cat-2", State.PLANNED)
+    assert await journal.find("cat") == entry
+    assert rows("SELECT identity, key, name, state, task_id, cost FROM edits WHERE number = 1") == [
+        (None, "cat", "cat", "replaced", "task-of-cat", "0.5")
+    ]
 
 
 async def test_an_entry_tells_all_that_going_on_needs(journal, tmp_path):
     number = await submitted(journal, "cat")
-    await journal.move(number, State.COMPLETED, urls=json.dumps(["http://a", "http://b"]))
+    await journal.move(number, State.COMPLETED, urls=["http://a", "http://b"])
     picture = tmp_path / "cat-0.png"
     picture.write_bytes(b"12345")
     await journal.save(number, [picture, tmp_path / "missing.png"])
@@ -157,7 +188,7 @@ async def test_giving_up_the_wait_does_not_undo_the_step(journal, rows):
     wait.cancel()
     with pytest.raises(asyncio.CancelledError):
         await wait
-    await journal.totals()
+    await journal.summary()
     assert rows("SELECT state FROM edits") == [("submitting",)]
 
 
@@ -203,8 +234,8 @@ async def test_where_there_is_no_write_ahead_log_it_does_without_and_says_so(tmp
 
 @pytest.mark.usefixtures("network_drive")
 async def test_without_a_write_ahead_log_readers_see_what_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(_store, "_BUSY_SECONDS", 0.0)
-    monkeypatch.setattr(_outcomes, "_BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(_store, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(_outcomes, "BUSY_SECONDS", 0.0)
     with contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
         store.plan(draft("cat"))
         store._connection.execute("BEGIN IMMEDIATE")
@@ -230,7 +261,7 @@ async def test_a_transaction_that_was_cut_off_without_a_write_ahead_log_is_undon
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("PRAGMA cache_size = 1")  # what does not fit is in the file before the transaction ends
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("UPDATE edits SET key = key || hex(zeroblob(3000))")
+        connection.execute("UPDATE edits SET digest = digest || hex(zeroblob(3000))")
         for name in (JOURNAL_NAME, f"{JOURNAL_NAME}-journal"):
             cut.with_name(name).write_bytes(whole.with_name(name).read_bytes())
     await use(cut.parent)
@@ -295,28 +326,26 @@ async def test_totals_count_every_task_that_may_exist_and_exact_money(journal):
     lost = (await journal.plan(draft("lost"))).number
     await journal.move(lost, State.SUBMITTING, repeats=1)
     await journal.move(lost, State.UNCERTAIN)
-    totals = await journal.totals()
-    assert (totals.edits, totals.tasks, totals.cost) == (5, 6, Decimal("0.4"))
+    summary = await journal.summary()
+    assert (summary.tasks, summary.doubtful, summary.cost) == (6, 2, Decimal("0.4"))
 
 
 @pytest.mark.parametrize("absurd", ["1e1000000", "1E+999999999999", "-1E+5", "free"])
 async def test_a_cost_that_can_be_none_is_unknown_in_what_is_added_up(absurd, journal):
     for key, cost in (("a", "0.1"), ("b", absurd), ("c", None)):
         await journal.move(await submitted(journal, key), State.COMPLETED, urls="[]", cost=cost)
-    totals, summary = await journal.totals(), await journal.summary()
-    assert (totals.cost, totals.price, totals.unpriced) == (Decimal("0.1"), Decimal("0.1"), 2)
-    assert (summary.cost, summary.unpriced) == (Decimal("0.1"), 2)
+    summary = await journal.summary()
+    assert (summary.cost, summary.price, summary.unpriced) == (Decimal("0.1"), Decimal("0.1"), 2)
 
 
 async def test_the_costs_of_edits_without_a_result_are_added_up_too(journal):
     await journal.move(await submitted(journal, "free"), State.FAILED, cost="0")
-    assert (await journal.totals()).price is None
+    assert (await journal.summary()).price is None
     await journal.move(await submitted(journal, "failed"), State.FAILED, cost="0.5")
     await journal.move(await submitted(journal, "pictureless"), State.COMPLETED, cost="0.25")
     await journal.move(await submitted(journal, "silent"), State.FAILED)
-    totals, summary = await journal.totals(), await journal.summary()
-    assert (totals.cost, totals.price, totals.unpriced) == (Decimal("0.75"), Decimal("0.5"), 0)
-    assert (summary.cost, summary.unpriced) == (Decimal("0.75"), 0)
+    summary = await journal.summary()
+    assert (summary.cost, summary.price, summary.unpriced) == (Decimal("0.75"), Decimal("0.5"), 0)
     assert [entry.cost for entry in await journal.unfinished(0, 10)] == [Decimal("0.25")]
 
 
@@ -333,11 +362,8 @@ async def test_the_summary_adds_up(journal, tmp_path):
     await journal.move(21, State.UNCERTAIN, reason="lost")
     await journal.move(22, State.FAILED, reason="bad")
     summary = await journal.summary()
-    assert {state: count for state, count in summary.counts.items() if count} == {
-        State.SAVED: 20,
-        State.UNCERTAIN: 1,
-        State.FAILED: 1,
-    }
+    assert (summary.saved, summary.uncertain, summary.failed, summary.retryable) == (20, 1, 1, 1)
+    assert (summary.planned, summary.in_flight, summary.unsaved, summary.replaced) == (0, 0, 0, 0)
     assert (summary.pictures, summary.cost, summary.unpriced) == (40, Decimal("9.5"), 1)
     assert (summary.running, summary.queued) == (Percentiles(10.0, 19.0), None)
     assert (summary.checks_per_edit, summary.uncertain_keys) == (3.0, ("lost",))
@@ -374,7 +400,7 @@ async def test_a_database_that_is_no_journal_of_ours_is_left_alone(tmp_path, scr
 
 async def test_a_file_that_is_no_database_is_left_alone(tmp_path):
     (tmp_path / JOURNAL_NAME).write_text("my notes" * 1000)
-    with pytest.raises(JournalError, match="no SQLite database"):
+    with pytest.raises(JournalError, match="not a SQLite database"):
         await Journal.open(tmp_path)
     assert (tmp_path / JOURNAL_NAME).read_text().startswith("my notes")
 
@@ -408,7 +434,7 @@ async def test_opening_can_be_given_up(tmp_path):
 
 async def test_a_second_run_is_refused_while_the_first_lasts(tmp_path):
     journal = await Journal.open(tmp_path)
-    with pytest.raises(JournalError, match=f"written by a run in process {os.getpid()} on .*: wait for its end"):
+    with pytest.raises(JournalError, match="is being written by another run; wait for its end"):
         await Journal.open(tmp_path)
     await journal.aclose()
     await (await Journal.open(tmp_path)).aclose()
@@ -430,55 +456,9 @@ def test_the_lock_of_another_process_ends_with_it_however_it_dies(tmp_path):
         [sys.executable, "-c", HOLDER, str(tmp_path / LOCK_NAME)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(JournalError, match=f"process {holder.pid}"):
+        with pytest.raises(JournalError, match="another run"):
             lock.acquire()
         holder.kill()
-    lock.acquire()
-    lock.release()
-
-
-@pytest.fixture
-def no_locks(monkeypatch):
-    """The file system has none."""
-    monkeypatch.setattr(_lock, "_lock", lambda _: None)
-
-
-def dead_process() -> int:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        return process.pid
-
-
-@pytest.mark.usefixtures("no_locks")
-@pytest.mark.parametrize(
-    "change",
-    [{}, {"host": "elsewhere"}, {"host": "elsewhere", "pid": -1}, {"pid": None}, {"pid": 1, "started": None}],
-    ids=["ourselves", "another machine", "its process is not ours to ask", "no number", "another user's"],
-)
-async def test_without_locks_an_owner_that_may_live_is_respected(tmp_path, monkeypatch, change):
-    owner = _lock._myself() | change
-    if owner["started"] is None:
-        owner["started"] = _lock._started(1)
-        monkeypatch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(PermissionError()))
-    (tmp_path / LOCK_NAME).write_text(json.dumps(owner))
-    with pytest.raises(JournalError, match=f"if it is dead, delete .*{LOCK_NAME}"):
-        RunLock(tmp_path / LOCK_NAME).acquire()
-
-
-@pytest.mark.usefixtures("no_locks")
-@pytest.mark.parametrize(
-    "text",
-    [
-        json.dumps(_lock._myself() | {"pid": dead_process()}),
-        json.dumps(_lock._myself() | {"started": "long ago"}),
-        "",
-        "{half",
-        "[]",
-    ],
-    ids=["dead", "the number belongs to another process", "released", "torn", "strange"],
-)
-async def test_without_locks_an_owner_that_is_dead_is_not_respected(tmp_path, text):
-    (tmp_path / LOCK_NAME).write_text(text)
-    lock = RunLock(tmp_path / LOCK_NAME)
     lock.acquire()
     lock.release()
 
@@ -492,91 +472,28 @@ async def test_errors_of_the_lock_itself_are_not_taken_for_an_answer(tmp_path, m
         await Journal.open(tmp_path)
 
 
-async def test_a_file_system_without_locks_is_recognised(tmp_path, monkeypatch):
+async def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError(errno.ENOTSUP, "not supported")
 
     monkeypatch.setattr("fcntl.flock", fail)
-    await (await Journal.open(tmp_path)).aclose()
-
-
-def test_ids_aside_have_their_room_from_the_start_and_leave_none_behind(tmp_path):
-    aside = IdsAside(tmp_path / ASIDE_NAME)
-    aside.reserve()
-    reserved = (tmp_path / ASIDE_NAME).stat().st_size
-    aside.write("cät", "task-1")
-    aside.write("dog", "task-2")
-    assert (tmp_path / ASIDE_NAME).stat().st_size == reserved > 0
-    aside.close()
-    again = IdsAside(tmp_path / ASIDE_NAME)
-    assert again.read() == {"cät": "task-1", "dog": "task-2"}
-    again.reserve()
-    again.close()
-    assert not (tmp_path / ASIDE_NAME).exists()
-
-
-@pytest.mark.parametrize(
-    "torn", [b'["dog", "ta', b'["dog", "task 2"]', b'["dog", null]', b"{}", b"7", b'["dog"]', b"\xff", b"[" * 100_000]
-)
-def test_an_id_aside_that_was_not_written_whole_is_none(tmp_path, torn):
-    (tmp_path / ASIDE_NAME).write_bytes(b'["cat", "task-1"]\n' + torn + b"\n\n\n")
-    assert IdsAside(tmp_path / ASIDE_NAME).read() == {"cat": "task-1"}
-
-
-def test_an_id_that_can_not_be_written_aside_either_is_logged(tmp_path, monkeypatch, caplog):
-    aside = IdsAside(tmp_path / "no folder" / ASIDE_NAME)
-    aside.reserve()
-    aside.write("cat", "task-1")
-    aside.close()
-    aside = IdsAside(tmp_path / ASIDE_NAME)
-    aside.reserve()
-    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
-    aside.write("cat", "task-2")
-    aside.close()
-    assert [record.getMessage() for record in caplog.records] == [
-        f"task {task_id} of 'cat' could not be written down: {why}"
-        for task_id, why in (("task-1", "No such file or directory"), ("task-2", "full"))
-    ]
-
-
-async def test_ids_aside_are_recorded_only_where_they_are_missing(tmp_path, rows):
-    journal = await Journal.open(tmp_path)
-    lost = (await journal.plan(draft("lost"))).number
-    await journal.move(lost, State.SUBMITTING)
-    await submitted(journal, "known")
-    for key in ("lost", "known", "unknown"):
-        journal.set_aside(key, f"late-id-of-{key}")
-    await journal.aclose()
-    await (await Journal.open(tmp_path)).aclose()
-    assert rows("SELECT key, state, task_id FROM edits") == [
-        ("lost", "submitted", "late-id-of-lost"),
-        ("known", "submitted", "task-of-known"),
-    ]
-
-
-async def test_ids_aside_that_can_not_be_read_are_not_passed_over(tmp_path):
-    (tmp_path / ASIDE_NAME).mkdir()
-    with pytest.raises(JournalError, match="which may have ids of tasks, can't be read: Is a directory"):
+    with pytest.raises(JournalError, match=r"has no locks, .*; choose an output folder on another file system"):
         await Journal.open(tmp_path)
 
 
-async def test_ids_aside_stay_there_if_they_can_not_be_recorded(tmp_path, monkeypatch):
-    journal = await Journal.open(tmp_path)
-    journal.set_aside("cat", "task-1")
-    await journal.aclose()
-    with monkeypatch.context() as damaged:
-        damaged.setattr(Store, "find", lambda *_: (_ for _ in ()).throw(JournalError("damaged")))
-        with pytest.raises(JournalError, match="damaged"):
-            await Journal.open(tmp_path)
-    assert IdsAside(tmp_path / ASIDE_NAME).read() == {"cat": "task-1"}
-
-
-async def test_an_id_that_comes_after_the_end_is_told(tmp_path, caplog):
-    journal = await Journal.open(tmp_path)
-    await journal.aclose()
-    journal.set_aside("cat", "task-1")
-    assert "task task-1 of 'cat' came after the journal was closed" in caplog.text
-    assert not (tmp_path / ASIDE_NAME).exists()
+@pytest.mark.parametrize("use", [run_in, plan_in, keys_in])
+async def test_a_journal_of_an_earlier_version_is_refused_and_left_as_it_is(tmp_path, use):
+    path = tmp_path / JOURNAL_NAME
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "CREATE TABLE edits (number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, state TEXT, task_id TEXT);"
+            "INSERT INTO edits VALUES (1, 'cat', 'saved', 'task-1');"
+            f"PRAGMA application_id = {0x51574544}; PRAGMA user_version = 3;"
+        )
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match=r"an earlier version .*; finish it with the version that made it"):
+        await use(tmp_path)
+    assert path.read_bytes() == before
 
 
 async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp_path, monkeypatch):

@@ -106,7 +106,7 @@ def test_a_pattern_without_quotes_says_to_quote_it(make, read, capsys):
     names = [f"{number}.png" for number in range(1000)]
     assert main(["batch", *names, "-i", "snow", "-o", "out"]) == 2
     said = " ".join(capsys.readouterr().err.replace("│", "").split())
-    assert 'batch takes one source, and got 1000: put a pattern into quotes, such as "photos/*.jpg"' in said
+    assert 'batch takes one source, not 1000: put a pattern into quotes, such as "photos/*.jpg"' in said
     assert "500.png" not in said
 
 
@@ -142,7 +142,7 @@ def test_rows_below_such_a_header_are_numbered_as_a_spreadsheet_does(tmp_path, r
     (tmp_path / "edits.csv").write_text(f'{head}image;n\na.png;7\n"b"x;1\n', encoding="utf-8")
     bad, broken = read("edits.csv")
     assert (bad.row, broken.row) == (row, row + 1)
-    assert broken.problem.startswith(f"line {head.count(chr(10)) + 3} is no row of a table")
+    assert broken.problem.startswith(f"line {head.count(chr(10)) + 3} is not a row of a table")
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "sep=;\n"])

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import io
 import json
 import os
-import re
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -14,23 +12,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from qwen_edit_async import ConfigurationError, EditParameters, EditRequest, InvalidEditError
-from qwen_edit_async.batch.content import hash_image
-from qwen_edit_async.batch.sources import (
-    EditDefaults,
-    KeyNames,
-    SourceItem,
-    crowded_names,
-    image_stem,
-    read_source,
-    request_of,
-    unsigned,
-)
-from qwen_edit_async.batch.sources import keys as _keys
+from qwen_edit_async.batch.signed import unsigned
+from qwen_edit_async.batch.sources import EditDefaults, SourceItem, item_of, read_source, request_of
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(16)
@@ -73,25 +59,8 @@ def keys(items):
     return [item.request.key for item in items if item.request is not None]
 
 
-def pictures(*paths):
-    return [SourceItem(request=EditRequest(path, "snow")) for path in paths]
-
-
-def name_items(items, notes=None, **options):
-    """As a run does."""
-    items = list(items)
-    names = KeyNames(crowded_names(items), **options)
-    named = [names.name(item) for item in items]
-    if notes is not None and names.note:
-        notes.append(names.note)
-    return named
-
-
-def test_the_only_picture_in_memory_is_called_by_what_it_is():
-    requests = [EditRequest(data, "snow") for data in (b"one", b"two")]
-    keys = [KeyNames().name(SourceItem(request=request)).request.key for request in requests]
-    assert all(re.fullmatch("edit-[0-9a-f]{10}", key) for key in keys)
-    assert keys[0] != keys[1]
+def identities(items):
+    return [item.identity for item in items]
 
 
 def test_a_directory_gives_its_pictures_sorted_by_name_and_found_by_content(tmp_path, read):
@@ -102,7 +71,7 @@ def test_a_directory_gives_its_pictures_sorted_by_name_and_found_by_content(tmp_
 def test_files_that_are_no_pictures_are_named(tmp_path, read, notes):
     write(tmp_path / "in", a=PNG, b=b"text", c=b"", d=b"x", e=b"y")
     read("in")
-    assert notes == ["4 of the files are no pictures that the service takes, and are left out: b, c, d, …"]
+    assert notes == ["4 of the files are not pictures that the service takes, and are left out: b, c, d, …"]
 
 
 def test_a_directory_leaves_hidden_files_alone(tmp_path, read, notes):
@@ -296,7 +265,7 @@ def test_a_bad_row_says_why_and_stops_no_other(table, row, problem):
     ("line", "problem"),
     [
         ("{", "it is not JSON"),
-        ("[]", "it is no JSON object"),
+        ("[]", "it is not a JSON object"),
         ('{"image": 5}', "an image is 5"),
         ('{"image": "a", "n": "2"}', "n is '2'"),
         ('{"image": "a", "instructon": "x"}', "there is no column 'instructon': is it 'instruction'?"),
@@ -350,9 +319,9 @@ def test_a_row_that_is_not_well_quoted_says_so_and_stops_no_other(table):
     items = table(f'image,instruction\na.jpg,"one\ntwo"\nb.jpg,"say "hi""\nc.jpg,{"x" * 200_000}\nd.jpg,5" nails\n')
     assert [item.row for item in items] == [2, 3, 4, 5]
     assert items[1].problem.startswith(
-        "line 4 is no row of a table: ',' expected after '\"' (a quote in a quoted cell is"
+        "line 4 is not a row of a table: ',' expected after '\"' (a quote in a quoted cell is"
     )
-    assert items[2].problem.startswith("line 5 is no row of a table: field larger than field limit")
+    assert items[2].problem.startswith("line 5 is not a row of a table: field larger than field limit")
     assert items[3].request.instruction == '5" nails'
 
 
@@ -421,103 +390,20 @@ def test_other_columns_travel_along_and_are_noted_once(table, notes, text, name)
 
 
 @pytest.mark.parametrize(
-    ("image", "stem"),
+    ("source", "found"),
     [
-        ("photos/cat.jpg", "cat"),
-        ("https://example.com/a/c%20t.png?size=1", "c t"),
-        ("data:image/png;base64,AAAA", ""),
-        ("photos/archive.tar.png", "archive.tar"),
+        ("in", ["a.png", "deep/a.png"]),
+        ("in/**/*.png", ["a.png", "deep/a.png"]),
+        ("in/*/a.png", ["deep/a.png"]),
+        ("in/deep/a.png", ["a.png"]),
     ],
 )
-def test_a_picture_is_called_as_its_file(image, stem):
-    assert image_stem(image) == stem
-
-
-HASHED = r"-[0-9a-f]{10}"
-
-
-def test_pictures_of_one_name_get_a_hash_and_a_note(notes):
-    named = name_items(pictures("a.jpg", "a.png", "x/A.gif", "b.jpg"), notes)
-    assert all(re.fullmatch(f"[aA]{HASHED}", key) for key in keys(named)[:3])
-    assert keys(named)[3] == "b"
-    shared = "3 edits share their picture's name with another: their results get a short hash, such as "
-    assert notes == [f"{shared}{keys(named)[0]} for a"]
-
-
-def by_instruction(items):
-    return {item.request.instruction: item.request.key for item in items}
-
-
-def test_a_key_does_not_depend_on_where_its_row_is():
-    rows = [SourceItem(row=2, request=EditRequest("a.jpg", words)) for words in ("snow", "rain", "night")]
-    assert by_instruction(name_items(rows)) == by_instruction(name_items(rows[::-1]))
-    assert by_instruction(name_items(rows[1:])).items() < by_instruction(name_items(rows)).items()
-
-
-def test_a_key_depends_on_the_path_in_the_source_and_not_on_where_the_source_is():
-    here, there = (name_items(pictures(f"{folder}/b/x.jpg", f"{folder}/a/x.jpg"), folder=folder) for folder in "pq")
-    assert keys(here) == keys(there)
-    assert len(set(keys(here))) == 2
-
-
-def test_rows_that_are_the_same_in_everything_are_numbered():
-    first, second, third = keys(name_items(pictures("a.jpg", "a.jpg", "a.jpg")))
-    assert (second, third) == (f"{first}-2", f"{first}-3")
-
-
-def test_many_rows_that_are_the_same_are_numbered_in_as_much_time_each(monkeypatch):
-    calls = []
-    monkeypatch.setattr(_keys, "folded", lambda name: calls.append(name) or name)
-    assert len(set(keys(name_items(pictures(*["a.jpg"] * 200))))) == 200
-    assert len(calls) < 200 * 8
-
-
-def test_what_earlier_runs_have_called_an_item_stays():
-    both = pictures("a.jpg", "a.png")
-    [_, second] = keys(name_items(both))
-    assert keys(name_items(both[1:], known=lambda *_: second)) == [second]  # its neighbour is gone
-    known = {"a.png": "a"}
-    first, kept = keys(name_items(both, known=lambda request, *_: known.get(request.images[0])))  # it has come
-    assert (kept, first.partition("-")[0]) == ("a", "a")
-
-
-def test_a_key_of_the_table_wins_over_a_picture_of_that_name():
-    items = [*pictures("cat.jpg"), SourceItem(row=3, request=EditRequest("x.jpg", "snow", key="cat"))]
-    first, second = keys(name_items(items))
-    assert re.fullmatch(f"cat{HASHED}", first)
-    assert second == "cat"
-
-
-def test_a_key_that_a_table_has_twice_is_the_later_rows_problem():
-    items = [SourceItem(row=row, request=EditRequest("x.jpg", "snow", key=key)) for row, key in ((2, "a"), (3, "A"))]
-    first, second = name_items(items)
-    assert first.request.key == "a"
-    assert (second.request, second.problem) == (None, "the key 'A' is that of another row")
-
-
-def test_a_picture_without_a_name_is_called_after_its_content():
-    images = ("data:image/png;base64,AAAA", "data:image/png;base64,AAAB", PNG)
-    named = keys(name_items([SourceItem(row=4, request=EditRequest(image, "snow")) for image in images]))
-    assert len(set(named)) == 3
-    assert all(re.fullmatch(f"edit{HASHED}", key) for key in named)
-
-
-def test_names_that_differ_in_how_letters_are_composed_are_one():
-    one, other = "\ud55c.jpg", "\u1112\u1161\u11ab.jpg"
-    assert all("-" in key for key in keys(name_items(pictures(one, other))))
-
-
-def test_bad_rows_stay_where_they_are():
-    bad = SourceItem(row=2, problem="no")
-    assert name_items([bad, *pictures("a.jpg")])[0] is bad
-
-
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), max_size=12))
-def test_keys_are_unique_for_every_file_system_and_name_files(stems):
-    named = name_items([SourceItem(row=1, request=EditRequest(f"./{stem}.png", "snow")) for stem in stems])
-    found = keys(named)
-    assert len({key.casefold() for key in found}) == len(stems)
-    assert all(key == Path(key).name and len(key) < 120 for key in found)
+def test_a_picture_is_known_by_its_path_below_the_folder(tmp_path, read, source, found):
+    for folder in (tmp_path / "in", tmp_path / "in" / "deep"):
+        write(folder, **{"a.png": PNG})
+    assert identities(read(source, recursive=True)) == found
+    pattern_or_folder = list(read_source(source, SNOW, base=str(tmp_path), recursive=True))
+    assert identities(pattern_or_folder) == found
 
 
 FRAMES = {
@@ -677,21 +563,10 @@ def test_a_request_is_taken_as_it_is_and_images_need_an_instruction():
         request_of("a.jpg", EditDefaults())
 
 
-def test_an_image_in_memory_is_called_by_its_content_in_every_run():
-    def key(image):
-        return keys(name_items(read_source(pd.DataFrame({"image": [image]}), SNOW), hash_image=hash_image))
-
-    pictures = [Image.new("L", (9, 9)) for _ in range(2)]
-    assert key(pictures[0]) == key(pictures[1]) != key(Image.new("L", (9, 9), 1))
-
-
-def test_an_image_in_memory_that_can_not_be_read_is_a_problem(notes):
-    class Broken(io.RawIOBase):
-        def read(self, size=-1):
-            raise OSError(size)
-
-    [bad] = name_items(read_source(pd.DataFrame({"image": [Broken()]}), SNOW), hash_image=hash_image)
-    assert "can't be read" in bad.problem
+@pytest.mark.parametrize(("given", "place"), [(7, ""), ({"key": 7}, "7"), ({"key": None, "images": ""}, "")])
+def test_an_item_of_an_iterable_that_is_not_an_edit_says_why(given, place):
+    item = item_of(given, EditDefaults())
+    assert (item.request, item.place, bool(item.problem)) == (None, place, True)
 
 
 def test_integers_that_a_data_frame_made_fractions_are_integers_in_every_file(table, tmp_path):
@@ -726,7 +601,7 @@ def test_a_data_frame_without_edits_is_refused(frame, message):
 @pytest.mark.parametrize("content", [b"image\na.jpg\n", b""])
 def test_a_file_that_is_no_parquet_is_refused(tmp_path, read, content):
     write(tmp_path, **{"edits.parquet": content})
-    with pytest.raises(ConfigurationError, match=r"edits.parquet is no Parquet file"):
+    with pytest.raises(ConfigurationError, match=r"edits.parquet is not a Parquet file"):
         read("edits.parquet")
 
 
@@ -828,12 +703,3 @@ def test_a_signature_is_no_part_of_what_a_url_names(signature):
 )
 def test_what_has_no_signature_stays_as_it_is(text):
     assert unsigned(text) == text
-
-
-def test_rows_of_one_name_are_known_without_their_signatures():
-    def sign(signature):
-        urls = [f"https://bucket.example/{folder}/x.png?Signature={signature}&Expires=1" for folder in "ab"]
-        return keys(name_items(pictures(*urls)))
-
-    assert sign("one") == sign("two")
-    assert len(set(sign("one"))) == 2

@@ -1,4 +1,4 @@
-"""URLs that differ in their signature only lead to the same picture. Pure."""
+"""Strips the signatures of presigned URLs: two URLs that differ only in them lead to the same picture. Pure."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _NAMES_BESIDE: Final[Mapping[str, frozenset[str]]] = {
     "ossaccesskeyid": frozenset({"security-token"}),
     "x-oss-signature": frozenset(_OSS.split()),
 }
-"""Names that are too common to belong to a signature, unless the key is there as well. Others of ``x-oss-`` change the
-picture."""
+"""Names that are too common to mean a signature, unless the key of this mapping is there too. Other names of ``x-oss-``
+change the picture."""
 
 
 def unsigned(text: str) -> str:

@@ -8,7 +8,6 @@ import attrs
 import pytest
 
 from qwen_edit_async import BatchReport, FailureGroup, Percentiles
-from qwen_edit_async.batch.plan import State
 from qwen_edit_async.batch.report import JournalSummary, make_report
 
 DONE = BatchReport(folder="out", elapsed=2.5, saved=2, pictures=3, cost=Decimal("0.1071"))
@@ -158,8 +157,7 @@ def test_the_head_of_a_page_tells_the_whole():
 
 
 def test_a_report_adds_what_the_journal_does_not_have():
-    counts = dict.fromkeys(State, 0) | {State.SAVED: 3, State.PLANNED: 2, State.SUBMITTING: 1}
-    summary = JournalSummary(counts=counts, failures=(FailureGroup(reason="a", count=1),))
+    summary = JournalSummary(saved=3, planned=2, uncertain=1, failures=(FailureGroup(reason="a", count=1),))
     refused = FailureGroup(reason="b", count=4, keys=("k",))
     report = make_report(summary, folder="out", elapsed=1.0, refused=iter([refused]), stopped="why")
     assert (report.saved, report.planned, report.uncertain, report.refused, report.total) == (3, 2, 1, 4, 10)

@@ -1,4 +1,4 @@
-"""What a journal has in all, for budgets and reports. Blocking; memory does not grow with the number of edits."""
+"""Adds up a journal for budgets and reports. Blocking; memory does not grow with the number of edits."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Final
 
-import attrs
-
-from qwen_edit_async.batch.plan import State
 from qwen_edit_async.batch.report import FailureGroup, JournalSummary, Percentiles
 from qwen_edit_async.protocol.replies import cost_of
 
@@ -17,64 +14,37 @@ _LISTED_KEYS: Final = 100
 _SAMPLE_KEYS: Final = 50
 
 _DOUBTFUL: Final = "repeats + (state = 'uncertain' AND task_id IS NULL)"
-"""How often an edit was submitted without a task id to show for it."""
-
-
-@attrs.frozen(kw_only=True)
-class Totals:
-    """What a journal has.
-
-    Attributes:
-        edits: How many.
-        tasks: How many were created for them, or may have been.
-        cost: What edits cost, as far as the service says.
-        price: The highest for a picture; ``None`` if none is known.
-        unpriced: Completed edits that came without a cost.
-        doubtful: Pictures of submissions that may have been charged, without a task that could tell.
-    """
-
-    edits: int
-    tasks: int
-    cost: Decimal
-    price: Decimal | None
-    unpriced: int
-    doubtful: int
-
-
-def read_totals(connection: sqlite3.Connection) -> Totals:
-    """What has been done so far."""
-    edits, tasks, doubtful = connection.execute(
-        f"SELECT count(*), count(task_id) + total({_DOUBTFUL}), total(pictures * ({_DOUBTFUL})) FROM edits"  # noqa: S608  # constants
-    ).fetchone()
-    rows = connection.execute("SELECT DISTINCT cost, pictures, urls IS NOT NULL FROM edits WHERE cost IS NOT NULL")
-    prices = (
-        cost / pictures
-        for text, pictures, has_result in rows
-        if (cost := cost_of(text)) is not None and (cost or has_result)  # an edit that failed may have cost nothing
-    )
-    price = max(prices, default=None)
-    cost, unpriced = _cost(connection)
-    return Totals(edits=edits, tasks=int(tasks), cost=cost, price=price, unpriced=unpriced, doubtful=int(doubtful))
+"""The number of an edit's submissions without a task id to show for it."""
 
 
 def read_summary(connection: sqlite3.Connection) -> JournalSummary:
-    """Everything that a report says of the journal."""
-    counts = dict(connection.execute("SELECT state, count(*) FROM edits GROUP BY state"))
-    cost, unpriced = _cost(connection)
+    """Return the sums of all edits."""
+    counts = dict(connection.execute("SELECT state, count(*) FROM edits GROUP BY state").fetchall())
+    tasks, doubtful = connection.execute(
+        f"SELECT count(task_id) + total({_DOUBTFUL}), total(pictures * ({_DOUBTFUL})) FROM edits"  # noqa: S608  # constants
+    ).fetchone()
     uncertain = connection.execute(
         "SELECT key FROM edits WHERE state IN ('uncertain', 'submitting') ORDER BY number LIMIT ?", (_LISTED_KEYS,)
     )
-    unsaved = connection.execute(
-        "SELECT key, task_id FROM edits WHERE state = 'completed' ORDER BY number LIMIT ?", (_LISTED_KEYS,)
-    )
+    cost, unpriced = _cost(connection)
     return JournalSummary(
-        counts={state: counts.get(state.value, 0) for state in State},
+        planned=counts.get("planned", 0),
+        in_flight=counts.get("submitted", 0),
+        unsaved=counts.get("completed", 0),
+        saved=counts.get("saved", 0),
+        failed=counts.get("failed", 0),
+        retryable=_one(connection, "SELECT count(*) FROM edits WHERE state = 'failed' AND task_id IS NULL"),
+        uncertain=counts.get("uncertain", 0) + counts.get("submitting", 0),  # a run has ended, or does not wait for it
+        replaced=counts.get("replaced", 0),
         pictures=int(_one(connection, "SELECT total(json_array_length(files)) FROM edits WHERE state = 'saved'")),
         short=_one(
             connection, "SELECT count(*) FROM edits WHERE state = 'saved' AND json_array_length(files) < pictures"
         ),
+        tasks=int(tasks),
         cost=cost,
+        price=_price(connection),
         unpriced=unpriced,
+        doubtful=int(doubtful),
         queued=_percentiles(connection, "queued"),
         running=_percentiles(connection, "running"),
         lag=_percentiles(connection, "lag"),
@@ -82,18 +52,27 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
         retries=int(_one(connection, "SELECT total(max(attempts - 1, 0)) FROM edits")),
         repeats=int(_one(connection, "SELECT total(repeats) FROM edits")),
         uncertain_keys=tuple(key for (key,) in uncertain),
-        unsaved_tasks=dict(unsaved),
+        unsaved_tasks=_unsaved_tasks(connection),
         failures=_failures(connection),
-        retryable=_one(connection, "SELECT count(*) FROM edits WHERE state = 'failed' AND task_id IS NULL"),
     )
 
 
+def _unsaved_tasks(connection: sqlite3.Connection) -> dict[str, str]:
+    """Return task ids by key. Where a key is another edit's name, the name of the files tells them apart."""
+    tasks: dict[str, str] = {}
+    rows = connection.execute(
+        "SELECT key, name, task_id FROM edits WHERE state = 'completed' ORDER BY number LIMIT ?", (_LISTED_KEYS,)
+    )
+    for key, name, task_id in rows:
+        tasks[f"{key} ({name})" if key in tasks else key] = task_id
+    return tasks
+
+
 def _cost(connection: sqlite3.Connection) -> tuple[Decimal, int]:
-    """Exact, so not by SQLite's sum: the total, and how many completed edits came without a cost."""
+    """Return the exact total, which SQLite's sum is not, and the number of completed edits without a cost."""
     total, unpriced = Decimal(0), 0
-    rows = connection.execute("SELECT cost, count(*), count(urls) FROM edits GROUP BY cost")
-    for text, count, results in rows:
-        cost = cost_of(text)  # earlier versions wrote down whatever the service said
+    for text, count, results in connection.execute("SELECT cost, count(*), count(urls) FROM edits GROUP BY cost"):
+        cost = cost_of(text)
         if cost is None:
             unpriced += results
         else:
@@ -101,8 +80,18 @@ def _cost(connection: sqlite3.Connection) -> tuple[Decimal, int]:
     return total, unpriced
 
 
+def _price(connection: sqlite3.Connection) -> Decimal | None:
+    rows = connection.execute("SELECT DISTINCT cost, pictures, urls IS NOT NULL FROM edits WHERE cost IS NOT NULL")
+    prices = (
+        cost / pictures
+        for text, pictures, has_result in rows
+        if (cost := cost_of(text)) is not None and (cost or has_result)  # an edit that failed may have cost nothing
+    )
+    return max(prices, default=None)
+
+
 def _percentiles(connection: sqlite3.Connection, column: str) -> Percentiles | None:
-    """By nearest rank; the values never leave SQLite. What is no number was damaged, and is left out."""
+    """Return percentiles by nearest rank. The values stay in SQLite; damaged ones are left out."""
     known = f"FROM edits WHERE typeof({column}) IN ('real', 'integer')"
     count = _one(connection, f"SELECT count(*) {known}")
     if not count:

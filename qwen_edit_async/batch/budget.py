@@ -1,0 +1,204 @@
+"""What a bulk run may still spend. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+import enum
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+import attrs
+
+from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.text import quoted
+
+_UNREACHABLE_LIMIT: Final = 20
+_UNSAVED_LIMIT: Final = 3
+
+
+class Verdict(enum.Enum):
+    """The answer to whether an edit may be submitted."""
+
+    GO = enum.auto()
+    WAIT = enum.auto()
+    STOP = enum.auto()
+
+
+@attrs.define(kw_only=True)
+class Budget:
+    """The limits of a batch, and what it has spent.
+
+    Costs are known only when edits complete. So each unfinished edit counts against ``max_cost`` with the highest price
+    per picture seen so far. Until a price is known, edits go one at a time.
+
+    Attributes:
+        max_cost: The most that the batch may cost, in the account's currency; earlier runs count.
+        max_tasks: The most tasks that may be created; earlier runs count.
+        stop_after_failures: The number of failures in this run after which nothing more is submitted. Bad input does
+            not count.
+        spent: The costs that the service stated.
+        tasks: The number of tasks that were created, or may have been.
+        stopped: Why nothing more may be submitted; empty while it may.
+        held: Why nothing is submitted until a completed edit is saved; empty while nothing is held.
+        fetching: The number of completed edits whose pictures are being fetched.
+        limit: The name of the limit that stopped the batch: a later run needs a higher one.
+    """
+
+    max_cost: Decimal | None = None
+    max_tasks: int | None = None
+    stop_after_failures: int | None = None
+    spent: Decimal = Decimal(0)
+    tasks: int = 0
+    stopped: str = ""
+    held: str = ""
+    fetching: int = 0
+    limit: str = ""
+    _price: Decimal | None = None
+    _unpriced: int = 0
+    _failures: int = 0
+    _unreachable: int = 0
+    _unsaved: int = 0
+    _pending: int = 0
+    _live: int = 0
+    _reserved: int = 0
+
+    def resume(self, *, spent: Decimal, tasks: int, price: Decimal | None, unpriced: int, doubtful: int) -> None:
+        """Count what earlier runs spent.
+
+        Args:
+            spent: The costs that the service stated.
+            tasks: The number of tasks that were created, or may have been.
+            price: The highest known price of a picture.
+            unpriced: The number of completed edits without a cost.
+            doubtful: The number of pictures of submissions whose fate is unknown; they may have been charged.
+        """
+        self.spent, self.tasks = spent, tasks
+        self._price, self._unpriced, self._reserved = price, unpriced, doubtful
+
+    def stop(self, reason: str) -> None:
+        """Stop submitting; the first reason is kept."""
+        self.stopped = self.stopped or reason
+
+    def admit(self, pictures: int) -> Verdict:
+        """Return whether an edit of so many pictures may be submitted now.
+
+        After ``GO`` the edit counts until it is settled. After ``WAIT`` ask again when something was settled.
+        """
+        if not self.stopped:
+            verdict = self._judge(pictures)
+            if verdict is Verdict.GO:
+                self.adopt(pictures)
+                self._pending += 1
+            return verdict
+        return Verdict.STOP
+
+    def adopt(self, pictures: int) -> None:
+        """Count an edit that an earlier run submitted, until it is settled."""
+        self._live += 1
+        self._reserved += pictures
+
+    def created(self) -> None:
+        """Record that an admitted edit became a task, or may have."""
+        self._pending -= 1
+        self.tasks += 1
+        self._unreachable = 0
+
+    def refused(self) -> None:
+        """Record that an admitted edit was rejected, so that it can't be charged."""
+        self._pending -= 1
+
+    def charged(self, pictures: int, cost: Decimal | None, *, counted: Decimal | None = None) -> None:
+        """Settle a completed edit.
+
+        Args:
+            pictures: The number of pictures that were asked for.
+            cost: The cost that the service stated.
+            counted: The cost that an earlier run counted for it.
+        """
+        self._live -= 1
+        self._reserved -= pictures
+        if cost is None:
+            self._unpriced += 1
+            return
+        self.spent += cost - (counted or 0)
+        price = cost / pictures
+        self._price = price if self._price is None else max(price, self._price)
+
+    def released(
+        self, pictures: int, *, chargeable: bool, cost: Decimal | None = None, counted: Decimal | None = None
+    ) -> None:
+        """Settle an edit that ended otherwise. Without a cost it keeps its share if it may still be charged.
+
+        A cost of 0 says nothing about the price.
+        """
+        if cost:
+            self.charged(pictures, cost, counted=counted)
+            return
+        self._live -= 1
+        if cost is not None or not chargeable:
+            self._reserved -= pictures
+
+    def failed(self, *, unreachable: bool = False) -> None:
+        """Record that an edit failed in this run, for another reason than bad input."""
+        self._failures += 1
+        self._unreachable = self._unreachable + 1 if unreachable else 0
+        if self.stop_after_failures is not None and self._failures >= self.stop_after_failures:
+            self.stop(f"{self._failures} edits failed (stop_after_failures={self.stop_after_failures})")
+        elif self._unreachable >= _UNREACHABLE_LIMIT:
+            self.stop(f"the service could not be reached {self._unreachable} times in a row")
+
+    def saved(self) -> None:
+        """Record that a completed edit was saved."""
+        self._unsaved, self.held = 0, ""
+
+    def unsaved(self, reason: str) -> bool:
+        """Record that a completed edit could not be fetched. Return whether submissions are held because of it."""
+        self._unsaved += 1
+        if self._unsaved != _UNSAVED_LIMIT:
+            return False
+        self.held = f"the pictures of {_UNSAVED_LIMIT} completed edits in a row could not be saved: {reason}"
+        return True
+
+    def _judge(self, pictures: int) -> Verdict:
+        if self.held:
+            return Verdict.WAIT if self._live or self.fetching else self._exhaust("", self.held)
+        if self.max_tasks is not None and self.tasks + self._pending >= self.max_tasks:
+            if self._pending:
+                return Verdict.WAIT
+            return self._exhaust("max_tasks", f"{self.tasks} tasks were created (max_tasks={self.max_tasks})")
+        if self.max_cost is None:
+            return Verdict.GO
+        if self._price is None:
+            if self._live:
+                return Verdict.WAIT
+            if self._unpriced:
+                reason = "the service does not say what edits cost: max_cost can't be kept, use max_tasks"
+                return self._exhaust("max_cost", reason)
+            over = self.spent >= self.max_cost
+        else:
+            over = self.spent + (self._reserved + pictures) * self._price > self.max_cost
+        if not over:
+            return Verdict.GO
+        if self._live:
+            return Verdict.WAIT
+        reason = f"{self.spent} was spent, and the next edit could exceed max_cost={self.max_cost}"
+        return self._exhaust("max_cost", reason)
+
+    def _exhaust(self, limit: str, reason: str) -> Verdict:
+        self.stop(reason)
+        self.limit = limit
+        return Verdict.STOP
+
+
+def to_money(value: Decimal | float | str | None, name: str) -> Decimal | None:
+    """Return an amount of money.
+
+    Raises:
+        ConfigurationError: If the value is not one.
+    """
+    try:
+        cost = None if value is None else Decimal(str(value))
+    except InvalidOperation:
+        cost = Decimal("NaN")
+    if cost is not None and not (cost.is_finite() and cost >= 0):
+        raise ConfigurationError(f"{name} is {quoted(str(value))}: give an amount of money, 0 or more")
+    return cost

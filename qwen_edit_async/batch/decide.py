@@ -1,0 +1,261 @@
+"""Decides what a bulk run does with an edit. Pure: no I/O, no clock.
+
+::
+
+    planned ──► submitting ──► submitted ──► completed ──► saved
+       ▲  │          │  │           │            ▲           │
+       │  └─► failed ◄──┘           └─► failed   └───────────┘  a file is missing or damaged
+       │        │                       (has a task: final)
+       └────────┘ without a task: nothing was paid
+
+       uncertain ◄──► submitting        repeated with consent only; back if the repeat was rejected
+         ▲  │
+         │  └─► as submitted            the service knows the task after all
+       submitted                        the service does not know the task
+
+       saved, failed, uncertain ──► replaced    the row was changed, and is edited anew with consent
+
+An edit is *submitting* from before its request can reach the service until the reply is known. A run that finds this
+state later can't know whether a task exists, so it calls the edit *uncertain*. An edit whose task the service does not
+know is uncertain too. It keeps the task's id, and each run asks again, because the wrong account may have been asked.
+Consent to repeat an uncertain edit is given to one run and ends with it.
+
+An edit can be *completed* before the service names its pictures. Then each run asks for them again.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Final
+
+import attrs
+
+from qwen_edit_async.errors import (
+    APIResponseError,
+    EditFailedError,
+    InsufficientBalanceError,
+    InvalidEditError,
+    NotFoundError,
+)
+
+_BALANCE_CODES: Final = range(40201, 40209)
+_SUCCESS: Final = 200
+"""The HTTP status of a reply that reports a failed task."""
+
+
+class State(enum.Enum):
+    """The state of an edit in the journal."""
+
+    PLANNED = "planned"
+    SUBMITTING = "submitting"
+    SUBMITTED = "submitted"
+    COMPLETED = "completed"
+    SAVED = "saved"
+    FAILED = "failed"
+    UNCERTAIN = "uncertain"
+    REPLACED = "replaced"
+
+
+MOVES: Mapping[State, frozenset[State]] = {
+    State.PLANNED: frozenset({State.SUBMITTING, State.FAILED}),
+    State.SUBMITTING: frozenset(
+        {State.SUBMITTING, State.SUBMITTED, State.PLANNED, State.FAILED, State.UNCERTAIN},
+    ),
+    State.SUBMITTED: frozenset({State.SUBMITTED, State.COMPLETED, State.FAILED, State.UNCERTAIN}),
+    State.COMPLETED: frozenset({State.COMPLETED, State.SAVED}),
+    State.SAVED: frozenset({State.COMPLETED, State.REPLACED}),
+    State.FAILED: frozenset({State.FAILED, State.PLANNED, State.REPLACED}),
+    State.UNCERTAIN: frozenset(State) - {State.SAVED},
+    State.REPLACED: frozenset(),
+}
+"""The legal moves.
+
+A move from a state to itself records another attempt or problem. From *uncertain*, the move to *submitted* is a task id
+that came late, and the move to *planned* a rejection that came late. The moves from *uncertain* to later states are for
+a task that the service knows again.
+"""
+
+ORIGINS: Mapping[State, tuple[State, ...]] = {
+    target: tuple(state for state, targets in MOVES.items() if target in targets) for target in State
+}
+"""The states from which each state can be reached."""
+
+
+class Action(enum.Enum):
+    """What a run does with an edit."""
+
+    SUBMIT = "submit it"
+    REPLAN = "take the row as it is now, and submit it"
+    REPLACE = "keep the earlier result, and submit a new edit"
+    REPLACE_LATER = "wait for the task of the earlier row, then replace it"
+    ATTACH = "wait for its task"
+    DOWNLOAD = "download its pictures"
+    VERIFY = "look at its files, and download a missing one"
+    LEAVE = "do nothing"
+    FAIL = "journal why it can't be submitted; the next run tries again"
+    REFUSE = "leave the journal as it is, and report why"
+
+
+SENDS: Final = frozenset({Action.SUBMIT, Action.REPLAN, Action.REPLACE, Action.REPLACE_LATER})
+"""The actions that submit a row, so that its images have to be there."""
+
+
+@attrs.frozen
+class Content:
+    """What a row asks for now.
+
+    Attributes:
+        digest: The hash of its images' content, its instruction and its parameters. Empty if it was not needed, or if
+            an image can't be read.
+        stamp: The hash of its files' names, sizes and times; empty if an image is in memory.
+        problem: Why it can't be submitted.
+    """
+
+    digest: str = ""
+    stamp: str = ""
+    problem: InvalidEditError | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Consent:
+    """What the user allows a run to do.
+
+    Attributes:
+        resubmit_uncertain: Submit uncertain edits again, though both tasks may be charged.
+        edit_changed: Edit a changed row anew, though the earlier row was paid for.
+    """
+
+    resubmit_uncertain: bool = False
+    edit_changed: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Entry:
+    """An edit in the journal.
+
+    Attributes:
+        number: The journal's number for it.
+        identity: The identity of its row.
+        key: Its name for people.
+        name: The stem of its files' names.
+        digest: The hash of the row; empty if its images could not be read.
+        stamp: The hash of its files' names, sizes and times; empty if an image is in memory.
+        state: Its state.
+        pictures: The number of pictures that were asked for.
+        task_id: Its task.
+        urls: The URLs of its results, once it is completed; empty text for a picture without one.
+        files: The names and sizes in bytes of its pictures, once they are saved.
+        repeats: The number of submissions that were repeated though a task may have existed.
+        cost: The cost that the service stated.
+    """
+
+    number: int
+    identity: str
+    key: str
+    name: str
+    digest: str
+    stamp: str
+    state: State
+    pictures: int
+    task_id: str | None = None
+    urls: tuple[str, ...] = ()
+    files: tuple[tuple[str, int], ...] = ()
+    repeats: int = 0
+    cost: Decimal | None = None
+
+
+def decide(entry: Entry | None, content: Content | None, consent: Consent) -> Action:
+    """Return what a run does with an edit. An edit that has a task is never submitted again without consent.
+
+    Args:
+        entry: The edit in the journal; ``None`` for a new one.
+        content: The row as it is now; ``None`` for an edit of the journal whose row was not read yet.
+        consent: What the user allows.
+    """
+    if entry is None:
+        action = Action.SUBMIT
+    elif content is not None and content.digest and content.digest != entry.digest:
+        action = _changed(entry, consent)
+    else:
+        action = _unchanged(entry, consent if content is not None else Consent())
+    if action not in SENDS or content is None or content.problem is None:
+        return action
+    return Action.FAIL if entry is None or _is_unpaid(entry) else Action.REFUSE
+
+
+def refusal(content: Content, consent: Consent) -> InvalidEditError:
+    """Return why a row is refused: its own problem, or else that it was changed."""
+    if content.problem is not None:
+        return content.problem
+    return InvalidEditError(
+        "the key is in the journal with another request",
+        hint="its task is still under way, so run it again later"
+        if consent.edit_changed
+        else "edit it anew with edit_changed=True (--edit-changed), or give it another key or folder",
+    )
+
+
+def _is_unpaid(entry: Entry) -> bool:
+    return entry.state in {State.PLANNED, State.FAILED} and entry.task_id is None
+
+
+def _unchanged(entry: Entry, consent: Consent) -> Action:
+    match entry.state:
+        case State.PLANNED if entry.task_id is None:
+            return Action.SUBMIT
+        case State.FAILED if entry.task_id is None:
+            return Action.REPLAN
+        case State.SUBMITTED:
+            return Action.ATTACH
+        case State.COMPLETED:
+            return Action.DOWNLOAD if any(entry.urls) else Action.ATTACH
+        case State.SAVED:
+            return Action.VERIFY
+        case State.UNCERTAIN | State.SUBMITTING if consent.resubmit_uncertain:
+            return Action.SUBMIT
+        case State.UNCERTAIN if entry.task_id is not None:
+            return Action.ATTACH
+        case _:
+            return Action.LEAVE
+
+
+def _changed(entry: Entry, consent: Consent) -> Action:
+    """Without consent, only an edit that failed before anything was paid takes the changed row."""
+    match entry.state:
+        case State.FAILED if entry.task_id is None:
+            return Action.REPLAN
+        case State.PLANNED if entry.task_id is None and (consent.edit_changed or not entry.digest):
+            return Action.REPLAN
+        case State.SAVED | State.FAILED | State.UNCERTAIN | State.SUBMITTING if consent.edit_changed:
+            return Action.REPLACE
+        case State.SUBMITTED | State.COMPLETED if consent.edit_changed:
+            return Action.REPLACE_LATER
+        case _:
+            return Action.REFUSE
+
+
+def state_after(state: State, error: Exception) -> State:
+    """Return the state of an edit after the wait for its task ended with an error.
+
+    A completed edit stays completed: each run asks for its pictures again.
+    """
+    match error:
+        case _ if state is State.COMPLETED:
+            return State.COMPLETED
+        case EditFailedError():
+            return State.FAILED
+        case APIResponseError():  # completed, but no picture was named
+            return State.COMPLETED
+        case NotFoundError():
+            return State.UNCERTAIN
+        case _:  # the task runs on at the service
+            return State.SUBMITTED
+
+
+def lack_of_balance(error: Exception) -> InsufficientBalanceError | None:
+    """Return the error that every other edit would meet, if a task failed because the balance is too low (part B)."""
+    if not isinstance(error, EditFailedError) or error.code not in _BALANCE_CODES:
+        return None
+    return InsufficientBalanceError(error.message, status_code=_SUCCESS, code=error.code, task_id=error.task_id)

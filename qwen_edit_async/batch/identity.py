@@ -1,0 +1,153 @@
+"""The identity of an edit, and the names of its files. Pure.
+
+An identity comes from the row alone: its key; or its path below the source's folder; or else a hash of its images'
+locators, its instruction and its parameters. The signature of a presigned URL is not part of it. File names are
+allotted by the journal when an edit is planned, and stay for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import attrs
+
+from qwen_edit_async.batch.signed import unsigned
+from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.kinds import image_name, is_data_uri, is_url
+from qwen_edit_async.models import EditParameters, EditRequest
+from qwen_edit_async.session.results import safe_stem
+
+_PARAMETERS: Final = tuple(field.name for field in attrs.fields(EditParameters))
+_STEM_CHARACTERS: Final = 100
+_IDENTITY_CHARACTERS: Final = 16
+_MAX_REASON_CHARACTERS: Final = 200
+_NAMELESS: Final = "edit"
+
+
+def identity_of(request: EditRequest, image_hashes: Sequence[str] = (), folder: str = "") -> str:
+    """Return the identity of a request: its key, or else a readable stem and a hash.
+
+    Args:
+        request: The request.
+        image_hashes: The hash of each image's content; used for images that have no locator.
+        folder: The folder of the source. Paths below it count from there, so that the source can be moved.
+    """
+    if request.key:
+        return storable(request.key)
+    prefix = os.path.join(folder, "") if folder else ""  # noqa: PTH118  # text, no access
+    locators = [image_locator(image) for image in request.images]
+    names = [
+        image_hashes[place] if locator is None else unsigned(locator.removeprefix(prefix))
+        for place, locator in enumerate(locators)
+    ]
+    return f"{stem_of(request)}-{_hash(names, request.instruction, _given(request.parameters))[:_IDENTITY_CHARACTERS]}"
+
+
+def storable(text: str) -> str:
+    """Return a text that UTF-8 can hold. A text with lone surrogates stays apart from others by a hash."""
+    stored = text.encode("utf-8", "replace").decode("utf-8")
+    return text if stored == text else f"{stored}-{_hash(text)[:_IDENTITY_CHARACTERS]}"
+
+
+def needs_reading(request: EditRequest) -> bool:
+    """Return whether the identity depends on the content of an image."""
+    return not request.key and any(image_locator(image) is None for image in request.images)
+
+
+def stem_of(request: EditRequest) -> str:
+    """Return the stem that an edit's files are named after: its key, or else its first picture's name."""
+    if request.key:
+        return safe_stem(request.key) or _NAMELESS
+    return safe_stem(image_stem(request.images[0]))[:_STEM_CHARACTERS] or _NAMELESS
+
+
+def allot(stem: str, is_taken: Callable[[str], bool], numbers: dict[str, int]) -> str:
+    """Return a free name: the stem, or else the stem with ``-2``, ``-3`` and so on.
+
+    Args:
+        stem: The name that is wanted.
+        is_taken: Called with a folded name; returns whether another edit has it.
+        numbers: The last number of each folded stem, kept so that many edits of one stem cost no more than one.
+    """
+    wanted = folded(stem)
+    if not is_taken(wanted):
+        return stem
+    number = numbers.get(wanted, 1) + 1
+    while is_taken(folded(f"{stem}-{number}")):
+        number += 1
+    numbers[wanted] = number
+    return f"{stem}-{number}"
+
+
+def folded(name: str) -> str:
+    """Return the form that is equal for names that some disk takes for one: case and composition are ignored."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
+def image_stem(image: object) -> str:
+    """Return the name of a picture without its ending; empty for a picture in memory and for a data URI."""
+    text = image_locator(image)
+    if text is None:
+        return ""
+    path = unquote(urlsplit(text).path) if is_url(text) else text
+    return os.path.splitext(os.path.basename(path.rstrip("/")))[0]  # noqa: PTH119, PTH122  # text, no access
+
+
+def image_locator(image: object) -> str | None:
+    """Return the path or URL of an image; ``None`` for an image in memory."""
+    if isinstance(image, str):
+        return None if is_data_uri(image) else image
+    return str(image) if isinstance(image, os.PathLike) else None
+
+
+def content_hash(image_hashes: Sequence[str], request: EditRequest) -> str:
+    """Return the hash of an edit: its images' content in their order, its instruction and its parameters."""
+    return _hash([*image_hashes], request.instruction, _given(request.parameters))
+
+
+def stamp_of(image_stamps: Sequence[str | None], request: EditRequest) -> str:
+    """Return :func:`content_hash` with cheap stamps instead of contents; empty if an image has none."""
+    return "" if None in image_stamps else content_hash([*map(str, image_stamps)], request)
+
+
+def describe(request: EditRequest) -> str:
+    """Return the request as JSON, for people and reports. An image in memory is ``null``."""
+    members = {
+        "images": [image_locator(image) for image in request.images],
+        "instruction": request.instruction,
+        "parameters": _given(request.parameters),
+    }
+    return json.dumps(members, ensure_ascii=False)
+
+
+def pictures_of(parameters: EditParameters) -> int:
+    """Return the number of pictures that an edit makes, and is charged for (contract, *n*)."""
+    return parameters.n or 1
+
+
+def reason_of(error: Exception, request: EditRequest | None = None) -> str:
+    """Return what failures of the same kind have in common: the error's summary, without the files of one edit."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"a file can't be written: {error.strerror}"
+    else:
+        text = getattr(error, "summary", "") or str(error) or type(error).__name__
+    if isinstance(error, InvalidEditError) and error.hint:  # it is the same for all edits of this kind
+        text = f"{text}; {error.hint}"
+    for position, image in enumerate(request.images if request is not None else (), 1):
+        text = text.replace(image_name(image, position), f"image {position}")
+    return text[:_MAX_REASON_CHARACTERS]
+
+
+def _given(parameters: EditParameters) -> dict[str, object]:
+    return {name: value for name in _PARAMETERS if (value := getattr(parameters, name)) is not None}
+
+
+def _hash(*parts: object) -> str:
+    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()

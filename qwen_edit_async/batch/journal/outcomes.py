@@ -1,0 +1,70 @@
+"""Reads the outcomes of a bulk run from its journal. Blocking.
+
+Reading disturbs nobody: a run may be writing meanwhile, and no transaction stays open from one page to the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Final
+
+from qwen_edit_async.batch.journal.database import BUSY_SECONDS, is_journal
+from qwen_edit_async.batch.journal.rows import OUTCOME_COLUMNS, explain, read_only_address, to_outcome
+from qwen_edit_async.batch.outcome import BatchOutcome
+from qwen_edit_async.errors import JournalError
+
+PAGE: Final = 256
+
+
+def read_page(journal: Path, after: int, limit: int = PAGE) -> list[tuple[int, BatchOutcome]]:
+    """Return the next outcomes, with their numbers in the journal.
+
+    Args:
+        journal: The file.
+        after: The number of the last outcome before.
+        limit: The most to return.
+
+    Raises:
+        JournalError: If there is no journal, or it can't be read.
+    """
+    with _reading(journal) as connection:
+        rows = connection.execute(
+            f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE number > ? ORDER BY number LIMIT ?",  # noqa: S608  # constants
+            (after, limit),
+        )
+        return [(row["number"], to_outcome(row, journal)) for row in rows]
+
+
+def read_chosen(journal: Path, limit: int) -> Generator[BatchOutcome, None, None]:
+    """Yield outcomes for a page: those that went wrong first, then the others in the journal's order.
+
+    Raises:
+        JournalError: If the journal can't be read.
+    """
+    with _reading(journal) as connection:
+        chosen = connection.execute(
+            "SELECT number FROM edits WHERE state != 'replaced' ORDER BY problem IS NULL, number LIMIT ?", (limit,)
+        )
+        for (number,) in chosen.fetchall():
+            query = f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE number = ?"  # noqa: S608  # constants
+            yield to_outcome(connection.execute(query, (number,)).fetchone(), journal)
+
+
+@contextlib.contextmanager
+def _reading(journal: Path) -> Iterator[sqlite3.Connection]:
+    missing = JournalError(f"there is no journal in {journal.parent}: no run has begun there")
+    if not journal.exists():
+        raise missing
+    try:
+        with contextlib.closing(
+            sqlite3.connect(read_only_address(journal), uri=True, timeout=BUSY_SECONDS)
+        ) as connection:
+            connection.row_factory = sqlite3.Row
+            if not is_journal(connection, journal):
+                raise missing
+            yield connection
+    except sqlite3.Error as error:
+        raise explain(error, journal) from error

@@ -1,0 +1,149 @@
+"""Converts the journal's rows into values and back, and its SQLite errors into words."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import attrs
+import cattrs
+from cattrs.gen import make_dict_structure_fn, override
+
+from qwen_edit_async.batch.decide import Entry, State
+from qwen_edit_async.batch.outcome import BatchOutcome
+from qwen_edit_async.errors import InvalidEditError, JournalError
+from qwen_edit_async.models import shortfall
+from qwen_edit_async.protocol.replies import cost_of
+
+T = TypeVar("T")
+
+DAMAGED: Final = (
+    "it is damaged. Put a copy of it back: in another folder everything would be submitted, and paid for, again"
+)
+
+_EXPLANATIONS: Final = (
+    ("SQLITE_FULL", "the disk is full"),
+    ("SQLITE_READONLY", "it can't be written: is the folder, or its file system, read-only?"),
+    ("SQLITE_CANTOPEN", "it can't be opened or made: may the folder be written?"),
+    ("SQLITE_NOTADB", "it is not a SQLite database"),
+    ("SQLITE_CORRUPT", DAMAGED),
+    ("SQLITE_BUSY", "another program has locked it"),
+    ("SQLITE_LOCKED", "another program has locked it"),
+    ("SQLITE_IOERR", "the disk failed"),
+)
+
+
+@attrs.frozen(kw_only=True)
+class Draft:
+    """An edit to be planned.
+
+    Attributes:
+        identity: Its identity.
+        key: Its own key; ``None`` if people know it by the name of its files.
+        stem: The name that its files should have.
+        digest: The hash of the row; empty if its images could not be read.
+        stamp: The hash of its files' names, sizes and times.
+        request: The request as JSON.
+        pictures: The number of pictures that it asks for.
+    """
+
+    identity: str
+    key: str | None
+    stem: str
+    digest: str
+    stamp: str
+    request: str
+    pictures: int
+
+
+def _from_json(text: Any, kind: Any) -> Any:
+    return _converter.structure(json.loads(text or "[]"), kind)
+
+
+_converter: Final = cattrs.Converter(detailed_validation=False)
+_converter.register_structure_hook(Decimal | None, lambda text, _: cost_of(text))
+_converter.register_structure_hook(
+    Entry,
+    make_dict_structure_fn(
+        Entry,
+        _converter,
+        urls=override(struct_hook=_from_json),
+        files=override(struct_hook=_from_json),
+        _cattrs_detailed_validation=False,
+    ),
+)
+_converter.register_unstructure_hook(State, lambda state: state.value)
+_converter.register_unstructure_hook(Decimal, str)
+
+ENTRY_COLUMNS: Final = ", ".join(field.name for field in attrs.fields(Entry))
+OUTCOME_COLUMNS: Final = (
+    "number, key, state AS status, request, task_id, cost, files, problem AS error, attempts, queued, running, lag, "
+    "checks, pictures"
+)
+
+
+def to_entry(row: sqlite3.Row) -> Entry:
+    """Return the edit of a row with :data:`ENTRY_COLUMNS`.
+
+    Raises:
+        JournalError: If the row is damaged.
+    """
+    return _intact(lambda: _converter.structure(dict(row), Entry), f"edit {row['number']} of the journal")
+
+
+def to_outcome(row: sqlite3.Row, journal: Path) -> BatchOutcome:
+    """Return the outcome of a row with :data:`OUTCOME_COLUMNS`.
+
+    Raises:
+        JournalError: If the row is damaged.
+    """
+
+    def structure() -> BatchOutcome:
+        files = tuple(journal.parent / name for name, _ in json.loads(row["files"] or "[]"))
+        outcome = _converter.structure(json.loads(row["request"]) | dict(row) | {"files": ()}, BatchOutcome)
+        return attrs.evolve(outcome, files=files, notes=shortfall(len(files), row["pictures"]) if files else ())
+
+    return _intact(structure, f"the journal {journal}")
+
+
+def to_column(value: Any) -> Any:
+    """Return a value as SQLite can hold it. Lone surrogates become question marks: UTF-8 does not have them."""
+    value = _converter.unstructure(value)
+    if isinstance(value, list | tuple | dict):
+        value = json.dumps(value, default=str)
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "replace").decode("utf-8")
+    return value
+
+
+def _intact(structure: Callable[[], T], what: str) -> T:
+    try:
+        return structure()
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise JournalError(f"{what}: {DAMAGED}") from error
+
+
+def explain(error: sqlite3.Error | UnicodeDecodeError | InvalidEditError, path: Path) -> JournalError:
+    """Return an error of SQLite in plain words. Text that is not UTF-8, or not an id, means damage."""
+    name = getattr(error, "sqlite_errorname", "") or "" if isinstance(error, sqlite3.Error) else "SQLITE_CORRUPT"
+    words = next((words for prefix, words in _EXPLANATIONS if name.startswith(prefix)), str(error))
+    return JournalError(f"the journal {path}: {words}")
+
+
+def read_only_address(path: Path) -> str:
+    """Return the address that opens a journal for reading only, and leaves no file beside it.
+
+    A run that died while writing without a write-ahead log leaves a transaction to be undone, for which SQLite has to
+    write.
+    """
+    if path.with_name(f"{path.name}-journal").exists():
+        mode = "mode=rw"  # or else SQLite refuses to undo the transaction; without one it does not write
+    elif path.with_name(f"{path.name}-wal").exists():
+        mode = "mode=ro"
+    else:  # nobody has it open, so SQLite needs no files to share it
+        mode = "mode=ro&immutable=1"
+    return f"{path.absolute().as_uri()}?{mode}"

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_edit_async.batch.budget import Budget, Verdict
+
+
+def settle(budget: Budget, pictures: int, cost: Decimal | None) -> None:
+    budget.created()
+    budget.charged(pictures, cost)
+
+
+def test_an_empty_budget_never_stops():
+    budget = Budget()
+    assert {budget.admit(6) for _ in range(100)} == {Verdict.GO}
+
+
+def test_no_more_tasks_than_allowed_are_admitted():
+    budget = Budget(max_tasks=2, tasks=1)
+    assert budget.admit(1) is Verdict.GO
+    assert budget.admit(1) is Verdict.WAIT
+    settle(budget, 1, None)
+    assert budget.admit(1) is Verdict.STOP
+    assert budget.stopped == "2 tasks were created (max_tasks=2)"
+
+
+def test_a_refused_submission_leaves_room_for_another():
+    budget = Budget(max_tasks=1)
+    budget.admit(1)
+    budget.refused()
+    budget.released(1, chargeable=False)
+    assert budget.admit(1) is Verdict.GO
+
+
+def test_until_a_price_is_seen_edits_go_one_at_a_time():
+    budget = Budget(max_cost=Decimal(10))
+    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
+    settle(budget, 1, Decimal(1))
+    assert [budget.admit(1) for _ in range(10)] == [*[Verdict.GO] * 9, Verdict.WAIT]
+
+
+def test_without_prices_a_limit_of_cost_can_not_be_kept():
+    budget = Budget(max_cost=Decimal(10))
+    budget.admit(1)
+    settle(budget, 1, None)
+    assert budget.admit(1) is Verdict.STOP
+    assert "does not say what edits cost" in budget.stopped
+
+
+def test_what_earlier_runs_spent_counts():
+    budget = Budget(max_cost=Decimal(1), spent=Decimal(1))
+    assert budget.admit(1) is Verdict.STOP
+
+
+def test_the_price_that_earlier_runs_saw_and_what_they_may_have_spent_count():
+    budget = Budget(max_cost=Decimal(4))
+    budget.resume(spent=Decimal(1), tasks=2, price=Decimal(1), unpriced=0, doubtful=1)
+    assert [budget.admit(1) for _ in range(3)] == [Verdict.GO, Verdict.GO, Verdict.WAIT]
+
+
+def test_edits_without_a_price_in_earlier_runs_end_a_run_that_must_keep_a_cost():
+    budget = Budget(max_cost=Decimal(4))
+    budget.resume(spent=Decimal(0), tasks=1, price=None, unpriced=1, doubtful=0)
+    assert budget.admit(1) is Verdict.STOP
+
+
+def test_an_edit_that_may_still_be_charged_is_reckoned_with():
+    budget = Budget(max_cost=Decimal(3))
+    budget.admit(1)
+    settle(budget, 1, Decimal(1))
+    budget.adopt(1)
+    budget.released(1, chargeable=True)
+    assert budget.admit(1) is Verdict.GO
+    settle(budget, 1, Decimal(1))
+    assert budget.admit(1) is Verdict.STOP
+
+
+def test_an_edit_that_is_free_is_not_reckoned_with():
+    budget = Budget(max_cost=Decimal(2))
+    budget.admit(1)
+    settle(budget, 1, Decimal(1))
+    budget.admit(1)
+    budget.created()
+    budget.released(1, chargeable=False)
+    assert budget.admit(1) is Verdict.GO
+
+
+def test_what_an_edit_without_a_result_cost_is_spent_and_tells_the_price():
+    budget = Budget(max_cost=Decimal(3))
+    budget.adopt(2)
+    budget.released(2, chargeable=False, cost=Decimal(2))
+    assert budget.spent == 2
+    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
+
+
+def test_an_edit_that_failed_for_nothing_tells_no_price():
+    budget = Budget(max_cost=Decimal(3))
+    budget.adopt(1)
+    budget.released(1, chargeable=True, cost=Decimal(0))
+    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
+
+
+@pytest.mark.parametrize("counted", [1, 0, 3])
+def test_a_cost_that_an_earlier_run_counted_is_not_counted_twice(counted):
+    budget = Budget(max_cost=Decimal(3), spent=Decimal(counted))
+    budget.adopt(1)
+    budget.charged(1, Decimal(2), counted=Decimal(counted))
+    budget.adopt(1)
+    budget.released(1, chargeable=True, cost=Decimal(1), counted=Decimal(1))
+    assert budget.spent == 2
+
+
+def test_a_number_of_failures_stops():
+    budget = Budget(stop_after_failures=2)
+    budget.failed()
+    assert budget.admit(1) is Verdict.GO
+    budget.failed()
+    assert budget.admit(1) is Verdict.STOP
+    assert budget.stopped == "2 edits failed (stop_after_failures=2)"
+
+
+def test_a_service_that_can_not_be_reached_stops():
+    budget = Budget()
+    for _ in range(20):
+        assert not budget.stopped
+        budget.failed(unreachable=True)
+    assert budget.stopped == "the service could not be reached 20 times in a row"
+
+
+def test_a_service_that_can_be_reached_now_and_then_does_not_stop():
+    budget = Budget()
+    for _ in range(30):
+        budget.failed(unreachable=True)
+        budget.admit(1)
+        budget.created()
+    assert not budget.stopped
+
+
+def test_nothing_is_submitted_while_no_result_can_be_saved():
+    budget = Budget()
+    budget.adopt(1)
+    for _ in range(3):
+        assert budget.admit(1) is Verdict.GO
+        budget.created()
+        budget.charged(1, None)
+        budget.unsaved("blocked")
+    assert budget.admit(1) is Verdict.WAIT
+    budget.saved()
+    assert budget.admit(1) is Verdict.GO
+
+
+def test_the_run_ends_when_no_result_can_be_saved_and_none_is_to_come():
+    budget = Budget(fetching=1)
+    for reason in ("blocked", "blocked", "blocked", "broken", "broken"):
+        budget.unsaved(reason)
+    assert budget.admit(1) is Verdict.WAIT
+    budget.fetching = 0
+    assert budget.admit(1) is Verdict.STOP
+    assert budget.stopped == "the pictures of 3 completed edits in a row could not be saved: blocked"
+
+
+def test_a_result_that_is_saved_breaks_the_row_of_those_that_are_not():
+    budget = Budget()
+    for _ in range(3):
+        budget.unsaved("broken")
+        budget.unsaved("broken")
+        budget.saved()
+    assert budget.admit(1) is Verdict.GO
+
+
+def test_the_first_reason_to_stop_counts():
+    budget = Budget()
+    budget.stop("one")
+    budget.stop("two")
+    assert budget.stopped == "one"
+
+
+@given(
+    prices=st.lists(st.integers(1, 5), min_size=1, max_size=30),
+    limit=st.integers(1, 40),
+    pictures=st.integers(1, 6),
+    order=st.randoms(use_true_random=False),
+)
+def test_the_cost_never_exceeds_its_limit_while_prices_do_not_rise(prices, limit, pictures, order):
+    prices.sort(reverse=True)
+    budget = Budget(max_cost=Decimal(limit))
+    running: list[int] = []
+    cost = Decimal(0)
+    while (verdict := budget.admit(pictures)) is not Verdict.STOP and len(prices) > 0:
+        if verdict is Verdict.GO:
+            budget.created()
+            running.append(prices.pop(0))
+            continue
+        price = running.pop(order.randrange(len(running)))
+        budget.charged(pictures, Decimal(price * pictures))
+        cost += price * pictures
+    cost += sum(running) * pictures
+    assert cost <= max(limit, 5 * pictures)  # the very first edit tells the price

@@ -1,0 +1,208 @@
+"""What a run does with an edit: README's table, exhaustively."""
+
+from __future__ import annotations
+
+import itertools
+
+import attrs
+import pytest
+
+from qwen_edit_async import (
+    APIResponseError,
+    DeadlineExceededError,
+    EditFailedError,
+    InvalidEditError,
+    NotFoundError,
+)
+from qwen_edit_async.batch.decide import (
+    MOVES,
+    ORIGINS,
+    SENDS,
+    Action,
+    Consent,
+    Content,
+    Entry,
+    State,
+    decide,
+    lack_of_balance,
+    refusal,
+    state_after,
+)
+
+SAME, OTHER = Content("digest"), Content("another")
+BAD = InvalidEditError("image 1 does not exist")
+UNREADABLE = Content(problem=BAD)
+CONSENTS = [
+    Consent(resubmit_uncertain=resubmit, edit_changed=edit)
+    for resubmit, edit in itertools.product((False, True), repeat=2)
+]
+
+
+def entry(state: State, task_id: str | None = None, urls: tuple[str, ...] = (), digest: str = "digest") -> Entry:
+    return Entry(
+        number=1,
+        identity="cat",
+        key="cat",
+        name="cat",
+        digest=digest,
+        stamp="",
+        state=state,
+        pictures=1,
+        task_id=task_id,
+        urls=urls,
+    )
+
+
+ALL = [
+    (entry(state, task_id, urls), content, consent)
+    for state, task_id, urls, content, consent in itertools.product(
+        State,
+        [None, "t"],
+        [(), ("",), ("https://r/1",)],
+        [None, SAME, OTHER, UNREADABLE, attrs.evolve(OTHER, problem=BAD)],
+        CONSENTS,
+    )
+]
+
+
+def test_a_new_edit_is_submitted_or_fails():
+    assert decide(None, SAME, Consent()) is Action.SUBMIT
+    assert decide(None, UNREADABLE, Consent()) is Action.FAIL
+
+
+@pytest.mark.parametrize(
+    ("known", "actions"),
+    [
+        (entry(State.PLANNED), Action.SUBMIT),
+        (entry(State.SUBMITTING), (Action.LEAVE, Action.SUBMIT)),
+        (entry(State.SUBMITTED, "t"), Action.ATTACH),
+        (entry(State.COMPLETED, "t", ("https://r/1",)), Action.DOWNLOAD),
+        (entry(State.COMPLETED, "t", ("", "https://r/1")), Action.DOWNLOAD),
+        (entry(State.COMPLETED, "t"), Action.ATTACH),
+        (entry(State.SAVED, "t"), Action.VERIFY),
+        (entry(State.FAILED), Action.REPLAN),
+        (entry(State.FAILED, "t"), Action.LEAVE),
+        (entry(State.UNCERTAIN), (Action.LEAVE, Action.SUBMIT)),
+        (entry(State.UNCERTAIN, "t"), (Action.ATTACH, Action.SUBMIT)),
+        (entry(State.REPLACED, "t"), Action.LEAVE),
+    ],
+    ids=str,
+)
+def test_an_edit_whose_row_is_the_same_goes_on_from_its_state(known, actions):
+    """The second of two actions needs consent to resubmit uncertain edits."""
+    without, with_consent = actions if isinstance(actions, tuple) else (actions, actions)
+    for consent in CONSENTS:
+        assert decide(known, SAME, consent) is (with_consent if consent.resubmit_uncertain else without)
+
+
+@pytest.mark.parametrize(
+    ("known", "actions"),
+    [
+        (entry(State.PLANNED), (Action.REFUSE, Action.REPLAN)),
+        (entry(State.PLANNED, digest=""), Action.REPLAN),
+        (entry(State.SUBMITTING), (Action.REFUSE, Action.REPLACE)),
+        (entry(State.SUBMITTED, "t"), (Action.REFUSE, Action.REPLACE_LATER)),
+        (entry(State.COMPLETED, "t"), (Action.REFUSE, Action.REPLACE_LATER)),
+        (entry(State.SAVED, "t"), (Action.REFUSE, Action.REPLACE)),
+        (entry(State.FAILED), Action.REPLAN),
+        (entry(State.FAILED, "t"), (Action.REFUSE, Action.REPLACE)),
+        (entry(State.UNCERTAIN), (Action.REFUSE, Action.REPLACE)),
+        (entry(State.UNCERTAIN, "t"), (Action.REFUSE, Action.REPLACE)),
+        (entry(State.REPLACED, "t"), Action.REFUSE),
+    ],
+    ids=str,
+)
+def test_an_edit_whose_row_was_changed_is_refused_or_edited_anew(known, actions):
+    """The second of two actions needs consent to edit changed rows."""
+    without, with_consent = actions if isinstance(actions, tuple) else (actions, actions)
+    for consent in CONSENTS:
+        assert decide(known, OTHER, consent) is (with_consent if consent.edit_changed else without)
+
+
+def test_an_edit_that_has_a_task_or_may_have_one_is_submitted_with_consent_only():
+    for known, content, consent in ALL:
+        action = decide(known, content, consent)
+        if known.task_id is not None or known.state in {State.UNCERTAIN, State.SUBMITTING}:
+            assert action not in SENDS or consent.edit_changed or consent.resubmit_uncertain
+
+
+def test_nothing_is_submitted_that_can_not_be():
+    for known, content, consent in ALL:
+        action = decide(known, content, consent)
+        if content is not None and content.problem is not None:
+            assert action not in SENDS
+            assert (action is Action.FAIL) <= (known.task_id is None and known.state in {State.PLANNED, State.FAILED})
+
+
+def test_without_its_row_an_edit_is_not_submitted_again():
+    for each, content, consent in ALL:
+        if content is None and each.state not in {State.PLANNED, State.FAILED}:
+            assert decide(each, None, consent) in {Action.ATTACH, Action.DOWNLOAD, Action.VERIFY, Action.LEAVE}
+
+
+def test_what_is_replaced_may_be():
+    for known, content, consent in ALL:
+        if decide(known, content, consent) is Action.REPLACE and known.state is not State.SUBMITTING:
+            assert State.REPLACED in MOVES[known.state]
+
+
+def test_a_refusal_names_the_problem_or_the_option_or_says_to_wait():
+    assert refusal(UNREADABLE, Consent()) is BAD
+    assert "edit_changed=True (--edit-changed)" in str(refusal(OTHER, Consent()))
+    assert "under way, so run it again later" in str(refusal(OTHER, Consent(edit_changed=True)))
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "after"),
+    [
+        (State.SUBMITTED, EditFailedError("no"), State.FAILED),
+        (State.SUBMITTED, APIResponseError("no picture"), State.COMPLETED),
+        (State.SUBMITTED, NotFoundError("gone"), State.UNCERTAIN),
+        (State.SUBMITTED, DeadlineExceededError("late"), State.SUBMITTED),
+        (State.SUBMITTED, ValueError(), State.SUBMITTED),
+        (State.UNCERTAIN, EditFailedError("no"), State.FAILED),
+        (State.UNCERTAIN, DeadlineExceededError("late"), State.SUBMITTED),
+        (State.COMPLETED, EditFailedError("no"), State.COMPLETED),
+        (State.COMPLETED, NotFoundError("gone"), State.COMPLETED),
+        (State.COMPLETED, DeadlineExceededError("late"), State.COMPLETED),
+    ],
+)
+def test_where_an_edit_stands_when_the_wait_for_it_fails(state, error, after):
+    assert state_after(state, error) is after
+    assert after in MOVES[state]
+
+
+@pytest.mark.parametrize(
+    ("origin", "target"),
+    [
+        (State.SUBMITTED, State.PLANNED),
+        (State.SUBMITTED, State.SUBMITTING),
+        (State.COMPLETED, State.UNCERTAIN),
+        (State.COMPLETED, State.SUBMITTING),
+        (State.COMPLETED, State.FAILED),
+        (State.SAVED, State.SUBMITTING),
+        (State.SAVED, State.PLANNED),
+        (State.PLANNED, State.SUBMITTED),
+        (State.PLANNED, State.SAVED),
+    ],
+)
+def test_no_move_forgets_a_task_or_skips_a_step(origin, target):
+    assert target not in MOVES[origin]
+
+
+def test_every_move_is_known_from_its_target_too():
+    moves = {(origin, target) for origin, targets in MOVES.items() for target in targets}
+    assert {(origin, target) for target, origins in ORIGINS.items() for origin in origins} == moves
+
+
+def test_every_state_can_be_reached():
+    assert all(ORIGINS.values())
+
+
+@pytest.mark.parametrize(
+    ("code", "lacks"), [(40201, True), (40208, True), (40200, False), (40209, False), (110001, False), (None, False)]
+)
+def test_a_task_can_fail_for_lack_of_balance(code, lacks):
+    error = lack_of_balance(EditFailedError("no", code=code, task_id="t"))
+    assert (error is not None) is lacks
+    assert not lacks or (error.code, error.task_id) == (code, "t")

@@ -1,0 +1,91 @@
+"""The identities of the rows of an input: they come from the row alone."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from qwen_edit_async.batch.input import BatchInput
+from qwen_edit_async.batch.sources import EditDefaults
+from qwen_edit_async.batch.targets import Targets
+
+SNOW = EditDefaults("make it snow")
+
+
+@pytest.fixture
+def items(tmp_path):
+    """The rows of a table with these cells, or of a data frame."""
+
+    def read(header: str, *rows: str, folder: str = "here", frame: pd.DataFrame | None = None):
+        table = tmp_path / folder / "edits.csv"
+        table.parent.mkdir(exist_ok=True)
+        table.write_text("".join(f"{line}\n" for line in (header, *rows)), encoding="utf-8")
+        source = table if frame is None else frame
+        targets = Targets(tmp_path / "out", overwrite=False)
+        given = BatchInput(source, SNOW, recursive=False, targets=targets, folder=str(tmp_path))
+        return list(given.survey(lambda _: None))
+
+    return read
+
+
+def by_instruction(rows):
+    return {item.request.instruction: item.identity for item in rows}
+
+
+def identities(rows):
+    return [item.identity for item in rows]
+
+
+def test_an_identity_does_not_depend_on_where_its_row_is_or_what_else_is_there(items):
+    rows = [f"a.jpg,{words}" for words in ("snow", "rain", "night")]
+    there = by_instruction(items("image,instruction", *rows))
+    assert len(set(there.values())) == 3
+    assert by_instruction(items("image,instruction", *rows[::-1])) == there
+    assert by_instruction(items("image,instruction", *rows[1:])).items() < there.items()
+
+
+def test_a_table_that_moves_keeps_its_identities(items):
+    here, there = (items("image", "b/x.jpg", "a/x.jpg", folder=folder) for folder in ("here", "there"))
+    assert identities(here) == identities(there)
+    assert len(set(identities(here))) == 2
+    assert here[0].request.images != there[0].request.images
+
+
+def test_rows_that_are_the_same_in_everything_are_numbered(items):
+    first, second, third = identities(items("image", "a.jpg", "a.jpg", "a.jpg"))
+    assert (second, third) == (f"{first}-2", f"{first}-3")
+
+
+def test_the_key_is_the_identity_and_one_that_comes_again_is_a_problem(items):
+    first, second, third = items("image,key", "x.jpg,a", "x.jpg,A", "y.jpg,a")
+    assert (first.identity, second.identity) == ("a", "A")
+    assert (third.request, third.problem, third.row) == (None, "the key 'a' is that of another row", 4)
+
+
+def test_a_signature_is_not_part_of_an_identity(items):
+    def signed(signature):
+        urls = [f"https://bucket.example/{folder}/x.png?Signature={signature}&Expires=1" for folder in "ab"]
+        return identities(items("image", *urls))
+
+    assert signed("one") == signed("two")
+    assert len(set(signed("one"))) == 2
+
+
+def test_an_image_in_memory_is_known_by_its_content_in_every_run(items):
+    def identity(image):
+        (row,) = items("image", frame=pd.DataFrame({"image": [image]}))
+        return row.identity
+
+    pictures = [Image.new("L", (9, 9)) for _ in range(2)]
+    assert identity(pictures[0]) == identity(pictures[1]) != identity(Image.new("L", (9, 9), 1))
+    assert identity(io.BytesIO(b"1")).startswith("edit-")
+
+
+def test_bad_rows_stay_where_they_are(items):
+    bad, good = items("image,n", "a.jpg,9", "a.jpg,1")
+    assert (bad.request, bad.row, bad.identity) == (None, 2, "")
+    assert Path(good.request.images[0]).name == "a.jpg"
