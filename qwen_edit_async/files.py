@@ -49,7 +49,10 @@ class PartFile:
             return inspect(self._file, offset + len(piece))
 
     def commit(self, target: Path) -> Path:
-        """Move the file to its final name, and return it. Another name than the planned one replaces no file."""
+        """Move the file to its final name, and return that name.
+
+        The planned name replaces an existing file. If another name is taken, the planned one is used.
+        """
         with self._lock:
             self._file.flush()
             os.fsync(self._file.fileno())

@@ -96,11 +96,11 @@ class Downloader:
             OSError: The picture can't be written.
         """
         part = await self._offloader.run(PartFile, path)
-        # The last piece is written with the end of the file, because a small picture is all in it.
-        offset, last, saved = 0, b"", path
+        # _finish() writes the last piece, because a call to a thread costs more than writing a small picture.
+        saved = path
 
         async def receive(pieces: AsyncIterator[bytes]) -> Verdict:
-            nonlocal offset, last, saved
+            nonlocal saved
             offset, last = 0, b""
             async for piece in pieces:
                 if last:
@@ -127,7 +127,7 @@ class Downloader:
                 async with contextlib.aclosing(self._fetcher.pieces(url)) as pieces:
                     verdict = await receive(pieces)
                 if (refusal := _refusal(verdict)) is not None:
-                    raise refusal  # one way for an attempt to fail among others
+                    raise refusal  # one more way for an attempt to fail
             except FetchError as error:
                 failure = error
             else:
