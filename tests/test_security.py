@@ -144,7 +144,7 @@ async def session_of(base_url: str = "https://service.example", **options):
 
 
 def image_at(session: EditSession, url: str) -> OutputImage:
-    return OutputImage(url=url, task_id="task-1", index=0, store=session._runtime)
+    return session.pictures("task-1", [url])[0]
 
 
 def told(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""HTTP to the service's API: the key, the timeouts, and the mapping of what can go wrong.
+"""HTTP to the service's API: the key, the timeouts, and the errors.
 
 Retrying is not done here: whether a failed call may be repeated depends on what it was for (see
 ``session.submission`` and ``session.poller``).
@@ -30,18 +30,18 @@ from qwen_edit_async.version import __version__
 _MAX_REPLY_BYTES = 1024 * 1024
 
 _IDLE_SECONDS = 4.0
-"""How long an idle connection is kept: less than the 5 s of common servers."""
+"""Seconds for which an idle connection is kept: less than the 5 s of common servers."""
 
 _IDLE_SECONDS_OF_SUBMISSIONS = 1.5
-"""As long is one kept that submissions go out on: less than the 2 s of the least patient among common servers. One that
-closes it in that very moment leaves no way to know whether a task exists; a status check is simply made again."""
+"""The same for connections that submissions use: less than the 2 s of the least patient of common servers. If a server
+closes one in that very moment, nobody knows whether a task exists. A status check is simply made again."""
 
 
 class Transport(Protocol):
-    """What a session needs of HTTP; the tests have another one, in memory."""
+    """The HTTP that a session needs. Tests have an implementation in memory."""
 
     async def open(self) -> None:
-        """Get ready, inside of the event loop that will be used."""
+        """Get ready, inside the event loop that will be used."""
         ...
 
     async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
@@ -49,7 +49,7 @@ class Transport(Protocol):
 
         Raises:
             APIConnectionError: No reply came; ``request_sent`` tells whether the service may have the whole request.
-            QwenEditError: What the body itself failed with while it was sent.
+            QwenEditError: If the body itself failed while it was sent.
         """
         ...
 
@@ -62,14 +62,14 @@ USER_AGENT = f"qwen-edit-async/{__version__} (aiohttp/{aiohttp.__version__}; Pyt
 
 
 class OpenResponses:
-    """The responses whose bodies are being read; closing aiohttp's session alone leaves their readers waiting."""
+    """The responses whose bodies are being read. Closing aiohttp's session alone would leave their readers waiting."""
 
     def __init__(self) -> None:
         self._responses: set[aiohttp.ClientResponse] = set()
 
     @contextlib.contextmanager
     def reading(self, response: aiohttp.ClientResponse) -> Iterator[None]:
-        """While the body is being read."""
+        """Register a response while its body is read."""
         self._responses.add(response)
         try:
             yield
@@ -84,7 +84,7 @@ class OpenResponses:
 
 @attrs.define(eq=False)
 class _Wait:
-    """A call that must not wait for its reply for ever.
+    """The limited wait of one call for its reply.
 
     Attributes:
         task: The task that makes the call.
@@ -106,7 +106,7 @@ class _Wait:
 
 
 class _Waits:
-    """Cuts off calls whose reply takes too long. All have the same time, so that one timer does for all of them."""
+    """Cuts off calls whose reply takes too long. All have the same limit, so one timer is enough for all of them."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -121,7 +121,7 @@ class _Waits:
         return _Wait(task, task.cancelling())
 
     def start(self, wait: _Wait) -> None:
-        """Let the time of a wait run, from now."""
+        """Let the time of a wait run from now on."""
         loop = asyncio.get_running_loop()
         wait.started, wait.ends_at = True, loop.time() + self._seconds
         self._waits.pop(wait, None)
@@ -141,7 +141,7 @@ class _Waits:
         self._waits.pop(wait, None)
 
     def close(self) -> None:
-        """Take the timer back."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -158,7 +158,7 @@ class _Waits:
 
 
 class AiohttpTransport:
-    """The real one. Redirects are not followed, since the key would travel with them."""
+    """The transport of real sessions. It follows no redirects, since the key would travel with them."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class AiohttpTransport:
         self._waits = _Waits(timeouts.reply)
 
     async def open(self) -> None:
-        """Make the connection pools; they are bounded by the session's slots and the poller's checks.
+        """Make the connection pools. The session's slots and the poller's checks bound their size.
 
         Raises:
             ConfigurationError: If the environment's proxy is to be used, and can't be.
@@ -298,7 +298,7 @@ class AiohttpTransport:
 
 
 async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:
-    """Take in as much of the body as comes, up to 1 MiB; returns whether it is all."""
+    """Read as much of the body as comes, up to 1 MiB; returns whether this is all of it."""
     with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):  # the last is of a pool that is closed
         while not response.content.at_eof():
             content += await response.content.readany()
@@ -310,6 +310,6 @@ async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The operating system's words, else the kind of error; never its own text, which can quote headers."""
+    """Return the operating system's words or the kind of error, never the error's own text: that can quote headers."""
     strerror = getattr(error, "strerror", None)
     return strerror if isinstance(strerror, str) and strerror else type(error).__name__

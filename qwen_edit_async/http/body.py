@@ -23,7 +23,7 @@ _GATHERED_BYTES: Final = 64 * 1024
 """Smaller pieces are sent together, so that a short body leaves in one packet with the request's head."""
 
 _NEVER_STALLS_BYTES: Final = 32 * 1024
-"""A body that is shorter is taken by the connection's own buffer at once."""
+"""The connection's own buffer takes a shorter body at once."""
 
 
 class JSONBody(Payload):
@@ -40,7 +40,7 @@ class JSONBody(Payload):
             connection until the next attempt begins: ``False`` is a certainty.
         on_sent: Called when the connection has taken the last piece.
         end_reply: Ends the reading of the reply with what has come of it; ``None`` as long as nothing has.
-        failure: What went wrong on our side in the last attempt: a file that was changed, a connection that took no
+        failure: The error of the last attempt on our side: a file that was changed, or a connection that took no
             more. It never refers to an exception of the HTTP library.
     """
 
@@ -80,7 +80,7 @@ class JSONBody(Payload):
         return whole if len(whole) < _NEVER_STALLS_BYTES else None
 
     def withdraw(self) -> None:
-        """Never send the last piece, if it was not: the HTTP library may write on for a step after a cancellation."""
+        """Keep the last piece from being sent: the HTTP library may write on for a step after a cancellation."""
         self._withdrawn = True
 
     def cut_reply_short(self) -> bool:
@@ -91,12 +91,12 @@ class JSONBody(Payload):
         return True
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The whole text: it is read at once, on the calling thread, and held in memory."""
+        """Return the whole text. All of it is read on the calling thread and held in memory."""
         pieces = (piece if isinstance(piece, bytes) else piece[0].chunk(piece[1]) for piece in self._pieces())
         return b"".join(pieces).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Send it all, from the start.
+        """Send the whole body, from the start.
 
         Raises:
             APITimeoutError: If the connection took longer than ``stall_timeout`` to accept a chunk.
@@ -167,7 +167,7 @@ class JSONBody(Payload):
         )
 
     def _pieces(self) -> Iterator[bytes | tuple[Upload, int]]:
-        """Text that is there, and chunks of images that are still to be made."""
+        """Yield the text that is there, and the chunks of images that are still to be made."""
         yield self._parts[0]
         for image, part in zip(self._images, self._parts[1:], strict=True):
             yield from ((image, index) for index in range(image.chunks))
@@ -197,7 +197,7 @@ def _has_news(writer: AbstractStreamWriter) -> bool:
 
 
 async def _notice_close(writer: AbstractStreamWriter) -> None:
-    """Let the event loop see whether the service has closed the connection: what is not written creates no task."""
+    """Let the event loop see whether the service has closed the connection, because an unsent body creates no task."""
     for _ in range(2):  # what the first pass of the loop finds is handled behind us, before the second
         await asyncio.sleep(0)
     if isinstance(writer, StreamWriter) and (writer.transport is None or writer.transport.is_closing()):

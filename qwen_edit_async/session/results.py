@@ -1,4 +1,4 @@
-"""What an edit gives: pictures to read, save and open."""
+"""The result of an edit: pictures to read, save and open."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 _UNSAFE_IN_NAMES = re.compile(r"[^\w.-]+")
 _DEVICE = re.compile(r"^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\.", re.IGNORECASE)
-"""What Windows takes for a device, whatever follows the first dot; without a dot a stem never ends there."""
+"""Names that Windows takes for a device, whatever follows the first dot."""
 
 _MAX_STEM_BYTES = 160
 
@@ -178,7 +178,7 @@ class EditTimings:
 
     @property
     def total(self) -> float:
-        """From the call to the result."""
+        """Seconds from the call to the result."""
         return self.queued + self.submitting + self.running
 
 
@@ -189,12 +189,12 @@ class EditResult:
     Attributes:
         task_id: The service's name for the task.
         images: The pictures, as many as ``n`` asked for if the service gave so many; never more than 6.
-        usage: What it cost.
-        metadata: The service's own, as it came.
-        timings: How long it took.
-        notes: What was changed before sending (``fit=True``), was ignored by the service, or is missing, a sentence
-            each.
-        request: What was asked for; ``None`` for a task that was attached to.
+        usage: The cost.
+        metadata: The service's own metadata, as it came.
+        timings: The duration of each phase.
+        notes: Changes made before sending (``fit=True``), text that the service ignored, and missing pictures, a
+            sentence each.
+        request: The request; ``None`` for a task that was attached to.
         raw: The service's whole reply, as it came.
     """
 
@@ -307,7 +307,7 @@ def safe_stem(text: str) -> str:
     stem = stem.encode("utf-8", "replace")[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
     if stem == text:
         return stem
-    # What had to be changed stays apart from what became the same by it.
+    # The hash keeps texts apart that became the same by the change.
     return f"{stem}-{hashlib.blake2s(text.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"
 
 
