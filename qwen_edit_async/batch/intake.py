@@ -47,6 +47,7 @@ class Intake:
         self._rows: set[asyncio.Task[None]] = set()
         self._live: set[str] = set()
         self._resumed: set[int] = set()  # at most the edits that were in flight or unsaved when the last run ended
+        self._matched: set[int] = set()  # with consent to edit changed rows: the edits whose row this run has seen
         self._crash: BaseException | None = None
         self._refused: dict[str, FailureGroup] = {}
 
@@ -194,6 +195,9 @@ class Intake:
         if entry is None:
             entry = await run.journal.plan(draft)
         action = decide(entry, content, run.consent)
+        if action is Action.REPLACE and entry.number in self._matched:
+            content = attrs.evolve(content, problem=InvalidEditError("the key is that of another request"))
+            action = decide(entry, content, run.consent)
         if action is Action.REPLACE:
             entry = await run.journal.replace(entry.number, draft)
         elif action is Action.REPLAN and content.digest != entry.digest:
@@ -201,6 +205,8 @@ class Intake:
             entry = attrs.evolve(entry, digest=draft.digest, stamp=draft.stamp, pictures=draft.pictures)
         elif content.digest == entry.digest and content.stamp != entry.stamp:
             run.journal.restamp(entry.number, content.stamp)
+        if run.consent.edit_changed:
+            self._matched.add(entry.number)
         if action in SENDS:
             try:
                 await run.files.call(run.given.targets.existing, request, entry.name)

@@ -1436,3 +1436,13 @@ async def test_a_cost_that_is_stated_again_counts_once(requests, out, stated, to
     report = await batch_of_memory(service, batch)
     assert report.ok, report.text()
     assert (report.cost, batch.progress.cost, report.unpriced) == (Decimal(total), Decimal(total), 0)
+
+
+async def test_two_requests_of_one_key_do_not_replace_each_other_in_every_run(requests, out):
+    given = [*requests(1, seed=1), *requests(1, seed=2)]
+    async with service() as (emulator, session):
+        for _ in range(3):
+            report = await EditBatch(given, out, edit_changed=True).run(session)
+            assert (report.saved, report.refused) == (1, 1), report.text()
+        assert emulator.statistics().tasks_created == 1
+    assert report.failures[0].reason == "the key is that of another request"

@@ -195,9 +195,14 @@ class Store:
 
     def plan(self, draft: Draft) -> Entry:
         """Return the edit of an identity. A new one is planned, and its name allotted."""
-        if (entry := self.find(draft.identity)) is not None:
-            return entry
-        name = to_column(allot(draft.stem, self.is_taken, self._numbers))
+        try:
+            return self._insert(draft, draft.stem)
+        except sqlite3.IntegrityError:  # the identity is known, or the name is taken
+            known = self.find(draft.identity)
+            return known or self._insert(draft, allot(draft.stem, self.is_taken, self._numbers))
+
+    def _insert(self, draft: Draft, name: str) -> Entry:
+        name = to_column(name)
         columns = attrs.asdict(draft) | {"name": name, "folded_name": folded(name), "state": State.PLANNED}
         columns["key"] = draft.key or name
         del columns["stem"]
