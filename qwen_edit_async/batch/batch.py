@@ -176,7 +176,7 @@ class EditBatch:
         if not self._input.repeatable:
             raise ConfigurationError(f"a plan {_NEEDS_REPEATABLE}")
         each = to_money(price, "price")
-        return attrs.evolve(await make_plan(self._input.anew(fit=fit), self._options, fit=fit), price=each)
+        return attrs.evolve(await make_plan(self._input.anew(fit=fit), self._options), price=each)
 
     async def run(self, session: EditSession, *, on_plan: Callable[[BatchPlan], None] | None = None) -> BatchReport:
         """Do everything that is left to do.
@@ -210,8 +210,7 @@ class EditBatch:
             raise JournalError(
                 f"{self._input.targets.folder} is being written by another run of this batch", hint="wait for its end"
             )
-        given = self._input.anew(fit=session._fit)  # noqa: SLF001  # our own
-        self._run = Run(session, given, self._options, self._service)
+        self._run = Run(session, self._input.anew(fit=session._fit), self._options, self._service)  # noqa: SLF001  # our own
         return await self._run.work(on_plan)
 
 

@@ -86,7 +86,7 @@ def sweep(folder: Path, names: Iterable[str]) -> None:
 
 
 def are_whole(folder: Path, files: Sequence[tuple[str, int]]) -> bool:
-    """Return whether all saved pictures are there, have their sizes, and, if they are PNG files, end as one."""
+    """Return whether all saved pictures are there and have their sizes, and PNG files also have their end."""
     try:
         return bool(files) and all(_ends_well(folder / name, size) for name, size in files)
     except OSError:

@@ -49,7 +49,7 @@ class BatchInput:
         recursive: Whether the folders of a folder are read as well.
         targets: The folder of the results, which is not input.
         folder: The folder of relative paths.
-        fit: Whether pictures in formats that the service does not take are converted, and so are edits.
+        fit: Whether images that are too large, or in other formats, are made to fit.
     """
 
     source: BatchSource

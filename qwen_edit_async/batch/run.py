@@ -128,8 +128,7 @@ class Run:
     async def _survey(self, on_plan: Callable[[BatchPlan], None] | None) -> None:
         if not (self._given.described or self._options.strict):
             return
-        fit = self._session._fit  # noqa: SLF001  # our own
-        plan = await make_plan(self._given, self._options, fit=fit)
+        plan = await make_plan(self._given, self._options)
         self._progress.total = plan.rows
         if self._options.strict and not plan.ok:
             problems = "\n".join(plan.problem_lines(_LISTED_PROBLEMS))
@@ -182,20 +181,19 @@ class Run:
         return self.report
 
 
-async def make_plan(given: BatchInput, options: RunOptions, *, fit: bool) -> BatchPlan:
+async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
     """Return what a run would do; it makes and changes no file.
 
     Args:
         given: The input.
         options: The options.
-        fit: Whether the session makes images fit.
 
     Raises:
         ConfigurationError: If the input can't be read.
         JournalError: If there is a journal that can't be read, or if the journal of earlier runs is lost.
     """
     abandoned = threading.Event()
-    looks = SurveyOptions(strict=options.strict, fit=fit, consent=options.consent)
+    looks = SurveyOptions(strict=options.strict, consent=options.consent)
     try:
         plan = await asyncio.to_thread(_plan, given, given.targets.folder / JOURNAL_NAME, looks, abandoned)
     finally:

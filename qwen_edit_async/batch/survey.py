@@ -32,12 +32,10 @@ class SurveyOptions:
 
     Attributes:
         strict: Whether text that the service would cut off is a problem, instead of a note.
-        fit: Whether images that are too large, or of another kind, are made to fit.
         consent: What the user allows.
     """
 
     strict: bool = False
-    fit: bool = False
     consent: Consent = attrs.field(factory=Consent)
 
 
@@ -159,7 +157,7 @@ class _Survey:
         """Return why a request can't be submitted."""
         try:
             for position, image in enumerate(request.images, 1):
-                _check_image(image, position, fit=self.options.fit)
+                _check_image(image, position, fit=self.given.fit)
             for existing in self.given.targets.existing(request, name):
                 self.tally.existing += 1
                 self.tally.existing_example = self.tally.existing_example or existing

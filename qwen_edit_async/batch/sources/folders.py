@@ -62,7 +62,7 @@ def picture_items(
         search: The search that found the files; it knows those that it found before.
         note: Called with a remark about files that were left out.
         folder: The folder that their identities begin below; empty for the working directory.
-        fit: Whether pictures in other formats are converted.
+        fit: Whether pictures in other formats are converted. Otherwise they are problems.
         advice: Called if there is no picture; returns a hint.
 
     Raises:
@@ -85,12 +85,7 @@ def picture_items(
             named = [*named, os.path.basename(path)][:_NAMED_OTHERS]  # noqa: PTH119  # as above
             continue
         count += 1
-        if problem:
-            yield SourceItem(problem=problem, place=path)
-        else:
-            identity = storable(path.removeprefix(prefix).replace(os.sep, "/"))
-            request = EditRequest(path, defaults.instruction, defaults.parameters)
-            yield SourceItem(request=request, identity=identity)
+        yield SourceItem(problem=problem, place=path) if problem else _item(path, prefix, defaults)
     if not count:
         but = f"; {search.note}" if search.note else ""
         raise ConfigurationError(f"there is no JPEG, PNG, BMP, TIFF, WEBP or GIF picture in {where}{but}{advice()}")
@@ -200,13 +195,18 @@ def _listed(paths: Collection[str]) -> str:
     return ", ".join(names) + (", …" if len(paths) > len(names) else "")
 
 
+def _item(path: str, prefix: str, defaults: EditDefaults) -> SourceItem:
+    request = EditRequest(path, defaults.instruction or "", defaults.parameters)
+    return SourceItem(request=request, identity=storable(path.removeprefix(prefix).replace(os.sep, "/")))
+
+
 def is_picture(path: str) -> bool:
     """Return whether a file begins as a picture does. A file that can't be read may be one."""
     return _problem(path, fit=True) is not None
 
 
 def _problem(path: str, *, fit: bool) -> str | None:
-    """Return why a picture makes no edit, empty if it does; ``None`` for a file that is not a picture."""
+    """Return why a picture can't be edited, empty if it can; ``None`` for a file that is not a picture."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123  # as above
             head = file.read(_HEAD_BYTES)
