@@ -82,7 +82,7 @@ class Run:
         self._progress = BatchProgress()
         self._budget = attrs.evolve(options.limits)
         self.report: BatchReport | None = None
-        self.active = True
+        self.active: bool = True
 
     @property
     def progress(self) -> BatchProgress:

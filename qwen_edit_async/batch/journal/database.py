@@ -128,7 +128,7 @@ class Store:
                 self._connection = sqlite3.connect(name, timeout=BUSY_SECONDS, isolation_level=None, uri=read_only)
                 undo.callback(self.close)
                 self._connection.row_factory = sqlite3.Row
-                self.is_empty = not is_journal(self._connection, path)
+                self.is_empty: bool = not is_journal(self._connection, path)
                 if not read_only:
                     self._configure()
                     if self.is_empty:
