@@ -204,7 +204,7 @@ class Store:
     def _insert(self, draft: Draft, name: str) -> Entry:
         name = to_column(name)
         columns = attrs.asdict(draft) | {"name": name, "folded_name": folded(name), "state": State.PLANNED}
-        columns["key"] = draft.key or name
+        columns["key"] = to_column(draft.key or name)
         del columns["stem"]
         names, marks = ", ".join(columns), ", ".join("?" * len(columns))
         cursor = self._connection.execute(
