@@ -211,7 +211,7 @@ def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None
     """Return the code and the message of an error report; both are ``None`` if the object is not a report."""
     for name in _REPORT_NAMES:
         nested = document.get(name)
-        if isinstance(nested, Mapping) and nested:
+        if isinstance(nested, Mapping) and any(nested.values()):  # some services always send the members, empty
             code, message = _describe_flat({"error_code": document.get("error_code"), **nested})
             return code, message or as_text(nested)
     error = document.get("error")

@@ -290,6 +290,8 @@ def test_the_id_is_found_under_each_of_its_names(document: dict[str, object], ta
         {"message": "success", "request_id": "t"},
         {"error": {}, "id": "t"},
         {"error": {"code": 0, "message": ""}, "id": "t"},
+        {"error": {"code": None, "message": None}, "request_id": "t"},
+        {"error": {"code": "", "message": "", "details": []}, "request_id": "t"},
         {"error": {"code": "slow", "message": "slow today"}, "task_id": "t"},
         {"code": 7, "message": "slow today", "data": {"task_id": "t"}, "request_id": "r"},
     ],
