@@ -31,7 +31,7 @@ from qwen_edit_async.errors import (
 from qwen_edit_async.protocol.base import Reply
 
 _SERVER_ERRORS = range(500, 600)
-_SUCCESSES = range(200, 300)
+SUCCESSES = range(200, 300)
 _REDIRECTS = range(300, 400)
 
 _ERROR_BY_STATUS: Mapping[int, type[APIStatusError]] = {
@@ -56,7 +56,7 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
 _SERVER_ERROR_CODES = frozenset({*_SERVER_ERRORS, "INTERNAL_SERVER_ERROR", "SYNC_TIMEOUT"})
 """The codes that make a successful reply mean the same as a 5xx: a task may exist."""
 
-_SUCCESS_CODES = frozenset({0, *_SUCCESSES, 20000})
+_SUCCESS_CODES = frozenset({0, *SUCCESSES, 20000})
 _SUCCESS_WORDS = frozenset({"ok", "success", "successful", "succeeded"})
 
 _REPORT_NAMES = ("error", "status")
@@ -79,10 +79,10 @@ _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORE
 
 
 def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any]:
-    """Parse a reply's body as a JSON object.
+    """Parse a reply's body as a JSON object. A list of one object stands for the object.
 
     Raises:
-        APIResponseError: The body is incomplete, or is not a JSON object.
+        APIResponseError: The body is incomplete, or holds something else.
     """
     try:
         # json guesses the encoding of bytes. The search for the key assumed UTF-8, so no other encoding is accepted.
@@ -90,6 +90,8 @@ def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any
         document = json.loads(text) if reply.complete else None
     except (ValueError, RecursionError):
         document = None
+    if isinstance(document, list) and len(document) == 1:
+        document = document[0]
     if isinstance(document, dict):
         return document
     what = "is not a JSON object" if reply.complete else "broke off"

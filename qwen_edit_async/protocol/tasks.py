@@ -15,6 +15,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from qwen_edit_async.models import TaskFailure, TaskSnapshot, TaskStatus, Usage
 from qwen_edit_async.protocol.replies import (
     MESSAGE_NAMES,
+    SUCCESSES,
     as_text,
     cost_of,
     error_code_of,
@@ -50,16 +51,21 @@ _RUNNING_WORDS = {
 _FLAT_NAMES = frozenset({"id", "status", "model", "created_at", "progress", "metadata"})
 """The members of the documented replies of a task that runs. Most replies have no others and need no search."""
 
-_WORD_NAMES = ("status", "task_status")
-_OWN_ID_NAMES = ("id", "task_id")
+_WORD_NAMES = ("task_status", "status")
+_TASK_ID_NAMES = ("task_id", "taskId")
+_ID_NAMES = (*_TASK_ID_NAMES, "id")
 _REQUEST_ID_NAME = "request_id"
 
 _ID_NAMES_IN = {
-    "data": (*_OWN_ID_NAMES, _REQUEST_ID_NAME),
-    "task": (*_OWN_ID_NAMES, _REQUEST_ID_NAME),
-    "output": ("task_id",),  # an "id" in here may be a picture's
+    "data": (*_ID_NAMES, _REQUEST_ID_NAME),
+    "task": (*_ID_NAMES, _REQUEST_ID_NAME),
+    "result": (*_ID_NAMES, _REQUEST_ID_NAME),
+    "output": _TASK_ID_NAMES,  # an "id" in here may be a picture's
 }
 """The members that some services wrap a task in, and the names of the task's id in there."""
+
+_OPEN_STATUSES = frozenset({303, 409, *range(500, 600)}) - {503}
+"""The HTTP errors that do not rule out a task."""
 
 _OUTPUT_NAMES = ("output", "outputs", "result", "results", "images", "image_urls", "image_url", "urls", "data")
 """The members that may hold a task's pictures, in the order of the search."""
@@ -80,28 +86,23 @@ _MAX_DEPTH = 10
 _NO_USAGE = Usage()
 
 
-def named_task(document: Mapping[str, Any]) -> str | None:
-    """Return the id of the task that a successful reply names.
+def named_task(document: Mapping[str, Any], http_status: int) -> str | None:
+    """Return the id of the task that a reply to a submission names.
 
-    ``request_id`` names the task only if there is no other id and no error. An ``id`` beside an error object and
-    without a status belongs to the error report.
+    ``task_id`` goes before ``id``, and the id of a wrapped task before its envelope's. ``request_id`` is the last, and
+    counts only in a successful reply that has a status or no error. In an error object, ``task_id`` names a task;
+    ``id`` does so only if the HTTP error leaves open whether a task exists.
     """
     members = _task_members(document)
-    if _word_of(members) is not None or not has_error(document):
-        return first_text(members, (*_OWN_ID_NAMES, _REQUEST_ID_NAME))
-    is_report = members is document and isinstance(document.get("error"), Mapping)
-    return first_text(members, ("task_id",) if is_report else _OWN_ID_NAMES)
-
-
-def own_id(document: Mapping[str, Any]) -> str | None:
-    """Return the id that a reply gives to a task. ``request_id`` does not count."""
-    return first_text(_task_members(document), _OWN_ID_NAMES)
-
-
-def shows_task(document: Mapping[str, Any]) -> bool:
-    """Return whether a reply shows an accepted task and no error."""
-    accepted = _to_status(status_word(document)) not in {TaskStatus.FAILED, TaskStatus.UNKNOWN}
-    return accepted and own_id(document) is not None and not has_error(document)
+    report = error if isinstance(error := members.get("error"), Mapping) else {}
+    is_accepted = http_status in SUCCESSES and (_word_of(members) is not None or not has_error(document))
+    return (
+        first_text(members, _TASK_ID_NAMES)
+        or first_text(report, _TASK_ID_NAMES)
+        or first_text(members, _ID_NAMES)
+        or first_text(report, _ID_NAMES if http_status in _OPEN_STATUSES else ())
+        or first_text(members, (_REQUEST_ID_NAME,) if is_accepted else ())
+    )
 
 
 def status_word(document: Mapping[str, Any]) -> str | None:
@@ -165,16 +166,18 @@ def _task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, A
     """Return the members that describe the task, taken out of an envelope if the service uses one."""
     if _is_flat(document) or _documented_urls(document) is not None:
         return document
-    lacks_word, lacks_id = _word_of(document) is None, first_text(document, _OWN_ID_NAMES) is None
-    if depth and (lacks_word or lacks_id):
-        for name, id_names in _ID_NAMES_IN.items():
-            inner = document.get(name)
-            if isinstance(inner, list) and len(inner) == 1:
-                inner = inner[0]
-            if isinstance(inner, Mapping):
-                inner = _task_members(inner, depth - 1)
-                if (lacks_word and _word_of(inner) is not None) or (lacks_id and first_text(inner, id_names)):
-                    return {**document, **inner}
+    lacks_word = _word_of(document) is None
+    for name, id_names in _ID_NAMES_IN.items() if depth else ():
+        inner = document.get(name)
+        if isinstance(inner, list) and len(inner) == 1:
+            inner = inner[0]
+        if name == "data" and isinstance(inner, str) and not inner.startswith(_URL_STARTS):
+            inner = {_REQUEST_ID_NAME: inner}
+        if isinstance(inner, Mapping):
+            inner = _task_members(inner, depth - 1)
+            is_picture = any(picture in inner for picture in _PICTURE_NAMES)
+            if first_text(inner, _TASK_ID_NAMES if is_picture else id_names) or (lacks_word and _word_of(inner)):
+                return {**document, **inner}
     return document
 
 
