@@ -23,8 +23,8 @@ from qwen_edit_async.errors import APIResponseError
 from qwen_edit_async.models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Call, Reply, is_task_id
 from qwen_edit_async.protocol.fragments import read_fragment
-from qwen_edit_async.protocol.replies import error_from_reply, has_error, is_refusal, load_object
-from qwen_edit_async.protocol.tasks import named_task, snapshot_of, status_word
+from qwen_edit_async.protocol.replies import error_from_reply, has_error, load_object
+from qwen_edit_async.protocol.tasks import is_refusal, named_task, snapshot_of, status_word
 
 EnvelopeName = Literal["flat", "params"]
 
@@ -61,8 +61,8 @@ class GenerationProtocol:
         """Read the task's id and first status.
 
         An id of a task proves the task, whatever the HTTP status and whatever error comes with it, because that task is
-        paid for (part B). The first check finds out what became of it. A reply without an id is a refusal if it reports
-        an error. Otherwise a task may exist.
+        paid for (part B). The first check finds out what became of it. A reply without an id is a refusal if it has an
+        HTTP error, or plainly reports an error. Otherwise a task may exist.
         """
         broken: APIResponseError | None = None
         try:
@@ -78,7 +78,8 @@ class GenerationProtocol:
             raise error_from_reply(reply)
         if task_id is not None:
             raise APIResponseError("the service answered with an id that can't be asked for", body=reply.excerpt())
-        raise broken or APIResponseError("the service accepted without giving a task id", body=reply.excerpt())
+        said = error_from_reply(reply).summary
+        raise broken or APIResponseError(f"the service answered without a task id: {said}", body=reply.excerpt())
 
     def read_status(self, reply: Reply, task_id: str) -> TaskSnapshot:
         """Read ``status``, and ``error`` or ``output`` and ``usage`` (contract, *The status reply*)."""

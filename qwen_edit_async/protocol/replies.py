@@ -56,6 +56,9 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
 _SERVER_ERROR_CODES = frozenset({*_SERVER_ERRORS, "INTERNAL_SERVER_ERROR", "SYNC_TIMEOUT"})
 """The codes that make a successful reply mean the same as a 5xx: a task may exist."""
 
+_ERROR_CODES = frozenset({*_ERROR_BY_CODE, *_SERVER_ERROR_CODES, *range(400, 500), 110001, 190000, "InvalidParameter"})
+"""The codes that are known to report an error, whatever comes with them (part B)."""
+
 _SUCCESS_CODES = frozenset({0, *SUCCESSES, 20000})
 _SUCCESS_WORDS = frozenset({"ok", "success", "successful", "succeeded"})
 
@@ -63,8 +66,9 @@ _REPORT_NAMES = ("error", "status")
 """The members that may hold an error report as an object, the most specific first."""
 
 _CODE_NAMES = ("error_code", "code")
+_ERROR_NAMES = ("error", "error_code", "error_message")
 MESSAGE_NAMES = ("error_message", "message", "detail")
-"""The names of the code and the message in an error report, the most specific first."""
+"""The names of the code, the error and the message in an error report, the most specific first."""
 
 _MAX_MESSAGE_CHARACTERS = 300
 _MAX_COST_CHARACTERS = 100
@@ -106,9 +110,13 @@ def has_error(document: Mapping[str, Any]) -> bool:
     return decisive is not None and not _means_success(decisive)
 
 
-def is_refusal(document: Mapping[str, Any]) -> bool:
-    """Return whether a JSON object clearly reports an error. A bare ``message`` may just as well say "accepted"."""
-    return has_error({**document, "message": None})
+def has_plain_error(document: Mapping[str, Any]) -> bool:
+    """Return whether a JSON object reports an error by a known code, or in a member that is named for errors.
+
+    Any other code, ``message`` or ``detail`` may just as well say "accepted".
+    """
+    code, _ = _describe(document)
+    return code in _ERROR_CODES or has_error({name: document.get(name) for name in _ERROR_NAMES})
 
 
 def error_from_reply(reply: Reply, *, task_id: str | None = None) -> APIStatusError:

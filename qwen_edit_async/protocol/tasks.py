@@ -21,7 +21,7 @@ from qwen_edit_async.protocol.replies import (
     error_code_of,
     first_text,
     has_error,
-    is_refusal,
+    has_plain_error,
 )
 from qwen_edit_async.protocol.urls import absolute
 
@@ -105,6 +105,11 @@ def named_task(document: Mapping[str, Any], http_status: int) -> str | None:
     )
 
 
+def is_refusal(document: Mapping[str, Any]) -> bool:
+    """Return whether a successful reply to a submission, without an id, says that there is no task."""
+    return has_plain_error(document) or _to_status(status_word(document)) is TaskStatus.FAILED
+
+
 def status_word(document: Mapping[str, Any]) -> str | None:
     """Return the service's word for the status of the task."""
     return _word_of(_task_members(document))
@@ -153,7 +158,7 @@ def snapshot_of(reply: Mapping[str, Any], task_id: str, asked_url: str = "") -> 
     if status is TaskStatus.UNKNOWN and word is not None:
         if snapshot.urls:
             status = TaskStatus.COMPLETED
-        elif failure is not None or is_refusal(document):
+        elif failure is not None or has_error({**document, "message": None}):  # a message may say "please wait"
             status = TaskStatus.FAILED
     if status is TaskStatus.FAILED and failure is None and has_error(document):
         failure = _to_failure(document)

@@ -363,13 +363,26 @@ def test_a_task_that_has_only_a_request_id_and_failed_is_a_task() -> None:
         {"code": 200, "message": "success", "data": None},
         {"code": "OK", "message": "queued"},
         {"status": {"code": 0}},
+        {"status": {"code": 7, "message": "queued"}},
+        {"status": "success", "data": None},
+        {"code": "Accepted", "message": "queued"},
+        {"code": 1, "msg": "ok"},
+        {"code": 1000, "message": "created", "data": {"request_id": "r"}},
+        {"detail": "accepted"},
+        {"error_code": 0, "error_message": "Success"},
     ],
     ids=repr,
 )
 def test_a_creation_reply_without_an_id_leaves_it_open_whether_a_task_exists(document: dict[str, object]) -> None:
-    with pytest.raises(APIResponseError, match="without giving a task id") as caught:
+    with pytest.raises(APIResponseError, match="without a task id") as caught:
         created(document)
+    assert judge_submission(caught.value) is Failure.UNCERTAIN
     assert caught.value.body == json.dumps(document)
+
+
+def test_the_words_of_a_reply_without_an_id_are_in_the_error() -> None:
+    with pytest.raises(APIResponseError, match=r"queued \(HTTP 200, code Accepted\)"):
+        created({"code": "Accepted", "message": "queued"})
 
 
 @pytest.mark.parametrize(
@@ -378,14 +391,16 @@ def test_a_creation_reply_without_an_id_leaves_it_open_whether_a_task_exists(doc
         ({"code": "InvalidParameter", "message": "bad size", "request_id": "r"}, "InvalidParameter", "bad size"),
         ({"error": {"code": 190000, "error_message": "no input"}, "request_id": 17}, 190000, "no input"),
         ({"error": "no input", "request_id": "r"}, None, "no input"),
-        ({"status": {"code": 7, "message": "no"}, "data": None, "request_id": "r"}, 7, "no"),
+        ({"status": {"code": 402, "message": "no"}, "data": None, "request_id": "r"}, 402, "no"),
         ({"status": None, "error": "no", "request_id": "r"}, None, "no"),
-        ({"status": {"code": 7, "message": "no"}, "data": None}, 7, "no"),
-        ({"detail": [{"msg": "field required"}]}, None, '[{"msg": "field required"}]'),
+        ({"status": "failed", "message": "no"}, None, "no"),
+        ({"data": {"status": "error", "message": "no"}}, None, "the service gave no reason"),
+        ({"code": 110001, "message": "moderation"}, 110001, "moderation"),
+        ({"code": 400, "detail": [{"msg": "field required"}]}, 400, '[{"msg": "field required"}]'),
         ({"error": {"code": 40201, "message": "no money", "id": "log-1"}}, 40201, "no money"),
         ({"error_message": "bad size"}, None, "bad size"),
-        ({"code": 7}, 7, "the service gave no reason"),
-        ({"code": 7, "message": "no", "data": {"request_id": "r"}}, 7, "no"),
+        ({"error_code": 7}, 7, "the service gave no reason"),
+        ({"code": 404, "message": "no", "data": {"request_id": "r"}}, 404, "no"),
     ],
     ids=repr,
 )
