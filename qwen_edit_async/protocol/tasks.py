@@ -5,6 +5,7 @@ The tables hold the known status words, id names and output shapes (part B).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -67,20 +68,23 @@ _ID_NAMES_IN = {
 _OPEN_STATUSES = frozenset({303, 409, *range(500, 600)}) - {503}
 """The HTTP errors that do not rule out a task."""
 
-_OUTPUT_NAMES = ("output", "outputs", "result", "results", "images", "image_urls", "image_url", "urls", "data")
-"""The members that may hold a task's pictures, in the order of the search."""
-
-_PICTURE_NAMES = ("url", "image_url", "image")
+_PICTURE_NAMES = ("url", "image_url", "image", "output_url", "result_url")
 """The names of a picture's URL in an object."""
+
+_OUTPUT_NAMES = (
+    *("output", "outputs", "result", "results", "images", "image_urls", "urls", "url_list", "data"),
+    *_PICTURE_NAMES,
+)
+"""The members that may hold a task's pictures, in the order of the search."""
 
 _NESTED_NAMES = (
     *("output", "outputs", "result", "results", "data"),
-    *("choices", "message", "content", "images", "image_urls", "urls"),
+    *("choices", "message", "content", "images", "image_urls", "urls", "url_list"),
 )
-"""The members of an object that may hold pictures deeper inside."""
+"""The members of an object that may hold pictures deeper inside, in the order of the search."""
 
-_URL_STARTS = ("http://", "https://", "/")
-"""How a text without a name begins if it is a URL."""
+_BARE_URL = re.compile(r"(?:https?://|/)\S+|[^\s:?#]+\.(?:png|jpe?g|webp|avif|gif|bmp|tiff?)(?:\?\S*)?", re.IGNORECASE)
+"""A URL that stands without a name. A relative one without a slash at its start must end as a picture does."""
 
 _MAX_DEPTH = 10
 _NO_USAGE = Usage()
@@ -176,7 +180,7 @@ def _task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, A
         inner = document.get(name)
         if isinstance(inner, list) and len(inner) == 1:
             inner = inner[0]
-        if name == "data" and isinstance(inner, str) and not inner.startswith(_URL_STARTS):
+        if name == "data" and isinstance(inner, str) and _BARE_URL.fullmatch(inner.strip()) is None:
             inner = {_REQUEST_ID_NAME: inner}
         if isinstance(inner, Mapping):
             inner = _task_members(inner, depth - 1)
@@ -232,19 +236,24 @@ def _find_urls(members: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _urls_in(output: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
     match output:
-        case str() if output.startswith(_URL_STARTS):
-            yield output
+        case str() if _BARE_URL.fullmatch(text := output.strip()):
+            yield text
         case list() if depth:
             for item in output:
-                yield from ("",) if item is None else _urls_in(item, depth - 1)
+                yield from tuple(_urls_in(item, depth - 1)) or _place_of(item)
         case dict() if pictures := [output[name] for name in _PICTURE_NAMES if name in output]:
             url = next((url for url in pictures if isinstance(url, str) and url), None)
             nested = next((inner for inner in pictures if isinstance(inner, list | dict)), None)
             yield from (url or "",) if url or nested is None else _urls_in(nested, depth and depth - 1)
         case dict() if depth:
-            for name in _NESTED_NAMES:
-                if name in output:
-                    yield from _urls_in([output[name]], depth - 1)
+            found = [tuple(_urls_in(output[name], depth - 1)) for name in _NESTED_NAMES if name in output]
+            yield from max(found, key=any, default=())  # the first that names a picture
+
+
+def _place_of(item: Any) -> tuple[str, ...]:
+    """Return one empty text for an item that stands where a picture is missing, and nothing for text."""
+    is_missing = not item or (isinstance(item, dict | list) and "text" not in item)
+    return ("",) if is_missing else ()
 
 
 def _to_status(word: str | None) -> TaskStatus:
