@@ -162,9 +162,10 @@ async def test_too_many_requests_until_the_deadline_are_an_error():
     service = MemoryService(on_submission=lambda _: status(429))
     async with MemorySession(service) as session:
         start = now()
-        with pytest.raises(RateLimitError):
+        with pytest.raises(RateLimitError) as caught:
             await session.edit(IMAGE, "snow", deadline=60.0)
         assert now() - start == pytest.approx(60.0, abs=0.1)
+    assert caught.value.summary == "too many requests, until the deadline"
 
 
 async def test_a_pause_beyond_the_deadline_is_not_waited_for():
@@ -175,6 +176,8 @@ async def test_a_pause_beyond_the_deadline_is_not_waited_for():
             await session.edit(IMAGE, "snow", deadline=60.0)
         assert now() - start < 1
     assert caught.value.retry_after == 100
+    assert "longer pause than the deadline" in caught.value.summary
+    assert str(caught.value).endswith(f"retry after 100 s); {caught.value.summary}")
 
 
 async def test_a_thousand_edits_finish_on_an_account_that_allows_two_at_a_time():
