@@ -43,6 +43,7 @@ from qwen_edit_async import (
     RateLimitError,
     SubmitUncertainError,
 )
+from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.protocol.generation import GenerationProtocol
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
@@ -166,6 +167,15 @@ async def test_too_many_requests_until_the_deadline_are_an_error():
             await session.edit(IMAGE, "snow", deadline=60.0)
         assert now() - start == pytest.approx(60.0, abs=0.1)
     assert caught.value.summary == "too many requests, until the deadline"
+
+
+@pytest.mark.parametrize("http_status", [307, 408, 409, 429, 503])
+async def test_an_http_error_that_names_the_task_is_not_submitted_again(http_status):
+    body = b'{"id": "task-1", "error": "overloaded"}'
+    service = MemoryService(on_submission=in_order(Answer(Reply(status=http_status, body=body), accepted=True)))
+    async with MemorySession(service) as session:
+        assert (await session.edit(IMAGE, "snow")).task_id == "task-1"
+    assert (len(service.submissions), service.ids) == (1, ["task-1"])
 
 
 async def test_a_pause_beyond_the_deadline_is_not_waited_for():
