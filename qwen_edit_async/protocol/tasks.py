@@ -175,7 +175,7 @@ def _task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, A
     """Return the members that describe the task, taken out of an envelope if the service uses one."""
     if _is_flat(document) or _documented_urls(document) is not None:
         return document
-    lacks_word = _word_of(document) is None
+    lacks_word, has_id = _word_of(document) is None, first_text(document, _ID_NAMES) is not None
     for name, id_names in _ID_NAMES_IN.items() if depth else ():
         inner = document.get(name)
         if isinstance(inner, list) and len(inner) == 1:
@@ -184,7 +184,7 @@ def _task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, A
             inner = {_REQUEST_ID_NAME: inner}
         if isinstance(inner, Mapping):
             inner = _task_members(inner, depth - 1)
-            is_picture = any(picture in inner for picture in _PICTURE_NAMES)
+            is_picture = has_id and any(picture in inner for picture in _PICTURE_NAMES)
             if first_text(inner, _TASK_ID_NAMES if is_picture else id_names) or (lacks_word and _word_of(inner)):
                 return {**document, **inner}
     return document
@@ -226,8 +226,6 @@ def _find_urls(members: Mapping[str, Any]) -> tuple[str, ...]:
 
     The text is empty for a picture without a URL, so that each picture keeps its position.
     """
-    if (documented := _documented_urls(members)) is not None:
-        return documented
     for name in _OUTPUT_NAMES:
         if members.get(name) and any(urls := tuple(_urls_in({name: members[name]}))):
             return urls

@@ -276,6 +276,7 @@ def test_the_documented_creation_reply_is_read_whole() -> None:
         ({"success": True, "result": {"task_id": "t"}, "id": "i"}, "t"),
         ({"code": 0, "message": "success", "data": "t"}, "t"),
         ({"id": "i", "data": "ready"}, "i"),
+        ({"data": {"id": "t", "image": "https://r/input"}}, "t"),
         ({"id": "i", "status": "completed", "data": "https://r/1"}, "i"),
         ({"id": "i", "status": "completed", "data": [{"id": "picture", "url": "https://r/1"}]}, "i"),
         ({"id": "i", "status": "completed", "output": {"id": "picture", "content": []}}, "i"),
