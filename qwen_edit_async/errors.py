@@ -142,7 +142,8 @@ class APIStatusError(QwenEditError):
             details.append(f"task {self.task_id}")
         if self.retry_after is not None:
             details.append(f"retry after {self.retry_after:g} s")
-        return f"{self.message} ({', '.join(details)})"
+        text = f"{self.message} ({', '.join(details)})"
+        return f"{text}; {self.hint}" if self.hint else text
 
     @property
     def summary(self) -> str:
@@ -183,8 +184,8 @@ class RateLimitError(APIStatusError):
 
     @property
     def summary(self) -> str:
-        """The fact that the edit was rejected until its deadline."""
-        return "too many requests, until the deadline"
+        """The fact that the edit was rejected until its deadline, or would be."""
+        return self.hint or "too many requests, until the deadline"
 
 
 class InternalServerError(APIStatusError):

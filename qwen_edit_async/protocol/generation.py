@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -24,13 +23,10 @@ from qwen_edit_async.errors import APIResponseError
 from qwen_edit_async.models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Call, Reply, is_task_id
 from qwen_edit_async.protocol.fragments import read_fragment
-from qwen_edit_async.protocol.replies import error_from_reply, has_error, is_refusal, load_object
-from qwen_edit_async.protocol.tasks import named_task, own_id, shows_task, snapshot_of, status_word
+from qwen_edit_async.protocol.replies import error_from_reply, has_error, load_object
+from qwen_edit_async.protocol.tasks import is_refusal, named_task, snapshot_of, status_word
 
 EnvelopeName = Literal["flat", "params"]
-
-_OPEN_STATUSES = frozenset({303, 409, *range(500, 600)}) - {503}
-"""The HTTP errors that do not rule out a task; an id in such a reply names it (part B)."""
 
 # JSON escapes quotes inside of text, so a negative prompt never contains these empty members.
 _IMAGE_GAP, _TEXT_GAP = '{"image": null}', '{"text": null}'
@@ -64,19 +60,26 @@ class GenerationProtocol:
     def read_submission(self, reply: Reply) -> TaskSnapshot:
         """Read the task's id and first status.
 
-        A reply that names a task proves the task, because that task is paid for. A reply without an id is a refusal if
-        it reports an error. Otherwise a task may exist.
+        An id of a task proves the task, whatever the HTTP status and whatever error comes with it, because that task is
+        paid for (part B). The first check finds out what became of it. A reply without an id is a refusal if it has an
+        HTTP error, or plainly reports an error. Otherwise a task may exist.
         """
-        document, task_id = _read_creation(reply)
-        if task_id is None or (not reply.ok and not is_task_id(task_id)):
-            if not reply.ok or is_refusal(document):
-                raise error_from_reply(reply)
-            raise APIResponseError("the service accepted without giving a task id", body=reply.excerpt())
-        if not is_task_id(task_id):
+        broken: APIResponseError | None = None
+        try:
+            document = load_object(reply)
+        except APIResponseError as error:  # the id of a paid task counts even in a reply that broke off
+            document, broken = read_fragment(reply.text()), error
+        task_id = named_task(document, reply.status)
+        if task_id is not None and is_task_id(task_id):
+            if reply.ok and broken is None:
+                return snapshot_of(document, task_id, reply.url)
+            return TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN, raw={} if broken else document)
+        if not reply.ok or (task_id is None and broken is None and is_refusal(document)):
+            raise error_from_reply(reply)
+        if task_id is not None:
             raise APIResponseError("the service answered with an id that can't be asked for", body=reply.excerpt())
-        if not reply.ok and not shows_task(document):  # the first check finds out the status
-            return TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN, raw=document)
-        return snapshot_of(document, task_id, reply.url)
+        said = error_from_reply(reply).summary
+        raise broken or APIResponseError(f"the service answered without a task id: {said}", body=reply.excerpt())
 
     def read_status(self, reply: Reply, task_id: str) -> TaskSnapshot:
         """Read ``status``, and ``error`` or ``output`` and ``usage`` (contract, *The status reply*)."""
@@ -93,24 +96,6 @@ class GenerationProtocol:
     def alternative(self) -> GenerationProtocol:
         """Return the dialect with the other envelope, because only a 400 tells which one a gateway wants (part B)."""
         return GenerationProtocol("params" if self.envelope == "flat" else "flat")
-
-
-def _read_creation(reply: Reply) -> tuple[Mapping[str, Any], str | None]:
-    """Return the object in the reply to a submission, and the id of the task that it names."""
-    try:
-        document = load_object(reply)
-    except APIResponseError:
-        if not reply.ok:
-            raise error_from_reply(reply) from None
-        # The id of a paid task counts even in a reply that broke off.
-        task_id = named_task(read_fragment(reply.text()))
-        if task_id is None:
-            raise
-        return {}, task_id
-    if reply.ok:
-        return document, named_task(document)
-    leaves_open = reply.status in _OPEN_STATUSES
-    return document, own_id(document) if leaves_open or shows_task(document) else None
 
 
 @functools.lru_cache(maxsize=64)

@@ -31,7 +31,7 @@ from qwen_edit_async.errors import (
 from qwen_edit_async.protocol.base import Reply
 
 _SERVER_ERRORS = range(500, 600)
-_SUCCESSES = range(200, 300)
+SUCCESSES = range(200, 300)
 _REDIRECTS = range(300, 400)
 
 _ERROR_BY_STATUS: Mapping[int, type[APIStatusError]] = {
@@ -56,15 +56,19 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
 _SERVER_ERROR_CODES = frozenset({*_SERVER_ERRORS, "INTERNAL_SERVER_ERROR", "SYNC_TIMEOUT"})
 """The codes that make a successful reply mean the same as a 5xx: a task may exist."""
 
-_SUCCESS_CODES = frozenset({0, *_SUCCESSES, 20000})
+_ERROR_CODES = frozenset({*_ERROR_BY_CODE, *_SERVER_ERROR_CODES, *range(400, 500), 110001, 190000, "InvalidParameter"})
+"""The codes that are known to report an error, whatever comes with them (part B)."""
+
+_SUCCESS_CODES = frozenset({0, *SUCCESSES, 20000})
 _SUCCESS_WORDS = frozenset({"ok", "success", "successful", "succeeded"})
 
 _REPORT_NAMES = ("error", "status")
 """The members that may hold an error report as an object, the most specific first."""
 
 _CODE_NAMES = ("error_code", "code")
+_ERROR_NAMES = ("error", "error_code", "error_message")
 MESSAGE_NAMES = ("error_message", "message", "detail")
-"""The names of the code and the message in an error report, the most specific first."""
+"""The names of the code, the error and the message in an error report, the most specific first."""
 
 _MAX_MESSAGE_CHARACTERS = 300
 _MAX_COST_CHARACTERS = 100
@@ -79,10 +83,10 @@ _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORE
 
 
 def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any]:
-    """Parse a reply's body as a JSON object.
+    """Parse a reply's body as a JSON object. A list of one object stands for the object.
 
     Raises:
-        APIResponseError: The body is incomplete, or is not a JSON object.
+        APIResponseError: The body is incomplete, or holds something else.
     """
     try:
         # json guesses the encoding of bytes. The search for the key assumed UTF-8, so no other encoding is accepted.
@@ -90,6 +94,8 @@ def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any
         document = json.loads(text) if reply.complete else None
     except (ValueError, RecursionError):
         document = None
+    if isinstance(document, list) and len(document) == 1:
+        document = document[0]
     if isinstance(document, dict):
         return document
     what = "is not a JSON object" if reply.complete else "broke off"
@@ -104,9 +110,13 @@ def has_error(document: Mapping[str, Any]) -> bool:
     return decisive is not None and not _means_success(decisive)
 
 
-def is_refusal(document: Mapping[str, Any]) -> bool:
-    """Return whether a JSON object clearly reports an error. A bare ``message`` may just as well say "accepted"."""
-    return has_error({**document, "message": None})
+def has_plain_error(document: Mapping[str, Any]) -> bool:
+    """Return whether a JSON object reports an error by a known code, or in a member that is named for errors.
+
+    Any other code, ``message`` or ``detail`` may just as well say "accepted".
+    """
+    code, _ = _describe(document)
+    return code in _ERROR_CODES or has_error({name: document.get(name) for name in _ERROR_NAMES})
 
 
 def error_from_reply(reply: Reply, *, task_id: str | None = None) -> APIStatusError:
@@ -211,7 +221,7 @@ def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None
     """Return the code and the message of an error report; both are ``None`` if the object is not a report."""
     for name in _REPORT_NAMES:
         nested = document.get(name)
-        if isinstance(nested, Mapping) and nested:
+        if isinstance(nested, Mapping) and any(nested.values()):  # some services always send the members, empty
             code, message = _describe_flat({"error_code": document.get("error_code"), **nested})
             return code, message or as_text(nested)
     error = document.get("error")

@@ -5,6 +5,7 @@ The tables hold the known status words, id names and output shapes (part B).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -15,12 +16,13 @@ from cattrs.gen import make_dict_structure_fn, override
 from qwen_edit_async.models import TaskFailure, TaskSnapshot, TaskStatus, Usage
 from qwen_edit_async.protocol.replies import (
     MESSAGE_NAMES,
+    SUCCESSES,
     as_text,
     cost_of,
     error_code_of,
     first_text,
     has_error,
-    is_refusal,
+    has_plain_error,
 )
 from qwen_edit_async.protocol.urls import absolute
 
@@ -50,58 +52,66 @@ _RUNNING_WORDS = {
 _FLAT_NAMES = frozenset({"id", "status", "model", "created_at", "progress", "metadata"})
 """The members of the documented replies of a task that runs. Most replies have no others and need no search."""
 
-_WORD_NAMES = ("status", "task_status")
-_OWN_ID_NAMES = ("id", "task_id")
+_WORD_NAMES = ("task_status", "status")
+_TASK_ID_NAMES = ("task_id", "taskId")
+_ID_NAMES = (*_TASK_ID_NAMES, "id")
 _REQUEST_ID_NAME = "request_id"
 
 _ID_NAMES_IN = {
-    "data": (*_OWN_ID_NAMES, _REQUEST_ID_NAME),
-    "task": (*_OWN_ID_NAMES, _REQUEST_ID_NAME),
-    "output": ("task_id",),  # an "id" in here may be a picture's
+    "data": (*_ID_NAMES, _REQUEST_ID_NAME),
+    "task": (*_ID_NAMES, _REQUEST_ID_NAME),
+    "result": (*_ID_NAMES, _REQUEST_ID_NAME),
+    "output": _TASK_ID_NAMES,  # an "id" in here may be a picture's
 }
 """The members that some services wrap a task in, and the names of the task's id in there."""
 
-_OUTPUT_NAMES = ("output", "outputs", "result", "results", "images", "image_urls", "image_url", "urls", "data")
-"""The members that may hold a task's pictures, in the order of the search."""
+_OPEN_STATUSES = frozenset({303, 409, *range(500, 600)}) - {503}
+"""The HTTP errors that do not rule out a task."""
 
-_PICTURE_NAMES = ("url", "image_url", "image")
+_PICTURE_NAMES = ("url", "image_url", "image", "output_url", "result_url")
 """The names of a picture's URL in an object."""
+
+_OUTPUT_NAMES = (
+    *("output", "outputs", "result", "results", "images", "image_urls", "urls", "url_list", "data"),
+    *_PICTURE_NAMES,
+)
+"""The members that may hold a task's pictures, in the order of the search."""
 
 _NESTED_NAMES = (
     *("output", "outputs", "result", "results", "data"),
-    *("choices", "message", "content", "images", "image_urls", "urls"),
+    *("choices", "message", "content", "images", "image_urls", "urls", "url_list"),
 )
-"""The members of an object that may hold pictures deeper inside."""
+"""The members of an object that may hold pictures deeper inside, in the order of the search."""
 
-_URL_STARTS = ("http://", "https://", "/")
-"""How a text without a name begins if it is a URL."""
+_BARE_URL = re.compile(r"(?:https?://|/)\S+|[^\s:?#]+\.(?:png|jpe?g|webp|avif|gif|bmp|tiff?)(?:\?\S*)?", re.IGNORECASE)
+"""A URL that stands without a name. A relative one without a slash at its start must end as a picture does."""
 
 _MAX_DEPTH = 10
 _NO_USAGE = Usage()
 
 
-def named_task(document: Mapping[str, Any]) -> str | None:
-    """Return the id of the task that a successful reply names.
+def named_task(document: Mapping[str, Any], http_status: int) -> str | None:
+    """Return the id of the task that a reply to a submission names.
 
-    ``request_id`` names the task only if there is no other id and no error. An ``id`` beside an error object and
-    without a status belongs to the error report.
+    ``task_id`` goes before ``id``, and the id of a wrapped task before its envelope's. ``request_id`` is the last, and
+    counts only in a successful reply that has a status or no error. In an error object, ``task_id`` names a task;
+    ``id`` does so only if the HTTP error leaves open whether a task exists.
     """
     members = _task_members(document)
-    if _word_of(members) is not None or not has_error(document):
-        return first_text(members, (*_OWN_ID_NAMES, _REQUEST_ID_NAME))
-    is_report = members is document and isinstance(document.get("error"), Mapping)
-    return first_text(members, ("task_id",) if is_report else _OWN_ID_NAMES)
+    report = error if isinstance(error := members.get("error"), Mapping) else {}
+    is_accepted = http_status in SUCCESSES and (_word_of(members) is not None or not has_error(document))
+    return (
+        first_text(members, _TASK_ID_NAMES)
+        or first_text(report, _TASK_ID_NAMES)
+        or first_text(members, _ID_NAMES)
+        or first_text(report, _ID_NAMES if http_status in _OPEN_STATUSES else ())
+        or first_text(members, (_REQUEST_ID_NAME,) if is_accepted else ())
+    )
 
 
-def own_id(document: Mapping[str, Any]) -> str | None:
-    """Return the id that a reply gives to a task. ``request_id`` does not count."""
-    return first_text(_task_members(document), _OWN_ID_NAMES)
-
-
-def shows_task(document: Mapping[str, Any]) -> bool:
-    """Return whether a reply shows an accepted task and no error."""
-    accepted = _to_status(status_word(document)) not in {TaskStatus.FAILED, TaskStatus.UNKNOWN}
-    return accepted and own_id(document) is not None and not has_error(document)
+def is_refusal(document: Mapping[str, Any]) -> bool:
+    """Return whether a successful reply to a submission, without an id, says that there is no task."""
+    return has_plain_error(document) or _to_status(status_word(document)) is TaskStatus.FAILED
 
 
 def status_word(document: Mapping[str, Any]) -> str | None:
@@ -152,7 +162,7 @@ def snapshot_of(reply: Mapping[str, Any], task_id: str, asked_url: str = "") -> 
     if status is TaskStatus.UNKNOWN and word is not None:
         if snapshot.urls:
             status = TaskStatus.COMPLETED
-        elif failure is not None or is_refusal(document):
+        elif failure is not None or has_error({**document, "message": None}):  # a message may say "please wait"
             status = TaskStatus.FAILED
     if status is TaskStatus.FAILED and failure is None and has_error(document):
         failure = _to_failure(document)
@@ -165,16 +175,18 @@ def _task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, A
     """Return the members that describe the task, taken out of an envelope if the service uses one."""
     if _is_flat(document) or _documented_urls(document) is not None:
         return document
-    lacks_word, lacks_id = _word_of(document) is None, first_text(document, _OWN_ID_NAMES) is None
-    if depth and (lacks_word or lacks_id):
-        for name, id_names in _ID_NAMES_IN.items():
-            inner = document.get(name)
-            if isinstance(inner, list) and len(inner) == 1:
-                inner = inner[0]
-            if isinstance(inner, Mapping):
-                inner = _task_members(inner, depth - 1)
-                if (lacks_word and _word_of(inner) is not None) or (lacks_id and first_text(inner, id_names)):
-                    return {**document, **inner}
+    lacks_word, has_id = _word_of(document) is None, first_text(document, _ID_NAMES) is not None
+    for name, id_names in _ID_NAMES_IN.items() if depth else ():
+        inner = document.get(name)
+        if isinstance(inner, list) and len(inner) == 1:
+            inner = inner[0]
+        if name == "data" and isinstance(inner, str) and _BARE_URL.fullmatch(inner.strip()) is None:
+            inner = {_REQUEST_ID_NAME: inner}
+        if isinstance(inner, Mapping):
+            inner = _task_members(inner, depth - 1)
+            is_picture = has_id and any(picture in inner for picture in _PICTURE_NAMES)
+            if first_text(inner, _TASK_ID_NAMES if is_picture else id_names) or (lacks_word and _word_of(inner)):
+                return {**document, **inner}
     return document
 
 
@@ -214,8 +226,6 @@ def _find_urls(members: Mapping[str, Any]) -> tuple[str, ...]:
 
     The text is empty for a picture without a URL, so that each picture keeps its position.
     """
-    if (documented := _documented_urls(members)) is not None:
-        return documented
     for name in _OUTPUT_NAMES:
         if members.get(name) and any(urls := tuple(_urls_in({name: members[name]}))):
             return urls
@@ -224,19 +234,24 @@ def _find_urls(members: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _urls_in(output: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
     match output:
-        case str() if output.startswith(_URL_STARTS):
-            yield output
+        case str() if _BARE_URL.fullmatch(text := output.strip()):
+            yield text
         case list() if depth:
             for item in output:
-                yield from ("",) if item is None else _urls_in(item, depth - 1)
+                yield from tuple(_urls_in(item, depth - 1)) or _place_of(item)
         case dict() if pictures := [output[name] for name in _PICTURE_NAMES if name in output]:
             url = next((url for url in pictures if isinstance(url, str) and url), None)
             nested = next((inner for inner in pictures if isinstance(inner, list | dict)), None)
             yield from (url or "",) if url or nested is None else _urls_in(nested, depth and depth - 1)
         case dict() if depth:
-            for name in _NESTED_NAMES:
-                if name in output:
-                    yield from _urls_in([output[name]], depth - 1)
+            found = [tuple(_urls_in(output[name], depth - 1)) for name in _NESTED_NAMES if name in output]
+            yield from max(found, key=any, default=())  # the first that names a picture
+
+
+def _place_of(item: Any) -> tuple[str, ...]:
+    """Return one empty text for an item that stands where a picture is missing, and nothing for text."""
+    is_missing = not item or (isinstance(item, dict | list) and "text" not in item)
+    return ("",) if is_missing else ()
 
 
 def _to_status(word: str | None) -> TaskStatus:

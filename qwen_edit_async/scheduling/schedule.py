@@ -113,7 +113,7 @@ class ScheduledTask:
         last_failure: The error of the last check that failed.
         gives_up_at: When to stop waiting for the answer to the last check; infinity until the deadline has passed.
         pictureless_at: When the task was first found to be completed without pictures.
-        odd_word: The service's last word for the task, if it is unknown, or "completed" without pictures.
+        odd_word: The service's last word for the task, if it is unknown.
     """
 
     task_id: str
@@ -242,8 +242,7 @@ class PollSchedule(Generic[W]):
             return False
         task.checks += 1
         task.failures = 0
-        odd = snapshot.lacks_pictures or snapshot.status is TaskStatus.UNKNOWN
-        task.odd_word = snapshot.status_word if odd else ""
+        task.odd_word = snapshot.status_word if snapshot.status is TaskStatus.UNKNOWN else ""
         if snapshot.lacks_pictures:
             task.pictureless_at = min(task.pictureless_at, now)
         if snapshot.status.terminal and not (snapshot.lacks_pictures and now < task.pictureless_at + PICTURES_GRACE):

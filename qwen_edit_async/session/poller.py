@@ -164,7 +164,8 @@ class Poller:
     def _take_due(self, now: float) -> EditTask | None:
         """Return the task to check now, after giving up those whose time is over."""
         while (expired := self._schedule.take_expired(now)) is not None:
-            self._end(expired, self._deadline_error(expired, now))
+            completed = expired.snapshot.lacks_pictures
+            self._end(expired, expired.snapshot if completed else self._deadline_error(expired, now))
         if self._checking >= MAX_CONCURRENT_CHECKS or now < self._pacer.check_at:
             return None
         task = self._schedule.take_due(now)

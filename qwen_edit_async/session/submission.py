@@ -292,6 +292,8 @@ class Submission:
             deadline=self._deadline,
             room_deadline=self._room_deadline,
         )
+        if failure is Failure.THROTTLED and then is Then.GIVE_UP:
+            error.hint = "the service asks for a longer pause than the deadline of the edit allows"
         if then is Then.GIVE_UP or self.accepted.done():
             raise _uncertain(error) if self._is_uncertain else error
         self._attempts += 1

@@ -22,7 +22,8 @@ from qwen_edit_async.protocol.base import Reply
         ' \n{ "status" : "in_progress", "created_at": 17, "id" : "t-1" , ',
         '{"task_id": "t-1", "output": [{"id": "img"',
         '{"request_id": "t-1", "usage": {"id": "usage"',
-        '{"request_id": "r", "task_id": "u", "id": "t-1", "sta',
+        '{"request_id": "r", "id": "u", "task_id": "t-1", "sta',
+        '{"error": {"code": 500, "message": "broken"}, "id": "t-1", "tra',
         '{"note": "say \\"id\\": \\"x\\"", "id": "t-1", ',
         '{"output": [], "id": "t-1", ',
         '{"metadata": {"id": "m", "a": [1]}, "id": "t-1", ',
@@ -67,7 +68,7 @@ def test_a_whole_object_of_which_more_was_announced_gives_its_id_too() -> None:
         '{"uid": "other", ',
         '{"code": 1002, "message": "slow down", "request_id": "req-77", "da',
         '{"request_id": "req-77", "message": "slow',
-        '{"error": {"code": 500, "message": "broken"}, "id": "req-77", "tra',
+        '{"error": {"code": 500, "message": "broken"}, "request_id": "req-77", "tra',
         "<html><body>Bad gateway</body></html>",
     ],
 )
@@ -77,6 +78,10 @@ def test_nothing_but_the_reply_s_own_id_is_salvaged(text: str, *, complete: bool
     assert caught.value.body == text[:2000]
 
 
-def test_no_id_is_salvaged_from_a_refusal() -> None:
+def test_the_id_of_an_error_that_was_cut_off_is_salvaged() -> None:
+    assert FLAT.read_submission(Reply(status=500, body=b'{"id": "t-1", "sta', complete=False)).task_id == "t-1"
+
+
+def test_an_error_that_was_cut_off_before_its_id_is_that_error() -> None:
     with pytest.raises(InternalServerError):
-        FLAT.read_submission(Reply(status=500, body=b'{"id": "t-1", "sta', complete=False))
+        FLAT.read_submission(Reply(status=500, body=b'{"id": "t-', complete=False))

@@ -251,7 +251,7 @@ def test_the_documented_creation_reply_is_read_whole() -> None:
         ({"request_id": "a"}, "a"),
         ({"id": 17}, "17"),
         ({"task_id": 0}, "0"),
-        ({"request_id": "r", "task_id": "t", "id": "i"}, "i"),
+        ({"request_id": "r", "task_id": "t", "id": "i"}, "t"),
         ({"request_id": "r", "task_id": "t"}, "t"),
         ({"id": "", "task_id": "t"}, "t"),
         ({"id": None, "task_id": "t"}, "t"),
@@ -265,14 +265,28 @@ def test_the_documented_creation_reply_is_read_whole() -> None:
         ({"task": {"id": "t"}, "request_id": "r"}, "t"),
         ({"output": {"task_id": "t", "task_status": "PENDING"}, "request_id": "r"}, "t"),
         ({"data": {"request_id": "r"}, "request_id": "s"}, "r"),
-        ({"id": "i", "data": {"id": "x"}}, "i"),
-        ({"id": "i", "status": "completed", "data": {"id": "x", "status": "failed"}}, "i"),
+        ({"taskId": "t", "id": "i"}, "t"),
+        ({"id": "i", "data": {"id": "t"}}, "t"),
+        ({"id": "i", "status": "completed", "data": {"id": "t", "status": "failed"}}, "t"),
+        ({"id": "i", "code": 0, "data": {"task_id": "t", "task_status": "pending"}}, "t"),
+        ({"id": 0, "data": {"taskId": "t"}}, "t"),
+        ({"task_id": "t", "data": {"id": "x"}}, "t"),
+        ({"id": "i", "data": {"request_id": "r"}}, "i"),
+        ({"success": True, "result": {"id": "t"}}, "t"),
+        ({"success": True, "result": {"task_id": "t"}, "id": "i"}, "t"),
+        ({"code": 0, "message": "success", "data": "t"}, "t"),
+        ({"id": "i", "data": "ready"}, "i"),
+        ({"data": {"id": "t", "image": "https://r/input"}}, "t"),
+        ({"id": "i", "status": "completed", "data": "https://r/1"}, "i"),
+        ({"id": "i", "status": "completed", "data": [{"id": "picture", "url": "https://r/1"}]}, "i"),
+        ({"id": "i", "status": "completed", "output": {"id": "picture", "content": []}}, "i"),
+        ([{"id": "t", "status": "queued"}], "t"),
         ({"data": {"note": "x"}, "task": None, "output": [], "request_id": "r"}, "r"),
         ({"data": [], "request_id": "r"}, "r"),
     ],
     ids=repr,
 )
-def test_the_id_is_found_under_each_of_its_names(document: dict[str, object], task_id: str) -> None:
+def test_the_id_is_found_under_each_of_its_names(document: object, task_id: str) -> None:
     assert created(document).task_id == task_id
 
 
@@ -290,6 +304,8 @@ def test_the_id_is_found_under_each_of_its_names(document: dict[str, object], ta
         {"message": "success", "request_id": "t"},
         {"error": {}, "id": "t"},
         {"error": {"code": 0, "message": ""}, "id": "t"},
+        {"error": {"code": None, "message": None}, "request_id": "t"},
+        {"error": {"code": "", "message": "", "details": []}, "request_id": "t"},
         {"error": {"code": "slow", "message": "slow today"}, "task_id": "t"},
         {"code": 7, "message": "slow today", "data": {"task_id": "t"}, "request_id": "r"},
     ],
@@ -304,6 +320,8 @@ def test_the_status_of_a_nested_task_is_read_where_its_id_is() -> None:
     snapshot = created(document)
     assert (snapshot.status, snapshot.status_word, snapshot.raw) == (TaskStatus.QUEUED, "pending", document)
     snapshot = created({"output": {"task_id": "t", "task_status": "RUNNING"}, "request_id": "r"})
+    assert (snapshot.status, snapshot.status_word) == (TaskStatus.IN_PROGRESS, "RUNNING")
+    snapshot = created({"status": "success", "data": {"task_id": "t", "task_status": "RUNNING"}})
     assert (snapshot.status, snapshot.status_word) == (TaskStatus.IN_PROGRESS, "RUNNING")
 
 
@@ -330,11 +348,6 @@ def test_a_task_that_has_only_a_request_id_and_failed_is_a_task() -> None:
     assert (snapshot.task_id, snapshot.failure) == ("r", TaskFailure(message="moderation"))
 
 
-def test_a_task_that_has_an_id_of_its_own_and_an_error_is_a_task() -> None:
-    snapshot = created({"id": "a", "request_id": "r", "error": "slow today"})
-    assert (snapshot.task_id, snapshot.status) == ("a", TaskStatus.UNKNOWN)
-
-
 @pytest.mark.parametrize(
     "document",
     [
@@ -351,13 +364,26 @@ def test_a_task_that_has_an_id_of_its_own_and_an_error_is_a_task() -> None:
         {"code": 200, "message": "success", "data": None},
         {"code": "OK", "message": "queued"},
         {"status": {"code": 0}},
+        {"status": {"code": 7, "message": "queued"}},
+        {"status": "success", "data": None},
+        {"code": "Accepted", "message": "queued"},
+        {"code": 1, "msg": "ok"},
+        {"code": 1000, "message": "created", "data": {"request_id": "r"}},
+        {"detail": "accepted"},
+        {"error_code": 0, "error_message": "Success"},
     ],
     ids=repr,
 )
 def test_a_creation_reply_without_an_id_leaves_it_open_whether_a_task_exists(document: dict[str, object]) -> None:
-    with pytest.raises(APIResponseError, match="without giving a task id") as caught:
+    with pytest.raises(APIResponseError, match="without a task id") as caught:
         created(document)
+    assert judge_submission(caught.value) is Failure.UNCERTAIN
     assert caught.value.body == json.dumps(document)
+
+
+def test_the_words_of_a_reply_without_an_id_are_in_the_error() -> None:
+    with pytest.raises(APIResponseError, match=r"queued \(HTTP 200, code Accepted\)"):
+        created({"code": "Accepted", "message": "queued"})
 
 
 @pytest.mark.parametrize(
@@ -366,14 +392,16 @@ def test_a_creation_reply_without_an_id_leaves_it_open_whether_a_task_exists(doc
         ({"code": "InvalidParameter", "message": "bad size", "request_id": "r"}, "InvalidParameter", "bad size"),
         ({"error": {"code": 190000, "error_message": "no input"}, "request_id": 17}, 190000, "no input"),
         ({"error": "no input", "request_id": "r"}, None, "no input"),
-        ({"status": {"code": 7, "message": "no"}, "data": None, "request_id": "r"}, 7, "no"),
+        ({"status": {"code": 402, "message": "no"}, "data": None, "request_id": "r"}, 402, "no"),
         ({"status": None, "error": "no", "request_id": "r"}, None, "no"),
-        ({"status": {"code": 7, "message": "no"}, "data": None}, 7, "no"),
-        ({"detail": [{"msg": "field required"}]}, None, '[{"msg": "field required"}]'),
-        ({"error": {"code": 40201, "message": "no money"}, "id": "log-1"}, 40201, "no money"),
+        ({"status": "failed", "message": "no"}, None, "no"),
+        ({"data": {"status": "error", "message": "no"}}, None, "the service gave no reason"),
+        ({"code": 110001, "message": "moderation"}, 110001, "moderation"),
+        ({"code": 400, "detail": [{"msg": "field required"}]}, 400, '[{"msg": "field required"}]'),
+        ({"error": {"code": 40201, "message": "no money", "id": "log-1"}}, 40201, "no money"),
         ({"error_message": "bad size"}, None, "bad size"),
-        ({"code": 7}, 7, "the service gave no reason"),
-        ({"code": 7, "message": "no", "data": {"request_id": "r"}}, 7, "no"),
+        ({"error_code": 7}, 7, "the service gave no reason"),
+        ({"code": 404, "message": "no", "data": {"request_id": "r"}}, 404, "no"),
     ],
     ids=repr,
 )
@@ -400,16 +428,17 @@ def test_an_id_that_can_not_be_asked_for_leaves_it_open_whether_a_task_exists(ta
 @pytest.mark.parametrize(
     "document",
     [
-        {"id": "a"},
-        {"id": "a", "status": "failed"},
-        {"id": "a", "status": "unavailable"},
+        {"request_id": "a"},
         {"request_id": "a", "status": "in_progress"},
-        {"id": "a", "status": "in_progress", "message": "overloaded"},
-        {"id": "a", "status": "in_progress", "error": {"code": 1}},
+        {"request_id": "a", "error": {"code": 1, "message": "overloaded"}},
+        {"error": {"code": 1, "message": "overloaded", "id": "a"}},
+        {"data": "a"},
+        {"id": "a b", "status": "in_progress"},
         ["a"],
     ],
+    ids=repr,
 )
-def test_an_http_error_is_a_refused_creation_even_if_it_names_an_id(
+def test_an_http_error_that_names_no_task_is_a_refused_creation(
     status: int, kind: type[APIStatusError], document: object
 ) -> None:
     with pytest.raises(APIStatusError) as caught:
@@ -418,22 +447,36 @@ def test_an_http_error_is_a_refused_creation_even_if_it_names_an_id(
     assert caught.value.task_id is None
 
 
-@pytest.mark.parametrize("status", [303, 409, 500, 502, 504])
+@pytest.mark.parametrize("status", [303, 307, 400, 401, 408, 409, 429, 500, 502, 503, 504])
 @pytest.mark.parametrize(
     "document",
     [
         {"id": "t"},
+        {"id": "t", "status": "in_progress"},
         {"id": "t", "error": {"code": "SYNC_TIMEOUT", "message": "the task runs on"}},
         {"id": "t", "status": "timeout", "error": "the task runs on"},
         {"id": "t", "status": "failed", "message": "not yet"},
         {"error": "the same request is being worked on", "task_id": "t"},
         {"code": 409, "message": "exists", "data": {"task_id": "t"}, "request_id": "r"},
+        {"error": {"code": "CONFLICT", "message": "exists", "task_id": "t"}, "request_id": "r"},
+        {"error": {"message": "exists", "task_id": "t"}, "id": "i"},
     ],
     ids=repr,
 )
-def test_a_reply_that_leaves_it_open_gives_the_task_that_it_names(status: int, document: dict[str, object]) -> None:
+def test_an_http_error_gives_the_task_that_it_names(status: int, document: dict[str, object]) -> None:
     snapshot = created(document, status)
     assert (snapshot.task_id, snapshot.status, snapshot.raw) == ("t", TaskStatus.UNKNOWN, document)
+
+
+@pytest.mark.parametrize("status", [303, 409, 500, 504])
+def test_an_id_in_an_error_object_names_a_task_where_one_may_exist(status: int) -> None:
+    assert created({"error": {"id": "t", "code": "SYNC_TIMEOUT"}}, status).task_id == "t"
+
+
+@pytest.mark.parametrize("error", ["slow today", {"code": 429, "message": "slow today"}], ids=repr)
+def test_a_successful_reply_with_an_id_and_an_error_gives_the_task(error: object) -> None:
+    snapshot = created({"id": "t", "error": error})
+    assert (snapshot.task_id, snapshot.status) == ("t", TaskStatus.UNKNOWN)
 
 
 @pytest.mark.parametrize("status", [409, 500])
@@ -453,13 +496,6 @@ def test_a_server_error_inside_of_a_successful_reply_leaves_it_open_whether_a_ta
     with pytest.raises(InternalServerError) as caught:
         created(document)
     assert judge_submission(caught.value) is Failure.UNCERTAIN
-
-
-@pytest.mark.parametrize("status", [303, 409, 429, 500, 503])
-@pytest.mark.parametrize("name", ["id", "task_id"])
-def test_a_task_that_a_reply_shows_is_kept_whatever_its_http_status(status: int, name: str) -> None:
-    snapshot = created({name: "a", "status": "in_progress"}, status)
-    assert (snapshot.task_id, snapshot.status) == ("a", TaskStatus.IN_PROGRESS)
 
 
 @pytest.mark.parametrize("document", [{}, {"status": None}, {"status": 5, "id": "a"}, {"progress": 0.5}], ids=repr)

@@ -164,6 +164,8 @@ def test_code_and_words_are_found_in_every_shape(document: dict[str, object], co
         {"message": True},
         {"error": {}},
         {"error": {}, "status": {}},
+        {"error": {"code": None, "message": None}},
+        {"error": {"code": "", "message": "", "details": []}},
     ],
     ids=repr,
 )

@@ -43,6 +43,7 @@ from qwen_edit_async import (
     RateLimitError,
     SubmitUncertainError,
 )
+from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.protocol.generation import GenerationProtocol
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
@@ -162,9 +163,19 @@ async def test_too_many_requests_until_the_deadline_are_an_error():
     service = MemoryService(on_submission=lambda _: status(429))
     async with MemorySession(service) as session:
         start = now()
-        with pytest.raises(RateLimitError):
+        with pytest.raises(RateLimitError) as caught:
             await session.edit(IMAGE, "snow", deadline=60.0)
         assert now() - start == pytest.approx(60.0, abs=0.1)
+    assert caught.value.summary == "too many requests, until the deadline"
+
+
+@pytest.mark.parametrize("http_status", [307, 408, 409, 429, 503])
+async def test_an_http_error_that_names_the_task_is_not_submitted_again(http_status):
+    body = b'{"id": "task-1", "error": "overloaded"}'
+    service = MemoryService(on_submission=in_order(Answer(Reply(status=http_status, body=body), accepted=True)))
+    async with MemorySession(service) as session:
+        assert (await session.edit(IMAGE, "snow")).task_id == "task-1"
+    assert (len(service.submissions), service.ids) == (1, ["task-1"])
 
 
 async def test_a_pause_beyond_the_deadline_is_not_waited_for():
@@ -175,6 +186,8 @@ async def test_a_pause_beyond_the_deadline_is_not_waited_for():
             await session.edit(IMAGE, "snow", deadline=60.0)
         assert now() - start < 1
     assert caught.value.retry_after == 100
+    assert "longer pause than the deadline" in caught.value.summary
+    assert str(caught.value).endswith(f"retry after 100 s); {caught.value.summary}")
 
 
 async def test_a_thousand_edits_finish_on_an_account_that_allows_two_at_a_time():
