@@ -184,8 +184,9 @@ class EditBatch:
         The folder is locked first. Folders, tables and data frames are then read once before anything is sent, so that
         their bad rows are known.
 
-        After three completed edits in a row whose pictures can't be downloaded, nothing more is submitted until one is
-        saved. If none can be, the run ends, and a later run downloads them.
+        Nothing is submitted while the first pictures are downloaded. If the pictures of an edit can't be downloaded,
+        edits go one at a time until one is saved. After three such edits in a row nothing is submitted until one is
+        saved. If none can be, the run ends. A later run downloads their pictures first.
 
         Failed edits are in the report. So is the cause of an early end: the budget, or an error that every other edit
         would meet (``report.error``: an invalid key, no balance). Cancelling the run stops submissions at once. It then

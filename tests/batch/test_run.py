@@ -1158,6 +1158,36 @@ async def test_results_that_are_lost_for_good_keep_no_later_run_from_submitting(
 
 
 @pytest.fixture
+def hanging_downloads(monkeypatch):
+    async def save(_: Downloader, url: str, task_id: str, index: int, path: Path) -> Path:
+        await asyncio.sleep(1000)
+        raise DownloadError("its host is silent", task_id=task_id)
+
+    monkeypatch.setattr(Downloader, "save", save)
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.usefixtures("hanging_downloads")
+async def test_nothing_more_is_submitted_while_the_first_results_hang(requests, out):
+    service = MemoryService()
+    report = await batch_of_memory(service, EditBatch(requests(60), out), max_in_flight=16)
+    assert len(service.submissions) == 16
+    assert "its host is silent" in report.stopped
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.usefixtures("hanging_downloads")
+async def test_each_later_run_pays_for_one_edit_at_most_until_a_result_is_saved(requests, out):
+    service = MemoryService()
+    paid = []
+    for _ in range(3):
+        report = await batch_of_memory(service, EditBatch(requests(60), out), max_in_flight=8)
+        paid.append(len(service.submissions))
+    assert paid == [8, 9, 10]
+    assert "its host is silent" in report.stopped
+
+
+@pytest.fixture
 def full_disk(monkeypatch):
     """The journal's disk is full as soon as a task's id is to be written."""
 
