@@ -224,7 +224,10 @@ class Row:
                 run.stop(error)
             chargeable, cost = not isinstance(error, EditFailedError), self._cost_of(task)
             run.budget.released(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)
-            await self._record(state_after(self._state, error), error, **_cost_columns(task.snapshot.usage, cost))
+            state = state_after(self._state, error)
+            if state is State.COMPLETED:
+                self._count_unsaved(error)
+            await self._record(state, error, **_cost_columns(task.snapshot.usage, cost))
         else:
             self._fetch()
             cost = self._cost_of(task)

@@ -1187,6 +1187,17 @@ async def test_each_later_run_pays_for_one_edit_at_most_until_a_result_is_saved(
     assert "its host is silent" in report.stopped
 
 
+@pytest.mark.virtual_clock
+async def test_completed_edits_without_pictures_hold_the_run_as_failed_downloads_do(requests, out):
+    service = MemoryService(on_check=lambda *_: says(PICTURELESS))
+    paid = []
+    for _ in range(3):
+        report = await batch_of_memory(service, EditBatch(requests(20), out), max_in_flight=4)
+        paid.append(len(service.submissions))
+    assert paid == [4, 5, 6]
+    assert "could not be saved" in report.stopped
+
+
 @pytest.fixture
 def full_disk(monkeypatch):
     """The journal's disk is full as soon as a task's id is to be written."""
