@@ -75,7 +75,8 @@ class EditBatch:
         resubmit_uncertain: Whether to submit edits again that may have a task, or whose task the service does not know.
             Both tasks may be charged.
         edit_changed: Whether to edit a row anew that has changed since it was edited, instead of refusing it. The
-            journal keeps the earlier result, and the new one gets another name.
+            journal keeps the earlier result, and the new one gets another name. An earlier result that can't be
+            downloaded does not prevent it; the journal keeps its task's id.
         deadline: Seconds for each edit, from getting a slot to its end; the session's by default.
         gallery_limit: The most edits on ``report.html``, about 25 KB each; those that went wrong come first. With 0
             there is no page. Small pictures are made for at most a minute, or 3 s if the run was interrupted. After

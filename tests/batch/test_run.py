@@ -560,6 +560,20 @@ async def test_a_changed_edit_whose_task_is_under_way_is_finished_first(requests
     assert pictures(out) == {"edit0-0.png", "edit0-2-0.png"}
 
 
+async def test_a_changed_edit_whose_result_can_not_be_saved_is_edited_anew_with_consent(requests, out):
+    async with service(Fault.status(403).on("download").for_task(1)) as (emulator, session):
+        assert (await EditBatch(requests(1), out).run(session)).unsaved == 1
+        batch = EditBatch(requests(1, seed=1), out, edit_changed=True)
+        assert (await batch.plan()).submit == 1
+        report = await batch.run(session)
+        assert (report.ok, report.saved, report.total) == (True, 1, 1)
+        assert emulator.statistics().tasks_created == 2
+    (replaced, now) = [outcome async for outcome in batch.outcomes()]
+    assert (replaced.status, now.status) == ("replaced", "saved")
+    assert replaced.task_id not in {None, now.task_id}
+    assert pictures(out) == {"edit0-2-0.png"}
+
+
 async def test_a_changed_edit_takes_the_name_of_no_other(requests, out):
     async with service() as (_, session):
         taken = attrs.evolve(requests(1)[0], key="edit0-2")
