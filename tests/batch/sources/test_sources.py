@@ -682,11 +682,38 @@ BUCKET = "https://bucket.example/a%20b.png"
         "GoogleAccessId=K&Expires=1&Signature=a",
         "OSSAccessKeyId=K&Expires=1&Signature=a&security-token=t",
         "x-oss-signature-version=OSS4-HMAC-SHA256&x-oss-date=1&x-oss-expires=9&x-oss-credential=K&x-oss-signature=a",
+        "q-sign-algorithm=sha1&q-ak=K&q-sign-time=1;2&q-key-time=1;2&q-header-list=h&q-url-param-list=&q-signature=a",
     ],
 )
 def test_a_signature_is_no_part_of_what_a_url_names(signature):
     assert unsigned(f"{BUCKET}?{signature}") == BUCKET
     assert unsigned(f"{BUCKET}?v=1&{signature}&w=%41#top") == f"{BUCKET}?v=1&w=%41#top"
+
+
+@pytest.mark.parametrize(
+    ("host", "signature"),
+    [
+        ("scontent-fra3-1.xx.fbcdn.net", "oh=00_a&oe=65"),
+        ("cdn.discordapp.com", "ex=1&is=2&hm=3"),
+        ("media.discordapp.net", "ex=1&is=2&hm=3"),
+    ],
+)
+def test_a_signature_of_common_names_counts_at_its_hosts_only(host, signature):
+    assert unsigned(f"https://{host}/a.png?stp=1&{signature}") == f"https://{host}/a.png?stp=1"
+    for other in (f"{host}.example", "not" + ".".join(host.split(".")[-2:])):
+        assert unsigned(f"https://{other}/a.png?{signature}") == f"https://{other}/a.png?{signature}"
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("HTTPS://Bucket.Example/A.png", "https://bucket.example/A.png"),
+        ("https://Me:Secret@CDN.DiscordApp.com:443?ex=1", "https://Me:Secret@cdn.discordapp.com:443"),
+        ("https://Bucket.Example?Expires=1&Signature=B#Top", "https://bucket.example#Top"),
+    ],
+)
+def test_hosts_are_compared_without_letter_case(url, same):
+    assert unsigned(url) == same
 
 
 @pytest.mark.parametrize(
