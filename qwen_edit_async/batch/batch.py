@@ -64,7 +64,7 @@ class EditBatch:
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.
         recursive: Whether the folders of a folder are read as well. Links to folders, hidden folders, system folders
-            and the results of other runs are left out, as for ``**`` in a pattern.
+            and the results of other runs are left out, as for the wildcards of a pattern.
         strict: Whether to send nothing at all if a row is bad, or has text that the service would cut off. Otherwise
             bad rows are reported and left out. Needs an input that can be read twice.
         max_cost: The most that the whole batch may cost, in the account's currency. Unfinished edits count with the

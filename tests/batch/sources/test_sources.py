@@ -144,6 +144,39 @@ def test_folders_of_the_system_and_results_of_other_runs_are_left_out(tmp_path, 
     ]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("in/*/*.jpg", ["a.jpg"]),
+        ("in/*/**/*.jpg", ["a.jpg"]),
+        ("[i]n/*/*.jpg", ["a.jpg"]),
+        ("in/.*/*.jpg", ["hidden.jpg"]),
+        ("in/@eaDir/*.jpg", ["preview.jpg"]),
+        ("in/*/../@eaDir/*.jpg", ["preview.jpg"]),
+        ("in/snow/*.jpg", ["result.jpg"]),
+    ],
+)
+@pytest.mark.parametrize("base", ["", "a [b]", "@eaDir"])
+def test_wildcards_stand_for_no_folder_of_the_system_and_for_no_results(tmp_path, notes, pattern, found, base):
+    folder = tmp_path / base / "in"
+    write(folder / "deep", **{"a.jpg": JPEG})
+    write(folder / "@eaDir", **{"preview.jpg": JPEG})
+    write(folder / ".old", **{"hidden.jpg": JPEG})
+    write(folder / "snow", **{"result.jpg": JPEG, "journal": b""})
+    items = read_source(pattern, SNOW, base=str(tmp_path / base), journal="journal", note=notes.append)
+    assert names(items) == found
+    if found == ["a.jpg"]:
+        assert notes == ["left out: 1 folder of the system (@eaDir), 1 folder with the results of another run (snow)"]
+
+
+def test_a_file_with_two_hard_links_is_read_once(tmp_path, read, notes):
+    write(tmp_path / "in", **{"a.jpg": JPEG})
+    write(tmp_path / "in" / "deep", **{"c.jpg": JPEG})
+    (tmp_path / "in" / "deep" / "b.jpg").hardlink_to(tmp_path / "in" / "a.jpg")
+    assert names(read("in", recursive=True)) == ["a.jpg", "c.jpg"]
+    assert notes == ["left out: 1 other path to the same file (b.jpg)"]
+
+
 def test_what_was_left_out_is_said_if_nothing_else_is_there(tmp_path, read):
     write(tmp_path / "in" / "@eaDir", **{"a.jpg": JPEG})
     with pytest.raises(ConfigurationError, match=r"in .*in and its folders; left out: 1 folder of the system \(@eaDir"):
