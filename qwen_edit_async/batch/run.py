@@ -158,6 +158,7 @@ class Run:
         report = self.report = make_report(
             await state.journal.summary(),
             refused=intake.refused,
+            changed=intake.changed,
             folder=str(self._folder),
             elapsed=asyncio.get_running_loop().time() - self._started_at,
             stopped=stopped,

@@ -518,6 +518,18 @@ async def test_a_changed_picture_is_edited_anew_with_consent_and_the_earlier_res
     assert (out / "report.html").read_text("utf-8").count("<article") == 2
 
 
+async def test_a_changed_row_that_is_refused_counts_as_no_further_edit(requests, out):
+    rows = [*requests(2), *requests(3, seed=1)[2:]]
+    async with service() as (_, session):
+        await EditBatch(requests(3), out).run(session)
+        report = await EditBatch(rows, out).run(session)
+        assert (report.saved, report.refused, report.total, report.ok) == (3, 1, 3, False)
+        assert report.text().startswith("3 of 3 edits done")
+        assert "1 refused" in report.text()
+        report = await EditBatch([*rows, "not an edit"], out).run(session)
+    assert (report.saved, report.refused, report.total, report.ok) == (3, 2, 4, False)
+
+
 async def test_what_failed_at_the_service_is_edited_anew_once_it_was_changed(requests, out):
     async with service(Fault.failed_task().for_task(1)) as (emulator, session):
         await EditBatch(requests(1), out).run(session)
