@@ -64,7 +64,7 @@ class EditBatch:
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.
         recursive: Whether the folders of a folder are read as well. Links to folders, hidden folders, system folders
-            and the results of other runs are left out, as for ``**`` in a pattern.
+            and the results of other runs are left out, as for the wildcards of a pattern.
         strict: Whether to send nothing at all if a row is bad, or has text that the service would cut off. Otherwise
             bad rows are reported and left out. Needs an input that can be read twice.
         max_cost: The most that the whole batch may cost, in the account's currency. Unfinished edits count with the
@@ -75,7 +75,8 @@ class EditBatch:
         resubmit_uncertain: Whether to submit edits again that may have a task, or whose task the service does not know.
             Both tasks may be charged.
         edit_changed: Whether to edit a row anew that has changed since it was edited, instead of refusing it. The
-            journal keeps the earlier result, and the new one gets another name.
+            journal keeps the earlier result, and the new one gets another name. An earlier result that can't be
+            downloaded does not prevent it; the journal keeps its task's id.
         deadline: Seconds for each edit, from getting a slot to its end; the session's by default.
         gallery_limit: The most edits on ``report.html``, about 25 KB each; those that went wrong come first. With 0
             there is no page. Small pictures are made for at most a minute, or 3 s if the run was interrupted. After
@@ -184,8 +185,9 @@ class EditBatch:
         The folder is locked first. Folders, tables and data frames are then read once before anything is sent, so that
         their bad rows are known.
 
-        After three completed edits in a row whose pictures can't be downloaded, nothing more is submitted until one is
-        saved. If none can be, the run ends, and a later run downloads them.
+        Nothing is submitted while the first pictures are downloaded. If the pictures of an edit can't be downloaded,
+        edits go one at a time until one is saved. After three such edits in a row nothing is submitted until one is
+        saved. If none can be, the run ends. A later run downloads their pictures first.
 
         Failed edits are in the report. So is the cause of an early end: the budget, or an error that every other edit
         would meet (``report.error``: an invalid key, no balance). Cancelling the run stops submissions at once. It then

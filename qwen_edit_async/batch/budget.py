@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
@@ -30,22 +31,29 @@ class Budget:
     Costs are known only when edits complete. So each unfinished edit counts against ``max_cost`` with the highest price
     per picture seen so far. Until a price is known, edits go one at a time.
 
+    Pictures may be paid for that can't be saved. Until a run has saved an edit, no more edits are unfinished than have
+    slots, and nothing is submitted while pictures are fetched. After an edit whose pictures could not be saved, edits
+    go one at a time until one is saved. After three such edits in a row, nothing is submitted until one is saved. Edits
+    of earlier runs count as two at most, so that lost pictures do not block the batch for ever.
+
     Attributes:
         max_cost: The most that the batch may cost, in the account's currency; earlier runs count.
         max_tasks: The most tasks that may be created; earlier runs count.
         stop_after_failures: The number of failures in this run after which nothing more is submitted. Bad input does
             not count.
+        slots: The most edits that are unfinished until one is saved.
         spent: The costs that the service stated.
         tasks: The number of tasks that were created, or may have been.
         stopped: Why nothing more may be submitted; empty while it may.
         held: Why nothing is submitted until a completed edit is saved; empty while nothing is held.
-        fetching: The number of completed edits whose pictures are being fetched.
+        fetching: The number of completed edits that are neither saved nor known to be lost.
         limit: The name of the limit that stopped the batch: a later run needs a higher one.
     """
 
     max_cost: Decimal | None = None
     max_tasks: int | None = None
     stop_after_failures: int | None = None
+    slots: float = math.inf
     spent: Decimal = Decimal(0)
     tasks: int = 0
     stopped: str = ""
@@ -57,6 +65,7 @@ class Budget:
     _failures: int = 0
     _unreachable: int = 0
     _unsaved: int = 0
+    _last_saved: bool = False
     _pending: int = 0
     _live: int = 0
     _reserved: int = 0
@@ -148,39 +157,58 @@ class Budget:
 
     def saved(self) -> None:
         """Record that a completed edit was saved."""
-        self._unsaved, self.held = 0, ""
+        self._unsaved, self._last_saved, self.held = 0, True, ""
 
-    def unsaved(self, reason: str) -> bool:
-        """Record that a completed edit could not be fetched. Return whether submissions are held because of it."""
+    def unsaved(self, reason: str, *, earlier: bool) -> bool:
+        """Record that the pictures of a completed edit could not be saved.
+
+        Args:
+            reason: The reason.
+            earlier: Whether an earlier run saw the edit complete.
+
+        Returns:
+            Whether submissions are held from now on.
+        """
+        self._last_saved = False
+        if earlier and self._unsaved >= _UNSAVED_LIMIT - 1:
+            return False
         self._unsaved += 1
         if self._unsaved != _UNSAVED_LIMIT:
             return False
         self.held = f"the pictures of {_UNSAVED_LIMIT} completed edits in a row could not be saved: {reason}"
         return True
 
+    def _waits_for_pictures(self) -> bool:
+        if self._last_saved:
+            return False
+        return bool(self.held or self.fetching) or self._live >= (1 if self._unsaved else self.slots)
+
     def _judge(self, pictures: int) -> Verdict:
-        if self.held:
-            return Verdict.WAIT if self._live or self.fetching else self._exhaust("", self.held)
+        if self.held and not (self._live or self.fetching):
+            return self._exhaust("", self.held)
+        if self._waits_for_pictures():
+            return Verdict.WAIT
         if self.max_tasks is not None and self.tasks + self._pending >= self.max_tasks:
             if self._pending:
                 return Verdict.WAIT
             return self._exhaust("max_tasks", f"{self.tasks} tasks were created (max_tasks={self.max_tasks})")
-        if self.max_cost is None:
-            return Verdict.GO
+        return Verdict.GO if self.max_cost is None else self._judge_cost(pictures, self.max_cost)
+
+    def _judge_cost(self, pictures: int, limit: Decimal) -> Verdict:
         if self._price is None:
             if self._live:
                 return Verdict.WAIT
             if self._unpriced:
                 reason = "the service does not say what edits cost: max_cost can't be kept, use max_tasks"
                 return self._exhaust("max_cost", reason)
-            over = self.spent >= self.max_cost
+            over = self.spent >= limit
         else:
-            over = self.spent + (self._reserved + pictures) * self._price > self.max_cost
+            over = self.spent + (self._reserved + pictures) * self._price > limit
         if not over:
             return Verdict.GO
         if self._live:
             return Verdict.WAIT
-        reason = f"{self.spent} was spent, and the next edit could exceed max_cost={self.max_cost}"
+        reason = f"{self.spent} was spent, and the next edit could exceed max_cost={limit}"
         return self._exhaust("max_cost", reason)
 
     def _exhaust(self, limit: str, reason: str) -> Verdict:

@@ -13,7 +13,7 @@
          │  └─► as submitted            the service knows the task after all
        submitted                        the service does not know the task
 
-       saved, failed, uncertain ──► replaced    the row was changed, and is edited anew with consent
+       completed, saved, failed, uncertain ──► replaced    the row was changed, and is edited anew with consent
 
 An edit is *submitting* from before its request can reach the service until the reply is known. A run that finds this
 state later can't know whether a task exists, so it calls the edit *uncertain*. An edit whose task the service does not
@@ -64,7 +64,7 @@ MOVES: Mapping[State, frozenset[State]] = {
         {State.SUBMITTING, State.SUBMITTED, State.PLANNED, State.FAILED, State.UNCERTAIN},
     ),
     State.SUBMITTED: frozenset({State.SUBMITTED, State.COMPLETED, State.FAILED, State.UNCERTAIN}),
-    State.COMPLETED: frozenset({State.COMPLETED, State.SAVED}),
+    State.COMPLETED: frozenset({State.COMPLETED, State.SAVED, State.REPLACED}),
     State.SAVED: frozenset({State.COMPLETED, State.REPLACED}),
     State.FAILED: frozenset({State.FAILED, State.PLANNED, State.REPLACED}),
     State.UNCERTAIN: frozenset(State) - {State.SAVED},
@@ -222,18 +222,21 @@ def _unchanged(entry: Entry, consent: Consent) -> Action:
 
 
 def _changed(entry: Entry, consent: Consent) -> Action:
-    """Without consent, only an edit that failed before anything was paid takes the changed row."""
+    """Without consent, only an edit that failed before anything was paid takes the changed row.
+
+    With consent, a completed edit is replaced too: this run has tried to save its pictures before it reads the row.
+    """
     match entry.state:
         case State.FAILED if entry.task_id is None:
             return Action.REPLAN
         case State.PLANNED if entry.task_id is None and (consent.edit_changed or not entry.digest):
             return Action.REPLAN
-        case State.SAVED | State.FAILED | State.UNCERTAIN | State.SUBMITTING if consent.edit_changed:
-            return Action.REPLACE
-        case State.SUBMITTED | State.COMPLETED if consent.edit_changed:
+        case State.SUBMITTED if consent.edit_changed:
             return Action.REPLACE_LATER
-        case _:
+        case State.PLANNED | State.REPLACED:
             return Action.REFUSE
+        case _:
+            return Action.REPLACE if consent.edit_changed else Action.REFUSE
 
 
 def state_after(state: State, error: Exception) -> State:

@@ -39,9 +39,13 @@ class Intake:
 
     Args:
         run: The state that the rows share.
+
+    Attributes:
+        changed: The number of refused rows whose key is in the journal.
     """
 
     def __init__(self, run: RunState) -> None:
+        self.changed = 0
         self._run = run
         self._permits = asyncio.Semaphore(2 * run.session.max_in_flight + _SPARE_ROWS)
         self._rows: set[asyncio.Task[None]] = set()
@@ -218,6 +222,7 @@ class Intake:
     async def _carry_out(self, action: Action, entry: Entry, request: EditRequest, content: Content) -> None:
         row = Row(entry, self._run)
         if action in {Action.REFUSE, Action.REPLACE_LATER}:
+            self.changed += 1
             self._refuse(reason_of(refusal(content, self._run.consent), request), entry.key)
         elif action is Action.FAIL and content.problem is not None:
             await row.fail(content.problem, request)

@@ -110,6 +110,7 @@ class BatchReport(JournalSummary):
         elapsed: Seconds that this run took.
         refused: Rows of this run that the journal does not have: malformed, gone since the run began, or with the
             key of another request.
+        changed: Refused rows whose key is in the journal: their edits count already.
         rows: Rows or pictures of the input, bad ones too; 0 if they were not counted beforehand.
         stopped: The reason why the run ended before its input did; empty if it did not.
         limit: ``"max_tasks"`` or ``"max_cost"`` if that ended it: a run with a higher one goes on.
@@ -121,6 +122,7 @@ class BatchReport(JournalSummary):
     folder: str
     elapsed: float
     refused: int = 0
+    changed: int = 0
     rows: int = 0
     stopped: str = ""
     limit: str = ""
@@ -131,7 +133,7 @@ class BatchReport(JournalSummary):
     @property
     def total(self) -> int:
         """The number of edits, as far as the input was read."""
-        return self.saved + self.unfinished + self.failed + self.uncertain + self.refused
+        return self.saved + self.unfinished + self.failed + self.uncertain + self.refused - self.changed
 
     @property
     def unfinished(self) -> int:
@@ -151,7 +153,7 @@ class BatchReport(JournalSummary):
     @property
     def ok(self) -> bool:
         """Whether every edit is done."""
-        return self.saved == self.total and not self.stopped
+        return self.saved == self.total and not self.changed and not self.stopped
 
     def text(self) -> str:
         """Return the report for people, in a few lines."""
@@ -196,7 +198,7 @@ class BatchReport(JournalSummary):
     def facts(self, shown: int) -> dict[str, object]:
         """Return the report for the head of a page that shows at most this many edits."""
         facts = self._facts()
-        if (known := self.total - self.refused) > shown:
+        if (known := self.total - self.refused + self.changed) > shown:
             facts["on this page"] = f"{shown} of {known} edits, those that went wrong first"
         if self.refused:
             facts["not on this page"] = f"{self.refused} that were refused: report.json says why"

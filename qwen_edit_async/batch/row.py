@@ -59,6 +59,7 @@ class Row:
         self._repeats = entry.repeats
         self._uncertain = False
         self._in_flight = False
+        self._fetching = False
 
     async def carry_out(self, action: Action, request: EditRequest | None = None) -> None:
         """Do what was decided, up to the saved pictures. Every error is journalled.
@@ -77,6 +78,8 @@ class Row:
                 run.progress.found += 1
                 return
             await self._move(State.COMPLETED, files=None)
+        if self._is_of_earlier_run:
+            self._fetch()
         if action is Action.REPLAN and self._state is State.FAILED:
             await self._move(State.PLANNED, reason=None, problem=None)
         try:
@@ -88,6 +91,10 @@ class Row:
                 await self._save(run.session.pictures(entry.task_id, entry.urls))
         except SessionClosedError as error:
             run.stop(error)
+        finally:
+            run.budget.fetching -= self._fetching
+            self._fetching = False
+            run.news.set()
 
     async def fail(self, error: Exception, request: EditRequest | None = None) -> None:
         """Journal why the edit can't be submitted."""
@@ -125,6 +132,11 @@ class Row:
     def _is_doubtful(self) -> bool:
         """Whether a task may exist already, of an earlier run or of an earlier attempt of this one."""
         return self._uncertain or self._entry.state is State.UNCERTAIN
+
+    @property
+    def _is_of_earlier_run(self) -> bool:
+        """Whether an earlier run saw the edit complete."""
+        return self._entry.state in {State.COMPLETED, State.SAVED}
 
     def _retreat(self) -> None:
         """Return to the state before this attempt, because the service has nothing of it."""
@@ -212,26 +224,26 @@ class Row:
                 run.stop(error)
             chargeable, cost = not isinstance(error, EditFailedError), self._cost_of(task)
             run.budget.released(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)
-            await self._record(state_after(self._state, error), error, **_cost_columns(task.snapshot.usage, cost))
+            state = state_after(self._state, error)
+            if state is State.COMPLETED:
+                self._count_unsaved(error)
+            await self._record(state, error, **_cost_columns(task.snapshot.usage, cost))
         else:
+            self._fetch()
             cost = self._cost_of(task)
             await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
             run.budget.charged(pictures, cost, counted=self._entry.cost)
-            run.news.set()
-            await self._save(result.images, fresh=True)
+            await self._save(result.images)
 
     def _cost_of(self, task: EditTask) -> Decimal | None:
         """Return the cost that the service stated, now or to an earlier run."""
         stated = task.snapshot.usage.cost if task.status.terminal else None
         return self._entry.cost if stated is None else stated
 
-    async def _save(self, images: Sequence[OutputImage], *, fresh: bool = False) -> None:
-        """Fetch and save an edit's pictures; ``fresh`` if it was completed in this run, so that they should exist."""
+    async def _save(self, images: Sequence[OutputImage]) -> None:
         run, name, asked = self._run, self._entry.name, self._entry.pictures
         if len(images) > asked:  # other files may have their names
             log.warning("a task made %d pictures instead of %d: the others are left where they are", len(images), asked)
-        budget = run.budget
-        budget.fetching += 1
         try:
             paths = [
                 await image.save(run.given.targets.folder / f"{name}-{place}.png")
@@ -241,18 +253,15 @@ class Row:
             if isinstance(error, SessionClosedError):
                 run.stop(error)
             elif isinstance(error, OSError):  # a full disk, most likely: what comes next could not be saved either
-                budget.stop(f"pictures can't be saved: {error.strerror or error}")
-            elif fresh and budget.unsaved(reason_of(error)):
-                log.warning("%s; nothing more is submitted until one is saved", budget.held)
+                run.budget.stop(f"pictures can't be saved: {error.strerror or error}")
+            else:
+                self._count_unsaved(error)
             await self._record(State.COMPLETED, error)
         else:
-            budget.saved()
+            run.budget.saved()
             self._state = State.SAVED
             await run.journal.save(self._entry.number, paths)
             self._count_saved(len(paths))
-        finally:
-            budget.fetching -= 1
-            run.news.set()
 
     async def _record(self, state: State, error: Exception, request: EditRequest | None = None, **columns: Any) -> None:
         """Journal an error, and the edit's state."""
@@ -263,12 +272,21 @@ class Row:
         self._run.progress.saved += 1
         self._run.progress.pictures += pictures
 
+    def _count_unsaved(self, error: Exception) -> None:
+        budget = self._run.budget
+        if budget.unsaved(reason_of(error), earlier=self._is_of_earlier_run):
+            log.warning("%s; nothing more is submitted until one is saved", budget.held)
+
     def _count_failure(self, error: Exception) -> None:
         run = self._run
         run.progress.failed += 1
         if not isinstance(error, InvalidEditError):  # of which a next run has as many: it would never come further
             run.budget.failed(unreachable=isinstance(error, APIConnectionError))
         run.news.set()
+
+    def _fetch(self) -> None:
+        self._run.budget.fetching += not self._fetching
+        self._fetching = True
 
     def _enter(self) -> None:
         self._run.progress.in_flight += not self._in_flight

@@ -80,7 +80,7 @@ class Run:
         self._folder = given.targets.folder
         self._started_at = asyncio.get_running_loop().time()
         self._progress = BatchProgress()
-        self._budget = attrs.evolve(options.limits)
+        self._budget = attrs.evolve(options.limits, slots=session.max_in_flight)
         self.report: BatchReport | None = None
         self.active: bool = True
 
@@ -157,6 +157,7 @@ class Run:
         report = self.report = make_report(
             await state.journal.summary(),
             refused=intake.refused,
+            changed=intake.changed,
             folder=str(self._folder),
             elapsed=asyncio.get_running_loop().time() - self._started_at,
             stopped=stopped,

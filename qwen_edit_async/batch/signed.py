@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -16,25 +17,45 @@ _OSS: Final = (
     "x-oss-signature x-oss-signature-version x-oss-credential x-oss-date x-oss-expires x-oss-additional-headers "
     "x-oss-security-token"
 )
+_TENCENT: Final = (
+    "q-signature q-sign-algorithm q-ak q-sign-time q-key-time q-header-list q-url-param-list x-cos-security-token"
+)
 _NAMES_BESIDE: Final[Mapping[str, frozenset[str]]] = {
     "sig": frozenset(_AZURE.split()),
     "key-pair-id": frozenset({"policy"}),
     "ossaccesskeyid": frozenset({"security-token"}),
     "x-oss-signature": frozenset(_OSS.split()),
+    "q-signature": frozenset(_TENCENT.split()),
 }
 """Names that are too common to mean a signature, unless the key of this mapping is there too. Other names of ``x-oss-``
 change the picture."""
 
+_NAMES_AT: Final[Mapping[str, frozenset[str]]] = {
+    ".fbcdn.net": frozenset({"oh", "oe"}),
+    ".discordapp.com": frozenset({"ex", "is", "hm"}),
+    ".discordapp.net": frozenset({"ex", "is", "hm"}),
+}
+"""Names that are too common to mean a signature, except at hosts that end so."""
+
+_PATH: Final = re.compile("[/?#]")
+"""The character that ends a host."""
+
 
 def unsigned(text: str) -> str:
-    """Return a URL without the parameters of its signature; any other text, or URL, as it is."""
+    """Return a URL without the parameters of its signature, and its host in lower case; any other text as it is."""
+    if not is_url(text):
+        return text
+    text, host = _with_lower_host(text)
     address, question_mark, rest = text.partition("?")
-    if not question_mark or not is_url(text):
+    if not question_mark:
         return text
     query, number_sign, fragment = rest.partition("#")
     parameters = query.split("&")
     names = [parameter.partition("=")[0].lower() for parameter in parameters]
-    signing = _NAMES.union(*(beside for name, beside in _NAMES_BESIDE.items() if name in names))
+    signing = _NAMES.union(
+        *(beside for name, beside in _NAMES_BESIDE.items() if name in names),
+        *(signature for ending, signature in _NAMES_AT.items() if host.endswith(ending)),
+    )
     kept = [
         parameter
         for name, parameter in zip(names, parameters, strict=True)
@@ -43,3 +64,12 @@ def unsigned(text: str) -> str:
     if len(kept) == len(parameters):
         return text
     return address + ("?" if kept else "") + "&".join(kept) + number_sign + fragment
+
+
+def _with_lower_host(url: str) -> tuple[str, str]:
+    """Return a URL with its scheme and host in lower case, and the host without a port."""
+    scheme, slashes, rest = url.partition("://")
+    authority = _PATH.split(rest, maxsplit=1)[0]
+    user, at, host = authority.rpartition("@")
+    whole = f"{scheme.lower()}{slashes}{user}{at}{host.lower()}{rest[len(authority) :]}"
+    return whole, host.partition(":")[0].lower()

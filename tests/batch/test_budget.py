@@ -140,34 +140,86 @@ def test_a_service_that_can_be_reached_now_and_then_does_not_stop():
     assert not budget.stopped
 
 
-def test_nothing_is_submitted_while_no_result_can_be_saved():
+def submit(budget: Budget) -> None:
+    assert budget.admit(1) is Verdict.GO
+    budget.created()
+
+
+def lose(budget: Budget, reason: str = "blocked", *, earlier: bool = False) -> bool:
+    """Fail to fetch the pictures of a completed edit. Return whether this holds the run."""
+    budget.fetching += 1
+    held = budget.unsaved(reason, earlier=earlier)
+    budget.fetching -= 1
+    return held
+
+
+def test_after_a_result_that_is_lost_edits_go_one_at_a_time_until_one_is_saved():
     budget = Budget()
-    budget.adopt(1)
-    for _ in range(3):
-        assert budget.admit(1) is Verdict.GO
-        budget.created()
-        budget.charged(1, None)
-        budget.unsaved("blocked")
+    lose(budget)
+    submit(budget)
+    assert budget.admit(1) is Verdict.WAIT
+    budget.charged(1, None)
+    budget.fetching = 1
+    assert budget.admit(1) is Verdict.WAIT
+    budget.fetching = 0
+    budget.saved()
+    submit(budget)
+    submit(budget)
+
+
+def test_nothing_is_submitted_while_the_first_results_are_fetched():
+    budget = Budget()
+    submit(budget)
+    submit(budget)
+    budget.charged(1, None)
+    budget.fetching = 1
     assert budget.admit(1) is Verdict.WAIT
     budget.saved()
     assert budget.admit(1) is Verdict.GO
 
 
-def test_the_run_ends_when_no_result_can_be_saved_and_none_is_to_come():
+def test_until_an_edit_is_saved_no_more_are_unfinished_than_have_slots():
+    budget = Budget(slots=2)
+    assert [budget.admit(1) for _ in range(3)] == [Verdict.GO, Verdict.GO, Verdict.WAIT]
+    budget.saved()
+    assert [budget.admit(1) for _ in range(3)] == [Verdict.GO] * 3
+
+
+def test_nothing_is_submitted_after_three_lost_results_until_one_is_saved():
+    budget = Budget()
+    budget.adopt(1)
+    assert [lose(budget, reason) for reason in ("blocked", "broken", "broken", "broken")] == [False, False, True, False]
+    assert budget.admit(1) is Verdict.WAIT
+    budget.saved()
+    assert budget.admit(1) is Verdict.GO
+
+
+def test_the_run_ends_when_three_results_are_lost_and_none_is_to_come():
     budget = Budget(fetching=1)
-    for reason in ("blocked", "blocked", "blocked", "broken", "broken"):
-        budget.unsaved(reason)
+    for _ in range(3):
+        lose(budget)
     assert budget.admit(1) is Verdict.WAIT
     budget.fetching = 0
     assert budget.admit(1) is Verdict.STOP
     assert budget.stopped == "the pictures of 3 completed edits in a row could not be saved: blocked"
 
 
+def test_results_of_earlier_runs_that_are_lost_leave_one_edit_to_try():
+    budget = Budget()
+    for _ in range(9):
+        assert not lose(budget, earlier=True)
+    submit(budget)
+    assert budget.admit(1) is Verdict.WAIT
+    budget.charged(1, None)
+    assert lose(budget)
+    assert budget.admit(1) is Verdict.STOP
+
+
 def test_a_result_that_is_saved_breaks_the_row_of_those_that_are_not():
     budget = Budget()
     for _ in range(3):
-        budget.unsaved("broken")
-        budget.unsaved("broken")
+        lose(budget)
+        lose(budget)
         budget.saved()
     assert budget.admit(1) is Verdict.GO
 

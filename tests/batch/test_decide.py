@@ -102,7 +102,7 @@ def test_an_edit_whose_row_is_the_same_goes_on_from_its_state(known, actions):
         (entry(State.PLANNED, digest=""), Action.REPLAN),
         (entry(State.SUBMITTING), (Action.REFUSE, Action.REPLACE)),
         (entry(State.SUBMITTED, "t"), (Action.REFUSE, Action.REPLACE_LATER)),
-        (entry(State.COMPLETED, "t"), (Action.REFUSE, Action.REPLACE_LATER)),
+        (entry(State.COMPLETED, "t"), (Action.REFUSE, Action.REPLACE)),
         (entry(State.SAVED, "t"), (Action.REFUSE, Action.REPLACE)),
         (entry(State.FAILED), Action.REPLAN),
         (entry(State.FAILED, "t"), (Action.REFUSE, Action.REPLACE)),

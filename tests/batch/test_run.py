@@ -518,6 +518,18 @@ async def test_a_changed_picture_is_edited_anew_with_consent_and_the_earlier_res
     assert (out / "report.html").read_text("utf-8").count("<article") == 2
 
 
+async def test_a_changed_row_that_is_refused_counts_as_no_further_edit(requests, out):
+    rows = [*requests(2), *requests(3, seed=1)[2:]]
+    async with service() as (_, session):
+        await EditBatch(requests(3), out).run(session)
+        report = await EditBatch(rows, out).run(session)
+        assert (report.saved, report.refused, report.total, report.ok) == (3, 1, 3, False)
+        assert report.text().startswith("3 of 3 edits done")
+        assert "1 refused" in report.text()
+        report = await EditBatch([*rows, "not an edit"], out).run(session)
+    assert (report.saved, report.refused, report.total, report.ok) == (3, 2, 4, False)
+
+
 async def test_what_failed_at_the_service_is_edited_anew_once_it_was_changed(requests, out):
     async with service(Fault.failed_task().for_task(1)) as (emulator, session):
         await EditBatch(requests(1), out).run(session)
@@ -558,6 +570,20 @@ async def test_a_changed_edit_whose_task_is_under_way_is_finished_first(requests
         assert (await batch.run(session)).ok
         assert emulator.statistics().tasks_created == 2
     assert pictures(out) == {"edit0-0.png", "edit0-2-0.png"}
+
+
+async def test_a_changed_edit_whose_result_can_not_be_saved_is_edited_anew_with_consent(requests, out):
+    async with service(Fault.status(403).on("download").for_task(1)) as (emulator, session):
+        assert (await EditBatch(requests(1), out).run(session)).unsaved == 1
+        batch = EditBatch(requests(1, seed=1), out, edit_changed=True)
+        assert (await batch.plan()).submit == 1
+        report = await batch.run(session)
+        assert (report.ok, report.saved, report.total) == (True, 1, 1)
+        assert emulator.statistics().tasks_created == 2
+    (replaced, now) = [outcome async for outcome in batch.outcomes()]
+    assert (replaced.status, now.status) == ("replaced", "saved")
+    assert replaced.task_id not in {None, now.task_id}
+    assert pictures(out) == {"edit0-2-0.png"}
 
 
 async def test_a_changed_edit_takes_the_name_of_no_other(requests, out):
@@ -1155,6 +1181,47 @@ async def test_results_that_are_lost_for_good_keep_no_later_run_from_submitting(
         await EditBatch(requests(4), out).run(session)
         report = await EditBatch(requests(9), out).run(session)
     assert (report.saved, report.stopped) == (5, "")
+
+
+@pytest.fixture
+def hanging_downloads(monkeypatch):
+    async def save(_: Downloader, url: str, task_id: str, index: int, path: Path) -> Path:
+        await asyncio.sleep(1000)
+        raise DownloadError("its host is silent", task_id=task_id)
+
+    monkeypatch.setattr(Downloader, "save", save)
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.usefixtures("hanging_downloads")
+async def test_nothing_more_is_submitted_while_the_first_results_hang(requests, out):
+    service = MemoryService()
+    report = await batch_of_memory(service, EditBatch(requests(60), out), max_in_flight=16)
+    assert len(service.submissions) == 16
+    assert "its host is silent" in report.stopped
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.usefixtures("hanging_downloads")
+async def test_each_later_run_pays_for_one_edit_at_most_until_a_result_is_saved(requests, out):
+    service = MemoryService()
+    paid = []
+    for _ in range(3):
+        report = await batch_of_memory(service, EditBatch(requests(60), out), max_in_flight=8)
+        paid.append(len(service.submissions))
+    assert paid == [8, 9, 10]
+    assert "its host is silent" in report.stopped
+
+
+@pytest.mark.virtual_clock
+async def test_completed_edits_without_pictures_hold_the_run_as_failed_downloads_do(requests, out):
+    service = MemoryService(on_check=lambda *_: says(PICTURELESS))
+    paid = []
+    for _ in range(3):
+        report = await batch_of_memory(service, EditBatch(requests(20), out), max_in_flight=4)
+        paid.append(len(service.submissions))
+    assert paid == [4, 5, 6]
+    assert "could not be saved" in report.stopped
 
 
 @pytest.fixture

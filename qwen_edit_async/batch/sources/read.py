@@ -84,7 +84,7 @@ def read_source(
         recursive: Whether the folders of a directory are read as well.
         exclude: A folder that is not input, such as the folder of the results.
         journal: The name of the file that marks a folder with the results of a run. Such folders and system folders are
-            left out of the folders of a directory, and of ``**`` in a pattern.
+            left out of the folders of a directory, and of those that wildcards in a pattern stand for.
         fit: Whether pictures in formats that the service does not take are converted, and so are edits.
         note: Called with a remark about each kind of file that was left out.
 
@@ -105,10 +105,9 @@ def read_source(
             raise ConfigurationError(
                 f"there is no directory, file or pattern of files {quoted(str(source))}{pattern_advice(str(source))}"
             )
-        pattern = os.path.join(glob.escape(base), source)  # noqa: PTH118  # which would take out what it means
         where = f"what matches {quoted(str(source))}"
         advice = functools.partial(pattern_advice, str(source))
-        found = search.matches_of(pattern)
+        found = search.matches_of(str(source), base)
         folder = os.path.join(base, _folder_before(str(source)))  # noqa: PTH118  # as above
         return picture_items(found, where, defaults, search, note, folder=folder, fit=fit, advice=advice)
     if (table_items := _TABLES.get(path.suffix.lower())) is not None:

@@ -144,6 +144,39 @@ def test_folders_of_the_system_and_results_of_other_runs_are_left_out(tmp_path, 
     ]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("in/*/*.jpg", ["a.jpg"]),
+        ("in/*/**/*.jpg", ["a.jpg"]),
+        ("[i]n/*/*.jpg", ["a.jpg"]),
+        ("in/.*/*.jpg", ["hidden.jpg"]),
+        ("in/@eaDir/*.jpg", ["preview.jpg"]),
+        ("in/*/../@eaDir/*.jpg", ["preview.jpg"]),
+        ("in/snow/*.jpg", ["result.jpg"]),
+    ],
+)
+@pytest.mark.parametrize("base", ["", "a [b]", "@eaDir"])
+def test_wildcards_stand_for_no_folder_of_the_system_and_for_no_results(tmp_path, notes, pattern, found, base):
+    folder = tmp_path / base / "in"
+    write(folder / "deep", **{"a.jpg": JPEG})
+    write(folder / "@eaDir", **{"preview.jpg": JPEG})
+    write(folder / ".old", **{"hidden.jpg": JPEG})
+    write(folder / "snow", **{"result.jpg": JPEG, "journal": b""})
+    items = read_source(pattern, SNOW, base=str(tmp_path / base), journal="journal", note=notes.append)
+    assert names(items) == found
+    if found == ["a.jpg"]:
+        assert notes == ["left out: 1 folder of the system (@eaDir), 1 folder with the results of another run (snow)"]
+
+
+def test_a_file_with_two_hard_links_is_read_once(tmp_path, read, notes):
+    write(tmp_path / "in", **{"a.jpg": JPEG})
+    write(tmp_path / "in" / "deep", **{"c.jpg": JPEG})
+    (tmp_path / "in" / "deep" / "b.jpg").hardlink_to(tmp_path / "in" / "a.jpg")
+    assert names(read("in", recursive=True)) == ["a.jpg", "c.jpg"]
+    assert notes == ["left out: 1 other path to the same file (b.jpg)"]
+
+
 def test_what_was_left_out_is_said_if_nothing_else_is_there(tmp_path, read):
     write(tmp_path / "in" / "@eaDir", **{"a.jpg": JPEG})
     with pytest.raises(ConfigurationError, match=r"in .*in and its folders; left out: 1 folder of the system \(@eaDir"):
@@ -682,11 +715,38 @@ BUCKET = "https://bucket.example/a%20b.png"
         "GoogleAccessId=K&Expires=1&Signature=a",
         "OSSAccessKeyId=K&Expires=1&Signature=a&security-token=t",
         "x-oss-signature-version=OSS4-HMAC-SHA256&x-oss-date=1&x-oss-expires=9&x-oss-credential=K&x-oss-signature=a",
+        "q-sign-algorithm=sha1&q-ak=K&q-sign-time=1;2&q-key-time=1;2&q-header-list=h&q-url-param-list=&q-signature=a",
     ],
 )
 def test_a_signature_is_no_part_of_what_a_url_names(signature):
     assert unsigned(f"{BUCKET}?{signature}") == BUCKET
     assert unsigned(f"{BUCKET}?v=1&{signature}&w=%41#top") == f"{BUCKET}?v=1&w=%41#top"
+
+
+@pytest.mark.parametrize(
+    ("host", "signature"),
+    [
+        ("scontent-fra3-1.xx.fbcdn.net", "oh=00_a&oe=65"),
+        ("cdn.discordapp.com", "ex=1&is=2&hm=3"),
+        ("media.discordapp.net", "ex=1&is=2&hm=3"),
+    ],
+)
+def test_a_signature_of_common_names_counts_at_its_hosts_only(host, signature):
+    assert unsigned(f"https://{host}/a.png?stp=1&{signature}") == f"https://{host}/a.png?stp=1"
+    for other in (f"{host}.example", "not" + ".".join(host.split(".")[-2:])):
+        assert unsigned(f"https://{other}/a.png?{signature}") == f"https://{other}/a.png?{signature}"
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("HTTPS://Bucket.Example/A.png", "https://bucket.example/A.png"),
+        ("https://Me:Secret@CDN.DiscordApp.com:443?ex=1", "https://Me:Secret@cdn.discordapp.com:443"),
+        ("https://Bucket.Example?Expires=1&Signature=B#Top", "https://bucket.example#Top"),
+    ],
+)
+def test_hosts_are_compared_without_letter_case(url, same):
+    assert unsigned(url) == same
 
 
 @pytest.mark.parametrize(
