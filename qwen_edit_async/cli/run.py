@@ -161,7 +161,7 @@ class Run:
 
 
 async def wait_for(task: EditTask, run: Run) -> EditResult:
-    """Wait for a task, show its progress, and record it as unsaved once it is done."""
+    """Wait for a task, show its progress, print its notes, and record it as unsaved once it is done."""
     with run.screen.console.status(Text(visible(f"task {task.id}"))) as shown:
         async for snapshot in task.updates():
             progress = "" if snapshot.progress is None else f" {snapshot.progress:.0%}"
@@ -169,6 +169,8 @@ async def wait_for(task: EditTask, run: Run) -> EditResult:
             shown.update(Text(visible(f"task {task.id}: {snapshot.status_word or snapshot.status.value}{progress}")))
         result = await task
     run.unsaved.add(task.id)
+    for note in result.notes:
+        run.screen.note(note)
     return result
 
 
