@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
 from urllib.parse import urlsplit
 
@@ -151,21 +152,20 @@ def is_bare_base64(image: object) -> bool:
 
 def as_image_tuple(images: object) -> tuple[Any, ...]:
     """Return one image, or a sequence of images, as a tuple; nothing is checked yet."""
-    if isinstance(images, str):
-        return (images,)
     if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
         return tuple(map(unwrapped, images))
     return (unwrapped(images),)
 
 
 def unwrapped(image: Any) -> Any:
-    """Return the image in a cell of Hugging Face's datasets, or the file in an upload; anything else as it is.
+    """Return the image itself: take it out of a cell or an upload, and expand ``~`` in a path.
 
-    Such a cell is ``{"bytes": …, "path": …}``, and one of the two may be ``None``. An upload, or a temporary file, has
-    a binary file as ``file`` or ``stream``.
+    A cell of Hugging Face's datasets is ``{"bytes": …, "path": …}``, and one of the two may be ``None``. An upload or a
+    temporary file has a binary file as ``file`` or ``stream``.
     """
-    if isinstance(image, str):
-        return image
+    if isinstance(image, str | Path):
+        # Path.expanduser raises for "~nobody".
+        return type(image)(os.path.expanduser(image)) if str(image).startswith("~") else image  # noqa: PTH111
     if isinstance(image, Mapping) and image and image.keys() <= _CELL_NAMES:
         return image["bytes"] if image.get("bytes") is not None else image.get("path")
     if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview | PillowImage | ArrayLike | Openable):

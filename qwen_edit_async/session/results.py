@@ -128,7 +128,8 @@ class OutputImage:
             OSError: If it can't be written.
             SessionClosedError: If the session is closed.
         """
-        saved = await self._store.save(self.url, self.task_id, self.index, Path(path))
+        file = Path(os.path.expanduser(path))  # noqa: ASYNC240, PTH111  # Path.expanduser raises for "~nobody"
+        saved = await self._store.save(self.url, self.task_id, self.index, file)
         await self._remember(saved)
         return saved
 

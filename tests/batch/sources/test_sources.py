@@ -242,6 +242,13 @@ def test_an_absolute_path_stays(table):
     assert item.request.images == (str(Path("/photos/a.jpg")),)
 
 
+def test_the_home_folder_may_be_abbreviated_in_cells(table, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    [item] = table("image,image2\n~/a.jpg,~nobody at all/b.jpg\n")
+    assert item.request.images == ("/home/me/a.jpg", str(tmp_path / "~nobody at all" / "b.jpg"))
+
+
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
