@@ -28,7 +28,7 @@ from qwen_edit_async.contract import (
     MIN_SIDE,
 )
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.kinds import ImageInput, as_image_tuple, check_image, image_name, is_plain_url
+from qwen_edit_async.images.kinds import ImageInput, as_image_tuple, check_image, copyable, image_name, is_plain_url
 from qwen_edit_async.text import quoted
 
 _SIZE_TEXT = re.compile(r"\s*(\d{1,9})\s*[*xX×]\s*(\d{1,9})\s*", re.ASCII)
@@ -119,6 +119,8 @@ def _to_images(value: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ..
 class EditRequest:
     """One edit: the pictures and the instruction.
 
+    A pickled or deep-copied request has empty bytes in place of an open file, and can't be sent.
+
     Attributes:
         images: One image, or a sequence of one to three in the order that the instruction refers to. The output's
             aspect ratio follows the last one. An image is a path, an http(s) URL, a data URI, bytes, a binary file
@@ -153,6 +155,12 @@ class EditRequest:
             if not is_plain_url(image):
                 check_image(image, image_name(image, position))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return attrs.asdict(self, recurse=False) | {"images": copyable(self.images)}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        restore(self, state)
+
     def silently_cut(self) -> tuple[str, ...]:
         """Describe each text that the service cuts off without an error (contract, *text*, *negative_prompt*)."""
         texts = (
@@ -164,6 +172,12 @@ class EditRequest:
             for name, text, limit in texts
             if len(text) > limit
         )
+
+
+def restore(value: object, state: Mapping[str, Any]) -> None:
+    """Fill a frozen value that was unpickled or deep-copied."""
+    for name, content in state.items():
+        object.__setattr__(value, name, content)
 
 
 RequestInput = EditRequest | Mapping[str, Any]

@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
 from urllib.parse import urlsplit
@@ -174,6 +175,13 @@ def unwrapped(image: Any) -> Any:
         return image
     inner = (getattr(image, name, None) for name in ("file", "stream"))
     return next((file for file in inner if isinstance(file, BinaryReader)), image)
+
+
+def copyable(images: Any) -> Any:
+    """Return one or several images, with empty bytes in place of open files, which can't be pickled or deep-copied."""
+    if isinstance(images, list | tuple):
+        return tuple(map(copyable, images))
+    return b"" if isinstance(images, BinaryReader) and not isinstance(images, BytesIO) else images
 
 
 def image_name(image: object, position: int) -> str:

@@ -185,7 +185,7 @@ class EditTimings:
 
 @attrs.frozen(kw_only=True)
 class EditResult:
-    """A completed edit. It can be pickled and deep-copied, as :class:`OutputImage`, if the request's images can.
+    """A completed edit. It can be pickled and deep-copied, like :class:`OutputImage` and :class:`EditRequest`.
 
     Attributes:
         task_id: The service's name for the task.
