@@ -155,9 +155,8 @@ class Run:
                 command = ["qwen-edit", "fetch", task_id, "-o", str(self.output)]
                 self.screen.line(f"  {shlex.join(command)}", whole=True)
         if uncertain := session.statistics().uncertain:
-            self.screen.warning(
-                f"{counted(uncertain, 'submission')} got no reply: tasks with unknown ids may exist and be charged"
-            )
+            submissions = counted(uncertain, "submission")
+            self.screen.warning(f"{submissions} got no clear reply: tasks with unknown ids may exist and be charged")
 
 
 async def wait_for(task: EditTask, run: Run) -> EditResult:

@@ -176,11 +176,12 @@ def test_a_full_disk_is_a_failure_without_a_traceback(photos, monkeypatch, capsy
     assert f"qwen-edit fetch {next(iter(service.tasks))}" in text
 
 
-def test_a_lost_reply_warns_that_a_task_may_be_charged(photos, capsys, service):
-    service.inject(Fault.drop_reply().on("submit"))
+@pytest.mark.parametrize("fault", [Fault.drop_reply(), Fault.html_page(200, accepted=True)], ids=["no reply", "a page"])
+def test_a_submission_without_a_clear_reply_warns_that_a_task_may_be_charged(photos, capsys, service, fault):
+    service.inject(fault.on("submit"))
     assert run_edit(photos) == 1
     text = capsys.readouterr().err
-    assert "warning: 1 submission got no reply" in text
+    assert "warning: 1 submission got no clear reply: tasks with unknown ids may exist and be charged" in text
     assert "--resubmit-uncertain" in text
 
 
