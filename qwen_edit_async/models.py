@@ -54,9 +54,11 @@ def _to_size(value: str | tuple[int, int] | None) -> tuple[int, int] | None:
         if match is None:
             raise InvalidEditError(f"size is {quoted(value)}: give {_SIZE_FORMS}")
         return int(match[1]), int(match[2])
-    if not isinstance(value, tuple | list) or len(value) != _WIDTH_AND_HEIGHT:
+    to_list: Any = getattr(value, "tolist", None)
+    sides = value if to_list is None else to_list()  # an array of NumPy
+    if not isinstance(sides, tuple | list) or len(sides) != _WIDTH_AND_HEIGHT:
         raise InvalidEditError(f"size is {quoted(value)}: give {_SIZE_FORMS}")
-    width, height = map(_to_integer, value)
+    width, height = map(_to_integer, sides)
     return cast("tuple[int, int]", (width, height))
 
 

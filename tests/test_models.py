@@ -70,7 +70,7 @@ def test_a_size_as_text_equals_its_numbers(width: int, height: int, sign: str, s
             EditParameters(size=text)
 
 
-@pytest.mark.parametrize("size", ["1024*1536", "1024x1536", (1024, 1536), [1024, 1536]])
+@pytest.mark.parametrize("size", ["1024*1536", "1024x1536", (1024, 1536), [1024, 1536], np.array([1024, 1536])])
 def test_every_form_of_a_size_is_one_tuple(size: object) -> None:
     assert EditParameters(size=size).size == (1024, 1536)
 
