@@ -70,8 +70,8 @@ def request_of(given: object, defaults: EditDefaults) -> EditRequest:
         return request_from_fields(fields)
     if defaults.instruction is None:
         raise InvalidEditError(
-            f"a request is {type(given).__name__!r}: give an EditRequest, a mapping of its fields, "
-            "or images with an instruction for all of them"
+            f"an item is {type(given).__name__!r}, and there is no instruction for it: "
+            "give instruction= for all images, or give EditRequests or mappings of their fields"
         )
     return EditRequest(given, defaults.instruction, defaults.parameters)  # type: ignore[arg-type]  # checked there
 

@@ -566,7 +566,9 @@ def test_a_request_is_taken_as_it_is_and_images_need_an_instruction():
     assert request_of(request, EditDefaults()) is request
     with pytest.raises(InvalidEditError, match="says it all"):
         request_of(request, SNOW)
-    with pytest.raises(InvalidEditError, match="a request is 'str': give an EditRequest"):
+    with pytest.raises(
+        InvalidEditError, match="an item is 'str', and there is no instruction for it: give instruction="
+    ):
         request_of("a.jpg", EditDefaults())
 
 
