@@ -242,6 +242,7 @@ def request_from_fields(fields: object) -> EditRequest:
     Raises:
         InvalidEditError: The value is not a mapping, has an unknown field, or is an error by the contract.
     """
+    fields = as_fields(fields)
     if not isinstance(fields, Mapping):
         raise InvalidEditError(
             f"a request is {type(fields).__name__!r}: give an EditRequest, or a mapping of its fields"
@@ -258,6 +259,11 @@ def request_from_fields(fields: object) -> EditRequest:
             raise InvalidEditError("a request has a second image but no first one: put the first into 'image'")
         others["images"] = named
     return EditRequest(others.pop("images", ()), others.pop("instruction", ""), parameters, **others)
+
+
+def as_fields(row: Any) -> Any:
+    """Return a row of pandas (``DataFrame.iterrows``) as a mapping without empty cells; anything else as it is."""
+    return row.dropna().to_dict() if hasattr(row, "dropna") and hasattr(row, "to_dict") else row
 
 
 def named_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:

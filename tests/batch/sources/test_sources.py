@@ -17,6 +17,7 @@ from PIL import Image
 from qwen_edit_async import ConfigurationError, EditParameters, EditRequest, InvalidEditError
 from qwen_edit_async.batch.signed import unsigned
 from qwen_edit_async.batch.sources import EditDefaults, SourceItem, item_of, read_source, request_of
+from qwen_edit_async.models import request_from_fields
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(16)
@@ -553,6 +554,16 @@ def test_json_lines_may_hold_parameters_in_an_object(table, notes):
 def test_what_an_iterable_gives_makes_an_edit_by_the_defaults(given, images):
     defaults = EditDefaults("make it snow", EditParameters(n=2))
     assert request_of(given, defaults) == EditRequest(images, "make it snow", EditParameters(n=2))
+
+
+def test_rows_of_pandas_are_edits():
+    frame = pd.DataFrame({"image": ["a.jpg", "b.jpg"], "instruction": ["make it rain", None], "n": [2, 3]}).astype(
+        object
+    )
+    first, second = [request_of(row, SNOW) for _, row in frame.iterrows()]
+    assert first == EditRequest("a.jpg", "make it rain", EditParameters(n=2))
+    assert second == EditRequest("b.jpg", "make it snow", EditParameters(n=3))
+    assert request_from_fields(frame.loc[0]) == first
 
 
 def test_a_mapping_wins_over_the_defaults():
