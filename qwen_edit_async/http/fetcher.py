@@ -187,7 +187,10 @@ def _failure_of(error: Exception, target: URL | None, *, trust_env: bool) -> Fet
             return FetchError(not_public(target), final=True)
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() if target is not None:
             host, hint = host_of(target)[:MAX_SHOWN], proxy_hint(str(target), trust_env=trust_env)
-            return FetchError(f"its host {host!r} can't be reached ({reason_of(error)}){hint}")
+            # Other errors' words name an address, and a report would list each address of a host separately.
+            is_flawed = isinstance(error, aiohttp.ClientConnectorCertificateError)
+            reason = reason_of(error) if is_flawed else type(error).__name__
+            return FetchError(f"its host {host!r} can't be reached ({reason}){hint}")
         case ValueError():  # raised by aiohttp and yarl; a certificate error is one too, but was handled above
             return FetchError("its URL is not valid", final=True)
         case RuntimeError():  # raised by aiohttp
