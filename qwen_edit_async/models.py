@@ -28,7 +28,7 @@ from qwen_edit_async.contract import (
     MIN_SIDE,
 )
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.kinds import ImageInput, as_image_tuple, check_image, image_name, is_plain_url
+from qwen_edit_async.images.kinds import ImageInput, as_image_tuple, check_image, copyable, image_name, is_plain_url
 from qwen_edit_async.text import quoted
 
 _SIZE_TEXT = re.compile(r"\s*(\d{1,9})\s*[*xX×]\s*(\d{1,9})\s*", re.ASCII)
@@ -54,9 +54,11 @@ def _to_size(value: str | tuple[int, int] | None) -> tuple[int, int] | None:
         if match is None:
             raise InvalidEditError(f"size is {quoted(value)}: give {_SIZE_FORMS}")
         return int(match[1]), int(match[2])
-    if not isinstance(value, tuple | list) or len(value) != _WIDTH_AND_HEIGHT:
+    to_list: Any = getattr(value, "tolist", None)
+    sides = value if to_list is None else to_list()  # an array of NumPy
+    if not isinstance(sides, tuple | list) or len(sides) != _WIDTH_AND_HEIGHT:
         raise InvalidEditError(f"size is {quoted(value)}: give {_SIZE_FORMS}")
-    width, height = map(_to_integer, value)
+    width, height = map(_to_integer, sides)
     return cast("tuple[int, int]", (width, height))
 
 
@@ -119,6 +121,8 @@ def _to_images(value: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ..
 class EditRequest:
     """One edit: the pictures and the instruction.
 
+    A pickled or deep-copied request has empty bytes in place of an open file, and can't be sent.
+
     Attributes:
         images: One image, or a sequence of one to three in the order that the instruction refers to. The output's
             aspect ratio follows the last one. An image is a path, an http(s) URL, a data URI, bytes, a binary file
@@ -153,6 +157,12 @@ class EditRequest:
             if not is_plain_url(image):
                 check_image(image, image_name(image, position))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return attrs.asdict(self, recurse=False) | {"images": copyable(self.images)}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        restore(self, state)
+
     def silently_cut(self) -> tuple[str, ...]:
         """Describe each text that the service cuts off without an error (contract, *text*, *negative_prompt*)."""
         texts = (
@@ -164,6 +174,12 @@ class EditRequest:
             for name, text, limit in texts
             if len(text) > limit
         )
+
+
+def restore(value: object, state: Mapping[str, Any]) -> None:
+    """Fill a frozen value that was unpickled or deep-copied."""
+    for name, content in state.items():
+        object.__setattr__(value, name, content)
 
 
 RequestInput = EditRequest | Mapping[str, Any]
@@ -226,6 +242,7 @@ def request_from_fields(fields: object) -> EditRequest:
     Raises:
         InvalidEditError: The value is not a mapping, has an unknown field, or is an error by the contract.
     """
+    fields = as_fields(fields)
     if not isinstance(fields, Mapping):
         raise InvalidEditError(
             f"a request is {type(fields).__name__!r}: give an EditRequest, or a mapping of its fields"
@@ -242,6 +259,11 @@ def request_from_fields(fields: object) -> EditRequest:
             raise InvalidEditError("a request has a second image but no first one: put the first into 'image'")
         others["images"] = named
     return EditRequest(others.pop("images", ()), others.pop("instruction", ""), parameters, **others)
+
+
+def as_fields(row: Any) -> Any:
+    """Return a row of pandas (``DataFrame.iterrows``) as a mapping without empty cells; anything else as it is."""
+    return row.dropna().to_dict() if hasattr(row, "dropna") and hasattr(row, "to_dict") else row
 
 
 def named_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:

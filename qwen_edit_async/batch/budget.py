@@ -199,8 +199,8 @@ class Budget:
             if self._live:
                 return Verdict.WAIT
             if self._unpriced:
-                reason = "the service does not say what edits cost: max_cost can't be kept, use max_tasks"
-                return self._exhaust("max_cost", reason)
+                # No limit is named, because a higher max_cost would not help.
+                return self._exhaust("", "the service does not say what edits cost: use max_tasks instead of max_cost")
             over = self.spent >= limit
         else:
             over = self.spent + (self._reserved + pictures) * self._price > limit

@@ -155,13 +155,12 @@ class Run:
                 command = ["qwen-edit", "fetch", task_id, "-o", str(self.output)]
                 self.screen.line(f"  {shlex.join(command)}", whole=True)
         if uncertain := session.statistics().uncertain:
-            self.screen.warning(
-                f"{counted(uncertain, 'submission')} got no reply: tasks with unknown ids may exist and be charged"
-            )
+            submissions = counted(uncertain, "submission")
+            self.screen.warning(f"{submissions} got no clear reply: tasks with unknown ids may exist and be charged")
 
 
 async def wait_for(task: EditTask, run: Run) -> EditResult:
-    """Wait for a task, show its progress, and record it as unsaved once it is done."""
+    """Wait for a task, show its progress, print its notes, and record it as unsaved once it is done."""
     with run.screen.console.status(Text(visible(f"task {task.id}"))) as shown:
         async for snapshot in task.updates():
             progress = "" if snapshot.progress is None else f" {snapshot.progress:.0%}"
@@ -169,6 +168,8 @@ async def wait_for(task: EditTask, run: Run) -> EditResult:
             shown.update(Text(visible(f"task {task.id}: {snapshot.status_word or snapshot.status.value}{progress}")))
         result = await task
     run.unsaved.add(task.id)
+    for note in result.notes:
+        run.screen.note(note)
     return result
 
 

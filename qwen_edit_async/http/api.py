@@ -279,22 +279,20 @@ class AiohttpTransport:
         if body is not None and body.failure is not None:
             return body.failure
         sent = body is not None and body.sent_whole
-        fate = "; the service may have the whole request" if sent else self._proxy_hint()
+        fate = (
+            "; the service may have the whole request"
+            if sent
+            else proxy_hint(self._base_url, trust_env=self._trust_env)
+        )
         if isinstance(error, TimeoutError):
             connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
             doing = "connecting to" if connecting else "waiting for a reply from"
             return APITimeoutError(f"{doing} {self._base_url} took too long{fate}", request_sent=sent)
-        if isinstance(error, ValueError) and self._trust_env:
+        if isinstance(error, ValueError) and not isinstance(error, aiohttp.ClientError) and self._trust_env:
             return APIConnectionError(
                 f"{self._base_url} can't be asked: does a netrc entry for it compete with the key?"
             )
-        return APIConnectionError(f"no reply from {self._base_url}: {_reason(error)}{fate}", request_sent=sent)
-
-    def _proxy_hint(self) -> str:
-        host = urlsplit(self._base_url).hostname or ""
-        if self._trust_env or urllib.request.proxy_bypass(host):
-            return ""
-        return unused_proxy_hint(self._base_url, urllib.request.getproxies())
+        return APIConnectionError(f"no reply from {self._base_url}: {reason_of(error)}{fate}", request_sent=sent)
 
 
 async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:
@@ -309,7 +307,17 @@ async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:
     return False
 
 
-def _reason(error: Exception) -> str:
-    """Return the operating system's words or the kind of error, never the error's own text: that can quote headers."""
+def proxy_hint(url: str, *, trust_env: bool) -> str:
+    """Return a hint that the environment has an unused proxy for this URL, or an empty text."""
+    if trust_env or urllib.request.proxy_bypass(urlsplit(url).hostname or ""):
+        return ""
+    return unused_proxy_hint(url, urllib.request.getproxies())
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a call failed. Most errors' own texts are not used, because they can quote headers."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        flaw = getattr(error.certificate_error, "verify_message", "") or type(error.certificate_error).__name__
+        return f"its certificate is not valid: {flaw.rstrip('.')}"
     strerror = getattr(error, "strerror", None)
     return strerror if isinstance(strerror, str) and strerror else type(error).__name__

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator
 import aiohttp
 from yarl import URL
 
-from qwen_edit_async.http.api import USER_AGENT, OpenResponses
+from qwen_edit_async.http.api import USER_AGENT, OpenResponses, proxy_hint, reason_of
 from qwen_edit_async.http.hosts import MAX_SHOWN, ResultHosts, host_of, is_public, not_public
 from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.protocol.urls import resolve, to_url
@@ -110,7 +110,7 @@ class Fetcher:
         except asyncio.CancelledError as error:
             failure = asyncio.CancelledError(*error.args)
         except (ValueError, RuntimeError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            failure = _failure_of(error, target)
+            failure = _failure_of(error, target, trust_env=self._trust_env)
         # Raised outside of the handlers, so that its context and traceback hold nothing of aiohttp. Frames of aiohttp
         # may hold the password of a proxy.
         raise failure
@@ -180,17 +180,21 @@ def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return socket.socket(family=family, type=kind, proto=protocol)
 
 
-def _failure_of(error: Exception, target: URL | None) -> FetchError:
+def _failure_of(error: Exception, target: URL | None, *, trust_env: bool) -> FetchError:
     """Convert an exception of an attempt to request ``target``."""
     match error:
-        case ValueError():  # raised by aiohttp and yarl
-            return FetchError("its URL is not valid", final=True)
-        case RuntimeError():  # raised by aiohttp
-            return FetchError("the session was closed", final=True)
         case aiohttp.ClientConnectorError(os_error=_NotPublicError()) if target is not None:
             return FetchError(not_public(target), final=True)
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() if target is not None:
-            return FetchError(f"its host {host_of(target)[:MAX_SHOWN]!r} can't be reached ({type(error).__name__})")
+            host, hint = host_of(target)[:MAX_SHOWN], proxy_hint(str(target), trust_env=trust_env)
+            # Other errors' words name an address, and a report would list each address of a host separately.
+            is_flawed = isinstance(error, aiohttp.ClientConnectorCertificateError)
+            reason = reason_of(error) if is_flawed else type(error).__name__
+            return FetchError(f"its host {host!r} can't be reached ({reason}){hint}")
+        case ValueError():  # raised by aiohttp and yarl; a certificate error is one too, but was handled above
+            return FetchError("its URL is not valid", final=True)
+        case RuntimeError():  # raised by aiohttp
+            return FetchError("the session was closed", final=True)
         case _:
             return FetchError(type(error).__name__)
 

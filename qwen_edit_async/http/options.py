@@ -70,6 +70,8 @@ def resolve_api_key(api_key: str | None, from_environment: str | None) -> Secret
         problem = _NO_KEY
     elif key[0] in _QUOTES or key[-1] in _QUOTES:
         problem = f"the API key is in quotes: remove them from {API_KEY_VARIABLE}, or from api_key"
+    elif key.startswith(f"{API_KEY_VARIABLE}="):
+        problem = f"the API key begins with {API_KEY_VARIABLE}=: give only what follows it"
     elif not key.isascii() or not key.isprintable() or " " in key:
         problem = "the API key holds characters that no key has: copy the key again, without anything around it"
     else:

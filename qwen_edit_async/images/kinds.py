@@ -12,6 +12,8 @@ import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
 from urllib.parse import urlsplit
 
@@ -151,21 +153,20 @@ def is_bare_base64(image: object) -> bool:
 
 def as_image_tuple(images: object) -> tuple[Any, ...]:
     """Return one image, or a sequence of images, as a tuple; nothing is checked yet."""
-    if isinstance(images, str):
-        return (images,)
     if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
         return tuple(map(unwrapped, images))
     return (unwrapped(images),)
 
 
 def unwrapped(image: Any) -> Any:
-    """Return the image in a cell of Hugging Face's datasets, or the file in an upload; anything else as it is.
+    """Return the image itself: take it out of a cell or an upload, and expand ``~`` in a path.
 
-    Such a cell is ``{"bytes": …, "path": …}``, and one of the two may be ``None``. An upload, or a temporary file, has
-    a binary file as ``file`` or ``stream``.
+    A cell of Hugging Face's datasets is ``{"bytes": …, "path": …}``, and one of the two may be ``None``. An upload or a
+    temporary file has a binary file as ``file`` or ``stream``.
     """
-    if isinstance(image, str):
-        return image
+    if isinstance(image, str | Path):
+        # Path.expanduser raises for "~nobody".
+        return type(image)(os.path.expanduser(image)) if str(image).startswith("~") else image  # noqa: PTH111
     if isinstance(image, Mapping) and image and image.keys() <= _CELL_NAMES:
         return image["bytes"] if image.get("bytes") is not None else image.get("path")
     if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview | PillowImage | ArrayLike | Openable):
@@ -174,6 +175,13 @@ def unwrapped(image: Any) -> Any:
         return image
     inner = (getattr(image, name, None) for name in ("file", "stream"))
     return next((file for file in inner if isinstance(file, BinaryReader)), image)
+
+
+def copyable(images: Any) -> Any:
+    """Return one or several images, with empty bytes in place of open files, which can't be pickled or deep-copied."""
+    if isinstance(images, list | tuple):
+        return tuple(map(copyable, images))
+    return b"" if isinstance(images, BinaryReader) and not isinstance(images, BytesIO) else images
 
 
 def image_name(image: object, position: int) -> str:
@@ -210,6 +218,8 @@ def check_image(image: object, name: str) -> None:
         _check_sides(image.size, name)
     elif isinstance(image, ArrayLike):
         _check_array(image, name)
+    elif image is None:
+        raise InvalidEditError(f"{name} is missing: it is None, or a cell without bytes and path")
     elif not isinstance(image, BinaryReader | Openable):
         raise InvalidEditError(
             f"{name} is {type(image).__name__!r}: give a path, an http(s) URL, a data URI, bytes, a binary file, "

@@ -94,7 +94,10 @@ def read_piece(reader: Any, size: int, name: str) -> bytes:
     Raises:
         InvalidEditError: If the file returns anything else.
     """
-    piece = reader.read(size)
+    try:
+        piece = reader.read(size)
+    except UnicodeDecodeError:  # raised by a file in text mode
+        piece = ""
     if isinstance(piece, bytes | bytearray | memoryview):
         return bytes(piece)
     if inspect.iscoroutine(piece):
@@ -168,7 +171,10 @@ def _copy(image: Any, file: IO[bytes], name: str, limit: int) -> int:
         while size <= limit and (piece := read_piece(reader, min(RAW_CHUNK, limit + 1 - size), name)):
             size += file.write(piece)
     if not size:
-        raise InvalidEditError(f"{name} is empty, or was already read to its end")
+        raise InvalidEditError(
+            f"{name} is empty, or was already read to its end: "
+            "if several edits share the file, give each its path or bytes"
+        )
     check_size(size, name, limit)
     return size
 

@@ -128,7 +128,8 @@ class OutputImage:
             OSError: If it can't be written.
             SessionClosedError: If the session is closed.
         """
-        saved = await self._store.save(self.url, self.task_id, self.index, Path(path))
+        file = Path(os.path.expanduser(path))  # noqa: ASYNC240, PTH111  # Path.expanduser raises for "~nobody"
+        saved = await self._store.save(self.url, self.task_id, self.index, file)
         await self._remember(saved)
         return saved
 
@@ -184,7 +185,7 @@ class EditTimings:
 
 @attrs.frozen(kw_only=True)
 class EditResult:
-    """A completed edit. It can be pickled and deep-copied, as :class:`OutputImage`, if the request's images can.
+    """A completed edit. It can be pickled and deep-copied, like :class:`OutputImage` and :class:`EditRequest`.
 
     Attributes:
         task_id: The service's name for the task.

@@ -11,14 +11,15 @@ import contextlib
 import functools
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from qwen_edit_async.errors import InvalidEditError, SessionClosedError
-from qwen_edit_async.models import EditParameters, EditRequest, RequestInput, request_from_fields
+from qwen_edit_async.images.kinds import copyable
+from qwen_edit_async.models import EditParameters, EditRequest, RequestInput, request_from_fields, restore
 from qwen_edit_async.session.observer import Warner
 from qwen_edit_async.session.results import EditResult
 from qwen_edit_async.session.submission import Submission
@@ -45,6 +46,15 @@ class EditOutcome:
     request: RequestInput
     _result: EditResult | None = None
     error: Exception | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = attrs.asdict(self, recurse=False)
+        if isinstance(self.request, Mapping):
+            state["request"] = {name: copyable(value) for name, value in self.request.items()}
+        return state
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        restore(self, state)
 
     @property
     def ok(self) -> bool:

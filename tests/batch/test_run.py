@@ -661,7 +661,7 @@ async def test_what_stands_alone_needs_an_instruction_and_a_request_takes_none(o
     async with service() as (_, session):
         alone = await EditBatch([photo], out).run(session)
         beside = await EditBatch(iter(requests(1)), out, instruction="snow").run(session)
-    assert alone.failures[0].reason.endswith("or images with an instruction for all of them")
+    assert alone.failures[0].reason.endswith("or give EditRequests or mappings of their fields")
     assert beside.failures[0].reason.startswith("an EditRequest says it all")
 
 

@@ -320,6 +320,14 @@ def test_a_limit_ends_the_run_and_a_higher_one_continues(photos, batch, capsys, 
     assert len(service.tasks) == 3
 
 
+def test_a_service_without_prices_ends_a_run_with_a_limit_of_cost(photos, batch, capsys, service):
+    service.inject(Fault.reshape(lambda reply: {**reply, "usage": None}).on("check"))
+    assert batch(photos, "--max-cost", "1", "--concurrency", "1") == 1
+    text = capsys.readouterr().err
+    assert "stopped: the service does not say what edits cost: use --max-tasks instead of --max-cost\n" in text
+    assert "\nrun it again to go on: " in text
+
+
 def test_failures_end_the_run_on_request(photos, batch, capsys, service):
     service.inject(Fault.failed_task())
     assert batch(photos, "--stop-after-failures", "1", "--concurrency", "1") == 1

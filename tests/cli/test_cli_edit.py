@@ -121,6 +121,23 @@ def test_warnings_are_plain_notes_once_each(tmp_path, capsys, service):
     assert "Warning" not in text
 
 
+def test_missing_pictures_are_noted(photos, capsys, service):
+    def keep_one(reply):
+        for part in reply.get("output", ()):
+            del part["content"][1:]
+        return reply
+
+    service.inject(Fault.reshape(keep_one).on("check"))
+    assert run_edit(photos, "-n", "4") == 0
+    assert "note: the service gave 1 of the 4 requested pictures\n" in capsys.readouterr().err
+
+
+def test_changes_that_fit_makes_are_noted(tmp_path, capsys, service):
+    Image.new("RGB", (400, 400)).save(tmp_path / "a.ppm")
+    assert main(["edit", str(tmp_path / "a.ppm"), "-i", "snow", "-o", str(tmp_path), "--fit", *QUICK]) == 0
+    assert "note: image 1" in capsys.readouterr().err
+
+
 def test_strict_refuses_text_that_would_be_cut_off(tmp_path, photos, capsys, service):
     assert main(["edit", str(photos / "a.png"), "-i", "x" * 801, "--strict"]) == 2
     assert "801 characters" in capsys.readouterr().err
@@ -159,11 +176,12 @@ def test_a_full_disk_is_a_failure_without_a_traceback(photos, monkeypatch, capsy
     assert f"qwen-edit fetch {next(iter(service.tasks))}" in text
 
 
-def test_a_lost_reply_warns_that_a_task_may_be_charged(photos, capsys, service):
-    service.inject(Fault.drop_reply().on("submit"))
+@pytest.mark.parametrize("fault", [Fault.drop_reply(), Fault.html_page(200, accepted=True)], ids=["no reply", "a page"])
+def test_a_submission_without_a_clear_reply_warns_that_a_task_may_be_charged(photos, capsys, service, fault):
+    service.inject(fault.on("submit"))
     assert run_edit(photos) == 1
     text = capsys.readouterr().err
-    assert "warning: 1 submission got no reply" in text
+    assert "warning: 1 submission got no clear reply: tasks with unknown ids may exist and be charged" in text
     assert "--resubmit-uncertain" in text
 
 

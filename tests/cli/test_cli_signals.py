@@ -111,7 +111,7 @@ def test_an_interrupted_submission_without_a_reply_is_reported(photos, tmp_path,
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
     assert process.returncode == 130
-    assert "warning: 1 submission got no reply" in errors
+    assert "warning: 1 submission got no clear reply" in errors
     assert errors.startswith("stopping: ")
 
 

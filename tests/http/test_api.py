@@ -7,9 +7,11 @@ import contextlib
 import functools
 import json
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
+from pathlib import Path
 
 import aiohttp
 import anyio
@@ -544,6 +546,19 @@ async def test_what_the_body_fails_with_is_the_error(make_body):
     async with serving(replies(OK)) as server, transport_to(server.url) as transport:
         with pytest.raises(InvalidEditError, match="was changed"):
             await transport.send(POST, make_body(image=image))
+
+
+@pytest.mark.parametrize("trust_env", [False, True])
+async def test_a_certificate_that_is_not_valid_is_named(trust_env):
+    certificate = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.load_cert_chain(Path(__file__).with_name("self_signed.pem"))
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=certificate)
+    async with (
+        server,
+        transport_to(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", trust_env=trust_env) as to,
+    ):
+        with pytest.raises(APIConnectionError, match=r"its certificate is not valid: self.signed certificate"):
+            await to.send(GET)
 
 
 async def test_a_netrc_entry_that_competes_with_the_key_is_named(tmp_path, monkeypatch):

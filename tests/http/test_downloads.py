@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import socket
+import ssl
 import struct
 import zlib
 from pathlib import Path
@@ -83,15 +84,15 @@ async def serve():
     """Serve results from another server: ``url = await serve(handler)``."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start(handler) -> str:
+        async def start(handler, certificate: ssl.SSLContext | None = None) -> str:
             application = web.Application()
             application.router.add_get("/{name:.*}", handler)
             runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            site = web.TCPSite(runner, "127.0.0.1", 0)
+            site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=certificate)
             await site.start()
-            return f"http://127.0.0.1:{site.port}/a.png"
+            return f"http{'' if certificate is None else 's'}://127.0.0.1:{site.port}/a.png"
 
         yield start
 
@@ -377,8 +378,30 @@ async def test_a_url_that_is_not_valid_is_refused(session, url):
 async def test_a_host_that_can_not_be_reached_is_named(session):
     with socket.socket() as taken:  # bound, but not listening
         taken.bind(("127.0.0.1", 0))
-        with pytest.raises(DownloadError, match=r"its host '127\.0\.0\.1' can't be reached"):
+        with pytest.raises(DownloadError, match=r"its host '127\.0\.0\.1' can't be reached \(ClientConnectorError\)"):
             await image_at(session, f"http://127.0.0.1:{taken.getsockname()[1]}/a.png").read()
+
+
+async def test_a_certificate_that_is_not_valid_is_named(session, serve):
+    async def never(request):
+        raise AssertionError
+
+    certificate = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.load_cert_chain(Path(__file__).with_name("self_signed.pem"))
+    with pytest.raises(
+        DownloadError, match=r"'127\.0\.0\.1' .*\(its certificate is not valid: self.signed certificate\)"
+    ):
+        await image_at(session, await serve(never, certificate)).read()
+
+
+async def test_a_proxy_that_a_failed_download_did_not_use_is_named(session, monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    with socket.socket() as taken:  # bound, but not listening
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(DownloadError, match="https_proxy in the environment is not used: trust_env=True uses it"):
+            await image_at(session, f"https://127.0.0.1:{taken.getsockname()[1]}/a.png").read()
 
 
 @pytest.mark.parametrize("location", ["ftp://127.0.0.1/a.png", "file:///etc/passwd", "data:image/png;base64,AAAA"])

@@ -94,6 +94,13 @@ def test_quotes_that_came_along_with_a_key_are_named(key: str) -> None:
         resolve_api_key(None, key)
 
 
+def test_a_key_with_the_name_of_its_variable_is_refused() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"^the API key begins with QWEN_EDIT_API_KEY=: give only what follows"
+    ):
+        resolve_api_key(None, "QWEN_EDIT_API_KEY=hush")
+
+
 def test_a_key_of_another_type_is_refused_without_being_told() -> None:
     key: Any = b"hush" * 2
     with pytest.raises(ConfigurationError) as caught:

@@ -28,6 +28,13 @@ from qwen_edit_async.images.kinds import (
 GIF = b"GIF89a" + bytes(20)
 
 
+@pytest.mark.parametrize("image", [None, {"bytes": None, "path": None}])
+def test_a_missing_image_is_named(image: object) -> None:
+    [unwrapped] = as_image_tuple(image)
+    with pytest.raises(InvalidEditError, match=r"^image 1 is missing: it is None, or a cell without bytes and path"):
+        check_image(unwrapped, "image 1")
+
+
 @pytest.mark.parametrize(
     ("head", "media_type"),
     [
@@ -136,7 +143,7 @@ def test_something_that_opens_a_file_passes() -> None:
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (None, "'NoneType'"),
+        (None, "is missing"),
         (7, "'int'"),
         (["a.png"], "'list'"),
         ("", "is not a path"),

@@ -755,11 +755,12 @@ def closed_file() -> io.BytesIO:
     ("file", "reason"),
     [
         (io.StringIO("text"), 'text mode: open it with mode "rb"'),
+        (io.TextIOWrapper(io.BytesIO(b"\x89PNG"), "utf-8"), 'text mode: open it with mode "rb"'),
         (AsyncFile(), "read\\(\\) returns 'coroutine'"),
         (NonBlocking(), "read\\(\\) returns 'NoneType'"),
         (Failing(), "can't be read: the store is gone"),
         (closed_file(), "can't be read"),
-        (io.BytesIO(), "already read to its end"),
+        (io.BytesIO(), "already read to its end: if several edits share the file, give each its path or bytes"),
         (io.BytesIO(b"just text"), "not a JPEG"),
     ],
 )

@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from memory_transport import IMAGE, MemoryService, MemorySession, in_order, says
@@ -19,6 +20,7 @@ from qwen_edit_async import (
     EditRequest,
     EditSession,
     FixedInterval,
+    InvalidEditError,
     SessionClosedError,
 )
 from qwen_edit_async.emulator import EditEmulator, FixedEngine, PillowEngine
@@ -67,6 +69,30 @@ async def test_results_and_outcomes_travel_without_their_connection(session, tmp
             await use()
     again = await session.attach(there.result.task_id)
     assert await again.images[0].read() == await outcome.result.images[0].read()
+
+
+@pytest.mark.parametrize("travel", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+async def test_results_and_outcomes_travel_without_their_open_files(session, tmp_path, travel):
+    Image.new("RGB", (400, 400)).save(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        requests = [EditRequest([file, IMAGE], "snow", key="cat"), {"image": file, "instruction": "snow"}]
+        outcomes = [outcome async for outcome in session.edit_many(requests)]
+        [first, second] = map(travel, sorted(outcomes, key=lambda outcome: outcome.index))
+    assert (first.result.request.images, first.result.request.key) == ((b"", IMAGE), "cat")
+    assert first.request == first.result.request
+    assert second.request == {"image": b"", "instruction": "snow"}
+    with pytest.raises(InvalidEditError, match="image 1 is empty"):
+        await session.edit(first.request)
+
+
+async def test_the_home_folder_may_be_abbreviated(session, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    Image.new("RGB", (400, 400)).save(tmp_path / "p.png")
+    result = await session.edit("~/p.png", "snow")
+    assert await result.save("~/saved", stem="a") == (tmp_path / "saved" / "a-0.png",)
+    assert await result.images[0].save(Path("~", "b.png")) == tmp_path / "b.png"
+    assert (tmp_path / "b.png").exists()
 
 
 async def test_a_picture_opens_as_a_decoded_image(session):

@@ -8,7 +8,7 @@ import attrs
 
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.kinds import unwrapped
-from qwen_edit_async.models import EditParameters, EditRequest, request_from_fields
+from qwen_edit_async.models import EditParameters, EditRequest, as_fields, request_from_fields
 
 SAYS_IT_ALL = "an EditRequest says it all: give no instruction or parameters beside it"
 
@@ -63,6 +63,7 @@ def request_of(given: object, defaults: EditDefaults) -> EditRequest:
         if defaults != EditDefaults():
             raise InvalidEditError(SAYS_IT_ALL)
         return given
+    given = as_fields(given)
     if isinstance(given, Mapping) and unwrapped(given) is given:
         fields = dict(given)
         fields["instruction"] = fields.get("instruction") or defaults.instruction
@@ -70,8 +71,8 @@ def request_of(given: object, defaults: EditDefaults) -> EditRequest:
         return request_from_fields(fields)
     if defaults.instruction is None:
         raise InvalidEditError(
-            f"a request is {type(given).__name__!r}: give an EditRequest, a mapping of its fields, "
-            "or images with an instruction for all of them"
+            f"an item is {type(given).__name__!r}, and there is no instruction for it: "
+            "give instruction= for all images, or give EditRequests or mappings of their fields"
         )
     return EditRequest(given, defaults.instruction, defaults.parameters)  # type: ignore[arg-type]  # checked there
 

@@ -60,11 +60,17 @@ def csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -
 
 def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
     """Return the row of a table's header, the number of lines before it, its first line, and the separator of cells."""
-    blank, first = 0, next(lines, "")
-    while first and not first.strip(f"{_DELIMITERS} \r\n"):
-        blank, first = blank + 1, next(lines, "")
-    if (declared := _DECLARED.fullmatch(first)) is not None:  # spreadsheets do not number that line
-        return blank + 1, blank + 1, next(lines, ""), declared[1]
+    blank, first, declared = 0, "", None
+    for first in lines:
+        if declared is None and (declared := _DECLARED.fullmatch(first)) is not None:
+            continue  # spreadsheets do not number that line
+        if first.strip(f"{_DELIMITERS} \r\n"):
+            break
+        blank += 1
+    else:
+        first = ""
+    if declared is not None:
+        return blank + 1, blank + 1, first, declared[1]
     return blank + 1, blank, first, max(_DELIMITERS, key=_QUOTED.sub("", first).count)
 
 

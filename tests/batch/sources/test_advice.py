@@ -125,11 +125,12 @@ def test_other_surplus_words_say_nothing_of_patterns(make, read, capsys):
     [
         "sep=;\nimage;instruction\na.png;rain, and snow\n",
         '"sep=|"\r\nimage|instruction\r\na.png|rain, and snow\r\n',
+        "sep=;\n\nimage;instruction\na.png;rain, and snow\n",
         "\n\r\n  \nimage;instruction\na.png;rain, and snow\n",
         ';;\n;;\nimage;"a, b, c, d";instruction\na.png;;rain, and snow\n',
         '"image";"a, b, c";"instruction"\n"a.png";;"rain, and snow"\n',
     ],
-    ids=["sep", "quoted sep", "blank lines", "blank rows", "commas in quotes"],
+    ids=["sep", "quoted sep", "sep and a blank line", "blank lines", "blank rows", "commas in quotes"],
 )
 def test_headers_as_spreadsheets_write_them_are_read(tmp_path, read, text):
     (tmp_path / "edits.csv").write_text(text, encoding="utf-8", newline="")
@@ -137,7 +138,7 @@ def test_headers_as_spreadsheets_write_them_are_read(tmp_path, read, text):
     assert item.request.instruction == "rain, and snow"
 
 
-@pytest.mark.parametrize(("head", "row"), [("sep=;\n", 2), ("\n\n", 4)])
+@pytest.mark.parametrize(("head", "row"), [("sep=;\n", 2), ("sep=;\n\n", 3), ("\n\n", 4)])
 def test_rows_below_such_a_header_are_numbered_as_a_spreadsheet_does(tmp_path, read, head, row):
     (tmp_path / "edits.csv").write_text(f'{head}image;n\na.png;7\n"b"x;1\n', encoding="utf-8")
     bad, broken = read("edits.csv")

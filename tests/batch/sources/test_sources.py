@@ -17,6 +17,7 @@ from PIL import Image
 from qwen_edit_async import ConfigurationError, EditParameters, EditRequest, InvalidEditError
 from qwen_edit_async.batch.signed import unsigned
 from qwen_edit_async.batch.sources import EditDefaults, SourceItem, item_of, read_source, request_of
+from qwen_edit_async.models import request_from_fields
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(16)
@@ -273,6 +274,13 @@ def test_tables_of_other_programs_are_read(table, delimiter, encoding):
 def test_an_absolute_path_stays(table):
     [item] = table("image\n/photos/a.jpg\n")
     assert item.request.images == (str(Path("/photos/a.jpg")),)
+
+
+def test_the_home_folder_may_be_abbreviated_in_cells(table, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    [item] = table("image,image2\n~/a.jpg,~nobody at all/b.jpg\n")
+    assert item.request.images == ("/home/me/a.jpg", str(tmp_path / "~nobody at all" / "b.jpg"))
 
 
 @pytest.mark.parametrize(
@@ -581,6 +589,16 @@ def test_what_an_iterable_gives_makes_an_edit_by_the_defaults(given, images):
     assert request_of(given, defaults) == EditRequest(images, "make it snow", EditParameters(n=2))
 
 
+def test_rows_of_pandas_are_edits():
+    frame = pd.DataFrame({"image": ["a.jpg", "b.jpg"], "instruction": ["make it rain", None], "n": [2, 3]}).astype(
+        object
+    )
+    first, second = [request_of(row, SNOW) for _, row in frame.iterrows()]
+    assert first == EditRequest("a.jpg", "make it rain", EditParameters(n=2))
+    assert second == EditRequest("b.jpg", "make it snow", EditParameters(n=3))
+    assert request_from_fields(frame.loc[0]) == first
+
+
 def test_a_mapping_wins_over_the_defaults():
     given = {"image": "a.jpg", "instruction": "make it rain", "n": 3, "parameters": {"seed": 1}}
     expected = EditRequest("a.jpg", "make it rain", EditParameters(n=3, seed=1))
@@ -592,7 +610,9 @@ def test_a_request_is_taken_as_it_is_and_images_need_an_instruction():
     assert request_of(request, EditDefaults()) is request
     with pytest.raises(InvalidEditError, match="says it all"):
         request_of(request, SNOW)
-    with pytest.raises(InvalidEditError, match="a request is 'str': give an EditRequest"):
+    with pytest.raises(
+        InvalidEditError, match="an item is 'str', and there is no instruction for it: give instruction="
+    ):
         request_of("a.jpg", EditDefaults())
 
 
