@@ -37,6 +37,13 @@ if TYPE_CHECKING:
 
 _MALFORMED_STATUSES: Final = frozenset({400, 422})
 
+_REASONS: Final = {
+    Failure.REFUSED: "the service did not accept the last attempt",
+    Failure.THROTTLED: "the service refused the last attempt for too many requests",
+    Failure.UNCERTAIN: "the service may have accepted the last attempt",
+}
+"""The reasons to submit again, for the log."""
+
 T = TypeVar("T")
 
 
@@ -298,7 +305,7 @@ class Submission:
         desk.counters.retries += failure is not Failure.UNCERTAIN
         desk.counters.resubmitted += failure is Failure.UNCERTAIN
         level = logging.WARNING if failure is Failure.UNCERTAIN else logging.INFO
-        log.log(level, "submitting again (attempt %d), since it %s: %s", self._attempts, failure.value, error)
+        log.log(level, "submitting again (attempt %d): %s: %s", self._attempts, _REASONS[failure], error)
         if then is Then.REQUEUE:
             self._slot.release()
             await self._stand_by(self._slot.take(first=True))
