@@ -1,4 +1,4 @@
-"""The time at which a pause ends, for people."""
+"""Formats the time at which a pause ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that exists while a session is open, and the one task in which it runs."""
+"""The state of an open session, and the host task that runs its background work."""
 
 from __future__ import annotations
 
@@ -27,27 +27,26 @@ from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.results import DetachedStore
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.shield import Crew, see_through
-from qwen_edit_async.session.submission import closed_error
 from qwen_edit_async.session.submitter import Submitter
-from qwen_edit_async.session.task import require_loop
+from qwen_edit_async.session.task import closed_error, require_loop
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
 
 T = TypeVar("T")
 
 _CLOSING_GRACE = 5.0
-"""Seconds that closing waits for the ids of tasks whose submission was given up."""
+"""Seconds that closing a session waits for the task ids of submissions that were given up."""
 
 _THREADS = min(4, max(2, os.cpu_count() or 2))
-"""More threads than cores only slow each other down; with fewer than two, one slow disk would delay everything."""
+"""The number of threads. More than there are cores would slow each other down. With one, a slow disk delays all."""
 
 _running: set[asyncio.Task[None]] = set()
-"""The host tasks. Event loops hold tasks weakly, and a task that is collected can't end in order."""
+"""The host tasks. Event loops hold tasks weakly, so without this set a host task could be garbage-collected."""
 
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """The options of a session that its runtime needs; see :class:`EditSession`."""
+    """The options of :class:`EditSession` that its runtime needs."""
 
     max_in_flight: int
     submit_rate: float | None
@@ -71,16 +70,16 @@ class Options:
 
 
 class Runtime:
-    """The open half of a session, and the store of its result pictures.
+    """The open part of a session, and the store of its result pictures.
 
-    It is made and started inside the event loop, and lives until :meth:`close` or the loop's end.
+    It is created and started inside the event loop, and exists until :meth:`close` or the loop's end.
 
     Attributes:
         loop: The event loop.
-        crash: The error that ended the session by itself, if one did.
+        crash: The error of the background work that ended the session; ``None`` if there is none.
         counters: The session's counts.
-        gate: Decides who may submit.
-        poller: Waits for the tasks.
+        gate: Decides when submissions may start and when requests may be sent.
+        poller: Watches the tasks.
         submitter: Submits the edits.
     """
 
@@ -134,11 +133,11 @@ class Runtime:
         self._demand = self.poller.demand
 
     def __reduce__(self) -> tuple[type[DetachedStore], tuple[()]]:
-        """Leave the connection out of a result that is pickled or deep-copied."""
+        """Replace the session in a result that is pickled or deep-copied."""
         return DetachedStore, ()
 
     async def start(self) -> None:
-        """Open the connections and start the poller, in a task of its own."""
+        """Open the connections and start the poller in the host task."""
         started: asyncio.Future[None] = self.loop.create_future()
         self._task = self.loop.create_task(self._run(started), name="qwen-edit-async session")
         _running.add(self._task)
@@ -151,7 +150,7 @@ class Runtime:
             raise
 
     async def status(self, task_id: str) -> TaskSnapshot:
-        """Ask the service about a task, again after failures that may pass."""
+        """Check the status of a task now. Retry after temporary failures."""
         with self._demand:
             attempt = 0
             while True:
@@ -169,10 +168,10 @@ class Runtime:
                 await self.gate.sleep(self._retry.delay(attempt, self._random.random()))
 
     async def close(self, *, cancel: bool) -> None:
-        """End everything; without ``cancel``, first wait for all that somebody waits for.
+        """End the session. Without ``cancel``, first wait for the calls that are still awaited.
 
         Raises:
-            BaseException: The error that the session crashed with, unless everything was cancelled.
+            BaseException: The error that the background work crashed with, unless ``cancel`` is set.
         """
         self._closing = True
         try:
@@ -187,7 +186,7 @@ class Runtime:
             raise self.crash
 
     async def wait_closed(self) -> None:
-        """Wait until nothing is left running, while somebody else closes."""
+        """Wait until another call of :meth:`close` has ended all work."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
@@ -198,7 +197,7 @@ class Runtime:
             return await self._downloader.read(url, task_id, index)
 
     async def save(self, url: str, task_id: str, index: int, path: Path) -> Path:
-        """Download a result picture to a file, and return its path. Its folder is made."""
+        """Download a result picture to a file, and return the file's path. A missing folder is created."""
         self.require_running()
         with self._demand:
             return await self._downloader.save(url, task_id, index, path)
@@ -210,30 +209,28 @@ class Runtime:
             return await self._offloader.run(function, *arguments)
 
     def require_running(self) -> None:
-        """Refuse a call that comes too late.
+        """Check that the session is open here.
 
         Raises:
-            SessionClosedError: If the session is closed, or runs on another event loop.
+            SessionClosedError: If the session is closed, or belongs to another process or event loop.
         """
         self.require_own_loop()
         if self._task is None or self._task.done():
-            raise SessionClosedError(
-                "the session is closed: open another, session.attach(task_id) finds the task again"
-            )
+            raise SessionClosedError("the session is closed: in a new session, session.attach(task_id) gets the result")
 
     def require_own_loop(self) -> None:
-        """Refuse use elsewhere than where the session was opened.
+        """Check that the session was opened in this process and on this event loop.
 
         Raises:
-            SessionClosedError: If this is a forked process, which shares the connections, or another event loop.
+            SessionClosedError: If the session was opened before this process forked, or on another event loop.
         """
         if self._process != os.getpid():
             raise SessionClosedError("this session was opened before the process forked: open one in each process")
         require_loop(self.loop)
 
     def warn_unclosed(self) -> None:
-        """Warn, once, of a session that was never closed."""
-        if self._process != os.getpid():  # the session is still open in the process that forked this one
+        """Issue a :class:`ResourceWarning`, once, if the session was never closed."""
+        if self._process != os.getpid():  # the session may be in use in the parent process
             return
         if self._task is not None and not self._task.done() and not self._closing:
             self._closing = True
@@ -260,23 +257,23 @@ class Runtime:
             await self._service.transport.open()
             await self._downloader.open()
             async with asyncio.TaskGroup() as self._crew.group:
-                if not started.done():  # given up already: `start` is about to stop this
+                if not started.done():  # not cancelled: otherwise `start` is about to stop this task
                     started.set_result(None)
                 await self.poller.run()
         except asyncio.CancelledError:
             self.warn_unclosed()
             raise
-        except (KeyboardInterrupt, SystemExit):  # for the program; whoever awaits an edit gets a SessionClosedError
+        except (KeyboardInterrupt, SystemExit):  # for the program; a call that awaits an edit gets a SessionClosedError
             raise
-        except BaseException as error:  # noqa: BLE001  # whatever it is, nobody may wait for ever
+        except BaseException as error:  # noqa: BLE001  # any error must end all waits
             self._crashed(_sole(error), started)
         finally:
             self._crew.group, self._leaving = None, True
             if not started.done():
-                started.set_exception(SessionClosedError("the session was closed while it was opened"))
+                started.set_exception(SessionClosedError("the session was closed while it was being opened"))
             self._end(SessionClosedError("the session is closed"))
             self.poller.give_up_all(closed_error)
-            # A cancellation that coincides with a crash is raised at the next await; here it can't cut anything short.
+            # A cancellation that coincides with a crash is raised at the next await. Here it interrupts nothing.
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
             async with contextlib.AsyncExitStack() as closing:
@@ -285,12 +282,12 @@ class Runtime:
                 closing.push_async_callback(self._downloader.aclose)
 
     def _end(self, error: SessionClosedError) -> None:
-        """Let nothing new begin."""
+        """Refuse all further work with an error."""
         self.submitter.closed = True
         self.gate.close(error)
 
     async def _finish(self) -> None:
-        """Collect the ids that are still to come, and leave nothing running."""
+        """Wait for the task ids of submissions that were sent, then stop the host task."""
         try:
             await self.submitter.finish_sent(_CLOSING_GRACE)
         finally:
@@ -298,7 +295,7 @@ class Runtime:
 
     async def _stop(self) -> None:
         if self._task is not None:
-            if not self._leaving:  # or else connections would not be closed in order
+            if not self._leaving:  # once it is leaving, a cancellation would interrupt its cleanup
                 self._task.cancel()
             await asyncio.wait([self._task])
 
@@ -307,14 +304,14 @@ class Runtime:
         self.crash = error
         if not started.done():
             started.set_exception(error)
-        closed = SessionClosedError("the session has crashed, and submits nothing more")
+        closed = SessionClosedError("the session has crashed: create another")
         closed.__cause__ = error
         self._end(closed)
         self.poller.give_up_all(lambda _: error)
         self._demand.none_left.set()
 
     def _may_pass(self, error: QwenEditError, sent_at: float) -> bool:
-        """Count a failed check of :meth:`status`; returns whether it makes sense to ask again."""
+        """Count a failed check of :meth:`status`. Return whether the failure may be temporary."""
         failure = judge_check(error, in_grace=False)
         self.counters.failed_checks += 1
         if failure is Failure.THROTTLED:
@@ -330,11 +327,11 @@ class Runtime:
 def _forget(task: asyncio.Task[None]) -> None:
     _running.discard(task)
     if not task.cancelled():
-        task.exception()  # an interrupt, which has left the event loop: asyncio need not report it as never retrieved
+        task.exception()  # marks an interrupt as retrieved; the event loop has already raised it
 
 
 def _sole(error: BaseException) -> BaseException:
-    """Return the exception that a task group wrapped."""
+    """Return the first exception inside of nested exception groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

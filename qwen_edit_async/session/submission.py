@@ -1,8 +1,8 @@
-"""From a request to a task: its slot and turn, the form of the protocol, what is tried again, and for how long.
+"""Submits one edit: waits for a slot and a turn, sends the request, and retries until the deadline.
 
-Each submission runs in a task of the session, and its caller waits for the outcome. So it can outlive its caller: once
-it was sent whole, it is never cut off, and the id that comes back is kept. Before that it is cut off at once, and
-creates no task.
+A submission runs in a background task of the session, so it can outlive its caller. Once it has been sent whole, it is
+never cut off, and the session keeps the task id of the reply. If it has not been sent whole, it is stopped as soon as
+its caller gives up, and creates no task.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from qwen_edit_async.protocol.base import Call, WireProtocol
 from qwen_edit_async.scheduling.retry import Failure, Then, after_failure, judge_submission, pause_after
 from qwen_edit_async.session.gate import Slot
 from qwen_edit_async.session.observer import SubmissionObserver, Warner
-from qwen_edit_async.session.task import EditTask, give_up
+from qwen_edit_async.session.task import EditTask, closed_error, give_up
 
 if TYPE_CHECKING:
     from qwen_edit_async.session.submitter import Submitter
@@ -87,17 +87,17 @@ class Submission:
 
     @property
     def sent_whole(self) -> bool:
-        """Whether the service may have an attempt that was not answered."""
+        """Whether the service may have received the whole of an attempt that it has not answered."""
         return self._pending is not None and self._pending.sent_whole
 
     def cut_reply_short(self) -> bool:
-        """Wait for no more of the reply; returns whether it has begun."""
+        """Stop waiting for the rest of the reply. Return whether any of it has arrived."""
         return self._pending is not None and self._pending.cut_reply_short()
 
     # The caller's side.
 
     def give_up(self) -> None:
-        """Stop the submission, because its caller was cancelled. A task that it gave already is given up, too."""
+        """Stop the submission. If the service has already created the task, give that up as well."""
         if not self.accepted.done() or self.accepted.cancelled():
             self._desk.counters.cancelled += 1
             self.accepted.cancel()
@@ -106,7 +106,7 @@ class Submission:
             give_up(self.accepted.result())
 
     def _expire(self) -> None:
-        """Stop the submission, because its deadline passed."""
+        """Stop the submission, because its deadline has passed."""
         if not self.accepted.done():
             self._desk.counters.refused += 1
             error = self._error_when_late()
@@ -114,7 +114,7 @@ class Submission:
             self.accepted.set_exception(error)
 
     def _detach(self) -> None:
-        """Free all that the submission holds; cut it off, unless it was sent whole."""
+        """Free everything that the submission holds. Cut it off, unless it has been sent whole."""
         self._slot.release()
         self._stop_clock()
         self._end_probe()
@@ -128,16 +128,18 @@ class Submission:
         self._is_doubted = True
         self._desk.counters.uncertain += 1
         self._close_images()
-        log.warning("a submission was given up after it was sent: a task may exist; its id follows if it comes")
+        log.warning("a submission was given up after it was sent: a task may exist. If its id arrives, it is logged")
 
     def settle_for_good(self) -> None:
-        """Let nobody wait for a submission that was cut off, perhaps before it began."""
+        """End the caller's wait if the submission stopped without an outcome."""
         if not self.accepted.done():
             self._slot.release()
             self._desk.counters.refused += 1
-            lost = "after it was sent: a task may exist" if self.sent_whole else "before it was sent"
-            kind = SubmitUncertainError if self.sent_whole else SessionClosedError
-            self.accepted.set_exception(kind(f"the session was closed while the edit was submitted, {lost}"))
+            self.accepted.set_exception(
+                SubmitUncertainError("the session was closed before the submission was answered: a task may exist")
+                if self.sent_whole
+                else SessionClosedError("the session was closed before the edit was sent")
+            )
 
     # The session's side.
 
@@ -145,7 +147,7 @@ class Submission:
         """Submit until the service accepts, or until there is an error to raise."""
         try:
             snapshot = await self._carry()
-        except Exception as error:  # noqa: BLE001  # passed on to the caller; here it would end the session
+        except Exception as error:  # noqa: BLE001  # passed to the caller; raised here, it would end the session
             self._slot.release()
             if not self.accepted.done():
                 self._desk.counters.refused += 1
@@ -213,7 +215,7 @@ class Submission:
     # One attempt.
 
     async def _in_accepted_form(self) -> TaskSnapshot:
-        """Make one attempt, in the form of the protocol that the service takes."""
+        """Make one attempt in the form of the protocol that the service accepts. Find out the form if it is unknown."""
         service = self._desk.service
         if service.alternative is not None:
             await self._stand_by(service.verdict.acquire())
@@ -226,7 +228,7 @@ class Submission:
         return await self._attempt(service.protocol)
 
     async def _probe(self, protocol: WireProtocol, alternative: WireProtocol) -> TaskSnapshot:
-        """Make one attempt in the first form and, if that is refused as malformed, one in the other."""
+        """Make one attempt in the first form. If it is refused as malformed, make another in the other form."""
         try:
             snapshot = await self._attempt(protocol)
         except BadRequestError as error:
@@ -239,7 +241,7 @@ class Submission:
         try:
             snapshot = await self._attempt(alternative)
         except BadRequestError:
-            pass  # malformed in both forms, so that the form is not to blame
+            pass  # malformed in both forms, so the form is not the fault
         else:
             self._desk.service.settle(alternative)
             return snapshot
@@ -251,7 +253,7 @@ class Submission:
             self._desk.service.verdict.release()
 
     async def _attempt(self, protocol: WireProtocol) -> TaskSnapshot:
-        """Wait for a turn, and send the request; the observer is called before and after."""
+        """Wait for a turn, and send the request. Call the observer before and after."""
         turn = self._desk.gate.submit_at_once()
         self._sent_at = turn if turn is not None else await self._stand_by(self._desk.gate.wait_to_submit())
         call = protocol.submission(self._request)
@@ -287,7 +289,7 @@ class Submission:
     # What comes after a failure.
 
     async def _recover(self, error: QwenEditError) -> None:
-        """Wait as long as is right before the next attempt; raises if there must not be one."""
+        """Wait before the next attempt. Raise the error if there must be none."""
         desk, failure = self._desk, self._heed(error)
         self._failures += failure is not Failure.THROTTLED
         then = after_failure(
@@ -313,7 +315,10 @@ class Submission:
             await desk.gate.sleep(desk.retry.delay(self._attempts - 1, desk.random.random()))
 
     def _heed(self, error: QwenEditError) -> Failure:
-        """Apply a failure to the whole session, whoever still waits for this submission; returns its meaning."""
+        """Apply a failure to the whole session, even if nobody waits for this submission any more.
+
+        Return what the failure means.
+        """
         desk, failure = self._desk, judge_submission(error)
         self._refusal = error
         if failure is Failure.FATAL:
@@ -327,7 +332,7 @@ class Submission:
         self._is_uncertain = self._is_uncertain or failure is Failure.UNCERTAIN
         return failure
 
-    # The clock: the deadline counts from the slot, without the time that the submission stands by.
+    # The deadline counts from when the slot was taken. Time spent waiting for a turn is not counted.
 
     @property
     def _deadline(self) -> float:
@@ -335,11 +340,11 @@ class Submission:
 
     @property
     def _room_deadline(self) -> float:
-        """The deadline while there is no room: it starts again whenever the service accepts another submission."""
+        """The deadline while the submission waits for a turn. It moves whenever the service accepts another edit."""
         return max(self._began_at, self._desk.gate.pacer.accepted_at) + self._seconds
 
     async def _stand_by(self, wait: Awaitable[T]) -> T:
-        """Wait for a turn. That takes nothing from the edit's time, as long as the service accepts others."""
+        """Wait for a turn. This does not count against the deadline while the service accepts other edits."""
         loop, slot = self._desk.poller.loop, self._slot
         offset = slot.taken_at - loop.time()
         self._stands_by = True
@@ -352,7 +357,7 @@ class Submission:
             self._set_clock()
 
     def _set_clock(self) -> None:
-        """Set the timer, if it would come too late; one that comes too early sets itself again."""
+        """Set the timer for the deadline. Replace only a late one, because an early one sets itself again."""
         until = self._room_deadline if self._stands_by else self._deadline
         if self._timer is not None and self._timer.when() <= until:
             return
@@ -377,7 +382,7 @@ class Submission:
         if self._uploads is None:
             return DeadlineExceededError("the deadline passed while the images were read: nothing was sent")
         if self.sent_whole:
-            return SubmitUncertainError("the deadline passed before the reply to the submission came: a task may exist")
+            return SubmitUncertainError("the deadline passed before the submission was answered: a task may exist")
         error = self._refusal or DeadlineExceededError("the deadline passed before the edit could be submitted")
         return _uncertain(error) if self._is_uncertain else error
 
@@ -386,19 +391,10 @@ class Submission:
             upload.close()
 
 
-def closed_error(task_id: str) -> SessionClosedError:
-    """Return the error of a task that the session no longer waits for, because it was closed."""
-    return SessionClosedError(
-        f"the session was closed before task {task_id} ended",
-        hint=f"it runs on: session.attach({task_id!r})",
-        task_id=task_id,
-    )
-
-
 def _uncertain(error: QwenEditError) -> SubmitUncertainError:
     uncertain = SubmitUncertainError(
-        f"a task may exist, and be charged: {error}. It was not submitted again, since that could pay twice: "
-        "look at the account, or allow it with resubmit_uncertain=True"
+        f"a task may exist and be charged: {error}. The edit was not submitted again, because both tasks could be "
+        "charged: check the account, or consent with resubmit_uncertain=True"
     )
     uncertain.__cause__ = error
     return uncertain

@@ -1,4 +1,4 @@
-"""Starts the submissions of a session, with everything that they share."""
+"""Starts the submissions of a session, and holds the objects and options that they share."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ class Submitter:
 
     Attributes:
         service: The service to submit to.
-        gate: Decides who may submit.
-        poller: Waits for the tasks that come of it.
+        gate: Decides when submissions may start and when requests may be sent.
+        poller: Watches the accepted tasks.
         crew: Runs the submissions.
         offloader: Reads and encodes images.
         counters: The session's counts.
-        retry: How often and when a refused submission is repeated.
+        retry: The number of retries, and the delays between them.
         random: The source of jitter.
-        resubmit_uncertain: Whether to repeat a submission though the service may have accepted it.
-        stall_timeout: Seconds in which the connection must take the next piece of a request's body.
+        resubmit_uncertain: Whether to repeat a submission although the service may have accepted it.
+        stall_timeout: The seconds that the connection may take to accept one chunk of a request's body.
         strict: Whether to refuse text that the service would cut off.
         fit: Whether to change images that the service would refuse.
+        closed: Whether the session has ended. A task that is accepted afterwards is not watched.
     """
 
     service: Service
@@ -64,13 +65,13 @@ class Submitter:
         observer: SubmissionObserver | None = None,
         warner: Warner | None = None,
     ) -> Submission:
-        """Start to submit an edit.
+        """Start the submission of an edit.
 
         Args:
             request: The edit.
-            seconds: Its deadline, counted from when it has a slot.
+            seconds: The edit's deadline in seconds, counted from when its slot is taken.
             observer: Called before and after each attempt.
-            warner: Issues warnings; by default they point at the user's line that runs now.
+            warner: Issues warnings. By default, they point at the user's line that is running.
 
         Raises:
             InvalidEditError: If text would be cut off, and the session is strict.
@@ -96,7 +97,7 @@ class Submitter:
     async def finish_sent(self, grace: float) -> None:
         """Wait up to ``grace`` seconds for the replies to submissions that were sent whole.
 
-        A reply that has begun by then is used as far as it came: it may hold the task's id.
+        If only a part of a reply has arrived by then, that part is used, because it may contain the task's id.
         """
         sent = {task: submission for task, submission in self._under_way.items() if submission.sent_whole}
         if not sent:

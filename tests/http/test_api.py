@@ -398,7 +398,7 @@ async def test_connecting_that_takes_too_long_is_certain(make_body):
 
 async def test_an_upload_that_stalls_is_certain(make_body):
     async with serving(reads_nothing) as server, transport_to(server.url) as transport:
-        with pytest.raises(APITimeoutError, match="sending stalled") as caught:
+        with pytest.raises(APITimeoutError, match="sending the request stalled") as caught:
             await transport.send(POST, make_body(LARGE, stall_timeout=0.2))
     assert caught.value.request_sent is False
 
@@ -434,7 +434,9 @@ async def test_the_time_for_a_reply_begins_when_the_body_has_been_sent_whole(mak
 
 async def test_no_reply_in_time_is_uncertain(make_body):
     async with serving(says_nothing) as server, transport_to(server.url, timeouts={"reply": 0.1}) as transport:
-        with pytest.raises(APITimeoutError, match=r"waiting for a reply .* may have the whole request") as caught:
+        with pytest.raises(
+            APITimeoutError, match=r"waiting for a reply .* may have received the whole request"
+        ) as caught:
             await transport.send(POST, make_body())
     assert caught.value.request_sent is True
 
@@ -508,7 +510,7 @@ async def test_a_connection_that_closes_before_the_body_was_read_is_certain(make
 
 async def test_a_connection_that_closes_instead_of_a_reply_is_uncertain_and_posted_once(make_body):
     async with serving(replies(b"")) as server, transport_to(server.url) as transport:
-        with pytest.raises(APIConnectionError, match="the service may have the whole request") as caught:
+        with pytest.raises(APIConnectionError, match="the service may have received the whole request") as caught:
             await transport.send(POST, make_body())
     assert caught.value.request_sent is True
     assert server.connections == 1

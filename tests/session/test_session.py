@@ -71,7 +71,7 @@ async def test_a_session_that_is_not_open_says_so(call):
 async def test_a_session_that_is_closed_says_so(call):
     async with MemorySession(MemoryService()) as session:
         pass
-    with pytest.raises(SessionClosedError, match="is closed: make another"):
+    with pytest.raises(SessionClosedError, match="is closed: create another"):
         await use(session, call)
 
 
@@ -108,7 +108,7 @@ def test_the_handle_of_a_task_says_so_on_another_event_loop(use):
     try:
         session = first.run_until_complete(MemorySession(MemoryService(duration=0.05)).open())
         task = first.run_until_complete(session.submit(IMAGE, "snow"))
-        with pytest.raises(SessionClosedError, match="another event loop: open one in each"):
+        with pytest.raises(SessionClosedError, match="another event loop: open one session in each"):
             second.run_until_complete(used(task))
         assert (task.done(), task.awaited) == (False, False)
         first.run_until_complete(task)
@@ -152,10 +152,10 @@ def test_a_session_is_not_copied_and_nothing_else_goes_wrong(make_copy):
 @virtual
 async def test_a_session_opens_once():
     session = await MemorySession(MemoryService()).open()
-    with pytest.raises(SessionClosedError, match="opened once"):
+    with pytest.raises(SessionClosedError, match="opened only once"):
         await session.open()
     await session.aclose()
-    with pytest.raises(SessionClosedError, match="opened once"):
+    with pytest.raises(SessionClosedError, match="opened only once"):
         await session.open()
 
 
@@ -168,7 +168,7 @@ async def test_closing_twice_or_before_opening_does_nothing():
     assert service.closed == 1
     unopened = MemorySession(service)
     await unopened.aclose()
-    with pytest.raises(SessionClosedError, match="opened once"):
+    with pytest.raises(SessionClosedError, match="opened only once"):
         await unopened.open()
 
 
@@ -508,7 +508,7 @@ def test_an_interrupted_submission_is_settled():
 
     async def main():
         async with MemorySession(MemoryService(on_submission=interrupt)) as session:
-            with pytest.raises(SessionClosedError, match="before it was sent"):
+            with pytest.raises(SessionClosedError, match="before the edit was sent"):
                 await session.submit(IMAGE, "snow", observer=Observer())
 
     assert run_through_interrupts(main())
@@ -522,7 +522,7 @@ def test_an_interrupt_while_a_session_opens_ends_the_opening():
             raise KeyboardInterrupt
 
     async def main():
-        with pytest.raises(SessionClosedError, match="while it was opened"):
+        with pytest.raises(SessionClosedError, match="while it was being opened"):
             await MemorySession(Interrupted()).open()
         await asyncio.sleep(1)  # the interrupt leaves when all is closed
 

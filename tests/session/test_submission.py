@@ -532,7 +532,10 @@ async def test_the_change_of_envelope_is_logged_once(caplog):
     async with MemorySession(MemoryService(envelope="params"), envelope="auto") as session:
         await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(5)))
     assert [record.message for record in caplog.records] == [
-        f"the service takes {GenerationProtocol('params')}, not {GenerationProtocol('flat')}: it is used from now on"
+        (
+            f"the service accepts {GenerationProtocol('params')} instead of {GenerationProtocol('flat')}: "
+            "it is used from now on"
+        )
     ]
 
 
@@ -631,7 +634,7 @@ async def test_a_deadline_while_the_reply_is_pending_is_uncertain_and_the_id_is_
         assert (session.unfinished, session.statistics().uncertain) == ((), 1)
         await asyncio.sleep(30)
         assert session.unfinished == ("task-1",)
-    assert "task task-1 came of a submission that had been given up" in caplog.text
+    assert "a submission that was given up created task task-1" in caplog.text
     assert service.aborted == []
 
 
