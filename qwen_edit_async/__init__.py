@@ -1,7 +1,7 @@
 """Bulk image editing with the hosted model ``qwen_image_edit_plus``, for asyncio.
 
-Start with :class:`EditSession`. The names exported here and the modules ``emulator`` and ``notebook`` are public; every
-other module may change without notice.
+Start with :class:`EditSession`. The names exported here are public, as are the modules ``emulator`` and ``notebook``
+and the fixtures of ``pytest_plugin``. Any other module may change without notice.
 
 ::
 
@@ -10,10 +10,10 @@ other module may change without notice.
     session                        EditSession: submissions, the gate, the poller, tasks and results
     http                           calls to the API, streamed bodies, downloads
     display                        edits as HTML: cards and the gallery
-    protocol  scheduling           what to send and what a reply means; when to check, repeat and submit
-    models  requests               what is asked for, and what the service answers
-    images                         what can be edited: kinds, checks, encoding
-    errors  contract  ...          the error tree; the documented limits; threads, log, text
+    protocol  scheduling           the form of calls and replies; the times to check, repeat and submit
+    models                         requests to the service, and the tasks in its replies
+    images                         the kinds of images, their checks and their encoding
+    errors  contract  ...          the error tree; the documented limits; threads, files, log, text
 """
 
 import os as _os
@@ -136,10 +136,10 @@ __all__ = [
     "__version__",
 ]
 
-if not _TYPE_CHECKING:  # a type checker would take any name for one that exists
+if not _TYPE_CHECKING:  # with `__getattr__`, a type checker would accept any name
 
     def __getattr__(name: str) -> object:
-        """What bulk runs need takes as long to import as all the rest, and is imported when it is first asked for."""
+        """Import the names of bulk runs on first use, because their import takes as long as everything else."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from qwen_edit_async import batch as _batch  # noqa: PLC0415  # see above

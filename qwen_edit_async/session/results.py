@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -23,6 +21,7 @@ from qwen_edit_async.errors import (
     QwenEditError,
     SessionClosedError,
 )
+from qwen_edit_async.files import safe_stem
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage, shortfall
 
@@ -35,12 +34,6 @@ if TYPE_CHECKING:
     from qwen_edit_async.session.task import EditTask
 
 T = TypeVar("T")
-
-_UNSAFE_IN_NAMES = re.compile(r"[^\w.-]+")
-_DEVICE = re.compile(r"^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\.", re.IGNORECASE)
-"""Names that Windows takes for a device, whatever follows the first dot."""
-
-_MAX_STEM_BYTES = 160
 
 
 class ResultStore(Protocol):
@@ -299,16 +292,6 @@ def conclude(task: EditTask, snapshot: TaskSnapshot, now: float, store: ResultSt
         raw=snapshot.raw,
         previews=previews,
     )
-
-
-def safe_stem(text: str) -> str:
-    """A file name's stem made of any text, which may come from a server."""
-    stem = _DEVICE.sub(r"\1_.", _UNSAFE_IN_NAMES.sub("_", text).lstrip("."))
-    stem = stem.encode("utf-8", "replace")[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
-    if stem == text:
-        return stem
-    # The hash keeps texts apart that became the same by the change.
-    return f"{stem}-{hashlib.blake2s(text.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"
 
 
 def _decode(content: bytes) -> Image:
