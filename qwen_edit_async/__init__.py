@@ -41,6 +41,8 @@ from qwen_edit_async.errors import QwenEditError as QwenEditError
 from qwen_edit_async.errors import RateLimitError as RateLimitError
 from qwen_edit_async.errors import SessionClosedError as SessionClosedError
 from qwen_edit_async.errors import SubmitUncertainError as SubmitUncertainError
+from qwen_edit_async.http.api import Transport as Transport
+from qwen_edit_async.http.body import JSONBody as JSONBody
 from qwen_edit_async.http.options import Timeouts as Timeouts
 from qwen_edit_async.images.kinds import ImageInput as ImageInput
 from qwen_edit_async.log import configure_logging as _configure_logging
@@ -50,11 +52,14 @@ from qwen_edit_async.models import TaskFailure as TaskFailure
 from qwen_edit_async.models import TaskSnapshot as TaskSnapshot
 from qwen_edit_async.models import TaskStatus as TaskStatus
 from qwen_edit_async.models import Usage as Usage
+from qwen_edit_async.protocol.base import Call as Call
+from qwen_edit_async.protocol.base import Reply as Reply
 from qwen_edit_async.scheduling.learned import Learned as Learned
 from qwen_edit_async.scheduling.policies import Backoff as Backoff
 from qwen_edit_async.scheduling.policies import FixedInterval as FixedInterval
 from qwen_edit_async.scheduling.policies import PolledTask as PolledTask
 from qwen_edit_async.scheduling.policies import PollPolicy as PollPolicy
+from qwen_edit_async.scheduling.retry import CallFailure as CallFailure
 from qwen_edit_async.session.observer import SubmissionObserver as SubmissionObserver
 from qwen_edit_async.session.results import EditResult as EditResult
 from qwen_edit_async.session.results import EditTimings as EditTimings
@@ -91,6 +96,8 @@ __all__ = [
     "BatchProgress",
     "BatchReport",
     "BatchStatus",
+    "Call",
+    "CallFailure",
     "ConfigurationError",
     "DeadlineExceededError",
     "DownloadError",
@@ -112,6 +119,7 @@ __all__ = [
     "InsufficientBalanceError",
     "InternalServerError",
     "InvalidEditError",
+    "JSONBody",
     "JournalError",
     "Learned",
     "NotFoundError",
@@ -123,6 +131,7 @@ __all__ = [
     "PolledTask",
     "QwenEditError",
     "RateLimitError",
+    "Reply",
     "RowProblem",
     "SessionClosedError",
     "SessionStatistics",
@@ -132,6 +141,7 @@ __all__ = [
     "TaskSnapshot",
     "TaskStatus",
     "Timeouts",
+    "Transport",
     "Usage",
     "__version__",
 ]

@@ -76,7 +76,7 @@ class Run:
         self._session = session
         self._given = given
         self._options = options
-        self._service = service or origin_of(session._base_url)  # noqa: SLF001  # our own
+        self._service = service or origin_of(session.base_url)
         self._folder = given.targets.folder
         self._started_at = asyncio.get_running_loop().time()
         self._progress = BatchProgress()

@@ -31,7 +31,7 @@ LONGEST_PAUSE = 86_400.0
 """The longest pause in seconds. Quotas are renewed at least daily; a longer pause would stop a session for good."""
 
 
-class Failure(enum.Enum):
+class CallFailure(enum.Enum):
     """The meaning of a failed call."""
 
     REFUSED = "certainly not accepted; another attempt may succeed"
@@ -41,26 +41,26 @@ class Failure(enum.Enum):
     FINAL = "every attempt of this call will fail"
 
 
-def judge_submission(error: QwenEditError) -> Failure:
+def judge_submission(error: QwenEditError) -> CallFailure:
     """Return the meaning of a failed submission."""
     match error:
         case APIConnectionError():
-            return Failure.UNCERTAIN if error.request_sent else Failure.REFUSED
+            return CallFailure.UNCERTAIN if error.request_sent else CallFailure.REFUSED
         case APIResponseError():
-            return Failure.UNCERTAIN
+            return CallFailure.UNCERTAIN
         case AuthenticationError() | InsufficientBalanceError() | PermissionDeniedError():
-            return Failure.FATAL
+            return CallFailure.FATAL
         case RateLimitError():
-            return Failure.THROTTLED
+            return CallFailure.THROTTLED
         case InternalServerError():
-            return Failure.REFUSED if error.status_code == _SERVICE_UNAVAILABLE else Failure.UNCERTAIN
+            return CallFailure.REFUSED if error.status_code == _SERVICE_UNAVAILABLE else CallFailure.UNCERTAIN
         case APIStatusError(status_code=303):  # See Other: the call may have succeeded
-            return Failure.UNCERTAIN
+            return CallFailure.UNCERTAIN
         case _:
-            return Failure.FINAL
+            return CallFailure.FINAL
 
 
-def judge_check(error: QwenEditError, *, in_grace: bool, attached: bool = False) -> Failure:
+def judge_check(error: QwenEditError, *, in_grace: bool, attached: bool = False) -> CallFailure:
     """Return the meaning of a failed status check. The task is paid for, so any failure that may pass is retried.
 
     Args:
@@ -70,17 +70,17 @@ def judge_check(error: QwenEditError, *, in_grace: bool, attached: bool = False)
     """
     match error:
         case AuthenticationError() | PermissionDeniedError():
-            return Failure.FINAL if attached else Failure.FATAL
+            return CallFailure.FINAL if attached else CallFailure.FATAL
         case NotFoundError():
-            return Failure.REFUSED if in_grace else Failure.FINAL
+            return CallFailure.REFUSED if in_grace else CallFailure.FINAL
         case RateLimitError():
-            return Failure.THROTTLED
+            return CallFailure.THROTTLED
         case APIConnectionError() | APIResponseError() | InternalServerError() | InsufficientBalanceError():
-            return Failure.REFUSED
+            return CallFailure.REFUSED
         case APIStatusError() if error.status_code in _PASSING_STATUSES:
-            return Failure.REFUSED
+            return CallFailure.REFUSED
         case _:
-            return Failure.FINAL
+            return CallFailure.FINAL
 
 
 def pause_after(error: QwenEditError) -> float:
@@ -99,7 +99,7 @@ class Then(enum.Enum):
 
 
 def after_failure(
-    failure: Failure,
+    failure: CallFailure,
     *,
     failures: int,
     max_retries: int,
@@ -119,9 +119,9 @@ def after_failure(
         deadline: The deadline of the edit.
         room_deadline: The deadline of the edit while it waits for a turn.
     """
-    if failure is Failure.THROTTLED:
+    if failure is CallFailure.THROTTLED:
         return Then.REQUEUE if resumes_at <= room_deadline else Then.GIVE_UP
-    repeatable = failure is Failure.REFUSED or (failure is Failure.UNCERTAIN and resubmit_uncertain)
+    repeatable = failure is CallFailure.REFUSED or (failure is CallFailure.UNCERTAIN and resubmit_uncertain)
     if not repeatable or failures > max_retries or resumes_at > deadline:
         return Then.GIVE_UP
     return Then.BACK_OFF

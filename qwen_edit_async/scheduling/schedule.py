@@ -22,7 +22,7 @@ from qwen_edit_async.errors import QwenEditError
 from qwen_edit_async.models import EditParameters, TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.budget import PollBudget
 from qwen_edit_async.scheduling.policies import PollPolicy, RankingPolicy
-from qwen_edit_async.scheduling.retry import Failure, RetryPolicy, judge_check
+from qwen_edit_async.scheduling.retry import CallFailure, RetryPolicy, judge_check
 
 UNKNOWN_TASK_GRACE = 15.0
 """Seconds after a submission in which a check that fails with 404 is repeated."""
@@ -264,7 +264,7 @@ class PollSchedule(Generic[W]):
             return min(now + max(_PICTURES_INTERVAL, waited), task.pictureless_at + PICTURES_GRACE)
         return max(self._policy.next_check(task, now), now + _MIN_INTERVAL)
 
-    def failed(self, task: W, error: QwenEditError, sent_at: float, now: float, draw: float) -> Failure:
+    def failed(self, task: W, error: QwenEditError, sent_at: float, now: float, draw: float) -> CallFailure:
         """Record the failure of a check. Unless it is final or fatal, the task is checked again.
 
         Args:
@@ -277,10 +277,10 @@ class PollSchedule(Generic[W]):
         in_grace = not task.attached and task.checks == 0 and now < task.since + UNKNOWN_TASK_GRACE
         verdict = judge_check(error, in_grace=in_grace, attached=task.attached)
         if task not in self._tasks:
-            return Failure.REFUSED if verdict is Failure.FINAL else verdict
-        if verdict is Failure.FINAL:
+            return CallFailure.REFUSED if verdict is CallFailure.FINAL else verdict
+        if verdict is CallFailure.FINAL:
             self.remove(task, now)
-        elif verdict is not Failure.FATAL:
+        elif verdict is not CallFailure.FATAL:
             task.failures += 1
             task.failed_checks += 1
             task.last_failure = error

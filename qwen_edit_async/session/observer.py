@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import attrs
 
 from qwen_edit_async.errors import EditWarning
-from qwen_edit_async.models import TaskSnapshot
-from qwen_edit_async.scheduling.retry import Failure
+from qwen_edit_async.models import EditKeywords, TaskSnapshot
+from qwen_edit_async.scheduling.retry import CallFailure
 
 _NOT_THE_USERS = frozenset({__name__.partition(".")[0], "asyncio"})
 """Packages whose code is not the user's, so no warning points at it."""
@@ -30,13 +30,19 @@ class SubmissionObserver(Protocol):
         """
         ...
 
-    def settled(self, fate: TaskSnapshot | Failure) -> None:
+    def settled(self, fate: TaskSnapshot | CallFailure) -> None:
         """Called with the task that an attempt created, or with the meaning of its failure. It must not raise.
 
         It is called once for each return of :meth:`about_to_submit`, even if the edit was cancelled or its deadline
         passed meanwhile.
         """
         ...
+
+
+class SubmitKeywords(EditKeywords, total=False):
+    """The keyword arguments of ``EditSession.submit``."""
+
+    observer: SubmissionObserver | None
 
 
 @attrs.frozen

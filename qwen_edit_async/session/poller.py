@@ -20,7 +20,7 @@ from qwen_edit_async.errors import (
 from qwen_edit_async.log import log
 from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.policies import PollPolicy
-from qwen_edit_async.scheduling.retry import Failure
+from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.scheduling.schedule import PollSchedule
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.results import EditResult, ResultStore, conclude
@@ -212,9 +212,9 @@ class Poller:
         self._gate.hold_back(error)
         log.info("check of task %s failed: %s", task.task_id, error)
         match self._schedule.failed(task, error, sent_at, now, self._random.random()):
-            case Failure.FINAL:
+            case CallFailure.FINAL:
                 self._end(task, error)
-            case Failure.FATAL:  # every call would fail like this one
+            case CallFailure.FATAL:  # every call would fail like this one
                 self._gate.close(error)
                 self.give_up_all(error.for_task)
 

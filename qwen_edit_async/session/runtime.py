@@ -21,7 +21,7 @@ from qwen_edit_async.log import log
 from qwen_edit_async.models import TaskSnapshot
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.policies import PollPolicy
-from qwen_edit_async.scheduling.retry import Failure, RetryPolicy, judge_check
+from qwen_edit_async.scheduling.retry import CallFailure, RetryPolicy, judge_check
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.results import DetachedStore
@@ -314,11 +314,11 @@ class Runtime:
         """Count a failed check of :meth:`status`. Return whether the failure may be temporary."""
         failure = judge_check(error, in_grace=False)
         self.counters.failed_checks += 1
-        if failure is Failure.THROTTLED:
+        if failure is CallFailure.THROTTLED:
             self.counters.throttled += 1
             self.gate.pacer.rate.refused(self.loop.time(), sent_at)
         self.gate.hold_back(error)
-        return failure in {Failure.REFUSED, Failure.THROTTLED}
+        return failure in {CallFailure.REFUSED, CallFailure.THROTTLED}
 
     async def _renew(self, task_id: str) -> tuple[str, ...]:
         return (await self.status(task_id)).urls

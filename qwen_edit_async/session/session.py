@@ -1,8 +1,7 @@
 """The session, the object that users open.
 
-Background work (the poller, the submissions, the streams of ``edit_many``) runs in a host task that the session starts,
-not in the task that opened it. So a session can be opened, used and closed in different notebook cells. No task group
-or cancel scope stays open between the calls.
+Background work (poller, submissions, ``edit_many``) runs in a host task that the session starts. No task group or
+cancel scope of the caller stays open, so a session can be opened, used and closed in different notebook cells.
 """
 
 from __future__ import annotations
@@ -14,20 +13,9 @@ from random import Random
 from typing import Self, Unpack, overload
 
 from qwen_edit_async.errors import SessionClosedError
+from qwen_edit_async.http import options as http
 from qwen_edit_async.http.api import AiohttpTransport, Transport
-from qwen_edit_async.http.options import (
-    API_KEY_VARIABLE,
-    BASE_URL_VARIABLE,
-    Envelope,
-    Timeouts,
-    check_headers,
-    check_positive,
-    resolve_api_key,
-    resolve_base_url,
-    resolve_protocol,
-    resolve_result_hosts,
-    resolve_timeouts,
-)
+from qwen_edit_async.http.options import Envelope, Timeouts
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.models import (
@@ -42,17 +30,13 @@ from qwen_edit_async.models import (
 from qwen_edit_async.protocol.base import check_task_id
 from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy
-from qwen_edit_async.session.observer import SubmissionObserver, Warner
+from qwen_edit_async.session.observer import SubmissionObserver, SubmitKeywords, Warner
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.runtime import Options, Runtime
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.stream import EditStream
 from qwen_edit_async.session.task import EditTask, give_up
 from qwen_edit_async.statistics import SessionStatistics
-
-
-class _SubmitKeywords(EditKeywords, total=False):
-    observer: SubmissionObserver | None
 
 
 class EditSession:
@@ -75,12 +59,9 @@ class EditSession:
         timeout: Seconds for each of three phases: connecting (at most 10), sending the next piece of an upload, and
             waiting for a reply. Or :class:`Timeouts`.
         deadline: Seconds that an edit may take, from taking its slot to its end. Time spent waiting for a turn is not
-            counted while the service accepts other edits. Each task is checked once more at its deadline or later.
-            This may take up to 30 s.
-        max_retries: The most retries of a call after temporary failures. "Too many requests" does not count for edits,
-            which wait until there is room.
-        resubmit_uncertain: Whether to submit again if the reply was lost. A task may exist already, and both may be
-            charged.
+            counted while the service accepts other edits. A last check follows, which may take up to 30 s.
+        max_retries: The most retries after temporary failures. After "too many requests", edits wait instead.
+        resubmit_uncertain: Whether to submit again if the reply was lost, although both tasks may be charged.
         strict: Whether text that the service would cut off silently raises an error instead of a warning.
         fit: Whether to turn, shrink and re-encode images that the service would refuse.
         trust_env: Whether to use the environment's proxies and netrc file. Neither is used for http on loopback.
@@ -122,30 +103,31 @@ class EditSession:
         random: Random | None = None,
     ) -> None:
         try:
-            key: Secret = resolve_api_key(api_key, os.environ.get(API_KEY_VARIABLE))
+            key: Secret = http.resolve_api_key(api_key, os.environ.get(http.API_KEY_VARIABLE))
         finally:
             del api_key  # some tools show the local variables of a traceback
-        check_positive(deadline, "deadline")
-        self._base_url = resolve_base_url(base_url, os.environ.get(BASE_URL_VARIABLE), allow_insecure=allow_insecure)
+        http.check_positive(deadline, "deadline")
+        self._base_url = http.resolve_base_url(
+            base_url, os.environ.get(http.BASE_URL_VARIABLE), allow_insecure=allow_insecure
+        )
         self._deadline = deadline
-        self._fit = fit
         self._options = Options(
             max_in_flight=max_in_flight,
             submit_rate=submit_rate,
             poll_rate=poll_rate,
             polling=polling if polling is not None else Learned(),
-            timeouts=resolve_timeouts(timeout),
+            timeouts=http.resolve_timeouts(timeout),
             max_retries=max_retries,
             resubmit_uncertain=resubmit_uncertain,
             strict=strict,
             fit=fit,
-            result_hosts=resolve_result_hosts(self._base_url, allow_result_hosts),
+            result_hosts=http.resolve_result_hosts(self._base_url, allow_result_hosts),
             trust_env=trust_env,
             random=random if random is not None else Random(),  # noqa: S311  # jitter is not a secret
         )
-        headers, timeouts = check_headers(default_headers), self._options.timeouts
+        headers, timeouts = http.check_headers(default_headers), self._options.timeouts
         own = AiohttpTransport(self._base_url, key, timeouts, default_headers=headers, trust_env=trust_env)
-        self._service = Service(transport if transport is not None else own, *resolve_protocol(envelope))
+        self._service = Service(transport if transport is not None else own, *http.resolve_protocol(envelope))
 
     async def open(self) -> Self:
         """Open the session on the running event loop; ``async with`` does this.
@@ -203,8 +185,7 @@ class EditSession:
 
         Args:
             images: One image, or a sequence of one to three. An image is a path, an http(s) URL, a data URI, bytes, a
-                binary file, a PIL image, or a uint8 array. Alternatively, a whole :class:`EditRequest`; then only
-                ``deadline`` may be given as well.
+                binary file, a PIL image, or a uint8 array. Or an :class:`EditRequest`, with at most a ``deadline``.
             instruction: The edit, in Chinese or English, at most 800 characters.
             n: The number of output images, 1 to 6.
             negative_prompt: Content to avoid, at most 500 characters.
@@ -241,7 +222,7 @@ class EditSession:
 
     @overload
     async def submit(
-        self, images: ImageInput | Sequence[ImageInput], instruction: str, **options: Unpack[_SubmitKeywords]
+        self, images: ImageInput | Sequence[ImageInput], instruction: str, **options: Unpack[SubmitKeywords]
     ) -> EditTask: ...
 
     async def submit(
@@ -249,17 +230,24 @@ class EditSession:
         images: ImageInput | Sequence[ImageInput] | EditRequest,
         instruction: str | None = None,
         *,
+        n: int | None = None,
+        negative_prompt: str | None = None,
+        size: str | tuple[int, int] | None = None,
+        prompt_extend: bool | None = None,
+        watermark: bool | None = None,
+        seed: int | None = None,
         parameters: EditParameters | None = None,
         key: str | None = None,
         deadline: float | None = None,
         observer: SubmissionObserver | None = None,
-        **options: Unpack[EditOptions],
     ) -> EditTask:
         """Wait for a slot, submit an edit, and return its task as soon as the service has accepted it.
 
         Arguments and errors are those of :meth:`edit`, up to the acceptance. The ``observer`` is called before and
         after each attempt.
         """
+        options: EditOptions = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
+        options |= {"prompt_extend": prompt_extend, "watermark": watermark}
         request = request_from_arguments(images, instruction, parameters, key, options)
         return await self._submit(request, deadline, observer)
 
@@ -318,7 +306,7 @@ class EditSession:
 
         Requests are pulled as slots become free, so the input may be endless. At most ``max_in_flight`` of them are in
         flight or wait for the loop. An edit that fails or is invalid gives an outcome with an error. Leaving the loop
-        stops submitting at once and gives up the edits in flight.
+        stops submitting, and gives up the edits in flight.
 
         Args:
             requests: Objects of :class:`EditRequest`, or mappings with its fields and those of :class:`EditParameters`.
@@ -337,6 +325,20 @@ class EditSession:
         """Whether the session is open. It can be used only on the event loop on which it was opened."""
         return self._runtime is not None and not self._closed
 
+    def require_open(self) -> None:
+        """Raise :class:`SessionClosedError` unless the session is open on the running event loop."""
+        self._require_open()
+
+    @property
+    def base_url(self) -> str:
+        """The address of the service."""
+        return self._base_url
+
+    @property
+    def fit(self) -> bool:
+        """Whether to turn, shrink and re-encode images that the service would refuse."""
+        return self._options.fit
+
     @property
     def max_in_flight(self) -> int:
         """The greatest number of tasks in flight, from the start of their submission to their end."""
@@ -348,12 +350,10 @@ class EditSession:
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """The ids of tasks whose results nobody in this session has received. They stay after it is closed.
+        """The ids of tasks that are watched or were given up, even after the session is closed.
 
-        The session still watches these tasks, or has given them up. A task is given up if it is cancelled or reaches
-        its deadline, if nobody awaits it when the session closes, or if it ends after the loop of ``edit_many`` was
-        left. ``attach`` gets the result of each. The newest 10,000 ids of given-up tasks are kept. The log names the
-        others.
+        A task is given up if it is cancelled or reaches its deadline, or if nobody awaits it when the session closes or
+        the loop of ``edit_many`` is left. ``attach`` gets its result. The log has all ids but the newest 10,000.
         """
         return self._runtime.poller.unfinished if self._runtime is not None else ()
 
@@ -390,13 +390,9 @@ class EditSession:
         if self._runtime is not None:
             self._runtime.require_own_loop()
         closing, self._closed = self._closed, True
-        if self._runtime is None:
-            return
-        if closing:
-            await self._runtime.wait_closed()
-        else:
-            await self._runtime.close(cancel=cancel)
+        if self._runtime is not None:
+            await (self._runtime.wait_closed() if closing else self._runtime.close(cancel=cancel))
 
     def _deadline_of(self, deadline: float | None) -> float:
-        check_positive(self._deadline if deadline is None else deadline, "deadline")
+        http.check_positive(self._deadline if deadline is None else deadline, "deadline")
         return self._deadline if deadline is None else deadline

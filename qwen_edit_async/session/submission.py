@@ -27,7 +27,7 @@ from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, TaskSnapshot
 from qwen_edit_async.protocol.base import Call, WireProtocol
-from qwen_edit_async.scheduling.retry import Failure, Then, after_failure, judge_submission, pause_after
+from qwen_edit_async.scheduling.retry import CallFailure, Then, after_failure, judge_submission, pause_after
 from qwen_edit_async.session.gate import Slot
 from qwen_edit_async.session.observer import SubmissionObserver, Warner
 from qwen_edit_async.session.task import EditTask, closed_error, give_up
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 _MALFORMED_STATUSES: Final = frozenset({400, 422})
 
 _REASONS: Final = {
-    Failure.REFUSED: "the service did not accept the last attempt",
-    Failure.THROTTLED: "the service refused the last attempt for too many requests",
-    Failure.UNCERTAIN: "the service may have accepted the last attempt",
+    CallFailure.REFUSED: "the service did not accept the last attempt",
+    CallFailure.THROTTLED: "the service refused the last attempt for too many requests",
+    CallFailure.UNCERTAIN: "the service may have accepted the last attempt",
 }
 """The reasons to submit again, for the log."""
 
@@ -261,14 +261,14 @@ class Submission:
         if self._observer is None:
             return await self._send(protocol, call, body)
         await self._observer.about_to_submit()
-        fate: TaskSnapshot | Failure = Failure.REFUSED
+        fate: TaskSnapshot | CallFailure = CallFailure.REFUSED
         try:
             fate = snapshot = await self._send(protocol, call, body)
         except QwenEditError as error:
             fate = judge_submission(error)
             raise
         except BaseException:
-            fate = Failure.UNCERTAIN if body.sent_whole else Failure.REFUSED
+            fate = CallFailure.UNCERTAIN if body.sent_whole else CallFailure.REFUSED
             raise
         finally:
             self._observer.settled(fate)
@@ -291,7 +291,7 @@ class Submission:
     async def _recover(self, error: QwenEditError) -> None:
         """Wait before the next attempt. Raise the error if there must be none."""
         desk, failure = self._desk, self._heed(error)
-        self._failures += failure is not Failure.THROTTLED
+        self._failures += failure is not CallFailure.THROTTLED
         then = after_failure(
             failure,
             failures=self._failures,
@@ -304,9 +304,9 @@ class Submission:
         if then is Then.GIVE_UP or self.accepted.done():
             raise _uncertain(error) if self._is_uncertain else error
         self._attempts += 1
-        desk.counters.retries += failure is not Failure.UNCERTAIN
-        desk.counters.resubmitted += failure is Failure.UNCERTAIN
-        level = logging.WARNING if failure is Failure.UNCERTAIN else logging.INFO
+        desk.counters.retries += failure is not CallFailure.UNCERTAIN
+        desk.counters.resubmitted += failure is CallFailure.UNCERTAIN
+        level = logging.WARNING if failure is CallFailure.UNCERTAIN else logging.INFO
         log.log(level, "submitting again (attempt %d): %s: %s", self._attempts, _REASONS[failure], error)
         if then is Then.REQUEUE:
             self._slot.release()
@@ -314,22 +314,22 @@ class Submission:
         else:
             await desk.gate.sleep(desk.retry.delay(self._attempts - 1, desk.random.random()))
 
-    def _heed(self, error: QwenEditError) -> Failure:
+    def _heed(self, error: QwenEditError) -> CallFailure:
         """Apply a failure to the whole session, even if nobody waits for this submission any more.
 
         Return what the failure means.
         """
         desk, failure = self._desk, judge_submission(error)
         self._refusal = error
-        if failure is Failure.FATAL:
+        if failure is CallFailure.FATAL:
             desk.gate.close(error)
         desk.gate.hold_back(error)
-        if failure is Failure.THROTTLED:
+        if failure is CallFailure.THROTTLED:
             desk.counters.throttled += 1
             desk.gate.throttled(desk.poller.loop.time(), self._sent_at, desk.random.random())
-        desk.counters.uncertain += (failure is Failure.UNCERTAIN) - self._is_doubted
+        desk.counters.uncertain += (failure is CallFailure.UNCERTAIN) - self._is_doubted
         self._is_doubted = False
-        self._is_uncertain = self._is_uncertain or failure is Failure.UNCERTAIN
+        self._is_uncertain = self._is_uncertain or failure is CallFailure.UNCERTAIN
         return failure
 
     # The deadline counts from when the slot was taken. Time spent waiting for a turn is not counted.

@@ -25,7 +25,7 @@ from qwen_edit_async.errors import (
 from qwen_edit_async.models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Call, Reply
 from qwen_edit_async.protocol.generation import GenerationProtocol
-from qwen_edit_async.scheduling.retry import Failure, judge_submission
+from qwen_edit_async.scheduling.retry import CallFailure, judge_submission
 from qwen_edit_async.session.results import EditResult
 
 
@@ -452,7 +452,7 @@ def test_a_server_error_inside_of_a_successful_reply_leaves_it_open_whether_a_ta
 ) -> None:
     with pytest.raises(InternalServerError) as caught:
         created(document)
-    assert judge_submission(caught.value) is Failure.UNCERTAIN
+    assert judge_submission(caught.value) is CallFailure.UNCERTAIN
 
 
 @pytest.mark.parametrize("status", [303, 409, 429, 500, 503])

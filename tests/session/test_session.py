@@ -38,7 +38,7 @@ from qwen_edit_async import (
     SubmitUncertainError,
 )
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine
-from qwen_edit_async.scheduling.retry import Failure
+from qwen_edit_async.scheduling.retry import CallFailure
 
 pytestmark = pytest.mark.anyio
 
@@ -512,7 +512,7 @@ def test_an_interrupted_submission_is_settled():
                 await session.submit(IMAGE, "snow", observer=Observer())
 
     assert run_through_interrupts(main())
-    assert fates == [Failure.REFUSED]
+    assert fates == [CallFailure.REFUSED]
 
 
 def test_an_interrupt_while_a_session_opens_ends_the_opening():
@@ -799,3 +799,13 @@ async def test_an_edit_of_a_picture_that_the_service_fetches_needs_no_thread():
     async with MemorySession(MemoryService()) as session:
         await session.edit(IMAGE, "snow")
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("qwen-edit")]
+
+
+def test_a_session_shows_its_address_and_options():
+    session = EditSession(KEY, base_url="https://gateway.example/v1", fit=True, max_in_flight=3)
+    assert (session.base_url, session.fit, session.max_in_flight) == ("https://gateway.example/v1", True, 3)
+
+
+def test_a_session_that_is_not_open_says_so_when_asked():
+    with pytest.raises(SessionClosedError, match="not open"):
+        EditSession(KEY).require_open()
