@@ -46,8 +46,8 @@ class SubmitKeywords(EditKeywords, total=False):
 
 
 @attrs.frozen
-class Warner:
-    """Issues warnings that point at one line of the user's code."""
+class CallSite:
+    """A line of the user's code, at which warnings point."""
 
     filename: str
     line: int
@@ -55,8 +55,8 @@ class Warner:
     registry: dict[str | tuple[str, type[Warning], int], int]
 
     @classmethod
-    def of_caller(cls) -> Warner:
-        """Return a warner for the line of the user's code that is running."""
+    def of_caller(cls) -> CallSite:
+        """Return the line of the user's code that is running."""
         frame = sys._getframe(1)  # noqa: SLF001  # `inspect` would block, because it reads source files
         while frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS and frame.f_back is not None:
             frame = frame.f_back
@@ -65,5 +65,5 @@ class Warner:
         return cls(frame.f_code.co_filename, frame.f_lineno, names.get("__name__"), registry)
 
     def warn(self, message: str) -> None:
-        """Issue an :class:`EditWarning`."""
+        """Issue an :class:`EditWarning` that points at this line."""
         warnings.warn_explicit(message, EditWarning, self.filename, self.line, self.module, self.registry)

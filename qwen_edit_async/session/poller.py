@@ -25,7 +25,7 @@ from qwen_edit_async.scheduling.schedule import PollSchedule
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.results import EditResult, ResultStore, conclude
 from qwen_edit_async.session.service import Service
-from qwen_edit_async.session.task import Demand, EditTask
+from qwen_edit_async.session.task import ActiveCalls, EditTask
 from qwen_edit_async.statistics import SessionStatistics
 
 MAX_CONCURRENT_CHECKS = 64
@@ -52,7 +52,7 @@ class Poller:
 
     Attributes:
         loop: The session's event loop.
-        demand: Counts the calls that wait for the session.
+        active_calls: Counts the calls that wait for the session.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Poller:
         poll_rate: float | None = None,
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self.demand: Demand = Demand()
+        self.active_calls: ActiveCalls = ActiveCalls()
         self._service = service
         self._gate = gate
         self._pacer = gate.pacer
@@ -134,18 +134,18 @@ class Poller:
         for task in list(self._schedule.tasks):
             self.give_up(task, make_error(task.task_id))
 
-    def orphaned(self, snapshot: TaskSnapshot) -> None:
+    def remember_orphan(self, snapshot: TaskSnapshot) -> None:
         """Remember a task whose submission was given up before the task's id arrived."""
-        self._keep(snapshot.task_id)
+        self._remember_id(snapshot.task_id)
         log.warning(
             "a submission that was given up created task %s: session.attach(%r) gets its result",
             snapshot.task_id,
             snapshot.task_id,
         )
 
-    def unclaimed(self, task_id: str) -> None:
+    def remember_unclaimed(self, task_id: str) -> None:
         """Remember a task whose result nobody fetched."""
-        self._keep(task_id)
+        self._remember_id(task_id)
         log.warning("nobody fetched the result of task %s: session.attach(%r) gets it", task_id, task_id)
 
     async def run(self) -> None:
@@ -230,7 +230,7 @@ class Poller:
         else:
             outcome = end
         if not isinstance(outcome, EditResult | EditFailedError):
-            self._keep(task.task_id)
+            self._remember_id(task.task_id)
         if isinstance(outcome, EditCancelledError):
             self._counters.cancelled += 1
         elif isinstance(outcome, BaseException):
@@ -239,7 +239,7 @@ class Poller:
             self._counters.completed += 1
         task.end(outcome)
 
-    def _keep(self, task_id: str) -> None:
+    def _remember_id(self, task_id: str) -> None:
         """Keep the id of a given-up task. If there are too many, log the oldest and forget it."""
         self._given_up[task_id] = None
         if len(self._given_up) > _MAX_GIVEN_UP:

@@ -26,7 +26,7 @@ from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.results import DetachedStore
 from qwen_edit_async.session.service import Service
-from qwen_edit_async.session.shield import Crew, see_through
+from qwen_edit_async.session.shield import BackgroundTasks, wait_shielded
 from qwen_edit_async.session.submitter import Submitter
 from qwen_edit_async.session.task import closed_error, require_loop
 from qwen_edit_async.statistics import SessionStatistics
@@ -95,7 +95,7 @@ class Runtime:
         self._closing = False
         self._leaving = False
         self._task: asyncio.Task[None] | None = None
-        self._crew = Crew()
+        self._background = BackgroundTasks()
         self._offloader = Offloader(_THREADS)
         self._downloader = Downloader(
             self._offloader,
@@ -120,7 +120,7 @@ class Runtime:
             service=service,
             gate=self.gate,
             poller=self.poller,
-            crew=self._crew,
+            background=self._background,
             offloader=self._offloader,
             counters=self.counters,
             retry=self._retry,
@@ -130,7 +130,7 @@ class Runtime:
             strict=options.strict,
             fit=options.fit,
         )
-        self._demand = self.poller.demand
+        self._active_calls = self.poller.active_calls
 
     def __reduce__(self) -> tuple[type[DetachedStore], tuple[()]]:
         """Replace the session in a result that is pickled or deep-copied."""
@@ -151,7 +151,7 @@ class Runtime:
 
     async def status(self, task_id: str) -> TaskSnapshot:
         """Check the status of a task now. Retry after temporary failures."""
-        with self._demand:
+        with self._active_calls:
             attempt = 0
             while True:
                 sent_at = await self.gate.wait_turn()
@@ -175,13 +175,13 @@ class Runtime:
         """
         self._closing = True
         try:
-            while not cancel and self._demand.count and self.crash is None:
-                self._demand.none_left.clear()
-                await self._demand.none_left.wait()
+            while not cancel and self._active_calls.count and self.crash is None:
+                self._active_calls.none_left.clear()
+                await self._active_calls.none_left.wait()
         finally:
             self._end(SessionClosedError("the session is closed"))
             self.poller.give_up_all(closed_error)
-            await see_through(self._finish())
+            await wait_shielded(self._finish())
         if self.crash is not None and not cancel:
             raise self.crash
 
@@ -193,19 +193,19 @@ class Runtime:
     async def read(self, url: str, task_id: str, index: int) -> bytes:
         """Download a result picture."""
         self.require_running()
-        with self._demand:
+        with self._active_calls:
             return await self._downloader.read(url, task_id, index)
 
     async def save(self, url: str, task_id: str, index: int, path: Path) -> Path:
         """Download a result picture to a file, and return the file's path. A missing folder is created."""
         self.require_running()
-        with self._demand:
+        with self._active_calls:
             return await self._downloader.save(url, task_id, index, path)
 
     async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function off the event loop."""
         self.require_running()
-        with self._demand:
+        with self._active_calls:
             return await self._offloader.run(function, *arguments)
 
     def require_running(self) -> None:
@@ -256,7 +256,7 @@ class Runtime:
         try:
             await self._service.transport.open()
             await self._downloader.open()
-            async with asyncio.TaskGroup() as self._crew.group:
+            async with asyncio.TaskGroup() as self._background.group:
                 if not started.done():  # not cancelled: otherwise `start` is about to stop this task
                     started.set_result(None)
                 await self.poller.run()
@@ -268,7 +268,7 @@ class Runtime:
         except BaseException as error:  # noqa: BLE001  # any error must end all waits
             self._crashed(_sole(error), started)
         finally:
-            self._crew.group, self._leaving = None, True
+            self._background.group, self._leaving = None, True
             if not started.done():
                 started.set_exception(SessionClosedError("the session was closed while it was being opened"))
             self._end(SessionClosedError("the session is closed"))
@@ -308,7 +308,7 @@ class Runtime:
         closed.__cause__ = error
         self._end(closed)
         self.poller.give_up_all(lambda _: error)
-        self._demand.none_left.set()
+        self._active_calls.none_left.set()
 
     def _may_pass(self, error: QwenEditError, sent_at: float) -> bool:
         """Count a failed check of :meth:`status`. Return whether the failure may be temporary."""

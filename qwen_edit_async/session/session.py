@@ -30,12 +30,12 @@ from qwen_edit_async.models import (
 from qwen_edit_async.protocol.base import check_task_id
 from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy
-from qwen_edit_async.session.observer import SubmissionObserver, SubmitKeywords, Warner
+from qwen_edit_async.session.observer import CallSite, SubmissionObserver, SubmitKeywords
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.runtime import Options, Runtime
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.stream import EditStream
-from qwen_edit_async.session.task import EditTask, give_up
+from qwen_edit_async.session.task import EditTask, abandon
 from qwen_edit_async.statistics import SessionStatistics
 
 
@@ -212,7 +212,7 @@ class EditSession:
         try:
             return await task
         except asyncio.CancelledError as cancelled:
-            cancelled.add_note(give_up(task))
+            cancelled.add_note(abandon(task))
             raise
 
     @overload
@@ -318,7 +318,7 @@ class EditSession:
         """
         runtime = self._require_open()
         seconds, window = self._deadline_of(deadline), self._options.max_in_flight
-        return EditStream(requests, runtime.submitter, seconds, Warner.of_caller(), window=window, ordered=ordered)
+        return EditStream(requests, runtime.submitter, seconds, CallSite.of_caller(), window=window, ordered=ordered)
 
     @property
     def is_open(self) -> bool:
@@ -371,7 +371,7 @@ class EditSession:
     ) -> EditTask:
         runtime = self._require_open()
         submission = runtime.submitter.begin(request, self._deadline_of(deadline), observer=observer)
-        with runtime.poller.demand:
+        with runtime.poller.active_calls:
             try:
                 return await submission.accepted
             except asyncio.CancelledError:

@@ -12,7 +12,7 @@ import anyio
 from qwen_edit_async.errors import SessionClosedError
 
 
-class Crew:
+class BackgroundTasks:
     """The background tasks of a session. They end with the session at the latest.
 
     Attributes:
@@ -35,7 +35,7 @@ class Crew:
         raise SessionClosedError("the session is closed")
 
 
-async def see_through(work: Coroutine[Any, Any, None]) -> None:
+async def wait_shielded(work: Coroutine[Any, Any, None]) -> None:
     """Wait for work to end. Delay a cancellation until then.
 
     A shield of anyio stops the cancellation of scopes, but not :meth:`asyncio.Task.cancel`. So the work runs in a

@@ -1,7 +1,8 @@
 """Runs the edits of ``edit_many``. Requests are pulled and outcomes yielded lazily.
 
-A :class:`Feed` does the work in background tasks of the session. Users hold only an iterator. The feed stops when the
-``async with`` block of the iterator ends, or when the iterator is garbage-collected, for example after a ``break``.
+An :class:`EditPipeline` does the work in background tasks of the session. Users hold only an iterator. The pipeline
+stops when the ``async with`` block of the iterator ends, or when the iterator is garbage-collected, for example after
+a ``break``.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import attrs
 
 from qwen_edit_async.errors import InvalidEditError, SessionClosedError
 from qwen_edit_async.models import EditParameters, EditRequest, RequestInput, request_from_fields
-from qwen_edit_async.session.observer import Warner
+from qwen_edit_async.session.observer import CallSite
 from qwen_edit_async.session.results import EditResult
 from qwen_edit_async.session.submission import Submission
 from qwen_edit_async.session.submitter import Submitter
-from qwen_edit_async.session.task import EditTask, ending, give_up
+from qwen_edit_async.session.task import EditTask, abandon, ending
 
 if TYPE_CHECKING:
     from qwen_edit_async.display.cards import EditView
@@ -109,17 +110,17 @@ class EditOutcome:
         )
 
 
-class Feed:
+class EditPipeline:
     """Pulls requests, runs their edits, and keeps the outcomes until they are fetched.
 
     At most ``window`` requests are in flight or have an outcome that was not fetched yet. A slow loop over the outcomes
-    therefore slows the edits down. If the loop is left, results that were not fetched are reported as unclaimed.
+    therefore slows the edits down. If the loop is left, results that were not fetched are logged as unclaimed.
 
     Args:
         requests: The input.
         submitter: Submits the edits.
         seconds: The deadline of each edit in seconds, counted from when its slot is taken.
-        warner: Issues warnings about the requests.
+        call_site: The line of the user's code at which warnings point.
         window: The greatest number of requests that are in flight or have an outcome that was not fetched yet.
         ordered: Whether outcomes come in the order of the input.
 
@@ -132,7 +133,7 @@ class Feed:
         requests: Iterable[RequestInput] | AsyncIterable[RequestInput],
         submitter: Submitter,
         seconds: float,
-        warner: Warner,
+        call_site: CallSite,
         *,
         window: int,
         ordered: bool,
@@ -141,7 +142,7 @@ class Feed:
         self._submitter = submitter
         self._poller = submitter.poller
         self._seconds = seconds
-        self._warner = warner
+        self._call_site = call_site
         self._ordered = ordered
         self._permits = asyncio.Semaphore(window)
         self._task: asyncio.Task[None] | None = None
@@ -163,7 +164,7 @@ class Feed:
             Exception: The error of the input, after the outcomes of all requests before it.
         """
         if self._task is None and not self._stopped:
-            self._task = self._submitter.crew.spawn(self._pull())
+            self._task = self._submitter.background.spawn(self._pull())
         while not self._ready:
             finished = self._pulled_all and not self.edits
             if self._input_error is not None and finished:
@@ -181,13 +182,13 @@ class Feed:
         self._stopped = True
         for outcome in (*self._ready, *self._early.values()):
             if outcome.ok:
-                self._poller.unclaimed(outcome.result.task_id)
+                self._poller.remember_unclaimed(outcome.result.task_id)
         self._ready.clear()
         self._early.clear()
         edits, self.edits = self.edits, {}
         for edit in edits:
             edit.give_up()
-            self._poller.demand.leave()
+            self._poller.active_calls.leave()
         if self._task is not None:
             self._task.cancel()
         self._news.set()
@@ -203,7 +204,7 @@ class Feed:
             loop.call_soon_threadsafe(self.stop)
 
     async def aclose(self) -> None:
-        """Stop, and wait until the feed's work has ended."""
+        """Stop, and wait until the pipeline's work has ended."""
         submissions = [edit.submission.task for edit in self.edits if not edit.submission.sent_whole]
         self.stop()
         if self._task is not None:
@@ -237,19 +238,19 @@ class Feed:
     def _begin(self, index: int, given: RequestInput) -> None:
         try:
             request = given if isinstance(given, EditRequest) else request_from_fields(given)
-            submission = self._submitter.begin(request, self._seconds, warner=self._warner)
+            submission = self._submitter.begin(request, self._seconds, call_site=self._call_site)
         except Exception as error:  # noqa: BLE001  # an error of one request is its outcome
             self._deliver(EditOutcome(index=index, request=given, error=error))
         else:
             edit = _Edit(self, index, given, submission)
             self.edits[edit] = None
-            self._poller.demand.enter()
+            self._poller.active_calls.enter()
             submission.accepted.add_done_callback(edit.submitted)
 
     def finish(self, edit: _Edit, end: EditResult | Exception) -> None:
         """Record the end of an edit, and deliver its outcome."""
         del self.edits[edit]
-        self._poller.demand.leave()
+        self._poller.active_calls.leave()
         if isinstance(end, EditResult):
             self._deliver(EditOutcome(index=edit.index, request=edit.given, result=end))
         else:
@@ -268,9 +269,9 @@ class Feed:
 
 @attrs.define(eq=False)
 class _Edit:
-    """One edit of a feed, first a submission and then a task. It waits with callbacks instead of a coroutine."""
+    """One edit of a pipeline, first a submission and then a task. It waits with callbacks instead of a coroutine."""
 
-    feed: Feed
+    pipeline: EditPipeline
     index: int
     given: RequestInput
     submission: Submission
@@ -279,11 +280,11 @@ class _Edit:
 
     def submitted(self, accepted: asyncio.Future[EditTask]) -> None:
         """Called when the submission has ended. Begin to wait for the task."""
-        if self not in self.feed.edits:
+        if self not in self.pipeline.edits:
             return
         error = accepted.exception()
         if isinstance(error, Exception):
-            self.feed.finish(self, error)
+            self.pipeline.finish(self, error)
         else:
             self.task = accepted.result()
             self.changed()
@@ -291,14 +292,14 @@ class _Edit:
     def changed(self, _: object = None) -> None:
         """Called when the task has changed. Finish the edit if the task has ended."""
         task = self.task
-        if task is None or self not in self.feed.edits:
+        if task is None or self not in self.pipeline.edits:
             return
         if task.outcome is None:
             self.waiter = task.join()
             self.waiter.add_done_callback(self.changed)
         else:
             end = ending(task.outcome)
-            self.feed.finish(self, end if isinstance(end, EditResult | Exception) else SessionClosedError(str(end)))
+            self.pipeline.finish(self, end if isinstance(end, EditResult | Exception) else SessionClosedError(str(end)))
 
     def give_up(self) -> None:
         """Stop the submission, or the wait for the task."""
@@ -308,7 +309,7 @@ class _Edit:
         if self.waiter is not None:
             self.task.leave(self.waiter)
             self.waiter.cancel()
-        give_up(self.task)
+        abandon(self.task)
 
 
 class EditStream:
@@ -324,12 +325,14 @@ class EditStream:
         requests: Iterable[RequestInput] | AsyncIterable[RequestInput],
         submitter: Submitter,
         seconds: float,
-        warner: Warner,
+        call_site: CallSite,
         *,
         window: int,
         ordered: bool,
     ) -> None:
-        self._make_feed = functools.partial(Feed, requests, submitter, seconds, warner, window=window, ordered=ordered)
+        self._make_pipeline = functools.partial(
+            EditPipeline, requests, submitter, seconds, call_site, window=window, ordered=ordered
+        )
         self._iterator: OutcomeIterator | None = None
         self._used = False
 
@@ -337,7 +340,7 @@ class EditStream:
         if self._used:
             raise RuntimeError("an EditStream can be looped over only once: call edit_many again")
         self._used = True
-        return OutcomeIterator(self._make_feed())
+        return OutcomeIterator(self._make_pipeline())
 
     async def __aenter__(self) -> OutcomeIterator:
         self._iterator = aiter(self)
@@ -353,22 +356,22 @@ class EditStream:
 class OutcomeIterator:
     """Iterates over the outcomes of ``edit_many``. The edits stop when the iterator is garbage-collected."""
 
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-        weakref.finalize(self, feed.stop_from_anywhere).atexit = False
+    def __init__(self, pipeline: EditPipeline) -> None:
+        self._pipeline = pipeline
+        weakref.finalize(self, pipeline.stop_from_anywhere).atexit = False
 
     def __aiter__(self) -> OutcomeIterator:
         return self
 
     async def __anext__(self) -> EditOutcome:
         try:
-            return await self._feed.next()
+            return await self._pipeline.next()
         finally:
             del self  # otherwise the traceback of an exception would keep the iterator and its edits alive
 
     async def aclose(self) -> None:
         """Stop submitting, give up the edits in flight, and wait until the work has ended."""
-        await self._feed.aclose()
+        await self._pipeline.aclose()
 
 
 def _as_request(given: RequestInput) -> EditRequest | None:

@@ -13,10 +13,10 @@ from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.session.gate import Gate
-from qwen_edit_async.session.observer import SubmissionObserver, Warner
+from qwen_edit_async.session.observer import CallSite, SubmissionObserver
 from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.service import Service
-from qwen_edit_async.session.shield import Crew
+from qwen_edit_async.session.shield import BackgroundTasks
 from qwen_edit_async.session.submission import Submission
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
@@ -30,7 +30,7 @@ class Submitter:
         service: The service to submit to.
         gate: Decides when submissions may start and when requests may be sent.
         poller: Watches the accepted tasks.
-        crew: Runs the submissions.
+        background: Runs the submissions.
         offloader: Reads and encodes images.
         counters: The session's counts.
         retry: The number of retries, and the delays between them.
@@ -45,7 +45,7 @@ class Submitter:
     service: Service
     gate: Gate
     poller: Poller
-    crew: Crew
+    background: BackgroundTasks
     offloader: Offloader
     counters: SessionStatistics
     retry: RetryPolicy
@@ -63,7 +63,7 @@ class Submitter:
         seconds: float,
         *,
         observer: SubmissionObserver | None = None,
-        warner: Warner | None = None,
+        call_site: CallSite | None = None,
     ) -> Submission:
         """Start the submission of an edit.
 
@@ -71,22 +71,22 @@ class Submitter:
             request: The edit.
             seconds: The edit's deadline in seconds, counted from when its slot is taken.
             observer: Called before and after each attempt.
-            warner: Issues warnings. By default, they point at the user's line that is running.
+            call_site: The line of the user's code at which warnings point; by default the running one.
 
         Raises:
             InvalidEditError: If text would be cut off, and the session is strict.
             SessionClosedError: If the session is closed.
         """
         cut, uploads = request.silently_cut(), url_uploads(request.images)
-        if warner is None and (cut or uploads is None):
-            warner = Warner.of_caller()
+        if call_site is None and (cut or uploads is None):
+            call_site = CallSite.of_caller()
         if cut and self.strict:
             raise InvalidEditError("; ".join(cut))
-        if warner is not None:
+        if call_site is not None:
             for sentence in cut:
-                warner.warn(sentence)
-        submission = Submission(self, request, seconds, observer, warner, cut, uploads)
-        submission.task = task = self.crew.spawn(submission.run())
+                call_site.warn(sentence)
+        submission = Submission(self, request, seconds, observer, call_site, cut, uploads)
+        submission.task = task = self.background.spawn(submission.run())
         self._under_way[task] = submission
         task.add_done_callback(self._ended)
         return submission

@@ -29,7 +29,7 @@ def require_loop(loop: asyncio.AbstractEventLoop) -> None:
         raise SessionClosedError("this session was opened on another event loop: open one session in each")
 
 
-class Demand:
+class ActiveCalls:
     """Counts the calls that wait for a session, so that closing the session can wait for them.
 
     Attributes:
@@ -126,7 +126,7 @@ class EditTask(ScheduledTask):
     def give_up(self) -> None:
         """Cancel the task if nobody awaits it. If it has already ended, remember that nobody fetched its result."""
         if self.done():
-            self._poller.unclaimed(self.id)
+            self._poller.remember_unclaimed(self.id)
         elif not self.awaited:
             self.cancel()
 
@@ -191,7 +191,7 @@ class EditTask(ScheduledTask):
     async def _change(self) -> None:
         require_loop(self._poller.loop)
         waiter = self.join()
-        with self._poller.demand:
+        with self._poller.active_calls:
             try:
                 await waiter
             finally:
@@ -204,8 +204,8 @@ class EditTask(ScheduledTask):
                 waiter.set_result(None)
 
 
-def give_up(task: EditTask) -> str:
-    """Give up a cancelled edit's task, unless others await it. Return a sentence that says how to get its result."""
+def abandon(task: EditTask) -> str:
+    """Give up the task of a cancelled edit, unless others await it. Return a sentence about its result."""
     note = f"task {task.id} runs on at the service: session.attach({task.id!r}) gets its result"
     log.warning("an edit was cancelled: %s", note)
     task.give_up()
