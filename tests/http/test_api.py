@@ -15,13 +15,12 @@ import aiohttp
 import anyio
 import attrs
 import pytest
-from memory_transport import IMAGE, KEY, until
+from memory_transport import KEY, until
 
 from qwen_edit_async import (
     APIConnectionError,
     APITimeoutError,
     ConfigurationError,
-    EditSession,
     InvalidEditError,
     Timeouts,
     __version__,
@@ -32,7 +31,6 @@ from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload
 from qwen_edit_async.protocol.base import Call
 from qwen_edit_async.protocol.replies import error_from_reply
-from qwen_edit_async.session import runtime as _host
 from qwen_edit_async.threads import Offloader
 
 pytestmark = pytest.mark.anyio
@@ -320,17 +318,6 @@ async def test_a_reply_to_a_submission_can_be_cut_short(make_body):
         await until(body.cut_reply_short)
         reply = await sending
     assert (reply.body, reply.complete) == (b'{"id": "task-1"', False)
-
-
-async def test_an_id_that_came_is_known_though_the_session_is_closed_within_the_reply(monkeypatch):
-    monkeypatch.setattr(_host, "_CLOSING_GRACE", 0.1)
-    async with serving(stalls_within_the_reply) as server:
-        session = await EditSession(KEY, base_url=server.url, envelope="flat").open()
-        edit = asyncio.create_task(session.edit(IMAGE, "snow"))
-        await until(lambda: bool(server.requests and server.requests[0].body))
-        edit.cancel()
-        await session.aclose()
-    assert (session.unfinished, session.statistics().uncertain) == (("task-1",), 0)
 
 
 async def test_of_an_endless_reply_one_mebibyte_is_read():

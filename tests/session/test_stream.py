@@ -423,7 +423,7 @@ async def test_a_session_that_is_closed_while_the_loop_waits_ends_it(service):
 
     looping = asyncio.create_task(loop())
     await asyncio.sleep(5)
-    await session._close(cancel=True)
+    await session.__aexit__(asyncio.CancelledError, None, None)
     async with asyncio.timeout(1):
         await asyncio.wait([looping])
     error = looping.exception()
