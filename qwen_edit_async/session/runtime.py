@@ -179,8 +179,7 @@ class Runtime:
                 self._active_calls.none_left.clear()
                 await self._active_calls.none_left.wait()
         finally:
-            self._end(SessionClosedError("the session is closed"))
-            self.poller.give_up_all(closed_error)
+            self._end(SessionClosedError("the session is closed"), closed_error)
             await wait_shielded(self._finish())
         if self.crash is not None and not cancel:
             raise self.crash
@@ -271,8 +270,7 @@ class Runtime:
             self._background.group, self._leaving = None, True
             if not started.done():
                 started.set_exception(SessionClosedError("the session was closed while it was being opened"))
-            self._end(SessionClosedError("the session is closed"))
-            self.poller.give_up_all(closed_error)
+            self._end(SessionClosedError("the session is closed"), closed_error)
             # A cancellation that coincides with a crash is raised at the next await. Here it interrupts nothing.
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
@@ -281,10 +279,11 @@ class Runtime:
                 closing.push_async_callback(self._service.transport.aclose)
                 closing.push_async_callback(self._downloader.aclose)
 
-    def _end(self, error: SessionClosedError) -> None:
-        """Refuse all further work with an error."""
+    def _end(self, error: SessionClosedError, error_of_task: Callable[[str], BaseException]) -> None:
+        """Refuse all further work with an error, and stop watching all tasks."""
         self.submitter.closed = True
         self.gate.close(error)
+        self.poller.give_up_all(error_of_task)
 
     async def _finish(self) -> None:
         """Wait for the task ids of submissions that were sent, then stop the host task."""
@@ -306,8 +305,7 @@ class Runtime:
             started.set_exception(error)
         closed = SessionClosedError("the session has crashed: create another")
         closed.__cause__ = error
-        self._end(closed)
-        self.poller.give_up_all(lambda _: error)
+        self._end(closed, lambda _: error)
         self._active_calls.none_left.set()
 
     def _may_pass(self, error: QwenEditError, sent_at: float) -> bool:
