@@ -1,7 +1,7 @@
 """Bulk image editing with the hosted model ``qwen_image_edit_plus``, for asyncio.
 
-Start with :class:`EditSession`. The names exported here and the modules ``emulator`` and ``notebook`` are public; every
-other module may change without notice.
+Start with :class:`EditSession`. The names exported here are public, as are the modules ``emulator`` and ``notebook``
+and the fixtures of ``pytest_plugin``. Any other module may change without notice.
 
 ::
 
@@ -10,10 +10,10 @@ other module may change without notice.
     session                        EditSession: submissions, the gate, the poller, tasks and results
     http                           calls to the API, streamed bodies, downloads
     display                        edits as HTML: cards and the gallery
-    protocol  scheduling           what to send and what a reply means; when to check, repeat and submit
-    models  requests               what is asked for, and what the service answers
-    images                         what can be edited: kinds, checks, encoding
-    errors  contract  ...          the error tree; the documented limits; threads, log, text
+    protocol  scheduling           the form of calls and replies; the times to check, repeat and submit
+    models                         requests to the service, and the tasks in its replies
+    images                         the kinds of images, their checks and their encoding
+    errors  contract  ...          the error tree; the documented limits; threads, files, log, text
 """
 
 import os as _os
@@ -41,6 +41,8 @@ from qwen_edit_async.errors import QwenEditError as QwenEditError
 from qwen_edit_async.errors import RateLimitError as RateLimitError
 from qwen_edit_async.errors import SessionClosedError as SessionClosedError
 from qwen_edit_async.errors import SubmitUncertainError as SubmitUncertainError
+from qwen_edit_async.http.api import Transport as Transport
+from qwen_edit_async.http.body import JSONBody as JSONBody
 from qwen_edit_async.http.options import Timeouts as Timeouts
 from qwen_edit_async.images.kinds import ImageInput as ImageInput
 from qwen_edit_async.log import configure_logging as _configure_logging
@@ -50,11 +52,14 @@ from qwen_edit_async.models import TaskFailure as TaskFailure
 from qwen_edit_async.models import TaskSnapshot as TaskSnapshot
 from qwen_edit_async.models import TaskStatus as TaskStatus
 from qwen_edit_async.models import Usage as Usage
+from qwen_edit_async.protocol.base import Call as Call
+from qwen_edit_async.protocol.base import Reply as Reply
 from qwen_edit_async.scheduling.learned import Learned as Learned
 from qwen_edit_async.scheduling.policies import Backoff as Backoff
 from qwen_edit_async.scheduling.policies import FixedInterval as FixedInterval
 from qwen_edit_async.scheduling.policies import PolledTask as PolledTask
 from qwen_edit_async.scheduling.policies import PollPolicy as PollPolicy
+from qwen_edit_async.scheduling.retry import CallFailure as CallFailure
 from qwen_edit_async.session.observer import SubmissionObserver as SubmissionObserver
 from qwen_edit_async.session.results import EditResult as EditResult
 from qwen_edit_async.session.results import EditTimings as EditTimings
@@ -91,6 +96,8 @@ __all__ = [
     "BatchProgress",
     "BatchReport",
     "BatchStatus",
+    "Call",
+    "CallFailure",
     "ConfigurationError",
     "DeadlineExceededError",
     "DownloadError",
@@ -112,6 +119,7 @@ __all__ = [
     "InsufficientBalanceError",
     "InternalServerError",
     "InvalidEditError",
+    "JSONBody",
     "JournalError",
     "Learned",
     "NotFoundError",
@@ -123,6 +131,7 @@ __all__ = [
     "PolledTask",
     "QwenEditError",
     "RateLimitError",
+    "Reply",
     "RowProblem",
     "SessionClosedError",
     "SessionStatistics",
@@ -132,14 +141,15 @@ __all__ = [
     "TaskSnapshot",
     "TaskStatus",
     "Timeouts",
+    "Transport",
     "Usage",
     "__version__",
 ]
 
-if not _TYPE_CHECKING:  # a type checker would take any name for one that exists
+if not _TYPE_CHECKING:  # with `__getattr__`, a type checker would accept any name
 
     def __getattr__(name: str) -> object:
-        """What bulk runs need takes as long to import as all the rest, and is imported when it is first asked for."""
+        """Import the names of bulk runs on first use, because their import takes as long as everything else."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from qwen_edit_async import batch as _batch  # noqa: PLC0415  # see above

@@ -1,8 +1,10 @@
-"""Files that appear under their name only when they are complete."""
+"""Safe file names, and files that appear under their name only when they are complete."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import secrets
 import threading
 from collections.abc import Callable
@@ -10,6 +12,12 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 T = TypeVar("T")
+
+_UNSAFE_IN_NAMES = re.compile(r"[^\w.-]+")
+_DEVICE = re.compile(r"^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\.", re.IGNORECASE)
+"""Names that Windows reserves for devices, with any text after the first dot."""
+
+_MAX_STEM_BYTES = 160
 
 PART_NAME_CHARACTERS = 40
 """The number of characters of the final name that the name of a part file repeats."""
@@ -68,3 +76,13 @@ class PartFile:
                 self._file.close()
             finally:
                 self._path.unlink(missing_ok=True)
+
+
+def safe_stem(text: str) -> str:
+    """Convert any text to a safe file name without suffix. The text may come from a server."""
+    stem = _DEVICE.sub(r"\1_.", _UNSAFE_IN_NAMES.sub("_", text).lstrip("."))
+    stem = stem.encode("utf-8", "replace")[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
+    if stem == text:
+        return stem
+    # Different texts may have become equal, so a hash keeps them apart.
+    return f"{stem}-{hashlib.blake2s(text.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"

@@ -22,9 +22,8 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Itera
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from qwen_edit_async.display.cards import WRITING_PAGE, EditView, Progress, grid_html, progress_html
+from qwen_edit_async.display.cards import WRITING_PAGE, EditView, Progress, grid_html, local_time_in, progress_html
 from qwen_edit_async.display.thumbnails import in_notebook, make_thumbnail
-from qwen_edit_async.session.pauses import local_time_in
 from qwen_edit_async.session.results import EditResult
 from qwen_edit_async.session.stream import EditOutcome
 from qwen_edit_async.statistics import SessionStatistics

@@ -7,28 +7,28 @@ import attrs
 
 @attrs.define(kw_only=True)
 class SessionStatistics:
-    """The counts of a session; ``session.statistics()`` returns a copy that no longer changes.
+    """The counts of a session. ``session.statistics()`` returns a copy, which does not change.
 
     Attributes:
-        in_flight: Tasks between the start of their submission and their end, at the moment.
-        waiting: Edits that wait for a slot, at the moment.
-        limit: The number of tasks that may be in flight at the moment; "too many requests" lowers it.
-        watched: Tasks that the poller waits for at the moment, attached ones included.
-        pause_left: Seconds until a pause that the service asked for ends, at the moment; 0 if there is none.
-        paused: Seconds that the session has spent in such pauses so far.
+        in_flight: Tasks now in flight, from the start of their submission to their end.
+        waiting: Edits that now wait for a slot.
+        limit: The number of tasks that may now be in flight. "Too many requests" lowers it.
+        watched: Tasks that the session now watches, including attached ones.
+        pause_left: Seconds until the end of a pause that the service asked for; 0 if there is none.
+        paused: Seconds spent in such pauses so far.
         submitted: Tasks that the service accepted.
         completed: Edits that ended with a result.
         failed: Edits that ended with an error after the service had accepted them.
         refused: Edits that ended with an error before the service accepted them.
         cancelled: Edits that were cancelled, before or after the service accepted them.
         uncertain: Submissions that the service may or may not have accepted.
-        resubmitted: Submissions that were repeated with consent, though the service may have accepted them.
-        retries: Submissions that were repeated because the service had certainly refused them.
-        throttled: Answers "too many requests", to submissions and status checks.
+        resubmitted: Submissions repeated with consent, although the service may have accepted them.
+        retries: Submissions repeated after the service had certainly not accepted them.
+        throttled: "Too many requests" answers to submissions and status checks.
         checks: Status checks that were answered.
-        failed_checks: Status checks without an answer, or with one that can't be understood.
+        failed_checks: Status checks that failed or whose answer could not be understood.
         downloads: Pictures that were downloaded completely.
-        renewals: Expired result URLs that were asked for again.
+        renewals: Expired result URLs that were renewed.
     """
 
     in_flight: int = 0

@@ -18,11 +18,10 @@ from qwen_edit_async import (
     APIStatusError,
     DownloadError,
     EditSession,
-    OutputImage,
     Timeouts,
 )
 
-pytestmark = [pytest.mark.anyio, pytest.mark.fuzz, pytest.mark.usefixtures("no_backoff")]
+pytestmark = [pytest.mark.anyio, pytest.mark.fuzz]
 
 DOCUMENTED = (APIConnectionError, APIResponseError, APIStatusError)
 
@@ -108,7 +107,7 @@ async def test_any_answer_to_a_check_is_a_snapshot_or_a_documented_error(text):
 @given(said)
 async def test_any_answer_to_a_download_is_a_picture_or_a_documented_error(text):
     async with speaking(text) as url, session_at(url) as session:
-        image = OutputImage(url=f"{url}/a.png", task_id="task-1", index=0, store=session._runtime)
+        (image,) = session.pictures("task-1", [f"{url}/a.png"])
         with pytest.raises(DownloadError) as caught:
             await image.read()
     assert caught.value.task_id == "task-1"

@@ -67,6 +67,29 @@ def test_methods_that_can_raise_say_so():
         assert "Raises:" in doc or "errors are those of" in doc, method.__name__
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        qwen_edit_async.EditSession.__init__,
+        qwen_edit_async.Transport.send,
+        qwen_edit_async.SubmissionObserver.settled,
+        qwen_edit_async.EditSession.submit,
+        qwen_edit_async.EditSession.edit,
+    ],
+    ids=lambda function: function.__qualname__,
+)
+def test_the_types_that_users_pass_or_implement_are_exported(function):
+    named = set(re.findall(r"\b[A-Z]\w+", " ".join(map(str, inspect.get_annotations(function).values()))))
+    plain = {"Any", "Envelope", "Iterable", "Mapping", "None", "Random", "Sequence"}
+    assert named - plain - set(qwen_edit_async.__all__) == set()
+
+
+def test_submit_takes_all_arguments_of_edit():
+    edit = inspect.signature(qwen_edit_async.EditSession.edit).parameters
+    submit = inspect.signature(qwen_edit_async.EditSession.submit).parameters
+    assert [*submit] == [*edit, "observer"]
+
+
 def test_readme_names_only_what_exists():
     named = set(re.findall(r"`([A-Z][A-Za-z]+(?:Error|Warning|Session|Request|Result|Task|Emulator|Image))`", README))
     known = set(qwen_edit_async.__all__) | set(emulator.__all__) | {"CancelledError"}

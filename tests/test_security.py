@@ -43,12 +43,12 @@ from qwen_edit_async.cli import main
 from qwen_edit_async.cli.display import put
 from qwen_edit_async.cli.output import unbreakable_output
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
+from qwen_edit_async.files import safe_stem
 from qwen_edit_async.http import api as transport_module
 from qwen_edit_async.http import fetcher as fetcher_module
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.log import configure_logging, log
 from qwen_edit_async.notebook import show
-from qwen_edit_async.session.results import safe_stem
 
 KEY = "sk-never/shown+5f1c=="
 PASSWORD = "never-shown-7d2e"

@@ -207,12 +207,12 @@ class EditBatch:
             SessionClosedError: If the session is not open.
             Exception: If the input raises it.
         """
-        session._require_open()  # noqa: SLF001  # our own
+        session.require_open()
         if self._run is not None and self._run.active:
             raise JournalError(
                 f"{self._input.targets.folder} is being written by another run of this batch", hint="wait for its end"
             )
-        self._run = Run(session, self._input.anew(fit=session._fit), self._options, self._service)  # noqa: SLF001  # our own
+        self._run = Run(session, self._input.anew(fit=session.fit), self._options, self._service)
         return await self._run.work(on_plan)
 
 

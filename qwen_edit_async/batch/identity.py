@@ -19,9 +19,9 @@ import attrs
 
 from qwen_edit_async.batch.signed import unsigned
 from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.files import safe_stem
 from qwen_edit_async.images.kinds import image_name, is_data_uri, is_url
 from qwen_edit_async.models import EditParameters, EditRequest
-from qwen_edit_async.session.results import safe_stem
 
 _PARAMETERS: Final = tuple(field.name for field in attrs.fields(EditParameters))
 _STEM_CHARACTERS: Final = 100

@@ -21,7 +21,7 @@ from qwen_edit_async.batch.state import RunState
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
-from qwen_edit_async.session.shield import see_through
+from qwen_edit_async.session.shield import wait_shielded
 from qwen_edit_async.session.stream import pull
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ class Intake:
             while self._rows:
                 await asyncio.wait(self._rows)
         finally:
-            await see_through(self._stop_rows())
+            await wait_shielded(self._stop_rows())
         if self._crash is not None:
             for key, task_id in run.unwritten:
                 self._crash.add_note(f"not in the journal: {key!r} is task {task_id}: session.attach({task_id!r})")

@@ -32,7 +32,7 @@ from qwen_edit_async.errors import (
 )
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, TaskSnapshot, Usage
-from qwen_edit_async.scheduling.retry import Failure
+from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.task import EditTask
 
@@ -112,7 +112,7 @@ class Row:
             raise
         self._run.attempts += 1
 
-    def settled(self, fate: TaskSnapshot | Failure) -> None:
+    def settled(self, fate: TaskSnapshot | CallFailure) -> None:
         """Journal the task's id, or that the service has no task."""
         if isinstance(fate, TaskSnapshot):
             if self._state is State.SUBMITTING:
@@ -122,7 +122,7 @@ class Row:
             return
         self._run.attempts -= 1
         self._run.news.set()
-        if fate is Failure.UNCERTAIN:
+        if fate is CallFailure.UNCERTAIN:
             self._repeats += self._is_doubtful
             self._uncertain = True
         else:

@@ -30,7 +30,7 @@ from qwen_edit_async.errors import InvalidEditError, JournalError
 from qwen_edit_async.http.options import origin_of
 from qwen_edit_async.log import log
 from qwen_edit_async.session.session import EditSession
-from qwen_edit_async.session.shield import see_through
+from qwen_edit_async.session.shield import wait_shielded
 
 _LISTED_PROBLEMS: Final = 20
 
@@ -76,7 +76,7 @@ class Run:
         self._session = session
         self._given = given
         self._options = options
-        self._service = service or origin_of(session._base_url)  # noqa: SLF001  # our own
+        self._service = service or origin_of(session.base_url)
         self._folder = given.targets.folder
         self._started_at = asyncio.get_running_loop().time()
         self._progress = BatchProgress()
@@ -123,7 +123,7 @@ class Run:
             cancelled.add_note(note)
             raise
         finally:
-            await see_through(_close(files, journal))
+            await wait_shielded(_close(files, journal))
 
     async def _survey(self, on_plan: Callable[[BatchPlan], None] | None) -> None:
         if not (self._given.described or self._options.strict):

@@ -22,9 +22,8 @@ from qwen_edit_async.cli.options import (
     SubmissionOptions,
 )
 from qwen_edit_async.cli.run import Run
-from qwen_edit_async.display.cards import WRITING_PAGE, Progress
+from qwen_edit_async.display.cards import WRITING_PAGE, Progress, local_time_in
 from qwen_edit_async.errors import ConfigurationError
-from qwen_edit_async.session.pauses import local_time_in
 
 if TYPE_CHECKING:
     from qwen_edit_async.batch import BatchPlan, EditBatch

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import attrs
@@ -195,3 +196,10 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02} min"
     return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+
+
+def local_time_in(seconds: float) -> str:
+    """Return the local time ``seconds`` from now, such as ``14:32``, with the date if it is not today."""
+    now = datetime.now(UTC).astimezone()
+    then = (now + timedelta(seconds=seconds)).astimezone()
+    return f"{then:%H:%M}" if then.date() == now.date() else f"{then:%Y-%m-%d %H:%M}"

@@ -1,7 +1,6 @@
-"""HTTP to the service's API: the key, the timeouts, and the errors.
+"""Makes HTTP calls to the service's API, with the key, the timeouts, and errors without secrets.
 
-Retrying is not done here: whether a failed call may be repeated depends on what it was for (see
-``session.submission`` and ``session.poller``).
+It never retries, because that depends on the kind of call: see ``session.submission`` and ``session.poller``.
 """
 
 from __future__ import annotations
@@ -30,26 +29,27 @@ from qwen_edit_async.version import __version__
 _MAX_REPLY_BYTES = 1024 * 1024
 
 _IDLE_SECONDS = 4.0
-"""Seconds for which an idle connection is kept: less than the 5 s of common servers."""
+"""Seconds that an idle connection stays open, less than the 5 s of common servers."""
 
 _IDLE_SECONDS_OF_SUBMISSIONS = 1.5
-"""The same for connections that submissions use: less than the 2 s of the least patient of common servers. If a server
-closes one in that very moment, nobody knows whether a task exists. A status check is simply made again."""
+"""Seconds that an idle connection for submissions stays open, less than the 2 s of impatient common servers. If the
+server closes a connection while a submission is sent, a task may exist. A status check is simply repeated."""
 
 
 class Transport(Protocol):
-    """The HTTP that a session needs. Tests have an implementation in memory."""
+    """The HTTP client of a session. Tests can pass an implementation without sockets."""
 
     async def open(self) -> None:
-        """Get ready, inside the event loop that will be used."""
+        """Prepare to send, on the session's event loop."""
         ...
 
     async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
-        """Make one call, once.
+        """Make one call, without retries.
 
         Raises:
-            APIConnectionError: No reply came; ``request_sent`` tells whether the service may have the whole request.
-            QwenEditError: If the body itself failed while it was sent.
+            APIConnectionError: If no reply came. Its ``request_sent`` says whether the service may have the whole
+                request.
+            QwenEditError: If the body failed while it was sent.
         """
         ...
 
@@ -62,7 +62,7 @@ USER_AGENT = f"qwen-edit-async/{__version__} (aiohttp/{aiohttp.__version__}; Pyt
 
 
 class OpenResponses:
-    """The responses whose bodies are being read. Closing aiohttp's session alone would leave their readers waiting."""
+    """The responses whose bodies are being read. Closing aiohttp's session alone would not end these reads."""
 
     def __init__(self) -> None:
         self._responses: set[aiohttp.ClientResponse] = set()
@@ -77,7 +77,7 @@ class OpenResponses:
             self._responses.discard(response)
 
     def close(self) -> None:
-        """End every reading with an error."""
+        """End all reads with an error."""
         for response in self._responses:
             response.close()
 
@@ -88,10 +88,10 @@ class _Wait:
 
     Attributes:
         task: The task that makes the call.
-        cancelling: How many cancellations of the task were requested before.
-        started: Whether its time runs.
-        ends_at: When its time is up, in the event loop's seconds.
-        is_cut: Whether the task was cancelled because its time was up.
+        cancelling: The number of the task's cancellations that were requested before the wait.
+        started: Whether the time limit has started.
+        ends_at: The end of the time limit, in the event loop's seconds.
+        is_cut: Whether the wait was ended early, by cancelling the task.
     """
 
     task: asyncio.Task[Any]
@@ -101,12 +101,12 @@ class _Wait:
     is_cut: bool = False
 
     def ended_by_us(self) -> bool:
-        """Return whether a cancellation of the task means only that its time was up; takes that back."""
+        """Return whether only :meth:`_Waits.cut` cancelled the task, and undo that cancellation."""
         return self.is_cut and self.task.uncancel() <= self.cancelling
 
 
 class _Waits:
-    """Cuts off calls whose reply takes too long. All have the same limit, so one timer is enough for all of them."""
+    """Cuts off calls whose reply takes too long. All calls have the same limit, so they share one timer."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -114,14 +114,14 @@ class _Waits:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> _Wait:
-        """Return a wait of the current task, whose time does not run yet."""
+        """Return a wait of the current task. Its time limit has not started."""
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("calls are made in tasks")
+            raise RuntimeError("no asyncio task is running: make calls inside one")
         return _Wait(task, task.cancelling())
 
     def start(self, wait: _Wait) -> None:
-        """Let the time of a wait run from now on."""
+        """Start the time limit of a wait."""
         loop = asyncio.get_running_loop()
         wait.started, wait.ends_at = True, loop.time() + self._seconds
         self._waits.pop(wait, None)
@@ -130,7 +130,7 @@ class _Waits:
             self._timer = loop.call_at(wait.ends_at, self._sweep, wait.ends_at)
 
     def cut(self, wait: _Wait) -> None:
-        """End a wait now."""
+        """End a wait early, by cancelling its task."""
         if not wait.is_cut:
             self._waits.pop(wait, None)
             wait.is_cut = True
@@ -149,7 +149,7 @@ class _Waits:
     def _sweep(self, reached: float) -> None:
         self._timer = None
         loop = asyncio.get_running_loop()
-        now = max(reached, loop.time())  # a timer may fire a hair early
+        now = max(reached, loop.time())  # a timer may fire slightly early
         for wait in list(self._waits):
             if wait.ends_at > now:
                 self._timer = loop.call_at(wait.ends_at, self._sweep, wait.ends_at)
@@ -158,7 +158,7 @@ class _Waits:
 
 
 class AiohttpTransport:
-    """The transport of real sessions. It follows no redirects, since the key would travel with them."""
+    """The transport over aiohttp. It does not follow redirects, because they would receive the key."""
 
     def __init__(
         self,
@@ -180,10 +180,10 @@ class AiohttpTransport:
         self._waits = _Waits(timeouts.reply)
 
     async def open(self) -> None:
-        """Make the connection pools. The session's slots and the poller's checks bound their size.
+        """Create the connection pools. The session's slots and the poller's limit bound their size.
 
         Raises:
-            ConfigurationError: If the environment's proxy is to be used, and can't be.
+            ConfigurationError: If the environment names a proxy that can't be used.
         """
         if self._trust_env:
             check_proxies(urllib.request.getproxies())
@@ -198,14 +198,14 @@ class AiohttpTransport:
                 **self._default_headers,
                 "Authorization": f"Bearer {self._api_key.reveal()}",
             },
-            # No total: aiohttp would set a timer for each call. And an upload may take as long as it moves.
+            # No total, because aiohttp would set a timer for each call, and a steady upload may take any time.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=self._trust_env,
         )
 
     async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
-        """Make one call, once; see :meth:`Transport.send`."""
+        """Make one call, without retries; see :meth:`Transport.send`."""
         session = self._checking if body is None else self._submitting
         if session is None:
             raise APIConnectionError("the connection pool is not open")
@@ -213,11 +213,11 @@ class AiohttpTransport:
         try:
             return await self._exchange(session, call, body)
         except asyncio.CancelledError as error:
-            failure = asyncio.CancelledError(*error.args)  # by its arguments anyio knows which scope's it is
+            failure = asyncio.CancelledError(*error.args)  # anyio recognises its scope by the arguments
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = self._describe(error, body)
-        # Raised out here, so that neither an exception of the HTTP library is its context nor a frame of it in its
-        # traceback: both hold the key. So may a response, which no frame that is left has.
+        # Raised here, so that its context and traceback refer to no exception, frame or response of the HTTP library.
+        # Those contain the key.
         raise failure
 
     async def _exchange(self, session: aiohttp.ClientSession, call: Call, body: JSONBody | None) -> Reply:
@@ -233,7 +233,7 @@ class AiohttpTransport:
                 begun = response
                 if body is not None:
                     body.end_reply = functools.partial(self._waits.cut, wait)
-                    if not wait.started:  # a reply to less than the whole of it
+                    if not wait.started:  # the service replied before it had the whole request
                         self._waits.start(wait)
                 return await self._read(response, content)
         except asyncio.CancelledError:
@@ -246,7 +246,7 @@ class AiohttpTransport:
         return self._reply(begun, content, complete=False)
 
     async def _read(self, response: aiohttp.ClientResponse, content: bytearray) -> Reply:
-        """Return what comes of a reply; a torn one may hold a task id, also in ``content`` when it is cut short."""
+        """Read the reply, and collect its body in ``content``. Even an incomplete reply may contain a task id."""
         with self._responses.reading(response):
             complete = await _read(response, content)
         return self._reply(response, content, complete=complete)
@@ -280,7 +280,7 @@ class AiohttpTransport:
             return body.failure
         sent = body is not None and body.sent_whole
         fate = (
-            "; the service may have the whole request"
+            "; the service may have received the whole request"
             if sent
             else proxy_hint(self._base_url, trust_env=self._trust_env)
         )
@@ -290,14 +290,14 @@ class AiohttpTransport:
             return APITimeoutError(f"{doing} {self._base_url} took too long{fate}", request_sent=sent)
         if isinstance(error, ValueError) and not isinstance(error, aiohttp.ClientError) and self._trust_env:
             return APIConnectionError(
-                f"{self._base_url} can't be asked: does a netrc entry for it compete with the key?"
+                f"no call to {self._base_url} is possible: does the netrc file have an entry for this host?"
             )
         return APIConnectionError(f"no reply from {self._base_url}: {reason_of(error)}{fate}", request_sent=sent)
 
 
 async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:
-    """Read as much of the body as comes, up to 1 MiB; returns whether this is all of it."""
-    with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):  # the last is of a pool that is closed
+    """Read as much of the body as arrives, up to 1 MiB. Return whether it is complete."""
+    with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):  # a closed pool raises RuntimeError
         while not response.content.at_eof():
             content += await response.content.readany()
             if len(content) > _MAX_REPLY_BYTES:

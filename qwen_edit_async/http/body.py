@@ -1,7 +1,7 @@
-"""The JSON body of a submission, streamed: its images become text while it is sent.
+"""The JSON body of a submission, which encodes its images while it is sent.
 
-It has an exact size, so that the request carries Content-Length; it can be sent again from the start; and at any moment
-it holds about one chunk of one image.
+Its exact size is known, so the request has a Content-Length header. It holds about one chunk of one image at a time,
+and can be sent again from the start.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.threads import Offloader
 
 _GATHERED_BYTES: Final = 64 * 1024
-"""Smaller pieces are sent together, so that a short body leaves in one packet with the request's head."""
+"""Pieces smaller than this are sent together, so a short body shares a packet with the request's head."""
 
 _NEVER_STALLS_BYTES: Final = 32 * 1024
-"""The connection's own buffer takes a shorter body at once."""
+"""The connection's buffer takes a body shorter than this at once."""
 
 
 class JSONBody(Payload):
-    """A JSON text with gaps, and the images that fill them.
+    """A JSON text with gaps for images, and the images that fill the gaps.
 
     Args:
-        parts: The JSON text, cut where the images' texts belong: one part more than there are images.
-        images: The images. They stay open, since they belong to whoever prepared the edit.
-        offloader: Makes the chunks that need a disk.
-        stall_timeout: Seconds that the connection may take to accept one chunk.
+        parts: The JSON text, cut where the images belong. There is one part more than there are images.
+        images: The images. The body does not close them.
+        offloader: Reads files off the event loop.
+        stall_timeout: The seconds that the connection may take to accept one chunk.
 
     Attributes:
-        sent_whole: Whether the service may have the whole of it. True from just before the last chunk is handed to the
-            connection until the next attempt begins: ``False`` is a certainty.
-        on_sent: Called when the connection has taken the last piece.
-        end_reply: Ends the reading of the reply with what has come of it; ``None`` as long as nothing has.
-        failure: The error of the last attempt on our side: a file that was changed, or a connection that took no
-            more. It never refers to an exception of the HTTP library.
+        sent_whole: Whether the service may have the whole body. It becomes true just before the last chunk is handed
+            to the connection. While it is false, the service certainly does not have the whole body.
+        on_sent: Called when the connection has taken the last chunk.
+        end_reply: Stops reading the reply and uses the part that arrived. ``None`` until some of it has arrived.
+        failure: The error that kept the body from being sent: a changed file, or a connection that stalled or closed.
+            It never refers to an exception of the HTTP library.
     """
 
     _default_content_type = "application/json"
@@ -51,7 +51,7 @@ class JSONBody(Payload):
         self, parts: Sequence[bytes], images: Sequence[Upload], offloader: Offloader, *, stall_timeout: float
     ) -> None:
         if len(parts) != len(images) + 1:
-            raise ValueError(f"{len(parts)} parts do not enclose {len(images)} images")
+            raise ValueError(f"{len(parts)} parts for {len(images)} images: give one part more than images")
         super().__init__(None)
         self._parts = tuple(parts)
         self._images = tuple(images)
@@ -70,7 +70,7 @@ class JSONBody(Payload):
         self.end_reply: Callable[[], None] | None = None
 
     def _short_text(self) -> bytes | None:
-        """Return the whole text, if it is short and there already."""
+        """Return the whole text if it is short and needs no disk, else ``None``."""
         text, room = [self._parts[0]], _NEVER_STALLS_BYTES
         for image, part in zip(self._images, self._parts[1:], strict=True):
             if not image.in_memory or image.chunks != 1 or (room := room - image.text_size) < 0:
@@ -80,18 +80,18 @@ class JSONBody(Payload):
         return whole if len(whole) < _NEVER_STALLS_BYTES else None
 
     def withdraw(self) -> None:
-        """Keep the last piece from being sent: the HTTP library may write on for a step after a cancellation."""
+        """Keep the last chunk from being sent. After a cancellation, the HTTP library may still write one chunk."""
         self._withdrawn = True
 
     def cut_reply_short(self) -> bool:
-        """Wait for no more of the reply; returns whether one has begun."""
+        """Stop waiting for the rest of the reply. Return whether any of it has arrived."""
         if self.end_reply is None:
             return False
         self.end_reply()
         return True
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Return the whole text. All of it is read on the calling thread and held in memory."""
+        """Return the whole text. It is read on the calling thread and held in memory."""
         pieces = (piece if isinstance(piece, bytes) else piece[0].chunk(piece[1]) for piece in self._pieces())
         return b"".join(pieces).decode(encoding, errors)
 
@@ -99,8 +99,9 @@ class JSONBody(Payload):
         """Send the whole body, from the start.
 
         Raises:
+            APIConnectionError: If the service closed the connection, or the submission was withdrawn.
             APITimeoutError: If the connection took longer than ``stall_timeout`` to accept a chunk.
-            InvalidEditError: If an image's file is not what it was when the edit was prepared.
+            InvalidEditError: If an image's file has changed since the edit was prepared.
         """
         self.sent_whole = False
         self.failure = None
@@ -119,16 +120,19 @@ class JSONBody(Payload):
                     remaining -= len(pending)
                     await self._hand_over(writer, pending, last=not remaining)
                     pending = bytearray()
-                if large:  # as it is: copying it would take as long as making it
+                if large:  # sent without a copy, which would take as long as encoding it
                     remaining -= len(large)
                     await self._hand_over(writer, large, last=not remaining)
-                    large = b""  # gone, before the next is made
+                    large = b""  # free the memory before the next chunk is made
         except QwenEditError as error:
-            self.failure = error.for_task(None)  # without the traceback, which leads back here
+            self.failure = error.for_task(None)  # without the traceback, which would make a cycle
             raise
 
     async def _write_short(self, writer: AbstractStreamWriter, text: bytes) -> None:
-        """Send a short body in one piece; it takes no pass of the event loop, unless the connection may be closed."""
+        """Send a short body in one piece.
+
+        It does not yield to the event loop unless the connection may have been closed.
+        """
         try:
             if _has_news(writer):
                 await _notice_close(writer)
@@ -148,7 +152,7 @@ class JSONBody(Payload):
         if self._withdrawn:
             raise APIConnectionError("the submission was given up before it was sent whole")
         self.sent_whole = last
-        content = memoryview(chunk)  # what the socket does not take at once is not sliced by copying
+        content = memoryview(chunk)  # a memoryview, so that an unsent rest is not copied
         await self._write_in_time(writer, content)
         if last and self.on_sent is not None:
             self.on_sent()
@@ -162,12 +166,12 @@ class JSONBody(Payload):
             if not limit.expired():
                 raise
         raise APITimeoutError(
-            f"sending stalled: the connection took no more of the request for {self._stall_timeout:g} s",
+            f"sending the request stalled: the connection accepted no data for {self._stall_timeout:g} s",
             request_sent=self.sent_whole,
         )
 
     def _pieces(self) -> Iterator[bytes | tuple[Upload, int]]:
-        """Yield the text that is there, and the chunks of images that are still to be made."""
+        """Yield the parts of the text, and between them each chunk of an image as the image and the chunk's index."""
         yield self._parts[0]
         for image, part in zip(self._images, self._parts[1:], strict=True):
             yield from ((image, index) for index in range(image.chunks))
@@ -176,13 +180,13 @@ class JSONBody(Payload):
     async def _make(self, image: Upload, index: int) -> bytes:
         if not image.in_memory:
             return await self._offloader.run(image.chunk, index)
-        if index:  # a fast connection never makes us wait, so that this is what lets others run
+        if index:  # a fast connection never suspends this coroutine, so let other tasks run here
             await asyncio.sleep(0)
         return image.chunk(index)
 
 
 def _has_news(writer: AbstractStreamWriter) -> bool:
-    """Return whether the connection has something to read, such as its end."""
+    """Return whether the connection may have something to read, such as its end."""
     if not isinstance(writer, StreamWriter):
         return False
     transport = writer.transport
@@ -197,8 +201,8 @@ def _has_news(writer: AbstractStreamWriter) -> bool:
 
 
 async def _notice_close(writer: AbstractStreamWriter) -> None:
-    """Let the event loop see whether the service has closed the connection, because an unsent body creates no task."""
-    for _ in range(2):  # what the first pass of the loop finds is handled behind us, before the second
+    """Raise an error if the service has closed the connection. While the body is incomplete, no task can exist."""
+    for _ in range(2):  # two passes: the first notices the close, the second lets its callback run
         await asyncio.sleep(0)
     if isinstance(writer, StreamWriter) and (writer.transport is None or writer.transport.is_closing()):
         raise APIConnectionError("the service closed the connection before the request was sent whole")

@@ -1,4 +1,4 @@
-"""Which task to check next when more checks are due than may be made. Pure: no clock, no randomness."""
+"""Chooses the task to check next if more checks are due than ``poll_rate`` allows. Pure: no clock, no randomness."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ H = TypeVar("H", bound=Hashable)
 
 
 class PollBudget(Generic[H]):
-    """A ceiling for checks, spent on the tasks most likely to have ended.
+    """A limit for checks. They go to the tasks most likely to have ended.
 
-    Each check goes to the likeliest of the next 32 waiting tasks. The cost is the same however many wait, and the
-    choice is nearly as good as the likeliest of all. No task starves: one that has waited for three rounds goes first,
-    the longest wait before the others. A round is the number of waiting tasks divided by the rate. So no task waits
-    longer than ``4 * n / rate`` seconds, where n is the largest number of tasks that waited meanwhile.
+    Each check goes to the likeliest of the next 32 waiting tasks. Its cost does not depend on the number of waiting
+    tasks, and the choice is nearly as good as the likeliest of all. No task starves, because tasks that have waited for
+    three rounds go first, in the order of their arrival. A round is the number of waiting tasks divided by the rate. So
+    no task waits longer than ``4 * n / rate`` seconds, where n is the largest number of tasks that waited meanwhile.
 
     Args:
-        rate: The most checks a second; up to 0.05 s of them may come at once.
-        likelihood: Returns the probability that a task has ended at a time. Without it, the longest wait goes first.
+        rate: The most checks per second. After an idle time, up to 0.05 s of them may come at once.
+        likelihood: Returns the probability that a task has ended by a time. Without it, the longest wait goes first.
 
     Attributes:
-        ready_at: The time before which no check may start.
-        seconds: The time that one check takes up.
+        ready_at: The earliest time of the next check.
+        seconds: The time between two checks at this rate.
     """
 
     def __init__(self, rate: float, likelihood: Callable[[H, float], float] | None = None) -> None:
@@ -44,7 +44,7 @@ class PollBudget(Generic[H]):
         return len(self._ring)
 
     def add(self, task: H, now: float) -> None:
-        """Let a task wait for its check; one that waits already keeps its place."""
+        """Let a task wait for its check. A task that already waits keeps its place."""
         if task in self._place:
             return
         self._waiting_since[task] = now

@@ -47,12 +47,12 @@ class Learned:
     Attributes:
         poll_cost: The lag in seconds that one check is worth. A fourth of it means half the lag and twice the checks.
             The service's own clients check every 3 s. In a simulation with tasks of 20 s, the default made a fifth
-            fewer checks at about 0.7 of the lag.
+            fewer checks, at about 0.7 of the lag.
         max_interval: The longest interval between checks, in seconds.
         memory: The number of further ends after which the weight of evidence has faded to 1/e.
 
     Raises:
-        ConfigurationError: An option is not a positive number.
+        ConfigurationError: If an option is not a positive number.
     """
 
     poll_cost: float = attrs.field(default=0.2, validator=check_seconds)

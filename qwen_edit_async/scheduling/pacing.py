@@ -3,13 +3,14 @@
 A session has one :class:`Pacer`. "Too many requests" may mean too many running tasks of the account, or too many
 requests in a second. No reply says which, so the pacer learns both limits:
 
-- The number of tasks in flight. It starts at twice the number of running tasks, so that an unknown limit is not tested
-  by hundreds at once. A refusal lowers it to the number of running tasks. After that, a single submission probes for
-  more room from time to time. Probes become rarer while they are refused, or while a gain is soon lost again.
+- The number of tasks in flight. Until the first refusal, the limit is 8 or twice the number of running tasks, whichever
+  is greater, so hundreds of tasks do not test an unknown limit at once. A refusal lowers the limit to the number of
+  running tasks. After that, a single submission probes for more room from time to time. Probes become rarer when they
+  are refused, or when a refusal soon follows a raised limit.
 - The number of requests per second, see :class:`RequestRate`.
 
-The pause of a ``Retry-After`` header holds for all requests. A longer pause after a refused probe delays the next probe
-more. When requests have to wait, status checks and other requests take turns.
+The pause of a ``Retry-After`` header holds for all requests. The longer the pause after a refused probe, the later the
+next probe. When requests have to wait, status checks and other requests take turns.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _UNPROVEN_LIMIT = 8  # tasks in flight before the service has accepted any
 _FIRST_PROBE = 1.0  # seconds from a refusal to the next probe, doubled with each refused probe
 _LAST_PROBE = 240.0
 _LAST_PROBE_WHEN_IDLE = 30.0  # while no task runs
-_MOST_PAUSES = 40  # wait after a refused probe, in multiples of the pause that it caused
+_MOST_PAUSES = 40  # longest wait after a refused probe, in multiples of the pause that it caused
 
 _FIRST_HOLD = 5.0  # seconds from one rise of the rate to the next, doubled with each rise that is undone
 _LAST_HOLD = 320.0
@@ -31,7 +32,7 @@ _RAISE = 1.25  # factor of a rise
 _MARGIN = 0.95  # share of the accepted requests that the rate falls to
 _LOWEST_RATE = 0.2
 _SECOND = 1.0
-_COURTESY = 0.001  # seconds by which one request lets another go first
+_COURTESY = 0.001  # seconds that a request waits so that another goes first
 
 
 @attrs.define
@@ -39,11 +40,11 @@ class RequestRate:
     """The learned limit of requests per second. There is none before the first refusal.
 
     A refusal lowers the rate at once, to slightly less than the requests accepted in the last second. The rate stays at
-    least half of the highest one that worked. From then on, requests are spaced evenly. While they have to wait for
-    that, the rate rises by a quarter from time to time. Rises become rarer while refusals undo them.
+    least half of the highest one that worked. From then on, requests are spaced evenly. As long as this spacing delays
+    requests, the rate rises by a quarter from time to time. Rises become rarer while refusals undo them.
 
-    Refusals for any other reason lower the rate as well. If a service refuses 2 % of its requests at random, edits take
-    about a fourth longer. With 10 %, they take several times as long.
+    A 429 for any other reason lowers the rate as well. If a service refuses 2 % of its requests at random, edits take
+    about a fourth longer. If it refuses 10 %, they take several times as long.
 
     Attributes:
         limit: Requests per second; infinity before the first refusal.
@@ -207,7 +208,7 @@ class Pacer:
             self.limit = max(self.limit, 2 * self.running)
         elif self.running > self.limit:
             self.limit = self.running
-            if self._raised:  # no refusal has undone the rise before
+            if self._raised:  # the previous rise still stands
                 self._probe_wait = max(_FIRST_PROBE, self._probe_wait / 2)
             self._raised = True
             self._raised_at = now

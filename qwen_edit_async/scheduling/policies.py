@@ -1,7 +1,7 @@
-"""Poll policies: when to ask the service about a task. Pure: no I/O, no clock.
+"""Poll policies, which decide when to check a task's status. Pure: no I/O, no clock.
 
-The session asks its policy for the time of a task's next check after each answer. It reports every task that ends, so
-that a policy can learn how long edits take.
+After each answer, the session asks its policy when to check the task again. The session also reports each ended task,
+so that a policy can learn how long edits take.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class PolledTask(Protocol):
 
     @property
     def task_id(self) -> str:
-        """The service's name for the task."""
+        """The task's id."""
         ...
 
     @property
@@ -86,7 +86,7 @@ class PollPolicy(Protocol):
 
 @runtime_checkable
 class RankingPolicy(PollPolicy, Protocol):
-    """A policy that can also rank tasks, for when more checks are due than ``poll_rate`` allows."""
+    """A policy that can also rank tasks. The ranking counts if more checks are due than ``poll_rate`` allows."""
 
     def likelihood(self, task: PolledTask, now: float) -> float:
         """Return the probability that the task has ended since its last check, 0 to 1."""
@@ -94,10 +94,10 @@ class RankingPolicy(PollPolicy, Protocol):
 
 
 def check_seconds(instance: object, attribute: attrs.Attribute[float], value: float) -> None:  # noqa: ARG001  # attrs's signature
-    """Refuse a value that is not a positive finite number.
+    """Check that a value is a positive finite number.
 
     Raises:
-        ConfigurationError: If it is not one.
+        ConfigurationError: If it is not.
     """
     if not (isinstance(value, int | float) and 0 < value <= sys.float_info.max):
         raise ConfigurationError(f"{attribute.name} is {value!r}: give a positive number")
@@ -119,11 +119,11 @@ class FixedInterval:
 
 @attrs.frozen
 class Backoff:
-    """Check after ``initial`` seconds, then less and less often: each interval is ``factor`` times the one before.
+    """Check after ``initial`` seconds, and then after intervals that grow.
 
     Attributes:
         initial: The first interval, in seconds.
-        factor: At least 1.
+        factor: The ratio of each interval to the one before, at least 1.
         maximum: The longest interval, in seconds.
     """
 
@@ -136,7 +136,7 @@ class Backoff:
             raise ConfigurationError(f"factor is {self.factor!r}: give 1 or more")
 
     def next_check(self, task: PolledTask, now: float) -> float:
-        """Return a time whose distance grows with the number of answered checks."""
+        """Return the time after the next interval, which depends on the number of answered checks."""
         try:
             interval = self.initial * self.factor**task.checks
         except OverflowError:

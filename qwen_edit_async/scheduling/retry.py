@@ -25,42 +25,42 @@ from qwen_edit_async.errors import (
 
 _SERVICE_UNAVAILABLE = 503
 _PASSING_STATUSES = frozenset({200, *range(300, 400), 408, 409, 425})
-"""The statuses that may go away. A network's sign-in page, for example, redirects for a while."""
+"""HTTP statuses that may be temporary. A network's sign-in page, for example, redirects for a while."""
 
 LONGEST_PAUSE = 86_400.0
 """The longest pause in seconds. Quotas are renewed at least daily; a longer pause would stop a session for good."""
 
 
-class Failure(enum.Enum):
+class CallFailure(enum.Enum):
     """The meaning of a failed call."""
 
     REFUSED = "certainly not accepted; another attempt may succeed"
-    THROTTLED = "certainly not accepted, because of too many requests; an attempt when there is room may succeed"
-    UNCERTAIN = "may have been accepted"
+    THROTTLED = "certainly not accepted, because of too many requests; a later attempt may succeed"
+    UNCERTAIN = "possibly accepted"
     FATAL = "every call of this session will fail"
     FINAL = "every attempt of this call will fail"
 
 
-def judge_submission(error: QwenEditError) -> Failure:
-    """Return the meaning of a failed submission (part B lists the statuses)."""
+def judge_submission(error: QwenEditError) -> CallFailure:
+    """Return the meaning of a failed submission."""
     match error:
         case APIConnectionError():
-            return Failure.UNCERTAIN if error.request_sent else Failure.REFUSED
+            return CallFailure.UNCERTAIN if error.request_sent else CallFailure.REFUSED
         case APIResponseError():
-            return Failure.UNCERTAIN
+            return CallFailure.UNCERTAIN
         case AuthenticationError() | InsufficientBalanceError() | PermissionDeniedError():
-            return Failure.FATAL
+            return CallFailure.FATAL
         case RateLimitError():
-            return Failure.THROTTLED
+            return CallFailure.THROTTLED
         case InternalServerError():
-            return Failure.REFUSED if error.status_code == _SERVICE_UNAVAILABLE else Failure.UNCERTAIN
+            return CallFailure.REFUSED if error.status_code == _SERVICE_UNAVAILABLE else CallFailure.UNCERTAIN
         case APIStatusError(status_code=303):  # See Other: the call may have succeeded
-            return Failure.UNCERTAIN
+            return CallFailure.UNCERTAIN
         case _:
-            return Failure.FINAL
+            return CallFailure.FINAL
 
 
-def judge_check(error: QwenEditError, *, in_grace: bool, attached: bool = False) -> Failure:
+def judge_check(error: QwenEditError, *, in_grace: bool, attached: bool = False) -> CallFailure:
     """Return the meaning of a failed status check. The task is paid for, so any failure that may pass is retried.
 
     Args:
@@ -70,17 +70,17 @@ def judge_check(error: QwenEditError, *, in_grace: bool, attached: bool = False)
     """
     match error:
         case AuthenticationError() | PermissionDeniedError():
-            return Failure.FINAL if attached else Failure.FATAL
+            return CallFailure.FINAL if attached else CallFailure.FATAL
         case NotFoundError():
-            return Failure.REFUSED if in_grace else Failure.FINAL
+            return CallFailure.REFUSED if in_grace else CallFailure.FINAL
         case RateLimitError():
-            return Failure.THROTTLED
+            return CallFailure.THROTTLED
         case APIConnectionError() | APIResponseError() | InternalServerError() | InsufficientBalanceError():
-            return Failure.REFUSED
+            return CallFailure.REFUSED
         case APIStatusError() if error.status_code in _PASSING_STATUSES:
-            return Failure.REFUSED
+            return CallFailure.REFUSED
         case _:
-            return Failure.FINAL
+            return CallFailure.FINAL
 
 
 def pause_after(error: QwenEditError) -> float:
@@ -95,11 +95,11 @@ class Then(enum.Enum):
 
     GIVE_UP = "raise the error"
     BACK_OFF = "try again after a delay"
-    REQUEUE = "try again with another slot, ahead of all that wait for their first"
+    REQUEUE = "try again with another slot, ahead of edits that wait for their first"
 
 
 def after_failure(
-    failure: Failure,
+    failure: CallFailure,
     *,
     failures: int,
     max_retries: int,
@@ -112,16 +112,16 @@ def after_failure(
 
     Args:
         failure: What the failure means.
-        failures: The number of attempts that failed so far, without those that were throttled.
-        max_retries: The most failures after which to try again.
-        resubmit_uncertain: Whether to try again though the service may have accepted the attempt.
-        resumes_at: When the pause ends that the service asked for.
+        failures: The number of attempts that failed so far, except throttled ones.
+        max_retries: The greatest number of failures after which to try again.
+        resubmit_uncertain: Whether to try again although the service may have accepted the attempt.
+        resumes_at: The end of the pause that the service asked for.
         deadline: The deadline of the edit.
-        room_deadline: The deadline while the edit waits for room.
+        room_deadline: The deadline of the edit while it waits for a turn.
     """
-    if failure is Failure.THROTTLED:
+    if failure is CallFailure.THROTTLED:
         return Then.REQUEUE if resumes_at <= room_deadline else Then.GIVE_UP
-    repeatable = failure is Failure.REFUSED or (failure is Failure.UNCERTAIN and resubmit_uncertain)
+    repeatable = failure is CallFailure.REFUSED or (failure is CallFailure.UNCERTAIN and resubmit_uncertain)
     if not repeatable or failures > max_retries or resumes_at > deadline:
         return Then.GIVE_UP
     return Then.BACK_OFF
@@ -132,7 +132,7 @@ class RetryPolicy:
     """Exponential backoff with full jitter.
 
     Attributes:
-        max_retries: The most repetitions of a call after failures that may pass; 0 turns them off.
+        max_retries: The most retries of a call after temporary failures; 0 turns retries off.
         initial: The upper bound of the first delay, in seconds.
         maximum: The upper bound of any delay, in seconds.
     """

@@ -1,11 +1,11 @@
-"""Which task is checked when: the poller's state, without its I/O. Pure: no clock, no randomness of its own.
+"""Decides which task to check, and when. Pure: no I/O, no clock, no randomness of its own.
 
-Every method changes the state at once and returns the work that follows from it; the poller does that work. Adding,
-removing and taking a task costs O(log n).
+Each method changes the schedule at once and returns the resulting work, which the poller does. Adding, removing and
+taking a task costs O(log n).
 
-Deadlines follow one rule: no task is given up without a check that was sent at or after its deadline. That check is due
-at the deadline and goes before all others. If it finds the task running, the task is given up. If no such check is
-answered within a grace, the task is given up as well.
+No task is given up without a check that was sent at or after its deadline. That check is due at the deadline and goes
+before all others. If it finds the task running, the task is given up. If no such check is answered within a grace
+period, the task is given up as well.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from qwen_edit_async.errors import QwenEditError
 from qwen_edit_async.models import EditParameters, TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.budget import PollBudget
 from qwen_edit_async.scheduling.policies import PollPolicy, RankingPolicy
-from qwen_edit_async.scheduling.retry import Failure, RetryPolicy, judge_check
+from qwen_edit_async.scheduling.retry import CallFailure, RetryPolicy, judge_check
 
 UNKNOWN_TASK_GRACE = 15.0
-"""Seconds after its submission in which a task is asked for again though the service does not know it (404)."""
+"""Seconds after a submission in which a check that fails with 404 is repeated."""
 
 CHECK_RETRY = RetryPolicy(initial=1.0, maximum=30.0)
-"""Delays between failing checks; the deadline limits how many there are."""
+"""Delays between failing checks. The deadline limits their number."""
 
 PICTURES_GRACE = 60.0
-"""Seconds in which a task that is completed without pictures is asked for again: some services name them later."""
+"""Seconds in which a task completed without pictures is checked again. Some services add the pictures later."""
 
 LAST_CHECK_RETRY = RetryPolicy(initial=1.0, maximum=4.0)
 """Delays between failing checks once the deadline has passed."""
 
 LAST_CHECK_GRACE = 30.0
-"""Seconds for the check at the deadline to be answered: after a suspension, the network takes a while to come back."""
+"""Seconds to wait for the answer to the check at the deadline. After a suspension, the network may take a while."""
 
 _MIN_INTERVAL = 0.01
 _PICTURES_INTERVAL = 1.0
@@ -48,9 +48,9 @@ T = TypeVar("T")
 
 
 class DueHeap(Generic[T]):
-    """Items with the time at which each is due; an item has at most one time.
+    """Items with the time at which each is due. An item has at most one time.
 
-    A time that was changed or discarded stays in the heap until it comes up or the heap is tidied. Its item does not.
+    A replaced or discarded time stays in the heap until it is due or the heap is compacted. Its item is freed at once.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class DueHeap(Generic[T]):
         return len(self._items)
 
     def put(self, item: T, due: float) -> None:
-        """Set the time of an item, whether or not it has one."""
+        """Set or replace the time of an item."""
         self.discard(item)
         serial = next(self._serials)
         self._serial_of[item] = serial
@@ -85,7 +85,7 @@ class DueHeap(Generic[T]):
         return self._heap[0][0] if self._heap else math.inf
 
     def pop_due(self, now: float) -> T | None:
-        """Take out the item with the earliest time, if it is due."""
+        """Remove and return the item with the earliest time, if it is due."""
         if self.next_due() > now:
             return None
         item = self._items.pop(heapq.heappop(self._heap)[1])
@@ -95,25 +95,26 @@ class DueHeap(Generic[T]):
 
 @attrs.define(kw_only=True, eq=False)
 class ScheduledTask:
-    """A task with the facts that decide when to check it and when to give it up; it is a :class:`PolledTask`.
+    """A :class:`PolledTask` with the facts that decide when to check it and when to give it up.
 
     Attributes:
-        task_id: The service's name for the task.
+        task_id: The task's id.
         parameters: The edit's parameters; ``None`` for a task that was submitted elsewhere.
-        since: When the service accepted the task, or when this session attached to it, in the event loop's seconds.
+        since: The time when the service accepted the task, or when this session attached to it, in the event loop's
+            seconds.
         attached: Whether the task was submitted elsewhere.
-        deadline: When to make the last check.
-        checked_at: When the last answered check was sent; equals ``since`` before the first.
+        deadline: The earliest time of the last check.
+        checked_at: The time when the last answered check was sent; equals ``since`` before the first.
         checks: The number of checks answered so far.
         progress: The newest progress that the service reported, 0.0 to 1.0.
         previous_at: The value of ``checked_at`` one check earlier.
         previous_progress: The value of ``progress`` at ``previous_at``.
-        failures: The number of checks that failed in a row.
+        failures: The number of checks that have failed since the last answer.
         failed_checks: The number of all checks that failed.
         last_failure: The error of the last check that failed.
-        gives_up_at: When to stop waiting for the answer to the last check; infinity until the deadline has passed.
-        pictureless_at: When the task was first found to be completed without pictures.
-        odd_word: The service's last word for the task, if it is unknown.
+        gives_up_at: The time to stop waiting for the answer to the last check; infinity until the deadline has passed.
+        pictureless_at: The time when the task was first found completed without pictures; infinity if it was not.
+        odd_word: The service's last status word, if it is unknown or came without the pictures of a completed task.
     """
 
     task_id: str
@@ -137,7 +138,7 @@ class ScheduledTask:
         self.checked_at = self.previous_at = self.since
 
     def found_running(self, sent_at: float, progress: float | None) -> None:
-        """Take in that a check sent at ``sent_at`` found the task running."""
+        """Record that a check sent at ``sent_at`` found the task running."""
         self.previous_at, self.previous_progress = self.checked_at, self.progress
         self.checked_at = sent_at
         if progress is not None:
@@ -151,8 +152,8 @@ class PollSchedule(Generic[W]):
     """All tasks that a session waits for.
 
     Args:
-        policy: When to check a task.
-        poll_rate: The most checks a second. Due tasks then wait in a :class:`PollBudget`.
+        policy: Decides when to check a task.
+        poll_rate: The most checks per second. Due tasks then wait in a :class:`PollBudget`.
     """
 
     def __init__(self, policy: PollPolicy, poll_rate: float | None = None) -> None:
@@ -173,21 +174,21 @@ class PollSchedule(Generic[W]):
         return self._tasks.keys()
 
     def add(self, task: W, now: float) -> None:
-        """Begin to watch a task; one that was submitted elsewhere is due at once."""
+        """Begin to watch a task. A task that was submitted elsewhere is due at once."""
         self._tasks[task] = None
         self._deadlines.put(task, task.deadline)
         self._put(task, now if task.attached else self._policy.next_check(task, now))
 
     def remove(self, task: W, now: float, *, completed: bool = False) -> bool:
-        """Stop watching a task; returns whether it was watched."""
+        """Stop watching a task. Return whether it was watched."""
         if task not in self._tasks:
             return False
-        self._policy.ended(task, now, completed=completed)  # first: if it raises, the task is still in the schedule
+        self._policy.ended(task, now, completed=completed)  # if it raises, the task must still be in the schedule
         self.discard(task)
         return True
 
     def discard(self, task: W) -> None:
-        """Stop watching a task, if it is watched, without a word to the policy."""
+        """Stop watching a task, if it is watched, without reporting it to the policy."""
         self._tasks.pop(task, None)
         self._checks.discard(task)
         self._deadlines.discard(task)
@@ -195,10 +196,10 @@ class PollSchedule(Generic[W]):
             self._budget.discard(task)
 
     def take_due(self, now: float) -> W | None:
-        """Return the task to check now, if there is one; the answer or failure of that check must be reported.
+        """Return the task to check now, if any. Report the answer or failure of that check afterwards.
 
-        A task whose deadline has passed goes first, then the one that has been due for longest. Under a ceiling, the
-        budget chooses instead.
+        A task whose deadline has passed goes first, then the one that has been due for longest. With a ``poll_rate``,
+        the budget chooses instead.
         """
         budget = self._budget
         if budget is None:
@@ -208,14 +209,14 @@ class PollSchedule(Generic[W]):
         if (late := self._checks.pop_due(-math.inf)) is not None:
             budget.spend(now)
             return late
-        for _ in range(_MOVED_PER_CHECK):  # a few at a time: after a pause all may be due at once
+        for _ in range(_MOVED_PER_CHECK):  # a few at a time, because after a pause all may be due at once
             if (waiting := self._checks.pop_due(now)) is None:
                 break
             budget.add(waiting, now)
         return budget.take(now)
 
     def take_expired(self, now: float) -> W | None:
-        """Return a task to give up now, which is no longer watched; first make the last checks due whose time it is."""
+        """Stop watching a task whose time is over, and return it. Make last checks due at their deadlines."""
         while (task := self._deadlines.pop_due(now)) is not None:
             if task.gives_up_at <= now:
                 self.remove(task, now)
@@ -230,14 +231,14 @@ class PollSchedule(Generic[W]):
         return None
 
     def next_event(self, *, checks_from: float = -math.inf) -> float:
-        """Return when there is something to do next, or infinity; no check starts before ``checks_from``."""
+        """Return the time of the next work, or infinity. No check starts before ``checks_from``."""
         check, budget = self._checks.next_due(), self._budget
         if budget is not None:
             check = max(budget.ready_at, -math.inf if budget else check)
         return min(self._deadlines.next_due(), max(check, checks_from))
 
     def answered(self, task: W, snapshot: TaskSnapshot, sent_at: float, now: float) -> bool:
-        """Take in the answer to a check that was sent at ``sent_at``; returns whether it ends the wait."""
+        """Record the answer to a check that was sent at ``sent_at``. Return whether it ends the wait."""
         if task not in self._tasks:
             return False
         task.checks += 1
@@ -257,28 +258,28 @@ class PollSchedule(Generic[W]):
         return False
 
     def _next_check(self, task: W, snapshot: TaskSnapshot, now: float) -> float:
-        if snapshot.lacks_pictures:  # the policy would learn from it that edits take longer
+        if snapshot.lacks_pictures:  # the policy must not learn that edits take longer
             waited = now - task.pictureless_at
             return min(now + max(_PICTURES_INTERVAL, waited), task.pictureless_at + PICTURES_GRACE)
         return max(self._policy.next_check(task, now), now + _MIN_INTERVAL)
 
-    def failed(self, task: W, error: QwenEditError, sent_at: float, now: float, draw: float) -> Failure:
-        """Take in the failure of a check. Unless it is final or fatal, the task is checked again.
+    def failed(self, task: W, error: QwenEditError, sent_at: float, now: float, draw: float) -> CallFailure:
+        """Record the failure of a check. Unless it is final or fatal, the task is checked again.
 
         Args:
             task: The task that was checked.
             error: The error of the check.
-            sent_at: When the check was sent.
+            sent_at: The time when the check was sent.
             now: The event loop's time.
             draw: A random number from 0 to 1.
         """
         in_grace = not task.attached and task.checks == 0 and now < task.since + UNKNOWN_TASK_GRACE
         verdict = judge_check(error, in_grace=in_grace, attached=task.attached)
         if task not in self._tasks:
-            return Failure.REFUSED if verdict is Failure.FINAL else verdict
-        if verdict is Failure.FINAL:
+            return CallFailure.REFUSED if verdict is CallFailure.FINAL else verdict
+        if verdict is CallFailure.FINAL:
             self.remove(task, now)
-        elif verdict is not Failure.FATAL:
+        elif verdict is not CallFailure.FATAL:
             task.failures += 1
             task.failed_checks += 1
             task.last_failure = error
@@ -289,5 +290,5 @@ class PollSchedule(Generic[W]):
         return verdict
 
     def _put(self, task: W, due: float) -> None:
-        """Schedule a check, at the deadline at the latest."""
+        """Schedule a check, but not after the deadline."""
         self._checks.put(task, min(task.deadline, due))  # the deadline also replaces a NaN

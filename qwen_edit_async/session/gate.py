@@ -1,4 +1,4 @@
-"""The session's semaphore: who may submit next, and when. An asyncio shell around the pure :class:`Pacer`."""
+"""Decides which submission may start next, and when requests may be sent. It drives the pure :class:`Pacer`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.retry import pause_after
 
 _LOGGED_PAUSE: Final = 300.0
-"""A pause of more seconds than this is logged, so that nobody wonders why nothing happens."""
+"""Pauses longer than this many seconds are logged, to explain why nothing happens."""
 
 _arrivals = itertools.count()
 
@@ -23,7 +23,7 @@ class Slot:
     """The right to have one task in flight.
 
     Attributes:
-        taken_at: When it was taken last, in the event loop's seconds.
+        taken_at: The time when the slot was last taken, in the event loop's seconds.
     """
 
     __slots__ = ("_accepted", "_gate", "_held", "taken_at")
@@ -53,7 +53,7 @@ class Slot:
 
 
 class Line:
-    """Futures that wait for their turn, first come, first served. Joining and leaving cost O(1)."""
+    """A queue of futures, first come, first served. Joining and leaving cost O(1)."""
 
     def __init__(self) -> None:
         self._waiters: OrderedDict[asyncio.Future[float], int] = OrderedDict()
@@ -76,19 +76,19 @@ class Line:
             self._waiters.move_to_end(waiter, last=False)
 
     def leave(self, waiter: asyncio.Future[float]) -> None:
-        """Remove a waiter, if it still waits."""
+        """Remove a waiter, if it is still in the queue."""
         self._waiters.pop(waiter, None)
 
     def go(self, now: float) -> None:
         """Give the first waiter its turn."""
         done = False
-        while not done:  # those that were cancelled are passed over
+        while not done:  # skips cancelled waiters
             waiter, _ = self._waiters.popitem(last=False)
             if done := not waiter.done():
                 waiter.set_result(now)
 
     def refuse(self, error: QwenEditError) -> None:
-        """End every waiting with an error."""
+        """Give an error to all waiters."""
         while self._waiters:
             waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():
@@ -96,13 +96,13 @@ class Line:
 
 
 class Gate:
-    """Hands out slots and turns to send, each first come, first served.
+    """Hands out slots and turns, each first come, first served.
 
     A slot is held from before the submission to the task's end. A turn is the right to send one request.
 
     Attributes:
-        pacer: The limits, as far as they are known.
-        closed_by: The error that ends every waiting, once the gate is closed.
+        pacer: Learns and applies the limits.
+        closed_by: The error that closed the gate, for all waiters; ``None`` while the gate is open.
     """
 
     def __init__(self, pacer: Pacer, loop: asyncio.AbstractEventLoop) -> None:
@@ -121,14 +121,14 @@ class Gate:
         return len(self._slots)
 
     def slot(self) -> Slot:
-        """Return a slot that is not taken yet."""
+        """Create a slot that is not taken yet."""
         return Slot(self)
 
     async def acquire(self, *, first: bool = False) -> float:
-        """Wait for a slot, and take it; returns when that was, in the event loop's seconds.
+        """Wait for a slot, and take it. Return the event loop's time when it was taken.
 
         Args:
-            first: Whether to wait ahead of all others, because a submission was refused for want of room.
+            first: Whether to wait ahead of all others, because a submission was refused with 429.
 
         Raises:
             QwenEditError: The error that the gate is closed with, at once.
@@ -151,7 +151,7 @@ class Gate:
         self._admit_if_wanted()
 
     def throttled(self, now: float, sent_at: float, draw: float) -> None:
-        """Record that the service refused a submission for too many requests; see :meth:`Pacer.throttled`."""
+        """Record that the service refused a submission with 429; see :meth:`Pacer.throttled`."""
         self.pacer.throttled(now, sent_at, draw)
         self._admit_if_wanted()
 
@@ -161,14 +161,14 @@ class Gate:
         self._admit_if_wanted()
 
     def hold_back(self, error: QwenEditError) -> None:
-        """Send nothing for as long as the service asks with an error's ``Retry-After``."""
+        """Pause all requests if an error has a ``Retry-After``."""
         seconds, now = pause_after(error), self._loop.time()
         if now + seconds > max(now, self.pacer.resume_at) + _LOGGED_PAUSE:
-            log.warning("nothing is sent to the service for %.0f s, since it asks for that: %s", seconds, error)
+            log.warning("all requests pause for %.0f s, because the service asks for it: %s", seconds, error)
         self.pacer.pause(now + seconds, now)
 
     def submit_at_once(self) -> float | None:
-        """Take a turn to send a submission, if one may be sent now and nobody waits; returns the time, or ``None``."""
+        """Take a turn for a submission, if it may be sent now and nobody waits. Return the time, or ``None``."""
         now, pacer = self._loop.time(), self.pacer
         if self._submissions or self._calls or now < pacer.send_at or now < pacer.submit_at:
             return None
@@ -177,7 +177,7 @@ class Gate:
         return now
 
     async def wait_to_submit(self) -> float:
-        """Wait for a turn to send a submission; returns when it came, in the event loop's seconds.
+        """Wait for a turn to send a submission. Return the event loop's time of the turn.
 
         Raises:
             QwenEditError: The error that the gate is closed with, at once.
@@ -185,7 +185,7 @@ class Gate:
         return await self._wait_in(self._submissions, self._loop.create_future())
 
     async def wait_turn(self) -> float:
-        """Wait for a turn to send another request; returns when it came, in the event loop's seconds.
+        """Wait for a turn to send another request. Return the event loop's time of the turn.
 
         Raises:
             QwenEditError: The error that the gate is closed with, at once.
@@ -193,7 +193,7 @@ class Gate:
         return await self._wait_in(self._calls, self._loop.create_future())
 
     async def sleep(self, seconds: float) -> None:
-        """Wait that long before something else is sent.
+        """Wait some seconds before the next request.
 
         Raises:
             QwenEditError: The error that the gate is closed with, at once.
@@ -206,7 +206,7 @@ class Gate:
             timer.cancel()
 
     def close(self, error: QwenEditError) -> None:
-        """Let nobody start any more: all who wait, and all who come, get this error."""
+        """Close the gate. All present and future waiters get this error."""
         self.closed_by = self.closed_by or error
         if self._timer is not None:
             self._timer.cancel()
@@ -230,7 +230,7 @@ class Gate:
             self._admit()
 
     def _admit(self, reached: float = -math.inf) -> None:
-        """Give every turn that has come; ``reached`` is the time that a timer was set for: it may fire a hair early."""
+        """Hand out all slots and turns that are due. ``reached`` is a timer's time, because timers may fire early."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -240,7 +240,7 @@ class Gate:
             self._timer = self._loop.call_at(until, self._admit, until)
 
     def _admit_to_slots(self, now: float) -> float:
-        """Hand out free slots; returns when the next one may come free by time alone."""
+        """Hand out free slots. Return the time when waiting alone may free another, or infinity."""
         while self._slots.front < math.inf:
             wait = self.pacer.wait(now)
             if wait is None:
@@ -252,7 +252,7 @@ class Gate:
         return math.inf
 
     def _admit_to_send(self, now: float) -> float:
-        """Let requests be sent; returns when the next one may be."""
+        """Hand out turns. Return the time of the next one, or infinity."""
         pacer = self.pacer
         while True:
             submission = self._submissions.front

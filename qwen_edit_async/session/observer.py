@@ -1,4 +1,4 @@
-"""Reports on a submission that is under way: its attempts, for a journal, and warnings for the user."""
+"""Reports on submissions: attempts for an observer such as a journal, and warnings for the user."""
 
 from __future__ import annotations
 
@@ -9,40 +9,45 @@ from typing import Any, Protocol
 import attrs
 
 from qwen_edit_async.errors import EditWarning
-from qwen_edit_async.models import TaskSnapshot
-from qwen_edit_async.scheduling.retry import Failure
+from qwen_edit_async.models import EditKeywords, TaskSnapshot
+from qwen_edit_async.scheduling.retry import CallFailure
 
 _NOT_THE_USERS = frozenset({__name__.partition(".")[0], "asyncio"})
-"""Packages whose lines no warning points at."""
+"""Packages whose code is not the user's, so no warning points at it."""
 
 
 class SubmissionObserver(Protocol):
-    """Called before and after each attempt to submit one edit, whether or not somebody still waits for it.
+    """Called before and after each attempt to submit one edit, even if nobody waits for the edit any more.
 
-    An edit can take several attempts. Each is announced, then sent, then settled, before the next is announced. The
-    calls come from a task of the session.
+    An edit can take several attempts, one after the other. The calls come from a background task of the session.
     """
 
     async def about_to_submit(self) -> None:
-        """Called before an attempt, which is sent when this returns.
+        """Called before an attempt, which is sent when this method returns.
 
-        An error keeps the attempt from being sent, and ends the edit. The call is cancelled if the edit is
-        cancelled, runs past its deadline, or if the session ends.
+        An error keeps the attempt from being sent, and ends the edit. This method is cancelled if the edit is
+        cancelled, if its deadline passes, or if the session ends.
         """
         ...
 
-    def settled(self, fate: TaskSnapshot | Failure) -> None:
-        """Called with the task that an attempt gave, or with the meaning of its failure. Must not raise.
+    def settled(self, fate: TaskSnapshot | CallFailure) -> None:
+        """Called with the task that an attempt created, or with the meaning of its failure. It must not raise.
 
-        Every attempt whose announcement returned is settled, even if the edit was cancelled or ran past its deadline
-        meanwhile.
+        It is called once for each return of :meth:`about_to_submit`, even if the edit was cancelled or its deadline
+        passed meanwhile.
         """
         ...
+
+
+class SubmitKeywords(EditKeywords, total=False):
+    """The keyword arguments of ``EditSession.submit``."""
+
+    observer: SubmissionObserver | None
 
 
 @attrs.frozen
-class Warner:
-    """Issues warnings that point at one line of the user's code."""
+class CallSite:
+    """A line of the user's code, at which warnings point."""
 
     filename: str
     line: int
@@ -50,9 +55,9 @@ class Warner:
     registry: dict[str | tuple[str, type[Warning], int], int]
 
     @classmethod
-    def of_caller(cls) -> Warner:
-        """Return a warner for the line of the user's code that runs now."""
-        frame = sys._getframe(1)  # noqa: SLF001  # `inspect` reads source files, and so would block
+    def of_caller(cls) -> CallSite:
+        """Return the line of the user's code that is running."""
+        frame = sys._getframe(1)  # noqa: SLF001  # `inspect` would block, because it reads source files
         while frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS and frame.f_back is not None:
             frame = frame.f_back
         names: dict[str, Any] = frame.f_globals
@@ -60,5 +65,5 @@ class Warner:
         return cls(frame.f_code.co_filename, frame.f_lineno, names.get("__name__"), registry)
 
     def warn(self, message: str) -> None:
-        """Issue an :class:`EditWarning`."""
+        """Issue an :class:`EditWarning` that points at this line."""
         warnings.warn_explicit(message, EditWarning, self.filename, self.line, self.module, self.registry)

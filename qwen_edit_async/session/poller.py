@@ -1,6 +1,6 @@
-"""The one coroutine of a session that asks the service about all of its tasks, and ends the wait for each.
+"""Checks the status of all tasks of a session, and ends the wait for each.
 
-The pure :class:`PollSchedule` decides what is checked when; the poller has the clock, the calls and the wake-ups.
+The pure :class:`PollSchedule` decides which task to check, and when. The poller has the clock, the calls and the timer.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from qwen_edit_async.errors import (
 from qwen_edit_async.log import log
 from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.policies import PollPolicy
-from qwen_edit_async.scheduling.retry import Failure
+from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.scheduling.schedule import PollSchedule
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.results import EditResult, ResultStore, conclude
 from qwen_edit_async.session.service import Service
-from qwen_edit_async.session.task import Demand, EditTask
+from qwen_edit_async.session.task import ActiveCalls, EditTask
 from qwen_edit_async.statistics import SessionStatistics
 
 MAX_CONCURRENT_CHECKS = 64
-"""Status checks that may be under way at once."""
+"""The greatest number of concurrent status checks."""
 
 _MAX_GIVEN_UP = 10_000
-"""Ids of given-up tasks that are kept, so that a session that runs for months does not grow."""
+"""The greatest number of kept ids of given-up tasks, so the memory of a session that runs for months is bounded."""
 
 _MAX_LOGGED_WORDS = 20
 _SHOWN_CHARACTERS = 80
 
 
 class Poller:
-    """Multiplexes the status checks of all tasks of a session.
+    """Checks the status of all tasks of a session.
 
     Args:
         service: The service to ask.
-        gate: The pauses and rate that hold for checks too.
-        policy: When to check.
+        gate: The session's gate. Its pauses and its rate hold for checks, too.
+        policy: Decides when to check a task.
         counters: The session's counts.
-        store: Where result pictures come from.
+        store: Downloads result pictures.
         random: The source of jitter between failing checks.
-        poll_rate: The most checks a second; ``None`` for as many as are due.
+        poll_rate: The most checks per second; ``None`` for no limit.
 
     Attributes:
         loop: The session's event loop.
-        demand: The calls that wait for something of the session.
+        active_calls: Counts the calls that wait for the session.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Poller:
         poll_rate: float | None = None,
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self.demand: Demand = Demand()
+        self.active_calls: ActiveCalls = ActiveCalls()
         self._service = service
         self._gate = gate
         self._pacer = gate.pacer
@@ -89,15 +89,15 @@ class Poller:
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """Ids of tasks that are waited for, were given up, or whose result nobody took."""
+        """Ids of tasks that are watched, were given up, or whose results nobody fetched."""
         return (*self._given_up, *self._unfinished)
 
     def get(self, task_id: str) -> EditTask | None:
-        """Return the task with this id, if it is waited for."""
+        """Return the task with this id, if it is watched."""
         return self._unfinished.get(task_id)
 
     def attach(self, task_id: str, seconds: float) -> EditTask:
-        """Begin to wait for a task that was submitted elsewhere, until a deadline in so many seconds."""
+        """Begin to watch a task that was submitted elsewhere, with a deadline in ``seconds`` from now."""
         now, snapshot = self.loop.time(), TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
         task = EditTask(
             task_id=task_id, since=now, attached=True, deadline=now + seconds, snapshot=snapshot, poller=self
@@ -106,7 +106,7 @@ class Poller:
         return task
 
     def watch(self, task: EditTask) -> None:
-        """Begin to wait for a task."""
+        """Begin to watch a task."""
         self._given_up.pop(task.task_id, None)
         self._unfinished[task.task_id] = task
         if task.snapshot.status.terminal and not task.snapshot.lacks_pictures:
@@ -120,7 +120,7 @@ class Poller:
             self._wake_if_nearer()
 
     def give_up(self, task: EditTask, error: BaseException) -> None:
-        """Stop waiting for a task; its waiters get the error."""
+        """Stop watching a task. Its waiters get the error."""
         try:
             if not self._over:
                 self._schedule.remove(task, self.loop.time())
@@ -130,39 +130,39 @@ class Poller:
         self._end(task, error)
 
     def give_up_all(self, make_error: Callable[[str], BaseException]) -> None:
-        """Stop waiting for all tasks, each with the error made for its id."""
+        """Stop watching all tasks. The waiters of each get the error that ``make_error`` returns for its id."""
         for task in list(self._schedule.tasks):
             self.give_up(task, make_error(task.task_id))
 
-    def orphaned(self, snapshot: TaskSnapshot) -> None:
-        """Remember a task whose submission was given up before its id came."""
-        self._keep(snapshot.task_id)
+    def remember_orphan(self, snapshot: TaskSnapshot) -> None:
+        """Remember a task whose submission was given up before the task's id arrived."""
+        self._remember_id(snapshot.task_id)
         log.warning(
-            "task %s came of a submission that had been given up: session.attach(%r) gets its result",
+            "a submission that was given up created task %s: session.attach(%r) gets its result",
             snapshot.task_id,
             snapshot.task_id,
         )
 
-    def unclaimed(self, task_id: str) -> None:
-        """Remember a task whose result nobody took."""
-        self._keep(task_id)
-        log.warning("nobody took the result of task %s: session.attach(%r) gets it again", task_id, task_id)
+    def remember_unclaimed(self, task_id: str) -> None:
+        """Remember a task whose result nobody fetched."""
+        self._remember_id(task_id)
+        log.warning("nobody fetched the result of task %s: session.attach(%r) gets it", task_id, task_id)
 
     async def run(self) -> None:
-        """Check what is due, sleep until something is, and so on until cancelled."""
+        """Check the tasks that are due, and sleep until the next is due. Repeat until cancelled."""
         try:
             async with asyncio.TaskGroup() as checks:
                 now = self.loop.time()
                 while True:
                     while (due := self._take_due(now)) is not None:
                         checks.create_task(self._check_in_turn(due, now))
-                    # A timer may fire a hair early by the clock; the time that it was set for has come all the same.
+                    # A timer may fire slightly early by the clock, so the time that it was set for counts.
                     now = max(await self._sleep(self._next_event()), self.loop.time())
         finally:
             self._over = True
 
     def _take_due(self, now: float) -> EditTask | None:
-        """Return the task to check now, after giving up those whose time is over."""
+        """Return the task to check now, if any. First give up the tasks whose time is over."""
         while (expired := self._schedule.take_expired(now)) is not None:
             completed = expired.snapshot.lacks_pictures
             self._end(expired, expired.snapshot if completed else self._deadline_error(expired, now))
@@ -175,7 +175,7 @@ class Poller:
         return task
 
     async def _check_in_turn(self, task: EditTask | None, now: float) -> None:
-        """Check a task, then what has become due meanwhile: a new coroutine for each would cost more than the rest."""
+        """Check a task, then those that have become due meanwhile. A new coroutine for each would be slower."""
         while task is not None:
             try:
                 await self._check_once(task, now)
@@ -213,17 +213,17 @@ class Poller:
         self._gate.hold_back(error)
         log.info("check of task %s failed: %s", task.task_id, error)
         match self._schedule.failed(task, error, sent_at, now, self._random.random()):
-            case Failure.FINAL:
+            case CallFailure.FINAL:
                 self._end(task, error)
-            case Failure.FATAL:  # every call will be answered like this
+            case CallFailure.FATAL:  # every call would fail like this one
                 self._gate.close(error)
                 self.give_up_all(error.for_task)
 
     def _end(self, task: EditTask, end: TaskSnapshot | BaseException) -> None:
-        """End the wait for a task that is no longer in the schedule, unless it has ended before."""
+        """End the wait for a task that is no longer in the schedule, unless it has already ended."""
         if task.done():
             return
-        if self._unfinished.get(task.task_id) is task:  # a service may answer two submissions with the same id
+        if self._unfinished.get(task.task_id) is task:  # a service may give the same id to two submissions
             del self._unfinished[task.task_id]
         if isinstance(end, TaskSnapshot):
             task.snapshot = end
@@ -231,7 +231,7 @@ class Poller:
         else:
             outcome = end
         if not isinstance(outcome, EditResult | EditFailedError):
-            self._keep(task.task_id)
+            self._remember_id(task.task_id)
         if isinstance(outcome, EditCancelledError):
             self._counters.cancelled += 1
         elif isinstance(outcome, BaseException):
@@ -240,28 +240,26 @@ class Poller:
             self._counters.completed += 1
         task.end(outcome)
 
-    def _keep(self, task_id: str) -> None:
-        """Add the id of a given-up task; if there are too many, the oldest goes to the log."""
+    def _remember_id(self, task_id: str) -> None:
+        """Keep the id of a given-up task. If there are too many, log the oldest and forget it."""
         self._given_up[task_id] = None
         if len(self._given_up) > _MAX_GIVEN_UP:
             oldest = next(iter(self._given_up))
             del self._given_up[oldest]
-            log.warning("`unfinished` has no more room for task %s: session.attach(%r) gets its result", oldest, oldest)
+            log.warning("`unfinished` no longer lists task %s: session.attach(%r) gets its result", oldest, oldest)
 
     def _log_unknown(self, snapshot: TaskSnapshot) -> None:
         word = snapshot.status_word[:_SHOWN_CHARACTERS]
         if word not in self._logged_words and len(self._logged_words) < _MAX_LOGGED_WORDS:
             self._logged_words.add(word)
-            log.warning("task %s has the unknown status %r: counted as running", snapshot.task_id, word)
+            log.warning("task %s has the unknown status %r: it counts as running", snapshot.task_id, word)
 
     def _deadline_error(self, task: EditTask, now: float) -> DeadlineExceededError:
-        withheld = (
-            "; the next was withheld by a pause that the service asked for" if now < self._pacer.resume_at else ""
-        )
+        withheld = "; a pause that the service asked for delayed the next" if now < self._pacer.resume_at else ""
         word = f"; the last said {task.odd_word[:_SHOWN_CHARACTERS]!r}" if task.odd_word else ""
         last = f"; the last check failed: {task.last_failure}" if task.failures else ""
         error = DeadlineExceededError(
-            f"task {task.task_id} was not found to have ended before its deadline (checks answered: {task.checks}"
+            f"the deadline passed before a check found task {task.task_id} ended (checks answered: {task.checks}"
             f"{word}{withheld}){last}",
             hint=f"it may run on: session.attach({task.task_id!r})",
             task_id=task.task_id,
@@ -274,7 +272,7 @@ class Poller:
         return self._schedule.next_event(checks_from=checks_from)
 
     async def _sleep(self, until: float) -> float:
-        """Sleep until something is due; returns the time that was slept for, if the sleep was not cut short."""
+        """Sleep until ``until`` and return it, or return ``-math.inf`` as soon as an earlier event needs attention."""
         if self._policy_error is not None:
             raise self._policy_error
         self._alarm = self.loop.create_future()
@@ -297,7 +295,7 @@ class Poller:
             self._alarm.set_result(reached)
 
     def _crash(self, error: Exception) -> None:
-        """Let the error of a user's policy end :meth:`run`, and with it the session."""
+        """End :meth:`run`, and so the session, with the error of a user's policy."""
         self._policy_error = self._policy_error or error
         if self._alarm is not None and not self._alarm.done():
             self._alarm.set_exception(error)

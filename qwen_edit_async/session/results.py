@@ -1,12 +1,10 @@
-"""The result of an edit: pictures to read, save and open."""
+"""The result of an edit, with pictures to read, save and open."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -23,6 +21,7 @@ from qwen_edit_async.errors import (
     QwenEditError,
     SessionClosedError,
 )
+from qwen_edit_async.files import safe_stem
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage, shortfall
 
@@ -36,22 +35,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_UNSAFE_IN_NAMES = re.compile(r"[^\w.-]+")
-_DEVICE = re.compile(r"^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\.", re.IGNORECASE)
-"""Names that Windows takes for a device, whatever follows the first dot."""
-
-_MAX_STEM_BYTES = 160
-
 
 class ResultStore(Protocol):
-    """Where result pictures come from: the session, as far as results need it."""
+    """Downloads result pictures. The open session implements it."""
 
     async def read(self, url: str, task_id: str, index: int) -> bytes:
-        """The picture's bytes."""
+        """Download the picture, and return its bytes."""
         ...
 
     async def save(self, url: str, task_id: str, index: int, path: Path) -> Path:
-        """Write the picture to a file, and return its path; its folder is made."""
+        """Download the picture to a file, and return the file's path. A missing folder is created."""
         ...
 
     async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -60,7 +53,7 @@ class ResultStore(Protocol):
 
 
 class DetachedStore:
-    """The :class:`ResultStore` of a result that was pickled or deep-copied, which has no session."""
+    """The :class:`ResultStore` of a pickled or deep-copied result, which has no session."""
 
     async def read(self, _: str, task_id: str, index: int) -> bytes:
         """Raise :class:`SessionClosedError`."""
@@ -77,23 +70,23 @@ class DetachedStore:
 
 def _detached_error(task_id: str, index: int) -> SessionClosedError:
     return SessionClosedError(
-        f"image {index} of task {task_id} can't be downloaded: its result was copied or unpickled, without a session. "
-        f"(await session.attach({task_id!r})).images[{index}] has it in an open session",
+        f"image {index} of task {task_id} can't be downloaded, because a copied or unpickled result has no session: "
+        f"use (await session.attach({task_id!r})).images[{index}] of an open session",
         task_id=task_id,
     )
 
 
 @attrs.frozen(kw_only=True)
 class OutputImage:
-    """One result picture, fetched when it is asked for: a PNG (contract, *Images*), or whatever picture came instead.
+    """One result picture, downloaded on request. It is a PNG (contract, *Images*), unless the service deviates.
 
-    Its URL expires: the documentation of such services says 24 hours. An expired one is renewed by asking the task
-    again. It can be pickled and deep-copied, but the copy has no session: ``session.attach(task_id)`` finds it again.
+    Its URL expires, usually after 24 hours. A new URL is then taken from the task's status. An output image can be
+    pickled and deep-copied, but the copy has no session: ``session.attach(task_id)`` gets the result again.
 
     Attributes:
-        url: Where it lies; it needs no key.
-        task_id: The task that made it.
-        index: Its position among the task's pictures, from 0.
+        url: The URL of the picture. The download needs no key.
+        task_id: The id of the task that produced the picture.
+        index: The picture's position in the task's output, from 0.
     """
 
     url: str
@@ -105,11 +98,10 @@ class OutputImage:
     async def read(self) -> bytes:
         """Download the picture's file.
 
-        It is a PNG (contract, *Images*). A complete picture in another format is returned as well, with a warning in
-        the log.
+        A complete picture in another format than PNG is returned as well, with a warning in the log.
 
         Raises:
-            DownloadError: If no complete picture came.
+            DownloadError: If no complete picture could be downloaded.
             SessionClosedError: If the session is closed.
         """
         content = await self._store.read(self.url, self.task_id, self.index)
@@ -117,15 +109,15 @@ class OutputImage:
         return content
 
     async def save(self, path: str | os.PathLike[str]) -> Path:
-        """Download the picture's file to ``path``, and make its folder. The name appears with the complete file.
+        """Download the picture to ``path``. A missing folder is created. The file appears when it is complete.
 
         Returns:
-            The file's path. If the picture is not a PNG, its ending is that of the picture's format, unless a file of
-            that name exists.
+            The file's path. If the picture is not a PNG, the file's suffix is changed to match, unless a file of that
+            name exists.
 
         Raises:
-            DownloadError: If no complete picture came.
-            OSError: If it can't be written.
+            DownloadError: If no complete picture could be downloaded.
+            OSError: If the file can't be written.
             SessionClosedError: If the session is closed.
         """
         file = Path(os.path.expanduser(path))  # noqa: ASYNC240, PTH111  # Path.expanduser raises for "~nobody"
@@ -134,40 +126,41 @@ class OutputImage:
         return saved
 
     async def open(self) -> Image:
-        """Download the picture and decode it; needs the ``images`` extra.
+        """Download the picture and decode it. This needs the ``images`` extra.
 
         Raises:
             ConfigurationError: If Pillow is not installed.
-            DownloadError: If it can't be had whole.
+            DownloadError: If no complete picture could be downloaded, or if it can't be decoded.
             SessionClosedError: If the session is closed.
         """
         try:
-            import PIL.Image  # noqa: PLC0415  # an extra, found missing before anything is downloaded
+            import PIL.Image  # noqa: PLC0415  # an extra; if it is missing, nothing is downloaded
         except ImportError:
             raise ConfigurationError('decoding needs Pillow: pip install "qwen-edit-async[images]"') from None
         try:
             return await self._store.offload(_decode, await self.read())
         except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
             reason = str(error)
-        raise DownloadError(f"image {self.index} of task {self.task_id} is no picture: {reason}", task_id=self.task_id)
+        where = f"image {self.index} of task {self.task_id}"
+        raise DownloadError(f"{where} can't be decoded: {reason}", task_id=self.task_id)
 
     async def _remember(self, output: bytes | Path) -> None:
         if self._previews.lacks(self.index):
-            with contextlib.suppress(QwenEditError):  # the session closes: the picture is here all the same
+            with contextlib.suppress(QwenEditError):  # a closing session needs no preview
                 await self._store.offload(self._previews.remember, self.index, output)
 
 
 @attrs.frozen(kw_only=True)
 class EditTimings:
-    """How long an edit took, in seconds.
+    """The durations of an edit's phases in seconds, and the number of status checks.
 
     Attributes:
-        queued: Waiting for a slot of the session, and for a turn.
-        submitting: From having a slot to the service's acceptance: reading, uploading, and any retries.
-        running: From there to the answer that told the end.
-        lag: Upper bound of how long the end went unseen: between the last two answers.
-        checks: Status checks that were answered.
-        failed_checks: Status checks that were not.
+        queued: The time spent waiting for a slot of the session, and for a turn.
+        submitting: The time from taking the slot to the service's acceptance, with reading, uploading and retries.
+        running: The time from the acceptance to the answer that showed the end.
+        lag: The time between the last two answers, so the end was unknown for at most this long.
+        checks: The number of status checks that were answered.
+        failed_checks: The number of status checks that failed.
     """
 
     queued: float = 0.0
@@ -179,7 +172,7 @@ class EditTimings:
 
     @property
     def total(self) -> float:
-        """Seconds from the call to the result."""
+        """The seconds from the call to the result."""
         return self.queued + self.submitting + self.running
 
 
@@ -188,15 +181,15 @@ class EditResult:
     """A completed edit. It can be pickled and deep-copied, like :class:`OutputImage` and :class:`EditRequest`.
 
     Attributes:
-        task_id: The service's name for the task.
-        images: The pictures, as many as ``n`` asked for if the service gave so many; never more than 6.
+        task_id: The task's id.
+        images: The result pictures, at most 6. The service may return fewer than ``n``.
         usage: The cost.
-        metadata: The service's own metadata, as it came.
+        metadata: The service's own metadata, unchanged.
         timings: The duration of each phase.
-        notes: Changes made before sending (``fit=True``), text that the service ignored, and missing pictures, a
-            sentence each.
-        request: The request; ``None`` for a task that was attached to.
-        raw: The service's whole reply, as it came.
+        notes: A sentence for each change made before sending (``fit=True``), for text that the service ignored, and
+            for missing pictures.
+        request: The request; ``None`` for an attached task.
+        raw: The service's whole reply, unchanged.
     """
 
     task_id: str
@@ -210,18 +203,18 @@ class EditResult:
     _previews: Previews = attrs.field(factory=Previews, repr=False, eq=False)
 
     async def save(self, directory: str | os.PathLike[str], *, stem: str | None = None) -> tuple[Path, ...]:
-        """Download all pictures into a folder, which is made, as ``{stem}-{index}.png``.
+        """Download all pictures into a folder as ``{stem}-{index}.png``. A missing folder is created.
 
-        A picture in another format gets the ending of that format, as in :meth:`OutputImage.save`.
+        A picture in another format gets the suffix of that format, as in :meth:`OutputImage.save`.
 
         Args:
             directory: The folder.
-            stem: What the files are called; the request's ``key`` or else the task's id by default. Characters that do
-                not belong into a file's name become ``_``.
+            stem: The start of the files' names; by default the request's ``key``, or else the task's id. Characters
+                that are unsafe in file names become ``_``.
 
         Raises:
-            DownloadError: If a picture can't be had whole.
-            OSError: If one can't be written.
+            DownloadError: If no complete picture could be downloaded for one of them.
+            OSError: If a file can't be written.
             SessionClosedError: If the session is closed.
         """
         key = self.request.key if self.request is not None else None
@@ -229,8 +222,8 @@ class EditResult:
         return tuple([await image.save(Path(directory) / f"{name}-{image.index}.png") for image in self.images])
 
     def _repr_html_(self) -> str:
-        """Before and after, in a notebook: small pictures of what was downloaded by then."""
-        from qwen_edit_async.display.cards import edit_html  # noqa: PLC0415  # notebooks alone need it
+        """Return HTML for a notebook: small pictures of the input, and of the results downloaded so far."""
+        from qwen_edit_async.display.cards import edit_html  # noqa: PLC0415  # only notebooks need it
 
         return edit_html(self._view())
 
@@ -256,7 +249,7 @@ class EditResult:
 
 
 def conclude(task: EditTask, snapshot: TaskSnapshot, now: float, store: ResultStore) -> EditResult | QwenEditError:
-    """Return the result or error that a terminal answer of the service amounts to."""
+    """Return the result or error for a task's terminal snapshot."""
     if snapshot.status is TaskStatus.FAILED:
         failure = snapshot.failure or TaskFailure()
         return EditFailedError(
@@ -264,14 +257,14 @@ def conclude(task: EditTask, snapshot: TaskSnapshot, now: float, store: ResultSt
         )
     if not snapshot.urls:
         return APIResponseError(
-            f"task {snapshot.task_id} is completed, but the service names no picture of it",
-            hint=f"session.attach({snapshot.task_id!r}) asks again",
+            f"task {snapshot.task_id} is completed, but the service's answer has no picture",
+            hint=f"session.attach({snapshot.task_id!r}) checks the task again",
             body=f"members: {', '.join(snapshot.raw)}",
             task_id=snapshot.task_id,
         )
     named = [(index, url) for index, url in enumerate(snapshot.urls) if url]
-    if len(named) > MAX_N:  # a reply must not fill a disk, however many pictures it names
-        log.warning("task %s names %d pictures: only the first %d are kept", snapshot.task_id, len(named), MAX_N)
+    if len(named) > MAX_N:  # a reply with many pictures must not fill the disk
+        log.warning("task %s has %d pictures: only the first %d are kept", snapshot.task_id, len(named), MAX_N)
     asked = (task.request.parameters.n or MIN_N) if task.request is not None else MIN_N
     missing = shortfall(len(named), asked) if len(named) < asked else ()
     for note in missing:
@@ -300,16 +293,6 @@ def conclude(task: EditTask, snapshot: TaskSnapshot, now: float, store: ResultSt
         raw=snapshot.raw,
         previews=previews,
     )
-
-
-def safe_stem(text: str) -> str:
-    """A file name's stem made of any text, which may come from a server."""
-    stem = _DEVICE.sub(r"\1_.", _UNSAFE_IN_NAMES.sub("_", text).lstrip("."))
-    stem = stem.encode("utf-8", "replace")[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
-    if stem == text:
-        return stem
-    # The hash keeps texts apart that became the same by the change.
-    return f"{stem}-{hashlib.blake2s(text.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"
 
 
 def _decode(content: bytes) -> Image:

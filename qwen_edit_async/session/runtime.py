@@ -1,4 +1,4 @@
-"""Everything that exists while a session is open, and the one task in which it runs."""
+"""The state of an open session, and the host task that runs its background work."""
 
 from __future__ import annotations
 
@@ -21,33 +21,32 @@ from qwen_edit_async.log import log
 from qwen_edit_async.models import TaskSnapshot
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.policies import PollPolicy
-from qwen_edit_async.scheduling.retry import Failure, RetryPolicy, judge_check
+from qwen_edit_async.scheduling.retry import CallFailure, RetryPolicy, judge_check
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.results import DetachedStore
 from qwen_edit_async.session.service import Service
-from qwen_edit_async.session.shield import Crew, see_through
-from qwen_edit_async.session.submission import closed_error
+from qwen_edit_async.session.shield import BackgroundTasks, wait_shielded
 from qwen_edit_async.session.submitter import Submitter
-from qwen_edit_async.session.task import require_loop
+from qwen_edit_async.session.task import closed_error, require_loop
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
 
 T = TypeVar("T")
 
 _CLOSING_GRACE = 5.0
-"""Seconds that closing waits for the ids of tasks whose submission was given up."""
+"""Seconds that closing a session waits for the task ids of submissions that were given up."""
 
 _THREADS = min(4, max(2, os.cpu_count() or 2))
-"""More threads than cores only slow each other down; with fewer than two, one slow disk would delay everything."""
+"""The number of threads. More than there are cores would slow each other down. With one, a slow disk delays all."""
 
 _running: set[asyncio.Task[None]] = set()
-"""The host tasks. Event loops hold tasks weakly, and a task that is collected can't end in order."""
+"""The host tasks. Event loops hold tasks weakly, so without this set a host task could be garbage-collected."""
 
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """The options of a session that its runtime needs; see :class:`EditSession`."""
+    """The options of :class:`EditSession` that its runtime needs."""
 
     max_in_flight: int
     submit_rate: float | None
@@ -71,16 +70,16 @@ class Options:
 
 
 class Runtime:
-    """The open half of a session, and the store of its result pictures.
+    """The open part of a session, and the store of its result pictures.
 
-    It is made and started inside the event loop, and lives until :meth:`close` or the loop's end.
+    It is created and started inside the event loop, and exists until :meth:`close` or the loop's end.
 
     Attributes:
         loop: The event loop.
-        crash: The error that ended the session by itself, if one did.
+        crash: The error of the background work that ended the session; ``None`` if there is none.
         counters: The session's counts.
-        gate: Decides who may submit.
-        poller: Waits for the tasks.
+        gate: Decides when submissions may start and when requests may be sent.
+        poller: Watches the tasks.
         submitter: Submits the edits.
     """
 
@@ -96,7 +95,7 @@ class Runtime:
         self._closing = False
         self._leaving = False
         self._task: asyncio.Task[None] | None = None
-        self._crew = Crew()
+        self._background = BackgroundTasks()
         self._offloader = Offloader(_THREADS)
         self._downloader = Downloader(
             self._offloader,
@@ -121,7 +120,7 @@ class Runtime:
             service=service,
             gate=self.gate,
             poller=self.poller,
-            crew=self._crew,
+            background=self._background,
             offloader=self._offloader,
             counters=self.counters,
             retry=self._retry,
@@ -131,14 +130,14 @@ class Runtime:
             strict=options.strict,
             fit=options.fit,
         )
-        self._demand = self.poller.demand
+        self._active_calls = self.poller.active_calls
 
     def __reduce__(self) -> tuple[type[DetachedStore], tuple[()]]:
-        """Leave the connection out of a result that is pickled or deep-copied."""
+        """Replace the session in a result that is pickled or deep-copied."""
         return DetachedStore, ()
 
     async def start(self) -> None:
-        """Open the connections and start the poller, in a task of its own."""
+        """Open the connections and start the poller in the host task."""
         started: asyncio.Future[None] = self.loop.create_future()
         self._task = self.loop.create_task(self._run(started), name="qwen-edit-async session")
         _running.add(self._task)
@@ -151,8 +150,8 @@ class Runtime:
             raise
 
     async def status(self, task_id: str) -> TaskSnapshot:
-        """Ask the service about a task, again after failures that may pass."""
-        with self._demand:
+        """Check the status of a task now. Retry after temporary failures."""
+        with self._active_calls:
             attempt = 0
             while True:
                 sent_at = await self.gate.wait_turn()
@@ -169,71 +168,68 @@ class Runtime:
                 await self.gate.sleep(self._retry.delay(attempt, self._random.random()))
 
     async def close(self, *, cancel: bool) -> None:
-        """End everything; without ``cancel``, first wait for all that somebody waits for.
+        """End the session. Without ``cancel``, first wait for the calls that are still awaited.
 
         Raises:
-            BaseException: The error that the session crashed with, unless everything was cancelled.
+            BaseException: The error that the background work crashed with, unless ``cancel`` is set.
         """
         self._closing = True
         try:
-            while not cancel and self._demand.count and self.crash is None:
-                self._demand.none_left.clear()
-                await self._demand.none_left.wait()
+            while not cancel and self._active_calls.count and self.crash is None:
+                self._active_calls.none_left.clear()
+                await self._active_calls.none_left.wait()
         finally:
-            self._end(SessionClosedError("the session is closed"))
-            self.poller.give_up_all(closed_error)
-            await see_through(self._finish())
+            self._end(SessionClosedError("the session is closed"), closed_error)
+            await wait_shielded(self._finish())
         if self.crash is not None and not cancel:
             raise self.crash
 
     async def wait_closed(self) -> None:
-        """Wait until nothing is left running, while somebody else closes."""
+        """Wait until another call of :meth:`close` has ended all work."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
     async def read(self, url: str, task_id: str, index: int) -> bytes:
         """Download a result picture."""
         self.require_running()
-        with self._demand:
+        with self._active_calls:
             return await self._downloader.read(url, task_id, index)
 
     async def save(self, url: str, task_id: str, index: int, path: Path) -> Path:
-        """Download a result picture to a file, and return its path. Its folder is made."""
+        """Download a result picture to a file, and return the file's path. A missing folder is created."""
         self.require_running()
-        with self._demand:
+        with self._active_calls:
             return await self._downloader.save(url, task_id, index, path)
 
     async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function off the event loop."""
         self.require_running()
-        with self._demand:
+        with self._active_calls:
             return await self._offloader.run(function, *arguments)
 
     def require_running(self) -> None:
-        """Refuse a call that comes too late.
+        """Check that the session is open here.
 
         Raises:
-            SessionClosedError: If the session is closed, or runs on another event loop.
+            SessionClosedError: If the session is closed, or belongs to another process or event loop.
         """
         self.require_own_loop()
         if self._task is None or self._task.done():
-            raise SessionClosedError(
-                "the session is closed: open another, session.attach(task_id) finds the task again"
-            )
+            raise SessionClosedError("the session is closed: in a new session, session.attach(task_id) gets the result")
 
     def require_own_loop(self) -> None:
-        """Refuse use elsewhere than where the session was opened.
+        """Check that the session was opened in this process and on this event loop.
 
         Raises:
-            SessionClosedError: If this is a forked process, which shares the connections, or another event loop.
+            SessionClosedError: If the session was opened before this process forked, or on another event loop.
         """
         if self._process != os.getpid():
             raise SessionClosedError("this session was opened before the process forked: open one in each process")
         require_loop(self.loop)
 
     def warn_unclosed(self) -> None:
-        """Warn, once, of a session that was never closed."""
-        if self._process != os.getpid():  # the session is still open in the process that forked this one
+        """Issue a :class:`ResourceWarning`, once, if the session was never closed."""
+        if self._process != os.getpid():  # the session may be in use in the parent process
             return
         if self._task is not None and not self._task.done() and not self._closing:
             self._closing = True
@@ -259,24 +255,23 @@ class Runtime:
         try:
             await self._service.transport.open()
             await self._downloader.open()
-            async with asyncio.TaskGroup() as self._crew.group:
-                if not started.done():  # given up already: `start` is about to stop this
+            async with asyncio.TaskGroup() as self._background.group:
+                if not started.done():  # not cancelled: otherwise `start` is about to stop this task
                     started.set_result(None)
                 await self.poller.run()
         except asyncio.CancelledError:
             self.warn_unclosed()
             raise
-        except (KeyboardInterrupt, SystemExit):  # for the program; whoever awaits an edit gets a SessionClosedError
+        except (KeyboardInterrupt, SystemExit):  # for the program; a call that awaits an edit gets a SessionClosedError
             raise
-        except BaseException as error:  # noqa: BLE001  # whatever it is, nobody may wait for ever
+        except BaseException as error:  # noqa: BLE001  # any error must end all waits
             self._crashed(_sole(error), started)
         finally:
-            self._crew.group, self._leaving = None, True
+            self._background.group, self._leaving = None, True
             if not started.done():
-                started.set_exception(SessionClosedError("the session was closed while it was opened"))
-            self._end(SessionClosedError("the session is closed"))
-            self.poller.give_up_all(closed_error)
-            # A cancellation that coincides with a crash is raised at the next await; here it can't cut anything short.
+                started.set_exception(SessionClosedError("the session was closed while it was being opened"))
+            self._end(SessionClosedError("the session is closed"), closed_error)
+            # A cancellation that coincides with a crash is raised at the next await. Here it interrupts nothing.
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
             async with contextlib.AsyncExitStack() as closing:
@@ -284,13 +279,14 @@ class Runtime:
                 closing.push_async_callback(self._service.transport.aclose)
                 closing.push_async_callback(self._downloader.aclose)
 
-    def _end(self, error: SessionClosedError) -> None:
-        """Let nothing new begin."""
+    def _end(self, error: SessionClosedError, error_of_task: Callable[[str], BaseException]) -> None:
+        """Refuse all further work with an error, and stop watching all tasks."""
         self.submitter.closed = True
         self.gate.close(error)
+        self.poller.give_up_all(error_of_task)
 
     async def _finish(self) -> None:
-        """Collect the ids that are still to come, and leave nothing running."""
+        """Wait for the task ids of submissions that were sent, then stop the host task."""
         try:
             await self.submitter.finish_sent(_CLOSING_GRACE)
         finally:
@@ -298,7 +294,7 @@ class Runtime:
 
     async def _stop(self) -> None:
         if self._task is not None:
-            if not self._leaving:  # or else connections would not be closed in order
+            if not self._leaving:  # once it is leaving, a cancellation would interrupt its cleanup
                 self._task.cancel()
             await asyncio.wait([self._task])
 
@@ -307,21 +303,20 @@ class Runtime:
         self.crash = error
         if not started.done():
             started.set_exception(error)
-        closed = SessionClosedError("the session has crashed, and submits nothing more")
+        closed = SessionClosedError("the session has crashed: create another")
         closed.__cause__ = error
-        self._end(closed)
-        self.poller.give_up_all(lambda _: error)
-        self._demand.none_left.set()
+        self._end(closed, lambda _: error)
+        self._active_calls.none_left.set()
 
     def _may_pass(self, error: QwenEditError, sent_at: float) -> bool:
-        """Count a failed check of :meth:`status`; returns whether it makes sense to ask again."""
+        """Count a failed check of :meth:`status`. Return whether the failure may be temporary."""
         failure = judge_check(error, in_grace=False)
         self.counters.failed_checks += 1
-        if failure is Failure.THROTTLED:
+        if failure is CallFailure.THROTTLED:
             self.counters.throttled += 1
             self.gate.pacer.rate.refused(self.loop.time(), sent_at)
         self.gate.hold_back(error)
-        return failure in {Failure.REFUSED, Failure.THROTTLED}
+        return failure in {CallFailure.REFUSED, CallFailure.THROTTLED}
 
     async def _renew(self, task_id: str) -> tuple[str, ...]:
         return (await self.status(task_id)).urls
@@ -330,11 +325,11 @@ class Runtime:
 def _forget(task: asyncio.Task[None]) -> None:
     _running.discard(task)
     if not task.cancelled():
-        task.exception()  # an interrupt, which has left the event loop: asyncio need not report it as never retrieved
+        task.exception()  # marks an interrupt as retrieved; the event loop has already raised it
 
 
 def _sole(error: BaseException) -> BaseException:
-    """Return the exception that a task group wrapped."""
+    """Return the first exception inside of nested exception groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -1,4 +1,4 @@
-"""The service as a session talks to it: over one transport, in the form of the protocol that the service takes."""
+"""The calls to the service, over one transport and in the form of the protocol that the service accepts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from qwen_edit_async.protocol.base import Call, WireProtocol
 class Service:
     """A transport, and the form of the protocol to use on it.
 
-    The first creation that succeeds settles the form. Until then, one submission at a time tries the first form and
-    then the other, and the rest wait for its verdict.
+    The first accepted submission settles the form. Until then, one submission at a time tries the first form and then
+    the other, and the other submissions wait.
 
     Args:
         transport: The HTTP client.
         protocol: The form to begin with.
-        alternative: The form to try if the first creation is refused as malformed.
+        alternative: The form to try if the first submission is refused as malformed; ``None`` if there is only one.
 
     Attributes:
+        transport: The HTTP client.
+        protocol: The form to use.
+        alternative: The form to try next; ``None`` once the form is settled.
         verdict: Held by the submission that tries both forms.
     """
 
@@ -33,18 +36,18 @@ class Service:
         self.verdict: asyncio.Lock = asyncio.Lock()
 
     def settle(self, protocol: WireProtocol) -> None:
-        """Use this form for the rest of the session, unless another was settled before."""
+        """Use this form for the rest of the session, unless the form is already settled."""
         if self.alternative is None:
             return
         if protocol is not self.protocol:
-            log.warning("the service takes %r, not %r: it is used from now on", protocol, self.protocol)
+            log.warning("the service accepts %r instead of %r: it is used from now on", protocol, self.protocol)
         self.protocol, self.alternative = protocol, None
 
     async def submit(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
-        """Create a task, in one attempt."""
+        """Submit an edit, in one attempt."""
         return protocol.read_submission(await self.transport.send(call, body))
 
     async def check(self, task_id: str) -> TaskSnapshot:
-        """Ask about a task, in one attempt."""
+        """Check the status of a task, in one attempt."""
         protocol = self.protocol
         return protocol.read_status(await self.transport.send(protocol.status_check(task_id)), task_id)

@@ -1,8 +1,7 @@
-"""The session: what users open.
+"""The session, the object that users open.
 
-Background work (the poller, the submissions, the streams of ``edit_many``) runs in the host task that the session
-starts, not in the task that opened it. So a session can be opened in one notebook cell, used in others, and closed in a
-third. Nothing that users enter and leave spans a task group or a cancel scope.
+Background work (poller, submissions, ``edit_many``) runs in a host task that the session starts. No task group or
+cancel scope of the caller stays open, so a session can be opened, used and closed in different notebook cells.
 """
 
 from __future__ import annotations
@@ -14,20 +13,9 @@ from random import Random
 from typing import Self, Unpack, overload
 
 from qwen_edit_async.errors import SessionClosedError
+from qwen_edit_async.http import options as http
 from qwen_edit_async.http.api import AiohttpTransport, Transport
-from qwen_edit_async.http.options import (
-    API_KEY_VARIABLE,
-    BASE_URL_VARIABLE,
-    Envelope,
-    Timeouts,
-    check_headers,
-    check_positive,
-    resolve_api_key,
-    resolve_base_url,
-    resolve_protocol,
-    resolve_result_hosts,
-    resolve_timeouts,
-)
+from qwen_edit_async.http.options import Envelope, Timeouts
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.models import (
@@ -42,51 +30,44 @@ from qwen_edit_async.models import (
 from qwen_edit_async.protocol.base import check_task_id
 from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy
-from qwen_edit_async.session.observer import SubmissionObserver, Warner
+from qwen_edit_async.session.observer import CallSite, SubmissionObserver, SubmitKeywords
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.runtime import Options, Runtime
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.stream import EditStream
-from qwen_edit_async.session.task import EditTask, give_up
+from qwen_edit_async.session.task import EditTask, abandon
 from qwen_edit_async.statistics import SessionStatistics
-
-
-class _SubmitKeywords(EditKeywords, total=False):
-    observer: SubmissionObserver | None
 
 
 class EditSession:
     """Edits images with the hosted model, many at once.
 
-    Use it as ``async with EditSession() as session:``. Or call ``await session.open()`` and ``await session.aclose()``,
-    in any tasks or notebook cells of one event loop.
+    Use ``async with EditSession() as session:``. Or call ``await session.open()`` and ``await session.aclose()`` in any
+    tasks or notebook cells of one event loop.
 
     Args:
         api_key: The key; by default the environment variable ``QWEN_EDIT_API_KEY``. It is sent to ``base_url`` only.
         base_url: The service's address; by default ``QWEN_EDIT_BASE_URL``, or else the documented host.
-        envelope: The form of the request's body: ``"flat"`` (documented), ``"params"`` (which some gateways want), or
-            ``"auto"``, which finds out with the first creation.
-        max_in_flight: The most tasks between the start of their submission and their end. If the account allows fewer,
-            the session finds that out and keeps to it.
-        submit_rate: The most submissions a second, repeated ones included; no limit by default.
-        poll_rate: The most status checks a second, spent on the tasks most likely to have ended; no limit by default.
-            With n tasks in flight, a check comes at most about ``5 * n / poll_rate`` s late.
-        polling: When to check a task's status; by default a :class:`Learned` of the session's own.
+        envelope: The form of the request's body: ``"flat"`` (documented), ``"params"`` (which some gateways expect), or
+            ``"auto"``, which finds out with the first submission.
+        max_in_flight: The greatest number of tasks in flight, from the start of their submission to their end. If the
+            account allows fewer, the session learns that limit and respects it.
+        submit_rate: The most submissions per second, including repeated ones. There is no limit by default.
+        poll_rate: The most status checks per second. They go to the tasks most likely to have ended. There is no limit
+            by default. With n tasks in flight, a check comes at most about ``5 * n / poll_rate`` s late.
+        polling: Decides when to check a task's status. Each session has its own :class:`Learned` by default.
         timeout: Seconds for each of three phases: connecting (at most 10), sending the next piece of an upload, and
             waiting for a reply. Or :class:`Timeouts`.
-        deadline: Seconds that an edit may take, from having its slot to its end. Waiting for room or for a turn does
-            not count while the service accepts other edits. No task is given up without a check at its deadline or
-            later, which may take up to 30 s.
-        max_retries: How often to repeat a call that failed for a passing reason. "Too many requests" does not count for
-            edits, which wait until there is room.
-        resubmit_uncertain: Whether to submit again if the reply was lost. A task may exist already, and both may be
-            charged.
+        deadline: Seconds that an edit may take, from taking its slot to its end. Time spent waiting for a turn is not
+            counted while the service accepts other edits. A last check follows, which may take up to 30 s.
+        max_retries: The most retries after temporary failures. After "too many requests", edits wait instead.
+        resubmit_uncertain: Whether to submit again if the reply was lost, although both tasks may be charged.
         strict: Whether text that the service would cut off silently raises an error instead of a warning.
         fit: Whether to turn, shrink and re-encode images that the service would refuse.
-        trust_env: Whether to use the environment's proxies and netrc; neither is used for http on loopback.
-        allow_insecure: Whether the key may travel over http to another machine.
-        allow_result_hosts: Hosts whose results are fetched though their addresses are not public. This is not needed
-            if ``base_url`` is such an address, or localhost.
+        trust_env: Whether to use the environment's proxies and netrc file. Neither is used for http on loopback.
+        allow_insecure: Whether the key may be sent over http to another machine.
+        allow_result_hosts: Hosts from which results are downloaded although their addresses are not public. This is not
+            needed if ``base_url`` is such an address, or localhost.
         default_headers: Headers to send with each call to the service.
         transport: The HTTP client to use instead of the session's own, for tests without sockets.
         random: The source of the jitter between retries, for tests that repeat exactly.
@@ -95,7 +76,7 @@ class EditSession:
         ConfigurationError: If an option or the key is missing or wrong.
     """
 
-    _runtime: Runtime | None = None  # on the class, since an object that failed to be made is deleted, too
+    _runtime: Runtime | None = None  # on the class, because `__del__` also runs if `__init__` fails
     _closed = False
 
     def __init__(
@@ -122,49 +103,50 @@ class EditSession:
         random: Random | None = None,
     ) -> None:
         try:
-            key: Secret = resolve_api_key(api_key, os.environ.get(API_KEY_VARIABLE))
+            key: Secret = http.resolve_api_key(api_key, os.environ.get(http.API_KEY_VARIABLE))
         finally:
-            del api_key  # some tools show a traceback's local variables
-        check_positive(deadline, "deadline")
-        self._base_url = resolve_base_url(base_url, os.environ.get(BASE_URL_VARIABLE), allow_insecure=allow_insecure)
+            del api_key  # some tools show the local variables of a traceback
+        http.check_positive(deadline, "deadline")
+        self._base_url = http.resolve_base_url(
+            base_url, os.environ.get(http.BASE_URL_VARIABLE), allow_insecure=allow_insecure
+        )
         self._deadline = deadline
-        self._fit = fit
         self._options = Options(
             max_in_flight=max_in_flight,
             submit_rate=submit_rate,
             poll_rate=poll_rate,
             polling=polling if polling is not None else Learned(),
-            timeouts=resolve_timeouts(timeout),
+            timeouts=http.resolve_timeouts(timeout),
             max_retries=max_retries,
             resubmit_uncertain=resubmit_uncertain,
             strict=strict,
             fit=fit,
-            result_hosts=resolve_result_hosts(self._base_url, allow_result_hosts),
+            result_hosts=http.resolve_result_hosts(self._base_url, allow_result_hosts),
             trust_env=trust_env,
             random=random if random is not None else Random(),  # noqa: S311  # jitter is not a secret
         )
-        headers, timeouts = check_headers(default_headers), self._options.timeouts
+        headers, timeouts = http.check_headers(default_headers), self._options.timeouts
         own = AiohttpTransport(self._base_url, key, timeouts, default_headers=headers, trust_env=trust_env)
-        self._service = Service(transport if transport is not None else own, *resolve_protocol(envelope))
+        self._service = Service(transport if transport is not None else own, *http.resolve_protocol(envelope))
 
     async def open(self) -> Self:
         """Open the session on the running event loop; ``async with`` does this.
 
         Raises:
-            SessionClosedError: If it was opened before.
+            SessionClosedError: If the session was opened before.
         """
         if self._runtime is not None or self._closed:
-            raise SessionClosedError("a session can be opened once: make another")
+            raise SessionClosedError("a session can be opened only once: create another")
         self._runtime = Runtime(self._service, self._options)
         try:
             await self._runtime.start()
-        except BaseException:  # raised on, a cancellation too: a session that is half open is never used
+        except BaseException:  # including a cancellation, because a half-open session must not be used
             self._closed = True
             raise
         return self
 
     async def aclose(self) -> None:
-        """Close the session, once everything that somebody still awaits has ended; closing twice does nothing.
+        """Wait for the calls that are still awaited, and close the session. Closing it twice does nothing.
 
         Tasks that nobody awaits are not waited for. They run on at the service, and :attr:`unfinished` has their ids.
         """
@@ -199,28 +181,28 @@ class EditSession:
         key: str | None = None,
         deadline: float | None = None,
     ) -> EditResult:
-        """Edit one to three pictures, and wait for the result; ``None`` leaves a choice to the service.
+        """Edit one to three images, and wait for the result. An option that is ``None`` is left to the service.
 
         Args:
             images: One image, or a sequence of one to three. An image is a path, an http(s) URL, a data URI, bytes, a
-                binary file, a PIL image, or a uint8 array. Or a whole :class:`EditRequest`, with nothing beside it.
+                binary file, a PIL image, or a uint8 array. Or an :class:`EditRequest`, with at most a ``deadline``.
             instruction: The edit, in Chinese or English, at most 800 characters.
             n: The number of output images, 1 to 6.
-            negative_prompt: Things that should not be seen, at most 500 characters.
+            negative_prompt: Content to avoid, at most 500 characters.
             size: The width and height of the output in pixels, each 512 to 2048: ``"1024*1536"`` or ``(1024, 1536)``.
             prompt_extend: Whether the service rewrites the instruction.
             watermark: Whether the service writes "Qwen-Image" into the bottom-right corner.
-            seed: 0 to 2147483647; the same seed keeps results similar.
-            parameters: All of these in one value; those given one by one replace its fields.
-            key: A name of your own, which names the saved files.
-            deadline: Seconds from having a slot to the end; by default the session's.
+            seed: 0 to 2147483647. Results with the same seed are similar.
+            parameters: All options from ``n`` to ``seed`` in one value. Options given as well replace its fields.
+            key: Your name for the edit. Saved files are named after it.
+            deadline: Seconds from taking a slot to the end of the edit; by default the session's.
 
         Raises:
-            InvalidEditError: If the contract makes it an error; nothing was sent.
+            InvalidEditError: If the edit breaks the documented contract. Nothing was sent.
             EditFailedError: If the service ran the task, and it failed.
-            DeadlineExceededError: If it took too long; the error has the task's id, if there is one.
-            SubmitUncertainError: If a task may exist, but its id never came.
-            APIStatusError: If the service refused.
+            DeadlineExceededError: If the edit took too long. The error has the task's id, if there is one.
+            SubmitUncertainError: If a task may exist, but its id never arrived.
+            APIStatusError: If the service refused the edit.
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """
@@ -230,7 +212,7 @@ class EditSession:
         try:
             return await task
         except asyncio.CancelledError as cancelled:
-            cancelled.add_note(give_up(task))
+            cancelled.add_note(abandon(task))
             raise
 
     @overload
@@ -240,7 +222,7 @@ class EditSession:
 
     @overload
     async def submit(
-        self, images: ImageInput | Sequence[ImageInput], instruction: str, **options: Unpack[_SubmitKeywords]
+        self, images: ImageInput | Sequence[ImageInput], instruction: str, **options: Unpack[SubmitKeywords]
     ) -> EditTask: ...
 
     async def submit(
@@ -248,45 +230,52 @@ class EditSession:
         images: ImageInput | Sequence[ImageInput] | EditRequest,
         instruction: str | None = None,
         *,
+        n: int | None = None,
+        negative_prompt: str | None = None,
+        size: str | tuple[int, int] | None = None,
+        prompt_extend: bool | None = None,
+        watermark: bool | None = None,
+        seed: int | None = None,
         parameters: EditParameters | None = None,
         key: str | None = None,
         deadline: float | None = None,
         observer: SubmissionObserver | None = None,
-        **options: Unpack[EditOptions],
     ) -> EditTask:
-        """Submit an edit, and return its task as soon as the service has accepted it.
+        """Wait for a slot, submit an edit, and return its task as soon as the service has accepted it.
 
-        Waits for a slot first. Arguments and errors are those of :meth:`edit`, up to the acceptance. The ``observer``
-        is called before and after each attempt.
+        Arguments and errors are those of :meth:`edit`, up to the acceptance. The ``observer`` is called before and
+        after each attempt.
         """
+        options: EditOptions = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
+        options |= {"prompt_extend": prompt_extend, "watermark": watermark}
         request = request_from_arguments(images, instruction, parameters, key, options)
         return await self._submit(request, deadline, observer)
 
     def attach(self, task_id: str, *, deadline: float | None = None) -> EditTask:
-        """Wait for a task that was submitted elsewhere, or earlier: ``result = await session.attach(task_id)``.
+        """Watch a task that was submitted elsewhere or earlier: ``result = await session.attach(task_id)``.
 
-        The task takes no slot. A task that this session already waits for is returned as it is.
+        The task takes no slot. If this session already watches the task, the same :class:`EditTask` is returned.
 
         Args:
-            task_id: The id that the service gave out.
-            deadline: Seconds from now to the end; by default the session's.
+            task_id: The id that the service gave to the task.
+            deadline: Seconds from now to the end of the wait; by default the session's.
 
         Raises:
-            InvalidEditError: If this can't be a task's id.
+            InvalidEditError: If ``task_id`` can't be the id of a task.
             SessionClosedError: If the session is not open.
         """
         poller = self._require_open().poller
         return poller.get(check_task_id(task_id)) or poller.attach(task_id, self._deadline_of(deadline))
 
     def pictures(self, task_id: str, urls: Iterable[str]) -> tuple[OutputImage, ...]:
-        """Return the result pictures of a task whose URLs are known; one that has expired is renewed when needed.
+        """Return the result pictures of a task whose result URLs are known. Expired URLs are renewed when needed.
 
         Args:
-            task_id: The id that the service gave out.
-            urls: All of the task's result URLs, in their order; empty text keeps the place of one that has none.
+            task_id: The id that the service gave to the task.
+            urls: All result URLs of the task, in order. An empty text stands for a picture without a URL.
 
         Raises:
-            InvalidEditError: If this can't be a task's id.
+            InvalidEditError: If ``task_id`` can't be the id of a task.
             SessionClosedError: If the session is not open.
         """
         store = self._require_open()
@@ -295,12 +284,12 @@ class EditSession:
         return tuple(OutputImage(url=url, task_id=task_id, index=index, store=store) for index, url in places if url)
 
     async def status(self, task_id: str) -> TaskSnapshot:
-        """Ask the service about a task, now; ``poll_rate`` does not apply to such questions.
+        """Check the status of a task now. The session's ``poll_rate`` does not limit such checks.
 
         Raises:
-            InvalidEditError: If this can't be a task's id.
-            NotFoundError: If the service knows no such task.
-            APIStatusError: If the service refuses to tell.
+            InvalidEditError: If ``task_id`` can't be the id of a task.
+            NotFoundError: If the service does not know the task.
+            APIStatusError: If the service refuses to answer.
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """
@@ -313,45 +302,58 @@ class EditSession:
         ordered: bool = False,
         deadline: float | None = None,
     ) -> EditStream:
-        """Edit many, and loop over the outcomes as they come: ``async for outcome in session.edit_many(requests)``.
+        """Run many edits: ``async for outcome in session.edit_many(requests)`` yields outcomes as edits end.
 
-        Requests are pulled as slots become free, so the input may be endless. At most ``max_in_flight`` of them are
-        alive, in flight or waiting for the loop. An edit that fails, an invalid one too, is an outcome with an error.
-        Leaving the loop stops submitting at once and gives up what is in flight.
+        Requests are pulled as slots become free, so the input may be endless. At most ``max_in_flight`` of them are in
+        flight or wait for the loop. An edit that fails or is invalid gives an outcome with an error. Leaving the loop
+        stops submitting, and gives up the edits in flight.
 
         Args:
-            requests: :class:`EditRequest`, or mappings with its fields and those of :class:`EditParameters`.
-            ordered: Whether outcomes come in the order of the input, not as they complete.
-            deadline: Seconds for each edit from having a slot to its end; by default the session's.
+            requests: Objects of :class:`EditRequest`, or mappings with its fields and those of :class:`EditParameters`.
+            ordered: Whether outcomes come in the order of the input instead of the order of their ends.
+            deadline: Seconds for each edit, from taking a slot to its end; by default the session's.
 
         Raises:
             SessionClosedError: If the session is not open.
         """
         runtime = self._require_open()
         seconds, window = self._deadline_of(deadline), self._options.max_in_flight
-        return EditStream(requests, runtime.submitter, seconds, Warner.of_caller(), window=window, ordered=ordered)
+        return EditStream(requests, runtime.submitter, seconds, CallSite.of_caller(), window=window, ordered=ordered)
 
     @property
     def is_open(self) -> bool:
-        """Whether the session can be used, on the event loop on which it was opened."""
+        """Whether the session is open. It can be used only on the event loop on which it was opened."""
         return self._runtime is not None and not self._closed
+
+    def require_open(self) -> None:
+        """Raise :class:`SessionClosedError` unless the session is open on the running event loop."""
+        self._require_open()
+
+    @property
+    def base_url(self) -> str:
+        """The address of the service."""
+        return self._base_url
+
+    @property
+    def fit(self) -> bool:
+        """Whether to turn, shrink and re-encode images that the service would refuse."""
+        return self._options.fit
 
     @property
     def max_in_flight(self) -> int:
-        """The most tasks between the start of their submission and their end."""
+        """The greatest number of tasks in flight, from the start of their submission to their end."""
         return self._options.max_in_flight
 
     def statistics(self) -> SessionStatistics:
-        """Return a copy of everything that the session counts."""
+        """Return a copy of the session's counts."""
         return self._runtime.statistics() if self._runtime is not None else SessionStatistics()
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """Ids that the service gave out and whose result nobody in this session has got, even after it is closed.
+        """The ids of tasks that are watched or were given up, even after the session is closed.
 
-        Their tasks are waited for, or were given up: cancelled, past their deadline, not awaited at the session's end,
-        or completed after the loop of ``edit_many`` was left. ``attach`` gets the result of each. The newest 10,000 ids
-        of given-up tasks are kept, and the log names the others.
+        A task is given up if it is cancelled or reaches its deadline, or if nobody awaits it when the session closes or
+        the loop of ``edit_many`` is left. ``attach`` gets its result. The log has all ids but the newest 10,000.
         """
         return self._runtime.poller.unfinished if self._runtime is not None else ()
 
@@ -369,7 +371,7 @@ class EditSession:
     ) -> EditTask:
         runtime = self._require_open()
         submission = runtime.submitter.begin(request, self._deadline_of(deadline), observer=observer)
-        with runtime.poller.demand:
+        with runtime.poller.active_calls:
             try:
                 return await submission.accepted
             except asyncio.CancelledError:
@@ -378,7 +380,7 @@ class EditSession:
 
     def _require_open(self) -> Runtime:
         if self._closed:
-            raise SessionClosedError("the session is closed: make another")
+            raise SessionClosedError("the session is closed: create another")
         if self._runtime is None:
             raise SessionClosedError("the session is not open: use `async with`, or await session.open()")
         self._runtime.require_running()
@@ -388,13 +390,9 @@ class EditSession:
         if self._runtime is not None:
             self._runtime.require_own_loop()
         closing, self._closed = self._closed, True
-        if self._runtime is None:
-            return
-        if closing:
-            await self._runtime.wait_closed()
-        else:
-            await self._runtime.close(cancel=cancel)
+        if self._runtime is not None:
+            await (self._runtime.wait_closed() if closing else self._runtime.close(cancel=cancel))
 
     def _deadline_of(self, deadline: float | None) -> float:
-        check_positive(self._deadline if deadline is None else deadline, "deadline")
+        http.check_positive(self._deadline if deadline is None else deadline, "deadline")
         return self._deadline if deadline is None else deadline

@@ -1,4 +1,4 @@
-"""Background tasks: some end with the session at the latest, some run to their end though their caller is cancelled."""
+"""Runs background tasks of a session, and work that must end although its caller is cancelled."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import anyio
 from qwen_edit_async.errors import SessionClosedError
 
 
-class Crew:
-    """The background tasks of a session, which end with it.
+class BackgroundTasks:
+    """The background tasks of a session. They end with the session at the latest.
 
     Attributes:
         group: The task group that runs them; ``None`` while the session is not running.
@@ -23,7 +23,7 @@ class Crew:
         self.group: asyncio.TaskGroup | None = None
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a coroutine, which must not raise an :class:`Exception`.
+        """Start a coroutine as a background task. It must not raise an :class:`Exception`.
 
         Raises:
             SessionClosedError: If the session is closed.
@@ -35,11 +35,11 @@ class Crew:
         raise SessionClosedError("the session is closed")
 
 
-async def see_through(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for work to end; a cancellation meanwhile is raised afterwards.
+async def wait_shielded(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for work to end. Delay a cancellation until then.
 
-    A shield holds off the cancellation of scopes, but not that of :meth:`asyncio.Task.cancel`. So the work has a task
-    of its own.
+    A shield of anyio stops the cancellation of scopes, but not :meth:`asyncio.Task.cancel`. So the work runs in a
+    separate task.
     """
     task = asyncio.create_task(work)
     cancelled: asyncio.CancelledError | None = None
@@ -54,7 +54,7 @@ async def see_through(work: Coroutine[Any, Any, None]) -> None:
         return
     try:
         if not task.cancelled():
-            task.exception()  # so that asyncio does not report it as never retrieved
+            task.exception()  # marks the error as retrieved, so asyncio does not report it
         raise cancelled
     finally:
-        cancelled = None  # its traceback holds this frame, which would make a cycle
+        cancelled = None  # its traceback refers to this frame, which would make a cycle

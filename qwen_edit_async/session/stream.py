@@ -1,7 +1,8 @@
-"""``edit_many``: requests in, outcomes out, both lazily.
+"""Runs the edits of ``edit_many``. Requests are pulled and outcomes yielded lazily.
 
-A :class:`Feed` does the work in tasks of the session. Users hold only an iterator. When that goes, by the end of a
-``with``, a ``break`` or garbage collection, the feed stops.
+An :class:`EditPipeline` does the work in background tasks of the session. Users hold only an iterator. The pipeline
+stops when the ``async with`` block of the iterator ends, or when the iterator is garbage-collected, for example after
+a ``break``.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import attrs
 from qwen_edit_async.errors import InvalidEditError, SessionClosedError
 from qwen_edit_async.images.kinds import copyable
 from qwen_edit_async.models import EditParameters, EditRequest, RequestInput, request_from_fields, restore
-from qwen_edit_async.session.observer import Warner
+from qwen_edit_async.session.observer import CallSite
 from qwen_edit_async.session.results import EditResult
 from qwen_edit_async.session.submission import Submission
 from qwen_edit_async.session.submitter import Submitter
-from qwen_edit_async.session.task import EditTask, ending, give_up
+from qwen_edit_async.session.task import EditTask, abandon, ending
 
 if TYPE_CHECKING:
     from qwen_edit_async.display.cards import EditView
@@ -39,7 +40,7 @@ class EditOutcome:
     Attributes:
         index: The request's position in the input, from 0.
         request: The request, as it was given.
-        error: The error that the edit ended with; ``None`` if it went well.
+        error: The edit's error; ``None`` if the edit succeeded.
     """
 
     index: int
@@ -66,7 +67,7 @@ class EditOutcome:
         """The result of the edit.
 
         Raises:
-            Exception: The edit's :attr:`error`, if it did not go well.
+            Exception: The edit's :attr:`error`, if the edit failed.
         """
         if self._result is None:
             raise self.error or ValueError("this outcome has neither a result nor an error")
@@ -75,7 +76,7 @@ class EditOutcome:
     def as_row(self) -> dict[str, Any]:
         """Return the outcome as plain values: ``pandas.DataFrame([outcome.as_row() for outcome in outcomes])``.
 
-        The columns are the same for every outcome. Times are in seconds, the cost is a ``Decimal``.
+        All outcomes have the same columns. Times are in seconds, and the cost is a ``Decimal``.
         """
         request = _as_request(self.request)
         result = self._result
@@ -119,19 +120,18 @@ class EditOutcome:
         )
 
 
-class Feed:
-    """Pulls requests, edits them, and keeps the outcomes until they are fetched.
+class EditPipeline:
+    """Pulls requests, runs their edits, and keeps the outcomes until they are fetched.
 
-    A permit is taken before a request is pulled, and given back when its outcome is fetched. So never more than
-    ``window`` requests are alive, however slow the loop over the outcomes is. Results that nobody fetched before the
-    loop is left count as unclaimed.
+    At most ``window`` requests are in flight or have an outcome that was not fetched yet. A slow loop over the outcomes
+    therefore slows the edits down. If the loop is left, results that were not fetched are logged as unclaimed.
 
     Args:
         requests: The input.
         submitter: Submits the edits.
-        seconds: The deadline of each edit.
-        warner: Issues warnings about the requests.
-        window: The most requests that are alive.
+        seconds: The deadline of each edit in seconds, counted from when its slot is taken.
+        call_site: The line of the user's code at which warnings point.
+        window: The greatest number of requests that are in flight or have an outcome that was not fetched yet.
         ordered: Whether outcomes come in the order of the input.
 
     Attributes:
@@ -143,7 +143,7 @@ class Feed:
         requests: Iterable[RequestInput] | AsyncIterable[RequestInput],
         submitter: Submitter,
         seconds: float,
-        warner: Warner,
+        call_site: CallSite,
         *,
         window: int,
         ordered: bool,
@@ -152,7 +152,7 @@ class Feed:
         self._submitter = submitter
         self._poller = submitter.poller
         self._seconds = seconds
-        self._warner = warner
+        self._call_site = call_site
         self._ordered = ordered
         self._permits = asyncio.Semaphore(window)
         self._task: asyncio.Task[None] | None = None
@@ -169,12 +169,12 @@ class Feed:
         """Return the next outcome.
 
         Raises:
-            StopAsyncIteration: When there are no more.
+            StopAsyncIteration: If there are no more outcomes.
             SessionClosedError: If the session was closed meanwhile.
-            Exception: The error of the input, after the outcomes of everything before it.
+            Exception: The error of the input, after the outcomes of all requests before it.
         """
         if self._task is None and not self._stopped:
-            self._task = self._submitter.crew.spawn(self._pull())
+            self._task = self._submitter.background.spawn(self._pull())
         while not self._ready:
             finished = self._pulled_all and not self.edits
             if self._input_error is not None and finished:
@@ -188,17 +188,17 @@ class Feed:
         return self._ready.popleft()
 
     def stop(self) -> None:
-        """Submit nothing more, and give up what is in flight."""
+        """Stop submitting, and give up the edits in flight."""
         self._stopped = True
         for outcome in (*self._ready, *self._early.values()):
             if outcome.ok:
-                self._poller.unclaimed(outcome.result.task_id)
+                self._poller.remember_unclaimed(outcome.result.task_id)
         self._ready.clear()
         self._early.clear()
         edits, self.edits = self.edits, {}
         for edit in edits:
             edit.give_up()
-            self._poller.demand.leave()
+            self._poller.active_calls.leave()
         if self._task is not None:
             self._task.cancel()
         self._news.set()
@@ -214,7 +214,7 @@ class Feed:
             loop.call_soon_threadsafe(self.stop)
 
     async def aclose(self) -> None:
-        """Stop, and wait until nothing is left running."""
+        """Stop, and wait until the pipeline's work has ended."""
         submissions = [edit.submission.task for edit in self.edits if not edit.submission.sent_whole]
         self.stop()
         if self._task is not None:
@@ -230,7 +230,7 @@ class Feed:
                         request = await anext(requests)
                     except StopAsyncIteration:
                         break
-                    except Exception as error:  # noqa: BLE001  # the input's own error belongs to the loop outside
+                    except Exception as error:  # noqa: BLE001  # an error of the input is raised in the user's loop
                         self._input_error = error
                         break
                     self._begin(index, request)
@@ -241,26 +241,26 @@ class Feed:
                 self._input_error = SessionClosedError("the session was closed in the middle of edit_many")
             raise
         finally:
-            self._requests = ()  # a generator that nobody holds any more cleans up after itself
+            self._requests = ()  # drop the user's generator, so that it is finalized now
             self._pulled_all = True
             self._news.set()
 
     def _begin(self, index: int, given: RequestInput) -> None:
         try:
             request = given if isinstance(given, EditRequest) else request_from_fields(given)
-            submission = self._submitter.begin(request, self._seconds, warner=self._warner)
-        except Exception as error:  # noqa: BLE001  # whatever is wrong with one request is its outcome
+            submission = self._submitter.begin(request, self._seconds, call_site=self._call_site)
+        except Exception as error:  # noqa: BLE001  # an error of one request is its outcome
             self._deliver(EditOutcome(index=index, request=given, error=error))
         else:
             edit = _Edit(self, index, given, submission)
             self.edits[edit] = None
-            self._poller.demand.enter()
+            self._poller.active_calls.enter()
             submission.accepted.add_done_callback(edit.submitted)
 
     def finish(self, edit: _Edit, end: EditResult | Exception) -> None:
-        """Take in the end of an edit."""
+        """Record the end of an edit, and deliver its outcome."""
         del self.edits[edit]
-        self._poller.demand.leave()
+        self._poller.active_calls.leave()
         if isinstance(end, EditResult):
             self._deliver(EditOutcome(index=edit.index, request=edit.given, result=end))
         else:
@@ -279,9 +279,9 @@ class Feed:
 
 @attrs.define(eq=False)
 class _Edit:
-    """One edit of a feed: first a submission, then a task. It takes no coroutine while it waits."""
+    """One edit of a pipeline, first a submission and then a task. It waits with callbacks instead of a coroutine."""
 
-    feed: Feed
+    pipeline: EditPipeline
     index: int
     given: RequestInput
     submission: Submission
@@ -289,27 +289,27 @@ class _Edit:
     waiter: asyncio.Future[None] | None = attrs.field(default=None, init=False)
 
     def submitted(self, accepted: asyncio.Future[EditTask]) -> None:
-        """Wait for the task; called when the submission has ended."""
-        if self not in self.feed.edits:
+        """Called when the submission has ended. Begin to wait for the task."""
+        if self not in self.pipeline.edits:
             return
         error = accepted.exception()
         if isinstance(error, Exception):
-            self.feed.finish(self, error)
+            self.pipeline.finish(self, error)
         else:
             self.task = accepted.result()
             self.changed()
 
     def changed(self, _: object = None) -> None:
-        """Finish if the task has ended; called when it has changed."""
+        """Called when the task has changed. Finish the edit if the task has ended."""
         task = self.task
-        if task is None or self not in self.feed.edits:
+        if task is None or self not in self.pipeline.edits:
             return
         if task.outcome is None:
             self.waiter = task.join()
             self.waiter.add_done_callback(self.changed)
         else:
             end = ending(task.outcome)
-            self.feed.finish(self, end if isinstance(end, EditResult | Exception) else SessionClosedError(str(end)))
+            self.pipeline.finish(self, end if isinstance(end, EditResult | Exception) else SessionClosedError(str(end)))
 
     def give_up(self) -> None:
         """Stop the submission, or the wait for the task."""
@@ -319,15 +319,15 @@ class _Edit:
         if self.waiter is not None:
             self.task.leave(self.waiter)
             self.waiter.cancel()
-        give_up(self.task)
+        abandon(self.task)
 
 
 class EditStream:
-    """The outcomes of many edits, to be looped over once.
+    """The outcomes of many edits, for a single loop.
 
-    ``async for outcome in session.edit_many(requests)`` stops submitting as soon as the loop is left, however it is
-    left, and gives up what is in flight. ``async with session.edit_many(requests) as outcomes`` does so at the end of
-    the block, and waits until nothing is left running.
+    ``async for outcome in session.edit_many(requests)`` stops submitting as soon as the loop is left in any way, and
+    gives up the edits in flight. ``async with session.edit_many(requests) as outcomes`` does so at the end of the
+    block, and waits until the work has ended.
     """
 
     def __init__(
@@ -335,20 +335,22 @@ class EditStream:
         requests: Iterable[RequestInput] | AsyncIterable[RequestInput],
         submitter: Submitter,
         seconds: float,
-        warner: Warner,
+        call_site: CallSite,
         *,
         window: int,
         ordered: bool,
     ) -> None:
-        self._make_feed = functools.partial(Feed, requests, submitter, seconds, warner, window=window, ordered=ordered)
+        self._make_pipeline = functools.partial(
+            EditPipeline, requests, submitter, seconds, call_site, window=window, ordered=ordered
+        )
         self._iterator: OutcomeIterator | None = None
         self._used = False
 
     def __aiter__(self) -> OutcomeIterator:
         if self._used:
-            raise RuntimeError("edit_many can be looped over once: call it again")
+            raise RuntimeError("an EditStream can be looped over only once: call edit_many again")
         self._used = True
-        return OutcomeIterator(self._make_feed())
+        return OutcomeIterator(self._make_pipeline())
 
     async def __aenter__(self) -> OutcomeIterator:
         self._iterator = aiter(self)
@@ -362,28 +364,28 @@ class EditStream:
 
 
 class OutcomeIterator:
-    """Iterates over the outcomes of ``edit_many``; the edits stop when the iterator is dropped."""
+    """Iterates over the outcomes of ``edit_many``. The edits stop when the iterator is garbage-collected."""
 
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-        weakref.finalize(self, feed.stop_from_anywhere).atexit = False
+    def __init__(self, pipeline: EditPipeline) -> None:
+        self._pipeline = pipeline
+        weakref.finalize(self, pipeline.stop_from_anywhere).atexit = False
 
     def __aiter__(self) -> OutcomeIterator:
         return self
 
     async def __anext__(self) -> EditOutcome:
         try:
-            return await self._feed.next()
+            return await self._pipeline.next()
         finally:
-            del self  # or else this frame, in an exception's traceback, would keep the iterator and the edits alive
+            del self  # otherwise the traceback of an exception would keep the iterator and its edits alive
 
     async def aclose(self) -> None:
-        """Stop submitting, give up what is in flight, and wait until nothing is left running."""
-        await self._feed.aclose()
+        """Stop submitting, give up the edits in flight, and wait until the work has ended."""
+        await self._pipeline.aclose()
 
 
 def _as_request(given: RequestInput) -> EditRequest | None:
-    """Return the request that was meant; ``None`` if the input is not one."""
+    """Return an input as a request, or ``None`` if it is not a valid one."""
     if isinstance(given, EditRequest):
         return given
     try:
@@ -393,7 +395,7 @@ def _as_request(given: RequestInput) -> EditRequest | None:
 
 
 async def pull(requests: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
-    """Iterate over either kind of input."""
+    """Iterate over a synchronous or asynchronous iterable."""
     if isinstance(requests, AsyncIterable):
         async for request in requests:
             yield request

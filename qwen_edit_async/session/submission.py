@@ -1,8 +1,8 @@
-"""From a request to a task: its slot and turn, the form of the protocol, what is tried again, and for how long.
+"""Submits one edit: waits for a slot and a turn, sends the request, and retries until the deadline.
 
-Each submission runs in a task of the session, and its caller waits for the outcome. So it can outlive its caller: once
-it was sent whole, it is never cut off, and the id that comes back is kept. Before that it is cut off at once, and
-creates no task.
+A submission runs in a background task of the session, so it can outlive its caller. Once it has been sent whole, it is
+never cut off, and the session keeps the task id of the reply. If it has not been sent whole, it is stopped as soon as
+its caller gives up, and creates no task.
 """
 
 from __future__ import annotations
@@ -27,15 +27,22 @@ from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, TaskSnapshot
 from qwen_edit_async.protocol.base import Call, WireProtocol
-from qwen_edit_async.scheduling.retry import Failure, Then, after_failure, judge_submission, pause_after
+from qwen_edit_async.scheduling.retry import CallFailure, Then, after_failure, judge_submission, pause_after
 from qwen_edit_async.session.gate import Slot
-from qwen_edit_async.session.observer import SubmissionObserver, Warner
-from qwen_edit_async.session.task import EditTask, give_up
+from qwen_edit_async.session.observer import CallSite, SubmissionObserver
+from qwen_edit_async.session.task import EditTask, abandon, closed_error
 
 if TYPE_CHECKING:
     from qwen_edit_async.session.submitter import Submitter
 
 _MALFORMED_STATUSES: Final = frozenset({400, 422})
+
+_REASONS: Final = {
+    CallFailure.REFUSED: "the service did not accept the last attempt",
+    CallFailure.THROTTLED: "the service refused the last attempt for too many requests",
+    CallFailure.UNCERTAIN: "the service may have accepted the last attempt",
+}
+"""The reasons to submit again, for the log."""
 
 T = TypeVar("T")
 
@@ -49,11 +56,11 @@ class Submission:
         task: Runs :meth:`run`.
     """
 
-    _desk: Submitter
+    _submitter: Submitter
     _request: EditRequest
     _seconds: float
     _observer: SubmissionObserver | None
-    _warner: Warner | None
+    _call_site: CallSite | None
     _cut: tuple[str, ...]
     _uploads: tuple[Upload, ...] | None
     accepted: asyncio.Future[EditTask] = attrs.field(init=False)
@@ -63,53 +70,51 @@ class Submission:
     _began_at: float = attrs.field(default=0.0, init=False)
     _sent_at: float = attrs.field(default=0.0, init=False)
     _timer: asyncio.TimerHandle | None = attrs.field(default=None, init=False)
-    _stands_by: bool = attrs.field(default=False, init=False)
+    _waits_for_turn: bool = attrs.field(default=False, init=False)
     _probes: bool = attrs.field(default=False, init=False)
     _pending: JSONBody | None = attrs.field(default=None, init=False)
     _failures: int = attrs.field(default=0, init=False)
     _attempts: int = attrs.field(default=1, init=False)
     _refusal: QwenEditError | None = attrs.field(default=None, init=False)
-    _is_uncertain: bool = attrs.field(default=False, init=False)
-    _is_doubted: bool = attrs.field(default=False, init=False)
+    _may_exist: bool = attrs.field(default=False, init=False)
+    _counts_as_uncertain: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        loop = self._desk.poller.loop
+        loop = self._submitter.poller.loop
         self.accepted = loop.create_future()
         self._called_at = loop.time()
-        self._slot = self._desk.gate.slot()
+        self._slot = self._submitter.gate.slot()
 
     @property
     def sent_whole(self) -> bool:
-        """Whether the service may have an attempt that was not answered."""
+        """Whether the service may have received the whole of an attempt that it has not answered."""
         return self._pending is not None and self._pending.sent_whole
 
     def cut_reply_short(self) -> bool:
-        """Wait for no more of the reply; returns whether it has begun."""
+        """Stop waiting for the rest of the reply. Return whether any of it has arrived."""
         return self._pending is not None and self._pending.cut_reply_short()
 
-    # The caller's side.
-
     def give_up(self) -> None:
-        """Stop the submission, because its caller was cancelled. A task that it gave already is given up, too."""
+        """Stop the submission. If the service has already created the task, give that up as well."""
         if not self.accepted.done() or self.accepted.cancelled():
-            self._desk.counters.cancelled += 1
+            self._submitter.counters.cancelled += 1
             self.accepted.cancel()
             self._detach()
         elif self.accepted.exception() is None:
-            give_up(self.accepted.result())
+            abandon(self.accepted.result())
 
     def _expire(self) -> None:
-        """Stop the submission, because its deadline passed."""
+        """Stop the submission, because its deadline has passed."""
         if not self.accepted.done():
-            self._desk.counters.refused += 1
+            self._submitter.counters.refused += 1
             error = self._error_when_late()
             self._detach()
             self.accepted.set_exception(error)
 
     def _detach(self) -> None:
-        """Free all that the submission holds; cut it off, unless it was sent whole."""
+        """Free everything that the submission holds. Cut it off, unless it has been sent whole."""
         self._slot.release()
-        self._stop_clock()
+        self._stop_timer()
         self._end_probe()
         if self.task.done():
             return
@@ -118,42 +123,42 @@ class Submission:
                 self._pending.withdraw()
             self.task.cancel()
             return
-        self._is_doubted = True
-        self._desk.counters.uncertain += 1
+        self._counts_as_uncertain = True
+        self._submitter.counters.uncertain += 1
         self._close_images()
-        log.warning("a submission was given up after it was sent: a task may exist; its id follows if it comes")
+        log.warning("a submission was given up after it was sent: a task may exist. If its id arrives, it is logged")
 
     def settle_for_good(self) -> None:
-        """Let nobody wait for a submission that was cut off, perhaps before it began."""
+        """End the caller's wait if the submission stopped without an outcome."""
         if not self.accepted.done():
             self._slot.release()
-            self._desk.counters.refused += 1
-            lost = "after it was sent: a task may exist" if self.sent_whole else "before it was sent"
-            kind = SubmitUncertainError if self.sent_whole else SessionClosedError
-            self.accepted.set_exception(kind(f"the session was closed while the edit was submitted, {lost}"))
-
-    # The session's side.
+            self._submitter.counters.refused += 1
+            self.accepted.set_exception(
+                SubmitUncertainError("the session was closed before the submission was answered: a task may exist")
+                if self.sent_whole
+                else SessionClosedError("the session was closed before the edit was sent")
+            )
 
     async def run(self) -> None:
         """Submit until the service accepts, or until there is an error to raise."""
         try:
-            snapshot = await self._carry()
-        except Exception as error:  # noqa: BLE001  # passed on to the caller; here it would end the session
+            snapshot = await self._submit()
+        except Exception as error:  # noqa: BLE001  # passed to the caller; raised here, it would end the session
             self._slot.release()
             if not self.accepted.done():
-                self._desk.counters.refused += 1
+                self._submitter.counters.refused += 1
                 self.accepted.set_exception(error)
         else:
             self._succeed(snapshot)
         finally:
             self._end_probe()
-            self._stop_clock()
+            self._stop_timer()
             self._close_images()
 
-    async def _carry(self) -> TaskSnapshot:
+    async def _submit(self) -> TaskSnapshot:
         await self._slot.take()
         self._began_at = self._slot.taken_at
-        self._set_clock()
+        self._set_timer()
         if self._uploads is None:
             await self._prepare()
         while True:
@@ -164,23 +169,23 @@ class Submission:
             await self._recover(refusal)
 
     async def _prepare(self) -> None:
-        desk = self._desk
-        self._uploads = uploads = await desk.offloader.run(prepare, self._request.images, fit=desk.fit)
+        submitter = self._submitter
+        self._uploads = uploads = await submitter.offloader.run(prepare, self._request.images, fit=submitter.fit)
         for upload in uploads:
-            if self._warner is not None:
+            if self._call_site is not None:
                 for sentence in upload.warnings:
-                    self._warner.warn(sentence)
+                    self._call_site.warn(sentence)
             for note in upload.notes:
                 log.info("%s", note)
 
     def _succeed(self, snapshot: TaskSnapshot) -> None:
-        desk, slot, now = self._desk, self._slot, self._desk.poller.loop.time()
-        desk.counters.submitted += 1
+        submitter, slot, now = self._submitter, self._slot, self._submitter.poller.loop.time()
+        submitter.counters.submitted += 1
         slot.accepted(now)
-        if self.accepted.done() or desk.closed:
+        if self.accepted.done() or submitter.closed:
             slot.release()
-            desk.counters.uncertain -= self._is_doubted
-            desk.poller.orphaned(snapshot)
+            submitter.counters.uncertain -= self._counts_as_uncertain
+            submitter.poller.remember_orphan(snapshot)
             if not self.accepted.done():
                 self.accepted.set_exception(closed_error(snapshot.task_id))
             return
@@ -198,18 +203,16 @@ class Submission:
             queued=slot.taken_at - self._called_at,
             submitting=now - slot.taken_at,
             slot=slot,
-            poller=desk.poller,
+            poller=submitter.poller,
         )
-        desk.poller.watch(task)
+        submitter.poller.watch(task)
         self.accepted.set_result(task)
 
-    # One attempt.
-
     async def _in_accepted_form(self) -> TaskSnapshot:
-        """Make one attempt, in the form of the protocol that the service takes."""
-        service = self._desk.service
+        """Make one attempt in the form of the protocol that the service accepts. Find out the form if it is unknown."""
+        service = self._submitter.service
         if service.alternative is not None:
-            await self._stand_by(service.verdict.acquire())
+            await self._wait_for_turn(service.verdict.acquire())
             self._probes = True
             try:
                 if service.alternative is not None:
@@ -219,7 +222,7 @@ class Submission:
         return await self._attempt(service.protocol)
 
     async def _probe(self, protocol: WireProtocol, alternative: WireProtocol) -> TaskSnapshot:
-        """Make one attempt in the first form and, if that is refused as malformed, one in the other."""
+        """Make one attempt in the first form. If it is refused as malformed, make another in the other form."""
         try:
             snapshot = await self._attempt(protocol)
         except BadRequestError as error:
@@ -227,102 +230,105 @@ class Submission:
                 raise
             refusal = error
         else:
-            self._desk.service.settle(protocol)
+            self._submitter.service.settle(protocol)
             return snapshot
         try:
             snapshot = await self._attempt(alternative)
         except BadRequestError:
-            pass  # malformed in both forms, so that the form is not to blame
+            pass  # malformed in both forms, so the form is not the fault
         else:
-            self._desk.service.settle(alternative)
+            self._submitter.service.settle(alternative)
             return snapshot
         raise refusal
 
     def _end_probe(self) -> None:
         if self._probes:
             self._probes = False
-            self._desk.service.verdict.release()
+            self._submitter.service.verdict.release()
 
     async def _attempt(self, protocol: WireProtocol) -> TaskSnapshot:
-        """Wait for a turn, and send the request; the observer is called before and after."""
-        turn = self._desk.gate.submit_at_once()
-        self._sent_at = turn if turn is not None else await self._stand_by(self._desk.gate.wait_to_submit())
+        """Wait for a turn, and send the request. Call the observer before and after."""
+        turn = self._submitter.gate.submit_at_once()
+        self._sent_at = turn if turn is not None else await self._wait_for_turn(self._submitter.gate.wait_to_submit())
         call = protocol.submission(self._request)
-        body = JSONBody(call.parts, self._uploads or (), self._desk.offloader, stall_timeout=self._desk.stall_timeout)
+        body = JSONBody(
+            call.parts, self._uploads or (), self._submitter.offloader, stall_timeout=self._submitter.stall_timeout
+        )
         if self._observer is None:
             return await self._send(protocol, call, body)
         await self._observer.about_to_submit()
-        fate: TaskSnapshot | Failure = Failure.REFUSED
+        fate: TaskSnapshot | CallFailure = CallFailure.REFUSED
         try:
             fate = snapshot = await self._send(protocol, call, body)
         except QwenEditError as error:
             fate = judge_submission(error)
             raise
         except BaseException:
-            fate = Failure.UNCERTAIN if body.sent_whole else Failure.REFUSED
+            fate = CallFailure.UNCERTAIN if body.sent_whole else CallFailure.REFUSED
             raise
         finally:
             self._observer.settled(fate)
         return snapshot
 
     async def _send(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
-        if self._desk.gate.closed_by is not None:
-            raise self._desk.gate.closed_by.for_task(None)
+        if self._submitter.gate.closed_by is not None:
+            raise self._submitter.gate.closed_by.for_task(None)
         self._pending = body
         try:
-            snapshot = await self._desk.service.submit(protocol, call, body)
+            snapshot = await self._submitter.service.submit(protocol, call, body)
         except Exception:
             self._pending = None
             raise
         self._pending = None
         return snapshot
 
-    # What comes after a failure.
-
     async def _recover(self, error: QwenEditError) -> None:
-        """Wait as long as is right before the next attempt; raises if there must not be one."""
-        desk, failure = self._desk, self._heed(error)
-        self._failures += failure is not Failure.THROTTLED
+        """Wait before the next attempt. Raise the error if there must be none."""
+        submitter, failure = self._submitter, self._apply_to_session(error)
+        self._failures += failure is not CallFailure.THROTTLED
         then = after_failure(
             failure,
             failures=self._failures,
-            max_retries=desk.retry.max_retries,
-            resubmit_uncertain=desk.resubmit_uncertain,
-            resumes_at=desk.poller.loop.time() + pause_after(error),
+            max_retries=submitter.retry.max_retries,
+            resubmit_uncertain=submitter.resubmit_uncertain,
+            resumes_at=submitter.poller.loop.time() + pause_after(error),
             deadline=self._deadline,
             room_deadline=self._room_deadline,
         )
-        if failure is Failure.THROTTLED and then is Then.GIVE_UP:
+        if failure is CallFailure.THROTTLED and then is Then.GIVE_UP:
             error.hint = "the service asks for a longer pause than the deadline of the edit allows"
         if then is Then.GIVE_UP or self.accepted.done():
-            raise _uncertain(error) if self._is_uncertain else error
+            raise _uncertain(error) if self._may_exist else error
         self._attempts += 1
-        desk.counters.retries += failure is not Failure.UNCERTAIN
-        desk.counters.resubmitted += failure is Failure.UNCERTAIN
-        level = logging.WARNING if failure is Failure.UNCERTAIN else logging.INFO
-        log.log(level, "submitting again (attempt %d), since it %s: %s", self._attempts, failure.value, error)
+        submitter.counters.retries += failure is not CallFailure.UNCERTAIN
+        submitter.counters.resubmitted += failure is CallFailure.UNCERTAIN
+        level = logging.WARNING if failure is CallFailure.UNCERTAIN else logging.INFO
+        log.log(level, "submitting again (attempt %d): %s: %s", self._attempts, _REASONS[failure], error)
         if then is Then.REQUEUE:
             self._slot.release()
-            await self._stand_by(self._slot.take(first=True))
+            await self._wait_for_turn(self._slot.take(first=True))
         else:
-            await desk.gate.sleep(desk.retry.delay(self._attempts - 1, desk.random.random()))
+            await submitter.gate.sleep(submitter.retry.delay(self._attempts - 1, submitter.random.random()))
 
-    def _heed(self, error: QwenEditError) -> Failure:
-        """Apply a failure to the whole session, whoever still waits for this submission; returns its meaning."""
-        desk, failure = self._desk, judge_submission(error)
+    def _apply_to_session(self, error: QwenEditError) -> CallFailure:
+        """Apply a failure to the whole session, even if nobody waits for this submission any more.
+
+        Return what the failure means.
+        """
+        submitter, failure = self._submitter, judge_submission(error)
         self._refusal = error
-        if failure is Failure.FATAL:
-            desk.gate.close(error)
-        desk.gate.hold_back(error)
-        if failure is Failure.THROTTLED:
-            desk.counters.throttled += 1
-            desk.gate.throttled(desk.poller.loop.time(), self._sent_at, desk.random.random())
-        desk.counters.uncertain += (failure is Failure.UNCERTAIN) - self._is_doubted
-        self._is_doubted = False
-        self._is_uncertain = self._is_uncertain or failure is Failure.UNCERTAIN
+        if failure is CallFailure.FATAL:
+            submitter.gate.close(error)
+        submitter.gate.hold_back(error)
+        if failure is CallFailure.THROTTLED:
+            submitter.counters.throttled += 1
+            submitter.gate.throttled(submitter.poller.loop.time(), self._sent_at, submitter.random.random())
+        submitter.counters.uncertain += (failure is CallFailure.UNCERTAIN) - self._counts_as_uncertain
+        self._counts_as_uncertain = False
+        self._may_exist = self._may_exist or failure is CallFailure.UNCERTAIN
         return failure
 
-    # The clock: the deadline counts from the slot, without the time that the submission stands by.
+    # The deadline counts from when the slot was taken. Time spent waiting for a turn is not counted.
 
     @property
     def _deadline(self) -> float:
@@ -330,40 +336,40 @@ class Submission:
 
     @property
     def _room_deadline(self) -> float:
-        """The deadline while there is no room: it starts again whenever the service accepts another submission."""
-        return max(self._began_at, self._desk.gate.pacer.accepted_at) + self._seconds
+        """The deadline while the submission waits for a turn. It moves whenever the service accepts another edit."""
+        return max(self._began_at, self._submitter.gate.pacer.accepted_at) + self._seconds
 
-    async def _stand_by(self, wait: Awaitable[T]) -> T:
-        """Wait for a turn. That takes nothing from the edit's time, as long as the service accepts others."""
-        loop, slot = self._desk.poller.loop, self._slot
+    async def _wait_for_turn(self, wait: Awaitable[T]) -> T:
+        """Wait for a turn. This does not count against the deadline while the service accepts other edits."""
+        loop, slot = self._submitter.poller.loop, self._slot
         offset = slot.taken_at - loop.time()
-        self._stands_by = True
-        self._set_clock()
+        self._waits_for_turn = True
+        self._set_timer()
         try:
             return await wait
         finally:
-            self._stands_by = False
+            self._waits_for_turn = False
             slot.taken_at = max(slot.taken_at, loop.time() + offset)
-            self._set_clock()
+            self._set_timer()
 
-    def _set_clock(self) -> None:
-        """Set the timer, if it would come too late; one that comes too early sets itself again."""
-        until = self._room_deadline if self._stands_by else self._deadline
+    def _set_timer(self) -> None:
+        """Set the timer for the deadline. Replace only a late one, because an early one sets itself again."""
+        until = self._room_deadline if self._waits_for_turn else self._deadline
         if self._timer is not None and self._timer.when() <= until:
             return
-        self._stop_clock()
+        self._stop_timer()
         if not self.accepted.done():
-            self._timer = self._desk.poller.loop.call_at(until, self._ring, until)
+            self._timer = self._submitter.poller.loop.call_at(until, self._on_timer, until)
 
-    def _ring(self, reached: float) -> None:
+    def _on_timer(self, reached: float) -> None:
         self._timer = None
-        until = self._room_deadline if self._stands_by else self._deadline
-        if until <= max(reached, self._desk.poller.loop.time()):
+        until = self._room_deadline if self._waits_for_turn else self._deadline
+        if until <= max(reached, self._submitter.poller.loop.time()):
             self._expire()
         else:
-            self._set_clock()
+            self._set_timer()
 
-    def _stop_clock(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -372,28 +378,19 @@ class Submission:
         if self._uploads is None:
             return DeadlineExceededError("the deadline passed while the images were read: nothing was sent")
         if self.sent_whole:
-            return SubmitUncertainError("the deadline passed before the reply to the submission came: a task may exist")
+            return SubmitUncertainError("the deadline passed before the submission was answered: a task may exist")
         error = self._refusal or DeadlineExceededError("the deadline passed before the edit could be submitted")
-        return _uncertain(error) if self._is_uncertain else error
+        return _uncertain(error) if self._may_exist else error
 
     def _close_images(self) -> None:
         for upload in self._uploads or ():
             upload.close()
 
 
-def closed_error(task_id: str) -> SessionClosedError:
-    """Return the error of a task that the session no longer waits for, because it was closed."""
-    return SessionClosedError(
-        f"the session was closed before task {task_id} ended",
-        hint=f"it runs on: session.attach({task_id!r})",
-        task_id=task_id,
-    )
-
-
 def _uncertain(error: QwenEditError) -> SubmitUncertainError:
     uncertain = SubmitUncertainError(
-        f"a task may exist, and be charged: {error}. It was not submitted again, since that could pay twice: "
-        "look at the account, or allow it with resubmit_uncertain=True"
+        f"a task may exist and be charged: {error}. The edit was not submitted again, because both tasks could be "
+        "charged: check the account, or consent with resubmit_uncertain=True"
     )
     uncertain.__cause__ = error
     return uncertain

@@ -1,4 +1,4 @@
-"""Starts the submissions of a session, with everything that they share."""
+"""Starts the submissions of a session, and holds the objects and options that they share."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.session.gate import Gate
-from qwen_edit_async.session.observer import SubmissionObserver, Warner
+from qwen_edit_async.session.observer import CallSite, SubmissionObserver
 from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.service import Service
-from qwen_edit_async.session.shield import Crew
+from qwen_edit_async.session.shield import BackgroundTasks
 from qwen_edit_async.session.submission import Submission
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
@@ -28,23 +28,24 @@ class Submitter:
 
     Attributes:
         service: The service to submit to.
-        gate: Decides who may submit.
-        poller: Waits for the tasks that come of it.
-        crew: Runs the submissions.
+        gate: Decides when submissions may start and when requests may be sent.
+        poller: Watches the accepted tasks.
+        background: Runs the submissions.
         offloader: Reads and encodes images.
         counters: The session's counts.
-        retry: How often and when a refused submission is repeated.
+        retry: The number of retries, and the delays between them.
         random: The source of jitter.
-        resubmit_uncertain: Whether to repeat a submission though the service may have accepted it.
-        stall_timeout: Seconds in which the connection must take the next piece of a request's body.
+        resubmit_uncertain: Whether to repeat a submission although the service may have accepted it.
+        stall_timeout: The seconds that the connection may take to accept one chunk of a request's body.
         strict: Whether to refuse text that the service would cut off.
         fit: Whether to change images that the service would refuse.
+        closed: Whether the session has ended. A task that is accepted afterwards is not watched.
     """
 
     service: Service
     gate: Gate
     poller: Poller
-    crew: Crew
+    background: BackgroundTasks
     offloader: Offloader
     counters: SessionStatistics
     retry: RetryPolicy
@@ -62,30 +63,30 @@ class Submitter:
         seconds: float,
         *,
         observer: SubmissionObserver | None = None,
-        warner: Warner | None = None,
+        call_site: CallSite | None = None,
     ) -> Submission:
-        """Start to submit an edit.
+        """Start the submission of an edit.
 
         Args:
             request: The edit.
-            seconds: Its deadline, counted from when it has a slot.
+            seconds: The edit's deadline in seconds, counted from when its slot is taken.
             observer: Called before and after each attempt.
-            warner: Issues warnings; by default they point at the user's line that runs now.
+            call_site: The line of the user's code at which warnings point; by default the running one.
 
         Raises:
             InvalidEditError: If text would be cut off, and the session is strict.
             SessionClosedError: If the session is closed.
         """
         cut, uploads = request.silently_cut(), url_uploads(request.images)
-        if warner is None and (cut or uploads is None):
-            warner = Warner.of_caller()
+        if call_site is None and (cut or uploads is None):
+            call_site = CallSite.of_caller()
         if cut and self.strict:
             raise InvalidEditError("; ".join(cut))
-        if warner is not None:
+        if call_site is not None:
             for sentence in cut:
-                warner.warn(sentence)
-        submission = Submission(self, request, seconds, observer, warner, cut, uploads)
-        submission.task = task = self.crew.spawn(submission.run())
+                call_site.warn(sentence)
+        submission = Submission(self, request, seconds, observer, call_site, cut, uploads)
+        submission.task = task = self.background.spawn(submission.run())
         self._under_way[task] = submission
         task.add_done_callback(self._ended)
         return submission
@@ -96,7 +97,7 @@ class Submitter:
     async def finish_sent(self, grace: float) -> None:
         """Wait up to ``grace`` seconds for the replies to submissions that were sent whole.
 
-        A reply that has begun by then is used as far as it came: it may hold the task's id.
+        If only a part of a reply has arrived by then, that part is used, because it may contain the task's id.
         """
         sent = {task: submission for task, submission in self._under_way.items() if submission.sent_whole}
         if not sent:

@@ -1,4 +1,4 @@
-"""A task at the service, as users hold it, waiters await it, and the poller schedules it."""
+"""A task at the service: users await it, and the poller checks it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 
 def require_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Refuse a call from another event loop than the session's.
+    """Check that the session's event loop is the running one.
 
     Raises:
-        SessionClosedError: If another event loop runs.
+        SessionClosedError: If another event loop is running.
     """
     if asyncio.get_running_loop() is not loop:
-        raise SessionClosedError("this session was opened on another event loop: open one in each")
+        raise SessionClosedError("this session was opened on another event loop: open one session in each")
 
 
-class Demand:
-    """Counts the calls that wait for something of a session, so that closing can wait for them.
+class ActiveCalls:
+    """Counts the calls that wait for a session, so that closing the session can wait for them.
 
     Attributes:
-        count: The number of such calls.
-        none_left: Set whenever the last of them is over.
+        count: The number of waiting calls.
+        none_left: Set whenever the last waiting call ends.
     """
 
     def __init__(self) -> None:
@@ -42,11 +42,11 @@ class Demand:
         self.none_left: asyncio.Event = asyncio.Event()
 
     def enter(self) -> None:
-        """Count a call that begins to wait."""
+        """Record that a call begins to wait."""
         self.count += 1
 
     def leave(self) -> None:
-        """Count a call that no longer waits."""
+        """Record that a call no longer waits."""
         self.count -= 1
         if not self.count:
             self.none_left.set()
@@ -60,20 +60,23 @@ class Demand:
 
 @attrs.define(kw_only=True, eq=False, repr=False)
 class EditTask(ScheduledTask):
-    """A task at the service, and the wait for it.
+    """A task at the service.
 
-    ``await task`` returns its :class:`EditResult`, to any number of waiters. A waiter that is cancelled or times out
-    does not affect the others. Awaiting raises :class:`EditFailedError` if the task failed,
-    :class:`DeadlineExceededError` if the edit's deadline passed, :class:`EditCancelledError` after :meth:`cancel`,
-    :class:`SessionClosedError` if the session was closed meanwhile or runs on another event loop, and the service's
-    error if it refuses to tell.
+    ``await task`` returns its :class:`EditResult`. Any number of callers may await a task. A cancellation or timeout of
+    one does not affect the others. Awaiting a task raises:
+
+    - :class:`EditFailedError` if the task failed;
+    - :class:`DeadlineExceededError` if the edit's deadline passed;
+    - :class:`EditCancelledError` after :meth:`cancel`;
+    - :class:`SessionClosedError` if the session was closed meanwhile, or runs on another event loop;
+    - another :class:`QwenEditError` if the service refuses to give the task's status.
 
     Attributes:
-        request: The edit's request; ``None`` for a task that was attached to.
-        notes: Changes made before sending (``fit=True``) and text that the service ignores, a sentence each.
-        snapshot: The task as the service last showed it.
-        queued: Seconds that the edit waited for its slot and its turn.
-        submitting: Seconds from there to the service's acceptance.
+        request: The edit's request; ``None`` for an attached task.
+        notes: A sentence for each change made before sending (``fit=True``), and for text that the service ignores.
+        snapshot: The service's newest answer about the task.
+        queued: The seconds that the edit waited for its slot and its turn.
+        submitting: The seconds from then to the service's acceptance.
         outcome: The result or error that ended the wait; ``None`` until then.
     """
 
@@ -89,17 +92,17 @@ class EditTask(ScheduledTask):
 
     @property
     def id(self) -> str:
-        """The service's name for the task; ``session.attach(id)`` waits for it again, at any later time."""
+        """The task's id. ``session.attach(id)`` gets the task's result at any later time."""
         return self.task_id
 
     @property
     def status(self) -> TaskStatus:
-        """The status of the task, as the service last showed it."""
+        """The task's status in the service's newest answer."""
         return self.snapshot.status
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody waits for the task at the moment."""
+        """Whether anything awaits the task now."""
         return any(not waiter.done() for waiter in self._waiters)
 
     def done(self) -> bool:
@@ -107,32 +110,33 @@ class EditTask(ScheduledTask):
         return self.outcome is not None
 
     def cancel(self) -> None:
-        """Give the task up: its slot is free and its checks stop at once, and whoever awaits it gets an error.
+        """Stop watching the task and free its slot. Callers that await it get :class:`EditCancelledError`.
 
-        The protocol has no cancel: at the service the task runs on and is charged.
+        The service can't cancel tasks, so the task runs on and is charged.
 
         Raises:
             SessionClosedError: If the session runs on another event loop.
         """
         if not self.done():
             require_loop(self._poller.loop)
-            message = f"task {self.id} was given up, and runs on at the service: session.attach({self.id!r})"
-            self._poller.give_up(self, EditCancelledError(message, task_id=self.id))
+            message = f"task {self.id} was given up, but runs on at the service"
+            hint = f"session.attach({self.id!r}) gets its result"
+            self._poller.give_up(self, EditCancelledError(message, hint=hint, task_id=self.id))
 
     def give_up(self) -> None:
-        """Cancel the task if nobody waits for it; remember it if its result came too late for its caller."""
+        """Cancel the task if nobody awaits it. If it has already ended, remember that nobody fetched its result."""
         if self.done():
-            self._poller.unclaimed(self.id)
+            self._poller.remember_unclaimed(self.id)
         elif not self.awaited:
             self.cancel()
 
     async def updates(self) -> AsyncIterator[TaskSnapshot]:
-        """Yield the latest snapshot, and then every change that a status check finds, up to the last.
+        """Yield the newest snapshot, and then a snapshot for each change until the task ends.
 
-        A slow loop gets the newest snapshot, not all that it missed.
+        A slow loop misses snapshots between two of its steps.
 
         Raises:
-            QwenEditError: As ``await task`` does, except that a failed task simply ends with that snapshot.
+            QwenEditError: As ``await task`` does. If the task failed, though, the loop ends with that snapshot.
         """
         shown: TaskSnapshot | None = None
         while True:
@@ -147,13 +151,13 @@ class EditTask(ScheduledTask):
                 await self._change()
 
     def show(self, snapshot: TaskSnapshot) -> None:
-        """Take in an answer that does not end the wait."""
+        """Record an answer that does not end the wait."""
         if snapshot != self.snapshot:
             self.snapshot = snapshot
             self._wake()
 
     def end(self, outcome: EditResult | BaseException) -> None:
-        """Take in the outcome, give the slot back, and wake all waiters."""
+        """Record the outcome, release the slot, and wake all waiters."""
         self.outcome = outcome
         if self._slot is not None:
             self._slot.release()
@@ -187,7 +191,7 @@ class EditTask(ScheduledTask):
     async def _change(self) -> None:
         require_loop(self._poller.loop)
         waiter = self.join()
-        with self._poller.demand:
+        with self._poller.active_calls:
             try:
                 await waiter
             finally:
@@ -200,14 +204,23 @@ class EditTask(ScheduledTask):
                 waiter.set_result(None)
 
 
-def give_up(task: EditTask) -> str:
-    """Give up a cancelled edit's task, unless others wait for it; returns a sentence that says where its result is."""
+def abandon(task: EditTask) -> str:
+    """Give up the task of a cancelled edit, unless others await it. Return a sentence about its result."""
     note = f"task {task.id} runs on at the service: session.attach({task.id!r}) gets its result"
     log.warning("an edit was cancelled: %s", note)
     task.give_up()
     return note
 
 
+def closed_error(task_id: str) -> SessionClosedError:
+    """Return the error for a task whose session was closed before the task ended."""
+    return SessionClosedError(
+        f"the session was closed before task {task_id} ended",
+        hint=f"it runs on: session.attach({task_id!r})",
+        task_id=task_id,
+    )
+
+
 def ending(outcome: EditResult | BaseException) -> EditResult | BaseException:
-    """Return an outcome for one waiter: each gets an error of its own, with a traceback of its own."""
+    """Return an outcome for one waiter. An error is copied, so that each waiter has its own traceback."""
     return outcome.for_task(outcome.task_id) if isinstance(outcome, QwenEditError) else outcome

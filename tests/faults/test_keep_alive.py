@@ -11,6 +11,7 @@ import socket
 import threading
 
 import pytest
+from jitter import NoJitter
 
 from qwen_edit_async import EditSession
 from qwen_edit_async.http.api import AiohttpTransport
@@ -59,9 +60,10 @@ class IdleCloser:
 
 
 @pytest.mark.parametrize("moment", ["before the edit", "before it is sent", "as it is sent"])
-async def test_a_submission_on_a_closed_connection_is_sent_again(moment, monkeypatch, no_backoff):
+async def test_a_submission_on_a_closed_connection_is_sent_again(moment, monkeypatch):
     service = await asyncio.to_thread(IdleCloser)
-    async with EditSession("sk-test", base_url=service.url, envelope="flat", max_retries=1) as session:
+    options = {"envelope": "flat", "max_retries": 1, "random": NoJitter()}
+    async with EditSession("sk-test", base_url=service.url, **options) as session:
         first = await session.submit("https://pictures.example/cat.png", "snow")
         first.cancel()
         if moment == "before the edit":

@@ -25,7 +25,7 @@ from qwen_edit_async.errors import (
 from qwen_edit_async.models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Call, Reply
 from qwen_edit_async.protocol.generation import GenerationProtocol
-from qwen_edit_async.scheduling.retry import Failure, judge_submission
+from qwen_edit_async.scheduling.retry import CallFailure, judge_submission
 from qwen_edit_async.session.results import EditResult
 
 
@@ -377,7 +377,7 @@ def test_a_task_that_has_only_a_request_id_and_failed_is_a_task() -> None:
 def test_a_creation_reply_without_an_id_leaves_it_open_whether_a_task_exists(document: dict[str, object]) -> None:
     with pytest.raises(APIResponseError, match="without a task id") as caught:
         created(document)
-    assert judge_submission(caught.value) is Failure.UNCERTAIN
+    assert judge_submission(caught.value) is CallFailure.UNCERTAIN
     assert caught.value.body == json.dumps(document)
 
 
@@ -495,7 +495,7 @@ def test_a_server_error_inside_of_a_successful_reply_leaves_it_open_whether_a_ta
 ) -> None:
     with pytest.raises(InternalServerError) as caught:
         created(document)
-    assert judge_submission(caught.value) is Failure.UNCERTAIN
+    assert judge_submission(caught.value) is CallFailure.UNCERTAIN
 
 
 @pytest.mark.parametrize("document", [{}, {"status": None}, {"status": 5, "id": "a"}, {"progress": 0.5}], ids=repr)

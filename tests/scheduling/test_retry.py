@@ -32,14 +32,14 @@ from qwen_edit_async.errors import (
     SessionClosedError,
     SubmitUncertainError,
 )
-from qwen_edit_async.scheduling.retry import Failure, RetryPolicy, judge_check, judge_submission, pause_after
+from qwen_edit_async.scheduling.retry import CallFailure, RetryPolicy, judge_check, judge_submission, pause_after
 
 REFUSED, THROTTLED, UNCERTAIN, FATAL, FINAL = (
-    Failure.REFUSED,
-    Failure.THROTTLED,
-    Failure.UNCERTAIN,
-    Failure.FATAL,
-    Failure.FINAL,
+    CallFailure.REFUSED,
+    CallFailure.THROTTLED,
+    CallFailure.UNCERTAIN,
+    CallFailure.FATAL,
+    CallFailure.FINAL,
 )
 
 
@@ -108,14 +108,14 @@ def test_the_table_has_every_error_class() -> None:
 
 @every_decision
 def test_what_a_failed_submission_means(
-    error: QwenEditError, submission: Failure, young_check: Failure, check: Failure
+    error: QwenEditError, submission: CallFailure, young_check: CallFailure, check: CallFailure
 ) -> None:
     assert judge_submission(error) is submission
 
 
 @every_decision
 def test_what_a_failed_check_means(
-    error: QwenEditError, submission: Failure, young_check: Failure, check: Failure
+    error: QwenEditError, submission: CallFailure, young_check: CallFailure, check: CallFailure
 ) -> None:
     assert judge_check(error, in_grace=True) is young_check
     assert judge_check(error, in_grace=False) is check

@@ -24,7 +24,7 @@ from qwen_edit_async.errors import (
 )
 from qwen_edit_async.models import TaskFailure, TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.policies import FixedInterval, PolledTask
-from qwen_edit_async.scheduling.retry import Failure
+from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.scheduling.schedule import (
     CHECK_RETRY,
     LAST_CHECK_GRACE,
@@ -154,12 +154,12 @@ def test_tidying_up_loses_nothing_and_keeps_the_order() -> None:
     assert popped == [*sorted(range(10), key=lambda item: (item * 7) % 10), None]
 
 
-ERRORS: list[tuple[QwenEditError, Failure, Failure]] = [
-    (APIConnectionError("m"), Failure.REFUSED, Failure.REFUSED),
-    (RateLimitError("m", status_code=429), Failure.THROTTLED, Failure.THROTTLED),
-    (NotFoundError("m", status_code=404), Failure.REFUSED, Failure.FINAL),
-    (AuthenticationError("m", status_code=401), Failure.FATAL, Failure.FATAL),
-    (BadRequestError("m", status_code=400), Failure.FINAL, Failure.FINAL),
+ERRORS: list[tuple[QwenEditError, CallFailure, CallFailure]] = [
+    (APIConnectionError("m"), CallFailure.REFUSED, CallFailure.REFUSED),
+    (RateLimitError("m", status_code=429), CallFailure.THROTTLED, CallFailure.THROTTLED),
+    (NotFoundError("m", status_code=404), CallFailure.REFUSED, CallFailure.FINAL),
+    (AuthenticationError("m", status_code=401), CallFailure.FATAL, CallFailure.FATAL),
+    (BadRequestError("m", status_code=400), CallFailure.FINAL, CallFailure.FINAL),
 ]
 
 quarters = st.integers(0, 400).map(lambda count: count / 4)
@@ -254,21 +254,21 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.checks)
     @rule(data=st.data(), failure=st.sampled_from(ERRORS), draw=st.sampled_from([0.0, 0.5, 1.0]))
-    def fail(self, data: st.DataObject, failure: tuple[QwenEditError, Failure, Failure], draw: float) -> None:
+    def fail(self, data: st.DataObject, failure: tuple[QwenEditError, CallFailure, CallFailure], draw: float) -> None:
         task, sent_at = self.checks.pop(data.draw(st.integers(0, len(self.checks) - 1)))
         error, in_grace, afterwards = failure
         expected = self.watched.get(task)
         young = expected is not None and not task.attached and not expected.answers and self.now < task.since + 15
         verdict = self.schedule.failed(task, error, sent_at, self.now, draw)
         if expected is None:
-            assert verdict is not Failure.FINAL, "nobody waits to be told"
+            assert verdict is not CallFailure.FINAL, "nobody waits to be told"
             return
-        if task.attached and afterwards is Failure.FATAL:
-            afterwards = Failure.FINAL  # it may be another account's
+        if task.attached and afterwards is CallFailure.FATAL:
+            afterwards = CallFailure.FINAL  # it may be another account's
         assert verdict is (in_grace if young else afterwards)
-        if verdict is Failure.FINAL:
+        if verdict is CallFailure.FINAL:
             self.drop(task)
-        elif verdict is not Failure.FATAL:
+        elif verdict is not CallFailure.FATAL:
             expected.failures += 1
             if sent_at >= task.deadline:
                 expected.due = self.now + draw * min(4.0, 2.0 ** (expected.failures - 1))
@@ -415,14 +415,14 @@ def test_checks_that_fail_back_off_and_an_answer_starts_anew() -> None:
 @pytest.mark.parametrize(
     ("attached", "checks", "now", "verdict"),
     [
-        (False, 0, 14.99, Failure.REFUSED),
-        (False, 0, 15.0, Failure.FINAL),
-        (False, 1, 1.0, Failure.FINAL),
-        (True, 0, 1.0, Failure.FINAL),
+        (False, 0, 14.99, CallFailure.REFUSED),
+        (False, 0, 15.0, CallFailure.FINAL),
+        (False, 1, 1.0, CallFailure.FINAL),
+        (True, 0, 1.0, CallFailure.FINAL),
     ],
 )
 def test_an_unknown_task_is_asked_for_again_only_while_it_is_young(
-    checks: int, now: float, verdict: Failure, *, attached: bool
+    checks: int, now: float, verdict: CallFailure, *, attached: bool
 ) -> None:
     schedule, policy = scheduled()
     task = a_task(attached=attached)
@@ -430,8 +430,8 @@ def test_an_unknown_task_is_asked_for_again_only_while_it_is_young(
     for _ in range(checks):
         schedule.answered(task, RUNNING, 0.5, 0.5)
     assert schedule.failed(task, NotFoundError("m", status_code=404), 0.0, now, 0.5) is verdict
-    assert len(schedule) == (verdict is Failure.REFUSED)
-    assert policy.ends == ([] if verdict is Failure.REFUSED else [(task, now, False)])
+    assert len(schedule) == (verdict is CallFailure.REFUSED)
+    assert policy.ends == ([] if verdict is CallFailure.REFUSED else [(task, now, False)])
 
 
 def test_a_fatal_failure_leaves_the_tasks_to_whoever_ends_the_session() -> None:
@@ -439,20 +439,22 @@ def test_a_fatal_failure_leaves_the_tasks_to_whoever_ends_the_session() -> None:
     task = a_task(deadline=50.0)
     schedule.add(task, 0.0)
     schedule.take_due(1.0)
-    assert schedule.failed(task, AuthenticationError("m", status_code=401), 0.0, 1.0, 0.5) is Failure.FATAL
+    assert schedule.failed(task, AuthenticationError("m", status_code=401), 0.0, 1.0, 0.5) is CallFailure.FATAL
     assert (len(schedule), schedule.next_event(), policy.ends) == (1, 50.0, [])
 
 
 @pytest.mark.parametrize(
     ("error", "verdict"),
     [
-        (BadRequestError("m", status_code=400), Failure.REFUSED),
-        (APIStatusError("m", status_code=410), Failure.REFUSED),
-        (RateLimitError("m", status_code=429), Failure.THROTTLED),
-        (AuthenticationError("m", status_code=401), Failure.FATAL),
+        (BadRequestError("m", status_code=400), CallFailure.REFUSED),
+        (APIStatusError("m", status_code=410), CallFailure.REFUSED),
+        (RateLimitError("m", status_code=429), CallFailure.THROTTLED),
+        (AuthenticationError("m", status_code=401), CallFailure.FATAL),
     ],
 )
-def test_a_failure_for_a_task_that_is_no_longer_watched_ends_nothing(error: QwenEditError, verdict: Failure) -> None:
+def test_a_failure_for_a_task_that_is_no_longer_watched_ends_nothing(
+    error: QwenEditError, verdict: CallFailure
+) -> None:
     schedule, policy = scheduled()
     task = a_task()
     schedule.add(task, 0.0)

@@ -304,15 +304,13 @@ async def given_up(session: MemorySession) -> str:
 async def test_a_deadline_claims_no_more_than_is_known():
     async with MemorySession(MemoryService(duration=1000.0), polling=FixedInterval(10.0)) as session:
         words = await given_up(session)
-    assert "was not found to have ended before its deadline (checks answered: 3); it may run on" in words
+    assert "the deadline passed before a check found task task-1 ended (checks answered: 3); it may run on" in words
 
 
 async def test_a_deadline_tells_that_a_pause_withheld_the_check():
     service = MemoryService(on_check=in_order(status(429, retry_after=1000)))
     async with MemorySession(service) as session:
-        assert "(checks answered: 0; the next was withheld by a pause that the service asked for)" in (
-            await given_up(session)
-        )
+        assert "(checks answered: 0; a pause that the service asked for delayed the next)" in (await given_up(session))
 
 
 async def test_under_a_low_ceiling_the_last_check_is_made_when_its_turn_comes():
@@ -414,7 +412,7 @@ async def test_an_unknown_status_counts_as_running_and_is_logged_once(caplog):
     async with MemorySession(service) as session:
         await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(3)))
     assert [record.message for record in caplog.records if "unknown status" in record.message] == [
-        "task task-1 has the unknown status 'Dreaming': counted as running"
+        "task task-1 has the unknown status 'Dreaming': it counts as running"
     ]
 
 
@@ -627,7 +625,7 @@ async def test_the_log_names_an_unknown_word_once(caplog):
         with pytest.raises(DeadlineExceededError):
             await session.edit(IMAGE, "snow")
     assert [record.getMessage() for record in caplog.records if "dreaming" in record.getMessage()] == [
-        "task task-1 has the unknown status 'dreaming': counted as running"
+        "task task-1 has the unknown status 'dreaming': it counts as running"
     ]
 
 

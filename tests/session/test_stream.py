@@ -135,9 +135,9 @@ async def test_what_is_no_iterable_raises_in_the_loop(session):
 async def test_a_stream_is_looped_over_once(session):
     stream = session.edit_many(requests(1))
     assert len([outcome async for outcome in stream]) == 1
-    with pytest.raises(RuntimeError, match="looped over once"):
+    with pytest.raises(RuntimeError, match="looped over only once"):
         aiter(stream)
-    with pytest.raises(RuntimeError, match="looped over once"):
+    with pytest.raises(RuntimeError, match="looped over only once"):
         await stream.__aenter__()
 
 
@@ -423,7 +423,7 @@ async def test_a_session_that_is_closed_while_the_loop_waits_ends_it(service):
 
     looping = asyncio.create_task(loop())
     await asyncio.sleep(5)
-    await session._close(cancel=True)
+    await session.__aexit__(asyncio.CancelledError, None, None)
     async with asyncio.timeout(1):
         await asyncio.wait([looping])
     error = looping.exception()

@@ -100,6 +100,24 @@ async def test_a_lost_reply_is_submitted_again_with_consent_and_that_is_counted_
     assert sum("submitting again" in record.message for record in caplog.records) == 2
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (status(503), "did not accept the last attempt"),
+        (status(429), "refused the last attempt for too many requests"),
+        (lost(), "may have accepted the last attempt"),
+    ],
+    ids=["refused", "throttled", "uncertain"],
+)
+async def test_the_log_says_in_a_sentence_why_an_edit_is_submitted_again(answer, reason, caplog):
+    caplog.set_level(logging.INFO, "qwen_edit_async")
+    service = MemoryService(on_submission=in_order(answer))
+    async with MemorySession(service, resubmit_uncertain=True) as session:
+        await session.edit(IMAGE, "snow")
+    (message,) = [record.message for record in caplog.records if "submitting again" in record.message]
+    assert message.startswith(f"submitting again (attempt 2): the service {reason}: ")
+
+
 async def test_consent_to_submit_again_has_an_end():
     service = MemoryService(on_submission=lambda _: lost())
     async with MemorySession(service, resubmit_uncertain=True, max_retries=2) as session:
@@ -527,7 +545,10 @@ async def test_the_change_of_envelope_is_logged_once(caplog):
     async with MemorySession(MemoryService(envelope="params"), envelope="auto") as session:
         await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(5)))
     assert [record.message for record in caplog.records] == [
-        f"the service takes {GenerationProtocol('params')}, not {GenerationProtocol('flat')}: it is used from now on"
+        (
+            f"the service accepts {GenerationProtocol('params')} instead of {GenerationProtocol('flat')}: "
+            "it is used from now on"
+        )
     ]
 
 
@@ -626,7 +647,7 @@ async def test_a_deadline_while_the_reply_is_pending_is_uncertain_and_the_id_is_
         assert (session.unfinished, session.statistics().uncertain) == ((), 1)
         await asyncio.sleep(30)
         assert session.unfinished == ("task-1",)
-    assert "task task-1 came of a submission that had been given up" in caplog.text
+    assert "a submission that was given up created task task-1" in caplog.text
     assert service.aborted == []
 
 

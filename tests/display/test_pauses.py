@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from qwen_edit_async.session.pauses import local_time_in
+from qwen_edit_async.display.cards import local_time_in
 
 
 def test_a_time_of_today_has_no_date() -> None:
