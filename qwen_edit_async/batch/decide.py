@@ -169,36 +169,36 @@ class Entry:
 def decide(entry: Entry | None, content: Content | None, consent: Consent) -> Action:
     """Return what a run does with an edit. An edit that has a task is never submitted again without consent.
 
+    An edit to be submitted is checked afterwards. If it can't be submitted, :func:`instead` replaces the decision.
+
     Args:
         entry: The edit in the journal; ``None`` for a new one.
         content: The row as it is now; ``None`` for an edit of the journal whose row was not read yet.
         consent: What the user allows.
     """
     if entry is None:
-        action = Action.SUBMIT
-    elif content is not None and content.digest and content.digest != entry.digest:
-        action = _changed(entry, consent)
-    else:
-        action = _unchanged(entry, consent if content is not None else Consent())
-    if action not in SENDS or content is None or content.problem is None:
-        return action
-    return Action.FAIL if entry is None or _is_unpaid(entry) else Action.REFUSE
+        return Action.SUBMIT
+    if content is None:
+        return _unchanged(entry, Consent())
+    if content.digest and content.digest != entry.digest:
+        return _changed(entry, consent)
+    return _unchanged(entry, consent)
 
 
-def refusal(content: Content, consent: Consent) -> InvalidEditError:
-    """Return why a row is refused: its own problem, or else that it was changed."""
-    if content.problem is not None:
-        return content.problem
+def instead(entry: Entry | None) -> Action:
+    """Return what a run does with an edit that it would submit, but can't."""
+    is_unpaid = entry is None or (entry.state in {State.PLANNED, State.FAILED} and entry.task_id is None)
+    return Action.FAIL if is_unpaid else Action.REFUSE
+
+
+def refusal(consent: Consent) -> InvalidEditError:
+    """Return why a changed row is refused."""
     return InvalidEditError(
         "the key is in the journal with another request",
         hint="its task is still under way, so run it again later"
         if consent.edit_changed
         else "edit it anew with edit_changed=True (--edit-changed), or give it another key or folder",
     )
-
-
-def _is_unpaid(entry: Entry) -> bool:
-    return entry.state in {State.PLANNED, State.FAILED} and entry.task_id is None
 
 
 def _unchanged(entry: Entry, consent: Consent) -> Action:

@@ -25,7 +25,7 @@ from qwen_edit_async.batch.sources import (
     table_folder,
 )
 from qwen_edit_async.batch.targets import Targets
-from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.errors import ConfigurationError, InvalidEditError
 from qwen_edit_async.images.kinds import BinaryReader, ImageInput, PillowImage, is_bare_base64, is_data_uri
 from qwen_edit_async.models import EditRequest, RequestInput
 from qwen_edit_async.text import quoted
@@ -171,3 +171,25 @@ class BatchInput:
             fit=self.fit,
             note=note,
         )
+
+
+class Claims:
+    """The requests of a list that a plan or a run has seen. The first request of a key has it."""
+
+    def __init__(self) -> None:
+        self._contents: dict[str, str] = {}
+
+    def identify(self, request: EditRequest) -> str:
+        """Return the identity of a request; empty if the same request was given before. Blocking.
+
+        Raises:
+            InvalidEditError: If a different request with the same key was given before.
+        """
+        identity = identify(request)
+        content = identify(attrs.evolve(request, key=None)) if request.key else identity
+        if identity not in self._contents:
+            self._contents[identity] = content
+            return identity
+        if self._contents[identity] != content:
+            raise InvalidEditError("the key is that of another request")
+        return ""

@@ -10,9 +10,10 @@ from typing import Any, Final, TypeVar
 import anyio
 import attrs
 
-from qwen_edit_async.batch.content import examine, identify, located
-from qwen_edit_async.batch.decide import SENDS, Action, Content, Entry, decide, refusal
+from qwen_edit_async.batch.content import examine, located
+from qwen_edit_async.batch.decide import SENDS, Action, Content, Entry, decide, instead, refusal
 from qwen_edit_async.batch.identity import describe, pictures_of, reason_of, stem_of
+from qwen_edit_async.batch.input import Claims
 from qwen_edit_async.batch.journal.rows import Draft
 from qwen_edit_async.batch.report import FailureGroup
 from qwen_edit_async.batch.row import Row
@@ -45,9 +46,9 @@ class Intake:
         self._run = run
         self._permits = asyncio.Semaphore(2 * run.session.max_in_flight + _SPARE_ROWS)
         self._rows: set[asyncio.Task[None]] = set()
+        self._claims = Claims()
         self._live: set[str] = set()
         self._resumed: set[int] = set()  # at most the edits that were in flight or unsaved when the last run ended
-        self._matched: set[int] = set()  # with consent to edit changed rows: the edits whose row this run has seen
         self._crash: BaseException | None = None
         self._refused: dict[str, FailureGroup] = {}
 
@@ -171,7 +172,13 @@ class Intake:
         if item.request is None:
             self._refuse(item.problem or "it is not an edit", item.label)
             return
-        identity = item.identity or await run.files.call(identify, item.request)
+        try:
+            identity = item.identity or await run.files.call(self._claims.identify, item.request)
+        except InvalidEditError as error:
+            self._refuse(reason_of(error, item.request), item.request.key or item.label)
+            return
+        if not identity:
+            return
         async with self._claimed(identity):
             await self._work_on(identity, located(item.request, run.given.folder))
 
@@ -194,36 +201,39 @@ class Intake:
         draft = _draft(identity, request, content)
         if entry is None:
             entry = await run.journal.plan(draft)
-        action = decide(entry, content, run.consent)
-        if action is Action.REPLACE and entry.number in self._matched:
-            content = attrs.evolve(content, problem=InvalidEditError("the key is that of another request"))
-            action = decide(entry, content, run.consent)
-        if action is Action.REPLACE:
-            entry = await run.journal.replace(entry.number, draft)
-        elif action is Action.REPLAN and content.digest != entry.digest:
-            await run.journal.redraft(entry.number, draft)
-            entry = attrs.evolve(entry, digest=draft.digest, stamp=draft.stamp, pictures=draft.pictures)
-        elif content.digest == entry.digest and content.stamp != entry.stamp:
+        if content.digest == entry.digest and content.stamp != entry.stamp:
             run.journal.restamp(entry.number, content.stamp)
-        if run.consent.edit_changed:
-            self._matched.add(entry.number)
+        action, problem = decide(entry, content, run.consent), None
         if action in SENDS:
             try:
+                if content.problem is not None:
+                    raise content.problem
+                entry = await self._redrafted(action, entry, draft)
                 await run.files.call(run.given.targets.existing, request, entry.name)
             except InvalidEditError as error:
-                content = attrs.evolve(content, problem=error)
-                action = decide(entry, content, run.consent)
-        await self._carry_out(action, entry, request, content)
+                action, problem = instead(entry), error
+        await self._carry_out(action, entry, request, problem)
 
-    async def _carry_out(self, action: Action, entry: Entry, request: EditRequest, content: Content) -> None:
+    async def _redrafted(self, action: Action, entry: Entry, draft: Draft) -> Entry:
+        """Return the edit to be submitted, after the journal has its request as it is now."""
+        if action is Action.REPLACE:
+            return await self._run.journal.replace(entry.number, draft)
+        if action is not Action.REPLAN or draft.digest == entry.digest:
+            return entry
+        await self._run.journal.redraft(entry.number, draft)
+        return attrs.evolve(entry, digest=draft.digest, stamp=draft.stamp, pictures=draft.pictures)
+
+    async def _carry_out(
+        self, action: Action, entry: Entry, request: EditRequest, problem: InvalidEditError | None
+    ) -> None:
         row = Row(entry, self._run)
         if action in {Action.REFUSE, Action.REPLACE_LATER}:
-            self._refuse(reason_of(refusal(content, self._run.consent), request), entry.key)
-        elif action is Action.FAIL and content.problem is not None:
-            await row.fail(content.problem, request)
+            self._refuse(reason_of(problem or refusal(self._run.consent), request), entry.key)
+        elif problem is not None:
+            await row.fail(problem, request)
         elif action in SENDS or (action is Action.VERIFY and entry.number not in self._resumed):
             await row.carry_out(action, request)
-        # Else it has a task, which was waited for before the first row was read, or nothing is left to do.
+        # Else its task was waited for before the first row was read, or nothing is left to do.
 
     def _refuse(self, reason: str, key: str) -> None:
         self._run.progress.failed += 1

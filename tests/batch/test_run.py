@@ -1446,3 +1446,19 @@ async def test_two_requests_of_one_key_do_not_replace_each_other_in_every_run(re
             assert (report.saved, report.refused) == (1, 1), report.text()
         assert emulator.statistics().tasks_created == 1
     assert report.failures[0].reason == "the key is that of another request"
+
+
+async def test_a_key_of_two_requests_is_the_first_ones_even_if_that_can_not_be_sent(requests, out, photo):
+    (second,) = requests(1)
+    first = attrs.evolve(second, images=(missing := photo.with_name("missing.png")))
+    batch = EditBatch([first, second], out)
+    async with service() as (emulator, session):
+        for _ in range(2):
+            plan = await batch.plan()
+            assert (plan.submit, plan.problem_count) == (0, 2)
+            report = await batch.run(session)
+            assert (report.failed, report.refused) == (1, 1), report.text()
+        assert emulator.statistics().tasks_created == 0
+        missing.write_bytes(OTHER_PHOTO)
+        assert ((await batch.plan()).submit, (await batch.run(session)).saved) == (1, 1)
+        assert emulator.statistics().tasks_created == 1
