@@ -89,7 +89,7 @@ class Action(enum.Enum):
     SUBMIT = "submit it"
     REPLAN = "take the row as it is now, and submit it"
     REPLACE = "keep the earlier result, and submit a new edit"
-    REPLACE_LATER = "wait for the task of the earlier row, then replace it"
+    REPLACE_LATER = "once its task has ended, keep its result, and submit a new edit"
     ATTACH = "wait for its task"
     DOWNLOAD = "download its pictures"
     VERIFY = "look at its files, and download a missing one"
@@ -98,8 +98,11 @@ class Action(enum.Enum):
     REFUSE = "leave the journal as it is, and report why"
 
 
-SENDS: Final = frozenset({Action.SUBMIT, Action.REPLAN, Action.REPLACE, Action.REPLACE_LATER})
-"""The actions that submit a row, so that its images have to be there."""
+SENDS: Final = frozenset({Action.SUBMIT, Action.REPLAN, Action.REPLACE})
+"""The actions that submit a row now, so that its images have to exist."""
+
+PAYS: Final = SENDS | {Action.REPLACE_LATER}
+"""The actions that lead to a new task, now or once another has ended. A plan counts them as submissions."""
 
 
 @attrs.frozen

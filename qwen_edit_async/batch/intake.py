@@ -218,7 +218,7 @@ class Intake:
         """Return the edit to be submitted, after the journal has its request as it is now."""
         if action is Action.REPLACE:
             return await self._run.journal.replace(entry.number, draft)
-        if action is not Action.REPLAN or draft.digest == entry.digest:
+        if draft.digest == entry.digest:
             return entry
         await self._run.journal.redraft(entry.number, draft)
         return attrs.evolve(entry, digest=draft.digest, stamp=draft.stamp, pictures=draft.pictures)
@@ -227,7 +227,7 @@ class Intake:
         self, action: Action, entry: Entry, request: EditRequest, problem: InvalidEditError | None
     ) -> None:
         row = Row(entry, self._run)
-        if action in {Action.REFUSE, Action.REPLACE_LATER}:
+        if action in {Action.REFUSE, Action.REPLACE_LATER}:  # this run has waited for the task in vain
             self._refuse(reason_of(problem or refusal(self._run.consent), request), entry.key)
         elif problem is not None:
             await row.fail(problem, request)

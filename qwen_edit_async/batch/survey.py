@@ -10,7 +10,7 @@ from typing import Any, Final
 import attrs
 
 from qwen_edit_async.batch.content import are_whole, examine, located
-from qwen_edit_async.batch.decide import SENDS, Action, Consent, Content, Entry, State, decide, instead, refusal
+from qwen_edit_async.batch.decide import PAYS, Action, Consent, Content, Entry, State, decide, instead, refusal
 from qwen_edit_async.batch.identity import allot, folded, reason_of, stem_of
 from qwen_edit_async.batch.input import BatchInput, Claims
 from qwen_edit_async.batch.journal.database import Store
@@ -105,8 +105,9 @@ class _Survey:
         entry = None if self.store is None else self.store.find(identity)
         content = Content() if entry is None else examine(request, entry)
         action, problem = decide(entry, content, self.options.consent), None
-        if action in SENDS:
-            name = self._name_of(request) if entry is None or action is Action.REPLACE else entry.name
+        if action in PAYS:
+            replaces = action in {Action.REPLACE, Action.REPLACE_LATER}
+            name = self._name_of(request) if entry is None or replaces else entry.name
             problem = content.problem or self._problem_of(request, name)
         self._count(action if problem is None else instead(entry), entry, request, problem)
 
@@ -114,7 +115,7 @@ class _Survey:
         self, action: Action, entry: Entry | None, request: EditRequest, problem: InvalidEditError | None
     ) -> None:
         tally = self.tally
-        if action in SENDS:
+        if action in PAYS:
             tally.submission(request.parameters)
         elif action in {Action.FAIL, Action.REFUSE}:
             raise problem or refusal(self.options.consent)

@@ -16,7 +16,7 @@ from qwen_edit_async import (
 from qwen_edit_async.batch.decide import (
     MOVES,
     ORIGINS,
-    SENDS,
+    PAYS,
     Action,
     Consent,
     Content,
@@ -122,7 +122,7 @@ def test_an_edit_that_has_a_task_or_may_have_one_is_submitted_with_consent_only(
     for known, content, consent in ALL:
         action = decide(known, content, consent)
         if known.task_id is not None or known.state in {State.UNCERTAIN, State.SUBMITTING}:
-            assert action not in SENDS or consent.edit_changed or consent.resubmit_uncertain
+            assert action not in PAYS or consent.edit_changed or consent.resubmit_uncertain
 
 
 def test_an_edit_that_can_not_be_submitted_fails_only_if_nothing_was_paid_for_it():
