@@ -60,7 +60,7 @@ class EditBatch:
             - an iterable, or async iterable, of :class:`EditRequest`, of mappings with their fields, or of images if
               there is an ``instruction``. It is read as room becomes free, so it may be a generator.
         out_dir: The folder for the pictures and the journal, made if it is missing. All relative paths are relative to
-            the working directory of the moment when the batch is made; ``~`` is the home folder.
+            the working directory at the time when the batch is made. ``~`` is the home folder.
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.
         recursive: Whether the folders of a folder are read as well. Links to folders, hidden folders, system folders
@@ -113,7 +113,7 @@ class EditBatch:
         if deadline is not None:
             check_positive(deadline, "deadline")
         here = os.getcwd()  # noqa: PTH109  # a str
-        folder = Path(here, os.path.expanduser(out_dir))  # noqa: PTH111  # which takes "~nobody" for an error
+        folder = Path(here, os.path.expanduser(out_dir))  # noqa: PTH111  # Path.expanduser raises for "~nobody"
         defaults = EditDefaults(instruction, parameters or EditParameters())
         self._input = BatchInput(requests, defaults, recursive, Targets(folder, overwrite), here)
         if strict and not self._input.repeatable:

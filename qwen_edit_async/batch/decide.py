@@ -15,8 +15,8 @@
 
        saved, failed, uncertain ──► replaced    the row was changed, and is edited anew with consent
 
-An edit is *submitting* from before its request can reach the service until the reply is known. A run that finds this
-state later can't know whether a task exists, so it calls the edit *uncertain*. An edit whose task the service does not
+An edit is *submitting* from just before its request is sent until the reply is known. A later run that finds this state
+can't know whether a task exists, so it calls the edit *uncertain*. An edit whose task the service does not
 know is uncertain too. It keeps the task's id, and each run asks again, because the wrong account may have been asked.
 Consent to repeat an uncertain edit is given to one run and ends with it.
 
@@ -72,9 +72,8 @@ MOVES: Mapping[State, frozenset[State]] = {
 }
 """The legal moves.
 
-A move from a state to itself records another attempt or problem. From *uncertain*, the move to *submitted* is a task id
-that came late, and the move to *planned* a rejection that came late. The moves from *uncertain* to later states are for
-a task that the service knows again.
+A move from a state to itself records another attempt or problem. A late task id takes an uncertain edit to *submitted*,
+and a late rejection takes it to *planned*. If the service knows its task again, it moves to that task's state.
 """
 
 ORIGINS: Mapping[State, tuple[State, ...]] = {
@@ -87,12 +86,12 @@ class Action(enum.Enum):
     """What a run does with an edit."""
 
     SUBMIT = "submit it"
-    REPLAN = "take the row as it is now, and submit it"
+    REPLAN = "journal its request as it is now, then submit it"
     REPLACE = "keep the earlier result, and submit a new edit"
     REPLACE_LATER = "once its task has ended, keep its result, and submit a new edit"
     ATTACH = "wait for its task"
     DOWNLOAD = "download its pictures"
-    VERIFY = "look at its files, and download a missing one"
+    VERIFY = "check its files, and download a missing or damaged one"
     LEAVE = "do nothing"
     FAIL = "journal why it can't be submitted; the next run tries again"
     REFUSE = "leave the journal as it is, and report why"
@@ -107,13 +106,13 @@ PAYS: Final = SENDS | {Action.REPLACE_LATER}
 
 @attrs.frozen
 class Content:
-    """What a row asks for now.
+    """The content of a row as it is now.
 
     Attributes:
         digest: The hash of its images' content, its instruction and its parameters. Empty if it was not needed, or if
             an image can't be read.
         stamp: The hash of its files' names, sizes and times; empty if an image is in memory.
-        problem: Why it can't be submitted.
+        problem: The error if an image can't be read.
     """
 
     digest: str = ""
@@ -123,11 +122,11 @@ class Content:
 
 @attrs.frozen(kw_only=True)
 class Consent:
-    """What the user allows a run to do.
+    """The payments that the user allows beyond one for each edit.
 
     Attributes:
-        resubmit_uncertain: Submit uncertain edits again, though both tasks may be charged.
-        edit_changed: Edit a changed row anew, though the earlier row was paid for.
+        resubmit_uncertain: Whether to submit uncertain edits again, though both tasks may be charged.
+        edit_changed: Whether to edit a changed row anew, though its earlier edit was paid for.
     """
 
     resubmit_uncertain: bool = False
@@ -139,9 +138,9 @@ class Entry:
     """An edit in the journal.
 
     Attributes:
-        number: The journal's number for it.
-        identity: The identity of its row.
-        key: Its name for people.
+        number: Its number in the journal.
+        identity: The identity of the row.
+        key: The name that users know it by.
         name: The stem of its files' names.
         digest: The hash of the row; empty if its images could not be read.
         stamp: The hash of its files' names, sizes and times; empty if an image is in memory.
@@ -249,7 +248,7 @@ def state_after(state: State, error: Exception) -> State:
             return State.COMPLETED
         case EditFailedError():
             return State.FAILED
-        case APIResponseError():  # completed, but no picture was named
+        case APIResponseError():  # completed, but the reply names no picture
             return State.COMPLETED
         case NotFoundError():
             return State.UNCERTAIN
@@ -258,7 +257,7 @@ def state_after(state: State, error: Exception) -> State:
 
 
 def lack_of_balance(error: Exception) -> InsufficientBalanceError | None:
-    """Return the error that every other edit would meet, if a task failed because the balance is too low (part B)."""
+    """Return an error for the whole run if a task failed because the account's balance is too low."""
     if not isinstance(error, EditFailedError) or error.code not in _BALANCE_CODES:
         return None
     return InsufficientBalanceError(error.message, status_code=_SUCCESS, code=error.code, task_id=error.task_id)

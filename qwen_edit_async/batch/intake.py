@@ -1,4 +1,4 @@
-"""Feeds the input of a run to rows, and keeps a bounded number of them at work."""
+"""Starts a row for each edit of a run, and limits the number of rows at work."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _GRACE: Final = 5.0
 
 
 class Intake:
-    """Reads rows, and keeps a bounded number of them at work.
+    """Starts rows, and limits the number of them at work.
 
     Args:
         run: The state that the rows share.
@@ -54,7 +54,7 @@ class Intake:
 
     @property
     def refused(self) -> list[FailureGroup]:
-        """The rows that the journal does not have, by reason."""
+        """The refused rows, grouped by reason."""
         return [*self._refused.values()]
 
     async def work(self, items: Iterable[Any] | AsyncIterable[Any]) -> None:
@@ -87,7 +87,7 @@ class Intake:
                     await self._feed_until_stopped(pull(items))
                 else:
                     await self._feed(pull(items), self._take)
-            except Exception as error:  # noqa: BLE001  # the input's own, raised when the rows before it are done
+            except Exception as error:  # noqa: BLE001  # an error of the input is raised when the rows before it are done
                 input_error = error
             while self._rows:
                 await asyncio.wait(self._rows)
@@ -113,7 +113,7 @@ class Intake:
                 row.add_done_callback(self._row_ended)
 
     async def _feed_until_stopped(self, items: AsyncGenerator[Any, None]) -> None:
-        """Take items that may never come. Once the run is stopped, nobody waits for them."""
+        """Work on items that may never come. A run that is stopped does not wait for them."""
         feeding = asyncio.create_task(self._feed(items, self._take))
         stopping = asyncio.create_task(self._until_stopped())
         try:
@@ -160,7 +160,7 @@ class Intake:
             last = entries[-1].number
 
     async def _resume(self, entry: Entry) -> None:
-        """Work on an edit of the journal that has a task, whether or not its row comes."""
+        """Work on an edit that has a task, even if the input no longer has its row."""
         async with self._claimed(entry.identity):
             await Row(entry, self._run).carry_out(decide(entry, None, self._run.consent))
             self._resumed.add(entry.number)
@@ -184,7 +184,7 @@ class Intake:
 
     @contextlib.asynccontextmanager
     async def _claimed(self, identity: str) -> AsyncGenerator[None, None]:
-        """Keep other rows from the same edit."""
+        """Wait until no other row works on an edit, and keep others from it."""
         while identity in self._live:
             await self._run.change()
         self._live.add(identity)

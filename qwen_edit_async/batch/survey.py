@@ -1,4 +1,4 @@
-"""Reads a batch's whole input, and its journal, before anything is sent. Blocking; it makes and changes no file."""
+"""Reads a batch's whole input, and its journal, before anything is sent. Blocking; it changes no file."""
 
 from __future__ import annotations
 
@@ -84,9 +84,7 @@ class _Survey:
             except InvalidEditError as error:
                 self.tally.problem(self._label(item), str(error), reason_of(error, item.request))
         if self._renamed:
-            self.tally.note(
-                f"{self._renamed} results get a number, since others have their name: such as {self._example}"
-            )
+            self.tally.note(f"{self._renamed} results get a number, because their names are taken: {self._example}")
         summary = JournalSummary() if self.store is None else self.store.summary()
         return self.tally.plan(str(self.given.targets.folder), summary)
 
