@@ -127,7 +127,6 @@ class EditBatch:
             deadline=deadline,
             gallery_limit=gallery_limit,
         )
-        self._service = ""  # set where the session's address is another one in each run: see the command line
         self._run: Run | None = None
 
     @property
@@ -178,7 +177,9 @@ class EditBatch:
         each = to_money(price, "price")
         return attrs.evolve(await make_plan(self._input.anew(fit=fit), self._options), price=each)
 
-    async def run(self, session: EditSession, *, on_plan: Callable[[BatchPlan], None] | None = None) -> BatchReport:
+    async def run(
+        self, session: EditSession, *, on_plan: Callable[[BatchPlan], None] | None = None, service: str = ""
+    ) -> BatchReport:
         """Do everything that is left to do.
 
         The folder is locked first. Folders, tables and data frames are then read once before anything is sent, so that
@@ -196,6 +197,8 @@ class EditBatch:
             session: The session that edits.
             on_plan: Called with the plan before anything is sent, if the input is read beforehand. An exception ends
                 the run. By default, bad rows are logged as warnings.
+            service: The name of the service that has the tasks; the session's address by default. Give a name if the
+                address is a different one in each run.
 
         Raises:
             ConfigurationError: If a folder, table or data frame can't be read, or lacks a column.
@@ -210,7 +213,7 @@ class EditBatch:
             raise JournalError(
                 f"{self._input.targets.folder} is being written by another run of this batch", hint="wait for its end"
             )
-        self._run = Run(session, self._input.anew(fit=session.fit), self._options, self._service)
+        self._run = Run(session, self._input.anew(fit=session.fit), self._options, service)
         return await self._run.work(on_plan)
 
 

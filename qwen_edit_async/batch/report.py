@@ -12,6 +12,8 @@ import cattrs
 
 from qwen_edit_async.text import visible
 
+PAGE_NAME: Final = "report.html"
+JSON_NAME: Final = "report.json"
 SHOWN_KEYS: Final = 5
 
 

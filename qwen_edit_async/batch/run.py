@@ -8,7 +8,6 @@ import functools
 import threading
 from collections.abc import AsyncIterable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final, cast
 
 import anyio
@@ -22,8 +21,8 @@ from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.intake import Intake
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
 from qwen_edit_async.batch.plan import BatchPlan
-from qwen_edit_async.batch.publish import JSON_NAME, PAGE_NAME, check_not_lost, publish
-from qwen_edit_async.batch.report import BatchReport, make_report
+from qwen_edit_async.batch.publish import publish
+from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport, make_report
 from qwen_edit_async.batch.state import BatchProgress, RunState
 from qwen_edit_async.batch.survey import SurveyOptions, survey
 from qwen_edit_async.errors import InvalidEditError, JournalError
@@ -65,7 +64,7 @@ class Run:
         session: The session that edits.
         given: The input, for this run alone.
         options: The options.
-        service: The service that the journal belongs to; empty for the session's address.
+        service: The name of the service that the journal belongs to; empty for the session's address.
 
     Attributes:
         report: The report, once the run has ended or was interrupted.
@@ -195,15 +194,10 @@ async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
     abandoned = threading.Event()
     looks = SurveyOptions(strict=options.strict, consent=options.consent)
     try:
-        plan = await asyncio.to_thread(_plan, given, given.targets.folder / JOURNAL_NAME, looks, abandoned)
+        plan = await asyncio.to_thread(survey, given, given.targets.folder / JOURNAL_NAME, looks, abandoned)
     finally:
         abandoned.set()
     return attrs.evolve(plan, max_cost=options.limits.max_cost, max_tasks=options.limits.max_tasks)
-
-
-def _plan(given: BatchInput, journal: Path, options: SurveyOptions, abandoned: threading.Event) -> BatchPlan:
-    check_not_lost(journal)
-    return survey(given, journal, options, abandoned)
 
 
 async def _close(files: Gatherer, journal: Journal) -> None:

@@ -14,6 +14,7 @@ from qwen_edit_async.batch.decide import PAYS, Action, Consent, Content, Entry, 
 from qwen_edit_async.batch.identity import allot, folded, reason_of, stem_of
 from qwen_edit_async.batch.input import BatchInput, Claims
 from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.journal.loss import check_not_lost
 from qwen_edit_async.batch.plan import BatchPlan, Tally
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.batch.sources import SourceItem
@@ -50,7 +51,7 @@ def survey(given: BatchInput, journal: Path, options: SurveyOptions, abandoned: 
 
     Raises:
         ConfigurationError: If the input can't be read.
-        JournalError: If there is a journal that can't be read.
+        JournalError: If there is a journal that can't be read, or if the journal of earlier runs is lost.
     """
     with contextlib.ExitStack() as stack:
         store = None
@@ -58,6 +59,8 @@ def survey(given: BatchInput, journal: Path, options: SurveyOptions, abandoned: 
             store = Store(journal, read_only=True)
             stack.callback(store.close)
         known = None if store is None or store.is_empty else store
+        if known is None:
+            check_not_lost(journal)
         return _Survey(given, known, options, abandoned).plan()
 
 

@@ -16,8 +16,8 @@ from qwen_edit_async.batch.decide import Entry, State
 from qwen_edit_async.batch.gather import Call, Gatherer
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.lock import RunLock
+from qwen_edit_async.batch.journal.loss import check_not_lost
 from qwen_edit_async.batch.journal.rows import Draft
-from qwen_edit_async.batch.publish import check_not_lost
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.errors import JournalError
 
