@@ -161,7 +161,7 @@ class Intake:
 
     async def _resume(self, entry: Entry) -> None:
         """Work on an edit that has a task, even if the input no longer has its row."""
-        async with self._claimed(entry.identity):
+        async with self._alone(entry.identity):
             await Row(entry, self._run).carry_out(decide(entry, None, self._run.consent))
             self._resumed.add(entry.number)
 
@@ -179,11 +179,11 @@ class Intake:
             return
         if not identity:
             return
-        async with self._claimed(identity):
+        async with self._alone(identity):
             await self._work_on(identity, located(item.request, run.given.folder))
 
     @contextlib.asynccontextmanager
-    async def _claimed(self, identity: str) -> AsyncGenerator[None, None]:
+    async def _alone(self, identity: str) -> AsyncGenerator[None, None]:
         """Wait until no other row works on an edit, and keep others from it."""
         while identity in self._live:
             await self._run.change()
@@ -227,7 +227,7 @@ class Intake:
         self, action: Action, entry: Entry, request: EditRequest, problem: InvalidEditError | None
     ) -> None:
         row = Row(entry, self._run)
-        if action in {Action.REFUSE, Action.REPLACE_LATER}:  # this run has waited for the task in vain
+        if action in {Action.REFUSE, Action.REPLACE_LATER}:  # its task did not end in this run
             self._refuse(reason_of(problem or refusal(self._run.consent), request), entry.key)
         elif problem is not None:
             await row.fail(problem, request)
