@@ -9,7 +9,7 @@
     row         one edit: submit, wait, save; each step is journalled before anything relies on it
     publish     report.html and report.json      targets   files that results may not replace
     content     hashes of images                 gather    calls on one thread, together
-    journal/    SQLite, and the lock             sources/  folders, tables, data frames
+    journal/    SQLite, the lock, the loss       sources/  folders, tables, data frames
     ------------------------------------------------------------------------------------------ pure below
     decide      states, legal moves, and what a run does with an edit
     identity    the identity of an edit, and the names of its files          signed    URLs without signatures

@@ -60,7 +60,7 @@ class EditBatch:
             - an iterable, or async iterable, of :class:`EditRequest`, of mappings with their fields, or of images if
               there is an ``instruction``. It is read as room becomes free, so it may be a generator.
         out_dir: The folder for the pictures and the journal, made if it is missing. All relative paths are relative to
-            the working directory of the moment when the batch is made; ``~`` is the home folder.
+            the working directory at the time when the batch is made. ``~`` is the home folder.
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.
         recursive: Whether the folders of a folder are read as well. Links to folders, hidden folders, system folders
@@ -114,7 +114,7 @@ class EditBatch:
         if deadline is not None:
             check_positive(deadline, "deadline")
         here = os.getcwd()  # noqa: PTH109  # a str
-        folder = Path(here, os.path.expanduser(out_dir))  # noqa: PTH111  # which takes "~nobody" for an error
+        folder = Path(here, os.path.expanduser(out_dir))  # noqa: PTH111  # Path.expanduser raises for "~nobody"
         defaults = EditDefaults(instruction, parameters or EditParameters())
         self._input = BatchInput(requests, defaults, recursive, Targets(folder, overwrite), here)
         if strict and not self._input.repeatable:
@@ -128,7 +128,6 @@ class EditBatch:
             deadline=deadline,
             gallery_limit=gallery_limit,
         )
-        self._service = ""  # set where the session's address is another one in each run: see the command line
         self._run: Run | None = None
 
     @property
@@ -179,7 +178,9 @@ class EditBatch:
         each = to_money(price, "price")
         return attrs.evolve(await make_plan(self._input.anew(fit=fit), self._options), price=each)
 
-    async def run(self, session: EditSession, *, on_plan: Callable[[BatchPlan], None] | None = None) -> BatchReport:
+    async def run(
+        self, session: EditSession, *, on_plan: Callable[[BatchPlan], None] | None = None, service: str = ""
+    ) -> BatchReport:
         """Do everything that is left to do.
 
         The folder is locked first. Folders, tables and data frames are then read once before anything is sent, so that
@@ -198,6 +199,8 @@ class EditBatch:
             session: The session that edits.
             on_plan: Called with the plan before anything is sent, if the input is read beforehand. An exception ends
                 the run. By default, bad rows are logged as warnings.
+            service: The name of the service that has the tasks; the session's address by default. Give a name if the
+                address is a different one in each run.
 
         Raises:
             ConfigurationError: If a folder, table or data frame can't be read, or lacks a column.
@@ -212,7 +215,7 @@ class EditBatch:
             raise JournalError(
                 f"{self._input.targets.folder} is being written by another run of this batch", hint="wait for its end"
             )
-        self._run = Run(session, self._input.anew(fit=session.fit), self._options, self._service)
+        self._run = Run(session, self._input.anew(fit=session.fit), self._options, service)
         return await self._run.work(on_plan)
 
 

@@ -27,7 +27,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 _PART_NAME: Final = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part", re.DOTALL)
 _PNG_END: Final = b"\0\0\0\0IEND\xae\x42\x60\x82"
 _TAIL_BYTES: Final = 4096
-"""The end of a PNG file is looked for here, because results with a few more bytes are kept."""
+"""The size of the tail that must hold the end of a PNG file. Results with a few extra bytes are kept."""
 
 
 def stamp(request: EditRequest) -> str:
@@ -39,7 +39,7 @@ def stamp(request: EditRequest) -> str:
 
 
 def identify(request: EditRequest, folder: str = "") -> str:
-    """Return the identity of a request. Images without a path or URL are read for it, if there is no key.
+    """Return the identity of a request. Images in memory are read for it, unless there is a key.
 
     Args:
         request: The request.
@@ -51,7 +51,7 @@ def identify(request: EditRequest, folder: str = "") -> str:
     for position, image in enumerate(request.images, 1):
         try:
             hashes.append(hash_image(image, image_name(image, position)) if image_locator(image) is None else "")
-        except InvalidEditError:  # the edit will fail for it
+        except InvalidEditError:  # the edit fails later, and names the reason
             hashes.append("")
     return identity_of(request, hashes, folder)
 
@@ -63,7 +63,7 @@ def located(request: EditRequest, folder: str) -> EditRequest:
 
 
 def examine(request: EditRequest, entry: Entry | None = None) -> Content:
-    """Return what a request asks for now. Its files are read only if they look different from the journal's."""
+    """Return the content of a request. Files are read only if their stamp differs from the journal's."""
     stamped = stamp(request)
     if entry is not None and stamped and stamped == entry.stamp:
         return Content(entry.digest, stamped)
@@ -86,7 +86,7 @@ def sweep(folder: Path, names: Iterable[str]) -> None:
 
 
 def are_whole(folder: Path, files: Sequence[tuple[str, int]]) -> bool:
-    """Return whether all saved pictures are there and have their sizes, and PNG files also have their end."""
+    """Return whether all saved pictures exist with their sizes, and PNG files with their end."""
     try:
         return bool(files) and all(_ends_well(folder / name, size) for name, size in files)
     except OSError:
@@ -114,7 +114,7 @@ def _stamp(image: Any) -> str | None:
     if path is None:
         return None
     status = os.stat(path)  # noqa: PTH116  # a str
-    # A tool that copies can set the time of the content, but not that of the last change (on Windows, of creation).
+    # A program can set the time of the last write, but not that of the last change (on Windows: of the creation).
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
@@ -131,7 +131,7 @@ def hash_image(image: Any, name: str) -> str:
         raise
     except FileNotFoundError:
         raise InvalidEditError(f"{name} does not exist") from None
-    except Exception as error:  # noqa: BLE001  # an object of another library raises what it likes
+    except Exception as error:  # noqa: BLE001  # an object of another library can raise anything
         reason = getattr(error, "strerror", None) or error
         raise InvalidEditError(f"{name} can't be read: {reason}") from None
     return digest.hexdigest()

@@ -15,8 +15,8 @@
 
        completed, saved, failed, uncertain ──► replaced    the row was changed, and is edited anew with consent
 
-An edit is *submitting* from before its request can reach the service until the reply is known. A run that finds this
-state later can't know whether a task exists, so it calls the edit *uncertain*. An edit whose task the service does not
+An edit is *submitting* from just before its request is sent until the reply is known. A later run that finds this state
+can't know whether a task exists, so it calls the edit *uncertain*. An edit whose task the service does not
 know is uncertain too. It keeps the task's id, and each run asks again, because the wrong account may have been asked.
 Consent to repeat an uncertain edit is given to one run and ends with it.
 
@@ -72,9 +72,8 @@ MOVES: Mapping[State, frozenset[State]] = {
 }
 """The legal moves.
 
-A move from a state to itself records another attempt or problem. From *uncertain*, the move to *submitted* is a task id
-that came late, and the move to *planned* a rejection that came late. The moves from *uncertain* to later states are for
-a task that the service knows again.
+A move from a state to itself records another attempt or problem. A late task id takes an uncertain edit to *submitted*,
+and a late rejection takes it to *planned*. If the service knows its task again, it moves to that task's state.
 """
 
 ORIGINS: Mapping[State, tuple[State, ...]] = {
@@ -87,30 +86,33 @@ class Action(enum.Enum):
     """What a run does with an edit."""
 
     SUBMIT = "submit it"
-    REPLAN = "take the row as it is now, and submit it"
+    REPLAN = "journal its request as it is now, then submit it"
     REPLACE = "keep the earlier result, and submit a new edit"
-    REPLACE_LATER = "wait for the task of the earlier row, then replace it"
+    REPLACE_LATER = "once its task has ended, keep its result, and submit a new edit"
     ATTACH = "wait for its task"
     DOWNLOAD = "download its pictures"
-    VERIFY = "look at its files, and download a missing one"
+    VERIFY = "check its files, and download a missing or damaged one"
     LEAVE = "do nothing"
     FAIL = "journal why it can't be submitted; the next run tries again"
     REFUSE = "leave the journal as it is, and report why"
 
 
-SENDS: Final = frozenset({Action.SUBMIT, Action.REPLAN, Action.REPLACE, Action.REPLACE_LATER})
-"""The actions that submit a row, so that its images have to be there."""
+SENDS: Final = frozenset({Action.SUBMIT, Action.REPLAN, Action.REPLACE})
+"""The actions that submit a row now, so that its images have to exist."""
+
+PAYS: Final = SENDS | {Action.REPLACE_LATER}
+"""The actions that lead to a new task, now or once another has ended. A plan counts them as submissions."""
 
 
 @attrs.frozen
 class Content:
-    """What a row asks for now.
+    """The content of a row as it is now.
 
     Attributes:
         digest: The hash of its images' content, its instruction and its parameters. Empty if it was not needed, or if
             an image can't be read.
         stamp: The hash of its files' names, sizes and times; empty if an image is in memory.
-        problem: Why it can't be submitted.
+        problem: The error if an image can't be read.
     """
 
     digest: str = ""
@@ -120,11 +122,11 @@ class Content:
 
 @attrs.frozen(kw_only=True)
 class Consent:
-    """What the user allows a run to do.
+    """The payments that the user allows beyond one for each edit.
 
     Attributes:
-        resubmit_uncertain: Submit uncertain edits again, though both tasks may be charged.
-        edit_changed: Edit a changed row anew, though the earlier row was paid for.
+        resubmit_uncertain: Whether to submit uncertain edits again, though both tasks may be charged.
+        edit_changed: Whether to edit a changed row anew, though its earlier edit was paid for.
     """
 
     resubmit_uncertain: bool = False
@@ -136,9 +138,9 @@ class Entry:
     """An edit in the journal.
 
     Attributes:
-        number: The journal's number for it.
-        identity: The identity of its row.
-        key: Its name for people.
+        number: Its number in the journal.
+        identity: The identity of the row.
+        key: The name that users know it by.
         name: The stem of its files' names.
         digest: The hash of the row; empty if its images could not be read.
         stamp: The hash of its files' names, sizes and times; empty if an image is in memory.
@@ -169,36 +171,36 @@ class Entry:
 def decide(entry: Entry | None, content: Content | None, consent: Consent) -> Action:
     """Return what a run does with an edit. An edit that has a task is never submitted again without consent.
 
+    An edit to be submitted is checked afterwards. If it can't be submitted, :func:`instead` replaces the decision.
+
     Args:
         entry: The edit in the journal; ``None`` for a new one.
         content: The row as it is now; ``None`` for an edit of the journal whose row was not read yet.
         consent: What the user allows.
     """
     if entry is None:
-        action = Action.SUBMIT
-    elif content is not None and content.digest and content.digest != entry.digest:
-        action = _changed(entry, consent)
-    else:
-        action = _unchanged(entry, consent if content is not None else Consent())
-    if action not in SENDS or content is None or content.problem is None:
-        return action
-    return Action.FAIL if entry is None or _is_unpaid(entry) else Action.REFUSE
+        return Action.SUBMIT
+    if content is None:
+        return _unchanged(entry, Consent())
+    if content.digest and content.digest != entry.digest:
+        return _changed(entry, consent)
+    return _unchanged(entry, consent)
 
 
-def refusal(content: Content, consent: Consent) -> InvalidEditError:
-    """Return why a row is refused: its own problem, or else that it was changed."""
-    if content.problem is not None:
-        return content.problem
+def instead(entry: Entry | None) -> Action:
+    """Return what a run does with an edit that it would submit, but can't."""
+    is_unpaid = entry is None or (entry.state in {State.PLANNED, State.FAILED} and entry.task_id is None)
+    return Action.FAIL if is_unpaid else Action.REFUSE
+
+
+def refusal(consent: Consent) -> InvalidEditError:
+    """Return why a changed row is refused."""
     return InvalidEditError(
         "the key is in the journal with another request",
         hint="its task is still under way, so run it again later"
         if consent.edit_changed
         else "edit it anew with edit_changed=True (--edit-changed), or give it another key or folder",
     )
-
-
-def _is_unpaid(entry: Entry) -> bool:
-    return entry.state in {State.PLANNED, State.FAILED} and entry.task_id is None
 
 
 def _unchanged(entry: Entry, consent: Consent) -> Action:
@@ -249,7 +251,7 @@ def state_after(state: State, error: Exception) -> State:
             return State.COMPLETED
         case EditFailedError():
             return State.FAILED
-        case APIResponseError():  # completed, but no picture was named
+        case APIResponseError():  # completed, but the reply names no picture
             return State.COMPLETED
         case NotFoundError():
             return State.UNCERTAIN
@@ -258,7 +260,7 @@ def state_after(state: State, error: Exception) -> State:
 
 
 def lack_of_balance(error: Exception) -> InsufficientBalanceError | None:
-    """Return the error that every other edit would meet, if a task failed because the balance is too low (part B)."""
+    """Return an error for the whole run if a task failed because the account's balance is too low."""
     if not isinstance(error, EditFailedError) or error.code not in _BALANCE_CODES:
         return None
     return InsufficientBalanceError(error.message, status_code=_SUCCESS, code=error.code, task_id=error.task_id)

@@ -1,7 +1,7 @@
-"""Blocking calls on one thread. Calls that come while the thread is busy are made together afterwards.
+"""Makes blocking calls on one thread. Calls that arrive while the thread is busy are made together afterwards.
 
-A hop to a thread and back costs more than most of these calls, and a transaction costs a sync of the disk. A thousand
-callers share one (group commit).
+A hop to a thread and back costs more than most of these calls, and a transaction costs a sync of the disk. Many callers
+share one of each (group commit).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Gatherer:
         await asyncio.shield(job)
 
     def _begin_soon(self) -> None:
-        """Wait at least for the calls that others ask for in this pass of the event loop."""
+        """Begin after this pass of the event loop at the earliest, so that other calls can join."""
         if self._patience:
             self._loop.call_later(self._patience, self._begin)
         else:
@@ -125,7 +125,7 @@ class Gatherer:
 def _outcome(call: Call) -> Any:
     try:
         return call()
-    except Exception as error:  # noqa: BLE001  # is raised where the call was asked for
+    except Exception as error:  # noqa: BLE001  # it is raised where the call is awaited
         return error
 
 

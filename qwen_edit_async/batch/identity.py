@@ -50,7 +50,7 @@ def identity_of(request: EditRequest, image_hashes: Sequence[str] = (), folder: 
 
 
 def storable(text: str) -> str:
-    """Return a text that UTF-8 can hold. A text with lone surrogates stays apart from others by a hash."""
+    """Return a text that UTF-8 can encode. A text with lone surrogates gets a hash, which keeps it unique."""
     stored = text.encode("utf-8", "replace").decode("utf-8")
     return text if stored == text else f"{stored}-{_hash(text)[:_IDENTITY_CHARACTERS]}"
 
@@ -73,7 +73,7 @@ def allot(stem: str, is_taken: Callable[[str], bool], numbers: dict[str, int]) -
     Args:
         stem: The name that is wanted.
         is_taken: Called with a folded name; returns whether another edit has it.
-        numbers: The last number of each folded stem, kept so that many edits of one stem cost no more than one.
+        numbers: The last number of each folded stem, so that no search begins again at 2.
     """
     wanted = folded(stem)
     if not is_taken(wanted):
@@ -86,7 +86,7 @@ def allot(stem: str, is_taken: Callable[[str], bool], numbers: dict[str, int]) -
 
 
 def folded(name: str) -> str:
-    """Return the form that is equal for names that some disk takes for one: case and composition are ignored."""
+    """Return a name without letter case and composition. Some file systems take names for one that are equal then."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
@@ -112,7 +112,7 @@ def content_hash(image_hashes: Sequence[str], request: EditRequest) -> str:
 
 
 def stamp_of(image_stamps: Sequence[str | None], request: EditRequest) -> str:
-    """Return :func:`content_hash` with cheap stamps instead of contents; empty if an image has none."""
+    """Return the :func:`content_hash` of cheap stamps instead of contents; empty if an image has no stamp."""
     return "" if None in image_stamps else content_hash([*map(str, image_stamps)], request)
 
 
@@ -132,7 +132,7 @@ def pictures_of(parameters: EditParameters) -> int:
 
 
 def reason_of(error: Exception, request: EditRequest | None = None) -> str:
-    """Return what failures of the same kind have in common: the error's summary, without the files of one edit."""
+    """Return the reason that failures of one kind share: the error's summary, without the file names of one edit."""
     if isinstance(error, OSError) and error.strerror:
         text = f"a file can't be written: {error.strerror}"
     else:

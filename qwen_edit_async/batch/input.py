@@ -25,7 +25,7 @@ from qwen_edit_async.batch.sources import (
     table_folder,
 )
 from qwen_edit_async.batch.targets import Targets
-from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.errors import ConfigurationError, InvalidEditError
 from qwen_edit_async.images.kinds import BinaryReader, ImageInput, PillowImage, is_bare_base64, is_data_uri
 from qwen_edit_async.models import EditRequest, RequestInput
 from qwen_edit_async.text import quoted
@@ -67,7 +67,7 @@ class BatchInput:
                 "the input is Base64 text: give a folder, a pattern, a table, or a list of requests"
             )
         if isinstance(self.source, str | os.PathLike):
-            self.source = os.path.expanduser(self.source)  # noqa: PTH111  # which takes "~nobody" for an error
+            self.source = os.path.expanduser(self.source)  # noqa: PTH111  # Path.expanduser raises for "~nobody"
         if self.described:
             return
         if not isinstance(self.source, Iterable | AsyncIterable) or isinstance(self.source, _SINGLE):
@@ -93,7 +93,7 @@ class BatchInput:
         return self.described or (isinstance(self.source, Iterable) and iter(self.source) is not self.source)
 
     def anew(self, *, fit: bool) -> BatchInput:
-        """Return the same input for another plan or run, which has seen nothing of it."""
+        """Return the same input, unread, for another plan or run."""
         targets = Targets(self.targets.folder, self.targets.overwrite)
         return BatchInput(self.source, self.defaults, self.recursive, targets, self.folder, fit)
 
@@ -124,9 +124,9 @@ class BatchInput:
             yield item
 
     async def feed(self, thread: Gatherer) -> AsyncGenerator[SourceItem, None]:
-        """Yield each row of a source after :meth:`survey`, read in pages on a thread.
+        """Yield each row of a source that :meth:`survey` has read before. Pages are read on a thread.
 
-        A row that the survey saw, and that is gone, comes at the end as a problem.
+        A row that has disappeared since comes at the end as a problem.
         """
         source, count, gone = cast("Source", self.source), 0, self._expected
         items = self._items(source, lambda _: None)
@@ -136,20 +136,20 @@ class BatchInput:
                     count += 1
                     gone.discard(item.identity)
                     yield item
-            # A row of a table that has gone bad meanwhile has no identity, but is still there.
+            # A row of a table that has become invalid meanwhile has no identity, but still exists.
             if gone and not (has_keys(source, self.folder) and count >= self._count):
                 for identity in sorted(gone):
-                    yield SourceItem(problem="it was there when the run began, and is gone", place=identity)
+                    yield SourceItem(problem="it has disappeared since the run began", place=identity)
         finally:
             thread.call(items.close)
 
     def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
-        """Yield each row with its identity. Equal rows of a table are numbered; a key that comes again is a problem."""
+        """Yield each row with its identity. Equal rows of a table get a number. A repeated key is a problem."""
         seen: dict[str, int] = {}
         folder = table_folder(source, self.folder)
         for item in self._read(source, note):
             request = item.request
-            if request is None or item.identity:  # a picture of a folder is found there once
+            if request is None or item.identity:  # a folder has each picture once
                 yield item
                 continue
             identity = identify(request, folder)
@@ -171,3 +171,25 @@ class BatchInput:
             fit=self.fit,
             note=note,
         )
+
+
+class Claims:
+    """The requests of a list that a plan or a run has seen. The first request of a key has it."""
+
+    def __init__(self) -> None:
+        self._contents: dict[str, str] = {}
+
+    def identify(self, request: EditRequest) -> str:
+        """Return the identity of a request; empty if the same request was given before. Blocking.
+
+        Raises:
+            InvalidEditError: If a different request with the same key was given before.
+        """
+        identity = identify(request)
+        content = identify(attrs.evolve(request, key=None)) if request.key else identity
+        if identity not in self._contents:
+            self._contents[identity] = content
+            return identity
+        if self._contents[identity] != content:
+            raise InvalidEditError("the key is that of another request")
+        return ""

@@ -1,4 +1,4 @@
-"""Feeds the input of a run to rows, and keeps a bounded number of them at work."""
+"""Starts a row for each edit of a run, and limits the number of rows at work."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any, Final, TypeVar
 import anyio
 import attrs
 
-from qwen_edit_async.batch.content import examine, identify, located
-from qwen_edit_async.batch.decide import SENDS, Action, Content, Entry, decide, refusal
+from qwen_edit_async.batch.content import examine, located
+from qwen_edit_async.batch.decide import SENDS, Action, Content, Entry, decide, instead, refusal
 from qwen_edit_async.batch.identity import describe, pictures_of, reason_of, stem_of
+from qwen_edit_async.batch.input import Claims
 from qwen_edit_async.batch.journal.rows import Draft
 from qwen_edit_async.batch.report import FailureGroup
 from qwen_edit_async.batch.row import Row
@@ -35,7 +36,7 @@ _GRACE: Final = 5.0
 
 
 class Intake:
-    """Reads rows, and keeps a bounded number of them at work.
+    """Starts rows, and limits the number of them at work.
 
     Args:
         run: The state that the rows share.
@@ -49,15 +50,15 @@ class Intake:
         self._run = run
         self._permits = asyncio.Semaphore(2 * run.session.max_in_flight + _SPARE_ROWS)
         self._rows: set[asyncio.Task[None]] = set()
+        self._claims = Claims()
         self._live: set[str] = set()
         self._resumed: set[int] = set()  # at most the edits that were in flight or unsaved when the last run ended
-        self._matched: set[int] = set()  # with consent to edit changed rows: the edits whose row this run has seen
         self._crash: BaseException | None = None
         self._refused: dict[str, FailureGroup] = {}
 
     @property
     def refused(self) -> list[FailureGroup]:
-        """The rows that the journal does not have, by reason."""
+        """The refused rows, grouped by reason."""
         return [*self._refused.values()]
 
     async def work(self, items: Iterable[Any] | AsyncIterable[Any]) -> None:
@@ -90,7 +91,7 @@ class Intake:
                     await self._feed_until_stopped(pull(items))
                 else:
                     await self._feed(pull(items), self._take)
-            except Exception as error:  # noqa: BLE001  # the input's own, raised when the rows before it are done
+            except Exception as error:  # noqa: BLE001  # an error of the input is raised when the rows before it are done
                 input_error = error
             while self._rows:
                 await asyncio.wait(self._rows)
@@ -116,7 +117,7 @@ class Intake:
                 row.add_done_callback(self._row_ended)
 
     async def _feed_until_stopped(self, items: AsyncGenerator[Any, None]) -> None:
-        """Take items that may never come. Once the run is stopped, nobody waits for them."""
+        """Work on items that may never come. A run that is stopped does not wait for them."""
         feeding = asyncio.create_task(self._feed(items, self._take))
         stopping = asyncio.create_task(self._until_stopped())
         try:
@@ -163,8 +164,8 @@ class Intake:
             last = entries[-1].number
 
     async def _resume(self, entry: Entry) -> None:
-        """Work on an edit of the journal that has a task, whether or not its row comes."""
-        async with self._claimed(entry.identity):
+        """Work on an edit that has a task, even if the input no longer has its row."""
+        async with self._alone(entry.identity):
             await Row(entry, self._run).carry_out(decide(entry, None, self._run.consent))
             self._resumed.add(entry.number)
 
@@ -175,13 +176,19 @@ class Intake:
         if item.request is None:
             self._refuse(item.problem or "it is not an edit", item.label)
             return
-        identity = item.identity or await run.files.call(identify, item.request)
-        async with self._claimed(identity):
+        try:
+            identity = item.identity or await run.files.call(self._claims.identify, item.request)
+        except InvalidEditError as error:
+            self._refuse(reason_of(error, item.request), item.request.key or item.label)
+            return
+        if not identity:
+            return
+        async with self._alone(identity):
             await self._work_on(identity, located(item.request, run.given.folder))
 
     @contextlib.asynccontextmanager
-    async def _claimed(self, identity: str) -> AsyncGenerator[None, None]:
-        """Keep other rows from the same edit."""
+    async def _alone(self, identity: str) -> AsyncGenerator[None, None]:
+        """Wait until no other row works on an edit, and keep others from it."""
         while identity in self._live:
             await self._run.change()
         self._live.add(identity)
@@ -198,37 +205,40 @@ class Intake:
         draft = _draft(identity, request, content)
         if entry is None:
             entry = await run.journal.plan(draft)
-        action = decide(entry, content, run.consent)
-        if action is Action.REPLACE and entry.number in self._matched:
-            content = attrs.evolve(content, problem=InvalidEditError("the key is that of another request"))
-            action = decide(entry, content, run.consent)
-        if action is Action.REPLACE:
-            entry = await run.journal.replace(entry.number, draft)
-        elif action is Action.REPLAN and content.digest != entry.digest:
-            await run.journal.redraft(entry.number, draft)
-            entry = attrs.evolve(entry, digest=draft.digest, stamp=draft.stamp, pictures=draft.pictures)
-        elif content.digest == entry.digest and content.stamp != entry.stamp:
+        if content.digest == entry.digest and content.stamp != entry.stamp:
             run.journal.restamp(entry.number, content.stamp)
-        if run.consent.edit_changed:
-            self._matched.add(entry.number)
+        action, problem = decide(entry, content, run.consent), None
         if action in SENDS:
             try:
+                if content.problem is not None:
+                    raise content.problem
+                entry = await self._redrafted(action, entry, draft)
                 await run.files.call(run.given.targets.existing, request, entry.name)
             except InvalidEditError as error:
-                content = attrs.evolve(content, problem=error)
-                action = decide(entry, content, run.consent)
-        await self._carry_out(action, entry, request, content)
+                action, problem = instead(entry), error
+        await self._carry_out(action, entry, request, problem)
 
-    async def _carry_out(self, action: Action, entry: Entry, request: EditRequest, content: Content) -> None:
+    async def _redrafted(self, action: Action, entry: Entry, draft: Draft) -> Entry:
+        """Return the edit to be submitted, after the journal has its request as it is now."""
+        if action is Action.REPLACE:
+            return await self._run.journal.replace(entry.number, draft)
+        if draft.digest == entry.digest:
+            return entry
+        await self._run.journal.redraft(entry.number, draft)
+        return attrs.evolve(entry, digest=draft.digest, stamp=draft.stamp, pictures=draft.pictures)
+
+    async def _carry_out(
+        self, action: Action, entry: Entry, request: EditRequest, problem: InvalidEditError | None
+    ) -> None:
         row = Row(entry, self._run)
-        if action in {Action.REFUSE, Action.REPLACE_LATER}:
+        if action in {Action.REFUSE, Action.REPLACE_LATER}:  # its task did not end in this run
             self.changed += 1
-            self._refuse(reason_of(refusal(content, self._run.consent), request), entry.key)
-        elif action is Action.FAIL and content.problem is not None:
-            await row.fail(content.problem, request)
+            self._refuse(reason_of(problem or refusal(self._run.consent), request), entry.key)
+        elif problem is not None:
+            await row.fail(problem, request)
         elif action in SENDS or (action is Action.VERIFY and entry.number not in self._resumed):
             await row.carry_out(action, request)
-        # Else it has a task, which was waited for before the first row was read, or nothing is left to do.
+        # Else its task was waited for before the first row was read, or nothing is left to do.
 
     def _refuse(self, reason: str, key: str) -> None:
         self._run.progress.failed += 1

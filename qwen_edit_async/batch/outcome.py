@@ -19,7 +19,7 @@ class BatchOutcome:
     """The outcome of an edit of a bulk run, so far.
 
     Attributes:
-        key: Its key in the batch; for an edit without one, the name of its files.
+        key: The key of the edit; without one, the name of its files.
         status: ``saved`` if all is done; ``failed`` or ``uncertain`` (a task may exist, and be charged); or its
             progress: ``planned``, ``submitting``, ``submitted``, ``completed`` (but its pictures are not saved); or
             ``replaced`` by an edit of its changed row.

@@ -46,28 +46,27 @@ class ParameterGroup:
 
 @attrs.frozen(kw_only=True)
 class BatchPlan:
-    """The plan of a bulk run, as far as it is known before anything is sent.
+    """The plan of a bulk run, made before anything is sent.
 
     Attributes:
         folder: The folder of the pictures and the journal.
         rows: Rows, pictures or requests that were read.
         submit: Edits that would be submitted, if the budget lasts.
         pictures: Pictures that these edits would make.
-        groups: These edits by their parameters, the most frequent first; of more than 20 kinds, the first 20.
-        attach: Edits that are in flight. The run waits for them, also if they are no longer in the input.
+        groups: These edits grouped by parameters, the most frequent first; at most 20 groups.
+        attach: Edits in flight. The run waits for them even if the input no longer has them.
         download: Completed edits whose pictures would be downloaded.
         saved: Edits of the input that are done.
         failed: Edits of the input whose task failed. They are not repeated.
         uncertain: Edits of the input that may have a task. They are repeated only with consent.
         problems: Up to 100 of the rows that can't be edited.
         problem_count: The number of these rows.
-        problem_groups: These rows by the kind of their problem, the most frequent first; of more than 100 kinds, the
-            first 100.
-        existing: Files of others that would be replaced (``overwrite``).
+        problem_groups: These rows grouped by kind of problem, the most frequent first; at most 100 groups.
+        existing: Existing files, not made by this batch, that would be replaced.
         existing_example: One of these files.
         notes: Remarks about the input.
         spent: The costs of the edits so far.
-        tasks: Tasks that were created so far, or may have been.
+        tasks: Tasks that were, or may have been, created so far.
         max_cost: The batch's limit.
         max_tasks: The batch's limit.
         price: The assumed price of a picture, in the account's currency.
@@ -119,10 +118,12 @@ class BatchPlan:
         return visible("\n".join([*lines, *self.problem_lines()]))
 
     def problem_lines(self, limit: int = _LISTED_PROBLEMS) -> list[str]:
-        """Return the rows that can't be edited, one line per kind, below a line that counts them; empty for none.
+        """Return a heading with the number of bad rows, then one line per kind of problem.
+
+        Return an empty list if there are none.
 
         Args:
-            limit: The most kinds to list.
+            limit: The maximum number of kinds.
         """
         if not self.problem_count:
             return []
@@ -151,7 +152,9 @@ class BatchPlan:
     def _limits(self) -> list[str]:
         limits = []
         if self.max_tasks is not None and self.tasks + self.submit > self.max_tasks:
-            limits.append(f"max_tasks={self.max_tasks} allows {max(self.max_tasks - self.tasks, 0)} of them")
+            limits.append(
+                f"max_tasks={self.max_tasks} allows only {max(self.max_tasks - self.tasks, 0)} of these submissions"
+            )
         if self.max_cost is not None and self.cost is not None and self.spent + self.cost > self.max_cost:
             limits.append(f"max_cost={self.max_cost} would end the run before that")
         return limits
@@ -167,7 +170,7 @@ class Tally:
         saved: Edits that are done.
         failed: Edits whose task failed.
         uncertain: Edits that may have a task.
-        existing: Files that are in the way.
+        existing: Existing files that would be replaced.
         existing_example: One of these files.
     """
 
@@ -187,7 +190,7 @@ class Tally:
     _notes: dict[str, None] = attrs.field(factory=dict)
 
     def problem(self, where: str, reason: str, kind: str) -> None:
-        """Count a row that can't be edited; its kind is the reason without the names of its files."""
+        """Count a row that can't be edited. Its kind is the reason without file names."""
         self._problem_count += 1
         if (group := self._kinds.get(kind)) is not None:
             keys = (*group.keys, where) if group.count < SHOWN_KEYS else group.keys
@@ -198,7 +201,7 @@ class Tally:
             self._problems.append(RowProblem(where, reason))
 
     def note(self, text: str) -> None:
-        """Keep a remark, once."""
+        """Keep a remark. A repeated one is kept once."""
         self._notes[text] = None
 
     def submission(self, parameters: EditParameters) -> None:

@@ -12,6 +12,8 @@ import cattrs
 
 from qwen_edit_async.text import visible
 
+PAGE_NAME: Final = "report.html"
+JSON_NAME: Final = "report.json"
 SHOWN_KEYS: Final = 5
 
 
@@ -28,7 +30,7 @@ class FailureGroup:
     """Edits that failed for the same reason.
 
     Attributes:
-        reason: The reason, without the names of one edit.
+        reason: The reason, without file names of one edit.
         count: The number of edits.
         keys: The keys of up to 50 of them.
     """
@@ -51,19 +53,19 @@ class JournalSummary:
     Attributes:
         planned: Edits that were not submitted yet, as far as the input was read.
         in_flight: Edits whose task has not been seen to end.
-        unsaved: Completed edits of which a picture is not saved.
+        unsaved: Completed edits with a picture that is not saved.
         saved: Edits that are done.
         failed: Edits that failed for good, or before they had a task.
         retryable: Failed edits that had no task: another run tries them again.
-        uncertain: Edits that may have a task, which nobody knows.
-        replaced: Edits that were replaced by one of their changed row.
+        uncertain: Edits that may have a task whose id is not known.
+        replaced: Edits that were replaced by a new edit of their changed row.
         pictures: Files of the edits that are done.
         short: Edits that are done with fewer pictures than were asked for.
         tasks: Tasks that were created, or may have been.
         cost: The costs that the service stated, in the account's currency; those of failed edits too.
         price: The highest known price of a picture.
         unpriced: Completed edits without a cost.
-        doubtful: Pictures of submissions that may have been charged, without a task that could tell.
+        doubtful: Pictures that may have been charged for, though no task id is known.
         queued: The time that edits waited for a slot of the session.
         running: The time from the service's acceptance to the answer that reported the end.
         lag: The upper bound of the time for which the end went unseen.
@@ -113,7 +115,7 @@ class BatchReport(JournalSummary):
         changed: Refused rows whose key is in the journal: their edits count already.
         rows: Rows or pictures of the input, bad ones too; 0 if they were not counted beforehand.
         stopped: The reason why the run ended before its input did; empty if it did not.
-        limit: ``"max_tasks"`` or ``"max_cost"`` if that ended it: a run with a higher one goes on.
+        limit: ``"max_tasks"`` or ``"max_cost"`` if that limit ended the run. A run with a higher one goes on.
         error: The error that stopped the run.
         gallery: The page with the pictures before and after; empty if it was not written.
         gallery_problem: The reason why the page could not be written.
@@ -142,7 +144,7 @@ class BatchReport(JournalSummary):
 
     @property
     def unread(self) -> int:
-        """The number of rows that the run did not come to."""
+        """The number of rows that the run did not reach."""
         return max(self.rows - self.total, 0) if self.stopped else 0
 
     @property
@@ -180,7 +182,7 @@ class BatchReport(JournalSummary):
         return visible("\n".join(lines))
 
     def figures(self) -> list[str]:
-        """Return the known times and counts of checks, a line each."""
+        """Return the known times and the number of checks, one line for each."""
         lines = [
             f"{name}: half within {value.p50:.1f} s, 95 % within {value.p95:.1f} s"
             for name, value in (("queued", self.queued), ("running", self.running), ("end unseen", self.lag))

@@ -130,7 +130,7 @@ class Row:
 
     @property
     def _is_doubtful(self) -> bool:
-        """Whether a task may exist already, of an earlier run or of an earlier attempt of this one."""
+        """Whether an earlier run or attempt may have created a task."""
         return self._uncertain or self._entry.state is State.UNCERTAIN
 
     @property
@@ -139,7 +139,7 @@ class Row:
         return self._entry.state in {State.COMPLETED, State.SAVED}
 
     def _retreat(self) -> None:
-        """Return to the state before this attempt, because the service has nothing of it."""
+        """Return to the state before this attempt, which created no task."""
         self._leave()
         if self._state not in {State.SUBMITTING, State.UNCERTAIN}:
             return
@@ -171,7 +171,7 @@ class Row:
                 task = await run.session.submit(request, deadline=run.deadline, observer=self)
             except JournalError:
                 raise
-            except Exception as error:  # noqa: BLE001  # whatever is wrong with one edit is journalled, and ends it alone
+            except Exception as error:  # noqa: BLE001  # an error of one edit is journalled, and ends no other
                 await self._not_submitted(error, request)
                 if self._uncertain or not isinstance(error, _StoppedError):
                     return
@@ -185,7 +185,7 @@ class Row:
         budget, pictures = self._run.budget, self._entry.pictures
         if isinstance(error, _ENDS_RUN):
             self._run.stop(error)
-        if self._state is State.SUBMITTED:  # accepted, in the moment in which the session was closed
+        if self._state is State.SUBMITTED:  # accepted while the session was closing
             budget.released(pictures, chargeable=True)
             await self._record(State.SUBMITTED, error, request)
             return
@@ -197,7 +197,7 @@ class Row:
             return
         budget.refused()
         budget.released(pictures, chargeable=False)
-        if not isinstance(error, (*_ENDS_RUN, _StoppedError)):  # which are not this edit's fault: it stays as it was
+        if not isinstance(error, (*_ENDS_RUN, _StoppedError)):  # those are not this edit's fault: it stays as it was
             await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error, request)
 
     async def _attach(self, task_id: str) -> None:
@@ -212,12 +212,12 @@ class Row:
             try:
                 result = await task
             finally:
-                self._leave()  # what comes next is done here, not at the service
+                self._leave()  # the service has done its part
         except asyncio.CancelledError:
             if not task.awaited:
                 task.cancel()
             raise
-        except Exception as error:  # noqa: BLE001  # whatever it is, the journal says where the edit stands now
+        except Exception as error:  # noqa: BLE001  # the journal gets the state of the edit after any error
             if (lack := lack_of_balance(error)) is not None:
                 run.stop(lack)
             elif isinstance(error, _ENDS_RUN):
@@ -280,7 +280,7 @@ class Row:
     def _count_failure(self, error: Exception) -> None:
         run = self._run
         run.progress.failed += 1
-        if not isinstance(error, InvalidEditError):  # of which a next run has as many: it would never come further
+        if not isinstance(error, InvalidEditError):  # the next run meets them again, and would never get past them
             run.budget.failed(unreachable=isinstance(error, APIConnectionError))
         run.news.set()
 
@@ -323,7 +323,7 @@ def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dic
 
 
 def _cost_columns(usage: Usage, cost: Decimal | None) -> dict[str, Any]:
-    if not usage.raw:  # the service says nothing: what an earlier run wrote down holds
+    if not usage.raw:  # the service says nothing, so the columns stay as they are
         return {}
     return {
         "usage": dict(usage.raw),
@@ -332,6 +332,6 @@ def _cost_columns(usage: Usage, cost: Decimal | None) -> dict[str, Any]:
 
 
 def _places_of(images: Sequence[OutputImage], asked: int) -> Sequence[int]:
-    """Return the numbers in the names of an edit's files: below the number of pictures that were asked for."""
+    """Return the number in the name of each file. It is below the number of pictures that were asked for."""
     places = [image.index for image in images[:asked]]
     return places if all(place < asked for place in places) else range(len(places))

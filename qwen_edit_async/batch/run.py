@@ -8,7 +8,6 @@ import functools
 import threading
 from collections.abc import AsyncIterable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final, cast
 
 import anyio
@@ -22,8 +21,8 @@ from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.intake import Intake
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
 from qwen_edit_async.batch.plan import BatchPlan
-from qwen_edit_async.batch.publish import JSON_NAME, PAGE_NAME, check_not_lost, publish
-from qwen_edit_async.batch.report import BatchReport, make_report
+from qwen_edit_async.batch.publish import publish
+from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport, make_report
 from qwen_edit_async.batch.state import BatchProgress, RunState
 from qwen_edit_async.batch.survey import SurveyOptions, survey
 from qwen_edit_async.errors import InvalidEditError, JournalError
@@ -35,16 +34,16 @@ from qwen_edit_async.session.shield import wait_shielded
 _LISTED_PROBLEMS: Final = 20
 
 _PREVIEW_SECONDS: Final = 60.0
-"""The time for small pictures at the end of a run; a pair takes 20 to 40 ms."""
+"""The time for thumbnails at the end of a run. A pair takes 20 to 40 ms."""
 
 _INTERRUPTED_SECONDS: Final = 3.0
-"""The same time after an interrupt, when somebody waits for the prompt."""
+"""The time for thumbnails after an interrupt, when the user waits for the prompt."""
 
 _CONCLUDING_SECONDS: Final = 10.0
 """The time for all reports after an interrupt, however slow the disk is."""
 
 _CLOSING_SECONDS: Final = 5.0
-"""The longest that a read from a disk that hangs may hold up the end of a run."""
+"""The longest that a hanging disk may delay the end of a run."""
 
 
 @attrs.frozen(kw_only=True)
@@ -63,13 +62,13 @@ class Run:
 
     Args:
         session: The session that edits.
-        given: The input, of which no other run or plan knows.
+        given: The input, for this run alone.
         options: The options.
-        service: The service that the journal belongs to; empty for the session's address.
+        service: The name of the service that the journal belongs to; empty for the session's address.
 
     Attributes:
         report: The report, once the run has ended or was interrupted.
-        active: Whether the run has not ended.
+        active: Whether the run is going on.
     """
 
     def __init__(self, session: EditSession, given: BatchInput, options: RunOptions, service: str) -> None:
@@ -145,7 +144,7 @@ class Run:
                 await intake.work(cast("Iterable[Any] | AsyncIterable[Any]", self._given.source))
         except (Exception, asyncio.CancelledError) as error:
             with (
-                contextlib.suppress(JournalError),  # which ends the run then
+                contextlib.suppress(JournalError),  # the first error counts
                 anyio.move_on_after(_CONCLUDING_SECONDS, shield=True),
             ):
                 stopped = str(error) or "the run was interrupted"
@@ -183,7 +182,7 @@ class Run:
 
 
 async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
-    """Return what a run would do; it makes and changes no file.
+    """Return what a run would do, without changing a file.
 
     Args:
         given: The input.
@@ -196,15 +195,10 @@ async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
     abandoned = threading.Event()
     looks = SurveyOptions(strict=options.strict, consent=options.consent)
     try:
-        plan = await asyncio.to_thread(_plan, given, given.targets.folder / JOURNAL_NAME, looks, abandoned)
+        plan = await asyncio.to_thread(survey, given, given.targets.folder / JOURNAL_NAME, looks, abandoned)
     finally:
         abandoned.set()
     return attrs.evolve(plan, max_cost=options.limits.max_cost, max_tasks=options.limits.max_tasks)
-
-
-def _plan(given: BatchInput, journal: Path, options: SurveyOptions, abandoned: threading.Event) -> BatchPlan:
-    check_not_lost(journal)
-    return survey(given, journal, options, abandoned)
 
 
 async def _close(files: Gatherer, journal: Journal) -> None:

@@ -83,6 +83,6 @@ class RunState:
         self.news.set()
 
     async def change(self) -> None:
-        """Wait until something has changed."""
+        """Wait until an edit's state or the budget has changed."""
         self.news.clear()
         await self.news.wait()

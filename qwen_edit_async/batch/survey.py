@@ -1,4 +1,4 @@
-"""Reads a batch's whole input, and its journal, before anything is sent. Blocking; it makes and changes no file."""
+"""Reads a batch's whole input, and its journal, before anything is sent. Blocking; it changes no file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.content import are_whole, examine, identify, located, stamp
-from qwen_edit_async.batch.decide import SENDS, Action, Consent, Content, Entry, State, decide, refusal
-from qwen_edit_async.batch.identity import allot, describe, folded, reason_of, stem_of
-from qwen_edit_async.batch.input import BatchInput
+from qwen_edit_async.batch.content import are_whole, examine, located
+from qwen_edit_async.batch.decide import PAYS, Action, Consent, Content, Entry, State, decide, instead, refusal
+from qwen_edit_async.batch.identity import allot, folded, reason_of, stem_of
+from qwen_edit_async.batch.input import BatchInput, Claims
 from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.journal.loss import check_not_lost
 from qwen_edit_async.batch.plan import BatchPlan, Tally
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.batch.sources import SourceItem
@@ -50,7 +51,7 @@ def survey(given: BatchInput, journal: Path, options: SurveyOptions, abandoned: 
 
     Raises:
         ConfigurationError: If the input can't be read.
-        JournalError: If there is a journal that can't be read.
+        JournalError: If there is a journal that can't be read, or if the journal of earlier runs is lost.
     """
     with contextlib.ExitStack() as stack:
         store = None
@@ -58,6 +59,8 @@ def survey(given: BatchInput, journal: Path, options: SurveyOptions, abandoned: 
             store = Store(journal, read_only=True)
             stack.callback(store.close)
         known = None if store is None or store.is_empty else store
+        if known is None:
+            check_not_lost(journal)
         return _Survey(given, known, options, abandoned).plan()
 
 
@@ -68,7 +71,7 @@ class _Survey:
     options: SurveyOptions
     abandoned: threading.Event
     tally: Tally = attrs.field(factory=Tally)
-    _seen: dict[str, str] = attrs.field(factory=dict)
+    _claims: Claims = attrs.field(factory=Claims)
     _names: set[str] = attrs.field(factory=set)
     _numbers: dict[str, int] = attrs.field(factory=dict)
     _renamed: int = 0
@@ -84,9 +87,7 @@ class _Survey:
             except InvalidEditError as error:
                 self.tally.problem(self._label(item), str(error), reason_of(error, item.request))
         if self._renamed:
-            self.tally.note(
-                f"{self._renamed} results get a number, since others have their name: such as {self._example}"
-            )
+            self.tally.note(f"{self._renamed} results get a number, because their names are taken: {self._example}")
         summary = JournalSummary() if self.store is None else self.store.summary()
         return self.tally.plan(str(self.given.targets.folder), summary)
 
@@ -98,25 +99,27 @@ class _Survey:
     def _look_at(self, item: SourceItem) -> None:
         if item.request is None:
             raise InvalidEditError(item.problem or "it is not an edit")
-        identity = item.identity or identify(item.request)
-        request = located(item.request, self.given.folder)
-        if not self.given.described and self._is_repeated(identity, request):
+        identity = item.identity or self._claims.identify(item.request)
+        if not identity:
             return
+        request = located(item.request, self.given.folder)
         entry = None if self.store is None else self.store.find(identity)
         content = Content() if entry is None else examine(request, entry)
-        action = decide(entry, content, self.options.consent)
-        if action in SENDS:
-            name = self._name_of(request) if entry is None or action is Action.REPLACE else entry.name
-            content = attrs.evolve(content, problem=content.problem or self._problem_of(request, name))
-            action = decide(entry, content, self.options.consent)
-        self._count(action, entry, request, content)
+        action, problem = decide(entry, content, self.options.consent), None
+        if action in PAYS:
+            replaces = action in {Action.REPLACE, Action.REPLACE_LATER}
+            name = self._name_of(request) if entry is None or replaces else entry.name
+            problem = content.problem or self._problem_of(request, name)
+        self._count(action if problem is None else instead(entry), entry, request, problem)
 
-    def _count(self, action: Action, entry: Entry | None, request: EditRequest, content: Content) -> None:
+    def _count(
+        self, action: Action, entry: Entry | None, request: EditRequest, problem: InvalidEditError | None
+    ) -> None:
         tally = self.tally
-        if action in SENDS:
+        if action in PAYS:
             tally.submission(request.parameters)
         elif action in {Action.FAIL, Action.REFUSE}:
-            raise refusal(content, self.options.consent)
+            raise problem or refusal(self.options.consent)
         elif entry is None or entry.state in {State.SUBMITTED, State.COMPLETED}:
             return  # the journal's sums have them, and those that are no longer in the input
         elif action is Action.VERIFY and are_whole(self.given.targets.folder, entry.files):
@@ -127,18 +130,6 @@ class _Survey:
             tally.failed += 1
         else:
             tally.uncertain += 1
-
-    def _is_repeated(self, identity: str, request: EditRequest) -> bool:
-        """Return whether a request was given before.
-
-        Raises:
-            InvalidEditError: If another request has its key.
-        """
-        this = stamp(request) or examine(request).digest or describe(request)
-        first = self._seen.setdefault(identity, this)
-        if first == this:
-            return first is not this
-        raise InvalidEditError("the key is that of another request")
 
     def _name_of(self, request: EditRequest) -> str:
         """Return the name that the journal would allot."""

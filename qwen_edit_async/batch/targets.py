@@ -17,7 +17,7 @@ from qwen_edit_async.images.kinds import is_data_uri, is_url
 from qwen_edit_async.models import EditRequest
 
 _MAX_LINKS: Final = 40
-"""The number that Linux follows; more links are most likely a circle."""
+"""The number of links that Linux follows. More are most likely a circle."""
 
 
 @attrs.define(eq=False)
@@ -42,7 +42,7 @@ class Targets:
             yield item
 
     def existing(self, request: EditRequest, name: str) -> list[str]:
-        """Return the names of an edit's results that other files have.
+        """Return the names of an edit's results that existing files have.
 
         Args:
             request: The edit.
@@ -78,7 +78,7 @@ class Targets:
 
 
 def _hops(path: str) -> Iterator[str]:
-    """Yield a path and, for a link, each path that it leads over. Replacing one of them would replace the image."""
+    """Yield a path and, for a link, each path on the way to its file. Replacing any of them would replace the image."""
     with contextlib.suppress(OSError, ValueError):  # it is not a link, or not a path
         for _ in range(_MAX_LINKS):
             yield path

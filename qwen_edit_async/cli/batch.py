@@ -99,7 +99,7 @@ def batch(
     if options.dry_run:
         return _print_plan(edits, options.price, fit=submission.fit)
     run = Run(Screen(), connection or ConnectionOptions(), submission, options.concurrency, output)
-    return _BulkRun(run, edits)()
+    return _BulkRun(run, edits, _EMBEDDED if submission.emulator else "")()
 
 
 def _edits(  # noqa: PLR0917  # the command's own arguments
@@ -112,7 +112,7 @@ def _edits(  # noqa: PLR0917  # the command's own arguments
 ) -> EditBatch:
     from qwen_edit_async.batch import EditBatch  # noqa: PLC0415  # see the package's docstring
 
-    edits = EditBatch(
+    return EditBatch(
         source,
         output,
         instruction=instruction,
@@ -127,9 +127,6 @@ def _edits(  # noqa: PLR0917  # the command's own arguments
         overwrite=options.overwrite,
         edit_changed=options.edit_changed,
     )
-    if submission.emulator:
-        edits._service = _EMBEDDED  # noqa: SLF001  # our own
-    return edits
 
 
 def _print_plan(edits: EditBatch, price: Decimal | None, *, fit: bool) -> int:
@@ -141,8 +138,9 @@ def _print_plan(edits: EditBatch, price: Decimal | None, *, fit: bool) -> int:
 class _BulkRun:
     """A bulk run as people see it: its plan's problems, its progress, its report."""
 
-    def __init__(self, run: Run, edits: EditBatch) -> None:
+    def __init__(self, run: Run, edits: EditBatch, service: str) -> None:
         self._run = run
+        self._service = service
         self._screen = run.screen
         self._edits = edits
 
@@ -159,7 +157,7 @@ class _BulkRun:
         with bar.shown():
             refreshing = asyncio.create_task(self._refresh(bar, asyncio.current_task()))
             try:
-                report = await self._edits.run(session, on_plan=self._print_problems)
+                report = await self._edits.run(session, on_plan=self._print_problems, service=self._service)
             except asyncio.CancelledError:
                 self._run.journalled = self._edits.report is not None
                 raise

@@ -25,7 +25,7 @@ PLAN = BatchPlan(
     problem_groups=(FailureGroup(reason="n is 9", count=1, keys=("row 7",)),),
     existing=2,
     existing_example="a-0.png",
-    notes=("the edits make no use of: shop",),
+    notes=("columns that are not used: shop",),
     spent=Decimal("1.00"),
     tasks=8,
     max_cost=Decimal("1.10"),
@@ -46,9 +46,9 @@ def test_a_plan_in_words():
         "  4 failed at the service, not repeated\n"
         "  5 uncertain: a task may exist; repeated only with consent (resubmit_uncertain)\n"
         "  2 files would be replaced, such as a-0.png\n"
-        "  note: max_tasks=10 allows 2 of them\n"
+        "  note: max_tasks=10 allows only 2 of these submissions\n"
         "  note: max_cost=1.10 would end the run before that\n"
-        "  note: the edits make no use of: shop\n"
+        "  note: columns that are not used: shop\n"
         "3 of 9 rows can't be edited:\n"
         "  row 7: n is 9\n"
         "  … and 2 more"

@@ -24,6 +24,7 @@ from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.journal.outcomes import PAGE
 from qwen_edit_async.batch.journal.rows import Draft
+from qwen_edit_async.batch.publish import publish
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.notebook import show_batch
 
@@ -213,10 +214,12 @@ async def test_who_cancels_again_does_not_wait_for_the_page(requests, out, block
     assert sorted(path.name for path in out.iterdir() if "report" in path.name) == []
 
 
-async def test_without_time_for_small_pictures_the_page_shows_the_files(requests, out, monkeypatch):
-    monkeypatch.setattr(_run, "_PREVIEW_SECONDS", -1.0)
+@pytest.mark.may_block("the page is written without a thread")
+async def test_without_time_for_small_pictures_the_page_shows_the_files(requests, out):
+    batch = EditBatch(requests(1), out)
     async with service() as session:
-        await EditBatch(requests(1), out).run(session)
+        report = await batch.run(session)
+    publish(report, batch.journal, limit=1, preview_seconds=-1.0, abandoned=threading.Event())
     (card,) = cards(out)
     assert THUMBNAIL not in card
     assert re.findall(r' src="(.*?)"', card) == ["./../photo.png", "./edit0-0.png"]

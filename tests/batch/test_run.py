@@ -38,7 +38,6 @@ from qwen_edit_async.batch import content as _content
 from qwen_edit_async.batch.journal import database as _store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async.batch.journal.lock import RunLock
-from qwen_edit_async.batch.row import Row
 from qwen_edit_async.cli.messages import shell_text
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.http.api import AiohttpTransport
@@ -1084,22 +1083,23 @@ async def test_the_intent_is_on_the_disk_before_the_request_is_sent(requests, ou
 
 @pytest.mark.may_block("the test looks into the journal in the middle of a call")
 async def test_results_are_on_the_disk_before_they_are_fetched_and_files_before_they_count(requests, out, monkeypatch):
-    seen = []
-    save, count = Downloader.save, Row._count_saved
+    fetched, counted = [], []
+    save = Downloader.save
 
     async def download(self, *arguments):
-        seen.append(states(out)["edit0"])
+        fetched.append(states(out)["edit0"])
         return await save(self, *arguments)
 
-    def counted(self, pictures):
-        seen.append(states(out)["edit0"])
-        count(self, pictures)
-
     monkeypatch.setattr(Downloader, "save", download)
-    monkeypatch.setattr(Row, "_count_saved", counted)
+    batch = EditBatch(requests(1), out)
     async with service() as (_, session):
-        assert (await EditBatch(requests(1), out).run(session)).ok
-    assert seen == ["completed", "saved"]
+        run = asyncio.create_task(batch.run(session))
+        while not run.done():
+            if batch.progress.saved and not counted:
+                counted.append(states(out)["edit0"])
+            await asyncio.sleep(0)
+        assert run.result().ok
+    assert (fetched, counted) == (["completed"], ["saved"])
 
 
 async def test_a_folder_that_can_not_be_written_to_stops_before_anything_is_spent(requests, tmp_path):
@@ -1357,18 +1357,15 @@ async def test_progress_can_be_seen_at_any_time(requests, out):
     assert batch.progress.cost == Decimal("0.0357") * 4
 
 
-async def test_no_more_edits_are_said_to_be_in_flight_than_may_be_at_the_service(requests, out, monkeypatch):
-    seen = []
-
-    def enter(self):
-        _enter(self)
-        seen.append(self._run.progress.in_flight)
-
-    _enter = Row._enter
-    monkeypatch.setattr(Row, "_enter", enter)
-    slow = Fault.slow(delay=0.2).on("download")
+async def test_no_more_edits_are_said_to_be_in_flight_than_may_be_at_the_service(requests, out):
+    batch, seen = EditBatch(requests(6), out), []
+    slow = Fault.slow(delay=0.1).on("download")
     async with service(slow, duration=0.02, max_in_flight=2) as (_, session):
-        assert (await EditBatch(requests(10), out).run(session)).ok
+        run = asyncio.create_task(batch.run(session))
+        while not run.done():
+            seen.append(batch.progress.in_flight)
+            await asyncio.sleep(0)
+        assert run.result().ok
     assert max(seen) == 2
 
 
@@ -1513,3 +1510,19 @@ async def test_two_requests_of_one_key_do_not_replace_each_other_in_every_run(re
             assert (report.saved, report.refused) == (1, 1), report.text()
         assert emulator.statistics().tasks_created == 1
     assert report.failures[0].reason == "the key is that of another request"
+
+
+async def test_a_key_of_two_requests_is_the_first_ones_even_if_that_can_not_be_sent(requests, out, photo):
+    (second,) = requests(1)
+    first = attrs.evolve(second, images=(missing := photo.with_name("missing.png")))
+    batch = EditBatch([first, second], out)
+    async with service() as (emulator, session):
+        for _ in range(2):
+            plan = await batch.plan()
+            assert (plan.submit, plan.problem_count) == (0, 2)
+            report = await batch.run(session)
+            assert (report.failed, report.refused) == (1, 1), report.text()
+        assert emulator.statistics().tasks_created == 0
+        missing.write_bytes(OTHER_PHOTO)
+        assert ((await batch.plan()).submit, (await batch.run(session)).saved) == (1, 1)
+        assert emulator.statistics().tasks_created == 1

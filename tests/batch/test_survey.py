@@ -591,9 +591,7 @@ async def test_pictures_that_are_gone_since_they_were_counted_are_failures(tmp_p
         report = await batch.run(session, on_plan=lambda _: None if when == "later" else delete())
     assert (report.saved, report.refused, report.ok) == (8, 2, False)
     [group] = report.failures
-    assert group == FailureGroup(
-        reason="it was there when the run began, and is gone", count=2, keys=("7.png", "8.png")
-    )
+    assert group == FailureGroup(reason="it has disappeared since the run began", count=2, keys=("7.png", "8.png"))
 
 
 @pytest.mark.may_block(reason="the callback writes the table anew")
@@ -602,7 +600,7 @@ async def test_rows_that_a_table_has_lost_since_they_were_counted_are_failures(p
     async with service() as (_, session):
         report = await EditBatch(path, out).run(session, on_plan=lambda _: table("a.png,snow,,", "b.png,,,"))
     assert (report.saved, report.ok) == (1, False)
-    (group,) = [each for each in report.failures if each.reason == "it was there when the run began, and is gone"]
+    (group,) = [each for each in report.failures if each.reason == "it has disappeared since the run began"]
     assert (group.keys[0].partition("-")[0], group.keys[1:]) == ("b", ("x",))
 
 

@@ -227,7 +227,7 @@ def test_pictures_with_the_same_name_get_different_names_and_a_note(photos, batc
     Image.new("RGB", (400, 400)).save(photos / "a.bmp")
     assert batch(photos / "a.*") == 0
     assert saved(out) == ["a-0.png", "a-2-0.png"]
-    assert "note: 1 results get a number, since others have their name: such as a-2 for a" in capsys.readouterr().err
+    assert "note: 1 results get a number, because their names are taken: a-2 for a" in capsys.readouterr().err
 
 
 def test_many_notes_of_one_kind_are_counted(tmp_path, batch, capsys, service):
@@ -424,7 +424,7 @@ def test_a_dry_run_needs_no_key_and_writes_nothing(table, batch, out, capsys, mo
     assert "4 rows read" in captured.out
     assert "  3 to submit: 4 pictures, about 0.12 at 0.03 a picture\n" in captured.out
     assert "1 of 4 rows can't be edited:\n  row 3: image 1 (" in captured.out
-    assert "note: the edits make no use of: shop" in captured.out
+    assert "note: columns that are not used: shop" in captured.out
     assert captured.err == ""
     assert not out.exists()
 

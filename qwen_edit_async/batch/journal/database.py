@@ -85,7 +85,7 @@ _REPLACE: Final = (
 )
 """An uncertain edit without a task counts as repeated from now on, because it may still be charged."""
 
-_INTERRUPTED: Final = "the run ended while the edit was submitted: a task may exist, and be charged"
+_INTERRUPTED: Final = "the run ended while the edit was being submitted: a task may exist, and be charged"
 
 
 def is_journal(connection: sqlite3.Connection, path: Path) -> bool:
@@ -165,7 +165,7 @@ class Store:
         return results
 
     def bind(self, service: str) -> None:
-        """Record whose tasks the journal has. Until it may have a task, it can change hands.
+        """Record the service whose tasks the journal has. It can be changed until a task may exist.
 
         Raises:
             JournalError: If it has tasks of another service.
@@ -265,7 +265,7 @@ class Store:
         self.move(number, State.SAVED, {"files": files, "reason": None, "problem": None})
 
     def recover(self) -> int:
-        """Call the edits uncertain that an earlier run was submitting when it ended. Return their number."""
+        """Mark the edits as uncertain that an earlier run was submitting when it ended. Return their number."""
         return self._connection.execute(
             "UPDATE edits SET state = 'uncertain', reason = ?, problem = ? WHERE state = 'submitting'",
             (_INTERRUPTED, _INTERRUPTED),
@@ -291,12 +291,14 @@ class Store:
 
     def _configure(self) -> None:
         mode = ""
-        with suppress(sqlite3.OperationalError):  # how some network drives say that they have no shared memory
+        with suppress(sqlite3.OperationalError):  # some network drives have no shared memory
             mode = self._one("PRAGMA journal_mode = WAL")
         if mode != "wal":
-            # Not DELETE: the file that PERSIST keeps tells readers between two transactions, too, that a run may go on.
+            # Not DELETE: PERSIST keeps a file, which shows readers between transactions that a run may be going on.
             self._one("PRAGMA journal_mode = PERSIST")
-            log.warning("%s is where SQLite can't keep a write-ahead log: the journal will be slower", self._path)
+            log.warning(
+                "%s: SQLite can't keep a write-ahead log on this file system, so the journal is slower", self._path
+            )
         # FULL: with WAL, NORMAL keeps the file consistent, but a power cut may undo the last commits. One of those
         # could hold the id of a task that was paid for, or the intent without which it would be paid for twice.
         self._connection.execute("PRAGMA synchronous = FULL")
@@ -307,7 +309,7 @@ class Store:
         if self._one("PRAGMA integrity_check(1)") != "ok" or self._one(_COUNT_DAMAGED):
             raise JournalError(f"the journal {self._path}: {DAMAGED}")
         for (task_id,) in self._connection.execute("SELECT task_id FROM edits WHERE task_id IS NOT NULL"):
-            check_task_id(task_id)  # here, because later it would end a run that has submitted others
+            check_task_id(task_id)  # a bad id that is found later would end a run that has submitted others
 
     def _one(self, query: str) -> Any:
         return self._connection.execute(query).fetchone()[0]
@@ -315,7 +317,7 @@ class Store:
 
 @functools.cache
 def _move_statement(state: State, columns: tuple[str, ...]) -> str:
-    """Return the statement of a kind of step; there are few kinds."""
+    """Return the statement for one kind of step. There are only a few kinds."""
     changes = "".join(f", {column} = ?" for column in columns)
     if state is State.SUBMITTING:
         changes += ", attempts = attempts + 1"

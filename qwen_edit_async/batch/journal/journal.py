@@ -16,8 +16,8 @@ from qwen_edit_async.batch.decide import Entry, State
 from qwen_edit_async.batch.gather import Call, Gatherer
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.lock import RunLock
+from qwen_edit_async.batch.journal.loss import check_not_lost
 from qwen_edit_async.batch.journal.rows import Draft
-from qwen_edit_async.batch.publish import check_not_lost
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.errors import JournalError
 
@@ -64,7 +64,7 @@ class Journal:
 
     @property
     def is_new(self) -> bool:
-        """Whether no earlier run has made it."""
+        """Whether this run has made it."""
         return self._store.is_empty
 
     async def aclose(self) -> None:
@@ -108,7 +108,7 @@ class Journal:
         return self._thread.call(self._store.save, number, paths)
 
     async def recover(self) -> int:
-        """Call the edits uncertain that an earlier run was submitting when it ended. Return their number."""
+        """Mark the edits as uncertain that an earlier run was submitting when it ended. Return their number."""
         return await self._thread.call(self._store.recover)
 
     async def unfinished(self, after: int, limit: int) -> list[Entry]:
@@ -128,8 +128,8 @@ class Journal:
         if self._broken is None:
             try:
                 return self._store.transact(calls)
-            except Exception as error:  # noqa: BLE001  # whatever it was, it was not written
-                # Later steps rely on the one that was lost. Nothing more is written, so that the file's state was true.
+            except Exception as error:  # noqa: BLE001  # after any error, nothing was written
+                # Later steps rely on the one that was lost. Nothing more is written, so that the file stays consistent.
                 self._broken = error if isinstance(error, JournalError) else JournalError(f"it failed: {error!r}")
         return [self._broken.for_task(None) for _ in calls]
 

@@ -111,7 +111,7 @@ def to_outcome(row: sqlite3.Row, journal: Path) -> BatchOutcome:
 
 
 def to_column(value: Any) -> Any:
-    """Return a value as SQLite can hold it. Lone surrogates become question marks: UTF-8 does not have them."""
+    """Return a value as SQLite can hold it. Lone surrogates become question marks, because UTF-8 can't encode them."""
     value = _converter.unstructure(value)
     if isinstance(value, list | tuple | dict):
         value = json.dumps(value, default=str)
@@ -141,7 +141,7 @@ def read_only_address(path: Path) -> str:
     write.
     """
     if path.with_name(f"{path.name}-journal").exists():
-        mode = "mode=rw"  # or else SQLite refuses to undo the transaction; without one it does not write
+        mode = "mode=rw"  # with mode=ro, SQLite refuses to undo a transaction; if there is none, it writes nothing
     elif path.with_name(f"{path.name}-wal").exists():
         mode = "mode=ro"
     else:  # nobody has it open, so SQLite needs no files to share it

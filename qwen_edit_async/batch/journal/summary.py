@@ -14,7 +14,7 @@ _LISTED_KEYS: Final = 100
 _SAMPLE_KEYS: Final = 50
 
 _DOUBTFUL: Final = "repeats + (state = 'uncertain' AND task_id IS NULL)"
-"""The number of an edit's submissions without a task id to show for it."""
+"""The number of an edit's submissions that may have created a task whose id is not known."""
 
 
 def read_summary(connection: sqlite3.Connection) -> JournalSummary:
@@ -34,7 +34,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
         saved=counts.get("saved", 0),
         failed=counts.get("failed", 0),
         retryable=_one(connection, "SELECT count(*) FROM edits WHERE state = 'failed' AND task_id IS NULL"),
-        uncertain=counts.get("uncertain", 0) + counts.get("submitting", 0),  # a run has ended, or does not wait for it
+        uncertain=counts.get("uncertain", 0) + counts.get("submitting", 0),  # no run works on them now
         replaced=counts.get("replaced", 0),
         pictures=int(_one(connection, "SELECT total(json_array_length(files)) FROM edits WHERE state = 'saved'")),
         short=_one(

@@ -31,13 +31,13 @@ def pattern_advice(pattern: str) -> str:
     if found := _BRACES.search(pattern):
         folder = os.path.dirname(pattern[: found.start()]) or "."  # noqa: PTH120  # keeps a pattern as it is written
         return (
-            f". A pattern takes no braces: give the folder, or a pattern such as {f'{folder}/*'!r}, which skip what is "
-            "not a picture"
+            f". A pattern can't have braces: give the folder, or a pattern such as {f'{folder}/*'!r}. "
+            "Both skip files that are not pictures"
         )
     for folder in map(str, Path(pattern).parents):  # the longest first
         if glob.has_magic(folder) and Path(folder).exists():
             escaped = glob.escape(folder) + pattern[len(folder) :]
-            return f". But a pattern's [ and ] stand for one of several characters: write {escaped!r}"
+            return f". In a pattern, [ and ] stand for one of several characters: write {escaped!r}"
     if any(map(os.path.isdir, glob.glob(pattern, recursive=True))):  # noqa: PTH207  # Path.glob knows no absolute ones
-        return f". It matches folders, whose files it leaves out: write {os.path.join(pattern, '*')!r}"  # noqa: PTH118  # likewise
+        return f". It matches folders, but not the files in them: write {os.path.join(pattern, '*')!r}"  # noqa: PTH118  # keeps a pattern as it is written
     return ""

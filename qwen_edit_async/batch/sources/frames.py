@@ -15,7 +15,7 @@ from qwen_edit_async.batch.sources.rows import Rows
 from qwen_edit_async.errors import ConfigurationError
 
 _PAGE: Final = 256
-"""Rows at a time: a row may hold whole pictures."""
+"""Rows per page. It is small because a row may hold whole pictures."""
 
 
 def parquet_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
@@ -33,7 +33,7 @@ def parquet_items(path: Path, defaults: EditDefaults, note: Callable[[str], None
             yield from _items(rows, names, (each.values() for page in pages for each in page), 1, str(path))
     except OSError as error:
         raise ConfigurationError(f"{path} can't be read: {error.strerror or error}") from None
-    except ValueError as error:  # PyArrow's own are
+    except ValueError as error:  # PyArrow's own errors are ValueErrors
         raise ConfigurationError(f"{path} is not a Parquet file: {error}") from None
 
 

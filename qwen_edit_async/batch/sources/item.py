@@ -23,7 +23,7 @@ class SourceItem:
         request: The edit.
         identity: The identity of the edit; empty if it is not known yet.
         problem: The reason why it is not an edit.
-        place: Its place, if it is not a row.
+        place: The file or key that messages name, if there is no row number and no request.
     """
 
     row: int | None = None
@@ -34,7 +34,7 @@ class SourceItem:
 
     @property
     def label(self) -> str:
-        """Its name in messages."""
+        """The name of the row in messages."""
         if self.row is not None:
             return f"row {self.row}"
         return str(self.request.images[0]) if self.request is not None else self.place

@@ -73,7 +73,7 @@ def read_source(
     fit: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[SourceItem]:
-    """Yield the rows of a source as they are read. A row that is not an edit says why.
+    """Yield the rows of a source as they are read. A row that is not an edit has a problem.
 
     Args:
         source: A directory, a glob, a picture, a data frame, or a table: ``.csv`` or ``.tsv`` (UTF-8; commas,
@@ -85,7 +85,7 @@ def read_source(
         exclude: A folder that is not input, such as the folder of the results.
         journal: The name of the file that marks a folder with the results of a run. Such folders and system folders are
             left out of the folders of a directory, and of those that wildcards in a pattern stand for.
-        fit: Whether pictures in formats that the service does not take are converted, and so are edits.
+        fit: Whether pictures in formats that the service does not take are converted, and become edits.
         note: Called with a remark about each kind of file that was left out.
 
     Raises:

@@ -70,7 +70,7 @@ class Rows:
         if "image" not in columns:
             raise ConfigurationError(f"{where} has no column 'image': its columns are {_listed(columns)}")
         if len(set(filter(None, columns))) < len([*filter(None, columns)]):
-            raise ConfigurationError(f"{where} has two columns of one name")
+            raise ConfigurationError(f"{where} has two columns with the same name")
         if "instruction" not in columns and self.defaults.instruction is None:
             raise ConfigurationError(
                 f"{where} has no column 'instruction': add one, or give an instruction for all rows"
@@ -130,7 +130,7 @@ class Rows:
     def _note_unused(self, names: Iterable[str]) -> None:
         if new := [name for name in names if name and name not in _COLUMNS and name not in self._noted]:
             self._noted.update(new)
-            self.note(f"the edits make no use of: {_listed(new)}")
+            self.note(f"columns that are not used: {_listed(new)}")
 
 
 def column_name(name: object) -> str:
@@ -145,7 +145,7 @@ def cell_value(name: str, value: Any) -> Any:
         return None if value.lower() in _NOTHING and (not value or name != "key") else value
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of NumPy's
         value = value.item()
-    if value is None or type(value).__name__ in {"NAType", "NaTType"} or (isinstance(value, float) and value != value):  # noqa: PLR0124  # how NaN shows
+    if value is None or type(value).__name__ in {"NAType", "NaTType"} or (isinstance(value, float) and value != value):  # noqa: PLR0124  # only NaN differs from itself
         return None
     return value
 
@@ -165,9 +165,11 @@ def _typo(names: Iterable[str]) -> str | None:
 def _check_cells(cells: Mapping[str, Any]) -> None:
     if "image" not in cells:
         others = any(name in cells for name in IMAGE_NAMES)
-        raise InvalidEditError("there is another image, but none in 'image'" if others else "there is no image")
+        raise InvalidEditError(
+            "the column 'image' is empty, though another image is given" if others else "there is no image"
+        )
     for name in _TEXTS & cells.keys():
-        # Not so in EditRequest, since JSON can hold it; but a table that does was written by mistake.
+        # EditRequest allows it, because JSON can hold it. In a table it is a mistake.
         if isinstance(cells[name], str) and _HALF_CHARACTER.search(cells[name]):
             raise InvalidEditError(f"the {name} has half a character (a lone surrogate)")
 

@@ -19,7 +19,7 @@ _QUOTED: Final = re.compile(r'"[^"]*"')
 _DECLARED: Final = re.compile(r'"?sep=(\t|[^\w\s"])"?\s*', re.IGNORECASE)
 """The line in which spreadsheets declare the separator of cells."""
 
-_ADVICE: Final = "a quote in a quoted cell is written twice; long texts, such as data URIs, belong into JSON Lines"
+_ADVICE: Final = "a quote in a quoted cell is written twice; long texts, such as data URIs, belong in JSON Lines"
 
 
 def csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
@@ -31,7 +31,7 @@ def csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -
     rows = Rows(str(path.parent), defaults, typed=False, note=note)
     lines = _lines(path)
     header, before, first, delimiter = _header(lines)
-    # Strict: else a quote that is not closed takes the rows below into its cell, and nobody learns of it.
+    # Strict: otherwise a quote that is not closed takes the rows below into its cell, without an error.
     reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
     columns: list[str] = []
     for row in itertools.count(header):

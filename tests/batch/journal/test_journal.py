@@ -3,13 +3,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import json
 import logging
 import sqlite3
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,10 +17,9 @@ import anyio
 import pytest
 from memory_transport import MemoryService, MemorySession, until
 
-from qwen_edit_async import EditBatch, JournalError
+from qwen_edit_async import EditBatch, EditRequest, JournalError
 from qwen_edit_async.batch import run as _run
 from qwen_edit_async.batch.decide import State
-from qwen_edit_async.batch.gather import Gatherer
 from qwen_edit_async.batch.journal import database as _store
 from qwen_edit_async.batch.journal import outcomes as _outcomes
 from qwen_edit_async.batch.journal.database import Store
@@ -268,16 +267,28 @@ async def test_a_transaction_that_was_cut_off_without_a_write_ahead_log_is_undon
     assert await keys_in(cut.parent) == [f"cat{number:02}" for number in range(40)]
 
 
-def limit_pages(journal: Journal, pages: int) -> None:
-    journal._thread._executor.submit(journal._store._connection.execute, f"PRAGMA max_page_count = {pages}").result()
+@pytest.fixture
+def disk(monkeypatch):
+    """A disk whose size in pages of a database can be changed."""
+
+    class Disk(sqlite3.Connection):
+        pages = 100_000
+
+        def execute(self, query, *parameters):
+            if query == "BEGIN IMMEDIATE":
+                super().execute(f"PRAGMA max_page_count = {Disk.pages}")
+            return super().execute(query, *parameters)
+
+    monkeypatch.setattr("sqlite3.connect", Disk)
+    return Disk
 
 
-async def test_a_full_disk_is_named_and_nothing_is_written_after_it(journal, rows):
+async def test_a_full_disk_is_named_and_nothing_is_written_after_it(disk, journal, rows):
     await journal.plan(draft("cat"))
-    limit_pages(journal, 1)
+    disk.pages = 1
     with pytest.raises(JournalError, match="the disk is full"):
         await journal.plan(draft("dog", request="x" * 100_000))
-    limit_pages(journal, 100_000)
+    disk.pages = 100_000
     with pytest.raises(JournalError, match="the disk is full"):
         await journal.plan(draft("cow"))
     assert rows("SELECT key FROM edits") == [("cat",)]
@@ -498,13 +509,23 @@ async def test_a_journal_of_an_earlier_version_is_refused_and_left_as_it_is(tmp_
 
 async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp_path, monkeypatch):
     monkeypatch.setattr(_run, "_CLOSING_SECONDS", 0.0)
-    files, hangs = Gatherer(ThreadPoolExecutor(1)), threading.Event()
-    looks = files.call(hangs.wait, 10)
-    with anyio.fail_after(5):
-        await _run._close(files, await Journal.open(tmp_path))
-    await (await Journal.open(tmp_path)).aclose()
-    hangs.set()
-    assert await looks
+    monkeypatch.setattr(_run, "_CONCLUDING_SECONDS", 0.0)
+    looks, go_on = threading.Event(), threading.Event()
+
+    class HangingFile(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            looks.set()
+            go_on.wait(10)
+            return b""
+
+    async with MemorySession(MemoryService()) as session:
+        run = asyncio.create_task(EditBatch([EditRequest(HangingFile(), "snow")], tmp_path).run(session))
+        await until(looks.is_set)
+        run.cancel()
+        with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
+            await run
+        await (await Journal.open(tmp_path)).aclose()
+        go_on.set()
 
 
 async def test_a_run_that_is_cancelled_while_its_journal_is_closed_ends_when_that_is_free(tmp_path, monkeypatch):

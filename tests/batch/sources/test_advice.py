@@ -78,7 +78,7 @@ def test_a_folder_that_was_searched_gives_no_such_advice(make, tmp_path):
 def test_brackets_of_a_folder_s_name_are_to_be_escaped(make, read, refusal, pattern):
     make(pattern.replace("*", "a"))
     advice = refusal(pattern)
-    assert "a pattern's [ and ] stand for one of several characters" in advice
+    assert "In a pattern, [ and ] stand for one of several characters" in advice
     escaped = advice.rpartition("write ")[2].strip("'")
     assert len(read(escaped)) == 1
 
@@ -87,13 +87,14 @@ def test_brackets_of_a_folder_s_name_are_to_be_escaped(make, read, refusal, patt
 def test_braces_are_no_part_of_a_pattern(make, refusal, pattern):
     make("photos/a.png")
     assert refusal(pattern).endswith(
-        "A pattern takes no braces: give the folder, or a pattern such as 'photos/*', which skip what is not a picture"
+        "A pattern can't have braces: give the folder, or a pattern such as 'photos/*'. "
+        "Both skip files that are not pictures"
     )
 
 
 def test_a_pattern_that_matches_folders_says_how_to_match_their_files(make, read, refusal):
     make("photos/2023/a.png", "photos/2024/a.png")
-    assert refusal("photos/*").endswith("It matches folders, whose files it leaves out: write 'photos/*/*'")
+    assert refusal("photos/*").endswith("It matches folders, but not the files in them: write 'photos/*/*'")
     assert len(read("photos/*/*")) == 2
 
 

@@ -342,7 +342,7 @@ def test_blank_rows_count_but_are_no_edits(table):
         ("picture\na.jpg\n", "edits.csv", "has no column 'image'"),
         ("image,instructon\na,b\n", "edits.csv", "is it 'instruction'"),
         ("image,image1\na,b\n", "edits.csv", "no column 'image1'"),
-        ("image,Image\na,b\n", "edits.csv", "two columns of one name"),
+        ("image,Image\na,b\n", "edits.csv", "two columns with the same name"),
         ("image\n", "edits.csv", "a header, but no rows"),
         ("", "edits.csv", "has no column 'image'"),
         ("\n", "edits.jsonl", "has no rows"),
@@ -427,7 +427,7 @@ def test_a_folder_of_a_folder_that_can_not_be_read_is_a_problem_and_stops_no_oth
 def test_other_columns_travel_along_and_are_noted_once(table, notes, text, name):
     items = table(text, name=name)
     assert dict(items[0].request.metadata) == {"shop": "1", "who": "me"}
-    assert notes == ["the edits make no use of: shop, who"]
+    assert notes == ["columns that are not used: shop, who"]
 
 
 @pytest.mark.parametrize(
@@ -473,7 +473,7 @@ def test_a_data_frame_says_all_of_an_edit_and_nothing_where_it_has_gaps(make, no
     images = ["b.jpg", "https://example.com/c.jpg"]
     assert second == SourceItem(row=1, request=EditRequest(images, "make it snow", EditParameters(seed=7)))
     assert (third.row, third.problem) == (2, "there is no image")
-    assert notes == ["the edits make no use of: shop"]
+    assert notes == ["columns that are not used: shop"]
 
 
 def test_a_parquet_file_says_all_of_an_edit_and_its_paths_are_relative_to_it(tmp_path, read):
@@ -532,7 +532,7 @@ def test_keys_are_text(value, key):
         ({"watermark": [2]}, "watermark is 2"),
         ({"image": [Decimal(5)]}, "an image is Decimal('5')"),
         ({"n": [[1]]}, "n is [1]"),
-        ({"image": [""], "image2": ["b"]}, "there is another image, but none in 'image'"),
+        ({"image": [""], "image2": ["b"]}, "the column 'image' is empty, though another image is given"),
     ],
 )
 def test_a_bad_row_of_a_data_frame_says_why(columns, problem):
