@@ -632,7 +632,7 @@ async def test_a_reply_that_names_thousands_of_pictures_fills_no_folder(serve, t
     url, _ = await serve(answer)
     async with session_of(url) as session:
         result = await session.edit(IMAGE, "snow", n=1)
-        assert "task task-1 names 3000 pictures" in caplog.text
+        assert "task task-1 has 3000 pictures" in caplog.text
         assert len(await result.save(tmp_path / "edit")) == 6
         report = await EditBatch([EditRequest(IMAGE, "snow")], tmp_path / "batch").run(session)
     assert report.saved == 1

@@ -63,7 +63,7 @@ class DetachedStore:
         """Raise :class:`SessionClosedError`."""
         raise _detached_error(task_id, index)
 
-    async def offload(self, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ARG002  # likewise
+    async def offload(self, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ARG002  # the protocol's
         """Raise :class:`SessionClosedError`."""
         raise SessionClosedError("a copied or unpickled result has no session")
 
@@ -228,7 +228,7 @@ class EditResult:
         return edit_html(self._view())
 
     def _view(self) -> EditView:
-        from qwen_edit_async.display.cards import EditView  # noqa: PLC0415  # likewise
+        from qwen_edit_async.display.cards import EditView  # noqa: PLC0415  # only notebooks need it
 
         after = self._previews.after
         cost, count = self.usage.cost, len(self.images)

@@ -107,7 +107,7 @@ class EditOutcome:
         return edit_html(self._view())
 
     def _view(self) -> EditView:
-        from qwen_edit_async.display.cards import EditView  # noqa: PLC0415  # likewise
+        from qwen_edit_async.display.cards import EditView  # noqa: PLC0415  # only notebooks need it
 
         if self._result is not None:
             return self._result._view()  # noqa: SLF001  # another class of this package

@@ -249,7 +249,7 @@ async def test_an_endless_pause_lasts_a_day_and_is_logged_once(phase, caplog):
         assert 86_400 < loop.time() - started_at < 86_460
     failed = [outcome for outcome in outcomes if not outcome.ok]
     assert len(failed) == (2 if phase == "submission" else 1)  # the two that had begun; the others waited
-    (told,) = [record.getMessage() for record in caplog.records if "nothing is sent" in record.getMessage()]
+    (told,) = [record.getMessage() for record in caplog.records if "all requests pause" in record.getMessage()]
     assert "86400 s" in told
     assert "retry after 1e+09 s" in told
 
