@@ -614,3 +614,12 @@ def test_a_task_without_pictures_is_not_waited_for_beyond_its_deadline() -> None
     assert schedule.next_event() == 10.0
     assert not schedule.answered(task, PICTURELESS, 10.0, 10.1)
     assert schedule.take_expired(10.1) is task
+
+
+def test_all_tasks_that_a_pause_made_due_at_once_are_checked():
+    schedule: PollSchedule[ScheduledTask] = PollSchedule(ScriptedPolicy(), poll_rate=1000.0)
+    tasks = [ScheduledTask(task_id=f"t{number}", since=0.0, deadline=1e6) for number in range(200)]
+    for task in tasks:
+        schedule.add(task, 0.0)
+    taken = [schedule.take_due(100.0 + number / 1000) for number in range(200)]
+    assert {task.task_id for task in taken if task is not None} == {task.task_id for task in tasks}
