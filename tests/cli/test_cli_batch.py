@@ -271,7 +271,7 @@ def test_failing_downloads_are_reported_during_the_run(photos, tmp_path, service
     service.inject(Fault.status(403).on("download"), Fault.stuck_task().for_task(1))
     for number in range(40):
         (photos / f"p{number}.png").write_bytes((photos / "a.png").read_bytes())
-    arguments = ["batch", str(photos), "-i", "snow", "-o", str(tmp_path / "out"), "-c", "2", *QUICK]
+    arguments = ["batch", str(photos), "-i", "snow", "-o", str(tmp_path / "out"), "-c", "4", *QUICK]
     with start_command(*arguments) as process:
         told = next(line for line in process.stderr if line.startswith("warning: "))
         process.send_signal(signal.SIGINT)
