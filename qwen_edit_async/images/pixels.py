@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 from PIL import Image, ImageOps
 
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.tiff import ORIENTATION, read_directory
+from qwen_edit_async.images.tiff import ORIENTATION, PHOTOMETRIC, WHITE_IS_ZERO, read_directory
 
 _UPRIGHT: Final = 1
 _TURNED: Final = frozenset(range(2, 9))
@@ -50,7 +50,10 @@ def plain(image: Image.Image, name: str) -> Image.Image:
     """
     if image.mode in _AMBIGUOUS_MODES:
         raise InvalidEditError(f"{name} has 32-bit samples (mode {image.mode!r}): convert it to 8 bits, 0 to 255")
-    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
+    tags = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        raise InvalidEditError(f"{name} has 16-bit samples with white at 0: convert it to 8 bits, with black at 0")
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     if orientation(image) != _UPRIGHT:
         image = ImageOps.exif_transpose(image)
     converted = _to_eight_bits(image, bits)

@@ -8,10 +8,8 @@ from __future__ import annotations
 from typing import IO, Final
 
 ORIENTATION: Final = 274
-_REDUCED, _BITS, _PHOTOMETRIC, _MAKE, _PLANES, _SAMPLE_FORMAT, _DNG_VERSION = 254, 258, 262, 271, 284, 339, 50706
-_READ_TAGS: Final = frozenset(
-    {_REDUCED, _BITS, _PHOTOMETRIC, _MAKE, ORIENTATION, _PLANES, _SAMPLE_FORMAT, _DNG_VERSION}
-)
+_REDUCED, _BITS, PHOTOMETRIC, _MAKE, _PLANES, _SAMPLE_FORMAT, _DNG_VERSION = 254, 258, 262, 271, 284, 339, 50706
+_READ_TAGS: Final = frozenset({_REDUCED, _BITS, PHOTOMETRIC, _MAKE, ORIENTATION, _PLANES, _SAMPLE_FORMAT, _DNG_VERSION})
 _VALUE_BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4}
 """The size of a value of the types BYTE, ASCII, SHORT and LONG."""
 
@@ -27,6 +25,8 @@ _BIG: Final = 43
 _RAW_FORMATS: Final = {"canon": "CR2", "nikon": "NEF", "pentax": "PEF", "samsung": "SRW", "sony": "ARW"}
 """Camera raw formats that are TIFF files, by the first word of the camera's make."""
 
+WHITE_IS_ZERO: Final = 0
+_EIGHT_BITS: Final = 8
 _TWELVE_BITS: Final = 12
 _SIXTEEN_BITS: Final = 16
 
@@ -78,7 +78,7 @@ def raw_format(head: bytes, tags: Tags) -> str:
     if _DNG_VERSION in tags:
         return "DNG"
     begins_reduced = any(value & 1 for value in tags.get(_REDUCED, ()))
-    if not begins_reduced and not _SENSOR_DATA.intersection(tags.get(_PHOTOMETRIC, ())):
+    if not begins_reduced and not _SENSOR_DATA.intersection(tags.get(PHOTOMETRIC, ())):
         return ""
     make = bytes(value & 0xFF for value in tags.get(_MAKE, ())).decode("latin-1").lower()
     return next((name for maker, name in _RAW_FORMATS.items() if make.startswith(maker)), "unknown")
@@ -93,6 +93,8 @@ def unreadable_kind(head: bytes, tags: Tags) -> str:
         return "signed or floating-point samples"
     if max(bits, default=1) > _SIXTEEN_BITS:
         return f"{max(bits)}-bit samples"
+    if max(bits, default=1) > _EIGHT_BITS and WHITE_IS_ZERO in tags.get(PHOTOMETRIC, ()):
+        return f"{max(bits)}-bit samples with white at 0"
     if max(bits, default=1) == _SIXTEEN_BITS and len(bits) > 1 and _SEPARATE_PLANES in tags.get(_PLANES, ()):
         return "16-bit samples in separate planes"
     return ""

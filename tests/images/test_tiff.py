@@ -107,6 +107,7 @@ UNREADABLE = {
     "float": tiff((339, SHORT, 3), bits=32),
     "32-bit": tiff(bits=32),
     "big-endian BigTIFF": tiff(big=True, order=">"),
+    "16-bit samples with white at 0": tiff((262, SHORT, 0), bits=16),
     "separate planes": tiff((284, SHORT, 2), bits=16, samples=3),
 }
 
@@ -146,6 +147,12 @@ def sent(data: bytes) -> Image.Image:
     text = upload.chunk(0).partition(b",")[2]
     assert upload.chunks == 1
     return Image.open(io.BytesIO(base64.b64decode(text)))
+
+
+def test_a_picture_of_a_tiff_that_decoders_misread_is_refused() -> None:
+    picture = Image.open(io.BytesIO(UNREADABLE["16-bit samples with white at 0"]))
+    with pytest.raises(InvalidEditError, match="image 1 has 16-bit samples with white at 0"):
+        prepare([picture])
 
 
 TWELVE_BITS = tiff(bits=12, pixels=bytes([0x80, 0x08, 0x00]) * (400 * 200))
