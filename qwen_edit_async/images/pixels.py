@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any, Final, cast
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.tiff import ORIENTATION, PHOTOMETRIC, WHITE_IS_ZERO, read_directory
@@ -87,7 +87,10 @@ def _to_eight_bits(image: Image.Image, bits: int) -> Image.Image:
     if image.mode == "RGBA" or (image.mode in {"L", "RGB"} and not transparent):
         return image
     if image.mode.startswith("I;16"):
-        return image.convert("I").point(lambda value: value * (1 / (1 << (bits - 8)))).convert("L")
+        wide = image.convert("I")
+        gray = wide.point(lambda value: value * (1 / (1 << (bits - 8)))).convert("L")
+        shade = gray.info.pop("transparency", None)
+        return gray if shade is None else Image.merge("LA", (gray, _alpha(wide, shade))).convert("RGBA")
     if image.mode == "1" and not transparent:
         return image.convert("L")
     if image.mode in {"CMYK", "LAB"} and (converted := _through_profile(image, "RGB")) is not None:
@@ -96,6 +99,13 @@ def _to_eight_bits(image: Image.Image, bits: int) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")  # the only conversion that Pillow has for it
     return image.convert("RGBA" if transparent else "RGB")
+
+
+def _alpha(wide: Image.Image, shade: int) -> Image.Image:
+    """Return the alpha channel of a 16-bit gray image with one shade that is transparent."""
+    above = wide.point(lambda value: value * 1 - shade).convert("L")  # clipped at 0 and 255
+    below = wide.point(lambda value: value * -1 + shade).convert("L")
+    return ImageChops.lighter(above, below).point([0] + [_OPAQUE] * 255)
 
 
 def _through_profile(image: Image.Image, mode: str) -> Image.Image | None:

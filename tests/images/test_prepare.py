@@ -388,6 +388,26 @@ def test_sixteen_bit_files_are_scaled_to_eight() -> None:
         assert fitted(encoded(picture, format_name))[0].getpixel((0, 0)) == 100
 
 
+def test_the_transparent_shade_of_a_sixteen_bit_picture_stays_the_only_one() -> None:
+    picture = Image.new("I;16", (400, 400), 256 * 100)
+    for x, shade in enumerate((256 * 100 - 1, 256 * 100 + 1, 100, 0, 65535)):
+        picture.putpixel((x, 0), shade)
+    data = encoded(picture, "PNG")
+    chunk = b"tRNS" + struct.pack(">H", 256 * 100)
+    at = data.index(b"IDAT") - 4
+    data = data[:at] + struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[at:]
+    result = Image.open(io.BytesIO(content(Image.open(io.BytesIO(data)))))
+    assert result.mode == "RGBA"
+    assert [result.getpixel((x, 0)) for x in range(6)] == [
+        (99, 99, 99, 255),
+        (100, 100, 100, 255),
+        (0, 0, 0, 255),
+        (0, 0, 0, 255),
+        (255, 255, 255, 255),
+        (100, 100, 100, 0),
+    ]
+
+
 @pytest.mark.parametrize("transparency", [b"\x00\xff", 0])
 def test_the_transparency_of_a_palette_is_kept(transparency) -> None:
     picture = Image.new("P", (400, 400), 0)
