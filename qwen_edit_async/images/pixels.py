@@ -93,7 +93,8 @@ def _to_eight_bits(image: Image.Image, bits: int) -> Image.Image:
         return gray if shade is None else Image.merge("LA", (gray, _alpha(wide, shade))).convert("RGBA")
     if image.mode == "1" and not transparent:
         return image.convert("L")
-    if image.mode in {"CMYK", "LAB"} and (converted := _through_profile(image, "RGB")) is not None:
+    if image.mode in {"CMYK", "LAB"}:
+        converted = _through_profile(image, "RGB") or image.convert("RGB")
         converted.info.pop("icc_profile", None)
         return converted
     if image.mode == "La":
@@ -115,10 +116,12 @@ def _through_profile(image: Image.Image, mode: str) -> Image.Image | None:
         return None
     try:
         from PIL import ImageCms  # noqa: PLC0415  # part of Pillow only where it was built with LittleCMS
-
+    except ImportError:
+        return None
+    try:
         converted: Any = ImageCms.profileToProfile(
             image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode=mode
         )
-    except (ImportError, OSError, ImageCms.PyCMSError):
+    except (ImportError, OSError, ImageCms.PyCMSError):  # the module can lack its compiled part
         return None
     return cast("Image.Image", converted)

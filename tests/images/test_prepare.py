@@ -491,6 +491,19 @@ def test_fit_converts_a_cmyk_photo_through_its_profile() -> None:
     assert "icc_profile" not in result.info
 
 
+def test_a_color_profile_goes_with_the_cmyk_that_it_does_not_describe() -> None:
+    photo_in_cmyk = encoded(Image.new("CMYK", (3200, 400), (255, 0, 0, 0)), "JPEG", icc_profile=wide_gamut())
+    result, _, _ = fitted(photo_in_cmyk)
+    assert "icc_profile" not in result.info
+
+
+def test_cmyk_is_converted_without_a_colour_management_module(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.ImageCms", None)
+    picture = Image.new("CMYK", (400, 400), (255, 0, 0, 0))
+    picture.info["icc_profile"] = green_cyan()
+    assert colour(Image.open(io.BytesIO(content(picture)))) == (0, 255, 255)
+
+
 def test_a_thumbnail_has_the_colours_of_its_profile() -> None:
     data = encoded(Image.new("RGB", (400, 400), (100, 180, 100)), "PNG", icc_profile=wide_gamut())
     made = _pillow.thumbnail(io.BytesIO(data), 64, "the picture")
