@@ -499,6 +499,7 @@ def test_a_color_profile_goes_with_the_cmyk_that_it_does_not_describe() -> None:
 
 def test_cmyk_is_converted_without_a_colour_management_module(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL.ImageCms", None)
+    monkeypatch.delattr("PIL.ImageCms", raising=False)
     picture = Image.new("CMYK", (400, 400), (255, 0, 0, 0))
     picture.info["icc_profile"] = green_cyan()
     assert colour(Image.open(io.BytesIO(content(picture)))) == (0, 255, 255)
