@@ -120,7 +120,8 @@ def _check_tiff(file: IO[bytes], size: int) -> Findings:
         return Findings(CUT_SHORT)
     if raw := raw_format(head, tags):
         return Findings(
-            unsupported=f"is a camera raw file ({raw} format): only its preview would be edited. Export it as a JPEG"
+            unsupported=f"looks like a camera raw file ({raw} format): "
+            "perhaps only a preview would be edited. Export it as a JPEG"
         )
     if kind := unreadable_kind(head, tags):
         return Findings(unsupported=f"is a kind of TIFF that can't be read here ({kind}): convert it to an 8-bit PNG")
