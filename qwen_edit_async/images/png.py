@@ -21,6 +21,7 @@ _INFLATED_BYTES: Final = 256 * 1024
 """Bytes that are inflated at a time."""
 
 _FILTERS: Final = bytes(range(5))
+_INDEXED: Final = 3
 _CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples of a pixel by colour type."""
 
@@ -71,6 +72,7 @@ class PngCheck:
         self._left = 0
         self._crc = 0
         self._has_pixels = False
+        self._lacks_palette = False
         self._rows: _Rows | None = None
 
     @property
@@ -133,6 +135,9 @@ class PngCheck:
             raise PngError("it does not begin with one header")
         if chunk_type == b"IEND" and (length or not self._has_pixels):
             raise PngError("it ends without pixels" if not length else "its end is damaged")
+        self._lacks_palette = self._lacks_palette and chunk_type != b"PLTE"
+        if chunk_type == b"IDAT" and self._lacks_palette:
+            self._note("it has no palette before its pixels")
         self._has_pixels = self._has_pixels or (chunk_type == b"IDAT" and length > 0)
         self._type, self._left, self._crc = chunk_type, length, zlib.crc32(chunk_type)
         self._part = _Part.DATA if length else _Part.CRC
@@ -156,6 +161,7 @@ class PngCheck:
         self.width, self.height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", header)
         if not self.width or not self.height:
             raise PngError("it has no pixels")
+        self._lacks_palette = colour == _INDEXED
         if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
             self._note("its header describes no kind of PNG")
         elif self.width * self.height <= MAX_PIXELS:  # a larger picture is refused without inflating it

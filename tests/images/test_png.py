@@ -210,3 +210,14 @@ def test_a_picture_that_inflates_far_is_checked_in_little_memory() -> None:
 
 def test_a_picture_of_too_many_pixels_is_not_inflated() -> None:
     assert check(SIGNATURE + header(60_000, 60_000) + chunk(b"IDAT", b"x") + END).flaw == ""
+
+
+PALETTE = chunk(b"PLTE", b"\1\2\3")
+INDEXED = SIGNATURE + header(4, 4, 8, 3, 0, 0, 0)
+INDICES = pixels(bytes(5 * 4))
+
+
+@pytest.mark.parametrize("rest", [INDICES + END, INDICES + PALETTE + END])
+def test_a_picture_of_a_palette_needs_it_before_its_pixels(rest) -> None:
+    assert problem(INDEXED + PALETTE + INDICES + END) == ""
+    assert problem(INDEXED + rest) == "it has no palette before its pixels"
