@@ -58,7 +58,8 @@ class PngCheck:
         width: The width in pixels; 0 until the header is read.
         height: The height in pixels; 0 until the header is read.
         trailing: The number of bytes after the picture's end.
-        flaw: The first thing wrong with a file that is complete, in words; empty if there is none.
+        flaw: The first thing wrong with the picture of a file that is complete, in words; empty if there is none.
+        remark: The first thing wrong beside the picture, likewise.
     """
 
     def __init__(self) -> None:
@@ -66,6 +67,7 @@ class PngCheck:
         self.height: int = 0
         self.trailing: int = 0
         self.flaw: str = ""
+        self.remark: str = ""
         self._part = _Part.SIGNATURE
         self._field = bytearray()
         self._type = b""
@@ -122,7 +124,7 @@ class PngCheck:
             if int.from_bytes(field) != self._crc:
                 if self._type[:1].isupper():  # critical: the picture can't be shown without this chunk
                     raise PngError(f"its chunk {self._type!r} is damaged")
-                self._note(f"its chunk {self._type!r} is damaged")
+                self.remark = self.remark or f"its chunk {self._type!r} is damaged"
             self._part = _Part.HEAD
             if self._type == b"IEND":
                 self._part = _Part.NOTHING
@@ -169,6 +171,23 @@ class PngCheck:
 
     def _note(self, flaw: str) -> None:
         self.flaw = self.flaw or flaw
+
+
+def essentials(data: bytes, optional: frozenset[bytes]) -> bytes:
+    """Return a PNG file without the chunks that a picture can be shown without.
+
+    Args:
+        data: The file, which may be damaged.
+        optional: The types of such chunks that are kept if their checksum is right.
+    """
+    kept, start = [data[:8]], 8
+    while head := data[start : start + 8]:
+        end = start + 12 + int.from_bytes(head[:4])
+        intact = zlib.crc32(data[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
+        if head[4:5].isupper() or (head[4:] in optional and intact):
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept)
 
 
 class _Rows:

@@ -86,7 +86,8 @@ def _judge_png(file: IO[bytes]) -> Verdict:
         check.finish()
     except PngError as error:
         return Verdict("PNG", _ENDINGS["image/png"], f"it is a damaged PNG file: {error}")
-    flaw = f"is a damaged PNG file: {check.flaw}" if check.flaw else ""
+    damage = check.flaw or check.remark
+    flaw = f"is a damaged PNG file: {damage}" if damage else ""
     if check.trailing and not flaw:
         flaw = f"is a PNG file with {check.trailing} bytes after its end"
     return Verdict("PNG", _ENDINGS["image/png"], flaw=flaw, sides=(check.width, check.height))

@@ -968,6 +968,34 @@ def test_fit_encodes_a_format_that_the_service_does_not_take(format_name) -> Non
     assert change == f"image 1 was encoded as {expected}"
 
 
+def with_chunk(data: bytes, kind: bytes, body: bytes, *, damaged: bool = False) -> bytes:
+    """A PNG file with one more chunk before its pixels."""
+    checksum = struct.pack(">I", zlib.crc32(kind + body) ^ damaged)
+    at = data.index(b"IDAT") - 4
+    return data[:at] + struct.pack(">I", len(body)) + kind + body + checksum + data[at:]
+
+
+ICC = encoded(photo(), "PNG", icc_profile=wide_gamut())
+
+
+@pytest.mark.parametrize(
+    ("data", "profile"),
+    [
+        (with_chunk(ICC, b"tEXt", b"a\0b", damaged=True), wide_gamut()),
+        (with_chunk(ICC, b"pHYs", b"short"), wide_gamut()),
+        (with_chunk(ICC, b"gAMA", b"j"), wide_gamut()),
+        (with_chunk(encoded(photo(), "PNG"), b"iCCP", b"junk"), None),
+    ],
+    ids=["checksum", "resolution", "gamma", "profile"],
+)
+def test_fit_encodes_a_png_whose_only_fault_is_beside_its_picture(data, profile) -> None:
+    with pytest.raises(InvalidEditError, match=r"image 1 is a PNG file with a fault beside its picture.*fit=True$"):
+        prepare([data])
+    result, _, _ = fitted(data)
+    assert result.tobytes() == photo().tobytes()
+    assert result.info.get("icc_profile") == profile
+
+
 def test_fit_drops_an_alpha_channel_that_hides_nothing() -> None:
     picture = noise(2000, 2000)
     picture.putalpha(255)

@@ -176,7 +176,7 @@ def test_fit_converts_a_big_tiff() -> None:
     ("data", "kind"), [(TWELVE_BITS, "a 12-bit TIFF file"), (tiff(big=True), "a BigTIFF file")], ids=["12-bit", "big"]
 )
 def test_an_unusual_tiff_is_refused_with_the_advice_to_fit_it(data, kind) -> None:
-    with pytest.raises(InvalidEditError, match=f"image 1 is {kind}, .*: convert it to PNG, .* with fit=True"):
+    with pytest.raises(InvalidEditError, match=f"image 1 is {kind}, .*Save it as a new PNG file, .* with fit=True"):
         prepare([data])
 
 
