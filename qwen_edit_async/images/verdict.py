@@ -10,6 +10,7 @@ from typing import IO, Final
 
 import attrs
 
+from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.integrity import find_damage
 from qwen_edit_async.images.jpeg import CUT_SHORT
 from qwen_edit_async.images.kinds import sniff, sniff_other
@@ -98,7 +99,24 @@ def _judge_other(file: IO[bytes], size: int, media_type: str) -> Verdict:
     damage = find_damage(file, size, media_type).damage
     if damage == CUT_SHORT:
         return Verdict(kind, endings, f"it is {_a(kind)} file that is cut short")
-    return Verdict(kind, endings, flaw=f"is {_a(kind)}, not a PNG" + (f", and damaged: {damage}" if damage else ""))
+    if damage:
+        damage = f", and damaged: {damage}"
+    elif _lacks_pixels(file, media_type):
+        damage = ", and not all of its pixels can be decoded"
+    return Verdict(kind, endings, flaw=f"is {_a(kind)}, not a PNG{damage}")
+
+
+def _lacks_pixels(file: IO[bytes], media_type: str) -> bool:
+    """Return whether a picture can't be decoded, as far as Pillow is there to tell."""
+    try:
+        from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
+    except ImportError:
+        return False
+    try:
+        pillow.check(file, media_type, "it", fit=True)
+    except InvalidEditError:
+        return True
+    return False
 
 
 def _boxes_end_at(file: IO[bytes], size: int) -> bool:
