@@ -193,6 +193,17 @@ def test_a_remark_of_pillow_on_metadata_is_no_refusal(monkeypatch) -> None:
     assert (contents(uploads), uploads[0].warnings) == ([data], ())
 
 
+def test_a_remark_of_pillow_while_it_opens_a_file_is_no_refusal() -> None:
+    data = encoded(photo(), "TIFF", tiffinfo={271: "a maker with a long name"})
+    entry = data.index(struct.pack("<HH", 271, 2))
+    data = data[: entry + 8] + struct.pack("<I", 2**31) + data[entry + 12 :]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="Truncated"), Image.open(io.BytesIO(data)):
+            pass
+        assert content(data) == data
+
+
 @pytest.mark.parametrize("kind", [str, pathlib.Path, os.fsencode])
 def test_a_path_is_sent_whole_whatever_its_name(tmp_path, large_jpeg, kind) -> None:
     path = tmp_path / "é 'photo'.txt"
@@ -299,6 +310,15 @@ def test_an_open_file_is_whole_in_each_of_several_edits(large_jpeg) -> None:
     file = Crossing(large_jpeg)
     file.meeting = threading.Barrier(2)
     assert at_once(*[lambda: content(file)] * 4) == [large_jpeg] * 4
+
+
+def test_a_file_whose_position_has_to_be_awaited_is_read_from_where_it_stands() -> None:
+    class Remotely(io.BytesIO):
+        async def tell(self) -> int:
+            raise NotImplementedError
+
+    data = encoded(photo(), "PNG")
+    assert content(Remotely(data)) == data
 
 
 def test_a_stream_that_gives_little_at_a_time_is_read_to_its_end(large_jpeg) -> None:
@@ -553,6 +573,17 @@ def test_an_object_with_the_array_interface_needs_numpy(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "numpy", None)
     with pytest.raises(InvalidEditError, match="image 1 is 'OnlyInterface': give a NumPy array or a PIL image"):
         prepare([OnlyInterface(np.zeros((400, 400), np.uint8))])
+
+
+def test_an_array_that_does_not_fit_into_memory_is_refused_in_plain_words() -> None:
+    class Vast:
+        __array_interface__ = {"shape": (400, 400), "typestr": "|u1", "version": 3, "strides": (400, 1)}  # noqa: RUF012
+
+        def tobytes(self) -> bytes:
+            raise MemoryError
+
+    with pytest.raises(InvalidEditError, match="image 1 can't be decoded in the memory that there is: shrink it"):
+        prepare([Vast()])
 
 
 def test_an_array_that_is_a_view_is_sent_as_it_is_seen() -> None:
