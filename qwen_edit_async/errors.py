@@ -256,7 +256,7 @@ class DownloadError(QwenEditError):
     """The task is done, but no complete result picture could be fetched; ``session.attach(task_id)`` tries again.
 
     Attributes:
-        url: The URL that was tried last, which needs no key, and expires; empty if the picture was fetched.
+        url: The URL that was tried last, which needs no key, and expires; empty if there is none.
     """
 
     def __init__(self, message: str, *, hint: str = "", task_id: str | None = None, url: str = "") -> None:

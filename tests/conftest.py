@@ -57,7 +57,7 @@ def nothing_blocks(request: pytest.FixtureRequest) -> Iterator[BlockBuster]:
     """Make every blocking call of the package on the event loop an error."""
     with blockbuster_ctx("qwen_edit_async") as blockbuster:
         for function in blockbuster.functions.values():
-            function.can_block_in("qwen_edit_async/session/stream.py", "pull")  # runs the user's iterable
+            function.can_block_in("qwen_edit_async/session/shield.py", "pull")  # runs the user's iterable
             function.can_block_in("qwen_edit_async/batch/batch.py", "__init__")  # reads the working directory
             function.can_block_in("coverage/collector.py", "lock_data")  # shared by measured threads
         if request.node.get_closest_marker("may_block") is not None:

@@ -22,8 +22,7 @@ from qwen_edit_async.batch.state import RunState
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
-from qwen_edit_async.session.shield import wait_shielded
-from qwen_edit_async.session.stream import pull
+from qwen_edit_async.session.shield import pull, wait_shielded
 
 T = TypeVar("T")
 

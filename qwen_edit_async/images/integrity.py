@@ -11,6 +11,7 @@ from qwen_edit_async.images.jpeg import CUT_SHORT, JpegError, check_header, chec
 from qwen_edit_async.images.png import PngCheck, PngError
 from qwen_edit_async.images.tiff import raw_format, read_directory, unreadable_kind, unusual_kind
 
+SAVE_ANEW: Final = "Save it as a new PNG file, or let the session do so with fit=True"
 _BLOCK: Final = 192 * 1024
 _PNG_HEADER: Final = 33
 """The size in bytes of the signature and the first chunk."""
@@ -40,7 +41,7 @@ class Findings:
         if self.damage:
             return f"is a damaged {media_type.removeprefix('image/').upper()} file: {self.damage}"
         if self.unusual and not fit:
-            return f"{self.unusual}: convert it to PNG, or let the session do so with fit=True"
+            return f"{self.unusual}. {SAVE_ANEW}"
         return self.unsupported
 
 
@@ -91,7 +92,8 @@ def _check_png(file: IO[bytes], _size: int) -> Findings:
         check.finish()
     except PngError as error:
         return Findings(str(error))
-    return Findings(check.flaw)
+    unusual = f"is a PNG file with a fault beside its picture: {check.remark}" if check.remark else ""
+    return Findings(check.flaw, unusual=unusual)
 
 
 def _check_jpeg_header(file: IO[bytes]) -> Findings:
@@ -120,7 +122,8 @@ def _check_tiff(file: IO[bytes], size: int) -> Findings:
         return Findings(CUT_SHORT)
     if raw := raw_format(head, tags):
         return Findings(
-            unsupported=f"is a camera raw file ({raw} format): only its preview would be edited. Export it as a JPEG"
+            unsupported=f"looks like a camera raw file ({raw} format): "
+            "perhaps only a preview would be edited. Export it as a JPEG"
         )
     if kind := unreadable_kind(head, tags):
         return Findings(unsupported=f"is a kind of TIFF that can't be read here ({kind}): convert it to an 8-bit PNG")

@@ -86,9 +86,13 @@ _OTHER_STARTS: Final = {
     b"8BPS": "PSD",
     b"DDS ": "DDS",
     b"qoif": "QOI",
-    **{f"P{number}{space}".encode(): "PPM" for number in range(1, 8) for space in " \t\r\n"},
 }
-_PCX: Final = re.compile(rb"\n[\x00\x02-\x05]\x01[\x01\x02\x04\x08]")
+_PATTERNS: Final = {
+    "PCX": re.compile(rb"\n[\x00\x02-\x05]\x01[\x01\x02\x04\x08]"),
+    "PPM": re.compile(rb"P[1-6](?:\s*\n#|\s+[0-9]+\s+[0-9])"),  # a comment, or the width and the height
+}
+_BMP: Final = re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0", re.DOTALL)
+"""The start of a BMP file, with the size of its second header."""
 
 _DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.ASCII | re.IGNORECASE)
 _BASE64_TEXT = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
@@ -104,7 +108,7 @@ _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def sniff(head: bytes) -> str | None:
-    """Return the media type that a file's first 12 or more bytes show; ``None`` if the service does not take it."""
+    """Return the media type that a file's first 16 or more bytes show; ``None`` if the service does not take it."""
     if head.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -115,7 +119,7 @@ def sniff(head: bytes) -> str | None:
         return "image/tiff"
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "image/webp"
-    if head.startswith(b"BM"):
+    if _BMP.match(head):
         return "image/bmp"
     return None
 
@@ -124,9 +128,9 @@ def sniff_other(head: bytes) -> str | None:
     """Return the name of a picture format that only ``fit`` can make ready, as Pillow calls it; ``None`` for others."""
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12])
-    if _PCX.match(head):
-        return "PCX"
-    return next((name for start, name in _OTHER_STARTS.items() if head.startswith(start)), None)
+    starts = (name for start, name in _OTHER_STARTS.items() if head.startswith(start))
+    patterns = (name for name, pattern in _PATTERNS.items() if pattern.match(head))
+    return next(starts, None) or next(patterns, None)
 
 
 def is_url(image: object) -> TypeGuard[str]:

@@ -7,16 +7,18 @@ about large pictures, and a warning can't be caught safely on a thread. The numb
 from __future__ import annotations
 
 import contextlib
+import io
 import math
-import sys
 import tempfile
 from typing import IO, Any, Final
 
 import attrs
-from PIL import Image, ImageFile, JpegImagePlugin
+from PIL import Image, ImageFile
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, SAFE_IMAGE_BYTES
 from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.decoders import JpegFile, PngEssentials, load_what_is_there, open_essentials
+from qwen_edit_async.images.integrity import SAVE_ANEW
 from qwen_edit_async.images.kinds import MAX_PIXELS, ArrayLike, sniff_other
 from qwen_edit_async.images.pixels import orientation, plain, shrunk, stored_orientation, to_srgb
 from qwen_edit_async.log import log
@@ -35,9 +37,6 @@ _PLUGINS: Final = {
 _UPRIGHT: Final = 1
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
-_JPEG_LOOKAHEAD_BYTES: Final = 8
-"""The most bytes that the decoder reads ahead of those that it needs."""
-
 _WEBP_QUALITY: Final = 70
 _WEBP_METHOD: Final = 2
 _SAVE_OPTIONS: Final = {
@@ -98,7 +97,7 @@ def check(
     try:
         with _open(file, (_PLUGINS[media_type],), name, fit=fit) as image:
             facts = Facts(image.size, stored_orientation(image), _has_pages(image))
-            if isinstance(image, _JpegFile):
+            if isinstance(image, JpegFile):
                 if doubtful_end is None:
                     image.sample(file.tell() + _JPEG_SAMPLE_BYTES)
                 else:
@@ -155,6 +154,7 @@ def fit(file: IO[bytes], size: int, media_type: str | None, name: str, *, conver
     try:
         plugins = _other_plugins(file, name) if media_type is None else (_PLUGINS[media_type],)
         with _open(file, plugins, name, fit=True) as image:
+            convert = convert or isinstance(image, PngEssentials)
             small = size <= MAX_IMAGE_BYTES and max(image.size) <= RECOMMENDED_MAX_SIDE
             if media_type is not None and not convert and small and orientation(image) == _UPRIGHT:
                 return None
@@ -180,8 +180,10 @@ def thumbnail(picture: Any, side: int, name: str) -> Encoded:
             elif isinstance(picture, ArrayLike):
                 image = _from_array(picture, name)
             else:
-                image = stack.enter_context(_open(picture, (*_PLUGINS.values(), "AVIF"), name))
+                image = stack.enter_context(_open(picture, (*_PLUGINS.values(), "AVIF"), name, fit=True))
                 image.draft(None, (2 * side, 2 * side))
+                _check_pixels(image.size, name)
+                load_what_is_there(image)
             _check_pixels(image.size, name)
             small = plain(image, name).copy()  # a PIL image is the user's own
             small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
@@ -190,63 +192,19 @@ def thumbnail(picture: Any, side: int, name: str) -> Encoded:
             raise _undecodable(error, name) from None
 
 
-class _SampleDecodedError(Exception):
-    """Raised through Pillow's loop that feeds a decoder, to leave it."""
+def decode(content: bytes, name: str) -> Image.Image:
+    """Decode a picture, as much of it as there is.
 
-
-class _JpegFile(JpegImagePlugin.JpegImageFile):
-    """A JPEG file that is not asked for its resolution, because looking for that warns about corrupt Exif data."""
-
-    _readable = sys.maxsize
-    _padding: bytes | None = None
-
-    @property
-    def can_shrink(self) -> bool:
-        """Whether it can be decoded at a reduced scale in little memory."""
-        return not self.info.get("progressive")
-
-    def sample(self, end: int) -> None:
-        """Decode, at an eighth of its size, the part before ``end``. The picture can't be loaded after that.
-
-        Raises:
-            OSError: If the decoder fails.
-        """
-        with contextlib.suppress(_SampleDecodedError):
-            self._decode_small(end)
-
-    def decode_all(self, end: int, name: str) -> None:
-        """Decode all pixels, at an eighth of their size, from the data before ``end``, where the end marker is.
-
-        A decoder that meets that marker too early fills the rest with gray, so it gets a few bytes of padding instead.
-
-        Raises:
-            InvalidEditError: If the data does not suffice.
-        """
-        self._padding = bytes(_JPEG_LOOKAHEAD_BYTES)
-        pixels = f"{self.width}×{self.height} pixels"
-        try:
-            self._decode_small(end)
-        except OSError:
-            raise InvalidEditError(f"{name} is a damaged JPEG file: it has too little data for its {pixels}") from None
-
-    def load_read(self, read_bytes: int) -> bytes:
-        """Return the next bytes for the decoder, which has accepted all bytes before."""
-        if not self._readable:
-            if self._padding is None:
-                raise _SampleDecodedError
-            data, self._padding = self._padding, b""
-            return data
-        data = super().load_read(min(read_bytes, self._readable))
-        self._readable -= len(data)
-        return data
-
-    def _decode_small(self, end: int) -> None:
-        self._readable = end  # the decoder begins at the start of the file
-        self.draft(None, (max(1, self.width // 8), max(1, self.height // 8)))
-        self.load()
-
-    def _read_dpi_from_exif(self) -> None:
-        pass
+    Raises:
+        InvalidEditError: If nothing can be decoded, or it has more than 89,478,485 pixels.
+    """
+    try:
+        image = _open(io.BytesIO(content), (*_PLUGINS.values(), "AVIF"), name, fit=True)
+        _check_pixels(image.size, name)
+        load_what_is_there(image)
+    except Exception as error:  # noqa: BLE001  # as above
+        raise _undecodable(error, name) from None
+    return image
 
 
 def _other_plugins(file: IO[bytes], name: str) -> tuple[str, ...]:
@@ -276,14 +234,19 @@ def _open(file: IO[bytes], plugins: tuple[str, ...], name: str, *, fit: bool = F
             continue
         file.seek(0)
         try:
-            image = _JpegFile(file) if plugin == "JPEG" else factory(file, "")
+            image = JpegFile(file) if plugin == "JPEG" else factory(file, "")
         except Warning:
             raise
         except Exception as error:  # noqa: BLE001  # plugins raise whatever a file leads to that they don't know
             log.debug("%s can't be opened: %r", name, error)
-            raise InvalidEditError(f"{name} is a kind of {plugin} that can't be read here: convert it to PNG") from None
-        if not (fit and isinstance(image, _JpegFile) and image.can_shrink):
-            _check_pixels(image.size, name, can_shrink=isinstance(image, _JpegFile) and image.can_shrink)
+            if plugin != "PNG":
+                advice = "convert it to PNG"
+                raise InvalidEditError(f"{name} is a kind of {plugin} that can't be read here: {advice}") from None
+            if not fit:
+                raise InvalidEditError(f"{name} is a PNG file with a fault beside its picture. {SAVE_ANEW}") from None
+            image = open_essentials(file, name)
+        if not (fit and isinstance(image, JpegFile) and image.can_shrink):
+            _check_pixels(image.size, name, can_shrink=isinstance(image, JpegFile) and image.can_shrink)
         return image
     raise InvalidEditError(f"{name} is not an image of a kind that can be read here")
 
@@ -296,7 +259,7 @@ def _check_pixels(sides: tuple[int, int], name: str, *, can_shrink: bool = False
 
 def _has_pages(image: ImageFile.ImageFile) -> bool:
     try:
-        if isinstance(image, _JpegFile):
+        if isinstance(image, JpegFile):
             pictures = image._getmp()  # noqa: SLF001  # Pillow has no public way but to reopen the file
             return pictures is not None and pictures.get(_MPF_IMAGES, 1) > 1
         return bool(getattr(image, "is_animated", False))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 from typing import Any, Final, cast
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.tiff import ORIENTATION, read_directory
+from qwen_edit_async.images.tiff import ORIENTATION, PHOTOMETRIC, WHITE_IS_ZERO, read_directory
 
 _UPRIGHT: Final = 1
 _TURNED: Final = frozenset(range(2, 9))
@@ -50,7 +50,10 @@ def plain(image: Image.Image, name: str) -> Image.Image:
     """
     if image.mode in _AMBIGUOUS_MODES:
         raise InvalidEditError(f"{name} has 32-bit samples (mode {image.mode!r}): convert it to 8 bits, 0 to 255")
-    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
+    tags = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        raise InvalidEditError(f"{name} has 16-bit samples with white at 0: convert it to 8 bits, with black at 0")
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     if orientation(image) != _UPRIGHT:
         image = ImageOps.exif_transpose(image)
     converted = _to_eight_bits(image, bits)
@@ -84,15 +87,26 @@ def _to_eight_bits(image: Image.Image, bits: int) -> Image.Image:
     if image.mode == "RGBA" or (image.mode in {"L", "RGB"} and not transparent):
         return image
     if image.mode.startswith("I;16"):
-        return image.convert("I").point(lambda value: value * (1 / (1 << (bits - 8)))).convert("L")
+        wide = image.convert("I")
+        gray = wide.point(lambda value: value * (1 / (1 << (bits - 8)))).convert("L")
+        shade = gray.info.pop("transparency", None)
+        return gray if shade is None else Image.merge("LA", (gray, _alpha(wide, shade))).convert("RGBA")
     if image.mode == "1" and not transparent:
         return image.convert("L")
-    if image.mode in {"CMYK", "LAB"} and (converted := _through_profile(image, "RGB")) is not None:
+    if image.mode in {"CMYK", "LAB"}:
+        converted = _through_profile(image, "RGB") or image.convert("RGB")
         converted.info.pop("icc_profile", None)
         return converted
     if image.mode == "La":
         image = image.convert("LA")  # the only conversion that Pillow has for it
     return image.convert("RGBA" if transparent else "RGB")
+
+
+def _alpha(wide: Image.Image, shade: int) -> Image.Image:
+    """Return the alpha channel of a 16-bit gray image with one shade that is transparent."""
+    above = wide.point(lambda value: value * 1 - shade).convert("L")  # clipped at 0 and 255
+    below = wide.point(lambda value: value * -1 + shade).convert("L")
+    return ImageChops.lighter(above, below).point([0] + [_OPAQUE] * 255)
 
 
 def _through_profile(image: Image.Image, mode: str) -> Image.Image | None:
@@ -102,10 +116,12 @@ def _through_profile(image: Image.Image, mode: str) -> Image.Image | None:
         return None
     try:
         from PIL import ImageCms  # noqa: PLC0415  # part of Pillow only where it was built with LittleCMS
-
+    except ImportError:
+        return None
+    try:
         converted: Any = ImageCms.profileToProfile(
             image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode=mode
         )
-    except (ImportError, OSError, ImageCms.PyCMSError):
+    except (ImportError, OSError, ImageCms.PyCMSError):  # the module can lack its compiled part
         return None
     return cast("Image.Image", converted)

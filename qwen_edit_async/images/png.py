@@ -21,6 +21,7 @@ _INFLATED_BYTES: Final = 256 * 1024
 """Bytes that are inflated at a time."""
 
 _FILTERS: Final = bytes(range(5))
+_INDEXED: Final = 3
 _CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples of a pixel by colour type."""
 
@@ -57,7 +58,8 @@ class PngCheck:
         width: The width in pixels; 0 until the header is read.
         height: The height in pixels; 0 until the header is read.
         trailing: The number of bytes after the picture's end.
-        flaw: The first thing wrong with a file that is complete, in words; empty if there is none.
+        flaw: The first thing wrong with the picture of a file that is complete, in words; empty if there is none.
+        remark: The first thing wrong beside the picture, likewise.
     """
 
     def __init__(self) -> None:
@@ -65,12 +67,14 @@ class PngCheck:
         self.height: int = 0
         self.trailing: int = 0
         self.flaw: str = ""
+        self.remark: str = ""
         self._part = _Part.SIGNATURE
         self._field = bytearray()
         self._type = b""
         self._left = 0
         self._crc = 0
         self._has_pixels = False
+        self._lacks_palette = False
         self._rows: _Rows | None = None
 
     @property
@@ -120,7 +124,7 @@ class PngCheck:
             if int.from_bytes(field) != self._crc:
                 if self._type[:1].isupper():  # critical: the picture can't be shown without this chunk
                     raise PngError(f"its chunk {self._type!r} is damaged")
-                self._note(f"its chunk {self._type!r} is damaged")
+                self.remark = self.remark or f"its chunk {self._type!r} is damaged"
             self._part = _Part.HEAD
             if self._type == b"IEND":
                 self._part = _Part.NOTHING
@@ -133,6 +137,9 @@ class PngCheck:
             raise PngError("it does not begin with one header")
         if chunk_type == b"IEND" and (length or not self._has_pixels):
             raise PngError("it ends without pixels" if not length else "its end is damaged")
+        self._lacks_palette = self._lacks_palette and chunk_type != b"PLTE"
+        if chunk_type == b"IDAT" and self._lacks_palette:
+            self._note("it has no palette before its pixels")
         self._has_pixels = self._has_pixels or (chunk_type == b"IDAT" and length > 0)
         self._type, self._left, self._crc = chunk_type, length, zlib.crc32(chunk_type)
         self._part = _Part.DATA if length else _Part.CRC
@@ -156,6 +163,7 @@ class PngCheck:
         self.width, self.height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", header)
         if not self.width or not self.height:
             raise PngError("it has no pixels")
+        self._lacks_palette = colour == _INDEXED
         if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
             self._note("its header describes no kind of PNG")
         elif self.width * self.height <= MAX_PIXELS:  # a larger picture is refused without inflating it
@@ -163,6 +171,23 @@ class PngCheck:
 
     def _note(self, flaw: str) -> None:
         self.flaw = self.flaw or flaw
+
+
+def essentials(data: bytes, optional: frozenset[bytes]) -> bytes:
+    """Return a PNG file without the chunks that a picture can be shown without.
+
+    Args:
+        data: The file, which may be damaged.
+        optional: The types of such chunks that are kept if their checksum is right.
+    """
+    kept, start = [data[:8]], 8
+    while head := data[start : start + 8]:
+        end = start + 12 + int.from_bytes(head[:4])
+        intact = zlib.crc32(data[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
+        if head[4:5].isupper() or (head[4:] in optional and intact):
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept)
 
 
 class _Rows:

@@ -8,12 +8,15 @@ from __future__ import annotations
 from typing import IO, Final
 
 ORIENTATION: Final = 274
-_REDUCED, _BITS, _PHOTOMETRIC, _MAKE, _PLANES, _SAMPLE_FORMAT, _DNG_VERSION = 254, 258, 262, 271, 284, 339, 50706
+PHOTOMETRIC: Final = 262
+_REDUCED, _OLD_REDUCED, _BITS, _MAKE, _PLANES, _MORE_PICTURES = 254, 255, 258, 271, 284, 330
+_SAMPLE_FORMAT, _DNG_VERSION = 339, 50706
 _READ_TAGS: Final = frozenset(
-    {_REDUCED, _BITS, _PHOTOMETRIC, _MAKE, ORIENTATION, _PLANES, _SAMPLE_FORMAT, _DNG_VERSION}
+    {ORIENTATION, PHOTOMETRIC, _REDUCED, _OLD_REDUCED, _BITS, _MAKE, _PLANES, _MORE_PICTURES}
+    | {_SAMPLE_FORMAT, _DNG_VERSION}
 )
-_VALUE_BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4}
-"""The size of a value of the types BYTE, ASCII, SHORT and LONG."""
+_VALUE_BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 13: 4, 16: 8, 18: 8}
+"""The size of a value of the types BYTE, ASCII, SHORT, LONG, IFD, LONG8 and IFD8."""
 
 _MAX_VALUES: Final = 64
 _SENSOR_DATA: Final = frozenset({32803, 34892})
@@ -22,11 +25,14 @@ _SENSOR_DATA: Final = frozenset({32803, 34892})
 _UNSIGNED: Final = frozenset({1, 4})
 """Sample formats: unsigned integer, and undefined."""
 
+_OLD_PREVIEW: Final = 2
 _SEPARATE_PLANES: Final = 2
 _BIG: Final = 43
 _RAW_FORMATS: Final = {"canon": "CR2", "nikon": "NEF", "pentax": "PEF", "samsung": "SRW", "sony": "ARW"}
 """Camera raw formats that are TIFF files, by the first word of the camera's make."""
 
+WHITE_IS_ZERO: Final = 0
+_EIGHT_BITS: Final = 8
 _TWELVE_BITS: Final = 12
 _SIXTEEN_BITS: Final = 16
 
@@ -77,8 +83,8 @@ def raw_format(head: bytes, tags: Tags) -> str:
         return "CR2"
     if _DNG_VERSION in tags:
         return "DNG"
-    begins_reduced = any(value & 1 for value in tags.get(_REDUCED, ()))
-    if not begins_reduced and not _SENSOR_DATA.intersection(tags.get(_PHOTOMETRIC, ())):
+    begins_reduced = any(value & 1 for value in tags.get(_REDUCED, ())) or _OLD_PREVIEW in tags.get(_OLD_REDUCED, ())
+    if not begins_reduced and _MORE_PICTURES not in tags and not _SENSOR_DATA.intersection(tags.get(PHOTOMETRIC, ())):
         return ""
     make = bytes(value & 0xFF for value in tags.get(_MAKE, ())).decode("latin-1").lower()
     return next((name for maker, name in _RAW_FORMATS.items() if make.startswith(maker)), "unknown")
@@ -93,6 +99,8 @@ def unreadable_kind(head: bytes, tags: Tags) -> str:
         return "signed or floating-point samples"
     if max(bits, default=1) > _SIXTEEN_BITS:
         return f"{max(bits)}-bit samples"
+    if max(bits, default=1) > _EIGHT_BITS and WHITE_IS_ZERO in tags.get(PHOTOMETRIC, ()):
+        return f"{max(bits)}-bit samples with white at 0"
     if max(bits, default=1) == _SIXTEEN_BITS and len(bits) > 1 and _SEPARATE_PLANES in tags.get(_PLANES, ()):
         return "16-bit samples in separate planes"
     return ""

@@ -10,6 +10,7 @@ from typing import IO, Final
 
 import attrs
 
+from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.integrity import find_damage
 from qwen_edit_async.images.jpeg import CUT_SHORT
 from qwen_edit_async.images.kinds import sniff, sniff_other
@@ -86,7 +87,8 @@ def _judge_png(file: IO[bytes]) -> Verdict:
         check.finish()
     except PngError as error:
         return Verdict("PNG", _ENDINGS["image/png"], f"it is a damaged PNG file: {error}")
-    flaw = f"is a damaged PNG file: {check.flaw}" if check.flaw else ""
+    damage = check.flaw or check.remark
+    flaw = f"is a damaged PNG file: {damage}" if damage else ""
     if check.trailing and not flaw:
         flaw = f"is a PNG file with {check.trailing} bytes after its end"
     return Verdict("PNG", _ENDINGS["image/png"], flaw=flaw, sides=(check.width, check.height))
@@ -97,7 +99,24 @@ def _judge_other(file: IO[bytes], size: int, media_type: str) -> Verdict:
     damage = find_damage(file, size, media_type).damage
     if damage == CUT_SHORT:
         return Verdict(kind, endings, f"it is {_a(kind)} file that is cut short")
-    return Verdict(kind, endings, flaw=f"is {_a(kind)}, not a PNG" + (f", and damaged: {damage}" if damage else ""))
+    if damage:
+        damage = f", and damaged: {damage}"
+    elif _lacks_pixels(file, media_type):
+        damage = ", and not all of its pixels can be decoded"
+    return Verdict(kind, endings, flaw=f"is {_a(kind)}, not a PNG{damage}")
+
+
+def _lacks_pixels(file: IO[bytes], media_type: str) -> bool:
+    """Return whether a picture can't be decoded, as far as Pillow is there to tell."""
+    try:
+        from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
+    except ImportError:
+        return False
+    try:
+        pillow.check(file, media_type, "it", fit=True)
+    except InvalidEditError:
+        return True
+    return False
 
 
 def _boxes_end_at(file: IO[bytes], size: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from qwen_edit_async.errors import (
     ConfigurationError,
     DownloadError,
     EditFailedError,
+    InvalidEditError,
     QwenEditError,
     SessionClosedError,
 )
@@ -128,21 +128,23 @@ class OutputImage:
     async def open(self) -> Image:
         """Download the picture and decode it. This needs the ``images`` extra.
 
+        If some of its pixels are damaged, the others are decoded, and the rest stays black.
+
         Raises:
             ConfigurationError: If Pillow is not installed.
             DownloadError: If no complete picture could be downloaded, or if it can't be decoded.
             SessionClosedError: If the session is closed.
         """
         try:
-            import PIL.Image  # noqa: PLC0415  # an extra; if it is missing, nothing is downloaded
+            import PIL.Image  # noqa: F401, PLC0415  # an extra, found missing before anything is downloaded
         except ImportError:
             raise ConfigurationError('decoding needs Pillow: pip install "qwen-edit-async[images]"') from None
         try:
-            return await self._store.offload(_decode, await self.read())
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            reason = str(error)
-        where = f"image {self.index} of task {self.task_id}"
-        raise DownloadError(f"{where} can't be decoded: {reason}", task_id=self.task_id)
+            return await self._store.offload(_decode, await self.read(), f"image {self.index} of task {self.task_id}")
+        except InvalidEditError as error:
+            raise DownloadError(
+                str(error), hint="save() keeps its file as it came", task_id=self.task_id, url=self.url
+            ) from None
 
     async def _remember(self, output: bytes | Path) -> None:
         if self._previews.lacks(self.index):
@@ -295,9 +297,7 @@ def conclude(task: EditTask, snapshot: TaskSnapshot, now: float, store: ResultSt
     )
 
 
-def _decode(content: bytes) -> Image:
-    import PIL.Image  # noqa: PLC0415  # an extra
+def _decode(content: bytes, name: str) -> Image:
+    from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is an extra
 
-    picture = PIL.Image.open(io.BytesIO(content), formats=["PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF"])
-    picture.load()
-    return picture
+    return pillow.decode(content, name)

@@ -1,15 +1,17 @@
-"""Runs background tasks of a session, and work that must end although its caller is cancelled."""
+"""Background tasks of a session, work that must end although its caller is cancelled, and iteration over any input."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 import anyio
 
 from qwen_edit_async.errors import SessionClosedError
+
+T = TypeVar("T")
 
 
 class BackgroundTasks:
@@ -58,3 +60,13 @@ async def wait_shielded(work: Coroutine[Any, Any, None]) -> None:
         raise cancelled
     finally:
         cancelled = None  # its traceback refers to this frame, which would make a cycle
+
+
+async def pull(requests: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
+    """Iterate over a synchronous or asynchronous iterable."""
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield request
+    else:
+        for request in requests:
+            yield request

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +23,7 @@ from qwen_edit_async.images.kinds import copyable
 from qwen_edit_async.models import EditParameters, EditRequest, RequestInput, request_from_fields, restore
 from qwen_edit_async.session.observer import CallSite
 from qwen_edit_async.session.results import EditResult
+from qwen_edit_async.session.shield import pull
 from qwen_edit_async.session.submission import Submission
 from qwen_edit_async.session.submitter import Submitter
 from qwen_edit_async.session.task import EditTask, abandon, ending
@@ -392,13 +393,3 @@ def _as_request(given: RequestInput) -> EditRequest | None:
         return request_from_fields(given)
     except InvalidEditError:
         return None
-
-
-async def pull(requests: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
-    """Iterate over a synchronous or asynchronous iterable."""
-    if isinstance(requests, AsyncIterable):
-        async for request in requests:
-            yield request
-    else:
-        for request in requests:
-            yield request

@@ -263,7 +263,7 @@ class Submission:
         except QwenEditError as error:
             fate = judge_submission(error)
             raise
-        except BaseException:
+        except BaseException:  # a cancellation, or a fault of this package
             fate = CallFailure.UNCERTAIN if body.sent_whole else CallFailure.REFUSED
             raise
         finally:
@@ -276,7 +276,7 @@ class Submission:
         self._pending = body
         try:
             snapshot = await self._submitter.service.submit(protocol, call, body)
-        except Exception:
+        except Exception:  # a cancellation leaves the attempt pending
             self._pending = None
             raise
         self._pending = None

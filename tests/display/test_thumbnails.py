@@ -57,6 +57,26 @@ def test_a_thumbnail_carries_no_color_profile_even_if_it_can_not_be_used():
         assert "icc_profile" not in picture.info
 
 
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "JPEG"])
+def test_a_picture_that_is_cut_short_has_a_thumbnail_of_what_is_there(kind):
+    file = io.BytesIO()
+    picture = PIL.Image.effect_noise((300, 300), 9).point(lambda value: 255 - value // 8)
+    picture.save(file, kind)
+    content = file.getvalue()
+    thumbnail = make_thumbnail(content[: len(content) // 2])
+    with PIL.Image.open(io.BytesIO(thumbnail.content)) as small:
+        shade = small.convert("L").getpixel((128, 220 if kind == "BMP" else 30))  # BMP stores its rows from below
+    assert shade > 200
+
+
+def test_a_png_with_a_fault_beside_its_picture_has_a_thumbnail():
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (300, 300), "white").save(file, "PNG", dpi=(72, 72))
+    content = file.getvalue()
+    at = content.index(b"pHYs") + 5
+    assert make_thumbnail(content[:at] + b"\xff" + content[at + 1 :]) == make_thumbnail(content)
+
+
 def test_a_picture_without_a_thumbnail_is_left_out(notebook):
     previews = Previews(("https://example.org/x.png",))
     previews.remember(0, b"no picture")
@@ -69,7 +89,12 @@ def test_making_a_thumbnail_does_not_change_the_picture():
     assert picture.size == (640, 480)
 
 
-@pytest.mark.parametrize("image", ["https://example.org/x.png", b"no picture", "missing.png", io.BytesIO(PHOTO), 7])
+CUT_PNG = b"\x89PNG\r\n\x1a\nmore"
+
+
+@pytest.mark.parametrize(
+    "image", ["https://example.org/x.png", b"no picture", CUT_PNG, "missing.png", io.BytesIO(PHOTO), 7]
+)
 def test_urls_streams_and_broken_pictures_have_no_thumbnail(image):
     assert make_thumbnail(image) is None
 

@@ -693,7 +693,7 @@ async def test_a_url_that_makes_no_sense_is_a_download_error(session, url):
 
 
 async def test_a_file_that_is_no_picture_inside_is_a_download_error(image):
-    with pytest.raises(DownloadError, match="can't be decoded"):
+    with pytest.raises(DownloadError, match="is damaged"):
         await image.open()
 
 

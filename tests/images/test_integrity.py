@@ -11,6 +11,7 @@ from PIL import Image
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images import jpeg as _jpeg
 from qwen_edit_async.images import pillow as _pillow
+from qwen_edit_async.images.decoders import JpegFile
 from qwen_edit_async.images.integrity import find_cut, find_damage
 from qwen_edit_async.images.prepare import prepare
 
@@ -169,13 +170,13 @@ def test_broken_tables_are_found_by_decoding() -> None:
 
 def test_only_the_beginning_of_the_pixel_data_is_decoded(monkeypatch) -> None:
     given: list[bytes] = []
-    load_read = _pillow._JpegFile.load_read
+    load_read = JpegFile.load_read
 
     def spying(image, size):
         given.append(load_read(image, size))
         return given[-1]
 
-    monkeypatch.setattr(_pillow._JpegFile, "load_read", spying)
+    monkeypatch.setattr(JpegFile, "load_read", spying)
     data = jpeg(quality=95)
     assert _pillow.check(io.BytesIO(data), "image/jpeg", "image 1").sides == (400, 400)
     assert len(b"".join(given)) < data.index(SCAN) + 10 * 1024 < len(data)

@@ -47,7 +47,10 @@ def test_a_missing_image_is_named(image: object) -> None:
         (b"MM\x00*\x00\x00\x00\x08", "image/tiff"),
         (b"RIFF\x24\x00\x00\x00WEBPVP8 ", "image/webp"),
         (b"RIFF\x24\x00\x00\x00WAVEfmt ", None),
-        (b"BM\x36\x00\x00\x00", "image/bmp"),
+        (b"BM\x36\x00\x00\x00\x00\x00\x00\x00\x36\x00\x00\x00\x28\x00", "image/bmp"),
+        (b"BM\x36\x00\x00\x00\x00\x00\x00\x00\x36\x00\x00\x00\x0c\x00", "image/bmp"),
+        (b"BMW is a car, and not a picture", None),
+        (b"BM", None),
         (b"\x00\x00\x00\x1cftypavif", None),
         (b"<svg xmlns=", None),
         (b"just some text", None),
@@ -68,7 +71,26 @@ def test_a_format_that_only_fit_can_make_ready_is_named(format_name: str) -> Non
         check_format(head, "image 1")
 
 
-@pytest.mark.parametrize("head", [b"\n", b"P4ssword", b"\0\0\0\x18ftypmp42", b"<svg", b""])
+@pytest.mark.parametrize("head", [b"P1\n# by a program", b"P3\n4 4\n255\n", b"P6 4000 3000 255 ", b"P4\r\n16 16\n"])
+def test_a_plain_bitmap_begins_with_its_sides_or_a_comment(head: bytes) -> None:
+    assert (sniff(head), sniff_other(head)) == (None, "PPM")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\n",
+        b"P4ssword",
+        b"P1 Bug in the form",
+        b"P3\nprio 2 and more",
+        b"P1 # 5",
+        b"P2 2 more",
+        b"P7\nWIDTH 3",
+        b"\0\0\0\x18ftypmp42",
+        b"<svg",
+        b"",
+    ],
+)
 def test_other_files_are_no_pictures(head: bytes) -> None:
     assert (sniff(head), sniff_other(head)) == (None, None)
 

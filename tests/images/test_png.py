@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from qwen_edit_async.images.png import PngCheck, PngError
+from qwen_edit_async.images.png import PngCheck, PngError, essentials
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -53,9 +53,10 @@ def check(*pieces: bytes) -> PngCheck:
 
 def problem(file: bytes) -> str:
     try:
-        return check(file).flaw
+        png = check(file)
     except PngError as error:
         return str(error)
+    return png.flaw or png.remark
 
 
 @pytest.mark.fuzz
@@ -179,11 +180,30 @@ def test_the_rows_of_an_interlaced_picture_are_counted_for_each_pass(size) -> No
         (SIGNATURE + header(5, 3, 7, 2, 0, 0, 0) + PIXELS + END, "its header describes no kind of PNG"),
         (SIGNATURE + header(5, 3, 8, 5, 0, 0, 0) + PIXELS + END, "its header describes no kind of PNG"),
         (SIGNATURE + header(5, 3, 8, 2, 0, 0, 2) + PIXELS + END, "its header describes no kind of PNG"),
-        (SIGNATURE + header() + chunk(b"tEXt", b"a\0b")[:-1] + b"!" + PIXELS + END, "its chunk b'tEXt' is damaged"),
     ],
 )
 def test_a_complete_file_that_can_t_be_decoded_has_a_flaw(file, flaw) -> None:
     assert check(file).flaw == flaw
+
+
+def test_a_damaged_text_is_no_flaw_of_the_picture() -> None:
+    png = check(SIGNATURE + header() + chunk(b"tEXt", b"a\0b")[:-1] + b"!" + PIXELS + END)
+    assert (png.flaw, png.remark) == ("", "its chunk b'tEXt' is damaged")
+
+
+TEXT, TRANSPARENT = chunk(b"tEXt", b"a\0b"), chunk(b"tRNS", bytes(6))
+
+
+@pytest.mark.parametrize(
+    ("file", "kept"),
+    [
+        (SIGNATURE + header() + TEXT + TRANSPARENT + PIXELS + END, SIGNATURE + header() + TRANSPARENT + PIXELS + END),
+        (SIGNATURE + header() + TRANSPARENT[:-1] + b"!" + PIXELS + END, SIGNATURE + header() + PIXELS + END),
+        (SIGNATURE + header() + TEXT + PIXELS[:-9], SIGNATURE + header() + PIXELS[:-9]),
+    ],
+)
+def test_what_a_picture_needs_is_kept(file, kept) -> None:
+    assert essentials(file, frozenset({b"tRNS"})) == kept
 
 
 def test_data_after_the_last_row_is_no_flaw() -> None:
@@ -210,3 +230,14 @@ def test_a_picture_that_inflates_far_is_checked_in_little_memory() -> None:
 
 def test_a_picture_of_too_many_pixels_is_not_inflated() -> None:
     assert check(SIGNATURE + header(60_000, 60_000) + chunk(b"IDAT", b"x") + END).flaw == ""
+
+
+PALETTE = chunk(b"PLTE", b"\1\2\3")
+INDEXED = SIGNATURE + header(4, 4, 8, 3, 0, 0, 0)
+INDICES = pixels(bytes(5 * 4))
+
+
+@pytest.mark.parametrize("rest", [INDICES + END, INDICES + PALETTE + END])
+def test_a_picture_of_a_palette_needs_it_before_its_pixels(rest) -> None:
+    assert problem(INDEXED + PALETTE + INDICES + END) == ""
+    assert problem(INDEXED + rest) == "it has no palette before its pixels"

@@ -193,6 +193,17 @@ def test_a_remark_of_pillow_on_metadata_is_no_refusal(monkeypatch) -> None:
     assert (contents(uploads), uploads[0].warnings) == ([data], ())
 
 
+def test_a_remark_of_pillow_while_it_opens_a_file_is_no_refusal() -> None:
+    data = encoded(photo(), "TIFF", tiffinfo={271: "a maker with a long name"})
+    entry = data.index(struct.pack("<HH", 271, 2))
+    data = data[: entry + 8] + struct.pack("<I", 2**31) + data[entry + 12 :]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="Truncated"), Image.open(io.BytesIO(data)):
+            pass
+        assert content(data) == data
+
+
 @pytest.mark.parametrize("kind", [str, pathlib.Path, os.fsencode])
 def test_a_path_is_sent_whole_whatever_its_name(tmp_path, large_jpeg, kind) -> None:
     path = tmp_path / "é 'photo'.txt"
@@ -301,6 +312,15 @@ def test_an_open_file_is_whole_in_each_of_several_edits(large_jpeg) -> None:
     assert at_once(*[lambda: content(file)] * 4) == [large_jpeg] * 4
 
 
+def test_a_file_whose_position_has_to_be_awaited_is_read_from_where_it_stands() -> None:
+    class Remotely(io.BytesIO):
+        async def tell(self) -> int:
+            raise NotImplementedError
+
+    data = encoded(photo(), "PNG")
+    assert content(Remotely(data)) == data
+
+
 def test_a_stream_that_gives_little_at_a_time_is_read_to_its_end(large_jpeg) -> None:
     class Dribble(io.BytesIO):
         def read(self, size: int = -1, /) -> bytes:
@@ -388,6 +408,26 @@ def test_sixteen_bit_files_are_scaled_to_eight() -> None:
         assert fitted(encoded(picture, format_name))[0].getpixel((0, 0)) == 100
 
 
+def test_the_transparent_shade_of_a_sixteen_bit_picture_stays_the_only_one() -> None:
+    picture = Image.new("I;16", (400, 400), 256 * 100)
+    for x, shade in enumerate((256 * 100 - 1, 256 * 100 + 1, 100, 0, 65535)):
+        picture.putpixel((x, 0), shade)
+    data = encoded(picture, "PNG")
+    chunk = b"tRNS" + struct.pack(">H", 256 * 100)
+    at = data.index(b"IDAT") - 4
+    data = data[:at] + struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[at:]
+    result = Image.open(io.BytesIO(content(Image.open(io.BytesIO(data)))))
+    assert result.mode == "RGBA"
+    assert [result.getpixel((x, 0)) for x in range(6)] == [
+        (99, 99, 99, 255),
+        (100, 100, 100, 255),
+        (0, 0, 0, 255),
+        (0, 0, 0, 255),
+        (255, 255, 255, 255),
+        (100, 100, 100, 0),
+    ]
+
+
 @pytest.mark.parametrize("transparency", [b"\x00\xff", 0])
 def test_the_transparency_of_a_palette_is_kept(transparency) -> None:
     picture = Image.new("P", (400, 400), 0)
@@ -471,6 +511,20 @@ def test_fit_converts_a_cmyk_photo_through_its_profile() -> None:
     assert "icc_profile" not in result.info
 
 
+def test_a_color_profile_goes_with_the_cmyk_that_it_does_not_describe() -> None:
+    photo_in_cmyk = encoded(Image.new("CMYK", (3200, 400), (255, 0, 0, 0)), "JPEG", icc_profile=wide_gamut())
+    result, _, _ = fitted(photo_in_cmyk)
+    assert "icc_profile" not in result.info
+
+
+def test_cmyk_is_converted_without_a_colour_management_module(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.ImageCms", None)
+    monkeypatch.delattr("PIL.ImageCms", raising=False)
+    picture = Image.new("CMYK", (400, 400), (255, 0, 0, 0))
+    picture.info["icc_profile"] = green_cyan()
+    assert colour(Image.open(io.BytesIO(content(picture)))) == (0, 255, 255)
+
+
 def test_a_thumbnail_has_the_colours_of_its_profile() -> None:
     data = encoded(Image.new("RGB", (400, 400), (100, 180, 100)), "PNG", icc_profile=wide_gamut())
     made = _pillow.thumbnail(io.BytesIO(data), 64, "the picture")
@@ -519,6 +573,17 @@ def test_an_object_with_the_array_interface_needs_numpy(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "numpy", None)
     with pytest.raises(InvalidEditError, match="image 1 is 'OnlyInterface': give a NumPy array or a PIL image"):
         prepare([OnlyInterface(np.zeros((400, 400), np.uint8))])
+
+
+def test_an_array_that_does_not_fit_into_memory_is_refused_in_plain_words() -> None:
+    class Vast:
+        __array_interface__ = {"shape": (400, 400), "typestr": "|u1", "version": 3, "strides": (400, 1)}  # noqa: RUF012
+
+        def tobytes(self) -> bytes:
+            raise MemoryError
+
+    with pytest.raises(InvalidEditError, match="image 1 can't be decoded in the memory that there is: shrink it"):
+        prepare([Vast()])
 
 
 def test_an_array_that_is_a_view_is_sent_as_it_is_seen() -> None:
@@ -932,6 +997,34 @@ def test_fit_encodes_a_format_that_the_service_does_not_take(format_name) -> Non
     expected = "JPEG" if format_name in {"AVIF", "HEIF"} else "PNG"
     assert (result.format, result.size) == (expected, (256, 256))
     assert change == f"image 1 was encoded as {expected}"
+
+
+def with_chunk(data: bytes, kind: bytes, body: bytes, *, damaged: bool = False) -> bytes:
+    """A PNG file with one more chunk before its pixels."""
+    checksum = struct.pack(">I", zlib.crc32(kind + body) ^ damaged)
+    at = data.index(b"IDAT") - 4
+    return data[:at] + struct.pack(">I", len(body)) + kind + body + checksum + data[at:]
+
+
+ICC = encoded(photo(), "PNG", icc_profile=wide_gamut())
+
+
+@pytest.mark.parametrize(
+    ("data", "profile"),
+    [
+        (with_chunk(ICC, b"tEXt", b"a\0b", damaged=True), wide_gamut()),
+        (with_chunk(ICC, b"pHYs", b"short"), wide_gamut()),
+        (with_chunk(ICC, b"gAMA", b"j"), wide_gamut()),
+        (with_chunk(encoded(photo(), "PNG"), b"iCCP", b"junk"), None),
+    ],
+    ids=["checksum", "resolution", "gamma", "profile"],
+)
+def test_fit_encodes_a_png_whose_only_fault_is_beside_its_picture(data, profile) -> None:
+    with pytest.raises(InvalidEditError, match=r"image 1 is a PNG file with a fault beside its picture.*fit=True$"):
+        prepare([data])
+    result, _, _ = fitted(data)
+    assert result.tobytes() == photo().tobytes()
+    assert result.info.get("icc_profile") == profile
 
 
 def test_fit_drops_an_alpha_channel_that_hides_nothing() -> None:

@@ -13,7 +13,7 @@ from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.integrity import find_cut, find_damage
 from qwen_edit_async.images.prepare import prepare
 
-SHORT, LONG, ASCII, BYTE = 3, 4, 2, 1
+SHORT, LONG, ASCII, BYTE, IFD = 3, 4, 2, 1, 13
 
 
 def tiff(
@@ -38,7 +38,7 @@ def tiff(
     directory, values = struct.pack(order + ("Q" if big else "H"), len(entries)), b""
     for tag, kind, value in entries:
         each = value if isinstance(value, bytes | tuple) else (value,)
-        code = {SHORT: "H", LONG: "I", ASCII: "B", BYTE: "B"}[kind]
+        code = {SHORT: "H", LONG: "I", ASCII: "B", BYTE: "B", IFD: "I"}[kind]
         packed = struct.pack(f"{order}{len(each)}{code}", *each)
         directory += struct.pack(f"{order}HH{offset}", tag, kind, len(each))
         if len(packed) > struct.calcsize(offset):
@@ -73,19 +73,24 @@ RAW = {
     "ARW": tiff((254, LONG, 1), (271, ASCII, b"SONY\0"), (330, LONG, 8), order=">"),
     "PEF": tiff((262, SHORT, 32803), (271, ASCII, b"PENTAX\0")),
     "unknown": tiff((254, LONG, 1)),
+    "unknown, smaller pictures": tiff((330, LONG, (8, 8))),
+    "unknown, type IFD": tiff((330, IFD, 8)),
+    "unknown, old tag": tiff((255, SHORT, 2)),
 }
 
 
 @pytest.mark.parametrize("name", RAW)
 @pytest.mark.parametrize("fit", [False, True])
 def test_a_camera_raw_file_is_refused_and_its_format_named(name, fit) -> None:
-    with pytest.raises(InvalidEditError, match=rf"image 1 is a camera raw file \({name} format\): .*Export it as"):
+    with pytest.raises(
+        InvalidEditError, match=rf"looks like a camera raw file \({name.split(',')[0]} format\): .*Export"
+    ):
         prepare([RAW[name]], fit=fit)
     assert "camera raw" in problem(RAW[name])
 
 
-@pytest.mark.parametrize("tag", [(330, LONG, (8, 8)), (254, LONG, 0), (254, LONG, 2), (271, ASCII, b"SONY\0")])
-def test_a_tiff_with_smaller_copies_or_of_a_camera_passes(tag) -> None:
+@pytest.mark.parametrize("tag", [(254, LONG, 0), (254, LONG, 2), (255, SHORT, 1), (271, ASCII, b"SONY\0")])
+def test_a_whole_page_or_a_tiff_of_a_camera_passes(tag) -> None:
     assert problem(tiff(tag)) == ""
 
 
@@ -107,6 +112,7 @@ UNREADABLE = {
     "float": tiff((339, SHORT, 3), bits=32),
     "32-bit": tiff(bits=32),
     "big-endian BigTIFF": tiff(big=True, order=">"),
+    "16-bit samples with white at 0": tiff((262, SHORT, 0), bits=16),
     "separate planes": tiff((284, SHORT, 2), bits=16, samples=3),
 }
 
@@ -148,6 +154,12 @@ def sent(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
+def test_a_picture_of_a_tiff_that_decoders_misread_is_refused() -> None:
+    picture = Image.open(io.BytesIO(UNREADABLE["16-bit samples with white at 0"]))
+    with pytest.raises(InvalidEditError, match="image 1 has 16-bit samples with white at 0"):
+        prepare([picture])
+
+
 TWELVE_BITS = tiff(bits=12, pixels=bytes([0x80, 0x08, 0x00]) * (400 * 200))
 
 
@@ -164,7 +176,7 @@ def test_fit_converts_a_big_tiff() -> None:
     ("data", "kind"), [(TWELVE_BITS, "a 12-bit TIFF file"), (tiff(big=True), "a BigTIFF file")], ids=["12-bit", "big"]
 )
 def test_an_unusual_tiff_is_refused_with_the_advice_to_fit_it(data, kind) -> None:
-    with pytest.raises(InvalidEditError, match=f"image 1 is {kind}, .*: convert it to PNG, .* with fit=True"):
+    with pytest.raises(InvalidEditError, match=f"image 1 is {kind}, .*Save it as a new PNG file, .* with fit=True"):
         prepare([data])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,21 @@ def test_a_picture_that_is_cut_short_is_a_problem(kind, share) -> None:
     found = verdict(content[: int(len(content) * share)])
     assert "cut short" in found.problem
     assert kind in found.problem
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
+def test_a_picture_that_lacks_some_of_its_pixels_is_kept_and_flagged(kind) -> None:
+    content = picture(kind)
+    content = content[: int(len(content) * 0.4)]
+    found = verdict(content)
+    assert (found.problem, found.flaw) == ("", f"is a {kind}, not a PNG, and not all of its pixels can be decoded")
+
+
+def test_a_picture_is_not_decoded_without_pillow(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "qwen_edit_async.images.pillow", None)
+    monkeypatch.delattr("qwen_edit_async.images.pillow", raising=False)
+    found = verdict(picture("GIF")[:2000])
+    assert (found.problem, found.flaw) == ("", "is a GIF, not a PNG")
 
 
 def test_a_png_with_something_after_its_end_is_kept() -> None:

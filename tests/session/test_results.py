@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 import re
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 
 from qwen_edit_async import (
     ConfigurationError,
+    DownloadError,
     EditParameters,
     EditRequest,
     EditSession,
@@ -23,7 +25,7 @@ from qwen_edit_async import (
     InvalidEditError,
     SessionClosedError,
 )
-from qwen_edit_async.emulator import EditEmulator, FixedEngine, PillowEngine
+from qwen_edit_async.emulator import EditEmulator, Fault, FixedEngine, PillowEngine
 
 pytestmark = pytest.mark.anyio
 
@@ -100,8 +102,39 @@ async def test_a_picture_opens_as_a_decoded_image(session):
     assert (picture.size, picture.getpixel((0, 0))) == ((16, 16), (0x7F, 0x9C, 0xF5))
 
 
+def snow(**options):
+    file = io.BytesIO()
+    Image.effect_noise((60, 60), 9).point(lambda value: 200 + value // 8).save(file, **options)
+    return file.getvalue()
+
+
+async def test_a_picture_with_a_damaged_chunk_beside_it_is_opened(session, emulator):
+    content = snow(format="PNG", dpi=(72, 72))
+    at = content.index(b"pHYs") + 5
+    emulator.inject(Fault.wrong_download(content[:at] + b"\xff" + content[at + 1 :], "image/png").on("download"))
+    picture = await (await session.edit(IMAGE, "snow")).images[0].open()
+    assert picture.tobytes() == Image.open(io.BytesIO(content)).tobytes()
+
+
+async def test_what_there_is_of_a_picture_is_opened(session, emulator):
+    content = snow(format="GIF")
+    emulator.inject(Fault.wrong_download(content[: len(content) // 2], "image/gif").on("download"))
+    picture = (await (await session.edit(IMAGE, "snow")).images[0].open()).convert("L")
+    assert picture.size == (60, 60)
+    assert picture.getpixel((30, 10)) >= 200
+
+
+async def test_a_picture_that_can_not_be_opened_keeps_its_url_within_reach(session, emulator):
+    content = snow(format="WEBP")
+    emulator.inject(Fault.wrong_download(content[:12] + bytes(len(content) - 12), "image/webp").on("download"))
+    image = (await session.edit(IMAGE, "snow")).images[0]
+    with pytest.raises(DownloadError, match=r"^image 0 of task .* can be read here; save\(\) keeps") as raised:
+        await image.open()
+    assert raised.value.url == image.url
+
+
 async def test_a_picture_is_decoded_on_a_thread(session, monkeypatch):
-    monkeypatch.setattr("qwen_edit_async.session.results._decode", lambda _: threading.current_thread().name)
+    monkeypatch.setattr("qwen_edit_async.session.results._decode", lambda *_: threading.current_thread().name)
     image = (await session.edit(IMAGE, "snow")).images[0]
     assert (await image.open()).startswith("qwen-edit")
 
