@@ -45,7 +45,7 @@ class Intake:
     """
 
     def __init__(self, run: RunState) -> None:
-        self.changed = 0
+        self.changed: int = 0
         self._run = run
         self._permits = asyncio.Semaphore(2 * run.session.max_in_flight + _SPARE_ROWS)
         self._rows: set[asyncio.Task[None]] = set()
