@@ -76,6 +76,7 @@ MAX_PIXELS: Final = 89_478_485
 """The most pixels of an image or a result. Pillow suspects a picture with more of being a decompression bomb."""
 
 _BRANDS: Final = {
+    b"crx ": "CR3",
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"),
 }
@@ -86,9 +87,19 @@ _OTHER_STARTS: Final = {
     b"8BPS": "PSD",
     b"DDS ": "DDS",
     b"qoif": "QOI",
+    b"icns": "ICNS",
+    b"IIRO": "ORF",
+    b"IIRS": "ORF",
+    b"MMOR": "ORF",
+    b"IIU\0": "RW2",
+    b"FUJIFILMCCD-RAW": "RAF",
 }
+RAW_FORMATS: Final = frozenset({"CR3", "ORF", "RAF", "RW2"})
+"""Camera raw formats, which ``fit`` can't make ready either."""
+
 _PATTERNS: Final = {
     "PCX": re.compile(rb"\n[\x00\x02-\x05]\x01[\x01\x02\x04\x08]"),
+    "SGI": re.compile(rb"\x01\xda[\x00\x01][\x01\x02]"),
     "PPM": re.compile(rb"P[1-6](?:\s*\n#|\s+[0-9]+\s+[0-9])"),  # a comment, or the width and the height
 }
 _BMP: Final = re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0", re.DOTALL)
@@ -125,7 +136,10 @@ def sniff(head: bytes) -> str | None:
 
 
 def sniff_other(head: bytes) -> str | None:
-    """Return the name of a picture format that only ``fit`` can make ready, as Pillow calls it; ``None`` for others."""
+    """Return the name of a picture format that the service does not take; ``None`` for other files.
+
+    It is Pillow's name, or that of a camera raw format.
+    """
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12])
     starts = (name for start, name in _OTHER_STARTS.items() if head.startswith(start))
@@ -252,6 +266,8 @@ def check_format(head: bytes, name: str) -> str:
 
 def other_advice(kind: str) -> str:
     """Return what to do about a picture format that the service does not take, as the predicate of a sentence."""
+    if kind in RAW_FORMATS:
+        return f"is a camera raw file ({kind} format). Export it as a JPEG"
     return f"is in {kind} format, which the service does not take: convert it, or let the session do so with fit=True"
 
 

@@ -19,7 +19,7 @@ from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, SAFE
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.decoders import JpegFile, PngEssentials, load_what_is_there, open_essentials
 from qwen_edit_async.images.integrity import SAVE_ANEW
-from qwen_edit_async.images.kinds import MAX_PIXELS, ArrayLike, sniff_other
+from qwen_edit_async.images.kinds import MAX_PIXELS, RAW_FORMATS, ArrayLike, other_advice, sniff_other
 from qwen_edit_async.images.pixels import orientation, plain, shrunk, stored_orientation, to_srgb
 from qwen_edit_async.log import log
 
@@ -213,6 +213,8 @@ def _other_plugins(file: IO[bytes], name: str) -> tuple[str, ...]:
     plugin = sniff_other(file.read(16))
     if plugin is None:
         raise InvalidEditError(f"{name} is not an image of a kind that can be read here")
+    if plugin in RAW_FORMATS:
+        raise InvalidEditError(f"{name} {other_advice(plugin)}")
     if plugin == "HEIF" and plugin not in Image.OPEN:
         try:
             import pillow_heif  # noqa: PLC0415  # not needed but for this

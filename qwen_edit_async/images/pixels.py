@@ -48,6 +48,7 @@ def plain(image: Image.Image, name: str) -> Image.Image:
     Raises:
         InvalidEditError: If the range of its values is not known.
     """
+    image.load()  # the mode of an icon is not certain before
     if image.mode in _AMBIGUOUS_MODES:
         raise InvalidEditError(f"{name} has 32-bit samples (mode {image.mode!r}): convert it to 8 bits, 0 to 255")
     tags = getattr(image, "tag_v2", {})

@@ -24,6 +24,7 @@ from qwen_edit_async.images.kinds import (
     sniff,
     sniff_other,
 )
+from qwen_edit_async.images.prepare import prepare
 
 GIF = b"GIF89a" + bytes(20)
 
@@ -61,7 +62,7 @@ def test_a_format_is_recognised_by_content(head: bytes, media_type: str | None) 
     assert sniff(head) == media_type
 
 
-@pytest.mark.parametrize("format_name", ["AVIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "DDS"])
+@pytest.mark.parametrize("format_name", ["AVIF", "ICNS", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "DDS", "SGI"])
 def test_a_format_that_only_fit_can_make_ready_is_named(format_name: str) -> None:
     file = io.BytesIO()
     Image.new("RGB", (32, 32)).save(file, format_name)
@@ -69,6 +70,24 @@ def test_a_format_that_only_fit_can_make_ready_is_named(format_name: str) -> Non
     assert (sniff(head), sniff_other(head)) == (None, format_name)
     with pytest.raises(InvalidEditError, match=f"image 1 is in {format_name} format, .* fit=True"):
         check_format(head, "image 1")
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", "CR3"),
+        (b"IIRO\x08\0\0\0", "ORF"),
+        (b"IIRS\x08\0\0\0", "ORF"),
+        (b"MMOR\0\0\0\x08", "ORF"),
+        (b"IIU\0\x08\0\0\0", "RW2"),
+        (b"FUJIFILMCCD-RAW 0201", "RAF"),
+    ],
+)
+def test_a_camera_raw_format_is_named_without_the_advice_to_fit_it(head: bytes, kind: str) -> None:
+    reason = rf"^image 1 is a camera raw file \({kind} format\)\. Export it as a JPEG$"
+    for fit in (False, True):
+        with pytest.raises(InvalidEditError, match=reason):
+            prepare([head + bytes(500)], fit=fit)
 
 
 @pytest.mark.parametrize("head", [b"P1\n# by a program", b"P3\n4 4\n255\n", b"P6 4000 3000 255 ", b"P4\r\n16 16\n"])

@@ -69,6 +69,13 @@ def test_a_directory_gives_its_pictures_sorted_by_name_and_found_by_content(tmp_
     assert names(read("in")) == ["a_without_ending", "b_jpg"]
 
 
+def test_a_camera_raw_file_is_a_problem(tmp_path, read):
+    write(tmp_path / "in", a=PNG, b=b"FUJIFILMCCD-RAW 0201")
+    assert [item.problem for item in read("in") if item.problem] == [
+        "is a camera raw file (RAF format). Export it as a JPEG"
+    ]
+
+
 def test_files_that_are_no_pictures_are_named(tmp_path, read, notes):
     write(tmp_path / "in", a=PNG, b=b"text", c=b"", d=b"x", e=b"y")
     read("in")
