@@ -1,7 +1,7 @@
-"""Requests to the service and the tasks in its replies, as frozen values. Pure.
+"""Requests to the service and the tasks in its replies, as immutable values. Pure.
 
-A request is checked when it is made. It raises :class:`InvalidEditError` for each error in the contract (part A) that
-shows without reading a file.
+A request is checked when it is made. It raises :class:`InvalidEditError` if it breaks a rule of the documented contract
+that can be checked without reading a file.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _to_metadata(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @attrs.frozen(kw_only=True)
 class EditParameters:
-    """The options of an edit; ``None`` leaves one to the service (contract, *parameters*).
+    """The options of an edit. An option that is ``None`` gets the service's default (contract, *parameters*).
 
     Attributes:
         n: Number of output images, 1 to 6 (the service's default: 1).
@@ -133,7 +133,7 @@ class EditRequest:
         metadata: Your own data about this edit. It stays with the request and is never sent.
 
     Raises:
-        InvalidEditError: The contract calls the request an error, and that shows without reading a file.
+        InvalidEditError: The request breaks a rule of the contract that can be checked without reading a file.
     """
 
     images: tuple[ImageInput, ...] = attrs.field(converter=_to_images, repr=lambda images: f"<{len(images)} images>")
@@ -223,14 +223,14 @@ def request_from_arguments(
     An option that is ``None`` counts as not given.
 
     Raises:
-        InvalidEditError: The contract calls the request an error, or an EditRequest comes with other arguments.
+        InvalidEditError: The request breaks the contract, or an EditRequest comes with other arguments.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if isinstance(images, EditRequest):
         if instruction is not None or parameters is not None or key is not None or given:
             raise InvalidEditError("an EditRequest is complete: give no instruction, key or parameters beside it")
         return images
-    # The request refuses a missing instruction like an empty one.
+    # EditRequest refuses an empty instruction, so a missing one is passed as empty.
     return EditRequest(images, instruction or "", _merge(parameters, given), key=key)
 
 
@@ -240,7 +240,7 @@ def request_from_fields(fields: object) -> EditRequest:
     ``image``, ``image2`` and ``image3`` can replace ``images``.
 
     Raises:
-        InvalidEditError: The value is not a mapping, has an unknown field, or is an error by the contract.
+        InvalidEditError: The value is not a mapping, has an unknown field, or breaks the contract.
     """
     fields = as_fields(fields)
     if not isinstance(fields, Mapping):
@@ -293,7 +293,7 @@ def _merge(parameters: object, options: Mapping[str, Any]) -> EditParameters:
 
 
 class TaskStatus(enum.Enum):
-    """The state of a task. ``UNKNOWN`` stands for a word that is not in the table and counts as still running."""
+    """The state of a task. ``UNKNOWN`` is a word that no table lists. The task counts as running."""
 
     QUEUED = "queued"
     IN_PROGRESS = "in_progress"
@@ -339,7 +339,7 @@ class TaskSnapshot:
         status: The state of the task.
         status_word: The service's own word for the state.
         progress: 0.0 to 1.0 while in progress, if the service gives it.
-        urls: The URLs of the output images of a completed task, empty for an output without one.
+        urls: One URL per output image of a completed task; an empty text for an image without one.
         failure: The reason for the failure of a failed task.
         usage: The cost of a completed task.
         metadata: The service's own metadata.

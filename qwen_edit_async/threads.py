@@ -1,7 +1,7 @@
 """Threads for blocking work (reading, decoding and encoding images), away from the event loop.
 
-The calls use the loop's ``run_in_executor``, because virtual clocks stop for it and not for anyio's threads. The
-executor is separate, because the loop's default one also resolves host names.
+The calls use the loop's ``run_in_executor``, because the tests' virtual clock waits for such calls, but not for anyio's
+threads. The executor is separate, because the loop's default one also resolves host names.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Offloader:
     async def run(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``func`` on a thread and wait for its result.
 
-        Cancelling ends the wait at once. A call that has not begun never begins. If the call has begun, its later
-        result is closed if it, or each item of a tuple, has a ``close()``. Its exception is dropped.
+        Cancelling ends the wait at once. A call that has not begun never begins. If the call has begun, its
+        result is closed when it arrives; of a tuple, each item that has a ``close()``. Its exception is dropped.
 
         Raises:
             SessionClosedError: The offloader is closed.
@@ -56,7 +56,7 @@ class Offloader:
             raise
 
     def run_soon(self, func: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call ``func`` on a thread without waiting, to clean up after a cancellation. :meth:`aclose` waits for it."""
+        """Call ``func`` on a thread without waiting, to clean up after a cancellation."""
         if not self._closing:
             self._executor.submit(func, *args, **kwargs)
         else:

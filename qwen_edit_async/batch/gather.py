@@ -1,7 +1,7 @@
 """Makes blocking calls on one thread. Calls that arrive while the thread is busy are made together afterwards.
 
-A hop to a thread and back costs more than most of these calls, and a transaction costs a sync of the disk. Many callers
-share one of each (group commit).
+A hop to a thread and back costs more than most of these calls, and a transaction costs a sync of the disk. So many
+callers share one hop and one transaction (group commit).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Gatherer:
 
     Args:
         executor: An executor with one thread; shut down by :meth:`aclose`.
-        call_all: Makes several calls, and returns a result or an exception for each. An exception that it raises is the
-            outcome of them all.
-        patience: Seconds for which other calls may join before they are made.
+        call_all: Makes several calls, and returns a result or an exception for each. If it raises, every
+            call ends with that exception.
+        patience: The seconds to wait for further calls before making them together.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Gatherer:
         self._closed = False
 
     def call(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Make a call. Awaiting it is optional, and giving up the wait does not undo it.
+        """Make a call. The future need not be awaited, and cancelling the wait does not cancel the call.
 
         Raises:
-            JournalError: When awaited: if the call was asked for after :meth:`aclose`.
+            JournalError: Raised when the future is awaited, if the call came after :meth:`aclose`.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         future.add_done_callback(_mark_retrieved)
@@ -92,7 +92,7 @@ class Gatherer:
 
     def _begin(self) -> None:
         batch, self._waiting = self._waiting, []
-        if not batch:  # closing has begun them
+        if not batch:  # aclose() has already started these calls
             return
         with contextlib.ExitStack() as undo:
             undo.callback(self._give_up, batch)
@@ -101,7 +101,7 @@ class Gatherer:
             undo.pop_all()
 
     def _give_up(self, batch: Sequence[tuple[Call, asyncio.Future[Any]]]) -> None:
-        """Cancel calls that could not be begun, so that nobody waits for them for ever; Ctrl-C strikes anywhere."""
+        """Cancel calls that could not be started, so that nobody waits for them forever."""
         for _, future in batch:
             future.cancel()
         self._busy = False

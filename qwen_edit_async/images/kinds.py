@@ -51,7 +51,7 @@ class ArrayLike(Protocol):
 
 @runtime_checkable
 class PillowImage(Protocol):
-    """The part of ``PIL.Image.Image`` that tells one without importing Pillow."""
+    """The part of ``PIL.Image.Image`` by which a PIL image is recognised without importing Pillow."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -73,7 +73,7 @@ ImageInput: TypeAlias = (
 """One input image: a path, an http(s) URL, a data URI, bytes, a binary file object, a PIL image, or a uint8 array."""
 
 MAX_PIXELS: Final = 89_478_485
-"""The most pixels of an image or a result. Pillow suspects a picture with more of being a decompression bomb."""
+"""The most pixels of an image or a result. Pillow treats a larger picture as a possible decompression bomb."""
 
 _BRANDS: Final = {
     b"crx ": "CR3",

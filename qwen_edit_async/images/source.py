@@ -25,9 +25,9 @@ _TEXT_PIECE: Final = 512 * 1024
 
 
 def open_image(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:
-    """Open an image, and return its file, at the start, and the upload that sends it, still without a head.
+    """Open an image. Return its file, at the start, and the upload that sends it, whose ``head`` is still empty.
 
-    Close the file unless it is the upload's own.
+    The caller must close the file, unless the upload holds it.
 
     Raises:
         InvalidEditError: If the image can't be read, is empty, or has more than ``limit`` bytes.
@@ -50,7 +50,7 @@ def keep(file: IO[bytes], size: int, name: str) -> Upload:
 
 
 def local_path(image: Any) -> str | None:
-    """Return the path of a file that the operating system can open. A remote path may have none, or a URL instead."""
+    """Return the path of a file that the operating system can open. ``None`` for a remote path."""
     if isinstance(image, str):
         return image
     if not isinstance(image, os.PathLike):

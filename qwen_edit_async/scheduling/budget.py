@@ -17,13 +17,13 @@ H = TypeVar("H", bound=Hashable)
 class PollBudget(Generic[H]):
     """A limit for checks. They go to the tasks most likely to have ended.
 
-    Each check goes to the likeliest of the next 32 waiting tasks. Its cost does not depend on the number of waiting
-    tasks, and the choice is nearly as good as the likeliest of all. No task starves, because tasks that have waited for
-    three rounds go first, in the order of their arrival. A round is the number of waiting tasks divided by the rate. So
-    no task waits longer than ``4 * n / rate`` seconds, where n is the largest number of tasks that waited meanwhile.
+    Each check goes to the likeliest of the next 32 waiting tasks. Choosing takes the same time however many tasks wait,
+    and is nearly as good as picking the likeliest of all. No task starves, because tasks that have waited for three
+    rounds go first, in the order of their arrival. A round is the number of waiting tasks divided by the rate. So no
+    task waits longer than ``4 * n / rate`` seconds, where n is the largest number of tasks that waited meanwhile.
 
     Args:
-        rate: The most checks per second. After an idle time, up to 0.05 s of them may come at once.
+        rate: The most checks per second. After an idle time, the checks of up to 0.05 s may start at once.
         likelihood: Returns the probability that a task has ended by a time. Without it, the longest wait goes first.
 
     Attributes:

@@ -59,11 +59,11 @@ class DetachedStore:
         """Raise :class:`SessionClosedError`."""
         raise _detached_error(task_id, index)
 
-    async def save(self, _: str, task_id: str, index: int, path: Path) -> Path:  # noqa: ARG002  # the protocol's
+    async def save(self, _: str, task_id: str, index: int, path: Path) -> Path:  # noqa: ARG002  # required by the protocol
         """Raise :class:`SessionClosedError`."""
         raise _detached_error(task_id, index)
 
-    async def offload(self, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ARG002  # the protocol's
+    async def offload(self, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ARG002  # required by the protocol
         """Raise :class:`SessionClosedError`."""
         raise SessionClosedError("a copied or unpickled result has no session")
 
@@ -157,10 +157,10 @@ class EditTimings:
     """The durations of an edit's phases in seconds, and the number of status checks.
 
     Attributes:
-        queued: The time spent waiting for a slot of the session, and for a turn.
+        queued: The time spent waiting for a slot and for permission to send.
         submitting: The time from taking the slot to the service's acceptance, with reading, uploading and retries.
-        running: The time from the acceptance to the answer that showed the end.
-        lag: The time between the last two answers, so the end was unknown for at most this long.
+        running: The time from the acceptance to the status reply that showed that the task had ended.
+        lag: The time between the last two status replies. The task ended at most this long before it was noticed.
         checks: The number of status checks that were answered.
         failed_checks: The number of status checks that failed.
     """
@@ -215,7 +215,7 @@ class EditResult:
                 that are unsafe in file names become ``_``.
 
         Raises:
-            DownloadError: If no complete picture could be downloaded for one of them.
+            DownloadError: If one of the pictures can't be downloaded completely.
             OSError: If a file can't be written.
             SessionClosedError: If the session is closed.
         """

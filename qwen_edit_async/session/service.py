@@ -1,4 +1,4 @@
-"""The calls to the service, over one transport and in the form of the protocol that the service accepts."""
+"""Calls the service over one transport, in the form of the protocol that it accepts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from qwen_edit_async.protocol.base import Call, WireProtocol
 class Service:
     """A transport, and the form of the protocol to use on it.
 
-    The first accepted submission settles the form. Until then, one submission at a time tries the first form and then
-    the other, and the other submissions wait.
+    The first accepted submission settles the form. Until then, one submission at a time tries both
+    forms in turn. All other submissions wait for it.
 
     Args:
         transport: The HTTP client.
@@ -26,7 +26,7 @@ class Service:
         transport: The HTTP client.
         protocol: The form to use.
         alternative: The form to try next; ``None`` once the form is settled.
-        verdict: Held by the submission that tries both forms.
+        verdict: The lock that is held by the submission that tries both forms.
     """
 
     def __init__(self, transport: Transport, protocol: WireProtocol, alternative: WireProtocol | None) -> None:

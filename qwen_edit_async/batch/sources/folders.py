@@ -39,7 +39,7 @@ _SYSTEM_FOLDERS: Final = frozenset(
         "system volume information",
     }
 )
-"""Bins, snapshots and previews of network drives and operating systems, in lower case. Others are hidden folders."""
+"""Bins, snapshots and previews of network drives and operating systems, in lower case. Hidden ones go anyway."""
 
 
 def picture_items(
@@ -53,9 +53,9 @@ def picture_items(
     fit: bool = False,
     advice: Callable[[], str] = str,
 ) -> Iterator[SourceItem]:
-    """Yield an edit for each picture. A file that can't be read may be one; its edit fails later.
+    """Yield an edit for each picture. An unreadable file counts as a picture; its edit fails later.
 
-    A picture in a format that only ``fit`` can make ready is a row that says so, unless ``fit`` is set.
+    Without ``fit``, a picture in a format that must be converted becomes a row with that problem.
 
     Args:
         paths: The files, and an error for each folder that can't be read.
@@ -63,7 +63,7 @@ def picture_items(
         defaults: The instruction and the parameters.
         search: The search that found the files; it knows those that it found before.
         note: Called with a remark about files that were left out.
-        folder: The folder that their identities begin below; empty for the working directory.
+        folder: The folder that the edits' identities are relative to; empty for the working directory.
         fit: Whether pictures in other formats are converted. Otherwise they are problems.
         advice: Called if there is no picture; returns a hint.
 
@@ -72,14 +72,14 @@ def picture_items(
     """
     if defaults.instruction is None:
         raise ConfigurationError("pictures say nothing about what to do with them: give an instruction")
-    prefix = os.path.join(folder, "") if folder else ""  # noqa: PTH118  # 100,000 texts, no 100,000 Paths
+    prefix = os.path.join(folder, "") if folder else ""  # noqa: PTH118  # strings, because 100,000 Path objects are slow
     named: list[str] = []
     others = count = 0
     for path in paths:
         if isinstance(path, OSError):
             yield SourceItem(problem=f"can't be read: {path.strerror}", place=str(path.filename))
             continue
-        if not os.path.isfile(path) or not search.is_new(path):  # noqa: PTH113  # 100,000 texts, no 100,000 Paths
+        if not os.path.isfile(path) or not search.is_new(path):  # noqa: PTH113  # strings, because 100,000 Path objects are slow
             continue
         problem = _problem(path, fit=fit)
         if problem is None:
@@ -115,7 +115,7 @@ class Search:
     _seen: dict[str | tuple[int, int], str] = attrs.field(factory=dict)
 
     def files_of(self, folder: str, *, recursive: bool) -> Iterator[str | OSError]:
-        """Yield a folder's files by name, and an error for each of its folders that can't be read.
+        """Yield a folder's files, sorted by name, and an error for each subfolder that can't be read.
 
         Raises:
             ConfigurationError: If the folder itself can't be read.
@@ -124,7 +124,7 @@ class Search:
         for root, files in self._walk(folder, errors.append, recursive=recursive):
             yield from errors
             errors.clear()
-            yield from (os.path.join(root, name) for name in files)  # noqa: PTH118  # 100,000 texts, no 100,000 Paths
+            yield from (os.path.join(root, name) for name in files)  # noqa: PTH118  # strings, because 100,000 Path objects are slow
         for error in errors:
             if error.filename == folder:
                 raise ConfigurationError(f"{folder} can't be read: {error.strerror}")
@@ -133,8 +133,8 @@ class Search:
     def matches_of(self, pattern: str, base: str = "") -> Iterator[str]:
         """Yield the files that match a pattern, below a folder.
 
-        ``**`` stands for any folders, but does not follow links to them. No wildcard stands for a folder that is left
-        out; the pattern may name it.
+        ``**`` stands for any folders, but does not follow links to them. Wildcards don't match folders that are left
+        out. A pattern can name such a folder.
         """
         before, *after = _ANY_FOLDERS.split(pattern, maxsplit=1)
         if not after:
@@ -147,17 +147,17 @@ class Search:
 
     def _glob(self, pattern: str, base: str) -> Iterator[str]:
         """Yield what matches a pattern without ``**``."""
-        folder_pattern = Path(os.path.dirname(pattern)).parts  # noqa: PTH120  # which keeps the slash at the end
+        folder_pattern = Path(os.path.dirname(pattern)).parts  # noqa: PTH120  # unlike Path, dirname respects a trailing slash
         entered: dict[str, bool] = {}
         for match in sorted(glob.glob(pattern, root_dir=base or None)):  # noqa: PTH207  # Path.glob knows no absolute patterns
-            folder = os.path.dirname(match)  # noqa: PTH120  # 100,000 texts, no 100,000 Paths
+            folder = os.path.dirname(match)  # noqa: PTH120  # strings, because 100,000 Path objects are slow
             if folder not in entered:
                 entered[folder] = self._enters_all(base, folder_pattern, Path(folder).parts)
             if entered[folder]:
                 yield os.path.join(base, match)  # noqa: PTH118  # as above
 
     def _enters_all(self, folder: str, pattern: Iterable[str], names: Iterable[str]) -> bool:
-        """Return whether wildcards stand for none of the folders that are left out."""
+        """Return whether no wildcard matched a folder that is left out."""
         for part, name in zip(pattern, names, strict=True):
             if glob.has_magic(part) and not part.startswith(".") and not self._enters(folder, name):
                 return False
@@ -230,7 +230,7 @@ def _item(path: str, prefix: str, defaults: EditDefaults) -> SourceItem:
 
 
 def is_picture(path: str) -> bool:
-    """Return whether a file begins as a picture does. A file that can't be read may be one."""
+    """Return whether a file begins as a picture does. An unreadable file counts as one."""
     return _problem(path, fit=True) is not None
 
 
