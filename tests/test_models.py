@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.kinds import BinaryReader
 from qwen_edit_async.models import (
     EditOptions,
     EditParameters,
@@ -100,8 +101,11 @@ class Proxy:
 
 def test_a_temporary_file_is_the_image() -> None:
     with tempfile.NamedTemporaryFile() as file:
+        file.write(b"a picture")
+        file.seek(0)
         [image] = EditRequest(file, "snow").images
-        assert isinstance(image, io.BufferedIOBase)
+        assert isinstance(image, BinaryReader)
+        assert image.read() == b"a picture"
 
 
 @pytest.mark.parametrize("wrap", [Upload, Proxy])

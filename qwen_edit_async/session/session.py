@@ -76,8 +76,9 @@ class EditSession:
         ConfigurationError: If an option or the key is missing or wrong.
     """
 
-    _runtime: Runtime | None = None  # on the class, because `__del__` also runs if `__init__` fails
+    _runtime: Runtime | None = None  # on the class, because `__del__` and `__repr__` also run if `__init__` fails
     _closed = False
+    _base_url = ""
 
     def __init__(
         self,
