@@ -48,8 +48,19 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     if request.node.get_closest_marker("virtual_clock") is not None:
-        return "asyncio", {"loop_factory": looptime.new_event_loop}
+        return "asyncio", {"loop_factory": _virtual_loop}
     return "asyncio"
+
+
+def _virtual_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop with a virtual clock, which waits for its threads at its end without a timeout.
+
+    The clock would leap over the timeout while the threads still end.
+    """
+    loop = looptime.new_event_loop()
+    shut_down = loop.shutdown_default_executor
+    loop.shutdown_default_executor = lambda timeout=None: shut_down()  # Python 3.11 has no timeout
+    return loop
 
 
 @pytest.fixture(autouse=True)
