@@ -1,4 +1,4 @@
-"""What a bulk run may still spend. Pure: no I/O, no clock."""
+"""The budget of a bulk run. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 

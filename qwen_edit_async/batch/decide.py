@@ -83,7 +83,7 @@ ORIGINS: Mapping[State, tuple[State, ...]] = {
 
 
 class Action(enum.Enum):
-    """What a run does with an edit."""
+    """An action of a run on one edit."""
 
     SUBMIT = "submit it"
     REPLAN = "journal its request as it is now, then submit it"

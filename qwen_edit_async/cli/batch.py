@@ -39,7 +39,7 @@ _REFRESH_SECONDS = 0.2
 @Parameter(name="*")
 @attrs.frozen(kw_only=True)
 class BatchOptions:
-    """What a bulk run reads, replaces and may spend."""
+    """The options for the input, the replacements and the limits of a bulk run."""
 
     concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16
     """The most tasks in flight at a time."""

@@ -1,4 +1,4 @@
-"""What people see: results, messages, and a progress bar on terminals.
+"""Output for people: results, messages, and a progress bar on terminals.
 
 Results go to the standard output stream, everything else to the standard error stream.
 """

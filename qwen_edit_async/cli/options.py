@@ -67,7 +67,7 @@ class ConnectionOptions:
 @Parameter(name="*", group=Group("Submission", sort_key=2))
 @attrs.frozen(kw_only=True)
 class SubmissionOptions:
-    """What may be submitted, and where."""
+    """The options of the submission."""
 
     fit: Flag = False
     """Turn, shrink or re-encode pictures that the service would refuse."""

@@ -20,7 +20,7 @@ _DIGEST_BYTES: Final = 20
 
 @attrs.frozen
 class Inspection:
-    """What one read of an image file shows.
+    """The findings of one read of an image file.
 
     Attributes:
         size: The size in bytes.

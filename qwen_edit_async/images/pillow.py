@@ -50,7 +50,7 @@ _MPF_IMAGES: Final = 0xB001
 
 @attrs.frozen
 class Facts:
-    """What opening an image file shows.
+    """The findings of opening an image file.
 
     Attributes:
         sides: Width and height in pixels, as stored.
@@ -265,7 +265,7 @@ def _has_pages(image: ImageFile.ImageFile) -> bool:
             pictures = image._getmp()  # noqa: SLF001  # Pillow has no public way but to reopen the file
             return pictures is not None and pictures.get(_MPF_IMAGES, 1) > 1
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # noqa: BLE001  # corrupt metadata
+    except Exception:  # noqa: BLE001  # corrupt metadata fails in many ways; it only decides about a note
         return False
 
 

@@ -1,4 +1,4 @@
-"""What a reply says about a task: its status, pictures and cost. Pure: no I/O, no clock.
+"""Reads a task from a reply: its status, pictures and cost. Pure: no I/O, no clock.
 
 The tables hold the known status words, id names and output shapes (part B).
 """
