@@ -1,13 +1,13 @@
-"""Every error this package raises on purpose.
+"""The errors that this package raises.
 
 ::
 
     QwenEditError
-    ├── ConfigurationError             key, host or option missing or wrong: nothing was sent
+    ├── ConfigurationError             the key, the host or an option is missing or wrong: nothing was sent
     ├── InvalidEditError (ValueError)  the service would refuse this edit: nothing was sent
-    ├── APIConnectionError             no reply came back
+    ├── APIConnectionError             the service sent no reply
     │   └── APITimeoutError (TimeoutError)
-    ├── APIStatusError                 the service answered with an error
+    ├── APIStatusError                 the service replied with an error
     │   ├── BadRequestError            400, 413, 422
     │   ├── AuthenticationError        401
     │   ├── InsufficientBalanceError   402, or codes 40201 to 40208
@@ -15,16 +15,16 @@
     │   ├── NotFoundError              404
     │   ├── RateLimitError             429, or code 1002
     │   └── InternalServerError        5xx
-    ├── APIResponseError               a reply that can't be understood
-    ├── SubmitUncertainError           a task may exist, and be charged
+    ├── APIResponseError               the reply can't be understood
+    ├── SubmitUncertainError           a task may exist and be charged
     ├── EditFailedError                the service ran the task, and it failed
-    ├── EditCancelledError             the handle of a task that was given up with ``cancel()``
-    ├── DeadlineExceededError (TimeoutError)
-    ├── DownloadError                  the task is done, its picture could not be fetched
+    ├── EditCancelledError             the task was given up with ``cancel()``
+    ├── DeadlineExceededError (TimeoutError)  the edit did not end in time
+    ├── DownloadError                  the task is completed, but its picture could not be downloaded
     ├── JournalError                   the journal of a bulk run can't be opened, locked or written
-    └── SessionClosedError             not opened yet, closed, or used on another event loop or after a fork
+    └── SessionClosedError             the session is not open, or belongs to another event loop or process
 
-None of them refers to an exception of the HTTP library: those carry the request's headers, and so the key.
+No error refers to an exception of the HTTP library, because those hold the request's headers, and so the key.
 """
 
 from __future__ import annotations
@@ -34,19 +34,20 @@ from typing import Self
 
 
 class QwenEditError(Exception):
-    """Base of every error of this package.
+    """The base of all errors of this package.
 
-    Its text is the message, and then the hint if there is one.
+    The text of an error is its message, followed by its hint if it has one.
 
     Args:
-        message: What is wrong, and where.
-        hint: What to do about it.
-        summary: The message without the names of one image or task.
-        task_id: The task that the error is about.
+        message: The problem, and the place where it was found.
+        hint: The remedy.
+        summary: The message without names of single images and tasks.
+        task_id: The id of the task that the error is about.
 
     Attributes:
-        hint: What to do about it; may be empty.
-        task_id: The task that the error is about, if one is known. ``session.attach(task_id)`` asks for it again.
+        hint: The remedy, or an empty text.
+        task_id: The id of the task that the error is about, if it is known. ``session.attach(task_id)`` waits for the
+            task again.
     """
 
     def __init__(self, message: str, *, hint: str = "", summary: str = "", task_id: str | None = None) -> None:
@@ -61,7 +62,7 @@ class QwenEditError(Exception):
 
     @property
     def summary(self) -> str:
-        """What errors of the same kind have in common: the message without its hint, and without names of one edit."""
+        """The message without the hint and without names of single edits, so that errors of one kind can be counted."""
         if self._summary:
             return self._summary
         text = super().__str__() or type(self).__name__
@@ -77,19 +78,19 @@ class QwenEditError(Exception):
 
 
 class ConfigurationError(QwenEditError):
-    """The key, the host or an option is missing or wrong; nothing was sent."""
+    """The key, the host or an option is missing or wrong. Nothing was sent."""
 
 
 class InvalidEditError(QwenEditError, ValueError):
-    """The contract (part A) makes this edit an error; it was found before anything was sent or paid for."""
+    """The edit breaks the documented contract. Nothing was sent, and nothing is charged."""
 
 
 class APIConnectionError(QwenEditError):
-    """No reply came back from the service.
+    """The service sent no reply.
 
     Attributes:
-        request_sent: Whether the whole request may have reached the service. ``False`` is a certainty: no task was
-            created by it.
+        request_sent: Whether the service may have received the whole request. If ``False``, the request certainly
+            created no task.
     """
 
     def __init__(self, message: str, *, hint: str = "", task_id: str | None = None, request_sent: bool = False) -> None:
@@ -98,18 +99,18 @@ class APIConnectionError(QwenEditError):
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
-    """Connecting, sending or waiting for the reply took longer than the session's ``timeout`` (seconds)."""
+    """Connecting, sending the request or waiting for the reply took longer than the session's ``timeout``."""
 
 
 class APIStatusError(QwenEditError):
-    """The service answered with an error.
+    """The service replied with an error.
 
     Attributes:
-        status_code: The HTTP status. It can be 200: some gateways put an error into a successful reply.
-        code: The service's own code, an integer where it looks like one.
-        message: The service's own words.
-        request_id: What the service calls this request, for its support.
-        retry_after: Seconds after which the service wants to be asked again.
+        status_code: The HTTP status. It can be 200, because some gateways put an error into a successful reply.
+        code: The service's error code, as an integer if it looks like one.
+        message: The service's error message.
+        request_id: The id that the service gave to the request, for its support.
+        retry_after: The seconds that the service asks to wait before the next request.
         body: The start of the reply's body, as text.
     """
 
@@ -147,53 +148,53 @@ class APIStatusError(QwenEditError):
 
     @property
     def summary(self) -> str:
-        """The service's words, with the HTTP status and the code."""
+        """The service's message, with the HTTP status and the code."""
         code = "" if self.code is None else f", code {self.code}"
         return f"{self.message} (HTTP {self.status_code}{code})"
 
 
 class BadRequestError(APIStatusError):
-    """The service refuses the request as it is (400, 413, 422); sending it again will not help."""
+    """The service refuses the request as malformed (400, 413, 422). Sending it again does not help."""
 
 
 class AuthenticationError(APIStatusError):
-    """The key is missing or invalid (401). Set QWEN_EDIT_API_KEY; the session submits nothing more."""
+    """The key is missing or invalid (401). Set QWEN_EDIT_API_KEY. The session submits nothing more."""
 
 
 class InsufficientBalanceError(APIStatusError):
-    """The account's balance is too low (402, or codes 40201 to 40208). Top up; the session submits nothing more."""
+    """The account's balance is too low (402, or codes 40201 to 40208). Top it up. The session submits nothing more."""
 
 
 class PermissionDeniedError(APIStatusError):
-    """The key may not do this (403); the session submits nothing more."""
+    """The key has no permission for this (403). The session submits nothing more."""
 
 
 class NotFoundError(APIStatusError):
-    """The service knows no such task (404)."""
+    """The service does not know the task (404)."""
 
     @property
     def summary(self) -> str:
-        """The fact that the service does not know the task."""
+        """The message for a task that the service does not know."""
         if self.task_id is None:
             return super().summary
         return "the service does not know the task (any more), which may have been charged"
 
 
 class RateLimitError(APIStatusError):
-    """Too many requests (429), for longer than the edit's deadline allows to wait."""
+    """The service replied "too many requests" (429) until the edit's deadline."""
 
     @property
     def summary(self) -> str:
-        """The fact that the edit was rejected until its deadline, or would be."""
+        """The message for an edit that the service rejected until its deadline."""
         return self.hint or "too many requests, until the deadline"
 
 
 class InternalServerError(APIStatusError):
-    """The service broke (5xx)."""
+    """The service failed to handle the request (5xx)."""
 
 
 class APIResponseError(QwenEditError):
-    """A reply that can't be understood.
+    """The service's reply can't be understood.
 
     Attributes:
         body: The start of the reply's body, as text.
@@ -205,15 +206,16 @@ class APIResponseError(QwenEditError):
 
 
 class SubmitUncertainError(QwenEditError):
-    """The submission was sent whole, but whether it was accepted is unknown: a task may exist, and be charged.
+    """The request was sent whole, but its reply was lost or unclear. A task may exist and be charged.
 
-    It is not repeated by itself, since the protocol has no idempotency key: look into the service's own records, or
-    pass ``resubmit_uncertain=True`` to a session that may pay twice. ``__cause__`` says what happened.
+    The submission is not repeated, because the protocol has no idempotency key. Look for the task in your account at
+    the service. A session with ``resubmit_uncertain=True`` repeats such submissions, and may pay twice. ``__cause__``
+    is the error that left the submission uncertain.
     """
 
     @property
     def summary(self) -> str:
-        """The fact that a task may exist, and why that is not known."""
+        """The message, with the reason for the uncertainty if it is known."""
         return super().summary if self.__cause__ is None else f"a task may exist, and be charged: {self.__cause__}"
 
 
@@ -221,9 +223,9 @@ class EditFailedError(QwenEditError):
     """The service ran the task, and it failed.
 
     Attributes:
-        code: The service's code, an integer where it looks like one (110001: moderation; 190000: an input image could
-            not be downloaded).
-        message: The service's own words.
+        code: The service's error code, as an integer if it looks like one. 110001 stands for moderation, 190000 for an
+            input image that could not be downloaded.
+        message: The service's error message.
     """
 
     def __init__(self, message: str, *, code: int | str | None = None, task_id: str | None = None) -> None:
@@ -237,26 +239,26 @@ class EditFailedError(QwenEditError):
 
     @property
     def summary(self) -> str:
-        """The service's words, with its code."""
+        """The service's message, with its code."""
         return f"{self.message}{'' if self.code is None else f' (code {self.code})'}"
 
 
 class EditCancelledError(QwenEditError):
-    """The task was given up with ``EditTask.cancel()``; at the service it runs on and is charged."""
+    """The task was given up with ``EditTask.cancel()``. It runs on at the service and is charged."""
 
 
 class DeadlineExceededError(QwenEditError, TimeoutError):
-    """The edit did not end within its ``deadline`` (seconds).
+    """The edit did not end within its ``deadline`` in seconds.
 
-    With a ``task_id`` the task runs on and is charged: ``session.attach(task_id)`` waits for it again.
+    If the error has a ``task_id``, the task runs on and is charged. ``session.attach(task_id)`` waits for it again.
     """
 
 
 class DownloadError(QwenEditError):
-    """The task is done, but no complete result picture could be fetched; ``session.attach(task_id)`` tries again.
+    """The task is completed, but a result picture could not be downloaded. ``session.attach(task_id)`` tries again.
 
     Attributes:
-        url: The URL that was tried last, which needs no key, and expires; empty if there is none.
+        url: The URL that was tried last, or an empty text. It needs no key, and it expires.
     """
 
     def __init__(self, message: str, *, hint: str = "", task_id: str | None = None, url: str = "") -> None:
@@ -265,7 +267,7 @@ class DownloadError(QwenEditError):
 
 
 class JournalError(QwenEditError):
-    """The journal of a bulk run can't be opened or written, or another run has it; nothing goes on without it."""
+    """The journal of a bulk run can't be opened or written, or another run holds it. The run ends."""
 
 
 class SessionClosedError(QwenEditError):
@@ -273,4 +275,4 @@ class SessionClosedError(QwenEditError):
 
 
 class EditWarning(UserWarning):
-    """The service will take the edit, but not as it was meant: text that it cuts off, or an image of a poor size."""
+    """The service accepts the edit, but the result may disappoint, as with text that it cuts off or a small image."""
