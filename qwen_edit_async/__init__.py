@@ -1,11 +1,11 @@
 """Bulk image editing with the hosted model ``qwen_image_edit_plus``, for asyncio.
 
-Start with :class:`EditSession`. The names exported here are public, as are the modules ``emulator`` and ``notebook``
-and the fixtures of ``pytest_plugin``. Any other module may change without notice.
+Start with :class:`EditSession`. The names exported here are public, as are the modules ``emulator``, ``notebook`` and
+``sync``, and the fixtures of ``pytest_plugin``. Any other module may change without notice.
 
 ::
 
-    cli  notebook  pytest_plugin   front ends              emulator   the service on loopback
+    cli  notebook  sync  ...       front ends              emulator   the service on loopback
     batch                          EditBatch: the durable bulk run, its journal and its sources
     session                        EditSession: submissions, the gate, the poller, tasks and results
     http                           calls to the API, streamed bodies, downloads

@@ -1,0 +1,182 @@
+"""The synchronous face: the async contract, called from threads."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from bulk_runs import PHOTO
+
+import qwen_edit_async as aio
+from qwen_edit_async import sync
+from qwen_edit_async.emulator import EditEmulator, FixedEngine
+
+pytestmark = pytest.mark.may_block("the face blocks the thread that calls it")
+
+
+@pytest.fixture
+def session(qwen_edit_emulator):
+    with open_session(qwen_edit_emulator) as session:
+        yield session
+
+
+def open_session(emulator, **options):
+    return sync.EditSession(emulator.api_key, base_url=emulator.url, polling=aio.FixedInterval(0.02), **options)
+
+
+def public_signatures(owner):
+    return {
+        name: inspect.signature(member)
+        for name, member in vars(owner).items()
+        if inspect.isfunction(member) and (not name.startswith("_") or name == "__init__")
+    }
+
+
+def parameters_of(signature):
+    return [(each.name, each.kind, each.default) for each in signature.parameters.values()]
+
+
+@pytest.mark.parametrize("name", ["EditSession", "EditBatch", "EditResult", "OutputImage"])
+def test_methods_take_the_arguments_of_the_async_ones(name):
+    ours, theirs = public_signatures(getattr(sync, name)), public_signatures(getattr(aio, name))
+    renamed = {"open", "close", "edit", "submit"} if name == "EditSession" else set()
+    names = set(ours) & set(theirs) - renamed
+    assert names >= {
+        "EditSession": {"__init__", "attach", "edit_many", "status"},
+        "EditBatch": {"__init__", "plan", "run"},
+    }.get(name, {"save"})
+    for each in names:
+        assert parameters_of(ours[each]) == parameters_of(theirs[each]), each
+
+
+def test_an_edit_is_saved(session, photos, tmp_path):
+    result = session.edit(photos / "a.png", "make it snow", n=2, seed=7)
+    paths = result.save(tmp_path / "out")
+    assert [path.name for path in paths] == [f"{result.task_id}-0.png", f"{result.task_id}-1.png"]
+    assert result.images[1].read() == paths[1].read_bytes()
+    assert result.images[0].open().size == result.images[1].open().size
+    assert result.usage.quantity == len(result.images) == 2
+
+
+def test_a_task_can_be_awaited_attached_and_given_up(session):
+    task = session.submit(PHOTO, "make it snow")
+    assert session.status(task.id).task_id == task.id
+    assert task.result().task_id == session.attach(task.id).result().task_id == task.id
+    given_up = session.submit(PHOTO, "make it rain")
+    given_up.cancel()
+    with pytest.raises(aio.EditCancelledError):
+        given_up.result()
+    assert session.unfinished == (given_up.id,)
+
+
+def test_errors_are_those_of_the_async_session(session):
+    with pytest.raises(aio.InvalidEditError, match="n is 9"):
+        session.edit(PHOTO, "make it snow", n=9)
+    with pytest.raises(aio.InvalidEditError, match="instruction is missing"):
+        session.edit(PHOTO)
+
+
+def test_a_closed_session_says_so(qwen_edit_emulator):
+    with open_session(qwen_edit_emulator) as session:
+        pass
+    for use in (lambda: session.edit(PHOTO, "x"), lambda: session.status("t"), lambda: list(session.edit_many([]))):
+        with pytest.raises(aio.SessionClosedError):
+            use()
+    with open_session(qwen_edit_emulator) as second:
+        assert second.edit(PHOTO, "make it snow").task_id
+
+
+def test_many_threads_share_a_session(session, qwen_edit_emulator):
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(lambda number: session.edit(PHOTO, f"edit {number}"), range(24)))
+    assert len({result.task_id for result in results}) == qwen_edit_emulator.statistics().tasks_created == 24
+
+
+def test_edit_many_is_lazy_and_stops_when_its_loop_is_left(session, qwen_edit_emulator):
+    pulled = []
+
+    def requests():
+        for number in range(10_000):
+            pulled.append(number)
+            yield {"image": PHOTO, "instruction": f"edit {number}"}
+
+    for outcome in session.edit_many(requests(), ordered=True):
+        assert outcome.result.task_id
+        if outcome.index == 3:
+            break
+    assert len(pulled) <= 4 + session.max_in_flight + 1
+    created = qwen_edit_emulator.statistics().tasks_created
+    assert session.edit(PHOTO, "one more").task_id
+    assert qwen_edit_emulator.statistics().tasks_created <= created + session.max_in_flight
+
+
+def test_one_bad_request_is_an_outcome(session):
+    good, bad = session.edit_many([{"image": PHOTO, "instruction": "x"}, {"image": PHOTO}], ordered=True)
+    assert good.ok
+    assert isinstance(bad.error, aio.InvalidEditError)
+    with pytest.raises(aio.InvalidEditError):
+        _ = bad.result
+
+
+@pytest.mark.anyio
+async def test_it_works_while_the_loop_of_the_thread_runs(qwen_edit_emulator):
+    with open_session(qwen_edit_emulator) as session:
+        assert session.edit(PHOTO, "make it snow").task_id
+        assert asyncio.get_running_loop().is_running()
+
+
+def test_a_bulk_run_goes_on_where_it_ended(session, photos, tmp_path, qwen_edit_emulator):
+    plan = sync.EditBatch(photos, tmp_path / "out", instruction="make it snow").plan(price="0.05")
+    report = sync.EditBatch(photos, tmp_path / "out", instruction="make it snow", max_tasks=1).run(session)
+    assert (report.saved, qwen_edit_emulator.statistics().tasks_created) == (1, 1)
+    batch = sync.EditBatch(photos, tmp_path / "out", instruction="make it snow")
+    report = batch.run(session)
+    assert report.saved == plan.rows == qwen_edit_emulator.statistics().tasks_created
+    assert [outcome.status for outcome in batch.outcomes()] == ["saved"] * report.saved
+    assert batch.progress.saved == report.saved
+
+
+def test_leaving_the_block_by_an_exception_ends_the_waits_of_other_threads():
+    with EditEmulator(duration=3600, engine=FixedEngine()).in_thread() as emulator, ThreadPoolExecutor(1) as threads:
+        session = open_session(emulator).open()
+        task = session.submit(PHOTO, "make it snow")
+        wait = threads.submit(task.result)
+        session.__exit__(KeyError, KeyError(), None)
+        with pytest.raises(aio.SessionClosedError, match=task.id):
+            wait.result()
+    assert session.unfinished == (task.id,)
+
+
+_INTERRUPTED = """
+import sys
+from qwen_edit_async.sync import EditSession
+_, key, url, call, photo = sys.argv
+try:
+    with EditSession(key, base_url=url) as session:
+        task = session.submit(photo, "make it snow")
+        print("waiting", flush=True)
+        task.result() if call == "task" else session.edit(photo, "make it rain")
+finally:
+    print(*session.unfinished)
+"""
+
+
+@pytest.mark.parametrize("call", ["task", "edit"])
+def test_ctrl_c_ends_the_wait_and_names_the_tasks(call, photos):
+    created = {"task": 1, "edit": 2}[call]
+    with EditEmulator(duration=3600, engine=FixedEngine()).in_thread() as emulator:
+        command = [sys.executable, "-c", _INTERRUPTED, emulator.api_key, emulator.url, call, str(photos / "a.png")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "waiting\n"
+            while emulator.statistics().tasks_created < created:
+                pass
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+    assert set(out.split()) == set(emulator.tasks)
+    assert process.returncode == -signal.SIGINT
+    assert "KeyboardInterrupt" in err
