@@ -5,7 +5,7 @@ Exit codes: 0 all done; 1 not all done; 2 wrong usage, nothing was sent; 3 the k
 ::
 
     main ──► app             the commands, their help, wrong usage
-             edit  batch  status  fetch  emulator         one command each
+             edit  batch  status  fetch  emulator  mcp    one command each
              run             the session of a command, its errors, tasks left behind
              signals         Ctrl-C and termination
              display         notes, warnings, the progress bar
@@ -25,7 +25,7 @@ from qwen_edit_async.cli.output import unbreakable_output
 
 _USAGE = 2
 _INTERRUPTED = 130
-_EXTRA = frozenset({"cyclopts", "rich", "PIL"})
+_EXTRAS = {"cyclopts": "cli", "rich": "cli", "PIL": "cli", "mcp": "mcp"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,9 +40,10 @@ def _main(arguments: Sequence[str]) -> int:
 
         return run(arguments)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
             raise
-        print(f'error: this needs {error.name}: pip install "qwen-edit-async[cli]"', file=sys.stderr)  # noqa: T201  # rich may be missing
+        print(f'error: this needs {error.name}: pip install "qwen-edit-async[{extra}]"', file=sys.stderr)  # noqa: T201  # rich may be missing
         return _USAGE
     except KeyboardInterrupt:  # during the imports
         return _INTERRUPTED

@@ -11,6 +11,7 @@ from qwen_edit_async.cli.display import Screen
 from qwen_edit_async.cli.edit import edit
 from qwen_edit_async.cli.emulator import emulator
 from qwen_edit_async.cli.fetch import fetch
+from qwen_edit_async.cli.mcp import mcp
 from qwen_edit_async.cli.messages import ExitCode, exit_code, shell_text
 from qwen_edit_async.cli.status import status
 from qwen_edit_async.errors import QwenEditError
@@ -57,6 +58,7 @@ _app.command(batch, sort_key=2)
 _app.command(status, sort_key=3)
 _app.command(fetch, sort_key=4)
 _app.command(emulator, sort_key=5)
+_app.command(mcp, sort_key=6)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,0 +1,267 @@
+"""A Model Context Protocol server, with which agents edit pictures: ``qwen-edit mcp`` (extra ``mcp``).
+
+It works on standard input and output, and offers ``edit_image``, ``edit_folder`` and ``get_task``. The environment
+limits it:
+
+- ``QWEN_EDIT_MCP_FOLDER`` is the only folder whose files are read and written.
+- ``QWEN_EDIT_MCP_MAX_COST`` is the most that the server may spend until it ends, in the account's currency.
+- ``QWEN_EDIT_MCP_PRICE`` is the price of a picture. It is needed only if the service does not state costs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import attrs
+from mcp.server.mcpserver import Context, Image, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+
+from qwen_edit_async import (
+    BatchReport,
+    ConfigurationError,
+    EditBatch,
+    EditFailedError,
+    EditParameters,
+    EditSession,
+    QwenEditError,
+    SubmitUncertainError,
+)
+from qwen_edit_async.batch.budget import to_money
+from qwen_edit_async.display.thumbnails import make_thumbnail
+from qwen_edit_async.images.kinds import is_url
+from qwen_edit_async.version import __version__
+
+FOLDER_VARIABLE: Final = "QWEN_EDIT_MCP_FOLDER"
+MAX_COST_VARIABLE: Final = "QWEN_EDIT_MCP_MAX_COST"
+PRICE_VARIABLE: Final = "QWEN_EDIT_MCP_PRICE"
+
+_PROGRESS_SECONDS: Final = 1.0
+
+
+@attrs.define
+class Allowance:
+    """The money that the server may still spend.
+
+    An edit reserves its highest possible cost before it starts. As long as no price is known, it reserves all that is
+    left.
+
+    Attributes:
+        left: The amount that is neither spent nor reserved.
+        price: The highest known price of a picture.
+    """
+
+    left: Decimal
+    price: Decimal | None = None
+
+    def reserve(self, pictures: int) -> Decimal:
+        """Reserve the cost of an edit, and return it.
+
+        Raises:
+            ToolError: If not enough is left.
+        """
+        amount = self.left if self.price is None else self.price * pictures
+        if amount > self.left or self.left <= 0:
+            raise ToolError(
+                f"the spending cap does not allow this edit ({self.left} left): wait until other edits have ended, or "
+                f"ask the user to raise {MAX_COST_VARIABLE}. If the service states no costs, {PRICE_VARIABLE} is needed"
+            )
+        self.left -= amount
+        return amount
+
+    def reserve_all(self) -> Decimal:
+        """Reserve all that is left, and return it."""
+        amount, self.left = max(self.left, Decimal(0)), Decimal(0)
+        return amount
+
+    def settle(self, reserved: Decimal, cost: Decimal | None, pictures: int) -> None:
+        """Replace a reservation by the actual cost. Without a stated cost the reservation counts as spent."""
+        if cost is None:
+            return
+        self.left += reserved - cost
+        if pictures:
+            self.price = max(self.price or Decimal(0), cost / pictures)
+
+
+@attrs.frozen
+class Desk:
+    """The session, the folder and the allowance of a server."""
+
+    session: EditSession
+    folder: Path
+    allowance: Allowance
+
+    def inside(self, path: str) -> Path:
+        """Return a path of the folder. A relative path is relative to it.
+
+        Raises:
+            ToolError: If the path leads out of the folder.
+        """
+        full = (self.folder / path).resolve()
+        if not full.is_relative_to(self.folder):
+            raise ToolError(f"{path!r} is outside of {self.folder}: use a path inside it")
+        return full
+
+
+def make_server(environment: Mapping[str, str], **session: Any) -> MCPServer[Desk]:
+    """Create the server. The options of the session are those of :class:`EditSession`.
+
+    Raises:
+        ConfigurationError: If a variable is missing or wrong.
+    """
+    folder = Path(_required(environment, FOLDER_VARIABLE)).expanduser().resolve()
+    if not folder.is_dir():
+        raise ConfigurationError(f"{FOLDER_VARIABLE} is {str(folder)!r}: create that folder, or name another")
+    allowance = Allowance(
+        to_money(_required(environment, MAX_COST_VARIABLE), MAX_COST_VARIABLE) or Decimal(0),
+        to_money(environment.get(PRICE_VARIABLE) or None, PRICE_VARIABLE),
+    )
+    client = EditSession(**session)
+
+    @contextlib.asynccontextmanager
+    async def open_session(_: MCPServer[Desk]) -> AsyncGenerator[Desk, None]:
+        async with client:
+            yield Desk(client, folder, allowance)
+
+    server = MCPServer("qwen-edit", version=__version__, lifespan=open_session)
+    for tool in (edit_image, edit_folder, get_task):
+        server.tool(structured_output=False)(tool)
+    return server
+
+
+async def edit_image(  # noqa: PLR0917  # an agent passes names
+    context: Context[Desk],
+    images: list[str],
+    instruction: str,
+    output: str = "edited",
+    n: int = 1,
+    size: str | None = None,
+    negative_prompt: str | None = None,
+    seed: int | None = None,
+) -> list[Any]:
+    """Edit one to three pictures, which costs money, and save the results.
+
+    Args:
+        context: The call.
+        images: Paths in the allowed folder, or http(s) URLs. The last one sets the aspect ratio.
+        instruction: The edit, in Chinese or English, at most 800 characters.
+        output: The folder for the results, inside the allowed folder.
+        n: The number of results, 1 to 6.
+        size: Width and height in pixels, each 512 to 2048, such as "1024*1536".
+        negative_prompt: Content to avoid.
+        seed: 0 to 2147483647. Results with the same seed are similar.
+    """
+    desk = context.request_context.lifespan_context
+    inputs = [image if is_url(image) else desk.inside(image) for image in images]
+    folder = desk.inside(output)
+    with _tool_errors():
+        parameters = EditParameters(n=n, size=size, negative_prompt=negative_prompt, seed=seed)
+        reserved, cost = desk.allowance.reserve(n), None
+        try:
+            result = await desk.session.edit(inputs, instruction, parameters=parameters)
+            cost = result.usage.cost
+        except QwenEditError as error:
+            if isinstance(error, EditFailedError) or not (error.task_id or isinstance(error, SubmitUncertainError)):
+                cost = Decimal(0)
+            raise
+        finally:
+            desk.allowance.settle(reserved, cost, n)
+        paths = await result.save(folder)
+    facts = {"task_id": result.task_id, "files": [str(path) for path in paths], "cost": _amount(cost)}
+    previews = [await anyio.to_thread.run_sync(make_thumbnail, path) for path in paths]
+    return [json.dumps(facts | {"notes": result.notes}), *(Image(data=p.content, format="webp") for p in previews if p)]
+
+
+async def edit_folder(
+    context: Context[Desk], folder: str, instruction: str, output: str = "edited", *, recursive: bool = False
+) -> str:
+    """Edit every picture of a folder, which costs money. The same call again continues an interrupted run.
+
+    Args:
+        context: The call.
+        folder: The folder, inside the allowed folder.
+        instruction: The edit, in Chinese or English, at most 800 characters.
+        output: The folder for the results, inside the allowed folder.
+        recursive: Whether to edit the pictures of subfolders as well.
+    """
+    desk = context.request_context.lifespan_context
+    source, target = desk.inside(folder), desk.inside(output)
+    with _tool_errors():
+        options: dict[str, Any] = {"instruction": instruction, "recursive": recursive}
+        plan = await EditBatch(source, target, **options).plan()
+        reserved = desk.allowance.reserve_all()
+        batch = EditBatch(source, target, **options, max_cost=plan.spent + reserved)
+        try:
+            return (await _run(batch, desk.session, context)).text()
+        finally:
+            spent = max(batch.progress.cost - plan.spent, Decimal(0))
+            running = batch.progress.in_flight * (desk.allowance.price or reserved)
+            desk.allowance.settle(reserved, min(spent + running, reserved), 0)
+
+
+async def _run(batch: EditBatch, session: EditSession, context: Context[Desk]) -> BatchReport:
+    """Run a batch, and report its progress each second."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_report_progress, context, batch)
+        try:
+            return await batch.run(session)
+        except QwenEditError as error:
+            failure = error  # an error that left the task group would come as an ExceptionGroup
+        finally:
+            tasks.cancel_scope.cancel()
+    raise failure
+
+
+async def get_task(context: Context[Desk], task_id: str, output: str = "edited") -> str:
+    """Return the state of a task. Save its pictures if it is completed.
+
+    Args:
+        context: The call.
+        task_id: The task's id.
+        output: The folder for the results, inside the allowed folder.
+    """
+    desk = context.request_context.lifespan_context
+    folder = desk.inside(output)
+    with _tool_errors():
+        snapshot = await desk.session.status(task_id)
+        facts: dict[str, Any] = {"task_id": task_id, "status": snapshot.status.value}
+        if snapshot.urls:
+            pictures = desk.session.pictures(task_id, snapshot.urls)
+            facts["files"] = [str(await each.save(folder / f"{task_id}-{each.index}.png")) for each in pictures]
+            facts["cost"] = _amount(snapshot.usage.cost)
+        elif snapshot.failure is not None:
+            facts["error"] = snapshot.failure.message
+    return json.dumps(facts)
+
+
+async def _report_progress(context: Context[Desk], batch: EditBatch) -> None:
+    while True:
+        progress = batch.progress
+        done = progress.saved + progress.failed
+        await context.report_progress(done, progress.total, f"{progress.saved} saved, {progress.failed} failed")
+        await anyio.sleep(_PROGRESS_SECONDS)
+
+
+@contextlib.contextmanager
+def _tool_errors() -> Iterator[None]:
+    """Turn this package's errors into errors that the agent can read."""
+    try:
+        yield
+    except QwenEditError as error:
+        raise ToolError(str(error)) from None
+
+
+def _required(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name, "").strip()
+    if not value:
+        raise ConfigurationError(f"{name} is not set: it limits the server (see `qwen-edit mcp --help`)")
+    return value
+
+
+def _amount(cost: Decimal | None) -> str | None:
+    return None if cost is None else f"{cost:f}"

@@ -1,0 +1,157 @@
+"""The server for agents, used by the protocol's own client over standard input and output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from decimal import Decimal
+
+import anyio
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.server.mcpserver.exceptions import ToolError
+
+from qwen_edit_async import ConfigurationError
+from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
+from qwen_edit_async.mcp import Allowance, make_server
+
+pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the client starts a process")]
+
+
+def client_of(emulator, folder, **environment):
+    variables = {
+        "QWEN_EDIT_API_KEY": emulator.api_key,
+        "QWEN_EDIT_BASE_URL": emulator.url,
+        "QWEN_EDIT_MCP_FOLDER": str(folder),
+        "QWEN_EDIT_MCP_MAX_COST": "1",
+        **environment,
+    }
+    return Client(StdioServerParameters(command=sys.executable, args=["-m", "qwen_edit_async", "mcp"], env=variables))
+
+
+async def call(client, tool, **arguments):
+    result = await client.call_tool(tool, arguments)
+    return result, result.content[0].text
+
+
+@pytest.fixture
+def emulator():
+    with EditEmulator(duration=0.02).in_thread() as emulator:
+        yield emulator
+
+
+async def test_an_image_is_edited_and_shown(emulator, photos, tmp_path):
+    async with client_of(emulator, tmp_path) as client:
+        names = {tool.name for tool in (await client.list_tools()).tools}
+        assert names == {"edit_image", "edit_folder", "get_task"}
+        result, text = await call(client, "edit_image", images=["photos/a.png"], instruction="make it snow", n=2)
+        facts = json.loads(text)
+        assert not result.is_error
+        assert [path.name for path in sorted((tmp_path / "edited").iterdir())] == [
+            f"{facts['task_id']}-0.png",
+            f"{facts['task_id']}-1.png",
+        ]
+        assert [block.mime_type for block in result.content[1:]] == ["image/webp"] * 2
+        assert Decimal(facts["cost"]) == emulator.statistics().charges
+        _, text = await call(client, "get_task", task_id=facts["task_id"], output="again")
+        assert json.loads(text)["status"] == "completed"
+        assert len(list((tmp_path / "again").iterdir())) == 2
+
+
+async def test_a_folder_is_edited_once(emulator, photos, tmp_path):
+    shown = []
+
+    async def note(done, total, message):
+        shown.append((done, total, message))
+
+    async with client_of(emulator, tmp_path) as client:
+        arguments = {"folder": "photos", "instruction": "make it snow"}
+        first = await client.call_tool("edit_folder", arguments, progress_callback=note)
+        second = await client.call_tool("edit_folder", arguments)
+    assert "3 of 3 edits done" in first.content[0].text
+    assert "3 of 3 edits done" in second.content[0].text
+    assert emulator.statistics().tasks_created == 3
+    assert shown
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "link/secret.png"])
+async def test_other_folders_are_out_of_reach(emulator, tmp_path, path):
+    allowed = tmp_path / "allowed"
+    allowed.mkdir()
+    (tmp_path / "secret.png").write_bytes(b"")
+    (allowed / "link").symlink_to(tmp_path)
+    async with client_of(emulator, allowed) as client:
+        for tool, arguments in (
+            ("edit_image", {"images": [path], "instruction": "x"}),
+            ("edit_folder", {"folder": path, "instruction": "x"}),
+            ("get_task", {"task_id": "t", "output": path}),
+        ):
+            result, text = await call(client, tool, **arguments)
+            assert result.is_error
+            assert "outside" in text
+    assert not emulator.requests
+
+
+async def test_the_cap_is_kept_by_edits_and_folders(photos, tmp_path):
+    with EditEmulator(duration=0.02, price=Decimal("0.04")).in_thread() as emulator:
+        async with client_of(emulator, tmp_path, QWEN_EDIT_MCP_MAX_COST="0.09") as client:
+            arguments = {"images": ["photos/a.png"], "instruction": "x"}
+            assert not (await client.call_tool("edit_image", arguments)).is_error
+            _, text = await call(client, "edit_folder", folder="photos", instruction="x")
+            assert "1 of 3 edits done" in text
+            result, text = await call(client, "edit_image", **arguments)
+            assert result.is_error
+            assert "QWEN_EDIT_MCP_MAX_COST" in text
+        assert emulator.statistics().charges == Decimal("0.08")
+
+
+async def test_errors_are_told_to_the_agent_and_failures_cost_nothing(photos, tmp_path):
+    faults = FaultPlan([Fault.failed_task(110001, "moderation").nth(1)])
+    with EditEmulator(duration=0.02, price=Decimal("0.04"), faults=faults).in_thread() as emulator:
+        async with client_of(emulator, tmp_path, QWEN_EDIT_MCP_MAX_COST="0.04") as client:
+            arguments = {"images": ["photos/a.png"], "instruction": "x"}
+            result, text = await call(client, "edit_image", **arguments)
+            assert result.is_error
+            assert "moderation" in text
+            result, text = await call(client, "edit_image", images=["photos/none.png"], instruction="x")
+            assert "does not exist" in text
+            assert not (await client.call_tool("edit_image", arguments)).is_error
+
+
+async def test_cancelling_a_call_cancels_its_edit(photos, tmp_path):
+    with EditEmulator(duration=3600, slots=1, engine=FixedEngine()).in_thread() as emulator:
+        async with client_of(emulator, tmp_path) as client:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(client.call_tool, "edit_image", {"images": ["photos/a.png"], "instruction": "x"})
+                while not emulator.tasks:  # noqa: ASYNC110  # the emulator runs in another thread
+                    await anyio.sleep(0.01)
+                tasks.cancel_scope.cancel()
+            [task_id] = emulator.tasks
+            _, text = await call(client, "get_task", task_id=task_id)
+            assert json.loads(text)["status"] in {"queued", "in_progress"}
+            result, text = await call(client, "edit_image", images=["photos/a.png"], instruction="x")
+            assert result.is_error  # the cancelled edit may be charged, and its price is not known
+            assert "cap" in text
+
+
+def test_a_limit_that_is_missing_or_wrong_is_told(tmp_path):
+    limits = {"QWEN_EDIT_MCP_FOLDER": str(tmp_path), "QWEN_EDIT_MCP_MAX_COST": "1"}
+    for name in limits:
+        with pytest.raises(ConfigurationError, match=name):
+            make_server({**limits, name: " "}, api_key="k")
+    with pytest.raises(ConfigurationError, match="create that folder"):
+        make_server({**limits, "QWEN_EDIT_MCP_FOLDER": str(tmp_path / "none")}, api_key="k")
+    with pytest.raises(ConfigurationError, match="QWEN_EDIT_MCP_MAX_COST"):
+        make_server({**limits, "QWEN_EDIT_MCP_MAX_COST": "much"}, api_key="k")
+
+
+def test_an_edit_of_unknown_price_reserves_all_that_is_left():
+    allowance = Allowance(Decimal(1))
+    reserved = allowance.reserve(2)
+    with pytest.raises(ToolError):
+        allowance.reserve(1)
+    allowance.settle(reserved, Decimal("0.5"), 2)
+    assert (allowance.left, allowance.price) == (Decimal("0.5"), Decimal("0.25"))
+    assert allowance.reserve(2) == Decimal("0.5")
+    with pytest.raises(ToolError):
+        allowance.reserve(1)
