@@ -6,23 +6,21 @@ It never retries, because that depends on the kind of call: see ``session.submis
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import platform
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
-import attrs
 from yarl import URL
 
 from qwen_edit_async.errors import APIConnectionError, APITimeoutError, QwenEditError
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.http.options import Timeouts, check_proxies, may_be_proxied, unused_proxy_hint
 from qwen_edit_async.http.secret import Secret
+from qwen_edit_async.http.waits import Waits
 from qwen_edit_async.protocol.base import HEADERS_READ, Call, Reply
 from qwen_edit_async.version import __version__
 
@@ -61,102 +59,6 @@ class Transport(Protocol):
 USER_AGENT = f"qwen-edit-async/{__version__} (aiohttp/{aiohttp.__version__}; Python/{platform.python_version()})"
 
 
-class OpenResponses:
-    """The responses whose bodies are being read. Closing aiohttp's session alone would not end these reads."""
-
-    def __init__(self) -> None:
-        self._responses: set[aiohttp.ClientResponse] = set()
-
-    @contextlib.contextmanager
-    def reading(self, response: aiohttp.ClientResponse) -> Iterator[None]:
-        """Register a response while its body is read."""
-        self._responses.add(response)
-        try:
-            yield
-        finally:
-            self._responses.discard(response)
-
-    def close(self) -> None:
-        """End all reads with an error."""
-        for response in self._responses:
-            response.close()
-
-
-@attrs.define(eq=False)
-class _Wait:
-    """The limited wait of one call for its reply.
-
-    Attributes:
-        task: The task that makes the call.
-        cancelling: The number of the task's cancellations that were requested before the wait.
-        started: Whether the time limit has started.
-        ends_at: The end of the time limit, in the event loop's seconds.
-        is_cut: Whether the wait was ended early, by cancelling the task.
-    """
-
-    task: asyncio.Task[Any]
-    cancelling: int
-    started: bool = False
-    ends_at: float = 0.0
-    is_cut: bool = False
-
-    def ended_by_us(self) -> bool:
-        """Return whether only :meth:`_Waits.cut` cancelled the task, and undo that cancellation."""
-        return self.is_cut and self.task.uncancel() <= self.cancelling
-
-
-class _Waits:
-    """Cuts off calls whose reply takes too long. All calls have the same limit, so they share one timer."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._waits: dict[_Wait, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self) -> _Wait:
-        """Return a wait of the current task. Its time limit has not started."""
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("no asyncio task is running: make calls inside one")
-        return _Wait(task, task.cancelling())
-
-    def start(self, wait: _Wait) -> None:
-        """Start the time limit of a wait."""
-        loop = asyncio.get_running_loop()
-        wait.started, wait.ends_at = True, loop.time() + self._seconds
-        self._waits.pop(wait, None)
-        self._waits[wait] = None
-        if self._timer is None:
-            self._timer = loop.call_at(wait.ends_at, self._sweep, wait.ends_at)
-
-    def cut(self, wait: _Wait) -> None:
-        """End a wait early, by cancelling its task."""
-        if not wait.is_cut:
-            self._waits.pop(wait, None)
-            wait.is_cut = True
-            wait.task.cancel()
-
-    def end(self, wait: _Wait) -> None:
-        """Forget a wait."""
-        self._waits.pop(wait, None)
-
-    def close(self) -> None:
-        """Cancel the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _sweep(self, reached: float) -> None:
-        self._timer = None
-        loop = asyncio.get_running_loop()
-        now = max(reached, loop.time())  # a timer may fire slightly early
-        for wait in list(self._waits):
-            if wait.ends_at > now:
-                self._timer = loop.call_at(wait.ends_at, self._sweep, wait.ends_at)
-                break
-            self.cut(wait)
-
-
 class AiohttpTransport:
     """The transport over aiohttp. It does not follow redirects, because they would receive the key."""
 
@@ -176,8 +78,7 @@ class AiohttpTransport:
         self._trust_env = trust_env and may_be_proxied(base_url)
         self._checking: aiohttp.ClientSession | None = None
         self._submitting: aiohttp.ClientSession | None = None
-        self._responses = OpenResponses()
-        self._waits = _Waits(timeouts.reply)
+        self._waits = Waits(timeouts.reply)
 
     async def open(self) -> None:
         """Create the connection pools. The session's slots and the poller's limit bound their size.
@@ -221,48 +122,39 @@ class AiohttpTransport:
         raise failure
 
     async def _exchange(self, session: aiohttp.ClientSession, call: Call, body: JSONBody | None) -> Reply:
-        url = URL(self._base_url + call.path, encoded=True)
-        wait, content = self._waits.begin(), bytearray()
-        begun: aiohttp.ClientResponse | None = None
+        url, content, complete = self._base_url + call.path, bytearray(), False
+        wait = self._waits.begin()
         if body is None:
-            self._waits.start(wait)
+            wait.start()
         else:
-            body.on_sent = functools.partial(self._waits.start, wait)
+            body.on_sent = wait.start
         try:
-            async with session.request(call.method, url, data=body, allow_redirects=False) as response:
-                begun = response
+            async with session.request(
+                call.method, URL(url, encoded=True), data=body, allow_redirects=False
+            ) as response:
+                wait.replied(response)
                 if body is not None:
-                    body.end_reply = functools.partial(self._waits.cut, wait)
-                    if not wait.started:  # the service replied before it had the whole request
-                        self._waits.start(wait)
-                return await self._read(response, content)
+                    body.end_reply = wait.cut
+                complete = await _read(response, content)
         except asyncio.CancelledError:
-            if not wait.ended_by_us():
+            if not wait.was_cut():
                 raise
         finally:
-            self._waits.end(wait)
-        if begun is None:
+            wait.end()
+        if wait.response is None:
             raise TimeoutError
-        return self._reply(begun, content, complete=False)
+        return self._reply(wait.response, url, content, complete=complete)
 
-    async def _read(self, response: aiohttp.ClientResponse, content: bytearray) -> Reply:
-        """Read the reply, and collect its body in ``content``. Even an incomplete reply may contain a task id."""
-        with self._responses.reading(response):
-            complete = await _read(response, content)
-        return self._reply(response, content, complete=complete)
-
-    def _reply(self, response: aiohttp.ClientResponse, content: bytearray, *, complete: bool) -> Reply:
+    def _reply(self, response: aiohttp.ClientResponse, url: str, content: bytearray, *, complete: bool) -> Reply:
+        """Return a reply. Even an incomplete one may contain a task id."""
         redact = self._api_key.redact_bytes if complete else self._api_key.redact_torn
+        headers = response.headers
         return Reply(
             status=response.status,
-            headers={
-                name: self._api_key.redact(value)
-                for name in HEADERS_READ
-                if (value := response.headers.get(name)) is not None
-            },
+            headers={name: self._api_key.redact(headers[name]) for name in HEADERS_READ if name in headers},
             body=redact(bytes(content)),
             complete=complete,
-            url=str(response.url),
+            url=url,
             received_at=time.time(),
         )
 
@@ -270,7 +162,6 @@ class AiohttpTransport:
         """Close the connection pools."""
         sessions = [session for session in (self._checking, self._submitting) if session is not None]
         self._checking = self._submitting = None
-        self._responses.close()
         self._waits.close()
         for session in sessions:
             await session.close()
@@ -297,14 +188,16 @@ class AiohttpTransport:
 
 async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:
     """Read as much of the body as arrives, up to 1 MiB. Return whether it is complete."""
-    with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):  # a closed pool raises RuntimeError
-        while not response.content.at_eof():
-            content += await response.content.readany()
+    stream = response.content
+    try:
+        while not stream.at_eof():
+            content += await stream.readany()
             if len(content) > _MAX_REPLY_BYTES:
                 del content[_MAX_REPLY_BYTES:]
                 return False
-        return True
-    return False
+    except (aiohttp.ClientError, OSError, RuntimeError):  # a closed pool raises RuntimeError
+        return False
+    return True
 
 
 def proxy_hint(url: str, *, trust_env: bool) -> str:

@@ -105,57 +105,56 @@ class JSONBody(Payload):
         """
         self.sent_whole = False
         self.failure = None
-        if self._text is not None:
-            await self._write_short(writer, self._text)
-            return
-        remaining = self._body_size
-        pending = bytearray()
         try:
-            for piece in self._pieces():
-                large = piece if isinstance(piece, bytes) else await self._make(*piece)
-                if len(large) < _GATHERED_BYTES:
-                    pending += large
-                    large = b""
-                if pending and (large or len(pending) >= min(_GATHERED_BYTES, remaining)):
-                    remaining -= len(pending)
-                    await self._hand_over(writer, pending, last=not remaining)
-                    pending = bytearray()
-                if large:  # sent without a copy, which would take as long as encoding it
-                    remaining -= len(large)
-                    await self._hand_over(writer, large, last=not remaining)
-                    large = b""  # free the memory before the next chunk is made
+            if self._text is None:
+                await self._write_pieces(writer)
+            else:
+                await self._write_short(writer, self._text)
         except QwenEditError as error:
             self.failure = error.for_task(None)  # without the traceback, which would make a cycle
             raise
+        if self.on_sent is not None:
+            self.on_sent()
 
     async def _write_short(self, writer: AbstractStreamWriter, text: bytes) -> None:
         """Send a short body in one piece.
 
         It does not yield to the event loop unless the connection may have been closed.
         """
-        try:
-            if _has_news(writer):
-                await _notice_close(writer)
-            if self._withdrawn:
-                raise APIConnectionError("the submission was given up before it was sent whole")
-        except QwenEditError as error:
-            self.failure = error.for_task(None)
-            raise
+        if _has_news(writer):
+            await _notice_close(writer)
+        self._check_wanted()
         self.sent_whole = True
         await writer.write(text)
-        if self.on_sent is not None:
-            self.on_sent()
+
+    async def _write_pieces(self, writer: AbstractStreamWriter) -> None:
+        remaining = self._body_size
+        pending = bytearray()
+        for piece in self._pieces():
+            large = piece if isinstance(piece, bytes) else await self._make(*piece)
+            if len(large) < _GATHERED_BYTES:
+                pending += large
+                large = b""
+            if pending and (large or len(pending) >= min(_GATHERED_BYTES, remaining)):
+                remaining -= len(pending)
+                await self._hand_over(writer, pending, last=not remaining)
+                pending = bytearray()
+            if large:  # sent without a copy, which would take as long as encoding it
+                remaining -= len(large)
+                await self._hand_over(writer, large, last=not remaining)
+                large = b""  # free the memory before the next chunk is made
 
     async def _hand_over(self, writer: AbstractStreamWriter, chunk: bytes | bytearray, *, last: bool) -> None:
         if last:
             await _notice_close(writer)
-        if self._withdrawn:
-            raise APIConnectionError("the submission was given up before it was sent whole")
+        self._check_wanted()
         self.sent_whole = last
         content = memoryview(chunk)  # a memoryview, so that an unsent rest is not copied
         await self._write_in_time(writer, content)
-        if last and self.on_sent is not None:
-            self.on_sent()
+
+    def _check_wanted(self) -> None:
+        if self._withdrawn:
+            raise APIConnectionError("the submission was given up before it was sent whole")
 
     async def _write_in_time(self, writer: AbstractStreamWriter, content: memoryview) -> None:
         limit = asyncio.timeout(self._stall_timeout)

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator
 import aiohttp
 from yarl import URL
 
-from qwen_edit_async.http.api import USER_AGENT, OpenResponses, proxy_hint, reason_of
+from qwen_edit_async.http.api import USER_AGENT, proxy_hint, reason_of
 from qwen_edit_async.http.hosts import MAX_SHOWN, ResultHosts, host_of, is_public, not_public
 from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.protocol.urls import resolve, to_url
@@ -59,7 +59,7 @@ class Fetcher:
         self._trust_env = trust_env
         self._trusting: aiohttp.ClientSession | None = None
         self._guarded: aiohttp.ClientSession | None = None
-        self._responses = OpenResponses()
+        self._responses: set[aiohttp.ClientResponse] = set()
 
     async def open(self) -> None:
         """Create two connection pools: one for any address, one for public addresses only."""
@@ -81,7 +81,8 @@ class Fetcher:
 
     async def aclose(self) -> None:
         """Close the connection pools."""
-        self._responses.close()
+        for response in self._responses:  # closing the pools alone would not end the reads
+            response.close()
         for session in filter(None, (self._trusting, self._guarded)):
             await session.close()
         self._trusting = self._guarded = None
@@ -129,8 +130,11 @@ class Fetcher:
         async with asyncio.timeout(self._timeouts.connect + self._timeouts.reply):
             response = await session.get(url, allow_redirects=False, proxy=proxy)
         async with response:
-            with self._responses.reading(response):
+            self._responses.add(response)
+            try:
                 yield response
+            finally:
+                self._responses.discard(response)
 
 
 async def _body(response: aiohttp.ClientResponse, patience: float) -> AsyncGenerator[bytes, None]:
