@@ -8,7 +8,7 @@ import math
 from collections import OrderedDict
 from typing import Final
 
-from qwen_edit_async.errors import QwenEditError
+from qwen_edit_async.errors import QwenEditError, SessionClosedError
 from qwen_edit_async.log import log
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.retry import pause_after
@@ -112,7 +112,7 @@ class Gate:
         self._slots = Line()
         self._submissions = Line()
         self._calls = Line()
-        self._sleepers = Line()
+        self._closing: asyncio.Future[None] = loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -198,24 +198,36 @@ class Gate:
         Raises:
             QwenEditError: The error that the gate is closed with, at once.
         """
-        waiter = self._loop.create_future()
-        timer = self._loop.call_later(seconds, _wake, waiter)
-        try:
-            await self._wait_in(self._sleepers, waiter)
-        finally:
-            timer.cancel()
+        self.check_open()
+        await asyncio.wait([self._closing], timeout=seconds)
+        self.check_open()
 
     def close(self, error: QwenEditError) -> None:
-        """Close the gate. All present and future waiters get this error."""
-        self.closed_by = self.closed_by or error
+        """Close the gate. All present and future waiters get this error. The end of the session replaces other errors.
+
+        It may be closed again, which only matters if the session ends now.
+        """
+        if self.closed_by is None or (not self.ended and isinstance(error, SessionClosedError)):
+            self.closed_by = error
+        if not self._closing.done():
+            self._closing.set_result(None)
         if self._timer is not None:
             self._timer.cancel()
-        for line in (self._slots, self._submissions, self._calls, self._sleepers):
+        for line in (self._slots, self._submissions, self._calls):
             line.refuse(error)
 
-    async def _wait_in(self, line: Line, waiter: asyncio.Future[float], *, first: bool = False) -> float:
+    @property
+    def ended(self) -> bool:
+        """Whether the session has ended."""
+        return isinstance(self.closed_by, SessionClosedError)
+
+    def check_open(self) -> None:
+        """Raise the error that closed the gate, if it is closed."""
         if self.closed_by is not None:
             raise self.closed_by.for_task(None)
+
+    async def _wait_in(self, line: Line, waiter: asyncio.Future[float], *, first: bool = False) -> float:
+        self.check_open()
         line.join(waiter, first=first)
         try:
             self._admit()
@@ -268,8 +280,3 @@ class Gate:
             else:
                 self._calls.go(now)
             pacer.sent(now)
-
-
-def _wake(waiter: asyncio.Future[float]) -> None:
-    if not waiter.done():
-        waiter.set_result(0.0)

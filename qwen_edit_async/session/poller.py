@@ -178,20 +178,16 @@ class Poller:
         """Check a task, then those that have become due meanwhile. A new coroutine for each would be slower."""
         while task is not None:
             try:
-                await self._check_once(task, now)
+                snapshot = await self._service.check(task.task_id)
+            except QwenEditError as error:
+                self._failed(task, error, now)
+            else:
+                self._answered(task, snapshot, now)
             finally:
                 self._checking -= 1
             now = self.loop.time()
             task = self._take_due(now)
             self._wake_if_nearer()
-
-    async def _check_once(self, task: EditTask, sent_at: float) -> None:
-        try:
-            snapshot = await self._service.check(task.task_id)
-        except QwenEditError as error:
-            self._failed(task, error, sent_at)
-        else:
-            self._answered(task, snapshot, sent_at)
 
     def _answered(self, task: EditTask, snapshot: TaskSnapshot, sent_at: float) -> None:
         now = self.loop.time()

@@ -8,25 +8,22 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 from typing import Any, TypeVar
 
 import attrs
 
 from qwen_edit_async.errors import QwenEditError, SessionClosedError
 from qwen_edit_async.http.downloads import Downloader
-from qwen_edit_async.http.hosts import ResultHosts
-from qwen_edit_async.http.options import Timeouts, check_not_negative, check_positive
 from qwen_edit_async.log import log
 from qwen_edit_async.models import TaskSnapshot
 from qwen_edit_async.scheduling.pacing import Pacer
-from qwen_edit_async.scheduling.policies import PollPolicy
-from qwen_edit_async.scheduling.retry import CallFailure, RetryPolicy, judge_check
+from qwen_edit_async.scheduling.retry import CallFailure, judge_check
 from qwen_edit_async.session.gate import Gate
+from qwen_edit_async.session.options import Options
 from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.results import DetachedStore
 from qwen_edit_async.session.service import Service
-from qwen_edit_async.session.shield import BackgroundTasks, wait_shielded
+from qwen_edit_async.session.shield import wait_shielded
 from qwen_edit_async.session.submitter import Submitter
 from qwen_edit_async.session.task import closed_error, require_loop
 from qwen_edit_async.statistics import SessionStatistics
@@ -42,31 +39,6 @@ _THREADS = min(4, max(2, os.cpu_count() or 2))
 
 _running: set[asyncio.Task[None]] = set()
 """The host tasks. Event loops hold tasks weakly, so without this set a host task could be garbage-collected."""
-
-
-@attrs.frozen(kw_only=True)
-class Options:
-    """The options of :class:`EditSession` that its runtime needs."""
-
-    max_in_flight: int
-    submit_rate: float | None
-    poll_rate: float | None
-    polling: PollPolicy
-    timeouts: Timeouts
-    max_retries: int
-    resubmit_uncertain: bool
-    strict: bool
-    fit: bool
-    result_hosts: ResultHosts
-    trust_env: bool
-    random: Random
-
-    def __attrs_post_init__(self) -> None:
-        check_positive(self.max_in_flight, "max_in_flight", integer=True)
-        check_not_negative(self.max_retries, "max_retries")
-        for rate, name in ((self.submit_rate, "submit_rate"), (self.poll_rate, "poll_rate")):
-            if rate is not None:
-                check_positive(rate, name)
 
 
 class Runtime:
@@ -90,12 +62,10 @@ class Runtime:
         self.counters: SessionStatistics = SessionStatistics()
         self.gate: Gate = Gate(Pacer(options.max_in_flight, options.submit_rate), self.loop)
         self._service = service
-        self._random = options.random
-        self._retry = RetryPolicy(max_retries=options.max_retries)
+        self._random, self._retry = options.random, options.retry
         self._closing = False
         self._leaving = False
         self._task: asyncio.Task[None] | None = None
-        self._background = BackgroundTasks()
         self._offloader = Offloader(_THREADS)
         self._downloader = Downloader(
             self._offloader,
@@ -118,17 +88,11 @@ class Runtime:
         )
         self.submitter: Submitter = Submitter(
             service=service,
+            options=options,
             gate=self.gate,
             poller=self.poller,
-            background=self._background,
             offloader=self._offloader,
             counters=self.counters,
-            retry=self._retry,
-            random=self._random,
-            resubmit_uncertain=options.resubmit_uncertain,
-            stall_timeout=options.timeouts.send,
-            strict=options.strict,
-            fit=options.fit,
         )
         self._active_calls = self.poller.active_calls
 
@@ -255,10 +219,9 @@ class Runtime:
         try:
             await self._service.transport.open()
             await self._downloader.open()
-            async with asyncio.TaskGroup() as self._background.group:
-                if not started.done():  # not cancelled: otherwise `start` is about to stop this task
-                    started.set_result(None)
-                await self.poller.run()
+            if not started.done():  # not cancelled: otherwise `start` is about to stop this task
+                started.set_result(None)
+            await self.poller.run()
         except asyncio.CancelledError:
             self.warn_unclosed()
             raise
@@ -267,7 +230,7 @@ class Runtime:
         except BaseException as error:  # noqa: BLE001  # any error must end all waits
             self._crashed(_sole(error), started)
         finally:
-            self._background.group, self._leaving = None, True
+            self._leaving = True
             if not started.done():
                 started.set_exception(SessionClosedError("the session was closed while it was being opened"))
             self._end(SessionClosedError("the session is closed"), closed_error)
@@ -278,10 +241,10 @@ class Runtime:
                 closing.push_async_callback(self._offloader.aclose)
                 closing.push_async_callback(self._service.transport.aclose)
                 closing.push_async_callback(self._downloader.aclose)
+                closing.push_async_callback(self.submitter.stop)
 
     def _end(self, error: SessionClosedError, error_of_task: Callable[[str], BaseException]) -> None:
         """Refuse all further work with an error, and stop watching all tasks."""
-        self.submitter.closed = True
         self.gate.close(error)
         self.poller.give_up_all(error_of_task)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from qwen_edit_async.http.api import Transport
-from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.log import log
 from qwen_edit_async.models import TaskSnapshot
-from qwen_edit_async.protocol.base import Call, WireProtocol
+from qwen_edit_async.protocol.base import WireProtocol
 
 
 class Service:
@@ -42,10 +41,6 @@ class Service:
         if protocol is not self.protocol:
             log.warning("the service accepts %r instead of %r: it is used from now on", protocol, self.protocol)
         self.protocol, self.alternative = protocol, None
-
-    async def submit(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
-        """Submit an edit, in one attempt."""
-        return protocol.read_submission(await self.transport.send(call, body))
 
     async def check(self, task_id: str) -> TaskSnapshot:
         """Check the status of a task, in one attempt."""

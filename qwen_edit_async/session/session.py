@@ -30,9 +30,11 @@ from qwen_edit_async.models import (
 from qwen_edit_async.protocol.base import check_task_id
 from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy
+from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver, SubmitKeywords
+from qwen_edit_async.session.options import Options
 from qwen_edit_async.session.results import EditResult, OutputImage
-from qwen_edit_async.session.runtime import Options, Runtime
+from qwen_edit_async.session.runtime import Runtime
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.stream import EditStream
 from qwen_edit_async.session.task import EditTask, abandon
@@ -118,7 +120,7 @@ class EditSession:
             poll_rate=poll_rate,
             polling=polling if polling is not None else Learned(),
             timeouts=http.resolve_timeouts(timeout),
-            max_retries=max_retries,
+            retry=RetryPolicy(max_retries=max_retries),
             resubmit_uncertain=resubmit_uncertain,
             strict=strict,
             fit=fit,

@@ -1,40 +1,14 @@
-"""Background tasks of a session, work that must end although its caller is cancelled, and iteration over any input."""
+"""Work that must end although its caller is cancelled, and iteration over any input."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 import anyio
 
-from qwen_edit_async.errors import SessionClosedError
-
 T = TypeVar("T")
-
-
-class BackgroundTasks:
-    """The background tasks of a session. They end with the session at the latest.
-
-    Attributes:
-        group: The task group that runs them; ``None`` while the session is not running.
-    """
-
-    def __init__(self) -> None:
-        self.group: asyncio.TaskGroup | None = None
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a coroutine as a background task. It must not raise an :class:`Exception`.
-
-        Raises:
-            SessionClosedError: If the session is closed.
-        """
-        if self.group is not None:
-            with contextlib.suppress(RuntimeError):  # the group is shutting down
-                return self.group.create_task(work)
-        work.close()
-        raise SessionClosedError("the session is closed")
 
 
 async def wait_shielded(work: Coroutine[Any, Any, None]) -> None:

@@ -175,7 +175,7 @@ class EditPipeline:
             Exception: The error of the input, after the outcomes of all requests before it.
         """
         if self._task is None and not self._stopped:
-            self._task = self._submitter.background.spawn(self._pull())
+            self._task = self._submitter.spawn(self._pull())
         while not self._ready:
             finished = self._pulled_all and not self.edits
             if self._input_error is not None and finished:

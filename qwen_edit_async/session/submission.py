@@ -26,7 +26,7 @@ from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, TaskSnapshot
-from qwen_edit_async.protocol.base import Call, WireProtocol
+from qwen_edit_async.protocol.base import WireProtocol
 from qwen_edit_async.scheduling.retry import CallFailure, Then, after_failure, judge_submission, pause_after
 from qwen_edit_async.session.gate import Slot
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
@@ -142,8 +142,13 @@ class Submission:
     async def run(self) -> None:
         """Submit until the service accepts, or until there is an error to raise."""
         try:
+            await self._slot.take()
+            self._began_at = self._slot.taken_at
+            self._set_timer()
+            if self._uploads is None:
+                await self._prepare()
             snapshot = await self._submit()
-        except Exception as error:  # noqa: BLE001  # passed to the caller; raised here, it would end the session
+        except Exception as error:  # noqa: BLE001  # passed to the caller
             self._slot.release()
             if not self.accepted.done():
                 self._submitter.counters.refused += 1
@@ -156,21 +161,21 @@ class Submission:
             self._close_images()
 
     async def _submit(self) -> TaskSnapshot:
-        await self._slot.take()
-        self._began_at = self._slot.taken_at
-        self._set_timer()
-        if self._uploads is None:
-            await self._prepare()
+        service = self._submitter.service
         while True:
             try:
-                return await self._in_accepted_form()
+                if service.alternative is None:
+                    return await self._attempt(service.protocol)
+                return await self._probe()
             except QwenEditError as error:
                 refusal = error
             await self._recover(refusal)
 
     async def _prepare(self) -> None:
         submitter = self._submitter
-        self._uploads = uploads = await submitter.offloader.run(prepare, self._request.images, fit=submitter.fit)
+        self._uploads = uploads = await submitter.offloader.run(
+            prepare, self._request.images, fit=submitter.options.fit
+        )
         for upload in uploads:
             if self._call_site is not None:
                 for sentence in upload.warnings:
@@ -182,7 +187,7 @@ class Submission:
         submitter, slot, now = self._submitter, self._slot, self._submitter.poller.loop.time()
         submitter.counters.submitted += 1
         slot.accepted(now)
-        if self.accepted.done() or submitter.closed:
+        if self.accepted.done() or submitter.gate.ended:
             slot.release()
             submitter.counters.uncertain -= self._counts_as_uncertain
             submitter.poller.remember_orphan(snapshot)
@@ -208,20 +213,19 @@ class Submission:
         submitter.poller.watch(task)
         self.accepted.set_result(task)
 
-    async def _in_accepted_form(self) -> TaskSnapshot:
-        """Make one attempt in the form of the protocol that the service accepts. Find out the form if it is unknown."""
+    async def _probe(self) -> TaskSnapshot:
+        """Find out which form of the protocol the service accepts, unless another submission has done so meanwhile."""
         service = self._submitter.service
-        if service.alternative is not None:
-            await self._wait_for_turn(service.verdict.acquire())
-            self._probes = True
-            try:
-                if service.alternative is not None:
-                    return await self._probe(service.protocol, service.alternative)
-            finally:
-                self._end_probe()
-        return await self._attempt(service.protocol)
+        await self._wait_for_turn(service.verdict.acquire())
+        self._probes = True
+        try:
+            if service.alternative is None:
+                return await self._attempt(service.protocol)
+            return await self._attempt_both(service.protocol, service.alternative)
+        finally:
+            self._end_probe()
 
-    async def _probe(self, protocol: WireProtocol, alternative: WireProtocol) -> TaskSnapshot:
+    async def _attempt_both(self, protocol: WireProtocol, alternative: WireProtocol) -> TaskSnapshot:
         """Make one attempt in the first form. If it is refused as malformed, make another in the other form."""
         try:
             snapshot = await self._attempt(protocol)
@@ -248,37 +252,30 @@ class Submission:
 
     async def _attempt(self, protocol: WireProtocol) -> TaskSnapshot:
         """Wait for a turn, and send the request. Call the observer before and after."""
-        turn = self._submitter.gate.submit_at_once()
-        self._sent_at = turn if turn is not None else await self._wait_for_turn(self._submitter.gate.wait_to_submit())
+        submitter, observer = self._submitter, self._observer
+        turn = submitter.gate.submit_at_once()
+        self._sent_at = turn if turn is not None else await self._wait_for_turn(submitter.gate.wait_to_submit())
         call = protocol.submission(self._request)
-        body = JSONBody(
-            call.parts, self._uploads or (), self._submitter.offloader, stall_timeout=self._submitter.stall_timeout
-        )
-        if self._observer is None:
-            return await self._send(protocol, call, body)
-        await self._observer.about_to_submit()
+        stall_timeout = submitter.options.timeouts.send
+        body = JSONBody(call.parts, self._uploads or (), submitter.offloader, stall_timeout=stall_timeout)
+        if observer is not None:
+            await observer.about_to_submit()
         fate: TaskSnapshot | CallFailure = CallFailure.REFUSED
         try:
-            fate = snapshot = await self._send(protocol, call, body)
-        except QwenEditError as error:
-            fate = judge_submission(error)
-            raise
-        except BaseException:  # a cancellation, or a fault of this package
-            fate = CallFailure.UNCERTAIN if body.sent_whole else CallFailure.REFUSED
+            submitter.gate.check_open()
+            self._pending = body
+            fate = snapshot = protocol.read_submission(await submitter.service.transport.send(call, body))
+        except BaseException as error:
+            if isinstance(error, QwenEditError):
+                fate = judge_submission(error)
+            elif body.sent_whole:  # a cancellation, or a fault of this package
+                fate = CallFailure.UNCERTAIN
+            if isinstance(error, Exception):  # a cancellation leaves the attempt pending
+                self._pending = None
             raise
         finally:
-            self._observer.settled(fate)
-        return snapshot
-
-    async def _send(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
-        if self._submitter.gate.closed_by is not None:
-            raise self._submitter.gate.closed_by.for_task(None)
-        self._pending = body
-        try:
-            snapshot = await self._submitter.service.submit(protocol, call, body)
-        except Exception:  # a cancellation leaves the attempt pending
-            self._pending = None
-            raise
+            if observer is not None:
+                observer.settled(fate)
         self._pending = None
         return snapshot
 
@@ -289,8 +286,8 @@ class Submission:
         then = after_failure(
             failure,
             failures=self._failures,
-            max_retries=submitter.retry.max_retries,
-            resubmit_uncertain=submitter.resubmit_uncertain,
+            max_retries=submitter.options.retry.max_retries,
+            resubmit_uncertain=submitter.options.resubmit_uncertain,
             resumes_at=submitter.poller.loop.time() + pause_after(error),
             deadline=self._deadline,
             room_deadline=self._room_deadline,
@@ -308,7 +305,8 @@ class Submission:
             self._slot.release()
             await self._wait_for_turn(self._slot.take(first=True))
         else:
-            await submitter.gate.sleep(submitter.retry.delay(self._attempts - 1, submitter.random.random()))
+            options = submitter.options
+            await submitter.gate.sleep(options.retry.delay(self._attempts - 1, options.random.random()))
 
     def _apply_to_session(self, error: QwenEditError) -> CallFailure:
         """Apply a failure to the whole session, even if nobody waits for this submission any more.
@@ -322,7 +320,7 @@ class Submission:
         submitter.gate.hold_back(error)
         if failure is CallFailure.THROTTLED:
             submitter.counters.throttled += 1
-            submitter.gate.throttled(submitter.poller.loop.time(), self._sent_at, submitter.random.random())
+            submitter.gate.throttled(submitter.poller.loop.time(), self._sent_at, submitter.options.random.random())
         submitter.counters.uncertain += (failure is CallFailure.UNCERTAIN) - self._counts_as_uncertain
         self._counts_as_uncertain = False
         self._may_exist = self._may_exist or failure is CallFailure.UNCERTAIN

@@ -1,0 +1,37 @@
+"""The options of an open session."""
+
+from __future__ import annotations
+
+from random import Random
+
+import attrs
+
+from qwen_edit_async.http.hosts import ResultHosts
+from qwen_edit_async.http.options import Timeouts, check_not_negative, check_positive
+from qwen_edit_async.scheduling.policies import PollPolicy
+from qwen_edit_async.scheduling.retry import RetryPolicy
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """The options of :class:`EditSession` that its background work needs."""
+
+    max_in_flight: int
+    submit_rate: float | None
+    poll_rate: float | None
+    polling: PollPolicy
+    timeouts: Timeouts
+    retry: RetryPolicy
+    resubmit_uncertain: bool
+    strict: bool
+    fit: bool
+    result_hosts: ResultHosts
+    trust_env: bool
+    random: Random
+
+    def __attrs_post_init__(self) -> None:
+        check_positive(self.max_in_flight, "max_in_flight", integer=True)
+        check_not_negative(self.retry.max_retries, "max_retries")
+        for rate, name in ((self.submit_rate, "submit_rate"), (self.poll_rate, "poll_rate")):
+            if rate is not None:
+                check_positive(rate, name)
