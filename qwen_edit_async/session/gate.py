@@ -266,7 +266,7 @@ class Gate:
     def _admit_to_send(self, now: float) -> float:
         """Hand out turns. Return the time of the next one, or infinity."""
         pacer = self.pacer
-        while True:
+        while self._submissions or self._calls:
             submission = self._submissions.front
             may_submit = now >= pacer.submit_at and submission < math.inf
             pacer.turn_wanted = may_submit or self._calls.front < math.inf
@@ -280,3 +280,5 @@ class Gate:
             else:
                 self._calls.go(now)
             pacer.sent(now)
+        pacer.turn_wanted = False
+        return math.inf

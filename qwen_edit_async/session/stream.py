@@ -216,7 +216,9 @@ class EditPipeline:
 
     async def aclose(self) -> None:
         """Stop, and wait until the pipeline's work has ended."""
-        submissions = [edit.submission.task for edit in self.edits if not edit.submission.sent_whole]
+        submissions = [
+            edit.way.task for edit in self.edits if isinstance(edit.way, Submission) and not edit.way.sent_whole
+        ]
         self.stop()
         if self._task is not None:
             await asyncio.wait([self._task, *submissions])
@@ -285,42 +287,34 @@ class _Edit:
     pipeline: EditPipeline
     index: int
     given: RequestInput
-    submission: Submission
-    task: EditTask | None = attrs.field(default=None, init=False)
-    waiter: asyncio.Future[None] | None = attrs.field(default=None, init=False)
+    way: Submission | EditTask
 
     def submitted(self, accepted: asyncio.Future[EditTask]) -> None:
         """Called when the submission has ended. Begin to wait for the task."""
         if self not in self.pipeline.edits:
             return
         error = accepted.exception()
-        if isinstance(error, Exception):
-            self.pipeline.finish(self, error)
-        else:
-            self.task = accepted.result()
-            self.changed()
-
-    def changed(self, _: object = None) -> None:
-        """Called when the task has changed. Finish the edit if the task has ended."""
-        task = self.task
-        if task is None or self not in self.pipeline.edits:
+        if error is not None:
+            self.ended(error)
             return
-        if task.outcome is None:
-            self.waiter = task.join()
-            self.waiter.add_done_callback(self.changed)
+        self.way = task = accepted.result()
+        if task.outcome is not None:
+            self.ended(task.outcome)
         else:
-            end = ending(task.outcome)
-            self.pipeline.finish(self, end if isinstance(end, EditResult | Exception) else SessionClosedError(str(end)))
+            task.on_end = self.ended
+
+    def ended(self, outcome: EditResult | BaseException) -> None:
+        """Called at the end of the submission or the task."""
+        end = ending(outcome)
+        self.pipeline.finish(self, end if isinstance(end, EditResult | Exception) else SessionClosedError(str(end)))
 
     def give_up(self) -> None:
         """Stop the submission, or the wait for the task."""
-        if self.task is None:
-            self.submission.give_up()
-            return
-        if self.waiter is not None:
-            self.task.leave(self.waiter)
-            self.waiter.cancel()
-        abandon(self.task)
+        if isinstance(self.way, Submission):
+            self.way.give_up()
+        else:
+            self.way.on_end = None
+            abandon(self.way)
 
 
 class EditStream:

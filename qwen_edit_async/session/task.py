@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from typing import TYPE_CHECKING
 
 import attrs
@@ -78,6 +78,7 @@ class EditTask(ScheduledTask):
         queued: The seconds that the edit waited for its slot and its turn.
         submitting: The seconds from then to the service's acceptance.
         outcome: The result or error that ended the wait; ``None`` until then.
+        on_end: Called at the end of the wait, by an owner that awaits the task without a coroutine.
     """
 
     request: EditRequest | None = None
@@ -86,6 +87,7 @@ class EditTask(ScheduledTask):
     queued: float = 0.0
     submitting: float = 0.0
     outcome: EditResult | BaseException | None = attrs.field(default=None, init=False)
+    on_end: Callable[[EditResult | BaseException], None] | None = attrs.field(default=None, init=False)
     _slot: Slot | None = None
     _poller: Poller
     _waiters: list[asyncio.Future[None]] = attrs.field(factory=list, init=False)
@@ -103,7 +105,7 @@ class EditTask(ScheduledTask):
     @property
     def awaited(self) -> bool:
         """Whether anything awaits the task now."""
-        return any(not waiter.done() for waiter in self._waiters)
+        return self.on_end is not None or any(not waiter.done() for waiter in self._waiters)
 
     def done(self) -> bool:
         """Return whether the wait is over, with a result or an error."""
@@ -162,17 +164,9 @@ class EditTask(ScheduledTask):
         if self._slot is not None:
             self._slot.release()
         self._wake()
-
-    def join(self) -> asyncio.Future[None]:
-        """Return a future that completes at the next change of the task."""
-        waiter: asyncio.Future[None] = self._poller.loop.create_future()
-        self._waiters.append(waiter)
-        return waiter
-
-    def leave(self, waiter: asyncio.Future[None]) -> None:
-        """Forget a future that :meth:`join` returned."""
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
+        on_end, self.on_end = self.on_end, None  # without the cycle of references to its owner
+        if on_end is not None:
+            on_end(outcome)
 
     def __await__(self) -> Generator[object, None, EditResult]:
         return self._result().__await__()
@@ -190,12 +184,14 @@ class EditTask(ScheduledTask):
 
     async def _change(self) -> None:
         require_loop(self._poller.loop)
-        waiter = self.join()
+        waiter: asyncio.Future[None] = self._poller.loop.create_future()
+        self._waiters.append(waiter)
         with self._poller.active_calls:
             try:
                 await waiter
             finally:
-                self.leave(waiter)
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
