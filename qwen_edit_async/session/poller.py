@@ -53,6 +53,7 @@ class Poller:
     Attributes:
         loop: The session's event loop.
         active_calls: Counts the calls that wait for the session.
+        over: Whether the session's background work has ended. The policy is not called any more.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Poller:
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.active_calls: ActiveCalls = ActiveCalls()
+        self.over: bool = False
         self._service = service
         self._gate = gate
         self._pacer = gate.pacer
@@ -76,7 +78,6 @@ class Poller:
         self._store = store
         self._random = random
         self._checking = 0
-        self._over = False
         self._alarm: asyncio.Future[float] | None = None
         self._asleep_until = -math.inf
         self._policy_error: Exception | None = None
@@ -122,7 +123,7 @@ class Poller:
     def give_up(self, task: EditTask, error: BaseException) -> None:
         """Stop watching a task. Its waiters get the error."""
         try:
-            if not self._over:
+            if not self.over:
                 self._schedule.remove(task, self.loop.time())
         except Exception as policy_error:  # noqa: BLE001  # a user's policy may raise anything
             self._crash(policy_error)
@@ -150,16 +151,13 @@ class Poller:
 
     async def run(self) -> None:
         """Check the tasks that are due, and sleep until the next is due. Repeat until cancelled."""
-        try:
-            async with asyncio.TaskGroup() as checks:
-                now = self.loop.time()
-                while True:
-                    while (due := self._take_due(now)) is not None:
-                        checks.create_task(self._check_in_turn(due, now))
-                    # A timer may fire slightly early by the clock, so the time that it was set for counts.
-                    now = max(await self._sleep(self._next_event()), self.loop.time())
-        finally:
-            self._over = True
+        async with asyncio.TaskGroup() as checks:
+            now = self.loop.time()
+            while True:
+                while (due := self._take_due(now)) is not None:
+                    checks.create_task(self._check_in_turn(due, now))
+                # A timer may fire slightly early by the clock, so the time that it was set for counts.
+                now = max(await self._sleep(self._next_event()), self.loop.time())
 
     def _take_due(self, now: float) -> EditTask | None:
         """Return the task to check now, if any. First give up the tasks whose time is over."""

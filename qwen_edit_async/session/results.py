@@ -52,30 +52,6 @@ class ResultStore(Protocol):
         ...
 
 
-class DetachedStore:
-    """The :class:`ResultStore` of a pickled or deep-copied result, which has no session."""
-
-    async def read(self, _: str, task_id: str, index: int) -> bytes:
-        """Raise :class:`SessionClosedError`."""
-        raise _detached_error(task_id, index)
-
-    async def save(self, _: str, task_id: str, index: int, path: Path) -> Path:  # noqa: ARG002  # required by the protocol
-        """Raise :class:`SessionClosedError`."""
-        raise _detached_error(task_id, index)
-
-    async def offload(self, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ARG002  # required by the protocol
-        """Raise :class:`SessionClosedError`."""
-        raise SessionClosedError("a copied or unpickled result has no session")
-
-
-def _detached_error(task_id: str, index: int) -> SessionClosedError:
-    return SessionClosedError(
-        f"image {index} of task {task_id} can't be downloaded, because a copied or unpickled result has no session: "
-        f"use (await session.attach({task_id!r})).images[{index}] of an open session",
-        task_id=task_id,
-    )
-
-
 @attrs.frozen(kw_only=True)
 class OutputImage:
     """One result picture, downloaded on request. It is a PNG (contract, *Images*), unless the service deviates.
@@ -92,7 +68,7 @@ class OutputImage:
     url: str
     task_id: str
     index: int
-    _store: ResultStore = attrs.field(repr=False, eq=False)
+    _store: ResultStore | None = attrs.field(repr=False, eq=False)  # `None` in a copy
     _previews: Previews = attrs.field(factory=Previews, repr=False, eq=False)
 
     async def read(self) -> bytes:
@@ -104,7 +80,7 @@ class OutputImage:
             DownloadError: If no complete picture could be downloaded.
             SessionClosedError: If the session is closed.
         """
-        content = await self._store.read(self.url, self.task_id, self.index)
+        content = await self._open_store().read(self.url, self.task_id, self.index)
         await self._remember(content)
         return content
 
@@ -121,7 +97,7 @@ class OutputImage:
             SessionClosedError: If the session is closed.
         """
         file = Path(os.path.expanduser(path))  # noqa: ASYNC240, PTH111  # Path.expanduser raises for "~nobody"
-        saved = await self._store.save(self.url, self.task_id, self.index, file)
+        saved = await self._open_store().save(self.url, self.task_id, self.index, file)
         await self._remember(saved)
         return saved
 
@@ -140,16 +116,26 @@ class OutputImage:
         except ImportError:
             raise ConfigurationError('decoding needs Pillow: pip install "qwen-edit-async[images]"') from None
         try:
-            return await self._store.offload(_decode, await self.read(), f"image {self.index} of task {self.task_id}")
+            content = await self.read()
+            return await self._open_store().offload(_decode, content, f"image {self.index} of task {self.task_id}")
         except InvalidEditError as error:
             raise DownloadError(
                 str(error), hint="save() keeps its file as it came", task_id=self.task_id, url=self.url
             ) from None
 
+    def _open_store(self) -> ResultStore:
+        if self._store is None:
+            raise SessionClosedError(
+                f"image {self.index} of task {self.task_id} can't be downloaded, because a copied or unpickled result "
+                f"has no session: use (await session.attach({self.task_id!r})).images[{self.index}] of an open session",
+                task_id=self.task_id,
+            )
+        return self._store
+
     async def _remember(self, output: bytes | Path) -> None:
         if self._previews.lacks(self.index):
             with contextlib.suppress(QwenEditError):  # a closing session needs no preview
-                await self._store.offload(self._previews.remember, self.index, output)
+                await self._open_store().offload(self._previews.remember, self.index, output)
 
 
 @attrs.frozen(kw_only=True)

@@ -21,7 +21,6 @@ from qwen_edit_async.scheduling.retry import CallFailure, judge_check
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.options import Options
 from qwen_edit_async.session.poller import Poller
-from qwen_edit_async.session.results import DetachedStore
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.shield import wait_shielded
 from qwen_edit_async.session.submitter import Submitter
@@ -64,7 +63,6 @@ class Runtime:
         self._service = service
         self._random, self._retry = options.random, options.retry
         self._closing = False
-        self._leaving = False
         self._task: asyncio.Task[None] | None = None
         self._offloader = Offloader(_THREADS)
         self._downloader = Downloader(
@@ -96,9 +94,9 @@ class Runtime:
         )
         self._active_calls = self.poller.active_calls
 
-    def __reduce__(self) -> tuple[type[DetachedStore], tuple[()]]:
-        """Replace the session in a result that is pickled or deep-copied."""
-        return DetachedStore, ()
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """Replace the session with ``None`` in a result that is pickled or deep-copied."""
+        return type(None), ()
 
     async def start(self) -> None:
         """Open the connections and start the poller in the host task."""
@@ -230,7 +228,7 @@ class Runtime:
         except BaseException as error:  # noqa: BLE001  # any error must end all waits
             self._crashed(_sole(error), started)
         finally:
-            self._leaving = True
+            self.poller.over = True
             if not started.done():
                 started.set_exception(SessionClosedError("the session was closed while it was being opened"))
             self._end(SessionClosedError("the session is closed"), closed_error)
@@ -257,7 +255,7 @@ class Runtime:
 
     async def _stop(self) -> None:
         if self._task is not None:
-            if not self._leaving:  # once it is leaving, a cancellation would interrupt its cleanup
+            if not self.poller.over:  # afterwards, a cancellation would interrupt the host task's cleanup
                 self._task.cancel()
             await asyncio.wait([self._task])
 

@@ -148,15 +148,13 @@ async def test_an_idle_connection_is_closed_before_common_servers_close_it(emula
         task = await session.submit(PHOTO, "snow")
         task.cancel()
         await asyncio.sleep(5.0)
-        transport = session._service.transport
-        pool = (transport._submitting if phase == "submit" else transport._checking).connector
-        original = pool._create_connection
+        loop, connect = asyncio.get_running_loop(), asyncio.get_running_loop().sock_connect
 
         async def count(*arguments):
-            connections.append(asyncio.get_running_loop().time())
-            return await original(*arguments)
+            connections.append(arguments)
+            return await connect(*arguments)
 
-        pool._create_connection = count
+        monkeypatch.setattr(loop, "sock_connect", count)
         for pause in pauses:
             if phase == "submit":
                 (await session.submit(PHOTO, "snow")).cancel()

@@ -245,14 +245,17 @@ async def test_who_comes_after_closing_gets_the_first_error():
         await gate.acquire()
 
 
-async def test_closing_takes_back_the_timer():
+async def test_closing_takes_back_the_timer(monkeypatch):
+    loop = asyncio.get_running_loop()
+    timers, call_at = [], loop.call_at
+    monkeypatch.setattr(loop, "call_at", lambda *arguments: timers.append(call_at(*arguments)) or timers[-1])
     gate = make_gate(1, 0.001)
     await gate.acquire()
     gate.release(accepted=False)
     waiting = asyncio.create_task(gate.acquire())
     await settle()
-    assert gate._timer is not None
+    assert [timer.cancelled() for timer in timers] == [False]
     gate.close(AuthenticationError("no such key", status_code=401))
     await asyncio.wait([waiting])
-    assert gate._timer.cancelled()
+    assert timers[0].cancelled()
     assert isinstance(waiting.exception(), AuthenticationError)
