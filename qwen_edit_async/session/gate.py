@@ -203,9 +203,9 @@ class Gate:
         self.check_open()
 
     def close(self, error: QwenEditError) -> None:
-        """Close the gate. All present and future waiters get this error. The end of the session replaces other errors.
+        """Close the gate. All present and future waiters get this error.
 
-        It may be closed again, which only matters if the session ends now.
+        Further errors change nothing, but for the first :class:`SessionClosedError`: the session has ended.
         """
         if self.closed_by is None or (not self.ended and isinstance(error, SessionClosedError)):
             self.closed_by = error

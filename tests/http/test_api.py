@@ -335,6 +335,20 @@ async def test_of_an_endless_reply_one_mebibyte_is_read():
     assert (len(reply.body), reply.complete) == (1024 * 1024, False)
 
 
+async def test_a_key_at_the_end_of_what_is_read_is_removed():
+    text = b"no access with " + KEY.encode()
+    padding = bytes(1024 * 1024 - len(text) + 3)  # the last three characters of the key are not read
+
+    async def answer(server, reader, writer):
+        await server.read(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n" + padding + text)
+        await reader.read()
+
+    async with serving(answer) as server, transport_to(server.url) as transport:
+        reply = await transport.send(GET)
+    assert (reply.body, reply.complete) == (padding + b"no access with ***", False)
+
+
 async def test_an_early_refusal_of_a_large_body_is_read(make_body):
     async def answer(server, reader, writer):
         await reader.readuntil(b"\r\n\r\n")

@@ -24,7 +24,7 @@ from PIL import Image
 from qwen_edit_async import DownloadError, EditSession, FixedInterval, NotFoundError, OutputImage, SessionClosedError
 from qwen_edit_async.emulator import EditEmulator, Fault, FixedEngine
 from qwen_edit_async.files import PartFile
-from qwen_edit_async.http import fetcher as fetcher_module
+from qwen_edit_async.http.fetcher import MAX_RESULT_BYTES
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.threads import Offloader
 
@@ -343,22 +343,30 @@ async def test_what_came_of_a_download_that_failed_is_no_part_of_the_next(emulat
 # Final failures.
 
 
-async def test_a_picture_over_the_cap_is_refused_by_its_announced_size(session, emulator, image, monkeypatch):
-    monkeypatch.setattr(fetcher_module, "MAX_RESULT_BYTES", 1_000_000)
-    with pytest.raises(DownloadError, match=r"it has \d+ bytes"):
-        await image.read()
-    assert emulator.statistics().downloads == 1
+async def test_a_picture_over_the_cap_is_refused_by_its_announced_size(session, serve):
+    requests = []
+
+    async def announcing(request):
+        requests.append(request)
+        response = web.StreamResponse(headers={"Content-Length": str(MAX_RESULT_BYTES + 1)})
+        await response.prepare(request)
+        await response.write(SMALL)
+        return response
+
+    with pytest.raises(DownloadError, match=f"it has {MAX_RESULT_BYTES + 1} bytes"):
+        await image_at(session, await serve(announcing)).read()
+    assert len(requests) == 1
 
 
-async def test_a_picture_over_the_cap_is_refused_as_it_streams(session, serve, monkeypatch, tmp_path):
+async def test_a_picture_over_the_cap_is_refused_as_it_streams(session, serve, tmp_path):
     async def endless(request):
         response = web.StreamResponse()
         await response.prepare(request)
-        await response.write(png(5_000_000))
-        return response
+        piece = bytes(1024 * 1024)
+        while True:
+            await response.write(piece)
 
-    monkeypatch.setattr(fetcher_module, "MAX_RESULT_BYTES", 1_000_000)
-    with pytest.raises(DownloadError, match="more than 1000000 bytes"):
+    with pytest.raises(DownloadError, match=f"more than {MAX_RESULT_BYTES} bytes"):
         await image_at(session, await serve(endless)).save(tmp_path / "a.png")
     await until_clean(tmp_path)
     assert files_in(tmp_path) == []
@@ -702,8 +710,7 @@ async def test_a_file_name_as_long_as_the_system_allows_can_be_saved(image, tmp_
     assert (await image.save(path)).stat().st_size > 0
 
 
-async def test_what_a_broken_attempt_left_is_not_in_the_picture(emulator, image, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetcher_module, "_PIECE_BYTES", 1000)
+async def test_what_a_broken_attempt_left_is_not_in_the_picture(emulator, image, tmp_path):
     whole = await image.read()
     emulator.inject(Fault.truncated_download().times(1))
     assert await image.read() == whole
@@ -711,15 +718,14 @@ async def test_what_a_broken_attempt_left_is_not_in_the_picture(emulator, image,
     assert (await image.save(tmp_path / "picture.png")).read_bytes() == whole
 
 
-async def test_what_a_longer_broken_attempt_left_is_not_behind_the_picture(emulator, image, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetcher_module, "_PIECE_BYTES", 1000)
+async def test_what_a_longer_broken_attempt_left_is_not_behind_the_picture(emulator, image, tmp_path):
     whole = await image.read()
     longer = png(len(whole) + 4_000_000).replace(b"IEND", b"IDAT")
     emulator.inject(Fault.wrong_download(longer, "image/png").times(1))
     assert (await image.save(tmp_path / "picture.png")).read_bytes() == whole
 
 
-async def test_a_small_picture_is_saved_by_two_calls_of_a_thread(emulator, session, image, tmp_path, monkeypatch):
+async def test_a_small_picture_is_saved_by_two_calls_of_a_thread(session, serve, tmp_path, monkeypatch):
     calls = []
     run = Offloader.run
 
@@ -727,7 +733,9 @@ async def test_a_small_picture_is_saved_by_two_calls_of_a_thread(emulator, sessi
         calls.append(function)
         return await run(offloader, function, *arguments)
 
-    monkeypatch.setattr(fetcher_module, "_PIECE_BYTES", 100_000_000)
+    async def small(_):
+        return web.Response(body=SMALL)
+
     monkeypatch.setattr(Offloader, "run", counted)
-    await image.save(tmp_path / "picture.png")
+    await image_at(session, await serve(small)).save(tmp_path / "picture.png")
     assert len(calls) == 2
