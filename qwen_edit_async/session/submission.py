@@ -71,7 +71,6 @@ class Submission:
     _sent_at: float = attrs.field(default=0.0, init=False)
     _timer: asyncio.TimerHandle | None = attrs.field(default=None, init=False)
     _waits_for_turn: bool = attrs.field(default=False, init=False)
-    _probes: bool = attrs.field(default=False, init=False)
     _pending: JSONBody | None = attrs.field(default=None, init=False)
     _failures: int = attrs.field(default=0, init=False)
     _attempts: int = attrs.field(default=1, init=False)
@@ -115,7 +114,6 @@ class Submission:
         """Free everything that the submission holds. Cut it off, unless it has been sent whole."""
         self._slot.release()
         self._stop_timer()
-        self._end_probe()
         if self.task.done():
             return
         if not self.sent_whole:
@@ -156,7 +154,6 @@ class Submission:
         else:
             self._succeed(snapshot)
         finally:
-            self._end_probe()
             self._stop_timer()
             self._close_images()
 
@@ -164,9 +161,8 @@ class Submission:
         service = self._submitter.service
         while True:
             try:
-                if service.alternative is None:
-                    return await self._attempt(service.protocol)
-                return await self._probe()
+                snapshot = None if service.alternative is None else await self._probe()
+                return snapshot or await self._attempt(service.protocol)
             except QwenEditError as error:
                 refusal = error
             await self._recover(refusal)
@@ -213,17 +209,16 @@ class Submission:
         submitter.poller.watch(task)
         self.accepted.set_result(task)
 
-    async def _probe(self) -> TaskSnapshot:
-        """Find out which form of the protocol the service accepts, unless another submission has done so meanwhile."""
+    async def _probe(self) -> TaskSnapshot | None:
+        """Find out which form of the protocol the service accepts. Return ``None`` if another submission has done so."""
         service = self._submitter.service
         await self._wait_for_turn(service.verdict.acquire())
-        self._probes = True
         try:
-            if service.alternative is None:
-                return await self._attempt(service.protocol)
-            return await self._attempt_both(service.protocol, service.alternative)
+            if service.alternative is not None:
+                return await self._attempt_both(service.protocol, service.alternative)
         finally:
-            self._end_probe()
+            service.verdict.release()
+        return None
 
     async def _attempt_both(self, protocol: WireProtocol, alternative: WireProtocol) -> TaskSnapshot:
         """Make one attempt in the first form. If it is refused as malformed, make another in the other form."""
@@ -244,11 +239,6 @@ class Submission:
             self._submitter.service.settle(alternative)
             return snapshot
         raise refusal
-
-    def _end_probe(self) -> None:
-        if self._probes:
-            self._probes = False
-            self._submitter.service.verdict.release()
 
     async def _attempt(self, protocol: WireProtocol) -> TaskSnapshot:
         """Wait for a turn, and send the request. Call the observer before and after."""

@@ -558,6 +558,7 @@ async def test_submissions_that_start_meanwhile_wait_for_the_verdict():
         await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(8)))
     assert [each.envelope for each in service.submissions] == ["flat"] + ["params"] * 8
     assert service.submissions[2].at >= service.submissions[1].at + 1.0
+    assert service.submissions[-1].at == service.submissions[2].at  # then all are sent at once
 
 
 async def test_422_also_means_another_envelope():
