@@ -210,7 +210,7 @@ class Submission:
         self.accepted.set_result(task)
 
     async def _probe(self) -> TaskSnapshot | None:
-        """Find out which form of the protocol the service accepts. Return ``None`` if it has been found out meanwhile."""
+        """Find out which form of the protocol the service accepts. Return ``None`` if that is known by now."""
         service = self._submitter.service
         await self._wait_for_turn(service.verdict.acquire())
         try:
