@@ -281,9 +281,8 @@ class EditSession:
             InvalidEditError: If ``task_id`` can't be the id of a task.
             SessionClosedError: If the session is not open.
         """
-        store = self._require_open()
+        store, places = self._require_open(), enumerate(urls)
         check_task_id(task_id)
-        places = enumerate(urls)
         return tuple(OutputImage(url=url, task_id=task_id, index=index, store=store) for index, url in places if url)
 
     async def status(self, task_id: str) -> TaskSnapshot:
