@@ -120,7 +120,7 @@ class Poller:
         else:
             self._wake_if_nearer()
 
-    def give_up(self, task: EditTask, error: BaseException) -> None:
+    def give_up(self, task: EditTask, error: Exception) -> None:
         """Stop watching a task. Its waiters get the error."""
         try:
             if not self.over:
@@ -130,7 +130,7 @@ class Poller:
         self._schedule.discard(task)
         self._end(task, error)
 
-    def give_up_all(self, make_error: Callable[[str], BaseException]) -> None:
+    def give_up_all(self, make_error: Callable[[str], Exception]) -> None:
         """Stop watching all tasks. The waiters of each get the error that ``make_error`` returns for its id."""
         for task in list(self._schedule.tasks):
             self.give_up(task, make_error(task.task_id))
@@ -213,7 +213,7 @@ class Poller:
                 self._gate.close(error)
                 self.give_up_all(error.for_task)
 
-    def _end(self, task: EditTask, end: TaskSnapshot | BaseException) -> None:
+    def _end(self, task: EditTask, end: TaskSnapshot | Exception) -> None:
         """End the wait for a task that is no longer in the schedule, unless it has already ended."""
         if task.done():
             return
@@ -221,14 +221,14 @@ class Poller:
             del self._unfinished[task.task_id]
         if isinstance(end, TaskSnapshot):
             task.snapshot = end
-            outcome: EditResult | BaseException = conclude(task, end, self.loop.time(), self._store)
+            outcome: EditResult | Exception = conclude(task, end, self.loop.time(), self._store)
         else:
             outcome = end
         if not isinstance(outcome, EditResult | EditFailedError):
             self._remember_id(task.task_id)
         if isinstance(outcome, EditCancelledError):
             self._counters.cancelled += 1
-        elif isinstance(outcome, BaseException):
+        elif isinstance(outcome, Exception):
             self._counters.failed += 1
         else:
             self._counters.completed += 1

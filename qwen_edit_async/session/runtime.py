@@ -241,7 +241,7 @@ class Runtime:
                 closing.push_async_callback(self._downloader.aclose)
                 closing.push_async_callback(self.submitter.stop)
 
-    def _end(self, error: SessionClosedError, error_of_task: Callable[[str], BaseException]) -> None:
+    def _end(self, error: SessionClosedError, error_of_task: Callable[[str], Exception]) -> None:
         """Refuse all further work with an error, and stop watching all tasks."""
         self.gate.close(error)
         self.poller.give_up_all(error_of_task)
@@ -266,7 +266,7 @@ class Runtime:
             started.set_exception(error)
         closed = SessionClosedError("the session has crashed: create another")
         closed.__cause__ = error
-        self._end(closed, lambda _: error)
+        self._end(closed, lambda _: error if isinstance(error, Exception) else closed)
         self._active_calls.none_left.set()
 
     def _may_pass(self, error: QwenEditError, sent_at: float) -> bool:

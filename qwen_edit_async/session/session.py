@@ -36,7 +36,7 @@ from qwen_edit_async.session.options import Options
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.runtime import Runtime
 from qwen_edit_async.session.service import Service
-from qwen_edit_async.session.stream import EditStream
+from qwen_edit_async.session.stream import EditPipeline, EditStream
 from qwen_edit_async.session.task import EditTask, abandon
 from qwen_edit_async.statistics import SessionStatistics
 
@@ -318,9 +318,9 @@ class EditSession:
         Raises:
             SessionClosedError: If the session is not open.
         """
-        runtime = self._require_open()
-        seconds, window = self._deadline_of(deadline), self._options.max_in_flight
-        return EditStream(requests, runtime.submitter, seconds, CallSite.of_caller(), window=window, ordered=ordered)
+        submitter, window = self._require_open().submitter, self._options.max_in_flight
+        seconds, call_site = self._deadline_of(deadline), CallSite.of_caller()
+        return EditStream(lambda: EditPipeline(requests, submitter, seconds, call_site, window=window, ordered=ordered))
 
     @property
     def is_open(self) -> bool:

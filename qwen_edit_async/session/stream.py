@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import weakref
 from collections import deque
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -157,7 +156,6 @@ class EditPipeline:
         self._ordered = ordered
         self._permits = asyncio.Semaphore(window)
         self._task: asyncio.Task[None] | None = None
-        self._pulled_all = False
         self._stopped = False
         self._input_error: Exception | None = None
         self.edits: dict[_Edit, None] = {}
@@ -177,7 +175,7 @@ class EditPipeline:
         if self._task is None and not self._stopped:
             self._task = self._submitter.spawn(self._pull())
         while not self._ready:
-            finished = self._pulled_all and not self.edits
+            finished = self._task is not None and self._task.done() and not self.edits
             if self._input_error is not None and finished:
                 error, self._input_error = self._input_error, None
                 raise error
@@ -245,7 +243,6 @@ class EditPipeline:
             raise
         finally:
             self._requests = ()  # drop the user's generator, so that it is finalized now
-            self._pulled_all = True
             self._news.set()
 
     def _begin(self, index: int, given: RequestInput) -> None:
@@ -260,14 +257,13 @@ class EditPipeline:
             self._poller.active_calls.enter()
             submission.accepted.add_done_callback(edit.submitted)
 
-    def finish(self, edit: _Edit, end: EditResult | Exception) -> None:
+    def finish(self, edit: _Edit, outcome: EditResult | Exception) -> None:
         """Record the end of an edit, and deliver its outcome."""
         del self.edits[edit]
         self._poller.active_calls.leave()
-        if isinstance(end, EditResult):
-            self._deliver(EditOutcome(index=edit.index, request=edit.given, result=end))
-        else:
-            self._deliver(EditOutcome(index=edit.index, request=edit.given, error=end))
+        end = ending(outcome)
+        result, error = (end, None) if isinstance(end, EditResult) else (None, end)
+        self._deliver(EditOutcome(index=edit.index, request=edit.given, result=result, error=error))
 
     def _deliver(self, outcome: EditOutcome) -> None:
         if not self._ordered:
@@ -294,7 +290,7 @@ class _Edit:
         if self not in self.pipeline.edits:
             return
         error = accepted.exception()
-        if error is not None:
+        if isinstance(error, Exception):
             self.ended(error)
             return
         self.way = task = accepted.result()
@@ -303,10 +299,9 @@ class _Edit:
         else:
             task.on_end = self.ended
 
-    def ended(self, outcome: EditResult | BaseException) -> None:
+    def ended(self, outcome: EditResult | Exception) -> None:
         """Called at the end of the submission or the task."""
-        end = ending(outcome)
-        self.pipeline.finish(self, end if isinstance(end, EditResult | Exception) else SessionClosedError(str(end)))
+        self.pipeline.finish(self, outcome)
 
     def give_up(self) -> None:
         """Stop the submission, or the wait for the task."""
@@ -325,19 +320,8 @@ class EditStream:
     block, and waits until the work has ended.
     """
 
-    def __init__(
-        self,
-        requests: Iterable[RequestInput] | AsyncIterable[RequestInput],
-        submitter: Submitter,
-        seconds: float,
-        call_site: CallSite,
-        *,
-        window: int,
-        ordered: bool,
-    ) -> None:
-        self._make_pipeline = functools.partial(
-            EditPipeline, requests, submitter, seconds, call_site, window=window, ordered=ordered
-        )
+    def __init__(self, make_pipeline: Callable[[], EditPipeline]) -> None:
+        self._make_pipeline = make_pipeline
         self._iterator: OutcomeIterator | None = None
         self._used = False
 

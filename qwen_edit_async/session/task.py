@@ -86,8 +86,8 @@ class EditTask(ScheduledTask):
     snapshot: TaskSnapshot
     queued: float = 0.0
     submitting: float = 0.0
-    outcome: EditResult | BaseException | None = attrs.field(default=None, init=False)
-    on_end: Callable[[EditResult | BaseException], None] | None = attrs.field(default=None, init=False)
+    outcome: EditResult | Exception | None = attrs.field(default=None, init=False)
+    on_end: Callable[[EditResult | Exception], None] | None = attrs.field(default=None, init=False)
     _slot: Slot | None = None
     _poller: Poller
     _waiters: list[asyncio.Future[None]] = attrs.field(factory=list, init=False)
@@ -145,7 +145,7 @@ class EditTask(ScheduledTask):
             if self.snapshot is not shown:
                 shown = self.snapshot
                 yield shown
-            elif isinstance(self.outcome, BaseException) and not shown.status.terminal:
+            elif isinstance(self.outcome, Exception) and not shown.status.terminal:
                 raise self.outcome
             elif self.done():
                 return
@@ -158,7 +158,7 @@ class EditTask(ScheduledTask):
             self.snapshot = snapshot
             self._wake()
 
-    def end(self, outcome: EditResult | BaseException) -> None:
+    def end(self, outcome: EditResult | Exception) -> None:
         """Record the outcome, release the slot, and wake all waiters."""
         self.outcome = outcome
         if self._slot is not None:
@@ -178,7 +178,7 @@ class EditTask(ScheduledTask):
         while self.outcome is None:
             await self._change()
         end = ending(self.outcome)
-        if isinstance(end, BaseException):
+        if isinstance(end, Exception):
             raise end
         return end
 
@@ -217,6 +217,6 @@ def closed_error(task_id: str) -> SessionClosedError:
     )
 
 
-def ending(outcome: EditResult | BaseException) -> EditResult | BaseException:
+def ending(outcome: EditResult | Exception) -> EditResult | Exception:
     """Return an outcome for one waiter. An error is copied, so that each waiter has its own traceback."""
     return outcome.for_task(outcome.task_id) if isinstance(outcome, QwenEditError) else outcome
