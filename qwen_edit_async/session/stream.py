@@ -257,11 +257,10 @@ class EditPipeline:
             self._poller.active_calls.enter()
             submission.accepted.add_done_callback(edit.submitted)
 
-    def finish(self, edit: _Edit, outcome: EditResult | Exception) -> None:
+    def finish(self, edit: _Edit, end: EditResult | Exception) -> None:
         """Record the end of an edit, and deliver its outcome."""
         del self.edits[edit]
         self._poller.active_calls.leave()
-        end = ending(outcome)
         result, error = (end, None) if isinstance(end, EditResult) else (None, end)
         self._deliver(EditOutcome(index=edit.index, request=edit.given, result=result, error=error))
 
@@ -291,7 +290,7 @@ class _Edit:
             return
         error = accepted.exception()
         if isinstance(error, Exception):
-            self.ended(error)
+            self.pipeline.finish(self, error)
             return
         self.way = task = accepted.result()
         if task.outcome is not None:
@@ -300,8 +299,8 @@ class _Edit:
             task.on_end = self.ended
 
     def ended(self, outcome: EditResult | Exception) -> None:
-        """Called at the end of the submission or the task."""
-        self.pipeline.finish(self, outcome)
+        """Called at the end of the task."""
+        self.pipeline.finish(self, ending(outcome))
 
     def give_up(self) -> None:
         """Stop the submission, or the wait for the task."""
