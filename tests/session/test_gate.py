@@ -1,4 +1,4 @@
-"""The semaphore: who may submit next, and when."""
+"""The order and the times in which the gate hands out slots and turns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from qwen_edit_async import AuthenticationError
+from qwen_edit_async import AuthenticationError, SessionClosedError
 from qwen_edit_async.scheduling.pacing import Pacer, RequestRate
 from qwen_edit_async.session.gate import Gate
 
@@ -22,7 +22,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_slots_are_taken_in_the_order_of_asking():
+async def test_slots_are_handed_out_first_come_first_served():
     gate = make_gate()
     order: list[int] = []
 
@@ -37,7 +37,7 @@ async def test_slots_are_taken_in_the_order_of_asking():
     assert order == [0, 1, 2, 3, 4]
 
 
-async def test_who_was_turned_away_by_the_service_goes_before_who_waits():
+async def test_an_edit_refused_with_429_gets_the_next_slot():
     gate = make_gate()
     await gate.acquire()
     order: list[str] = []
@@ -56,7 +56,7 @@ async def test_who_was_turned_away_by_the_service_goes_before_who_waits():
     assert order == ["again", "later"]
 
 
-async def test_a_slot_is_given_back_once_however_often_it_is_released():
+async def test_releasing_a_slot_twice_frees_it_once():
     gate = make_gate(2)
     slot = gate.slot()
     await slot.take()
@@ -65,14 +65,14 @@ async def test_a_slot_is_given_back_once_however_often_it_is_released():
     assert gate.pacer.in_flight == 0
 
 
-async def test_a_slot_that_was_not_taken_gives_nothing_back():
+async def test_releasing_a_slot_that_was_not_taken_frees_nothing():
     gate = make_gate()
     gate.slot().release()
     assert gate.pacer.in_flight == 0
 
 
 @pytest.mark.parametrize("admitted_first", [False, True], ids=["while it waits", "as it is admitted"])
-async def test_who_ceases_to_wait_holds_no_slot(admitted_first):
+async def test_a_cancelled_wait_holds_no_slot(admitted_first):
     gate = make_gate()
     await gate.acquire()
     waiting = asyncio.create_task(gate.acquire())
@@ -88,7 +88,7 @@ async def test_who_ceases_to_wait_holds_no_slot(admitted_first):
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["from the front", "from the back"])
-async def test_many_who_cease_to_wait_are_no_longer_counted_and_do_not_pile_up(order):
+async def test_many_cancelled_waits_are_not_counted_and_do_not_pile_up(order):
     gate = make_gate()
     await gate.acquire()
     stays = asyncio.create_task(gate.acquire())
@@ -106,7 +106,7 @@ async def test_many_who_cease_to_wait_are_no_longer_counted_and_do_not_pile_up(o
     assert (gate.waiting, gate.pacer.in_flight) == (0, 1)
 
 
-async def test_who_waits_as_the_gate_closes_is_no_longer_counted():
+async def test_a_wait_that_ends_as_the_gate_closes_is_not_counted():
     gate = make_gate()
     await gate.acquire()
     gone, refused = (asyncio.create_task(gate.acquire()) for _ in range(2))
@@ -118,7 +118,7 @@ async def test_who_waits_as_the_gate_closes_is_no_longer_counted():
     assert gate.waiting == 0
 
 
-async def test_who_ceases_to_wait_does_not_stand_in_the_way():
+async def test_a_cancelled_wait_does_not_block_the_next():
     gate = make_gate()
     await gate.acquire()
     gone, stays = (asyncio.create_task(gate.acquire()) for _ in range(2))
@@ -141,7 +141,7 @@ async def test_a_submit_rate_spaces_the_slots_evenly(rate):
     assert times == pytest.approx([number / rate for number in range(4)], abs=1e-3)
 
 
-async def test_a_pause_that_grows_while_it_is_waited_for_is_waited_out():
+async def test_a_pause_that_grows_is_waited_out():
     gate = make_gate()
     loop = asyncio.get_running_loop()
     start = loop.time()
@@ -162,7 +162,7 @@ async def test_requests_take_turns_at_the_rate_that_the_service_allows():
     assert [turn - start for turn in turns] == pytest.approx([0.0, 0.5, 1.0, 1.5], abs=0.01)
 
 
-async def test_checks_give_way_only_while_somebody_waits_for_a_turn():
+async def test_checks_give_way_only_while_a_request_waits_for_a_turn():
     gate = make_gate()
     gate.pacer.rate = RequestRate(limit=2.0)
     gate.pacer.sent(asyncio.get_running_loop().time(), check=True)
@@ -194,7 +194,7 @@ async def test_a_status_check_that_is_due_goes_before_a_submission_that_had_the_
     assert gate.pacer.send_at == pytest.approx(loop.time() + 0.5, abs=0.01)
 
 
-async def test_a_turn_is_not_taken_before_its_time_nor_ahead_of_who_waits_for_one():
+async def test_a_turn_is_not_taken_early_or_ahead_of_a_waiting_request():
     gate = make_gate()
     loop = asyncio.get_running_loop()
     assert gate.submit_at_once() == loop.time()
@@ -208,7 +208,7 @@ async def test_a_turn_is_not_taken_before_its_time_nor_ahead_of_who_waits_for_on
     assert gate.submit_at_once() is not None
 
 
-async def test_a_turn_that_is_taken_at_once_counts_as_a_request():
+async def test_a_turn_taken_at_once_counts_as_a_request():
     gate = make_gate()
     gate.pacer.rate = RequestRate(limit=2.0)
     assert gate.submit_at_once() is not None
@@ -216,7 +216,7 @@ async def test_a_turn_that_is_taken_at_once_counts_as_a_request():
     assert gate.pacer.send_at == pytest.approx(asyncio.get_running_loop().time() + 0.5)
 
 
-async def test_who_waits_for_a_turn_is_told_when_the_gate_closes():
+async def test_closing_ends_the_waits_for_turns_with_the_error():
     gate = make_gate(8)
     gate.pacer.pause(asyncio.get_running_loop().time() + 1000, 0.0)
     waiting = [asyncio.create_task(gate.wait_turn()) for _ in range(2)]
@@ -226,7 +226,7 @@ async def test_who_waits_for_a_turn_is_told_when_the_gate_closes():
     assert [type(error) for error in errors] == [AuthenticationError] * 2
 
 
-async def test_closing_gives_everybody_who_waits_the_error_at_once():
+async def test_closing_ends_the_waits_for_slots_each_with_its_own_error():
     gate = make_gate()
     await gate.acquire()
     waiting = [asyncio.create_task(gate.acquire()) for _ in range(3)]
@@ -237,7 +237,7 @@ async def test_closing_gives_everybody_who_waits_the_error_at_once():
     assert len({id(error) for error in errors}) == 3
 
 
-async def test_who_comes_after_closing_gets_the_first_error():
+async def test_a_closed_gate_raises_the_first_error():
     gate = make_gate()
     gate.close(AuthenticationError("no such key", status_code=401))
     gate.close(AuthenticationError("another", status_code=401))
@@ -245,7 +245,7 @@ async def test_who_comes_after_closing_gets_the_first_error():
         await gate.acquire()
 
 
-async def test_closing_takes_back_the_timer(monkeypatch):
+async def test_closing_cancels_the_timer(monkeypatch):
     loop = asyncio.get_running_loop()
     timers, call_at = [], loop.call_at
     monkeypatch.setattr(loop, "call_at", lambda *arguments: timers.append(call_at(*arguments)) or timers[-1])
@@ -259,3 +259,23 @@ async def test_closing_takes_back_the_timer(monkeypatch):
     await asyncio.wait([waiting])
     assert timers[0].cancelled()
     assert isinstance(waiting.exception(), AuthenticationError)
+
+
+async def test_the_end_of_the_session_replaces_an_earlier_error():
+    gate = make_gate()
+    gate.close(AuthenticationError("no such key", status_code=401))
+    assert not gate.ended
+    gate.close(SessionClosedError("closed"))
+    gate.close(AuthenticationError("another", status_code=401))
+    assert gate.ended
+    with pytest.raises(SessionClosedError, match="closed"):
+        await gate.acquire()
+
+
+async def test_closing_ends_a_sleep():
+    gate = make_gate()
+    sleeping = asyncio.create_task(gate.sleep(1000))
+    await settle()
+    gate.close(AuthenticationError("no such key", status_code=401))
+    with pytest.raises(AuthenticationError):
+        await sleeping

@@ -43,7 +43,7 @@ async def wait(task):
     return await task
 
 
-async def test_a_waiter_that_times_out_is_nothing_to_the_others(session):
+async def test_the_timeout_of_one_waiter_does_not_affect_the_others(session):
     task = await session.submit(IMAGE, "snow")
     patient = asyncio.create_task(wait(task))
     with pytest.raises(TimeoutError):
@@ -52,7 +52,7 @@ async def test_a_waiter_that_times_out_is_nothing_to_the_others(session):
     assert (await patient).task_id == task.id
 
 
-async def test_a_waiter_that_is_cancelled_is_nothing_to_the_others(session):
+async def test_the_cancellation_of_one_waiter_does_not_affect_the_others(session):
     task = await session.submit(IMAGE, "snow")
     waiters = [asyncio.create_task(wait(task)) for _ in range(3)]
     await asyncio.sleep(1)
@@ -61,7 +61,7 @@ async def test_a_waiter_that_is_cancelled_is_nothing_to_the_others(session):
     assert [isinstance(result, asyncio.CancelledError) for result in results] == [False, True, False]
 
 
-async def test_a_handle_knows_whether_it_is_awaited(session):
+async def test_a_task_knows_whether_it_is_awaited(session):
     task = await session.submit(IMAGE, "snow")
     assert task.awaited is False
     waiter = asyncio.create_task(wait(task))
@@ -71,7 +71,7 @@ async def test_a_handle_knows_whether_it_is_awaited(session):
     assert task.awaited is False
 
 
-async def test_a_handle_shows_request_id_and_state(session):
+async def test_a_task_shows_its_request_id_and_state(session):
     request = EditRequest(IMAGE, "snow")
     task = await session.submit(request)
     assert (task.id, task.request, task.status, task.done()) == ("task-1", request, TaskStatus.IN_PROGRESS, False)
@@ -107,7 +107,7 @@ async def test_cancel_frees_the_slot_stops_the_checks_and_tells_every_waiter(ser
         assert (session.unfinished, session.statistics().cancelled) == (("task-1",), 1)
 
 
-async def test_cancelling_what_is_done_changes_nothing(session):
+async def test_cancelling_an_ended_task_changes_nothing(session):
     task = await session.submit(IMAGE, "snow")
     result = await task
     task.cancel()
@@ -151,12 +151,12 @@ async def test_a_cancelled_edit_leaves_a_task_that_somebody_else_awaits(session)
 # Attaching.
 
 
-async def test_attaching_to_a_task_that_is_waited_for_gives_its_handle(session):
+async def test_attaching_to_a_watched_task_returns_it(session):
     task = await session.submit(IMAGE, "snow")
     assert session.attach(task.id) is task
 
 
-async def test_attaching_twice_gives_one_handle(service, session):
+async def test_attaching_twice_returns_the_same_task(service, session):
     service.ends["elsewhere"] = asyncio.get_running_loop().time() + 5
     first = session.attach("elsewhere")
     assert session.attach("elsewhere") is first
@@ -193,7 +193,7 @@ async def test_attaching_has_a_deadline_of_its_own(service, session):
 
 
 @pytest.mark.parametrize("task_id", ["", " ", "..", "a b", "a\nb", 7, None, "x" * 600])
-async def test_what_is_no_task_id_is_refused(session, task_id):
+async def test_an_impossible_task_id_is_refused(session, task_id):
     with pytest.raises(InvalidEditError, match="task id"):
         session.attach(task_id)
 
@@ -211,20 +211,20 @@ async def collect(task) -> list[tuple[str, float | None]]:
     return [(snapshot.status_word, snapshot.progress) async for snapshot in task.updates()]
 
 
-async def test_updates_are_every_change_from_the_first_to_the_last(service, session):
+async def test_updates_yield_each_change_until_the_end(service, session):
     answers = [says({"status": word, "progress": share}) for word, share in [("queued", None), ("running", 0.5)]]
     service.on_check = in_order(answers[0], answers[0], answers[1], answers[1])
     task = await session.submit(IMAGE, "snow")
     assert await collect(task) == [("in_progress", None), ("queued", None), ("running", 0.5), ("completed", None)]
 
 
-async def test_updates_of_a_finished_task_are_its_last_state(session):
+async def test_updates_of_an_ended_task_yield_its_last_state(session):
     task = await session.submit(IMAGE, "snow")
     await task
     assert await collect(task) == [("completed", None)]
 
 
-async def test_updates_of_a_task_that_fails_end_with_that(service, session):
+async def test_updates_of_a_task_that_fails_end_with_the_failure(service, session):
     service.on_check = in_order(says({"status": "failed", "error": "moderation"}))
     task = await session.submit(IMAGE, "snow")
     assert (await collect(task))[-1] == ("failed", None)
@@ -251,14 +251,14 @@ async def test_a_slow_loop_over_updates_gets_the_newest(service, session):
     assert shares == [None, 0.1, 0.3, None]
 
 
-async def test_updates_that_are_left_leave_nobody_waiting(session):
+async def test_leaving_the_updates_leaves_no_waiter(session):
     task = await session.submit(IMAGE, "snow")
     async for _ in task.updates():
         break
     assert task.awaited is False
 
 
-async def test_a_failed_check_is_no_update(service, session):
+async def test_a_failed_check_yields_no_update(service, session):
     service.on_check = in_order(status(500), status(500))
     task = await session.submit(IMAGE, "snow")
     assert await collect(task) == [("in_progress", None), ("completed", None)]
@@ -280,7 +280,7 @@ async def test_waiters_that_are_cancelled_together_leave_no_slot_taken(service, 
     assert (session.statistics().in_flight, session.statistics().watched) == (0, 0)
 
 
-async def test_each_waiter_has_an_error_of_its_own(service, session):
+async def test_each_waiter_gets_its_own_copy_of_the_error(service, session):
     service.on_check = in_order(says({"status": "failed", "error": {"code": 1, "error_message": "no"}}))
     task = await session.submit(IMAGE, "snow")
     errors = await asyncio.gather(*[asyncio.wait_for(task, 100) for _ in range(3)], return_exceptions=True)
