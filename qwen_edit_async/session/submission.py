@@ -131,10 +131,11 @@ class Submission:
         if not self.accepted.done():
             self._slot.release()
             self._submitter.counters.refused += 1
+            end = "the session was closed" if self._submitter.gate.ended else "the program was interrupted"
             self.accepted.set_exception(
-                SubmitUncertainError("the session was closed before the submission was answered: a task may exist")
+                SubmitUncertainError(f"{end} before the submission was answered: a task may exist")
                 if self.sent_whole
-                else SessionClosedError("the session was closed before the edit was sent")
+                else SessionClosedError(f"{end} before the edit was sent")
             )
 
     async def run(self) -> None:

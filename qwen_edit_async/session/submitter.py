@@ -90,6 +90,8 @@ class Submitter:
         return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # marks an interrupt as retrieved; the event loop has already raised it
         if (submission := self._tasks.pop(task)) is not None:
             submission.settle_for_good()
 

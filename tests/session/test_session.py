@@ -509,7 +509,7 @@ def test_an_interrupted_submission_is_settled():
 
     async def main():
         async with MemorySession(MemoryService(on_submission=interrupt)) as session:
-            with pytest.raises(SessionClosedError, match="before the edit was sent"):
+            with pytest.raises(SessionClosedError, match="interrupted before the edit was sent"):
                 await session.submit(IMAGE, "snow", observer=Observer())
 
     assert run_through_interrupts(main())
