@@ -54,7 +54,7 @@ def test_any_bytes_are_an_image_or_an_error(content, fit):
 @given(damaged_pictures() | st.binary())
 def test_any_bytes_are_a_result_or_named(content):
     verdict = judge(io.BytesIO(content), len(content))
-    assert verdict.problem or verdict.endings
+    assert verdict.problem or verdict.kind
 
 
 def odd_image(pieces: list[object], others: dict[str, object]) -> object:

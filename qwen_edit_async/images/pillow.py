@@ -17,24 +17,15 @@ from PIL import Image, ImageFile
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, SAFE_IMAGE_BYTES
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.decoders import JpegFile, PngEssentials, load_what_is_there, open_essentials
-from qwen_edit_async.images.integrity import SAVE_ANEW
-from qwen_edit_async.images.kinds import MAX_PIXELS, RAW_FORMATS, ArrayLike, other_advice, sniff_other
-from qwen_edit_async.images.pixels import orientation, plain, shrunk, stored_orientation, to_srgb
+from qwen_edit_async.images.decoders import JpegFile, PngEssentials, check_pixels, load_what_is_there, open_file
+from qwen_edit_async.images.findings import Findings
+from qwen_edit_async.images.kinds import ArrayLike
+from qwen_edit_async.images.pixels import UPRIGHT, orientation, plain, shrunk, stored_orientation, to_srgb
 from qwen_edit_async.log import log
 
 SPOOL_BYTES: Final = 1024 * 1024
 """The largest temporary file that stays in memory."""
 
-_PLUGINS: Final = {
-    "image/jpeg": "JPEG",
-    "image/png": "PNG",
-    "image/bmp": "BMP",
-    "image/tiff": "TIFF",
-    "image/webp": "WEBP",
-    "image/gif": "GIF",
-}
-_UPRIGHT: Final = 1
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _WEBP_QUALITY: Final = 70
@@ -72,37 +63,35 @@ class Encoded:
         size: The size in bytes.
         media_type: ``image/png``, ``image/jpeg`` or ``image/webp``.
         sides: Width and height in pixels.
-        change: What was done to the image beyond plain encoding, in words, or nothing.
+        changes: Sentences about what was done to the image beyond plain encoding.
     """
 
     file: IO[bytes]
     size: int
     media_type: str
     sides: tuple[int, int]
-    change: str = ""
+    changes: tuple[str, ...] = ()
 
 
-def check(
-    file: IO[bytes], media_type: str, name: str, *, doubtful_end: int | None = None, fit: bool = False
-) -> Facts | None:
+def check(file: IO[bytes], name: str, findings: Findings, *, fit: bool = False) -> Facts | None:
     """Decode as much of an image file as its checked structure leaves in doubt; return what is known of it then.
 
     For a PNG this is the header. For a JPEG it is the tables and the first 8 KiB of pixels, because decoders accept any
-    data after that. With ``doubtful_end``, all of its pixels are decoded, at an eighth of their size. For the other
-    formats it is the first frame.
+    data after that. If the end of its data is doubtful, all pixels are decoded, at an eighth of their size. For the
+    other formats it is the first frame.
 
     Raises:
         InvalidEditError: If the file can't be decoded, or has more than 89,478,485 pixels that ``fit`` can't shrink.
     """
     try:
-        with _open(file, (_PLUGINS[media_type],), name, fit=fit) as image:
-            facts = Facts(image.size, stored_orientation(image), _has_pages(image))
+        with open_file(file, name, fit=fit) as image:
+            facts = _facts(image, findings)
             if isinstance(image, JpegFile):
-                if doubtful_end is None:
+                if findings.doubtful_end is None:
                     image.sample(file.tell() + _JPEG_SAMPLE_BYTES)
                 else:
-                    image.decode_all(doubtful_end, name)
-            elif media_type != "image/png":
+                    image.decode_all(findings.doubtful_end, name)
+            elif image.format != "PNG":
                 image.load()
             return facts
     except Warning:  # a remark on metadata that the user's filters turn into an exception; the pixels are fine
@@ -121,10 +110,11 @@ def encode(picture: Any, name: str, *, fit: bool) -> Encoded:
     """
     try:
         image = picture if isinstance(picture, Image.Image) else _from_array(picture, name)
-        _check_pixels(image.size, name)
+        check_pixels(image, name)
+        turn = orientation(image)
         if fit:
-            return _fitted(image, image.size, name, lossless=True)
-        encoded = _save(plain(image, name), "PNG")
+            return _fitted(image, image.size, turn, name, lossless=True)
+        encoded = _save(plain(image, name, turn), "PNG")
     except Exception as error:  # noqa: BLE001  # as above
         raise _undecodable(error, name) from None
     if encoded.size > MAX_IMAGE_BYTES:
@@ -136,7 +126,9 @@ def encode(picture: Any, name: str, *, fit: bool) -> Encoded:
     return encoded
 
 
-def fit(file: IO[bytes], size: int, media_type: str | None, name: str, *, convert: bool = False) -> Encoded | None:
+def fit(
+    file: IO[bytes], size: int, name: str, findings: Findings, *, path: str = "", convert: bool = False
+) -> Encoded | None:
     """Make an image file one that the service edits well; ``None`` if it is one already.
 
     It is turned upright, its longest side becomes at most 3072 pixels, and its file at most 7.5 MB.
@@ -144,27 +136,33 @@ def fit(file: IO[bytes], size: int, media_type: str | None, name: str, *, conver
     Args:
         file: The file.
         size: Its size in bytes.
-        media_type: Its media type; ``None`` for a format that the service does not take.
         name: The name of the image in messages.
+        findings: The findings of its check.
+        path: Its path; see :func:`qwen_edit_async.images.kinds.sniff_other`.
         convert: Whether it is converted in any case.
 
     Raises:
         InvalidEditError: If it can't be decoded, or has too many pixels.
     """
     try:
-        plugins = _other_plugins(file, name) if media_type is None else (_PLUGINS[media_type],)
-        with _open(file, plugins, name, fit=True) as image:
-            convert = convert or isinstance(image, PngEssentials)
+        with open_file(file, name, path, fit=True) as image:
+            turn = _facts(image, findings).orientation
+            convert = convert or bool(findings.unusual) or isinstance(image, PngEssentials)
             small = size <= MAX_IMAGE_BYTES and max(image.size) <= RECOMMENDED_MAX_SIDE
-            if media_type is not None and not convert and small and orientation(image) == _UPRIGHT:
+            if not convert and small and turn == UPRIGHT:
                 return None
             before = image.size
             if max(before) > RECOMMENDED_MAX_SIDE:
                 scale = RECOMMENDED_MAX_SIDE / max(before)
                 image.draft(None, (math.ceil(before[0] * scale), math.ceil(before[1] * scale)))
-            return _fitted(image, before, name, lossless=image.format not in {"JPEG", "AVIF", "HEIF", "JPEG2000"})
+            lossless = image.format not in {"JPEG", "AVIF", "HEIF", "JPEG2000"}
+            encoded = _fitted(image, before, turn, name, lossless=lossless)
     except Exception as error:  # noqa: BLE001  # as above
         raise _undecodable(error, name) from None
+    if findings.colours:
+        lost = f"lost its {findings.colours} chunk, which describes its colours: they may look different"
+        encoded = attrs.evolve(encoded, changes=(*encoded.changes, f"{name} {lost}"))
+    return encoded
 
 
 def thumbnail(picture: Any, side: int, name: str) -> Encoded:
@@ -180,12 +178,12 @@ def thumbnail(picture: Any, side: int, name: str) -> Encoded:
             elif isinstance(picture, ArrayLike):
                 image = _from_array(picture, name)
             else:
-                image = stack.enter_context(_open(picture, (*_PLUGINS.values(), "AVIF"), name, fit=True))
+                image = stack.enter_context(open_file(picture, name, fit=True))
+                turn = _facts(image, Findings()).orientation
                 image.draft(None, (2 * side, 2 * side))
-                _check_pixels(image.size, name)
                 load_what_is_there(image)
-            _check_pixels(image.size, name)
-            small = plain(image, name).copy()  # a PIL image is the user's own
+            check_pixels(image, name)
+            small = plain(image, name, turn).copy()  # a PIL image is the user's own
             small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
             return _save(to_srgb(small), "WEBP")
         except Exception as error:  # noqa: BLE001  # as above
@@ -199,64 +197,16 @@ def decode(content: bytes, name: str) -> Image.Image:
         InvalidEditError: If nothing can be decoded, or it has more than 89,478,485 pixels.
     """
     try:
-        image = _open(io.BytesIO(content), (*_PLUGINS.values(), "AVIF"), name, fit=True)
-        _check_pixels(image.size, name)
+        image = open_file(io.BytesIO(content), name, fit=True)
+        check_pixels(image, name)
         load_what_is_there(image)
     except Exception as error:  # noqa: BLE001  # as above
         raise _undecodable(error, name) from None
     return image
 
 
-def _other_plugins(file: IO[bytes], name: str) -> tuple[str, ...]:
-    """Return the plugin of a format that the service does not take."""
-    file.seek(0)
-    plugin = sniff_other(file.read(16))
-    if plugin is None:
-        raise InvalidEditError(f"{name} is not an image of a kind that can be read here")
-    if plugin in RAW_FORMATS:
-        raise InvalidEditError(f"{name} {other_advice(plugin)}")
-    if plugin == "HEIF" and plugin not in Image.OPEN:
-        try:
-            import pillow_heif  # noqa: PLC0415  # not needed but for this
-
-            pillow_heif.register_heif_opener()
-        except ImportError:
-            raise InvalidEditError(f"{name} is in HEIF format: pip install pillow-heif, or convert it") from None
-    return (plugin,)
-
-
-def _open(file: IO[bytes], plugins: tuple[str, ...], name: str, *, fit: bool = False) -> ImageFile.ImageFile:
-    for load_plugins in (Image.preinit, Image.init):  # the usual ones take a quarter of the time of all
-        if any(plugin not in Image.OPEN for plugin in plugins):
-            load_plugins()
-    for plugin in plugins:
-        factory, accepts = Image.OPEN.get(plugin, (None, None))
-        file.seek(0)
-        if factory is None or (accepts is not None and accepts(file.read(16)) is not True):
-            continue
-        file.seek(0)
-        try:
-            image = JpegFile(file) if plugin == "JPEG" else factory(file, "")
-        except Warning:
-            raise
-        except Exception as error:  # noqa: BLE001  # plugins raise whatever a file leads to that they don't know
-            log.debug("%s can't be opened: %r", name, error)
-            if plugin != "PNG":
-                advice = "convert it to PNG"
-                raise InvalidEditError(f"{name} is a kind of {plugin} that can't be read here: {advice}") from None
-            if not fit:
-                raise InvalidEditError(f"{name} is a PNG file with a fault beside its picture. {SAVE_ANEW}") from None
-            image = open_essentials(file, name)
-        if not (fit and isinstance(image, JpegFile) and image.can_shrink):
-            _check_pixels(image.size, name, can_shrink=isinstance(image, JpegFile) and image.can_shrink)
-        return image
-    raise InvalidEditError(f"{name} is not an image of a kind that can be read here")
-
-
-def _check_pixels(sides: tuple[int, int], name: str, *, can_shrink: bool = False) -> None:
-    if sides[0] * sides[1] > MAX_PIXELS:
-        advice = "shrink it, or let the session do so with fit=True" if can_shrink else "shrink it"
-        raise InvalidEditError(f"{name} is {sides[0]}×{sides[1]}, more than {MAX_PIXELS:,} pixels: {advice}")
+def _facts(image: ImageFile.ImageFile, findings: Findings) -> Facts:
+    return Facts(image.size, stored_orientation(image, findings.exif), _has_pages(image))
 
 
 def _has_pages(image: ImageFile.ImageFile) -> bool:
@@ -294,9 +244,8 @@ def _from_array(array: Any, name: str) -> Image.Image:
     return Image.fromarray(array.reshape(shape[:2]) if shape[2:] == (1,) else array)
 
 
-def _fitted(image: Image.Image, before: tuple[int, int], name: str, *, lossless: bool) -> Encoded:
-    turned = orientation(image) != _UPRIGHT
-    picture = shrunk(plain(image, name), RECOMMENDED_MAX_SIDE)
+def _fitted(image: Image.Image, before: tuple[int, int], turn: int, name: str, *, lossless: bool) -> Encoded:
+    picture = shrunk(plain(image, name, turn), RECOMMENDED_MAX_SIDE)
     transparent = picture.mode == "RGBA"
     encoded = _save(picture, "PNG" if lossless or transparent else "JPEG")
     while encoded.size > SAFE_IMAGE_BYTES:
@@ -307,11 +256,11 @@ def _fitted(image: Image.Image, before: tuple[int, int], name: str, *, lossless:
         side = int(max(picture.size) * min(0.9, math.sqrt(SAFE_IMAGE_BYTES / encoded.size)))
         picture = shrunk(picture, side)
         encoded = _save(picture, "PNG" if transparent else "JPEG")
-    done = ["turned upright"] if turned else []
+    done = ["turned upright"] if turn != UPRIGHT else []
     if max(picture.size) < max(before):
         done.append(f"shrunk from {before[0]}×{before[1]} to {picture.width}×{picture.height}")
     done.append(f"encoded as {encoded.media_type.removeprefix('image/').upper()}")
-    return attrs.evolve(encoded, change=f"{name} was {', '.join(done)}")
+    return attrs.evolve(encoded, changes=(f"{name} was {', '.join(done)}",))
 
 
 def _save(image: Image.Image, plugin: str) -> Encoded:

@@ -11,31 +11,24 @@ from typing import IO, Final
 import attrs
 
 from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.findings import CUT_SHORT, DamageError, Findings
 from qwen_edit_async.images.integrity import find_damage
-from qwen_edit_async.images.jpeg import CUT_SHORT
 from qwen_edit_async.images.kinds import sniff, sniff_other
-from qwen_edit_async.images.png import PngCheck, PngError
+from qwen_edit_async.images.png import check_png
 
-_BLOCK: Final = 192 * 1024
 _HEAD_BYTES: Final = 512
 _SHOWN_BYTES: Final = 8
 _BOX_HEAD: Final = 8
-_LONG_BOX_HEAD: Final = 16
-_BOXED_ENDINGS: Final = {
-    "AVIF": (".avif",),
-    "HEIF": (".heic", ".heif"),
-}
+_BOXES: Final = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip", b"uuid"})
 _ENDINGS: Final = {
-    "image/png": (".png",),
-    "image/jpeg": (".jpg", ".jpeg"),
-    "image/webp": (".webp",),
-    "image/gif": (".gif",),
-    "image/bmp": (".bmp",),
-    "image/tiff": (".tif", ".tiff"),
+    "JPEG": (".jpg", ".jpeg"),
+    "TIFF": (".tif", ".tiff"),
+    "HEIF": (".heic", ".heif"),
+    "JPEG2000": (".jp2", ".j2k"),
 }
-"""The usual ending of each kind first."""
+"""The endings of formats that are not called by their ending, the usual one first."""
 
-_ALL_ENDINGS: Final = frozenset({".avif", ".heic", ".heif"}.union(*_ENDINGS.values()))
+_ALL_ENDINGS: Final = frozenset({".png", ".webp", ".gif", ".bmp", ".avif"}.union(*_ENDINGS.values()))
 
 
 @attrs.frozen
@@ -44,92 +37,80 @@ class Verdict:
 
     Attributes:
         kind: The name of the picture's format; empty if it is not a picture.
-        endings: The endings of file names that suit the format, the usual one first.
         problem: Why the file is not a complete picture, in words; empty if it is one.
         flaw: What is unexpected about a complete picture, as the predicate of a sentence; empty if nothing is.
         sides: Width and height in pixels; zeros if the check did not read them.
     """
 
     kind: str = ""
-    endings: tuple[str, ...] = ()
     problem: str = ""
     flaw: str = ""
     sides: tuple[int, int] = (0, 0)
 
     def rename(self, path: Path) -> Path:
         """Return the path with an ending that suits the format, unless its ending is not that of a picture."""
-        ending = path.suffix.lower()
-        return path if ending in self.endings or ending not in _ALL_ENDINGS else path.with_suffix(self.endings[0])
+        ending, endings = path.suffix.lower(), _ENDINGS.get(self.kind, (f".{self.kind.lower()}",))
+        return path if ending in endings or ending not in _ALL_ENDINGS else path.with_suffix(endings[0])
 
 
 def judge(file: IO[bytes], size: int) -> Verdict:
     """Judge a downloaded file from its start to its end."""
     file.seek(0)
     head = file.read(_HEAD_BYTES)
-    file.seek(0)
     media_type = sniff(head)
     if media_type == "image/png":
-        return _judge_png(file)
-    if media_type is not None:
-        return _judge_other(file, size, media_type)
-    kind = sniff_other(head)
-    if kind is not None and (endings := _BOXED_ENDINGS.get(kind)) is not None:
-        problem = "" if _boxes_end_at(file, size) else f"it is {_a(kind)} file that is cut short"
-        return Verdict(kind, endings, problem, f"is {_a(kind)}, not a PNG")
-    return Verdict(problem=_describe(head))
-
-
-def _judge_png(file: IO[bytes]) -> Verdict:
-    check = PngCheck()
-    try:
-        while block := file.read(_BLOCK):
-            check.feed(block)
-        check.finish()
-    except PngError as error:
-        return Verdict("PNG", _ENDINGS["image/png"], f"it is a damaged PNG file: {error}")
-    damage = check.flaw or check.remark
-    flaw = f"is a damaged PNG file: {damage}" if damage else ""
-    if check.trailing and not flaw:
-        flaw = f"is a PNG file with {check.trailing} bytes after its end"
-    return Verdict("PNG", _ENDINGS["image/png"], flaw=flaw, sides=(check.width, check.height))
-
-
-def _judge_other(file: IO[bytes], size: int, media_type: str) -> Verdict:
-    kind, endings = media_type.removeprefix("image/").upper(), _ENDINGS[media_type]
-    damage = find_damage(file, size, media_type).damage
+        return _judge_png(file, size)
+    kind = media_type.removeprefix("image/").upper() if media_type is not None else sniff_other(head)
+    if kind is None:
+        return Verdict(problem=_describe(head))
+    article = "an" if kind[0] in "AI" else "a"
+    damage = _damage(file, size, media_type, kind)
     if damage == CUT_SHORT:
-        return Verdict(kind, endings, f"it is {_a(kind)} file that is cut short")
-    if damage:
-        damage = f", and damaged: {damage}"
-    elif _lacks_pixels(file, media_type):
-        damage = ", and not all of its pixels can be decoded"
-    return Verdict(kind, endings, flaw=f"is {_a(kind)}, not a PNG{damage}")
+        return Verdict(kind, f"it is {article} {kind} file that is cut short")
+    return Verdict(kind, flaw=f"is {article} {kind}, not a PNG{damage and f', and damaged: {damage}'}")
 
 
-def _lacks_pixels(file: IO[bytes], media_type: str) -> bool:
-    """Return whether a picture can't be decoded, as far as Pillow is there to tell."""
+def _judge_png(file: IO[bytes], size: int) -> Verdict:
+    file.seek(0)
+    try:
+        found = check_png(file, size)
+    except DamageError as error:
+        return Verdict("PNG", f"it is a damaged PNG file: {error}")
+    flaw = f"is a damaged PNG file: {found.damage}" if found.damage else found.unusual
+    if found.trailing and not flaw:
+        flaw = f"is a PNG file with {found.trailing} bytes after its end"
+    return Verdict("PNG", flaw=flaw, sides=found.sides)
+
+
+def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> str:
+    """Return what is wrong with a picture, in words, as far as Pillow is there to tell."""
+    found = Findings() if media_type is None else find_damage(file, size, media_type)
+    if found.damage or (kind in {"AVIF", "HEIF"} and not _has_all_boxes(file, size)):
+        return found.damage or CUT_SHORT
+    if kind == "HEIF":  # which Pillow alone can't read
+        return ""
     try:
         from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
     except ImportError:
-        return False
+        return ""
     try:
-        pillow.check(file, media_type, "it", fit=True)
+        pillow.check(file, "it", found, fit=True)
     except InvalidEditError:
-        return True
-    return False
+        return "not all of its pixels can be decoded"
+    return ""
 
 
-def _boxes_end_at(file: IO[bytes], size: int) -> bool:
-    """Return whether the boxes of an ISO media file (AVIF, HEIF) are all there."""
+def _has_all_boxes(file: IO[bytes], size: int) -> bool:
+    """Return whether the known boxes of an ISO media file (AVIF, HEIF) end within the file."""
     position = 0
     while position < size:
         file.seek(position)
-        head = file.read(_LONG_BOX_HEAD)
+        head = file.read(2 * _BOX_HEAD)
         length = int.from_bytes(head[:4])
-        if length == 0:  # up to the end of the file
+        if length == 0 or head[4:8] not in _BOXES:  # up to the end of the file; something was appended
             return True
         if length == 1:
-            length = int.from_bytes(head[8:16])
+            length = int.from_bytes(head[8:])
         if length < _BOX_HEAD:
             return False
         position += length
@@ -148,7 +129,3 @@ def _describe(head: bytes) -> str:
     if start.startswith((b"{", b"[")):
         return "it is a JSON text"
     return f"it is not a picture: it begins with {head[:_SHOWN_BYTES]!r}"
-
-
-def _a(kind: str) -> str:
-    return f"an {kind}" if kind[0] == "A" else f"a {kind}"
