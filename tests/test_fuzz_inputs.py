@@ -17,8 +17,8 @@ from qwen_edit_async.batch.content import examine, identify
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.sources import EditDefaults
 from qwen_edit_async.batch.targets import Targets
+from qwen_edit_async.images.integrity import judge
 from qwen_edit_async.images.prepare import prepare
-from qwen_edit_async.images.verdict import judge
 
 pytestmark = pytest.mark.fuzz
 

@@ -106,7 +106,7 @@ def open_file(file: IO[bytes], name: str, path: str = "", *, fit: bool = False) 
     head = file.read(HEAD_BYTES)
     plugin = _plugin(head, name, path)
     if plugin == "WEBP":  # whose plugin takes the memory for all pixels when it opens a file
-        _check_pixels(_webp_sides(head), plugin, name)
+        check_pixels(_webp_sides(head), name, plugin)
     file.seek(0)
     try:
         image = JpegFile(file) if plugin == "JPEG" else Image.OPEN[plugin][0](file, "")
@@ -123,17 +123,19 @@ def open_file(file: IO[bytes], name: str, path: str = "", *, fit: bool = False) 
     if isinstance(image, JpegFile):
         _check_jpeg(image, file, name, fit=fit)
     else:
-        _check_pixels(image.size, plugin, name)
+        check_pixels(image.size, name, plugin)
     return image
 
 
-def check_pixels(image: Image.Image, name: str) -> None:
-    """Refuse a picture with more than 89,478,485 pixels.
+def check_pixels(sides: tuple[int, int], name: str, plugin: str = "") -> None:
+    """Refuse a picture with more than 89,478,485 pixels, or with half as many in a format that needs more memory.
 
     Raises:
         InvalidEditError: If it has.
     """
-    _check_pixels(image.size, "", name)
+    limit = MAX_PIXELS // 2 if plugin in _GREEDY else MAX_PIXELS
+    if sides[0] * sides[1] > limit:
+        raise InvalidEditError(f"{name} is {sides[0]}×{sides[1]}, more than {limit:,} pixels: shrink it")
 
 
 def load_what_is_there(image: ImageFile.ImageFile) -> None:
@@ -189,12 +191,6 @@ def _webp_sides(head: bytes) -> tuple[int, int]:
         sides = int.from_bytes(head[21:25], "little")
         return 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
     return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
-
-
-def _check_pixels(sides: tuple[int, int], plugin: str, name: str) -> None:
-    limit = MAX_PIXELS // 2 if plugin in _GREEDY else MAX_PIXELS
-    if sides[0] * sides[1] > limit:
-        raise InvalidEditError(f"{name} is {sides[0]}×{sides[1]}, more than {limit:,} pixels: shrink it")
 
 
 def _check_jpeg(image: JpegFile, file: IO[bytes], name: str, *, fit: bool) -> None:

@@ -1,39 +1,85 @@
-"""Checks whether an image file is complete, without decoding a pixel and without Pillow. Blocking."""
+"""Checks whether an image file is complete, and judges results: which kind of picture one is. Blocking.
+
+The service documents PNG results. Any other complete picture was paid for as well, so it is kept.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import IO, Final
 
+import attrs
+
+from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.findings import CUT_SHORT, DamageError, Findings
-from qwen_edit_async.images.jpeg import check_jpeg, check_jpeg_header
-from qwen_edit_async.images.png import check_png, check_png_header
+from qwen_edit_async.images.jpeg import check_jpeg
+from qwen_edit_async.images.kinds import sniff, sniff_other
+from qwen_edit_async.images.png import check_png
 from qwen_edit_async.images.tiff import check_tiff
 
 _ENDS: Final = {"image/jpeg": b"\xff\xd9", "image/png": b"\0\0\0\0IEND\xae\x42\x60\x82"}
+"""The ends of complete files."""
+
+_HEAD_BYTES: Final = 512
+_SHOWN_BYTES: Final = 8
+_BOX_HEAD: Final = 8
+_BOXES: Final = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip", b"uuid"})
+_ENDINGS: Final = {
+    "JPEG": (".jpg", ".jpeg"),
+    "TIFF": (".tif", ".tiff"),
+    "HEIF": (".heic", ".heif"),
+    "JPEG2000": (".jp2", ".j2k"),
+}
+"""The endings of formats that are not called by their ending, the usual one first."""
+
+_ALL_ENDINGS: Final = frozenset({".png", ".webp", ".gif", ".bmp", ".avif"}.union(*_ENDINGS.values()))
+
+
+@attrs.frozen
+class Verdict:
+    """What a downloaded file is.
+
+    Attributes:
+        kind: The name of the picture's format; empty if it is not a picture.
+        problem: Why the file is not a complete picture, in words; empty if it is one.
+        flaw: What is unexpected about a complete picture, as the predicate of a sentence; empty if nothing is.
+        sides: Width and height in pixels; zeros if the check did not read them.
+    """
+
+    kind: str = ""
+    problem: str = ""
+    flaw: str = ""
+    sides: tuple[int, int] = (0, 0)
+
+    def rename(self, path: Path) -> Path:
+        """Return the path with an ending that suits the format, unless its ending is not that of a picture."""
+        ending, endings = path.suffix.lower(), _ENDINGS.get(self.kind, (f".{self.kind.lower()}",))
+        return path if ending in endings or ending not in _ALL_ENDINGS else path.with_suffix(endings[0])
 
 
 def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
-    """Check a file's structure.
+    """Check a file's structure, without decoding a pixel and without Pillow.
 
     PNG is checked chunk by chunk, with the number of its rows. JPEG is checked from marker to marker. A WEBP file must
-    be as long as its header says, a TIFF file must contain its first directory, and a BMP or GIF file more than its
-    header.
+    be as long as its header says, and a TIFF file must contain its first directory. Whether a GIF or BMP file is
+    complete shows only when it is decoded.
 
     Args:
         file: The file, which is read from its start, in blocks.
         size: The size of the file in bytes.
         media_type: The media type that the file's content shows.
     """
+    check = _CHECKS.get(media_type)
     file.seek(0)
     try:
-        return _CHECKS[media_type](file, size)
+        return Findings() if check is None else check(file, size)
     except DamageError as error:
         return Findings(str(error))
 
 
 def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
-    """Check as :func:`find_damage` does, but read only a few KiB of a file whose header is sound and ends as it should.
+    """Check as :func:`find_damage` does, but read only the end of a JPEG or PNG file that ends as it should.
 
     A file that ends otherwise, because it was cut short or because something was appended, is read to be sure.
     """
@@ -41,31 +87,90 @@ def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
     if end is not None:
         file.seek(max(0, size - len(end)))
         if file.read() == end:
-            file.seek(0)
-            try:
-                return check_png_header(file) if media_type == "image/png" else check_jpeg_header(file)
-            except DamageError as error:
-                return Findings(str(error))
+            return Findings()
     return find_damage(file, size, media_type)
 
 
+def judge(file: IO[bytes], size: int) -> Verdict:
+    """Judge a downloaded file from its start to its end."""
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    media_type = sniff(head)
+    if media_type == "image/png":
+        return _judge_png(file, size)
+    kind = media_type.removeprefix("image/").upper() if media_type is not None else sniff_other(head)
+    if kind is None:
+        return Verdict(problem=_describe(head))
+    article = "an" if kind[0] in "AI" else "a"
+    damage = _damage(file, size, media_type, kind)
+    if damage == CUT_SHORT:
+        return Verdict(kind, f"it is {article} {kind} file that is cut short")
+    return Verdict(kind, flaw=f"is {article} {kind}, not a PNG{damage and f', and damaged: {damage}'}")
+
+
+def _judge_png(file: IO[bytes], size: int) -> Verdict:
+    file.seek(0)
+    try:
+        found = check_png(file, size)
+    except DamageError as error:
+        return Verdict("PNG", f"it is a damaged PNG file: {error}")
+    flaw = f"is a damaged PNG file: {found.damage}" if found.damage else found.unusual
+    if found.trailing and not flaw:
+        flaw = f"is a PNG file with {found.trailing} bytes after its end"
+    return Verdict("PNG", flaw=flaw, sides=found.sides)
+
+
+def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> str:
+    """Return what is wrong with a picture, in words, as far as Pillow is there to tell."""
+    found = Findings() if media_type is None else find_damage(file, size, media_type)
+    if found.damage or (kind in {"AVIF", "HEIF"} and not _has_all_boxes(file, size)):
+        return found.damage or CUT_SHORT
+    if kind == "HEIF":  # which Pillow alone can't read
+        return ""
+    try:
+        from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
+    except ImportError:
+        return ""
+    try:
+        pillow.check(file, "it", found, fit=True)
+    except InvalidEditError:
+        return "not all of its pixels can be decoded"
+    return ""
+
+
+def _has_all_boxes(file: IO[bytes], size: int) -> bool:
+    """Return whether the known boxes of an ISO media file (AVIF, HEIF) end within the file."""
+    position = 0
+    while position < size:
+        file.seek(position)
+        head = file.read(2 * _BOX_HEAD)
+        length = int.from_bytes(head[:4])
+        if length == 0 or head[4:8] not in _BOXES:  # up to the end of the file; something was appended
+            return True
+        if length == 1:
+            length = int.from_bytes(head[8:])
+        if length < _BOX_HEAD:
+            return False
+        position += length
+    return position == size
+
+
+def _describe(head: bytes) -> str:
+    """Say what came instead of a picture."""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        return "it is empty"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "it is an HTML page"
+    if start.startswith(b"<?xml"):
+        return "it is an XML text"
+    if start.startswith((b"{", b"[")):
+        return "it is a JSON text"
+    return f"it is not a picture: it begins with {head[:_SHOWN_BYTES]!r}"
+
+
 def _check_webp(file: IO[bytes], size: int) -> Findings:
-    return _cut_if(int.from_bytes(file.read(8)[4:], "little") + 8 > size)
-
-
-def _check_gif(file: IO[bytes], size: int) -> Findings:
-    head = file.read(13)  # to the end of the screen's description
-    colours = 2 << (head[10] & 7) if len(head) == 13 and head[10] & 0x80 else 0  # noqa: PLR2004  # as above
-    return _cut_if(size <= 13 + 3 * colours)
-
-
-def _check_bmp(file: IO[bytes], size: int) -> Findings:
-    pixels = int.from_bytes(file.read(14)[10:], "little")
-    return _cut_if(size <= max(14, pixels))  # the size of the file header
-
-
-def _cut_if(cut: bool) -> Findings:  # noqa: FBT001  # the only argument
-    return Findings(CUT_SHORT if cut else "")
+    return Findings(CUT_SHORT if int.from_bytes(file.read(8)[4:], "little") + 8 > size else "")
 
 
 _CHECKS: Final[Mapping[str, Callable[[IO[bytes], int], Findings]]] = {
@@ -73,6 +178,4 @@ _CHECKS: Final[Mapping[str, Callable[[IO[bytes], int], Findings]]] = {
     "image/jpeg": check_jpeg,
     "image/webp": _check_webp,
     "image/tiff": check_tiff,
-    "image/gif": _check_gif,
-    "image/bmp": _check_bmp,
 }

@@ -52,16 +52,6 @@ def check_jpeg(file: IO[bytes], _size: int) -> Findings:
     return _Check(file, findings.BLOCK).read()
 
 
-def check_jpeg_header(file: IO[bytes]) -> Findings:
-    """Check a file up to its first scan, reading about a KiB at a time.
-
-    Raises:
-        DamageError: If it is damaged.
-    """
-    _Check(file, 1024).read_header()
-    return Findings()
-
-
 def coefficient_bytes(file: IO[bytes]) -> int:
     """Return the memory that a decoder needs to collect the data of several scans: none for the usual single scan.
 
@@ -117,7 +107,6 @@ class _Check:
         self._block = block
         self._data = b""
         self._at = 0
-        self._read_to = 0
         self._frame: _Frame | None = None
         self._interval = 0
         self._segments = 0
@@ -227,7 +216,7 @@ class _Check:
 
     @property
     def _position(self) -> int:
-        return self._read_to - len(self._data) + self._at
+        return self._file.tell() - len(self._data) + self._at
 
     def _take(self, size: int) -> bytes:
         while len(self._data) - self._at < size:
@@ -239,7 +228,7 @@ class _Check:
     def _skip(self, size: int) -> None:
         beyond = self._at + size - len(self._data)
         if beyond > 0:
-            self._read_to = self._file.seek(beyond, 1)
+            self._file.seek(beyond, 1)
             self._data, self._at = b"", 0
         else:
             self._at += size
@@ -247,5 +236,4 @@ class _Check:
     def _more(self) -> bool:
         block = self._file.read(self._block)
         self._data, self._at = self._data[self._at :] + block, 0
-        self._read_to += len(block)
         return bool(block)

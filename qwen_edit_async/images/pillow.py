@@ -1,8 +1,4 @@
-"""Everything that needs Pillow (extra ``images``): sure checks, pictures to PNG, and making images fit.
-
-Files are opened by the plugin of the format that their content shows, not through ``Image.open``: that function warns
-about large pictures, and a warning can't be caught safely on a thread. The number of pixels is checked here instead.
-"""
+"""Everything that needs Pillow (extra ``images``): sure checks, pictures to PNG, and making images fit."""
 
 from __future__ import annotations
 
@@ -10,6 +6,7 @@ import contextlib
 import io
 import math
 import tempfile
+from collections.abc import Iterator
 from typing import IO, Any, Final
 
 import attrs
@@ -83,21 +80,17 @@ def check(file: IO[bytes], name: str, findings: Findings, *, fit: bool = False) 
     Raises:
         InvalidEditError: If the file can't be decoded, or has more than 89,478,485 pixels that ``fit`` can't shrink.
     """
-    try:
-        with open_file(file, name, fit=fit) as image:
-            facts = _facts(image, findings)
-            if isinstance(image, JpegFile):
-                if findings.doubtful_end is None:
-                    image.sample(file.tell() + _JPEG_SAMPLE_BYTES)
-                else:
-                    image.decode_all(findings.doubtful_end, name)
-            elif image.format != "PNG":
-                image.load()
-            return facts
-    except Warning:  # a remark on metadata that the user's filters turn into an exception; the pixels are fine
-        return None
-    except Exception as error:  # noqa: BLE001  # plugins raise whatever a broken file leads to
-        raise _undecodable(error, name) from None
+    with _plain_words(name), contextlib.suppress(Warning), open_file(file, name, fit=fit) as image:
+        facts = Facts(image.size, stored_orientation(image, findings.exif), _has_pages(image))
+        if isinstance(image, JpegFile):
+            if findings.doubtful_end is None:
+                image.sample(file.tell() + _JPEG_SAMPLE_BYTES)
+            else:
+                image.decode_all(findings.doubtful_end, name)
+        elif image.format != "PNG":
+            image.load()
+        return facts
+    return None  # Pillow remarked on metadata, and the user's filters turned that into an exception
 
 
 def encode(picture: Any, name: str, *, fit: bool) -> Encoded:
@@ -108,15 +101,13 @@ def encode(picture: Any, name: str, *, fit: bool) -> Encoded:
     Raises:
         InvalidEditError: If it can't be converted, or its file is over 10 MB.
     """
-    try:
+    with _plain_words(name):
         image = picture if isinstance(picture, Image.Image) else _from_array(picture, name)
-        check_pixels(image, name)
+        check_pixels(image.size, name)
         turn = orientation(image)
         if fit:
             return _fitted(image, image.size, turn, name, lossless=True)
         encoded = _save(plain(image, name, turn), "PNG")
-    except Exception as error:  # noqa: BLE001  # as above
-        raise _undecodable(error, name) from None
     if encoded.size > MAX_IMAGE_BYTES:
         encoded.file.close()
         raise InvalidEditError(
@@ -144,21 +135,17 @@ def fit(
     Raises:
         InvalidEditError: If it can't be decoded, or has too many pixels.
     """
-    try:
-        with open_file(file, name, path, fit=True) as image:
-            turn = _facts(image, findings).orientation
-            convert = convert or bool(findings.unusual) or isinstance(image, PngEssentials)
-            small = size <= MAX_IMAGE_BYTES and max(image.size) <= RECOMMENDED_MAX_SIDE
-            if not convert and small and turn == UPRIGHT:
-                return None
-            before = image.size
-            if max(before) > RECOMMENDED_MAX_SIDE:
-                scale = RECOMMENDED_MAX_SIDE / max(before)
-                image.draft(None, (math.ceil(before[0] * scale), math.ceil(before[1] * scale)))
-            lossless = image.format not in {"JPEG", "AVIF", "HEIF", "JPEG2000"}
-            encoded = _fitted(image, before, turn, name, lossless=lossless)
-    except Exception as error:  # noqa: BLE001  # as above
-        raise _undecodable(error, name) from None
+    with _plain_words(name), open_file(file, name, path, fit=True) as image:
+        before, turn = image.size, stored_orientation(image, findings.exif)
+        small = size <= MAX_IMAGE_BYTES and max(before) <= RECOMMENDED_MAX_SIDE
+        faulty = findings.unusual or isinstance(image, PngEssentials)
+        if small and turn == UPRIGHT and not faulty and not convert:
+            return None
+        if max(before) > RECOMMENDED_MAX_SIDE:
+            scale = RECOMMENDED_MAX_SIDE / max(before)
+            image.draft(None, (math.ceil(before[0] * scale), math.ceil(before[1] * scale)))
+        lossless = image.format not in {"JPEG", "AVIF", "HEIF", "JPEG2000"}
+        encoded = _fitted(image, before, turn, name, lossless=lossless)
     if findings.colours:
         lost = f"lost its {findings.colours} chunk, which describes its colours: they may look different"
         encoded = attrs.evolve(encoded, changes=(*encoded.changes, f"{name} {lost}"))
@@ -171,23 +158,20 @@ def thumbnail(picture: Any, side: int, name: str) -> Encoded:
     Raises:
         InvalidEditError: If it can't be decoded, or has more than 89,478,485 pixels.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            if isinstance(picture, Image.Image):
-                image = picture
-            elif isinstance(picture, ArrayLike):
-                image = _from_array(picture, name)
-            else:
-                image = stack.enter_context(open_file(picture, name, fit=True))
-                turn = _facts(image, Findings()).orientation
-                image.draft(None, (2 * side, 2 * side))
-                load_what_is_there(image)
-            check_pixels(image, name)
-            small = plain(image, name, turn).copy()  # a PIL image is the user's own
-            small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-            return _save(to_srgb(small), "WEBP")
-        except Exception as error:  # noqa: BLE001  # as above
-            raise _undecodable(error, name) from None
+    with _plain_words(name), contextlib.ExitStack() as stack:
+        if isinstance(picture, Image.Image | ArrayLike):
+            image = picture if isinstance(picture, Image.Image) else _from_array(picture, name)
+            turn = orientation(image)
+        else:
+            file = stack.enter_context(open_file(picture, name, fit=True))
+            turn = stored_orientation(file)
+            file.draft(None, (2 * side, 2 * side))
+            load_what_is_there(file)
+            image = file
+        check_pixels(image.size, name)
+        small = plain(image, name, turn).copy()  # a PIL image is the user's own
+        small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        return _save(to_srgb(small), "WEBP")
 
 
 def decode(content: bytes, name: str) -> Image.Image:
@@ -196,17 +180,11 @@ def decode(content: bytes, name: str) -> Image.Image:
     Raises:
         InvalidEditError: If nothing can be decoded, or it has more than 89,478,485 pixels.
     """
-    try:
+    with _plain_words(name):
         image = open_file(io.BytesIO(content), name, fit=True)
-        check_pixels(image, name)
+        check_pixels(image.size, name)
         load_what_is_there(image)
-    except Exception as error:  # noqa: BLE001  # as above
-        raise _undecodable(error, name) from None
-    return image
-
-
-def _facts(image: ImageFile.ImageFile, findings: Findings) -> Facts:
-    return Facts(image.size, stored_orientation(image, findings.exif), _has_pages(image))
+        return image
 
 
 def _has_pages(image: ImageFile.ImageFile) -> bool:
@@ -219,18 +197,22 @@ def _has_pages(image: ImageFile.ImageFile) -> bool:
         return False
 
 
-def _undecodable(error: Exception, name: str) -> InvalidEditError:
-    """Return what to tell the user, who can do nothing with a decoder's own words."""
-    if isinstance(error, InvalidEditError):
-        return error
-    if isinstance(error, OSError) and error.strerror:
-        return InvalidEditError(f"{name} can't be converted: {error.strerror}")
-    if isinstance(error, MemoryError):
-        return InvalidEditError(f"{name} can't be decoded in the memory that there is: shrink it")
-    log.debug("%s can't be decoded: %r", name, error)
-    if isinstance(error, EOFError) or "truncated" in str(error):
-        return InvalidEditError(f"{name} is damaged: it lacks a part of its pixels")
-    return InvalidEditError(f"{name} is damaged, or of a kind that can't be read here: convert it to PNG")
+@contextlib.contextmanager
+def _plain_words(name: str) -> Iterator[None]:
+    """Tell the user what to do, instead of a decoder's own words. Decoders raise whatever a broken file leads to."""
+    try:
+        yield
+    except InvalidEditError:
+        raise
+    except MemoryError:
+        raise InvalidEditError(f"{name} can't be decoded in the memory that there is: shrink it") from None
+    except Exception as error:  # noqa: BLE001  # see above
+        if isinstance(error, OSError) and error.strerror:
+            raise InvalidEditError(f"{name} can't be converted: {error.strerror}") from None
+        log.debug("%s can't be decoded: %r", name, error)
+        if isinstance(error, EOFError) or "truncated" in str(error):
+            raise InvalidEditError(f"{name} is damaged: it lacks a part of its pixels") from None
+        raise InvalidEditError(f"{name} is damaged, or of a kind that can't be read here: convert it to PNG") from None
 
 
 def _from_array(array: Any, name: str) -> Image.Image:

@@ -85,14 +85,13 @@ def plain(image: Image.Image, name: str, turn: int) -> Image.Image:
         InvalidEditError: If the range of its values is not known.
     """
     _check_shade(image, name)
-    turned_by_pillow = image.format == "TIFF" and bool(getattr(image, "tile", ()))
     image.load()  # the mode of an icon is not certain before
     if image.mode in _AMBIGUOUS_MODES:
         raise InvalidEditError(f"{name} has 32-bit samples (mode {image.mode!r}): convert it to 8 bits, 0 to 255")
     tags = getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         raise InvalidEditError(f"{name} has 16-bit samples with white at 0: convert it to 8 bits, with black at 0")
-    if turn != UPRIGHT and not turned_by_pillow:
+    if turn != UPRIGHT and image.format != "TIFF":  # which was turned while it was loaded
         image = image.transpose(_METHODS[turn])
     converted = _to_eight_bits(image, tags.get(BITS, (16,))[0])
     if converted.mode == "RGBA" and converted.getchannel("A").getextrema()[0] == _OPAQUE:

@@ -1,4 +1,4 @@
-"""Checks a PNG file, in constant memory.
+"""Checks a PNG file in constant memory.
 
 A PNG file is a signature and then chunks: length, type, data, and the CRC-32 of type and data (PNG specification,
 sections 5.2 to 5.6). Its pixel data is one zlib stream of rows, each behind a filter byte (sections 7 to 10). The
@@ -47,22 +47,12 @@ _WHOLE: Final = ((0, 0, 1, 1),)
 
 
 def check_png(file: IO[bytes], size: int) -> Findings:
-    """Check a whole file.
+    """Check a file from its start.
 
     Raises:
-        DamageError: If the file is not a complete PNG file.
+        DamageError: If it is not a complete PNG file.
     """
     return _Check(file).read(size)
-
-
-def check_png_header(file: IO[bytes]) -> Findings:
-    """Check a file up to the end of its first chunk.
-
-    Raises:
-        DamageError: If it is damaged.
-    """
-    _Check(file).read_header()
-    return Findings()
 
 
 def essentials(data: bytes) -> bytes:
@@ -94,24 +84,12 @@ class _Check:
         self._flaw = ""
         self._remark = ""
 
-    def read_header(self) -> None:
-        """Read the signature and the first chunk."""
+    def read(self, size: int) -> Findings:
+        """Read up to the last chunk."""
         if (start := self._take(len(_SIGNATURE))) != _SIGNATURE:
             raise DamageError(f"it begins with {start!r}")
         self._read_chunk()
-        width, height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", self._kept[b"IHDR"])
-        if not width or not height:
-            raise DamageError("it has no pixels")
-        self._sides = (width, height)
-        self._lacks_palette = colour == _INDEXED
-        if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
-            self._note("its header describes no kind of PNG")
-        elif width * height <= MAX_PIXELS:  # a larger picture is refused without inflating it
-            self._rows = _Rows(width, height, depth * _CHANNELS[colour], interlaced=bool(interlace))
-
-    def read(self, size: int) -> Findings:
-        """Read up to the last chunk."""
-        self.read_header()
+        self._take_header()
         for _ in range(_MAX_CHUNKS):
             if self._read_chunk() == b"IEND":
                 break
@@ -127,6 +105,17 @@ class _Check:
             exif=self._kept.get(b"eXIf", b""),
             colours=self._colours(),
         )
+
+    def _take_header(self) -> None:
+        width, height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", self._kept[b"IHDR"])
+        if not width or not height:
+            raise DamageError("it has no pixels")
+        self._sides = (width, height)
+        self._lacks_palette = colour == _INDEXED
+        if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
+            self._note("its header describes no kind of PNG")
+        elif width * height <= MAX_PIXELS:  # a larger picture is refused without inflating it
+            self._rows = _Rows(width, height, depth * _CHANNELS[colour], interlaced=bool(interlace))
 
     def _read_chunk(self) -> bytes:
         """Read a chunk; return its type."""

@@ -169,17 +169,17 @@ def _open_data_uri(uri: str, name: str, limit: int) -> tuple[IO[bytes], Upload]:
     start = base64_start(uri, name)
     size = (len(uri) - start) // 4 * 3 - uri.count("=", -2)
     check_size(size, name, limit)
-    with contextlib.ExitStack() as undo:
-        file = undo.enter_context(_temporary_file())
-        try:
-            for offset in range(start, len(uri), _TEXT_PIECE):
-                file.write(binascii.a2b_base64(uri[offset : offset + _TEXT_PIECE], strict_mode=True))
-        except ValueError:
-            raise InvalidEditError(f"{name} is a data URI with broken Base64") from None
-        if file.tell() != size:  # padding in the middle
-            raise InvalidEditError(f"{name} is a data URI with broken Base64")
-        undo.pop_all()
-    return _open_spooled(file, size, name)
+    try:
+        pieces = [
+            binascii.a2b_base64(uri[offset : offset + _TEXT_PIECE], strict_mode=True)
+            for offset in range(start, len(uri), _TEXT_PIECE)
+        ]
+    except ValueError:
+        raise InvalidEditError(f"{name} is a data URI with broken Base64") from None
+    data = b"".join(pieces)
+    if len(data) != size:  # padding in the middle
+        raise InvalidEditError(f"{name} is a data URI with broken Base64")
+    return _open_bytes(data, name, limit)
 
 
 def _open_stream(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:

@@ -551,6 +551,24 @@ def test_a_thumbnail_has_the_colours_of_its_profile() -> None:
     made.file.close()
 
 
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "TIFF"])
+def test_a_thumbnail_is_upright(format_name) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    with _pillow.thumbnail(io.BytesIO(encoded(photo(), format_name, exif=exif)), 64, "the picture").file as file:
+        assert Image.open(file).size == (48, 64)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_picture_of_a_turned_tiff_is_turned_once(loaded) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    picture = Image.open(io.BytesIO(encoded(photo(), "TIFF", exif=exif)))
+    if loaded:
+        picture.load()
+    assert Image.open(io.BytesIO(content(picture))).size == (480, 640)
+
+
 def test_a_picture_of_a_turned_photo_is_turned_upright_and_stays_as_it_was() -> None:
     with Image.open(io.BytesIO(turned_jpeg())) as picture:
         result = Image.open(io.BytesIO(content(picture)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from qwen_edit_async.images.verdict import Verdict, judge
+from qwen_edit_async.images.integrity import Verdict, judge
 
 
 def picture(kind: str, **options: object) -> bytes:
