@@ -6,7 +6,6 @@ about large pictures, and a warning can't be caught safely on a thread. The numb
 
 from __future__ import annotations
 
-import contextlib
 import io
 import sys
 from typing import IO, Final
@@ -26,11 +25,8 @@ _MAX_COEFFICIENT_BYTES: Final = 512 * 1024 * 1024
 _GREEDY: Final = frozenset({"WEBP", "AVIF", "HEIF", "JPEG2000"})
 """Formats whose decoders take 16 bytes for a pixel, not 4. A picture may have half as many pixels."""
 
-_JPEG_LOOKAHEAD_BYTES: Final = 8
-"""The most bytes that the decoder reads ahead of those that it needs."""
 
-
-class _SampleDecodedError(Exception):
+class SampleDecodedError(Exception):
     """Raised through Pillow's loop that feeds a decoder, to leave it."""
 
 
@@ -40,45 +36,31 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
     _readable = sys.maxsize
     _padding: bytes | None = None
 
-    def sample(self, end: int) -> None:
-        """Decode, at an eighth of its size, the part before ``end``. The picture can't be loaded after that.
+    def decode_small(self, end: int, padding: bytes | None = None) -> None:
+        """Decode the part of the file before ``end``, at an eighth of its size. The picture can't be loaded after that.
+
+        Args:
+            end: The position in the file.
+            padding: The bytes that the decoder gets after those before ``end``.
 
         Raises:
-            OSError: If the decoder fails.
+            SampleDecodedError: If the decoder has accepted those bytes and wants more, and there is no padding.
+            OSError: If the decoder fails, or wants more than the padding.
         """
-        with contextlib.suppress(_SampleDecodedError):
-            self._decode_small(end)
-
-    def decode_all(self, end: int, name: str) -> None:
-        """Decode all pixels, at an eighth of their size, from the data before ``end``, where the end marker is.
-
-        A decoder that meets that marker too early fills the rest with gray, so it gets a few bytes of padding instead.
-
-        Raises:
-            InvalidEditError: If the data does not suffice.
-        """
-        self._padding = bytes(_JPEG_LOOKAHEAD_BYTES)
-        pixels = f"{self.width}×{self.height} pixels"
-        try:
-            self._decode_small(end)
-        except OSError:
-            raise InvalidEditError(f"{name} is a damaged JPEG file: it has too little data for its {pixels}") from None
+        self._readable, self._padding = end, padding  # the decoder begins at the start of the file
+        self.draft(None, (max(1, self.width // 8), max(1, self.height // 8)))
+        self.load()
 
     def load_read(self, read_bytes: int) -> bytes:
         """Return the next bytes for the decoder, which has accepted all bytes before."""
-        if not self._readable:
-            if self._padding is None:
-                raise _SampleDecodedError
-            data, self._padding = self._padding, b""
+        if self._readable:
+            data = super().load_read(min(read_bytes, self._readable))
+            self._readable -= len(data)
             return data
-        data = super().load_read(min(read_bytes, self._readable))
-        self._readable -= len(data)
+        if self._padding is None:
+            raise SampleDecodedError
+        data, self._padding = self._padding, b""
         return data
-
-    def _decode_small(self, end: int) -> None:
-        self._readable = end  # the decoder begins at the start of the file
-        self.draft(None, (max(1, self.width // 8), max(1, self.height // 8)))
-        self.load()
 
     def _read_dpi_from_exif(self) -> None:
         pass
@@ -202,6 +184,6 @@ def _check_jpeg(image: JpegFile, file: IO[bytes], name: str, *, fit: bool) -> No
     file.seek(position)
     advice = "shrink it, or let the session do so with fit=True"
     if too_much:
-        advice = "it is progressive, so even shrinking it takes too much memory here. Shrink it elsewhere"
+        advice = "it is progressive, and shrinking it would take too much memory. Save it as a baseline JPEG"
     if too_much or not fit:
         raise InvalidEditError(f"{name} is {image.width}×{image.height}, more than {MAX_PIXELS:,} pixels: {advice}")

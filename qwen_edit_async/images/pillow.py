@@ -14,7 +14,14 @@ from PIL import Image, ImageFile
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, SAFE_IMAGE_BYTES
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.decoders import JpegFile, PngEssentials, check_pixels, load_what_is_there, open_file
+from qwen_edit_async.images.decoders import (
+    JpegFile,
+    PngEssentials,
+    SampleDecodedError,
+    check_pixels,
+    load_what_is_there,
+    open_file,
+)
 from qwen_edit_async.images.findings import Findings
 from qwen_edit_async.images.kinds import ArrayLike
 from qwen_edit_async.images.pixels import UPRIGHT, orientation, plain, shrunk, stored_orientation, to_srgb
@@ -25,6 +32,9 @@ SPOOL_BYTES: Final = 1024 * 1024
 
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
+_JPEG_PADDING: Final = bytes(8)
+"""The bytes that a decoder may read ahead. It gets them instead of the end marker, after which it would make up pixels."""
+
 _WEBP_QUALITY: Final = 70
 _WEBP_METHOD: Final = 2
 _SAVE_OPTIONS: Final = {
@@ -84,9 +94,10 @@ def check(file: IO[bytes], name: str, findings: Findings, *, fit: bool = False) 
         facts = Facts(image.size, stored_orientation(image, findings.exif), _has_pages(image))
         if isinstance(image, JpegFile):
             if findings.doubtful_end is None:
-                image.sample(file.tell() + _JPEG_SAMPLE_BYTES)
+                with contextlib.suppress(SampleDecodedError):
+                    image.decode_small(file.tell() + _JPEG_SAMPLE_BYTES)
             else:
-                image.decode_all(findings.doubtful_end, name)
+                image.decode_small(findings.doubtful_end, _JPEG_PADDING)
         elif image.format != "PNG":
             image.load()
         return facts

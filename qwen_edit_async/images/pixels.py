@@ -12,21 +12,15 @@ from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.tiff import BITS, ORIENTATION, PHOTOMETRIC, WHITE_IS_ZERO, read_directory
 
 UPRIGHT: Final = 1
-_METHODS: Final = dict(
-    zip(
-        range(2, 9),
-        (
-            Image.Transpose.FLIP_LEFT_RIGHT,
-            Image.Transpose.ROTATE_180,
-            Image.Transpose.FLIP_TOP_BOTTOM,
-            Image.Transpose.TRANSPOSE,
-            Image.Transpose.ROTATE_270,
-            Image.Transpose.TRANSVERSE,
-            Image.Transpose.ROTATE_90,
-        ),
-        strict=True,
-    )
-)
+_METHODS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 """How to turn a picture upright, by its Exif orientation."""
 
 _XMP_ORIENTATION: Final = re.compile(r"tiff:Orientation(?:=[\"']|>)([1-8])")
