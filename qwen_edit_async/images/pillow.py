@@ -33,7 +33,7 @@ SPOOL_BYTES: Final = 1024 * 1024
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _JPEG_PADDING: Final = bytes(8)
-"""The bytes that a decoder may read ahead. It gets them instead of the end marker, after which it would make up pixels."""
+"""The bytes that a decoder may read ahead. It gets them instead of the end marker, and so makes up no pixels."""
 
 _WEBP_QUALITY: Final = 70
 _WEBP_METHOD: Final = 2
