@@ -5,6 +5,7 @@ The service documents PNG results. Any other complete picture was paid for as we
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Final
@@ -21,6 +22,7 @@ from qwen_edit_async.images.tiff import check_tiff
 _ENDS: Final = {"image/jpeg": b"\xff\xd9", "image/png": b"\0\0\0\0IEND\xae\x42\x60\x82"}
 """The ends of complete files."""
 
+_BEGINNING: Final = 1024
 _HEAD_BYTES: Final = 512
 _SHOWN_BYTES: Final = 8
 _BOX_HEAD: Final = 8
@@ -62,24 +64,23 @@ def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
     """Check a file's structure, without decoding a pixel and without Pillow.
 
     PNG is checked chunk by chunk, with the number of its rows. JPEG is checked from marker to marker. A WEBP file must
-    be as long as its header says, and a TIFF file must contain its first directory. Whether a GIF or BMP file is
-    complete shows only when it is decoded.
+    be as long as its header says, a TIFF file must contain its first directory, and a BMP or GIF file more than its
+    header.
 
     Args:
         file: The file, which is read from its start, in blocks.
         size: The size of the file in bytes.
         media_type: The media type that the file's content shows.
     """
-    check = _CHECKS.get(media_type)
     file.seek(0)
     try:
-        return Findings() if check is None else check(file, size)
+        return _CHECKS[media_type](file, size)
     except DamageError as error:
         return Findings(str(error))
 
 
 def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
-    """Check as :func:`find_damage` does, but read only the end of a JPEG or PNG file that ends as it should.
+    """Check as :func:`find_damage` does, but read only the first KiB of a JPEG or PNG file that ends as it should.
 
     A file that ends otherwise, because it was cut short or because something was appended, is read to be sure.
     """
@@ -87,7 +88,9 @@ def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
     if end is not None:
         file.seek(max(0, size - len(end)))
         if file.read() == end:
-            return Findings()
+            file.seek(0)
+            found = find_damage(io.BytesIO(file.read(_BEGINNING)), size, media_type)
+            return Findings() if found.damage == CUT_SHORT else found
     return find_damage(file, size, media_type)
 
 
@@ -170,7 +173,22 @@ def _describe(head: bytes) -> str:
 
 
 def _check_webp(file: IO[bytes], size: int) -> Findings:
-    return Findings(CUT_SHORT if int.from_bytes(file.read(8)[4:], "little") + 8 > size else "")
+    return _cut_if(int.from_bytes(file.read(8)[4:], "little") + 8 > size)
+
+
+def _check_gif(file: IO[bytes], size: int) -> Findings:
+    head = file.read(13)  # to the end of the screen's description
+    colours = 2 << (head[10] & 7) if len(head) == 13 and head[10] & 0x80 else 0  # noqa: PLR2004  # as above
+    return _cut_if(size <= 13 + 3 * colours)
+
+
+def _check_bmp(file: IO[bytes], size: int) -> Findings:
+    pixels = int.from_bytes(file.read(14)[10:], "little")
+    return _cut_if(size <= max(14, pixels))  # the size of the file header
+
+
+def _cut_if(cut: bool) -> Findings:  # noqa: FBT001  # the only argument
+    return Findings(CUT_SHORT if cut else "")
 
 
 _CHECKS: Final[Mapping[str, Callable[[IO[bytes], int], Findings]]] = {
@@ -178,4 +196,6 @@ _CHECKS: Final[Mapping[str, Callable[[IO[bytes], int], Findings]]] = {
     "image/jpeg": check_jpeg,
     "image/webp": _check_webp,
     "image/tiff": check_tiff,
+    "image/gif": _check_gif,
+    "image/bmp": _check_bmp,
 }

@@ -116,7 +116,9 @@ def test_whether_a_file_is_cut_short_is_told_without_reading_it(kind) -> None:
     assert file.count < 2000 < len(data)
 
 
-@pytest.mark.parametrize(("kind", "kept"), [("JPEG", -1), ("JPEG", 100), ("PNG", -1), ("PNG", 40), ("WEBP", -1)])
+@pytest.mark.parametrize(
+    ("kind", "kept"), [("JPEG", -1), ("JPEG", 100), ("PNG", -1), ("PNG", 40), ("WEBP", -1), ("GIF", 6), ("BMP", 20)]
+)
 def test_a_file_that_is_cut_short_is_found(kind, kept) -> None:
     data = encoded(kind)[:kept]
     assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}").damage == "it is cut short"
@@ -127,6 +129,15 @@ def test_a_file_that_is_cut_short_is_found(kind, kept) -> None:
 def test_what_something_was_appended_to_is_whole(kind, appended) -> None:
     data = encoded(kind) + appended
     assert find_cut(io.BytesIO(data), len(data), f"image/{kind.lower()}").damage == ""
+
+
+def test_a_header_that_is_damaged_is_found() -> None:
+    data = bytearray(encoded("PNG"))
+    data[17] ^= 0x10
+    assert find_cut(io.BytesIO(data), len(data), "image/png").damage
+    data = encoded("JPEG")
+    data = data[:2] + data[data.index(SCAN) :]
+    assert find_cut(io.BytesIO(data), len(data), "image/jpeg").damage == "its segments are damaged"
 
 
 @pytest.mark.parametrize("stray", [b"\0" * 70_000, b"\xff\xfe\0\2" * 2000])
