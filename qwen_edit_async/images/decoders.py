@@ -71,14 +71,10 @@ class PngEssentials(PngImagePlugin.PngImageFile):
 
 
 def open_file(file: IO[bytes], name: str, path: str = "", *, fit: bool = False) -> ImageFile.ImageFile:
-    """Open an image file by the plugin of its format.
+    """Open an image file by the plugin of its format, which its path may decide.
 
-    Args:
-        file: The file.
-        name: Its name in messages.
-        path: Its path; see :func:`qwen_edit_async.images.kinds.sniff_other`.
-        fit: Whether it is about to be converted, so that faults beside the picture do no harm. A JPEG may be larger
-            then, because it is decoded at a reduced scale.
+    With ``fit``, it is about to be converted, so faults beside the picture do no harm. A JPEG may be larger then,
+    because it is decoded at a reduced scale.
 
     Raises:
         InvalidEditError: If it can't be opened, or has too many pixels.

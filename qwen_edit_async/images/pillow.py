@@ -133,15 +133,8 @@ def fit(
 ) -> Encoded | None:
     """Make an image file one that the service edits well; ``None`` if it is one already.
 
-    It is turned upright, its longest side becomes at most 3072 pixels, and its file at most 7.5 MB.
-
-    Args:
-        file: The file.
-        size: Its size in bytes.
-        name: The name of the image in messages.
-        findings: The findings of its check.
-        path: Its path; see :func:`qwen_edit_async.images.kinds.sniff_other`.
-        convert: Whether it is converted in any case.
+    It is turned upright, its longest side becomes at most 3072 pixels, and its file at most 7.5 MB. With ``convert``,
+    it is encoded anew in any case.
 
     Raises:
         InvalidEditError: If it can't be decoded, or has too many pixels.

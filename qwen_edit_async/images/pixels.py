@@ -37,11 +37,8 @@ _OPAQUE: Final = 255
 def stored_orientation(image: Image.Image, exif: bytes = b"") -> int:
     """Return the Exif orientation of a file that was just opened: 1 if it is upright, or says nothing that makes sense.
 
-    Pillow's own answer can warn, which a library must not do on a thread, and it decodes a PNG first.
-
-    Args:
-        image: The picture.
-        exif: Exif data that Pillow has not read yet.
+    Pillow's own answer can warn, which a library must not do on a thread, and it decodes a PNG first. ``exif`` is data
+    that Pillow has not read yet.
     """
     info = image.info
     try:
@@ -70,10 +67,7 @@ def orientation(image: Image.Image) -> int:
 def plain(image: Image.Image, name: str, turn: int) -> Image.Image:
     """Return the image upright, as 8 bits of gray, RGB or RGBA. An alpha channel that hides nothing is dropped.
 
-    Args:
-        image: The picture.
-        name: Its name in messages.
-        turn: Its Exif orientation.
+    ``turn`` is the image's Exif orientation.
 
     Raises:
         InvalidEditError: If the range of its values is not known.

@@ -69,7 +69,7 @@ def _prepare_image(image: Any, name: str, *, fit: bool) -> Upload:
     file, upload = open_image(image, name, _MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
     with contextlib.ExitStack() as undo:
         undo.callback(file.close)
-        head, path = file.read(HEAD_BYTES), _path(image)
+        head, path = file.read(HEAD_BYTES), local_path(image) or ""
         media_type = sniff(head) if fit else check_format(head, name, path)
         findings = Findings() if media_type is None else find_damage(file, upload.size, media_type)
         if media_type is not None and (problem := findings.problem(media_type, fit=fit)):
@@ -83,13 +83,12 @@ def _prepare_image(image: Any, name: str, *, fit: bool) -> Upload:
                 return _encoded_upload(encoded, name, facts)
         if upload.file is file:
             undo.pop_all()
-    sides = None if facts is None else facts.sides
-    warnings = _size_warnings(sides, name) + _orientation_warnings(facts, name)
-    return attrs.evolve(_with_head(upload, str(media_type)), warnings=warnings, notes=_page_notes(facts, name))
-
-
-def _path(image: Any) -> str:
-    return "" if isinstance(image, bytes | bytearray | memoryview) else local_path(image) or ""
+    upload = _with_head(upload, str(media_type))
+    return (
+        upload
+        if facts is None
+        else attrs.evolve(upload, warnings=_warnings(facts, name), notes=_page_notes(facts, name))
+    )
 
 
 def _pillow() -> ModuleType | None:
@@ -110,19 +109,18 @@ def _with_head(upload: Upload, media_type: str) -> Upload:
     return attrs.evolve(upload, head=f"data:{media_type};base64,".encode())
 
 
-def _size_warnings(sides: tuple[int, int] | None, name: str) -> tuple[str, ...]:
-    if sides is None or (min(sides) >= RECOMMENDED_MIN_SIDE and max(sides) <= RECOMMENDED_MAX_SIDE):
+def _warnings(facts: Any, name: str) -> tuple[str, ...]:
+    stored = f"{name} is not stored upright (Exif orientation {facts.orientation})"
+    turned = (f"{stored}, which the service may ignore: fit=True turns it",) if facts.orientation != _UPRIGHT else ()
+    return _size_warnings(facts.sides, name) + turned
+
+
+def _size_warnings(sides: tuple[int, int], name: str) -> tuple[str, ...]:
+    if min(sides) >= RECOMMENDED_MIN_SIDE and max(sides) <= RECOMMENDED_MAX_SIDE:
         return ()
     outcome = "a blurred picture" if min(sides) < RECOMMENDED_MIN_SIDE else "a slow edit"
     best = f"sides of {RECOMMENDED_MIN_SIDE} to {RECOMMENDED_MAX_SIDE} are best"
     return (f"{name} is {sides[0]}×{sides[1]} pixels: expect {outcome}; {best}",)
-
-
-def _orientation_warnings(facts: Any, name: str) -> tuple[str, ...]:
-    if facts is None or facts.orientation == _UPRIGHT:
-        return ()
-    stored = f"{name} is not stored upright (Exif orientation {facts.orientation})"
-    return (f"{stored}, which the service may ignore: fit=True turns it",)
 
 
 def _page_notes(facts: Any, name: str) -> tuple[str, ...]:
