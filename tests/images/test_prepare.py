@@ -569,6 +569,13 @@ def test_a_picture_of_a_turned_tiff_is_turned_once(loaded) -> None:
     assert Image.open(io.BytesIO(content(picture))).size == (480, 640)
 
 
+def test_a_picture_of_which_nothing_can_be_decoded_is_refused() -> None:
+    data = with_shade("L", 8, 0)
+    start = data.index(b"IDAT") + 4
+    with pytest.raises(InvalidEditError, match="the picture is damaged"):
+        _pillow.decode(data[:start] + b"junk" + data[start + 4 :], "the picture")
+
+
 def test_a_picture_of_a_turned_photo_is_turned_upright_and_stays_as_it_was() -> None:
     with Image.open(io.BytesIO(turned_jpeg())) as picture:
         result = Image.open(io.BytesIO(content(picture)))
