@@ -1,4 +1,4 @@
-"""Checks whether an image file is complete, and judges results: which kind of picture one is. Blocking.
+"""Checks whether a file is a complete picture, and judges the files that the service returns. Blocking.
 
 The service documents PNG results. Any other complete picture was paid for as well, so it is kept.
 """
@@ -40,7 +40,7 @@ _ALL_ENDINGS: Final = frozenset({".png", ".webp", ".gif", ".bmp", ".avif"}.union
 
 @attrs.frozen
 class Verdict:
-    """What a downloaded file is.
+    """The judgement of a downloaded file.
 
     Attributes:
         kind: The name of the picture's format; empty if it is not a picture.

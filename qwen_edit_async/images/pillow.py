@@ -24,7 +24,8 @@ from qwen_edit_async.images.decoders import (
 )
 from qwen_edit_async.images.findings import Findings
 from qwen_edit_async.images.kinds import ArrayLike
-from qwen_edit_async.images.pixels import UPRIGHT, orientation, plain, shrunk, stored_orientation, to_srgb
+from qwen_edit_async.images.pixels import orientation, plain, shrunk, stored_orientation, to_srgb
+from qwen_edit_async.images.tiff import UPRIGHT
 from qwen_edit_async.log import log
 
 SPOOL_BYTES: Final = 1024 * 1024

@@ -9,9 +9,8 @@ from typing import Any, Final, cast
 from PIL import Image
 
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.tiff import BITS, ORIENTATION, PHOTOMETRIC, WHITE_IS_ZERO, read_directory
+from qwen_edit_async.images.tiff import BITS, ORIENTATION, PHOTOMETRIC, UPRIGHT, WHITE_IS_ZERO, read_directory
 
-UPRIGHT: Final = 1
 _METHODS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -21,11 +21,10 @@ from qwen_edit_async.images.findings import Findings
 from qwen_edit_async.images.integrity import find_damage
 from qwen_edit_async.images.kinds import HEAD_BYTES, ArrayLike, PillowImage, check_format, image_name, is_url, sniff
 from qwen_edit_async.images.source import keep, local_path, open_image, turn_at
+from qwen_edit_async.images.tiff import UPRIGHT
 
 _MAX_SOURCE_BYTES: Final = 256 * 1024 * 1024
 """The largest file that ``fit`` reads in order to shrink it."""
-
-_UPRIGHT: Final = 1
 
 
 def url_uploads(images: Sequence[Any]) -> tuple[Upload, ...] | None:
@@ -111,7 +110,7 @@ def _with_head(upload: Upload, media_type: str) -> Upload:
 
 def _warnings(facts: Any, name: str) -> tuple[str, ...]:
     stored = f"{name} is not stored upright (Exif orientation {facts.orientation})"
-    turned = (f"{stored}, which the service may ignore: fit=True turns it",) if facts.orientation != _UPRIGHT else ()
+    turned = (f"{stored}, which the service may ignore: fit=True turns it",) if facts.orientation != UPRIGHT else ()
     return _size_warnings(facts.sides, name) + turned
 
 

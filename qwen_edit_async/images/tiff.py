@@ -11,6 +11,7 @@ from typing import IO, Final
 from qwen_edit_async.images.findings import CUT_SHORT, DamageError, Findings
 
 ORIENTATION: Final = 274
+UPRIGHT: Final = 1
 PHOTOMETRIC: Final = 262
 BITS: Final = 258
 _REDUCED, _OLD_REDUCED, _MAKE, _PLANES, _MORE_PICTURES = 254, 255, 271, 284, 330
