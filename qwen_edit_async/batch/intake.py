@@ -14,6 +14,7 @@ from qwen_edit_async.batch.content import examine, located
 from qwen_edit_async.batch.decide import SENDS, Action, Content, Entry, decide, instead, refusal
 from qwen_edit_async.batch.identity import describe, pictures_of, reason_of, stem_of
 from qwen_edit_async.batch.input import Claims
+from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.rows import Draft
 from qwen_edit_async.batch.report import FailureGroup
 from qwen_edit_async.batch.row import Row
@@ -71,10 +72,10 @@ class Intake:
             Exception: If the input raises it; the rows before it are done first.
         """
         run = self._run
-        if count := await run.journal.recover():
+        if count := await run.journal.do(Store.recover):
             log.warning("%d edits were being submitted when the last run ended: tasks may exist", count)
         if not run.journal.is_new:
-            known = await run.journal.summary()
+            known = await run.journal.do(Store.summary)
             run.budget.resume(
                 spent=known.cost,
                 tasks=known.tasks,
@@ -157,7 +158,7 @@ class Intake:
 
     async def _unfinished(self) -> AsyncGenerator[Entry, None]:
         last = 0
-        while entries := await self._run.journal.unfinished(last, _PAGE):
+        while entries := await self._run.journal.do(Store.unfinished, last, _PAGE):
             for entry in entries:
                 yield entry
             last = entries[-1].number
@@ -199,13 +200,13 @@ class Intake:
 
     async def _work_on(self, identity: str, request: EditRequest) -> None:
         run = self._run
-        entry = None if run.journal.is_new else await run.journal.find(identity)
+        entry = None if run.journal.is_new else await run.journal.do(Store.find, identity)
         content = await run.files.call(examine, request, entry)
         draft = _draft(identity, request, content)
         if entry is None:
-            entry = await run.journal.plan(draft)
+            entry = await run.journal.do(Store.plan, draft)
         if content.digest == entry.digest and content.stamp != entry.stamp:
-            run.journal.restamp(entry.number, content.stamp)
+            run.journal.do(Store.restamp, entry.number, content.stamp)
         action, problem = decide(entry, content, run.consent), None
         if action in SENDS:
             try:
@@ -220,10 +221,10 @@ class Intake:
     async def _redrafted(self, action: Action, entry: Entry, draft: Draft) -> Entry:
         """Return the edit to be submitted, after the journal has its request as it is now."""
         if action is Action.REPLACE:
-            return await self._run.journal.replace(entry.number, draft)
+            return await self._run.journal.do(Store.replace, entry.number, draft)
         if draft.digest == entry.digest:
             return entry
-        await self._run.journal.redraft(entry.number, draft)
+        await self._run.journal.do(Store.redraft, entry.number, draft)
         return attrs.evolve(entry, digest=draft.digest, stamp=draft.stamp, pictures=draft.pictures)
 
     async def _carry_out(

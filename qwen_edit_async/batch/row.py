@@ -16,6 +16,7 @@ from qwen_edit_async.batch.budget import Verdict
 from qwen_edit_async.batch.content import are_whole
 from qwen_edit_async.batch.decide import SENDS, Action, Entry, State, lack_of_balance, state_after
 from qwen_edit_async.batch.identity import reason_of
+from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.state import RunState
 from qwen_edit_async.errors import (
     APIConnectionError,
@@ -260,7 +261,7 @@ class Row:
         else:
             run.budget.saved()
             self._state = State.SAVED
-            await run.journal.save(self._entry.number, paths)
+            await run.journal.do(Store.save, self._entry.number, paths)
             self._count_saved(len(paths))
 
     async def _record(self, state: State, error: Exception, request: EditRequest | None = None, **columns: Any) -> None:
@@ -299,7 +300,7 @@ class Row:
 
     def _move(self, state: State, **columns: Any) -> asyncio.Future[None]:
         self._state = state
-        return self._run.journal.move(self._entry.number, state, **columns)
+        return self._run.journal.do(Store.move, self._entry.number, state, **columns)
 
 
 def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from qwen_edit_async.batch.decide import Consent
 from qwen_edit_async.batch.gather import Gatherer
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.intake import Intake
+from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
 from qwen_edit_async.batch.plan import BatchPlan
 from qwen_edit_async.batch.publish import publish
@@ -110,7 +111,7 @@ class Run:
                 deadline=self._options.deadline,
                 progress=self._progress,
             )
-            await files.call(sweep, self._folder, [*await journal.unsaved(), JSON_NAME, PAGE_NAME])
+            await files.call(sweep, self._folder, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
             self._progress.begun = True
             return await self._work(state)
         except asyncio.CancelledError as cancelled:
@@ -154,7 +155,7 @@ class Run:
 
     async def _conclude(self, state: RunState, intake: Intake, stopped: str, preview_seconds: float) -> BatchReport:
         report = self.report = make_report(
-            await state.journal.summary(),
+            await state.journal.do(Store.summary),
             refused=intake.refused,
             changed=intake.changed,
             folder=str(self._folder),

@@ -383,7 +383,7 @@ async def test_outcomes_come_in_the_order_of_the_journal_however_many_there_are(
         )
 
     store.transact([lambda number=number: plan(number) for number in range(count)])
-    store.move(1, State.FAILED, {"reason": "r", "problem": "p"})
+    store.move(1, State.FAILED, reason="r", problem="p")
     store.close()
     found = [outcome async for outcome in batch.outcomes()]
     assert [outcome.key for outcome in found] == [f"k{number}" for number in range(count)]

@@ -1228,12 +1228,12 @@ async def test_completed_edits_without_pictures_hold_the_run_as_failed_downloads
 def full_disk(monkeypatch):
     """The journal's disk is full as soon as a task's id is to be written."""
 
-    def fail(self, number, state, columns):
+    def fail(self, number, state, **columns):
         if state.value == "submitted":
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorname = "SQLITE_FULL"
             raise error
-        move(self, number, state, columns)
+        move(self, number, state, **columns)
 
     move = _store.Store.move
     with monkeypatch.context() as full:

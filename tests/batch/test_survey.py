@@ -262,7 +262,7 @@ async def test_a_plan_says_what_the_journal_holds(photos, out):
         for state in map(State, steps[request.key]):
             columns = {"task_id": request.key} if state is State.SUBMITTED else {}
             columns |= {"urls": "[]", "cost": "0.5"} if state is State.COMPLETED else {}
-            store.save(number, [out / "saved-0.png"]) if state is State.SAVED else store.move(number, state, columns)
+            store.save(number, [out / "saved-0.png"]) if state is State.SAVED else store.move(number, state, **columns)
     store.close()
     before = everything_in(out)
     plan = await EditBatch(requests, out).plan(price=1)
@@ -617,7 +617,7 @@ async def test_a_table_is_closed_when_a_run_ends_before_it(table, out, monkeypat
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: went_wrong.append(context))
 
-    def fail(*_):
+    def fail(*_, **__):
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(Store, "move", fail)

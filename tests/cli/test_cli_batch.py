@@ -387,12 +387,12 @@ def test_a_folder_of_the_embedded_service_is_refused_for_the_model_and_vice_vers
 def test_tasks_that_the_journal_could_not_keep_are_named_and_not_submitted_again(
     photos, batch, capsys, monkeypatch, service
 ):
-    def fail(self, number, state, columns):
+    def fail(self, number, state, **columns):
         if state is State.SUBMITTED:
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorname = "SQLITE_FULL"
             raise error
-        move(self, number, state, columns)
+        move(self, number, state, **columns)
 
     move = Store.move
     with monkeypatch.context() as full:

@@ -238,13 +238,13 @@ class Store:
         """Replace the stamp of an edit whose files were read, and have the same content."""
         self._connection.execute("UPDATE edits SET stamp = ? WHERE number = ?", (stamp, number))
 
-    def move(self, number: int, state: State, columns: dict[str, Any]) -> None:
+    def move(self, number: int, state: State, /, **columns: Any) -> None:
         """Record a step of an edit.
 
         Args:
             number: The edit.
             state: Its new state.
-            columns: What else is known.
+            **columns: What else is known.
 
         Raises:
             JournalError: If the edit can't come to that state from its own.
@@ -262,7 +262,7 @@ class Store:
             JournalError: If the edit can't come to that state from its own.
         """
         files = [(path.name, _size(path)) for path in paths]
-        self.move(number, State.SAVED, {"files": files, "reason": None, "problem": None})
+        self.move(number, State.SAVED, files=files, reason=None, problem=None)
 
     def recover(self) -> int:
         """Mark the edits as uncertain that an earlier run was submitting when it ended. Return their number."""
