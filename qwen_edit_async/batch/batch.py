@@ -14,17 +14,18 @@ import attrs
 from qwen_edit_async.batch.budget import Budget, to_money
 from qwen_edit_async.batch.decide import Consent
 from qwen_edit_async.batch.input import BatchInput, BatchSource
+from qwen_edit_async.batch.intake import edit_all
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.journal.outcomes import read_page
-from qwen_edit_async.batch.outcome import BatchOutcome
+from qwen_edit_async.batch.outcome import BatchOutcome, BatchProgress
 from qwen_edit_async.batch.plan import BatchPlan
 from qwen_edit_async.batch.report import BatchReport
-from qwen_edit_async.batch.run import Run, RunOptions, make_plan
+from qwen_edit_async.batch.run import Run, RunOptions
 from qwen_edit_async.batch.sources import EditDefaults
-from qwen_edit_async.batch.state import BatchProgress
+from qwen_edit_async.batch.survey import make_plan
 from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.errors import ConfigurationError, JournalError
-from qwen_edit_async.http.options import check_not_negative, check_positive
+from qwen_edit_async.http.options import check_not_negative, check_positive, origin_of
 from qwen_edit_async.models import EditParameters
 from qwen_edit_async.session.session import EditSession
 
@@ -138,7 +139,7 @@ class EditBatch:
     @property
     def progress(self) -> BatchProgress:
         """The progress of the run, or of the last run."""
-        return self._run.progress if self._run is not None else BatchProgress()
+        return self._run.progress_now() if self._run is not None else BatchProgress()
 
     @property
     def report(self) -> BatchReport | None:
@@ -211,12 +212,14 @@ class EditBatch:
             Exception: If the input raises it.
         """
         session.require_open()
+        given = self._input.anew(fit=session.fit)
         if self._run is not None and self._run.active:
             raise JournalError(
-                f"{self._input.targets.folder} is being written by another run of this batch", hint="wait for its end"
+                f"{given.targets.folder} is being written by another run of this batch", hint="wait for its end"
             )
-        self._run = Run(session, self._input.anew(fit=session.fit), self._options, service)
-        return await self._run.work(on_plan)
+        run = self._run = Run(session, given.targets, self._options, service or origin_of(session.base_url))
+        async with run.opened():
+            return await edit_all(run, given, on_plan)
 
 
 _NEEDS_REPEATABLE: Final = "needs an input that can be read twice: give a list, a table, a folder or a data frame"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -12,6 +13,7 @@ import attrs
 
 from qwen_edit_async.batch.content import identify, located
 from qwen_edit_async.batch.gather import Gatherer
+from qwen_edit_async.batch.identity import image_locator
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.sources import (
     SAYS_IT_ALL,
@@ -25,9 +27,10 @@ from qwen_edit_async.batch.sources import (
     table_folder,
 )
 from qwen_edit_async.batch.targets import Targets
-from qwen_edit_async.errors import ConfigurationError, InvalidEditError
+from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import BinaryReader, ImageInput, PillowImage, is_bare_base64, is_data_uri
 from qwen_edit_async.models import EditRequest, RequestInput
+from qwen_edit_async.session.shield import pull
 from qwen_edit_async.text import quoted
 
 BatchSource: TypeAlias = "Source | Iterable[RequestInput | ImageInput] | AsyncIterable[RequestInput | ImageInput]"
@@ -50,6 +53,7 @@ class BatchInput:
         targets: The folder of the results, which is not input.
         folder: The folder of relative paths.
         fit: Whether images that are too large, or in other formats, are made to fit.
+        count: The number of rows that the last survey read.
     """
 
     source: BatchSource
@@ -58,8 +62,9 @@ class BatchInput:
     targets: Targets
     folder: str
     fit: bool = False
-    _count: int = 0
+    count: int = 0
     _expected: set[str] = attrs.field(factory=set)
+    _contents: dict[str, str] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         if is_bare_base64(self.source) or is_data_uri(self.source):
@@ -98,7 +103,7 @@ class BatchInput:
         return BatchInput(self.source, self.defaults, self.recursive, targets, self.folder, fit)
 
     def survey(self, note: Callable[[str], None]) -> Iterator[SourceItem]:
-        """Yield each row, with its identity if the input is a source. Blocking.
+        """Yield each row with its identity, and count the rows. Blocking.
 
         Args:
             note: Called with a remark about the input.
@@ -106,9 +111,13 @@ class BatchInput:
         Raises:
             ConfigurationError: If the source can't be read.
         """
-        source = self.source
+        source, self.count = self.source, 0
         if not is_source(source):
-            yield from (item_of(each, self.defaults) for each in cast("Iterable[object]", source))
+            self._contents.clear()
+            for given in cast("Iterable[object]", source):
+                self.count += 1
+                if (item := self._claim(item_of(given, self.defaults, self.count))) is not None:
+                    yield item
             return
         if (
             not has_keys(source, self.folder)
@@ -118,16 +127,30 @@ class BatchInput:
                 "the results would be among the pictures, and be edited by the next run: use another output folder"
             )
         for item in self.targets.noting_inputs(self._items(source, note)):
-            self._count += 1
+            self.count += 1
             if item.request is not None:
                 self._expected.add(item.identity)
             yield item
 
-    async def feed(self, thread: Gatherer) -> AsyncGenerator[SourceItem, None]:
-        """Yield each row of a source that :meth:`survey` has read before. Pages are read on a thread.
+    def feed(self, thread: Gatherer) -> AsyncGenerator[SourceItem, None]:
+        """Yield each row with its identity. A source is read page by page on a thread, after :meth:`survey`."""
+        return self._pages(thread) if self.described else self._requests(thread)
 
-        A row that has disappeared since comes at the end as a problem.
-        """
+    async def _requests(self, thread: Gatherer) -> AsyncGenerator[SourceItem, None]:
+        self._contents.clear()
+        number = 0
+        requests = pull(cast("Iterable[object] | AsyncIterable[object]", self.source))
+        async with contextlib.aclosing(requests):
+            async for given in requests:
+                number += 1
+                item = item_of(given, self.defaults, number)
+                in_memory = item.request is not None and None in map(image_locator, item.request.images)
+                claimed = await thread.call(self._claim, item) if in_memory else self._claim(item)
+                if claimed is not None:
+                    yield claimed
+
+    async def _pages(self, thread: Gatherer) -> AsyncGenerator[SourceItem, None]:
+        """A row that has disappeared since the survey comes at the end as a problem."""
         source, count, gone = cast("Source", self.source), 0, self._expected
         items = self._items(source, lambda _: None)
         try:
@@ -137,11 +160,29 @@ class BatchInput:
                     gone.discard(item.identity)
                     yield item
             # A row of a table that has become invalid meanwhile has no identity, but still exists.
-            if gone and not (has_keys(source, self.folder) and count >= self._count):
+            if gone and not (has_keys(source, self.folder) and count >= self.count):
                 for identity in sorted(gone):
                     yield SourceItem(problem="it has disappeared since the run began", place=identity)
         finally:
             thread.call(items.close)
+
+    def _claim(self, item: SourceItem) -> SourceItem | None:
+        """Return an item of a list with its identity; ``None`` if the same request was given before. Blocking.
+
+        The first request of a key has it.
+        """
+        request = item.request
+        if request is None:
+            return item
+        identity = identify(request)
+        content = identify(attrs.evolve(request, key=None)) if request.key else identity
+        known = self._contents.get(identity)
+        if known is None:
+            self._contents[identity] = content
+            return attrs.evolve(item, request=located(request, self.folder), identity=identity)
+        if known == content:
+            return None
+        return attrs.evolve(item, request=None, problem="the key is that of another request")
 
     def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
         """Yield each row with its identity. Equal rows of a table get a number. A repeated key is a problem."""
@@ -171,25 +212,3 @@ class BatchInput:
             fit=self.fit,
             note=note,
         )
-
-
-class Claims:
-    """The requests of a list that a plan or a run has seen. The first request of a key has it."""
-
-    def __init__(self) -> None:
-        self._contents: dict[str, str] = {}
-
-    def identify(self, request: EditRequest) -> str:
-        """Return the identity of a request; empty if the same request was given before. Blocking.
-
-        Raises:
-            InvalidEditError: If a different request with the same key was given before.
-        """
-        identity = identify(request)
-        content = identify(attrs.evolve(request, key=None)) if request.key else identity
-        if identity not in self._contents:
-            self._contents[identity] = content
-            return identity
-        if self._contents[identity] != content:
-            raise InvalidEditError("the key is that of another request")
-        return ""

@@ -17,7 +17,7 @@ from qwen_edit_async.batch.content import are_whole
 from qwen_edit_async.batch.decide import SENDS, Action, Entry, State, lack_of_balance, state_after
 from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.journal.database import Store
-from qwen_edit_async.batch.state import RunState
+from qwen_edit_async.batch.run import Run
 from qwen_edit_async.errors import (
     APIConnectionError,
     AuthenticationError,
@@ -53,34 +53,38 @@ class Row:
         run: The state that it shares with the others.
     """
 
-    def __init__(self, entry: Entry, run: RunState) -> None:
+    def __init__(self, entry: Entry, run: Run) -> None:
         self._entry = entry
         self._run = run
         self._state = entry.state
         self._repeats = entry.repeats
         self._uncertain = False
-        self._in_flight = False
-        self._fetching = False
 
-    async def carry_out(self, action: Action, request: EditRequest | None = None) -> None:
+    async def carry_out(
+        self, action: Action, request: EditRequest | None = None, problem: InvalidEditError | None = None
+    ) -> None:
         """Do what was decided, up to the saved pictures. Every error is journalled.
 
         Args:
-            action: The decision. For :attr:`Action.FAIL` call :meth:`fail` instead.
+            action: The decision.
             request: The request; needed to submit it.
+            problem: The reason for :attr:`Action.FAIL`.
 
         Raises:
             JournalError: If the journal fails.
         """
         entry, run = self._entry, self._run
+        if problem is not None:
+            await self._record(State.FAILED, problem, request)
+            return
         if action is Action.VERIFY:
-            if await run.files.call(are_whole, run.given.targets.folder, entry.files):
+            if await run.files.call(are_whole, run.folder, entry.files):
                 self._count_saved(len(entry.files))
                 run.progress.found += 1
                 return
             await self._move(State.COMPLETED, files=None)
         if self._is_of_earlier_run:
-            self._fetch()
+            run.budget.fetching.add(entry.number)
         if action is Action.REPLAN and self._state is State.FAILED:
             await self._move(State.PLANNED, reason=None, problem=None)
         try:
@@ -93,19 +97,14 @@ class Row:
         except SessionClosedError as error:
             run.stop(error)
         finally:
-            run.budget.fetching -= self._fetching
-            self._fetching = False
-            run.news.set()
-
-    async def fail(self, error: Exception, request: EditRequest | None = None) -> None:
-        """Journal why the edit can't be submitted."""
-        await self._record(State.FAILED, error, request)
+            run.budget.fetching.discard(entry.number)
+            run.changes()
 
     async def about_to_submit(self) -> None:
         """Journal the intent to submit."""
         if self._run.budget.stopped or self._run.budget.held:
             raise _StoppedError("the run submits nothing more")
-        self._enter()
+        self._run.in_flight.add(self._entry.number)
         try:
             await self._move(State.SUBMITTING, repeats=self._repeats + self._is_doubtful)
         except asyncio.CancelledError:
@@ -122,7 +121,7 @@ class Row:
             written.add_done_callback(functools.partial(self._check_written, fate.task_id))
             return
         self._run.attempts -= 1
-        self._run.news.set()
+        self._run.changes()
         if fate is CallFailure.UNCERTAIN:
             self._repeats += self._is_doubtful
             self._uncertain = True
@@ -152,7 +151,7 @@ class Row:
     def _check_written(self, task_id: str, written: asyncio.Future[None]) -> None:
         run, key = self._run, self._entry.key
         run.attempts -= 1
-        run.news.set()
+        run.changes()
         error = JournalError("a step was not written") if written.cancelled() else written.exception()
         if error is not None:
             run.unwritten.append((key, task_id))
@@ -169,7 +168,7 @@ class Row:
             if verdict is Verdict.STOP:
                 return
             try:
-                task = await run.session.submit(request, deadline=run.deadline, observer=self)
+                task = await run.session.submit(request, deadline=run.options.deadline, observer=self)
             except JournalError:
                 raise
             except Exception as error:  # noqa: BLE001  # an error of one edit is journalled, and ends no other
@@ -202,9 +201,9 @@ class Row:
             await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error, request)
 
     async def _attach(self, task_id: str) -> None:
-        task = self._run.session.attach(task_id, deadline=self._run.deadline)
+        task = self._run.session.attach(task_id, deadline=self._run.options.deadline)
         self._run.budget.adopt(self._entry.pictures)
-        self._enter()
+        self._run.in_flight.add(self._entry.number)
         await self._wait(task, attached=True)
 
     async def _wait(self, task: EditTask, *, attached: bool) -> None:
@@ -230,7 +229,7 @@ class Row:
                 self._count_unsaved(error)
             await self._record(state, error, **_cost_columns(task.snapshot.usage, cost))
         else:
-            self._fetch()
+            run.budget.fetching.add(self._entry.number)
             cost = self._cost_of(task)
             await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
             run.budget.charged(pictures, cost, counted=self._entry.cost)
@@ -247,7 +246,7 @@ class Row:
             log.warning("a task made %d pictures instead of %d: the others are left where they are", len(images), asked)
         try:
             paths = [
-                await image.save(run.given.targets.folder / f"{name}-{place}.png")
+                await image.save(run.folder / f"{name}-{place}.png")
                 for place, image in zip(_places_of(images, asked), images, strict=False)
             ]
         except (DownloadError, SessionClosedError, OSError) as error:
@@ -283,20 +282,11 @@ class Row:
         run.progress.failed += 1
         if not isinstance(error, InvalidEditError):  # the next run meets them again, and would never get past them
             run.budget.failed(unreachable=isinstance(error, APIConnectionError))
-        run.news.set()
-
-    def _fetch(self) -> None:
-        self._run.budget.fetching += not self._fetching
-        self._fetching = True
-
-    def _enter(self) -> None:
-        self._run.progress.in_flight += not self._in_flight
-        self._in_flight = True
+        run.changes()
 
     def _leave(self) -> None:
-        self._run.progress.in_flight -= self._in_flight
-        self._in_flight = False
-        self._run.news.set()
+        self._run.in_flight.discard(self._entry.number)
+        self._run.changes()
 
     def _move(self, state: State, **columns: Any) -> asyncio.Future[None]:
         self._state = state

@@ -1,22 +1,24 @@
-"""Reads a batch's whole input, and its journal, before anything is sent. Blocking; it changes no file."""
+"""Reads a batch's whole input, and its journal, before anything is sent. It changes no file."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
-from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.content import are_whole, examine, located
-from qwen_edit_async.batch.decide import PAYS, Action, Consent, Content, Entry, State, decide, instead, refusal
+from qwen_edit_async.batch.content import are_whole, examine
+from qwen_edit_async.batch.decide import PAYS, Action, Content, Entry, State, decide, instead, refusal
 from qwen_edit_async.batch.identity import allot, folded, reason_of, stem_of
-from qwen_edit_async.batch.input import BatchInput, Claims
+from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.journal.loss import check_not_lost
 from qwen_edit_async.batch.plan import BatchPlan, Tally
 from qwen_edit_async.batch.report import JournalSummary
+from qwen_edit_async.batch.run import RunOptions
 from qwen_edit_async.batch.sources import SourceItem
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.integrity import find_cut
@@ -27,83 +29,61 @@ from qwen_edit_async.models import EditRequest
 _HEAD_BYTES: Final = 16
 
 
-@attrs.frozen(kw_only=True)
-class SurveyOptions:
-    """The options that decide whether an edit can be submitted.
-
-    Attributes:
-        strict: Whether text that the service would cut off is a problem, instead of a note.
-        consent: What the user allows.
-    """
-
-    strict: bool = False
-    consent: Consent = attrs.field(factory=Consent)
-
-
-def survey(given: BatchInput, journal: Path, options: SurveyOptions, abandoned: threading.Event) -> BatchPlan:
+async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
     """Return what a run would do.
-
-    Args:
-        given: The input.
-        journal: The journal's file, which may be missing.
-        options: The options.
-        abandoned: Set when nobody waits for the plan any more.
 
     Raises:
         ConfigurationError: If the input can't be read.
         JournalError: If there is a journal that can't be read, or if the journal of earlier runs is lost.
     """
-    with contextlib.ExitStack() as stack:
-        store = None
-        if journal.exists():
-            store = Store(journal, read_only=True)
-            stack.callback(store.close)
-        known = None if store is None or store.is_empty else store
-        if known is None:
+    abandoned = threading.Event()
+    try:
+        plan = await asyncio.to_thread(_survey, given, options, abandoned)
+    finally:
+        abandoned.set()
+    return attrs.evolve(plan, max_cost=options.limits.max_cost, max_tasks=options.limits.max_tasks)
+
+
+def _survey(given: BatchInput, options: RunOptions, abandoned: threading.Event) -> BatchPlan:
+    journal = given.targets.folder / JOURNAL_NAME
+    if not journal.exists():
+        check_not_lost(journal)
+        return _Survey(given, None, options).plan(abandoned)
+    with contextlib.closing(Store(journal, read_only=True)) as store:
+        if store.is_empty:
             check_not_lost(journal)
-        return _Survey(given, known, options, abandoned).plan()
+        return _Survey(given, None if store.is_empty else store, options).plan(abandoned)
 
 
 @attrs.define(eq=False)
 class _Survey:
     given: BatchInput
     store: Store | None
-    options: SurveyOptions
-    abandoned: threading.Event
+    options: RunOptions
     tally: Tally = attrs.field(factory=Tally)
-    _claims: Claims = attrs.field(factory=Claims)
     _names: set[str] = attrs.field(factory=set)
     _numbers: dict[str, int] = attrs.field(factory=dict)
     _renamed: int = 0
     _example: str = ""
 
-    def plan(self) -> BatchPlan:
+    def plan(self, abandoned: threading.Event) -> BatchPlan:
         for item in self.given.survey(self.tally.note):
-            if self.abandoned.is_set():
+            if abandoned.is_set():  # nobody waits for the plan any more
                 break
-            self.tally.rows += 1
             try:
                 self._look_at(item)
             except InvalidEditError as error:
-                self.tally.problem(self._label(item), str(error), reason_of(error, item.request))
+                self.tally.problem(item.label, str(error), reason_of(error, item.request))
         if self._renamed:
             self.tally.note(f"{self._renamed} results get a number, because their names are taken: {self._example}")
         summary = JournalSummary() if self.store is None else self.store.summary()
-        return self.tally.plan(str(self.given.targets.folder), summary)
-
-    def _label(self, item: SourceItem) -> str:
-        if self.given.described:
-            return item.label
-        return (item.request.key if item.request is not None else None) or f"request {self.tally.rows}"
+        return self.tally.plan(str(self.given.targets.folder), self.given.count, summary)
 
     def _look_at(self, item: SourceItem) -> None:
         if item.request is None:
             raise InvalidEditError(item.problem or "it is not an edit")
-        identity = item.identity or self._claims.identify(item.request)
-        if not identity:
-            return
-        request = located(item.request, self.given.folder)
-        entry = None if self.store is None else self.store.find(identity)
+        request = item.request
+        entry = None if self.store is None else self.store.find(item.identity)
         content = Content() if entry is None else examine(request, entry)
         action, problem = decide(entry, content, self.options.consent), None
         if action in PAYS:

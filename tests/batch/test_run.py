@@ -269,7 +269,7 @@ async def test_an_uncertain_submission_is_repeated_with_consent_only(requests, o
 @pytest.fixture
 def same_service(monkeypatch):
     """What two emulators are, one after the other: one that has forgotten, or another account."""
-    monkeypatch.setattr("qwen_edit_async.batch.run.origin_of", lambda _: "https://service.example")
+    monkeypatch.setattr("qwen_edit_async.batch.batch.origin_of", lambda _: "https://service.example")
 
 
 @pytest.mark.usefixtures("same_service")
@@ -689,7 +689,7 @@ async def test_a_malformed_request_stops_no_other(requests, out, photo):
             out,
         ).run(session)
     assert (report.saved, report.refused) == (3, 2)
-    assert {group.keys for group in report.failures} == {("bad",), ()}
+    assert {group.keys for group in report.failures} == {("bad",), ("request 2",)}
 
 
 class OddRemote(OddPath):

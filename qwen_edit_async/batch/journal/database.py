@@ -222,12 +222,13 @@ class Store:
             pictures=draft.pictures,
         )
 
-    def redraft(self, number: int, draft: Draft) -> None:
-        """Replace the request of an edit that was never paid for."""
+    def redraft(self, entry: Entry, draft: Draft) -> Entry:
+        """Replace the request of an edit that was never paid for, and return that edit."""
         self._connection.execute(
             "UPDATE edits SET digest = ?, stamp = ?, request = ?, pictures = ? WHERE number = ?",
-            (draft.digest, draft.stamp, to_column(draft.request), draft.pictures, number),
+            (draft.digest, draft.stamp, to_column(draft.request), draft.pictures, entry.number),
         )
+        return attrs.evolve(entry, digest=draft.digest, stamp=draft.stamp, pictures=draft.pictures)
 
     def replace(self, number: int, draft: Draft) -> Entry:
         """Plan a new edit of an identity. The earlier edit keeps its task, its cost, its name and its files."""

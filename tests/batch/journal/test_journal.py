@@ -18,6 +18,7 @@ import pytest
 from memory_transport import MemoryService, MemorySession, until
 
 from qwen_edit_async import EditBatch, EditRequest, JournalError
+from qwen_edit_async.batch import intake as _intake
 from qwen_edit_async.batch import run as _run
 from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.journal import database as _store
@@ -515,7 +516,7 @@ async def test_a_journal_of_an_earlier_version_is_refused_and_left_as_it_is(tmp_
 
 async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp_path, monkeypatch):
     monkeypatch.setattr(_run, "_CLOSING_SECONDS", 0.0)
-    monkeypatch.setattr(_run, "_CONCLUDING_SECONDS", 0.0)
+    monkeypatch.setattr(_intake, "_CONCLUDING_SECONDS", 0.0)
     looks, go_on = threading.Event(), threading.Event()
 
     class HangingFile(io.BytesIO):

@@ -623,9 +623,11 @@ def test_a_request_is_taken_as_it_is_and_images_need_an_instruction():
         request_of("a.jpg", EditDefaults())
 
 
-@pytest.mark.parametrize(("given", "place"), [(7, ""), ({"key": 7}, "7"), ({"key": None, "images": ""}, "")])
+@pytest.mark.parametrize(
+    ("given", "place"), [(7, "request 3"), ({"key": 7}, "7"), ({"key": None, "images": ""}, "request 3")]
+)
 def test_an_item_of_an_iterable_that_is_not_an_edit_says_why(given, place):
-    item = item_of(given, EditDefaults())
+    item = item_of(given, EditDefaults(), 3)
     assert (item.request, item.place, bool(item.problem)) == (None, place, True)
 
 
