@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
-import attrs
-
 from qwen_edit_async.batch.gather import Call, Gatherer
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.lock import RunLock
@@ -31,9 +29,9 @@ _PATIENCE: Final = 0.005
 class Journal:
     """An open journal; made by :meth:`open`."""
 
-    def __init__(self, file: _File, executor: ThreadPoolExecutor) -> None:
-        self._file = file
-        self._store = file.store
+    def __init__(self, store: Store, held: contextlib.ExitStack, executor: ThreadPoolExecutor) -> None:
+        self._store = store
+        self._held = held
         self._thread = Gatherer(executor, self._transact, patience=_PATIENCE)
         self._broken: JournalError | None = None
 
@@ -50,17 +48,14 @@ class Journal:
                 or if the journal of earlier runs is lost.
         """
         executor = ThreadPoolExecutor(1, "qwen-edit-journal")
-        opening = asyncio.get_running_loop().run_in_executor(executor, _open, folder, service)
-        with contextlib.ExitStack() as undo:
-            undo.callback(executor.shutdown, wait=False)
-            try:
-                file = await asyncio.shield(opening)
-            except asyncio.CancelledError:
-                undo.pop_all()  # the thread is needed to close what it is opening
-                opening.add_done_callback(functools.partial(_discard, executor))
-                raise
-            undo.pop_all()
-        return cls(file, executor)
+        held = contextlib.ExitStack()
+        try:
+            store = await asyncio.get_running_loop().run_in_executor(executor, _open, folder, service, held)
+        except BaseException:
+            executor.submit(held.close)  # a cancelled wait leaves a thread that may still open it
+            executor.shutdown(wait=False)
+            raise
+        return cls(store, held, executor)
 
     @property
     def is_new(self) -> bool:
@@ -93,31 +88,18 @@ class Journal:
 
     def _close(self) -> None:
         self._broken = self._broken or JournalError("the journal is closed")
-        self._file.close()
+        self._held.close()
 
 
-@attrs.frozen
-class _File:
-    """A journal's file and its lock; blocking."""
-
-    store: Store
-    lock: RunLock
-
-    def close(self) -> None:
-        try:
-            self.store.close()
-        finally:
-            self.lock.release()
-
-
-def _open(folder: Path, service: str) -> _File:
+def _open(folder: Path, service: str, held: contextlib.ExitStack) -> Store:
+    """Return the open database. Closing the stack closes it, and frees the lock."""
     lock = RunLock(folder / LOCK_NAME)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
         raise JournalError(f"the folder {folder} can't be written: {error.strerror}; nothing was submitted") from error
-    with contextlib.ExitStack() as undo:  # neither the lock nor the file must outlive the attempt
+    with contextlib.ExitStack() as undo:
         undo.callback(lock.release)
         check_not_lost(folder / JOURNAL_NAME)
         store = Store(folder / JOURNAL_NAME)
@@ -126,12 +108,5 @@ def _open(folder: Path, service: str) -> _File:
             (refused,) = store.transact([functools.partial(store.bind, service)])
             if refused is not None:
                 raise refused
-        undo.pop_all()
-    return _File(store, lock)
-
-
-def _discard(executor: ThreadPoolExecutor, opening: asyncio.Future[_File]) -> None:
-    """Close a file that was opened for a caller who has gone."""
-    if opening.exception() is None:
-        executor.submit(opening.result().close)
-    executor.shutdown(wait=False)
+        held.push(undo.pop_all())
+    return store
