@@ -114,8 +114,8 @@ class EditBatch:
             check_positive(stop_after_failures, "stop_after_failures", integer=True)
         if deadline is not None:
             check_positive(deadline, "deadline")
-        here = os.getcwd()  # noqa: PTH109  # a str
-        folder = Path(here, os.path.expanduser(out_dir))  # noqa: PTH111  # Path.expanduser raises for "~nobody"
+        here = os.getcwd()
+        folder = Path(here, os.path.expanduser(out_dir))  # Path.expanduser raises for "~nobody"
         defaults = EditDefaults(instruction, parameters or EditParameters())
         self._input = BatchInput(requests, defaults, recursive, Targets(folder, overwrite), here)
         if strict and not self._input.repeatable:

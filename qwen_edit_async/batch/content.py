@@ -102,9 +102,9 @@ def _ends_well(path: Path, size: int) -> bool:
 
 def _located(image: Any, folder: str) -> Any:
     path = None if is_url(image) or is_data_uri(image) else local_path(image)
-    if path is None or os.path.isabs(path):  # noqa: PTH117  # text
+    if path is None or os.path.isabs(path):
         return image
-    return os.path.join(folder, path) if isinstance(image, str) else Path(folder, path)  # noqa: PTH118  # text
+    return os.path.join(folder, path) if isinstance(image, str) else Path(folder, path)
 
 
 def _stamp(image: Any) -> str | None:
@@ -113,7 +113,7 @@ def _stamp(image: Any) -> str | None:
     path = local_path(image)
     if path is None:
         return None
-    status = os.stat(path)  # noqa: PTH116  # a str
+    status = os.stat(path)
     # A program can set the time of the last write, but not that of the last change (on Windows: of the creation).
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
@@ -144,7 +144,7 @@ def _feed(digest: hashlib.blake2b, image: Any, name: str) -> None:
         digest.update(image)
     elif (path := local_path(image)) is not None:
         check_regular(path, name)
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
+        with open(path, "rb", buffering=0) as file:
             _feed_file(digest, file, name)
     else:
         with turn_at(image):

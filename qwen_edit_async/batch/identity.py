@@ -40,7 +40,7 @@ def identity_of(request: EditRequest, image_hashes: Sequence[str] = (), folder: 
     """
     if request.key:
         return storable(request.key)
-    prefix = os.path.join(folder, "") if folder else ""  # noqa: PTH118  # text, no access
+    prefix = os.path.join(folder, "") if folder else ""
     locators = [image_locator(image) for image in request.images]
     names = [
         image_hashes[place] if locator is None else unsigned(locator.removeprefix(prefix))
@@ -96,7 +96,7 @@ def image_stem(image: object) -> str:
     if text is None:
         return ""
     path = unquote(urlsplit(text).path) if is_url(text) else text
-    return os.path.splitext(os.path.basename(path.rstrip("/")))[0]  # noqa: PTH119, PTH122  # text, no access
+    return os.path.splitext(os.path.basename(path.rstrip("/")))[0]
 
 
 def image_locator(image: object) -> str | None:

@@ -72,7 +72,7 @@ class BatchInput:
                 "the input is Base64 text: give a folder, a pattern, a table, or a list of requests"
             )
         if isinstance(self.source, str | os.PathLike):
-            self.source = os.path.expanduser(self.source)  # noqa: PTH111  # Path.expanduser raises for "~nobody"
+            self.source = os.path.expanduser(self.source)  # Path.expanduser raises for "~nobody"
         if self.described:
             return
         if not isinstance(self.source, Iterable | AsyncIterable) or isinstance(self.source, _SINGLE):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -196,22 +197,12 @@ class Tally:
     """Adds up a plan, row by row, in bounded memory.
 
     Attributes:
-        download: Saved edits with a file that is missing or damaged.
-        saved: Edits that are done.
-        failed: Edits whose task failed.
-        uncertain: Edits that may have a task.
-        existing: Existing files that would be replaced.
-        existing_example: One of these files.
+        counts: Numbers by the names of the plan's fields.
+        existing_example: An existing file that would be replaced.
     """
 
-    download: int = 0
-    saved: int = 0
-    failed: int = 0
-    uncertain: int = 0
-    existing: int = 0
+    counts: Counter[str] = attrs.field(factory=Counter)
     existing_example: str = ""
-    _submit: int = 0
-    _pictures: int = 0
     _problems: list[RowProblem] = attrs.field(factory=list)
     _reasons: Reasons = attrs.field(factory=Reasons)
     _groups: dict[EditParameters, list[int]] = attrs.field(factory=dict)
@@ -230,8 +221,7 @@ class Tally:
     def submission(self, parameters: EditParameters) -> None:
         """Count an edit to be submitted."""
         pictures = pictures_of(parameters)
-        self._submit += 1
-        self._pictures += pictures
+        self.counts.update(submit=1, pictures=pictures)
         kind = parameters if parameters.seed is None else attrs.evolve(parameters, seed=None)
         if kind in self._groups or len(self._groups) < _LISTED_GROUPS:
             group = self._groups.setdefault(kind, [0, 0])
@@ -241,21 +231,15 @@ class Tally:
     def plan(self, folder: str, rows: int, journal: JournalSummary) -> BatchPlan:
         """Return the plan, with the number of rows that were read and the sums of the journal."""
         groups = [ParameterGroup(_describe(kind), *counted) for kind, counted in self._groups.items()]
+        counts: dict[str, Any] = self.counts + Counter(attach=journal.in_flight, download=journal.unsaved)
         return BatchPlan(
+            **counts,
             folder=folder,
             rows=rows,
-            submit=self._submit,
-            pictures=self._pictures,
             groups=tuple(sorted(groups, key=lambda group: (-group.edits, group.parameters))),
-            attach=journal.in_flight,
-            download=self.download + journal.unsaved,
-            saved=self.saved,
-            failed=self.failed,
-            uncertain=self.uncertain,
             problems=tuple(self._problems),
             problem_count=self._reasons.count,
             problem_groups=self._reasons.all(),
-            existing=self.existing,
             existing_example=self.existing_example,
             notes=tuple(self._notes),
             spent=journal.cost,

@@ -75,7 +75,7 @@ def publish(
 
 
 def _gallery_edit(outcome: BatchOutcome, folder: Path, *, thumbnails: bool) -> GalleryEdit:
-    inputs = [image for image in outcome.images if image and not is_url(image) and os.path.isfile(image)]  # noqa: PTH113  # a str
+    inputs = [image for image in outcome.images if image and not is_url(image) and os.path.isfile(image)]
     outputs = [path for path in outcome.files if path.is_file()]
     facts = {"status": _UNFINISHED.get(outcome.status), **outcome.parameters}
     return GalleryEdit(

@@ -103,13 +103,13 @@ class _Survey:
         elif entry is None or entry.state in {State.SUBMITTED, State.COMPLETED}:
             return  # the journal's sums have them, and those that are no longer in the input
         elif action is Action.VERIFY and are_whole(self.given.targets.folder, entry.files):
-            tally.saved += 1
+            tally.counts["saved"] += 1
         elif action is Action.VERIFY:
-            tally.download += 1
+            tally.counts["download"] += 1
         elif entry.state is State.FAILED:
-            tally.failed += 1
+            tally.counts["failed"] += 1
         else:
-            tally.uncertain += 1
+            tally.counts["uncertain"] += 1
 
     def _name_of(self, request: EditRequest) -> str:
         """Return the name that the journal would allot."""
@@ -130,7 +130,7 @@ class _Survey:
             for position, image in enumerate(request.images, 1):
                 _check_image(image, position, fit=self.given.fit)
             for existing in self.given.targets.existing(request, name):
-                self.tally.existing += 1
+                self.tally.counts["existing"] += 1
                 self.tally.existing_example = self.tally.existing_example or existing
         except InvalidEditError as error:
             return error
@@ -152,7 +152,7 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
     name = image_name(image, position)
     try:
         size = check_regular(path, name)
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
+        with open(path, "rb", buffering=0) as file:
             head = file.read(_HEAD_BYTES)
             media_type = sniff(head)
             problem = "" if media_type is None else find_cut(file, size, media_type).problem(media_type, fit=fit)

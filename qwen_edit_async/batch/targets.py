@@ -82,7 +82,7 @@ def _hops(path: str) -> Iterator[str]:
     with contextlib.suppress(OSError, ValueError):  # it is not a link, or not a path
         for _ in range(_MAX_LINKS):
             yield path
-            path = os.path.join(os.path.dirname(path), os.readlink(path))  # noqa: PTH115, PTH118, PTH120  # a str
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
 
 
 def _real(folder: str | Path) -> str | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from decimal import Decimal
 
 import attrs
@@ -121,7 +122,7 @@ def test_of_many_kinds_of_parameters_the_first_are_told():
 
 
 def test_everything_is_counted_and_noted_once():
-    tally = Tally(download=1, saved=2, failed=3, uncertain=4)
+    tally = Tally(Counter(download=1, saved=2, failed=3, uncertain=4))
     for _ in range(2):
         tally.note("the same")
     plan = tally.plan("out", 9, JournalSummary(in_flight=5, unsaved=6, cost=Decimal(7), tasks=8))

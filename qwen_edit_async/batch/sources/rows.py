@@ -125,7 +125,7 @@ class Rows:
             raise InvalidEditError(f"an image is {quoted(image)}: give a path, an http(s) URL or a data URI")
         if is_data_uri(image) or is_bare_base64(image) or "://" in image or not self.folder:
             return image
-        return os.path.join(self.folder, image)  # noqa: PTH118  # text, no access
+        return os.path.join(self.folder, image)
 
     def _note_unused(self, names: Iterable[str]) -> None:
         if new := [name for name in names if name and name not in _COLUMNS and name not in self._noted]:
