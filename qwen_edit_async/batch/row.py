@@ -14,19 +14,16 @@ from typing import Any
 
 from qwen_edit_async.batch.budget import Verdict
 from qwen_edit_async.batch.content import are_whole
-from qwen_edit_async.batch.decide import SENDS, Action, Entry, State, lack_of_balance, state_after
+from qwen_edit_async.batch.decide import SENDS, Action, Entry, State, state_after
 from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.run import Run
 from qwen_edit_async.errors import (
     APIConnectionError,
-    AuthenticationError,
     DownloadError,
     EditFailedError,
-    InsufficientBalanceError,
     InvalidEditError,
     JournalError,
-    PermissionDeniedError,
     QwenEditError,
     SessionClosedError,
     SubmitUncertainError,
@@ -36,9 +33,6 @@ from qwen_edit_async.models import EditRequest, TaskSnapshot, Usage
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.task import EditTask
-
-_ENDS_RUN = (AuthenticationError, InsufficientBalanceError, PermissionDeniedError, SessionClosedError)
-"""The errors that every other edit would meet, too."""
 
 
 class _StoppedError(Exception):
@@ -85,7 +79,7 @@ class Row:
             await self._move(State.COMPLETED, files=None)
         if self._is_of_earlier_run:
             run.budget.fetching.add(entry.number)
-        if action is Action.REPLAN and self._state is State.FAILED:
+        if action in SENDS and self._state is State.FAILED:
             await self._move(State.PLANNED, reason=None, problem=None)
         try:
             if action in SENDS and request is not None:
@@ -95,7 +89,7 @@ class Row:
             elif action in {Action.DOWNLOAD, Action.VERIFY} and entry.task_id is not None:
                 await self._save(run.session.pictures(entry.task_id, entry.urls))
         except SessionClosedError as error:
-            run.stop(error)
+            run.heed(error)
         finally:
             run.budget.fetching.discard(entry.number)
             run.changes()
@@ -183,8 +177,7 @@ class Row:
 
     async def _not_submitted(self, error: Exception, request: EditRequest) -> None:
         budget, pictures = self._run.budget, self._entry.pictures
-        if isinstance(error, _ENDS_RUN):
-            self._run.stop(error)
+        is_fatal = self._run.heed(error)
         if self._state is State.SUBMITTED:  # accepted while the session was closing
             budget.released(pictures, chargeable=True)
             await self._record(State.SUBMITTED, error, request)
@@ -197,7 +190,7 @@ class Row:
             return
         budget.refused()
         budget.released(pictures, chargeable=False)
-        if not isinstance(error, (*_ENDS_RUN, _StoppedError)):  # those are not this edit's fault: it stays as it was
+        if not (is_fatal or isinstance(error, _StoppedError)):  # else it is not this edit's fault: it stays as it was
             await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error, request)
 
     async def _attach(self, task_id: str) -> None:
@@ -218,10 +211,7 @@ class Row:
                 task.cancel()
             raise
         except Exception as error:  # noqa: BLE001  # the journal gets the state of the edit after any error
-            if (lack := lack_of_balance(error)) is not None:
-                run.stop(lack)
-            elif isinstance(error, _ENDS_RUN):
-                run.stop(error)
+            run.heed(error)
             chargeable, cost = not isinstance(error, EditFailedError), self._cost_of(task)
             run.budget.released(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)
             state = state_after(self._state, error)
@@ -250,11 +240,9 @@ class Row:
                 for place, image in zip(_places_of(images, asked), images, strict=False)
             ]
         except (DownloadError, SessionClosedError, OSError) as error:
-            if isinstance(error, SessionClosedError):
-                run.stop(error)
-            elif isinstance(error, OSError):  # a full disk, most likely: what comes next could not be saved either
+            if isinstance(error, OSError):  # a full disk, most likely: what comes next could not be saved either
                 run.budget.stop(f"pictures can't be saved: {error.strerror or error}")
-            else:
+            elif not run.heed(error):
                 self._count_unsaved(error)
             await self._record(State.COMPLETED, error)
         else:
@@ -303,23 +291,14 @@ def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dic
         **_cost_columns(result.usage, cost),
     }
     if not attached:
-        timings = result.timings
-        columns |= {
-            "queued": timings.queued,
-            "running": timings.running,
-            "lag": timings.lag,
-            "checks": timings.checks,
-        }
+        columns |= {name: getattr(result.timings, name) for name in ("queued", "running", "lag", "checks")}
     return columns
 
 
 def _cost_columns(usage: Usage, cost: Decimal | None) -> dict[str, Any]:
     if not usage.raw:  # the service says nothing, so the columns stay as they are
         return {}
-    return {
-        "usage": dict(usage.raw),
-        "cost": cost,
-    }
+    return {"usage": dict(usage.raw), "cost": cost}
 
 
 def _places_of(images: Sequence[OutputImage], asked: int) -> Sequence[int]:

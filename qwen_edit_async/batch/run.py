@@ -16,7 +16,7 @@ import attrs
 
 from qwen_edit_async.batch.budget import Budget
 from qwen_edit_async.batch.content import sweep
-from qwen_edit_async.batch.decide import Consent
+from qwen_edit_async.batch.decide import Consent, error_of_run
 from qwen_edit_async.batch.gather import Gatherer
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
@@ -133,11 +133,14 @@ class Run:
         if not journal.is_new:
             self.budget.resume(await journal.do(Store.summary))
 
-    def stop(self, error: Exception) -> None:
-        """Stop submitting, because every other edit would meet this error."""
-        self.error = self.error or error
-        self.budget.stop(str(error))
+    def heed(self, error: Exception) -> bool:
+        """Stop submitting if every other edit would meet an error, too. Return whether this is so."""
+        if (fatal := error_of_run(error)) is None:
+            return False
+        self.error = self.error or fatal
+        self.budget.stop(str(fatal))
         self.changes()
+        return True
 
     def changes(self) -> None:
         """Wake those who wait for a change."""
