@@ -35,7 +35,7 @@ PURE_ROOMS = (
     "batch/outcome",
     "batch/plan",
     "batch/report",
-    "batch/signed",
+    "batch/signatures",
     "batch/sources/item",
     "batch/sources/rows",
     "display/[cg]*",

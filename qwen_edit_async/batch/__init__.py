@@ -8,11 +8,11 @@
     run         one run: what its edits share, from the locked folder to the reports
     row         one edit: submit, wait, save; each step is journalled before anything relies on it
     publish     report.html and report.json      targets   files that results may not replace
-    content     hashes of images                 gather    calls on one thread, together
+    content     hashes of images                 worker    calls on one thread, together
     journal/    SQLite, the lock, the loss       sources/  folders, tables, data frames
     ------------------------------------------------------------------------------------------ pure below
     decide      states, legal moves, and what a run does with an edit
-    identity    the identity of an edit, and the names of its files          signed    URLs without signatures
+    identity    the identity of an edit, and the names of its files          signatures   URLs without theirs
     plan        BatchPlan        report    BatchReport        outcome    BatchOutcome, BatchProgress
     budget      limits
 """

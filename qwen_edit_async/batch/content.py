@@ -15,7 +15,7 @@ import attrs
 
 from qwen_edit_async.batch.decide import Content, Entry
 from qwen_edit_async.batch.identity import content_hash, identity_of, image_locator, needs_reading, stamp_of
-from qwen_edit_async.batch.signed import unsigned
+from qwen_edit_async.batch.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.files import PART_NAME_CHARACTERS
 from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
-from qwen_edit_async.batch.signed import unsigned
+from qwen_edit_async.batch.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.files import safe_stem
 from qwen_edit_async.images.kinds import image_name, is_data_uri, is_url

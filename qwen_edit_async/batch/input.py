@@ -12,7 +12,6 @@ from typing import Final, TypeAlias, cast
 import attrs
 
 from qwen_edit_async.batch.content import identify, located
-from qwen_edit_async.batch.gather import Gatherer
 from qwen_edit_async.batch.identity import image_locator
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.sources import (
@@ -27,6 +26,7 @@ from qwen_edit_async.batch.sources import (
     table_folder,
 )
 from qwen_edit_async.batch.targets import Targets
+from qwen_edit_async.batch.worker import Worker
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import BinaryReader, ImageInput, PillowImage, is_bare_base64, is_data_uri
 from qwen_edit_async.models import EditRequest, RequestInput
@@ -132,11 +132,11 @@ class BatchInput:
                 self._expected.add(item.identity)
             yield item
 
-    def feed(self, thread: Gatherer) -> AsyncGenerator[SourceItem, None]:
+    def feed(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
         """Yield each row with its identity. A source is read page by page on a thread, after :meth:`survey`."""
         return self._pages(thread) if self.described else self._requests(thread)
 
-    async def _requests(self, thread: Gatherer) -> AsyncGenerator[SourceItem, None]:
+    async def _requests(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
         self._contents.clear()
         number = 0
         requests = pull(cast("Iterable[object] | AsyncIterable[object]", self.source))
@@ -149,7 +149,7 @@ class BatchInput:
                 if claimed is not None:
                     yield claimed
 
-    async def _pages(self, thread: Gatherer) -> AsyncGenerator[SourceItem, None]:
+    async def _pages(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
         """A row that has disappeared since the survey comes at the end as a problem."""
         source, count, gone = cast("Source", self.source), 0, self._expected
         items = self._items(source, lambda _: None)

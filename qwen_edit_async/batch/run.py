@@ -17,7 +17,6 @@ import attrs
 from qwen_edit_async.batch.budget import Budget
 from qwen_edit_async.batch.content import sweep
 from qwen_edit_async.batch.decide import Consent, error_of_run
-from qwen_edit_async.batch.gather import Gatherer
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
 from qwen_edit_async.batch.outcome import BatchProgress
@@ -25,6 +24,7 @@ from qwen_edit_async.batch.plan import Reasons
 from qwen_edit_async.batch.publish import publish
 from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport, make_report
 from qwen_edit_async.batch.targets import Targets
+from qwen_edit_async.batch.worker import Worker
 from qwen_edit_async.log import log
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.session.shield import wait_shielded
@@ -78,7 +78,7 @@ class Run:
     service: str
     active: bool = attrs.field(init=False, default=False)
     journal: Journal = attrs.field(init=False)
-    files: Gatherer = attrs.field(init=False)
+    files: Worker = attrs.field(init=False)
     budget: Budget = attrs.field(init=False)
     progress: BatchProgress = attrs.field(init=False, factory=BatchProgress)
     error: Exception | None = attrs.field(init=False, default=None)
@@ -115,7 +115,7 @@ class Run:
         self.active = True
         try:
             self.journal = await Journal.open(self.folder, self.service)
-            self.files = Gatherer(ThreadPoolExecutor(1, "qwen-edit-batch"))
+            self.files = Worker(ThreadPoolExecutor(1, "qwen-edit-batch"))
             try:
                 yield
             finally:

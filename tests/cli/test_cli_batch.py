@@ -17,9 +17,9 @@ from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import LOCK_NAME
 from qwen_edit_async.batch.journal.lock import RunLock
 from qwen_edit_async.cli import main
+from qwen_edit_async.cli.command import Command
 from qwen_edit_async.cli.display import Screen
 from qwen_edit_async.cli.options import ConnectionOptions, SubmissionOptions
-from qwen_edit_async.cli.run import Run
 from qwen_edit_async.emulator import EditEmulator, Fault
 
 
@@ -412,7 +412,7 @@ def test_only_this_runs_tasks_are_reported_as_ended_with_the_embedded_service(ph
         await session.submit(photos / "a.png", "snow")
         return 0
 
-    assert Run(Screen(), ConnectionOptions(), SubmissionOptions(emulator=True), output=photos)(work) == 0
+    assert Command(Screen(), ConnectionOptions(), SubmissionOptions(emulator=True), output=photos)(work) == 0
     assert "1 task ended with the embedded service" in capsys.readouterr().err
 
 

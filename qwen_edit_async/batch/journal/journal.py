@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
-from qwen_edit_async.batch.gather import Call, Gatherer
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.lock import RunLock
 from qwen_edit_async.batch.journal.loss import check_not_lost
+from qwen_edit_async.batch.worker import Call, Worker
 from qwen_edit_async.errors import JournalError
 
 P = ParamSpec("P")
@@ -32,7 +32,7 @@ class Journal:
     def __init__(self, store: Store, held: contextlib.ExitStack, executor: ThreadPoolExecutor) -> None:
         self._store = store
         self._held = held
-        self._thread = Gatherer(executor, self._transact, patience=_PATIENCE)
+        self._thread = Worker(executor, self._transact, patience=_PATIENCE)
         self._broken: JournalError | None = None
 
     @classmethod

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from qwen_edit_async import ConfigurationError, EditParameters, EditRequest, InvalidEditError
-from qwen_edit_async.batch.signed import unsigned
+from qwen_edit_async.batch.signatures import unsigned
 from qwen_edit_async.batch.sources import EditDefaults, SourceItem, item_of, read_source, request_of
 from qwen_edit_async.models import request_from_fields
 

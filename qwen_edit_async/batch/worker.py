@@ -25,7 +25,7 @@ def call_each(calls: Sequence[Call]) -> list[Any]:
     return [_outcome(call) for call in calls]
 
 
-class Gatherer:
+class Worker:
     """Makes calls on a thread, in the order in which they were asked for.
 
     Args:
