@@ -214,7 +214,7 @@ class Intake:
         journal = self._run.journal
         if action is Action.REPLACE:
             return await journal.do(Store.replace, entry.number, draft)
-        return entry if draft.digest == entry.digest else await journal.do(Store.redraft, entry, draft)
+        return entry if draft.digest == entry.digest else await journal.do(Store.redraft, entry.number, draft)
 
 
 def _draft(identity: str, request: EditRequest, content: Content) -> Draft:

@@ -174,7 +174,7 @@ async def wait_for(task: EditTask, command: Command) -> EditResult:
 
 
 async def save(result: EditResult, command: Command, stem: str | None = None) -> tuple[Path, ...]:
-    """Save a result's pictures into the command's folder, print their paths unless the output is JSON, and return them."""
+    """Save a result's pictures, print their paths unless the output is JSON, and return the paths."""
     paths = await result.save(command.output, stem=stem)
     command.unsaved.discard(result.task_id)
     if not command.as_json:

@@ -79,7 +79,6 @@ _converter.register_structure_hook(
 _converter.register_unstructure_hook(State, lambda state: state.value)
 _converter.register_unstructure_hook(Decimal, str)
 
-ENTRY_COLUMNS: Final = ", ".join(field.name for field in attrs.fields(Entry))
 OUTCOME_COLUMNS: Final = (
     "number, key, state AS status, request, task_id, cost, files, problem AS error, attempts, queued, running, lag, "
     "checks, pictures"
@@ -87,7 +86,7 @@ OUTCOME_COLUMNS: Final = (
 
 
 def to_entry(row: sqlite3.Row) -> Entry:
-    """Return the edit of a row with :data:`ENTRY_COLUMNS`.
+    """Return the edit of a row whose columns are the fields of :class:`Entry`.
 
     Raises:
         JournalError: If the row is damaged.
