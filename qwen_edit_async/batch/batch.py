@@ -11,7 +11,7 @@ from typing import Final
 
 import attrs
 
-from qwen_edit_async.batch.budget import Budget, to_money
+from qwen_edit_async.batch.budget import to_money
 from qwen_edit_async.batch.decide import Consent
 from qwen_edit_async.batch.input import BatchInput, BatchSource
 from qwen_edit_async.batch.intake import edit_all
@@ -25,7 +25,7 @@ from qwen_edit_async.batch.sources import EditDefaults
 from qwen_edit_async.batch.survey import make_plan
 from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.errors import ConfigurationError, JournalError
-from qwen_edit_async.http.options import check_not_negative, check_positive, origin_of
+from qwen_edit_async.http.options import origin_of
 from qwen_edit_async.models import EditParameters
 from qwen_edit_async.session.session import EditSession
 
@@ -107,13 +107,6 @@ class EditBatch:
         gallery_limit: int = GALLERY_LIMIT,
         overwrite: bool = False,
     ) -> None:
-        check_not_negative(gallery_limit, "gallery_limit")
-        if max_tasks is not None:
-            check_not_negative(max_tasks, "max_tasks")
-        if stop_after_failures is not None:
-            check_positive(stop_after_failures, "stop_after_failures", integer=True)
-        if deadline is not None:
-            check_positive(deadline, "deadline")
         here = os.getcwd()
         folder = Path(here, os.path.expanduser(out_dir))  # Path.expanduser raises for "~nobody"
         defaults = EditDefaults(instruction, parameters or EditParameters())
@@ -123,9 +116,9 @@ class EditBatch:
         self._options = RunOptions(
             strict=strict,
             consent=Consent(resubmit_uncertain=resubmit_uncertain, edit_changed=edit_changed),
-            limits=Budget(
-                max_cost=to_money(max_cost, "max_cost"), max_tasks=max_tasks, stop_after_failures=stop_after_failures
-            ),
+            max_cost=to_money(max_cost, "max_cost"),
+            max_tasks=max_tasks,
+            stop_after_failures=stop_after_failures,
             deadline=deadline,
             gallery_limit=gallery_limit,
         )
@@ -193,8 +186,7 @@ class EditBatch:
 
         Failed edits are in the report. So is the cause of an early end: the budget, or an error that every other edit
         would meet (``report.error``: an invalid key, no balance). Cancelling the run stops submissions at once. It then
-        waits for at most 5 s for the ids of tasks that are just being submitted, and a few seconds for ``report.html``;
-        cancelling again skips the page.
+        waits up to 5 s for the ids of tasks, and a few seconds for ``report.html``. Cancelling again skips the page.
 
         Args:
             session: The session that edits.

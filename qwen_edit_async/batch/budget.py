@@ -59,7 +59,7 @@ class Budget:
     tasks: int = 0
     stopped: str = ""
     held: str = ""
-    fetching: set[int] = attrs.field(init=False, factory=set)
+    fetching: set[int] = attrs.field(factory=set)
     limit: str = ""
     _price: Decimal | None = None
     _unpriced: int = 0

@@ -207,7 +207,7 @@ class BatchInput:
             self.defaults,
             base=self.folder,
             recursive=self.recursive,
-            exclude=self.targets.folder,
+            exclude=os.path.realpath(self.targets.folder),
             journal=JOURNAL_NAME,
             fit=self.fit,
             note=note,

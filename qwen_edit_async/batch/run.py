@@ -8,6 +8,7 @@ import functools
 import threading
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ from qwen_edit_async.batch.publish import publish
 from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport, make_report
 from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.batch.worker import Worker
+from qwen_edit_async.http.options import check_not_negative, check_positive
 from qwen_edit_async.log import log
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.session.shield import wait_shielded
@@ -42,9 +44,20 @@ class RunOptions:
 
     strict: bool = False
     consent: Consent = attrs.field(factory=Consent)
-    limits: Budget = attrs.field(factory=Budget)
+    max_cost: Decimal | None = None
+    max_tasks: int | None = None
+    stop_after_failures: int | None = None
     deadline: float | None = None
     gallery_limit: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        check_not_negative(self.gallery_limit, "gallery_limit")
+        if self.max_tasks is not None:
+            check_not_negative(self.max_tasks, "max_tasks")
+        if self.stop_after_failures is not None:
+            check_positive(self.stop_after_failures, "stop_after_failures", integer=True)
+        if self.deadline is not None:
+            check_positive(self.deadline, "deadline")
 
 
 @attrs.define(eq=False)
@@ -94,7 +107,12 @@ class Run:
 
     def __attrs_post_init__(self) -> None:
         self._started_at = asyncio.get_running_loop().time()
-        self.budget = attrs.evolve(self.options.limits, slots=self.session.max_in_flight)
+        self.budget = Budget(
+            max_cost=self.options.max_cost,
+            max_tasks=self.options.max_tasks,
+            stop_after_failures=self.options.stop_after_failures,
+            slots=self.session.max_in_flight,
+        )
 
     @property
     def folder(self) -> Path:

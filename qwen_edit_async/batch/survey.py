@@ -41,7 +41,7 @@ async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
         plan = await asyncio.to_thread(_survey, given, options, abandoned)
     finally:
         abandoned.set()
-    return attrs.evolve(plan, max_cost=options.limits.max_cost, max_tasks=options.limits.max_tasks)
+    return attrs.evolve(plan, max_cost=options.max_cost, max_tasks=options.max_tasks)
 
 
 def _survey(given: BatchInput, options: RunOptions, abandoned: threading.Event) -> BatchPlan:

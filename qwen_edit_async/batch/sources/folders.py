@@ -23,6 +23,7 @@ from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import other_advice, sniff, sniff_other
 from qwen_edit_async.models import EditRequest
 
+PICTURE: Final = "JPEG, PNG, BMP, TIFF, WEBP or GIF picture"
 _HEAD_BYTES: Final = 16
 _NAMED_OTHERS: Final = 3
 _ANY_FOLDERS: Final = re.compile(r"(?<![^/\\])\*\*(?:[/\\]|$)")
@@ -51,14 +52,14 @@ class Search:
         defaults: The instruction and the parameters of each edit.
         note: Called with a remark about files that were left out.
         fit: Whether pictures in other formats are converted. Otherwise they are problems.
-        exclude: A folder whose content is left out without a note; an absolute path without links.
+        exclude: A folder whose content is left out without a note, as its real path; empty for none.
         journal: The name of the file that marks a folder with the results of a run; empty for none.
     """
 
     defaults: EditDefaults
     note: Callable[[str], None]
     fit: bool = False
-    exclude: str | None = None
+    exclude: str = ""
     journal: str = ""
     _system: dict[str, None] = attrs.field(factory=dict)
     _results: dict[str, None] = attrs.field(factory=dict)
@@ -91,7 +92,7 @@ class Search:
                 yield item
         if not found:
             but = f"; {self._left_out()}" if self._left_out() else ""
-            raise ConfigurationError(f"there is no JPEG, PNG, BMP, TIFF, WEBP or GIF picture in {where}{but}{advice()}")
+            raise ConfigurationError(f"there is no {PICTURE} in {where}{but}{advice()}")
         if left_out := self._left_out():
             self.note(left_out)
         if count := len(self._others):
@@ -166,7 +167,7 @@ class Search:
     def _is_new(self, path: str) -> bool:
         """Return whether a file is outside of the excluded folder, and was not found by another path before."""
         real = os.path.realpath(path)
-        if self.exclude is not None and real.startswith(os.path.join(self.exclude, "")):
+        if self.exclude and real.startswith(os.path.join(self.exclude, "")):
             return False
         file: str | tuple[int, int] = real
         with contextlib.suppress(OSError):  # it is gone: its edit fails later
@@ -200,7 +201,7 @@ class Search:
 
     def _enters(self, root: str, name: str) -> bool:
         path = os.path.join(root, name)
-        if name.startswith(".") or (self.exclude is not None and os.path.realpath(path) == self.exclude):
+        if name.startswith(".") or os.path.realpath(path) == self.exclude:
             return False
         if name.lower() in _SYSTEM_FOLDERS:
             self._system[path] = None

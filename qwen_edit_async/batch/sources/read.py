@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from qwen_edit_async.batch.sources.advice import folder_advice, pattern_advice
-from qwen_edit_async.batch.sources.folders import Search, is_picture
+from qwen_edit_async.batch.sources.folders import PICTURE, Search, is_picture
 from qwen_edit_async.batch.sources.frames import frame_items, parquet_items
 from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
 from qwen_edit_async.batch.sources.tables import csv_items, jsonl_items
@@ -68,7 +68,7 @@ def read_source(
     *,
     base: str = "",
     recursive: bool = False,
-    exclude: Path | None = None,
+    exclude: str = "",
     journal: str = "",
     fit: bool = False,
     note: Callable[[str], None] = lambda _: None,
@@ -78,10 +78,9 @@ def read_source(
     Args:
         source: The source. Relative paths in a table are relative to it.
         defaults: The defaults for rows that leave something out.
-        base: The folder that a relative source is in; empty for the working directory. A data frame's paths stay as
-            they are.
+        base: The folder that a relative source is in; empty for the working directory.
         recursive: Whether the folders of a directory are read as well.
-        exclude: A folder that is not input, such as the folder of the results.
+        exclude: The real path of a folder that is not input, such as that of the results.
         journal: The name of the file that marks a folder with the results of a run.
         fit: Whether pictures in formats that the service does not take are converted, and become edits.
         note: Called with a remark about each kind of file that was left out.
@@ -92,24 +91,25 @@ def read_source(
     if not isinstance(source, str | os.PathLike):
         return frame_items(source, defaults, note)
     path = Path(base, source)
-    real = None if exclude is None else os.path.realpath(exclude)
-    search = Search(defaults=defaults, note=note, fit=fit, exclude=real, journal=journal)
+    search = Search(defaults=defaults, note=note, fit=fit, exclude=exclude, journal=journal)
     if os.path.isdir(path):
-        where = f"{path} and its folders" if recursive else str(path)
-        advice = functools.partial(folder_advice, path, _TABLES, recursive=recursive)
-        return search.items(search.files_of(str(path), recursive=recursive), where, str(path), advice)
+        return _folder_items(search, path, recursive=recursive)
     if not os.path.exists(path):
-        return _matches(search, str(source), base)
+        return _pattern_items(search, str(source), base)
     if (table_items := _TABLES.get(path.suffix.lower())) is not None:
         return table_items(path, defaults, note)
     if not is_picture(str(path)):
-        raise ConfigurationError(
-            f"{path} is neither a JPEG, PNG, BMP, TIFF, WEBP or GIF picture nor a table. {_TABLE_ADVICE}"
-        )
+        raise ConfigurationError(f"{path} is neither a {PICTURE} nor a table. {_TABLE_ADVICE}")
     return Search(defaults=defaults, note=note, fit=fit).items([str(path)], str(path), str(path.parent))
 
 
-def _matches(search: Search, pattern: str, base: str) -> Iterator[SourceItem]:
+def _folder_items(search: Search, folder: Path, *, recursive: bool) -> Iterator[SourceItem]:
+    where = f"{folder} and its folders" if recursive else str(folder)
+    advice = functools.partial(folder_advice, folder, _TABLES, recursive=recursive)
+    return search.items(search.files_of(str(folder), recursive=recursive), where, str(folder), advice)
+
+
+def _pattern_items(search: Search, pattern: str, base: str) -> Iterator[SourceItem]:
     advice = functools.partial(pattern_advice, pattern)
     if not glob.has_magic(pattern):
         raise ConfigurationError(f"there is no directory, file or pattern of files {quoted(pattern)}{advice()}")

@@ -99,7 +99,7 @@ def test_folders_of_a_directory_are_read_on_demand(tmp_path, read, recursive, fo
 def test_results_are_no_input(tmp_path, read):
     write(tmp_path / "in", a=PNG)
     write(tmp_path / "in" / "out", b=PNG)
-    assert names(read("in", recursive=True, exclude=tmp_path / "in" / "out")) == ["a"]
+    assert names(read("in", recursive=True, exclude=os.path.realpath(tmp_path / "in" / "out"))) == ["a"]
 
 
 def test_each_real_file_is_read_once_whatever_leads_to_it(tmp_path, read, notes):
@@ -142,7 +142,7 @@ def test_folders_of_the_system_and_results_of_other_runs_are_left_out(tmp_path, 
     for folder in ("snow", "out"):
         write(tmp_path / "in" / folder, **{"a-0.jpg": JPEG, "journal": b""})
     write(tmp_path / "in", journal=b"")  # whoever names a folder of results wants them edited
-    options = {"exclude": tmp_path / "in" / "out", "journal": "journal"}
+    options = {"exclude": os.path.realpath(tmp_path / "in" / "out"), "journal": "journal"}
     assert names(read(source, recursive=True, **options)) == ["a.jpg"]
     assert [note for note in notes if note.startswith("left out: ")] == [
         (
