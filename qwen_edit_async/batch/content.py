@@ -14,7 +14,7 @@ from typing import Any, Final
 import attrs
 
 from qwen_edit_async.batch.decide import Content, Entry
-from qwen_edit_async.batch.identity import content_hash, identity_of, image_locator, needs_reading, stamp_of
+from qwen_edit_async.batch.identity import content_hash, identity_of, stamp_of
 from qwen_edit_async.batch.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.files import PART_NAME_CHARACTERS
@@ -39,21 +39,15 @@ def stamp(request: EditRequest) -> str:
 
 
 def identify(request: EditRequest, folder: str = "") -> str:
-    """Return the identity of a request. Images in memory are read for it, unless there is a key.
+    """Return the identity of a request. Images in memory are read for it, unless there is a key."""
+    return identity_of(request, _hash_or_nothing, folder)
 
-    Args:
-        request: The request.
-        folder: The folder of the source; see :func:`identity_of`.
-    """
-    if not needs_reading(request):
-        return identity_of(request, folder=folder)
-    hashes = []
-    for position, image in enumerate(request.images, 1):
-        try:
-            hashes.append(hash_image(image, image_name(image, position)) if image_locator(image) is None else "")
-        except InvalidEditError:  # the edit fails later, and names the reason
-            hashes.append("")
-    return identity_of(request, hashes, folder)
+
+def _hash_or_nothing(image: object, position: int) -> str:
+    try:
+        return hash_image(image, image_name(image, position))
+    except InvalidEditError:  # the edit fails later, and names the reason
+        return ""
 
 
 def located(request: EditRequest, folder: str) -> EditRequest:
