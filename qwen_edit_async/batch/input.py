@@ -44,7 +44,7 @@ _PAGE: Final = 256
 
 @attrs.define(eq=False)
 class BatchInput:
-    """The input of a batch, and what one plan or run has seen of it.
+    """The input of a batch, and what one plan or one run has read of it.
 
     Attributes:
         source: The input as the user gave it.
@@ -150,7 +150,7 @@ class BatchInput:
                     yield claimed
 
     async def _pages(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
-        """A row that has disappeared since the survey comes at the end as a problem."""
+        """Yield each row of a source, and then a problem for each row that has disappeared since the survey."""
         source, count, gone = cast("Source", self.source), 0, self._expected
         items = self._items(source, lambda _: None)
         try:
@@ -167,9 +167,9 @@ class BatchInput:
             thread.call(items.close)
 
     def _claim(self, item: SourceItem) -> SourceItem | None:
-        """Return an item of a list with its identity; ``None`` if the same request was given before. Blocking.
+        """Return an item of a list with its identity, or with a problem if its key is taken. Blocking.
 
-        The first request of a key has it.
+        Return ``None`` if the same request was given before.
         """
         request = item.request
         if request is None:

@@ -1,4 +1,4 @@
-"""Feeds a run with its input: first the edits of the journal, then the rows, a bounded number at a time."""
+"""Works on the edits of a run: first those of the journal, then the rows of the input, a bounded number at a time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _CONCLUDING_SECONDS: Final = 10.0
 
 
 async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], None] | None) -> BatchReport:
-    """Do what is left to do, on an opened run, and write the reports; see :meth:`EditBatch.run`."""
+    """Make all edits of an input in an opened run, and write the reports; see :meth:`EditBatch.run`."""
     try:
         await _survey(run, given, on_plan)
         await run.begin()
@@ -96,7 +96,7 @@ class Intake:
     def __init__(self, run: Run, given: BatchInput) -> None:
         self._run = run
         self._given = given
-        self._most = 2 * run.session.max_in_flight + _SPARE_ROWS
+        self._room = asyncio.Semaphore(2 * run.session.max_in_flight + _SPARE_ROWS)
         self._rows: set[asyncio.Task[None]] = set()
         self._resumed: set[int] = set()  # at most the edits that were in flight or unsaved when the last run ended
         self._crash: BaseException | None = None
@@ -135,8 +135,7 @@ class Intake:
         """Start the work on each item as room becomes free."""
         async with contextlib.aclosing(items):
             async for item in items:
-                while len(self._rows) >= self._most:
-                    await self._run.change()
+                await self._room.acquire()
                 if self._run.budget.stopped:
                     return
                 row = asyncio.create_task(work(item))
@@ -145,11 +144,12 @@ class Intake:
 
     def _row_ended(self, row: asyncio.Task[None]) -> None:
         self._rows.discard(row)
-        self._run.changes()
+        self._room.release()
         if not row.cancelled() and (error := row.exception()) is not None:
-            # The journal failed, or our code: no row may go on as if its step were written.
+            # The journal or our code failed, so no row may continue as if its step were written.
             self._crash = self._crash or error
             self._run.budget.stop(str(error))
+            self._run.changes()
             for other in self._rows:
                 other.cancel()
 
@@ -203,7 +203,7 @@ class Intake:
                 await run.files.call(run.targets.existing, request, entry.name)
             except InvalidEditError as error:
                 action, problem = instead(entry), error
-        if action in {Action.REFUSE, Action.REPLACE_LATER}:  # its task did not end in this run
+        if action in {Action.REFUSE, Action.REPLACE_LATER}:  # its earlier task did not end in this run
             run.changed += 1
             run.refuse(reason_of(problem or refusal(consent), request), entry.key)
         elif action in SENDS or entry.number not in self._resumed:

@@ -175,7 +175,7 @@ class Reasons:
     _groups: dict[str, FailureGroup] = attrs.field(factory=dict)
 
     def add(self, reason: str, key: str, kind: str = "") -> None:
-        """Count a row. Its kind is the reason without the names of this row; the reason itself by default."""
+        """Count a row. Its kind is its reason without names of files; the reason itself by default."""
         self.count += 1
         kind = kind or reason
         known = self._groups.get(kind)
@@ -186,7 +186,7 @@ class Reasons:
             self._groups[kind] = FailureGroup(reason=kind, count=known.count + 1, keys=keys)
 
     def all(self) -> tuple[FailureGroup, ...]:
-        """Return the groups, the most frequent first, and a last one of the rows that are in none of them."""
+        """Return the groups, the most frequent first. A last group counts the rows of all other kinds."""
         groups = sorted(self._groups.values(), key=lambda group: -group.count)
         others = self.count - sum(group.count for group in groups)
         return (*groups, FailureGroup(reason="other reasons", count=others)) if others else tuple(groups)

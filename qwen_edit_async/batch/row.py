@@ -44,7 +44,7 @@ class Row:
 
     Args:
         entry: The edit in the journal.
-        run: The state that it shares with the others.
+        run: The run, whose state all rows share.
     """
 
     def __init__(self, entry: Entry, run: Run) -> None:

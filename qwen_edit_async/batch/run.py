@@ -1,4 +1,4 @@
-"""One run: the state that its edits share, from the locked folder to the reports."""
+"""One run, from the locked folder to the reports: the state that its edits share."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ class RunOptions:
 
 @attrs.define(eq=False)
 class Run:
-    """One run on a folder of results, and the state that its edits share.
+    """One run on a folder of results: the state that its edits share.
 
-    :meth:`opened` locks the folder for the run. :meth:`begin` comes before the first edit.
+    Open it with :meth:`opened`, and call :meth:`begin` before the first edit.
 
     Attributes:
         session: The session that edits.
         targets: The folder of the results.
         options: The options.
         service: The name of the service that the journal belongs to.
-        active: Whether it has the folder, or is opening it.
+        active: Whether the run is open, or is being opened.
         journal: The open journal.
         files: The thread that reads files.
         budget: The limits, and what was spent.
@@ -125,7 +125,7 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncGenerator[None, None]:
-        """Lock the folder, and open the journal, while the block runs.
+        """Lock the folder and keep the journal open while the block runs.
 
         Raises:
             JournalError: If the journal can't be opened, or if another run has it.
@@ -142,7 +142,7 @@ class Run:
             self.active = False
 
     async def begin(self) -> None:
-        """Go on from where the last run ended: remove its leftovers, and count what it spent."""
+        """Continue where the last run ended: remove its leftovers, and count what it spent."""
         journal = self.journal
         await self.files.call(sweep, self.folder, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
         self.progress.begun = True
@@ -161,7 +161,7 @@ class Run:
         return True
 
     def changes(self) -> None:
-        """Wake those who wait for a change."""
+        """Wake all that wait in :meth:`change`."""
         self._news.set()
 
     async def change(self) -> None:
@@ -171,7 +171,7 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def alone(self, identity: str) -> AsyncGenerator[None, None]:
-        """Wait until nobody else works on an edit, and keep others from it while the block runs."""
+        """Wait until no other task works on an edit. Keep other tasks from it while the block runs."""
         while identity in self._busy:
             await self.change()
         self._busy.add(identity)
@@ -195,7 +195,7 @@ class Run:
                     await self.change()
 
     async def conclude(self, stopped: str, preview_seconds: float) -> BatchReport:
-        """Write the reports, and return the one for the user.
+        """Write ``report.html`` and ``report.json``, and return the report.
 
         Args:
             stopped: The reason why the run ended before its input did; empty if it did not.

@@ -69,7 +69,7 @@ class Journal:
     def do(self, method: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Call a method of the store on the journal's thread. Awaiting the result is waiting for the disk.
 
-        The calls are made in the order in which they were asked for. Nobody need wait for them.
+        Calls are made in order, whether or not anybody awaits them.
 
         Raises:
             JournalError: When awaited: if the edit can't come to that state, or if the journal can't be written.
