@@ -11,11 +11,10 @@ import anyio
 
 from qwen_edit_async.batch.content import examine
 from qwen_edit_async.batch.decide import SENDS, Action, Content, Entry, decide, instead, refusal
-from qwen_edit_async.batch.identity import describe, pictures_of, reason_of, stem_of
+from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
-from qwen_edit_async.batch.journal.rows import Draft
 from qwen_edit_async.batch.plan import BatchPlan
 from qwen_edit_async.batch.report import BatchReport
 from qwen_edit_async.batch.row import Row
@@ -189,9 +188,8 @@ class Intake:
         run, consent = self._run, self._run.options.consent
         entry = None if run.journal.is_new else await run.journal.do(Store.find, identity)
         content = await run.files.call(examine, request, entry)
-        draft = _draft(identity, request, content)
         if entry is None:
-            entry = await run.journal.do(Store.plan, draft)
+            entry = await run.journal.do(Store.plan, identity, request, content)
         if content.digest == entry.digest and content.stamp != entry.stamp:
             run.journal.do(Store.restamp, entry.number, content.stamp)
         action, problem = decide(entry, content, consent), None
@@ -199,7 +197,7 @@ class Intake:
             try:
                 if content.problem is not None:
                     raise content.problem
-                entry = await self._redrafted(action, entry, draft)
+                entry = await self._redrafted(action, entry, request, content)
                 await run.files.call(run.targets.existing, request, entry.name)
             except InvalidEditError as error:
                 action, problem = instead(entry), error
@@ -209,21 +207,11 @@ class Intake:
         elif action in SENDS or entry.number not in self._resumed:
             await Row(entry, run).carry_out(action, request, problem)
 
-    async def _redrafted(self, action: Action, entry: Entry, draft: Draft) -> Entry:
+    async def _redrafted(self, action: Action, entry: Entry, request: EditRequest, content: Content) -> Entry:
         """Return the edit to be submitted, after the journal has its request as it is now."""
         journal = self._run.journal
         if action is Action.REPLACE:
-            return await journal.do(Store.replace, entry.number, draft)
-        return entry if draft.digest == entry.digest else await journal.do(Store.redraft, entry.number, draft)
-
-
-def _draft(identity: str, request: EditRequest, content: Content) -> Draft:
-    return Draft(
-        identity=identity,
-        key=request.key or None,
-        stem=stem_of(request),
-        digest=content.digest,
-        stamp=content.stamp,
-        request=describe(request),
-        pictures=pictures_of(request.parameters),
-    )
+            return await journal.do(Store.replace, entry.number, entry.identity, request, content)
+        if content.digest == entry.digest:
+            return entry
+        return await journal.do(Store.redraft, entry.number, request, content)

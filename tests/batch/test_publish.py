@@ -19,11 +19,10 @@ from PIL import Image
 
 from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, FixedInterval, JournalError
 from qwen_edit_async.batch import run as _run
-from qwen_edit_async.batch.decide import State
+from qwen_edit_async.batch.decide import Content, State
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.journal.outcomes import PAGE
-from qwen_edit_async.batch.journal.rows import Draft
 from qwen_edit_async.batch.publish import publish
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.notebook import show_batch
@@ -367,20 +366,9 @@ async def test_outcomes_come_in_the_order_of_the_journal_however_many_there_are(
     batch = EditBatch([], out)
     store = Store(batch.journal)
     count = 2 * PAGE + 1
-    asked = json.dumps({"images": [None], "instruction": "i", "parameters": {}})
 
     def plan(number: int) -> None:
-        store.plan(
-            Draft(
-                identity=f"k{number}",
-                key=f"k{number}",
-                stem=f"k{number}",
-                digest="",
-                stamp="",
-                request=asked,
-                pictures=1,
-            )
-        )
+        store.plan(f"k{number}", EditRequest(PHOTO, "i", key=f"k{number}"), Content())
 
     store.transact([lambda number=number: plan(number) for number in range(count)])
     store.move(1, State.FAILED, reason="r", problem="p")

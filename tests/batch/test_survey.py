@@ -34,7 +34,6 @@ from qwen_edit_async.batch.journal import database as _store
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async.batch.journal.lock import RunLock
-from qwen_edit_async.batch.journal.rows import Draft
 from qwen_edit_async.emulator import Fault
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
@@ -249,16 +248,7 @@ async def test_a_plan_says_what_the_journal_holds(photos, out):
     store = Store(out / JOURNAL_NAME)
     for request in requests:
         content = examine(request)
-        draft = Draft(
-            identity=request.key,
-            key=request.key,
-            stem=request.key,
-            digest=content.digest,
-            stamp=content.stamp,
-            request="{}",
-            pictures=1,
-        )
-        number = store.plan(draft).number
+        number = store.plan(request.key, request, content).number
         for state in map(State, steps[request.key]):
             columns = {"task_id": request.key} if state is State.SUBMITTED else {}
             columns |= {"urls": "[]", "cost": "0.5"} if state is State.COMPLETED else {}

@@ -11,11 +11,10 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.decide import ORIGINS, Entry, State
-from qwen_edit_async.batch.identity import allot, folded
+from qwen_edit_async.batch.decide import ORIGINS, Content, Entry, State
+from qwen_edit_async.batch.identity import allot, describe, folded, pictures_of, stem_of
 from qwen_edit_async.batch.journal.rows import (
     DAMAGED,
-    Draft,
     explain,
     read_only_address,
     to_column,
@@ -25,6 +24,7 @@ from qwen_edit_async.batch.journal.summary import read_summary
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.errors import InvalidEditError, JournalError
 from qwen_edit_async.log import log
+from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import check_task_id
 
 _APPLICATION_ID: Final = 0x51574544
@@ -190,36 +190,40 @@ class Store:
         query = "SELECT 1 FROM edits WHERE folded_name = ?"
         return self._connection.execute(query, (folded_name,)).fetchone() is not None
 
-    def plan(self, draft: Draft) -> Entry:
+    def plan(self, identity: str, request: EditRequest, content: Content) -> Entry:
         """Return the edit of an identity. A new one is planned, and its name allotted."""
+        stem = stem_of(request)
         try:
-            self._insert(draft, draft.stem)
+            self._insert(identity, stem, request, content)
         except sqlite3.IntegrityError:  # the identity is known, or the name is taken
-            if self.find(draft.identity) is None:
-                self._insert(draft, allot(draft.stem, self.is_taken, self._numbers))
-        return self._select("identity = ?", draft.identity)[0]
+            if self.find(identity) is None:
+                self._insert(identity, allot(stem, self.is_taken, self._numbers), request, content)
+        return self._select("identity = ?", identity)[0]
 
-    def _insert(self, draft: Draft, name: str) -> None:
-        name = to_column(name)
-        columns = attrs.asdict(draft) | {"name": name, "folded_name": folded(name), "state": State.PLANNED}
-        columns["key"] = draft.key or name
-        del columns["stem"]
+    def _insert(self, identity: str, name: str, request: EditRequest, content: Content) -> None:
+        columns = _columns_of(request, content) | {
+            "identity": identity,
+            "key": request.key or name,
+            "name": name,
+            "folded_name": folded(name),
+            "state": State.PLANNED,
+        }
         names, marks = ", ".join(columns), ", ".join("?" * len(columns))
         values = [*map(to_column, columns.values())]
         self._connection.execute(f"INSERT INTO edits ({names}) VALUES ({marks})", values)
 
-    def redraft(self, number: int, draft: Draft) -> Entry:
+    def redraft(self, number: int, request: EditRequest, content: Content) -> Entry:
         """Replace the request of an edit that was never paid for, and return that edit."""
-        self._connection.execute(
-            "UPDATE edits SET digest = ?, stamp = ?, request = ?, pictures = ? WHERE number = ?",
-            (draft.digest, draft.stamp, to_column(draft.request), draft.pictures, number),
-        )
+        columns = _columns_of(request, content)
+        changes = ", ".join(f"{name} = ?" for name in columns)
+        values = [*map(to_column, columns.values()), number]
+        self._connection.execute(f"UPDATE edits SET {changes} WHERE number = ?", values)
         return self._select("number = ?", number)[0]
 
-    def replace(self, number: int, draft: Draft) -> Entry:
+    def replace(self, number: int, identity: str, request: EditRequest, content: Content) -> Entry:
         """Plan a new edit of an identity. The earlier edit keeps its task, its cost, its name and its files."""
         self._connection.execute(_REPLACE, (number,))
-        return self.plan(draft)
+        return self.plan(identity, request, content)
 
     def restamp(self, number: int, stamp: str) -> None:
         """Replace the stamp of an edit whose files were read, and have the same content."""
@@ -307,6 +311,15 @@ def _move_statement(state: State, columns: tuple[str, ...]) -> str:
         changes += ", former_task_ids = nullif(trim(coalesce(former_task_ids, '') || ' ' || coalesce(task_id, '')), '')"
     origins = ", ".join(f"'{origin.value}'" for origin in ORIGINS[state])
     return f"UPDATE edits SET state = '{state.value}'{changes} WHERE number = ? AND state IN ({origins})"
+
+
+def _columns_of(request: EditRequest, content: Content) -> dict[str, Any]:
+    return {
+        "digest": content.digest,
+        "stamp": content.stamp,
+        "request": describe(request),
+        "pictures": pictures_of(request.parameters),
+    }
 
 
 def _size(path: Path) -> int:

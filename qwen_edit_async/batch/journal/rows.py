@@ -37,29 +37,6 @@ _EXPLANATIONS: Final = (
 )
 
 
-@attrs.frozen(kw_only=True)
-class Draft:
-    """An edit to be planned.
-
-    Attributes:
-        identity: Its identity.
-        key: Its own key; ``None`` if people know it by the name of its files.
-        stem: The name that its files should have.
-        digest: The hash of the row; empty if its images could not be read.
-        stamp: The hash of its files' names, sizes and times.
-        request: The request as JSON.
-        pictures: The number of pictures that it asks for.
-    """
-
-    identity: str
-    key: str | None
-    stem: str
-    digest: str
-    stamp: str
-    request: str
-    pictures: int
-
-
 def _from_json(text: Any, kind: Any) -> Any:
     return _converter.structure(json.loads(text or "[]"), kind)
 

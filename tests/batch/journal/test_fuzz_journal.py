@@ -16,11 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_edit_async import JournalError
+from qwen_edit_async import EditRequest, JournalError
 from qwen_edit_async.batch.decide import SENDS, Consent, Content, State, decide
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
-from qwen_edit_async.batch.journal.rows import Draft
 from qwen_edit_async.batch.report import BatchReport
 
 pytestmark = [
@@ -59,9 +58,8 @@ def intact() -> bytes:
 
 
 def add(store: Store, key: str) -> None:
-    text = json.dumps({"images": [f"photos/{key}.jpg"], "instruction": "make it snow", "parameters": {}})
-    draft = Draft(identity=key, key=key, stem=key, digest="d" * 40, stamp="s" * 40, request=text, pictures=1)
-    number = store.plan(draft).number
+    request = EditRequest(f"photos/{key}.jpg", "make it snow", key=key)
+    number = store.plan(key, request, Content("d" * 40, "s" * 40)).number
     for state in WAYS[key.rpartition("-")[0]]:
         store.move(number, state, **COLUMNS.get(state, lambda _: {})(key))
 
