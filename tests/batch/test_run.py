@@ -192,11 +192,11 @@ async def test_what_is_in_flight_is_attached_to(requests, out):
     assert (again.progress.saved, again.progress.pictures) == (3, 3)
 
 
-async def test_all_that_is_in_flight_is_attached_to_however_many_they_are(requests, out, monkeypatch):
-    monkeypatch.setattr("qwen_edit_async.batch.intake._PAGE", 2)
-    async with service(LOSES_SIGHT.times(5)) as (_, session):
-        assert (await EditBatch(requests(5), out).run(session)).in_flight == 5
-        assert (await EditBatch([], out).run(session)).saved == 5
+async def test_all_that_is_in_flight_is_attached_to_however_many_they_are(requests, out):
+    count = 300  # the journal is read in pages of 256
+    async with service(LOSES_SIGHT.times(count)) as (_, session):
+        assert (await EditBatch(requests(count), out, gallery_limit=0).run(session)).in_flight == count
+        assert (await EditBatch([], out, gallery_limit=0).run(session)).saved == count
 
 
 async def test_what_is_in_flight_is_waited_for_even_if_its_request_is_no_longer_given(requests, out):

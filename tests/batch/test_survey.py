@@ -26,8 +26,6 @@ from qwen_edit_async import (
     InvalidEditError,
     JournalError,
 )
-from qwen_edit_async.batch import input as _input
-from qwen_edit_async.batch import intake as _intake
 from qwen_edit_async.batch.content import examine
 from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.journal import database as _store
@@ -558,15 +556,14 @@ async def test_a_table_that_can_not_be_read_to_its_end_sends_nothing(photos, out
 @pytest.mark.may_block(reason="the test deletes files")
 @pytest.mark.parametrize("when", ["before it begins", "later"])
 async def test_pictures_that_are_gone_since_they_were_counted_are_failures(tmp_path, out, when, monkeypatch):
-    monkeypatch.setattr(_input, "_PAGE", 2)
     folder = tmp_path / "many"
     folder.mkdir()
-    for number in range(10):
-        (folder / f"{number}.png").write_bytes(PHOTO)
+    for number in range(300):  # a folder is read in pages of 256
+        (folder / f"{number:03}.png").write_bytes(PHOTO)
 
     def delete():
-        (folder / "7.png").unlink(missing_ok=True)
-        (folder / "8.png").unlink(missing_ok=True)
+        (folder / "297.png").unlink(missing_ok=True)
+        (folder / "298.png").unlink(missing_ok=True)
 
     really_submit = EditSession.submit
 
@@ -575,13 +572,12 @@ async def test_pictures_that_are_gone_since_they_were_counted_are_failures(tmp_p
         return await really_submit(*arguments, **options)
 
     monkeypatch.setattr(EditSession, "submit", submit)
-    monkeypatch.setattr(_intake, "_SPARE_ROWS", -1)
-    async with service(max_in_flight=1) as (_, session):
+    async with service() as (_, session):
         batch = EditBatch(folder, out, instruction="snow", gallery_limit=0)
         report = await batch.run(session, on_plan=lambda _: None if when == "later" else delete())
-    assert (report.saved, report.refused, report.ok) == (8, 2, False)
+    assert (report.saved, report.refused, report.ok) == (298, 2, False)
     [group] = report.failures
-    assert group == FailureGroup(reason="it has disappeared since the run began", count=2, keys=("7.png", "8.png"))
+    assert group == FailureGroup(reason="it has disappeared since the run began", count=2, keys=("297.png", "298.png"))
 
 
 @pytest.mark.may_block(reason="the callback writes the table anew")
