@@ -126,10 +126,11 @@ class BatchInput:
             raise ConfigurationError(
                 "the results would be among the pictures, and be edited by the next run: use another output folder"
             )
-        for item in self.targets.noting_inputs(self._items(source, note)):
+        for item in self._items(source, note):
             self.count += 1
             if item.request is not None:
                 self._expected.add(item.identity)
+                self.targets.note_inputs(item.request)
             yield item
 
     def feed(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
