@@ -25,6 +25,7 @@ from qwen_edit_async.batch.publish import publish
 from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport, make_report
 from qwen_edit_async.batch.state import BatchProgress, RunState
 from qwen_edit_async.batch.survey import SurveyOptions, survey
+from qwen_edit_async.display.store import ThumbnailStore
 from qwen_edit_async.errors import InvalidEditError, JournalError
 from qwen_edit_async.http.options import origin_of
 from qwen_edit_async.log import log
@@ -98,6 +99,7 @@ class Run:
     async def _locked(self, on_plan: Callable[[BatchPlan], None] | None) -> BatchReport:
         journal = await Journal.open(self._folder, self._service)
         files = Gatherer(ThreadPoolExecutor(1, "qwen-edit-batch"))
+        thumbnails = ThumbnailStore(self._folder)
         try:
             await self._survey(on_plan)
             state = RunState(
@@ -109,6 +111,8 @@ class Run:
                 consent=self._options.consent,
                 deadline=self._options.deadline,
                 progress=self._progress,
+                thumbnails=thumbnails,
+                shown=self._options.gallery_limit,
             )
             await files.call(sweep, self._folder, [*await journal.unsaved(), JSON_NAME, PAGE_NAME])
             self._progress.begun = True
@@ -122,7 +126,7 @@ class Run:
             cancelled.add_note(note)
             raise
         finally:
-            await wait_shielded(_close(files, journal))
+            await wait_shielded(_close(files, thumbnails, journal))
 
     async def _survey(self, on_plan: Callable[[BatchPlan], None] | None) -> None:
         if not (self._given.described or self._options.strict):
@@ -170,6 +174,7 @@ class Run:
             publish,
             report,
             self._folder / JOURNAL_NAME,
+            state.thumbnails,
             limit=self._options.gallery_limit,
             preview_seconds=preview_seconds,
             abandoned=abandoned,
@@ -201,10 +206,10 @@ async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
     return attrs.evolve(plan, max_cost=options.limits.max_cost, max_tasks=options.limits.max_tasks)
 
 
-async def _close(files: Gatherer, journal: Journal) -> None:
+async def _close(files: Gatherer, thumbnails: ThumbnailStore, journal: Journal) -> None:
     try:
         with anyio.move_on_after(_CLOSING_SECONDS):
-            await files.aclose()
+            await files.aclose(thumbnails.close)
     finally:
         await journal.aclose()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from decimal import Decimal
+from typing import Any
 
 import attrs
 
@@ -12,6 +14,7 @@ from qwen_edit_async.batch.decide import Consent
 from qwen_edit_async.batch.gather import Gatherer
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.journal.journal import Journal
+from qwen_edit_async.display.store import ThumbnailStore
 from qwen_edit_async.session.session import EditSession
 
 
@@ -57,6 +60,8 @@ class RunState:
         consent: What the user allows.
         deadline: Seconds for each edit; ``None`` for the session's.
         progress: The progress.
+        thumbnails: The thumbnails for the page.
+        shown: The number of edits on the page.
         error: The error that every other edit would meet, too.
         attempts: The number of submissions without a reply, or whose task ids are not written yet.
         unwritten: The keys and task ids that the journal could not take.
@@ -71,6 +76,8 @@ class RunState:
     consent: Consent
     deadline: float | None
     progress: BatchProgress
+    thumbnails: ThumbnailStore
+    shown: int
     error: Exception | None = None
     attempts: int = 0
     unwritten: list[tuple[str, str]] = attrs.field(factory=list)
@@ -81,6 +88,11 @@ class RunState:
         self.error = self.error or error
         self.budget.stop(str(error))
         self.news.set()
+
+    def show_soon(self, number: int, images: Iterable[Any]) -> None:
+        """Make thumbnails while the service works, if the page can show the edit of this number."""
+        if number <= self.shown:
+            self.thumbnails.make_soon(images)
 
     async def change(self) -> None:
         """Wait until an edit's state or the budget has changed."""
