@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 
-from qwen_edit_async.batch.identity import image_stem
 from qwen_edit_async.cli.display import Screen, put_json
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import (
@@ -53,6 +52,9 @@ def edit(
         submission: What may be submitted, and where.
         connection: How to talk to the service.
     """
+    from qwen_edit_async.batch.identity import image_stem  # noqa: PLC0415  # see the package's docstring
+
+    name = image_stem(images[0]) or "picture"
     run = Run(
         Screen(),
         connection or ConnectionOptions(),
@@ -62,18 +64,16 @@ def edit(
     )
 
     async def work(session: EditSession) -> int:
-        return await _edit(
-            session, EditRequest(images, instruction, (parameters or ParameterOptions()).parameters()), run
-        )
+        request = EditRequest(images, instruction, (parameters or ParameterOptions()).parameters())
+        return await _edit(session, request, name, run)
 
     return run(work)
 
 
-async def _edit(session: EditSession, request: EditRequest, run: Run) -> int:
+async def _edit(session: EditSession, request: EditRequest, name: str, run: Run) -> int:
     with run.screen.console.status("submitting"):
         task = await session.submit(request)
     result = await wait_for(task, run)
-    name = image_stem(request.images[0]) or "picture"
     paths = await save(result, run, f"{name[:_NAME_CHARACTERS]}-{result.task_id}")
     if run.as_json:
         put_json(_as_json(result, paths))
