@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str]) -> int:
     if asks_for_help(arguments):
-        print(help_text())  # noqa: T201  # as above
+        print(help_text())  # noqa: T201  # rich is slow to import
         return 0
     try:
         from qwen_edit_async.cli.app import run  # noqa: PLC0415  # the extra may be missing
