@@ -50,6 +50,7 @@ class BatchInput:
         targets: The folder of the results, which is not input.
         folder: The folder of relative paths.
         fit: Whether images that are too large, or in other formats, are made to fit.
+        settled: Whether a plan found that a run has nothing to do for any row, so that it need not read the rows again.
     """
 
     source: BatchSource
@@ -58,6 +59,7 @@ class BatchInput:
     targets: Targets
     folder: str
     fit: bool = False
+    settled: bool = attrs.field(default=False, init=False)
     _count: int = 0
     _expected: set[str] = attrs.field(factory=set)
 
@@ -128,6 +130,8 @@ class BatchInput:
 
         A row that has disappeared since comes at the end as a problem.
         """
+        if self.settled:
+            return
         source, count, gone = cast("Source", self.source), 0, self._expected
         items = self._items(source, lambda _: None)
         try:

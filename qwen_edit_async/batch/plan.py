@@ -57,6 +57,7 @@ class BatchPlan:
         attach: Edits in flight. The run waits for them even if the input no longer has them.
         download: Completed edits whose pictures would be downloaded.
         saved: Edits of the input that are done.
+        files: The files of these edits.
         failed: Edits of the input whose task failed. They are not repeated.
         uncertain: Edits of the input that may have a task. They are repeated only with consent.
         problems: Up to 100 of the rows that can't be edited.
@@ -80,6 +81,7 @@ class BatchPlan:
     attach: int = 0
     download: int = 0
     saved: int = 0
+    files: int = 0
     failed: int = 0
     uncertain: int = 0
     problems: tuple[RowProblem, ...] = ()
@@ -168,6 +170,7 @@ class Tally:
         rows: Rows that were read.
         download: Saved edits with a file that is missing or damaged.
         saved: Edits that are done.
+        files: The files of these edits.
         failed: Edits whose task failed.
         uncertain: Edits that may have a task.
         existing: Existing files that would be replaced.
@@ -177,6 +180,7 @@ class Tally:
     rows: int = 0
     download: int = 0
     saved: int = 0
+    files: int = 0
     failed: int = 0
     uncertain: int = 0
     existing: int = 0
@@ -227,6 +231,7 @@ class Tally:
             attach=journal.in_flight,
             download=self.download + journal.unsaved,
             saved=self.saved,
+            files=self.files,
             failed=self.failed,
             uncertain=self.uncertain,
             problems=tuple(self._problems),

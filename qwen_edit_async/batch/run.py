@@ -133,6 +133,9 @@ class Run:
             return
         plan = await make_plan(self._given, self._options)
         self._progress.total = plan.rows
+        if self._given.settled:
+            self._progress.saved = self._progress.found = plan.saved
+            self._progress.pictures = plan.files
         if self._options.strict and not plan.ok:
             problems = "\n".join(plan.problem_lines(_LISTED_PROBLEMS))
             raise InvalidEditError(f"nothing was sent, since the batch is strict: {problems}")
