@@ -54,6 +54,7 @@ class BatchInput:
         folder: The folder of relative paths.
         fit: Whether images that are too large, or in other formats, are made to fit.
         count: The number of rows that the last survey read.
+        settled: Whether a plan found that a run has nothing to do for any row, so that it need not read the rows again.
     """
 
     source: BatchSource
@@ -63,6 +64,7 @@ class BatchInput:
     folder: str
     fit: bool = False
     count: int = 0
+    settled: bool = attrs.field(default=False, init=False)
     _expected: set[str] = attrs.field(factory=set)
     _contents: dict[str, str] = attrs.field(factory=dict)
 
@@ -152,6 +154,8 @@ class BatchInput:
 
     async def _pages(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
         """Yield each row of a source, and then a problem for each row that has disappeared since the survey."""
+        if self.settled:
+            return
         source, count, gone = cast("Source", self.source), 0, self._expected
         items = self._items(source, lambda _: None)
         try:

@@ -73,6 +73,9 @@ async def _survey(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], No
         return
     plan = await make_plan(given, run.options)
     run.progress.total = plan.rows
+    if given.settled:
+        run.progress.saved = run.progress.found = plan.saved
+        run.progress.pictures = plan.files
     if strict and not plan.ok:
         problems = "\n".join(plan.problem_lines(_LISTED_PROBLEMS))
         raise InvalidEditError(f"nothing was sent, since the batch is strict: {problems}")

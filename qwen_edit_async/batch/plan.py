@@ -59,6 +59,7 @@ class BatchPlan:
         attach: Edits in flight. The run waits for them even if the input no longer has them.
         download: Completed edits whose pictures would be downloaded.
         saved: Edits of the input that are done.
+        files: The files of these edits.
         failed: Edits of the input whose task failed. They are not repeated.
         uncertain: Edits of the input that may have a task. They are repeated only with consent.
         problems: Up to 100 of the rows that can't be edited.
@@ -83,6 +84,7 @@ class BatchPlan:
     attach: int = 0
     download: int = 0
     saved: int = 0
+    files: int = 0
     failed: int = 0
     uncertain: int = 0
     problems: tuple[RowProblem, ...] = ()

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+import attrs
+
 from qwen_edit_async.batch.budget import Verdict
 from qwen_edit_async.batch.content import are_whole
 from qwen_edit_async.batch.decide import SENDS, Action, Entry, State, state_after
@@ -170,6 +172,7 @@ class Row:
                 if self._uncertain or not isinstance(error, _StoppedError):
                     return
             else:
+                run.show_soon(self._entry.number, request.images)
                 await self._wait(task, attached=False)
                 return
             finally:
@@ -223,7 +226,8 @@ class Row:
             cost = self._cost_of(task)
             await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
             run.budget.charged(pictures, cost, counted=self._entry.cost)
-            await self._save(result.images)
+            # The page has its own thumbnails.
+            await self._save([attrs.evolve(image, previews=None) for image in result.images])
 
     def _cost_of(self, task: EditTask) -> Decimal | None:
         """Return the cost that the service stated, now or to an earlier run."""
@@ -250,6 +254,7 @@ class Row:
             self._state = State.SAVED
             await run.journal.do(Store.save, self._entry.number, paths)
             self._count_saved(len(paths))
+            run.show_soon(self._entry.number, paths)
 
     async def _record(self, state: State, error: Exception, request: EditRequest | None = None, **columns: Any) -> None:
         """Journal an error, and the edit's state."""

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import functools
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import attrs
@@ -26,6 +26,7 @@ from qwen_edit_async.batch.publish import publish
 from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport, make_report
 from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.batch.worker import Worker
+from qwen_edit_async.display.store import ThumbnailStore
 from qwen_edit_async.http.options import check_not_negative, check_positive
 from qwen_edit_async.log import log
 from qwen_edit_async.session.session import EditSession
@@ -74,6 +75,7 @@ class Run:
         active: Whether the run is open, or is being opened.
         journal: The open journal.
         files: The thread that reads files.
+        thumbnails: The thumbnails for the page.
         budget: The limits, and what was spent.
         progress: The counts that :meth:`progress_now` completes.
         error: The error that every other edit would meet, too.
@@ -92,6 +94,7 @@ class Run:
     active: bool = attrs.field(init=False, default=False)
     journal: Journal = attrs.field(init=False)
     files: Worker = attrs.field(init=False)
+    thumbnails: ThumbnailStore = attrs.field(init=False)
     budget: Budget = attrs.field(init=False)
     progress: BatchProgress = attrs.field(init=False, factory=BatchProgress)
     error: Exception | None = attrs.field(init=False, default=None)
@@ -134,6 +137,7 @@ class Run:
         try:
             self.journal = await Journal.open(self.folder, self.service)
             self.files = Worker(ThreadPoolExecutor(1, "qwen-edit-batch"))
+            self.thumbnails = ThumbnailStore(self.folder)
             try:
                 yield
             finally:
@@ -159,6 +163,11 @@ class Run:
         self.budget.stop(str(fatal))
         self.changes()
         return True
+
+    def show_soon(self, number: int, images: Iterable[Any]) -> None:
+        """Make thumbnails while the service works, if the page can show the edit of this number."""
+        if number <= self.options.gallery_limit:
+            self.thumbnails.make_soon(images)
 
     def changes(self) -> None:
         """Wake all that wait in :meth:`change`."""
@@ -218,6 +227,7 @@ class Run:
             publish,
             report,
             self.folder / JOURNAL_NAME,
+            self.thumbnails,
             limit=self.options.gallery_limit,
             preview_seconds=preview_seconds,
             abandoned=abandoned,
@@ -231,6 +241,6 @@ class Run:
     async def _close(self) -> None:
         try:
             with anyio.move_on_after(_CLOSING_SECONDS):
-                await self.files.aclose()
+                await self.files.aclose(self.thumbnails.close)
         finally:
             await self.journal.aclose()

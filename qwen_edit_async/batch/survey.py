@@ -64,6 +64,7 @@ class _Survey:
     _names: set[str] = attrs.field(factory=set)
     _numbers: dict[str, int] = attrs.field(factory=dict)
     _renamed: int = 0
+    _touched: bool = False
     _example: str = ""
 
     def plan(self, abandoned: threading.Event) -> BatchPlan:
@@ -77,7 +78,9 @@ class _Survey:
         if self._renamed:
             self.tally.note(f"{self._renamed} results get a number, because their names are taken: {self._example}")
         summary = JournalSummary() if self.store is None else self.store.summary()
-        return self.tally.plan(str(self.given.targets.folder), self.given.count, summary)
+        plan = self.tally.plan(str(self.given.targets.folder), self.given.count, summary)
+        self.given.settled = not (plan.submit or plan.download or plan.problem_count or self._touched)
+        return plan
 
     def _look_at(self, item: SourceItem) -> None:
         if item.request is None:
@@ -85,6 +88,7 @@ class _Survey:
         request = item.request
         entry = None if self.store is None else self.store.find(item.identity)
         content = Content() if entry is None else examine(request, entry)
+        self._touched |= entry is not None and content.stamp != entry.stamp  # a run journals the new stamp
         action, problem = decide(entry, content, self.options.consent), None
         if action in PAYS:
             replaces = action in {Action.REPLACE, Action.REPLACE_LATER}
@@ -103,7 +107,7 @@ class _Survey:
         elif entry is None or entry.state in {State.SUBMITTED, State.COMPLETED}:
             return  # the journal's sums have them, and those that are no longer in the input
         elif action is Action.VERIFY and are_whole(self.given.targets.folder, entry.files):
-            tally.counts["saved"] += 1
+            tally.counts.update(saved=1, files=len(entry.files))
         elif action is Action.VERIFY:
             tally.counts["download"] += 1
         elif entry.state is State.FAILED:

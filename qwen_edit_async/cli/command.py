@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
-from rich.text import Text
 
 from qwen_edit_async.cli.display import Screen, counted, put, put_json
 from qwen_edit_async.cli.messages import (
@@ -161,6 +160,8 @@ class Command:
 
 async def wait_for(task: EditTask, command: Command) -> EditResult:
     """Wait for a task, show its progress, print its notes, and record it as unsaved once it is done."""
+    from rich.text import Text  # noqa: PLC0415  # slow to import
+
     with command.screen.console.status(Text(visible(f"task {task.id}"))) as shown:
         async for snapshot in task.updates():
             progress = "" if snapshot.progress is None else f" {snapshot.progress:.0%}"

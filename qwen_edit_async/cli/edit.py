@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 
-from qwen_edit_async.batch.identity import image_stem
 from qwen_edit_async.cli.command import Command, save, wait_for
 from qwen_edit_async.cli.display import Screen, put_json
 from qwen_edit_async.cli.messages import ExitCode
@@ -53,6 +52,9 @@ def edit(
         submission: What may be submitted, and where.
         connection: How to talk to the service.
     """
+    from qwen_edit_async.batch.identity import image_stem  # noqa: PLC0415  # see the package's docstring
+
+    name = image_stem(images[0]) or "picture"
     command = Command(
         Screen(),
         connection or ConnectionOptions(),
@@ -62,18 +64,16 @@ def edit(
     )
 
     async def work(session: EditSession) -> int:
-        return await _edit(
-            session, EditRequest(images, instruction, (parameters or ParameterOptions()).parameters()), command
-        )
+        request = EditRequest(images, instruction, (parameters or ParameterOptions()).parameters())
+        return await _edit(session, request, name, command)
 
     return command(work)
 
 
-async def _edit(session: EditSession, request: EditRequest, command: Command) -> int:
+async def _edit(session: EditSession, request: EditRequest, name: str, command: Command) -> int:
     with command.screen.console.status("submitting"):
         task = await session.submit(request)
     result = await wait_for(task, command)
-    name = image_stem(request.images[0]) or "picture"
     paths = await save(result, command, f"{name[:_NAME_CHARACTERS]}-{result.task_id}")
     if command.as_json:
         put_json(_as_json(result, paths))

@@ -38,7 +38,9 @@ _UPRIGHT: Final = 1
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _WEBP_QUALITY: Final = 70
-_WEBP_METHOD: Final = 2
+_WEBP_METHOD: Final = 0
+"""The fastest. Thumbnails are made by the thousand."""
+
 _SAVE_OPTIONS: Final = {
     "JPEG": {"quality": _JPEG_QUALITY},
     "PNG": {"compress_level": 6},
@@ -186,7 +188,7 @@ def thumbnail(picture: Any, side: int, name: str) -> Encoded:
                 load_what_is_there(image)
             _check_pixels(image.size, name)
             small = plain(image, name).copy()  # a PIL image is the user's own
-            small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+            small.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=1.0)
             return _save(to_srgb(small), "WEBP")
         except Exception as error:  # noqa: BLE001  # as above
             raise _undecodable(error, name) from None

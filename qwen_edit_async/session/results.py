@@ -93,7 +93,7 @@ class OutputImage:
     task_id: str
     index: int
     _store: ResultStore = attrs.field(repr=False, eq=False)
-    _previews: Previews = attrs.field(factory=Previews, repr=False, eq=False)
+    _previews: Previews | None = attrs.field(default=None, repr=False, eq=False)
 
     async def read(self) -> bytes:
         """Download the picture's file.
@@ -147,7 +147,7 @@ class OutputImage:
             ) from None
 
     async def _remember(self, output: bytes | Path) -> None:
-        if self._previews.lacks(self.index):
+        if self._previews is not None and self._previews.lacks(self.index):
             with contextlib.suppress(QwenEditError):  # a closing session needs no preview
                 await self._store.offload(self._previews.remember, self.index, output)
 

@@ -26,12 +26,14 @@ from qwen_edit_async import (
     InvalidEditError,
     JournalError,
 )
+from qwen_edit_async.batch import input as _input
 from qwen_edit_async.batch.content import examine
 from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.journal import database as _store
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async.batch.journal.lock import RunLock
+from qwen_edit_async.batch.sources import read_source
 from qwen_edit_async.emulator import Fault
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
@@ -280,6 +282,34 @@ async def test_another_request_of_a_key_in_the_journal_is_a_problem_unless_it_fa
     (photos / "gone.png").write_bytes(PHOTO)
     plan = await EditBatch([EditRequest(photos / "gone.png", "rain", key="gone")], out).plan()
     assert (plan.submit, plan.problem_count) == (1, 0)
+
+
+async def test_a_source_with_nothing_left_to_do_is_read_once(photos, out, monkeypatch):
+    readings = []
+    monkeypatch.setattr(_input, "read_source", lambda *args, **kw: readings.append(args) or read_source(*args, **kw))
+
+    async def readings_of_a_run() -> int:
+        readings.clear()
+        batch = EditBatch(photos, out, instruction="snow", parameters=EditParameters(n=2))
+        report = await batch.run(session)
+        progress = batch.progress
+        assert (report.saved, progress.saved, progress.pictures, progress.total) == (3, 3, 6, 3)
+        assert progress.found == (3 if len(readings) == 1 else report.saved - created[0])
+        return len(readings)
+
+    async with service() as (emulator, session):
+        created = [3]
+        assert await readings_of_a_run() == 2
+        created = [0]
+        assert await readings_of_a_run() == 1
+        (out / "a-1.png").unlink()
+        created = [1]
+        assert await readings_of_a_run() == 2
+        created = [0]
+        os.utime(photos / "a.png", ns=(1, 1))
+        assert await readings_of_a_run() == 2
+        assert await readings_of_a_run() == 1
+    assert emulator.statistics().submits == 3
 
 
 async def test_a_file_that_was_touched_or_is_gone_afterwards_is_the_same_edit(photos, out):

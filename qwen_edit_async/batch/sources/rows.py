@@ -119,9 +119,9 @@ class Rows:
         image = unwrapped(image)
         if isinstance(image, os.PathLike):
             image = os.fspath(image)
-        if isinstance(image, _KINDS):
-            return image
         if not isinstance(image, str):
+            if isinstance(image, _KINDS):
+                return image
             raise InvalidEditError(f"an image is {quoted(image)}: give a path, an http(s) URL or a data URI")
         if is_data_uri(image) or is_bare_base64(image) or "://" in image or not self.folder:
             return image
