@@ -35,7 +35,7 @@ PURE_ROOMS = (
     "batch/outcome",
     "batch/plan",
     "batch/report",
-    "batch/signed",
+    "batch/signatures",
     "batch/sources/item",
     "batch/sources/rows",
     "display/[cg]*",
@@ -63,7 +63,7 @@ PHOTOS = {
 }
 """Photographs in the scikit-image wheel, and the demo's instructions for them."""
 
-MAX_IMPORT_RATIO = 1.5
+MAX_IMPORT_RATIO = 1.25
 """CPU time that the package's import may take, relative to ``import aiohttp``."""
 
 ISOLATED = ("-I", "-W", "error", "-c")

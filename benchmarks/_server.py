@@ -6,11 +6,20 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import attrs
 
-from qwen_edit_async.emulator import AfterChecks, EditEmulator, EmulatorStatistics, FixedEngine, Submission
+from qwen_edit_async.emulator import (
+    Duration,
+    EditEmulator,
+    EditEngine,
+    EditJob,
+    EmulatorStatistics,
+    FixedEngine,
+    Submission,
+)
 
 
 @attrs.frozen
@@ -29,9 +38,9 @@ class Server:
 
 
 @contextmanager
-def serve(checks: int) -> Iterator[Server]:
-    """Run an emulator whose tasks complete at their ``checks``-th status check."""
-    with process_with_pipe(_run, checks) as connection:
+def serve(duration: Duration, picture: Path | None = None) -> Iterator[Server]:
+    """Run an emulator whose tasks take ``duration``, and give a picture: that file, or a tiny one."""
+    with process_with_pipe(_run, duration, picture) as connection:
         url, api_key = connection.recv()
         yield Server(url, api_key, connection)
 
@@ -50,8 +59,20 @@ def process_with_pipe(run: Callable[..., None], *arguments: Any) -> Iterator[Con
         process.join()
 
 
-def _run(connection: Connection, checks: int) -> None:
-    emulator = EditEmulator(engine=FixedEngine(), duration=AfterChecks(checks), request_log=0)
+@attrs.frozen
+class _FileEngine(EditEngine):
+    """Returns the same file for every task."""
+
+    _content: bytes = attrs.field(repr=False)
+    reads_images = False
+
+    def render(self, job: EditJob) -> list[bytes]:
+        return [self._content] * job.n
+
+
+def _run(connection: Connection, duration: Duration, picture: Path | None) -> None:
+    engine = FixedEngine() if picture is None else _FileEngine(picture.read_bytes())
+    emulator = EditEmulator(engine=engine, duration=duration, request_log=0)
     with emulator.in_thread():
         connection.send((emulator.url, emulator.api_key))
         try:

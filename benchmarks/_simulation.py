@@ -50,6 +50,9 @@ class Workload:
         in_flight: Tasks in flight. The next one starts when one is found to have ended.
         slots: Tasks that the service runs at a time, or ``None`` for no limit.
         progress: The progress that the service reports, if any.
+        others: Seconds that each task waits for the tasks of other users.
+        tells_queued: Whether the service tells which tasks have not started.
+        pace: Factor on the duration of a task that is submitted at a time.
         known: Whether all durations have one distribution, so that an optimum can be computed.
     """
 
@@ -58,6 +61,9 @@ class Workload:
     in_flight: int = 32
     slots: int | None = None
     progress: Progress | None = None
+    others: np.ndarray[Any, np.dtype[np.float64]] | None = None
+    tells_queued: bool = False
+    pace: Callable[[float], float] = lambda _: 1.0
     known: bool = False
 
 
@@ -92,6 +98,7 @@ def workloads(tasks: int, seed: int = SEED) -> list[Workload]:
     bimodal = np.where(rng.random(tasks) < _SHARE_OF_SHORT, lognormal(12.0, 0.15), lognormal(45.0, 0.15))
     # The median swings between 10 s and 40 s, twice.
     drift = 2.0 ** np.sin(np.linspace(0, 4 * np.pi, tasks))
+    others = np.random.default_rng(seed + 1000).uniform(0.0, 100.0, tasks)
     return [
         Workload("lognormal", even, known=True),
         Workload("bimodal", bimodal, known=True),
@@ -99,6 +106,9 @@ def workloads(tasks: int, seed: int = SEED) -> list[Workload]:
         Workload("drifting", lognormal(20.0, 0.35) * drift),
         Workload("sudden", even * np.where(np.arange(tasks) < tasks // 2, 1.0, 2.5)),
         Workload("queueing", even, in_flight=50, slots=10),
+        Workload("shared queue", even, others=others),
+        Workload("shared queue, told", even, others=others, tells_queued=True),
+        Workload("hourly", even, in_flight=4, pace=lambda now: 3.0 if now // 3600 % 2 else 1.0),
         Workload("progress", even, progress=honest),
         Workload("lying progress", even, progress=LIES["random"]),
     ]
@@ -115,23 +125,26 @@ def simulate(policy: PollPolicy, workload: Workload, *, skip: int = 0, seed: int
     """
     rng = np.random.default_rng(seed)
     free = [0.0] * (workload.slots or 0)
-    due: list[tuple[float, int, float, ScheduledTask]] = []
+    due: list[tuple[float, int, float, float, ScheduledTask]] = []
     seconds = iter(enumerate(workload.seconds.tolist()))
     lags: list[float] = []
     checks: list[int] = []
 
     def submit(now: float) -> None:
         for index, needed in itertools.islice(seconds, 1):
-            ends_at = (max(now, heapq.heappop(free)) if free else now) + needed
+            starts_at = max(now, heapq.heappop(free)) if free else now
+            if workload.others is not None:
+                starts_at += float(workload.others[index])
+            ends_at = starts_at + needed * workload.pace(now)
             if workload.slots is not None:
                 heapq.heappush(free, ends_at)
             task = ScheduledTask(task_id=str(index), since=now)
-            heapq.heappush(due, (policy.next_check(task, now), index, ends_at, task))
+            heapq.heappush(due, (policy.next_check(task, now), index, starts_at, ends_at, task))
 
     for index in range(workload.in_flight):
         submit(0.1 * index)
     while due:
-        now, index, ends_at, task = heapq.heappop(due)
+        now, index, starts_at, ends_at, task = heapq.heappop(due)
         task.checks += 1
         if now >= ends_at:
             policy.ended(task, now, completed=True)
@@ -141,8 +154,9 @@ def simulate(policy: PollPolicy, workload: Workload, *, skip: int = 0, seed: int
             submit(now)
         else:
             fraction = (now - task.since) / (ends_at - task.since)
-            task.found_running(now, workload.progress(fraction, rng) if workload.progress else None)
-            heapq.heappush(due, (policy.next_check(task, now), index, ends_at, task))
+            progress = workload.progress(fraction, rng) if workload.progress else None
+            task.found_running(now, progress, queued=workload.tells_queued and now < starts_at)
+            heapq.heappush(due, (policy.next_check(task, now), index, starts_at, ends_at, task))
     return Figures(float(np.mean(lags)), float(np.mean(checks)))
 
 

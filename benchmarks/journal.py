@@ -22,6 +22,7 @@ from _server import serve
 from PIL import Image
 
 from qwen_edit_async import EditBatch, EditRequest, EditSession, FixedInterval
+from qwen_edit_async.emulator import AfterChecks
 
 CPU_TARGET = 1.15
 GROWTH_TARGET = 20.0 / 100_000
@@ -102,7 +103,7 @@ def _requests(plan: Plan, run: Run) -> Iterator[EditRequest]:
 
 def measure(client: Callable[[str, str, Plan], Run], plan: Plan) -> Run:
     """Measure one run with a new emulator."""
-    with fresh_process() as process, serve(checks=1) as server:
+    with fresh_process() as process, serve(AfterChecks(1)) as server:
         run = process.run(client, server.url, server.api_key, plan)
         counted, _ = server.counters()
     actual = (counted.submits, counted.tasks_completed, counted.checks, counted.downloads)

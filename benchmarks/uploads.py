@@ -25,6 +25,7 @@ from _server import serve
 from PIL import Image
 
 from qwen_edit_async import EditRequest, EditSession, EditWarning, FixedInterval
+from qwen_edit_async.emulator import AfterChecks
 from qwen_edit_async.images.encode import encode_base64  # both clients encode with the same function
 
 GROWTH_TARGET, CPU_TARGET, STALL_TARGET = 64.0, 1.3, 150.0
@@ -139,7 +140,7 @@ def _large_picture(path: Path, size: int, seed: int) -> Path:
 
 def measure(client: Callable[[str, str, Plan], Upload], plan: Plan) -> Upload:
     """Measure one client with a new emulator, and check that all edits were accepted."""
-    with fresh_process() as process, serve(checks=1) as server:
+    with fresh_process() as process, serve(AfterChecks(1)) as server:
         cost = process.run(client, server.url, server.api_key, plan)
         counted, submissions = server.counters()
         sent = {image.size_bytes for submission in submissions for image in submission.images}

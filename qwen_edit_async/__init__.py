@@ -17,59 +17,10 @@ Start with :class:`EditSession`. The names exported here are public, as are the 
 """
 
 import os as _os
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from qwen_edit_async.errors import APIConnectionError as APIConnectionError
-from qwen_edit_async.errors import APIResponseError as APIResponseError
-from qwen_edit_async.errors import APIStatusError as APIStatusError
-from qwen_edit_async.errors import APITimeoutError as APITimeoutError
-from qwen_edit_async.errors import AuthenticationError as AuthenticationError
-from qwen_edit_async.errors import BadRequestError as BadRequestError
-from qwen_edit_async.errors import ConfigurationError as ConfigurationError
-from qwen_edit_async.errors import DeadlineExceededError as DeadlineExceededError
-from qwen_edit_async.errors import DownloadError as DownloadError
-from qwen_edit_async.errors import EditCancelledError as EditCancelledError
-from qwen_edit_async.errors import EditFailedError as EditFailedError
-from qwen_edit_async.errors import EditWarning as EditWarning
-from qwen_edit_async.errors import InsufficientBalanceError as InsufficientBalanceError
-from qwen_edit_async.errors import InternalServerError as InternalServerError
-from qwen_edit_async.errors import InvalidEditError as InvalidEditError
-from qwen_edit_async.errors import JournalError as JournalError
-from qwen_edit_async.errors import NotFoundError as NotFoundError
-from qwen_edit_async.errors import PermissionDeniedError as PermissionDeniedError
-from qwen_edit_async.errors import QwenEditError as QwenEditError
-from qwen_edit_async.errors import RateLimitError as RateLimitError
-from qwen_edit_async.errors import SessionClosedError as SessionClosedError
-from qwen_edit_async.errors import SubmitUncertainError as SubmitUncertainError
-from qwen_edit_async.http.api import Transport as Transport
-from qwen_edit_async.http.body import JSONBody as JSONBody
-from qwen_edit_async.http.options import Timeouts as Timeouts
-from qwen_edit_async.images.kinds import ImageInput as ImageInput
 from qwen_edit_async.log import configure_logging as _configure_logging
-from qwen_edit_async.models import EditParameters as EditParameters
-from qwen_edit_async.models import EditRequest as EditRequest
-from qwen_edit_async.models import TaskFailure as TaskFailure
-from qwen_edit_async.models import TaskSnapshot as TaskSnapshot
-from qwen_edit_async.models import TaskStatus as TaskStatus
-from qwen_edit_async.models import Usage as Usage
-from qwen_edit_async.protocol.base import Call as Call
-from qwen_edit_async.protocol.base import Reply as Reply
-from qwen_edit_async.scheduling.learned import Learned as Learned
-from qwen_edit_async.scheduling.policies import Backoff as Backoff
-from qwen_edit_async.scheduling.policies import FixedInterval as FixedInterval
-from qwen_edit_async.scheduling.policies import PolledTask as PolledTask
-from qwen_edit_async.scheduling.policies import PollPolicy as PollPolicy
-from qwen_edit_async.scheduling.retry import CallFailure as CallFailure
-from qwen_edit_async.session.observer import SubmissionObserver as SubmissionObserver
-from qwen_edit_async.session.results import EditResult as EditResult
-from qwen_edit_async.session.results import EditTimings as EditTimings
-from qwen_edit_async.session.results import OutputImage as OutputImage
-from qwen_edit_async.session.session import EditSession as EditSession
-from qwen_edit_async.session.stream import EditOutcome as EditOutcome
-from qwen_edit_async.session.stream import EditStream as EditStream
-from qwen_edit_async.session.task import EditTask as EditTask
-from qwen_edit_async.statistics import SessionStatistics as SessionStatistics
-from qwen_edit_async.version import __version__ as __version__
 
 if _TYPE_CHECKING:
     from qwen_edit_async.batch import BatchOutcome as BatchOutcome
@@ -82,79 +33,93 @@ if _TYPE_CHECKING:
     from qwen_edit_async.batch import ParameterGroup as ParameterGroup
     from qwen_edit_async.batch import Percentiles as Percentiles
     from qwen_edit_async.batch import RowProblem as RowProblem
+    from qwen_edit_async.errors import APIConnectionError as APIConnectionError
+    from qwen_edit_async.errors import APIResponseError as APIResponseError
+    from qwen_edit_async.errors import APIStatusError as APIStatusError
+    from qwen_edit_async.errors import APITimeoutError as APITimeoutError
+    from qwen_edit_async.errors import AuthenticationError as AuthenticationError
+    from qwen_edit_async.errors import BadRequestError as BadRequestError
+    from qwen_edit_async.errors import ConfigurationError as ConfigurationError
+    from qwen_edit_async.errors import DeadlineExceededError as DeadlineExceededError
+    from qwen_edit_async.errors import DownloadError as DownloadError
+    from qwen_edit_async.errors import EditCancelledError as EditCancelledError
+    from qwen_edit_async.errors import EditFailedError as EditFailedError
+    from qwen_edit_async.errors import EditWarning as EditWarning
+    from qwen_edit_async.errors import InsufficientBalanceError as InsufficientBalanceError
+    from qwen_edit_async.errors import InternalServerError as InternalServerError
+    from qwen_edit_async.errors import InvalidEditError as InvalidEditError
+    from qwen_edit_async.errors import JournalError as JournalError
+    from qwen_edit_async.errors import NotFoundError as NotFoundError
+    from qwen_edit_async.errors import PermissionDeniedError as PermissionDeniedError
+    from qwen_edit_async.errors import QwenEditError as QwenEditError
+    from qwen_edit_async.errors import RateLimitError as RateLimitError
+    from qwen_edit_async.errors import SessionClosedError as SessionClosedError
+    from qwen_edit_async.errors import SubmitUncertainError as SubmitUncertainError
+    from qwen_edit_async.http.api import Transport as Transport
+    from qwen_edit_async.http.body import JSONBody as JSONBody
+    from qwen_edit_async.http.options import Timeouts as Timeouts
+    from qwen_edit_async.images.kinds import ImageInput as ImageInput
+    from qwen_edit_async.models import EditParameters as EditParameters
+    from qwen_edit_async.models import EditRequest as EditRequest
+    from qwen_edit_async.models import TaskFailure as TaskFailure
+    from qwen_edit_async.models import TaskSnapshot as TaskSnapshot
+    from qwen_edit_async.models import TaskStatus as TaskStatus
+    from qwen_edit_async.models import Usage as Usage
+    from qwen_edit_async.protocol.base import Call as Call
+    from qwen_edit_async.protocol.base import Reply as Reply
+    from qwen_edit_async.scheduling.learned import Learned as Learned
+    from qwen_edit_async.scheduling.policies import Backoff as Backoff
+    from qwen_edit_async.scheduling.policies import FixedInterval as FixedInterval
+    from qwen_edit_async.scheduling.policies import PolledTask as PolledTask
+    from qwen_edit_async.scheduling.policies import PollPolicy as PollPolicy
+    from qwen_edit_async.scheduling.retry import CallFailure as CallFailure
+    from qwen_edit_async.session.observer import SubmissionObserver as SubmissionObserver
+    from qwen_edit_async.session.results import EditResult as EditResult
+    from qwen_edit_async.session.results import EditTimings as EditTimings
+    from qwen_edit_async.session.results import OutputImage as OutputImage
+    from qwen_edit_async.session.session import EditSession as EditSession
+    from qwen_edit_async.session.stream import EditOutcome as EditOutcome
+    from qwen_edit_async.session.stream import EditStream as EditStream
+    from qwen_edit_async.session.task import EditTask as EditTask
+    from qwen_edit_async.statistics import SessionStatistics as SessionStatistics
+    from qwen_edit_async.version import __version__ as __version__
+else:  # a type checker would accept any name from `__getattr__`
+    _NAMES = {
+        "batch": "BatchOutcome BatchPlan BatchProgress BatchReport BatchStatus EditBatch FailureGroup "
+        "ParameterGroup Percentiles RowProblem",
+        "errors": "APIConnectionError APIResponseError APIStatusError APITimeoutError "
+        "AuthenticationError BadRequestError ConfigurationError DeadlineExceededError "
+        "DownloadError EditCancelledError EditFailedError EditWarning "
+        "InsufficientBalanceError InternalServerError InvalidEditError JournalError "
+        "NotFoundError PermissionDeniedError QwenEditError RateLimitError SessionClosedError "
+        "SubmitUncertainError",
+        "http.api": "Transport",
+        "http.body": "JSONBody",
+        "http.options": "Timeouts",
+        "images.kinds": "ImageInput",
+        "models": "EditParameters EditRequest TaskFailure TaskSnapshot TaskStatus Usage",
+        "protocol.base": "Call Reply",
+        "scheduling.learned": "Learned",
+        "scheduling.policies": "Backoff FixedInterval PollPolicy PolledTask",
+        "scheduling.retry": "CallFailure",
+        "session.observer": "SubmissionObserver",
+        "session.results": "EditResult EditTimings OutputImage",
+        "session.session": "EditSession",
+        "session.stream": "EditOutcome EditStream",
+        "session.task": "EditTask",
+        "statistics": "SessionStatistics",
+        "version": "__version__",
+    }
+    """The public names of each module. A module is imported when one of its names is used for the first time."""
 
-__all__ = [
-    "APIConnectionError",
-    "APIResponseError",
-    "APIStatusError",
-    "APITimeoutError",
-    "AuthenticationError",
-    "Backoff",
-    "BadRequestError",
-    "BatchOutcome",
-    "BatchPlan",
-    "BatchProgress",
-    "BatchReport",
-    "BatchStatus",
-    "Call",
-    "CallFailure",
-    "ConfigurationError",
-    "DeadlineExceededError",
-    "DownloadError",
-    "EditBatch",
-    "EditCancelledError",
-    "EditFailedError",
-    "EditOutcome",
-    "EditParameters",
-    "EditRequest",
-    "EditResult",
-    "EditSession",
-    "EditStream",
-    "EditTask",
-    "EditTimings",
-    "EditWarning",
-    "FailureGroup",
-    "FixedInterval",
-    "ImageInput",
-    "InsufficientBalanceError",
-    "InternalServerError",
-    "InvalidEditError",
-    "JSONBody",
-    "JournalError",
-    "Learned",
-    "NotFoundError",
-    "OutputImage",
-    "ParameterGroup",
-    "Percentiles",
-    "PermissionDeniedError",
-    "PollPolicy",
-    "PolledTask",
-    "QwenEditError",
-    "RateLimitError",
-    "Reply",
-    "RowProblem",
-    "SessionClosedError",
-    "SessionStatistics",
-    "SubmissionObserver",
-    "SubmitUncertainError",
-    "TaskFailure",
-    "TaskSnapshot",
-    "TaskStatus",
-    "Timeouts",
-    "Transport",
-    "Usage",
-    "__version__",
-]
-
-if not _TYPE_CHECKING:  # with `__getattr__`, a type checker would accept any name
+    _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+    __all__ = list(_MODULES)
 
     def __getattr__(name: str) -> object:
-        """Import the names of bulk runs on first use, because their import takes as long as everything else."""
-        if name not in __all__:
+        """Import a public name."""
+        if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from qwen_edit_async import batch as _batch  # noqa: PLC0415  # see above
-
-        globals()[name] = value = getattr(_batch, name)
+        globals()[name] = value = getattr(_import_module(f"{__name__}.{_MODULES[name]}"), name)
         return value
 
     def __dir__() -> list[str]:

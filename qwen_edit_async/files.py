@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -42,19 +42,19 @@ class PartFile:
             self._file = self._path.open("x+b")
         self._lock = threading.Lock()
 
-    def write(self, offset: int, piece: bytes) -> None:
-        """Write a piece."""
+    def write(self, offset: int, piece: Iterable[bytes]) -> int:
+        """Write a piece, and return the offset of its end."""
         with self._lock:
             self._file.seek(offset)
-            self._file.write(piece)
+            self._file.writelines(piece)
+            return self._file.tell()
 
-    def finish(self, offset: int, piece: bytes, inspect: Callable[[IO[bytes], int], T]) -> T:
+    def finish(self, offset: int, piece: Iterable[bytes], inspect: Callable[[IO[bytes], int], T]) -> T:
         """Write the last piece, cut off anything behind it, and inspect the complete file with its size."""
+        size = self.write(offset, piece)
         with self._lock:
-            self._file.seek(offset)
-            self._file.write(piece)
-            self._file.truncate()
-            return inspect(self._file, offset + len(piece))
+            self._file.truncate(size)
+            return inspect(self._file, size)
 
     def commit(self, target: Path) -> Path:
         """Move the file to its final name, and return that name.

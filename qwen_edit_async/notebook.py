@@ -17,13 +17,16 @@ needs no widgets and no extra. Outside of notebooks it shows nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwen_edit_async.display.cards import WRITING_PAGE, EditView, Progress, grid_html, local_time_in, progress_html
-from qwen_edit_async.display.thumbnails import in_notebook, make_thumbnail
+from qwen_edit_async.display.store import ThumbnailStore
+from qwen_edit_async.display.thumbnails import in_notebook
 from qwen_edit_async.session.results import EditResult
 from qwen_edit_async.session.stream import EditOutcome
 from qwen_edit_async.statistics import SessionStatistics
@@ -264,11 +267,16 @@ async def show_batch(batch: EditBatch, *, limit: int = 24) -> Grid:
             shown.append(outcome)
         else:
             left_out += 1
-    return Grid(await asyncio.to_thread(lambda: [_view_of(outcome) for outcome in shown]), left_out)
+    return Grid(await asyncio.to_thread(_views_of, shown, batch.journal.parent), left_out)
 
 
-def _view_of(outcome: BatchOutcome) -> EditView:
-    """Make the thumbnails of an edit. This blocks."""
+def _views_of(outcomes: Iterable[BatchOutcome], folder: Path) -> list[EditView]:
+    """Return the edits with their thumbnails, which are made if the run has not kept them. This blocks."""
+    with contextlib.closing(ThumbnailStore(folder)) as thumbnails:
+        return [_view_of(outcome, thumbnails) for outcome in outcomes]
+
+
+def _view_of(outcome: BatchOutcome, thumbnails: ThumbnailStore) -> EditView:
     facts = (
         outcome.key,
         "" if outcome.ok else outcome.status,
@@ -278,8 +286,8 @@ def _view_of(outcome: BatchOutcome) -> EditView:
     )
     return EditView(
         instruction=outcome.instruction,
-        before=tuple(filter(None, map(make_thumbnail, outcome.images))),
-        after=tuple(filter(None, map(make_thumbnail, outcome.files))),
+        before=tuple(filter(None, map(thumbnails.get, outcome.images))),
+        after=tuple(filter(None, map(thumbnails.get, outcome.files))),
         facts=tuple(filter(None, facts)),
         error=outcome.error,
     )

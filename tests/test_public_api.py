@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import re
 import subprocess
@@ -33,13 +35,13 @@ def own_members(cls: type) -> list[tuple[str, object]]:
     ]
 
 
-def test_all_lists_exactly_what_is_imported_for_the_public():
-    public = {
-        name
-        for name, value in vars(qwen_edit_async).items()
-        if not name.startswith("_") and not inspect.ismodule(value)
-    }
-    assert public | {"__version__"} == set(qwen_edit_async.__all__)
+def test_all_lists_exactly_what_type_checkers_see():
+    tree = ast.parse(Path(qwen_edit_async.__file__).read_text(encoding="utf-8"))
+    (seen,) = (node.body for node in tree.body if isinstance(node, ast.If))
+    imported = {name.asname: importlib.import_module(node.module) for node in seen for name in node.names}
+    assert {*imported} == set(qwen_edit_async.__all__)
+    for name, module in imported.items():
+        assert getattr(qwen_edit_async, name) is getattr(module, name)
 
 
 @pytest.mark.parametrize(("name", "value"), public_objects(), ids=lambda value: value if isinstance(value, str) else "")
@@ -134,13 +136,15 @@ def test_importing_the_package_needs_no_extra():
     assert done.returncode == 0
 
 
-def test_importing_the_package_leaves_bulk_runs_to_be_imported_when_they_are_asked_for():
+def test_a_public_name_is_imported_when_it_is_asked_for():
     code = """
 import sys
 before = set(sys.modules)  # coverage itself imports sqlite3
 import qwen_edit_async
-lazy = {"EditBatch", "sqlite3", "qwen_edit_async.batch"}
+lazy = {"EditSession", "EditBatch", "aiohttp", "attrs", "sqlite3", "qwen_edit_async.batch", "qwen_edit_async.session"}
 assert not lazy & {*sys.modules, *vars(qwen_edit_async)} - before
+qwen_edit_async.EditSession
+assert "qwen_edit_async.batch" not in sys.modules
 assert "EditBatch" in dir(qwen_edit_async)
 assert not hasattr(qwen_edit_async, "EditBtach")
 from qwen_edit_async import *

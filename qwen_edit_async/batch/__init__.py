@@ -3,22 +3,24 @@
 ::
 
     batch       EditBatch: the input and the options
-    run         one run: lock, read the input, work on the rows, report       state     its state
-    survey      the input and the journal before anything is sent             input     requests, or a source of them
-    intake      the input, and a bounded number of rows at work
+    intake      feeds a run with its input             input     requests, or a source of them
+    survey      the input and the journal before anything is sent
+    run         one run: what its edits share, from the locked folder to the reports
     row         one edit: submit, wait, save; each step is journalled before anything relies on it
     publish     report.html and report.json      targets   files that results may not replace
-    content     hashes of images                 gather    calls on one thread, together
+    content     hashes of images                 worker    calls on one thread, together
     journal/    SQLite, the lock, the loss       sources/  folders, tables, data frames
     ------------------------------------------------------------------------------------------ pure below
     decide      states, legal moves, and what a run does with an edit
-    identity    the identity of an edit, and the names of its files          signed    URLs without signatures
-    plan        BatchPlan        report    BatchReport        outcome    BatchOutcome        budget    limits
+    identity    the identity of an edit, and the names of its files          signatures   URLs without theirs
+    plan        BatchPlan        report    BatchReport        outcome    BatchOutcome, BatchProgress
+    budget      limits
 """
 
 from qwen_edit_async.batch.batch import EditBatch as EditBatch
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME as JOURNAL_NAME
 from qwen_edit_async.batch.outcome import BatchOutcome as BatchOutcome
+from qwen_edit_async.batch.outcome import BatchProgress as BatchProgress
 from qwen_edit_async.batch.outcome import BatchStatus as BatchStatus
 from qwen_edit_async.batch.plan import BatchPlan as BatchPlan
 from qwen_edit_async.batch.plan import ParameterGroup as ParameterGroup
@@ -26,4 +28,3 @@ from qwen_edit_async.batch.plan import RowProblem as RowProblem
 from qwen_edit_async.batch.report import BatchReport as BatchReport
 from qwen_edit_async.batch.report import FailureGroup as FailureGroup
 from qwen_edit_async.batch.report import Percentiles as Percentiles
-from qwen_edit_async.batch.state import BatchProgress as BatchProgress

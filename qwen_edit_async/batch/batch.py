@@ -11,20 +11,21 @@ from typing import Final
 
 import attrs
 
-from qwen_edit_async.batch.budget import Budget, to_money
+from qwen_edit_async.batch.budget import to_money
 from qwen_edit_async.batch.decide import Consent
 from qwen_edit_async.batch.input import BatchInput, BatchSource
+from qwen_edit_async.batch.intake import edit_all
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.journal.outcomes import read_page
-from qwen_edit_async.batch.outcome import BatchOutcome
+from qwen_edit_async.batch.outcome import BatchOutcome, BatchProgress
 from qwen_edit_async.batch.plan import BatchPlan
 from qwen_edit_async.batch.report import BatchReport
-from qwen_edit_async.batch.run import Run, RunOptions, make_plan
+from qwen_edit_async.batch.run import Run, RunOptions
 from qwen_edit_async.batch.sources import EditDefaults
-from qwen_edit_async.batch.state import BatchProgress
+from qwen_edit_async.batch.survey import make_plan
 from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.errors import ConfigurationError, JournalError
-from qwen_edit_async.http.options import check_not_negative, check_positive
+from qwen_edit_async.http.options import origin_of
 from qwen_edit_async.models import EditParameters
 from qwen_edit_async.session.session import EditSession
 
@@ -106,15 +107,8 @@ class EditBatch:
         gallery_limit: int = GALLERY_LIMIT,
         overwrite: bool = False,
     ) -> None:
-        check_not_negative(gallery_limit, "gallery_limit")
-        if max_tasks is not None:
-            check_not_negative(max_tasks, "max_tasks")
-        if stop_after_failures is not None:
-            check_positive(stop_after_failures, "stop_after_failures", integer=True)
-        if deadline is not None:
-            check_positive(deadline, "deadline")
-        here = os.getcwd()  # noqa: PTH109  # a str
-        folder = Path(here, os.path.expanduser(out_dir))  # noqa: PTH111  # Path.expanduser raises for "~nobody"
+        here = os.getcwd()
+        folder = Path(here, os.path.expanduser(out_dir))  # Path.expanduser raises for "~nobody"
         defaults = EditDefaults(instruction, parameters or EditParameters())
         self._input = BatchInput(requests, defaults, recursive, Targets(folder, overwrite), here)
         if strict and not self._input.repeatable:
@@ -122,9 +116,9 @@ class EditBatch:
         self._options = RunOptions(
             strict=strict,
             consent=Consent(resubmit_uncertain=resubmit_uncertain, edit_changed=edit_changed),
-            limits=Budget(
-                max_cost=to_money(max_cost, "max_cost"), max_tasks=max_tasks, stop_after_failures=stop_after_failures
-            ),
+            max_cost=to_money(max_cost, "max_cost"),
+            max_tasks=max_tasks,
+            stop_after_failures=stop_after_failures,
             deadline=deadline,
             gallery_limit=gallery_limit,
         )
@@ -138,7 +132,7 @@ class EditBatch:
     @property
     def progress(self) -> BatchProgress:
         """The progress of the run, or of the last run."""
-        return self._run.progress if self._run is not None else BatchProgress()
+        return self._run.progress_now() if self._run is not None else BatchProgress()
 
     @property
     def report(self) -> BatchReport | None:
@@ -192,8 +186,7 @@ class EditBatch:
 
         Failed edits are in the report. So is the cause of an early end: the budget, or an error that every other edit
         would meet (``report.error``: an invalid key, no balance). Cancelling the run stops submissions at once. It then
-        waits for at most 5 s for the ids of tasks that are just being submitted, and a few seconds for ``report.html``;
-        cancelling again skips the page.
+        waits up to 5 s for the ids of tasks, and a few seconds for ``report.html``. Cancelling again skips the page.
 
         Args:
             session: The session that edits.
@@ -211,12 +204,14 @@ class EditBatch:
             Exception: If the input raises it.
         """
         session.require_open()
+        given = self._input.anew(fit=session.fit)
         if self._run is not None and self._run.active:
             raise JournalError(
-                f"{self._input.targets.folder} is being written by another run of this batch", hint="wait for its end"
+                f"{given.targets.folder} is being written by another run of this batch", hint="wait for its end"
             )
-        self._run = Run(session, self._input.anew(fit=session.fit), self._options, service)
-        return await self._run.work(on_plan)
+        run = self._run = Run(session, given.targets, self._options, service or origin_of(session.base_url))
+        async with run.opened():
+            return await edit_all(run, given, on_plan)
 
 
 _NEEDS_REPEATABLE: Final = "needs an input that can be read twice: give a list, a table, a folder or a data frame"

@@ -9,6 +9,7 @@ from typing import Final
 
 import attrs
 
+from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.text import quoted
 
@@ -46,7 +47,7 @@ class Budget:
         tasks: The number of tasks that were created, or may have been.
         stopped: Why nothing more may be submitted; empty while it may.
         held: Why nothing is submitted until a completed edit is saved; empty while nothing is held.
-        fetching: The number of completed edits that are neither saved nor known to be lost.
+        fetching: The numbers of completed edits that are neither saved nor known to be lost.
         limit: The name of the limit that stopped the batch: a later run needs a higher one.
     """
 
@@ -58,7 +59,7 @@ class Budget:
     tasks: int = 0
     stopped: str = ""
     held: str = ""
-    fetching: int = 0
+    fetching: set[int] = attrs.field(factory=set)
     limit: str = ""
     _price: Decimal | None = None
     _unpriced: int = 0
@@ -70,18 +71,10 @@ class Budget:
     _live: int = 0
     _reserved: int = 0
 
-    def resume(self, *, spent: Decimal, tasks: int, price: Decimal | None, unpriced: int, doubtful: int) -> None:
-        """Count what earlier runs spent.
-
-        Args:
-            spent: The costs that the service stated.
-            tasks: The number of tasks that were created, or may have been.
-            price: The highest known price of a picture.
-            unpriced: The number of completed edits without a cost.
-            doubtful: The number of pictures of submissions whose fate is unknown; they may have been charged.
-        """
-        self.spent, self.tasks = spent, tasks
-        self._price, self._unpriced, self._reserved = price, unpriced, doubtful
+    def resume(self, known: JournalSummary) -> None:
+        """Count what earlier runs spent."""
+        self.spent, self.tasks = known.cost, known.tasks
+        self._price, self._unpriced, self._reserved = known.price, known.unpriced, known.doubtful
 
     def stop(self, reason: str) -> None:
         """Stop submitting; the first reason is kept."""

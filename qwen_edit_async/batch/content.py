@@ -14,8 +14,8 @@ from typing import Any, Final
 import attrs
 
 from qwen_edit_async.batch.decide import Content, Entry
-from qwen_edit_async.batch.identity import content_hash, identity_of, image_locator, needs_reading, stamp_of
-from qwen_edit_async.batch.signed import unsigned
+from qwen_edit_async.batch.identity import content_hash, identity_of, stamp_of
+from qwen_edit_async.batch.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.files import PART_NAME_CHARACTERS
 from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url
@@ -38,21 +38,15 @@ def stamp(request: EditRequest) -> str:
 
 
 def identify(request: EditRequest, folder: str = "") -> str:
-    """Return the identity of a request. Images in memory are read for it, unless there is a key.
+    """Return the identity of a request. Images in memory are read for it, unless there is a key."""
+    return identity_of(request, _hash_or_nothing, folder)
 
-    Args:
-        request: The request.
-        folder: The folder of the source; see :func:`identity_of`.
-    """
-    if not needs_reading(request):
-        return identity_of(request, folder=folder)
-    hashes = []
-    for position, image in enumerate(request.images, 1):
-        try:
-            hashes.append(hash_image(image, image_name(image, position)) if image_locator(image) is None else "")
-        except InvalidEditError:  # the edit fails later, and names the reason
-            hashes.append("")
-    return identity_of(request, hashes, folder)
+
+def _hash_or_nothing(image: object, position: int) -> str:
+    try:
+        return hash_image(image, image_name(image, position))
+    except InvalidEditError:  # the edit fails later, and names the reason
+        return ""
 
 
 def located(request: EditRequest, folder: str) -> EditRequest:
@@ -101,9 +95,9 @@ def _ends_well(path: Path, size: int) -> bool:
 
 def _located(image: Any, folder: str) -> Any:
     path = None if is_url(image) or is_data_uri(image) else local_path(image)
-    if path is None or os.path.isabs(path):  # noqa: PTH117  # text
+    if path is None or os.path.isabs(path):
         return image
-    return os.path.join(folder, path) if isinstance(image, str) else Path(folder, path)  # noqa: PTH118  # text
+    return os.path.join(folder, path) if isinstance(image, str) else Path(folder, path)
 
 
 def _stamp(image: Any) -> str | None:
@@ -112,7 +106,7 @@ def _stamp(image: Any) -> str | None:
     path = local_path(image)
     if path is None:
         return None
-    status = os.stat(path)  # noqa: PTH116  # a str
+    status = os.stat(path)
     # A program can set the time of the last write, but not that of the last change (on Windows: of the creation).
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
@@ -143,7 +137,7 @@ def _feed(digest: hashlib.blake2b, image: Any, name: str) -> None:
         digest.update(image)
     elif (path := local_path(image)) is not None:
         check_regular(path, name)
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
+        with open(path, "rb", buffering=0) as file:
             _feed_file(digest, file, name)
     else:
         with turn_at(image):

@@ -34,12 +34,16 @@ import attrs
 
 from qwen_edit_async.errors import (
     APIResponseError,
+    AuthenticationError,
     EditFailedError,
     InsufficientBalanceError,
     InvalidEditError,
     NotFoundError,
+    PermissionDeniedError,
+    SessionClosedError,
 )
 
+_ENDS_RUN: Final = (AuthenticationError, InsufficientBalanceError, PermissionDeniedError, SessionClosedError)
 _BALANCE_CODES: Final = range(40201, 40209)
 _SUCCESS: Final = 200
 """The HTTP status of a reply that reports a failed task."""
@@ -86,7 +90,6 @@ class Action(enum.Enum):
     """An action of a run on one edit."""
 
     SUBMIT = "submit it"
-    REPLAN = "journal its request as it is now, then submit it"
     REPLACE = "keep the earlier result, and submit a new edit"
     REPLACE_LATER = "once its task has ended, keep its result, and submit a new edit"
     ATTACH = "wait for its task"
@@ -97,7 +100,7 @@ class Action(enum.Enum):
     REFUSE = "leave the journal as it is, and report why"
 
 
-SENDS: Final = frozenset({Action.SUBMIT, Action.REPLAN, Action.REPLACE})
+SENDS: Final = frozenset({Action.SUBMIT, Action.REPLACE})
 """The actions that submit a row now, so that its images have to exist."""
 
 PAYS: Final = SENDS | {Action.REPLACE_LATER}
@@ -205,10 +208,8 @@ def refusal(consent: Consent) -> InvalidEditError:
 
 def _unchanged(entry: Entry, consent: Consent) -> Action:
     match entry.state:
-        case State.PLANNED if entry.task_id is None:
+        case State.PLANNED | State.FAILED if entry.task_id is None:
             return Action.SUBMIT
-        case State.FAILED if entry.task_id is None:
-            return Action.REPLAN
         case State.SUBMITTED:
             return Action.ATTACH
         case State.COMPLETED:
@@ -230,9 +231,9 @@ def _changed(entry: Entry, consent: Consent) -> Action:
     """
     match entry.state:
         case State.FAILED if entry.task_id is None:
-            return Action.REPLAN
+            return Action.SUBMIT
         case State.PLANNED if entry.task_id is None and (consent.edit_changed or not entry.digest):
-            return Action.REPLAN
+            return Action.SUBMIT
         case State.SUBMITTED if consent.edit_changed:
             return Action.REPLACE_LATER
         case State.PLANNED | State.REPLACED:
@@ -259,8 +260,8 @@ def state_after(state: State, error: Exception) -> State:
             return State.SUBMITTED
 
 
-def lack_of_balance(error: Exception) -> InsufficientBalanceError | None:
-    """Return an error for the whole run if a task failed because the account's balance is too low."""
-    if not isinstance(error, EditFailedError) or error.code not in _BALANCE_CODES:
-        return None
-    return InsufficientBalanceError(error.message, status_code=_SUCCESS, code=error.code, task_id=error.task_id)
+def error_of_run(error: Exception) -> Exception | None:
+    """Return the error to end the run with if every other edit would meet it, too."""
+    if isinstance(error, EditFailedError) and error.code in _BALANCE_CODES:
+        return InsufficientBalanceError(error.message, status_code=_SUCCESS, code=error.code, task_id=error.task_id)
+    return error if isinstance(error, _ENDS_RUN) else None

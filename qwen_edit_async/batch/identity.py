@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
-from qwen_edit_async.batch.signed import unsigned
+from qwen_edit_async.batch.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.files import safe_stem
 from qwen_edit_async.images.kinds import image_name, is_data_uri, is_url
@@ -30,21 +30,22 @@ _MAX_REASON_CHARACTERS: Final = 200
 _NAMELESS: Final = "edit"
 
 
-def identity_of(request: EditRequest, image_hashes: Sequence[str] = (), folder: str = "") -> str:
+def identity_of(request: EditRequest, hash_of: Callable[[object, int], str], folder: str = "") -> str:
     """Return the identity of a request: its key, or else a readable stem and a hash.
 
     Args:
         request: The request.
-        image_hashes: The hash of each image's content; used for images that have no locator.
+        hash_of: Called with each image in memory and its position from 1; returns the hash of its content.
         folder: The folder of the source. Paths below it count from there, so that the source can be moved.
     """
     if request.key:
         return storable(request.key)
-    prefix = os.path.join(folder, "") if folder else ""  # noqa: PTH118  # text, no access
-    locators = [image_locator(image) for image in request.images]
+    prefix = os.path.join(folder, "") if folder else ""
     names = [
-        image_hashes[place] if locator is None else unsigned(locator.removeprefix(prefix))
-        for place, locator in enumerate(locators)
+        hash_of(image, position)
+        if (locator := image_locator(image)) is None
+        else unsigned(locator.removeprefix(prefix))
+        for position, image in enumerate(request.images, 1)
     ]
     return f"{stem_of(request)}-{_hash(names, request.instruction, _given(request.parameters))[:_IDENTITY_CHARACTERS]}"
 
@@ -53,11 +54,6 @@ def storable(text: str) -> str:
     """Return a text that UTF-8 can encode. A text with lone surrogates gets a hash, which keeps it unique."""
     stored = text.encode("utf-8", "replace").decode("utf-8")
     return text if stored == text else f"{stored}-{_hash(text)[:_IDENTITY_CHARACTERS]}"
-
-
-def needs_reading(request: EditRequest) -> bool:
-    """Return whether the identity depends on the content of an image."""
-    return not request.key and any(image_locator(image) is None for image in request.images)
 
 
 def stem_of(request: EditRequest) -> str:
@@ -96,7 +92,7 @@ def image_stem(image: object) -> str:
     if text is None:
         return ""
     path = unquote(urlsplit(text).path) if is_url(text) else text
-    return os.path.splitext(os.path.basename(path.rstrip("/")))[0]  # noqa: PTH119, PTH122  # text, no access
+    return os.path.splitext(os.path.basename(path.rstrip("/")))[0]
 
 
 def image_locator(image: object) -> str | None:

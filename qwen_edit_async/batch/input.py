@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -11,7 +12,7 @@ from typing import Final, TypeAlias, cast
 import attrs
 
 from qwen_edit_async.batch.content import identify, located
-from qwen_edit_async.batch.gather import Gatherer
+from qwen_edit_async.batch.identity import image_locator
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.sources import (
     SAYS_IT_ALL,
@@ -25,9 +26,11 @@ from qwen_edit_async.batch.sources import (
     table_folder,
 )
 from qwen_edit_async.batch.targets import Targets
-from qwen_edit_async.errors import ConfigurationError, InvalidEditError
+from qwen_edit_async.batch.worker import Worker
+from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import BinaryReader, ImageInput, PillowImage, is_bare_base64, is_data_uri
 from qwen_edit_async.models import EditRequest, RequestInput
+from qwen_edit_async.session.shield import pull
 from qwen_edit_async.text import quoted
 
 BatchSource: TypeAlias = "Source | Iterable[RequestInput | ImageInput] | AsyncIterable[RequestInput | ImageInput]"
@@ -41,7 +44,7 @@ _PAGE: Final = 256
 
 @attrs.define(eq=False)
 class BatchInput:
-    """The input of a batch, and what one plan or run has seen of it.
+    """The input of a batch, and what one plan or one run has read of it.
 
     Attributes:
         source: The input as the user gave it.
@@ -50,6 +53,8 @@ class BatchInput:
         targets: The folder of the results, which is not input.
         folder: The folder of relative paths.
         fit: Whether images that are too large, or in other formats, are made to fit.
+        count: The number of rows that the last survey read.
+        settled: Whether a plan found that a run has nothing to do for any row, so that it need not read the rows again.
     """
 
     source: BatchSource
@@ -58,8 +63,10 @@ class BatchInput:
     targets: Targets
     folder: str
     fit: bool = False
-    _count: int = 0
+    count: int = 0
+    settled: bool = attrs.field(default=False, init=False)
     _expected: set[str] = attrs.field(factory=set)
+    _contents: dict[str, str] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         if is_bare_base64(self.source) or is_data_uri(self.source):
@@ -67,7 +74,7 @@ class BatchInput:
                 "the input is Base64 text: give a folder, a pattern, a table, or a list of requests"
             )
         if isinstance(self.source, str | os.PathLike):
-            self.source = os.path.expanduser(self.source)  # noqa: PTH111  # Path.expanduser raises for "~nobody"
+            self.source = os.path.expanduser(self.source)  # Path.expanduser raises for "~nobody"
         if self.described:
             return
         if not isinstance(self.source, Iterable | AsyncIterable) or isinstance(self.source, _SINGLE):
@@ -98,7 +105,7 @@ class BatchInput:
         return BatchInput(self.source, self.defaults, self.recursive, targets, self.folder, fit)
 
     def survey(self, note: Callable[[str], None]) -> Iterator[SourceItem]:
-        """Yield each row, with its identity if the input is a source. Blocking.
+        """Yield each row with its identity, and count the rows. Blocking.
 
         Args:
             note: Called with a remark about the input.
@@ -106,9 +113,13 @@ class BatchInput:
         Raises:
             ConfigurationError: If the source can't be read.
         """
-        source = self.source
+        source, self.count = self.source, 0
         if not is_source(source):
-            yield from (item_of(each, self.defaults) for each in cast("Iterable[object]", source))
+            self._contents.clear()
+            for given in cast("Iterable[object]", source):
+                self.count += 1
+                if (item := self._claim(item_of(given, self.defaults, self.count))) is not None:
+                    yield item
             return
         if (
             not has_keys(source, self.folder)
@@ -117,17 +128,34 @@ class BatchInput:
             raise ConfigurationError(
                 "the results would be among the pictures, and be edited by the next run: use another output folder"
             )
-        for item in self.targets.noting_inputs(self._items(source, note)):
-            self._count += 1
+        for item in self._items(source, note):
+            self.count += 1
             if item.request is not None:
                 self._expected.add(item.identity)
+                self.targets.note_inputs(item.request)
             yield item
 
-    async def feed(self, thread: Gatherer) -> AsyncGenerator[SourceItem, None]:
-        """Yield each row of a source that :meth:`survey` has read before. Pages are read on a thread.
+    def feed(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
+        """Yield each row with its identity. A source is read page by page on a thread, after :meth:`survey`."""
+        return self._pages(thread) if self.described else self._requests(thread)
 
-        A row that has disappeared since comes at the end as a problem.
-        """
+    async def _requests(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
+        self._contents.clear()
+        number = 0
+        requests = pull(cast("Iterable[object] | AsyncIterable[object]", self.source))
+        async with contextlib.aclosing(requests):
+            async for given in requests:
+                number += 1
+                item = item_of(given, self.defaults, number)
+                in_memory = item.request is not None and None in map(image_locator, item.request.images)
+                claimed = await thread.call(self._claim, item) if in_memory else self._claim(item)
+                if claimed is not None:
+                    yield claimed
+
+    async def _pages(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
+        """Yield each row of a source, and then a problem for each row that has disappeared since the survey."""
+        if self.settled:
+            return
         source, count, gone = cast("Source", self.source), 0, self._expected
         items = self._items(source, lambda _: None)
         try:
@@ -137,11 +165,29 @@ class BatchInput:
                     gone.discard(item.identity)
                     yield item
             # A row of a table that has become invalid meanwhile has no identity, but still exists.
-            if gone and not (has_keys(source, self.folder) and count >= self._count):
+            if gone and not (has_keys(source, self.folder) and count >= self.count):
                 for identity in sorted(gone):
                     yield SourceItem(problem="it has disappeared since the run began", place=identity)
         finally:
             thread.call(items.close)
+
+    def _claim(self, item: SourceItem) -> SourceItem | None:
+        """Return an item of a list with its identity, or with a problem if its key is taken. Blocking.
+
+        Return ``None`` if the same request was given before.
+        """
+        request = item.request
+        if request is None:
+            return item
+        identity = identify(request)
+        content = identify(attrs.evolve(request, key=None)) if request.key else identity
+        known = self._contents.get(identity)
+        if known is None:
+            self._contents[identity] = content
+            return attrs.evolve(item, request=located(request, self.folder), identity=identity)
+        if known == content:
+            return None
+        return attrs.evolve(item, request=None, problem="the key is that of another request")
 
     def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
         """Yield each row with its identity. Equal rows of a table get a number. A repeated key is a problem."""
@@ -166,30 +212,8 @@ class BatchInput:
             self.defaults,
             base=self.folder,
             recursive=self.recursive,
-            exclude=self.targets.folder,
+            exclude=os.path.realpath(self.targets.folder),
             journal=JOURNAL_NAME,
             fit=self.fit,
             note=note,
         )
-
-
-class Claims:
-    """The requests of a list that a plan or a run has seen. The first request of a key has it."""
-
-    def __init__(self) -> None:
-        self._contents: dict[str, str] = {}
-
-    def identify(self, request: EditRequest) -> str:
-        """Return the identity of a request; empty if the same request was given before. Blocking.
-
-        Raises:
-            InvalidEditError: If a different request with the same key was given before.
-        """
-        identity = identify(request)
-        content = identify(attrs.evolve(request, key=None)) if request.key else identity
-        if identity not in self._contents:
-            self._contents[identity] = content
-            return identity
-        if self._contents[identity] != content:
-            raise InvalidEditError("the key is that of another request")
-        return ""

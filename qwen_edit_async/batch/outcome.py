@@ -1,4 +1,4 @@
-"""The outcome of an edit of a bulk run. Pure."""
+"""The progress of a bulk run, and the outcome of each edit. Pure."""
 
 from __future__ import annotations
 
@@ -70,3 +70,32 @@ class BatchOutcome:
         del row["parameters"]
         lists = {"images": list(self.images), "files": [str(path) for path in self.files], "notes": list(self.notes)}
         return row | lists | {"ok": self.ok}
+
+
+@attrs.define(kw_only=True)
+class BatchProgress:
+    """The progress of a run.
+
+    Attributes:
+        saved: Edits that are done, those of earlier runs too, as far as the input was read.
+        found: Edits among them that earlier runs had done.
+        pictures: The files of these edits.
+        failed: Edits that went wrong in this run.
+        in_flight: Edits that this run is submitting, or whose tasks it waits for.
+        cost: The cost of the whole batch so far.
+        total: Rows, pictures or requests of the input, bad ones too; ``None`` if they were not counted beforehand.
+        held: The reason why nothing is submitted until a completed edit is saved; empty if submissions go on.
+        begun: Whether the run works on edits. Before that it opens its journal and reads its input.
+        publishing: Whether the run writes ``report.html`` and ``report.json``, or has written them.
+    """
+
+    saved: int = 0
+    found: int = 0
+    pictures: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    cost: Decimal = Decimal(0)
+    total: int | None = None
+    held: str = ""
+    begun: bool = False
+    publishing: bool = False

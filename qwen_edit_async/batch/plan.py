@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
 from qwen_edit_async.batch.identity import pictures_of
-from qwen_edit_async.batch.report import SHOWN_KEYS, FailureGroup, JournalSummary
+from qwen_edit_async.batch.report import FailureGroup, JournalSummary
 from qwen_edit_async.models import EditParameters
 from qwen_edit_async.text import visible
 
 _LISTED_PROBLEMS: Final = 100
 _LISTED_GROUPS: Final = 20
+_SAMPLE_KEYS: Final = 50
 
 
 @attrs.frozen
@@ -57,11 +59,13 @@ class BatchPlan:
         attach: Edits in flight. The run waits for them even if the input no longer has them.
         download: Completed edits whose pictures would be downloaded.
         saved: Edits of the input that are done.
+        files: The files of these edits.
         failed: Edits of the input whose task failed. They are not repeated.
         uncertain: Edits of the input that may have a task. They are repeated only with consent.
         problems: Up to 100 of the rows that can't be edited.
         problem_count: The number of these rows.
-        problem_groups: These rows grouped by kind of problem, the most frequent first; at most 100 groups.
+        problem_groups: These rows grouped by kind of problem, the most frequent first; 100 groups, and one of
+            all others.
         existing: Existing files, not made by this batch, that would be replaced.
         existing_example: One of these files.
         notes: Remarks about the input.
@@ -80,6 +84,7 @@ class BatchPlan:
     attach: int = 0
     download: int = 0
     saved: int = 0
+    files: int = 0
     failed: int = 0
     uncertain: int = 0
     problems: tuple[RowProblem, ...] = ()
@@ -161,42 +166,53 @@ class BatchPlan:
 
 
 @attrs.define(eq=False)
+class Reasons:
+    """Groups rows that can't be edited by the kind of reason, in bounded memory.
+
+    Attributes:
+        count: The number of rows.
+    """
+
+    count: int = 0
+    _groups: dict[str, FailureGroup] = attrs.field(factory=dict)
+
+    def add(self, reason: str, key: str, kind: str = "") -> None:
+        """Count a row. Its kind is its reason without names of files; the reason itself by default."""
+        self.count += 1
+        kind = kind or reason
+        known = self._groups.get(kind)
+        if known is None and len(self._groups) < _LISTED_PROBLEMS:
+            self._groups[kind] = FailureGroup(reason=reason, count=1, keys=(key,) if key else ())
+        elif known is not None:
+            keys = (*known.keys, key) if key and len(known.keys) < _SAMPLE_KEYS else known.keys
+            self._groups[kind] = FailureGroup(reason=kind, count=known.count + 1, keys=keys)
+
+    def all(self) -> tuple[FailureGroup, ...]:
+        """Return the groups, the most frequent first. A last group counts the rows of all other kinds."""
+        groups = sorted(self._groups.values(), key=lambda group: -group.count)
+        others = self.count - sum(group.count for group in groups)
+        return (*groups, FailureGroup(reason="other reasons", count=others)) if others else tuple(groups)
+
+
+@attrs.define(eq=False)
 class Tally:
     """Adds up a plan, row by row, in bounded memory.
 
     Attributes:
-        rows: Rows that were read.
-        download: Saved edits with a file that is missing or damaged.
-        saved: Edits that are done.
-        failed: Edits whose task failed.
-        uncertain: Edits that may have a task.
-        existing: Existing files that would be replaced.
-        existing_example: One of these files.
+        counts: Numbers by the names of the plan's fields.
+        existing_example: An existing file that would be replaced.
     """
 
-    rows: int = 0
-    download: int = 0
-    saved: int = 0
-    failed: int = 0
-    uncertain: int = 0
-    existing: int = 0
+    counts: Counter[str] = attrs.field(factory=Counter)
     existing_example: str = ""
-    _submit: int = 0
-    _pictures: int = 0
     _problems: list[RowProblem] = attrs.field(factory=list)
-    _problem_count: int = 0
-    _kinds: dict[str, FailureGroup] = attrs.field(factory=dict)
+    _reasons: Reasons = attrs.field(factory=Reasons)
     _groups: dict[EditParameters, list[int]] = attrs.field(factory=dict)
     _notes: dict[str, None] = attrs.field(factory=dict)
 
     def problem(self, where: str, reason: str, kind: str) -> None:
         """Count a row that can't be edited. Its kind is the reason without file names."""
-        self._problem_count += 1
-        if (group := self._kinds.get(kind)) is not None:
-            keys = (*group.keys, where) if group.count < SHOWN_KEYS else group.keys
-            self._kinds[kind] = FailureGroup(reason=kind, count=group.count + 1, keys=keys)
-        elif len(self._kinds) < _LISTED_PROBLEMS:
-            self._kinds[kind] = FailureGroup(reason=reason, count=1, keys=(where,))
+        self._reasons.add(reason, where, kind)
         if len(self._problems) < _LISTED_PROBLEMS:
             self._problems.append(RowProblem(where, reason))
 
@@ -207,32 +223,25 @@ class Tally:
     def submission(self, parameters: EditParameters) -> None:
         """Count an edit to be submitted."""
         pictures = pictures_of(parameters)
-        self._submit += 1
-        self._pictures += pictures
+        self.counts.update(submit=1, pictures=pictures)
         kind = parameters if parameters.seed is None else attrs.evolve(parameters, seed=None)
         if kind in self._groups or len(self._groups) < _LISTED_GROUPS:
             group = self._groups.setdefault(kind, [0, 0])
             group[0] += 1
             group[1] += pictures
 
-    def plan(self, folder: str, journal: JournalSummary) -> BatchPlan:
-        """Return the plan, with the sums of the journal."""
+    def plan(self, folder: str, rows: int, journal: JournalSummary) -> BatchPlan:
+        """Return the plan, with the number of rows that were read and the sums of the journal."""
         groups = [ParameterGroup(_describe(kind), *counted) for kind, counted in self._groups.items()]
+        counts: dict[str, Any] = self.counts + Counter(attach=journal.in_flight, download=journal.unsaved)
         return BatchPlan(
+            **counts,
             folder=folder,
-            rows=self.rows,
-            submit=self._submit,
-            pictures=self._pictures,
+            rows=rows,
             groups=tuple(sorted(groups, key=lambda group: (-group.edits, group.parameters))),
-            attach=journal.in_flight,
-            download=self.download + journal.unsaved,
-            saved=self.saved,
-            failed=self.failed,
-            uncertain=self.uncertain,
             problems=tuple(self._problems),
-            problem_count=self._problem_count,
-            problem_groups=tuple(sorted(self._kinds.values(), key=lambda group: -group.count)),
-            existing=self.existing,
+            problem_count=self._reasons.count,
+            problem_groups=self._reasons.all(),
             existing_example=self.existing_example,
             notes=tuple(self._notes),
             spent=journal.cost,
@@ -248,7 +257,7 @@ def _describe(parameters: EditParameters) -> str:
 
 
 def _problem_line(group: FailureGroup) -> str:
-    return f"{group.keys[0]}: {group.reason}" if group.count == 1 else group.text()
+    return f"{group.keys[0]}: {group.reason}" if group.count == 1 and group.keys else group.text()
 
 
 def _count(number: int, word: str) -> str:

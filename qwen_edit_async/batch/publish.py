@@ -9,6 +9,7 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +18,10 @@ import attrs
 from qwen_edit_async.batch.journal.outcomes import read_chosen
 from qwen_edit_async.batch.outcome import BatchOutcome, BatchStatus
 from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport
-from qwen_edit_async.display.gallery import GalleryEdit
-from qwen_edit_async.display.page import picture, write_page, write_whole
+from qwen_edit_async.display.gallery import GalleryEdit, Picture
+from qwen_edit_async.display.links import relative_path
+from qwen_edit_async.display.page import write_page, write_whole
+from qwen_edit_async.display.store import ThumbnailStore
 from qwen_edit_async.images.kinds import is_url
 from qwen_edit_async.log import log
 
@@ -36,24 +39,36 @@ class AbandonedError(Exception):
 
 
 def publish(
-    report: BatchReport, journal: Path, *, limit: int, preview_seconds: float, abandoned: threading.Event
+    report: BatchReport,
+    journal: Path,
+    thumbnails: ThumbnailStore,
+    *,
+    limit: int,
+    preview_seconds: float,
+    abandoned: threading.Event,
 ) -> BatchReport:
     """Write both files, and return the report with the page's path, or with the reason why there is none.
 
     Args:
         report: The report of the run.
         journal: The journal, which lies in the folder of both files.
+        thumbnails: The thumbnails that were made so far. Those that are missing are made.
         limit: The maximum number of edits on the page, those that went wrong first. With 0 there is no page.
         preview_seconds: The time for making thumbnails. Later edits show their files instead.
         abandoned: Set when nobody waits for the files any more.
     """
     page = journal.with_name(PAGE_NAME)
+    thumbnails.finish()
     previews_until = time.monotonic() + preview_seconds
 
     def draw(outcome: BatchOutcome) -> GalleryEdit:
         if abandoned.is_set():
             raise AbandonedError
-        return _gallery_edit(outcome, page.parent, thumbnails=time.monotonic() < previews_until)
+        make = time.monotonic() < previews_until
+        return _gallery_edit(
+            outcome,
+            lambda image: Picture(thumbnail=thumbnails.get(image, make=make), path=relative_path(image, page.parent)),
+        )
 
     if limit:
         title = journal.absolute().parent.name or "Edits"
@@ -74,15 +89,15 @@ def publish(
     return report
 
 
-def _gallery_edit(outcome: BatchOutcome, folder: Path, *, thumbnails: bool) -> GalleryEdit:
-    inputs = [image for image in outcome.images if image and not is_url(image) and os.path.isfile(image)]  # noqa: PTH113  # a str
+def _gallery_edit(outcome: BatchOutcome, show: Callable[[str | Path], Picture]) -> GalleryEdit:
+    inputs = [image for image in outcome.images if image and not is_url(image) and os.path.isfile(image)]
     outputs = [path for path in outcome.files if path.is_file()]
     facts = {"status": _UNFINISHED.get(outcome.status), **outcome.parameters}
     return GalleryEdit(
         key=outcome.key,
         instruction=outcome.instruction,
-        before=tuple(picture(image, folder, thumbnail=thumbnails) for image in inputs),
-        after=tuple(picture(path, folder, thumbnail=thumbnails) for path in outputs),
+        before=tuple(map(show, inputs)),
+        after=tuple(map(show, outputs)),
         facts=facts | {"cost": outcome.cost, "task": outcome.task_id, "note": "; ".join(outcome.notes) or None},
         error=outcome.error,
     )

@@ -12,20 +12,20 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+import attrs
+
 from qwen_edit_async.batch.budget import Verdict
 from qwen_edit_async.batch.content import are_whole
-from qwen_edit_async.batch.decide import SENDS, Action, Entry, State, lack_of_balance, state_after
+from qwen_edit_async.batch.decide import SENDS, Action, Entry, State, state_after
 from qwen_edit_async.batch.identity import reason_of
-from qwen_edit_async.batch.state import RunState
+from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.run import Run
 from qwen_edit_async.errors import (
     APIConnectionError,
-    AuthenticationError,
     DownloadError,
     EditFailedError,
-    InsufficientBalanceError,
     InvalidEditError,
     JournalError,
-    PermissionDeniedError,
     QwenEditError,
     SessionClosedError,
     SubmitUncertainError,
@@ -35,9 +35,6 @@ from qwen_edit_async.models import EditRequest, TaskSnapshot, Usage
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.task import EditTask
-
-_ENDS_RUN = (AuthenticationError, InsufficientBalanceError, PermissionDeniedError, SessionClosedError)
-"""The errors that every other edit would meet, too."""
 
 
 class _StoppedError(Exception):
@@ -49,38 +46,42 @@ class Row:
 
     Args:
         entry: The edit in the journal.
-        run: The state that it shares with the others.
+        run: The run, whose state all rows share.
     """
 
-    def __init__(self, entry: Entry, run: RunState) -> None:
+    def __init__(self, entry: Entry, run: Run) -> None:
         self._entry = entry
         self._run = run
         self._state = entry.state
         self._repeats = entry.repeats
         self._uncertain = False
-        self._in_flight = False
-        self._fetching = False
 
-    async def carry_out(self, action: Action, request: EditRequest | None = None) -> None:
+    async def carry_out(
+        self, action: Action, request: EditRequest | None = None, problem: InvalidEditError | None = None
+    ) -> None:
         """Do what was decided, up to the saved pictures. Every error is journalled.
 
         Args:
-            action: The decision. For :attr:`Action.FAIL` call :meth:`fail` instead.
+            action: The decision.
             request: The request; needed to submit it.
+            problem: The reason for :attr:`Action.FAIL`.
 
         Raises:
             JournalError: If the journal fails.
         """
         entry, run = self._entry, self._run
+        if problem is not None:
+            await self._record(State.FAILED, problem, request)
+            return
         if action is Action.VERIFY:
-            if await run.files.call(are_whole, run.given.targets.folder, entry.files):
+            if await run.files.call(are_whole, run.folder, entry.files):
                 self._count_saved(len(entry.files))
                 run.progress.found += 1
                 return
             await self._move(State.COMPLETED, files=None)
         if self._is_of_earlier_run:
-            self._fetch()
-        if action is Action.REPLAN and self._state is State.FAILED:
+            run.budget.fetching.add(entry.number)
+        if action in SENDS and self._state is State.FAILED:
             await self._move(State.PLANNED, reason=None, problem=None)
         try:
             if action in SENDS and request is not None:
@@ -90,21 +91,16 @@ class Row:
             elif action in {Action.DOWNLOAD, Action.VERIFY} and entry.task_id is not None:
                 await self._save(run.session.pictures(entry.task_id, entry.urls))
         except SessionClosedError as error:
-            run.stop(error)
+            run.heed(error)
         finally:
-            run.budget.fetching -= self._fetching
-            self._fetching = False
-            run.news.set()
-
-    async def fail(self, error: Exception, request: EditRequest | None = None) -> None:
-        """Journal why the edit can't be submitted."""
-        await self._record(State.FAILED, error, request)
+            run.budget.fetching.discard(entry.number)
+            run.changes()
 
     async def about_to_submit(self) -> None:
         """Journal the intent to submit."""
         if self._run.budget.stopped or self._run.budget.held:
             raise _StoppedError("the run submits nothing more")
-        self._enter()
+        self._run.in_flight.add(self._entry.number)
         try:
             await self._move(State.SUBMITTING, repeats=self._repeats + self._is_doubtful)
         except asyncio.CancelledError:
@@ -121,7 +117,7 @@ class Row:
             written.add_done_callback(functools.partial(self._check_written, fate.task_id))
             return
         self._run.attempts -= 1
-        self._run.news.set()
+        self._run.changes()
         if fate is CallFailure.UNCERTAIN:
             self._repeats += self._is_doubtful
             self._uncertain = True
@@ -151,7 +147,7 @@ class Row:
     def _check_written(self, task_id: str, written: asyncio.Future[None]) -> None:
         run, key = self._run, self._entry.key
         run.attempts -= 1
-        run.news.set()
+        run.changes()
         error = JournalError("a step was not written") if written.cancelled() else written.exception()
         if error is not None:
             run.unwritten.append((key, task_id))
@@ -168,7 +164,7 @@ class Row:
             if verdict is Verdict.STOP:
                 return
             try:
-                task = await run.session.submit(request, deadline=run.deadline, observer=self)
+                task = await run.session.submit(request, deadline=run.options.deadline, observer=self)
             except JournalError:
                 raise
             except Exception as error:  # noqa: BLE001  # an error of one edit is journalled, and ends no other
@@ -176,6 +172,7 @@ class Row:
                 if self._uncertain or not isinstance(error, _StoppedError):
                     return
             else:
+                run.show_soon(self._entry.number, request.images)
                 await self._wait(task, attached=False)
                 return
             finally:
@@ -183,8 +180,7 @@ class Row:
 
     async def _not_submitted(self, error: Exception, request: EditRequest) -> None:
         budget, pictures = self._run.budget, self._entry.pictures
-        if isinstance(error, _ENDS_RUN):
-            self._run.stop(error)
+        is_fatal = self._run.heed(error)
         if self._state is State.SUBMITTED:  # accepted while the session was closing
             budget.released(pictures, chargeable=True)
             await self._record(State.SUBMITTED, error, request)
@@ -197,13 +193,13 @@ class Row:
             return
         budget.refused()
         budget.released(pictures, chargeable=False)
-        if not isinstance(error, (*_ENDS_RUN, _StoppedError)):  # those are not this edit's fault: it stays as it was
+        if not (is_fatal or isinstance(error, _StoppedError)):  # else it is not this edit's fault: it stays as it was
             await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error, request)
 
     async def _attach(self, task_id: str) -> None:
-        task = self._run.session.attach(task_id, deadline=self._run.deadline)
+        task = self._run.session.attach(task_id, deadline=self._run.options.deadline)
         self._run.budget.adopt(self._entry.pictures)
-        self._enter()
+        self._run.in_flight.add(self._entry.number)
         await self._wait(task, attached=True)
 
     async def _wait(self, task: EditTask, *, attached: bool) -> None:
@@ -218,10 +214,7 @@ class Row:
                 task.cancel()
             raise
         except Exception as error:  # noqa: BLE001  # the journal gets the state of the edit after any error
-            if (lack := lack_of_balance(error)) is not None:
-                run.stop(lack)
-            elif isinstance(error, _ENDS_RUN):
-                run.stop(error)
+            run.heed(error)
             chargeable, cost = not isinstance(error, EditFailedError), self._cost_of(task)
             run.budget.released(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)
             state = state_after(self._state, error)
@@ -229,11 +222,12 @@ class Row:
                 self._count_unsaved(error)
             await self._record(state, error, **_cost_columns(task.snapshot.usage, cost))
         else:
-            self._fetch()
+            run.budget.fetching.add(self._entry.number)
             cost = self._cost_of(task)
             await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
             run.budget.charged(pictures, cost, counted=self._entry.cost)
-            await self._save(result.images)
+            # The page has its own thumbnails.
+            await self._save([attrs.evolve(image, previews=None) for image in result.images])
 
     def _cost_of(self, task: EditTask) -> Decimal | None:
         """Return the cost that the service stated, now or to an earlier run."""
@@ -246,22 +240,21 @@ class Row:
             log.warning("a task made %d pictures instead of %d: the others are left where they are", len(images), asked)
         try:
             paths = [
-                await image.save(run.given.targets.folder / f"{name}-{place}.png")
+                await image.save(run.folder / f"{name}-{place}.png")
                 for place, image in zip(_places_of(images, asked), images, strict=False)
             ]
         except (DownloadError, SessionClosedError, OSError) as error:
-            if isinstance(error, SessionClosedError):
-                run.stop(error)
-            elif isinstance(error, OSError):  # a full disk, most likely: what comes next could not be saved either
+            if isinstance(error, OSError):  # a full disk, most likely: what comes next could not be saved either
                 run.budget.stop(f"pictures can't be saved: {error.strerror or error}")
-            else:
+            elif not run.heed(error):
                 self._count_unsaved(error)
             await self._record(State.COMPLETED, error)
         else:
             run.budget.saved()
             self._state = State.SAVED
-            await run.journal.save(self._entry.number, paths)
+            await run.journal.do(Store.save, self._entry.number, paths)
             self._count_saved(len(paths))
+            run.show_soon(self._entry.number, paths)
 
     async def _record(self, state: State, error: Exception, request: EditRequest | None = None, **columns: Any) -> None:
         """Journal an error, and the edit's state."""
@@ -282,24 +275,15 @@ class Row:
         run.progress.failed += 1
         if not isinstance(error, InvalidEditError):  # the next run meets them again, and would never get past them
             run.budget.failed(unreachable=isinstance(error, APIConnectionError))
-        run.news.set()
-
-    def _fetch(self) -> None:
-        self._run.budget.fetching += not self._fetching
-        self._fetching = True
-
-    def _enter(self) -> None:
-        self._run.progress.in_flight += not self._in_flight
-        self._in_flight = True
+        run.changes()
 
     def _leave(self) -> None:
-        self._run.progress.in_flight -= self._in_flight
-        self._in_flight = False
-        self._run.news.set()
+        self._run.in_flight.discard(self._entry.number)
+        self._run.changes()
 
     def _move(self, state: State, **columns: Any) -> asyncio.Future[None]:
         self._state = state
-        return self._run.journal.move(self._entry.number, state, **columns)
+        return self._run.journal.do(Store.move, self._entry.number, state, **columns)
 
 
 def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dict[str, Any]:
@@ -312,23 +296,14 @@ def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dic
         **_cost_columns(result.usage, cost),
     }
     if not attached:
-        timings = result.timings
-        columns |= {
-            "queued": timings.queued,
-            "running": timings.running,
-            "lag": timings.lag,
-            "checks": timings.checks,
-        }
+        columns |= {name: getattr(result.timings, name) for name in ("queued", "running", "lag", "checks")}
     return columns
 
 
 def _cost_columns(usage: Usage, cost: Decimal | None) -> dict[str, Any]:
     if not usage.raw:  # the service says nothing, so the columns stay as they are
         return {}
-    return {
-        "usage": dict(usage.raw),
-        "cost": cost,
-    }
+    return {"usage": dict(usage.raw), "cost": cost}
 
 
 def _places_of(images: Sequence[OutputImage], asked: int) -> Sequence[int]:

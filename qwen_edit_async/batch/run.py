@@ -1,4 +1,4 @@
-"""One run of a batch: lock the folder, read the input, work on the rows, write the reports."""
+"""One run, from the locked folder to the reports: the state that its edits share."""
 
 from __future__ import annotations
 
@@ -6,41 +6,34 @@ import asyncio
 import contextlib
 import functools
 import threading
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, cast
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
 
 import anyio
 import attrs
 
 from qwen_edit_async.batch.budget import Budget
 from qwen_edit_async.batch.content import sweep
-from qwen_edit_async.batch.decide import Consent
-from qwen_edit_async.batch.gather import Gatherer
-from qwen_edit_async.batch.input import BatchInput
-from qwen_edit_async.batch.intake import Intake
+from qwen_edit_async.batch.decide import Consent, error_of_run
+from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
-from qwen_edit_async.batch.plan import BatchPlan
+from qwen_edit_async.batch.outcome import BatchProgress
+from qwen_edit_async.batch.plan import Reasons
 from qwen_edit_async.batch.publish import publish
 from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport, make_report
-from qwen_edit_async.batch.state import BatchProgress, RunState
-from qwen_edit_async.batch.survey import SurveyOptions, survey
-from qwen_edit_async.errors import InvalidEditError, JournalError
-from qwen_edit_async.http.options import origin_of
+from qwen_edit_async.batch.targets import Targets
+from qwen_edit_async.batch.worker import Worker
+from qwen_edit_async.display.store import ThumbnailStore
+from qwen_edit_async.http.options import check_not_negative, check_positive
 from qwen_edit_async.log import log
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.session.shield import wait_shielded
 
-_LISTED_PROBLEMS: Final = 20
-
-_PREVIEW_SECONDS: Final = 60.0
-"""The time for thumbnails at the end of a run. A pair takes 20 to 40 ms."""
-
-_INTERRUPTED_SECONDS: Final = 3.0
-"""The time for thumbnails after an interrupt, when the user waits for the prompt."""
-
-_CONCLUDING_SECONDS: Final = 10.0
-"""The time for all reports after an interrupt, however slow the disk is."""
+_GRACE: Final = 5.0
+"""Seconds that an ending run waits for the ids of tasks whose request was sent."""
 
 _CLOSING_SECONDS: Final = 5.0
 """The longest that a hanging disk may delay the end of a run."""
@@ -52,163 +45,202 @@ class RunOptions:
 
     strict: bool = False
     consent: Consent = attrs.field(factory=Consent)
-    limits: Budget = attrs.field(factory=Budget)
+    max_cost: Decimal | None = None
+    max_tasks: int | None = None
+    stop_after_failures: int | None = None
     deadline: float | None = None
     gallery_limit: int = 0
 
+    def __attrs_post_init__(self) -> None:
+        check_not_negative(self.gallery_limit, "gallery_limit")
+        if self.max_tasks is not None:
+            check_not_negative(self.max_tasks, "max_tasks")
+        if self.stop_after_failures is not None:
+            check_positive(self.stop_after_failures, "stop_after_failures", integer=True)
+        if self.deadline is not None:
+            check_positive(self.deadline, "deadline")
 
+
+@attrs.define(eq=False)
 class Run:
-    """One run of a batch.
+    """One run on a folder of results: the state that its edits share.
 
-    Args:
-        session: The session that edits.
-        given: The input, for this run alone.
-        options: The options.
-        service: The name of the service that the journal belongs to; empty for the session's address.
+    Open it with :meth:`opened`, and call :meth:`begin` before the first edit.
 
     Attributes:
+        session: The session that edits.
+        targets: The folder of the results.
+        options: The options.
+        service: The name of the service that the journal belongs to.
+        active: Whether the run is open, or is being opened.
+        journal: The open journal.
+        files: The thread that reads files.
+        thumbnails: The thumbnails for the page.
+        budget: The limits, and what was spent.
+        progress: The counts that :meth:`progress_now` completes.
+        error: The error that every other edit would meet, too.
+        in_flight: The numbers of the edits that are being submitted, or whose tasks are awaited.
+        attempts: The number of submissions without a reply, or whose task ids are not written yet.
+        unwritten: The keys and task ids that the journal could not take.
+        refused: The rows that the journal could not take.
+        changed: The number of refused rows whose key is in the journal.
         report: The report, once the run has ended or was interrupted.
-        active: Whether the run is going on.
     """
 
-    def __init__(self, session: EditSession, given: BatchInput, options: RunOptions, service: str) -> None:
-        self._session = session
-        self._given = given
-        self._options = options
-        self._service = service or origin_of(session.base_url)
-        self._folder = given.targets.folder
+    session: EditSession
+    targets: Targets
+    options: RunOptions
+    service: str
+    active: bool = attrs.field(init=False, default=False)
+    journal: Journal = attrs.field(init=False)
+    files: Worker = attrs.field(init=False)
+    thumbnails: ThumbnailStore = attrs.field(init=False)
+    budget: Budget = attrs.field(init=False)
+    progress: BatchProgress = attrs.field(init=False, factory=BatchProgress)
+    error: Exception | None = attrs.field(init=False, default=None)
+    in_flight: set[int] = attrs.field(init=False, factory=set)
+    attempts: int = attrs.field(init=False, default=0)
+    unwritten: list[tuple[str, str]] = attrs.field(init=False, factory=list)
+    refused: Reasons = attrs.field(init=False, factory=Reasons)
+    changed: int = attrs.field(init=False, default=0)
+    report: BatchReport | None = attrs.field(init=False, default=None)
+    _news: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
+    _busy: set[str] = attrs.field(init=False, factory=set)
+    _started_at: float = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
         self._started_at = asyncio.get_running_loop().time()
-        self._progress = BatchProgress()
-        self._budget = attrs.evolve(options.limits, slots=session.max_in_flight)
-        self.report: BatchReport | None = None
-        self.active: bool = True
+        self.budget = Budget(
+            max_cost=self.options.max_cost,
+            max_tasks=self.options.max_tasks,
+            stop_after_failures=self.options.stop_after_failures,
+            slots=self.session.max_in_flight,
+        )
 
     @property
-    def progress(self) -> BatchProgress:
-        """A copy of the progress."""
-        return attrs.evolve(self._progress, cost=self._budget.spent, held=self._budget.held)
+    def folder(self) -> Path:
+        """The folder of the results and the journal."""
+        return self.targets.folder
 
-    async def work(self, on_plan: Callable[[BatchPlan], None] | None) -> BatchReport:
-        """Do what is left to do; see :meth:`EditBatch.run`."""
+    def progress_now(self) -> BatchProgress:
+        """Return the progress of this moment."""
+        return attrs.evolve(self.progress, in_flight=len(self.in_flight), cost=self.budget.spent, held=self.budget.held)
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncGenerator[None, None]:
+        """Lock the folder and keep the journal open while the block runs.
+
+        Raises:
+            JournalError: If the journal can't be opened, or if another run has it.
+        """
+        self.active = True
         try:
-            return await self._locked(on_plan)
+            self.journal = await Journal.open(self.folder, self.service)
+            self.files = Worker(ThreadPoolExecutor(1, "qwen-edit-batch"))
+            self.thumbnails = ThumbnailStore(self.folder)
+            try:
+                yield
+            finally:
+                await wait_shielded(self._close())
         finally:
             self.active = False
 
-    async def _locked(self, on_plan: Callable[[BatchPlan], None] | None) -> BatchReport:
-        journal = await Journal.open(self._folder, self._service)
-        files = Gatherer(ThreadPoolExecutor(1, "qwen-edit-batch"))
+    async def begin(self) -> None:
+        """Continue where the last run ended: remove its leftovers, and count what it spent."""
+        journal = self.journal
+        await self.files.call(sweep, self.folder, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
+        self.progress.begun = True
+        if count := await journal.do(Store.recover):
+            log.warning("%d edits were being submitted when the last run ended: tasks may exist", count)
+        if not journal.is_new:
+            self.budget.resume(await journal.do(Store.summary))
+
+    def heed(self, error: Exception) -> bool:
+        """Stop submitting if every other edit would meet an error, too. Return whether this is so."""
+        if (fatal := error_of_run(error)) is None:
+            return False
+        self.error = self.error or fatal
+        self.budget.stop(str(fatal))
+        self.changes()
+        return True
+
+    def show_soon(self, number: int, images: Iterable[Any]) -> None:
+        """Make thumbnails while the service works, if the page can show the edit of this number."""
+        if number <= self.options.gallery_limit:
+            self.thumbnails.make_soon(images)
+
+    def changes(self) -> None:
+        """Wake all that wait in :meth:`change`."""
+        self._news.set()
+
+    async def change(self) -> None:
+        """Wait until an edit's state or the budget has changed."""
+        self._news.clear()
+        await self._news.wait()
+
+    @contextlib.asynccontextmanager
+    async def alone(self, identity: str) -> AsyncGenerator[None, None]:
+        """Wait until no other task works on an edit. Keep other tasks from it while the block runs."""
+        while identity in self._busy:
+            await self.change()
+        self._busy.add(identity)
         try:
-            await self._survey(on_plan)
-            state = RunState(
-                session=self._session,
-                journal=journal,
-                budget=self._budget,
-                files=files,
-                given=self._given,
-                consent=self._options.consent,
-                deadline=self._options.deadline,
-                progress=self._progress,
-            )
-            await files.call(sweep, self._folder, [*await journal.unsaved(), JSON_NAME, PAGE_NAME])
-            self._progress.begun = True
-            return await self._work(state)
-        except asyncio.CancelledError as cancelled:
-            note = (
-                f"the run was stopped with {self._progress.saved} edits done; run it again to go on: nothing that has "
-                f"a task is submitted twice (journal: {self._folder / JOURNAL_NAME})"
-            )
-            log.warning("%s", note)
-            cancelled.add_note(note)
-            raise
+            yield
         finally:
-            await wait_shielded(_close(files, journal))
+            self._busy.discard(identity)
+            self.changes()
 
-    async def _survey(self, on_plan: Callable[[BatchPlan], None] | None) -> None:
-        if not (self._given.described or self._options.strict):
-            return
-        plan = await make_plan(self._given, self._options)
-        self._progress.total = plan.rows
-        if self._options.strict and not plan.ok:
-            problems = "\n".join(plan.problem_lines(_LISTED_PROBLEMS))
-            raise InvalidEditError(f"nothing was sent, since the batch is strict: {problems}")
-        (on_plan or _log_problems)(plan)
+    def refuse(self, reason: str, key: str) -> None:
+        """Count a row that the journal can't take."""
+        self.progress.failed += 1
+        self.refused.add(reason, key)
+        log.warning("refused %r: %s", key, reason)
 
-    async def _work(self, state: RunState) -> BatchReport:
-        intake = Intake(state)
-        try:
-            if self._given.described:
-                async with contextlib.aclosing(self._given.feed(state.files)) as items:
-                    await intake.work(items)
-            else:
-                await intake.work(cast("Iterable[Any] | AsyncIterable[Any]", self._given.source))
-        except (Exception, asyncio.CancelledError) as error:
-            with (
-                contextlib.suppress(JournalError),  # the first error counts
-                anyio.move_on_after(_CONCLUDING_SECONDS, shield=True),
-            ):
-                stopped = str(error) or "the run was interrupted"
-                await self._conclude(state, intake, stopped, _INTERRUPTED_SECONDS)
-            raise
-        return await self._conclude(state, intake, state.budget.stopped, _PREVIEW_SECONDS)
+    async def settle(self) -> None:
+        """Wait a few seconds for the replies to submissions that were sent."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE):
+                while self.attempts:
+                    await self.change()
 
-    async def _conclude(self, state: RunState, intake: Intake, stopped: str, preview_seconds: float) -> BatchReport:
+    async def conclude(self, stopped: str, preview_seconds: float) -> BatchReport:
+        """Write ``report.html`` and ``report.json``, and return the report.
+
+        Args:
+            stopped: The reason why the run ended before its input did; empty if it did not.
+            preview_seconds: The time for making thumbnails.
+        """
         report = self.report = make_report(
-            await state.journal.summary(),
-            refused=intake.refused,
-            changed=intake.changed,
-            folder=str(self._folder),
+            await self.journal.do(Store.summary),
+            refused=self.refused.all(),
+            changed=self.changed,
+            folder=str(self.folder),
             elapsed=asyncio.get_running_loop().time() - self._started_at,
             stopped=stopped,
-            limit=state.budget.limit,
-            error=state.error,
-            rows=self._progress.total or 0,
+            limit=self.budget.limit,
+            error=self.error,
+            rows=self.progress.total or 0,
         )
-        self._progress.publishing = True
+        self.progress.publishing = True
         abandoned = threading.Event()
         write = functools.partial(
             publish,
             report,
-            self._folder / JOURNAL_NAME,
-            limit=self._options.gallery_limit,
+            self.folder / JOURNAL_NAME,
+            self.thumbnails,
+            limit=self.options.gallery_limit,
             preview_seconds=preview_seconds,
             abandoned=abandoned,
         )
         try:
-            self.report = await state.files.call(write)
+            self.report = await self.files.call(write)
         finally:
             abandoned.set()
         return self.report
 
-
-async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
-    """Return what a run would do, without changing a file.
-
-    Args:
-        given: The input.
-        options: The options.
-
-    Raises:
-        ConfigurationError: If the input can't be read.
-        JournalError: If there is a journal that can't be read, or if the journal of earlier runs is lost.
-    """
-    abandoned = threading.Event()
-    looks = SurveyOptions(strict=options.strict, consent=options.consent)
-    try:
-        plan = await asyncio.to_thread(survey, given, given.targets.folder / JOURNAL_NAME, looks, abandoned)
-    finally:
-        abandoned.set()
-    return attrs.evolve(plan, max_cost=options.limits.max_cost, max_tasks=options.limits.max_tasks)
-
-
-async def _close(files: Gatherer, journal: Journal) -> None:
-    try:
-        with anyio.move_on_after(_CLOSING_SECONDS):
-            await files.aclose()
-    finally:
-        await journal.aclose()
-
-
-def _log_problems(plan: BatchPlan) -> None:
-    for line in plan.problem_lines(_LISTED_PROBLEMS):
-        log.warning("%s", line)
+    async def _close(self) -> None:
+        try:
+            with anyio.move_on_after(_CLOSING_SECONDS):
+                await self.files.aclose(self.thumbnails.close)
+        finally:
+            await self.journal.aclose()

@@ -1,22 +1,24 @@
-"""Reads a batch's whole input, and its journal, before anything is sent. Blocking; it changes no file."""
+"""Reads a batch's whole input, and its journal, before anything is sent. It changes no file."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
-from pathlib import Path
 from typing import Any
 
 import attrs
 
-from qwen_edit_async.batch.content import are_whole, examine, located
-from qwen_edit_async.batch.decide import PAYS, Action, Consent, Content, Entry, State, decide, instead, refusal
+from qwen_edit_async.batch.content import are_whole, examine
+from qwen_edit_async.batch.decide import PAYS, Action, Content, Entry, State, decide, instead, refusal
 from qwen_edit_async.batch.identity import allot, folded, reason_of, stem_of
-from qwen_edit_async.batch.input import BatchInput, Claims
+from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.journal.loss import check_not_lost
 from qwen_edit_async.batch.plan import BatchPlan, Tally
 from qwen_edit_async.batch.report import JournalSummary
+from qwen_edit_async.batch.run import RunOptions
 from qwen_edit_async.batch.sources import SourceItem
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.integrity import find_cut
@@ -25,84 +27,66 @@ from qwen_edit_async.images.source import check_regular, local_path
 from qwen_edit_async.models import EditRequest
 
 
-@attrs.frozen(kw_only=True)
-class SurveyOptions:
-    """The options that decide whether an edit can be submitted.
-
-    Attributes:
-        strict: Whether text that the service would cut off is a problem, instead of a note.
-        consent: What the user allows.
-    """
-
-    strict: bool = False
-    consent: Consent = attrs.field(factory=Consent)
-
-
-def survey(given: BatchInput, journal: Path, options: SurveyOptions, abandoned: threading.Event) -> BatchPlan:
+async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
     """Return what a run would do.
-
-    Args:
-        given: The input.
-        journal: The journal's file, which may be missing.
-        options: The options.
-        abandoned: Set when nobody waits for the plan any more.
 
     Raises:
         ConfigurationError: If the input can't be read.
         JournalError: If there is a journal that can't be read, or if the journal of earlier runs is lost.
     """
-    with contextlib.ExitStack() as stack:
-        store = None
-        if journal.exists():
-            store = Store(journal, read_only=True)
-            stack.callback(store.close)
-        known = None if store is None or store.is_empty else store
-        if known is None:
+    abandoned = threading.Event()
+    try:
+        plan = await asyncio.to_thread(_survey, given, options, abandoned)
+    finally:
+        abandoned.set()
+    return attrs.evolve(plan, max_cost=options.max_cost, max_tasks=options.max_tasks)
+
+
+def _survey(given: BatchInput, options: RunOptions, abandoned: threading.Event) -> BatchPlan:
+    journal = given.targets.folder / JOURNAL_NAME
+    if not journal.exists():
+        check_not_lost(journal)
+        return _Survey(given, None, options).plan(abandoned)
+    with contextlib.closing(Store(journal, read_only=True)) as store:
+        if store.is_empty:
             check_not_lost(journal)
-        return _Survey(given, known, options, abandoned).plan()
+        return _Survey(given, None if store.is_empty else store, options).plan(abandoned)
 
 
 @attrs.define(eq=False)
 class _Survey:
     given: BatchInput
     store: Store | None
-    options: SurveyOptions
-    abandoned: threading.Event
+    options: RunOptions
     tally: Tally = attrs.field(factory=Tally)
-    _claims: Claims = attrs.field(factory=Claims)
     _names: set[str] = attrs.field(factory=set)
     _numbers: dict[str, int] = attrs.field(factory=dict)
     _renamed: int = 0
+    _touched: bool = False
     _example: str = ""
 
-    def plan(self) -> BatchPlan:
+    def plan(self, abandoned: threading.Event) -> BatchPlan:
         for item in self.given.survey(self.tally.note):
-            if self.abandoned.is_set():
+            if abandoned.is_set():  # nobody waits for the plan any more
                 break
-            self.tally.rows += 1
             try:
                 self._look_at(item)
             except InvalidEditError as error:
-                self.tally.problem(self._label(item), str(error), reason_of(error, item.request))
+                self.tally.problem(item.label, str(error), reason_of(error, item.request))
         if self._renamed:
             self.tally.note(f"{self._renamed} results get a number, because their names are taken: {self._example}")
         summary = JournalSummary() if self.store is None else self.store.summary()
-        return self.tally.plan(str(self.given.targets.folder), summary)
-
-    def _label(self, item: SourceItem) -> str:
-        if self.given.described:
-            return item.label
-        return (item.request.key if item.request is not None else None) or f"request {self.tally.rows}"
+        plan = self.tally.plan(str(self.given.targets.folder), self.given.count, summary)
+        self.given.settled = not (plan.submit or plan.download or plan.problem_count or self._touched)
+        return plan
 
     def _look_at(self, item: SourceItem) -> None:
         if item.request is None:
             raise InvalidEditError(item.problem or "it is not an edit")
-        identity = item.identity or self._claims.identify(item.request)
-        if not identity:
-            return
-        request = located(item.request, self.given.folder)
-        entry = None if self.store is None else self.store.find(identity)
+        request = item.request
+        entry = None if self.store is None else self.store.find(item.identity)
         content = Content() if entry is None else examine(request, entry)
+        self._touched |= entry is not None and content.stamp != entry.stamp  # a run journals the new stamp
         action, problem = decide(entry, content, self.options.consent), None
         if action in PAYS:
             replaces = action in {Action.REPLACE, Action.REPLACE_LATER}
@@ -121,13 +105,13 @@ class _Survey:
         elif entry is None or entry.state in {State.SUBMITTED, State.COMPLETED}:
             return  # the journal's sums have them, and those that are no longer in the input
         elif action is Action.VERIFY and are_whole(self.given.targets.folder, entry.files):
-            tally.saved += 1
+            tally.counts.update(saved=1, files=len(entry.files))
         elif action is Action.VERIFY:
-            tally.download += 1
+            tally.counts["download"] += 1
         elif entry.state is State.FAILED:
-            tally.failed += 1
+            tally.counts["failed"] += 1
         else:
-            tally.uncertain += 1
+            tally.counts["uncertain"] += 1
 
     def _name_of(self, request: EditRequest) -> str:
         """Return the name that the journal would allot."""
@@ -148,7 +132,7 @@ class _Survey:
             for position, image in enumerate(request.images, 1):
                 _check_image(image, position, fit=self.given.fit)
             for existing in self.given.targets.existing(request, name):
-                self.tally.existing += 1
+                self.tally.counts["existing"] += 1
                 self.tally.existing_example = self.tally.existing_example or existing
         except InvalidEditError as error:
             return error
@@ -170,7 +154,7 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
     name = image_name(image, position)
     try:
         size = check_regular(path, name)
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
+        with open(path, "rb", buffering=0) as file:
             head = file.read(HEAD_BYTES)
             media_type = sniff(head)
             problem = "" if media_type is None else find_cut(file, size, media_type).problem(media_type, fit=fit)

@@ -11,7 +11,6 @@ from typing import Any, Final
 import attrs
 
 from qwen_edit_async.batch.identity import folded, pictures_of
-from qwen_edit_async.batch.sources.item import SourceItem
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.kinds import is_data_uri, is_url
 from qwen_edit_async.models import EditRequest
@@ -34,19 +33,12 @@ class Targets:
     _inputs: set[str] = attrs.field(factory=set)
     _is_here: dict[str, bool] = attrs.field(factory=dict)
 
-    def noting_inputs(self, items: Iterable[SourceItem]) -> Iterator[SourceItem]:
-        """Yield the items, and note which of their images are in the folder."""
-        for item in items:
-            if item.request is not None:
-                self._inputs.update(self._names_here(item.request.images))
-            yield item
+    def note_inputs(self, request: EditRequest) -> None:
+        """Note which of a request's images are in the folder."""
+        self._inputs.update(self._names_here(request.images))
 
     def existing(self, request: EditRequest, name: str) -> list[str]:
-        """Return the names of an edit's results that existing files have.
-
-        Args:
-            request: The edit.
-            name: The name that the journal allots to it.
+        """Return the names of existing files that the results of an edit would replace.
 
         Raises:
             InvalidEditError: If these files may not be replaced.
@@ -82,7 +74,7 @@ def _hops(path: str) -> Iterator[str]:
     with contextlib.suppress(OSError, ValueError):  # it is not a link, or not a path
         for _ in range(_MAX_LINKS):
             yield path
-            path = os.path.join(os.path.dirname(path), os.readlink(path))  # noqa: PTH115, PTH118, PTH120  # a str
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
 
 
 def _real(folder: str | Path) -> str | None:

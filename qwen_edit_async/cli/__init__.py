@@ -4,16 +4,17 @@ Exit codes: 0 all done; 1 not all done; 2 wrong usage, nothing was sent; 3 the k
 
 ::
 
-    main ──► app             the commands, their help, wrong usage
+    main ──► help            the help of the command line as a whole
+             app             the commands, wrong usage
              edit  batch  status  fetch  emulator  mcp    one command each
-             run             the session of a command, its errors, tasks left behind
+             command         the session of a command, its errors, tasks left behind
              signals         Ctrl-C and termination
              display         notes, warnings, the progress bar
              messages        errors in the shell's words
              options         options that commands share
              output          standard streams that can break
 
-Commands import the library when they run, so that ``--help`` is quick.
+Commands import the library and rich when they need them, so that ``--help`` and wrong usage are quick.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from qwen_edit_async.cli.help import asks_for_help, help_text
 from qwen_edit_async.cli.output import unbreakable_output
 
 _USAGE = 2
@@ -35,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
+    if asks_for_help(arguments):
+        print(help_text())  # noqa: T201  # rich is slow to import
+        return 0
     try:
         from qwen_edit_async.cli.app import run  # noqa: PLC0415  # the extra may be missing
 

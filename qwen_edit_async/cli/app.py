@@ -1,75 +1,54 @@
-"""The command line: its commands, its help, its exit codes."""
+"""The command line: its commands, wrong usage, its exit codes. A command's module is imported when it is called."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from typing import Any, cast
 
 import cyclopts
 
-from qwen_edit_async.cli.batch import batch
-from qwen_edit_async.cli.display import Screen
-from qwen_edit_async.cli.edit import edit
-from qwen_edit_async.cli.emulator import emulator
-from qwen_edit_async.cli.fetch import fetch
-from qwen_edit_async.cli.mcp import mcp
+from qwen_edit_async.cli.help import COMMANDS
 from qwen_edit_async.cli.messages import ExitCode, exit_code, shell_text
-from qwen_edit_async.cli.status import status
 from qwen_edit_async.errors import QwenEditError
+from qwen_edit_async.text import visible
 from qwen_edit_async.version import __version__
-
-_HELP = "Edit pictures with the hosted model qwen_image_edit_plus."
-_EPILOGUE = """\
-Environment
-  QWEN_EDIT_API_KEY   the API key; no option takes it
-  QWEN_EDIT_BASE_URL  the service's address
-  QWEN_EDIT_LOG       log to the standard error stream, at a level such as info
-
-Exit codes
-  0    all done
-  1    not all done: an edit failed or is uncertain, or a limit was reached;
-       in a dry run: a row is bad
-  2    wrong usage, or a bad row with --strict; nothing was sent
-  3    the key is refused or the balance is too low
-  130  interrupted; running tasks are printed by edit, journalled by batch"""
 
 _LONGEST_ERROR = 500
 
-
-def _error_panel(error: cyclopts.CycloptsError) -> object:
-    """Describe wrong usage, without quoting long arguments in full."""
-    text = str(error)
-    if isinstance(error, cyclopts.UnusedCliTokensError) and error.command_chain == ("batch",):
-        sources = len(error.unused_tokens or ()) + 1
-        text = f'batch takes one source, not {sources}: put a pattern into quotes, such as "photos/*.jpg"'
-    return cyclopts.CycloptsPanel(text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}…")
-
-
 _app = cyclopts.App(
     name="qwen-edit",
-    help=_HELP,
-    help_epilogue=_EPILOGUE,
     help_format="plaintext",
     version=__version__,
-    error_formatter=_error_panel,
     suppress_keyboard_interrupt=False,
+    error_console=cast("Any", sys.stderr),  # never used, but the default one imports rich
 )
-_app.command(edit, sort_key=1)
-_app.command(batch, sort_key=2)
-_app.command(status, sort_key=3)
-_app.command(fetch, sort_key=4)
-_app.command(emulator, sort_key=5)
-_app.command(mcp, sort_key=6)
+for _name, _line in COMMANDS.items():
+    _app.command(f"qwen_edit_async.cli.{_name}:{_name}", name=_name, help=_line)
+_app.register_install_completion_command()
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code."""
     try:
-        code = _app(list(arguments), exit_on_error=False, result_action="return_value")
-    except cyclopts.CycloptsError:
-        return ExitCode.USAGE  # cyclopts has printed the error
+        code = _app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.CycloptsError as error:
+        print(f"error: {visible(_wrong_usage(error))}", file=sys.stderr)  # noqa: T201  # importing rich takes as long as all
+        return ExitCode.USAGE
     except (QwenEditError, OSError) as error:
+        from qwen_edit_async.cli.display import Screen  # noqa: PLC0415  # see above
+
         Screen().error(shell_text(error))
         return ExitCode.USAGE if isinstance(error, OSError) else exit_code(error)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     return int(code or ExitCode.DONE)
+
+
+def _wrong_usage(error: cyclopts.CycloptsError) -> str:
+    """Describe wrong usage, without quoting long arguments in full."""
+    if isinstance(error, cyclopts.UnusedCliTokensError) and error.command_chain == ("batch",):
+        sources = len(error.unused_tokens or ()) + 1
+        return f'batch takes one source, not {sources}: put a pattern into quotes, such as "photos/*.jpg"'
+    text = str(error).strip()
+    return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}…"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 from cyclopts import Parameter
 
+from qwen_edit_async.cli.command import Command
 from qwen_edit_async.cli.display import ProgressBar, Screen, counted, put
 from qwen_edit_async.cli.messages import ExitCode, exit_code, shell_text
 from qwen_edit_async.cli.options import (
@@ -21,7 +22,6 @@ from qwen_edit_async.cli.options import (
     ParameterOptions,
     SubmissionOptions,
 )
-from qwen_edit_async.cli.run import Run
 from qwen_edit_async.display.cards import WRITING_PAGE, Progress, local_time_in
 from qwen_edit_async.errors import ConfigurationError
 
@@ -98,8 +98,8 @@ def batch(
     edits = _edits(source, output, instruction, options, parameters or ParameterOptions(), submission)
     if options.dry_run:
         return _print_plan(edits, options.price, fit=submission.fit)
-    run = Run(Screen(), connection or ConnectionOptions(), submission, options.concurrency, output)
-    return _BulkRun(run, edits, _EMBEDDED if submission.emulator else "")()
+    command = Command(Screen(), connection or ConnectionOptions(), submission, options.concurrency, output)
+    return _BulkRun(command, edits, _EMBEDDED if submission.emulator else "")()
 
 
 def _edits(  # noqa: PLR0917  # the command's own arguments
@@ -138,15 +138,15 @@ def _print_plan(edits: EditBatch, price: Decimal | None, *, fit: bool) -> int:
 class _BulkRun:
     """A bulk run as people see it: its plan's problems, its progress, its report."""
 
-    def __init__(self, run: Run, edits: EditBatch, service: str) -> None:
-        self._run = run
+    def __init__(self, command: Command, edits: EditBatch, service: str) -> None:
+        self._command = command
         self._service = service
-        self._screen = run.screen
+        self._screen = command.screen
         self._edits = edits
 
     def __call__(self) -> int:
         """Run the batch, print how it ended, and return the exit code."""
-        code = self._run(self._work)
+        code = self._command(self._work)
         if self._edits.progress.begun:
             self._print_report()
         return code
@@ -159,12 +159,12 @@ class _BulkRun:
             try:
                 report = await self._edits.run(session, on_plan=self._print_problems, service=self._service)
             except asyncio.CancelledError:
-                self._run.journalled = self._edits.report is not None
+                self._command.journalled = self._edits.report is not None
                 raise
             finally:
                 refreshing.cancel()
                 await asyncio.wait([refreshing])
-        self._run.journalled = True
+        self._command.journalled = True
         if report.error is not None:
             self._screen.error(shell_text(report.error))
             return exit_code(report.error)
@@ -211,4 +211,4 @@ class _BulkRun:
             for line in report.text().splitlines():
                 self._screen.line(shell_text(line), whole=True)
         count = self._edits.progress.pictures
-        put(f"{counted(count, 'picture')} {'is' if count == 1 else 'are'} in {self._run.output}")
+        put(f"{counted(count, 'picture')} {'is' if count == 1 else 'are'} in {self._command.output}")

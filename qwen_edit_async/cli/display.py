@@ -5,6 +5,7 @@ Results go to the standard output stream, everything else to the standard error 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -12,15 +13,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as RichProgress
+from typing import TYPE_CHECKING, Any
 
 from qwen_edit_async.display.cards import Progress
 from qwen_edit_async.errors import EditWarning
 from qwen_edit_async.text import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
 
 _NOTES_OF_A_KIND = 3
 _UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
@@ -47,16 +48,20 @@ def counted(count: int, word: str) -> str:
 
 
 class Screen:
-    """Messages on the standard error stream.
-
-    Attributes:
-        console: rich's console. It prints lines above the progress bar if there is one.
-    """
+    """Messages on the standard error stream."""
 
     def __init__(self) -> None:
+        self._notes: set[str] = set()
+        self._kinds: dict[str, int] = {}
+
+    @functools.cached_property
+    def console(self) -> Console:
+        """Rich's console. It prints lines above the progress bar if there is one."""
+        from rich.console import Console  # noqa: PLC0415  # slow to import
+
         # rich takes FORCE_COLOR as a wish for colors and for animations. Outside of terminals, only colors are drawn.
         colors: Any = Console(stderr=True).color_system
-        self.console: Console = Console(
+        return Console(
             stderr=True,
             force_terminal=None if sys.stderr.isatty() else False,
             color_system=colors,
@@ -64,8 +69,6 @@ class Screen:
             markup=False,
             emoji=False,
         )
-        self._notes: set[str] = set()
-        self._kinds: dict[str, int] = {}
 
     def line(self, text: str, style: str | None = None, *, whole: bool = False) -> None:
         """Print a line. On a terminal it is wrapped between words, unless it is ``whole``, to be copied."""
@@ -143,10 +146,12 @@ class ProgressBar:
         if not self._screen.console.is_terminal:
             yield
             return
+        from rich import progress as rich  # noqa: PLC0415  # slow to import
+
         # Only `refresh` draws. A thread of rich's own would draw beside the event loop.
-        bar = self._bar = RichProgress(
-            BarColumn(16),
-            TextColumn("{task.description}"),
+        bar = self._bar = rich.Progress(
+            rich.BarColumn(16),
+            rich.TextColumn("{task.description}"),
             console=self._screen.console,
             auto_refresh=False,
             transient=True,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 
-from qwen_edit_async.batch.identity import image_stem
+from qwen_edit_async.cli.command import Command, save, wait_for
 from qwen_edit_async.cli.display import Screen, put_json
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import (
@@ -18,7 +18,6 @@ from qwen_edit_async.cli.options import (
     ParameterOptions,
     SubmissionOptions,
 )
-from qwen_edit_async.cli.run import Run, save, wait_for
 from qwen_edit_async.models import EditRequest
 
 if TYPE_CHECKING:
@@ -53,7 +52,10 @@ def edit(
         submission: What may be submitted, and where.
         connection: How to talk to the service.
     """
-    run = Run(
+    from qwen_edit_async.batch.identity import image_stem  # noqa: PLC0415  # see the package's docstring
+
+    name = image_stem(images[0]) or "picture"
+    command = Command(
         Screen(),
         connection or ConnectionOptions(),
         submission or SubmissionOptions(),
@@ -62,20 +64,18 @@ def edit(
     )
 
     async def work(session: EditSession) -> int:
-        return await _edit(
-            session, EditRequest(images, instruction, (parameters or ParameterOptions()).parameters()), run
-        )
+        request = EditRequest(images, instruction, (parameters or ParameterOptions()).parameters())
+        return await _edit(session, request, name, command)
 
-    return run(work)
+    return command(work)
 
 
-async def _edit(session: EditSession, request: EditRequest, run: Run) -> int:
-    with run.screen.console.status("submitting"):
+async def _edit(session: EditSession, request: EditRequest, name: str, command: Command) -> int:
+    with command.screen.console.status("submitting"):
         task = await session.submit(request)
-    result = await wait_for(task, run)
-    name = image_stem(request.images[0]) or "picture"
-    paths = await save(result, run, f"{name[:_NAME_CHARACTERS]}-{result.task_id}")
-    if run.as_json:
+    result = await wait_for(task, command)
+    paths = await save(result, command, f"{name[:_NAME_CHARACTERS]}-{result.task_id}")
+    if command.as_json:
         put_json(_as_json(result, paths))
     return ExitCode.DONE
 

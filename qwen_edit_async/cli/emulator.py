@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Literal
 
+from qwen_edit_async.cli.command import EMULATOR_NOTE
 from qwen_edit_async.cli.display import Screen, put
 from qwen_edit_async.cli.messages import ExitCode
-from qwen_edit_async.cli.run import EMULATOR_NOTE
 from qwen_edit_async.cli.signals import cancel_on_termination
 from qwen_edit_async.errors import ConfigurationError
 

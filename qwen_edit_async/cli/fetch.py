@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qwen_edit_async.cli.command import Command, save, wait_for
 from qwen_edit_async.cli.display import Screen
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import ConnectionOptions, Output
-from qwen_edit_async.cli.run import Run, save, wait_for
 
 if TYPE_CHECKING:
     from qwen_edit_async.session.session import EditSession
@@ -24,10 +24,10 @@ def fetch(task_id: str, /, *, output: Output = Path(), connection: ConnectionOpt
         output: The folder for the pictures.
         connection: How to talk to the service.
     """
-    run = Run(Screen(), connection or ConnectionOptions(), output=output)
+    command = Command(Screen(), connection or ConnectionOptions(), output=output)
 
     async def work(session: EditSession) -> int:
-        await save(await wait_for(session.attach(task_id), run), run)
+        await save(await wait_for(session.attach(task_id), command), command)
         return ExitCode.DONE
 
-    return run(work)
+    return command(work)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qwen_edit_async.cli.command import Command
 from qwen_edit_async.cli.display import Screen, put, put_json
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import AsJSON, ConnectionOptions
-from qwen_edit_async.cli.run import Run
 from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.text import visible
 
@@ -32,7 +32,7 @@ def status(task_id: str, /, *, as_json: AsJSON = False, connection: ConnectionOp
             put(visible(_describe(snapshot)))
         return ExitCode.FAILED if snapshot.status is TaskStatus.FAILED else ExitCode.DONE
 
-    return Run(Screen(), connection or ConnectionOptions())(work)
+    return Command(Screen(), connection or ConnectionOptions())(work)
 
 
 def _describe(snapshot: TaskSnapshot) -> str:

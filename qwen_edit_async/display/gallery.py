@@ -122,29 +122,28 @@ def _card(edit: GalleryEdit) -> str:
 
 
 def _comparison(edit: GalleryEdit) -> str:
-    before = edit.before[-1] if edit.before else Picture()
-    after = edit.after[0] if edit.after else Picture()
-    pictures = _image(before, "before", f"Before: {edit.key}") + _image(after, "after", f"After: {edit.instruction}")
-    if before.source is not None and after.source is not None:
+    before = _image(edit.before[-1], "before", f"Before: {edit.key}") if edit.before else ""
+    after = _image(edit.after[0], "after", f"After: {edit.instruction}") if edit.after else ""
+    if before and after:
         return (
-            f'<div class="compare">{pictures}<span class="divider"></span><span class="side left">before</span>'
+            f'<div class="compare">{before}{after}<span class="divider"></span><span class="side left">before</span>'
             '<span class="side right">after</span><input type="range" min="0" max="100" value="50" step="1" '
             f'autocomplete="off" aria-label="How much of the picture is shown as before: {escape(edit.key)}"></div>'
         )
-    if before.source is None and after.source is None:
+    if not before and not after:
         return '<div class="compare"><span class="missing">no preview</span></div>'
-    side = "before" if after.source is None else "after"
-    return f'<div class="compare single">{pictures}<span class="side left">{side}</span></div>'
+    side = "before" if before else "after"
+    return f'<div class="compare single">{before}{after}<span class="side left">{side}</span></div>'
 
 
 def _image(picture: Picture, kind: _Kind, text: str) -> str:
-    if picture.source is None:
+    if (source := picture.source) is None:
         return ""
     small = picture.thumbnail
     sides = f'width="{small.width}" height="{small.height}" ' if small is not None else ""
     return (
         f'<img class="{kind}" alt="{escape(text)}" loading="lazy" decoding="async" draggable="false" '
-        f'{sides}src="{picture.source}"{_full(picture)}>'
+        f'{sides}src="{source}"{_full(picture)}>'
     )
 
 

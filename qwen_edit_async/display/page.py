@@ -8,12 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from qwen_edit_async.display.gallery import GalleryEdit, Picture, gallery_html
-from qwen_edit_async.display.links import relative_path
-from qwen_edit_async.display.thumbnails import make_thumbnail
-from qwen_edit_async.images.kinds import is_data_uri, is_url
+from qwen_edit_async.display.gallery import GalleryEdit, gallery_html
 
 _WORKERS: Final = min(4, os.cpu_count() or 1)
 _AHEAD: Final = 4 * _WORKERS
@@ -34,7 +31,7 @@ def write_page(
     Args:
         path: The file. Pictures are linked relative to its folder.
         edits: The edits, in the order of the page. Only a few are pulled ahead of the writing.
-        draw: Called with each edit, on one of a few threads. It may make thumbnails, with :func:`picture`.
+        draw: Called with each edit, on one of a few threads. It may make thumbnails.
         title: The heading of the page.
         summary: Values about all edits, by name, for the head of the page.
 
@@ -43,21 +40,6 @@ def write_page(
     """
     with ThreadPoolExecutor(_WORKERS, "qwen-edit-gallery") as threads:
         write_whole(path, gallery_html(_drawn(threads, edits, draw), title=title, summary=summary))
-
-
-def picture(image: Any, folder: Path, *, thumbnail: bool = True) -> Picture:
-    """Return an image as a page in this folder shows it.
-
-    Args:
-        image: An image of any kind that a request takes. Only a file is linked.
-        folder: The folder of the page.
-        thumbnail: Whether to make a thumbnail. Without one, the page shows the file.
-    """
-    is_file = isinstance(image, str | os.PathLike) and not is_url(image) and not is_data_uri(image)
-    return Picture(
-        thumbnail=make_thumbnail(image) if thumbnail else None,
-        path=relative_path(image, folder) if is_file else None,
-    )
 
 
 def write_whole(path: Path, pieces: Iterable[str]) -> None:

@@ -24,9 +24,11 @@ from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
 
+_AT_A_TIME = 16
+
 
 class Downloader:
-    """Downloads result pictures for a session, over connections that never carry its key.
+    """Downloads result pictures for a session, 16 at a time, over connections that never carry its key.
 
     Args:
         offloader: The threads that write files.
@@ -57,6 +59,7 @@ class Downloader:
         self._random = random
         self._renew = renew
         self._fetcher = Fetcher(timeouts, hosts, trust_env=trust_env)
+        self._turns = asyncio.Semaphore(_AT_A_TIME)
 
     async def open(self) -> None:
         """Create the connection pools."""
@@ -72,16 +75,15 @@ class Downloader:
         Raises:
             DownloadError: The complete picture can't be downloaded.
         """
-        content = bytearray()
+        content = b""
 
-        async def receive(pieces: AsyncIterator[bytes]) -> Verdict:
-            content.clear()
-            async for piece in pieces:
-                content.extend(piece)
+        async def receive(pieces: AsyncIterator[list[bytes]]) -> Verdict:
+            nonlocal content
+            content = b"".join([part async for piece in pieces for part in piece])
             return await self._offloader.run(judge, io.BytesIO(content), len(content))
 
         _log_flaw(await self._fetch(url, task_id, index, receive), task_id, index)
-        return bytes(content)
+        return content
 
     async def save(self, url: str, task_id: str, index: int, path: Path) -> Path:
         """Download a picture to ``path``, and create the folder if needed.
@@ -99,13 +101,12 @@ class Downloader:
         # _finish() writes the last piece, because a call to a thread costs more than writing a small picture.
         saved = path
 
-        async def receive(pieces: AsyncIterator[bytes]) -> Verdict:
+        async def receive(pieces: AsyncIterator[list[bytes]]) -> Verdict:
             nonlocal saved
-            offset, last = 0, b""
+            offset, last = 0, list[bytes]()
             async for piece in pieces:
                 if last:
-                    await self._offloader.run(part.write, offset, last)
-                    offset += len(last)
+                    offset = await self._offloader.run(part.write, offset, last)
                 last = piece
             verdict, saved = await self._offloader.run(_finish, part, offset, last, path)
             return verdict
@@ -118,13 +119,13 @@ class Downloader:
         return saved
 
     async def _fetch(
-        self, url: str, task_id: str, index: int, receive: Callable[[AsyncIterator[bytes]], Awaitable[Verdict]]
+        self, url: str, task_id: str, index: int, receive: Callable[[AsyncIterator[list[bytes]]], Awaitable[Verdict]]
     ) -> Verdict:
         """Call ``receive`` with the pieces of a download, once for each attempt, until it judges them a picture."""
         attempt, renewed = 0, False
         while True:
             try:
-                async with contextlib.aclosing(self._fetcher.pieces(url)) as pieces:
+                async with self._turns, contextlib.aclosing(self._fetcher.pieces(url)) as pieces:
                     verdict = await receive(pieces)
                 if (refusal := _refusal(verdict)) is not None:
                     raise refusal  # one more way for an attempt to fail
@@ -154,7 +155,7 @@ class Downloader:
         return urls[index]
 
 
-def _finish(part: PartFile, offset: int, piece: bytes, path: Path) -> tuple[Verdict, Path]:
+def _finish(part: PartFile, offset: int, piece: list[bytes], path: Path) -> tuple[Verdict, Path]:
     """Write the last piece and judge the file. A picture gets its name, with the ending of its format."""
     verdict = part.finish(offset, piece, judge)
     return verdict, path if _refusal(verdict) is not None else part.commit(verdict.rename(path))

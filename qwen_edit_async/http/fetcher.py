@@ -26,7 +26,6 @@ MAX_RESULT_BYTES = 64 * 1024 * 1024
 
 _PIECE_BYTES = 1024 * 1024
 _LEAST_BYTES_PER_SECOND = 1024
-_MAX_CONNECTIONS = 32
 _MAX_HEADER_BYTES = 32 * 1024
 _MAX_REDIRECTS = 10
 _OK = 200
@@ -68,7 +67,7 @@ class Fetcher:
 
     def _make_session(self, socket_factory: aiohttp.SocketFactoryType | None) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, socket_factory=socket_factory),
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=socket_factory),
             headers={"User-Agent": USER_AGENT},
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.reply
@@ -87,8 +86,8 @@ class Fetcher:
             await session.close()
         self._trusting = self._guarded = None
 
-    async def pieces(self, url: str) -> AsyncGenerator[bytes, None]:
-        """Request a picture once and yield it in pieces of about 1 MiB.
+    async def pieces(self, url: str) -> AsyncGenerator[list[bytes], None]:
+        """Request a picture once and yield it in pieces of about 1 MiB, each as it came: joining it would copy it.
 
         Raises:
             FetchError: The picture can't be had, or its reply breaks off.
@@ -137,10 +136,11 @@ class Fetcher:
                 self._responses.discard(response)
 
 
-async def _body(response: aiohttp.ClientResponse, patience: float) -> AsyncGenerator[bytes, None]:
+async def _body(response: aiohttp.ClientResponse, patience: float) -> AsyncGenerator[list[bytes], None]:
     """Yield the pieces of a response. Raise unless it is of a plausible size and comes in time."""
     _check_response(response)
-    piece, total = bytearray(), 0
+    piece: list[bytes] = []
+    total, yielded = 0, 0
     loop = asyncio.get_running_loop()
     started_at = loop.time()
     while True:
@@ -155,11 +155,11 @@ async def _body(response: aiohttp.ClientResponse, patience: float) -> AsyncGener
             raise FetchError(f"it came too slowly ({total} bytes in {seconds:.0f} s)")
         if total > MAX_RESULT_BYTES:
             raise FetchError(f"it has more than {MAX_RESULT_BYTES} bytes", final=True)
-        piece += data
-        if len(piece) >= _PIECE_BYTES:
-            yield bytes(piece)
-            piece.clear()
-    yield bytes(piece)
+        piece.append(data)
+        if total - yielded >= _PIECE_BYTES:
+            yield piece
+            piece, yielded = [], total
+    yield piece
 
 
 def _proxy_for(url: URL) -> URL | None:

@@ -36,6 +36,8 @@ class Learned:
     *Nonparametric estimation from incomplete observations*, 1958). An end between two checks is spread over the time
     between them (Turnbull, 1976). Old evidence fades, so the estimate follows the service.
 
+    A task that a check finds queued has not started, so its age counts from that check, and the wait is no evidence.
+
     Each pair of ``n`` and size has its own estimate. It starts from the estimate for all tasks, which starts from the
     hazard 1/age. With that hazard, intervals grow in proportion to the age.
 
@@ -73,9 +75,9 @@ class Learned:
 
         It is ``poll_cost`` to ``max_interval`` after the last check was sent. ``max_interval`` wins if it is smaller.
         """
-        estimate, age = self._estimate_of(task), task.checked_at - task.since
-        if task.checked_at > task.previous_at:
-            start = task.previous_at - task.since
+        estimate, age = self._estimate_of(task), task.checked_at - task.started_at
+        if task.checked_at > task.previous_at >= task.started_at:
+            start = task.previous_at - task.started_at
             if task.previous_progress is not None and not task.attached:
                 self._progress.learn(estimate, start, task.previous_progress, age, ended=False)
             estimate.survived(start, age)
@@ -92,17 +94,17 @@ class Learned:
         """Learn from a completed task. For any other end, the checks have already said everything."""
         if not completed:
             return
-        estimate, age, until = self._estimate_of(task), task.checked_at - task.since, now - task.since
+        estimate, age, until = self._estimate_of(task), task.checked_at - task.started_at, now - task.started_at
         if task.progress is not None and not task.attached:
             self._progress.learn(estimate, age, task.progress, until, ended=True)
         estimate.ended(age, until)
 
     def likelihood(self, task: PolledTask, now: float) -> float:
         """Return the probability that the task has ended since its last check."""
-        age = task.checked_at - task.since
+        age = task.checked_at - task.started_at
         view = self._view_by_progress(task, age)
         if view is None:
-            return self._estimate_of(task).probability(age, now - task.since)
+            return self._estimate_of(task).probability(age, now - task.started_at)
         remaining, unit = view
         return remaining.probability(0.0, (now - task.checked_at) / unit)
 

@@ -34,6 +34,11 @@ class PolledTask(Protocol):
         ...
 
     @property
+    def started_at(self) -> float:
+        """The earliest time at which it can have started: the last check that found it queued, or else ``since``."""
+        ...
+
+    @property
     def attached(self) -> bool:
         """Whether the task was submitted elsewhere, so that its real age is unknown."""
         ...

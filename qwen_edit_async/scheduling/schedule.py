@@ -104,6 +104,8 @@ class ScheduledTask:
             seconds.
         attached: Whether the task was submitted elsewhere.
         deadline: The earliest time of the last check.
+        started_at: The earliest time at which it can have started: the last check that found it queued, or else
+            ``since``.
         checked_at: The time when the last answered check was sent; equals ``since`` before the first.
         checks: The number of checks answered so far.
         progress: The newest progress that the service reported, 0.0 to 1.0.
@@ -122,6 +124,7 @@ class ScheduledTask:
     since: float
     attached: bool = False
     deadline: float = math.inf
+    started_at: float = attrs.field(init=False)
     checked_at: float = attrs.field(init=False)
     checks: int = attrs.field(default=0, init=False)
     progress: float | None = attrs.field(default=None, init=False)
@@ -135,10 +138,12 @@ class ScheduledTask:
     odd_word: str = attrs.field(default="", init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.checked_at = self.previous_at = self.since
+        self.started_at = self.checked_at = self.previous_at = self.since
 
-    def found_running(self, sent_at: float, progress: float | None) -> None:
-        """Record that a check sent at ``sent_at`` found the task running."""
+    def found_running(self, sent_at: float, progress: float | None, *, queued: bool = False) -> None:
+        """Record that a check sent at ``sent_at`` found the task running, or still queued."""
+        if queued:
+            self.started_at = sent_at
         self.previous_at, self.previous_progress = self.checked_at, self.progress
         self.checked_at = sent_at
         if progress is not None:
@@ -248,7 +253,7 @@ class PollSchedule(Generic[W]):
             task.pictureless_at = min(task.pictureless_at, now)
         if snapshot.status.terminal and not (snapshot.lacks_pictures and now < task.pictureless_at + PICTURES_GRACE):
             return self.remove(task, now, completed=snapshot.status is TaskStatus.COMPLETED)
-        task.found_running(sent_at, snapshot.progress)
+        task.found_running(sent_at, snapshot.progress, queued=snapshot.status is TaskStatus.QUEUED)
         due = self._next_check(task, snapshot, now)
         if sent_at >= task.deadline:
             task.gives_up_at = now

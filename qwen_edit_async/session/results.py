@@ -69,7 +69,7 @@ class OutputImage:
     task_id: str
     index: int
     _store: ResultStore | None = attrs.field(repr=False, eq=False)  # `None` in a copy
-    _previews: Previews = attrs.field(factory=Previews, repr=False, eq=False)
+    _previews: Previews | None = attrs.field(default=None, repr=False, eq=False)
 
     async def read(self) -> bytes:
         """Download the picture's file.
@@ -133,7 +133,7 @@ class OutputImage:
         return self._store
 
     async def _remember(self, output: bytes | Path) -> None:
-        if self._previews.lacks(self.index):
+        if self._previews is not None and self._previews.lacks(self.index):
             with contextlib.suppress(QwenEditError):  # a closing session needs no preview
                 await self._open_store().offload(self._previews.remember, self.index, output)
 

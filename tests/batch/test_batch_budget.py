@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_edit_async.batch.budget import Budget, Verdict
+from qwen_edit_async.batch.report import JournalSummary
 
 
 def settle(budget: Budget, pictures: int, cost: Decimal | None) -> None:
@@ -58,13 +59,13 @@ def test_what_earlier_runs_spent_counts():
 
 def test_the_price_that_earlier_runs_saw_and_what_they_may_have_spent_count():
     budget = Budget(max_cost=Decimal(4))
-    budget.resume(spent=Decimal(1), tasks=2, price=Decimal(1), unpriced=0, doubtful=1)
+    budget.resume(JournalSummary(cost=Decimal(1), tasks=2, price=Decimal(1), doubtful=1))
     assert [budget.admit(1) for _ in range(3)] == [Verdict.GO, Verdict.GO, Verdict.WAIT]
 
 
 def test_edits_without_a_price_in_earlier_runs_end_a_run_that_must_keep_a_cost():
     budget = Budget(max_cost=Decimal(4))
-    budget.resume(spent=Decimal(0), tasks=1, price=None, unpriced=1, doubtful=0)
+    budget.resume(JournalSummary(tasks=1, unpriced=1))
     assert budget.admit(1) is Verdict.STOP
 
 
@@ -147,9 +148,9 @@ def submit(budget: Budget) -> None:
 
 def lose(budget: Budget, reason: str = "blocked", *, earlier: bool = False) -> bool:
     """Fail to fetch the pictures of a completed edit. Return whether this holds the run."""
-    budget.fetching += 1
+    budget.fetching.add(1)
     held = budget.unsaved(reason, earlier=earlier)
-    budget.fetching -= 1
+    budget.fetching.remove(1)
     return held
 
 
@@ -159,9 +160,9 @@ def test_after_a_result_that_is_lost_edits_go_one_at_a_time_until_one_is_saved()
     submit(budget)
     assert budget.admit(1) is Verdict.WAIT
     budget.charged(1, None)
-    budget.fetching = 1
+    budget.fetching.add(1)
     assert budget.admit(1) is Verdict.WAIT
-    budget.fetching = 0
+    budget.fetching.clear()
     budget.saved()
     submit(budget)
     submit(budget)
@@ -172,7 +173,7 @@ def test_nothing_is_submitted_while_the_first_results_are_fetched():
     submit(budget)
     submit(budget)
     budget.charged(1, None)
-    budget.fetching = 1
+    budget.fetching.add(1)
     assert budget.admit(1) is Verdict.WAIT
     budget.saved()
     assert budget.admit(1) is Verdict.GO
@@ -195,11 +196,12 @@ def test_nothing_is_submitted_after_three_lost_results_until_one_is_saved():
 
 
 def test_the_run_ends_when_three_results_are_lost_and_none_is_to_come():
-    budget = Budget(fetching=1)
+    budget = Budget()
+    budget.fetching.add(0)
     for _ in range(3):
         lose(budget)
     assert budget.admit(1) is Verdict.WAIT
-    budget.fetching = 0
+    budget.fetching.clear()
     assert budget.admit(1) is Verdict.STOP
     assert budget.stopped == "the pictures of 3 completed edits in a row could not be saved: blocked"
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from qwen_edit_async import EditRequest, JournalError
 from qwen_edit_async.batch.content import examine, identify, stamp
-from qwen_edit_async.batch.gather import Gatherer, call_each
+from qwen_edit_async.batch.worker import Worker, call_each
 from qwen_edit_async.images.prepare import prepare
 
 
@@ -137,21 +137,21 @@ def test_an_image_that_can_not_be_read_is_named(tmp_path, name, words):
 
 @pytest.mark.anyio
 async def test_what_one_call_raises_is_its_own():
-    gatherer = Gatherer(ThreadPoolExecutor(1))
+    worker = Worker(ThreadPoolExecutor(1))
     outcomes = await asyncio.gather(
-        gatherer.call(int, "1"), gatherer.call(int, "one"), gatherer.call(int, "3"), return_exceptions=True
+        worker.call(int, "1"), worker.call(int, "one"), worker.call(int, "3"), return_exceptions=True
     )
-    await gatherer.aclose()
+    await worker.aclose()
     assert [outcomes[0], type(outcomes[1]), outcomes[2]] == [1, ValueError, 3]
 
 
 @pytest.mark.anyio
 async def test_closing_makes_every_call_first():
     made = []
-    gatherer = Gatherer(ThreadPoolExecutor(1))
+    worker = Worker(ThreadPoolExecutor(1))
     for number in range(3):
-        gatherer.call(made.append, number)
-    await gatherer.aclose(lambda: made.append("last"))
+        worker.call(made.append, number)
+    await worker.aclose(lambda: made.append("last"))
     assert made == [0, 1, 2, "last"]
 
 
@@ -164,11 +164,11 @@ async def test_calls_wait_for_others_to_join_as_long_as_it_has_patience():
         batches.append(len(calls))
         return call_each(calls)
 
-    gatherer = Gatherer(ThreadPoolExecutor(1), call_all, patience=0.5)
+    worker = Worker(ThreadPoolExecutor(1), call_all, patience=0.5)
     for pause in (0.2, 0.2, 0.2, 0.0):
-        gatherer.call(list)
+        worker.call(list)
         await asyncio.sleep(pause)
-    await gatherer.aclose()
+    await worker.aclose()
     assert batches == [3, 1]
 
 
@@ -183,24 +183,24 @@ async def test_an_interrupt_in_the_wrong_moment_leaves_nobody_waiting():
                 raise KeyboardInterrupt
             return super().submit(*args, **kwargs)
 
-    gatherer = Gatherer(Interrupted(1))
-    call = gatherer.call(list)
+    worker = Worker(Interrupted(1))
+    call = worker.call(list)
     with pytest.raises(KeyboardInterrupt):
-        gatherer._begin()
+        worker._begin()
     assert call.cancelled()
     async with asyncio.timeout(5):
-        await gatherer.aclose()
+        await worker.aclose()
 
 
 @pytest.mark.anyio
 async def test_closing_that_is_given_up_makes_every_call_all_the_same():
     made, go, done = [], threading.Event(), threading.Event()
-    gatherer = Gatherer(ThreadPoolExecutor(1), patience=60.0)
-    gatherer.call(go.wait, 10)
-    gatherer._begin()
-    waits = gatherer.call(made.append, "asked for")
+    worker = Worker(ThreadPoolExecutor(1), patience=60.0)
+    worker.call(go.wait, 10)
+    worker._begin()
+    waits = worker.call(made.append, "asked for")
     with anyio.move_on_after(0) as scope:
-        await gatherer.aclose(lambda: (made.append("last"), done.set()))
+        await worker.aclose(lambda: (made.append("last"), done.set()))
     assert scope.cancelled_caught
     go.set()
     await waits
@@ -211,14 +211,14 @@ async def test_closing_that_is_given_up_makes_every_call_all_the_same():
 @pytest.mark.anyio
 async def test_what_is_asked_for_once_it_is_closing_is_refused():
     go = threading.Event()
-    gatherer = Gatherer(ThreadPoolExecutor(1))
-    before = gatherer.call(go.wait, 10)
-    closing = asyncio.create_task(gatherer.aclose())
+    worker = Worker(ThreadPoolExecutor(1))
+    before = worker.call(go.wait, 10)
+    closing = asyncio.create_task(worker.aclose())
     await asyncio.sleep(0)
     with pytest.raises(JournalError, match="the run has ended"):
-        await gatherer.call(list)
+        await worker.call(list)
     go.set()
     assert await before
     await closing
     with pytest.raises(JournalError, match="the run has ended"):
-        await gatherer.call(list)
+        await worker.call(list)

@@ -8,10 +8,13 @@ import pytest
 
 from qwen_edit_async import (
     APIResponseError,
+    AuthenticationError,
     DeadlineExceededError,
     EditFailedError,
+    InsufficientBalanceError,
     InvalidEditError,
     NotFoundError,
+    SessionClosedError,
 )
 from qwen_edit_async.batch.decide import (
     MOVES,
@@ -23,8 +26,8 @@ from qwen_edit_async.batch.decide import (
     Entry,
     State,
     decide,
+    error_of_run,
     instead,
-    lack_of_balance,
     refusal,
     state_after,
 )
@@ -79,7 +82,7 @@ def test_a_new_edit_is_submitted_or_fails():
         (entry(State.COMPLETED, "t", ("", "https://r/1")), Action.DOWNLOAD),
         (entry(State.COMPLETED, "t"), Action.ATTACH),
         (entry(State.SAVED, "t"), Action.VERIFY),
-        (entry(State.FAILED), Action.REPLAN),
+        (entry(State.FAILED), Action.SUBMIT),
         (entry(State.FAILED, "t"), Action.LEAVE),
         (entry(State.UNCERTAIN), (Action.LEAVE, Action.SUBMIT)),
         (entry(State.UNCERTAIN, "t"), (Action.ATTACH, Action.SUBMIT)),
@@ -97,13 +100,13 @@ def test_an_edit_whose_row_is_the_same_goes_on_from_its_state(known, actions):
 @pytest.mark.parametrize(
     ("known", "actions"),
     [
-        (entry(State.PLANNED), (Action.REFUSE, Action.REPLAN)),
-        (entry(State.PLANNED, digest=""), Action.REPLAN),
+        (entry(State.PLANNED), (Action.REFUSE, Action.SUBMIT)),
+        (entry(State.PLANNED, digest=""), Action.SUBMIT),
         (entry(State.SUBMITTING), (Action.REFUSE, Action.REPLACE)),
         (entry(State.SUBMITTED, "t"), (Action.REFUSE, Action.REPLACE_LATER)),
         (entry(State.COMPLETED, "t"), (Action.REFUSE, Action.REPLACE)),
         (entry(State.SAVED, "t"), (Action.REFUSE, Action.REPLACE)),
-        (entry(State.FAILED), Action.REPLAN),
+        (entry(State.FAILED), Action.SUBMIT),
         (entry(State.FAILED, "t"), (Action.REFUSE, Action.REPLACE)),
         (entry(State.UNCERTAIN), (Action.REFUSE, Action.REPLACE)),
         (entry(State.UNCERTAIN, "t"), (Action.REFUSE, Action.REPLACE)),
@@ -199,6 +202,14 @@ def test_every_state_can_be_reached():
     ("code", "lacks"), [(40201, True), (40208, True), (40200, False), (40209, False), (110001, False), (None, False)]
 )
 def test_a_task_can_fail_for_lack_of_balance(code, lacks):
-    error = lack_of_balance(EditFailedError("no", code=code, task_id="t"))
-    assert (error is not None) is lacks
+    error = error_of_run(EditFailedError("no", code=code, task_id="t"))
+    assert isinstance(error, InsufficientBalanceError) is lacks
     assert not lacks or (error.code, error.task_id) == (code, "t")
+
+
+@pytest.mark.parametrize(
+    "error", [SessionClosedError("closed"), AuthenticationError("no"), InsufficientBalanceError("")]
+)
+def test_an_error_that_every_edit_would_meet_is_that_of_the_run(error):
+    assert error_of_run(error) is error
+    assert error_of_run(InvalidEditError("bad")) is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from decimal import Decimal
 
 import attrs
@@ -79,20 +80,19 @@ def test_the_cost_is_exact():
 def test_problems_are_listed_up_to_a_limit_and_the_rest_counted():
     tally = Tally()
     for row in range(100_000):
-        tally.rows += 1
         tally.problem(f"row {row}", f"no {row}", f"no {row}")
-    plan = tally.plan("out", JournalSummary())
+    plan = tally.plan("out", 9, JournalSummary())
     assert (len(plan.problems), plan.problem_count, plan.ok) == (100, 100_000, False)
     assert plan.problem_lines()[-1] == "  … and 99900 more"
     assert plan.problem_lines(2)[1:] == ["  row 0: no 0", "  row 1: no 1", "  … and 99998 more"]
 
 
 def test_problems_of_one_kind_are_one_line_without_their_files():
-    tally = Tally(rows=100_001)
+    tally = Tally()
     tally.problem("row 0", "n is 9", "n is 9")
     for row in range(1, 100_001):
         tally.problem(f"row {row}", f"image 1 ({row}.png) does not exist", "image 1 does not exist")
-    plan = tally.plan("out", JournalSummary())
+    plan = tally.plan("out", 9, JournalSummary())
     assert plan.problem_lines()[1:] == [
         "  100000 × image 1 does not exist: row 1, row 2, row 3, row 4, row 5, …",
         "  row 0: n is 9",
@@ -105,7 +105,7 @@ def test_edits_are_grouped_by_all_parameters_but_the_seed():
     for seed in range(1000):
         tally.submission(EditParameters(n=2, seed=seed))
     tally.submission(EditParameters(size="1024x1536", watermark=False))
-    plan = tally.plan("out", JournalSummary())
+    plan = tally.plan("out", 9, JournalSummary())
     assert (plan.submit, plan.pictures) == (1001, 2001)
     assert plan.groups == (
         ParameterGroup("n=2", 1000, 2000),
@@ -117,15 +117,15 @@ def test_of_many_kinds_of_parameters_the_first_are_told():
     tally = Tally()
     for side in range(512, 612):
         tally.submission(EditParameters(size=(side, 512)))
-    plan = tally.plan("out", JournalSummary())
+    plan = tally.plan("out", 9, JournalSummary())
     assert (len(plan.groups), plan.submit) == (20, 100)
 
 
 def test_everything_is_counted_and_noted_once():
-    tally = Tally(download=1, saved=2, failed=3, uncertain=4)
+    tally = Tally(Counter(download=1, saved=2, failed=3, uncertain=4))
     for _ in range(2):
         tally.note("the same")
-    plan = tally.plan("out", JournalSummary(in_flight=5, unsaved=6, cost=Decimal(7), tasks=8))
+    plan = tally.plan("out", 9, JournalSummary(in_flight=5, unsaved=6, cost=Decimal(7), tasks=8))
     assert (plan.download, plan.saved, plan.failed, plan.uncertain) == (7, 2, 3, 4)
     assert (plan.attach, plan.spent, plan.tasks) == (5, 7, 8)
     assert plan.notes == ("the same",)

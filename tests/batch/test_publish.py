@@ -11,26 +11,30 @@ import re
 import sqlite3
 import threading
 from decimal import Decimal
+from pathlib import Path
 
 import attrs
 import pytest
+from bulk_runs import until
 from emulator_calls import encode
 from PIL import Image
 
 from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, FixedInterval, JournalError
 from qwen_edit_async.batch import run as _run
-from qwen_edit_async.batch.decide import State
+from qwen_edit_async.batch.decide import Content, State
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.journal.outcomes import PAGE
-from qwen_edit_async.batch.journal.rows import Draft
 from qwen_edit_async.batch.publish import publish
+from qwen_edit_async.display.store import STORE_NAME, ThumbnailStore
+from qwen_edit_async.display.thumbnails import make_thumbnail
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.notebook import show_batch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
 
 PHOTO = encode(Image.new("RGB", (400, 400), "#7f9cf5"))
+JPEG = encode(Image.new("RGB", (400, 400), "#7f9cf5"), "JPEG")
 THUMBNAIL = "data:image/webp;base64,"
 
 
@@ -87,16 +91,28 @@ async def cancel_when_saved(batch: EditBatch, session: EditSession, count: int) 
 
 @pytest.fixture
 def blocked_thumbnails(monkeypatch):
-    """Thumbnails are not made before the test says so: what is made is told, and let go on."""
-    begun, go_on = threading.Event(), threading.Event()
+    """Thumbnails are not made before the test sets this event."""
+    go_on = threading.Event()
 
     def wait(_: object) -> None:
-        begun.set()
         assert go_on.wait(10)
 
-    monkeypatch.setattr("qwen_edit_async.display.page.make_thumbnail", wait)
-    yield begun, go_on
+    monkeypatch.setattr("qwen_edit_async.display.store.make_thumbnail", wait)
+    yield go_on
     go_on.set()
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The names of the files whose thumbnails were made."""
+    names: list[str] = []
+
+    def make(image):
+        names.append(Path(image).name)
+        return make_thumbnail(image)
+
+    monkeypatch.setattr("qwen_edit_async.display.store.make_thumbnail", make)
+    return names
 
 
 async def test_a_page_shows_every_edit_before_and_after(requests, out):
@@ -142,14 +158,54 @@ async def test_the_page_is_of_all_runs(requests, out):
     assert "stopped" not in re.findall("<dt>(.*?)</dt>", page_of(out))
 
 
+async def test_thumbnails_are_made_while_the_service_works(requests, out, made):
+    async with service(Fault.stuck_task().for_task(2)) as session:
+        run = asyncio.create_task(EditBatch(requests(2), out).run(session))
+        await until(lambda: sorted(made) == ["edit0-0.png", "photo.png"])
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+    assert [card.count(THUMBNAIL) for card in cards(out)] == [2, 1]
+    assert len(made) == 2
+
+
+async def test_a_second_run_and_a_notebook_make_no_thumbnail_again(requests, out, made):
+    async with service() as session:
+        await EditBatch(requests(2), out).run(session)
+        assert sorted(made) == ["edit0-0.png", "edit1-0.png", "photo.png"]
+        made.clear()
+        await EditBatch(requests(2), out).run(session)
+    grid = await show_batch(EditBatch(requests(2), out))
+    assert grid._repr_html_().count(THUMBNAIL) == page_of(out).count(THUMBNAIL) == 4
+    assert made == []
+
+
+async def test_a_run_in_a_notebook_decodes_no_picture_twice(requests, out, made, monkeypatch, notebook):
+    monkeypatch.setattr("qwen_edit_async.display.thumbnails.make_thumbnail", made.append)
+    async with service() as session:
+        await EditBatch(requests(1), out).run(session)
+    assert sorted(made) == ["edit0-0.png", "photo.png"]
+
+
+async def test_no_thumbnails_are_made_of_edits_that_the_page_leaves_out(requests, out, made):
+    async with service() as session:
+        await EditBatch(requests(3), out, gallery_limit=1).run(session)
+        assert sorted(made) == ["edit0-0.png", "photo.png"]
+        await EditBatch(requests(3), out.with_name("other"), gallery_limit=0).run(session)
+    assert len(made) == 2
+    assert not (out.with_name("other") / STORE_NAME).exists()
+
+
 async def test_an_input_that_is_gone_or_was_in_memory_leaves_a_card_without_before(requests, out, tmp_path):
-    given = [*requests(1), EditRequest(PHOTO, "make it rain", key="bytes")]
+    given = [*requests(1), *(EditRequest(image, "make it rain", key=image[:8].hex()) for image in (PHOTO, JPEG))]
+    given.append(EditRequest("https://example.org/photo.png", "make it rain", key="URL"))
     async with service() as session:
         await EditBatch(given, out).run(session)
-        assert [card.count(THUMBNAIL) for card in cards(out)] == [2, 1]
+        assert [card.count(THUMBNAIL) for card in cards(out)] == [2, 1, 1, 1]
         (tmp_path / "photo.png").unlink()
         await EditBatch([], out).run(session)
-    assert [card.count(THUMBNAIL) for card in cards(out)] == [1, 1]
+    assert [card.count(THUMBNAIL) for card in cards(out)] == [1, 1, 1, 1]
+    assert 'href="./../' not in page_of(out)
     assert "photo.png" not in page_of(out)
 
 
@@ -200,15 +256,13 @@ async def test_a_run_whose_input_fails_leaves_its_page_too(requests, out):
 
 
 async def test_who_cancels_again_does_not_wait_for_the_page(requests, out, blocked_thumbnails):
-    begun, go_on = blocked_thumbnails
     async with service(Fault.stuck_task().for_task(2)) as session:
-        run = await cancel_when_saved(EditBatch(requests(200), out), session, 1)
-        async with asyncio.timeout(10):
-            while not begun.is_set():  # noqa: ASYNC110  # it is set on a thread
-                await asyncio.sleep(0.005)
+        batch = EditBatch(requests(200), out)
+        run = await cancel_when_saved(batch, session, 1)
+        await until(lambda: batch.progress.publishing)
         run.cancel()
         await asyncio.sleep(0)
-        go_on.set()
+        blocked_thumbnails.set()
         with pytest.raises(asyncio.CancelledError):
             await run
     assert sorted(path.name for path in out.iterdir() if "report" in path.name) == []
@@ -219,7 +273,9 @@ async def test_without_time_for_small_pictures_the_page_shows_the_files(requests
     batch = EditBatch(requests(1), out)
     async with service() as session:
         report = await batch.run(session)
-    publish(report, batch.journal, limit=1, preview_seconds=-1.0, abandoned=threading.Event())
+    (out / STORE_NAME).unlink()
+    with contextlib.closing(ThumbnailStore(out)) as thumbnails:
+        publish(report, batch.journal, thumbnails, limit=1, preview_seconds=-1.0, abandoned=threading.Event())
     (card,) = cards(out)
     assert THUMBNAIL not in card
     assert re.findall(r' src="(.*?)"', card) == ["./../photo.png", "./edit0-0.png"]
@@ -367,23 +423,12 @@ async def test_outcomes_come_in_the_order_of_the_journal_however_many_there_are(
     batch = EditBatch([], out)
     store = Store(batch.journal)
     count = 2 * PAGE + 1
-    asked = json.dumps({"images": [None], "instruction": "i", "parameters": {}})
 
     def plan(number: int) -> None:
-        store.plan(
-            Draft(
-                identity=f"k{number}",
-                key=f"k{number}",
-                stem=f"k{number}",
-                digest="",
-                stamp="",
-                request=asked,
-                pictures=1,
-            )
-        )
+        store.plan(f"k{number}", EditRequest(PHOTO, "i", key=f"k{number}"), Content())
 
     store.transact([lambda number=number: plan(number) for number in range(count)])
-    store.move(1, State.FAILED, {"reason": "r", "problem": "p"})
+    store.move(1, State.FAILED, reason="r", problem="p")
     store.close()
     found = [outcome async for outcome in batch.outcomes()]
     assert [outcome.key for outcome in found] == [f"k{number}" for number in range(count)]

@@ -192,11 +192,11 @@ async def test_what_is_in_flight_is_attached_to(requests, out):
     assert (again.progress.saved, again.progress.pictures) == (3, 3)
 
 
-async def test_all_that_is_in_flight_is_attached_to_however_many_they_are(requests, out, monkeypatch):
-    monkeypatch.setattr("qwen_edit_async.batch.intake._PAGE", 2)
-    async with service(LOSES_SIGHT.times(5)) as (_, session):
-        assert (await EditBatch(requests(5), out).run(session)).in_flight == 5
-        assert (await EditBatch([], out).run(session)).saved == 5
+async def test_all_that_is_in_flight_is_attached_to_however_many_they_are(requests, out):
+    count = 300  # the journal is read in pages of 256
+    async with service(LOSES_SIGHT.times(count)) as (_, session):
+        assert (await EditBatch(requests(count), out, gallery_limit=0).run(session)).in_flight == count
+        assert (await EditBatch([], out, gallery_limit=0).run(session)).saved == count
 
 
 async def test_what_is_in_flight_is_waited_for_even_if_its_request_is_no_longer_given(requests, out):
@@ -269,7 +269,7 @@ async def test_an_uncertain_submission_is_repeated_with_consent_only(requests, o
 @pytest.fixture
 def same_service(monkeypatch):
     """What two emulators are, one after the other: one that has forgotten, or another account."""
-    monkeypatch.setattr("qwen_edit_async.batch.run.origin_of", lambda _: "https://service.example")
+    monkeypatch.setattr("qwen_edit_async.batch.batch.origin_of", lambda _: "https://service.example")
 
 
 @pytest.mark.usefixtures("same_service")
@@ -689,7 +689,7 @@ async def test_a_malformed_request_stops_no_other(requests, out, photo):
             out,
         ).run(session)
     assert (report.saved, report.refused) == (3, 2)
-    assert {group.keys for group in report.failures} == {("bad",), ()}
+    assert {group.keys for group in report.failures} == {("bad",), ("request 2",)}
 
 
 class OddRemote(OddPath):
@@ -1228,12 +1228,12 @@ async def test_completed_edits_without_pictures_hold_the_run_as_failed_downloads
 def full_disk(monkeypatch):
     """The journal's disk is full as soon as a task's id is to be written."""
 
-    def fail(self, number, state, columns):
+    def fail(self, number, state, **columns):
         if state.value == "submitted":
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorname = "SQLITE_FULL"
             raise error
-        move(self, number, state, columns)
+        move(self, number, state, **columns)
 
     move = _store.Store.move
     with monkeypatch.context() as full:

@@ -27,14 +27,13 @@ from qwen_edit_async import (
     JournalError,
 )
 from qwen_edit_async.batch import input as _input
-from qwen_edit_async.batch import intake as _intake
 from qwen_edit_async.batch.content import examine
 from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.journal import database as _store
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async.batch.journal.lock import RunLock
-from qwen_edit_async.batch.journal.rows import Draft
+from qwen_edit_async.batch.sources import read_source
 from qwen_edit_async.emulator import Fault
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
@@ -249,20 +248,11 @@ async def test_a_plan_says_what_the_journal_holds(photos, out):
     store = Store(out / JOURNAL_NAME)
     for request in requests:
         content = examine(request)
-        draft = Draft(
-            identity=request.key,
-            key=request.key,
-            stem=request.key,
-            digest=content.digest,
-            stamp=content.stamp,
-            request="{}",
-            pictures=1,
-        )
-        number = store.plan(draft).number
+        number = store.plan(request.key, request, content).number
         for state in map(State, steps[request.key]):
             columns = {"task_id": request.key} if state is State.SUBMITTED else {}
             columns |= {"urls": "[]", "cost": "0.5"} if state is State.COMPLETED else {}
-            store.save(number, [out / "saved-0.png"]) if state is State.SAVED else store.move(number, state, columns)
+            store.save(number, [out / "saved-0.png"]) if state is State.SAVED else store.move(number, state, **columns)
     store.close()
     before = everything_in(out)
     plan = await EditBatch(requests, out).plan(price=1)
@@ -292,6 +282,34 @@ async def test_another_request_of_a_key_in_the_journal_is_a_problem_unless_it_fa
     (photos / "gone.png").write_bytes(PHOTO)
     plan = await EditBatch([EditRequest(photos / "gone.png", "rain", key="gone")], out).plan()
     assert (plan.submit, plan.problem_count) == (1, 0)
+
+
+async def test_a_source_with_nothing_left_to_do_is_read_once(photos, out, monkeypatch):
+    readings = []
+    monkeypatch.setattr(_input, "read_source", lambda *args, **kw: readings.append(args) or read_source(*args, **kw))
+
+    async def readings_of_a_run() -> int:
+        readings.clear()
+        batch = EditBatch(photos, out, instruction="snow", parameters=EditParameters(n=2))
+        report = await batch.run(session)
+        progress = batch.progress
+        assert (report.saved, progress.saved, progress.pictures, progress.total) == (3, 3, 6, 3)
+        assert progress.found == (3 if len(readings) == 1 else report.saved - created[0])
+        return len(readings)
+
+    async with service() as (emulator, session):
+        created = [3]
+        assert await readings_of_a_run() == 2
+        created = [0]
+        assert await readings_of_a_run() == 1
+        (out / "a-1.png").unlink()
+        created = [1]
+        assert await readings_of_a_run() == 2
+        created = [0]
+        os.utime(photos / "a.png", ns=(1, 1))
+        assert await readings_of_a_run() == 2
+        assert await readings_of_a_run() == 1
+    assert emulator.statistics().submits == 3
 
 
 async def test_a_file_that_was_touched_or_is_gone_afterwards_is_the_same_edit(photos, out):
@@ -568,15 +586,14 @@ async def test_a_table_that_can_not_be_read_to_its_end_sends_nothing(photos, out
 @pytest.mark.may_block(reason="the test deletes files")
 @pytest.mark.parametrize("when", ["before it begins", "later"])
 async def test_pictures_that_are_gone_since_they_were_counted_are_failures(tmp_path, out, when, monkeypatch):
-    monkeypatch.setattr(_input, "_PAGE", 2)
     folder = tmp_path / "many"
     folder.mkdir()
-    for number in range(10):
-        (folder / f"{number}.png").write_bytes(PHOTO)
+    for number in range(300):  # a folder is read in pages of 256
+        (folder / f"{number:03}.png").write_bytes(PHOTO)
 
     def delete():
-        (folder / "7.png").unlink(missing_ok=True)
-        (folder / "8.png").unlink(missing_ok=True)
+        (folder / "297.png").unlink(missing_ok=True)
+        (folder / "298.png").unlink(missing_ok=True)
 
     really_submit = EditSession.submit
 
@@ -585,13 +602,12 @@ async def test_pictures_that_are_gone_since_they_were_counted_are_failures(tmp_p
         return await really_submit(*arguments, **options)
 
     monkeypatch.setattr(EditSession, "submit", submit)
-    monkeypatch.setattr(_intake, "_SPARE_ROWS", -1)
-    async with service(max_in_flight=1) as (_, session):
+    async with service() as (_, session):
         batch = EditBatch(folder, out, instruction="snow", gallery_limit=0)
         report = await batch.run(session, on_plan=lambda _: None if when == "later" else delete())
-    assert (report.saved, report.refused, report.ok) == (8, 2, False)
+    assert (report.saved, report.refused, report.ok) == (298, 2, False)
     [group] = report.failures
-    assert group == FailureGroup(reason="it has disappeared since the run began", count=2, keys=("7.png", "8.png"))
+    assert group == FailureGroup(reason="it has disappeared since the run began", count=2, keys=("297.png", "298.png"))
 
 
 @pytest.mark.may_block(reason="the callback writes the table anew")
@@ -617,7 +633,7 @@ async def test_a_table_is_closed_when_a_run_ends_before_it(table, out, monkeypat
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: went_wrong.append(context))
 
-    def fail(*_):
+    def fail(*_, **__):
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(Store, "move", fail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from commands import API_KEY, QUICK, run_edit, start_command
 
 import qwen_edit_async
 from qwen_edit_async.cli import main
+from qwen_edit_async.cli.help import COMMANDS
 from qwen_edit_async.emulator import Fault
 
 
@@ -18,7 +20,7 @@ def test_the_version_is_the_packages(capsys):
     assert capsys.readouterr().out.strip() == qwen_edit_async.__version__
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
 def test_help_lists_commands_and_exit_codes(capsys, arguments):
     assert main(arguments) == 0
     text = capsys.readouterr().out
@@ -40,7 +42,37 @@ def test_help_lists_commands_and_exit_codes(capsys, arguments):
 )
 def test_wrong_usage_is_exit_code_2(capsys, arguments):
     assert main(arguments) == 2
-    assert "Error" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_the_help_of_all_commands_is_that_of_each(capsys):
+    for name, line in COMMANDS.items():
+        main([name, "--help"])
+        assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", ["--help", "batch --help", "batch", "paint", "edit a.png -i snow -n two"])
+def test_help_and_wrong_usage_import_only_the_command_line(arguments):
+    code = f"""
+import sys
+from qwen_edit_async.cli import main
+main({arguments.split()!r})
+slow = {{"aiohttp", "PIL"}} | ({{"rich"}} if {arguments!r} != "batch --help" else set())  # cyclopts needs rich for help
+assert not slow & {{*sys.modules}}
+assert {arguments!r} != "--help" or "cyclopts" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_shells_can_complete_commands(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["--install-completion", "--shell", "bash"]) == 0
+    (script,) = (path for path in tmp_path.rglob("qwen-edit*") if path.is_file())
+    assert "--gallery-limit" in script.read_text(encoding="utf-8")
 
 
 def test_the_process_runs_its_own_arguments(capsys, monkeypatch):
@@ -57,15 +89,15 @@ def test_the_package_runs_as_a_module():
 def test_a_missing_extra_says_what_to_install(capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "qwen_edit_async.cli.app", raising=False)
     monkeypatch.setitem(sys.modules, "cyclopts", None)
-    assert main([]) == 2
+    assert main(["status", "x"]) == 2
     assert 'pip install "qwen-edit-async[cli]"' in capsys.readouterr().err
 
 
 def test_another_missing_module_is_not_taken_for_an_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "qwen_edit_async.cli.app", raising=False)
-    monkeypatch.setitem(sys.modules, "qwen_edit_async.cli.status", None)
+    monkeypatch.setitem(sys.modules, "qwen_edit_async.cli.messages", None)
     with pytest.raises(ModuleNotFoundError):
-        main([])
+        main(["status", "x"])
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import LOCK_NAME
 from qwen_edit_async.batch.journal.lock import RunLock
 from qwen_edit_async.cli import main
+from qwen_edit_async.cli.command import Command
 from qwen_edit_async.cli.display import Screen
 from qwen_edit_async.cli.options import ConnectionOptions, SubmissionOptions
-from qwen_edit_async.cli.run import Run
 from qwen_edit_async.emulator import EditEmulator, Fault
 
 
@@ -387,12 +387,12 @@ def test_a_folder_of_the_embedded_service_is_refused_for_the_model_and_vice_vers
 def test_tasks_that_the_journal_could_not_keep_are_named_and_not_submitted_again(
     photos, batch, capsys, monkeypatch, service
 ):
-    def fail(self, number, state, columns):
+    def fail(self, number, state, **columns):
         if state is State.SUBMITTED:
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorname = "SQLITE_FULL"
             raise error
-        move(self, number, state, columns)
+        move(self, number, state, **columns)
 
     move = Store.move
     with monkeypatch.context() as full:
@@ -412,7 +412,7 @@ def test_only_this_runs_tasks_are_reported_as_ended_with_the_embedded_service(ph
         await session.submit(photos / "a.png", "snow")
         return 0
 
-    assert Run(Screen(), ConnectionOptions(), SubmissionOptions(emulator=True), output=photos)(work) == 0
+    assert Command(Screen(), ConnectionOptions(), SubmissionOptions(emulator=True), output=photos)(work) == 0
     assert "1 task ended with the embedded service" in capsys.readouterr().err
 
 

@@ -143,11 +143,11 @@ async def test_a_reply_after_the_grace_period_is_harmless_and_its_id_is_logged(t
 
 
 async def test_an_id_whose_step_was_given_up_is_named(tmp_path, monkeypatch):
-    move = Journal.move
+    do = Journal.do
 
-    def give_up(self, number, state, **columns):
-        if state is not State.SUBMITTED:
-            return move(self, number, state, **columns)
+    def give_up(self, method, *args, **columns):
+        if State.SUBMITTED not in args:
+            return do(self, method, *args, **columns)
         given_up = asyncio.get_running_loop().create_future()
         given_up.cancel()
         return given_up
@@ -155,7 +155,7 @@ async def test_an_id_whose_step_was_given_up_is_named(tmp_path, monkeypatch):
     service = MemoryService()
     async with MemorySession(service, max_in_flight=3) as session:
         with monkeypatch.context() as patch:
-            patch.setattr(Journal, "move", give_up)
+            patch.setattr(Journal, "do", give_up)
             with pytest.raises(JournalError) as failure:
                 await batch(tmp_path).run(session)
         assert len(service.ids) == 3

@@ -143,7 +143,7 @@ async def test_a_download_holds_about_a_piece_in_memory_while_it_is_saved(image,
 
     def watched(write):
         def watch(self, offset, piece, *inspect):
-            sizes.append(len(piece))
+            sizes.append(sum(map(len, piece)))
             return write(self, offset, piece, *inspect)
 
         return watch
@@ -153,6 +153,40 @@ async def test_a_download_holds_about_a_piece_in_memory_while_it_is_saved(image,
     await image.save(tmp_path / "a.png")
     assert len(sizes) >= 2
     assert max(sizes) < 2 * 1024 * 1024
+
+
+async def test_sixteen_downloads_run_at_a_time_and_slow_ones_hold_up_no_other(session, serve):
+    go_on, running, peak = asyncio.Event(), 0, 0
+
+    async def picture(request):
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        if request.path == "/slow.png":
+            await go_on.wait()
+        running -= 1
+        return web.Response(body=SMALL)
+
+    url = await serve(picture)
+    slow = [asyncio.create_task(image_at(session, url.replace("a.png", "slow.png")).read()) for _ in range(15)]
+    await until(lambda: running == 15)
+    await asyncio.gather(*(image_at(session, url).read() for _ in range(40)))
+    assert (running, peak) == (15, 16)
+    go_on.set()
+    await asyncio.gather(*slow)
+
+
+async def test_downloads_share_a_connection(session, serve):
+    peers = set()
+
+    async def picture(request):
+        peers.add(request.transport.get_extra_info("peername"))
+        return web.Response(body=SMALL)
+
+    url = await serve(picture)
+    for _ in range(3):
+        await image_at(session, url).read()
+    assert len(peers) == 1
 
 
 # Temporary failures.

@@ -99,18 +99,22 @@ lives = st.lists(
         st.none() | st.floats(0, 1),  # reported progress
         st.booleans(),  # attached
         st.booleans(),  # completed
+        st.booleans(),  # still queued
     ),
     max_size=12,
 )
 
 
 @given(lives, st.floats(1e-3, 1e3), st.floats(0.5, 1e3), st.floats(0, 1e9))
-@example([(100.0, 0.0, 1.0, False, True)] * 12, 0.2, 30.0, 0.0)
+@example([(100.0, 0.0, 1.0, False, True, False)] * 12, 0.2, 30.0, 0.0)
 def test_no_check_is_in_the_past_beyond_the_bound_or_sooner_than_it_pays(
-    history: list[tuple[float, float, float | None, bool, bool]], poll_cost: float, max_interval: float, start: float
+    history: list[tuple[float, float, float | None, bool, bool, bool]],
+    poll_cost: float,
+    max_interval: float,
+    start: float,
 ) -> None:
     policy = Learned(poll_cost, max_interval=max_interval)
-    for duration, latency, progress, attached, completed in history:
+    for duration, latency, progress, attached, completed, queued in history:
         task = ScheduledTask(task_id="t", since=start, attached=attached)
         now = start
         for _ in range(20):
@@ -122,13 +126,48 @@ def test_no_check_is_in_the_past_beyond_the_bound_or_sooner_than_it_pays(
             now = due + latency
             if due >= start + duration:
                 break
-            task.found_running(due, progress)
+            task.found_running(due, progress, queued=queued)
         policy.ended(task, now, completed=completed)
 
 
 @given(st.lists(st.floats(0.1, 300), max_size=10))
 def test_the_same_history_gives_the_same_checks(durations: list[float]) -> None:
     assert run(taught(*durations), 50.0) == run(taught(*durations), 50.0)
+
+
+def queued_until(policy: Learned, start: float) -> tuple[PolledTask, float]:
+    """Return a task that each check up to ``start`` finds queued, and the time of its next check."""
+    task = a_task()
+    due = policy.next_check(task, 0.0)
+    while due <= start:
+        task.found_running(due, None, queued=True)
+        due = policy.next_check(task, due)
+    return task, due
+
+
+def test_a_task_that_has_not_started_is_as_good_as_new() -> None:
+    policy = taught(*[20.0] * 50)
+    task, due = queued_until(policy, 500.0)
+    assert due - task.checked_at == pytest.approx(first_check(policy))
+    assert policy.likelihood(task, task.checked_at + 12.0) == pytest.approx(policy.likelihood(a_task(), 12.0))
+
+
+def test_a_wait_in_the_queue_is_no_evidence_of_long_tasks() -> None:
+    policy = taught(*[20.0] * 50)
+    before = first_check(policy)
+    for _ in range(50):
+        task, due = queued_until(policy, 500.0)
+        start = task.checked_at
+        while due < start + 20.0:
+            task.found_running(due, None)
+            due = policy.next_check(task, due)
+        policy.ended(task, due, completed=True)
+    assert first_check(policy) == pytest.approx(before, abs=2.0)
+
+
+def test_a_service_that_tells_what_is_queued_is_waited_for_at_less_cost() -> None:
+    told, untold = (figures(Learned, name).cost(0.2) for name in ("shared queue, told", "shared queue"))
+    assert told < 0.75 * untold
 
 
 def test_cold_it_backs_off() -> None:

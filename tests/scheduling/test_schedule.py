@@ -394,6 +394,7 @@ def test_a_task_that_is_not_at_its_end_is_checked_again(status: TaskStatus) -> N
     task = a_task()
     schedule.add(task, 0.0)
     assert not schedule.answered(task, attrs.evolve(RUNNING, status=status), 1.0, 1.0)
+    assert task.started_at == (1.0 if status is TaskStatus.QUEUED else 0.0)
     assert schedule.take_due(2.0) is task
 
 

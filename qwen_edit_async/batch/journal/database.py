@@ -11,12 +11,10 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.decide import ORIGINS, Entry, State
-from qwen_edit_async.batch.identity import allot, folded
+from qwen_edit_async.batch.decide import ORIGINS, Content, Entry, State
+from qwen_edit_async.batch.identity import allot, describe, folded, pictures_of, stem_of
 from qwen_edit_async.batch.journal.rows import (
     DAMAGED,
-    ENTRY_COLUMNS,
-    Draft,
     explain,
     read_only_address,
     to_column,
@@ -26,6 +24,7 @@ from qwen_edit_async.batch.journal.summary import read_summary
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.errors import InvalidEditError, JournalError
 from qwen_edit_async.log import log
+from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import check_task_id
 
 _APPLICATION_ID: Final = 0x51574544
@@ -69,8 +68,10 @@ _SCHEMA: Final = f"""
 """
 """A replaced edit has no identity, so that the edit of the changed row can have it."""
 
+_ENTRY: Final = ", ".join(field.name for field in attrs.fields(Entry))
+
 _COUNT_DAMAGED: Final = (
-    f"SELECT count(*) FROM edits WHERE state NOT IN ({', '.join(repr(state.value) for state in State)}) "  # noqa: S608  # our own words
+    f"SELECT count(*) FROM edits WHERE state NOT IN ({', '.join(repr(state.value) for state in State)}) "
     "OR (identity IS NULL) != (state = 'replaced') OR typeof(identity) NOT IN ('text', 'null') "
     "OR typeof(name) != 'text' OR (task_id IS NULL AND state IN ('submitted', 'completed', 'saved'))"
 )
@@ -182,69 +183,54 @@ class Store:
 
     def find(self, identity: str) -> Entry | None:
         """Return the edit of an identity."""
-        row = self._connection.execute(
-            f"SELECT {ENTRY_COLUMNS} FROM edits WHERE identity = ?",  # noqa: S608  # constants
-            (identity,),
-        ).fetchone()
-        return None if row is None else to_entry(row)
+        return next(iter(self._select("identity = ?", identity)), None)
 
     def is_taken(self, folded_name: str) -> bool:
         """Return whether an edit has a name."""
         query = "SELECT 1 FROM edits WHERE folded_name = ?"
         return self._connection.execute(query, (folded_name,)).fetchone() is not None
 
-    def plan(self, draft: Draft) -> Entry:
+    def plan(self, identity: str, request: EditRequest, content: Content) -> Entry:
         """Return the edit of an identity. A new one is planned, and its name allotted."""
+        stem = stem_of(request)
         try:
-            return self._insert(draft, draft.stem)
+            self._insert(identity, stem, request, content)
         except sqlite3.IntegrityError:  # the identity is known, or the name is taken
-            known = self.find(draft.identity)
-            return known or self._insert(draft, allot(draft.stem, self.is_taken, self._numbers))
+            if self.find(identity) is None:
+                self._insert(identity, allot(stem, self.is_taken, self._numbers), request, content)
+        return self._select("identity = ?", identity)[0]
 
-    def _insert(self, draft: Draft, name: str) -> Entry:
-        name = to_column(name)
-        columns = attrs.asdict(draft) | {"name": name, "folded_name": folded(name), "state": State.PLANNED}
-        columns["key"] = to_column(draft.key or name)
-        del columns["stem"]
+    def _insert(self, identity: str, name: str, request: EditRequest, content: Content) -> None:
+        columns = _columns_of(request, content) | {
+            "identity": identity,
+            "key": request.key or name,
+            "name": name,
+            "folded_name": folded(name),
+            "state": State.PLANNED,
+        }
         names, marks = ", ".join(columns), ", ".join("?" * len(columns))
-        cursor = self._connection.execute(
-            f"INSERT INTO edits ({names}) VALUES ({marks})",  # noqa: S608  # our own names
-            tuple(map(to_column, columns.values())),
-        )
-        return Entry(
-            number=cursor.lastrowid or 0,
-            identity=draft.identity,
-            key=columns["key"],
-            name=name,
-            digest=draft.digest,
-            stamp=draft.stamp,
-            state=State.PLANNED,
-            pictures=draft.pictures,
-        )
+        values = [*map(to_column, columns.values())]
+        self._connection.execute(f"INSERT INTO edits ({names}) VALUES ({marks})", values)
 
-    def redraft(self, number: int, draft: Draft) -> None:
-        """Replace the request of an edit that was never paid for."""
-        self._connection.execute(
-            "UPDATE edits SET digest = ?, stamp = ?, request = ?, pictures = ? WHERE number = ?",
-            (draft.digest, draft.stamp, to_column(draft.request), draft.pictures, number),
-        )
+    def redraft(self, number: int, request: EditRequest, content: Content) -> Entry:
+        """Replace the request of an edit that was never paid for, and return that edit."""
+        columns = _columns_of(request, content)
+        changes = ", ".join(f"{name} = ?" for name in columns)
+        values = [*map(to_column, columns.values()), number]
+        self._connection.execute(f"UPDATE edits SET {changes} WHERE number = ?", values)
+        return self._select("number = ?", number)[0]
 
-    def replace(self, number: int, draft: Draft) -> Entry:
+    def replace(self, number: int, identity: str, request: EditRequest, content: Content) -> Entry:
         """Plan a new edit of an identity. The earlier edit keeps its task, its cost, its name and its files."""
         self._connection.execute(_REPLACE, (number,))
-        return self.plan(draft)
+        return self.plan(identity, request, content)
 
     def restamp(self, number: int, stamp: str) -> None:
         """Replace the stamp of an edit whose files were read, and have the same content."""
         self._connection.execute("UPDATE edits SET stamp = ? WHERE number = ?", (stamp, number))
 
-    def move(self, number: int, state: State, columns: dict[str, Any]) -> None:
-        """Record a step of an edit.
-
-        Args:
-            number: The edit.
-            state: Its new state.
-            columns: What else is known.
+    def move(self, number: int, state: State, /, **columns: Any) -> None:
+        """Record a step of an edit, and what else is known.
 
         Raises:
             JournalError: If the edit can't come to that state from its own.
@@ -262,7 +248,7 @@ class Store:
             JournalError: If the edit can't come to that state from its own.
         """
         files = [(path.name, _size(path)) for path in paths]
-        self.move(number, State.SAVED, {"files": files, "reason": None, "problem": None})
+        self.move(number, State.SAVED, files=files, reason=None, problem=None)
 
     def recover(self) -> int:
         """Mark the edits as uncertain that an earlier run was submitting when it ended. Return their number."""
@@ -273,17 +259,13 @@ class Store:
 
     def unfinished(self, after: int, limit: int) -> list[Entry]:
         """Return a page of the edits that have a task but not all of its pictures, by their numbers."""
-        rows = self._connection.execute(
-            f"SELECT {ENTRY_COLUMNS} FROM edits WHERE state IN ('submitted', 'completed', 'uncertain') "  # noqa: S608  # constants
-            "AND task_id IS NOT NULL AND number > ? ORDER BY number LIMIT ?",
-            (after, limit),
-        )
-        return [to_entry(row) for row in rows]
+        has_task = "state IN ('submitted', 'completed', 'uncertain') AND task_id IS NOT NULL"
+        return self._select(f"{has_task} AND number > ? ORDER BY number LIMIT ?", after, limit)
 
     def unsaved(self) -> list[str]:
         """Return the names of the pictures that wait to be downloaded."""
-        rows = self._connection.execute(f"SELECT {ENTRY_COLUMNS} FROM edits WHERE state = 'completed'")  # noqa: S608  # constants
-        return [f"{entry.name}-{index}.png" for entry in map(to_entry, rows) for index in range(len(entry.urls))]
+        completed = self._select("state = 'completed'")
+        return [f"{entry.name}-{index}.png" for entry in completed for index in range(len(entry.urls))]
 
     def summary(self) -> JournalSummary:
         """Return the sums that budgets and reports need."""
@@ -311,6 +293,10 @@ class Store:
         for (task_id,) in self._connection.execute("SELECT task_id FROM edits WHERE task_id IS NOT NULL"):
             check_task_id(task_id)  # a bad id that is found later would end a run that has submitted others
 
+    def _select(self, where: str, *values: Any) -> list[Entry]:
+        rows = self._connection.execute(f"SELECT {_ENTRY} FROM edits WHERE {where}", values)
+        return [*map(to_entry, rows)]
+
     def _one(self, query: str) -> Any:
         return self._connection.execute(query).fetchone()[0]
 
@@ -324,7 +310,16 @@ def _move_statement(state: State, columns: tuple[str, ...]) -> str:
     if "task_id" in columns:  # of a repeat: the account still has the earlier task
         changes += ", former_task_ids = nullif(trim(coalesce(former_task_ids, '') || ' ' || coalesce(task_id, '')), '')"
     origins = ", ".join(f"'{origin.value}'" for origin in ORIGINS[state])
-    return f"UPDATE edits SET state = '{state.value}'{changes} WHERE number = ? AND state IN ({origins})"  # noqa: S608  # our own names
+    return f"UPDATE edits SET state = '{state.value}'{changes} WHERE number = ? AND state IN ({origins})"
+
+
+def _columns_of(request: EditRequest, content: Content) -> dict[str, Any]:
+    return {
+        "digest": content.digest,
+        "stamp": content.stamp,
+        "request": describe(request),
+        "pictures": pictures_of(request.parameters),
+    }
 
 
 def _size(path: Path) -> int:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
-import attrs
-
-from qwen_edit_async.batch.decide import Entry, State
-from qwen_edit_async.batch.gather import Call, Gatherer
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.lock import RunLock
 from qwen_edit_async.batch.journal.loss import check_not_lost
-from qwen_edit_async.batch.journal.rows import Draft
-from qwen_edit_async.batch.report import JournalSummary
+from qwen_edit_async.batch.worker import Call, Worker
 from qwen_edit_async.errors import JournalError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 JOURNAL_NAME: Final = "qwen-edit-journal.sqlite3"
 LOCK_NAME: Final = "qwen-edit-journal.lock"
@@ -31,10 +29,10 @@ _PATIENCE: Final = 0.005
 class Journal:
     """An open journal; made by :meth:`open`."""
 
-    def __init__(self, file: _File, executor: ThreadPoolExecutor) -> None:
-        self._file = file
-        self._store = file.store
-        self._thread = Gatherer(executor, self._transact, patience=_PATIENCE)
+    def __init__(self, store: Store, held: contextlib.ExitStack, executor: ThreadPoolExecutor) -> None:
+        self._store = store
+        self._held = held
+        self._thread = Worker(executor, self._transact, patience=_PATIENCE)
         self._broken: JournalError | None = None
 
     @classmethod
@@ -50,17 +48,14 @@ class Journal:
                 or if the journal of earlier runs is lost.
         """
         executor = ThreadPoolExecutor(1, "qwen-edit-journal")
-        opening = asyncio.get_running_loop().run_in_executor(executor, _open, folder, service)
-        with contextlib.ExitStack() as undo:
-            undo.callback(executor.shutdown, wait=False)
-            try:
-                file = await asyncio.shield(opening)
-            except asyncio.CancelledError:
-                undo.pop_all()  # the thread is needed to close what it is opening
-                opening.add_done_callback(functools.partial(_discard, executor))
-                raise
-            undo.pop_all()
-        return cls(file, executor)
+        held = contextlib.ExitStack()
+        try:
+            store = await asyncio.get_running_loop().run_in_executor(executor, _open, folder, service, held)
+        except BaseException:
+            executor.submit(held.close)  # a cancelled wait leaves a thread that may still open it
+            executor.shutdown(wait=False)
+            raise
+        return cls(store, held, executor)
 
     @property
     def is_new(self) -> bool:
@@ -71,57 +66,15 @@ class Journal:
         """Write the steps that were asked for, and close the file, also if the wait for that is cut short."""
         await self._thread.aclose(self._close)
 
-    async def find(self, identity: str) -> Entry | None:
-        """Return the edit of an identity."""
-        return await self._thread.call(self._store.find, identity)
+    def do(self, method: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Call a method of the store on the journal's thread. Awaiting the result is waiting for the disk.
 
-    async def plan(self, draft: Draft) -> Entry:
-        """Return the edit of an identity. A new one is planned, and its name allotted."""
-        return await self._thread.call(self._store.plan, draft)
-
-    async def redraft(self, number: int, draft: Draft) -> None:
-        """Replace the request of an edit that was never paid for."""
-        await self._thread.call(self._store.redraft, number, draft)
-
-    async def replace(self, number: int, draft: Draft) -> Entry:
-        """Plan a new edit of an identity. The earlier edit keeps its task, its cost, its name and its files."""
-        return await self._thread.call(self._store.replace, number, draft)
-
-    def restamp(self, number: int, stamp: str) -> None:
-        """Replace an edit's stamp, so that the next run need not read its files. Nobody waits for this."""
-        self._thread.call(self._store.restamp, number, stamp)
-
-    def move(self, number: int, state: State, **columns: Any) -> asyncio.Future[None]:
-        """Record a step; awaiting it is waiting for the disk.
+        Calls are made in order, whether or not anybody awaits them.
 
         Raises:
             JournalError: When awaited: if the edit can't come to that state, or if the journal can't be written.
         """
-        return self._thread.call(self._store.move, number, state, columns)
-
-    def save(self, number: int, paths: Sequence[Path]) -> asyncio.Future[None]:
-        """Record that an edit's pictures are saved; awaiting it is waiting for the disk.
-
-        Raises:
-            JournalError: When awaited: if the edit can't come to that state, or if the journal can't be written.
-        """
-        return self._thread.call(self._store.save, number, paths)
-
-    async def recover(self) -> int:
-        """Mark the edits as uncertain that an earlier run was submitting when it ended. Return their number."""
-        return await self._thread.call(self._store.recover)
-
-    async def unfinished(self, after: int, limit: int) -> list[Entry]:
-        """Return a page of the edits that have a task but not all of its pictures, by their numbers."""
-        return await self._thread.call(self._store.unfinished, after, limit)
-
-    async def unsaved(self) -> list[str]:
-        """Return the names of the pictures that wait to be downloaded."""
-        return await self._thread.call(self._store.unsaved)
-
-    async def summary(self) -> JournalSummary:
-        """Return the sums that budgets and reports need."""
-        return await self._thread.call(self._store.summary)
+        return self._thread.call(functools.partial(method, self._store, *args, **kwargs))
 
     def _transact(self, calls: Sequence[Call]) -> list[Any]:
         """Make all calls in one transaction, on the journal's thread."""
@@ -135,31 +88,18 @@ class Journal:
 
     def _close(self) -> None:
         self._broken = self._broken or JournalError("the journal is closed")
-        self._file.close()
+        self._held.close()
 
 
-@attrs.frozen
-class _File:
-    """A journal's file and its lock; blocking."""
-
-    store: Store
-    lock: RunLock
-
-    def close(self) -> None:
-        try:
-            self.store.close()
-        finally:
-            self.lock.release()
-
-
-def _open(folder: Path, service: str) -> _File:
+def _open(folder: Path, service: str, held: contextlib.ExitStack) -> Store:
+    """Return the open database. Closing the stack closes it, and frees the lock."""
     lock = RunLock(folder / LOCK_NAME)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
         raise JournalError(f"the folder {folder} can't be written: {error.strerror}; nothing was submitted") from error
-    with contextlib.ExitStack() as undo:  # neither the lock nor the file must outlive the attempt
+    with contextlib.ExitStack() as undo:
         undo.callback(lock.release)
         check_not_lost(folder / JOURNAL_NAME)
         store = Store(folder / JOURNAL_NAME)
@@ -168,12 +108,5 @@ def _open(folder: Path, service: str) -> _File:
             (refused,) = store.transact([functools.partial(store.bind, service)])
             if refused is not None:
                 raise refused
-        undo.pop_all()
-    return _File(store, lock)
-
-
-def _discard(executor: ThreadPoolExecutor, opening: asyncio.Future[_File]) -> None:
-    """Close a file that was opened for a caller who has gone."""
-    if opening.exception() is None:
-        executor.submit(opening.result().close)
-    executor.shutdown(wait=False)
+        held.push(undo.pop_all())
+    return store

@@ -32,7 +32,7 @@ def read_page(journal: Path, after: int, limit: int = PAGE) -> list[tuple[int, B
     """
     with _reading(journal) as connection:
         rows = connection.execute(
-            f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE number > ? ORDER BY number LIMIT ?",  # noqa: S608  # constants
+            f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE number > ? ORDER BY number LIMIT ?",
             (after, limit),
         )
         return [(row["number"], to_outcome(row, journal)) for row in rows]
@@ -49,7 +49,7 @@ def read_chosen(journal: Path, limit: int) -> Generator[BatchOutcome, None, None
             "SELECT number FROM edits WHERE state != 'replaced' ORDER BY problem IS NULL, number LIMIT ?", (limit,)
         )
         for (number,) in chosen.fetchall():
-            query = f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE number = ?"  # noqa: S608  # constants
+            query = f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE number = ?"
             yield to_outcome(connection.execute(query, (number,)).fetchone(), journal)
 
 

@@ -37,29 +37,6 @@ _EXPLANATIONS: Final = (
 )
 
 
-@attrs.frozen(kw_only=True)
-class Draft:
-    """An edit to be planned.
-
-    Attributes:
-        identity: Its identity.
-        key: Its own key; ``None`` if people know it by the name of its files.
-        stem: The name that its files should have.
-        digest: The hash of the row; empty if its images could not be read.
-        stamp: The hash of its files' names, sizes and times.
-        request: The request as JSON.
-        pictures: The number of pictures that it asks for.
-    """
-
-    identity: str
-    key: str | None
-    stem: str
-    digest: str
-    stamp: str
-    request: str
-    pictures: int
-
-
 def _from_json(text: Any, kind: Any) -> Any:
     return _converter.structure(json.loads(text or "[]"), kind)
 
@@ -79,7 +56,6 @@ _converter.register_structure_hook(
 _converter.register_unstructure_hook(State, lambda state: state.value)
 _converter.register_unstructure_hook(Decimal, str)
 
-ENTRY_COLUMNS: Final = ", ".join(field.name for field in attrs.fields(Entry))
 OUTCOME_COLUMNS: Final = (
     "number, key, state AS status, request, task_id, cost, files, problem AS error, attempts, queued, running, lag, "
     "checks, pictures"
@@ -87,7 +63,7 @@ OUTCOME_COLUMNS: Final = (
 
 
 def to_entry(row: sqlite3.Row) -> Entry:
-    """Return the edit of a row with :data:`ENTRY_COLUMNS`.
+    """Return the edit of a row whose columns are the fields of :class:`Entry`.
 
     Raises:
         JournalError: If the row is damaged.

@@ -21,7 +21,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
     """Return the sums of all edits."""
     counts = dict(connection.execute("SELECT state, count(*) FROM edits GROUP BY state").fetchall())
     tasks, doubtful = connection.execute(
-        f"SELECT count(task_id) + total({_DOUBTFUL}), total(pictures * ({_DOUBTFUL})) FROM edits"  # noqa: S608  # constants
+        f"SELECT count(task_id) + total({_DOUBTFUL}), total(pictures * ({_DOUBTFUL})) FROM edits"
     ).fetchone()
     uncertain = connection.execute(
         "SELECT key FROM edits WHERE state IN ('uncertain', 'submitting') ORDER BY number LIMIT ?", (_LISTED_KEYS,)

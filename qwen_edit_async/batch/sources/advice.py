@@ -29,7 +29,7 @@ def folder_advice(folder: Path, table_endings: Collection[str], *, recursive: bo
 def pattern_advice(pattern: str) -> str:
     """Return why a pattern may match less than was meant; empty if the pattern shows no reason."""
     if found := _BRACES.search(pattern):
-        folder = os.path.dirname(pattern[: found.start()]) or "."  # noqa: PTH120  # keeps a pattern as it is written
+        folder = os.path.dirname(pattern[: found.start()]) or "."
         return (
             f". A pattern can't have braces: give the folder, or a pattern such as {f'{folder}/*'!r}. "
             "Both skip files that are not pictures"
@@ -38,6 +38,6 @@ def pattern_advice(pattern: str) -> str:
         if glob.has_magic(folder) and Path(folder).exists():
             escaped = glob.escape(folder) + pattern[len(folder) :]
             return f". In a pattern, [ and ] stand for one of several characters: write {escaped!r}"
-    if any(map(os.path.isdir, glob.glob(pattern, recursive=True))):  # noqa: PTH207  # Path.glob knows no absolute ones
-        return f". It matches folders, but not the files in them: write {os.path.join(pattern, '*')!r}"  # noqa: PTH118  # keeps a pattern as it is written
+    if any(map(os.path.isdir, glob.glob(pattern, recursive=True))):
+        return f". It matches folders, but not the files in them: write {os.path.join(pattern, '*')!r}"
     return ""

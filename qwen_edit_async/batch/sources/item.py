@@ -23,7 +23,7 @@ class SourceItem:
         request: The edit.
         identity: The identity of the edit; empty if it is not known yet.
         problem: The reason why it is not an edit.
-        place: The file or key that messages name, if there is no row number and no request.
+        place: The name in messages, if there is no row number; by default, the first image.
     """
 
     row: int | None = None
@@ -37,7 +37,7 @@ class SourceItem:
         """The name of the row in messages."""
         if self.row is not None:
             return f"row {self.row}"
-        return str(self.request.images[0]) if self.request is not None else self.place
+        return self.place or (str(self.request.images[0]) if self.request is not None else "")
 
 
 @attrs.frozen
@@ -77,10 +77,12 @@ def request_of(given: object, defaults: EditDefaults) -> EditRequest:
     return EditRequest(given, defaults.instruction, defaults.parameters)  # type: ignore[arg-type]  # checked there
 
 
-def item_of(given: object, defaults: EditDefaults) -> SourceItem:
-    """Return an item of an iterable as a row: an edit, or the reason why it is not one."""
+def item_of(given: object, defaults: EditDefaults, number: int) -> SourceItem:
+    """Return an item of an iterable as a row: an edit, or the reason why it is not one. Messages name its number."""
+    place = f"request {number}"
     try:
-        return SourceItem(request=request_of(given, defaults))
+        request = request_of(given, defaults)
     except Exception as error:  # noqa: BLE001  # whatever is wrong with one item ends it alone
         key = given.get("key") if isinstance(given, Mapping) else None
-        return SourceItem(problem=str(error), place="" if key is None else str(key))
+        return SourceItem(problem=str(error), place=place if key is None else str(key))
+    return SourceItem(request=request, place=request.key or place)

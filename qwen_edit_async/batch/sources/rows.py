@@ -119,13 +119,13 @@ class Rows:
         image = unwrapped(image)
         if isinstance(image, os.PathLike):
             image = os.fspath(image)
-        if isinstance(image, _KINDS):
-            return image
         if not isinstance(image, str):
+            if isinstance(image, _KINDS):
+                return image
             raise InvalidEditError(f"an image is {quoted(image)}: give a path, an http(s) URL or a data URI")
         if is_data_uri(image) or is_bare_base64(image) or "://" in image or not self.folder:
             return image
-        return os.path.join(self.folder, image)  # noqa: PTH118  # text, no access
+        return os.path.join(self.folder, image)
 
     def _note_unused(self, names: Iterable[str]) -> None:
         if new := [name for name in names if name and name not in _COLUMNS and name not in self._noted]:

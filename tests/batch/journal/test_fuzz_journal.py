@@ -16,11 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_edit_async import JournalError
+from qwen_edit_async import EditRequest, JournalError
 from qwen_edit_async.batch.decide import SENDS, Consent, Content, State, decide
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
-from qwen_edit_async.batch.journal.rows import Draft
 from qwen_edit_async.batch.report import BatchReport
 
 pytestmark = [
@@ -59,11 +58,10 @@ def intact() -> bytes:
 
 
 def add(store: Store, key: str) -> None:
-    text = json.dumps({"images": [f"photos/{key}.jpg"], "instruction": "make it snow", "parameters": {}})
-    draft = Draft(identity=key, key=key, stem=key, digest="d" * 40, stamp="s" * 40, request=text, pictures=1)
-    number = store.plan(draft).number
+    request = EditRequest(f"photos/{key}.jpg", "make it snow", key=key)
+    number = store.plan(key, request, Content("d" * 40, "s" * 40)).number
     for state in WAYS[key.rpartition("-")[0]]:
-        store.move(number, state, COLUMNS.get(state, lambda _: {})(key))
+        store.move(number, state, **COLUMNS.get(state, lambda _: {})(key))
 
 
 @st.composite
@@ -101,11 +99,11 @@ async def fresh_keys(content: bytes) -> set[str]:
         (Path(folder) / "report.json").write_text(BatchReport(folder=folder, elapsed=1.0).to_json())
         journal = await Journal.open(Path(folder))
         try:
-            await journal.recover()
-            await journal.unfinished(0, 256)
+            await journal.do(Store.recover)
+            await journal.do(Store.unfinished, 0, 256)
             # At once: each alone would wait whether others join in.
-            found = await asyncio.gather(*map(journal.find, TAKEN))
-            await journal.summary()
+            found = await asyncio.gather(*(journal.do(Store.find, key) for key in TAKEN))
+            await journal.do(Store.summary)
             return {
                 key for key, entry in zip(TAKEN, found, strict=True) if decide(entry, Content(), Consent()) in SENDS
             }

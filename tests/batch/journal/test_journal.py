@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import io
-import json
 import logging
 import sqlite3
 import subprocess
@@ -18,33 +17,26 @@ import pytest
 from memory_transport import MemoryService, MemorySession, until
 
 from qwen_edit_async import EditBatch, EditRequest, JournalError
+from qwen_edit_async.batch import intake as _intake
 from qwen_edit_async.batch import run as _run
-from qwen_edit_async.batch.decide import State
+from qwen_edit_async.batch.decide import Content, State
 from qwen_edit_async.batch.journal import database as _store
 from qwen_edit_async.batch.journal import outcomes as _outcomes
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME, Journal
 from qwen_edit_async.batch.journal.lock import RunLock
-from qwen_edit_async.batch.journal.rows import Draft, explain
+from qwen_edit_async.batch.journal.rows import explain
 from qwen_edit_async.batch.report import Percentiles
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the test looks into the file from outside")]
 
 
-ASKED = json.dumps({"images": [], "instruction": "snow", "parameters": {}})
-
-
-def draft(key: str, /, **changes: object) -> Draft:
-    fields = {
-        "identity": key,
-        "key": key,
-        "stem": key,
-        "digest": f"digest of {key}",
-        "stamp": "",
-        "request": ASKED,
-        "pictures": 1,
-    }
-    return Draft(**fields | changes)
+def draft(
+    identity: str, /, *, key: str | None = "", stem: str = "", digest: str = "", instruction: str = "snow"
+) -> tuple[str, EditRequest, Content]:
+    """Return an edit to be planned. Its key is its identity by default."""
+    request = EditRequest(f"{stem or identity}.jpg", instruction, key=identity if key == "" else key)
+    return identity, request, Content(digest or f"digest of {identity}")
 
 
 @pytest.fixture
@@ -80,58 +72,58 @@ async def keys_in(folder: Path) -> list[str]:
 
 async def reach(journal: Journal, number: int, *states: State) -> None:
     for state in states:
-        await journal.move(number, state)
+        await journal.do(Store.move, number, state)
 
 
 async def submitted(journal: Journal, key: str) -> int:
-    number = (await journal.plan(draft(key))).number
-    await journal.move(number, State.SUBMITTING)
-    await journal.move(number, State.SUBMITTED, task_id=f"task-of-{key}")
+    number = (await journal.do(Store.plan, *draft(key))).number
+    await journal.do(Store.move, number, State.SUBMITTING)
+    await journal.do(Store.move, number, State.SUBMITTED, task_id=f"task-of-{key}")
     return number
 
 
 async def test_what_is_awaited_is_seen_from_outside(journal, rows):
-    entry = await journal.plan(draft("cat"))
+    entry = await journal.do(Store.plan, *draft("cat"))
     assert rows("SELECT key, state FROM edits") == [("cat", "planned")]
-    await journal.move(entry.number, State.SUBMITTING)
+    await journal.do(Store.move, entry.number, State.SUBMITTING)
     assert rows("SELECT state, attempts FROM edits") == [("submitting", 1)]
 
 
 async def test_a_key_is_planned_once(journal):
-    first = await journal.plan(draft("cat"))
-    again = await journal.plan(draft("cat", digest="another"))
+    first = await journal.do(Store.plan, *draft("cat"))
+    again = await journal.do(Store.plan, *draft("cat", digest="another"))
     assert again == first
-    assert await journal.find("cat") == first
-    assert await journal.find("dog") is None
+    assert await journal.do(Store.find, "cat") == first
+    assert await journal.do(Store.find, "dog") is None
 
 
 @pytest.mark.parametrize("stem", ["cat", "CAT"])
 async def test_two_edits_never_share_files(journal, stem):
-    await journal.plan(draft("cat"))
-    entry = await journal.plan(draft("other", stem=stem))
-    assert (entry.name, await journal.find("other")) == (f"{stem}-2", entry)
+    await journal.do(Store.plan, *draft("cat"))
+    entry = await journal.do(Store.plan, *draft("other", key=None, stem=stem))
+    assert (entry.name, await journal.do(Store.find, "other")) == (f"{stem}-2", entry)
 
 
 async def test_an_edit_without_a_key_is_known_by_the_name_of_its_files(journal):
-    entry = await journal.plan(draft("photos/cat.jpg", key=None, stem="cat"))
+    entry = await journal.do(Store.plan, *draft("photos/cat.jpg", key=None, stem="cat"))
     assert (entry.identity, entry.key, entry.name) == ("photos/cat.jpg", "cat", "cat")
 
 
 async def test_tasks_of_edits_with_the_same_key_are_all_listed(journal):
     for identity, key in (("photos/cat.jpg", None), ("cat", "cat")):
-        entry = await journal.plan(draft(identity, key=key, stem="cat"))
+        entry = await journal.do(Store.plan, *draft(identity, key=key, stem="cat"))
         await reach(journal, entry.number, State.SUBMITTING)
-        await journal.move(entry.number, State.SUBMITTED, task_id=f"task-{entry.number}")
+        await journal.do(Store.move, entry.number, State.SUBMITTED, task_id=f"task-{entry.number}")
         await reach(journal, entry.number, State.COMPLETED)
-    assert (await journal.summary()).unsaved_tasks == {"cat": "task-1", "cat (cat-2)": "task-2"}
+    assert (await journal.do(Store.summary)).unsaved_tasks == {"cat": "task-1", "cat (cat-2)": "task-2"}
 
 
 async def test_a_replaced_edit_keeps_its_name_and_leaves_its_identity_to_the_new_one(journal, rows):
-    await journal.move(await submitted(journal, "cat"), State.COMPLETED, urls=["http://a"], cost="0.5")
-    await journal.save(1, [Path("cat-0.png")])
-    entry = await journal.replace(1, draft("cat", digest="another"))
+    await journal.do(Store.move, await submitted(journal, "cat"), State.COMPLETED, urls=["http://a"], cost="0.5")
+    await journal.do(Store.save, 1, [Path("cat-0.png")])
+    entry = await journal.do(Store.replace, 1, *draft("cat", digest="another"))
     assert (entry.number, entry.name, entry.state) == (2, "cat-2", State.PLANNED)
-    assert await journal.find("cat") == entry
+    assert await journal.do(Store.find, "cat") == entry
     assert rows("SELECT identity, key, name, state, task_id, cost FROM edits WHERE number = 1") == [
         (None, "cat", "cat", "replaced", "task-of-cat", "0.5")
     ]
@@ -139,11 +131,11 @@ async def test_a_replaced_edit_keeps_its_name_and_leaves_its_identity_to_the_new
 
 async def test_an_entry_tells_all_that_going_on_needs(journal, tmp_path):
     number = await submitted(journal, "cat")
-    await journal.move(number, State.COMPLETED, urls=["http://a", "http://b"])
+    await journal.do(Store.move, number, State.COMPLETED, urls=["http://a", "http://b"])
     picture = tmp_path / "cat-0.png"
     picture.write_bytes(b"12345")
-    await journal.save(number, [picture, tmp_path / "missing.png"])
-    entry = await journal.find("cat")
+    await journal.do(Store.save, number, [picture, tmp_path / "missing.png"])
+    entry = await journal.do(Store.find, "cat")
     assert (entry.state, entry.task_id, entry.urls) == (State.SAVED, "task-of-cat", ("http://a", "http://b"))
     assert entry.files == (("cat-0.png", 5), ("missing.png", -1))
 
@@ -151,14 +143,14 @@ async def test_an_entry_tells_all_that_going_on_needs(journal, tmp_path):
 async def test_an_illegal_move_is_refused_and_changes_nothing(journal, rows):
     number = await submitted(journal, "cat")
     with pytest.raises(JournalError, match="can't become submitting"):
-        await journal.move(number, State.SUBMITTING)
+        await journal.do(Store.move, number, State.SUBMITTING)
     assert rows("SELECT state, attempts FROM edits") == [("submitted", 1)]
 
 
 async def test_an_illegal_move_does_not_harm_what_is_written_with_it(journal, rows):
-    cat, dog = [(await journal.plan(draft(key))).number for key in ("cat", "dog")]
+    cat, dog = [(await journal.do(Store.plan, *draft(key))).number for key in ("cat", "dog")]
     outcomes = await asyncio.gather(
-        journal.move(cat, State.SAVED), journal.move(dog, State.SUBMITTING), return_exceptions=True
+        journal.do(Store.move, cat, State.SAVED), journal.do(Store.move, dog, State.SUBMITTING), return_exceptions=True
     )
     assert isinstance(outcomes[0], JournalError)
     assert rows("SELECT state FROM edits ORDER BY number") == [("planned",), ("submitting",)]
@@ -168,33 +160,33 @@ async def test_many_writers_share_few_transactions(journal, monkeypatch):
     batches = []
     transact = Store.transact
     monkeypatch.setattr(Store, "transact", lambda self, calls: batches.append(len(calls)) or transact(self, calls))
-    await asyncio.gather(*(journal.plan(draft(f"cat{number}")) for number in range(100)))
+    await asyncio.gather(*(journal.do(Store.plan, *draft(f"cat{number}")) for number in range(100)))
     assert batches == [100]
 
 
 async def test_steps_are_written_in_the_order_in_which_they_were_asked_for(journal, rows):
-    number = (await journal.plan(draft("cat"))).number
+    number = (await journal.do(Store.plan, *draft("cat"))).number
     for state in (State.SUBMITTING, State.PLANNED, State.SUBMITTING):
-        journal.move(number, state)
-    await journal.move(number, State.SUBMITTED, task_id="t")
+        journal.do(Store.move, number, state)
+    await journal.do(Store.move, number, State.SUBMITTED, task_id="t")
     assert rows("SELECT state, attempts FROM edits") == [("submitted", 2)]
 
 
 async def test_giving_up_the_wait_does_not_undo_the_step(journal, rows):
-    number = (await journal.plan(draft("cat"))).number
+    number = (await journal.do(Store.plan, *draft("cat"))).number
     wait = asyncio.create_task(reach(journal, number, State.SUBMITTING))
     await asyncio.sleep(0)
     wait.cancel()
     with pytest.raises(asyncio.CancelledError):
         await wait
-    await journal.summary()
+    await journal.do(Store.summary)
     assert rows("SELECT state FROM edits") == [("submitting",)]
 
 
 async def test_closing_writes_what_nobody_waits_for(tmp_path, rows):
     journal = await Journal.open(tmp_path)
-    number = (await journal.plan(draft("cat"))).number
-    journal.move(number, State.SUBMITTING)
+    number = (await journal.do(Store.plan, *draft("cat"))).number
+    journal.do(Store.move, number, State.SUBMITTING)
     await journal.aclose()
     assert rows("SELECT state FROM edits") == [("submitting",)]
 
@@ -236,9 +228,9 @@ async def test_without_a_write_ahead_log_readers_see_what_is_written_whole_or_no
     monkeypatch.setattr(_store, "BUSY_SECONDS", 0.0)
     monkeypatch.setattr(_outcomes, "BUSY_SECONDS", 0.0)
     with contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
-        store.plan(draft("cat"))
+        store.plan(*draft("cat"))
         store._connection.execute("BEGIN IMMEDIATE")
-        store.plan(draft("dog"))
+        store.plan(*draft("dog"))
         await plan_in(tmp_path)
         assert await keys_in(tmp_path) == ["cat"]
         store._connection.execute("COMMIT")
@@ -254,7 +246,7 @@ async def test_a_transaction_that_was_cut_off_without_a_write_ahead_log_is_undon
     whole, cut = tmp_path / JOURNAL_NAME, tmp_path / "cut off" / JOURNAL_NAME
     with contextlib.closing(Store(whole)) as store:
         for number in range(40):
-            store.plan(draft(f"cat{number:02}"))
+            store.plan(*draft(f"cat{number:02}"))
     cut.parent.mkdir()
     with contextlib.closing(sqlite3.connect(whole, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
@@ -284,13 +276,13 @@ def disk(monkeypatch):
 
 
 async def test_a_full_disk_is_named_and_nothing_is_written_after_it(disk, journal, rows):
-    await journal.plan(draft("cat"))
+    await journal.do(Store.plan, *draft("cat"))
     disk.pages = 1
     with pytest.raises(JournalError, match="the disk is full"):
-        await journal.plan(draft("dog", request="x" * 100_000))
+        await journal.do(Store.plan, *draft("dog", instruction="x" * 100_000))
     disk.pages = 100_000
     with pytest.raises(JournalError, match="the disk is full"):
-        await journal.plan(draft("cow"))
+        await journal.do(Store.plan, *draft("cow"))
     assert rows("SELECT key FROM edits") == [("cat",)]
 
 
@@ -313,66 +305,72 @@ async def test_errors_of_sqlite_are_explained(name, words):
 
 
 async def test_what_was_being_submitted_is_uncertain_afterwards(journal):
-    number = (await journal.plan(draft("cat"))).number
+    number = (await journal.do(Store.plan, *draft("cat"))).number
     await submitted(journal, "dog")
-    await journal.move(number, State.SUBMITTING)
-    assert await journal.recover() == 1
-    assert (await journal.find("cat")).state is State.UNCERTAIN
-    assert (await journal.find("dog")).state is State.SUBMITTED
+    await journal.do(Store.move, number, State.SUBMITTING)
+    assert await journal.do(Store.recover) == 1
+    assert (await journal.do(Store.find, "cat")).state is State.UNCERTAIN
+    assert (await journal.do(Store.find, "dog")).state is State.SUBMITTED
 
 
 async def test_unfinished_edits_come_page_by_page(journal):
     numbers = [await submitted(journal, key) for key in ("a", "b", "c")]
-    await journal.plan(draft("planned"))
-    await journal.move(numbers[1], State.FAILED)
-    page = await journal.unfinished(0, 1)
+    await journal.do(Store.plan, *draft("planned"))
+    await journal.do(Store.move, numbers[1], State.FAILED)
+    page = await journal.do(Store.unfinished, 0, 1)
     assert [entry.key for entry in page] == ["a"]
-    assert [entry.key for entry in await journal.unfinished(page[-1].number, 10)] == ["c"]
+    assert [entry.key for entry in await journal.do(Store.unfinished, page[-1].number, 10)] == ["c"]
 
 
 async def test_totals_count_every_task_that_may_exist_and_exact_money(journal):
     for key, cost in (("a", "0.1"), ("b", "0.2"), ("c", "0.1")):
-        await journal.move(await submitted(journal, key), State.COMPLETED, urls="[]", cost=cost)
+        await journal.do(Store.move, await submitted(journal, key), State.COMPLETED, urls="[]", cost=cost)
     await submitted(journal, "in flight")
-    lost = (await journal.plan(draft("lost"))).number
-    await journal.move(lost, State.SUBMITTING, repeats=1)
-    await journal.move(lost, State.UNCERTAIN)
-    summary = await journal.summary()
+    lost = (await journal.do(Store.plan, *draft("lost"))).number
+    await journal.do(Store.move, lost, State.SUBMITTING, repeats=1)
+    await journal.do(Store.move, lost, State.UNCERTAIN)
+    summary = await journal.do(Store.summary)
     assert (summary.tasks, summary.doubtful, summary.cost) == (6, 2, Decimal("0.4"))
 
 
 @pytest.mark.parametrize("absurd", ["1e1000000", "1E+999999999999", "-1E+5", "free"])
 async def test_a_cost_that_can_be_none_is_unknown_in_what_is_added_up(absurd, journal):
     for key, cost in (("a", "0.1"), ("b", absurd), ("c", None)):
-        await journal.move(await submitted(journal, key), State.COMPLETED, urls="[]", cost=cost)
-    summary = await journal.summary()
+        await journal.do(Store.move, await submitted(journal, key), State.COMPLETED, urls="[]", cost=cost)
+    summary = await journal.do(Store.summary)
     assert (summary.cost, summary.price, summary.unpriced) == (Decimal("0.1"), Decimal("0.1"), 2)
 
 
 async def test_the_costs_of_edits_without_a_result_are_added_up_too(journal):
-    await journal.move(await submitted(journal, "free"), State.FAILED, cost="0")
-    assert (await journal.summary()).price is None
-    await journal.move(await submitted(journal, "failed"), State.FAILED, cost="0.5")
-    await journal.move(await submitted(journal, "pictureless"), State.COMPLETED, cost="0.25")
-    await journal.move(await submitted(journal, "silent"), State.FAILED)
-    summary = await journal.summary()
+    await journal.do(Store.move, await submitted(journal, "free"), State.FAILED, cost="0")
+    assert (await journal.do(Store.summary)).price is None
+    await journal.do(Store.move, await submitted(journal, "failed"), State.FAILED, cost="0.5")
+    await journal.do(Store.move, await submitted(journal, "pictureless"), State.COMPLETED, cost="0.25")
+    await journal.do(Store.move, await submitted(journal, "silent"), State.FAILED)
+    summary = await journal.do(Store.summary)
     assert (summary.cost, summary.price, summary.unpriced) == (Decimal("0.75"), Decimal("0.5"), 0)
-    assert [entry.cost for entry in await journal.unfinished(0, 10)] == [Decimal("0.25")]
+    assert [entry.cost for entry in await journal.do(Store.unfinished, 0, 10)] == [Decimal("0.25")]
 
 
 async def test_the_summary_adds_up(journal, tmp_path):
     for number in range(1, 21):
         edit = await submitted(journal, f"edit{number}")
-        await journal.move(
-            edit, State.COMPLETED, urls="[]", cost=None if number == 1 else "0.5", running=float(number), checks=3
+        await journal.do(
+            Store.move,
+            edit,
+            State.COMPLETED,
+            urls="[]",
+            cost=None if number == 1 else "0.5",
+            running=float(number),
+            checks=3,
         )
-        await journal.save(edit, [tmp_path / "0.png", tmp_path / "1.png"])
+        await journal.do(Store.save, edit, [tmp_path / "0.png", tmp_path / "1.png"])
     for key in ("lost", "found"):
-        await journal.plan(draft(key))
-    await journal.move(21, State.SUBMITTING)
-    await journal.move(21, State.UNCERTAIN, reason="lost")
-    await journal.move(22, State.FAILED, reason="bad")
-    summary = await journal.summary()
+        await journal.do(Store.plan, *draft(key))
+    await journal.do(Store.move, 21, State.SUBMITTING)
+    await journal.do(Store.move, 21, State.UNCERTAIN, reason="lost")
+    await journal.do(Store.move, 22, State.FAILED, reason="bad")
+    summary = await journal.do(Store.summary)
     assert (summary.saved, summary.uncertain, summary.failed, summary.retryable) == (20, 1, 1, 1)
     assert (summary.planned, summary.in_flight, summary.unsaved, summary.replaced) == (0, 0, 0, 0)
     assert (summary.pictures, summary.cost, summary.unpriced) == (40, Decimal("9.5"), 1)
@@ -389,7 +387,7 @@ async def test_a_journal_is_found_again(tmp_path):
     await submitted(journal, "cat")
     await journal.aclose()
     journal = await Journal.open(tmp_path / "new" / "folder")
-    entry = await journal.find("cat")
+    entry = await journal.do(Store.find, "cat")
     await journal.aclose()
     assert entry.task_id == "task-of-cat"
 
@@ -509,7 +507,7 @@ async def test_a_journal_of_an_earlier_version_is_refused_and_left_as_it_is(tmp_
 
 async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp_path, monkeypatch):
     monkeypatch.setattr(_run, "_CLOSING_SECONDS", 0.0)
-    monkeypatch.setattr(_run, "_CONCLUDING_SECONDS", 0.0)
+    monkeypatch.setattr(_intake, "_CONCLUDING_SECONDS", 0.0)
     looks, go_on = threading.Event(), threading.Event()
 
     class HangingFile(io.BytesIO):

@@ -1,4 +1,4 @@
-"""One run of a command: its event loop, its session, its errors, and the tasks that it leaves behind."""
+"""A command that talks to the service: its event loop, its session, its errors, and the tasks that it leaves behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
-from rich.text import Text
 
 from qwen_edit_async.cli.display import Screen, counted, put, put_json
 from qwen_edit_async.cli.messages import (
@@ -40,8 +39,8 @@ Work: TypeAlias = "Callable[[EditSession], Coroutine[Any, Any, int]]"
 
 
 @attrs.define
-class Run:
-    """One run of a command that talks to the service.
+class Command:
+    """A command that talks to the service.
 
     Attributes:
         screen: Where messages go.
@@ -159,25 +158,27 @@ class Run:
             self.screen.warning(f"{submissions} got no clear reply: tasks with unknown ids may exist and be charged")
 
 
-async def wait_for(task: EditTask, run: Run) -> EditResult:
+async def wait_for(task: EditTask, command: Command) -> EditResult:
     """Wait for a task, show its progress, print its notes, and record it as unsaved once it is done."""
-    with run.screen.console.status(Text(visible(f"task {task.id}"))) as shown:
+    from rich.text import Text  # noqa: PLC0415  # slow to import
+
+    with command.screen.console.status(Text(visible(f"task {task.id}"))) as shown:
         async for snapshot in task.updates():
             progress = "" if snapshot.progress is None else f" {snapshot.progress:.0%}"
             # A str would be read as rich's markup. The service's words are not markup.
             shown.update(Text(visible(f"task {task.id}: {snapshot.status_word or snapshot.status.value}{progress}")))
         result = await task
-    run.unsaved.add(task.id)
+    command.unsaved.add(task.id)
     for note in result.notes:
-        run.screen.note(note)
+        command.screen.note(note)
     return result
 
 
-async def save(result: EditResult, run: Run, stem: str | None = None) -> tuple[Path, ...]:
-    """Save a result's pictures into the run's folder, print their paths unless the output is JSON, and return them."""
-    paths = await result.save(run.output, stem=stem)
-    run.unsaved.discard(result.task_id)
-    if not run.as_json:
+async def save(result: EditResult, command: Command, stem: str | None = None) -> tuple[Path, ...]:
+    """Save a result's pictures, print their paths unless the output is JSON, and return the paths."""
+    paths = await result.save(command.output, stem=stem)
+    command.unsaved.discard(result.task_id)
+    if not command.as_json:
         for path in paths:
             put(str(path))
     return paths

@@ -7,7 +7,6 @@ callers share one hop and one transaction (group commit).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ def call_each(calls: Sequence[Call]) -> list[Any]:
     return [_outcome(call) for call in calls]
 
 
-class Gatherer:
+class Worker:
     """Makes calls on a thread, in the order in which they were asked for.
 
     Args:
@@ -62,9 +61,7 @@ class Gatherer:
             future.set_exception(JournalError("the run has ended, and does nothing more"))
             return future
         self._waiting.append((functools.partial(function, *arguments), future))
-        if not self._busy:
-            self._busy = True
-            self._begin_soon()
+        self._begin_soon()
         return future
 
     async def aclose(self, last: Call = lambda: None) -> None:
@@ -85,26 +82,23 @@ class Gatherer:
 
     def _begin_soon(self) -> None:
         """Begin after this pass of the event loop at the earliest, so that other calls can join."""
-        if self._patience:
+        if self._waiting and not self._busy:
+            self._busy = True
             self._loop.call_later(self._patience, self._begin)
-        else:
-            self._loop.call_soon(self._begin)
 
     def _begin(self) -> None:
-        batch, self._waiting = self._waiting, []
-        if not batch:  # aclose() has already started these calls
+        calls, futures = [call for call, _ in self._waiting], [future for _, future in self._waiting]
+        self._waiting = []
+        if not calls:  # aclose() has already started them
             return
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._give_up, batch)
-            job = self._loop.run_in_executor(self._executor, self._call_all, [call for call, _ in batch])
-            job.add_done_callback(functools.partial(self._ended, [future for _, future in batch]))
-            undo.pop_all()
-
-    def _give_up(self, batch: Sequence[tuple[Call, asyncio.Future[Any]]]) -> None:
-        """Cancel calls that could not be started, so that nobody waits for them forever."""
-        for _, future in batch:
-            future.cancel()
-        self._busy = False
+        try:
+            job = self._loop.run_in_executor(self._executor, self._call_all, calls)
+        except BaseException:
+            for future in futures:  # nobody waits for them forever
+                future.cancel()
+            self._busy = False
+            raise
+        job.add_done_callback(functools.partial(self._ended, futures))
 
     def _ended(self, futures: list[asyncio.Future[Any]], job: asyncio.Future[list[Any]]) -> None:
         error = job.exception()
@@ -116,10 +110,8 @@ class Gatherer:
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
-        if self._waiting:
-            self._begin_soon()
-        else:
-            self._busy = False
+        self._busy = False
+        self._begin_soon()
 
 
 def _outcome(call: Call) -> Any:

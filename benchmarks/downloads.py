@@ -1,0 +1,110 @@
+"""Downloads of results: the session's, and a bare loop on aiohttp that writes what it reads.
+
+The session checks each picture, syncs it to the disk, and names it when it is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import io
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+import aiohttp
+from _clients import IMAGE_URL, INSTRUCTION
+from _measure import Cost, fresh_process, interleaved, metered
+from _report import Row, report
+from _server import serve
+from batch import write_pictures
+
+from qwen_edit_async import EditRequest, EditSession
+from qwen_edit_async.images.verdict import judge
+
+CPU_TARGET = 1.5
+_AT_A_TIME = 16
+_MB = 1_000_000
+
+Download = Callable[[EditSession, aiohttp.ClientSession, str, str, Path], Coroutine[None, None, object]]
+
+
+async def library(session: EditSession, _: aiohttp.ClientSession, task_id: str, url: str, path: Path) -> object:
+    """Save a picture."""
+    (picture,) = session.pictures(task_id, [url])
+    return await picture.save(path)
+
+
+async def bare(_: EditSession, http: aiohttp.ClientSession, __: str, url: str, path: Path) -> object:
+    """Write a picture as it comes."""
+    async with http.get(url) as response:
+        with path.open("wb") as file:  # as scripts do
+            async for piece in response.content.iter_any():
+                file.write(piece)
+    return path
+
+
+def run(download: Download, url: str, api_key: str, count: int) -> Cost:
+    """Download pictures. Their tasks are made before the measurement."""
+    with tempfile.TemporaryDirectory() as folder:
+        return asyncio.run(_run(download, url, api_key, count, Path(folder)))
+
+
+async def _run(download: Download, url: str, api_key: str, count: int, folder: Path) -> Cost:
+    async with EditSession(api_key, base_url=url, max_in_flight=count) as session, aiohttp.ClientSession() as http:
+        outcomes = [outcome async for outcome in session.edit_many([EditRequest(IMAGE_URL, INSTRUCTION)] * count)]
+        todo = iter([outcome.result.images[0] for outcome in outcomes])
+
+        async def worker() -> None:
+            for image in todo:
+                await download(session, http, image.task_id, image.url, folder / f"{image.task_id}.png")
+
+        with metered() as cost:
+            await asyncio.gather(*(worker() for _ in range(_AT_A_TIME)))
+    return cost
+
+
+def measure(download: Download, picture: Path, count: int) -> Cost:
+    """Measure one client with a new emulator."""
+    with fresh_process() as process, serve(0.0, picture) as server:
+        return process.run(run, download, server.url, server.api_key, count)
+
+
+def cpu_of_check(picture: Path) -> float:
+    """Return the seconds of CPU for each MB that the check of a result takes. Most are for counting its rows."""
+    content = picture.read_bytes()
+    start = time.process_time()
+    judge(io.BytesIO(content), len(content))
+    return (time.process_time() - start) / len(content) * _MB
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--downloads", type=int, default=400, help="pictures (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=3, help="repetitions of each (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="20 pictures, once, to check that it runs")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    options = parser.parse_args()
+    if options.quick:
+        options.downloads, options.repetitions = 20, 1
+    with tempfile.TemporaryDirectory() as folder:
+        picture, _ = write_pictures(Path(folder), 1)
+        check = [1000 * cpu_of_check(picture) for _ in range(5)]
+        size = picture.stat().st_size * options.downloads / _MB
+        clients = {"library": library, "bare": bare}
+        costs = interleaved(
+            {name: functools.partial(measure, client, picture, options.downloads) for name, client in clients.items()},
+            options.repetitions,
+        )
+    ratios = [ours.cpu / theirs.cpu for ours, theirs in zip(costs["library"], costs["bare"], strict=True)]
+    table = [Row("CPU per MB / bare", "library", ratios, None if options.quick else CPU_TARGET)]
+    table += [Row("CPU per MB (ms)", name, [1000 * cost.cpu / size for cost in costs[name]]) for name in clients]
+    table.append(Row("CPU per MB (ms)", "library, its check of the picture alone", check))
+    report("downloads", table, {"MB": round(size), "at a time": _AT_A_TIME}, options.output)
+
+
+if __name__ == "__main__":
+    main()

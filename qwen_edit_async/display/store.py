@@ -1,0 +1,105 @@
+"""Thumbnails of files, kept in one SQLite file, so that each is made once. Blocking.
+
+The store is a convenience, as the thumbnails are. If its file can't be read or written, thumbnails are made each time.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from qwen_edit_async.display.links import relative_path
+from qwen_edit_async.display.thumbnails import Thumbnail, make_thumbnail
+from qwen_edit_async.images.kinds import is_data_uri, is_url
+from qwen_edit_async.log import log
+
+STORE_NAME: Final = "qwen-edit-thumbnails.sqlite3"
+
+_WORKERS: Final = min(4, os.cpu_count() or 1)
+
+_SETUP: Final = """
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = OFF;
+    CREATE TABLE IF NOT EXISTS thumbnails (
+        path TEXT PRIMARY KEY, stamp TEXT NOT NULL, content BLOB NOT NULL, width INTEGER NOT NULL,
+        height INTEGER NOT NULL
+    );
+"""
+"""Nothing is synced, because a thumbnail that is lost is made again."""
+
+
+class ThumbnailStore:
+    """The thumbnails of the files that a folder's edits read and wrote. All threads may use it.
+
+    Args:
+        folder: The folder of the store's file, which is made when the first thumbnail is wanted. Paths count from
+            there, so that the folder can be moved.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._makers = ThreadPoolExecutor(_WORKERS, "qwen-edit-thumbnails")
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    def get(self, image: Any, *, make: bool = True) -> Thumbnail | None:
+        """Return the thumbnail of an image; ``None`` if it has none.
+
+        Args:
+            image: An image of any kind that a request takes. Only thumbnails of files are kept.
+            make: Whether a thumbnail that is not kept is made.
+        """
+        known = self._name_and_stamp(image)
+        row = self._query("SELECT content, width, height FROM thumbnails WHERE path = ? AND stamp = ?", known)
+        if row is not None:
+            return Thumbnail(*row)
+        thumbnail = make_thumbnail(image) if make else None
+        if thumbnail is not None and known is not None:
+            values = (*known, thumbnail.content, thumbnail.width, thumbnail.height)
+            self._query("INSERT OR REPLACE INTO thumbnails VALUES (?, ?, ?, ?, ?)", values)
+        return thumbnail
+
+    def make_soon(self, images: Iterable[Any]) -> None:
+        """Make the thumbnails of files on idle threads. This does not block."""
+        for image in images:
+            self._makers.submit(self.get, image)
+
+    def finish(self) -> None:
+        """Make no more thumbnails ahead, and wait for those that are being made."""
+        self._makers.shutdown(cancel_futures=True)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.finish()
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+
+    def _query(self, statement: str, values: tuple[Any, ...] | None) -> Any:
+        if values is None:
+            return None
+        try:
+            with self._lock:
+                if self._connection is None:
+                    file = self._folder / STORE_NAME
+                    self._connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+                    self._connection.executescript(_SETUP)
+                return self._connection.execute(statement, values).fetchone()
+        except (sqlite3.Error, UnicodeError) as error:  # names of files may not be UTF-8
+            log.debug("the store of thumbnails in %s fails: %s", self._folder, error)
+            return None
+
+    def _name_and_stamp(self, image: Any) -> tuple[str, str] | None:
+        """Return the path and the state of a file; ``None`` for any other image."""
+        if is_url(image) or is_data_uri(image) or not isinstance(image, str | os.PathLike):
+            return None
+        try:
+            status = os.stat(image)  # noqa: PTH116  # a str or a PathLike
+        except (OSError, ValueError):
+            return None
+        return relative_path(image, self._folder) or os.fspath(image), f"{status.st_size}:{status.st_mtime_ns}"
