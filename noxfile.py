@@ -10,6 +10,7 @@ import statistics
 import sys
 import tarfile
 import textwrap
+import time
 import zipfile
 from pathlib import Path
 
@@ -201,10 +202,13 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks (see benchmarks/README.md). ``nox -s bench -- --quick`` only checks that they run."""
+    """Run the benchmarks, and write benchmarks/README.md. ``nox -s bench -- --quick`` only checks that they run."""
     install_wheel(session, "all", "bench")
+    begun = time.monotonic()
     for module in sorted({*ROOT.glob("benchmarks/[a-z]*.py")} - {SOAK}):
         session.run("python", str(module), *results_folder(session), *session.posargs)
+    if not session.posargs:
+        session.run("python", str(SOAK.with_name("_page.py")), str(time.monotonic() - begun))
 
 
 @nox.session

@@ -114,17 +114,6 @@ def fresh_process() -> Iterator[FreshProcess]:
         yield FreshProcess(pool, pool.submit(os.getpid))
 
 
-def run_until(cpu: float, work: Callable[..., Any], *arguments: Any) -> None:
-    """Call ``work`` in a new process, and kill the process once it has used ``cpu`` seconds, with imports."""
-    process = get_context("spawn").Process(target=work, args=arguments)
-    process.start()
-    watched = psutil.Process(process.pid)
-    while process.is_alive() and watched.cpu_times().user + watched.cpu_times().system < cpu:
-        process.join(_SAMPLING_INTERVAL)
-    process.kill()
-    process.join()
-
-
 def interleaved(measures: dict[Key, Callable[[], AnyCost]], repetitions: int) -> dict[Key, list[AnyCost]]:
     """Take the measurements in turns, and reverse the order in each round, so that drift affects all of them."""
     costs: dict[Key, list[AnyCost]] = {name: [] for name in measures}

@@ -1,12 +1,12 @@
-"""A benchmark's output: a table on stdout, and JSON and a plot in a folder."""
+"""A benchmark's output: a table on stdout, and JSON in a folder. ``_page.py`` makes a page of all results."""
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ _PACKAGES = (
     *("aiohttp", "attrs", "cattrs", "pillow", "pybase64", "uvloop"),
     *("httpx", "fal-client", "replicate", "dashscope"),
 )
-_COLOUR, _MUTED_COLOUR = "#7f9cf5", "#c8cdd8"
 
 
 @attrs.frozen
@@ -27,7 +26,7 @@ class Row:
 
     Attributes:
         figure: The measured quantity, with its unit.
-        contender: The measured client or setup.
+        contender: The measured client or setup. The page compares ``library`` with the best of the others.
         values: A value for each repetition.
         limit: The target that the median must not exceed, if any.
     """
@@ -38,14 +37,8 @@ class Row:
     limit: float | None = None
 
 
-def report(
-    name: str,
-    rows: Sequence[Row],
-    setup: dict[str, Any],
-    output: Path,
-    plot: Callable[[Path], None] | None = None,
-) -> None:
-    """Print the table, and write ``{name}.json`` and ``{name}.svg`` (bars, unless ``plot`` is given)."""
+def report(name: str, rows: Sequence[Row], setup: dict[str, Any], output: Path) -> None:
+    """Print the table, and write ``{name}.json``."""
     width = max(len(row.figure) for row in rows)
     contender_width = max(len(row.contender) for row in rows)
     print(f"\n{name}: " + ", ".join(f"{key} {value}" for key, value in setup.items()))
@@ -65,10 +58,7 @@ def report(
         "figures": [{**attrs.asdict(row), **attrs.asdict(summary(row.values))} for row in rows],
     }
     (output / f"{name}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if plot is None:
-        plot = functools.partial(_plot, name, rows)
-    plot(output / f"{name}.svg")
-    print(f"written: {output / name}.json and .svg")
+    print(f"written: {output / name}.json")
 
 
 def _verdict(row: Row, limit: float) -> str:
@@ -82,32 +72,18 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _plot(name: str, rows: Sequence[Row], path: Path) -> None:
-    """Draw a panel per figure: bars for medians, dots for repetitions, a line for the target."""
+@contextmanager
+def drawn(path: Path, **options: Any) -> Iterator[Any]:
+    """Provide the panels of a plot, and write it at the end of the block. The same figures give the same file."""
     import matplotlib as mpl  # noqa: PLC0415  # keeps the measured processes small
 
     mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = name
-    from matplotlib import pyplot as plt  # noqa: PLC0415  # keeps the measured processes small
+    mpl.rcParams["svg.hashsalt"] = path.stem
+    from matplotlib import pyplot as plt  # noqa: PLC0415  # as above
 
-    figures = list(dict.fromkeys(row.figure for row in rows))
-    heights = [0.7 + 0.25 * sum(row.figure == figure for row in rows) for figure in figures]
-    canvas, panels = plt.subplots(
-        len(figures), 1, figsize=(8, sum(heights) + 0.6), height_ratios=heights, squeeze=False
-    )
-    for panel, figure in zip(panels[:, 0], figures, strict=True):
-        shown = [row for row in rows if row.figure == figure]
-        colours = [_COLOUR if row.contender.startswith("library") else _MUTED_COLOUR for row in shown]
-        panel.barh(
-            [row.contender for row in shown], [summary(row.values).median for row in shown], color=colours, height=0.6
-        )
-        for row in shown:
-            panel.plot(row.values, [row.contender] * len(row.values), "k.", markersize=4)
-            if row.limit is not None:
-                panel.axvline(row.limit, color="#c0392b", linestyle="--", linewidth=1)
-        panel.set_title(figure, loc="left", fontsize=9)
-        panel.set_xlim(left=0)
-        panel.invert_yaxis()
+    canvas, panels = plt.subplots(squeeze=False, **options)
+    yield panels
+    for panel in panels.flat:
         panel.spines[["top", "right"]].set_visible(False)
     canvas.tight_layout()
     canvas.savefig(path, metadata={"Date": None})

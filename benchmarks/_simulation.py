@@ -220,7 +220,7 @@ def simulate_rate(policy: PollPolicy, in_flight: int, poll_rate: float, *, seed:
     draw = np.random.default_rng(seed)
     durations = iter((4 * in_flight / poll_rate * np.exp(0.35 * draw.standard_normal(4 * in_flight))).tolist())
     running = TaskSnapshot(task_id="", status=TaskStatus.IN_PROGRESS)
-    completed = TaskSnapshot(task_id="", status=TaskStatus.COMPLETED)
+    completed = TaskSnapshot(task_id="", status=TaskStatus.COMPLETED, urls=("https://example.org/x.png",))
     schedule: PollSchedule[ScheduledTask] = PollSchedule(policy, poll_rate)
     ends: dict[ScheduledTask, float] = {}
     lags: list[float] = []

@@ -21,7 +21,7 @@ import aiohttp
 import attrs
 import numpy as np
 from _measure import Cost, fresh_process, interleaved, metered
-from _report import Row, report
+from _report import Row, drawn, report
 from _server import serve
 from PIL import Image
 
@@ -33,6 +33,7 @@ WALL_TARGET, AGAIN_TARGET, PUBLISHING_TARGET = 1.05, 1.0, 1.0
 _INSTRUCTION = "make it snow"
 _IN_FLIGHT = 50
 _MB = 1_000_000
+_PLOTTED = ("wall time (s)", "CPU per edit (ms)", "peak memory growth (MB)")
 
 
 @attrs.frozen
@@ -202,6 +203,20 @@ def main() -> None:
             }
             table += rows(edits, options.repetitions, picture, inputs, aimed=not options.quick)
     report("batch", table, setup, options.output)
+    plot(table, options.output / "batch.svg")
+
+
+def plot(table: list[Row], path: Path) -> None:
+    """Plot wall time, CPU and memory of each client, beside each other."""
+    figures = [figure for figure in dict.fromkeys(row.figure for row in table) if figure.endswith(_PLOTTED)]
+    lines = len(figures) // len(_PLOTTED)
+    with drawn(path, nrows=lines, ncols=len(_PLOTTED), figsize=(13, 2 * lines), sharey=True) as panels:
+        for panel, figure in zip(panels.flat, figures, strict=True):
+            rows = {row.contender: row.values[0] for row in table if row.figure == figure}
+            colours = ["#7f9cf5" if name == "library" else "#c8cdd8" for name in rows]
+            panel.bar_label(panel.barh([*rows], [*rows.values()], color=colours), fmt=" {:.3g}", fontsize=8)
+            panel.set_title(figure, loc="left", fontsize=9)
+        panels[0, 0].invert_yaxis()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
 import itertools
 import statistics
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 import attrs
 import psutil
 from _measure import Cost, fresh_process, metered
-from _report import Row, report
+from _report import Row, drawn, report
 from _server import process_with_pipe
 from PIL import Image
 
@@ -376,7 +375,8 @@ def main() -> None:
     ]
     setup = {"edits": edits, "in flight": plan.in_flight, "share of faults": plan.share, "seed": plan.seed}
     setup |= {"rounds": _ROUNDS, "edits between samples": plan.step, "warm-up": f"{_WARM_UP:.0%}"}
-    report("soak", rows, setup, options.output, functools.partial(plot, resident, soak.files, plan))
+    report("soak", rows, setup, options.output)
+    plot(resident, soak.files, plan, options.output / "soak.svg")
     if missed := [row.figure for row in rows if row.limit is not None and row.values[0] > row.limit]:
         sys.exit(f"missed: {', '.join(missed)}")
 
@@ -395,25 +395,15 @@ def grown(at_rest: Sequence[int]) -> int:
 
 def plot(resident: Sequence[float], files: Sequence[int], plan: Plan, path: Path) -> None:
     """Plot memory and open files over the edits."""
-    import matplotlib as mpl  # noqa: PLC0415  # keeps the measured process small
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = path.stem
-    from matplotlib import pyplot as plt  # noqa: PLC0415  # keeps the measured process small
-
-    canvas, panels = plt.subplots(2, 1, figsize=(8, 4.5), sharex=True)
     positions = [plan.step * (index + 1) for index in range(len(resident))]
-    for panel, values, title in zip(panels, (resident, files), ("RSS (MB)", "open files"), strict=True):
-        panel.plot(positions, values, color="#7f9cf5", linewidth=1)
-        panel.axvline(plan.edits * _WARM_UP, color="#555", linestyle=":", linewidth=1)
-        panel.set_title(title, loc="left", fontsize=9)
-        panel.set_ylim(bottom=0)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[-1].set_xlabel("finished edits (the warm-up ends at the dotted line)", fontsize=8)
-    panels[-1].xaxis.set_major_formatter("{x:,.0f}")
-    canvas.tight_layout()
-    canvas.savefig(path, metadata={"Date": None})
-    plt.close(canvas)
+    with drawn(path, nrows=2, figsize=(8, 4.5), sharex=True) as panels:
+        for panel, values, title in zip(panels.flat, (resident, files), ("RSS (MB)", "open files"), strict=True):
+            panel.plot(positions, values, color="#7f9cf5", linewidth=1)
+            panel.axvline(plan.edits * _WARM_UP, color="#555", linestyle=":", linewidth=1)
+            panel.set_title(title, loc="left", fontsize=9)
+            panel.set_ylim(bottom=0)
+        panels[-1, 0].set_xlabel("finished edits (the warm-up ends at the dotted line)", fontsize=8)
+        panels[-1, 0].xaxis.set_major_formatter("{x:,.0f}")
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--edits", type=int, default=64, help="edits at once (default: %(default)s)")
     parser.add_argument("--naive-edits", type=int, default=2, help="edits of the other client (default: %(default)s)")
     parser.add_argument("--megabytes", type=float, default=8, help="size of each image file (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=5, help="repetitions of each (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=3, help="repetitions of each (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="4 edits of 1 MB images, once, to check that it runs")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     options = parser.parse_args()
@@ -178,7 +178,7 @@ def main() -> None:
     rows = [
         Row(
             figure,
-            f"{client.__name__}, {plan.edits} edits",
+            client.__name__,
             [value(cost, sent[client]) for cost in costs[client]],
             aim if client is library else None,
         )
@@ -187,6 +187,8 @@ def main() -> None:
     ]
     setup = {
         "images an edit": len(_NAMES),
+        "edits at once, library": options.edits,
+        "edits at once, naive": options.naive_edits,
         "MB an image": options.megabytes,
         "GB sent": round(sent[library] / _GB, 2),
         "repetitions": options.repetitions,

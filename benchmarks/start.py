@@ -1,0 +1,107 @@
+"""The start: imports, help, and a bulk run that has nothing left to do."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from _measure import Cost, fresh_process, metered
+from _report import Row, report
+from _server import serve
+
+from qwen_edit_async import EditBatch, EditSession
+
+IMPORT_TARGET, HELP_TARGET = 1.25, 1.3
+_MB = 1_000_000
+_MAIN = "from qwen_edit_async.cli import main; main({!r})"
+_CODES = {
+    "python": "pass",
+    "aiohttp": "import aiohttp",
+    "cyclopts": "import cyclopts",
+    "package": "import qwen_edit_async",
+    "EditSession": "from qwen_edit_async import EditSession",
+    "--help": _MAIN.format(["--help"]),
+    "batch --help": _MAIN.format(["batch", "--help"]),
+    "wrong usage": _MAIN.format(["batch"]),
+}
+
+
+def cpu(code: str) -> float:
+    """Return the seconds of CPU of a new interpreter that runs some code."""
+    before = os.times()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def start_rows(repetitions: int, *, aimed: bool) -> list[Row]:
+    """Measure all starts in turns. One clock tick is 10 ms, so ratios are those of the means."""
+    seconds: dict[str, list[float]] = {name: [] for name in _CODES}
+    for _ in range(repetitions):
+        for name, code in _CODES.items():
+            seconds[name].append(cpu(code))
+    mean = {name: statistics.mean(values) for name, values in seconds.items()}
+    ratios = {
+        "import of the package / of aiohttp": (mean["package"] / mean["aiohttp"], IMPORT_TARGET),
+        "import of EditSession / of aiohttp": (mean["EditSession"] / mean["aiohttp"], None),
+        "--help / import of cyclopts": (mean["--help"] / mean["cyclopts"], HELP_TARGET),
+        "batch --help / import of cyclopts": (mean["batch --help"] / mean["cyclopts"], None),
+        "wrong usage / import of cyclopts": (mean["wrong usage"] / mean["cyclopts"], None),
+    }
+    rows = [Row(figure, "library", [ratio], limit if aimed else None) for figure, (ratio, limit) in ratios.items()]
+    return [*rows, *(Row(f"{name}: CPU (ms)", "library", [1000 * seconds]) for name, seconds in mean.items())]
+
+
+def nothing_left(url: str, api_key: str, folder: str) -> Cost:
+    """Run a finished batch again."""
+    with metered() as cost:
+        saved = asyncio.run(_run(url, api_key, folder))
+    if not saved:
+        raise RuntimeError("nothing was saved")
+    return cost
+
+
+async def _run(url: str, api_key: str, folder: str) -> int:
+    async with EditSession(api_key, base_url=url, max_in_flight=500) as session:
+        batch = EditBatch(f"{folder}/edits.csv", f"{folder}/out", instruction="make it snow", gallery_limit=0)
+        return (await batch.run(session)).saved
+
+
+def again_rows(rows: int) -> list[Row]:
+    """Measure a run over a table whose rows are all done."""
+    with tempfile.TemporaryDirectory() as folder, serve(0.0) as server:
+        with Path(folder, "edits.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["image"], *([f"https://example.org/{row}.jpg"] for row in range(rows))])
+        asyncio.run(_run(server.url, server.api_key, folder))
+        with fresh_process() as process:
+            cost = process.run(nothing_left, server.url, server.api_key, folder)
+    what = f"{rows:,} rows, all done"
+    return [
+        Row(f"{what}: CPU per row (ms)", "library", [1000 * cost.cpu / rows]),
+        Row(f"{what}: peak memory growth (MB)", "library", [cost.memory_growth / _MB]),
+    ]
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=10_000, help="rows of the finished table (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=15, help="starts of each (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="once, with 100 rows, to check that it runs")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    options = parser.parse_args()
+    if options.quick:
+        options.rows, options.repetitions = 100, 1
+    rows = [*start_rows(options.repetitions, aimed=not options.quick), *again_rows(options.rows)]
+    report("start", rows, {"rows": options.rows, "repetitions": options.repetitions}, options.output)
+
+
+if __name__ == "__main__":
+    main()
