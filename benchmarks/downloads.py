@@ -22,7 +22,7 @@ from _server import serve
 from batch import write_pictures
 
 from qwen_edit_async import EditRequest, EditSession
-from qwen_edit_async.images.verdict import judge
+from qwen_edit_async.images.integrity import judge
 
 CPU_TARGET = 1.5
 _AT_A_TIME = 16
