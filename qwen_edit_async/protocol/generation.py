@@ -20,11 +20,11 @@ from cattrs.gen import make_dict_unstructure_fn, override
 
 from qwen_edit_async.contract import MODEL, STATUS_PATH, SUBMIT_PATH
 from qwen_edit_async.errors import APIResponseError
-from qwen_edit_async.models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
-from qwen_edit_async.protocol.base import Call, Reply, is_task_id
-from qwen_edit_async.protocol.fragments import read_fragment
+from qwen_edit_async.models import EditParameters, EditRequest, TaskSnapshot
+from qwen_edit_async.protocol.base import Call, Reply
 from qwen_edit_async.protocol.replies import error_from_reply, has_error, load_object
-from qwen_edit_async.protocol.tasks import is_refusal, named_task, snapshot_of, status_word
+from qwen_edit_async.protocol.submissions import read_submission
+from qwen_edit_async.protocol.tasks import snapshot_of, status_word
 
 EnvelopeName = Literal["flat", "params"]
 
@@ -58,28 +58,8 @@ class GenerationProtocol:
         return None
 
     def read_submission(self, reply: Reply) -> TaskSnapshot:
-        """Read the task's id and first status.
-
-        An id of a task proves the task, whatever the HTTP status and whatever error comes with it, because that task is
-        paid for (part B). The first check finds out what became of it. A reply without an id is a refusal if it has an
-        HTTP error, or plainly reports an error. Otherwise a task may exist.
-        """
-        broken: APIResponseError | None = None
-        try:
-            document = load_object(reply)
-        except APIResponseError as error:  # the id of a paid task counts even in a reply that broke off
-            document, broken = read_fragment(reply.text()), error
-        task_id = named_task(document, reply.status)
-        if task_id is not None and is_task_id(task_id):
-            if reply.ok and broken is None:
-                return snapshot_of(document, task_id, reply.url)
-            return TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN, raw={} if broken else document)
-        if not reply.ok or (task_id is None and broken is None and is_refusal(document)):
-            raise error_from_reply(reply)
-        if task_id is not None:
-            raise APIResponseError("the service answered with an id that can't be asked for", body=reply.excerpt())
-        said = error_from_reply(reply).summary
-        raise broken or APIResponseError(f"the service answered without a task id: {said}", body=reply.excerpt())
+        """Read the task's id and first status."""
+        return read_submission(reply)
 
     def read_status(self, reply: Reply, task_id: str) -> TaskSnapshot:
         """Read ``status``, and ``error`` or ``output`` and ``usage`` (contract, *The status reply*)."""

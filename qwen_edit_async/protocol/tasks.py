@@ -16,13 +16,11 @@ from cattrs.gen import make_dict_structure_fn, override
 from qwen_edit_async.models import TaskFailure, TaskSnapshot, TaskStatus, Usage
 from qwen_edit_async.protocol.replies import (
     MESSAGE_NAMES,
-    SUCCESSES,
     as_text,
     cost_of,
     error_code_of,
     first_text,
     has_error,
-    has_plain_error,
 )
 from qwen_edit_async.protocol.urls import absolute
 
@@ -53,20 +51,17 @@ _FLAT_NAMES = frozenset({"id", "status", "model", "created_at", "progress", "met
 """The members of the documented replies of a task that runs. Most replies have no others and need no search."""
 
 _WORD_NAMES = ("task_status", "status")
-_TASK_ID_NAMES = ("task_id", "taskId")
-_ID_NAMES = (*_TASK_ID_NAMES, "id")
-_REQUEST_ID_NAME = "request_id"
+TASK_ID_NAMES = ("task_id", "taskId")
+ID_NAMES = (*TASK_ID_NAMES, "id")
+REQUEST_ID_NAME = "request_id"
 
 _ID_NAMES_IN = {
-    "data": (*_ID_NAMES, _REQUEST_ID_NAME),
-    "task": (*_ID_NAMES, _REQUEST_ID_NAME),
-    "result": (*_ID_NAMES, _REQUEST_ID_NAME),
-    "output": _TASK_ID_NAMES,  # an "id" in here may be a picture's
+    "data": (*ID_NAMES, REQUEST_ID_NAME),
+    "task": (*ID_NAMES, REQUEST_ID_NAME),
+    "result": (*ID_NAMES, REQUEST_ID_NAME),
+    "output": TASK_ID_NAMES,  # an "id" in here may be a picture's
 }
 """The members that some services wrap a task in, and the names of the task's id in there."""
-
-_OPEN_STATUSES = frozenset({303, 409, *range(500, 600)}) - {503}
-"""The HTTP errors that do not rule out a task."""
 
 _PICTURE_NAMES = ("url", "image_url", "image", "output_url", "result_url")
 """The names of a picture's URL in an object."""
@@ -90,33 +85,9 @@ _MAX_DEPTH = 10
 _NO_USAGE = Usage()
 
 
-def named_task(document: Mapping[str, Any], http_status: int) -> str | None:
-    """Return the id of the task that a reply to a submission names.
-
-    ``task_id`` goes before ``id``, and the id of a wrapped task before its envelope's. ``request_id`` is the last, and
-    counts only in a successful reply that has a status or no error. In an error object, ``task_id`` names a task;
-    ``id`` does so only if the HTTP error leaves open whether a task exists.
-    """
-    members = _task_members(document)
-    report = error if isinstance(error := members.get("error"), Mapping) else {}
-    is_accepted = http_status in SUCCESSES and (_word_of(members) is not None or not has_error(document))
-    return (
-        first_text(members, _TASK_ID_NAMES)
-        or first_text(report, _TASK_ID_NAMES)
-        or first_text(members, _ID_NAMES)
-        or first_text(report, _ID_NAMES if http_status in _OPEN_STATUSES else ())
-        or first_text(members, (_REQUEST_ID_NAME,) if is_accepted else ())
-    )
-
-
-def is_refusal(document: Mapping[str, Any]) -> bool:
-    """Return whether a successful reply to a submission, without an id, says that there is no task."""
-    return has_plain_error(document) or _to_status(status_word(document)) is TaskStatus.FAILED
-
-
 def status_word(document: Mapping[str, Any]) -> str | None:
     """Return the service's word for the status of the task."""
-    return _word_of(_task_members(document))
+    return word_of(task_members(document))
 
 
 def snapshot_of(reply: Mapping[str, Any], task_id: str, asked_url: str = "") -> TaskSnapshot:
@@ -146,8 +117,8 @@ def snapshot_of(reply: Mapping[str, Any], task_id: str, asked_url: str = "") -> 
             metadata=_to_mapping(reply.get("metadata")),
             raw=reply,
         )
-    document = _task_members(reply)
-    word = _word_of(document)
+    document = task_members(reply)
+    word = word_of(document)
     members = {
         **document,
         "task_id": task_id,
@@ -171,21 +142,21 @@ def snapshot_of(reply: Mapping[str, Any], task_id: str, asked_url: str = "") -> 
     return attrs.evolve(snapshot, status=status, failure=failure)
 
 
-def _task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, Any]:
+def task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, Any]:
     """Return the members that describe the task, taken out of an envelope if the service uses one."""
     if _is_flat(document) or _documented_urls(document) is not None:
         return document
-    lacks_word, has_id = _word_of(document) is None, first_text(document, _ID_NAMES) is not None
+    lacks_word, has_id = word_of(document) is None, first_text(document, ID_NAMES) is not None
     for name, id_names in _ID_NAMES_IN.items() if depth else ():
         inner = document.get(name)
         if isinstance(inner, list) and len(inner) == 1:
             inner = inner[0]
         if name == "data" and isinstance(inner, str) and _BARE_URL.fullmatch(inner.strip()) is None:
-            inner = {_REQUEST_ID_NAME: inner}
+            inner = {REQUEST_ID_NAME: inner}
         if isinstance(inner, Mapping):
-            inner = _task_members(inner, depth - 1)
+            inner = task_members(inner, depth - 1)
             is_picture = has_id and any(picture in inner for picture in _PICTURE_NAMES)
-            if first_text(inner, _TASK_ID_NAMES if is_picture else id_names) or (lacks_word and _word_of(inner)):
+            if first_text(inner, TASK_ID_NAMES if is_picture else id_names) or (lacks_word and word_of(inner)):
                 return {**document, **inner}
     return document
 
@@ -214,7 +185,8 @@ def _documented_urls(document: Mapping[str, Any]) -> tuple[str, ...] | None:
     return tuple(urls) or None
 
 
-def _word_of(members: Mapping[str, Any]) -> str | None:
+def word_of(members: Mapping[str, Any]) -> str | None:
+    """Return the service's word for the status among the members of a task."""
     for name in _WORD_NAMES:
         if isinstance(word := members.get(name), str):
             return word
@@ -254,7 +226,8 @@ def _place_of(item: Any) -> tuple[str, ...]:
     return ("",) if is_missing else ()
 
 
-def _to_status(word: str | None) -> TaskStatus:
+def status_of(word: str | None) -> TaskStatus:
+    """Return the status that a word of the service means."""
     return TaskStatus.UNKNOWN if word is None else STATUS_WORDS.get(word.strip().lower(), TaskStatus.UNKNOWN)
 
 
@@ -301,7 +274,7 @@ def _unchanged(value: Any) -> Any:
 _structure_usage = _structurer(Usage, cost=cost_of, quantity=_to_quantity)
 _structure_snapshot = _structurer(
     TaskSnapshot,
-    status=_to_status,
+    status=status_of,
     progress=_to_progress,
     failure=_to_failure,
     usage=_to_usage,
