@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from qwen_edit_async.models import TaskSnapshot
+from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.protocol.generation import GenerationProtocol
 
@@ -12,6 +12,8 @@ FLAT = GenerationProtocol("flat")
 
 
 PARAMS = GenerationProtocol("params")
+
+TASK = TaskSnapshot(task_id="task-1", status=TaskStatus.UNKNOWN)
 
 
 def reply(document: object, status: int = 200, **headers: str) -> Reply:
@@ -24,4 +26,4 @@ def created(document: object, status: int = 200) -> TaskSnapshot:
 
 
 def asked(**members: object) -> TaskSnapshot:
-    return FLAT.read_status(reply({"status": "in_progress", **members}), "task-1")
+    return FLAT.read_status(reply({"status": "in_progress", **members}), TASK)

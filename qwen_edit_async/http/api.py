@@ -229,7 +229,9 @@ class AiohttpTransport:
         else:
             body.on_sent = functools.partial(self._waits.start, wait)
         try:
-            async with session.request(call.method, url, data=body, allow_redirects=False) as response:
+            async with session.request(
+                call.method, url, data=body, headers=call.headers, allow_redirects=False
+            ) as response:
                 begun = response
                 if body is not None:
                     body.end_reply = functools.partial(self._waits.cut, wait)

@@ -187,7 +187,7 @@ class Poller:
 
     async def _check_once(self, task: EditTask, sent_at: float) -> None:
         try:
-            snapshot = await self._service.check(task.task_id)
+            snapshot = await self._service.check(task.snapshot)
         except QwenEditError as error:
             self._failed(task, error, sent_at)
         else:

@@ -18,7 +18,7 @@ from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.http.options import Timeouts, check_not_negative, check_positive
 from qwen_edit_async.log import log
-from qwen_edit_async.models import TaskSnapshot
+from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import CallFailure, RetryPolicy, judge_check
@@ -156,7 +156,7 @@ class Runtime:
             while True:
                 sent_at = await self.gate.wait_turn()
                 try:
-                    snapshot = await self._service.check(task_id)
+                    snapshot = await self._service.check(TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN))
                 except QwenEditError as error:
                     attempt += 1
                     if not self._may_pass(error, sent_at) or attempt > self._retry.max_retries:

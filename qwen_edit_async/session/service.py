@@ -47,7 +47,10 @@ class Service:
         """Submit an edit, in one attempt."""
         return protocol.read_submission(await self.transport.send(call, body))
 
-    async def check(self, task_id: str) -> TaskSnapshot:
-        """Check the status of a task, in one attempt."""
+    async def check(self, task: TaskSnapshot) -> TaskSnapshot:
+        """Check the status of a task, in one attempt. Fetch its result if that takes a second call."""
         protocol = self.protocol
-        return protocol.read_status(await self.transport.send(protocol.status_check(task_id)), task_id)
+        snapshot = protocol.read_status(await self.transport.send(protocol.status_check(task)), task)
+        if (call := protocol.result_call(snapshot)) is not None:
+            snapshot = protocol.read_status(await self.transport.send(call), snapshot)
+        return snapshot
