@@ -43,11 +43,11 @@ def read_submission(reply: Reply) -> TaskSnapshot:
     """Read the task's id and first status.
 
     An id of a task proves the task, whatever the HTTP status and whatever error comes with it, because that task is
-    paid for. The first check finds out what became of it. A reply without an id is a refusal if it has an HTTP error,
-    or plainly reports an error. Otherwise a task may exist.
+    paid for. A reply without an id is a refusal if it has an HTTP error, or plainly reports an error. Otherwise a task
+    may exist.
 
     Raises:
-        APIStatusError: The service refused.
+        APIStatusError: The service answered with an HTTP error or a refusal. The task exists if it has a ``task_id``.
         APIResponseError: The reply can't be understood. A task may exist.
     """
     broken: APIResponseError | None = None
@@ -57,9 +57,11 @@ def read_submission(reply: Reply) -> TaskSnapshot:
         document, broken = _read_fragment(reply.text()), error
     task_id = _named_task(document, reply.status)
     if task_id is not None and is_task_id(task_id):
-        if reply.ok and broken is None:
-            return snapshot_of(document, task_id, reply.url)
-        return TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN, raw={} if broken else document)
+        if not reply.ok:
+            raise error_from_reply(reply, task_id=task_id)
+        if broken is not None:
+            return TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
+        return snapshot_of(document, task_id, reply.url)
     if not reply.ok or (task_id is None and broken is None and _is_refusal(document)):
         raise error_from_reply(reply)
     if task_id is not None:

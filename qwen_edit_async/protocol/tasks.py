@@ -1,6 +1,6 @@
 """Reads a task from a reply: its status, pictures and cost. Pure: no I/O, no clock.
 
-The tables hold the known status words, id names and output shapes (part B).
+The tables hold the known status words, id names and output shapes.
 """
 
 from __future__ import annotations
@@ -109,14 +109,14 @@ def _end_of(
 
     An unknown status word means completed if pictures come with it, and failed if an error does.
     """
-    status, failure = status_of(word), _to_failure(document.get("error"))
+    status, failure = status_of(word), _failure_in(document)
     if status is TaskStatus.UNKNOWN and word is not None:
         if has_pictures:
             status = TaskStatus.COMPLETED
         elif failure is not None or has_error({**document, "message": None}):  # a message may say "please wait"
             status = TaskStatus.FAILED
     if status is TaskStatus.FAILED and failure is None and has_error(document):
-        failure = _to_failure(document)
+        failure = TaskFailure(code=error_code_of(document), message=first_text(document, MESSAGE_NAMES) or "")
     return status, failure
 
 
@@ -206,12 +206,14 @@ def _to_progress(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
 
 
-def _to_failure(error: Any) -> TaskFailure | None:
-    if not error or (isinstance(error, Mapping) and not has_error({"error": error})):
-        return None
+def _failure_in(document: Mapping[str, Any]) -> TaskFailure | None:
+    """Return the failure that the member ``error`` reports, if it reports one."""
+    error = document.get("error")
     if isinstance(error, Mapping):
-        return TaskFailure(code=error_code_of(error), message=first_text(error, MESSAGE_NAMES) or "")
-    return TaskFailure(message=as_text(error))
+        if not has_error({"error": error}):
+            return None
+        return TaskFailure(code=error_code_of(error, document), message=first_text(error, MESSAGE_NAMES) or "")
+    return TaskFailure(code=error_code_of(document) or None, message=as_text(error)) if error else None
 
 
 def _to_usage(value: Any) -> Usage:

@@ -490,14 +490,33 @@ def test_an_http_error_that_names_no_task_is_a_refused_creation(
     ],
     ids=repr,
 )
-def test_an_http_error_gives_the_task_that_it_names(status: int, document: dict[str, object]) -> None:
-    snapshot = created(document, status)
-    assert (snapshot.task_id, snapshot.status, snapshot.raw) == ("t", TaskStatus.UNKNOWN, document)
+def test_an_http_error_names_the_task_that_its_body_names(status: int, document: dict[str, object]) -> None:
+    with pytest.raises(APIStatusError) as caught:
+        created(document, status)
+    assert (caught.value.task_id, caught.value.status_code) == ("t", status)
+
+
+@pytest.mark.parametrize("status", [400, 402, 403])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"id": "t", "error": {"code": 40201, "message": "top up"}},
+        {"id": "t", "error": {"code": 402, "message": "top up"}, "error_code": "40203"},
+        {"status": {"code": 402, "error_code": 40201, "message": "top up"}, "data": None, "id": "t"},
+    ],
+    ids=repr,
+)
+def test_a_balance_that_is_too_low_names_the_task_too(status: int, document: dict[str, object]) -> None:
+    with pytest.raises(InsufficientBalanceError) as caught:
+        created(document, status)
+    assert caught.value.task_id == "t"
 
 
 @pytest.mark.parametrize("status", [303, 409, 500, 504])
 def test_an_id_in_an_error_object_names_a_task_where_one_may_exist(status: int) -> None:
-    assert created({"error": {"id": "t", "code": "SYNC_TIMEOUT"}}, status).task_id == "t"
+    with pytest.raises(InternalServerError) as caught:
+        created({"error": {"id": "t", "code": "SYNC_TIMEOUT"}}, status)
+    assert caught.value.task_id == "t"
 
 
 @pytest.mark.parametrize("error", ["slow today", {"code": 429, "message": "slow today"}], ids=repr)
@@ -616,7 +635,7 @@ def test_any_reply_to_a_creation_is_an_askable_task_or_a_typed_error(odd: Reply)
     except (APIStatusError, APIResponseError) as error:
         str(error)
     else:
-        assert odd.ok or snapshot.status is not TaskStatus.FAILED
+        assert odd.ok
         FLAT.status_check(snapshot).path.encode("ascii")
 
 

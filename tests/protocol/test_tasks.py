@@ -148,6 +148,9 @@ def test_a_known_word_is_believed(members: Any) -> None:
     ("members", "failure"),
     [
         ({"message": "moderation"}, TaskFailure(message="moderation")),
+        ({"error": "no credit", "error_code": 40201}, TaskFailure(code=40201, message="no credit")),
+        ({"error": {"code": 5, "message": "no"}, "error_code": 40201}, TaskFailure(code=40201, message="no")),
+        ({"error": "no", "code": 0}, TaskFailure(message="no")),
         ({"code": 110001, "message": "moderation"}, TaskFailure(code=110001, message="moderation")),
         ({"output": {"task_id": "t", "code": "E7", "message": "no"}}, TaskFailure(code="E7", message="no")),
         ({}, None),
