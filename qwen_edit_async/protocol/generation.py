@@ -68,22 +68,14 @@ class GenerationProtocol(WireProtocol):
 
     def alternative(self) -> GenerationProtocol | None:
         """Return the dialect with the other common envelope, because only a 400 tells which one a gateway wants."""
-        match self.envelope:
-            case "flat":
-                return attrs.evolve(self, envelope="params")
-            case "params":
-                return attrs.evolve(self, envelope="flat")
-            case _:
-                return None
+        if self.envelope == "header":
+            return None
+        return attrs.evolve(self, envelope="params" if self.envelope == "flat" else "flat")
 
 
 @functools.lru_cache(maxsize=64)
 def _template(envelope: EnvelopeName, model: str, images: int, parameters: EditParameters) -> tuple[bytes, ...]:
     body = message_body(images, parameters)
-    match envelope:
-        case "flat":
-            return cut({"model": model, **body})
-        case "params":
-            return cut({"model": model, "input": [{"params": body}]})
-        case "header":
-            return cut(body)
+    if envelope == "params":
+        return cut({"model": model, "input": [{"params": body}]})
+    return cut(body if envelope == "header" else {"model": model, **body})

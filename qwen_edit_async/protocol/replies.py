@@ -55,7 +55,7 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
     "InvalidApiKey": AuthenticationError,
     "AccessDenied": PermissionDeniedError,
     "InvalidParameter": BadRequestError,
-    **dict.fromkeys(("INTERNAL_SERVER_ERROR", "SYNC_TIMEOUT", "InternalError"), InternalServerError),
+    **dict.fromkeys(("INTERNAL_SERVER_ERROR", "SYNC_TIMEOUT", "InternalError", "RequestTimeOut"), InternalServerError),
 }
 """The services' own codes, up to the first dot. They are more specific than the HTTP status."""
 

@@ -10,7 +10,7 @@ import attrs
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from wire_replies import FLAT, PARAMS, TASK, asked, created, reply
+from wire_replies import FLAT, PARAMS, TASK, asked, created, reply, sent
 
 from qwen_edit_async.batch.budget import Budget
 from qwen_edit_async.errors import (
@@ -28,14 +28,6 @@ from qwen_edit_async.protocol.base import Call, Reply
 from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.scheduling.retry import CallFailure, judge_submission
 from qwen_edit_async.session.results import EditResult
-
-
-def sent(call: Call, *images: str) -> Any:
-    """Parse the JSON body of a call, with the images in their gaps."""
-    assert len(call.parts) == len(images) + 1
-    pieces = [part + image.encode() for part, image in zip(call.parts, (*images, ""), strict=True)]
-    return json.loads(b"".join(pieces))
-
 
 ONE_IMAGE_FLAT = """
 {
