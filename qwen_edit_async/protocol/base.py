@@ -93,6 +93,11 @@ class WireProtocol(abc.ABC):
     default_base_url: ClassVar[str] = DEFAULT_BASE_URL
     key_variables: ClassVar[tuple[str, ...]] = ("QWEN_EDIT_API_KEY",)
 
+    @property
+    @abc.abstractmethod
+    def submission_path(self) -> str:
+        """The quoted path of submissions below the base URL."""
+
     @abc.abstractmethod
     def submission(self, request: EditRequest) -> Call:
         """Build the call that creates a task."""

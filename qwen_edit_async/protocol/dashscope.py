@@ -31,16 +31,21 @@ class DashScopeProtocol(WireProtocol):
 
     name: ClassVar[str] = "dashscope"
     default_base_url: ClassVar[str] = DASHSCOPE_BASE_URL
-    key_variables: ClassVar[tuple[str, ...]] = ("QWEN_EDIT_API_KEY", "DASHSCOPE_API_KEY")
+    key_variables: ClassVar[tuple[str, ...]] = ("DASHSCOPE_API_KEY", "QWEN_EDIT_API_KEY")
 
     model: str = DASHSCOPE_MODEL
+
+    @property
+    def submission_path(self) -> str:
+        """The path of the only call."""
+        return DASHSCOPE_PATH
 
     def submission(self, request: EditRequest) -> Call:
         """Build a ``POST`` with the documented body."""
         template = _template(self.model, len(request.images), request.parameters)
         return Call(
             method="POST",
-            path=DASHSCOPE_PATH,
+            path=self.submission_path,
             parts=with_instruction(template, request.instruction),
             holds_result=True,
         )

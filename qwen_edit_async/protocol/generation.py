@@ -36,12 +36,17 @@ class GenerationProtocol(WireProtocol):
     envelope: EnvelopeName = "flat"
     model: str = MODEL
 
+    @property
+    def submission_path(self) -> str:
+        """The path of submissions (contract, *Creating a task*)."""
+        return SUBMIT_PATH
+
     def submission(self, request: EditRequest) -> Call:
         """Build a ``POST`` with one message of one to three images and one text (contract, *Creating a task*)."""
         template = _template(self.envelope, self.model, len(request.images), request.parameters)
         return Call(
             method="POST",
-            path=SUBMIT_PATH,
+            path=self.submission_path,
             headers={"X-Model": self.model} if self.envelope == "header" else {},
             parts=with_instruction(template, request.instruction),
         )

@@ -37,10 +37,15 @@ class QueueProtocol(WireProtocol):
 
     model: str = MODEL
 
+    @property
+    def submission_path(self) -> str:
+        """The path of submissions, which names the model."""
+        return QUEUE_PATH.format(model=quote(self.model, safe=""))
+
     def submission(self, request: EditRequest) -> Call:
         """Build a ``POST`` of the images, the prompt and the parameters."""
         template = _template(len(request.images), request.parameters)
-        return Call(method="POST", path=self._submission_path(), parts=with_instruction(template, request.instruction))
+        return Call(method="POST", path=self.submission_path, parts=with_instruction(template, request.instruction))
 
     def status_check(self, task: TaskSnapshot) -> Call:
         """Build a ``GET`` of the status."""
@@ -58,7 +63,7 @@ class QueueProtocol(WireProtocol):
         """Read the request's id, and the paths of the calls about it."""
         snapshot = read_submission(reply)
         # The key goes to the API's own address only, so a URL counts only if it is below the one that was asked.
-        base_url = reply.url.removesuffix(self._submission_path())
+        base_url = reply.url.removesuffix(self.submission_path)
         paths = {call: path_below(snapshot.raw.get(name), base_url) for call, name in _PATH_NAMES.items()}
         return attrs.evolve(snapshot, paths={call: path for call, path in paths.items() if path is not None})
 
@@ -83,9 +88,6 @@ class QueueProtocol(WireProtocol):
             metadata=snapshot.metadata or task.metadata,
             paths=task.paths,
         )
-
-    def _submission_path(self) -> str:
-        return QUEUE_PATH.format(model=quote(self.model, safe=""))
 
     def _call(self, method: str, task: TaskSnapshot, name: str) -> Call:
         start = QUEUE_REQUEST_PATH.format(model=quote(self.model, safe=""), request_id=quote(task.task_id, safe=""))

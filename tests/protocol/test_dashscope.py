@@ -55,7 +55,7 @@ def test_the_model_can_be_another() -> None:
 
 def test_the_address_and_the_key_are_those_of_model_studio() -> None:
     assert DASHSCOPE.default_base_url == "https://dashscope-intl.aliyuncs.com"
-    assert DASHSCOPE.key_variables == ("QWEN_EDIT_API_KEY", "DASHSCOPE_API_KEY")
+    assert DASHSCOPE.key_variables == ("DASHSCOPE_API_KEY", "QWEN_EDIT_API_KEY")
 
 
 def test_the_answer_is_the_finished_task() -> None:
