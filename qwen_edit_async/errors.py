@@ -256,7 +256,7 @@ class EditFailedError(QwenEditError):
 
 
 class EditCancelledError(QwenEditError):
-    """The task was given up with ``EditTask.cancel()``. It runs on at the service and is charged."""
+    """The task was given up with ``EditTask.cancel()``. It is charged, unless the service can cancel it."""
 
 
 class DeadlineExceededError(QwenEditError, TimeoutError):

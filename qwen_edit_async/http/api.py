@@ -226,7 +226,7 @@ class AiohttpTransport:
         begun: aiohttp.ClientResponse | None = None
         if body is None:
             self._waits.start(wait)
-        else:
+        elif not call.holds_result:
             body.on_sent = functools.partial(self._waits.start, wait)
         try:
             async with session.request(

@@ -30,7 +30,7 @@ class Call:
         parts: The text of the JSON body, cut where the images belong: image k goes between part k and part k + 1.
             Empty for a call without a body.
         headers: The headers that this call needs besides those of every call.
-        holds_result: Whether the reply is the finished edit, so it may take as long as the edit's deadline.
+        holds_result: Whether the reply is the finished edit. The limit for replies then starts when the reply does.
     """
 
     method: str

@@ -179,6 +179,8 @@ class Runtime:
                 self._active_calls.none_left.clear()
                 await self._active_calls.none_left.wait()
         finally:
+            if cancel:
+                self.poller.cancel_all()
             self._end(SessionClosedError("the session is closed"), closed_error)
             await wait_shielded(self._finish())
         if self.crash is not None and not cancel:
@@ -278,6 +280,7 @@ class Runtime:
                 closing.push_async_callback(self._offloader.aclose)
                 closing.push_async_callback(self._service.transport.aclose)
                 closing.push_async_callback(self._downloader.aclose)
+                closing.push_async_callback(self.poller.cancellations.aclose)
 
     def _end(self, error: SessionClosedError, error_of_task: Callable[[str], BaseException]) -> None:
         """Refuse all further work with an error, and stop watching all tasks."""
@@ -289,6 +292,7 @@ class Runtime:
         """Wait for the task ids of submissions that were sent, then stop the host task."""
         try:
             await self.submitter.finish_sent(_CLOSING_GRACE)
+            await self.poller.cancellations.finish()
         finally:
             await self._stop()
 

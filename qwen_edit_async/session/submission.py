@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import attrs
 
 from qwen_edit_async.errors import (
+    APITimeoutError,
     BadRequestError,
     DeadlineExceededError,
     QwenEditError,
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from qwen_edit_async.session.submitter import Submitter
 
 _MALFORMED_STATUSES: Final = frozenset({400, 422})
+
+_LATE_SECONDS: Final = 1.0
+"""Seconds after an edit's deadline in which a reply that holds the result may still arrive, and is logged."""
 
 _REASONS: Final = {
     CallFailure.REFUSED: "the service did not accept the last attempt",
@@ -185,7 +189,7 @@ class Submission:
         if self.accepted.done() or submitter.closed:
             slot.release()
             submitter.counters.uncertain -= self._counts_as_uncertain
-            submitter.poller.remember_orphan(snapshot)
+            submitter.poller.remember_orphan(snapshot, owned=self._observer is None)
             if not self.accepted.done():
                 self.accepted.set_exception(closed_error(snapshot.task_id))
             return
@@ -200,6 +204,7 @@ class Submission:
             request=self._request,
             notes=(*notes, *self._cut, *warnings),
             snapshot=snapshot,
+            owned=self._observer is None,
             queued=slot.taken_at - self._called_at,
             submitting=now - slot.taken_at,
             slot=slot,
@@ -275,12 +280,22 @@ class Submission:
             raise self._submitter.gate.closed_by.for_task(None)
         self._pending = body
         try:
-            snapshot = await self._submitter.service.submit(protocol, call, body)
+            snapshot = await self._until_late(call, self._submitter.service.submit(protocol, call, body))
         except Exception:  # a cancellation leaves the attempt pending
             self._pending = None
             raise
         self._pending = None
         return snapshot
+
+    async def _until_late(self, call: Call, exchange: Awaitable[T]) -> T:
+        """Limit an exchange whose reply holds the result, a little beyond the deadline. Other replies have a limit."""
+        if not call.holds_result:
+            return await exchange
+        try:
+            async with asyncio.timeout_at(self._deadline + _LATE_SECONDS):
+                return await exchange
+        except TimeoutError:
+            raise APITimeoutError("the service did not give the result in time", request_sent=True) from None
 
     async def _recover(self, error: QwenEditError) -> None:
         """Wait before the next attempt. Raise the error if there must be none."""

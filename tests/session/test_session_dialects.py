@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -16,6 +17,7 @@ from qwen_edit_async import (
     AuthenticationError,
     BadRequestError,
     ConfigurationError,
+    EditCancelledError,
     EditFailedError,
     EditSession,
     FixedInterval,
@@ -24,6 +26,7 @@ from qwen_edit_async import (
     TaskStatus,
 )
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine, PillowEngine
+from qwen_edit_async.session import cancellations
 
 pytestmark = pytest.mark.anyio
 
@@ -216,3 +219,136 @@ async def test_checks_of_the_queue_decide_its_end():
     async with session_in("queue", duration=AfterChecks(3)) as (emulator, session):
         result = await session.edit(PHOTO, "snow")
         assert (result.timings.checks, emulator.statistics().checks) == (3, 3)
+
+
+# Cancellation at the service.
+
+
+async def until(condition):
+    """Wait until a condition holds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # in real time
+            await asyncio.sleep(0.005)
+
+
+async def test_a_task_that_is_cancelled_is_cancelled_at_the_service():
+    async with session_in("queue", duration=60) as (emulator, session):
+        task = await session.submit(PHOTO, "snow")
+        task.cancel()
+        with pytest.raises(EditCancelledError, match=f"the service is asked to cancel task {task.id}"):
+            await task
+    assert emulator.tasks[task.id].failure.code == "CANCELED"
+    assert (session.statistics().cancellations, session.unfinished) == (1, ())
+    assert emulator.statistics().charges == 0
+
+
+async def test_an_edit_that_is_cancelled_is_cancelled_at_the_service():
+    async with session_in("queue", duration=60) as (emulator, session):
+        edit = asyncio.create_task(session.edit(PHOTO, "snow"))
+        await until(lambda: session.statistics().submitted)
+        edit.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await edit
+        assert "the service is asked to cancel task" in caught.value.__notes__[0]
+    assert emulator.statistics().tasks_canceled == 1
+
+
+async def test_an_edit_that_is_cancelled_before_its_id_arrives_is_cancelled_at_the_service():
+    async with session_in("queue", Fault.slow(delay=0.2).on("submit"), duration=60) as (emulator, session):
+        edit = asyncio.create_task(session.edit(PHOTO, "snow"))
+        await until(lambda: emulator.statistics().submits)
+        edit.cancel()
+        await asyncio.wait([edit])
+    assert (emulator.statistics().tasks_canceled, session.unfinished) == (1, ())
+
+
+async def test_leaving_edit_many_cancels_at_the_service():
+    async with session_in("queue", duration=60, options={"max_in_flight": 3}) as (emulator, session):
+        requests = [{"image": PHOTO, "instruction": f"edit {k}"} for k in range(5)]
+        async with session.edit_many(requests) as outcomes:
+
+            async def pull():
+                return [outcome async for outcome in outcomes]
+
+            pulling = asyncio.create_task(pull())
+            await until(lambda: session.statistics().submitted == 3)
+        assert await pulling == []
+    counts = emulator.statistics()
+    assert (counts.tasks_created, counts.tasks_canceled) == (3, 3)
+
+
+async def test_leaving_a_session_by_an_error_cancels_at_the_service():
+    with contextlib.suppress(ZeroDivisionError):
+        async with session_in("queue", duration=60) as (emulator, session):
+            await session.submit(PHOTO, "snow")
+            raise ZeroDivisionError
+    assert (emulator.statistics().tasks_canceled, session.unfinished) == (1, ())
+
+
+async def test_leaving_a_session_normally_lets_tasks_run_on_that_nobody_awaits():
+    async with session_in("queue", duration=60) as (emulator, session):
+        task = await session.submit(PHOTO, "snow")
+    assert (emulator.statistics().cancels, session.unfinished) == (0, (task.id,))
+
+
+async def test_a_task_that_was_attached_is_not_cancelled_at_the_service():
+    async with session_in("queue", duration=60) as (emulator, session):
+        task = await session.submit(PHOTO, "snow")
+        async with EditSession(emulator.api_key, base_url=emulator.url, protocol="queue") as other:
+            attached = other.attach(task.id)
+            attached.cancel()
+            with pytest.raises(EditCancelledError, match="runs on at the service"):
+                await attached
+        assert emulator.statistics().cancels == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "settings", "told"),
+    [
+        (Fault.status(500), {}, "HTTP 500"),
+        (Fault.status(404, shape="detail"), {}, "HTTP 404"),
+        (Fault.drop_request(), {}, "no reply"),
+        (Fault.status(503).nth(99), {"cancellable": False}, "HTTP 405"),
+    ],
+)
+async def test_a_task_that_the_service_does_not_cancel_runs_on_and_this_is_logged(caplog, fault, settings, told):
+    async with session_in("queue", fault.on("cancel"), duration=60, **settings) as (_, session):
+        task = await session.submit(PHOTO, "snow")
+        task.cancel()
+    assert (session.statistics().cancellations, session.unfinished) == (0, (task.id,))
+    assert f"the service did not cancel task {task.id}, which runs on and may be charged: {told}" in caplog.text
+
+
+async def test_a_service_that_does_not_answer_a_cancellation_does_not_hold_up_the_end(monkeypatch):
+    monkeypatch.setattr(cancellations, "_SECONDS", 0.1)
+    async with session_in("queue", Fault.hang().on("cancel"), duration=60) as (_, session):
+        task = await session.submit(PHOTO, "snow")
+        task.cancel()
+    assert session.unfinished == (task.id,)
+
+
+async def test_a_task_of_another_dialect_is_not_cancelled():
+    async with session_in("generation", duration=60) as (emulator, session):
+        task = await session.submit(PHOTO, "snow")
+        task.cancel()
+        with pytest.raises(EditCancelledError, match="runs on at the service"):
+            await task
+    assert (emulator.statistics().cancels, session.unfinished) == (0, (task.id,))
+
+
+# The reply that is the result.
+
+
+async def test_an_edit_of_model_studio_may_take_longer_than_a_reply():
+    async with session_in("dashscope", duration=0.6, options={"timeout": 0.3}) as (_, session):
+        assert len((await session.edit(PHOTO, "snow")).images) == 1
+
+
+async def test_an_edit_of_model_studio_ends_at_its_deadline_and_is_uncertain():
+    options = {"timeout": 0.2, "deadline": 0.2}
+    async with session_in("dashscope", Fault.stuck_task(), options=options) as (_, session):
+        with pytest.raises(SubmitUncertainError, match="deadline"):
+            await session.edit(PHOTO, "snow")
+        assert (session.statistics().in_flight, session.statistics().uncertain) == (0, 1)
+        await until(lambda: not session._runtime.submitter._under_way)  # the call does not stay for ever
+        assert session.statistics().uncertain == 1
