@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SUBMISSION = QUEUE_PATH.format(model=MODEL)
 _REQUEST = QUEUE_REQUEST_PATH.format(model=MODEL, request_id="{task_id}")
 
-_CANCELED = Failure("CANCELED", "canceled by the caller", "string")
+_CANCELED = Failure("CANCELED", "cancelled by the caller", "string")
 _ERROR_TYPES = frozenset(
     {
         *("INFERENCE_FAILURE", "INFERENCE_TIMEOUT", "REQUEST_INVALID"),
@@ -78,7 +78,7 @@ class Queue:
     async def _cancel(self, request: web.Request) -> web.StreamResponse:
         async def cancel(record: TaskRecord) -> Reply:
             if not self._service.settings.cancellable:
-                raise RejectedError("this model can't be canceled", status=405, code=405)
+                raise RejectedError("this model can't be cancelled", status=405, code=405)
             if record.is_finished:
                 raise RejectedError("the request is completed", status=409, code=409)
             self._service.table.cancel(record, self._service.now(), _CANCELED)

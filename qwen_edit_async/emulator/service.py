@@ -136,7 +136,7 @@ class Service:
             tasks_created=len(records),
             tasks_completed=table.completed,
             tasks_failed=table.failed,
-            tasks_canceled=table.canceled,
+            tasks_cancelled=table.cancelled,
             unfinished=table.unfinished,
             peak_unfinished=table.peak_unfinished,
             charges=table.charges,

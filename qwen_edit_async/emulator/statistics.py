@@ -42,8 +42,8 @@ class EmulatorStatistics:
     tasks_created: int
     tasks_completed: int
     tasks_failed: int
-    """Failed tasks, including canceled ones."""
-    tasks_canceled: int
+    """Failed tasks, including cancelled ones."""
+    tasks_cancelled: int
     unfinished: int
     """Tasks that are waiting or running."""
     peak_unfinished: int

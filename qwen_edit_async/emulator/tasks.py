@@ -131,7 +131,7 @@ class TaskTable:
         self.charges: Decimal = Decimal(0)
         self.completed: int = 0
         self.failed: int = 0
-        self.canceled: int = 0
+        self.cancelled: int = 0
         self.unfinished: int = 0
         self.peak_unfinished: int = 0
         self._duration = duration
@@ -198,7 +198,7 @@ class TaskTable:
         """Finish every task that is due by now, and start waiting tasks in the free slots."""
         while self._due and self._due[0][0] <= now:
             due, _, record = heapq.heappop(self._due)
-            if record.picture_ready and record.status == "running":  # not if it was canceled
+            if record.picture_ready and record.status == "running":  # not if it was cancelled
                 self._finish(record, due)
 
     def picture_done(self, record: TaskRecord, now: float, failure: Failure | None = None) -> None:
@@ -235,7 +235,7 @@ class TaskTable:
             self._waiting.remove(record)
             self._running += 1  # as if it had started, because every ending task frees a slot
         record.failure, record.fault = failure, None
-        self.canceled += 1
+        self.cancelled += 1
         self._finish(record, now)
 
     def next_due(self) -> float | None:

@@ -141,7 +141,7 @@ class WireProtocol(abc.ABC):
     def cancellation(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # as above
         """Build the call that cancels a task at the service. Return ``None`` if the dialect has none.
 
-        A task whose cancellation the service refuses runs on.
+        A task whose cancellation the service refuses, by an HTTP error, runs on.
         """
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from qwen_edit_async.errors import APIStatusError
+from qwen_edit_async.errors import APIResponseError, APIStatusError, NotFoundError
 from qwen_edit_async.http.api import Transport
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.log import log
@@ -58,6 +58,9 @@ class Service:
         """Check the status of a task, in one attempt. Fetch its result if that takes a second call."""
         protocol = self.protocol
         snapshot = protocol.read_status(await self.transport.send(protocol.status_check(task)), task)
-        if (call := protocol.result_call(snapshot)) is not None:
-            snapshot = protocol.read_status(await self.transport.send(call), snapshot)
-        return snapshot
+        if (call := protocol.result_call(snapshot)) is None:
+            return snapshot
+        try:
+            return protocol.read_status(await self.transport.send(call), snapshot)
+        except NotFoundError as error:  # the status has just proved that the task exists
+            raise APIResponseError(f"the result is not there yet: {error}", task_id=task.task_id) from error

@@ -171,7 +171,7 @@ async def test_the_error_of_a_request_has_its_kind(code, shape, error, kind):
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-async def test_a_canceled_request_ends_costs_nothing_and_frees_its_slot(slots):
+async def test_a_cancelled_request_ends_costs_nothing_and_frees_its_slot(slots):
     async with queue(slots=slots, duration=60, balance=Decimal(1)) as (emulator, client):
         tickets = [await client.submit("snow", PHOTO_URI) for _ in range(3)]
         assert (await client.cancel(tickets[1]))["status"] == "CANCELED"  # with one slot it waits, with two it runs
@@ -181,11 +181,11 @@ async def test_a_canceled_request_ends_costs_nothing_and_frees_its_slot(slots):
         words = [(await client.status(ticket))["status"] for ticket in (tickets[0], tickets[2])]
         assert words == ["IN_PROGRESS", "IN_QUEUE" if slots == 1 else "IN_PROGRESS"]
         counts = emulator.statistics()
-        assert (counts.tasks_canceled, counts.tasks_failed, counts.unfinished, counts.cancels) == (1, 1, 2, 1)
+        assert (counts.tasks_cancelled, counts.tasks_failed, counts.unfinished, counts.cancels) == (1, 1, 2, 1)
         assert (counts.charges, counts.balance) == (0, Decimal(1) - 2 * emulator.price)
 
 
-async def test_a_canceled_request_stays_canceled_after_its_time():
+async def test_a_cancelled_request_stays_cancelled_after_its_time():
     async with queue(duration=0.05) as (emulator, client):
         ticket = await client.submit("snow", PHOTO_URI)
         await client.cancel(ticket)
@@ -194,7 +194,7 @@ async def test_a_canceled_request_stays_canceled_after_its_time():
         assert (emulator.statistics().tasks_completed, emulator.statistics().unfinished) == (0, 0)
 
 
-async def test_a_completed_request_can_not_be_canceled():
+async def test_a_completed_request_can_not_be_cancelled():
     async with queue() as (_, client):
         ticket = await client.submit("snow", PHOTO_URI)
         await client.wait(ticket)

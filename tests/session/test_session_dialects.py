@@ -250,7 +250,7 @@ async def test_an_edit_that_is_cancelled_is_cancelled_at_the_service():
         with pytest.raises(asyncio.CancelledError) as caught:
             await edit
         assert "the service is asked to cancel task" in caught.value.__notes__[0]
-    assert emulator.statistics().tasks_canceled == 1
+    assert emulator.statistics().tasks_cancelled == 1
 
 
 async def test_an_edit_that_is_cancelled_before_its_id_arrives_is_cancelled_at_the_service():
@@ -259,7 +259,7 @@ async def test_an_edit_that_is_cancelled_before_its_id_arrives_is_cancelled_at_t
         await until(lambda: emulator.statistics().submits)
         edit.cancel()
         await asyncio.wait([edit])
-    assert (emulator.statistics().tasks_canceled, session.unfinished) == (1, ())
+    assert (emulator.statistics().tasks_cancelled, session.unfinished) == (1, ())
 
 
 async def test_leaving_edit_many_cancels_at_the_service():
@@ -274,7 +274,7 @@ async def test_leaving_edit_many_cancels_at_the_service():
             await until(lambda: session.statistics().submitted == 3)
         assert await pulling == []
     counts = emulator.statistics()
-    assert (counts.tasks_created, counts.tasks_canceled) == (3, 3)
+    assert (counts.tasks_created, counts.tasks_cancelled) == (3, 3)
 
 
 async def test_leaving_a_session_by_an_error_cancels_at_the_service():
@@ -282,7 +282,7 @@ async def test_leaving_a_session_by_an_error_cancels_at_the_service():
         async with session_in("queue", duration=60) as (emulator, session):
             await session.submit(PHOTO, "snow")
             raise ZeroDivisionError
-    assert (emulator.statistics().tasks_canceled, session.unfinished) == (1, ())
+    assert (emulator.statistics().tasks_cancelled, session.unfinished) == (1, ())
 
 
 async def test_leaving_a_session_normally_lets_tasks_run_on_that_nobody_awaits():
