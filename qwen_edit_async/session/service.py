@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from qwen_edit_async.errors import APIResponseError, APIStatusError, NotFoundError
+from qwen_edit_async.errors import APIResponseError, NotFoundError
 from qwen_edit_async.http.api import Transport
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.log import log
-from qwen_edit_async.models import TaskSnapshot, TaskStatus
+from qwen_edit_async.models import TaskSnapshot
 from qwen_edit_async.protocol.base import Call, WireProtocol
 
 
@@ -45,14 +45,8 @@ class Service:
         self.protocol, self.alternative = protocol, None
 
     async def submit(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
-        """Submit an edit, in one attempt. An error that names a task gives that task, because it is paid for."""
-        reply = await self.transport.send(call, body)
-        try:
-            return protocol.read_submission(reply)
-        except APIStatusError as error:
-            if error.task_id is None:
-                raise
-            return TaskSnapshot(task_id=error.task_id, status=TaskStatus.UNKNOWN)
+        """Submit an edit, in one attempt."""
+        return protocol.read_submission(await self.transport.send(call, body))
 
     async def check(self, task: TaskSnapshot) -> TaskSnapshot:
         """Check the status of a task, in one attempt. Fetch its result if that takes a second call."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import attrs
 
 from qwen_edit_async.errors import (
+    APIStatusError,
     APITimeoutError,
     BadRequestError,
     DeadlineExceededError,
@@ -26,7 +27,7 @@ from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.log import log
-from qwen_edit_async.models import EditRequest, TaskSnapshot
+from qwen_edit_async.models import EditRequest, TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Call, WireProtocol
 from qwen_edit_async.scheduling.retry import CallFailure, Then, after_failure, judge_submission, pause_after
 from qwen_edit_async.session.gate import Slot
@@ -281,9 +282,13 @@ class Submission:
         self._pending = body
         try:
             snapshot = await self._until_late(call, self._submitter.service.submit(protocol, call, body))
-        except Exception:  # a cancellation leaves the attempt pending
+        except Exception as error:  # a cancellation leaves the attempt pending
             self._pending = None
-            raise
+            if not isinstance(error, APIStatusError) or error.task_id is None:
+                raise
+            self._apply_to_gate(error)
+            log.warning("the service refused a submission, but named task %s: %s", error.task_id, error)
+            return TaskSnapshot(task_id=error.task_id, status=TaskStatus.UNKNOWN)
         self._pending = None
         return snapshot
 
@@ -330,17 +335,22 @@ class Submission:
 
         Return what the failure means.
         """
-        submitter, failure = self._submitter, judge_submission(error)
+        submitter, failure = self._submitter, self._apply_to_gate(error)
         self._refusal = error
+        submitter.counters.uncertain += (failure is CallFailure.UNCERTAIN) - self._counts_as_uncertain
+        self._counts_as_uncertain = False
+        self._may_exist = self._may_exist or failure is CallFailure.UNCERTAIN
+        return failure
+
+    def _apply_to_gate(self, error: QwenEditError) -> CallFailure:
+        """Apply a failure to the submissions of the whole session. Return what it means for this one."""
+        submitter, failure = self._submitter, judge_submission(error)
         if failure is CallFailure.FATAL:
             submitter.gate.close(error)
         submitter.gate.hold_back(error)
         if failure is CallFailure.THROTTLED:
             submitter.counters.throttled += 1
             submitter.gate.throttled(submitter.poller.loop.time(), self._sent_at, submitter.random.random())
-        submitter.counters.uncertain += (failure is CallFailure.UNCERTAIN) - self._counts_as_uncertain
-        self._counts_as_uncertain = False
-        self._may_exist = self._may_exist or failure is CallFailure.UNCERTAIN
         return failure
 
     # The deadline counts from when the slot was taken. Time spent waiting for a turn is not counted.

@@ -190,15 +190,33 @@ async def test_a_second_call_that_fails_is_made_again(fault):
         assert (counts.submits, counts.results) == (1, 2)
 
 
-@pytest.mark.parametrize(("status", "code"), [(500, 500), (429, 1002), (402, 40201), (409, 409)])
-async def test_a_refusal_that_names_a_task_gives_that_task(status, code):
+def naming_a_task(status, code):
+    """Return a fault that refuses a submission, but accepts it and names its task."""
+
     def refuse(reply):
         members = {"id": json.loads(reply.body)["id"], "error": {"code": code, "message": "broken"}}
         return attrs.evolve(reply, status=status, body=json.dumps(members).encode())
 
-    async with session_in(None, Fault._rewrite(refuse).on("submit")) as (emulator, session):
+    return Fault._rewrite(refuse).on("submit")
+
+
+@pytest.mark.parametrize(("status", "code"), [(500, 500), (429, 1002), (402, 40201), (409, 409)])
+async def test_a_refusal_that_names_a_task_gives_that_task(status, code):
+    async with session_in(None, naming_a_task(status, code)) as (emulator, session):
         result = await session.edit(PHOTO, "snow")
         assert ([result.task_id], emulator.statistics().submits) == ([*emulator.tasks], 1)
+        assert (session.statistics().submitted, session.statistics().uncertain) == (1, 0)
+
+
+async def test_a_refusal_that_names_a_task_holds_for_the_session():
+    async with session_in(None, naming_a_task(403, 40201)) as (emulator, session):
+        await session.edit(PHOTO, "snow")
+        with pytest.raises(InsufficientBalanceError):
+            await session.edit(PHOTO, "more snow")
+        assert emulator.statistics().submits == 1
+    async with session_in(None, naming_a_task(429, 1002)) as (_, session):
+        await session.edit(PHOTO, "snow")
+        assert session.statistics().throttled == 1
 
 
 async def test_urls_of_the_queue_on_another_origin_never_see_the_key():
