@@ -281,26 +281,29 @@ class Submission:
             raise self._submitter.gate.closed_by.for_task(None)
         self._pending = body
         try:
-            snapshot = await self._until_late(call, self._submitter.service.submit(protocol, call, body))
-        except Exception as error:  # a cancellation leaves the attempt pending
+            snapshot = await self._exchange(protocol, call, body)
+        except Exception:  # a cancellation leaves the attempt pending
             self._pending = None
-            if not isinstance(error, APIStatusError) or error.task_id is None:
+            raise
+        self._pending = None
+        return snapshot
+
+    async def _exchange(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
+        """Send the request, and read the reply. A refusal that names a task gives that task, because it is paid for."""
+        late = self._deadline + _LATE_SECONDS if call.holds_result else None
+        try:
+            async with asyncio.timeout_at(late) as limit:
+                return await self._submitter.service.submit(protocol, call, body)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise APITimeoutError("the service did not give the result in time", request_sent=True) from error
+        except APIStatusError as error:
+            if error.task_id is None:
                 raise
             self._apply_to_gate(error)
             log.warning("the service refused a submission, but named task %s: %s", error.task_id, error)
             return TaskSnapshot(task_id=error.task_id, status=TaskStatus.UNKNOWN)
-        self._pending = None
-        return snapshot
-
-    async def _until_late(self, call: Call, exchange: Awaitable[T]) -> T:
-        """Limit an exchange whose reply holds the result, a little beyond the deadline. Other replies have a limit."""
-        if not call.holds_result:
-            return await exchange
-        try:
-            async with asyncio.timeout_at(self._deadline + _LATE_SECONDS):
-                return await exchange
-        except TimeoutError:
-            raise APITimeoutError("the service did not give the result in time", request_sent=True) from None
 
     async def _recover(self, error: QwenEditError) -> None:
         """Wait before the next attempt. Raise the error if there must be none."""

@@ -11,9 +11,11 @@ from decimal import Decimal
 import attrs
 import pytest
 from emulator_calls import decode, encode
+from memory_transport import KEY, Answer, MemoryService
 from PIL import Image
 
 from qwen_edit_async import (
+    APITimeoutError,
     AuthenticationError,
     BadRequestError,
     ConfigurationError,
@@ -370,3 +372,12 @@ async def test_an_edit_of_model_studio_ends_at_its_deadline_and_is_uncertain():
         assert (session.statistics().in_flight, session.statistics().uncertain) == (0, 1)
         await until(lambda: not session._runtime.submitter._under_way)  # the call does not stay for ever
         assert session.statistics().uncertain == 1
+
+
+async def test_a_connection_to_model_studio_that_takes_too_long_is_not_uncertain():
+    late = Answer(APITimeoutError("connecting took too long"), uploaded=False)
+    transport = MemoryService(on_submission=lambda *_: late)
+    async with EditSession(KEY, protocol="dashscope", transport=transport, max_retries=0) as session:
+        with pytest.raises(APITimeoutError, match="connecting") as caught:
+            await session.edit(PHOTO, "snow")
+        assert not caught.value.request_sent
