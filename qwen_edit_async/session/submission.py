@@ -294,10 +294,10 @@ class Submission:
         try:
             async with asyncio.timeout_at(late) as limit:
                 return await self._submitter.service.submit(protocol, call, body)
-        except TimeoutError as error:
+        except TimeoutError:
             if not limit.expired():
                 raise
-            raise APITimeoutError("the service did not give the result in time", request_sent=True) from error
+            raise APITimeoutError("the service did not give the result in time", request_sent=True) from None
         except APIStatusError as error:
             if error.task_id is None:
                 raise
