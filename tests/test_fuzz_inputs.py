@@ -17,8 +17,8 @@ from qwen_edit_async.batch.content import examine, identify
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.sources import EditDefaults
 from qwen_edit_async.batch.targets import Targets
+from qwen_edit_async.images.integrity import judge
 from qwen_edit_async.images.prepare import prepare
-from qwen_edit_async.images.verdict import judge
 
 pytestmark = pytest.mark.fuzz
 
@@ -54,7 +54,7 @@ def test_any_bytes_are_an_image_or_an_error(content, fit):
 @given(damaged_pictures() | st.binary())
 def test_any_bytes_are_a_result_or_named(content):
     verdict = judge(io.BytesIO(content), len(content))
-    assert verdict.problem or verdict.endings
+    assert verdict.problem or verdict.kind
 
 
 def odd_image(pieces: list[object], others: dict[str, object]) -> object:

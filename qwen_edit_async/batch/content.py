@@ -19,8 +19,7 @@ from qwen_edit_async.batch.signed import unsigned
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.files import PART_NAME_CHARACTERS
 from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url
-from qwen_edit_async.images.source import check_regular, local_path, opened, read_piece
-from qwen_edit_async.images.turns import turn_at
+from qwen_edit_async.images.source import check_regular, local_path, opened, read_piece, turn_at
 from qwen_edit_async.models import EditRequest
 
 _PIECE_BYTES: Final = 1024 * 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import attrs
 
@@ -20,11 +20,9 @@ from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.batch.sources import SourceItem
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.integrity import find_cut
-from qwen_edit_async.images.kinds import check_format, check_size, image_name, is_data_uri, is_url, sniff
+from qwen_edit_async.images.kinds import HEAD_BYTES, check_format, check_size, image_name, is_data_uri, is_url, sniff
 from qwen_edit_async.images.source import check_regular, local_path
 from qwen_edit_async.models import EditRequest
-
-_HEAD_BYTES: Final = 16
 
 
 @attrs.frozen(kw_only=True)
@@ -173,7 +171,7 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
     try:
         size = check_regular(path, name)
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
-            head = file.read(_HEAD_BYTES)
+            head = file.read(HEAD_BYTES)
             media_type = sniff(head)
             problem = "" if media_type is None else find_cut(file, size, media_type).problem(media_type, fit=fit)
     except OSError as error:
@@ -181,6 +179,6 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
         raise InvalidEditError(f"{name} {reason}") from None
     if not fit:
         check_size(size, name)
-        check_format(head, name)
+        check_format(head, name, path)
     if problem:
         raise InvalidEditError(f"{name} {problem}")

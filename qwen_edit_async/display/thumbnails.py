@@ -16,7 +16,7 @@ from typing import IO, Any, Final
 import attrs
 
 from qwen_edit_async.images.kinds import ArrayLike, PillowImage, base64_start, is_data_uri, is_url
-from qwen_edit_async.images.turns import turn_at
+from qwen_edit_async.images.source import turn_at
 
 THUMBNAIL_SIDE: Final = 256
 """The longest side of a thumbnail, in pixels."""

@@ -17,8 +17,8 @@ from qwen_edit_async.files import PartFile
 from qwen_edit_async.http.fetcher import Fetcher, FetchError
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.http.options import Timeouts
+from qwen_edit_async.images.integrity import Verdict, judge
 from qwen_edit_async.images.kinds import MAX_PIXELS
-from qwen_edit_async.images.verdict import Verdict, judge
 from qwen_edit_async.log import log
 from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.statistics import SessionStatistics

@@ -1,25 +1,32 @@
-"""Decodes a part of an image file, or what is left of a damaged one. Needs Pillow."""
+"""Opens image files, and decodes a part of one or what is left of a damaged one. Needs Pillow.
+
+Files are opened by the plugin of the format that their content shows, not through ``Image.open``: that function warns
+about large pictures, and a warning can't be caught safely on a thread. The number of pixels is checked here instead.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import sys
 from typing import IO, Final
 
-from PIL import ImageFile, JpegImagePlugin, PngImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.findings import SAVE_ANEW
+from qwen_edit_async.images.jpeg import coefficient_bytes
+from qwen_edit_async.images.kinds import HEAD_BYTES, MAX_PIXELS, RAW_FORMATS, other_advice, sniff, sniff_other
 from qwen_edit_async.images.png import essentials
 from qwen_edit_async.log import log
 
-_JPEG_LOOKAHEAD_BYTES: Final = 8
-"""The most bytes that the decoder reads ahead of those that it needs."""
+_MAX_COEFFICIENT_BYTES: Final = 512 * 1024 * 1024
+"""The most memory for a JPEG with several scans, which can't be decoded in less: 268 million samples."""
 
-_OPTIONAL_CHUNKS: Final = (frozenset({b"tRNS", b"iCCP", b"eXIf"}), frozenset[bytes]())
+_GREEDY: Final = frozenset({"WEBP", "AVIF", "HEIF", "JPEG2000"})
+"""Formats whose decoders take 16 bytes for a pixel, not 4. A picture may have half as many pixels."""
 
 
-class _SampleDecodedError(Exception):
+class SampleDecodedError(Exception):
     """Raised through Pillow's loop that feeds a decoder, to leave it."""
 
 
@@ -29,50 +36,31 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
     _readable = sys.maxsize
     _padding: bytes | None = None
 
-    @property
-    def can_shrink(self) -> bool:
-        """Whether it can be decoded at a reduced scale in little memory."""
-        return not self.info.get("progressive")
+    def decode_small(self, end: int, padding: bytes | None = None) -> None:
+        """Decode the part of the file before ``end``, at an eighth of its size. The picture can't be loaded after that.
 
-    def sample(self, end: int) -> None:
-        """Decode, at an eighth of its size, the part before ``end``. The picture can't be loaded after that.
-
-        Raises:
-            OSError: If the decoder fails.
-        """
-        with contextlib.suppress(_SampleDecodedError):
-            self._decode_small(end)
-
-    def decode_all(self, end: int, name: str) -> None:
-        """Decode all pixels, at an eighth of their size, from the data before ``end``, where the end marker is.
-
-        A decoder that meets that marker too early fills the rest with gray, so it gets a few bytes of padding instead.
+        Args:
+            end: The position in the file.
+            padding: The bytes that the decoder gets after those before ``end``.
 
         Raises:
-            InvalidEditError: If the data does not suffice.
+            SampleDecodedError: If the decoder has accepted those bytes and wants more, and there is no padding.
+            OSError: If the decoder fails, or wants more than the padding.
         """
-        self._padding = bytes(_JPEG_LOOKAHEAD_BYTES)
-        pixels = f"{self.width}×{self.height} pixels"
-        try:
-            self._decode_small(end)
-        except OSError:
-            raise InvalidEditError(f"{name} is a damaged JPEG file: it has too little data for its {pixels}") from None
+        self._readable, self._padding = end, padding  # the decoder begins at the start of the file
+        self.draft(None, (max(1, self.width // 8), max(1, self.height // 8)))
+        self.load()
 
     def load_read(self, read_bytes: int) -> bytes:
         """Return the next bytes for the decoder, which has accepted all bytes before."""
-        if not self._readable:
-            if self._padding is None:
-                raise _SampleDecodedError
-            data, self._padding = self._padding, b""
+        if self._readable:
+            data = super().load_read(min(read_bytes, self._readable))
+            self._readable -= len(data)
             return data
-        data = super().load_read(min(read_bytes, self._readable))
-        self._readable -= len(data)
+        if self._padding is None:
+            raise SampleDecodedError
+        data, self._padding = self._padding, b""
         return data
-
-    def _decode_small(self, end: int) -> None:
-        self._readable = end  # the decoder begins at the start of the file
-        self.draft(None, (max(1, self.width // 8), max(1, self.height // 8)))
-        self.load()
 
     def _read_dpi_from_exif(self) -> None:
         pass
@@ -82,18 +70,50 @@ class PngEssentials(PngImagePlugin.PngImageFile):
     """A PNG file that can be opened only without the chunks beside its picture."""
 
 
-def open_essentials(file: IO[bytes], name: str) -> PngEssentials:
-    """Open a PNG file without the chunks beside its picture; those of its colours and orientation stay if they can.
+def open_file(file: IO[bytes], name: str, path: str = "", *, fit: bool = False) -> ImageFile.ImageFile:
+    """Open an image file by the plugin of its format, which its path may decide.
+
+    With ``fit``, it is about to be converted, so faults beside the picture do no harm. A JPEG may be larger then,
+    because it is decoded at a reduced scale.
 
     Raises:
-        InvalidEditError: If it can't be opened without them either.
+        InvalidEditError: If it can't be opened, or has too many pixels.
+        Warning: If Pillow warns, and the user's filters turn that into an exception.
     """
     file.seek(0)
-    data = file.read()
-    for optional in _OPTIONAL_CHUNKS:
-        with contextlib.suppress(Exception):  # Pillow raises whatever a broken file leads to
-            return PngEssentials(io.BytesIO(essentials(data, optional)))
-    raise InvalidEditError(f"{name} is a damaged PNG file: save it as a new one")
+    head = file.read(HEAD_BYTES)
+    plugin = _plugin(head, name, path)
+    if plugin == "WEBP":  # whose plugin takes the memory for all pixels when it opens a file
+        check_pixels(_webp_sides(head), name, plugin)
+    file.seek(0)
+    try:
+        image = JpegFile(file) if plugin == "JPEG" else Image.OPEN[plugin][0](file, "")
+    except Warning:
+        raise
+    except Exception as error:  # noqa: BLE001  # plugins raise whatever a file leads to that they don't know
+        log.debug("%s can't be opened: %r", name, error)
+        if plugin != "PNG":
+            advice = "convert it to PNG"
+            raise InvalidEditError(f"{name} is a kind of {plugin} that can't be read here: {advice}") from None
+        if not fit:
+            raise InvalidEditError(f"{name} is a PNG file with a fault beside its picture. {SAVE_ANEW}") from None
+        image = _open_essentials(file, name)
+    if isinstance(image, JpegFile):
+        _check_jpeg(image, file, name, fit=fit)
+    else:
+        check_pixels(image.size, name, plugin)
+    return image
+
+
+def check_pixels(sides: tuple[int, int], name: str, plugin: str = "") -> None:
+    """Refuse a picture with more than 89,478,485 pixels, or with half as many in a format that needs more memory.
+
+    Raises:
+        InvalidEditError: If it has.
+    """
+    limit = MAX_PIXELS // 2 if plugin in _GREEDY else MAX_PIXELS
+    if sides[0] * sides[1] > limit:
+        raise InvalidEditError(f"{name} is {sides[0]}×{sides[1]}, more than {limit:,} pixels: shrink it")
 
 
 def load_what_is_there(image: ImageFile.ImageFile) -> None:
@@ -110,3 +130,56 @@ def load_what_is_there(image: ImageFile.ImageFile) -> None:
         image.load()
         if image.getbbox(alpha_only=False) is None:
             raise
+
+
+def _plugin(head: bytes, name: str, path: str) -> str:
+    """Return the name of the plugin for a file, and load it."""
+    media_type = sniff(head)
+    plugin = media_type.removeprefix("image/").upper() if media_type else sniff_other(head, path)
+    if plugin in RAW_FORMATS:
+        raise InvalidEditError(f"{name} {other_advice(plugin)}")
+    for load_plugins in (Image.preinit, Image.init):  # the usual ones take a quarter of the time of all
+        if plugin not in Image.OPEN:
+            load_plugins()
+    if plugin == "HEIF" and plugin not in Image.OPEN:
+        try:
+            import pillow_heif  # noqa: PLC0415  # not needed but for this
+
+            pillow_heif.register_heif_opener()
+        except ImportError:
+            raise InvalidEditError(f"{name} is in HEIF format: pip install pillow-heif, or convert it") from None
+    if plugin is None or plugin not in Image.OPEN:
+        raise InvalidEditError(f"{name} is not an image of a kind that can be read here")
+    return plugin
+
+
+def _open_essentials(file: IO[bytes], name: str) -> PngEssentials:
+    file.seek(0)
+    try:
+        return PngEssentials(io.BytesIO(essentials(file.read())))
+    except Exception:  # noqa: BLE001  # as above
+        raise InvalidEditError(f"{name} is a damaged PNG file: save it as a new one") from None
+
+
+def _webp_sides(head: bytes) -> tuple[int, int]:
+    """Return the width and the height that the first chunk of a WebP file tells."""
+    if head[12:16] == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if head[12:16] == b"VP8L":
+        sides = int.from_bytes(head[21:25], "little")
+        return 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
+    return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+
+
+def _check_jpeg(image: JpegFile, file: IO[bytes], name: str, *, fit: bool) -> None:
+    """Refuse a JPEG with too many pixels, unless they can be shrunk while they are decoded."""
+    if image.width * image.height <= MAX_PIXELS:
+        return
+    position = file.tell()
+    too_much = coefficient_bytes(file) > _MAX_COEFFICIENT_BYTES
+    file.seek(position)
+    advice = "shrink it, or let the session do so with fit=True"
+    if too_much:
+        advice = "it is progressive, and shrinking it would take too much memory. Save it as a baseline JPEG"
+    if too_much or not fit:
+        raise InvalidEditError(f"{name} is {image.width}×{image.height}, more than {MAX_PIXELS:,} pixels: {advice}")

@@ -1,52 +1,67 @@
-"""Checks whether an image file is complete, without decoding a pixel and without Pillow. Blocking."""
+"""Checks whether a file is a complete picture, and judges the files that the service returns. Blocking.
+
+The service documents PNG results. Any other complete picture was paid for as well, so it is kept.
+"""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import IO, Final
 
 import attrs
 
-from qwen_edit_async.images.jpeg import CUT_SHORT, JpegError, check_header, check_jpeg
-from qwen_edit_async.images.png import PngCheck, PngError
-from qwen_edit_async.images.tiff import raw_format, read_directory, unreadable_kind, unusual_kind
-
-SAVE_ANEW: Final = "Save it as a new PNG file, or let the session do so with fit=True"
-_BLOCK: Final = 192 * 1024
-_PNG_HEADER: Final = 33
-"""The size in bytes of the signature and the first chunk."""
+from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.findings import CUT_SHORT, DamageError, Findings
+from qwen_edit_async.images.jpeg import check_jpeg
+from qwen_edit_async.images.kinds import sniff, sniff_other
+from qwen_edit_async.images.png import check_png
+from qwen_edit_async.images.tiff import check_tiff
 
 _ENDS: Final = {"image/jpeg": b"\xff\xd9", "image/png": b"\0\0\0\0IEND\xae\x42\x60\x82"}
+"""The ends of complete files."""
+
+_BEGINNING: Final = 1024
+_HEAD_BYTES: Final = 512
+_SHOWN_BYTES: Final = 8
+_BOX_HEAD: Final = 8
+_BOXES: Final = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip", b"uuid"})
+_ENDINGS: Final = {
+    "JPEG": (".jpg", ".jpeg"),
+    "TIFF": (".tif", ".tiff"),
+    "HEIF": (".heic", ".heif"),
+    "JPEG2000": (".jp2", ".j2k"),
+}
+"""The endings of formats that are not called by their ending, the usual one first."""
+
+_ALL_ENDINGS: Final = frozenset({".png", ".webp", ".gif", ".bmp", ".avif"}.union(*_ENDINGS.values()))
 
 
 @attrs.frozen
-class Findings:
-    """The result of a check.
+class Verdict:
+    """The judgement of a downloaded file.
 
     Attributes:
-        damage: What is wrong with the file, in words; empty if nothing is.
-        unsupported: Why a sound file is refused, as the predicate of a sentence; empty if it isn't.
-        unusual: Why a sound file has to be converted, likewise.
-        doubtful_end: The position where a JPEG's pixel data ends, if there is so little of it that only decoding shows
-            whether it is enough.
+        kind: The name of the picture's format; empty if it is not a picture.
+        problem: Why the file is not a complete picture, in words; empty if it is one.
+        flaw: What is unexpected about a complete picture, as the predicate of a sentence; empty if nothing is.
+        sides: Width and height in pixels; zeros if the check did not read them.
     """
 
-    damage: str = ""
-    unsupported: str = ""
-    unusual: str = ""
-    doubtful_end: int | None = None
+    kind: str = ""
+    problem: str = ""
+    flaw: str = ""
+    sides: tuple[int, int] = (0, 0)
 
-    def problem(self, media_type: str, *, fit: bool) -> str:
-        """Return why the file is refused, as the predicate of a sentence; empty if it isn't."""
-        if self.damage:
-            return f"is a damaged {media_type.removeprefix('image/').upper()} file: {self.damage}"
-        if self.unusual and not fit:
-            return f"{self.unusual}. {SAVE_ANEW}"
-        return self.unsupported
+    def rename(self, path: Path) -> Path:
+        """Return the path with an ending that suits the format, unless its ending is not that of a picture."""
+        ending, endings = path.suffix.lower(), _ENDINGS.get(self.kind, (f".{self.kind.lower()}",))
+        return path if ending in endings or ending not in _ALL_ENDINGS else path.with_suffix(endings[0])
 
 
 def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
-    """Check a file's structure.
+    """Check a file's structure, without decoding a pixel and without Pillow.
 
     PNG is checked chunk by chunk, with the number of its rows. JPEG is checked from marker to marker. A WEBP file must
     be as long as its header says, a TIFF file must contain its first directory, and a BMP or GIF file more than its
@@ -57,13 +72,15 @@ def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
         size: The size of the file in bytes.
         media_type: The media type that the file's content shows.
     """
-    check = _CHECKS.get(media_type)
     file.seek(0)
-    return Findings() if check is None else check(file, size)
+    try:
+        return _CHECKS[media_type](file, size)
+    except DamageError as error:
+        return Findings(str(error))
 
 
 def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
-    """Check as :func:`find_damage` does, but read only a few KiB of a file whose header is sound and ends as it should.
+    """Check as :func:`find_damage` does, but read only the first KiB of a JPEG or PNG file that ends as it should.
 
     A file that ends otherwise, because it was cut short or because something was appended, is read to be sure.
     """
@@ -72,62 +89,91 @@ def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
         file.seek(max(0, size - len(end)))
         if file.read() == end:
             file.seek(0)
-            return _check_png_header(file) if media_type == "image/png" else _check_jpeg_header(file)
+            found = find_damage(io.BytesIO(file.read(_BEGINNING)), size, media_type)
+            return Findings() if found.damage == CUT_SHORT else found
     return find_damage(file, size, media_type)
 
 
-def _check_png_header(file: IO[bytes]) -> Findings:
+def judge(file: IO[bytes], size: int) -> Verdict:
+    """Judge a downloaded file from its start to its end."""
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    media_type = sniff(head)
+    if media_type == "image/png":
+        return _judge_png(file, size)
+    kind = media_type.removeprefix("image/").upper() if media_type is not None else sniff_other(head)
+    if kind is None:
+        return Verdict(problem=_describe(head))
+    article = "an" if kind[0] in "AI" else "a"
+    damage = _damage(file, size, media_type, kind)
+    if damage == CUT_SHORT:
+        return Verdict(kind, f"it is {article} {kind} file that is cut short")
+    return Verdict(kind, flaw=f"is {article} {kind}, not a PNG{damage and f', and damaged: {damage}'}")
+
+
+def _judge_png(file: IO[bytes], size: int) -> Verdict:
+    file.seek(0)
     try:
-        PngCheck().feed(file.read(_PNG_HEADER))
-    except PngError as error:
-        return Findings(str(error))
-    return Findings()
+        found = check_png(file, size)
+    except DamageError as error:
+        return Verdict("PNG", f"it is a damaged PNG file: {error}")
+    flaw = f"is a damaged PNG file: {found.damage}" if found.damage else found.unusual
+    if found.trailing and not flaw:
+        flaw = f"is a PNG file with {found.trailing} bytes after its end"
+    return Verdict("PNG", flaw=flaw, sides=found.sides)
 
 
-def _check_png(file: IO[bytes], _size: int) -> Findings:
-    check = PngCheck()
+def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> str:
+    """Return what is wrong with a picture, in words, as far as Pillow is there to tell."""
+    found = Findings() if media_type is None else find_damage(file, size, media_type)
+    if found.damage or (kind in {"AVIF", "HEIF"} and not _has_all_boxes(file, size)):
+        return found.damage or CUT_SHORT
+    if kind == "HEIF":  # which Pillow alone can't read
+        return ""
     try:
-        while not check.complete and (block := file.read(_BLOCK)):
-            check.feed(block)
-        check.finish()
-    except PngError as error:
-        return Findings(str(error))
-    unusual = f"is a PNG file with a fault beside its picture: {check.remark}" if check.remark else ""
-    return Findings(check.flaw, unusual=unusual)
-
-
-def _check_jpeg_header(file: IO[bytes]) -> Findings:
+        from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
+    except ImportError:
+        return ""
     try:
-        check_header(file)
-    except JpegError as error:
-        return Findings(str(error))
-    return Findings()
+        pillow.check(file, "it", found, fit=True)
+    except InvalidEditError:
+        return "not all of its pixels can be decoded"
+    return ""
 
 
-def _check_jpeg(file: IO[bytes], _size: int) -> Findings:
-    try:
-        return Findings(doubtful_end=check_jpeg(file))
-    except JpegError as error:
-        return Findings(str(error))
+def _has_all_boxes(file: IO[bytes], size: int) -> bool:
+    """Return whether the known boxes of an ISO media file (AVIF, HEIF) end within the file."""
+    position = 0
+    while position < size:
+        file.seek(position)
+        head = file.read(2 * _BOX_HEAD)
+        length = int.from_bytes(head[:4])
+        if length == 0 or head[4:8] not in _BOXES:  # up to the end of the file; something was appended
+            return True
+        if length == 1:
+            length = int.from_bytes(head[8:])
+        if length < _BOX_HEAD:
+            return False
+        position += length
+    return position == size
+
+
+def _describe(head: bytes) -> str:
+    """Say what came instead of a picture."""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        return "it is empty"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "it is an HTML page"
+    if start.startswith(b"<?xml"):
+        return "it is an XML text"
+    if start.startswith((b"{", b"[")):
+        return "it is a JSON text"
+    return f"it is not a picture: it begins with {head[:_SHOWN_BYTES]!r}"
 
 
 def _check_webp(file: IO[bytes], size: int) -> Findings:
     return _cut_if(int.from_bytes(file.read(8)[4:], "little") + 8 > size)
-
-
-def _check_tiff(file: IO[bytes], size: int) -> Findings:
-    head = file.read(16)
-    tags = read_directory(file, size)
-    if tags is None:
-        return Findings(CUT_SHORT)
-    if raw := raw_format(head, tags):
-        return Findings(
-            unsupported=f"looks like a camera raw file ({raw} format): "
-            "perhaps only a preview would be edited. Export it as a JPEG"
-        )
-    if kind := unreadable_kind(head, tags):
-        return Findings(unsupported=f"is a kind of TIFF that can't be read here ({kind}): convert it to an 8-bit PNG")
-    return Findings(unusual=unusual_kind(head, tags))
 
 
 def _check_gif(file: IO[bytes], size: int) -> Findings:
@@ -146,10 +192,10 @@ def _cut_if(cut: bool) -> Findings:  # noqa: FBT001  # the only argument
 
 
 _CHECKS: Final[Mapping[str, Callable[[IO[bytes], int], Findings]]] = {
-    "image/png": _check_png,
-    "image/jpeg": _check_jpeg,
+    "image/png": check_png,
+    "image/jpeg": check_jpeg,
     "image/webp": _check_webp,
-    "image/tiff": _check_tiff,
+    "image/tiff": check_tiff,
     "image/gif": _check_gif,
     "image/bmp": _check_bmp,
 }

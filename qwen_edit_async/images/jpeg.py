@@ -1,7 +1,8 @@
 """Checks a JPEG file from marker to marker (ITU T.81, annex B), without decoding a pixel.
 
-A file that was cut short, also one whose end marker was put back, often has fewer restart markers than its size in
-pixels needs, or fewer bytes than its blocks need at least. Other damage within the pixel data can't be seen here.
+A file that was cut short, also one whose end marker was put back, often has fewer scans or restart markers than its
+size in pixels needs, or fewer bytes than its blocks need at least. Other damage within the pixel data can't be seen
+here.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from typing import IO, Final
 
 import attrs
 
-BLOCK: Final = 192 * 1024
-"""Bytes that are read at a time."""
+from qwen_edit_async.images import findings
+from qwen_edit_async.images.findings import CUT_SHORT, DamageError, Findings
 
 _SOI, _EOI, _SOS, _DRI = 0xD8, 0xD9, 0xDA, 0xDD
 _FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SEQUENTIAL: Final = frozenset({0xC0, 0xC1})
-_PROGRESSIVE: Final = 0xC2
+_PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
+"""Coded by Huffman tables, and arithmetically."""
+
 _BETWEEN_SCANS: Final = frozenset({0xC4, 0xCC, _SOS, 0xDB, 0xDC, _DRI, *range(0xE0, 0xF0), 0xFE})
 """Tables, scans, application data and comments."""
 
@@ -26,37 +29,42 @@ _SEGMENT: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 
 _RESTART: Final = re.compile(rb"\xff([\xd0-\xd7])")
 _RESTARTS: Final = bytes(range(0xD0, 0xD8))
-CUT_SHORT: Final = "it is cut short"
+_MAX_SEGMENTS: Final = 1000
+_MAX_SCANS: Final = 100
+_MAX_STRAY_BYTES: Final = 64 * 1024
+"""These are far more than any picture has. They bound the time that decoders need."""
+
 _BAD_SEGMENTS: Final = "its segments are damaged"
 _BAD_PIXELS: Final = "its pixel data is damaged"
 _USUAL_BLOCK_BITS: Final = 24
 """A photo has 40 to 200 bits for each block of 8×8 samples. A file with fewer than this may lack most of its data."""
 
-
-class JpegError(ValueError):
-    """The file is not a complete JPEG file; the message says where it goes wrong."""
-
-
-def check_header(file: IO[bytes]) -> None:
-    """Check a file up to its first scan, reading about a KiB at a time.
-
-    Raises:
-        JpegError: If it is damaged.
-    """
-    _Check(file, 1024).read_header()
+_COEFFICIENTS: Final = 64
+"""The numbers that a block of 8×8 samples is coded as. A decoder needs two bytes for each."""
 
 
-def check_jpeg(file: IO[bytes]) -> int | None:
+def check_jpeg(file: IO[bytes], _size: int) -> Findings:
     """Check a whole file.
 
-    Returns:
-        ``None``, or the position where the pixel data ends if there is so little of it that only decoding shows
-        whether it is enough.
+    Raises:
+        DamageError: If the file is damaged.
+    """
+    return _Check(file, findings.BLOCK).read()
+
+
+def coefficient_bytes(file: IO[bytes]) -> int:
+    """Return the memory that a decoder needs to collect the data of several scans: none for the usual single scan.
 
     Raises:
-        JpegError: If the file is damaged.
+        DamageError: If the file's header is damaged.
     """
-    return _Check(file, BLOCK).read()
+    file.seek(0)
+    check = _Check(file, 1024)
+    frame = check.read_header()
+    scanned = check.scan_header()[0]
+    if frame.kind not in _PROGRESSIVE and scanned == len(frame.components):
+        return 0
+    return 2 * _COEFFICIENTS * frame.units(bytes(frame.components))[1]
 
 
 @attrs.frozen
@@ -72,7 +80,7 @@ class _Frame:
     def parse(cls, kind: int, segment: bytes) -> _Frame:
         components = {segment[at]: divmod(segment[at + 1], 16) for at in range(6, len(segment) - 2, 3)}
         if not components or not all(across and down for across, down in components.values()):
-            raise JpegError(_BAD_SEGMENTS)
+            raise DamageError(_BAD_SEGMENTS)
         return cls(kind, int.from_bytes(segment[3:5]), int.from_bytes(segment[1:3]), components)
 
     def units(self, scanned: bytes) -> tuple[int, int]:
@@ -80,7 +88,7 @@ class _Frame:
         try:
             factors = [self.components[component] for component in scanned]
         except KeyError:
-            raise JpegError(_BAD_SEGMENTS) from None
+            raise DamageError(_BAD_SEGMENTS) from None
         widest = max(across for across, _ in self.components.values())
         tallest = max(down for _, down in self.components.values())
         if len(factors) == 1:  # not interleaved: every unit is one block
@@ -99,34 +107,40 @@ class _Check:
         self._block = block
         self._data = b""
         self._at = 0
-        self._read_to = 0
         self._frame: _Frame | None = None
         self._interval = 0
+        self._segments = 0
+        self._stray_bytes = 0
+        self._scans = 0
+        self._sent: set[tuple[int, int]] = set()  # components and their coefficients, to the last bit
 
-    def read_header(self) -> None:
+    def read_header(self) -> _Frame:
         """Read up to the first scan, whose marker is taken."""
         self._skip(2)
         while (marker := self._marker()) != _SOS:
             if marker in {_SOI, _EOI}:
-                raise JpegError(_BAD_SEGMENTS)
+                raise DamageError(_BAD_SEGMENTS)
             self._segment(marker)
         if self._frame is None:
-            raise JpegError(_BAD_SEGMENTS)
+            raise DamageError(_BAD_SEGMENTS)
+        return self._frame
 
-    def read(self) -> int | None:
+    def read(self) -> Findings:
         """Read up to the end marker."""
-        self.read_header()
-        thin, marker = self._scan(), self._marker()
+        frame = self.read_header()
+        thin, marker = self._scan(frame), self._marker()
         while marker != _EOI:
             if marker not in _BETWEEN_SCANS:
-                raise JpegError(_BAD_PIXELS)
+                raise DamageError(_BAD_PIXELS)
             if marker == _SOS:
-                self._scan()
+                self._scan(frame)
                 thin = False  # whether several scans are enough can't be told by decoding them in order
             else:
                 self._segment(marker)
             marker = self._marker()
-        return self._position - 2 if thin else None
+        if len(self._sent) < _COEFFICIENTS * len(frame.components):
+            raise DamageError("it lacks some of its scans")
+        return Findings(doubtful_end=self._position - 2 if thin else None)
 
     def _segment(self, marker: int) -> None:
         length = max(2, int.from_bytes(self._take(2))) - 2
@@ -137,13 +151,24 @@ class _Check:
         else:
             self._skip(length)
 
-    def _scan(self) -> bool:
-        """Read a scan; return whether it has suspiciously little data."""
+    def scan_header(self) -> bytes:
+        """Read the header of a scan."""
         header = self._take(max(2, int.from_bytes(self._take(2))) - 2)
-        frame = self._frame
-        if frame is None or not header or len(header) < 4 + 2 * header[0]:
-            raise JpegError(_BAD_SEGMENTS)
-        scanned, first_coefficient = header[1 : 1 + 2 * header[0] : 2], header[-3]
+        if not header or len(header) != 4 + 2 * header[0]:
+            raise DamageError(_BAD_SEGMENTS)
+        return header
+
+    def _scan(self, frame: _Frame) -> bool:
+        """Read a scan; return whether it has suspiciously little data."""
+        header = self.scan_header()
+        scanned, (first, last, bits) = header[1 : 1 + 2 * header[0] : 2], header[-3:]
+        if frame.kind not in _PROGRESSIVE:
+            first, last, bits = 0, _COEFFICIENTS - 1, 0
+        self._scans += 1
+        if self._scans > _MAX_SCANS:
+            raise DamageError(f"it has more than {_MAX_SCANS} scans")
+        if not bits & 15:  # the position of the last bit that is sent
+            self._sent.update((component, at) for component in scanned for at in range(first, last + 1))
         size, restarts = self._pixel_data()
         if not frame.height:  # told by a later segment (DNL), which few decoders know
             return False
@@ -151,12 +176,12 @@ class _Check:
         if self._interval:
             needed = -(-units // self._interval) - 1
             if restarts != (_RESTARTS * (len(restarts) // 8 + 1))[: len(restarts)]:
-                raise JpegError(_BAD_PIXELS)
+                raise DamageError(_BAD_PIXELS)
             if len(restarts) < needed:
-                raise JpegError(f"it has data for {100 * len(restarts) // (needed + 1)} % of its pixels")
-        least_bits = 2 if frame.kind in _SEQUENTIAL else int(frame.kind == _PROGRESSIVE and not first_coefficient)
+                raise DamageError(f"it has data for {100 * len(restarts) // (needed + 1)} % of its pixels")
+        least_bits = 2 if frame.kind in _SEQUENTIAL else int(frame.kind in _PROGRESSIVE and not first)
         if 8 * size < least_bits * blocks:
-            raise JpegError(f"it has too little data for its {frame.width}×{frame.height} pixels")
+            raise DamageError(f"it has too little data for its {frame.width}×{frame.height} pixels")
         whole = frame.kind in _SEQUENTIAL and len(scanned) == len(frame.components)
         return whole and 8 * size < _USUAL_BLOCK_BITS * blocks
 
@@ -173,32 +198,37 @@ class _Check:
             if found:
                 return size, b"".join(restarts)
             if not self._more():
-                raise JpegError(CUT_SHORT)
+                raise DamageError(CUT_SHORT)
 
     def _marker(self) -> int:
         """Take the next marker, and the fill or stray bytes before it, as decoders do; return its second byte."""
+        start = self._position
         while not (found := _SEGMENT.search(self._data, self._at)):
             self._at = max(self._at, len(self._data) - self._data.endswith(b"\xff"))  # a marker may begin here
             if not self._more():
-                raise JpegError(CUT_SHORT)
+                raise DamageError(CUT_SHORT)
         self._at = found.end()
+        self._segments += 1
+        self._stray_bytes += self._position - start
+        if self._segments > _MAX_SEGMENTS or self._stray_bytes > _MAX_STRAY_BYTES:
+            raise DamageError(_BAD_SEGMENTS)
         return found[0][1]
 
     @property
     def _position(self) -> int:
-        return self._read_to - len(self._data) + self._at
+        return self._file.tell() - len(self._data) + self._at
 
     def _take(self, size: int) -> bytes:
         while len(self._data) - self._at < size:
             if not self._more():
-                raise JpegError(CUT_SHORT)
+                raise DamageError(CUT_SHORT)
         self._at += size
         return self._data[self._at - size : self._at]
 
     def _skip(self, size: int) -> None:
         beyond = self._at + size - len(self._data)
         if beyond > 0:
-            self._read_to = self._file.seek(beyond, 1)
+            self._file.seek(beyond, 1)
             self._data, self._at = b"", 0
         else:
             self._at += size
@@ -206,5 +236,4 @@ class _Check:
     def _more(self) -> bool:
         block = self._file.read(self._block)
         self._data, self._at = self._data[self._at :] + block, 0
-        self._read_to += len(block)
         return bool(block)

@@ -75,17 +75,33 @@ ImageInput: TypeAlias = (
 MAX_PIXELS: Final = 89_478_485
 """The most pixels of an image or a result. Pillow treats a larger picture as a possible decompression bomb."""
 
+HEAD_BYTES: Final = 64
+"""The bytes at a file's start by which its format is recognised."""
+
 _BRANDS: Final = {
     b"crx ": "CR3",
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
-    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"),
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIF"),
 }
+_GENERAL_BRANDS: Final = frozenset({b"mif1", b"msf1"})
+"""The brands of ISO media files that hold pictures. A file has several, the main one first."""
+
 _OTHER_STARTS: Final = {
     b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
     b"\xff\x4f\xff\x51": "JPEG2000",
     b"\0\0\1\0": "ICO",
+    b"\x59\xa6\x6a\x95": "SUN",
+    b"/* XPM */": "XPM",
     b"8BPS": "PSD",
+    b"BLP1": "BLP",
+    b"BLP2": "BLP",
     b"DDS ": "DDS",
+    b"SIMPLE  =": "FITS",
+    b"FTEX": "FTEX",
+    b"DanM": "MSP",
+    b"LinS": "MSP",
+    b"\x80\xe8\0\0": "PIXAR",
+    b"\xb1\x68\xde\x3a": "DCX",
     b"qoif": "QOI",
     b"icns": "ICNS",
     b"IIRO": "ORF",
@@ -102,6 +118,15 @@ _PATTERNS: Final = {
     "SGI": re.compile(rb"\x01\xda[\x00\x01][\x01\x02]"),
     "PPM": re.compile(rb"P[1-6](?:\s*\n#|\s+[0-9]+\s+[0-9])"),  # a comment, or the width and the height
 }
+_ENDINGS: Final = {
+    **dict.fromkeys((".tga", ".icb", ".vda", ".vst"), "TGA"),
+    **dict.fromkeys((".fli", ".flc"), "FLI"),
+    ".cur": "CUR",
+    ".im": "IM",
+    ".xbm": "XBM",
+}
+"""Endings of file names, for formats that a file's start does not show."""
+
 _BMP: Final = re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0", re.DOTALL)
 """The start of a BMP file, with the size of its second header."""
 
@@ -135,16 +160,23 @@ def sniff(head: bytes) -> str | None:
     return None
 
 
-def sniff_other(head: bytes) -> str | None:
+def sniff_other(head: bytes, path: str = "") -> str | None:
     """Return the name of a picture format that the service does not take; ``None`` for other files.
 
     It is Pillow's name, or that of a camera raw format.
+
+    Args:
+        head: The first 64 bytes of the file.
+        path: The path of the file. Its ending decides about some formats that have no signature.
     """
     if head[4:8] == b"ftyp":
-        return _BRANDS.get(head[8:12])
+        end = min(len(head), int.from_bytes(head[:4]))
+        brands = [head[at : at + 4] for at in (8, *range(16, end, 4))]
+        general = None if _GENERAL_BRANDS.isdisjoint(brands) else "HEIF"
+        return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), general)
     starts = (name for start, name in _OTHER_STARTS.items() if head.startswith(start))
     patterns = (name for name, pattern in _PATTERNS.items() if pattern.match(head))
-    return next(starts, None) or next(patterns, None)
+    return next(starts, None) or next(patterns, None) or _ENDINGS.get(os.path.splitext(path)[1].lower())  # noqa: PTH122  # text
 
 
 def is_url(image: object) -> TypeGuard[str]:
@@ -254,10 +286,10 @@ def check_size(size: int, name: str, limit: int = MAX_IMAGE_BYTES) -> None:
         raise InvalidEditError(f"{name} is over {limit:,} bytes, which is the most that can be taken: {advice}")
 
 
-def check_format(head: bytes, name: str) -> str:
+def check_format(head: bytes, name: str, path: str = "") -> str:
     """Return the media type of an image file that starts with ``head``, or refuse it (contract, *Images*)."""
     media_type = sniff(head)
-    if media_type is None and (other := sniff_other(head)) is not None:
+    if media_type is None and (other := sniff_other(head, path)) is not None:
         raise InvalidEditError(f"{name} {other_advice(other)}")
     if media_type is None:
         raise InvalidEditError(f"{name} is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image: it begins with {head[:8]!r}")

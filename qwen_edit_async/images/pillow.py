@@ -1,8 +1,4 @@
-"""Everything that needs Pillow (extra ``images``): sure checks, pictures to PNG, and making images fit.
-
-Files are opened by the plugin of the format that their content shows, not through ``Image.open``: that function warns
-about large pictures, and a warning can't be caught safely on a thread. The number of pixels is checked here instead.
-"""
+"""Everything that needs Pillow (extra ``images``): sure checks, pictures to PNG, and making images fit."""
 
 from __future__ import annotations
 
@@ -10,6 +6,7 @@ import contextlib
 import io
 import math
 import tempfile
+from collections.abc import Iterator
 from typing import IO, Any, Final
 
 import attrs
@@ -17,26 +14,28 @@ from PIL import Image, ImageFile
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, SAFE_IMAGE_BYTES
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.decoders import JpegFile, PngEssentials, load_what_is_there, open_essentials
-from qwen_edit_async.images.integrity import SAVE_ANEW
-from qwen_edit_async.images.kinds import MAX_PIXELS, RAW_FORMATS, ArrayLike, other_advice, sniff_other
+from qwen_edit_async.images.decoders import (
+    JpegFile,
+    PngEssentials,
+    SampleDecodedError,
+    check_pixels,
+    load_what_is_there,
+    open_file,
+)
+from qwen_edit_async.images.findings import Findings
+from qwen_edit_async.images.kinds import ArrayLike
 from qwen_edit_async.images.pixels import orientation, plain, shrunk, stored_orientation, to_srgb
+from qwen_edit_async.images.tiff import UPRIGHT
 from qwen_edit_async.log import log
 
 SPOOL_BYTES: Final = 1024 * 1024
 """The largest temporary file that stays in memory."""
 
-_PLUGINS: Final = {
-    "image/jpeg": "JPEG",
-    "image/png": "PNG",
-    "image/bmp": "BMP",
-    "image/tiff": "TIFF",
-    "image/webp": "WEBP",
-    "image/gif": "GIF",
-}
-_UPRIGHT: Final = 1
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
+_JPEG_PADDING: Final = bytes(8)
+"""The bytes that a decoder may read ahead. It gets them instead of the end marker, and so makes up no pixels."""
+
 _WEBP_QUALITY: Final = 70
 _WEBP_METHOD: Final = 2
 _SAVE_OPTIONS: Final = {
@@ -72,43 +71,38 @@ class Encoded:
         size: The size in bytes.
         media_type: ``image/png``, ``image/jpeg`` or ``image/webp``.
         sides: Width and height in pixels.
-        change: What was done to the image beyond plain encoding, in words, or nothing.
+        changes: Sentences about what was done to the image beyond plain encoding.
     """
 
     file: IO[bytes]
     size: int
     media_type: str
     sides: tuple[int, int]
-    change: str = ""
+    changes: tuple[str, ...] = ()
 
 
-def check(
-    file: IO[bytes], media_type: str, name: str, *, doubtful_end: int | None = None, fit: bool = False
-) -> Facts | None:
+def check(file: IO[bytes], name: str, findings: Findings, *, fit: bool = False) -> Facts | None:
     """Decode as much of an image file as its checked structure leaves in doubt; return what is known of it then.
 
     For a PNG this is the header. For a JPEG it is the tables and the first 8 KiB of pixels, because decoders accept any
-    data after that. With ``doubtful_end``, all of its pixels are decoded, at an eighth of their size. For the other
-    formats it is the first frame.
+    data after that. If the end of its data is doubtful, all pixels are decoded, at an eighth of their size. For the
+    other formats it is the first frame.
 
     Raises:
         InvalidEditError: If the file can't be decoded, or has more than 89,478,485 pixels that ``fit`` can't shrink.
     """
-    try:
-        with _open(file, (_PLUGINS[media_type],), name, fit=fit) as image:
-            facts = Facts(image.size, stored_orientation(image), _has_pages(image))
-            if isinstance(image, JpegFile):
-                if doubtful_end is None:
-                    image.sample(file.tell() + _JPEG_SAMPLE_BYTES)
-                else:
-                    image.decode_all(doubtful_end, name)
-            elif media_type != "image/png":
-                image.load()
-            return facts
-    except Warning:  # a remark on metadata that the user's filters turn into an exception; the pixels are fine
-        return None
-    except Exception as error:  # noqa: BLE001  # plugins raise whatever a broken file leads to
-        raise _undecodable(error, name) from None
+    with _plain_words(name), contextlib.suppress(Warning), open_file(file, name, fit=fit) as image:
+        facts = Facts(image.size, stored_orientation(image, findings.exif), _has_pages(image))
+        if isinstance(image, JpegFile):
+            if findings.doubtful_end is None:
+                with contextlib.suppress(SampleDecodedError):
+                    image.decode_small(file.tell() + _JPEG_SAMPLE_BYTES)
+            else:
+                image.decode_small(findings.doubtful_end, _JPEG_PADDING)
+        elif image.format != "PNG":
+            image.load()
+        return facts
+    return None  # Pillow remarked on metadata, and the user's filters turned that into an exception
 
 
 def encode(picture: Any, name: str, *, fit: bool) -> Encoded:
@@ -119,14 +113,13 @@ def encode(picture: Any, name: str, *, fit: bool) -> Encoded:
     Raises:
         InvalidEditError: If it can't be converted, or its file is over 10 MB.
     """
-    try:
+    with _plain_words(name):
         image = picture if isinstance(picture, Image.Image) else _from_array(picture, name)
-        _check_pixels(image.size, name)
+        check_pixels(image.size, name)
+        turn = orientation(image)
         if fit:
-            return _fitted(image, image.size, name, lossless=True)
-        encoded = _save(plain(image, name), "PNG")
-    except Exception as error:  # noqa: BLE001  # as above
-        raise _undecodable(error, name) from None
+            return _fitted(image, image.size, turn, name, lossless=True)
+        encoded = _save(plain(image, name, turn), "PNG")
     if encoded.size > MAX_IMAGE_BYTES:
         encoded.file.close()
         raise InvalidEditError(
@@ -136,35 +129,32 @@ def encode(picture: Any, name: str, *, fit: bool) -> Encoded:
     return encoded
 
 
-def fit(file: IO[bytes], size: int, media_type: str | None, name: str, *, convert: bool = False) -> Encoded | None:
+def fit(
+    file: IO[bytes], size: int, name: str, findings: Findings, *, path: str = "", convert: bool = False
+) -> Encoded | None:
     """Make an image file one that the service edits well; ``None`` if it is one already.
 
-    It is turned upright, its longest side becomes at most 3072 pixels, and its file at most 7.5 MB.
-
-    Args:
-        file: The file.
-        size: Its size in bytes.
-        media_type: Its media type; ``None`` for a format that the service does not take.
-        name: The name of the image in messages.
-        convert: Whether it is converted in any case.
+    It is turned upright, its longest side becomes at most 3072 pixels, and its file at most 7.5 MB. With ``convert``,
+    it is encoded anew in any case.
 
     Raises:
         InvalidEditError: If it can't be decoded, or has too many pixels.
     """
-    try:
-        plugins = _other_plugins(file, name) if media_type is None else (_PLUGINS[media_type],)
-        with _open(file, plugins, name, fit=True) as image:
-            convert = convert or isinstance(image, PngEssentials)
-            small = size <= MAX_IMAGE_BYTES and max(image.size) <= RECOMMENDED_MAX_SIDE
-            if media_type is not None and not convert and small and orientation(image) == _UPRIGHT:
-                return None
-            before = image.size
-            if max(before) > RECOMMENDED_MAX_SIDE:
-                scale = RECOMMENDED_MAX_SIDE / max(before)
-                image.draft(None, (math.ceil(before[0] * scale), math.ceil(before[1] * scale)))
-            return _fitted(image, before, name, lossless=image.format not in {"JPEG", "AVIF", "HEIF", "JPEG2000"})
-    except Exception as error:  # noqa: BLE001  # as above
-        raise _undecodable(error, name) from None
+    with _plain_words(name), open_file(file, name, path, fit=True) as image:
+        before, turn = image.size, stored_orientation(image, findings.exif)
+        small = size <= MAX_IMAGE_BYTES and max(before) <= RECOMMENDED_MAX_SIDE
+        faulty = findings.unusual or isinstance(image, PngEssentials)
+        if small and turn == UPRIGHT and not faulty and not convert:
+            return None
+        if max(before) > RECOMMENDED_MAX_SIDE:
+            scale = RECOMMENDED_MAX_SIDE / max(before)
+            image.draft(None, (math.ceil(before[0] * scale), math.ceil(before[1] * scale)))
+        lossless = image.format not in {"JPEG", "AVIF", "HEIF", "JPEG2000"}
+        encoded = _fitted(image, before, turn, name, lossless=lossless)
+    if findings.colours:
+        lost = f"lost its {findings.colours} chunk, which describes its colours: they may look different"
+        encoded = attrs.evolve(encoded, changes=(*encoded.changes, f"{name} {lost}"))
+    return encoded
 
 
 def thumbnail(picture: Any, side: int, name: str) -> Encoded:
@@ -173,23 +163,20 @@ def thumbnail(picture: Any, side: int, name: str) -> Encoded:
     Raises:
         InvalidEditError: If it can't be decoded, or has more than 89,478,485 pixels.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            if isinstance(picture, Image.Image):
-                image = picture
-            elif isinstance(picture, ArrayLike):
-                image = _from_array(picture, name)
-            else:
-                image = stack.enter_context(_open(picture, (*_PLUGINS.values(), "AVIF"), name, fit=True))
-                image.draft(None, (2 * side, 2 * side))
-                _check_pixels(image.size, name)
-                load_what_is_there(image)
-            _check_pixels(image.size, name)
-            small = plain(image, name).copy()  # a PIL image is the user's own
-            small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-            return _save(to_srgb(small), "WEBP")
-        except Exception as error:  # noqa: BLE001  # as above
-            raise _undecodable(error, name) from None
+    with _plain_words(name), contextlib.ExitStack() as stack:
+        if isinstance(picture, Image.Image | ArrayLike):
+            image = picture if isinstance(picture, Image.Image) else _from_array(picture, name)
+            turn = orientation(image)
+        else:
+            file = stack.enter_context(open_file(picture, name, fit=True))
+            turn = stored_orientation(file)
+            file.draft(None, (2 * side, 2 * side))
+            load_what_is_there(file)
+            image = file
+        check_pixels(image.size, name)
+        small = plain(image, name, turn).copy()  # a PIL image is the user's own
+        small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        return _save(to_srgb(small), "WEBP")
 
 
 def decode(content: bytes, name: str) -> Image.Image:
@@ -198,65 +185,11 @@ def decode(content: bytes, name: str) -> Image.Image:
     Raises:
         InvalidEditError: If nothing can be decoded, or it has more than 89,478,485 pixels.
     """
-    try:
-        image = _open(io.BytesIO(content), (*_PLUGINS.values(), "AVIF"), name, fit=True)
-        _check_pixels(image.size, name)
+    with _plain_words(name):
+        image = open_file(io.BytesIO(content), name, fit=True)
+        check_pixels(image.size, name)
         load_what_is_there(image)
-    except Exception as error:  # noqa: BLE001  # as above
-        raise _undecodable(error, name) from None
-    return image
-
-
-def _other_plugins(file: IO[bytes], name: str) -> tuple[str, ...]:
-    """Return the plugin of a format that the service does not take."""
-    file.seek(0)
-    plugin = sniff_other(file.read(16))
-    if plugin is None:
-        raise InvalidEditError(f"{name} is not an image of a kind that can be read here")
-    if plugin in RAW_FORMATS:
-        raise InvalidEditError(f"{name} {other_advice(plugin)}")
-    if plugin == "HEIF" and plugin not in Image.OPEN:
-        try:
-            import pillow_heif  # noqa: PLC0415  # not needed but for this
-
-            pillow_heif.register_heif_opener()
-        except ImportError:
-            raise InvalidEditError(f"{name} is in HEIF format: pip install pillow-heif, or convert it") from None
-    return (plugin,)
-
-
-def _open(file: IO[bytes], plugins: tuple[str, ...], name: str, *, fit: bool = False) -> ImageFile.ImageFile:
-    for load_plugins in (Image.preinit, Image.init):  # the usual ones take a quarter of the time of all
-        if any(plugin not in Image.OPEN for plugin in plugins):
-            load_plugins()
-    for plugin in plugins:
-        factory, accepts = Image.OPEN.get(plugin, (None, None))
-        file.seek(0)
-        if factory is None or (accepts is not None and accepts(file.read(16)) is not True):
-            continue
-        file.seek(0)
-        try:
-            image = JpegFile(file) if plugin == "JPEG" else factory(file, "")
-        except Warning:
-            raise
-        except Exception as error:  # noqa: BLE001  # plugins raise whatever a file leads to that they don't know
-            log.debug("%s can't be opened: %r", name, error)
-            if plugin != "PNG":
-                advice = "convert it to PNG"
-                raise InvalidEditError(f"{name} is a kind of {plugin} that can't be read here: {advice}") from None
-            if not fit:
-                raise InvalidEditError(f"{name} is a PNG file with a fault beside its picture. {SAVE_ANEW}") from None
-            image = open_essentials(file, name)
-        if not (fit and isinstance(image, JpegFile) and image.can_shrink):
-            _check_pixels(image.size, name, can_shrink=isinstance(image, JpegFile) and image.can_shrink)
         return image
-    raise InvalidEditError(f"{name} is not an image of a kind that can be read here")
-
-
-def _check_pixels(sides: tuple[int, int], name: str, *, can_shrink: bool = False) -> None:
-    if sides[0] * sides[1] > MAX_PIXELS:
-        advice = "shrink it, or let the session do so with fit=True" if can_shrink else "shrink it"
-        raise InvalidEditError(f"{name} is {sides[0]}×{sides[1]}, more than {MAX_PIXELS:,} pixels: {advice}")
 
 
 def _has_pages(image: ImageFile.ImageFile) -> bool:
@@ -269,18 +202,22 @@ def _has_pages(image: ImageFile.ImageFile) -> bool:
         return False
 
 
-def _undecodable(error: Exception, name: str) -> InvalidEditError:
-    """Return what to tell the user, who can do nothing with a decoder's own words."""
-    if isinstance(error, InvalidEditError):
-        return error
-    if isinstance(error, OSError) and error.strerror:
-        return InvalidEditError(f"{name} can't be converted: {error.strerror}")
-    if isinstance(error, MemoryError):
-        return InvalidEditError(f"{name} can't be decoded in the memory that there is: shrink it")
-    log.debug("%s can't be decoded: %r", name, error)
-    if isinstance(error, EOFError) or "truncated" in str(error):
-        return InvalidEditError(f"{name} is damaged: it lacks a part of its pixels")
-    return InvalidEditError(f"{name} is damaged, or of a kind that can't be read here: convert it to PNG")
+@contextlib.contextmanager
+def _plain_words(name: str) -> Iterator[None]:
+    """Tell the user what to do, instead of a decoder's own words. Decoders raise whatever a broken file leads to."""
+    try:
+        yield
+    except InvalidEditError:
+        raise
+    except MemoryError:
+        raise InvalidEditError(f"{name} can't be decoded in the memory that there is: shrink it") from None
+    except Exception as error:  # noqa: BLE001  # see above
+        if isinstance(error, OSError) and error.strerror:
+            raise InvalidEditError(f"{name} can't be converted: {error.strerror}") from None
+        log.debug("%s can't be decoded: %r", name, error)
+        if isinstance(error, EOFError) or "truncated" in str(error):
+            raise InvalidEditError(f"{name} is damaged: it lacks a part of its pixels") from None
+        raise InvalidEditError(f"{name} is damaged, or of a kind that can't be read here: convert it to PNG") from None
 
 
 def _from_array(array: Any, name: str) -> Image.Image:
@@ -294,9 +231,8 @@ def _from_array(array: Any, name: str) -> Image.Image:
     return Image.fromarray(array.reshape(shape[:2]) if shape[2:] == (1,) else array)
 
 
-def _fitted(image: Image.Image, before: tuple[int, int], name: str, *, lossless: bool) -> Encoded:
-    turned = orientation(image) != _UPRIGHT
-    picture = shrunk(plain(image, name), RECOMMENDED_MAX_SIDE)
+def _fitted(image: Image.Image, before: tuple[int, int], turn: int, name: str, *, lossless: bool) -> Encoded:
+    picture = shrunk(plain(image, name, turn), RECOMMENDED_MAX_SIDE)
     transparent = picture.mode == "RGBA"
     encoded = _save(picture, "PNG" if lossless or transparent else "JPEG")
     while encoded.size > SAFE_IMAGE_BYTES:
@@ -307,11 +243,11 @@ def _fitted(image: Image.Image, before: tuple[int, int], name: str, *, lossless:
         side = int(max(picture.size) * min(0.9, math.sqrt(SAFE_IMAGE_BYTES / encoded.size)))
         picture = shrunk(picture, side)
         encoded = _save(picture, "PNG" if transparent else "JPEG")
-    done = ["turned upright"] if turned else []
+    done = ["turned upright"] if turn != UPRIGHT else []
     if max(picture.size) < max(before):
         done.append(f"shrunk from {before[0]}×{before[1]} to {picture.width}×{picture.height}")
     done.append(f"encoded as {encoded.media_type.removeprefix('image/').upper()}")
-    return attrs.evolve(encoded, change=f"{name} was {', '.join(done)}")
+    return attrs.evolve(encoded, changes=(f"{name} was {', '.join(done)}",))
 
 
 def _save(image: Image.Image, plugin: str) -> Encoded:

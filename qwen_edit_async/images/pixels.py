@@ -3,61 +3,84 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any, Final, cast
 
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image
 
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.tiff import ORIENTATION, PHOTOMETRIC, WHITE_IS_ZERO, read_directory
+from qwen_edit_async.images.tiff import BITS, ORIENTATION, PHOTOMETRIC, UPRIGHT, WHITE_IS_ZERO, read_directory
 
-_UPRIGHT: Final = 1
-_TURNED: Final = frozenset(range(2, 9))
-"""Exif orientations other than upright."""
+_METHODS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How to turn a picture upright, by its Exif orientation."""
 
-_BITS_PER_SAMPLE: Final = 258
+_XMP_ORIENTATION: Final = re.compile(r"tiff:Orientation(?:=[\"']|>)([1-8])")
 _AMBIGUOUS_MODES: Final = frozenset({"I", "F"})
 _PROFILED_MODES: Final = {b"GRAY": frozenset({"L"}), b"RGB ": frozenset({"RGB", "RGBA"})}
 """The modes of pictures that an ICC profile can describe, by the profile's colour space."""
 
+_RIGHT_SHADES: Final = frozenset({"1", "L", "RGB"})
+"""The raw modes in which a PNG's transparent shade is stored as its pixels are decoded."""
+
 _OPAQUE: Final = 255
 
 
-def orientation(image: Image.Image) -> int:
-    """Return the Exif orientation: 1 if the picture is upright, or says nothing that makes sense."""
+def stored_orientation(image: Image.Image, exif: bytes = b"") -> int:
+    """Return the Exif orientation of a file that was just opened: 1 if it is upright, or says nothing that makes sense.
+
+    Pillow's own answer can warn, which a library must not do on a thread, and it decodes a PNG first. ``exif`` is data
+    that Pillow has not read yet.
+    """
+    info = image.info
     try:
-        value = cast("int", image.getexif().get(ORIENTATION, _UPRIGHT))
-    except Exception:  # noqa: BLE001  # corrupt Exif data fails in ways that Pillow does not list; the picture can be fine
-        return _UPRIGHT
-    return value if value in _TURNED else _UPRIGHT
+        if hasattr(image, "tag_v2"):
+            value = image.tag_v2.get(ORIENTATION)
+        else:
+            raw = info.get("Raw profile type exif", "").split("\n", 3)[3:]
+            data = (info.get("exif") or exif or bytes.fromhex("".join(raw))).removeprefix(b"Exif\0\0")
+            value, *_ = (read_directory(io.BytesIO(data), len(data)) if data else {}).get(ORIENTATION) or (None,)
+        if value is None and (found := _XMP_ORIENTATION.search(info.get("xmp", b"").decode("latin-1"))):
+            value = int(found[1])
+    except Exception:  # noqa: BLE001  # corrupt metadata fails in many ways; the picture can be fine
+        return UPRIGHT
+    return value if value in _METHODS else UPRIGHT
 
 
-def stored_orientation(image: Image.Image) -> int:
-    """Return the orientation of an image that was just opened, as :func:`orientation` does, without warnings."""
-    exif = image.info.get("exif", b"")
-    if not isinstance(exif, bytes) or not exif:
-        value = getattr(image, "tag_v2", {}).get(ORIENTATION)
-    else:
-        exif = exif.removeprefix(b"Exif\0\0")
-        value, *_ = (read_directory(io.BytesIO(exif), len(exif)) or {}).get(ORIENTATION) or (_UPRIGHT,)
-    return value if value in _TURNED else _UPRIGHT
+def orientation(image: Image.Image) -> int:
+    """Return the orientation of the user's own picture, likewise."""
+    try:
+        value = cast("int", image.getexif().get(ORIENTATION))
+    except Exception:  # noqa: BLE001  # as above
+        return UPRIGHT
+    return value if value in _METHODS else UPRIGHT
 
 
-def plain(image: Image.Image, name: str) -> Image.Image:
+def plain(image: Image.Image, name: str, turn: int) -> Image.Image:
     """Return the image upright, as 8 bits of gray, RGB or RGBA. An alpha channel that hides nothing is dropped.
+
+    ``turn`` is the image's Exif orientation.
 
     Raises:
         InvalidEditError: If the range of its values is not known.
     """
+    _check_shade(image, name)
     image.load()  # the mode of an icon is not certain before
     if image.mode in _AMBIGUOUS_MODES:
         raise InvalidEditError(f"{name} has 32-bit samples (mode {image.mode!r}): convert it to 8 bits, 0 to 255")
     tags = getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         raise InvalidEditError(f"{name} has 16-bit samples with white at 0: convert it to 8 bits, with black at 0")
-    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
-    if orientation(image) != _UPRIGHT:
-        image = ImageOps.exif_transpose(image)
-    converted = _to_eight_bits(image, bits)
+    if turn != UPRIGHT and image.format != "TIFF":  # which was turned while it was loaded
+        image = image.transpose(_METHODS[turn])
+    converted = _to_eight_bits(image, tags.get(BITS, (16,))[0])
     if converted.mode == "RGBA" and converted.getchannel("A").getextrema()[0] == _OPAQUE:
         converted = converted.convert("RGB")
     profile = converted.info.get("icc_profile") or b""
@@ -83,15 +106,23 @@ def shrunk(image: Image.Image, side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
+def _check_shade(image: Image.Image, name: str) -> None:
+    """Refuse a PNG whose transparent shade is stored with other bits than its decoded pixels have."""
+    if "transparency" not in image.info or image.mode in {"P", "PA"}:
+        return
+    tile = getattr(image, "tile", ())
+    raw_mode = tile[0].args if image.format == "PNG" and tile else image.mode
+    shade = image.info["transparency"]
+    if raw_mode not in _RIGHT_SHADES or (isinstance(shade, tuple) and max(shade) > _OPAQUE):
+        raise InvalidEditError(f"{name} has a transparent shade that can't be converted: save it as an 8-bit RGBA PNG")
+
+
 def _to_eight_bits(image: Image.Image, bits: int) -> Image.Image:
     transparent = image.has_transparency_data
     if image.mode == "RGBA" or (image.mode in {"L", "RGB"} and not transparent):
         return image
     if image.mode.startswith("I;16"):
-        wide = image.convert("I")
-        gray = wide.point(lambda value: value * (1 / (1 << (bits - 8)))).convert("L")
-        shade = gray.info.pop("transparency", None)
-        return gray if shade is None else Image.merge("LA", (gray, _alpha(wide, shade))).convert("RGBA")
+        return image.convert("I").point(lambda value: value * (1 / (1 << (bits - 8)))).convert("L")
     if image.mode == "1" and not transparent:
         return image.convert("L")
     if image.mode in {"CMYK", "LAB"}:
@@ -101,13 +132,6 @@ def _to_eight_bits(image: Image.Image, bits: int) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")  # the only conversion that Pillow has for it
     return image.convert("RGBA" if transparent else "RGB")
-
-
-def _alpha(wide: Image.Image, shade: int) -> Image.Image:
-    """Return the alpha channel of a 16-bit gray image with one shade that is transparent."""
-    above = wide.point(lambda value: value * 1 - shade).convert("L")  # clipped at 0 and 255
-    below = wide.point(lambda value: value * -1 + shade).convert("L")
-    return ImageChops.lighter(above, below).point([0] + [_OPAQUE] * 255)
 
 
 def _through_profile(image: Image.Image, mode: str) -> Image.Image | None:

@@ -1,4 +1,4 @@
-"""Checks a PNG file piece by piece while it is read, in constant memory. Pure.
+"""Checks a PNG file in constant memory.
 
 A PNG file is a signature and then chunks: length, type, data, and the CRC-32 of type and data (PNG specification,
 sections 5.2 to 5.6). Its pixel data is one zlib stream of rows, each behind a filter byte (sections 7 to 10). The
@@ -7,18 +7,30 @@ check inflates that stream to count the rows, but computes no pixels.
 
 from __future__ import annotations
 
-import enum
 import struct
 import zlib
-from typing import Final
+from typing import IO, Final
 
+from qwen_edit_async.images.findings import BLOCK, CUT_SHORT, DamageError, Findings
 from qwen_edit_async.images.kinds import MAX_PIXELS
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNK_BYTES: Final = 2**31 - 1
+_MAX_CHUNKS: Final = 50_000
+"""Far more than any picture has. Reading chunks without data costs more than reading their bytes."""
+
 _IHDR_BYTES: Final = 13
 _INFLATED_BYTES: Final = 256 * 1024
 """Bytes that are inflated at a time."""
+
+_KEPT: Final = frozenset({b"IHDR", b"eXIf", b"cICP", b"iCCP", b"sRGB", b"gAMA"})
+"""The types of the chunks whose data is kept, up to the length of a block."""
+
+_SRGB_CODE: Final = b"\1\x0d\0\1"
+"""The cICP data of sRGB."""
+
+_SRGB_GAMMAS: Final = range(45_000, 46_000)
+"""The gAMA values that are as good as that of sRGB, 45455."""
 
 _FILTERS: Final = bytes(range(5))
 _INDEXED: Final = 3
@@ -34,160 +46,127 @@ _ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 
 _WHOLE: Final = ((0, 0, 1, 1),)
 
 
-class PngError(ValueError):
-    """The file is not a complete PNG file; the message says where it goes wrong."""
+def check_png(file: IO[bytes], size: int) -> Findings:
+    """Check a file from its start.
 
-
-class _Part(enum.Enum):
-    """The part of the file that comes next."""
-
-    SIGNATURE = enum.auto()
-    HEAD = enum.auto()
-    DATA = enum.auto()
-    CRC = enum.auto()
-    NOTHING = enum.auto()
-
-
-_LENGTHS: Final = {_Part.SIGNATURE: 8, _Part.HEAD: 8, _Part.CRC: 4}
-
-
-class PngCheck:
-    """Checks one file: :meth:`feed` it all, then :meth:`finish`.
-
-    Attributes:
-        width: The width in pixels; 0 until the header is read.
-        height: The height in pixels; 0 until the header is read.
-        trailing: The number of bytes after the picture's end.
-        flaw: The first thing wrong with the picture of a file that is complete, in words; empty if there is none.
-        remark: The first thing wrong beside the picture, likewise.
+    Raises:
+        DamageError: If it is not a complete PNG file.
     """
-
-    def __init__(self) -> None:
-        self.width: int = 0
-        self.height: int = 0
-        self.trailing: int = 0
-        self.flaw: str = ""
-        self.remark: str = ""
-        self._part = _Part.SIGNATURE
-        self._field = bytearray()
-        self._type = b""
-        self._left = 0
-        self._crc = 0
-        self._has_pixels = False
-        self._lacks_palette = False
-        self._rows: _Rows | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether the picture's last chunk has been read."""
-        return self._part is _Part.NOTHING
-
-    def feed(self, data: bytes | bytearray | memoryview) -> None:
-        """Check the next piece of the file, of any size.
-
-        Raises:
-            PngError: As soon as it is certain that the file is not a complete PNG file.
-        """
-        view = memoryview(data)
-        while view:
-            if self._part is _Part.DATA:
-                view = self._take_data(view)
-            elif self._part is _Part.NOTHING:
-                self.trailing += len(view)
-                return
-            else:
-                wanted = _LENGTHS[self._part] - len(self._field)
-                self._field += view[:wanted]
-                view = view[wanted:]
-                if len(self._field) == _LENGTHS[self._part]:
-                    field = bytes(self._field)
-                    self._field.clear()
-                    self._take_field(field)
-
-    def finish(self) -> None:
-        """End the file here.
-
-        Raises:
-            PngError: If the file is cut short.
-        """
-        if not self.complete:
-            raise PngError("it is cut short")
-
-    def _take_field(self, field: bytes) -> None:
-        if self._part is _Part.SIGNATURE:
-            if field != _SIGNATURE:
-                raise PngError(f"it begins with {field!r}")
-            self._part = _Part.HEAD
-        elif self._part is _Part.HEAD:
-            self._begin_chunk(int.from_bytes(field[:4]), field[4:])
-        else:
-            if int.from_bytes(field) != self._crc:
-                if self._type[:1].isupper():  # critical: the picture can't be shown without this chunk
-                    raise PngError(f"its chunk {self._type!r} is damaged")
-                self.remark = self.remark or f"its chunk {self._type!r} is damaged"
-            self._part = _Part.HEAD
-            if self._type == b"IEND":
-                self._part = _Part.NOTHING
-                self._note(self._rows.missing if self._rows is not None else "")
-
-    def _begin_chunk(self, length: int, chunk_type: bytes) -> None:
-        if length > _MAX_CHUNK_BYTES or not chunk_type.isalpha():
-            raise PngError(f"{chunk_type!r} of {length} bytes is not a chunk")
-        if (chunk_type == b"IHDR") == bool(self._type) or (chunk_type == b"IHDR" and length != _IHDR_BYTES):
-            raise PngError("it does not begin with one header")
-        if chunk_type == b"IEND" and (length or not self._has_pixels):
-            raise PngError("it ends without pixels" if not length else "its end is damaged")
-        self._lacks_palette = self._lacks_palette and chunk_type != b"PLTE"
-        if chunk_type == b"IDAT" and self._lacks_palette:
-            self._note("it has no palette before its pixels")
-        self._has_pixels = self._has_pixels or (chunk_type == b"IDAT" and length > 0)
-        self._type, self._left, self._crc = chunk_type, length, zlib.crc32(chunk_type)
-        self._part = _Part.DATA if length else _Part.CRC
-
-    def _take_data(self, view: memoryview) -> memoryview:
-        piece, rest = view[: self._left], view[self._left :]
-        self._crc = zlib.crc32(piece, self._crc)
-        self._left -= len(piece)
-        if self._type == b"IHDR":
-            self._field += piece
-        elif self._type == b"IDAT" and self._rows is not None:
-            self._note(self._rows.feed(piece))
-        if not self._left:
-            self._part = _Part.CRC
-            if self._type == b"IHDR":
-                self._take_header(bytes(self._field))
-                self._field.clear()
-        return rest
-
-    def _take_header(self, header: bytes) -> None:
-        self.width, self.height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", header)
-        if not self.width or not self.height:
-            raise PngError("it has no pixels")
-        self._lacks_palette = colour == _INDEXED
-        if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
-            self._note("its header describes no kind of PNG")
-        elif self.width * self.height <= MAX_PIXELS:  # a larger picture is refused without inflating it
-            self._rows = _Rows(self.width, self.height, depth * _CHANNELS[colour], interlaced=bool(interlace))
-
-    def _note(self, flaw: str) -> None:
-        self.flaw = self.flaw or flaw
+    return _Check(file).read(size)
 
 
-def essentials(data: bytes, optional: frozenset[bytes]) -> bytes:
-    """Return a PNG file without the chunks that a picture can be shown without.
+def essentials(data: bytes) -> bytes:
+    """Return a PNG file without the chunks beside its picture, but with its colours and orientation if they are intact.
 
     Args:
         data: The file, which may be damaged.
-        optional: The types of such chunks that are kept if their checksum is right.
     """
     kept, start = [data[:8]], 8
     while head := data[start : start + 8]:
         end = start + 12 + int.from_bytes(head[:4])
         intact = zlib.crc32(data[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
-        if head[4:5].isupper() or (head[4:] in optional and intact):
+        if head[4:5].isupper() or (head[4:] in {b"tRNS", b"iCCP", b"eXIf"} and intact):
             kept.append(data[start:end])
         start = end
     return b"".join(kept)
+
+
+class _Check:
+    """The check of one file."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._kept: dict[bytes, bytes] = {}
+        self._sides = (0, 0)
+        self._has_pixels = False
+        self._lacks_palette = False
+        self._rows: _Rows | None = None
+        self._flaw = ""
+        self._remark = ""
+
+    def read(self, size: int) -> Findings:
+        """Read up to the last chunk."""
+        if (start := self._take(len(_SIGNATURE))) != _SIGNATURE:
+            raise DamageError(f"it begins with {start!r}")
+        self._read_chunk()
+        self._take_header()
+        for _ in range(_MAX_CHUNKS):
+            if self._read_chunk() == b"IEND":
+                break
+        else:
+            raise DamageError(f"it has more than {_MAX_CHUNKS:,} chunks")
+        if self._rows is not None:
+            self._note(self._rows.missing)
+        return Findings(
+            damage=self._flaw,
+            unusual=f"is a PNG file with a fault beside its picture: {self._remark}" if self._remark else "",
+            sides=self._sides,
+            trailing=size - self._file.tell(),
+            exif=self._kept.get(b"eXIf", b""),
+            colours=self._colours(),
+        )
+
+    def _take_header(self) -> None:
+        width, height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", self._kept[b"IHDR"])
+        if not width or not height:
+            raise DamageError("it has no pixels")
+        self._sides = (width, height)
+        self._lacks_palette = colour == _INDEXED
+        if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
+            self._note("its header describes no kind of PNG")
+        elif width * height <= MAX_PIXELS:  # a larger picture is refused without inflating it
+            self._rows = _Rows(width, height, depth * _CHANNELS[colour], interlaced=bool(interlace))
+
+    def _read_chunk(self) -> bytes:
+        """Read a chunk; return its type."""
+        head = self._take(8)
+        left, kind = int.from_bytes(head[:4]), head[4:]
+        self._check_place(left, kind)
+        crc = zlib.crc32(kind)
+        while left:
+            piece = self._take(min(left, BLOCK))
+            left -= len(piece)
+            crc = zlib.crc32(piece, crc)
+            if kind == b"IDAT" and self._rows is not None:
+                self._note(self._rows.feed(piece))
+            elif kind in _KEPT:
+                self._kept.setdefault(kind, piece)
+        if int.from_bytes(self._take(4)) != crc:
+            if kind[:1].isupper():  # critical: the picture can't be shown without this chunk
+                raise DamageError(f"its chunk {kind!r} is damaged")
+            self._remark = self._remark or f"its chunk {kind!r} is damaged"
+        return kind
+
+    def _check_place(self, length: int, kind: bytes) -> None:
+        """Refuse a chunk that can't be there."""
+        if length > _MAX_CHUNK_BYTES or not kind.isalpha():
+            raise DamageError(f"{kind!r} of {length} bytes is not a chunk")
+        if (kind == b"IHDR") == (b"IHDR" in self._kept) or (kind == b"IHDR" and length != _IHDR_BYTES):
+            raise DamageError("it does not begin with one header")
+        if kind == b"IEND" and (length or not self._has_pixels):
+            raise DamageError("it ends without pixels" if not length else "its end is damaged")
+        self._lacks_palette = self._lacks_palette and kind != b"PLTE"
+        if kind == b"IDAT" and self._lacks_palette:
+            self._note("it has no palette before its pixels")
+        self._has_pixels = self._has_pixels or (kind == b"IDAT" and length > 0)
+
+    def _colours(self) -> str:
+        """Return the type of a chunk by which the colours differ from those of sRGB, unless an ICC profile counts."""
+        if self._kept.get(b"cICP", _SRGB_CODE) != _SRGB_CODE:
+            return "cICP"
+        gamma = self._kept.get(b"gAMA")
+        if gamma is None or self._kept.keys() & {b"iCCP", b"sRGB", b"cICP"}:
+            return ""
+        return "" if int.from_bytes(gamma) in _SRGB_GAMMAS else "gAMA"
+
+    def _note(self, flaw: str) -> None:
+        self._flaw = self._flaw or flaw
+
+    def _take(self, size: int) -> bytes:
+        data = self._file.read(size)
+        if len(data) < size:
+            raise DamageError(CUT_SHORT)
+        return data
 
 
 class _Rows:
@@ -211,7 +190,7 @@ class _Rows:
         share = 100 * self._seen // self._expected
         return f"it has data for {share} % of its pixels" if self._passes else ""
 
-    def feed(self, data: bytes | memoryview) -> str:
+    def feed(self, data: bytes) -> str:
         """Inflate the next piece of the stream; return what is wrong with it in words, or nothing."""
         try:
             while self._passes:

@@ -17,16 +17,14 @@ import attrs
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, RECOMMENDED_MIN_SIDE
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError
 from qwen_edit_async.images.encode import Upload, url_upload
-from qwen_edit_async.images.integrity import Findings, find_damage
-from qwen_edit_async.images.kinds import ArrayLike, PillowImage, check_format, image_name, is_url, sniff
-from qwen_edit_async.images.source import keep, open_image
-from qwen_edit_async.images.turns import turn_at
+from qwen_edit_async.images.findings import Findings
+from qwen_edit_async.images.integrity import find_damage
+from qwen_edit_async.images.kinds import HEAD_BYTES, ArrayLike, PillowImage, check_format, image_name, is_url, sniff
+from qwen_edit_async.images.source import keep, local_path, open_image, turn_at
+from qwen_edit_async.images.tiff import UPRIGHT
 
 _MAX_SOURCE_BYTES: Final = 256 * 1024 * 1024
 """The largest file that ``fit`` reads in order to shrink it."""
-
-_HEAD_BYTES: Final = 16
-_UPRIGHT: Final = 1
 
 
 def url_uploads(images: Sequence[Any]) -> tuple[Upload, ...] | None:
@@ -70,23 +68,26 @@ def _prepare_image(image: Any, name: str, *, fit: bool) -> Upload:
     file, upload = open_image(image, name, _MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
     with contextlib.ExitStack() as undo:
         undo.callback(file.close)
-        head = file.read(_HEAD_BYTES)
-        media_type = sniff(head) if fit else check_format(head, name)
+        head, path = file.read(HEAD_BYTES), local_path(image) or ""
+        media_type = sniff(head) if fit else check_format(head, name, path)
         findings = Findings() if media_type is None else find_damage(file, upload.size, media_type)
         if media_type is not None and (problem := findings.problem(media_type, fit=fit)):
             raise InvalidEditError(f"{name} {problem}")
         facts = None
         if pillow is not None and media_type is not None:
-            facts = pillow.check(file, media_type, name, doubtful_end=findings.doubtful_end, fit=fit)
+            facts = pillow.check(file, name, findings, fit=fit)
         if pillow is not None and fit:
-            encoded = pillow.fit(file, upload.size, media_type, name, convert=bool(findings.unusual))
+            encoded = pillow.fit(file, upload.size, name, findings, path=path, convert=media_type is None)
             if encoded is not None:
                 return _encoded_upload(encoded, name, facts)
         if upload.file is file:
             undo.pop_all()
-    sides = None if facts is None else facts.sides
-    warnings = _size_warnings(sides, name) + _orientation_warnings(facts, name)
-    return attrs.evolve(_with_head(upload, str(media_type)), warnings=warnings, notes=_page_notes(facts, name))
+    upload = _with_head(upload, str(media_type))
+    return (
+        upload
+        if facts is None
+        else attrs.evolve(upload, warnings=_warnings(facts, name), notes=_page_notes(facts, name))
+    )
 
 
 def _pillow() -> ModuleType | None:
@@ -99,7 +100,7 @@ def _pillow() -> ModuleType | None:
 
 def _encoded_upload(encoded: Any, name: str, facts: Any = None) -> Upload:
     upload = _with_head(keep(encoded.file, encoded.size, name), encoded.media_type)
-    notes = (*filter(None, [encoded.change]), *_page_notes(facts, name))
+    notes = encoded.changes + _page_notes(facts, name)
     return attrs.evolve(upload, warnings=_size_warnings(encoded.sides, name), notes=notes)
 
 
@@ -107,19 +108,18 @@ def _with_head(upload: Upload, media_type: str) -> Upload:
     return attrs.evolve(upload, head=f"data:{media_type};base64,".encode())
 
 
-def _size_warnings(sides: tuple[int, int] | None, name: str) -> tuple[str, ...]:
-    if sides is None or (min(sides) >= RECOMMENDED_MIN_SIDE and max(sides) <= RECOMMENDED_MAX_SIDE):
+def _warnings(facts: Any, name: str) -> tuple[str, ...]:
+    stored = f"{name} is not stored upright (Exif orientation {facts.orientation})"
+    turned = (f"{stored}, which the service may ignore: fit=True turns it",) if facts.orientation != UPRIGHT else ()
+    return _size_warnings(facts.sides, name) + turned
+
+
+def _size_warnings(sides: tuple[int, int], name: str) -> tuple[str, ...]:
+    if min(sides) >= RECOMMENDED_MIN_SIDE and max(sides) <= RECOMMENDED_MAX_SIDE:
         return ()
     outcome = "a blurred picture" if min(sides) < RECOMMENDED_MIN_SIDE else "a slow edit"
     best = f"sides of {RECOMMENDED_MIN_SIDE} to {RECOMMENDED_MAX_SIDE} are best"
     return (f"{name} is {sides[0]}×{sides[1]} pixels: expect {outcome}; {best}",)
-
-
-def _orientation_warnings(facts: Any, name: str) -> tuple[str, ...]:
-    if facts is None or facts.orientation == _UPRIGHT:
-        return ()
-    stored = f"{name} is not stored upright (Exif orientation {facts.orientation})"
-    return (f"{stored}, which the service may ignore: fit=True turns it",)
 
 
 def _page_notes(facts: Any, name: str) -> tuple[str, ...]:

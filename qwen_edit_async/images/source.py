@@ -8,6 +8,7 @@ import inspect
 import os
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from io import BytesIO
 from typing import IO, Any, Final
@@ -15,7 +16,6 @@ from typing import IO, Any, Final
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload, path_upload, spooled_upload
 from qwen_edit_async.images.kinds import BinaryReader, base64_start, check_size, is_data_uri
-from qwen_edit_async.images.turns import turn_at
 
 _SPOOL_BYTES: Final = 1024 * 1024
 """The largest image file that stays in memory until it is sent. A larger one goes to a temporary file."""
@@ -107,6 +107,42 @@ def read_piece(reader: Any, size: int, name: str) -> bytes:
     raise InvalidEditError(f"{name} is not a binary file: its read() returns {type(piece).__name__!r}")
 
 
+_turns: dict[int, list[threading.Lock]] = {}
+"""The lock of each object that threads read, by its id, once for each thread that holds it or waits for it.
+
+Reading an open file, or a picture that Pillow loads late, moves its position, so two threads that read it at once would
+each get a part of it. Edits can share such objects.
+"""
+
+_guard = threading.Lock()
+
+
+@contextlib.contextmanager
+def turn_at(image: Any) -> Iterator[None]:
+    """Wait until no other thread of this process reads the object, or the file that a PIL image still has to load."""
+    with _turn(image), _turn(getattr(image, "fp", None)):
+        yield
+
+
+@contextlib.contextmanager
+def _turn(shared: object) -> Iterator[None]:
+    if shared is None:
+        yield
+        return
+    with _guard:
+        users = _turns.setdefault(id(shared), [])
+        lock = users[0] if users else threading.Lock()
+        users.append(lock)
+    try:
+        with lock:
+            yield
+    finally:
+        with _guard:
+            users.pop()
+            if not users:
+                del _turns[id(shared)]
+
+
 def _open_bytes(data: bytes, name: str, limit: int) -> tuple[IO[bytes], Upload]:
     check_size(len(data), name, limit)
     return BytesIO(data), bytes_upload(data)
@@ -133,17 +169,17 @@ def _open_data_uri(uri: str, name: str, limit: int) -> tuple[IO[bytes], Upload]:
     start = base64_start(uri, name)
     size = (len(uri) - start) // 4 * 3 - uri.count("=", -2)
     check_size(size, name, limit)
-    with contextlib.ExitStack() as undo:
-        file = undo.enter_context(_temporary_file())
-        try:
-            for offset in range(start, len(uri), _TEXT_PIECE):
-                file.write(binascii.a2b_base64(uri[offset : offset + _TEXT_PIECE], strict_mode=True))
-        except ValueError:
-            raise InvalidEditError(f"{name} is a data URI with broken Base64") from None
-        if file.tell() != size:  # padding in the middle
-            raise InvalidEditError(f"{name} is a data URI with broken Base64")
-        undo.pop_all()
-    return _open_spooled(file, size, name)
+    try:
+        pieces = [
+            binascii.a2b_base64(uri[offset : offset + _TEXT_PIECE], strict_mode=True)
+            for offset in range(start, len(uri), _TEXT_PIECE)
+        ]
+    except ValueError:
+        raise InvalidEditError(f"{name} is a data URI with broken Base64") from None
+    data = b"".join(pieces)
+    if len(data) != size:  # padding in the middle
+        raise InvalidEditError(f"{name} is a data URI with broken Base64")
+    return _open_bytes(data, name, limit)
 
 
 def _open_stream(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:

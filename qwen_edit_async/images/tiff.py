@@ -5,20 +5,31 @@ The format is described in TIFF 6.0, section 2.
 
 from __future__ import annotations
 
+import struct
 from typing import IO, Final
 
+from qwen_edit_async.images.findings import CUT_SHORT, DamageError, Findings
+
 ORIENTATION: Final = 274
+UPRIGHT: Final = 1
 PHOTOMETRIC: Final = 262
-_REDUCED, _OLD_REDUCED, _BITS, _MAKE, _PLANES, _MORE_PICTURES = 254, 255, 258, 271, 284, 330
+BITS: Final = 258
+_REDUCED, _OLD_REDUCED, _MAKE, _PLANES, _MORE_PICTURES = 254, 255, 271, 284, 330
 _SAMPLE_FORMAT, _DNG_VERSION = 339, 50706
 _READ_TAGS: Final = frozenset(
-    {ORIENTATION, PHOTOMETRIC, _REDUCED, _OLD_REDUCED, _BITS, _MAKE, _PLANES, _MORE_PICTURES}
+    {ORIENTATION, PHOTOMETRIC, BITS, _REDUCED, _OLD_REDUCED, _MAKE, _PLANES, _MORE_PICTURES}
     | {_SAMPLE_FORMAT, _DNG_VERSION}
 )
-_VALUE_BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 13: 4, 16: 8, 18: 8}
-"""The size of a value of the types BYTE, ASCII, SHORT, LONG, IFD, LONG8 and IFD8."""
+_VALUE_BYTES: Final = dict(zip(range(1, 14), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), strict=True)) | {
+    16: 8,
+    17: 8,
+    18: 8,
+}
+"""The size of a value of each type."""
 
+_NOT_INTEGERS: Final = frozenset({5, 10, 11, 12})
 _MAX_VALUES: Final = 64
+_MAX_OVERLAP: Final = 16
 _SENSOR_DATA: Final = frozenset({32803, 34892})
 """Photometric interpretations of a camera's sensor data."""
 
@@ -32,82 +43,103 @@ _RAW_FORMATS: Final = {"canon": "CR2", "nikon": "NEF", "pentax": "PEF", "samsung
 """Camera raw formats that are TIFF files, by the first word of the camera's make."""
 
 WHITE_IS_ZERO: Final = 0
+_USUAL_BITS: Final = frozenset({1, 2, 4, 8, 16})
 _EIGHT_BITS: Final = 8
 _TWELVE_BITS: Final = 12
-_SIXTEEN_BITS: Final = 16
 
 Tags = dict[int, tuple[int, ...]]
 
 
-def read_directory(file: IO[bytes], size: int) -> Tags | None:
-    """Return some of the tags of the file's first directory; ``None`` if the file ends before the directory does."""
+def check_tiff(file: IO[bytes], size: int) -> Findings:
+    """Check the first directory of a file.
+
+    Raises:
+        DamageError: If it is not all there.
+    """
+    head = file.read(8)
+    tags = read_directory(file, size)
+    if raw := _raw_format(file, tags):
+        return Findings(
+            unsupported=f"looks like a camera raw file ({raw} format): "
+            "perhaps only a preview would be edited. Export it as a JPEG"
+        )
+    if kind := _unreadable_kind(head, tags):
+        return Findings(unsupported=f"is a kind of TIFF that can't be read here ({kind}): convert it to an 8-bit PNG")
+    if _is_big(head):
+        return Findings(unusual="is a BigTIFF file, which many decoders can't read")
+    if _TWELVE_BITS in tags.get(BITS, ()):
+        return Findings(unusual="is a 12-bit TIFF file, which many decoders misread")
+    return Findings()
+
+
+def read_directory(file: IO[bytes], size: int) -> Tags:
+    """Return some of the tags of the file's first directory, those that are integers.
+
+    Raises:
+        DamageError: If the file ends before the directory does, or if many values are as large as the file.
+    """
     file.seek(0)
     head = file.read(16)
-    order: Final = "little" if head.startswith(b"II") else "big"
-    if is_big(head):
-        directory, count_bytes, offset_bytes = int.from_bytes(head[8:16], order), 8, 8
-    else:
-        directory, count_bytes, offset_bytes = int.from_bytes(head[4:8], order), 2, 4
-    if not 0 < directory <= size - count_bytes:
-        return None
-    file.seek(directory)
-    count, entry_bytes = int.from_bytes(file.read(count_bytes), order), 4 + 2 * offset_bytes
-    if not count or directory + count_bytes + count * entry_bytes > size:
-        return None
+    order, big = "<" if head.startswith(b"II") else ">", _is_big(head)
+    counted, offset, entry = (f"{order}{codes}" for codes in (("Q", "Q", "HHQ8s") if big else ("H", "I", "HHI4s")))
+    (directory,) = struct.unpack_from(offset, head.ljust(16, b"\0"), 8 if big else 4)
+    file.seek(min(directory, size))
+    (count,) = struct.unpack(counted, file.read(struct.calcsize(counted)).ljust(struct.calcsize(counted), b"\0"))
+    entries = file.read(min(count, 2**16) * struct.calcsize(entry))
+    if not count or len(entries) < count * struct.calcsize(entry):
+        raise DamageError(CUT_SHORT)
     tags: Tags = {}
-    for position in range(min(count, 2**16)):
-        file.seek(directory + count_bytes + position * entry_bytes)
-        entry = file.read(entry_bytes)
-        tag, kind = int.from_bytes(entry[:2], order), int.from_bytes(entry[2:4], order)
-        if tag not in _READ_TAGS or kind not in _VALUE_BYTES:
+    value_bytes = 0
+    for tag, kind, number, values in struct.iter_unpack(entry, entries):
+        width = _VALUE_BYTES.get(kind, 1)
+        value_bytes += min(size, width * number)
+        if tag not in _READ_TAGS or kind in _NOT_INTEGERS:
             continue
-        width = _VALUE_BYTES[kind]
-        value_bytes = width * min(_MAX_VALUES, int.from_bytes(entry[4 : 4 + offset_bytes], order))
-        values = entry[4 + offset_bytes :]
-        if value_bytes > offset_bytes:
-            file.seek(min(size, int.from_bytes(values, order)))
-            values = file.read(value_bytes)
-        values = values[:value_bytes]
-        tags[tag] = tuple(int.from_bytes(values[at : at + width], order) for at in range(0, len(values), width))
+        wanted = width * min(_MAX_VALUES, number)
+        if wanted > len(values):
+            file.seek(min(size, *struct.unpack(offset, values)))
+            values = file.read(wanted)  # noqa: PLW2901  # the field holds their position
+        whole = values[: wanted - wanted % width]
+        tags[tag] = tuple(
+            int.from_bytes(whole[at : at + width], "little" if order == "<" else "big")
+            for at in range(0, len(whole), width)
+        )
+    if value_bytes > _MAX_OVERLAP * size:  # decoders would read them all
+        raise DamageError("its directory is damaged")
     return tags
 
 
-def is_big(head: bytes) -> bool:
+def _is_big(head: bytes) -> bool:
     """Return whether a TIFF file that starts with ``head`` is a BigTIFF file, with 64-bit offsets."""
     return int.from_bytes(head[2:4], "little" if head.startswith(b"II") else "big") == _BIG
 
 
-def raw_format(head: bytes, tags: Tags) -> str:
+def _raw_format(file: IO[bytes], tags: Tags) -> str:
     """Return the name of a camera raw format, or nothing. A program that takes it for a TIFF edits a small preview."""
-    if head[8:10] == b"CR":
+    file.seek(8)
+    if file.read(2) == b"CR":
         return "CR2"
     if _DNG_VERSION in tags:
         return "DNG"
-    begins_reduced = any(value & 1 for value in tags.get(_REDUCED, ())) or _OLD_PREVIEW in tags.get(_OLD_REDUCED, ())
-    if not begins_reduced and _MORE_PICTURES not in tags and not _SENSOR_DATA.intersection(tags.get(PHOTOMETRIC, ())):
-        return ""
     make = bytes(value & 0xFF for value in tags.get(_MAKE, ())).decode("latin-1").lower()
-    return next((name for maker, name in _RAW_FORMATS.items() if make.startswith(maker)), "unknown")
+    maker = next((name for maker, name in _RAW_FORMATS.items() if make.startswith(maker)), "")
+    begins_reduced = any(value & 1 for value in tags.get(_REDUCED, ())) or _OLD_PREVIEW in tags.get(_OLD_REDUCED, ())
+    if begins_reduced or _SENSOR_DATA.intersection(tags.get(PHOTOMETRIC, ())):
+        return maker or "unknown"
+    return maker if _MORE_PICTURES in tags else ""  # the smaller pictures of a pyramid have no such maker
 
 
-def unreadable_kind(head: bytes, tags: Tags) -> str:
+def _unreadable_kind(head: bytes, tags: Tags) -> str:
     """Return the kind of a TIFF file that decoders misread or show as black and white, in words, or nothing."""
-    if is_big(head) and not head.startswith(b"II"):
+    if _is_big(head) and not head.startswith(b"II"):
         return "big-endian BigTIFF"
-    bits = tags.get(_BITS, (1,))
+    bits = tags.get(BITS) or (1,)
     if not _UNSIGNED.issuperset(tags.get(_SAMPLE_FORMAT, ())):
         return "signed or floating-point samples"
-    if max(bits, default=1) > _SIXTEEN_BITS:
+    if not _USUAL_BITS.issuperset(bits) and bits != (_TWELVE_BITS,):
         return f"{max(bits)}-bit samples"
-    if max(bits, default=1) > _EIGHT_BITS and WHITE_IS_ZERO in tags.get(PHOTOMETRIC, ()):
+    if max(bits) > _EIGHT_BITS and WHITE_IS_ZERO in tags.get(PHOTOMETRIC, ()):
         return f"{max(bits)}-bit samples with white at 0"
-    if max(bits, default=1) == _SIXTEEN_BITS and len(bits) > 1 and _SEPARATE_PLANES in tags.get(_PLANES, ()):
+    if max(bits) > _EIGHT_BITS and len(bits) > 1 and _SEPARATE_PLANES in tags.get(_PLANES, ()):
         return "16-bit samples in separate planes"
     return ""
-
-
-def unusual_kind(head: bytes, tags: Tags) -> str:
-    """Return why a TIFF file has to be converted, as the predicate of a sentence, or nothing."""
-    if is_big(head):
-        return "is a BigTIFF file, which many decoders can't read"
-    return "is a 12-bit TIFF file, which many decoders misread" if _TWELVE_BITS in tags.get(_BITS, ()) else ""

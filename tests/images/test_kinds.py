@@ -66,7 +66,7 @@ def test_a_format_is_recognised_by_content(head: bytes, media_type: str | None) 
 def test_a_format_that_only_fit_can_make_ready_is_named(format_name: str) -> None:
     file = io.BytesIO()
     Image.new("RGB", (32, 32)).save(file, format_name)
-    head = file.getvalue()[:16]
+    head = file.getvalue()[:64]
     assert (sniff(head), sniff_other(head)) == (None, format_name)
     with pytest.raises(InvalidEditError, match=f"image 1 is in {format_name} format, .* fit=True"):
         check_format(head, "image 1")
@@ -88,6 +88,30 @@ def test_a_camera_raw_format_is_named_without_the_advice_to_fit_it(head: bytes, 
     for fit in (False, True):
         with pytest.raises(InvalidEditError, match=reason):
             prepare([head + bytes(500)], fit=fit)
+
+
+@pytest.mark.parametrize(
+    ("brands", "kind"),
+    [
+        (b"avif\0\0\0\0mif1miaf", "AVIF"),
+        (b"mif1\0\0\0\0miafavif", "AVIF"),
+        (b"miaf\0\0\0\0mif1avif", "AVIF"),
+        (b"mif1\0\0\0\0miafheic", "HEIF"),
+        (b"heic\0\0\0\0mif1avif", "HEIF"),
+        (b"msf1\0\0\0\0iso8", "HEIF"),
+        (b"mp42\0\0\0\0isom", None),
+    ],
+)
+def test_each_brand_of_a_file_counts(brands: bytes, kind: str | None) -> None:
+    head = (8 + len(brands)).to_bytes(4) + b"ftyp" + brands + b"\0\0\0\x28avif"
+    assert (sniff(head), sniff_other(head)) == (None, kind)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("a.tga", "TGA"), ("b/A.TGA", "TGA"), ("a.xbm", "XBM"), ("a.dat", None), ("tga", None)]
+)
+def test_a_format_without_a_signature_is_recognised_by_its_name(path: str, kind: str | None) -> None:
+    assert sniff_other(b"\0\0\2\0" + bytes(60), path) == kind
 
 
 @pytest.mark.parametrize("head", [b"P1\n# by a program", b"P3\n4 4\n255\n", b"P6 4000 3000 255 ", b"P4\r\n16 16\n"])

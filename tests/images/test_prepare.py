@@ -21,10 +21,11 @@ import zlib
 import numpy as np
 import pytest
 from crossing import Crossing, at_once
-from PIL import AvifImagePlugin, Image
+from PIL import AvifImagePlugin, Image, ImageOps
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, SAFE_IMAGE_BYTES
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError
+from qwen_edit_async.images import decoders as _decoders
 from qwen_edit_async.images import encode as _sending
 from qwen_edit_async.images import pillow as _pillow
 from qwen_edit_async.images import prepare as _prepare
@@ -50,6 +51,13 @@ def encoded(picture: Image.Image, format_name: str, **options: object) -> bytes:
     file = io.BytesIO()
     picture.save(file, format_name, **options)
     return file.getvalue()
+
+
+def with_chunk(data: bytes, kind: bytes, body: bytes, *, damaged: bool = False) -> bytes:
+    """A PNG file with one more chunk before its pixels."""
+    checksum = struct.pack(">I", zlib.crc32(kind + body) ^ damaged)
+    at = data.index(b"IDAT") - 4
+    return data[:at] + struct.pack(">I", len(body)) + kind + body + checksum + data[at:]
 
 
 def turned_jpeg(width: int = 640, height: int = 480) -> bytes:
@@ -187,7 +195,7 @@ def test_a_remark_of_pillow_on_metadata_is_no_refusal(monkeypatch) -> None:
     def remark(*_args: object, **_options: object) -> None:
         warnings.warn("odd metadata", stacklevel=2)
 
-    monkeypatch.setattr(_pillow, "_open", remark)
+    monkeypatch.setattr(_pillow, "open_file", remark)
     data = encoded(photo(100, 100), "TIFF")
     uploads = prepare([data])
     assert (contents(uploads), uploads[0].warnings) == ([data], ())
@@ -408,24 +416,33 @@ def test_sixteen_bit_files_are_scaled_to_eight() -> None:
         assert fitted(encoded(picture, format_name))[0].getpixel((0, 0)) == 100
 
 
-def test_the_transparent_shade_of_a_sixteen_bit_picture_stays_the_only_one() -> None:
-    picture = Image.new("I;16", (400, 400), 256 * 100)
-    for x, shade in enumerate((256 * 100 - 1, 256 * 100 + 1, 100, 0, 65535)):
-        picture.putpixel((x, 0), shade)
-    data = encoded(picture, "PNG")
-    chunk = b"tRNS" + struct.pack(">H", 256 * 100)
-    at = data.index(b"IDAT") - 4
-    data = data[:at] + struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[at:]
-    result = Image.open(io.BytesIO(content(Image.open(io.BytesIO(data)))))
-    assert result.mode == "RGBA"
-    assert [result.getpixel((x, 0)) for x in range(6)] == [
-        (99, 99, 99, 255),
-        (100, 100, 100, 255),
-        (0, 0, 0, 255),
-        (0, 0, 0, 255),
-        (255, 255, 255, 255),
-        (100, 100, 100, 0),
-    ]
+def with_shade(mode: str, bits: int, *shade: int, width: int = 3200) -> bytes:
+    """A PNG file with a transparent shade, too wide to be sent as it is."""
+    kind, samples = {"L": (0, 1), "RGB": (2, 3)}[mode]
+    rows = (b"\0" + bytes(-(-width * samples * bits // 8))) * 400
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, 400, bits, kind, 0, 0, 0))]
+    parts += [(b"tRNS", struct.pack(f">{len(shade)}H", *shade)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
+    )
+
+
+@pytest.mark.parametrize("shade", [("L", 1, 0), ("L", 8, 0), ("RGB", 8, 0, 0, 0)])
+def test_fit_keeps_a_transparent_shade_of_eight_bits_or_one(shade) -> None:
+    assert fitted(with_shade(*shade))[0].getpixel((0, 0))[3] == 0
+
+
+@pytest.mark.parametrize("shade", [("L", 2, 3), ("L", 4, 3), ("L", 16, 3), ("RGB", 16, 300, 300, 300)])
+def test_fit_refuses_a_transparent_shade_of_other_depths(shade) -> None:
+    with pytest.raises(InvalidEditError, match=r"image 1 has a transparent shade .*: save it as an 8-bit RGBA PNG$"):
+        prepare([with_shade(*shade)], fit=True)
+    data = with_shade(*shade, width=3000)
+    assert content(data, fit=True) == data
+    if max(shade[1:]) >= 16:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+        with pytest.raises(InvalidEditError, match="image 1 has a transparent shade"):
+            prepare([picture])
 
 
 @pytest.mark.parametrize("transparency", [b"\x00\xff", 0])
@@ -532,6 +549,31 @@ def test_a_thumbnail_has_the_colours_of_its_profile() -> None:
     assert colour(small)[0] < 60  # far less red than the profile's own green has
     assert "icc_profile" not in small.info
     made.file.close()
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "TIFF"])
+def test_a_thumbnail_is_upright(format_name) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    with _pillow.thumbnail(io.BytesIO(encoded(photo(), format_name, exif=exif)), 64, "the picture").file as file:
+        assert Image.open(file).size == (48, 64)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_picture_of_a_turned_tiff_is_turned_once(loaded) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    picture = Image.open(io.BytesIO(encoded(photo(), "TIFF", exif=exif)))
+    if loaded:
+        picture.load()
+    assert Image.open(io.BytesIO(content(picture))).size == (480, 640)
+
+
+def test_a_picture_of_which_nothing_can_be_decoded_is_refused() -> None:
+    data = with_shade("L", 8, 0)
+    start = data.index(b"IDAT") + 4
+    with pytest.raises(InvalidEditError, match="the picture is damaged"):
+        _pillow.decode(data[:start] + b"junk" + data[start + 4 :], "the picture")
 
 
 def test_a_picture_of_a_turned_photo_is_turned_upright_and_stays_as_it_was() -> None:
@@ -757,8 +799,8 @@ def test_a_png_with_right_checksums_and_wrong_pixel_data_is_refused(rows) -> Non
 @pytest.mark.parametrize("fit", [False, True])
 @pytest.mark.parametrize("kind", ["file", "picture"])
 def test_a_picture_of_too_many_pixels_is_refused_unread(monkeypatch, fit, kind) -> None:
-    monkeypatch.setattr(_pillow, "MAX_PIXELS", 640 * 480 - 1)
-    image = photo() if kind == "picture" else encoded(photo(), "WEBP")
+    monkeypatch.setattr(_decoders, "MAX_PIXELS", 640 * 480 - 1)
+    image = photo() if kind == "picture" else encoded(photo(), "BMP")
     with pytest.raises(InvalidEditError, match="640×480, more than 307,199 pixels"):
         prepare([image], fit=fit)
 
@@ -911,14 +953,69 @@ def test_sides_out_of_the_recommendation_are_told(sides, words, kind) -> None:
     assert all(warning.startswith(words) for warning in uploads[0].warnings)
 
 
-@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_an_image_that_is_not_stored_upright_is_told(format_name) -> None:
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    (upload,) = prepare([encoded(photo(), format_name, exif=exif)])
+def exif_data(kind: int, value: bytes) -> bytes:
+    """Exif data with an orientation of some type."""
+    return b"Exif\0\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHI4s", ORIENTATION, kind, 1, value) + bytes(4)
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+EXIF_SIX = exif_data(3, b"\6\0")
+
+
+def with_xmp(format_name: str) -> bytes:
+    if format_name == "PNG":
+        return with_chunk(encoded(photo(), "PNG"), b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)
+    return encoded(photo(), format_name, xmp=XMP)
+
+
+def with_late_exif() -> bytes:
+    body = b"eXIf" + EXIF_SIX[6:]
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    data = encoded(photo(), "PNG")
+    return data[:-12] + chunk + data[-12:]
+
+
+def with_text_profile() -> bytes:
+    text = f"Raw profile type exif\0\nexif\n{len(EXIF_SIX):8}\n{EXIF_SIX.hex()}\n"
+    return with_chunk(encoded(photo(), "PNG"), b"tEXt", text.encode())
+
+
+TURNED = {
+    **{format_name: encoded(photo(), format_name, exif=EXIF_SIX) for format_name in ("JPEG", "PNG", "WEBP")},
+    **{f"XMP of {format_name}": with_xmp(format_name) for format_name in ("JPEG", "PNG", "WEBP")},
+    "TIFF": encoded(photo(), "TIFF", tiffinfo={ORIENTATION: 6}),
+    "a LONG": encoded(photo(), "JPEG", exif=exif_data(4, b"\6\0\0\0")),
+    "a BYTE": encoded(photo(), "JPEG", exif=exif_data(1, b"\6")),
+    "an SLONG": encoded(photo(), "JPEG", exif=exif_data(9, b"\6\0\0\0")),
+    "XMP beside Exif data": encoded(
+        photo(), "JPEG", exif=exif_data(3, b"\6\0").replace(b"\x12\x01", b"\x13\x01"), xmp=XMP
+    ),
+    "at a PNG's end": with_late_exif(),
+    "in a PNG's text": with_text_profile(),
+}
+
+
+@pytest.mark.parametrize("kind", TURNED)
+def test_an_image_that_is_not_stored_upright_is_told_and_fit_turns_it(kind) -> None:
+    (upload,) = prepare([TURNED[kind]])
     (warning,) = upload.warnings
     assert warning.startswith("image 1 is not stored upright (Exif orientation 6), which the service may ignore")
     assert "fit=True" in warning
+    result, change, _ = fitted(TURNED[kind])
+    assert result.size == (480, 640)
+    assert "turned upright" in change
+    assert (result.getexif().get(ORIENTATION, 1), prepare([encoded(result, "PNG")])[0].warnings) == (1, ())
+
+
+@pytest.mark.parametrize("turn", range(2, 9))
+def test_fit_turns_a_photo_as_its_orientation_says(turn) -> None:
+    upright = photo()
+    back = {6: 8, 8: 6}.get(turn, turn)
+    exif = Image.Exif()
+    exif[ORIENTATION] = back
+    stored = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded(upright, "PNG", exif=exif))))
+    exif[ORIENTATION] = turn
+    assert fitted(encoded(stored, "PNG", exif=exif))[0].tobytes() == upright.tobytes()
 
 
 @pytest.mark.parametrize("orientation", [0, 1, 9, 65_535])
@@ -1000,13 +1097,6 @@ def test_fit_encodes_a_format_that_the_service_does_not_take(format_name) -> Non
     assert change == f"image 1 was encoded as {expected}"
 
 
-def with_chunk(data: bytes, kind: bytes, body: bytes, *, damaged: bool = False) -> bytes:
-    """A PNG file with one more chunk before its pixels."""
-    checksum = struct.pack(">I", zlib.crc32(kind + body) ^ damaged)
-    at = data.index(b"IDAT") - 4
-    return data[:at] + struct.pack(">I", len(body)) + kind + body + checksum + data[at:]
-
-
 ICC = encoded(photo(), "PNG", icc_profile=wide_gamut())
 
 
@@ -1016,7 +1106,7 @@ ICC = encoded(photo(), "PNG", icc_profile=wide_gamut())
         (with_chunk(ICC, b"tEXt", b"a\0b", damaged=True), wide_gamut()),
         (with_chunk(ICC, b"pHYs", b"short"), wide_gamut()),
         (with_chunk(ICC, b"gAMA", b"j"), wide_gamut()),
-        (with_chunk(encoded(photo(), "PNG"), b"iCCP", b"junk"), None),
+        (with_chunk(encoded(photo(), "PNG"), b"iCCP", b"junk", damaged=True), None),
     ],
     ids=["checksum", "resolution", "gamma", "profile"],
 )
@@ -1026,6 +1116,32 @@ def test_fit_encodes_a_png_whose_only_fault_is_beside_its_picture(data, profile)
     result, _, _ = fitted(data)
     assert result.tobytes() == photo().tobytes()
     assert result.info.get("icc_profile") == profile
+
+
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_png_whose_colour_profile_is_junk_is_refused(fit) -> None:
+    with pytest.raises(InvalidEditError, match=r"image 1 is a (damaged )?PNG file.*(: save|\. Save) it as a new"):
+        prepare([with_chunk(encoded(photo(), "PNG"), b"iCCP", b"junk")], fit=fit)
+
+
+WIDE = encoded(Image.new("RGB", (3100, 400)), "PNG")
+GAMMA, SRGB_GAMMA = struct.pack(">I", 100_000), struct.pack(">I", 45_455)
+
+
+@pytest.mark.parametrize(
+    ("data", "lost"),
+    [
+        (with_chunk(WIDE, b"gAMA", GAMMA), "gAMA"),
+        (with_chunk(WIDE, b"gAMA", SRGB_GAMMA), None),
+        (with_chunk(with_chunk(WIDE, b"gAMA", GAMMA), b"sRGB", b"\0"), None),
+        (with_chunk(WIDE, b"cICP", b"\x09\x10\0\1"), "cICP"),
+        (with_chunk(WIDE, b"cICP", b"\1\x0d\0\1"), None),
+    ],
+)
+def test_fit_notes_that_it_loses_what_describes_the_colours(data, lost) -> None:
+    (upload,) = prepare([data], fit=True)
+    words = f"image 1 lost its {lost} chunk, which describes its colours: they may look different"
+    assert list(upload.notes[1:]) == ([words] if lost else [])
 
 
 def test_fit_drops_an_alpha_channel_that_hides_nothing() -> None:
@@ -1056,11 +1172,31 @@ def test_fit_shrinks_a_jpeg_of_very_many_pixels() -> None:
         prepare([data])
 
 
+def test_fit_shrinks_a_progressive_jpeg_of_very_many_pixels() -> None:
+    result, change, _ = fitted(large_jpeg_file(progressive=True))
+    assert result.size == (3072, 2513)
+    assert "shrunk from 11000×9000 to 3072×2513" in change
+
+
 @pytest.mark.parametrize("fit", [False, True])
-def test_a_progressive_jpeg_of_very_many_pixels_is_refused(monkeypatch, fit) -> None:
-    monkeypatch.setattr(_pillow, "MAX_PIXELS", 640 * 480 - 1)
-    with pytest.raises(InvalidEditError, match=r"more than 307,199 pixels: shrink it$"):
-        prepare([encoded(photo(), "JPEG", progressive=True)], fit=fit)
+def test_a_progressive_jpeg_that_needs_too_much_memory_is_refused(monkeypatch, fit) -> None:
+    monkeypatch.setattr(_decoders, "MAX_PIXELS", 640 * 480 - 1)
+    data = encoded(photo(), "JPEG", progressive=True, subsampling=0)
+    monkeypatch.setattr(_decoders, "_MAX_COEFFICIENT_BYTES", 640 * 480 * 3 * 2 - 1)
+    with pytest.raises(InvalidEditError, match=r"more than 307,199 pixels: it is progressive, .* a baseline JPEG$"):
+        prepare([data], fit=fit)
+    monkeypatch.setattr(_decoders, "_MAX_COEFFICIENT_BYTES", 640 * 480 * 3 * 2)
+    assert bool(prepare([data], fit=True)) is True
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {}, {"exif": Image.Exif()}], ids=["VP8L", "VP8", "VP8X"])
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_webp_of_too_many_pixels_is_refused_before_its_decoder_takes_memory(monkeypatch, options, fit) -> None:
+    data = encoded(photo(), "WEBP", **options)
+    monkeypatch.setattr(_decoders, "MAX_PIXELS", 640 * 480 * 2 - 1)
+    monkeypatch.setitem(Image.OPEN, "WEBP", (None, None))
+    with pytest.raises(InvalidEditError, match=r"image 1 is 640×480, more than 307,199 pixels: shrink it$"):
+        prepare([data], fit=fit)
 
 
 def test_fit_makes_an_oversize_file_small(tmp_path) -> None:
@@ -1127,13 +1263,19 @@ def test_fit_refuses_a_file_that_is_too_large_to_shrink(monkeypatch) -> None:
         prepare([encoded(photo(), "PNG")], fit=True)
 
 
-def test_fit_ignores_metadata_that_it_can_t_read(monkeypatch) -> None:
+@pytest.mark.parametrize("exif", [b"Exif\0\0junk", b"Exif\0\0II*\0\x08\0\0\0\1\0", EXIF_SIX[:-10]])
+def test_corrupt_metadata_is_ignored(exif) -> None:
+    data = encoded(photo(), "JPEG", exif=exif)
+    (upload,) = prepare([data], fit=True)
+    assert (contents((upload,)), upload.warnings, prepare([data])[0].warnings) == ([data], (), ())
+
+
+def test_corrupt_metadata_of_a_picture_is_ignored(monkeypatch) -> None:
     def corrupt(_self: object) -> None:
         raise ValueError("corrupt")
 
-    data = encoded(photo(), "PNG")
     monkeypatch.setattr(Image.Image, "getexif", corrupt)
-    assert content(data, fit=True) == data
+    assert Image.open(io.BytesIO(content(photo()))).size == (640, 480)
 
 
 def test_a_temporary_file_is_closed_if_encoding_fails(monkeypatch) -> None:

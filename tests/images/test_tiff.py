@@ -73,8 +73,7 @@ RAW = {
     "ARW": tiff((254, LONG, 1), (271, ASCII, b"SONY\0"), (330, LONG, 8), order=">"),
     "PEF": tiff((262, SHORT, 32803), (271, ASCII, b"PENTAX\0")),
     "unknown": tiff((254, LONG, 1)),
-    "unknown, smaller pictures": tiff((330, LONG, (8, 8))),
-    "unknown, type IFD": tiff((330, IFD, 8)),
+    "SRW": tiff((271, ASCII, b"SAMSUNG\0"), (330, IFD, 8)),
     "unknown, old tag": tiff((255, SHORT, 2)),
 }
 
@@ -89,14 +88,23 @@ def test_a_camera_raw_file_is_refused_and_its_format_named(name, fit) -> None:
     assert "camera raw" in problem(RAW[name])
 
 
-@pytest.mark.parametrize("tag", [(254, LONG, 0), (254, LONG, 2), (255, SHORT, 1), (271, ASCII, b"SONY\0")])
-def test_a_whole_page_or_a_tiff_of_a_camera_passes(tag) -> None:
+@pytest.mark.parametrize(
+    "tag", [(254, LONG, 0), (254, LONG, 2), (255, SHORT, 1), (271, ASCII, b"SONY\0"), (330, LONG, (8, 8))]
+)
+def test_a_whole_page_a_tiff_of_a_camera_or_a_pyramid_passes(tag) -> None:
     assert problem(tiff(tag)) == ""
 
 
 @pytest.mark.parametrize("cut", [5, 30, 100])
 def test_a_directory_that_is_cut_short_is_damage(cut) -> None:
     assert problem(tiff()[:-cut]) == "is a damaged TIFF file: it is cut short"
+
+
+def test_a_directory_of_which_each_value_is_the_whole_file_is_damage() -> None:
+    data = tiff(*((40_000 + number, BYTE, bytes(100)) for number in range(20)))
+    assert problem(data) == ""
+    data = data.replace(struct.pack("<HI", BYTE, 100), struct.pack("<HI", BYTE, 2**31))
+    assert problem(data) == "is a damaged TIFF file: its directory is damaged"
 
 
 def test_a_tag_whose_value_lies_outside_of_the_file_is_ignored() -> None:
@@ -111,6 +119,9 @@ UNREADABLE = {
     "signed 8 bits": tiff((339, SHORT, 2)),
     "float": tiff((339, SHORT, 3), bits=32),
     "32-bit": tiff(bits=32),
+    "10-bit samples": tiff(bits=10),
+    "14-bit samples": tiff(bits=14),
+    "12-bit samples": tiff(bits=12, samples=3),
     "big-endian BigTIFF": tiff(big=True, order=">"),
     "16-bit samples with white at 0": tiff((262, SHORT, 0), bits=16),
     "separate planes": tiff((284, SHORT, 2), bits=16, samples=3),

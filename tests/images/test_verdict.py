@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from qwen_edit_async.images.verdict import Verdict, judge
+from qwen_edit_async.images.integrity import Verdict, judge
 
 
 def picture(kind: str, **options: object) -> bytes:
@@ -23,7 +23,7 @@ def verdict(content: bytes) -> Verdict:
 
 
 def test_a_png_is_as_documented() -> None:
-    assert verdict(picture("PNG")) == Verdict("PNG", (".png",), sides=(100, 80))
+    assert verdict(picture("PNG")) == Verdict("PNG", sides=(100, 80))
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,25 @@ def test_a_png_is_as_documented() -> None:
 )
 def test_a_complete_picture_of_another_format_is_kept(kind, ending) -> None:
     found = verdict(picture(kind))
-    assert (found.problem, found.kind, found.endings[0]) == ("", kind, ending)
+    assert (found.problem, found.kind, found.rename(Path("a.png"))) == ("", kind, Path(f"a{ending}"))
     assert found.flaw.endswith(f"{kind}, not a PNG")
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("JPEG2000", ".jp2"), ("PPM", ".ppm"), ("ICO", ".ico"), ("QOI", ".qoi")])
+def test_a_picture_of_any_other_format_is_named(kind, ending) -> None:
+    found = verdict(picture(kind))
+    assert (found.problem, found.kind, found.rename(Path("a.png"))) == ("", kind, Path(f"a{ending}"))
+    assert found.flaw == f"is {'an' if kind[0] in 'AI' else 'a'} {kind}, not a PNG"
+
+
+@pytest.mark.parametrize("appended", [b"x", b"trailing bytes"])
+def test_an_avif_with_something_after_its_end_is_complete(appended) -> None:
+    assert verdict(picture("AVIF") + appended).flaw == "is an AVIF, not a PNG"
+
+
+def test_a_heif_file_is_not_decoded() -> None:
+    content = picture("AVIF").replace(b"ftypavif", b"ftypheic", 1)
+    assert verdict(content) == Verdict("HEIF", flaw="is a HEIF, not a PNG")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF"])
@@ -50,7 +67,10 @@ def test_a_picture_that_lacks_some_of_its_pixels_is_kept_and_flagged(kind) -> No
     content = picture(kind)
     content = content[: int(len(content) * 0.4)]
     found = verdict(content)
-    assert (found.problem, found.flaw) == ("", f"is a {kind}, not a PNG, and not all of its pixels can be decoded")
+    assert (found.problem, found.flaw) == (
+        "",
+        f"is a {kind}, not a PNG, and damaged: not all of its pixels can be decoded",
+    )
 
 
 def test_a_picture_is_not_decoded_without_pillow(monkeypatch) -> None:
@@ -69,7 +89,10 @@ def test_a_png_with_a_damaged_text_is_kept() -> None:
     content = picture("PNG", dpi=(72, 72))
     position = content.index(b"pHYs") + 5
     found = verdict(content[:position] + b"\xff" + content[position + 1 :])
-    assert (found.problem, found.flaw) == ("", "is a damaged PNG file: its chunk b'pHYs' is damaged")
+    assert (found.problem, found.flaw) == (
+        "",
+        "is a PNG file with a fault beside its picture: its chunk b'pHYs' is damaged",
+    )
 
 
 def test_a_png_that_was_damaged_on_the_way_is_a_problem() -> None:

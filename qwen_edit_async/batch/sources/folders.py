@@ -1,6 +1,6 @@
 """Finds the pictures of a folder, or those that match a pattern. Blocking.
 
-It reads the first 16 bytes of each file, because formats are recognised by content.
+It reads the first 64 bytes of each file, because formats are recognised by content.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ import attrs
 from qwen_edit_async.batch.identity import storable
 from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
 from qwen_edit_async.errors import ConfigurationError
-from qwen_edit_async.images.kinds import other_advice, sniff, sniff_other
+from qwen_edit_async.images.kinds import HEAD_BYTES, other_advice, sniff, sniff_other
 from qwen_edit_async.models import EditRequest
 
-_HEAD_BYTES: Final = 16
 _NAMED_OTHERS: Final = 3
 _ANY_FOLDERS: Final = re.compile(r"(?<![^/\\])\*\*(?:[/\\]|$)")
 _SYSTEM_FOLDERS: Final = frozenset(
@@ -238,9 +237,9 @@ def _problem(path: str, *, fit: bool) -> str | None:
     """Return why a picture can't be edited, empty if it can; ``None`` for a file that is not a picture."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123  # as above
-            head = file.read(_HEAD_BYTES)
+            head = file.read(HEAD_BYTES)
     except OSError:
         return ""  # it may be a picture
-    if (other := sniff_other(head)) is not None:
+    if (other := sniff_other(head, path)) is not None:
         return "" if fit else other_advice(other)
     return None if sniff(head) is None else ""
