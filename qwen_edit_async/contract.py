@@ -14,6 +14,15 @@ DEFAULT_BASE_URL: Final = "https://cloud.vtrix.ai"
 SUBMIT_PATH: Final = "/model/v1/generation"
 STATUS_PATH: Final = "/model/v1/generation/task/{task_id}"
 
+QUEUE_PATH: Final = "/model/v1/queue/{model}"
+QUEUE_REQUEST_PATH: Final = QUEUE_PATH + "/requests/{request_id}"
+"""The gateway's newer queue: where to submit, and where the calls about a request begin."""
+
+DASHSCOPE_BASE_URL: Final = "https://dashscope-intl.aliyuncs.com"
+DASHSCOPE_PATH: Final = "/api/v1/services/aigc/multimodal-generation/generation"
+DASHSCOPE_MODEL: Final = "qwen-image-edit-plus"
+"""Alibaba Model Studio: the same model, answered in one call."""
+
 MIN_IMAGES: Final = 1
 MAX_IMAGES: Final = 3
 """A message holds one to three ``{"image": …}`` items and exactly one ``{"text": …}`` item."""

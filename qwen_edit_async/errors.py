@@ -226,12 +226,24 @@ class EditFailedError(QwenEditError):
         code: The service's error code, as an integer if it looks like one. 110001 stands for moderation, 190000 for an
             input image that could not be downloaded.
         message: The service's error message.
+        error_type: The kind of failure, such as ``CONTENT_BLOCKED``; empty if the service does not name it.
+        provider_error: The error of whoever ran the model for the service, as text; may be empty.
     """
 
-    def __init__(self, message: str, *, code: int | str | None = None, task_id: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: int | str | None = None,
+        error_type: str = "",
+        provider_error: str = "",
+        task_id: str | None = None,
+    ) -> None:
         super().__init__(message, task_id=task_id)
         self.message = message
         self.code = code
+        self.error_type = error_type
+        self.provider_error = provider_error
 
     def __str__(self) -> str:
         code = "" if self.code is None else f" (code {self.code})"
@@ -244,7 +256,7 @@ class EditFailedError(QwenEditError):
 
 
 class EditCancelledError(QwenEditError):
-    """The task was given up with ``EditTask.cancel()``. It runs on at the service and is charged."""
+    """The task was given up with ``EditTask.cancel()``. It is charged, unless the service can cancel it."""
 
 
 class DeadlineExceededError(QwenEditError, TimeoutError):

@@ -309,10 +309,19 @@ class TaskStatus(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class TaskFailure:
-    """The reason for a task's failure: the service's code (an integer where it looks like one) and message."""
+    """The reason for a task's failure.
+
+    Attributes:
+        code: The service's code, an integer where it looks like one.
+        message: The service's own words.
+        error_type: The kind of failure, such as ``CONTENT_BLOCKED``, if the service names it.
+        provider_error: The error of whoever ran the model for the service, as text.
+    """
 
     code: int | str | None = None
     message: str = ""
+    error_type: str = ""
+    provider_error: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -344,6 +353,7 @@ class TaskSnapshot:
         usage: The cost of a completed task.
         metadata: The service's own metadata.
         raw: The unchanged reply.
+        paths: The paths of the calls about this task that the service named, by the call's name.
     """
 
     task_id: str
@@ -355,6 +365,7 @@ class TaskSnapshot:
     usage: Usage = Usage()
     metadata: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
+    paths: Mapping[str, str] = attrs.field(factory=dict, repr=False, hash=False)
 
     @property
     def lacks_pictures(self) -> bool:

@@ -21,6 +21,7 @@ class SessionStatistics:
         failed: Edits that ended with an error after the service had accepted them.
         refused: Edits that ended with an error before the service accepted them.
         cancelled: Edits that were cancelled, before or after the service accepted them.
+        cancellations: Tasks that the service cancelled because they were given up.
         uncertain: Submissions that the service may or may not have accepted.
         resubmitted: Submissions repeated with consent, although the service may have accepted them.
         retries: Submissions repeated after the service had certainly not accepted them.
@@ -42,6 +43,7 @@ class SessionStatistics:
     failed: int = 0
     refused: int = 0
     cancelled: int = 0
+    cancellations: int = 0
     uncertain: int = 0
     resubmitted: int = 0
     retries: int = 0

@@ -1,17 +1,27 @@
-"""Replies of the service, and the snapshots that the documented dialect reads from them."""
+"""Bodies of calls, replies of the service, and the snapshots that the documented dialect reads from them."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
-from qwen_edit_async.models import TaskSnapshot
-from qwen_edit_async.protocol.base import Reply
+from qwen_edit_async.models import TaskSnapshot, TaskStatus
+from qwen_edit_async.protocol.base import Call, Reply
 from qwen_edit_async.protocol.generation import GenerationProtocol
 
 FLAT = GenerationProtocol("flat")
 
 
 PARAMS = GenerationProtocol("params")
+
+TASK = TaskSnapshot(task_id="task-1", status=TaskStatus.UNKNOWN)
+
+
+def sent(call: Call, *images: str) -> Any:
+    """Parse the JSON body of a call, with the images in their gaps."""
+    assert len(call.parts) == len(images) + 1
+    pieces = [part + image.encode() for part, image in zip(call.parts, (*images, ""), strict=True)]
+    return json.loads(b"".join(pieces))
 
 
 def reply(document: object, status: int = 200, **headers: str) -> Reply:
@@ -24,4 +34,4 @@ def created(document: object, status: int = 200) -> TaskSnapshot:
 
 
 def asked(**members: object) -> TaskSnapshot:
-    return FLAT.read_status(reply({"status": "in_progress", **members}), "task-1")
+    return FLAT.read_status(reply({"status": "in_progress", **members}), TASK)

@@ -107,7 +107,7 @@ class Command:
     async def _emulator(self) -> AsyncIterator[EditEmulator | None]:
         """Start the embedded service if the command uses it. Otherwise check that there is a key."""
         if self.submission is None or not self.submission.emulator:
-            _check_key()
+            self._check_key()
             yield None
             return
         from qwen_edit_async.emulator import EditEmulator  # noqa: PLC0415  # see the package's docstring
@@ -115,6 +115,24 @@ class Command:
         async with EditEmulator() as emulator:
             self.screen.note(EMULATOR_NOTE)
             yield emulator
+
+    def _check_key(self) -> None:
+        """Check the environment's key, to explain a missing one in the shell's words."""
+        from qwen_edit_async.http.options import (  # noqa: PLC0415  # see the package's docstring
+            PROTOCOL_VARIABLE,
+            key_in_environment,
+            resolve_api_key,
+        )
+        from qwen_edit_async.protocol.dialects import choose_dialect  # noqa: PLC0415  # see the package's docstring
+
+        connection, environment = self.connection, os.environ
+        protocol, _ = choose_dialect(connection.protocol, "auto", connection.model, environment.get(PROTOCOL_VARIABLE))
+        if key_in_environment(protocol, environment) is None:
+            raise MissingKeyError(MISSING_KEY)
+        try:
+            resolve_api_key(None, protocol, environment)
+        except ConfigurationError as error:
+            raise MissingKeyError(str(error)) from None
 
     def _new_session(self, emulator: EditEmulator | None) -> EditSession:
         from qwen_edit_async.scheduling.policies import FixedInterval  # noqa: PLC0415  # see the package's docstring
@@ -125,6 +143,8 @@ class Command:
         return EditSession(
             None if emulator is None else emulator.api_key,
             base_url=None if emulator is None else emulator.url,
+            protocol=connection.protocol,
+            model=connection.model,
             envelope=submission.envelope,
             max_in_flight=self.max_in_flight,
             polling=None if interval is None else FixedInterval(interval),
@@ -193,16 +213,3 @@ def _check_output(folder: Path) -> None:
         raise ConfigurationError(f"{folder} can't be a folder for results: {error.strerror}") from None
     if not writable:
         raise ConfigurationError(f"{folder} can't be written to: choose another output folder")
-
-
-def _check_key() -> None:
-    """Check the environment's key, to explain a missing one in the shell's words."""
-    from qwen_edit_async.http.options import API_KEY_VARIABLE, resolve_api_key  # noqa: PLC0415  # see the package's docstring
-
-    key = os.environ.get(API_KEY_VARIABLE, "")
-    if not key.strip():
-        raise MissingKeyError(MISSING_KEY)
-    try:
-        resolve_api_key(None, key)
-    except ConfigurationError as error:
-        raise MissingKeyError(str(error)) from None

@@ -21,7 +21,7 @@ def emulator(
     duration: float = 2.0,
     slots: int | None = None,
     requests_per_second: int | None = None,
-    envelope: Literal["flat", "params", "both"] = "flat",
+    envelope: Literal["flat", "params", "both", "header"] = "flat",
 ) -> int:
     """Run the embedded service on this machine until Ctrl-C.
 
@@ -32,7 +32,7 @@ def emulator(
         duration: Median duration of a task, in seconds.
         slots: The most tasks that run at a time (no limit).
         requests_per_second: The most requests per second; others are answered 429 (no limit).
-        envelope: The accepted form of the request's body.
+        envelope: The accepted form of the body in the documented dialect.
     """
     from qwen_edit_async.emulator import EditEmulator, LogNormal  # noqa: PLC0415  # see the package's docstring
 

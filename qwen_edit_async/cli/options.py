@@ -52,6 +52,10 @@ class ParameterOptions:
 class ConnectionOptions:
     """How to talk to the service."""
 
+    protocol: Literal["generation", "queue", "dashscope"] | None = None
+    """The dialect of the service (QWEN_EDIT_PROTOCOL, or generation)."""
+    model: str | None = None
+    """The service's name for the model (the protocol's)."""
     deadline: float = 600.0
     """Seconds that an edit may take."""
     timeout: float = 60.0
@@ -75,7 +79,7 @@ class SubmissionOptions:
     """Refuse text that the service would cut off. In a batch, send nothing if any row is bad."""
     resubmit_uncertain: Flag = False
     """Submit again after a lost reply, although both tasks may be charged."""
-    envelope: Literal["auto", "flat", "params"] = "auto"
-    """The form of the request's body."""
+    envelope: Literal["auto", "flat", "params", "header"] = "auto"
+    """The form of the body in the protocol generation. Auto tries flat and params."""
     emulator: Flag = False
     """Use the embedded service, which needs no key. It is not the model."""

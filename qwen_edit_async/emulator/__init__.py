@@ -8,15 +8,17 @@ assert emulator.statistics().tasks_completed == 16
 ```
 
 It implements the service's published contract independently of the client: they share only the contract's constants.
+It also speaks the gateway's queue dialect and the one of Alibaba Model Studio, each on its own paths.
 It edits real pixels with Pillow (``qwen-edit-async[images]``), but it is not the model. `PillowEngine` recognises some
 plain words and writes other instructions on the picture. The setting `engine` replaces it.
 
 ```
  server        EditEmulator: start and close
- api  results  handlers of the two origins          delivery   sends replies, applies faults
- service       state that both origins share
+ generation  queue  dashscope                       the dialects of the API origin
+ calls         what the dialects share              results    the results origin
+ service       state that both origins share        delivery   sends replies, applies faults
  tasks         slots, durations, billing            faults     the fault plan
- validation    the contract's rules                 replies    the service's JSON
+ validation    the contract's rules                 replies    errors in every shape
  engine        pixels                               edits      effects and the words for them
  sizes  durations  settings  statistics             plain values
 ```

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -19,10 +20,11 @@ from qwen_edit_async.emulator.tasks import Failure, TaskFault
 if TYPE_CHECKING:
     from qwen_edit_async.emulator.tasks import TaskRecord
 
-Operation = Literal["submit", "check", "download"]
+Operation = Literal["submit", "check", "result", "cancel", "download"]
+"""A kind of request. ``result`` and ``cancel`` exist in the queue dialect only."""
 _Occasion: TypeAlias = "Operation | Literal['task']"
-_EVERY_REQUEST: tuple[Operation, ...] = ("submit", "check", "download")
-_API: tuple[Operation, ...] = ("submit", "check")
+_API: tuple[Operation, ...] = ("submit", "check", "result", "cancel")
+_EVERY_REQUEST: tuple[Operation, ...] = (*_API, "download")
 
 
 @attrs.frozen
@@ -90,8 +92,8 @@ RequestAction: TypeAlias = Answer | Drop | Hang | Redirect | Rewrite | Truncate 
 class Fault:
     """One thing that goes wrong. Class methods make a fault, the other methods narrow it.
 
-    Without narrowing, a fault happens every time. It applies to submissions, checks and downloads, unless its class
-    method or `on` says otherwise. Numbers count from 1.
+    Without narrowing, a fault happens every time. It applies to every kind of request, unless its class method or `on`
+    says otherwise. Numbers count from 1.
 
     Example:
         ``Fault.status(503, retry_after=1).on("submit").times(2)``
@@ -326,7 +328,7 @@ class FaultRun:
     def __init__(self, plan: FaultPlan) -> None:
         self._seed = plan.seed
         self._size = 0
-        self._counters: dict[_Occasion, list[_Counter]] = {"submit": [], "check": [], "download": [], "task": []}
+        self._counters: defaultdict[_Occasion, list[_Counter]] = defaultdict(list)
         self.add(plan.faults)
 
     def add(self, faults: Iterable[Fault]) -> None:
@@ -348,10 +350,7 @@ class FaultRun:
         return action if isinstance(action, TaskFault) else None
 
     def _select(self, occasion: _Occasion, number: int, task: TaskRecord | None) -> RequestAction | TaskFault | None:
-        counters = self._counters[occasion]
-        if not counters:
-            return None
-        due = [counter for counter in counters if counter.is_due(number, task)]
+        due = [counter for counter in self._counters[occasion] if counter.is_due(number, task)]
         if not due:
             return None
         due[0].fire()

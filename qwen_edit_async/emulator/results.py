@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qwen_edit_async.emulator.service import Service
+    from qwen_edit_async.emulator.sizes import Size
     from qwen_edit_async.emulator.tasks import TaskRecord
 
 _DOWNLOAD_FAILED_CODE = 190000
@@ -92,6 +93,10 @@ class Results:
             for index in range(record.submission.n)
         ]
 
+    async def picture_size(self, record: TaskRecord) -> Size:
+        """Return the width and height of a completed task's pictures, in pixels."""
+        return read_size(await self._service.loop.run_in_executor(self._service.executor, self._read, record, 0))
+
     async def _make(self, record: TaskRecord, payloads: Sequence[bytes | None]) -> None:
         failure: Failure | None = None
         try:
@@ -139,7 +144,7 @@ class Results:
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
         service = self._service
-        service.downloads += 1
+        service.counts["download"] += 1
         self._watch(request)
         record = service.table.records.get(request.match_info["task_id"])
         action = service.faults.on_request("download", record.number if record else 0, record)

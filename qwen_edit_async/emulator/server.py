@@ -15,7 +15,10 @@ import attrs
 from aiohttp import web
 from anyio.from_thread import start_blocking_portal
 
-from qwen_edit_async.emulator.api import Api
+from qwen_edit_async.emulator.calls import api_application
+from qwen_edit_async.emulator.dashscope import DashScope
+from qwen_edit_async.emulator.generation import Generation
+from qwen_edit_async.emulator.queue import Queue
 from qwen_edit_async.emulator.results import Results
 from qwen_edit_async.emulator.service import Service
 from qwen_edit_async.emulator.settings import EmulatorSettings
@@ -56,12 +59,14 @@ class _Runtime:
             self._results.open(Path(spool.name))
             self._stack.push_async_callback(self._results.aclose)
             self.service.results_url = await self._serve(self._results.application(), 0)
-            self.url = await self._serve(Api(self.service, self._results).application(), self._port)
+            dialects = (Generation, Queue, DashScope)
+            routes = [route for dialect in dialects for route in dialect(self.service, self._results).routes()]
+            self.url = await self._serve(api_application(routes), self._port)
             undo.pop_all()
 
     async def aclose(self) -> None:
         if self._stack is not None:
-            self.service.closing.set()
+            self.service.close()
             await self._stack.aclose()
 
     async def _serve(self, application: web.Application, port: int) -> str:
@@ -80,7 +85,8 @@ class _Runtime:
 class EditEmulator(EmulatorSettings):
     """The service for ``qwen_image_edit_plus``, emulated in this process on 127.0.0.1. It is not the model.
 
-    It enforces the documented contract, edits real pixels, keeps an account, and fails on demand. Use it as an async
+    It enforces the documented contract, edits real pixels, keeps an account, and fails on demand. It also speaks the
+    gateway's queue dialect and Alibaba Model Studio's, each on its own paths. Use it as an async
     context manager, with `start` and `aclose`, or from synchronous code with `in_thread`. It can be started only once.
 
     Args: the fields of `EmulatorSettings`, by keyword.

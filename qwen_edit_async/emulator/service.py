@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections import deque
+from collections import Counter, deque
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,7 @@ class Service:
         )
         self.faults: FaultRun = FaultRun(settings.faults)
         self.requests: deque[RequestRecord] = deque(maxlen=settings.request_log)
-        self.submits = self.checks = self.downloads = self.precharges = 0
+        self.counts: Counter[str] = Counter()
         self.refused = self.redirects = self.keys_at_results = 0
         self.results_url = ""
         self.closing: asyncio.Event = asyncio.Event()
@@ -55,6 +55,13 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._executor = executor
         self._epoch = time.time() - self._loop.time()
+
+    def close(self) -> None:
+        """Let the requests go that wait for something."""
+        self.closing.set()
+        for record in self.table.records.values():
+            if record.on_change is not None:
+                record.on_change()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -118,15 +125,18 @@ class Service:
             table.advance(self.now())
         records = list(table.records.values())
         return EmulatorStatistics(
-            submits=self.submits,
-            checks=self.checks,
-            downloads=self.downloads,
-            precharges=self.precharges,
+            submits=self.counts["submit"],
+            checks=self.counts["check"],
+            results=self.counts["result"],
+            cancels=self.counts["cancel"],
+            downloads=self.counts["download"],
+            precharges=self.counts["precharge"],
             refused=self.refused,
             redirects=self.redirects,
             tasks_created=len(records),
             tasks_completed=table.completed,
             tasks_failed=table.failed,
+            tasks_cancelled=table.cancelled,
             unfinished=table.unfinished,
             peak_unfinished=table.peak_unfinished,
             charges=table.charges,

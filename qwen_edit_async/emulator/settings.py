@@ -22,8 +22,8 @@ class EmulatorSettings:
     """TCP port of the API on 127.0.0.1. 0 takes a free port, as the results origin always does."""
     api_key: str = attrs.field(default="qwen-edit-emulator-key", repr=False, validator=instance_of(str))
     """The key that ``Authorization: Bearer`` must carry."""
-    envelope: Envelope = attrs.field(default="flat", validator=in_(("flat", "params", "both")))
-    """The accepted request envelope. The other one is answered 400."""
+    envelope: Envelope = attrs.field(default="flat", validator=in_(("flat", "params", "both", "header")))
+    """The accepted request envelope of the documented dialect. Others are answered 400."""
     engine: EditEngine = attrs.field(factory=PillowEngine)
     """The engine that makes the pictures."""
     duration: Duration = attrs.field(factory=LogNormal)
@@ -35,6 +35,8 @@ class EmulatorSettings:
     """The most tasks that run at a time, or None for no limit."""
     queue: bool = True
     """Whether tasks wait when no slot is free. Otherwise they are refused with 429, code 1002."""
+    cancellable: bool = True
+    """Whether the queue dialect cancels. Otherwise it answers 405, and the task runs on."""
     requests_per_second: int | None = attrs.field(default=None, validator=optional(ge(1)))
     """The most API calls within any second, or None for no limit. Others are refused with 429, code 1002."""
     retry_after: float | Literal["date"] | None = None

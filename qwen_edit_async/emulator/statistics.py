@@ -27,6 +27,10 @@ class EmulatorStatistics:
     """Submissions that arrived, including refused ones."""
     checks: int
     """Status checks that arrived."""
+    results: int
+    """Second calls for a result that arrived, in the queue dialect."""
+    cancels: int
+    """Cancellations that arrived, in the queue dialect."""
     downloads: int
     """Requests for results that arrived."""
     precharges: int
@@ -38,6 +42,8 @@ class EmulatorStatistics:
     tasks_created: int
     tasks_completed: int
     tasks_failed: int
+    """Failed tasks, including cancelled ones."""
+    tasks_cancelled: int
     unfinished: int
     """Tasks that are waiting or running."""
     peak_unfinished: int

@@ -25,11 +25,14 @@ from qwen_edit_async.emulator.durations import AfterChecks, Duration, draw
 from qwen_edit_async.emulator.validation import RejectedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qwen_edit_async.emulator.sizes import Size
     from qwen_edit_async.emulator.validation import Submission
 
 RATE_LIMIT_CODE = 1002
 _BALANCE_CODE = 40201
+Dialect = Literal["generation", "queue", "dashscope"]
 _ID_ALPHABET = "0123456789abcdefghijklmnopqrstuv"
 _ID_LENGTH = 20
 
@@ -68,6 +71,8 @@ class TaskRecord:
     seed: int
     """The requested seed, or a random one."""
     cost: Decimal
+    dialect: Dialect
+    """The dialect of the submission. Calls of other dialects do not find the task."""
     created_at: float
     duration: float | None
     """Seconds that the task runs, or None if the number of checks decides."""
@@ -86,6 +91,8 @@ class TaskRecord:
     finished_at: float | None = None
     seen_at: float | None = None
     """Time of the first status check that reported the end."""
+    on_change: Callable[[], None] | None = attrs.field(default=None, repr=False)
+    """Called when the task starts or ends."""
 
     @property
     def is_finished(self) -> bool:
@@ -124,6 +131,7 @@ class TaskTable:
         self.charges: Decimal = Decimal(0)
         self.completed: int = 0
         self.failed: int = 0
+        self.cancelled: int = 0
         self.unfinished: int = 0
         self.peak_unfinished: int = 0
         self._duration = duration
@@ -140,13 +148,16 @@ class TaskTable:
         """Return the price of a submission that succeeds."""
         return self._price * submission.n
 
-    def create(self, submission: Submission, now: float, *, picture_ready: bool) -> TaskRecord:
+    def create(
+        self, submission: Submission, now: float, *, picture_ready: bool, dialect: Dialect = "generation"
+    ) -> TaskRecord:
         """Create a task, or refuse it.
 
         Args:
             submission: The parsed request.
             now: The clock, in seconds.
             picture_ready: False if `picture_done` will be called.
+            dialect: The dialect of the submission.
 
         Raises:
             RejectedError: With 402 if the balance is too low, with 429 if no slot is free and tasks may not wait.
@@ -164,6 +175,7 @@ class TaskTable:
             submission=submission,
             seed=seed if submission.seed is None else submission.seed,
             cost=cost,
+            dialect=dialect,
             created_at=now,
             duration=None if seconds is None else seconds * self._time_scale,
             picture_ready=picture_ready,
@@ -186,7 +198,7 @@ class TaskTable:
         """Finish every task that is due by now, and start waiting tasks in the free slots."""
         while self._due and self._due[0][0] <= now:
             due, _, record = heapq.heappop(self._due)
-            if record.picture_ready:
+            if record.picture_ready and record.status == "running":  # not if it was cancelled
                 self._finish(record, due)
 
     def picture_done(self, record: TaskRecord, now: float, failure: Failure | None = None) -> None:
@@ -212,6 +224,24 @@ class TaskTable:
         if record.is_finished and record.seen_at is None:
             record.seen_at = now
 
+    def end_unchecked(self, record: TaskRecord, now: float) -> None:
+        """End a task that no check will end, if the number of checks decides and the engine has finished."""
+        if record.duration is None and record.status == "running" and record.picture_ready and not _is_stuck(record):
+            self._finish(record, now)
+
+    def cancel(self, record: TaskRecord, now: float, failure: Failure) -> None:
+        """End an unfinished task with a failure. It is not billed."""
+        if record.status == "queued":
+            self._waiting.remove(record)
+            self._running += 1  # as if it had started, because every ending task frees a slot
+        record.failure, record.fault = failure, None
+        self.cancelled += 1
+        self._finish(record, now)
+
+    def next_due(self) -> float | None:
+        """Return the time at which the next task is due, or None if no running task has such a time."""
+        return self._due[0][0] if self._due else None
+
     def progress(self, record: TaskRecord, now: float) -> float:
         """Return the progress of an unfinished task, from 0.0 to 0.99."""
         if record.started_at is None:
@@ -231,6 +261,7 @@ class TaskTable:
     def _start(self, record: TaskRecord, now: float) -> None:
         record.status = "running"
         record.started_at = now
+        _announce(record)
         self._running += 1
         if record.duration is not None and not _is_stuck(record):
             heapq.heappush(self._due, (self._due_at(record), record.number, record))
@@ -250,8 +281,14 @@ class TaskTable:
             self.failed += 1
             if self.balance is not None:
                 self.balance += record.cost
+        _announce(record)
         if self._waiting and self._has_free_slot():
             self._start(self._waiting.popleft(), now)
+
+
+def _announce(record: TaskRecord) -> None:
+    if record.on_change is not None:
+        record.on_change()
 
 
 def _is_stuck(record: TaskRecord) -> bool:

@@ -15,8 +15,10 @@ import attrs
 from qwen_edit_async import contract
 from qwen_edit_async.emulator.sizes import Size, parse_size
 
-Envelope = Literal["flat", "params", "both"]
-"""The accepted request envelopes. ``flat`` is the documented one."""
+Form = Literal["flat", "params", "header", "plain"]
+"""The form of a body. ``plain`` is the queue dialect's; the others are envelopes, and ``flat`` is documented."""
+Envelope = Literal["flat", "params", "both", "header"]
+"""The accepted envelopes of the documented dialect."""
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -67,7 +69,7 @@ class ImageInput:
 class Submission:
     """The parsed request of one task."""
 
-    envelope: Literal["flat", "params"]
+    envelope: Form
     images: tuple[ImageInput, ...]
     instruction: str
     """At most 800 characters."""
@@ -100,28 +102,54 @@ def sniff(data: bytes) -> str | None:
     return next((media_type for signature, media_type in _SIGNATURES if data.startswith(signature)), None)
 
 
-def parse_body(body: object, *, envelope: Envelope, decode: bool) -> ParsedBody:
+def parse_body(
+    body: object,
+    *,
+    envelope: Envelope,
+    decode: bool,
+    model: str = contract.MODEL,
+    header_model: str | None = None,
+) -> ParsedBody:
     """Check the JSON body of a submission against the contract.
 
     Args:
         body: The request's parsed JSON.
         envelope: The accepted envelope.
         decode: Whether to decode the data URIs and refuse broken Base64.
+        model: The name of the model.
+        header_model: The value of the header ``X-Model``, which only the envelope ``header`` reads.
 
     Raises:
         RejectedError: The body breaks a rule of the contract. The message names the member.
     """
     root = _object(body, "the body")
-    if _string(root.get("model"), "model") != contract.MODEL:
-        raise RejectedError(f"model must be {contract.MODEL}")
-    used, input_, parameters = _open_envelope(root, envelope)
+    if envelope == "header":
+        if "model" in root:
+            raise RejectedError("model must be in the header X-Model, and not in the body")
+        root = {"model": header_model, **root}
+    if _string(root.get("model"), "model") != model:
+        raise RejectedError(f"model must be {model}")
+    form, input_, parameters = _open_envelope(root, envelope)
     images, text, payloads = _content(input_, decode=decode)
-    members = _object(parameters, "parameters")
+    return ParsedBody(_submission(form, images, text, _object(parameters, "parameters")), payloads)
+
+
+def parse_plain_body(body: object, *, decode: bool) -> ParsedBody:
+    """Check the JSON body of a submission in the queue dialect, as `parse_body` does."""
+    root = _object(body, "the body")
+    images, payloads = _images(_array(root.get("images"), "images"), decode=decode)
+    text = _string(root.get("prompt"), "prompt")
+    if not text.strip():
+        raise RejectedError("prompt must not be empty")
+    return ParsedBody(_submission("plain", images, text, root), payloads)
+
+
+def _submission(form: Form, images: tuple[ImageInput, ...], text: str, members: dict[str, Any]) -> Submission:
     instruction, instruction_cut = _cut(text, contract.MAX_INSTRUCTION_CHARACTERS)
     negative = _string(members["negative_prompt"], "negative_prompt") if "negative_prompt" in members else None
     negative_prompt, negative_cut = _cut(negative or "", contract.MAX_NEGATIVE_PROMPT_CHARACTERS)
-    submission = Submission(
-        envelope=used,
+    return Submission(
+        envelope=form,
         images=images,
         instruction=instruction,
         instruction_cut=instruction_cut,
@@ -133,14 +161,13 @@ def parse_body(body: object, *, envelope: Envelope, decode: bool) -> ParsedBody:
         watermark=_boolean(members.get("watermark", False), "watermark"),
         seed=_integer(members["seed"], "seed", contract.MIN_SEED, contract.MAX_SEED) if "seed" in members else None,
     )
-    return ParsedBody(submission, payloads)
 
 
-def _open_envelope(root: dict[str, Any], envelope: Envelope) -> tuple[Literal["flat", "params"], object, object]:
-    """Return the envelope's name, the ``input`` object and the ``parameters`` object."""
+def _open_envelope(root: dict[str, Any], envelope: Envelope) -> tuple[Form, object, object]:
+    """Return the body's form, the ``input`` object and the ``parameters`` object."""
     outer = root.get("input")
     if isinstance(outer, list):
-        if envelope == "flat":
+        if envelope in {"flat", "header"}:
             raise RejectedError("input must be an object")
         if len(outer) != 1:
             raise RejectedError("input must hold exactly one object")
@@ -148,7 +175,7 @@ def _open_envelope(root: dict[str, Any], envelope: Envelope) -> tuple[Literal["f
         return "params", params.get("input"), params.get("parameters", {})
     if envelope == "params":
         raise RejectedError("input must be an array")
-    return "flat", outer, root.get("parameters", {})
+    return "header" if envelope == "header" else "flat", outer, root.get("parameters", {})
 
 
 def _content(input_: object, *, decode: bool) -> tuple[tuple[ImageInput, ...], str, tuple[bytes | None, ...]]:
@@ -159,24 +186,28 @@ def _content(input_: object, *, decode: bool) -> tuple[tuple[ImageInput, ...], s
     message = _object(messages[0], "messages[0]")
     if message.get("role") != "user":
         raise RejectedError("messages[0].role must be user")
-    images: list[ImageInput] = []
-    payloads: list[bytes | None] = []
+    images: list[object] = []
     texts: list[str] = []
     for item in _array(message.get("content"), "messages[0].content"):
         member = _object(item, "an item of content")
         if set(member) == {"image"}:
-            image, payload = _image(_string(member["image"], "image"), decode=decode)
-            images.append(image)
-            payloads.append(payload)
+            images.append(member["image"])
         elif set(member) == {"text"}:
             texts.append(_string(member["text"], "text"))
         else:
             raise RejectedError("an item of content must hold either image or text")
-    if not contract.MIN_IMAGES <= len(images) <= contract.MAX_IMAGES:
-        raise RejectedError(f"content must hold 1 to {contract.MAX_IMAGES} images, not {len(images)}")
+    checked, payloads = _images(images, decode=decode)
     if len(texts) != 1 or not texts[0].strip():
         raise RejectedError("content must hold exactly one text")
-    return tuple(images), texts[0], tuple(payloads)
+    return checked, texts[0], payloads
+
+
+def _images(values: list[Any], *, decode: bool) -> tuple[tuple[ImageInput, ...], tuple[bytes | None, ...]]:
+    """Check the images of a submission."""
+    if not contract.MIN_IMAGES <= len(values) <= contract.MAX_IMAGES:
+        raise RejectedError(f"a request must hold 1 to {contract.MAX_IMAGES} images, not {len(values)}")
+    pairs = [_image(_string(value, "image"), decode=decode) for value in values]
+    return tuple(image for image, _ in pairs), tuple(payload for _, payload in pairs)
 
 
 def _image(text: str, *, decode: bool) -> tuple[ImageInput, bytes | None]:

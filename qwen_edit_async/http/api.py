@@ -126,11 +126,11 @@ class AiohttpTransport:
         wait = self._waits.begin()
         if body is None:
             wait.start()
-        else:
+        elif not call.holds_result:
             body.on_sent = wait.start
         try:
             async with session.request(
-                call.method, URL(url, encoded=True), data=body, allow_redirects=False
+                call.method, URL(url, encoded=True), data=body, headers=call.headers, allow_redirects=False
             ) as response:
                 wait.replied(response)
                 if body is not None:

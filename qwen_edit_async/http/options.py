@@ -6,28 +6,18 @@ import ipaddress
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Literal
 from urllib.parse import urlsplit
 
 import attrs
 
-from qwen_edit_async.contract import DEFAULT_BASE_URL, SUBMIT_PATH
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.http.hosts import ResultHosts, is_local
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.protocol.base import WireProtocol
-from qwen_edit_async.protocol.generation import EnvelopeName, GenerationProtocol
 from qwen_edit_async.text import quoted
 
-API_KEY_VARIABLE = "QWEN_EDIT_API_KEY"
 BASE_URL_VARIABLE = "QWEN_EDIT_BASE_URL"
-
-Envelope = Literal["auto"] | EnvelopeName
-
-_NO_KEY = (
-    f"no API key: set the environment variable {API_KEY_VARIABLE}, or pass api_key to EditSession "
-    "(to try the package without a key, use qwen_edit_async.emulator.EditEmulator)"
-)
+PROTOCOL_VARIABLE = "QWEN_EDIT_PROTOCOL"
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _HOST = re.compile(r"[^\s/@:?#\\\[\]]+|\[?[0-9A-Fa-f:.]+(%[^\s/\]]+)?\]?")
 _OWN_HEADERS = frozenset({"authorization", "content-length", "content-type", "host", "transfer-encoding", "connection"})
@@ -36,6 +26,7 @@ _QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _DEFAULT_TIMEOUT = 60.0
 _LONGEST_CONNECT = 10.0
+_SHORTEST_START = 2
 
 
 @attrs.frozen(kw_only=True)
@@ -58,36 +49,48 @@ class Timeouts:
             check_positive(seconds, f"timeout ({name})")
 
 
-def resolve_api_key(api_key: str | None, from_environment: str | None) -> Secret:
+def key_in_environment(protocol: WireProtocol, environment: Mapping[str, str]) -> str | None:
+    """Return the API key that the environment has for a dialect."""
+    values = (environment.get(name, "").strip() for name in protocol.key_variables)
+    return next(filter(None, values), None)
+
+
+def resolve_api_key(api_key: str | None, protocol: WireProtocol, environment: Mapping[str, str]) -> Secret:
     """Return the API key: the argument, else the environment's.
 
     Raises:
         ConfigurationError: There is no key, or it can't be sent in an HTTP header.
     """
-    given = api_key if api_key is not None else from_environment
+    given = api_key if api_key is not None else key_in_environment(protocol, environment)
     key = given.strip() if isinstance(given, str) else ""
+    variable = " or ".join(protocol.key_variables)
     if not key:
-        problem = _NO_KEY
+        problem = (
+            f"no API key: set the environment variable {variable}, or pass api_key to EditSession "
+            "(to try the package without a key, use qwen_edit_async.emulator.EditEmulator)"
+        )
     elif key[0] in _QUOTES or key[-1] in _QUOTES:
-        problem = f"the API key is in quotes: remove them from {API_KEY_VARIABLE}, or from api_key"
-    elif key.startswith(f"{API_KEY_VARIABLE}="):
-        problem = f"the API key begins with {API_KEY_VARIABLE}=: give only what follows it"
+        problem = f"the API key is in quotes: remove them from {variable}, or from api_key"
+    elif named := [name for name in protocol.key_variables if key.startswith(f"{name}=")]:
+        problem = f"the API key begins with {named[0]}=: give only what follows it"
     elif not key.isascii() or not key.isprintable() or " " in key:
         problem = "the API key holds characters that no key has: copy the key again, without anything around it"
     else:
         return Secret(key)
-    del api_key, from_environment, given, key  # some tools show the local variables of a traceback
+    del api_key, environment, given, key  # some tools show the local variables of a traceback
     raise ConfigurationError(problem)
 
 
-def resolve_base_url(base_url: str | None, from_environment: str | None, *, allow_insecure: bool) -> str:
-    """Return the service's address without a trailing slash: the argument, else the environment's, else the default.
+def resolve_base_url(
+    base_url: str | None, from_environment: str | None, protocol: WireProtocol, *, allow_insecure: bool
+) -> str:
+    """Return the service's address without a trailing slash: the argument, else the environment's, else the dialect's.
 
     Raises:
         ConfigurationError: The address is not a plain http(s) URL, or the key would travel unencrypted to another
             machine.
     """
-    url = base_url or from_environment or DEFAULT_BASE_URL
+    url = base_url or from_environment or protocol.default_base_url
     try:
         parts = urlsplit(url.strip())
         host, _ = parts.hostname, parts.port
@@ -102,13 +105,20 @@ def resolve_base_url(base_url: str | None, from_environment: str | None, *, allo
         or "@" in parts.netloc
     ):
         raise ConfigurationError("base_url is not a plain URL: give one such as https://host or https://host/path")
-    if parts.path.rstrip("/").endswith(SUBMIT_PATH):
-        raise ConfigurationError(f"base_url ends with {SUBMIT_PATH}, which each call adds: leave it out")
+    if repeated := _start_at_end_of(parts.path.rstrip("/"), protocol.submission_path):
+        raise ConfigurationError(f"base_url ends with {repeated}, which each call adds: leave it out")
     if parts.scheme == "http" and not allow_insecure and not _is_loopback(host):
         raise ConfigurationError(
             f"base_url http://{parts.netloc} would send the key unencrypted: use https, or allow_insecure=True"
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def _start_at_end_of(path: str, submission_path: str) -> str:
+    """Return the longest start of the submissions' path, of at least two names, that a base URL's path ends with."""
+    names = submission_path.split("/")[1:]
+    starts = ("/" + "/".join(names[:count]) for count in range(len(names), _SHORTEST_START - 1, -1))
+    return next((start for start in starts if path.endswith(start)), "")
 
 
 def origin_of(base_url: str) -> str:
@@ -176,22 +186,6 @@ def resolve_timeouts(timeout: float | Timeouts) -> Timeouts:
         return timeout
     check_positive(timeout, "timeout")
     return Timeouts(connect=min(timeout, _LONGEST_CONNECT), send=timeout, reply=timeout)
-
-
-def resolve_protocol(envelope: Envelope | WireProtocol) -> tuple[WireProtocol, WireProtocol | None]:
-    """Return the dialect to begin with, and the one to try if the first submission is refused as malformed.
-
-    Raises:
-        ConfigurationError: There is no such envelope.
-    """
-    if envelope == "auto":
-        protocol = GenerationProtocol("flat")
-        return protocol, protocol.alternative()
-    if isinstance(envelope, str | int | None):
-        if envelope not in {"flat", "params"}:
-            raise ConfigurationError(f"envelope is {quoted(envelope)}: give 'auto', 'flat' or 'params'")
-        return GenerationProtocol(envelope), None
-    return envelope, envelope.alternative()
 
 
 def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:

@@ -1,17 +1,15 @@
-"""The interface between a session and a dialect of the service. Pure: no I/O, no clock.
-
-A :class:`WireProtocol` builds each :class:`Call` and reads each :class:`Reply`. Session and poller see no JSON of the
-service. To support another dialect, write another class with these methods.
-"""
+"""The interface between a session and a dialect of the service. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
-from typing import Protocol
+from typing import ClassVar
 
 import attrs
 
-from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.contract import DEFAULT_BASE_URL
+from qwen_edit_async.errors import APIResponseError, ConfigurationError, InvalidEditError
 from qwen_edit_async.models import EditRequest, TaskSnapshot
 
 HEADERS_READ = ("date", "retry-after", "x-request-id")
@@ -31,11 +29,15 @@ class Call:
         path: The quoted path below the base URL.
         parts: The text of the JSON body, cut where the images belong: image k goes between part k and part k + 1.
             Empty for a call without a body.
+        headers: The headers that this call needs besides those of every call.
+        holds_result: Whether the reply is the finished edit. The limit for replies then starts when the reply does.
     """
 
     method: str
     path: str
     parts: tuple[bytes, ...] = ()
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    holds_result: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -72,42 +74,80 @@ class Reply:
         return self.text()[:_EXCERPT_CHARACTERS]
 
 
-class WireProtocol(Protocol):
-    """One dialect of the service."""
+class WireProtocol(abc.ABC):
+    """One dialect of the service.
 
+    A dialect builds each :class:`Call` and reads each :class:`Reply`. Session and poller see no JSON of the service. To
+    support another dialect, write another class with these methods. The defaults are those of a service that answers
+    a submission with the result.
+
+    Attributes:
+        name: The dialect's name in options and messages.
+        default_base_url: The service's address unless the user gives another.
+        key_variables: The environment variables that may hold the API key; the first that is set counts.
+    """
+
+    __slots__ = ()
+
+    name: ClassVar[str]
+    default_base_url: ClassVar[str] = DEFAULT_BASE_URL
+    key_variables: ClassVar[tuple[str, ...]] = ("QWEN_EDIT_API_KEY",)
+
+    @property
+    @abc.abstractmethod
+    def submission_path(self) -> str:
+        """The quoted path of submissions below the base URL."""
+
+    @abc.abstractmethod
     def submission(self, request: EditRequest) -> Call:
         """Build the call that creates a task."""
-        ...
 
-    def status_check(self, task_id: str) -> Call:
-        """Build the call that asks for a task's status."""
-        ...
-
-    def cancellation(self, task_id: str) -> Call | None:
-        """Build the call that cancels a task at the service. Return ``None`` if the dialect has none."""
-        ...
-
+    @abc.abstractmethod
     def read_submission(self, reply: Reply) -> TaskSnapshot:
         """Read the reply to a submission.
 
+        The type of an error says whether a task may exist: not after an :class:`APIStatusError` below 500, unless it
+        has a ``task_id``. That task exists, and is paid for.
+
         Raises:
-            APIStatusError: The service refused. No task was created, unless the status is 5xx.
+            APIStatusError: The service refused.
             APIResponseError: The reply can't be understood. A task may exist.
         """
-        ...
 
-    def read_status(self, reply: Reply, task_id: str) -> TaskSnapshot:
-        """Read the reply to a status check.
+    def status_check(self, task: TaskSnapshot) -> Call:
+        """Build the call that asks for a task's status.
+
+        Raises:
+            ConfigurationError: The dialect has no tasks to ask for.
+        """
+        raise ConfigurationError(
+            f"task {task.task_id}: the protocol {self.name!r} has no tasks to ask for, because the reply to a "
+            "submission is the result"
+        )
+
+    def read_status(self, reply: Reply, task: TaskSnapshot) -> TaskSnapshot:
+        """Read the reply to a status check, or to the call for a result.
 
         Raises:
             APIStatusError: The service refused to answer.
             APIResponseError: The reply can't be understood.
         """
-        ...
+        raise APIResponseError("the reply answers no status check", body=reply.excerpt(), task_id=task.task_id)
+
+    def result_call(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # other dialects need it
+        """Build the second call that the result of a completed task takes. Return ``None`` if it takes none."""
+        return None
+
+    def cancellation(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # as above
+        """Build the call that cancels a task at the service. Return ``None`` if the dialect has none.
+
+        A task whose cancellation the service refuses, by an HTTP error, runs on.
+        """
+        return None
 
     def alternative(self) -> WireProtocol | None:
         """Return the dialect to try once if the service refuses the first submission as malformed."""
-        ...
+        return None
 
 
 def check_task_id(task_id: object) -> str:

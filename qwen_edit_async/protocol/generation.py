@@ -1,131 +1,86 @@
-"""The documented dialect (part A of the contract), in its two envelopes. Pure: no I/O, no clock.
-
-Replies are read tolerantly where services of this kind are known to differ (part B). Each snapshot keeps the whole
-reply in ``raw``.
-
-The type of an error says whether a failed submission may have created a task. An :class:`APIStatusError` below 500 is a
-refusal. After an :class:`APIResponseError` or a 5xx a task may exist.
-"""
+"""The documented dialect, in its envelopes. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
 import functools
-import json
-from typing import Any, Literal
+from typing import ClassVar, Literal
 from urllib.parse import quote
 
 import attrs
-from cattrs import Converter
-from cattrs.gen import make_dict_unstructure_fn, override
 
 from qwen_edit_async.contract import MODEL, STATUS_PATH, SUBMIT_PATH
 from qwen_edit_async.errors import APIResponseError
-from qwen_edit_async.models import EditParameters, EditRequest, TaskSnapshot, TaskStatus
-from qwen_edit_async.protocol.base import Call, Reply, is_task_id
-from qwen_edit_async.protocol.fragments import read_fragment
+from qwen_edit_async.models import EditParameters, EditRequest, TaskSnapshot
+from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
+from qwen_edit_async.protocol.bodies import cut, message_body, with_instruction
 from qwen_edit_async.protocol.replies import error_from_reply, has_error, load_object
-from qwen_edit_async.protocol.tasks import is_refusal, named_task, snapshot_of, status_word
+from qwen_edit_async.protocol.submissions import read_submission
+from qwen_edit_async.protocol.tasks import snapshot_of, status_word
 
-EnvelopeName = Literal["flat", "params"]
-
-# JSON escapes quotes inside of text, so a negative prompt never contains these empty members.
-_IMAGE_GAP, _TEXT_GAP = '{"image": null}', '{"text": null}'
+EnvelopeName = Literal["flat", "params", "header"]
 
 
 @attrs.frozen
-class GenerationProtocol:
-    """The documented dialect, with the body in one of its two envelopes.
+class GenerationProtocol(WireProtocol):
+    """The documented dialect, with the body in one of its envelopes.
 
-    ``flat`` (part A): ``{"model", "input": {"messages"}, "parameters"}``. ``params`` (part B): ``{"model", "input":
-    [{"params": {"input": {"messages"}, "parameters"}}]}``.
+    Attributes:
+        envelope: ``flat`` is the documented ``{"model", "input": {"messages"}, "parameters"}``. ``params`` wraps the
+            last two: ``{"model", "input": [{"params": {"input": {"messages"}, "parameters"}}]}``. ``header`` is the
+            flat one with the model in the header ``X-Model`` instead of the body.
+        model: The name of the model.
     """
 
+    name: ClassVar[str] = "generation"
+
     envelope: EnvelopeName = "flat"
+    model: str = MODEL
+
+    @property
+    def submission_path(self) -> str:
+        """The path of submissions (contract, *Creating a task*)."""
+        return SUBMIT_PATH
 
     def submission(self, request: EditRequest) -> Call:
         """Build a ``POST`` with one message of one to three images and one text (contract, *Creating a task*)."""
-        *parts, text_opens, rest = _template(self.envelope, len(request.images), request.parameters)
-        # ASCII can carry every instruction, because JSON may escape even half of a surrogate pair.
-        last = text_opens + json.dumps(request.instruction).encode("ascii") + rest
-        return Call(method="POST", path=SUBMIT_PATH, parts=(*parts, last))
+        template = _template(self.envelope, self.model, len(request.images), request.parameters)
+        return Call(
+            method="POST",
+            path=self.submission_path,
+            headers={"X-Model": self.model} if self.envelope == "header" else {},
+            parts=with_instruction(template, request.instruction),
+        )
 
-    def status_check(self, task_id: str) -> Call:
+    def status_check(self, task: TaskSnapshot) -> Call:
         """Build a ``GET`` by id (contract, *Polling*)."""
-        return Call(method="GET", path=STATUS_PATH.format(task_id=quote(task_id, safe="")))
-
-    def cancellation(self, task_id: str) -> Call | None:  # noqa: ARG002  # the interface's parameter
-        """Return ``None``, because this dialect cannot cancel (part B)."""
-        return None
+        return Call(method="GET", path=STATUS_PATH.format(task_id=quote(task.task_id, safe="")))
 
     def read_submission(self, reply: Reply) -> TaskSnapshot:
-        """Read the task's id and first status.
+        """Read the task's id and first status."""
+        return read_submission(reply)
 
-        An id of a task proves the task, whatever the HTTP status and whatever error comes with it, because that task is
-        paid for (part B). The first check finds out what became of it. A reply without an id is a refusal if it has an
-        HTTP error, or plainly reports an error. Otherwise a task may exist.
-        """
-        broken: APIResponseError | None = None
-        try:
-            document = load_object(reply)
-        except APIResponseError as error:  # the id of a paid task counts even in a reply that broke off
-            document, broken = read_fragment(reply.text()), error
-        task_id = named_task(document, reply.status)
-        if task_id is not None and is_task_id(task_id):
-            if reply.ok and broken is None:
-                return snapshot_of(document, task_id, reply.url)
-            return TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN, raw={} if broken else document)
-        if not reply.ok or (task_id is None and broken is None and is_refusal(document)):
-            raise error_from_reply(reply)
-        if task_id is not None:
-            raise APIResponseError("the service answered with an id that can't be asked for", body=reply.excerpt())
-        said = error_from_reply(reply).summary
-        raise broken or APIResponseError(f"the service answered without a task id: {said}", body=reply.excerpt())
-
-    def read_status(self, reply: Reply, task_id: str) -> TaskSnapshot:
+    def read_status(self, reply: Reply, task: TaskSnapshot) -> TaskSnapshot:
         """Read ``status``, and ``error`` or ``output`` and ``usage`` (contract, *The status reply*)."""
         if not reply.ok:
-            raise error_from_reply(reply, task_id=task_id)
-        document = load_object(reply, task_id=task_id)
-        snapshot = snapshot_of(document, task_id, reply.url)
+            raise error_from_reply(reply, task_id=task.task_id)
+        document = load_object(reply, task_id=task.task_id)
+        snapshot = snapshot_of(document, task.task_id, reply.url)
         if snapshot.status_word or status_word(document) is not None:
             return snapshot
         if has_error(document):
-            raise error_from_reply(reply, task_id=task_id)
-        raise APIResponseError("the status reply has no status", body=reply.excerpt(), task_id=task_id)
+            raise error_from_reply(reply, task_id=task.task_id)
+        raise APIResponseError("the status reply has no status", body=reply.excerpt(), task_id=task.task_id)
 
-    def alternative(self) -> GenerationProtocol:
-        """Return the dialect with the other envelope, because only a 400 tells which one a gateway wants (part B)."""
-        return GenerationProtocol("params" if self.envelope == "flat" else "flat")
+    def alternative(self) -> GenerationProtocol | None:
+        """Return the dialect with the other common envelope, because only a 400 tells which one a gateway wants."""
+        if self.envelope == "header":
+            return None
+        return attrs.evolve(self, envelope="params" if self.envelope == "flat" else "flat")
 
 
 @functools.lru_cache(maxsize=64)
-def _template(envelope: EnvelopeName, images: int, parameters: EditParameters) -> tuple[bytes, ...]:
-    """Return the JSON text of a body, cut where the images and the instruction belong.
-
-    The quotes around an image are part of the text. The instruction brings its own.
-    """
-    content: list[dict[str, None]] = [{"image": None}] * images + [{"text": None}]
-    body: dict[str, Any] = {"input": {"messages": [{"role": "user", "content": content}]}}
-    if given := _converter.unstructure(parameters):
-        body["parameters"] = given
+def _template(envelope: EnvelopeName, model: str, images: int, parameters: EditParameters) -> tuple[bytes, ...]:
+    body = message_body(images, parameters)
     if envelope == "params":
-        body = {"input": [{"params": body}]}
-    text = json.dumps({"model": MODEL, **body})  # JSON escapes control characters, so \0 can mark the cuts
-    text = text.replace(_IMAGE_GAP, '{"image": "\0"}').replace(_TEXT_GAP, '{"text": \0}')
-    return tuple(part.encode("ascii") for part in text.split("\0"))
-
-
-def _size_text(size: tuple[int, int] | None) -> str | None:
-    return None if size is None else f"{size[0]}*{size[1]}"
-
-
-def _make_converter() -> Converter:
-    """Make the converter that turns parameters into JSON; only the given ones are sent."""
-    converter = Converter(omit_if_default=True)
-    size = override(unstruct_hook=_size_text)
-    unstructure = make_dict_unstructure_fn(EditParameters, converter, _cattrs_omit_if_default=True, size=size)
-    converter.register_unstructure_hook(EditParameters, unstructure)
-    return converter
-
-
-_converter = _make_converter()
+        return cut({"model": model, "input": [{"params": body}]})
+    return cut(body if envelope == "header" else {"model": model, **body})

@@ -1,6 +1,6 @@
 """Errors, costs and texts in the service's replies. Pure: no I/O, no clock.
 
-The tables hold the known ways to report an error (part B): the HTTP status, ``error`` as text or an object,
+The tables hold the known ways to report an error: the HTTP status, ``error`` as text or an object,
 ``message``, ``detail``, and ``{"status": {"code", "message"}}``. A report may come with HTTP 200. A proxy may answer
 with an HTML page instead.
 """
@@ -34,7 +34,7 @@ _SERVER_ERRORS = range(500, 600)
 SUCCESSES = range(200, 300)
 _REDIRECTS = range(300, 400)
 
-_ERROR_BY_STATUS: Mapping[int, type[APIStatusError]] = {
+_ERROR_BY_STATUS: Mapping[int | str | None, type[APIStatusError]] = {
     400: BadRequestError,
     401: AuthenticationError,
     402: InsufficientBalanceError,
@@ -49,15 +49,18 @@ _ERROR_BY_STATUS: Mapping[int, type[APIStatusError]] = {
 _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
     1002: RateLimitError,
     "RATE_LIMIT_EXCEEDED": RateLimitError,
+    "Throttling": RateLimitError,
     **dict.fromkeys(range(40201, 40209), InsufficientBalanceError),
+    "Arrearage": InsufficientBalanceError,
+    "InvalidApiKey": AuthenticationError,
+    "AccessDenied": PermissionDeniedError,
+    "InvalidParameter": BadRequestError,
+    **dict.fromkeys(("INTERNAL_SERVER_ERROR", "SYNC_TIMEOUT", "InternalError", "RequestTimeOut"), InternalServerError),
 }
-"""The service's own codes. They are more specific than its HTTP status (part B)."""
+"""The services' own codes, up to the first dot. They are more specific than the HTTP status."""
 
-_SERVER_ERROR_CODES = frozenset({*_SERVER_ERRORS, "INTERNAL_SERVER_ERROR", "SYNC_TIMEOUT"})
-"""The codes that make a successful reply mean the same as a 5xx: a task may exist."""
-
-_ERROR_CODES = frozenset({*_ERROR_BY_CODE, *_SERVER_ERROR_CODES, *range(400, 500), 110001, 190000, "InvalidParameter"})
-"""The codes that are known to report an error, whatever comes with them (part B)."""
+_ERROR_CODES = frozenset({*_ERROR_BY_CODE, *range(400, 600), 110001, 190000})
+"""The codes that are known to report an error, whatever comes with them."""
 
 _SUCCESS_CODES = frozenset({0, *SUCCESSES, 20000})
 _SUCCESS_WORDS = frozenset({"ok", "success", "successful", "succeeded"})
@@ -65,10 +68,9 @@ _SUCCESS_WORDS = frozenset({"ok", "success", "successful", "succeeded"})
 _REPORT_NAMES = ("error", "status")
 """The members that may hold an error report as an object, the most specific first."""
 
-_CODE_NAMES = ("error_code", "code")
 _ERROR_NAMES = ("error", "error_code", "error_message")
 MESSAGE_NAMES = ("error_message", "message", "detail")
-"""The names of the code, the error and the message in an error report, the most specific first."""
+"""The names of the error and of its message in an error report, the most specific first."""
 
 _MAX_MESSAGE_CHARACTERS = 300
 _MAX_COST_CHARACTERS = 100
@@ -116,7 +118,7 @@ def has_plain_error(document: Mapping[str, Any]) -> bool:
     Any other code, ``message`` or ``detail`` may just as well say "accepted".
     """
     code, _ = _describe(document)
-    return code in _ERROR_CODES or has_error({name: document.get(name) for name in _ERROR_NAMES})
+    return _family(code) in _ERROR_CODES or has_error({name: document.get(name) for name in _ERROR_NAMES})
 
 
 def error_from_reply(reply: Reply, *, task_id: str | None = None) -> APIStatusError:
@@ -126,9 +128,8 @@ def error_from_reply(reply: Reply, *, task_id: str | None = None) -> APIStatusEr
     except APIResponseError:
         document = {}
     code, message = _describe(document)
-    kind = _ERROR_BY_CODE.get(code) or _ERROR_BY_STATUS.get(reply.status, APIStatusError)
-    if kind is APIStatusError and reply.ok and code in _SERVER_ERROR_CODES:
-        kind = InternalServerError
+    status = code if reply.ok else reply.status  # an error in a successful reply may have an HTTP status as its code
+    kind = _ERROR_BY_CODE.get(_family(code)) or _ERROR_BY_STATUS.get(status, APIStatusError)
     return kind(
         (_words(reply, document) if message is None else message)[:_MAX_MESSAGE_CHARACTERS],
         status_code=reply.status,
@@ -179,14 +180,21 @@ def code_of(value: Any) -> int | str | None:
     return int(text) if _INTEGER.fullmatch(text) else text or None
 
 
-def error_code_of(report: Mapping[str, Any]) -> int | str | None:
-    """Read the code of an error report. ``error_code`` is more specific than ``code`` (part B)."""
-    specific, general = (code_of(report.get(name)) for name in _CODE_NAMES)
-    return specific or general
+def error_code_of(report: Mapping[str, Any], *outer: Mapping[str, Any]) -> int | str | None:
+    """Read the code of an error report.
+
+    An ``error_code`` is more specific than a ``code``, even if it stands in one of the ``outer`` objects.
+    """
+    codes = (code_of(each.get("error_code")) for each in (report, *outer))
+    return next((code for code in codes if code), None) or code_of(report.get("code"))
+
+
+def _family(code: int | str | None) -> int | str | None:
+    return code.partition(".")[0] if isinstance(code, str) else code
 
 
 def cost_of(value: Any) -> Decimal | None:
-    """Read a cost from a decimal string or a number (part B). Return ``None`` for anything else.
+    """Read a cost from a decimal string or a number. Return ``None`` for anything else.
 
     Negative costs and costs with very many digits are not read, because they would break sums, pages and budgets.
     """
@@ -219,22 +227,20 @@ def as_text(value: Any) -> str:
 
 def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None]:
     """Return the code and the message of an error report; both are ``None`` if the object is not a report."""
-    for name in _REPORT_NAMES:
-        nested = document.get(name)
-        if isinstance(nested, Mapping) and any(nested.values()):  # some services always send the members, empty
-            code, message = _describe_flat({"error_code": document.get("error_code"), **nested})
-            return code, message or as_text(nested)
+    members = [document.get(name) for name in _REPORT_NAMES]
+    # Some services always send these members, empty.
+    reports = [each for each in members if isinstance(each, Mapping) and any(each.values())]
+    report, *outer = (*reports, document)
     error = document.get("error")
-    if isinstance(error, str) and error:
-        return error_code_of(document), error
-    return _describe_flat(document)
-
-
-def _describe_flat(document: Mapping[str, Any]) -> tuple[int | str | None, str | None]:
-    message = first_text(document, MESSAGE_NAMES)
-    if message is None and document.get("detail"):
-        message = as_text(document["detail"])
-    return error_code_of(document), message
+    if not reports and isinstance(error, str) and error:
+        message: str | None = error
+    else:
+        message = first_text(report, MESSAGE_NAMES)
+        if message is None and report.get("detail"):
+            message = as_text(report["detail"])
+        if reports:
+            message = message or as_text(report)
+    return error_code_of(report, *outer), message
 
 
 def _means_success(value: int | str) -> bool:

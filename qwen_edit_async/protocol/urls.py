@@ -44,3 +44,22 @@ def absolute(text: str, asked_url: str) -> str:
         return str(resolve(text, URL(asked_url, encoded=True))) if is_relative else text
     except ValueError:  # the download reports it
         return text
+
+
+def path_below(url: object, base_url: str) -> str | None:
+    """Return the path and query of a URL that lies below ``base_url``, and ``None`` for any other value."""
+    if not isinstance(url, str) or not url or not base_url:
+        return None
+    try:
+        base = to_url(base_url)
+        named = resolve(url, base)
+        same = _origin(named) == _origin(base)
+    except ValueError:
+        return None
+    prefix = base.raw_path.rstrip("/")
+    below = named.raw_path_qs.removeprefix(prefix)
+    return below if same and named.raw_path.startswith(prefix + "/") else None
+
+
+def _origin(url: URL) -> tuple[str, str, int | None]:
+    return url.scheme.lower(), (url.raw_host or "").lower(), url.port

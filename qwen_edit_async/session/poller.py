@@ -22,6 +22,7 @@ from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.scheduling.schedule import PollSchedule
+from qwen_edit_async.session.cancellations import Cancellations
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.results import EditResult, ResultStore, conclude
 from qwen_edit_async.session.service import Service
@@ -54,6 +55,7 @@ class Poller:
         loop: The session's event loop.
         active_calls: Counts the calls that wait for the session.
         over: Whether the session's background work has ended. The policy is not called any more.
+        cancellations: Asks the service to cancel tasks that were given up.
     """
 
     def __init__(
@@ -83,6 +85,9 @@ class Poller:
         self._policy_error: Exception | None = None
         self._unfinished: dict[str, EditTask] = {}
         self._given_up: dict[str, None] = {}
+        self.cancellations: Cancellations = Cancellations(
+            service, counters, lambda task_id: self._given_up.pop(task_id, None)
+        )
         self._logged_words: set[str] = set()
 
     def __len__(self) -> int:
@@ -128,16 +133,26 @@ class Poller:
         except Exception as policy_error:  # noqa: BLE001  # a user's policy may raise anything
             self._crash(policy_error)
         self._schedule.discard(task)
+        if isinstance(error, EditCancelledError) and task.owned:
+            self.cancellations.ask(task.snapshot)
         self._end(task, error)
+
+    def cancel_all(self) -> None:
+        """Ask the service to cancel all tasks that the session owns."""
+        for task in self._schedule.tasks:
+            if task.owned:
+                self.cancellations.ask(task.snapshot)
 
     def give_up_all(self, make_error: Callable[[str], Exception]) -> None:
         """Stop watching all tasks. The waiters of each get the error that ``make_error`` returns for its id."""
         for task in list(self._schedule.tasks):
             self.give_up(task, make_error(task.task_id))
 
-    def remember_orphan(self, snapshot: TaskSnapshot) -> None:
-        """Remember a task whose submission was given up before the task's id arrived."""
+    def remember_orphan(self, snapshot: TaskSnapshot, *, owned: bool) -> None:
+        """Remember a task whose submission was given up before the task's id arrived. Cancel it if it is ``owned``."""
         self._remember_id(snapshot.task_id)
+        if owned:
+            self.cancellations.ask(snapshot)
         log.warning(
             "a submission that was given up created task %s: session.attach(%r) gets its result",
             snapshot.task_id,
@@ -176,7 +191,7 @@ class Poller:
         """Check a task, then those that have become due meanwhile. A new coroutine for each would be slower."""
         while task is not None:
             try:
-                snapshot = await self._service.check(task.task_id)
+                snapshot = await self._service.check(task.snapshot)
             except QwenEditError as error:
                 self._failed(task, error, now)
             else:

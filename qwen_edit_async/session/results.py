@@ -241,7 +241,11 @@ def conclude(task: EditTask, snapshot: TaskSnapshot, now: float, store: ResultSt
     if snapshot.status is TaskStatus.FAILED:
         failure = snapshot.failure or TaskFailure()
         return EditFailedError(
-            failure.message or "the service gave no reason", code=failure.code, task_id=snapshot.task_id
+            failure.message or "the service gave no reason",
+            code=failure.code,
+            error_type=failure.error_type,
+            provider_error=failure.provider_error,
+            task_id=snapshot.task_id,
         )
     if not snapshot.urls:
         return APIResponseError(

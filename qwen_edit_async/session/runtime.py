@@ -15,7 +15,7 @@ import attrs
 from qwen_edit_async.errors import QwenEditError, SessionClosedError
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.log import log
-from qwen_edit_async.models import TaskSnapshot
+from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.retry import CallFailure, judge_check
 from qwen_edit_async.session.gate import Gate
@@ -118,7 +118,7 @@ class Runtime:
             while True:
                 sent_at = await self.gate.wait_turn()
                 try:
-                    snapshot = await self._service.check(task_id)
+                    snapshot = await self._service.check(TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN))
                 except QwenEditError as error:
                     attempt += 1
                     if not self._may_pass(error, sent_at) or attempt > self._retry.max_retries:
@@ -141,6 +141,8 @@ class Runtime:
                 self._active_calls.none_left.clear()
                 await self._active_calls.none_left.wait()
         finally:
+            if cancel:
+                self.poller.cancel_all()
             self._end(SessionClosedError("the session is closed"), closed_error)
             await wait_shielded(self._finish())
         if self.crash is not None and not cancel:
@@ -239,6 +241,7 @@ class Runtime:
                 closing.push_async_callback(self._offloader.aclose)
                 closing.push_async_callback(self._service.transport.aclose)
                 closing.push_async_callback(self._downloader.aclose)
+                closing.push_async_callback(self.poller.cancellations.aclose)
                 closing.push_async_callback(self.submitter.stop)
 
     def _end(self, error: SessionClosedError, error_of_task: Callable[[str], Exception]) -> None:
@@ -250,6 +253,7 @@ class Runtime:
         """Wait for the task ids of submissions that were sent, then stop the host task."""
         try:
             await self.submitter.finish_sent(_CLOSING_GRACE)
+            await self.poller.cancellations.finish()
         finally:
             await self._stop()
 

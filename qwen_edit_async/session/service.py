@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from qwen_edit_async.errors import APIResponseError, NotFoundError
 from qwen_edit_async.http.api import Transport
 from qwen_edit_async.log import log
 from qwen_edit_async.models import TaskSnapshot
@@ -42,7 +43,13 @@ class Service:
             log.warning("the service accepts %r instead of %r: it is used from now on", protocol, self.protocol)
         self.protocol, self.alternative = protocol, None
 
-    async def check(self, task_id: str) -> TaskSnapshot:
-        """Check the status of a task, in one attempt."""
+    async def check(self, task: TaskSnapshot) -> TaskSnapshot:
+        """Check the status of a task, in one attempt. Fetch its result if that takes a second call."""
         protocol = self.protocol
-        return protocol.read_status(await self.transport.send(protocol.status_check(task_id)), task_id)
+        snapshot = protocol.read_status(await self.transport.send(protocol.status_check(task)), task)
+        if (call := protocol.result_call(snapshot)) is None:
+            return snapshot
+        try:
+            return protocol.read_status(await self.transport.send(call), snapshot)
+        except NotFoundError as error:  # the status has just proved that the task exists
+            raise APIResponseError(f"the result is not there yet: {error}", task_id=task.task_id) from error

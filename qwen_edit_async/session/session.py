@@ -15,7 +15,7 @@ from typing import Self, Unpack, overload
 from qwen_edit_async.errors import SessionClosedError
 from qwen_edit_async.http import options as http
 from qwen_edit_async.http.api import AiohttpTransport, Transport
-from qwen_edit_async.http.options import Envelope, Timeouts
+from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.models import (
@@ -28,6 +28,7 @@ from qwen_edit_async.models import (
     request_from_arguments,
 )
 from qwen_edit_async.protocol.base import check_task_id
+from qwen_edit_async.protocol.dialects import Envelope, ProtocolName, choose_dialect
 from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import RetryPolicy
@@ -49,9 +50,12 @@ class EditSession:
 
     Args:
         api_key: The key; by default the environment variable ``QWEN_EDIT_API_KEY``. It is sent to ``base_url`` only.
-        base_url: The service's address; by default ``QWEN_EDIT_BASE_URL``, or else the documented host.
-        envelope: The form of the request's body: ``"flat"`` (documented), ``"params"`` (which some gateways expect), or
-            ``"auto"``, which finds out with the first submission.
+        base_url: The service's address; by default ``QWEN_EDIT_BASE_URL``, or else the protocol's own host.
+        protocol: ``"generation"`` (documented), ``"queue"`` (of the same gateway) or ``"dashscope"`` (Alibaba Model
+            Studio; the key may be in ``DASHSCOPE_API_KEY``); by default ``QWEN_EDIT_PROTOCOL``, or else the first.
+        model: The service's name for the model; by default the protocol's.
+        envelope: The form of a ``"generation"`` body: ``"flat"`` (documented), ``"params"``, ``"header"`` (the model in
+            ``X-Model`` alone), or ``"auto"``, which finds out with the first submission which of the first two to use.
         max_in_flight: The greatest number of tasks in flight, from the start of their submission to their end. If the
             account allows fewer, the session learns that limit and respects it.
         submit_rate: The most submissions per second, including repeated ones. There is no limit by default.
@@ -87,6 +91,8 @@ class EditSession:
         api_key: str | None = None,
         *,
         base_url: str | None = None,
+        protocol: ProtocolName | None = None,
+        model: str | None = None,
         envelope: Envelope = "auto",
         max_in_flight: int = 16,
         submit_rate: float | None = None,
@@ -105,13 +111,14 @@ class EditSession:
         transport: Transport | None = None,
         random: Random | None = None,
     ) -> None:
+        dialect, alternative = choose_dialect(protocol, envelope, model, os.environ.get(http.PROTOCOL_VARIABLE))
         try:
-            key: Secret = http.resolve_api_key(api_key, os.environ.get(http.API_KEY_VARIABLE))
+            key: Secret = http.resolve_api_key(api_key, dialect, os.environ)
         finally:
             del api_key  # some tools show the local variables of a traceback
         http.check_positive(deadline, "deadline")
         self._base_url = http.resolve_base_url(
-            base_url, os.environ.get(http.BASE_URL_VARIABLE), allow_insecure=allow_insecure
+            base_url, os.environ.get(http.BASE_URL_VARIABLE), dialect, allow_insecure=allow_insecure
         )
         self._deadline = deadline
         self._options = Options(
@@ -130,7 +137,7 @@ class EditSession:
         )
         headers, timeouts = http.check_headers(default_headers), self._options.timeouts
         own = AiohttpTransport(self._base_url, key, timeouts, default_headers=headers, trust_env=trust_env)
-        self._service = Service(transport if transport is not None else own, *http.resolve_protocol(envelope))
+        self._service = Service(transport if transport is not None else own, dialect, alternative)
 
     async def open(self) -> Self:
         """Open the session on the running event loop; ``async with`` does this.

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import attrs
 
 from qwen_edit_async.errors import (
+    APIStatusError,
+    APITimeoutError,
     BadRequestError,
     DeadlineExceededError,
     QwenEditError,
@@ -25,8 +27,8 @@ from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.log import log
-from qwen_edit_async.models import EditRequest, TaskSnapshot
-from qwen_edit_async.protocol.base import WireProtocol
+from qwen_edit_async.models import EditRequest, TaskSnapshot, TaskStatus
+from qwen_edit_async.protocol.base import Call, WireProtocol
 from qwen_edit_async.scheduling.retry import CallFailure, Then, after_failure, judge_submission, pause_after
 from qwen_edit_async.session.gate import Slot
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from qwen_edit_async.session.submitter import Submitter
 
 _MALFORMED_STATUSES: Final = frozenset({400, 422})
+
+_LATE_SECONDS: Final = 1.0
+"""Seconds after an edit's deadline in which a reply that holds the result may still arrive, and is logged."""
 
 _REASONS: Final = {
     CallFailure.REFUSED: "the service did not accept the last attempt",
@@ -187,7 +192,7 @@ class Submission:
         if self.accepted.done() or submitter.gate.ended:
             slot.release()
             submitter.counters.uncertain -= self._counts_as_uncertain
-            submitter.poller.remember_orphan(snapshot)
+            submitter.poller.remember_orphan(snapshot, owned=self._observer is None)
             if not self.accepted.done():
                 self.accepted.set_exception(closed_error(snapshot.task_id))
             return
@@ -202,6 +207,7 @@ class Submission:
             request=self._request,
             notes=(*notes, *self._cut, *warnings),
             snapshot=snapshot,
+            owned=self._observer is None,
             queued=slot.taken_at - self._called_at,
             submitting=now - slot.taken_at,
             slot=slot,
@@ -255,7 +261,7 @@ class Submission:
         try:
             submitter.gate.check_open()
             self._pending = body
-            fate = snapshot = protocol.read_submission(await submitter.service.transport.send(call, body))
+            fate = snapshot = await self._exchange(protocol, call, body)
         except BaseException as error:
             if isinstance(error, QwenEditError):
                 fate = judge_submission(error)
@@ -269,6 +275,23 @@ class Submission:
                 observer.settled(fate)
         self._pending = None
         return snapshot
+
+    async def _exchange(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
+        """Send the request, and read the reply. A refusal that names a task gives that task, because it is paid for."""
+        late = self._deadline + _LATE_SECONDS if call.holds_result else None
+        try:
+            async with asyncio.timeout_at(late) as limit:
+                return protocol.read_submission(await self._submitter.service.transport.send(call, body))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise APITimeoutError("the service did not give the result in time", request_sent=True) from None
+        except APIStatusError as error:
+            if error.task_id is None:
+                raise
+            self._apply_to_gate(error)
+            log.warning("the service refused a submission, but named task %s: %s", error.task_id, error)
+            return TaskSnapshot(task_id=error.task_id, status=TaskStatus.UNKNOWN)
 
     async def _recover(self, error: QwenEditError) -> None:
         """Wait before the next attempt. Raise the error if there must be none."""
@@ -304,17 +327,22 @@ class Submission:
 
         Return what the failure means.
         """
-        submitter, failure = self._submitter, judge_submission(error)
+        submitter, failure = self._submitter, self._apply_to_gate(error)
         self._refusal = error
+        submitter.counters.uncertain += (failure is CallFailure.UNCERTAIN) - self._counts_as_uncertain
+        self._counts_as_uncertain = False
+        self._may_exist = self._may_exist or failure is CallFailure.UNCERTAIN
+        return failure
+
+    def _apply_to_gate(self, error: QwenEditError) -> CallFailure:
+        """Apply a failure to the submissions of the whole session. Return what it means for this one."""
+        submitter, failure = self._submitter, judge_submission(error)
         if failure is CallFailure.FATAL:
             submitter.gate.close(error)
         submitter.gate.hold_back(error)
         if failure is CallFailure.THROTTLED:
             submitter.counters.throttled += 1
             submitter.gate.throttled(submitter.poller.loop.time(), self._sent_at, submitter.options.random.random())
-        submitter.counters.uncertain += (failure is CallFailure.UNCERTAIN) - self._counts_as_uncertain
-        self._counts_as_uncertain = False
-        self._may_exist = self._may_exist or failure is CallFailure.UNCERTAIN
         return failure
 
     # The deadline counts from when the slot was taken. Time spent waiting for a turn is not counted.

@@ -79,6 +79,8 @@ class EditTask(ScheduledTask):
         submitting: The seconds from then to the service's acceptance.
         outcome: The result or error that ended the wait; ``None`` until then.
         on_end: Called at the end of the wait, by an owner that awaits the task without a coroutine.
+        owned: Whether giving up the task cancels it at the service, if the protocol can. This holds for a task that the
+            session submitted, unless an observer keeps its id for a later session.
     """
 
     request: EditRequest | None = None
@@ -86,6 +88,7 @@ class EditTask(ScheduledTask):
     snapshot: TaskSnapshot
     queued: float = 0.0
     submitting: float = 0.0
+    owned: bool = False
     outcome: EditResult | Exception | None = attrs.field(default=None, init=False)
     on_end: Callable[[EditResult | Exception], None] | None = attrs.field(default=None, init=False)
     _slot: Slot | None = None
@@ -114,16 +117,27 @@ class EditTask(ScheduledTask):
     def cancel(self) -> None:
         """Stop watching the task and free its slot. Callers that await it get :class:`EditCancelledError`.
 
-        The service can't cancel tasks, so the task runs on and is charged.
+        In the protocol ``queue``, the service is asked to cancel a task that this session submitted. If it refuses, or
+        in another protocol, the task runs on and is charged.
 
         Raises:
             SessionClosedError: If the session runs on another event loop.
         """
         if not self.done():
             require_loop(self._poller.loop)
-            message = f"task {self.id} was given up, but runs on at the service"
-            hint = f"session.attach({self.id!r}) gets its result"
-            self._poller.give_up(self, EditCancelledError(message, hint=hint, task_id=self.id))
+            self._poller.give_up(
+                self, EditCancelledError(f"task {self.id} was given up", hint=self.fate, task_id=self.id)
+            )
+
+    @property
+    def fate(self) -> str:
+        """The fate of the task at the service if it is given up, as a sentence."""
+        if self.owned and self._poller.cancellations.possible(self.snapshot):
+            return (
+                f"the service is asked to cancel task {self.id}: if it runs on, session.attach({self.id!r}) gets its "
+                "result"
+            )
+        return f"task {self.id} runs on at the service: session.attach({self.id!r}) gets its result"
 
     def give_up(self) -> None:
         """Cancel the task if nobody awaits it. If it has already ended, remember that nobody fetched its result."""
@@ -202,7 +216,7 @@ class EditTask(ScheduledTask):
 
 def abandon(task: EditTask) -> str:
     """Give up the task of a cancelled edit, unless others await it. Return a sentence about its result."""
-    note = f"task {task.id} runs on at the service: session.attach({task.id!r}) gets its result"
+    note = task.fate
     log.warning("an edit was cancelled: %s", note)
     task.give_up()
     return note

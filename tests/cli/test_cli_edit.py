@@ -7,7 +7,7 @@ import json
 import signal
 
 import pytest
-from commands import QUICK, is_png, run_edit, start_command, wait_while_running
+from commands import API_KEY, QUICK, is_png, run_edit, start_command, wait_while_running
 from PIL import Image
 
 from qwen_edit_async.cli import main
@@ -47,6 +47,32 @@ def test_every_parameter_reaches_the_service(photos, service):
     sent = submission(service)
     assert (sent.n, tuple(sent.size), sent.negative_prompt, sent.seed) == (2, (1024, 1536), "-blur", 7)
     assert (sent.prompt_extend, sent.watermark) == (False, True)
+
+
+@pytest.mark.parametrize("protocol", ["generation", "queue", "dashscope"])
+def test_the_dialect_is_an_option(photos, service, protocol):
+    assert run_edit(photos, "--protocol", protocol) == 0
+    assert {task.dialect for task in service.tasks.values()} == {protocol}
+
+
+def test_the_dialect_can_be_in_the_environment(photos, service, monkeypatch):
+    monkeypatch.setenv("QWEN_EDIT_PROTOCOL", "dashscope")
+    assert run_edit(photos) == 0
+    assert {task.dialect for task in service.tasks.values()} == {"dashscope"}
+
+
+def test_the_model_is_an_option(photos, service, capsys):
+    assert run_edit(photos, "--protocol", "dashscope", "--model", "another") != 0
+    assert "model must be qwen-image-edit-plus" in capsys.readouterr().err
+    assert not service.tasks
+
+
+def test_the_key_of_model_studio_can_be_in_its_own_variable(photos, service, monkeypatch):
+    monkeypatch.delenv("QWEN_EDIT_API_KEY")
+    monkeypatch.setenv("DASHSCOPE_API_KEY", API_KEY)
+    assert run_edit(photos, "--protocol", "queue") != 0
+    assert run_edit(photos, "--protocol", "dashscope") == 0
+    assert len(service.tasks) == 1
 
 
 def test_pictures_are_sent_together_in_their_order(photos, tmp_path, service):

@@ -40,8 +40,9 @@ EDITS = 3
 LONGEST_EDIT = DEADLINE + 4 * TIMEOUT
 """Seconds: the deadline, a reply that is awaited beyond it, and the retries of a download with its timeouts."""
 
+QUEUE_PHASES = ("result", "cancel")
+
 OPTIONS: dict[str, Any] = {
-    "envelope": "flat",
     "polling": FixedInterval(1.0),
     "deadline": DEADLINE,
     "timeout": TIMEOUT,
@@ -51,11 +52,12 @@ OPTIONS: dict[str, Any] = {
 
 @attrs.define(eq=False)
 class Service:
-    """An emulator, perhaps behind proxies, and the fault."""
+    """An emulator, perhaps behind proxies, the fault, and the dialect that has its phase."""
 
     emulator: EditEmulator
     url: str
     faults: WireFaults | None = None
+    protocol: str = "generation"
 
     def mend(self) -> None:
         """Remove the fault."""
@@ -80,7 +82,7 @@ async def troubled_service(fault: Fault | WireFault, phase: str, *, once: bool) 
     plan = FaultPlan([narrowed(fault, phase, once=once)] if isinstance(fault, Fault) else [])
     async with EditEmulator(engine=FixedEngine(), duration=1.5, faults=plan) as emulator:
         if isinstance(fault, Fault):
-            yield Service(emulator, emulator.url)
+            yield Service(emulator, emulator.url, protocol="queue" if phase in QUEUE_PHASES else "generation")
             return
         faults = WireFaults(fault, phase, once)
         async with (
@@ -105,7 +107,8 @@ async def session_on(service: Service, **options: Any) -> AsyncIterator[EditSess
     """Open a session, and check at its end that nothing is left."""
     key, timeouts = Secret(service.emulator.api_key), resolve_timeouts(TIMEOUT)
     transport = AiohttpTransport(service.url, key, timeouts, default_headers={}, trust_env=False)
-    options = OPTIONS | {"transport": transport, "random": Random(7)} | options
+    dialect = {"protocol": service.protocol, "envelope": "flat" if service.protocol == "generation" else "auto"}
+    options = OPTIONS | dialect | {"transport": transport, "random": Random(7)} | options
     async with EditSession(service.emulator.api_key, base_url=service.url, **options) as session:
         if service.faults is not None and service.faults.fault is WireFault.CLOSED_WHEN_REUSED:
             # Open a connection for the first check and the first submission.
@@ -132,6 +135,16 @@ async def many(service: Service, _: Path) -> str:
         ends = [outcome.error or await _downloaded(outcome.result) async for outcome in session.edit_many(_requests())]
         hold_accounts(service, ends, session.unfinished, edits=EDITS)
     return shown(ends)
+
+
+async def given_up(service: Service, _: Path) -> str:
+    """Give up one task, and close the session."""
+    async with session_on(service) as session:
+        task = await session.submit(PHOTO, "make it sepia")
+        task.cancel()
+    at_service = "cancelled" if service.emulator.tasks[task.id].failure is not None else "runs on"
+    in_session = "runs on" if task.id in session.unfinished else "cancelled"
+    return at_service if at_service == in_session else f"{at_service}, but is said to be: {in_session}"
 
 
 async def batch(service: Service, folder: Path) -> str:

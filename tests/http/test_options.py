@@ -16,33 +16,43 @@ from qwen_edit_async.http.options import (
     check_not_negative,
     check_positive,
     check_proxies,
+    key_in_environment,
     may_be_proxied,
     origin_of,
     resolve_api_key,
     resolve_base_url,
-    resolve_protocol,
     resolve_timeouts,
     unused_proxy_hint,
 )
+from qwen_edit_async.protocol.base import WireProtocol
+from qwen_edit_async.protocol.dashscope import DashScopeProtocol
 from qwen_edit_async.protocol.generation import GenerationProtocol
+from qwen_edit_async.protocol.queue import QueueProtocol
+
+FLAT = GenerationProtocol("flat")
+
+
+def resolve(api_key: Any, from_environment: str | None) -> Secret:
+    environment = {} if from_environment is None else {"QWEN_EDIT_API_KEY": from_environment}
+    return resolve_api_key(api_key, FLAT, environment)
 
 
 def test_the_key_is_the_argument() -> None:
-    assert resolve_api_key("argument", "environment").reveal() == "argument"
+    assert resolve("argument", "environment").reveal() == "argument"
 
 
 def test_without_an_argument_the_key_is_the_environment_s() -> None:
-    assert resolve_api_key(None, "environment").reveal() == "environment"
+    assert resolve(None, "environment").reveal() == "environment"
 
 
 @pytest.mark.parametrize("key", [" key", "key\n", "\tkey \r\n"], ids=repr)
 def test_space_around_the_key_is_not_part_of_it(key: str) -> None:
-    assert resolve_api_key(key, None).reveal() == "key"
+    assert resolve(key, None).reveal() == "key"
 
 
 @pytest.mark.parametrize("key", ["sk-abcDEF_123.~+/=", "!\"#$%&'()*,:;<>?@[]^`{|}"])
 def test_every_visible_ascii_character_can_be_in_a_key(key: str) -> None:
-    assert resolve_api_key(key, None).reveal() == key
+    assert resolve(key, None).reveal() == key
 
 
 @pytest.mark.parametrize(
@@ -59,7 +69,7 @@ def test_every_visible_ascii_character_can_be_in_a_key(key: str) -> None:
 )
 def test_without_a_key_it_is_said_how_to_give_one(key: Any, from_environment: str | None) -> None:
     with pytest.raises(ConfigurationError, match=r"QWEN_EDIT_API_KEY.*api_key.*EditEmulator"):
-        resolve_api_key(key, from_environment)
+        resolve(key, from_environment)
 
 
 WEIRD_KEYS = [
@@ -82,7 +92,7 @@ WEIRD_KEYS = [
 def test_a_key_that_fits_into_no_header_is_refused_without_being_told(key: str, source: str) -> None:
     arguments = (key, None) if source == "argument" else (None, key)
     with pytest.raises(ConfigurationError, match="characters that no key has") as caught:
-        resolve_api_key(*arguments)
+        resolve(*arguments)
     told = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + repr(vars(caught.value))
     assert "hush" not in told
     assert caught.value.__context__ is None
@@ -91,20 +101,42 @@ def test_a_key_that_fits_into_no_header_is_refused_without_being_told(key: str, 
 @pytest.mark.parametrize("key", ['"hush"', "'hush'", "hush'", "\u201chush\u201d"], ids=ascii)
 def test_quotes_that_came_along_with_a_key_are_named(key: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^the API key is in quotes: remove them from QWEN_EDIT_API_KEY"):
-        resolve_api_key(None, key)
+        resolve(None, key)
 
 
 def test_a_key_with_the_name_of_its_variable_is_refused() -> None:
     with pytest.raises(
         ConfigurationError, match=r"^the API key begins with QWEN_EDIT_API_KEY=: give only what follows"
     ):
-        resolve_api_key(None, "QWEN_EDIT_API_KEY=hush")
+        resolve(None, "QWEN_EDIT_API_KEY=hush")
+
+
+@pytest.mark.parametrize(
+    ("environment", "key"),
+    [
+        ({"DASHSCOPE_API_KEY": "vendor", "QWEN_EDIT_API_KEY": "own"}, "vendor"),
+        ({"DASHSCOPE_API_KEY": " ", "QWEN_EDIT_API_KEY": "own"}, "own"),
+        ({"DASHSCOPE_API_KEY": "vendor"}, "vendor"),
+        ({}, None),
+    ],
+)
+def test_model_studio_has_a_variable_of_its_own(environment: dict[str, str], key: str | None) -> None:
+    assert key_in_environment(DashScopeProtocol(), environment) == key
+
+
+def test_the_key_of_model_studio_goes_to_nobody_else() -> None:
+    assert key_in_environment(FLAT, {"DASHSCOPE_API_KEY": "vendor"}) is None
+
+
+def test_a_missing_key_of_model_studio_names_both_variables() -> None:
+    with pytest.raises(ConfigurationError, match="DASHSCOPE_API_KEY or QWEN_EDIT_API_KEY"):
+        resolve_api_key(None, DashScopeProtocol(), {})
 
 
 def test_a_key_of_another_type_is_refused_without_being_told() -> None:
     key: Any = b"hush" * 2
     with pytest.raises(ConfigurationError) as caught:
-        resolve_api_key(key, None)
+        resolve(key, None)
     assert "hush" not in "".join(traceback.format_exception(caught.value))
 
 
@@ -150,13 +182,39 @@ def test_a_proxy_that_is_not_used_is_named(url: str, proxies: dict[str, str], hi
 
 
 def base_url(url: Any, from_environment: str | None = None, *, allow_insecure: bool = False) -> str:
-    return resolve_base_url(url, from_environment, allow_insecure=allow_insecure)
+    return resolve_base_url(url, from_environment, FLAT, allow_insecure=allow_insecure)
 
 
 @pytest.mark.parametrize("url", [None, ""])
 def test_the_default_host_is_the_one_that_publishes_the_contract(url: str | None) -> None:
     assert base_url(url) == "https://cloud.vtrix.ai"
     assert base_url(url, "") == "https://cloud.vtrix.ai"
+
+
+def test_each_dialect_has_its_default_host() -> None:
+    hosts = [resolve_base_url(None, None, each(), allow_insecure=False) for each in (QueueProtocol, DashScopeProtocol)]
+    assert hosts == ["https://cloud.vtrix.ai", "https://dashscope-intl.aliyuncs.com"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "path"),
+    [
+        (DashScopeProtocol(), "/api/v1"),
+        (DashScopeProtocol(), "/api/v1/services/aigc/multimodal-generation/generation"),
+        (QueueProtocol(), "/model/v1/queue"),
+        (QueueProtocol(), "/gateway/model/v1/queue/qwen_image_edit_plus/"),
+        (FLAT, "/model/v1"),
+    ],
+)
+def test_a_base_url_that_ends_as_each_call_begins_is_refused(protocol: WireProtocol, path: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"base_url ends with /\w+/v1.*, which each call adds"):
+        resolve_base_url(f"https://host{path}", None, protocol, allow_insecure=False)
+
+
+@pytest.mark.parametrize("path", ["/api", "/model/v2", "/v1", "/api/v1/x", "/xmodel/v1x"])
+def test_another_path_of_a_base_url_is_kept(path: str) -> None:
+    for protocol in (FLAT, QueueProtocol(), DashScopeProtocol()):
+        assert resolve_base_url(f"https://host{path}", None, protocol, allow_insecure=False) == f"https://host{path}"
 
 
 def test_the_environment_replaces_the_default_host_and_an_argument_both() -> None:
@@ -306,28 +364,6 @@ def test_integers_from_zero_pass(value: int) -> None:
 def test_what_is_no_integer_from_zero_is_refused_and_named(value: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"^max_retries is .*: give 0 or a positive integer"):
         check_not_negative(value, "max_retries")
-
-
-FLAT, PARAMS = GenerationProtocol("flat"), GenerationProtocol("params")
-
-
-@pytest.mark.parametrize(
-    ("envelope", "first", "then"),
-    [
-        ("auto", FLAT, PARAMS),
-        ("flat", FLAT, None),
-        ("params", PARAMS, None),
-        (PARAMS, PARAMS, FLAT),
-    ],
-)
-def test_an_envelope_says_what_to_begin_with_and_what_to_try_then(envelope: Any, first: object, then: object) -> None:
-    assert resolve_protocol(envelope) == (first, then)
-
-
-@pytest.mark.parametrize("envelope", ["", "AUTO", "queue"])
-def test_an_unknown_envelope_is_refused(envelope: Any) -> None:
-    with pytest.raises(ConfigurationError, match="give 'auto', 'flat' or 'params'"):
-        resolve_protocol(envelope)
 
 
 @pytest.mark.parametrize(("headers", "checked"), [(None, {}), ({}, {}), ({"X-Model": "m"}, {"X-Model": "m"})])

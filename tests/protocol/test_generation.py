@@ -6,10 +6,11 @@ import json
 from decimal import Decimal
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from wire_replies import FLAT, PARAMS, asked, created, reply
+from wire_replies import FLAT, PARAMS, TASK, asked, created, reply, sent
 
 from qwen_edit_async.batch.budget import Budget
 from qwen_edit_async.errors import (
@@ -27,14 +28,6 @@ from qwen_edit_async.protocol.base import Call, Reply
 from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.scheduling.retry import CallFailure, judge_submission
 from qwen_edit_async.session.results import EditResult
-
-
-def sent(call: Call, *images: str) -> Any:
-    """Parse the JSON body of a call, with the images in their gaps."""
-    assert len(call.parts) == len(images) + 1
-    pieces = [part + image.encode() for part, image in zip(call.parts, (*images, ""), strict=True)]
-    return json.loads(b"".join(pieces))
-
 
 ONE_IMAGE_FLAT = """
 {
@@ -151,6 +144,20 @@ def test_a_submission_is_a_post_to_the_generation_endpoint() -> None:
     assert (call.method, call.path) == ("POST", "/model/v1/generation")
 
 
+def test_the_model_is_sent_in_a_header_alone_if_the_envelope_is_header() -> None:
+    call = GenerationProtocol("header", model="other").submission(EditRequest(["a.png"] * 3, "snow", EVERY_PARAMETER))
+    flat = FLAT.submission(EditRequest(["a.png"] * 3, "snow", EVERY_PARAMETER))
+    expected = sent(flat, "1", "2", "3")
+    assert expected.pop("model") == "qwen_image_edit_plus"
+    assert (sent(call, "1", "2", "3"), call.headers, call.path) == (expected, {"X-Model": "other"}, flat.path)
+
+
+@pytest.mark.parametrize("envelope", ["flat", "params"])
+def test_another_model_is_named_in_the_body_and_not_in_a_header(envelope: Any) -> None:
+    call = GenerationProtocol(envelope, model="other").submission(EditRequest("a.png", "snow"))
+    assert (sent(call, "1")["model"], call.headers) == ("other", {})
+
+
 @pytest.mark.parametrize(
     ("name", "value", "on_the_wire"),
     [
@@ -223,16 +230,28 @@ def joined(text: str) -> str:
     ],
 )
 def test_a_status_check_is_a_get_of_the_quoted_id_without_a_body(task_id: str, path: str) -> None:
-    assert FLAT.status_check(task_id) == Call(method="GET", path=path, parts=())
+    assert FLAT.status_check(attrs.evolve(TASK, task_id=task_id)) == Call(method="GET", path=path, parts=())
 
 
 def test_there_is_no_cancellation_in_this_protocol() -> None:
-    assert FLAT.cancellation("task-1") is None
+    assert FLAT.cancellation(TASK) is None
+
+
+def test_a_completed_task_takes_no_second_call() -> None:
+    assert FLAT.result_call(asked(status="completed")) is None
 
 
 def test_flat_is_the_default_and_the_two_envelopes_are_each_others_alternative() -> None:
     assert GenerationProtocol() == FLAT
     assert (FLAT.alternative(), PARAMS.alternative()) == (PARAMS, FLAT)
+
+
+def test_the_alternative_keeps_the_model() -> None:
+    assert GenerationProtocol(model="other").alternative() == GenerationProtocol("params", model="other")
+
+
+def test_the_model_in_a_header_has_no_alternative() -> None:
+    assert GenerationProtocol("header").alternative() is None
 
 
 def test_the_documented_creation_reply_is_read_whole() -> None:
@@ -463,14 +482,33 @@ def test_an_http_error_that_names_no_task_is_a_refused_creation(
     ],
     ids=repr,
 )
-def test_an_http_error_gives_the_task_that_it_names(status: int, document: dict[str, object]) -> None:
-    snapshot = created(document, status)
-    assert (snapshot.task_id, snapshot.status, snapshot.raw) == ("t", TaskStatus.UNKNOWN, document)
+def test_an_http_error_names_the_task_that_its_body_names(status: int, document: dict[str, object]) -> None:
+    with pytest.raises(APIStatusError) as caught:
+        created(document, status)
+    assert (caught.value.task_id, caught.value.status_code) == ("t", status)
+
+
+@pytest.mark.parametrize("status", [400, 402, 403])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"id": "t", "error": {"code": 40201, "message": "top up"}},
+        {"id": "t", "error": {"code": 402, "message": "top up"}, "error_code": "40203"},
+        {"status": {"code": 402, "error_code": 40201, "message": "top up"}, "data": None, "id": "t"},
+    ],
+    ids=repr,
+)
+def test_a_balance_that_is_too_low_names_the_task_too(status: int, document: dict[str, object]) -> None:
+    with pytest.raises(InsufficientBalanceError) as caught:
+        created(document, status)
+    assert caught.value.task_id == "t"
 
 
 @pytest.mark.parametrize("status", [303, 409, 500, 504])
 def test_an_id_in_an_error_object_names_a_task_where_one_may_exist(status: int) -> None:
-    assert created({"error": {"id": "t", "code": "SYNC_TIMEOUT"}}, status).task_id == "t"
+    with pytest.raises(InternalServerError) as caught:
+        created({"error": {"id": "t", "code": "SYNC_TIMEOUT"}}, status)
+    assert caught.value.task_id == "t"
 
 
 @pytest.mark.parametrize("error", ["slow today", {"code": 429, "message": "slow today"}], ids=repr)
@@ -501,7 +539,7 @@ def test_a_server_error_inside_of_a_successful_reply_leaves_it_open_whether_a_ta
 @pytest.mark.parametrize("document", [{}, {"status": None}, {"status": 5, "id": "a"}, {"progress": 0.5}], ids=repr)
 def test_a_status_reply_without_a_status_can_not_be_understood(document: dict[str, object]) -> None:
     with pytest.raises(APIResponseError, match="no status") as caught:
-        FLAT.read_status(reply(document), "task-1")
+        FLAT.read_status(reply(document), TASK)
     assert (caught.value.task_id, caught.value.body) == ("task-1", json.dumps(document))
 
 
@@ -521,7 +559,7 @@ def test_an_error_inside_of_a_successful_status_reply_is_that_error(
     document: dict[str, object], kind: type[APIStatusError]
 ) -> None:
     with pytest.raises(APIStatusError) as caught:
-        FLAT.read_status(reply(document), "task-1")
+        FLAT.read_status(reply(document), TASK)
     assert type(caught.value) is kind
     assert (caught.value.status_code, caught.value.task_id) == (200, "task-1")
 
@@ -533,7 +571,7 @@ def test_a_status_with_words_beside_it_is_a_status(members: dict[str, object]) -
 
 def test_an_http_error_to_a_check_names_the_task() -> None:
     with pytest.raises(NotFoundError) as caught:
-        FLAT.read_status(reply({"message": "no such task"}, 404), "task-1")
+        FLAT.read_status(reply({"message": "no such task"}, 404), TASK)
     assert caught.value.task_id == "task-1"
 
 
@@ -543,7 +581,7 @@ def test_an_http_error_to_a_check_names_the_task() -> None:
 )
 def test_a_check_whose_reply_is_broken_can_not_be_understood(body: bytes, *, complete: bool) -> None:
     with pytest.raises(APIResponseError) as caught:
-        FLAT.read_status(Reply(status=200, body=body, complete=complete), "task-1")
+        FLAT.read_status(Reply(status=200, body=body, complete=complete), TASK)
     assert caught.value.task_id == "task-1"
 
 
@@ -589,8 +627,8 @@ def test_any_reply_to_a_creation_is_an_askable_task_or_a_typed_error(odd: Reply)
     except (APIStatusError, APIResponseError) as error:
         str(error)
     else:
-        assert odd.ok or snapshot.status is not TaskStatus.FAILED
-        FLAT.status_check(snapshot.task_id).path.encode("ascii")
+        assert odd.ok
+        FLAT.status_check(snapshot).path.encode("ascii")
 
 
 @pytest.mark.fuzz
@@ -599,7 +637,7 @@ def test_any_reply_to_a_creation_is_an_askable_task_or_a_typed_error(odd: Reply)
 @example(Reply(status=200, body=b'{"status": "completed", "usage": {"cost": 1e999}}'))
 def test_any_reply_to_a_check_is_a_snapshot_or_a_typed_error_of_that_task(odd: Reply) -> None:
     try:
-        task_id = FLAT.read_status(odd, "task-1").task_id
+        task_id = FLAT.read_status(odd, TASK).task_id
     except (APIStatusError, APIResponseError) as error:
         task_id = error.task_id
     assert task_id == "task-1"
@@ -622,7 +660,7 @@ costs = st.one_of(
 @example("-1e5", Decimal(1))
 def test_whatever_an_edit_is_said_to_cost_it_can_be_shown_added_up_and_kept_to(cost: object, limit: Decimal) -> None:
     document = {"status": "completed", "usage": {"cost": cost}}
-    usage = FLAT.read_status(Reply(status=200, body=json.dumps(document).encode()), "task-1").usage
+    usage = FLAT.read_status(Reply(status=200, body=json.dumps(document).encode()), TASK).usage
     result = EditResult(task_id="task-1", images=(), usage=usage)
     budget = Budget(max_cost=limit)
     for _ in range(3):
@@ -638,7 +676,7 @@ def test_whatever_an_edit_is_said_to_cost_it_can_be_shown_added_up_and_kept_to(c
 def test_nesting_of_any_depth_is_a_snapshot_or_a_typed_error(opening: str) -> None:
     for depth in range(700, 1100):
         odd = Reply(status=200, body=f"{opening}{'[' * depth}{']' * depth}{'}' * opening.count('{')}".encode())
-        for read in (FLAT.read_submission, lambda odd: FLAT.read_status(odd, "task-1")):
+        for read in (FLAT.read_submission, lambda odd: FLAT.read_status(odd, TASK)):
             try:
                 read(odd)
             except (APIStatusError, APIResponseError) as error:

@@ -101,12 +101,51 @@ def test_a_balance_code_says_more_than_any_status(code: object, status: int) -> 
 
 
 @pytest.mark.parametrize("status", [200, 400, 403, 500])
-@pytest.mark.parametrize("code", [1002, "1002", "RATE_LIMIT_EXCEEDED"])
+@pytest.mark.parametrize("code", [1002, "1002", "RATE_LIMIT_EXCEEDED", "Throttling", "Throttling.RateQuota"])
 def test_a_rate_limit_code_says_more_than_any_status(code: object, status: int) -> None:
     assert type(error({"code": code, "message": "slow down"}, status)) is RateLimitError
 
 
-@pytest.mark.parametrize("code", [40200, 40209, 1001, 1003, 110001, 190000, "rate_limit_exceeded"])
+@pytest.mark.parametrize("status", [200, 400, 403])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"status": {"code": 402, "message": "no", "error_code": 40201}, "data": None},
+        {"status": {"code": 402, "message": "no"}, "error_code": 40201},
+        {"error": {"code": 5, "message": "no"}, "error_code": 40201},
+        {"error": {"message": "no"}, "status": {"code": 402, "error_code": 40201}},
+        {"error": "no", "code": 402, "error_code": 40201},
+        {"message": "no", "code": 402, "error_code": 40201},
+        {"detail": "no", "error_code": "40208"},
+    ],
+    ids=repr,
+)
+def test_an_error_code_goes_before_a_code_wherever_it_stands(document: dict[str, object], status: int) -> None:
+    assert type(error(document, status)) is InsufficientBalanceError
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("Arrearage", InsufficientBalanceError),
+        ("InvalidApiKey", AuthenticationError),
+        ("AccessDenied.Unpurchased", PermissionDeniedError),
+        ("InvalidParameter.DataInspection", BadRequestError),
+        ("InternalError.Algo", InternalServerError),
+        ("SYNC_TIMEOUT", InternalServerError),
+        (402, InsufficientBalanceError),
+        ("429", RateLimitError),
+        (404, NotFoundError),
+        (500, InternalServerError),
+        ("Unheard.Of", APIStatusError),
+    ],
+)
+def test_an_error_inside_of_a_successful_reply_is_told_by_its_code(code: object, kind: type[APIStatusError]) -> None:
+    found = error({"code": code, "message": "no"}, 200)
+    assert (type(found), found.status_code) == (kind, 200)
+
+
+@pytest.mark.parametrize("code", [40200, 40209, 1001, 1003, 110001, 190000, 429, "rate_limit_exceeded"])
 def test_other_codes_leave_it_to_the_status(code: object) -> None:
     assert type(error({"code": code, "message": "no"}, 403)) is PermissionDeniedError
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from wire_replies import FLAT, asked, reply
+from wire_replies import FLAT, TASK, asked, reply
 
 from qwen_edit_async.models import TaskFailure, TaskSnapshot, TaskStatus, Usage
 from qwen_edit_async.protocol.base import Reply
@@ -29,7 +29,7 @@ def test_the_documented_status_reply_is_read_whole() -> None:
         "progress": 1,
         "novelty": ["kept"],
     }
-    assert FLAT.read_status(reply(document), "task-1") == TaskSnapshot(
+    assert FLAT.read_status(reply(document), TASK) == TaskSnapshot(
         task_id="task-1",
         status=TaskStatus.COMPLETED,
         status_word="completed",
@@ -56,7 +56,7 @@ def test_a_status_reply_in_an_envelope_is_read_as_one_without(document: dict[str
             status=200,
             body=json.dumps(document).replace('"OUTPUT"', '[{"content": [{"url": "https://r/1"}]}]').encode(),
         ),
-        "task-1",
+        TASK,
     )
     assert (snapshot.task_id, snapshot.status, snapshot.urls) == ("task-1", TaskStatus.COMPLETED, ("https://r/1",))
     assert snapshot.usage.cost == (Decimal("0.1") if "usage" in document else None)
@@ -148,6 +148,9 @@ def test_a_known_word_is_believed(members: Any) -> None:
     ("members", "failure"),
     [
         ({"message": "moderation"}, TaskFailure(message="moderation")),
+        ({"error": "no credit", "error_code": 40201}, TaskFailure(code=40201, message="no credit")),
+        ({"error": {"code": 5, "message": "no"}, "error_code": 40201}, TaskFailure(code=40201, message="no")),
+        ({"error": "no", "code": 0}, TaskFailure(message="no")),
         ({"code": 110001, "message": "moderation"}, TaskFailure(code=110001, message="moderation")),
         ({"output": {"task_id": "t", "code": "E7", "message": "no"}}, TaskFailure(code="E7", message="no")),
         ({}, None),

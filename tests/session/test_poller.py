@@ -71,7 +71,8 @@ class Bench:
     under_way: int = 0
     peak: int = 0
 
-    async def check(self, task_id: str) -> TaskSnapshot:
+    async def check(self, task: TaskSnapshot) -> TaskSnapshot:
+        task_id = task.task_id
         self.checks.append((task_id, now()))
         self.under_way += 1
         self.peak = max(self.peak, self.under_way)
@@ -128,9 +129,9 @@ async def test_what_becomes_due_while_others_are_checked_takes_no_coroutine_of_i
     checkers = set()
 
     class Watching(Bench):
-        async def check(self, task_id: str) -> TaskSnapshot:
+        async def check(self, task: TaskSnapshot) -> TaskSnapshot:
             checkers.add(asyncio.current_task())
-            return await super().check(task_id)
+            return await super().check(task)
 
     bench = Watching()
     poller = bench.poller()

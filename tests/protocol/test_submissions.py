@@ -79,7 +79,9 @@ def test_nothing_but_the_reply_s_own_id_is_salvaged(text: str, *, complete: bool
 
 
 def test_the_id_of_an_error_that_was_cut_off_is_salvaged() -> None:
-    assert FLAT.read_submission(Reply(status=500, body=b'{"id": "t-1", "sta', complete=False)).task_id == "t-1"
+    with pytest.raises(InternalServerError) as caught:
+        FLAT.read_submission(Reply(status=500, body=b'{"id": "t-1", "sta', complete=False))
+    assert caught.value.task_id == "t-1"
 
 
 def test_an_error_that_was_cut_off_before_its_id_is_that_error() -> None:

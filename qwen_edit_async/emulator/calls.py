@@ -1,0 +1,184 @@
+"""The part of the API origin that all dialects share: admit a request, read its body, create its task."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import TYPE_CHECKING, NoReturn
+
+import attrs
+from aiohttp import web
+
+from qwen_edit_async.contract import MAX_IMAGE_BYTES, MAX_IMAGES
+from qwen_edit_async.emulator.delivery import deliver, let_go
+from qwen_edit_async.emulator.durations import AfterChecks
+from qwen_edit_async.emulator.validation import ParsedBody, RejectedError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from qwen_edit_async.emulator.faults import Operation
+    from qwen_edit_async.emulator.replies import Reply
+    from qwen_edit_async.emulator.results import Results
+    from qwen_edit_async.emulator.service import Service
+    from qwen_edit_async.emulator.tasks import Dialect, TaskRecord
+
+# Base64 makes images a third larger. The rest of the body is small.
+_MAX_BODY_BYTES = MAX_IMAGES * MAX_IMAGE_BYTES * 3 // 2
+_PARSED_ON_LOOP_BYTES = 256 * 1024
+_TOO_MANY_REQUESTS = 429
+
+
+def api_application(routes: Iterable[web.AbstractRouteDef]) -> web.Application:
+    """Return the API origin's application."""
+    application = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[let_go])
+    application.add_routes(routes)
+    return application
+
+
+class Calls:
+    """Answers the calls of one dialect.
+
+    Args:
+        service: The state of the emulator.
+        results: The pictures of the emulator.
+        dialect: The dialect, whose calls find only its own tasks.
+        refuse: Makes the dialect's reply to a request that is refused.
+    """
+
+    def __init__(
+        self, service: Service, results: Results, dialect: Dialect, refuse: Callable[[RejectedError], Reply]
+    ) -> None:
+        self.service = service
+        self.results = results
+        self._dialect: Dialect = dialect
+        self._refuse = refuse
+
+    async def submit(self, request: web.Request, process: Callable[[], Awaitable[Reply]]) -> web.StreamResponse:
+        """Answer a submission with the reply of `process`."""
+        number = len(self.service.table.records) + 1
+        return await self._answer(request, "submit", number, None, process)
+
+    async def precharge(self, request: web.Request, process: Callable[[], Awaitable[Reply]]) -> web.StreamResponse:
+        """Answer a request for a cost estimate with the reply of `process`. No fault strikes it."""
+        self.service.counts["precharge"] += 1
+        self.service.note(request)
+        return await deliver(self.service, request, None, lambda: self._guard(request, process))
+
+    async def ask(
+        self, request: web.Request, operation: Operation, process: Callable[[TaskRecord], Awaitable[Reply]]
+    ) -> web.StreamResponse:
+        """Answer a call about the task of the path's `task_id` with the reply of `process`."""
+        record = self.service.table.records.get(request.match_info["task_id"])
+        if record is not None and record.dialect != self._dialect:
+            record = None
+
+        async def answer() -> Reply:
+            if record is None or record.is_vanished:
+                raise RejectedError("task not found", status=404, code=404)
+            self.service.table.advance(self.service.now())
+            return await process(record)
+
+        return await self._answer(request, operation, record.number if record else 0, record, answer)
+
+    async def create(self, request: web.Request, parse: Callable[[object, bool], ParsedBody]) -> TaskRecord:
+        """Create the task of a submission. `parse` checks the body, and decodes its images if it is told so."""
+        service = self.service
+        settings = service.settings
+        body, parsed = await self.parse(request, parse, decode=settings.engine.reads_images)
+        now = service.now()
+        service.table.advance(now)
+        record = service.table.create(
+            parsed.submission, now, picture_ready=not settings.engine.reads_images, dialect=self._dialect
+        )
+        if settings.keep_bodies:
+            record.body = body
+        record.fault = service.faults.on_task(record)
+        if record.fault is not None and record.fault.failure is not None:
+            record.picture_ready = True
+        service.table.enqueue(record)
+        if not record.picture_ready:
+            self.results.begin(record, parsed.payloads)
+        return record
+
+    async def check(self, record: TaskRecord) -> float:
+        """Bring a task up to date, count a check of it, and return the time."""
+        if isinstance(self.service.settings.duration, AfterChecks):
+            await self.results.finish(record)  # only the number of checks may decide, not the engine's speed
+        now = self.service.now()
+        self.service.table.advance(now)
+        self.service.table.check(record, now)
+        return now
+
+    def created_at(self, record: TaskRecord) -> int:
+        """Return the time of a task's creation, in whole seconds since 1970."""
+        return int(self.service.since_1970(record.created_at))
+
+    async def parse(
+        self, request: web.Request, parse: Callable[[object, bool], ParsedBody], *, decode: bool
+    ) -> tuple[object, ParsedBody]:
+        """Read and check a body, off the event loop if it is large."""
+        try:
+            raw = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            raise RejectedError("the body is too large", status=413, code=413) from None
+
+        def load() -> tuple[object, ParsedBody]:
+            try:
+                body = json.loads(raw, parse_constant=_refuse_constant)
+            except (ValueError, RecursionError):
+                raise RejectedError("the body is not JSON") from None
+            return body, parse(body, decode)
+
+        if len(raw) <= _PARSED_ON_LOOP_BYTES:
+            return load()
+        return await self.service.loop.run_in_executor(self.service.executor, load)
+
+    async def _answer(
+        self,
+        request: web.Request,
+        operation: Operation,
+        number: int,
+        record: TaskRecord | None,
+        process: Callable[[], Awaitable[Reply]],
+    ) -> web.StreamResponse:
+        """Count a request, and answer it unless a fault strikes."""
+        service = self.service
+        service.counts[operation] += 1
+        service.note(request)
+        action = service.faults.on_request(operation, number, record)
+        return await deliver(service, request, action, lambda: self._guard(request, process))
+
+    async def _guard(self, request: web.Request, process: Callable[[], Awaitable[Reply]]) -> Reply:
+        """Admit and process a request, or return the reply that refuses it."""
+        try:
+            self.service.admit(request)
+            return await process()
+        except RejectedError as error:
+            reply = self._refuse(error)
+            if error.status == _TOO_MANY_REQUESTS:
+                reply = attrs.evolve(reply, headers=self.service.retry_after())
+            return reply
+
+
+async def wait_for_end(service: Service, record: TaskRecord) -> None:
+    """Wait until a task has ended, however long it waits for a slot, or the emulator closes."""
+    changed = asyncio.Event()
+    record.on_change = changed.set
+    while not service.closing.is_set():
+        changed.clear()
+        now = service.now()
+        service.table.advance(now)
+        service.table.end_unchecked(record, now)
+        if record.is_finished:
+            break
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(service.table.next_due()):
+                await changed.wait()
+    record.on_change = None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN and Infinity, which are not JSON."""
+    raise ValueError(name)

@@ -1,0 +1,80 @@
+"""Alibaba Model Studio (DashScope): one call, whose reply is the result. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+import functools
+from typing import ClassVar
+
+import attrs
+
+from qwen_edit_async.contract import DASHSCOPE_BASE_URL, DASHSCOPE_MODEL, DASHSCOPE_PATH
+from qwen_edit_async.errors import APIResponseError
+from qwen_edit_async.models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage
+from qwen_edit_async.protocol.base import Call, Reply, WireProtocol, is_task_id
+from qwen_edit_async.protocol.bodies import cut, message_body, with_instruction
+from qwen_edit_async.protocol.replies import error_from_reply, has_error, load_object
+from qwen_edit_async.protocol.tasks import snapshot_of
+
+_MODERATION_CODES = frozenset({"DataInspectionFailed", "data_inspection_failed"})
+_NAMELESS = "unnamed"
+
+
+@attrs.frozen
+class DashScopeProtocol(WireProtocol):
+    """The dialect of Alibaba Model Studio.
+
+    The id of the request stands for a task's id. Nothing can be asked about it later.
+
+    Attributes:
+        model: The name of the model.
+    """
+
+    name: ClassVar[str] = "dashscope"
+    default_base_url: ClassVar[str] = DASHSCOPE_BASE_URL
+    key_variables: ClassVar[tuple[str, ...]] = ("DASHSCOPE_API_KEY", "QWEN_EDIT_API_KEY")
+
+    model: str = DASHSCOPE_MODEL
+
+    @property
+    def submission_path(self) -> str:
+        """The path of the only call."""
+        return DASHSCOPE_PATH
+
+    def submission(self, request: EditRequest) -> Call:
+        """Build a ``POST`` with the documented body."""
+        template = _template(self.model, len(request.images), request.parameters)
+        return Call(
+            method="POST",
+            path=self.submission_path,
+            parts=with_instruction(template, request.instruction),
+            holds_result=True,
+        )
+
+    def read_submission(self, reply: Reply) -> TaskSnapshot:
+        """Read the pictures, or why there are none. An edit that moderation refuses has failed.
+
+        Raises:
+            APIStatusError: The service refused, perhaps inside of a successful reply.
+            APIResponseError: The reply can't be understood. The edit may have been made, and charged.
+        """
+        error = error_from_reply(reply)
+        task_id = error.request_id if error.request_id is not None and is_task_id(error.request_id) else _NAMELESS
+        if str(error.code).partition(".")[0] in _MODERATION_CODES:
+            failure = TaskFailure(code=error.code, message=error.message)
+            return TaskSnapshot(task_id=task_id, status=TaskStatus.FAILED, failure=failure)
+        if not reply.ok:
+            raise error
+        document = load_object(reply)
+        snapshot = snapshot_of(document, task_id, reply.url)
+        if snapshot.urls:
+            count = snapshot.usage.raw.get("image_count")
+            usage = Usage(quantity=count if type(count) is int else None, raw=snapshot.usage.raw)
+            return attrs.evolve(snapshot, status=TaskStatus.COMPLETED, failure=None, usage=usage)
+        if error.code is not None and has_error(document):
+            raise error
+        raise APIResponseError("the service answered without a picture", body=reply.excerpt())
+
+
+@functools.lru_cache(maxsize=64)
+def _template(model: str, images: int, parameters: EditParameters) -> tuple[bytes, ...]:
+    return cut({"model": model, **message_body(images, parameters)})

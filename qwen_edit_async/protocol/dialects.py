@@ -1,0 +1,54 @@
+"""Chooses the dialect that a session speaks. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, cast, get_args
+
+from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.protocol.base import WireProtocol
+from qwen_edit_async.protocol.dashscope import DashScopeProtocol
+from qwen_edit_async.protocol.generation import EnvelopeName, GenerationProtocol
+from qwen_edit_async.protocol.queue import QueueProtocol
+from qwen_edit_async.text import quoted
+
+ProtocolName = Literal["generation", "queue", "dashscope"]
+Envelope = Literal["auto"] | EnvelopeName
+
+_WITHOUT_ENVELOPE: Final = {"queue": QueueProtocol, "dashscope": DashScopeProtocol}
+
+
+def choose_dialect(
+    protocol: object, envelope: object, model: object, from_environment: str | None = None
+) -> tuple[WireProtocol, WireProtocol | None]:
+    """Return the dialect to begin with, and the one to try if the first submission is refused as malformed.
+
+    Args:
+        protocol: The name of a dialect; by default the environment's, or the documented one.
+        envelope: The envelope of the documented dialect; ``auto`` tries the two common ones.
+        model: The name of the model; by default the dialect's name for it.
+        from_environment: The value of the environment variable.
+
+    Raises:
+        ConfigurationError: There is no such dialect, envelope or model.
+    """
+    name = (from_environment or "").strip() or "generation" if protocol is None else protocol
+    if not isinstance(name, str) or name not in get_args(ProtocolName):
+        where = "protocol" if protocol is not None else "the environment's QWEN_EDIT_PROTOCOL"
+        raise ConfigurationError(f"{where} is {quoted(name)}: give 'generation', 'queue' or 'dashscope'")
+    if not isinstance(envelope, str) or envelope not in {"auto", *get_args(EnvelopeName)}:
+        raise ConfigurationError(f"envelope is {quoted(envelope)}: give 'auto', 'flat', 'params' or 'header'")
+    options = _model_option(model)
+    if name == "generation":
+        first = GenerationProtocol("flat" if envelope == "auto" else cast("EnvelopeName", envelope), **options)
+        return first, first.alternative() if envelope == "auto" else None
+    if envelope != "auto":
+        raise ConfigurationError(f"envelope is {quoted(envelope)}: leave it out, because only 'generation' has several")
+    return _WITHOUT_ENVELOPE[name](**options), None
+
+
+def _model_option(model: object) -> dict[str, Any]:
+    if model is None:
+        return {}
+    if not isinstance(model, str) or model.split() != [model] or not model.isascii() or not model.isprintable():
+        raise ConfigurationError(f"model is {quoted(model)}: give the name that the service has for the model")
+    return {"model": model}

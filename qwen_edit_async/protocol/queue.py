@@ -1,0 +1,131 @@
+"""The gateway's newer queue: a plain body, a second call for the result, and a cancellation. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+import attrs
+
+from qwen_edit_async.contract import MODEL, QUEUE_PATH, QUEUE_REQUEST_PATH
+from qwen_edit_async.errors import APIResponseError
+from qwen_edit_async.models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus
+from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
+from qwen_edit_async.protocol.bodies import IMAGE, TEXT, cut, given_parameters, with_instruction
+from qwen_edit_async.protocol.replies import as_text, error_from_reply, first_text, has_error, load_object
+from qwen_edit_async.protocol.submissions import read_submission
+from qwen_edit_async.protocol.tasks import snapshot_of
+from qwen_edit_async.protocol.urls import path_below
+
+_ACCEPTED = 202
+
+_PATH_NAMES = {"status": "status_url", "response": "response_url", "cancel": "cancel_url"}
+"""The calls about a request, and the members of the reply to a submission that may name their URLs."""
+
+
+@attrs.frozen
+class QueueProtocol(WireProtocol):
+    """The queue dialect.
+
+    Attributes:
+        model: The name of the model.
+    """
+
+    name: ClassVar[str] = "queue"
+
+    model: str = MODEL
+
+    @property
+    def submission_path(self) -> str:
+        """The path of submissions, which names the model."""
+        return QUEUE_PATH.format(model=quote(self.model, safe=""))
+
+    def submission(self, request: EditRequest) -> Call:
+        """Build a ``POST`` of the images, the prompt and the parameters."""
+        template = _template(len(request.images), request.parameters)
+        return Call(method="POST", path=self.submission_path, parts=with_instruction(template, request.instruction))
+
+    def status_check(self, task: TaskSnapshot) -> Call:
+        """Build a ``GET`` of the status."""
+        return self._call("GET", task, "status")
+
+    def result_call(self, task: TaskSnapshot) -> Call | None:
+        """Build a ``GET`` of the response once a task is completed, unless its status came with the pictures."""
+        return self._call("GET", task, "response") if task.lacks_pictures else None
+
+    def cancellation(self, task: TaskSnapshot) -> Call:
+        """Build a ``PUT`` that cancels."""
+        return self._call("PUT", task, "cancel")
+
+    def read_submission(self, reply: Reply) -> TaskSnapshot:
+        """Read the request's id, and the paths of the calls about it."""
+        snapshot = read_submission(reply)
+        # The key goes to the API's own address only, so a URL counts only if it is below the one that was asked.
+        base_url = reply.url.removesuffix(self.submission_path)
+        paths = {call: path_below(snapshot.raw.get(name), base_url) for call, name in _PATH_NAMES.items()}
+        return attrs.evolve(snapshot, paths={call: path for call, path in paths.items() if path is not None})
+
+    def read_status(self, reply: Reply, task: TaskSnapshot) -> TaskSnapshot:
+        """Read the status or the response of a request. A completed request that has an error failed."""
+        if not reply.ok:
+            raise error_from_reply(reply, task_id=task.task_id)
+        document = _document_of(reply, task)
+        snapshot = snapshot_of(document, task.task_id, reply.url)
+        status, failure = snapshot.status, snapshot.failure
+        if not snapshot.status_word:
+            status = _status_without_word(document, reply, task)
+        if status is TaskStatus.COMPLETED and (failure is not None or has_error({**document, "message": None})):
+            status = TaskStatus.FAILED
+        if status is TaskStatus.FAILED:
+            failure = _explained(document, failure or TaskFailure())
+        return attrs.evolve(
+            snapshot,
+            status=status,
+            failure=failure,
+            usage=snapshot.usage if snapshot.usage.raw else task.usage,  # a response may lack what the status had
+            metadata=snapshot.metadata or task.metadata,
+            paths=task.paths,
+        )
+
+    def _call(self, method: str, task: TaskSnapshot, name: str) -> Call:
+        start = QUEUE_REQUEST_PATH.format(model=quote(self.model, safe=""), request_id=quote(task.task_id, safe=""))
+        return Call(method=method, path=task.paths.get(name) or f"{start}/{name}")
+
+
+@functools.lru_cache(maxsize=64)
+def _template(images: int, parameters: EditParameters) -> tuple[bytes, ...]:
+    return cut({"images": [IMAGE] * images, "prompt": TEXT, **given_parameters(parameters)})
+
+
+def _document_of(reply: Reply, task: TaskSnapshot) -> Mapping[str, Any]:
+    try:
+        return load_object(reply, task_id=task.task_id)
+    except APIResponseError:
+        if reply.status != _ACCEPTED:
+            raise
+        return {}
+
+
+def _status_without_word(document: Mapping[str, Any], reply: Reply, task: TaskSnapshot) -> TaskStatus:
+    """Return the status of a request whose reply has no word for it, as a response has none."""
+    if reply.status == _ACCEPTED:
+        return TaskStatus.IN_PROGRESS
+    if "outputs" in document or "output" in document:
+        return TaskStatus.COMPLETED
+    if has_error(document):
+        raise error_from_reply(reply, task_id=task.task_id)
+    raise APIResponseError("the reply has no status and no outputs", body=reply.excerpt(), task_id=task.task_id)
+
+
+def _explained(document: Mapping[str, Any], failure: TaskFailure) -> TaskFailure:
+    """Return the failure with the kind and the provider's error that stand beside it."""
+    kind = first_text(document, ("error_type",)) or ""
+    provider = as_text(document["provider_error"]) if document.get("provider_error") else ""
+    return TaskFailure(
+        code=failure.code or kind or None,
+        message=failure.message or provider,
+        error_type=kind,
+        provider_error=provider,
+    )

@@ -1,0 +1,73 @@
+"""Asks the service to cancel tasks that were given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from qwen_edit_async.errors import QwenEditError
+from qwen_edit_async.log import log
+from qwen_edit_async.models import TaskSnapshot
+from qwen_edit_async.protocol.base import Call
+from qwen_edit_async.session.service import Service
+from qwen_edit_async.statistics import SessionStatistics
+
+_SECONDS = 5.0
+"""The longest wait for the answer to a cancellation, in seconds."""
+
+_CONCURRENT = 16
+
+
+class Cancellations:
+    """The cancellations of a session. A task whose cancellation fails runs on, and the log says so.
+
+    Args:
+        service: The service to ask.
+        counters: The session's counts.
+        on_cancelled: Called with the id of a task that the service has cancelled.
+    """
+
+    def __init__(self, service: Service, counters: SessionStatistics, on_cancelled: Callable[[str], None]) -> None:
+        self._service = service
+        self._counters = counters
+        self._on_cancelled = on_cancelled
+        self._turns = asyncio.Semaphore(_CONCURRENT)
+        self._asking: set[asyncio.Task[None]] = set()
+
+    def possible(self, task: TaskSnapshot) -> bool:
+        """Return whether the dialect of the service can cancel tasks."""
+        return self._service.protocol.cancellation(task) is not None
+
+    def ask(self, task: TaskSnapshot) -> None:
+        """Begin to ask for the cancellation of a task, if the dialect has one."""
+        if (call := self._service.protocol.cancellation(task)) is not None:
+            asking = asyncio.get_running_loop().create_task(self._ask(task.task_id, call))
+            self._asking.add(asking)
+            asking.add_done_callback(self._asking.discard)
+
+    async def finish(self) -> None:
+        """Wait for the answers, for at most five seconds."""
+        if self._asking:
+            await asyncio.wait(self._asking, timeout=_SECONDS)
+
+    async def aclose(self) -> None:
+        """Stop waiting for answers."""
+        asking = list(self._asking)
+        for each in asking:
+            each.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+    async def _ask(self, task_id: str, call: Call) -> None:
+        try:
+            async with asyncio.timeout(_SECONDS), self._turns:
+                reply = await self._service.transport.send(call)
+        except (QwenEditError, TimeoutError) as error:
+            refusal = str(error) or "no answer in time"
+        else:
+            if reply.ok:
+                self._counters.cancellations += 1
+                self._on_cancelled(task_id)
+                log.info("the service cancelled task %s", task_id)
+                return
+            refusal = f"HTTP {reply.status}"
+        log.warning("the service did not cancel task %s, which runs on and may be charged: %s", task_id, refusal)

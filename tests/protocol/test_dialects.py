@@ -1,0 +1,92 @@
+"""The choice of a dialect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from wire_replies import FLAT, PARAMS
+
+from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.protocol.dashscope import DashScopeProtocol
+from qwen_edit_async.protocol.dialects import choose_dialect
+from qwen_edit_async.protocol.generation import GenerationProtocol
+from qwen_edit_async.protocol.queue import QueueProtocol
+
+HEADER = GenerationProtocol("header")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "envelope", "first", "then"),
+    [
+        (None, "auto", FLAT, PARAMS),
+        ("generation", "auto", FLAT, PARAMS),
+        (None, "flat", FLAT, None),
+        ("generation", "params", PARAMS, None),
+        (None, "header", HEADER, None),
+        ("queue", "auto", QueueProtocol(), None),
+        ("dashscope", "auto", DashScopeProtocol(), None),
+    ],
+)
+def test_the_options_say_what_to_begin_with_and_what_to_try_then(
+    protocol: Any, envelope: Any, first: object, then: object
+) -> None:
+    assert choose_dialect(protocol, envelope, None) == (first, then)
+
+
+def test_the_model_is_that_of_both_envelopes() -> None:
+    first, then = choose_dialect(None, "auto", "other")
+    assert (first, then) == (GenerationProtocol("flat", "other"), GenerationProtocol("params", "other"))
+
+
+@pytest.mark.parametrize("protocol", ["queue", "dashscope"])
+def test_each_dialect_takes_a_model(protocol: str) -> None:
+    first, _ = choose_dialect(protocol, "auto", "other")
+    assert isinstance(first, QueueProtocol | DashScopeProtocol)
+    assert first.model == "other"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "from_environment", "first"),
+    [
+        (None, "queue", QueueProtocol()),
+        (None, " queue ", QueueProtocol()),
+        (None, "", FLAT),
+        (None, None, FLAT),
+        ("generation", "queue", FLAT),
+        ("generation", "nonsense", FLAT),
+    ],
+)
+def test_the_environment_chooses_where_the_argument_does_not(
+    protocol: str | None, from_environment: str | None, first: object
+) -> None:
+    assert choose_dialect(protocol, "auto", None, from_environment)[0] == first
+
+
+@pytest.mark.parametrize("protocol", ["", "QUEUE", "fal", 5, b"queue", ["queue"]])
+def test_an_unknown_protocol_is_refused(protocol: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"^protocol is .*: give 'generation', 'queue' or 'dashscope'"):
+        choose_dialect(protocol, "auto", None)
+
+
+def test_an_unknown_protocol_of_the_environment_names_the_variable() -> None:
+    with pytest.raises(ConfigurationError, match="QWEN_EDIT_PROTOCOL is 'fal': give 'generation'"):
+        choose_dialect(None, "auto", None, "fal")
+
+
+@pytest.mark.parametrize("envelope", ["", "AUTO", "queue", None, 5, ["flat"], FLAT])
+def test_an_unknown_envelope_is_refused(envelope: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"^envelope is .*: give 'auto', 'flat', 'params' or 'header'"):
+        choose_dialect(None, envelope, None)
+
+
+@pytest.mark.parametrize("protocol", ["queue", "dashscope"])
+def test_an_envelope_needs_a_protocol_that_has_some(protocol: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^envelope is 'flat': leave it out"):
+        choose_dialect(protocol, "flat", None)
+
+
+@pytest.mark.parametrize("model", ["", " ", "a b", "a\n", "a\r\nX-Evil: b", "模型", 5, b"m"])
+def test_a_model_that_is_no_name_is_refused(model: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"^model is .*: give the name"):
+        choose_dialect(None, "auto", model)

@@ -1,0 +1,384 @@
+"""A session in each dialect, against the emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from contextlib import asynccontextmanager
+from decimal import Decimal
+
+import attrs
+import pytest
+from emulator_calls import decode, encode
+from memory_transport import KEY, Answer, MemoryService
+from PIL import Image
+
+from qwen_edit_async import (
+    APITimeoutError,
+    AuthenticationError,
+    BadRequestError,
+    ConfigurationError,
+    EditCancelledError,
+    EditFailedError,
+    EditSession,
+    FixedInterval,
+    InsufficientBalanceError,
+    SubmitUncertainError,
+    TaskStatus,
+)
+from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine, PillowEngine
+from qwen_edit_async.session import cancellations
+
+pytestmark = pytest.mark.anyio
+
+PHOTO = encode(Image.new("RGB", (400, 400), "#7f9cf5"))
+
+DIALECTS = ("generation", "queue", "dashscope")
+
+
+@asynccontextmanager
+async def session_in(protocol, *faults, options=None, **settings):
+    """Start an emulator, and yield it with a session that speaks the dialect."""
+    defaults = {"engine": FixedEngine(), "duration": 0.05, "faults": FaultPlan(faults)}
+    async with EditEmulator(**defaults | settings) as emulator:
+        chosen = {"protocol": protocol, "polling": FixedInterval(0.02), "max_retries": 0} | (options or {})
+        async with EditSession(emulator.api_key, base_url=emulator.url, **chosen) as session:
+            yield emulator, session
+
+
+@pytest.mark.parametrize("protocol", DIALECTS)
+async def test_an_edit_gives_its_pictures_in_each_dialect(protocol):
+    async with session_in(protocol, engine=PillowEngine()) as (emulator, session):
+        result = await session.edit([PHOTO, PHOTO], "make it sepia", n=2, size="512*768", seed=5)
+        pictures = [decode(await image.read()) for image in result.images]
+        assert [picture.size for picture in pictures] == [(512, 768)] * 2
+        [record] = emulator.tasks.values()
+        assert (result.task_id, record.dialect) == (record.id, protocol)
+        assert (record.submission.instruction, record.submission.n, record.seed) == ("make it sepia", 2, 5)
+        counts = emulator.statistics()
+        assert (counts.submits, counts.results, counts.keys_at_results) == (1, protocol == "queue", 0)
+        assert session.unfinished == ()
+
+
+async def test_many_edits_end_in_each_dialect():
+    for protocol in DIALECTS:
+        async with session_in(protocol, slots=2, options={"max_in_flight": 4}) as (emulator, session):
+            requests = [{"image": PHOTO, "instruction": f"edit {k}"} for k in range(12)]
+            outcomes = [outcome async for outcome in session.edit_many(requests)]
+            assert all(outcome.ok for outcome in outcomes)
+            assert emulator.statistics().tasks_completed == 12
+
+
+async def test_the_cost_is_that_of_the_status_where_the_service_tells_it():
+    async with session_in("generation", price=Decimal("0.02")) as (_, session):
+        assert (await session.edit(PHOTO, "snow", n=2)).usage.cost == Decimal("0.04")
+    async with session_in("dashscope") as (_, session):
+        usage = (await session.edit(PHOTO, "snow", n=2)).usage
+        assert (usage.cost, usage.quantity) == (None, 2)
+
+
+async def test_the_model_in_a_header_is_accepted_where_it_is_expected():
+    async with session_in(None, envelope="header", options={"envelope": "header"}) as (emulator, session):
+        await session.edit(PHOTO, "snow")
+        assert {record.submission.envelope for record in emulator.tasks.values()} == {"header"}
+    async with session_in(None, envelope="header") as (emulator, session):
+        with pytest.raises(BadRequestError):
+            await session.edit(PHOTO, "snow")
+        assert emulator.statistics().submits == 2  # the two common envelopes, and never the third
+
+
+async def test_the_environment_chooses_the_dialect(monkeypatch):
+    monkeypatch.setenv("QWEN_EDIT_PROTOCOL", "queue")
+    async with session_in(None) as (emulator, session):
+        await session.edit(PHOTO, "snow")
+        assert {record.dialect for record in emulator.tasks.values()} == {"queue"}
+
+
+async def test_the_vendor_s_variable_has_the_key_of_its_dialect(monkeypatch):
+    async with EditEmulator(engine=FixedEngine(), duration=0.0, api_key="vendor") as emulator:
+        monkeypatch.setenv("DASHSCOPE_API_KEY", "vendor")
+        monkeypatch.setenv("QWEN_EDIT_API_KEY", "own")
+        async with EditSession(base_url=emulator.url, protocol="dashscope") as session:
+            await session.edit(PHOTO, "snow")
+        async with EditSession(base_url=emulator.url, protocol="queue") as session:
+            with pytest.raises(AuthenticationError):
+                await session.edit(PHOTO, "snow")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "code"), [("generation", 110001), ("queue", 110001), ("dashscope", "DataInspectionFailed")]
+)
+async def test_a_refusal_of_moderation_is_a_failed_edit_in_each_dialect(protocol, code):
+    async with session_in(protocol, Fault.failed_task(110001, "inappropriate")) as (emulator, session):
+        with pytest.raises(EditFailedError, match="inappropriate") as caught:
+            await session.edit(PHOTO, "snow")
+        assert (caught.value.code, caught.value.task_id) == (code, next(iter(emulator.tasks)))
+        assert (session.statistics().failed, session.statistics().in_flight) == (1, 0)
+
+
+async def test_a_failure_in_the_queue_says_of_which_kind_it_is():
+    def add(members):
+        return members | {"provider_error": {"code": "E42"}} if "error" in members else members
+
+    faults = (Fault.failed_task("INFERENCE_TIMEOUT", "too slow", shape="string"), Fault.reshape(add).on("check"))
+    async with session_in("queue", *faults) as (_, session):
+        with pytest.raises(EditFailedError, match="too slow") as caught:
+            await session.edit(PHOTO, "snow")
+        error = caught.value
+        assert (error.error_type, error.provider_error) == ("INFERENCE_TIMEOUT", '{"code": "E42"}')
+
+
+@pytest.mark.parametrize("protocol", DIALECTS)
+async def test_a_balance_that_is_too_low_stops_the_session_in_each_dialect(protocol):
+    async with session_in(protocol, balance=Decimal(0)) as (emulator, session):
+        for _ in range(2):
+            with pytest.raises(InsufficientBalanceError):
+                await session.edit(PHOTO, "snow")
+        assert emulator.statistics().submits == 1
+
+
+async def test_an_account_of_model_studio_that_is_throttled_finishes_everything():
+    throttling = Fault.status(200, code="Throttling.RateQuota", shape="dashscope")
+    async with session_in("dashscope", throttling.nth(2, 3)) as (emulator, session):
+        await asyncio.gather(*(session.edit(PHOTO, f"edit {k}") for k in range(4)))
+        assert emulator.statistics().tasks_completed == 4
+        assert session.statistics().throttled == 2
+
+
+async def test_a_lost_answer_of_model_studio_is_uncertain_and_not_repeated():
+    async with session_in("dashscope", Fault.drop_reply()) as (emulator, session):
+        with pytest.raises(SubmitUncertainError):
+            await session.edit(PHOTO, "snow")
+        assert (emulator.statistics().submits, emulator.statistics().tasks_completed) == (1, 1)
+
+
+async def test_model_studio_has_no_tasks_to_attach_to():
+    async with session_in("dashscope") as (emulator, session):
+        result = await session.edit(PHOTO, "snow")
+        with pytest.raises(ConfigurationError, match="'dashscope' has no tasks"):
+            await session.attach(result.task_id)
+        with pytest.raises(ConfigurationError, match="'dashscope' has no tasks"):
+            await session.status(result.task_id)
+        assert len(emulator.requests) == 1
+
+
+@pytest.mark.parametrize("protocol", ["generation", "queue"])
+async def test_a_task_of_another_session_is_attached_to(protocol):
+    async with session_in(protocol) as (emulator, session):
+        task = await session.submit(PHOTO, "snow")
+        async with EditSession(emulator.api_key, base_url=emulator.url, protocol=protocol) as other:
+            result = await other.attach(task.id)
+        assert (result.task_id, len(result.images)) == (task.id, 1)
+        assert (await session.status(task.id)).status is TaskStatus.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.status(503),
+        Fault.status(429, shape="object"),
+        Fault.status(500, shape="html"),
+        Fault.status(202, shape="detail"),
+        Fault.malformed_json(),
+        Fault.truncated_json(),
+        Fault.drop_reply(),
+    ],
+)
+async def test_a_second_call_that_fails_is_made_again(fault):
+    async with session_in("queue", fault.on("result").times(1)) as (emulator, session):
+        assert len((await session.edit(PHOTO, "snow")).images) == 1
+        counts = emulator.statistics()
+        assert (counts.submits, counts.results) == (1, 2)
+
+
+def naming_a_task(status, code):
+    """Return a fault that refuses a submission, but accepts it and names its task."""
+
+    def refuse(reply):
+        members = {"id": json.loads(reply.body)["id"], "error": {"code": code, "message": "broken"}}
+        return attrs.evolve(reply, status=status, body=json.dumps(members).encode())
+
+    return Fault._rewrite(refuse).on("submit")
+
+
+@pytest.mark.parametrize(("status", "code"), [(500, 500), (429, 1002), (402, 40201), (409, 409)])
+async def test_a_refusal_that_names_a_task_gives_that_task(status, code):
+    async with session_in(None, naming_a_task(status, code)) as (emulator, session):
+        result = await session.edit(PHOTO, "snow")
+        assert ([result.task_id], emulator.statistics().submits) == ([*emulator.tasks], 1)
+        assert (session.statistics().submitted, session.statistics().uncertain) == (1, 0)
+
+
+async def test_a_refusal_that_names_a_task_holds_for_the_session():
+    async with session_in(None, naming_a_task(403, 40201)) as (emulator, session):
+        await session.edit(PHOTO, "snow")
+        with pytest.raises(InsufficientBalanceError):
+            await session.edit(PHOTO, "more snow")
+        assert emulator.statistics().submits == 1
+    async with session_in(None, naming_a_task(429, 1002)) as (_, session):
+        await session.edit(PHOTO, "snow")
+        assert session.statistics().throttled == 1
+
+
+async def test_urls_of_the_queue_on_another_origin_never_see_the_key():
+    async with EditEmulator() as elsewhere:
+
+        def lead_astray(reply):
+            return {
+                name: value.replace(emulator.url, elsewhere.url) if isinstance(value, str) else value
+                for name, value in reply.items()
+            }
+
+        async with session_in("queue", Fault.reshape(lead_astray).on("submit")) as (emulator, session):
+            await session.edit(PHOTO, "snow")
+            assert (len(elsewhere.requests), emulator.statistics().results) == (0, 1)
+
+
+async def test_checks_of_the_queue_decide_its_end():
+    async with session_in("queue", duration=AfterChecks(3)) as (emulator, session):
+        result = await session.edit(PHOTO, "snow")
+        assert (result.timings.checks, emulator.statistics().checks) == (3, 3)
+
+
+# Cancellation at the service.
+
+
+async def until(condition):
+    """Wait until a condition holds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # in real time
+            await asyncio.sleep(0.005)
+
+
+async def test_a_task_that_is_cancelled_is_cancelled_at_the_service():
+    async with session_in("queue", duration=60) as (emulator, session):
+        task = await session.submit(PHOTO, "snow")
+        task.cancel()
+        with pytest.raises(EditCancelledError, match=f"the service is asked to cancel task {task.id}"):
+            await task
+    assert emulator.tasks[task.id].failure.code == "CANCELED"
+    assert (session.statistics().cancellations, session.unfinished) == (1, ())
+    assert emulator.statistics().charges == 0
+
+
+async def test_an_edit_that_is_cancelled_is_cancelled_at_the_service(caplog):
+    async with session_in("queue", duration=60) as (emulator, session):
+        edit = asyncio.create_task(session.edit(PHOTO, "snow"))
+        await until(lambda: session.statistics().submitted)
+        edit.cancel()
+        await asyncio.wait([edit])
+        assert edit.cancelled()
+    assert "the service is asked to cancel task" in caplog.text
+    assert emulator.statistics().tasks_cancelled == 1
+
+
+async def test_an_edit_that_is_cancelled_before_its_id_arrives_is_cancelled_at_the_service():
+    async with session_in("queue", Fault.slow(delay=0.2).on("submit"), duration=60) as (emulator, session):
+        edit = asyncio.create_task(session.edit(PHOTO, "snow"))
+        await until(lambda: emulator.statistics().submits)
+        edit.cancel()
+        await asyncio.wait([edit])
+    assert (emulator.statistics().tasks_cancelled, session.unfinished) == (1, ())
+
+
+async def test_leaving_edit_many_cancels_at_the_service():
+    async with session_in("queue", duration=60, options={"max_in_flight": 3}) as (emulator, session):
+        requests = [{"image": PHOTO, "instruction": f"edit {k}"} for k in range(5)]
+        async with session.edit_many(requests) as outcomes:
+
+            async def pull():
+                return [outcome async for outcome in outcomes]
+
+            pulling = asyncio.create_task(pull())
+            await until(lambda: session.statistics().submitted == 3)
+        assert await pulling == []
+    counts = emulator.statistics()
+    assert (counts.tasks_created, counts.tasks_cancelled) == (3, 3)
+
+
+async def test_leaving_a_session_by_an_error_cancels_at_the_service():
+    with contextlib.suppress(ZeroDivisionError):
+        async with session_in("queue", duration=60) as (emulator, session):
+            await session.submit(PHOTO, "snow")
+            raise ZeroDivisionError
+    assert (emulator.statistics().tasks_cancelled, session.unfinished) == (1, ())
+
+
+async def test_leaving_a_session_normally_lets_tasks_run_on_that_nobody_awaits():
+    async with session_in("queue", duration=60) as (emulator, session):
+        task = await session.submit(PHOTO, "snow")
+    assert (emulator.statistics().cancels, session.unfinished) == (0, (task.id,))
+
+
+async def test_a_task_that_was_attached_is_not_cancelled_at_the_service():
+    async with session_in("queue", duration=60) as (emulator, session):
+        task = await session.submit(PHOTO, "snow")
+        async with EditSession(emulator.api_key, base_url=emulator.url, protocol="queue") as other:
+            attached = other.attach(task.id)
+            attached.cancel()
+            with pytest.raises(EditCancelledError, match="runs on at the service"):
+                await attached
+        assert emulator.statistics().cancels == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "settings", "told"),
+    [
+        (Fault.status(500), {}, "HTTP 500"),
+        (Fault.status(404, shape="detail"), {}, "HTTP 404"),
+        (Fault.drop_request(), {}, "no reply"),
+        (Fault.status(503).nth(99), {"cancellable": False}, "HTTP 405"),
+    ],
+)
+async def test_a_task_that_the_service_does_not_cancel_runs_on_and_this_is_logged(caplog, fault, settings, told):
+    async with session_in("queue", fault.on("cancel"), duration=60, **settings) as (_, session):
+        task = await session.submit(PHOTO, "snow")
+        task.cancel()
+    assert (session.statistics().cancellations, session.unfinished) == (0, (task.id,))
+    assert f"the service did not cancel task {task.id}, which runs on and may be charged: {told}" in caplog.text
+
+
+async def test_a_service_that_does_not_answer_a_cancellation_does_not_hold_up_the_end(monkeypatch):
+    monkeypatch.setattr(cancellations, "_SECONDS", 0.1)
+    async with session_in("queue", Fault.hang().on("cancel"), duration=60) as (_, session):
+        task = await session.submit(PHOTO, "snow")
+        task.cancel()
+    assert session.unfinished == (task.id,)
+
+
+async def test_a_task_of_another_dialect_is_not_cancelled():
+    async with session_in("generation", duration=60) as (emulator, session):
+        task = await session.submit(PHOTO, "snow")
+        task.cancel()
+        with pytest.raises(EditCancelledError, match="runs on at the service"):
+            await task
+    assert (emulator.statistics().cancels, session.unfinished) == (0, (task.id,))
+
+
+# The reply that is the result.
+
+
+async def test_an_edit_of_model_studio_may_take_longer_than_a_reply():
+    async with session_in("dashscope", duration=0.6, options={"timeout": 0.3}) as (_, session):
+        assert len((await session.edit(PHOTO, "snow")).images) == 1
+
+
+async def test_an_edit_of_model_studio_ends_at_its_deadline_and_is_uncertain():
+    options = {"timeout": 0.2, "deadline": 0.2}
+    async with session_in("dashscope", Fault.stuck_task(), options=options) as (_, session):
+        with pytest.raises(SubmitUncertainError, match="deadline"):
+            await session.edit(PHOTO, "snow")
+        assert (session.statistics().in_flight, session.statistics().uncertain) == (0, 1)
+        # The call does not stay for ever.
+        await until(lambda: not any("Submission.run" in repr(task) for task in asyncio.all_tasks()))
+        assert session.statistics().uncertain == 1
+
+
+async def test_a_connection_to_model_studio_that_takes_too_long_is_not_uncertain():
+    late = Answer(APITimeoutError("connecting took too long"), uploaded=False)
+    transport = MemoryService(on_submission=lambda *_: late)
+    async with EditSession(KEY, protocol="dashscope", transport=transport, max_retries=0) as session:
+        with pytest.raises(APITimeoutError, match="connecting") as caught:
+            await session.edit(PHOTO, "snow")
+        assert not caught.value.request_sent
