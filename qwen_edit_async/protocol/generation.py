@@ -65,7 +65,7 @@ class GenerationProtocol(WireProtocol):
             raise error_from_reply(reply, task_id=task.task_id)
         document = load_object(reply, task_id=task.task_id)
         snapshot = snapshot_of(document, task.task_id, reply.url)
-        if snapshot.status_word or status_word(document) is not None:
+        if snapshot.status_word or snapshot.status.terminal or status_word(document) is not None:
             return snapshot
         if has_error(document):
             raise error_from_reply(reply, task_id=task.task_id)

@@ -48,22 +48,25 @@ _ERROR_BY_STATUS: Mapping[int | str | None, type[APIStatusError]] = {
 
 _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
     1002: RateLimitError,
-    "RATE_LIMIT_EXCEEDED": RateLimitError,
-    "Throttling": RateLimitError,
+    "ratelimitexceeded": RateLimitError,
+    "throttling": RateLimitError,
     **dict.fromkeys(range(40201, 40209), InsufficientBalanceError),
-    "Arrearage": InsufficientBalanceError,
-    "InvalidApiKey": AuthenticationError,
-    "AccessDenied": PermissionDeniedError,
-    "InvalidParameter": BadRequestError,
-    **dict.fromkeys(("INTERNAL_SERVER_ERROR", "SYNC_TIMEOUT", "InternalError", "RequestTimeOut"), InternalServerError),
+    "arrearage": InsufficientBalanceError,
+    "invalidapikey": AuthenticationError,
+    "accessdenied": PermissionDeniedError,
+    "invalidparameter": BadRequestError,
+    **dict.fromkeys(("internalservererror", "internalerror", "badgateway"), InternalServerError),
+    **dict.fromkeys(("timeout", "requesttimeout", "gatewaytimeout", "synctimeout"), InternalServerError),
 }
-"""The services' own codes, up to the first dot. They are more specific than the HTTP status."""
+"""The services' own codes. They are more specific than the HTTP status. Words are shortened by :func:`_family`."""
 
 _ERROR_CODES = frozenset({*_ERROR_BY_CODE, *range(400, 600), 110001, 190000})
 """The codes that are known to report an error, whatever comes with them."""
 
 _SUCCESS_CODES = frozenset({0, *SUCCESSES, 20000})
-_SUCCESS_WORDS = frozenset({"ok", "success", "successful", "succeeded"})
+_SUCCESS_WORDS = frozenset({"ok", "success", "successful", "succeeded", "none", "null", "no error", "0", "false"})
+_NUMBER_STATUSES = range(400, 600)
+"""The numbers in ``status`` that are HTTP errors. Other numbers may be a task's status."""
 
 _REPORT_NAMES = ("error", "status")
 """The members that may hold an error report as an object, the most specific first."""
@@ -129,7 +132,8 @@ def error_from_reply(reply: Reply, *, task_id: str | None = None) -> APIStatusEr
         document = {}
     code, message = _describe(document)
     status = code if reply.ok else reply.status  # an error in a successful reply may have an HTTP status as its code
-    kind = _ERROR_BY_CODE.get(_family(code)) or _ERROR_BY_STATUS.get(status, APIStatusError)
+    kinds = (_ERROR_BY_CODE.get(_family(word)) for word in (code, message))
+    kind = next(filter(None, kinds), _ERROR_BY_STATUS.get(status, APIStatusError))
     return kind(
         (_words(reply, document) if message is None else message)[:_MAX_MESSAGE_CHARACTERS],
         status_code=reply.status,
@@ -190,7 +194,8 @@ def error_code_of(report: Mapping[str, Any], *outer: Mapping[str, Any]) -> int |
 
 
 def _family(code: int | str | None) -> int | str | None:
-    return code.partition(".")[0] if isinstance(code, str) else code
+    """Return a code's letters and digits up to the first dot, in lower case: ``InternalError.Algo``, ``TIME_OUT``."""
+    return re.sub(r"[\W_]", "", code.partition(".")[0]).lower() if isinstance(code, str) else code
 
 
 def cost_of(value: Any) -> Decimal | None:
@@ -240,7 +245,10 @@ def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None
             message = as_text(report["detail"])
         if reports:
             message = message or as_text(report)
-    return error_code_of(report, *outer), message
+    code = error_code_of(report, *outer)
+    if code is None and type(status := document.get("status")) is int and status in _NUMBER_STATUSES:
+        code = status
+    return code, message
 
 
 def _means_success(value: int | str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,8 @@ from qwen_edit_async.protocol.tasks import (
 
 _OPEN_STATUSES = frozenset({303, 409, *range(500, 600)}) - {503}
 """The HTTP errors that do not rule out a task."""
+
+_REPORT_NAMES = ("error", "detail", "status")
 
 _OBJECT_OPENS = re.compile(r"\ufeff?\s*\{\s*")
 _MEMBER = re.compile(r'("(?:[^"\\]|\\.)*")\s*:\s*', re.DOTALL)
@@ -74,11 +77,11 @@ def _named_task(document: Mapping[str, Any], http_status: int) -> str | None:
     """Return the id of the task that a reply to a submission names.
 
     ``task_id`` goes before ``id``, and the id of a wrapped task before its envelope's. ``request_id`` is the last, and
-    counts only in a successful reply that has a status or no error. In an error object, ``task_id`` names a task;
+    counts only in a successful reply that has a status or no error. In an error report, ``task_id`` names a task;
     ``id`` does so only if the HTTP error leaves open whether a task exists.
     """
     members = task_members(document)
-    report = error if isinstance(error := members.get("error"), Mapping) else {}
+    report = _error_report(members)
     is_accepted = http_status in SUCCESSES and (word_of(members) is not None or not has_error(document))
     return (
         first_text(members, TASK_ID_NAMES)
@@ -87,6 +90,13 @@ def _named_task(document: Mapping[str, Any], http_status: int) -> str | None:
         or first_text(report, ID_NAMES if http_status in _OPEN_STATUSES else ())
         or first_text(members, (REQUEST_ID_NAME,) if is_accepted else ())
     )
+
+
+def _error_report(members: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the members of all objects in which a reply may report an error, and of the objects in them."""
+    reports = [each for name in _REPORT_NAMES if isinstance(each := members.get(name), Mapping)]
+    nested = [inner for each in reports for inner in each.values() if isinstance(inner, Mapping)]
+    return dict(ChainMap(*map(dict, reports + nested)))
 
 
 def _is_refusal(document: Mapping[str, Any]) -> bool:

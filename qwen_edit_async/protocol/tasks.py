@@ -66,7 +66,7 @@ _NESTED_NAMES = (
 )
 """The members of an object that may hold pictures deeper inside, in the order of the search."""
 
-_BARE_URL = re.compile(r"(?:https?://|/)\S+|[^\s:?#]+\.(?:png|jpe?g|webp|avif|gif|bmp|tiff?)(?:\?\S*)?", re.IGNORECASE)
+_BARE_URL = re.compile(r"https?://.+|/\S+|[^\s:?#]+\.(?:png|jpe?g|webp|avif|gif|bmp|tiff?)(?:\?\S*)?", re.IGNORECASE)
 """A URL that stands without a name. A relative one without a slash at its start must end as a picture does."""
 
 _MAX_DEPTH = 10
@@ -107,13 +107,15 @@ def _end_of(
 ) -> tuple[TaskStatus, TaskFailure | None]:
     """Return the status of a task, and why it failed.
 
-    An unknown status word means completed if pictures come with it, and failed if an error does.
+    Without a known status word, pictures mean completed. An unknown word with an error means failed.
     """
     status, failure = status_of(word), _failure_in(document)
-    if status is TaskStatus.UNKNOWN and word is not None:
+    if status is TaskStatus.UNKNOWN:
         if has_pictures:
             status = TaskStatus.COMPLETED
-        elif failure is not None or has_error({**document, "message": None}):  # a message may say "please wait"
+        elif word is not None and (
+            failure is not None or has_error({**document, "message": None})
+        ):  # a message may say "please wait"
             status = TaskStatus.FAILED
     if status is TaskStatus.FAILED and failure is None and has_error(document):
         failure = TaskFailure(code=error_code_of(document), message=first_text(document, MESSAGE_NAMES) or "")
@@ -133,7 +135,7 @@ def task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, An
             inner = task_members(inner, depth - 1)
             is_picture = has_id and any(picture in inner for picture in _PICTURE_NAMES)
             if first_text(inner, TASK_ID_NAMES if is_picture else id_names) or (lacks_word and word_of(inner)):
-                return {**document, **inner}
+                return {**document, **{name: value for name, value in inner.items() if value is not None}}
     return document
 
 
@@ -209,11 +211,11 @@ def _to_progress(value: Any) -> float | None:
 def _failure_in(document: Mapping[str, Any]) -> TaskFailure | None:
     """Return the failure that the member ``error`` reports, if it reports one."""
     error = document.get("error")
+    if not error or (isinstance(error, str | Mapping) and not has_error({"error": error})):
+        return None
     if isinstance(error, Mapping):
-        if not has_error({"error": error}):
-            return None
         return TaskFailure(code=error_code_of(error, document), message=first_text(error, MESSAGE_NAMES) or "")
-    return TaskFailure(code=error_code_of(document) or None, message=as_text(error)) if error else None
+    return TaskFailure(code=error_code_of(document) or None, message=as_text(error))
 
 
 def _to_usage(value: Any) -> Usage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 
 from yarl import URL
 
@@ -34,7 +34,7 @@ def resolve(text: str, base: URL) -> URL:
         ValueError: The URL is not valid.
     """
     url = to_url(text)
-    return url if url.scheme else base.join(url)
+    return url if url.scheme else URL(urljoin(str(base), str(url)), encoded=True)
 
 
 def absolute(text: str, asked_url: str) -> str:

@@ -133,6 +133,9 @@ def test_an_error_code_goes_before_a_code_wherever_it_stands(document: dict[str,
         ("InvalidParameter.DataInspection", BadRequestError),
         ("InternalError.Algo", InternalServerError),
         ("SYNC_TIMEOUT", InternalServerError),
+        ("INTERNAL_ERROR", InternalServerError),
+        ("TIMEOUT", InternalServerError),
+        ("rate_limit_exceeded", RateLimitError),
         (402, InsufficientBalanceError),
         ("429", RateLimitError),
         (404, NotFoundError),
@@ -145,7 +148,7 @@ def test_an_error_inside_of_a_successful_reply_is_told_by_its_code(code: object,
     assert (type(found), found.status_code) == (kind, 200)
 
 
-@pytest.mark.parametrize("code", [40200, 40209, 1001, 1003, 110001, 190000, 429, "rate_limit_exceeded"])
+@pytest.mark.parametrize("code", [40200, 40209, 1001, 1003, 110001, 190000, 429, "quota.rate_limit_exceeded"])
 def test_other_codes_leave_it_to_the_status(code: object) -> None:
     assert type(error({"code": code, "message": "no"}, 403)) is PermissionDeniedError
 

@@ -41,6 +41,12 @@ def test_only_a_relative_url_is_changed_before_it_is_fetched(text, url):
     assert absolute(text, str(BASE)) == url
 
 
+@pytest.mark.parametrize("folder", ["x%2Fy/z", "%20/%C3%A4/z", "%3F/z"])
+def test_the_escapes_of_the_base_stay(folder):
+    base = URL(f"https://api.example/{folder}", encoded=True)
+    assert str(resolve("b%2Fc.png", base)) == f"https://api.example/{folder.rpartition('/')[0]}/b%2Fc.png"
+
+
 def test_half_a_character_is_not_a_url():
     with pytest.raises(ValueError, match="surrogates"):
         resolve("/\ud800", BASE)
