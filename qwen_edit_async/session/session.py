@@ -111,8 +111,8 @@ class EditSession:
         transport: Transport | None = None,
         random: Random | None = None,
     ) -> None:
-        dialect, alternative = choose_dialect(protocol, envelope, model, os.environ.get(http.PROTOCOL_VARIABLE))
         try:
+            dialect, alternative = choose_dialect(protocol, envelope, model, os.environ.get(http.PROTOCOL_VARIABLE))
             key: Secret = http.resolve_api_key(api_key, dialect, os.environ)
         finally:
             del api_key  # some tools show the local variables of a traceback
