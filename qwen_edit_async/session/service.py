@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from qwen_edit_async.errors import APIResponseError, NotFoundError
+from qwen_edit_async.errors import APIResponseError, APITimeoutError, NotFoundError
 from qwen_edit_async.http.api import Transport
+from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.log import log
 from qwen_edit_async.models import TaskSnapshot
-from qwen_edit_async.protocol.base import WireProtocol
+from qwen_edit_async.protocol.base import Call, WireProtocol
+
+_LATE_SECONDS = 1.0
+"""Seconds after an edit's deadline in which a reply that holds the result may still arrive, and is logged."""
 
 
 class Service:
@@ -42,6 +46,16 @@ class Service:
         if protocol is not self.protocol:
             log.warning("the service accepts %r instead of %r: it is used from now on", protocol, self.protocol)
         self.protocol, self.alternative = protocol, None
+
+    async def submit(self, protocol: WireProtocol, call: Call, body: JSONBody, *, deadline: float) -> TaskSnapshot:
+        """Submit an edit, in one attempt. Wait for a reply that holds the result until shortly after the deadline."""
+        try:
+            async with asyncio.timeout_at(deadline + _LATE_SECONDS if call.holds_result else None) as limit:
+                return protocol.read_submission(await self.transport.send(call, body))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise APITimeoutError("the service did not give the result in time", request_sent=True) from None
 
     async def check(self, task: TaskSnapshot) -> TaskSnapshot:
         """Check the status of a task, in one attempt. Fetch its result if that takes a second call."""

@@ -51,8 +51,8 @@ class EditSession:
     Args:
         api_key: The key; by default the environment variable ``QWEN_EDIT_API_KEY``. It is sent to ``base_url`` only.
         base_url: The service's address; by default ``QWEN_EDIT_BASE_URL``, or else the protocol's own host.
-        protocol: ``"generation"`` (documented), ``"queue"`` (of the same gateway) or ``"dashscope"`` (Alibaba Model
-            Studio; the key may be in ``DASHSCOPE_API_KEY``); by default ``QWEN_EDIT_PROTOCOL``, or else the first.
+        protocol: ``"generation"`` (documented), ``"queue"`` (newer, of the same gateway) or ``"dashscope"`` (Alibaba
+            Model Studio, whose key may be in ``DASHSCOPE_API_KEY``); by default ``QWEN_EDIT_PROTOCOL``, or the first.
         model: The service's name for the model; by default the protocol's.
         envelope: The form of a ``"generation"`` body: ``"flat"`` (documented), ``"params"``, ``"header"`` (the model in
             ``X-Model`` alone), or ``"auto"``, which finds out with the first submission which of the first two to use.

@@ -16,7 +16,6 @@ import attrs
 
 from qwen_edit_async.errors import (
     APIStatusError,
-    APITimeoutError,
     BadRequestError,
     DeadlineExceededError,
     QwenEditError,
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
     from qwen_edit_async.session.submitter import Submitter
 
 _MALFORMED_STATUSES: Final = frozenset({400, 422})
-
-_LATE_SECONDS: Final = 1.0
-"""Seconds after an edit's deadline in which a reply that holds the result may still arrive, and is logged."""
 
 _REASONS: Final = {
     CallFailure.REFUSED: "the service did not accept the last attempt",
@@ -278,14 +274,8 @@ class Submission:
 
     async def _exchange(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
         """Send the request, and read the reply. A refusal that names a task gives that task, because it is paid for."""
-        late = self._deadline + _LATE_SECONDS if call.holds_result else None
         try:
-            async with asyncio.timeout_at(late) as limit:
-                return protocol.read_submission(await self._submitter.service.transport.send(call, body))
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise APITimeoutError("the service did not give the result in time", request_sent=True) from None
+            return await self._submitter.service.submit(protocol, call, body, deadline=self._deadline)
         except APIStatusError as error:
             if error.task_id is None:
                 raise
