@@ -191,7 +191,12 @@ async def test_headers_that_quote_the_key_are_in_no_frame_of_a_reply_that_never_
 
 
 @pytest.mark.parametrize(
-    "options", [{"base_url": "http://example.com"}, {"max_in_flight": 0}, {"timeout": 0}, {"envelope": "x"}], ids=str
+    "options",
+    [
+        *({"base_url": "http://example.com"}, {"max_in_flight": 0}, {"timeout": 0}),
+        *({"envelope": "x"}, {"protocol": "x"}, {"model": ""}),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("source", ["argument", "environment"])
 def test_a_refused_option_does_not_show_the_key(options, source, monkeypatch):
