@@ -221,7 +221,8 @@ def soak(session: nox.Session) -> None:
     session.run("python", str(SOAK), *results_folder(session), *session.posargs)
     if session.posargs in ([], ["--quick"]):
         journal = str(SOAK.with_name("journal.py"))
-        session.run("python", journal, "--long", *results_folder(session), *session.posargs)
+        rows = "200" if session.posargs else "100000"
+        session.run("python", journal, "--long", rows, *results_folder(session), *session.posargs)
 
 
 def results_folder(session: nox.Session) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -37,8 +38,38 @@ class Row:
     limit: float | None = None
 
 
-def report(name: str, rows: Sequence[Row], setup: dict[str, Any], output: Path) -> None:
-    """Print the table, and write ``{name}.json``."""
+def parse(doc: str, quick: dict[str, Any], **options: tuple[Any, str]) -> argparse.Namespace:
+    """Read the options of a module.
+
+    Args:
+        doc: The module's docstring.
+        quick: The values of some options with ``--quick``.
+        **options: The default and the help text of each option.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    for name, (default, text) in options.items():
+        several = isinstance(default, list)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(default[0] if several else default),
+            nargs="+" if several else None,
+            default=default,
+            help=f"{text} (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--quick", action="store_true", help="only check that it runs, with small numbers and no limits"
+    )
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    found = parser.parse_args()
+    if found.quick:
+        vars(found).update(quick)
+    return found
+
+
+def report(name: str, rows: Sequence[Row], setup: dict[str, Any], options: argparse.Namespace) -> list[str]:
+    """Print the table, write ``{name}.json``, and return the figures that missed their target."""
+    rows = [attrs.evolve(row, limit=None) for row in rows] if options.quick else rows
+    output = options.output
     width = max(len(row.figure) for row in rows)
     contender_width = max(len(row.contender) for row in rows)
     print(f"\n{name}: " + ", ".join(f"{key} {value}" for key, value in setup.items()))
@@ -59,6 +90,7 @@ def report(name: str, rows: Sequence[Row], setup: dict[str, Any], output: Path) 
     }
     (output / f"{name}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"written: {output / name}.json")
+    return [row.figure for row in rows if row.limit is not None and summary(row.values).median > row.limit]
 
 
 def _verdict(row: Row, limit: float) -> str:

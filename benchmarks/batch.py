@@ -6,7 +6,6 @@ nothing. ``EditBatch`` does the same work without its page, with it, and a secon
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
 import functools
@@ -21,7 +20,7 @@ import aiohttp
 import attrs
 import numpy as np
 from _measure import Cost, fresh_process, interleaved, metered
-from _report import Row, drawn, report
+from _report import Row, drawn, parse, report
 from _server import serve
 from PIL import Image
 
@@ -143,18 +142,18 @@ def check_page(plan: Plan) -> None:
         raise RuntimeError(f"{shown} small pictures of {plan.edits} edits")
 
 
-def rows(edits: int, repetitions: int, picture: Path, inputs: Path, *, aimed: bool) -> Iterator[Row]:
+def rows(edits: int, repetitions: int, picture: Path, inputs: Path) -> Iterator[Row]:
     """Measure the clients in turns."""
     again: list[Run] = []
     measures = {name: functools.partial(measure, inputs, edits, picture, name, again) for name in CLIENTS}
     runs = interleaved(measures, repetitions)
     for other, target in (("library, no page", WALL_TARGET), ("script", None)):
         ratios = [ours.wall / theirs.wall for ours, theirs in zip(runs["library"], runs[other], strict=True)]
-        yield Row(f"{edits:,} edits: wall time / {other}", "library", ratios, target if aimed else None)
+        yield Row(f"{edits:,} edits: wall time / {other}", "library", ratios, target)
     page = [run.publishing for run in runs["library"]]
-    yield Row(f"{edits:,} edits: last result to page (s)", "library", page, PUBLISHING_TARGET if aimed else None)
+    yield Row(f"{edits:,} edits: last result to page (s)", "library", page, PUBLISHING_TARGET)
     wall = [run.wall for run in again]
-    yield Row(f"{edits:,} edits: second run (s)", "library", wall, AGAIN_TARGET if aimed else None)
+    yield Row(f"{edits:,} edits: second run (s)", "library", wall, AGAIN_TARGET)
     for name, costs in {**runs, "library, second run": again}.items():
         yield Row(f"{edits:,} edits: wall time (s)", name, [cost.wall for cost in costs])
         yield Row(f"{edits:,} edits: CPU per edit (ms)", name, [1000 * cost.cpu / edits for cost in costs])
@@ -184,14 +183,9 @@ def photo(size: tuple[int, int]) -> Image.Image:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--edits", type=int, nargs="+", default=[400, 2000], help="edits (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=1, help="runs of each client (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="20 edits, to check that it runs")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
-    options = parser.parse_args()
-    if options.quick:
-        options.edits = [20]
+    options = parse(
+        __doc__, {"edits": [20]}, edits=([400, 2000], "edits of the runs"), repetitions=(1, "runs of each client")
+    )
     table: list[Row] = []
     for edits in options.edits:
         with tempfile.TemporaryDirectory() as folder:
@@ -201,8 +195,8 @@ def main() -> None:
                 "KB of an input": round((inputs / "0.png").stat().st_size / 1000),
                 "KB of a result": round(picture.stat().st_size / 1000),
             }
-            table += rows(edits, options.repetitions, picture, inputs, aimed=not options.quick)
-    report("batch", table, setup, options.output)
+            table += rows(edits, options.repetitions, picture, inputs)
+    report("batch", table, setup, options)
     plot(table, options.output / "batch.svg")
 
 

@@ -6,13 +6,11 @@ from the disk is not part of it: the files are in memory.
 
 from __future__ import annotations
 
-import argparse
 import io
 import time
-from pathlib import Path
 
 import numpy as np
-from _report import Row, report
+from _report import Row, parse, report
 from PIL import Image
 
 from qwen_edit_async.images.prepare import prepare
@@ -49,12 +47,8 @@ def cpu_per_mb(content: bytes) -> float:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=9, help="of each measurement (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="once: does it run at all?")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
-    options = parser.parse_args()
-    repetitions = 1 if options.quick else options.repetitions
+    options = parse(__doc__, {"repetitions": 1}, repetitions=(9, "repetitions of each measurement"))
+    repetitions = options.repetitions
     files = {
         "photo, JPEG": encoded(photo(3000, 2250), "JPEG", quality=92),
         "photo, JPEG with restart markers": encoded(photo(3000, 2250), "JPEG", quality=92, restart_marker_blocks=4),
@@ -67,7 +61,7 @@ def main() -> None:
         Row(f"CPU per MB checked, {kind} (ms)", "library", [cpu_per_mb(content) for _ in range(repetitions)])
         for kind, content in files.items()
     ]
-    report("checks", rows, {"repetitions": repetitions}, options.output)
+    report("checks", rows, {"repetitions": repetitions}, options)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ The session checks each picture, syncs it to the disk, and names it when it is c
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import functools
 import io
@@ -17,7 +16,7 @@ from pathlib import Path
 import aiohttp
 from _clients import IMAGE_URL, INSTRUCTION
 from _measure import Cost, fresh_process, interleaved, metered
-from _report import Row, report
+from _report import Row, parse, report
 from _server import serve
 from batch import write_pictures
 
@@ -82,14 +81,8 @@ def cpu_of_check(picture: Path) -> float:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--downloads", type=int, default=400, help="pictures (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=3, help="repetitions of each (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="20 pictures, once, to check that it runs")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
-    options = parser.parse_args()
-    if options.quick:
-        options.downloads, options.repetitions = 20, 1
+    quick = {"downloads": 20, "repetitions": 1}
+    options = parse(__doc__, quick, downloads=(400, "pictures"), repetitions=(3, "repetitions of each"))
     with tempfile.TemporaryDirectory() as folder:
         picture, _ = write_pictures(Path(folder), 1)
         check = [1000 * cpu_of_check(picture) for _ in range(5)]
@@ -100,10 +93,10 @@ def main() -> None:
             options.repetitions,
         )
     ratios = [ours.cpu / theirs.cpu for ours, theirs in zip(costs["library"], costs["bare"], strict=True)]
-    table = [Row("CPU per MB / bare", "library", ratios, None if options.quick else CPU_TARGET)]
+    table = [Row("CPU per MB / bare", "library", ratios, CPU_TARGET)]
     table += [Row("CPU per MB (ms)", name, [1000 * cost.cpu / size for cost in costs[name]]) for name in clients]
     table.append(Row("CPU per MB (ms)", "library, its check of the picture alone", check))
-    report("downloads", table, {"MB": round(size), "at a time": _AT_A_TIME}, options.output)
+    report("downloads", table, {"MB": round(size), "at a time": _AT_A_TIME}, options)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,15 @@ the machine's speed does not matter.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import attrs
 import looptime
-from _report import Row, report
+from _report import Row, parse, report
 from _simulation import SilentLearned
 
 from qwen_edit_async import EditSession, FixedInterval, Learned, PollPolicy
@@ -104,27 +102,18 @@ def measure(account: Account, edits: int, seed: int) -> tuple[float, float]:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--edits", type=int, default=200, help="edits on each account (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds with other durations (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="12 edits, once, to check that it runs")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
-    options = parser.parse_args()
-    wall_target: float | None = WALL_TARGET
-    refused_target: float | None = REFUSED_TARGET
-    if options.quick:
-        options.edits, options.rounds = 12, 1
-        wall_target = refused_target = None  # too few edits to learn the limits
+    quick = {"edits": 12, "rounds": 1}
+    options = parse(__doc__, quick, edits=(200, "edits on each account"), rounds=(3, "rounds with other durations"))
     rows: list[Row] = []
     seeds = range(1, options.rounds + 1)
     with ProcessPoolExecutor(2) as pool:  # runs do not disturb each other, because each has its own clock
         runs = [[pool.submit(measure, account, options.edits, seed) for seed in seeds] for account in ACCOUNTS]
     for account, repeated in zip(ACCOUNTS, runs, strict=True):
         walls, refused = zip(*(run.result() for run in repeated), strict=True)
-        rows.append(Row(f"{account.name}: wall time / least possible", "library", walls, wall_target))
-        rows.append(Row(f"{account.name}: share of requests refused", "library", refused, refused_target))
+        rows.append(Row(f"{account.name}: wall time / least possible", "library", walls, WALL_TARGET))
+        rows.append(Row(f"{account.name}: share of requests refused", "library", refused, REFUSED_TARGET))
     setup: dict[str, Any] = {"edits": options.edits, "rounds": options.rounds}
-    report("pacing", sorted(rows, key=lambda row: row.figure), setup, options.output)
+    report("pacing", sorted(rows, key=lambda row: row.figure), setup, options)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,10 @@ its own process, makes no pictures, and counts the requests, so that the benchma
 
 from __future__ import annotations
 
-import argparse
 import functools
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import attrs
 from _clients import (
@@ -23,7 +21,7 @@ from _clients import (
 )
 from _dialects import serve
 from _measure import Cost, fresh_process, interleaved
-from _report import Row, report
+from _report import Row, parse, report
 from _sdks import dashscope, fal_client, replicate
 from PIL import Image
 
@@ -117,22 +115,19 @@ def small_picture() -> bytes:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--edits", type=int, default=6_000, help="edits of each measurement (default: %(default)s)")
-    parser.add_argument("--in-flight", type=int, default=2000, help="edits in flight at a time (default: %(default)s)")
-    parser.add_argument("--interval", type=float, default=0.5, help="seconds between checks (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=3, help="repetitions of each (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="200 edits, once, to check that it runs")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
-    options = parser.parse_args()
-    if options.quick:
-        options.edits, options.in_flight, options.interval, options.repetitions = 200, 100, 0.1, 1
+    options = parse(
+        __doc__,
+        {"edits": 200, "in_flight": 100, "interval": 0.1, "repetitions": 1},
+        edits=(6_000, "edits of each measurement"),
+        in_flight=(2000, "edits in flight at a time"),
+        interval=(0.5, "seconds between checks"),
+        repetitions=(3, "repetitions of each"),
+    )
     edits, in_flight, repetitions = options.edits, options.in_flight, options.repetitions
     plan = Plan(edits, in_flight, options.interval)
     files = attrs.evolve(plan, edits=min(edits, 1000), in_flight=min(in_flight, 500), image=small_picture())
     fewer = attrs.evolve(plan, edits=min(edits, 5_000), in_flight=min(in_flight, _FEWER))
     fewest = attrs.evolve(plan, edits=min(edits, 200), in_flight=min(in_flight, 50), interval=options.interval / 2)
-    target, target_with_files = (None, None) if options.quick else (_TARGET, _TARGET_WITH_FILES)
     groups = [
         Group(
             f"{in_flight:,} in flight",
@@ -140,16 +135,16 @@ def main() -> None:
             (library, minimal),
             repetitions,
             (_CPU, _MEMORY),
-            target,
+            _TARGET,
         ),
         Group(
             f"{fewer.in_flight:,} in flight",
             fewer,
             (library, minimal),
             repetitions,
-            target=None if options.quick else _TARGET_OF_FEWER,
+            target=_TARGET_OF_FEWER,
         ),
-        Group("JPEG files", files, (library, minimal), repetitions, target=target_with_files),
+        Group("JPEG files", files, (library, minimal), repetitions, target=_TARGET_WITH_FILES),
         Group(
             f"{fewest.in_flight} in flight",
             fewest,
@@ -166,7 +161,7 @@ def main() -> None:
         },
         "checks per task": _CHECKS,
     }
-    report("peers", rows, setup, options.output)
+    report("peers", rows, setup, options)
 
 
 if __name__ == "__main__":

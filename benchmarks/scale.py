@@ -7,19 +7,17 @@ take most of a minute.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import functools
 import gc
 import statistics
 import time
-from pathlib import Path
 
 import attrs
 import psutil
 from _endless import BODY, serve_endless
 from _measure import HEARTBEAT, Cost, fresh_process, heartbeat, interleaved, metered
-from _report import Row, report
+from _report import Row, parse, report
 
 from qwen_edit_async import EditResult, EditSession, EditTask, PolledTask, Timeouts
 from qwen_edit_async.http.api import AiohttpTransport, Transport
@@ -35,7 +33,6 @@ _SETTLING_ATTEMPTS = 60
 _SETTLED = 2
 _TOLERANCE = 0.05
 _FIRST = 1000
-_HELP_OF_TASKS = "tasks in flight; compares the last number with the first (default: %(default)s)"
 
 
 @attrs.frozen
@@ -206,33 +203,35 @@ def measure(plan: Plan) -> Scale:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", type=int, nargs="+", default=[1000, 100_000], help=_HELP_OF_TASKS)
-    parser.add_argument("--rate", type=float, default=1500, help="checks a second (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=3, help="duration of each measurement (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=3, help="repetitions of each (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="500 and 2,000 tasks, once, to check that it runs")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
-    options = parser.parse_args()
-    if options.quick:
-        options.tasks, options.seconds, options.repetitions = [500, 2000], 1, 1
+    options = parse(
+        __doc__,
+        {"tasks": [500, 2000], "seconds": 1.0, "repetitions": 1},
+        tasks=([1000, 100_000], "tasks in flight; compares the last number with the first"),
+        rate=(1500.0, "checks a second"),
+        seconds=(3.0, "duration of each measurement"),
+        repetitions=(3, "repetitions of each"),
+    )
     if options.tasks[-1] <= max(_FIRST, options.tasks[0]):
-        parser.error(f"the last of --tasks must be larger than the first, and than {_FIRST}")
+        raise SystemExit(f"the last of --tasks must be larger than the first, and than {_FIRST}")
     plans = {f"{tasks:,} in flight": Plan(tasks, options.rate, options.seconds) for tasks in options.tasks}
     least, most = next(iter(plans)), list(plans)[-1]
     costs = interleaved({name: functools.partial(measure, plan) for name, plan in plans.items()}, options.repetitions)
-    aims = (None, None, None) if options.quick else (CPU_TARGET, GROWTH_TARGET, LAG_TARGET)
     ratios = [ours.cpu_per_check / theirs.cpu_per_check for ours, theirs in zip(costs[most], costs[least], strict=True)]
     idle = [_p99_lag(cost.idle_lags) for repeated in costs.values() for cost in repeated]
     rows = [
-        Row(f"CPU per check, {most} / {least}", "library", ratios, aims[0]),
+        Row(f"CPU per check, {most} / {least}", "library", ratios, CPU_TARGET),
         *(
             Row(f"CPU per check, {name} (µs)", "library", [cost.cpu_per_check for cost in repeated])
             for name, repeated in costs.items()
         ),
-        Row("RSS per task in flight (KB)", "library", [cost.bytes_per_task / 1000 for cost in costs[most]], aims[1]),
+        Row(
+            "RSS per task in flight (KB)",
+            "library",
+            [cost.bytes_per_task / 1000 for cost in costs[most]],
+            GROWTH_TARGET,
+        ),
         *(
-            Row(f"event loop lag, p99, {name} (ms)", "library", [_p99_lag(cost.lags) for cost in repeated], aims[2])
+            Row(f"event loop lag, p99, {name} (ms)", "library", [_p99_lag(cost.lags) for cost in repeated], LAG_TARGET)
             for name, repeated in costs.items()
         ),
         Row("event loop lag, p99, without a task (ms)", "library", idle),
@@ -242,7 +241,7 @@ def main() -> None:
         "seconds": options.seconds,
         "repetitions": options.repetitions,
     }
-    report("scale", rows, setup, options.output)
+    report("scale", rows, setup, options)
 
 
 def _p99(seconds: list[float]) -> float:

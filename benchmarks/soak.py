@@ -6,7 +6,6 @@ number in its instruction, so that the service's tasks can be compared with the 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import statistics
@@ -21,7 +20,7 @@ from typing import Any
 import attrs
 import psutil
 from _measure import Cost, fresh_process, metered
-from _report import Row, drawn, report
+from _report import Row, drawn, parse, report
 from _server import process_with_pipe
 from PIL import Image
 
@@ -325,28 +324,25 @@ def measure(plan: Plan) -> tuple[Soak, Counter[str], EmulatorStatistics, int]:
 
 def main() -> None:
     """Run the soak."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--edits", type=int, default=100_000, help="number of edits (default: %(default)s)")
-    parser.add_argument("--in-flight", type=int, default=64, help="edits in flight at a time (default: %(default)s)")
-    parser.add_argument(
-        "--share", type=float, default=0.05, help="share of requests and tasks with a fault (default: %(default)s)"
+    options = parse(
+        __doc__,
+        {"edits": 400},
+        edits=(100_000, "number of edits"),
+        in_flight=(64, "edits in flight at a time"),
+        share=(0.05, "share of requests and tasks with a fault"),
+        seed=(7, "seed of the faults"),
     )
-    parser.add_argument("--seed", type=int, default=7, help="seed of the faults (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="400 edits, to check that it runs")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
-    options = parser.parse_args()
-    edits = 400 if options.quick else options.edits
+    edits = options.edits
     plan = Plan(edits, options.in_flight, options.share, options.seed)
     soak, words, counted, nameless = measure(plan)
     # A fault of the submission or of the task can end an edit. A lost reply makes it uncertain.
-    aims = (None,) * 4 if options.quick else (GROWTH_TARGET, FILES_TARGET, 2 * plan.share, plan.share)
     resident = [size / _MB for size in soak.resident]
     rows = [
-        Row(f"RSS growth per {_UNIT:,} edits (MB)", "library", [growth(resident, plan)], aims[0]),
-        Row("open files at rest, more than after the warm-up", "library", [grown(soak.files_at_rest)], aims[1]),
+        Row(f"RSS growth per {_UNIT:,} edits (MB)", "library", [growth(resident, plan)], GROWTH_TARGET),
+        Row("open files at rest, more than after the warm-up", "library", [grown(soak.files_at_rest)], FILES_TARGET),
         Row("open files left behind", "library", [soak.files_left], 0),
-        Row("share of edits that did not succeed", "library", [1 - words[_DONE] / edits], aims[2]),
-        Row("share of edits that ended as uncertain", "library", [words[_UNCERTAIN] / edits], aims[3]),
+        Row("share of edits that did not succeed", "library", [1 - words[_DONE] / edits], 2 * plan.share),
+        Row("share of edits that ended as uncertain", "library", [words[_UNCERTAIN] / edits], plan.share),
         Row(
             f"blocks of memory at rest, growth per {_UNIT:,} edits",
             "library",
@@ -375,9 +371,9 @@ def main() -> None:
     ]
     setup = {"edits": edits, "in flight": plan.in_flight, "share of faults": plan.share, "seed": plan.seed}
     setup |= {"rounds": _ROUNDS, "edits between samples": plan.step, "warm-up": f"{_WARM_UP:.0%}"}
-    report("soak", rows, setup, options.output)
+    missed = report("soak", rows, setup, options)
     plot(resident, soak.files, plan, options.output / "soak.svg")
-    if missed := [row.figure for row in rows if row.limit is not None and row.values[0] > row.limit]:
+    if missed:
         sys.exit(f"missed: {', '.join(missed)}")
 
 

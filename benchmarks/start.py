@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import csv
 import os
@@ -13,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from _measure import Cost, fresh_process, metered
-from _report import Row, report
+from _report import Row, parse, report
 from _server import serve
 
 from qwen_edit_async import EditBatch, EditSession
@@ -41,7 +40,7 @@ def cpu(code: str) -> float:
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def start_rows(repetitions: int, *, aimed: bool) -> list[Row]:
+def start_rows(repetitions: int) -> list[Row]:
     """Measure all starts in turns. One clock tick is 10 ms, so ratios are those of the means."""
     seconds: dict[str, list[float]] = {name: [] for name in _CODES}
     for _ in range(repetitions):
@@ -55,7 +54,7 @@ def start_rows(repetitions: int, *, aimed: bool) -> list[Row]:
         "batch --help / import of cyclopts": (mean["batch --help"] / mean["cyclopts"], None),
         "wrong usage / import of cyclopts": (mean["wrong usage"] / mean["cyclopts"], None),
     }
-    rows = [Row(figure, "library", [ratio], limit if aimed else None) for figure, (ratio, limit) in ratios.items()]
+    rows = [Row(figure, "library", [ratio], limit) for figure, (ratio, limit) in ratios.items()]
     return [*rows, *(Row(f"{name}: CPU (ms)", "library", [1000 * seconds]) for name, seconds in mean.items())]
 
 
@@ -91,16 +90,10 @@ def again_rows(rows: int) -> list[Row]:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=10_000, help="rows of the finished table (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=15, help="starts of each (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="once, with 100 rows, to check that it runs")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
-    options = parser.parse_args()
-    if options.quick:
-        options.rows, options.repetitions = 100, 1
-    rows = [*start_rows(options.repetitions, aimed=not options.quick), *again_rows(options.rows)]
-    report("start", rows, {"rows": options.rows, "repetitions": options.repetitions}, options.output)
+    quick = {"rows": 100, "repetitions": 1}
+    options = parse(__doc__, quick, rows=(10_000, "rows of the finished table"), repetitions=(15, "starts of each"))
+    rows = [*start_rows(options.repetitions), *again_rows(options.rows)]
+    report("start", rows, {"rows": options.rows, "repetitions": options.repetitions}, options)
 
 
 if __name__ == "__main__":

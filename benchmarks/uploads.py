@@ -6,7 +6,6 @@ the files and posts them as one JSON text. It gets fewer edits at a time, becaus
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import functools
 import json
@@ -20,7 +19,7 @@ import aiohttp
 import attrs
 import numpy as np
 from _measure import Cost, fresh_process, heartbeat, interleaved, metered
-from _report import Row, report
+from _report import Row, parse, report
 from _server import serve
 from PIL import Image
 
@@ -151,16 +150,14 @@ def measure(client: Callable[[str, str, Plan], Upload], plan: Plan) -> Upload:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--edits", type=int, default=64, help="edits at once (default: %(default)s)")
-    parser.add_argument("--naive-edits", type=int, default=2, help="edits of the other client (default: %(default)s)")
-    parser.add_argument("--megabytes", type=float, default=8, help="size of each image file (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=3, help="repetitions of each (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="4 edits of 1 MB images, once, to check that it runs")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
-    options = parser.parse_args()
-    if options.quick:
-        options.edits, options.naive_edits, options.megabytes, options.repetitions = 4, 2, 1, 1
+    options = parse(
+        __doc__,
+        {"edits": 4, "naive_edits": 2, "megabytes": 1.0, "repetitions": 1},
+        edits=(64, "edits at once"),
+        naive_edits=(2, "edits of the other client"),
+        megabytes=(8.0, "size of each image file"),
+        repetitions=(3, "repetitions of each"),
+    )
     with tempfile.TemporaryDirectory() as folder:
         images = large_pictures(Path(folder), int(options.megabytes * _MB))
         plans = {library: Plan(options.edits, images), naive: Plan(options.naive_edits, images)}
@@ -168,11 +165,10 @@ def main() -> None:
             {client: functools.partial(measure, client, plan) for client, plan in plans.items()}, options.repetitions
         )
         sent = {client: plan.bytes_sent for client, plan in plans.items()}
-    aims = (None, None, None) if options.quick else (GROWTH_TARGET, CPU_TARGET, STALL_TARGET)
     figures: dict[str, tuple[float | None, Callable[[Upload, int], float]]] = {
-        "peak RSS growth (MB)": (aims[0], lambda cost, _: cost.memory_growth / _MB),
-        "CPU per GB of images (s)": (aims[1], lambda cost, sent: cost.cpu / sent * _GB),
-        "longest stall of the event loop (ms)": (aims[2], lambda cost, _: 1000 * cost.stall),
+        "peak RSS growth (MB)": (GROWTH_TARGET, lambda cost, _: cost.memory_growth / _MB),
+        "CPU per GB of images (s)": (CPU_TARGET, lambda cost, sent: cost.cpu / sent * _GB),
+        "longest stall of the event loop (ms)": (STALL_TARGET, lambda cost, _: 1000 * cost.stall),
         "MB a second": (None, lambda cost, sent: sent / cost.wall / _MB),
     }
     rows = [
@@ -193,7 +189,7 @@ def main() -> None:
         "GB sent": round(sent[library] / _GB, 2),
         "repetitions": options.repetitions,
     }
-    report("uploads", rows, setup, options.output)
+    report("uploads", rows, setup, options)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ distribution, and is found by dynamic programming.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import time
@@ -21,7 +20,7 @@ from typing import Any
 
 import attrs
 import numpy as np
-from _report import Row, drawn, report
+from _report import Row, drawn, parse, report
 from _simulation import (
     LIES,
     SEED,
@@ -36,7 +35,7 @@ from _simulation import (
 
 from qwen_edit_async import Backoff, FixedInterval, Learned, PollPolicy
 
-POLL_COSTS = (0.05, 0.1, 0.2, 0.5, 1.0)
+POLL_COSTS = [0.05, 0.1, 0.2, 0.5, 1.0]
 INTERVALS = (0.5, 1.0, 3.0, 5.0)
 TARGETS = {
     "lognormal": (0.65, 0.65),
@@ -144,12 +143,12 @@ def figures_of_seed(seed: int, tasks: int, skip: int) -> dict[tuple[str, float |
     return figures
 
 
-def target_rows(repeated: Sequence[dict[tuple[str, float | None], float]], *, aimed: bool) -> Iterator[Row]:
+def target_rows(repeated: Sequence[dict[tuple[str, float | None], float]]) -> Iterator[Row]:
     """Return the rows of the figures that have targets. Each repetition has another seed."""
     for figure, limit in repeated[0]:
         if not all((figure, limit) in figures for figures in repeated):
             continue
-        yield Row(figure, "library", [figures[figure, limit] for figures in repeated], limit if aimed else None)
+        yield Row(figure, "library", [figures[figure, limit] for figures in repeated], limit)
 
 
 def cpu_rows(tasks: int) -> Iterator[Row]:
@@ -233,32 +232,27 @@ def show(table: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", type=int, default=3000, help="tasks of a workload (default: %(default)s)")
-    parser.add_argument("--poll-cost", type=float, nargs="+", default=POLL_COSTS, help="seconds (default: %(default)s)")
-    parser.add_argument(
-        "--repetitions", type=int, default=3, help="repetitions with other durations (default: %(default)s)"
+    options = parse(
+        __doc__,
+        {"tasks": 200, "repetitions": 1},
+        tasks=(3000, "tasks of a workload"),
+        poll_cost=(POLL_COSTS, "seconds"),
+        repetitions=(3, "repetitions with other durations"),
     )
-    parser.add_argument("--quick", action="store_true", help="200 tasks, once, to check that it runs")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
-    options = parser.parse_args()
-    aimed = not options.quick
-    if options.quick:
-        options.tasks, options.repetitions = 200, 1
     skip = options.tasks // 10
     tasks, names = options.tasks, [load.name for load in workloads(options.tasks)]
     seeds = range(SEED, SEED + options.repetitions)
     with ProcessPoolExecutor(2) as pool:  # the virtual clock does not see other processes
         repeated = [pool.submit(figures_of_seed, seed, tasks, skip) for seed in seeds]
-        ceiling = pool.submit(rate_rows, 10_000 if aimed else 500, 100.0 if aimed else 5.0)
+        ceiling = pool.submit(rate_rows, 500 if options.quick else 10_000, 5.0 if options.quick else 100.0)
         tables = [pool.submit(costs, name, tasks, skip, options.poll_cost) for name in names]
     table = [row for made in tables for row in made.result()]
     show(table)
-    aims = list(target_rows([figures.result() for figures in repeated], aimed=aimed))
+    aims = list(target_rows([figures.result() for figures in repeated]))
     aims += cpu_rows(options.tasks // 2)
     aims += ceiling.result()
     setup = {"tasks": options.tasks, "not counted": skip, "repetitions": options.repetitions}
-    report("waiting", aims, setup, options.output)
+    report("waiting", aims, setup, options)
     plot(table, options.output / "waiting.svg")
 
 
