@@ -118,7 +118,7 @@ def main() -> None:
         rows=(2000, "rows of each run"),
         long=(0, "rows of a single run whose memory is measured instead, at least 100"),
         in_flight=(64, "edits in flight at a time"),
-        repetitions=(3, "pairs of runs"),
+        repetitions=(2, "pairs of runs"),
     )
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "input.png"

@@ -118,7 +118,7 @@ def main() -> None:
     options = parse(
         __doc__,
         {"edits": 200, "in_flight": 100, "interval": 0.1, "repetitions": 1},
-        edits=(6_000, "edits of each measurement"),
+        edits=(4_000, "edits of each measurement"),
         in_flight=(2000, "edits in flight at a time"),
         interval=(0.5, "seconds between checks"),
         repetitions=(3, "repetitions of each"),

@@ -209,7 +209,7 @@ def main() -> None:
         tasks=([1000, 100_000], "tasks in flight; compares the last number with the first"),
         rate=(1500.0, "checks a second"),
         seconds=(3.0, "duration of each measurement"),
-        repetitions=(3, "repetitions of each"),
+        repetitions=(2, "repetitions of each"),
     )
     if options.tasks[-1] <= max(_FIRST, options.tasks[0]):
         raise SystemExit(f"the last of --tasks must be larger than the first, and than {_FIRST}")

@@ -91,7 +91,7 @@ def again_rows(rows: int) -> list[Row]:
 def main() -> None:
     """Run the benchmark."""
     quick = {"rows": 100, "repetitions": 1}
-    options = parse(__doc__, quick, rows=(10_000, "rows of the finished table"), repetitions=(15, "starts of each"))
+    options = parse(__doc__, quick, rows=(5_000, "rows of the finished table"), repetitions=(15, "starts of each"))
     rows = [*start_rows(options.repetitions), *again_rows(options.rows)]
     report("start", rows, {"rows": options.rows, "repetitions": options.repetitions}, options)
 

@@ -30,7 +30,7 @@ from qwen_edit_async.models import EditParameters
 from qwen_edit_async.session.session import EditSession
 
 GALLERY_LIMIT: Final = 2_000
-"""The number of edits on the page by default: about 50 MB, which a browser still opens at once."""
+"""The number of edits on the page by default: about 30 MB, which a browser still opens at once."""
 
 
 class EditBatch:
@@ -79,7 +79,7 @@ class EditBatch:
             journal keeps the earlier result, and the new one gets another name. An earlier result that can't be
             downloaded does not prevent it; the journal keeps its task's id.
         deadline: Seconds for each edit, from getting a slot to its end; the session's by default.
-        gallery_limit: The most edits on ``report.html``, about 25 KB each; those that went wrong come first. With 0
+        gallery_limit: The most edits on ``report.html``, about 15 KB each; those that went wrong come first. With 0
             there is no page. Small pictures are made for at most a minute, or 3 s if the run was interrupted. After
             that the page shows the files themselves.
         overwrite: Whether results replace files that are not of this batch. Otherwise such an edit fails before it is
