@@ -5,7 +5,6 @@ Results go to the standard output stream, everything else to the standard error 
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import sys
@@ -48,20 +47,20 @@ def counted(count: int, word: str) -> str:
 
 
 class Screen:
-    """Messages on the standard error stream."""
+    """Messages on the standard error stream.
+
+    Attributes:
+        console: rich's console. It prints lines above the progress bar if there is one.
+    """
 
     def __init__(self) -> None:
-        self._notes: set[str] = set()
-        self._kinds: dict[str, int] = {}
-
-    @functools.cached_property
-    def console(self) -> Console:
-        """Rich's console. It prints lines above the progress bar if there is one."""
-        from rich.console import Console  # noqa: PLC0415  # slow to import
+        # All of rich that is needed later, because an import would hold up the event loop.
+        import rich.progress  # noqa: F401, PLC0415  # slow to import
+        from rich.console import Console  # noqa: PLC0415  # as above
 
         # rich takes FORCE_COLOR as a wish for colors and for animations. Outside of terminals, only colors are drawn.
         colors: Any = Console(stderr=True).color_system
-        return Console(
+        self.console: Console = Console(
             stderr=True,
             force_terminal=None if sys.stderr.isatty() else False,
             color_system=colors,
@@ -69,6 +68,8 @@ class Screen:
             markup=False,
             emoji=False,
         )
+        self._notes: set[str] = set()
+        self._kinds: dict[str, int] = {}
 
     def line(self, text: str, style: str | None = None, *, whole: bool = False) -> None:
         """Print a line. On a terminal it is wrapped between words, unless it is ``whole``, to be copied."""
