@@ -52,11 +52,11 @@ class EditBatch:
         requests: The input; give the same again to go on. One of:
 
             - a folder, a pattern such as ``"photos/*.jpg"``, or a picture: give an ``instruction``;
-            - a table: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` (extra ``tables``), with the columns ``image``,
+            - a table: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` (extra ``parquet``), with the columns ``image``,
               ``image2``, ``image3``, ``instruction``, ``key`` and the parameters by name. An empty cell or NaN means
               ``instruction`` and ``parameters``. Other columns become the request's ``metadata``, with a note. Relative
               paths are relative to the table;
-            - a pandas or polars data frame with these columns (extra ``tables``). Relative paths are relative to the
+            - a pandas or polars data frame with these columns (extra ``frames``). Relative paths are relative to the
               working directory;
             - an iterable, or async iterable, of :class:`EditRequest`, of mappings with their fields, or of images if
               there is an ``instruction``. It is read as room becomes free, so it may be a generator.

@@ -7,7 +7,7 @@ table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` 
 ::
 
     read        the kinds of sources, and their rows          advice    hints for a source without pictures
-    folders     folders, patterns     tables   CSV, JSON Lines      frames   Parquet, data frames (extra `tables`)
+    folders     folders, patterns     tables   CSV, JSON Lines      frames   Parquet, data frames (extras)
     ------------------------------------------------------------------------------------------ pure below
     rows        a table's columns and cells
     item        one row

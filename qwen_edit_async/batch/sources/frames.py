@@ -1,6 +1,6 @@
 """Reads the rows of a Parquet file or of a data frame (pandas, polars, PyArrow). Blocking.
 
-It needs the extra ``tables``.
+A file needs the extra ``parquet``, and a data frame the extra ``frames``. The extra ``tables`` is both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def parquet_items(path: Path, defaults: EditDefaults, note: Callable[[str], None
     Raises:
         ConfigurationError: If the file is not such a table or can't be read, or if PyArrow is not installed.
     """
-    parquet = _extra("pyarrow.parquet", "a Parquet file needs PyArrow")
+    parquet = _extra("pyarrow.parquet", "a Parquet file needs PyArrow", "parquet")
     rows = Rows(str(path.parent), defaults, typed=False, note=note)
     try:
         with parquet.ParquetFile(path) as file:
@@ -43,7 +43,7 @@ def frame_items(frame: Any, defaults: EditDefaults, note: Callable[[str], None])
     Raises:
         ConfigurationError: If a column or the rows are missing, or if Narwhals is not installed.
     """
-    narwhals = _extra("narwhals", "a data frame needs Narwhals")
+    narwhals = _extra("narwhals", "a data frame needs Narwhals", "frames")
     rows = Rows("", defaults, typed=False, note=note)
     try:
         native = narwhals.from_native(frame, eager_only=True)
@@ -64,8 +64,8 @@ def _items(rows: Rows, names: list[str], values: Iterator[Any], first: int, wher
         raise ConfigurationError(f"{where} has no rows")
 
 
-def _extra(module: str, need: str) -> Any:
+def _extra(module: str, need: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise ConfigurationError(f'{need}: pip install "qwen-edit-async[tables]"') from None
+        raise ConfigurationError(f'{need}: pip install "qwen-edit-async[{extra}]"') from None

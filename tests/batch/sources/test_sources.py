@@ -547,6 +547,15 @@ def test_a_bad_row_of_a_data_frame_says_why(columns, problem):
     assert bad.problem.startswith(problem)
 
 
+@pytest.mark.parametrize(("module", "extra"), [("narwhals", "frames"), ("pyarrow.parquet", "parquet")])
+def test_a_table_without_its_library_says_which_extra_to_install(tmp_path, monkeypatch, module, extra):
+    pd.DataFrame({"image": ["a.png"]}).to_parquet(tmp_path / "a.parquet")
+    source = pd.DataFrame({"image": ["a.png"]}) if extra == "frames" else tmp_path / "a.parquet"
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigurationError, match=rf'pip install "qwen-edit-async\[{extra}\]"'):
+        list(read_source(source, SNOW))
+
+
 def test_pictures_and_paths_may_be_in_a_data_frame(tmp_path):
     frame = pd.DataFrame({"image": [tmp_path / "a.jpg", PNG]})
     assert [item.request.images for item in read_source(frame, SNOW)] == [(str(tmp_path / "a.jpg"),), (PNG,)]
