@@ -547,15 +547,6 @@ def test_a_bad_row_of_a_data_frame_says_why(columns, problem):
     assert bad.problem.startswith(problem)
 
 
-@pytest.mark.parametrize(("module", "extra"), [("narwhals", "frames"), ("pyarrow.parquet", "parquet")])
-def test_a_table_without_its_library_says_which_extra_to_install(tmp_path, monkeypatch, module, extra):
-    pd.DataFrame({"image": ["a.png"]}).to_parquet(tmp_path / "a.parquet")
-    source = pd.DataFrame({"image": ["a.png"]}) if extra == "frames" else tmp_path / "a.parquet"
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigurationError, match=rf'pip install "qwen-edit-async\[{extra}\]"'):
-        list(read_source(source, SNOW))
-
-
 def test_pictures_and_paths_may_be_in_a_data_frame(tmp_path):
     frame = pd.DataFrame({"image": [tmp_path / "a.jpg", PNG]})
     assert [item.request.images for item in read_source(frame, SNOW)] == [(str(tmp_path / "a.jpg"),), (PNG,)]
@@ -698,12 +689,12 @@ def test_a_table_with_a_cell_that_python_has_no_value_for_is_refused(tmp_path, r
         read(name) if name is not None else list(read_source(table, SNOW))
 
 
-def test_without_the_extra_it_is_named(tmp_path, read, monkeypatch):
+def test_without_the_extra_it_is_named(tmp_path, monkeypatch):
     write(tmp_path, **{"edits.parquet": b""})
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     monkeypatch.setitem(sys.modules, "narwhals", None)
-    for source in (tmp_path / "edits.parquet", pd.DataFrame(COLUMNS)):
-        with pytest.raises(ConfigurationError, match=r'pip install "qwen-edit-async\[tables\]"'):
+    for source, extra in ((tmp_path / "edits.parquet", "parquet"), (pd.DataFrame(COLUMNS), "frames")):
+        with pytest.raises(ConfigurationError, match=rf'pip install "qwen-edit-async\[{extra}\]"'):
             list(read_source(source, SNOW))
 
 
