@@ -1,1 +1,1 @@
-"""What can be edited: the kinds of images, their checks, and how they become text."""
+"""Input images: their kinds, their checks, and their conversion to uploads."""

@@ -1,7 +1,7 @@
-"""Opens image files, and decodes a part of one or what is left of a damaged one. Needs Pillow.
+"""Opens image files, and decodes part of a file or the intact part of a damaged one. Needs Pillow.
 
-Files are opened by the plugin of the format that their content shows, not through ``Image.open``: that function warns
-about large pictures, and a warning can't be caught safely on a thread. The number of pixels is checked here instead.
+``Image.open`` is not used, because it warns about large pictures, and a warning can't be caught safely on a thread.
+Instead, this module chooses Pillow's plugin by the file's content, and checks the number of pixels.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from qwen_edit_async.images.png import essentials
 from qwen_edit_async.log import log
 
 _MAX_COEFFICIENT_BYTES: Final = 512 * 1024 * 1024
-"""The most memory for a JPEG with several scans, which can't be decoded in less: 268 million samples."""
+"""The most memory for decoding a JPEG with several scans. It is enough for 268 million samples."""
 
 _GREEDY: Final = frozenset({"WEBP", "AVIF", "HEIF", "JPEG2000"})
-"""Formats whose decoders take 16 bytes for a pixel, not 4. A picture may have half as many pixels."""
+"""Formats whose decoders need 16 bytes per pixel instead of 4. Their pictures may have half as many pixels."""
 
 
 class SampleDecodedError(Exception):
-    """Raised through Pillow's loop that feeds a decoder, to leave it."""
+    """Raised to leave Pillow's decoding loop once the sample is decoded."""
 
 
 class JpegFile(JpegImagePlugin.JpegImageFile):
-    """A JPEG file that is not asked for its resolution, because looking for that warns about corrupt Exif data."""
+    """A JPEG file without its resolution. Looking for the resolution could warn about corrupt Exif data."""
 
     _readable = sys.maxsize
     _padding: bytes | None = None
 
     def decode_small(self, end: int, padding: bytes | None = None) -> None:
-        """Decode the part of the file before ``end``, at an eighth of its size. The picture can't be loaded after that.
+        """Decode the bytes before ``end``, at an eighth of the picture's size. The picture can't be loaded afterwards.
 
         Args:
-            end: The position in the file.
-            padding: The bytes that the decoder gets after those before ``end``.
+            end: A position in the file.
+            padding: Bytes that the decoder gets next.
 
         Raises:
-            SampleDecodedError: If the decoder has accepted those bytes and wants more, and there is no padding.
-            OSError: If the decoder fails, or wants more than the padding.
+            SampleDecodedError: The decoder accepted all bytes before ``end``, and there is no padding.
+            OSError: The decoder failed, or needs more bytes than the padding.
         """
         self._readable, self._padding = end, padding  # the decoder begins at the start of the file
         self.draft(None, (max(1, self.width // 8), max(1, self.height // 8)))
         self.load()
 
     def load_read(self, read_bytes: int) -> bytes:
-        """Return the next bytes for the decoder, which has accepted all bytes before."""
+        """Return the next bytes for the decoder, which has accepted all earlier bytes."""
         if self._readable:
             data = super().load_read(min(read_bytes, self._readable))
             self._readable -= len(data)
@@ -67,36 +67,36 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
 
 
 class PngEssentials(PngImagePlugin.PngImageFile):
-    """A PNG file that can be opened only without the chunks beside its picture."""
+    """A PNG file that Pillow can open only without its damaged ancillary chunks."""
 
 
 def open_file(file: IO[bytes], name: str, path: str = "", *, fit: bool = False) -> ImageFile.ImageFile:
-    """Open an image file by the plugin of its format, which its path may decide.
+    """Open an image file with the plugin for its format. The path shows the format if the content does not.
 
-    With ``fit``, it is about to be converted, so faults beside the picture do no harm. A JPEG may be larger then,
+    With ``fit``, the file will be converted, so damaged PNG metadata does no harm. A JPEG may then have more pixels,
     because it is decoded at a reduced scale.
 
     Raises:
-        InvalidEditError: If it can't be opened, or has too many pixels.
-        Warning: If Pillow warns, and the user's filters turn that into an exception.
+        InvalidEditError: The file can't be opened, or has too many pixels.
+        Warning: Pillow warned, and the user's filters turn warnings into exceptions.
     """
     file.seek(0)
     head = file.read(HEAD_BYTES)
     plugin = _plugin(head, name, path)
-    if plugin == "WEBP":  # whose plugin takes the memory for all pixels when it opens a file
+    if plugin == "WEBP":  # its plugin allocates memory for all pixels when it opens a file
         check_pixels(_webp_sides(head), name, plugin)
     file.seek(0)
     try:
         image = JpegFile(file) if plugin == "JPEG" else Image.OPEN[plugin][0](file, "")
     except Warning:
         raise
-    except Exception as error:  # noqa: BLE001  # plugins raise whatever a file leads to that they don't know
+    except Exception as error:  # noqa: BLE001  # plugins raise any kind of error for a broken file
         log.debug("%s can't be opened: %r", name, error)
         if plugin != "PNG":
             advice = "convert it to PNG"
-            raise InvalidEditError(f"{name} is a kind of {plugin} that can't be read here: {advice}") from None
+            raise InvalidEditError(f"{name} is an unsupported kind of {plugin}: {advice}") from None
         if not fit:
-            raise InvalidEditError(f"{name} is a PNG file with a fault beside its picture. {SAVE_ANEW}") from None
+            raise InvalidEditError(f"{name} is a PNG file with damaged metadata. {SAVE_ANEW}") from None
         image = _open_essentials(file, name)
     if isinstance(image, JpegFile):
         _check_jpeg(image, file, name, fit=fit)
@@ -106,10 +106,10 @@ def open_file(file: IO[bytes], name: str, path: str = "", *, fit: bool = False) 
 
 
 def check_pixels(sides: tuple[int, int], name: str, plugin: str = "") -> None:
-    """Refuse a picture with more than 89,478,485 pixels, or with half as many in a format that needs more memory.
+    """Check the number of pixels: at most 89,478,485, or half of that for formats that need more memory.
 
     Raises:
-        InvalidEditError: If it has.
+        InvalidEditError: The picture has more pixels.
     """
     limit = MAX_PIXELS // 2 if plugin in _GREEDY else MAX_PIXELS
     if sides[0] * sides[1] > limit:
@@ -117,15 +117,15 @@ def check_pixels(sides: tuple[int, int], name: str, plugin: str = "") -> None:
 
 
 def load_what_is_there(image: ImageFile.ImageFile) -> None:
-    """Decode the pixels up to the first that are damaged or missing. The rest stays black.
+    """Decode the pixels before the first damaged or missing one. The rest stays black.
 
     Raises:
-        Exception: If none can be decoded.
+        Exception: No pixel can be decoded.
     """
     try:
         image.load()
-    except Exception as error:  # decoders raise whatever a broken file leads to
-        log.debug("a picture is decoded in part: %r", error)
+    except Exception as error:  # decoders raise any kind of error for a broken file
+        log.debug("only a part of a picture can be decoded: %r", error)
         image.tile = []
         image.load()
         if image.getbbox(alpha_only=False) is None:
@@ -133,23 +133,23 @@ def load_what_is_there(image: ImageFile.ImageFile) -> None:
 
 
 def _plugin(head: bytes, name: str, path: str) -> str:
-    """Return the name of the plugin for a file, and load it."""
+    """Load the plugin for a file, and return its name."""
     media_type = sniff(head)
     plugin = media_type.removeprefix("image/").upper() if media_type else sniff_other(head, path)
     if plugin in RAW_FORMATS:
         raise InvalidEditError(f"{name} {other_advice(plugin)}")
-    for load_plugins in (Image.preinit, Image.init):  # the usual ones take a quarter of the time of all
+    for load_plugins in (Image.preinit, Image.init):  # preinit loads the common plugins in a quarter of the time
         if plugin not in Image.OPEN:
             load_plugins()
     if plugin == "HEIF" and plugin not in Image.OPEN:
         try:
-            import pillow_heif  # noqa: PLC0415  # not needed but for this
+            import pillow_heif  # noqa: PLC0415  # optional
 
             pillow_heif.register_heif_opener()
         except ImportError:
             raise InvalidEditError(f"{name} is in HEIF format: pip install pillow-heif, or convert it") from None
     if plugin is None or plugin not in Image.OPEN:
-        raise InvalidEditError(f"{name} is not an image of a kind that can be read here")
+        raise InvalidEditError(f"{name} is not an image of a supported kind")
     return plugin
 
 
@@ -158,11 +158,11 @@ def _open_essentials(file: IO[bytes], name: str) -> PngEssentials:
     try:
         return PngEssentials(io.BytesIO(essentials(file.read())))
     except Exception:  # noqa: BLE001  # as above
-        raise InvalidEditError(f"{name} is a damaged PNG file: save it as a new one") from None
+        raise InvalidEditError(f"{name} is a damaged PNG file: save it as a new file") from None
 
 
 def _webp_sides(head: bytes) -> tuple[int, int]:
-    """Return the width and the height that the first chunk of a WebP file tells."""
+    """Return the width and height from the first chunk of a WebP file."""
     if head[12:16] == b"VP8X":
         return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
     if head[12:16] == b"VP8L":
@@ -172,7 +172,7 @@ def _webp_sides(head: bytes) -> tuple[int, int]:
 
 
 def _check_jpeg(image: JpegFile, file: IO[bytes], name: str, *, fit: bool) -> None:
-    """Refuse a JPEG with too many pixels, unless they can be shrunk while they are decoded."""
+    """Refuse a JPEG with too many pixels, unless it can be shrunk during decoding."""
     if image.width * image.height <= MAX_PIXELS:
         return
     position = file.tell()

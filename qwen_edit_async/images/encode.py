@@ -1,7 +1,7 @@
-"""An image on its way into a JSON body: as text, chunk by chunk, as often as needed.
+"""Uploads: images as Base64 text in a JSON body, made chunk by chunk and as often as needed.
 
-Each chunk is read and encoded anew. There is no reader to rewind, and an attempt that was given up midway can't
-disturb the next one.
+Each attempt reads and encodes every chunk again. So nothing must be rewound, and an abandoned attempt can't disturb
+the next.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from qwen_edit_async.errors import InvalidEditError
 _encode: Callable[[bytes | memoryview], bytes]
 try:
     import pybase64
-except ImportError:  # the extra ``fast`` is not installed: encoding takes some thirty times as long
+except ImportError:  # without the extra ``fast``, encoding takes about thirty times as long
     _encode = functools.partial(binascii.b2a_base64, newline=False)
 else:
     _encode = pybase64.b64encode
 
 
 RAW_CHUNK: Final = 384 * 1024
-"""Bytes of an image that are encoded at a time: a multiple of 3, so that only the last chunk is padded."""
+"""Bytes of an image per chunk. This is a multiple of 3, so only the last chunk is padded."""
 
 
 class _Buffer(threading.local):
-    """The memory that a thread reads file chunks into. Fresh memory for each chunk takes longer than the reading."""
+    """A thread's buffer for file chunks. Allocating memory for each chunk would take longer than reading it."""
 
     def __init__(self) -> None:
         self.view = memoryview(bytearray(RAW_CHUNK))
@@ -53,12 +53,12 @@ class Upload:
     Attributes:
         head: The text before the Base64 data. For a URL, this is the whole text.
         size: The size of the image file in bytes; 0 for a URL.
-        read: Returns ``size`` bytes of the image file, given a start and a size. They stay valid until the same thread
-            reads again.
+        read: Called with a start and a size. Returns these bytes of the image file. They stay valid until the same
+            thread reads again.
         file: The temporary file that holds the image, if there is one. :meth:`close` deletes it.
-        in_memory: Whether a chunk is made without touching a disk, so that it needs no thread.
-        warnings: Sentences about what the service accepts, but may not edit well.
-        notes: Sentences about what ``fit`` did to the image, and what the service will ignore.
+        in_memory: Whether chunks are made without disk access, so that no thread is needed.
+        warnings: Sentences that say why the service may edit the image badly.
+        notes: Sentences about changes by ``fit``, and about parts of the image that the service ignores.
     """
 
     head: bytes = b""
@@ -80,33 +80,33 @@ class Upload:
         return max(1, -(-self.size // RAW_CHUNK))
 
     def chunk(self, index: int) -> bytes:
-        """Make the text's ``index``-th chunk: at most 512 KiB, and in the first one the head as well.
+        """Return a chunk of the text, at most 512 KiB. The first chunk begins with the head.
 
         Raises:
-            InvalidEditError: If the image's file has changed since the edit was prepared.
+            InvalidEditError: The image file has changed since the edit was prepared.
         """
         start = index * RAW_CHUNK
         text = encode_base64(self.read(start, min(RAW_CHUNK, self.size - start)))
         return text if index else self.head + text
 
     def close(self) -> None:
-        """Delete the temporary file, if there is one. Its chunks can't be made any more."""
+        """Delete the temporary file, if there is one. No chunk of it can be made afterwards."""
         if self.file is not None:
             self.file.close()
 
 
 def url_upload(url: str) -> Upload:
-    """Send a URL, which the service fetches itself."""
+    """Return the upload of a URL, which the service fetches itself."""
     return Upload(head=json.dumps(url)[1:-1].encode())
 
 
 def bytes_upload(data: bytes) -> Upload:
-    """Send an image file that is in memory."""
+    """Return the upload of an image file in memory."""
     return Upload(size=len(data), read=lambda start, size: memoryview(data)[start : start + size])
 
 
 def path_upload(path: str, status: os.stat_result, name: str) -> Upload:
-    """Send a local file, which is opened anew for each chunk and must not change meanwhile.
+    """Return the upload of a local file. Each chunk reopens the file, which must not change meanwhile.
 
     Args:
         path: The file's path.
@@ -124,14 +124,14 @@ def path_upload(path: str, status: os.stat_result, name: str) -> Upload:
         except OSError as error:
             raise InvalidEditError(f"{name} can't be read any more: {error.strerror}") from None
         if (now.st_size, now.st_mtime_ns, count) != (status.st_size, status.st_mtime_ns, size):
-            raise InvalidEditError(f"{name} was changed between the preparation of the edit and its sending")
+            raise InvalidEditError(f"{name} has changed since the edit was prepared: submit the edit again")
         return chunk
 
     return Upload(size=status.st_size, read=read, in_memory=False)
 
 
 def spooled_upload(spooled: IO[bytes], size: int, name: str) -> Upload:
-    """Send the content of a temporary file, which the upload now owns.
+    """Return the upload of a temporary file, which the upload owns from now on.
 
     Args:
         spooled: The file.
@@ -142,7 +142,7 @@ def spooled_upload(spooled: IO[bytes], size: int, name: str) -> Upload:
 
     def read(start: int, size: int) -> bytes:
         try:
-            with lock:  # an attempt that was given up may still be reading
+            with lock:  # an abandoned attempt may still be reading
                 spooled.seek(start)
                 return spooled.read(size)
         except (OSError, ValueError) as error:

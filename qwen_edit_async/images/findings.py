@@ -1,4 +1,4 @@
-"""The findings of a check of an image file. Pure."""
+"""The result of checking an image file. Pure."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ from typing import Final
 import attrs
 
 BLOCK: Final = 192 * 1024
-"""Bytes that are read at a time."""
+"""Bytes per read."""
 
 CUT_SHORT: Final = "it is cut short"
 SAVE_ANEW: Final = "Save it as a new PNG file, or let the session do so with fit=True"
 
 
 class DamageError(ValueError):
-    """The file is certainly not complete; the message says where it goes wrong."""
+    """The file is certainly damaged. The message is a clause that describes the damage."""
 
 
 @attrs.frozen
 class Findings:
-    """The result of a check.
+    """The result of a check. A text is empty if it does not apply.
 
     Attributes:
-        damage: What is wrong with the file, in words; empty if nothing is.
-        unsupported: Why a sound file is refused, as the predicate of a sentence; empty if it isn't.
-        unusual: Why a sound file has to be converted, likewise.
-        sides: Width and height in pixels, if the check has read them; else zeros.
-        trailing: The number of bytes after a PNG's end.
-        exif: A PNG's Exif data.
-        colours: The type of a PNG's chunk by which its colours differ from those of sRGB. Converting loses it.
-        doubtful_end: The position where a JPEG's pixel data ends, if there is so little of it that only decoding shows
-            whether it is enough.
+        damage: A clause that describes the damage.
+        unsupported: The reason why a sound file is refused, as the predicate of a sentence.
+        unusual: The reason why a sound file must be converted, as the predicate of a sentence.
+        sides: Width and height in pixels; zeros if the check did not read them.
+        trailing: The number of bytes after the end of a PNG.
+        exif: The Exif data of a PNG.
+        colours: The type of the PNG chunk that sets colours other than sRGB. Conversion loses this chunk.
+        doubtful_end: The end of a JPEG's pixel data, if only decoding can show whether the data is complete.
     """
 
     damage: str = ""
@@ -43,7 +42,7 @@ class Findings:
     doubtful_end: int | None = None
 
     def problem(self, media_type: str, *, fit: bool) -> str:
-        """Return why the file is refused, as the predicate of a sentence; empty if it isn't."""
+        """Return the reason why the file is refused, as the predicate of a sentence; empty if it is not refused."""
         if self.damage:
             return f"is a damaged {media_type.removeprefix('image/').upper()} file: {self.damage}"
         if self.unusual and not fit:

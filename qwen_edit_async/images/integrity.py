@@ -1,6 +1,6 @@
 """Checks whether a file is a complete picture, and judges the files that the service returns. Blocking.
 
-The service documents PNG results. Any other complete picture was paid for as well, so it is kept.
+The service documents PNG results. A complete picture in another format is kept, because it was paid for.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _ENDINGS: Final = {
     "HEIF": (".heic", ".heif"),
     "JPEG2000": (".jp2", ".j2k"),
 }
-"""The endings of formats that are not called by their ending, the usual one first."""
+"""The file name endings of formats that have more than one, or whose name differs. The usual ending is first."""
 
 _ALL_ENDINGS: Final = frozenset({".png", ".webp", ".gif", ".bmp", ".avif"}.union(*_ENDINGS.values()))
 
 
 @attrs.frozen
 class Verdict:
-    """The judgement of a downloaded file.
+    """The judgement of a downloaded file. A text is empty if it does not apply.
 
     Attributes:
-        kind: The name of the picture's format; empty if it is not a picture.
-        problem: Why the file is not a complete picture, in words; empty if it is one.
-        flaw: What is unexpected about a complete picture, as the predicate of a sentence; empty if nothing is.
+        kind: The name of the picture's format.
+        problem: A clause that says why the file is not a complete picture.
+        flaw: An unexpected property of a complete picture, as the predicate of a sentence.
         sides: Width and height in pixels; zeros if the check did not read them.
     """
 
@@ -55,22 +55,22 @@ class Verdict:
     sides: tuple[int, int] = (0, 0)
 
     def rename(self, path: Path) -> Path:
-        """Return the path with an ending that suits the format, unless its ending is not that of a picture."""
+        """Return the path with an ending that suits the format. A path without a picture's ending stays unchanged."""
         ending, endings = path.suffix.lower(), _ENDINGS.get(self.kind, (f".{self.kind.lower()}",))
         return path if ending in endings or ending not in _ALL_ENDINGS else path.with_suffix(endings[0])
 
 
 def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
-    """Check a file's structure, without decoding a pixel and without Pillow.
+    """Check a file's structure without Pillow and without decoding pixels.
 
-    PNG is checked chunk by chunk, with the number of its rows. JPEG is checked from marker to marker. A WEBP file must
-    be as long as its header says, a TIFF file must contain its first directory, and a BMP or GIF file more than its
-    header.
+    A PNG file is checked chunk by chunk, including the number of its rows. A JPEG file is checked from marker to
+    marker. A WEBP file must be as long as its header says. A TIFF file must contain its first directory, and a BMP or
+    GIF file more than its header.
 
     Args:
         file: The file, which is read from its start, in blocks.
         size: The size of the file in bytes.
-        media_type: The media type that the file's content shows.
+        media_type: The media type according to the file's content.
     """
     file.seek(0)
     try:
@@ -80,9 +80,9 @@ def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
 
 
 def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
-    """Check as :func:`find_damage` does, but read only the first KiB of a JPEG or PNG file that ends as it should.
+    """Check a file, but read only the first KiB of a JPEG or PNG file that ends with its end marker.
 
-    A file that ends otherwise, because it was cut short or because something was appended, is read to be sure.
+    Any other file may be cut short or have appended bytes, so :func:`find_damage` checks it.
     """
     end = _ENDS.get(media_type)
     if end is not None:
@@ -95,7 +95,7 @@ def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
 
 
 def judge(file: IO[bytes], size: int) -> Verdict:
-    """Judge a downloaded file from its start to its end."""
+    """Judge a downloaded file."""
     file.seek(0)
     head = file.read(_HEAD_BYTES)
     media_type = sniff(head)
@@ -124,11 +124,11 @@ def _judge_png(file: IO[bytes], size: int) -> Verdict:
 
 
 def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> str:
-    """Return what is wrong with a picture, in words, as far as Pillow is there to tell."""
+    """Return a clause that describes a picture's damage. Its pixels are checked only if Pillow is installed."""
     found = Findings() if media_type is None else find_damage(file, size, media_type)
     if found.damage or (kind in {"AVIF", "HEIF"} and not _has_all_boxes(file, size)):
         return found.damage or CUT_SHORT
-    if kind == "HEIF":  # which Pillow alone can't read
+    if kind == "HEIF":  # Pillow alone can't read this format
         return ""
     try:
         from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
@@ -148,7 +148,7 @@ def _has_all_boxes(file: IO[bytes], size: int) -> bool:
         file.seek(position)
         head = file.read(2 * _BOX_HEAD)
         length = int.from_bytes(head[:4])
-        if length == 0 or head[4:8] not in _BOXES:  # up to the end of the file; something was appended
+        if length == 0 or head[4:8] not in _BOXES:  # a box up to the end of the file, or appended bytes
             return True
         if length == 1:
             length = int.from_bytes(head[8:])
@@ -159,16 +159,16 @@ def _has_all_boxes(file: IO[bytes], size: int) -> bool:
 
 
 def _describe(head: bytes) -> str:
-    """Say what came instead of a picture."""
+    """Describe a file that is not a picture."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         return "it is empty"
     if start.startswith((b"<!doctype html", b"<html")):
         return "it is an HTML page"
     if start.startswith(b"<?xml"):
-        return "it is an XML text"
+        return "it is XML text"
     if start.startswith((b"{", b"[")):
-        return "it is a JSON text"
+        return "it is JSON text"
     return f"it is not a picture: it begins with {head[:_SHOWN_BYTES]!r}"
 
 
@@ -177,14 +177,14 @@ def _check_webp(file: IO[bytes], size: int) -> Findings:
 
 
 def _check_gif(file: IO[bytes], size: int) -> Findings:
-    head = file.read(13)  # to the end of the screen's description
+    head = file.read(13)  # up to the end of the logical screen descriptor
     colours = 2 << (head[10] & 7) if len(head) == 13 and head[10] & 0x80 else 0  # noqa: PLR2004  # as above
     return _cut_if(size <= 13 + 3 * colours)
 
 
 def _check_bmp(file: IO[bytes], size: int) -> Findings:
     pixels = int.from_bytes(file.read(14)[10:], "little")
-    return _cut_if(size <= max(14, pixels))  # the size of the file header
+    return _cut_if(size <= max(14, pixels))  # 14 is the size of the file header
 
 
 def _cut_if(cut: bool) -> Findings:  # noqa: FBT001  # the only argument

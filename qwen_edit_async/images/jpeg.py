@@ -1,8 +1,7 @@
 """Checks a JPEG file from marker to marker (ITU T.81, annex B), without decoding a pixel.
 
-A file that was cut short, also one whose end marker was put back, often has fewer scans or restart markers than its
-size in pixels needs, or fewer bytes than its blocks need at least. Other damage within the pixel data can't be seen
-here.
+A file that was cut short often has too few scans, restart markers or bytes for its size in pixels. The check finds
+this even if the end marker was put back. It does not find other damage within the pixel data.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _SOI, _EOI, _SOS, _DRI = 0xD8, 0xD9, 0xDA, 0xDD
 _FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SEQUENTIAL: Final = frozenset({0xC0, 0xC1})
 _PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
-"""Coded by Huffman tables, and arithmetically."""
+"""The sequential and progressive frames with Huffman coding, and the progressive frames with arithmetic coding."""
 
 _BETWEEN_SCANS: Final = frozenset({0xC4, 0xCC, _SOS, 0xDB, 0xDC, _DRI, *range(0xE0, 0xF0), 0xFE})
 """Tables, scans, application data and comments."""
@@ -32,31 +31,31 @@ _RESTARTS: Final = bytes(range(0xD0, 0xD8))
 _MAX_SEGMENTS: Final = 1000
 _MAX_SCANS: Final = 100
 _MAX_STRAY_BYTES: Final = 64 * 1024
-"""These are far more than any picture has. They bound the time that decoders need."""
+"""No real picture comes near these limits. They bound the time that decoders need."""
 
 _BAD_SEGMENTS: Final = "its segments are damaged"
 _BAD_PIXELS: Final = "its pixel data is damaged"
 _USUAL_BLOCK_BITS: Final = 24
-"""A photo has 40 to 200 bits for each block of 8×8 samples. A file with fewer than this may lack most of its data."""
+"""Bits per block of 8×8 samples. A photo has 40 to 200. A file with fewer than 24 may lack most of its data."""
 
 _COEFFICIENTS: Final = 64
-"""The numbers that a block of 8×8 samples is coded as. A decoder needs two bytes for each."""
+"""The coefficients of a block of 8×8 samples. A decoder needs two bytes for each."""
 
 
 def check_jpeg(file: IO[bytes], _size: int) -> Findings:
     """Check a whole file.
 
     Raises:
-        DamageError: If the file is damaged.
+        DamageError: The file is damaged.
     """
     return _Check(file, findings.BLOCK).read()
 
 
 def coefficient_bytes(file: IO[bytes]) -> int:
-    """Return the memory that a decoder needs to collect the data of several scans: none for the usual single scan.
+    """Return the bytes of memory that a decoder needs to collect the data of several scans; 0 for a single scan.
 
     Raises:
-        DamageError: If the file's header is damaged.
+        DamageError: The file's header is damaged.
     """
     file.seek(0)
     check = _Check(file, 1024)
@@ -84,7 +83,7 @@ class _Frame:
         return cls(kind, int.from_bytes(segment[3:5]), int.from_bytes(segment[1:3]), components)
 
     def units(self, scanned: bytes) -> tuple[int, int]:
-        """Return the number of coding units (MCUs) and of blocks in a scan of some components."""
+        """Return the number of coding units (MCUs) and the number of blocks in a scan of the given components."""
         try:
             factors = [self.components[component] for component in scanned]
         except KeyError:
@@ -112,10 +111,10 @@ class _Check:
         self._segments = 0
         self._stray_bytes = 0
         self._scans = 0
-        self._sent: set[tuple[int, int]] = set()  # components and their coefficients, to the last bit
+        self._sent: set[tuple[int, int]] = set()  # components and coefficients that have all their bits
 
     def read_header(self) -> _Frame:
-        """Read up to the first scan, whose marker is taken."""
+        """Read everything up to and including the marker of the first scan."""
         self._skip(2)
         while (marker := self._marker()) != _SOS:
             if marker in {_SOI, _EOI}:
@@ -134,7 +133,7 @@ class _Check:
                 raise DamageError(_BAD_PIXELS)
             if marker == _SOS:
                 self._scan(frame)
-                thin = False  # whether several scans are enough can't be told by decoding them in order
+                thin = False  # decoding several scans in order can't show whether they are complete
             else:
                 self._segment(marker)
             marker = self._marker()
@@ -159,7 +158,7 @@ class _Check:
         return header
 
     def _scan(self, frame: _Frame) -> bool:
-        """Read a scan; return whether it has suspiciously little data."""
+        """Read a scan, and return whether it has suspiciously little data."""
         header = self.scan_header()
         scanned, (first, last, bits) = header[1 : 1 + 2 * header[0] : 2], header[-3:]
         if frame.kind not in _PROGRESSIVE:
@@ -167,10 +166,10 @@ class _Check:
         self._scans += 1
         if self._scans > _MAX_SCANS:
             raise DamageError(f"it has more than {_MAX_SCANS} scans")
-        if not bits & 15:  # the position of the last bit that is sent
+        if not bits & 15:  # this scan has the last bit
             self._sent.update((component, at) for component in scanned for at in range(first, last + 1))
         size, restarts = self._pixel_data()
-        if not frame.height:  # told by a later segment (DNL), which few decoders know
+        if not frame.height:  # a later DNL segment, which few decoders know, has the height
             return False
         units, blocks = frame.units(scanned)
         if self._interval:
@@ -186,7 +185,7 @@ class _Check:
         return whole and 8 * size < _USUAL_BLOCK_BITS * blocks
 
     def _pixel_data(self) -> tuple[int, bytes]:
-        """Read up to the next marker that is not a restart; return the number of bytes and the restarts."""
+        """Read up to the next marker that is not a restart. Return the number of bytes, and the restart markers."""
         size, restarts = 0, []
         while True:
             found = _SEGMENT.search(self._data, self._at)
@@ -201,7 +200,7 @@ class _Check:
                 raise DamageError(CUT_SHORT)
 
     def _marker(self) -> int:
-        """Take the next marker, and the fill or stray bytes before it, as decoders do; return its second byte."""
+        """Skip fill and stray bytes, as decoders do, and return the second byte of the next marker."""
         start = self._position
         while not (found := _SEGMENT.search(self._data, self._at)):
             self._at = max(self._at, len(self._data) - self._data.endswith(b"\xff"))  # a marker may begin here

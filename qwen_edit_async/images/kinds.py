@@ -1,8 +1,7 @@
-"""Recognises what can be an input image, and refuses what can't, without reading a file.
+"""Recognises input images, and refuses other objects, without reading a file.
 
-The kinds are a path, an http(s) URL, a data URI, bytes, a binary file object (or an object whose ``open()`` returns
-one), a PIL image and an array. Formats are recognised by content, never by name (contract: JPG, JPEG, PNG, BMP, TIFF,
-WEBP, GIF).
+An image is a path, an http(s) URL, a data URI, bytes, a binary file object (or an object whose ``open()`` returns
+one), a PIL image or an array. The contract's formats (JPG, JPEG, PNG, BMP, TIFF, WEBP, GIF) are recognised by content.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from qwen_edit_async.errors import InvalidEditError
 
 @runtime_checkable
 class BinaryReader(Protocol):
-    """An object that bytes are read from, such as an open binary file."""
+    """A source of bytes, such as an open binary file."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Read up to ``size`` bytes, all of them by default."""
@@ -41,7 +40,7 @@ class Openable(Protocol):
 
 @runtime_checkable
 class ArrayLike(Protocol):
-    """An object that speaks NumPy's array interface: H×W, H×W×3 or H×W×4 of uint8."""
+    """An object with NumPy's array interface: H×W, H×W×3 or H×W×4 of uint8."""
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
@@ -51,7 +50,7 @@ class ArrayLike(Protocol):
 
 @runtime_checkable
 class PillowImage(Protocol):
-    """The part of ``PIL.Image.Image`` by which a PIL image is recognised without importing Pillow."""
+    """The part of ``PIL.Image.Image`` that identifies a PIL image without importing Pillow."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -76,7 +75,7 @@ MAX_PIXELS: Final = 89_478_485
 """The most pixels of an image or a result. Pillow treats a larger picture as a possible decompression bomb."""
 
 HEAD_BYTES: Final = 64
-"""The bytes at a file's start by which its format is recognised."""
+"""The number of bytes at a file's start that identify its format."""
 
 _BRANDS: Final = {
     b"crx ": "CR3",
@@ -111,7 +110,7 @@ _OTHER_STARTS: Final = {
     b"FUJIFILMCCD-RAW": "RAF",
 }
 RAW_FORMATS: Final = frozenset({"CR3", "ORF", "RAF", "RW2"})
-"""Camera raw formats, which ``fit`` can't make ready either."""
+"""Camera raw formats, which ``fit`` can't convert."""
 
 _PATTERNS: Final = {
     "PCX": re.compile(rb"\n[\x00\x02-\x05]\x01[\x01\x02\x04\x08]"),
@@ -125,7 +124,7 @@ _ENDINGS: Final = {
     ".im": "IM",
     ".xbm": "XBM",
 }
-"""Endings of file names, for formats that a file's start does not show."""
+"""File name endings of formats without a signature at the file's start."""
 
 _BMP: Final = re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0", re.DOTALL)
 """The start of a BMP file, with the size of its second header."""
@@ -138,13 +137,13 @@ _LONGEST_PATH = 4096
 _CELL_NAMES = frozenset({"bytes", "path"})
 _CHECKED_CHARACTERS = 64 * 1024
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]*[A-Za-z0-9](:[0-9]{1,4})?(/[!-~]*)?")
-"""URLs that are plainly valid; the rest is parsed, which takes longer."""
+"""URLs that are certainly valid. Others must be parsed, which takes longer."""
 
 _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def sniff(head: bytes) -> str | None:
-    """Return the media type that a file's first 16 or more bytes show; ``None`` if the service does not take it."""
+    """Identify a media type by a file's first 16 or more bytes. Return ``None`` if the service does not accept it."""
     if head.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -161,13 +160,13 @@ def sniff(head: bytes) -> str | None:
 
 
 def sniff_other(head: bytes, path: str = "") -> str | None:
-    """Return the name of a picture format that the service does not take; ``None`` for other files.
+    """Return the name of a picture format that the service does not accept; ``None`` for other files.
 
-    It is Pillow's name, or that of a camera raw format.
+    The name is Pillow's, or that of a camera raw format.
 
     Args:
         head: The first 64 bytes of the file.
-        path: The path of the file. Its ending decides about some formats that have no signature.
+        path: The path of the file. Its ending identifies formats without a signature.
     """
     if head[4:8] == b"ftyp":
         end = min(len(head), int.from_bytes(head[:4]))
@@ -185,7 +184,7 @@ def is_url(image: object) -> TypeGuard[str]:
 
 
 def is_plain_url(image: object) -> bool:
-    """Whether the image is an http(s) URL that is valid at first sight; others take a longer look."""
+    """Return whether the image is an http(s) URL that is certainly valid. Other URLs must be parsed."""
     return isinstance(image, str) and _PLAIN_URL.fullmatch(image) is not None
 
 
@@ -195,14 +194,17 @@ def is_data_uri(image: object) -> bool:
 
 
 def is_bare_base64(image: object) -> bool:
-    """Return whether the image is Base64 text without the start of a data URI: of an image, or longer than any path."""
+    """Return whether the image is Base64 text without the start of a data URI.
+
+    The text counts if it starts like an image file, or is longer than any path.
+    """
     if not isinstance(image, str) or not _BARE_BASE64.match(image):
         return False
     return len(image) > _LONGEST_PATH or sniff(base64.urlsafe_b64decode(image[:_BASE64_HEAD])) is not None
 
 
 def as_image_tuple(images: object) -> tuple[Any, ...]:
-    """Return one image, or a sequence of images, as a tuple; nothing is checked yet."""
+    """Return one image, or a sequence of images, as a tuple. This checks nothing."""
     if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
         return tuple(map(unwrapped, images))
     return (unwrapped(images),)
@@ -211,8 +213,8 @@ def as_image_tuple(images: object) -> tuple[Any, ...]:
 def unwrapped(image: Any) -> Any:
     """Return the image itself: take it out of a cell or an upload, and expand ``~`` in a path.
 
-    A cell of Hugging Face's datasets is ``{"bytes": …, "path": …}``, and one of the two may be ``None``. An upload or a
-    temporary file has a binary file as ``file`` or ``stream``.
+    A cell of Hugging Face's datasets is ``{"bytes": …, "path": …}``, where either value may be ``None``. An upload to
+    a web server or a temporary file has a binary file as ``file`` or ``stream``.
     """
     if isinstance(image, str | Path):
         # Path.expanduser raises for "~nobody".
@@ -228,14 +230,14 @@ def unwrapped(image: Any) -> Any:
 
 
 def copyable(images: Any) -> Any:
-    """Return one or several images, with empty bytes in place of open files, which can't be pickled or deep-copied."""
+    """Replace open files by empty bytes in one or several images. Open files can't be pickled or deep-copied."""
     if isinstance(images, list | tuple):
         return tuple(map(copyable, images))
     return b"" if isinstance(images, BinaryReader) and not isinstance(images, BytesIO) else images
 
 
 def image_name(image: object, position: int) -> str:
-    """Return the name of an image in messages: its position, from 1, and its file's name if it has one."""
+    """Return the name of an image in messages: its position, counted from 1, and its path if it has one."""
     source = image if isinstance(image, str | os.PathLike) else getattr(image, "name", getattr(image, "filename", ""))
     if (
         is_url(image)
@@ -249,13 +251,12 @@ def image_name(image: object, position: int) -> str:
 
 
 def check_image(image: object, name: str) -> None:
-    """Refuse an object that is certainly not an image, if that shows without reading a file.
+    """Refuse an object that is certainly not an image, without reading a file.
 
     Formats and file sizes are checked when the edit is prepared.
 
     Raises:
-        InvalidEditError: For an unknown kind, a URL that is not http(s), a broken data URI, no bytes, or a PIL image or
-            an array whose shape or type is not that of a picture.
+        InvalidEditError: The object is empty, of an unknown kind, or an invalid URL, data URI, PIL image or array.
     """
     if isinstance(image, str):
         _check_text(image, name)
@@ -264,7 +265,7 @@ def check_image(image: object, name: str) -> None:
     elif isinstance(image, bytes | bytearray | memoryview):
         if not memoryview(image).nbytes:
             raise InvalidEditError(f"{name} is empty")
-    elif isinstance(image, PillowImage):  # before ArrayLike: asking a PIL image for that interface copies its pixels
+    elif isinstance(image, PillowImage):  # before ArrayLike, because a PIL image's array interface copies its pixels
         _check_sides(image.size, name)
     elif isinstance(image, ArrayLike):
         _check_array(image, name)
@@ -283,11 +284,11 @@ def check_size(size: int, name: str, limit: int = MAX_IMAGE_BYTES) -> None:
         raise InvalidEditError(f"{name} is empty")
     if size > limit:
         advice = "shrink it, or let the session do so with fit=True" if limit == MAX_IMAGE_BYTES else "shrink it"
-        raise InvalidEditError(f"{name} is over {limit:,} bytes, which is the most that can be taken: {advice}")
+        raise InvalidEditError(f"{name} is over the limit of {limit:,} bytes: {advice}")
 
 
 def check_format(head: bytes, name: str, path: str = "") -> str:
-    """Return the media type of an image file that starts with ``head``, or refuse it (contract, *Images*)."""
+    """Return the media type of an image file that starts with ``head``, or refuse the file (contract, *Images*)."""
     media_type = sniff(head)
     if media_type is None and (other := sniff_other(head, path)) is not None:
         raise InvalidEditError(f"{name} {other_advice(other)}")
@@ -297,17 +298,17 @@ def check_format(head: bytes, name: str, path: str = "") -> str:
 
 
 def other_advice(kind: str) -> str:
-    """Return what to do about a picture format that the service does not take, as the predicate of a sentence."""
+    """Return advice about a format that the service does not accept, as the predicate of a sentence."""
     if kind in RAW_FORMATS:
         return f"is a camera raw file ({kind} format). Export it as a JPEG"
-    return f"is in {kind} format, which the service does not take: convert it, or let the session do so with fit=True"
+    return f"is in {kind} format, which the service refuses: convert it, or let the session do so with fit=True"
 
 
 def base64_start(uri: str, name: str) -> int:
-    """Return where a data URI's Base64 text begins. Only the start of that text is checked, because it can be long."""
+    """Return the position of a data URI's Base64 text. Check only the start of this text, because it can be long."""
     match = _DATA_URI.match(uri, 0, min(len(uri), 200))
     if match is None or not match[2].lower().endswith(";base64"):
-        raise InvalidEditError(f"{name} is a data URI that is not of the form data:image/png;base64,…")
+        raise InvalidEditError(f"{name} is a malformed data URI: use the form data:image/png;base64,…")
     start = match.end()
     if not _BASE64_TEXT.fullmatch(uri, start, start + _CHECKED_CHARACTERS) or (len(uri) - start) % 4:
         raise InvalidEditError(f"{name} is a data URI with broken Base64")

@@ -1,4 +1,4 @@
-"""Everything that needs Pillow (extra ``images``): sure checks, pictures to PNG, and making images fit."""
+"""The work that needs Pillow (extra ``images``): checks by decoding, encoding, thumbnails and ``fit``."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ SPOOL_BYTES: Final = 1024 * 1024
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _JPEG_PADDING: Final = bytes(8)
-"""The bytes that a decoder may read ahead. It gets them instead of the end marker, and so makes up no pixels."""
+"""The bytes that a decoder may read ahead. They replace the end marker, so that the decoder invents no pixels."""
 
 _WEBP_QUALITY: Final = 70
 _WEBP_METHOD: Final = 0
-"""The fastest. Thumbnails are made by the thousand."""
+"""The fastest method, because a bulk run makes thousands of thumbnails."""
 
 _SAVE_OPTIONS: Final = {
     "JPEG": {"quality": _JPEG_QUALITY},
@@ -46,17 +46,17 @@ _SAVE_OPTIONS: Final = {
     "WEBP": {"quality": _WEBP_QUALITY, "method": _WEBP_METHOD},
 }
 _MPF_IMAGES: Final = 0xB001
-"""The number of pictures in a JPEG file with several (Multi-Picture Format)."""
+"""The tag for the number of pictures in a JPEG file (Multi-Picture Format)."""
 
 
 @attrs.frozen
 class Facts:
-    """The findings of opening an image file.
+    """The properties of an opened image file.
 
     Attributes:
         sides: Width and height in pixels, as stored.
         orientation: The Exif orientation; 1 is upright.
-        has_pages: Whether the file has more pages or frames than the first.
+        has_pages: Whether the file has several pages or frames.
     """
 
     sides: tuple[int, int]
@@ -66,14 +66,14 @@ class Facts:
 
 @attrs.frozen
 class Encoded:
-    """An image file that was made here.
+    """A new image file.
 
     Attributes:
         file: A temporary file, which the caller closes.
         size: The size in bytes.
         media_type: ``image/png``, ``image/jpeg`` or ``image/webp``.
         sides: Width and height in pixels.
-        changes: Sentences about what was done to the image beyond plain encoding.
+        changes: Sentences about the changes to the image.
     """
 
     file: IO[bytes]
@@ -84,14 +84,14 @@ class Encoded:
 
 
 def check(file: IO[bytes], name: str, findings: Findings, *, fit: bool = False) -> Facts | None:
-    """Decode as much of an image file as its checked structure leaves in doubt; return what is known of it then.
+    """Decode the part of an image file that its findings leave in doubt, and return the file's properties.
 
-    For a PNG this is the header. For a JPEG it is the tables and the first 8 KiB of pixels, because decoders accept any
-    data after that. If the end of its data is doubtful, all pixels are decoded, at an eighth of their size. For the
-    other formats it is the first frame.
+    For a PNG, only the header is decoded. For a JPEG, the tables and the first 8 KiB of pixels are decoded, because
+    decoders accept any data after that. If a JPEG's end is doubtful, all its pixels are decoded at an eighth of their
+    size. For other formats, the first frame is decoded.
 
     Raises:
-        InvalidEditError: If the file can't be decoded, or has more than 89,478,485 pixels that ``fit`` can't shrink.
+        InvalidEditError: The file can't be decoded, or has too many pixels.
     """
     with _plain_words(name), contextlib.suppress(Warning), open_file(file, name, fit=fit) as image:
         facts = Facts(image.size, stored_orientation(image, findings.exif), _has_pages(image))
@@ -104,16 +104,17 @@ def check(file: IO[bytes], name: str, findings: Findings, *, fit: bool = False) 
         elif image.format != "PNG":
             image.load()
         return facts
-    return None  # Pillow remarked on metadata, and the user's filters turned that into an exception
+    return None  # Pillow warned about metadata, and the user's filters turn warnings into exceptions
 
 
 def encode(picture: Any, name: str, *, fit: bool) -> Encoded:
     """Encode a PIL image or an array as a PNG file, turned upright.
 
-    With ``fit``, its longest side becomes at most 3072 pixels and its file at most 7.5 MB, if need be as JPEG.
+    With ``fit``, the longest side becomes at most 3072 pixels. A file that would be over 7.5 MB becomes a JPEG, or is
+    shrunk further.
 
     Raises:
-        InvalidEditError: If it can't be converted, or its file is over 10 MB.
+        InvalidEditError: The picture can't be converted, or its file is over 10 MB.
     """
     with _plain_words(name):
         image = picture if isinstance(picture, Image.Image) else _from_array(picture, name)
@@ -125,7 +126,7 @@ def encode(picture: Any, name: str, *, fit: bool) -> Encoded:
     if encoded.size > MAX_IMAGE_BYTES:
         encoded.file.close()
         raise InvalidEditError(
-            f"{name} is {encoded.size:,} bytes as PNG, the service takes at most {MAX_IMAGE_BYTES:,}: "
+            f"{name} has {encoded.size:,} bytes as PNG, which is over the limit of {MAX_IMAGE_BYTES:,}: "
             "shrink it, or let the session do so with fit=True"
         )
     return encoded
@@ -134,13 +135,13 @@ def encode(picture: Any, name: str, *, fit: bool) -> Encoded:
 def fit(
     file: IO[bytes], size: int, name: str, findings: Findings, *, path: str = "", convert: bool = False
 ) -> Encoded | None:
-    """Make an image file one that the service edits well; ``None`` if it is one already.
+    """Convert an image file so that the service edits it well. Return ``None`` if no conversion is needed.
 
-    It is turned upright, its longest side becomes at most 3072 pixels, and its file at most 7.5 MB. With ``convert``,
-    it is encoded anew in any case.
+    The image is turned upright, its longest side becomes at most 3072 pixels, and its file at most 7.5 MB. With
+    ``convert``, the file is always converted.
 
     Raises:
-        InvalidEditError: If it can't be decoded, or has too many pixels.
+        InvalidEditError: The file can't be decoded, or has too many pixels.
     """
     with _plain_words(name), open_file(file, name, path, fit=True) as image:
         before, turn = image.size, stored_orientation(image, findings.exif)
@@ -154,7 +155,7 @@ def fit(
         lossless = image.format not in {"JPEG", "AVIF", "HEIF", "JPEG2000"}
         encoded = _fitted(image, before, turn, name, lossless=lossless)
     if findings.colours:
-        lost = f"lost its {findings.colours} chunk, which describes its colours: they may look different"
+        lost = f"lost its {findings.colours} chunk, so its colours may look different"
         encoded = attrs.evolve(encoded, changes=(*encoded.changes, f"{name} {lost}"))
     return encoded
 
@@ -163,7 +164,7 @@ def thumbnail(picture: Any, side: int, name: str) -> Encoded:
     """Encode a picture (an image file, a PIL image, an array) as a WebP file with sides of at most ``side`` pixels.
 
     Raises:
-        InvalidEditError: If it can't be decoded, or has more than 89,478,485 pixels.
+        InvalidEditError: The picture can't be decoded, or has more than 89,478,485 pixels.
     """
     with _plain_words(name), contextlib.ExitStack() as stack:
         if isinstance(picture, Image.Image | ArrayLike):
@@ -177,16 +178,16 @@ def thumbnail(picture: Any, side: int, name: str) -> Encoded:
             load_what_is_there(file)
             image = file
         check_pixels(image.size, name)
-        small = plain(image, name, turn).copy()  # a PIL image is the user's own
+        small = plain(image, name, turn).copy()  # thumbnail() would change the user's PIL image
         small.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=1.0)
         return _save(to_srgb(small), "WEBP")
 
 
 def decode(content: bytes, name: str) -> Image.Image:
-    """Decode a picture, as much of it as there is.
+    """Decode a picture. The damaged or missing part stays black.
 
     Raises:
-        InvalidEditError: If nothing can be decoded, or it has more than 89,478,485 pixels.
+        InvalidEditError: No pixel can be decoded, or the picture has more than 89,478,485 pixels.
     """
     with _plain_words(name):
         image = open_file(io.BytesIO(content), name, fit=True)
@@ -198,36 +199,36 @@ def decode(content: bytes, name: str) -> Image.Image:
 def _has_pages(image: ImageFile.ImageFile) -> bool:
     try:
         if isinstance(image, JpegFile):
-            pictures = image._getmp()  # noqa: SLF001  # Pillow has no public way but to reopen the file
+            pictures = image._getmp()  # noqa: SLF001  # the public way would reopen the file
             return pictures is not None and pictures.get(_MPF_IMAGES, 1) > 1
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # noqa: BLE001  # corrupt metadata fails in many ways; it only decides about a note
+    except Exception:  # noqa: BLE001  # corrupt metadata raises any kind of error, and only a note depends on it
         return False
 
 
 @contextlib.contextmanager
 def _plain_words(name: str) -> Iterator[None]:
-    """Tell the user what to do, instead of a decoder's own words. Decoders raise whatever a broken file leads to."""
+    """Replace a decoder's error, of whatever kind, by one that tells the user what to do."""
     try:
         yield
     except InvalidEditError:
         raise
     except MemoryError:
-        raise InvalidEditError(f"{name} can't be decoded in the memory that there is: shrink it") from None
+        raise InvalidEditError(f"{name} needs more memory for decoding than is free: shrink it") from None
     except Exception as error:  # noqa: BLE001  # see above
         if isinstance(error, OSError) and error.strerror:
             raise InvalidEditError(f"{name} can't be converted: {error.strerror}") from None
         log.debug("%s can't be decoded: %r", name, error)
         if isinstance(error, EOFError) or "truncated" in str(error):
-            raise InvalidEditError(f"{name} is damaged: it lacks a part of its pixels") from None
-        raise InvalidEditError(f"{name} is damaged, or of a kind that can't be read here: convert it to PNG") from None
+            raise InvalidEditError(f"{name} is damaged: some of its pixels are missing") from None
+        raise InvalidEditError(f"{name} is damaged or of an unsupported kind: convert it to PNG") from None
 
 
 def _from_array(array: Any, name: str) -> Image.Image:
     shape = array.__array_interface__["shape"]
     if not hasattr(array, "tobytes"):
         try:
-            import numpy as np  # noqa: PLC0415  # nothing else needs it
+            import numpy as np  # noqa: PLC0415  # optional
         except ImportError:
             raise InvalidEditError(f"{name} is {type(array).__name__!r}: give a NumPy array or a PIL image") from None
         array = np.asarray(array)

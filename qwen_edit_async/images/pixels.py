@@ -20,7 +20,7 @@ _METHODS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How to turn a picture upright, by its Exif orientation."""
+"""The transposition that turns a picture upright, by Exif orientation."""
 
 _XMP_ORIENTATION: Final = re.compile(r"tiff:Orientation(?:=[\"']|>)([1-8])")
 _AMBIGUOUS_MODES: Final = frozenset({"I", "F"})
@@ -28,16 +28,16 @@ _PROFILED_MODES: Final = {b"GRAY": frozenset({"L"}), b"RGB ": frozenset({"RGB", 
 """The modes of pictures that an ICC profile can describe, by the profile's colour space."""
 
 _RIGHT_SHADES: Final = frozenset({"1", "L", "RGB"})
-"""The raw modes in which a PNG's transparent shade is stored as its pixels are decoded."""
+"""The raw modes in which a PNG's transparent shade has as many bits as its decoded pixels."""
 
 _OPAQUE: Final = 255
 
 
 def stored_orientation(image: Image.Image, exif: bytes = b"") -> int:
-    """Return the Exif orientation of a file that was just opened: 1 if it is upright, or says nothing that makes sense.
+    """Return the Exif orientation of a newly opened file; 1 (upright) if the file has no valid one.
 
-    Pillow's own answer can warn, which a library must not do on a thread, and it decodes a PNG first. ``exif`` is data
-    that Pillow has not read yet.
+    Pillow's ``getexif()`` may warn, which is unsafe on a thread, and decodes a PNG first. ``exif`` is Exif data that
+    Pillow has not read yet.
     """
     info = image.info
     try:
@@ -49,13 +49,13 @@ def stored_orientation(image: Image.Image, exif: bytes = b"") -> int:
             value, *_ = (read_directory(io.BytesIO(data), len(data)) if data else {}).get(ORIENTATION) or (None,)
         if value is None and (found := _XMP_ORIENTATION.search(info.get("xmp", b"").decode("latin-1"))):
             value = int(found[1])
-    except Exception:  # noqa: BLE001  # corrupt metadata fails in many ways; the picture can be fine
+    except Exception:  # noqa: BLE001  # corrupt metadata raises any kind of error; the picture may be sound
         return UPRIGHT
     return value if value in _METHODS else UPRIGHT
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the orientation of the user's own picture, likewise."""
+    """Return the Exif orientation of the user's PIL image; 1 (upright) if it has no valid one."""
     try:
         value = cast("int", image.getexif().get(ORIENTATION))
     except Exception:  # noqa: BLE001  # as above
@@ -64,21 +64,21 @@ def orientation(image: Image.Image) -> int:
 
 
 def plain(image: Image.Image, name: str, turn: int) -> Image.Image:
-    """Return the image upright, as 8 bits of gray, RGB or RGBA. An alpha channel that hides nothing is dropped.
+    """Return the image upright, in 8-bit gray, RGB or RGBA. A fully opaque alpha channel is dropped.
 
     ``turn`` is the image's Exif orientation.
 
     Raises:
-        InvalidEditError: If the range of its values is not known.
+        InvalidEditError: The image has values that can't be converted to 8 bits with certainty.
     """
     _check_shade(image, name)
-    image.load()  # the mode of an icon is not certain before
+    image.load()  # an icon's mode is known only after loading
     if image.mode in _AMBIGUOUS_MODES:
         raise InvalidEditError(f"{name} has 32-bit samples (mode {image.mode!r}): convert it to 8 bits, 0 to 255")
     tags = getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         raise InvalidEditError(f"{name} has 16-bit samples with white at 0: convert it to 8 bits, with black at 0")
-    if turn != UPRIGHT and image.format != "TIFF":  # which was turned while it was loaded
+    if turn != UPRIGHT and image.format != "TIFF":  # Pillow turns a TIFF image while it loads it
         image = image.transpose(_METHODS[turn])
     converted = _to_eight_bits(image, tags.get(BITS, (16,))[0])
     if converted.mode == "RGBA" and converted.getchannel("A").getextrema()[0] == _OPAQUE:
@@ -91,7 +91,7 @@ def plain(image: Image.Image, name: str, turn: int) -> Image.Image:
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """Return a gray, RGB or RGBA image in the colours of sRGB, without a profile."""
+    """Convert a gray, RGB or RGBA image to sRGB, and remove its profile."""
     converted = _through_profile(image, image.mode) or image.copy()
     converted.info.pop("icc_profile", None)
     return converted
@@ -107,7 +107,7 @@ def shrunk(image: Image.Image, side: int) -> Image.Image:
 
 
 def _check_shade(image: Image.Image, name: str) -> None:
-    """Refuse a PNG whose transparent shade is stored with other bits than its decoded pixels have."""
+    """Refuse a PNG whose transparent shade has another number of bits than its decoded pixels."""
     if "transparency" not in image.info or image.mode in {"P", "PA"}:
         return
     tile = getattr(image, "tile", ())
@@ -130,17 +130,17 @@ def _to_eight_bits(image: Image.Image, bits: int) -> Image.Image:
         converted.info.pop("icc_profile", None)
         return converted
     if image.mode == "La":
-        image = image.convert("LA")  # the only conversion that Pillow has for it
+        image = image.convert("LA")  # Pillow can't convert La to anything else
     return image.convert("RGBA" if transparent else "RGB")
 
 
 def _through_profile(image: Image.Image, mode: str) -> Image.Image | None:
-    """Convert an image to sRGB through its profile; ``None`` if it has none that can be used."""
+    """Convert an image to sRGB through its profile. Return ``None`` if it has no usable profile."""
     profile = image.info.get("icc_profile")
     if not profile:
         return None
     try:
-        from PIL import ImageCms  # noqa: PLC0415  # part of Pillow only where it was built with LittleCMS
+        from PIL import ImageCms  # noqa: PLC0415  # missing if Pillow was built without LittleCMS
     except ImportError:
         return None
     try:

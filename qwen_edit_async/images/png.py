@@ -17,28 +17,28 @@ from qwen_edit_async.images.kinds import MAX_PIXELS
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNK_BYTES: Final = 2**31 - 1
 _MAX_CHUNKS: Final = 50_000
-"""Far more than any picture has. Reading chunks without data costs more than reading their bytes."""
+"""No real picture comes near this limit. It bounds the time that many empty chunks take."""
 
 _IHDR_BYTES: Final = 13
 _INFLATED_BYTES: Final = 256 * 1024
-"""Bytes that are inflated at a time."""
+"""Bytes inflated at a time."""
 
 _KEPT: Final = frozenset({b"IHDR", b"eXIf", b"cICP", b"iCCP", b"sRGB", b"gAMA"})
-"""The types of the chunks whose data is kept, up to the length of a block."""
+"""The types of the chunks whose data is kept, up to one block."""
 
 _SRGB_CODE: Final = b"\1\x0d\0\1"
 """The cICP data of sRGB."""
 
 _SRGB_GAMMAS: Final = range(45_000, 46_000)
-"""The gAMA values that are as good as that of sRGB, 45455."""
+"""The gAMA values that look the same as that of sRGB, 45455."""
 
 _FILTERS: Final = bytes(range(5))
 _INDEXED: Final = 3
 _CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Samples of a pixel by colour type."""
+"""Samples per pixel, by colour type."""
 
 _DEPTHS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-"""Permitted bits of a sample by colour type."""
+"""Permitted bits per sample, by colour type."""
 
 _ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """The passes of an interlaced picture: first column, first row, and the steps between columns and rows."""
@@ -47,16 +47,16 @@ _WHOLE: Final = ((0, 0, 1, 1),)
 
 
 def check_png(file: IO[bytes], size: int) -> Findings:
-    """Check a file from its start.
+    """Check a whole file.
 
     Raises:
-        DamageError: If it is not a complete PNG file.
+        DamageError: The file is not a complete PNG file.
     """
     return _Check(file).read(size)
 
 
 def essentials(data: bytes) -> bytes:
-    """Return a PNG file without the chunks beside its picture, but with its colours and orientation if they are intact.
+    """Return a PNG file without its ancillary chunks, except intact ones for transparency, colours and orientation.
 
     Args:
         data: The file, which may be damaged.
@@ -99,7 +99,7 @@ class _Check:
             self._note(self._rows.missing)
         return Findings(
             damage=self._flaw,
-            unusual=f"is a PNG file with a fault beside its picture: {self._remark}" if self._remark else "",
+            unusual=f"is a PNG file with damaged metadata: {self._remark}" if self._remark else "",
             sides=self._sides,
             trailing=size - self._file.tell(),
             exif=self._kept.get(b"eXIf", b""),
@@ -113,12 +113,12 @@ class _Check:
         self._sides = (width, height)
         self._lacks_palette = colour == _INDEXED
         if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
-            self._note("its header describes no kind of PNG")
+            self._note("its header is not valid")
         elif width * height <= MAX_PIXELS:  # a larger picture is refused without inflating it
             self._rows = _Rows(width, height, depth * _CHANNELS[colour], interlaced=bool(interlace))
 
     def _read_chunk(self) -> bytes:
-        """Read a chunk; return its type."""
+        """Read a chunk, and return its type."""
         head = self._take(8)
         left, kind = int.from_bytes(head[:4]), head[4:]
         self._check_place(left, kind)
@@ -138,11 +138,11 @@ class _Check:
         return kind
 
     def _check_place(self, length: int, kind: bytes) -> None:
-        """Refuse a chunk that can't be there."""
+        """Refuse a chunk that is invalid or out of place."""
         if length > _MAX_CHUNK_BYTES or not kind.isalpha():
             raise DamageError(f"{kind!r} of {length} bytes is not a chunk")
         if (kind == b"IHDR") == (b"IHDR" in self._kept) or (kind == b"IHDR" and length != _IHDR_BYTES):
-            raise DamageError("it does not begin with one header")
+            raise DamageError("it does not begin with exactly one header")
         if kind == b"IEND" and (length or not self._has_pixels):
             raise DamageError("it ends without pixels" if not length else "its end is damaged")
         self._lacks_palette = self._lacks_palette and kind != b"PLTE"
@@ -151,7 +151,7 @@ class _Check:
         self._has_pixels = self._has_pixels or (kind == b"IDAT" and length > 0)
 
     def _colours(self) -> str:
-        """Return the type of a chunk by which the colours differ from those of sRGB, unless an ICC profile counts."""
+        """Return the type of the chunk that sets colours other than sRGB; empty if there is none or an ICC profile."""
         if self._kept.get(b"cICP", _SRGB_CODE) != _SRGB_CODE:
             return "cICP"
         gamma = self._kept.get(b"gAMA")
@@ -170,7 +170,7 @@ class _Check:
 
 
 class _Rows:
-    """Counts the rows in a picture's zlib stream, and looks at the filter byte of each."""
+    """Counts the rows in a picture's zlib stream, and checks the filter byte of each."""
 
     def __init__(self, width: int, height: int, pixel_bits: int, *, interlaced: bool) -> None:
         self._inflate = zlib.decompressobj()
@@ -186,12 +186,12 @@ class _Rows:
 
     @property
     def missing(self) -> str:
-        """How much of the picture is missing, in words; empty if all of it is there."""
+        """A clause that says how much of the picture there is; empty if the picture is complete."""
         share = 100 * self._seen // self._expected
         return f"it has data for {share} % of its pixels" if self._passes else ""
 
     def feed(self, data: bytes) -> str:
-        """Inflate the next piece of the stream; return what is wrong with it in words, or nothing."""
+        """Inflate the next piece of the stream. Return a clause that describes its damage, or an empty text."""
         try:
             while self._passes:
                 inflated = self._inflate.decompress(data, _INFLATED_BYTES)
@@ -205,7 +205,7 @@ class _Rows:
         return ""
 
     def _take(self, inflated: bytes) -> bool:
-        """Count some of the rows; return whether their filter bytes exist."""
+        """Count the inflated rows, and return whether their filter bytes are valid."""
         while self._passes and inflated:
             row_bytes, size = self._passes[0]
             piece = inflated[: size - self._position]

@@ -1,7 +1,6 @@
-"""Turns the images of a request into uploads: opened, checked, and encoded or made to fit. Blocking.
+"""Turns the images of a request into uploads: opens them, checks them, and converts them if necessary. Blocking.
 
-Nothing is sent before this has succeeded, so an image that the contract forbids, or that can't be decoded, costs
-nothing.
+Nothing is sent until all images are ready, so an image that is forbidden or can't be decoded costs nothing.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ from qwen_edit_async.images.source import keep, local_path, open_image, turn_at
 from qwen_edit_async.images.tiff import UPRIGHT
 
 _MAX_SOURCE_BYTES: Final = 256 * 1024 * 1024
-"""The largest file that ``fit`` reads in order to shrink it."""
+"""The largest file that ``fit`` accepts."""
 
 
 def url_uploads(images: Sequence[Any]) -> tuple[Upload, ...] | None:
-    """Return the uploads of images that are all URLs, without blocking; ``None`` if one has to be read here."""
+    """Return the uploads if all images are URLs, else ``None``. This does not block."""
     return tuple(map(url_upload, images)) if all(map(is_url, images)) else None
 
 
 def prepare(images: Sequence[Any], *, fit: bool = False) -> tuple[Upload, ...]:
-    """Open and check images, and encode those that are not files. Blocks: call it on a thread.
+    """Open and check images, and encode PIL images and arrays. This blocks: call it on a thread.
 
-    With ``fit``, an image that the service would refuse or edit badly is converted instead: it is turned upright
-    (EXIF), its longest side becomes at most 3072 pixels and its file at most 7.5 MB. Other images are sent unchanged.
+    With ``fit``, an image that the service would refuse or edit badly is converted. It is turned upright, its longest
+    side becomes at most 3072 pixels, and its file at most 7.5 MB. Other images stay unchanged.
 
     Raises:
-        InvalidEditError: If an image is missing, unreadable, not an image, damaged, or over 10 MB (contract, *Images*).
-        ConfigurationError: If Pillow is needed and missing: for PIL images, arrays and ``fit``.
+        InvalidEditError: An image is missing, unreadable, not an image, damaged, or over 10 MB (contract, *Images*).
+        ConfigurationError: Pillow is missing, and a PIL image, an array or ``fit`` needs it.
     """
     uploads: list[Upload] = []
     with contextlib.ExitStack() as undo:
@@ -55,7 +54,7 @@ def _prepare_image(image: Any, name: str, *, fit: bool) -> Upload:
     if is_url(image):
         return url_upload(image)
     pillow = _pillow()
-    # The isinstance() of a protocol is slow, so common kinds are ruled out first.
+    # isinstance() is slow with a protocol, so common kinds are ruled out first.
     is_file = isinstance(image, str | bytes | bytearray | memoryview | os.PathLike)
     if not is_file and isinstance(image, PillowImage | ArrayLike):
         if pillow is None:

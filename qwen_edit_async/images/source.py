@@ -25,12 +25,12 @@ _TEXT_PIECE: Final = 512 * 1024
 
 
 def open_image(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:
-    """Open an image. Return its file, at the start, and the upload that sends it, whose ``head`` is still empty.
+    """Open an image. Return its file, positioned at the start, and its upload, whose ``head`` is still empty.
 
-    The caller must close the file, unless the upload holds it.
+    The caller must close the file, unless the upload owns it.
 
     Raises:
-        InvalidEditError: If the image can't be read, is empty, or has more than ``limit`` bytes.
+        InvalidEditError: The image can't be read, is empty, or has more than ``limit`` bytes.
     """
     if isinstance(image, bytes | bytearray | memoryview):
         return _open_bytes(bytes(image), name, limit)
@@ -41,7 +41,7 @@ def open_image(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:
 
 
 def keep(file: IO[bytes], size: int, name: str) -> Upload:
-    """Return the upload of a temporary file's content: from memory if it is small, else from the file."""
+    """Return the upload of a temporary file. A small file is read into memory and closed."""
     if size > _SPOOL_BYTES:
         return spooled_upload(file, size, name)
     with file:
@@ -66,8 +66,8 @@ def check_regular(path: str, name: str) -> int:
     """Return the size of a local file. Call this before opening a file, because opening a pipe blocks.
 
     Raises:
-        InvalidEditError: If it is not a path, or not a regular file.
-        OSError: If its status can't be read.
+        InvalidEditError: The text is not a path, or does not lead to a regular file.
+        OSError: The file's status can't be read.
     """
     try:
         status = os.stat(path)  # noqa: PTH116  # the path is a str
@@ -89,10 +89,10 @@ def opened(image: Any) -> Any:
 
 
 def read_piece(reader: Any, size: int, name: str) -> bytes:
-    """Read up to ``size`` bytes of a binary file; at its end, none.
+    """Read up to ``size`` bytes of a binary file. At its end, return no bytes.
 
     Raises:
-        InvalidEditError: If the file returns anything else.
+        InvalidEditError: The file returns something other than bytes.
     """
     try:
         piece = reader.read(size)
@@ -108,10 +108,10 @@ def read_piece(reader: Any, size: int, name: str) -> bytes:
 
 
 _turns: dict[int, list[threading.Lock]] = {}
-"""The lock of each object that threads read, by its id, once for each thread that holds it or waits for it.
+"""The lock of each shared object, by the object's id. A list repeats the lock for each thread that holds or awaits it.
 
-Reading an open file, or a picture that Pillow loads late, moves its position, so two threads that read it at once would
-each get a part of it. Edits can share such objects.
+Edits can share an open file, or a picture that Pillow loads late. Without the lock, two threads that read it at once
+would each get a part of it.
 """
 
 _guard = threading.Lock()
@@ -119,7 +119,7 @@ _guard = threading.Lock()
 
 @contextlib.contextmanager
 def turn_at(image: Any) -> Iterator[None]:
-    """Wait until no other thread of this process reads the object, or the file that a PIL image still has to load."""
+    """Wait until no other thread reads the object, or the file that a PIL image is still to be loaded from."""
     with _turn(image), _turn(getattr(image, "fp", None)):
         yield
 
@@ -189,14 +189,14 @@ def _open_stream(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:
             size = _copy(image, file, name, limit)
         except InvalidEditError:
             raise
-        except Exception as error:  # noqa: BLE001  # a remote file raises whatever its library raises
+        except Exception as error:  # noqa: BLE001  # each library of remote files raises its own kind of error
             raise InvalidEditError(f"{name} can't be read: {error}") from None
         undo.pop_all()
     return _open_spooled(file, size, name)
 
 
 def _copy(image: Any, file: IO[bytes], name: str, limit: int) -> int:
-    """Copy what is left of a stream to a file; return its size."""
+    """Copy the rest of a stream to a file, and return the number of bytes."""
     with turn_at(image), contextlib.ExitStack() as stack:
         if isinstance(image, BinaryReader):
             reader = image
@@ -217,9 +217,9 @@ def _copy(image: Any, file: IO[bytes], name: str, limit: int) -> int:
 
 @contextlib.contextmanager
 def _put_back(reader: Any) -> Iterator[None]:
-    """Let the next edit of the same file begin where this one begins, unless the file is a stream."""
+    """Restore the file's position at the end, so that another edit reads the same bytes. A stream can't go back."""
     position = None
-    with contextlib.suppress(Exception):  # a file of another library; reading it shows what is wrong
+    with contextlib.suppress(Exception):  # if the file is broken, reading it will show the error
         position = reader.tell()
     if inspect.iscoroutine(position):
         position.close()

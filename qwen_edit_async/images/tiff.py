@@ -1,6 +1,6 @@
-"""Reads the first directory of a TIFF file, or of Exif data, and tells which kinds of TIFF can't be sent as they are.
+"""Reads the first directory of a TIFF file or of Exif data, and recognises TIFF files that can't be sent unchanged.
 
-The format is described in TIFF 6.0, section 2.
+TIFF 6.0, section 2, describes the format.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _VALUE_BYTES: Final = dict(zip(range(1, 14), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8
     17: 8,
     18: 8,
 }
-"""The size of a value of each type."""
+"""The size of a value in bytes, by its type."""
 
 _NOT_INTEGERS: Final = frozenset({5, 10, 11, 12})
 _MAX_VALUES: Final = 64
@@ -54,17 +54,17 @@ def check_tiff(file: IO[bytes], size: int) -> Findings:
     """Check the first directory of a file.
 
     Raises:
-        DamageError: If it is not all there.
+        DamageError: The directory is incomplete or damaged.
     """
     head = file.read(8)
     tags = read_directory(file, size)
     if raw := _raw_format(file, tags):
         return Findings(
             unsupported=f"looks like a camera raw file ({raw} format): "
-            "perhaps only a preview would be edited. Export it as a JPEG"
+            "the service might edit only its preview. Export it as a JPEG"
         )
     if kind := _unreadable_kind(head, tags):
-        return Findings(unsupported=f"is a kind of TIFF that can't be read here ({kind}): convert it to an 8-bit PNG")
+        return Findings(unsupported=f"is an unsupported kind of TIFF ({kind}): convert it to an 8-bit PNG")
     if _is_big(head):
         return Findings(unusual="is a BigTIFF file, which many decoders can't read")
     if _TWELVE_BITS in tags.get(BITS, ()):
@@ -73,10 +73,10 @@ def check_tiff(file: IO[bytes], size: int) -> Findings:
 
 
 def read_directory(file: IO[bytes], size: int) -> Tags:
-    """Return some of the tags of the file's first directory, those that are integers.
+    """Return the integer tags of the file's first directory that the checks need.
 
     Raises:
-        DamageError: If the file ends before the directory does, or if many values are as large as the file.
+        DamageError: The file ends before the directory does, or the values are far larger than the file.
     """
     file.seek(0)
     head = file.read(16)
@@ -98,7 +98,7 @@ def read_directory(file: IO[bytes], size: int) -> Tags:
         wanted = width * min(_MAX_VALUES, number)
         if wanted > len(values):
             file.seek(min(size, *struct.unpack(offset, values)))
-            values = file.read(wanted)  # noqa: PLW2901  # the field holds their position
+            values = file.read(wanted)  # noqa: PLW2901  # the entry held only the position of its values
         whole = values[: wanted - wanted % width]
         tags[tag] = tuple(
             int.from_bytes(whole[at : at + width], "little" if order == "<" else "big")
@@ -115,7 +115,7 @@ def _is_big(head: bytes) -> bool:
 
 
 def _raw_format(file: IO[bytes], tags: Tags) -> str:
-    """Return the name of a camera raw format, or nothing. A program that takes it for a TIFF edits a small preview."""
+    """Return the name of a camera raw format, or an empty text. A TIFF decoder would see only a small preview."""
     file.seek(8)
     if file.read(2) == b"CR":
         return "CR2"
@@ -126,11 +126,11 @@ def _raw_format(file: IO[bytes], tags: Tags) -> str:
     begins_reduced = any(value & 1 for value in tags.get(_REDUCED, ())) or _OLD_PREVIEW in tags.get(_OLD_REDUCED, ())
     if begins_reduced or _SENSOR_DATA.intersection(tags.get(PHOTOMETRIC, ())):
         return maker or "unknown"
-    return maker if _MORE_PICTURES in tags else ""  # the smaller pictures of a pyramid have no such maker
+    return maker if _MORE_PICTURES in tags else ""  # a pyramid also has more pictures, but no such maker
 
 
 def _unreadable_kind(head: bytes, tags: Tags) -> str:
-    """Return the kind of a TIFF file that decoders misread or show as black and white, in words, or nothing."""
+    """Name the kind of a TIFF file that decoders misread or show in black and white. Return no text for others."""
     if _is_big(head) and not head.startswith(b"II"):
         return "big-endian BigTIFF"
     bits = tags.get(BITS) or (1,)

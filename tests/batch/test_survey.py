@@ -126,7 +126,7 @@ async def test_pictures_that_only_fit_can_make_ready_are_edited_with_it_and_list
     ((where, problem),) = problems(plain)
     assert (where, problem) == (
         str(odd),
-        "is in AVIF format, which the service does not take: convert it, or let the session do so with fit=True",
+        "is in AVIF format, which the service refuses: convert it, or let the session do so with fit=True",
     )
 
 
@@ -139,7 +139,7 @@ async def test_a_file_that_can_not_be_read_or_is_too_large_is_a_problem(photos, 
     with (photos / "a.png").open("r+b") as file:
         file.truncate(11 * 1024 * 1024)
     plan = await EditBatch(requests, out).plan()
-    assert "is over 10,485,760 bytes" in problems(plan)[0][1]
+    assert "is over the limit of 10,485,760 bytes" in problems(plan)[0][1]
     assert (await EditBatch(requests, out).plan(fit=True)).ok
 
 

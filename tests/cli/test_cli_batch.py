@@ -112,7 +112,7 @@ def test_pictures_that_only_fit_can_make_ready_count_as_failed_without_it(photos
     Image.new("RGB", (400, 400)).save(photos / "odd.jpg", "AVIF")
     assert batch(photos, "--dry-run") == 1
     assert batch(photos) == 1
-    assert "odd.jpg is in AVIF format, which the service does not take" in capsys.readouterr().err.replace(":", "")
+    assert "odd.jpg is in AVIF format, which the service refuses" in capsys.readouterr().err.replace(":", "")
     assert batch(photos, "--fit", "--dry-run") == 0
     assert batch(photos, "--fit") == 0
     assert (out / "odd-0.png").exists()

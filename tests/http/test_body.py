@@ -241,7 +241,7 @@ async def test_a_file_that_changes_while_it_is_sent_ends_the_sending(make_body, 
     path = tmp_path / "a.jpg"
     body = make_body(file_image(path, bytes(3 * RAW_CHUNK)))
     writer = Writer(lambda: path.write_bytes(b"another picture"))
-    with pytest.raises(InvalidEditError, match="was changed"):
+    with pytest.raises(InvalidEditError, match="has changed since"):
         await body.write(writer)
     assert isinstance(body.failure, InvalidEditError)
     assert not body.sent_whole

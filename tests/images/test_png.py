@@ -80,9 +80,9 @@ def test_a_picture_with_any_one_byte_changed_is_refused(position: int, flip: int
     ("file", "reason"),
     [
         (b"<html>not found</html>", "begins with"),
-        (SIGNATURE + PIXELS + END, "does not begin with one header"),
-        (SIGNATURE + header() + header() + PIXELS + END, "does not begin with one header"),
-        (SIGNATURE + chunk(b"IHDR", b"short") + PIXELS + END, "does not begin with one header"),
+        (SIGNATURE + PIXELS + END, "does not begin with exactly one header"),
+        (SIGNATURE + header() + header() + PIXELS + END, "does not begin with exactly one header"),
+        (SIGNATURE + chunk(b"IHDR", b"short") + PIXELS + END, "does not begin with exactly one header"),
         (SIGNATURE + header() + END, "ends without pixels"),
         (SIGNATURE + header() + chunk(b"IDAT") + END, "ends without pixels"),
         (SIGNATURE + header() + PIXELS + chunk(b"IEND", b"more"), "its end is damaged"),
@@ -169,9 +169,9 @@ def test_the_rows_of_an_interlaced_picture_are_counted_for_each_pass(size) -> No
             "it has data for 0 % of its pixels",
         ),
         (SIGNATURE + header() + pixels(bytes(16) + b"\5" + bytes(31)) + END, "its pixel data is damaged"),
-        (SIGNATURE + header(5, 3, 7, 2, 0, 0, 0) + PIXELS + END, "its header describes no kind of PNG"),
-        (SIGNATURE + header(5, 3, 8, 5, 0, 0, 0) + PIXELS + END, "its header describes no kind of PNG"),
-        (SIGNATURE + header(5, 3, 8, 2, 0, 0, 2) + PIXELS + END, "its header describes no kind of PNG"),
+        (SIGNATURE + header(5, 3, 7, 2, 0, 0, 0) + PIXELS + END, "its header is not valid"),
+        (SIGNATURE + header(5, 3, 8, 5, 0, 0, 0) + PIXELS + END, "its header is not valid"),
+        (SIGNATURE + header(5, 3, 8, 2, 0, 0, 2) + PIXELS + END, "its header is not valid"),
     ],
 )
 def test_a_complete_file_that_can_t_be_decoded_has_a_flaw(file, flaw) -> None:
@@ -181,7 +181,7 @@ def test_a_complete_file_that_can_t_be_decoded_has_a_flaw(file, flaw) -> None:
 def test_a_damaged_text_is_no_flaw_of_the_picture() -> None:
     found = check(SIGNATURE + header() + chunk(b"tEXt", b"a\0b")[:-1] + b"!" + PIXELS + END)
     assert found.damage == ""
-    assert found.unusual == "is a PNG file with a fault beside its picture: its chunk b'tEXt' is damaged"
+    assert found.unusual == "is a PNG file with damaged metadata: its chunk b'tEXt' is damaged"
 
 
 TEXT, TRANSPARENT = chunk(b"tEXt", b"a\0b"), chunk(b"tRNS", bytes(6))

@@ -132,15 +132,13 @@ UNREADABLE = {
 @pytest.mark.parametrize("fit", [False, True])
 def test_a_tiff_that_decoders_misread_is_refused(name, fit) -> None:
     reason = name.removesuffix(" 8 bits")
-    with pytest.raises(InvalidEditError, match=rf"a kind of TIFF that can't be read here \(.*{reason}.*PNG$"):
+    with pytest.raises(InvalidEditError, match=rf"an unsupported kind of TIFF \(.*{reason}.*PNG$"):
         prepare([UNREADABLE[name]], fit=fit)
 
 
 @pytest.mark.parametrize("fit", [False, True])
 def test_a_tiff_of_a_kind_that_pillow_does_not_know_is_refused_in_plain_words(fit) -> None:
-    with pytest.raises(
-        InvalidEditError, match=r"^image 1 is a kind of TIFF that can't be read here: convert it to PNG$"
-    ):
+    with pytest.raises(InvalidEditError, match=r"^image 1 is an unsupported kind of TIFF: convert it to PNG$"):
         prepare([tiff((262, SHORT, 9))], fit=fit)
 
 

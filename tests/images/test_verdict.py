@@ -91,7 +91,7 @@ def test_a_png_with_a_damaged_text_is_kept() -> None:
     found = verdict(content[:position] + b"\xff" + content[position + 1 :])
     assert (found.problem, found.flaw) == (
         "",
-        "is a PNG file with a fault beside its picture: its chunk b'pHYs' is damaged",
+        "is a PNG file with damaged metadata: its chunk b'pHYs' is damaged",
     )
 
 
@@ -115,8 +115,8 @@ def test_a_jpeg_whose_pixel_data_is_missing_is_kept_and_flagged() -> None:
         (b"", "it is empty"),
         (b"\n<!DOCTYPE html><p>gone", "it is an HTML page"),
         (b"<HTML>gone", "it is an HTML page"),
-        (b"<?xml version='1.0'?><Error/>", "it is an XML text"),
-        (b'{"error": "gone"}', "it is a JSON text"),
+        (b"<?xml version='1.0'?><Error/>", "it is XML text"),
+        (b'{"error": "gone"}', "it is JSON text"),
         (b"just some words", "it is not a picture: it begins with b'just som'"),
         (b"\0\0\0\x10ftypisom", "it is not a picture: it begins with b'\\x00\\x00\\x00\\x10ftyp'"),
     ],
