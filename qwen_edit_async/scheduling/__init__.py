@@ -1,1 +1,1 @@
-"""Decisions about time: when to check, what to repeat, how much to submit. Pure: no I/O, no clock, no randomness."""
+"""Decisions about time: when to check a task, what to retry, how much to submit. Pure: no I/O, clock or randomness."""

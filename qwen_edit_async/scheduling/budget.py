@@ -15,16 +15,17 @@ H = TypeVar("H", bound=Hashable)
 
 
 class PollBudget(Generic[H]):
-    """A limit for checks. They go to the tasks most likely to have ended.
+    """A limit for checks per second, which go to the tasks most likely to have ended.
 
-    Each check goes to the likeliest of the next 32 waiting tasks. Choosing takes the same time however many tasks wait,
-    and is nearly as good as picking the likeliest of all. No task starves, because tasks that have waited for three
-    rounds go first, in the order of their arrival. A round is the number of waiting tasks divided by the rate. So no
-    task waits longer than ``4 * n / rate`` seconds, where n is the largest number of tasks that waited meanwhile.
+    Each check goes to the task most likely to have ended among the next 32 waiting tasks. Choosing among 32 takes
+    constant time, and is nearly as good as choosing among all. No task starves, because a task that has waited for
+    three rounds goes first. A round is the number of waiting tasks divided by the rate. So no task waits longer than
+    ``4 * n / rate`` seconds, where n is the largest number of tasks that waited at the same time.
 
     Args:
         rate: The most checks per second. After an idle time, the checks of up to 0.05 s may start at once.
-        likelihood: Returns the probability that a task has ended by a time. Without it, the longest wait goes first.
+        likelihood: Returns the probability that a task has ended by a time. Without it, the task that has waited
+            longest goes first.
 
     Attributes:
         ready_at: The earliest time of the next check.
@@ -44,7 +45,7 @@ class PollBudget(Generic[H]):
         return len(self._ring)
 
     def add(self, task: H, now: float) -> None:
-        """Let a task wait for its check. A task that already waits keeps its place."""
+        """Add a task that waits for its check. A task that already waits keeps its place."""
         if task in self._place:
             return
         self._waiting_since[task] = now
@@ -52,7 +53,7 @@ class PollBudget(Generic[H]):
         self._ring.append(task)
 
     def discard(self, task: H) -> None:
-        """Forget a task, if it waits."""
+        """Remove a task if it waits."""
         if task not in self._place:
             return
         del self._waiting_since[task]
@@ -67,7 +68,7 @@ class PollBudget(Generic[H]):
         self.ready_at = max(self.ready_at, now - _BURST_SECONDS) + self.seconds
 
     def take(self, now: float) -> H | None:
-        """Return the task to check now, if one waits and a check may start."""
+        """Remove and return the task to check now. Return ``None`` if no task waits or no check may start."""
         if now < self.ready_at or not self._ring:
             return None
         self.spend(now)

@@ -13,10 +13,10 @@ from qwen_edit_async.scheduling.progress import ProgressEvidence
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH_OF_IGNORANCE = 0.15
-"""Weight of the initial assumption, in ends for each e-fold of age. The first evidence outweighs it."""
+"""Weight of the initial assumption, in ends per e-fold of age. The first evidence outweighs it."""
 
 _STRENGTH_OF_ALL = 2.0
-"""Weight of the estimate for all tasks in that for one kind, in ends for each e-fold of age: a few ends outweigh it."""
+"""Weight of all tasks in the estimate for one kind, in ends per e-fold of age. A few ends outweigh it."""
 
 _DEFAULT_KIND = (MIN_N, 0)
 
@@ -27,29 +27,30 @@ class Learned:
 
     The policy minimises the lag between a task's end and the check that finds it, plus ``poll_cost`` for each check. If
     h is the hazard (ends per second among running tasks), the best interval between checks is √(2·poll_cost/h). Checks
-    are rare while hardly any task ends and frequent when many do. A check is due when the integral of
+    are rare while hardly any task ends, and frequent when many end. A check is due when the integral of
     √(h/(2·poll_cost)) has grown by 1. The rule is Keller's (*Optimum checking schedules for systems subject to random
     failure*, Management Science 21, 1974). It follows Barlow, Hunter and Proschan (*Optimum checking procedures*,
     J. SIAM 11, 1963).
 
-    The hazard is the number of ends divided by the time at risk. Running tasks count as well (Kaplan and Meier,
+    The hazard is the number of ends divided by the time at risk, including that of running tasks (Kaplan and Meier,
     *Nonparametric estimation from incomplete observations*, 1958). An end between two checks is spread over the time
     between them (Turnbull, 1976). Old evidence fades, so the estimate follows the service.
 
-    A task that a check finds queued has not started, so its age counts from that check, and the wait is no evidence.
+    A task that a check finds queued has not started. Its age counts from that check.
 
-    Each pair of ``n`` and size has its own estimate. It starts from the estimate for all tasks, which starts from the
-    hazard 1/age. With that hazard, intervals grow in proportion to the age.
+    Each pair of ``n`` and size has its own estimate. This starts from the estimate for all tasks, which starts from the
+    hazard 1/age. With the hazard 1/age, intervals grow in proportion to the age.
 
-    Progress is extrapolated, and the hazard is learned in units of the time that seems to remain. The policy uses that
-    estimate while it predicts replies better than age does (Dawid, *The prequential approach*, 1984).
+    If the service reports progress, the policy extrapolates the remaining time, and learns a second hazard in units of
+    it. The policy uses this hazard while it predicts replies better than age does (Dawid, *The prequential approach*,
+    1984).
 
-    One session, or several on one event loop, can share an instance. It stores no tasks.
+    Several sessions on one event loop can share an instance. It stores no tasks.
 
     Attributes:
-        poll_cost: The lag in seconds that one check is worth. A fourth of it means half the lag and twice the checks.
-            The service's own clients check every 3 s. In a simulation with tasks of 20 s, the default made a fifth
-            fewer checks, at about 0.7 of the lag.
+        poll_cost: The lag in seconds that one check is worth. A fourth of this value means half the lag and twice the
+            checks. The service's own clients check every 3 s. In a simulation with tasks of 20 s, the default needed a
+            fifth fewer checks, at about 0.7 of the lag.
         max_interval: The longest interval between checks, in seconds.
         memory: The number of further ends after which the weight of evidence has faded to 1/e.
 
@@ -73,7 +74,7 @@ class Learned:
     def next_check(self, task: PolledTask, now: float) -> float:
         """Return the best time for the next check, in the event loop's seconds, but not before ``now``.
 
-        It is ``poll_cost`` to ``max_interval`` after the last check was sent. ``max_interval`` wins if it is smaller.
+        The check comes at least ``poll_cost`` and at most ``max_interval`` after the last check was sent.
         """
         estimate, age = self._estimate_of(task), task.checked_at - task.started_at
         if task.checked_at > task.previous_at >= task.started_at:
@@ -91,7 +92,7 @@ class Learned:
         return max(now, task.checked_at + min(max(interval, self.poll_cost), self.max_interval))
 
     def ended(self, task: PolledTask, now: float, *, completed: bool) -> None:
-        """Learn from a completed task. For any other end, the checks have already said everything."""
+        """Learn from a completed task. Any other end teaches nothing about durations."""
         if not completed:
             return
         estimate, age, until = self._estimate_of(task), task.checked_at - task.started_at, now - task.started_at

@@ -4,13 +4,13 @@ A session has one :class:`Pacer`. "Too many requests" may mean too many running 
 requests in a second. No reply says which, so the pacer learns both limits:
 
 - The number of tasks in flight. Until the first refusal, the limit is 8 or twice the number of running tasks, whichever
-  is greater, so hundreds of tasks do not test an unknown limit at once. A refusal lowers the limit to the number of
-  running tasks. After that, a single submission probes for more room from time to time. Probes become rarer when they
-  are refused, or when a refusal soon follows a raised limit.
+  is greater. So hundreds of tasks do not test an unknown limit at once. A refusal lowers the limit to the number of
+  running tasks. After that, a single submission probes for a higher limit from time to time. Probes become rarer when
+  they are refused, or when a refusal soon follows a raised limit.
 - The number of requests per second, see :class:`RequestRate`.
 
-The pause of a ``Retry-After`` header holds for all requests. The longer the pause after a refused probe, the later the
-next probe. When requests have to wait, status checks and other requests take turns.
+A ``Retry-After`` pause holds for all requests. A long pause after a refused probe also delays the next probe. When
+requests have to wait, status checks and other requests take turns.
 """
 
 from __future__ import annotations
@@ -24,27 +24,28 @@ _UNPROVEN_LIMIT = 8  # tasks in flight before the service has accepted any
 _FIRST_PROBE = 1.0  # seconds from a refusal to the next probe, doubled with each refused probe
 _LAST_PROBE = 240.0
 _LAST_PROBE_WHEN_IDLE = 30.0  # while no task runs
-_MOST_PAUSES = 40  # longest wait after a refused probe, in multiples of the pause that it caused
+_MOST_PAUSES = 40  # longest wait after a refused probe, in multiples of the resulting pause
 
-_FIRST_HOLD = 5.0  # seconds from one rise of the rate to the next, doubled with each rise that is undone
+_FIRST_HOLD = 5.0  # seconds between two rises of the rate, doubled with each rise that a refusal undoes
 _LAST_HOLD = 320.0
 _RAISE = 1.25  # factor of a rise
 _MARGIN = 0.95  # share of the accepted requests that the rate falls to
 _LOWEST_RATE = 0.2
 _SECOND = 1.0
-_COURTESY = 0.001  # seconds that a request waits so that another goes first
+_COURTESY = 0.001  # seconds that a request waits to let another go first
 
 
 @attrs.define
 class RequestRate:
-    """The learned limit of requests per second. There is none before the first refusal.
+    """The learned limit of requests per second. Before the first refusal, there is no limit.
 
-    A refusal lowers the rate at once, to slightly less than the requests accepted in the last second. The rate stays at
-    least half of the highest one that worked. From then on, requests are spaced evenly. As long as this spacing delays
-    requests, the rate rises by a quarter from time to time. Rises become rarer while refusals undo them.
+    A refusal lowers the rate at once, to slightly less than the number of requests accepted in the last second. The
+    rate stays at least half of the highest rate that worked. After the first refusal, requests are spaced evenly. As
+    long as this spacing delays requests, the rate rises by a quarter from time to time. Rises become rarer when
+    refusals undo them.
 
-    A 429 for any other reason lowers the rate as well. If a service refuses 2 % of its requests at random, edits take
-    about a fourth longer. If it refuses 10 %, they take several times as long.
+    A 429 for an unrelated reason also lowers the rate. If a service refuses 2 % of its requests at random, edits take
+    about a fourth longer. If it refuses 10 %, edits take several times as long.
 
     Attributes:
         limit: Requests per second; infinity before the first refusal.
@@ -81,7 +82,7 @@ class RequestRate:
             self._delayed = False
 
     def refused(self, now: float, sent_at: float) -> None:
-        """Lower the rate after a refusal, unless the request was sent before the last time it was lowered."""
+        """Lower the rate after a refusal, unless the request was sent before the rate was last lowered."""
         if sent_at <= self._lowered_at:
             return
         if self.raised:
@@ -151,8 +152,8 @@ class Pacer:
     def check_at(self) -> float:
         """The earliest time of the poller's next check. Checks and other requests take turns.
 
-        Other requests wait a little longer than :attr:`send_at`. So a due check goes first, because it may find a task
-        ended and make room. After a check, the next one waits longer than the other requests.
+        A due check goes first, because it may find that a task has ended and free a slot. After a check, another
+        request goes first.
         """
         yields = self.turn_wanted and self._check_went_last
         return self.send_at + (2 * _COURTESY if yields else 0.0)
@@ -163,7 +164,7 @@ class Pacer:
         return self.send_at + _COURTESY
 
     def sent(self, now: float, *, check: bool = False) -> None:
-        """Record that a request was sent; ``check`` says whether it is a status check of the poller."""
+        """Record that a request was sent. ``check`` says whether the request is a status check of the poller."""
         self.rate.sent(now)
         self._check_went_last = check
 
@@ -175,7 +176,7 @@ class Pacer:
     def wait(self, now: float) -> float | None:
         """Return the seconds until another task may start.
 
-        Return ``None`` if another task must end or another submission must be answered first.
+        Return ``None`` if another task must first end, or another submission get its reply.
         """
         if self.in_flight >= min(self.max_in_flight, self.limit + 1):
             return None
@@ -201,14 +202,14 @@ class Pacer:
         """Record that the service accepted a submission, and raise the limit if it proved too low."""
         self.accepted_at = now
         self.running += 1
-        if self._shut_out:  # a refusal while nothing ran says nothing about the number of tasks
+        if self._shut_out:  # a refusal while no task ran does not depend on the number of tasks
             self._shut_out = False
             self._probe_wait = _FIRST_PROBE
         if self._lowered_at == -math.inf:
             self.limit = max(self.limit, 2 * self.running)
         elif self.running > self.limit:
             self.limit = self.running
-            if self._raised:  # the previous rise still stands
+            if self._raised:  # no refusal has undone the previous rise
                 self._probe_wait = max(_FIRST_PROBE, self._probe_wait / 2)
             self._raised = True
             self._raised_at = now
@@ -220,9 +221,9 @@ class Pacer:
 
         The cases are:
 
-        - No rate has been learned yet, or nothing runs: lower both, because a limit that is too low soon rises again.
-        - The rate has risen since the last refusal, and the submission was no probe: lower the rate alone.
-        - Otherwise: lower the number of tasks in flight alone.
+        - No rate has been learned yet, or no task runs: lower both limits. A limit that is too low soon rises again.
+        - The rate has risen since the last refusal, and the submission was not a probe: lower only the rate.
+        - Otherwise: lower only the number of tasks in flight.
 
         Args:
             now: The event loop's time.

@@ -1,7 +1,7 @@
 """Poll policies, which decide when to check a task's status. Pure: no I/O, no clock.
 
-After each answer, the session asks its policy when to check the task again. The session also reports each ended task,
-so that a policy can learn how long edits take.
+After each reply to a check, the session asks its policy when to check the task again. The session also reports each
+ended task, so that a policy can learn how long edits take.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class PolledTask(Protocol):
 
     @property
     def since(self) -> float:
-        """When the service accepted the task, or when this session attached to it."""
+        """The time when the service accepted the task, or when this session attached to it."""
         ...
 
     @property
     def started_at(self) -> float:
-        """The earliest time at which it can have started: the last check that found it queued, or else ``since``."""
+        """The earliest possible start: the time of the last check that found the task queued, or else ``since``."""
         ...
 
     @property
@@ -45,7 +45,7 @@ class PolledTask(Protocol):
 
     @property
     def checked_at(self) -> float:
-        """When the last answered check was sent; equals ``since`` before the first."""
+        """The time when the last answered check was sent; equals ``since`` before the first check."""
         ...
 
     @property
@@ -60,7 +60,7 @@ class PolledTask(Protocol):
 
     @property
     def previous_at(self) -> float:
-        """The value of ``checked_at`` one check earlier; the task ran from then to ``checked_at``."""
+        """The value of ``checked_at`` one check earlier. The task ran from this time to ``checked_at``."""
         ...
 
     @property
@@ -70,28 +70,28 @@ class PolledTask(Protocol):
 
 
 class PollPolicy(Protocol):
-    """Decides when to check a task. All calls come from one event loop; none may block."""
+    """Decides when to check a task. All calls come from one event loop, and must not block."""
 
     def next_check(self, task: PolledTask, now: float) -> float:
-        """Return the time of the next check, in the event loop's seconds; a time before ``now`` means at once.
+        """Return the time of the next check, in the event loop's seconds. A time before ``now`` means at once.
 
-        Called when the service accepts a task, and after every answer that finds it still running. A learning policy
-        may count such an answer as evidence.
+        Called when the service accepts a task, and after every check that finds the task still running. A learning
+        policy may count such a check as evidence.
         """
         ...
 
     def ended(self, task: PolledTask, now: float, *, completed: bool) -> None:
         """Called with a task that the session will not check again.
 
-        If ``completed``, the task ended between ``task.checked_at`` and ``now``. Otherwise it failed or was given up,
-        and was last known to run at ``task.checked_at``.
+        If ``completed``, the task ended between ``task.checked_at`` and ``now``. Otherwise the task failed or was given
+        up, and was last known to run at ``task.checked_at``.
         """
         ...
 
 
 @runtime_checkable
 class RankingPolicy(PollPolicy, Protocol):
-    """A policy that can also rank tasks. The ranking counts if more checks are due than ``poll_rate`` allows."""
+    """A policy that can also rank tasks, for the case that more checks are due than ``poll_rate`` allows."""
 
     def likelihood(self, task: PolledTask, now: float) -> float:
         """Return the probability that the task has ended since its last check, 0 to 1."""
@@ -102,7 +102,7 @@ def check_seconds(instance: object, attribute: attrs.Attribute[float], value: fl
     """Check that a value is a positive finite number.
 
     Raises:
-        ConfigurationError: If it is not.
+        ConfigurationError: The value is anything else.
     """
     if not (isinstance(value, int | float) and 0 < value <= sys.float_info.max):
         raise ConfigurationError(f"{attribute.name} is {value!r}: give a positive number")
@@ -128,7 +128,7 @@ class Backoff:
 
     Attributes:
         initial: The first interval, in seconds.
-        factor: The ratio of each interval to the one before, at least 1.
+        factor: The ratio of each interval to the previous one, at least 1.
         maximum: The longest interval, in seconds.
     """
 

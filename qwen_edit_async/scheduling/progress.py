@@ -7,7 +7,7 @@ import math
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH = 0.005
-"""Weight of the prior, in ends for each e-fold. It can be small, because the estimate is not used without evidence."""
+"""Weight of the prior, in ends per e-fold. It can be small, because the estimate is not used without evidence."""
 
 _STRATA_OF_A_HALVING = 3
 
@@ -15,21 +15,25 @@ _LEAST_LEFT = 1 / 64
 """The least remaining share. Below it, the error of the reported progress is larger than the share."""
 
 _LEAST_DONE, _LEAST_AGE = 0.01, 0.05
-"""The least progress, and the least age in seconds, to extrapolate from."""
+"""The least progress and the least age, in seconds, that are extrapolated."""
 
 _CONVINCING = 3.0
-"""Nats by which progress must predict better than age before it is used: odds of 20 to 1."""
+"""The lead over age, in nats, at which progress is used. It corresponds to odds of 20 to 1."""
 
 _MOST_GAIN = 20.0
-"""The greatest lead or lag in nats. A greater one would take too long to reverse when the service changes."""
+"""The greatest lead, in nats, of progress over age or of age over progress.
+
+A greater lead would take too long to reverse when the service changes.
+"""
 
 
 class ProgressEvidence:
-    """Extrapolates progress, and learns the duration of tasks in units of the time that seems to remain.
+    """Extrapolates progress, and learns the duration of tasks in units of the extrapolated remaining time.
 
-    The accuracy depends on the remaining share, so each fifth by which that share shrinks has its own estimate. These
-    estimates also correct progress that is not linear. For each reply, the class compares how likely it was by progress
-    and by age (Dawid, *The prequential approach*, 1984). Constant, random or backward progress gains nothing.
+    The accuracy depends on the remaining share, so there is an estimate for each shrinking of this share by a fifth.
+    These estimates also correct progress that is not linear. Each reply is rated by its likelihood according to
+    progress and according to age (Dawid, *The prequential approach*, 1984). Constant, random or backward progress
+    never gets ahead.
 
     Args:
         memory: The number of further ends, or replies, after which the weight of evidence has faded to 1/e.
@@ -43,11 +47,11 @@ class ProgressEvidence:
 
     @property
     def convincing(self) -> bool:
-        """Whether progress has recently predicted replies so much better than age that it should be used."""
+        """Whether progress has recently predicted replies much better than age has."""
         return self._gain > _CONVINCING
 
     def view(self, age: float, progress: float) -> tuple[Survival, float] | None:
-        """Return the estimate for a task with ``progress`` at ``age``, and the seconds of its unit.
+        """Return the estimate for a task with ``progress`` at ``age``, and its unit in seconds.
 
         Return ``None`` if the progress is not usable.
         """
@@ -61,7 +65,7 @@ class ProgressEvidence:
         return estimate, age * left / progress
 
     def learn(self, by_age: Survival, age: float, progress: float, until: float, *, ended: bool) -> None:
-        """Learn that a task with ``progress`` at ``age`` still ran at age ``until``, or ended before it.
+        """Learn that a task with ``progress`` at ``age`` still ran at age ``until``, or had ended by then.
 
         ``by_age`` is the estimate to compare with. It must not have learned the same fact yet.
         """

@@ -1,7 +1,7 @@
 """The meaning of failures, and the delays before another attempt. Pure: no I/O, no clock, no randomness of its own.
 
 A task must not be created twice without the user's consent, and the protocol has no idempotency key. So a submission is
-repeated only after the service certainly refused it.
+retried only if the service certainly refused it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ LONGEST_PAUSE = 86_400.0
 class CallFailure(enum.Enum):
     """The meaning of a failed call."""
 
-    REFUSED = "certainly not accepted; another attempt may succeed"
-    THROTTLED = "certainly not accepted, because of too many requests; a later attempt may succeed"
+    REFUSED = "certainly not accepted; a retry may succeed"
+    THROTTLED = "certainly not accepted, because of too many requests; a later retry may succeed"
     UNCERTAIN = "possibly accepted"
     FATAL = "every call of this session will fail"
     FINAL = "every attempt of this call will fail"
@@ -61,7 +61,7 @@ def judge_submission(error: QwenEditError) -> CallFailure:
 
 
 def judge_check(error: QwenEditError, *, in_grace: bool, attached: bool = False) -> CallFailure:
-    """Return the meaning of a failed status check. The task is paid for, so any failure that may pass is retried.
+    """Return the meaning of a failed status check. The task is paid for, so every temporary failure is retried.
 
     Args:
         error: The failure.
@@ -95,7 +95,7 @@ class Then(enum.Enum):
 
     GIVE_UP = "raise the error"
     BACK_OFF = "try again after a delay"
-    REQUEUE = "try again with another slot, ahead of edits that wait for their first"
+    REQUEUE = "try again with another slot, before edits that have not had one"
 
 
 def after_failure(
@@ -112,12 +112,12 @@ def after_failure(
 
     Args:
         failure: What the failure means.
-        failures: The number of attempts that failed so far, except throttled ones.
+        failures: The number of failed attempts so far, except throttled ones.
         max_retries: The greatest number of failures after which to try again.
         resubmit_uncertain: Whether to try again although the service may have accepted the attempt.
-        resumes_at: The end of the pause that the service asked for.
+        resumes_at: The end of the Retry-After pause.
         deadline: The deadline of the edit.
-        room_deadline: The deadline of the edit while it waits for a turn.
+        room_deadline: The deadline of the edit while it waits for a slot.
     """
     if failure is CallFailure.THROTTLED:
         return Then.REQUEUE if resumes_at <= room_deadline else Then.GIVE_UP
@@ -148,5 +148,5 @@ class RetryPolicy:
             attempt: The number of failed attempts, from 1.
             draw: A random number from 0 to 1.
         """
-        # Greater exponents would overflow, and the maximum is reached long before.
+        # A greater exponent would overflow. The maximum is reached long before 63.
         return draw * min(self.maximum, self.initial * 2.0 ** min(attempt - 1, 63))

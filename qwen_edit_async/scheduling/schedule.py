@@ -1,11 +1,10 @@
 """Decides which task to check, and when. Pure: no I/O, no clock, no randomness of its own.
 
-Each method changes the schedule at once and returns the resulting work, which the poller does. Adding, removing and
-taking a task costs O(log n).
+Each method changes the schedule at once and returns the work for the poller. Adding, removing or taking a task costs
+O(log n).
 
-No task is given up without a check that was sent at or after its deadline. That check is due at the deadline and goes
-before all others. If it finds the task running, the task is given up. If no such check is answered within a grace
-period, the task is given up as well.
+A task is given up only after a last check, which is due at the deadline and goes before all others. The task is given
+up if the last check finds it running, or gets no reply within a grace period.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ from qwen_edit_async.scheduling.policies import PollPolicy, RankingPolicy
 from qwen_edit_async.scheduling.retry import CallFailure, RetryPolicy, judge_check
 
 UNKNOWN_TASK_GRACE = 15.0
-"""Seconds after a submission in which a check that fails with 404 is repeated."""
+"""Seconds after a submission during which a check that fails with 404 is retried."""
 
 CHECK_RETRY = RetryPolicy(initial=1.0, maximum=30.0)
-"""Delays between failing checks. The deadline limits their number."""
+"""Delays after failed checks. The deadline limits the number of retries."""
 
 PICTURES_GRACE = 60.0
-"""Seconds in which a task completed without pictures is checked again. Some services add the pictures later."""
+"""Seconds during which a task completed without pictures is checked again. Some services add the pictures later."""
 
 LAST_CHECK_RETRY = RetryPolicy(initial=1.0, maximum=4.0)
-"""Delays between failing checks once the deadline has passed."""
+"""Delays after failed checks once the deadline has passed."""
 
 LAST_CHECK_GRACE = 30.0
-"""Seconds to wait for the answer to the check at the deadline. After a suspension, the network may take a while."""
+"""Seconds to wait for the reply to the last check. After the machine was suspended, the network may take a while."""
 
 _MIN_INTERVAL = 0.01
 _PICTURES_INTERVAL = 1.0
@@ -48,7 +47,7 @@ T = TypeVar("T")
 
 
 class DueHeap(Generic[T]):
-    """Items with the time at which each is due. An item has at most one time.
+    """A heap of items by the time at which each is due. Each item has one time.
 
     A replaced or discarded time stays in the heap until it is due or the heap is compacted. Its item is freed at once.
     """
@@ -63,7 +62,7 @@ class DueHeap(Generic[T]):
         return len(self._items)
 
     def put(self, item: T, due: float) -> None:
-        """Set or replace the time of an item."""
+        """Add an item, or change its time."""
         self.discard(item)
         serial = next(self._serials)
         self._serial_of[item] = serial
@@ -74,7 +73,7 @@ class DueHeap(Generic[T]):
             heapq.heapify(self._heap)
 
     def discard(self, item: T) -> None:
-        """Forget an item, if it is there."""
+        """Remove an item if the heap has it."""
         if (serial := self._serial_of.pop(item, None)) is not None:
             del self._items[serial]
 
@@ -95,7 +94,7 @@ class DueHeap(Generic[T]):
 
 @attrs.define(kw_only=True, eq=False)
 class ScheduledTask:
-    """A :class:`PolledTask` with the facts that decide when to check it and when to give it up.
+    """A :class:`PolledTask` with the facts that decide when to check the task and when to give it up.
 
     Attributes:
         task_id: The task's id.
@@ -103,18 +102,18 @@ class ScheduledTask:
         since: The time when the service accepted the task, or when this session attached to it, in the event loop's
             seconds.
         attached: Whether the task was submitted elsewhere.
-        deadline: The earliest time of the last check.
-        started_at: The earliest time at which it can have started: the last check that found it queued, or else
+        deadline: The time when the last check is due.
+        started_at: The earliest possible start: the time of the last check that found the task queued, or else
             ``since``.
-        checked_at: The time when the last answered check was sent; equals ``since`` before the first.
+        checked_at: The time when the last answered check was sent; equals ``since`` before the first check.
         checks: The number of checks answered so far.
         progress: The newest progress that the service reported, 0.0 to 1.0.
         previous_at: The value of ``checked_at`` one check earlier.
         previous_progress: The value of ``progress`` at ``previous_at``.
-        failures: The number of checks that have failed since the last answer.
-        failed_checks: The number of all checks that failed.
-        last_failure: The error of the last check that failed.
-        gives_up_at: The time to stop waiting for the answer to the last check; infinity until the deadline has passed.
+        failures: The number of checks that have failed since the last answered check.
+        failed_checks: The number of all failed checks.
+        last_failure: The error of the newest failed check.
+        gives_up_at: The time to stop waiting for the reply to the last check; infinity until the deadline has passed.
         pictureless_at: The time when the task was first found completed without pictures; infinity if it was not.
         odd_word: The service's last status word, if it is unknown or came without the pictures of a completed task.
     """
@@ -179,13 +178,13 @@ class PollSchedule(Generic[W]):
         return self._tasks.keys()
 
     def add(self, task: W, now: float) -> None:
-        """Begin to watch a task. A task that was submitted elsewhere is due at once."""
+        """Start watching a task. A task that was submitted elsewhere is due at once."""
         self._tasks[task] = None
         self._deadlines.put(task, task.deadline)
         self._put(task, now if task.attached else self._policy.next_check(task, now))
 
     def remove(self, task: W, now: float, *, completed: bool = False) -> bool:
-        """Stop watching a task. Return whether it was watched."""
+        """Stop watching a task, and return whether it was watched."""
         if task not in self._tasks:
             return False
         self._policy.ended(task, now, completed=completed)  # if it raises, the task must still be in the schedule
@@ -201,10 +200,10 @@ class PollSchedule(Generic[W]):
             self._budget.discard(task)
 
     def take_due(self, now: float) -> W | None:
-        """Return the task to check now, if any. Report the answer or failure of that check afterwards.
+        """Return the task to check now, if there is one. The caller must then report the reply or the failure.
 
-        A task whose deadline has passed goes first, then the one that has been due for longest. With a ``poll_rate``,
-        the budget chooses instead.
+        A task whose deadline has passed goes first. After that comes the task that has been due for longest, or with a
+        ``poll_rate`` the task that the budget chooses.
         """
         budget = self._budget
         if budget is None:
@@ -214,14 +213,14 @@ class PollSchedule(Generic[W]):
         if (late := self._checks.pop_due(-math.inf)) is not None:
             budget.spend(now)
             return late
-        for _ in range(_MOVED_PER_CHECK):  # a few at a time, because after a pause all may be due at once
+        for _ in range(_MOVED_PER_CHECK):  # only a few, because after a pause all tasks may be due at once
             if (waiting := self._checks.pop_due(now)) is None:
                 break
             budget.add(waiting, now)
         return budget.take(now)
 
     def take_expired(self, now: float) -> W | None:
-        """Stop watching a task whose time is over, and return it. Make last checks due at their deadlines."""
+        """Stop watching a task to give up, and return it. Make the last check of tasks at their deadline due."""
         while (task := self._deadlines.pop_due(now)) is not None:
             if task.gives_up_at <= now:
                 self.remove(task, now)
@@ -236,14 +235,14 @@ class PollSchedule(Generic[W]):
         return None
 
     def next_event(self, *, checks_from: float = -math.inf) -> float:
-        """Return the time of the next work, or infinity. No check starts before ``checks_from``."""
+        """Return the time of the next work, or infinity if there is none. No check starts before ``checks_from``."""
         check, budget = self._checks.next_due(), self._budget
         if budget is not None:
             check = max(budget.ready_at, -math.inf if budget else check)
         return min(self._deadlines.next_due(), max(check, checks_from))
 
     def answered(self, task: W, snapshot: TaskSnapshot, sent_at: float, now: float) -> bool:
-        """Record the answer to a check that was sent at ``sent_at``. Return whether it ends the wait."""
+        """Record the reply to a check that was sent at ``sent_at``. Return whether the task has ended."""
         if task not in self._tasks:
             return False
         task.checks += 1
@@ -263,13 +262,13 @@ class PollSchedule(Generic[W]):
         return False
 
     def _next_check(self, task: W, snapshot: TaskSnapshot, now: float) -> float:
-        if snapshot.lacks_pictures:  # the policy must not learn that edits take longer
+        if snapshot.lacks_pictures:  # the policy must not count this as a longer edit
             waited = now - task.pictureless_at
             return min(now + max(_PICTURES_INTERVAL, waited), task.pictureless_at + PICTURES_GRACE)
         return max(self._policy.next_check(task, now), now + _MIN_INTERVAL)
 
     def failed(self, task: W, error: QwenEditError, sent_at: float, now: float, draw: float) -> CallFailure:
-        """Record the failure of a check. Unless it is final or fatal, the task is checked again.
+        """Record the failure of a check. Unless the failure is final or fatal, the task is checked again.
 
         Args:
             task: The task that was checked.

@@ -1,7 +1,7 @@
 """The duration of tasks, estimated online from ended and running tasks. Pure: no I/O, no clock.
 
-Evidence is a stretch of a task's life. Either the task ran through all of it, or it ended somewhere inside. The
-estimate is the hazard for each step of a grid of ages: the number of ends divided by the time at risk.
+Evidence is a stretch of a task's life: the task either ran through the whole stretch, or ended somewhere inside. The
+estimate is a hazard for each step of a grid of ages, which is the number of ends divided by the time at risk.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _WIDTHS = tuple(end - start for start, end in pairwise(_EDGES))
 _SIZE = len(_WIDTHS)
 
 _UNINFORMED = [1 / max(1.0, (start + end) / 2) for start, end in pairwise(_EDGES)]
-"""The hazard without any knowledge: 1/age, so an end is equally likely in each equal ratio of ages."""
+"""The hazard before any evidence. It is 1/age, so an end is equally likely in age ranges of the same ratio."""
 
 _NEWS_SHARE = 0.3
 _MOST_NEWS = 30.0
-"""The estimate is renewed when new evidence weighs three tenths of all evidence, or as much as 30 ends."""
+"""The estimate is renewed when the new evidence weighs as much as 30 % of the old evidence, or as 30 ends."""
 
 _NEWS_IN_A_STRETCH = 0.1
 """Weight of the news that a task still runs, in ends. Without it, a slower service would be noticed late."""
@@ -38,16 +38,16 @@ class Survival:
     An end inside a stretch is spread over it in proportion to the estimate, which is one step of Turnbull's
     self-consistency (J. R. Stat. Soc. B 38, 1976). Old evidence fades exponentially.
 
-    A query costs O(log grid), and so does the news that a task still runs. An end costs O(grid steps in its stretch).
-    Renewing the estimate costs O(grid), and happens less often as ends accumulate.
+    A query or a survived stretch costs O(log grid). An end costs O(grid steps in its stretch). Renewing the estimate
+    costs O(grid), and happens less often as ends accumulate.
 
     Durations may have any unit. The grid covers 0.05 to 3600 in steps of 8 %.
 
     Args:
         memory: The number of further ends after which the weight of evidence has faded to 1/e.
-        strength: The weight of the prior, in ends for each e-fold of age.
-        prior: The estimate for all kinds, which this one starts from. It learns all that this one learns. The default
-            prior is the hazard 1/age, with which checks back off.
+        strength: The weight of the prior, in ends per e-fold of age.
+        prior: The estimate for all kinds of tasks, from which this estimate starts. The prior also learns what this
+            estimate learns. The default prior is the hazard 1/age, with which checks back off.
 
     Attributes:
         hazard: The estimated hazard for each step of the grid.
@@ -75,9 +75,8 @@ class Survival:
     def survived(self, start: float, end: float) -> None:
         """Learn that a task ran from age ``start`` at least until age ``end``.
 
-        The task entered each step from ``first`` to before ``after``. Only the differences at both ends are stored, and
-        :meth:`_renew` sums them up, so the cost does not depend on the number of steps. The parts of the first and the
-        last step outside of the stretch are subtracted.
+        Only the differences at both ends of the stretch are stored, so the cost does not depend on the number of steps.
+        :meth:`_renew` sums them up. The parts of the first and the last step outside of the stretch are subtracted.
         """
         first = bisect_right(_EDGES, start, 1, _SIZE) - 1
         after = bisect_right(_EDGES, end, 1, _SIZE)
@@ -101,7 +100,7 @@ class Survival:
             self._new_events[step] += left - still_left
             self._new_time[step] += (until - age) * (left + still_left) / 2
             left, age = still_left, until
-        # The rest goes into the last step, so that an end counts as exactly one despite rounding.
+        # The last step gets the rest, so that each end counts exactly 1 despite rounding.
         self._new_events[last] += left
         self._new_time[last] += (end - age) * left / 2
         self._ends += 1
@@ -127,7 +126,7 @@ class Survival:
         return _EDGES[step] + (goal - self._cumulated_roots[step]) / self._roots[step]
 
     def hear(self, kind: Survival) -> None:
-        """Learn the news of a kind."""
+        """Learn the new evidence of the estimate for one kind."""
         self._new_events = list(map(operator.add, self._new_events, kind._new_events))
         self._new_time = list(map(operator.add, self._new_time, kind._new_time))
         self._entering = list(map(operator.add, self._entering, kind._entering))
