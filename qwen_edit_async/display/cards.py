@@ -1,6 +1,6 @@
-"""Edits, progress and reports as HTML and text, for notebooks. Pure, but for the working directory.
+"""Edits, progress and reports as HTML and text, for notebooks. Pure, except that links depend on the working directory.
 
-Styles are inline, and most colors come from the notebook. So the cards suit light and dark notebooks, and survive
+Styles are inline, and most colors come from the notebook. So the cards suit light and dark notebooks, and look right
 where style sheets are removed.
 """
 
@@ -18,7 +18,7 @@ from qwen_edit_async.display.thumbnails import THUMBNAIL_SIDE, Thumbnail
 from qwen_edit_async.text import escape
 
 WRITING_PAGE = "writing the page"
-"""The last step of a bulk run, when all its edits have ended."""
+"""The last step of a bulk run, after all edits have ended."""
 
 _SLOWEST_PER_SECOND = 0.95
 _GRID_SIDE = 112
@@ -33,8 +33,8 @@ class EditView:
         instruction: The instruction.
         before: The thumbnails of the inputs.
         after: The thumbnails of the outputs.
-        facts: Other values, a few words each.
-        error: The reason why there is no output; ``None`` if nothing went wrong.
+        facts: Short texts about the edit.
+        error: The reason why there is no output; ``None`` for a successful edit.
     """
 
     instruction: str = ""
@@ -55,10 +55,10 @@ class Progress:
         in_flight: The number of tasks at the service, if known.
         cost: The cost reported by the service, if any.
         seconds: The time since the start of the run.
-        found: The number of edits that had ended before the run. They do not count for its rate.
-        paused: The seconds of the run that the service asked to pause.
+        found: The number of edits that had ended before the run. The rate does not count them.
+        paused: The seconds of the run spent in Retry-After pauses.
         pause_left: The seconds until the current pause ends; 0 for no pause.
-        paused_until: The local time at which it ends.
+        paused_until: The local time at which the current pause ends.
         closing: The last step of the run, once all edits have ended. It replaces the rate and the time left.
     """
 
@@ -76,7 +76,7 @@ class Progress:
 
     @property
     def ended(self) -> int:
-        """The number of edits that ended, well or not."""
+        """The number of edits that succeeded or failed."""
         return self.done + self.failed
 
     def text(self) -> str:
@@ -102,7 +102,7 @@ def edit_html(view: EditView, side: int = THUMBNAIL_SIDE) -> str:
 
     Args:
         view: The edit.
-        side: The longest side of a picture, in pixels. Several pictures get half of it.
+        side: The longest side of a single picture, in pixels. Several pictures are half as large.
     """
     arrow = '<span aria-hidden="true" style="align-self:center">→</span>' if view.before and view.after else ""
     pictures = _pictures(view.before, "before", side) + arrow + _pictures(view.after, "after", side)
@@ -126,7 +126,7 @@ def edit_html(view: EditView, side: int = THUMBNAIL_SIDE) -> str:
 
 
 def grid_html(views: Iterable[EditView], *, left_out: int = 0) -> str:
-    """Return the cards of many edits, side by side, and how many more there are."""
+    """Return the cards of many edits, side by side, and a line with the number of edits left out."""
     cells = "".join(
         '<div style="flex:0 1 20em;border:1px solid #8886;border-radius:6px;padding:.5em">'
         f"{edit_html(view, _GRID_SIDE)}</div>"
@@ -151,8 +151,8 @@ def report_html(facts: Mapping[str, object], failures: Iterable[str], page: str)
 
     Args:
         facts: The values of the table, by name.
-        failures: A line for each reason why edits failed.
-        page: The path of ``report.html``; empty if there is none. The link starts at the working directory.
+        failures: One line for each kind of failure.
+        page: The path of ``report.html``; empty if there is none. The link is relative to the working directory.
     """
     rows = [(name, escape(value)) for name, value in facts.items()]
     if lines := "<br>".join(map(escape, failures)):

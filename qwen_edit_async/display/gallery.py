@@ -1,8 +1,7 @@
 """The gallery: many edits, before and after, as one HTML page that loads nothing from the network. Pure.
 
 The page is yielded in pieces, one for each edit, so that ten thousand edits need no more memory than ten. Thumbnails
-are embedded. The full pictures are files beside the page, which links to them. All text comes from users or from the
-service, so all text is escaped.
+are embedded, and full pictures are linked. All text is escaped, because it comes from users or from the service.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _GROUP: Final = 120
 """Cards that the browser lays out together while the page loads.
 
 Without groups, each arriving card would make the browser lay out all cards again. 120 cards fill whole rows of 1 to 6
-columns.
+cards.
 """
 
 _Kind = Literal["before", "after"]
@@ -61,10 +60,10 @@ class GalleryEdit:
     Attributes:
         key: The title of its card.
         instruction: The instruction.
-        before: The input images, in order. The last one is compared, because the output has its shape.
+        before: The input images, in order. The last one is compared, because the output has its aspect ratio.
         after: The output images, in order.
-        facts: Other values, by name. Those that are ``None`` are left out.
-        error: The reason why there is no output; ``None`` if nothing went wrong.
+        facts: Other values, by name. The page leaves out values that are ``None``.
+        error: The reason why there is no output; ``None`` for a successful edit.
     """
 
     key: str
@@ -96,7 +95,7 @@ def gallery_html(
         '<input type="search" id="search" placeholder="Filter by text" aria-label="Filter by text" autocomplete="off">'
         '<label><input type="checkbox" id="failed" autocomplete="off"> Failed only</label>'
         '<output id="count" for="search failed" aria-live="polite"></output>'
-        '<span class="hint">← → from edit to edit, Enter opens</span></div>\n<main><section class="group">\n'
+        '<span class="hint">← → select an edit, Enter opens it</span></div>\n<main><section class="group">\n'
     )
     for index, edit in enumerate(edits):
         if index and index % _GROUP == 0:
@@ -128,7 +127,7 @@ def _comparison(edit: GalleryEdit) -> str:
         return (
             f'<div class="compare">{before}{after}<span class="divider"></span><span class="side left">before</span>'
             '<span class="side right">after</span><input type="range" min="0" max="100" value="50" step="1" '
-            f'autocomplete="off" aria-label="How much of the picture is shown as before: {escape(edit.key)}"></div>'
+            f'autocomplete="off" aria-label="Share of the picture shown as before: {escape(edit.key)}"></div>'
         )
     if not before and not after:
         return '<div class="compare"><span class="missing">no preview</span></div>'
@@ -148,7 +147,7 @@ def _image(picture: Picture, kind: _Kind, text: str) -> str:
 
 
 def _strip(edit: GalleryEdit) -> str:
-    """Return the buttons that choose which of several pictures are compared."""
+    """Return the buttons that choose the pictures to compare, if there are several."""
     if max(len(edit.before), len(edit.after)) <= 1:
         return ""
     before = _choices(edit.before, "before", chosen=len(edit.before) - 1)
@@ -201,7 +200,7 @@ def _plain(value: object) -> object:
 
 
 def _source_hash(text: str) -> str:
-    """Return the expression by which a content security policy allows this inline style or script."""
+    """Return the expression with which a content security policy allows this inline style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 

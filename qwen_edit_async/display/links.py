@@ -18,5 +18,5 @@ def relative_path(path: str | os.PathLike[str], folder: str | os.PathLike[str]) 
 
 
 def href(path: str) -> str:
-    """Return a relative path as an escaped link. It leads to a file, whatever the path is: no scheme, no host."""
+    """Return a relative path as an escaped link, which never has a scheme or a host."""
     return escape(f"./{quote(path, errors='replace')}")

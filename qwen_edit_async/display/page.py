@@ -1,4 +1,4 @@
-"""Write the gallery page to a file, with thumbnails and links to the pictures. Blocking."""
+"""Writes the gallery page to a file, with thumbnails and links to the pictures. Blocking."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def write_page(
     title: str = "Edits",
     summary: Mapping[str, object] | None = None,
 ) -> None:
-    """Write the whole page, or leave the file as it was.
+    """Write the page. If that fails, the file stays as it was.
 
     Args:
         path: The file. Pictures are linked relative to its folder.
-        edits: The edits, in the order of the page. Only a few are pulled ahead of the writing.
-        draw: Called with each edit, on one of a few threads. It may make thumbnails.
+        edits: The edits, in the order of the page. Only a few are pulled ahead.
+        draw: Called with each edit, on one of several threads. It may make thumbnails.
         title: The heading of the page.
         summary: Values about all edits, by name, for the head of the page.
 
@@ -43,7 +43,7 @@ def write_page(
 
 
 def write_whole(path: Path, pieces: Iterable[str]) -> None:
-    """Write a whole text file, or leave it as it was.
+    """Write a text file. If that fails, the file stays as it was.
 
     Raises:
         OSError: The file can't be written.
@@ -60,7 +60,7 @@ def write_whole(path: Path, pieces: Iterable[str]) -> None:
 def _drawn(
     threads: ThreadPoolExecutor, edits: Iterable[_Edit], draw: Callable[[_Edit], GalleryEdit]
 ) -> Iterator[GalleryEdit]:
-    """Draw edits in order. Unlike ``threads.map``, this pulls only a few ahead of those that were taken."""
+    """Draw edits in order. Unlike ``threads.map``, this pulls only a few edits ahead."""
     waiting: deque[Future[GalleryEdit]] = deque()
     for edit in edits:
         waiting.append(threads.submit(draw, edit))

@@ -1,6 +1,6 @@
-"""Thumbnails of files, kept in one SQLite file, so that each is made once. Blocking.
+"""Keeps the thumbnails of files in one SQLite file, so that each thumbnail is made once. Blocking.
 
-The store is a convenience, as the thumbnails are. If its file can't be read or written, thumbnails are made each time.
+If the SQLite file can't be read or written, thumbnails are made each time.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _SETUP: Final = """
         height INTEGER NOT NULL
     );
 """
-"""Nothing is synced, because a thumbnail that is lost is made again."""
+"""Nothing is synced, because a lost thumbnail is made again."""
 
 
 class ThumbnailStore:
-    """The thumbnails of the files that a folder's edits read and wrote. All threads may use it.
+    """The thumbnails of a bulk run's inputs and results. All threads may use the store.
 
     Args:
-        folder: The folder of the store's file, which is made when the first thumbnail is wanted. Paths count from
-            there, so that the folder can be moved.
+        folder: The folder of the SQLite file, which the first call of :meth:`get` for a file creates. Stored paths are
+            relative to this folder, so the folder can be moved.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,11 +48,11 @@ class ThumbnailStore:
         self._connection: sqlite3.Connection | None = None
 
     def get(self, image: Any, *, make: bool = True) -> Thumbnail | None:
-        """Return the thumbnail of an image; ``None`` if it has none.
+        """Return the thumbnail of an image; ``None`` if there is none.
 
         Args:
-            image: An image of any kind that a request takes. Only thumbnails of files are kept.
-            make: Whether a thumbnail that is not kept is made.
+            image: An image of any kind that a request accepts. Only thumbnails of files are stored.
+            make: Whether to make a missing thumbnail.
         """
         known = self._name_and_stamp(image)
         row = self._query("SELECT content, width, height FROM thumbnails WHERE path = ? AND stamp = ?", known)
@@ -65,16 +65,16 @@ class ThumbnailStore:
         return thumbnail
 
     def make_soon(self, images: Iterable[Any]) -> None:
-        """Make the thumbnails of files on idle threads. This does not block."""
+        """Make the thumbnails of files on background threads. This does not block."""
         for image in images:
             self._makers.submit(self.get, image)
 
     def finish(self) -> None:
-        """Make no more thumbnails ahead, and wait for those that are being made."""
+        """Drop the queue of :meth:`make_soon`, and wait for the thumbnails in progress."""
         self._makers.shutdown(cancel_futures=True)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the SQLite file."""
         self.finish()
         with self._lock:
             if self._connection is not None:
@@ -90,12 +90,12 @@ class ThumbnailStore:
                     self._connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
                     self._connection.executescript(_SETUP)
                 return self._connection.execute(statement, values).fetchone()
-        except (sqlite3.Error, UnicodeError) as error:  # names of files may not be UTF-8
-            log.debug("the store of thumbnails in %s fails: %s", self._folder, error)
+        except (sqlite3.Error, UnicodeError) as error:  # file names may not be valid UTF-8
+            log.debug("the thumbnail store in %s failed: %s", self._folder, error)
             return None
 
     def _name_and_stamp(self, image: Any) -> tuple[str, str] | None:
-        """Return the path and the state of a file; ``None`` for any other image."""
+        """Return the path of a file, and its size and modification time; ``None`` for any other image."""
         if is_url(image) or is_data_uri(image) or not isinstance(image, str | os.PathLike):
             return None
         try:

@@ -1,7 +1,7 @@
-"""Thumbnails of inputs and results, to embed in pages and notebooks. Blocking.
+"""Makes thumbnails of inputs and results, to embed in pages and notebooks. Blocking.
 
-A thumbnail is a convenience, and making one never fails an edit. URLs, streams, missing files and broken pictures have
-none, and without Pillow nothing has one.
+A missing thumbnail never fails an edit. URLs, streams, missing files and broken pictures have no thumbnail. Without
+Pillow, there are no thumbnails.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Thumbnail:
 
 
 class Previews:
-    """The thumbnails of one edit that a notebook can show without waiting.
+    """The thumbnails of one edit, ready for a notebook to show.
 
-    They are made off the event loop, when an output is downloaded, and only in a notebook.
+    They are made on a thread when an output is downloaded, and only in a notebook.
 
     Attributes:
-        before: The thumbnails of the inputs that have one, in order.
-        after: The thumbnails of the outputs that were downloaded, by index.
+        before: The thumbnails of the inputs, in order, without inputs that have none.
+        after: The thumbnails of the downloaded outputs, by index.
     """
 
     def __init__(self, inputs: Iterable[Any] = ()) -> None:
@@ -58,7 +58,7 @@ class Previews:
         self.after: dict[int, Thumbnail] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # The inputs may be open files. A copy has no session, so it makes no thumbnail of them.
+        # Inputs may be open files, which can't be copied. A copy has no session, so it makes no thumbnails.
         return self.__dict__ | {"_inputs": ()}
 
     def lacks(self, index: int) -> bool:
@@ -66,7 +66,7 @@ class Previews:
         return index not in self.after and in_notebook()
 
     def remember(self, index: int, output: Any) -> None:
-        """Make the thumbnail of an output, given as a path or as bytes. The first call also makes those of the inputs.
+        """Make the thumbnail of an output, a path or bytes. The first call also makes the inputs' thumbnails.
 
         This blocks.
         """
@@ -78,16 +78,16 @@ class Previews:
 
 
 def in_notebook() -> bool:
-    """Return whether this process is the kernel of a notebook. This imports nothing."""
+    """Return whether this process is the kernel of a notebook, without importing anything."""
     get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_shell is not None and getattr(get_shell(), "kernel", None) is not None
 
 
 def make_thumbnail(image: Any, side: int = THUMBNAIL_SIDE) -> Thumbnail | None:
-    """Make a thumbnail, or return ``None`` if that is impossible. This blocks, and uses no network.
+    """Make a thumbnail. Return ``None`` if that is impossible. This blocks, and uses no network.
 
     Args:
-        image: An image of any kind that a request takes.
+        image: An image of any kind that a request accepts.
         side: The longest side, in pixels.
     """
     try:
@@ -106,7 +106,7 @@ def make_thumbnail(image: Any, side: int = THUMBNAIL_SIDE) -> Thumbnail | None:
             content.seek(0)
             width, height = encoded.sides
             return Thumbnail(content.read(), width, height)
-    except Exception:  # noqa: BLE001  # from Pillow, a file or an array: a missing thumbnail is never an error
+    except Exception:  # noqa: BLE001  # a missing thumbnail is never an error
         return None
 
 
@@ -117,6 +117,6 @@ def _open(image: Any) -> IO[bytes] | None:
         return None
     if is_data_uri(image):
         return io.BytesIO(base64.b64decode(str(image)[base64_start(str(image), "the picture") :]))
-    if not os.path.isfile(image):  # noqa: PTH113  # a str or a PathLike; opening a named pipe would wait for its writer
+    if not os.path.isfile(image):  # noqa: PTH113  # a str or a PathLike; opening a named pipe would block
         return None
     return open(image, "rb")  # noqa: PTH123  # a str or a PathLike
