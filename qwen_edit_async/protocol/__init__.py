@@ -1,1 +1,1 @@
-"""The dialects of the service: what to send and what each reply means. Pure."""
+"""The dialects of the service: they build each call and read each reply. Pure."""

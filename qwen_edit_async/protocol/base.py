@@ -29,8 +29,8 @@ class Call:
         path: The quoted path below the base URL.
         parts: The text of the JSON body, cut where the images belong: image k goes between part k and part k + 1.
             Empty for a call without a body.
-        headers: The headers that this call needs besides those of every call.
-        holds_result: Whether the reply is the finished edit. The limit for replies then starts when the reply does.
+        headers: The headers of this call besides those of every call.
+        holds_result: Whether the reply is the result of the edit, so that the service replies only when the edit ends.
     """
 
     method: str
@@ -46,7 +46,7 @@ class Reply:
 
     Attributes:
         status: The HTTP status.
-        headers: The headers of :data:`HEADERS_READ` that the reply has.
+        headers: The headers of the reply that :data:`HEADERS_READ` lists.
         body: The part of the body that arrived.
         complete: Whether the whole body arrived.
         url: The URL of the request.
@@ -66,7 +66,7 @@ class Reply:
         return self.status in _SUCCESSES
 
     def text(self) -> str:
-        """Decode the body as UTF-8, with U+FFFD in place of invalid bytes."""
+        """Decode the body as UTF-8. Replace invalid bytes by U+FFFD."""
         return self.body.decode("utf-8", "replace")
 
     def excerpt(self) -> str:
@@ -77,14 +77,14 @@ class Reply:
 class WireProtocol(abc.ABC):
     """One dialect of the service.
 
-    A dialect builds each :class:`Call` and reads each :class:`Reply`. Session and poller see no JSON of the service. To
-    support another dialect, write another class with these methods. The defaults are those of a service that answers
-    a submission with the result.
+    A dialect builds each :class:`Call` and reads each :class:`Reply`. The session and the poller see no JSON of the
+    service. To support another dialect, write another subclass. The default methods suit a service whose reply to a
+    submission is the result.
 
     Attributes:
         name: The dialect's name in options and messages.
         default_base_url: The service's address unless the user gives another.
-        key_variables: The environment variables that may hold the API key; the first that is set counts.
+        key_variables: The environment variables that may hold the API key, in order of precedence.
     """
 
     __slots__ = ()
@@ -106,22 +106,20 @@ class WireProtocol(abc.ABC):
     def read_submission(self, reply: Reply) -> TaskSnapshot:
         """Read the reply to a submission.
 
-        The type of an error says whether a task may exist: not after an :class:`APIStatusError` below 500, unless it
-        has a ``task_id``. That task exists, and is paid for.
-
         Raises:
-            APIStatusError: The service refused.
+            APIStatusError: The service refused. If the error has a ``task_id``, that task exists and is paid for.
+                Otherwise, a task may exist only if the status is 500 or above.
             APIResponseError: The reply can't be understood. A task may exist.
         """
 
     def status_check(self, task: TaskSnapshot) -> Call:
-        """Build the call that asks for a task's status.
+        """Build the call that checks a task's status.
 
         Raises:
-            ConfigurationError: The dialect has no tasks to ask for.
+            ConfigurationError: The dialect has no status checks.
         """
         raise ConfigurationError(
-            f"task {task.task_id}: the protocol {self.name!r} has no tasks to ask for, because the reply to a "
+            f"task {task.task_id}: the protocol {self.name!r} has no status checks, because the reply to a "
             "submission is the result"
         )
 
@@ -129,19 +127,19 @@ class WireProtocol(abc.ABC):
         """Read the reply to a status check, or to the call for a result.
 
         Raises:
-            APIStatusError: The service refused to answer.
+            APIStatusError: The service refused the call.
             APIResponseError: The reply can't be understood.
         """
-        raise APIResponseError("the reply answers no status check", body=reply.excerpt(), task_id=task.task_id)
+        raise APIResponseError("the dialect has no status checks", body=reply.excerpt(), task_id=task.task_id)
 
     def result_call(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # other dialects need it
-        """Build the second call that the result of a completed task takes. Return ``None`` if it takes none."""
+        """Build the call for the result of a completed task. Return ``None`` if the task already has its result."""
         return None
 
     def cancellation(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # as above
-        """Build the call that cancels a task at the service. Return ``None`` if the dialect has none.
+        """Build the call that cancels a task at the service. Return ``None`` if the dialect can't cancel.
 
-        A task whose cancellation the service refuses, by an HTTP error, runs on.
+        If the service refuses the call with an HTTP error, the task runs on.
         """
         return None
 
@@ -151,20 +149,20 @@ class WireProtocol(abc.ABC):
 
 
 def check_task_id(task_id: object) -> str:
-    """Return a task id that fits into the path of a URL.
+    """Return the task id if it can be part of a URL's path.
 
     Raises:
-        InvalidEditError: The id is not text, is empty or too long, or holds characters that no id has.
+        InvalidEditError: The id is not text, is empty or too long, or has forbidden characters.
     """
     if not isinstance(task_id, str) or not task_id or len(task_id) > _MAX_TASK_ID_CHARACTERS:
-        raise InvalidEditError(f"task id {task_id!r:.80}: give the id that the service answered with")
+        raise InvalidEditError(f"task id {task_id!r:.80}: give an id from a reply of the service")
     if task_id.strip(".") == "" or not task_id.isprintable() or task_id.split() != [task_id]:
-        raise InvalidEditError(f"task id {task_id!r:.80}: the service gives out no such id; check for a copying error")
+        raise InvalidEditError(f"task id {task_id!r:.80}: no id looks like this; check for a copying error")
     return task_id
 
 
 def is_task_id(text: str) -> bool:
-    """Return whether a status check can ask for a task with this id."""
+    """Return whether a text can be the task id of a status check."""
     try:
         check_task_id(text)
     except InvalidEditError:

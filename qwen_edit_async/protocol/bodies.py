@@ -11,10 +11,10 @@ from cattrs.gen import make_dict_unstructure_fn, override
 
 from qwen_edit_async.models import EditParameters
 
-# JSON escapes quotes inside of text, so a negative prompt never contains the JSON of a gap.
+# JSON escapes quotes inside of text, so a negative prompt can't contain the JSON of a gap.
 IMAGE: Final = {"gap": "image"}
 TEXT: Final = {"gap": "text"}
-"""The values that stand for an image and for the instruction in a body."""
+"""The values that mark the gaps for an image and for the instruction in a body."""
 
 
 def message_body(images: int, parameters: EditParameters) -> dict[str, Any]:
@@ -32,9 +32,9 @@ def given_parameters(parameters: EditParameters) -> dict[str, Any]:
 
 
 def cut(body: Mapping[str, Any]) -> tuple[bytes, ...]:
-    """Return the JSON text of a body, cut at its gaps: those of the images, and then the one of the instruction.
+    """Return the JSON text of a body, cut at the gaps for the images and at the last gap, for the instruction.
 
-    The quotes around an image are part of the text. The instruction brings its own.
+    The text has the quotes around each image, but not those around the instruction.
     """
     text = json.dumps(body)  # JSON escapes control characters, so \0 can mark the cuts
     text = text.replace(json.dumps(IMAGE), '"\0"').replace(json.dumps(TEXT), "\0")
@@ -42,9 +42,9 @@ def cut(body: Mapping[str, Any]) -> tuple[bytes, ...]:
 
 
 def with_instruction(template: tuple[bytes, ...], instruction: str) -> tuple[bytes, ...]:
-    """Return the parts between the images, with the instruction in its gap."""
+    """Fill the gap for the instruction, and return the parts between the images."""
     *parts, text_opens, rest = template
-    # ASCII can carry every instruction, because JSON may escape even half of a surrogate pair.
+    # JSON can escape every instruction to ASCII, even a lone surrogate.
     return (*parts, text_opens + json.dumps(instruction).encode("ascii") + rest)
 
 
@@ -53,7 +53,7 @@ def _size_text(size: tuple[int, int] | None) -> str | None:
 
 
 def _make_converter() -> Converter:
-    """Make the converter that turns parameters into JSON; only the given ones are sent."""
+    """Make the converter from parameters to JSON. It leaves out parameters that are ``None``."""
     converter = Converter(omit_if_default=True)
     size = override(unstruct_hook=_size_text)
     unstructure = make_dict_unstructure_fn(EditParameters, converter, _cattrs_omit_if_default=True, size=size)

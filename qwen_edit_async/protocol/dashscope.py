@@ -23,7 +23,7 @@ _NAMELESS = "unnamed"
 class DashScopeProtocol(WireProtocol):
     """The dialect of Alibaba Model Studio.
 
-    The id of the request stands for a task's id. Nothing can be asked about it later.
+    The request's id serves as the task id, but the service has no status checks.
 
     Attributes:
         model: The name of the model.
@@ -51,11 +51,11 @@ class DashScopeProtocol(WireProtocol):
         )
 
     def read_submission(self, reply: Reply) -> TaskSnapshot:
-        """Read the pictures, or why there are none. An edit that moderation refuses has failed.
+        """Read the pictures, or the failure of an edit that moderation refused.
 
         Raises:
-            APIStatusError: The service refused, perhaps inside of a successful reply.
-            APIResponseError: The reply can't be understood. The edit may have been made, and charged.
+            APIStatusError: The service refused. A refusal may have a successful HTTP status.
+            APIResponseError: The reply can't be understood. The edit may exist, and may be charged.
         """
         error = error_from_reply(reply)
         task_id = error.request_id if error.request_id is not None and is_task_id(error.request_id) else _NAMELESS
@@ -72,7 +72,7 @@ class DashScopeProtocol(WireProtocol):
             return attrs.evolve(snapshot, status=TaskStatus.COMPLETED, failure=None, usage=usage)
         if error.code is not None and has_error(document):
             raise error
-        raise APIResponseError("the service answered without a picture", body=reply.excerpt())
+        raise APIResponseError("the reply has no picture and no error", body=reply.excerpt())
 
 
 @functools.lru_cache(maxsize=64)

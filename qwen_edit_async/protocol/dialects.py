@@ -20,13 +20,13 @@ _WITHOUT_ENVELOPE: Final = {"queue": QueueProtocol, "dashscope": DashScopeProtoc
 def choose_dialect(
     protocol: object, envelope: object, model: object, from_environment: str | None = None
 ) -> tuple[WireProtocol, WireProtocol | None]:
-    """Return the dialect to begin with, and the one to try if the first submission is refused as malformed.
+    """Return the dialect to use first, and the dialect to try if the service refuses the first submission as malformed.
 
     Args:
-        protocol: The name of a dialect; by default the environment's, or the documented one.
-        envelope: The envelope of the documented dialect; ``auto`` tries the two common ones.
-        model: The name of the model; by default the dialect's name for it.
-        from_environment: The value of the environment variable.
+        protocol: The name of a dialect. The default is ``from_environment``, or the documented dialect.
+        envelope: The envelope of the documented dialect. ``auto`` tries the two common envelopes.
+        model: The name of the model. The default is the dialect's own.
+        from_environment: The value of the environment variable ``QWEN_EDIT_PROTOCOL``.
 
     Raises:
         ConfigurationError: There is no such dialect, envelope or model.
@@ -42,7 +42,9 @@ def choose_dialect(
         first = GenerationProtocol("flat" if envelope == "auto" else cast("EnvelopeName", envelope), **options)
         return first, first.alternative() if envelope == "auto" else None
     if envelope != "auto":
-        raise ConfigurationError(f"envelope is {quoted(envelope)}: leave it out, because only 'generation' has several")
+        raise ConfigurationError(
+            f"envelope is {quoted(envelope)}: leave it out, because only 'generation' has envelopes"
+        )
     return _WITHOUT_ENVELOPE[name](**options), None
 
 
@@ -50,5 +52,5 @@ def _model_option(model: object) -> dict[str, Any]:
     if model is None:
         return {}
     if not isinstance(model, str) or model.split() != [model] or not model.isascii() or not model.isprintable():
-        raise ConfigurationError(f"model is {quoted(model)}: give the name that the service has for the model")
+        raise ConfigurationError(f"model is {quoted(model)}: give the service's name for the model")
     return {"model": model}

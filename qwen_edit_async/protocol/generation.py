@@ -1,4 +1,4 @@
-"""The documented dialect, in its envelopes. Pure: no I/O, no clock."""
+"""The documented dialect and its envelopes. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class GenerationProtocol(WireProtocol):
 
     Attributes:
         envelope: ``flat`` is the documented ``{"model", "input": {"messages"}, "parameters"}``. ``params`` wraps the
-            last two: ``{"model", "input": [{"params": {"input": {"messages"}, "parameters"}}]}``. ``header`` is the
-            flat one with the model in the header ``X-Model`` instead of the body.
+            last two: ``{"model", "input": [{"params": {"input": {"messages"}, "parameters"}}]}``. ``header`` is
+            ``flat`` with the model in the header ``X-Model`` instead of the body.
         model: The name of the model.
     """
 
@@ -72,7 +72,7 @@ class GenerationProtocol(WireProtocol):
         raise APIResponseError("the status reply has no status", body=reply.excerpt(), task_id=task.task_id)
 
     def alternative(self) -> GenerationProtocol | None:
-        """Return the dialect with the other common envelope, because only a 400 tells which one a gateway wants."""
+        """Return the dialect with the other common envelope. Only a 400 shows that a gateway needs that envelope."""
         if self.envelope == "header":
             return None
         return attrs.evolve(self, envelope="params" if self.envelope == "flat" else "flat")

@@ -1,4 +1,4 @@
-"""The gateway's newer queue: a plain body, a second call for the result, and a cancellation. Pure: no I/O, no clock."""
+"""The dialect of the gateway's newer queue: a plain body, a call for the result, and cancellation. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from qwen_edit_async.protocol.urls import path_below
 _ACCEPTED = 202
 
 _PATH_NAMES = {"status": "status_url", "response": "response_url", "cancel": "cancel_url"}
-"""The calls about a request, and the members of the reply to a submission that may name their URLs."""
+"""The calls about a task, and the members of the reply to a submission that may hold their URLs."""
 
 
 @attrs.frozen
@@ -52,23 +52,23 @@ class QueueProtocol(WireProtocol):
         return self._call("GET", task, "status")
 
     def result_call(self, task: TaskSnapshot) -> Call | None:
-        """Build a ``GET`` of the response once a task is completed, unless its status came with the pictures."""
+        """Build a ``GET`` of the response, unless the status of the completed task came with the pictures."""
         return self._call("GET", task, "response") if task.lacks_pictures else None
 
     def cancellation(self, task: TaskSnapshot) -> Call:
-        """Build a ``PUT`` that cancels."""
+        """Build a ``PUT`` that cancels the task."""
         return self._call("PUT", task, "cancel")
 
     def read_submission(self, reply: Reply) -> TaskSnapshot:
-        """Read the request's id, and the paths of the calls about it."""
+        """Read the task's id, and the paths of the calls about the task."""
         snapshot = read_submission(reply)
-        # The key goes to the API's own address only, so a URL counts only if it is below the one that was asked.
+        # The key must go only to the API's own address, so URLs outside of the base URL are ignored.
         base_url = reply.url.removesuffix(self.submission_path)
         paths = {call: path_below(snapshot.raw.get(name), base_url) for call, name in _PATH_NAMES.items()}
         return attrs.evolve(snapshot, paths={call: path for call, path in paths.items() if path is not None})
 
     def read_status(self, reply: Reply, task: TaskSnapshot) -> TaskSnapshot:
-        """Read the status or the response of a request. A completed request that has an error failed."""
+        """Read the status or the response of a task. A completed task with an error has failed."""
         if not reply.ok:
             raise error_from_reply(reply, task_id=task.task_id)
         document = _document_of(reply, task)
@@ -84,7 +84,7 @@ class QueueProtocol(WireProtocol):
             snapshot,
             status=status,
             failure=failure,
-            usage=snapshot.usage if snapshot.usage.raw else task.usage,  # a response may lack what the status had
+            usage=snapshot.usage if snapshot.usage.raw else task.usage,  # the response may lack values of the status
             metadata=snapshot.metadata or task.metadata,
             paths=task.paths,
         )
@@ -109,7 +109,7 @@ def _document_of(reply: Reply, task: TaskSnapshot) -> Mapping[str, Any]:
 
 
 def _status_without_word(document: Mapping[str, Any], reply: Reply, task: TaskSnapshot) -> TaskStatus:
-    """Return the status of a request whose reply has no word for it, as a response has none."""
+    """Return the status of a task whose reply has no status word. A response never has one."""
     if reply.status == _ACCEPTED:
         return TaskStatus.IN_PROGRESS
     if "outputs" in document or "output" in document:
@@ -120,7 +120,7 @@ def _status_without_word(document: Mapping[str, Any], reply: Reply, task: TaskSn
 
 
 def _explained(document: Mapping[str, Any], failure: TaskFailure) -> TaskFailure:
-    """Return the failure with the kind and the provider's error that stand beside it."""
+    """Add the failure's kind and the provider's error, which the reply has beside ``error``."""
     kind = first_text(document, ("error_type",)) or ""
     provider = as_text(document["provider_error"]) if document.get("provider_error") else ""
     return TaskFailure(

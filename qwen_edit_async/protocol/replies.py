@@ -1,8 +1,8 @@
 """Errors, costs and texts in the service's replies. Pure: no I/O, no clock.
 
-The tables hold the known ways to report an error: the HTTP status, ``error`` as text or an object,
-``message``, ``detail``, and ``{"status": {"code", "message"}}``. A report may come with HTTP 200. A proxy may answer
-with an HTML page instead.
+The tables hold the known ways to report an error: the HTTP status, ``error`` as text or an object, ``message``,
+``detail``, and ``{"status": {"code", "message"}}``. An error report may come with HTTP 200, and a proxy may send an
+HTML page.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
     **dict.fromkeys(("internalservererror", "internalerror", "badgateway"), InternalServerError),
     **dict.fromkeys(("timeout", "requesttimeout", "gatewaytimeout", "synctimeout"), InternalServerError),
 }
-"""The services' own codes. They are more specific than the HTTP status. Words are shortened by :func:`_family`."""
+"""The services' own codes, which are more specific than the HTTP status. :func:`_family` shortens words."""
 
 _ERROR_CODES = frozenset({*_ERROR_BY_CODE, *range(400, 600), 110001, 190000})
-"""The codes that are known to report an error, whatever comes with them."""
+"""The codes that always report an error."""
 
 _SUCCESS_CODES = frozenset({0, *SUCCESSES, 20000})
 _SUCCESS_WORDS = frozenset({"ok", "success", "successful", "succeeded", "none", "null", "no error", "0", "false"})
 _NUMBER_STATUSES = range(400, 600)
-"""The numbers in ``status`` that are HTTP errors. Other numbers may be a task's status."""
+"""The numbers in ``status`` that are HTTP errors. Any other number may be a task's status."""
 
 _REPORT_NAMES = ("error", "status")
 """The members that may hold an error report as an object, the most specific first."""
@@ -80,7 +80,7 @@ _MAX_COST_CHARACTERS = 100
 _MAX_COST_EXPONENT = 12
 
 _LONGEST_WAIT = 1e9
-"""The longest wait in seconds (32 years). A greater ``Retry-After`` is a point in time, in seconds since 1970."""
+"""The longest wait in seconds (32 years). A greater ``Retry-After`` is a time in seconds since 1970."""
 
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
@@ -91,10 +91,10 @@ def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any
     """Parse a reply's body as a JSON object. A list of one object stands for the object.
 
     Raises:
-        APIResponseError: The body is incomplete, or holds something else.
+        APIResponseError: The body is incomplete, or not a JSON object.
     """
     try:
-        # json guesses the encoding of bytes. The search for the key assumed UTF-8, so no other encoding is accepted.
+        # json would guess the encoding of bytes. Only UTF-8 is accepted, because the search for the key assumes UTF-8.
         text = reply.body.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogatepass")
         document = json.loads(text) if reply.complete else None
     except (ValueError, RecursionError):
@@ -103,7 +103,7 @@ def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any
         document = document[0]
     if isinstance(document, dict):
         return document
-    what = "is not a JSON object" if reply.complete else "broke off"
+    what = "is not a JSON object" if reply.complete else "is incomplete"
     raise APIResponseError(f"the reply's body {what} (HTTP {reply.status})", body=reply.excerpt(), task_id=task_id)
 
 
@@ -116,9 +116,9 @@ def has_error(document: Mapping[str, Any]) -> bool:
 
 
 def has_plain_error(document: Mapping[str, Any]) -> bool:
-    """Return whether a JSON object reports an error by a known code, or in a member that is named for errors.
+    """Return whether a JSON object reports an error by a known code, or in a member whose name contains "error".
 
-    Any other code, ``message`` or ``detail`` may just as well say "accepted".
+    Any other code, ``message`` or ``detail`` may also mean success.
     """
     code, _ = _describe(document)
     return _family(code) in _ERROR_CODES or has_error({name: document.get(name) for name in _ERROR_NAMES})
@@ -131,7 +131,7 @@ def error_from_reply(reply: Reply, *, task_id: str | None = None) -> APIStatusEr
     except APIResponseError:
         document = {}
     code, message = _describe(document)
-    status = code if reply.ok else reply.status  # an error in a successful reply may have an HTTP status as its code
+    status = code if reply.ok else reply.status  # in a successful reply, the code may be an HTTP error status
     kinds = (_ERROR_BY_CODE.get(_family(word)) for word in (code, message))
     kind = next(filter(None, kinds), _ERROR_BY_STATUS.get(status, APIStatusError))
     return kind(
@@ -146,14 +146,14 @@ def error_from_reply(reply: Reply, *, task_id: str | None = None) -> APIStatusEr
 
 
 def parse_retry_after(headers: Mapping[str, str], received_at: float) -> float | None:
-    """Return the wait in seconds that ``Retry-After`` asks for, or ``None`` (RFC 9110, 10.2.3).
+    """Return the ``Retry-After`` of a reply in seconds, or ``None`` (RFC 9110, 10.2.3).
 
-    The header holds seconds or a date; some services send a date as seconds since 1970. A date is compared with the
-    reply's own ``Date``, because this machine's clock may be wrong.
+    The header holds seconds or a date. Some services send a date as seconds since 1970. The date is compared with the
+    reply's ``Date``, because this machine's clock may be wrong.
 
     Args:
         headers: The reply's headers.
-        received_at: The time of arrival in seconds since 1970. It replaces a missing ``Date``.
+        received_at: The time of arrival in seconds since 1970, which replaces a missing ``Date``.
     """
     value = headers.get("retry-after", "").strip()
     number = float(value) if _SECONDS.fullmatch(value) else None
@@ -167,7 +167,7 @@ def parse_retry_after(headers: Mapping[str, str], received_at: float) -> float |
 
 
 def _timestamp(date: str) -> float | None:
-    """Convert a date in any of HTTP's three formats to seconds since 1970. Return ``None`` for other text."""
+    """Convert a date in one of HTTP's three formats to seconds since 1970. Return ``None`` for other text."""
     try:
         moment = parsedate_to_datetime(date)
     except (ValueError, TypeError, OverflowError):
@@ -177,7 +177,7 @@ def _timestamp(date: str) -> float | None:
 
 
 def code_of(value: Any) -> int | str | None:
-    """Read a code of the service, as an integer where it looks like one."""
+    """Read a code of the service. Convert digits to an integer."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
     text = str(value).strip()
@@ -187,7 +187,7 @@ def code_of(value: Any) -> int | str | None:
 def error_code_of(report: Mapping[str, Any], *outer: Mapping[str, Any]) -> int | str | None:
     """Read the code of an error report.
 
-    An ``error_code`` is more specific than a ``code``, even if it stands in one of the ``outer`` objects.
+    ``error_code`` is more specific than ``code``, even in one of the ``outer`` objects.
     """
     codes = (code_of(each.get("error_code")) for each in (report, *outer))
     return next((code for code in codes if code), None) or code_of(report.get("code"))
@@ -201,7 +201,7 @@ def _family(code: int | str | None) -> int | str | None:
 def cost_of(value: Any) -> Decimal | None:
     """Read a cost from a decimal string or a number. Return ``None`` for anything else.
 
-    Negative costs and costs with very many digits are not read, because they would break sums, pages and budgets.
+    Negative costs and costs with very many digits are ignored, because they would break sums and budgets.
     """
     if not isinstance(value, str | int | float) or len(text := str(value).strip()) > _MAX_COST_CHARACTERS:
         return None
@@ -214,7 +214,7 @@ def cost_of(value: Any) -> Decimal | None:
 
 
 def first_text(document: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    """Return the first of the named members that holds text or an integer, as text."""
+    """Return the first named member that holds text or an integer, as text."""
     for name in names:
         value = document.get(name)
         if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
@@ -226,14 +226,14 @@ def as_text(value: Any) -> str:
     """Convert a JSON value to readable text."""
     try:
         return value if isinstance(value, str) else json.dumps(value)
-    except RecursionError:  # json reads slightly deeper nesting than it writes
+    except RecursionError:  # json can read slightly deeper nesting than it can write
         return "an error report too deeply nested to show"
 
 
 def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None]:
-    """Return the code and the message of an error report; both are ``None`` if the object is not a report."""
+    """Return the code and the message of an error report. Both are ``None`` if the object is not an error report."""
     members = [document.get(name) for name in _REPORT_NAMES]
-    # Some services always send these members, empty.
+    # Some services always send these members, even without an error.
     reports = [each for each in members if isinstance(each, Mapping) and any(each.values())]
     report, *outer = (*reports, document)
     error = document.get("error")
@@ -256,8 +256,8 @@ def _means_success(value: int | str) -> bool:
 
 
 def _words(reply: Reply, document: Mapping[str, Any]) -> str:
-    """Find a message for an error that comes in none of the known shapes."""
+    """Find a message for an error without a known shape."""
     if reply.status in _REDIRECTS:
-        return "the service redirects, but the key must not follow: correct base_url"
+        return "the service redirects, but the key must not go to another address: correct base_url"
     text = "" if document else " ".join(_TAG.sub(" ", reply.excerpt()).split())
     return text or "the service gave no reason"

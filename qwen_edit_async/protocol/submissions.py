@@ -45,18 +45,17 @@ _ERROR_REPORT = re.compile(r'"(error|error_message|code|message|detail)"\s*:')
 def read_submission(reply: Reply) -> TaskSnapshot:
     """Read the task's id and first status.
 
-    An id of a task proves the task, whatever the HTTP status and whatever error comes with it, because that task is
-    paid for. A reply without an id is a refusal if it has an HTTP error, or plainly reports an error. Otherwise a task
-    may exist.
+    A task id proves that the task exists and is paid for, whatever HTTP status or error comes with it. A reply without
+    an id is a refusal if it has an HTTP error, or clearly reports an error. Otherwise a task may exist.
 
     Raises:
-        APIStatusError: The service answered with an HTTP error or a refusal. The task exists if it has a ``task_id``.
+        APIStatusError: The reply is an HTTP error or a refusal. If the error has a ``task_id``, the task exists.
         APIResponseError: The reply can't be understood. A task may exist.
     """
     broken: APIResponseError | None = None
     try:
         document = load_object(reply)
-    except APIResponseError as error:  # the id of a paid task counts even in a reply that broke off
+    except APIResponseError as error:  # the id of a paid task counts even in an incomplete reply
         document, broken = _read_fragment(reply.text()), error
     task_id = _named_task(document, reply.status)
     if task_id is not None and is_task_id(task_id):
@@ -68,17 +67,17 @@ def read_submission(reply: Reply) -> TaskSnapshot:
     if not reply.ok or (task_id is None and broken is None and _is_refusal(document)):
         raise error_from_reply(reply)
     if task_id is not None:
-        raise APIResponseError("the service answered with an id that can't be asked for", body=reply.excerpt())
+        raise APIResponseError("the reply has a task id that can't be part of a URL", body=reply.excerpt())
     said = error_from_reply(reply).summary
-    raise broken or APIResponseError(f"the service answered without a task id: {said}", body=reply.excerpt())
+    raise broken or APIResponseError(f"the reply has no task id: {said}", body=reply.excerpt())
 
 
 def _named_task(document: Mapping[str, Any], http_status: int) -> str | None:
-    """Return the id of the task that a reply to a submission names.
+    """Return the task id in a reply to a submission.
 
-    ``task_id`` goes before ``id``, and the id of a wrapped task before its envelope's. ``request_id`` is the last, and
-    counts only in a successful reply that has a status or no error. In an error report, ``task_id`` names a task;
-    ``id`` does so only if the HTTP error leaves open whether a task exists.
+    ``task_id`` takes precedence over ``id``, and the id of a wrapped task over the id of its envelope. ``request_id``
+    comes last, and counts only in a successful reply with a status or without an error. In an error report, ``task_id``
+    always counts, but ``id`` only if the HTTP status leaves open whether a task exists.
     """
     members = task_members(document)
     report = _error_report(members)
@@ -93,21 +92,21 @@ def _named_task(document: Mapping[str, Any], http_status: int) -> str | None:
 
 
 def _error_report(members: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the members of all objects in which a reply may report an error, and of the objects in them."""
+    """Return the members of all objects in which a reply may report an error, and of the objects nested in these."""
     reports = [each for name in _REPORT_NAMES if isinstance(each := members.get(name), Mapping)]
     nested = [inner for each in reports for inner in each.values() if isinstance(inner, Mapping)]
     return dict(ChainMap(*map(dict, reports + nested)))
 
 
 def _is_refusal(document: Mapping[str, Any]) -> bool:
-    """Return whether a successful reply to a submission, without an id, says that there is no task."""
+    """Return whether a successful reply without a task id says that no task exists."""
     return has_plain_error(document) or status_of(status_word(document)) is TaskStatus.FAILED
 
 
 def _read_fragment(text: str) -> dict[str, Any]:
-    """Return the complete members at the start of a broken object.
+    """Return the complete members at the start of an incomplete JSON object.
 
-    ``request_id`` is left out of an error report, because there it is the id of the report and not of a task.
+    ``request_id`` is left out if the object reports an error, because there it names the report and not a task.
     """
     members: dict[str, Any] = {}
     decode = json.JSONDecoder().raw_decode

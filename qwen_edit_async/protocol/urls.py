@@ -1,4 +1,4 @@
-"""The URLs that replies name, read byte for byte. Pure."""
+"""Reads the URLs in replies, and keeps their spelling byte for byte. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import quote, urljoin
 from yarl import URL
 
 _LEGAL: Final = "%:/?#[]@!$&'()*+,;=-._~"
-"""The characters that a URL may hold besides letters and digits (RFC 3986, 2)."""
+"""The characters that are legal in a URL besides letters and digits (RFC 3986, 2)."""
 
 _UP_TO_HOST: Final = re.compile(r"(?:[^:/?#]+:)?//[^/?#]*")
 
@@ -47,7 +47,7 @@ def absolute(text: str, asked_url: str) -> str:
 
 
 def path_below(url: object, base_url: str) -> str | None:
-    """Return the path and query of a URL that lies below ``base_url``, and ``None`` for any other value."""
+    """Return the path and query of a URL below ``base_url``. Return ``None`` for any other value."""
     if not isinstance(url, str) or not url or not base_url:
         return None
     try:

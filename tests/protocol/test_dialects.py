@@ -88,5 +88,5 @@ def test_an_envelope_needs_a_protocol_that_has_some(protocol: str) -> None:
 
 @pytest.mark.parametrize("model", ["", " ", "a b", "a\n", "a\r\nX-Evil: b", "模型", 5, b"m"])
 def test_a_model_that_is_no_name_is_refused(model: object) -> None:
-    with pytest.raises(ConfigurationError, match=r"^model is .*: give the name"):
+    with pytest.raises(ConfigurationError, match=r"^model is .*: give the service's name"):
         choose_dialect(None, "auto", model)

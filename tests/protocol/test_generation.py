@@ -394,7 +394,7 @@ def test_a_task_that_has_only_a_request_id_and_failed_is_a_task() -> None:
     ids=repr,
 )
 def test_a_creation_reply_without_an_id_leaves_it_open_whether_a_task_exists(document: dict[str, object]) -> None:
-    with pytest.raises(APIResponseError, match="without a task id") as caught:
+    with pytest.raises(APIResponseError, match="the reply has no task id") as caught:
         created(document)
     assert judge_submission(caught.value) is CallFailure.UNCERTAIN
     assert caught.value.body == json.dumps(document)
@@ -434,7 +434,7 @@ def test_an_error_inside_of_a_successful_creation_reply_is_an_error(
 
 @pytest.mark.parametrize("task_id", ["..", "a b", "\ud800", "x" * 513], ids=ascii)
 def test_an_id_that_can_not_be_asked_for_leaves_it_open_whether_a_task_exists(task_id: str) -> None:
-    with pytest.raises(APIResponseError, match="id that can't be asked for") as caught:
+    with pytest.raises(APIResponseError, match="task id that can't be part of a URL") as caught:
         created({"id": task_id, "status": "in_progress"})
     assert caught.value.body.startswith('{"id": ')
     assert caught.value.__context__ is None

@@ -60,7 +60,7 @@ def test_a_body_that_is_no_json_object_is_told_with_its_beginning(body: bytes) -
 
 
 def test_a_body_that_broke_off_is_not_believed_even_if_it_parses() -> None:
-    with pytest.raises(APIResponseError, match=r"broke off \(HTTP 200\)"):
+    with pytest.raises(APIResponseError, match=r"is incomplete \(HTTP 200\)"):
         load_object(Reply(status=200, body=b"{}", complete=False))
 
 
