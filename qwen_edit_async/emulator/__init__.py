@@ -7,15 +7,15 @@ async with EditEmulator(duration=0.2, slots=4) as emulator:
 assert emulator.statistics().tasks_completed == 16
 ```
 
-It implements the service's published contract independently of the client: they share only the contract's constants.
-It also speaks the gateway's queue dialect and the one of Alibaba Model Studio, each on its own paths.
-It edits real pixels with Pillow (``qwen-edit-async[images]``), but it is not the model. `PillowEngine` recognises some
-plain words and writes other instructions on the picture. The setting `engine` replaces it.
+The emulator implements the service's published contract independently of the client. Both share only the contract's
+constants. The emulator also speaks the gateway's queue dialect and the dialect of Alibaba Model Studio, each on its own
+paths. It edits real pixels with Pillow (``qwen-edit-async[images]``), but it is not the model. `PillowEngine`
+recognises some plain words and writes other instructions on the picture. The setting `engine` replaces this engine.
 
 ```
  server        EditEmulator: start and close
  generation  queue  dashscope                       the dialects of the API origin
- calls         what the dialects share              results    the results origin
+ calls         code that the dialects share         results    the results origin
  service       state that both origins share        delivery   sends replies, applies faults
  tasks         slots, durations, billing            faults     the fault plan
  validation    the contract's rules                 replies    errors in every shape

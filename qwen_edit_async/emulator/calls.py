@@ -1,4 +1,4 @@
-"""The part of the API origin that all dialects share: admit a request, read its body, create its task."""
+"""The part of the API origin that all dialects share: it admits requests, reads their bodies and creates tasks."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Calls:
     Args:
         service: The state of the emulator.
         results: The pictures of the emulator.
-        dialect: The dialect, whose calls find only its own tasks.
-        refuse: Makes the dialect's reply to a request that is refused.
+        dialect: The dialect. Its calls find only its own tasks.
+        refuse: Returns the dialect's reply to a refused request.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Calls:
         return await self._answer(request, "submit", number, None, process)
 
     async def precharge(self, request: web.Request, process: Callable[[], Awaitable[Reply]]) -> web.StreamResponse:
-        """Answer a request for a cost estimate with the reply of `process`. No fault strikes it."""
+        """Answer a request for a cost estimate with the reply of `process`. No fault applies to this call."""
         self.service.counts["precharge"] += 1
         self.service.note(request)
         return await deliver(self.service, request, None, lambda: self._guard(request, process))
@@ -69,7 +69,7 @@ class Calls:
     async def ask(
         self, request: web.Request, operation: Operation, process: Callable[[TaskRecord], Awaitable[Reply]]
     ) -> web.StreamResponse:
-        """Answer a call about the task of the path's `task_id` with the reply of `process`."""
+        """Answer a call about a task, whose id is in the path, with the reply of `process`."""
         record = self.service.table.records.get(request.match_info["task_id"])
         if record is not None and record.dialect != self._dialect:
             record = None
@@ -83,7 +83,7 @@ class Calls:
         return await self._answer(request, operation, record.number if record else 0, record, answer)
 
     async def create(self, request: web.Request, parse: Callable[[object, bool], ParsedBody]) -> TaskRecord:
-        """Create the task of a submission. `parse` checks the body, and decodes its images if it is told so."""
+        """Create the task of a submission. `parse` checks the body, and decodes its images if its flag is true."""
         service = self.service
         settings = service.settings
         body, parsed = await self.parse(request, parse, decode=settings.engine.reads_images)
@@ -105,7 +105,7 @@ class Calls:
     async def check(self, record: TaskRecord) -> float:
         """Bring a task up to date, count a check of it, and return the time."""
         if isinstance(self.service.settings.duration, AfterChecks):
-            await self.results.finish(record)  # only the number of checks may decide, not the engine's speed
+            await self.results.finish(record)  # the number of checks must decide, not the engine's speed
         now = self.service.now()
         self.service.table.advance(now)
         self.service.table.check(record, now)
@@ -143,7 +143,7 @@ class Calls:
         record: TaskRecord | None,
         process: Callable[[], Awaitable[Reply]],
     ) -> web.StreamResponse:
-        """Count a request, and answer it unless a fault strikes."""
+        """Count a request, and answer it as the fault plan says."""
         service = self.service
         service.counts[operation] += 1
         service.note(request)
@@ -163,7 +163,7 @@ class Calls:
 
 
 async def wait_for_end(service: Service, record: TaskRecord) -> None:
-    """Wait until a task has ended, however long it waits for a slot, or the emulator closes."""
+    """Wait until a task has ended or the emulator closes."""
     changed = asyncio.Event()
     record.on_change = changed.set
     while not service.closing.is_set():

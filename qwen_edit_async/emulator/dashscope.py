@@ -1,4 +1,4 @@
-"""The dialect of Alibaba Model Studio (DashScope): one call, which answers when the edit has ended."""
+"""The dialect of Alibaba Model Studio (DashScope): one call, whose reply comes when the edit has ended."""
 
 from __future__ import annotations
 

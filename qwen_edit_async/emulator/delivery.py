@@ -1,4 +1,4 @@
-"""Sends replies, and applies the fault plan to them."""
+"""Sends replies, and applies faults to them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def deliver(
     action: RequestAction | None,
     process: Callable[[], Awaitable[Reply]],
 ) -> web.StreamResponse:
-    """Answer a request with the reply of `process`, changed by the fault plan's action if there is one."""
+    """Answer a request with the reply of `process`, changed by the action of a fault if there is one."""
     if action is None:
         return _plain(service, await process())
     reply = Reply(_OK, b"")
@@ -62,7 +62,7 @@ async def deliver(
 
 
 async def _be_slow(service: Service, request: web.Request, reply: Reply, action: Slow) -> web.StreamResponse:
-    """Answer late, or close the connection if the emulator closes first."""
+    """Answer after a delay. Close the connection if the emulator closes before that."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(action.delay):
             await service.closing.wait()
@@ -76,7 +76,7 @@ async def _be_slow(service: Service, request: web.Request, reply: Reply, action:
 async def _break(
     service: Service, request: web.Request, reply: Reply, action: Drop | Hang | Truncate
 ) -> web.StreamResponse:
-    """Close the connection: at once, when the emulator closes, or in the middle of the body."""
+    """Close the connection at once, when the emulator closes, or in the middle of the body."""
     response: web.StreamResponse = web.Response()
     if isinstance(action, Hang):
         await service.closing.wait()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class LogNormal:
-    """Durations as most hosted models have them: many near the median, and a long tail."""
+    """Durations like those of most hosted models: many near the median, and a long tail."""
 
     median: float = attrs.field(default=2.0, validator=attrs.validators.gt(0))
     """Seconds."""
@@ -44,7 +44,7 @@ class Bimodal:
 
 @attrs.frozen
 class AfterChecks:
-    """Finish a task on its n-th status check, whatever the clock says. Makes tests deterministic."""
+    """Finish a task on its n-th status check, independently of the clock. This makes tests deterministic."""
 
     checks: int = attrs.field(default=1, validator=attrs.validators.ge(1))
 
@@ -54,7 +54,7 @@ Duration: TypeAlias = "float | AfterChecks | Callable[[random.Random], float]"
 
 
 def draw(duration: Duration, random_source: random.Random) -> float | None:
-    """Return the duration of one task in seconds, or None if checks decide."""
+    """Return the duration of one task in seconds, or None if status checks end the task."""
     if isinstance(duration, AfterChecks):
         return None
     return duration(random_source) if callable(duration) else duration

@@ -1,6 +1,6 @@
-"""Picture effects, and the plain words (English, some Chinese) that ask for them.
+"""Picture effects, and the plain words (English, some Chinese) that request them.
 
-Each effect takes an RGB picture and returns one of the same size.
+Each effect takes an RGB picture and returns an RGB picture of the same size.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageMa
 
 Picture: TypeAlias = Image.Image
 Effect: TypeAlias = Callable[[Picture, random.Random, re.Match[str]], Picture]
-"""A function of the picture, the random source of its seed, and the words that asked for the effect."""
+"""A function of the picture, its random source, and the words that requested the effect."""
 
 _BLACK_POINT_LUT = 256
 
 
 @attrs.frozen
 class Edit:
-    """An effect that an instruction asks for."""
+    """An effect that an instruction requests."""
 
     name: str
     words: re.Match[str]
@@ -34,7 +34,7 @@ class Edit:
 
 
 def recognise(instruction: str) -> list[Edit]:
-    """Return the edits that an instruction asks for, in the order of its words, without negated ones."""
+    """Return the edits that an instruction requests, in the order of its words. Negated edits are left out."""
     found: list[Edit] = []
     for name, (pattern, effect) in _VOCABULARY.items():
         match = pattern.search(instruction)
@@ -212,7 +212,7 @@ def _frame(picture: Picture) -> Picture:
 
 
 def _turn(picture: Picture, _: random.Random, words: re.Match[str]) -> Picture:
-    """Rotate by the degrees in the words, or by 90. Turns clockwise unless the words say left."""
+    """Rotate by the degrees in the words, or by 90. The rotation is clockwise unless the words say left."""
     text = words[0].casefold()
     degrees = re.search(r"\d{1,3}(\.\d+)?", text)
     angle = float(degrees[0]) if degrees else 90.0

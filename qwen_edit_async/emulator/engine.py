@@ -1,4 +1,4 @@
-"""Engines that make the pictures. None is the model: plain effects show a person which edit was made."""
+"""Engines that make the pictures. They are not the model: plain effects show a person which edit was made."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _CJK_FONTS = (
     "simsun.ttc",
 )
 _CAPTION_LINES = 7
-_PNG_COMPRESSION = 1  # zlib's level: three times as fast as the default, and a tenth larger
+_PNG_COMPRESSION = 1  # zlib's level: three times as fast as the default, for files a tenth larger
 
 
 @attrs.frozen
 class EditJob:
-    """The pictures that an engine has to make."""
+    """The work of an engine for one task."""
 
     images: tuple[bytes, ...] = attrs.field(repr=False)
-    """The input files, in order, or none for an engine that does not read images."""
+    """The input files, in order. Empty for an engine that does not read images."""
     instruction: str
     """At most 800 characters."""
     negative_prompt: str | None
@@ -52,18 +52,18 @@ class EditJob:
     seed: int
 
     def output_size(self, last_image: Size) -> Size:
-        """Return the output size that the contract gives, in pixels, for the last input image's size."""
+        """Return the output size in pixels according to the contract, given the size of the last input image."""
         return output_size(self.size, last_image)
 
 
 class EditEngine(Protocol):
-    """Makes the pictures of a task. Replace it to put a real local model behind the same API."""
+    """Makes the pictures of a task. Write your own engine to put a local model behind the same API."""
 
     @property
     def reads_images(self) -> bool:
         """Whether the engine reads the input images.
 
-        If not, images are not fetched, decoded or kept, and `render` is called for each download.
+        Otherwise, input images are not fetched, decoded or kept, and each download calls `render`.
         """
         ...
 
@@ -76,7 +76,7 @@ class EditEngine(Protocol):
 
 
 class FixedEngine:
-    """Returns the same small PNG for every task. For benchmarks and tests that need no pixels."""
+    """Returns the same small PNG for every task, for benchmarks and for tests that need no real pictures."""
 
     reads_images = False
 
@@ -91,9 +91,9 @@ class FixedEngine:
 class PillowEngine:
     """Applies the effects that an instruction names in plain words, in their order: grayscale, snow, rotate left, ….
 
-    Other instructions tint the picture and are written on it. Of several inputs, the last fills the picture and the
-    others lie on it like prints. The same seed and input give the same picture. Other seeds, and the `n` pictures of a
-    task, differ slightly in crop, light and colour.
+    Any other instruction is written on the tinted picture. If there are several inputs, the last input fills the
+    picture, and the earlier inputs lie on it like prints. The same seed and input give the same picture. Pictures of
+    different seeds, and the `n` pictures of a task, differ slightly in crop, light and colour.
     """
 
     reads_images = True
@@ -122,7 +122,7 @@ class PillowEngine:
 
 
 def read_size(data: bytes) -> Size:
-    """Return the width and height in pixels of an image file, as a viewer shows it (EXIF orientation applied).
+    """Return the width and height of an image file in pixels, after applying its Exif orientation.
 
     Raises:
         OSError: The file is not an image of an accepted format.
@@ -130,7 +130,7 @@ def read_size(data: bytes) -> Size:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             width, height = image.size
-            transposed = image.getexif().get(0x0112, 1) >= 5  # noqa: PLR2004 - EXIF orientations 5 to 8 swap the sides
+            transposed = image.getexif().get(0x0112, 1) >= 5  # noqa: PLR2004 - Exif orientations 5 to 8 swap the sides
             return (height, width) if transposed else (width, height)
     except (Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise OSError(str(error)) from error
@@ -155,7 +155,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _vary(picture: Image.Image, random_source: random.Random) -> Image.Image:
-    """Vary crop, light and colour a little, as another seed of the model would."""
+    """Vary crop, light and colour slightly, as different seeds do."""
     margin_x, margin_y = picture.width * 0.03, picture.height * 0.03
     left, top = random_source.uniform(0, margin_x), random_source.uniform(0, margin_y)
     box = (round(left), round(top), round(picture.width - margin_x + left), round(picture.height - margin_y + top))
@@ -191,7 +191,7 @@ def _tint(picture: Image.Image, instruction: str) -> Image.Image:
 
 
 def _font(size: int, text: str) -> _Font:
-    """Return a font of a size in pixels that has the text's characters, if the machine has such a font."""
+    """Return a font of the given size in pixels, with the text's characters if the machine has such a font."""
     if any(ord(character) >= 0x2E80 for character in text):  # noqa: PLR2004 - where the CJK blocks begin
         for name in _CJK_FONTS:
             try:
@@ -202,7 +202,7 @@ def _font(size: int, text: str) -> _Font:
 
 
 def _wrap(text: str, font: _Font, width: int) -> list[str]:
-    """Break a text into lines of at most a width in pixels, between words if possible."""
+    """Break a text into lines of at most `width` pixels, between words if possible."""
     lines = [""]
     words = text.split()
     for position, word in enumerate(words):

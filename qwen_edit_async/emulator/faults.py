@@ -1,7 +1,7 @@
-"""Faults: what goes wrong, when, and how often. A seed makes a plan replayable. Pure: the server acts on it.
+"""Faults to inject: what goes wrong, when, and how often. A seed makes a plan replayable. Pure: the server acts on it.
 
-A class method says what happens (`Fault.status(503)`), and other methods narrow when (`.on("submit").nth(3)`). They
-return new faults: a `Fault` never changes. A `FaultPlan` applies the first of its faults that fits a request.
+A class method says what happens (`Fault.status(503)`), and other methods say when (`.on("submit").nth(3)`). Each method
+returns a new fault, because a `Fault` never changes. A `FaultPlan` applies the first fault that fits a request.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _EVERY_REQUEST: tuple[Operation, ...] = (*_API, "download")
 
 @attrs.frozen
 class Answer:
-    """Answer with this reply instead of the true one."""
+    """Answer with this reply instead of the true reply."""
 
     reply: Reply
     accepted: bool = False
-    """Whether the request takes effect nevertheless."""
+    """Whether the request still takes effect."""
 
 
 @attrs.frozen
 class Drop:
-    """Close the connection without an answer."""
+    """Close the connection without a reply."""
 
     accepted: bool
     read_body: bool = True
@@ -90,9 +90,9 @@ RequestAction: TypeAlias = Answer | Drop | Hang | Redirect | Rewrite | Truncate 
 
 @attrs.frozen
 class Fault:
-    """One thing that goes wrong. Class methods make a fault, the other methods narrow it.
+    """One thing that goes wrong. Class methods make a fault, and other methods restrict it.
 
-    Without narrowing, a fault happens every time. It applies to every kind of request, unless its class method or `on`
+    An unrestricted fault happens every time. A fault applies to every kind of request, unless its class method or `on`
     says otherwise. Numbers count from 1.
 
     Example:
@@ -127,8 +127,8 @@ class Fault:
             retry_after: The Retry-After header: seconds, or any text, such as an HTTP date.
             code: The error's code; the HTTP status by default.
             message: The error's message.
-            shape: A known shape of such errors. ``html`` is a proxy's page, ``empty`` has no body.
-            accepted: Whether the request takes effect all the same: a task is created and charged.
+            shape: The shape of the error. ``html`` is a proxy's page, ``empty`` has no body.
+            accepted: Whether the request still takes effect: a submission then creates a task, which is charged.
         """
         reply = error_reply(status, status if code is None else code, message, shape=shape)
         if retry_after is not None:
@@ -148,17 +148,17 @@ class Fault:
 
     @classmethod
     def drop_reply(cls) -> Fault:
-        """Let the request take effect, then close the connection without an answer."""
+        """Let the request take effect, and then close the connection without a reply."""
         return cls(Drop(accepted=True))
 
     @classmethod
     def drop_request(cls, *, read_body: bool = True) -> Fault:
-        """Close the connection before the request takes effect, after reading its body or not."""
+        """Close the connection before the request takes effect, by default after reading its body."""
         return cls(Drop(accepted=False, read_body=read_body))
 
     @classmethod
     def hang(cls, *, accepted: bool = True) -> Fault:
-        """Never answer; the connection stays open until the emulator closes."""
+        """Never answer. The connection stays open until the emulator closes."""
         return cls(Hang(accepted))
 
     @classmethod
@@ -196,7 +196,7 @@ class Fault:
 
     @classmethod
     def status_word(cls, word: str | Callable[[str], str]) -> Fault:
-        """Answer with another status word, or the true one passed through a function such as `str.upper`."""
+        """Answer with another status word. A function, such as `str.upper`, is applied to the true word."""
 
         def replace(members: dict[str, Any]) -> dict[str, Any]:
             return members | {"status": word(members["status"]) if callable(word) else word}
@@ -212,15 +212,15 @@ class Fault:
 
     @classmethod
     def truncated_download(cls, share: float = 0.5) -> Fault:
-        """Announce the whole file, send a share of it and close the connection."""
+        """Announce the whole file, send a share of it, and close the connection."""
         return cls(Truncate(share), ("download",))
 
     @classmethod
     def wrong_download(cls, body: bytes = b"<html>not a picture</html>", content_type: str = "text/html") -> Fault:
-        """Answer a download with something else, under HTTP 200."""
+        """Answer a download with another body, under HTTP 200."""
         return cls(Answer(Reply(200, body, content_type)), ("download",))
 
-    # What becomes of a task.
+    # What happens to a task.
 
     @classmethod
     def stuck_task(cls) -> Fault:
@@ -235,12 +235,12 @@ class Fault:
         *,
         shape: Literal["contract", "object", "string"] = "contract",
     ) -> Fault:
-        """Create a task that fails when it is due, and is not billed."""
+        """Create a task that fails when its duration is over, and is not billed."""
         return cls(TaskFault("failed", Failure(code, message, shape)), ("task",))
 
     @classmethod
     def vanished_task(cls, *, after_checks: int = 0) -> Fault:
-        """Create a task that status checks do not find, except the first `after_checks`."""
+        """Create a task that status checks no longer find after the first `after_checks` checks."""
         return cls(TaskFault("vanished", after_checks=after_checks), ("task",))
 
     # When it happens.
@@ -249,30 +249,30 @@ class Fault:
         """Apply only to these operations.
 
         Raises:
-            ValueError: The fault is about a task, not a request.
+            ValueError: The fault happens to a task, not to a request.
         """
         if isinstance(self._action, TaskFault):
-            raise ValueError("this fault is about a task: it happens when the task is created, so don't use on()")  # noqa: TRY004 - a wrong value
+            raise ValueError("this fault happens to a task when the task is created: don't use on()")  # noqa: TRY004 - a wrong value
         return attrs.evolve(self, occasions=operations)
 
     def nth(self, *numbers: int) -> Fault:
-        """Apply only to the n-th of the requests (or created tasks) that the fault fits."""
+        """Apply only to the n-th request (or created task) that the fault fits."""
         return attrs.evolve(self, numbers=frozenset(numbers))
 
     def times(self, limit: int) -> Fault:
-        """Apply at most this many times."""
+        """Apply at most `limit` times."""
         return attrs.evolve(self, limit=limit)
 
     def with_probability(self, probability: float) -> Fault:
-        """Apply with this probability, from 0 to 1, drawn from the plan's seed."""
+        """Apply with a probability from 0 to 1. The plan's seed makes the draws repeatable."""
         return attrs.evolve(self, probability=probability)
 
     def for_task(self, *tasks: int | str) -> Fault:
-        """Apply only to tasks with these ids or numbers. The n-th task has number n, and so has its submission."""
+        """Apply only to tasks with these ids or numbers. The n-th task and its submission have the number n."""
         return attrs.evolve(self, tasks=frozenset(tasks))
 
     def when(self, predicate: Callable[[TaskRecord], bool]) -> Fault:
-        """Apply only to tasks that the predicate accepts. Never applies to submissions: they have no task yet."""
+        """Apply only to tasks that the predicate accepts. Submissions have no task yet, so the fault skips them."""
         return attrs.evolve(self, predicate=predicate)
 
     @classmethod
@@ -287,7 +287,7 @@ class Fault:
 
 @attrs.frozen
 class FaultPlan:
-    """Faults to inject, in order of precedence, and the seed of their probabilities.
+    """Faults to inject, in order of precedence, and the seed for their probabilities.
 
     The same plan and the same order of requests give the same faults.
     """
@@ -297,7 +297,7 @@ class FaultPlan:
 
 
 class _Counter:
-    """A fault, how often it could have happened, and how often it did."""
+    """A fault, with counts of how often it could have happened and how often it did."""
 
     def __init__(self, fault: Fault, seed: str) -> None:
         self.fault = fault
@@ -311,7 +311,7 @@ class _Counter:
         if not fault._could_apply(number, task):  # noqa: SLF001 - same module, but not public
             return False
         self._seen += 1
-        # Each fault draws from its own source on every occasion, so that other faults don't shift its draws.
+        # Each fault draws from its own source on every occasion, so that other faults don't change its draws.
         if fault._probability < 1 and self._random.random() >= fault._probability:  # noqa: SLF001 - as above
             return False
         if fault._numbers and self._seen not in fault._numbers:  # noqa: SLF001 - as above
@@ -332,7 +332,7 @@ class FaultRun:
         self.add(plan.faults)
 
     def add(self, faults: Iterable[Fault]) -> None:
-        """Append faults. They count requests from now on."""
+        """Append faults, which count requests from now on."""
         for fault in faults:
             counter = _Counter(fault, f"{self._seed}:{self._size}")
             self._size += 1
@@ -340,12 +340,12 @@ class FaultRun:
                 self._counters[occasion].append(counter)
 
     def on_request(self, operation: Operation, number: int, task: TaskRecord | None) -> RequestAction | None:
-        """Return what happens to a request for the task of this number."""
+        """Return the action of a fault on a request. `number` is that of the request's task."""
         action = self._select(operation, number, task)
         return None if isinstance(action, TaskFault) else action
 
     def on_task(self, task: TaskRecord) -> TaskFault | None:
-        """Return what becomes of a task that was just created."""
+        """Return the fault of a newly created task, if there is one."""
         action = self._select("task", task.number, task)
         return action if isinstance(action, TaskFault) else None
 

@@ -1,4 +1,4 @@
-"""HTTP replies, and the shapes of the errors of all dialects. Pure."""
+"""HTTP replies, and errors in the shapes of all dialects. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import attrs
 
 ErrorShape = Literal["contract", "object", "string", "message", "detail", "status", "dashscope", "html", "empty"]
-"""Known shapes of an HTTP error of the service or of a proxy in front of it."""
+"""Known shapes of an HTTP error from the service or a proxy in front of it."""
 
 _JSON = "application/json"
 _HTML = "<!DOCTYPE html><html><head><title>{status}</title></head><body><h1>{status} {message}</h1></body></html>"
@@ -33,7 +33,7 @@ def json_reply(members: Mapping[str, Any], status: int = 200) -> Reply:
 def error_reply(
     status: int, code: int | str, message: str, *, shape: ErrorShape = "contract", request_id: str = "report"
 ) -> Reply:
-    """Return an HTTP error in one of the known shapes. Only some have a `request_id`."""
+    """Return an HTTP error in one of the known shapes. Only the shape `dashscope` has a `request_id`."""
     match shape:
         case "html":
             return Reply(status, _HTML.format(status=status, message=message).encode(), "text/html")

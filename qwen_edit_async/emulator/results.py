@@ -72,7 +72,7 @@ class Results:
         return application
 
     def begin(self, record: TaskRecord, payloads: Sequence[bytes | None]) -> None:
-        """Start to make the pictures of a task. A None payload is fetched from the image's URL."""
+        """Start to make the pictures of a task. If a payload is None, the image is fetched from its URL."""
         task = self._service.loop.create_task(self._make(record, payloads))
         self._jobs[record.id] = task
         task.add_done_callback(lambda _: self._jobs.pop(record.id, None))
@@ -109,7 +109,7 @@ class Results:
             )
         except _InputError as error:
             failure = Failure(_DOWNLOAD_FAILED_CODE, str(error))
-        except Exception as error:  # noqa: BLE001 - an engine may raise anything, and that fails only its task
+        except Exception as error:  # noqa: BLE001 - an engine may raise anything, which fails only its task
             failure = Failure(_RENDER_FAILED_CODE, f"the engine failed: {error!r}")
         self._service.table.picture_done(record, self._service.now(), failure)
 
@@ -124,7 +124,7 @@ class Results:
         return sizes
 
     async def _fetch(self, url: str | None) -> bytes:
-        """Fetch an input image. Only loopback is ever contacted."""
+        """Fetch an input image, from loopback only."""
         if url is None or not _is_loopback(url):
             raise _InputError("input download failed: the emulator fetches from loopback only")
         if self._client is None:

@@ -1,4 +1,4 @@
-"""Start and close an emulator: two loopback origins, worker threads, a directory for the pictures."""
+"""`EditEmulator`, which starts and closes two loopback origins, worker threads and a directory for the pictures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from qwen_edit_async.emulator.tasks import TaskRecord
 
 _HOST = "127.0.0.1"
-_SHUTDOWN_SECONDS = 0.1  # for replies in progress; 0 would wait forever
+_SHUTDOWN_SECONDS = 0.1  # time for replies in progress; 0 would mean no limit
 
 
 class _Runtime:
@@ -52,7 +52,7 @@ class _Runtime:
             undo.push_async_callback(self._stack.aclose)
             spool = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="qwen-edit-emulator-")
             self._stack.push_async_callback(asyncio.to_thread, spool.cleanup)
-            # The loop's default executor would also work, but it resolves host names for the code under test.
+            # Not the loop's default executor, because it resolves host names for the code under test.
             executor = ThreadPoolExecutor(min(os.cpu_count() or 1, 4), thread_name_prefix="qwen-edit-emulator")
             self._stack.push_async_callback(asyncio.to_thread, executor.shutdown, cancel_futures=True)
             self.service.bind(executor)
@@ -83,11 +83,11 @@ class _Runtime:
 
 @attrs.frozen(kw_only=True, eq=False)
 class EditEmulator(EmulatorSettings):
-    """The service for ``qwen_image_edit_plus``, emulated in this process on 127.0.0.1. It is not the model.
+    """The service for ``qwen_image_edit_plus``, emulated in this process on 127.0.0.1, without the model.
 
-    It enforces the documented contract, edits real pixels, keeps an account, and fails on demand. It also speaks the
-    gateway's queue dialect and Alibaba Model Studio's, each on its own paths. Use it as an async
-    context manager, with `start` and `aclose`, or from synchronous code with `in_thread`. It can be started only once.
+    The emulator enforces the documented contract, edits real pixels, keeps an account, and fails on demand. It also
+    speaks the gateway's queue dialect and Alibaba Model Studio's dialect, each on its own paths. Use the emulator as an
+    async context manager, with `start` and `aclose`, or from synchronous code with `in_thread`. It starts only once.
 
     Args: the fields of `EmulatorSettings`, by keyword.
 
@@ -114,7 +114,7 @@ class EditEmulator(EmulatorSettings):
 
     @property
     def requests(self) -> Sequence[RequestRecord]:
-        """The latest requests, oldest first, at most `request_log` of them."""
+        """The latest `request_log` requests, oldest first."""
         return tuple(self._runtime.service.requests)
 
     def statistics(self) -> EmulatorStatistics:
@@ -122,7 +122,7 @@ class EditEmulator(EmulatorSettings):
         return self._runtime.service.statistics()
 
     def inject(self, *faults: Fault) -> None:
-        """Append faults to the plan while the emulator runs. They count requests from now on."""
+        """Append faults to the plan. They count requests from now on."""
         self._runtime.service.faults.add(faults)
 
     async def start(self) -> Self:

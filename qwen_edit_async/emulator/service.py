@@ -57,7 +57,7 @@ class Service:
         self._epoch = time.time() - self._loop.time()
 
     def close(self) -> None:
-        """Let the requests go that wait for something."""
+        """Release all waiting requests."""
         self.closing.set()
         for record in self.table.records.values():
             if record.on_change is not None:
@@ -96,7 +96,7 @@ class Service:
         """Check the rate and the key of an API call.
 
         Raises:
-            RejectedError: With 429 above the allowed rate, with 401 without the right key.
+            RejectedError: The rate is too high (429), or the key is wrong (401).
         """
         if self.settings.requests_per_second is not None:
             now = self.now()

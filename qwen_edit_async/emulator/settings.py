@@ -19,38 +19,38 @@ class EmulatorSettings:
     """Settings of an emulator. All times are seconds on the event loop's clock."""
 
     port: int = attrs.field(default=0, validator=[ge(0), le(65535)])
-    """TCP port of the API on 127.0.0.1. 0 takes a free port, as the results origin always does."""
+    """TCP port of the API on 127.0.0.1. 0 means a free port. The results origin always has a free port."""
     api_key: str = attrs.field(default="qwen-edit-emulator-key", repr=False, validator=instance_of(str))
     """The key that ``Authorization: Bearer`` must carry."""
     envelope: Envelope = attrs.field(default="flat", validator=in_(("flat", "params", "both", "header")))
-    """The accepted request envelope of the documented dialect. Others are answered 400."""
+    """The accepted request envelope of the documented dialect. Other envelopes get a 400."""
     engine: EditEngine = attrs.field(factory=PillowEngine)
     """The engine that makes the pictures."""
     duration: Duration = attrs.field(factory=LogNormal)
     """Duration of a task once it has a slot: seconds, `LogNormal`, `Bimodal`, any function of a random source, or
-    `AfterChecks`. A slower engine makes it longer."""
+    `AfterChecks`. A slower engine prolongs the task."""
     time_scale: float = attrs.field(default=1.0, validator=ge(0))
     """Factor on every duration."""
     slots: int | None = attrs.field(default=None, validator=optional(ge(1)))
     """The most tasks that run at a time, or None for no limit."""
     queue: bool = True
-    """Whether tasks wait when no slot is free. Otherwise they are refused with 429, code 1002."""
+    """Whether tasks wait when no slot is free. Otherwise submissions get a 429, code 1002."""
     cancellable: bool = True
-    """Whether the queue dialect cancels. Otherwise it answers 405, and the task runs on."""
+    """Whether the queue dialect cancels tasks. Otherwise a cancellation gets a 405, and the task runs on."""
     requests_per_second: int | None = attrs.field(default=None, validator=optional(ge(1)))
-    """The most API calls within any second, or None for no limit. Others are refused with 429, code 1002."""
+    """The most API calls within any second, or None for no limit. Further calls get a 429, code 1002."""
     retry_after: float | Literal["date"] | None = None
     """The Retry-After header of these 429 replies: seconds, ``"date"`` for a date one second ahead, or None."""
     balance: Decimal | None = attrs.field(default=None, validator=optional(instance_of(Decimal)))
-    """Money in the account, or None for no limit. A task that it does not cover is refused with 402, code 40201."""
+    """Money in the account, or None for no limit. A submission that costs more gets a 402, code 40201."""
     price: Decimal = attrs.field(default=Decimal("0.0357"), validator=instance_of(Decimal))
     """Price of an output picture. Only completed tasks are charged."""
     result_lifetime: float = attrs.field(default=86400.0, validator=gt(0))
-    """Seconds that a result URL works. A later status check returns a fresh URL."""
+    """Seconds until a result URL expires. Each status check returns a fresh URL."""
     faults: FaultPlan = attrs.field(factory=FaultPlan, validator=instance_of(FaultPlan))
-    """The plan of what goes wrong."""
+    """The faults to inject."""
     seed: int = 0
-    """Seed of the durations and of random picture seeds. Task ids never repeat, because journals may hold old ids."""
+    """Seed of the durations and of random picture seeds. Task ids do not depend on it, so they never repeat."""
     keep_bodies: bool = False
     """Whether `TaskRecord.body` keeps each task's parsed JSON, including images."""
     request_log: int = attrs.field(default=10_000, validator=ge(0))

@@ -9,12 +9,12 @@ import attrs
 
 @attrs.frozen
 class RequestRecord:
-    """A request as it arrived. Header values are not kept, because one of them is the key."""
+    """A request that arrived. Header values are not kept, because one of them is the key."""
 
     method: str
     path: str
     time: float
-    """The event loop's clock, in seconds."""
+    """Time of arrival on the event loop's clock, in seconds."""
     header_names: tuple[str, ...]
     """Names of the headers, in lower case."""
 
@@ -28,15 +28,15 @@ class EmulatorStatistics:
     checks: int
     """Status checks that arrived."""
     results: int
-    """Second calls for a result that arrived, in the queue dialect."""
+    """Calls for a result that arrived (queue dialect)."""
     cancels: int
-    """Cancellations that arrived, in the queue dialect."""
+    """Cancellations that arrived (queue dialect)."""
     downloads: int
-    """Requests for results that arrived."""
+    """Downloads of pictures that arrived."""
     precharges: int
     """Requests for a cost estimate."""
     refused: int
-    """Requests answered 429."""
+    """Requests answered with a 429."""
     redirects: int
     """Requests answered with a redirect."""
     tasks_created: int
@@ -53,8 +53,8 @@ class EmulatorStatistics:
     balance: Decimal | None
     """Money left after paying for unfinished tasks, or None without a limit."""
     keys_at_results: int
-    """Requests to the results origin with an Authorization header. This must stay 0."""
+    """Requests to the results origin with an Authorization header. This must be 0."""
     checks_per_task: tuple[int, ...]
-    """Answered status checks of each task, in the order of creation."""
+    """Number of answered status checks of each task, in the order of creation."""
     lags: tuple[float, ...]
     """Seconds from a task's end to the first check that reported it, for each task with such a check."""

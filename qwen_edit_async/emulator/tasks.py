@@ -1,7 +1,7 @@
 """The life of the emulated tasks: slots, durations, billing. Pure except for the ids: the caller passes the time.
 
-Nothing runs in the background. `TaskTable.advance` brings all tasks up to a given time: it finishes those that are due
-and starts those that waited for a slot, in O(log n) per task.
+Nothing runs in the background. `TaskTable.advance` brings all tasks up to a given time: it finishes due tasks and
+starts waiting tasks, in O(log n) per task.
 
 ```
  queued ──slot──► running ──due, picture ready──► completed
@@ -46,13 +46,13 @@ class Failure:
     shape: Literal["contract", "object", "string"] = "contract"
     """Form of the ``error`` member.
 
-    ``contract``: code and ``error_message``. ``object``: code as text and ``message``. ``string``: the message alone.
+    ``contract``: code and ``error_message``. ``object``: code as text and ``message``. ``string``: only the message.
     """
 
 
 @attrs.frozen
 class TaskFault:
-    """What happens to a created task."""
+    """The fault of a created task."""
 
     kind: Literal["stuck", "failed", "vanished"]
     failure: Failure | None = None
@@ -61,7 +61,7 @@ class TaskFault:
 
 @attrs.define(eq=False)
 class TaskRecord:
-    """One task. Only read it: the emulator changes its fields. Times are on the loop's clock, in seconds."""
+    """One task. Don't change its fields. Times are on the event loop's clock, in seconds."""
 
     id: str
     number: int
@@ -75,7 +75,7 @@ class TaskRecord:
     """The dialect of the submission. Calls of other dialects do not find the task."""
     created_at: float
     duration: float | None
-    """Seconds that the task runs, or None if the number of checks decides."""
+    """Seconds that the task runs, or None if status checks end the task."""
     fault: TaskFault | None = None
     body: object = attrs.field(default=None, repr=False)
     """The parsed JSON, if ``keep_bodies=True``."""
@@ -101,7 +101,7 @@ class TaskRecord:
 
     @property
     def lag(self) -> float | None:
-        """Seconds from the end to the first status check that reported it, or None before that check."""
+        """Seconds from the task's end to the first status check that reported the end, or None before that check."""
         if self.seen_at is None or self.finished_at is None:
             return None
         return self.seen_at - self.finished_at
@@ -113,7 +113,7 @@ class TaskRecord:
 
 
 class TaskTable:
-    """All tasks of an emulator, and its account."""
+    """All tasks of an emulator, and the emulator's account."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class TaskTable:
         self._due: list[tuple[float, int, TaskRecord]] = []
 
     def cost(self, submission: Submission) -> Decimal:
-        """Return the price of a submission that succeeds."""
+        """Return the price of a successful submission."""
         return self._price * submission.n
 
     def create(
@@ -160,7 +160,7 @@ class TaskTable:
             dialect: The dialect of the submission.
 
         Raises:
-            RejectedError: With 402 if the balance is too low, with 429 if no slot is free and tasks may not wait.
+            RejectedError: The balance is too low (402), or no slot is free and tasks may not wait (429).
         """
         cost = self.cost(submission)
         if self.balance is not None and cost > self.balance:
@@ -195,7 +195,7 @@ class TaskTable:
             self._waiting.append(record)
 
     def advance(self, now: float) -> None:
-        """Finish every task that is due by now, and start waiting tasks in the free slots."""
+        """Finish every task that is due, and start waiting tasks in the free slots."""
         while self._due and self._due[0][0] <= now:
             due, _, record = heapq.heappop(self._due)
             if record.picture_ready and record.status == "running":  # not if it was cancelled
@@ -203,7 +203,7 @@ class TaskTable:
 
     def picture_done(self, record: TaskRecord, now: float, failure: Failure | None = None) -> None:
         """Record that the engine has finished a task. If the task was already due, it ends now."""
-        self.advance(now)  # a due task leaves the heap before its picture counts as ready
+        self.advance(now)  # removes due tasks from the heap before the picture counts as ready
         record.picture_ready = True
         record.failure = record.failure or failure
         is_due = record.duration is not None and self._due_at(record) <= now
@@ -211,7 +211,7 @@ class TaskTable:
             self._finish(record, now)
 
     def check(self, record: TaskRecord, now: float) -> None:
-        """Count a status check, which ends the task if the number of checks decides."""
+        """Count a status check. With `AfterChecks`, the check may end the task."""
         record.checks += 1
         if (
             isinstance(self._duration, AfterChecks)
@@ -225,7 +225,7 @@ class TaskTable:
             record.seen_at = now
 
     def end_unchecked(self, record: TaskRecord, now: float) -> None:
-        """End a task that no check will end, if the number of checks decides and the engine has finished."""
+        """End a task whose dialect has no status checks, if it has no duration and the engine has finished."""
         if record.duration is None and record.status == "running" and record.picture_ready and not _is_stuck(record):
             self._finish(record, now)
 
@@ -233,13 +233,13 @@ class TaskTable:
         """End an unfinished task with a failure. It is not billed."""
         if record.status == "queued":
             self._waiting.remove(record)
-            self._running += 1  # as if it had started, because every ending task frees a slot
+            self._running += 1  # _finish() frees the slot of a running task
         record.failure, record.fault = failure, None
         self.cancelled += 1
         self._finish(record, now)
 
     def next_due(self) -> float | None:
-        """Return the time at which the next task is due, or None if no running task has such a time."""
+        """Return the time when the next running task is due, or None if no time is known."""
         return self._due[0][0] if self._due else None
 
     def progress(self, record: TaskRecord, now: float) -> float:

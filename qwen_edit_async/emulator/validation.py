@@ -1,7 +1,7 @@
 """Checks a submission's JSON body against the contract. Pure.
 
-A value that the contract calls an error raises `RejectedError`. Text that the service silently cuts off is cut here,
-and `Submission` keeps it for assertions.
+A value that breaks the contract raises `RejectedError`. Text beyond the service's limits is cut off silently, and
+`Submission` keeps it for assertions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qwen_edit_async import contract
 from qwen_edit_async.emulator.sizes import Size, parse_size
 
 Form = Literal["flat", "params", "header", "plain"]
-"""The form of a body. ``plain`` is the queue dialect's; the others are envelopes, and ``flat`` is documented."""
+"""The form of a body. ``plain`` belongs to the queue dialect. The other forms are envelopes; ``flat`` is documented."""
 Envelope = Literal["flat", "params", "both", "header"]
 """The accepted envelopes of the documented dialect."""
 
@@ -39,9 +39,9 @@ class RejectedError(Exception):
     """The service refuses a request.
 
     Attributes:
-        status: HTTP status of the answer.
-        code: The ``error.code`` of the answer.
-        message: The ``error.error_message`` of the answer.
+        status: HTTP status of the reply.
+        code: The ``error.code`` of the reply.
+        message: The ``error.error_message`` of the reply.
     """
 
     def __init__(self, message: str, *, status: int = 400, code: int = 400) -> None:
@@ -89,14 +89,14 @@ class Submission:
 
 @attrs.frozen
 class ParsedBody:
-    """A submission and, on request, the bytes of its data URIs (None for a URL)."""
+    """A submission and, if requested, the bytes of its data URIs (None for a URL)."""
 
     submission: Submission
     payloads: tuple[bytes | None, ...] = attrs.field(repr=False)
 
 
 def sniff(data: bytes) -> str | None:
-    """Return the media type of an image file according to its first bytes, or None if the format is not accepted."""
+    """Return the media type of an image file by its first bytes, or None for a format that is not accepted."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((media_type for signature, media_type in _SIGNATURES if data.startswith(signature)), None)
@@ -117,7 +117,7 @@ def parse_body(
         envelope: The accepted envelope.
         decode: Whether to decode the data URIs and refuse broken Base64.
         model: The name of the model.
-        header_model: The value of the header ``X-Model``, which only the envelope ``header`` reads.
+        header_model: The value of the header ``X-Model``, which counts only with the envelope ``header``.
 
     Raises:
         RejectedError: The body breaks a rule of the contract. The message names the member.
@@ -223,7 +223,7 @@ def _image(text: str, *, decode: bool) -> tuple[ImageInput, bytes | None]:
     if media_type not in contract.MEDIA_TYPES:
         raise RejectedError(f"an image of type {media_type or 'unknown'} is not supported")
     start = comma + 1
-    # The size follows from the text's length, so that a large image is refused without decoding it.
+    # Compute the size from the text's length, so that a large image is refused without decoding.
     size = (len(text) - start) * 3 // 4 - text.count("=", max(start, len(text) - 2))
     if size > contract.MAX_IMAGE_BYTES:
         raise RejectedError(f"an image must be at most {contract.MAX_IMAGE_BYTES} bytes, not {size}")
