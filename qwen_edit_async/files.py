@@ -1,4 +1,4 @@
-"""Safe file names, and files that appear under their name only when they are complete."""
+"""Makes safe file names, and files that get their final name only when they are complete."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _DEVICE = re.compile(r"^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\.", re.I
 _MAX_STEM_BYTES = 160
 
 PART_NAME_CHARACTERS = 40
-"""The number of characters of the final name that the name of a part file repeats."""
+"""The number of characters of the final name that are part of a part file's name."""
 
 
 class PartFile:
-    """A file that is written beside its final name.
+    """A file that is written under a temporary name in its final folder.
 
-    The methods block. The lock serialises a write that was given up and the cleanup after it.
+    The methods block. A lock protects the file when a cancelled caller closes it while a write is still running.
 
     Raises:
         OSError: The file can't be created. A missing folder is created first.
@@ -50,16 +50,20 @@ class PartFile:
             return self._file.tell()
 
     def finish(self, offset: int, piece: Iterable[bytes], inspect: Callable[[IO[bytes], int], T]) -> T:
-        """Write the last piece, cut off anything behind it, and inspect the complete file with its size."""
+        """Write the last piece, cut off any bytes after it, and return the result of inspecting the complete file.
+
+        ``inspect`` is called with the file and its size.
+        """
         size = self.write(offset, piece)
         with self._lock:
             self._file.truncate(size)
             return inspect(self._file, size)
 
     def commit(self, target: Path) -> Path:
-        """Move the file to its final name, and return that name.
+        """Move the file to its final name, and return the final path.
 
-        The planned name replaces an existing file. If another name is taken, the planned one is used.
+        An existing file is replaced under the planned name only. If ``target`` is another name and taken, the file gets
+        the planned name.
         """
         with self._lock:
             self._file.flush()
@@ -70,7 +74,7 @@ class PartFile:
             return self._path.replace(target)
 
     def close(self) -> None:
-        """Remove the file, unless it has its final name."""
+        """Close the file, and remove it unless it has its final name."""
         with self._lock:
             try:
                 self._file.close()
@@ -79,10 +83,10 @@ class PartFile:
 
 
 def safe_stem(text: str) -> str:
-    """Convert any text to a safe file name without suffix. The text may come from a server."""
+    """Convert any text, even from a server, to a safe file name without suffix."""
     stem = _DEVICE.sub(r"\1_.", _UNSAFE_IN_NAMES.sub("_", text).lstrip("."))
     stem = stem.encode("utf-8", "replace")[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
     if stem == text:
         return stem
-    # Different texts may have become equal, so a hash keeps them apart.
+    # Different texts may become equal, so a hash keeps them apart.
     return f"{stem}-{hashlib.blake2s(text.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"

@@ -1,4 +1,4 @@
-"""The package's logger. It is silent until the application or the variable ``QWEN_EDIT_LOG`` turns it on."""
+"""The package's logger. It is silent unless the application or the variable ``QWEN_EDIT_LOG`` enables it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def configure_logging(environment: Mapping[str, str]) -> None:
 
 
 class _ToStandardError(logging.Handler):
-    """Writes to the current ``sys.stderr``, which commands and notebooks replace. Write errors are ignored."""
+    """Writes to the current ``sys.stderr``, because commands and notebooks replace it. Ignores write errors."""
 
     def emit(self, record: logging.LogRecord) -> None:
         line = f"{self.format(record)}\n"
@@ -41,7 +41,7 @@ class _ToStandardError(logging.Handler):
 
 
 class _OneLine(logging.Formatter):
-    """Keeps each message on one line and free of control characters, because a message may quote the service."""
+    """Formats each message as one line without control characters, because a message may quote the service."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the standard library's name
         return visible(super().formatMessage(record)).replace("\n", r"\n")

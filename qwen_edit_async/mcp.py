@@ -1,9 +1,9 @@
-"""A Model Context Protocol server, with which agents edit pictures: ``qwen-edit mcp`` (extra ``mcp``).
+"""A Model Context Protocol server for agents that edit pictures: ``qwen-edit mcp`` (extra ``mcp``).
 
-It works on standard input and output, and offers ``edit_image``, ``edit_folder`` and ``get_task``. The environment
-limits it:
+The server uses standard input and output, and offers the tools ``edit_image``, ``edit_folder`` and ``get_task``.
+Environment variables limit it:
 
-- ``QWEN_EDIT_MCP_FOLDER`` is the only folder whose files are read and written.
+- ``QWEN_EDIT_MCP_FOLDER`` is the only folder in which the server reads and writes files.
 - ``QWEN_EDIT_MCP_MAX_COST`` is the most that the server may spend until it ends, in the account's currency.
 - ``QWEN_EDIT_MCP_PRICE`` is the price of a picture. It is needed only if the service does not state costs.
 """
@@ -48,8 +48,8 @@ _PROGRESS_SECONDS: Final = 1.0
 class Allowance:
     """The money that the server may still spend.
 
-    An edit reserves its highest possible cost before it starts. As long as no price is known, it reserves all that is
-    left.
+    An edit reserves its highest possible cost before it starts. Until a price is known, an edit reserves the whole
+    allowance.
 
     Attributes:
         left: The amount that is neither spent nor reserved.
@@ -60,10 +60,10 @@ class Allowance:
     price: Decimal | None = None
 
     def reserve(self, pictures: int) -> Decimal:
-        """Reserve the cost of an edit, and return it.
+        """Reserve the cost of an edit, and return this cost.
 
         Raises:
-            ToolError: If not enough is left.
+            ToolError: Not enough is left.
         """
         amount = self.left if self.price is None else self.price * pictures
         if amount > self.left or self.left <= 0:
@@ -75,12 +75,12 @@ class Allowance:
         return amount
 
     def reserve_all(self) -> Decimal:
-        """Reserve all that is left, and return it."""
+        """Reserve the whole allowance, and return the amount."""
         amount, self.left = max(self.left, Decimal(0)), Decimal(0)
         return amount
 
     def settle(self, reserved: Decimal, cost: Decimal | None, pictures: int) -> None:
-        """Replace a reservation by the actual cost. Without a stated cost the reservation counts as spent."""
+        """Replace a reservation by the actual cost. If the cost is unknown, the reservation counts as spent."""
         if cost is None:
             return
         self.left += reserved - cost
@@ -97,10 +97,10 @@ class Desk:
     allowance: Allowance
 
     def inside(self, path: str) -> Path:
-        """Return a path of the folder. A relative path is relative to it.
+        """Return a path inside the folder. A relative path is relative to the folder.
 
         Raises:
-            ToolError: If the path leads out of the folder.
+            ToolError: The path leads out of the folder.
         """
         full = (self.folder / path).resolve()
         if not full.is_relative_to(self.folder):
@@ -109,14 +109,14 @@ class Desk:
 
 
 def make_server(environment: Mapping[str, str], **session: Any) -> MCPServer[Desk]:
-    """Create the server. The options of the session are those of :class:`EditSession`.
+    """Create the server. The options are those of :class:`EditSession`.
 
     Raises:
-        ConfigurationError: If a variable is missing or wrong.
+        ConfigurationError: A variable is missing or invalid.
     """
     folder = Path(_required(environment, FOLDER_VARIABLE)).expanduser().resolve()
     if not folder.is_dir():
-        raise ConfigurationError(f"{FOLDER_VARIABLE} is {str(folder)!r}: create that folder, or name another")
+        raise ConfigurationError(f"{FOLDER_VARIABLE} is {str(folder)!r}: create that folder, or set another folder")
     allowance = Allowance(
         to_money(_required(environment, MAX_COST_VARIABLE), MAX_COST_VARIABLE) or Decimal(0),
         to_money(environment.get(PRICE_VARIABLE) or None, PRICE_VARIABLE),
@@ -134,7 +134,7 @@ def make_server(environment: Mapping[str, str], **session: Any) -> MCPServer[Des
     return server
 
 
-async def edit_image(  # noqa: PLR0917  # an agent passes names
+async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
     context: Context[Desk],
     images: list[str],
     instruction: str,
@@ -180,14 +180,14 @@ async def edit_image(  # noqa: PLR0917  # an agent passes names
 async def edit_folder(
     context: Context[Desk], folder: str, instruction: str, output: str = "edited", *, recursive: bool = False
 ) -> str:
-    """Edit every picture of a folder, which costs money. The same call again continues an interrupted run.
+    """Edit every picture of a folder, which costs money. To continue an interrupted run, repeat the call.
 
     Args:
         context: The call.
         folder: The folder, inside the allowed folder.
         instruction: The edit, in Chinese or English, at most 800 characters.
         output: The folder for the results, inside the allowed folder.
-        recursive: Whether to edit the pictures of subfolders as well.
+        recursive: Whether to include the pictures of subfolders.
     """
     desk = context.request_context.lifespan_context
     source, target = desk.inside(folder), desk.inside(output)
@@ -211,7 +211,7 @@ async def _run(batch: EditBatch, session: EditSession, context: Context[Desk]) -
         try:
             return await batch.run(session)
         except QwenEditError as error:
-            failure = error  # an error that left the task group would come as an ExceptionGroup
+            failure = error  # raised below, because the task group would wrap it in an ExceptionGroup
         finally:
             tasks.cancel_scope.cancel()
     raise failure
@@ -249,7 +249,7 @@ async def _report_progress(context: Context[Desk], batch: EditBatch) -> None:
 
 @contextlib.contextmanager
 def _tool_errors() -> Iterator[None]:
-    """Turn this package's errors into errors that the agent can read."""
+    """Convert this package's errors to errors that the agent can read."""
     try:
         yield
     except QwenEditError as error:

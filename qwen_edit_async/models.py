@@ -1,7 +1,6 @@
 """Requests to the service and the tasks in its replies, as immutable values. Pure.
 
-A request is checked when it is made. It raises :class:`InvalidEditError` if it breaks a rule of the documented contract
-that can be checked without reading a file.
+Creating a request checks the rules of the documented contract, except those that need a look into a file.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _SIZE_FORMS = "'1024*1536', '1024x1536' or (1024, 1536)"
 
 
 def _to_integer(value: SupportsIndex | None) -> int | None:
-    """Convert integers such as NumPy's to ``int``. Leave anything else for the checks to refuse."""
+    """Convert integers such as NumPy's to ``int``. Leave other values unchanged for later checks."""
     if value is None or isinstance(value, bool):
         return value
     try:
@@ -75,20 +74,20 @@ def _to_metadata(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @attrs.frozen(kw_only=True)
 class EditParameters:
-    """The options of an edit. An option that is ``None`` gets the service's default (contract, *parameters*).
+    """The options of an edit. ``None`` stands for the service's default (contract, *parameters*).
 
     Attributes:
         n: Number of output images, 1 to 6 (the service's default: 1).
         negative_prompt: Content to avoid. The service ignores everything after 500 characters.
         size: Width and height of the output in pixels, each 512 to 2048, as ``"1024*1536"``, ``"1024x1536"`` or
-            ``(1024, 1536)``. The service rounds each side to a multiple of 16. Its default has the ratio of the last
-            input image and about 1024*1024 pixels.
+            ``(1024, 1536)``. The service rounds each side to a multiple of 16. The default has the aspect ratio of the
+            last input image and about 1024*1024 pixels.
         prompt_extend: Whether the service rewrites the instruction (its default: yes).
         watermark: Whether the service writes "Qwen-Image" into the bottom-right corner (its default: no).
-        seed: 0 to 2147483647. Results with the same seed are similar, not identical.
+        seed: 0 to 2147483647. Results with the same seed are similar, but not identical.
 
     Raises:
-        InvalidEditError: A value is out of bounds.
+        InvalidEditError: A value has the wrong type or is out of bounds.
     """
 
     n: int | None = attrs.field(default=None, converter=_to_integer)
@@ -121,16 +120,16 @@ def _to_images(value: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ..
 class EditRequest:
     """One edit: the pictures and the instruction.
 
-    A pickled or deep-copied request has empty bytes in place of an open file, and can't be sent.
+    Pickling or deep-copying replaces an open file by empty bytes, so the copy can't be sent.
 
     Attributes:
-        images: One image, or a sequence of one to three in the order that the instruction refers to. The output's
-            aspect ratio follows the last one. An image is a path, an http(s) URL, a data URI, bytes, a binary file
+        images: One image, or a sequence of one to three images in the order that the instruction uses. The output has
+            the aspect ratio of the last one. An image is a path, an http(s) URL, a data URI, bytes, a binary file
             object, a PIL image, or a uint8 array (H×W, H×W×3, H×W×4).
         instruction: The change to make, in Chinese or English. The service ignores everything after 800 characters.
         parameters: The options of the edit.
-        key: Your own name for this edit. It names the output files and is never sent.
-        metadata: Your own data about this edit. It stays with the request and is never sent.
+        key: Your own name for this edit, which names the output files. The key is never sent.
+        metadata: Your own data about this edit, which is never sent.
 
     Raises:
         InvalidEditError: The request breaks a rule of the contract that can be checked without reading a file.
@@ -183,11 +182,11 @@ def restore(value: object, state: Mapping[str, Any]) -> None:
 
 
 RequestInput = EditRequest | Mapping[str, Any]
-"""A request, or a mapping with its fields and those of its parameters."""
+"""A request, or a mapping with the fields of a request and of its parameters."""
 
 PARAMETER_NAMES = frozenset(field.name for field in attrs.fields(EditParameters))
 IMAGE_NAMES = ("image", *(f"image{position}" for position in range(2, MAX_IMAGES + 1)))
-"""The fields (and table columns) that hold one image each."""
+"""The fields (and table columns) for one image each."""
 
 _REQUEST_NAMES = frozenset(field.name for field in attrs.fields(EditRequest))
 
@@ -218,9 +217,9 @@ def request_from_arguments(
     key: str | None,
     options: EditOptions,
 ) -> EditRequest:
-    """Make a request from the arguments of a call. An option overrides the same field of ``parameters``.
+    """Make a request from the arguments of a call.
 
-    An option that is ``None`` counts as not given.
+    An option overrides the same field of ``parameters``, unless the option is ``None``.
 
     Raises:
         InvalidEditError: The request breaks the contract, or an EditRequest comes with other arguments.
@@ -228,9 +227,9 @@ def request_from_arguments(
     given = {name: value for name, value in options.items() if value is not None}
     if isinstance(images, EditRequest):
         if instruction is not None or parameters is not None or key is not None or given:
-            raise InvalidEditError("an EditRequest is complete: give no instruction, key or parameters beside it")
+            raise InvalidEditError("an EditRequest is complete: leave out instruction, key and parameters")
         return images
-    # EditRequest refuses an empty instruction, so a missing one is passed as empty.
+    # EditRequest refuses an empty instruction.
     return EditRequest(images, instruction or "", _merge(parameters, given), key=key)
 
 
@@ -262,7 +261,7 @@ def request_from_fields(fields: object) -> EditRequest:
 
 
 def as_fields(row: Any) -> Any:
-    """Return a row of pandas (``DataFrame.iterrows``) as a mapping without empty cells; anything else as it is."""
+    """Convert a row of pandas (``DataFrame.iterrows``) to a mapping without empty cells. Return other values as is."""
     return row.dropna().to_dict() if hasattr(row, "dropna") and hasattr(row, "to_dict") else row
 
 
@@ -270,7 +269,7 @@ def named_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters as a dictionary.
 
     Raises:
-        InvalidEditError: There is no parameter of such a name.
+        InvalidEditError: A name is not that of a parameter.
     """
     if unknown := [name for name in parameters if name not in PARAMETER_NAMES]:
         known = ", ".join(sorted(PARAMETER_NAMES))
@@ -293,7 +292,7 @@ def _merge(parameters: object, options: Mapping[str, Any]) -> EditParameters:
 
 
 class TaskStatus(enum.Enum):
-    """The state of a task. ``UNKNOWN`` is a word that no table lists. The task counts as running."""
+    """The state of a task. ``UNKNOWN`` stands for a new status word. Such a task counts as running."""
 
     QUEUED = "queued"
     IN_PROGRESS = "in_progress"
@@ -312,10 +311,10 @@ class TaskFailure:
     """The reason for a task's failure.
 
     Attributes:
-        code: The service's code, an integer where it looks like one.
-        message: The service's own words.
-        error_type: The kind of failure, such as ``CONTENT_BLOCKED``, if the service names it.
-        provider_error: The error of whoever ran the model for the service, as text.
+        code: The service's code, as an integer if it consists of digits.
+        message: The service's message.
+        error_type: The kind of failure, such as ``CONTENT_BLOCKED``, if the service states it.
+        provider_error: The error of the provider that ran the model for the service, as text.
     """
 
     code: int | str | None = None
@@ -329,7 +328,7 @@ class Usage:
     """The cost of a task (contract, *usage*).
 
     Attributes:
-        cost: The exact cost in the account's currency; ``None`` if the service does not give it.
+        cost: The exact cost in the account's currency; ``None`` if the service does not state it.
         quantity: Number of billed images.
         raw: The unchanged ``usage`` member of the reply.
     """
@@ -341,19 +340,19 @@ class Usage:
 
 @attrs.frozen(kw_only=True)
 class TaskSnapshot:
-    """A task as one reply of the service shows it (contract, *The status reply*).
+    """The state of a task according to one reply of the service (contract, *The status reply*).
 
     Attributes:
         task_id: The service's id for the task.
         status: The state of the task.
         status_word: The service's own word for the state.
-        progress: 0.0 to 1.0 while in progress, if the service gives it.
-        urls: One URL per output image of a completed task; an empty text for an image without one.
+        progress: 0.0 to 1.0 while in progress, if the service reports progress.
+        urls: One URL per output image of a completed task; an empty text for an image without a URL.
         failure: The reason for the failure of a failed task.
         usage: The cost of a completed task.
         metadata: The service's own metadata.
         raw: The unchanged reply.
-        paths: The paths of the calls about this task that the service named, by the call's name.
+        paths: The service's paths for calls about this task, by the call's name.
     """
 
     task_id: str
@@ -369,10 +368,10 @@ class TaskSnapshot:
 
     @property
     def lacks_pictures(self) -> bool:
-        """Whether the task is completed but the reply names no picture yet."""
+        """Whether the task is completed, but the reply has no URLs yet."""
         return self.status is TaskStatus.COMPLETED and not self.urls
 
 
 def shortfall(given: int, asked: int) -> tuple[str, ...]:
-    """Return a note if an edit gave fewer pictures than the request asked for."""
+    """Return a note if an edit has fewer pictures than requested."""
     return () if given >= asked else (f"the service gave {given} of the {asked} requested pictures",)

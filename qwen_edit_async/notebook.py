@@ -10,8 +10,8 @@
     outcomes = [outcome async for outcome in track(session.edit_many(requests), total=len(requests), session=session)]
     show(outcomes)
 
-A result shows its pictures once they are saved, read or opened. This module uses the display protocol of IPython, so it
-needs no widgets and no extra. Outside of notebooks it shows nothing.
+A result shows its pictures once they are saved, read or opened. The module uses IPython's display protocol, so it needs
+no widgets and no extra. Outside of notebooks, it shows nothing.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ProgressDisplay:
         self._shown_at = float("-inf")
 
     def update(self, progress: Progress, *, final: bool = False) -> None:
-        """Show the progress, unless the line changed less than a tenth of a second ago. A final one always shows."""
+        """Show the progress, unless the line changed less than 0.1 s ago. ``final`` progress is always shown."""
         now = self._clock()
         if not in_notebook() or (now - self._shown_at < _SECONDS_BETWEEN_UPDATES and not final):
             return
@@ -72,7 +72,7 @@ class ProgressDisplay:
 
 
 class _Tally:
-    """Counts outcomes, and shows their progress."""
+    """Counts outcomes, and shows the progress."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class TrackedOutcomes:
         return self
 
     def __anext__(self) -> Coroutine[Any, Any, EditOutcome]:
-        # The coroutine does not refer to this object, so that a kept traceback does not keep the edits running.
+        # The coroutine does not refer to this object. Otherwise a stored traceback would keep the edits running.
         return self._tally.count(anext(self._outcomes))
 
 
@@ -183,7 +183,7 @@ async def run_batch(
     Args:
         batch: The bulk run.
         session: The session.
-        total: The number of edits. A batch of a folder, table or data frame knows it.
+        total: The number of edits. It is not needed for a folder, a table or a data frame.
         title: The title of the progress line.
         clock: Returns the time in seconds.
 
@@ -225,7 +225,7 @@ async def run_batch(
 
 
 class Grid:
-    """Edits side by side, before and after. A notebook shows it."""
+    """Edits side by side, before and after, for display in a notebook."""
 
     def __init__(self, views: Iterable[EditView], left_out: int) -> None:
         self._views = tuple(views)
@@ -239,11 +239,11 @@ class Grid:
 
 
 def show(edits: Iterable[EditOutcome | EditResult], *, limit: int = 24) -> Grid:
-    """Return a grid of edits, to put on the last line of a cell. It has the pictures that were saved, read or opened.
+    """Return a grid of edits for the last line of a cell. It shows pictures that were saved, read or opened.
 
     Args:
         edits: Outcomes of ``edit_many``, or results of ``edit``.
-        limit: The maximum number of edits in the grid. It counts the others.
+        limit: The maximum number of edits in the grid. The grid states how many edits it leaves out.
     """
     everything = tuple(edits)
     views = (edit._view() for edit in everything[:limit])  # noqa: SLF001  # private to the package
@@ -251,11 +251,11 @@ def show(edits: Iterable[EditOutcome | EditResult], *, limit: int = 24) -> Grid:
 
 
 async def show_batch(batch: EditBatch, *, limit: int = 24) -> Grid:
-    """Return a grid of a bulk run's edits, those of earlier runs included, to put on the last line of a cell.
+    """Return a grid of a bulk run's edits for the last line of a cell, including edits of earlier runs.
 
     Args:
-        batch: The bulk run. It need not have run in this kernel, because the grid comes from its journal and files.
-        limit: The maximum number of edits in the grid. It counts the others.
+        batch: The bulk run. Its journal and files are enough, so it need not have run in this kernel.
+        limit: The maximum number of edits in the grid. The grid states how many edits it leaves out.
 
     Raises:
         JournalError: The journal is missing, or can't be read.
@@ -271,7 +271,7 @@ async def show_batch(batch: EditBatch, *, limit: int = 24) -> Grid:
 
 
 def _views_of(outcomes: Iterable[BatchOutcome], folder: Path) -> list[EditView]:
-    """Return the edits with their thumbnails, which are made if the run has not kept them. This blocks."""
+    """Return the edits with their thumbnails. Make thumbnails that the run has not stored. This blocks."""
     with contextlib.closing(ThumbnailStore(folder)) as thumbnails:
         return [_view_of(outcome, thumbnails) for outcome in outcomes]
 

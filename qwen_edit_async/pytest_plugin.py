@@ -1,12 +1,12 @@
 """Pytest fixtures for applications that use this library. They need no key and no network, and cost nothing.
 
-``qwen_edit_emulator`` is an `EditEmulator` in a thread, for tests of any kind. A marker gives its settings:
+``qwen_edit_emulator`` is an `EditEmulator` in a thread, for tests of any kind. A marker sets its options:
 ``@pytest.mark.qwen_edit_emulator(slots=2, faults=FaultPlan([Fault.status(503).nth(1)]))``.
 
-``qwen_edit_session`` is an open `EditSession` on this emulator, for async tests under anyio's plugin or pytest-asyncio.
+``qwen_edit_session`` is an open `EditSession` on this emulator, for async tests with anyio's plugin or pytest-asyncio.
 
-The fixtures import the package when they are used. Test suites without them pay nothing, and coverage that starts after
-pytest has loaded its plugins sees the whole package.
+Only the use of a fixture imports the package. So test suites without these fixtures do not get slower, and coverage
+that starts after pytest's plugins sees the whole package.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def qwen_edit_emulator(request: pytest.FixtureRequest) -> Iterator[EditEmulator]
 @pytest.fixture
 def qwen_edit_session(request: pytest.FixtureRequest) -> EditSession:
     """Open a session on the emulated service, in the test's event loop."""
-    # This fixture is not async: it selects the fixture for the test's own async runner.
+    # This fixture is not async, because it selects the fixture for the test's async runner.
     node = request.node
     marker = node.get_closest_marker("asyncio")
     session: EditSession
@@ -74,7 +74,7 @@ def qwen_edit_session(request: pytest.FixtureRequest) -> EditSession:
 
 
 def _session_opener() -> Callable[[EditEmulator], AsyncIterator[EditSession]]:
-    """Return a new fixture function for each fixture, because pytest-asyncio marks the function itself."""
+    """Return a new function for each fixture, because pytest-asyncio marks the function itself."""
 
     async def open_session(qwen_edit_emulator: EditEmulator) -> AsyncIterator[EditSession]:
         from qwen_edit_async import EditSession, FixedInterval  # noqa: PLC0415 - see the module's docstring

@@ -1,4 +1,4 @@
-"""The counts that a session keeps."""
+"""The counts of a session: tasks, edits, retries, status checks and downloads."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ class SessionStatistics:
     """The counts of a session. ``session.statistics()`` returns a copy, which does not change.
 
     Attributes:
-        in_flight: Tasks now in flight, from the start of their submission to their end.
-        waiting: Edits that now wait for a slot.
-        limit: The number of tasks that may now be in flight. "Too many requests" lowers it.
-        watched: Tasks that the session now watches, including attached ones.
-        pause_left: Seconds until the end of a pause that the service asked for; 0 if there is none.
-        paused: Seconds spent in such pauses so far.
+        in_flight: Tasks in flight now, from the start of their submission to their end.
+        waiting: Edits that wait for a slot now.
+        limit: The current limit of tasks in flight. "Too many requests" (429) lowers it.
+        watched: Tasks that the session polls now, including attached tasks.
+        pause_left: Seconds until the current Retry-After pause ends; 0 if there is none.
+        paused: Seconds spent in Retry-After pauses so far.
         submitted: Tasks that the service accepted.
         completed: Edits that ended with a result.
         failed: Edits that ended with an error after the service had accepted them.
         refused: Edits that ended with an error before the service accepted them.
         cancelled: Edits that were cancelled, before or after the service accepted them.
-        cancellations: Tasks that the service cancelled because they were given up.
+        cancellations: Tasks that the service cancelled after the session had given them up.
         uncertain: Submissions that the service may or may not have accepted.
         resubmitted: Submissions repeated with consent, although the service may have accepted them.
         retries: Submissions repeated after the service had certainly not accepted them.
-        throttled: "Too many requests" answers to submissions and status checks.
-        checks: Status checks that were answered.
-        failed_checks: Status checks that failed or whose answer could not be understood.
+        throttled: "Too many requests" (429) replies to submissions and status checks.
+        checks: Status checks with a valid reply.
+        failed_checks: Status checks that failed or had an unclear reply.
         downloads: Pictures that were downloaded completely.
         renewals: Expired result URLs that were renewed.
     """

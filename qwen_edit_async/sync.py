@@ -7,9 +7,9 @@
     with EditSession() as session:
         session.edit("cat.jpg", "make it snow").save("out/")
 
-An open session has a thread with an event loop of its own. It therefore works in scripts, web apps and notebooks, and
-any number of threads can use it at the same time. Ctrl-C cancels the call that is waiting, as a cancellation does in
-async code. The session's thread pulls the requests of ``edit_many``.
+An open session has its own thread with an event loop. It therefore works in scripts, web apps and notebooks, and any
+number of threads can use it at the same time. Ctrl-C cancels the waiting call, like a cancellation in async code. The
+session's thread pulls the requests of ``edit_many``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SUBMIT: Callable[..., Awaitable[aio.EditTask]] = aio.EditSession.submit
 
 
 class _LoopThread:
-    """A thread that runs an event loop. The process does not wait for it when it exits."""
+    """A thread that runs an event loop. The interpreter does not wait for it at exit."""
 
     def __init__(self) -> None:
         started: Future[BlockingPortal] = Future()
@@ -75,7 +75,7 @@ class _LoopThread:
         return self.call(run)
 
     def iterate(self, items: AsyncIterator[T], close: Callable[[], Awaitable[None]]) -> Iterator[T]:
-        """Yield the items of an async iterator. Close it at the end, or when the loop over it is left."""
+        """Yield the items of an async iterator. Close the iterator at the end, or when the caller stops early."""
         try:
             while True:
                 try:
@@ -100,7 +100,7 @@ async def _serve(started: Future[BlockingPortal]) -> None:
 
 
 class _Blocking(Generic[A]):
-    """An object of the async interface, and the thread that runs its async methods."""
+    """A wrapped object of the async interface, and the thread that runs the object's async methods."""
 
     def __init__(self, wrapped: A, thread: _LoopThread) -> None:
         self._wrapped = wrapped
@@ -116,7 +116,7 @@ class _Blocking(Generic[A]):
 
 
 def _blocking(method: Callable[Concatenate[A, P], Awaitable[T]]) -> Callable[Concatenate[_Blocking[A], P], T]:
-    """Convert an async method to one that blocks. Its signature and documentation stay the same."""
+    """Convert an async method to a blocking method with the same signature and documentation."""
 
     @functools.wraps(method)
     def call(self: _Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -126,7 +126,7 @@ def _blocking(method: Callable[Concatenate[A, P], Awaitable[T]]) -> Callable[Con
 
 
 def _as(model: Callable[Concatenate[Any, P], object]) -> Callable[[Callable[..., T]], Callable[Concatenate[Any, P], T]]:
-    """Give a method the signature of an async one."""
+    """Give a method the signature of an async method."""
     return functools.wraps(model, assigned=())
 
 
@@ -153,7 +153,7 @@ class EditTask(_Blocking[aio.EditTask]):
     """A task at the service, as :class:`qwen_edit_async.EditTask`."""
 
     def result(self) -> EditResult:
-        """Wait for the end of the task, and return its result. It raises the errors of ``await task``."""
+        """Wait for the end of the task, and return its result. This raises the same errors as ``await task``."""
 
         async def wait() -> aio.EditResult:
             return await self._wrapped
@@ -170,7 +170,7 @@ class EditOutcome(_Blocking[aio.EditOutcome]):
 
     @property
     def result(self) -> EditResult:
-        """The result of the edit. It raises the edit's error if the edit failed."""
+        """The result of the edit. If the edit failed, this raises the edit's error."""
         return EditResult(self._wrapped.result, self._thread)
 
 
@@ -187,13 +187,13 @@ class EditSession(_Blocking[aio.EditSession]):
         self._wrapped = aio.EditSession(*args, **kwargs)
 
     def open(self) -> Self:
-        """Open the session; ``with`` does this."""
+        """Open the session. A ``with`` statement does this."""
         self._thread = _LoopThread()
         self._thread.call(self._wrapped.open)
         return self
 
     def close(self) -> None:
-        """Wait for the calls of other threads, and close the session."""
+        """Wait for calls of other threads to end, and close the session."""
         self.__exit__(None)
 
     def __enter__(self) -> Self:
@@ -234,18 +234,18 @@ class EditBatch(_Blocking[aio.EditBatch]):
     def run(
         self, session: EditSession, *, on_plan: Callable[[aio.BatchPlan], None] | None = None, service: str = ""
     ) -> aio.BatchReport:
-        """Do everything that is left to do, as ``await batch.run(session)``."""
+        """Run all edits that are left, as ``await batch.run(session)``."""
         inner, thread = session._wrapped, session._thread  # noqa: SLF001  # another class of this module
         return thread.call(self._wrapped.run, inner, on_plan=on_plan, service=service)
 
     @_as(aio.EditBatch.plan)
     def plan(self, *args: Any, **kwargs: Any) -> aio.BatchPlan:
-        """Return what a run would do. It needs no session, key or network."""
+        """Return the plan of a run. This needs no session, key or network."""
         with _LoopThread() as thread:
             return thread.call(self._wrapped.plan, *args, **kwargs)
 
     def outcomes(self) -> Iterator[aio.BatchOutcome]:
-        """Yield the outcome of each edit of all runs, in the order in which they were planned."""
+        """Yield the outcomes of all edits of all runs, in the order of the plan."""
         with _LoopThread() as thread:
             outcomes = self._wrapped.outcomes()
             yield from thread.iterate(outcomes, outcomes.aclose)

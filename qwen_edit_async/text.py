@@ -1,4 +1,4 @@
-"""Text from users and the service, made safe and short enough for HTML, terminals and messages. Pure."""
+"""Makes text from users and the service safe for HTML and terminals, and short enough for messages. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NOT_SHOWN = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def escape(value: object) -> str:
-    """Convert a value to text that is safe in HTML, between tags and in quoted attributes."""
+    """Convert a value to text that is safe in HTML content and in quoted attributes."""
     text = str(value).replace("\0", "\ufffd")
     return html.escape(text.encode("utf-8", "replace").decode("utf-8"))  # JSON can hold lone surrogates, UTF-8 can't
 
@@ -21,6 +21,6 @@ def visible(text: str) -> str:
 
 
 def quoted(value: object) -> str:
-    """Quote a value for a message. Cut a long one."""
+    """Quote a value for a message, and cut it off if it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

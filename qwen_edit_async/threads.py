@@ -1,7 +1,7 @@
-"""Threads for blocking work (reading, decoding and encoding images), away from the event loop.
+"""Runs blocking work (reading, decoding and encoding images) on threads, away from the event loop.
 
 The calls use the loop's ``run_in_executor``, because the tests' virtual clock waits for such calls, but not for anyio's
-threads. The executor is separate, because the loop's default one also resolves host names.
+threads. They have their own executor, because the loop's default executor also resolves host names.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Offloader:
     async def run(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``func`` on a thread and wait for its result.
 
-        Cancelling ends the wait at once. A call that has not begun never begins. If the call has begun, its
-        result is closed when it arrives; of a tuple, each item that has a ``close()``. Its exception is dropped.
+        Cancellation ends the wait at once. If the call has not begun, it never begins. If the call is running, its
+        result is closed later and its exception is dropped. Closing a tuple closes each item that has a ``close()``.
 
         Raises:
             SessionClosedError: The offloader is closed.
@@ -65,7 +65,7 @@ class Offloader:
     async def aclose(self) -> None:
         """Refuse further calls, and wait up to 5 s for the running and queued ones.
 
-        Nothing can end a thread on a disk that hangs. The interpreter waits for such a thread at exit.
+        A thread that waits for a hanging disk can't be ended. The interpreter waits for such a thread at exit.
         """
         self._closing = True
         closer = ThreadPoolExecutor(1, f"{self._name}-close")
@@ -73,13 +73,13 @@ class Offloader:
             async with asyncio.timeout(_CLOSING_GRACE):
                 await asyncio.get_running_loop().run_in_executor(closer, self._executor.shutdown)
         except TimeoutError:
-            log.warning("reading or writing a file hangs: closed without waiting any longer")
+            log.warning("reading or writing a file has not ended after %.0f s: closing anyway", _CLOSING_GRACE)
         finally:
             closer.shutdown(wait=False)
 
 
 class _Call(Generic[T]):
-    """One call. Its result goes to the waiter, or is closed if the waiter is gone."""
+    """A call whose result goes to the waiter, or is closed if the waiter was cancelled."""
 
     def __init__(self, func: Callable[[], T]) -> None:
         self._func = func
@@ -97,7 +97,7 @@ class _Call(Generic[T]):
         return result
 
     def abandon(self) -> tuple[T, ...]:
-        """Close the result if it comes later. Return a result that is already there, because closing it may block."""
+        """Have a later result closed. Return the result if the call has ended, because closing it may block."""
         with self._lock:
             self._abandoned = True
             return tuple(self._results)

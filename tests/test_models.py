@@ -310,7 +310,7 @@ def test_a_whole_request_is_taken_as_it_is() -> None:
 def test_nothing_may_stand_beside_a_whole_request(
     instruction: str | None, parameters: EditParameters | None, key: str | None, options: EditOptions
 ) -> None:
-    with pytest.raises(InvalidEditError, match="beside it"):
+    with pytest.raises(InvalidEditError, match="leave out instruction"):
         request_from_arguments(WHOLE, instruction, parameters, key, options)
 
 
