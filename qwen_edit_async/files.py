@@ -62,8 +62,7 @@ class PartFile:
     def commit(self, target: Path) -> Path:
         """Move the file to its final name, and return the final path.
 
-        An existing file is replaced under the planned name only. If ``target`` is another name and taken, the file gets
-        the planned name.
+        A file with the planned name is replaced. If ``target`` is another name and is taken, the planned name is used.
         """
         with self._lock:
             self._file.flush()

@@ -1,7 +1,7 @@
 """A Model Context Protocol server for agents that edit pictures: ``qwen-edit mcp`` (extra ``mcp``).
 
 The server uses standard input and output, and offers the tools ``edit_image``, ``edit_folder`` and ``get_task``.
-Environment variables limit it:
+Environment variables limit the server:
 
 - ``QWEN_EDIT_MCP_FOLDER`` is the only folder in which the server reads and writes files.
 - ``QWEN_EDIT_MCP_MAX_COST`` is the most that the server may spend until it ends, in the account's currency.

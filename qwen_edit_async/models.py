@@ -1,6 +1,6 @@
 """Requests to the service and the tasks in its replies, as immutable values. Pure.
 
-Creating a request checks the rules of the documented contract, except those that need a look into a file.
+Creating a request checks the rules of the documented contract, except rules about the content of files.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _to_size(value: str | tuple[int, int] | None) -> tuple[int, int] | None:
             raise InvalidEditError(f"size is {quoted(value)}: give {_SIZE_FORMS}")
         return int(match[1]), int(match[2])
     to_list: Any = getattr(value, "tolist", None)
-    sides = value if to_list is None else to_list()  # an array of NumPy
+    sides = value if to_list is None else to_list()  # a NumPy array
     if not isinstance(sides, tuple | list) or len(sides) != _WIDTH_AND_HEIGHT:
         raise InvalidEditError(f"size is {quoted(value)}: give {_SIZE_FORMS}")
     width, height = map(_to_integer, sides)
@@ -269,7 +269,7 @@ def named_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters as a dictionary.
 
     Raises:
-        InvalidEditError: A name is not that of a parameter.
+        InvalidEditError: There is no parameter with such a name.
     """
     if unknown := [name for name in parameters if name not in PARAMETER_NAMES]:
         known = ", ".join(sorted(PARAMETER_NAMES))

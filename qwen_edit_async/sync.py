@@ -46,7 +46,7 @@ class _LoopThread:
         self._portal = started.result()
 
     def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run an async function in the thread, and return its result. Cancel it if the wait is interrupted."""
+        """Run an async function in the thread, and return its result. Ctrl-C during the wait cancels the function."""
         ended = threading.Event()
 
         async def run() -> T:

@@ -23,12 +23,7 @@ _CLOSING_GRACE = 5.0
 
 
 class Offloader:
-    """A few threads that run blocking calls for coroutines.
-
-    Args:
-        max_workers: The most calls at a time; further calls queue.
-        thread_name_prefix: The beginning of the threads' names.
-    """
+    """A few threads that run blocking calls for coroutines. If ``max_workers`` calls run, further calls wait."""
 
     def __init__(self, max_workers: int, thread_name_prefix: str = "qwen-edit") -> None:
         self._executor = ThreadPoolExecutor(max_workers, thread_name_prefix)
@@ -45,7 +40,7 @@ class Offloader:
             SessionClosedError: The offloader is closed.
         """
         if self._closing:
-            raise SessionClosedError("the session is closed: open another one to edit more")
+            raise SessionClosedError("the session is closed: open another session")
         call = _Call(lambda: func(*args, **kwargs))
         future = asyncio.get_running_loop().run_in_executor(self._executor, call)
         try:
@@ -97,7 +92,7 @@ class _Call(Generic[T]):
         return result
 
     def abandon(self) -> tuple[T, ...]:
-        """Have a later result closed. Return the result if the call has ended, because closing it may block."""
+        """Make the call close its result. If the call has ended, return the result for the caller to close."""
         with self._lock:
             self._abandoned = True
             return tuple(self._results)

@@ -58,7 +58,7 @@ class GalleryEdit:
     """An edit on the page.
 
     Attributes:
-        key: The title of its card.
+        key: The title of the card.
         instruction: The instruction.
         before: The input images, in order. The last one is compared, because the output has its aspect ratio.
         after: The output images, in order.

@@ -37,8 +37,7 @@ class ThumbnailStore:
     """The thumbnails of a bulk run's inputs and results. All threads may use the store.
 
     Args:
-        folder: The folder of the SQLite file, which the first call of :meth:`get` for a file creates. Stored paths are
-            relative to this folder, so the folder can be moved.
+        folder: The folder of the SQLite file. Stored paths are relative to this folder, so the folder can be moved.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -24,13 +24,7 @@ THUMBNAIL_SIDE: Final = 256
 
 @attrs.frozen
 class Thumbnail:
-    """A small WebP file.
-
-    Attributes:
-        content: The bytes of the file.
-        width: The width in pixels.
-        height: The height in pixels.
-    """
+    """A small WebP file, with its width and height in pixels."""
 
     content: bytes = attrs.field(repr=False)
     width: int

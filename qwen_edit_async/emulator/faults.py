@@ -340,7 +340,7 @@ class FaultRun:
                 self._counters[occasion].append(counter)
 
     def on_request(self, operation: Operation, number: int, task: TaskRecord | None) -> RequestAction | None:
-        """Return the action of a fault on a request. `number` is that of the request's task."""
+        """Return the action of a fault on a request, whose task has this number."""
         action = self._select(operation, number, task)
         return None if isinstance(action, TaskFault) else action
 

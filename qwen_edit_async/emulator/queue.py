@@ -108,7 +108,7 @@ def _refusal(error: RejectedError) -> Reply:
 
 
 def _failure(record: TaskRecord) -> dict[str, Any]:
-    """Return the members that make a completed request a failure, or none."""
+    """Return the members that report a failure. Return no members for other tasks."""
     if record.status != "failed" or record.failure is None:
         return {}
     failure = record.failure

@@ -40,7 +40,7 @@ class EmulatorSettings:
     requests_per_second: int | None = attrs.field(default=None, validator=optional(ge(1)))
     """The most API calls within any second, or None for no limit. Further calls get a 429, code 1002."""
     retry_after: float | Literal["date"] | None = None
-    """The Retry-After header of these 429 replies: seconds, ``"date"`` for a date one second ahead, or None."""
+    """The Retry-After header of 429 replies: seconds, ``"date"`` for a date one second ahead, or None."""
     balance: Decimal | None = attrs.field(default=None, validator=optional(instance_of(Decimal)))
     """Money in the account, or None for no limit. A submission that costs more gets a 402, code 40201."""
     price: Decimal = attrs.field(default=Decimal("0.0357"), validator=instance_of(Decimal))

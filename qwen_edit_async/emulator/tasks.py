@@ -151,13 +151,7 @@ class TaskTable:
     def create(
         self, submission: Submission, now: float, *, picture_ready: bool, dialect: Dialect = "generation"
     ) -> TaskRecord:
-        """Create a task, or refuse it.
-
-        Args:
-            submission: The parsed request.
-            now: The clock, in seconds.
-            picture_ready: False if `picture_done` will be called.
-            dialect: The dialect of the submission.
+        """Create a task. `picture_ready` is false if `picture_done` will be called.
 
         Raises:
             RejectedError: The balance is too low (402), or no slot is free and tasks may not wait (429).

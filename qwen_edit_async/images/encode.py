@@ -1,7 +1,6 @@
 """Uploads: images as Base64 text in a JSON body, made chunk by chunk and as often as needed.
 
-Each attempt reads and encodes every chunk again. So nothing must be rewound, and an abandoned attempt can't disturb
-the next.
+Each attempt reads and encodes every chunk again, so an abandoned attempt can't disturb the next one.
 """
 
 from __future__ import annotations
@@ -106,13 +105,7 @@ def bytes_upload(data: bytes) -> Upload:
 
 
 def path_upload(path: str, status: os.stat_result, name: str) -> Upload:
-    """Return the upload of a local file. Each chunk reopens the file, which must not change meanwhile.
-
-    Args:
-        path: The file's path.
-        status: The file's status when the edit was prepared.
-        name: The name of the image in messages.
-    """
+    """Return the upload of a local file. Each chunk reopens the file, and checks that ``status`` still holds."""
 
     def read(start: int, size: int) -> memoryview:
         chunk = _buffer.view[:size]
@@ -131,13 +124,7 @@ def path_upload(path: str, status: os.stat_result, name: str) -> Upload:
 
 
 def spooled_upload(spooled: IO[bytes], size: int, name: str) -> Upload:
-    """Return the upload of a temporary file, which the upload owns from now on.
-
-    Args:
-        spooled: The file.
-        size: Its size in bytes.
-        name: The name of the image in messages.
-    """
+    """Return the upload of a temporary file, which the upload owns from now on."""
     lock = threading.Lock()
 
     def read(start: int, size: int) -> bytes:

@@ -42,7 +42,7 @@ class Findings:
     doubtful_end: int | None = None
 
     def problem(self, media_type: str, *, fit: bool) -> str:
-        """Return the reason why the file is refused, as the predicate of a sentence; empty if it is not refused."""
+        """Return the reason why the file is refused, as the predicate of a sentence, or an empty text."""
         if self.damage:
             return f"is a damaged {media_type.removeprefix('image/').upper()} file: {self.damage}"
         if self.unusual and not fit:

@@ -65,12 +65,7 @@ def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
 
     A PNG file is checked chunk by chunk, including the number of its rows. A JPEG file is checked from marker to
     marker. A WEBP file must be as long as its header says. A TIFF file must contain its first directory, and a BMP or
-    GIF file more than its header.
-
-    Args:
-        file: The file, which is read from its start, in blocks.
-        size: The size of the file in bytes.
-        media_type: The media type according to the file's content.
+    GIF file more than its header. ``media_type`` is the type according to the file's content.
     """
     file.seek(0)
     try:

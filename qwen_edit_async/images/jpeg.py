@@ -18,7 +18,7 @@ _SOI, _EOI, _SOS, _DRI = 0xD8, 0xD9, 0xDA, 0xDD
 _FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SEQUENTIAL: Final = frozenset({0xC0, 0xC1})
 _PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
-"""The sequential and progressive frames with Huffman coding, and the progressive frames with arithmetic coding."""
+"""Progressive frames with Huffman coding (0xC2) and with arithmetic coding (0xCA)."""
 
 _BETWEEN_SCANS: Final = frozenset({0xC4, 0xCC, _SOS, 0xDB, 0xDC, _DRI, *range(0xE0, 0xF0), 0xFE})
 """Tables, scans, application data and comments."""

@@ -1,7 +1,7 @@
 """Recognises input images, and refuses other objects, without reading a file.
 
-An image is a path, an http(s) URL, a data URI, bytes, a binary file object (or an object whose ``open()`` returns
-one), a PIL image or an array. The contract's formats (JPG, JPEG, PNG, BMP, TIFF, WEBP, GIF) are recognised by content.
+An image is a path, an http(s) URL, a data URI, bytes, a binary file object, a PIL image or an array. An object whose
+``open()`` returns a binary file is also accepted. Formats are recognised by content, never by name.
 """
 
 from __future__ import annotations

@@ -56,11 +56,7 @@ def check_png(file: IO[bytes], size: int) -> Findings:
 
 
 def essentials(data: bytes) -> bytes:
-    """Return a PNG file without its ancillary chunks, except intact ones for transparency, colours and orientation.
-
-    Args:
-        data: The file, which may be damaged.
-    """
+    """Remove a PNG file's ancillary chunks, except intact ones for transparency, colours and orientation."""
     kept, start = [data[:8]], 8
     while head := data[start : start + 8]:
         end = start + 12 + int.from_bytes(head[:4])
@@ -151,7 +147,7 @@ class _Check:
         self._has_pixels = self._has_pixels or (kind == b"IDAT" and length > 0)
 
     def _colours(self) -> str:
-        """Return the type of the chunk that sets colours other than sRGB; empty if there is none or an ICC profile."""
+        """Return the type of the chunk that sets colours other than sRGB, or an empty text."""
         if self._kept.get(b"cICP", _SRGB_CODE) != _SRGB_CODE:
             return "cICP"
         gamma = self._kept.get(b"gAMA")

@@ -119,7 +119,7 @@ _guard = threading.Lock()
 
 @contextlib.contextmanager
 def turn_at(image: Any) -> Iterator[None]:
-    """Wait until no other thread reads the object, or the file that a PIL image is still to be loaded from."""
+    """Wait until no other thread reads the object, or the file of a PIL image that is not loaded yet."""
     with _turn(image), _turn(getattr(image, "fp", None)):
         yield
 

@@ -126,7 +126,7 @@ def _raw_format(file: IO[bytes], tags: Tags) -> str:
     begins_reduced = any(value & 1 for value in tags.get(_REDUCED, ())) or _OLD_PREVIEW in tags.get(_OLD_REDUCED, ())
     if begins_reduced or _SENSOR_DATA.intersection(tags.get(PHOTOMETRIC, ())):
         return maker or "unknown"
-    return maker if _MORE_PICTURES in tags else ""  # a pyramid also has more pictures, but no such maker
+    return maker if _MORE_PICTURES in tags else ""  # a TIFF pyramid also has several pictures, but no camera maker
 
 
 def _unreadable_kind(head: bytes, tags: Tags) -> str:

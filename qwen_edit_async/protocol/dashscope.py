@@ -21,12 +21,9 @@ _NAMELESS = "unnamed"
 
 @attrs.frozen
 class DashScopeProtocol(WireProtocol):
-    """The dialect of Alibaba Model Studio.
+    """The dialect of Alibaba Model Studio. ``model`` is the name of the model.
 
     The request's id serves as the task id, but the service has no status checks.
-
-    Attributes:
-        model: The name of the model.
     """
 
     name: ClassVar[str] = "dashscope"

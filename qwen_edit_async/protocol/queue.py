@@ -27,11 +27,7 @@ _PATH_NAMES = {"status": "status_url", "response": "response_url", "cancel": "ca
 
 @attrs.frozen
 class QueueProtocol(WireProtocol):
-    """The queue dialect.
-
-    Attributes:
-        model: The name of the model.
-    """
+    """The queue dialect. ``model`` is the name of the model."""
 
     name: ClassVar[str] = "queue"
 

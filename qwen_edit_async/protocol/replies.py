@@ -149,11 +149,7 @@ def parse_retry_after(headers: Mapping[str, str], received_at: float) -> float |
     """Return the ``Retry-After`` of a reply in seconds, or ``None`` (RFC 9110, 10.2.3).
 
     The header holds seconds or a date. Some services send a date as seconds since 1970. The date is compared with the
-    reply's ``Date``, because this machine's clock may be wrong.
-
-    Args:
-        headers: The reply's headers.
-        received_at: The time of arrival in seconds since 1970, which replaces a missing ``Date``.
+    reply's ``Date``, because this machine's clock may be wrong. ``received_at`` replaces a missing ``Date``.
     """
     value = headers.get("retry-after", "").strip()
     number = float(value) if _SECONDS.fullmatch(value) else None

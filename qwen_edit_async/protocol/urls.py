@@ -38,11 +38,11 @@ def resolve(text: str, base: URL) -> URL:
 
 
 def absolute(text: str, asked_url: str) -> str:
-    """Resolve a result's relative URL against the URL of the request. Return an absolute one unchanged."""
+    """Resolve a result's relative URL against the URL of the request. Return an absolute URL unchanged."""
     try:
         is_relative = bool(asked_url) and not to_url(text).scheme
         return str(resolve(text, URL(asked_url, encoded=True))) if is_relative else text
-    except ValueError:  # the download reports it
+    except ValueError:  # the download reports the error
         return text
 
 

@@ -20,7 +20,7 @@ class PollBudget(Generic[H]):
     Each check goes to the task most likely to have ended among the next 32 waiting tasks. Choosing among 32 takes
     constant time, and is nearly as good as choosing among all. No task starves, because a task that has waited for
     three rounds goes first. A round is the number of waiting tasks divided by the rate. So no task waits longer than
-    ``4 * n / rate`` seconds, where n is the largest number of tasks that waited at the same time.
+    ``4 * n / rate`` seconds, where n is the largest number of tasks that waited in that time.
 
     Args:
         rate: The most checks per second. After an idle time, the checks of up to 0.05 s may start at once.

@@ -38,12 +38,12 @@ class Learned:
 
     A task that a check finds queued has not started. Its age counts from that check.
 
-    Each pair of ``n`` and size has its own estimate. This starts from the estimate for all tasks, which starts from the
-    hazard 1/age. With the hazard 1/age, intervals grow in proportion to the age.
+    Each pair of ``n`` and size has its own estimate, which starts from the estimate for all tasks. That estimate starts
+    from the hazard 1/age, with which intervals grow in proportion to the age.
 
-    If the service reports progress, the policy extrapolates the remaining time, and learns a second hazard in units of
-    it. The policy uses this hazard while it predicts replies better than age does (Dawid, *The prequential approach*,
-    1984).
+    If the service reports progress, the policy extrapolates the remaining time, and learns the hazard in units of this
+    time. The policy uses that hazard while it predicts replies better than age does (Dawid, *The prequential
+    approach*, 1984).
 
     Several sessions on one event loop can share an instance. It stores no tasks.
 
@@ -55,7 +55,7 @@ class Learned:
         memory: The number of further ends after which the weight of evidence has faded to 1/e.
 
     Raises:
-        ConfigurationError: If an option is not a positive number.
+        ConfigurationError: An option is not a positive number.
     """
 
     poll_cost: float = attrs.field(default=0.2, validator=check_seconds)
@@ -129,7 +129,7 @@ class Learned:
 
 
 def _kind(parameters: EditParameters | None) -> tuple[int, int]:
-    """Return the number of output images, and the rounded base-2 logarithm of their area in default areas."""
+    """Return the number of output images, and the rounded base-2 logarithm of their area over the default area."""
     if parameters is None:
         return _DEFAULT_KIND
     number = parameters.n or MIN_N

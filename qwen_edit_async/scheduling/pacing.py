@@ -202,7 +202,7 @@ class Pacer:
         """Record that the service accepted a submission, and raise the limit if it proved too low."""
         self.accepted_at = now
         self.running += 1
-        if self._shut_out:  # a refusal while no task ran does not depend on the number of tasks
+        if self._shut_out:  # a refusal while no task ran does not show a limit of tasks in flight
             self._shut_out = False
             self._probe_wait = _FIRST_PROBE
         if self._lowered_at == -math.inf:
@@ -225,10 +225,7 @@ class Pacer:
         - The rate has risen since the last refusal, and the submission was not a probe: lower only the rate.
         - Otherwise: lower only the number of tasks in flight.
 
-        Args:
-            now: The event loop's time.
-            sent_at: The time when the submission was sent.
-            draw: A random number from 0 to 1, so that clients of the same account return at different times.
+        ``draw`` is a random number from 0 to 1, so that clients of the same account return at different times.
         """
         if sent_at <= self._lowered_at:
             return

@@ -18,22 +18,19 @@ _LEAST_DONE, _LEAST_AGE = 0.01, 0.05
 """The least progress and the least age, in seconds, that are extrapolated."""
 
 _CONVINCING = 3.0
-"""The lead over age, in nats, at which progress is used. It corresponds to odds of 20 to 1."""
+"""The lead of progress over age, in nats, at which progress is used: odds of 20 to 1."""
 
 _MOST_GAIN = 20.0
-"""The greatest lead, in nats, of progress over age or of age over progress.
-
-A greater lead would take too long to reverse when the service changes.
-"""
+"""The greatest lead of either side, in nats. A greater lead would take too long to reverse if the service changes."""
 
 
 class ProgressEvidence:
     """Extrapolates progress, and learns the duration of tasks in units of the extrapolated remaining time.
 
-    The accuracy depends on the remaining share, so there is an estimate for each shrinking of this share by a fifth.
-    These estimates also correct progress that is not linear. Each reply is rated by its likelihood according to
-    progress and according to age (Dawid, *The prequential approach*, 1984). Constant, random or backward progress
-    never gets ahead.
+    The accuracy depends on the remaining share, so each range of this share (1 to 0.79, 0.79 to 0.63, …) has its own
+    estimate. These estimates also correct progress that is not linear. For each reply, the class compares its
+    likelihood by progress and by age (Dawid, *The prequential approach*, 1984). Constant, random or backward progress
+    gains nothing.
 
     Args:
         memory: The number of further ends, or replies, after which the weight of evidence has faded to 1/e.

@@ -220,7 +220,7 @@ class PollSchedule(Generic[W]):
         return budget.take(now)
 
     def take_expired(self, now: float) -> W | None:
-        """Stop watching a task to give up, and return it. Make the last check of tasks at their deadline due."""
+        """Return a task to give up, and stop watching it. Make last checks due for tasks whose deadline has passed."""
         while (task := self._deadlines.pop_due(now)) is not None:
             if task.gives_up_at <= now:
                 self.remove(task, now)
@@ -268,14 +268,9 @@ class PollSchedule(Generic[W]):
         return max(self._policy.next_check(task, now), now + _MIN_INTERVAL)
 
     def failed(self, task: W, error: QwenEditError, sent_at: float, now: float, draw: float) -> CallFailure:
-        """Record the failure of a check. Unless the failure is final or fatal, the task is checked again.
+        """Record the failure of a check that was sent at ``sent_at``. ``draw`` is a random number from 0 to 1.
 
-        Args:
-            task: The task that was checked.
-            error: The error of the check.
-            sent_at: The time when the check was sent.
-            now: The event loop's time.
-            draw: A random number from 0 to 1.
+        Unless the failure is final or fatal, the task is checked again.
         """
         in_grace = not task.attached and task.checks == 0 and now < task.since + UNKNOWN_TASK_GRACE
         verdict = judge_check(error, in_grace=in_grace, attached=task.attached)
