@@ -270,7 +270,7 @@ def check_image(image: object, name: str) -> None:
     elif isinstance(image, ArrayLike):
         _check_array(image, name)
     elif image is None:
-        raise InvalidEditError(f"{name} is missing: it is None, or a cell without bytes and path")
+        raise InvalidEditError(f"{name} is missing: it is None, or a cell without bytes or path")
     elif not isinstance(image, BinaryReader | Openable):
         raise InvalidEditError(
             f"{name} is {type(image).__name__!r}: give a path, an http(s) URL, a data URI, bytes, a binary file, "
