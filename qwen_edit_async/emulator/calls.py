@@ -143,7 +143,7 @@ class Calls:
         record: TaskRecord | None,
         process: Callable[[], Awaitable[Reply]],
     ) -> web.StreamResponse:
-        """Count a request, and answer it as the fault plan says."""
+        """Count a request, and answer it. A fault may change the reply."""
         service = self.service
         service.counts[operation] += 1
         service.note(request)

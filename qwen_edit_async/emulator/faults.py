@@ -107,7 +107,7 @@ class Fault:
     _tasks: frozenset[int | str] = frozenset()
     _predicate: Callable[[TaskRecord], bool] | None = None
 
-    # What happens to a request.
+    # Faults of requests.
 
     @classmethod
     def status(
@@ -166,7 +166,7 @@ class Fault:
         """Answer after a delay in seconds, at a limited speed, or both."""
         return cls(Slow(delay, bytes_per_second))
 
-    # What happens to a JSON reply.
+    # Faults of JSON replies.
 
     @classmethod
     def truncated_json(cls) -> Fault:
@@ -203,7 +203,7 @@ class Fault:
 
         return cls.reshape(replace).on("check")
 
-    # What happens to a download.
+    # Faults of downloads.
 
     @classmethod
     def expired_url(cls) -> Fault:
@@ -220,7 +220,7 @@ class Fault:
         """Answer a download with another body, under HTTP 200."""
         return cls(Answer(Reply(200, body, content_type)), ("download",))
 
-    # What happens to a task.
+    # Faults of tasks.
 
     @classmethod
     def stuck_task(cls) -> Fault:
@@ -243,7 +243,7 @@ class Fault:
         """Create a task that status checks no longer find after the first `after_checks` checks."""
         return cls(TaskFault("vanished", after_checks=after_checks), ("task",))
 
-    # When it happens.
+    # Restrictions.
 
     def on(self, *operations: Operation) -> Fault:
         """Apply only to these operations.

@@ -105,7 +105,7 @@ def bytes_upload(data: bytes) -> Upload:
 
 
 def path_upload(path: str, status: os.stat_result, name: str) -> Upload:
-    """Return the upload of a local file. Each chunk reopens the file, and checks that its ``status`` has not changed."""
+    """Return the upload of a local file. Each chunk reopens the file, and compares its status with ``status``."""
 
     def read(start: int, size: int) -> memoryview:
         chunk = _buffer.view[:size]

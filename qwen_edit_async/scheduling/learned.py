@@ -32,7 +32,7 @@ class Learned:
     failure*, Management Science 21, 1974). It follows Barlow, Hunter and Proschan (*Optimum checking procedures*,
     J. SIAM 11, 1963).
 
-    The hazard is the number of ends divided by the time at risk, including that of running tasks (Kaplan and Meier,
+    The hazard is the number of ends divided by the time at risk. Running tasks count too (Kaplan and Meier,
     *Nonparametric estimation from incomplete observations*, 1958). An end between two checks is spread over the time
     between them (Turnbull, 1976). Old evidence fades, so the estimate follows the service.
 

@@ -91,7 +91,7 @@ def pause_after(error: QwenEditError) -> float:
 
 
 class Then(enum.Enum):
-    """What to do after an attempt to submit has failed."""
+    """The next step after a failed attempt to submit."""
 
     GIVE_UP = "raise the error"
     BACK_OFF = "try again after a delay"
@@ -108,10 +108,10 @@ def after_failure(
     deadline: float,
     room_deadline: float,
 ) -> Then:
-    """Decide what to do after an attempt to submit has failed.
+    """Decide about the next step after a failed attempt to submit.
 
     Args:
-        failure: What the failure means.
+        failure: The meaning of the failure.
         failures: The number of failed attempts so far, except throttled ones.
         max_retries: The greatest number of failures after which to try again.
         resubmit_uncertain: Whether to try again although the service may have accepted the attempt.

@@ -32,7 +32,7 @@ GIF = b"GIF89a" + bytes(20)
 @pytest.mark.parametrize("image", [None, {"bytes": None, "path": None}])
 def test_a_missing_image_is_named(image: object) -> None:
     [unwrapped] = as_image_tuple(image)
-    with pytest.raises(InvalidEditError, match=r"^image 1 is missing: it is None, or a cell without bytes and path"):
+    with pytest.raises(InvalidEditError, match=r"^image 1 is missing: it is None, or a cell without bytes or path"):
         check_image(unwrapped, "image 1")
 
 
