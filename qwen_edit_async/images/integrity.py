@@ -101,7 +101,8 @@ def judge(file: IO[bytes], size: int) -> Verdict:
         return Verdict(problem=_describe(head))
     article = "an" if kind[0] in "AI" else "a"
     damage = _damage(file, size, media_type, kind)
-    if damage == CUT_SHORT:
+    # A JPEG file may lack only its end marker.
+    if damage == CUT_SHORT and (kind != "JPEG" or not _decodes(file, Findings(doubtful_end=size))):
         return Verdict(kind, f"it is {article} {kind} file that is cut short")
     return Verdict(kind, flaw=f"is {article} {kind}, not a PNG{damage and f', and damaged: {damage}'}")
 
@@ -123,17 +124,21 @@ def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> st
     found = Findings() if media_type is None else find_damage(file, size, media_type)
     if found.damage or (kind in {"AVIF", "HEIF"} and not _has_all_boxes(file, size)):
         return found.damage or CUT_SHORT
-    if kind == "HEIF":  # Pillow alone can't read this format
-        return ""
+    # Pillow alone can't read HEIF.
+    return "not all of its pixels can be decoded" if kind != "HEIF" and _decodes(file, found) is False else ""
+
+
+def _decodes(file: IO[bytes], found: Findings) -> bool | None:
+    """Return whether a picture can be decoded; ``None`` without Pillow."""
     try:
         from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
     except ImportError:
-        return ""
+        return None
     try:
         pillow.check(file, "it", found, fit=True)
     except InvalidEditError:
-        return "not all of its pixels can be decoded"
-    return ""
+        return False
+    return True
 
 
 def _has_all_boxes(file: IO[bytes], size: int) -> bool:

@@ -33,8 +33,8 @@ SPOOL_BYTES: Final = 1024 * 1024
 
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
-_JPEG_PADDING: Final = bytes(8)
-"""The bytes that a decoder may read ahead. They replace the end marker, so that the decoder invents no pixels."""
+_JPEG_PADDING: Final = b"\xff\0" * 8
+"""The bytes that a decoder may read ahead. They replace the end marker, and are no valid code for a pixel."""
 
 _WEBP_QUALITY: Final = 70
 _WEBP_METHOD: Final = 0

@@ -32,6 +32,8 @@ _SRGB_CODE: Final = b"\1\x0d\0\1"
 _SRGB_GAMMAS: Final = range(45_000, 46_000)
 """The gAMA values that look the same as that of sRGB, 45455."""
 
+_CRITICAL: Final = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
+_PALETTE_BYTES: Final = range(3, 3 * 256 + 1, 3)
 _FILTERS: Final = bytes(range(5))
 _INDEXED: Final = 3
 _CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -75,22 +77,25 @@ class _Check:
         self._kept: dict[bytes, bytes] = {}
         self._sides = (0, 0)
         self._has_pixels = False
+        self._previous = b""
+        self._is_whole = False  # all rows were in intact chunks
         self._lacks_palette = False
         self._rows: _Rows | None = None
         self._flaw = ""
         self._remark = ""
 
     def read(self, size: int) -> Findings:
-        """Read up to the last chunk."""
+        """Read up to the last chunk. Damage after the last row is a flaw, because the picture can still be shown."""
         if (start := self._take(len(_SIGNATURE))) != _SIGNATURE:
             raise DamageError(f"it begins with {start!r}")
         self._read_chunk()
         self._take_header()
-        for _ in range(_MAX_CHUNKS):
-            if self._read_chunk() == b"IEND":
-                break
-        else:
-            raise DamageError(f"it has more than {_MAX_CHUNKS:,} chunks")
+        try:
+            self._read_chunks()
+        except DamageError as error:
+            if not self._is_whole:
+                raise
+            self._note(str(error))
         if self._rows is not None:
             self._note(self._rows.missing)
         return Findings(
@@ -113,6 +118,12 @@ class _Check:
         elif width * height <= MAX_PIXELS:  # a larger picture is refused without inflating it
             self._rows = _Rows(width, height, depth * _CHANNELS[colour], interlaced=bool(interlace))
 
+    def _read_chunks(self) -> None:
+        for _ in range(_MAX_CHUNKS):
+            if self._read_chunk() == b"IEND":
+                return
+        raise DamageError(f"it has more than {_MAX_CHUNKS:,} chunks")
+
     def _read_chunk(self) -> bytes:
         """Read a chunk, and return its type."""
         head = self._take(8)
@@ -131,6 +142,8 @@ class _Check:
             if kind[:1].isupper():  # critical: the picture can't be shown without this chunk
                 raise DamageError(f"its chunk {kind!r} is damaged")
             self._remark = self._remark or f"its chunk {kind!r} is damaged"
+        self._previous = kind
+        self._is_whole = self._rows is not None and not self._rows.missing
         return kind
 
     def _check_place(self, length: int, kind: bytes) -> None:
@@ -141,9 +154,15 @@ class _Check:
             raise DamageError("it does not begin with exactly one header")
         if kind == b"IEND" and (length or not self._has_pixels):
             raise DamageError("it ends without pixels" if not length else "its end is damaged")
+        if kind[:1].isupper() and kind not in _CRITICAL:
+            self._note(f"its chunk {kind!r} is of an unknown kind")
+        if kind == b"PLTE" and length not in _PALETTE_BYTES:
+            self._note("its palette is damaged")
         self._lacks_palette = self._lacks_palette and kind != b"PLTE"
         if kind == b"IDAT" and self._lacks_palette:
             self._note("it has no palette before its pixels")
+        if kind == b"IDAT" and self._has_pixels and self._previous != b"IDAT":
+            self._note(f"its chunk {self._previous!r} interrupts its pixel data")
         self._has_pixels = self._has_pixels or (kind == b"IDAT" and length > 0)
 
     def _colours(self) -> str:

@@ -64,8 +64,7 @@ def test_a_whole_picture_passes() -> None:
 @pytest.mark.fuzz
 @given(st.integers(0, len(PICTURE) - 1))
 def test_a_picture_that_is_cut_anywhere_is_refused(length: int) -> None:
-    with pytest.raises(DamageError, match="cut short"):
-        check(PICTURE[:length])
+    assert problem(PICTURE[:length]) == "it is cut short"
 
 
 @pytest.mark.fuzz
@@ -85,7 +84,6 @@ def test_a_picture_with_any_one_byte_changed_is_refused(position: int, flip: int
         (SIGNATURE + chunk(b"IHDR", b"short") + PIXELS + END, "does not begin with exactly one header"),
         (SIGNATURE + header() + END, "ends without pixels"),
         (SIGNATURE + header() + chunk(b"IDAT") + END, "ends without pixels"),
-        (SIGNATURE + header() + PIXELS + chunk(b"IEND", b"more"), "its end is damaged"),
         (SIGNATURE + header(0, 3) + PIXELS + END, "no pixels"),
         (SIGNATURE + header(5, 0) + PIXELS + END, "no pixels"),
         (SIGNATURE + header() + PIXELS[:-1] + bytes([PIXELS[-1] ^ 1]) + END, "'IDAT' is damaged"),
@@ -236,5 +234,42 @@ def test_a_picture_of_a_palette_needs_it_before_its_pixels(rest) -> None:
     assert problem(INDEXED + rest) == "it has no palette before its pixels"
 
 
+@pytest.mark.parametrize("size", [0, 1, 4, 771])
+def test_a_palette_has_1_to_256_colours(size) -> None:
+    assert problem(INDEXED + chunk(b"PLTE", bytes(size)) + INDICES + END) == "its palette is damaged"
+
+
+@pytest.mark.parametrize("size", [3, 768])
+def test_the_smallest_and_the_largest_palette_pass(size) -> None:
+    assert problem(INDEXED + chunk(b"PLTE", bytes(size)) + INDICES + END) == ""
+
+
+def test_pixel_data_in_several_places_is_damage() -> None:
+    stream = zlib.compress(bytes(48))
+    first, second = chunk(b"IDAT", stream[:9]), chunk(b"IDAT", stream[9:])
+    assert problem(SIGNATURE + header() + first + chunk(b"IDAT") + second + END) == ""
+    assert problem(SIGNATURE + header() + first + TEXT + second + END) == "its chunk b'tEXt' interrupts its pixel data"
+
+
+def test_an_unknown_critical_chunk_is_damage() -> None:
+    assert problem(SIGNATURE + header() + chunk(b"ABCD") + PIXELS + END) == "its chunk b'ABCD' is of an unknown kind"
+
+
+@pytest.mark.parametrize(
+    ("end", "damage"),
+    [
+        (b"", "it is cut short"),
+        (END[:-1], "it is cut short"),
+        (END[:-1] + b"!", "its chunk b'IEND' is damaged"),
+        (chunk(b"IEND", b"more"), "its end is damaged"),
+        (b"\0\0\0\x041234", "b'1234' of 4 bytes is not a chunk"),
+        (TEXT * 50_000 + END, "it has more than 50,000 chunks"),
+    ],
+)
+def test_damage_after_the_last_row_is_a_flaw(end, damage) -> None:
+    assert check(SIGNATURE + header() + PIXELS + end).damage == damage
+
+
 def test_more_chunks_than_any_picture_has_are_damage() -> None:
-    assert problem(SIGNATURE + header() + PIXELS + TEXT * 50_000 + END) == "it has more than 50,000 chunks"
+    with pytest.raises(DamageError, match="it has more than 50,000 chunks"):
+        check(SIGNATURE + header() + TEXT * 50_000 + PIXELS + END)

@@ -62,6 +62,18 @@ def test_a_picture_that_is_cut_short_is_a_problem(kind, share) -> None:
     assert kind in found.problem
 
 
+@pytest.mark.parametrize("end", [b"", b"\0\0\0\0IEND\xae\x42\x60"])
+def test_a_png_that_lacks_only_its_end_is_kept_and_flagged(end) -> None:
+    found = verdict(picture("PNG")[:-12] + end)
+    assert found == Verdict("PNG", flaw="is a damaged PNG file: it is cut short", sides=(100, 80))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_kept_and_flagged(size) -> None:
+    found = verdict(picture("JPEG")[:-size])
+    assert found == Verdict("JPEG", flaw="is a JPEG, not a PNG, and damaged: it is cut short")
+
+
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
 def test_a_picture_that_lacks_some_of_its_pixels_is_kept_and_flagged(kind) -> None:
     content = picture(kind)
