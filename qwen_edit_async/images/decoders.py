@@ -116,6 +116,18 @@ def check_pixels(sides: tuple[int, int], name: str, plugin: str = "") -> None:
         raise InvalidEditError(f"{name} is {sides[0]}×{sides[1]}, more than {limit:,} pixels: shrink it")
 
 
+def check_tiles(image: ImageFile.ImageFile, name: str) -> None:
+    """Check that the strips or tiles of a TIFF file cover its area. The decoder accepts a file with fewer.
+
+    Raises:
+        InvalidEditError: A part of the area is not covered.
+    """
+    areas = {tile.extents for tile in image.tile if tile.extents}  # separate planes repeat them
+    covered = sum((right - left) * (bottom - top) for left, top, right, bottom in areas)
+    if image.format == "TIFF" and covered < image.width * image.height:
+        raise InvalidEditError(f"{name} is damaged: some of its pixels are missing")
+
+
 def load_what_is_there(image: ImageFile.ImageFile) -> None:
     """Decode the pixels before the first damaged or missing one. The rest stays black.
 

@@ -19,6 +19,7 @@ from qwen_edit_async.images.decoders import (
     PngEssentials,
     SampleDecodedError,
     check_pixels,
+    check_tiles,
     load_what_is_there,
     open_file,
 )
@@ -102,6 +103,7 @@ def check(file: IO[bytes], name: str, findings: Findings, *, fit: bool = False) 
             else:
                 image.decode_small(findings.doubtful_end, _JPEG_PADDING)
         elif image.format != "PNG":
+            check_tiles(image, name)
             image.load()
         return facts
     return None  # Pillow warned about metadata, and the user's filters turn warnings into exceptions

@@ -76,8 +76,12 @@ def plain(image: Image.Image, name: str, turn: int) -> Image.Image:
     if image.mode in _AMBIGUOUS_MODES:
         raise InvalidEditError(f"{name} has 32-bit samples (mode {image.mode!r}): convert it to 8 bits, 0 to 255")
     tags = getattr(image, "tag_v2", {})
-    if image.mode.startswith("I;16") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-        raise InvalidEditError(f"{name} has 16-bit samples with white at 0: convert it to 8 bits, with black at 0")
+    if image.mode.startswith("I;16"):
+        if image.format is None:  # it may be a copy of a 12-bit picture
+            advice = "give the file that it comes from, or convert it to 8 bits"
+            raise InvalidEditError(f"{name} has 16-bit samples of unknown range: {advice}")
+        if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+            raise InvalidEditError(f"{name} has 16-bit samples with white at 0: convert it to 8 bits, with black at 0")
     if turn != UPRIGHT and image.format != "TIFF":  # Pillow turns a TIFF image while it loads it
         image = image.transpose(_METHODS[turn])
     converted = _to_eight_bits(image, tags.get(BITS, (16,))[0])

@@ -14,11 +14,12 @@ ORIENTATION: Final = 274
 UPRIGHT: Final = 1
 PHOTOMETRIC: Final = 262
 BITS: Final = 258
+_COMPRESSION, _SAMPLES, _SUBSAMPLING = 259, 277, 530
 _REDUCED, _OLD_REDUCED, _MAKE, _PLANES, _MORE_PICTURES = 254, 255, 271, 284, 330
 _SAMPLE_FORMAT, _DNG_VERSION = 339, 50706
 _READ_TAGS: Final = frozenset(
-    {ORIENTATION, PHOTOMETRIC, BITS, _REDUCED, _OLD_REDUCED, _MAKE, _PLANES, _MORE_PICTURES}
-    | {_SAMPLE_FORMAT, _DNG_VERSION}
+    {ORIENTATION, PHOTOMETRIC, BITS, _COMPRESSION, _SAMPLES, _SUBSAMPLING}
+    | {_REDUCED, _OLD_REDUCED, _MAKE, _PLANES, _MORE_PICTURES, _SAMPLE_FORMAT, _DNG_VERSION}
 )
 _VALUE_BYTES: Final = dict(zip(range(1, 14), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), strict=True)) | {
     16: 8,
@@ -38,6 +39,9 @@ _UNSIGNED: Final = frozenset({1, 4})
 
 _OLD_PREVIEW: Final = 2
 _SEPARATE_PLANES: Final = 2
+_GRAY_AND_ALPHA: Final = 2
+_UNCOMPRESSED: Final = 1
+_YCBCR: Final = 6
 _BIG: Final = 43
 _RAW_FORMATS: Final = {"canon": "CR2", "nikon": "NEF", "pentax": "PEF", "samsung": "SRW", "sony": "ARW"}
 """Camera raw formats that are TIFF files, by the first word of the camera's make."""
@@ -140,6 +144,13 @@ def _unreadable_kind(head: bytes, tags: Tags) -> str:
         return f"{max(bits)}-bit samples"
     if max(bits) > _EIGHT_BITS and WHITE_IS_ZERO in tags.get(PHOTOMETRIC, ()):
         return f"{max(bits)}-bit samples with white at 0"
-    if max(bits) > _EIGHT_BITS and len(bits) > 1 and _SEPARATE_PLANES in tags.get(_PLANES, ()):
-        return "16-bit samples in separate planes"
+    samples, *_ = tags.get(_SAMPLES) or (1,)
+    if _SEPARATE_PLANES in tags.get(_PLANES, ()) and samples > 1:
+        if max(bits) > _EIGHT_BITS:
+            return "16-bit samples in separate planes"
+        if samples == _GRAY_AND_ALPHA:
+            return "gray and alpha in separate planes"
+    is_plain_ycbcr = _YCBCR in tags.get(PHOTOMETRIC, ()) and _UNCOMPRESSED in tags.get(_COMPRESSION, (_UNCOMPRESSED,))
+    if is_plain_ycbcr and max(tags.get(_SUBSAMPLING) or (2,)) > 1:
+        return "subsampled YCbCr without compression"
     return ""

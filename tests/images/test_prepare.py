@@ -373,7 +373,7 @@ def test_three_images_keep_their_order() -> None:
 @pytest.mark.parametrize(
     ("mode", "sent"),
     [
-        *(("1", "L"), ("L", "L"), ("I;16", "L"), ("I;16B", "L")),
+        *(("1", "L"), ("L", "L")),
         *(
             ("RGB", "RGB"),
             ("P", "RGB"),
@@ -400,6 +400,7 @@ def test_pixels_and_transparency_of_a_picture_are_kept() -> None:
 @pytest.mark.parametrize("mode", ["I;16", "I;16B"])
 def test_sixteen_bits_are_scaled_to_eight(mode, value, shade) -> None:
     picture = Image.new(mode, (400, 400), value)
+    picture.format = "PNG"  # as if it were read from a file
     assert Image.open(io.BytesIO(content(picture))).getpixel((0, 0)) == shade
 
 

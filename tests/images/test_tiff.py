@@ -124,7 +124,10 @@ UNREADABLE = {
     "12-bit samples": tiff(bits=12, samples=3),
     "big-endian BigTIFF": tiff(big=True, order=">"),
     "16-bit samples with white at 0": tiff((262, SHORT, 0), bits=16),
-    "separate planes": tiff((284, SHORT, 2), bits=16, samples=3),
+    "16-bit samples in separate planes": tiff((284, SHORT, 2), bits=16, samples=3),
+    "gray and alpha in separate planes": tiff((284, SHORT, 2), (262, SHORT, 1), (338, SHORT, 2), samples=2),
+    "subsampled YCbCr": tiff((262, SHORT, 6), (530, SHORT, (2, 1)), samples=3),
+    "YCbCr without compression": tiff((262, SHORT, 6), samples=3),
 }
 
 
@@ -150,10 +153,35 @@ def test_a_tiff_of_a_kind_that_pillow_does_not_know_is_refused_in_plain_words(fi
         tiff((284, SHORT, 2), bits=16),
         tiff((339, SHORT, (1, 1, 1)), samples=3),
         tiff((339, SHORT, 4)),
+        tiff((262, SHORT, 1), (338, SHORT, 2), samples=2),
+        tiff((284, SHORT, 2), samples=3),
+        tiff((262, SHORT, 6), (530, SHORT, (1, 1)), samples=3),
+        tiff((262, SHORT, 6), (259, SHORT, 7), samples=3),
     ],
 )
 def test_a_tiff_of_unsigned_samples_passes(data) -> None:
     assert problem(data) == ""
+
+
+@pytest.mark.parametrize("tags", [[(257, LONG, 4000)], [(278, LONG, 40), (279, LONG, 16_000)]])
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_tiff_that_lacks_strips_is_refused(tags, fit) -> None:
+    with pytest.raises(InvalidEditError, match=r"image 1 is damaged: some of its pixels are missing$"):
+        prepare([tiff(*tags)], fit=fit)
+
+
+@pytest.mark.parametrize("tag", [(274, SHORT, 6), (284, SHORT, 2)])
+@pytest.mark.parametrize("rows", [100, 150])
+def test_a_tiff_of_several_strips_passes(tag, rows) -> None:
+    strips = [3 * 400 * min(rows, 400 - start) for start in range(0, 400, rows)]
+    at = tuple(8 + sum(strips[:index]) for index in range(len(strips)))
+    data = tiff(tag, (278, LONG, rows), (273, LONG, at), (279, LONG, tuple(strips)), samples=3)
+    if tag[0] == 284:
+        planes = [size // 3 for size in strips] * 3
+        at = tuple(8 + sum(planes[:index]) for index in range(len(planes)))
+        data = tiff(tag, (278, LONG, rows), (273, LONG, at), (279, LONG, tuple(planes)), samples=3)
+    (upload,) = prepare([data])
+    assert upload.size == len(data)
 
 
 def sent(data: bytes) -> Image.Image:
@@ -174,6 +202,15 @@ TWELVE_BITS = tiff(bits=12, pixels=bytes([0x80, 0x08, 0x00]) * (400 * 200))
 
 def test_fit_scales_a_twelve_bit_tiff() -> None:
     assert sent(TWELVE_BITS).getpixel((200, 200)) == 128
+
+
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_copy_of_a_twelve_bit_picture_is_refused(fit) -> None:
+    picture = Image.open(io.BytesIO(TWELVE_BITS))
+    for copy in (picture.copy(), picture.crop((0, 0, 400, 390))):
+        with pytest.raises(InvalidEditError, match=r"image 1 has 16-bit samples of unknown range: .* 8 bits$"):
+            prepare([copy], fit=fit)
+    assert prepare([picture])[0].size
 
 
 def test_fit_converts_a_big_tiff() -> None:
