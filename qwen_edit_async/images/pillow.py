@@ -238,7 +238,7 @@ def _from_array(array: Any, name: str) -> Image.Image:
 
 
 def _fitted(image: Image.Image, before: tuple[int, int], turn: int, name: str, *, lossless: bool) -> Encoded:
-    picture = shrunk(plain(image, name, turn), RECOMMENDED_MAX_SIDE)
+    picture = plain(image, name, turn, RECOMMENDED_MAX_SIDE)
     transparent = picture.mode == "RGBA"
     encoded = _save(picture, "PNG" if lossless or transparent else "JPEG")
     while encoded.size > SAFE_IMAGE_BYTES:

@@ -24,6 +24,7 @@ _METHODS: Final = {
 
 _XMP_ORIENTATION: Final = re.compile(r"tiff:Orientation(?:=[\"']|>)([1-8])")
 _AMBIGUOUS_MODES: Final = frozenset({"I", "F"})
+_GRAY_MODES: Final = frozenset({"1", "L", "LA"})
 _PROFILED_MODES: Final = {b"GRAY": frozenset({"L"}), b"RGB ": frozenset({"RGB", "RGBA"})}
 """The modes of pictures that an ICC profile can describe, by the profile's colour space."""
 
@@ -63,15 +64,19 @@ def orientation(image: Image.Image) -> int:
     return value if value in _METHODS else UPRIGHT
 
 
-def plain(image: Image.Image, name: str, turn: int) -> Image.Image:
+def plain(image: Image.Image, name: str, turn: int, side: int | None = None) -> Image.Image:
     """Return the image upright, in 8-bit gray, RGB or RGBA. A fully opaque alpha channel is dropped.
 
-    ``turn`` is the image's Exif orientation.
+    Args:
+        image: The image.
+        name: Its name in messages.
+        turn: Its Exif orientation.
+        side: The most pixels of the longest side; ``None`` for no limit.
 
     Raises:
         InvalidEditError: The image has values that can't be converted to 8 bits with certainty.
     """
-    _check_shade(image, name)
+    _check_transparent_colour(image, name)
     image.load()  # an icon's mode is known only after loading
     if image.mode in _AMBIGUOUS_MODES:
         raise InvalidEditError(f"{name} has 32-bit samples (mode {image.mode!r}): convert it to 8 bits, 0 to 255")
@@ -82,8 +87,6 @@ def plain(image: Image.Image, name: str, turn: int) -> Image.Image:
             raise InvalidEditError(f"{name} has 16-bit samples of unknown range: {advice}")
         if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
             raise InvalidEditError(f"{name} has 16-bit samples with white at 0: convert it to 8 bits, with black at 0")
-    if turn != UPRIGHT and image.format != "TIFF":  # Pillow turns a TIFF image while it loads it
-        image = image.transpose(_METHODS[turn])
     converted = _to_eight_bits(image, tags.get(BITS, (16,))[0])
     if converted.mode == "RGBA" and converted.getchannel("A").getextrema()[0] == _OPAQUE:
         converted = converted.convert("RGB")
@@ -91,12 +94,16 @@ def plain(image: Image.Image, name: str, turn: int) -> Image.Image:
     if profile and converted.mode not in _PROFILED_MODES.get(profile[16:20], ()):
         converted = converted.copy() if converted is image else converted
         del converted.info["icc_profile"]
+    if side is not None:
+        converted = shrunk(converted, side)
+    if turn != UPRIGHT and image.format != "TIFF":  # Pillow turns a TIFF image while it loads it
+        converted = converted.transpose(_METHODS[turn])
     return converted
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
     """Convert a gray, RGB or RGBA image to sRGB, and remove its profile."""
-    converted = _through_profile(image, image.mode) or image.copy()
+    converted = _through_profile(image) or image.copy()
     converted.info.pop("icc_profile", None)
     return converted
 
@@ -110,7 +117,7 @@ def shrunk(image: Image.Image, side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _check_shade(image: Image.Image, name: str) -> None:
+def _check_transparent_colour(image: Image.Image, name: str) -> None:
     """Refuse a PNG whose transparent shade has another number of bits than its decoded pixels."""
     if "transparency" not in image.info or image.mode in {"P", "PA"}:
         return
@@ -130,16 +137,20 @@ def _to_eight_bits(image: Image.Image, bits: int) -> Image.Image:
     if image.mode == "1" and not transparent:
         return image.convert("L")
     if image.mode in {"CMYK", "LAB"}:
-        converted = _through_profile(image, "RGB") or image.convert("RGB")
+        converted = _through_profile(image) or image.convert("RGB")
         converted.info.pop("icc_profile", None)
         return converted
     if image.mode == "La":
         image = image.convert("LA")  # Pillow can't convert La to anything else
-    return image.convert("RGBA" if transparent else "RGB")
+    converted = image.convert("RGBA" if transparent else "RGB")
+    if image.mode in _GRAY_MODES and (coloured := _through_profile(image.convert("L"))):
+        coloured.putalpha(converted.getchannel("A"))
+        return coloured
+    return converted
 
 
-def _through_profile(image: Image.Image, mode: str) -> Image.Image | None:
-    """Convert an image to sRGB through its profile. Return ``None`` if it has no usable profile."""
+def _through_profile(image: Image.Image) -> Image.Image | None:
+    """Convert an image to RGB or RGBA in sRGB through its profile. Return ``None`` if it has no usable profile."""
     profile = image.info.get("icc_profile")
     if not profile:
         return None
@@ -147,10 +158,12 @@ def _through_profile(image: Image.Image, mode: str) -> Image.Image | None:
         from PIL import ImageCms  # noqa: PLC0415  # missing if Pillow was built without LittleCMS
     except ImportError:
         return None
+    mode = "RGBA" if image.mode == "RGBA" else "RGB"
     try:
         converted: Any = ImageCms.profileToProfile(
             image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode=mode
         )
     except (ImportError, OSError, ImageCms.PyCMSError):  # the module can lack its compiled part
         return None
+    converted.info.pop("icc_profile", None)
     return cast("Image.Image", converted)

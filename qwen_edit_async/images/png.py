@@ -23,11 +23,17 @@ _IHDR_BYTES: Final = 13
 _INFLATED_BYTES: Final = 256 * 1024
 """Bytes inflated at a time."""
 
-_KEPT: Final = frozenset({b"IHDR", b"eXIf", b"cICP", b"iCCP", b"sRGB", b"gAMA"})
+_KEPT: Final = frozenset({b"IHDR", b"eXIf", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"})
 """The types of the chunks whose data is kept, up to one block."""
 
 _SRGB_CODE: Final = b"\1\x0d\0\1"
 """The cICP data of sRGB."""
+
+_SRGB_PRIMARIES: Final = (31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_000)
+"""The cHRM values of sRGB: x and y of white, red, green and blue."""
+
+_SAME_PRIMARIES: Final = 1000
+"""The largest difference of cHRM values that look the same."""
 
 _SRGB_GAMMAS: Final = range(45_000, 46_000)
 """The gAMA values that look the same as that of sRGB, 45455."""
@@ -169,10 +175,15 @@ class _Check:
         """Return the type of the chunk that sets colours other than sRGB, or an empty text."""
         if self._kept.get(b"cICP", _SRGB_CODE) != _SRGB_CODE:
             return "cICP"
-        gamma = self._kept.get(b"gAMA")
-        if gamma is None or self._kept.keys() & {b"iCCP", b"sRGB", b"cICP"}:
+        if self._kept.keys() & {b"iCCP", b"sRGB", b"cICP"}:
             return ""
-        return "" if int.from_bytes(gamma) in _SRGB_GAMMAS else "gAMA"
+        if (gamma := self._kept.get(b"gAMA")) is not None and int.from_bytes(gamma) not in _SRGB_GAMMAS:
+            return "gAMA"
+        primaries = self._kept.get(b"cHRM", b"")
+        if len(primaries) != 4 * len(_SRGB_PRIMARIES):
+            return ""
+        pairs = zip(struct.unpack(">8I", primaries), _SRGB_PRIMARIES, strict=True)
+        return "cHRM" if any(abs(value - usual) > _SAME_PRIMARIES for value, usual in pairs) else ""
 
     def _note(self, flaw: str) -> None:
         self._flaw = self._flaw or flaw

@@ -492,6 +492,11 @@ def green_cyan() -> bytes:
     return icc_profile(b"CMYK", b"Lab ", {b"A2B0": lut}, kind=b"prtr")
 
 
+def linear_gray() -> bytes:
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, 256)
+    return icc_profile(b"GRAY", b"XYZ ", {b"wtpt": xyz(0.9642, 1, 0.8249), b"kTRC": curve})
+
+
 def colour(picture: Image.Image) -> tuple[int, ...]:
     return picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
 
@@ -550,6 +555,28 @@ def test_a_thumbnail_has_the_colours_of_its_profile() -> None:
     assert colour(small)[0] < 60  # far less red than the profile's own green has
     assert "icc_profile" not in small.info
     made.file.close()
+
+
+@pytest.mark.parametrize("alpha", [255, 7])
+def test_gray_with_transparency_is_converted_through_its_profile(alpha) -> None:
+    picture = Image.merge("LA", (Image.new("L", (400, 400), 60), Image.new("L", (400, 400), alpha)))
+    picture.info["icc_profile"] = linear_gray()
+    sent = Image.open(io.BytesIO(content(picture)))
+    assert (sent.convert("RGBA").getpixel((9, 9)), "icc_profile" in sent.info) == ((133, 133, 133, alpha), False)
+
+
+def test_a_transparent_shade_of_gray_is_converted_through_its_profile() -> None:
+    data = encoded(Image.linear_gradient("L").resize((3200, 400)), "PNG", icc_profile=linear_gray(), transparency=0)
+    result, _, _ = fitted(data)
+    assert (result.mode, result.getpixel((9, 0))[3]) == ("RGBA", 0)
+    assert result.getpixel((9, 90)) == (133, 133, 133, 255)
+    assert "icc_profile" not in result.info
+
+
+def test_a_thumbnail_of_gray_has_the_colours_of_its_profile() -> None:
+    data = encoded(Image.new("L", (400, 400), 60), "PNG", icc_profile=linear_gray())
+    with _pillow.thumbnail(io.BytesIO(data), 64, "the picture").file as file:
+        assert abs(colour(Image.open(file))[0] - 133) <= 2
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "TIFF"])
@@ -1123,6 +1150,10 @@ def test_a_png_whose_colour_profile_is_junk_is_refused(fit) -> None:
         prepare([with_chunk(encoded(photo(), "PNG"), b"iCCP", b"junk")], fit=fit)
 
 
+def chromaticities(red_y: int) -> bytes:
+    return struct.pack(">8I", 31_270, 32_900, 64_000, red_y, 30_000, 60_000, 15_000, 6_000)
+
+
 WIDE = encoded(Image.new("RGB", (3100, 400)), "PNG")
 GAMMA, SRGB_GAMMA = struct.pack(">I", 100_000), struct.pack(">I", 45_455)
 
@@ -1132,6 +1163,12 @@ GAMMA, SRGB_GAMMA = struct.pack(">I", 100_000), struct.pack(">I", 45_455)
     [
         (with_chunk(WIDE, b"gAMA", GAMMA), "gAMA"),
         (with_chunk(WIDE, b"gAMA", SRGB_GAMMA), None),
+        (with_chunk(WIDE, b"gAMA", struct.pack(">I", 45_000)), None),
+        (with_chunk(WIDE, b"gAMA", struct.pack(">I", 46_000)), "gAMA"),
+        (with_chunk(WIDE, b"cHRM", chromaticities(33_010)), None),
+        (with_chunk(WIDE, b"cHRM", chromaticities(26_500)), "cHRM"),
+        (with_chunk(WIDE, b"cHRM", b"junk"), None),
+        (with_chunk(with_chunk(WIDE, b"cHRM", chromaticities(26_500)), b"sRGB", b"\0"), None),
         (with_chunk(with_chunk(WIDE, b"gAMA", GAMMA), b"sRGB", b"\0"), None),
         (with_chunk(WIDE, b"cICP", b"\x09\x10\0\1"), "cICP"),
         (with_chunk(WIDE, b"cICP", b"\1\x0d\0\1"), None),
