@@ -67,7 +67,13 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
 
 
 class PngEssentials(PngImagePlugin.PngImageFile):
-    """A PNG file that Pillow can open only without its damaged ancillary chunks."""
+    """A PNG file that Pillow can open only without its damaged ancillary chunks.
+
+    Attributes:
+        lost: The types of the lost chunks that change colours.
+    """
+
+    lost: tuple[str, ...] = ()
 
 
 def open_file(file: IO[bytes], name: str, path: str = "", *, fit: bool = False) -> ImageFile.ImageFile:
@@ -167,10 +173,17 @@ def _plugin(head: bytes, name: str, path: str) -> str:
 
 def _open_essentials(file: IO[bytes], name: str) -> PngEssentials:
     file.seek(0)
-    try:
-        return PngEssentials(io.BytesIO(essentials(file.read())))
-    except Exception:  # noqa: BLE001  # as above
-        raise InvalidEditError(f"{name} is a damaged PNG file: save it as a new file") from None
+    data = file.read()
+    for broken in ((), ("iCCP",), ("tRNS",), ("iCCP", "tRNS")):
+        try:
+            intact, lost = essentials(data, broken)
+            image = PngEssentials(io.BytesIO(intact))
+        except Exception as error:  # noqa: BLE001  # as above
+            log.debug("%s can't be opened without its chunks %s: %r", name, broken, error)
+        else:
+            image.lost = lost
+            return image
+    raise InvalidEditError(f"{name} is a damaged PNG file: save it as a new file")
 
 
 def _webp_sides(head: bytes) -> tuple[int, int]:

@@ -156,9 +156,11 @@ def fit(
             image.draft(None, (math.ceil(before[0] * scale), math.ceil(before[1] * scale)))
         lossless = image.format not in {"JPEG", "AVIF", "HEIF", "JPEG2000"}
         encoded = _fitted(image, before, turn, name, lossless=lossless)
-    if findings.colours:
-        lost = f"lost its {findings.colours} chunk, so its colours may look different"
-        encoded = attrs.evolve(encoded, changes=(*encoded.changes, f"{name} {lost}"))
+        broken = " and ".join(sorted(getattr(image, "lost", ())))
+    lost = f"damaged {broken} data" if broken else f"{findings.colours} chunk" if findings.colours else ""
+    if lost:
+        note = f"{name} lost its {lost}, so its colours may look different"
+        encoded = attrs.evolve(encoded, changes=(*encoded.changes, note))
     return encoded
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Collection
 from typing import IO, Final
 
 from qwen_edit_async.images.findings import BLOCK, CUT_SHORT, DamageError, Findings
@@ -63,16 +64,23 @@ def check_png(file: IO[bytes], size: int) -> Findings:
     return _Check(file).read(size)
 
 
-def essentials(data: bytes) -> bytes:
-    """Remove a PNG file's ancillary chunks, except intact ones for transparency, colours and orientation."""
-    kept, start = [data[:8]], 8
+def essentials(data: bytes, broken: Collection[str] = ()) -> tuple[bytes, tuple[str, ...]]:
+    """Remove a PNG file's ancillary chunks, except intact ones for transparency, colours and orientation.
+
+    Return the rest, and the types of the removed chunks for transparency and colours. ``broken`` has the types that
+    are removed in any case.
+    """
+    kept, lost, start = [data[:8]], [], 8
     while head := data[start : start + 8]:
         end = start + 12 + int.from_bytes(head[:4])
         intact = zlib.crc32(data[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
-        if head[4:5].isupper() or (head[4:] in {b"tRNS", b"iCCP", b"eXIf"} and intact):
+        kind = head[4:].decode("latin-1")
+        if kind[:1].isupper() or (kind in {"tRNS", "iCCP", "eXIf"} and intact and kind not in broken):
             kept.append(data[start:end])
+        elif kind in {"tRNS", "iCCP"}:
+            lost.append(kind)
         start = end
-    return b"".join(kept)
+    return b"".join(kept), tuple(lost)
 
 
 class _Check:

@@ -1094,6 +1094,21 @@ def test_fit_turns_a_turned_photo_upright() -> None:
     assert change == "image 1 was turned upright, encoded as JPEG"
 
 
+def test_fit_shrinks_a_photo_before_it_turns_it(monkeypatch) -> None:
+    sizes = []
+    transpose = Image.Image.transpose
+
+    def watched(image: Image.Image, method: Image.Transpose) -> Image.Image:
+        sizes.append(image.size)
+        return transpose(image, method)
+
+    monkeypatch.setattr(Image.Image, "transpose", watched)
+    picture = Image.new("RGB", (6400, 3200))
+    picture.getexif()[ORIENTATION] = 6
+    assert fitted(picture)[0].size == (1536, 3072)
+    assert sizes == [(3072, 1536)]
+
+
 @pytest.mark.parametrize(("format_name", "sent"), [("JPEG", "JPEG"), ("PNG", "PNG")])
 def test_fit_shrinks_the_longest_side_and_keeps_the_kind(format_name, sent) -> None:
     result, change, _ = fitted(encoded(Image.new("RGB", (6400, 3200), "teal"), format_name))
@@ -1132,9 +1147,8 @@ ICC = encoded(photo(), "PNG", icc_profile=wide_gamut())
         (with_chunk(ICC, b"tEXt", b"a\0b", damaged=True), wide_gamut()),
         (with_chunk(ICC, b"pHYs", b"short"), wide_gamut()),
         (with_chunk(ICC, b"gAMA", b"j"), wide_gamut()),
-        (with_chunk(encoded(photo(), "PNG"), b"iCCP", b"junk", damaged=True), None),
     ],
-    ids=["checksum", "resolution", "gamma", "profile"],
+    ids=["checksum", "resolution", "gamma"],
 )
 def test_fit_encodes_a_png_whose_only_fault_is_beside_its_picture(data, profile) -> None:
     with pytest.raises(InvalidEditError, match=r"image 1 is a PNG file with damaged metadata.*fit=True$"):
@@ -1144,10 +1158,34 @@ def test_fit_encodes_a_png_whose_only_fault_is_beside_its_picture(data, profile)
     assert result.info.get("icc_profile") == profile
 
 
+@pytest.mark.parametrize(
+    ("data", "lost"),
+    [
+        (with_chunk(encoded(photo(), "PNG"), b"iCCP", b"junk", damaged=True), "iCCP"),
+        (with_chunk(encoded(photo(), "PNG"), b"iCCP", b"junk"), "iCCP"),
+        (with_chunk(ICC, b"tRNS", b"\0"), "tRNS"),
+        (with_chunk(with_chunk(encoded(photo(), "PNG"), b"iCCP", b"junk"), b"tRNS", b"\0"), "iCCP and tRNS"),
+    ],
+)
+def test_fit_encodes_a_png_without_its_broken_metadata(data, lost) -> None:
+    with pytest.raises(InvalidEditError, match=r"image 1 is a PNG file with damaged metadata.*fit=True$"):
+        prepare([data])
+    (upload,) = prepare([data], fit=True)
+    words = f"image 1 lost its damaged {lost} data, so its colours may look different"
+    assert upload.notes == ("image 1 was encoded as PNG", words)
+    result = Image.open(io.BytesIO(contents((upload,))[0]))
+    assert result.tobytes() == photo().tobytes()
+    assert result.info.get("icc_profile") == (None if "iCCP" in lost else wide_gamut())
+
+
 @pytest.mark.parametrize("fit", [False, True])
-def test_a_png_whose_colour_profile_is_junk_is_refused(fit) -> None:
+def test_a_png_that_can_t_be_opened_without_its_metadata_either_is_refused(monkeypatch, fit) -> None:
+    def fail(*_args: object) -> None:
+        raise ValueError("unknown")
+
+    monkeypatch.setattr(_decoders.PngImagePlugin.PngImageFile, "_open", fail)
     with pytest.raises(InvalidEditError, match=r"image 1 is a (damaged )?PNG file.*(: save|\. Save) it as a new"):
-        prepare([with_chunk(encoded(photo(), "PNG"), b"iCCP", b"junk")], fit=fit)
+        prepare([encoded(photo(), "PNG")], fit=fit)
 
 
 def chromaticities(red_y: int) -> bytes:
