@@ -163,6 +163,6 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
         raise InvalidEditError(f"{name} {reason}") from None
     if not fit:
         check_size(size, name)
-        check_format(head, name, path)
+    check_format(head, name, path, fit=fit)
     if problem:
         raise InvalidEditError(f"{name} {problem}")

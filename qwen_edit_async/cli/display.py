@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from qwen_edit_async.cli.messages import shell_text
 from qwen_edit_async.display.cards import Progress
 from qwen_edit_async.errors import EditWarning
 from qwen_edit_async.text import visible
@@ -109,7 +110,7 @@ class Screen:
 
             def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
                 if issubclass(category, EditWarning):
-                    self.note(str(message))
+                    self.note(shell_text(str(message)))
                 else:
                     python_shows(message, category, *rest, **more)
 

@@ -15,15 +15,15 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.findings import SAVE_ANEW
 from qwen_edit_async.images.jpeg import coefficient_bytes
-from qwen_edit_async.images.kinds import HEAD_BYTES, MAX_PIXELS, RAW_FORMATS, other_advice, sniff, sniff_other
+from qwen_edit_async.images.kinds import HEAD_BYTES, MAX_PIXELS, sniff, sniff_other
 from qwen_edit_async.images.png import essentials
 from qwen_edit_async.log import log
 
 _MAX_COEFFICIENT_BYTES: Final = 512 * 1024 * 1024
 """The most memory for decoding a JPEG with several scans. It is enough for 268 million samples."""
 
-_GREEDY: Final = frozenset({"WEBP", "AVIF", "HEIF", "JPEG2000"})
-"""Formats whose decoders need 16 bytes per pixel instead of 4. Their pictures may have half as many pixels."""
+_GREEDY: Final = frozenset({"WEBP", "JPEG2000"})
+"""Formats whose decoders need 16 bytes per pixel. Others need 4 to 10. Their pictures may have half as many pixels."""
 
 
 class SampleDecodedError(Exception):
@@ -99,8 +99,8 @@ def open_file(file: IO[bytes], name: str, path: str = "", *, fit: bool = False) 
     except Exception as error:  # noqa: BLE001  # plugins raise any kind of error for a broken file
         log.debug("%s can't be opened: %r", name, error)
         if plugin != "PNG":
-            advice = "convert it to PNG"
-            raise InvalidEditError(f"{name} is an unsupported kind of {plugin}: {advice}") from None
+            kind = "an" if plugin == "TIFF" else "damaged or an"  # the damage of a TIFF file was looked for
+            raise InvalidEditError(f"{name} is {kind} unsupported kind of {plugin}: convert it to PNG") from None
         if not fit:
             raise InvalidEditError(f"{name} is a PNG file with damaged metadata. {SAVE_ANEW}") from None
         image = _open_essentials(file, name)
@@ -154,8 +154,6 @@ def _plugin(head: bytes, name: str, path: str) -> str:
     """Load the plugin for a file, and return its name."""
     media_type = sniff(head)
     plugin = media_type.removeprefix("image/").upper() if media_type else sniff_other(head, path)
-    if plugin in RAW_FORMATS:
-        raise InvalidEditError(f"{name} {other_advice(plugin)}")
     for load_plugins in (Image.preinit, Image.init):  # preinit loads the common plugins in a quarter of the time
         if plugin not in Image.OPEN:
             load_plugins()

@@ -115,7 +115,7 @@ RAW_FORMATS: Final = frozenset({"CR3", "ORF", "RAF", "RW2"})
 _PATTERNS: Final = {
     "PCX": re.compile(rb"\n[\x00\x02-\x05]\x01[\x01\x02\x04\x08]"),
     "SGI": re.compile(rb"\x01\xda[\x00\x01][\x01\x02]"),
-    "PPM": re.compile(rb"P[1-6](?:\s*\n#|\s+[0-9]+\s+[0-9])"),  # a comment, or the width and the height
+    "PPM": re.compile(rb"P[1-6](?:\s*\n#|\s(?:\s|#.*\n)*[0-9]+(?:\s|#.*\n)+[0-9])"),  # a comment, or the sides
 }
 _ENDINGS: Final = {
     **dict.fromkeys((".tga", ".icb", ".vda", ".vst"), "TGA"),
@@ -184,7 +184,7 @@ def is_url(image: object) -> TypeGuard[str]:
 
 
 def is_plain_url(image: object) -> bool:
-    """Return whether the image is an http(s) URL that is certainly valid. Other URLs must be parsed."""
+    """Return whether the image is an http(s) URL that is plainly valid."""
     return isinstance(image, str) and _PLAIN_URL.fullmatch(image) is not None
 
 
@@ -287,12 +287,16 @@ def check_size(size: int, name: str, limit: int = MAX_IMAGE_BYTES) -> None:
         raise InvalidEditError(f"{name} is over the limit of {limit:,} bytes: {advice}")
 
 
-def check_format(head: bytes, name: str, path: str = "") -> str:
-    """Return the media type of an image file that starts with ``head``, or refuse the file (contract, *Images*)."""
+def check_format(head: bytes, name: str, path: str = "", *, fit: bool = False) -> str | None:
+    """Return the media type of an image file that starts with ``head``, or refuse the file (contract, *Images*).
+
+    With ``fit``, only camera raw files are refused, and the media type of other formats is ``None``.
+    """
     media_type = sniff(head)
-    if media_type is None and (other := sniff_other(head, path)) is not None:
+    other = sniff_other(head, path) if media_type is None else None
+    if other is not None and (other in RAW_FORMATS or not fit):
         raise InvalidEditError(f"{name} {other_advice(other)}")
-    if media_type is None:
+    if media_type is None and not fit:
         raise InvalidEditError(f"{name} is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image: it begins with {head[:8]!r}")
     return media_type
 

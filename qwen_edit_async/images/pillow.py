@@ -57,12 +57,12 @@ class Facts:
     Attributes:
         sides: Width and height in pixels, as stored.
         orientation: The Exif orientation; 1 is upright.
-        has_pages: Whether the file has several pages or frames.
+        notes: Sentences about the parts of the file that the service ignores.
     """
 
     sides: tuple[int, int]
     orientation: int
-    has_pages: bool
+    notes: tuple[str, ...]
 
 
 @attrs.frozen
@@ -74,14 +74,14 @@ class Encoded:
         size: The size in bytes.
         media_type: ``image/png``, ``image/jpeg`` or ``image/webp``.
         sides: Width and height in pixels.
-        changes: Sentences about the changes to the image.
+        notes: Sentences about the changes to the image, and about the parts that were left out.
     """
 
     file: IO[bytes]
     size: int
     media_type: str
     sides: tuple[int, int]
-    changes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def check(file: IO[bytes], name: str, findings: Findings, *, fit: bool = False) -> Facts | None:
@@ -95,7 +95,7 @@ def check(file: IO[bytes], name: str, findings: Findings, *, fit: bool = False) 
         InvalidEditError: The file can't be decoded, or has too many pixels.
     """
     with _plain_words(name), contextlib.suppress(Warning), open_file(file, name, fit=fit) as image:
-        facts = Facts(image.size, stored_orientation(image, findings.exif), _has_pages(image))
+        facts = Facts(image.size, stored_orientation(image, findings.exif), _page_notes(image, name))
         if isinstance(image, JpegFile):
             if findings.doubtful_end is None:
                 with contextlib.suppress(SampleDecodedError):
@@ -146,7 +146,7 @@ def fit(
         InvalidEditError: The file can't be decoded, or has too many pixels.
     """
     with _plain_words(name), open_file(file, name, path, fit=True) as image:
-        before, turn = image.size, stored_orientation(image, findings.exif)
+        before, turn, page_notes = image.size, stored_orientation(image, findings.exif), _page_notes(image, name)
         small = size <= MAX_IMAGE_BYTES and max(before) <= RECOMMENDED_MAX_SIDE
         faulty = findings.unusual or isinstance(image, PngEssentials)
         if small and turn == UPRIGHT and not faulty and not convert:
@@ -158,10 +158,8 @@ def fit(
         encoded = _fitted(image, before, turn, name, lossless=lossless)
         broken = " and ".join(sorted(getattr(image, "lost", ())))
     lost = f"damaged {broken} data" if broken else f"{findings.colours} chunk" if findings.colours else ""
-    if lost:
-        note = f"{name} lost its {lost}, so its colours may look different"
-        encoded = attrs.evolve(encoded, changes=(*encoded.changes, note))
-    return encoded
+    lost_notes = (f"{name} lost its {lost}, so its colours may look different",) if lost else ()
+    return attrs.evolve(encoded, notes=encoded.notes + lost_notes + page_notes)
 
 
 def thumbnail(picture: Any, side: int, name: str) -> Encoded:
@@ -200,14 +198,16 @@ def decode(content: bytes, name: str) -> Image.Image:
         return image
 
 
-def _has_pages(image: ImageFile.ImageFile) -> bool:
+def _page_notes(image: ImageFile.ImageFile, name: str) -> tuple[str, ...]:
     try:
         if isinstance(image, JpegFile):
             pictures = image._getmp()  # noqa: SLF001  # the public way would reopen the file
-            return pictures is not None and pictures.get(_MPF_IMAGES, 1) > 1
-        return bool(getattr(image, "is_animated", False))
+            several = pictures is not None and pictures.get(_MPF_IMAGES, 1) > 1
+        else:
+            several = image.format != "PSD" and getattr(image, "is_animated", False)  # PSD files have layers
     except Exception:  # noqa: BLE001  # corrupt metadata raises any kind of error, and only a note depends on it
-        return False
+        return ()
+    return (f"{name} has several pages or frames: only the first is edited",) if several else ()
 
 
 @contextlib.contextmanager
@@ -255,7 +255,7 @@ def _fitted(image: Image.Image, before: tuple[int, int], turn: int, name: str, *
     if max(picture.size) < max(before):
         done.append(f"shrunk from {before[0]}×{before[1]} to {picture.width}×{picture.height}")
     done.append(f"encoded as {encoded.media_type.removeprefix('image/').upper()}")
-    return attrs.evolve(encoded, changes=(f"{name} was {', '.join(done)}",))
+    return attrs.evolve(encoded, notes=(f"{name} was {', '.join(done)}",))
 
 
 def _save(image: Image.Image, plugin: str) -> Encoded:

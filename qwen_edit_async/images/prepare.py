@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import attrs
 
@@ -18,7 +18,7 @@ from qwen_edit_async.errors import ConfigurationError, InvalidEditError
 from qwen_edit_async.images.encode import Upload, url_upload
 from qwen_edit_async.images.findings import Findings
 from qwen_edit_async.images.integrity import find_damage
-from qwen_edit_async.images.kinds import HEAD_BYTES, ArrayLike, PillowImage, check_format, image_name, is_url, sniff
+from qwen_edit_async.images.kinds import HEAD_BYTES, ArrayLike, PillowImage, check_format, image_name, is_url
 from qwen_edit_async.images.source import keep, local_path, open_image, turn_at
 from qwen_edit_async.images.tiff import UPRIGHT
 
@@ -67,26 +67,34 @@ def _prepare_image(image: Any, name: str, *, fit: bool) -> Upload:
     file, upload = open_image(image, name, _MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
     with contextlib.ExitStack() as undo:
         undo.callback(file.close)
-        head, path = file.read(HEAD_BYTES), local_path(image) or ""
-        media_type = sniff(head) if fit else check_format(head, name, path)
-        findings = Findings() if media_type is None else find_damage(file, upload.size, media_type)
-        if media_type is not None and (problem := findings.problem(media_type, fit=fit)):
-            raise InvalidEditError(f"{name} {problem}")
+        path = local_path(image) or ""
+        media_type, findings = _check_file(file, upload.size, name, path, fit=fit)
         facts = None
         if pillow is not None and media_type is not None:
             facts = pillow.check(file, name, findings, fit=fit)
         if pillow is not None and fit:
             encoded = pillow.fit(file, upload.size, name, findings, path=path, convert=media_type is None)
             if encoded is not None:
-                return _encoded_upload(encoded, name, facts)
+                return _encoded_upload(encoded, name)
         if upload.file is file:
             undo.pop_all()
     upload = _with_head(upload, str(media_type))
-    return (
-        upload
-        if facts is None
-        else attrs.evolve(upload, warnings=_warnings(facts, name), notes=_page_notes(facts, name))
-    )
+    return upload if facts is None else attrs.evolve(upload, warnings=_warnings(facts, name), notes=facts.notes)
+
+
+def _check_file(file: IO[bytes], size: int, name: str, path: str, *, fit: bool) -> tuple[str | None, Findings]:
+    """Check a file without Pillow. Return its media type and findings; ``None`` for a type that ``fit`` must convert.
+
+    Raises:
+        InvalidEditError: The file is damaged, or not of an accepted kind.
+    """
+    media_type = check_format(file.read(HEAD_BYTES), name, path, fit=fit)
+    if media_type is None:
+        return None, Findings()
+    findings = find_damage(file, size, media_type)
+    if problem := findings.problem(media_type, fit=fit):
+        raise InvalidEditError(f"{name} {problem}")
+    return media_type, findings
 
 
 def _pillow() -> ModuleType | None:
@@ -97,10 +105,9 @@ def _pillow() -> ModuleType | None:
     return module
 
 
-def _encoded_upload(encoded: Any, name: str, facts: Any = None) -> Upload:
+def _encoded_upload(encoded: Any, name: str) -> Upload:
     upload = _with_head(keep(encoded.file, encoded.size, name), encoded.media_type)
-    notes = encoded.changes + _page_notes(facts, name)
-    return attrs.evolve(upload, warnings=_size_warnings(encoded.sides, name), notes=notes)
+    return attrs.evolve(upload, warnings=_size_warnings(encoded.sides, name), notes=encoded.notes)
 
 
 def _with_head(upload: Upload, media_type: str) -> Upload:
@@ -108,9 +115,11 @@ def _with_head(upload: Upload, media_type: str) -> Upload:
 
 
 def _warnings(facts: Any, name: str) -> tuple[str, ...]:
-    stored = f"{name} is not stored upright (Exif orientation {facts.orientation})"
-    turned = (f"{stored}, which the service may ignore: fit=True turns it",) if facts.orientation != UPRIGHT else ()
-    return _size_warnings(facts.sides, name) + turned
+    warnings = _size_warnings(facts.sides, name)
+    if facts.orientation == UPRIGHT:
+        return warnings
+    stored = f"{name} is not stored upright (Exif orientation {facts.orientation}), which the service may ignore"
+    return (*warnings, f"{stored}: turn it, or let the session do so with fit=True")
 
 
 def _size_warnings(sides: tuple[int, int], name: str) -> tuple[str, ...]:
@@ -119,7 +128,3 @@ def _size_warnings(sides: tuple[int, int], name: str) -> tuple[str, ...]:
     outcome = "a blurred picture" if min(sides) < RECOMMENDED_MIN_SIDE else "a slow edit"
     best = f"sides of {RECOMMENDED_MIN_SIDE} to {RECOMMENDED_MAX_SIDE} are best"
     return (f"{name} is {sides[0]}×{sides[1]} pixels: expect {outcome}; {best}",)
-
-
-def _page_notes(facts: Any, name: str) -> tuple[str, ...]:
-    return (f"{name} has several pages or frames: only the first is edited",) if facts and facts.has_pages else ()

@@ -130,6 +130,21 @@ async def test_pictures_that_only_fit_can_make_ready_are_edited_with_it_and_list
     )
 
 
+@pytest.mark.parametrize("what", ["folder", "pattern", "picture", "request"])
+async def test_a_camera_raw_file_is_listed_before_the_run_with_fit_too(photos, out, what):
+    raw = photos / "raw.jpg"
+    raw.write_bytes(b"FUJIFILMCCD-RAW 0201" + bytes(500))
+    source = {
+        "folder": photos,
+        "pattern": str(photos / "*.jpg"),
+        "picture": raw,
+        "request": [EditRequest(raw, "snow")],
+    }[what]
+    plan = await EditBatch(source, out, instruction=None if what == "request" else "snow").plan(fit=True)
+    ((_, problem),) = problems(plan)
+    assert problem.endswith("is a camera raw file (RAF format). Export it as a JPEG")
+
+
 async def test_a_file_that_can_not_be_read_or_is_too_large_is_a_problem(photos, out, monkeypatch):
     requests = [EditRequest(photos / "a.png", "snow")]
     monkeypatch.setattr("qwen_edit_async.batch.survey.open", _refuse, raising=False)

@@ -177,6 +177,14 @@ def test_messages_name_the_commands_options(tmp_path, capsys, service):
     assert "fit=True" not in text
 
 
+def test_warnings_about_images_name_the_commands_options(tmp_path, capsys, service):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (400, 400)).save(tmp_path / "turned.jpg", exif=exif)
+    assert main(["edit", str(tmp_path / "turned.jpg"), "-i", "snow", "-o", str(tmp_path), *QUICK]) == 0
+    assert "which the service may ignore: turn it, or use --fit\n" in capsys.readouterr().err
+
+
 def test_a_task_past_its_deadline_is_printed_with_the_command_to_fetch_it(photos, tmp_path, capsys, service):
     service.inject(Fault.stuck_task())
     assert run_edit(photos, "--deadline", "0.3") == 1

@@ -114,7 +114,12 @@ def test_a_format_without_a_signature_is_recognised_by_its_name(path: str, kind:
     assert sniff_other(b"\0\0\2\0" + bytes(60), path) == kind
 
 
-@pytest.mark.parametrize("head", [b"P1\n# by a program", b"P3\n4 4\n255\n", b"P6 4000 3000 255 ", b"P4\r\n16 16\n"])
+COMMENTED = [b"P6 # by a program\n640 480\n255\n", b"P5\n640 # wide\n480\n", b"P5\n640#wide\n#and\n480\n"]
+
+
+@pytest.mark.parametrize(
+    "head", [b"P1\n# by a program", b"P3\n4 4\n255\n", b"P6 4000 3000 255 ", b"P4\r\n16 16\n", *COMMENTED]
+)
 def test_a_plain_bitmap_begins_with_its_sides_or_a_comment(head: bytes) -> None:
     assert (sniff(head), sniff_other(head)) == (None, "PPM")
 

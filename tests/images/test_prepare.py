@@ -1065,6 +1065,31 @@ def test_an_image_of_several_pages_or_frames_is_noted(format_name, fit) -> None:
     assert upload.notes == ("image 1 has several pages or frames: only the first is edited",)
 
 
+def test_an_image_of_several_frames_that_only_fit_reads_is_noted() -> None:
+    (upload,) = prepare([frames("AVIF")], fit=True)
+    assert upload.notes == (
+        "image 1 was encoded as JPEG",
+        "image 1 has several pages or frames: only the first is edited",
+    )
+
+
+def psd(*, layers: int) -> bytes:
+    """A Photoshop file of 400×400 gray pixels, and of empty layers that are not shown."""
+    layer = bytes(18) + b"8BIMnorm\xff\0\0\0" + bytes(4)
+    section = struct.pack(">h", layers) + layer * layers
+    section = struct.pack(">II", len(section) + 8, len(section)) + section + bytes(4)
+    head = b"8BPS" + struct.pack(">H6xHIIHH", 1, 1, 400, 400, 8, 1)
+    return head + bytes(8) + section + bytes(2) + bytes(400 * 400)
+
+
+def test_layers_are_no_pages() -> None:
+    data = psd(layers=2)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.is_animated
+    (upload,) = prepare([data], fit=True)
+    assert upload.notes == ("image 1 was encoded as PNG",)
+
+
 def test_a_damaged_list_of_pictures_is_ignored() -> None:
     data = encoded(photo(), "JPEG")
     data = data[:2] + b"\xff\xe2\0\x10MPF\0II*\0\x08\0\0\0\0\0" + data[2:]
@@ -1261,6 +1286,24 @@ def test_a_progressive_jpeg_that_needs_too_much_memory_is_refused(monkeypatch, f
         prepare([data], fit=fit)
     monkeypatch.setattr(_decoders, "_MAX_COEFFICIENT_BYTES", 640 * 480 * 3 * 2)
     assert bool(prepare([data], fit=True)) is True
+
+
+@pytest.mark.parametrize(("format_name", "limit"), [("AVIF", 640 * 480), ("JPEG2000", 2 * 640 * 480)])
+def test_a_format_whose_decoder_is_greedy_may_have_half_as_many_pixels(monkeypatch, format_name, limit) -> None:
+    data = encoded(photo(), format_name)
+    monkeypatch.setattr(_decoders, "MAX_PIXELS", limit)
+    assert prepare([data], fit=True)[0].size
+    monkeypatch.setattr(_decoders, "MAX_PIXELS", limit - 1)
+    with pytest.raises(InvalidEditError, match=r"image 1 is 640×480, more than 307,199 pixels: shrink it$"):
+        prepare([data], fit=True)
+
+
+@pytest.mark.parametrize("format_name", ["AVIF", "ICO", "ICNS", "WEBP"])
+def test_a_damaged_file_is_not_called_sound(format_name) -> None:
+    data = bytearray(encoded(Image.new("RGB", (256, 256), "teal"), format_name))
+    data[16:] = bytes(len(data) - 16)
+    with pytest.raises(InvalidEditError, match=r"image 1 is damaged or an unsupported kind of .*: convert it to PNG"):
+        prepare([bytes(data)], fit=True)
 
 
 @pytest.mark.parametrize("options", [{"lossless": True}, {}, {"exif": Image.Exif()}], ids=["VP8L", "VP8", "VP8X"])
