@@ -17,8 +17,9 @@ from qwen_edit_async.images.findings import CUT_SHORT, DamageError, Findings
 _SOI, _EOI, _SOS, _DRI = 0xD8, 0xD9, 0xDA, 0xDD
 _FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SEQUENTIAL: Final = frozenset({0xC0, 0xC1})
-_PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
-"""Progressive frames with Huffman coding (0xC2) and with arithmetic coding (0xCA)."""
+_HUFFMAN_PROGRESSIVE: Final = 0xC2
+_PROGRESSIVE: Final = frozenset({_HUFFMAN_PROGRESSIVE, 0xCA})
+"""Progressive frames with Huffman coding, and with arithmetic coding (0xCA)."""
 
 _BETWEEN_SCANS: Final = frozenset({0xC4, 0xCC, _SOS, 0xDB, 0xDC, _DRI, *range(0xE0, 0xF0), 0xFE})
 """Tables, scans, application data and comments."""
@@ -127,19 +128,17 @@ class _Check:
     def read(self) -> Findings:
         """Read up to the end marker."""
         frame = self.read_header()
-        thin, marker = self._scan(frame), self._marker()
-        while marker != _EOI:
+        thin, end = self._scan(frame), self._position
+        while (marker := self._marker()) != _EOI:
             if marker not in _BETWEEN_SCANS:
                 raise DamageError(_BAD_PIXELS)
             if marker == _SOS:
                 self._scan(frame)
-                thin = False  # decoding several scans in order can't show whether they are complete
             else:
                 self._segment(marker)
-            marker = self._marker()
         if len(self._sent) < _COEFFICIENTS * len(frame.components):
             raise DamageError("it lacks some of its scans")
-        return Findings(doubtful_end=self._position - 2 if thin else None)
+        return Findings(doubtful_end=end if thin else None)
 
     def _segment(self, marker: int) -> None:
         length = max(2, int.from_bytes(self._take(2))) - 2
@@ -178,7 +177,7 @@ class _Check:
                 raise DamageError(_BAD_PIXELS)
             if len(restarts) < needed:
                 raise DamageError(f"it has data for {100 * len(restarts) // (needed + 1)} % of its pixels")
-        least_bits = 2 if frame.kind in _SEQUENTIAL else int(frame.kind in _PROGRESSIVE and not first)
+        least_bits = 2 if frame.kind in _SEQUENTIAL else int(frame.kind == _HUFFMAN_PROGRESSIVE and not first)
         if 8 * size < least_bits * blocks:
             raise DamageError(f"it has too little data for its {frame.width}×{frame.height} pixels")
         whole = frame.kind in _SEQUENTIAL and len(scanned) == len(frame.components)

@@ -14,9 +14,11 @@ from qwen_edit_async.images import pillow as _pillow
 from qwen_edit_async.images.decoders import JpegFile
 from qwen_edit_async.images.findings import Findings
 from qwen_edit_async.images.integrity import find_cut, find_damage
+from qwen_edit_async.images.jpeg import coefficient_bytes
 from qwen_edit_async.images.prepare import prepare
 
 SCAN = b"\xff\xda"
+TO_ARITHMETIC = (b"\xff\xc2\0\x11", b"\xff\xca\0\x11")
 
 
 def jpeg(**options: object) -> bytes:
@@ -152,7 +154,13 @@ def test_a_progressive_jpeg_that_lost_scans_is_damaged(lost) -> None:
     scans = [at for at in range(len(data)) if data.startswith(SCAN, at)]
     assert len(scans) == 10
     tables = data.rindex(b"\xff\xc4", 0, scans[-lost])
-    assert damage(data[:tables] + b"\xff\xd9") == "it lacks some of its scans"
+    data = data[:tables] + b"\xff\xd9"
+    assert damage(data) == damage(data.replace(*TO_ARITHMETIC, 1)) == "it lacks some of its scans"
+
+
+def test_arithmetic_coding_may_need_less_than_a_bit_for_a_block() -> None:
+    data = jpeg(progressive=True).replace(*TO_ARITHMETIC, 1)
+    assert damage(data[: scan_of(data)] + b"\0" + data[data.index(b"\xff\xc4", scan_of(data)) :]) == ""
 
 
 def test_a_jpeg_that_lost_the_scan_of_a_component_is_damaged() -> None:
@@ -278,6 +286,42 @@ def test_a_jpeg_that_lacks_most_of_its_data_is_refused(file) -> None:
     assert found.doubtful_end == len(file) - 2
     with pytest.raises(InvalidEditError, match="image 1 is damaged: some of its pixels are missing"):
         _pillow.check(io.BytesIO(file), "image 1", found)
+
+
+def test_a_scan_that_lacks_most_of_its_data_is_not_made_whole_by_another() -> None:
+    data = smooth(500, 400)
+    cut = cut_and_closed(data, 0.4)[:-2] + data[data.index(SCAN) :]
+    found = find_damage(io.BytesIO(cut), len(cut), "image/jpeg")
+    with pytest.raises(InvalidEditError, match="image 1 is damaged: some of its pixels are missing"):
+        _pillow.check(io.BytesIO(cut), "image 1", found)
+
+
+def test_a_jpeg_with_little_data_is_decoded_at_an_eighth_of_its_size(monkeypatch) -> None:
+    decoded = []
+    load_end = JpegFile.load_end
+    monkeypatch.setattr(JpegFile, "load_end", lambda image: (decoded.append(image.size), load_end(image)))
+    data = smooth(500, 400)
+    _pillow.check(io.BytesIO(data), "image 1", find_damage(io.BytesIO(data), len(data), "image/jpeg"))
+    assert decoded == [(63, 50)]
+
+
+def in_several_scans(gray: bytes) -> bytes:
+    """A baseline JPEG whose three components are in a scan each."""
+    frame, scan = gray.index(b"\xff\xc0"), gray.index(SCAN)
+    components = b"\3\1\x11\0\2\x11\0\3\x11\0"
+    scans = [SCAN + b"\0\x08\1" + bytes([number, 0]) + b"\0\x3f\0" + gray[scan_of(gray) : -2] for number in (1, 2, 3)]
+    head = gray[:frame] + b"\xff\xc0\0\x11" + gray[frame + 4 : frame + 9] + components + gray[frame + 13 : scan]
+    return head + b"".join(scans) + b"\xff\xd9"
+
+
+def test_several_scans_need_memory_for_all_coefficients() -> None:
+    gray = smooth(504, 400, "L")
+    data = in_several_scans(gray)
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+    assert damage(data) == ""
+    assert coefficient_bytes(io.BytesIO(data)) == 3 * 504 * 400 * 2
+    assert coefficient_bytes(io.BytesIO(gray)) == coefficient_bytes(io.BytesIO(jpeg())) == 0
 
 
 def test_a_sound_jpeg_with_little_data_is_decoded_and_passes() -> None:
