@@ -7,6 +7,7 @@ Instead, this module chooses Pillow's plugin by the file's content, and checks t
 from __future__ import annotations
 
 import io
+import re
 import sys
 from typing import IO, Final
 
@@ -23,7 +24,13 @@ _MAX_COEFFICIENT_BYTES: Final = 512 * 1024 * 1024
 """The most memory for decoding a JPEG with several scans. It is enough for 268 million samples."""
 
 _GREEDY: Final = frozenset({"WEBP", "JPEG2000"})
-"""Formats whose decoders need 16 bytes per pixel. Others need 4 to 10. Their pictures may have half as many pixels."""
+"""Formats whose decoders need 16 bytes per pixel, not 4 to 10. Their pictures may have half as many pixels."""
+
+_HEADER_BYTES: Final = 64 * 1024
+_READ_COLOURS: Final = re.compile(
+    rb"colr(?:prof|rICC|nclx\0[\x01\x02]\0[\x01\x02\x06\x0d]|\x01..\0\0\0[\x0c\x10-\x12])", re.DOTALL
+)
+"""The start of a colour box of an AVIF, HEIF or JPEG 2000 file: an ICC profile, sRGB or similar, CMYK, gray, YCC."""
 
 
 class SampleDecodedError(Exception):
@@ -132,6 +139,13 @@ def check_tiles(image: ImageFile.ImageFile, name: str) -> None:
     covered = sum((right - left) * (bottom - top) for left, top, right, bottom in areas)
     if image.format == "TIFF" and covered < image.width * image.height:
         raise InvalidEditError(f"{name} is damaged: some of its pixels are missing")
+
+
+def loses_colours(file: IO[bytes]) -> bool:
+    """Return whether an AVIF, HEIF or JPEG 2000 file has a colour space that Pillow ignores."""
+    file.seek(0)
+    header = file.read(_HEADER_BYTES)
+    return b"colr" in header and not _READ_COLOURS.search(header)
 
 
 def load_what_is_there(image: ImageFile.ImageFile) -> None:

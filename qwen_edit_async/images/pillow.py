@@ -21,6 +21,7 @@ from qwen_edit_async.images.decoders import (
     check_pixels,
     check_tiles,
     load_what_is_there,
+    loses_colours,
     open_file,
 )
 from qwen_edit_async.images.findings import Findings
@@ -156,8 +157,7 @@ def fit(
             image.draft(None, (math.ceil(before[0] * scale), math.ceil(before[1] * scale)))
         lossless = image.format not in {"JPEG", "AVIF", "HEIF", "JPEG2000"}
         encoded = _fitted(image, before, turn, name, lossless=lossless)
-        broken = " and ".join(sorted(getattr(image, "lost", ())))
-    lost = f"damaged {broken} data" if broken else f"{findings.colours} chunk" if findings.colours else ""
+        lost = _lost_colours(image, file, findings)
     lost_notes = (f"{name} lost its {lost}, so its colours may look different",) if lost else ()
     return attrs.evolve(encoded, notes=encoded.notes + lost_notes + page_notes)
 
@@ -196,6 +196,15 @@ def decode(content: bytes, name: str) -> Image.Image:
         check_pixels(image.size, name)
         load_what_is_there(image)
         return image
+
+
+def _lost_colours(image: ImageFile.ImageFile, file: IO[bytes], findings: Findings) -> str:
+    """Return the colour data of a file that conversion loses, or an empty text."""
+    if isinstance(image, PngEssentials) and image.lost:
+        return f"damaged {' and '.join(sorted(image.lost))} data"
+    if findings.colours:
+        return f"{findings.colours} chunk"
+    return "colour space" if image.format in {"AVIF", "HEIF", "JPEG2000"} and loses_colours(file) else ""
 
 
 def _page_notes(image: ImageFile.ImageFile, name: str) -> tuple[str, ...]:

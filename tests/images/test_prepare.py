@@ -1243,6 +1243,34 @@ def test_fit_notes_that_it_loses_what_describes_the_colours(data, lost) -> None:
     assert list(upload.notes[1:]) == ([words] if lost else [])
 
 
+SRGB_BOX = b"\0\0\0\x0fcolr\x01\0\0\0\0\0\x10"
+
+
+def with_profile(data: bytes) -> bytes:
+    """A JPEG 2000 file whose colour box has a profile."""
+    at, box = data.index(SRGB_BOX), b"colr\2\0\0" + wide_gamut()
+    head = data.index(b"jp2h") - 4
+    longer = struct.unpack(">I", data[head : head + 4])[0] + 4 + len(box) - len(SRGB_BOX)
+    box = struct.pack(">I", 4 + len(box)) + box
+    return data[:head] + struct.pack(">I", longer) + data[head + 4 : at] + box + data[at + len(SRGB_BOX) :]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_profile(encoded(photo(), "JPEG2000")),
+        encoded(photo(), "AVIF").replace(b"colrnclx\0\1\0\x0d", b"colrnclx\0\x09\0\x10"),
+    ],
+    ids=["JPEG 2000 with a profile", "AVIF in HDR"],
+)
+def test_fit_notes_that_it_loses_the_colour_space_of_another_format(data) -> None:
+    (upload,) = prepare([data], fit=True)
+    assert upload.notes == (
+        "image 1 was encoded as JPEG",
+        "image 1 lost its colour space, so its colours may look different",
+    )
+
+
 def test_fit_drops_an_alpha_channel_that_hides_nothing() -> None:
     picture = noise(2000, 2000)
     picture.putalpha(255)

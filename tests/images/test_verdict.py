@@ -74,6 +74,12 @@ def test_a_jpeg_that_lacks_only_its_end_marker_is_kept_and_flagged(size) -> None
     assert found == Verdict("JPEG", flaw="is a JPEG, not a PNG, and damaged: it is cut short")
 
 
+def test_a_jpeg_of_one_colour_that_lost_some_of_its_pixels_is_a_problem() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (100, 80), "teal").save(file, "JPEG")
+    assert verdict(file.getvalue()[:-20]).problem == "it is a JPEG file that is cut short"
+
+
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
 def test_a_picture_that_lacks_some_of_its_pixels_is_kept_and_flagged(kind) -> None:
     content = picture(kind)
