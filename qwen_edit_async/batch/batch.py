@@ -69,7 +69,8 @@ class EditBatch:
         strict: Whether to send nothing at all if a row is bad, or has text that the service would cut off. Otherwise
             bad rows are reported and left out. Needs an input that can be read twice.
         max_cost: The most that the whole batch may cost, in the account's currency. Unfinished edits count with the
-            highest known price, so the service has to state costs.
+            highest known price, so the service has to state costs. Edits go one at a time until the service states a
+            cost above 0. If its edits are free, leave ``max_cost`` out, or use ``max_tasks``.
         max_tasks: The most tasks that the whole batch may create.
         stop_after_failures: The number of failures after which a run submits nothing more. Bad rows and images, which
             are never sent, do not count.

@@ -64,6 +64,7 @@ class JournalSummary:
         tasks: Tasks that were created, or may have been.
         cost: The costs that the service stated, in the account's currency; those of failed edits too.
         price: The highest known price of a picture.
+        highest: The highest known cost of an edit.
         unpriced: Completed edits without a cost.
         doubtful: Pictures that may have been charged for, though no task id is known.
         queued: The time that edits waited for a slot of the session.
@@ -90,6 +91,7 @@ class JournalSummary:
     tasks: int = 0
     cost: Decimal = Decimal(0)
     price: Decimal | None = None
+    highest: Decimal = Decimal(0)
     unpriced: int = 0
     doubtful: int = 0
     queued: Percentiles | None = None

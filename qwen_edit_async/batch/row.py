@@ -225,7 +225,7 @@ class Row:
             run.budget.fetching.add(self._entry.number)
             cost = self._cost_of(task)
             await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
-            run.budget.charged(pictures, cost, counted=self._entry.cost)
+            run.budget.charged(pictures, cost, made=len(result.images), counted=self._entry.cost)
             # The page has its own thumbnails.
             await self._save([attrs.evolve(image, previews=None) for image in result.images])
 

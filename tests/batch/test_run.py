@@ -1480,6 +1480,27 @@ async def test_what_an_edit_without_a_result_costs_counts(requests, out, documen
 
 
 @pytest.mark.virtual_clock
+@pytest.mark.may_block("the loop writes the pictures")
+@pytest.mark.usefixtures("pictures_at_once")
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"status": "completed", "output": ["https://r/0"], "usage": {"cost": "0.05"}},
+        {"status": "completed", "output": ["https://r/0"] * 4, "usage": {"cost": "0"}},
+        FAILED_AT_A_COST,
+    ],
+    ids=["one picture", "for free", "failed"],
+)
+async def test_a_first_edit_that_is_cheaper_than_the_others_breaks_no_limit(requests, out, first):
+    other = {"status": "completed", "output": ["https://r/0"] * 4, "usage": {"cost": "0.20"}}
+    service = MemoryService(on_check=in_order(says(first), *[says(other)] * 20))
+    many = requests(20, parameters=EditParameters(n=4))
+    report = await batch_of_memory(service, EditBatch(many, out, max_cost="0.30"))
+    assert (report.limit, len(service.submissions)) == ("max_cost", 2)
+    assert report.cost <= Decimal("0.30")
+
+
+@pytest.mark.virtual_clock
 @pytest.mark.parametrize("document", [FAILED_AT_A_COST, PICTURELESS], ids=["failed", "without pictures"])
 async def test_a_cost_in_the_reply_to_the_submission_counts(requests, out, document):
     service = MemoryService(on_submission=lambda _: says({"id": "x"} | document), on_check=lambda *_: says(document))
