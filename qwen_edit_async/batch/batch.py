@@ -74,8 +74,8 @@ class EditBatch:
         max_tasks: The most tasks that the whole batch may create.
         stop_after_failures: The number of failures after which a run submits nothing more. Bad rows and images, which
             are never sent, do not count.
-        resubmit_uncertain: Whether to submit edits again that may have a task, or whose task the service does not know.
-            Both tasks may be charged.
+        resubmit_uncertain: Whether to submit edits again that may have a task since an earlier run, or whose task the
+            service does not know. Both tasks may be charged. The session's own ``resubmit_uncertain`` does not count.
         edit_changed: Whether to edit a row anew that has changed since it was edited, instead of refusing it. The
             journal keeps the earlier result, and the new one gets another name. An earlier result that can't be
             downloaded does not prevent it; the journal keeps its task's id.

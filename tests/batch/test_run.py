@@ -400,39 +400,17 @@ async def test_a_journal_of_edits_that_no_service_took_can_be_used_with_any(requ
         assert (await EditBatch(requests(2), out).run(session)).ok
 
 
-async def test_a_repeat_that_the_session_may_make_is_counted(requests, out):
-    async with EditEmulator(
-        duration=0.0, engine=FixedEngine(), faults=FaultPlan([Fault.drop_reply().on("submit").nth(2)])
-    ) as emulator:
-        session = EditSession(emulator.api_key, base_url=emulator.url, resubmit_uncertain=True)
-        async with session:
-            report = await EditBatch(requests(1), out).run(session)
-            assert report.repeats == 0
-            report = await EditBatch(requests(2), out).run(session)
-    assert (report.ok, report.repeats) == (True, 1)
-
-
-@contextlib.asynccontextmanager
-async def persistent_session(*faults: Fault):
-    """An emulator, and a session on it that submits again whatever became of the attempt before."""
+@pytest.mark.parametrize("consent", [False, True])
+async def test_only_the_next_run_repeats_an_uncertain_submission(requests, out, consent):
+    faults = FaultPlan([Fault.status(500).on("submit").times(2)])
     async with (
-        EditEmulator(duration=0.0, engine=FixedEngine(), faults=FaultPlan(faults)) as emulator,
-        EditSession(emulator.api_key, base_url=emulator.url, resubmit_uncertain=True, max_in_flight=1) as session,
+        EditEmulator(duration=0.0, engine=FixedEngine(), faults=faults) as emulator,
+        EditSession(emulator.api_key, base_url=emulator.url, resubmit_uncertain=True) as session,
     ):
-        yield emulator, session
-
-
-async def test_every_repeat_that_the_session_makes_is_counted(requests, out):
-    async with persistent_session(Fault.drop_reply().on("submit").times(2)) as (emulator, session):
-        report = await EditBatch(requests(1), out).run(session)
-    assert (report.ok, report.repeats, emulator.statistics().tasks_created) == (True, 2, 3)
-
-
-async def test_an_attempt_without_a_reply_counts_as_a_task_though_its_repeats_are_refused(requests, out):
-    faults = Fault.drop_reply().on("submit").nth(1), Fault.status(503).on("submit").nth(2, 3)
-    async with persistent_session(*faults) as (emulator, session):
-        report = await EditBatch(requests(2), out, max_tasks=1).run(session)
-    assert (report.uncertain, report.repeats, emulator.statistics().tasks_created) == (1, 0, 1)
+        for tasks, repeats in ((1, 0), (2, consent), (3, 2 * consent)):
+            report = await EditBatch(requests(1), out, max_tasks=tasks, resubmit_uncertain=consent).run(session)
+            assert (emulator.statistics().submits, report.repeats) == (1 + repeats, repeats)
+    assert report.ok is consent
 
 
 async def test_what_was_certainly_refused_is_not_uncertain(requests, out):
