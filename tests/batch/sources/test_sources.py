@@ -112,6 +112,46 @@ def test_each_real_file_is_read_once_whatever_leads_to_it(tmp_path, read, notes)
     assert names(read("in/[acd].jpg")) == ["a.jpg", "d.jpg"]
 
 
+@pytest.mark.parametrize("source", ["in", "in/*.jpg", "in/**/*.jpg"])
+def test_links_to_files_that_are_read_change_nothing_whatever_their_names(tmp_path, read, source):
+    write(tmp_path / "in", **{"b.jpg": JPEG, "d.jpg": JPEG})
+    alias, latest = tmp_path / "in" / "a.jpg", tmp_path / "in" / "c.jpg"
+    alias.symlink_to("b.jpg")
+    latest.symlink_to(alias)
+    assert identities(read(source)) == ["b.jpg", "d.jpg"]
+    latest.unlink()
+    latest.symlink_to("d.jpg")
+    assert identities(read(source)) == ["b.jpg", "d.jpg"]
+
+
+def test_a_file_is_known_by_its_own_path_whatever_the_links_to_its_folder(tmp_path, read):
+    write(tmp_path / "in" / "2024", **{"a.jpg": JPEG})
+    (tmp_path / "in" / "0latest").symlink_to("2024", target_is_directory=True)
+    assert identities(read("in/*/*.jpg")) == ["2024/a.jpg"]
+
+
+def test_links_to_files_elsewhere_are_known_by_their_own_paths(tmp_path, read, notes):
+    write(tmp_path / "store", one=JPEG, other=JPEG)
+    write(tmp_path / "in")
+    for name, target in (("b.jpg", "one"), ("c.jpg", "other")):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "store" / target)
+    assert identities(read("in")) == ["b.jpg", "c.jpg"]
+    (tmp_path / "in" / "a.jpg").symlink_to(tmp_path / "store" / "one")
+    assert identities(read("in/**/**/*.jpg")) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["in//**/*.jpg", "in/**//*.jpg", "./in/**/*.jpg", "in/../in/**/*.jpg", "in/**/./*.jpg", "[i]n/**/../**/*.jpg"],
+)
+def test_the_spelling_of_a_pattern_changes_no_identity(tmp_path, pattern):
+    write(tmp_path / "in" / "deep", **{"a.jpg": JPEG})
+    write(tmp_path / "in", **{"b.jpg": JPEG})
+    found = ["in/b.jpg", "in/deep/a.jpg"] if pattern.startswith("[") else ["b.jpg", "deep/a.jpg"]
+    assert sorted(identities(read_source(pattern, SNOW, base=str(tmp_path)))) == found
+
+
 def test_a_pattern_follows_no_link_to_a_folder_on_its_own(tmp_path, read, notes):
     write(tmp_path / "in" / "2024" / "may", **{"a.jpg": JPEG})
     write(tmp_path / "elsewhere", **{"b.jpg": JPEG})
