@@ -780,11 +780,16 @@ BUCKET = "https://bucket.example/a%20b.png"
         "sv=2022-11-02&st=a&se=b&sr=b&sp=r&spr=https&skoid=1&sktid=2&skt=a&ske=b&sks=b&skv=c&sig=a%2Fb%3D",
         "Expires=1&Signature=a~b&Key-Pair-Id=K",
         "Policy=a&Signature=a~b&Key-Pair-Id=K",
-        "AWSAccessKeyId=K&Signature=a&Expires=1",
+        "AWSAccessKeyId=K&Signature=a&Expires=1&x-amz-security-token=t",
+        "KSSAccessKeyId=K&Signature=a&Expires=1",
+        "AccessKeyId=K&Expires=1&Signature=a&x-obs-security-token=t",
+        "X-Tos-Algorithm=TOS4-HMAC-SHA256&X-Tos-Date=1&X-Tos-SignedHeaders=host&X-Tos-Security-Token=t&X-Tos-Signature=a",
+        "x-a9-signature=a&x-a9-anything=b",
         "GoogleAccessId=K&Expires=1&Signature=a",
         "OSSAccessKeyId=K&Expires=1&Signature=a&security-token=t",
         "x-oss-signature-version=OSS4-HMAC-SHA256&x-oss-date=1&x-oss-expires=9&x-oss-credential=K&x-oss-signature=a",
         "q-sign-algorithm=sha1&q-ak=K&q-sign-time=1;2&q-key-time=1;2&q-header-list=h&q-url-param-list=&q-signature=a",
+        "q-ak=K&q-signature=a&x-cos-security-token=t",
     ],
 )
 def test_a_signature_is_no_part_of_what_a_url_names(signature):
@@ -792,10 +797,16 @@ def test_a_signature_is_no_part_of_what_a_url_names(signature):
     assert unsigned(f"{BUCKET}?v=1&{signature}&w=%41#top") == f"{BUCKET}?v=1&w=%41#top"
 
 
+def test_a_storage_service_s_parameter_that_changes_the_picture_is_kept_beside_its_signature():
+    process = "x-tos-process=image/resize,w_100"
+    assert unsigned(f"{BUCKET}?x-tos-date=1&{process}&x-tos-signature=a") == f"{BUCKET}?{process}"
+
+
 @pytest.mark.parametrize(
     ("host", "signature"),
     [
         ("scontent-fra3-1.xx.fbcdn.net", "oh=00_a&oe=65"),
+        ("scontent-a.cdninstagram.com", "oh=00_a&oe=65"),
         ("cdn.discordapp.com", "ex=1&is=2&hm=3"),
         ("media.discordapp.net", "ex=1&is=2&hm=3"),
     ],
@@ -824,6 +835,7 @@ def test_hosts_are_compared_without_letter_case(url, same):
         f"{BUCKET}?v=1&&w",
         f"{BUCKET}?sv=1&se=2&sp=3&policy=4&security-token=5",
         f"{BUCKET}?x-oss-process=image/resize,w_100",
+        f"{BUCKET}?x-sky-date=1&x-sky-signatures=2",
         f"{BUCKET}?",
         BUCKET,
         "photos/what?Expires=1.png",
