@@ -44,15 +44,15 @@ def pattern_advice(pattern: str, table_endings: Collection[str], matches: Callab
         if glob.has_magic(folder) and Path(folder).exists():
             escaped = glob.escape(folder) + pattern[len(folder) :]
             return f". In a pattern, [ and ] stand for one of several characters: write {escaped!r}"
-    found = list(matches(pattern))
-    if advice := _table_advice(found, table_endings):
+    paths = list(matches(pattern))
+    if advice := _table_advice(paths, table_endings):
         return advice
     if "**" in pattern:
         return ""
-    if any(map(os.path.isdir, found)):
+    if any(os.path.isdir(path) for path in paths):
         return f". It matches folders, but not the files in them: write {os.path.join(pattern, '*')!r}"
     folder, name = os.path.split(pattern)
-    if any(map(os.path.isdir, matches(os.path.join(folder, "*")))):
+    if any(os.path.isdir(path) for path in matches(os.path.join(folder, "*"))):
         return f". The folders below were not searched: write {os.path.join(folder, '**', name)!r}"
     return ""
 
