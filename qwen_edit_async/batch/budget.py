@@ -11,7 +11,7 @@ import attrs
 
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.errors import ConfigurationError
-from qwen_edit_async.text import quoted
+from qwen_edit_async.text import counted, quoted
 
 _UNREACHABLE_LIMIT: Final = 20
 _UNSAVED_LIMIT: Final = 3
@@ -144,7 +144,7 @@ class Budget:
         self._failures += 1
         self._unreachable = self._unreachable + 1 if unreachable else 0
         if self.stop_after_failures is not None and self._failures >= self.stop_after_failures:
-            self.stop(f"{self._failures} edits failed (stop_after_failures={self.stop_after_failures})")
+            self.stop(f"{counted(self._failures, 'edit')} failed (stop_after_failures={self.stop_after_failures})")
         elif self._unreachable >= _UNREACHABLE_LIMIT:
             self.stop(f"the service could not be reached {self._unreachable} times in a row")
 
@@ -184,7 +184,7 @@ class Budget:
         if self.max_tasks is not None and self.tasks + self._pending >= self.max_tasks:
             if self._pending:
                 return Verdict.WAIT
-            return self._exhaust("max_tasks", f"{self.tasks} tasks were created (max_tasks={self.max_tasks})")
+            return self._exhaust("max_tasks", f"{counted(self.tasks, 'task')} created (max_tasks={self.max_tasks})")
         return Verdict.GO if self.max_cost is None else self._judge_cost(pictures, self.max_cost)
 
     def _judge_cost(self, pictures: int, limit: Decimal) -> Verdict:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
-from qwen_edit_async.cli.display import Screen, counted, put, put_json
+from qwen_edit_async.cli.display import Screen, put, put_json
 from qwen_edit_async.cli.messages import (
     MISSING_KEY,
     ExitCode,
@@ -25,7 +25,7 @@ from qwen_edit_async.cli.options import ConnectionOptions, SubmissionOptions
 from qwen_edit_async.cli.signals import cancel_on_termination
 from qwen_edit_async.display.cards import local_time_in
 from qwen_edit_async.errors import ConfigurationError, QwenEditError
-from qwen_edit_async.text import visible
+from qwen_edit_async.text import counted, visible
 
 if TYPE_CHECKING:
     from qwen_edit_async.emulator import EditEmulator

@@ -26,7 +26,7 @@ def test_no_more_tasks_than_allowed_are_admitted():
     assert budget.admit(1) is Verdict.WAIT
     settle(budget, 1, None)
     assert budget.admit(1) is Verdict.STOP
-    assert budget.stopped == "2 tasks were created (max_tasks=2)"
+    assert budget.stopped == "2 tasks created (max_tasks=2)"
 
 
 def test_a_refused_submission_leaves_room_for_another():

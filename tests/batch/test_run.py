@@ -435,7 +435,7 @@ async def test_a_key_with_another_request_is_refused(requests, out, change):
         assert emulator.statistics() == before
     assert (report.ok, report.saved, report.refused) == (False, 2, 1)
     assert report.failures[0].keys == ("edit1",)
-    assert "in the journal with another request" in report.failures[0].reason
+    assert "has changed since an earlier run" in report.failures[0].reason
 
 
 @pytest.mark.parametrize("key", [None, "mine"])
@@ -830,7 +830,7 @@ async def test_no_more_tasks_are_created_than_allowed_over_all_runs(requests, ou
         for _ in range(2):
             report = await EditBatch(requests(10), out, max_tasks=4).run(session)
             assert emulator.statistics().tasks_created == 4
-        assert (report.saved, report.failed, report.stopped) == (4, 0, "4 tasks were created (max_tasks=4)")
+        assert (report.saved, report.failed, report.stopped) == (4, 0, "4 tasks created (max_tasks=4)")
         assert (await EditBatch(requests(10), out, max_tasks=10).run(session)).ok
 
 
@@ -966,7 +966,7 @@ async def test_a_run_that_is_stopped_does_not_wait_for_an_input_that_never_gives
     async with service(Fault.failed_task().for_task(2)) as (_, session):
         with anyio.fail_after(10):
             report = await EditBatch(generator(), out, stop_after_failures=1).run(session)
-    assert report.stopped.startswith("1 edits failed")
+    assert report.stopped.startswith("1 edit failed")
     assert closed == [True]
 
 

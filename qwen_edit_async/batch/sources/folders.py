@@ -22,6 +22,7 @@ from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import HEAD_BYTES, other_advice, sniff, sniff_other
 from qwen_edit_async.models import EditRequest
+from qwen_edit_async.text import counted
 
 PICTURE: Final = "JPEG, PNG, BMP, TIFF, WEBP or GIF picture"
 _NAMED_OTHERS: Final = 3
@@ -115,7 +116,7 @@ class Search:
             self.note(left_out)
         if count := len(self._others):
             names = _listed(self._others)
-            self.note(f"{count} of the files are not pictures that the service takes, and are left out: {names}")
+            self.note(f"left out: {counted(count, 'file')} of a kind that the service does not take ({names})")
 
     def _links_last(self, paths: Iterable[str | OSError], folder: str) -> Iterator[_File | OSError]:
         """Yield the files with their paths below the folder. A file comes before the links to it."""
