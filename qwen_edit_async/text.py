@@ -20,6 +20,11 @@ def visible(text: str) -> str:
     return _NOT_SHOWN.sub("\ufffd", text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 task``, ``2 tasks``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def quoted(value: object) -> str:
     """Quote a value for a message, and cut it off if it is long."""
     text = repr(value)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import IO
 
 
 class Crossing(io.BytesIO):
@@ -25,3 +27,25 @@ def at_once(*jobs: Callable[[], object]) -> list[object]:
     """Run each job on a thread, and return their results."""
     with ThreadPoolExecutor(len(jobs)) as threads:
         return [job.result() for job in [threads.submit(job) for job in jobs]]
+
+
+class RemoteMember:
+    """A remote path whose ``open()`` returns a member of an archive."""
+
+    def __init__(self, archive: tarfile.TarFile, name: str) -> None:
+        self._open = lambda: archive.extractfile(name)
+
+    def open(self) -> IO[bytes] | None:
+        return self._open()
+
+
+def tar_of(contents: Iterable[bytes]) -> Crossing:
+    """Return a tar archive of files that are called by their numbers."""
+    file = Crossing()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for number, each in enumerate(contents):
+            member = tarfile.TarInfo(str(number))
+            member.size = len(each)
+            archive.addfile(member, io.BytesIO(each))
+    file.seek(0)
+    return file

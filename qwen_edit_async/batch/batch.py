@@ -69,12 +69,13 @@ class EditBatch:
         strict: Whether to send nothing at all if a row is bad, or has text that the service would cut off. Otherwise
             bad rows are reported and left out. Needs an input that can be read twice.
         max_cost: The most that the whole batch may cost, in the account's currency. Unfinished edits count with the
-            highest known price, so the service has to state costs.
+            highest known price, so the service has to state costs. Edits go one at a time until the service states a
+            cost above 0. If its edits are free, leave ``max_cost`` out, or use ``max_tasks``.
         max_tasks: The most tasks that the whole batch may create.
         stop_after_failures: The number of failures after which a run submits nothing more. Bad rows and images, which
             are never sent, do not count.
-        resubmit_uncertain: Whether to submit edits again that may have a task, or whose task the service does not know.
-            Both tasks may be charged.
+        resubmit_uncertain: Whether to submit edits again that may have a task since an earlier run, or whose task the
+            service does not know. Both tasks may be charged. The session's own ``resubmit_uncertain`` does not count.
         edit_changed: Whether to edit a row anew that has changed since it was edited, instead of refusing it. The
             journal keeps the earlier result, and the new one gets another name. An earlier result that can't be
             downloaded does not prevent it; the journal keeps its task's id.

@@ -11,7 +11,7 @@ import attrs
 
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.errors import ConfigurationError
-from qwen_edit_async.text import quoted
+from qwen_edit_async.text import counted, quoted
 
 _UNREACHABLE_LIMIT: Final = 20
 _UNSAVED_LIMIT: Final = 3
@@ -30,7 +30,8 @@ class Budget:
     """The limits of a batch, and what it has spent.
 
     Costs are known only when edits complete. So each unfinished edit counts against ``max_cost`` with the highest price
-    per picture seen so far. Until a price is known, edits go one at a time.
+    per picture seen so far. Until a completed edit shows a price above 0, edits go one at a time, and the next one is
+    expected to cost as much as the most expensive one so far.
 
     Pictures may be paid for that can't be saved. Until a run has saved an edit, no more edits are unfinished than have
     slots, and nothing is submitted while pictures are fetched. After an edit whose pictures could not be saved, edits
@@ -62,6 +63,7 @@ class Budget:
     fetching: set[int] = attrs.field(factory=set)
     limit: str = ""
     _price: Decimal | None = None
+    _highest: Decimal = Decimal(0)
     _unpriced: int = 0
     _failures: int = 0
     _unreachable: int = 0
@@ -74,7 +76,8 @@ class Budget:
     def resume(self, known: JournalSummary) -> None:
         """Count what earlier runs spent."""
         self.spent, self.tasks = known.cost, known.tasks
-        self._price, self._unpriced, self._reserved = known.price, known.unpriced, known.doubtful
+        self._price, self._highest = known.price, known.highest
+        self._unpriced, self._reserved = known.unpriced, known.doubtful
 
     def stop(self, reason: str) -> None:
         """Stop submitting; the first reason is kept."""
@@ -108,34 +111,31 @@ class Budget:
         """Record that an admitted edit was rejected, so that it can't be charged."""
         self._pending -= 1
 
-    def charged(self, pictures: int, cost: Decimal | None, *, counted: Decimal | None = None) -> None:
-        """Settle a completed edit.
+    def charged(self, pictures: int, cost: Decimal | None, *, made: int, counted: Decimal | None = None) -> None:
+        """Settle a completed edit. Its cost shows the price of a picture, unless the cost is 0.
 
         Args:
             pictures: The number of pictures that were asked for.
             cost: The cost that the service stated.
+            made: The number of pictures that the edit gave.
             counted: The cost that an earlier run counted for it.
         """
-        self._live -= 1
-        self._reserved -= pictures
-        if cost is None:
-            self._unpriced += 1
-            return
-        self.spent += cost - (counted or 0)
-        price = cost / pictures
-        self._price = price if self._price is None else max(price, self._price)
+        self.released(pictures, chargeable=False, cost=cost, counted=counted)
+        self._unpriced += cost is None
+        if cost:
+            self._price = max(cost / min(made, pictures), self._price or Decimal(0))
 
     def released(
         self, pictures: int, *, chargeable: bool, cost: Decimal | None = None, counted: Decimal | None = None
     ) -> None:
         """Settle an edit that ended otherwise. Without a cost it keeps its share if it may still be charged.
 
-        A cost of 0 says nothing about the price.
+        Its cost is spent, but says nothing about the price of a picture.
         """
-        if cost:
-            self.charged(pictures, cost, counted=counted)
-            return
         self._live -= 1
+        if cost is not None:
+            self.spent += cost - (counted or 0)
+            self._highest = max(cost, self._highest)
         if cost is not None or not chargeable:
             self._reserved -= pictures
 
@@ -144,7 +144,7 @@ class Budget:
         self._failures += 1
         self._unreachable = self._unreachable + 1 if unreachable else 0
         if self.stop_after_failures is not None and self._failures >= self.stop_after_failures:
-            self.stop(f"{self._failures} edits failed (stop_after_failures={self.stop_after_failures})")
+            self.stop(f"{counted(self._failures, 'edit')} failed (stop_after_failures={self.stop_after_failures})")
         elif self._unreachable >= _UNREACHABLE_LIMIT:
             self.stop(f"the service could not be reached {self._unreachable} times in a row")
 
@@ -184,7 +184,7 @@ class Budget:
         if self.max_tasks is not None and self.tasks + self._pending >= self.max_tasks:
             if self._pending:
                 return Verdict.WAIT
-            return self._exhaust("max_tasks", f"{self.tasks} tasks were created (max_tasks={self.max_tasks})")
+            return self._exhaust("max_tasks", f"{counted(self.tasks, 'task')} created (max_tasks={self.max_tasks})")
         return Verdict.GO if self.max_cost is None else self._judge_cost(pictures, self.max_cost)
 
     def _judge_cost(self, pictures: int, limit: Decimal) -> Verdict:
@@ -194,7 +194,7 @@ class Budget:
             if self._unpriced:
                 # No limit is named, because a higher max_cost would not help.
                 return self._exhaust("", "the service does not say what edits cost: use max_tasks instead of max_cost")
-            over = self.spent >= limit
+            over = self.spent >= limit or self.spent + self._highest > limit
         else:
             over = self.spent + (self._reserved + pictures) * self._price > limit
         if not over:

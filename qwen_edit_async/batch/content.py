@@ -154,7 +154,7 @@ def _feed_object(digest: hashlib.blake2b, image: Any, name: str) -> None:
     elif isinstance(image, BinaryReader):
         _feed_reader(digest, image, name)
     else:
-        with contextlib.closing(opened(image)) as file:
+        with contextlib.closing(opened(image)) as file, turn_at(file):
             _feed_file(digest, file, name)
 
 

@@ -199,7 +199,7 @@ def instead(entry: Entry | None) -> Action:
 def refusal(consent: Consent) -> InvalidEditError:
     """Return why a changed row is refused."""
     return InvalidEditError(
-        "the key is in the journal with another request",
+        "the picture, the instruction or a parameter has changed since an earlier run",
         hint="its task is still under way, so run it again later"
         if consent.edit_changed
         else "edit it anew with edit_changed=True (--edit-changed), or give it another key or folder",

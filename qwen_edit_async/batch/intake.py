@@ -25,6 +25,7 @@ from qwen_edit_async.errors import InvalidEditError, JournalError
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.session.shield import wait_shielded
+from qwen_edit_async.text import counted
 
 T = TypeVar("T")
 
@@ -59,8 +60,8 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
         return await run.conclude(run.budget.stopped, _PREVIEW_SECONDS)
     except asyncio.CancelledError as cancelled:
         note = (
-            f"the run was stopped with {run.progress.saved} edits done; run it again to go on: nothing that has "
-            f"a task is submitted twice (journal: {run.folder / JOURNAL_NAME})"
+            f"the run was stopped with {counted(run.progress.saved, 'edit')} done; run it again to go on: nothing that "
+            f"has a task is submitted twice (journal: {run.folder / JOURNAL_NAME})"
         )
         log.warning("%s", note)
         cancelled.add_note(note)

@@ -11,7 +11,7 @@ import attrs
 from qwen_edit_async.batch.identity import pictures_of
 from qwen_edit_async.batch.report import FailureGroup, JournalSummary
 from qwen_edit_async.models import EditParameters
-from qwen_edit_async.text import visible
+from qwen_edit_async.text import counted, visible
 
 _LISTED_PROBLEMS: Final = 100
 _LISTED_GROUPS: Final = 20
@@ -111,10 +111,10 @@ class BatchPlan:
 
     def text(self) -> str:
         """Return the plan for people, in a few lines."""
-        lines = [f"{_count(self.rows, 'row')} read; the results are for {self.folder}", self._submission()]
+        lines = [f"{counted(self.rows, 'row')} read; the results are for {self.folder}", self._submission()]
         if len(self.groups) > 1 or any(group.parameters for group in self.groups):
             lines += [
-                f"    {_count(group.edits, 'edit')}, {_count(group.pictures, 'picture')}: "
+                f"    {counted(group.edits, 'edit')}, {counted(group.pictures, 'picture')}: "
                 f"{group.parameters or 'as the service decides'}"
                 for group in self.groups
             ]
@@ -135,14 +135,14 @@ class BatchPlan:
         listed = self.problem_groups[:limit]
         rest = self.problem_count - sum(group.count for group in listed)
         return [
-            f"{self.problem_count} of {_count(self.rows, 'row')} can't be edited:",
+            f"{self.problem_count} of {counted(self.rows, 'row')} can't be edited:",
             *(visible(f"  {_problem_line(group)}") for group in listed),
             *([f"  … and {rest} more"] if rest else []),
         ]
 
     def _submission(self) -> str:
         cost = "" if self.cost is None else f", about {self.cost.normalize():f} at {self.price} a picture"
-        return f"  {self.submit} to submit: {_count(self.pictures, 'picture')}{cost}"
+        return f"  {self.submit} to submit: {counted(self.pictures, 'picture')}{cost}"
 
     def _rest(self) -> tuple[tuple[int, str], ...]:
         return (
@@ -151,7 +151,7 @@ class BatchPlan:
             (self.saved, "done"),
             (self.failed, "failed at the service, not repeated"),
             (self.uncertain, "uncertain: a task may exist; repeated only with consent (resubmit_uncertain)"),
-            (self.existing, f"files would be replaced, such as {self.existing_example}"),
+            (self.existing, f"of the existing files would be replaced, such as {self.existing_example}"),
         )
 
     def _limits(self) -> list[str]:
@@ -258,7 +258,3 @@ def _describe(parameters: EditParameters) -> str:
 
 def _problem_line(group: FailureGroup) -> str:
     return f"{group.keys[0]}: {group.reason}" if group.count == 1 and group.keys else group.text()
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

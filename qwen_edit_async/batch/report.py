@@ -10,7 +10,7 @@ from typing import Any, Final
 import attrs
 import cattrs
 
-from qwen_edit_async.text import visible
+from qwen_edit_async.text import counted, visible
 
 PAGE_NAME: Final = "report.html"
 JSON_NAME: Final = "report.json"
@@ -64,6 +64,7 @@ class JournalSummary:
         tasks: Tasks that were created, or may have been.
         cost: The costs that the service stated, in the account's currency; those of failed edits too.
         price: The highest known price of a picture.
+        highest: The highest known cost of an edit.
         unpriced: Completed edits without a cost.
         doubtful: Pictures that may have been charged for, though no task id is known.
         queued: The time that edits waited for a slot of the session.
@@ -90,6 +91,7 @@ class JournalSummary:
     tasks: int = 0
     cost: Decimal = Decimal(0)
     price: Decimal | None = None
+    highest: Decimal = Decimal(0)
     unpriced: int = 0
     doubtful: int = 0
     queued: Percentiles | None = None
@@ -110,8 +112,8 @@ class BatchReport(JournalSummary):
     Attributes:
         folder: The folder of the pictures and the journal.
         elapsed: Seconds that this run took.
-        refused: Rows of this run that the journal does not have: malformed, gone since the run began, or with the
-            key of another request.
+        refused: Rows of this run that the journal does not have: malformed, gone since the run began, changed since
+            an earlier run, or with the key of another request.
         changed: Refused rows whose key is in the journal: their edits count already.
         rows: Rows or pictures of the input, bad ones too; 0 if they were not counted beforehand.
         stopped: The reason why the run ended before its input did; empty if it did not.
@@ -160,7 +162,7 @@ class BatchReport(JournalSummary):
     def text(self) -> str:
         """Return the report for people, in a few lines."""
         total = self.total + self.unread
-        lines = [f"{self.saved} of {total} edits done, {self.pictures} pictures in {self.folder}"]
+        lines = [f"{self.saved} of {counted(total, 'edit')} done, {counted(self.pictures, 'picture')} in {self.folder}"]
         lines += [f"  {count} {words}" for count, words in self._rest() if count]
         lines.append(f"cost {self._cost()} · {self.elapsed:.1f} s")
         lines += self.figures()
@@ -189,7 +191,9 @@ class BatchReport(JournalSummary):
             if value is not None
         ]
         if self.checks_per_edit is not None:
-            lines.append(f"{self.checks_per_edit:.1f} status checks an edit, {self.retries} submissions repeated")
+            lines.append(
+                f"{self.checks_per_edit:.1f} status checks an edit, {counted(self.retries, 'submission')} repeated"
+            )
         return lines
 
     def to_json(self) -> str:
@@ -201,7 +205,7 @@ class BatchReport(JournalSummary):
         """Return the report for the head of a page that shows at most this many edits."""
         facts = self._facts()
         if (known := self.total - self.refused + self.changed) > shown:
-            facts["on this page"] = f"{shown} of {known} edits, those that went wrong first"
+            facts["on this page"] = f"{shown} of {counted(known, 'edit')}, those that went wrong first"
         if self.refused:
             facts["not on this page"] = f"{self.refused} that were refused: report.json says why"
         return facts
@@ -218,7 +222,7 @@ class BatchReport(JournalSummary):
         return report_html(facts, [group.text() for group in self.failures], self.gallery)
 
     def _facts(self) -> dict[str, object]:
-        facts: dict[str, object] = {"done": f"{self.saved} of {self.total} edits", "pictures": self.pictures}
+        facts: dict[str, object] = {"done": f"{self.saved} of {counted(self.total, 'edit')}", "pictures": self.pictures}
         facts |= {words.partition(":")[0]: count for count, words in self._rest() if count}
         facts["cost"] = self._cost()
         if self.running is not None:
@@ -232,7 +236,7 @@ class BatchReport(JournalSummary):
         return f"run it again{changed} to go on: nothing that has a task is submitted twice"
 
     def _cost(self) -> str:
-        return f"{self.cost}{f' (+ {self.unpriced} edits without a price)' if self.unpriced else ''}"
+        return f"{self.cost}" + (f" (+ {counted(self.unpriced, 'edit')} without a price)" if self.unpriced else "")
 
     def _rest(self) -> tuple[tuple[int, str], ...]:
         return (
@@ -242,8 +246,8 @@ class BatchReport(JournalSummary):
             (self.unsaved, "completed, but not saved"),
             (self.failed, "failed"),
             (self.uncertain, "uncertain: a task may exist, and be charged"),
-            (self.refused, "refused: malformed, gone, or with the key of another request"),
-            (self.repeats, "uncertain submissions repeated with consent"),
+            (self.refused, "refused: malformed, gone, changed, or with the key of another request"),
+            (self.repeats, "repeated with consent, though a task might exist"),
         )
 
 
@@ -257,8 +261,8 @@ def make_report(summary: JournalSummary, *, refused: Iterable[FailureGroup] = ()
     """
     refused = tuple(refused)
     failures = tuple(sorted((*summary.failures, *refused), key=lambda group: -group.count))
-    counted = sum(group.count for group in refused)
-    return BatchReport(**attrs.asdict(summary, recurse=False) | facts | {"failures": failures, "refused": counted})
+    count = sum(group.count for group in refused)
+    return BatchReport(**attrs.asdict(summary, recurse=False) | facts | {"failures": failures, "refused": count})
 
 
 _converter: Final = cattrs.Converter()

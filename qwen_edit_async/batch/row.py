@@ -53,8 +53,6 @@ class Row:
         self._entry = entry
         self._run = run
         self._state = entry.state
-        self._repeats = entry.repeats
-        self._uncertain = False
 
     async def carry_out(
         self, action: Action, request: EditRequest | None = None, problem: InvalidEditError | None = None
@@ -102,7 +100,7 @@ class Row:
             raise _StoppedError("the run submits nothing more")
         self._run.in_flight.add(self._entry.number)
         try:
-            await self._move(State.SUBMITTING, repeats=self._repeats + self._is_doubtful)
+            await self._move(State.SUBMITTING, repeats=self._entry.repeats + self._is_doubtful)
         except asyncio.CancelledError:
             self._retreat()
             raise
@@ -118,16 +116,13 @@ class Row:
             return
         self._run.attempts -= 1
         self._run.changes()
-        if fate is CallFailure.UNCERTAIN:
-            self._repeats += self._is_doubtful
-            self._uncertain = True
-        else:
+        if fate is not CallFailure.UNCERTAIN:
             self._retreat()
 
     @property
     def _is_doubtful(self) -> bool:
-        """Whether an earlier run or attempt may have created a task."""
-        return self._uncertain or self._entry.state is State.UNCERTAIN
+        """Whether an earlier run may have created a task."""
+        return self._entry.state is State.UNCERTAIN
 
     @property
     def _is_of_earlier_run(self) -> bool:
@@ -140,7 +135,7 @@ class Row:
         if self._state not in {State.SUBMITTING, State.UNCERTAIN}:
             return
         if self._is_doubtful:
-            self._move(State.UNCERTAIN, repeats=self._repeats)
+            self._move(State.UNCERTAIN, repeats=self._entry.repeats)
         else:  # a later run may submit it without asking
             self._move(State.PLANNED, reason=None, problem=None)
 
@@ -169,7 +164,7 @@ class Row:
                 raise
             except Exception as error:  # noqa: BLE001  # an error of one edit is journalled, and ends no other
                 await self._not_submitted(error, request)
-                if self._uncertain or not isinstance(error, _StoppedError):
+                if not isinstance(error, _StoppedError):
                     return
             else:
                 run.show_soon(self._entry.number, request.images)
@@ -186,7 +181,7 @@ class Row:
             await self._record(State.SUBMITTED, error, request)
             return
         understood = isinstance(error, QwenEditError | _StoppedError) and not isinstance(error, SubmitUncertainError)
-        if self._uncertain or (self._state is State.SUBMITTING and not understood):
+        if self._state is State.SUBMITTING and not understood:
             budget.created()
             budget.released(pictures, chargeable=True)
             await self._record(State.UNCERTAIN, error, request)
@@ -225,7 +220,7 @@ class Row:
             run.budget.fetching.add(self._entry.number)
             cost = self._cost_of(task)
             await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
-            run.budget.charged(pictures, cost, counted=self._entry.cost)
+            run.budget.charged(pictures, cost, made=len(result.images), counted=self._entry.cost)
             # The page has its own thumbnails.
             await self._save([attrs.evolve(image, previews=None) for image in result.images])
 

@@ -151,7 +151,7 @@ class Run:
         await self.files.call(sweep, self.folder, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
         self.progress.begun = True
         if count := await journal.do(Store.recover):
-            log.warning("%d edits were being submitted when the last run ended: tasks may exist", count)
+            log.warning("edits that were being submitted when the last run ended: %d; their tasks may exist", count)
         if not journal.is_new:
             self.budget.resume(await journal.do(Store.summary))
 

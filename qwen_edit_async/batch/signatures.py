@@ -8,30 +8,29 @@ from typing import Final
 
 from qwen_edit_async.images.kinds import is_url
 
-_PREFIXES: Final = ("x-amz-", "x-goog-")
-_NAMES: Final = frozenset({"expires", "signature", "key-pair-id", "awsaccesskeyid", "googleaccessid", "ossaccesskeyid"})
+_NAMES: Final = frozenset({"expires", "signature", "key-pair-id", "googleaccessid"})
+_ENDINGS: Final = ("accesskeyid", "-security-token")
+_VENDOR_SIGNATURE: Final = re.compile("(x-[a-z0-9]+-)signature")
+"""The parameter by which a storage service signs. Its others begin alike: ``X-Amz-Date`` beside ``X-Amz-Signature``."""
+
+_CHANGES_PICTURE: Final = "-process"
+"""The ending of a storage service's parameter that does not belong to the signature: ``x-oss-process``."""
+
 _AZURE: Final = (
     "sig sv ss se sp sr srt st spr sip si sdd skoid sktid skt ske sks skv saoid suoid scid skdutid sduoid ses"
 )
-_OSS: Final = (
-    "x-oss-signature x-oss-signature-version x-oss-credential x-oss-date x-oss-expires x-oss-additional-headers "
-    "x-oss-security-token"
-)
-_TENCENT: Final = (
-    "q-signature q-sign-algorithm q-ak q-sign-time q-key-time q-header-list q-url-param-list x-cos-security-token"
-)
+_TENCENT: Final = "q-signature q-sign-algorithm q-ak q-sign-time q-key-time q-header-list q-url-param-list"
 _NAMES_BESIDE: Final[Mapping[str, frozenset[str]]] = {
     "sig": frozenset(_AZURE.split()),
     "key-pair-id": frozenset({"policy"}),
     "ossaccesskeyid": frozenset({"security-token"}),
-    "x-oss-signature": frozenset(_OSS.split()),
     "q-signature": frozenset(_TENCENT.split()),
 }
-"""Names that are too common to mean a signature, unless the key of this mapping is there too. Other names of ``x-oss-``
-change the picture."""
+"""Names that are too common to mean a signature, unless the key of this mapping is there too."""
 
 _NAMES_AT: Final[Mapping[str, frozenset[str]]] = {
     ".fbcdn.net": frozenset({"oh", "oe"}),
+    ".cdninstagram.com": frozenset({"oh", "oe"}),
     ".discordapp.com": frozenset({"ex", "is", "hm"}),
     ".discordapp.net": frozenset({"ex", "is", "hm"}),
 }
@@ -56,10 +55,13 @@ def unsigned(text: str) -> str:
         *(beside for name, beside in _NAMES_BESIDE.items() if name in names),
         *(signature for ending, signature in _NAMES_AT.items() if host.endswith(ending)),
     )
+    vendors = tuple(found[1] for name in names if (found := _VENDOR_SIGNATURE.fullmatch(name)))
     kept = [
         parameter
         for name, parameter in zip(names, parameters, strict=True)
-        if name not in signing and not name.startswith(_PREFIXES)
+        if name not in signing
+        and not name.endswith(_ENDINGS)
+        and (not name.startswith(vendors) or name.endswith(_CHANGES_PICTURE))
     ]
     if len(kept) == len(parameters):
         return text

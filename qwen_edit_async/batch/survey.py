@@ -25,6 +25,7 @@ from qwen_edit_async.images.integrity import find_cut
 from qwen_edit_async.images.kinds import HEAD_BYTES, check_format, check_size, image_name, is_data_uri, is_url, sniff
 from qwen_edit_async.images.source import check_regular, local_path
 from qwen_edit_async.models import EditRequest
+from qwen_edit_async.text import counted
 
 
 async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
@@ -74,7 +75,7 @@ class _Survey:
             except InvalidEditError as error:
                 self.tally.problem(item.label, str(error), reason_of(error, item.request))
         if self._renamed:
-            self.tally.note(f"{self._renamed} results get a number, because their names are taken: {self._example}")
+            self.tally.note(f"{counted(self._renamed, 'result')} renamed, because the name is taken: {self._example}")
         summary = JournalSummary() if self.store is None else self.store.summary()
         plan = self.tally.plan(str(self.given.targets.folder), self.given.count, summary)
         self.given.settled = not (plan.submit or plan.download or plan.problem_count or self._touched)

@@ -12,7 +12,7 @@ import attrs
 from cyclopts import Parameter
 
 from qwen_edit_async.cli.command import Command
-from qwen_edit_async.cli.display import ProgressBar, Screen, counted, put
+from qwen_edit_async.cli.display import ProgressBar, Screen, put
 from qwen_edit_async.cli.messages import ExitCode, exit_code, shell_text
 from qwen_edit_async.cli.options import (
     ConnectionOptions,
@@ -24,6 +24,7 @@ from qwen_edit_async.cli.options import (
 )
 from qwen_edit_async.display.cards import WRITING_PAGE, Progress, local_time_in
 from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.text import counted
 
 if TYPE_CHECKING:
     from qwen_edit_async.batch import BatchPlan, EditBatch

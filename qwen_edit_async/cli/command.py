@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
-from qwen_edit_async.cli.display import Screen, counted, put, put_json
+from qwen_edit_async.cli.display import Screen, put, put_json
 from qwen_edit_async.cli.messages import (
     MISSING_KEY,
     ExitCode,
@@ -23,8 +23,9 @@ from qwen_edit_async.cli.messages import (
 )
 from qwen_edit_async.cli.options import ConnectionOptions, SubmissionOptions
 from qwen_edit_async.cli.signals import cancel_on_termination
+from qwen_edit_async.display.cards import local_time_in
 from qwen_edit_async.errors import ConfigurationError, QwenEditError
-from qwen_edit_async.text import visible
+from qwen_edit_async.text import counted, visible
 
 if TYPE_CHECKING:
     from qwen_edit_async.emulator import EditEmulator
@@ -36,6 +37,8 @@ EMULATOR_NOTE = "an embedded service makes these pictures, not the model"
 
 Work: TypeAlias = "Callable[[EditSession], Coroutine[Any, Any, int]]"
 """A command's own part: uses the open session and returns the exit code."""
+
+_REFRESH_SECONDS = 0.2
 
 
 @attrs.define
@@ -178,15 +181,35 @@ class Command:
             self.screen.warning(f"{submissions} got no clear reply: tasks with unknown ids may exist and be charged")
 
 
-async def wait_for(task: EditTask, command: Command) -> EditResult:
-    """Wait for a task, show its progress, print its notes, and record it as unsaved once it is done."""
+@contextlib.asynccontextmanager
+async def shown(session: EditSession, screen: Screen, state: Callable[[], str]) -> AsyncIterator[None]:
+    """Show a state on a terminal while the block runs, and how long the service asked to pause."""
     from rich.text import Text  # noqa: PLC0415  # slow to import
 
-    with command.screen.console.status(Text(visible(f"task {task.id}"))) as shown:
-        async for snapshot in task.updates():
-            progress = "" if snapshot.progress is None else f" {snapshot.progress:.0%}"
-            # A str would be read as rich's markup. The service's words are not markup.
-            shown.update(Text(visible(f"task {task.id}: {snapshot.status_word or snapshot.status.value}{progress}")))
+    with screen.console.status("") as line:
+
+        async def refresh() -> None:
+            while True:
+                left = session.statistics().pause_left
+                pause = f", paused by the service until {local_time_in(left)}" if left else ""
+                line.update(Text(visible(state() + pause)))  # a str would be read as rich's markup
+                await asyncio.sleep(_REFRESH_SECONDS)
+
+        refreshing = asyncio.create_task(refresh())
+        try:
+            yield
+        finally:
+            refreshing.cancel()
+
+
+async def wait_for(session: EditSession, task: EditTask, command: Command) -> EditResult:
+    """Wait for a task, show its progress, print its notes, and record it as unsaved once it is done."""
+
+    def state() -> str:
+        word, progress = task.snapshot.status_word, task.snapshot.progress
+        return f"task {task.id}{f': {word}' if word else ''}{'' if progress is None else f' {progress:.0%}'}"
+
+    async with shown(session, command.screen, state):
         result = await task
     command.unsaved.add(task.id)
     for note in result.notes:

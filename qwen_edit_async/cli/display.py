@@ -42,11 +42,6 @@ def put_json(value: object) -> None:
     put(_UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
-def counted(count: int, word: str) -> str:
-    """Return a number and its noun: ``1 task``, ``2 tasks``."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
-
-
 class Screen:
     """Messages on the standard error stream.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 
-from qwen_edit_async.cli.command import Command, save, wait_for
+from qwen_edit_async.cli.command import Command, save, shown, wait_for
 from qwen_edit_async.cli.display import Screen, put_json
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import (
@@ -71,9 +71,9 @@ def edit(
 
 
 async def _edit(session: EditSession, request: EditRequest, name: str, command: Command) -> int:
-    with command.screen.console.status("submitting"):
+    async with shown(session, command.screen, lambda: "submitting"):
         task = await session.submit(request)
-    result = await wait_for(task, command)
+    result = await wait_for(session, task, command)
     paths = await save(result, command, f"{name[:_NAME_CHARACTERS]}-{result.task_id}")
     if command.as_json:
         put_json(_as_json(result, paths))

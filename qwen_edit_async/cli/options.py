@@ -78,7 +78,7 @@ class SubmissionOptions:
     strict: Flag = False
     """Refuse text that the service would cut off. In a batch, send nothing if any row is bad."""
     resubmit_uncertain: Flag = False
-    """Submit again after a lost reply, although both tasks may be charged."""
+    """Submit again after a lost reply, although both tasks may be charged. In a batch, only the next run does so."""
     envelope: Literal["auto", "flat", "params", "header"] = "auto"
     """The form of the body in the protocol generation. Auto tries flat and params."""
     emulator: Flag = False

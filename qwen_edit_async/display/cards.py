@@ -15,7 +15,7 @@ import attrs
 
 from qwen_edit_async.display.links import href, relative_path
 from qwen_edit_async.display.thumbnails import THUMBNAIL_SIDE, Thumbnail
-from qwen_edit_async.text import escape
+from qwen_edit_async.text import counted, escape
 
 WRITING_PAGE = "writing the page"
 """The last step of a bulk run, after all edits have ended."""
@@ -87,7 +87,7 @@ class Progress:
         left = f"{_duration(self.pause_left + rest / rate)} left" if rest and rate else _duration(self.seconds)
         pause = f"paused by the service until {self.paused_until} · " if self.pause_left else ""
         parts = (
-            f"{self.ended} edits" if self.total is None else f"{self.ended} of {self.total} edits",
+            counted(self.ended, "edit") if self.total is None else f"{self.ended} of {counted(self.total, 'edit')}",
             f"{self.failed} failed" if self.failed else "",
             f"{self.in_flight} in flight" if self.in_flight is not None else "",
             f"cost {self.cost:f}" if self.cost is not None else "",

@@ -153,9 +153,13 @@ def check_proxies(proxies: Mapping[str, str]) -> None:
 def unused_proxy_hint(base_url: str, proxies: Mapping[str, str]) -> str:
     """Return a hint that the environment has an unused proxy for this address, or an empty text."""
     name = urlsplit(base_url).scheme
-    if name not in proxies or not may_be_proxied(base_url):
+    if not may_be_proxied(base_url):
         return ""
-    return f"; {name}_proxy in the environment is not used: trust_env=True uses it"
+    if name in proxies:
+        return f"; {name}_proxy in the environment is not used: trust_env=True uses it"
+    if "all" in proxies:
+        return f"; all_proxy in the environment is not used: set {name}_proxy, and use trust_env=True"
+    return ""
 
 
 def resolve_result_hosts(base_url: str, allowed: Iterable[str]) -> ResultHosts:

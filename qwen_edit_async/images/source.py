@@ -107,11 +107,17 @@ def read_piece(reader: Any, size: int, name: str) -> bytes:
     raise InvalidEditError(f"{name} is not a binary file: its read() returns {type(piece).__name__!r}")
 
 
-_turns: dict[int, list[threading.Lock]] = {}
+_INNER: Final = ("fp", "raw", "fileobj", "file")
+"""The attributes in which PIL images, buffers, members of archives and wrappers keep the file that they read."""
+
+_DEEPEST: Final = 8
+"""The longest chain of such attributes. That of an object that has every attribute would never end."""
+
+_turns: dict[int, list[threading.RLock]] = {}
 """The lock of each shared object, by the object's id. A list repeats the lock for each thread that holds or awaits it.
 
 Edits can share an open file, or a picture that Pillow loads late. Without the lock, two threads that read it at once
-would each get a part of it.
+would each get a part of it. Each file has a lock of its own, so that one that hangs delays no other.
 """
 
 _guard = threading.Lock()
@@ -119,19 +125,27 @@ _guard = threading.Lock()
 
 @contextlib.contextmanager
 def turn_at(image: Any) -> Iterator[None]:
-    """Wait until no other thread reads the object, or the file of a PIL image that is not loaded yet."""
-    with _turn(image), _turn(getattr(image, "fp", None)):
+    """Wait until no other thread reads the object, or the file that it reads in the end."""
+    with _turn(image), _turn(_innermost(image)):
         yield
+
+
+def _innermost(image: Any) -> Any:
+    """Return the file that an object reads in the end: that of the archive for all members of a tar archive."""
+    with contextlib.suppress(Exception):  # an object of another library can raise anything
+        for _ in range(_DEEPEST):
+            inner = next((file for name in _INNER if hasattr(file := getattr(image, name, None), "read")), None)
+            if inner is None:
+                break
+            image = inner
+    return image
 
 
 @contextlib.contextmanager
 def _turn(shared: object) -> Iterator[None]:
-    if shared is None:
-        yield
-        return
     with _guard:
         users = _turns.setdefault(id(shared), [])
-        lock = users[0] if users else threading.Lock()
+        lock = users[0] if users else threading.RLock()
         users.append(lock)
     try:
         with lock:
@@ -203,6 +217,7 @@ def _copy(image: Any, file: IO[bytes], name: str, limit: int) -> int:
             stack.enter_context(_put_back(reader))
         else:
             reader = stack.enter_context(contextlib.closing(opened(image)))
+            stack.enter_context(turn_at(reader))
         size = 0
         while size <= limit and (piece := read_piece(reader, min(RAW_CHUNK, limit + 1 - size), name)):
             size += file.write(piece)

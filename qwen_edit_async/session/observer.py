@@ -19,7 +19,8 @@ _NOT_THE_USERS = frozenset({__name__.partition(".")[0], "asyncio"})
 class SubmissionObserver(Protocol):
     """Called before and after each attempt to submit one edit, even if nobody waits for the edit any more.
 
-    An edit can take several attempts, one after the other. The calls come from a background task of the session.
+    An edit can take several attempts, one after the other. After an uncertain reply there is no other attempt, even if
+    the session has consent. The calls come from a background task of the session.
     """
 
     async def about_to_submit(self) -> None:

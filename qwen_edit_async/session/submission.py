@@ -291,7 +291,8 @@ class Submission:
             failure,
             failures=self._failures,
             max_retries=submitter.options.retry.max_retries,
-            resubmit_uncertain=submitter.options.resubmit_uncertain,
+            # An observer decides about repeats itself: each one has to fit into its budget.
+            resubmit_uncertain=submitter.options.resubmit_uncertain and self._observer is None,
             resumes_at=submitter.poller.loop.time() + pause_after(error),
             deadline=self._deadline,
             room_deadline=self._room_deadline,

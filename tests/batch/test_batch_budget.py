@@ -12,7 +12,7 @@ from qwen_edit_async.batch.report import JournalSummary
 
 def settle(budget: Budget, pictures: int, cost: Decimal | None) -> None:
     budget.created()
-    budget.charged(pictures, cost)
+    budget.charged(pictures, cost, made=pictures)
 
 
 def test_an_empty_budget_never_stops():
@@ -26,7 +26,7 @@ def test_no_more_tasks_than_allowed_are_admitted():
     assert budget.admit(1) is Verdict.WAIT
     settle(budget, 1, None)
     assert budget.admit(1) is Verdict.STOP
-    assert budget.stopped == "2 tasks were created (max_tasks=2)"
+    assert budget.stopped == "2 tasks created (max_tasks=2)"
 
 
 def test_a_refused_submission_leaves_room_for_another():
@@ -90,26 +90,58 @@ def test_an_edit_that_is_free_is_not_reckoned_with():
     assert budget.admit(1) is Verdict.GO
 
 
-def test_what_an_edit_without_a_result_cost_is_spent_and_tells_the_price():
-    budget = Budget(max_cost=Decimal(3))
-    budget.adopt(2)
-    budget.released(2, chargeable=False, cost=Decimal(2))
-    assert budget.spent == 2
-    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
+def test_an_edit_that_gave_fewer_pictures_tells_the_price_of_those():
+    budget = Budget(max_cost=Decimal(6))
+    budget.admit(4)
+    budget.created()
+    budget.charged(4, Decimal(1), made=1)
+    assert [budget.admit(4), budget.admit(4)] == [Verdict.GO, Verdict.WAIT]
 
 
-def test_an_edit_that_failed_for_nothing_tells_no_price():
+def test_a_picture_that_was_not_asked_for_lowers_no_price():
     budget = Budget(max_cost=Decimal(3))
+    budget.admit(1)
+    budget.created()
+    budget.charged(1, Decimal(1), made=2)
+    assert [budget.admit(1) for _ in range(3)] == [Verdict.GO, Verdict.GO, Verdict.WAIT]
+
+
+@pytest.mark.parametrize("cost", [0, 1])
+def test_an_edit_without_a_result_is_spent_and_tells_no_price(cost):
+    budget = Budget(max_cost=Decimal(9))
     budget.adopt(1)
-    budget.released(1, chargeable=True, cost=Decimal(0))
+    budget.released(1, chargeable=False, cost=Decimal(cost))
+    assert budget.spent == cost
     assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
+
+
+def test_an_edit_for_free_tells_no_price():
+    budget = Budget(max_cost=Decimal(9))
+    budget.admit(1)
+    settle(budget, 1, Decimal(0))
+    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
+
+
+def test_until_a_price_is_seen_an_edit_may_cost_as_much_as_another_did():
+    budget = Budget(max_cost=Decimal(5))
+    budget.resume(JournalSummary(cost=Decimal(2), highest=Decimal(1)))
+    budget.admit(1)
+    budget.created()
+    budget.released(1, chargeable=False, cost=Decimal(2))
+    assert budget.admit(1) is Verdict.STOP
+
+
+def test_until_a_price_is_seen_the_most_expensive_edit_of_earlier_runs_counts():
+    budget = Budget(max_cost=Decimal(5))
+    budget.resume(JournalSummary(cost=Decimal(4), highest=Decimal(2)))
+    assert budget.admit(1) is Verdict.STOP
 
 
 @pytest.mark.parametrize("counted", [1, 0, 3])
 def test_a_cost_that_an_earlier_run_counted_is_not_counted_twice(counted):
     budget = Budget(max_cost=Decimal(3), spent=Decimal(counted))
     budget.adopt(1)
-    budget.charged(1, Decimal(2), counted=Decimal(counted))
+    budget.charged(1, Decimal(2), made=1, counted=Decimal(counted))
     budget.adopt(1)
     budget.released(1, chargeable=True, cost=Decimal(1), counted=Decimal(1))
     assert budget.spent == 2
@@ -159,7 +191,7 @@ def test_after_a_result_that_is_lost_edits_go_one_at_a_time_until_one_is_saved()
     lose(budget)
     submit(budget)
     assert budget.admit(1) is Verdict.WAIT
-    budget.charged(1, None)
+    budget.charged(1, None, made=1)
     budget.fetching.add(1)
     assert budget.admit(1) is Verdict.WAIT
     budget.fetching.clear()
@@ -172,7 +204,7 @@ def test_nothing_is_submitted_while_the_first_results_are_fetched():
     budget = Budget()
     submit(budget)
     submit(budget)
-    budget.charged(1, None)
+    budget.charged(1, None, made=1)
     budget.fetching.add(1)
     assert budget.admit(1) is Verdict.WAIT
     budget.saved()
@@ -212,7 +244,7 @@ def test_results_of_earlier_runs_that_are_lost_leave_one_edit_to_try():
         assert not lose(budget, earlier=True)
     submit(budget)
     assert budget.admit(1) is Verdict.WAIT
-    budget.charged(1, None)
+    budget.charged(1, None, made=1)
     assert lose(budget)
     assert budget.admit(1) is Verdict.STOP
 
@@ -250,7 +282,7 @@ def test_the_cost_never_exceeds_its_limit_while_prices_do_not_rise(prices, limit
             running.append(prices.pop(0))
             continue
         price = running.pop(order.randrange(len(running)))
-        budget.charged(pictures, Decimal(price * pictures))
+        budget.charged(pictures, Decimal(price * pictures), made=pictures)
         cost += price * pictures
     cost += sum(running) * pictures
     assert cost <= max(limit, 5 * pictures)  # the very first edit tells the price

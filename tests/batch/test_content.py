@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import anyio
 import numpy as np
 import pytest
-from crossing import Crossing, at_once
+from crossing import Crossing, RemoteMember, at_once, tar_of
 from emulator_calls import encode
 from PIL import Image
 
@@ -90,6 +91,16 @@ def test_what_other_edits_read_at_once_is_known_by_its_content():
             found, prepared = at_once(lambda: examine(request), lambda: prepare(request.images))  # noqa: B023  # ends here
             prepared[0].close()
             assert found.digest == digest
+
+
+def test_remote_paths_into_one_archive_are_known_by_their_content_if_read_at_once():
+    contents = [bytes([number]) * 100_000 for number in range(4)]
+    file = tar_of(contents)
+    with tarfile.open(fileobj=file) as archive:
+        members = [RemoteMember(archive, name) for name in archive.getnames()]
+        file.meeting = threading.Barrier(2)
+        found = at_once(*[lambda each=each: examine(EditRequest(each, "x")) for each in members])
+    assert found == [examine(EditRequest(each, "x")) for each in contents]
 
 
 def test_a_path_and_a_url_are_stamped(tmp_path):

@@ -46,7 +46,7 @@ def test_a_plan_in_words():
         "  3 done\n"
         "  4 failed at the service, not repeated\n"
         "  5 uncertain: a task may exist; repeated only with consent (resubmit_uncertain)\n"
-        "  2 files would be replaced, such as a-0.png\n"
+        "  2 of the existing files would be replaced, such as a-0.png\n"
         "  note: max_tasks=10 allows only 2 of these submissions\n"
         "  note: max_cost=1.10 would end the run before that\n"
         "  note: columns that are not used: shop\n"

@@ -152,7 +152,7 @@ async def test_what_went_wrong_comes_first_with_its_reason(requests, out):
 async def test_the_page_is_of_all_runs(requests, out):
     async with service() as session:
         await EditBatch(requests(3), out, max_tasks=1).run(session)
-        assert "<dt>stopped</dt><dd>1 tasks were created (max_tasks=1)</dd>" in page_of(out)
+        assert "<dt>stopped</dt><dd>1 task created (max_tasks=1)</dd>" in page_of(out)
         await EditBatch(requests(3)[1:], out).run(session)
     assert keys(out) == ["edit0", "edit1", "edit2"]
     assert "stopped" not in re.findall("<dt>(.*?)</dt>", page_of(out))

@@ -67,9 +67,9 @@ def test_a_batch_with_anything_left_is_not_ok(change):
         "  3 completed, but not saved",
         "  5 failed",
         "  2 uncertain: a task may exist, and be charged",
-        "  1 refused: malformed, gone, or with the key of another request",
-        "  1 uncertain submissions repeated with consent",
-        "cost 0.2856 (+ 1 edits without a price) · 2.5 s",
+        "  1 refused: malformed, gone, changed, or with the key of another request",
+        "  1 repeated with consent, though a task might exist",
+        "cost 0.2856 (+ 1 edit without a price) · 2.5 s",
         "queued: half within 1.0 s, 95 % within 2.0 s",
         "running: half within 20.0 s, 95 % within 30.0 s",
         "end unseen: half within 0.5 s, 95 % within 1.5 s",
@@ -150,7 +150,7 @@ def test_the_head_of_a_page_tells_the_whole():
     assert DONE.facts(2) == {"done": "2 of 2 edits", "pictures": 3, "cost": "0.1071"}
     facts = HALF_DONE.facts(10)
     assert (facts["failed"], facts["uncertain"], facts["still in flight"], facts["stopped"]) == (5, 2, 2, "max_cost")
-    assert facts["cost"] == "0.2856 (+ 1 edits without a price)"
+    assert facts["cost"] == "0.2856 (+ 1 edit without a price)"
     assert facts["running"] == "half within 20.0 s, 95 % within 30.0 s"
     assert facts["on this page"] == "10 of 17 edits, those that went wrong first"
     assert facts["not on this page"] == "1 that were refused: report.json says why"
@@ -178,8 +178,8 @@ def test_a_notebook_shows_the_report_as_a_table():
         "failed": "5",
         "uncertain": "2",
         "refused": "1",
-        "uncertain submissions repeated with consent": "1",
-        "cost": "0.2856 (+ 1 edits without a price)",
+        "repeated with consent, though a task might exist": "1",
+        "cost": "0.2856 (+ 1 edit without a price)",
         "running": "half within 20.0 s, 95 % within 30.0 s",
         "stopped": "max_cost",
         "time": "2.5 s",
@@ -216,3 +216,9 @@ def test_text_of_the_service_means_nothing_in_a_notebook():
     failures = (FailureGroup(reason=hostile, count=1, keys=(hostile,)),)
     shown = attrs.evolve(DONE, failures=failures, stopped=hostile, gallery=hostile)._repr_html_()
     assert "<script" not in shown
+
+
+def test_one_of_each_is_named_in_the_singular():
+    report = make_report(JournalSummary(saved=1, pictures=1, retries=1, checks_per_edit=1.0), folder="out", elapsed=1.0)
+    assert report.text().startswith("1 of 1 edit done, 1 picture in out\n")
+    assert "1 submission repeated" in report.text()

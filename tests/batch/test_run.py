@@ -400,39 +400,17 @@ async def test_a_journal_of_edits_that_no_service_took_can_be_used_with_any(requ
         assert (await EditBatch(requests(2), out).run(session)).ok
 
 
-async def test_a_repeat_that_the_session_may_make_is_counted(requests, out):
-    async with EditEmulator(
-        duration=0.0, engine=FixedEngine(), faults=FaultPlan([Fault.drop_reply().on("submit").nth(2)])
-    ) as emulator:
-        session = EditSession(emulator.api_key, base_url=emulator.url, resubmit_uncertain=True)
-        async with session:
-            report = await EditBatch(requests(1), out).run(session)
-            assert report.repeats == 0
-            report = await EditBatch(requests(2), out).run(session)
-    assert (report.ok, report.repeats) == (True, 1)
-
-
-@contextlib.asynccontextmanager
-async def persistent_session(*faults: Fault):
-    """An emulator, and a session on it that submits again whatever became of the attempt before."""
+@pytest.mark.parametrize("consent", [False, True])
+async def test_only_the_next_run_repeats_an_uncertain_submission(requests, out, consent):
+    faults = FaultPlan([Fault.status(500).on("submit").times(2)])
     async with (
-        EditEmulator(duration=0.0, engine=FixedEngine(), faults=FaultPlan(faults)) as emulator,
-        EditSession(emulator.api_key, base_url=emulator.url, resubmit_uncertain=True, max_in_flight=1) as session,
+        EditEmulator(duration=0.0, engine=FixedEngine(), faults=faults) as emulator,
+        EditSession(emulator.api_key, base_url=emulator.url, resubmit_uncertain=True) as session,
     ):
-        yield emulator, session
-
-
-async def test_every_repeat_that_the_session_makes_is_counted(requests, out):
-    async with persistent_session(Fault.drop_reply().on("submit").times(2)) as (emulator, session):
-        report = await EditBatch(requests(1), out).run(session)
-    assert (report.ok, report.repeats, emulator.statistics().tasks_created) == (True, 2, 3)
-
-
-async def test_an_attempt_without_a_reply_counts_as_a_task_though_its_repeats_are_refused(requests, out):
-    faults = Fault.drop_reply().on("submit").nth(1), Fault.status(503).on("submit").nth(2, 3)
-    async with persistent_session(*faults) as (emulator, session):
-        report = await EditBatch(requests(2), out, max_tasks=1).run(session)
-    assert (report.uncertain, report.repeats, emulator.statistics().tasks_created) == (1, 0, 1)
+        for tasks, repeats in ((1, 0), (2, consent), (3, 2 * consent)):
+            report = await EditBatch(requests(1), out, max_tasks=tasks, resubmit_uncertain=consent).run(session)
+            assert (emulator.statistics().submits, report.repeats) == (1 + repeats, repeats)
+    assert report.ok is consent
 
 
 async def test_what_was_certainly_refused_is_not_uncertain(requests, out):
@@ -457,7 +435,7 @@ async def test_a_key_with_another_request_is_refused(requests, out, change):
         assert emulator.statistics() == before
     assert (report.ok, report.saved, report.refused) == (False, 2, 1)
     assert report.failures[0].keys == ("edit1",)
-    assert "in the journal with another request" in report.failures[0].reason
+    assert "has changed since an earlier run" in report.failures[0].reason
 
 
 @pytest.mark.parametrize("key", [None, "mine"])
@@ -852,7 +830,7 @@ async def test_no_more_tasks_are_created_than_allowed_over_all_runs(requests, ou
         for _ in range(2):
             report = await EditBatch(requests(10), out, max_tasks=4).run(session)
             assert emulator.statistics().tasks_created == 4
-        assert (report.saved, report.failed, report.stopped) == (4, 0, "4 tasks were created (max_tasks=4)")
+        assert (report.saved, report.failed, report.stopped) == (4, 0, "4 tasks created (max_tasks=4)")
         assert (await EditBatch(requests(10), out, max_tasks=10).run(session)).ok
 
 
@@ -988,7 +966,7 @@ async def test_a_run_that_is_stopped_does_not_wait_for_an_input_that_never_gives
     async with service(Fault.failed_task().for_task(2)) as (_, session):
         with anyio.fail_after(10):
             report = await EditBatch(generator(), out, stop_after_failures=1).run(session)
-    assert report.stopped.startswith("1 edits failed")
+    assert report.stopped.startswith("1 edit failed")
     assert closed == [True]
 
 
@@ -1477,6 +1455,27 @@ async def test_what_an_edit_without_a_result_costs_counts(requests, out, documen
     assert report.limit == "max_cost"
     outcomes = [outcome async for outcome in batch.outcomes()]
     assert [outcome.cost for outcome in outcomes if outcome.task_id] == [Decimal("0.05")] * 2
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.may_block("the loop writes the pictures")
+@pytest.mark.usefixtures("pictures_at_once")
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"status": "completed", "output": ["https://r/0"], "usage": {"cost": "0.05"}},
+        {"status": "completed", "output": ["https://r/0"] * 4, "usage": {"cost": "0"}},
+        FAILED_AT_A_COST,
+    ],
+    ids=["one picture", "for free", "failed"],
+)
+async def test_a_first_edit_that_is_cheaper_than_the_others_breaks_no_limit(requests, out, first):
+    other = {"status": "completed", "output": ["https://r/0"] * 4, "usage": {"cost": "0.20"}}
+    service = MemoryService(on_check=in_order(says(first), *[says(other)] * 20))
+    many = requests(20, parameters=EditParameters(n=4))
+    report = await batch_of_memory(service, EditBatch(many, out, max_cost="0.30"))
+    assert (report.limit, len(service.submissions)) == ("max_cost", 2)
+    assert report.cost <= Decimal("0.30")
 
 
 @pytest.mark.virtual_clock

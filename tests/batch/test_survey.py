@@ -292,7 +292,7 @@ async def test_another_request_of_a_key_in_the_journal_is_a_problem_unless_it_fa
         await EditBatch([EditRequest(photos / "gone.png", "snow", key="gone")], out).run(session)
     plan = await EditBatch(photos, out, instruction="rain").plan()
     assert [reason.partition(";")[0] for _, reason in problems(plan)] == [
-        "the key is in the journal with another request"
+        "the picture, the instruction or a parameter has changed since an earlier run"
     ] * 3
     (photos / "gone.png").write_bytes(PHOTO)
     plan = await EditBatch([EditRequest(photos / "gone.png", "rain", key="gone")], out).plan()

@@ -6,6 +6,7 @@ import json
 
 import anyio
 import pytest
+import rich.console  # noqa: F401  # the first import reads the working directory, which blocks the loop
 from commands import API_KEY, QUICK
 from PIL import Image
 

@@ -166,7 +166,7 @@ def test_a_credential_error_stops_the_run_with_exit_code_3(table, batch, capsys,
     assert batch(table(*rows), "--concurrency", "1") == 3
     text = capsys.readouterr().err
     assert f"(HTTP {status}" in text
-    assert "1 of 20 edits done, 1 pictures" in text
+    assert "1 of 20 edits done, 1 picture" in text
     assert "\n  19 not submitted yet\n" in text
     assert len(service.tasks) == 1
 
@@ -227,7 +227,7 @@ def test_pictures_with_the_same_name_get_different_names_and_a_note(photos, batc
     Image.new("RGB", (400, 400)).save(photos / "a.bmp")
     assert batch(photos / "a.*") == 0
     assert saved(out) == ["a-0.png", "a-2-0.png"]
-    assert "note: 1 results get a number, because their names are taken: a-2 for a" in capsys.readouterr().err
+    assert "note: 1 result renamed, because the name is taken: a-2 for a" in capsys.readouterr().err
 
 
 def test_many_notes_of_one_kind_are_counted(tmp_path, batch, capsys, service):
@@ -292,7 +292,9 @@ def test_the_same_command_again_does_nothing_more(photos, batch, out, capsys, se
 def test_another_instruction_for_the_same_results_is_refused(photos, batch, capsys, service):
     batch(photos)
     assert batch(photos, instruction="rain") == 1
-    assert "3 × the key is in the journal with another request" in (text := capsys.readouterr().err)
+    assert "3 × the picture, the instruction or a parameter has changed since an earlier run" in (
+        text := capsys.readouterr().err
+    )
     assert "run it again" not in text
     assert len(service.tasks) == 3
 
@@ -308,7 +310,7 @@ def test_edit_changed_edits_again_with_another_instruction(photos, batch, out, c
 
 @pytest.mark.parametrize(
     ("limit", "value", "words"),
-    [("--max-tasks", "2", "stopped: 2 tasks were created"), ("--max-cost", "0.08", "stopped: 0.0714 was spent")],
+    [("--max-tasks", "2", "stopped: 2 tasks created"), ("--max-cost", "0.08", "stopped: 0.0714 was spent")],
 )
 def test_a_limit_ends_the_run_and_a_higher_one_continues(photos, batch, capsys, limit, value, words, service):  # noqa: PLR0917  # fixtures
     assert batch(photos, limit, value) == 1
@@ -331,7 +333,7 @@ def test_a_service_without_prices_ends_a_run_with_a_limit_of_cost(photos, batch,
 def test_failures_end_the_run_on_request(photos, batch, capsys, service):
     service.inject(Fault.failed_task())
     assert batch(photos, "--stop-after-failures", "1", "--concurrency", "1") == 1
-    assert "stopped: 1 edits failed" in (text := capsys.readouterr().err)
+    assert "stopped: 1 edit failed" in (text := capsys.readouterr().err)
     assert "\nrun it again to go on: " in text
     assert len(service.tasks) == 1
 

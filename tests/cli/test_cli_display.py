@@ -67,19 +67,24 @@ def test_a_bar_is_drawn_on_a_terminal(photos, tmp_path, service, monkeypatch):
     assert "3 of 3 edits done" in shown
 
 
-def test_the_bar_says_until_when_the_service_asked_to_wait(photos, tmp_path, service, monkeypatch):
-    monkeypatch.setenv("TERM", "xterm-256color")
-    service.inject(Fault.status(429, retry_after=36_000).on("submit"))
+@pytest.mark.parametrize("command", ["batch", "edit", "fetch"])
+def test_a_terminal_shows_until_when_the_service_asked_to_wait(photos, submitted, out, service, command):
+    options = ["-o", str(out), *QUICK]
+    if command == "fetch":
+        arguments = ["fetch", submitted(), *options]
+    else:
+        source = photos / "a.png" if command == "edit" else photos
+        arguments = [command, str(source), "-i", "snow", *options]
+    service.inject(Fault.status(429, retry_after=300).on("submit", "check"))
     ours, theirs = pty.openpty()
-    arguments = ["batch", str(photos), "-i", "snow", "-o", str(tmp_path / "out"), *QUICK]
-    with start_command(*arguments, stderr=theirs) as process:
+    with start_command(*arguments, stderr=theirs, env=os.environ | {"TERM": "xterm-256color"}) as process:
         os.close(theirs)
         shown = ""
         while "paused by the service until " not in shown:
             shown += os.read(ours, 4096).decode()
         process.send_signal(signal.SIGINT)
         read_all(ours)
-    assert re.search(r"paused by the service until \d\d:\d\d ", shown)
+    assert re.search(r"paused by the service until (\d{4}-\d\d-\d\d )?\d\d:\d\d", shown)
 
 
 def test_without_a_terminal_a_line_is_printed_every_minute(capsys):

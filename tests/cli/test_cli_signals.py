@@ -71,7 +71,7 @@ def test_an_interrupted_run_of_the_embedded_service_offers_nothing_to_fetch(tmp_
         _, errors = process.communicate()
     assert process.returncode == 130
     assert "interrupted\n" in errors
-    assert "0 of 1 edits done" in errors
+    assert "0 of 1 edit done" in errors
     assert "qwen-edit fetch" not in errors
     assert "Traceback" not in errors
 

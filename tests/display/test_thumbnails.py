@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import os
+import random
+import threading
 
 import numpy as np
 import PIL.Image
 import pytest
+from crossing import Crossing, at_once
 from ready_results import PHOTO, Store, result_of
 
 from qwen_edit_async import DownloadError
@@ -33,6 +36,16 @@ def test_a_thumbnail_is_small_and_keeps_the_shape(image):
     assert (thumbnail.width, thumbnail.height) == (256, 192)
     with PIL.Image.open(io.BytesIO(thumbnail.content)) as picture:
         assert (picture.format, picture.size) == ("WEBP", (256, 192))
+
+
+def test_a_picture_that_is_not_loaded_yet_has_its_thumbnail_whichever_thread_makes_it():
+    picture = PIL.Image.frombytes("RGB", (300, 300), random.Random(7).randbytes(270_000))
+    file = Crossing()
+    picture.save(file, "PNG")
+    expected = make_thumbnail(picture)
+    with PIL.Image.open(file) as lazy:
+        file.meeting = threading.Barrier(2)
+        assert at_once(*[lambda: make_thumbnail(lazy)] * 4) == [expected] * 4
 
 
 def test_a_data_uri_has_the_thumbnail_of_its_picture():

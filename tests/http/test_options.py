@@ -174,7 +174,17 @@ def test_other_proxies_are_taken() -> None:
     [
         ("https://host", {"https": "x"}, "; https_proxy in the environment is not used: trust_env=True uses it"),
         ("https://host", {"http": "x"}, ""),
-        ("http://localhost:80", {"http": "x"}, ""),
+        (
+            "https://host",
+            {"https": "x", "all": "y"},
+            "; https_proxy in the environment is not used: trust_env=True uses it",
+        ),
+        ("http://localhost:80", {"http": "x", "all": "y"}, ""),
+        (
+            "https://host",
+            {"all": "x"},
+            "; all_proxy in the environment is not used: set https_proxy, and use trust_env=True",
+        ),
     ],
 )
 def test_a_proxy_that_is_not_used_is_named(url: str, proxies: dict[str, str], hint: str) -> None:

@@ -12,15 +12,17 @@ import pathlib
 import random
 import struct
 import sys
+import tarfile
 import threading
 import tracemalloc
 import types
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from crossing import Crossing, at_once
+from crossing import Crossing, RemoteMember, at_once, tar_of
 from PIL import AvifImagePlugin, Image, ImageOps
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, SAFE_IMAGE_BYTES
@@ -318,6 +320,65 @@ def test_an_open_file_is_whole_in_each_of_several_edits(large_jpeg) -> None:
     file = Crossing(large_jpeg)
     file.meeting = threading.Barrier(2)
     assert at_once(*[lambda: content(file)] * 4) == [large_jpeg] * 4
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        lambda archive, name: archive.extractfile(name),
+        lambda archive, name: Image.open(archive.extractfile(name)),
+        RemoteMember,
+    ],
+    ids=["file", "picture", "remote"],
+)
+def test_members_of_one_archive_are_whole_in_edits_at_once(member) -> None:
+    files = [encoded(noise(300, 300 + number), "PNG") for number in range(4)]
+    file = tar_of(files)
+    with tarfile.open(fileobj=file) as archive:
+        members = [member(archive, name) for name in archive.getnames()]
+        file.meeting = threading.Barrier(2)
+        sent = at_once(*[lambda each=each: content(each) for each in members])
+    assert list(map(pixels, sent)) == list(map(pixels, files))
+
+
+def test_a_file_that_hangs_delays_no_other() -> None:
+    data, released, reading = encoded(photo(), "PNG"), threading.Event(), threading.Event()
+
+    class Hanging(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            reading.set()
+            released.wait()
+            return super().read(size)
+
+    with ThreadPoolExecutor(2) as threads:
+        hanging = threads.submit(content, Hanging(data))
+        reading.wait()
+        try:
+            assert threads.submit(content, io.BytesIO(data)).result(10) == data
+        finally:
+            released.set()
+        assert hanging.result() == data
+
+
+class Endless(io.BytesIO):
+    """A file that has every attribute, as proxies have."""
+
+    def __getattr__(self, name: str) -> Endless:
+        return Endless()
+
+
+class Opaque(io.BytesIO):
+    """A file with an attribute that can't be read."""
+
+    @property
+    def raw(self) -> None:
+        raise ValueError("detached")
+
+
+@pytest.mark.parametrize("kind", [Endless, Opaque])
+def test_a_file_with_odd_attributes_is_read(kind) -> None:
+    data = encoded(photo(), "PNG")
+    assert content(kind(data)) == data
 
 
 def test_a_file_whose_position_has_to_be_awaited_is_read_from_where_it_stands() -> None:

@@ -26,7 +26,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
     uncertain = connection.execute(
         "SELECT key FROM edits WHERE state IN ('uncertain', 'submitting') ORDER BY number LIMIT ?", (_LISTED_KEYS,)
     )
-    cost, unpriced = _cost(connection)
+    cost, highest, unpriced = _cost(connection)
     return JournalSummary(
         planned=counts.get("planned", 0),
         in_flight=counts.get("submitted", 0),
@@ -43,6 +43,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
         tasks=int(tasks),
         cost=cost,
         price=_price(connection),
+        highest=highest,
         unpriced=unpriced,
         doubtful=int(doubtful),
         queued=_percentiles(connection, "queued"),
@@ -68,26 +69,26 @@ def _unsaved_tasks(connection: sqlite3.Connection) -> dict[str, str]:
     return tasks
 
 
-def _cost(connection: sqlite3.Connection) -> tuple[Decimal, int]:
-    """Return the exact total, which SQLite's sum is not, and the number of completed edits without a cost."""
-    total, unpriced = Decimal(0), 0
+def _cost(connection: sqlite3.Connection) -> tuple[Decimal, Decimal, int]:
+    """Return the exact total, which SQLite's sum is not, the highest cost, and the number of edits without one."""
+    total, highest, unpriced = Decimal(0), Decimal(0), 0
     for text, count, results in connection.execute("SELECT cost, count(*), count(urls) FROM edits GROUP BY cost"):
         cost = cost_of(text)
         if cost is None:
             unpriced += results
         else:
             total += cost * count
-    return total, unpriced
+            highest = max(cost, highest)
+    return total, highest, unpriced
 
 
 def _price(connection: sqlite3.Connection) -> Decimal | None:
-    rows = connection.execute("SELECT DISTINCT cost, pictures, urls IS NOT NULL FROM edits WHERE cost IS NOT NULL")
-    prices = (
-        cost / pictures
-        for text, pictures, has_result in rows
-        if (cost := cost_of(text)) is not None and (cost or has_result)  # an edit that failed may have cost nothing
+    """Return the highest price of a picture. Edits without a picture, and edits for free, show none."""
+    rows = connection.execute(
+        "SELECT DISTINCT cost, min(pictures, (SELECT count(*) FROM json_each(urls) WHERE value != '')) FROM edits "
+        "WHERE cost IS NOT NULL AND urls IS NOT NULL"
     )
-    return max(prices, default=None)
+    return max((cost / made for text, made in rows if made and (cost := cost_of(text))), default=None)
 
 
 def _percentiles(connection: sqlite3.Connection, column: str) -> Percentiles | None:

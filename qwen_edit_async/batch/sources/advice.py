@@ -5,9 +5,11 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
+
+from qwen_edit_async.text import counted
 
 _BRACES: Final = re.compile(r"\{[^{}]*,[^{}]*\}")
 
@@ -15,10 +17,8 @@ _BRACES: Final = re.compile(r"\{[^{}]*,[^{}]*\}")
 def folder_advice(folder: Path, table_endings: Collection[str], *, recursive: bool) -> str:
     """Return which of a folder's entries could be a source; empty if none could."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    tables = [entry for entry in entries if entry.suffix.lower() in table_endings]
-    if tables:
-        count = f"{len(tables)} table{'' if len(tables) == 1 else 's'}"
-        return f". It holds {count}: give each as a source of its own, such as {tables[0]}"
+    if advice := _table_advice(map(str, entries), table_endings):
+        return advice
     folders = sum(entry.is_dir() for entry in entries)
     if folders and not recursive:
         searched = "folder was" if folders == 1 else "folders were"
@@ -26,8 +26,14 @@ def folder_advice(folder: Path, table_endings: Collection[str], *, recursive: bo
     return ""
 
 
-def pattern_advice(pattern: str) -> str:
-    """Return why a pattern may match less than was meant; empty if the pattern shows no reason."""
+def pattern_advice(pattern: str, table_endings: Collection[str], matches: Callable[[str], Iterable[str]]) -> str:
+    """Return why a pattern may match less than was meant; empty if there is no reason to be seen.
+
+    Args:
+        pattern: The pattern.
+        table_endings: The endings of tables.
+        matches: Returns the files and folders that match a pattern.
+    """
     if found := _BRACES.search(pattern):
         folder = os.path.dirname(pattern[: found.start()]) or "."
         return (
@@ -38,6 +44,21 @@ def pattern_advice(pattern: str) -> str:
         if glob.has_magic(folder) and Path(folder).exists():
             escaped = glob.escape(folder) + pattern[len(folder) :]
             return f". In a pattern, [ and ] stand for one of several characters: write {escaped!r}"
-    if any(map(os.path.isdir, glob.glob(pattern, recursive=True))):
+    paths = list(matches(pattern))
+    if advice := _table_advice(paths, table_endings):
+        return advice
+    if "**" in pattern:
+        return ""
+    if any(os.path.isdir(path) for path in paths):
         return f". It matches folders, but not the files in them: write {os.path.join(pattern, '*')!r}"
+    folder, name = os.path.split(pattern)
+    if any(os.path.isdir(path) for path in matches(os.path.join(folder, "*"))):
+        return f". The folders below were not searched: write {os.path.join(folder, '**', name)!r}"
     return ""
+
+
+def _table_advice(paths: Iterable[str], table_endings: Collection[str]) -> str:
+    tables = [path for path in paths if os.path.splitext(path)[1].lower() in table_endings]
+    if not tables:
+        return ""
+    return f". It holds {counted(len(tables), 'table')}: give each as a source of its own, such as {tables[0]}"

@@ -22,10 +22,11 @@ from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import HEAD_BYTES, RAW_FORMATS, other_advice, sniff, sniff_other
 from qwen_edit_async.models import EditRequest
+from qwen_edit_async.text import counted
 
 PICTURE: Final = "JPEG, PNG, BMP, TIFF, WEBP or GIF picture"
 _NAMED_OTHERS: Final = 3
-_ANY_FOLDERS: Final = re.compile(r"(?<![^/\\])\*\*(?:[/\\]|$)")
+_ANY_FOLDERS: Final = re.compile(r"(?<![^/\\])\*\*(?:[/\\]+|$)")
 _SYSTEM_FOLDERS: Final = frozenset(
     {
         "#recycle",
@@ -41,6 +42,23 @@ _SYSTEM_FOLDERS: Final = frozenset(
     }
 )
 """Bins, snapshots and previews of network drives and operating systems, in lower case. Hidden ones go anyway."""
+
+
+@attrs.frozen
+class _File:
+    """A file that was found.
+
+    Attributes:
+        path: Its path.
+        below: Its path below the source's folder, spelled in one way.
+        real: Its real path.
+        is_link: Whether a link leads to it from the source's folder.
+    """
+
+    path: str
+    below: str
+    real: str
+    is_link: bool
 
 
 @attrs.define(kw_only=True)
@@ -62,7 +80,7 @@ class Search:
     journal: str = ""
     _system: dict[str, None] = attrs.field(factory=dict)
     _results: dict[str, None] = attrs.field(factory=dict)
-    _repeats: list[str] = attrs.field(factory=list)
+    _repeats: dict[str, None] = attrs.field(factory=dict)
     _others: list[str] = attrs.field(factory=list)
     _seen: dict[str | tuple[int, int], str] = attrs.field(factory=dict)
 
@@ -70,6 +88,9 @@ class Search:
         self, paths: Iterable[str | OSError], where: str, folder: str, advice: Callable[[], str] = str
     ) -> Iterator[SourceItem]:
         """Yield an edit for each picture. An unreadable file counts as a picture; its edit fails later.
+
+        A link to one of the files is left out, however it is named, so that a link can be made or moved at any time. A
+        link to another file is a picture of its own. Of a file's hard links, the first one counts.
 
         Args:
             paths: The files, and an error for each folder that can't be read.
@@ -82,10 +103,9 @@ class Search:
         """
         if self.defaults.instruction is None:
             raise ConfigurationError("pictures say nothing about what to do with them: give an instruction")
-        prefix = os.path.join(folder, "") if folder else ""
         found = False
-        for path in paths:
-            item = self._item(path, prefix)
+        for path in self._links_last(paths, folder):
+            item = self._item(path)
             found = found or (item is not None and not isinstance(path, OSError))
             if item is not None:
                 yield item
@@ -96,13 +116,29 @@ class Search:
             self.note(left_out)
         if count := len(self._others):
             names = _listed(self._others)
-            self.note(f"{count} of the files are not pictures that the service takes, and are left out: {names}")
+            self.note(f"left out: {counted(count, 'file')} of a kind that the service does not take ({names})")
 
-    def _item(self, path: str | OSError, prefix: str) -> SourceItem | None:
+    def _links_last(self, paths: Iterable[str | OSError], folder: str) -> Iterator[_File | OSError]:
+        """Yield the files with their paths below the folder. A file comes before the links to it."""
+        root, links = os.path.realpath(folder), []
+        for path in paths:
+            if isinstance(path, OSError):
+                yield path
+                continue
+            below, real = os.path.relpath(path, folder or os.curdir), os.path.realpath(path)
+            file = _File(path, below, real, is_link=real != os.path.join(root, below))
+            if file.is_link:
+                links.append(file)
+            else:
+                yield file
+        yield from links
+
+    def _item(self, file: _File | OSError) -> SourceItem | None:
         """Return the edit of a picture, or a problem; ``None`` for a file that is left out."""
-        if isinstance(path, OSError):
-            return SourceItem(problem=f"can't be read: {path.strerror}", place=str(path.filename))
-        if not os.path.isfile(path) or not self._is_new(path):
+        if isinstance(file, OSError):
+            return SourceItem(problem=f"can't be read: {file.strerror}", place=str(file.filename))
+        path = file.path
+        if not os.path.isfile(path) or not self._is_new(file):
             return None
         problem = _problem(path, fit=self.fit)
         if problem:
@@ -111,7 +147,7 @@ class Search:
             self._others.append(path)
             return None
         request = EditRequest(path, self.defaults.instruction or "", self.defaults.parameters)
-        return SourceItem(request=request, identity=storable(path.removeprefix(prefix).replace(os.sep, "/")))
+        return SourceItem(request=request, identity=storable(file.below.replace(os.sep, "/")))
 
     def files_of(self, folder: str, *, recursive: bool) -> Iterator[str | OSError]:
         """Yield a folder's files, sorted by name, and an error for each subfolder that can't be read.
@@ -163,19 +199,20 @@ class Search:
             folder = os.path.join(folder, name)
         return True
 
-    def _is_new(self, path: str) -> bool:
+    def _is_new(self, file: _File) -> bool:
         """Return whether a file is outside of the excluded folder, and was not found by another path before."""
-        real = os.path.realpath(path)
-        if self.exclude and real.startswith(os.path.join(self.exclude, "")):
+        if self.exclude and file.real.startswith(os.path.join(self.exclude, "")):
             return False
-        file: str | tuple[int, int] = real
+        known: str | tuple[int, int] = file.real
         with contextlib.suppress(OSError):  # it is gone: its edit fails later
-            if (status := os.stat(real)).st_nlink > 1:
-                file = (status.st_dev, status.st_ino)
-        if (first := self._seen.get(file)) is None:
-            self._seen[file] = path
-        elif first != path:
-            self._repeats.append(path)
+            if (status := os.stat(file.real)).st_nlink > 1:
+                known = (status.st_dev, status.st_ino)
+        if file.is_link and known not in self._seen:
+            known = file.below
+        if (first := self._seen.get(known)) is None:
+            self._seen[known] = file.below
+        elif first != file.below:
+            self._repeats[file.path] = None
         return first is None
 
     def _left_out(self) -> str:

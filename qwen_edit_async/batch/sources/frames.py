@@ -13,6 +13,7 @@ from typing import Any, Final
 from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
 from qwen_edit_async.batch.sources.rows import Rows
 from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.text import counted
 
 _PAGE: Final = 256
 """Rows per page. It is small because a row may hold whole pictures."""
@@ -59,7 +60,7 @@ def _items(rows: Rows, names: list[str], values: Iterator[Any], first: int, wher
         for count, cells in enumerate(values, 1):
             yield rows.item(first + count - 1, dict(zip(names, cells, strict=True)))
     except (OverflowError, ValueError) as error:  # a cell that Python has no value for, such as a date in year 12000
-        raise ConfigurationError(f"{where} can't be read beyond {count} rows: {error}") from None
+        raise ConfigurationError(f"{where} can't be read beyond {counted(count, 'row')}: {error}") from None
     if not count:
         raise ConfigurationError(f"{where} has no rows")
 

@@ -110,7 +110,7 @@ def _folder_items(search: Search, folder: Path, *, recursive: bool) -> Iterator[
 
 
 def _pattern_items(search: Search, pattern: str, base: str) -> Iterator[SourceItem]:
-    advice = functools.partial(pattern_advice, pattern)
+    advice = functools.partial(pattern_advice, pattern, _TABLES, functools.partial(search.matches_of, base=base))
     if not glob.has_magic(pattern):
         raise ConfigurationError(f"there is no directory, file or pattern of files {quoted(pattern)}{advice()}")
     folder = pattern

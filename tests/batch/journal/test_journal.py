@@ -13,10 +13,11 @@ from decimal import Decimal
 from pathlib import Path
 
 import anyio
+import attrs
 import pytest
 from memory_transport import MemoryService, MemorySession, until
 
-from qwen_edit_async import EditBatch, EditRequest, JournalError
+from qwen_edit_async import EditBatch, EditParameters, EditRequest, JournalError
 from qwen_edit_async.batch import intake as _intake
 from qwen_edit_async.batch import run as _run
 from qwen_edit_async.batch.decide import Content, State
@@ -75,8 +76,10 @@ async def reach(journal: Journal, number: int, *states: State) -> None:
         await journal.do(Store.move, number, state)
 
 
-async def submitted(journal: Journal, key: str) -> int:
-    number = (await journal.do(Store.plan, *draft(key))).number
+async def submitted(journal: Journal, key: str, n: int = 1) -> int:
+    identity, request, content = draft(key)
+    request = attrs.evolve(request, parameters=EditParameters(n=n))
+    number = (await journal.do(Store.plan, identity, request, content)).number
     await journal.do(Store.move, number, State.SUBMITTING)
     await journal.do(Store.move, number, State.SUBMITTED, task_id=f"task-of-{key}")
     return number
@@ -336,20 +339,33 @@ async def test_totals_count_every_task_that_may_exist_and_exact_money(journal):
 @pytest.mark.parametrize("absurd", ["1e1000000", "1E+999999999999", "-1E+5", "free"])
 async def test_a_cost_that_can_be_none_is_unknown_in_what_is_added_up(absurd, journal):
     for key, cost in (("a", "0.1"), ("b", absurd), ("c", None)):
-        await journal.do(Store.move, await submitted(journal, key), State.COMPLETED, urls="[]", cost=cost)
+        await journal.do(Store.move, await submitted(journal, key), State.COMPLETED, urls=["u"], cost=cost)
     summary = await journal.do(Store.summary)
     assert (summary.cost, summary.price, summary.unpriced) == (Decimal("0.1"), Decimal("0.1"), 2)
 
 
 async def test_the_costs_of_edits_without_a_result_are_added_up_too(journal):
     await journal.do(Store.move, await submitted(journal, "free"), State.FAILED, cost="0")
-    assert (await journal.do(Store.summary)).price is None
     await journal.do(Store.move, await submitted(journal, "failed"), State.FAILED, cost="0.5")
     await journal.do(Store.move, await submitted(journal, "pictureless"), State.COMPLETED, cost="0.25")
     await journal.do(Store.move, await submitted(journal, "silent"), State.FAILED)
     summary = await journal.do(Store.summary)
-    assert (summary.cost, summary.price, summary.unpriced) == (Decimal("0.75"), Decimal("0.5"), 0)
+    assert (summary.cost, summary.highest, summary.unpriced) == (Decimal("0.75"), Decimal("0.5"), 0)
+    assert summary.price is None
     assert [entry.cost for entry in await journal.do(Store.unfinished, 0, 10)] == [Decimal("0.25")]
+
+
+@pytest.mark.parametrize(
+    ("cost", "urls", "price"),
+    [("0.5", ["u", "u"], "0.25"), ("0.5", ["", "u"], "0.5"), ("0.5", ["u"] * 5, "0.25"), ("0.5", [], "0.1")],
+    ids=["all", "fewer", "more", "none"],
+)
+async def test_the_price_is_that_of_the_pictures_an_edit_gave(journal, cost, urls, price):
+    await journal.do(Store.move, await submitted(journal, "cheap"), State.COMPLETED, urls=["u"], cost="0.1")
+    await journal.do(Store.move, await submitted(journal, "free"), State.COMPLETED, urls=["u"], cost="0")
+    await journal.do(Store.move, await submitted(journal, "cat", n=2), State.COMPLETED, urls=urls, cost=cost)
+    summary = await journal.do(Store.summary)
+    assert (summary.price, summary.highest) == (Decimal(price), Decimal("0.5"))
 
 
 async def test_the_summary_adds_up(journal, tmp_path):

@@ -98,6 +98,34 @@ def test_a_pattern_that_matches_folders_says_how_to_match_their_files(make, read
     assert len(read("photos/*/*")) == 2
 
 
+def test_a_pattern_of_tables_says_to_give_one_of_them(make, refusal):
+    make("parts/part-1.parquet", "parts/part-0.parquet", content=b"PAR1")
+    assert refusal("parts/*.parquet").endswith(
+        "It holds 2 tables: give each as a source of its own, such as parts/part-0.parquet"
+    )
+
+
+def test_a_pattern_whose_pictures_are_in_deeper_folders_says_how_to_look_into_them(make, read, refusal):
+    make("photos/2024/a.png", "photos/b.txt")
+    assert refusal("photos/*.png").endswith("The folders below were not searched: write 'photos/**/*.png'")
+    assert len(read("photos/**/*.png")) == 1
+
+
+@pytest.mark.parametrize("pattern", ["photos/**", "photos/**/*.png"])
+def test_a_pattern_for_deeper_folders_gives_no_such_advice_and_follows_no_circle(make, refusal, tmp_path, pattern):
+    make("photos/2024/05/b.txt", content=b"text")
+    (tmp_path / "photos" / "self").symlink_to(".", target_is_directory=True)
+    (tmp_path / "photos" / "2024" / "up").symlink_to("..", target_is_directory=True)
+    (tmp_path / "photos" / "latest").symlink_to("2024", target_is_directory=True)
+    assert refusal(pattern).endswith(f"picture in what matches '{pattern}'")
+
+
+def test_advice_looks_into_the_folder_that_relative_paths_are_in(make, tmp_path):
+    make("home/photos/2024/a.png")
+    with pytest.raises(ConfigurationError, match="write 'photos/\\*/\\*'"):
+        list(read_source("photos/*", SNOW, base=str(tmp_path / "home")))
+
+
 def test_a_pattern_without_matches_and_without_a_known_cause_gives_no_advice(make, refusal):
     make("photos/a.png")
     assert refusal("photos/[xyz]*.png").endswith("picture in what matches 'photos/[xyz]*.png'")
