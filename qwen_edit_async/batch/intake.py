@@ -37,7 +37,7 @@ _PREVIEW_SECONDS: Final = 60.0
 _INTERRUPTED_SECONDS: Final = 3.0
 """The time for thumbnails after an interrupt, when the user waits for the prompt."""
 
-_CONCLUDING_SECONDS: Final = 10.0
+CONCLUDING_SECONDS: Final = 10.0
 """The time for all reports after an interrupt, however slow the disk is."""
 
 
@@ -51,7 +51,7 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
         except (Exception, asyncio.CancelledError) as error:
             with (
                 contextlib.suppress(JournalError),  # the first error counts
-                anyio.move_on_after(_CONCLUDING_SECONDS, shield=True),
+                anyio.move_on_after(CONCLUDING_SECONDS, shield=True),
             ):
                 await run.conclude(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
             raise
@@ -123,7 +123,7 @@ class Intake:
             feeding.result()
 
     async def _feed_all(self) -> None:
-        await self._feed(self._unfinished(), self._resume)
+        await self._feed(unfinished(self._run), self._resume)
         await self._feed(self._given.feed(self._run.files), self._take)
 
     async def _feed(self, items: AsyncGenerator[T, None], work: Callable[[T], Coroutine[Any, Any, None]]) -> None:
@@ -143,13 +143,6 @@ class Intake:
             feeding.exception()  # marks it as retrieved, so that asyncio does not report it
         await self._run.end()
 
-    async def _unfinished(self) -> AsyncGenerator[Entry, None]:
-        last = 0
-        while entries := await self._run.journal.do(Store.unfinished, last, _PAGE):
-            for entry in entries:
-                yield entry
-            last = entries[-1].number
-
     async def _resume(self, entry: Entry) -> None:
         """Work on an edit that has a task, even if the input no longer has its row."""
         run = self._run
@@ -164,6 +157,15 @@ class Intake:
             return
         async with self._run.alone(item.identity):
             await take(self._run, item.identity, item.request, self._resumed)
+
+
+async def unfinished(run: Run) -> AsyncGenerator[Entry, None]:
+    """Yield the edits of the journal that have a task but not all of its pictures."""
+    last = 0
+    while entries := await run.journal.do(Store.unfinished, last, _PAGE):
+        for entry in entries:
+            yield entry
+        last = entries[-1].number
 
 
 async def take(run: Run, identity: str, request: EditRequest, resumed: Container[int] = ()) -> InvalidEditError | None:
