@@ -88,6 +88,7 @@ class EditHub:
         )
         self._run: Run | None = None
         self._opened = contextlib.AsyncExitStack()
+        self._is_open = False
         self._asked: dict[tuple[str, str], asyncio.Task[BatchOutcome]] = {}
 
     @property
@@ -125,6 +126,7 @@ class EditHub:
             async for entry in unfinished(run):
                 run.start(_resume(run, entry))
             self._opened = opening.pop_all()
+        self._is_open = True
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -133,6 +135,7 @@ class EditHub:
         Raises:
             JournalError: If the journal failed. Its notes name the ids of tasks that could not be written.
         """
+        self._is_open = False
         await self._opened.aclose()
         if self._run is not None and kind is None:
             self._run.check()
@@ -152,15 +155,14 @@ class EditHub:
             JournalError: If the journal fails. The hub is of no use then.
             SessionClosedError: If the hub is not open.
         """
-        run = self._run
-        if run is None or not run.active:
-            raise SessionClosedError("the hub is not open: use `async with EditHub(…) as hub:`")
+        run = self._require_open()
         try:
             request = request if isinstance(request, EditRequest) else request_from_fields(request)
         except InvalidEditError as error:
             return BatchOutcome(key="", status="failed", instruction="", error=str(error))
         in_memory = None in map(image_locator, request.images)
         identity, content = await run.files.call(_names_of, request) if in_memory else _names_of(request)
+        self._require_open()
         row = self._asked.get((identity, content))
         if row is None:
             row = self._asked[identity, content] = run.start(self._answer(run, identity, request))
@@ -178,6 +180,11 @@ class EditHub:
             await run.change()
         if run is not None:
             run.check()
+
+    def _require_open(self) -> Run:
+        if self._run is None or not self._is_open:
+            raise SessionClosedError("the hub is not open: use `async with EditHub(…) as hub:`")
+        return self._run
 
     def _forget(self, asked: tuple[str, str], _: asyncio.Task[Any]) -> None:
         del self._asked[asked]

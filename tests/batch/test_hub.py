@@ -259,6 +259,26 @@ async def test_a_hub_that_is_not_open_is_an_error(job, request_of):
         await EditHub(job, session).__aenter__()
 
 
+async def test_nothing_is_asked_of_a_hub_that_opens_or_closes(job, request_of):
+    async with service(Fault.slow(delay=0.3).on("submit"), duration=30) as (emulator, session):
+        hub = EditHub(job, session)
+        opening = asyncio.create_task(hub.__aenter__())
+        while not opening.done():
+            with pytest.raises(SessionClosedError):
+                await hub.edit(request_of())
+            await asyncio.sleep(0)
+        call = asyncio.create_task(hub.edit(request_of()))
+        await until(lambda: emulator.statistics().submits == 1)
+        closing = asyncio.create_task(hub.__aexit__(None, None, None))
+        while not closing.done():
+            await asyncio.sleep(0)
+            with pytest.raises(SessionClosedError):
+                await hub.edit(request_of("b"))
+        await closing
+        assert (await call).error == "the hub was closed"
+    assert states(job) == {"a": "submitted"}
+
+
 async def test_a_full_disk_ends_the_hub_and_names_each_task(job, request_of, monkeypatch):
     move = Store.move
 
