@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated
@@ -67,9 +69,10 @@ def hub(
             service=EMBEDDED_SERVICE if submission.emulator else "",
         )
         try:
-            async with serve(edits, listen, token) as url, edits:
-                put(url)
-                await edits.wait_failed()
+            with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C is its normal end
+                async with serve(edits, listen, token) as url, edits:
+                    put(url)
+                    await edits.wait_failed()
         finally:
             for line in edits.report.text().splitlines() if edits.report is not None else ():
                 screen.line(shell_text(line), whole=True)
