@@ -98,7 +98,10 @@ class EditHub:
 
     @property
     def progress(self) -> BatchProgress:
-        """The counts of this hub, and the cost of all edits of the folder."""
+        """The counts of this hub's answers, and the cost of all edits of the folder.
+
+        An edit that is asked for again counts again, as saved and as found.
+        """
         return self._run.progress_now() if self._run is not None else BatchProgress()
 
     @property

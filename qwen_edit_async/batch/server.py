@@ -8,6 +8,8 @@
 
 Each call carries ``Authorization: Bearer TOKEN``. 400 means bad input, 401 a wrong token, 413 too large a body, and 503
 that the hub is closed or its journal has failed. An edit that went wrong is an outcome with the status 200.
+
+A worker may name any picture that the hub's user can read.
 """
 
 from __future__ import annotations
