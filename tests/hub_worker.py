@@ -6,16 +6,16 @@ until an edit has ended, however often the hub is away.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import sys
 import time
-import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-ENDED = {"saved", "failed", "uncertain"}
 IMAGE = "https://pictures.example/cat.png"
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def instruction(row: int) -> str:
@@ -27,15 +27,14 @@ def edit(url: str, token: str, row: int) -> None:
     call = urllib.request.Request(f"{url}/edits", body, {"Authorization": f"Bearer {token}"})
     while True:
         try:
-            with urllib.request.urlopen(call) as reply:
+            with DIRECTLY.open(call) as reply:
                 outcome = json.load(reply)
-        except (urllib.error.URLError, ConnectionError, json.JSONDecodeError, EOFError):
+        except (OSError, http.client.HTTPException, ValueError):
             time.sleep(0.05)
             continue
-        if outcome["status"] in ENDED:
-            # One short write to a pipe is never torn.
-            os.write(1, f"{row} {outcome['status']} {outcome['task_id']}\n".encode())
-            return
+        # One short write to a pipe is never torn.
+        os.write(1, f"{row} {outcome['status']} {outcome['task_id']}\n".encode())
+        return
 
 
 if __name__ == "__main__":

@@ -178,11 +178,12 @@ class EditHub:
 
         Raises:
             JournalError: The journal failed.
+            SessionClosedError: If the hub is not open.
         """
-        while (run := self._run) is not None and run.crash is None:
+        run = self._require_open()
+        while run.crash is None:
             await run.change()
-        if run is not None:
-            run.check()
+        run.check()
 
     def _require_open(self) -> Run:
         if self._run is None or not self._is_open:

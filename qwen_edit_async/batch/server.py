@@ -2,12 +2,12 @@
 
 ::
 
-    POST /edits              the fields of a request as JSON; answers the outcome, once the edit has ended
+    POST /edits              the fields of a request as JSON; answers the outcome as JSON
     GET  /pictures/{name}    a saved picture, by the last part of its path in the outcome
-    GET  /progress           the hub's counts
 
-Each call carries ``Authorization: Bearer TOKEN``. 400 means bad input, 401 a wrong token, 413 too large a body, and 503
-that the hub is closed or its journal has failed. An edit that went wrong is an outcome with the status 200.
+Each call carries ``Authorization: Bearer TOKEN``. 200 means that the edit has ended, well or not. 503 means that it has
+not, because the hub is closed or submits nothing more: ask again later. 400 means bad input, 401 a wrong token, and 413
+too large a body.
 
 A worker may name any picture that the hub's user can read.
 """
@@ -23,7 +23,6 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import attrs
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
@@ -39,6 +38,7 @@ _MAX_BODY_BYTES: Final = 1024 * 1024
 _SHUTDOWN_SECONDS: Final = 1.0
 """The time for sending the last answers, once the hub is closed."""
 
+_ENDED: Final = frozenset({"saved", "failed", "uncertain"})
 _PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tiff", ".avif"})
 
 
@@ -64,7 +64,6 @@ async def serve(hub: EditHub, listen: str, token: str) -> AsyncGenerator[str, No
         [
             web.post("/edits", functools.partial(_edit, hub)),
             web.get("/pictures/{name}", functools.partial(_picture, hub)),
-            web.get("/progress", functools.partial(_progress, hub)),
         ]
     )
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
@@ -119,7 +118,7 @@ async def _edit(hub: EditHub, request: web.Request) -> web.Response:
         outcome = await hub.edit(edit)
     except (JournalError, SessionClosedError) as error:
         return _error(503, str(error))
-    return _json(outcome.as_row())
+    return _json(outcome.as_row(), status=200 if outcome.status in _ENDED else 503)
 
 
 async def _picture(hub: EditHub, request: web.Request) -> web.StreamResponse:
@@ -128,10 +127,6 @@ async def _picture(hub: EditHub, request: web.Request) -> web.StreamResponse:
     if path.parent != hub.folder or name.startswith(".") or "\0" in name or path.suffix not in _PICTURES:
         return _error(404, "there is no such picture")
     return web.FileResponse(path)
-
-
-async def _progress(hub: EditHub, _: web.Request) -> web.Response:
-    return _json(attrs.asdict(hub.progress))
 
 
 def _error(status: int, message: str) -> web.Response:

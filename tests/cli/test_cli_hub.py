@@ -10,6 +10,7 @@ import urllib.request
 
 import pytest
 from commands import API_KEY, QUICK, saved, start_command
+from hub_worker import DIRECTLY
 
 from qwen_edit_async.cli import main
 
@@ -19,7 +20,7 @@ EDIT = {"key": "a", "image": "https://pictures.example/cat.png", "instruction": 
 
 def ask(url: str, token: str) -> dict[str, object]:
     call = urllib.request.Request(f"{url}/edits", json.dumps(EDIT).encode(), {"Authorization": f"Bearer {token}"})
-    with urllib.request.urlopen(call) as reply:
+    with DIRECTLY.open(call) as reply:
         return json.load(reply)
 
 
@@ -46,7 +47,9 @@ def test_a_hub_serves_until_it_is_stopped_and_goes_on_the_next_time(service, out
 def test_the_embedded_service_works_without_a_key_and_limits_hold(no_key, out):
     options = ("--emulator", "--max-tasks", "0", "--max-cost", "1", "--listen", "127.0.0.1:0")
     with start_command("hub", "-o", str(out), *options, env=os.environ | {"QWEN_EDIT_HUB_TOKEN": TOKEN}) as process:
-        outcome = ask(process.stdout.readline().strip(), TOKEN)
+        with pytest.raises(urllib.error.HTTPError, match="503") as caught:
+            ask(process.stdout.readline().strip(), TOKEN)
+        outcome = json.load(caught.value)
         assert (outcome["status"], outcome["error"]) == ("planned", "0 tasks were created (max_tasks=0)")
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
