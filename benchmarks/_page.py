@@ -22,6 +22,7 @@ _TITLES = {
     "downloads": "Downloads of results of 2 MB",
     "uploads": "Uploads of three 8 MB files an edit",
     "journal": "The journal: 2,000 rows with `EditBatch`, and with a session alone",
+    "hub": "The hub: 1,000 rows asked for by worker processes, and a simulation on a virtual clock",
     "pacing": "Small accounts, 200 edits",
     "scale": "Tasks in flight, 1,500 checks per second",
     "start": "Start",

@@ -6,7 +6,7 @@ Start with :class:`EditSession`. The names exported here are public, as are the 
 ::
 
     cli  notebook  sync  ...       front ends              emulator   the service on loopback
-    batch                          EditBatch: the durable bulk run, its journal and its sources
+    batch                          EditBatch: the durable bulk run, its journal and its sources; EditHub
     session                        EditSession: submissions, the gate, the poller, tasks and results
     http                           calls to the API, streamed bodies, downloads
     display                        edits as HTML: cards and the gallery
@@ -29,6 +29,7 @@ if _TYPE_CHECKING:
     from qwen_edit_async.batch import BatchReport as BatchReport
     from qwen_edit_async.batch import BatchStatus as BatchStatus
     from qwen_edit_async.batch import EditBatch as EditBatch
+    from qwen_edit_async.batch import EditHub as EditHub
     from qwen_edit_async.batch import FailureGroup as FailureGroup
     from qwen_edit_async.batch import ParameterGroup as ParameterGroup
     from qwen_edit_async.batch import Percentiles as Percentiles
@@ -85,7 +86,7 @@ if _TYPE_CHECKING:
     from qwen_edit_async.version import __version__ as __version__
 else:  # a type checker would accept any name from `__getattr__`
     _NAMES = {
-        "batch": "BatchOutcome BatchPlan BatchProgress BatchReport BatchStatus EditBatch FailureGroup "
+        "batch": "BatchOutcome BatchPlan BatchProgress BatchReport BatchStatus EditBatch EditHub FailureGroup "
         "ParameterGroup Percentiles RowProblem",
         "errors": "APIConnectionError APIResponseError APIStatusError APITimeoutError "
         "AuthenticationError BadRequestError ConfigurationError DeadlineExceededError "

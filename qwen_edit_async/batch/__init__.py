@@ -3,6 +3,7 @@
 ::
 
     batch       EditBatch: the input and the options
+    hub         EditHub: edits on demand               server    a hub over HTTP
     intake      feeds a run with its input             input     requests, or a source of them
     survey      the input and the journal before anything is sent
     run         one run: what its edits share, from the locked folder to the reports
@@ -18,6 +19,7 @@
 """
 
 from qwen_edit_async.batch.batch import EditBatch as EditBatch
+from qwen_edit_async.batch.hub import EditHub as EditHub
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME as JOURNAL_NAME
 from qwen_edit_async.batch.outcome import BatchOutcome as BatchOutcome
 from qwen_edit_async.batch.outcome import BatchProgress as BatchProgress

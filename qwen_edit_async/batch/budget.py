@@ -50,6 +50,7 @@ class Budget:
         held: Why nothing is submitted until a completed edit is saved; empty while nothing is held.
         fetching: The numbers of completed edits that are neither saved nor known to be lost.
         limit: The name of the limit that stopped the batch: a later run needs a higher one.
+        attached: The number of unfinished tasks of earlier runs. They have no slot of the session, but count as if.
     """
 
     max_cost: Decimal | None = None
@@ -62,6 +63,7 @@ class Budget:
     held: str = ""
     fetching: set[int] = attrs.field(factory=set)
     limit: str = ""
+    attached: int = 0
     _price: Decimal | None = None
     _highest: Decimal = Decimal(0)
     _unpriced: int = 0
@@ -179,7 +181,7 @@ class Budget:
     def _judge(self, pictures: int) -> Verdict:
         if self.held and not (self._live or self.fetching):
             return self._exhaust("", self.held)
-        if self._waits_for_pictures():
+        if self._waits_for_pictures() or (self.attached and self._live >= self.slots):
             return Verdict.WAIT
         if self.max_tasks is not None and self.tasks + self._pending >= self.max_tasks:
             if self._pending:

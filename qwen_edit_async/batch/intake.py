@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Container, Coroutine
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -30,7 +30,6 @@ from qwen_edit_async.text import counted
 T = TypeVar("T")
 
 _PAGE: Final = 256
-_SPARE_ROWS: Final = 16
 _LISTED_PROBLEMS: Final = 20
 
 _PREVIEW_SECONDS: Final = 60.0
@@ -39,7 +38,7 @@ _PREVIEW_SECONDS: Final = 60.0
 _INTERRUPTED_SECONDS: Final = 3.0
 """The time for thumbnails after an interrupt, when the user waits for the prompt."""
 
-_CONCLUDING_SECONDS: Final = 10.0
+CONCLUDING_SECONDS: Final = 10.0
 """The time for all reports after an interrupt, however slow the disk is."""
 
 
@@ -53,7 +52,7 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
         except (Exception, asyncio.CancelledError) as error:
             with (
                 contextlib.suppress(JournalError),  # the first error counts
-                anyio.move_on_after(_CONCLUDING_SECONDS, shield=True),
+                anyio.move_on_after(CONCLUDING_SECONDS, shield=True),
             ):
                 await run.conclude(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
             raise
@@ -89,7 +88,7 @@ def _log_problems(plan: BatchPlan) -> None:
 
 
 class Intake:
-    """Starts the work on each edit, and limits the number of them at work.
+    """Starts the work on each edit as room becomes free.
 
     Args:
         run: The opened run.
@@ -99,10 +98,7 @@ class Intake:
     def __init__(self, run: Run, given: BatchInput) -> None:
         self._run = run
         self._given = given
-        self._room = asyncio.Semaphore(2 * run.session.max_in_flight + _SPARE_ROWS)
-        self._rows: set[asyncio.Task[None]] = set()
         self._resumed: set[int] = set()  # at most the edits that were in flight or unsaved when the last run ended
-        self._crash: BaseException | None = None
 
     async def work(self) -> None:
         """Work on every edit until all are done or the run is stopped. A stopped run does not wait for its input.
@@ -119,59 +115,34 @@ class Intake:
                 await run.change()
             feeding.cancel()
             await asyncio.wait([feeding])
-            while self._rows:
-                await asyncio.wait(self._rows)
+            while run.rows:
+                await asyncio.wait(run.rows)
         finally:
             await wait_shielded(self._end(feeding))
-        if self._crash is not None:
-            for key, task_id in run.unwritten:
-                self._crash.add_note(f"not in the journal: {key!r} is task {task_id}: session.attach({task_id!r})")
-            raise self._crash
+        run.check()
         if not feeding.cancelled():
             feeding.result()
 
     async def _feed_all(self) -> None:
-        await self._feed(self._unfinished(), self._resume)
+        await self._feed(unfinished(self._run), self._resume)
         await self._feed(self._given.feed(self._run.files), self._take)
 
     async def _feed(self, items: AsyncGenerator[T, None], work: Callable[[T], Coroutine[Any, Any, None]]) -> None:
         """Start the work on each item as room becomes free."""
+        run = self._run
         async with contextlib.aclosing(items):
             async for item in items:
-                await self._room.acquire()
-                if self._run.budget.stopped:
+                await run.room.acquire()
+                if run.budget.stopped:
                     return
-                row = asyncio.create_task(work(item))
-                self._rows.add(row)
-                row.add_done_callback(self._row_ended)
-
-    def _row_ended(self, row: asyncio.Task[None]) -> None:
-        self._rows.discard(row)
-        self._room.release()
-        if not row.cancelled() and (error := row.exception()) is not None:
-            # The journal or our code failed, so no row may continue as if its step were written.
-            self._crash = self._crash or error
-            self._run.budget.stop(str(error))
-            self._run.changes()
-            for other in self._rows:
-                other.cancel()
+                run.start(work(item)).add_done_callback(lambda _: run.room.release())
 
     async def _end(self, feeding: asyncio.Task[None]) -> None:
-        """Cancel what still works, and wait for the replies to submissions that were sent."""
-        working = {feeding, *self._rows}
-        for each in working:
-            each.cancel()
-        await asyncio.wait(working)
+        feeding.cancel()
+        await asyncio.wait([feeding])
         if not feeding.cancelled():
             feeding.exception()  # marks it as retrieved, so that asyncio does not report it
-        await self._run.settle()
-
-    async def _unfinished(self) -> AsyncGenerator[Entry, None]:
-        last = 0
-        while entries := await self._run.journal.do(Store.unfinished, last, _PAGE):
-            for entry in entries:
-                yield entry
-            last = entries[-1].number
+        await self._run.end()
 
     async def _resume(self, entry: Entry) -> None:
         """Work on an edit that has a task, even if the input no longer has its row."""
@@ -186,36 +157,60 @@ class Intake:
             self._run.refuse(item.problem or "it is not an edit", item.label)
             return
         async with self._run.alone(item.identity):
-            await self._work_on(item.identity, item.request)
+            await take(self._run, item.identity, item.request, self._resumed)
 
-    async def _work_on(self, identity: str, request: EditRequest) -> None:
-        run, consent = self._run, self._run.options.consent
-        entry = None if run.journal.is_new else await run.journal.do(Store.find, identity)
-        content = await run.files.call(examine, request, entry)
-        if entry is None:
-            entry = await run.journal.do(Store.plan, identity, request, content)
-        if content.digest == entry.digest and content.stamp != entry.stamp:
-            run.journal.do(Store.restamp, entry.number, content.stamp)
-        action, problem = decide(entry, content, consent), None
-        if action in SENDS:
-            try:
-                if content.problem is not None:
-                    raise content.problem
-                entry = await self._redrafted(action, entry, request, content)
-                await run.files.call(run.targets.existing, request, entry.name)
-            except InvalidEditError as error:
-                action, problem = instead(entry), error
-        if action in {Action.REFUSE, Action.REPLACE_LATER}:  # its earlier task did not end in this run
-            run.changed += 1
-            run.refuse(reason_of(problem or refusal(consent), request), entry.key)
-        elif action in SENDS or entry.number not in self._resumed:
-            await Row(entry, run).carry_out(action, request, problem)
 
-    async def _redrafted(self, action: Action, entry: Entry, request: EditRequest, content: Content) -> Entry:
-        """Return the edit to be submitted, after the journal has its request as it is now."""
-        journal = self._run.journal
-        if action is Action.REPLACE:
-            return await journal.do(Store.replace, entry.number, entry.identity, request, content)
-        if content.digest == entry.digest:
-            return entry
-        return await journal.do(Store.redraft, entry.number, request, content)
+async def unfinished(run: Run) -> AsyncGenerator[Entry, None]:
+    """Yield the edits of the journal that have a task but not all of its pictures."""
+    last = 0
+    while entries := await run.journal.do(Store.unfinished, last, _PAGE):
+        for entry in entries:
+            yield entry
+        last = entries[-1].number
+
+
+async def take(run: Run, identity: str, request: EditRequest, resumed: Container[int] = ()) -> InvalidEditError | None:
+    """Do what is decided about a row, up to the saved pictures. Return the reason if the row is refused.
+
+    Args:
+        run: The opened run.
+        identity: The identity of the row's edit.
+        request: The row.
+        resumed: The numbers of the edits that this run has already worked on, so that it need not wait for them again.
+
+    Raises:
+        JournalError: If the journal fails.
+    """
+    consent = run.options.consent
+    entry = None if run.journal.is_new else await run.journal.do(Store.find, identity)
+    content = await run.files.call(examine, request, entry)
+    if entry is None:
+        entry = await run.journal.do(Store.plan, identity, request, content)
+    if content.digest == entry.digest and content.stamp != entry.stamp:
+        run.journal.do(Store.restamp, entry.number, content.stamp)
+    action, problem = decide(entry, content, consent), None
+    if action in SENDS:
+        try:
+            if content.problem is not None:
+                raise content.problem
+            entry = await _redrafted(run, action, entry, request, content)
+            await run.files.call(run.targets.existing, request, entry.name)
+        except InvalidEditError as error:
+            action, problem = instead(entry), error
+    if action in {Action.REFUSE, Action.REPLACE_LATER}:  # its earlier task did not end in this run
+        problem = problem or refusal(consent)
+        run.changed += 1
+        run.refuse(reason_of(problem, request), entry.key)
+        return problem
+    if action in SENDS or entry.number not in resumed:
+        await Row(entry, run).carry_out(action, request, problem)
+    return None
+
+
+async def _redrafted(run: Run, action: Action, entry: Entry, request: EditRequest, content: Content) -> Entry:
+    """Return the edit to be submitted, after the journal has its request as it is now."""
+    if action is Action.REPLACE:
+        return await run.journal.do(Store.replace, entry.number, entry.identity, request, content)
+    if content.digest == entry.digest:
+        return entry
+    return await run.journal.do(Store.redraft, entry.number, request, content)

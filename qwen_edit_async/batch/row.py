@@ -193,9 +193,14 @@ class Row:
 
     async def _attach(self, task_id: str) -> None:
         task = self._run.session.attach(task_id, deadline=self._run.options.deadline)
-        self._run.budget.adopt(self._entry.pictures)
+        budget = self._run.budget
+        budget.adopt(self._entry.pictures)
+        budget.attached += 1
         self._run.in_flight.add(self._entry.number)
-        await self._wait(task, attached=True)
+        try:
+            await self._wait(task, attached=True)
+        finally:
+            budget.attached -= 1
 
     async def _wait(self, task: EditTask, *, attached: bool) -> None:
         run, pictures = self._run, self._entry.pictures

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import functools
 import threading
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 import attrs
@@ -31,6 +31,10 @@ from qwen_edit_async.http.options import check_not_negative, check_positive
 from qwen_edit_async.log import log
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.session.shield import wait_shielded
+
+T = TypeVar("T")
+
+_SPARE_ROWS: Final = 16
 
 _GRACE: Final = 5.0
 """Seconds that an ending run waits for the ids of tasks whose request was sent."""
@@ -85,6 +89,9 @@ class Run:
         refused: The rows that the journal could not take.
         changed: The number of refused rows whose key is in the journal.
         report: The report, once the run has ended or was interrupted.
+        room: Limits the number of edits at work.
+        rows: The edits at work.
+        crash: The first error of the journal, or of this package, that an edit met.
     """
 
     session: EditSession
@@ -104,12 +111,16 @@ class Run:
     refused: Reasons = attrs.field(init=False, factory=Reasons)
     changed: int = attrs.field(init=False, default=0)
     report: BatchReport | None = attrs.field(init=False, default=None)
+    room: asyncio.Semaphore = attrs.field(init=False)
+    rows: set[asyncio.Task[Any]] = attrs.field(init=False, factory=set)
+    crash: BaseException | None = attrs.field(init=False, default=None)
     _news: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
     _busy: set[str] = attrs.field(init=False, factory=set)
     _started_at: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._started_at = asyncio.get_running_loop().time()
+        self.room = asyncio.Semaphore(2 * self.session.max_in_flight + _SPARE_ROWS)
         self.budget = Budget(
             max_cost=self.options.max_cost,
             max_tasks=self.options.max_tasks,
@@ -196,12 +207,40 @@ class Run:
         self.refused.add(reason, key)
         log.warning("refused %r: %s", key, reason)
 
-    async def settle(self) -> None:
-        """Wait a few seconds for the replies to submissions that were sent."""
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start the work on an edit. An error that leaves the work ends the run."""
+        row = asyncio.create_task(work)
+        self.rows.add(row)
+        row.add_done_callback(self._row_ended)
+        return row
+
+    def _row_ended(self, row: asyncio.Task[Any]) -> None:
+        self.rows.discard(row)
+        if not row.cancelled() and (error := row.exception()) is not None:
+            # The journal or our code failed, so no row may continue as if its step were written.
+            self.crash = self.crash or error
+            self.budget.stop(str(error))
+            self.changes()
+            for other in self.rows:
+                other.cancel()
+
+    async def end(self) -> None:
+        """Cancel the edits at work, and wait a few seconds for the replies to submissions that were sent."""
+        for row in self.rows:
+            row.cancel()
+        while self.rows:
+            await asyncio.wait(self.rows)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GRACE):
                 while self.attempts:
                     await self.change()
+
+    def check(self) -> None:
+        """Raise the error that ended the run, if there is one. Its notes name the task ids that were not written."""
+        if self.crash is not None:
+            for key, task_id in self.unwritten:
+                self.crash.add_note(f"not in the journal: {key!r} is task {task_id}: session.attach({task_id!r})")
+            raise self.crash
 
     async def conclude(self, stopped: str, preview_seconds: float) -> BatchReport:
         """Write ``report.html`` and ``report.json``, and return the report.

@@ -6,7 +6,7 @@ Exit codes: 0 all done; 1 not all done; 2 wrong usage, nothing was sent; 3 the k
 
     main ──► help            the help of the command line as a whole
              app             the commands, wrong usage
-             edit  batch  status  fetch  emulator  mcp    one command each
+             edit  batch  hub  status  fetch  emulator  mcp    one command each
              command         the session of a command, its errors, tasks left behind
              signals         Ctrl-C and termination
              display         notes, warnings, the progress bar

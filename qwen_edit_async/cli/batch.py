@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 from cyclopts import Parameter
 
-from qwen_edit_async.cli.command import Command
+from qwen_edit_async.cli.command import EMBEDDED_SERVICE, Command
 from qwen_edit_async.cli.display import ProgressBar, Screen, put
 from qwen_edit_async.cli.messages import ExitCode, exit_code, shell_text
 from qwen_edit_async.cli.options import (
@@ -29,9 +29,6 @@ from qwen_edit_async.text import counted
 if TYPE_CHECKING:
     from qwen_edit_async.batch import BatchPlan, EditBatch
     from qwen_edit_async.session.session import EditSession
-
-_EMBEDDED = "the embedded service"
-"""The embedded service's name in journals, because its address changes with each run."""
 
 _NAMED_PROBLEMS = 10
 _REFRESH_SECONDS = 0.2
@@ -100,7 +97,7 @@ def batch(
     if options.dry_run:
         return _print_plan(edits, options.price, fit=submission.fit)
     command = Command(Screen(), connection or ConnectionOptions(), submission, options.concurrency, output)
-    return _BulkRun(command, edits, _EMBEDDED if submission.emulator else "")()
+    return _BulkRun(command, edits, EMBEDDED_SERVICE if submission.emulator else "")()
 
 
 def _edits(  # noqa: PLR0917  # the command's own arguments

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 EMULATOR_NOTE = "an embedded service makes these pictures, not the model"
 
+EMBEDDED_SERVICE = "the embedded service"
+"""The embedded service's name in journals, because its address changes with each run."""
+
 Work: TypeAlias = "Callable[[EditSession], Coroutine[Any, Any, int]]"
 """A command's own part: uses the open session and returns the exit code."""
 
@@ -53,6 +56,7 @@ class Command:
         output: The folder for results.
         as_json: Whether errors are printed as JSON.
         unsaved: Ids of completed tasks whose pictures are not all saved yet.
+        submit_rate: The most submissions per second; ``None`` for no limit.
         journalled: Whether a journal has the tasks' ids, so that they need not be printed.
     """
 
@@ -63,6 +67,7 @@ class Command:
     output: Path = Path()
     as_json: bool = False
     unsaved: set[str] = attrs.field(factory=set)
+    submit_rate: float | None = None
     journalled: bool = False
 
     def __call__(self, work: Work) -> int:
@@ -150,6 +155,7 @@ class Command:
             model=connection.model,
             envelope=submission.envelope,
             max_in_flight=self.max_in_flight,
+            submit_rate=self.submit_rate,
             polling=None if interval is None else FixedInterval(interval),
             timeout=connection.timeout,
             deadline=connection.deadline,

@@ -8,6 +8,7 @@ from typing import Final
 COMMANDS: Final = {
     "edit": "Edit one to three pictures together.",
     "batch": "Edit many pictures.",
+    "hub": "Make the edits that workers in other processes ask for, until Ctrl-C.",
     "status": "Print the state of a task. The exit code is 1 if the task failed.",
     "fetch": "Wait for a task that was submitted earlier, and save its pictures.",
     "emulator": "Run the embedded service on this machine until Ctrl-C.",
@@ -30,6 +31,7 @@ Commands
 Environment
   QWEN_EDIT_API_KEY   the API key; no option takes it
   QWEN_EDIT_BASE_URL  the service's address
+  QWEN_EDIT_HUB_TOKEN the token of a hub's workers
   QWEN_EDIT_LOG       log to the standard error stream, at a level such as info
 
 Exit codes

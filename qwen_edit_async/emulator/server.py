@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from qwen_edit_async.emulator.tasks import TaskRecord
 
 _HOST = "127.0.0.1"
+_STATISTICS_PATH = "/__emulator__/statistics"
 _SHUTDOWN_SECONDS = 0.1  # time for replies in progress; 0 would mean no limit
 
 
@@ -61,6 +64,7 @@ class _Runtime:
             self.service.results_url = await self._serve(self._results.application(), 0)
             dialects = (Generation, Queue, DashScope)
             routes = [route for dialect in dialects for route in dialect(self.service, self._results).routes()]
+            routes.append(web.get(_STATISTICS_PATH, self._statistics))
             self.url = await self._serve(api_application(routes), self._port)
             undo.pop_all()
 
@@ -68,6 +72,15 @@ class _Runtime:
         if self._stack is not None:
             self.service.close()
             await self._stack.aclose()
+
+    async def _statistics(self, _: web.Request) -> web.Response:
+        """Answer with the counters and the tasks as JSON, for a program in another process."""
+        tasks = [
+            {"id": record.id, "status": record.status, "instruction": record.submission.instruction}
+            for record in self.service.table.records.values()
+        ]
+        counts = attrs.asdict(self.service.statistics()) | {"tasks": tasks}
+        return web.json_response(counts, dumps=functools.partial(json.dumps, default=str))
 
     async def _serve(self, application: web.Application, port: int) -> str:
         """Serve an application on loopback until closing, and return its origin."""
@@ -118,7 +131,7 @@ class EditEmulator(EmulatorSettings):
         return tuple(self._runtime.service.requests)
 
     def statistics(self) -> EmulatorStatistics:
-        """Return a snapshot of the counters."""
+        """Return a snapshot of the counters. Another process gets them from ``/__emulator__/statistics`` as JSON."""
         return self._runtime.service.statistics()
 
     def inject(self, *faults: Fault) -> None:

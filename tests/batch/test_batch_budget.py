@@ -286,3 +286,16 @@ def test_the_cost_never_exceeds_its_limit_while_prices_do_not_rise(prices, limit
         cost += price * pictures
     cost += sum(running) * pictures
     assert cost <= max(limit, 5 * pictures)  # the very first edit tells the price
+
+
+def test_tasks_of_earlier_runs_count_as_if_they_had_slots():
+    budget = Budget(slots=2)
+    budget.adopt(1)
+    budget.attached = 1
+    budget.saved()
+    submit(budget)
+    assert budget.admit(1) is Verdict.WAIT
+    budget.charged(1, None)
+    budget.attached = 0
+    submit(budget)
+    submit(budget)

@@ -15,12 +15,15 @@ from qwen_edit_async.batch.decide import ORIGINS, Content, Entry, State
 from qwen_edit_async.batch.identity import allot, describe, folded, pictures_of, stem_of
 from qwen_edit_async.batch.journal.rows import (
     DAMAGED,
+    OUTCOME_COLUMNS,
     explain,
     read_only_address,
     to_column,
     to_entry,
+    to_outcome,
 )
 from qwen_edit_async.batch.journal.summary import read_summary
+from qwen_edit_async.batch.outcome import BatchOutcome
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.errors import InvalidEditError, JournalError
 from qwen_edit_async.log import log
@@ -266,6 +269,12 @@ class Store:
         """Return the names of the pictures that wait to be downloaded."""
         completed = self._select("state = 'completed'")
         return [f"{entry.name}-{index}.png" for entry in completed for index in range(len(entry.urls))]
+
+    def outcome(self, identity: str) -> BatchOutcome | None:
+        """Return the outcome, so far, of the edit of an identity."""
+        query = f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE identity = ?"
+        row = self._connection.execute(query, (identity,)).fetchone()
+        return None if row is None else to_outcome(row, self._path)
 
     def summary(self) -> JournalSummary:
         """Return the sums that budgets and reports need."""

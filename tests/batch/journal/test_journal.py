@@ -523,7 +523,7 @@ async def test_a_journal_of_an_earlier_version_is_refused_and_left_as_it_is(tmp_
 
 async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp_path, monkeypatch):
     monkeypatch.setattr(_run, "_CLOSING_SECONDS", 0.0)
-    monkeypatch.setattr(_intake, "_CONCLUDING_SECONDS", 0.0)
+    monkeypatch.setattr(_intake, "CONCLUDING_SECONDS", 0.0)
     looks, go_on = threading.Event(), threading.Event()
 
     class HangingFile(io.BytesIO):

@@ -1,0 +1,233 @@
+"""Edits on demand, for many callers that share one account: the journal and the rows of a bulk run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final, Self
+
+import anyio
+import attrs
+
+from qwen_edit_async.batch.budget import to_money
+from qwen_edit_async.batch.content import identify, located
+from qwen_edit_async.batch.decide import Consent, Entry, decide
+from qwen_edit_async.batch.identity import image_locator
+from qwen_edit_async.batch.intake import CONCLUDING_SECONDS, take, unfinished
+from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.outcome import BatchOutcome, BatchProgress, BatchStatus
+from qwen_edit_async.batch.report import BatchReport
+from qwen_edit_async.batch.row import Row
+from qwen_edit_async.batch.run import Run, RunOptions
+from qwen_edit_async.batch.targets import Targets
+from qwen_edit_async.errors import InvalidEditError, JournalError, SessionClosedError
+from qwen_edit_async.http.options import origin_of
+from qwen_edit_async.models import EditRequest, RequestInput, request_from_fields
+from qwen_edit_async.session.session import EditSession
+from qwen_edit_async.session.shield import wait_shielded
+
+_CLOSED: Final = "the hub was closed"
+
+
+class EditHub:
+    """Edits on demand with the guarantees of a bulk run: ``outcome = await hub.edit(request)``.
+
+    Callers ask by key, as often as they like. Each edit is journalled as by :class:`EditBatch`, and paid for once:
+
+    - A request for an edit in flight waits for that edit.
+    - A finished edit is answered from the journal. Missing or damaged files are downloaded again.
+    - A request with another content than the key's first one is refused.
+    - An edit that may have a task, because the hub or a reply was lost, is ``uncertain``.
+
+    The session's limits hold for all callers together. Tasks of an earlier hub count against ``max_in_flight`` until
+    they end. Cancelling a call does not stop its edit.
+
+    Use ``async with EditHub(…) as hub:``. One hub or bulk run at a time can have the folder. Leaving the block stops
+    the edits at work and waits at most 5 s for the ids of tasks that were just submitted. The next hub goes on with
+    these tasks.
+
+    Args:
+        out_dir: The folder for the pictures and the journal, made if it is missing. A folder of :class:`EditBatch` is
+            continued.
+        session: The session that edits.
+        max_cost: The most that all edits of the folder may cost, as for :class:`EditBatch`.
+        max_tasks: The most tasks that may be created for the folder.
+        resubmit_uncertain: Whether a request for an uncertain edit submits it again. Both tasks may be charged.
+        deadline: Seconds for each edit, from getting a slot to its end; the session's by default.
+        service: The name of the service that has the tasks; the session's address by default. Give a name if the
+            address is a different one each time.
+
+    Raises:
+        ConfigurationError: If an option is wrong.
+    """
+
+    def __init__(
+        self,
+        out_dir: str | os.PathLike[str],
+        session: EditSession,
+        *,
+        max_cost: Decimal | float | str | None = None,
+        max_tasks: int | None = None,
+        resubmit_uncertain: bool = False,
+        deadline: float | None = None,
+        service: str = "",
+    ) -> None:
+        self._here = os.getcwd()
+        self._targets = Targets(Path(self._here, os.path.expanduser(out_dir)), overwrite=False)
+        self._session = session
+        self._service = service
+        self._options = RunOptions(
+            consent=Consent(resubmit_uncertain=resubmit_uncertain),
+            max_cost=to_money(max_cost, "max_cost"),
+            max_tasks=max_tasks,
+            deadline=deadline,
+        )
+        self._run: Run | None = None
+        self._opened = contextlib.AsyncExitStack()
+        self._is_open = False
+        self._asked: dict[tuple[str, str], asyncio.Task[BatchOutcome]] = {}
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the pictures and the journal."""
+        return self._targets.folder
+
+    @property
+    def progress(self) -> BatchProgress:
+        """The counts of this hub's answers, and the cost of all edits of the folder.
+
+        An edit that is asked for again counts again, as saved and as found.
+        """
+        return self._run.progress_now() if self._run is not None else BatchProgress()
+
+    @property
+    def report(self) -> BatchReport | None:
+        """The report on all edits of the folder; ``None`` until the hub is closed."""
+        return self._run.report if self._run is not None else None
+
+    async def __aenter__(self) -> Self:
+        """Open the journal, and go on with the tasks of an earlier hub.
+
+        Raises:
+            JournalError: If the journal can't be opened, or if another hub or run has it.
+            SessionClosedError: If the session is not open, or if the hub was opened before.
+        """
+        self._session.require_open()
+        if self._run is not None:
+            raise SessionClosedError("a hub can be opened only once: create another")
+        run = self._run = Run(
+            self._session, self._targets, self._options, self._service or origin_of(self._session.base_url)
+        )
+        async with contextlib.AsyncExitStack() as opening:
+            await opening.enter_async_context(run.opened())
+            opening.push_async_callback(lambda: wait_shielded(_close(run)))
+            await run.begin()
+            async for entry in unfinished(run):
+                run.start(_resume(run, entry))
+            self._opened = opening.pop_all()
+        self._is_open = True
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Stop the edits at work, keep the ids of their tasks, and write ``report.json``.
+
+        Raises:
+            JournalError: If the journal failed. Its notes name the ids of tasks that could not be written.
+        """
+        self._is_open = False
+        await self._opened.aclose()
+        if self._run is not None and kind is None:
+            self._run.check()
+
+    async def edit(self, request: RequestInput) -> BatchOutcome:
+        """Return the outcome of an edit, from the journal or after making it.
+
+        It raises no error of an edit: ``outcome.status`` and ``outcome.error`` tell what went wrong. The status is
+        ``saved``, ``failed`` or ``uncertain``. Any other status means that the edit has not ended; the error says why,
+        and the same request can be made again. A refused request is ``failed``, which changes nothing in the journal.
+
+        Args:
+            request: The request, or a mapping with its fields. Without a key, the images' paths or URLs, the
+                instruction and the parameters identify the edit.
+
+        Raises:
+            JournalError: If the journal fails. The hub is of no use then.
+            SessionClosedError: If the hub is not open.
+        """
+        run = self._require_open()
+        try:
+            request = request if isinstance(request, EditRequest) else request_from_fields(request)
+        except InvalidEditError as error:
+            return BatchOutcome(key="", status="failed", instruction="", error=str(error))
+        in_memory = None in map(image_locator, request.images)
+        identity, content = await run.files.call(_names_of, request) if in_memory else _names_of(request)
+        self._require_open()
+        row = self._asked.get((identity, content))
+        if row is None:
+            row = self._asked[identity, content] = run.start(self._answer(run, identity, request))
+            row.add_done_callback(functools.partial(self._forget, (identity, content)))
+        await asyncio.wait([row])
+        return _outcome_of(request, "planned", _CLOSED) if row.cancelled() else row.result()
+
+    async def wait_failed(self) -> None:
+        """Wait until the journal fails, and raise its error, for a program that does nothing but serve the hub.
+
+        Raises:
+            JournalError: The journal failed.
+            SessionClosedError: If the hub is not open.
+        """
+        run = self._require_open()
+        while run.crash is None:
+            await run.change()
+        run.check()
+
+    def _require_open(self) -> Run:
+        if self._run is None or not self._is_open:
+            raise SessionClosedError("the hub is not open: use `async with EditHub(…) as hub:`")
+        return self._run
+
+    def _forget(self, asked: tuple[str, str], _: asyncio.Task[Any]) -> None:
+        del self._asked[asked]
+
+    async def _answer(self, run: Run, identity: str, request: EditRequest) -> BatchOutcome:
+        """Make an edit unless it is made, and return its outcome."""
+        # Only the end of the run cancels this task, and it waits for the outcome.
+        with contextlib.suppress(asyncio.CancelledError):
+            async with run.room, run.alone(identity):
+                refused = await take(run, identity, located(request, self._here))
+            if refused is not None:
+                return _outcome_of(request, "failed", str(refused))
+        outcome = await run.journal.do(Store.outcome, identity) or _outcome_of(request, "planned")
+        return outcome if outcome.ok else attrs.evolve(outcome, error=outcome.error or run.budget.stopped or None)
+
+
+async def _resume(run: Run, entry: Entry) -> None:
+    """Wait for the task of an earlier hub, or download its pictures."""
+    async with run.room, run.alone(entry.identity):
+        await Row(entry, run).carry_out(decide(entry, None, run.options.consent))
+
+
+async def _close(run: Run) -> None:
+    stopped = run.budget.stopped
+    run.budget.stop(_CLOSED)
+    await run.end()
+    with contextlib.suppress(JournalError), anyio.move_on_after(CONCLUDING_SECONDS):
+        await run.conclude(stopped, preview_seconds=0)
+
+
+def _names_of(request: EditRequest) -> tuple[str, str]:
+    """Return the identity of a request, and that of its content. Blocking if an image is in memory."""
+    content = identify(attrs.evolve(request, key=None))
+    return identify(request) if request.key else content, content
+
+
+def _outcome_of(request: EditRequest, status: BatchStatus, error: str | None = None) -> BatchOutcome:
+    """Return an outcome of which the journal has nothing."""
+    images = tuple(map(image_locator, request.images))
+    return BatchOutcome(
+        key=request.key or "", status=status, instruction=request.instruction, images=images, error=error
+    )

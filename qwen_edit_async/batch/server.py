@@ -1,0 +1,137 @@
+"""An :class:`EditHub` over HTTP, for workers in other processes, and on other machines of a private network.
+
+::
+
+    POST /edits              the fields of a request as JSON; answers the outcome as JSON
+    GET  /pictures/{name}    a saved picture, by the last part of its path in the outcome
+
+Each call carries ``Authorization: Bearer TOKEN``. 200 means that the edit has ended, well or not. 503 means that it has
+not, because the hub is closed or submits nothing more: ask again later. 400 means bad input, 401 a wrong token, and 413
+too large a body.
+
+A worker may name any picture that the hub's user can read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hmac
+import ipaddress
+import json
+from collections.abc import AsyncGenerator
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from qwen_edit_async.batch.hub import EditHub
+from qwen_edit_async.errors import ConfigurationError, InvalidEditError, JournalError, SessionClosedError
+from qwen_edit_async.http.hosts import is_local
+from qwen_edit_async.models import request_from_fields
+from qwen_edit_async.text import quoted
+
+_MAX_BODY_BYTES: Final = 1024 * 1024
+"""Larger pictures come as paths or URLs, because the hub holds the bodies of all waiting calls in memory."""
+
+_SHUTDOWN_SECONDS: Final = 1.0
+"""The time for sending the last answers, once the hub is closed."""
+
+_ENDED: Final = frozenset({"saved", "failed", "uncertain"})
+_PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tiff", ".avif"})
+
+
+@contextlib.asynccontextmanager
+async def serve(hub: EditHub, listen: str, token: str) -> AsyncGenerator[str, None]:
+    """Serve a hub while the block runs. Yield its address, such as ``http://127.0.0.1:8788``.
+
+    Enter this block before the hub, so that its calls are answered after the hub is closed.
+
+    Args:
+        hub: The hub.
+        listen: ``ADDRESS:PORT`` with a loopback or private address, because nothing is encrypted. Port 0 takes a free
+            one.
+        token: The secret of the workers.
+
+    Raises:
+        ConfigurationError: If the address is another one.
+        OSError: If the port is taken.
+    """
+    host, port = address_of(listen)
+    application = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_authorized(token)])
+    application.add_routes(
+        [
+            web.post("/edits", functools.partial(_edit, hub)),
+            web.get("/pictures/{name}", functools.partial(_picture, hub)),
+        ]
+    )
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        yield f"http://{f'[{host}]' if ':' in host else host}:{site.port}"
+    finally:
+        await runner.cleanup()
+
+
+def address_of(listen: str) -> tuple[str, int]:
+    """Return the address and the port to listen on.
+
+    Raises:
+        ConfigurationError: If the address is not a loopback or private one.
+    """
+    try:
+        parts = urlsplit(f"//{listen}")
+        host, port = parts.hostname or "", parts.port
+        is_private = host == "localhost" or (is_local(host) and not ipaddress.ip_address(host).is_unspecified)
+    except ValueError:
+        is_private, port = False, None
+    if not is_private or port is None:
+        raise ConfigurationError(
+            f"{quoted(listen)} is not an address to listen on: give ADDRESS:PORT with a loopback or private address, "
+            "such as 127.0.0.1:8788"
+        )
+    return host, port
+
+
+def _authorized(token: str) -> Middleware:
+    expected = f"Bearer {token}".encode()
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        return await handler(request) if hmac.compare_digest(given, expected) else _error(401, "the token is wrong")
+
+    return check
+
+
+async def _edit(hub: EditHub, request: web.Request) -> web.Response:
+    try:
+        edit = request_from_fields(await request.json())
+    except InvalidEditError as error:
+        return _error(400, str(error))
+    except (ValueError, LookupError, RecursionError):
+        return _error(400, "the body is not JSON")
+    try:
+        outcome = await hub.edit(edit)
+    except (JournalError, SessionClosedError) as error:
+        return _error(503, str(error))
+    return _json(outcome.as_row(), status=200 if outcome.status in _ENDED else 503)
+
+
+async def _picture(hub: EditHub, request: web.Request) -> web.StreamResponse:
+    name = request.match_info["name"]
+    path = hub.folder / name
+    if path.parent != hub.folder or name.startswith(".") or "\0" in name or path.suffix not in _PICTURES:
+        return _error(404, "there is no such picture")
+    return web.FileResponse(path)
+
+
+def _error(status: int, message: str) -> web.Response:
+    return _json({"error": message}, status=status)
+
+
+def _json(content: Any, *, status: int = 200) -> web.Response:
+    return web.json_response(content, status=status, dumps=functools.partial(json.dumps, default=str))

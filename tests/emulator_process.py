@@ -1,0 +1,33 @@
+"""An emulator in a process of its own: ``emulator_process.py``. It prints its address and its key.
+
+Some submissions are answered 503, and some replies are dropped although a task was created.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
+
+LOST = (40, 170, 300, 430)
+"""The submissions whose replies are dropped, by their numbers."""
+
+FAULTS = FaultPlan(
+    [
+        Fault.drop_reply().on("submit").nth(*LOST),
+        Fault.status(503).on("submit").with_probability(0.03),
+        Fault.failed_task().with_probability(0.02),
+        Fault.slow(delay=0.01).on("submit"),
+    ],
+    seed=11,
+)
+
+
+async def main() -> None:
+    async with EditEmulator(duration=0.1, engine=FixedEngine(), faults=FAULTS, seed=5, request_log=0) as emulator:
+        print(emulator.url, emulator.api_key, flush=True)  # noqa: T201
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
