@@ -16,6 +16,7 @@ from qwen_edit_async.errors import DownloadError, QwenEditError
 from qwen_edit_async.files import PartFile
 from qwen_edit_async.http.fetcher import Fetcher, FetchError
 from qwen_edit_async.http.hosts import ResultHosts
+from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.images.integrity import Verdict, judge
 from qwen_edit_async.images.kinds import MAX_PIXELS
@@ -38,7 +39,7 @@ class Downloader:
         random: The source of jitter.
         renew: Called with a task's id to get its result URLs again.
         hosts: The hosts that results may come from.
-        trust_env: Whether to use the environment's proxies.
+        network: The TLS settings and the proxy.
     """
 
     def __init__(
@@ -51,14 +52,14 @@ class Downloader:
         random: Random,
         renew: Callable[[str], Awaitable[tuple[str, ...]]],
         hosts: ResultHosts,
-        trust_env: bool,
+        network: Network,
     ) -> None:
         self._offloader = offloader
         self._retry = retry
         self._counters = counters
         self._random = random
         self._renew = renew
-        self._fetcher = Fetcher(timeouts, hosts, trust_env=trust_env)
+        self._fetcher = Fetcher(timeouts, hosts, network)
         self._turns = asyncio.Semaphore(_AT_A_TIME)
 
     async def open(self) -> None:

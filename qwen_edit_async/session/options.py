@@ -7,6 +7,7 @@ from random import Random
 import attrs
 
 from qwen_edit_async.http.hosts import ResultHosts
+from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts, check_not_negative, check_positive
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import RetryPolicy
@@ -26,7 +27,7 @@ class Options:
     strict: bool
     fit: bool
     result_hosts: ResultHosts
-    trust_env: bool
+    network: Network
     random: Random
 
     def __attrs_post_init__(self) -> None:

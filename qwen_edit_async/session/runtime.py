@@ -73,7 +73,7 @@ class Runtime:
             random=self._random,
             renew=self._renew,
             hosts=options.result_hosts,
-            trust_env=options.trust_env,
+            network=options.network,
         )
         self.poller: Poller = Poller(
             service,

@@ -10,11 +10,13 @@ import asyncio
 import os
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from random import Random
+from ssl import SSLContext
 from typing import Self, Unpack, overload
 
 from qwen_edit_async.errors import SessionClosedError
 from qwen_edit_async.http import options as http
 from qwen_edit_async.http.api import AiohttpTransport, Transport
+from qwen_edit_async.http.network import Network, resolve_proxy, resolve_ssl
 from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.images.kinds import ImageInput
@@ -70,6 +72,10 @@ class EditSession:
         resubmit_uncertain: Whether to submit again if the reply was lost, although both tasks may be charged.
         strict: Whether text that the service would cut off silently raises an error instead of a warning.
         fit: Whether to turn, shrink and re-encode images that the service would refuse.
+        ssl: The TLS settings of all connections: an :class:`ssl.SSLContext`, or the path of a file with CA certificates
+            to trust instead of the system's. ``False`` is refused. Without it, ``SSL_CERT_FILE`` can name such a file.
+        proxy: The HTTP proxy of all connections, as ``"http://HOST:PORT"`` or ``"http://USER:PASSWORD@HOST:PORT"``.
+            Calls to a service on loopback over http do not use it.
         trust_env: Whether to use the environment's proxies and netrc file. Neither is used for http on loopback.
         allow_insecure: Whether the key may be sent over http to another machine.
         allow_result_hosts: Hosts from which results are downloaded although their addresses are not public. This is not
@@ -104,6 +110,8 @@ class EditSession:
         resubmit_uncertain: bool = False,
         strict: bool = False,
         fit: bool = False,
+        ssl: SSLContext | str | os.PathLike[str] | None = None,
+        proxy: str | None = None,
         trust_env: bool = False,
         allow_insecure: bool = False,
         allow_result_hosts: Iterable[str] = (),
@@ -114,8 +122,9 @@ class EditSession:
         try:
             dialect, alternative = choose_dialect(protocol, envelope, model, os.environ.get(http.PROTOCOL_VARIABLE))
             key: Secret = http.resolve_api_key(api_key, dialect, os.environ)
+            network = Network(ssl=resolve_ssl(ssl), proxy=resolve_proxy(proxy), trust_env=trust_env)
         finally:
-            del api_key  # some tools show the local variables of a traceback
+            del api_key, proxy  # some tools show the local variables of a traceback
         http.check_positive(deadline, "deadline")
         self._base_url = http.resolve_base_url(
             base_url, os.environ.get(http.BASE_URL_VARIABLE), dialect, allow_insecure=allow_insecure
@@ -132,11 +141,11 @@ class EditSession:
             strict=strict,
             fit=fit,
             result_hosts=http.resolve_result_hosts(self._base_url, allow_result_hosts),
-            trust_env=trust_env,
+            network=network,
             random=random if random is not None else Random(),  # noqa: S311  # jitter is not a secret
         )
         headers, timeouts = http.check_headers(default_headers), self._options.timeouts
-        own = AiohttpTransport(self._base_url, key, timeouts, default_headers=headers, trust_env=trust_env)
+        own = AiohttpTransport(self._base_url, key, timeouts, default_headers=headers, network=network)
         self._service = Service(transport if transport is not None else own, dialect, alternative)
 
     async def open(self) -> Self:
