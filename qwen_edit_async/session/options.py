@@ -14,6 +14,23 @@ from qwen_edit_async.scheduling.retry import RetryPolicy
 
 
 @attrs.frozen(kw_only=True)
+class Limits:
+    """The limits of one edit.
+
+    Attributes:
+        deadline: The seconds from taking a slot to the end of the edit.
+        max_retries: The most retries after temporary failures, of a submission or of a call on its own.
+    """
+
+    deadline: float
+    max_retries: int
+
+    def __attrs_post_init__(self) -> None:
+        check_positive(self.deadline, "deadline")
+        check_not_negative(self.max_retries, "max_retries")
+
+
+@attrs.frozen(kw_only=True)
 class Options:
     """The options of :class:`EditSession` that its background work needs."""
 
@@ -32,7 +49,6 @@ class Options:
 
     def __attrs_post_init__(self) -> None:
         check_positive(self.max_in_flight, "max_in_flight", integer=True)
-        check_not_negative(self.retry.max_retries, "max_retries")
         for rate, name in ((self.submit_rate, "submit_rate"), (self.poll_rate, "poll_rate")):
             if rate is not None:
                 check_positive(rate, name)

@@ -111,7 +111,7 @@ class Runtime:
             await self._stop()
             raise
 
-    async def status(self, task_id: str) -> TaskSnapshot:
+    async def status(self, task_id: str, max_retries: int) -> TaskSnapshot:
         """Check the status of a task now. Retry after temporary failures."""
         with self._active_calls:
             attempt = 0
@@ -121,7 +121,7 @@ class Runtime:
                     snapshot = await self._service.check(TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN))
                 except QwenEditError as error:
                     attempt += 1
-                    if not self._may_pass(error, sent_at) or attempt > self._retry.max_retries:
+                    if not self._may_pass(error, sent_at) or attempt > max_retries:
                         raise
                 else:
                     self.counters.checks += 1
@@ -284,7 +284,7 @@ class Runtime:
         return failure in {CallFailure.REFUSED, CallFailure.THROTTLED}
 
     async def _renew(self, task_id: str) -> tuple[str, ...]:
-        return (await self.status(task_id)).urls
+        return (await self.status(task_id, self._retry.max_retries)).urls
 
 
 def _forget(task: asyncio.Task[None]) -> None:

@@ -7,11 +7,14 @@ cancel scope of the caller stays open, so a session can be opened, used and clos
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from random import Random
 from ssl import SSLContext
 from typing import Self, Unpack, overload
+
+import attrs
 
 from qwen_edit_async.errors import SessionClosedError
 from qwen_edit_async.http import options as http
@@ -35,13 +38,25 @@ from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver, SubmitKeywords
-from qwen_edit_async.session.options import Options
+from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.runtime import Runtime
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.stream import EditPipeline, EditStream
 from qwen_edit_async.session.task import EditTask, abandon
 from qwen_edit_async.statistics import SessionStatistics
+
+
+@attrs.define(eq=False)
+class _Life:
+    """The state that a session shares with the sessions of :meth:`EditSession.with_options`."""
+
+    runtime: Runtime | None = None
+    closed: bool = False
+
+    def __del__(self) -> None:
+        if self.runtime is not None and not self.closed:
+            self.runtime.warn_unclosed()
 
 
 class EditSession:
@@ -88,8 +103,7 @@ class EditSession:
         ConfigurationError: If an option or the key is missing or wrong.
     """
 
-    _runtime: Runtime | None = None  # on the class, because `__del__` and `__repr__` also run if `__init__` fails
-    _closed = False
+    _life = _Life()  # on the class, because `__repr__` also runs if `__init__` fails
     _base_url = ""
 
     def __init__(
@@ -119,17 +133,17 @@ class EditSession:
         transport: Transport | None = None,
         random: Random | None = None,
     ) -> None:
+        self._life = _Life()
         try:
             dialect, alternative = choose_dialect(protocol, envelope, model, os.environ.get(http.PROTOCOL_VARIABLE))
             key: Secret = http.resolve_api_key(api_key, dialect, os.environ)
             network = Network(ssl=resolve_ssl(ssl), proxy=resolve_proxy(proxy), trust_env=trust_env)
         finally:
             del api_key, proxy  # some tools show the local variables of a traceback
-        http.check_positive(deadline, "deadline")
+        self._limits = Limits(deadline=deadline, max_retries=max_retries)
         self._base_url = http.resolve_base_url(
             base_url, os.environ.get(http.BASE_URL_VARIABLE), dialect, allow_insecure=allow_insecure
         )
-        self._deadline = deadline
         self._options = Options(
             max_in_flight=max_in_flight,
             submit_rate=submit_rate,
@@ -154,13 +168,13 @@ class EditSession:
         Raises:
             SessionClosedError: If the session was opened before.
         """
-        if self._runtime is not None or self._closed:
+        if self._life.runtime is not None or self._life.closed:
             raise SessionClosedError("a session can be opened only once: create another")
-        self._runtime = Runtime(self._service, self._options)
+        self._life.runtime = Runtime(self._service, self._options)
         try:
-            await self._runtime.start()
+            await self._life.runtime.start()
         except BaseException:  # including a cancellation, because a half-open session must not be used
-            self._closed = True
+            self._life.closed = True
             raise
         return self
 
@@ -284,7 +298,7 @@ class EditSession:
             SessionClosedError: If the session is not open.
         """
         poller = self._require_open().poller
-        return poller.get(check_task_id(task_id)) or poller.attach(task_id, self._deadline_of(deadline))
+        return poller.get(check_task_id(task_id)) or poller.attach(task_id, self._limits_with(deadline).deadline)
 
     def pictures(self, task_id: str, urls: Iterable[str]) -> tuple[OutputImage, ...]:
         """Return the result pictures of a task whose result URLs are known. Expired URLs are renewed when needed.
@@ -311,7 +325,7 @@ class EditSession:
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """
-        return await self._require_open().status(check_task_id(task_id))
+        return await self._require_open().status(check_task_id(task_id), self._limits.max_retries)
 
     def edit_many(
         self,
@@ -335,13 +349,30 @@ class EditSession:
             SessionClosedError: If the session is not open.
         """
         submitter, window = self._require_open().submitter, self._options.max_in_flight
-        seconds, call_site = self._deadline_of(deadline), CallSite.of_caller()
-        return EditStream(lambda: EditPipeline(requests, submitter, seconds, call_site, window=window, ordered=ordered))
+        limits, call_site = self._limits_with(deadline), CallSite.of_caller()
+        return EditStream(lambda: EditPipeline(requests, submitter, limits, call_site, window=window, ordered=ordered))
+
+    def with_options(self, *, deadline: float | None = None, max_retries: int | None = None) -> Self:
+        """Return this session with other limits: ``await session.with_options(max_retries=0).edit(…)``.
+
+        Both share everything else: connections, slots, the poller, :meth:`statistics`. Opening or closing one of them
+        opens or closes both. Downloads keep the retries of the first session.
+
+        Args:
+            deadline: Seconds that an edit may take; by default this session's.
+            max_retries: The most retries after temporary failures; by default this session's.
+
+        Raises:
+            ConfigurationError: If an option is wrong.
+        """
+        session = copy.copy(self)
+        session._limits = self._limits_with(deadline, max_retries)  # noqa: SLF001  # of this class
+        return session
 
     @property
     def is_open(self) -> bool:
         """Whether the session is open. It can be used only on the event loop on which it was opened."""
-        return self._runtime is not None and not self._closed
+        return self._life.runtime is not None and not self._life.closed
 
     def require_open(self) -> None:
         """Raise :class:`SessionClosedError` unless the session is open on the running event loop."""
@@ -364,7 +395,7 @@ class EditSession:
 
     def statistics(self) -> SessionStatistics:
         """Return a copy of the session's counts."""
-        return self._runtime.statistics() if self._runtime is not None else SessionStatistics()
+        return self._life.runtime.statistics() if self._life.runtime is not None else SessionStatistics()
 
     @property
     def unfinished(self) -> tuple[str, ...]:
@@ -373,22 +404,18 @@ class EditSession:
         A task is given up if it is cancelled or reaches its deadline, or if nobody awaits it when the session closes or
         the loop of ``edit_many`` is left. ``attach`` gets its result. The log has all ids but the newest 10,000.
         """
-        return self._runtime.poller.unfinished if self._runtime is not None else ()
+        return self._life.runtime.poller.unfinished if self._life.runtime is not None else ()
 
     def __repr__(self) -> str:
         counts = self.statistics()
-        state = f"open, {counts.in_flight} in flight, {counts.waiting} waiting" if self._runtime else "not open"
-        return f"<EditSession {self._base_url} {'closed' if self._closed else state}>"
-
-    def __del__(self) -> None:
-        if self._runtime is not None and not self._closed:
-            self._runtime.warn_unclosed()
+        state = f"open, {counts.in_flight} in flight, {counts.waiting} waiting" if self._life.runtime else "not open"
+        return f"<EditSession {self._base_url} {'closed' if self._life.closed else state}>"
 
     async def _submit(
         self, request: EditRequest, deadline: float | None, observer: SubmissionObserver | None = None
     ) -> EditTask:
         runtime = self._require_open()
-        submission = runtime.submitter.begin(request, self._deadline_of(deadline), observer=observer)
+        submission = runtime.submitter.begin(request, self._limits_with(deadline), observer=observer)
         with runtime.poller.active_calls:
             try:
                 return await submission.accepted
@@ -397,20 +424,20 @@ class EditSession:
                 raise
 
     def _require_open(self) -> Runtime:
-        if self._closed:
+        if self._life.closed:
             raise SessionClosedError("the session is closed: create another")
-        if self._runtime is None:
+        if self._life.runtime is None:
             raise SessionClosedError("the session is not open: use `async with`, or await session.open()")
-        self._runtime.require_running()
-        return self._runtime
+        self._life.runtime.require_running()
+        return self._life.runtime
 
     async def _close(self, *, cancel: bool) -> None:
-        if self._runtime is not None:
-            self._runtime.require_own_loop()
-        closing, self._closed = self._closed, True
-        if self._runtime is not None:
-            await (self._runtime.wait_closed() if closing else self._runtime.close(cancel=cancel))
+        if self._life.runtime is not None:
+            self._life.runtime.require_own_loop()
+        closing, self._life.closed = self._life.closed, True
+        if self._life.runtime is not None:
+            await (self._life.runtime.wait_closed() if closing else self._life.runtime.close(cancel=cancel))
 
-    def _deadline_of(self, deadline: float | None) -> float:
-        http.check_positive(self._deadline if deadline is None else deadline, "deadline")
-        return self._deadline if deadline is None else deadline
+    def _limits_with(self, deadline: float | None, max_retries: int | None = None) -> Limits:
+        limits = self._limits if deadline is None else attrs.evolve(self._limits, deadline=deadline)
+        return limits if max_retries is None else attrs.evolve(limits, max_retries=max_retries)

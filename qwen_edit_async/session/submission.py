@@ -31,6 +31,7 @@ from qwen_edit_async.protocol.base import Call, WireProtocol
 from qwen_edit_async.scheduling.retry import CallFailure, Then, after_failure, judge_submission, pause_after
 from qwen_edit_async.session.gate import Slot
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
+from qwen_edit_async.session.options import Limits
 from qwen_edit_async.session.task import EditTask, abandon, closed_error
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Submission:
 
     _submitter: Submitter
     _request: EditRequest
-    _seconds: float
+    _limits: Limits
     _observer: SubmissionObserver | None
     _call_site: CallSite | None
     _cut: tuple[str, ...]
@@ -199,7 +200,7 @@ class Submission:
             task_id=snapshot.task_id,
             parameters=self._request.parameters,
             since=now,
-            deadline=slot.taken_at + self._seconds,
+            deadline=self._deadline,
             request=self._request,
             notes=(*notes, *self._cut, *warnings),
             snapshot=snapshot,
@@ -290,7 +291,7 @@ class Submission:
         then = after_failure(
             failure,
             failures=self._failures,
-            max_retries=submitter.options.retry.max_retries,
+            max_retries=self._limits.max_retries,
             resubmit_uncertain=submitter.options.resubmit_uncertain,
             resumes_at=submitter.poller.loop.time() + pause_after(error),
             deadline=self._deadline,
@@ -339,12 +340,12 @@ class Submission:
 
     @property
     def _deadline(self) -> float:
-        return self._slot.taken_at + self._seconds
+        return self._slot.taken_at + self._limits.deadline
 
     @property
     def _room_deadline(self) -> float:
         """The deadline while the submission waits for a turn. It moves whenever the service accepts another edit."""
-        return max(self._began_at, self._submitter.gate.pacer.accepted_at) + self._seconds
+        return max(self._began_at, self._submitter.gate.pacer.accepted_at) + self._limits.deadline
 
     async def _wait_for_turn(self, wait: Awaitable[T]) -> T:
         """Wait for a turn. This does not count against the deadline while the service accepts other edits."""

@@ -14,7 +14,7 @@ from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
-from qwen_edit_async.session.options import Options
+from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.submission import Submission
@@ -46,7 +46,7 @@ class Submitter:
     def begin(
         self,
         request: EditRequest,
-        seconds: float,
+        limits: Limits,
         *,
         observer: SubmissionObserver | None = None,
         call_site: CallSite | None = None,
@@ -55,7 +55,7 @@ class Submitter:
 
         Args:
             request: The edit.
-            seconds: The edit's deadline in seconds, counted from when its slot is taken.
+            limits: The edit's deadline and its retries.
             observer: Called before and after each attempt.
             call_site: The line of the user's code at which warnings point; by default the running one.
 
@@ -71,7 +71,7 @@ class Submitter:
         if call_site is not None:
             for sentence in cut:
                 call_site.warn(sentence)
-        submission = Submission(self, request, seconds, observer, call_site, cut, uploads)
+        submission = Submission(self, request, limits, observer, call_site, cut, uploads)
         submission.task = self.spawn(submission.run(), submission)
         return submission
 
