@@ -11,7 +11,7 @@ Start with :class:`EditSession`. The names exported here are public, as are the 
     http                           calls to the API, streamed bodies, downloads
     display                        edits as HTML: cards and the gallery
     protocol  scheduling           the form of calls and replies; the times to check, repeat and submit
-    models                         requests to the service, and the tasks in its replies
+    events  models                 records of what happened to edits; requests, and the tasks in replies
     images                         the kinds of images, their checks and their encoding
     errors  contract  ...          the error tree; the documented limits; threads, files, log, text
 """
@@ -55,6 +55,12 @@ if _TYPE_CHECKING:
     from qwen_edit_async.errors import RateLimitError as RateLimitError
     from qwen_edit_async.errors import SessionClosedError as SessionClosedError
     from qwen_edit_async.errors import SubmitUncertainError as SubmitUncertainError
+    from qwen_edit_async.events import EditChecked as EditChecked
+    from qwen_edit_async.events import EditEnded as EditEnded
+    from qwen_edit_async.events import EditEvent as EditEvent
+    from qwen_edit_async.events import EditRetried as EditRetried
+    from qwen_edit_async.events import EditSubmitted as EditSubmitted
+    from qwen_edit_async.events import EditThrottled as EditThrottled
     from qwen_edit_async.http.api import Transport as Transport
     from qwen_edit_async.http.body import JSONBody as JSONBody
     from qwen_edit_async.http.options import Timeouts as Timeouts
@@ -93,6 +99,7 @@ else:  # a type checker would accept any name from `__getattr__`
         "InsufficientBalanceError InternalServerError InvalidEditError JournalError "
         "NotFoundError PermissionDeniedError QwenEditError RateLimitError SessionClosedError "
         "SubmitUncertainError",
+        "events": "EditChecked EditEnded EditEvent EditRetried EditSubmitted EditThrottled",
         "http.api": "Transport",
         "http.body": "JSONBody",
         "http.options": "Timeouts",

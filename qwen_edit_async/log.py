@@ -14,6 +14,11 @@ LOG_VARIABLE = "QWEN_EDIT_LOG"
 log: logging.Logger = logging.getLogger("qwen_edit_async")
 
 
+def about(task_id: str) -> dict[str, str]:
+    """Return the ``extra`` of a record about a task, which gives the record the attribute ``task_id``."""
+    return {"task_id": task_id}
+
+
 def configure_logging(environment: Mapping[str, str]) -> None:
     """Log to standard error if ``QWEN_EDIT_LOG`` names a level (``debug``, ``info``, …)."""
     log.addHandler(logging.NullHandler())

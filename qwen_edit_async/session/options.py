@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from random import Random
 
 import attrs
 
+from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.events import EditEvent
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts, check_not_negative, check_positive
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import RetryPolicy
+from qwen_edit_async.text import quoted
 
 
 @attrs.frozen(kw_only=True)
@@ -45,10 +50,13 @@ class Options:
     fit: bool
     result_hosts: ResultHosts
     network: Network
+    on_event: Callable[[EditEvent], object] | None
     random: Random
 
     def __attrs_post_init__(self) -> None:
         check_positive(self.max_in_flight, "max_in_flight", integer=True)
+        if self.on_event is not None and (not callable(self.on_event) or inspect.iscoroutinefunction(self.on_event)):
+            raise ConfigurationError(f"on_event is {quoted(self.on_event)}: give a function, not async, of one event")
         for rate, name in ((self.submit_rate, "submit_rate"), (self.poll_rate, "poll_rate")):
             if rate is not None:
                 check_positive(rate, name)

@@ -22,7 +22,7 @@ from qwen_edit_async.errors import (
     SessionClosedError,
 )
 from qwen_edit_async.files import safe_stem
-from qwen_edit_async.log import log
+from qwen_edit_async.log import about, log
 from qwen_edit_async.models import EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage, shortfall
 
 if TYPE_CHECKING:
@@ -256,11 +256,17 @@ def conclude(task: EditTask, snapshot: TaskSnapshot, now: float, store: ResultSt
         )
     named = [(index, url) for index, url in enumerate(snapshot.urls) if url]
     if len(named) > MAX_N:  # a reply with many pictures must not fill the disk
-        log.warning("task %s has %d pictures: only the first %d are kept", snapshot.task_id, len(named), MAX_N)
+        log.warning(
+            "task %s has %d pictures: only the first %d are kept",
+            snapshot.task_id,
+            len(named),
+            MAX_N,
+            extra=about(snapshot.task_id),
+        )
     asked = (task.request.parameters.n or MIN_N) if task.request is not None else MIN_N
     missing = shortfall(len(named), asked) if len(named) < asked else ()
     for note in missing:
-        log.warning("task %s: %s", snapshot.task_id, note)
+        log.warning("task %s: %s", snapshot.task_id, note, extra=about(snapshot.task_id))
     previews = Previews(task.request.images if task.request is not None else ())
     return EditResult(
         task_id=snapshot.task_id,

@@ -19,6 +19,7 @@ from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.retry import CallFailure, judge_check
 from qwen_edit_async.session.gate import Gate
+from qwen_edit_async.session.observer import reporter
 from qwen_edit_async.session.options import Options
 from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.service import Service
@@ -82,6 +83,7 @@ class Runtime:
             self.counters,
             store=self,
             random=self._random,
+            report=(report := reporter(options.on_event)),
             poll_rate=options.poll_rate,
         )
         self.submitter: Submitter = Submitter(
@@ -91,6 +93,7 @@ class Runtime:
             poller=self.poller,
             offloader=self._offloader,
             counters=self.counters,
+            report=report,
         )
         self._active_calls = self.poller.active_calls
 

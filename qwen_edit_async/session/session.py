@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from random import Random
 from ssl import SSLContext
 from typing import Self, Unpack, overload
@@ -17,6 +17,7 @@ from typing import Self, Unpack, overload
 import attrs
 
 from qwen_edit_async.errors import SessionClosedError
+from qwen_edit_async.events import EditEvent
 from qwen_edit_async.http import options as http
 from qwen_edit_async.http.api import AiohttpTransport, Transport
 from qwen_edit_async.http.network import Network, resolve_proxy, resolve_ssl
@@ -96,6 +97,8 @@ class EditSession:
         allow_result_hosts: Hosts from which results are downloaded although their addresses are not public. This is not
             needed if ``base_url`` is such an address, or localhost.
         default_headers: Headers to send with each call to the service.
+        on_event: Called with an :class:`EditEvent` for each submission, "too many requests", retry, change and end of
+            an edit, with the context variables of whoever submitted it. It must be quick. Its errors are only logged.
         transport: The HTTP client to use instead of the session's own, for tests without sockets.
         random: The source of the jitter between retries, for tests that repeat exactly.
 
@@ -130,6 +133,7 @@ class EditSession:
         allow_insecure: bool = False,
         allow_result_hosts: Iterable[str] = (),
         default_headers: Mapping[str, str] | None = None,
+        on_event: Callable[[EditEvent], object] | None = None,
         transport: Transport | None = None,
         random: Random | None = None,
     ) -> None:
@@ -156,6 +160,7 @@ class EditSession:
             fit=fit,
             result_hosts=http.resolve_result_hosts(self._base_url, allow_result_hosts),
             network=network,
+            on_event=on_event,
             random=random if random is not None else Random(),  # noqa: S311  # jitter is not a secret
         )
         headers, timeouts = http.check_headers(default_headers), self._options.timeouts

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
@@ -18,14 +18,16 @@ from qwen_edit_async.errors import (
     APIStatusError,
     BadRequestError,
     DeadlineExceededError,
+    EditCancelledError,
     QwenEditError,
     SessionClosedError,
     SubmitUncertainError,
 )
+from qwen_edit_async.events import EditEnded, EditEvent, EditRetried, EditSubmitted, EditThrottled
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.images.prepare import prepare
-from qwen_edit_async.log import log
+from qwen_edit_async.log import about, log
 from qwen_edit_async.models import EditRequest, TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Call, WireProtocol
 from qwen_edit_async.scheduling.retry import CallFailure, Then, after_failure, judge_submission, pause_after
@@ -100,6 +102,7 @@ class Submission:
         if not self.accepted.done() or self.accepted.cancelled():
             self._submitter.counters.cancelled += 1
             self.accepted.cancel()
+            self._tell_end(EditCancelledError("the edit was cancelled before the service accepted it"))
             self._detach()
         elif self.accepted.exception() is None:
             abandon(self.accepted.result())
@@ -107,10 +110,24 @@ class Submission:
     def _expire(self) -> None:
         """Stop the submission, because its deadline has passed."""
         if not self.accepted.done():
-            self._submitter.counters.refused += 1
             error = self._error_when_late()
             self._detach()
-            self.accepted.set_exception(error)
+            self._refuse(error)
+
+    def _refuse(self, error: Exception) -> None:
+        """End the edit with an error, before the service has accepted it."""
+        self._submitter.counters.refused += 1
+        self.accepted.set_exception(error)
+        self._tell_end(error)
+
+    def _tell_end(self, error: Exception) -> None:
+        now, task_id = self._submitter.poller.loop.time(), getattr(error, "task_id", None)
+        slot_at = min(self._slot.taken_at, now)
+        queued, submitting = slot_at - self._called_at, now - slot_at
+        self._tell(EditEnded, error=error, task_id=task_id, queued=queued, submitting=submitting)
+
+    def _tell(self, kind: type[EditEvent], **facts: Any) -> None:
+        self._submitter.report(kind(request=self._request, **facts))
 
     def _detach(self) -> None:
         """Free everything that the submission holds. Cut it off, unless it has been sent whole."""
@@ -132,9 +149,8 @@ class Submission:
         """End the caller's wait if the submission stopped without an outcome."""
         if not self.accepted.done():
             self._slot.release()
-            self._submitter.counters.refused += 1
             end = "the session was closed" if self._submitter.gate.ended else "the program was interrupted"
-            self.accepted.set_exception(
+            self._refuse(
                 SubmitUncertainError(f"{end} before the submission was answered: a task may exist")
                 if self.sent_whole
                 else SessionClosedError(f"{end} before the edit was sent")
@@ -152,8 +168,7 @@ class Submission:
         except Exception as error:  # noqa: BLE001  # passed to the caller
             self._slot.release()
             if not self.accepted.done():
-                self._submitter.counters.refused += 1
-                self.accepted.set_exception(error)
+                self._refuse(error)
         else:
             self._succeed(snapshot)
         finally:
@@ -191,7 +206,8 @@ class Submission:
             submitter.counters.uncertain -= self._counts_as_uncertain
             submitter.poller.remember_orphan(snapshot, owned=self._observer is None)
             if not self.accepted.done():
-                self.accepted.set_exception(closed_error(snapshot.task_id))
+                self.accepted.set_exception(error := closed_error(snapshot.task_id))
+                self._tell_end(error)
             return
         uploads = self._uploads or ()
         notes = tuple(note for upload in uploads for note in upload.notes)
@@ -210,6 +226,9 @@ class Submission:
             slot=slot,
             poller=submitter.poller,
         )
+        submitter.counters.queued += task.queued
+        submitter.counters.submitting += task.submitting
+        self._tell(EditSubmitted, task_id=task.task_id, queued=task.queued, submitting=task.submitting)
         submitter.poller.watch(task)
         self.accepted.set_result(task)
 
@@ -281,7 +300,12 @@ class Submission:
             if error.task_id is None:
                 raise
             self._apply_to_gate(error)
-            log.warning("the service refused a submission, but named task %s: %s", error.task_id, error)
+            log.warning(
+                "the service refused a submission, but named task %s: %s",
+                error.task_id,
+                error,
+                extra=about(error.task_id),
+            )
             return TaskSnapshot(task_id=error.task_id, status=TaskStatus.UNKNOWN)
 
     async def _recover(self, error: QwenEditError) -> None:
@@ -305,6 +329,8 @@ class Submission:
         submitter.counters.retries += failure is not CallFailure.UNCERTAIN
         submitter.counters.resubmitted += failure is CallFailure.UNCERTAIN
         level = logging.WARNING if failure is CallFailure.UNCERTAIN else logging.INFO
+        uncertain = failure is CallFailure.UNCERTAIN
+        self._tell(EditRetried, attempt=self._attempts, error=error, uncertain=uncertain)
         log.log(level, "submitting again (attempt %d): %s: %s", self._attempts, _REASONS[failure], error)
         if then is Then.REQUEUE:
             self._slot.release()
@@ -333,6 +359,7 @@ class Submission:
         submitter.gate.hold_back(error)
         if failure is CallFailure.THROTTLED:
             submitter.counters.throttled += 1
+            self._tell(EditThrottled, error=error)
             submitter.gate.throttled(submitter.poller.loop.time(), self._sent_at, submitter.options.random.random())
         return failure
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import attrs
 
 from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.events import EditEvent
 from qwen_edit_async.images.prepare import url_uploads
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
@@ -33,6 +34,7 @@ class Submitter:
         poller: Watches the accepted tasks.
         offloader: Reads and encodes images.
         counters: The session's counts.
+        report: Called with what happens to each edit.
     """
 
     service: Service
@@ -41,6 +43,7 @@ class Submitter:
     poller: Poller
     offloader: Offloader
     counters: SessionStatistics
+    report: Callable[[EditEvent], None]
     _tasks: dict[asyncio.Task[None], Submission | None] = attrs.field(factory=dict, init=False)
 
     def begin(
