@@ -67,6 +67,7 @@ if _TYPE_CHECKING:
     from qwen_edit_async.images.kinds import ImageInput as ImageInput
     from qwen_edit_async.models import EditParameters as EditParameters
     from qwen_edit_async.models import EditRequest as EditRequest
+    from qwen_edit_async.models import Estimate as Estimate
     from qwen_edit_async.models import TaskFailure as TaskFailure
     from qwen_edit_async.models import TaskSnapshot as TaskSnapshot
     from qwen_edit_async.models import TaskStatus as TaskStatus
@@ -104,7 +105,7 @@ else:  # a type checker would accept any name from `__getattr__`
         "http.body": "JSONBody",
         "http.options": "Timeouts",
         "images.kinds": "ImageInput",
-        "models": "EditParameters EditRequest TaskFailure TaskSnapshot TaskStatus Usage",
+        "models": "EditParameters EditRequest Estimate TaskFailure TaskSnapshot TaskStatus Usage",
         "protocol.base": "Call Reply",
         "scheduling.learned": "Learned",
         "scheduling.policies": "Backoff FixedInterval PollPolicy PolledTask",

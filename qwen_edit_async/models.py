@@ -339,6 +339,21 @@ class Usage:
 
 
 @attrs.frozen(kw_only=True)
+class Estimate:
+    """What an edit would cost, as the service says before it is submitted.
+
+    Attributes:
+        cost: The exact cost of all pictures of the edit.
+        currency: The currency; an empty text if the service does not name it.
+        raw: The service's whole reply, unchanged.
+    """
+
+    cost: Decimal
+    currency: str = ""
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
+
+
+@attrs.frozen(kw_only=True)
 class TaskSnapshot:
     """The state of a task according to one reply of the service (contract, *The status reply*).
 

@@ -27,9 +27,9 @@ class SessionStatistics:
         uncertain: Submissions that the service may or may not have accepted.
         resubmitted: Submissions repeated with consent, although the service may have accepted them.
         retries: Submissions repeated after the service had certainly not accepted them.
-        throttled: "Too many requests" (429) replies to submissions and status checks.
-        checks: Status checks with a valid reply.
-        failed_checks: Status checks that failed or had an unclear reply.
+        throttled: "Too many requests" (429) replies to submissions, status checks and estimates.
+        checks: Status checks and estimates with a valid reply.
+        failed_checks: Status checks and estimates that failed or had an unclear reply.
         downloads: Pictures that were downloaded completely.
         renewals: Expired result URLs that were renewed.
         cost: The sum of the costs that the service stated, in the account's currency.

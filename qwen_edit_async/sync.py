@@ -181,6 +181,7 @@ class EditSession(_Blocking[aio.EditSession]):
     Use ``with EditSession() as session:``, or call :meth:`open` and :meth:`close`.
     """
 
+    estimate = _blocking(aio.EditSession.estimate)
     status = _blocking(aio.EditSession.status)
 
     @_as(aio.EditSession.__init__)

@@ -47,7 +47,7 @@ def test_methods_take_the_arguments_of_the_async_ones(name):
     renamed = {"open", "close", "edit", "submit"} if name == "EditSession" else set()
     names = set(ours) & set(theirs) - renamed
     assert names >= {
-        "EditSession": {"__init__", "attach", "edit_many", "status", "with_options"},
+        "EditSession": {"__init__", "attach", "edit_many", "estimate", "status", "with_options"},
         "EditBatch": {"__init__", "plan", "run"},
     }.get(name, {"save"})
     for each in names:
@@ -65,6 +65,7 @@ def test_an_edit_is_saved(session, photos, tmp_path):
 
 def test_a_task_can_be_awaited_attached_and_given_up(session):
     task = session.submit(PHOTO, "make it snow")
+    assert session.estimate(PHOTO, "make it snow", n=2).cost == 2 * session.estimate(PHOTO, "make it snow").cost
     assert session.status(task.id).task_id == task.id
     assert task.result().task_id == session.attach(task.id).result().task_id == task.id
     given_up = session.submit(PHOTO, "make it rain")

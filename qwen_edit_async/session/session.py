@@ -29,6 +29,7 @@ from qwen_edit_async.models import (
     EditOptions,
     EditParameters,
     EditRequest,
+    Estimate,
     RequestInput,
     TaskSnapshot,
     request_from_arguments,
@@ -288,6 +289,29 @@ class EditSession:
         options |= {"prompt_extend": prompt_extend, "watermark": watermark}
         request = request_from_arguments(images, instruction, parameters, key, options)
         return await self._submit(request, deadline, observer)
+
+    async def estimate(
+        self,
+        images: ImageInput | Sequence[ImageInput] | EditRequest,
+        instruction: str | None = None,
+        **options: Unpack[EditKeywords],
+    ) -> Estimate:
+        """Ask the service what an edit would cost. The images are sent, but nothing is created or charged.
+
+        Arguments are those of :meth:`edit`.
+
+        Raises:
+            InvalidEditError: If the edit breaks the documented contract. Nothing was sent.
+            ConfigurationError: If the protocol has no such question. Only ``"generation"`` has it.
+            NotFoundError: If this gateway does not answer the question.
+            APIStatusError: If the service refused to answer, because of the edit or otherwise.
+            APIConnectionError: If the service could not be reached.
+            SessionClosedError: If the session is not open.
+        """
+        parameters, key = options.pop("parameters", None), options.pop("key", None)
+        limits = self._limits_with(options.pop("deadline", None))
+        request = request_from_arguments(images, instruction, parameters, key, options)
+        return await self._require_open().estimate(request, limits)
 
     def attach(self, task_id: str, *, deadline: float | None = None) -> EditTask:
         """Watch a task that was submitted elsewhere or earlier: ``result = await session.attach(task_id)``.
