@@ -70,6 +70,8 @@ class EditBatch:
             bad rows are reported and left out. Needs an input that can be read twice.
         max_cost: The most that the whole batch may cost, in the account's currency. Unfinished edits count with the
             highest known price, so the service has to state costs.
+        price: The price of a picture, for ``max_cost`` until the service has stated one, and for :meth:`plan`.
+            :meth:`EditSession.estimate` asks for it.
         max_tasks: The most tasks that the whole batch may create.
         stop_after_failures: The number of failures after which a run submits nothing more. Bad rows and images, which
             are never sent, do not count.
@@ -99,6 +101,7 @@ class EditBatch:
         recursive: bool = False,
         strict: bool = False,
         max_cost: Decimal | float | str | None = None,
+        price: Decimal | float | str | None = None,
         max_tasks: int | None = None,
         stop_after_failures: int | None = None,
         resubmit_uncertain: bool = False,
@@ -117,6 +120,7 @@ class EditBatch:
             strict=strict,
             consent=Consent(resubmit_uncertain=resubmit_uncertain, edit_changed=edit_changed),
             max_cost=to_money(max_cost, "max_cost"),
+            price=to_money(price, "price"),
             max_tasks=max_tasks,
             stop_after_failures=stop_after_failures,
             deadline=deadline,
@@ -160,7 +164,7 @@ class EditBatch:
         both ends. Damage in the middle shows only when the file is sent.
 
         Args:
-            price: The price of a picture, in the account's currency, to estimate the cost.
+            price: The price of a picture, in the account's currency, to estimate the cost; by default the batch's.
             fit: Whether the session will make images fit that the service would refuse.
 
         Raises:
@@ -169,7 +173,7 @@ class EditBatch:
         """
         if not self._input.repeatable:
             raise ConfigurationError(f"a plan {_NEEDS_REPEATABLE}")
-        each = to_money(price, "price")
+        each = self._options.price if price is None else to_money(price, "price")
         return attrs.evolve(await make_plan(self._input.anew(fit=fit), self._options), price=each)
 
     async def run(

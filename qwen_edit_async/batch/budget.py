@@ -30,7 +30,8 @@ class Budget:
     """The limits of a batch, and what it has spent.
 
     Costs are known only when edits complete. So each unfinished edit counts against ``max_cost`` with the highest price
-    per picture seen so far. Until a price is known, edits go one at a time.
+    per picture known so far: that of a completed edit, or the one that the batch was given. Until a price is known,
+    edits go one at a time.
 
     Pictures may be paid for that can't be saved. Until a run has saved an edit, no more edits are unfinished than have
     slots, and nothing is submitted while pictures are fetched. After an edit whose pictures could not be saved, edits
@@ -74,7 +75,7 @@ class Budget:
     def resume(self, known: JournalSummary) -> None:
         """Count what earlier runs spent."""
         self.spent, self.tasks = known.cost, known.tasks
-        self._price, self._unpriced, self._reserved = known.price, known.unpriced, known.doubtful
+        self._price, self._unpriced, self._reserved = known.price or self._price, known.unpriced, known.doubtful
 
     def stop(self, reason: str) -> None:
         """Stop submitting; the first reason is kept."""
@@ -188,12 +189,13 @@ class Budget:
         return Verdict.GO if self.max_cost is None else self._judge_cost(pictures, self.max_cost)
 
     def _judge_cost(self, pictures: int, limit: Decimal) -> Verdict:
+        unstated = self._unpriced and not self.spent
+        if self._live and (self._price is None or unstated):
+            return Verdict.WAIT
+        if unstated:
+            # No limit is named, because a higher max_cost would not help.
+            return self._exhaust("", "the service does not say what edits cost: use max_tasks instead of max_cost")
         if self._price is None:
-            if self._live:
-                return Verdict.WAIT
-            if self._unpriced:
-                # No limit is named, because a higher max_cost would not help.
-                return self._exhaust("", "the service does not say what edits cost: use max_tasks instead of max_cost")
             over = self.spent >= limit
         else:
             over = self.spent + (self._reserved + pictures) * self._price > limit
