@@ -67,6 +67,7 @@ if _TYPE_CHECKING:
     from qwen_edit_async.images.kinds import ImageInput as ImageInput
     from qwen_edit_async.models import EditParameters as EditParameters
     from qwen_edit_async.models import EditRequest as EditRequest
+    from qwen_edit_async.models import EditTimings as EditTimings
     from qwen_edit_async.models import Estimate as Estimate
     from qwen_edit_async.models import TaskFailure as TaskFailure
     from qwen_edit_async.models import TaskSnapshot as TaskSnapshot
@@ -82,7 +83,6 @@ if _TYPE_CHECKING:
     from qwen_edit_async.scheduling.retry import CallFailure as CallFailure
     from qwen_edit_async.session.observer import SubmissionObserver as SubmissionObserver
     from qwen_edit_async.session.results import EditResult as EditResult
-    from qwen_edit_async.session.results import EditTimings as EditTimings
     from qwen_edit_async.session.results import OutputImage as OutputImage
     from qwen_edit_async.session.session import EditSession as EditSession
     from qwen_edit_async.session.stream import EditOutcome as EditOutcome
@@ -105,13 +105,13 @@ else:  # a type checker would accept any name from `__getattr__`
         "http.body": "JSONBody",
         "http.options": "Timeouts",
         "images.kinds": "ImageInput",
-        "models": "EditParameters EditRequest Estimate TaskFailure TaskSnapshot TaskStatus Usage",
+        "models": "EditParameters EditRequest EditTimings Estimate TaskFailure TaskSnapshot TaskStatus Usage",
         "protocol.base": "Call Reply",
         "scheduling.learned": "Learned",
         "scheduling.policies": "Backoff FixedInterval PollPolicy PolledTask",
         "scheduling.retry": "CallFailure",
         "session.observer": "SubmissionObserver",
-        "session.results": "EditResult EditTimings OutputImage",
+        "session.results": "EditResult OutputImage",
         "session.session": "EditSession",
         "session.stream": "EditOutcome EditStream",
         "session.task": "EditTask",

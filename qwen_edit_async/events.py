@@ -7,7 +7,7 @@ from decimal import Decimal
 import attrs
 
 from qwen_edit_async.errors import QwenEditError
-from qwen_edit_async.models import EditRequest, TaskSnapshot
+from qwen_edit_async.models import EditRequest, EditTimings, TaskSnapshot
 
 
 @attrs.frozen(kw_only=True)
@@ -28,12 +28,10 @@ class EditSubmitted(EditEvent):
     """The service accepted the edit.
 
     Attributes:
-        queued: The seconds that the edit waited for its slot and its turn.
-        submitting: The seconds from then to the acceptance.
+        timings: The durations of the phases so far.
     """
 
-    queued: float
-    submitting: float
+    timings: EditTimings
 
 
 @attrs.frozen(kw_only=True)
@@ -78,17 +76,11 @@ class EditEnded(EditEvent):
     """The session is done with the edit. Each edit and each attached task has exactly one such event.
 
     Attributes:
-        error: The error that ended the edit; ``None`` if there is a result.
+        timings: The durations of the phases that the edit went through.
         cost: The cost that the service stated, in the account's currency; ``None`` if it stated none.
-        queued: The seconds that the edit waited for its slot and its turn.
-        submitting: The seconds from then to the acceptance, or to the error that came first.
-        running: The seconds from the acceptance to the end.
-        checks: The number of status checks that were answered.
+        error: The error that ended the edit; ``None`` if there is a result.
     """
 
-    error: Exception | None = None
+    timings: EditTimings
     cost: Decimal | None = None
-    queued: float = 0.0
-    submitting: float = 0.0
-    running: float = 0.0
-    checks: int = 0
+    error: Exception | None = None

@@ -14,9 +14,9 @@ LOG_VARIABLE = "QWEN_EDIT_LOG"
 log: logging.Logger = logging.getLogger("qwen_edit_async")
 
 
-def about(task_id: str) -> dict[str, str]:
-    """Return the ``extra`` of a record about a task, which gives the record the attribute ``task_id``."""
-    return {"task_id": task_id}
+def about(task_id: str | None) -> logging.LoggerAdapter[logging.Logger]:
+    """Return the logger for messages about a task. Their records have the attribute ``task_id``."""
+    return logging.LoggerAdapter(log, {"task_id": task_id})
 
 
 def configure_logging(environment: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 import attrs
@@ -27,14 +27,15 @@ from qwen_edit_async.errors import (
     PermissionDeniedError,
     QwenEditError,
 )
+from qwen_edit_async.http import options as http
+from qwen_edit_async.http.api import AiohttpTransport
+from qwen_edit_async.http.network import Network
 from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
 from qwen_edit_async.protocol.dialects import choose_dialect
 from qwen_edit_async.protocol.replies import error_from_reply, first_text, load_object
+from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.text import visible
-
-if TYPE_CHECKING:
-    from qwen_edit_async.http.api import AiohttpTransport
 
 _EXTRAS: Final = {"images": "PIL", "fast": "pybase64", "frames": "narwhals", "parquet": "pyarrow", "mcp": "mcp"}
 """The extras, and a module of each."""
@@ -86,10 +87,6 @@ def doctor(*, as_json: AsJSON = False, connection: ConnectionOptions | None = No
 
 
 async def _examine(connection: ConnectionOptions | None) -> list[Finding]:
-    from qwen_edit_async.http import options as http  # noqa: PLC0415  # see the package's docstring
-    from qwen_edit_async.http.api import AiohttpTransport  # noqa: PLC0415  # see the package's docstring
-    from qwen_edit_async.http.network import Network  # noqa: PLC0415  # see the package's docstring
-
     connection, environment, findings = connection or ConnectionOptions(), os.environ, [_extras()]
     network = Network(trust_env=connection.trust_env)
     try:
@@ -189,8 +186,6 @@ def _contract(reply: Reply, protocol: WireProtocol) -> Finding:
 
 async def _price(connection: ConnectionOptions) -> Finding:
     """Ask for the price in each envelope until one is accepted."""
-    from qwen_edit_async.session.session import EditSession  # noqa: PLC0415  # see the package's docstring
-
     reasons = []
     envelopes: tuple[Literal["flat", "params", "header"], ...] = ("flat", "params", "header")
     for envelope in envelopes:

@@ -20,7 +20,7 @@ from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.images.integrity import Verdict, judge
 from qwen_edit_async.images.kinds import MAX_PIXELS
-from qwen_edit_async.log import about, log
+from qwen_edit_async.log import about
 from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
@@ -142,7 +142,7 @@ class Downloader:
             attempt += 1
             if failure.final or failure.expired or attempt > self._retry.max_retries:
                 raise _download_error(url, task_id, index, failure)
-            log.info("downloading image %d of task %s again: %s", index, task_id, failure, extra=about(task_id))
+            about(task_id).info("downloading image %d of task %s again: %s", index, task_id, failure)
             await asyncio.sleep(self._retry.delay(attempt, self._random.random()))
 
     async def _renewed(self, url: str, task_id: str, index: int, failure: FetchError) -> str:
@@ -172,7 +172,7 @@ def _refusal(verdict: Verdict) -> FetchError | None:
 
 def _log_flaw(verdict: Verdict, task_id: str, index: int) -> None:
     if verdict.flaw:
-        log.warning("image %d of task %s %s; it is kept as it is", index, task_id, verdict.flaw, extra=about(task_id))
+        about(task_id).warning("image %d of task %s %s; it is kept as it is", index, task_id, verdict.flaw)
 
 
 def _download_error(url: str, task_id: str, index: int, failure: FetchError) -> DownloadError:

@@ -19,7 +19,7 @@ from qwen_edit_async.errors import (
     RateLimitError,
 )
 from qwen_edit_async.events import EditChecked, EditEnded, EditEvent, EditThrottled
-from qwen_edit_async.log import about, log
+from qwen_edit_async.log import about
 from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import CallFailure
@@ -157,19 +157,16 @@ class Poller:
         self._remember_id(snapshot.task_id)
         if owned:
             self.cancellations.ask(snapshot)
-        log.warning(
+        about(snapshot.task_id).warning(
             "a submission that was given up created task %s: session.attach(%r) gets its result",
             snapshot.task_id,
             snapshot.task_id,
-            extra=about(snapshot.task_id),
         )
 
     def remember_unclaimed(self, task_id: str) -> None:
         """Remember a task whose result nobody fetched."""
         self._remember_id(task_id)
-        log.warning(
-            "nobody fetched the result of task %s: session.attach(%r) gets it", task_id, task_id, extra=about(task_id)
-        )
+        about(task_id).warning("nobody fetched the result of task %s: session.attach(%r) gets it", task_id, task_id)
 
     async def run(self) -> None:
         """Check the tasks that are due, and sleep until the next is due. Repeat until cancelled."""
@@ -226,7 +223,7 @@ class Poller:
             self._pacer.rate.refused(now, sent_at)
             self._tell(task, EditThrottled, error=error)
         self._gate.hold_back(error)
-        log.info("check of task %s failed: %s", task.task_id, error, extra=about(task.task_id))
+        about(task.task_id).info("check of task %s failed: %s", task.task_id, error)
         match self._schedule.failed(task, error, sent_at, now, self._random.random()):
             case CallFailure.FINAL:
                 self._end(task, error)
@@ -253,20 +250,13 @@ class Poller:
             self._counters.failed += 1
         else:
             self._counters.completed += 1
-        running, cost = self.loop.time() - task.since, end.usage.cost if isinstance(end, TaskSnapshot) else None
-        self._counters.running += running
+        timings = task.timings(self.loop.time())
+        cost = end.usage.cost if isinstance(end, TaskSnapshot) else None
+        self._counters.running += timings.running
         self._counters.cost += cost or 0
         task.end(outcome)
-        self._tell(
-            task,
-            EditEnded,
-            error=outcome if isinstance(outcome, Exception) else None,
-            cost=cost,
-            queued=task.queued,
-            submitting=task.submitting,
-            running=running,
-            checks=task.checks,
-        )
+        error = outcome if isinstance(outcome, Exception) else None
+        self._tell(task, EditEnded, timings=timings, cost=cost, error=error)
 
     def _tell(self, task: EditTask, kind: type[EditEvent], **facts: Any) -> None:
         """Report an event, with the context variables of whoever submitted the task."""
@@ -283,22 +273,16 @@ class Poller:
         if len(self._given_up) > _MAX_GIVEN_UP:
             oldest = next(iter(self._given_up))
             del self._given_up[oldest]
-            log.warning(
-                "`unfinished` no longer lists task %s: session.attach(%r) gets its result",
-                oldest,
-                oldest,
-                extra=about(oldest),
+            about(oldest).warning(
+                "`unfinished` no longer lists task %s: session.attach(%r) gets its result", oldest, oldest
             )
 
     def _log_unknown(self, snapshot: TaskSnapshot) -> None:
         word = snapshot.status_word[:_SHOWN_CHARACTERS]
         if word not in self._logged_words and len(self._logged_words) < _MAX_LOGGED_WORDS:
             self._logged_words.add(word)
-            log.warning(
-                "task %s has the unknown status %r: it counts as running",
-                snapshot.task_id,
-                word,
-                extra=about(snapshot.task_id),
+            about(snapshot.task_id).warning(
+                "task %s has the unknown status %r: it counts as running", snapshot.task_id, word
             )
 
     def _deadline_error(self, task: EditTask, now: float) -> DeadlineExceededError:

@@ -28,7 +28,7 @@ from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.log import about, log
-from qwen_edit_async.models import EditRequest, TaskSnapshot, TaskStatus
+from qwen_edit_async.models import EditRequest, EditTimings, TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Call, WireProtocol
 from qwen_edit_async.scheduling.retry import CallFailure, Then, after_failure, judge_submission, pause_after
 from qwen_edit_async.session.gate import Slot
@@ -123,8 +123,8 @@ class Submission:
     def _tell_end(self, error: Exception) -> None:
         now, task_id = self._submitter.poller.loop.time(), getattr(error, "task_id", None)
         slot_at = min(self._slot.taken_at, now)
-        queued, submitting = slot_at - self._called_at, now - slot_at
-        self._tell(EditEnded, error=error, task_id=task_id, queued=queued, submitting=submitting)
+        timings = EditTimings(queued=slot_at - self._called_at, submitting=now - slot_at)
+        self._tell(EditEnded, task_id=task_id, timings=timings, error=error)
 
     def _tell(self, kind: type[EditEvent], **facts: Any) -> None:
         self._submitter.report(kind(request=self._request, **facts))
@@ -228,7 +228,7 @@ class Submission:
         )
         submitter.counters.queued += task.queued
         submitter.counters.submitting += task.submitting
-        self._tell(EditSubmitted, task_id=task.task_id, queued=task.queued, submitting=task.submitting)
+        self._tell(EditSubmitted, task_id=task.task_id, timings=task.timings(now))
         submitter.poller.watch(task)
         self.accepted.set_result(task)
 
@@ -300,11 +300,8 @@ class Submission:
             if error.task_id is None:
                 raise
             self._apply_to_gate(error)
-            log.warning(
-                "the service refused a submission, but named task %s: %s",
-                error.task_id,
-                error,
-                extra=about(error.task_id),
+            about(error.task_id).warning(
+                "the service refused a submission, but named task %s: %s", error.task_id, error
             )
             return TaskSnapshot(task_id=error.task_id, status=TaskStatus.UNKNOWN)
 

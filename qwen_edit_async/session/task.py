@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from qwen_edit_async.errors import EditCancelledError, QwenEditError, SessionClosedError
-from qwen_edit_async.log import about, log
-from qwen_edit_async.models import EditRequest, TaskSnapshot, TaskStatus
+from qwen_edit_async.log import about
+from qwen_edit_async.models import EditRequest, EditTimings, TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.schedule import ScheduledTask
 from qwen_edit_async.session.gate import Slot
 
@@ -112,6 +112,16 @@ class EditTask(ScheduledTask):
     def awaited(self) -> bool:
         """Whether anything awaits the task now."""
         return self.on_end is not None or any(not waiter.done() for waiter in self._waiters)
+
+    def timings(self, now: float) -> EditTimings:
+        """Return the durations of the phases up to ``now``, in the event loop's seconds."""
+        return EditTimings(
+            queued=self.queued,
+            submitting=self.submitting,
+            running=now - self.since,
+            checks=self.checks,
+            failed_checks=self.failed_checks,
+        )
 
     def done(self) -> bool:
         """Return whether the wait is over, with a result or an error."""
@@ -219,7 +229,7 @@ class EditTask(ScheduledTask):
 def abandon(task: EditTask) -> str:
     """Give up the task of a cancelled edit, unless others await it. Return a sentence about its result."""
     note = task.fate
-    log.warning("an edit was cancelled: %s", note, extra=about(task.id))
+    about(task.id).warning("an edit was cancelled: %s", note)
     task.give_up()
     return note
 

@@ -61,9 +61,9 @@ async def events_of(service, *, deadline=None, **options):
 
 async def test_an_edit_is_submitted_and_ends():
     submitted, ended = await events_of(MemoryService(duration=2.0, latency=0.0))
-    assert (type(submitted), submitted.task_id, submitted.queued) == (EditSubmitted, "task-1", 0.0)
+    assert (type(submitted), submitted.task_id, submitted.timings.queued) == (EditSubmitted, "task-1", 0.0)
     assert (type(ended), ended.task_id, ended.error, ended.cost) == (EditEnded, "task-1", None, Decimal("0.0357"))
-    assert (ended.running, ended.checks) == (2.0, 2)
+    assert (ended.timings.running, ended.timings.checks) == (2.0, 2)
 
 
 async def test_each_change_is_told_once():
@@ -130,7 +130,7 @@ async def test_an_edit_that_waits_for_a_slot_tells_how_long():
     async with MemorySession(MemoryService(latency=0.0), on_event=events.append, max_in_flight=1) as session:
         await asyncio.gather(session.edit(IMAGE, "one"), session.edit(IMAGE, "two"))
         first, second = (event for event in events if type(event) is EditSubmitted)
-        assert (first.queued, second.queued) == (0.0, 2.0)
+        assert (first.timings.queued, second.timings.queued) == (0.0, 2.0)
 
 
 async def test_an_attached_task_and_the_end_of_the_session_are_told():
