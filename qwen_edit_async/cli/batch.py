@@ -98,6 +98,8 @@ def batch(
     options, submission = options or BatchOptions(), submission or SubmissionOptions()
     if (options.price is not None or options.ask_price) and not options.dry_run and options.max_cost is None:
         raise ConfigurationError("--price and --ask-price need --dry-run, or --max-cost to limit what a run may cost")
+    if options.price is not None and options.ask_price:
+        raise ConfigurationError("--price and --ask-price exclude each other: give one of them")
     connection = connection or ConnectionOptions()
     if options.ask_price:
         asked = (parameters or ParameterOptions()).parameters()

@@ -46,7 +46,7 @@ class Network:
     def proxy_of(self, url: URL) -> URL | None:
         """Return the proxy for a result's URL. As in API calls, an https proxy of the environment is not used."""
         if self.proxy is not None:
-            return self.proxy
+            return self.proxy if may_be_proxied(str(url)) else None
         proxy = URL(urllib.request.getproxies().get(url.scheme, "") if self.trust_env else "")
         return proxy if proxy.scheme == "http" and not urllib.request.proxy_bypass(host_of(url)) else None
 

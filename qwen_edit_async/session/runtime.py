@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import warnings
 from collections.abc import Awaitable, Callable
@@ -125,7 +126,7 @@ class Runtime:
     async def estimate(self, request: EditRequest, limits: Limits) -> Estimate:
         """Ask what an edit would cost. Retry after temporary failures."""
         options, offloader = self.submitter.options, self._offloader
-        uploads = await offloader.run(prepare, request.images, fit=options.fit)
+        uploads = await self.offload(functools.partial(prepare, fit=options.fit), request.images)
 
         def body_of(call: Call) -> JSONBody:
             return JSONBody(call.parts, uploads, offloader, stall_timeout=options.timeouts.send)

@@ -16,7 +16,6 @@ from typing import Self, Unpack, overload
 
 import attrs
 
-from qwen_edit_async.errors import SessionClosedError
 from qwen_edit_async.events import EditEvent
 from qwen_edit_async.http import options as http
 from qwen_edit_async.http.api import AiohttpTransport, Transport
@@ -39,26 +38,14 @@ from qwen_edit_async.protocol.dialects import Envelope, ProtocolName, choose_dia
 from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import RetryPolicy
+from qwen_edit_async.session.life import Life
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver, SubmitKeywords
 from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.results import EditResult, OutputImage
-from qwen_edit_async.session.runtime import Runtime
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.stream import EditPipeline, EditStream
 from qwen_edit_async.session.task import EditTask, abandon
 from qwen_edit_async.statistics import SessionStatistics
-
-
-@attrs.define(eq=False)
-class _Life:
-    """The state that a session shares with the sessions of :meth:`EditSession.with_options`."""
-
-    runtime: Runtime | None = None
-    closed: bool = False
-
-    def __del__(self) -> None:
-        if self.runtime is not None and not self.closed:
-            self.runtime.warn_unclosed()
 
 
 class EditSession:
@@ -92,7 +79,7 @@ class EditSession:
         ssl: The TLS settings of all connections: an :class:`ssl.SSLContext`, or the path of a file with CA certificates
             to trust instead of the system's. ``False`` is refused. Without it, ``SSL_CERT_FILE`` can name such a file.
         proxy: The HTTP proxy of all connections, as ``"http://HOST:PORT"`` or ``"http://USER:PASSWORD@HOST:PORT"``.
-            Calls to a service on loopback over http do not use it.
+            It is not used for http on loopback.
         trust_env: Whether to use the environment's proxies and netrc file. Neither is used for http on loopback.
         allow_insecure: Whether the key may be sent over http to another machine.
         allow_result_hosts: Hosts from which results are downloaded although their addresses are not public. This is not
@@ -107,7 +94,7 @@ class EditSession:
         ConfigurationError: If an option or the key is missing or wrong.
     """
 
-    _life = _Life()  # on the class, because `__repr__` also runs if `__init__` fails
+    _life = Life()  # on the class, because `__repr__` also runs if `__init__` fails
     _base_url = ""
 
     def __init__(
@@ -138,7 +125,7 @@ class EditSession:
         transport: Transport | None = None,
         random: Random | None = None,
     ) -> None:
-        self._life = _Life()
+        self._life = Life()
         try:
             dialect, alternative = choose_dialect(protocol, envelope, model, os.environ.get(http.PROTOCOL_VARIABLE))
             key: Secret = http.resolve_api_key(api_key, dialect, os.environ)
@@ -174,14 +161,7 @@ class EditSession:
         Raises:
             SessionClosedError: If the session was opened before.
         """
-        if self._life.runtime is not None or self._life.closed:
-            raise SessionClosedError("a session can be opened only once: create another")
-        self._life.runtime = Runtime(self._service, self._options)
-        try:
-            await self._life.runtime.start()
-        except BaseException:  # including a cancellation, because a half-open session must not be used
-            self._life.closed = True
-            raise
+        await self._life.open(self._service, self._options)
         return self
 
     async def aclose(self) -> None:
@@ -189,13 +169,13 @@ class EditSession:
 
         Tasks that nobody awaits are not waited for. They run on at the service, and :attr:`unfinished` has their ids.
         """
-        await self._close(cancel=False)
+        await self._life.close(cancel=False)
 
     async def __aenter__(self) -> Self:
         return await self.open()
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        await self._close(cancel=kind is not None)
+        await self._life.close(cancel=kind is not None)
 
     @overload
     async def edit(self, images: EditRequest, *, deadline: float | None = None) -> EditResult: ...
@@ -311,7 +291,7 @@ class EditSession:
         parameters, key = options.pop("parameters", None), options.pop("key", None)
         limits = self._limits_with(options.pop("deadline", None))
         request = request_from_arguments(images, instruction, parameters, key, options)
-        return await self._require_open().estimate(request, limits)
+        return await self._life.require_open().estimate(request, limits)
 
     def attach(self, task_id: str, *, deadline: float | None = None) -> EditTask:
         """Watch a task that was submitted elsewhere or earlier: ``result = await session.attach(task_id)``.
@@ -326,7 +306,7 @@ class EditSession:
             InvalidEditError: If ``task_id`` can't be the id of a task.
             SessionClosedError: If the session is not open.
         """
-        poller = self._require_open().poller
+        poller = self._life.require_open().poller
         return poller.get(check_task_id(task_id)) or poller.attach(task_id, self._limits_with(deadline).deadline)
 
     def pictures(self, task_id: str, urls: Iterable[str]) -> tuple[OutputImage, ...]:
@@ -340,7 +320,7 @@ class EditSession:
             InvalidEditError: If ``task_id`` can't be the id of a task.
             SessionClosedError: If the session is not open.
         """
-        store, places = self._require_open(), enumerate(urls)
+        store, places = self._life.require_open(), enumerate(urls)
         check_task_id(task_id)
         return tuple(OutputImage(url=url, task_id=task_id, index=index, store=store) for index, url in places if url)
 
@@ -354,7 +334,7 @@ class EditSession:
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """
-        return await self._require_open().status(check_task_id(task_id), self._limits.max_retries)
+        return await self._life.require_open().status(check_task_id(task_id), self._limits.max_retries)
 
     def edit_many(
         self,
@@ -377,7 +357,7 @@ class EditSession:
         Raises:
             SessionClosedError: If the session is not open.
         """
-        submitter, window = self._require_open().submitter, self._options.max_in_flight
+        submitter, window = self._life.require_open().submitter, self._options.max_in_flight
         limits, call_site = self._limits_with(deadline), CallSite.of_caller()
         return EditStream(lambda: EditPipeline(requests, submitter, limits, call_site, window=window, ordered=ordered))
 
@@ -405,7 +385,7 @@ class EditSession:
 
     def require_open(self) -> None:
         """Raise :class:`SessionClosedError` unless the session is open on the running event loop."""
-        self._require_open()
+        self._life.require_open()
 
     @property
     def base_url(self) -> str:
@@ -443,7 +423,7 @@ class EditSession:
     async def _submit(
         self, request: EditRequest, deadline: float | None, observer: SubmissionObserver | None = None
     ) -> EditTask:
-        runtime = self._require_open()
+        runtime = self._life.require_open()
         submission = runtime.submitter.begin(request, self._limits_with(deadline), observer=observer)
         with runtime.poller.active_calls:
             try:
@@ -451,21 +431,6 @@ class EditSession:
             except asyncio.CancelledError:
                 submission.give_up()
                 raise
-
-    def _require_open(self) -> Runtime:
-        if self._life.closed:
-            raise SessionClosedError("the session is closed: create another")
-        if self._life.runtime is None:
-            raise SessionClosedError("the session is not open: use `async with`, or await session.open()")
-        self._life.runtime.require_running()
-        return self._life.runtime
-
-    async def _close(self, *, cancel: bool) -> None:
-        if self._life.runtime is not None:
-            self._life.runtime.require_own_loop()
-        closing, self._life.closed = self._life.closed, True
-        if self._life.runtime is not None:
-            await (self._life.runtime.wait_closed() if closing else self._life.runtime.close(cancel=cancel))
 
     def _limits_with(self, deadline: float | None, max_retries: int | None = None) -> Limits:
         limits = self._limits if deadline is None else attrs.evolve(self._limits, deadline=deadline)

@@ -206,7 +206,8 @@ class Submission:
             submitter.counters.uncertain -= self._counts_as_uncertain
             submitter.poller.remember_orphan(snapshot, owned=self._observer is None)
             if not self.accepted.done():
-                self.accepted.set_exception(error := closed_error(snapshot.task_id))
+                error = closed_error(snapshot.task_id)
+                self.accepted.set_exception(error)
                 self._tell_end(error)
             return
         uploads = self._uploads or ()
@@ -323,10 +324,10 @@ class Submission:
         if then is Then.GIVE_UP or self.accepted.done():
             raise _uncertain(error) if self._may_exist else error
         self._attempts += 1
-        submitter.counters.retries += failure is not CallFailure.UNCERTAIN
-        submitter.counters.resubmitted += failure is CallFailure.UNCERTAIN
-        level = logging.WARNING if failure is CallFailure.UNCERTAIN else logging.INFO
         uncertain = failure is CallFailure.UNCERTAIN
+        submitter.counters.retries += not uncertain
+        submitter.counters.resubmitted += uncertain
+        level = logging.WARNING if uncertain else logging.INFO
         self._tell(EditRetried, attempt=self._attempts, error=error, uncertain=uncertain)
         log.log(level, "submitting again (attempt %d): %s: %s", self._attempts, _REASONS[failure], error)
         if then is Then.REQUEUE:
@@ -356,7 +357,8 @@ class Submission:
         submitter.gate.hold_back(error)
         if failure is CallFailure.THROTTLED:
             submitter.counters.throttled += 1
-            self._tell(EditThrottled, error=error)
+            if not self.accepted.done():
+                self._tell(EditThrottled, error=error)
             submitter.gate.throttled(submitter.poller.loop.time(), self._sent_at, submitter.options.random.random())
         return failure
 

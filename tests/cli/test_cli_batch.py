@@ -430,6 +430,11 @@ def test_a_dry_run_needs_no_key_and_writes_nothing(table, batch, out, capsys, mo
     assert not out.exists()
 
 
+def test_a_price_is_given_or_asked_for_not_both(photos, batch, capsys):
+    assert batch(photos, "--dry-run", "--price", "1", "--ask-price") == 2
+    assert "--price and --ask-price exclude each other" in capsys.readouterr().err
+
+
 def test_a_dry_run_asks_for_the_price_and_creates_nothing(photos, batch, out, capsys, service):
     assert batch(photos, "--dry-run", "--ask-price", "-n", "2") == 0
     captured = capsys.readouterr()

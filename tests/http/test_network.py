@@ -16,6 +16,7 @@ import pytest
 import trustme
 from bulk_runs import PHOTO
 from memory_transport import KEY
+from yarl import URL
 
 from qwen_edit_async import APIConnectionError, ConfigurationError, DownloadError, EditSession, FixedInterval
 from qwen_edit_async.emulator import EditEmulator, FixedEngine
@@ -286,4 +287,6 @@ def test_the_settings_do_not_show_the_password():
     network = Network(proxy=resolve_proxy(f"http://{CREDENTIALS}@127.0.0.1:3128"))
     assert PASSWORD not in repr(network)
     assert network.for_calls_to("http://127.0.0.1:1").proxy is None
+    assert network.proxy_of(URL("http://localhost:1/a.png")) is None
+    assert network.proxy_of(URL("http://example.com/a.png")) is network.proxy
     assert network.for_calls_to("https://127.0.0.1:1") is network

@@ -125,6 +125,18 @@ async def test_a_cancelled_edit_ends_before_and_after_its_submission():
             assert type(events[-1].error) is EditCancelledError
 
 
+async def test_nothing_is_told_after_the_end():
+    events = []
+    service = MemoryService(on_submission=in_order(status(429)), latency=2.0)
+    async with MemorySession(service, on_event=events.append) as session:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await session.edit(IMAGE, "snow")
+        await asyncio.sleep(5)
+        assert session.statistics().throttled == 1
+    assert kinds(events) == [EditEnded]
+
+
 async def test_an_edit_that_waits_for_a_slot_tells_how_long():
     events = []
     async with MemorySession(MemoryService(latency=0.0), on_event=events.append, max_in_flight=1) as session:
