@@ -22,6 +22,7 @@ from _report import Row, parse, report
 from qwen_edit_async import EditResult, EditSession, EditTask, PolledTask, Timeouts
 from qwen_edit_async.http.api import AiohttpTransport, Transport
 from qwen_edit_async.http.body import JSONBody
+from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.protocol.base import Call, Reply
 
@@ -130,7 +131,7 @@ def hold(url: str, plan: Plan) -> Scale:
 
 async def _hold(url: str, plan: Plan, scale: Scale) -> None:
     polling = Evenly(plan.tasks / plan.rate, plan.tasks)
-    service = AiohttpTransport(url, Secret("key"), Timeouts(), default_headers={}, trust_env=False)
+    service = AiohttpTransport(url, Secret("key"), Timeouts(), default_headers={}, network=Network())
     short_cut = ShortCut(service)
     async with EditSession("key", base_url=url, polling=polling, deadline=86400, transport=short_cut) as session:
         async with heartbeat() as idle:

@@ -11,7 +11,7 @@ Start with :class:`EditSession`. The names exported here are public, as are the 
     http                           calls to the API, streamed bodies, downloads
     display                        edits as HTML: cards and the gallery
     protocol  scheduling           the form of calls and replies; the times to check, repeat and submit
-    models                         requests to the service, and the tasks in its replies
+    events  models                 records of what happened to edits; requests, and the tasks in replies
     images                         the kinds of images, their checks and their encoding
     errors  contract  ...          the error tree; the documented limits; threads, files, log, text
 """
@@ -56,12 +56,20 @@ if _TYPE_CHECKING:
     from qwen_edit_async.errors import RateLimitError as RateLimitError
     from qwen_edit_async.errors import SessionClosedError as SessionClosedError
     from qwen_edit_async.errors import SubmitUncertainError as SubmitUncertainError
+    from qwen_edit_async.events import EditChecked as EditChecked
+    from qwen_edit_async.events import EditEnded as EditEnded
+    from qwen_edit_async.events import EditEvent as EditEvent
+    from qwen_edit_async.events import EditRetried as EditRetried
+    from qwen_edit_async.events import EditSubmitted as EditSubmitted
+    from qwen_edit_async.events import EditThrottled as EditThrottled
     from qwen_edit_async.http.api import Transport as Transport
     from qwen_edit_async.http.body import JSONBody as JSONBody
     from qwen_edit_async.http.options import Timeouts as Timeouts
     from qwen_edit_async.images.kinds import ImageInput as ImageInput
     from qwen_edit_async.models import EditParameters as EditParameters
     from qwen_edit_async.models import EditRequest as EditRequest
+    from qwen_edit_async.models import EditTimings as EditTimings
+    from qwen_edit_async.models import Estimate as Estimate
     from qwen_edit_async.models import TaskFailure as TaskFailure
     from qwen_edit_async.models import TaskSnapshot as TaskSnapshot
     from qwen_edit_async.models import TaskStatus as TaskStatus
@@ -76,7 +84,6 @@ if _TYPE_CHECKING:
     from qwen_edit_async.scheduling.retry import CallFailure as CallFailure
     from qwen_edit_async.session.observer import SubmissionObserver as SubmissionObserver
     from qwen_edit_async.session.results import EditResult as EditResult
-    from qwen_edit_async.session.results import EditTimings as EditTimings
     from qwen_edit_async.session.results import OutputImage as OutputImage
     from qwen_edit_async.session.session import EditSession as EditSession
     from qwen_edit_async.session.stream import EditOutcome as EditOutcome
@@ -94,17 +101,18 @@ else:  # a type checker would accept any name from `__getattr__`
         "InsufficientBalanceError InternalServerError InvalidEditError JournalError "
         "NotFoundError PermissionDeniedError QwenEditError RateLimitError SessionClosedError "
         "SubmitUncertainError",
+        "events": "EditChecked EditEnded EditEvent EditRetried EditSubmitted EditThrottled",
         "http.api": "Transport",
         "http.body": "JSONBody",
         "http.options": "Timeouts",
         "images.kinds": "ImageInput",
-        "models": "EditParameters EditRequest TaskFailure TaskSnapshot TaskStatus Usage",
+        "models": "EditParameters EditRequest EditTimings Estimate TaskFailure TaskSnapshot TaskStatus Usage",
         "protocol.base": "Call Reply",
         "scheduling.learned": "Learned",
         "scheduling.policies": "Backoff FixedInterval PollPolicy PolledTask",
         "scheduling.retry": "CallFailure",
         "session.observer": "SubmissionObserver",
-        "session.results": "EditResult EditTimings OutputImage",
+        "session.results": "EditResult OutputImage",
         "session.session": "EditSession",
         "session.stream": "EditOutcome EditStream",
         "session.task": "EditTask",

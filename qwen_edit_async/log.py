@@ -14,6 +14,11 @@ LOG_VARIABLE = "QWEN_EDIT_LOG"
 log: logging.Logger = logging.getLogger("qwen_edit_async")
 
 
+def about(task_id: str | None) -> logging.LoggerAdapter[logging.Logger]:
+    """Return the logger for messages about a task. Their records have the attribute ``task_id``."""
+    return logging.LoggerAdapter(log, {"task_id": task_id})
+
+
 def configure_logging(environment: Mapping[str, str]) -> None:
     """Log to standard error if ``QWEN_EDIT_LOG`` names a level (``debug``, ``info``, …)."""
     log.addHandler(logging.NullHandler())

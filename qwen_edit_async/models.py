@@ -324,6 +324,32 @@ class TaskFailure:
 
 
 @attrs.frozen(kw_only=True)
+class EditTimings:
+    """The durations of an edit's phases in seconds, and the number of status checks.
+
+    Attributes:
+        queued: The time spent waiting for a slot and for permission to send.
+        submitting: The time from taking the slot to the service's acceptance, with reading, uploading and retries.
+        running: The time from the acceptance to the status reply that showed that the task had ended.
+        lag: The time between the last two status replies. The task ended at most this long before it was noticed.
+        checks: The number of status checks that were answered.
+        failed_checks: The number of status checks that failed.
+    """
+
+    queued: float = 0.0
+    submitting: float = 0.0
+    running: float = 0.0
+    lag: float = 0.0
+    checks: int = 0
+    failed_checks: int = 0
+
+    @property
+    def total(self) -> float:
+        """The seconds from the call to the result."""
+        return self.queued + self.submitting + self.running
+
+
+@attrs.frozen(kw_only=True)
 class Usage:
     """The cost of a task (contract, *usage*).
 
@@ -335,6 +361,21 @@ class Usage:
 
     cost: Decimal | None = None
     quantity: int | None = None
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
+
+
+@attrs.frozen(kw_only=True)
+class Estimate:
+    """What an edit would cost, as the service says before it is submitted.
+
+    Attributes:
+        cost: The exact cost of all pictures of the edit.
+        currency: The currency; an empty text if the service does not name it.
+        raw: The service's whole reply, unchanged.
+    """
+
+    cost: Decimal
+    currency: str = ""
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import attrs
 
 
@@ -25,11 +27,15 @@ class SessionStatistics:
         uncertain: Submissions that the service may or may not have accepted.
         resubmitted: Submissions repeated with consent, although the service may have accepted them.
         retries: Submissions repeated after the service had certainly not accepted them.
-        throttled: "Too many requests" (429) replies to submissions and status checks.
-        checks: Status checks with a valid reply.
-        failed_checks: Status checks that failed or had an unclear reply.
+        throttled: "Too many requests" (429) replies to submissions, status checks and estimates.
+        checks: Status checks and estimates with a valid reply.
+        failed_checks: Status checks and estimates that failed or had an unclear reply.
         downloads: Pictures that were downloaded completely.
         renewals: Expired result URLs that were renewed.
+        cost: The sum of the costs that the service stated, in the account's currency.
+        queued: The sum of the seconds that accepted edits waited for their slots and turns.
+        submitting: The sum of the seconds from then to the service's acceptances.
+        running: The sum of the seconds from the acceptances to the ends of the edits.
     """
 
     in_flight: int = 0
@@ -52,3 +58,7 @@ class SessionStatistics:
     failed_checks: int = 0
     downloads: int = 0
     renewals: int = 0
+    cost: Decimal = Decimal(0)
+    queued: float = 0.0
+    submitting: float = 0.0
+    running: float = 0.0

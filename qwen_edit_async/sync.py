@@ -14,6 +14,7 @@ session's thread pulls the requests of ``edit_many``.
 
 from __future__ import annotations
 
+import copy
 import functools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -180,6 +181,7 @@ class EditSession(_Blocking[aio.EditSession]):
     Use ``with EditSession() as session:``, or call :meth:`open` and :meth:`close`.
     """
 
+    estimate = _blocking(aio.EditSession.estimate)
     status = _blocking(aio.EditSession.status)
 
     @_as(aio.EditSession.__init__)
@@ -202,6 +204,13 @@ class EditSession(_Blocking[aio.EditSession]):
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._thread:
             self._thread.call(self._wrapped.__aexit__, kind)
+
+    @_as(aio.EditSession.with_options)
+    def with_options(self, *args: Any, **kwargs: Any) -> EditSession:
+        """Return this session with other limits, as ``session.with_options(…)``. The session must be open."""
+        session = copy.copy(self)
+        session._wrapped = self._wrapped.with_options(*args, **kwargs)  # noqa: SLF001  # of this class
+        return session
 
     def edit(self, images: _Images, instruction: str | None = None, **options: Unpack[EditKeywords]) -> EditResult:
         """Edit one to three images, and wait for the result, as ``await session.edit(…)``."""

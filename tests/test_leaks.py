@@ -21,6 +21,7 @@ from PIL import Image
 from qwen_edit_async import BadRequestError, ConfigurationError, EditSession, FixedInterval, QwenEditError, Timeouts
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.http.api import AiohttpTransport
+from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.session.runtime import Runtime
@@ -45,7 +46,7 @@ def exceptions_in(error: BaseException) -> set[BaseException]:
 
 
 def transport_to(url: str, timeouts: Timeouts) -> AiohttpTransport:
-    return AiohttpTransport(url, Secret(KEY), timeouts, default_headers={}, trust_env=False)
+    return AiohttpTransport(url, Secret(KEY), timeouts, default_headers={}, network=Network())
 
 
 def shown(error: BaseException) -> str:

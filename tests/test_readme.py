@@ -11,6 +11,8 @@ from types import CodeType
 
 import PIL.Image
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from qwen_edit_async.cli import main
 from qwen_edit_async.emulator import EditEmulator
@@ -58,6 +60,23 @@ async def test_example_runs(example, pictures, monkeypatch, capsys, nothing_bloc
             await coroutine
         assert emulator.statistics().tasks_created >= 1
     assert "Error" not in capsys.readouterr().out
+
+
+@pytest.mark.anyio
+async def test_the_metrics_are_those_of_the_session(pictures, monkeypatch):
+    (example,) = (each for each in SNIPPETS if "opentelemetry" in each)
+    reader = InMemoryMetricReader()
+    provider = MeterProvider(metric_readers=[reader])
+    monkeypatch.setattr("opentelemetry.metrics.get_meter", provider.get_meter)
+    async with EditEmulator(duration=0.0) as emulator:
+        monkeypatch.setenv("QWEN_EDIT_API_KEY", emulator.api_key)
+        monkeypatch.setenv("QWEN_EDIT_BASE_URL", emulator.url)
+        await eval(compiled(example), {})
+    (resource,) = reader.get_metrics_data().resource_metrics
+    found = {each.name: each.data.data_points[0].value for scope in resource.scope_metrics for each in scope.metrics}
+    assert (found["qwen_edit.completed"], found["qwen_edit.failed"], found["qwen_edit.cost"]) == (1.0, 0.0, 0.0357)
+    assert found["qwen_edit.running"] > 0
+    provider.shutdown()
 
 
 @pytest.mark.parametrize("example", SHELL_EXAMPLES, ids=lambda example: example.splitlines()[0])

@@ -47,7 +47,7 @@ def test_methods_take_the_arguments_of_the_async_ones(name):
     renamed = {"open", "close", "edit", "submit"} if name == "EditSession" else set()
     names = set(ours) & set(theirs) - renamed
     assert names >= {
-        "EditSession": {"__init__", "attach", "edit_many", "status"},
+        "EditSession": {"__init__", "attach", "edit_many", "estimate", "status", "with_options"},
         "EditBatch": {"__init__", "plan", "run"},
     }.get(name, {"save"})
     for each in names:
@@ -65,6 +65,7 @@ def test_an_edit_is_saved(session, photos, tmp_path):
 
 def test_a_task_can_be_awaited_attached_and_given_up(session):
     task = session.submit(PHOTO, "make it snow")
+    assert session.estimate(PHOTO, "make it snow", n=2).cost == 2 * session.estimate(PHOTO, "make it snow").cost
     assert session.status(task.id).task_id == task.id
     assert task.result().task_id == session.attach(task.id).result().task_id == task.id
     given_up = session.submit(PHOTO, "make it rain")
@@ -79,6 +80,15 @@ def test_errors_are_those_of_the_async_session(session):
         session.edit(PHOTO, "make it snow", n=9)
     with pytest.raises(aio.InvalidEditError, match="instruction is missing"):
         session.edit(PHOTO)
+
+
+def test_other_limits_share_the_session(session, qwen_edit_emulator):
+    quick = session.with_options(deadline=300, max_retries=0)
+    task = quick.submit(PHOTO, "make it snow")
+    assert session.attach(task.id).result().task_id == task.id
+    assert quick.statistics().submitted == qwen_edit_emulator.statistics().tasks_created == 1
+    with pytest.raises(aio.ConfigurationError, match="max_retries is -1"):
+        session.with_options(max_retries=-1)
 
 
 def test_a_closed_session_says_so(qwen_edit_emulator):

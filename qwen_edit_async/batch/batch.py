@@ -69,8 +69,10 @@ class EditBatch:
         strict: Whether to send nothing at all if a row is bad, or has text that the service would cut off. Otherwise
             bad rows are reported and left out. Needs an input that can be read twice.
         max_cost: The most that the whole batch may cost, in the account's currency. Unfinished edits count with the
-            highest known price, so the service has to state costs. Edits go one at a time until the service states a
-            cost above 0. If its edits are free, leave ``max_cost`` out, or use ``max_tasks``.
+            highest known price, so the service has to state costs. Edits go one at a time until a price above 0 is
+            known. If edits are free, leave ``max_cost`` out, or use ``max_tasks``.
+        price: The price of a picture, for ``max_cost`` until the service has stated one, and for :meth:`plan`.
+            :meth:`EditSession.estimate` asks for it.
         max_tasks: The most tasks that the whole batch may create.
         stop_after_failures: The number of failures after which a run submits nothing more. Bad rows and images, which
             are never sent, do not count.
@@ -100,6 +102,7 @@ class EditBatch:
         recursive: bool = False,
         strict: bool = False,
         max_cost: Decimal | float | str | None = None,
+        price: Decimal | float | str | None = None,
         max_tasks: int | None = None,
         stop_after_failures: int | None = None,
         resubmit_uncertain: bool = False,
@@ -118,6 +121,7 @@ class EditBatch:
             strict=strict,
             consent=Consent(resubmit_uncertain=resubmit_uncertain, edit_changed=edit_changed),
             max_cost=to_money(max_cost, "max_cost"),
+            price=to_money(price, "price"),
             max_tasks=max_tasks,
             stop_after_failures=stop_after_failures,
             deadline=deadline,
@@ -161,7 +165,7 @@ class EditBatch:
         both ends. Damage in the middle shows only when the file is sent.
 
         Args:
-            price: The price of a picture, in the account's currency, to estimate the cost.
+            price: The price of a picture, in the account's currency, to estimate the cost; by default the batch's.
             fit: Whether the session will make images fit that the service would refuse.
 
         Raises:
@@ -170,7 +174,7 @@ class EditBatch:
         """
         if not self._input.repeatable:
             raise ConfigurationError(f"a plan {_NEEDS_REPEATABLE}")
-        each = to_money(price, "price")
+        each = self._options.price if price is None else to_money(price, "price")
         return attrs.evolve(await make_plan(self._input.anew(fit=fit), self._options), price=each)
 
     async def run(

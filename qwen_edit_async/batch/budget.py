@@ -30,8 +30,8 @@ class Budget:
     """The limits of a batch, and what it has spent.
 
     Costs are known only when edits complete. So each unfinished edit counts against ``max_cost`` with the highest price
-    per picture seen so far. Until a completed edit shows a price above 0, edits go one at a time, and the next one is
-    expected to cost as much as the most expensive one so far.
+    per picture known so far: that of a completed edit, or the one that the batch was given. Until a price above 0 is
+    known, edits go one at a time, and the next one is expected to cost as much as the most expensive one so far.
 
     Pictures may be paid for that can't be saved. Until a run has saved an edit, no more edits are unfinished than have
     slots, and nothing is submitted while pictures are fetched. After an edit whose pictures could not be saved, edits
@@ -78,7 +78,7 @@ class Budget:
     def resume(self, known: JournalSummary) -> None:
         """Count what earlier runs spent."""
         self.spent, self.tasks = known.cost, known.tasks
-        self._price, self._highest = known.price, known.highest
+        self._price, self._highest = known.price or self._price, known.highest
         self._unpriced, self._reserved = known.unpriced, known.doubtful
 
     def stop(self, reason: str) -> None:
@@ -190,12 +190,13 @@ class Budget:
         return Verdict.GO if self.max_cost is None else self._judge_cost(pictures, self.max_cost)
 
     def _judge_cost(self, pictures: int, limit: Decimal) -> Verdict:
+        unstated = self._unpriced and (self._price is None or not self.spent)
+        if self._live and (self._price is None or unstated):
+            return Verdict.WAIT
+        if unstated:
+            # No limit is named, because a higher max_cost would not help.
+            return self._exhaust("", "the service does not say what edits cost: use max_tasks instead of max_cost")
         if self._price is None:
-            if self._live:
-                return Verdict.WAIT
-            if self._unpriced:
-                # No limit is named, because a higher max_cost would not help.
-                return self._exhaust("", "the service does not say what edits cost: use max_tasks instead of max_cost")
             over = self.spent >= limit or self.spent + self._highest > limit
         else:
             over = self.spent + (self._reserved + pictures) * self._price > limit

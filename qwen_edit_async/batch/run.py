@@ -50,6 +50,7 @@ class RunOptions:
     strict: bool = False
     consent: Consent = attrs.field(factory=Consent)
     max_cost: Decimal | None = None
+    price: Decimal | None = None
     max_tasks: int | None = None
     stop_after_failures: int | None = None
     deadline: float | None = None
@@ -123,6 +124,7 @@ class Run:
         self.room = asyncio.Semaphore(2 * self.session.max_in_flight + _SPARE_ROWS)
         self.budget = Budget(
             max_cost=self.options.max_cost,
+            price=self.options.price,
             max_tasks=self.options.max_tasks,
             stop_after_failures=self.options.stop_after_failures,
             slots=self.session.max_in_flight,

@@ -22,6 +22,7 @@ from qwen_edit_async.cli.options import (
     ParameterOptions,
     SubmissionOptions,
 )
+from qwen_edit_async.cli.price import ask_price
 from qwen_edit_async.display.cards import WRITING_PAGE, Progress, local_time_in
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.text import counted
@@ -58,7 +59,9 @@ class BatchOptions:
     dry_run: Flag = False
     """Only print what a run would do and what is wrong with the source. Needs no key and writes nothing."""
     price: Decimal | None = None
-    """With --dry-run: the price of a picture, to estimate the cost."""
+    """The price of a picture: for --dry-run, and for --max-cost until the service has stated one."""
+    ask_price: Flag = False
+    """Ask the service for that price. This sends a small picture, and creates and costs nothing."""
 
 
 def batch(
@@ -91,12 +94,21 @@ def batch(
         connection: How to talk to the service.
     """
     options, submission = options or BatchOptions(), submission or SubmissionOptions()
-    if options.price is not None and not options.dry_run:
-        raise ConfigurationError("--price needs --dry-run; to limit what a run may cost, use --max-cost")
+    if (options.price is not None or options.ask_price) and not options.dry_run and options.max_cost is None:
+        raise ConfigurationError("--price and --ask-price need --dry-run, or --max-cost to limit what a run may cost")
+    if options.price is not None and options.ask_price:
+        raise ConfigurationError("--price and --ask-price exclude each other: give one of them")
+    connection = connection or ConnectionOptions()
+    if options.ask_price:
+        asked = (parameters or ParameterOptions()).parameters()
+        code, price = ask_price(Command(Screen(), connection, submission), asked)
+        if code:
+            return code
+        options = attrs.evolve(options, price=price)
     edits = _edits(source, output, instruction, options, parameters or ParameterOptions(), submission)
     if options.dry_run:
-        return _print_plan(edits, options.price, fit=submission.fit)
-    command = Command(Screen(), connection or ConnectionOptions(), submission, options.concurrency, output)
+        return _print_plan(edits, fit=submission.fit)
+    command = Command(Screen(), connection, submission, options.concurrency, output)
     return _BulkRun(command, edits, EMBEDDED_SERVICE if submission.emulator else "")()
 
 
@@ -118,6 +130,7 @@ def _edits(  # noqa: PLR0917  # the command's own arguments
         recursive=options.recursive,
         strict=submission.strict,
         max_cost=options.max_cost,
+        price=options.price,
         max_tasks=options.max_tasks,
         stop_after_failures=options.stop_after_failures,
         resubmit_uncertain=submission.resubmit_uncertain,
@@ -127,8 +140,8 @@ def _edits(  # noqa: PLR0917  # the command's own arguments
     )
 
 
-def _print_plan(edits: EditBatch, price: Decimal | None, *, fit: bool) -> int:
-    plan = asyncio.run(edits.plan(price=price, fit=fit))
+def _print_plan(edits: EditBatch, *, fit: bool) -> int:
+    plan = asyncio.run(edits.plan(fit=fit))
     put(shell_text(plan.text()))
     return ExitCode.DONE if plan.ok else ExitCode.FAILED
 

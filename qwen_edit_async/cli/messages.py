@@ -25,6 +25,7 @@ _SHELL_WORDS = {
     "name it in allow_result_hosts": "pass --allow-result-host NAME",
     "max_cost": "--max-cost",
     "max_tasks": "--max-tasks",
+    "give the price of a picture yourself": "give the price of a picture with --price",
     "overwrite=True": "--overwrite",
     "recursive=True": "--recursive",
     "resubmit_uncertain": "--resubmit-uncertain",

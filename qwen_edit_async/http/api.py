@@ -11,14 +11,14 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
 from qwen_edit_async.errors import APIConnectionError, APITimeoutError, QwenEditError
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.http.options import Timeouts, check_proxies, may_be_proxied, unused_proxy_hint
+from qwen_edit_async.http.network import Network
+from qwen_edit_async.http.options import Timeouts, check_proxies
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.http.waits import Waits
 from qwen_edit_async.protocol.base import HEADERS_READ, Call, Reply
@@ -69,13 +69,13 @@ class AiohttpTransport:
         timeouts: Timeouts,
         *,
         default_headers: Mapping[str, str],
-        trust_env: bool,
+        network: Network,
     ) -> None:
         self._base_url = base_url
         self._api_key = api_key
         self._timeouts = timeouts
         self._default_headers = default_headers
-        self._trust_env = trust_env and may_be_proxied(base_url)
+        self._network = network.for_calls_to(base_url)
         self._checking: aiohttp.ClientSession | None = None
         self._submitting: aiohttp.ClientSession | None = None
         self._waits = Waits(timeouts.reply)
@@ -86,14 +86,14 @@ class AiohttpTransport:
         Raises:
             ConfigurationError: If the environment names a proxy that can't be used.
         """
-        if self._trust_env:
+        if self._network.trust_env:
             check_proxies(urllib.request.getproxies())
         self._checking = self._make_session(_IDLE_SECONDS)
         self._submitting = self._make_session(_IDLE_SECONDS_OF_SUBMISSIONS)
 
     def _make_session(self, idle_seconds: float) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=idle_seconds),
+            connector=self._network.connector(keepalive_timeout=idle_seconds),
             headers={
                 "User-Agent": USER_AGENT,
                 **self._default_headers,
@@ -102,7 +102,8 @@ class AiohttpTransport:
             # No total, because aiohttp would set a timer for each call, and a steady upload may take any time.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=self._trust_env,
+            proxy=self._network.proxy,
+            trust_env=self._network.trust_env,
         )
 
     async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
@@ -173,13 +174,13 @@ class AiohttpTransport:
         fate = (
             "; the service may have received the whole request"
             if sent
-            else proxy_hint(self._base_url, trust_env=self._trust_env)
+            else self._network.unused_proxy(URL(self._base_url))
         )
         if isinstance(error, TimeoutError):
             connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
             doing = "connecting to" if connecting else "waiting for a reply from"
             return APITimeoutError(f"{doing} {self._base_url} took too long{fate}", request_sent=sent)
-        if isinstance(error, ValueError) and not isinstance(error, aiohttp.ClientError) and self._trust_env:
+        if isinstance(error, ValueError) and not isinstance(error, aiohttp.ClientError) and self._network.trust_env:
             return APIConnectionError(
                 f"no call to {self._base_url} is possible: does the netrc file have an entry for this host?"
             )
@@ -200,17 +201,12 @@ async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:
     return True
 
 
-def proxy_hint(url: str, *, trust_env: bool) -> str:
-    """Return a hint that the environment has an unused proxy for this URL, or an empty text."""
-    if trust_env or urllib.request.proxy_bypass(urlsplit(url).hostname or ""):
-        return ""
-    return unused_proxy_hint(url, urllib.request.getproxies())
-
-
 def reason_of(error: Exception) -> str:
     """Return why a call failed. Most errors' own texts are not used, because they can quote headers."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         flaw = getattr(error.certificate_error, "verify_message", "") or type(error.certificate_error).__name__
         return f"its certificate is not valid: {flaw.rstrip('.')}"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy answered {error.status}"
     strerror = getattr(error, "strerror", None)
     return strerror if isinstance(strerror, str) and strerror else type(error).__name__

@@ -16,10 +16,11 @@ from qwen_edit_async.errors import DownloadError, QwenEditError
 from qwen_edit_async.files import PartFile
 from qwen_edit_async.http.fetcher import Fetcher, FetchError
 from qwen_edit_async.http.hosts import ResultHosts
+from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.images.integrity import Verdict, judge
 from qwen_edit_async.images.kinds import MAX_PIXELS
-from qwen_edit_async.log import log
+from qwen_edit_async.log import about
 from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
@@ -38,7 +39,7 @@ class Downloader:
         random: The source of jitter.
         renew: Called with a task's id to get its result URLs again.
         hosts: The hosts that results may come from.
-        trust_env: Whether to use the environment's proxies.
+        network: The TLS settings and the proxy.
     """
 
     def __init__(
@@ -51,14 +52,14 @@ class Downloader:
         random: Random,
         renew: Callable[[str], Awaitable[tuple[str, ...]]],
         hosts: ResultHosts,
-        trust_env: bool,
+        network: Network,
     ) -> None:
         self._offloader = offloader
         self._retry = retry
         self._counters = counters
         self._random = random
         self._renew = renew
-        self._fetcher = Fetcher(timeouts, hosts, trust_env=trust_env)
+        self._fetcher = Fetcher(timeouts, hosts, network)
         self._turns = asyncio.Semaphore(_AT_A_TIME)
 
     async def open(self) -> None:
@@ -141,7 +142,7 @@ class Downloader:
             attempt += 1
             if failure.final or failure.expired or attempt > self._retry.max_retries:
                 raise _download_error(url, task_id, index, failure)
-            log.info("downloading image %d of task %s again: %s", index, task_id, failure)
+            about(task_id).info("downloading image %d of task %s again: %s", index, task_id, failure)
             await asyncio.sleep(self._retry.delay(attempt, self._random.random()))
 
     async def _renewed(self, url: str, task_id: str, index: int, failure: FetchError) -> str:
@@ -171,7 +172,7 @@ def _refusal(verdict: Verdict) -> FetchError | None:
 
 def _log_flaw(verdict: Verdict, task_id: str, index: int) -> None:
     if verdict.flaw:
-        log.warning("image %d of task %s %s; it is kept as it is", index, task_id, verdict.flaw)
+        about(task_id).warning("image %d of task %s %s; it is kept as it is", index, task_id, verdict.flaw)
 
 
 def _download_error(url: str, task_id: str, index: int, failure: FetchError) -> DownloadError:

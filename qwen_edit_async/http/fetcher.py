@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import errno
 import socket
-import urllib.request
 from collections.abc import AsyncGenerator
 
 import aiohttp
 from yarl import URL
 
-from qwen_edit_async.http.api import USER_AGENT, proxy_hint, reason_of
+from qwen_edit_async.http.api import USER_AGENT, reason_of
 from qwen_edit_async.http.hosts import MAX_SHOWN, ResultHosts, host_of, is_public, not_public
+from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.protocol.urls import resolve, to_url
 
@@ -49,13 +49,13 @@ class Fetcher:
     Args:
         timeouts: The limits for connecting and for waiting between pieces.
         hosts: The hosts that results may come from.
-        trust_env: Whether to use the environment's proxies.
+        network: The TLS settings and the proxy.
     """
 
-    def __init__(self, timeouts: Timeouts, hosts: ResultHosts, *, trust_env: bool) -> None:
+    def __init__(self, timeouts: Timeouts, hosts: ResultHosts, network: Network) -> None:
         self._timeouts = timeouts
         self._hosts = hosts
-        self._trust_env = trust_env
+        self._network = network
         self._trusting: aiohttp.ClientSession | None = None
         self._guarded: aiohttp.ClientSession | None = None
         self._responses: set[aiohttp.ClientResponse] = set()
@@ -67,7 +67,7 @@ class Fetcher:
 
     def _make_session(self, socket_factory: aiohttp.SocketFactoryType | None) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, socket_factory=socket_factory),
+            connector=self._network.connector(socket_factory=socket_factory),
             headers={"User-Agent": USER_AGENT},
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.reply
@@ -110,7 +110,7 @@ class Fetcher:
         except asyncio.CancelledError as error:
             failure = asyncio.CancelledError(*error.args)
         except (ValueError, RuntimeError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            failure = _failure_of(error, target, trust_env=self._trust_env)
+            failure = _failure_of(error, target, self._network)
         # Raised outside of the handlers, so that its context and traceback hold nothing of aiohttp. Frames of aiohttp
         # may hold the password of a proxy.
         raise failure
@@ -119,7 +119,7 @@ class Fetcher:
     async def _asked(self, url: URL, came_from: URL | None) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Request a URL without following redirects, because aiohttp would follow them to any host."""
         # With a proxy, the connection goes to the proxy's own address, and the proxy resolves the name.
-        proxy = _proxy_for(url) if self._trust_env else None
+        proxy = self._network.proxy_of(url)
         session = self._trusting if proxy is not None or self._hosts.trusts(url) else self._guarded
         if session is None:
             raise FetchError("the session is closed", final=True)
@@ -162,12 +162,6 @@ async def _body(response: aiohttp.ClientResponse, patience: float) -> AsyncGener
     yield piece
 
 
-def _proxy_for(url: URL) -> URL | None:
-    """Return the environment's proxy for a URL. An https proxy is not used, as in calls to the API."""
-    proxy = URL(urllib.request.getproxies().get(url.scheme, ""))
-    return proxy if proxy.scheme == "http" and not urllib.request.proxy_bypass(host_of(url)) else None
-
-
 class _NotPublicError(OSError):
     """Raised instead of connecting to an address that is not public."""
 
@@ -184,13 +178,13 @@ def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return socket.socket(family=family, type=kind, proto=protocol)
 
 
-def _failure_of(error: Exception, target: URL | None, *, trust_env: bool) -> FetchError:
+def _failure_of(error: Exception, target: URL | None, network: Network) -> FetchError:
     """Convert an exception of an attempt to request ``target``."""
     match error:
         case aiohttp.ClientConnectorError(os_error=_NotPublicError()) if target is not None:
             return FetchError(not_public(target), final=True)
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() if target is not None:
-            host, hint = host_of(target)[:MAX_SHOWN], proxy_hint(str(target), trust_env=trust_env)
+            host, hint = host_of(target)[:MAX_SHOWN], network.unused_proxy(target)
             # Other errors' words name an address, and a report would list each address of a host separately.
             is_flawed = isinstance(error, aiohttp.ClientConnectorCertificateError)
             reason = reason_of(error) if is_flawed else type(error).__name__

@@ -10,10 +10,13 @@ import attrs
 
 from qwen_edit_async.contract import DEFAULT_BASE_URL
 from qwen_edit_async.errors import APIResponseError, ConfigurationError, InvalidEditError
-from qwen_edit_async.models import EditRequest, TaskSnapshot
+from qwen_edit_async.models import EditRequest, Estimate, TaskSnapshot
 
 HEADERS_READ = ("date", "retry-after", "x-request-id")
 """The reply headers that a :class:`Reply` keeps."""
+
+KNOWN_PRICE = "give the price of a picture yourself"
+"""The advice to users whose gateway can't tell prices."""
 
 _SUCCESSES = range(200, 300)
 _EXCERPT_CHARACTERS = 2_000
@@ -111,6 +114,23 @@ class WireProtocol(abc.ABC):
                 Otherwise, a task may exist only if the status is 500 or above.
             APIResponseError: The reply can't be understood. A task may exist.
         """
+
+    def estimation(self, request: EditRequest) -> Call:  # noqa: ARG002  # other dialects need it
+        """Build the call that asks what an edit would cost. It creates nothing.
+
+        Raises:
+            ConfigurationError: The dialect has no such call.
+        """
+        raise ConfigurationError(f"the protocol {self.name!r} can't tell what an edit costs: {KNOWN_PRICE}")
+
+    def read_estimate(self, reply: Reply) -> Estimate:
+        """Read the reply to the question what an edit would cost.
+
+        Raises:
+            APIStatusError: The service refused to answer.
+            APIResponseError: The reply has no cost.
+        """
+        raise APIResponseError("the reply has no cost", body=reply.excerpt())
 
     def status_check(self, task: TaskSnapshot) -> Call:
         """Build the call that checks a task's status.

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 from urllib.parse import quote
 
 import attrs
 
 from qwen_edit_async.contract import MODEL, STATUS_PATH, SUBMIT_PATH
-from qwen_edit_async.errors import APIResponseError
-from qwen_edit_async.models import EditParameters, EditRequest, TaskSnapshot
-from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
+from qwen_edit_async.errors import APIResponseError, BadRequestError
+from qwen_edit_async.models import EditParameters, EditRequest, Estimate, TaskSnapshot
+from qwen_edit_async.protocol.base import KNOWN_PRICE, Call, Reply, WireProtocol
 from qwen_edit_async.protocol.bodies import cut, message_body, with_instruction
-from qwen_edit_async.protocol.replies import error_from_reply, has_error, load_object
+from qwen_edit_async.protocol.replies import cost_of, error_from_reply, first_text, has_error, load_object
 from qwen_edit_async.protocol.submissions import read_submission
 from qwen_edit_async.protocol.tasks import snapshot_of, status_word
+
+_NO_SUCH_CALL = frozenset({404, 405, 501})
 
 EnvelopeName = Literal["flat", "params", "header"]
 
@@ -70,6 +73,28 @@ class GenerationProtocol(WireProtocol):
         if has_error(document):
             raise error_from_reply(reply, task_id=task.task_id)
         raise APIResponseError("the status reply has no status", body=reply.excerpt(), task_id=task.task_id)
+
+    def estimation(self, request: EditRequest) -> Call:
+        """Build the call that answers with the cost. Its body is that of a submission."""
+        return attrs.evolve(self.submission(request), path=f"{self.submission_path}/precharge")
+
+    def read_estimate(self, reply: Reply) -> Estimate:
+        """Read ``data.cost``, or the reason why there is none."""
+        if not reply.ok:
+            error = error_from_reply(reply)
+            if reply.status in _NO_SUCH_CALL:
+                error.hint = f"this gateway can't tell what an edit costs: {KNOWN_PRICE}"
+            raise error
+        document = load_object(reply)
+        data = document.get("data")
+        data = data if isinstance(data, Mapping) else {}
+        if (cost := cost_of(data.get("cost"))) is not None:
+            return Estimate(cost=cost, currency=first_text(data, ("currency",)) or "", raw=document)
+        if reason := first_text(data, ("reason",)):
+            raise BadRequestError(f"the service gives no price: {reason}", status_code=reply.status)
+        if has_error(document):
+            raise error_from_reply(reply)
+        return super().read_estimate(reply)
 
     def alternative(self) -> GenerationProtocol | None:
         """Return the dialect with the other common envelope. Only a 400 shows that a gateway needs that envelope."""

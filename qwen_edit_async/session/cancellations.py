@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from qwen_edit_async.errors import QwenEditError
-from qwen_edit_async.log import log
+from qwen_edit_async.log import about
 from qwen_edit_async.models import TaskSnapshot
 from qwen_edit_async.protocol.base import Call
 from qwen_edit_async.session.service import Service
@@ -67,7 +67,9 @@ class Cancellations:
             if reply.ok:
                 self._counters.cancellations += 1
                 self._on_cancelled(task_id)
-                log.info("the service cancelled task %s", task_id)
+                about(task_id).info("the service cancelled task %s", task_id)
                 return
             refusal = f"HTTP {reply.status}"
-        log.warning("the service did not cancel task %s, which runs on and may be charged: %s", task_id, refusal)
+        about(task_id).warning(
+            "the service did not cancel task %s, which runs on and may be charged: %s", task_id, refusal
+        )

@@ -1,14 +1,17 @@
-"""Reports on submissions: attempts for an observer such as a journal, and warnings for the user."""
+"""Reports: attempts for an observer such as a journal, events and warnings for the user."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import attrs
 
 from qwen_edit_async.errors import EditWarning
+from qwen_edit_async.events import EditEvent
+from qwen_edit_async.log import log
 from qwen_edit_async.models import EditKeywords, TaskSnapshot
 from qwen_edit_async.scheduling.retry import CallFailure
 
@@ -38,6 +41,19 @@ class SubmissionObserver(Protocol):
         passed meanwhile.
         """
         ...
+
+
+def reporter(on_event: Callable[[EditEvent], object] | None) -> Callable[[EditEvent], None]:
+    """Return a function that passes events to ``on_event``, and logs its errors. Without one it does nothing."""
+
+    def report(event: EditEvent) -> None:
+        try:
+            if on_event is not None:
+                on_event(event)
+        except Exception as error:  # noqa: BLE001  # a user's function may raise anything
+            log.warning("on_event raised %s for %s: %s", type(error).__name__, type(event).__name__, error)
+
+    return report
 
 
 class SubmitKeywords(EditKeywords, total=False):

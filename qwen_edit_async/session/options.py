@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from random import Random
 
 import attrs
 
+from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.events import EditEvent
 from qwen_edit_async.http.hosts import ResultHosts
+from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts, check_not_negative, check_positive
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import RetryPolicy
+from qwen_edit_async.text import quoted
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """The limits of one edit.
+
+    Attributes:
+        deadline: The seconds from taking a slot to the end of the edit.
+        max_retries: The most retries after temporary failures, of a submission or of a call on its own.
+    """
+
+    deadline: float
+    max_retries: int
+
+    def __attrs_post_init__(self) -> None:
+        check_positive(self.deadline, "deadline")
+        check_not_negative(self.max_retries, "max_retries")
 
 
 @attrs.frozen(kw_only=True)
@@ -26,12 +49,14 @@ class Options:
     strict: bool
     fit: bool
     result_hosts: ResultHosts
-    trust_env: bool
+    network: Network
+    on_event: Callable[[EditEvent], object] | None
     random: Random
 
     def __attrs_post_init__(self) -> None:
         check_positive(self.max_in_flight, "max_in_flight", integer=True)
-        check_not_negative(self.retry.max_retries, "max_retries")
+        if self.on_event is not None and (not callable(self.on_event) or inspect.iscoroutinefunction(self.on_event)):
+            raise ConfigurationError(f"on_event is {quoted(self.on_event)}: give a function, not async, of one event")
         for rate, name in ((self.submit_rate, "submit_rate"), (self.poll_rate, "poll_rate")):
             if rate is not None:
                 check_positive(rate, name)

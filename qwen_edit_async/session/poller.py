@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 from qwen_edit_async.errors import (
     DeadlineExceededError,
@@ -17,7 +18,8 @@ from qwen_edit_async.errors import (
     QwenEditError,
     RateLimitError,
 )
-from qwen_edit_async.log import log
+from qwen_edit_async.events import EditChecked, EditEnded, EditEvent, EditThrottled
+from qwen_edit_async.log import about
 from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import CallFailure
@@ -49,6 +51,7 @@ class Poller:
         counters: The session's counts.
         store: Downloads result pictures.
         random: The source of jitter between failing checks.
+        report: Called with what happens to each task.
         poll_rate: The most checks per second; ``None`` for no limit.
 
     Attributes:
@@ -67,6 +70,7 @@ class Poller:
         *,
         store: ResultStore,
         random: Random,
+        report: Callable[[EditEvent], None],
         poll_rate: float | None = None,
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
@@ -79,6 +83,7 @@ class Poller:
         self._counters = counters
         self._store = store
         self._random = random
+        self._report = report
         self._checking = 0
         self._alarm: asyncio.Future[float] | None = None
         self._asleep_until = -math.inf
@@ -133,15 +138,14 @@ class Poller:
         except Exception as policy_error:  # noqa: BLE001  # a user's policy may raise anything
             self._crash(policy_error)
         self._schedule.discard(task)
-        if isinstance(error, EditCancelledError) and task.owned:
-            self.cancellations.ask(task.snapshot)
+        if isinstance(error, EditCancelledError):
+            self._cancel_at_service(task)
         self._end(task, error)
 
     def cancel_all(self) -> None:
         """Ask the service to cancel all tasks that the session owns."""
         for task in self._schedule.tasks:
-            if task.owned:
-                self.cancellations.ask(task.snapshot)
+            self._cancel_at_service(task)
 
     def give_up_all(self, make_error: Callable[[str], Exception]) -> None:
         """Stop watching all tasks. The waiters of each get the error that ``make_error`` returns for its id."""
@@ -153,7 +157,7 @@ class Poller:
         self._remember_id(snapshot.task_id)
         if owned:
             self.cancellations.ask(snapshot)
-        log.warning(
+        about(snapshot.task_id).warning(
             "a submission that was given up created task %s: session.attach(%r) gets its result",
             snapshot.task_id,
             snapshot.task_id,
@@ -162,7 +166,7 @@ class Poller:
     def remember_unclaimed(self, task_id: str) -> None:
         """Remember a task whose result nobody fetched."""
         self._remember_id(task_id)
-        log.warning("nobody fetched the result of task %s: session.attach(%r) gets it", task_id, task_id)
+        about(task_id).warning("nobody fetched the result of task %s: session.attach(%r) gets it", task_id, task_id)
 
     async def run(self) -> None:
         """Check the tasks that are due, and sleep until the next is due. Repeat until cancelled."""
@@ -170,7 +174,7 @@ class Poller:
             now = self.loop.time()
             while True:
                 while (due := self._take_due(now)) is not None:
-                    checks.create_task(self._check_in_turn(due, now))
+                    checks.create_task(self._check(due, now), context=due.context)
                 # A timer may fire slightly early by the clock, so the time that it was set for counts.
                 now = max(await self._sleep(self._next_event()), self.loop.time())
 
@@ -187,20 +191,17 @@ class Poller:
             self._pacer.sent(now, check=True)
         return task
 
-    async def _check_in_turn(self, task: EditTask | None, now: float) -> None:
-        """Check a task, then those that have become due meanwhile. A new coroutine for each would be slower."""
-        while task is not None:
-            try:
-                snapshot = await self._service.check(task.snapshot)
-            except QwenEditError as error:
-                self._failed(task, error, now)
-            else:
-                self._answered(task, snapshot, now)
-            finally:
-                self._checking -= 1
-            now = self.loop.time()
-            task = self._take_due(now)
-            self._wake_if_nearer()
+    async def _check(self, task: EditTask, sent_at: float) -> None:
+        """Check a task. This runs with the context variables of whoever submitted it."""
+        try:
+            snapshot = await self._service.check(task.snapshot)
+        except QwenEditError as error:
+            self._failed(task, error, sent_at)
+        else:
+            self._answered(task, snapshot, sent_at)
+        finally:
+            self._checking -= 1
+        self._wake_if_nearer()
 
     def _answered(self, task: EditTask, snapshot: TaskSnapshot, sent_at: float) -> None:
         now = self.loop.time()
@@ -210,8 +211,9 @@ class Poller:
             self._log_unknown(snapshot)
         if self._schedule.answered(task, snapshot, sent_at, now):
             self._end(task, snapshot)
-        elif not task.done():
+        elif not task.done() and snapshot != task.snapshot:
             task.show(snapshot)
+            self._tell(task, EditChecked, snapshot=snapshot)
 
     def _failed(self, task: EditTask, error: QwenEditError, sent_at: float) -> None:
         now = self.loop.time()
@@ -219,8 +221,9 @@ class Poller:
         if isinstance(error, RateLimitError):
             self._counters.throttled += 1
             self._pacer.rate.refused(now, sent_at)
+            self._tell(task, EditThrottled, error=error)
         self._gate.hold_back(error)
-        log.info("check of task %s failed: %s", task.task_id, error)
+        about(task.task_id).info("check of task %s failed: %s", task.task_id, error)
         match self._schedule.failed(task, error, sent_at, now, self._random.random()):
             case CallFailure.FINAL:
                 self._end(task, error)
@@ -247,7 +250,22 @@ class Poller:
             self._counters.failed += 1
         else:
             self._counters.completed += 1
+        timings = task.timings(self.loop.time())
+        cost = end.usage.cost if isinstance(end, TaskSnapshot) else None
+        self._counters.running += timings.running
+        self._counters.cost += cost or 0
         task.end(outcome)
+        error = outcome if isinstance(outcome, Exception) else None
+        self._tell(task, EditEnded, timings=timings, cost=cost, error=error)
+
+    def _tell(self, task: EditTask, kind: type[EditEvent], **facts: Any) -> None:
+        """Report an event, with the context variables of whoever submitted the task."""
+        # A copy, because a context that a check runs in can't be entered again.
+        task.context.copy().run(self._report, kind(request=task.request, task_id=task.task_id, **facts))
+
+    def _cancel_at_service(self, task: EditTask) -> None:
+        if task.owned:
+            task.context.copy().run(self.cancellations.ask, task.snapshot)
 
     def _remember_id(self, task_id: str) -> None:
         """Keep the id of a given-up task. If there are too many, log the oldest and forget it."""
@@ -255,13 +273,17 @@ class Poller:
         if len(self._given_up) > _MAX_GIVEN_UP:
             oldest = next(iter(self._given_up))
             del self._given_up[oldest]
-            log.warning("`unfinished` no longer lists task %s: session.attach(%r) gets its result", oldest, oldest)
+            about(oldest).warning(
+                "`unfinished` no longer lists task %s: session.attach(%r) gets its result", oldest, oldest
+            )
 
     def _log_unknown(self, snapshot: TaskSnapshot) -> None:
         word = snapshot.status_word[:_SHOWN_CHARACTERS]
         if word not in self._logged_words and len(self._logged_words) < _MAX_LOGGED_WORDS:
             self._logged_words.add(word)
-            log.warning("task %s has the unknown status %r: it counts as running", snapshot.task_id, word)
+            about(snapshot.task_id).warning(
+                "task %s has the unknown status %r: it counts as running", snapshot.task_id, word
+            )
 
     def _deadline_error(self, task: EditTask, now: float) -> DeadlineExceededError:
         withheld = "; a pause that the service asked for delayed the next" if now < self._pacer.resume_at else ""

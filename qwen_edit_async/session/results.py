@@ -22,8 +22,8 @@ from qwen_edit_async.errors import (
     SessionClosedError,
 )
 from qwen_edit_async.files import safe_stem
-from qwen_edit_async.log import log
-from qwen_edit_async.models import EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage, shortfall
+from qwen_edit_async.log import about
+from qwen_edit_async.models import EditRequest, EditTimings, TaskFailure, TaskSnapshot, TaskStatus, Usage, shortfall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,32 +139,6 @@ class OutputImage:
 
 
 @attrs.frozen(kw_only=True)
-class EditTimings:
-    """The durations of an edit's phases in seconds, and the number of status checks.
-
-    Attributes:
-        queued: The time spent waiting for a slot and for permission to send.
-        submitting: The time from taking the slot to the service's acceptance, with reading, uploading and retries.
-        running: The time from the acceptance to the status reply that showed that the task had ended.
-        lag: The time between the last two status replies. The task ended at most this long before it was noticed.
-        checks: The number of status checks that were answered.
-        failed_checks: The number of status checks that failed.
-    """
-
-    queued: float = 0.0
-    submitting: float = 0.0
-    running: float = 0.0
-    lag: float = 0.0
-    checks: int = 0
-    failed_checks: int = 0
-
-    @property
-    def total(self) -> float:
-        """The seconds from the call to the result."""
-        return self.queued + self.submitting + self.running
-
-
-@attrs.frozen(kw_only=True)
 class EditResult:
     """A completed edit. It can be pickled and deep-copied, like :class:`OutputImage` and :class:`EditRequest`.
 
@@ -256,11 +230,13 @@ def conclude(task: EditTask, snapshot: TaskSnapshot, now: float, store: ResultSt
         )
     named = [(index, url) for index, url in enumerate(snapshot.urls) if url]
     if len(named) > MAX_N:  # a reply with many pictures must not fill the disk
-        log.warning("task %s has %d pictures: only the first %d are kept", snapshot.task_id, len(named), MAX_N)
+        about(snapshot.task_id).warning(
+            "task %s has %d pictures: only the first %d are kept", snapshot.task_id, len(named), MAX_N
+        )
     asked = (task.request.parameters.n or MIN_N) if task.request is not None else MIN_N
     missing = shortfall(len(named), asked) if len(named) < asked else ()
     for note in missing:
-        log.warning("task %s: %s", snapshot.task_id, note)
+        about(snapshot.task_id).warning("task %s: %s", snapshot.task_id, note)
     previews = Previews(task.request.images if task.request is not None else ())
     return EditResult(
         task_id=snapshot.task_id,
@@ -272,14 +248,7 @@ def conclude(task: EditTask, snapshot: TaskSnapshot, now: float, store: ResultSt
         ),
         usage=snapshot.usage,
         metadata=snapshot.metadata,
-        timings=EditTimings(
-            queued=task.queued,
-            submitting=task.submitting,
-            running=now - task.since,
-            lag=now - task.checked_at,
-            checks=task.checks,
-            failed_checks=task.failed_checks,
-        ),
+        timings=attrs.evolve(task.timings(now), lag=now - task.checked_at),
         notes=(*task.notes, *missing),
         request=task.request,
         raw=snapshot.raw,

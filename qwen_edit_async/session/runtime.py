@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
 
-from qwen_edit_async.errors import QwenEditError, SessionClosedError
+from qwen_edit_async.errors import DeadlineExceededError, QwenEditError, SessionClosedError
+from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.http.downloads import Downloader
+from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.log import log
-from qwen_edit_async.models import TaskSnapshot, TaskStatus
+from qwen_edit_async.models import EditRequest, Estimate, TaskSnapshot, TaskStatus
+from qwen_edit_async.protocol.base import Call
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.retry import CallFailure, judge_check
 from qwen_edit_async.session.gate import Gate
-from qwen_edit_async.session.options import Options
+from qwen_edit_async.session.observer import reporter
+from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.shield import wait_shielded
@@ -73,7 +78,7 @@ class Runtime:
             random=self._random,
             renew=self._renew,
             hosts=options.result_hosts,
-            trust_env=options.trust_env,
+            network=options.network,
         )
         self.poller: Poller = Poller(
             service,
@@ -82,6 +87,7 @@ class Runtime:
             self.counters,
             store=self,
             random=self._random,
+            report=(report := reporter(options.on_event)),
             poll_rate=options.poll_rate,
         )
         self.submitter: Submitter = Submitter(
@@ -91,6 +97,7 @@ class Runtime:
             poller=self.poller,
             offloader=self._offloader,
             counters=self.counters,
+            report=report,
         )
         self._active_calls = self.poller.active_calls
 
@@ -111,22 +118,46 @@ class Runtime:
             await self._stop()
             raise
 
-    async def status(self, task_id: str) -> TaskSnapshot:
+    async def status(self, task_id: str, max_retries: int) -> TaskSnapshot:
         """Check the status of a task now. Retry after temporary failures."""
+        task = TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
+        return await self._ask(lambda: self._service.check(task), max_retries)
+
+    async def estimate(self, request: EditRequest, limits: Limits) -> Estimate:
+        """Ask what an edit would cost. Retry after temporary failures."""
+        options, offloader = self.submitter.options, self._offloader
+        uploads = await self.offload(functools.partial(prepare, fit=options.fit), request.images)
+
+        def body_of(call: Call) -> JSONBody:
+            return JSONBody(call.parts, uploads, offloader, stall_timeout=options.timeouts.send)
+
+        try:
+            async with asyncio.timeout(limits.deadline) as limit:
+                return await self._ask(lambda: self._service.estimate(request, body_of), limits.max_retries)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlineExceededError("the deadline passed before the service said what the edit costs") from None
+        finally:
+            for upload in uploads:
+                upload.close()
+
+    async def _ask(self, call: Callable[[], Awaitable[T]], max_retries: int) -> T:
+        """Make a call that changes nothing. Retry after temporary failures."""
         with self._active_calls:
             attempt = 0
             while True:
                 sent_at = await self.gate.wait_turn()
                 try:
-                    snapshot = await self._service.check(TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN))
+                    answer = await call()
                 except QwenEditError as error:
                     attempt += 1
-                    if not self._may_pass(error, sent_at) or attempt > self._retry.max_retries:
+                    if not self._may_pass(error, sent_at) or attempt > max_retries:
                         raise
                 else:
                     self.counters.checks += 1
                     self.gate.pacer.rate.let_in(self.loop.time())
-                    return snapshot
+                    return answer
                 await self.gate.sleep(self._retry.delay(attempt, self._random.random()))
 
     async def close(self, *, cancel: bool) -> None:
@@ -274,7 +305,7 @@ class Runtime:
         self._active_calls.none_left.set()
 
     def _may_pass(self, error: QwenEditError, sent_at: float) -> bool:
-        """Count a failed check of :meth:`status`. Return whether the failure may be temporary."""
+        """Count a failed call of :meth:`_ask`. Return whether the failure may be temporary."""
         failure = judge_check(error, in_grace=False)
         self.counters.failed_checks += 1
         if failure is CallFailure.THROTTLED:
@@ -284,7 +315,7 @@ class Runtime:
         return failure in {CallFailure.REFUSED, CallFailure.THROTTLED}
 
     async def _renew(self, task_id: str) -> tuple[str, ...]:
-        return (await self.status(task_id)).urls
+        return (await self.status(task_id, self._retry.max_retries)).urls
 
 
 def _forget(task: asyncio.Task[None]) -> None:

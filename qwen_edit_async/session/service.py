@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from qwen_edit_async.errors import APIResponseError, APITimeoutError, NotFoundError
+from qwen_edit_async.errors import APIResponseError, APITimeoutError, BadRequestError, NotFoundError
 from qwen_edit_async.http.api import Transport
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.log import log
-from qwen_edit_async.models import TaskSnapshot
+from qwen_edit_async.models import EditRequest, Estimate, TaskSnapshot
 from qwen_edit_async.protocol.base import Call, WireProtocol
 
 _LATE_SECONDS = 1.0
@@ -56,6 +57,25 @@ class Service:
             if not limit.expired():
                 raise
             raise APITimeoutError("the service did not give the result in time", request_sent=True) from None
+
+    async def estimate(self, request: EditRequest, body_of: Callable[[Call], JSONBody]) -> Estimate:
+        """Ask what an edit would cost, in one attempt. Try both forms if the form is not settled yet."""
+        try:
+            return await self._estimate(self.protocol, request, body_of)
+        except BadRequestError as error:
+            if self.alternative is None:
+                raise
+            refusal = error
+        try:
+            return await self._estimate(self.alternative, request, body_of)
+        except BadRequestError:
+            raise refusal from None
+
+    async def _estimate(
+        self, protocol: WireProtocol, request: EditRequest, body_of: Callable[[Call], JSONBody]
+    ) -> Estimate:
+        call = protocol.estimation(request)
+        return protocol.read_estimate(await self.transport.send(call, body_of(call)))
 
     async def check(self, task: TaskSnapshot) -> TaskSnapshot:
         """Check the status of a task, in one attempt. Fetch its result if that takes a second call."""

@@ -7,14 +7,19 @@ cancel scope of the caller stays open, so a session can be opened, used and clos
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from random import Random
+from ssl import SSLContext
 from typing import Self, Unpack, overload
 
-from qwen_edit_async.errors import SessionClosedError
+import attrs
+
+from qwen_edit_async.events import EditEvent
 from qwen_edit_async.http import options as http
 from qwen_edit_async.http.api import AiohttpTransport, Transport
+from qwen_edit_async.http.network import Network, resolve_proxy, resolve_ssl
 from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.images.kinds import ImageInput
@@ -23,6 +28,7 @@ from qwen_edit_async.models import (
     EditOptions,
     EditParameters,
     EditRequest,
+    Estimate,
     RequestInput,
     TaskSnapshot,
     request_from_arguments,
@@ -32,10 +38,10 @@ from qwen_edit_async.protocol.dialects import Envelope, ProtocolName, choose_dia
 from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import RetryPolicy
+from qwen_edit_async.session.life import Life
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver, SubmitKeywords
-from qwen_edit_async.session.options import Options
+from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.results import EditResult, OutputImage
-from qwen_edit_async.session.runtime import Runtime
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.stream import EditPipeline, EditStream
 from qwen_edit_async.session.task import EditTask, abandon
@@ -70,11 +76,17 @@ class EditSession:
         resubmit_uncertain: Whether to submit again if the reply was lost, although both tasks may be charged.
         strict: Whether text that the service would cut off silently raises an error instead of a warning.
         fit: Whether to turn, shrink and re-encode images that the service would refuse.
+        ssl: The TLS settings of all connections: an :class:`ssl.SSLContext`, or the path of a file with CA certificates
+            to trust instead of the system's. ``False`` is refused. Without it, ``SSL_CERT_FILE`` can name such a file.
+        proxy: The HTTP proxy of all connections, as ``"http://HOST:PORT"`` or ``"http://USER:PASSWORD@HOST:PORT"``.
+            It is not used for http on loopback.
         trust_env: Whether to use the environment's proxies and netrc file. Neither is used for http on loopback.
         allow_insecure: Whether the key may be sent over http to another machine.
         allow_result_hosts: Hosts from which results are downloaded although their addresses are not public. This is not
             needed if ``base_url`` is such an address, or localhost.
         default_headers: Headers to send with each call to the service.
+        on_event: Called with an :class:`EditEvent` for each submission, "too many requests", retry, change and end of
+            an edit, with the context variables of whoever submitted it. It must be quick. Its errors are only logged.
         transport: The HTTP client to use instead of the session's own, for tests without sockets.
         random: The source of the jitter between retries, for tests that repeat exactly.
 
@@ -82,8 +94,7 @@ class EditSession:
         ConfigurationError: If an option or the key is missing or wrong.
     """
 
-    _runtime: Runtime | None = None  # on the class, because `__del__` and `__repr__` also run if `__init__` fails
-    _closed = False
+    _life = Life()  # on the class, because `__repr__` also runs if `__init__` fails
     _base_url = ""
 
     def __init__(
@@ -104,23 +115,27 @@ class EditSession:
         resubmit_uncertain: bool = False,
         strict: bool = False,
         fit: bool = False,
+        ssl: SSLContext | str | os.PathLike[str] | None = None,
+        proxy: str | None = None,
         trust_env: bool = False,
         allow_insecure: bool = False,
         allow_result_hosts: Iterable[str] = (),
         default_headers: Mapping[str, str] | None = None,
+        on_event: Callable[[EditEvent], object] | None = None,
         transport: Transport | None = None,
         random: Random | None = None,
     ) -> None:
+        self._life = Life()
         try:
             dialect, alternative = choose_dialect(protocol, envelope, model, os.environ.get(http.PROTOCOL_VARIABLE))
             key: Secret = http.resolve_api_key(api_key, dialect, os.environ)
+            network = Network(ssl=resolve_ssl(ssl), proxy=resolve_proxy(proxy), trust_env=trust_env)
         finally:
-            del api_key  # some tools show the local variables of a traceback
-        http.check_positive(deadline, "deadline")
+            del api_key, proxy  # some tools show the local variables of a traceback
+        self._limits = Limits(deadline=deadline, max_retries=max_retries)
         self._base_url = http.resolve_base_url(
             base_url, os.environ.get(http.BASE_URL_VARIABLE), dialect, allow_insecure=allow_insecure
         )
-        self._deadline = deadline
         self._options = Options(
             max_in_flight=max_in_flight,
             submit_rate=submit_rate,
@@ -132,11 +147,12 @@ class EditSession:
             strict=strict,
             fit=fit,
             result_hosts=http.resolve_result_hosts(self._base_url, allow_result_hosts),
-            trust_env=trust_env,
+            network=network,
+            on_event=on_event,
             random=random if random is not None else Random(),  # noqa: S311  # jitter is not a secret
         )
         headers, timeouts = http.check_headers(default_headers), self._options.timeouts
-        own = AiohttpTransport(self._base_url, key, timeouts, default_headers=headers, trust_env=trust_env)
+        own = AiohttpTransport(self._base_url, key, timeouts, default_headers=headers, network=network)
         self._service = Service(transport if transport is not None else own, dialect, alternative)
 
     async def open(self) -> Self:
@@ -145,14 +161,7 @@ class EditSession:
         Raises:
             SessionClosedError: If the session was opened before.
         """
-        if self._runtime is not None or self._closed:
-            raise SessionClosedError("a session can be opened only once: create another")
-        self._runtime = Runtime(self._service, self._options)
-        try:
-            await self._runtime.start()
-        except BaseException:  # including a cancellation, because a half-open session must not be used
-            self._closed = True
-            raise
+        await self._life.open(self._service, self._options)
         return self
 
     async def aclose(self) -> None:
@@ -160,13 +169,13 @@ class EditSession:
 
         Tasks that nobody awaits are not waited for. They run on at the service, and :attr:`unfinished` has their ids.
         """
-        await self._close(cancel=False)
+        await self._life.close(cancel=False)
 
     async def __aenter__(self) -> Self:
         return await self.open()
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        await self._close(cancel=kind is not None)
+        await self._life.close(cancel=kind is not None)
 
     @overload
     async def edit(self, images: EditRequest, *, deadline: float | None = None) -> EditResult: ...
@@ -261,6 +270,29 @@ class EditSession:
         request = request_from_arguments(images, instruction, parameters, key, options)
         return await self._submit(request, deadline, observer)
 
+    async def estimate(
+        self,
+        images: ImageInput | Sequence[ImageInput] | EditRequest,
+        instruction: str | None = None,
+        **options: Unpack[EditKeywords],
+    ) -> Estimate:
+        """Ask the service what an edit would cost. The images are sent, but nothing is created or charged.
+
+        Arguments are those of :meth:`edit`.
+
+        Raises:
+            InvalidEditError: If the edit breaks the documented contract. Nothing was sent.
+            ConfigurationError: If the protocol has no such question. Only ``"generation"`` has it.
+            NotFoundError: If this gateway does not answer the question.
+            APIStatusError: If the service refused to answer, because of the edit or otherwise.
+            APIConnectionError: If the service could not be reached.
+            SessionClosedError: If the session is not open.
+        """
+        parameters, key = options.pop("parameters", None), options.pop("key", None)
+        limits = self._limits_with(options.pop("deadline", None))
+        request = request_from_arguments(images, instruction, parameters, key, options)
+        return await self._life.require_open().estimate(request, limits)
+
     def attach(self, task_id: str, *, deadline: float | None = None) -> EditTask:
         """Watch a task that was submitted elsewhere or earlier: ``result = await session.attach(task_id)``.
 
@@ -274,8 +306,8 @@ class EditSession:
             InvalidEditError: If ``task_id`` can't be the id of a task.
             SessionClosedError: If the session is not open.
         """
-        poller = self._require_open().poller
-        return poller.get(check_task_id(task_id)) or poller.attach(task_id, self._deadline_of(deadline))
+        poller = self._life.require_open().poller
+        return poller.get(check_task_id(task_id)) or poller.attach(task_id, self._limits_with(deadline).deadline)
 
     def pictures(self, task_id: str, urls: Iterable[str]) -> tuple[OutputImage, ...]:
         """Return the result pictures of a task whose result URLs are known. Expired URLs are renewed when needed.
@@ -288,7 +320,7 @@ class EditSession:
             InvalidEditError: If ``task_id`` can't be the id of a task.
             SessionClosedError: If the session is not open.
         """
-        store, places = self._require_open(), enumerate(urls)
+        store, places = self._life.require_open(), enumerate(urls)
         check_task_id(task_id)
         return tuple(OutputImage(url=url, task_id=task_id, index=index, store=store) for index, url in places if url)
 
@@ -302,7 +334,7 @@ class EditSession:
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """
-        return await self._require_open().status(check_task_id(task_id))
+        return await self._life.require_open().status(check_task_id(task_id), self._limits.max_retries)
 
     def edit_many(
         self,
@@ -325,18 +357,35 @@ class EditSession:
         Raises:
             SessionClosedError: If the session is not open.
         """
-        submitter, window = self._require_open().submitter, self._options.max_in_flight
-        seconds, call_site = self._deadline_of(deadline), CallSite.of_caller()
-        return EditStream(lambda: EditPipeline(requests, submitter, seconds, call_site, window=window, ordered=ordered))
+        submitter, window = self._life.require_open().submitter, self._options.max_in_flight
+        limits, call_site = self._limits_with(deadline), CallSite.of_caller()
+        return EditStream(lambda: EditPipeline(requests, submitter, limits, call_site, window=window, ordered=ordered))
+
+    def with_options(self, *, deadline: float | None = None, max_retries: int | None = None) -> Self:
+        """Return this session with other limits: ``await session.with_options(max_retries=0).edit(…)``.
+
+        Both share everything else: connections, slots, the poller, :meth:`statistics`. Opening or closing one of them
+        opens or closes both. Downloads keep the retries of the first session.
+
+        Args:
+            deadline: Seconds that an edit may take; by default this session's.
+            max_retries: The most retries after temporary failures; by default this session's.
+
+        Raises:
+            ConfigurationError: If an option is wrong.
+        """
+        session = copy.copy(self)
+        session._limits = self._limits_with(deadline, max_retries)  # noqa: SLF001  # of this class
+        return session
 
     @property
     def is_open(self) -> bool:
         """Whether the session is open. It can be used only on the event loop on which it was opened."""
-        return self._runtime is not None and not self._closed
+        return self._life.runtime is not None and not self._life.closed
 
     def require_open(self) -> None:
         """Raise :class:`SessionClosedError` unless the session is open on the running event loop."""
-        self._require_open()
+        self._life.require_open()
 
     @property
     def base_url(self) -> str:
@@ -355,7 +404,7 @@ class EditSession:
 
     def statistics(self) -> SessionStatistics:
         """Return a copy of the session's counts."""
-        return self._runtime.statistics() if self._runtime is not None else SessionStatistics()
+        return self._life.runtime.statistics() if self._life.runtime is not None else SessionStatistics()
 
     @property
     def unfinished(self) -> tuple[str, ...]:
@@ -364,22 +413,18 @@ class EditSession:
         A task is given up if it is cancelled or reaches its deadline, or if nobody awaits it when the session closes or
         the loop of ``edit_many`` is left. ``attach`` gets its result. The log has all ids but the newest 10,000.
         """
-        return self._runtime.poller.unfinished if self._runtime is not None else ()
+        return self._life.runtime.poller.unfinished if self._life.runtime is not None else ()
 
     def __repr__(self) -> str:
         counts = self.statistics()
-        state = f"open, {counts.in_flight} in flight, {counts.waiting} waiting" if self._runtime else "not open"
-        return f"<EditSession {self._base_url} {'closed' if self._closed else state}>"
-
-    def __del__(self) -> None:
-        if self._runtime is not None and not self._closed:
-            self._runtime.warn_unclosed()
+        state = f"open, {counts.in_flight} in flight, {counts.waiting} waiting" if self._life.runtime else "not open"
+        return f"<EditSession {self._base_url} {'closed' if self._life.closed else state}>"
 
     async def _submit(
         self, request: EditRequest, deadline: float | None, observer: SubmissionObserver | None = None
     ) -> EditTask:
-        runtime = self._require_open()
-        submission = runtime.submitter.begin(request, self._deadline_of(deadline), observer=observer)
+        runtime = self._life.require_open()
+        submission = runtime.submitter.begin(request, self._limits_with(deadline), observer=observer)
         with runtime.poller.active_calls:
             try:
                 return await submission.accepted
@@ -387,21 +432,6 @@ class EditSession:
                 submission.give_up()
                 raise
 
-    def _require_open(self) -> Runtime:
-        if self._closed:
-            raise SessionClosedError("the session is closed: create another")
-        if self._runtime is None:
-            raise SessionClosedError("the session is not open: use `async with`, or await session.open()")
-        self._runtime.require_running()
-        return self._runtime
-
-    async def _close(self, *, cancel: bool) -> None:
-        if self._runtime is not None:
-            self._runtime.require_own_loop()
-        closing, self._closed = self._closed, True
-        if self._runtime is not None:
-            await (self._runtime.wait_closed() if closing else self._runtime.close(cancel=cancel))
-
-    def _deadline_of(self, deadline: float | None) -> float:
-        http.check_positive(self._deadline if deadline is None else deadline, "deadline")
-        return self._deadline if deadline is None else deadline
+    def _limits_with(self, deadline: float | None, max_retries: int | None = None) -> Limits:
+        limits = self._limits if deadline is None else attrs.evolve(self._limits, deadline=deadline)
+        return limits if max_retries is None else attrs.evolve(limits, max_retries=max_retries)

@@ -21,6 +21,7 @@ from qwen_edit_async.errors import InvalidEditError, SessionClosedError
 from qwen_edit_async.images.kinds import copyable
 from qwen_edit_async.models import EditParameters, EditRequest, RequestInput, request_from_fields, restore
 from qwen_edit_async.session.observer import CallSite
+from qwen_edit_async.session.options import Limits
 from qwen_edit_async.session.results import EditResult
 from qwen_edit_async.session.shield import pull
 from qwen_edit_async.session.submission import Submission
@@ -129,7 +130,7 @@ class EditPipeline:
     Args:
         requests: The input.
         submitter: Submits the edits.
-        seconds: The deadline of each edit in seconds, counted from when its slot is taken.
+        limits: The deadline and the retries of each edit.
         call_site: The line of the user's code at which warnings point.
         window: The greatest number of requests that are in flight or have an outcome that was not fetched yet.
         ordered: Whether outcomes come in the order of the input.
@@ -142,7 +143,7 @@ class EditPipeline:
         self,
         requests: Iterable[RequestInput] | AsyncIterable[RequestInput],
         submitter: Submitter,
-        seconds: float,
+        limits: Limits,
         call_site: CallSite,
         *,
         window: int,
@@ -151,7 +152,7 @@ class EditPipeline:
         self._requests = requests
         self._submitter = submitter
         self._poller = submitter.poller
-        self._seconds = seconds
+        self._limits = limits
         self._call_site = call_site
         self._ordered = ordered
         self._permits = asyncio.Semaphore(window)
@@ -248,7 +249,7 @@ class EditPipeline:
     def _begin(self, index: int, given: RequestInput) -> None:
         try:
             request = given if isinstance(given, EditRequest) else request_from_fields(given)
-            submission = self._submitter.begin(request, self._seconds, call_site=self._call_site)
+            submission = self._submitter.begin(request, self._limits, call_site=self._call_site)
         except Exception as error:  # noqa: BLE001  # an error of one request is its outcome
             self._deliver(EditOutcome(index=index, request=given, error=error))
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
@@ -18,19 +18,22 @@ from qwen_edit_async.errors import (
     APIStatusError,
     BadRequestError,
     DeadlineExceededError,
+    EditCancelledError,
     QwenEditError,
     SessionClosedError,
     SubmitUncertainError,
 )
+from qwen_edit_async.events import EditEnded, EditEvent, EditRetried, EditSubmitted, EditThrottled
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.images.prepare import prepare
-from qwen_edit_async.log import log
-from qwen_edit_async.models import EditRequest, TaskSnapshot, TaskStatus
+from qwen_edit_async.log import about, log
+from qwen_edit_async.models import EditRequest, EditTimings, TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Call, WireProtocol
 from qwen_edit_async.scheduling.retry import CallFailure, Then, after_failure, judge_submission, pause_after
 from qwen_edit_async.session.gate import Slot
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
+from qwen_edit_async.session.options import Limits
 from qwen_edit_async.session.task import EditTask, abandon, closed_error
 
 if TYPE_CHECKING:
@@ -59,7 +62,7 @@ class Submission:
 
     _submitter: Submitter
     _request: EditRequest
-    _seconds: float
+    _limits: Limits
     _observer: SubmissionObserver | None
     _call_site: CallSite | None
     _cut: tuple[str, ...]
@@ -99,6 +102,7 @@ class Submission:
         if not self.accepted.done() or self.accepted.cancelled():
             self._submitter.counters.cancelled += 1
             self.accepted.cancel()
+            self._tell_end(EditCancelledError("the edit was cancelled before the service accepted it"))
             self._detach()
         elif self.accepted.exception() is None:
             abandon(self.accepted.result())
@@ -106,10 +110,24 @@ class Submission:
     def _expire(self) -> None:
         """Stop the submission, because its deadline has passed."""
         if not self.accepted.done():
-            self._submitter.counters.refused += 1
             error = self._error_when_late()
             self._detach()
-            self.accepted.set_exception(error)
+            self._refuse(error)
+
+    def _refuse(self, error: Exception) -> None:
+        """End the edit with an error, before the service has accepted it."""
+        self._submitter.counters.refused += 1
+        self.accepted.set_exception(error)
+        self._tell_end(error)
+
+    def _tell_end(self, error: Exception) -> None:
+        now, task_id = self._submitter.poller.loop.time(), getattr(error, "task_id", None)
+        slot_at = min(self._slot.taken_at, now)
+        timings = EditTimings(queued=slot_at - self._called_at, submitting=now - slot_at)
+        self._tell(EditEnded, task_id=task_id, timings=timings, error=error)
+
+    def _tell(self, kind: type[EditEvent], **facts: Any) -> None:
+        self._submitter.report(kind(request=self._request, **facts))
 
     def _detach(self) -> None:
         """Free everything that the submission holds. Cut it off, unless it has been sent whole."""
@@ -131,9 +149,8 @@ class Submission:
         """End the caller's wait if the submission stopped without an outcome."""
         if not self.accepted.done():
             self._slot.release()
-            self._submitter.counters.refused += 1
             end = "the session was closed" if self._submitter.gate.ended else "the program was interrupted"
-            self.accepted.set_exception(
+            self._refuse(
                 SubmitUncertainError(f"{end} before the submission was answered: a task may exist")
                 if self.sent_whole
                 else SessionClosedError(f"{end} before the edit was sent")
@@ -151,8 +168,7 @@ class Submission:
         except Exception as error:  # noqa: BLE001  # passed to the caller
             self._slot.release()
             if not self.accepted.done():
-                self._submitter.counters.refused += 1
-                self.accepted.set_exception(error)
+                self._refuse(error)
         else:
             self._succeed(snapshot)
         finally:
@@ -190,7 +206,9 @@ class Submission:
             submitter.counters.uncertain -= self._counts_as_uncertain
             submitter.poller.remember_orphan(snapshot, owned=self._observer is None)
             if not self.accepted.done():
-                self.accepted.set_exception(closed_error(snapshot.task_id))
+                error = closed_error(snapshot.task_id)
+                self.accepted.set_exception(error)
+                self._tell_end(error)
             return
         uploads = self._uploads or ()
         notes = tuple(note for upload in uploads for note in upload.notes)
@@ -199,7 +217,7 @@ class Submission:
             task_id=snapshot.task_id,
             parameters=self._request.parameters,
             since=now,
-            deadline=slot.taken_at + self._seconds,
+            deadline=self._deadline,
             request=self._request,
             notes=(*notes, *self._cut, *warnings),
             snapshot=snapshot,
@@ -209,6 +227,9 @@ class Submission:
             slot=slot,
             poller=submitter.poller,
         )
+        submitter.counters.queued += task.queued
+        submitter.counters.submitting += task.submitting
+        self._tell(EditSubmitted, task_id=task.task_id, timings=task.timings(now))
         submitter.poller.watch(task)
         self.accepted.set_result(task)
 
@@ -280,7 +301,9 @@ class Submission:
             if error.task_id is None:
                 raise
             self._apply_to_gate(error)
-            log.warning("the service refused a submission, but named task %s: %s", error.task_id, error)
+            about(error.task_id).warning(
+                "the service refused a submission, but named task %s: %s", error.task_id, error
+            )
             return TaskSnapshot(task_id=error.task_id, status=TaskStatus.UNKNOWN)
 
     async def _recover(self, error: QwenEditError) -> None:
@@ -290,7 +313,7 @@ class Submission:
         then = after_failure(
             failure,
             failures=self._failures,
-            max_retries=submitter.options.retry.max_retries,
+            max_retries=self._limits.max_retries,
             # An observer decides about repeats itself: each one has to fit into its budget.
             resubmit_uncertain=submitter.options.resubmit_uncertain and self._observer is None,
             resumes_at=submitter.poller.loop.time() + pause_after(error),
@@ -302,9 +325,11 @@ class Submission:
         if then is Then.GIVE_UP or self.accepted.done():
             raise _uncertain(error) if self._may_exist else error
         self._attempts += 1
-        submitter.counters.retries += failure is not CallFailure.UNCERTAIN
-        submitter.counters.resubmitted += failure is CallFailure.UNCERTAIN
-        level = logging.WARNING if failure is CallFailure.UNCERTAIN else logging.INFO
+        uncertain = failure is CallFailure.UNCERTAIN
+        submitter.counters.retries += not uncertain
+        submitter.counters.resubmitted += uncertain
+        level = logging.WARNING if uncertain else logging.INFO
+        self._tell(EditRetried, attempt=self._attempts, error=error, uncertain=uncertain)
         log.log(level, "submitting again (attempt %d): %s: %s", self._attempts, _REASONS[failure], error)
         if then is Then.REQUEUE:
             self._slot.release()
@@ -333,6 +358,8 @@ class Submission:
         submitter.gate.hold_back(error)
         if failure is CallFailure.THROTTLED:
             submitter.counters.throttled += 1
+            if not self.accepted.done():
+                self._tell(EditThrottled, error=error)
             submitter.gate.throttled(submitter.poller.loop.time(), self._sent_at, submitter.options.random.random())
         return failure
 
@@ -340,12 +367,12 @@ class Submission:
 
     @property
     def _deadline(self) -> float:
-        return self._slot.taken_at + self._seconds
+        return self._slot.taken_at + self._limits.deadline
 
     @property
     def _room_deadline(self) -> float:
         """The deadline while the submission waits for a turn. It moves whenever the service accepts another edit."""
-        return max(self._began_at, self._submitter.gate.pacer.accepted_at) + self._seconds
+        return max(self._began_at, self._submitter.gate.pacer.accepted_at) + self._limits.deadline
 
     async def _wait_for_turn(self, wait: Awaitable[T]) -> T:
         """Wait for a turn. This does not count against the deadline while the service accepts other edits."""

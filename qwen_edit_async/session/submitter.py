@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import attrs
 
 from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.events import EditEvent
 from qwen_edit_async.images.prepare import url_uploads
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
-from qwen_edit_async.session.options import Options
+from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.submission import Submission
@@ -33,6 +34,7 @@ class Submitter:
         poller: Watches the accepted tasks.
         offloader: Reads and encodes images.
         counters: The session's counts.
+        report: Called with what happens to each edit.
     """
 
     service: Service
@@ -41,12 +43,13 @@ class Submitter:
     poller: Poller
     offloader: Offloader
     counters: SessionStatistics
+    report: Callable[[EditEvent], None]
     _tasks: dict[asyncio.Task[None], Submission | None] = attrs.field(factory=dict, init=False)
 
     def begin(
         self,
         request: EditRequest,
-        seconds: float,
+        limits: Limits,
         *,
         observer: SubmissionObserver | None = None,
         call_site: CallSite | None = None,
@@ -55,7 +58,7 @@ class Submitter:
 
         Args:
             request: The edit.
-            seconds: The edit's deadline in seconds, counted from when its slot is taken.
+            limits: The edit's deadline and its retries.
             observer: Called before and after each attempt.
             call_site: The line of the user's code at which warnings point; by default the running one.
 
@@ -71,7 +74,7 @@ class Submitter:
         if call_site is not None:
             for sentence in cut:
                 call_site.warn(sentence)
-        submission = Submission(self, request, seconds, observer, call_site, cut, uploads)
+        submission = Submission(self, request, limits, observer, call_site, cut, uploads)
         submission.task = self.spawn(submission.run(), submission)
         return submission
 

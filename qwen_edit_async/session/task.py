@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Callable, Generator
 from typing import TYPE_CHECKING
 
 import attrs
 
 from qwen_edit_async.errors import EditCancelledError, QwenEditError, SessionClosedError
-from qwen_edit_async.log import log
-from qwen_edit_async.models import EditRequest, TaskSnapshot, TaskStatus
+from qwen_edit_async.log import about
+from qwen_edit_async.models import EditRequest, EditTimings, TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.schedule import ScheduledTask
 from qwen_edit_async.session.gate import Slot
 
@@ -75,6 +76,7 @@ class EditTask(ScheduledTask):
         request: The edit's request; ``None`` for an attached task.
         notes: A sentence for each change made before sending (``fit=True``), and for text that the service ignores.
         snapshot: The service's newest answer about the task.
+        context: The context variables of whoever submitted or attached the task. They hold for its checks.
         queued: The seconds that the edit waited for its slot and its turn.
         submitting: The seconds from then to the service's acceptance.
         outcome: The result or error that ended the wait; ``None`` until then.
@@ -86,6 +88,7 @@ class EditTask(ScheduledTask):
     request: EditRequest | None = None
     notes: tuple[str, ...] = ()
     snapshot: TaskSnapshot
+    context: contextvars.Context = attrs.field(factory=contextvars.copy_context, init=False)
     queued: float = 0.0
     submitting: float = 0.0
     owned: bool = False
@@ -109,6 +112,16 @@ class EditTask(ScheduledTask):
     def awaited(self) -> bool:
         """Whether anything awaits the task now."""
         return self.on_end is not None or any(not waiter.done() for waiter in self._waiters)
+
+    def timings(self, now: float) -> EditTimings:
+        """Return the durations of the phases up to ``now``, in the event loop's seconds."""
+        return EditTimings(
+            queued=self.queued,
+            submitting=self.submitting,
+            running=now - self.since,
+            checks=self.checks,
+            failed_checks=self.failed_checks,
+        )
 
     def done(self) -> bool:
         """Return whether the wait is over, with a result or an error."""
@@ -167,10 +180,9 @@ class EditTask(ScheduledTask):
                 await self._change()
 
     def show(self, snapshot: TaskSnapshot) -> None:
-        """Record an answer that does not end the wait."""
-        if snapshot != self.snapshot:
-            self.snapshot = snapshot
-            self._wake()
+        """Record an answer that changes something but does not end the wait."""
+        self.snapshot = snapshot
+        self._wake()
 
     def end(self, outcome: EditResult | Exception) -> None:
         """Record the outcome, release the slot, and wake all waiters."""
@@ -217,7 +229,7 @@ class EditTask(ScheduledTask):
 def abandon(task: EditTask) -> str:
     """Give up the task of a cancelled edit, unless others await it. Return a sentence about its result."""
     note = task.fate
-    log.warning("an edit was cancelled: %s", note)
+    about(task.id).warning("an edit was cancelled: %s", note)
     task.give_up()
     return note
 

@@ -44,6 +44,25 @@ def test_until_a_price_is_seen_edits_go_one_at_a_time():
     assert [budget.admit(1) for _ in range(10)] == [*[Verdict.GO] * 9, Verdict.WAIT]
 
 
+def test_with_a_given_price_edits_need_not_go_one_at_a_time():
+    budget = Budget(max_cost=Decimal(5), price=Decimal(2))
+    assert [budget.admit(1) for _ in range(3)] == [Verdict.GO, Verdict.GO, Verdict.WAIT]
+    budget.charged(1, Decimal(1))
+    assert budget.admit(1) is Verdict.GO
+    budget.resume(JournalSummary(price=Decimal(3)))
+    assert budget.admit(2) is Verdict.WAIT
+
+
+def test_a_given_price_does_not_hide_that_the_service_states_none():
+    budget = Budget(max_cost=Decimal(5), price=Decimal(2))
+    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.GO]
+    budget.charged(1, None)
+    assert budget.admit(1) is Verdict.WAIT
+    budget.charged(1, None)
+    assert budget.admit(1) is Verdict.STOP
+    assert (budget.limit, "does not say what edits cost" in budget.stopped) == ("", True)
+
+
 def test_without_prices_a_limit_of_cost_can_not_be_kept():
     budget = Budget(max_cost=Decimal(10))
     budget.admit(1)

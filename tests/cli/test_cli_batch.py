@@ -250,9 +250,10 @@ def test_a_locked_journal_is_the_only_message(photos, batch, out, capsys, servic
     lock.release()
 
 
-def test_a_price_without_a_dry_run_is_refused_because_it_limits_nothing(photos, batch, capsys, service):
-    assert batch(photos, "--price", "0.03") == 2
-    assert "use --max-cost" in capsys.readouterr().err
+@pytest.mark.parametrize("option", [("--price", "0.03"), ("--ask-price",)])
+def test_a_price_that_limits_nothing_is_refused(option, photos, batch, capsys, service):
+    assert batch(photos, *option) == 2
+    assert "or --max-cost" in capsys.readouterr().err
     assert not service.tasks
 
 
@@ -429,6 +430,33 @@ def test_a_dry_run_needs_no_key_and_writes_nothing(table, batch, out, capsys, mo
     assert "note: columns that are not used: shop" in captured.out
     assert captured.err == ""
     assert not out.exists()
+
+
+def test_a_price_is_given_or_asked_for_not_both(photos, batch, capsys):
+    assert batch(photos, "--dry-run", "--price", "1", "--ask-price") == 2
+    assert "--price and --ask-price exclude each other" in capsys.readouterr().err
+
+
+def test_a_dry_run_asks_for_the_price_and_creates_nothing(photos, batch, out, capsys, service):
+    assert batch(photos, "--dry-run", "--ask-price", "-n", "2") == 0
+    captured = capsys.readouterr()
+    assert "3 to submit: 6 pictures, about 0.2142 at 0.0357 a picture\n" in captured.out
+    assert captured.err == "note: the service asks for 0.0357 USD a picture\n"
+    assert (service.statistics().precharges, len(service.tasks), out.exists()) == (1, 0, False)
+
+
+def test_a_gateway_without_prices_is_told_before_anything_is_read(photos, batch, capsys, service):
+    assert batch(photos, "--dry-run", "--ask-price", "--protocol", "queue") == 2
+    said = "error: the protocol 'queue' can't tell what an edit costs: give the price of a picture with --price\n"
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_run_starts_from_the_price_that_it_asked_for(photos, batch, capsys, service):
+    assert batch(photos, "--max-cost", "0.08", "--ask-price") == 1
+    assert "0.0714 was spent, and the next edit could exceed --max-cost=0.08" in capsys.readouterr().err
+    assert len(service.tasks) == 2
+    assert batch(photos, "--max-cost", "0.03", "--price", "0.0357") == 1
+    assert len(service.tasks) == 2
 
 
 def test_a_dry_run_of_good_rows_is_exit_code_0_and_names_shell_options(photos, batch, capsys, service):

@@ -27,6 +27,7 @@ from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.emulator.faults import FaultRun
 from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.body import JSONBody
+from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import resolve_timeouts
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.protocol.base import Call
@@ -106,7 +107,7 @@ def narrowed(fault: Fault, phase: str, *, once: bool) -> Fault:
 async def session_on(service: Service, **options: Any) -> AsyncIterator[EditSession]:
     """Open a session, and check at its end that nothing is left."""
     key, timeouts = Secret(service.emulator.api_key), resolve_timeouts(TIMEOUT)
-    transport = AiohttpTransport(service.url, key, timeouts, default_headers={}, trust_env=False)
+    transport = AiohttpTransport(service.url, key, timeouts, default_headers={}, network=Network())
     dialect = {"protocol": service.protocol, "envelope": "flat" if service.protocol == "generation" else "auto"}
     options = OPTIONS | dialect | {"transport": transport, "random": Random(7)} | options
     async with EditSession(service.emulator.api_key, base_url=service.url, **options) as session:

@@ -29,6 +29,7 @@ from qwen_edit_async import (
 )
 from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.body import JSONBody
+from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload
 from qwen_edit_async.protocol.base import Call
@@ -127,7 +128,7 @@ async def serving(answer) -> AsyncIterator[Server]:
 @contextlib.asynccontextmanager
 async def transport_to(url: str, **options) -> AsyncIterator[AiohttpTransport]:
     timeouts = Timeouts(**{"connect": 2.0, "send": 2.0, "reply": 2.0} | options.pop("timeouts", {}))
-    transport = AiohttpTransport(url, Secret(KEY), timeouts, **{"default_headers": {}, "trust_env": False} | options)
+    transport = AiohttpTransport(url, Secret(KEY), timeouts, **{"default_headers": {}, "network": Network()} | options)
     await transport.open()
     try:
         yield transport
@@ -558,7 +559,9 @@ async def test_a_certificate_that_is_not_valid_is_named(trust_env):
     server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=certificate)
     async with (
         server,
-        transport_to(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", trust_env=trust_env) as to,
+        transport_to(
+            f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", network=Network(trust_env=trust_env)
+        ) as to,
     ):
         with pytest.raises(APIConnectionError, match=r"its certificate is not valid: self.signed certificate"):
             await to.send(GET)
@@ -570,7 +573,7 @@ async def test_a_netrc_entry_that_competes_with_the_key_is_named(tmp_path, monke
     monkeypatch.setenv("NETRC", str(netrc))
     async with serving(replies(OK)) as server, transport_to(server.url) as transport:
         await transport.send(GET)
-    async with transport_to("http://service.invalid", trust_env=True) as transport:
+    async with transport_to("http://service.invalid", network=Network(trust_env=True)) as transport:
         with pytest.raises(APIConnectionError, match="netrc"):
             await transport.send(GET)
 
@@ -582,7 +585,7 @@ async def test_proxies_of_the_environment_are_used_only_if_trusted(monkeypatch):
         async with transport_to(server.url) as transport:
             await transport.send(GET)
         assert (len(proxy.requests), len(server.requests)) == (0, 1)
-        async with transport_to("http://service.invalid", trust_env=True) as transport:
+        async with transport_to("http://service.invalid", network=Network(trust_env=True)) as transport:
             await transport.send(GET)
         assert proxy.requests[0].line.startswith("GET http://service.invalid/")
 
@@ -594,7 +597,7 @@ async def test_no_proxy_is_told_the_key_in_clear_text_that_is_for_this_machine(h
             monkeypatch.setenv(name, proxy.url)
         for name in ("no_proxy", "NO_PROXY"):
             monkeypatch.delenv(name, raising=False)
-        async with transport_to(f"http://{host}:{server.port}", trust_env=True) as transport:
+        async with transport_to(f"http://{host}:{server.port}", network=Network(trust_env=True)) as transport:
             await transport.send(GET)
         assert (len(proxy.requests), len(server.requests)) == (0, 1)
 
@@ -621,12 +624,12 @@ async def test_a_proxy_that_can_not_be_used_is_refused_before_anything_is_sent(p
     with pytest.raises(
         ConfigurationError, match="http_proxy in the environment can't be used: write it as http://HOST:PORT"
     ):
-        async with transport_to("http://service.invalid", trust_env=True):
+        async with transport_to("http://service.invalid", network=Network(trust_env=True)):
             pass
 
 
 async def test_a_transport_that_is_not_open_sends_nothing():
-    transport = AiohttpTransport("http://127.0.0.1:9", Secret(KEY), Timeouts(), default_headers={}, trust_env=False)
+    transport = AiohttpTransport("http://127.0.0.1:9", Secret(KEY), Timeouts(), default_headers={}, network=Network())
     with pytest.raises(APIConnectionError, match="not open"):
         await transport.send(GET)
     await transport.aclose()

@@ -1,0 +1,86 @@
+"""Records of what happens to edits, for ``EditSession(on_event=…)``. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import attrs
+
+from qwen_edit_async.errors import QwenEditError
+from qwen_edit_async.models import EditRequest, EditTimings, TaskSnapshot
+
+
+@attrs.frozen(kw_only=True)
+class EditEvent:
+    """Something that happened to an edit.
+
+    Attributes:
+        request: The edit's request; ``None`` for an attached task.
+        task_id: The task's id; ``None`` as long as it is not known.
+    """
+
+    request: EditRequest | None = attrs.field(default=None, repr=False)
+    task_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class EditSubmitted(EditEvent):
+    """The service accepted the edit.
+
+    Attributes:
+        timings: The durations of the phases so far.
+    """
+
+    timings: EditTimings
+
+
+@attrs.frozen(kw_only=True)
+class EditThrottled(EditEvent):
+    """The service answered "too many requests" to a submission or to a status check. It will be repeated.
+
+    Attributes:
+        error: The answer. Its ``retry_after`` has the seconds that the service asks to wait.
+    """
+
+    error: QwenEditError
+
+
+@attrs.frozen(kw_only=True)
+class EditRetried(EditEvent):
+    """A failed submission is repeated.
+
+    Attributes:
+        attempt: The number of the attempt that follows, from 2.
+        error: The failure of the last attempt.
+        uncertain: Whether the last attempt may have created a task as well.
+    """
+
+    attempt: int
+    error: QwenEditError
+    uncertain: bool
+
+
+@attrs.frozen(kw_only=True)
+class EditChecked(EditEvent):
+    """A status check showed a change that does not end the edit.
+
+    Attributes:
+        snapshot: The service's answer.
+    """
+
+    snapshot: TaskSnapshot
+
+
+@attrs.frozen(kw_only=True)
+class EditEnded(EditEvent):
+    """The session is done with the edit. Each edit and each attached task has exactly one such event.
+
+    Attributes:
+        timings: The durations of the phases that the edit went through.
+        cost: The cost that the service stated, in the account's currency; ``None`` if it stated none.
+        error: The error that ended the edit; ``None`` if there is a result.
+    """
+
+    timings: EditTimings
+    cost: Decimal | None = None
+    error: Exception | None = None

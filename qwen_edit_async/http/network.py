@@ -1,0 +1,98 @@
+"""The TLS settings and the proxy of a session's connections."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import urllib.request
+from typing import Any
+
+import aiohttp
+import attrs
+from yarl import URL
+
+from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.http.hosts import host_of
+from qwen_edit_async.http.options import may_be_proxied, unused_proxy_hint
+from qwen_edit_async.log import log
+from qwen_edit_async.text import quoted
+
+_SSL_HINT = "give an ssl.SSLContext, or the path of a file with CA certificates"
+_PROXY_HINT = "proxy can't be used: give text such as http://HOST:PORT or http://USER:PASSWORD@HOST:PORT"
+
+
+@attrs.frozen(kw_only=True)
+class Network:
+    """The TLS settings and the proxy of all connections of a session. Its text has no password.
+
+    Attributes:
+        ssl: The TLS settings; ``None`` for the system's certificates.
+        proxy: The proxy of all connections; ``None`` for no other than the environment's.
+        trust_env: Whether to use the environment's proxies and netrc file.
+    """
+
+    ssl: ssl.SSLContext | None = None
+    proxy: URL | None = attrs.field(default=None, repr=False)
+    trust_env: bool = False
+
+    def connector(self, **options: Any) -> aiohttp.TCPConnector:
+        """Create a connection pool of any size."""
+        return aiohttp.TCPConnector(limit=0, ssl=True if self.ssl is None else self.ssl, **options)
+
+    def for_calls_to(self, base_url: str) -> Network:
+        """Return the settings for calls that carry the key: no proxy may see them unencrypted on this machine."""
+        return self if may_be_proxied(base_url) else attrs.evolve(self, proxy=None, trust_env=False)
+
+    def proxy_of(self, url: URL) -> URL | None:
+        """Return the proxy for a result's URL. As in API calls, an https proxy of the environment is not used."""
+        if self.proxy is not None:
+            return self.proxy if may_be_proxied(str(url)) else None
+        proxy = URL(urllib.request.getproxies().get(url.scheme, "") if self.trust_env else "")
+        return proxy if proxy.scheme == "http" and not urllib.request.proxy_bypass(host_of(url)) else None
+
+    def unused_proxy(self, url: URL) -> str:
+        """Return a hint that the environment has an unused proxy for this URL, or an empty text."""
+        if self.proxy is not None or self.trust_env or urllib.request.proxy_bypass(url.host or ""):
+            return ""
+        return unused_proxy_hint(str(url), urllib.request.getproxies())
+
+
+def resolve_ssl(value: object) -> ssl.SSLContext | None:
+    """Return the TLS settings that an option stands for. The certificates of a file replace the system's.
+
+    Raises:
+        ConfigurationError: The option is not one of the accepted kinds, or the file can't be used.
+    """
+    if isinstance(value, ssl.SSLContext):
+        if value.verify_mode is ssl.CERT_NONE:
+            log.warning("ssl checks no certificates: anybody on the way can read the key and change the pictures")
+        return value
+    if value is None:
+        return None
+    reason = ""
+    if isinstance(value, str | os.PathLike) and str(value):
+        try:
+            return ssl.create_default_context(cafile=value)
+        except (OSError, ValueError) as error:  # includes ssl.SSLError
+            reason = f" ({getattr(error, 'strerror', None) or error})"
+    refusal = "ssl is False, but certificates are always checked" if value is False else f"ssl is {quoted(value)}"
+    raise ConfigurationError(f"{refusal}{reason}: {_SSL_HINT}")
+
+
+def resolve_proxy(value: object) -> URL | None:
+    """Return the URL of a proxy. Messages do not show it, because it may hold a password.
+
+    Raises:
+        ConfigurationError: The option is not the URL of an HTTP proxy.
+    """
+    if value is None:
+        return None
+    try:
+        url = URL(value if isinstance(value, str) else "")
+    except ValueError:
+        url = URL()
+    del value  # some tools show the local variables of a traceback
+    if url.scheme in {"http", "https"} and url.host and url.raw_path_qs in {"", "/"}:
+        return url
+    del url
+    raise ConfigurationError(_PROXY_HINT)

@@ -1,0 +1,197 @@
+"""``qwen-edit doctor``."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import attrs
+import pytest
+import trustme
+from commands import API_KEY
+
+from qwen_edit_async.cli import doctor, main
+from qwen_edit_async.emulator import EditEmulator
+from qwen_edit_async.protocol.base import Reply
+from qwen_edit_async.protocol.generation import GenerationProtocol
+from qwen_edit_async.protocol.queue import QueueProtocol
+
+
+@pytest.fixture
+def examine(capsys):
+    """Return a function that runs the command and returns its exit code and its findings by check."""
+
+    def run(*options):
+        code = main(["doctor", "--json", *options])
+        report = json.loads(capsys.readouterr().out)
+        assert report["ok"] is (code == 0)
+        return code, {each.pop("check"): each for each in report["checks"]}
+
+    return run
+
+
+def test_a_good_set_up_is_ok_and_costs_nothing(service, examine):
+    code, found = examine()
+    assert code == 0
+    assert {check for check, each in found.items() if each["ok"]} == {"extras", "connection", "key", "clock", "price"}
+    assert found["price"]["found"] == "0.0357 USD a picture; the envelope flat is accepted"
+    assert found["protocol"]["ok"] is None
+    assert (len(service.tasks), service.statistics().submits) == (0, 0)
+
+
+def test_people_get_lines_with_what_to_do(service, capsys, monkeypatch):
+    monkeypatch.setenv("QWEN_EDIT_API_KEY", "sk-other")
+    assert main(["doctor"]) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert "BAD  key            the API key is missing or invalid (HTTP 401, code 401)" in lines
+    assert f"{'':<19} -> check QWEN_EDIT_API_KEY, and that this host gave it" in lines
+    assert "sk-other" not in "".join(lines)
+    assert not any(line[5:].startswith("price") for line in lines)
+
+
+@pytest.mark.parametrize(("protocol", "key"), [("queue", True), ("dashscope", None)])
+def test_the_other_dialects_are_examined_without_a_submission(protocol, key, service, examine):
+    code, found = examine("--protocol", protocol)
+    assert (code, found["connection"]["ok"], found["key"]["ok"]) == (0, True, key)
+    assert ("protocol" in found, "price" in found) == (key is True, False)
+    assert len(service.tasks) == 0
+
+
+@pytest.mark.parametrize("envelope", ["params", "header"])
+def test_the_envelope_that_the_gateway_takes_is_found(envelope, examine, monkeypatch):
+    with EditEmulator(api_key=API_KEY, envelope=envelope).in_thread() as emulator:
+        monkeypatch.setenv("QWEN_EDIT_BASE_URL", emulator.url)
+        monkeypatch.setenv("QWEN_EDIT_API_KEY", API_KEY)
+        _, found = examine()
+    assert f"the envelope {envelope} is accepted" in found["price"]["found"]
+    assert found["price"]["advice"] == ("use --envelope header" if envelope == "header" else "")
+
+
+def test_a_gateway_without_prices_is_no_fault(service, examine, monkeypatch):
+    def elsewhere(protocol, request):
+        return attrs.evolve(protocol.submission(request), path="/model/v1/no-such-call")
+
+    monkeypatch.setattr(GenerationProtocol, "estimation", elsewhere)
+    code, found = examine()
+    assert (code, found["price"]["ok"]) == (0, None)
+    assert "the service does not tell it: " in found["price"]["found"]
+
+
+def test_no_key_is_named_and_nothing_is_asked(service, examine, no_key):
+    code, found = examine()
+    assert (code, found["key"]["ok"], found["key"]["advice"]) == (3, False, "export QWEN_EDIT_API_KEY=…")
+    assert len(service.requests) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("QWEN_EDIT_API_KEY", '"sk-1"', "in quotes"),
+        ("QWEN_EDIT_BASE_URL", "example.com", "not a plain URL"),
+        ("QWEN_EDIT_BASE_URL", "http://example.com", "use https"),
+        ("QWEN_EDIT_PROTOCOL", "grpc", "'grpc'"),
+    ],
+)
+def test_a_wrong_configuration_is_named(name, value, said, service, examine, monkeypatch):  # noqa: PLR0917  # cases
+    monkeypatch.setenv(name, value)
+    code, found = examine()
+    assert (code, found["configuration"]["ok"]) == (2, False)
+    assert said in found["configuration"]["found"]
+
+
+def test_a_proxy_of_the_environment_that_can_not_be_used_is_named(examine, monkeypatch):
+    monkeypatch.setenv("QWEN_EDIT_API_KEY", "sk-1")
+    monkeypatch.setenv("https_proxy", "me:hush@proxy:3128")
+    code, found = examine("--trust-env")
+    assert (code, found["configuration"]["ok"]) == (2, False)
+    assert "https_proxy in the environment can't be used" in found["configuration"]["found"]
+    assert "hush" not in str(found)
+
+
+def test_an_address_where_nobody_answers_is_named(service, examine, monkeypatch):
+    monkeypatch.setenv("QWEN_EDIT_BASE_URL", "http://127.0.0.1:9")
+    code, found = examine()
+    assert (code, found["connection"]["ok"]) == (1, False)
+    assert "check QWEN_EDIT_BASE_URL" in found["connection"]["advice"]
+    assert "key" not in found
+
+
+def test_a_certificate_that_is_not_trusted_is_named(service, examine, monkeypatch):
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.handle_error = lambda *_: None
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("QWEN_EDIT_BASE_URL", f"https://127.0.0.1:{server.server_port}")
+    code, found = examine()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+    assert (code, found["connection"]["ok"]) == (1, False)
+    assert "name its file in SSL_CERT_FILE" in found["connection"]["advice"]
+
+
+def test_missing_extras_are_told(examine, no_key, monkeypatch):
+    monkeypatch.setattr(doctor, "_EXTRAS", {"images": "PIL", "fast": "no_such_module"})
+    _, found = examine()
+    assert found["extras"] == {
+        "ok": True,
+        "found": "installed: images",
+        "advice": 'if you need them: pip install "qwen-edit-async[fast]"',
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "ok", "said"),
+    [
+        (404, b'{"error": "no such task"}', True, "accepted"),
+        (404, b"<html>nothing here</html>", None, "nothing here"),
+        (401, b"{}", False, "HTTP 401"),
+        (403, b"{}", False, "HTTP 403"),
+        (402, b'{"error": {"code": 40201, "message": "empty"}}', False, "empty"),
+        (503, b"{}", None, "not known"),
+        (200, b'{"status": "completed"}', None, "not known"),
+    ],
+)
+def test_the_reply_about_a_task_of_nobody_tells_whether_the_key_is_good(status, body, ok, said):
+    finding = doctor._key(Reply(status=status, body=body))
+    assert finding.ok is ok
+    assert said in finding.found
+
+
+@pytest.mark.parametrize(
+    ("headers", "ok", "said"),
+    [
+        ({"date": formatdate(1e9, usegmt=True)}, True, "agrees"),
+        ({"date": formatdate(1e9 - 3600, usegmt=True)}, False, "3600 s ahead of"),
+        ({"date": formatdate(1e9 + 90, usegmt=True)}, False, "90 s behind"),
+        ({"date": "soon"}, None, "does not tell the time"),
+        ({}, None, "does not tell the time"),
+    ],
+)
+def test_the_clock_is_compared_with_the_services(headers, ok, said):
+    finding = doctor._clock(Reply(status=404, headers=headers, received_at=1e9))
+    assert finding.ok is ok
+    assert said in finding.found
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "ok", "advice"),
+    [
+        (200, b'{"protocol": "queue"}', False, "use --protocol queue"),
+        (200, b'{"protocol": "generation"}', True, ""),
+        (200, b"{}", None, ""),
+        (200, b"<html>", None, ""),
+        (404, b'{"protocol": "queue"}', None, ""),
+    ],
+)
+def test_the_protocol_is_what_the_gateway_tells(status, body, ok, advice):
+    finding = doctor._contract(Reply(status=status, body=body), GenerationProtocol())
+    assert (finding.ok, finding.advice) == (ok, advice)
+    if body.endswith(b'"queue"}'):
+        assert doctor._contract(Reply(status=status, body=body), QueueProtocol()).ok in {True, None}
