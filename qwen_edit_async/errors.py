@@ -24,7 +24,7 @@
     ├── JournalError                   the journal of a bulk run can't be opened, locked or written
     └── SessionClosedError             the session is not open, or belongs to another event loop or process
 
-No error refers to an exception of the HTTP library, because those hold the request's headers, and so the key.
+No error refers to an exception of the HTTP library, because such exceptions hold the request's headers with the key.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class APIStatusError(QwenEditError):
         code: The service's error code, as an integer if it looks like one.
         message: The service's error message.
         request_id: The id that the service gave to the request, for its support.
-        retry_after: The seconds that the service asks to wait before the next request.
+        retry_after: The seconds to wait before the next request, as the service requests.
         body: The start of the reply's body, as text.
     """
 
@@ -223,11 +223,11 @@ class EditFailedError(QwenEditError):
     """The service ran the task, and it failed.
 
     Attributes:
-        code: The service's error code, as an integer if it looks like one. 110001 stands for moderation, 190000 for an
-            input image that could not be downloaded.
+        code: The service's error code, as an integer if it looks like one: 110001 for moderation, 190000 for an input
+            image that could not be downloaded.
         message: The service's error message.
         error_type: The kind of failure, such as ``CONTENT_BLOCKED``; empty if the service does not name it.
-        provider_error: The error of whoever ran the model for the service, as text; may be empty.
+        provider_error: The error text of the provider that ran the model for the service; may be empty.
     """
 
     def __init__(
@@ -287,4 +287,4 @@ class SessionClosedError(QwenEditError):
 
 
 class EditWarning(UserWarning):
-    """The service accepts the edit, but the result may disappoint, as with text that it cuts off or a small image."""
+    """The service accepts the edit, but the result may disappoint, for example because text is cut off."""

@@ -1,6 +1,6 @@
-"""Makes HTTP calls to the service's API, with the key, the timeouts, and errors without secrets.
+"""HTTP calls to the service's API. They carry the key, keep the time limits, and raise errors without secrets.
 
-It never retries, because that depends on the kind of call: see ``session.submission`` and ``session.poller``.
+Nothing here retries, because retries depend on the kind of call: see ``session.submission`` and ``session.poller``.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from qwen_edit_async.version import __version__
 _MAX_REPLY_BYTES = 1024 * 1024
 
 _IDLE_SECONDS = 4.0
-"""Seconds that an idle connection stays open, less than the 5 s of common servers."""
+"""Seconds after which an idle connection is closed, before common servers close it (5 s)."""
 
 _IDLE_SECONDS_OF_SUBMISSIONS = 1.5
-"""Seconds that an idle connection for submissions stays open, less than the 2 s of impatient common servers. If the
-server closes a connection while a submission is sent, a task may exist. A status check is simply repeated."""
+"""Seconds after which an idle connection for submissions is closed, before impatient servers close it (2 s). If a
+server closes it during a submission, a task may exist. A status check can be repeated safely."""
 
 
 class Transport(Protocol):
@@ -60,7 +60,7 @@ USER_AGENT = f"qwen-edit-async/{__version__} (aiohttp/{aiohttp.__version__}; Pyt
 
 
 class AiohttpTransport:
-    """The transport over aiohttp. It does not follow redirects, because they would receive the key."""
+    """The transport over aiohttp. It does not follow redirects, because their targets would receive the key."""
 
     def __init__(
         self,
@@ -118,8 +118,8 @@ class AiohttpTransport:
             failure = asyncio.CancelledError(*error.args)  # anyio recognises its scope by the arguments
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = self._describe(error, body)
-        # Raised here, so that its context and traceback refer to no exception, frame or response of the HTTP library.
-        # Those contain the key.
+        # Raised outside of the handlers. Otherwise its context and traceback would hold objects of the HTTP library,
+        # which contain the key.
         raise failure
 
     async def _exchange(self, session: aiohttp.ClientSession, call: Call, body: JSONBody | None) -> Reply:
@@ -147,7 +147,7 @@ class AiohttpTransport:
         return self._reply(wait.response, url, content, complete=complete)
 
     def _reply(self, response: aiohttp.ClientResponse, url: str, content: bytearray, *, complete: bool) -> Reply:
-        """Return a reply. Even an incomplete one may contain a task id."""
+        """Return the reply without the key. Even an incomplete reply may contain a task id."""
         redact = self._api_key.redact_bytes if complete else self._api_key.redact_torn
         headers = response.headers
         return Reply(
@@ -202,7 +202,7 @@ async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """Return why a call failed. Most errors' own texts are not used, because they can quote headers."""
+    """Return the reason for a failed call. The texts of most errors are left out, because they can quote headers."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         flaw = getattr(error.certificate_error, "verify_message", "") or type(error.certificate_error).__name__
         return f"its certificate is not valid: {flaw.rstrip('.')}"

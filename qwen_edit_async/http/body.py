@@ -20,7 +20,7 @@ from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.threads import Offloader
 
 _GATHERED_BYTES: Final = 64 * 1024
-"""Pieces smaller than this are sent together, so a short body shares a packet with the request's head."""
+"""Pieces smaller than this are joined, so that a short body fits into one packet with the request's head."""
 
 _NEVER_STALLS_BYTES: Final = 32 * 1024
 """The connection's buffer takes a body shorter than this at once."""
@@ -36,12 +36,11 @@ class JSONBody(Payload):
         stall_timeout: The seconds that the connection may take to accept one chunk.
 
     Attributes:
-        sent_whole: Whether the service may have the whole body. It becomes true just before the last chunk is handed
-            to the connection. While it is false, the service certainly does not have the whole body.
+        sent_whole: Whether the service may have the whole body. It becomes true just before the connection gets the
+            last chunk.
         on_sent: Called when the connection has taken the last chunk.
-        end_reply: Stops reading the reply and uses the part that arrived. ``None`` until some of it has arrived.
+        end_reply: Stops reading the reply, and uses the part that has arrived; ``None`` until the reply begins.
         failure: The error that kept the body from being sent: a changed file, or a connection that stalled or closed.
-            It never refers to an exception of the HTTP library.
     """
 
     _default_content_type = "application/json"
@@ -70,7 +69,7 @@ class JSONBody(Payload):
         self.end_reply: Callable[[], None] | None = None
 
     def _short_text(self) -> bytes | None:
-        """Return the whole text if it is short and needs no disk, else ``None``."""
+        """Return the whole text if it is short and no image is in a file, else ``None``."""
         text, room = [self._parts[0]], _NEVER_STALLS_BYTES
         for image, part in zip(self._images, self._parts[1:], strict=True):
             if not image.in_memory or image.chunks != 1 or (room := room - image.text_size) < 0:
@@ -80,7 +79,7 @@ class JSONBody(Payload):
         return whole if len(whole) < _NEVER_STALLS_BYTES else None
 
     def withdraw(self) -> None:
-        """Keep the last chunk from being sent. After a cancellation, the HTTP library may still write one chunk."""
+        """Send no further chunk. After a cancellation, the HTTP library may still try to write one."""
         self._withdrawn = True
 
     def cut_reply_short(self) -> bool:
@@ -91,7 +90,7 @@ class JSONBody(Payload):
         return True
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Return the whole text. It is read on the calling thread and held in memory."""
+        """Return the whole text. Images are read on the calling thread."""
         pieces = (piece if isinstance(piece, bytes) else piece[0].chunk(piece[1]) for piece in self._pieces())
         return b"".join(pieces).decode(encoding, errors)
 
@@ -117,10 +116,7 @@ class JSONBody(Payload):
             self.on_sent()
 
     async def _write_short(self, writer: AbstractStreamWriter, text: bytes) -> None:
-        """Send a short body in one piece.
-
-        It does not yield to the event loop unless the connection may have been closed.
-        """
+        """Send a short body in one piece. Yield to the event loop only if the connection may have been closed."""
         if _has_news(writer):
             await _notice_close(writer)
         self._check_wanted()
@@ -139,7 +135,7 @@ class JSONBody(Payload):
                 remaining -= len(pending)
                 await self._hand_over(writer, pending, last=not remaining)
                 pending = bytearray()
-            if large:  # sent without a copy, which would take as long as encoding it
+            if large:  # not copied, because a copy would take as long as the encoding
                 remaining -= len(large)
                 await self._hand_over(writer, large, last=not remaining)
                 large = b""  # free the memory before the next chunk is made
@@ -170,7 +166,7 @@ class JSONBody(Payload):
         )
 
     def _pieces(self) -> Iterator[bytes | tuple[Upload, int]]:
-        """Yield the parts of the text, and between them each chunk of an image as the image and the chunk's index."""
+        """Yield each part of the text as bytes, and each chunk of an image as the image and the chunk's index."""
         yield self._parts[0]
         for image, part in zip(self._images, self._parts[1:], strict=True):
             yield from ((image, index) for index in range(image.chunks))

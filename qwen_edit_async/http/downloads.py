@@ -1,6 +1,6 @@
-"""Downloads of result pictures: without the key, and complete or not at all.
+"""Downloads result pictures without the key. A picture is downloaded completely or not at all.
 
-A failed download is repeated. The URLs of results expire; then one status check of the task gets a new one.
+A failed download is repeated. If a result's URL has expired, a status check of the task gets a new URL.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Downloader:
         """Download a picture and return its bytes.
 
         Raises:
-            DownloadError: The complete picture can't be downloaded.
+            DownloadError: No complete picture could be downloaded.
         """
         content = b""
 
@@ -92,14 +92,14 @@ class Downloader:
         A failure leaves an earlier file of that name unchanged.
 
         Returns:
-            The path of the file. Its ending is that of the picture's format, even if ``path`` has another one.
+            The path of the file. If the picture is not a PNG, the path has the ending of the picture's format.
 
         Raises:
-            DownloadError: The complete picture can't be downloaded.
+            DownloadError: No complete picture could be downloaded.
             OSError: The picture can't be written.
         """
         part = await self._offloader.run(PartFile, path)
-        # _finish() writes the last piece, because a call to a thread costs more than writing a small picture.
+        # _finish() also writes the last piece, so a small picture takes only one call to a thread.
         saved = path
 
         async def receive(pieces: AsyncIterator[list[bytes]]) -> Verdict:
@@ -122,14 +122,14 @@ class Downloader:
     async def _fetch(
         self, url: str, task_id: str, index: int, receive: Callable[[AsyncIterator[list[bytes]]], Awaitable[Verdict]]
     ) -> Verdict:
-        """Call ``receive`` with the pieces of a download, once for each attempt, until it judges them a picture."""
+        """Download the pieces, and call ``receive`` with them. Repeat until ``receive`` finds a complete picture."""
         attempt, renewed = 0, False
         while True:
             try:
                 async with self._turns, contextlib.aclosing(self._fetcher.pieces(url)) as pieces:
                     verdict = await receive(pieces)
                 if (refusal := _refusal(verdict)) is not None:
-                    raise refusal  # one more way for an attempt to fail
+                    raise refusal  # handled like any failed attempt
             except FetchError as error:
                 failure = error
             else:
@@ -157,16 +157,16 @@ class Downloader:
 
 
 def _finish(part: PartFile, offset: int, piece: list[bytes], path: Path) -> tuple[Verdict, Path]:
-    """Write the last piece and judge the file. A picture gets its name, with the ending of its format."""
+    """Write the last piece and judge the file. Give a complete picture its final name."""
     verdict = part.finish(offset, piece, judge)
     return verdict, path if _refusal(verdict) is not None else part.commit(verdict.rename(path))
 
 
 def _refusal(verdict: Verdict) -> FetchError | None:
-    """Return why a download is not a picture of a plausible size, or ``None``."""
+    """Return the error for a download that is incomplete or too large to be a result, or ``None``."""
     width, height = verdict.sides
     if width * height > MAX_PIXELS:
-        return FetchError(f"it is {width}×{height} pixels, more than any edit gives", final=True)
+        return FetchError(f"it has {width}×{height} pixels, more than any result of an edit", final=True)
     return FetchError(verdict.problem) if verdict.problem else None
 
 
@@ -178,7 +178,7 @@ def _log_flaw(verdict: Verdict, task_id: str, index: int) -> None:
 def _download_error(url: str, task_id: str, index: int, failure: FetchError) -> DownloadError:
     return DownloadError(
         f"image {index} of task {task_id} could not be downloaded: {failure}",
-        hint=f"session.attach({task_id!r}) gives it another chance",
+        hint=f"session.attach({task_id!r}) gets the result again",
         task_id=task_id,
         url=url,
     )

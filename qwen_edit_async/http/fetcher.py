@@ -1,7 +1,7 @@
 """Requests for result pictures, over connections that never carry the key.
 
-The service keeps results on other hosts, behind signed URLs. A download is checked while it streams: its host, its
-size and its speed.
+The service keeps results on other hosts, behind signed URLs. The host, size and speed of a download are checked while
+it streams.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PASSING_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 
 
 class FetchError(Exception):
-    """The failure of one attempt. ``expired`` calls for a new URL; ``final`` rules out another attempt."""
+    """The failure of one attempt. If ``expired``, a new URL is needed; if ``final``, a retry would not help."""
 
     def __init__(self, reason: str, *, expired: bool = False, final: bool = False) -> None:
         super().__init__(reason)
@@ -75,7 +75,7 @@ class Fetcher:
             cookie_jar=aiohttp.DummyCookieJar(),
             max_field_size=_MAX_HEADER_BYTES,
             max_line_size=_MAX_HEADER_BYTES,
-            # Without trust_env, because any host that a reply names would get a password from netrc.
+            # trust_env stays off, because it would send passwords from netrc to any host that a reply names.
         )
 
     async def aclose(self) -> None:
@@ -87,10 +87,10 @@ class Fetcher:
         self._trusting = self._guarded = None
 
     async def pieces(self, url: str) -> AsyncGenerator[list[bytes], None]:
-        """Request a picture once and yield it in pieces of about 1 MiB, each as it came: joining it would copy it.
+        """Request a picture once, and yield it in pieces of about 1 MiB: lists of chunks, because joining copies them.
 
         Raises:
-            FetchError: The picture can't be had, or its reply breaks off.
+            FetchError: The picture can't be downloaded, or the reply breaks off.
         """
         failure: BaseException
         target: URL | None = None
@@ -125,7 +125,7 @@ class Fetcher:
             raise FetchError("the session is closed", final=True)
         if (problem := self._hosts.problem(url, came_from)) is not None:
             raise FetchError(problem, final=True)
-        # Headers that trickle in would reset the timeout between two pieces again and again.
+        # Headers that arrive slowly would restart the timeout of a read again and again.
         async with asyncio.timeout(self._timeouts.connect + self._timeouts.reply):
             response = await session.get(url, allow_redirects=False, proxy=proxy)
         async with response:
@@ -137,7 +137,7 @@ class Fetcher:
 
 
 async def _body(response: aiohttp.ClientResponse, patience: float) -> AsyncGenerator[list[bytes], None]:
-    """Yield the pieces of a response. Raise unless it is of a plausible size and comes in time."""
+    """Yield the pieces of a response. Raise an error if it is too large or too slow."""
     _check_response(response)
     piece: list[bytes] = []
     total, yielded = 0, 0
@@ -167,7 +167,7 @@ class _NotPublicError(OSError):
 
 
 def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Create a socket for a resolved address. A check at this point can't be bypassed by a later change of the name.
+    """Create a socket for a resolved address. Changes in DNS after this check have no effect.
 
     Raises:
         _NotPublicError: The address is not public.

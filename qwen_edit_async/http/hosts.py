@@ -1,7 +1,7 @@
-"""The result URLs that may be downloaded. Pure: names are resolved elsewhere.
+"""Decides which result URLs may be downloaded. Pure: host names are resolved elsewhere.
 
-A reply names these URLs, and it may be forged. It must not make this machine request an address that others can't
-reach, such as a loopback service, a private network or a cloud's metadata address.
+A forged reply may name any URL. It must not make this machine request an address that is closed to outsiders, such as
+loopback, a private network or a cloud's metadata service.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ResultHosts:
     """The hosts that results may come from, besides public addresses.
 
     Attributes:
-        anywhere: Whether results may come from any address, because the service itself has no public one.
+        anywhere: Whether results may come from any address, because the service itself has no public address.
         allowed: The hosts that may have any address, in lower case.
     """
 
@@ -45,11 +45,11 @@ class ResultHosts:
         return self.anywhere or host_of(url) in self.allowed
 
     def problem(self, url: URL, came_from: URL | None = None) -> str | None:
-        """Return the reason not to download a URL, or ``None`` if none shows before the name is resolved.
+        """Return a reason not to download a URL, or ``None``. The host's name is not resolved.
 
         Args:
             url: The URL of the result, or the target of a redirect.
-            came_from: The URL that redirected to it.
+            came_from: The URL that redirected to ``url``.
         """
         if url.scheme not in {"http", "https"}:
             return "its URL is not http(s)"
@@ -74,7 +74,7 @@ def host_of(url: URL) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is one of the public internet. In IPv6, an embedded IPv4 address decides."""
+    """Return whether an IP address is public. If an IPv6 address contains an IPv4 address, the IPv4 address decides."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -82,7 +82,7 @@ def is_public(address: str) -> bool:
     if isinstance(parsed, ipaddress.IPv4Address):
         return _is_global(parsed)
     if parsed.sixtofour is not None:
-        return False  # obsolete, and Python versions disagree about them
+        return False  # 6to4 is obsolete, and Python versions disagree about it
     inner = parsed.ipv4_mapped
     if parsed in _NAT64:
         inner = ipaddress.IPv4Address(int(parsed) & 0xFFFF_FFFF)
@@ -92,7 +92,7 @@ def is_public(address: str) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """Return whether a host's spelling alone shows that it is this machine or has an address that is not public."""
+    """Return whether a host is ``localhost`` or an IP address that is not public. Other names are not resolved."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -107,10 +107,7 @@ def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 def _is_certainly_not_public(host: str) -> bool:
-    """Return whether a host's spelling alone rules out a public address.
-
-    That includes the odd spellings of IPv4 addresses (``127.1``, ``2130706433``, ``0x7f.1``), which no result needs.
-    """
+    """Return whether a host is local, or an oddly spelled IPv4 address: ``127.1``, ``2130706433``, ``0x7f.1``."""
     if is_local(host):
         return True
     last = host.rpartition(".")[2]

@@ -37,7 +37,7 @@ class Timeouts:
         connect: The limit for making the connection.
         send: The limit for sending the next piece of a request's body. A whole upload may take longer.
         reply: The limit from the end of a submission to the end of its reply, and for a whole status check. For a
-            picture, the limit between two pieces. A picture that arrives at less than 1 KiB/s fails too.
+            picture, the limit between two pieces, which must arrive at 1 KiB/s or more.
     """
 
     connect: float = _LONGEST_CONNECT
@@ -50,13 +50,13 @@ class Timeouts:
 
 
 def key_in_environment(protocol: WireProtocol, environment: Mapping[str, str]) -> str | None:
-    """Return the API key that the environment has for a dialect."""
+    """Return a dialect's API key from the environment."""
     values = (environment.get(name, "").strip() for name in protocol.key_variables)
     return next(filter(None, values), None)
 
 
 def resolve_api_key(api_key: str | None, protocol: WireProtocol, environment: Mapping[str, str]) -> Secret:
-    """Return the API key: the argument, else the environment's.
+    """Return the API key from the argument, or else from the environment.
 
     Raises:
         ConfigurationError: There is no key, or it can't be sent in an HTTP header.
@@ -72,7 +72,7 @@ def resolve_api_key(api_key: str | None, protocol: WireProtocol, environment: Ma
     elif key[0] in _QUOTES or key[-1] in _QUOTES:
         problem = f"the API key is in quotes: remove them from {variable}, or from api_key"
     elif named := [name for name in protocol.key_variables if key.startswith(f"{name}=")]:
-        problem = f"the API key begins with {named[0]}=: give only what follows it"
+        problem = f"the API key begins with {named[0]}=: leave this out"
     elif not key.isascii() or not key.isprintable() or " " in key:
         problem = "the API key holds characters that no key has: copy the key again, without anything around it"
     else:
@@ -115,14 +115,14 @@ def resolve_base_url(
 
 
 def _start_at_end_of(path: str, submission_path: str) -> str:
-    """Return the longest start of the submissions' path, of at least two names, that a base URL's path ends with."""
+    """Return the longest end of ``path`` that ``submission_path`` begins with, if it has two names or more."""
     names = submission_path.split("/")[1:]
     starts = ("/" + "/".join(names[:count]) for count in range(len(names), _SHORTEST_START - 1, -1))
     return next((start for start in starts if path.endswith(start)), "")
 
 
 def origin_of(base_url: str) -> str:
-    """Return the scheme, host and port of a resolved address, spelled the same way for the same service."""
+    """Return the scheme, host and port of a resolved address, without a default port."""
     parts = urlsplit(base_url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     port = "" if parts.port in {None, _DEFAULT_PORTS[parts.scheme]} else f":{parts.port}"
@@ -139,10 +139,10 @@ def may_be_proxied(base_url: str) -> bool:
 
 
 def check_proxies(proxies: Mapping[str, str]) -> None:
-    """Refuse proxies of the environment that calls can't use.
+    """Check the proxies of the environment.
 
     Raises:
-        ConfigurationError: The URL of a proxy has no scheme, or one other than http and https.
+        ConfigurationError: The URL of a proxy has no scheme, or a scheme other than http and https.
     """
     for name in _DEFAULT_PORTS:
         proxy = proxies.get(name, "")
@@ -185,7 +185,7 @@ def resolve_result_hosts(base_url: str, allowed: Iterable[str]) -> ResultHosts:
 
 
 def resolve_timeouts(timeout: float | Timeouts) -> Timeouts:
-    """Return the time limits. A single number limits each phase, and connecting to at most 10 s."""
+    """Return the time limits. A single number limits each phase, but connecting never takes more than 10 s."""
     if isinstance(timeout, Timeouts):
         return timeout
     check_positive(timeout, "timeout")
@@ -196,7 +196,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Return the headers to send with each call to the service.
 
     Raises:
-        ConfigurationError: A header would replace one that each call needs, or is not one line of text.
+        ConfigurationError: A header would replace a header that each call needs, or is not one line of text.
     """
     if not isinstance(headers, Mapping | None):
         raise ConfigurationError(f"default_headers is {type(headers).__name__!r}: give a mapping")
@@ -213,11 +213,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def check_positive(value: float | None, name: str, *, integer: bool = False) -> None:
-    """Refuse anything but a positive, finite number.
-
-    Raises:
-        ConfigurationError: The value is not one.
-    """
+    """Raise :class:`ConfigurationError` unless the value is a positive, finite number."""
     kinds = (int,) if integer else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= sys.float_info.max:
         what = "a positive integer" if integer else "a positive number"
@@ -225,11 +221,7 @@ def check_positive(value: float | None, name: str, *, integer: bool = False) -> 
 
 
 def check_not_negative(value: int, name: str) -> None:
-    """Refuse anything but 0 or a positive integer.
-
-    Raises:
-        ConfigurationError: The value is not one.
-    """
+    """Raise :class:`ConfigurationError` unless the value is 0 or a positive integer."""
     if type(value) is not int or value < 0:
         raise ConfigurationError(f"{name} is {quoted(value)}: give 0 or a positive integer")
 

@@ -23,7 +23,7 @@ class Secret:
     def __init__(self, text: str) -> None:
         self._text = text
         self._bytes = text.encode("utf-8", _ANY_TEXT)
-        # A short text may be part of other words, such as the id of a task.
+        # Short secrets are not removed, because they may be part of other words, such as a task's id.
         long_enough = len(text) >= _SHORTEST_REDACTED
         spellings = [_spelling(character) for character in text] if long_enough else []
         self._spellings = re.compile(_BETWEEN.join(spellings).encode()) if spellings else None
@@ -47,7 +47,7 @@ class Secret:
         return text if redacted is data else redacted.decode("utf-8", _ANY_TEXT)
 
     def redact_bytes(self, data: bytes) -> bytes:
-        """Remove the secret from undecoded text, also where it is escaped for JSON, a URL or HTML."""
+        """Remove the secret from undecoded text, even if the secret is escaped for JSON, a URL or HTML."""
         # Two fast searches settle most replies.
         if self._spellings is None or not (self._bytes in data or _may_be_escaped(data)):
             return data
@@ -64,11 +64,10 @@ def _may_be_escaped(data: bytes) -> bool:
 
 
 def _spelling(character: str) -> str:
-    """Return a pattern for all spellings of an ASCII character. Each begins with a literal, which makes it fast.
+    """Return a pattern for all spellings of an ASCII character. Each begins with a literal, so the search is fast.
 
-    JSON can escape any character, and some encoders escape ``/``, ``=`` and ``+``. JSON inside of JSON doubles the
-    backslashes. Their number is bounded, because a reply of backslashes would take long otherwise. JavaScript has a
-    shorter escape, and HTML has names for most signs.
+    JSON can escape any character, and JSON inside of JSON doubles the backslashes. Their number is bounded, because a
+    reply full of backslashes would take too long. JavaScript has a shorter escape, and HTML names most signs.
     """
     plain, code = re.escape(character), ord(character)
     digits = "".join(f"[{digit}{digit.upper()}]" for digit in f"{code:02x}")

@@ -32,7 +32,7 @@ class Wait:
         self._waits.start(self)
 
     def replied(self, response: aiohttp.ClientResponse) -> None:
-        """Record that the reply has begun. Start the time limit, if the service did not wait for the whole request."""
+        """Record that the reply has begun. Start the time limit if the reply came before the whole request was sent."""
         self.response = response
         if self.ends_at == math.inf:
             self.start()

@@ -13,7 +13,7 @@ from qwen_edit_async.session.service import Service
 from qwen_edit_async.statistics import SessionStatistics
 
 _SECONDS = 5.0
-"""The longest wait for the answer to a cancellation, in seconds."""
+"""The longest wait for the reply to a cancellation, in seconds."""
 
 _CONCURRENT = 16
 
@@ -39,19 +39,19 @@ class Cancellations:
         return self._service.protocol.cancellation(task) is not None
 
     def ask(self, task: TaskSnapshot) -> None:
-        """Begin to ask for the cancellation of a task, if the dialect has one."""
+        """Start a request to cancel a task, if the dialect has such a request."""
         if (call := self._service.protocol.cancellation(task)) is not None:
             asking = asyncio.get_running_loop().create_task(self._ask(task.task_id, call))
             self._asking.add(asking)
             asking.add_done_callback(self._asking.discard)
 
     async def finish(self) -> None:
-        """Wait for the answers, for at most five seconds."""
+        """Wait for the replies, for at most five seconds."""
         if self._asking:
             await asyncio.wait(self._asking, timeout=_SECONDS)
 
     async def aclose(self) -> None:
-        """Stop waiting for answers."""
+        """Stop waiting for replies."""
         asking = list(self._asking)
         for each in asking:
             each.cancel()
@@ -62,7 +62,7 @@ class Cancellations:
             async with asyncio.timeout(_SECONDS), self._turns:
                 reply = await self._service.transport.send(call)
         except (QwenEditError, TimeoutError) as error:
-            refusal = str(error) or "no answer in time"
+            refusal = str(error) or "no reply in time"
         else:
             if reply.ok:
                 self._counters.cancellations += 1

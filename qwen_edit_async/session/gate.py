@@ -70,7 +70,7 @@ class Line:
         return math.inf
 
     def join(self, waiter: asyncio.Future[float], *, first: bool = False) -> None:
-        """Add a waiter at the end, or at the front."""
+        """Add a waiter at the end, or at the front if it goes ``first``."""
         self._waiters[waiter] = next(_arrivals)
         if first:
             self._waiters.move_to_end(waiter, last=False)
@@ -128,10 +128,10 @@ class Gate:
         """Wait for a slot, and take it. Return the event loop's time when it was taken.
 
         Args:
-            first: Whether to wait ahead of all others, because a submission was refused with 429.
+            first: Whether to wait ahead of all other edits, because a submission was refused with 429.
 
         Raises:
-            QwenEditError: The error that the gate is closed with, at once.
+            QwenEditError: The error that closes the gate.
         """
         now = self._loop.time()
         if not self._slots and self.closed_by is None and self.pacer.wait(now) == 0:
@@ -164,7 +164,7 @@ class Gate:
         """Pause all requests if an error has a ``Retry-After``."""
         seconds, now = pause_after(error), self._loop.time()
         if now + seconds > max(now, self.pacer.resume_at) + _LOGGED_PAUSE:
-            log.warning("all requests pause for %.0f s, because the service asks for it: %s", seconds, error)
+            log.warning("all requests pause for %.0f s, as the service requests: %s", seconds, error)
         self.pacer.pause(now + seconds, now)
 
     def submit_at_once(self) -> float | None:
@@ -180,7 +180,7 @@ class Gate:
         """Wait for a turn to send a submission. Return the event loop's time of the turn.
 
         Raises:
-            QwenEditError: The error that the gate is closed with, at once.
+            QwenEditError: The error that closes the gate.
         """
         return await self._wait_in(self._submissions, self._loop.create_future())
 
@@ -188,7 +188,7 @@ class Gate:
         """Wait for a turn to send another request. Return the event loop's time of the turn.
 
         Raises:
-            QwenEditError: The error that the gate is closed with, at once.
+            QwenEditError: The error that closes the gate.
         """
         return await self._wait_in(self._calls, self._loop.create_future())
 
@@ -196,7 +196,7 @@ class Gate:
         """Wait some seconds before the next request.
 
         Raises:
-            QwenEditError: The error that the gate is closed with, at once.
+            QwenEditError: The error that closes the gate.
         """
         self.check_open()
         await asyncio.wait([self._closing], timeout=seconds)
@@ -205,7 +205,7 @@ class Gate:
     def close(self, error: QwenEditError) -> None:
         """Close the gate. All present and future waiters get this error.
 
-        Further errors change nothing, but for the first :class:`SessionClosedError`: the session has ended.
+        Later errors change nothing, except for the first :class:`SessionClosedError`, which ends the session.
         """
         if self.closed_by is None or (not self.ended and isinstance(error, SessionClosedError)):
             self.closed_by = error
@@ -252,7 +252,7 @@ class Gate:
             self._timer = self._loop.call_at(until, self._admit, until)
 
     def _admit_to_slots(self, now: float) -> float:
-        """Hand out free slots. Return the time when waiting alone may free another, or infinity."""
+        """Hand out free slots. Return the time when another slot may become free by itself, or infinity."""
         while self._slots.front < math.inf:
             wait = self.pacer.wait(now)
             if wait is None:
@@ -264,7 +264,7 @@ class Gate:
         return math.inf
 
     def _admit_to_send(self, now: float) -> float:
-        """Hand out turns. Return the time of the next one, or infinity."""
+        """Hand out turns. Return the time of the next turn, or infinity."""
         pacer = self.pacer
         while self._submissions or self._calls:
             submission = self._submissions.front

@@ -16,7 +16,7 @@ from qwen_edit_async.models import EditKeywords, TaskSnapshot
 from qwen_edit_async.scheduling.retry import CallFailure
 
 _NOT_THE_USERS = frozenset({__name__.partition(".")[0], "asyncio"})
-"""Packages whose code is not the user's, so no warning points at it."""
+"""Packages whose lines no warning points at, because they are not the user's code."""
 
 
 class SubmissionObserver(Protocol):
@@ -35,7 +35,7 @@ class SubmissionObserver(Protocol):
         ...
 
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
-        """Called with the task that an attempt created, or with the meaning of its failure. It must not raise.
+        """Called with the task that an attempt created, or with the kind of its failure. It must not raise.
 
         It is called once for each return of :meth:`about_to_submit`, even if the edit was cancelled or its deadline
         passed meanwhile.

@@ -35,7 +35,7 @@ MAX_CONCURRENT_CHECKS = 64
 """The greatest number of concurrent status checks."""
 
 _MAX_GIVEN_UP = 10_000
-"""The greatest number of kept ids of given-up tasks, so the memory of a session that runs for months is bounded."""
+"""The most ids of given-up tasks to keep, so that a session that runs for months needs bounded memory."""
 
 _MAX_LOGGED_WORDS = 20
 _SHOWN_CHARACTERS = 80
@@ -46,7 +46,7 @@ class Poller:
 
     Args:
         service: The service to ask.
-        gate: The session's gate. Its pauses and its rate hold for checks, too.
+        gate: The session's gate. Its pauses and its rate also limit the checks.
         policy: Decides when to check a task.
         counters: The session's counts.
         store: Downloads result pictures.
@@ -57,7 +57,7 @@ class Poller:
     Attributes:
         loop: The session's event loop.
         active_calls: Counts the calls that wait for the session.
-        over: Whether the session's background work has ended. The policy is not called any more.
+        over: Whether the session's background work has ended, so that the policy is no longer called.
         cancellations: Asks the service to cancel tasks that were given up.
     """
 
@@ -100,7 +100,7 @@ class Poller:
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """Ids of tasks that are watched, were given up, or whose results nobody fetched."""
+        """The ids of tasks that are watched, were given up, or have a result that nobody fetched."""
         return (*self._given_up, *self._unfinished)
 
     def get(self, task_id: str) -> EditTask | None:
@@ -179,7 +179,7 @@ class Poller:
                 now = max(await self._sleep(self._next_event()), self.loop.time())
 
     def _take_due(self, now: float) -> EditTask | None:
-        """Return the task to check now, if any. First give up the tasks whose time is over."""
+        """Return the task to check now, if any. First give up the tasks whose deadline has passed."""
         while (expired := self._schedule.take_expired(now)) is not None:
             completed = expired.snapshot.lacks_pictures
             self._end(expired, expired.snapshot if completed else self._deadline_error(expired, now))
@@ -286,7 +286,7 @@ class Poller:
             )
 
     def _deadline_error(self, task: EditTask, now: float) -> DeadlineExceededError:
-        withheld = "; a pause that the service asked for delayed the next" if now < self._pacer.resume_at else ""
+        withheld = "; a pause that the service requested delayed the next" if now < self._pacer.resume_at else ""
         word = f"; the last said {task.odd_word[:_SHOWN_CHARACTERS]!r}" if task.odd_word else ""
         last = f"; the last check failed: {task.last_failure}" if task.failures else ""
         error = DeadlineExceededError(

@@ -74,7 +74,7 @@ class OutputImage:
     async def read(self) -> bytes:
         """Download the picture's file.
 
-        A complete picture in another format than PNG is returned as well, with a warning in the log.
+        If a complete picture is not a PNG, it is returned, and a warning is logged.
 
         Raises:
             DownloadError: If no complete picture could be downloaded.
@@ -104,7 +104,7 @@ class OutputImage:
     async def open(self) -> Image:
         """Download the picture and decode it. This needs the ``images`` extra.
 
-        If some of its pixels are damaged, the others are decoded, and the rest stays black.
+        Damaged parts of the picture stay black.
 
         Raises:
             ConfigurationError: If Pillow is not installed.
@@ -112,7 +112,7 @@ class OutputImage:
             SessionClosedError: If the session is closed.
         """
         try:
-            import PIL.Image  # noqa: F401, PLC0415  # an extra, found missing before anything is downloaded
+            import PIL.Image  # noqa: F401, PLC0415  # an extra, checked before anything is downloaded
         except ImportError:
             raise ConfigurationError('decoding needs Pillow: pip install "qwen-edit-async[images]"') from None
         try:
@@ -120,7 +120,7 @@ class OutputImage:
             return await self._open_store().offload(_decode, content, f"image {self.index} of task {self.task_id}")
         except InvalidEditError as error:
             raise DownloadError(
-                str(error), hint="save() keeps its file as it came", task_id=self.task_id, url=self.url
+                str(error), hint="save() keeps its file unchanged", task_id=self.task_id, url=self.url
             ) from None
 
     def _open_store(self) -> ResultStore:
@@ -223,7 +223,7 @@ def conclude(task: EditTask, snapshot: TaskSnapshot, now: float, store: ResultSt
         )
     if not snapshot.urls:
         return APIResponseError(
-            f"task {snapshot.task_id} is completed, but the service's answer has no picture",
+            f"task {snapshot.task_id} is completed, but the service's reply has no picture",
             hint=f"session.attach({snapshot.task_id!r}) checks the task again",
             body=f"members: {', '.join(snapshot.raw)}",
             task_id=snapshot.task_id,

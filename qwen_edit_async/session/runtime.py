@@ -39,7 +39,7 @@ _CLOSING_GRACE = 5.0
 """Seconds that closing a session waits for the task ids of submissions that were given up."""
 
 _THREADS = min(4, max(2, os.cpu_count() or 2))
-"""The number of threads. More than there are cores would slow each other down. With one, a slow disk delays all."""
+"""The number of threads. More threads than cores slow each other down. A single thread lets a slow disk delay all."""
 
 _running: set[asyncio.Task[None]] = set()
 """The host tasks. Event loops hold tasks weakly, so without this set a host task could be garbage-collected."""
@@ -52,7 +52,7 @@ class Runtime:
 
     Attributes:
         loop: The event loop.
-        crash: The error of the background work that ended the session; ``None`` if there is none.
+        crash: The error that ended the background work, and so the session; ``None`` without a crash.
         counters: The session's counts.
         gate: Decides when submissions may start and when requests may be sent.
         poller: Watches the tasks.
@@ -203,7 +203,7 @@ class Runtime:
             return await self._offloader.run(function, *arguments)
 
     def require_running(self) -> None:
-        """Check that the session is open here.
+        """Check that the session is open, in this process and on this event loop.
 
         Raises:
             SessionClosedError: If the session is closed, or belongs to another process or event loop.

@@ -13,14 +13,13 @@ from qwen_edit_async.models import EditRequest, Estimate, TaskSnapshot
 from qwen_edit_async.protocol.base import Call, WireProtocol
 
 _LATE_SECONDS = 1.0
-"""Seconds after an edit's deadline in which a reply that holds the result may still arrive, and is logged."""
+"""Seconds after an edit's deadline during which a reply with the result is still awaited, to be logged."""
 
 
 class Service:
     """A transport, and the form of the protocol to use on it.
 
-    The first accepted submission settles the form. Until then, one submission at a time tries both
-    forms in turn. All other submissions wait for it.
+    The first accepted submission settles the form. Until then, submissions try both forms, one submission at a time.
 
     Args:
         transport: The HTTP client.
@@ -31,7 +30,7 @@ class Service:
         transport: The HTTP client.
         protocol: The form to use.
         alternative: The form to try next; ``None`` once the form is settled.
-        verdict: The lock that is held by the submission that tries both forms.
+        verdict: The lock of the submission that tries both forms.
     """
 
     def __init__(self, transport: Transport, protocol: WireProtocol, alternative: WireProtocol | None) -> None:
@@ -78,7 +77,7 @@ class Service:
         return protocol.read_estimate(await self.transport.send(call, body_of(call)))
 
     async def check(self, task: TaskSnapshot) -> TaskSnapshot:
-        """Check the status of a task, in one attempt. Fetch its result if that takes a second call."""
+        """Check the status of a task, in one attempt. If its result needs a second call, make this call, too."""
         protocol = self.protocol
         snapshot = protocol.read_status(await self.transport.send(protocol.status_check(task)), task)
         if (call := protocol.result_call(snapshot)) is None:
@@ -86,4 +85,4 @@ class Service:
         try:
             return protocol.read_status(await self.transport.send(call), snapshot)
         except NotFoundError as error:  # the status has just proved that the task exists
-            raise APIResponseError(f"the result is not there yet: {error}", task_id=task.task_id) from error
+            raise APIResponseError(f"the result is not available yet: {error}", task_id=task.task_id) from error

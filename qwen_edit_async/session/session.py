@@ -1,4 +1,4 @@
-"""The session, the object that users open.
+"""The session that users open to edit images.
 
 Background work (poller, submissions, ``edit_many``) runs in a host task that the session starts. No task group or
 cancel scope of the caller stays open, so a session can be opened, used and closed in different notebook cells.
@@ -61,7 +61,7 @@ class EditSession:
             Model Studio, whose key may be in ``DASHSCOPE_API_KEY``); by default ``QWEN_EDIT_PROTOCOL``, or the first.
         model: The service's name for the model; by default the protocol's.
         envelope: The form of a ``"generation"`` body: ``"flat"`` (documented), ``"params"``, ``"header"`` (the model in
-            ``X-Model`` alone), or ``"auto"``, which finds out with the first submission which of the first two to use.
+            ``X-Model`` alone), or ``"auto"``, which tries ``"flat"`` and ``"params"`` with the first submission.
         max_in_flight: The greatest number of tasks in flight, from the start of their submission to their end. If the
             account allows fewer, the session learns that limit and respects it.
         submit_rate: The most submissions per second, including repeated ones. There is no limit by default.
@@ -72,7 +72,7 @@ class EditSession:
             waiting for a reply. Or :class:`Timeouts`.
         deadline: Seconds that an edit may take, from taking its slot to its end. Time spent waiting for a turn is not
             counted while the service accepts other edits. A last check follows, which may take up to 30 s.
-        max_retries: The most retries after temporary failures. After "too many requests", edits wait instead.
+        max_retries: The most retries after temporary failures. An edit refused with 429 waits instead.
         resubmit_uncertain: Whether to submit again if the reply was lost, although both tasks may be charged.
         strict: Whether text that the service would cut off silently raises an error instead of a warning.
         fit: Whether to turn, shrink and re-encode images that the service would refuse.
@@ -82,8 +82,8 @@ class EditSession:
             It is not used for http on loopback.
         trust_env: Whether to use the environment's proxies and netrc file. Neither is used for http on loopback.
         allow_insecure: Whether the key may be sent over http to another machine.
-        allow_result_hosts: Hosts from which results are downloaded although their addresses are not public. This is not
-            needed if ``base_url`` is such an address, or localhost.
+        allow_result_hosts: Hosts from which results are downloaded although their addresses are not public. If
+            ``base_url`` is localhost or an address that is not public, all hosts are allowed.
         default_headers: Headers to send with each call to the service.
         on_event: Called with an :class:`EditEvent` for each submission, "too many requests", retry, change and end of
             an edit, with the context variables of whoever submitted it. It must be quick. Its errors are only logged.
@@ -212,7 +212,7 @@ class EditSession:
             prompt_extend: Whether the service rewrites the instruction.
             watermark: Whether the service writes "Qwen-Image" into the bottom-right corner.
             seed: 0 to 2147483647. Results with the same seed are similar.
-            parameters: All options from ``n`` to ``seed`` in one value. Options given as well replace its fields.
+            parameters: All options from ``n`` to ``seed`` in one value. Single options replace its fields.
             key: Your name for the edit. Saved files are named after it.
             deadline: Seconds from taking a slot to the end of the edit; by default the session's.
 
@@ -330,7 +330,7 @@ class EditSession:
         Raises:
             InvalidEditError: If ``task_id`` can't be the id of a task.
             NotFoundError: If the service does not know the task.
-            APIStatusError: If the service refuses to answer.
+            APIStatusError: If the service replies with another error.
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """
@@ -410,8 +410,9 @@ class EditSession:
     def unfinished(self) -> tuple[str, ...]:
         """The ids of tasks that are watched or were given up, even after the session is closed.
 
-        A task is given up if it is cancelled or reaches its deadline, or if nobody awaits it when the session closes or
-        the loop of ``edit_many`` is left. ``attach`` gets its result. The log has all ids but the newest 10,000.
+        A task is given up if it is cancelled or reaches its deadline. Closing the session or leaving the loop of
+        ``edit_many`` gives up tasks that nobody awaits. ``attach`` gets their results. Only the log has ids older
+        than the newest 10,000.
         """
         return self._life.runtime.poller.unfinished if self._life.runtime is not None else ()
 

@@ -1,4 +1,4 @@
-"""Work that must end although its caller is cancelled, and iteration over any input."""
+"""Waits that a cancellation can't cut short, and iteration over any input."""
 
 from __future__ import annotations
 

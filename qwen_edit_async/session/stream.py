@@ -1,4 +1,4 @@
-"""Runs the edits of ``edit_many``. Requests are pulled and outcomes yielded lazily.
+"""Runs the edits of ``edit_many``. It pulls requests as slots become free, and yields outcomes as edits end.
 
 An :class:`EditPipeline` does the work in background tasks of the session. Users hold only an iterator. The pipeline
 stops when the ``async with`` block of the iterator ends, or when the iterator is garbage-collected, for example after
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @attrs.frozen(kw_only=True)
 class EditOutcome:
-    """The end of one of many edits.
+    """The result or error of one edit of ``edit_many``.
 
     Attributes:
         index: The request's position in the input, from 0.
@@ -60,7 +60,7 @@ class EditOutcome:
 
     @property
     def ok(self) -> bool:
-        """Whether there is a result."""
+        """Whether the edit succeeded."""
         return self.error is None
 
     @property
@@ -124,8 +124,8 @@ class EditOutcome:
 class EditPipeline:
     """Pulls requests, runs their edits, and keeps the outcomes until they are fetched.
 
-    At most ``window`` requests are in flight or have an outcome that was not fetched yet. A slow loop over the outcomes
-    therefore slows the edits down. If the loop is left, results that were not fetched are logged as unclaimed.
+    A slow loop over the outcomes slows the edits down. If the loop is left, results that were not fetched are logged as
+    unclaimed.
 
     Args:
         requests: The input.
@@ -364,7 +364,7 @@ class OutcomeIterator:
 
 
 def _as_request(given: RequestInput) -> EditRequest | None:
-    """Return an input as a request, or ``None`` if it is not a valid one."""
+    """Return an input as a request, or ``None`` if it is invalid."""
     if isinstance(given, EditRequest):
         return given
     try:

@@ -90,7 +90,7 @@ class Submission:
 
     @property
     def sent_whole(self) -> bool:
-        """Whether the service may have received the whole of an attempt that it has not answered."""
+        """Whether the service may have received an attempt whole, without a reply so far."""
         return self._pending is not None and self._pending.sent_whole
 
     def cut_reply_short(self) -> bool:
@@ -98,7 +98,7 @@ class Submission:
         return self._pending is not None and self._pending.cut_reply_short()
 
     def give_up(self) -> None:
-        """Stop the submission. If the service has already created the task, give that up as well."""
+        """Stop the submission. If the service has already created the task, give up the task."""
         if not self.accepted.done() or self.accepted.cancelled():
             self._submitter.counters.cancelled += 1
             self.accepted.cancel()
@@ -130,7 +130,7 @@ class Submission:
         self._submitter.report(kind(request=self._request, **facts))
 
     def _detach(self) -> None:
-        """Free everything that the submission holds. Cut it off, unless it has been sent whole."""
+        """Free everything that the submission holds, and stop it unless it has been sent whole."""
         self._slot.release()
         self._stop_timer()
         if self.task.done():
@@ -234,7 +234,7 @@ class Submission:
         self.accepted.set_result(task)
 
     async def _probe(self) -> TaskSnapshot | None:
-        """Find out which form of the protocol the service accepts. Return ``None`` if that is known by now."""
+        """Submit, and find out the form that the service accepts. Return ``None`` if another submission did."""
         service = self._submitter.service
         await self._wait_for_turn(service.verdict.acquire())
         try:
@@ -245,7 +245,7 @@ class Submission:
         return None
 
     async def _attempt_both(self, protocol: WireProtocol, alternative: WireProtocol) -> TaskSnapshot:
-        """Make one attempt in the first form. If it is refused as malformed, make another in the other form."""
+        """Make one attempt in the first form. If the service refuses it as malformed, try the other form."""
         try:
             snapshot = await self._attempt(protocol)
         except BadRequestError as error:
@@ -294,7 +294,7 @@ class Submission:
         return snapshot
 
     async def _exchange(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
-        """Send the request, and read the reply. A refusal that names a task gives that task, because it is paid for."""
+        """Send the request, and read the reply. Return the task that a refusal names, because it may be charged."""
         try:
             return await self._submitter.service.submit(protocol, call, body, deadline=self._deadline)
         except APIStatusError as error:
@@ -307,7 +307,7 @@ class Submission:
             return TaskSnapshot(task_id=error.task_id, status=TaskStatus.UNKNOWN)
 
     async def _recover(self, error: QwenEditError) -> None:
-        """Wait before the next attempt. Raise the error if there must be none."""
+        """Wait before the next attempt, or raise the error if there must be no other attempt."""
         submitter, failure = self._submitter, self._apply_to_session(error)
         self._failures += failure is not CallFailure.THROTTLED
         then = after_failure(
@@ -321,7 +321,7 @@ class Submission:
             room_deadline=self._room_deadline,
         )
         if failure is CallFailure.THROTTLED and then is Then.GIVE_UP:
-            error.hint = "the service asks for a longer pause than the deadline of the edit allows"
+            error.hint = "the service requests a longer pause than the deadline of the edit allows"
         if then is Then.GIVE_UP or self.accepted.done():
             raise _uncertain(error) if self._may_exist else error
         self._attempts += 1
@@ -341,7 +341,7 @@ class Submission:
     def _apply_to_session(self, error: QwenEditError) -> CallFailure:
         """Apply a failure to the whole session, even if nobody waits for this submission any more.
 
-        Return what the failure means.
+        Return the kind of the failure.
         """
         submitter, failure = self._submitter, self._apply_to_gate(error)
         self._refusal = error
@@ -351,7 +351,7 @@ class Submission:
         return failure
 
     def _apply_to_gate(self, error: QwenEditError) -> CallFailure:
-        """Apply a failure to the submissions of the whole session. Return what it means for this one."""
+        """Apply a failure to all submissions of the session. Return the kind of the failure."""
         submitter, failure = self._submitter, judge_submission(error)
         if failure is CallFailure.FATAL:
             submitter.gate.close(error)
@@ -413,7 +413,7 @@ class Submission:
         if self._uploads is None:
             return DeadlineExceededError("the deadline passed while the images were read: nothing was sent")
         if self.sent_whole:
-            return SubmitUncertainError("the deadline passed before the submission was answered: a task may exist")
+            return SubmitUncertainError("the deadline passed before the service replied: a task may exist")
         error = self._refusal or DeadlineExceededError("the deadline passed before the edit could be submitted")
         return _uncertain(error) if self._may_exist else error
 

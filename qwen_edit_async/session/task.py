@@ -63,8 +63,8 @@ class ActiveCalls:
 class EditTask(ScheduledTask):
     """A task at the service.
 
-    ``await task`` returns its :class:`EditResult`. Any number of callers may await a task. A cancellation or timeout of
-    one does not affect the others. Awaiting a task raises:
+    ``await task`` returns its :class:`EditResult`. Any number of callers may await a task. If one is cancelled or times
+    out, the task and the other callers go on. Awaiting a task raises:
 
     - :class:`EditFailedError` if the task failed;
     - :class:`DeadlineExceededError` if the edit's deadline passed;
@@ -80,9 +80,9 @@ class EditTask(ScheduledTask):
         queued: The seconds that the edit waited for its slot and its turn.
         submitting: The seconds from then to the service's acceptance.
         outcome: The result or error that ended the wait; ``None`` until then.
-        on_end: Called at the end of the wait, by an owner that awaits the task without a coroutine.
-        owned: Whether giving up the task cancels it at the service, if the protocol can. This holds for a task that the
-            session submitted, unless an observer keeps its id for a later session.
+        on_end: Called at the end of the wait, for an owner that has no coroutine to await the task.
+        owned: Whether giving up the task also cancels it at the service, if the protocol can. It is false for an
+            attached task, and if an observer keeps the task's id for a later session.
     """
 
     request: EditRequest | None = None
@@ -105,7 +105,7 @@ class EditTask(ScheduledTask):
 
     @property
     def status(self) -> TaskStatus:
-        """The task's status in the service's newest answer."""
+        """The task's status in the service's newest reply."""
         return self.snapshot.status
 
     @property
@@ -130,8 +130,8 @@ class EditTask(ScheduledTask):
     def cancel(self) -> None:
         """Stop watching the task and free its slot. Callers that await it get :class:`EditCancelledError`.
 
-        In the protocol ``queue``, the service is asked to cancel a task that this session submitted. If it refuses, or
-        in another protocol, the task runs on and is charged.
+        With the protocol ``queue``, the session asks the service to cancel a task that it submitted. If the service
+        refuses, or with another protocol, the task runs on and is charged.
 
         Raises:
             SessionClosedError: If the session runs on another event loop.
@@ -144,7 +144,7 @@ class EditTask(ScheduledTask):
 
     @property
     def fate(self) -> str:
-        """The fate of the task at the service if it is given up, as a sentence."""
+        """A sentence on the task's fate at the service, if the task is given up."""
         if self.owned and self._poller.cancellations.possible(self.snapshot):
             return (
                 f"the service is asked to cancel task {self.id}: if it runs on, session.attach({self.id!r}) gets its "
@@ -165,7 +165,7 @@ class EditTask(ScheduledTask):
         A slow loop misses snapshots between two of its steps.
 
         Raises:
-            QwenEditError: As ``await task`` does. If the task failed, though, the loop ends with that snapshot.
+            QwenEditError: An error of ``await task``. But if the task failed, the loop ends with its last snapshot.
         """
         shown: TaskSnapshot | None = None
         while True:
@@ -190,7 +190,7 @@ class EditTask(ScheduledTask):
         if self._slot is not None:
             self._slot.release()
         self._wake()
-        on_end, self.on_end = self.on_end, None  # without the cycle of references to its owner
+        on_end, self.on_end = self.on_end, None  # breaks the cycle of references with the owner
         if on_end is not None:
             on_end(outcome)
 

@@ -291,7 +291,7 @@ async def test_a_deadline_tells_the_task_and_the_last_failure():
 async def test_a_task_that_was_completed_without_pictures_by_its_deadline_is_not_called_running():
     service = MemoryService(on_check=lambda task_id, _: says({"id": task_id, "status": "completed"}))
     async with MemorySession(service) as session:
-        with pytest.raises(APIResponseError, match="task-1 is completed, but the service's answer has no picture"):
+        with pytest.raises(APIResponseError, match="task-1 is completed, but the service's reply has no picture"):
             await session.edit(IMAGE, "snow", deadline=30.0)
         assert session.unfinished == ("task-1",)
 
@@ -312,7 +312,7 @@ async def test_a_deadline_claims_no_more_than_is_known():
 async def test_a_deadline_tells_that_a_pause_withheld_the_check():
     service = MemoryService(on_check=in_order(status(429, retry_after=1000)))
     async with MemorySession(service) as session:
-        assert "(checks answered: 0; a pause that the service asked for delayed the next)" in (await given_up(session))
+        assert "(checks answered: 0; a pause that the service requested delayed the next)" in (await given_up(session))
 
 
 async def test_under_a_low_ceiling_the_last_check_is_made_when_its_turn_comes():

@@ -156,9 +156,9 @@ async def test_a_lost_answer_of_model_studio_is_uncertain_and_not_repeated():
 async def test_model_studio_has_no_tasks_to_attach_to():
     async with session_in("dashscope") as (emulator, session):
         result = await session.edit(PHOTO, "snow")
-        with pytest.raises(ConfigurationError, match="'dashscope' has no tasks"):
+        with pytest.raises(ConfigurationError, match="'dashscope' has no status checks"):
             await session.attach(result.task_id)
-        with pytest.raises(ConfigurationError, match="'dashscope' has no tasks"):
+        with pytest.raises(ConfigurationError, match="'dashscope' has no status checks"):
             await session.status(result.task_id)
         assert len(emulator.requests) == 1
 
