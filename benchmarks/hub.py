@@ -6,13 +6,11 @@ HTTP. The simulation runs on a virtual clock: 1,000 workers with 10 calls each, 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import collections
 import functools
 import json
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
@@ -24,7 +22,7 @@ import aiohttp
 import attrs
 import looptime
 from _measure import Cost, fresh_process, interleaved, metered
-from _report import Row, report
+from _report import Row, parse, report
 from _server import process_with_pipe, serve
 from PIL import Image
 
@@ -267,34 +265,32 @@ async def _simulate(folder: str, workers: int, rounds: int, simulated: Simulated
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1000, help="rows of each run (default: %(default)s)")
-    parser.add_argument("--in-flight", type=int, default=64, help="edits in flight at a time (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=2, help="rounds (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="200 rows, once, to check that it runs")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
-    options = parser.parse_args()
-    simulated_workers = 1000
-    if options.quick:
-        options.rows, options.repetitions, simulated_workers = 200, 1, 20
+    options = parse(
+        __doc__,
+        {"rows": 200, "repetitions": 1, "workers": 20},
+        rows=(1000, "rows of each run"),
+        in_flight=(64, "edits in flight at a time"),
+        repetitions=(1, "rounds"),
+        workers=(1000, "workers of the simulation, with 10 calls each"),
+    )
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "input.png"
         Image.new("RGB", (512, 512), "#7f9cf5").save(image)
         plan = Plan(options.rows, options.in_flight, str(image))
-        table = [*cpu_rows(plan, options.repetitions, aimed=not options.quick)]
-    table += simulation_rows(simulated_workers, aimed=not options.quick)
+        table = [*cpu_rows(plan, options.repetitions)]
+    table += simulation_rows(options.workers)
     setup = {"rows": plan.rows, "in flight": plan.in_flight, "repetitions": options.repetitions}
-    report("hub", table, setup, options.output)
+    report("hub", table, setup, options)
 
 
-def cpu_rows(plan: Plan, repetitions: int, *, aimed: bool) -> Iterator[Row]:
+def cpu_rows(plan: Plan, repetitions: int) -> Iterator[Row]:
     """Measure hubs with their workers, and ``EditBatch``, in turns."""
     measures = {0: functools.partial(measure_batch, plan)}
     measures |= {workers: functools.partial(measure_hub, plan, workers) for workers in _WORKERS}
     runs = interleaved(measures, repetitions)
     for workers in _WORKERS:
         ratios = [ours.cpu / theirs.cpu for ours, theirs in zip(runs[workers], runs[0], strict=True)]
-        yield Row(f"CPU, hub of {workers} / EditBatch", "library", ratios, CPU_TARGET if aimed else None)
+        yield Row(f"CPU, hub of {workers} / EditBatch", "library", ratios, CPU_TARGET)
     yield Row("CPU per edit (ms), EditBatch", "library", [1000 * run.cpu / plan.rows for run in runs[0]])
     for workers in _WORKERS:
         yield Row(
@@ -307,19 +303,17 @@ def cpu_rows(plan: Plan, repetitions: int, *, aimed: bool) -> Iterator[Row]:
         )
 
 
-def simulation_rows(workers: int, *, aimed: bool) -> Iterator[Row]:
+def simulation_rows(workers: int) -> Iterator[Row]:
     """Simulate a hub whose workers keep all its slots busy."""
     rounds = 2
-    begun = time.monotonic()
     with fresh_process() as process:
         run = process.run(simulate, workers, rounds)
     edits, name = workers * _CALLS * rounds, f"{workers * _CALLS:,} in flight, {workers:,} workers"
     least = rounds * _SECONDS
     yield Row(f"{name}: time / {rounds} tasks of {_SECONDS:g} s each", "library", [run.virtual / least])
-    yield Row(f"{name}: most tasks in flight", "library", [run.peak], workers * _CALLS if aimed else None)
+    yield Row(f"{name}: most tasks in flight", "library", [run.peak], workers * _CALLS)
     yield Row(f"{name}: CPU per edit (ms)", "library", [1000 * run.cpu / edits])
     yield Row(f"{name}: memory per edit in flight (KB)", "library", [run.memory_growth / 1000 / (workers * _CALLS)])
-    print(f"simulated in {time.monotonic() - begun:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
