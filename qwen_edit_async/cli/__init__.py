@@ -6,7 +6,9 @@ Exit codes: 0 all done; 1 not all done; 2 wrong usage, nothing was sent; 3 the k
 
     main ──► help            the help of the command line as a whole
              app             the commands, wrong usage
-             edit  batch  hub  status  fetch  emulator  mcp    one command each
+             edit  batch  hub  status  fetch  doctor  emulator  mcp    one command each
+             checks          the checks of doctor
+             price           the price of a picture, for batch and doctor
              command         the session of a command, its errors, tasks left behind
              signals         Ctrl-C and termination
              display         notes, warnings, the progress bar

@@ -13,7 +13,7 @@ import pytest
 import trustme
 from commands import API_KEY
 
-from qwen_edit_async.cli import doctor, main
+from qwen_edit_async.cli import checks, main
 from qwen_edit_async.emulator import EditEmulator
 from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.protocol.generation import GenerationProtocol
@@ -137,7 +137,7 @@ def test_a_certificate_that_is_not_trusted_is_named(service, examine, monkeypatc
 
 
 def test_missing_extras_are_told(examine, no_key, monkeypatch):
-    monkeypatch.setattr(doctor, "_EXTRAS", {"images": "PIL", "fast": "no_such_module"})
+    monkeypatch.setattr(checks, "_EXTRAS", {"images": "PIL", "fast": "no_such_module"})
     _, found = examine()
     assert found["extras"] == {
         "ok": True,
@@ -159,7 +159,7 @@ def test_missing_extras_are_told(examine, no_key, monkeypatch):
     ],
 )
 def test_the_reply_about_a_task_of_nobody_tells_whether_the_key_is_good(status, body, ok, said):
-    finding = doctor._key(Reply(status=status, body=body))
+    finding = checks._key(Reply(status=status, body=body))
     assert finding.ok is ok
     assert said in finding.found
 
@@ -175,7 +175,7 @@ def test_the_reply_about_a_task_of_nobody_tells_whether_the_key_is_good(status, 
     ],
 )
 def test_the_clock_is_compared_with_the_services(headers, ok, said):
-    finding = doctor._clock(Reply(status=404, headers=headers, received_at=1e9))
+    finding = checks._clock(Reply(status=404, headers=headers, received_at=1e9))
     assert finding.ok is ok
     assert said in finding.found
 
@@ -191,7 +191,7 @@ def test_the_clock_is_compared_with_the_services(headers, ok, said):
     ],
 )
 def test_the_protocol_is_what_the_gateway_tells(status, body, ok, advice):
-    finding = doctor._contract(Reply(status=status, body=body), GenerationProtocol())
+    finding = checks._contract(Reply(status=status, body=body), GenerationProtocol())
     assert (finding.ok, finding.advice) == (ok, advice)
     if body.endswith(b'"queue"}'):
-        assert doctor._contract(Reply(status=status, body=body), QueueProtocol()).ok in {True, None}
+        assert checks._contract(Reply(status=status, body=body), QueueProtocol()).ok in {True, None}

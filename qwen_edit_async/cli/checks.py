@@ -1,0 +1,182 @@
+"""The checks of ``qwen-edit doctor``. They create no task and cost nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, Literal
+from urllib.parse import quote
+
+import attrs
+from yarl import URL
+
+from qwen_edit_async.cli.options import ConnectionOptions
+from qwen_edit_async.cli.price import SAMPLE
+from qwen_edit_async.errors import (
+    APIConnectionError,
+    APIResponseError,
+    AuthenticationError,
+    ConfigurationError,
+    InsufficientBalanceError,
+    NotFoundError,
+    PermissionDeniedError,
+    QwenEditError,
+)
+from qwen_edit_async.http import options as http
+from qwen_edit_async.http.api import AiohttpTransport
+from qwen_edit_async.http.network import Network
+from qwen_edit_async.models import TaskSnapshot, TaskStatus
+from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
+from qwen_edit_async.protocol.dialects import choose_dialect
+from qwen_edit_async.protocol.replies import error_from_reply, first_text, load_object
+from qwen_edit_async.session.session import EditSession
+
+_EXTRAS: Final = {"images": "PIL", "fast": "pybase64", "frames": "narwhals", "parquet": "pyarrow", "mcp": "mcp"}
+"""The extras, and a module of each."""
+
+_NOBODYS: Final = TaskSnapshot(task_id="qwen-edit-doctor", status=TaskStatus.UNKNOWN)
+"""A task that does not exist."""
+
+_WRONG_CLOCK_SECONDS: Final = 60.0
+
+
+@attrs.frozen
+class Finding:
+    """The result of one check.
+
+    Attributes:
+        check: The name of the check.
+        ok: Whether all is well; ``None`` if that is not known, or does not matter.
+        found: What was found.
+        advice: What to do.
+    """
+
+    check: str
+    ok: bool | None
+    found: str
+    advice: str = ""
+
+
+async def examine(connection: ConnectionOptions) -> list[Finding]:
+    """Make all checks, up to the first that the others depend on and that fails."""
+    environment, findings = os.environ, [_extras()]
+    network = Network(trust_env=connection.trust_env)
+    try:
+        named = environment.get(http.PROTOCOL_VARIABLE)
+        protocol, _ = choose_dialect(connection.protocol, "auto", connection.model, named)
+        url = http.resolve_base_url(None, environment.get(http.BASE_URL_VARIABLE), protocol, allow_insecure=False)
+        if http.key_in_environment(protocol, environment) is None:
+            return [*findings, Finding("key", ok=False, found="there is none", advice="export QWEN_EDIT_API_KEY=…")]
+        key = http.resolve_api_key(None, protocol, environment)
+        timeouts = http.resolve_timeouts(connection.timeout)
+        transport = AiohttpTransport(url, key, timeouts, default_headers={}, network=network)
+        await transport.open()
+    except ConfigurationError as error:
+        return [*findings, Finding("configuration", ok=False, found=str(error))]
+    proxied = network.for_calls_to(url).proxy_of(URL(url)) is not None
+    way = f"{url}, {'through the proxy of the environment' if proxied else 'without a proxy'}"
+    try:
+        findings += await _ask(transport, protocol, way)
+    except APIConnectionError as error:
+        findings.append(Finding("connection", ok=False, found=str(error), advice=_advice(str(error))))
+        return findings
+    finally:
+        await transport.aclose()
+    if protocol.name == "generation" and all(each.ok is not False for each in findings):
+        findings.append(await _price(connection))
+    return findings
+
+
+def _extras() -> Finding:
+    there = {name: importlib.util.find_spec(module) is not None for name, module in _EXTRAS.items()}
+    missing = ",".join(name for name in there if not there[name])
+    found = f"installed: {', '.join(name for name in there if there[name]) or 'none'}"
+    advice = f'if you need them: pip install "qwen-edit-async[{missing}]"' if missing else ""
+    return Finding("extras", ok=True, found=found, advice=advice)
+
+
+def _advice(problem: str) -> str:
+    if "certificate" in problem:
+        return "if your network has its own certificate authority, name its file in SSL_CERT_FILE; check the clock"
+    return "check QWEN_EDIT_BASE_URL, the network, and whether a proxy is needed (HTTPS_PROXY with --trust-env)"
+
+
+async def _ask(transport: AiohttpTransport, protocol: WireProtocol, way: str) -> list[Finding]:
+    """Make calls that create nothing, and return what their replies show."""
+    try:
+        call = protocol.status_check(_NOBODYS)
+    except ConfigurationError:  # a dialect without tasks: its only path refuses GET
+        call = Call(method="GET", path=protocol.submission_path)
+    reply = await transport.send(call)
+    findings = [Finding("connection", ok=True, found=way), _key(reply), _clock(reply)]
+    if call.path != protocol.submission_path:
+        path = f"/api/v1/skill/model-contracts/{quote(getattr(protocol, 'model', ''), safe='')}"
+        findings.append(_contract(await transport.send(Call(method="GET", path=path)), protocol))
+    return findings
+
+
+def _key(reply: Reply) -> Finding:
+    """Judge the reply about a task that does not exist. Without a valid key, a service says that instead."""
+    error = error_from_reply(reply)
+    if isinstance(error, AuthenticationError | PermissionDeniedError):
+        return Finding("key", ok=False, found=str(error), advice="check QWEN_EDIT_API_KEY, and that this host gave it")
+    if isinstance(error, InsufficientBalanceError):
+        return Finding("key", ok=False, found=str(error), advice="add money to the account")
+    if not isinstance(error, NotFoundError):
+        return Finding("key", ok=None, found=f"not known, because no call could try it (HTTP {reply.status})")
+    if _document(reply) is None:
+        return Finding("key", ok=None, found=str(error), advice="is QWEN_EDIT_BASE_URL the address of the API?")
+    return Finding("key", ok=True, found="accepted")
+
+
+def _document(reply: Reply) -> Mapping[str, Any] | None:
+    try:
+        return load_object(reply)
+    except APIResponseError:
+        return None
+
+
+def _clock(reply: Reply) -> Finding:
+    try:
+        offset = reply.received_at - parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
+    except ValueError:
+        return Finding("clock", ok=None, found="the service does not tell the time")
+    if abs(offset) < _WRONG_CLOCK_SECONDS:
+        return Finding("clock", ok=True, found="agrees with the service's")
+    found = f"{abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the service's"
+    return Finding("clock", ok=False, found=found, advice="set the clock: certificates and signed URLs depend on it")
+
+
+def _contract(reply: Reply, protocol: WireProtocol) -> Finding:
+    told = first_text(_document(reply) or {}, ("protocol",)) if reply.ok else None
+    if told is None:
+        return Finding("protocol", ok=None, found=f"{protocol.name}; the service does not tell its own")
+    if told == protocol.name:
+        return Finding("protocol", ok=True, found=told)
+    return Finding("protocol", ok=False, found=f"the service wants {told!r}", advice=f"use --protocol {told}")
+
+
+async def _price(connection: ConnectionOptions) -> Finding:
+    """Ask for the price in each envelope until one is accepted."""
+    reasons = []
+    envelopes: tuple[Literal["flat", "params", "header"], ...] = ("flat", "params", "header")
+    for envelope in envelopes:
+        try:
+            async with EditSession(
+                protocol="generation",
+                model=connection.model,
+                envelope=envelope,
+                timeout=connection.timeout,
+                trust_env=connection.trust_env,
+                max_retries=0,
+            ) as session:
+                estimate = await session.estimate(SAMPLE, "make it snow")
+        except QwenEditError as error:
+            reasons.append(str(error))
+            continue
+        advice = "use --envelope header" if envelope == "header" else ""
+        price = f"{estimate.cost:f} {estimate.currency}".rstrip()
+        return Finding("price", ok=True, found=f"{price} a picture; the envelope {envelope} is accepted", advice=advice)
+    return Finding("price", ok=None, found=f"the service does not tell it: {reasons[0]}")
