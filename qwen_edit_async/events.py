@@ -12,11 +12,11 @@ from qwen_edit_async.models import EditRequest, EditTimings, TaskSnapshot
 
 @attrs.frozen(kw_only=True)
 class EditEvent:
-    """Something that happened to an edit.
+    """An event in the life of an edit.
 
     Attributes:
         request: The edit's request; ``None`` for an attached task.
-        task_id: The task's id; ``None`` as long as it is not known.
+        task_id: The task's id; ``None`` while it is unknown.
     """
 
     request: EditRequest | None = attrs.field(default=None, repr=False)
@@ -36,10 +36,10 @@ class EditSubmitted(EditEvent):
 
 @attrs.frozen(kw_only=True)
 class EditThrottled(EditEvent):
-    """The service answered "too many requests" to a submission or to a status check. It will be repeated.
+    """The service refused a submission or a status check with "too many requests". The session will repeat it.
 
     Attributes:
-        error: The answer. Its ``retry_after`` has the seconds that the service asks to wait.
+        error: The error. Its ``retry_after`` has the seconds to wait, as the service requests.
     """
 
     error: QwenEditError
@@ -52,7 +52,7 @@ class EditRetried(EditEvent):
     Attributes:
         attempt: The number of the attempt that follows, from 2.
         error: The failure of the last attempt.
-        uncertain: Whether the last attempt may have created a task as well.
+        uncertain: Whether the last attempt may also have created a task.
     """
 
     attempt: int
@@ -65,7 +65,7 @@ class EditChecked(EditEvent):
     """A status check showed a change that does not end the edit.
 
     Attributes:
-        snapshot: The service's answer.
+        snapshot: The task's state in the service's reply.
     """
 
     snapshot: TaskSnapshot

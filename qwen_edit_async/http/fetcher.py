@@ -111,14 +111,14 @@ class Fetcher:
             failure = asyncio.CancelledError(*error.args)
         except (ValueError, RuntimeError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             failure = _failure_of(error, target, self._network)
-        # Raised outside of the handlers, so that its context and traceback hold nothing of aiohttp. Frames of aiohttp
-        # may hold the password of a proxy.
+        # Raised outside of the handlers. Otherwise its context and traceback would hold frames of aiohttp, which may
+        # contain the password of a proxy.
         raise failure
 
     @contextlib.asynccontextmanager
     async def _asked(self, url: URL, came_from: URL | None) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Request a URL without following redirects, because aiohttp would follow them to any host."""
-        # With a proxy, the connection goes to the proxy's own address, and the proxy resolves the name.
+        # The address of a proxy needs no check, and the proxy resolves the host's name.
         proxy = self._network.proxy_of(url)
         session = self._trusting if proxy is not None or self._hosts.trusts(url) else self._guarded
         if session is None:
@@ -179,13 +179,13 @@ def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:
 
 
 def _failure_of(error: Exception, target: URL | None, network: Network) -> FetchError:
-    """Convert an exception of an attempt to request ``target``."""
+    """Return the failure for an exception that a request for ``target`` raised."""
     match error:
         case aiohttp.ClientConnectorError(os_error=_NotPublicError()) if target is not None:
             return FetchError(not_public(target), final=True)
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() if target is not None:
             host, hint = host_of(target)[:MAX_SHOWN], network.unused_proxy(target)
-            # Other errors' words name an address, and a report would list each address of a host separately.
+            # Texts of other errors name an address, and a report would list each address of a host separately.
             is_flawed = isinstance(error, aiohttp.ClientConnectorCertificateError)
             reason = reason_of(error) if is_flawed else type(error).__name__
             return FetchError(f"its host {host!r} can't be reached ({reason}){hint}")

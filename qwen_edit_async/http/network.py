@@ -23,11 +23,11 @@ _PROXY_HINT = "proxy can't be used: give text such as http://HOST:PORT or http:/
 
 @attrs.frozen(kw_only=True)
 class Network:
-    """The TLS settings and the proxy of all connections of a session. Its text has no password.
+    """The TLS settings and the proxy of all connections of a session. The repr has no password.
 
     Attributes:
         ssl: The TLS settings; ``None`` for the system's certificates.
-        proxy: The proxy of all connections; ``None`` for no other than the environment's.
+        proxy: The proxy of all connections; ``None`` to use at most the environment's proxies.
         trust_env: Whether to use the environment's proxies and netrc file.
     """
 
@@ -36,11 +36,11 @@ class Network:
     trust_env: bool = False
 
     def connector(self, **options: Any) -> aiohttp.TCPConnector:
-        """Create a connection pool of any size."""
+        """Create a connection pool without a limit."""
         return aiohttp.TCPConnector(limit=0, ssl=True if self.ssl is None else self.ssl, **options)
 
     def for_calls_to(self, base_url: str) -> Network:
-        """Return the settings for calls that carry the key: no proxy may see them unencrypted on this machine."""
+        """Return the settings for calls with the key. Unencrypted calls to this machine use no proxy."""
         return self if may_be_proxied(base_url) else attrs.evolve(self, proxy=None, trust_env=False)
 
     def proxy_of(self, url: URL) -> URL | None:
@@ -58,10 +58,10 @@ class Network:
 
 
 def resolve_ssl(value: object) -> ssl.SSLContext | None:
-    """Return the TLS settings that an option stands for. The certificates of a file replace the system's.
+    """Return the TLS settings for the option ``ssl``. Certificates from a file replace the system's.
 
     Raises:
-        ConfigurationError: The option is not one of the accepted kinds, or the file can't be used.
+        ConfigurationError: The option is neither a context nor a path, or the file can't be used.
     """
     if isinstance(value, ssl.SSLContext):
         if value.verify_mode is ssl.CERT_NONE:

@@ -1,4 +1,4 @@
-"""Reports: attempts for an observer such as a journal, events and warnings for the user."""
+"""Reports on submissions: attempts for an observer such as a journal, events and warnings for the user."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SubmissionObserver(Protocol):
 
 
 def reporter(on_event: Callable[[EditEvent], object] | None) -> Callable[[EditEvent], None]:
-    """Return a function that passes events to ``on_event``, and logs its errors. Without one it does nothing."""
+    """Return a function that passes events to ``on_event`` and logs its errors. It ignores events if there is none."""
 
     def report(event: EditEvent) -> None:
         try:

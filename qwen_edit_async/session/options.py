@@ -24,7 +24,7 @@ class Limits:
 
     Attributes:
         deadline: The seconds from taking a slot to the end of the edit.
-        max_retries: The most retries after temporary failures, of a submission or of a call on its own.
+        max_retries: The most retries after temporary failures of a submission or of another call.
     """
 
     deadline: float

@@ -51,7 +51,7 @@ class Poller:
         counters: The session's counts.
         store: Downloads result pictures.
         random: The source of jitter between failing checks.
-        report: Called with what happens to each task.
+        report: Called with each event of a task.
         poll_rate: The most checks per second; ``None`` for no limit.
 
     Attributes:
@@ -192,7 +192,7 @@ class Poller:
         return task
 
     async def _check(self, task: EditTask, sent_at: float) -> None:
-        """Check a task. This runs with the context variables of whoever submitted it."""
+        """Check a task, with the context variables of its submitter."""
         try:
             snapshot = await self._service.check(task.snapshot)
         except QwenEditError as error:
@@ -259,8 +259,8 @@ class Poller:
         self._tell(task, EditEnded, timings=timings, cost=cost, error=error)
 
     def _tell(self, task: EditTask, kind: type[EditEvent], **facts: Any) -> None:
-        """Report an event, with the context variables of whoever submitted the task."""
-        # A copy, because a context that a check runs in can't be entered again.
+        """Report an event, with the context variables of the task's submitter."""
+        # A copy, because the context in which a check runs can't be entered again.
         task.context.copy().run(self._report, kind(request=task.request, task_id=task.task_id, **facts))
 
     def _cancel_at_service(self, task: EditTask) -> None:

@@ -124,7 +124,7 @@ class Runtime:
         return await self._ask(lambda: self._service.check(task), max_retries)
 
     async def estimate(self, request: EditRequest, limits: Limits) -> Estimate:
-        """Ask what an edit would cost. Retry after temporary failures."""
+        """Request the price of an edit. Retry after temporary failures."""
         options, offloader = self.submitter.options, self._offloader
         uploads = await self.offload(functools.partial(prepare, fit=options.fit), request.images)
 
@@ -137,7 +137,7 @@ class Runtime:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise DeadlineExceededError("the deadline passed before the service said what the edit costs") from None
+            raise DeadlineExceededError("the deadline passed before the service gave the price of the edit") from None
         finally:
             for upload in uploads:
                 upload.close()

@@ -58,7 +58,7 @@ class Service:
             raise APITimeoutError("the service did not give the result in time", request_sent=True) from None
 
     async def estimate(self, request: EditRequest, body_of: Callable[[Call], JSONBody]) -> Estimate:
-        """Ask what an edit would cost, in one attempt. Try both forms if the form is not settled yet."""
+        """Request the price of an edit, in one attempt. Try both forms if the form is not settled yet."""
         try:
             return await self._estimate(self.protocol, request, body_of)
         except BadRequestError as error:

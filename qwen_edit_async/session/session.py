@@ -276,15 +276,15 @@ class EditSession:
         instruction: str | None = None,
         **options: Unpack[EditKeywords],
     ) -> Estimate:
-        """Ask the service what an edit would cost. The images are sent, but nothing is created or charged.
+        """Request the price of an edit. The images are sent, but nothing is created or charged.
 
         Arguments are those of :meth:`edit`.
 
         Raises:
             InvalidEditError: If the edit breaks the documented contract. Nothing was sent.
-            ConfigurationError: If the protocol has no such question. Only ``"generation"`` has it.
-            NotFoundError: If this gateway does not answer the question.
-            APIStatusError: If the service refused to answer, because of the edit or otherwise.
+            ConfigurationError: If the protocol has no prices. Only ``"generation"`` has them.
+            NotFoundError: If this gateway gives no prices.
+            APIStatusError: If the service replies with another error.
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """

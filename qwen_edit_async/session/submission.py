@@ -151,7 +151,7 @@ class Submission:
             self._slot.release()
             end = "the session was closed" if self._submitter.gate.ended else "the program was interrupted"
             self._refuse(
-                SubmitUncertainError(f"{end} before the submission was answered: a task may exist")
+                SubmitUncertainError(f"{end} before the service replied: a task may exist")
                 if self.sent_whole
                 else SessionClosedError(f"{end} before the edit was sent")
             )

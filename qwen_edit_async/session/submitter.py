@@ -34,7 +34,7 @@ class Submitter:
         poller: Watches the accepted tasks.
         offloader: Reads and encodes images.
         counters: The session's counts.
-        report: Called with what happens to each edit.
+        report: Called with each event of an edit.
     """
 
     service: Service

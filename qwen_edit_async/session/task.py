@@ -75,10 +75,10 @@ class EditTask(ScheduledTask):
     Attributes:
         request: The edit's request; ``None`` for an attached task.
         notes: A sentence for each change made before sending (``fit=True``), and for text that the service ignores.
-        snapshot: The service's newest answer about the task.
-        context: The context variables of whoever submitted or attached the task. They hold for its checks.
+        snapshot: The service's newest reply about the task.
+        context: The context variables of the caller who submitted or attached the task. Its checks run with them.
         queued: The seconds that the edit waited for its slot and its turn.
-        submitting: The seconds from then to the service's acceptance.
+        submitting: The other seconds until the service's acceptance.
         outcome: The result or error that ended the wait; ``None`` until then.
         on_end: Called at the end of the wait, for an owner that has no coroutine to await the task.
         owned: Whether giving up the task also cancels it at the service, if the protocol can. It is false for an
@@ -180,7 +180,7 @@ class EditTask(ScheduledTask):
                 await self._change()
 
     def show(self, snapshot: TaskSnapshot) -> None:
-        """Record an answer that changes something but does not end the wait."""
+        """Record a changed status that does not end the wait."""
         self.snapshot = snapshot
         self._wake()
 
