@@ -41,7 +41,7 @@ class Life:
         """Return the open part of the session.
 
         Raises:
-            SessionClosedError: The session is not open, or not on the running event loop.
+            SessionClosedError: The session is not open, or belongs to another process or event loop.
         """
         if self.closed:
             raise SessionClosedError("the session is closed: create another")

@@ -77,7 +77,7 @@ class EditSession:
         strict: Whether text that the service would cut off silently raises an error instead of a warning.
         fit: Whether to turn, shrink and re-encode images that the service would refuse.
         ssl: The TLS settings of all connections: an :class:`ssl.SSLContext`, or the path of a file with CA certificates
-            to trust instead of the system's. ``False`` is refused. Without it, ``SSL_CERT_FILE`` can name such a file.
+            to trust instead of the system's. ``False`` is refused. By default, ``SSL_CERT_FILE`` can name such a file.
         proxy: The HTTP proxy of all connections, as ``"http://HOST:PORT"`` or ``"http://USER:PASSWORD@HOST:PORT"``.
             It is not used for http on loopback.
         trust_env: Whether to use the environment's proxies and netrc file. Neither is used for http on loopback.
@@ -85,8 +85,8 @@ class EditSession:
         allow_result_hosts: Hosts from which results are downloaded although their addresses are not public. If
             ``base_url`` is localhost or an address that is not public, all hosts are allowed.
         default_headers: Headers to send with each call to the service.
-        on_event: Called with an :class:`EditEvent` for each submission, "too many requests", retry, change and end of
-            an edit, with the context variables of whoever submitted it. It must be quick. Its errors are only logged.
+        on_event: Called with an :class:`EditEvent` when an edit is submitted, throttled, retried, changed or ended. It
+            runs with the context variables of the submitter, and must be quick. Its errors are only logged.
         transport: The HTTP client to use instead of the session's own, for tests without sockets.
         random: The source of the jitter between retries, for tests that repeat exactly.
 
@@ -278,7 +278,7 @@ class EditSession:
     ) -> Estimate:
         """Request the price of an edit. The images are sent, but nothing is created or charged.
 
-        Arguments are those of :meth:`edit`.
+        The arguments are those of :meth:`edit`.
 
         Raises:
             InvalidEditError: If the edit breaks the documented contract. Nothing was sent.
@@ -364,8 +364,8 @@ class EditSession:
     def with_options(self, *, deadline: float | None = None, max_retries: int | None = None) -> Self:
         """Return this session with other limits: ``await session.with_options(max_retries=0).edit(…)``.
 
-        Both share everything else: connections, slots, the poller, :meth:`statistics`. Opening or closing one of them
-        opens or closes both. Downloads keep the retries of the first session.
+        Both sessions share everything else: connections, slots, the poller, :meth:`statistics`. Opening or closing one
+        also opens or closes the other. Downloads keep the retries of the first session.
 
         Args:
             deadline: Seconds that an edit may take; by default this session's.
