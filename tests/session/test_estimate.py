@@ -107,7 +107,7 @@ async def test_temporary_failures_are_repeated():
         service.answers[:] = [status(429).reply]
         with pytest.raises(RateLimitError):
             await session.with_options(max_retries=0).estimate(IMAGE, "snow")
-        with pytest.raises(DeadlineExceededError, match="before the service said"):
+        with pytest.raises(DeadlineExceededError, match="before the service gave the price"):
             await session.with_options(max_retries=1000).estimate(IMAGE, "snow", deadline=5)
 
 
