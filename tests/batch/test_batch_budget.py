@@ -47,7 +47,7 @@ def test_until_a_price_is_seen_edits_go_one_at_a_time():
 def test_with_a_given_price_edits_need_not_go_one_at_a_time():
     budget = Budget(max_cost=Decimal(5), price=Decimal(2))
     assert [budget.admit(1) for _ in range(3)] == [Verdict.GO, Verdict.GO, Verdict.WAIT]
-    budget.charged(1, Decimal(1))
+    budget.charged(1, Decimal(1), made=1)
     assert budget.admit(1) is Verdict.GO
     budget.resume(JournalSummary(price=Decimal(3)))
     assert budget.admit(2) is Verdict.WAIT
@@ -56,9 +56,9 @@ def test_with_a_given_price_edits_need_not_go_one_at_a_time():
 def test_a_given_price_does_not_hide_that_the_service_states_none():
     budget = Budget(max_cost=Decimal(5), price=Decimal(2))
     assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.GO]
-    budget.charged(1, None)
+    budget.charged(1, None, made=1)
     assert budget.admit(1) is Verdict.WAIT
-    budget.charged(1, None)
+    budget.charged(1, None, made=1)
     assert budget.admit(1) is Verdict.STOP
     assert (budget.limit, "does not say what edits cost" in budget.stopped) == ("", True)
 
@@ -314,7 +314,7 @@ def test_tasks_of_earlier_runs_count_as_if_they_had_slots():
     budget.saved()
     submit(budget)
     assert budget.admit(1) is Verdict.WAIT
-    budget.charged(1, None)
+    budget.charged(1, None, made=1)
     budget.attached = 0
     submit(budget)
     submit(budget)

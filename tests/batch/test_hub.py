@@ -167,7 +167,7 @@ async def test_limits_hold_for_all_callers_and_all_hubs_of_the_folder(job, reque
             outcomes = await asyncio.gather(*(hub.edit(request_of(str(number))) for number in range(5)))
             assert [outcome.status for outcome in outcomes].count("saved") == 2
             waiting = next(outcome for outcome in outcomes if not outcome.ok)
-            assert (waiting.status, waiting.error) == ("planned", "2 tasks were created (max_tasks=2)")
+            assert (waiting.status, waiting.error) == ("planned", "2 tasks created (max_tasks=2)")
             done = next(outcome for outcome in outcomes if outcome.ok)
             assert (await hub.edit(request_of(done.key))).ok
         assert hub.report.stopped == waiting.error

@@ -50,7 +50,7 @@ def test_the_embedded_service_works_without_a_key_and_limits_hold(no_key, out):
         with pytest.raises(urllib.error.HTTPError, match="503") as caught:
             ask(process.stdout.readline().strip(), TOKEN)
         outcome = json.load(caught.value)
-        assert (outcome["status"], outcome["error"]) == ("planned", "0 tasks were created (max_tasks=0)")
+        assert (outcome["status"], outcome["error"]) == ("planned", "0 tasks created (max_tasks=0)")
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
     assert process.returncode == 0
