@@ -1,20 +1,21 @@
 """The ``qwen-edit`` command.
 
-Exit codes: 0 all done; 1 not all done; 2 wrong usage, nothing was sent; 3 the key or the balance; 130 interrupted.
+Exit codes: 0 all done; 1 not all done; 2 wrong usage, nothing was sent; 3 key or balance refused; 130 interrupted.
 
 ::
 
-    main ──► help            the help of the command line as a whole
-             app             the commands, wrong usage
-             edit  batch  hub  status  fetch  emulator  mcp    one command each
-             command         the session of a command, its errors, tasks left behind
+    main ──► help            the top-level help
+             app             the commands and errors of usage
+             edit  batch  hub  status  fetch  doctor  emulator  mcp    one command each
+             command         a command's session, errors and unfinished tasks
+             price           the price of a picture, from the service
              signals         Ctrl-C and termination
              display         notes, warnings, the progress bar
-             messages        errors in the shell's words
+             messages        error messages for shell users, exit codes
              options         options that commands share
-             output          standard streams that can break
+             output          standard streams that survive write errors
 
-Commands import the library and rich when they need them, so that ``--help`` and wrong usage are quick.
+Commands import the library and rich only when they need them, so that ``--help`` and wrong usage are quick.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _EXTRAS = {"cyclopts": "cli", "rich": "cli", "PIL": "cli", "mcp": "mcp"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code. The arguments are the process's own by default."""
+    """Run the command line and return its exit code. By default, take the arguments from ``sys.argv``."""
     with unbreakable_output():
         return _main(sys.argv[1:] if arguments is None else arguments)
 
@@ -48,7 +49,7 @@ def _main(arguments: Sequence[str]) -> int:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        print(f'error: this needs {error.name}: pip install "qwen-edit-async[{extra}]"', file=sys.stderr)  # noqa: T201  # rich may be missing
+        print(f'error: this command needs {error.name}: pip install "qwen-edit-async[{extra}]"', file=sys.stderr)  # noqa: T201  # rich may be missing
         return _USAGE
     except KeyboardInterrupt:  # during the imports
         return _INTERRUPTED
