@@ -25,7 +25,7 @@ Edit pictures with the hosted model qwen_image_edit_plus.
 Commands
 {commands}
 
-  -h, --help            show this help, or the help of the command before it
+  -h, --help            show this help; after a command, show the command's help
   --version             show the version
   --install-completion  make the shell complete commands and options
 
