@@ -1,4 +1,4 @@
-"""The checks of this project. ``nox`` runs the default ones, ``nox -s NAME`` one of them, ``nox -l`` lists them."""
+"""The checks of this project. ``nox`` runs the default checks, ``nox -s NAME`` runs one, and ``nox -l`` lists all."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PURE_ROOMS = (
     "http/[hos]*",
     "images/*",
 )
-"""Other modules that decide much and do little I/O."""
+"""Globs of other modules that make many decisions and do little I/O."""
 
 FULLY_TESTED = (
     *(module.partition(".")[2] + ending for module in PURITY["source_modules"] for ending in ("", "/*")),
@@ -65,13 +65,13 @@ PHOTOS = {
 """Photographs in the scikit-image wheel, and the demo's instructions for them."""
 
 MAX_IMPORT_RATIO = 1.25
-"""CPU time that the package's import may take, relative to ``import aiohttp``."""
+"""The most CPU time for importing the package, relative to ``import aiohttp``."""
 
 ISOLATED = ("-I", "-W", "error", "-c")
-"""Options of Python to run code that imports the installed package, not the checkout in the working directory."""
+"""Python's options to import the installed package instead of the checkout in the working directory."""
 
 ON_ALL_CORES = ("--numprocesses", "logical", "--dist", "worksteal")
-"""Options of pytest. ``worksteal`` keeps a module's tests together, because each process starts its own browser."""
+"""Options of pytest. ``worksteal`` keeps a module's tests in one process, because each process starts a browser."""
 
 TIME_OF_IMPORT = "import time; begun = time.process_time(); import {}; print(time.process_time() - begun)"
 
@@ -82,17 +82,17 @@ def dependencies(*groups: str) -> list[str]:
 
 
 wheels_built: list[Path] = []
-"""The wheel, once it is built. All sessions of one nox run check the same wheel."""
+"""The wheel, after it is built. All sessions of a nox run check the same wheel."""
 
 
 def install_wheel(session: nox.Session, extras: str, *groups: str) -> None:
-    """Build the wheel and install it with extras and dependency groups, to check what users get."""
+    """Build the wheel, as users get it, and install it with extras and dependency groups."""
     if not wheels_built:
         folder = session.create_tmp()
         session.install("build")
         session.run("python", "-m", "build", "--wheel", "--outdir", folder, str(ROOT), silent=True)
         wheels_built.append(max(Path(folder).resolve().glob("*.whl"), key=lambda path: path.stat().st_mtime))
-    # Unlike pip, uv compiles modules only on request. Otherwise each process that a test starts may compile them.
+    # Unlike pip, uv compiles modules only on request. Without this, each process that a test starts could compile them.
     session.install(
         "--force-reinstall",
         f"{wheels_built[0]}[{extras}]",
@@ -102,7 +102,7 @@ def install_wheel(session: nox.Session, extras: str, *groups: str) -> None:
 
 
 def spread(session: nox.Session) -> tuple[str, ...]:
-    """Return pytest's options to use all cores, or none if arguments select tests: a debugger needs one process."""
+    """Return pytest's options to use all cores. With arguments, return none, because a debugger needs one process."""
     return () if session.posargs else ON_ALL_CORES
 
 
@@ -111,7 +111,7 @@ def tests(session: nox.Session) -> None:
     """Run the test suite on the built wheel, and check the coverage."""
     install_wheel(session, "all", "test")
     config = ("--rcfile", "../pyproject.toml")
-    # In the tests' folder, the installed package is imported, not the checkout.
+    # From this folder, the tests import the installed package, not the checkout.
     with session.chdir("tests"):
         session.run("coverage", "erase", *config)
         pytest = ("-m", "pytest", "-c", "../pyproject.toml", *spread(session), ".", *session.posargs)
@@ -126,9 +126,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Try 10,000 examples of each kind of input from outside. The tests try 100.
+    """Fuzz each kind of external input with 10,000 examples. The session ``tests`` tries 100.
 
-    ``nox -s fuzz -- -k journal`` tries one kind of input, ``QWEN_EDIT_FUZZ_EXAMPLES=500 nox -s fuzz`` fewer examples.
+    ``nox -s fuzz -- -k journal`` tries one kind. ``QWEN_EDIT_FUZZ_EXAMPLES=500 nox -s fuzz`` tries fewer examples.
     """
     install_wheel(session, "all", "test")
     with session.chdir("tests"):
@@ -154,7 +154,7 @@ def typing(session: nox.Session) -> None:
 
 
 def write_examples(folder: Path) -> list[str]:
-    """Write each Python example of the README as a module whose line numbers are the README's.
+    """Write each Python example of the README as a module with the README's line numbers.
 
     An example with ``await`` at its top level becomes the body of a coroutine.
     """
@@ -174,14 +174,14 @@ def write_examples(folder: Path) -> list[str]:
 
 @nox.session
 def layers(session: nox.Session) -> None:
-    """Check that imports only point down. pyproject.toml lists the layers."""
+    """Check that modules import only from lower layers. pyproject.toml lists the layers."""
     session.install("-e", ".[all]", *dependencies("layers"))
     session.run("lint-imports")
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Edit real photographs with the embedded emulator. Needs no key."""
+    """Edit real photographs with the emulator. This needs no key."""
     install_wheel(session, "cli,fast", "demo")
     found = session.run("python", "-c", "import skimage, os; print(os.path.dirname(skimage.__file__))", silent=True)
     photos = Path(str(found).strip()) / "data"
@@ -213,9 +213,9 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Make 100,000 edits amid faults of every kind: none may be lost or made twice, and memory may not grow.
+    """Make 100,000 edits with faults of every kind. No edit may be lost or made twice, and memory may not grow.
 
-    A bulk run of 100,000 rows follows, unless options other than ``--quick`` are given.
+    A bulk run of 100,000 rows follows, unless there are options other than ``--quick``.
     """
     install_wheel(session, "all", "bench")
     session.run("python", str(SOAK), *results_folder(session), *session.posargs)
@@ -226,7 +226,7 @@ def soak(session: nox.Session) -> None:
 
 
 def results_folder(session: nox.Session) -> tuple[str, str]:
-    """Return the option that keeps quick figures apart from the published ones."""
+    """Return the option that keeps the figures of ``--quick`` out of the published results."""
     quick = "--quick" in session.posargs
     return "--output", session.create_tmp() if quick else str(ROOT / "benchmarks" / "results")
 
@@ -269,7 +269,7 @@ def install_released(session: nox.Session, wheel: Path, resolution: str) -> str:
     environment = wheel.parent.parent / resolution
     session.run("uv", "venv", "--quiet", "--clear", "--python", str(Path(session.bin) / "python"), str(environment))
     python = str(environment / "bin" / "python")
-    # Installed from a wheel, the package's requirements are not direct ones, so pyproject.toml is resolved instead.
+    # A wheel's requirements are not direct requirements, so uv resolves those of pyproject.toml instead.
     versions = str(environment / "versions.txt")
     compile_versions = ("uv", "pip", "compile", "--quiet", "--python", python, "--resolution", resolution)
     session.run(
@@ -285,7 +285,7 @@ def install_released(session: nox.Session, wheel: Path, resolution: str) -> str:
 
 
 def check_import(session: nox.Session, python: str) -> None:
-    """Check the import's CPU time against that of aiohttp: the median ratio of pairs of runs."""
+    """Compare the CPU time of importing the package with aiohttp's, by the median ratio of pairs of runs."""
     ratios = []
     for _ in range(21):
         commands = [(python, *ISOLATED, TIME_OF_IMPORT.format(name)) for name in ("aiohttp", PACKAGE)]
@@ -294,7 +294,7 @@ def check_import(session: nox.Session, python: str) -> None:
     ratio = statistics.median(ratios)
     session.log(f"the import takes {ratio:.2f} x the CPU time of importing aiohttp")
     if ratio > MAX_IMPORT_RATIO:
-        session.error(f"that is more than {MAX_IMPORT_RATIO} x")
+        session.error(f"the import takes more than {MAX_IMPORT_RATIO} x the CPU time of importing aiohttp")
 
 
 def audit(session: nox.Session, python: str) -> None:

@@ -4,19 +4,19 @@ Exit codes: 0 all done; 1 not all done; 2 wrong usage, nothing was sent; 3 the k
 
 ::
 
-    main ──► help            the help of the command line as a whole
-             app             the commands, wrong usage
+    main ──► help            the top-level help
+             app             the commands and errors of usage
              edit  batch  hub  status  fetch  doctor  emulator  mcp    one command each
              checks          the checks of doctor
-             price           the price of a picture, for batch and doctor
-             command         the session of a command, its errors, tasks left behind
+             price           the price of a picture, from the service
+             command         a command's session, errors and unfinished tasks
              signals         Ctrl-C and termination
              display         notes, warnings, the progress bar
-             messages        errors in the shell's words
+             messages        error messages for shell users, exit codes
              options         options that commands share
-             output          standard streams that can break
+             output          standard streams that survive write errors
 
-Commands import the library and rich when they need them, so that ``--help`` and wrong usage are quick.
+Commands import the library and rich only when they need them, so that ``--help`` and wrong usage are quick.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The command line: its commands, wrong usage, its exit codes. A command's module is imported when it is called."""
+"""The command line: it runs a command, reports wrong usage, and returns the exit code.
+
+A command's module is imported when the command runs.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _app = cyclopts.App(
     help_format="plaintext",
     version=__version__,
     suppress_keyboard_interrupt=False,
-    error_console=cast("Any", sys.stderr),  # never used, but the default one imports rich
+    error_console=cast("Any", sys.stderr),  # never used, but the default console imports rich
 )
 for _name, _line in COMMANDS.items():
     _app.command(f"qwen_edit_async.cli.{_name}:{_name}", name=_name, help=_line)
@@ -33,10 +36,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = _app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
-        print(f"error: {visible(_wrong_usage(error))}", file=sys.stderr)  # noqa: T201  # importing rich takes as long as all
+        print(f"error: {visible(_wrong_usage(error))}", file=sys.stderr)  # noqa: T201  # rich is slow to import
         return ExitCode.USAGE
     except (QwenEditError, OSError) as error:
-        from qwen_edit_async.cli.display import Screen  # noqa: PLC0415  # see above
+        from qwen_edit_async.cli.display import Screen  # noqa: PLC0415  # rich is slow to import
 
         Screen().error(shell_text(error))
         return ExitCode.USAGE if isinstance(error, OSError) else exit_code(error)
@@ -46,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _wrong_usage(error: cyclopts.CycloptsError) -> str:
-    """Describe wrong usage, without quoting long arguments in full."""
+    """Describe wrong usage, and shorten long arguments."""
     if isinstance(error, cyclopts.UnusedCliTokensError) and error.command_chain == ("batch",):
         sources = len(error.unused_tokens or ()) + 1
         return f'batch takes one source, not {sources}: put a pattern into quotes, such as "photos/*.jpg"'

@@ -38,30 +38,30 @@ _REFRESH_SECONDS = 0.2
 @Parameter(name="*")
 @attrs.frozen(kw_only=True)
 class BatchOptions:
-    """The options for the input, the replacements and the limits of a bulk run."""
+    """Options for the input, output and limits of a bulk run."""
 
     concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16
     """The most tasks in flight at a time."""
     recursive: Flag = False
-    """Read subfolders as well, except trash folders, thumbnail folders and the results of other runs."""
+    """Also read subfolders, except trash folders, thumbnail folders and results of other runs."""
     overwrite: Flag = False
-    """Replace existing files that are not results of this batch. Otherwise their edits are refused."""
+    """Replace existing files that are not results of this batch. Without this option, their rows are bad."""
     edit_changed: Flag = False
     """Edit again if the picture, instruction or a parameter has changed. The earlier result is renamed and kept."""
     max_cost: Decimal | None = None
-    """Stop submitting before the whole batch could cost more than this."""
+    """Stop submitting before the whole batch could cost more than this amount."""
     max_tasks: int | None = None
-    """Stop submitting once the whole batch has created this many tasks."""
+    """Stop submitting after the whole batch has created this many tasks."""
     stop_after_failures: int | None = None
     """Stop submitting after this many failures."""
     gallery_limit: int = 2000
-    """The most edits that report.html shows, failed ones first; 0 writes no report.html."""
+    """The most edits in report.html, failed edits first; 0 writes no report.html."""
     dry_run: Flag = False
-    """Only print what a run would do and what is wrong with the source. Needs no key and writes nothing."""
+    """Only print what a run would do, and the problems of the source. Needs no key and writes nothing."""
     price: Decimal | None = None
-    """The price of a picture: for --dry-run, and for --max-cost until the service has stated one."""
+    """The price of a picture, for --dry-run, and for --max-cost until the service states a cost."""
     ask_price: Flag = False
-    """Ask the service for that price. This sends a small picture, and creates and costs nothing."""
+    """Request the price from the service. This sends a small picture, but creates no task and costs nothing."""
 
 
 def batch(
@@ -77,27 +77,27 @@ def batch(
 ) -> int:
     """Edit many pictures.
 
-    Results are saved as KEY-0.png, KEY-1.png and so on. KEY is the row's key, or else the picture's name.
+    Results are saved as KEY-0.png, KEY-1.png and so on. KEY is the row's key, or the picture's name if there is no key.
 
-    After an interruption, run the same command again: it continues. A journal beside the results records every step,
-    so that no edit is paid for twice. report.html shows the pictures before and after; report.json is for programs.
+    To continue after an interruption, run the same command again. A journal beside the results records every step, so
+    that no edit is paid for twice. report.html shows the pictures before and after; report.json is for programs.
 
     Args:
-        source: A folder, a quoted pattern such as "photos/*.jpg", or a table (.csv, .tsv, .jsonl, .parquet). Columns of
-            a table: image, image2, image3, instruction, key, and any parameter by its name. Paths are relative to the
-            table. Bad rows are listed and left out; with --strict, a bad row ends the command before anything is sent.
-        instruction: What to do with each picture. A row's own instruction comes first.
+        source: A folder, a quoted pattern such as "photos/*.jpg", or a table (.csv, .tsv, .jsonl, .parquet). A table's
+            columns are image, image2, image3, instruction, key, and one per parameter. Paths are relative to the table.
+            Bad rows are listed and left out. With --strict, a bad row ends the command before anything is sent.
+        instruction: The instruction for rows without their own.
         output: The folder for the results.
-        options: What is read, replaced and spent.
-        parameters: How to edit. A row's own parameters come first.
-        submission: What may be submitted, and where.
-        connection: How to talk to the service.
+        options: Options for the input, output and limits.
+        parameters: The parameters for rows without their own.
+        submission: Options for submissions.
+        connection: Options for the connection.
     """
     options, submission = options or BatchOptions(), submission or SubmissionOptions()
     if (options.price is not None or options.ask_price) and not options.dry_run and options.max_cost is None:
-        raise ConfigurationError("--price and --ask-price need --dry-run, or --max-cost to limit what a run may cost")
+        raise ConfigurationError("--price and --ask-price work only with --dry-run or --max-cost: add one of them")
     if options.price is not None and options.ask_price:
-        raise ConfigurationError("--price and --ask-price exclude each other: give one of them")
+        raise ConfigurationError("--price and --ask-price exclude each other: give only one of them")
     connection = connection or ConnectionOptions()
     if options.ask_price:
         asked = (parameters or ParameterOptions()).parameters()
@@ -112,7 +112,7 @@ def batch(
     return _BulkRun(command, edits, EMBEDDED_SERVICE if submission.emulator else "")()
 
 
-def _edits(  # noqa: PLR0917  # the command's own arguments
+def _edits(  # noqa: PLR0917  # the command's arguments
     source: str,
     output: Path,
     instruction: str | None,
@@ -147,7 +147,7 @@ def _print_plan(edits: EditBatch, *, fit: bool) -> int:
 
 
 class _BulkRun:
-    """A bulk run as people see it: its plan's problems, its progress, its report."""
+    """Run a batch, and show its problems, progress and report on a screen."""
 
     def __init__(self, command: Command, edits: EditBatch, service: str) -> None:
         self._command = command
@@ -156,14 +156,14 @@ class _BulkRun:
         self._edits = edits
 
     def __call__(self) -> int:
-        """Run the batch, print how it ended, and return the exit code."""
+        """Run the batch, print its report, and return the exit code."""
         code = self._command(self._work)
         if self._edits.progress.begun:
             self._print_report()
         return code
 
     async def _work(self, session: EditSession) -> int:
-        """Make the edits, and show their progress."""
+        """Run the batch and show its progress."""
         bar = ProgressBar(self._screen, functools.partial(self._state, session))
         with bar.shown():
             refreshing = asyncio.create_task(self._refresh(bar, asyncio.current_task()))
@@ -182,7 +182,7 @@ class _BulkRun:
         return ExitCode.DONE if report.ok else ExitCode.FAILED
 
     def _print_problems(self, plan: BatchPlan) -> None:
-        """Print what is left out before anything is sent."""
+        """Print the plan's notes and bad rows."""
         for note in plan.notes:
             self._screen.note(note)
         if lines := plan.problem_lines(_NAMED_PROBLEMS):
@@ -217,7 +217,7 @@ class _BulkRun:
         )
 
     def _print_report(self) -> None:
-        """Print how the run ended, and where the pictures are."""
+        """Print the report and the pictures' folder."""
         if (report := self._edits.report) is not None:
             for line in report.text().splitlines():
                 self._screen.line(shell_text(line), whole=True)

@@ -34,7 +34,7 @@ from qwen_edit_async.protocol.replies import error_from_reply, first_text, load_
 from qwen_edit_async.session.session import EditSession
 
 _EXTRAS: Final = {"images": "PIL", "fast": "pybase64", "frames": "narwhals", "parquet": "pyarrow", "mcp": "mcp"}
-"""The extras, and a module of each."""
+"""A module of each extra."""
 
 _NOBODYS: Final = TaskSnapshot(task_id="qwen-edit-doctor", status=TaskStatus.UNKNOWN)
 """A task that does not exist."""
@@ -48,9 +48,9 @@ class Finding:
 
     Attributes:
         check: The name of the check.
-        ok: Whether all is well; ``None`` if that is not known, or does not matter.
-        found: What was found.
-        advice: What to do.
+        ok: Whether the check passed; ``None`` if the check could not decide.
+        found: The observation.
+        advice: The action to take, or an empty text.
     """
 
     check: str
@@ -68,7 +68,7 @@ async def examine(connection: ConnectionOptions) -> list[Finding]:
         protocol, _ = choose_dialect(connection.protocol, "auto", connection.model, named)
         url = http.resolve_base_url(None, environment.get(http.BASE_URL_VARIABLE), protocol, allow_insecure=False)
         if http.key_in_environment(protocol, environment) is None:
-            return [*findings, Finding("key", ok=False, found="there is none", advice="export QWEN_EDIT_API_KEY=…")]
+            return [*findings, Finding("key", ok=False, found="missing", advice="export QWEN_EDIT_API_KEY=…")]
         key = http.resolve_api_key(None, protocol, environment)
         timeouts = http.resolve_timeouts(connection.timeout)
         transport = AiohttpTransport(url, key, timeouts, default_headers={}, network=network)
@@ -99,15 +99,15 @@ def _extras() -> Finding:
 
 def _advice(problem: str) -> str:
     if "certificate" in problem:
-        return "if your network has its own certificate authority, name its file in SSL_CERT_FILE; check the clock"
-    return "check QWEN_EDIT_BASE_URL, the network, and whether a proxy is needed (HTTPS_PROXY with --trust-env)"
+        return "check the clock; if your network has its own certificate authority, name its file in SSL_CERT_FILE"
+    return "check QWEN_EDIT_BASE_URL and the network; to use a proxy, set HTTPS_PROXY and pass --trust-env"
 
 
 async def _ask(transport: AiohttpTransport, protocol: WireProtocol, way: str) -> list[Finding]:
-    """Make calls that create nothing, and return what their replies show."""
+    """Make calls that create nothing, and return the findings about their replies."""
     try:
         call = protocol.status_check(_NOBODYS)
-    except ConfigurationError:  # a dialect without tasks: its only path refuses GET
+    except ConfigurationError:  # a protocol without tasks; its only path refuses GET
         call = Call(method="GET", path=protocol.submission_path)
     reply = await transport.send(call)
     findings = [Finding("connection", ok=True, found=way), _key(reply), _clock(reply)]
@@ -118,16 +118,16 @@ async def _ask(transport: AiohttpTransport, protocol: WireProtocol, way: str) ->
 
 
 def _key(reply: Reply) -> Finding:
-    """Judge the reply about a task that does not exist. Without a valid key, a service says that instead."""
+    """Judge the key by the reply about a task that does not exist. The service refuses a wrong key first."""
     error = error_from_reply(reply)
     if isinstance(error, AuthenticationError | PermissionDeniedError):
-        return Finding("key", ok=False, found=str(error), advice="check QWEN_EDIT_API_KEY, and that this host gave it")
+        return Finding("key", ok=False, found=str(error), advice="check QWEN_EDIT_API_KEY: did this host issue it?")
     if isinstance(error, InsufficientBalanceError):
         return Finding("key", ok=False, found=str(error), advice="add money to the account")
     if not isinstance(error, NotFoundError):
-        return Finding("key", ok=None, found=f"not known, because no call could try it (HTTP {reply.status})")
+        return Finding("key", ok=None, found=f"not known from the reply (HTTP {reply.status})")
     if _document(reply) is None:
-        return Finding("key", ok=None, found=str(error), advice="is QWEN_EDIT_BASE_URL the address of the API?")
+        return Finding("key", ok=None, found=str(error), advice="check the address in QWEN_EDIT_BASE_URL")
     return Finding("key", ok=True, found="accepted")
 
 
@@ -142,24 +142,24 @@ def _clock(reply: Reply) -> Finding:
     try:
         offset = reply.received_at - parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
     except ValueError:
-        return Finding("clock", ok=None, found="the service does not tell the time")
+        return Finding("clock", ok=None, found="the service does not state the time")
     if abs(offset) < _WRONG_CLOCK_SECONDS:
-        return Finding("clock", ok=True, found="agrees with the service's")
-    found = f"{abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the service's"
+        return Finding("clock", ok=True, found="agrees with the service's clock")
+    found = f"{abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the service's clock"
     return Finding("clock", ok=False, found=found, advice="set the clock: certificates and signed URLs depend on it")
 
 
 def _contract(reply: Reply, protocol: WireProtocol) -> Finding:
     told = first_text(_document(reply) or {}, ("protocol",)) if reply.ok else None
     if told is None:
-        return Finding("protocol", ok=None, found=f"{protocol.name}; the service does not tell its own")
+        return Finding("protocol", ok=None, found=f"{protocol.name}; the service does not state its protocol")
     if told == protocol.name:
         return Finding("protocol", ok=True, found=told)
-    return Finding("protocol", ok=False, found=f"the service wants {told!r}", advice=f"use --protocol {told}")
+    return Finding("protocol", ok=False, found=f"the service expects {told!r}", advice=f"use --protocol {told}")
 
 
 async def _price(connection: ConnectionOptions) -> Finding:
-    """Ask for the price in each envelope until one is accepted."""
+    """Request the price in each envelope until the service accepts one."""
     reasons = []
     envelopes: tuple[Literal["flat", "params", "header"], ...] = ("flat", "params", "header")
     for envelope in envelopes:
@@ -178,5 +178,5 @@ async def _price(connection: ConnectionOptions) -> Finding:
             continue
         advice = "use --envelope header" if envelope == "header" else ""
         price = f"{estimate.cost:f} {estimate.currency}".rstrip()
-        return Finding("price", ok=True, found=f"{price} a picture; the envelope {envelope} is accepted", advice=advice)
-    return Finding("price", ok=None, found=f"the service does not tell it: {reasons[0]}")
+        return Finding("price", ok=True, found=f"{price} a picture, in the envelope {envelope}", advice=advice)
+    return Finding("price", ok=None, found=f"the service does not state it: {reasons[0]}")

@@ -1,4 +1,4 @@
-"""A command that talks to the service: its event loop, its session, its errors, and the tasks that it leaves behind."""
+"""Running a command that uses the service: its event loop, its session, its errors, and its unfinished tasks."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ EMBEDDED_SERVICE = "the embedded service"
 """The embedded service's name in journals, because its address changes with each run."""
 
 Work: TypeAlias = "Callable[[EditSession], Coroutine[Any, Any, int]]"
-"""A command's own part: uses the open session and returns the exit code."""
+"""A command's own code: it uses the open session and returns the exit code."""
 
 _REFRESH_SECONDS = 0.2
 
 
 @attrs.define
 class Command:
-    """A command that talks to the service.
+    """A command that uses the service.
 
     Attributes:
-        screen: Where messages go.
-        connection: How to talk to the service.
-        submission: What may be submitted, and where; ``None`` for a command that submits nothing.
+        screen: The screen for messages.
+        connection: Options for the connection.
+        submission: Options for submissions; ``None`` for a command that submits nothing.
         max_in_flight: The most tasks in flight at a time.
         output: The folder for results.
         as_json: Whether errors are printed as JSON.
         unsaved: Ids of completed tasks whose pictures are not all saved yet.
         submit_rate: The most submissions per second; ``None`` for no limit.
-        journalled: Whether a journal has the tasks' ids, so that they need not be printed.
+        journalled: Whether a journal records the tasks' ids, so that the command need not print them.
     """
 
     screen: Screen
@@ -113,7 +113,7 @@ class Command:
 
     @contextlib.asynccontextmanager
     async def _emulator(self) -> AsyncIterator[EditEmulator | None]:
-        """Start the embedded service if the command uses it. Otherwise check that there is a key."""
+        """Start the embedded service if the command uses it. Otherwise, check the API key."""
         if self.submission is None or not self.submission.emulator:
             self._check_key()
             yield None
@@ -125,7 +125,7 @@ class Command:
             yield emulator
 
     def _check_key(self) -> None:
-        """Check the environment's key, to explain a missing one in the shell's words."""
+        """Check the environment's API key, so that the error names the variable to export."""
         from qwen_edit_async.http.options import (  # noqa: PLC0415  # see the package's docstring
             PROTOCOL_VARIABLE,
             key_in_environment,
@@ -167,15 +167,15 @@ class Command:
         )
 
     def _print_unfinished(self, session: EditSession, emulator: EditEmulator | None) -> None:
-        """Print which tasks may be charged although their pictures are not saved."""
+        """Print the tasks that may be charged although their pictures are not saved."""
         if self.submission is None:
             return
         ids = list(dict.fromkeys([*session.unfinished, *sorted(self.unsaved)]))
         if emulator is not None:
-            # Tasks of earlier runs ended with the emulators of those runs.
+            # An earlier run's tasks ended with that run's emulator.
             if count := sum(task_id in emulator.tasks for task_id in ids):
                 ended = f"{counted(count, 'task')} ended with the embedded service"
-                self.screen.line(f"{ended}: --resubmit-uncertain repeats them")
+                self.screen.line(f"{ended}: to repeat the edits, use --resubmit-uncertain")
             return
         if ids and not self.journalled:
             self.screen.line(f"{counted(len(ids), 'task')} of this run may be charged. Fetch the pictures later with:")
@@ -189,7 +189,7 @@ class Command:
 
 @contextlib.asynccontextmanager
 async def shown(session: EditSession, screen: Screen, state: Callable[[], str]) -> AsyncIterator[None]:
-    """Show a state on a terminal while the block runs, and how long the service asked to pause."""
+    """Show a state and the end of a Retry-After pause on a terminal, while the block runs."""
     from rich.text import Text  # noqa: PLC0415  # slow to import
 
     with screen.console.status("") as line:
@@ -198,7 +198,7 @@ async def shown(session: EditSession, screen: Screen, state: Callable[[], str]) 
             while True:
                 left = session.statistics().pause_left
                 pause = f", paused by the service until {local_time_in(left)}" if left else ""
-                line.update(Text(visible(state() + pause)))  # a str would be read as rich's markup
+                line.update(Text(visible(state() + pause)))  # rich would parse a str as markup
                 await asyncio.sleep(_REFRESH_SECONDS)
 
         refreshing = asyncio.create_task(refresh())
@@ -209,7 +209,7 @@ async def shown(session: EditSession, screen: Screen, state: Callable[[], str]) 
 
 
 async def wait_for(session: EditSession, task: EditTask, command: Command) -> EditResult:
-    """Wait for a task, show its progress, print its notes, and record it as unsaved once it is done."""
+    """Wait for a task, show its progress, print its notes, and record that its pictures are unsaved."""
 
     def state() -> str:
         word, progress = task.snapshot.status_word, task.snapshot.progress
@@ -224,7 +224,7 @@ async def wait_for(session: EditSession, task: EditTask, command: Command) -> Ed
 
 
 async def save(result: EditResult, command: Command, stem: str | None = None) -> tuple[Path, ...]:
-    """Save a result's pictures, print their paths unless the output is JSON, and return the paths."""
+    """Save a result's pictures and return their paths. Print the paths unless the output is JSON."""
     paths = await result.save(command.output, stem=stem)
     command.unsaved.discard(result.task_id)
     if not command.as_json:
@@ -234,7 +234,7 @@ async def save(result: EditResult, command: Command, stem: str | None = None) ->
 
 
 def _check_output(folder: Path) -> None:
-    """Check that results can be written, before any are paid for."""
+    """Check that the folder is writable, before any edit is paid for."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)

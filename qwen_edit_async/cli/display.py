@@ -1,6 +1,6 @@
 """Output for people: results, messages, and a progress bar on terminals.
 
-Results go to the standard output stream, everything else to the standard error stream.
+Results go to the standard output stream. All other text goes to the standard error stream.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _NOTES_OF_A_KIND = 3
 _UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
-"""Characters that JSON may hold unescaped, but that control a terminal or are only half a character."""
+"""Control characters and lone surrogates, which :mod:`json` does not escape."""
 
 _SECONDS_BETWEEN_LINES = 60.0
 
@@ -46,15 +46,15 @@ class Screen:
     """Messages on the standard error stream.
 
     Attributes:
-        console: rich's console. It prints lines above the progress bar if there is one.
+        console: rich's console. It prints lines above a progress bar.
     """
 
     def __init__(self) -> None:
-        # All of rich that is needed later, because an import would hold up the event loop.
+        # Imported early, because a later import would block the event loop.
         import rich.progress  # noqa: F401, PLC0415  # slow to import
-        from rich.console import Console  # noqa: PLC0415  # as above
+        from rich.console import Console  # noqa: PLC0415  # slow to import
 
-        # rich takes FORCE_COLOR as a wish for colors and for animations. Outside of terminals, only colors are drawn.
+        # With FORCE_COLOR, rich draws colors and animations. Outside terminals, draw only colors.
         colors: Any = Console(stderr=True).color_system
         self.console: Console = Console(
             stderr=True,
@@ -68,7 +68,7 @@ class Screen:
         self._kinds: dict[str, int] = {}
 
     def line(self, text: str, style: str | None = None, *, whole: bool = False) -> None:
-        """Print a line. On a terminal it is wrapped between words, unless it is ``whole``, to be copied."""
+        """Print a line. On a terminal, wrap it between words unless it is ``whole``, so that users can copy it."""
         self.console.print(visible(text), style=style, soft_wrap=whole or not self.console.is_terminal)
 
     def error(self, text: str) -> None:
@@ -76,11 +76,11 @@ class Screen:
         self.line(f"error: {text}", "bold red")
 
     def warning(self, text: str) -> None:
-        """Print a warning, about something that may cost money."""
+        """Print a warning about a possible cost."""
         self.line(f"warning: {text}", "yellow")
 
     def note(self, text: str) -> None:
-        """Print a note, once. Of each kind only the first few are printed; :meth:`close` counts the others."""
+        """Print a note once, and only the first few notes of a kind. :meth:`close` counts the omitted notes."""
         if text in self._notes:
             return
         self._notes.add(text)
@@ -90,14 +90,14 @@ class Screen:
             self.line(f"note: {text}", "dim")
 
     def close(self) -> None:
-        """Print how many notes of each kind were left out."""
+        """Print the number of omitted notes of each kind."""
         for kind, count in self._kinds.items():
             if count > _NOTES_OF_A_KIND:
                 self.line(f"note: {count - _NOTES_OF_A_KIND} more: {kind}", "dim")
 
     @contextmanager
     def warnings_as_notes(self) -> Iterator[None]:
-        """Print the library's warnings as notes while the block runs, and drop Pillow's, which name no file."""
+        """Print the library's warnings as notes while the block runs. Drop Pillow's warnings, which name no file."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             warnings.simplefilter("always", EditWarning)
@@ -114,10 +114,10 @@ class Screen:
 
 
 class ProgressBar:
-    """Shows the progress of a bulk run: a bar on a terminal, a line a minute elsewhere.
+    """Shows the progress of a bulk run: on a terminal as a bar, elsewhere as a line every minute.
 
     Args:
-        screen: Where to show it.
+        screen: The screen to draw on.
         state: Returns the progress, given the seconds since the start.
         clock: Returns the time in seconds.
     """
@@ -145,7 +145,7 @@ class ProgressBar:
             return
         from rich import progress as rich  # noqa: PLC0415  # slow to import
 
-        # Only `refresh` draws. A thread of rich's own would draw beside the event loop.
+        # Only `refresh` draws, because rich's own thread would draw at the same time as the event loop.
         bar = self._bar = rich.Progress(
             rich.BarColumn(16),
             rich.TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""``qwen-edit doctor``: what is right and wrong with a set-up, and what to do."""
+"""``qwen-edit doctor`` checks a set-up and advises what to do."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _MARKS: Final = {True: "ok", False: "BAD", None: "?"}
 
 
 def doctor(*, as_json: AsJSON = False, connection: ConnectionOptions | None = None) -> int:
-    """Check the key, the connection and the service's answers. This creates no task and costs nothing.
+    """Check the key, the connection and the service's replies. This creates no task and costs nothing.
 
-    The exit code is 0 if nothing is wrong, 2 for a wrong configuration, 3 for a refused key, and 1 for anything else.
+    The exit code is 0 if nothing is wrong, 2 for a wrong configuration, 3 for a refused key, and 1 for other problems.
 
     Args:
         as_json: Print the findings as JSON.
-        connection: How to talk to the service.
+        connection: Options for the connection.
     """
     from qwen_edit_async.cli.checks import examine  # noqa: PLC0415  # see the package's docstring
 

@@ -1,4 +1,4 @@
-"""``qwen-edit edit``: one edit."""
+"""``qwen-edit edit`` makes one edit."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def edit(
     The results are saved as NAME-TASK_ID-0.png, NAME-TASK_ID-1.png and so on. NAME is the first picture's name.
 
     Args:
-        images: Files or http(s) URLs, in the order in which the instruction names them. The result has the aspect
-            ratio of the last one.
-        instruction: What to do, in Chinese or English, at most 800 characters.
+        images: Files or http(s) URLs, in the order in which the instruction names them. The last image sets the aspect
+            ratio of the result.
+        instruction: The instruction, in Chinese or English, at most 800 characters.
         output: The folder for the results.
-        as_json: Print the result, or the error, as one JSON object. Errors of usage stay text.
-        parameters: How to edit.
-        submission: What may be submitted, and where.
-        connection: How to talk to the service.
+        as_json: Print the result or the error as one JSON object. Errors of usage are printed as text.
+        parameters: Parameters of the edit.
+        submission: Options for submissions.
+        connection: Options for the connection.
     """
     from qwen_edit_async.batch.identity import image_stem  # noqa: PLC0415  # see the package's docstring
 

@@ -1,4 +1,4 @@
-"""``qwen-edit emulator``: the embedded service by itself."""
+"""``qwen-edit emulator`` runs the embedded service as a standalone server."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def emulator(
 ) -> int:
     """Run the embedded service on this machine until Ctrl-C.
 
-    It follows the documented contract and edits real pixels, but it is not the model.
+    The service follows the documented contract and changes real pixels, but it is not the model.
 
     Args:
-        port: TCP port on 127.0.0.1; 0 takes a free one.
-        duration: Median duration of a task, in seconds.
-        slots: The most tasks that run at a time (no limit).
-        requests_per_second: The most requests per second; others are answered 429 (no limit).
-        envelope: The accepted form of the body in the documented dialect.
+        port: The TCP port on 127.0.0.1; 0 takes a free port.
+        duration: The median duration of a task, in seconds.
+        slots: The most tasks that run at the same time (no limit).
+        requests_per_second: The most requests per second; more are rejected with 429 (no limit).
+        envelope: The accepted form of the body in the protocol generation.
     """
     from qwen_edit_async.emulator import EditEmulator, LogNormal  # noqa: PLC0415  # see the package's docstring
 

@@ -1,4 +1,4 @@
-"""``qwen-edit fetch``: the pictures of a task that was submitted earlier."""
+"""``qwen-edit fetch`` saves the pictures of a task that was submitted earlier."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fetch(task_id: str, /, *, output: Output = Path(), connection: ConnectionOpt
     Args:
         task_id: The task's id.
         output: The folder for the pictures.
-        connection: How to talk to the service.
+        connection: Options for the connection.
     """
     command = Command(Screen(), connection or ConnectionOptions(), output=output)
 

@@ -1,4 +1,4 @@
-"""Errors in the shell's words, and as exit codes."""
+"""Error messages for shell users, and exit codes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qwen_edit_async.errors import (
 MISSING_KEY = (
     "there is no API key. Set it in the environment:\n"
     "  export QWEN_EDIT_API_KEY=…\n"
-    "edit and batch need no key with --emulator: then an embedded service makes the pictures, not the model."
+    "With --emulator, edit and batch need no key, because an embedded service makes the pictures, not the model."
 )
 
 _SHELL_WORDS = {
@@ -34,14 +34,14 @@ _SHELL_WORDS = {
     "trust_env=True": "--trust-env",
     ", or allow_insecure=True": "",
 }
-"""The library's words for what a user can do, and the shell's words for the same."""
+"""The library's advice, and the shell's words for the same advice."""
 
 _LIBRARY_WORDS = re.compile("|".join(map(re.escape, sorted(_SHELL_WORDS, reverse=True))))  # longest first
 _ATTACH = re.compile(r"session\.attach\('([^']+)'\)")
 
 
 class MissingKeyError(Exception):
-    """The environment has no API key, or one that can't be right."""
+    """The environment has no API key, or an invalid key."""
 
 
 _CREDENTIAL_ERRORS = (MissingKeyError, AuthenticationError, InsufficientBalanceError, PermissionDeniedError)
@@ -59,20 +59,20 @@ class ExitCode(enum.IntEnum):
 
 
 def exit_code(error: Exception) -> ExitCode:
-    """Return the exit code of a command that an error ended."""
+    """Return the exit code for a command's final error."""
     if isinstance(error, _CREDENTIAL_ERRORS):
         return ExitCode.CREDENTIALS
     return ExitCode.USAGE if isinstance(error, _USAGE_ERRORS) else ExitCode.FAILED
 
 
 def shell_text(error: Exception | str) -> str:
-    """Return an error's text, with commands and options of the shell in place of the library's."""
+    """Return an error's text, with the library's calls and arguments replaced by commands and options."""
     text = _ATTACH.sub(r"qwen-edit fetch \1", str(error) or type(error).__name__)
     return _LIBRARY_WORDS.sub(lambda found: _SHELL_WORDS[found[0]], text)
 
 
 def error_as_json(error: Exception) -> dict[str, Any]:
-    """Return an error as the JSON object that programs read."""
+    """Return an error as a JSON object for programs."""
     return {
         "error": {
             "type": type(error).__name__,

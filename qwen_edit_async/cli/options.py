@@ -27,59 +27,59 @@ AsJSON = Annotated[bool, Parameter(name="--json", negative=(), show_default=Fals
 @Parameter(name="*", group=Group("How to edit", sort_key=1))
 @attrs.frozen(kw_only=True)
 class ParameterOptions:
-    """The service's parameters. Those that are not given are not sent."""
+    """The service's parameters. Omitted parameters are not sent."""
 
     n: Annotated[int | None, Parameter(name=("--n", "-n"))] = None
     """Pictures per edit, 1 to 6 (1)."""
     size: str | None = None
     """WIDTHxHEIGHT in pixels, each 512 to 2048, rounded to multiples of 16 (the last image's ratio, about 1024x1024)."""  # noqa: E501  # one line of help
     negative_prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
-    """What the picture should not show, at most 500 characters."""
+    """Contents to avoid, at most 500 characters."""
     seed: int | None = None
     """0 to 2147483647. The same seed gives similar results, not identical ones (random)."""
     prompt_extend: bool | None = None
-    """Let the service rewrite the instruction, or not (it does)."""
+    """Let the service rewrite the instruction, or not (yes)."""
     watermark: bool | None = None
-    """Write "Qwen-Image" into the bottom-right corner, or not (it does not)."""
+    """Write "Qwen-Image" into the bottom-right corner, or not (no)."""
 
     def parameters(self) -> EditParameters:
-        """Return these options as the library's value."""
+        """Return the options as the library's object."""
         return EditParameters(**attrs.asdict(self))
 
 
 @Parameter(name="*", group=Group("Connection", sort_key=3))
 @attrs.frozen(kw_only=True)
 class ConnectionOptions:
-    """How to talk to the service."""
+    """Options for the connection."""
 
     protocol: Literal["generation", "queue", "dashscope"] | None = None
-    """The dialect of the service (QWEN_EDIT_PROTOCOL, or generation)."""
+    """The service's protocol (QWEN_EDIT_PROTOCOL, or generation)."""
     model: str | None = None
     """The service's name for the model (the protocol's)."""
     deadline: float = 600.0
-    """Seconds that an edit may take."""
+    """The most seconds for an edit."""
     timeout: float = 60.0
-    """Seconds to wait for a reply, or for a part of an upload."""
+    """The most seconds to wait for a reply, or for progress of an upload."""
     poll_interval: float | None = None
     """Seconds between the status checks of a task (learned from the durations of tasks)."""
     trust_env: Flag = False
     """Use the environment's proxies and netrc."""
     allow_result_host: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
-    """A host whose address is not public, but that may serve results. Can be given several times."""
+    """A host with a private address that may serve results. Can be given several times."""
 
 
 @Parameter(name="*", group=Group("Submission", sort_key=2))
 @attrs.frozen(kw_only=True)
 class SubmissionOptions:
-    """The options of the submission."""
+    """Options for submissions."""
 
     fit: Flag = False
     """Turn, shrink or re-encode pictures that the service would refuse."""
     strict: Flag = False
     """Refuse text that the service would cut off. In a batch, send nothing if any row is bad."""
     resubmit_uncertain: Flag = False
-    """Submit again after a lost reply, although both tasks may be charged. In a batch, only the next run does so."""
+    """Submit again after a lost reply, although both tasks may be charged. In a batch, this happens in the next run."""
     envelope: Literal["auto", "flat", "params", "header"] = "auto"
-    """The form of the body in the protocol generation. Auto tries flat and params."""
+    """The form of the request body in the protocol generation. Auto tries flat and params."""
     emulator: Flag = False
     """Use the embedded service, which needs no key. It is not the model."""

@@ -1,7 +1,7 @@
-"""Standard streams that drop what they can't write, so that lost output never ends a run.
+"""Standard streams that drop output after a write error, so that lost output never ends a run.
 
-A pipe's reader may leave, a disk fill up, a terminal close, or a stream never have been open. Results are saved all the
-same, and the exit code stays right.
+A write fails if a pipe's reader exits, a disk is full, a terminal closes, or a stream was never open. Results are still
+saved, and the exit code stays right.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TextIO, cast
 
 @contextlib.contextmanager
 def unbreakable_output() -> Iterator[None]:
-    """Make the standard output and error streams unbreakable while the block runs."""
+    """Drop output that can't be written to the standard streams, while the block runs."""
     with (
         contextlib.closing(_Output(sys.stdout)) as output,
         contextlib.closing(_Output(sys.stderr)) as errors,
@@ -27,7 +27,7 @@ def unbreakable_output() -> Iterator[None]:
 
 
 class _Output:
-    """A text stream that becomes the null device when it breaks.
+    """A text stream that writes to the null device after an error.
 
     Args:
         stream: The real stream, or ``None`` if the process was started without one.
@@ -41,7 +41,7 @@ class _Output:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write text, and escape characters that the encoding lacks."""
+        """Write text, with escapes for characters that the encoding lacks."""
         try:
             return self._stream.write(text)
         except UnicodeEncodeError:
@@ -59,13 +59,13 @@ class _Output:
             self._break()
 
     def close(self) -> None:
-        """Flush the stream, but leave it open: it belongs to the caller."""
+        """Flush the stream, but leave it open, because the caller owns it."""
         self.flush()
         if self._null is not None:
             self._null.close()
 
     def _break(self) -> None:
-        # Closing drops the buffered text. Otherwise Python would try to write it at exit, and exit with code 120.
+        # Closing drops the buffered text. Otherwise, Python would fail to write it at exit, and exit with code 120.
         with contextlib.suppress(OSError, ValueError):
             self._stream.close()
         self._stream = self._to_null()

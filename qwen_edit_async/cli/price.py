@@ -1,4 +1,4 @@
-"""The price of a picture, as the service says before anything is submitted."""
+"""The price of a picture, requested from the service before any submission."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ SAMPLE: Final = (
     "BAKBQCAQCAQCgUAgEAgEAoFAIBAIBAKBQCAQCAQCgUAgEAgEAoFAIBAIBAKBQCAQCAQCgUAgEAgEAoFAIBAIBAKBQCAQCAQCgUAgEAgEAoFAIBAI"
     "BAKBQCAQCAQCgUAgEAgEAoFAIBAIBAKB4HcwNvqHcg2WKzYAAAAASUVORK5CYII="
 )
-"""A white picture of 512 x 512 pixels, for questions about an edit that nobody wants."""
+"""A white picture of 512 x 512 pixels, for a request that only estimates a price."""
 
 
 def ask_price(command: Command, parameters: EditParameters) -> tuple[int, Decimal]:
-    """Ask for the price of a picture. Return the command's exit code as well; unless it is 0, there is no price."""
+    """Request the price of a picture. Return the exit code and the price, which is valid only if the code is 0."""
     price = Decimal(0)
 
     async def work(session: EditSession) -> int:
         nonlocal price
         estimate = await session.estimate(SAMPLE, "make it snow", parameters=parameters)
         price = estimate.cost / (parameters.n or MIN_N)
-        command.screen.note(f"the service asks for {price:f} {estimate.currency}".rstrip() + " a picture")
+        command.screen.note(f"the service charges {price:f} {estimate.currency}".rstrip() + " a picture")
         return ExitCode.DONE
 
     return command(work), price

@@ -1,4 +1,4 @@
-"""Ctrl-C and termination: both cancel the command's task, so that it ends in order."""
+"""Signal handlers: Ctrl-C and termination cancel the command's asyncio task, so that it can clean up."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import signal
 
 
 def cancel_on_termination() -> None:
-    """Cancel the running task on every SIGINT, SIGTERM and SIGHUP. Under ``nohup``, SIGHUP stays ignored.
+    """Cancel the running asyncio task on every SIGINT, SIGTERM and SIGHUP. Under ``nohup``, ignore SIGHUP.
 
-    asyncio's own handler raises KeyboardInterrupt on the second Ctrl-C, inside whatever code runs on the loop. A step
-    that is cut off there can make its waiters wait forever.
+    On a second Ctrl-C, asyncio's own handler raises KeyboardInterrupt inside any code that runs on the loop. Code that
+    waits for the interrupted step could then wait forever.
     """
     task = asyncio.current_task()
     if task is None:
         return
-    # Windows lacks these handlers (NotImplementedError). Threads other than the main one can't set them: asyncio raises
-    # RuntimeError, uvloop ValueError. In these cases Ctrl-C stays a KeyboardInterrupt.
+    # Windows lacks these handlers (NotImplementedError). Only the main thread can set them: elsewhere, asyncio raises
+    # RuntimeError and uvloop ValueError. In these cases, Ctrl-C raises KeyboardInterrupt.
     with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, task.cancel)

@@ -1,4 +1,4 @@
-"""``qwen-edit status``: the state of a task."""
+"""``qwen-edit status`` prints the state of a task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def status(task_id: str, /, *, as_json: AsJSON = False, connection: ConnectionOp
     Args:
         task_id: The task's id.
         as_json: Print the service's whole reply.
-        connection: How to talk to the service.
+        connection: Options for the connection.
     """
 
     async def work(session: EditSession) -> int:

@@ -441,7 +441,7 @@ def test_a_dry_run_asks_for_the_price_and_creates_nothing(photos, batch, out, ca
     assert batch(photos, "--dry-run", "--ask-price", "-n", "2") == 0
     captured = capsys.readouterr()
     assert "3 to submit: 6 pictures, about 0.2142 at 0.0357 a picture\n" in captured.out
-    assert captured.err == "note: the service asks for 0.0357 USD a picture\n"
+    assert captured.err == "note: the service charges 0.0357 USD a picture\n"
     assert (service.statistics().precharges, len(service.tasks), out.exists()) == (1, 0, False)
 
 

@@ -37,7 +37,7 @@ def test_a_good_set_up_is_ok_and_costs_nothing(service, examine):
     code, found = examine()
     assert code == 0
     assert {check for check, each in found.items() if each["ok"]} == {"extras", "connection", "key", "clock", "price"}
-    assert found["price"]["found"] == "0.0357 USD a picture; the envelope flat is accepted"
+    assert found["price"]["found"] == "0.0357 USD a picture, in the envelope flat"
     assert found["protocol"]["ok"] is None
     assert (len(service.tasks), service.statistics().submits) == (0, 0)
 
@@ -47,7 +47,7 @@ def test_people_get_lines_with_what_to_do(service, capsys, monkeypatch):
     assert main(["doctor"]) == 3
     lines = capsys.readouterr().out.splitlines()
     assert "BAD  key            the API key is missing or invalid (HTTP 401, code 401)" in lines
-    assert f"{'':<19} -> check QWEN_EDIT_API_KEY, and that this host gave it" in lines
+    assert f"{'':<19} -> check QWEN_EDIT_API_KEY: did this host issue it?" in lines
     assert "sk-other" not in "".join(lines)
     assert not any(line[5:].startswith("price") for line in lines)
 
@@ -66,7 +66,7 @@ def test_the_envelope_that_the_gateway_takes_is_found(envelope, examine, monkeyp
         monkeypatch.setenv("QWEN_EDIT_BASE_URL", emulator.url)
         monkeypatch.setenv("QWEN_EDIT_API_KEY", API_KEY)
         _, found = examine()
-    assert f"the envelope {envelope} is accepted" in found["price"]["found"]
+    assert f"in the envelope {envelope}" in found["price"]["found"]
     assert found["price"]["advice"] == ("use --envelope header" if envelope == "header" else "")
 
 
@@ -77,7 +77,7 @@ def test_a_gateway_without_prices_is_no_fault(service, examine, monkeypatch):
     monkeypatch.setattr(GenerationProtocol, "estimation", elsewhere)
     code, found = examine()
     assert (code, found["price"]["ok"]) == (0, None)
-    assert "the service does not tell it: " in found["price"]["found"]
+    assert "the service does not state it: " in found["price"]["found"]
 
 
 def test_no_key_is_named_and_nothing_is_asked(service, examine, no_key):
@@ -170,8 +170,8 @@ def test_the_reply_about_a_task_of_nobody_tells_whether_the_key_is_good(status, 
         ({"date": formatdate(1e9, usegmt=True)}, True, "agrees"),
         ({"date": formatdate(1e9 - 3600, usegmt=True)}, False, "3600 s ahead of"),
         ({"date": formatdate(1e9 + 90, usegmt=True)}, False, "90 s behind"),
-        ({"date": "soon"}, None, "does not tell the time"),
-        ({}, None, "does not tell the time"),
+        ({"date": "soon"}, None, "does not state the time"),
+        ({}, None, "does not state the time"),
     ],
 )
 def test_the_clock_is_compared_with_the_services(headers, ok, said):
