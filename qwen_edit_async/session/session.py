@@ -285,6 +285,7 @@ class EditSession:
             ConfigurationError: If the protocol has no prices. Only ``"generation"`` has them.
             NotFoundError: If this gateway gives no prices.
             APIStatusError: If the service replies with another error.
+            DeadlineExceededError: If the price does not arrive within ``deadline`` seconds.
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """
