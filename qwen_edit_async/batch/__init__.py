@@ -1,19 +1,19 @@
-"""The durable bulk run.
+"""Bulk runs that survive any interruption.
 
 ::
 
     batch       EditBatch: the input and the options
     hub         EditHub: edits on demand               server    a hub over HTTP
     intake      feeds a run with its input             input     requests, or a source of them
-    survey      the input and the journal before anything is sent
-    run         one run: what its edits share, from the locked folder to the reports
+    survey      reads the input and the journal before anything is sent
+    run         the state that the edits of one run share
     row         one edit: submit, wait, save; each step is journalled before anything relies on it
     publish     report.html and report.json      targets   files that results may not replace
-    content     hashes of images                 worker    calls on one thread, together
-    journal/    SQLite, the lock, the loss       sources/  folders, tables, data frames
+    content     hashes of images                 worker    blocking calls on one thread
+    journal/    SQLite, the run lock             sources/  folders, tables, data frames
     ------------------------------------------------------------------------------------------ pure below
     decide      states, legal moves, and what a run does with an edit
-    identity    the identity of an edit, and the names of its files          signatures   URLs without theirs
+    identity    the identity of an edit, and the names of its files          signatures   of presigned URLs
     plan        BatchPlan        report    BatchReport        outcome    BatchOutcome, BatchProgress
     budget      limits
 """

@@ -36,57 +36,60 @@ GALLERY_LIMIT: Final = 2_000
 class EditBatch:
     """Edits in bulk that survive any interruption: ``report = await batch.run(session)``.
 
-    Every step of every edit is journalled, in SQLite beside the pictures, before anything relies on it. The next run
-    goes on from there. It never submits an edit again that has a task. It waits for tasks in flight, downloads the
-    pictures of completed ones, and checks the files of saved ones. However a run ends, it writes ``report.html``
-    (before and after, of all runs) and ``report.json``.
+    Every step of every edit is written to a SQLite journal beside the pictures before the run relies on it. The next
+    run continues from the journal. Without consent, it never resubmits an edit that has a task. It waits for tasks in
+    flight, downloads the pictures of completed edits, and checks the files of saved edits. However a run ends, it
+    writes ``report.html`` (before and after, of all runs) and ``report.json``.
 
-    An edit is known by its key; a picture of a folder by its path there; any other row by its images' paths or URLs
-    (their content, for images in memory), its instruction and its parameters. The signature of a presigned URL does not
-    count. If the journal has an edit with another content, the row is refused, or edited anew with ``edit_changed``.
+    The key identifies an edit. Without a key, a folder's picture is identified by its path in the folder. Any other row
+    is identified by its images' paths or URLs (images in memory: by content), its instruction and its parameters. The
+    signature of a presigned URL is ignored. If the content of a known edit has changed, the row is refused; with
+    ``edit_changed`` it is edited again.
 
-    The pictures are ``{name}-{index}.png``. The name is the key, or else the first picture's name, with ``-2``, ``-3``
-    and so on where another edit has it. An edit keeps its name for ever.
+    Pictures are saved as ``{name}-{index}.png``. The name is the key, or else the first image's name. The suffixes
+    ``-2``, ``-3`` and so on keep names unique. An edit's name never changes.
 
     Args:
-        requests: The input; give the same again to go on. One of:
+        requests: The input. To resume a batch, give the same input again. One of:
 
-            - a folder, a pattern such as ``"photos/*.jpg"``, or a picture: give an ``instruction``;
+            - a folder, a pattern such as ``"photos/*.jpg"``, or a picture; these need an ``instruction``;
             - a table: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` (extra ``parquet``), with the columns ``image``,
-              ``image2``, ``image3``, ``instruction``, ``key`` and the parameters by name. An empty cell or NaN means
-              ``instruction`` and ``parameters``. Other columns become the request's ``metadata``, with a note. Relative
-              paths are relative to the table;
+              ``image2``, ``image3``, ``instruction``, ``key`` and the parameters by name. Empty cells and NaN take the
+              defaults ``instruction`` and ``parameters``. Other columns become the request's ``metadata``, with a note.
+              Relative paths are relative to the table;
             - a pandas or polars data frame with these columns (extra ``frames``). Relative paths are relative to the
               working directory;
             - an iterable, or async iterable, of :class:`EditRequest`, of mappings with their fields, or of images if
-              there is an ``instruction``. It is read as room becomes free, so it may be a generator.
-        out_dir: The folder for the pictures and the journal, made if it is missing. All relative paths are relative to
-            the working directory at the time when the batch is made. ``~`` is the home folder.
+              there is an ``instruction``. Items are read as edits end, so a generator works.
+        out_dir: The folder for the pictures and the journal, created if it is missing. Relative paths, here and in
+            ``requests``, start from the working directory when the batch is created, unless stated otherwise. ``~`` is
+            the home folder.
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.
-        recursive: Whether the folders of a folder are read as well. Links to folders, hidden folders, system folders
-            and the results of other runs are left out, as for the wildcards of a pattern.
-        strict: Whether to send nothing at all if a row is bad, or has text that the service would cut off. Otherwise
-            bad rows are reported and left out. Needs an input that can be read twice.
-        max_cost: The most that the whole batch may cost, in the account's currency. Unfinished edits count with the
-            highest known price, so the service has to state costs. Edits go one at a time until a price above 0 is
-            known. If edits are free, leave ``max_cost`` out, or use ``max_tasks``.
-        price: The price of a picture, for ``max_cost`` until the service has stated one, and for :meth:`plan`.
-            :meth:`EditSession.estimate` asks for it.
-        max_tasks: The most tasks that the whole batch may create.
+        recursive: Whether to read subfolders. Links to folders, hidden folders, system folders and results of other
+            runs are left out. The wildcards of a pattern also leave them out.
+        strict: Whether to send nothing if any row is bad or has text that the service would cut off. Otherwise bad rows
+            are reported and skipped. The input must be readable twice.
+        max_cost: The maximum cost of the whole batch, in the account's currency. Unfinished edits count at the highest
+            known price, so the service must state costs. Until a price above 0 is known, edits run one at a time. If
+            edits are free, use ``max_tasks`` instead.
+        price: The assumed price of a picture, for :meth:`plan`, and for ``max_cost`` until the service states a price.
+            :meth:`EditSession.estimate` requests it from the service.
+        max_tasks: The maximum number of tasks that the whole batch may create.
         stop_after_failures: The number of failures after which a run submits nothing more. Bad rows and images, which
             are never sent, do not count.
-        resubmit_uncertain: Whether to submit edits again that may have a task since an earlier run, or whose task the
-            service does not know. Both tasks may be charged. The session's own ``resubmit_uncertain`` does not count.
-        edit_changed: Whether to edit a row anew that has changed since it was edited, instead of refusing it. The
-            journal keeps the earlier result, and the new one gets another name. An earlier result that can't be
-            downloaded does not prevent it; the journal keeps its task's id.
-        deadline: Seconds for each edit, from getting a slot to its end; the session's by default.
-        gallery_limit: The most edits on ``report.html``, about 15 KB each; those that went wrong come first. With 0
-            there is no page. Small pictures are made for at most a minute, or 3 s if the run was interrupted. After
-            that the page shows the files themselves.
-        overwrite: Whether results replace files that are not of this batch. Otherwise such an edit fails before it is
-            submitted. The images of a folder or a table are never replaced.
+        resubmit_uncertain: Whether to resubmit edits for which an earlier run may have created a task, or whose task
+            the service does not know. Both tasks may be charged. The session's own ``resubmit_uncertain`` has no effect
+            here.
+        edit_changed: Whether to edit a changed row again instead of refusing it. The journal keeps the earlier result,
+            and the new result gets another name. If the earlier result can't be downloaded, the journal keeps its task
+            id.
+        deadline: Seconds for each edit, from getting a slot to its end; the session's deadline by default.
+        gallery_limit: The maximum number of edits on ``report.html``, about 15 KB each; edits with errors come first. 0
+            means no page. Thumbnails are made for at most a minute, or 3 s after an interrupt. Edits without thumbnails
+            show the files themselves.
+        overwrite: Whether results may replace files that this batch did not make. Otherwise such an edit fails before
+            it is submitted. The input images of a folder or a table are never replaced.
 
     Raises:
         ConfigurationError: If an option is wrong.
@@ -131,23 +134,23 @@ class EditBatch:
 
     @property
     def journal(self) -> Path:
-        """The journal's file."""
+        """The path of the journal."""
         return self._input.targets.folder / JOURNAL_NAME
 
     @property
     def progress(self) -> BatchProgress:
-        """The progress of the run, or of the last run."""
+        """The progress of the current or last run."""
         return self._run.progress_now() if self._run is not None else BatchProgress()
 
     @property
     def report(self) -> BatchReport | None:
-        """The report of the last run, also if it was interrupted; ``None`` until it has ended."""
+        """The report of the last run, even if it was interrupted; ``None`` until it has ended."""
         return self._run.report if self._run is not None else None
 
     async def outcomes(self) -> AsyncGenerator[BatchOutcome, None]:
         """Yield the outcome of each edit of all runs, in the order in which they were planned.
 
-        It works at any time, also during a run, and holds a few hundred outcomes at a time.
+        It works at any time, even during a run, and holds a few hundred outcomes in memory.
 
         Raises:
             JournalError: If there is no journal, or it can't be read.
@@ -159,14 +162,14 @@ class EditBatch:
             last = page[-1][0]
 
     async def plan(self, *, price: Decimal | float | str | None = None, fit: bool = False) -> BatchPlan:
-        """Return what a run would do. It needs no session, key or network, and makes and changes no file.
+        """Return the plan of the next run. It needs no session, key or network, and changes no file.
 
-        It reads the whole input and the journal. It checks each image file that would be sent: its size, its format and
-        both ends. Damage in the middle shows only when the file is sent.
+        The plan covers the whole input and the journal. It checks the size, the format and both ends of each image file
+        to be sent. Damage in the middle is found only when the file is sent.
 
         Args:
             price: The price of a picture, in the account's currency, to estimate the cost; by default the batch's.
-            fit: Whether the session will make images fit that the service would refuse.
+            fit: Whether the session has ``fit=True``, which converts images that the service would refuse.
 
         Raises:
             ConfigurationError: If the input or the price is wrong, or if the input can't be read twice.
@@ -180,31 +183,32 @@ class EditBatch:
     async def run(
         self, session: EditSession, *, on_plan: Callable[[BatchPlan], None] | None = None, service: str = ""
     ) -> BatchReport:
-        """Do everything that is left to do.
+        """Submit, await and save all unfinished edits, and write the reports.
 
-        The folder is locked first. Folders, tables and data frames are then read once before anything is sent, so that
-        their bad rows are known.
+        The run first locks the folder. It then reads folders, tables and data frames once, so that it knows bad rows
+        before it sends anything.
 
-        Nothing is submitted while the first pictures are downloaded. If the pictures of an edit can't be downloaded,
-        edits go one at a time until one is saved. After three such edits in a row nothing is submitted until one is
-        saved. If none can be, the run ends. A later run downloads their pictures first.
+        Nothing is submitted while the first pictures are downloaded. If an edit's pictures can't be downloaded, edits
+        run one at a time until one is saved. After three such edits in a row, nothing is submitted until one is saved.
+        If none of them can be saved, the run ends. The next run starts with these downloads.
 
-        Failed edits are in the report. So is the cause of an early end: the budget, or an error that every other edit
-        would meet (``report.error``: an invalid key, no balance). Cancelling the run stops submissions at once. It then
-        waits up to 5 s for the ids of tasks, and a few seconds for ``report.html``. Cancelling again skips the page.
+        The report lists failed edits. It also has the cause of an early end: the budget, or an error that would stop
+        every other edit (``report.error``: an invalid key, no balance). Cancelling the run stops submissions at once.
+        The run then waits up to 5 s for the ids of tasks, and a few seconds for ``report.html``. Cancelling again skips
+        the page.
 
         Args:
             session: The session that edits.
             on_plan: Called with the plan before anything is sent, if the input is read beforehand. An exception ends
                 the run. By default, bad rows are logged as warnings.
             service: The name of the service that has the tasks; the session's address by default. Give a name if the
-                address is a different one in each run.
+                address differs between runs.
 
         Raises:
             ConfigurationError: If a folder, table or data frame can't be read, or lacks a column.
             InvalidEditError: If a row is bad, and the batch is ``strict``: nothing was sent.
-            JournalError: If the journal can't be opened or written, if another run has it, or if it is one of another
-                service or version. Its notes name the ids of tasks that could not be written.
+            JournalError: If the journal can't be opened or written, if another run uses it, or if it belongs to another
+                service or version. The error's notes name the tasks that could not be recorded.
             SessionClosedError: If the session is not open.
             Exception: If the input raises it.
         """

@@ -18,7 +18,7 @@ _UNSAVED_LIMIT: Final = 3
 
 
 class Verdict(enum.Enum):
-    """The answer to whether an edit may be submitted."""
+    """A decision about submitting an edit: now, later or never."""
 
     GO = enum.auto()
     WAIT = enum.auto()
@@ -27,30 +27,31 @@ class Verdict(enum.Enum):
 
 @attrs.define(kw_only=True)
 class Budget:
-    """The limits of a batch, and what it has spent.
+    """The limits of a batch, and the costs and tasks that count against them.
 
-    Costs are known only when edits complete. So each unfinished edit counts against ``max_cost`` with the highest price
-    per picture known so far: that of a completed edit, or the one that the batch was given. Until a price above 0 is
-    known, edits go one at a time, and the next one is expected to cost as much as the most expensive one so far.
+    The cost of an edit is known only when it completes. Until then, the edit counts against ``max_cost`` at the highest
+    price per picture known from completed edits or the batch's ``price``. Until a price above 0 is known, edits run one
+    at a time. The next edit is then assumed to cost as much as the most expensive one so far.
 
-    Pictures may be paid for that can't be saved. Until a run has saved an edit, no more edits are unfinished than have
-    slots, and nothing is submitted while pictures are fetched. After an edit whose pictures could not be saved, edits
-    go one at a time until one is saved. After three such edits in a row, nothing is submitted until one is saved. Edits
-    of earlier runs count as two at most, so that lost pictures do not block the batch for ever.
+    The budget also limits spending on pictures that can't be saved. Until a run has saved an edit, at most ``slots``
+    edits are unfinished, and nothing is submitted during downloads. After an edit whose pictures could not be saved,
+    edits run one at a time until one is saved. After three such edits in a row, nothing is submitted until one is
+    saved. Edits of earlier runs count as two at most, so lost pictures can't block the batch forever.
 
     Attributes:
-        max_cost: The most that the batch may cost, in the account's currency; earlier runs count.
-        max_tasks: The most tasks that may be created; earlier runs count.
+        max_cost: The maximum cost of the batch, earlier runs included, in the account's currency.
+        max_tasks: The maximum number of tasks, earlier runs included.
         stop_after_failures: The number of failures in this run after which nothing more is submitted. Bad input does
             not count.
-        slots: The most edits that are unfinished until one is saved.
+        slots: The maximum number of unfinished edits until one is saved.
         spent: The costs that the service stated.
         tasks: The number of tasks that were created, or may have been.
-        stopped: Why nothing more may be submitted; empty while it may.
-        held: Why nothing is submitted until a completed edit is saved; empty while nothing is held.
+        stopped: The reason why nothing more may be submitted; empty if there is none.
+        held: The reason why submissions wait until an edit is saved; empty if they do not.
         fetching: The numbers of completed edits that are neither saved nor known to be lost.
-        limit: The name of the limit that stopped the batch: a later run needs a higher one.
-        attached: The number of unfinished tasks of earlier runs. They have no slot of the session, but count as if.
+        limit: The name of the limit that stopped the batch; a later run needs a higher limit.
+        attached: The number of unfinished tasks of earlier runs. They use no slot of the session, but count against
+            ``slots``.
     """
 
     max_cost: Decimal | None = None
@@ -76,7 +77,7 @@ class Budget:
     _reserved: int = 0
 
     def resume(self, known: JournalSummary) -> None:
-        """Count what earlier runs spent."""
+        """Count the costs and tasks of earlier runs."""
         self.spent, self.tasks = known.cost, known.tasks
         self._price, self._highest = known.price or self._price, known.highest
         self._unpriced, self._reserved = known.unpriced, known.doubtful
@@ -86,9 +87,10 @@ class Budget:
         self.stopped = self.stopped or reason
 
     def admit(self, pictures: int) -> Verdict:
-        """Return whether an edit of so many pictures may be submitted now.
+        """Return whether an edit with this many pictures may be submitted now.
 
-        After ``GO`` the edit counts until it is settled. After ``WAIT`` ask again when something was settled.
+        After ``GO`` the edit counts until it is settled. After ``WAIT``, call again when another edit is settled or
+        saved.
         """
         if not self.stopped:
             verdict = self._judge(pictures)
@@ -104,7 +106,7 @@ class Budget:
         self._reserved += pictures
 
     def created(self) -> None:
-        """Record that an admitted edit became a task, or may have."""
+        """Record that an admitted edit has, or may have, a task."""
         self._pending -= 1
         self.tasks += 1
         self._unreachable = 0
@@ -114,13 +116,13 @@ class Budget:
         self._pending -= 1
 
     def charged(self, pictures: int, cost: Decimal | None, *, made: int, counted: Decimal | None = None) -> None:
-        """Settle a completed edit. Its cost shows the price of a picture, unless the cost is 0.
+        """Settle a completed edit. A cost above 0 sets the price of a picture.
 
         Args:
-            pictures: The number of pictures that were asked for.
+            pictures: The number of requested pictures.
             cost: The cost that the service stated.
-            made: The number of pictures that the edit gave.
-            counted: The cost that an earlier run counted for it.
+            made: The number of pictures that the task made.
+            counted: The cost that an earlier run counted for the edit.
         """
         self.released(pictures, chargeable=False, cost=cost, counted=counted)
         self._unpriced += cost is None
@@ -130,9 +132,9 @@ class Budget:
     def released(
         self, pictures: int, *, chargeable: bool, cost: Decimal | None = None, counted: Decimal | None = None
     ) -> None:
-        """Settle an edit that ended otherwise. Without a cost it keeps its share if it may still be charged.
+        """Settle an edit that did not complete. Without a cost, its share stays reserved if it may be charged.
 
-        Its cost is spent, but says nothing about the price of a picture.
+        A stated cost is counted as spent, but does not set the price of a picture.
         """
         self._live -= 1
         if cost is not None:
@@ -142,7 +144,7 @@ class Budget:
             self._reserved -= pictures
 
     def failed(self, *, unreachable: bool = False) -> None:
-        """Record that an edit failed in this run, for another reason than bad input."""
+        """Record that an edit failed in this run for a reason other than bad input."""
         self._failures += 1
         self._unreachable = self._unreachable + 1 if unreachable else 0
         if self.stop_after_failures is not None and self._failures >= self.stop_after_failures:
@@ -217,7 +219,7 @@ def to_money(value: Decimal | float | str | None, name: str) -> Decimal | None:
     """Return an amount of money.
 
     Raises:
-        ConfigurationError: If the value is not one.
+        ConfigurationError: If the value is not an amount of money, 0 or more.
     """
     try:
         cost = None if value is None else Decimal(str(value))

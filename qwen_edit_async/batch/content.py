@@ -26,11 +26,11 @@ _PIECE_BYTES: Final = 1024 * 1024
 _PART_NAME: Final = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part", re.DOTALL)
 _PNG_END: Final = b"\0\0\0\0IEND\xae\x42\x60\x82"
 _TAIL_BYTES: Final = 4096
-"""The size of the tail that must hold the end of a PNG file. Results with a few extra bytes are kept."""
+"""The size of the tail that must contain the end of a PNG file. A few extra bytes after the end are allowed."""
 
 
 def stamp(request: EditRequest) -> str:
-    """Return the request's stamp, without reading a file; empty if it has none."""
+    """Return the request's stamp without reading its files; empty if an image has no stamp."""
     try:
         return stamp_of([_stamp(image) for image in request.images], request)
     except (OSError, ValueError):
@@ -38,19 +38,19 @@ def stamp(request: EditRequest) -> str:
 
 
 def identify(request: EditRequest, folder: str = "") -> str:
-    """Return the identity of a request. Images in memory are read for it, unless there is a key."""
+    """Return the identity of a request. Without a key, images in memory are hashed."""
     return identity_of(request, _hash_or_nothing, folder)
 
 
 def _hash_or_nothing(image: object, position: int) -> str:
     try:
         return hash_image(image, image_name(image, position))
-    except InvalidEditError:  # the edit fails later, and names the reason
+    except InvalidEditError:  # the edit fails later, with the reason
         return ""
 
 
 def located(request: EditRequest, folder: str) -> EditRequest:
-    """Return the request with its relative paths as paths in a folder."""
+    """Return the request with its relative paths joined to a folder."""
     images = tuple(_located(image, folder) for image in request.images)
     return request if all(map(operator.is_, images, request.images)) else attrs.evolve(request, images=images)
 
@@ -79,7 +79,7 @@ def sweep(folder: Path, names: Iterable[str]) -> None:
 
 
 def are_whole(folder: Path, files: Sequence[tuple[str, int]]) -> bool:
-    """Return whether all saved pictures exist with their sizes, and PNG files with their end."""
+    """Return whether all saved pictures exist in full size and each PNG file has its end."""
     try:
         return bool(files) and all(_ends_well(folder / name, size) for name, size in files)
     except OSError:
@@ -107,7 +107,7 @@ def _stamp(image: Any) -> str | None:
     if path is None:
         return None
     status = os.stat(path)
-    # A program can set the time of the last write, but not that of the last change (on Windows: of the creation).
+    # Programs can set the time of the last write, but not ctime, the time of the last change (Windows: of creation).
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
@@ -115,7 +115,7 @@ def hash_image(image: Any, name: str) -> str:
     """Return the hash of an image's content, or of its URL without the signature.
 
     Raises:
-        InvalidEditError: If it can't be read, or can't be read twice.
+        InvalidEditError: If the image can't be read, or can't be read twice.
     """
     digest = hashlib.blake2b(digest_size=20)
     try:

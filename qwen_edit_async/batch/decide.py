@@ -16,11 +16,11 @@
        completed, saved, failed, uncertain ──► replaced    the row was changed, and is edited anew with consent
 
 An edit is *submitting* from just before its request is sent until the reply is known. A later run that finds this state
-can't know whether a task exists, so it calls the edit *uncertain*. An edit whose task the service does not
-know is uncertain too. It keeps the task's id, and each run asks again, because the wrong account may have been asked.
-Consent to repeat an uncertain edit is given to one run and ends with it.
+can't know whether a task exists, so it marks the edit *uncertain*. An edit is also uncertain if the service does not
+know its task. It keeps the task id, and each run checks again, because the key may have been that of another account.
+Consent to repeat an uncertain edit covers one run.
 
-An edit can be *completed* before the service names its pictures. Then each run asks for them again.
+An edit can be *completed* before the service names its pictures. Each run then checks the task again.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ MOVES: Mapping[State, frozenset[State]] = {
 """The legal moves.
 
 A move from a state to itself records another attempt or problem. A late task id takes an uncertain edit to *submitted*,
-and a late rejection takes it to *planned*. If the service knows its task again, it moves to that task's state.
+and a late rejection takes it to *planned*. If the service knows its task again, the edit moves to the task's state.
 """
 
 ORIGINS: Mapping[State, tuple[State, ...]] = {
@@ -101,10 +101,10 @@ class Action(enum.Enum):
 
 
 SENDS: Final = frozenset({Action.SUBMIT, Action.REPLACE})
-"""The actions that submit a row now, so that its images have to exist."""
+"""The actions that submit a row now. Its images must exist."""
 
 PAYS: Final = SENDS | {Action.REPLACE_LATER}
-"""The actions that lead to a new task, now or once another has ended. A plan counts them as submissions."""
+"""The actions that lead to a new task, now or after the earlier task has ended. A plan counts them as submissions."""
 
 
 @attrs.frozen
@@ -112,9 +112,9 @@ class Content:
     """The content of a row as it is now.
 
     Attributes:
-        digest: The hash of its images' content, its instruction and its parameters. Empty if it was not needed, or if
+        digest: The hash of the images' content, the instruction and the parameters; empty if it was not needed, or if
             an image can't be read.
-        stamp: The hash of its files' names, sizes and times; empty if an image is in memory.
+        stamp: The hash of the image files' names, sizes and times; empty if an image is in memory.
         problem: The error if an image can't be read.
     """
 
@@ -125,7 +125,7 @@ class Content:
 
 @attrs.frozen(kw_only=True)
 class Consent:
-    """The payments that the user allows beyond one for each edit.
+    """The user's consent to pay more than once for an edit.
 
     Attributes:
         resubmit_uncertain: Whether to submit uncertain edits again, though both tasks may be charged.
@@ -143,16 +143,16 @@ class Entry:
     Attributes:
         number: Its number in the journal.
         identity: The identity of the row.
-        key: The name that users know it by.
+        key: Its key, or else its name; shown to users.
         name: The stem of its files' names.
-        digest: The hash of the row; empty if its images could not be read.
-        stamp: The hash of its files' names, sizes and times; empty if an image is in memory.
+        digest: The hash of the row's content; empty if its images could not be read.
+        stamp: The hash of the image files' names, sizes and times; empty if an image is in memory.
         state: Its state.
-        pictures: The number of pictures that were asked for.
-        task_id: Its task.
-        urls: The URLs of its results, once it is completed; empty text for a picture without one.
+        pictures: The number of requested pictures.
+        task_id: The id of its task.
+        urls: The URLs of its results, once it is completed; an empty string for a picture without a URL.
         files: The names and sizes in bytes of its pictures, once they are saved.
-        repeats: The number of submissions that were repeated though a task may have existed.
+        repeats: The number of submissions repeated although a task may have existed.
         cost: The cost that the service stated.
     """
 
@@ -172,14 +172,14 @@ class Entry:
 
 
 def decide(entry: Entry | None, content: Content | None, consent: Consent) -> Action:
-    """Return what a run does with an edit. An edit that has a task is never submitted again without consent.
+    """Return the action for an edit. An edit that has a task is never resubmitted without consent.
 
-    An edit to be submitted is checked afterwards. If it can't be submitted, :func:`instead` replaces the decision.
+    The caller then checks an edit to be submitted. If it can't be submitted, :func:`instead` gives the action.
 
     Args:
         entry: The edit in the journal; ``None`` for a new one.
         content: The row as it is now; ``None`` for an edit of the journal whose row was not read yet.
-        consent: What the user allows.
+        consent: The user's consent.
     """
     if entry is None:
         return Action.SUBMIT
@@ -191,16 +191,16 @@ def decide(entry: Entry | None, content: Content | None, consent: Consent) -> Ac
 
 
 def instead(entry: Entry | None) -> Action:
-    """Return what a run does with an edit that it would submit, but can't."""
+    """Return the action for an edit that should be submitted but can't be."""
     is_unpaid = entry is None or (entry.state in {State.PLANNED, State.FAILED} and entry.task_id is None)
     return Action.FAIL if is_unpaid else Action.REFUSE
 
 
 def refusal(consent: Consent) -> InvalidEditError:
-    """Return why a changed row is refused."""
+    """Return the error for a refused row: one whose content has changed."""
     return InvalidEditError(
         "the picture, the instruction or a parameter has changed since an earlier run",
-        hint="its task is still under way, so run it again later"
+        hint="its task is still in flight: run the batch again later"
         if consent.edit_changed
         else "edit it anew with edit_changed=True (--edit-changed), or give it another key or folder",
     )
@@ -225,9 +225,10 @@ def _unchanged(entry: Entry, consent: Consent) -> Action:
 
 
 def _changed(entry: Entry, consent: Consent) -> Action:
-    """Without consent, only an edit that failed before anything was paid takes the changed row.
+    """Return the action for an edit whose row has changed.
 
-    With consent, a completed edit is replaced too: this run has tried to save its pictures before it reads the row.
+    Without consent, only an edit that was never paid for takes the changed row. With consent, a completed edit is
+    replaced as well, because the run has already tried to save its pictures.
     """
     match entry.state:
         case State.FAILED if entry.task_id is None:
@@ -245,7 +246,7 @@ def _changed(entry: Entry, consent: Consent) -> Action:
 def state_after(state: State, error: Exception) -> State:
     """Return the state of an edit after the wait for its task ended with an error.
 
-    A completed edit stays completed: each run asks for its pictures again.
+    A completed edit stays completed, and each run tries to get its pictures again.
     """
     match error:
         case _ if state is State.COMPLETED:
@@ -261,7 +262,7 @@ def state_after(state: State, error: Exception) -> State:
 
 
 def error_of_run(error: Exception) -> Exception | None:
-    """Return the error to end the run with if every other edit would meet it, too."""
+    """Return the error that ends the run; ``None`` if it concerns this edit alone."""
     if isinstance(error, EditFailedError) and error.code in _BALANCE_CODES:
         return InsufficientBalanceError(error.message, status_code=_SUCCESS, code=error.code, task_id=error.task_id)
     return error if isinstance(error, _ENDS_RUN) else None

@@ -1,8 +1,8 @@
 """The identity of an edit, and the names of its files. Pure.
 
-An identity comes from the row alone: its key; or its path below the source's folder; or else a hash of its images'
-locators, its instruction and its parameters. The signature of a presigned URL is not part of it. File names are
-allotted by the journal when an edit is planned, and stay for ever.
+An identity depends on the row alone: its key, or else a hash of its images' paths or URLs, its instruction and its
+parameters. A folder's picture is identified by its path in the folder. The signature of a presigned URL is ignored. The
+journal allots file names when it plans an edit, and never changes them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def identity_of(request: EditRequest, hash_of: Callable[[object, int], str], fol
     Args:
         request: The request.
         hash_of: Called with each image in memory and its position from 1; returns the hash of its content.
-        folder: The folder of the source. Paths below it count from there, so that the source can be moved.
+        folder: The folder of the source. Paths below it are taken relative to it, so the source can be moved.
     """
     if request.key:
         return storable(request.key)
@@ -57,7 +57,7 @@ def storable(text: str) -> str:
 
 
 def stem_of(request: EditRequest) -> str:
-    """Return the stem that an edit's files are named after: its key, or else its first picture's name."""
+    """Return the stem of an edit's file names: its key, or else its first image's name."""
     if request.key:
         return safe_stem(request.key) or _NAMELESS
     return safe_stem(image_stem(request.images[0]))[:_STEM_CHARACTERS] or _NAMELESS
@@ -67,9 +67,9 @@ def allot(stem: str, is_taken: Callable[[str], bool], numbers: dict[str, int]) -
     """Return a free name: the stem, or else the stem with ``-2``, ``-3`` and so on.
 
     Args:
-        stem: The name that is wanted.
+        stem: The wanted name.
         is_taken: Called with a folded name; returns whether another edit has it.
-        numbers: The last number of each folded stem, so that no search begins again at 2.
+        numbers: The last number of each folded stem, so that a search need not begin at 2.
     """
     wanted = folded(stem)
     if not is_taken(wanted):
@@ -82,12 +82,12 @@ def allot(stem: str, is_taken: Callable[[str], bool], numbers: dict[str, int]) -
 
 
 def folded(name: str) -> str:
-    """Return a name without letter case and composition. Some file systems take names for one that are equal then."""
+    """Return a case-folded name in Unicode form NFC. Some file systems treat names with equal forms as one file."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def image_stem(image: object) -> str:
-    """Return the name of a picture without its ending; empty for a picture in memory and for a data URI."""
+    """Return the file name of an image without its extension; empty for an image in memory or a data URI."""
     text = image_locator(image)
     if text is None:
         return ""
@@ -96,7 +96,7 @@ def image_stem(image: object) -> str:
 
 
 def image_locator(image: object) -> str | None:
-    """Return the path or URL of an image; ``None`` for an image in memory."""
+    """Return the path or URL of an image; ``None`` for an image in memory or a data URI."""
     if isinstance(image, str):
         return None if is_data_uri(image) else image
     return str(image) if isinstance(image, os.PathLike) else None
@@ -108,7 +108,7 @@ def content_hash(image_hashes: Sequence[str], request: EditRequest) -> str:
 
 
 def stamp_of(image_stamps: Sequence[str | None], request: EditRequest) -> str:
-    """Return the :func:`content_hash` of cheap stamps instead of contents; empty if an image has no stamp."""
+    """Return a hash like :func:`content_hash`, but of image stamps; empty if an image has no stamp."""
     return "" if None in image_stamps else content_hash([*map(str, image_stamps)], request)
 
 
@@ -128,7 +128,7 @@ def pictures_of(parameters: EditParameters) -> int:
 
 
 def reason_of(error: Exception, request: EditRequest | None = None) -> str:
-    """Return the reason that failures of one kind share: the error's summary, without the file names of one edit."""
+    """Return an error's summary without file names, so that similar failures share a reason."""
     if isinstance(error, OSError) and error.strerror:
         text = f"a file can't be written: {error.strerror}"
     else:

@@ -1,4 +1,4 @@
-"""The input of a bulk run: requests as they come, or a source that can be read as often as needed."""
+"""The input of a bulk run: an iterable of requests, or a source that can be read repeatedly."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ from qwen_edit_async.session.shield import pull
 from qwen_edit_async.text import quoted
 
 BatchSource: TypeAlias = "Source | Iterable[RequestInput | ImageInput] | AsyncIterable[RequestInput | ImageInput]"
-"""A folder, a pattern of files, a picture, a table's file, a data frame; or requests or images, one by one."""
+"""A folder, a file pattern, a picture, a table, a data frame, or an iterable of requests or images."""
 
 _SINGLE: Final = (Mapping, bytes, bytearray, memoryview, BinaryReader, PillowImage)
-"""The types of one request or image, which could be taken for an iterable of its parts."""
+"""The types of a single request or image that could be mistaken for an iterable of them."""
 
 _PAGE: Final = 256
 
 
 @attrs.define(eq=False)
 class BatchInput:
-    """The input of a batch, and what one plan or one run has read of it.
+    """The input of a batch, and the state of one plan or run that reads it.
 
     Attributes:
         source: The input as the user gave it.
         defaults: The defaults for pictures and rows that leave something out.
-        recursive: Whether the folders of a folder are read as well.
+        recursive: Whether to read subfolders.
         targets: The folder of the results, which is not input.
-        folder: The folder of relative paths.
-        fit: Whether images that are too large, or in other formats, are made to fit.
+        folder: The folder that relative paths start from.
+        fit: Whether to convert images that the service would refuse.
         count: The number of rows that the last survey read.
-        settled: Whether a plan found that a run has nothing to do for any row, so that it need not read the rows again.
+        settled: Whether a plan found nothing to do for any row, so that the run need not read them again.
     """
 
     source: BatchSource
@@ -91,12 +91,12 @@ class BatchInput:
 
     @property
     def described(self) -> bool:
-        """Whether it is a source, such as a table, which is read page by page on a thread."""
+        """Whether the input is a source, such as a table, which is read page by page on a thread."""
         return is_source(self.source)
 
     @property
     def repeatable(self) -> bool:
-        """Whether it can be read twice."""
+        """Whether the input can be read twice."""
         return self.described or (isinstance(self.source, Iterable) and iter(self.source) is not self.source)
 
     def anew(self, *, fit: bool) -> BatchInput:
@@ -164,7 +164,7 @@ class BatchInput:
                     count += 1
                     gone.discard(item.identity)
                     yield item
-            # A row of a table that has become invalid meanwhile has no identity, but still exists.
+            # A table row that became invalid after the survey has no identity, but still exists.
             if gone and not (has_keys(source, self.folder) and count >= self.count):
                 for identity in sorted(gone):
                     yield SourceItem(problem="it has disappeared since the run began", place=identity)
@@ -190,7 +190,7 @@ class BatchInput:
         return attrs.evolve(item, request=None, problem="the key is that of another request")
 
     def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
-        """Yield each row with its identity. Equal rows of a table get a number. A repeated key is a problem."""
+        """Yield each row with its identity. Equal rows of a table are numbered. A repeated key is a problem."""
         seen: dict[str, int] = {}
         folder = table_folder(source, self.folder)
         for item in self._read(source, note):

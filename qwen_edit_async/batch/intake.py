@@ -1,4 +1,4 @@
-"""Works on the edits of a run: first those of the journal, then the rows of the input, a bounded number at a time."""
+"""Works on a bounded number of edits at a time: first unfinished edits of the journal, then the rows of the input."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _INTERRUPTED_SECONDS: Final = 3.0
 """The time for thumbnails after an interrupt, when the user waits for the prompt."""
 
 CONCLUDING_SECONDS: Final = 10.0
-"""The time for all reports after an interrupt, however slow the disk is."""
+"""The maximum time for the reports after an interrupt, even on a slow disk."""
 
 
 async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], None] | None) -> BatchReport:
@@ -105,7 +105,7 @@ class Intake:
 
         Raises:
             JournalError: If the journal fails.
-            Exception: If the input raises it; the rows before it are done first.
+            Exception: Any exception of the input, once the rows before it are done.
         """
         run = self._run
         feeding = asyncio.create_task(self._feed_all())
@@ -170,13 +170,13 @@ async def unfinished(run: Run) -> AsyncGenerator[Entry, None]:
 
 
 async def take(run: Run, identity: str, request: EditRequest, resumed: Container[int] = ()) -> InvalidEditError | None:
-    """Do what is decided about a row, up to the saved pictures. Return the reason if the row is refused.
+    """Work on a row until its pictures are saved. Return the reason if the row is refused.
 
     Args:
         run: The opened run.
         identity: The identity of the row's edit.
         request: The row.
-        resumed: The numbers of the edits that this run has already worked on, so that it need not wait for them again.
+        resumed: The numbers of edits from the journal that this run has already worked on.
 
     Raises:
         JournalError: If the journal fails.
@@ -197,7 +197,7 @@ async def take(run: Run, identity: str, request: EditRequest, resumed: Container
             await run.files.call(run.targets.existing, request, entry.name)
         except InvalidEditError as error:
             action, problem = instead(entry), error
-    if action in {Action.REFUSE, Action.REPLACE_LATER}:  # its earlier task did not end in this run
+    if action in {Action.REFUSE, Action.REPLACE_LATER}:  # REPLACE_LATER: the earlier task is still in flight
         problem = problem or refusal(consent)
         run.changed += 1
         run.refuse(reason_of(problem, request), entry.key)
@@ -208,7 +208,7 @@ async def take(run: Run, identity: str, request: EditRequest, resumed: Container
 
 
 async def _redrafted(run: Run, action: Action, entry: Entry, request: EditRequest, content: Content) -> Entry:
-    """Return the edit to be submitted, after the journal has its request as it is now."""
+    """Journal the current request, and return the edit to be submitted."""
     if action is Action.REPLACE:
         return await run.journal.do(Store.replace, entry.number, entry.identity, request, content)
     if content.digest == entry.digest:

@@ -20,22 +20,22 @@ class BatchOutcome:
 
     Attributes:
         key: The key of the edit; without one, the name of its files.
-        status: ``saved`` if all is done; ``failed`` or ``uncertain`` (a task may exist, and be charged); or its
-            progress: ``planned``, ``submitting``, ``submitted``, ``completed`` (but its pictures are not saved); or
-            ``replaced`` by an edit of its changed row.
+        status: ``saved``, ``failed`` or ``uncertain`` (a task may exist, and be charged) at the end. Before that,
+            ``planned``, ``submitting``, ``submitted`` or ``completed`` (the pictures are not saved yet). ``replaced``
+            if the row was changed and edited again.
         instruction: The instruction.
-        images: The paths or URLs of its images; ``None`` for an image in memory.
+        images: The paths or URLs of the images; ``None`` for an image in memory.
         parameters: The parameters that were given, by name.
-        files: Its pictures, once they are saved.
+        files: The files of its pictures, once they are saved.
         cost: Its cost in the account's currency, if the service stated one.
         task_id: The service's id for the task, if it has one.
         error: The error, if it failed.
-        notes: Remarks about its pictures, a sentence each.
+        notes: Remarks about its pictures, one sentence each.
         attempts: The number of submissions.
-        queued: Seconds that it waited for a slot of the session. This and the fields below are known for tasks that
-            were submitted and completed in the same run.
-        running: Seconds from the service's acceptance to the answer that reported the end.
-        lag: Upper bound of the seconds for which the end went unseen.
+        queued: Seconds that the edit waited for a slot. This field and those below are known only if one run submitted
+            and completed the task.
+        running: Seconds from the service's acceptance to the reply that reported the end.
+        lag: Upper bound of the seconds between the task's end and that reply.
         checks: The number of status checks.
     """
 
@@ -57,7 +57,7 @@ class BatchOutcome:
 
     @property
     def ok(self) -> bool:
-        """Whether its pictures are saved."""
+        """Whether the pictures are saved."""
         return self.status == "saved"
 
     def as_row(self) -> dict[str, Any]:
@@ -77,16 +77,16 @@ class BatchProgress:
     """The progress of a run.
 
     Attributes:
-        saved: Edits that are done, those of earlier runs too, as far as the input was read.
-        found: Edits among them that earlier runs had done.
-        pictures: The files of these edits.
+        saved: Done edits, including those of earlier runs, as far as the input was read.
+        found: Done edits that earlier runs had saved.
+        pictures: The number of files of the done edits.
         failed: Edits that went wrong in this run.
         in_flight: Edits that this run is submitting, or whose tasks it waits for.
         cost: The cost of the whole batch so far.
-        total: Rows, pictures or requests of the input, bad ones too; ``None`` if they were not counted beforehand.
+        total: Rows, pictures or requests of the input, including bad ones; ``None`` if not counted beforehand.
         held: The reason why nothing is submitted until a completed edit is saved; empty if submissions go on.
-        begun: Whether the run works on edits. Before that it opens its journal and reads its input.
-        publishing: Whether the run writes ``report.html`` and ``report.json``, or has written them.
+        begun: Whether the run has begun to work on edits, after reading its journal and its input.
+        publishing: Whether the run has begun to write ``report.html`` and ``report.json``.
     """
 
     saved: int = 0

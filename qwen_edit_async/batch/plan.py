@@ -23,8 +23,8 @@ class RowProblem:
     """A row or picture that can't be edited.
 
     Attributes:
-        where: The row, as ``"row 7"``, the picture's path, or the request's key.
-        reason: The reason.
+        where: The row (``"row 7"``), the picture's path, or the request's key.
+        reason: The reason why it can't be edited.
     """
 
     where: str
@@ -38,7 +38,7 @@ class ParameterGroup:
     Attributes:
         parameters: The parameters that were given, such as ``"n=2, size=1024*1536"``; may be empty.
         edits: The number of edits.
-        pictures: The number of pictures that they make.
+        pictures: The number of pictures that the edits make.
     """
 
     parameters: str
@@ -59,20 +59,20 @@ class BatchPlan:
         attach: Edits in flight. The run waits for them even if the input no longer has them.
         download: Completed edits whose pictures would be downloaded.
         saved: Edits of the input that are done.
-        files: The files of these edits.
+        files: The number of saved files of these edits.
         failed: Edits of the input whose task failed. They are not repeated.
         uncertain: Edits of the input that may have a task. They are repeated only with consent.
         problems: Up to 100 of the rows that can't be edited.
         problem_count: The number of these rows.
-        problem_groups: These rows grouped by kind of problem, the most frequent first; 100 groups, and one of
-            all others.
+        problem_groups: The rows that can't be edited, grouped by problem, the most frequent first; at most 100 groups,
+            and one for all others.
         existing: Existing files, not made by this batch, that would be replaced.
         existing_example: One of these files.
         notes: Remarks about the input.
-        spent: The costs of the edits so far.
-        tasks: Tasks that were, or may have been, created so far.
-        max_cost: The batch's limit.
-        max_tasks: The batch's limit.
+        spent: The cost of the batch so far.
+        tasks: Tasks that were created so far, or may have been.
+        max_cost: The limit of the batch's cost.
+        max_tasks: The limit of the batch's tasks.
         price: The assumed price of a picture, in the account's currency.
     """
 
@@ -101,7 +101,7 @@ class BatchPlan:
 
     @property
     def cost(self) -> Decimal | None:
-        """The cost of the pictures; ``None`` without a price."""
+        """The estimated cost of the pictures to be made; ``None`` without a price."""
         return None if self.price is None else self.price * self.pictures
 
     @property
@@ -110,7 +110,7 @@ class BatchPlan:
         return not self.problem_count
 
     def text(self) -> str:
-        """Return the plan for people, in a few lines."""
+        """Return the plan as a few lines of text."""
         lines = [f"{counted(self.rows, 'row')} read; the results are for {self.folder}", self._submission()]
         if len(self.groups) > 1 or any(group.parameters for group in self.groups):
             lines += [
@@ -161,13 +161,13 @@ class BatchPlan:
                 f"max_tasks={self.max_tasks} allows only {max(self.max_tasks - self.tasks, 0)} of these submissions"
             )
         if self.max_cost is not None and self.cost is not None and self.spent + self.cost > self.max_cost:
-            limits.append(f"max_cost={self.max_cost} would end the run before that")
+            limits.append(f"max_cost={self.max_cost} would end the run early")
         return limits
 
 
 @attrs.define(eq=False)
 class Reasons:
-    """Groups rows that can't be edited by the kind of reason, in bounded memory.
+    """Groups rows by the reason why they can't be edited, in bounded memory.
 
     Attributes:
         count: The number of rows.
@@ -177,7 +177,7 @@ class Reasons:
     _groups: dict[str, FailureGroup] = attrs.field(factory=dict)
 
     def add(self, reason: str, key: str, kind: str = "") -> None:
-        """Count a row. Its kind is its reason without names of files; the reason itself by default."""
+        """Count a row. Its kind is the reason without file names; by default, the reason itself."""
         self.count += 1
         kind = kind or reason
         known = self._groups.get(kind)
@@ -199,7 +199,7 @@ class Tally:
     """Adds up a plan, row by row, in bounded memory.
 
     Attributes:
-        counts: Numbers by the names of the plan's fields.
+        counts: Counts by field name of the plan.
         existing_example: An existing file that would be replaced.
     """
 
@@ -217,7 +217,7 @@ class Tally:
             self._problems.append(RowProblem(where, reason))
 
     def note(self, text: str) -> None:
-        """Keep a remark. A repeated one is kept once."""
+        """Keep a remark. Repeated remarks are kept once."""
         self._notes[text] = None
 
     def submission(self, parameters: EditParameters) -> None:

@@ -27,7 +27,7 @@ from qwen_edit_async.log import log
 
 _UNFINISHED: Final[dict[BatchStatus, str]] = {
     "planned": "not submitted yet",
-    "submitting": "uncertain",  # the page is written when no submission goes on any more
+    "submitting": "uncertain",  # no submission is under way when the page is written
     "submitted": "in flight",
     "completed": "completed, but not saved",
     "uncertain": "uncertain",
@@ -47,14 +47,14 @@ def publish(
     preview_seconds: float,
     abandoned: threading.Event,
 ) -> BatchReport:
-    """Write both files, and return the report with the page's path, or with the reason why there is none.
+    """Write both files. Return the report with the page's path, or the reason why the page is missing.
 
     Args:
         report: The report of the run.
         journal: The journal, which lies in the folder of both files.
-        thumbnails: The thumbnails that were made so far. Those that are missing are made.
-        limit: The maximum number of edits on the page, those that went wrong first. With 0 there is no page.
-        preview_seconds: The time for making thumbnails. Later edits show their files instead.
+        thumbnails: The thumbnails made so far. Missing thumbnails are made.
+        limit: The maximum number of edits on the page; edits with errors come first. 0 means no page.
+        preview_seconds: Seconds for making thumbnails. Later edits show their files instead.
         abandoned: Set when nobody waits for the files any more.
     """
     page = journal.with_name(PAGE_NAME)

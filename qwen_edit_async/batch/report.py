@@ -19,7 +19,7 @@ SHOWN_KEYS: Final = 5
 
 @attrs.frozen
 class Percentiles:
-    """The seconds that half of the values, and 95 % of them, do not exceed."""
+    """The median and the 95th percentile of a time, in seconds."""
 
     p50: float
     p95: float
@@ -30,9 +30,9 @@ class FailureGroup:
     """Edits that failed for the same reason.
 
     Attributes:
-        reason: The reason, without file names of one edit.
+        reason: The reason, without file names.
         count: The number of edits.
-        keys: The keys of up to 50 of them.
+        keys: The keys of up to 50 of these edits.
     """
 
     reason: str
@@ -48,34 +48,34 @@ class FailureGroup:
 
 @attrs.frozen(kw_only=True)
 class JournalSummary:
-    """The sums of all edits of a journal, of all runs.
+    """Sums over all edits of a journal, from all runs.
 
     Attributes:
-        planned: Edits that were not submitted yet, as far as the input was read.
-        in_flight: Edits whose task has not been seen to end.
-        unsaved: Completed edits with a picture that is not saved.
+        planned: Edits not submitted yet, as far as the input was read.
+        in_flight: Edits whose task is not known to have ended.
+        unsaved: Completed edits with unsaved pictures.
         saved: Edits that are done.
         failed: Edits that failed for good, or before they had a task.
         retryable: Failed edits that had no task: another run tries them again.
-        uncertain: Edits that may have a task whose id is not known.
+        uncertain: Edits that may have a task whose id is unknown, or whose task the service does not know.
         replaced: Edits that were replaced by a new edit of their changed row.
         pictures: Files of the edits that are done.
-        short: Edits that are done with fewer pictures than were asked for.
+        short: Done edits with fewer pictures than requested.
         tasks: Tasks that were created, or may have been.
-        cost: The costs that the service stated, in the account's currency; those of failed edits too.
+        cost: The costs that the service stated, including those of failed edits, in the account's currency.
         price: The highest known price of a picture.
         highest: The highest known cost of an edit.
         unpriced: Completed edits without a cost.
-        doubtful: Pictures that may have been charged for, though no task id is known.
+        doubtful: Pictures that may have been charged although no task id is known.
         queued: The time that edits waited for a slot of the session.
-        running: The time from the service's acceptance to the answer that reported the end.
-        lag: The upper bound of the time for which the end went unseen.
+        running: The time from the service's acceptance to the reply that reported the end.
+        lag: The upper bound of the time between the task's end and that reply.
         checks_per_edit: The average number of status checks of an edit.
         retries: Submissions beyond each edit's first.
-        repeats: Retries after which an edit may have been charged twice, made with consent.
+        repeats: Retries made with consent that may have charged an edit twice.
         uncertain_keys: The keys of up to 100 uncertain edits.
         unsaved_tasks: The task ids by key of up to 100 edits that are completed but not saved.
-        failures: The reasons for failures, the most frequent first.
+        failures: Failed edits grouped by reason, the most frequent first.
     """
 
     planned: int = 0
@@ -107,19 +107,19 @@ class JournalSummary:
 
 @attrs.frozen(kw_only=True)
 class BatchReport(JournalSummary):
-    """The report of a bulk run: the sums of its journal, which cover the earlier runs, and the facts of this run.
+    """The report of a bulk run: the sums of all runs from the journal, and the facts of this run.
 
     Attributes:
         folder: The folder of the pictures and the journal.
         elapsed: Seconds that this run took.
-        refused: Rows of this run that the journal does not have: malformed, gone since the run began, changed since
-            an earlier run, or with the key of another request.
-        changed: Refused rows whose key is in the journal: their edits count already.
-        rows: Rows or pictures of the input, bad ones too; 0 if they were not counted beforehand.
-        stopped: The reason why the run ended before its input did; empty if it did not.
-        limit: ``"max_tasks"`` or ``"max_cost"`` if that limit ended the run. A run with a higher one goes on.
+        refused: Rows that this run refused: malformed, gone since the run began, changed since an earlier run, or with
+            another request's key.
+        changed: Refused rows whose edits are in the journal, and already counted there.
+        rows: Rows or pictures of the input, including bad ones; 0 if not counted beforehand.
+        stopped: The reason why the run ended early; empty if it did not.
+        limit: ``"max_tasks"`` or ``"max_cost"`` if that limit ended the run; raise it to go on.
         error: The error that stopped the run.
-        gallery: The page with the pictures before and after; empty if it was not written.
+        gallery: The path of ``report.html``; empty if the page was not written.
         gallery_problem: The reason why the page could not be written.
     """
 
@@ -141,7 +141,7 @@ class BatchReport(JournalSummary):
 
     @property
     def unfinished(self) -> int:
-        """The number of edits that another run goes on with, without further consent."""
+        """The number of edits that another run would continue without further consent."""
         return self.planned + self.in_flight + self.unsaved
 
     @property
@@ -151,7 +151,7 @@ class BatchReport(JournalSummary):
 
     @property
     def can_go_on(self) -> bool:
-        """Whether another run of the same batch finds something to do, without further consent."""
+        """Whether another run of the same batch would find work without further consent."""
         return bool(self.unfinished or self.retryable or self.unread or (self.stopped and not self.rows))
 
     @property
@@ -160,7 +160,7 @@ class BatchReport(JournalSummary):
         return self.saved == self.total and not self.changed and not self.stopped
 
     def text(self) -> str:
-        """Return the report for people, in a few lines."""
+        """Return the report as a few lines of text."""
         total = self.total + self.unread
         lines = [f"{self.saved} of {counted(total, 'edit')} done, {counted(self.pictures, 'picture')} in {self.folder}"]
         lines += [f"  {count} {words}" for count, words in self._rest() if count]
@@ -184,7 +184,7 @@ class BatchReport(JournalSummary):
         return visible("\n".join(lines))
 
     def figures(self) -> list[str]:
-        """Return the known times and the number of checks, one line for each."""
+        """Return one line for each known time, and one for the number of checks."""
         lines = [
             f"{name}: half within {value.p50:.1f} s, 95 % within {value.p95:.1f} s"
             for name, value in (("queued", self.queued), ("running", self.running), ("end unseen", self.lag))
@@ -192,7 +192,7 @@ class BatchReport(JournalSummary):
         ]
         if self.checks_per_edit is not None:
             lines.append(
-                f"{self.checks_per_edit:.1f} status checks an edit, {counted(self.retries, 'submission')} repeated"
+                f"{self.checks_per_edit:.1f} status checks per edit, {counted(self.retries, 'submission')} repeated"
             )
         return lines
 
@@ -202,7 +202,7 @@ class BatchReport(JournalSummary):
         return json.dumps(_converter.unstructure(self) | derived, ensure_ascii=False, indent=2)
 
     def facts(self, shown: int) -> dict[str, object]:
-        """Return the report for the head of a page that shows at most this many edits."""
+        """Return the facts for the head of a page that shows at most this many edits."""
         facts = self._facts()
         if (known := self.total - self.refused + self.changed) > shown:
             facts["on this page"] = f"{shown} of {counted(known, 'edit')}, those that went wrong first"
@@ -240,7 +240,7 @@ class BatchReport(JournalSummary):
 
     def _rest(self) -> tuple[tuple[int, str], ...]:
         return (
-            (self.short, "with fewer pictures than were asked for"),
+            (self.short, "with fewer pictures than requested"),
             (self.planned + self.unread, "not submitted yet"),
             (self.in_flight, "still in flight"),
             (self.unsaved, "completed, but not saved"),
@@ -256,8 +256,8 @@ def make_report(summary: JournalSummary, *, refused: Iterable[FailureGroup] = ()
 
     Args:
         summary: The sums of the journal.
-        refused: The rows that the journal could not take, by reason.
-        **facts: The fields that :class:`BatchReport` has beyond the journal's.
+        refused: The refused rows, grouped by reason.
+        **facts: The fields of :class:`BatchReport` that are not in the summary.
     """
     refused = tuple(refused)
     failures = tuple(sorted((*summary.failures, *refused), key=lambda group: -group.count))

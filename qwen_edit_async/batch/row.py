@@ -57,11 +57,11 @@ class Row:
     async def carry_out(
         self, action: Action, request: EditRequest | None = None, problem: InvalidEditError | None = None
     ) -> None:
-        """Do what was decided, up to the saved pictures. Every error is journalled.
+        """Carry out an action until the pictures are saved. Journal every error.
 
         Args:
-            action: The decision.
-            request: The request; needed to submit it.
+            action: The action.
+            request: The request; required for a submission.
             problem: The reason for :attr:`Action.FAIL`.
 
         Raises:
@@ -136,7 +136,7 @@ class Row:
             return
         if self._is_doubtful:
             self._move(State.UNCERTAIN, repeats=self._entry.repeats)
-        else:  # a later run may submit it without asking
+        else:  # a later run may submit it without consent
             self._move(State.PLANNED, reason=None, problem=None)
 
     def _check_written(self, task_id: str, written: asyncio.Future[None]) -> None:
@@ -162,7 +162,7 @@ class Row:
                 task = await run.session.submit(request, deadline=run.options.deadline, observer=self)
             except JournalError:
                 raise
-            except Exception as error:  # noqa: BLE001  # an error of one edit is journalled, and ends no other
+            except Exception as error:  # noqa: BLE001  # it is journalled, and must not end other edits
                 await self._not_submitted(error, request)
                 if not isinstance(error, _StoppedError):
                     return
@@ -188,7 +188,7 @@ class Row:
             return
         budget.refused()
         budget.released(pictures, chargeable=False)
-        if not (is_fatal or isinstance(error, _StoppedError)):  # else it is not this edit's fault: it stays as it was
+        if not (is_fatal or isinstance(error, _StoppedError)):  # otherwise the edit stays as it was
             await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error, request)
 
     async def _attach(self, task_id: str) -> None:
@@ -208,7 +208,7 @@ class Row:
             try:
                 result = await task
             finally:
-                self._leave()  # the service has done its part
+                self._leave()  # it is no longer in flight
         except asyncio.CancelledError:
             if not task.awaited:
                 task.cancel()
@@ -236,15 +236,15 @@ class Row:
 
     async def _save(self, images: Sequence[OutputImage]) -> None:
         run, name, asked = self._run, self._entry.name, self._entry.pictures
-        if len(images) > asked:  # other files may have their names
-            log.warning("a task made %d pictures instead of %d: the others are left where they are", len(images), asked)
+        if len(images) > asked:  # the names of the extra ones may belong to other edits
+            log.warning("a task made %d pictures instead of %d: the extra ones are not saved", len(images), asked)
         try:
             paths = [
                 await image.save(run.folder / f"{name}-{place}.png")
                 for place, image in zip(_places_of(images, asked), images, strict=False)
             ]
         except (DownloadError, SessionClosedError, OSError) as error:
-            if isinstance(error, OSError):  # a full disk, most likely: what comes next could not be saved either
+            if isinstance(error, OSError):  # most likely a full disk: later pictures could not be saved either
                 run.budget.stop(f"pictures can't be saved: {error.strerror or error}")
             elif not run.heed(error):
                 self._count_unsaved(error)
@@ -273,7 +273,7 @@ class Row:
     def _count_failure(self, error: Exception) -> None:
         run = self._run
         run.progress.failed += 1
-        if not isinstance(error, InvalidEditError):  # the next run meets them again, and would never get past them
+        if not isinstance(error, InvalidEditError):  # bad input fails in every run, and must not stop each one
             run.budget.failed(unreachable=isinstance(error, APIConnectionError))
         run.changes()
 
@@ -287,7 +287,7 @@ class Row:
 
 
 def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dict[str, Any]:
-    """Return the columns of a result. The times of a task that an earlier run submitted are not known."""
+    """Return the columns of a result. The times of a task that an earlier run submitted are unknown."""
     urls = {image.index: image.url for image in result.images}
     columns: dict[str, Any] = {
         "urls": [urls.get(place, "") for place in range(max(urls) + 1)],
@@ -301,12 +301,12 @@ def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dic
 
 
 def _cost_columns(usage: Usage, cost: Decimal | None) -> dict[str, Any]:
-    if not usage.raw:  # the service says nothing, so the columns stay as they are
+    if not usage.raw:  # the service stated no usage, so the columns stay as they are
         return {}
     return {"usage": dict(usage.raw), "cost": cost}
 
 
 def _places_of(images: Sequence[OutputImage], asked: int) -> Sequence[int]:
-    """Return the number in the name of each file. It is below the number of pictures that were asked for."""
+    """Return the number in each file's name, which is below the number of requested pictures."""
     places = [image.index for image in images[:asked]]
     return places if all(place < asked for place in places) else range(len(places))

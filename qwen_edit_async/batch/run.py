@@ -1,4 +1,4 @@
-"""One run, from the locked folder to the reports: the state that its edits share."""
+"""The state that the edits of one run share, from locking the folder to writing the reports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _GRACE: Final = 5.0
 """Seconds that an ending run waits for the ids of tasks whose request was sent."""
 
 _CLOSING_SECONDS: Final = 5.0
-"""The longest that a hanging disk may delay the end of a run."""
+"""The maximum seconds that a hanging disk may delay the end of a run."""
 
 
 @attrs.frozen(kw_only=True)
@@ -68,7 +68,7 @@ class RunOptions:
 
 @attrs.define(eq=False)
 class Run:
-    """One run on a folder of results: the state that its edits share.
+    """One run on a folder of results.
 
     Open it with :meth:`opened`, and call :meth:`begin` before the first edit.
 
@@ -81,18 +81,18 @@ class Run:
         journal: The open journal.
         files: The thread that reads files.
         thumbnails: The thumbnails for the page.
-        budget: The limits, and what was spent.
+        budget: The limits, and the costs and tasks so far.
         progress: The counts that :meth:`progress_now` completes.
-        error: The error that every other edit would meet, too.
+        error: The error that ended the run, because it would stop every other edit.
         in_flight: The numbers of the edits that are being submitted, or whose tasks are awaited.
-        attempts: The number of submissions without a reply, or whose task ids are not written yet.
-        unwritten: The keys and task ids that the journal could not take.
-        refused: The rows that the journal could not take.
-        changed: The number of refused rows whose key is in the journal.
+        attempts: The number of submissions without a reply or without a journalled task id.
+        unwritten: The keys and task ids that could not be journalled.
+        refused: The refused rows, grouped by reason.
+        changed: The number of refused rows whose edits are in the journal.
         report: The report, once the run has ended or was interrupted.
         room: Limits the number of edits at work.
         rows: The edits at work.
-        crash: The first error of the journal, or of this package, that an edit met.
+        crash: The first unexpected error of an edit, from the journal or this package.
     """
 
     session: EditSession
@@ -159,7 +159,7 @@ class Run:
             self.active = False
 
     async def begin(self) -> None:
-        """Continue where the last run ended: remove its leftovers, and count what it spent."""
+        """Recover from the last run: delete its part files, mark uncertain edits, and count its costs."""
         journal = self.journal
         await self.files.call(sweep, self.folder, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
         self.progress.begun = True
@@ -169,7 +169,7 @@ class Run:
             self.budget.resume(await journal.do(Store.summary))
 
     def heed(self, error: Exception) -> bool:
-        """Stop submitting if every other edit would meet an error, too. Return whether this is so."""
+        """Stop submitting if an error would stop every other edit. Return whether it would."""
         if (fatal := error_of_run(error)) is None:
             return False
         self.error = self.error or fatal
@@ -178,12 +178,12 @@ class Run:
         return True
 
     def show_soon(self, number: int, images: Iterable[Any]) -> None:
-        """Make thumbnails while the service works, if the page can show the edit of this number."""
+        """Make an edit's thumbnails while the service works, if the page can show the edit."""
         if number <= self.options.gallery_limit:
             self.thumbnails.make_soon(images)
 
     def changes(self) -> None:
-        """Wake all that wait in :meth:`change`."""
+        """Wake all waiters in :meth:`change`."""
         self._news.set()
 
     async def change(self) -> None:
@@ -193,7 +193,7 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def alone(self, identity: str) -> AsyncGenerator[None, None]:
-        """Wait until no other task works on an edit. Keep other tasks from it while the block runs."""
+        """Wait until nothing else works on an edit, and reserve the edit while the block runs."""
         while identity in self._busy:
             await self.change()
         self._busy.add(identity)
@@ -204,13 +204,13 @@ class Run:
             self.changes()
 
     def refuse(self, reason: str, key: str) -> None:
-        """Count a row that the journal can't take."""
+        """Count and log a refused row."""
         self.progress.failed += 1
         self.refused.add(reason, key)
         log.warning("refused %r: %s", key, reason)
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start the work on an edit. An error that leaves the work ends the run."""
+        """Start the work on an edit. An exception that the work raises ends the run."""
         row = asyncio.create_task(work)
         self.rows.add(row)
         row.add_done_callback(self._row_ended)
@@ -248,8 +248,8 @@ class Run:
         """Write ``report.html`` and ``report.json``, and return the report.
 
         Args:
-            stopped: The reason why the run ended before its input did; empty if it did not.
-            preview_seconds: The time for making thumbnails.
+            stopped: The reason why the run ended early; empty if it did not.
+            preview_seconds: Seconds for making thumbnails.
         """
         report = self.report = make_report(
             await self.journal.do(Store.summary),

@@ -48,7 +48,7 @@ def test_a_plan_in_words():
         "  5 uncertain: a task may exist; repeated only with consent (resubmit_uncertain)\n"
         "  2 of the existing files would be replaced, such as a-0.png\n"
         "  note: max_tasks=10 allows only 2 of these submissions\n"
-        "  note: max_cost=1.10 would end the run before that\n"
+        "  note: max_cost=1.10 would end the run early\n"
         "  note: columns that are not used: shop\n"
         "3 of 9 rows can't be edited:\n"
         "  row 7: n is 9\n"

@@ -360,13 +360,13 @@ async def test_fewer_pictures_than_were_asked_for_are_noted_everywhere(requests,
         report = await batch.run(session)
         assert (session.statistics().submitted, report.ok, report.short) == (2, True, 1)
     note = "the service gave 2 of the 3 requested pictures"
-    assert "\n  1 with fewer pictures than were asked for\n" in report.text()
+    assert "\n  1 with fewer pictures than requested\n" in report.text()
     assert json.loads((out / "report.json").read_text(encoding="utf-8"))["short"] == 1
     assert [outcome.notes async for outcome in batch.outcomes()] == [(note,), ()]
     assert [outcome.as_row()["notes"] async for outcome in batch.outcomes()] == [[note], []]
     page = page_of(out)
     assert page.count(note) == 1
-    assert "with fewer pictures than were asked for" in page
+    assert "with fewer pictures than requested" in page
     assert note in (await show_batch(batch))._repr_html_()
 
 

@@ -543,7 +543,7 @@ async def test_a_changed_edit_whose_task_is_under_way_is_finished_first(requests
         assert (await batch.plan()).submit == 1
         report = await batch.run(session)
         assert (report.in_flight, report.refused) == (1, 1)
-        assert any("under way, so run it again later" in group.reason for group in report.failures)
+        assert any("still in flight: run the batch again later" in group.reason for group in report.failures)
         assert (await batch.run(session)).ok
         assert emulator.statistics().tasks_created == 2
     assert pictures(out) == {"edit0-0.png", "edit0-2-0.png"}
