@@ -216,7 +216,7 @@ class EditBatch:
         given = self._input.anew(fit=session.fit)
         if self._run is not None and self._run.active:
             raise JournalError(
-                f"{given.targets.folder} is being written by another run of this batch", hint="wait for its end"
+                f"{given.targets.folder} is being written by another run of this batch", hint="wait until it ends"
             )
         run = self._run = Run(session, given.targets, self._options, service or origin_of(session.base_url))
         async with run.opened():

@@ -2,14 +2,14 @@
 
 ::
 
-    POST /edits              the fields of a request as JSON; answers the outcome as JSON
-    GET  /pictures/{name}    a saved picture, by the last part of its path in the outcome
+    POST /edits the fields of a request as JSON; returns the outcome as JSON GET /pictures/{name} a saved picture, by
+    the last part of its path in the outcome
 
-Each call carries ``Authorization: Bearer TOKEN``. 200 means that the edit has ended, well or not. 503 means that it has
-not, because the hub is closed or submits nothing more: ask again later. 400 means bad input, 401 a wrong token, and 413
-too large a body.
+Each call carries ``Authorization: Bearer TOKEN``. 200 means that the edit has ended, successfully or not. 503 means
+that the hub is closed or submits nothing more: retry later. 400 means bad input, 401 a wrong token, and 413 a body that
+is too large.
 
-A worker may name any picture that the hub's user can read.
+A worker can have any picture edited that the hub's user can read.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from qwen_edit_async.models import request_from_fields
 from qwen_edit_async.text import quoted
 
 _MAX_BODY_BYTES: Final = 1024 * 1024
-"""Larger pictures come as paths or URLs, because the hub holds the bodies of all waiting calls in memory."""
+"""Larger pictures must be sent as paths or URLs, because the hub holds the bodies of all calls in memory."""
 
 _SHUTDOWN_SECONDS: Final = 1.0
-"""The time for sending the last answers, once the hub is closed."""
+"""The time for sending the last replies, once the hub is closed."""
 
 _ENDED: Final = frozenset({"saved", "failed", "uncertain"})
 _PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tiff", ".avif"})
@@ -46,16 +46,16 @@ _PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", 
 async def serve(hub: EditHub, listen: str, token: str) -> AsyncGenerator[str, None]:
     """Serve a hub while the block runs. Yield its address, such as ``http://127.0.0.1:8788``.
 
-    Enter this block before the hub, so that its calls are answered after the hub is closed.
+    Enter this block before the hub's block, so that pending calls get a reply when the hub closes.
 
     Args:
         hub: The hub.
-        listen: ``ADDRESS:PORT`` with a loopback or private address, because nothing is encrypted. Port 0 takes a free
-            one.
-        token: The secret of the workers.
+        listen: ``ADDRESS:PORT`` with a loopback or private address, because nothing is encrypted. Port 0 picks a free
+            port.
+        token: The secret that workers send.
 
     Raises:
-        ConfigurationError: If the address is another one.
+        ConfigurationError: If the address is not a loopback or private one.
         OSError: If the port is taken.
     """
     host, port = address_of(listen)

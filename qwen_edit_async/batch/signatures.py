@@ -1,4 +1,4 @@
-"""Strips the signatures of presigned URLs: two URLs that differ only in them lead to the same picture. Pure."""
+"""Strips the signatures of presigned URLs, so that URLs of the same picture are equal. Pure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from qwen_edit_async.images.kinds import is_url
 _NAMES: Final = frozenset({"expires", "signature", "key-pair-id", "googleaccessid"})
 _ENDINGS: Final = ("accesskeyid", "-security-token")
 _VENDOR_SIGNATURE: Final = re.compile("(x-[a-z0-9]+-)signature")
-"""The parameter by which a storage service signs. Its others begin alike: ``X-Amz-Date`` beside ``X-Amz-Signature``."""
+"""The signature of a storage service. Its other signing parameters share the prefix, such as ``X-Amz-Date``."""
 
 _CHANGES_PICTURE: Final = "-process"
-"""The ending of a storage service's parameter that does not belong to the signature: ``x-oss-process``."""
+"""The ending of a parameter that has this prefix but is not part of the signature: ``x-oss-process``."""
 
 _AZURE: Final = (
     "sig sv ss se sp sr srt st spr sip si sdd skoid sktid skt ske sks skv saoid suoid scid skdutid sduoid ses"
@@ -26,7 +26,7 @@ _NAMES_BESIDE: Final[Mapping[str, frozenset[str]]] = {
     "ossaccesskeyid": frozenset({"security-token"}),
     "q-signature": frozenset(_TENCENT.split()),
 }
-"""Names that are too common to mean a signature, unless the key of this mapping is there too."""
+"""Parameters that belong to a signature only if the URL also has the parameter in the key of this mapping."""
 
 _NAMES_AT: Final[Mapping[str, frozenset[str]]] = {
     ".fbcdn.net": frozenset({"oh", "oe"}),
@@ -34,14 +34,14 @@ _NAMES_AT: Final[Mapping[str, frozenset[str]]] = {
     ".discordapp.com": frozenset({"ex", "is", "hm"}),
     ".discordapp.net": frozenset({"ex", "is", "hm"}),
 }
-"""Names that are too common to mean a signature, except at hosts that end so."""
+"""Parameters that belong to a signature only on hosts with the ending in the key of this mapping."""
 
 _PATH: Final = re.compile("[/?#]")
 """The character that ends a host."""
 
 
 def unsigned(text: str) -> str:
-    """Return a URL without the parameters of its signature, and its host in lower case; any other text as it is."""
+    """Return a URL without its signature and with a lower-case host. Return any other text unchanged."""
     if not is_url(text):
         return text
     text, host = _with_lower_host(text)

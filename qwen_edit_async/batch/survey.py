@@ -1,4 +1,4 @@
-"""Reads a batch's whole input, and its journal, before anything is sent. It changes no file."""
+"""Makes the plan of a run: reads the whole input and the journal, checks image files, and changes no file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from qwen_edit_async.text import counted
 
 
 async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
-    """Return what a run would do.
+    """Return the plan of the next run.
 
     Raises:
         ConfigurationError: If the input can't be read.
@@ -104,7 +104,7 @@ class _Survey:
         elif action in {Action.FAIL, Action.REFUSE}:
             raise problem or refusal(self.options.consent)
         elif entry is None or entry.state in {State.SUBMITTED, State.COMPLETED}:
-            return  # the journal's sums have them, and those that are no longer in the input
+            return  # the journal's sums count them, even if the input no longer has them
         elif action is Action.VERIFY and are_whole(self.given.targets.folder, entry.files):
             tally.counts.update(saved=1, files=len(entry.files))
         elif action is Action.VERIFY:
@@ -128,7 +128,7 @@ class _Survey:
         return folded_name in self._names or (self.store is not None and self.store.is_taken(folded_name))
 
     def _problem_of(self, request: EditRequest, name: str) -> InvalidEditError | None:
-        """Return why a request can't be submitted."""
+        """Return the reason why a request can't be submitted; ``None`` if it can."""
         try:
             for position, image in enumerate(request.images, 1):
                 _check_image(image, position, fit=self.given.fit)
@@ -140,7 +140,7 @@ class _Survey:
         for cut in request.silently_cut():
             if self.options.strict:
                 return InvalidEditError(cut)
-            self.tally.note("texts are longer than the service reads: it ignores what is over its limit")
+            self.tally.note("some texts exceed the service's limit: it ignores the rest of them")
         return None
 
 

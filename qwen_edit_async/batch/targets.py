@@ -16,7 +16,7 @@ from qwen_edit_async.images.kinds import is_data_uri, is_url
 from qwen_edit_async.models import EditRequest
 
 _MAX_LINKS: Final = 40
-"""The number of links that Linux follows. More are most likely a circle."""
+"""The number of links that Linux follows. A longer chain is most likely a loop."""
 
 
 @attrs.define(eq=False)
@@ -52,7 +52,7 @@ class Targets:
         existing = [each for each in names if os.path.lexists(self.folder / each)]
         if existing and not self.overwrite:
             raise InvalidEditError(
-                "a file that is not of this batch has its result's name",
+                "a file that this batch did not make has the name of the result",
                 hint="move that file, use another output folder or key, or overwrite=True",
             )
         return existing
@@ -70,7 +70,7 @@ class Targets:
 
 
 def _hops(path: str) -> Iterator[str]:
-    """Yield a path and, for a link, each path on the way to its file. Replacing any of them would replace the image."""
+    """Yield a path and, for a link, each path on the way to its file; none of these may be replaced."""
     with contextlib.suppress(OSError, ValueError):  # it is not a link, or not a path
         for _ in range(_MAX_LINKS):
             yield path

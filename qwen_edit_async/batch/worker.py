@@ -1,4 +1,4 @@
-"""Makes blocking calls on one thread. Calls that arrive while the thread is busy are made together afterwards.
+"""Makes blocking calls on one thread. Calls that arrive while the thread is busy are then made together.
 
 A hop to a thread and back costs more than most of these calls, and a transaction costs a sync of the disk. So many
 callers share one hop and one transaction (group commit).
@@ -25,7 +25,7 @@ def call_each(calls: Sequence[Call]) -> list[Any]:
 
 
 class Worker:
-    """Makes calls on a thread, in the order in which they were asked for.
+    """Makes calls on a thread, in the order in which they arrive.
 
     Args:
         executor: An executor with one thread; shut down by :meth:`aclose`.
@@ -58,16 +58,16 @@ class Worker:
         future: asyncio.Future[T] = self._loop.create_future()
         future.add_done_callback(_mark_retrieved)
         if self._closed:
-            future.set_exception(JournalError("the run has ended, and does nothing more"))
+            future.set_exception(JournalError("the run has ended"))
             return future
         self._waiting.append((functools.partial(function, *arguments), future))
         self._begin_soon()
         return future
 
     async def aclose(self, last: Call = lambda: None) -> None:
-        """Make all calls that were asked for, then a last one, and end the thread.
+        """Make all pending calls, then a last one, and end the thread.
 
-        The calls are under way before the wait begins, so cutting the wait short undoes nothing.
+        The calls start before the wait begins, so cancelling the wait does not prevent them.
         """
         self._closed = True
         try:
@@ -94,7 +94,7 @@ class Worker:
         try:
             job = self._loop.run_in_executor(self._executor, self._call_all, calls)
         except BaseException:
-            for future in futures:  # nobody waits for them forever
+            for future in futures:  # so that nobody waits for them forever
                 future.cancel()
             self._busy = False
             raise

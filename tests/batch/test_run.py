@@ -155,7 +155,7 @@ async def test_a_journal_that_is_lost_is_not_begun_anew(requests, out, photo, co
         journal = (out / JOURNAL_NAME).read_bytes()
         (out / JOURNAL_NAME).unlink() if content is None else (out / JOURNAL_NAME).write_bytes(content)
         (out / ({"report.json", "report.html"} - {left}).pop()).unlink()
-        lost = rf"lost its content, but {left} tells of an earlier run: put a copy of it back"
+        lost = rf"is missing or empty, but {left} is from an earlier run: restore a copy of the journal"
         with pytest.raises(JournalError, match=lost):
             await EditBatch(requests(3), out).run(session)
         with pytest.raises(JournalError, match=lost):

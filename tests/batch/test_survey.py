@@ -230,7 +230,7 @@ async def test_text_that_would_be_cut_off_is_noted(table, out):
     plan = await EditBatch(table(f"a.png,{'x' * 801},,", f"b.png,{'x' * 802},,"), out).plan()
     assert (plan.submit, plan.notes) == (
         2,
-        ("texts are longer than the service reads: it ignores what is over its limit",),
+        ("some texts exceed the service's limit: it ignores the rest of them",),
     )
 
 
@@ -419,8 +419,8 @@ async def test_files_that_would_be_replaced_are_counted(photos, out):
 
 
 THERE_ALREADY = (
-    "a file that is not of this batch has its result's name; move that file, use another output folder or key, or "
-    "overwrite=True"
+    "a file that this batch did not make has the name of the result; move that file, use another output folder or key, "
+    "or overwrite=True"
 )
 
 

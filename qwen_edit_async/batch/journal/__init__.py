@@ -1,1 +1,1 @@
-"""The journal of a bulk run: SQLite beside the results."""
+"""The journal of a bulk run: a SQLite file beside the results."""

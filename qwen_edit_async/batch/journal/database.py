@@ -78,7 +78,7 @@ _COUNT_DAMAGED: Final = (
     "OR (identity IS NULL) != (state = 'replaced') OR typeof(identity) NOT IN ('text', 'null') "
     "OR typeof(name) != 'text' OR (task_id IS NULL AND state IN ('submitted', 'completed', 'saved'))"
 )
-"""Counts rows that no run writes. SQLite's own check does not see them, because it has no checksums."""
+"""Counts rows that no run would write. SQLite's own check misses them, because SQLite has no checksums."""
 
 _HAS_TASKS: Final = (
     "SELECT EXISTS (SELECT 1 FROM edits WHERE task_id IS NOT NULL OR state IN ('submitting', 'uncertain'))"
@@ -87,7 +87,7 @@ _REPLACE: Final = (
     "UPDATE edits SET state = 'replaced', identity = NULL, reason = NULL, "
     "repeats = repeats + (state = 'uncertain' AND task_id IS NULL) WHERE number = ?"
 )
-"""An uncertain edit without a task counts as repeated from now on, because it may still be charged."""
+"""An uncertain edit without a task counts as repeated, because it may still be charged."""
 
 _INTERRUPTED: Final = "the run ended while the edit was being submitted: a task may exist, and be charged"
 
@@ -96,7 +96,7 @@ def is_journal(connection: sqlite3.Connection, path: Path) -> bool:
     """Return whether a file is a journal of this version; an empty file is not.
 
     Raises:
-        JournalError: If it is something else, or a journal of another version.
+        JournalError: If the file is something else, or a journal of another version.
     """
     version, owner = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id"))
     if version > VERSION:
@@ -112,15 +112,15 @@ def is_journal(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 class Store:
-    """The open database file.
+    """An open journal database.
 
     Args:
         path: The file.
-        read_only: Whether to read only. Then no file is made or changed, except to undo the last write of a run that
-            died.
+        read_only: Whether to open the file for reading only. No file is then changed, except to undo the last write of
+            a run that died.
 
     Raises:
-        JournalError: If it can't be opened or made, is damaged, is not a journal, or is of another version.
+        JournalError: If the file can't be opened or created, is damaged, is not a journal, or is of another version.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -159,7 +159,7 @@ class Store:
             for operation in operations:
                 try:
                     results.append(operation())
-                except JournalError as error:  # it was refused before it wrote
+                except JournalError as error:  # the operation was refused before it wrote
                     results.append(error)
             self._connection.execute("COMMIT")
         except (sqlite3.Error, UnicodeDecodeError) as error:
@@ -169,10 +169,10 @@ class Store:
         return results
 
     def bind(self, service: str) -> None:
-        """Record the service whose tasks the journal has. It can be changed until a task may exist.
+        """Record the service whose tasks the journal holds. The service can change until a task may exist.
 
         Raises:
-            JournalError: If it has tasks of another service.
+            JournalError: If the journal has tasks of another service.
         """
         known = self._connection.execute("SELECT origin FROM service").fetchone()
         if known is not None and known["origin"] == service:
@@ -180,12 +180,12 @@ class Store:
         if known is not None and self._one(_HAS_TASKS):
             raise JournalError(
                 f"the journal {self._path} has tasks of {known['origin']}, which {service} does not know",
-                hint="give this run another output folder, or go on with the service that has them",
+                hint="give this run another output folder, or use the service that has them",
             )
         self._connection.execute("INSERT OR REPLACE INTO service VALUES (1, ?)", (service,))
 
     def find(self, identity: str) -> Entry | None:
-        """Return the edit of an identity."""
+        """Return the edit with an identity; ``None`` if there is none."""
         return next(iter(self._select("identity = ?", identity)), None)
 
     def is_taken(self, folded_name: str) -> bool:
@@ -194,7 +194,7 @@ class Store:
         return self._connection.execute(query, (folded_name,)).fetchone() is not None
 
     def plan(self, identity: str, request: EditRequest, content: Content) -> Entry:
-        """Return the edit of an identity. A new one is planned, and its name allotted."""
+        """Return the edit with an identity. A new edit is planned, and its name allotted."""
         stem = stem_of(request)
         try:
             self._insert(identity, stem, request, content)
@@ -216,7 +216,7 @@ class Store:
         self._connection.execute(f"INSERT INTO edits ({names}) VALUES ({marks})", values)
 
     def redraft(self, number: int, request: EditRequest, content: Content) -> Entry:
-        """Replace the request of an edit that was never paid for, and return that edit."""
+        """Replace the request of an edit that was never paid for, and return the edit."""
         columns = _columns_of(request, content)
         changes = ", ".join(f"{name} = ?" for name in columns)
         values = [*map(to_column, columns.values()), number]
@@ -224,54 +224,54 @@ class Store:
         return self._select("number = ?", number)[0]
 
     def replace(self, number: int, identity: str, request: EditRequest, content: Content) -> Entry:
-        """Plan a new edit of an identity. The earlier edit keeps its task, its cost, its name and its files."""
+        """Plan a new edit with the identity of an earlier one, which keeps its task, cost, name and files."""
         self._connection.execute(_REPLACE, (number,))
         return self.plan(identity, request, content)
 
     def restamp(self, number: int, stamp: str) -> None:
-        """Replace the stamp of an edit whose files were read, and have the same content."""
+        """Replace the stamp of an edit whose image files have the same content as before."""
         self._connection.execute("UPDATE edits SET stamp = ? WHERE number = ?", (stamp, number))
 
     def move(self, number: int, state: State, /, **columns: Any) -> None:
-        """Record a step of an edit, and what else is known.
+        """Record an edit's new state, and other columns.
 
         Raises:
-            JournalError: If the edit can't come to that state from its own.
+            JournalError: If the edit can't move to that state from its current one.
         """
         cursor = self._connection.execute(
             _move_statement(state, tuple(columns)), (*map(to_column, columns.values()), number)
         )
         if cursor.rowcount != 1:
-            raise JournalError(f"edit {number} can't become {state.value} from its state")
+            raise JournalError(f"edit {number} can't become {state.value} from its current state")
 
     def save(self, number: int, paths: Sequence[Path]) -> None:
         """Record that an edit's pictures are saved, with their sizes.
 
         Raises:
-            JournalError: If the edit can't come to that state from its own.
+            JournalError: If the edit can't move to that state from its current one.
         """
         files = [(path.name, _size(path)) for path in paths]
         self.move(number, State.SAVED, files=files, reason=None, problem=None)
 
     def recover(self) -> int:
-        """Mark the edits as uncertain that an earlier run was submitting when it ended. Return their number."""
+        """Mark edits as uncertain if an earlier run ended while submitting them. Return their number."""
         return self._connection.execute(
             "UPDATE edits SET state = 'uncertain', reason = ?, problem = ? WHERE state = 'submitting'",
             (_INTERRUPTED, _INTERRUPTED),
         ).rowcount
 
     def unfinished(self, after: int, limit: int) -> list[Entry]:
-        """Return a page of the edits that have a task but not all of its pictures, by their numbers."""
+        """Return a page of edits that have a task but not all of its pictures, in order of their numbers."""
         has_task = "state IN ('submitted', 'completed', 'uncertain') AND task_id IS NOT NULL"
         return self._select(f"{has_task} AND number > ? ORDER BY number LIMIT ?", after, limit)
 
     def unsaved(self) -> list[str]:
-        """Return the names of the pictures that wait to be downloaded."""
+        """Return the file names of the pictures to be downloaded."""
         completed = self._select("state = 'completed'")
         return [f"{entry.name}-{index}.png" for entry in completed for index in range(len(entry.urls))]
 
     def outcome(self, identity: str) -> BatchOutcome | None:
-        """Return the outcome, so far, of the edit of an identity."""
+        """Return the current outcome of the edit with an identity."""
         query = f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE identity = ?"
         row = self._connection.execute(query, (identity,)).fetchone()
         return None if row is None else to_outcome(row, self._path)
@@ -285,13 +285,13 @@ class Store:
         with suppress(sqlite3.OperationalError):  # some network drives have no shared memory
             mode = self._one("PRAGMA journal_mode = WAL")
         if mode != "wal":
-            # Not DELETE: PERSIST keeps a file, which shows readers between transactions that a run may be going on.
+            # Not DELETE: with PERSIST a file stays between transactions, so that readers know of the run.
             self._one("PRAGMA journal_mode = PERSIST")
             log.warning(
                 "%s: SQLite can't keep a write-ahead log on this file system, so the journal is slower", self._path
             )
-        # FULL: with WAL, NORMAL keeps the file consistent, but a power cut may undo the last commits. One of those
-        # could hold the id of a task that was paid for, or the intent without which it would be paid for twice.
+        # FULL, because with NORMAL a power cut may undo the last commits. They may hold the id of a paid task, or the
+        # intent to submit an edit. Without these, a later run would pay again.
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone stops at the drive's cache
 
@@ -300,7 +300,7 @@ class Store:
         if self._one("PRAGMA integrity_check(1)") != "ok" or self._one(_COUNT_DAMAGED):
             raise JournalError(f"the journal {self._path}: {DAMAGED}")
         for (task_id,) in self._connection.execute("SELECT task_id FROM edits WHERE task_id IS NOT NULL"):
-            check_task_id(task_id)  # a bad id that is found later would end a run that has submitted others
+            check_task_id(task_id)  # a bad id found later would end a run that has already submitted edits
 
     def _select(self, where: str, *values: Any) -> list[Entry]:
         rows = self._connection.execute(f"SELECT {_ENTRY} FROM edits WHERE {where}", values)
@@ -312,11 +312,11 @@ class Store:
 
 @functools.cache
 def _move_statement(state: State, columns: tuple[str, ...]) -> str:
-    """Return the statement for one kind of step. There are only a few kinds."""
+    """Return the SQL statement of a move. Few kinds of moves exist, so the cache stays small."""
     changes = "".join(f", {column} = ?" for column in columns)
     if state is State.SUBMITTING:
         changes += ", attempts = attempts + 1"
-    if "task_id" in columns:  # of a repeat: the account still has the earlier task
+    if "task_id" in columns:  # after a repeat, the account still has the earlier task
         changes += ", former_task_ids = nullif(trim(coalesce(former_task_ids, '') || ' ' || coalesce(task_id, '')), '')"
     origins = ", ".join(f"'{origin.value}'" for origin in ORIGINS[state])
     return f"UPDATE edits SET state = '{state.value}'{changes} WHERE number = ? AND state IN ({origins})"
@@ -335,4 +335,4 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
-        return -1  # the file was taken away: the next run will find it missing
+        return -1  # the file was removed: the next run will find it missing

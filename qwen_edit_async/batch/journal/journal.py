@@ -1,4 +1,4 @@
-"""The journal of a bulk run, for coroutines. A step that was awaited is on the disk."""
+"""The asynchronous interface of a journal. Once a step has been awaited, it is on the disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JOURNAL_NAME: Final = "qwen-edit-journal.sqlite3"
 LOCK_NAME: Final = "qwen-edit-journal.lock"
 
 _PATIENCE: Final = 0.005
-"""Seconds for which steps are gathered for one transaction. Each transaction costs a sync of the disk."""
+"""Seconds to gather steps for one transaction, because each transaction costs a sync of the disk."""
 
 
 class Journal:
@@ -37,42 +37,42 @@ class Journal:
 
     @classmethod
     async def open(cls, folder: Path, service: str = "") -> Self:
-        """Lock a folder, and open the journal in it; both are made if they are missing.
+        """Lock a folder, and open the journal in it. Create both if they are missing.
 
         Args:
             folder: The folder.
             service: The service whose tasks the journal is to hold; empty for any.
 
         Raises:
-            JournalError: If another run has it, if it can't be opened or written, if it has tasks of another service,
-                or if the journal of earlier runs is lost.
+            JournalError: If another run uses the journal, if it can't be opened or written, if it has tasks of another
+                service, or if it is lost.
         """
         executor = ThreadPoolExecutor(1, "qwen-edit-journal")
         held = contextlib.ExitStack()
         try:
             store = await asyncio.get_running_loop().run_in_executor(executor, _open, folder, service, held)
         except BaseException:
-            executor.submit(held.close)  # a cancelled wait leaves a thread that may still open it
+            executor.submit(held.close)  # after a cancelled wait, the thread may still open the journal
             executor.shutdown(wait=False)
             raise
         return cls(store, held, executor)
 
     @property
     def is_new(self) -> bool:
-        """Whether this run has made it."""
+        """Whether this run created the journal."""
         return self._store.is_empty
 
     async def aclose(self) -> None:
-        """Write the steps that were asked for, and close the file, also if the wait for that is cut short."""
+        """Write all pending steps and close the file, even if the wait is cancelled."""
         await self._thread.aclose(self._close)
 
     def do(self, method: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Call a method of the store on the journal's thread. Awaiting the result is waiting for the disk.
+        """Call a method of the store on the journal's thread. Awaiting the result waits for the disk.
 
         Calls are made in order, whether or not anybody awaits them.
 
         Raises:
-            JournalError: When awaited: if the edit can't come to that state, or if the journal can't be written.
+            JournalError: Raised when awaited, if the edit can't move to that state, or if the journal can't be written.
         """
         return self._thread.call(functools.partial(method, self._store, *args, **kwargs))
 
@@ -82,8 +82,8 @@ class Journal:
             try:
                 return self._store.transact(calls)
             except Exception as error:  # noqa: BLE001  # after any error, nothing was written
-                # Later steps rely on the one that was lost. Nothing more is written, so that the file stays consistent.
-                self._broken = error if isinstance(error, JournalError) else JournalError(f"it failed: {error!r}")
+                # Later steps rely on the lost one, so nothing more is written, and the file stays consistent.
+                self._broken = error if isinstance(error, JournalError) else JournalError(f"journal error: {error!r}")
         return [self._broken.for_task(None) for _ in calls]
 
     def _close(self) -> None:
@@ -92,7 +92,7 @@ class Journal:
 
 
 def _open(folder: Path, service: str, held: contextlib.ExitStack) -> Store:
-    """Return the open database. Closing the stack closes it, and frees the lock."""
+    """Return the open database. Closing the stack closes the database and frees the lock."""
     lock = RunLock(folder / LOCK_NAME)
     try:
         folder.mkdir(parents=True, exist_ok=True)

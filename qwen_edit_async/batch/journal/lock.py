@@ -35,11 +35,11 @@ class RunLock:
             except OSError as error:
                 if error.errno in _HELD:
                     raise JournalError(
-                        f"{self._path.parent} is being written by another run", hint="wait for its end, or stop it"
+                        f"{self._path.parent} is being written by another run", hint="wait until it ends, or stop it"
                     ) from None
                 if error.errno in _NOT_SUPPORTED:
                     raise JournalError(
-                        f"the file system of {self._path.parent} has no locks, so that two runs could pay for the same "
+                        f"the file system of {self._path.parent} has no locks, so two runs could pay for the same "
                         "edits; nothing was submitted",
                         hint="choose an output folder on another file system",
                     ) from None

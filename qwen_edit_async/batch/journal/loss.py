@@ -1,4 +1,4 @@
-"""Detects a lost journal by the reports of earlier runs beside it. Blocking."""
+"""Detects a lost journal by the reports that earlier runs left in its folder. Blocking."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PAGE_START: Final = (
     b'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy"'
 )
 _HEADER_BYTES: Final = 100
-"""The size of a SQLite database's header. SQLite takes a file of 0 or 1 bytes for a new database."""
+"""The size of a SQLite database's header. SQLite treats a file of 0 or 1 bytes as a new database."""
 
 
 def check_not_lost(journal: Path) -> None:
@@ -23,15 +23,15 @@ def check_not_lost(journal: Path) -> None:
     Raises:
         JournalError: If the journal beside such a report is missing or empty.
     """
-    with contextlib.suppress(OSError):  # opening the journal reports it
+    with contextlib.suppress(OSError):  # opening the journal reports the error
         if journal.stat().st_size >= _HEADER_BYTES:
             return
     for report, is_ours in ((journal.with_name(JSON_NAME), _is_report), (journal.with_name(PAGE_NAME), _is_page)):
         with contextlib.suppress(OSError, ValueError):
             if is_ours(report):
                 raise JournalError(
-                    f"the journal {journal} is gone, or has lost its content, but {report.name} tells of an earlier "
-                    "run: put a copy of it back; in another folder everything would be submitted, and paid for, again"
+                    f"the journal {journal} is missing or empty, but {report.name} is from an earlier run: "
+                    "restore a copy of the journal; in another folder, everything would be submitted and charged again"
                 )
 
 

@@ -1,6 +1,6 @@
 """Reads the outcomes of a bulk run from its journal. Blocking.
 
-Reading disturbs nobody: a run may be writing meanwhile, and no transaction stays open from one page to the next.
+A run can write at the same time, because no transaction stays open between pages.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def read_page(journal: Path, after: int, limit: int = PAGE) -> list[tuple[int, B
 
     Args:
         journal: The file.
-        after: The number of the last outcome before.
-        limit: The most to return.
+        after: The number of the last outcome already read.
+        limit: The maximum number of outcomes.
 
     Raises:
         JournalError: If there is no journal, or it can't be read.
@@ -39,7 +39,7 @@ def read_page(journal: Path, after: int, limit: int = PAGE) -> list[tuple[int, B
 
 
 def read_chosen(journal: Path, limit: int) -> Generator[BatchOutcome, None, None]:
-    """Yield outcomes for a page: those that went wrong first, then the others in the journal's order.
+    """Yield outcomes for ``report.html``: edits with errors first, then the others, in the journal's order.
 
     Raises:
         JournalError: If the journal can't be read.

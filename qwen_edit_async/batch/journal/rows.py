@@ -21,14 +21,12 @@ from qwen_edit_async.protocol.replies import cost_of
 
 T = TypeVar("T")
 
-DAMAGED: Final = (
-    "it is damaged. Put a copy of it back: in another folder everything would be submitted, and paid for, again"
-)
+DAMAGED: Final = "it is damaged. Restore a copy: in another folder, everything would be submitted and charged again"
 
 _EXPLANATIONS: Final = (
     ("SQLITE_FULL", "the disk is full"),
     ("SQLITE_READONLY", "it can't be written: is the folder, or its file system, read-only?"),
-    ("SQLITE_CANTOPEN", "it can't be opened or made: may the folder be written?"),
+    ("SQLITE_CANTOPEN", "it can't be opened or made: is the folder writable?"),
     ("SQLITE_NOTADB", "it is not a SQLite database"),
     ("SQLITE_CORRUPT", DAMAGED),
     ("SQLITE_BUSY", "another program has locked it"),
@@ -111,13 +109,12 @@ def explain(error: sqlite3.Error | UnicodeDecodeError | InvalidEditError, path: 
 
 
 def read_only_address(path: Path) -> str:
-    """Return the address that opens a journal for reading only, and leaves no file beside it.
+    """Return the URI that opens a journal for reading only, and leaves no file beside it.
 
-    A run that died while writing without a write-ahead log leaves a transaction to be undone, for which SQLite has to
-    write.
+    A run that died without a write-ahead log may leave an unfinished transaction. SQLite has to write to undo it.
     """
     if path.with_name(f"{path.name}-journal").exists():
-        mode = "mode=rw"  # with mode=ro, SQLite refuses to undo a transaction; if there is none, it writes nothing
+        mode = "mode=rw"  # with mode=ro, SQLite refuses to undo a transaction
     elif path.with_name(f"{path.name}-wal").exists():
         mode = "mode=ro"
     else:  # nobody has it open, so SQLite needs no files to share it

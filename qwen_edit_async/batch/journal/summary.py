@@ -34,7 +34,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
         saved=counts.get("saved", 0),
         failed=counts.get("failed", 0),
         retryable=_one(connection, "SELECT count(*) FROM edits WHERE state = 'failed' AND task_id IS NULL"),
-        uncertain=counts.get("uncertain", 0) + counts.get("submitting", 0),  # no run works on them now
+        uncertain=counts.get("uncertain", 0) + counts.get("submitting", 0),  # no run is submitting them
         replaced=counts.get("replaced", 0),
         pictures=int(_one(connection, "SELECT total(json_array_length(files)) FROM edits WHERE state = 'saved'")),
         short=_one(
@@ -59,7 +59,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
 
 
 def _unsaved_tasks(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return task ids by key. Where a key is another edit's name, the name of the files tells them apart."""
+    """Return task ids by key. If two edits have the same key, the second key gets the name of the files."""
     tasks: dict[str, str] = {}
     rows = connection.execute(
         "SELECT key, name, task_id FROM edits WHERE state = 'completed' ORDER BY number LIMIT ?", (_LISTED_KEYS,)
@@ -70,7 +70,7 @@ def _unsaved_tasks(connection: sqlite3.Connection) -> dict[str, str]:
 
 
 def _cost(connection: sqlite3.Connection) -> tuple[Decimal, Decimal, int]:
-    """Return the exact total, which SQLite's sum is not, the highest cost, and the number of edits without one."""
+    """Return the total, the highest cost, and the number of edits without a cost. SQLite's sum is not exact."""
     total, highest, unpriced = Decimal(0), Decimal(0), 0
     for text, count, results in connection.execute("SELECT cost, count(*), count(urls) FROM edits GROUP BY cost"):
         cost = cost_of(text)
@@ -83,7 +83,7 @@ def _cost(connection: sqlite3.Connection) -> tuple[Decimal, Decimal, int]:
 
 
 def _price(connection: sqlite3.Connection) -> Decimal | None:
-    """Return the highest price of a picture. Edits without a picture, and edits for free, show none."""
+    """Return the highest price of a picture. Ignore edits that are free or made no picture."""
     rows = connection.execute(
         "SELECT DISTINCT cost, min(pictures, (SELECT count(*) FROM json_each(urls) WHERE value != '')) FROM edits "
         "WHERE cost IS NOT NULL AND urls IS NOT NULL"
@@ -92,7 +92,7 @@ def _price(connection: sqlite3.Connection) -> Decimal | None:
 
 
 def _percentiles(connection: sqlite3.Connection, column: str) -> Percentiles | None:
-    """Return percentiles by nearest rank. The values stay in SQLite; damaged ones are left out."""
+    """Return percentiles by nearest rank. The values stay in SQLite; damaged values are ignored."""
     known = f"FROM edits WHERE typeof({column}) IN ('real', 'integer')"
     count = _one(connection, f"SELECT count(*) {known}")
     if not count:

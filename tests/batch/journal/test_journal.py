@@ -294,7 +294,7 @@ async def test_a_full_disk_is_named_and_nothing_is_written_after_it(disk, journa
     [
         ("SQLITE_FULL", "the disk is full"),
         ("SQLITE_READONLY_DBMOVED", "read-only"),
-        ("SQLITE_CANTOPEN_ISDIR", "may the folder be written"),
+        ("SQLITE_CANTOPEN_ISDIR", "is the folder writable"),
         ("SQLITE_CORRUPT", "damaged"),
         ("SQLITE_BUSY", "another program"),
         ("SQLITE_IOERR_WRITE", "the disk failed"),
@@ -459,7 +459,7 @@ async def test_opening_can_be_given_up(tmp_path):
 
 async def test_a_second_run_is_refused_while_the_first_lasts(tmp_path):
     journal = await Journal.open(tmp_path)
-    with pytest.raises(JournalError, match="is being written by another run; wait for its end"):
+    with pytest.raises(JournalError, match="is being written by another run; wait until it ends"):
         await Journal.open(tmp_path)
     await journal.aclose()
     await (await Journal.open(tmp_path)).aclose()
