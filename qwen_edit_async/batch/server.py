@@ -2,8 +2,8 @@
 
 ::
 
-    POST /edits the fields of a request as JSON; returns the outcome as JSON GET /pictures/{name} a saved picture, by
-    the last part of its path in the outcome
+    POST /edits              takes the fields of a request as JSON, and returns the outcome as JSON
+    GET  /pictures/{name}    returns a saved picture, by the last part of its path in the outcome
 
 Each call carries ``Authorization: Bearer TOKEN``. 200 means that the edit has ended, successfully or not. 503 means
 that the hub is closed or submits nothing more: retry later. 400 means bad input, 401 a wrong token, and 413 a body that

@@ -639,7 +639,7 @@ async def test_what_stands_alone_needs_an_instruction_and_a_request_takes_none(o
         alone = await EditBatch([photo], out).run(session)
         beside = await EditBatch(iter(requests(1)), out, instruction="snow").run(session)
     assert alone.failures[0].reason.endswith("or give EditRequests or mappings of their fields")
-    assert beside.failures[0].reason.startswith("an EditRequest says it all")
+    assert beside.failures[0].reason.startswith("an EditRequest has its own instruction")
 
 
 @pytest.mark.parametrize("earlier", [False, True])

@@ -549,8 +549,8 @@ async def test_an_input_that_can_be_read_once_only_has_no_plan(photos, out, make
         (5, {}, "the input is 'int'"),
         ({"images": "a.png"}, {}, "the input is 'dict'"),
         (b"picture", {}, "the input is 'bytes'"),
-        ([EditRequest("a.png", "snow")], {"instruction": "snow"}, "an EditRequest says it all"),
-        ([EditRequest("a.png", "snow")], {"parameters": EditParameters(n=2)}, "an EditRequest says it all"),
+        ([EditRequest("a.png", "snow")], {"instruction": "snow"}, "an EditRequest has its own instruction"),
+        ([EditRequest("a.png", "snow")], {"parameters": EditParameters(n=2)}, "an EditRequest has its own instruction"),
         ([], {"recursive": True}, "recursive is for a folder"),
     ],
 )

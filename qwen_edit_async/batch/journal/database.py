@@ -285,7 +285,7 @@ class Store:
         with suppress(sqlite3.OperationalError):  # some network drives have no shared memory
             mode = self._one("PRAGMA journal_mode = WAL")
         if mode != "wal":
-            # Not DELETE: with PERSIST a file stays between transactions, so that readers know of the run.
+            # Not DELETE: with PERSIST a file stays between transactions, so that readers notice the run.
             self._one("PRAGMA journal_mode = PERSIST")
             log.warning(
                 "%s: SQLite can't keep a write-ahead log on this file system, so the journal is slower", self._path

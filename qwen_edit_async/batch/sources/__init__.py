@@ -1,12 +1,12 @@
-"""Reads edits from what users have: a folder, a pattern, a picture, a table, a data frame.
+"""Reads edits from a source: a folder, a pattern, a picture, a table or a data frame.
 
-A source is read as often as it is needed. Nothing here keeps a picture's content, or more than a page of a table. A
+A source can be read repeatedly. No picture's content, and at most one page of a table, is kept in memory. A
 table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` and the parameters of
 :class:`EditParameters`. Other columns go to ``EditRequest.metadata``, with a note.
 
 ::
 
-    read        the kinds of sources, and their rows          advice    hints for a source without pictures
+    read        recognises the kind of a source               advice    hints for a source without pictures
     folders     folders, patterns     tables   CSV, JSON Lines      frames   Parquet, data frames (extras)
     ------------------------------------------------------------------------------------------ pure below
     rows        a table's columns and cells

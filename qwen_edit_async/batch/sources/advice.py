@@ -15,7 +15,7 @@ _BRACES: Final = re.compile(r"\{[^{}]*,[^{}]*\}")
 
 
 def folder_advice(folder: Path, table_endings: Collection[str], *, recursive: bool) -> str:
-    """Return which of a folder's entries could be a source; empty if none could."""
+    """Return a hint that names a folder's entries that could be a source; empty if there are none."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     if advice := _table_advice(map(str, entries), table_endings):
         return advice
@@ -27,12 +27,12 @@ def folder_advice(folder: Path, table_endings: Collection[str], *, recursive: bo
 
 
 def pattern_advice(pattern: str, table_endings: Collection[str], matches: Callable[[str], Iterable[str]]) -> str:
-    """Return why a pattern may match less than was meant; empty if there is no reason to be seen.
+    """Return a hint why a pattern may match less than intended; empty if no reason is found.
 
     Args:
         pattern: The pattern.
         table_endings: The endings of tables.
-        matches: Returns the files and folders that match a pattern.
+        matches: Called with a pattern; returns the files and folders that match.
     """
     if found := _BRACES.search(pattern):
         folder = os.path.dirname(pattern[: found.start()]) or "."

@@ -1,6 +1,6 @@
 """Finds the pictures of a folder, or those that match a pattern. Blocking.
 
-It reads the first 64 bytes of each file, because formats are recognised by content. Paths are text, because 100,000
+It reads the first 64 bytes of each file, because formats are recognised by content. Paths are strings, because 100,000
 :class:`Path` objects are slow.
 """
 
@@ -41,7 +41,7 @@ _SYSTEM_FOLDERS: Final = frozenset(
         "system volume information",
     }
 )
-"""Bins, snapshots and previews of network drives and operating systems, in lower case. Hidden ones go anyway."""
+"""Bins, snapshots and previews of operating systems and network drives, in lower case."""
 
 
 @attrs.frozen
@@ -50,7 +50,7 @@ class _File:
 
     Attributes:
         path: Its path.
-        below: Its path below the source's folder, spelled in one way.
+        below: Its normalized path below the source's folder.
         real: Its real path.
         is_link: Whether a link leads to it from the source's folder.
     """
@@ -89,8 +89,8 @@ class Search:
     ) -> Iterator[SourceItem]:
         """Yield an edit for each picture. An unreadable file counts as a picture; its edit fails later.
 
-        A link to one of the files is left out, however it is named, so that a link can be made or moved at any time. A
-        link to another file is a picture of its own. Of a file's hard links, the first one counts.
+        A link to another of these files is left out, so that adding or moving links changes nothing. A link to any
+        other file is a picture of its own. Only the first of a file's hard links counts.
 
         Args:
             paths: The files, and an error for each folder that can't be read.
@@ -102,7 +102,7 @@ class Search:
             ConfigurationError: If there is no instruction, or if there is no picture.
         """
         if self.defaults.instruction is None:
-            raise ConfigurationError("pictures say nothing about what to do with them: give an instruction")
+            raise ConfigurationError("nothing says how to edit the pictures: give an instruction")
         found = False
         for path in self._links_last(paths, folder):
             item = self._item(path)
@@ -168,8 +168,8 @@ class Search:
     def matches_of(self, pattern: str, base: str = "") -> Iterator[str]:
         """Yield the files that match a pattern, below a folder.
 
-        ``**`` stands for any folders, but does not follow links to them. Wildcards don't match folders that are left
-        out. A pattern can name such a folder.
+        ``**`` matches any number of folders, but does not follow links. Wildcards don't match folders that are left
+        out, but a pattern can name such a folder.
         """
         before, *after = _ANY_FOLDERS.split(pattern, maxsplit=1)
         if not after:
@@ -200,7 +200,7 @@ class Search:
         return True
 
     def _is_new(self, file: _File) -> bool:
-        """Return whether a file is outside of the excluded folder, and was not found by another path before."""
+        """Return whether a file is outside the excluded folder and was not found by another path before."""
         if self.exclude and file.real.startswith(os.path.join(self.exclude, "")):
             return False
         known: str | tuple[int, int] = file.real
@@ -229,7 +229,7 @@ class Search:
     ) -> Iterator[tuple[str, list[str]]]:
         """Yield each folder with the names of its files.
 
-        Hidden files and folders are left out: they are previews of other programs, or incomplete downloads.
+        Hidden files and folders are left out, because they are usually previews or incomplete downloads.
         """
         for root, folders, files in os.walk(start, onerror=onerror):
             folders[:] = [name for name in sorted(folders) if recursive and self._enters(root, name)]
@@ -265,7 +265,7 @@ def is_picture(path: str) -> bool:
 
 
 def _problem(path: str, *, fit: bool) -> str | None:
-    """Return why a picture can't be edited, empty if it can; ``None`` for a file that is not a picture."""
+    """Return the reason why a picture can't be edited; empty if it can. Return ``None`` for other files."""
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD_BYTES)

@@ -10,7 +10,7 @@ from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.kinds import unwrapped
 from qwen_edit_async.models import EditParameters, EditRequest, as_fields, request_from_fields
 
-SAYS_IT_ALL = "an EditRequest says it all: give no instruction or parameters beside it"
+SAYS_IT_ALL = "an EditRequest has its own instruction and parameters: give none for the batch"
 
 
 @attrs.frozen(kw_only=True)
@@ -18,11 +18,11 @@ class SourceItem:
     """One row of a source: an edit, or the reason why it is not one.
 
     Attributes:
-        row: The row of a table: as a spreadsheet numbers it, from 1, the header included; without a header, the line or
-            row from 1; in a data frame, the position from 0. ``None`` elsewhere.
+        row: The number of a table row: from 1 as in a spreadsheet, including the header. Without a header, the line or
+            row from 1; in a data frame, the position from 0. ``None`` for other sources.
         request: The edit.
         identity: The identity of the edit; empty if it is not known yet.
-        problem: The reason why it is not an edit.
+        problem: The reason why the row is not an edit.
         place: The name in messages, if there is no row number; by default, the first image.
     """
 
@@ -54,10 +54,10 @@ class EditDefaults:
 
 
 def request_of(given: object, defaults: EditDefaults) -> EditRequest:
-    """Return the request that an item of an iterable stands for: a request, its fields by name, or its images alone.
+    """Return the request of an item: a request, the fields of a request by name, or its images alone.
 
     Raises:
-        InvalidEditError: If it is none of these, or if it is a request and there are defaults.
+        InvalidEditError: If the item is none of these, or if it is a request and there are defaults.
     """
     if isinstance(given, EditRequest):
         if defaults != EditDefaults():
@@ -82,7 +82,7 @@ def item_of(given: object, defaults: EditDefaults, number: int) -> SourceItem:
     place = f"request {number}"
     try:
         request = request_of(given, defaults)
-    except Exception as error:  # noqa: BLE001  # whatever is wrong with one item ends it alone
+    except Exception as error:  # noqa: BLE001  # an error of one item must not end the others
         key = given.get("key") if isinstance(given, Mapping) else None
         return SourceItem(problem=str(error), place=place if key is None else str(key))
     return SourceItem(request=request, place=request.key or place)

@@ -1,4 +1,4 @@
-"""The kinds of sources, and their rows. Blocking."""
+"""Recognises the kind of a source, and reads its rows. Blocking."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def read_source(
         source: The source. Relative paths in a table are relative to it.
         defaults: The defaults for rows that leave something out.
         base: The folder that a relative source is in; empty for the working directory.
-        recursive: Whether the folders of a directory are read as well.
-        exclude: The real path of a folder that is not input, such as that of the results.
+        recursive: Whether to read subfolders.
+        exclude: The real path of a folder that is not input, such as the folder of the results.
         journal: The name of the file that marks a folder with the results of a run.
-        fit: Whether pictures in formats that the service does not take are converted, and become edits.
+        fit: Whether pictures in formats that the service refuses are converted. Otherwise they are problems.
         note: Called with a remark about each kind of file that was left out.
 
     Raises:
@@ -114,12 +114,12 @@ def _pattern_items(search: Search, pattern: str, base: str) -> Iterator[SourceIt
     if not glob.has_magic(pattern):
         raise ConfigurationError(f"there is no directory, file or pattern of files {quoted(pattern)}{advice()}")
     folder = pattern
-    while glob.has_magic(folder):  # the one in front of the first wildcard
+    while glob.has_magic(folder):  # the folder before the first wildcard
         folder = os.path.dirname(folder)
     where = f"what matches {quoted(pattern)}"
     return search.items(search.matches_of(pattern, base), where, os.path.join(base, folder), advice)
 
 
 def table_folder(source: Source, base: str = "") -> str:
-    """Return the folder that a table is in, which its paths begin with; empty for a data frame."""
+    """Return a table's folder, which its relative paths start from; empty for a data frame."""
     return str(Path(base, source).parent) if isinstance(source, str | os.PathLike) else ""

@@ -38,7 +38,7 @@ _LISTED_CHARACTERS: Final = 200
 _TYPO_SIMILARITY: Final = 0.8
 _WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _NOTHING: Final = frozenset({"", "nan", "na", "n/a", "<na>", "none", "null", "nat"})
-"""The ways in which spreadsheets and data frames write an empty cell. A key may be one of these words."""
+"""Words by which spreadsheets and data frames mark an empty cell. A key may be one of these words."""
 
 
 @attrs.define(eq=False)
@@ -48,7 +48,7 @@ class Rows:
     Attributes:
         folder: The folder of relative paths; empty for the working directory.
         defaults: The defaults for rows that leave something out.
-        typed: Whether cells have types, as in JSON. Then text is never a number.
+        typed: Whether cells have types, as in JSON, so that text is never a number.
         note: Called with a remark about columns that are not used.
     """
 
@@ -106,7 +106,7 @@ class Rows:
         return SourceItem(row=row, request=request)
 
     def _parameter(self, name: str, value: Any) -> Any:
-        """Return the value of a parameter; :class:`EditParameters` finds what is wrong with it."""
+        """Return the value of a parameter. :class:`EditParameters` checks it."""
         if isinstance(value, str):
             return value if self.typed else _from_text(name, value)
         if name in _INTEGERS and isinstance(value, float) and value.is_integer():
@@ -134,7 +134,7 @@ class Rows:
 
 
 def column_name(name: object) -> str:
-    """Return a column's name without the differences that do not matter."""
+    """Return a column's name in lower case, with underscores for spaces and hyphens."""
     return str(name).strip().lower().replace(" ", "_").replace("-", "_")
 
 
@@ -143,7 +143,7 @@ def cell_value(name: str, value: Any) -> Any:
     if isinstance(value, str):
         value = value.strip()
         return None if value.lower() in _NOTHING and (not value or name != "key") else value
-    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of NumPy's
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a NumPy scalar
         value = value.item()
     if value is None or type(value).__name__ in {"NAType", "NaTType"} or (isinstance(value, float) and value != value):  # noqa: PLR0124  # only NaN differs from itself
         return None
@@ -158,7 +158,7 @@ def _listed(names: Iterable[str]) -> str:
 def _typo(names: Iterable[str]) -> str | None:
     for name in names:
         if name not in _COLUMNS and (near := difflib.get_close_matches(name, _COLUMNS, 1, _TYPO_SIMILARITY)):
-            return f"there is no column {quoted(name)}: is it {near[0]!r}?"
+            return f"there is no column {quoted(name)}: did you mean {near[0]!r}?"
     return None
 
 
@@ -169,7 +169,7 @@ def _check_cells(cells: Mapping[str, Any]) -> None:
             "the column 'image' is empty, though another image is given" if others else "there is no image"
         )
     for name in _TEXTS & cells.keys():
-        # EditRequest allows it, because JSON can hold it. In a table it is a mistake.
+        # EditRequest allows this, because JSON can hold it. In a table, half a character is a mistake.
         if isinstance(cells[name], str) and _HALF_CHARACTER.search(cells[name]):
             raise InvalidEditError(f"the {name} has half a character (a lone surrogate)")
 

@@ -17,21 +17,21 @@ from qwen_edit_async.errors import ConfigurationError
 _DELIMITERS: Final = ",;\t"
 _QUOTED: Final = re.compile(r'"[^"]*"')
 _DECLARED: Final = re.compile(r'"?sep=(\t|[^\w\s"])"?\s*', re.IGNORECASE)
-"""The line in which spreadsheets declare the separator of cells."""
+"""The line in which spreadsheets declare the cell separator."""
 
-_ADVICE: Final = "a quote in a quoted cell is written twice; long texts, such as data URIs, belong in JSON Lines"
+_ADVICE: Final = "double the quotes in a quoted cell; put long texts, such as data URIs, in JSON Lines"
 
 
 def csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
     """Yield an edit for each row, numbered as a spreadsheet does. Commas, semicolons or tabs separate cells.
 
     Raises:
-        ConfigurationError: If the file is not such a table, or can't be read.
+        ConfigurationError: If the file is not a CSV table with these columns, or can't be read.
     """
     rows = Rows(str(path.parent), defaults, typed=False, note=note)
     lines = _lines(path)
     header, before, first, delimiter = _header(lines)
-    # Strict: otherwise a quote that is not closed takes the rows below into its cell, without an error.
+    # Strict, because an unclosed quote would otherwise silently take the rows below into its cell.
     reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
     columns: list[str] = []
     for row in itertools.count(header):

@@ -356,7 +356,7 @@ def test_a_bad_row_says_why_and_stops_no_other(table, row, problem):
         ("[]", "it is not a JSON object"),
         ('{"image": 5}', "an image is 5"),
         ('{"image": "a", "n": "2"}', "n is '2'"),
-        ('{"image": "a", "instructon": "x"}', "there is no column 'instructon': is it 'instruction'?"),
+        ('{"image": "a", "instructon": "x"}', "there is no column 'instructon': did you mean 'instruction'?"),
         ("{}", "there is no image"),
         ('{"image": "a", "instruction": 5}', "the instruction is 5: give text"),
         ('{"image": "a", "instruction": false}', "the instruction is False: give text"),
@@ -387,7 +387,7 @@ def test_blank_rows_count_but_are_no_edits(table):
     ("text", "name", "message"),
     [
         ("picture\na.jpg\n", "edits.csv", "has no column 'image'"),
-        ("image,instructon\na,b\n", "edits.csv", "is it 'instruction'"),
+        ("image,instructon\na,b\n", "edits.csv", "did you mean 'instruction'"),
         ("image,image1\na,b\n", "edits.csv", "no column 'image1'"),
         ("image,Image\na,b\n", "edits.csv", "two columns with the same name"),
         ("image\n", "edits.csv", "a header, but no rows"),
@@ -655,7 +655,7 @@ def test_a_mapping_wins_over_the_defaults():
 def test_a_request_is_taken_as_it_is_and_images_need_an_instruction():
     request = EditRequest("a.jpg", "make it rain")
     assert request_of(request, EditDefaults()) is request
-    with pytest.raises(InvalidEditError, match="says it all"):
+    with pytest.raises(InvalidEditError, match="has its own instruction"):
         request_of(request, SNOW)
     with pytest.raises(
         InvalidEditError, match="an item is 'str', and there is no instruction for it: give instruction="
