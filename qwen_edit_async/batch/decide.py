@@ -87,7 +87,7 @@ ORIGINS: Mapping[State, tuple[State, ...]] = {
 
 
 class Action(enum.Enum):
-    """An action of a run on one edit."""
+    """An action that a run takes for an edit."""
 
     SUBMIT = "submit it"
     REPLACE = "keep the earlier result, and submit a new edit"
@@ -128,8 +128,8 @@ class Consent:
     """The user's consent to pay more than once for an edit.
 
     Attributes:
-        resubmit_uncertain: Whether to submit uncertain edits again, though both tasks may be charged.
-        edit_changed: Whether to edit a changed row anew, though its earlier edit was paid for.
+        resubmit_uncertain: Whether to resubmit uncertain edits, although both tasks may be charged.
+        edit_changed: Whether to edit a changed row again, although its earlier edit was paid for.
     """
 
     resubmit_uncertain: bool = False

@@ -172,9 +172,9 @@ class BatchInput:
             thread.call(items.close)
 
     def _claim(self, item: SourceItem) -> SourceItem | None:
-        """Return an item of a list with its identity, or with a problem if its key is taken. Blocking.
+        """Return an item with its identity, or with a problem if its key is taken. Blocking.
 
-        Return ``None`` if the same request was given before.
+        Return ``None`` if an earlier item was the same request.
         """
         request = item.request
         if request is None:

@@ -80,7 +80,7 @@ class BatchProgress:
         saved: Done edits, including those of earlier runs, as far as the input was read.
         found: Done edits that earlier runs had saved.
         pictures: The number of files of the done edits.
-        failed: Edits that went wrong in this run.
+        failed: Edits that met an error in this run.
         in_flight: Edits that this run is submitting, or whose tasks it waits for.
         cost: The cost of the whole batch so far.
         total: Rows, pictures or requests of the input, including bad ones; ``None`` if not counted beforehand.

@@ -205,7 +205,7 @@ class BatchReport(JournalSummary):
         """Return the facts for the head of a page that shows at most this many edits."""
         facts = self._facts()
         if (known := self.total - self.refused + self.changed) > shown:
-            facts["on this page"] = f"{shown} of {counted(known, 'edit')}, those that went wrong first"
+            facts["on this page"] = f"{shown} of {counted(known, 'edit')}, those with errors first"
         if self.refused:
             facts["not on this page"] = f"{self.refused} that were refused: report.json says why"
         return facts

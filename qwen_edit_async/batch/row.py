@@ -1,7 +1,7 @@
 """One edit of a bulk run, from its state in the journal to its saved pictures.
 
-Each step is on the disk before anything relies on it: the intent before the request is sent, the results' URLs before
-they are fetched, the files' names after the files are saved.
+Each step is on the disk before anything relies on it. The intent is journalled before the request is sent, and the
+results' URLs before their download. The files' names are journalled after the files are saved.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ class Row:
             if not task.awaited:
                 task.cancel()
             raise
-        except Exception as error:  # noqa: BLE001  # the journal gets the state of the edit after any error
+        except Exception as error:  # noqa: BLE001  # any error is journalled, with the edit's state
             run.heed(error)
             chargeable, cost = not isinstance(error, EditFailedError), self._cost_of(task)
             run.budget.released(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)

@@ -316,7 +316,7 @@ async def test_a_long_page_is_cut_and_says_so(requests, out):
     async with service(Fault.failed_task().for_task(5)) as session:
         await EditBatch(requests(6), out, gallery_limit=3).run(session)
     assert keys(out) == ["edit4", "edit0", "edit1"]
-    assert "<dd>3 of 6 edits, those that went wrong first</dd>" in page_of(out)
+    assert "<dd>3 of 6 edits, those with errors first</dd>" in page_of(out)
 
 
 async def test_without_a_page_there_is_the_report_still(requests, out):

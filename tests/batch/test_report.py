@@ -152,7 +152,7 @@ def test_the_head_of_a_page_tells_the_whole():
     assert (facts["failed"], facts["uncertain"], facts["still in flight"], facts["stopped"]) == (5, 2, 2, "max_cost")
     assert facts["cost"] == "0.2856 (+ 1 edit without a price)"
     assert facts["running"] == "half within 20.0 s, 95 % within 30.0 s"
-    assert facts["on this page"] == "10 of 17 edits, those that went wrong first"
+    assert facts["on this page"] == "10 of 17 edits, those with errors first"
     assert facts["not on this page"] == "1 that were refused: report.json says why"
 
 

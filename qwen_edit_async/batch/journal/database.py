@@ -69,7 +69,7 @@ _SCHEMA: Final = f"""
     PRAGMA user_version = {VERSION};
     COMMIT;
 """
-"""A replaced edit has no identity, so that the edit of the changed row can have it."""
+"""A replaced edit has no identity, because the edit of the changed row takes it over."""
 
 _ENTRY: Final = ", ".join(field.name for field in attrs.fields(Entry))
 

@@ -27,7 +27,7 @@ _PATIENCE: Final = 0.005
 
 
 class Journal:
-    """An open journal; made by :meth:`open`."""
+    """An open journal. Create it with :meth:`open`."""
 
     def __init__(self, store: Store, held: contextlib.ExitStack, executor: ThreadPoolExecutor) -> None:
         self._store = store
@@ -44,8 +44,8 @@ class Journal:
             service: The service whose tasks the journal is to hold; empty for any.
 
         Raises:
-            JournalError: If another run uses the journal, if it can't be opened or written, if it has tasks of another
-                service, or if it is lost.
+            JournalError: If the journal is lost, can't be opened or written, is used by another run, or has tasks of
+                another service.
         """
         executor = ThreadPoolExecutor(1, "qwen-edit-journal")
         held = contextlib.ExitStack()
@@ -69,7 +69,7 @@ class Journal:
     def do(self, method: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Call a method of the store on the journal's thread. Awaiting the result waits for the disk.
 
-        Calls are made in order, whether or not anybody awaits them.
+        Calls are made in order, even if they are not awaited.
 
         Raises:
             JournalError: Raised when awaited, if the edit can't move to that state, or if the journal can't be written.

@@ -18,7 +18,7 @@ _HEADER_BYTES: Final = 100
 
 
 def check_not_lost(journal: Path) -> None:
-    """Refuse to begin a new journal beside the report of an earlier run: all edits would be paid for again.
+    """Refuse to begin a new journal beside an earlier report, because all edits would be paid for again.
 
     Raises:
         JournalError: If the journal beside such a report is missing or empty.

@@ -1,4 +1,4 @@
-"""Converts the journal's rows into values and back, and its SQLite errors into words."""
+"""Converts the journal's rows into values and back, and SQLite's errors into messages."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _intact(structure: Callable[[], T], what: str) -> T:
 
 
 def explain(error: sqlite3.Error | UnicodeDecodeError | InvalidEditError, path: Path) -> JournalError:
-    """Return an error of SQLite in plain words. Text that is not UTF-8, or not an id, means damage."""
+    """Return an SQLite error as a clear message. Text that is not UTF-8, or not a task id, means damage."""
     name = getattr(error, "sqlite_errorname", "") or "" if isinstance(error, sqlite3.Error) else "SQLITE_CORRUPT"
     words = next((words for prefix, words in _EXPLANATIONS if name.startswith(prefix)), str(error))
     return JournalError(f"the journal {path}: {words}")
@@ -117,6 +117,6 @@ def read_only_address(path: Path) -> str:
         mode = "mode=rw"  # with mode=ro, SQLite refuses to undo a transaction
     elif path.with_name(f"{path.name}-wal").exists():
         mode = "mode=ro"
-    else:  # nobody has it open, so SQLite needs no files to share it
+    else:  # no run has it open, so SQLite needs no shared files
         mode = "mode=ro&immutable=1"
     return f"{path.absolute().as_uri()}?{mode}"

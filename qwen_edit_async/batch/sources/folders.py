@@ -260,7 +260,7 @@ def _listed(paths: Collection[str]) -> str:
 
 
 def is_picture(path: str) -> bool:
-    """Return whether a file begins as a picture does. An unreadable file counts as one."""
+    """Return whether a file begins like a picture. An unreadable file counts as a picture."""
     return _problem(path, fit=True) is not None
 
 
