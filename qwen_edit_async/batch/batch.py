@@ -55,15 +55,14 @@ class EditBatch:
             - a folder, a pattern such as ``"photos/*.jpg"``, or a picture; these need an ``instruction``;
             - a table: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` (extra ``parquet``), with the columns ``image``,
               ``image2``, ``image3``, ``instruction``, ``key`` and the parameters by name. Empty cells and NaN take the
-              defaults ``instruction`` and ``parameters``. Other columns become the request's ``metadata``, with a note.
-              Relative paths are relative to the table;
+              batch's values. Other columns become the request's ``metadata``, with a note. Relative paths are relative
+              to the table;
             - a pandas or polars data frame with these columns (extra ``frames``). Relative paths are relative to the
               working directory;
             - an iterable, or async iterable, of :class:`EditRequest`, of mappings with their fields, or of images if
               there is an ``instruction``. Items are read as edits end, so a generator works.
-        out_dir: The folder for the pictures and the journal, created if it is missing. Relative paths, here and in
-            ``requests``, start from the working directory when the batch is created, unless stated otherwise. ``~`` is
-            the home folder.
+        out_dir: The folder for the pictures and the journal, created if it is missing. Relative paths outside tables
+            start from the working directory when the batch is created. ``~`` is the home folder.
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.
         recursive: Whether to read subfolders. Links to folders, hidden folders, system folders and results of other
@@ -79,15 +78,13 @@ class EditBatch:
         stop_after_failures: The number of failures after which a run submits nothing more. Bad rows and images, which
             are never sent, do not count.
         resubmit_uncertain: Whether to resubmit edits for which an earlier run may have created a task, or whose task
-            the service does not know. Both tasks may be charged. The session's own ``resubmit_uncertain`` has no effect
-            here.
+            the service does not know. Both tasks may be charged. The session's ``resubmit_uncertain`` is ignored.
         edit_changed: Whether to edit a changed row again instead of refusing it. The journal keeps the earlier result,
-            and the new result gets another name. If the earlier result can't be downloaded, the journal keeps its task
-            id.
+            or its task id if the download fails. The new result gets another name.
         deadline: Seconds for each edit, from getting a slot to its end; the session's deadline by default.
         gallery_limit: The maximum number of edits on ``report.html``, about 15 KB each; edits with errors come first. 0
-            means no page. Thumbnails are made for at most a minute, or 3 s after an interrupt. Edits without thumbnails
-            show the files themselves.
+            means no page. Thumbnails are made for at most a minute, or 3 s after an interrupt. Other edits show their
+            files.
         overwrite: Whether results may replace files that this batch did not make. Otherwise such an edit fails before
             it is submitted. The input images of a folder or a table are never replaced.
 

@@ -50,8 +50,7 @@ class Budget:
         held: The reason why submissions wait until an edit is saved; empty if they do not.
         fetching: The numbers of completed edits that are neither saved nor known to be lost.
         limit: The name of the limit that stopped the batch; a later run needs a higher limit.
-        attached: The number of unfinished tasks of earlier runs. They use no slot of the session, but count against
-            ``slots``.
+        attached: The number of unfinished tasks of earlier runs. They count against ``slots`` but hold no session slot.
     """
 
     max_cost: Decimal | None = None
@@ -89,8 +88,7 @@ class Budget:
     def admit(self, pictures: int) -> Verdict:
         """Return whether an edit with this many pictures may be submitted now.
 
-        After ``GO`` the edit counts until it is settled. After ``WAIT``, call again when another edit is settled or
-        saved.
+        After ``GO`` the edit counts until it is settled. After ``WAIT``, call again when an edit is settled or saved.
         """
         if not self.stopped:
             verdict = self._judge(pictures)

@@ -23,8 +23,7 @@ def parquet_items(path: Path, defaults: EditDefaults, note: Callable[[str], None
     """Yield an edit for each row, numbered from 1. The file is read a page of rows at a time.
 
     Raises:
-        ConfigurationError: If the file can't be read as a Parquet table with these columns, or if PyArrow is not
-            installed.
+        ConfigurationError: If the file is not a Parquet table with these columns, or if PyArrow is not installed.
     """
     parquet = _extra("pyarrow.parquet", "a Parquet file needs PyArrow", "parquet")
     rows = Rows(str(path.parent), defaults, typed=False, note=note)
