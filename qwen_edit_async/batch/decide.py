@@ -13,7 +13,7 @@
          │  └─► as submitted            the service knows the task after all
        submitted                        the service does not know the task
 
-       completed, saved, failed, uncertain ──► replaced    the row was changed, and is edited anew with consent
+       completed, saved, failed, uncertain ──► replaced    the row was changed, and is edited again with consent
 
 An edit is *submitting* from just before its request is sent until the reply is known. A later run that finds this state
 can't know whether a task exists, so it marks the edit *uncertain*. An edit is also uncertain if the service does not
@@ -227,8 +227,8 @@ def _unchanged(entry: Entry, consent: Consent) -> Action:
 def _changed(entry: Entry, consent: Consent) -> Action:
     """Return the action for an edit whose row has changed.
 
-    Without consent, only an edit that was never paid for takes the changed row. With consent, a completed edit is
-    replaced as well, because the run has already tried to save its pictures.
+    Without consent, only an edit that failed without a task, or whose images were never read, takes the changed row.
+    With consent, a completed edit is replaced as well, because the run has already tried to save its pictures.
     """
     match entry.state:
         case State.FAILED if entry.task_id is None:

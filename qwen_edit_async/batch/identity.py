@@ -123,7 +123,7 @@ def describe(request: EditRequest) -> str:
 
 
 def pictures_of(parameters: EditParameters) -> int:
-    """Return the number of pictures that an edit makes, and is charged for (contract, *n*)."""
+    """Return the number of pictures that an edit makes, and is charged for."""
     return parameters.n or 1
 
 

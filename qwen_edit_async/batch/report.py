@@ -75,7 +75,7 @@ class JournalSummary:
         repeats: Retries made with consent that may have charged an edit twice.
         uncertain_keys: The keys of up to 100 uncertain edits.
         unsaved_tasks: The task ids by key of up to 100 edits that are completed but not saved.
-        failures: Failed edits grouped by reason, the most frequent first.
+        failures: Edits with errors, grouped by reason, the most frequent first.
     """
 
     planned: int = 0

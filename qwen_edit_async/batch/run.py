@@ -144,7 +144,7 @@ class Run:
         """Lock the folder and keep the journal open while the block runs.
 
         Raises:
-            JournalError: If the journal can't be opened, or if another run has it.
+            JournalError: If the journal can't be opened, or if another run uses it.
         """
         self.active = True
         try:

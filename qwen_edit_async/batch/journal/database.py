@@ -116,8 +116,8 @@ class Store:
 
     Args:
         path: The file.
-        read_only: Whether to open the file for reading only. No file is then changed, except to undo the last write of
-            a run that died.
+        read_only: Whether to open the file for reading only. No file is then created or changed, except to undo the
+            last write of a run that died.
 
     Raises:
         JournalError: If the file can't be opened or created, is damaged, is not a journal, or is of another version.

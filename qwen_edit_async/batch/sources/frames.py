@@ -1,6 +1,6 @@
 """Reads the rows of a Parquet file or of a data frame (pandas, polars, PyArrow). Blocking.
 
-A file needs the extra ``parquet``, and a data frame the extra ``frames``. The extra ``tables`` is both.
+A file needs the extra ``parquet``, and a data frame the extra ``frames``. The extra ``tables`` includes both.
 """
 
 from __future__ import annotations

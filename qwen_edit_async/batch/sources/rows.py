@@ -1,6 +1,6 @@
 """Turns the cells of a table's row into an edit. Pure.
 
-An empty cell (nothing, blanks, NaN, NA) means the default.
+An empty cell (nothing, blanks, NaN, NA) takes the default.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _ADVICE: Final = "double the quotes in a quoted cell; put long texts, such as da
 
 
 def csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
-    """Yield an edit for each row, numbered as a spreadsheet does. Commas, semicolons or tabs separate cells.
+    """Yield an edit for each row, numbered as in a spreadsheet. Commas, semicolons or tabs separate cells.
 
     Raises:
         ConfigurationError: If the file is not a CSV table with these columns, or can't be read.
