@@ -26,8 +26,8 @@ _app = cyclopts.App(
     suppress_keyboard_interrupt=False,
     error_console=cast("Any", sys.stderr),  # never used, but the default console imports rich
 )
-for _name, _line in COMMANDS.items():
-    _app.command(f"qwen_edit_async.cli.{_name}:{_name}", name=_name, help=_line)
+for _name in COMMANDS:
+    _app.command(f"qwen_edit_async.cli.{_name}:{_name}", name=_name)
 _app.register_install_completion_command()
 
 

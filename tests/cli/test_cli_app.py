@@ -54,6 +54,12 @@ def test_the_help_of_all_commands_is_that_of_each(capsys):
         assert line in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("name", "word"), [("batch", "KEY-0.png"), ("hub", "/edits"), ("mcp", "QWEN_EDIT_MCP_FOLDER")])
+def test_the_help_of_a_command_is_its_whole_docstring(capsys, name, word):
+    main([name, "--help"])
+    assert word in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("arguments", ["--help", "batch --help", "batch", "paint", "edit a.png -i snow -n two"])
 def test_help_and_wrong_usage_import_only_the_command_line(arguments):
     code = f"""
