@@ -60,7 +60,7 @@ class Finding:
 
 
 async def examine(connection: ConnectionOptions) -> list[Finding]:
-    """Make all checks, up to the first that the others depend on and that fails."""
+    """Run the checks in order. Stop after a failed check that later checks depend on."""
     environment, findings = os.environ, [_extras()]
     network = Network(trust_env=connection.trust_env)
     try:
