@@ -30,10 +30,12 @@ def test_a_hub_serves_until_it_is_stopped_and_goes_on_the_next_time(service, out
     for _ in range(2):
         with start_command("hub", *options, env=os.environ | {"QWEN_EDIT_HUB_TOKEN": TOKEN}) as process:
             url = process.stdout.readline().strip()
-            with pytest.raises(urllib.error.HTTPError, match="401"):
-                ask(url, API_KEY)
-            assert ask(url, TOKEN)["status"] == "saved"
-            process.send_signal(stop)
+            try:
+                with pytest.raises(urllib.error.HTTPError, match="401"):
+                    ask(url, API_KEY)
+                assert ask(url, TOKEN)["status"] == "saved"
+            finally:
+                process.send_signal(stop)
             output, errors = process.communicate()
         assert process.returncode == 0
         assert output == ""
@@ -47,12 +49,14 @@ def test_a_hub_serves_until_it_is_stopped_and_goes_on_the_next_time(service, out
 def test_the_embedded_service_works_without_a_key_and_limits_hold(no_key, out):
     options = ("--emulator", "--max-tasks", "0", "--max-cost", "1", "--listen", "127.0.0.1:0")
     with start_command("hub", "-o", str(out), *options, env=os.environ | {"QWEN_EDIT_HUB_TOKEN": TOKEN}) as process:
-        with pytest.raises(urllib.error.HTTPError, match="503") as caught:
-            ask(process.stdout.readline().strip(), TOKEN)
-        outcome = json.load(caught.value)
-        assert (outcome["status"], outcome["error"]) == ("planned", "0 tasks created (max_tasks=0)")
-        process.send_signal(signal.SIGINT)
+        try:
+            with pytest.raises(urllib.error.HTTPError, match="503") as caught:
+                ask(process.stdout.readline().strip(), TOKEN)
+        finally:
+            process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
+    outcome = json.load(caught.value)
+    assert (outcome["status"], outcome["error"]) == ("planned", "0 tasks created (max_tasks=0)")
     assert process.returncode == 0
     assert "not the model" in errors
 
