@@ -366,7 +366,7 @@ class Usage:
 
 @attrs.frozen(kw_only=True)
 class Estimate:
-    """What an edit would cost, as the service says before it is submitted.
+    """The price of an edit, which the service states before the edit is submitted.
 
     Attributes:
         cost: The exact cost of all pictures of the edit.

@@ -226,7 +226,7 @@ def _names_of(request: EditRequest) -> tuple[str, str]:
 
 
 def _outcome_of(request: EditRequest, status: BatchStatus, error: str | None = None) -> BatchOutcome:
-    """Return an outcome of which the journal has nothing."""
+    """Return the outcome of an edit that is not in the journal."""
     images = tuple(map(image_locator, request.images))
     return BatchOutcome(
         key=request.key or "", status=status, instruction=request.instruction, images=images, error=error

@@ -93,7 +93,7 @@ class Worker:
             return
         try:
             job = self._loop.run_in_executor(self._executor, self._call_all, calls)
-        except BaseException:
+        except BaseException:  # no call has begun, whatever the reason
             for future in futures:  # so that nobody waits for them forever
                 future.cancel()
             self._busy = False
