@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVar, Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVar, Unpack
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -30,12 +32,16 @@ from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.models import EditKeywords, EditRequest
 from qwen_edit_async.session.observer import SubmitKeywords
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 A = TypeVar("A")
 P = ParamSpec("P")
 T = TypeVar("T")
 _Images: TypeAlias = "EditRequest | ImageInput | Sequence[ImageInput]"
 _EDIT: Callable[..., Awaitable[aio.EditResult]] = aio.EditSession.edit
 _SUBMIT: Callable[..., Awaitable[aio.EditTask]] = aio.EditSession.submit
+_ESTIMATE: Callable[..., Awaitable[aio.Estimate]] = aio.EditSession.estimate
 
 
 class _LoopThread:
@@ -116,16 +122,6 @@ class _Blocking(Generic[A]):
         return repr(self._wrapped)
 
 
-def _blocking(method: Callable[Concatenate[A, P], Awaitable[T]]) -> Callable[Concatenate[_Blocking[A], P], T]:
-    """Convert an async method to a blocking method with the same signature and documentation."""
-
-    @functools.wraps(method)
-    def call(self: _Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._thread.call(method, self._wrapped, *args, **kwargs)
-
-    return call
-
-
 def _as(model: Callable[Concatenate[Any, P], object]) -> Callable[[Callable[..., T]], Callable[Concatenate[Any, P], T]]:
     """Give a method the signature of an async method."""
     return functools.wraps(model, assigned=())
@@ -134,15 +130,25 @@ def _as(model: Callable[Concatenate[Any, P], object]) -> Callable[[Callable[...,
 class OutputImage(_Blocking[aio.OutputImage]):
     """One result picture, as :class:`qwen_edit_async.OutputImage`."""
 
-    read = _blocking(aio.OutputImage.read)
-    save = _blocking(aio.OutputImage.save)
-    open = _blocking(aio.OutputImage.open)
+    def read(self) -> bytes:
+        """Download the picture's file, as ``await image.read()``."""
+        return self._thread.call(self._wrapped.read)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Download the picture to ``path``, as ``await image.save(…)``."""
+        return self._thread.call(self._wrapped.save, path)
+
+    def open(self) -> Image:
+        """Download the picture and decode it, as ``await image.open()``."""
+        return self._thread.call(self._wrapped.open)
 
 
 class EditResult(_Blocking[aio.EditResult]):
     """A completed edit, as :class:`qwen_edit_async.EditResult`."""
 
-    save = _blocking(aio.EditResult.save)
+    def save(self, directory: str | os.PathLike[str], *, stem: str | None = None) -> tuple[Path, ...]:
+        """Download all pictures into a folder, as ``await result.save(…)``."""
+        return self._thread.call(self._wrapped.save, directory, stem=stem)
 
     @property
     def images(self) -> tuple[OutputImage, ...]:
@@ -181,9 +187,6 @@ class EditSession(_Blocking[aio.EditSession]):
     Use ``with EditSession() as session:``, or call :meth:`open` and :meth:`close`.
     """
 
-    estimate = _blocking(aio.EditSession.estimate)
-    status = _blocking(aio.EditSession.status)
-
     @_as(aio.EditSession.__init__)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._wrapped = aio.EditSession(*args, **kwargs)
@@ -219,6 +222,16 @@ class EditSession(_Blocking[aio.EditSession]):
     def submit(self, images: _Images, instruction: str | None = None, **options: Unpack[SubmitKeywords]) -> EditTask:
         """Wait for a slot, submit an edit, and return its task, as ``await session.submit(…)``."""
         return EditTask(self._thread.call(_SUBMIT, self._wrapped, images, instruction, **options), self._thread)
+
+    def estimate(
+        self, images: _Images, instruction: str | None = None, **options: Unpack[EditKeywords]
+    ) -> aio.Estimate:
+        """Request the price of an edit, as ``await session.estimate(…)``."""
+        return self._thread.call(_ESTIMATE, self._wrapped, images, instruction, **options)
+
+    def status(self, task_id: str) -> aio.TaskSnapshot:
+        """Check the status of a task now, as ``await session.status(…)``."""
+        return self._thread.call(self._wrapped.status, task_id)
 
     @_as(aio.EditSession.attach)
     def attach(self, *args: Any, **kwargs: Any) -> EditTask:
