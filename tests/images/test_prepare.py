@@ -361,9 +361,11 @@ def test_a_file_that_hangs_delays_no_other() -> None:
 
 
 class Endless(io.BytesIO):
-    """A file that has every attribute, as proxies have."""
+    """A file that wraps files without end, as a proxy seems to."""
 
     def __getattr__(self, name: str) -> Endless:
+        if name not in {"fp", "raw", "fileobj", "file"}:
+            raise AttributeError(name)
         return Endless()
 
 
