@@ -133,7 +133,7 @@ def reason_of(error: Exception, request: EditRequest | None = None) -> str:
         text = f"a file can't be written: {error.strerror}"
     else:
         text = getattr(error, "summary", "") or str(error) or type(error).__name__
-    if isinstance(error, InvalidEditError) and error.hint:  # it is the same for all edits of this kind
+    if isinstance(error, InvalidEditError) and error.hint:  # the hint is the same for all errors of this kind
         text = f"{text}; {error.hint}"
     for position, image in enumerate(request.images if request is not None else (), 1):
         text = text.replace(image_name(image, position), f"image {position}")

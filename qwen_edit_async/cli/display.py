@@ -54,7 +54,7 @@ class Screen:
         import rich.progress  # noqa: F401, PLC0415  # slow to import
         from rich.console import Console  # noqa: PLC0415  # slow to import
 
-        # With FORCE_COLOR, rich draws colors and animations. Outside terminals, draw only colors.
+        # With FORCE_COLOR, rich would draw animations outside terminals as well. This leaves only the colors.
         colors: Any = Console(stderr=True).color_system
         self.console: Console = Console(
             stderr=True,

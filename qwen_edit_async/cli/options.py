@@ -36,7 +36,7 @@ class ParameterOptions:
     negative_prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """Contents to avoid, at most 500 characters."""
     seed: int | None = None
-    """0 to 2147483647. The same seed gives similar results, not identical ones (random)."""
+    """A number from 0 to 2147483647. The same seed gives similar, not identical, results (default: random)."""
     prompt_extend: bool | None = None
     """Let the service rewrite the instruction, or not (yes)."""
     watermark: bool | None = None
@@ -55,7 +55,7 @@ class ConnectionOptions:
     protocol: Literal["generation", "queue", "dashscope"] | None = None
     """The service's protocol (QWEN_EDIT_PROTOCOL, or generation)."""
     model: str | None = None
-    """The service's name for the model (the protocol's)."""
+    """The model's name at the service (default: the protocol's)."""
     deadline: float = 600.0
     """The most seconds for an edit."""
     timeout: float = 60.0
@@ -78,7 +78,7 @@ class SubmissionOptions:
     strict: Flag = False
     """Refuse text that the service would cut off. In a batch, send nothing if any row is bad."""
     resubmit_uncertain: Flag = False
-    """Submit again after a lost reply, although both tasks may be charged. In a batch, this happens in the next run."""
+    """Submit again after a lost reply, although both tasks may be charged. In a batch, the next run does this."""
     envelope: Literal["auto", "flat", "params", "header"] = "auto"
     """The form of the request body in the protocol generation. Auto tries flat and params."""
     emulator: Flag = False

@@ -102,7 +102,7 @@ class EditOutcome:
         }
 
     def _repr_html_(self) -> str:
-        """Return small pictures of before and after for a notebook, or the error."""
+        """Return HTML for a notebook: thumbnails of the pictures before and after the edit, or the error."""
         from qwen_edit_async.display.cards import edit_html  # noqa: PLC0415  # only notebooks need it
 
         return edit_html(self._view())
@@ -313,7 +313,7 @@ class _Edit:
 
 
 class EditStream:
-    """The outcomes of many edits, for a single loop.
+    """The outcomes of many edits. They can be iterated over only once.
 
     ``async for outcome in session.edit_many(requests)`` stops submitting as soon as the loop is left in any way, and
     gives up the edits in flight. ``async with session.edit_many(requests) as outcomes`` does so at the end of the

@@ -69,7 +69,7 @@ _SCHEMA: Final = f"""
     PRAGMA user_version = {VERSION};
     COMMIT;
 """
-"""A replaced edit has no identity, because the edit of the changed row takes it over."""
+"""If a row of the input has changed, its new edit takes over the identity, and the replaced edit keeps none."""
 
 _ENTRY: Final = ", ".join(field.name for field in attrs.fields(Entry))
 
@@ -169,7 +169,7 @@ class Store:
         return results
 
     def bind(self, service: str) -> None:
-        """Record the service whose tasks the journal holds. The service can change until a task may exist.
+        """Record the service whose tasks the journal holds. Another service can be bound until a task may exist.
 
         Raises:
             JournalError: If the journal has tasks of another service.
@@ -245,7 +245,7 @@ class Store:
             raise JournalError(f"edit {number} can't become {state.value} from its current state")
 
     def save(self, number: int, paths: Sequence[Path]) -> None:
-        """Record that an edit's pictures are saved, with their sizes.
+        """Record that an edit's pictures are saved, and the size of each file.
 
         Raises:
             JournalError: If the edit can't move to that state from its current one.

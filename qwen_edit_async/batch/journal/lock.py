@@ -56,7 +56,7 @@ class RunLock:
 
 def _lock(file: IO[bytes]) -> None:
     if sys.platform == "win32":
-        import msvcrt  # noqa: PLC0415  # there only
+        import msvcrt  # noqa: PLC0415  # exists only on Windows
 
         file.seek(0)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)

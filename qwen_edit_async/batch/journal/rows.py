@@ -102,7 +102,7 @@ def _intact(structure: Callable[[], T], what: str) -> T:
 
 
 def explain(error: sqlite3.Error | UnicodeDecodeError | InvalidEditError, path: Path) -> JournalError:
-    """Return an SQLite error as a clear message. Text that is not UTF-8, or not a task id, means damage."""
+    """Return an SQLite error as a clear message. Text that is not UTF-8 and invalid task ids count as damage."""
     name = getattr(error, "sqlite_errorname", "") or "" if isinstance(error, sqlite3.Error) else "SQLITE_CORRUPT"
     words = next((words for prefix, words in _EXPLANATIONS if name.startswith(prefix)), str(error))
     return JournalError(f"the journal {path}: {words}")
