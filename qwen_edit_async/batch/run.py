@@ -26,8 +26,8 @@ from qwen_edit_async.batch.publish import publish
 from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport, make_report
 from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.batch.worker import Worker
+from qwen_edit_async.checks import check_not_negative, check_positive
 from qwen_edit_async.display.store import ThumbnailStore
-from qwen_edit_async.http.options import check_not_negative, check_positive
 from qwen_edit_async.log import log
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.session.shield import wait_shielded

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 import attrs
 
+from qwen_edit_async.checks import check_positive
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.http.hosts import ResultHosts, is_local
 from qwen_edit_async.http.secret import Secret
@@ -210,20 +210,6 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
         if name.lower() in _OWN_HEADERS:
             raise ConfigurationError(f"default_headers may not hold {name}: each call sets it (the key: api_key)")
     return checked
-
-
-def check_positive(value: float | None, name: str, *, integer: bool = False) -> None:
-    """Raise :class:`ConfigurationError` unless the value is a positive, finite number."""
-    kinds = (int,) if integer else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= sys.float_info.max:
-        what = "a positive integer" if integer else "a positive number"
-        raise ConfigurationError(f"{name} is {quoted(value)}: give {what}")
-
-
-def check_not_negative(value: int, name: str) -> None:
-    """Raise :class:`ConfigurationError` unless the value is 0 or a positive integer."""
-    if type(value) is not int or value < 0:
-        raise ConfigurationError(f"{name} is {quoted(value)}: give 0 or a positive integer")
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,9 +6,10 @@ import math
 
 import attrs
 
+from qwen_edit_async.checks import positive
 from qwen_edit_async.contract import DEFAULT_OUTPUT_PIXELS, MIN_N
 from qwen_edit_async.models import EditParameters
-from qwen_edit_async.scheduling.policies import PolledTask, check_seconds
+from qwen_edit_async.scheduling.policies import PolledTask
 from qwen_edit_async.scheduling.progress import ProgressEvidence
 from qwen_edit_async.scheduling.survival import Survival
 
@@ -58,9 +59,9 @@ class Learned:
         ConfigurationError: An option is not a positive number.
     """
 
-    poll_cost: float = attrs.field(default=0.2, validator=check_seconds)
-    max_interval: float = attrs.field(default=30.0, validator=check_seconds, kw_only=True)
-    memory: float = attrs.field(default=100.0, validator=check_seconds, kw_only=True)
+    poll_cost: float = attrs.field(default=0.2, validator=positive)
+    max_interval: float = attrs.field(default=30.0, validator=positive, kw_only=True)
+    memory: float = attrs.field(default=100.0, validator=positive, kw_only=True)
     _all: Survival = attrs.field(init=False, repr=False)
     _of_unknown_age: Survival = attrs.field(init=False, repr=False)
     _kinds: dict[tuple[int, int], Survival] = attrs.field(init=False, repr=False, factory=dict)

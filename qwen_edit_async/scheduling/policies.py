@@ -6,11 +6,11 @@ ended task, so that a policy can learn how long edits take.
 
 from __future__ import annotations
 
-import sys
 from typing import Protocol, runtime_checkable
 
 import attrs
 
+from qwen_edit_async.checks import positive
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.models import EditParameters
 
@@ -98,21 +98,11 @@ class RankingPolicy(PollPolicy, Protocol):
         ...
 
 
-def check_seconds(instance: object, attribute: attrs.Attribute[float], value: float) -> None:  # noqa: ARG001  # attrs's signature
-    """Check that a value is a positive finite number.
-
-    Raises:
-        ConfigurationError: The value is anything else.
-    """
-    if not (isinstance(value, int | float) and 0 < value <= sys.float_info.max):
-        raise ConfigurationError(f"{attribute.name} is {value!r}: give a positive number")
-
-
 @attrs.frozen
 class FixedInterval:
     """Check every ``interval`` seconds."""
 
-    interval: float = attrs.field(default=3.0, validator=check_seconds)
+    interval: float = attrs.field(default=3.0, validator=positive)
 
     def next_check(self, task: PolledTask, now: float) -> float:  # noqa: ARG002  # the protocol's parameter
         """Return the time one interval from now."""
@@ -132,9 +122,9 @@ class Backoff:
         maximum: The longest interval, in seconds.
     """
 
-    initial: float = attrs.field(default=1.0, validator=check_seconds)
-    factor: float = attrs.field(default=1.3, validator=check_seconds)
-    maximum: float = attrs.field(default=10.0, validator=check_seconds)
+    initial: float = attrs.field(default=1.0, validator=positive)
+    factor: float = attrs.field(default=1.3, validator=positive)
+    maximum: float = attrs.field(default=10.0, validator=positive)
 
     def __attrs_post_init__(self) -> None:
         if self.factor < 1:

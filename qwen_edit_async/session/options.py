@@ -8,11 +8,12 @@ from random import Random
 
 import attrs
 
+from qwen_edit_async.checks import check_not_negative, check_positive
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.events import EditEvent
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.http.network import Network
-from qwen_edit_async.http.options import Timeouts, check_not_negative, check_positive
+from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.text import quoted

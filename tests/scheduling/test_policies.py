@@ -75,7 +75,7 @@ def test_a_plain_policy_learns_nothing(policy: PollPolicy, *, completed: bool) -
     assert policy.next_check(task(2), 0.0) == before
 
 
-BAD_SECONDS = [0, -1, 0.0, -0.5, float("nan"), float("inf"), 10**400, "3", None]
+BAD_SECONDS = [0, -1, 0.0, -0.5, float("nan"), float("inf"), 10**400, True, "3", None]
 
 
 @pytest.mark.parametrize("value", BAD_SECONDS, ids=lambda value: repr(value)[:10])
