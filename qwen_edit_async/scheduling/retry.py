@@ -37,8 +37,8 @@ class CallFailure(enum.Enum):
     REFUSED = "certainly not accepted; a retry may succeed"
     THROTTLED = "certainly not accepted, because of too many requests; a later retry may succeed"
     UNCERTAIN = "possibly accepted"
-    FATAL = "every call of this session will fail"
-    FINAL = "every attempt of this call will fail"
+    ENDS_SESSION = "every call of this session will fail"
+    ENDS_CALL = "every attempt of this call will fail"
 
 
 def judge_submission(error: QwenEditError) -> CallFailure:
@@ -49,7 +49,7 @@ def judge_submission(error: QwenEditError) -> CallFailure:
         case APIResponseError():
             return CallFailure.UNCERTAIN
         case AuthenticationError() | InsufficientBalanceError() | PermissionDeniedError():
-            return CallFailure.FATAL
+            return CallFailure.ENDS_SESSION
         case RateLimitError():
             return CallFailure.THROTTLED
         case InternalServerError():
@@ -57,7 +57,7 @@ def judge_submission(error: QwenEditError) -> CallFailure:
         case APIStatusError(status_code=303):  # See Other: the call may have succeeded
             return CallFailure.UNCERTAIN
         case _:
-            return CallFailure.FINAL
+            return CallFailure.ENDS_CALL
 
 
 def judge_check(error: QwenEditError, *, in_grace: bool, attached: bool = False) -> CallFailure:
@@ -70,9 +70,9 @@ def judge_check(error: QwenEditError, *, in_grace: bool, attached: bool = False)
     """
     match error:
         case AuthenticationError() | PermissionDeniedError():
-            return CallFailure.FINAL if attached else CallFailure.FATAL
+            return CallFailure.ENDS_CALL if attached else CallFailure.ENDS_SESSION
         case NotFoundError():
-            return CallFailure.REFUSED if in_grace else CallFailure.FINAL
+            return CallFailure.REFUSED if in_grace else CallFailure.ENDS_CALL
         case RateLimitError():
             return CallFailure.THROTTLED
         case APIConnectionError() | APIResponseError() | InternalServerError() | InsufficientBalanceError():
@@ -80,7 +80,7 @@ def judge_check(error: QwenEditError, *, in_grace: bool, attached: bool = False)
         case APIStatusError() if error.status_code in _PASSING_STATUSES:
             return CallFailure.REFUSED
         case _:
-            return CallFailure.FINAL
+            return CallFailure.ENDS_CALL
 
 
 def pause_after(error: QwenEditError) -> float:
@@ -90,7 +90,7 @@ def pause_after(error: QwenEditError) -> float:
     return min(error.retry_after or 0.0, LONGEST_PAUSE)
 
 
-class Then(enum.Enum):
+class NextStep(enum.Enum):
     """The next step after a failed attempt to submit."""
 
     GIVE_UP = "raise the error"
@@ -106,8 +106,8 @@ def after_failure(
     resubmit_uncertain: bool,
     resumes_at: float,
     deadline: float,
-    room_deadline: float,
-) -> Then:
+    deadline_in_line: float,
+) -> NextStep:
     """Decide about the next step after a failed attempt to submit.
 
     Args:
@@ -117,14 +117,14 @@ def after_failure(
         resubmit_uncertain: Whether to try again although the service may have accepted the attempt.
         resumes_at: The end of the Retry-After pause.
         deadline: The deadline of the edit.
-        room_deadline: The deadline of the edit while it waits for a slot.
+        deadline_in_line: The deadline of the edit while it waits in line for a slot.
     """
     if failure is CallFailure.THROTTLED:
-        return Then.REQUEUE if resumes_at <= room_deadline else Then.GIVE_UP
+        return NextStep.REQUEUE if resumes_at <= deadline_in_line else NextStep.GIVE_UP
     repeatable = failure is CallFailure.REFUSED or (failure is CallFailure.UNCERTAIN and resubmit_uncertain)
     if not repeatable or failures > max_retries or resumes_at > deadline:
-        return Then.GIVE_UP
-    return Then.BACK_OFF
+        return NextStep.GIVE_UP
+    return NextStep.BACK_OFF
 
 
 @attrs.frozen(kw_only=True)

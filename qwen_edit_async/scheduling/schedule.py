@@ -270,15 +270,15 @@ class PollSchedule(Generic[W]):
     def failed(self, task: W, error: QwenEditError, sent_at: float, now: float, draw: float) -> CallFailure:
         """Record the failure of a check that was sent at ``sent_at``. ``draw`` is a random number from 0 to 1.
 
-        Unless the failure is final or fatal, the task is checked again.
+        The task is checked again, unless the failure ends the call or the session.
         """
         in_grace = not task.attached and task.checks == 0 and now < task.since + UNKNOWN_TASK_GRACE
-        verdict = judge_check(error, in_grace=in_grace, attached=task.attached)
+        failure = judge_check(error, in_grace=in_grace, attached=task.attached)
         if task not in self._tasks:
-            return CallFailure.REFUSED if verdict is CallFailure.FINAL else verdict
-        if verdict is CallFailure.FINAL:
+            return CallFailure.REFUSED if failure is CallFailure.ENDS_CALL else failure
+        if failure is CallFailure.ENDS_CALL:
             self.remove(task, now)
-        elif verdict is not CallFailure.FATAL:
+        elif failure is not CallFailure.ENDS_SESSION:
             task.failures += 1
             task.failed_checks += 1
             task.last_failure = error
@@ -286,7 +286,7 @@ class PollSchedule(Generic[W]):
                 self._checks.put(task, now + LAST_CHECK_RETRY.delay(task.failures, draw))
             elif task.gives_up_at == math.inf:
                 self._put(task, now + CHECK_RETRY.delay(task.failures, draw))
-        return verdict
+        return failure
 
     def _put(self, task: W, due: float) -> None:
         """Schedule a check, but not after the deadline."""

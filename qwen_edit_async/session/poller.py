@@ -225,9 +225,9 @@ class Poller:
         self._gate.hold_back(error)
         about(task.task_id).info("check of task %s failed: %s", task.task_id, error)
         match self._schedule.failed(task, error, sent_at, now, self._random.random()):
-            case CallFailure.FINAL:
+            case CallFailure.ENDS_CALL:
                 self._end(task, error)
-            case CallFailure.FATAL:  # every call would fail like this one
+            case CallFailure.ENDS_SESSION:  # every call would fail like this one
                 self._gate.close(error)
                 self.give_up_all(error.for_task)
 

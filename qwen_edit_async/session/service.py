@@ -30,14 +30,14 @@ class Service:
         transport: The HTTP client.
         protocol: The form to use.
         alternative: The form to try next; ``None`` once the form is settled.
-        verdict: The lock of the submission that tries both forms.
+        trial: The lock of the submission that tries both forms.
     """
 
     def __init__(self, transport: Transport, protocol: WireProtocol, alternative: WireProtocol | None) -> None:
         self.transport = transport
         self.protocol: WireProtocol = protocol
         self.alternative: WireProtocol | None = alternative
-        self.verdict: asyncio.Lock = asyncio.Lock()
+        self.trial: asyncio.Lock = asyncio.Lock()
 
     def settle(self, protocol: WireProtocol) -> None:
         """Use this form for the rest of the session, unless the form is already settled."""

@@ -30,7 +30,7 @@ from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.log import about, log
 from qwen_edit_async.models import EditRequest, EditTimings, TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Call, WireProtocol
-from qwen_edit_async.scheduling.retry import CallFailure, Then, after_failure, judge_submission, pause_after
+from qwen_edit_async.scheduling.retry import CallFailure, NextStep, after_failure, judge_submission, pause_after
 from qwen_edit_async.session.gate import Slot
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
 from qwen_edit_async.session.options import Limits
@@ -236,12 +236,12 @@ class Submission:
     async def _probe(self) -> TaskSnapshot | None:
         """Submit, and find out the form that the service accepts. Return ``None`` if another submission did."""
         service = self._submitter.service
-        await self._wait_for_turn(service.verdict.acquire())
+        await self._wait_for_turn(service.trial.acquire())
         try:
             if service.alternative is not None:
                 return await self._attempt_both(service.protocol, service.alternative)
         finally:
-            service.verdict.release()
+            service.trial.release()
         return None
 
     async def _attempt_both(self, protocol: WireProtocol, alternative: WireProtocol) -> TaskSnapshot:
@@ -310,7 +310,7 @@ class Submission:
         """Wait before the next attempt, or raise the error if there must be no other attempt."""
         submitter, failure = self._submitter, self._apply_to_session(error)
         self._failures += failure is not CallFailure.THROTTLED
-        then = after_failure(
+        step = after_failure(
             failure,
             failures=self._failures,
             max_retries=self._limits.max_retries,
@@ -318,11 +318,11 @@ class Submission:
             resubmit_uncertain=submitter.options.resubmit_uncertain and self._observer is None,
             resumes_at=submitter.poller.loop.time() + pause_after(error),
             deadline=self._deadline,
-            room_deadline=self._room_deadline,
+            deadline_in_line=self._deadline_in_line,
         )
-        if failure is CallFailure.THROTTLED and then is Then.GIVE_UP:
+        if failure is CallFailure.THROTTLED and step is NextStep.GIVE_UP:
             error.hint = "the service requests a longer pause than the deadline of the edit allows"
-        if then is Then.GIVE_UP or self.accepted.done():
+        if step is NextStep.GIVE_UP or self.accepted.done():
             raise _uncertain(error) if self._may_exist else error
         self._attempts += 1
         uncertain = failure is CallFailure.UNCERTAIN
@@ -331,7 +331,7 @@ class Submission:
         level = logging.WARNING if uncertain else logging.INFO
         self._tell(EditRetried, attempt=self._attempts, error=error, uncertain=uncertain)
         log.log(level, "submitting again (attempt %d): %s: %s", self._attempts, _REASONS[failure], error)
-        if then is Then.REQUEUE:
+        if step is NextStep.REQUEUE:
             self._slot.release()
             await self._wait_for_turn(self._slot.take(first=True))
         else:
@@ -353,7 +353,7 @@ class Submission:
     def _apply_to_gate(self, error: QwenEditError) -> CallFailure:
         """Apply a failure to all submissions of the session. Return the kind of the failure."""
         submitter, failure = self._submitter, judge_submission(error)
-        if failure is CallFailure.FATAL:
+        if failure is CallFailure.ENDS_SESSION:
             submitter.gate.close(error)
         submitter.gate.hold_back(error)
         if failure is CallFailure.THROTTLED:
@@ -370,7 +370,7 @@ class Submission:
         return self._slot.taken_at + self._limits.deadline
 
     @property
-    def _room_deadline(self) -> float:
+    def _deadline_in_line(self) -> float:
         """The deadline while the submission waits for a turn. It moves whenever the service accepts another edit."""
         return max(self._began_at, self._submitter.gate.pacer.accepted_at) + self._limits.deadline
 
@@ -389,7 +389,7 @@ class Submission:
 
     def _set_timer(self) -> None:
         """Set the timer for the deadline. Replace only a late one, because an early one sets itself again."""
-        until = self._room_deadline if self._waits_for_turn else self._deadline
+        until = self._deadline_in_line if self._waits_for_turn else self._deadline
         if self._timer is not None and self._timer.when() <= until:
             return
         self._stop_timer()
@@ -398,7 +398,7 @@ class Submission:
 
     def _on_timer(self, reached: float) -> None:
         self._timer = None
-        until = self._room_deadline if self._waits_for_turn else self._deadline
+        until = self._deadline_in_line if self._waits_for_turn else self._deadline
         if until <= max(reached, self._submitter.poller.loop.time()):
             self._expire()
         else:

@@ -104,18 +104,18 @@ def test_an_edit_that_moderation_refuses_has_failed(code: str, status: int) -> N
 @pytest.mark.parametrize(
     ("code", "status", "kind", "failure"),
     [
-        ("InvalidParameter", 400, BadRequestError, CallFailure.FINAL),
-        ("InvalidApiKey", 401, AuthenticationError, CallFailure.FATAL),
-        ("Arrearage", 400, InsufficientBalanceError, CallFailure.FATAL),
-        ("AccessDenied", 403, PermissionDeniedError, CallFailure.FATAL),
-        ("AccessDenied.Unpurchased", 403, PermissionDeniedError, CallFailure.FATAL),
+        ("InvalidParameter", 400, BadRequestError, CallFailure.ENDS_CALL),
+        ("InvalidApiKey", 401, AuthenticationError, CallFailure.ENDS_SESSION),
+        ("Arrearage", 400, InsufficientBalanceError, CallFailure.ENDS_SESSION),
+        ("AccessDenied", 403, PermissionDeniedError, CallFailure.ENDS_SESSION),
+        ("AccessDenied.Unpurchased", 403, PermissionDeniedError, CallFailure.ENDS_SESSION),
         ("Throttling", 429, RateLimitError, CallFailure.THROTTLED),
         ("Throttling.RateQuota", 429, RateLimitError, CallFailure.THROTTLED),
         ("Throttling.AllocationQuota", 403, RateLimitError, CallFailure.THROTTLED),
         ("InternalError", 500, InternalServerError, CallFailure.UNCERTAIN),
         ("InternalError.Algo", 500, InternalServerError, CallFailure.UNCERTAIN),
         ("RequestTimeOut", 408, InternalServerError, CallFailure.UNCERTAIN),
-        ("Unheard", 418, APIStatusError, CallFailure.FINAL),
+        ("Unheard", 418, APIStatusError, CallFailure.ENDS_CALL),
     ],
 )
 @pytest.mark.parametrize("in_success", [False, True])

@@ -34,12 +34,12 @@ from qwen_edit_async.errors import (
 )
 from qwen_edit_async.scheduling.retry import CallFailure, RetryPolicy, judge_check, judge_submission, pause_after
 
-REFUSED, THROTTLED, UNCERTAIN, FATAL, FINAL = (
+REFUSED, THROTTLED, UNCERTAIN, ENDS_SESSION, ENDS_CALL = (
     CallFailure.REFUSED,
     CallFailure.THROTTLED,
     CallFailure.UNCERTAIN,
-    CallFailure.FATAL,
-    CallFailure.FINAL,
+    CallFailure.ENDS_SESSION,
+    CallFailure.ENDS_CALL,
 )
 
 
@@ -54,16 +54,16 @@ DECISIONS = [
     (APITimeoutError("m", request_sent=False), REFUSED, REFUSED, REFUSED),
     (APITimeoutError("m", request_sent=True), UNCERTAIN, REFUSED, REFUSED),
     (APIResponseError("m"), UNCERTAIN, REFUSED, REFUSED),
-    (answered(BadRequestError, 400), FINAL, FINAL, FINAL),
-    (answered(BadRequestError, 413), FINAL, FINAL, FINAL),
-    (answered(BadRequestError, 422), FINAL, FINAL, FINAL),
+    (answered(BadRequestError, 400), ENDS_CALL, ENDS_CALL, ENDS_CALL),
+    (answered(BadRequestError, 413), ENDS_CALL, ENDS_CALL, ENDS_CALL),
+    (answered(BadRequestError, 422), ENDS_CALL, ENDS_CALL, ENDS_CALL),
     (answered(APIStatusError, 303), UNCERTAIN, REFUSED, REFUSED),
-    (answered(AuthenticationError, 401), FATAL, FATAL, FATAL),
-    (answered(InsufficientBalanceError, 402), FATAL, REFUSED, REFUSED),
-    (answered(InsufficientBalanceError, 200), FATAL, REFUSED, REFUSED),
-    (answered(InsufficientBalanceError, 500), FATAL, REFUSED, REFUSED),
-    (answered(PermissionDeniedError, 403), FATAL, FATAL, FATAL),
-    (answered(NotFoundError, 404), FINAL, REFUSED, FINAL),
+    (answered(AuthenticationError, 401), ENDS_SESSION, ENDS_SESSION, ENDS_SESSION),
+    (answered(InsufficientBalanceError, 402), ENDS_SESSION, REFUSED, REFUSED),
+    (answered(InsufficientBalanceError, 200), ENDS_SESSION, REFUSED, REFUSED),
+    (answered(InsufficientBalanceError, 500), ENDS_SESSION, REFUSED, REFUSED),
+    (answered(PermissionDeniedError, 403), ENDS_SESSION, ENDS_SESSION, ENDS_SESSION),
+    (answered(NotFoundError, 404), ENDS_CALL, REFUSED, ENDS_CALL),
     (answered(RateLimitError, 429), THROTTLED, THROTTLED, THROTTLED),
     (answered(RateLimitError, 200), THROTTLED, THROTTLED, THROTTLED),
     (answered(RateLimitError, 500), THROTTLED, THROTTLED, THROTTLED),
@@ -72,26 +72,26 @@ DECISIONS = [
     (answered(InternalServerError, 502), UNCERTAIN, REFUSED, REFUSED),
     (answered(InternalServerError, 503), REFUSED, REFUSED, REFUSED),
     (answered(InternalServerError, 504), UNCERTAIN, REFUSED, REFUSED),
-    (answered(APIStatusError, 200), FINAL, REFUSED, REFUSED),
-    (answered(APIStatusError, 299), FINAL, FINAL, FINAL),
-    (answered(APIStatusError, 300), FINAL, REFUSED, REFUSED),
-    (answered(APIStatusError, 302), FINAL, REFUSED, REFUSED),
-    (answered(APIStatusError, 399), FINAL, REFUSED, REFUSED),
-    (answered(APIStatusError, 405), FINAL, FINAL, FINAL),
-    (answered(APIStatusError, 408), FINAL, REFUSED, REFUSED),
-    (answered(APIStatusError, 409), FINAL, REFUSED, REFUSED),
-    (answered(APIStatusError, 410), FINAL, FINAL, FINAL),
-    (answered(APIStatusError, 425), FINAL, REFUSED, REFUSED),
-    (ConfigurationError("m"), FINAL, FINAL, FINAL),
-    (InvalidEditError("m"), FINAL, FINAL, FINAL),
-    (SubmitUncertainError("m"), FINAL, FINAL, FINAL),
-    (EditFailedError("m"), FINAL, FINAL, FINAL),
-    (EditCancelledError("m"), FINAL, FINAL, FINAL),
-    (DeadlineExceededError("m"), FINAL, FINAL, FINAL),
-    (DownloadError("m"), FINAL, FINAL, FINAL),
-    (SessionClosedError("m"), FINAL, FINAL, FINAL),
-    (JournalError("m"), FINAL, FINAL, FINAL),
-    (QwenEditError("m"), FINAL, FINAL, FINAL),
+    (answered(APIStatusError, 200), ENDS_CALL, REFUSED, REFUSED),
+    (answered(APIStatusError, 299), ENDS_CALL, ENDS_CALL, ENDS_CALL),
+    (answered(APIStatusError, 300), ENDS_CALL, REFUSED, REFUSED),
+    (answered(APIStatusError, 302), ENDS_CALL, REFUSED, REFUSED),
+    (answered(APIStatusError, 399), ENDS_CALL, REFUSED, REFUSED),
+    (answered(APIStatusError, 405), ENDS_CALL, ENDS_CALL, ENDS_CALL),
+    (answered(APIStatusError, 408), ENDS_CALL, REFUSED, REFUSED),
+    (answered(APIStatusError, 409), ENDS_CALL, REFUSED, REFUSED),
+    (answered(APIStatusError, 410), ENDS_CALL, ENDS_CALL, ENDS_CALL),
+    (answered(APIStatusError, 425), ENDS_CALL, REFUSED, REFUSED),
+    (ConfigurationError("m"), ENDS_CALL, ENDS_CALL, ENDS_CALL),
+    (InvalidEditError("m"), ENDS_CALL, ENDS_CALL, ENDS_CALL),
+    (SubmitUncertainError("m"), ENDS_CALL, ENDS_CALL, ENDS_CALL),
+    (EditFailedError("m"), ENDS_CALL, ENDS_CALL, ENDS_CALL),
+    (EditCancelledError("m"), ENDS_CALL, ENDS_CALL, ENDS_CALL),
+    (DeadlineExceededError("m"), ENDS_CALL, ENDS_CALL, ENDS_CALL),
+    (DownloadError("m"), ENDS_CALL, ENDS_CALL, ENDS_CALL),
+    (SessionClosedError("m"), ENDS_CALL, ENDS_CALL, ENDS_CALL),
+    (JournalError("m"), ENDS_CALL, ENDS_CALL, ENDS_CALL),
+    (QwenEditError("m"), ENDS_CALL, ENDS_CALL, ENDS_CALL),
 ]
 
 every_decision = pytest.mark.parametrize(
@@ -119,12 +119,12 @@ def test_what_a_failed_check_means(
 ) -> None:
     assert judge_check(error, in_grace=True) is young_check
     assert judge_check(error, in_grace=False) is check
-    assert judge_check(error, in_grace=False, attached=True) is (FINAL if check is FATAL else check)
+    assert judge_check(error, in_grace=False, attached=True) is (ENDS_CALL if check is ENDS_SESSION else check)
 
 
 def test_no_failed_check_is_ever_uncertain() -> None:
-    verdicts = itertools.chain.from_iterable(row[2:] for row in DECISIONS)
-    assert UNCERTAIN not in verdicts
+    meanings = itertools.chain.from_iterable(row[2:] for row in DECISIONS)
+    assert UNCERTAIN not in meanings
 
 
 @pytest.mark.parametrize(

@@ -157,9 +157,9 @@ def test_tidying_up_loses_nothing_and_keeps_the_order() -> None:
 ERRORS: list[tuple[QwenEditError, CallFailure, CallFailure]] = [
     (APIConnectionError("m"), CallFailure.REFUSED, CallFailure.REFUSED),
     (RateLimitError("m", status_code=429), CallFailure.THROTTLED, CallFailure.THROTTLED),
-    (NotFoundError("m", status_code=404), CallFailure.REFUSED, CallFailure.FINAL),
-    (AuthenticationError("m", status_code=401), CallFailure.FATAL, CallFailure.FATAL),
-    (BadRequestError("m", status_code=400), CallFailure.FINAL, CallFailure.FINAL),
+    (NotFoundError("m", status_code=404), CallFailure.REFUSED, CallFailure.ENDS_CALL),
+    (AuthenticationError("m", status_code=401), CallFailure.ENDS_SESSION, CallFailure.ENDS_SESSION),
+    (BadRequestError("m", status_code=400), CallFailure.ENDS_CALL, CallFailure.ENDS_CALL),
 ]
 
 quarters = st.integers(0, 400).map(lambda count: count / 4)
@@ -261,14 +261,14 @@ class ScheduleMachine(RuleBasedStateMachine):
         young = expected is not None and not task.attached and not expected.answers and self.now < task.since + 15
         verdict = self.schedule.failed(task, error, sent_at, self.now, draw)
         if expected is None:
-            assert verdict is not CallFailure.FINAL, "nobody waits to be told"
+            assert verdict is not CallFailure.ENDS_CALL, "nobody waits to be told"
             return
-        if task.attached and afterwards is CallFailure.FATAL:
-            afterwards = CallFailure.FINAL  # it may be another account's
+        if task.attached and afterwards is CallFailure.ENDS_SESSION:
+            afterwards = CallFailure.ENDS_CALL  # it may be another account's
         assert verdict is (in_grace if young else afterwards)
-        if verdict is CallFailure.FINAL:
+        if verdict is CallFailure.ENDS_CALL:
             self.drop(task)
-        elif verdict is not CallFailure.FATAL:
+        elif verdict is not CallFailure.ENDS_SESSION:
             expected.failures += 1
             if sent_at >= task.deadline:
                 expected.due = self.now + draw * min(4.0, 2.0 ** (expected.failures - 1))
@@ -417,9 +417,9 @@ def test_checks_that_fail_back_off_and_an_answer_starts_anew() -> None:
     ("attached", "checks", "now", "verdict"),
     [
         (False, 0, 14.99, CallFailure.REFUSED),
-        (False, 0, 15.0, CallFailure.FINAL),
-        (False, 1, 1.0, CallFailure.FINAL),
-        (True, 0, 1.0, CallFailure.FINAL),
+        (False, 0, 15.0, CallFailure.ENDS_CALL),
+        (False, 1, 1.0, CallFailure.ENDS_CALL),
+        (True, 0, 1.0, CallFailure.ENDS_CALL),
     ],
 )
 def test_an_unknown_task_is_asked_for_again_only_while_it_is_young(
@@ -440,7 +440,7 @@ def test_a_fatal_failure_leaves_the_tasks_to_whoever_ends_the_session() -> None:
     task = a_task(deadline=50.0)
     schedule.add(task, 0.0)
     schedule.take_due(1.0)
-    assert schedule.failed(task, AuthenticationError("m", status_code=401), 0.0, 1.0, 0.5) is CallFailure.FATAL
+    assert schedule.failed(task, AuthenticationError("m", status_code=401), 0.0, 1.0, 0.5) is CallFailure.ENDS_SESSION
     assert (len(schedule), schedule.next_event(), policy.ends) == (1, 50.0, [])
 
 
@@ -450,7 +450,7 @@ def test_a_fatal_failure_leaves_the_tasks_to_whoever_ends_the_session() -> None:
         (BadRequestError("m", status_code=400), CallFailure.REFUSED),
         (APIStatusError("m", status_code=410), CallFailure.REFUSED),
         (RateLimitError("m", status_code=429), CallFailure.THROTTLED),
-        (AuthenticationError("m", status_code=401), CallFailure.FATAL),
+        (AuthenticationError("m", status_code=401), CallFailure.ENDS_SESSION),
     ],
 )
 def test_a_failure_for_a_task_that_is_no_longer_watched_ends_nothing(
