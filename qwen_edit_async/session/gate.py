@@ -20,24 +20,20 @@ _arrivals = itertools.count()
 
 
 class Slot:
-    """The right to have one task in flight.
+    """The right to have one task in flight."""
 
-    Attributes:
-        taken_at: The time when the slot was last taken, in the event loop's seconds.
-    """
-
-    __slots__ = ("_accepted", "_gate", "_held", "taken_at")
+    __slots__ = ("_accepted", "_gate", "_held")
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._held = False
         self._accepted = False
-        self.taken_at: float = math.inf
 
-    async def take(self, *, first: bool = False) -> None:
-        """Wait for the slot; see :meth:`Gate.acquire`."""
-        self.taken_at = await self._gate.acquire(first=first)
+    async def take(self, *, first: bool = False) -> float:
+        """Wait for the slot, and return the time; see :meth:`Gate.acquire`."""
+        now = await self._gate.acquire(first=first)
         self._held = True
+        return now
 
     def accepted(self, now: float) -> None:
         """Record that the service accepted the submission."""
@@ -102,13 +98,14 @@ class Gate:
 
     Attributes:
         pacer: Learns and applies the limits.
+        loop: The session's event loop.
         closed_by: The error that closed the gate, for all waiters; ``None`` while the gate is open.
     """
 
     def __init__(self, pacer: Pacer, loop: asyncio.AbstractEventLoop) -> None:
         self.pacer = pacer
         self.closed_by: QwenEditError | None = None
-        self._loop = loop
+        self.loop: asyncio.AbstractEventLoop = loop
         self._slots = Line()
         self._submissions = Line()
         self._calls = Line()
@@ -133,11 +130,11 @@ class Gate:
         Raises:
             QwenEditError: The error that closes the gate.
         """
-        now = self._loop.time()
+        now = self.loop.time()
         if not self._slots and self.closed_by is None and self.pacer.wait(now) == 0:
             self.pacer.start(now)
             return now
-        waiter = self._loop.create_future()
+        waiter = self.loop.create_future()
         try:
             return await self._wait_in(self._slots, waiter, first=first)
         except asyncio.CancelledError:
@@ -162,14 +159,14 @@ class Gate:
 
     def hold_back(self, error: QwenEditError) -> None:
         """Pause all requests if an error has a ``Retry-After``."""
-        seconds, now = pause_after(error), self._loop.time()
+        seconds, now = pause_after(error), self.loop.time()
         if now + seconds > max(now, self.pacer.resume_at) + _LOGGED_PAUSE:
             log.warning("all requests pause for %.0f s, as the service requests: %s", seconds, error)
         self.pacer.pause(now + seconds, now)
 
     def submit_at_once(self) -> float | None:
         """Take a turn for a submission, if it may be sent now and nobody waits. Return the time, or ``None``."""
-        now, pacer = self._loop.time(), self.pacer
+        now, pacer = self.loop.time(), self.pacer
         if self._submissions or self._calls or now < pacer.send_at or now < pacer.submit_at:
             return None
         pacer.sent(now)
@@ -182,7 +179,7 @@ class Gate:
         Raises:
             QwenEditError: The error that closes the gate.
         """
-        return await self._wait_in(self._submissions, self._loop.create_future())
+        return await self._wait_in(self._submissions, self.loop.create_future())
 
     async def wait_turn(self) -> float:
         """Wait for a turn to send another request. Return the event loop's time of the turn.
@@ -190,7 +187,7 @@ class Gate:
         Raises:
             QwenEditError: The error that closes the gate.
         """
-        return await self._wait_in(self._calls, self._loop.create_future())
+        return await self._wait_in(self._calls, self.loop.create_future())
 
     async def sleep(self, seconds: float) -> None:
         """Wait some seconds before the next request.
@@ -246,10 +243,10 @@ class Gate:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        now = max(reached, self._loop.time())
+        now = max(reached, self.loop.time())
         until = min(self._admit_to_slots(now), self._admit_to_send(now))
         if until < math.inf and self.closed_by is None:
-            self._timer = self._loop.call_at(until, self._admit, until)
+            self._timer = self.loop.call_at(until, self._admit, until)
 
     def _admit_to_slots(self, now: float) -> float:
         """Hand out free slots. Return the time when another slot may become free by itself, or infinity."""

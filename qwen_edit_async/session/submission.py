@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -31,6 +30,7 @@ from qwen_edit_async.log import about, log
 from qwen_edit_async.models import EditRequest, EditTimings, TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Call, WireProtocol
 from qwen_edit_async.scheduling.retry import CallFailure, NextStep, after_failure, judge_submission, pause_after
+from qwen_edit_async.session.deadline import Deadline
 from qwen_edit_async.session.gate import Slot
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
 from qwen_edit_async.session.options import Limits
@@ -47,8 +47,6 @@ _REASONS: Final = {
     CallFailure.UNCERTAIN: "the service may have accepted the last attempt",
 }
 """The reasons to submit again, for the log."""
-
-T = TypeVar("T")
 
 
 @attrs.define(eq=False)
@@ -71,10 +69,8 @@ class Submission:
     task: asyncio.Task[None] = attrs.field(init=False)
     _called_at: float = attrs.field(init=False)
     _slot: Slot = attrs.field(init=False)
-    _began_at: float = attrs.field(default=0.0, init=False)
+    _deadline: Deadline = attrs.field(init=False)
     _sent_at: float = attrs.field(default=0.0, init=False)
-    _timer: asyncio.TimerHandle | None = attrs.field(default=None, init=False)
-    _waits_for_turn: bool = attrs.field(default=False, init=False)
     _pending: JSONBody | None = attrs.field(default=None, init=False)
     _failures: int = attrs.field(default=0, init=False)
     _attempts: int = attrs.field(default=1, init=False)
@@ -83,10 +79,11 @@ class Submission:
     _counts_as_uncertain: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        loop = self._submitter.poller.loop
-        self.accepted = loop.create_future()
-        self._called_at = loop.time()
-        self._slot = self._submitter.gate.slot()
+        gate = self._submitter.gate
+        self.accepted = gate.loop.create_future()
+        self._called_at = gate.loop.time()
+        self._slot = gate.slot()
+        self._deadline = Deadline(self._limits.deadline, gate, self._expire)
 
     @property
     def sent_whole(self) -> bool:
@@ -121,10 +118,12 @@ class Submission:
         self._tell_end(error)
 
     def _tell_end(self, error: Exception) -> None:
-        now, task_id = self._submitter.poller.loop.time(), getattr(error, "task_id", None)
-        slot_at = min(self._slot.taken_at, now)
-        timings = EditTimings(queued=slot_at - self._called_at, submitting=now - slot_at)
-        self._tell(EditEnded, task_id=task_id, timings=timings, error=error)
+        timings = self._timings(self._submitter.gate.loop.time())
+        self._tell(EditEnded, task_id=getattr(error, "task_id", None), timings=timings, error=error)
+
+    def _timings(self, now: float) -> EditTimings:
+        slot_at = min(self._deadline.counts_from, now)
+        return EditTimings(queued=slot_at - self._called_at, submitting=now - slot_at)
 
     def _tell(self, kind: type[EditEvent], **facts: Any) -> None:
         self._submitter.report(kind(request=self._request, **facts))
@@ -132,7 +131,7 @@ class Submission:
     def _detach(self) -> None:
         """Free everything that the submission holds, and stop it unless it has been sent whole."""
         self._slot.release()
-        self._stop_timer()
+        self._deadline.stop()
         if self.task.done():
             return
         if not self.sent_whole:
@@ -159,9 +158,7 @@ class Submission:
     async def run(self) -> None:
         """Submit until the service accepts, or until there is an error to raise."""
         try:
-            await self._slot.take()
-            self._began_at = self._slot.taken_at
-            self._set_timer()
+            self._deadline.start(await self._slot.take())
             if self._uploads is None:
                 await self._prepare()
             snapshot = await self._submit()
@@ -172,7 +169,7 @@ class Submission:
         else:
             self._succeed(snapshot)
         finally:
-            self._stop_timer()
+            self._deadline.stop()
             self._close_images()
 
     async def _submit(self) -> TaskSnapshot:
@@ -198,7 +195,7 @@ class Submission:
                 log.info("%s", note)
 
     def _succeed(self, snapshot: TaskSnapshot) -> None:
-        submitter, slot, now = self._submitter, self._slot, self._submitter.poller.loop.time()
+        submitter, slot, now = self._submitter, self._slot, self._submitter.gate.loop.time()
         submitter.counters.submitted += 1
         slot.accepted(now)
         if self.accepted.done() or submitter.gate.ended:
@@ -210,33 +207,33 @@ class Submission:
                 self.accepted.set_exception(error)
                 self._tell_end(error)
             return
-        uploads = self._uploads or ()
+        timings, uploads = self._timings(now), self._uploads or ()
         notes = tuple(note for upload in uploads for note in upload.notes)
         warnings = tuple(warning for upload in uploads for warning in upload.warnings)
         task = EditTask(
             task_id=snapshot.task_id,
             parameters=self._request.parameters,
             since=now,
-            deadline=self._deadline,
+            deadline=self._deadline.at,
             request=self._request,
             notes=(*notes, *self._cut, *warnings),
             snapshot=snapshot,
             owned=self._observer is None,
-            queued=slot.taken_at - self._called_at,
-            submitting=now - slot.taken_at,
+            queued=timings.queued,
+            submitting=timings.submitting,
             slot=slot,
             poller=submitter.poller,
         )
-        submitter.counters.queued += task.queued
-        submitter.counters.submitting += task.submitting
-        self._tell(EditSubmitted, task_id=task.task_id, timings=task.timings(now))
+        submitter.counters.queued += timings.queued
+        submitter.counters.submitting += timings.submitting
+        self._tell(EditSubmitted, task_id=task.task_id, timings=timings)
         submitter.poller.watch(task)
         self.accepted.set_result(task)
 
     async def _probe(self) -> TaskSnapshot | None:
         """Submit, and find out the form that the service accepts. Return ``None`` if another submission did."""
         service = self._submitter.service
-        await self._wait_for_turn(service.trial.acquire())
+        await self._deadline.wait_in_line(service.trial.acquire())
         try:
             if service.alternative is not None:
                 return await self._attempt_both(service.protocol, service.alternative)
@@ -268,7 +265,9 @@ class Submission:
         """Wait for a turn, and send the request. Call the observer before and after."""
         submitter, observer = self._submitter, self._observer
         turn = submitter.gate.submit_at_once()
-        self._sent_at = turn if turn is not None else await self._wait_for_turn(submitter.gate.wait_to_submit())
+        if turn is None:
+            turn = await self._deadline.wait_in_line(submitter.gate.wait_to_submit())
+        self._sent_at = turn
         call = protocol.submission(self._request)
         stall_timeout = submitter.options.timeouts.send
         body = JSONBody(call.parts, self._uploads or (), submitter.offloader, stall_timeout=stall_timeout)
@@ -296,7 +295,7 @@ class Submission:
     async def _exchange(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
         """Send the request, and read the reply. Return the task that a refusal names, because it may be charged."""
         try:
-            return await self._submitter.service.submit(protocol, call, body, deadline=self._deadline)
+            return await self._submitter.service.submit(protocol, call, body, deadline=self._deadline.at)
         except APIStatusError as error:
             if error.task_id is None:
                 raise
@@ -316,9 +315,9 @@ class Submission:
             max_retries=self._limits.max_retries,
             # An observer decides about repeats itself: each one has to fit into its budget.
             resubmit_uncertain=submitter.options.resubmit_uncertain and self._observer is None,
-            resumes_at=submitter.poller.loop.time() + pause_after(error),
-            deadline=self._deadline,
-            deadline_in_line=self._deadline_in_line,
+            resumes_at=submitter.gate.loop.time() + pause_after(error),
+            deadline=self._deadline.at,
+            deadline_in_line=self._deadline.in_line,
         )
         if failure is CallFailure.THROTTLED and step is NextStep.GIVE_UP:
             error.hint = "the service requests a longer pause than the deadline of the edit allows"
@@ -333,7 +332,7 @@ class Submission:
         log.log(level, "submitting again (attempt %d): %s: %s", self._attempts, _REASONS[failure], error)
         if step is NextStep.REQUEUE:
             self._slot.release()
-            await self._wait_for_turn(self._slot.take(first=True))
+            self._deadline.start(await self._deadline.wait_in_line(self._slot.take(first=True)))
         else:
             options = submitter.options
             await submitter.gate.sleep(options.retry.delay(self._attempts - 1, options.random.random()))
@@ -360,54 +359,8 @@ class Submission:
             submitter.counters.throttled += 1
             if not self.accepted.done():
                 self._tell(EditThrottled, error=error)
-            submitter.gate.throttled(submitter.poller.loop.time(), self._sent_at, submitter.options.random.random())
+            submitter.gate.throttled(submitter.gate.loop.time(), self._sent_at, submitter.options.random.random())
         return failure
-
-    # The deadline counts from when the slot was taken. Time spent waiting for a turn is not counted.
-
-    @property
-    def _deadline(self) -> float:
-        return self._slot.taken_at + self._limits.deadline
-
-    @property
-    def _deadline_in_line(self) -> float:
-        """The deadline while the submission waits for a turn. It moves whenever the service accepts another edit."""
-        return max(self._began_at, self._submitter.gate.pacer.accepted_at) + self._limits.deadline
-
-    async def _wait_for_turn(self, wait: Awaitable[T]) -> T:
-        """Wait for a turn. This does not count against the deadline while the service accepts other edits."""
-        loop, slot = self._submitter.poller.loop, self._slot
-        offset = slot.taken_at - loop.time()
-        self._waits_for_turn = True
-        self._set_timer()
-        try:
-            return await wait
-        finally:
-            self._waits_for_turn = False
-            slot.taken_at = max(slot.taken_at, loop.time() + offset)
-            self._set_timer()
-
-    def _set_timer(self) -> None:
-        """Set the timer for the deadline. Replace only a late one, because an early one sets itself again."""
-        until = self._deadline_in_line if self._waits_for_turn else self._deadline
-        if self._timer is not None and self._timer.when() <= until:
-            return
-        self._stop_timer()
-        if not self.accepted.done():
-            self._timer = self._submitter.poller.loop.call_at(until, self._on_timer, until)
-
-    def _on_timer(self, reached: float) -> None:
-        self._timer = None
-        until = self._deadline_in_line if self._waits_for_turn else self._deadline
-        if until <= max(reached, self._submitter.poller.loop.time()):
-            self._expire()
-        else:
-            self._set_timer()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _error_when_late(self) -> QwenEditError:
         if self._uploads is None:

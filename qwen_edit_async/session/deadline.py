@@ -1,0 +1,95 @@
+"""The deadline of a submission, which stands still while the submission waits for a turn."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from qwen_edit_async.session.gate import Gate
+
+T = TypeVar("T")
+
+
+class Deadline:
+    """Limits the time of a submission from its slot to the service's acceptance.
+
+    A wait for a turn does not count while the service accepts other edits. If it accepts none, the wait ends after
+    ``seconds``. All times are the event loop's.
+
+    Args:
+        seconds: The time limit.
+        gate: Knows the time when the service last accepted an edit.
+        on_passed: Called when the deadline passes.
+
+    Attributes:
+        counts_from: The time when the submission took its slot, plus its later waits for turns; infinity before.
+    """
+
+    def __init__(self, seconds: float, gate: Gate, on_passed: Callable[[], None]) -> None:
+        self.counts_from: float = math.inf
+        self._seconds = seconds
+        self._gate = gate
+        self._on_passed: Callable[[], None] | None = on_passed
+        self._first_slot_at = math.inf
+        self._in_line = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def at(self) -> float:
+        """The deadline, if there are no more waits for turns."""
+        return self.counts_from + self._seconds
+
+    @property
+    def in_line(self) -> float:
+        """The deadline of a wait for a turn. It moves whenever the service accepts another edit."""
+        return max(self._first_slot_at, self._gate.pacer.accepted_at) + self._seconds
+
+    def start(self, now: float) -> None:
+        """Count from now on, because the submission has just taken a slot."""
+        self.counts_from = now
+        self._first_slot_at = min(self._first_slot_at, now)
+        self._set_timer()
+
+    async def wait_in_line(self, wait: Awaitable[T]) -> T:
+        """Wait for a turn, without counting that time."""
+        loop = self._gate.loop
+        counted = loop.time() - self.counts_from
+        self._in_line = True
+        self._set_timer()
+        try:
+            return await wait
+        finally:
+            self._in_line = False
+            self.counts_from = max(self.counts_from, loop.time() - counted)
+            self._set_timer()
+
+    def stop(self) -> None:
+        """Stop counting, because the submission has ended or was given up."""
+        self._on_passed = None
+        self._clear_timer()
+
+    @property
+    def _until(self) -> float:
+        return self.in_line if self._in_line else self.at
+
+    def _set_timer(self) -> None:
+        """Set the timer. Replace only a late one, because an early one sets itself again."""
+        until = self._until
+        if self._on_passed is None or (self._timer is not None and self._timer.when() <= until):
+            return
+        self._clear_timer()
+        self._timer = self._gate.loop.call_at(until, self._on_timer, until)
+
+    def _on_timer(self, reached: float) -> None:
+        self._timer = None
+        if self._until > max(reached, self._gate.loop.time()):
+            self._set_timer()
+        elif self._on_passed is not None:
+            self._on_passed()
+
+    def _clear_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
