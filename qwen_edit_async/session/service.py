@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 from qwen_edit_async.errors import APIResponseError, APITimeoutError, BadRequestError, NotFoundError
 from qwen_edit_async.http.api import Transport
@@ -11,6 +12,11 @@ from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, Estimate, TaskSnapshot
 from qwen_edit_async.protocol.base import Call, WireProtocol
+
+T = TypeVar("T")
+
+_MALFORMED_STATUSES: Final = frozenset({200, 400, 422})
+"""The HTTP statuses of a refusal for the form of the body. Some replies report it with HTTP 200."""
 
 _LATE_SECONDS = 1.0
 """Seconds after an edit's deadline during which a reply with the result is still awaited, to be logged."""
@@ -57,24 +63,27 @@ class Service:
                 raise
             raise APITimeoutError("the service did not give the result in time", request_sent=True) from None
 
-    async def estimate(self, request: EditRequest, body_of: Callable[[Call], JSONBody]) -> Estimate:
-        """Request the price of an edit, in one attempt. Try both forms if the form is not settled yet."""
+    async def try_forms(self, call: Callable[[WireProtocol], Awaitable[T]]) -> T:
+        """Make a call. If the service refuses it as malformed, try the other form, unless the form is settled."""
         try:
-            return await self._estimate(self.protocol, request, body_of)
+            return await call(self.protocol)
         except BadRequestError as error:
-            if self.alternative is None:
+            if self.alternative is None or error.status_code not in _MALFORMED_STATUSES:
                 raise
             refusal = error
         try:
-            return await self._estimate(self.alternative, request, body_of)
-        except BadRequestError:
+            return await call(self.alternative)
+        except BadRequestError:  # malformed in both forms, so the form is not the fault
             raise refusal from None
 
-    async def _estimate(
-        self, protocol: WireProtocol, request: EditRequest, body_of: Callable[[Call], JSONBody]
-    ) -> Estimate:
-        call = protocol.estimation(request)
-        return protocol.read_estimate(await self.transport.send(call, body_of(call)))
+    async def estimate(self, request: EditRequest, body_of: Callable[[Call], JSONBody]) -> Estimate:
+        """Request the price of an edit, in one attempt. Try both forms if the form is not settled yet."""
+
+        async def ask(protocol: WireProtocol) -> Estimate:
+            call = protocol.estimation(request)
+            return protocol.read_estimate(await self.transport.send(call, body_of(call)))
+
+        return await self.try_forms(ask)
 
     async def check(self, task: TaskSnapshot) -> TaskSnapshot:
         """Check the status of a task, in one attempt. If its result needs a second call, make this call, too."""

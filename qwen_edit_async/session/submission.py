@@ -15,7 +15,6 @@ import attrs
 
 from qwen_edit_async.errors import (
     APIStatusError,
-    BadRequestError,
     DeadlineExceededError,
     EditCancelledError,
     QwenEditError,
@@ -38,8 +37,6 @@ from qwen_edit_async.session.task import EditTask, abandon, closed_error
 
 if TYPE_CHECKING:
     from qwen_edit_async.session.submitter import Submitter
-
-_MALFORMED_STATUSES: Final = frozenset({400, 422})
 
 _REASONS: Final = {
     CallFailure.REFUSED: "the service did not accept the last attempt",
@@ -173,11 +170,9 @@ class Submission:
             self._close_images()
 
     async def _submit(self) -> TaskSnapshot:
-        service = self._submitter.service
         while True:
             try:
-                snapshot = None if service.alternative is None else await self._probe()
-                return snapshot or await self._attempt(service.protocol)
+                return await self._attempt_in_form()
             except QwenEditError as error:
                 refusal = error
             await self._recover(refusal)
@@ -230,39 +225,22 @@ class Submission:
         submitter.poller.watch(task)
         self.accepted.set_result(task)
 
-    async def _probe(self) -> TaskSnapshot | None:
-        """Submit, and find out the form that the service accepts. Return ``None`` if another submission did."""
+    async def _attempt_in_form(self) -> TaskSnapshot:
+        """Make an attempt in the form that the service accepts. While it is unknown, submissions in turn tries both."""
         service = self._submitter.service
-        await self._deadline.wait_in_line(service.trial.acquire())
-        try:
-            if service.alternative is not None:
-                return await self._attempt_both(service.protocol, service.alternative)
-        finally:
-            service.trial.release()
-        return None
-
-    async def _attempt_both(self, protocol: WireProtocol, alternative: WireProtocol) -> TaskSnapshot:
-        """Make one attempt in the first form. If the service refuses it as malformed, try the other form."""
-        try:
-            snapshot = await self._attempt(protocol)
-        except BadRequestError as error:
-            if error.status_code not in _MALFORMED_STATUSES or self.accepted.done():
-                raise
-            refusal = error
-        else:
-            self._submitter.service.settle(protocol)
-            return snapshot
-        try:
-            snapshot = await self._attempt(alternative)
-        except BadRequestError:
-            pass  # malformed in both forms, so the form is not the fault
-        else:
-            self._submitter.service.settle(alternative)
-            return snapshot
-        raise refusal
+        if service.alternative is not None:
+            await self._deadline.wait_in_line(service.trial.acquire())
+            try:
+                if service.alternative is not None:
+                    return await service.try_forms(self._attempt)
+            finally:
+                service.trial.release()
+        return await self._attempt(service.protocol)
 
     async def _attempt(self, protocol: WireProtocol) -> TaskSnapshot:
         """Wait for a turn, and send the request. Call the observer before and after."""
+        if self.accepted.done():
+            raise EditCancelledError("the edit was given up before this attempt")
         submitter, observer = self._submitter, self._observer
         turn = submitter.gate.submit_at_once()
         if turn is None:
@@ -290,6 +268,7 @@ class Submission:
             if observer is not None:
                 observer.settled(fate)
         self._pending = None
+        submitter.service.settle(protocol)
         return snapshot
 
     async def _exchange(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:

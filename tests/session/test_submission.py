@@ -561,8 +561,13 @@ async def test_submissions_that_start_meanwhile_wait_for_the_verdict():
     assert service.submissions[-1].at == service.submissions[2].at  # then all are sent at once
 
 
-async def test_422_also_means_another_envelope():
-    service = MemoryService(on_submission=in_order(status(422)))
+@pytest.mark.parametrize(
+    "refusal",
+    [status(422), says({"error": {"code": 400, "error_message": "input must be an array"}})],
+    ids=["422", "200"],
+)
+async def test_other_refusals_that_also_mean_another_envelope(refusal):
+    service = MemoryService(on_submission=in_order(refusal))
     async with MemorySession(service, envelope="auto") as session:
         await session.edit(IMAGE, "snow")
     assert [each.envelope for each in service.submissions] == ["flat", "params"]
@@ -625,6 +630,15 @@ async def test_a_probing_submission_that_is_cancelled_lets_the_next_probe():
         edits[0].cancel()
         await asyncio.gather(*edits[1:])
     assert [each.envelope for each in service.submissions] == ["flat", "flat", "params", "params"]
+
+
+async def test_the_other_envelope_is_not_tried_if_nobody_waits_any_more():
+    service = MemoryService(on_submission=in_order(attrs.evolve(status(400), delay=5.0)))
+    async with MemorySession(service, envelope="auto") as session:
+        await given_up(session.edit(IMAGE, "snow"))
+        await asyncio.sleep(5)
+        assert session.statistics().uncertain == 0
+    assert [each.envelope for each in service.submissions] == ["flat"]
 
 
 # Deadlines and cancellation while submitting.
