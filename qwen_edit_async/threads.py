@@ -46,7 +46,7 @@ class Offloader:
         try:
             return await future
         except asyncio.CancelledError:
-            for result in call.abandon():
+            for result in call.give_up():
                 self.run_soon(_close, result)
             raise
 
@@ -79,22 +79,22 @@ class _Call(Generic[T]):
     def __init__(self, func: Callable[[], T]) -> None:
         self._func = func
         self._lock = threading.Lock()
-        self._abandoned = False
+        self._given_up = False
         self._results: list[T] = []
 
     def __call__(self) -> T:
         result = self._func()
         with self._lock:
             self._results.append(result)
-            abandoned = self._abandoned
-        if abandoned:
+            given_up = self._given_up
+        if given_up:
             _close(result)
         return result
 
-    def abandon(self) -> tuple[T, ...]:
+    def give_up(self) -> tuple[T, ...]:
         """Make the call close its result. If the call has ended, return the result for the caller to close."""
         with self._lock:
-            self._abandoned = True
+            self._given_up = True
             return tuple(self._results)
 
 

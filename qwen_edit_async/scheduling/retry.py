@@ -98,33 +98,50 @@ class NextStep(enum.Enum):
     REQUEUE = "try again with another slot, before edits that have not had one"
 
 
-def after_failure(
-    failure: CallFailure,
-    *,
-    failures: int,
-    max_retries: int,
-    resubmit_uncertain: bool,
-    resumes_at: float,
-    deadline: float,
-    deadline_in_line: float,
-) -> NextStep:
-    """Decide about the next step after a failed attempt to submit.
+@attrs.define
+class Attempts:
+    """The attempts to submit one edit, and the decision about another one.
 
-    Args:
-        failure: The meaning of the failure.
-        failures: The number of failed attempts so far, except throttled ones.
-        max_retries: The greatest number of failures after which to try again.
-        resubmit_uncertain: Whether to try again although the service may have accepted the attempt.
-        resumes_at: The end of the Retry-After pause.
-        deadline: The deadline of the edit.
-        deadline_in_line: The deadline of the edit while it waits in line for a slot.
+    Attributes:
+        max_retries: The most failed attempts after which to try again. Attempts refused with 429 do not count.
+        resubmit_uncertain: Whether to try again although the service may have accepted an attempt.
+        count: The number of attempts, with the current one.
+        last_error: The failure of the last attempt.
+        may_exist: Whether the service may have accepted one of the failed attempts.
     """
-    if failure is CallFailure.THROTTLED:
-        return NextStep.REQUEUE if resumes_at <= deadline_in_line else NextStep.GIVE_UP
-    repeatable = failure is CallFailure.REFUSED or (failure is CallFailure.UNCERTAIN and resubmit_uncertain)
-    if not repeatable or failures > max_retries or resumes_at > deadline:
-        return NextStep.GIVE_UP
-    return NextStep.BACK_OFF
+
+    max_retries: int
+    resubmit_uncertain: bool
+    count: int = 1
+    last_error: QwenEditError | None = None
+    may_exist: bool = False
+    _failures: int = 0
+
+    def failed(
+        self, error: QwenEditError, failure: CallFailure, *, resumes_at: float, deadline: float, deadline_in_line: float
+    ) -> NextStep:
+        """Record a failed attempt, and decide about the next step.
+
+        Args:
+            error: The failure.
+            failure: The meaning of the failure.
+            resumes_at: The end of the Retry-After pause.
+            deadline: The deadline of the edit.
+            deadline_in_line: The deadline of the edit while it waits in line for a slot.
+        """
+        self.last_error = error
+        self.may_exist = self.may_exist or failure is CallFailure.UNCERTAIN
+        if failure is CallFailure.THROTTLED:
+            step = NextStep.REQUEUE if resumes_at <= deadline_in_line else NextStep.GIVE_UP
+        else:
+            self._failures += 1
+            repeatable = failure is CallFailure.REFUSED or (
+                failure is CallFailure.UNCERTAIN and self.resubmit_uncertain
+            )
+            may_repeat = repeatable and self._failures <= self.max_retries and resumes_at <= deadline
+            step = NextStep.BACK_OFF if may_repeat else NextStep.GIVE_UP
+        self.count += step is not NextStep.GIVE_UP
+        return step
 
 
 @attrs.frozen(kw_only=True)

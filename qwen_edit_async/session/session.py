@@ -44,7 +44,7 @@ from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.stream import EditPipeline, EditStream
-from qwen_edit_async.session.task import EditTask, abandon
+from qwen_edit_async.session.task import EditTask
 from qwen_edit_async.statistics import SessionStatistics
 
 
@@ -231,7 +231,7 @@ class EditSession:
         try:
             return await task
         except asyncio.CancelledError as cancelled:
-            cancelled.add_note(abandon(task))
+            cancelled.add_note(task.give_up())
             raise
 
     @overload

@@ -26,7 +26,7 @@ from qwen_edit_async.session.results import EditResult
 from qwen_edit_async.session.shield import pull
 from qwen_edit_async.session.submission import Submission
 from qwen_edit_async.session.submitter import Submitter
-from qwen_edit_async.session.task import EditTask, abandon, ending
+from qwen_edit_async.session.task import EditTask, ending
 
 if TYPE_CHECKING:
     from qwen_edit_async.display.cards import EditView
@@ -309,7 +309,7 @@ class _Edit:
             self.way.give_up()
         else:
             self.way.on_end = None
-            abandon(self.way)
+            self.way.give_up()
 
 
 class EditStream:

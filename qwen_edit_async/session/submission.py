@@ -28,12 +28,12 @@ from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.log import about, log
 from qwen_edit_async.models import EditRequest, EditTimings, TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Call, WireProtocol
-from qwen_edit_async.scheduling.retry import CallFailure, NextStep, after_failure, judge_submission, pause_after
+from qwen_edit_async.scheduling.retry import Attempts, CallFailure, NextStep, judge_submission, pause_after
 from qwen_edit_async.session.deadline import Deadline
 from qwen_edit_async.session.gate import Slot
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
 from qwen_edit_async.session.options import Limits
-from qwen_edit_async.session.task import EditTask, abandon, closed_error
+from qwen_edit_async.session.task import EditTask, closed_error
 
 if TYPE_CHECKING:
     from qwen_edit_async.session.submitter import Submitter
@@ -60,7 +60,7 @@ class Submission:
     _limits: Limits
     _observer: SubmissionObserver | None
     _call_site: CallSite | None
-    _cut: tuple[str, ...]
+    _notes: tuple[str, ...]
     _uploads: tuple[Upload, ...] | None
     accepted: asyncio.Future[EditTask] = attrs.field(init=False)
     task: asyncio.Task[None] = attrs.field(init=False)
@@ -69,10 +69,7 @@ class Submission:
     _deadline: Deadline = attrs.field(init=False)
     _sent_at: float = attrs.field(default=0.0, init=False)
     _pending: JSONBody | None = attrs.field(default=None, init=False)
-    _failures: int = attrs.field(default=0, init=False)
-    _attempts: int = attrs.field(default=1, init=False)
-    _refusal: QwenEditError | None = attrs.field(default=None, init=False)
-    _may_exist: bool = attrs.field(default=False, init=False)
+    _attempts: Attempts = attrs.field(init=False)
     _counts_as_uncertain: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -81,6 +78,9 @@ class Submission:
         self._called_at = gate.loop.time()
         self._slot = gate.slot()
         self._deadline = Deadline(self._limits.deadline, gate, self._expire)
+        # An observer decides about repeats itself: each one has to fit into its budget.
+        consent = self._submitter.options.resubmit_uncertain and self._observer is None
+        self._attempts = Attempts(self._limits.max_retries, consent)
 
     @property
     def sent_whole(self) -> bool:
@@ -97,15 +97,15 @@ class Submission:
             self._submitter.counters.cancelled += 1
             self.accepted.cancel()
             self._tell_end(EditCancelledError("the edit was cancelled before the service accepted it"))
-            self._detach()
+            self._stop_unless_sent()
         elif self.accepted.exception() is None:
-            abandon(self.accepted.result())
+            self.accepted.result().give_up()
 
     def _expire(self) -> None:
         """Stop the submission, because its deadline has passed."""
         if not self.accepted.done():
             error = self._error_when_late()
-            self._detach()
+            self._stop_unless_sent()
             self._refuse(error)
 
     def _refuse(self, error: Exception) -> None:
@@ -125,8 +125,8 @@ class Submission:
     def _tell(self, kind: type[EditEvent], **facts: Any) -> None:
         self._submitter.report(kind(request=self._request, **facts))
 
-    def _detach(self) -> None:
-        """Free everything that the submission holds, and stop it unless it has been sent whole."""
+    def _stop_unless_sent(self) -> None:
+        """Free the slot, and stop the submission unless it has been sent whole."""
         self._slot.release()
         self._deadline.stop()
         if self.task.done():
@@ -182,12 +182,14 @@ class Submission:
         self._uploads = uploads = await submitter.offloader.run(
             prepare, self._request.images, fit=submitter.options.fit
         )
-        for upload in uploads:
-            if self._call_site is not None:
-                for sentence in upload.warnings:
-                    self._call_site.warn(sentence)
-            for note in upload.notes:
-                log.info("%s", note)
+        notes = [note for upload in uploads for note in upload.notes]
+        warnings = [warning for upload in uploads for warning in upload.warnings]
+        self._notes = (*notes, *self._notes, *warnings)
+        for note in notes:
+            log.info("%s", note)
+        if self._call_site is not None:
+            for warning in warnings:
+                self._call_site.warn(warning)
 
     def _succeed(self, snapshot: TaskSnapshot) -> None:
         submitter, slot, now = self._submitter, self._slot, self._submitter.gate.loop.time()
@@ -202,16 +204,14 @@ class Submission:
                 self.accepted.set_exception(error)
                 self._tell_end(error)
             return
-        timings, uploads = self._timings(now), self._uploads or ()
-        notes = tuple(note for upload in uploads for note in upload.notes)
-        warnings = tuple(warning for upload in uploads for warning in upload.warnings)
+        timings = self._timings(now)
         task = EditTask(
             task_id=snapshot.task_id,
             parameters=self._request.parameters,
             since=now,
             deadline=self._deadline.at,
             request=self._request,
-            notes=(*notes, *self._cut, *warnings),
+            notes=self._notes,
             snapshot=snapshot,
             owned=self._observer is None,
             queued=timings.queued,
@@ -226,7 +226,10 @@ class Submission:
         self.accepted.set_result(task)
 
     async def _attempt_in_form(self) -> TaskSnapshot:
-        """Make an attempt in the form that the service accepts. While it is unknown, submissions in turn tries both."""
+        """Make an attempt in the form that the service accepts.
+
+        While the form is unknown, one submission at a time tries both forms.
+        """
         service = self._submitter.service
         if service.alternative is not None:
             await self._deadline.wait_in_line(service.trial.acquire())
@@ -278,22 +281,24 @@ class Submission:
         except APIStatusError as error:
             if error.task_id is None:
                 raise
-            self._apply_to_gate(error)
+            self._apply_to_session(error)
             about(error.task_id).warning(
                 "the service refused a submission, but named task %s: %s", error.task_id, error
             )
             return TaskSnapshot(task_id=error.task_id, status=TaskStatus.UNKNOWN)
 
     async def _recover(self, error: QwenEditError) -> None:
-        """Wait before the next attempt, or raise the error if there must be no other attempt."""
-        submitter, failure = self._submitter, self._apply_to_session(error)
-        self._failures += failure is not CallFailure.THROTTLED
-        step = after_failure(
+        """Wait before the next attempt, or raise the error if there must be no other attempt.
+
+        The failure applies to the whole session, even if nobody waits for this submission any more.
+        """
+        submitter, attempts = self._submitter, self._attempts
+        failure = self._apply_to_session(error)
+        submitter.counters.uncertain += (failure is CallFailure.UNCERTAIN) - self._counts_as_uncertain
+        self._counts_as_uncertain = False
+        step = attempts.failed(
+            error,
             failure,
-            failures=self._failures,
-            max_retries=self._limits.max_retries,
-            # An observer decides about repeats itself: each one has to fit into its budget.
-            resubmit_uncertain=submitter.options.resubmit_uncertain and self._observer is None,
             resumes_at=submitter.gate.loop.time() + pause_after(error),
             deadline=self._deadline.at,
             deadline_in_line=self._deadline.in_line,
@@ -301,35 +306,26 @@ class Submission:
         if failure is CallFailure.THROTTLED and step is NextStep.GIVE_UP:
             error.hint = "the service requests a longer pause than the deadline of the edit allows"
         if step is NextStep.GIVE_UP or self.accepted.done():
-            raise _uncertain(error) if self._may_exist else error
-        self._attempts += 1
-        uncertain = failure is CallFailure.UNCERTAIN
-        submitter.counters.retries += not uncertain
-        submitter.counters.resubmitted += uncertain
-        level = logging.WARNING if uncertain else logging.INFO
-        self._tell(EditRetried, attempt=self._attempts, error=error, uncertain=uncertain)
-        log.log(level, "submitting again (attempt %d): %s: %s", self._attempts, _REASONS[failure], error)
+            raise self._last_word(error)
+        self._tell_retry(error, failure)
         if step is NextStep.REQUEUE:
             self._slot.release()
             self._deadline.start(await self._deadline.wait_in_line(self._slot.take(first=True)))
         else:
             options = submitter.options
-            await submitter.gate.sleep(options.retry.delay(self._attempts - 1, options.random.random()))
+            await submitter.gate.sleep(options.retry.delay(attempts.count - 1, options.random.random()))
+
+    def _tell_retry(self, error: QwenEditError, failure: CallFailure) -> None:
+        """Count, report and log that an attempt follows."""
+        counters, attempt, uncertain = self._submitter.counters, self._attempts.count, failure is CallFailure.UNCERTAIN
+        counters.retries += not uncertain
+        counters.resubmitted += uncertain
+        self._tell(EditRetried, attempt=attempt, error=error, uncertain=uncertain)
+        level = logging.WARNING if uncertain else logging.INFO
+        log.log(level, "submitting again (attempt %d): %s: %s", attempt, _REASONS[failure], error)
 
     def _apply_to_session(self, error: QwenEditError) -> CallFailure:
-        """Apply a failure to the whole session, even if nobody waits for this submission any more.
-
-        Return the kind of the failure.
-        """
-        submitter, failure = self._submitter, self._apply_to_gate(error)
-        self._refusal = error
-        submitter.counters.uncertain += (failure is CallFailure.UNCERTAIN) - self._counts_as_uncertain
-        self._counts_as_uncertain = False
-        self._may_exist = self._may_exist or failure is CallFailure.UNCERTAIN
-        return failure
-
-    def _apply_to_gate(self, error: QwenEditError) -> CallFailure:
-        """Apply a failure to all submissions of the session. Return the kind of the failure."""
+        """Apply a failure to all submissions of the session. Return its meaning."""
         submitter, failure = self._submitter, judge_submission(error)
         if failure is CallFailure.ENDS_SESSION:
             submitter.gate.close(error)
@@ -346,18 +342,20 @@ class Submission:
             return DeadlineExceededError("the deadline passed while the images were read: nothing was sent")
         if self.sent_whole:
             return SubmitUncertainError("the deadline passed before the service replied: a task may exist")
-        error = self._refusal or DeadlineExceededError("the deadline passed before the edit could be submitted")
-        return _uncertain(error) if self._may_exist else error
+        late = DeadlineExceededError("the deadline passed before the edit could be submitted")
+        return self._last_word(self._attempts.last_error or late)
+
+    def _last_word(self, error: QwenEditError) -> QwenEditError:
+        """Return the error to raise for the whole edit after an attempt's error."""
+        if not self._attempts.may_exist:
+            return error
+        uncertain = SubmitUncertainError(
+            f"a task may exist and be charged: {error}. The edit was not submitted again, because both tasks could be "
+            "charged: check the account, or consent with resubmit_uncertain=True"
+        )
+        uncertain.__cause__ = error
+        return uncertain
 
     def _close_images(self) -> None:
         for upload in self._uploads or ():
             upload.close()
-
-
-def _uncertain(error: QwenEditError) -> SubmitUncertainError:
-    uncertain = SubmitUncertainError(
-        f"a task may exist and be charged: {error}. The edit was not submitted again, because both tasks could be "
-        "charged: check the account, or consent with resubmit_uncertain=True"
-    )
-    uncertain.__cause__ = error
-    return uncertain

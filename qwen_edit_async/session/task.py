@@ -152,12 +152,15 @@ class EditTask(ScheduledTask):
             )
         return f"task {self.id} runs on at the service: session.attach({self.id!r}) gets its result"
 
-    def give_up(self) -> None:
-        """Cancel the task if nobody awaits it. If it has already ended, remember that nobody fetched its result."""
+    def give_up(self) -> str:
+        """Cancel the task for a cancelled edit, unless others await it. Return a sentence about its result."""
+        fate = self.fate
+        about(self.id).warning("an edit was cancelled: %s", fate)
         if self.done():
             self._poller.remember_unclaimed(self.id)
         elif not self.awaited:
             self.cancel()
+        return fate
 
     async def updates(self) -> AsyncIterator[TaskSnapshot]:
         """Yield the newest snapshot, and then a snapshot for each change until the task ends.
@@ -224,14 +227,6 @@ class EditTask(ScheduledTask):
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-
-def abandon(task: EditTask) -> str:
-    """Give up the task of a cancelled edit, unless others await it. Return a sentence about its result."""
-    note = task.fate
-    about(task.id).warning("an edit was cancelled: %s", note)
-    task.give_up()
-    return note
 
 
 def closed_error(task_id: str) -> SessionClosedError:

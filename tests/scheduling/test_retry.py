@@ -32,7 +32,15 @@ from qwen_edit_async.errors import (
     SessionClosedError,
     SubmitUncertainError,
 )
-from qwen_edit_async.scheduling.retry import CallFailure, RetryPolicy, judge_check, judge_submission, pause_after
+from qwen_edit_async.scheduling.retry import (
+    Attempts,
+    CallFailure,
+    NextStep,
+    RetryPolicy,
+    judge_check,
+    judge_submission,
+    pause_after,
+)
 
 REFUSED, THROTTLED, UNCERTAIN, ENDS_SESSION, ENDS_CALL = (
     CallFailure.REFUSED,
@@ -166,3 +174,55 @@ def test_the_default_delays_double_from_half_a_second_to_eight() -> None:
 
 def test_jitter_is_full() -> None:
     assert (RetryPolicy().delay(3, 0), RetryPolicy().delay(3, 0.5)) == (0, 1)
+
+
+IN_TIME = {"resumes_at": 0.0, "deadline": 60.0, "deadline_in_line": 60.0}
+
+
+@pytest.mark.parametrize(
+    ("failure", "consent", "step"),
+    [
+        (REFUSED, False, NextStep.BACK_OFF),
+        (THROTTLED, False, NextStep.REQUEUE),
+        (UNCERTAIN, False, NextStep.GIVE_UP),
+        (UNCERTAIN, True, NextStep.BACK_OFF),
+        (ENDS_CALL, True, NextStep.GIVE_UP),
+        (ENDS_SESSION, True, NextStep.GIVE_UP),
+    ],
+)
+def test_the_step_after_a_failed_attempt(failure: CallFailure, step: NextStep, *, consent: bool) -> None:
+    attempts, error = Attempts(2, resubmit_uncertain=consent), QwenEditError("m")
+    assert attempts.failed(error, failure, **IN_TIME) is step
+    assert attempts.count == (1 if step is NextStep.GIVE_UP else 2)
+    assert (attempts.last_error, attempts.may_exist) == (error, failure is UNCERTAIN)
+
+
+def test_only_failures_other_than_429_count_as_retries() -> None:
+    attempts, error = Attempts(1, resubmit_uncertain=False), QwenEditError("m")
+    steps = [attempts.failed(error, failure, **IN_TIME) for failure in (THROTTLED, REFUSED, THROTTLED, REFUSED)]
+    assert steps == [NextStep.REQUEUE, NextStep.BACK_OFF, NextStep.REQUEUE, NextStep.GIVE_UP]
+    assert attempts.count == 4
+
+
+def test_a_task_that_may_exist_is_not_forgotten_after_a_certain_refusal() -> None:
+    attempts, error = Attempts(2, resubmit_uncertain=True), QwenEditError("m")
+    attempts.failed(error, UNCERTAIN, **IN_TIME)
+    attempts.failed(error, ENDS_CALL, **IN_TIME)
+    assert attempts.may_exist
+
+
+@pytest.mark.parametrize(
+    ("failure", "deadline", "deadline_in_line", "step"),
+    [
+        (REFUSED, 9.0, 60.0, NextStep.GIVE_UP),
+        (REFUSED, 10.0, 9.0, NextStep.BACK_OFF),
+        (THROTTLED, 60.0, 9.0, NextStep.GIVE_UP),
+        (THROTTLED, 9.0, 10.0, NextStep.REQUEUE),
+    ],
+)
+def test_a_pause_beyond_the_deadline_ends_the_attempts(
+    failure: CallFailure, deadline: float, deadline_in_line: float, step: NextStep
+) -> None:
+    attempts = Attempts(2, resubmit_uncertain=False)
+    times = {"resumes_at": 10.0, "deadline": deadline, "deadline_in_line": deadline_in_line}
+    assert attempts.failed(QwenEditError("m"), failure, **times) is step
