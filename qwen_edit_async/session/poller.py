@@ -237,9 +237,10 @@ class Poller:
             return
         if self._unfinished.get(task.task_id) is task:  # a service may give the same id to two submissions
             del self._unfinished[task.task_id]
+        timings, cost = task.timings(self.loop.time(), ended=isinstance(end, TaskSnapshot)), None
         if isinstance(end, TaskSnapshot):
-            task.snapshot = end
-            outcome: EditResult | Exception = conclude(task, end, self.loop.time(), self._store)
+            task.snapshot, cost = end, end.usage.cost
+            outcome: EditResult | Exception = conclude(task, end, timings, self._store)
         else:
             outcome = end
         if not isinstance(outcome, EditResult | EditFailedError):
@@ -250,8 +251,6 @@ class Poller:
             self._counters.failed += 1
         else:
             self._counters.completed += 1
-        timings = task.timings(self.loop.time())
-        cost = end.usage.cost if isinstance(end, TaskSnapshot) else None
         self._counters.running += timings.running
         self._counters.cost += cost or 0
         task.end(outcome)

@@ -210,7 +210,9 @@ class EditResult:
         )
 
 
-def conclude(task: EditTask, snapshot: TaskSnapshot, now: float, store: ResultStore) -> EditResult | QwenEditError:
+def conclude(
+    task: EditTask, snapshot: TaskSnapshot, timings: EditTimings, store: ResultStore
+) -> EditResult | QwenEditError:
     """Return the result or error for a task's terminal snapshot."""
     if snapshot.status is TaskStatus.FAILED:
         failure = snapshot.failure or TaskFailure()
@@ -228,32 +230,35 @@ def conclude(task: EditTask, snapshot: TaskSnapshot, now: float, store: ResultSt
             body=f"members: {', '.join(snapshot.raw)}",
             task_id=snapshot.task_id,
         )
-    named = [(index, url) for index, url in enumerate(snapshot.urls) if url]
-    if len(named) > MAX_N:  # a reply with many pictures must not fill the disk
-        about(snapshot.task_id).warning(
-            "task %s has %d pictures: only the first %d are kept", snapshot.task_id, len(named), MAX_N
-        )
-    asked = (task.request.parameters.n or MIN_N) if task.request is not None else MIN_N
-    missing = shortfall(len(named), asked) if len(named) < asked else ()
-    for note in missing:
-        about(snapshot.task_id).warning("task %s: %s", snapshot.task_id, note)
     previews = Previews(task.request.images if task.request is not None else ())
+    named = [(index, url) for index, url in enumerate(snapshot.urls) if url]
     return EditResult(
         task_id=snapshot.task_id,
         images=tuple(
             [
                 OutputImage(url=url, task_id=snapshot.task_id, index=index, store=store, previews=previews)
-                for index, url in named[:MAX_N]
+                for index, url in named[:MAX_N]  # a reply with many pictures must not fill the disk
             ]
         ),
         usage=snapshot.usage,
         metadata=snapshot.metadata,
-        timings=attrs.evolve(task.timings(now), lag=now - task.checked_at),
-        notes=(*task.notes, *missing),
+        timings=timings,
+        notes=(*task.notes, *_odd_count(task, len(named))),
         request=task.request,
         raw=snapshot.raw,
         previews=previews,
     )
+
+
+def _odd_count(task: EditTask, given: int) -> tuple[str, ...]:
+    """Log a number of pictures that is too large or too small. Return a note if it is too small."""
+    if given > MAX_N:
+        about(task.id).warning("task %s has %d pictures: only the first %d are kept", task.id, given, MAX_N)
+    asked = (task.request.parameters.n or MIN_N) if task.request is not None else MIN_N
+    missing = shortfall(given, asked)
+    for note in missing:
+        about(task.id).warning("task %s: %s", task.id, note)
+    return missing
 
 
 def _decode(content: bytes, name: str) -> Image:

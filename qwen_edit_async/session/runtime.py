@@ -61,21 +61,21 @@ class Runtime:
 
     def __init__(self, service: Service, options: Options) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self._process = os.getpid()
         self.crash: BaseException | None = None
+        self._process = os.getpid()
         self.counters: SessionStatistics = SessionStatistics()
         self.gate: Gate = Gate(Pacer(options.max_in_flight, options.submit_rate), self.loop)
-        self._service = service
-        self._random, self._retry = options.random, options.retry
+        self._service, self._options = service, options
         self._closing = False
         self._task: asyncio.Task[None] | None = None
+        report = reporter(options.on_event)
         self._offloader = Offloader(_THREADS)
         self._downloader = Downloader(
             self._offloader,
-            self._retry,
+            options.retry,
             options.timeouts,
             self.counters,
-            random=self._random,
+            random=options.random,
             renew=self._renew,
             hosts=options.result_hosts,
             network=options.network,
@@ -86,8 +86,8 @@ class Runtime:
             options.polling,
             self.counters,
             store=self,
-            random=self._random,
-            report=(report := reporter(options.on_event)),
+            random=options.random,
+            report=report,
             poll_rate=options.poll_rate,
         )
         self.submitter: Submitter = Submitter(
@@ -125,7 +125,7 @@ class Runtime:
 
     async def estimate(self, request: EditRequest, limits: Limits) -> Estimate:
         """Request the price of an edit. Retry after temporary failures."""
-        options, offloader = self.submitter.options, self._offloader
+        options, offloader = self._options, self._offloader
         uploads = await self.offload(functools.partial(prepare, fit=options.fit), request.images)
 
         def body_of(call: Call) -> JSONBody:
@@ -158,7 +158,7 @@ class Runtime:
                     self.counters.checks += 1
                     self.gate.pacer.rate.let_in(self.loop.time())
                     return answer
-                await self.gate.sleep(self._retry.delay(attempt, self._random.random()))
+                await self.gate.sleep(self._options.retry.delay(attempt, self._options.random.random()))
 
     async def close(self, *, cancel: bool) -> None:
         """End the session. Without ``cancel``, first wait for the calls that are still awaited.
@@ -315,7 +315,7 @@ class Runtime:
         return failure in {CallFailure.REFUSED, CallFailure.THROTTLED}
 
     async def _renew(self, task_id: str) -> tuple[str, ...]:
-        return (await self.status(task_id, self._retry.max_retries)).urls
+        return (await self.status(task_id, self._options.retry.max_retries)).urls
 
 
 def _forget(task: asyncio.Task[None]) -> None:

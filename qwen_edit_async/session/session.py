@@ -425,14 +425,8 @@ class EditSession:
     async def _submit(
         self, request: EditRequest, deadline: float | None, observer: SubmissionObserver | None = None
     ) -> EditTask:
-        runtime = self._life.require_open()
-        submission = runtime.submitter.begin(request, self._limits_with(deadline), observer=observer)
-        with runtime.poller.active_calls:
-            try:
-                return await submission.accepted
-            except asyncio.CancelledError:
-                submission.give_up()
-                raise
+        submitter = self._life.require_open().submitter
+        return await submitter.submit(request, self._limits_with(deadline), observer)
 
     def _limits_with(self, deadline: float | None, max_retries: int | None = None) -> Limits:
         limits = self._limits if deadline is None else attrs.evolve(self._limits, deadline=deadline)

@@ -19,6 +19,7 @@ from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.submission import Submission
+from qwen_edit_async.session.task import EditTask
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
 
@@ -45,6 +46,18 @@ class Submitter:
     counters: SessionStatistics
     report: Callable[[EditEvent], None]
     _tasks: dict[asyncio.Task[None], Submission | None] = attrs.field(factory=dict, init=False)
+
+    async def submit(
+        self, request: EditRequest, limits: Limits, observer: SubmissionObserver | None = None
+    ) -> EditTask:
+        """Submit an edit, and return its task as soon as the service has accepted it. Arguments: see :meth:`begin`."""
+        submission = self.begin(request, limits, observer=observer)
+        with self.poller.active_calls:
+            try:
+                return await submission.accepted
+            except asyncio.CancelledError:
+                submission.give_up()
+                raise
 
     def begin(
         self,

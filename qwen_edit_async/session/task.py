@@ -113,12 +113,13 @@ class EditTask(ScheduledTask):
         """Whether anything awaits the task now."""
         return self.on_end is not None or any(not waiter.done() for waiter in self._waiters)
 
-    def timings(self, now: float) -> EditTimings:
-        """Return the durations of the phases up to ``now``, in the event loop's seconds."""
+    def timings(self, now: float, *, ended: bool) -> EditTimings:
+        """Return the durations of the phases up to ``now``. ``ended`` says whether a check found the task ended."""
         return EditTimings(
             queued=self.queued,
             submitting=self.submitting,
             running=now - self.since,
+            lag=now - self.checked_at if ended else 0.0,
             checks=self.checks,
             failed_checks=self.failed_checks,
         )
