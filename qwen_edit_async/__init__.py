@@ -11,7 +11,7 @@ Start with :class:`EditSession`. The names exported here are public, as are the 
     http                           calls to the API, streamed bodies, downloads
     display                        edits as HTML: cards and the gallery
     protocol  scheduling           the form of calls and replies; the times to check, repeat and submit
-    events  models                 records of what happened to edits; requests, and the tasks in replies
+    events  models  tasks          records of what happened to edits; requests; the tasks in replies
     images                         the kinds of images, their checks and their encoding
     errors  contract  ...          the error tree; the documented limits; threads, files, log, text
 """
@@ -68,12 +68,6 @@ if _TYPE_CHECKING:
     from qwen_edit_async.images.kinds import ImageInput as ImageInput
     from qwen_edit_async.models import EditParameters as EditParameters
     from qwen_edit_async.models import EditRequest as EditRequest
-    from qwen_edit_async.models import EditTimings as EditTimings
-    from qwen_edit_async.models import Estimate as Estimate
-    from qwen_edit_async.models import TaskFailure as TaskFailure
-    from qwen_edit_async.models import TaskSnapshot as TaskSnapshot
-    from qwen_edit_async.models import TaskStatus as TaskStatus
-    from qwen_edit_async.models import Usage as Usage
     from qwen_edit_async.protocol.base import Call as Call
     from qwen_edit_async.protocol.base import Reply as Reply
     from qwen_edit_async.scheduling.learned import Learned as Learned
@@ -90,6 +84,12 @@ if _TYPE_CHECKING:
     from qwen_edit_async.session.stream import EditStream as EditStream
     from qwen_edit_async.session.task import EditTask as EditTask
     from qwen_edit_async.statistics import SessionStatistics as SessionStatistics
+    from qwen_edit_async.tasks import EditTimings as EditTimings
+    from qwen_edit_async.tasks import Estimate as Estimate
+    from qwen_edit_async.tasks import TaskFailure as TaskFailure
+    from qwen_edit_async.tasks import TaskSnapshot as TaskSnapshot
+    from qwen_edit_async.tasks import TaskStatus as TaskStatus
+    from qwen_edit_async.tasks import Usage as Usage
     from qwen_edit_async.version import __version__ as __version__
 else:  # a type checker would accept any name from `__getattr__`
     _NAMES = {
@@ -106,7 +106,7 @@ else:  # a type checker would accept any name from `__getattr__`
         "http.body": "JSONBody",
         "http.options": "Timeouts",
         "images.kinds": "ImageInput",
-        "models": "EditParameters EditRequest EditTimings Estimate TaskFailure TaskSnapshot TaskStatus Usage",
+        "models": "EditParameters EditRequest",
         "protocol.base": "Call Reply",
         "scheduling.learned": "Learned",
         "scheduling.policies": "Backoff FixedInterval PollPolicy PolledTask",
@@ -117,6 +117,7 @@ else:  # a type checker would accept any name from `__getattr__`
         "session.stream": "EditOutcome EditStream",
         "session.task": "EditTask",
         "statistics": "SessionStatistics",
+        "tasks": "EditTimings Estimate TaskFailure TaskSnapshot TaskStatus Usage",
         "version": "__version__",
     }
     """The public names of each module. A module is imported when one of its names is used for the first time."""

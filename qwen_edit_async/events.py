@@ -7,7 +7,8 @@ from decimal import Decimal
 import attrs
 
 from qwen_edit_async.errors import QwenEditError
-from qwen_edit_async.models import EditRequest, EditTimings, TaskSnapshot
+from qwen_edit_async.models import EditRequest
+from qwen_edit_async.tasks import EditTimings, TaskSnapshot
 
 
 @attrs.frozen(kw_only=True)

@@ -1,15 +1,13 @@
-"""Requests to the service and the tasks in its replies, as immutable values. Pure.
+"""Requests to the service, as immutable values. Pure.
 
 Creating a request checks the rules of the documented contract, except rules about the content of files.
 """
 
 from __future__ import annotations
 
-import enum
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Any, SupportsIndex, TypedDict, cast
 
 import attrs
@@ -289,130 +287,3 @@ def _merge(parameters: object, options: Mapping[str, Any]) -> EditParameters:
     if not isinstance(parameters, EditParameters):
         raise InvalidEditError(f"parameters is {type(parameters).__name__!r}: give EditParameters")
     return attrs.evolve(parameters, **options)
-
-
-class TaskStatus(enum.Enum):
-    """The state of a task. ``UNKNOWN`` stands for a new status word. Such a task counts as running."""
-
-    QUEUED = "queued"
-    IN_PROGRESS = "in_progress"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    UNKNOWN = "unknown"
-
-    @property
-    def terminal(self) -> bool:
-        """Whether the task has ended."""
-        return self is TaskStatus.COMPLETED or self is TaskStatus.FAILED
-
-
-@attrs.frozen(kw_only=True)
-class TaskFailure:
-    """The reason for a task's failure.
-
-    Attributes:
-        code: The service's code, as an integer if it consists of digits.
-        message: The service's message.
-        error_type: The kind of failure, such as ``CONTENT_BLOCKED``, if the service states it.
-        provider_error: The error of the provider that ran the model for the service, as text.
-    """
-
-    code: int | str | None = None
-    message: str = ""
-    error_type: str = ""
-    provider_error: str = ""
-
-
-@attrs.frozen(kw_only=True)
-class EditTimings:
-    """The durations of an edit's phases in seconds, and the number of status checks.
-
-    Attributes:
-        queued: The time spent waiting for a slot and for permission to send.
-        submitting: The time from taking the slot to the service's acceptance, with reading, uploading and retries.
-        running: The time from the acceptance to the status reply that showed that the task had ended.
-        lag: The time between the last two status replies. The task ended at most this long before it was noticed.
-        checks: The number of status checks that were answered.
-        failed_checks: The number of status checks that failed.
-    """
-
-    queued: float = 0.0
-    submitting: float = 0.0
-    running: float = 0.0
-    lag: float = 0.0
-    checks: int = 0
-    failed_checks: int = 0
-
-    @property
-    def total(self) -> float:
-        """The seconds from the call to the result."""
-        return self.queued + self.submitting + self.running
-
-
-@attrs.frozen(kw_only=True)
-class Usage:
-    """The cost of a task (contract, *usage*).
-
-    Attributes:
-        cost: The exact cost in the account's currency; ``None`` if the service does not state it.
-        quantity: Number of billed images.
-        raw: The unchanged ``usage`` member of the reply.
-    """
-
-    cost: Decimal | None = None
-    quantity: int | None = None
-    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
-
-
-@attrs.frozen(kw_only=True)
-class Estimate:
-    """The price of an edit, which the service states before the edit is submitted.
-
-    Attributes:
-        cost: The exact cost of all pictures of the edit.
-        currency: The currency; an empty text if the service does not name it.
-        raw: The service's whole reply, unchanged.
-    """
-
-    cost: Decimal
-    currency: str = ""
-    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
-
-
-@attrs.frozen(kw_only=True)
-class TaskSnapshot:
-    """The state of a task according to one reply of the service (contract, *The status reply*).
-
-    Attributes:
-        task_id: The service's id for the task.
-        status: The state of the task.
-        status_word: The service's own word for the state.
-        progress: 0.0 to 1.0 while in progress, if the service reports progress.
-        urls: One URL per output image of a completed task; an empty text for an image without a URL.
-        failure: The reason for the failure of a failed task.
-        usage: The cost of a completed task.
-        metadata: The service's own metadata.
-        raw: The unchanged reply.
-        paths: The service's paths for calls about this task, by the call's name.
-    """
-
-    task_id: str
-    status: TaskStatus
-    status_word: str = ""
-    progress: float | None = None
-    urls: tuple[str, ...] = ()
-    failure: TaskFailure | None = None
-    usage: Usage = Usage()
-    metadata: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
-    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
-    paths: Mapping[str, str] = attrs.field(factory=dict, repr=False, hash=False)
-
-    @property
-    def lacks_pictures(self) -> bool:
-        """Whether the task is completed, but the reply has no URLs yet."""
-        return self.status is TaskStatus.COMPLETED and not self.urls
-
-
-def shortfall(given: int, asked: int) -> tuple[str, ...]:
-    """Return a note if an edit has fewer pictures than requested."""
-    return () if given >= asked else (f"the service gave {given} of the {asked} requested pictures",)

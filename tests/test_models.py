@@ -18,16 +18,8 @@ from PIL import Image
 
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.kinds import BinaryReader
-from qwen_edit_async.models import (
-    EditOptions,
-    EditParameters,
-    EditRequest,
-    TaskSnapshot,
-    TaskStatus,
-    Usage,
-    request_from_arguments,
-    request_from_fields,
-)
+from qwen_edit_async.models import EditOptions, EditParameters, EditRequest, request_from_arguments, request_from_fields
+from qwen_edit_async.tasks import TaskSnapshot, TaskStatus, Usage
 
 PNG_BYTES = b"\x89PNG\r\n\x1a\n"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Call, Reply
 from qwen_edit_async.protocol.generation import GenerationProtocol
+from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 FLAT = GenerationProtocol("flat")
 

@@ -31,10 +31,11 @@ from qwen_edit_async.errors import (
     SubmitUncertainError,
 )
 from qwen_edit_async.log import log
-from qwen_edit_async.models import EditRequest, TaskSnapshot, Usage
+from qwen_edit_async.models import EditRequest
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.task import EditTask
+from qwen_edit_async.tasks import TaskSnapshot, Usage
 
 
 class _StoppedError(Exception):

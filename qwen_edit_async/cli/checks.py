@@ -27,11 +27,11 @@ from qwen_edit_async.errors import (
 from qwen_edit_async.http import options as http
 from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.network import Network
-from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
 from qwen_edit_async.protocol.dialects import choose_dialect
 from qwen_edit_async.protocol.replies import error_from_reply, first_text, load_object
 from qwen_edit_async.session.session import EditSession
+from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 _EXTRAS: Final = {"images": "PIL", "fast": "pybase64", "frames": "narwhals", "parquet": "pyarrow", "mcp": "mcp"}
 """A module of each extra."""

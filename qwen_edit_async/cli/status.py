@@ -8,7 +8,7 @@ from qwen_edit_async.cli.command import Command
 from qwen_edit_async.cli.display import Screen, put, put_json
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import AsJSON, ConnectionOptions
-from qwen_edit_async.models import TaskSnapshot, TaskStatus
+from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 from qwen_edit_async.text import visible
 
 if TYPE_CHECKING:

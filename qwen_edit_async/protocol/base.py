@@ -10,7 +10,8 @@ import attrs
 
 from qwen_edit_async.contract import DEFAULT_BASE_URL
 from qwen_edit_async.errors import APIResponseError, ConfigurationError, InvalidEditError
-from qwen_edit_async.models import EditRequest, Estimate, TaskSnapshot
+from qwen_edit_async.models import EditRequest
+from qwen_edit_async.tasks import Estimate, TaskSnapshot
 
 HEADERS_READ = ("date", "retry-after", "x-request-id")
 """The reply headers that a :class:`Reply` keeps."""

@@ -9,11 +9,12 @@ import attrs
 
 from qwen_edit_async.contract import DASHSCOPE_BASE_URL, DASHSCOPE_MODEL, DASHSCOPE_PATH
 from qwen_edit_async.errors import APIResponseError
-from qwen_edit_async.models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus, Usage
+from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import Call, Reply, WireProtocol, is_task_id
 from qwen_edit_async.protocol.bodies import cut, message_body, with_instruction
 from qwen_edit_async.protocol.replies import error_from_reply, has_error, load_object
 from qwen_edit_async.protocol.tasks import snapshot_of
+from qwen_edit_async.tasks import TaskFailure, TaskSnapshot, TaskStatus, Usage
 
 _MODERATION_CODES = frozenset({"DataInspectionFailed", "data_inspection_failed"})
 _NAMELESS = "unnamed"

@@ -11,12 +11,13 @@ import attrs
 
 from qwen_edit_async.contract import MODEL, STATUS_PATH, SUBMIT_PATH
 from qwen_edit_async.errors import APIResponseError, BadRequestError
-from qwen_edit_async.models import EditParameters, EditRequest, Estimate, TaskSnapshot
+from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import KNOWN_PRICE, Call, Reply, WireProtocol
 from qwen_edit_async.protocol.bodies import cut, message_body, with_instruction
 from qwen_edit_async.protocol.replies import cost_of, error_from_reply, first_text, has_error, load_object
 from qwen_edit_async.protocol.submissions import read_submission
 from qwen_edit_async.protocol.tasks import snapshot_of, status_word
+from qwen_edit_async.tasks import Estimate, TaskSnapshot
 
 _NO_SUCH_CALL = frozenset({404, 405, 501})
 

@@ -11,13 +11,14 @@ import attrs
 
 from qwen_edit_async.contract import MODEL, QUEUE_PATH, QUEUE_REQUEST_PATH
 from qwen_edit_async.errors import APIResponseError
-from qwen_edit_async.models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus
+from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
 from qwen_edit_async.protocol.bodies import IMAGE, TEXT, cut, given_parameters, with_instruction
 from qwen_edit_async.protocol.replies import as_text, error_from_reply, first_text, has_error, load_object
 from qwen_edit_async.protocol.submissions import read_submission
 from qwen_edit_async.protocol.tasks import snapshot_of
 from qwen_edit_async.protocol.urls import path_below
+from qwen_edit_async.tasks import TaskFailure, TaskSnapshot, TaskStatus
 
 _ACCEPTED = 202
 

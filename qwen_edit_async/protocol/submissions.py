@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwen_edit_async.errors import APIResponseError
-from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Reply, is_task_id
 from qwen_edit_async.protocol.replies import (
     SUCCESSES,
@@ -30,6 +29,7 @@ from qwen_edit_async.protocol.tasks import (
     task_members,
     word_of,
 )
+from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 _OPEN_STATUSES = frozenset({303, 409, *range(500, 600)}) - {503}
 """The HTTP errors that do not rule out a task."""

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qwen_edit_async.models import TaskFailure, TaskSnapshot, TaskStatus, Usage
 from qwen_edit_async.protocol.replies import (
     MESSAGE_NAMES,
     as_text,
@@ -19,6 +18,7 @@ from qwen_edit_async.protocol.replies import (
     has_error,
 )
 from qwen_edit_async.protocol.urls import absolute
+from qwen_edit_async.tasks import TaskFailure, TaskSnapshot, TaskStatus, Usage
 
 STATUS_WORDS: Mapping[str, TaskStatus] = {
     "pending": TaskStatus.QUEUED,

@@ -18,10 +18,11 @@ from typing import Generic, TypeVar
 import attrs
 
 from qwen_edit_async.errors import QwenEditError
-from qwen_edit_async.models import EditParameters, TaskSnapshot, TaskStatus
+from qwen_edit_async.models import EditParameters
 from qwen_edit_async.scheduling.budget import PollBudget
 from qwen_edit_async.scheduling.policies import PollPolicy, RankingPolicy
 from qwen_edit_async.scheduling.retry import CallFailure, RetryPolicy, judge_check
+from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 UNKNOWN_TASK_GRACE = 15.0
 """Seconds after a submission during which a check that fails with 404 is retried."""

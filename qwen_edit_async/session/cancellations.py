@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from qwen_edit_async.errors import QwenEditError
 from qwen_edit_async.log import about
-from qwen_edit_async.models import TaskSnapshot
 from qwen_edit_async.protocol.base import Call
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.statistics import SessionStatistics
+from qwen_edit_async.tasks import TaskSnapshot
 
 _SECONDS = 5.0
 """The longest wait for the reply to a cancellation, in seconds."""

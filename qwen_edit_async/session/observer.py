@@ -12,8 +12,9 @@ import attrs
 from qwen_edit_async.errors import EditWarning
 from qwen_edit_async.events import EditEvent
 from qwen_edit_async.log import log
-from qwen_edit_async.models import EditKeywords, TaskSnapshot
+from qwen_edit_async.models import EditKeywords
 from qwen_edit_async.scheduling.retry import CallFailure
+from qwen_edit_async.tasks import TaskSnapshot
 
 _NOT_THE_USERS = frozenset({__name__.partition(".")[0], "asyncio"})
 """Packages whose lines no warning points at, because they are not the user's code."""

@@ -20,7 +20,6 @@ from qwen_edit_async.errors import (
 )
 from qwen_edit_async.events import EditChecked, EditEnded, EditEvent, EditThrottled
 from qwen_edit_async.log import about
-from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.scheduling.schedule import PollSchedule
@@ -30,6 +29,7 @@ from qwen_edit_async.session.results import EditResult, ResultStore, conclude
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.task import ActiveCalls, EditTask
 from qwen_edit_async.statistics import SessionStatistics
+from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 MAX_CONCURRENT_CHECKS = 64
 """The greatest number of concurrent status checks."""

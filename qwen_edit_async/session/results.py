@@ -23,7 +23,8 @@ from qwen_edit_async.errors import (
 )
 from qwen_edit_async.files import safe_stem
 from qwen_edit_async.log import about
-from qwen_edit_async.models import EditRequest, EditTimings, TaskFailure, TaskSnapshot, TaskStatus, Usage, shortfall
+from qwen_edit_async.models import EditRequest
+from qwen_edit_async.tasks import EditTimings, TaskFailure, TaskSnapshot, TaskStatus, Usage, shortfall
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.log import log
-from qwen_edit_async.models import EditRequest, Estimate, TaskSnapshot, TaskStatus
+from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import Call
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.retry import CallFailure, judge_check
@@ -31,6 +31,7 @@ from qwen_edit_async.session.shield import wait_shielded
 from qwen_edit_async.session.submitter import Submitter
 from qwen_edit_async.session.task import closed_error, require_loop
 from qwen_edit_async.statistics import SessionStatistics
+from qwen_edit_async.tasks import Estimate, TaskSnapshot, TaskStatus
 from qwen_edit_async.threads import Offloader
 
 T = TypeVar("T")

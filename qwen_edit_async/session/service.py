@@ -10,8 +10,9 @@ from qwen_edit_async.errors import APIResponseError, APITimeoutError, BadRequest
 from qwen_edit_async.http.api import Transport
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.log import log
-from qwen_edit_async.models import EditRequest, Estimate, TaskSnapshot
+from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import Call, WireProtocol
+from qwen_edit_async.tasks import Estimate, TaskSnapshot
 
 T = TypeVar("T")
 

@@ -28,9 +28,7 @@ from qwen_edit_async.models import (
     EditOptions,
     EditParameters,
     EditRequest,
-    Estimate,
     RequestInput,
-    TaskSnapshot,
     request_from_arguments,
 )
 from qwen_edit_async.protocol.base import check_task_id
@@ -46,6 +44,7 @@ from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.stream import EditPipeline, EditStream
 from qwen_edit_async.session.task import EditTask
 from qwen_edit_async.statistics import SessionStatistics
+from qwen_edit_async.tasks import Estimate, TaskSnapshot
 
 
 class EditSession:

@@ -26,7 +26,7 @@ from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.log import about, log
-from qwen_edit_async.models import EditRequest, EditTimings, TaskSnapshot, TaskStatus
+from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import Call, WireProtocol
 from qwen_edit_async.scheduling.retry import Attempts, CallFailure, NextStep, judge_submission, pause_after
 from qwen_edit_async.session.deadline import Deadline
@@ -34,6 +34,7 @@ from qwen_edit_async.session.gate import Slot
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
 from qwen_edit_async.session.options import Limits
 from qwen_edit_async.session.task import EditTask, closed_error
+from qwen_edit_async.tasks import EditTimings, TaskSnapshot, TaskStatus
 
 if TYPE_CHECKING:
     from qwen_edit_async.session.submitter import Submitter

@@ -11,9 +11,10 @@ import attrs
 
 from qwen_edit_async.errors import EditCancelledError, QwenEditError, SessionClosedError
 from qwen_edit_async.log import about
-from qwen_edit_async.models import EditRequest, EditTimings, TaskSnapshot, TaskStatus
+from qwen_edit_async.models import EditRequest
 from qwen_edit_async.scheduling.schedule import ScheduledTask
 from qwen_edit_async.session.gate import Slot
+from qwen_edit_async.tasks import EditTimings, TaskSnapshot, TaskStatus
 
 if TYPE_CHECKING:
     from qwen_edit_async.session.poller import Poller

@@ -21,10 +21,11 @@ from qwen_edit_async.errors import (
     QwenEditError,
     RateLimitError,
 )
-from qwen_edit_async.models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus
+from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.protocol.dashscope import DashScopeProtocol
 from qwen_edit_async.scheduling.retry import CallFailure, judge_submission
+from qwen_edit_async.tasks import TaskFailure, TaskSnapshot, TaskStatus
 
 DASHSCOPE = DashScopeProtocol()
 

@@ -23,11 +23,12 @@ from qwen_edit_async.errors import (
     NotFoundError,
     RateLimitError,
 )
-from qwen_edit_async.models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus
+from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import Call, Reply
 from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.scheduling.retry import CallFailure, judge_submission
 from qwen_edit_async.session.results import EditResult
+from qwen_edit_async.tasks import TaskFailure, TaskSnapshot, TaskStatus
 
 ONE_IMAGE_FLAT = """
 {

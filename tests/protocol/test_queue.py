@@ -11,9 +11,10 @@ import pytest
 from wire_replies import TASK, reply, sent
 
 from qwen_edit_async.errors import APIResponseError, APIStatusError, BadRequestError, NotFoundError, RateLimitError
-from qwen_edit_async.models import EditParameters, EditRequest, TaskFailure, TaskSnapshot, TaskStatus
+from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import Call, Reply
 from qwen_edit_async.protocol.queue import QueueProtocol
+from qwen_edit_async.tasks import TaskFailure, TaskSnapshot, TaskStatus
 
 QUEUE = QueueProtocol()
 

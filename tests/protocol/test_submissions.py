@@ -9,9 +9,9 @@ import pytest
 from wire_replies import FLAT
 
 from qwen_edit_async.errors import APIResponseError, APIStatusError, InternalServerError, QwenEditError
-from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.scheduling.retry import CallFailure, judge_submission
+from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 
 @pytest.mark.parametrize("complete", [True, False])

@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from wire_replies import FLAT, TASK, asked, reply
 
-from qwen_edit_async.models import TaskFailure, TaskSnapshot, TaskStatus, Usage
 from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.protocol.tasks import STATUS_WORDS
+from qwen_edit_async.tasks import TaskFailure, TaskSnapshot, TaskStatus, Usage
 
 
 def test_the_documented_status_reply_is_read_whole() -> None:

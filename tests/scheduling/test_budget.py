@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from memory_transport import IMAGE, MemoryService, MemorySession
 
 from qwen_edit_async import Learned
-from qwen_edit_async.models import TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.budget import PollBudget
 from qwen_edit_async.scheduling.policies import FixedInterval, PolledTask, RankingPolicy
 from qwen_edit_async.scheduling.schedule import LAST_CHECK_GRACE, PollSchedule, ScheduledTask
+from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 RUNNING = TaskSnapshot(task_id="t", status=TaskStatus.IN_PROGRESS)
 COMPLETED = TaskSnapshot(task_id="t", status=TaskStatus.COMPLETED, urls=("https://r/1",))

@@ -22,7 +22,6 @@ from qwen_edit_async.errors import (
     QwenEditError,
     RateLimitError,
 )
-from qwen_edit_async.models import TaskFailure, TaskSnapshot, TaskStatus
 from qwen_edit_async.scheduling.policies import FixedInterval, PolledTask
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.scheduling.schedule import (
@@ -33,6 +32,7 @@ from qwen_edit_async.scheduling.schedule import (
     PollSchedule,
     ScheduledTask,
 )
+from qwen_edit_async.tasks import TaskFailure, TaskSnapshot, TaskStatus
 
 RUNNING = TaskSnapshot(task_id="t", status=TaskStatus.IN_PROGRESS)
 COMPLETED = TaskSnapshot(task_id="t", status=TaskStatus.COMPLETED, urls=("https://r/1",))

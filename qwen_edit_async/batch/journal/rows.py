@@ -16,8 +16,8 @@ from cattrs.gen import make_dict_structure_fn, override
 from qwen_edit_async.batch.decide import Entry, State
 from qwen_edit_async.batch.outcome import BatchOutcome
 from qwen_edit_async.errors import InvalidEditError, JournalError
-from qwen_edit_async.models import shortfall
 from qwen_edit_async.protocol.replies import cost_of
+from qwen_edit_async.tasks import shortfall
 
 T = TypeVar("T")
 
