@@ -182,7 +182,7 @@ class EditHub:
         """
         run = self._require_open()
         while run.crash is None:
-            await run.change()
+            await run.wait_for_change()
         run.check()
 
     def _require_open(self) -> Run:
@@ -197,7 +197,7 @@ class EditHub:
         """Make an edit unless it is made, and return its outcome."""
         # Only the end of the run cancels this task, and it waits for the outcome.
         with contextlib.suppress(asyncio.CancelledError):
-            async with run.room, run.alone(identity):
+            async with run.room, run.row_lock(identity):
                 refused = await take(run, identity, located(request, self._here))
             if refused is not None:
                 return _outcome_of(request, "failed", str(refused))
@@ -207,7 +207,7 @@ class EditHub:
 
 async def _resume(run: Run, entry: Entry) -> None:
     """Wait for the task of an earlier hub, or download its pictures."""
-    async with run.room, run.alone(entry.identity):
+    async with run.room, run.row_lock(entry.identity):
         await Row(entry, run).carry_out(decide(entry, None, run.options.consent))
 
 

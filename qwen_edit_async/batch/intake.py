@@ -109,10 +109,10 @@ class Intake:
         """
         run = self._run
         feeding = asyncio.create_task(self._feed_all())
-        feeding.add_done_callback(lambda _: run.changes())
+        feeding.add_done_callback(lambda _: run.notify())
         try:
             while not (feeding.done() or run.budget.stopped):
-                await run.change()
+                await run.wait_for_change()
             feeding.cancel()
             await asyncio.wait([feeding])
             while run.rows:
@@ -147,7 +147,7 @@ class Intake:
     async def _resume(self, entry: Entry) -> None:
         """Work on an edit that has a task, even if the input no longer has its row."""
         run = self._run
-        async with run.alone(entry.identity):
+        async with run.row_lock(entry.identity):
             await Row(entry, run).carry_out(decide(entry, None, run.options.consent))
             self._resumed.add(entry.number)
 
@@ -156,7 +156,7 @@ class Intake:
         if item.request is None:
             self._run.refuse(item.problem or "it is not an edit", item.label)
             return
-        async with self._run.alone(item.identity):
+        async with self._run.row_lock(item.identity):
             await take(self._run, item.identity, item.request, self._resumed)
 
 

@@ -34,7 +34,7 @@ _UNFINISHED: Final[dict[BatchStatus, str]] = {
 }
 
 
-class AbandonedError(Exception):
+class _CancelledError(Exception):
     """The page is not finished, because nobody waits for it any more."""
 
 
@@ -45,7 +45,7 @@ def publish(
     *,
     limit: int,
     preview_seconds: float,
-    abandoned: threading.Event,
+    cancelled: threading.Event,
 ) -> BatchReport:
     """Write both files. Return the report with the page's path, or the reason why the page is missing.
 
@@ -55,15 +55,15 @@ def publish(
         thumbnails: The thumbnails made so far. Missing thumbnails are made.
         limit: The maximum number of edits on the page; edits with errors come first. 0 means no page.
         preview_seconds: Seconds for making thumbnails. Later edits show their files instead.
-        abandoned: Set when nobody waits for the files any more.
+        cancelled: Set when nobody waits for the files any more.
     """
     page = journal.with_name(PAGE_NAME)
     thumbnails.finish()
     previews_until = time.monotonic() + preview_seconds
 
     def draw(outcome: BatchOutcome) -> GalleryEdit:
-        if abandoned.is_set():
-            raise AbandonedError
+        if cancelled.is_set():
+            raise _CancelledError
         make = time.monotonic() < previews_until
         return _gallery_edit(
             outcome,
@@ -75,7 +75,7 @@ def publish(
         try:
             with contextlib.closing(read_chosen(journal, limit)) as outcomes:
                 write_page(page, outcomes, draw, title=title, summary=report.facts(limit))
-        except AbandonedError:
+        except _CancelledError:
             return report
         except Exception as error:  # noqa: BLE001  # the run's pictures are worth more than the page
             report = attrs.evolve(report, gallery_problem=_log_problem(page, error))

@@ -115,7 +115,7 @@ class Run:
     room: asyncio.Semaphore = attrs.field(init=False)
     rows: set[asyncio.Task[Any]] = attrs.field(init=False, factory=set)
     crash: BaseException | None = attrs.field(init=False, default=None)
-    _news: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
+    _changed: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
     _busy: set[str] = attrs.field(init=False, factory=set)
     _started_at: float = attrs.field(init=False)
 
@@ -168,13 +168,13 @@ class Run:
         if not journal.is_new:
             self.budget.resume(await journal.do(Store.summary))
 
-    def heed(self, error: Exception) -> bool:
+    def stop_if_fatal(self, error: Exception) -> bool:
         """Stop submitting if an error would stop every other edit. Return whether it would."""
         if (fatal := error_of_run(error)) is None:
             return False
         self.error = self.error or fatal
         self.budget.stop(str(fatal))
-        self.changes()
+        self.notify()
         return True
 
     def show_soon(self, number: int, images: Iterable[Any]) -> None:
@@ -182,26 +182,26 @@ class Run:
         if number <= self.options.gallery_limit:
             self.thumbnails.make_soon(images)
 
-    def changes(self) -> None:
-        """Wake all waiters in :meth:`change`."""
-        self._news.set()
+    def notify(self) -> None:
+        """Wake all waiters in :meth:`wait_for_change`."""
+        self._changed.set()
 
-    async def change(self) -> None:
+    async def wait_for_change(self) -> None:
         """Wait until an edit's state or the budget has changed."""
-        self._news.clear()
-        await self._news.wait()
+        self._changed.clear()
+        await self._changed.wait()
 
     @contextlib.asynccontextmanager
-    async def alone(self, identity: str) -> AsyncGenerator[None, None]:
+    async def row_lock(self, identity: str) -> AsyncGenerator[None, None]:
         """Wait until nothing else works on an edit, and reserve the edit while the block runs."""
         while identity in self._busy:
-            await self.change()
+            await self.wait_for_change()
         self._busy.add(identity)
         try:
             yield
         finally:
             self._busy.discard(identity)
-            self.changes()
+            self.notify()
 
     def refuse(self, reason: str, key: str) -> None:
         """Count and log a refused row."""
@@ -222,7 +222,7 @@ class Run:
             # The journal or our code failed, so no row may continue as if its step were written.
             self.crash = self.crash or error
             self.budget.stop(str(error))
-            self.changes()
+            self.notify()
             for other in self.rows:
                 other.cancel()
 
@@ -235,7 +235,7 @@ class Run:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GRACE):
                 while self.attempts:
-                    await self.change()
+                    await self.wait_for_change()
 
     def check(self) -> None:
         """Raise the error that ended the run, if there is one. Its notes name the task ids that were not written."""
@@ -263,7 +263,7 @@ class Run:
             rows=self.progress.total or 0,
         )
         self.progress.publishing = True
-        abandoned = threading.Event()
+        cancelled = threading.Event()
         write = functools.partial(
             publish,
             report,
@@ -271,12 +271,12 @@ class Run:
             self.thumbnails,
             limit=self.options.gallery_limit,
             preview_seconds=preview_seconds,
-            abandoned=abandoned,
+            cancelled=cancelled,
         )
         try:
             self.report = await self.files.call(write)
         finally:
-            abandoned.set()
+            cancelled.set()
         return self.report
 
     async def _close(self) -> None:
