@@ -54,9 +54,9 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
                 contextlib.suppress(JournalError),  # the first error counts
                 anyio.move_on_after(CONCLUDING_SECONDS, shield=True),
             ):
-                await run.conclude(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
+                await run.write_reports(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
             raise
-        return await run.conclude(run.budget.stopped, _PREVIEW_SECONDS)
+        return await run.write_reports(run.budget.stopped, _PREVIEW_SECONDS)
     except asyncio.CancelledError as cancelled:
         note = (
             f"the run was stopped with {counted(run.progress.saved, 'edit')} done; run it again to go on: nothing that "
@@ -119,7 +119,7 @@ class Intake:
                 await asyncio.wait(run.rows)
         finally:
             await wait_shielded(self._end(feeding))
-        run.check()
+        run.raise_crash()
         if not feeding.cancelled():
             feeding.result()
 
@@ -142,7 +142,7 @@ class Intake:
         await asyncio.wait([feeding])
         if not feeding.cancelled():
             feeding.exception()  # marks it as retrieved, so that asyncio does not report it
-        await self._run.end()
+        await self._run.cancel_rows()
 
     async def _resume(self, entry: Entry) -> None:
         """Work on an edit that has a task, even if the input no longer has its row."""
