@@ -210,6 +210,8 @@ class EditBatch:
         """
         session.require_open()
         given = self._input.anew(fit=session.fit)
+        if self._run is not None and self._run.closed:
+            self._run = None  # if the folder can't be locked, there is no progress
         async with open_run(session, given.targets, self._options, service) as run:
             self._run = run
             return await edit_all(run, given, on_plan)

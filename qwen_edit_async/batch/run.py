@@ -100,6 +100,7 @@ class Run:
         room: Limits the number of edits at work.
         rows: The edits at work.
         crash: The first unexpected error of an edit, from the journal or this package.
+        closed: Whether the folder is free again.
     """
 
     session: EditSession
@@ -120,6 +121,7 @@ class Run:
     report: BatchReport | None = None
     rows: set[asyncio.Task[Any]] = attrs.field(factory=set)
     crash: BaseException | None = None
+    closed: bool = False
     _change: asyncio.Event = attrs.field(factory=asyncio.Event)
     _locked: set[str] = attrs.field(factory=set)
     _started_at: float = attrs.field(factory=time.monotonic)
@@ -261,6 +263,7 @@ class Run:
                 await self.files.aclose(self.thumbnails.close)
         finally:
             await self.journal.aclose()
+            self.closed = True
 
 
 @contextlib.asynccontextmanager
