@@ -20,12 +20,11 @@ from qwen_edit_async.batch.journal.outcomes import read_page
 from qwen_edit_async.batch.outcome import BatchOutcome, BatchProgress
 from qwen_edit_async.batch.plan import BatchPlan
 from qwen_edit_async.batch.report import BatchReport
-from qwen_edit_async.batch.run import Run, RunOptions
+from qwen_edit_async.batch.run import Run, RunOptions, open_run
 from qwen_edit_async.batch.sources import EditDefaults
 from qwen_edit_async.batch.survey import make_plan
 from qwen_edit_async.batch.targets import Targets
-from qwen_edit_async.errors import ConfigurationError, JournalError
-from qwen_edit_async.http.options import origin_of
+from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.models import EditParameters
 from qwen_edit_async.session.session import EditSession
 
@@ -211,12 +210,10 @@ class EditBatch:
         """
         session.require_open()
         given = self._input.anew(fit=session.fit)
-        if self._run is not None and self._run.active:
-            raise JournalError(
-                f"{given.targets.folder} is being written by another run of this batch", hint="wait until it ends"
-            )
-        run = self._run = Run(session, given.targets, self._options, service or origin_of(session.base_url))
-        async with run.opened():
+        if self._run is not None and self._run.closed:
+            self._run = None  # if the folder can't be locked, there is no progress
+        async with open_run(session, given.targets, self._options, service) as run:
+            self._run = run
             return await edit_all(run, given, on_plan)
 
 

@@ -109,11 +109,12 @@ class Budget:
         self.tasks += 1
         self._unreachable = 0
 
-    def refused(self) -> None:
-        """Record that an admitted edit was rejected, so that it can't be charged."""
+    def rejected(self, pictures: int) -> None:
+        """Settle an admitted edit that has no task, so that it can't be charged."""
         self._pending -= 1
+        self.ended(pictures, chargeable=False)
 
-    def charged(self, pictures: int, cost: Decimal | None, *, made: int, counted: Decimal | None = None) -> None:
+    def completed(self, pictures: int, cost: Decimal | None, *, made: int, counted: Decimal | None = None) -> None:
         """Settle a completed edit. A cost above 0 sets the price of a picture.
 
         Args:
@@ -122,12 +123,12 @@ class Budget:
             made: The number of pictures that the task made.
             counted: The cost that an earlier run counted for the edit.
         """
-        self.released(pictures, chargeable=False, cost=cost, counted=counted)
+        self.ended(pictures, chargeable=False, cost=cost, counted=counted)
         self._unpriced += cost is None
         if cost:
             self._price = max(cost / min(made, pictures), self._price or Decimal(0))
 
-    def released(
+    def ended(
         self, pictures: int, *, chargeable: bool, cost: Decimal | None = None, counted: Decimal | None = None
     ) -> None:
         """Settle an edit that did not complete. Without a cost, its share stays reserved if it may be charged.

@@ -73,24 +73,26 @@ def sweep(folder: Path, names: Iterable[str]) -> None:
     Part files of other names may be downloads that other programs are making.
     """
     left = {name[:PART_NAME_CHARACTERS] for name in names}
-    for path in folder.glob(".*.part"):
-        if (match := _PART_NAME.fullmatch(path.name)) is not None and match[1] in left:
-            path.unlink(missing_ok=True)
+    with os.scandir(folder) as entries:  # Path.glob would list them all in memory
+        for entry in entries:
+            if (match := _PART_NAME.fullmatch(entry.name)) is not None and match[1] in left:
+                Path(entry.path).unlink(missing_ok=True)
 
 
 def are_whole(folder: Path, files: Sequence[tuple[str, int]]) -> bool:
     """Return whether all saved pictures exist in full size and each PNG file has its end."""
     try:
-        return bool(files) and all(_ends_well(folder / name, size) for name, size in files)
+        return bool(files) and all(_ends_well(os.path.join(folder, name), size) for name, size in files)
     except OSError:
         return False
 
 
-def _ends_well(path: Path, size: int) -> bool:
-    with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - _TAIL_BYTES))
-        return end == size and (path.suffix != ".png" or _PNG_END in file.read())
+def _ends_well(path: str, size: int) -> bool:
+    with open(path, "rb", buffering=0) as file:
+        if file.seek(0, os.SEEK_END) != size:
+            return False
+        file.seek(max(0, size - _TAIL_BYTES))
+        return not path.endswith(".png") or _PNG_END in file.read()
 
 
 def _located(image: Any, folder: str) -> Any:

@@ -22,10 +22,9 @@ from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.outcome import BatchOutcome, BatchProgress, BatchStatus
 from qwen_edit_async.batch.report import BatchReport
 from qwen_edit_async.batch.row import Row
-from qwen_edit_async.batch.run import Run, RunOptions
+from qwen_edit_async.batch.run import Run, RunOptions, open_run
 from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.errors import InvalidEditError, JournalError, SessionClosedError
-from qwen_edit_async.http.options import origin_of
 from qwen_edit_async.models import EditRequest, RequestInput, request_from_fields
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.session.shield import wait_shielded
@@ -119,11 +118,9 @@ class EditHub:
         self._session.require_open()
         if self._run is not None:
             raise SessionClosedError("a hub can be opened only once: create another")
-        run = self._run = Run(
-            self._session, self._targets, self._options, self._service or origin_of(self._session.base_url)
-        )
         async with contextlib.AsyncExitStack() as opening:
-            await opening.enter_async_context(run.opened())
+            opened = open_run(self._session, self._targets, self._options, self._service)
+            run = self._run = await opening.enter_async_context(opened)
             opening.push_async_callback(lambda: wait_shielded(_close(run)))
             await run.begin()
             async for entry in unfinished(run):
@@ -141,7 +138,7 @@ class EditHub:
         self._is_open = False
         await self._opened.aclose()
         if self._run is not None and kind is None:
-            self._run.check()
+            self._run.raise_crash()
 
     async def edit(self, request: RequestInput) -> BatchOutcome:
         """Return the outcome of an edit, from the journal or after making it.
@@ -182,8 +179,8 @@ class EditHub:
         """
         run = self._require_open()
         while run.crash is None:
-            await run.change()
-        run.check()
+            await run.wait_for_change()
+        run.raise_crash()
 
     def _require_open(self) -> Run:
         if self._run is None or not self._is_open:
@@ -197,7 +194,7 @@ class EditHub:
         """Make an edit unless it is made, and return its outcome."""
         # Only the end of the run cancels this task, and it waits for the outcome.
         with contextlib.suppress(asyncio.CancelledError):
-            async with run.room, run.alone(identity):
+            async with run.room, run.row_lock(identity):
                 refused = await take(run, identity, located(request, self._here))
             if refused is not None:
                 return _outcome_of(request, "failed", str(refused))
@@ -207,16 +204,16 @@ class EditHub:
 
 async def _resume(run: Run, entry: Entry) -> None:
     """Wait for the task of an earlier hub, or download its pictures."""
-    async with run.room, run.alone(entry.identity):
+    async with run.room, run.row_lock(entry.identity):
         await Row(entry, run).carry_out(decide(entry, None, run.options.consent))
 
 
 async def _close(run: Run) -> None:
     stopped = run.budget.stopped
     run.budget.stop(_CLOSED)
-    await run.end()
+    await run.cancel_rows()
     with contextlib.suppress(JournalError), anyio.move_on_after(CONCLUDING_SECONDS):
-        await run.conclude(stopped, preview_seconds=0)
+        await run.write_reports(stopped, preview_seconds=0)
 
 
 def _names_of(request: EditRequest) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias, cast
 import attrs
 
 from qwen_edit_async.batch.content import identify, located
+from qwen_edit_async.batch.counts import RowCounts
 from qwen_edit_async.batch.identity import image_locator
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.sources import (
@@ -65,7 +66,7 @@ class BatchInput:
     fit: bool = False
     count: int = 0
     settled: bool = attrs.field(default=False, init=False)
-    _expected: set[str] = attrs.field(factory=set)
+    _counts: RowCounts = attrs.field(init=False)
     _contents: dict[str, str] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -113,7 +114,7 @@ class BatchInput:
         Raises:
             ConfigurationError: If the source can't be read.
         """
-        source, self.count = self.source, 0
+        source, self.count, self._counts = self.source, 0, RowCounts()
         if not is_source(source):
             self._contents.clear()
             for given in cast("Iterable[object]", source):
@@ -131,7 +132,6 @@ class BatchInput:
         for item in self._items(source, note):
             self.count += 1
             if item.request is not None:
-                self._expected.add(item.identity)
                 self.targets.note_inputs(item.request)
             yield item
 
@@ -156,20 +156,24 @@ class BatchInput:
         """Yield each row of a source, and then a problem for each row that has disappeared since the survey."""
         if self.settled:
             return
-        source, count, gone = cast("Source", self.source), 0, self._expected
-        items = self._items(source, lambda _: None)
+        items = self._read_again(cast("Source", self.source))
         try:
             while page := await thread.call(lambda: list(islice(items, _PAGE))):
                 for item in page:
-                    count += 1
-                    gone.discard(item.identity)
                     yield item
-            # A table row that became invalid after the survey has no identity, but still exists.
-            if gone and not (has_keys(source, self.folder) and count >= self.count):
-                for identity in sorted(gone):
-                    yield SourceItem(problem="it has disappeared since the run began", place=identity)
         finally:
             thread.call(items.close)
+
+    def _read_again(self, source: Source) -> Generator[SourceItem, None, None]:
+        self._counts.start_again()
+        left = self.count
+        for item in self._items(source, lambda _: None):
+            left -= 1
+            yield item
+        # A table row that became invalid after the survey has no identity, but still exists.
+        if left > 0 or not has_keys(source, self.folder):
+            for identity in self._counts.missing():
+                yield SourceItem(problem="it has disappeared since the run began", place=identity)
 
     def _claim(self, item: SourceItem) -> SourceItem | None:
         """Return an item with its identity, or with a problem if its key is taken. Blocking.
@@ -191,15 +195,14 @@ class BatchInput:
 
     def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
         """Yield each row with its identity. Equal rows of a table are numbered. A repeated key is a problem."""
-        seen: dict[str, int] = {}
         folder = table_folder(source, self.folder)
         for item in self._read(source, note):
             request = item.request
-            if request is None or item.identity:  # a folder has each picture once
+            if request is None:
                 yield item
                 continue
-            identity = identify(request, folder)
-            number = seen[identity] = seen.get(identity, 0) + 1
+            identity = item.identity or identify(request, folder)
+            number = self._counts.add(identity)
             if number > 1 and request.key:
                 yield SourceItem(row=item.row, problem=f"the key {quoted(request.key)} is that of another row")
                 continue

@@ -54,9 +54,9 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
                 contextlib.suppress(JournalError),  # the first error counts
                 anyio.move_on_after(CONCLUDING_SECONDS, shield=True),
             ):
-                await run.conclude(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
+                await run.write_reports(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
             raise
-        return await run.conclude(run.budget.stopped, _PREVIEW_SECONDS)
+        return await run.write_reports(run.budget.stopped, _PREVIEW_SECONDS)
     except asyncio.CancelledError as cancelled:
         note = (
             f"the run was stopped with {counted(run.progress.saved, 'edit')} done; run it again to go on: nothing that "
@@ -109,17 +109,17 @@ class Intake:
         """
         run = self._run
         feeding = asyncio.create_task(self._feed_all())
-        feeding.add_done_callback(lambda _: run.changes())
+        feeding.add_done_callback(lambda _: run.notify())
         try:
             while not (feeding.done() or run.budget.stopped):
-                await run.change()
+                await run.wait_for_change()
             feeding.cancel()
             await asyncio.wait([feeding])
             while run.rows:
                 await asyncio.wait(run.rows)
         finally:
             await wait_shielded(self._end(feeding))
-        run.check()
+        run.raise_crash()
         if not feeding.cancelled():
             feeding.result()
 
@@ -142,12 +142,12 @@ class Intake:
         await asyncio.wait([feeding])
         if not feeding.cancelled():
             feeding.exception()  # marks it as retrieved, so that asyncio does not report it
-        await self._run.end()
+        await self._run.cancel_rows()
 
     async def _resume(self, entry: Entry) -> None:
         """Work on an edit that has a task, even if the input no longer has its row."""
         run = self._run
-        async with run.alone(entry.identity):
+        async with run.row_lock(entry.identity):
             await Row(entry, run).carry_out(decide(entry, None, run.options.consent))
             self._resumed.add(entry.number)
 
@@ -156,7 +156,7 @@ class Intake:
         if item.request is None:
             self._run.refuse(item.problem or "it is not an edit", item.label)
             return
-        async with self._run.alone(item.identity):
+        async with self._run.row_lock(item.identity):
             await take(self._run, item.identity, item.request, self._resumed)
 
 

@@ -6,12 +6,13 @@ A run never fails because they can't be written. It logs a warning instead.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import attrs
 
@@ -25,6 +26,9 @@ from qwen_edit_async.display.store import ThumbnailStore
 from qwen_edit_async.images.kinds import is_url
 from qwen_edit_async.log import log
 
+_Show: TypeAlias = Callable[[str | Path], Picture]
+"""Returns an image as the page shows it."""
+
 _UNFINISHED: Final[dict[BatchStatus, str]] = {
     "planned": "not submitted yet",
     "submitting": "uncertain",  # no submission is under way when the page is written
@@ -34,7 +38,7 @@ _UNFINISHED: Final[dict[BatchStatus, str]] = {
 }
 
 
-class AbandonedError(Exception):
+class _CancelledError(Exception):
     """The page is not finished, because nobody waits for it any more."""
 
 
@@ -45,7 +49,7 @@ def publish(
     *,
     limit: int,
     preview_seconds: float,
-    abandoned: threading.Event,
+    cancelled: threading.Event,
 ) -> BatchReport:
     """Write both files. Return the report with the page's path, or the reason why the page is missing.
 
@@ -55,27 +59,22 @@ def publish(
         thumbnails: The thumbnails made so far. Missing thumbnails are made.
         limit: The maximum number of edits on the page; edits with errors come first. 0 means no page.
         preview_seconds: Seconds for making thumbnails. Later edits show their files instead.
-        abandoned: Set when nobody waits for the files any more.
+        cancelled: Set when nobody waits for the files any more.
     """
-    page = journal.with_name(PAGE_NAME)
     thumbnails.finish()
     previews_until = time.monotonic() + preview_seconds
 
-    def draw(outcome: BatchOutcome) -> GalleryEdit:
-        if abandoned.is_set():
-            raise AbandonedError
-        make = time.monotonic() < previews_until
-        return _gallery_edit(
-            outcome,
-            lambda image: Picture(thumbnail=thumbnails.get(image, make=make), path=relative_path(image, page.parent)),
-        )
+    def show(image: str | Path) -> Picture:
+        if cancelled.is_set():
+            raise _CancelledError
+        thumbnail = thumbnails.get(image, make=time.monotonic() < previews_until)
+        return Picture(thumbnail=thumbnail, path=relative_path(image, journal.parent))
 
     if limit:
-        title = journal.absolute().parent.name or "Edits"
+        page = journal.with_name(PAGE_NAME)
         try:
-            with contextlib.closing(read_chosen(journal, limit)) as outcomes:
-                write_page(page, outcomes, draw, title=title, summary=report.facts(limit))
-        except AbandonedError:
+            _write_page(page, journal, report.facts(limit), limit, show)
+        except _CancelledError:
             return report
         except Exception as error:  # noqa: BLE001  # the run's pictures are worth more than the page
             report = attrs.evolve(report, gallery_problem=_log_problem(page, error))
@@ -89,7 +88,13 @@ def publish(
     return report
 
 
-def _gallery_edit(outcome: BatchOutcome, show: Callable[[str | Path], Picture]) -> GalleryEdit:
+def _write_page(page: Path, journal: Path, summary: Mapping[str, object], limit: int, show: _Show) -> None:
+    title = journal.absolute().parent.name or "Edits"
+    with contextlib.closing(read_chosen(journal, limit)) as outcomes:
+        write_page(page, outcomes, functools.partial(_gallery_edit, show=show), title=title, summary=summary)
+
+
+def _gallery_edit(outcome: BatchOutcome, show: _Show) -> GalleryEdit:
     inputs = [image for image in outcome.images if image and not is_url(image) and os.path.isfile(image)]
     outputs = [path for path in outcome.files if path.is_file()]
     facts = {"status": _UNFINISHED.get(outcome.status), **outcome.parameters}

@@ -90,10 +90,10 @@ class Row:
             elif action in {Action.DOWNLOAD, Action.VERIFY} and entry.task_id is not None:
                 await self._save(run.session.pictures(entry.task_id, entry.urls))
         except SessionClosedError as error:
-            run.heed(error)
+            run.stop_if_fatal(error)
         finally:
             run.budget.fetching.discard(entry.number)
-            run.changes()
+            run.notify()
 
     async def about_to_submit(self) -> None:
         """Journal the intent to submit."""
@@ -116,7 +116,7 @@ class Row:
             written.add_done_callback(functools.partial(self._check_written, fate.task_id))
             return
         self._run.attempts -= 1
-        self._run.changes()
+        self._run.notify()
         if fate is not CallFailure.UNCERTAIN:
             self._retreat()
 
@@ -143,7 +143,7 @@ class Row:
     def _check_written(self, task_id: str, written: asyncio.Future[None]) -> None:
         run, key = self._run, self._entry.key
         run.attempts -= 1
-        run.changes()
+        run.notify()
         error = JournalError("a step was not written") if written.cancelled() else written.exception()
         if error is not None:
             run.unwritten.append((key, task_id))
@@ -156,7 +156,7 @@ class Row:
         run, pictures = self._run, self._entry.pictures
         while True:
             while (verdict := run.budget.admit(pictures)) is Verdict.WAIT:
-                await run.change()
+                await run.wait_for_change()
             if verdict is Verdict.STOP:
                 return
             try:
@@ -176,19 +176,18 @@ class Row:
 
     async def _not_submitted(self, error: Exception, request: EditRequest) -> None:
         budget, pictures = self._run.budget, self._entry.pictures
-        is_fatal = self._run.heed(error)
+        is_fatal = self._run.stop_if_fatal(error)
         if self._state is State.SUBMITTED:  # accepted while the session was closing
-            budget.released(pictures, chargeable=True)
+            budget.ended(pictures, chargeable=True)
             await self._record(State.SUBMITTED, error, request)
             return
         understood = isinstance(error, QwenEditError | _StoppedError) and not isinstance(error, SubmitUncertainError)
         if self._state is State.SUBMITTING and not understood:
             budget.created()
-            budget.released(pictures, chargeable=True)
+            budget.ended(pictures, chargeable=True)
             await self._record(State.UNCERTAIN, error, request)
             return
-        budget.refused()
-        budget.released(pictures, chargeable=False)
+        budget.rejected(pictures)
         if not (is_fatal or isinstance(error, _StoppedError)):  # otherwise the edit stays as it was
             await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error, request)
 
@@ -215,9 +214,9 @@ class Row:
                 task.cancel()
             raise
         except Exception as error:  # noqa: BLE001  # any error is journalled, with the edit's state
-            run.heed(error)
+            run.stop_if_fatal(error)
             chargeable, cost = not isinstance(error, EditFailedError), self._cost_of(task)
-            run.budget.released(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)
+            run.budget.ended(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)
             state = state_after(self._state, error)
             if state is State.COMPLETED:
                 self._count_unsaved(error)
@@ -226,7 +225,7 @@ class Row:
             run.budget.fetching.add(self._entry.number)
             cost = self._cost_of(task)
             await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
-            run.budget.charged(pictures, cost, made=len(result.images), counted=self._entry.cost)
+            run.budget.completed(pictures, cost, made=len(result.images), counted=self._entry.cost)
             # The page has its own thumbnails.
             await self._save([attrs.evolve(image, previews=None) for image in result.images])
 
@@ -247,7 +246,7 @@ class Row:
         except (DownloadError, SessionClosedError, OSError) as error:
             if isinstance(error, OSError):  # most likely a full disk: later pictures could not be saved either
                 run.budget.stop(f"pictures can't be saved: {error.strerror or error}")
-            elif not run.heed(error):
+            elif not run.stop_if_fatal(error):
                 self._count_unsaved(error)
             await self._record(State.COMPLETED, error)
         else:
@@ -276,11 +275,11 @@ class Row:
         run.progress.failed += 1
         if not isinstance(error, InvalidEditError):  # bad input fails in every run, and must not stop each one
             run.budget.failed(unreachable=isinstance(error, APIConnectionError))
-        run.changes()
+        run.notify()
 
     def _leave(self) -> None:
         self._run.in_flight.discard(self._entry.number)
-        self._run.changes()
+        self._run.notify()
 
     def _move(self, state: State, **columns: Any) -> asyncio.Future[None]:
         self._state = state

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import threading
+import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -28,6 +29,7 @@ from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.batch.worker import Worker
 from qwen_edit_async.checks import check_not_negative, check_positive
 from qwen_edit_async.display.store import ThumbnailStore
+from qwen_edit_async.http.options import origin_of
 from qwen_edit_async.log import log
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.session.shield import wait_shielded
@@ -65,19 +67,25 @@ class RunOptions:
         if self.deadline is not None:
             check_positive(self.deadline, "deadline")
 
+    def budget(self, slots: int) -> Budget:
+        """Return a fresh budget with these limits, for a session with this many slots."""
+        return Budget(
+            max_cost=self.max_cost,
+            price=self.price,
+            max_tasks=self.max_tasks,
+            stop_after_failures=self.stop_after_failures,
+            slots=slots,
+        )
+
 
 @attrs.define(eq=False)
 class Run:
-    """One run on a folder of results.
-
-    Open it with :meth:`opened`, and call :meth:`begin` before the first edit.
+    """One run on a locked folder of results; see :func:`open_run`.
 
     Attributes:
         session: The session that edits.
         targets: The folder of the results.
         options: The options.
-        service: The name of the service that the journal belongs to.
-        active: Whether the run is open, or is being opened.
         journal: The open journal.
         files: The thread that reads files.
         thumbnails: The thumbnails for the page.
@@ -93,42 +101,31 @@ class Run:
         room: Limits the number of edits at work.
         rows: The edits at work.
         crash: The first unexpected error of an edit, from the journal or this package.
+        closed: Whether the folder is free again.
     """
 
     session: EditSession
     targets: Targets
     options: RunOptions
-    service: str
-    active: bool = attrs.field(init=False, default=False)
-    journal: Journal = attrs.field(init=False)
-    files: Worker = attrs.field(init=False)
-    thumbnails: ThumbnailStore = attrs.field(init=False)
-    budget: Budget = attrs.field(init=False)
-    progress: BatchProgress = attrs.field(init=False, factory=BatchProgress)
-    error: Exception | None = attrs.field(init=False, default=None)
-    in_flight: set[int] = attrs.field(init=False, factory=set)
-    attempts: int = attrs.field(init=False, default=0)
-    unwritten: list[tuple[str, str]] = attrs.field(init=False, factory=list)
-    refused: Reasons = attrs.field(init=False, factory=Reasons)
-    changed: int = attrs.field(init=False, default=0)
-    report: BatchReport | None = attrs.field(init=False, default=None)
-    room: asyncio.Semaphore = attrs.field(init=False)
-    rows: set[asyncio.Task[Any]] = attrs.field(init=False, factory=set)
-    crash: BaseException | None = attrs.field(init=False, default=None)
-    _news: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
-    _busy: set[str] = attrs.field(init=False, factory=set)
-    _started_at: float = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._started_at = asyncio.get_running_loop().time()
-        self.room = asyncio.Semaphore(2 * self.session.max_in_flight + _SPARE_ROWS)
-        self.budget = Budget(
-            max_cost=self.options.max_cost,
-            price=self.options.price,
-            max_tasks=self.options.max_tasks,
-            stop_after_failures=self.options.stop_after_failures,
-            slots=self.session.max_in_flight,
-        )
+    journal: Journal
+    files: Worker
+    thumbnails: ThumbnailStore
+    budget: Budget
+    room: asyncio.Semaphore
+    progress: BatchProgress = attrs.field(factory=BatchProgress)
+    error: Exception | None = None
+    in_flight: set[int] = attrs.field(factory=set)
+    attempts: int = 0
+    unwritten: list[tuple[str, str]] = attrs.field(factory=list)
+    refused: Reasons = attrs.field(factory=Reasons)
+    changed: int = 0
+    report: BatchReport | None = None
+    rows: set[asyncio.Task[Any]] = attrs.field(factory=set)
+    crash: BaseException | None = None
+    closed: bool = False
+    _change: asyncio.Event = attrs.field(factory=asyncio.Event)
+    _locked: set[str] = attrs.field(factory=set)
+    _started_at: float = attrs.field(factory=time.monotonic)
 
     @property
     def folder(self) -> Path:
@@ -138,25 +135,6 @@ class Run:
     def progress_now(self) -> BatchProgress:
         """Return the progress of this moment."""
         return attrs.evolve(self.progress, in_flight=len(self.in_flight), cost=self.budget.spent, held=self.budget.held)
-
-    @contextlib.asynccontextmanager
-    async def opened(self) -> AsyncGenerator[None, None]:
-        """Lock the folder and keep the journal open while the block runs.
-
-        Raises:
-            JournalError: If the journal can't be opened, or if another run uses it.
-        """
-        self.active = True
-        try:
-            self.journal = await Journal.open(self.folder, self.service)
-            self.files = Worker(ThreadPoolExecutor(1, "qwen-edit-batch"))
-            self.thumbnails = ThumbnailStore(self.folder)
-            try:
-                yield
-            finally:
-                await wait_shielded(self._close())
-        finally:
-            self.active = False
 
     async def begin(self) -> None:
         """Recover from the last run: delete its part files, mark uncertain edits, and count its costs."""
@@ -168,13 +146,13 @@ class Run:
         if not journal.is_new:
             self.budget.resume(await journal.do(Store.summary))
 
-    def heed(self, error: Exception) -> bool:
+    def stop_if_fatal(self, error: Exception) -> bool:
         """Stop submitting if an error would stop every other edit. Return whether it would."""
         if (fatal := error_of_run(error)) is None:
             return False
         self.error = self.error or fatal
         self.budget.stop(str(fatal))
-        self.changes()
+        self.notify()
         return True
 
     def show_soon(self, number: int, images: Iterable[Any]) -> None:
@@ -182,26 +160,26 @@ class Run:
         if number <= self.options.gallery_limit:
             self.thumbnails.make_soon(images)
 
-    def changes(self) -> None:
-        """Wake all waiters in :meth:`change`."""
-        self._news.set()
+    def notify(self) -> None:
+        """Wake all waiters in :meth:`wait_for_change`."""
+        self._change.set()
 
-    async def change(self) -> None:
+    async def wait_for_change(self) -> None:
         """Wait until an edit's state or the budget has changed."""
-        self._news.clear()
-        await self._news.wait()
+        self._change.clear()
+        await self._change.wait()
 
     @contextlib.asynccontextmanager
-    async def alone(self, identity: str) -> AsyncGenerator[None, None]:
+    async def row_lock(self, identity: str) -> AsyncGenerator[None, None]:
         """Wait until nothing else works on an edit, and reserve the edit while the block runs."""
-        while identity in self._busy:
-            await self.change()
-        self._busy.add(identity)
+        while identity in self._locked:
+            await self.wait_for_change()
+        self._locked.add(identity)
         try:
             yield
         finally:
-            self._busy.discard(identity)
-            self.changes()
+            self._locked.discard(identity)
+            self.notify()
 
     def refuse(self, reason: str, key: str) -> None:
         """Count and log a refused row."""
@@ -222,11 +200,11 @@ class Run:
             # The journal or our code failed, so no row may continue as if its step were written.
             self.crash = self.crash or error
             self.budget.stop(str(error))
-            self.changes()
+            self.notify()
             for other in self.rows:
                 other.cancel()
 
-    async def end(self) -> None:
+    async def cancel_rows(self) -> None:
         """Cancel the edits at work, and wait a few seconds for the replies to submissions that were sent."""
         for row in self.rows:
             row.cancel()
@@ -235,16 +213,16 @@ class Run:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GRACE):
                 while self.attempts:
-                    await self.change()
+                    await self.wait_for_change()
 
-    def check(self) -> None:
+    def raise_crash(self) -> None:
         """Raise the error that ended the run, if there is one. Its notes name the task ids that were not written."""
         if self.crash is not None:
             for key, task_id in self.unwritten:
                 self.crash.add_note(f"not in the journal: {key!r} is task {task_id}: session.attach({task_id!r})")
             raise self.crash
 
-    async def conclude(self, stopped: str, preview_seconds: float) -> BatchReport:
+    async def write_reports(self, stopped: str, preview_seconds: float) -> BatchReport:
         """Write ``report.html`` and ``report.json``, and return the report.
 
         Args:
@@ -256,14 +234,14 @@ class Run:
             refused=self.refused.all(),
             changed=self.changed,
             folder=str(self.folder),
-            elapsed=asyncio.get_running_loop().time() - self._started_at,
+            elapsed=time.monotonic() - self._started_at,
             stopped=stopped,
             limit=self.budget.limit,
             error=self.error,
             rows=self.progress.total or 0,
         )
         self.progress.publishing = True
-        abandoned = threading.Event()
+        cancelled = threading.Event()
         write = functools.partial(
             publish,
             report,
@@ -271,17 +249,50 @@ class Run:
             self.thumbnails,
             limit=self.options.gallery_limit,
             preview_seconds=preview_seconds,
-            abandoned=abandoned,
+            cancelled=cancelled,
         )
         try:
             self.report = await self.files.call(write)
         finally:
-            abandoned.set()
+            cancelled.set()
         return self.report
 
-    async def _close(self) -> None:
+    async def aclose(self) -> None:
+        """Close the files, and then the journal, which frees the folder."""
         try:
             with anyio.move_on_after(_CLOSING_SECONDS):
                 await self.files.aclose(self.thumbnails.close)
         finally:
             await self.journal.aclose()
+            self.closed = True
+
+
+@contextlib.asynccontextmanager
+async def open_run(
+    session: EditSession, targets: Targets, options: RunOptions, service: str
+) -> AsyncGenerator[Run, None]:
+    """Lock a folder, and yield a run on it. Call :meth:`Run.begin` before the first edit.
+
+    Args:
+        session: The session that edits.
+        targets: The folder of the results.
+        options: The options.
+        service: The name of the service that has the tasks; empty for the session's address.
+
+    Raises:
+        JournalError: If the journal can't be opened, or if another run uses it.
+    """
+    run = Run(
+        session,
+        targets,
+        options,
+        journal=await Journal.open(targets.folder, service or origin_of(session.base_url)),
+        files=Worker(ThreadPoolExecutor(1, "qwen-edit-batch")),
+        thumbnails=ThumbnailStore(targets.folder),
+        budget=options.budget(session.max_in_flight),
+        room=asyncio.Semaphore(2 * session.max_in_flight + _SPARE_ROWS),
+    )
+    try:
+        yield run
+    finally:
+        await wait_shielded(run.aclose())

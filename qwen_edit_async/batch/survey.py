@@ -35,23 +35,23 @@ async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
         ConfigurationError: If the input can't be read.
         JournalError: If there is a journal that can't be read, or if the journal of earlier runs is lost.
     """
-    abandoned = threading.Event()
+    cancelled = threading.Event()
     try:
-        plan = await asyncio.to_thread(_survey, given, options, abandoned)
+        plan = await asyncio.to_thread(_survey, given, options, cancelled)
     finally:
-        abandoned.set()
+        cancelled.set()
     return attrs.evolve(plan, max_cost=options.max_cost, max_tasks=options.max_tasks)
 
 
-def _survey(given: BatchInput, options: RunOptions, abandoned: threading.Event) -> BatchPlan:
+def _survey(given: BatchInput, options: RunOptions, cancelled: threading.Event) -> BatchPlan:
     journal = given.targets.folder / JOURNAL_NAME
     if not journal.exists():
         check_not_lost(journal)
-        return _Survey(given, None, options).plan(abandoned)
+        return _Survey(given, None, options).plan(cancelled)
     with contextlib.closing(Store(journal, read_only=True)) as store:
         if store.is_empty:
             check_not_lost(journal)
-        return _Survey(given, None if store.is_empty else store, options).plan(abandoned)
+        return _Survey(given, None if store.is_empty else store, options).plan(cancelled)
 
 
 @attrs.define(eq=False)
@@ -66,9 +66,9 @@ class _Survey:
     _touched: bool = False
     _example: str = ""
 
-    def plan(self, abandoned: threading.Event) -> BatchPlan:
+    def plan(self, cancelled: threading.Event) -> BatchPlan:
         for item in self.given.survey(self.tally.note):
-            if abandoned.is_set():  # nobody waits for the plan any more
+            if cancelled.is_set():  # nobody waits for the plan any more
                 break
             try:
                 self._look_at(item)

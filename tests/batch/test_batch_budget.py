@@ -12,7 +12,7 @@ from qwen_edit_async.batch.report import JournalSummary
 
 def settle(budget: Budget, pictures: int, cost: Decimal | None) -> None:
     budget.created()
-    budget.charged(pictures, cost, made=pictures)
+    budget.completed(pictures, cost, made=pictures)
 
 
 def test_an_empty_budget_never_stops():
@@ -32,8 +32,7 @@ def test_no_more_tasks_than_allowed_are_admitted():
 def test_a_refused_submission_leaves_room_for_another():
     budget = Budget(max_tasks=1)
     budget.admit(1)
-    budget.refused()
-    budget.released(1, chargeable=False)
+    budget.rejected(1)
     assert budget.admit(1) is Verdict.GO
 
 
@@ -47,7 +46,7 @@ def test_until_a_price_is_seen_edits_go_one_at_a_time():
 def test_with_a_given_price_edits_need_not_go_one_at_a_time():
     budget = Budget(max_cost=Decimal(5), price=Decimal(2))
     assert [budget.admit(1) for _ in range(3)] == [Verdict.GO, Verdict.GO, Verdict.WAIT]
-    budget.charged(1, Decimal(1), made=1)
+    budget.completed(1, Decimal(1), made=1)
     assert budget.admit(1) is Verdict.GO
     budget.resume(JournalSummary(price=Decimal(3)))
     assert budget.admit(2) is Verdict.WAIT
@@ -56,9 +55,9 @@ def test_with_a_given_price_edits_need_not_go_one_at_a_time():
 def test_a_given_price_does_not_hide_that_the_service_states_none():
     budget = Budget(max_cost=Decimal(5), price=Decimal(2))
     assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.GO]
-    budget.charged(1, None, made=1)
+    budget.completed(1, None, made=1)
     assert budget.admit(1) is Verdict.WAIT
-    budget.charged(1, None, made=1)
+    budget.completed(1, None, made=1)
     assert budget.admit(1) is Verdict.STOP
     assert (budget.limit, "does not say what edits cost" in budget.stopped) == ("", True)
 
@@ -93,7 +92,7 @@ def test_an_edit_that_may_still_be_charged_is_reckoned_with():
     budget.admit(1)
     settle(budget, 1, Decimal(1))
     budget.adopt(1)
-    budget.released(1, chargeable=True)
+    budget.ended(1, chargeable=True)
     assert budget.admit(1) is Verdict.GO
     settle(budget, 1, Decimal(1))
     assert budget.admit(1) is Verdict.STOP
@@ -105,7 +104,7 @@ def test_an_edit_that_is_free_is_not_reckoned_with():
     settle(budget, 1, Decimal(1))
     budget.admit(1)
     budget.created()
-    budget.released(1, chargeable=False)
+    budget.ended(1, chargeable=False)
     assert budget.admit(1) is Verdict.GO
 
 
@@ -113,7 +112,7 @@ def test_an_edit_that_gave_fewer_pictures_tells_the_price_of_those():
     budget = Budget(max_cost=Decimal(6))
     budget.admit(4)
     budget.created()
-    budget.charged(4, Decimal(1), made=1)
+    budget.completed(4, Decimal(1), made=1)
     assert [budget.admit(4), budget.admit(4)] == [Verdict.GO, Verdict.WAIT]
 
 
@@ -121,7 +120,7 @@ def test_a_picture_that_was_not_asked_for_lowers_no_price():
     budget = Budget(max_cost=Decimal(3))
     budget.admit(1)
     budget.created()
-    budget.charged(1, Decimal(1), made=2)
+    budget.completed(1, Decimal(1), made=2)
     assert [budget.admit(1) for _ in range(3)] == [Verdict.GO, Verdict.GO, Verdict.WAIT]
 
 
@@ -129,7 +128,7 @@ def test_a_picture_that_was_not_asked_for_lowers_no_price():
 def test_an_edit_without_a_result_is_spent_and_tells_no_price(cost):
     budget = Budget(max_cost=Decimal(9))
     budget.adopt(1)
-    budget.released(1, chargeable=False, cost=Decimal(cost))
+    budget.ended(1, chargeable=False, cost=Decimal(cost))
     assert budget.spent == cost
     assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
 
@@ -146,7 +145,7 @@ def test_until_a_price_is_seen_an_edit_may_cost_as_much_as_another_did():
     budget.resume(JournalSummary(cost=Decimal(2), highest=Decimal(1)))
     budget.admit(1)
     budget.created()
-    budget.released(1, chargeable=False, cost=Decimal(2))
+    budget.ended(1, chargeable=False, cost=Decimal(2))
     assert budget.admit(1) is Verdict.STOP
 
 
@@ -160,9 +159,9 @@ def test_until_a_price_is_seen_the_most_expensive_edit_of_earlier_runs_counts():
 def test_a_cost_that_an_earlier_run_counted_is_not_counted_twice(counted):
     budget = Budget(max_cost=Decimal(3), spent=Decimal(counted))
     budget.adopt(1)
-    budget.charged(1, Decimal(2), made=1, counted=Decimal(counted))
+    budget.completed(1, Decimal(2), made=1, counted=Decimal(counted))
     budget.adopt(1)
-    budget.released(1, chargeable=True, cost=Decimal(1), counted=Decimal(1))
+    budget.ended(1, chargeable=True, cost=Decimal(1), counted=Decimal(1))
     assert budget.spent == 2
 
 
@@ -210,7 +209,7 @@ def test_after_a_result_that_is_lost_edits_go_one_at_a_time_until_one_is_saved()
     lose(budget)
     submit(budget)
     assert budget.admit(1) is Verdict.WAIT
-    budget.charged(1, None, made=1)
+    budget.completed(1, None, made=1)
     budget.fetching.add(1)
     assert budget.admit(1) is Verdict.WAIT
     budget.fetching.clear()
@@ -223,7 +222,7 @@ def test_nothing_is_submitted_while_the_first_results_are_fetched():
     budget = Budget()
     submit(budget)
     submit(budget)
-    budget.charged(1, None, made=1)
+    budget.completed(1, None, made=1)
     budget.fetching.add(1)
     assert budget.admit(1) is Verdict.WAIT
     budget.saved()
@@ -263,7 +262,7 @@ def test_results_of_earlier_runs_that_are_lost_leave_one_edit_to_try():
         assert not lose(budget, earlier=True)
     submit(budget)
     assert budget.admit(1) is Verdict.WAIT
-    budget.charged(1, None, made=1)
+    budget.completed(1, None, made=1)
     assert lose(budget)
     assert budget.admit(1) is Verdict.STOP
 
@@ -301,7 +300,7 @@ def test_the_cost_never_exceeds_its_limit_while_prices_do_not_rise(prices, limit
             running.append(prices.pop(0))
             continue
         price = running.pop(order.randrange(len(running)))
-        budget.charged(pictures, Decimal(price * pictures), made=pictures)
+        budget.completed(pictures, Decimal(price * pictures), made=pictures)
         cost += price * pictures
     cost += sum(running) * pictures
     assert cost <= max(limit, 5 * pictures)  # the very first edit tells the price
@@ -314,7 +313,7 @@ def test_tasks_of_earlier_runs_count_as_if_they_had_slots():
     budget.saved()
     submit(budget)
     assert budget.admit(1) is Verdict.WAIT
-    budget.charged(1, None, made=1)
+    budget.completed(1, None, made=1)
     budget.attached = 0
     submit(budget)
     submit(budget)

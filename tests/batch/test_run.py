@@ -269,7 +269,7 @@ async def test_an_uncertain_submission_is_repeated_with_consent_only(requests, o
 @pytest.fixture
 def same_service(monkeypatch):
     """What two emulators are, one after the other: one that has forgotten, or another account."""
-    monkeypatch.setattr("qwen_edit_async.batch.batch.origin_of", lambda _: "https://service.example")
+    monkeypatch.setattr("qwen_edit_async.batch.run.origin_of", lambda _: "https://service.example")
 
 
 @pytest.mark.usefixtures("same_service")
@@ -1250,7 +1250,7 @@ async def test_a_second_run_of_a_batch_is_refused_and_leaves_the_first_as_it_is(
         run = asyncio.create_task(batch.run(session))
         await until(lambda: batch.progress.saved)
         before = batch.progress
-        with pytest.raises(JournalError, match="is being written by another run of this batch"):
+        with pytest.raises(JournalError, match="is being written by another run"):
             await batch.run(session)
         assert batch.progress == before
         run.cancel()

@@ -1,0 +1,39 @@
+"""Counts the rows of a source in a temporary file, so that memory does not grow with the source. Blocking."""
+
+from __future__ import annotations
+
+import sqlite3
+import weakref
+from collections.abc import Iterator
+
+_SETUP = """
+    PRAGMA journal_mode = OFF;
+    PRAGMA synchronous = OFF;
+    CREATE TABLE rows (identity TEXT PRIMARY KEY, before INTEGER NOT NULL, now INTEGER NOT NULL) WITHOUT ROWID;
+    BEGIN;
+"""
+
+
+class RowCounts:
+    """The number of rows of each identity, in this reading of a source and in the one before."""
+
+    def __init__(self) -> None:
+        # An empty name is a temporary file. A source is read on one thread after another.
+        self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._connection.executescript(_SETUP)
+        weakref.finalize(self, self._connection.close)
+
+    def add(self, identity: str) -> int:
+        """Count a row, and return the number of rows with its identity so far."""
+        statement = "INSERT INTO rows VALUES (?, 0, 1) ON CONFLICT DO UPDATE SET now = now + 1 RETURNING now"
+        count: int = self._connection.execute(statement, (identity,)).fetchone()[0]
+        return count
+
+    def start_again(self) -> None:
+        """Begin to count another reading."""
+        self._connection.execute("UPDATE rows SET before = now, now = 0")
+
+    def missing(self) -> Iterator[str]:
+        """Yield each identity that had more rows in the reading before."""
+        for (identity,) in self._connection.execute("SELECT identity FROM rows WHERE now < before ORDER BY identity"):
+            yield identity
