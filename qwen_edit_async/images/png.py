@@ -114,7 +114,7 @@ class _Check:
             self._note(self._rows.missing)
         return Findings(
             damage=self._flaw,
-            unusual=f"is a PNG file with damaged metadata: {self._remark}" if self._remark else "",
+            conversion_reason=f"is a PNG file with damaged metadata: {self._remark}" if self._remark else "",
             sides=self._sides,
             trailing=size - self._file.tell(),
             exif=self._kept.get(b"eXIf", b""),

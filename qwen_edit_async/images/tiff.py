@@ -70,9 +70,9 @@ def check_tiff(file: IO[bytes], size: int) -> Findings:
     if kind := _unreadable_kind(head, tags):
         return Findings(unsupported=f"is an unsupported kind of TIFF ({kind}): convert it to an 8-bit PNG")
     if _is_big(head):
-        return Findings(unusual="is a BigTIFF file, which many decoders can't read")
+        return Findings(conversion_reason="is a BigTIFF file, which many decoders can't read")
     if _TWELVE_BITS in tags.get(BITS, ()):
-        return Findings(unusual="is a 12-bit TIFF file, which many decoders misread")
+        return Findings(conversion_reason="is a 12-bit TIFF file, which many decoders misread")
     return Findings()
 
 

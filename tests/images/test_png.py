@@ -54,7 +54,7 @@ def problem(file: bytes) -> str:
         found = check(file)
     except DamageError as error:
         return str(error)
-    return found.damage or found.unusual
+    return found.damage or found.conversion_reason
 
 
 def test_a_whole_picture_passes() -> None:
@@ -179,7 +179,7 @@ def test_a_complete_file_that_can_t_be_decoded_has_a_flaw(file, flaw) -> None:
 def test_a_damaged_text_is_no_flaw_of_the_picture() -> None:
     found = check(SIGNATURE + header() + chunk(b"tEXt", b"a\0b")[:-1] + b"!" + PIXELS + END)
     assert found.damage == ""
-    assert found.unusual == "is a PNG file with damaged metadata: its chunk b'tEXt' is damaged"
+    assert found.conversion_reason == "is a PNG file with damaged metadata: its chunk b'tEXt' is damaged"
 
 
 TEXT, TRANSPARENT = chunk(b"tEXt", b"a\0b"), chunk(b"tRNS", bytes(6))
