@@ -19,7 +19,7 @@ from qwen_edit_async.batch.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.files import PART_NAME_CHARACTERS
 from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url
-from qwen_edit_async.images.source import check_regular, local_path, opened, read_piece, turn_at
+from qwen_edit_async.images.source import check_regular, local_path, open_remote, read_piece, turn_at
 from qwen_edit_async.models import EditRequest
 
 _PIECE_BYTES: Final = 1024 * 1024
@@ -156,7 +156,7 @@ def _feed_object(digest: hashlib.blake2b, image: Any, name: str) -> None:
     elif isinstance(image, BinaryReader):
         _feed_reader(digest, image, name)
     else:
-        with contextlib.closing(opened(image)) as file, turn_at(file):
+        with contextlib.closing(open_remote(image)) as file, turn_at(file):
             _feed_file(digest, file, name)
 
 

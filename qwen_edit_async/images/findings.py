@@ -24,7 +24,7 @@ class Findings:
     Attributes:
         damage: A clause that describes the damage.
         unsupported: The reason why a sound file is refused, as the predicate of a sentence.
-        unusual: The reason why a sound file must be converted, as the predicate of a sentence.
+        conversion_reason: The reason why a sound file must be converted, as the predicate of a sentence.
         sides: Width and height in pixels; zeros if the check did not read them.
         trailing: The number of bytes after the end of a PNG.
         exif: The Exif data of a PNG.
@@ -34,7 +34,7 @@ class Findings:
 
     damage: str = ""
     unsupported: str = ""
-    unusual: str = ""
+    conversion_reason: str = ""
     sides: tuple[int, int] = (0, 0)
     trailing: int = 0
     exif: bytes = b""
@@ -45,6 +45,6 @@ class Findings:
         """Return the reason why the file is refused, as the predicate of a sentence, or an empty text."""
         if self.damage:
             return f"is a damaged {media_type.removeprefix('image/').upper()} file: {self.damage}"
-        if self.unusual and not fit:
-            return f"{self.unusual}. {SAVE_ANEW}"
+        if self.conversion_reason and not fit:
+            return f"{self.conversion_reason}. {SAVE_ANEW}"
         return self.unsupported

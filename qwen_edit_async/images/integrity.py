@@ -113,7 +113,7 @@ def _judge_png(file: IO[bytes], size: int) -> Verdict:
         found = check_png(file, size)
     except DamageError as error:
         return Verdict("PNG", f"it is a damaged PNG file: {error}")
-    flaw = f"is a damaged PNG file: {found.damage}" if found.damage else found.unusual
+    flaw = f"is a damaged PNG file: {found.damage}" if found.damage else found.conversion_reason
     if found.trailing and not flaw:
         flaw = f"is a PNG file with {found.trailing} bytes after its end"
     return Verdict("PNG", flaw=flaw, sides=found.sides)

@@ -91,6 +91,9 @@ _OTHER_STARTS: Final = {
     b"\0\0\1\0": "ICO",
     b"\x59\xa6\x6a\x95": "SUN",
     b"/* XPM */": "XPM",
+    b"%!PS": "EPS",
+    b"\xc5\xd0\xd3\xc6": "EPS",
+    b"\xd7\xcd\xc6\x9a": "WMF",
     b"8BPS": "PSD",
     b"BLP1": "BLP",
     b"BLP2": "BLP",
@@ -109,10 +112,14 @@ _OTHER_STARTS: Final = {
     b"IIU\0": "RW2",
     b"FUJIFILMCCD-RAW": "RAF",
 }
-RAW_FORMATS: Final = frozenset({"CR3", "ORF", "RAF", "RW2"})
-"""Camera raw formats, which ``fit`` can't convert."""
+UNCONVERTIBLE: Final = {
+    **dict.fromkeys(("CR3", "ORF", "RAF", "RW2"), "a camera raw file"),
+    **dict.fromkeys(("EPS", "WMF"), "a drawing without pixels"),  # Pillow needs Ghostscript or Windows to render it
+}
+"""Formats that ``fit`` can't convert, with a noun phrase for a file."""
 
 _PATTERNS: Final = {
+    "DIB": re.compile(rb"[\x28\x6c\x7c]\0{3}.{8}\x01\0[\x01-\x20]\0", re.DOTALL),  # a BMP without its first header
     "PCX": re.compile(rb"\n[\x00\x02-\x05]\x01[\x01\x02\x04\x08]"),
     "SGI": re.compile(rb"\x01\xda[\x00\x01][\x01\x02]"),
     "PPM": re.compile(rb"P[1-6](?:\s*\n#|\s(?:\s|#.*\n)*[0-9]+(?:\s|#.*\n)+[0-9])"),  # a comment, or the sides
@@ -290,11 +297,11 @@ def check_size(size: int, name: str, limit: int = MAX_IMAGE_BYTES) -> None:
 def check_format(head: bytes, name: str, path: str = "", *, fit: bool = False) -> str | None:
     """Return the media type of an image file that starts with ``head``, or refuse the file (contract, *Images*).
 
-    With ``fit``, only camera raw files are refused, and the media type of other formats is ``None``.
+    With ``fit``, only files that can't be converted are refused, and the media type of other formats is ``None``.
     """
     media_type = sniff(head)
     other = sniff_other(head, path) if media_type is None else None
-    if other is not None and (other in RAW_FORMATS or not fit):
+    if other is not None and (other in UNCONVERTIBLE or not fit):
         raise InvalidEditError(f"{name} {other_advice(other)}")
     if media_type is None and not fit:
         raise InvalidEditError(f"{name} is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image: it begins with {head[:8]!r}")
@@ -303,8 +310,8 @@ def check_format(head: bytes, name: str, path: str = "", *, fit: bool = False) -
 
 def other_advice(kind: str) -> str:
     """Return advice about a format that the service does not accept, as the predicate of a sentence."""
-    if kind in RAW_FORMATS:
-        return f"is a camera raw file ({kind} format). Export it as a JPEG"
+    if kind in UNCONVERTIBLE:
+        return f"is {UNCONVERTIBLE[kind]} ({kind} format). Export it as a JPEG"
     return f"is in {kind} format, which the service refuses: convert it, or let the session do so with fit=True"
 
 

@@ -149,7 +149,7 @@ def fit(
     with _plain_words(name), open_file(file, name, path, fit=True) as image:
         before, turn, page_notes = image.size, stored_orientation(image, findings.exif), _page_notes(image, name)
         small = size <= MAX_IMAGE_BYTES and max(before) <= RECOMMENDED_MAX_SIDE
-        faulty = findings.unusual or isinstance(image, PngEssentials)
+        faulty = findings.conversion_reason or isinstance(image, PngEssentials)
         if small and turn == UPRIGHT and not faulty and not convert:
             return None
         if max(before) > RECOMMENDED_MAX_SIDE:

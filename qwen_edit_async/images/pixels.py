@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from PIL import Image
@@ -23,7 +24,6 @@ _METHODS: Final = {
 """The transposition that turns a picture upright, by Exif orientation."""
 
 _XMP_ORIENTATION: Final = re.compile(r"tiff:Orientation(?:=[\"']|>)([1-8])")
-_AMBIGUOUS_MODES: Final = frozenset({"I", "F"})
 _GRAY_MODES: Final = frozenset({"1", "L", "LA"})
 _PROFILED_MODES: Final = {b"GRAY": frozenset({"L"}), b"RGB ": frozenset({"RGB", "RGBA"})}
 """The modes of pictures that an ICC profile can describe, by the profile's colour space."""
@@ -78,15 +78,8 @@ def plain(image: Image.Image, name: str, turn: int, side: int | None = None) -> 
     """
     _check_transparent_colour(image, name)
     image.load()  # an icon's mode is known only after loading
-    if image.mode in _AMBIGUOUS_MODES:
-        raise InvalidEditError(f"{name} has 32-bit samples (mode {image.mode!r}): convert it to 8 bits, 0 to 255")
     tags = getattr(image, "tag_v2", {})
-    if image.mode.startswith("I;16"):
-        if image.format is None:  # it may be a copy of a 12-bit picture
-            advice = "give the file that it comes from, or convert it to 8 bits"
-            raise InvalidEditError(f"{name} has 16-bit samples of unknown range: {advice}")
-        if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-            raise InvalidEditError(f"{name} has 16-bit samples with white at 0: convert it to 8 bits, with black at 0")
+    _check_range(image, tags, name)
     converted = _to_eight_bits(image, tags.get(BITS, (16,))[0])
     if converted.mode == "RGBA" and converted.getchannel("A").getextrema()[0] == _OPAQUE:
         converted = converted.convert("RGB")
@@ -117,6 +110,18 @@ def shrunk(image: Image.Image, side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
+def _check_range(image: Image.Image, tags: Mapping[int, Any], name: str) -> None:
+    """Refuse samples of more than 8 bits, unless their values for black and white are certain."""
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # Pillow scales a PPM file to 16 bits
+        raise InvalidEditError(f"{name} has samples of unknown range (mode {image.mode!r}): convert it to 8 bits")
+    if image.mode.startswith("I;16"):
+        if image.format is None:  # it may be a copy of a 12-bit picture
+            advice = "give the file that it comes from, or convert it to 8 bits"
+            raise InvalidEditError(f"{name} has 16-bit samples of unknown range: {advice}")
+        if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+            raise InvalidEditError(f"{name} has 16-bit samples with white at 0: convert it to 8 bits, with black at 0")
+
+
 def _check_transparent_colour(image: Image.Image, name: str) -> None:
     """Refuse a PNG whose transparent shade has another number of bits than its decoded pixels."""
     if "transparency" not in image.info or image.mode in {"P", "PA"}:
@@ -132,7 +137,7 @@ def _to_eight_bits(image: Image.Image, bits: int) -> Image.Image:
     transparent = image.has_transparency_data
     if image.mode == "RGBA" or (image.mode in {"L", "RGB"} and not transparent):
         return image
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I"):
         return image.convert("I").point(lambda value: value * (1 / (1 << (bits - 8)))).convert("L")
     if image.mode == "1" and not transparent:
         return image.convert("L")

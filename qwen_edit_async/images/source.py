@@ -40,7 +40,7 @@ def open_image(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:
     return _open_stream(image, name, limit) if path is None else _open_path(path, name, limit)
 
 
-def keep(file: IO[bytes], size: int, name: str) -> Upload:
+def temporary_upload(file: IO[bytes], size: int, name: str) -> Upload:
     """Return the upload of a temporary file. A small file is read into memory and closed."""
     if size > _SPOOL_BYTES:
         return spooled_upload(file, size, name)
@@ -80,7 +80,7 @@ def check_regular(path: str, name: str) -> int:
     return status.st_size
 
 
-def opened(image: Any) -> Any:
+def open_remote(image: Any) -> Any:
     """Open a remote path or a similar object, and return its binary file."""
     try:
         return image.open("rb")
@@ -216,7 +216,7 @@ def _copy(image: Any, file: IO[bytes], name: str, limit: int) -> int:
             reader = image
             stack.enter_context(_put_back(reader))
         else:
-            reader = stack.enter_context(contextlib.closing(opened(image)))
+            reader = stack.enter_context(contextlib.closing(open_remote(image)))
             stack.enter_context(turn_at(reader))
         size = 0
         while size <= limit and (piece := read_piece(reader, min(RAW_CHUNK, limit + 1 - size), name)):

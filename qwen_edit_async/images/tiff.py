@@ -5,6 +5,7 @@ TIFF 6.0, section 2, describes the format.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from typing import IO, Final
 
@@ -30,6 +31,7 @@ _VALUE_BYTES: Final = dict(zip(range(1, 14), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8
 
 _NOT_INTEGERS: Final = frozenset({5, 10, 11, 12})
 _MAX_VALUES: Final = 64
+_MAX_PICTURES: Final = 8
 _MAX_OVERLAP: Final = 16
 _SENSOR_DATA: Final = frozenset({32803, 34892})
 """Photometric interpretations of a camera's sensor data."""
@@ -62,7 +64,7 @@ def check_tiff(file: IO[bytes], size: int) -> Findings:
     """
     head = file.read(8)
     tags = read_directory(file, size)
-    if raw := _raw_format(file, tags):
+    if raw := _raw_format(file, size, tags):
         return Findings(
             unsupported=f"looks like a camera raw file ({raw} format): "
             "the service might edit only its preview. Export it as a JPEG"
@@ -70,14 +72,14 @@ def check_tiff(file: IO[bytes], size: int) -> Findings:
     if kind := _unreadable_kind(head, tags):
         return Findings(unsupported=f"is an unsupported kind of TIFF ({kind}): convert it to an 8-bit PNG")
     if _is_big(head):
-        return Findings(unusual="is a BigTIFF file, which many decoders can't read")
+        return Findings(conversion_reason="is a BigTIFF file, which many decoders can't read")
     if _TWELVE_BITS in tags.get(BITS, ()):
-        return Findings(unusual="is a 12-bit TIFF file, which many decoders misread")
+        return Findings(conversion_reason="is a 12-bit TIFF file, which many decoders misread")
     return Findings()
 
 
-def read_directory(file: IO[bytes], size: int) -> Tags:
-    """Return the integer tags of the file's first directory that the checks need.
+def read_directory(file: IO[bytes], size: int, at: int | None = None) -> Tags:
+    """Return the integer tags that the checks need of the directory at a position, by default the first one.
 
     Raises:
         DamageError: The file ends before the directory does, or the values are far larger than the file.
@@ -86,8 +88,8 @@ def read_directory(file: IO[bytes], size: int) -> Tags:
     head = file.read(16)
     order, big = "<" if head.startswith(b"II") else ">", _is_big(head)
     counted, offset, entry = (f"{order}{codes}" for codes in (("Q", "Q", "HHQ8s") if big else ("H", "I", "HHI4s")))
-    (directory,) = struct.unpack_from(offset, head.ljust(16, b"\0"), 8 if big else 4)
-    file.seek(min(directory, size))
+    (first,) = struct.unpack_from(offset, head.ljust(16, b"\0"), 8 if big else 4)
+    file.seek(min(first if at is None else at, size))
     (count,) = struct.unpack(counted, file.read(struct.calcsize(counted)).ljust(struct.calcsize(counted), b"\0"))
     entries = file.read(min(count, 2**16) * struct.calcsize(entry))
     if not count or len(entries) < count * struct.calcsize(entry):
@@ -118,19 +120,27 @@ def _is_big(head: bytes) -> bool:
     return int.from_bytes(head[2:4], "little" if head.startswith(b"II") else "big") == _BIG
 
 
-def _raw_format(file: IO[bytes], tags: Tags) -> str:
+def _raw_format(file: IO[bytes], size: int, tags: Tags) -> str:
     """Return the name of a camera raw format, or an empty text. A TIFF decoder would see only a small preview."""
     file.seek(8)
     if file.read(2) == b"CR":
         return "CR2"
     if _DNG_VERSION in tags:
         return "DNG"
-    make = bytes(value & 0xFF for value in tags.get(_MAKE, ())).decode("latin-1").lower()
-    maker = next((name for maker, name in _RAW_FORMATS.items() if make.startswith(maker)), "")
     begins_reduced = any(value & 1 for value in tags.get(_REDUCED, ())) or _OLD_PREVIEW in tags.get(_OLD_REDUCED, ())
-    if begins_reduced or _SENSOR_DATA.intersection(tags.get(PHOTOMETRIC, ())):
-        return maker or "unknown"
-    return maker if _MORE_PICTURES in tags else ""  # a TIFF pyramid also has several pictures, but no camera maker
+    if not begins_reduced and not _has_sensor_data(file, size, tags):
+        return ""
+    make = bytes(value & 0xFF for value in tags.get(_MAKE, ())).decode("latin-1").lower()
+    return next((name for maker, name in _RAW_FORMATS.items() if make.startswith(maker)), "unknown")
+
+
+def _has_sensor_data(file: IO[bytes], size: int, tags: Tags) -> bool:
+    """Return whether the first picture, or one of those that its directory names, is a camera's sensor data."""
+    pictures = [tags]
+    for at in tags.get(_MORE_PICTURES, ())[:_MAX_PICTURES]:
+        with contextlib.suppress(DamageError):  # decoders ignore these pictures
+            pictures.append(read_directory(file, size, at))
+    return any(_SENSOR_DATA.intersection(picture.get(PHOTOMETRIC, ())) for picture in pictures)
 
 
 def _unreadable_kind(head: bytes, tags: Tags) -> str:

@@ -62,7 +62,7 @@ def test_a_format_is_recognised_by_content(head: bytes, media_type: str | None) 
     assert sniff(head) == media_type
 
 
-@pytest.mark.parametrize("format_name", ["AVIF", "ICNS", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "DDS", "SGI"])
+@pytest.mark.parametrize("format_name", ["AVIF", "ICNS", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "DDS", "SGI", "DIB"])
 def test_a_format_that_only_fit_can_make_ready_is_named(format_name: str) -> None:
     file = io.BytesIO()
     Image.new("RGB", (32, 32)).save(file, format_name)
@@ -81,10 +81,14 @@ def test_a_format_that_only_fit_can_make_ready_is_named(format_name: str) -> Non
         (b"MMOR\0\0\0\x08", "ORF"),
         (b"IIU\0\x08\0\0\0", "RW2"),
         (b"FUJIFILMCCD-RAW 0201", "RAF"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "EPS"),
+        (b"\xc5\xd0\xd3\xc6\x1e\0\0\0", "EPS"),
+        (b"\xd7\xcd\xc6\x9a\0\0", "WMF"),
     ],
 )
-def test_a_camera_raw_format_is_named_without_the_advice_to_fit_it(head: bytes, kind: str) -> None:
-    reason = rf"^image 1 is a camera raw file \({kind} format\)\. Export it as a JPEG$"
+def test_a_format_that_fit_can_not_convert_is_named_without_the_advice_to_fit_it(head: bytes, kind: str) -> None:
+    noun = "a drawing without pixels" if kind in {"EPS", "WMF"} else "a camera raw file"
+    reason = rf"^image 1 is {noun} \({kind} format\)\. Export it as a JPEG$"
     for fit in (False, True):
         with pytest.raises(InvalidEditError, match=reason):
             prepare([head + bytes(500)], fit=fit)

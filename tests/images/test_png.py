@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import random
 import struct
+import sys
 import tempfile
 import tracemalloc
 import zlib
+from types import ModuleType
 
 import pytest
 from hypothesis import given
@@ -54,7 +58,7 @@ def problem(file: bytes) -> str:
         found = check(file)
     except DamageError as error:
         return str(error)
-    return found.damage or found.unusual
+    return found.damage or found.conversion_reason
 
 
 def test_a_whole_picture_passes() -> None:
@@ -179,7 +183,7 @@ def test_a_complete_file_that_can_t_be_decoded_has_a_flaw(file, flaw) -> None:
 def test_a_damaged_text_is_no_flaw_of_the_picture() -> None:
     found = check(SIGNATURE + header() + chunk(b"tEXt", b"a\0b")[:-1] + b"!" + PIXELS + END)
     assert found.damage == ""
-    assert found.unusual == "is a PNG file with damaged metadata: its chunk b'tEXt' is damaged"
+    assert found.conversion_reason == "is a PNG file with damaged metadata: its chunk b'tEXt' is damaged"
 
 
 TEXT, TRANSPARENT = chunk(b"tEXt", b"a\0b"), chunk(b"tRNS", bytes(6))
@@ -273,3 +277,32 @@ def test_damage_after_the_last_row_is_a_flaw(end, damage) -> None:
 def test_more_chunks_than_any_picture_has_are_damage() -> None:
     with pytest.raises(DamageError, match="it has more than 50,000 chunks"):
         check(SIGNATURE + header() + TEXT * 50_000 + PIXELS + END)
+
+
+def without_isal(monkeypatch) -> ModuleType:
+    monkeypatch.setitem(sys.modules, "isal", None)
+    module = importlib.util.module_from_spec(_png.__spec__)
+    _png.__spec__.loader.exec_module(module)
+    assert module._inflater is zlib
+    return module
+
+
+def test_rows_are_the_same_without_isal(monkeypatch) -> None:
+    module, chance = without_isal(monkeypatch), random.Random(7)
+    rows = b"".join(b"\0" + chance.randbytes(20) * 4 for _ in range(60))
+    seen = set()
+    for _ in range(300):
+        stream = bytearray(zlib.compress(rows, chance.choice([0, 1, 6])))
+        at = chance.randrange(len(stream))
+        if chance.random() < 0.5:
+            stream[at] ^= 1 << chance.randrange(8)
+        else:
+            del stream[at:]
+        pieces = [stream[start : start + 500] for start in range(0, len(stream), 500)]
+        counts = []
+        for inflater in (module, _png):
+            counted = inflater._Rows(20, 60, 32, interlaced=False)
+            counts.append((next(filter(None, map(counted.feed, pieces)), ""), counted.missing == ""))
+        assert counts[0] == counts[1]
+        seen.add(counts[0])
+    assert seen == {("", True), ("", False), ("its pixel data is damaged", False)}

@@ -470,8 +470,13 @@ def test_sixteen_bits_are_scaled_to_eight(mode, value, shade) -> None:
 @pytest.mark.parametrize("mode", ["I", "F"])
 @pytest.mark.parametrize("fit", [False, True])
 def test_a_picture_whose_range_of_values_is_not_known_is_refused(mode, fit) -> None:
-    with pytest.raises(InvalidEditError, match=r"image 1 has 32-bit samples .*convert it to 8 bits, 0 to 255"):
+    with pytest.raises(InvalidEditError, match=rf"image 1 has samples of unknown range \(mode '{mode}'\): .* 8 bits$"):
         prepare([Image.new(mode, (400, 400))], fit=fit)
+
+
+@pytest.mark.parametrize(("most", "value"), [(65535, 100 * 257), (1023, 401)])
+def test_a_gray_ppm_file_with_more_than_eight_bits_is_scaled(most, value) -> None:
+    assert fitted(b"P5 256 256 %d\n" % most + value.to_bytes(2) * 256 * 256)[0].getpixel((0, 0)) == 100
 
 
 def test_sixteen_bit_files_are_scaled_to_eight() -> None:
@@ -1217,7 +1222,7 @@ def test_fit_reads_heif_with_pillow_heif(monkeypatch) -> None:
     assert (result.size, change) == ((256, 256), "image 1 was encoded as JPEG")
 
 
-@pytest.mark.parametrize("format_name", ["PPM", "ICO", "PCX", "AVIF", "JPEG2000", "QOI", "DDS", "SGI", "ICNS"])
+@pytest.mark.parametrize("format_name", ["PPM", "ICO", "PCX", "AVIF", "JPEG2000", "QOI", "DDS", "SGI", "ICNS", "DIB"])
 def test_fit_encodes_a_format_that_the_service_does_not_take(format_name) -> None:
     result, change, _ = fitted(encoded(Image.new("RGB", (256, 256), "teal"), format_name))
     size = (1024, 1024) if format_name == "ICNS" else (256, 256)  # the largest of several

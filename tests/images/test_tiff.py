@@ -66,6 +66,9 @@ def test_a_plain_tiff_passes(order) -> None:
         image.load()
 
 
+SENSOR_DATA = struct.pack("<HHHIHHI", 1, 262, SHORT, 1, 32803, 0, 0)
+"""A directory whose picture is sensor data."""
+
 RAW = {
     "DNG": tiff((50706, BYTE, (1, 4, 0, 0)), (330, LONG, 8)),
     "CR2": tiff(after_head=b"CR\x02\0"),
@@ -73,7 +76,7 @@ RAW = {
     "ARW": tiff((254, LONG, 1), (271, ASCII, b"SONY\0"), (330, LONG, 8), order=">"),
     "PEF": tiff((262, SHORT, 32803), (271, ASCII, b"PENTAX\0")),
     "unknown": tiff((254, LONG, 1)),
-    "SRW": tiff((271, ASCII, b"SAMSUNG\0"), (330, IFD, 8)),
+    "SRW": tiff((271, ASCII, b"SAMSUNG\0"), (330, IFD, 8), after_head=SENSOR_DATA),
     "unknown, old tag": tiff((255, SHORT, 2)),
 }
 
@@ -93,6 +96,11 @@ def test_a_camera_raw_file_is_refused_and_its_format_named(name, fit) -> None:
 )
 def test_a_whole_page_a_tiff_of_a_camera_or_a_pyramid_passes(tag) -> None:
     assert problem(tiff(tag)) == ""
+
+
+@pytest.mark.parametrize("other", [SENSOR_DATA.replace(struct.pack("<H", 32803), b"\2\0"), b"\xff" * 8])
+def test_a_whole_picture_of_a_camera_with_other_pictures_passes(other) -> None:
+    assert problem(tiff((271, ASCII, b"NIKON CORPORATION\0"), (330, LONG, (8, 8)), after_head=other)) == ""
 
 
 @pytest.mark.parametrize("cut", [5, 30, 100])

@@ -20,7 +20,7 @@ import attrs
 from qwen_edit_async.batch.identity import storable
 from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
 from qwen_edit_async.errors import ConfigurationError
-from qwen_edit_async.images.kinds import HEAD_BYTES, RAW_FORMATS, other_advice, sniff, sniff_other
+from qwen_edit_async.images.kinds import HEAD_BYTES, UNCONVERTIBLE, other_advice, sniff, sniff_other
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.text import counted
 
@@ -272,5 +272,5 @@ def _problem(path: str, *, fit: bool) -> str | None:
     except OSError:
         return ""  # it may be a picture
     if (other := sniff_other(head, path)) is not None:
-        return "" if fit and other not in RAW_FORMATS else other_advice(other)
+        return "" if fit and other not in UNCONVERTIBLE else other_advice(other)
     return None if sniff(head) is None else ""
