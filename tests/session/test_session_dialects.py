@@ -325,10 +325,11 @@ async def test_a_task_that_was_attached_is_not_cancelled_at_the_service():
 @pytest.mark.parametrize(
     ("fault", "settings", "told"),
     [
-        (Fault.status(500), {}, "HTTP 500"),
-        (Fault.status(404, shape="detail"), {}, "HTTP 404"),
+        (Fault.status(500), {}, "an injected fault (HTTP 500"),
+        (Fault.status(200, code=409), {}, "an injected fault (HTTP 200"),
+        (Fault.status(404, shape="detail"), {}, "an injected fault (HTTP 404"),
         (Fault.drop_request(), {}, "no reply"),
-        (Fault.status(503).nth(99), {"cancellable": False}, "HTTP 405"),
+        (Fault.status(503).nth(99), {"cancellable": False}, "this model can't be cancelled (HTTP 405"),
     ],
 )
 async def test_a_task_that_the_service_does_not_cancel_runs_on_and_this_is_logged(caplog, fault, settings, told):
@@ -336,7 +337,7 @@ async def test_a_task_that_the_service_does_not_cancel_runs_on_and_this_is_logge
         task = await session.submit(PHOTO, "snow")
         task.cancel()
     assert (session.statistics().cancellations, session.unfinished) == (0, (task.id,))
-    assert f"the service did not cancel task {task.id}, which runs on and may be charged: {told}" in caplog.text
+    assert f"the cancellation of task {task.id}, which may run on and be charged: {told}" in caplog.text
 
 
 async def test_a_service_that_does_not_answer_a_cancellation_does_not_hold_up_the_end(monkeypatch):
