@@ -113,6 +113,10 @@ class Budget:
         """Record that an admitted edit was rejected, so that it can't be charged."""
         self._pending -= 1
 
+    def cancelled(self) -> None:
+        """Record that the service cancelled a task, so that the task does not count."""
+        self.tasks -= 1
+
     def charged(self, pictures: int, cost: Decimal | None, *, made: int, counted: Decimal | None = None) -> None:
         """Settle a completed edit. A cost above 0 sets the price of a picture.
 

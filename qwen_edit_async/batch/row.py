@@ -31,7 +31,7 @@ from qwen_edit_async.errors import (
     SubmitUncertainError,
 )
 from qwen_edit_async.log import log
-from qwen_edit_async.models import EditRequest, TaskSnapshot, Usage
+from qwen_edit_async.models import EditRequest, TaskSnapshot, TaskStatus, Usage
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.task import EditTask
@@ -211,13 +211,19 @@ class Row:
                 self._leave()  # it is no longer in flight
         except asyncio.CancelledError:
             if not task.awaited:
+                # Only a task that has not begun is cancelled at the service. The next run gets the results of others.
+                task.owned = task.status is TaskStatus.QUEUED
                 task.cancel()
             raise
         except Exception as error:  # noqa: BLE001  # any error is journalled, with the edit's state
             run.heed(error)
             chargeable, cost = not isinstance(error, EditFailedError), self._cost_of(task)
             run.budget.released(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)
-            state = state_after(self._state, error)
+            state = state_after(self._state, error, cost)
+            if state is State.PLANNED:
+                run.budget.cancelled()
+                await self._move(State.PLANNED, task_id=None, reason=None, problem=None)
+                return
             if state is State.COMPLETED:
                 self._count_unsaved(error)
             await self._record(state, error, **_cost_columns(task.snapshot.usage, cost))

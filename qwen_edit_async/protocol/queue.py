@@ -58,12 +58,14 @@ class QueueProtocol(WireProtocol):
         return self._call("PUT", task, "cancel")
 
     def read_submission(self, reply: Reply) -> TaskSnapshot:
-        """Read the task's id, and the paths of the calls about the task."""
+        """Read the task's id, and the paths of the calls about the task. Without a status, the task is queued."""
         snapshot = read_submission(reply)
+        status = snapshot.status if snapshot.status_word else TaskStatus.QUEUED
         # The key must go only to the API's own address, so URLs outside of the base URL are ignored.
         base_url = reply.url.removesuffix(self.submission_path)
         paths = {call: path_below(snapshot.raw.get(name), base_url) for call, name in _PATH_NAMES.items()}
-        return attrs.evolve(snapshot, paths={call: path for call, path in paths.items() if path is not None})
+        known = {call: path for call, path in paths.items() if path is not None}
+        return attrs.evolve(snapshot, status=status, paths=known)
 
     def read_status(self, reply: Reply, task: TaskSnapshot) -> TaskSnapshot:
         """Read the status or the response of a task. A completed task with an error has failed."""

@@ -87,8 +87,7 @@ def test_a_status_that_came_with_the_pictures_takes_no_second_call() -> None:
 def test_a_submission_is_answered_with_the_id(word: str | None) -> None:
     document = {"request_id": "task-1", "queue_position": 0} | ({} if word is None else {"status": word})
     snapshot = QUEUE.read_submission(reply(document))
-    expected = TaskStatus.UNKNOWN if word is None else TaskStatus.QUEUED
-    assert (snapshot.task_id, snapshot.status, snapshot.raw) == ("task-1", expected, document)
+    assert (snapshot.task_id, snapshot.status, snapshot.raw) == ("task-1", TaskStatus.QUEUED, document)
 
 
 def test_the_urls_of_the_service_are_used_as_they_are() -> None:
