@@ -30,7 +30,7 @@ from qwen_edit_async.errors import (
     SessionClosedError,
     SubmitUncertainError,
 )
-from qwen_edit_async.log import log
+from qwen_edit_async.log import about, log
 from qwen_edit_async.models import EditRequest, TaskSnapshot, TaskStatus, Usage
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.session.results import EditResult, OutputImage
@@ -147,7 +147,7 @@ class Row:
         if error is not None:
             run.unwritten.append((key, task_id))
             run.budget.stop(str(error))
-            log.warning(
+            about(task_id).warning(
                 "task %s of %r is not in the journal: session.attach(%r) gets its result", task_id, key, task_id
             )
 
@@ -243,7 +243,9 @@ class Row:
     async def _save(self, images: Sequence[OutputImage]) -> None:
         run, name, asked = self._run, self._entry.name, self._entry.pictures
         if len(images) > asked:  # the names of the extra ones may belong to other edits
-            log.warning("a task made %d pictures instead of %d: the extra ones are not saved", len(images), asked)
+            about(images[0].task_id).warning(
+                "a task made %d pictures instead of %d: the extra ones are not saved", len(images), asked
+            )
         try:
             paths = [
                 await image.save(run.folder / f"{name}-{place}.png")
