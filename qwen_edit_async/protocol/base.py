@@ -88,6 +88,7 @@ class WireProtocol(abc.ABC):
         name: The dialect's name in options and messages.
         default_base_url: The service's address unless the user gives another.
         key_variables: The environment variables that may hold the API key, in order of precedence.
+        has_tasks: Whether the service knows a task after its submission, so that the task can be checked.
     """
 
     __slots__ = ()
@@ -95,6 +96,7 @@ class WireProtocol(abc.ABC):
     name: ClassVar[str]
     default_base_url: ClassVar[str] = DEFAULT_BASE_URL
     key_variables: ClassVar[tuple[str, ...]] = ("QWEN_EDIT_API_KEY",)
+    has_tasks: ClassVar[bool] = True
 
     @property
     @abc.abstractmethod

@@ -76,7 +76,7 @@ class Runtime:
             options.timeouts,
             self.counters,
             random=self._random,
-            renew=self._renew,
+            renew=self._renew if service.protocol.has_tasks else None,
             hosts=options.result_hosts,
             network=options.network,
         )
