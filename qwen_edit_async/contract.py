@@ -18,6 +18,9 @@ QUEUE_PATH: Final = "/model/v1/queue/{model}"
 QUEUE_REQUEST_PATH: Final = QUEUE_PATH + "/requests/{request_id}"
 """The gateway's newer queue: where to submit, and where the calls about a request begin."""
 
+CANCELED: Final = "CANCELED"
+"""The queue's ``error_type`` of a cancelled task."""
+
 DASHSCOPE_BASE_URL: Final = "https://dashscope-intl.aliyuncs.com"
 DASHSCOPE_PATH: Final = "/api/v1/services/aigc/multimodal-generation/generation"
 DASHSCOPE_MODEL: Final = "qwen-image-edit-plus"

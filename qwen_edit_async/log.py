@@ -12,11 +12,20 @@ from qwen_edit_async.text import visible
 LOG_VARIABLE = "QWEN_EDIT_LOG"
 
 log: logging.Logger = logging.getLogger("qwen_edit_async")
+"""The logger. All its records have the attribute ``task_id``, which is ``None`` for messages about no single task."""
 
 
 def about(task_id: str | None) -> logging.LoggerAdapter[logging.Logger]:
-    """Return the logger for messages about a task. Their records have the attribute ``task_id``."""
+    """Return the logger for messages about a task."""
     return logging.LoggerAdapter(log, {"task_id": task_id})
+
+
+def _with_task_id(record: logging.LogRecord) -> bool:
+    record.__dict__.setdefault("task_id", None)
+    return True
+
+
+log.addFilter(_with_task_id)
 
 
 def configure_logging(environment: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import anyio
 from emulator_calls import encode
@@ -22,7 +23,9 @@ PHOTO = encode(Image.new("RGB", (400, 400), "#7f9cf5"))
 
 
 @contextlib.asynccontextmanager
-async def service(*faults: Fault, duration: float = 0.0, max_in_flight: int = 8, **settings: object):
+async def service(
+    *faults: Fault, duration: float = 0.0, max_in_flight: int = 8, protocol: Any = None, **settings: object
+):
     """Start an emulator, and yield it with a session on it."""
     plan = FaultPlan(faults)
     async with (
@@ -30,6 +33,7 @@ async def service(*faults: Fault, duration: float = 0.0, max_in_flight: int = 8,
         EditSession(
             emulator.api_key,
             base_url=emulator.url,
+            protocol=protocol,
             polling=FixedInterval(0.01),
             max_in_flight=max_in_flight,
             max_retries=0,

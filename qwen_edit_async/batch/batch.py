@@ -191,7 +191,8 @@ class EditBatch:
         The report lists failed edits. It also has the cause of an early end: the budget, or an error that would stop
         every other edit (``report.error``: an invalid key, no balance). Cancelling the run stops submissions at once.
         The run then waits up to 5 s for the ids of tasks, and a few seconds for ``report.html``. Cancelling again skips
-        the page.
+        the page. Tasks in progress run on, and the next run gets their results. With the protocol ``queue``, tasks that
+        have not begun are cancelled at the service, and the next run submits their edits again.
 
         Args:
             session: The session that edits.

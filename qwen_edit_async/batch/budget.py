@@ -114,6 +114,10 @@ class Budget:
         self._pending -= 1
         self.ended(pictures, chargeable=False)
 
+    def cancelled(self) -> None:
+        """Record that the service cancelled a task, so that the task does not count."""
+        self.tasks -= 1
+
     def completed(self, pictures: int, cost: Decimal | None, *, made: int, counted: Decimal | None = None) -> None:
         """Settle a completed edit. A cost above 0 sets the price of a picture.
 

@@ -13,6 +13,8 @@
          │  └─► as submitted            the service knows the task after all
        submitted                        the service does not know the task
 
+       submitted ──► planned            the service cancelled the task: nothing was made or charged
+
        completed, saved, failed, uncertain ──► replaced    the row was changed, and is edited again with consent
 
 An edit is *submitting* from just before its request is sent until the reply is known. A later run that finds this state
@@ -32,6 +34,7 @@ from typing import Final
 
 import attrs
 
+from qwen_edit_async import contract
 from qwen_edit_async.errors import (
     APIResponseError,
     AuthenticationError,
@@ -67,7 +70,7 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.SUBMITTING: frozenset(
         {State.SUBMITTING, State.SUBMITTED, State.PLANNED, State.FAILED, State.UNCERTAIN},
     ),
-    State.SUBMITTED: frozenset({State.SUBMITTED, State.COMPLETED, State.FAILED, State.UNCERTAIN}),
+    State.SUBMITTED: frozenset({State.SUBMITTED, State.COMPLETED, State.FAILED, State.UNCERTAIN, State.PLANNED}),
     State.COMPLETED: frozenset({State.COMPLETED, State.SAVED, State.REPLACED}),
     State.SAVED: frozenset({State.COMPLETED, State.REPLACED}),
     State.FAILED: frozenset({State.FAILED, State.PLANNED, State.REPLACED}),
@@ -243,14 +246,17 @@ def _changed(entry: Entry, consent: Consent) -> Action:
             return Action.REPLACE if consent.edit_changed else Action.REFUSE
 
 
-def state_after(state: State, error: Exception) -> State:
+def state_after(state: State, error: Exception, cost: Decimal | None = None) -> State:
     """Return the state of an edit after the wait for its task ended with an error.
 
-    A completed edit stays completed, and each run tries to get its pictures again.
+    A completed edit stays completed, and each run tries to get its pictures again. An edit is planned again if the
+    service cancelled its task and states no cost.
     """
     match error:
         case _ if state is State.COMPLETED:
             return State.COMPLETED
+        case EditFailedError(error_type=contract.CANCELED) if not cost:
+            return State.PLANNED
         case EditFailedError():
             return State.FAILED
         case APIResponseError():  # completed, but the reply names no picture

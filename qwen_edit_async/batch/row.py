@@ -30,12 +30,12 @@ from qwen_edit_async.errors import (
     SessionClosedError,
     SubmitUncertainError,
 )
-from qwen_edit_async.log import log
+from qwen_edit_async.log import about, log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.task import EditTask
-from qwen_edit_async.tasks import TaskSnapshot, Usage
+from qwen_edit_async.tasks import TaskSnapshot, TaskStatus, Usage
 
 
 class _StoppedError(Exception):
@@ -148,7 +148,7 @@ class Row:
         if error is not None:
             run.unwritten.append((key, task_id))
             run.budget.stop(str(error))
-            log.warning(
+            about(task_id).warning(
                 "task %s of %r is not in the journal: session.attach(%r) gets its result", task_id, key, task_id
             )
 
@@ -211,13 +211,19 @@ class Row:
                 self._leave()  # it is no longer in flight
         except asyncio.CancelledError:
             if not task.awaited:
+                # Only a task that has not begun is cancelled at the service. The next run gets the results of others.
+                task.owned = task.status is TaskStatus.QUEUED
                 task.cancel()
             raise
         except Exception as error:  # noqa: BLE001  # any error is journalled, with the edit's state
             run.stop_if_fatal(error)
             chargeable, cost = not isinstance(error, EditFailedError), self._cost_of(task)
             run.budget.ended(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)
-            state = state_after(self._state, error)
+            state = state_after(self._state, error, cost)
+            if state is State.PLANNED:
+                run.budget.cancelled()
+                await self._move(State.PLANNED, task_id=None, reason=None, problem=None)
+                return
             if state is State.COMPLETED:
                 self._count_unsaved(error)
             await self._record(state, error, **_cost_columns(task.snapshot.usage, cost))
@@ -237,7 +243,9 @@ class Row:
     async def _save(self, images: Sequence[OutputImage]) -> None:
         run, name, asked = self._run, self._entry.name, self._entry.pictures
         if len(images) > asked:  # the names of the extra ones may belong to other edits
-            log.warning("a task made %d pictures instead of %d: the extra ones are not saved", len(images), asked)
+            about(images[0].task_id).warning(
+                "a task made %d pictures instead of %d: the extra ones are not saved", len(images), asked
+            )
         try:
             paths = [
                 await image.save(run.folder / f"{name}-{place}.png")

@@ -178,10 +178,13 @@ class Command:
                 self.screen.line(f"{ended}: to repeat the edits, use --resubmit-uncertain")
             return
         if ids and not self.journalled:
-            self.screen.line(f"{counted(len(ids), 'task')} of this run may be charged. Fetch the pictures later with:")
-            for task_id in ids:
+            way = "Fetch the pictures later with:" if session.has_tasks else "No pictures can be fetched later."
+            self.screen.line(f"{counted(len(ids), 'task')} of this run may be charged. {way}")
+            for task_id in ids if session.has_tasks else ():
                 command = ["qwen-edit", "fetch", task_id, "-o", str(self.output)]
                 self.screen.line(f"  {shlex.join(command)}", whole=True)
+        if cancelled := session.statistics().cancellations:
+            self.screen.line(f"cancelled at the service: {counted(cancelled, 'task')}")
         if uncertain := session.statistics().uncertain:
             submissions = counted(uncertain, "submission")
             self.screen.warning(f"{submissions} got no clear reply: tasks with unknown ids may exist and be charged")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from qwen_edit_async.contract import MODEL, QUEUE_PATH, QUEUE_REQUEST_PATH
+from qwen_edit_async.contract import CANCELED, MODEL, QUEUE_PATH, QUEUE_REQUEST_PATH
 from qwen_edit_async.emulator.calls import Calls
 from qwen_edit_async.emulator.replies import json_reply
 from qwen_edit_async.emulator.tasks import Failure
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 _SUBMISSION = QUEUE_PATH.format(model=MODEL)
 _REQUEST = QUEUE_REQUEST_PATH.format(model=MODEL, request_id="{task_id}")
 
-_CANCELED = Failure("CANCELED", "cancelled by the caller", "string")
+_CANCELED = Failure(CANCELED, "cancelled by the caller", "string")
 _ERROR_TYPES = frozenset(
     {
         *("INFERENCE_FAILURE", "INFERENCE_TIMEOUT", "REQUEST_INVALID"),
-        *("CONTENT_BLOCKED", "CANCELED", "INTERNAL_SERVER_ERROR"),
+        *("CONTENT_BLOCKED", CANCELED, "INTERNAL_SERVER_ERROR"),
     }
 )
 _TYPE_BY_CODE = {110001: "CONTENT_BLOCKED", 190000: "REQUEST_INVALID"}
@@ -82,7 +82,7 @@ class Queue:
             if record.is_finished:
                 raise RejectedError("the request is completed", status=409, code=409)
             self._service.table.cancel(record, self._service.now(), _CANCELED)
-            return json_reply({"request_id": record.id, "status": "CANCELED"})
+            return json_reply({"request_id": record.id, "status": CANCELED})
 
         return await self._calls.ask(request, "cancel", cancel)
 

@@ -11,6 +11,7 @@ import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from random import Random
+from typing import TypeAlias
 
 from qwen_edit_async.errors import DownloadError, QwenEditError
 from qwen_edit_async.files import PartFile
@@ -21,9 +22,12 @@ from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.images.integrity import Verdict, judge
 from qwen_edit_async.images.kinds import MAX_PIXELS
 from qwen_edit_async.log import about
+from qwen_edit_async.protocol.urls import expiry_of
 from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
+
+Renew: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
 
 _AT_A_TIME = 16
 
@@ -37,7 +41,7 @@ class Downloader:
         timeouts: The limits for connecting and for waiting between pieces.
         counters: The session's counters.
         random: The source of jitter.
-        renew: Called with a task's id to get its result URLs again.
+        renew: Called with a task's id to get its result URLs again; ``None`` if the service can't give them again.
         hosts: The hosts that results may come from.
         network: The TLS settings and the proxy.
     """
@@ -50,7 +54,7 @@ class Downloader:
         counters: SessionStatistics,
         *,
         random: Random,
-        renew: Callable[[str], Awaitable[tuple[str, ...]]],
+        renew: Renew | None,
         hosts: ResultHosts,
         network: Network,
     ) -> None:
@@ -123,7 +127,7 @@ class Downloader:
         self, url: str, task_id: str, index: int, receive: Callable[[AsyncIterator[list[bytes]]], Awaitable[Verdict]]
     ) -> Verdict:
         """Download the pieces, and call ``receive`` with them. Repeat until ``receive`` finds a complete picture."""
-        attempt, renewed = 0, False
+        attempt, renew = 0, self._renew
         while True:
             try:
                 async with self._turns, contextlib.aclosing(self._fetcher.pieces(url)) as pieces:
@@ -135,25 +139,35 @@ class Downloader:
             else:
                 self._counters.downloads += 1
                 return verdict
-            if failure.expired and not renewed:
-                renewed = True
-                url = await self._renewed(url, task_id, index, failure)
+            if failure.expired and renew is not None:
+                url = await self._renewed(renew, url, task_id, index, failure)
+                renew = None
                 continue
             attempt += 1
             if failure.final or failure.expired or attempt > self._retry.max_retries:
-                raise _download_error(url, task_id, index, failure)
+                raise self._error(url, task_id, index, failure)
             about(task_id).info("downloading image %d of task %s again: %s", index, task_id, failure)
             await asyncio.sleep(self._retry.delay(attempt, self._random.random()))
 
-    async def _renewed(self, url: str, task_id: str, index: int, failure: FetchError) -> str:
+    async def _renewed(self, renew: Renew, url: str, task_id: str, index: int, failure: FetchError) -> str:
         try:
-            urls = await self._renew(task_id)
+            urls = await renew(task_id)
         except QwenEditError as error:
-            raise _download_error(url, task_id, index, failure) from error
+            raise self._error(url, task_id, index, failure) from error
         if not any(urls[index : index + 1]):
-            raise _download_error(url, task_id, index, failure)
+            raise self._error(url, task_id, index, failure)
         self._counters.renewals += 1
         return urls[index]
+
+    def _error(self, url: str, task_id: str, index: int, failure: FetchError) -> DownloadError:
+        if self._renew is not None:
+            hint = f"session.attach({task_id!r}) gets the result again"
+        else:
+            until = f" until {expiry:%Y-%m-%d %H:%M} UTC" if (expiry := expiry_of(url)) is not None else ""
+            hint = f"its URL is valid{until or ' for a limited time'}, and this protocol can't give another"
+        return DownloadError(
+            f"image {index} of task {task_id} could not be downloaded: {failure}", hint=hint, task_id=task_id, url=url
+        )
 
 
 def _finish(part: PartFile, offset: int, piece: list[bytes], path: Path) -> tuple[Verdict, Path]:
@@ -173,12 +187,3 @@ def _refusal(verdict: Verdict) -> FetchError | None:
 def _log_flaw(verdict: Verdict, task_id: str, index: int) -> None:
     if verdict.flaw:
         about(task_id).warning("image %d of task %s %s; it is kept as it is", index, task_id, verdict.flaw)
-
-
-def _download_error(url: str, task_id: str, index: int, failure: FetchError) -> DownloadError:
-    return DownloadError(
-        f"image {index} of task {task_id} could not be downloaded: {failure}",
-        hint=f"session.attach({task_id!r}) gets the result again",
-        task_id=task_id,
-        url=url,
-    )

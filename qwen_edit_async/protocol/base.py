@@ -89,6 +89,7 @@ class WireProtocol(abc.ABC):
         name: The dialect's name in options and messages.
         default_base_url: The service's address unless the user gives another.
         key_variables: The environment variables that may hold the API key, in order of precedence.
+        has_tasks: Whether the service knows a task after its submission, so that the task can be checked.
     """
 
     __slots__ = ()
@@ -96,6 +97,7 @@ class WireProtocol(abc.ABC):
     name: ClassVar[str]
     default_base_url: ClassVar[str] = DEFAULT_BASE_URL
     key_variables: ClassVar[tuple[str, ...]] = ("QWEN_EDIT_API_KEY",)
+    has_tasks: ClassVar[bool] = True
 
     @property
     @abc.abstractmethod
@@ -158,11 +160,17 @@ class WireProtocol(abc.ABC):
         return None
 
     def cancellation(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # as above
-        """Build the call that cancels a task at the service. Return ``None`` if the dialect can't cancel.
-
-        If the service refuses the call with an HTTP error, the task runs on.
-        """
+        """Build the call that cancels a task at the service. Return ``None`` if the dialect can't cancel."""
         return None
+
+    def read_cancellation(self, reply: Reply, task: TaskSnapshot) -> None:
+        """Check that the service has cancelled a task. If it has not, the task runs on.
+
+        Raises:
+            APIStatusError: The service refused.
+            APIResponseError: The reply can't be understood.
+        """
+        raise APIResponseError("the dialect has no cancellation", body=reply.excerpt(), task_id=task.task_id)
 
     def alternative(self) -> WireProtocol | None:
         """Return the dialect to try once if the service refuses the first submission as malformed."""

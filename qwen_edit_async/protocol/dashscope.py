@@ -30,6 +30,7 @@ class DashScopeProtocol(WireProtocol):
     name: ClassVar[str] = "dashscope"
     default_base_url: ClassVar[str] = DASHSCOPE_BASE_URL
     key_variables: ClassVar[tuple[str, ...]] = ("DASHSCOPE_API_KEY", "QWEN_EDIT_API_KEY")
+    has_tasks: ClassVar[bool] = False
 
     model: str = DASHSCOPE_MODEL
 

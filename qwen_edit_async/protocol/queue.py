@@ -9,18 +9,20 @@ from urllib.parse import quote
 
 import attrs
 
-from qwen_edit_async.contract import MODEL, QUEUE_PATH, QUEUE_REQUEST_PATH
+from qwen_edit_async.contract import CANCELED, MODEL, QUEUE_PATH, QUEUE_REQUEST_PATH
 from qwen_edit_async.errors import APIResponseError
 from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
 from qwen_edit_async.protocol.bodies import IMAGE, TEXT, cut, given_parameters, with_instruction
 from qwen_edit_async.protocol.replies import as_text, error_from_reply, first_text, has_error, load_object
 from qwen_edit_async.protocol.submissions import read_submission
-from qwen_edit_async.protocol.tasks import snapshot_of
+from qwen_edit_async.protocol.tasks import snapshot_of, status_of, status_word
 from qwen_edit_async.protocol.urls import path_below
 from qwen_edit_async.tasks import TaskFailure, TaskSnapshot, TaskStatus
 
 _ACCEPTED = 202
+
+_CANCELLED_WORDS = frozenset({CANCELED, "CANCELLED"})
 
 _PATH_NAMES = {"status": "status_url", "response": "response_url", "cancel": "cancel_url"}
 """The calls about a task, and the members of the reply to a submission that may hold their URLs."""
@@ -57,12 +59,14 @@ class QueueProtocol(WireProtocol):
         return self._call("PUT", task, "cancel")
 
     def read_submission(self, reply: Reply) -> TaskSnapshot:
-        """Read the task's id, and the paths of the calls about the task."""
+        """Read the task's id, and the paths of the calls about the task. Without a status, the task is queued."""
         snapshot = read_submission(reply)
+        status = snapshot.status if snapshot.status_word else TaskStatus.QUEUED
         # The key must go only to the API's own address, so URLs outside of the base URL are ignored.
         base_url = reply.url.removesuffix(self.submission_path)
         paths = {call: path_below(snapshot.raw.get(name), base_url) for call, name in _PATH_NAMES.items()}
-        return attrs.evolve(snapshot, paths={call: path for call, path in paths.items() if path is not None})
+        known = {call: path for call, path in paths.items() if path is not None}
+        return attrs.evolve(snapshot, status=status, paths=known)
 
     def read_status(self, reply: Reply, task: TaskSnapshot) -> TaskSnapshot:
         """Read the status or the response of a task. A completed task with an error has failed."""
@@ -85,6 +89,16 @@ class QueueProtocol(WireProtocol):
             metadata=snapshot.metadata or task.metadata,
             paths=task.paths,
         )
+
+    def read_cancellation(self, reply: Reply, task: TaskSnapshot) -> None:
+        """Accept a successful reply, unless it reports another error or a completed task."""
+        if not reply.ok:
+            raise error_from_reply(reply, task_id=task.task_id)
+        document = load_object(reply, task_id=task.task_id) if reply.body.strip() else {}
+        is_completed = status_of(status_word(document)) is TaskStatus.COMPLETED
+        is_refused = is_completed or document.get("error") or has_error({**document, "message": None})
+        if is_refused and not _is_cancelled(document):
+            raise error_from_reply(reply, task_id=task.task_id)
 
     def _call(self, method: str, task: TaskSnapshot, name: str) -> Call:
         start = QUEUE_REQUEST_PATH.format(model=quote(self.model, safe=""), request_id=quote(task.task_id, safe=""))
@@ -116,9 +130,14 @@ def _status_without_word(document: Mapping[str, Any], reply: Reply, task: TaskSn
     raise APIResponseError("the reply has no status and no outputs", body=reply.excerpt(), task_id=task.task_id)
 
 
+def _is_cancelled(document: Mapping[str, Any]) -> bool:
+    words = (status_word(document), first_text(document, ("error_type",)))
+    return any(word.upper() in _CANCELLED_WORDS for word in words if word)
+
+
 def _explained(document: Mapping[str, Any], failure: TaskFailure) -> TaskFailure:
     """Add the failure's kind and the provider's error, which the reply has beside ``error``."""
-    kind = first_text(document, ("error_type",)) or ""
+    kind = CANCELED if _is_cancelled(document) else first_text(document, ("error_type",)) or ""
     provider = as_text(document["provider_error"]) if document.get("provider_error") else ""
     return TaskFailure(
         code=failure.code or kind or None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote, urljoin
 
@@ -44,6 +46,14 @@ def absolute(text: str, asked_url: str) -> str:
         return str(resolve(text, URL(asked_url, encoded=True))) if is_relative else text
     except ValueError:  # the download reports the error
         return text
+
+
+def expiry_of(text: str) -> datetime | None:
+    """Return the time when a signed URL expires, if its query has ``Expires``, in seconds since 1970."""
+    with contextlib.suppress(ValueError, OverflowError, OSError):
+        if (seconds := to_url(text).query.get("Expires")) is not None:
+            return datetime.fromtimestamp(int(seconds), UTC)
+    return None
 
 
 def path_below(url: object, base_url: str) -> str | None:

@@ -41,7 +41,7 @@ class Cancellations:
     def ask(self, task: TaskSnapshot) -> None:
         """Start a request to cancel a task, if the dialect has such a request."""
         if (call := self._service.protocol.cancellation(task)) is not None:
-            asking = asyncio.get_running_loop().create_task(self._ask(task.task_id, call))
+            asking = asyncio.get_running_loop().create_task(self._ask(task, call))
             self._asking.add(asking)
             asking.add_done_callback(self._asking.discard)
 
@@ -57,19 +57,18 @@ class Cancellations:
             each.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
 
-    async def _ask(self, task_id: str, call: Call) -> None:
+    async def _ask(self, task: TaskSnapshot, call: Call) -> None:
+        task_id = task.task_id
         try:
             async with asyncio.timeout(_SECONDS), self._turns:
-                reply = await self._service.transport.send(call)
+                self._service.protocol.read_cancellation(await self._service.transport.send(call), task)
         except (QwenEditError, TimeoutError) as error:
-            refusal = str(error) or "no reply in time"
+            about(task_id).warning(
+                "the service did not confirm the cancellation of task %s, which may run on and be charged: %s",
+                task_id,
+                str(error) or "no reply in time",
+            )
         else:
-            if reply.ok:
-                self._counters.cancellations += 1
-                self._on_cancelled(task_id)
-                about(task_id).info("the service cancelled task %s", task_id)
-                return
-            refusal = f"HTTP {reply.status}"
-        about(task_id).warning(
-            "the service did not cancel task %s, which runs on and may be charged: %s", task_id, refusal
-        )
+            self._counters.cancellations += 1
+            self._on_cancelled(task_id)
+            about(task_id).info("the service cancelled task %s", task_id)

@@ -11,7 +11,7 @@ import attrs
 
 from qwen_edit_async.errors import EditWarning
 from qwen_edit_async.events import EditEvent
-from qwen_edit_async.log import log
+from qwen_edit_async.log import about
 from qwen_edit_async.models import EditKeywords
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.tasks import TaskSnapshot
@@ -52,7 +52,8 @@ def reporter(on_event: Callable[[EditEvent], object] | None) -> Callable[[EditEv
             if on_event is not None:
                 on_event(event)
         except Exception as error:  # noqa: BLE001  # a user's function may raise anything
-            log.warning("on_event raised %s for %s: %s", type(error).__name__, type(event).__name__, error)
+            kinds = type(error).__name__, type(event).__name__
+            about(event.task_id).warning("on_event raised %s for %s: %s", *kinds, error)
 
     return report
 

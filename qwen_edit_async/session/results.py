@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -24,6 +25,7 @@ from qwen_edit_async.errors import (
 from qwen_edit_async.files import safe_stem
 from qwen_edit_async.log import about
 from qwen_edit_async.models import EditRequest
+from qwen_edit_async.protocol.urls import expiry_of
 from qwen_edit_async.tasks import EditTimings, TaskFailure, TaskSnapshot, TaskStatus, Usage, shortfall
 
 if TYPE_CHECKING:
@@ -57,8 +59,9 @@ class ResultStore(Protocol):
 class OutputImage:
     """One result picture, downloaded on request. It is a PNG (contract, *Images*), unless the service deviates.
 
-    Its URL expires, usually after 24 hours. A new URL is then taken from the task's status. An output image can be
-    pickled and deep-copied, but the copy has no session: ``session.attach(task_id)`` gets the result again.
+    Its URL expires, usually after 24 hours. A new URL is then taken from the task's status, except with the protocol
+    ``dashscope``, which has no tasks. An output image can be pickled and deep-copied, but the copy has no session:
+    ``session.attach(task_id)`` gets the result again.
 
     Attributes:
         url: The URL of the picture. The download needs no key.
@@ -71,6 +74,11 @@ class OutputImage:
     index: int
     _store: ResultStore | None = attrs.field(repr=False, eq=False)  # `None` in a copy
     _previews: Previews | None = attrs.field(default=None, repr=False, eq=False)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """The time when the URL expires; ``None`` if the URL does not state it."""
+        return expiry_of(self.url)
 
     async def read(self) -> bytes:
         """Download the picture's file.

@@ -77,7 +77,7 @@ class Runtime:
             options.timeouts,
             self.counters,
             random=options.random,
-            renew=self._renew,
+            renew=self._renew if service.protocol.has_tasks else None,
             hosts=options.result_hosts,
             network=options.network,
         )

@@ -393,6 +393,11 @@ class EditSession:
         return self._base_url
 
     @property
+    def has_tasks(self) -> bool:
+        """Whether :meth:`attach` and :meth:`status` work. They don't with the protocol ``dashscope``."""
+        return self._service.protocol.has_tasks
+
+    @property
     def fit(self) -> bool:
         """Whether to turn, shrink and re-encode images that the service would refuse."""
         return self._options.fit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from decimal import Decimal
 
 import pytest
 
@@ -155,6 +156,9 @@ def test_a_refusal_names_the_option_or_says_to_wait():
     ("state", "error", "after"),
     [
         (State.SUBMITTED, EditFailedError("no"), State.FAILED),
+        (State.SUBMITTED, EditFailedError("no", error_type="CANCELED"), State.PLANNED),
+        (State.UNCERTAIN, EditFailedError("no", error_type="CANCELED"), State.PLANNED),
+        (State.COMPLETED, EditFailedError("no", error_type="CANCELED"), State.COMPLETED),
         (State.SUBMITTED, APIResponseError("no picture"), State.COMPLETED),
         (State.SUBMITTED, NotFoundError("gone"), State.UNCERTAIN),
         (State.SUBMITTED, DeadlineExceededError("late"), State.SUBMITTED),
@@ -171,10 +175,14 @@ def test_where_an_edit_stands_when_the_wait_for_it_fails(state, error, after):
     assert after in MOVES[state]
 
 
+@pytest.mark.parametrize(("cost", "after"), [(Decimal(0), State.PLANNED), (Decimal("0.01"), State.FAILED)])
+def test_a_cancelled_task_that_was_charged_is_not_replaced(cost, after):
+    assert state_after(State.SUBMITTED, EditFailedError("no", error_type="CANCELED"), cost) is after
+
+
 @pytest.mark.parametrize(
     ("origin", "target"),
     [
-        (State.SUBMITTED, State.PLANNED),
         (State.SUBMITTED, State.SUBMITTING),
         (State.COMPLETED, State.UNCERTAIN),
         (State.COMPLETED, State.SUBMITTING),

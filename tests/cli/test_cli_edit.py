@@ -61,6 +61,15 @@ def test_the_dialect_can_be_in_the_environment(photos, service, monkeypatch):
     assert {task.dialect for task in service.tasks.values()} == {"dashscope"}
 
 
+def test_a_result_that_is_lost_is_not_offered_where_there_are_no_tasks(photos, service, capsys):
+    service.inject(Fault.expired_url())
+    assert run_edit(photos, "--protocol", "dashscope") == 1
+    errors = capsys.readouterr().err
+    assert "this protocol can't give another" in errors
+    assert "1 task of this run may be charged. No pictures can be fetched later." in errors
+    assert "qwen-edit fetch" not in errors
+
+
 def test_the_model_is_an_option(photos, service, capsys):
     assert run_edit(photos, "--protocol", "dashscope", "--model", "another") != 0
     assert "model must be qwen-image-edit-plus" in capsys.readouterr().err

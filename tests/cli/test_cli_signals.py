@@ -9,12 +9,12 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from commands import QUICK, saved, start_command, wait_while_running
+from commands import API_KEY, QUICK, saved, start_command, wait_while_running
 from PIL import Image
 
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.cli.signals import cancel_on_termination
-from qwen_edit_async.emulator import Fault
+from qwen_edit_async.emulator import EditEmulator, Fault, FixedEngine
 
 STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -142,6 +142,34 @@ def test_an_edit_names_its_task_whichever_signal_ends_it(small, out, service, st
         _, errors = process.communicate()
     assert process.returncode == 130
     assert f"qwen-edit fetch {next(iter(service.tasks))}" in errors
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_an_interrupted_edit_is_cancelled_where_the_protocol_can(small, out, service, stop, default_signals):
+    service.inject(Fault.stuck_task())
+    with start_command("edit", str(small), "-i", "snow", "-o", str(out), "--protocol", "queue", *QUICK) as process:
+        wait_while_running(process, lambda: any(task.checks for task in service.tasks.values()))
+        process.send_signal(stop)
+        _, errors = process.communicate()
+    assert (process.returncode, service.statistics().tasks_cancelled) == (130, 1)
+    assert "cancelled at the service: 1 task\n" in errors
+    assert "qwen-edit fetch" not in errors
+
+
+def test_an_interrupted_run_cancels_tasks_that_have_not_begun(photos, out, monkeypatch):
+    with EditEmulator(api_key=API_KEY, duration=3600, slots=1, engine=FixedEngine()).in_thread() as service:
+        monkeypatch.setenv("QWEN_EDIT_BASE_URL", service.url)
+        monkeypatch.setenv("QWEN_EDIT_API_KEY", API_KEY)
+        arguments = ["batch", str(photos), "-i", "snow", "-o", str(out), "--protocol", "queue", *QUICK]
+        with start_command(*arguments) as process:
+            # After the second check of each task, the process knows the reply to the first.
+            wait_while_running(process, lambda: [task.checks > 1 for task in service.tasks.values()] == [True] * 3)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate()
+        assert [task.status for task in service.tasks.values()] == ["running", "failed", "failed"]
+    assert process.returncode == 130
+    assert "cancelled at the service: 2 tasks\n" in errors
+    assert "\n  3 still in flight\n" in errors
 
 
 def test_a_run_under_nohup_outlives_its_terminal(small, out, service, default_signals):

@@ -158,6 +158,8 @@ def test_there_are_no_status_checks() -> None:
         DASHSCOPE.status_check(TASK)
     with pytest.raises(APIResponseError, match="the dialect has no status checks"):
         DASHSCOPE.read_status(reply({}), TASK)
+    with pytest.raises(APIResponseError, match="the dialect has no cancellation"):
+        DASHSCOPE.read_cancellation(reply({}), TASK)
     assert (DASHSCOPE.result_call(TASK), DASHSCOPE.cancellation(TASK), DASHSCOPE.alternative()) == (None, None, None)
 
 

@@ -88,8 +88,7 @@ def test_a_status_that_came_with_the_pictures_takes_no_second_call() -> None:
 def test_a_submission_is_answered_with_the_id(word: str | None) -> None:
     document = {"request_id": "task-1", "queue_position": 0} | ({} if word is None else {"status": word})
     snapshot = QUEUE.read_submission(reply(document))
-    expected = TaskStatus.UNKNOWN if word is None else TaskStatus.QUEUED
-    assert (snapshot.task_id, snapshot.status, snapshot.raw) == ("task-1", expected, document)
+    assert (snapshot.task_id, snapshot.status, snapshot.raw) == ("task-1", TaskStatus.QUEUED, document)
 
 
 def test_the_urls_of_the_service_are_used_as_they_are() -> None:
@@ -235,6 +234,55 @@ def test_an_error_of_a_check_is_that_error_and_names_the_task(status: int, kind:
     with pytest.raises(kind) as caught:
         asked({"error": {"code": "SOME_ERROR", "message": "no"}, "request_id": "r"}, status)
     assert (caught.value.task_id, caught.value.code) == ("task-1", "SOME_ERROR")
+
+
+@pytest.mark.parametrize("word", ["CANCELED", "Cancelled"])
+def test_a_status_word_tells_that_a_request_was_canceled(word: str) -> None:
+    failure = asked({"status": word}).failure
+    assert failure == failed("CANCELED", "", "CANCELED")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"request_id": "task-1", "status": "CANCELED"},
+        {"status": "CANCELLATION_REQUESTED"},
+        {"status": "COMPLETED", "error": "canceled by the caller", "error_type": "CANCELED"},
+        {"error": "canceled", "error_type": "canceled"},
+        {"message": "the request was canceled"},
+        {},
+    ],
+    ids=repr,
+)
+def test_a_cancellation_is_accepted(document: object) -> None:
+    QUEUE.read_cancellation(reply(document, 202), TASK)
+
+
+def test_a_cancellation_may_be_accepted_without_a_word() -> None:
+    QUEUE.read_cancellation(Reply(status=204, body=b""), TASK)
+
+
+@pytest.mark.parametrize(
+    ("status", "document", "said"),
+    [
+        (409, {"detail": "the request is completed"}, "the request is completed"),
+        (200, {"error": {"code": "INTERNAL", "message": "not now"}}, "not now"),
+        (200, {"error": {"code": 200, "message": "not now"}}, "not now"),
+        (200, {"status": "ERROR", "error": "not now"}, "not now"),
+        (200, {"code": 409, "message": "too late"}, "too late"),
+        (200, {"status": "COMPLETED"}, "no reason"),
+    ],
+    ids=repr,
+)
+def test_a_cancellation_is_refused(status: int, document: object, said: str) -> None:
+    with pytest.raises(APIStatusError, match=said) as caught:
+        QUEUE.read_cancellation(reply(document, status), TASK)
+    assert caught.value.task_id == "task-1"
+
+
+def test_a_reply_to_a_cancellation_that_can_not_be_read_confirms_nothing() -> None:
+    with pytest.raises(APIResponseError):
+        QUEUE.read_cancellation(Reply(status=200, body=b"<html>"), TASK)
 
 
 def test_nothing_else_is_tried() -> None:

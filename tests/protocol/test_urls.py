@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from yarl import URL
 
-from qwen_edit_async.protocol.urls import absolute, resolve
+from qwen_edit_async.protocol.urls import absolute, expiry_of, resolve
 
 BASE = URL("https://api.example/v1/task/t1?x=1", encoded=True)
 
@@ -50,3 +52,22 @@ def test_the_escapes_of_the_base_stay(folder):
 def test_half_a_character_is_not_a_url():
     with pytest.raises(ValueError, match="surrogates"):
         resolve("/\ud800", BASE)
+
+
+@pytest.mark.parametrize(
+    ("query", "expiry"),
+    [
+        ("?Expires=1700000000&Signature=a", datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)),
+        ("?expires=1700000000", None),
+        ("?Expires=soon", None),
+        ("?Expires=99999999999999999", None),
+        ("?Expires=9" + "9" * 99, None),
+        ("", None),
+    ],
+)
+def test_a_signed_url_states_when_it_expires(query, expiry):
+    assert expiry_of(f"https://r.example/a.png{query}") == expiry
+
+
+def test_text_that_is_not_a_url_states_no_expiry():
+    assert expiry_of("http://[bad/?Expires=1") is None

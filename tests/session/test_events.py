@@ -179,6 +179,7 @@ async def test_an_error_of_the_function_is_logged_and_changes_nothing(caplog):
         assert (await session.edit(IMAGE, "snow")).task_id
     messages = [record.getMessage() for record in caplog.records]
     assert messages == [f"on_event raised LookupError for {kind}: mine" for kind in ("EditSubmitted", "EditEnded")]
+    assert [record.task_id for record in caplog.records] == ["task-1"] * 2
 
 
 async def test_events_have_the_context_variables_of_whoever_submitted():
@@ -242,6 +243,13 @@ async def test_records_about_a_task_have_its_id(caplog):
         await asyncio.sleep(1.9)
         edit.cancel()
         await asyncio.wait([edit])
-    about = {record.msg: getattr(record, "task_id", None) for record in caplog.records}
+    about = {record.msg: record.task_id for record in caplog.records}
     assert set(about.values()) == {"task-1"}
     assert len(about) == 3
+
+
+async def test_records_about_no_task_have_the_attribute_too(caplog):
+    """So that a format may name it for all records."""
+    async with MemorySession(MemoryService(on_submission=in_order(lost())), resubmit_uncertain=True) as session:
+        await session.edit(IMAGE, "snow")
+    assert [record.task_id for record in caplog.records] == [None]

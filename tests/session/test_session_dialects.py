@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import attrs
@@ -19,6 +20,7 @@ from qwen_edit_async import (
     AuthenticationError,
     BadRequestError,
     ConfigurationError,
+    DownloadError,
     EditCancelledError,
     EditFailedError,
     EditSession,
@@ -33,6 +35,8 @@ from qwen_edit_async.session import cancellations
 pytestmark = pytest.mark.anyio
 
 PHOTO = encode(Image.new("RGB", (400, 400), "#7f9cf5"))
+
+NO_OTHER = "and this protocol can't give another"
 
 DIALECTS = ("generation", "queue", "dashscope")
 
@@ -161,6 +165,30 @@ async def test_model_studio_has_no_tasks_to_attach_to():
         with pytest.raises(ConfigurationError, match="'dashscope' has no status checks"):
             await session.status(result.task_id)
         assert len(emulator.requests) == 1
+
+
+async def test_a_result_of_model_studio_that_expired_is_not_said_to_be_had_again():
+    async with session_in("dashscope", Fault.expired_url()) as (emulator, session):
+        [image] = (await session.edit(PHOTO, "snow")).images
+        assert image.expires_at - datetime.now(UTC) == pytest.approx(timedelta(days=1), abs=timedelta(minutes=1))
+        with pytest.raises(DownloadError, match="its host answered 403") as caught:
+            await image.read()
+        assert caught.value.hint == f"its URL is valid until {image.expires_at:%Y-%m-%d %H:%M} UTC, {NO_OTHER}"
+        [elsewhere] = session.pictures("t", [f"{emulator.results_url}/x.png"])
+        with pytest.raises(DownloadError) as caught:
+            await elsewhere.read()
+        assert caught.value.hint == f"its URL is valid for a limited time, {NO_OTHER}"
+        assert (session.has_tasks, elsewhere.expires_at, len(emulator.tasks)) == (False, None, 1)
+
+
+async def test_a_result_of_model_studio_that_nobody_fetched_is_not_said_to_be_had_again(caplog):
+    async with session_in("dashscope", Fault.slow(delay=0.2).on("submit")) as (emulator, session):
+        edit = asyncio.create_task(session.edit(PHOTO, "snow"))
+        await until(lambda: emulator.statistics().submits)
+        edit.cancel()
+        await asyncio.wait([edit])
+    [task_id] = emulator.tasks
+    assert f"created task {task_id}: this protocol can't get its result again" in caplog.text
 
 
 @pytest.mark.parametrize("protocol", ["generation", "queue"])
@@ -325,10 +353,11 @@ async def test_a_task_that_was_attached_is_not_cancelled_at_the_service():
 @pytest.mark.parametrize(
     ("fault", "settings", "told"),
     [
-        (Fault.status(500), {}, "HTTP 500"),
-        (Fault.status(404, shape="detail"), {}, "HTTP 404"),
+        (Fault.status(500), {}, "an injected fault (HTTP 500"),
+        (Fault.status(200, code=409), {}, "an injected fault (HTTP 200"),
+        (Fault.status(404, shape="detail"), {}, "an injected fault (HTTP 404"),
         (Fault.drop_request(), {}, "no reply"),
-        (Fault.status(503).nth(99), {"cancellable": False}, "HTTP 405"),
+        (Fault.status(503).nth(99), {"cancellable": False}, "this model can't be cancelled (HTTP 405"),
     ],
 )
 async def test_a_task_that_the_service_does_not_cancel_runs_on_and_this_is_logged(caplog, fault, settings, told):
@@ -336,7 +365,7 @@ async def test_a_task_that_the_service_does_not_cancel_runs_on_and_this_is_logge
         task = await session.submit(PHOTO, "snow")
         task.cancel()
     assert (session.statistics().cancellations, session.unfinished) == (0, (task.id,))
-    assert f"the service did not cancel task {task.id}, which runs on and may be charged: {told}" in caplog.text
+    assert f"the cancellation of task {task.id}, which may run on and be charged: {told}" in caplog.text
 
 
 async def test_a_service_that_does_not_answer_a_cancellation_does_not_hold_up_the_end(monkeypatch):

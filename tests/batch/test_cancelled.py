@@ -1,0 +1,111 @@
+"""A run that is cancelled: tasks that have not begun are cancelled at the service, and the next run repeats them."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+
+import aiohttp
+import pytest
+from bulk_runs import PHOTO, columns, pictures, service, states, until
+
+from qwen_edit_async import EditBatch, EditHub, EditRequest
+from qwen_edit_async.emulator import Fault
+
+pytestmark = pytest.mark.anyio
+
+REQUESTS = [EditRequest(PHOTO, f"snow {number}", key=f"edit{number}") for number in range(3)]
+LONG = 3600.0
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def account(leap):
+    """Return a function that starts a service with one slot. The first three tasks end only when the clock leaps."""
+
+    def start(*faults, protocol="queue"):
+        durations = [LONG] * 3
+        return service(*faults, protocol=protocol, slots=1, duration=lambda _: durations.pop() if durations else 0.0)
+
+    return start
+
+
+def at_work(emulator, session):
+    """Return whether one task is in progress, two are in the service's queue, and the session knows it."""
+    return emulator.statistics().tasks_created == 3 and session.statistics().checks >= 6
+
+
+async def interrupt(emulator, session, batch):
+    run = asyncio.create_task(batch.run(session))
+    await until(lambda: at_work(emulator, session))
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+
+
+def count(emulator):
+    counts = emulator.statistics()
+    return counts.tasks_created, counts.tasks_cancelled, counts.tasks_completed
+
+
+async def test_tasks_that_have_not_begun_are_cancelled_and_made_again(out, account, leap):
+    async with account() as (emulator, session):
+        await interrupt(emulator, session, EditBatch(REQUESTS, out, max_tasks=3))
+        await until(lambda: session.statistics().cancellations == 2)
+        assert count(emulator) == (3, 2, 0)
+        assert set(states(out).values()) == {"submitted"}  # until the service says what became of them
+        leap(LONG)
+        report = await EditBatch(REQUESTS, out, max_tasks=3).run(session)
+        assert (report.saved, report.failed, report.tasks, len(pictures(out))) == (3, 0, 3, 3)
+        assert count(emulator) == (5, 2, 3)
+        assert emulator.statistics().charges == 3 * Decimal("0.0357")
+        rows = columns(out, "former_task_ids", "attempts")
+        assert sorted(rows, key=str)[2] == (None, 1)
+        assert {former for former, _ in rows} - {None} <= set(emulator.tasks)
+
+
+async def test_tasks_that_complete_in_spite_of_a_cancellation_are_not_made_again(out, account, leap):
+    agrees = Fault.status(200, code=0, message="", shape="object").on("cancel")
+    async with account(agrees) as (emulator, session):
+        await interrupt(emulator, session, EditBatch(REQUESTS, out))
+        for _ in REQUESTS:
+            leap(LONG)
+        report = await EditBatch(REQUESTS, out).run(session)
+        assert (report.saved, count(emulator)) == (3, (3, 0, 3))
+
+
+async def test_where_nothing_can_be_cancelled_all_tasks_are_resumed(out, account, leap):
+    async with account(protocol="generation") as (emulator, session):
+        await interrupt(emulator, session, EditBatch(REQUESTS, out))
+        for _ in REQUESTS:
+            leap(LONG)
+        report = await EditBatch(REQUESTS, out).run(session)
+        assert (report.saved, count(emulator)) == (3, (3, 0, 3))
+
+
+async def test_an_edit_whose_task_somebody_else_cancels_is_planned_again(out, account):
+    async with account() as (emulator, session):
+        run = asyncio.create_task(EditBatch(REQUESTS[:1], out, stop_after_failures=1).run(session))
+        await until(lambda: emulator.tasks)
+        url = f"{emulator.url}/model/v1/queue/qwen_image_edit_plus/requests/{next(iter(emulator.tasks))}/cancel"
+        async with aiohttp.request("PUT", url, headers={"Authorization": f"Bearer {emulator.api_key}"}) as reply:
+            assert reply.ok
+        report = await run
+        assert (report.planned, report.failed, report.tasks, report.stopped) == (1, 0, 0, "")
+
+
+async def test_a_hub_that_closes_cancels_what_has_not_begun(out, account, leap):
+    async with account() as (emulator, session):
+        async with EditHub(out, session) as hub:
+            waits = [asyncio.create_task(hub.edit(request)) for request in REQUESTS]
+            await until(lambda: at_work(emulator, session))
+        assert {outcome.status for outcome in await asyncio.gather(*waits)} == {"submitted"}
+        await until(lambda: session.statistics().cancellations == 2)
+        leap(LONG)
+        async with EditHub(out, session) as hub:
+            outcomes = await asyncio.gather(*map(hub.edit, REQUESTS))
+        assert ([outcome.status for outcome in outcomes], count(emulator)) == (["saved"] * 3, (5, 2, 3))
