@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import os
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Self
@@ -15,7 +16,7 @@ import attrs
 
 from qwen_edit_async.batch.budget import to_money
 from qwen_edit_async.batch.content import identify, located
-from qwen_edit_async.batch.decide import Consent, Entry, decide
+from qwen_edit_async.batch.decide import Consent, Entry, State, decide
 from qwen_edit_async.batch.identity import image_locator
 from qwen_edit_async.batch.intake import CONCLUDING_SECONDS, take, unfinished
 from qwen_edit_async.batch.journal.database import Store
@@ -25,6 +26,7 @@ from qwen_edit_async.batch.row import Row
 from qwen_edit_async.batch.run import Run, RunOptions, open_run
 from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.errors import InvalidEditError, JournalError, SessionClosedError
+from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, RequestInput, request_from_fields
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.session.shield import wait_shielded
@@ -59,6 +61,9 @@ class EditHub:
         deadline: Seconds for each edit, from getting a slot to its end; the session's by default.
         service: The name of the service that has the tasks; the session's address by default. Give a name if the
             address is a different one each time.
+        save: Whether the hub saves the pictures. Otherwise an edit ends as ``completed``. Its caller downloads
+            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. The folders of
+            ``outcome.files`` are then without meaning.
 
     Raises:
         ConfigurationError: If an option is wrong.
@@ -74,6 +79,7 @@ class EditHub:
         resubmit_uncertain: bool = False,
         deadline: float | None = None,
         service: str = "",
+        save: bool = True,
     ) -> None:
         self._here = os.getcwd()
         self._targets = Targets(Path(self._here, os.path.expanduser(out_dir)), overwrite=False)
@@ -84,11 +90,13 @@ class EditHub:
             max_cost=to_money(max_cost, "max_cost"),
             max_tasks=max_tasks,
             deadline=deadline,
+            saves=save,
         )
         self._run: Run | None = None
         self._opened = contextlib.AsyncExitStack()
         self._is_open = False
         self._asked: dict[tuple[str, str], asyncio.Task[BatchOutcome]] = {}
+        self._unsaved: set[str] = set()
 
     @property
     def folder(self) -> Path:
@@ -105,7 +113,7 @@ class EditHub:
 
     @property
     def report(self) -> BatchReport | None:
-        """The report on all edits of the folder; ``None`` until the hub is closed."""
+        """The last report on all edits of the folder; ``None`` before :meth:`write_report` or the hub's end."""
         return self._run.report if self._run is not None else None
 
     async def __aenter__(self) -> Self:
@@ -124,6 +132,8 @@ class EditHub:
             opening.push_async_callback(lambda: wait_shielded(_close(run)))
             await run.begin()
             async for entry in unfinished(run):
+                if entry.state is State.COMPLETED:
+                    self._unsaved.add(entry.name)
                 run.start(_resume(run, entry))
             self._opened = opening.pop_all()
         self._is_open = True
@@ -170,6 +180,41 @@ class EditHub:
         await asyncio.wait([row])
         return _outcome_of(request, "planned", _CLOSED) if row.cancelled() else row.result()
 
+    async def record(self, name: str, files: Sequence[tuple[str, int]] = (), error: str | None = None) -> None:
+        """Record that a caller saved the pictures of an edit, or could not; for a hub with ``save=False``.
+
+        After three completed edits in a row that could not be saved, the hub submits nothing until one is saved.
+
+        Args:
+            name: The edit's ``outcome.name``.
+            files: The names and sizes in bytes of the pictures' files.
+            error: The reason why the pictures could not be saved.
+
+        Raises:
+            JournalError: If the journal fails.
+            SessionClosedError: If the hub is not open.
+        """
+        run = self._require_open()
+        if error is not None:
+            if run.budget.unsaved(error, earlier=name in self._unsaved):
+                log.warning("%s; nothing more is submitted until one is saved", run.budget.held)
+        else:
+            run.budget.saved()
+            run.progress.saved += 1
+            run.progress.pictures += len(files)
+        run.notify()
+        await run.journal.do(Store.save_elsewhere, name, files, error)
+
+    async def write_report(self) -> BatchReport:
+        """Write ``report.json``, and return the report on all edits of the folder so far.
+
+        Raises:
+            JournalError: If the journal fails.
+            SessionClosedError: If the hub is not open.
+        """
+        run = self._require_open()
+        return await run.write_reports(run.budget.stopped, preview_seconds=0)
+
     async def wait_failed(self) -> None:
         """Wait until the journal fails, and raise its error, for a program that does nothing but serve the hub.
 
@@ -199,7 +244,8 @@ class EditHub:
             if refused is not None:
                 return _outcome_of(request, "failed", str(refused))
         outcome = await run.journal.do(Store.outcome, identity) or _outcome_of(request, "planned")
-        return outcome if outcome.ok else attrs.evolve(outcome, error=outcome.error or run.budget.stopped or None)
+        done = outcome.ok or (bool(outcome.urls) and not run.options.saves)
+        return outcome if done else attrs.evolve(outcome, error=outcome.error or run.budget.stopped or None)
 
 
 async def _resume(run: Run, entry: Entry) -> None:

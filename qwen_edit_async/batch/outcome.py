@@ -27,6 +27,8 @@ class BatchOutcome:
         images: The paths or URLs of the images; ``None`` for an image in memory.
         parameters: The parameters that were given, by name.
         files: The files of its pictures, once they are saved.
+        name: The start of the names of its files, which no other edit has.
+        urls: The URLs of its pictures, once it is completed; an empty string for a picture without a URL.
         cost: Its cost in the account's currency, if the service stated one.
         task_id: The service's id for the task, if it has one.
         error: The error, if it failed.
@@ -45,6 +47,8 @@ class BatchOutcome:
     images: tuple[str | None, ...] = ()
     parameters: Mapping[str, Any] = attrs.field(factory=dict)
     files: tuple[Path, ...] = ()
+    name: str = ""
+    urls: tuple[str, ...] = attrs.field(default=(), repr=False)
     cost: Decimal | None = None
     task_id: str | None = None
     error: str | None = None
@@ -68,7 +72,8 @@ class BatchOutcome:
         parameters = {field.name: self.parameters.get(field.name) for field in attrs.fields(EditParameters)}
         row = attrs.asdict(self, recurse=False) | parameters
         del row["parameters"]
-        lists = {"images": list(self.images), "files": [str(path) for path in self.files], "notes": list(self.notes)}
+        lists = {name: list(row[name]) for name in ("images", "urls", "notes")}
+        lists["files"] = [str(path) for path in self.files]
         return row | lists | {"ok": self.ok}
 
 

@@ -73,7 +73,7 @@ class Row:
             await self._record(State.FAILED, problem, request)
             return
         if action is Action.VERIFY:
-            if await run.files.call(are_whole, run.folder, entry.files):
+            if not run.options.saves or await run.files.call(are_whole, run.folder, entry.files):
                 self._count_saved(len(entry.files))
                 run.progress.found += 1
                 return
@@ -242,6 +242,8 @@ class Row:
 
     async def _save(self, images: Sequence[OutputImage]) -> None:
         run, name, asked = self._run, self._entry.name, self._entry.pictures
+        if not run.options.saves:
+            return  # the caller of the hub saves them
         if len(images) > asked:  # the names of the extra ones may belong to other edits
             about(images[0].task_id).warning(
                 "a task made %d pictures instead of %d: the extra ones are not saved", len(images), asked

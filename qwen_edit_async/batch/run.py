@@ -57,6 +57,7 @@ class RunOptions:
     stop_after_failures: int | None = None
     deadline: float | None = None
     gallery_limit: int = 0
+    saves: bool = True
 
     def __attrs_post_init__(self) -> None:
         check_not_negative(self.gallery_limit, "gallery_limit")

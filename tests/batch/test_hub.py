@@ -316,3 +316,42 @@ async def test_a_hub_in_a_task_that_is_cancelled_ends_in_order(job, request_of):
         outcome = await calls[0]
     assert (outcome.status, outcome.task_id) == ("submitted", next(iter(emulator.tasks)))
     assert attrs.asdict(outcome)["error"] == "the hub was closed"
+
+
+async def test_a_hub_that_does_not_save_answers_with_urls_and_records_what_its_callers_say(job, request_of):
+    async with service() as (emulator, session):
+        async with EditHub(job, session, save=False) as hub:
+            outcome = await hub.edit(request_of(n=2))
+            assert (outcome.status, outcome.name, outcome.files, outcome.error) == ("completed", "a", (), None)
+            assert (len(outcome.urls), outcome.cost) == (2, Decimal("0.0714"))
+            assert await hub.edit(request_of(n=2)) == outcome
+            assert (await hub.write_report()).unsaved == 1
+        async with EditHub(job, session, save=False) as hub:
+            assert await hub.edit(request_of(n=2)) == outcome
+            for _ in range(2):  # a caller that is repeated
+                await hub.record("a", [("a-0.png", 10), ("a-1.png", 20)])
+            saved = await hub.edit(request_of(n=2))
+            assert (saved.status, saved.urls) == ("saved", outcome.urls)
+            assert [path.name for path in saved.files] == ["a-0.png", "a-1.png"]
+            report = await hub.write_report()
+            assert (report.saved, report.pictures, report.ok) == (1, 2, True)
+        assert created(emulator) == 1
+    assert pictures(job) == set()
+    assert json.loads((job / "report.json").read_text(encoding="utf-8"))["saved"] == 1
+
+
+async def test_a_hub_submits_nothing_more_if_its_callers_can_save_nothing(job, request_of):
+    async with service() as (emulator, session):
+        async with EditHub(job, session, save=False) as hub:
+            for key in "abc":
+                assert (await hub.edit(request_of(key))).urls
+                await hub.record(key, error="the disk is full")
+            refused = await hub.edit(request_of("d"))
+            assert refused.status == "planned"
+            assert "the pictures of 3 completed edits in a row could not be saved: the disk is full" in refused.error
+            assert (await hub.edit(request_of("a"))).error == "the disk is full"
+        async with EditHub(job, session, save=False) as hub:  # pictures of an earlier hub that are lost do not stop it
+            for key in "abc":
+                await hub.record(key, error="lost")
+            assert (await hub.edit(request_of("d"))).urls
+        assert created(emulator) == 4

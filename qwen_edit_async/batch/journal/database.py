@@ -253,6 +253,17 @@ class Store:
         files = [(path.name, _size(path)) for path in paths]
         self.move(number, State.SAVED, files=files, reason=None, problem=None)
 
+    def save_elsewhere(self, name: str, files: Sequence[tuple[str, int]], problem: str | None) -> None:
+        """Record the names and sizes of the pictures that a caller saved, or why it could not save them.
+
+        An edit that is not waiting for its pictures to be saved stays as it is.
+        """
+        for entry in self._select("folded_name = ? AND state = 'completed'", folded(name)):
+            if problem is None:
+                self.move(entry.number, State.SAVED, files=files, reason=None, problem=None)
+            else:
+                self.move(entry.number, State.COMPLETED, reason=problem, problem=problem)
+
     def recover(self) -> int:
         """Mark edits as uncertain if an earlier run ended while submitting them. Return their number."""
         return self._connection.execute(

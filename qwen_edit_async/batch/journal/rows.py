@@ -55,8 +55,8 @@ _converter.register_unstructure_hook(State, lambda state: state.value)
 _converter.register_unstructure_hook(Decimal, str)
 
 OUTCOME_COLUMNS: Final = (
-    "number, key, state AS status, request, task_id, cost, files, problem AS error, attempts, queued, running, lag, "
-    "checks, pictures"
+    "number, key, name, state AS status, request, task_id, cost, files, urls, problem AS error, attempts, queued, "
+    "running, lag, checks, pictures"
 )
 
 
@@ -78,7 +78,8 @@ def to_outcome(row: sqlite3.Row, journal: Path) -> BatchOutcome:
 
     def structure() -> BatchOutcome:
         files = tuple(journal.parent / name for name, _ in json.loads(row["files"] or "[]"))
-        outcome = _converter.structure(json.loads(row["request"]) | dict(row) | {"files": ()}, BatchOutcome)
+        lists = {"files": (), "urls": json.loads(row["urls"] or "[]")}
+        outcome = _converter.structure(json.loads(row["request"]) | dict(row) | lists, BatchOutcome)
         return attrs.evolve(outcome, files=files, notes=shortfall(len(files), row["pictures"]) if files else ())
 
     return _intact(structure, f"the journal {journal}")
