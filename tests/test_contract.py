@@ -13,6 +13,7 @@ DOCUMENTED = {
     "STATUS_PATH": "/model/v1/generation/task/{task_id}",
     "QUEUE_PATH": "/model/v1/queue/{model}",
     "QUEUE_REQUEST_PATH": "/model/v1/queue/{model}/requests/{request_id}",
+    "CANCELED": "CANCELED",
     "DASHSCOPE_BASE_URL": "https://dashscope-intl.aliyuncs.com",
     "DASHSCOPE_PATH": "/api/v1/services/aigc/multimodal-generation/generation",
     "DASHSCOPE_MODEL": "qwen-image-edit-plus",
