@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 from emulator_calls import encode
+from jitter import NoJitter
 from PIL import Image
 
 from qwen_edit_async import (
@@ -33,6 +34,7 @@ async def service(*faults: Fault, duration: float = 0.0, max_in_flight: int = 8,
             polling=FixedInterval(0.01),
             max_in_flight=max_in_flight,
             max_retries=0,
+            random=NoJitter(),
         ) as session,
     ):
         yield emulator, session
