@@ -1,4 +1,8 @@
-"""The state of an open session, and the host task that runs its background work."""
+"""The state of an open session, and the host task that runs its background work.
+
+No task group or cancel scope of the caller stays open, so a session can be opened, used and closed in different
+notebook cells.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The session that users open to edit images.
-
-Background work (poller, submissions, ``edit_many``) runs in a host task that the session starts. No task group or
-cancel scope of the caller stays open, so a session can be opened, used and closed in different notebook cells.
-"""
+"""The session that users open to edit images."""
 
 from __future__ import annotations
 
@@ -14,8 +10,6 @@ from random import Random
 from ssl import SSLContext
 from typing import Self, Unpack, overload
 
-import attrs
-
 from qwen_edit_async.events import EditEvent
 from qwen_edit_async.http import options as http
 from qwen_edit_async.http.api import AiohttpTransport, Transport
@@ -23,14 +17,7 @@ from qwen_edit_async.http.network import Network, resolve_proxy, resolve_ssl
 from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.images.kinds import ImageInput
-from qwen_edit_async.models import (
-    EditKeywords,
-    EditOptions,
-    EditParameters,
-    EditRequest,
-    RequestInput,
-    request_from_arguments,
-)
+from qwen_edit_async.models import EditKeywords, EditParameters, EditRequest, RequestInput, request_from_arguments
 from qwen_edit_async.protocol.base import check_task_id
 from qwen_edit_async.protocol.dialects import Envelope, ProtocolName, choose_dialect
 from qwen_edit_async.scheduling.learned import Learned
@@ -224,9 +211,9 @@ class EditSession:
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """
-        options: EditOptions = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
-        options |= {"prompt_extend": prompt_extend, "watermark": watermark}
-        task = await self._submit(request_from_arguments(images, instruction, parameters, key, options), deadline)
+        options: EditKeywords = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
+        options |= {"prompt_extend": prompt_extend, "watermark": watermark, "parameters": parameters, "key": key}
+        task = await self._submit(request_from_arguments(images, instruction, options), deadline)
         try:
             return await task
         except asyncio.CancelledError as cancelled:
@@ -264,10 +251,9 @@ class EditSession:
         Arguments and errors are those of :meth:`edit`, up to the acceptance. The ``observer`` is called before and
         after each attempt.
         """
-        options: EditOptions = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
-        options |= {"prompt_extend": prompt_extend, "watermark": watermark}
-        request = request_from_arguments(images, instruction, parameters, key, options)
-        return await self._submit(request, deadline, observer)
+        options: EditKeywords = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
+        options |= {"prompt_extend": prompt_extend, "watermark": watermark, "parameters": parameters, "key": key}
+        return await self._submit(request_from_arguments(images, instruction, options), deadline, observer)
 
     async def estimate(
         self,
@@ -288,10 +274,8 @@ class EditSession:
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """
-        parameters, key = options.pop("parameters", None), options.pop("key", None)
-        limits = self._limits_with(options.pop("deadline", None))
-        request = request_from_arguments(images, instruction, parameters, key, options)
-        return await self._life.require_open().estimate(request, limits)
+        limits = self._limits.changed(options.pop("deadline", None))
+        return await self._life.require_open().estimate(request_from_arguments(images, instruction, options), limits)
 
     def attach(self, task_id: str, *, deadline: float | None = None) -> EditTask:
         """Watch a task that was submitted elsewhere or earlier: ``result = await session.attach(task_id)``.
@@ -307,7 +291,7 @@ class EditSession:
             SessionClosedError: If the session is not open.
         """
         poller = self._life.require_open().poller
-        return poller.get(check_task_id(task_id)) or poller.attach(task_id, self._limits_with(deadline).deadline)
+        return poller.get(check_task_id(task_id)) or poller.attach(task_id, self._limits.changed(deadline).deadline)
 
     def pictures(self, task_id: str, urls: Iterable[str]) -> tuple[OutputImage, ...]:
         """Return the result pictures of a task whose result URLs are known. Expired URLs are renewed when needed.
@@ -358,7 +342,7 @@ class EditSession:
             SessionClosedError: If the session is not open.
         """
         submitter, window = self._life.require_open().submitter, self._options.max_in_flight
-        limits, call_site = self._limits_with(deadline), CallSite.of_caller()
+        limits, call_site = self._limits.changed(deadline), CallSite.of_caller()
         return EditStream(lambda: EditPipeline(requests, submitter, limits, call_site, window=window, ordered=ordered))
 
     def with_options(self, *, deadline: float | None = None, max_retries: int | None = None) -> Self:
@@ -375,7 +359,7 @@ class EditSession:
             ConfigurationError: If an option is wrong.
         """
         session = copy.copy(self)
-        session._limits = self._limits_with(deadline, max_retries)  # noqa: SLF001  # of this class
+        session._limits = self._limits.changed(deadline, max_retries)  # noqa: SLF001  # of this class
         return session
 
     @property
@@ -425,8 +409,4 @@ class EditSession:
         self, request: EditRequest, deadline: float | None, observer: SubmissionObserver | None = None
     ) -> EditTask:
         submitter = self._life.require_open().submitter
-        return await submitter.submit(request, self._limits_with(deadline), observer)
-
-    def _limits_with(self, deadline: float | None, max_retries: int | None = None) -> Limits:
-        limits = self._limits if deadline is None else attrs.evolve(self._limits, deadline=deadline)
-        return limits if max_retries is None else attrs.evolve(limits, max_retries=max_retries)
+        return await submitter.submit(request, self._limits.changed(deadline), observer)
