@@ -275,7 +275,8 @@ class EditSession:
             SessionClosedError: If the session is not open.
         """
         limits = self._limits.changed(options.pop("deadline", None))
-        return await self._life.require_open().estimate(request_from_arguments(images, instruction, options), limits)
+        request = request_from_arguments(images, instruction, options)
+        return await self._life.require_open().estimate(request, limits)
 
     def attach(self, task_id: str, *, deadline: float | None = None) -> EditTask:
         """Watch a task that was submitted elsewhere or earlier: ``result = await session.attach(task_id)``.
