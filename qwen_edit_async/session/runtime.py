@@ -73,7 +73,7 @@ class Runtime:
         self._service, self._options = service, options
         self._closing = False
         self._task: asyncio.Task[None] | None = None
-        report = reporter(options.on_event)
+        report = reporter(options.on_event) if options.on_event is not None else None
         self._offloader = Offloader(_THREADS)
         self._downloader = Downloader(
             self._offloader,
