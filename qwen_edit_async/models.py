@@ -211,11 +211,9 @@ class EditKeywords(EditOptions, total=False):
 def request_from_arguments(
     images: ImageInput | Sequence[ImageInput] | EditRequest,
     instruction: str | None,
-    parameters: EditParameters | None,
-    key: str | None,
-    options: EditOptions,
+    options: EditKeywords,
 ) -> EditRequest:
-    """Make a request from the arguments of a call.
+    """Make a request from the arguments of a call, except its ``deadline``.
 
     An option overrides the same field of ``parameters``, unless the option is ``None``.
 
@@ -224,11 +222,12 @@ def request_from_arguments(
     """
     given = {name: value for name, value in options.items() if value is not None}
     if isinstance(images, EditRequest):
-        if instruction is not None or parameters is not None or key is not None or given:
+        if instruction is not None or given:
             raise InvalidEditError("an EditRequest is complete: leave out instruction, key and parameters")
         return images
+    parameters, key = given.pop("parameters", None), given.pop("key", None)
     # EditRequest refuses an empty instruction.
-    return EditRequest(images, instruction or "", _merge(parameters, given), key=key)
+    return EditRequest(images, instruction or "", _merge(parameters, given), key=cast("str | None", key))
 
 
 def request_from_fields(fields: object) -> EditRequest:

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 from emulator_calls import encode
+from jitter import NoJitter
 from PIL import Image
 
 from qwen_edit_async import (
@@ -37,6 +38,7 @@ async def service(
             polling=FixedInterval(0.01),
             max_in_flight=max_in_flight,
             max_retries=0,
+            random=NoJitter(),
         ) as session,
     ):
         yield emulator, session

@@ -16,7 +16,6 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from commands import API_KEY
 from hypothesis import HealthCheck, settings
-from jitter import NoJitter
 from leftovers import open_files, running_tasks
 from PIL import Image
 
@@ -95,12 +94,6 @@ async def _nothing_left_on_the_loop() -> AsyncIterator[None]:
     gc.collect()
     left = running_tasks() - tasks, open_files() - files
     assert left == (set(), set())
-
-
-@pytest.fixture
-def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retry failures at once, for tests on the real clock."""
-    monkeypatch.setattr("qwen_edit_async.session.session.Random", NoJitter)
 
 
 @pytest.fixture

@@ -18,7 +18,13 @@ from PIL import Image
 
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.kinds import BinaryReader
-from qwen_edit_async.models import EditOptions, EditParameters, EditRequest, request_from_arguments, request_from_fields
+from qwen_edit_async.models import (
+    EditKeywords,
+    EditParameters,
+    EditRequest,
+    request_from_arguments,
+    request_from_fields,
+)
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus, Usage
 
 PNG_BYTES = b"\x89PNG\r\n\x1a\n"
@@ -286,53 +292,51 @@ WHOLE = EditRequest("a.png", "make it snow", EditParameters(n=2), key="k")
 
 
 def test_a_whole_request_is_taken_as_it_is() -> None:
-    assert request_from_arguments(WHOLE, None, None, None, {}) is WHOLE
+    assert request_from_arguments(WHOLE, None, {}) is WHOLE
 
 
 @pytest.mark.parametrize(
-    ("instruction", "parameters", "key", "options"),
+    ("instruction", "options"),
     [
-        ("make it snow", None, None, {}),
-        ("", None, None, {}),
-        (None, EditParameters(), None, {}),
-        (None, None, "k", {}),
-        (None, None, None, {"n": 1}),
+        ("make it snow", {}),
+        ("", {}),
+        (None, {"parameters": EditParameters()}),
+        (None, {"key": "k"}),
+        (None, {"n": 1}),
     ],
 )
-def test_nothing_may_stand_beside_a_whole_request(
-    instruction: str | None, parameters: EditParameters | None, key: str | None, options: EditOptions
-) -> None:
+def test_nothing_may_stand_beside_a_whole_request(instruction: str | None, options: EditKeywords) -> None:
     with pytest.raises(InvalidEditError, match="leave out instruction"):
-        request_from_arguments(WHOLE, instruction, parameters, key, options)
+        request_from_arguments(WHOLE, instruction, options)
 
 
 def test_arguments_make_a_request() -> None:
-    request = request_from_arguments(["a.png", "b.png"], "make it snow", None, "k", {"n": 3, "size": "512x1024"})
+    request = request_from_arguments(["a.png", "b.png"], "make it snow", {"key": "k", "n": 3, "size": "512x1024"})
     parameters = EditParameters(n=3, size=(512, 1024))
     assert request == EditRequest(["a.png", "b.png"], "make it snow", parameters, key="k")
 
 
 def test_options_are_laid_over_the_parameters() -> None:
     parameters = EditParameters(n=3, seed=7, watermark=True)
-    request = request_from_arguments("a.png", "snow", parameters, None, {"seed": 8, "watermark": None})
+    request = request_from_arguments("a.png", "snow", {"parameters": parameters, "seed": 8, "watermark": None})
     assert request.parameters == EditParameters(n=3, seed=8, watermark=True)
 
 
 @pytest.mark.parametrize("instruction", [None, ""])
 def test_a_missing_instruction_is_refused_as_an_empty_one(instruction: str | None) -> None:
     with pytest.raises(InvalidEditError, match="the instruction is missing or empty"):
-        request_from_arguments("a.png", instruction, None, None, {})
+        request_from_arguments("a.png", instruction, {})
 
 
 def test_an_option_outside_of_the_contract_is_refused() -> None:
     with pytest.raises(InvalidEditError, match=r"^n is 7"):
-        request_from_arguments("a.png", "snow", None, None, {"n": 7})
+        request_from_arguments("a.png", "snow", {"n": 7})
 
 
 @pytest.mark.parametrize("parameters", ["n=2", 0, [("n", 2)]], ids=repr)
 def test_parameters_of_another_type_make_no_request(parameters: Any) -> None:
     with pytest.raises(InvalidEditError, match=f"parameters is '{type(parameters).__name__}'"):
-        request_from_arguments("a.png", "snow", parameters, None, {"n": 2})
+        request_from_arguments("a.png", "snow", {"parameters": parameters, "n": 2})
     with pytest.raises(InvalidEditError, match=f"parameters is '{type(parameters).__name__}'"):
         request_from_fields({"images": "a.png", "instruction": "snow", "parameters": parameters})
 

@@ -35,7 +35,25 @@ server closes it during a submission, a task may exist. A status check can be re
 
 
 class Transport(Protocol):
-    """The HTTP client of a session. Tests can pass an implementation without sockets."""
+    """The HTTP client of a session. Tests can pass an implementation without sockets.
+
+    It needs the members that this one uses::
+
+        class Completes:
+            async def open(self) -> None: ...
+
+            async def aclose(self) -> None: ...
+
+            async def write(self, chunk: bytes | bytearray | memoryview) -> None: ...
+
+            async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
+                if body is None:  # a status check
+                    url = "https://results.example/1.png"
+                    output = [{"content": [{"type": "image", "url": url}]}]
+                    return Reply(status=200, body=json.dumps({"status": "completed", "output": output}).encode())
+                await body.write(self)  # a submission: calls `write` with each chunk
+                return Reply(status=200, body=b'{"id": "task-1", "status": "in_progress"}')
+    """
 
     async def open(self) -> None:
         """Prepare to send, on the session's event loop."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import Payload
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 
 from qwen_edit_async.errors import APIConnectionError, APITimeoutError, QwenEditError
@@ -26,8 +25,18 @@ _NEVER_STALLS_BYTES: Final = 32 * 1024
 """The connection's buffer takes a body shorter than this at once."""
 
 
+class ChunkWriter(Protocol):
+    """A connection, or anything else that takes chunks."""
+
+    async def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Take a chunk."""
+        ...
+
+
 class JSONBody(Payload):
     """A JSON text with gaps for images, and the images that fill the gaps.
+
+    A transport without aiohttp needs only :meth:`write`.
 
     Args:
         parts: The JSON text, cut where the images belong. There is one part more than there are images.
@@ -94,7 +103,7 @@ class JSONBody(Payload):
         pieces = (piece if isinstance(piece, bytes) else piece[0].chunk(piece[1]) for piece in self._pieces())
         return b"".join(pieces).decode(encoding, errors)
 
-    async def write(self, writer: AbstractStreamWriter) -> None:
+    async def write(self, writer: ChunkWriter) -> None:
         """Send the whole body, from the start.
 
         Raises:
@@ -115,7 +124,7 @@ class JSONBody(Payload):
         if self.on_sent is not None:
             self.on_sent()
 
-    async def _write_short(self, writer: AbstractStreamWriter, text: bytes) -> None:
+    async def _write_short(self, writer: ChunkWriter, text: bytes) -> None:
         """Send a short body in one piece. Yield to the event loop only if the connection may have been closed."""
         if _has_news(writer):
             await _notice_close(writer)
@@ -123,7 +132,7 @@ class JSONBody(Payload):
         self.sent_whole = True
         await writer.write(text)
 
-    async def _write_pieces(self, writer: AbstractStreamWriter) -> None:
+    async def _write_pieces(self, writer: ChunkWriter) -> None:
         remaining = self._body_size
         pending = bytearray()
         for piece in self._pieces():
@@ -140,7 +149,7 @@ class JSONBody(Payload):
                 await self._hand_over(writer, large, last=not remaining)
                 large = b""  # free the memory before the next chunk is made
 
-    async def _hand_over(self, writer: AbstractStreamWriter, chunk: bytes | bytearray, *, last: bool) -> None:
+    async def _hand_over(self, writer: ChunkWriter, chunk: bytes | bytearray, *, last: bool) -> None:
         if last:
             await _notice_close(writer)
         self._check_wanted()
@@ -152,7 +161,7 @@ class JSONBody(Payload):
         if self._withdrawn:
             raise APIConnectionError("the submission was given up before it was sent whole")
 
-    async def _write_in_time(self, writer: AbstractStreamWriter, content: memoryview) -> None:
+    async def _write_in_time(self, writer: ChunkWriter, content: memoryview) -> None:
         limit = asyncio.timeout(self._stall_timeout)
         try:
             async with limit:
@@ -180,7 +189,7 @@ class JSONBody(Payload):
         return image.chunk(index)
 
 
-def _has_news(writer: AbstractStreamWriter) -> bool:
+def _has_news(writer: ChunkWriter) -> bool:
     """Return whether the connection may have something to read, such as its end."""
     if not isinstance(writer, StreamWriter):
         return False
@@ -195,7 +204,7 @@ def _has_news(writer: AbstractStreamWriter) -> bool:
     return bool(poll.poll(0))
 
 
-async def _notice_close(writer: AbstractStreamWriter) -> None:
+async def _notice_close(writer: ChunkWriter) -> None:
     """Raise an error if the service has closed the connection. While the body is incomplete, no task can exist."""
     for _ in range(2):  # two passes: the first notices the close, the second lets its callback run
         await asyncio.sleep(0)

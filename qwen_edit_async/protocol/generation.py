@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 from urllib.parse import quote
 
@@ -88,7 +87,7 @@ class GenerationProtocol(WireProtocol):
             raise error
         document = load_object(reply)
         data = document.get("data")
-        data = data if isinstance(data, Mapping) else {}
+        data = data if isinstance(data, dict) else {}
         if (cost := cost_of(data.get("cost"))) is not None:
             return Estimate(cost=cost, currency=first_text(data, ("currency",)) or "", raw=document)
         if reason := first_text(data, ("reason",)):

@@ -213,7 +213,7 @@ def first_text(document: Mapping[str, Any], names: Iterable[str]) -> str | None:
     """Return the first named member that holds text or an integer, as text."""
     for name in names:
         value = document.get(name)
-        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+        if type(value) in {str, int} and value != "":
             return str(value)
     return None
 
@@ -230,7 +230,7 @@ def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None
     """Return the code and the message of an error report. Both are ``None`` if the object is not an error report."""
     members = [document.get(name) for name in _REPORT_NAMES]
     # Some services always send these members, even without an error.
-    reports = [each for each in members if isinstance(each, Mapping) and any(each.values())]
+    reports = [each for each in members if isinstance(each, dict) and any(each.values())]
     report, *outer = (*reports, document)
     error = document.get("error")
     if not reports and isinstance(error, str) and error:

@@ -93,8 +93,10 @@ def _named_task(document: Mapping[str, Any], http_status: int) -> str | None:
 
 def _error_report(members: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the members of all objects in which a reply may report an error, and of the objects nested in these."""
-    reports = [each for name in _REPORT_NAMES if isinstance(each := members.get(name), Mapping)]
-    nested = [inner for each in reports for inner in each.values() if isinstance(inner, Mapping)]
+    reports = [each for name in _REPORT_NAMES if isinstance(each := members.get(name), dict)]
+    if not reports:  # the most frequent case
+        return {}
+    nested = [inner for each in reports for inner in each.values() if isinstance(inner, dict)]
     return dict(ChainMap(*map(dict, reports + nested)))
 
 

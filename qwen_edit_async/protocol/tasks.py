@@ -131,7 +131,7 @@ def task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, An
             inner = inner[0]
         if name == "data" and isinstance(inner, str) and _BARE_URL.fullmatch(inner.strip()) is None:
             inner = {REQUEST_ID_NAME: inner}
-        if isinstance(inner, Mapping):
+        if isinstance(inner, dict):
             inner = task_members(inner, depth - 1)
             is_picture = has_id and any(picture in inner for picture in _PICTURE_NAMES)
             if first_text(inner, TASK_ID_NAMES if is_picture else id_names) or (lacks_word and word_of(inner)):
@@ -211,9 +211,9 @@ def _to_progress(value: Any) -> float | None:
 def _failure_in(document: Mapping[str, Any]) -> TaskFailure | None:
     """Return the failure in the member ``error``, if there is one."""
     error = document.get("error")
-    if not error or (isinstance(error, str | Mapping) and not has_error({"error": error})):
+    if not error or (isinstance(error, str | dict) and not has_error({"error": error})):
         return None
-    if isinstance(error, Mapping):
+    if isinstance(error, dict):
         return TaskFailure(code=error_code_of(error, document), message=first_text(error, MESSAGE_NAMES) or "")
     return TaskFailure(code=error_code_of(document) or None, message=as_text(error))
 

@@ -44,13 +44,12 @@ class SubmissionObserver(Protocol):
         ...
 
 
-def reporter(on_event: Callable[[EditEvent], object] | None) -> Callable[[EditEvent], None]:
-    """Return a function that passes events to ``on_event`` and logs its errors. It ignores events if there is none."""
+def reporter(on_event: Callable[[EditEvent], object]) -> Callable[[EditEvent], None]:
+    """Return a function that passes events to ``on_event`` and logs its errors."""
 
     def report(event: EditEvent) -> None:
         try:
-            if on_event is not None:
-                on_event(event)
+            on_event(event)
         except Exception as error:  # noqa: BLE001  # a user's function may raise anything
             kinds = type(error).__name__, type(event).__name__
             about(event.task_id).warning("on_event raised %s for %s: %s", *kinds, error)

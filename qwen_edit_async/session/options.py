@@ -35,6 +35,13 @@ class Limits:
         check_positive(self.deadline, "deadline")
         check_not_negative(self.max_retries, "max_retries")
 
+    def changed(self, deadline: float | None, max_retries: int | None = None) -> Limits:
+        """Return these limits, with the given values in place of their own."""
+        return Limits(
+            deadline=self.deadline if deadline is None else deadline,
+            max_retries=self.max_retries if max_retries is None else max_retries,
+        )
+
 
 @attrs.frozen(kw_only=True)
 class Options:

@@ -51,7 +51,7 @@ class Poller:
         counters: The session's counts.
         store: Downloads result pictures.
         random: The source of jitter between failing checks.
-        report: Called with each event of a task.
+        report: Called with each event of a task, if anything wants them.
         poll_rate: The most checks per second; ``None`` for no limit.
 
     Attributes:
@@ -70,7 +70,7 @@ class Poller:
         *,
         store: ResultStore,
         random: Random,
-        report: Callable[[EditEvent], None],
+        report: Callable[[EditEvent], None] | None,
         poll_rate: float | None = None,
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
@@ -256,8 +256,9 @@ class Poller:
 
     def _tell(self, task: EditTask, kind: type[EditEvent], **facts: Any) -> None:
         """Report an event, with the context variables of the task's submitter."""
-        # A copy, because the context in which a check runs can't be entered again.
-        task.context.copy().run(self._report, kind(request=task.request, task_id=task.task_id, **facts))
+        if self._report is not None:
+            # A copy, because the context in which a check runs can't be entered again.
+            task.context.copy().run(self._report, kind(request=task.request, task_id=task.task_id, **facts))
 
     def _cancel_at_service(self, task: EditTask) -> None:
         if task.owned:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -219,6 +219,20 @@ class EditResult:
         )
 
 
+def pictures_of(
+    task_id: str, urls: Iterable[str], store: ResultStore, previews: Previews | None = None
+) -> tuple[OutputImage, ...]:
+    """Return the result pictures of a task. An empty text stands for a picture without a URL."""
+    places = enumerate(urls)
+    return tuple(
+        [
+            OutputImage(url=url, task_id=task_id, index=index, store=store, previews=previews)
+            for index, url in places
+            if url
+        ]
+    )
+
+
 def conclude(
     task: EditTask, snapshot: TaskSnapshot, timings: EditTimings, store: ResultStore
 ) -> EditResult | QwenEditError:
@@ -240,19 +254,14 @@ def conclude(
             task_id=snapshot.task_id,
         )
     previews = Previews(task.request.images if task.request is not None else ())
-    named = [(index, url) for index, url in enumerate(snapshot.urls) if url]
+    images = pictures_of(task.id, snapshot.urls, store, previews)
     return EditResult(
         task_id=snapshot.task_id,
-        images=tuple(
-            [
-                OutputImage(url=url, task_id=snapshot.task_id, index=index, store=store, previews=previews)
-                for index, url in named[:MAX_N]  # a reply with many pictures must not fill the disk
-            ]
-        ),
+        images=images[:MAX_N],  # a reply with many pictures must not fill the disk
         usage=snapshot.usage,
         metadata=snapshot.metadata,
         timings=timings,
-        notes=(*task.notes, *_odd_count(task, len(named))),
+        notes=(*task.notes, *_odd_count(task, len(images))),
         request=task.request,
         raw=snapshot.raw,
         previews=previews,

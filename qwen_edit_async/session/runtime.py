@@ -1,4 +1,8 @@
-"""The state of an open session, and the host task that runs its background work."""
+"""The state of an open session, and the host task that runs its background work.
+
+No task group or cancel scope of the caller stays open, so a session can be opened, used and closed in different
+notebook cells.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +73,7 @@ class Runtime:
         self._service, self._options = service, options
         self._closing = False
         self._task: asyncio.Task[None] | None = None
-        report = reporter(options.on_event)
+        report = reporter(options.on_event) if options.on_event is not None else None
         self._offloader = Offloader(_THREADS)
         self._downloader = Downloader(
             self._offloader,
@@ -100,7 +104,6 @@ class Runtime:
             counters=self.counters,
             report=report,
         )
-        self._active_calls = self.poller.active_calls
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Replace the session with ``None`` in a result that is pickled or deep-copied."""
@@ -145,7 +148,7 @@ class Runtime:
 
     async def _ask(self, call: Callable[[], Awaitable[T]], max_retries: int) -> T:
         """Make a call that changes nothing. Retry after temporary failures."""
-        with self._active_calls:
+        with self.poller.active_calls:
             attempt = 0
             while True:
                 sent_at = await self.gate.wait_turn()
@@ -169,9 +172,9 @@ class Runtime:
         """
         self._closing = True
         try:
-            while not cancel and self._active_calls.count and self.crash is None:
-                self._active_calls.none_left.clear()
-                await self._active_calls.none_left.wait()
+            while not cancel and self.poller.active_calls.count and self.crash is None:
+                self.poller.active_calls.none_left.clear()
+                await self.poller.active_calls.none_left.wait()
         finally:
             if cancel:
                 self.poller.cancel_all()
@@ -188,19 +191,19 @@ class Runtime:
     async def read(self, url: str, task_id: str, index: int) -> bytes:
         """Download a result picture."""
         self.require_running()
-        with self._active_calls:
+        with self.poller.active_calls:
             return await self._downloader.read(url, task_id, index)
 
     async def save(self, url: str, task_id: str, index: int, path: Path) -> Path:
         """Download a result picture to a file, and return the file's path. A missing folder is created."""
         self.require_running()
-        with self._active_calls:
+        with self.poller.active_calls:
             return await self._downloader.save(url, task_id, index, path)
 
     async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function off the event loop."""
         self.require_running()
-        with self._active_calls:
+        with self.poller.active_calls:
             return await self._offloader.run(function, *arguments)
 
     def require_running(self) -> None:
@@ -303,7 +306,7 @@ class Runtime:
         closed = SessionClosedError("the session has crashed: create another")
         closed.__cause__ = error
         self._end(closed, lambda _: error if isinstance(error, Exception) else closed)
-        self._active_calls.none_left.set()
+        self.poller.active_calls.none_left.set()
 
     def _may_pass(self, error: QwenEditError, sent_at: float) -> bool:
         """Count a failed call of :meth:`_ask`. Return whether the failure may be temporary."""

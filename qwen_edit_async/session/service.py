@@ -56,8 +56,10 @@ class Service:
 
     async def submit(self, protocol: WireProtocol, call: Call, body: JSONBody, *, deadline: float) -> TaskSnapshot:
         """Submit an edit, in one attempt. Wait for a reply that holds the result until shortly after the deadline."""
+        if not call.holds_result:
+            return protocol.read_submission(await self.transport.send(call, body))
         try:
-            async with asyncio.timeout_at(deadline + _LATE_SECONDS if call.holds_result else None) as limit:
+            async with asyncio.timeout_at(deadline + _LATE_SECONDS) as limit:
                 return protocol.read_submission(await self.transport.send(call, body))
         except TimeoutError:
             if not limit.expired():

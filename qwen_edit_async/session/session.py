@@ -1,8 +1,4 @@
-"""The session that users open to edit images.
-
-Background work (poller, submissions, ``edit_many``) runs in a host task that the session starts. No task group or
-cancel scope of the caller stays open, so a session can be opened, used and closed in different notebook cells.
-"""
+"""The session that users open to edit images."""
 
 from __future__ import annotations
 
@@ -14,23 +10,13 @@ from random import Random
 from ssl import SSLContext
 from typing import Self, Unpack, overload
 
-import attrs
-
 from qwen_edit_async.events import EditEvent
 from qwen_edit_async.http import options as http
 from qwen_edit_async.http.api import AiohttpTransport, Transport
 from qwen_edit_async.http.network import Network, resolve_proxy, resolve_ssl
 from qwen_edit_async.http.options import Timeouts
-from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.images.kinds import ImageInput
-from qwen_edit_async.models import (
-    EditKeywords,
-    EditOptions,
-    EditParameters,
-    EditRequest,
-    RequestInput,
-    request_from_arguments,
-)
+from qwen_edit_async.models import EditKeywords, EditParameters, EditRequest, RequestInput, request_from_arguments
 from qwen_edit_async.protocol.base import check_task_id
 from qwen_edit_async.protocol.dialects import Envelope, ProtocolName, choose_dialect
 from qwen_edit_async.scheduling.learned import Learned
@@ -39,7 +25,7 @@ from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.session.life import Life
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver, SubmitKeywords
 from qwen_edit_async.session.options import Limits, Options
-from qwen_edit_async.session.results import EditResult, OutputImage
+from qwen_edit_async.session.results import EditResult, OutputImage, pictures_of
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.stream import EditPipeline, EditStream
 from qwen_edit_async.session.task import EditTask
@@ -93,9 +79,6 @@ class EditSession:
         ConfigurationError: If an option or the key is missing or wrong.
     """
 
-    _life = Life()  # on the class, because `__repr__` also runs if `__init__` fails
-    _base_url = ""
-
     def __init__(
         self,
         api_key: str | None = None,
@@ -124,17 +107,16 @@ class EditSession:
         transport: Transport | None = None,
         random: Random | None = None,
     ) -> None:
-        self._life = Life()
+        self._life, self._base_url = Life(), ""  # first, because `__repr__` also runs if `__init__` fails
         try:
             dialect, alternative = choose_dialect(protocol, envelope, model, os.environ.get(http.PROTOCOL_VARIABLE))
-            key: Secret = http.resolve_api_key(api_key, dialect, os.environ)
+            key = http.resolve_api_key(api_key, dialect, os.environ)
             network = Network(ssl=resolve_ssl(ssl), proxy=resolve_proxy(proxy), trust_env=trust_env)
         finally:
             del api_key, proxy  # some tools show the local variables of a traceback
         self._limits = Limits(deadline=deadline, max_retries=max_retries)
-        self._base_url = http.resolve_base_url(
-            base_url, os.environ.get(http.BASE_URL_VARIABLE), dialect, allow_insecure=allow_insecure
-        )
+        named_url = os.environ.get(http.BASE_URL_VARIABLE)
+        self._base_url = http.resolve_base_url(base_url, named_url, dialect, allow_insecure=allow_insecure)
         self._options = Options(
             max_in_flight=max_in_flight,
             submit_rate=submit_rate,
@@ -224,9 +206,10 @@ class EditSession:
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """
-        options: EditOptions = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
-        options |= {"prompt_extend": prompt_extend, "watermark": watermark}
-        task = await self._submit(request_from_arguments(images, instruction, parameters, key, options), deadline)
+        options: EditKeywords = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
+        options |= {"prompt_extend": prompt_extend, "watermark": watermark, "parameters": parameters, "key": key}
+        request = request_from_arguments(images, instruction, options)
+        task = await self._life.require_open().submitter.submit(request, self._limits.changed(deadline))
         try:
             return await task
         except asyncio.CancelledError as cancelled:
@@ -261,13 +244,12 @@ class EditSession:
     ) -> EditTask:
         """Wait for a slot, submit an edit, and return its task as soon as the service has accepted it.
 
-        Arguments and errors are those of :meth:`edit`, up to the acceptance. The ``observer`` is called before and
-        after each attempt.
+        Arguments and errors are those of :meth:`edit`, up to the acceptance. ``observer`` is called for each attempt.
         """
-        options: EditOptions = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
-        options |= {"prompt_extend": prompt_extend, "watermark": watermark}
-        request = request_from_arguments(images, instruction, parameters, key, options)
-        return await self._submit(request, deadline, observer)
+        options: EditKeywords = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
+        options |= {"prompt_extend": prompt_extend, "watermark": watermark, "parameters": parameters, "key": key}
+        request = request_from_arguments(images, instruction, options)
+        return await self._life.require_open().submitter.submit(request, self._limits.changed(deadline), observer)
 
     async def estimate(
         self,
@@ -288,9 +270,8 @@ class EditSession:
             APIConnectionError: If the service could not be reached.
             SessionClosedError: If the session is not open.
         """
-        parameters, key = options.pop("parameters", None), options.pop("key", None)
-        limits = self._limits_with(options.pop("deadline", None))
-        request = request_from_arguments(images, instruction, parameters, key, options)
+        limits = self._limits.changed(options.pop("deadline", None))
+        request = request_from_arguments(images, instruction, options)
         return await self._life.require_open().estimate(request, limits)
 
     def attach(self, task_id: str, *, deadline: float | None = None) -> EditTask:
@@ -307,7 +288,7 @@ class EditSession:
             SessionClosedError: If the session is not open.
         """
         poller = self._life.require_open().poller
-        return poller.get(check_task_id(task_id)) or poller.attach(task_id, self._limits_with(deadline).deadline)
+        return poller.get(check_task_id(task_id)) or poller.attach(task_id, self._limits.changed(deadline).deadline)
 
     def pictures(self, task_id: str, urls: Iterable[str]) -> tuple[OutputImage, ...]:
         """Return the result pictures of a task whose result URLs are known. Expired URLs are renewed when needed.
@@ -320,9 +301,7 @@ class EditSession:
             InvalidEditError: If ``task_id`` can't be the id of a task.
             SessionClosedError: If the session is not open.
         """
-        store, places = self._life.require_open(), enumerate(urls)
-        check_task_id(task_id)
-        return tuple(OutputImage(url=url, task_id=task_id, index=index, store=store) for index, url in places if url)
+        return pictures_of(check_task_id(task_id), urls, self._life.require_open())
 
     async def status(self, task_id: str) -> TaskSnapshot:
         """Check the status of a task now. The session's ``poll_rate`` does not limit such checks.
@@ -358,7 +337,7 @@ class EditSession:
             SessionClosedError: If the session is not open.
         """
         submitter, window = self._life.require_open().submitter, self._options.max_in_flight
-        limits, call_site = self._limits_with(deadline), CallSite.of_caller()
+        limits, call_site = self._limits.changed(deadline), CallSite.of_caller()
         return EditStream(lambda: EditPipeline(requests, submitter, limits, call_site, window=window, ordered=ordered))
 
     def with_options(self, *, deadline: float | None = None, max_retries: int | None = None) -> Self:
@@ -375,7 +354,7 @@ class EditSession:
             ConfigurationError: If an option is wrong.
         """
         session = copy.copy(self)
-        session._limits = self._limits_with(deadline, max_retries)  # noqa: SLF001  # of this class
+        session._limits = self._limits.changed(deadline, max_retries)  # noqa: SLF001  # of this class
         return session
 
     @property
@@ -415,9 +394,8 @@ class EditSession:
     def unfinished(self) -> tuple[str, ...]:
         """The ids of tasks that are watched or were given up, even after the session is closed.
 
-        A task is given up if it is cancelled or reaches its deadline. Closing the session or leaving the loop of
-        ``edit_many`` gives up tasks that nobody awaits. ``attach`` gets their results. Only the log has ids older
-        than the newest 10,000.
+        A task is given up if it is cancelled or reaches its deadline. Closing the session or leaving ``edit_many``
+        gives up tasks that nobody awaits. ``attach`` gets their results. Only the newest 10,000 ids are kept.
         """
         return self._life.runtime.poller.unfinished if self._life.runtime is not None else ()
 
@@ -425,13 +403,3 @@ class EditSession:
         counts = self.statistics()
         state = f"open, {counts.in_flight} in flight, {counts.waiting} waiting" if self._life.runtime else "not open"
         return f"<EditSession {self._base_url} {'closed' if self._life.closed else state}>"
-
-    async def _submit(
-        self, request: EditRequest, deadline: float | None, observer: SubmissionObserver | None = None
-    ) -> EditTask:
-        submitter = self._life.require_open().submitter
-        return await submitter.submit(request, self._limits_with(deadline), observer)
-
-    def _limits_with(self, deadline: float | None, max_retries: int | None = None) -> Limits:
-        limits = self._limits if deadline is None else attrs.evolve(self._limits, deadline=deadline)
-        return limits if max_retries is None else attrs.evolve(limits, max_retries=max_retries)

@@ -124,7 +124,8 @@ class Submission:
         return EditTimings(queued=slot_at - self._called_at, submitting=now - slot_at)
 
     def _tell(self, kind: type[EditEvent], **facts: Any) -> None:
-        self._submitter.report(kind(request=self._request, **facts))
+        if self._submitter.report is not None:
+            self._submitter.report(kind(request=self._request, **facts))
 
     def _stop_unless_sent(self) -> None:
         """Free the slot, and stop the submission unless it has been sent whole."""

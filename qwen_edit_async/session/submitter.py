@@ -35,7 +35,7 @@ class Submitter:
         poller: Watches the accepted tasks.
         offloader: Reads and encodes images.
         counters: The session's counts.
-        report: Called with each event of an edit.
+        report: Called with each event of an edit, if anything wants them.
     """
 
     service: Service
@@ -44,7 +44,7 @@ class Submitter:
     poller: Poller
     offloader: Offloader
     counters: SessionStatistics
-    report: Callable[[EditEvent], None]
+    report: Callable[[EditEvent], None] | None
     _tasks: dict[asyncio.Task[None], Submission | None] = attrs.field(factory=dict, init=False)
 
     async def submit(

@@ -11,7 +11,7 @@ from bulk_runs import PHOTO, pictures, service, states
 
 from qwen_edit_async import EditBatch, EditRequest
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture

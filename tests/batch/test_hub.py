@@ -24,7 +24,7 @@ from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.emulator import Fault
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import attrs
 import pytest
 from bulk_runs import until
 from emulator_calls import encode
+from jitter import NoJitter
 from PIL import Image
 
 from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, FixedInterval, JournalError
@@ -31,7 +32,7 @@ from qwen_edit_async.display.thumbnails import make_thumbnail
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.notebook import show_batch
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
+pytestmark = pytest.mark.anyio
 
 PHOTO = encode(Image.new("RGB", (400, 400), "#7f9cf5"))
 JPEG = encode(Image.new("RGB", (400, 400), "#7f9cf5"), "JPEG")
@@ -62,7 +63,12 @@ async def service(*faults: Fault, duration: float = 0.0):
     async with (
         EditEmulator(duration=duration, engine=FixedEngine(), faults=FaultPlan(faults)) as emulator,
         EditSession(
-            emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.01), max_in_flight=1, max_retries=0
+            emulator.api_key,
+            base_url=emulator.url,
+            polling=FixedInterval(0.01),
+            max_in_flight=1,
+            max_retries=0,
+            random=NoJitter(),
         ) as session,
     ):
         yield session

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from bulk_runs import LOSES_SIGHT, PHOTO, OddPath, columns, pictures, service, states, until
 from emulator_calls import encode
+from jitter import NoJitter
 from memory_transport import IMAGE, KEY, MemoryService, MemorySession, completed, in_order, says, status
 from PIL import Image
 
@@ -43,10 +44,7 @@ from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.downloads import Downloader
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.usefixtures("no_backoff"),
-]
+pytestmark = pytest.mark.anyio
 
 OTHER_PHOTO = encode(Image.new("RGB", (400, 400), "#000000"))
 
@@ -406,7 +404,7 @@ async def test_only_the_next_run_repeats_an_uncertain_submission(requests, out, 
     faults = FaultPlan([Fault.status(500).on("submit").times(2)])
     async with (
         EditEmulator(duration=0.0, engine=FixedEngine(), faults=faults) as emulator,
-        EditSession(emulator.api_key, base_url=emulator.url, resubmit_uncertain=True) as session,
+        EditSession(emulator.api_key, base_url=emulator.url, resubmit_uncertain=True, random=NoJitter()) as session,
     ):
         for tasks, repeats in ((1, 0), (2, consent), (3, 2 * consent)):
             report = await EditBatch(requests(1), out, max_tasks=tasks, resubmit_uncertain=consent).run(session)

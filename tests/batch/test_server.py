@@ -16,7 +16,7 @@ from qwen_edit_async import ConfigurationError, EditHub
 from qwen_edit_async.batch.server import address_of, serve
 from qwen_edit_async.emulator import Fault
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
+pytestmark = pytest.mark.anyio
 
 TOKEN = "a-token-of-the-workers"
 

@@ -36,7 +36,7 @@ from qwen_edit_async.batch.journal.lock import RunLock
 from qwen_edit_async.batch.sources import read_source
 from qwen_edit_async.emulator import Fault
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_backoff")]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture

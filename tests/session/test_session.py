@@ -7,10 +7,12 @@ import copy
 import functools
 import gc
 import inspect
+import json
 import math
 import os
 import pickle
 import re
+import textwrap
 import threading
 from itertools import pairwise
 
@@ -37,6 +39,7 @@ from qwen_edit_async import (
     SubmitUncertainError,
 )
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine
+from qwen_edit_async.http.api import Transport
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.protocol.base import Call, Reply
 from qwen_edit_async.scheduling.retry import CallFailure
@@ -842,3 +845,12 @@ async def test_an_id_in_an_incomplete_reply_is_known_after_the_session_is_closed
     edit.cancel()
     await session.aclose()
     assert (session.unfinished, session.statistics().uncertain) == (("task-1",), 0)
+
+
+async def test_a_transport_of_one_s_own_works_as_its_docstring_shows():
+    example = textwrap.dedent(inspect.getdoc(Transport).partition("::")[2])
+    names = {"Call": Call, "JSONBody": JSONBody, "Reply": Reply, "json": json}
+    exec(example, names)
+    async with EditSession(KEY, transport=names["Completes"]()) as session:
+        result = await session.edit(IMAGE, "make it snow")
+    assert (result.task_id, result.images[0].url) == ("task-1", "https://results.example/1.png")
