@@ -665,7 +665,7 @@ def test_whatever_an_edit_is_said_to_cost_it_can_be_shown_added_up_and_kept_to(c
     budget = Budget(max_cost=limit)
     for _ in range(3):
         budget.adopt(2)
-        budget.charged(2, usage.cost, made=2)
+        budget.completed(2, usage.cost, made=2)
         budget.admit(2)
     assert len(result._repr_html_()) < 2_000
     assert 0 <= budget.spent < Decimal("1e13")
