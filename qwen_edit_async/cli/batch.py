@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
-from cyclopts import Parameter
 
 from qwen_edit_async.cli.command import EMBEDDED_SERVICE, Command
 from qwen_edit_async.cli.display import ProgressBar, Screen, put
-from qwen_edit_async.cli.messages import ExitCode, exit_code, shell_text
+from qwen_edit_async.cli.messages import ExitCode, exit_code
 from qwen_edit_async.cli.options import (
+    BatchOptions,
     ConnectionOptions,
-    Flag,
     Instruction,
     Output,
     ParameterOptions,
     SubmissionOptions,
+    shell_text,
 )
 from qwen_edit_async.cli.price import ask_price
 from qwen_edit_async.display.cards import WRITING_PAGE, Progress, local_time_in
@@ -33,35 +32,6 @@ if TYPE_CHECKING:
 
 _NAMED_PROBLEMS = 10
 _REFRESH_SECONDS = 0.2
-
-
-@Parameter(name="*")
-@attrs.frozen(kw_only=True)
-class BatchOptions:
-    """Options for the input, output and limits of a bulk run."""
-
-    concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16
-    """The most tasks in flight at a time."""
-    recursive: Flag = False
-    """Also read subfolders, except trash folders, thumbnail folders and results of other runs."""
-    overwrite: Flag = False
-    """Replace existing files that are not results of this batch. Without this option, their rows are bad."""
-    edit_changed: Flag = False
-    """Edit again if the picture, instruction or a parameter has changed. The earlier result is renamed and kept."""
-    max_cost: Decimal | None = None
-    """Stop submitting before the whole batch could cost more than this amount."""
-    max_tasks: int | None = None
-    """Stop submitting after the whole batch has created this many tasks."""
-    stop_after_failures: int | None = None
-    """Stop submitting after this many failures."""
-    gallery_limit: int = 2000
-    """The most edits in report.html, failed edits first; 0 writes no report.html."""
-    dry_run: Flag = False
-    """Only print what a run would do, and the problems of the source. Needs no key and writes nothing."""
-    price: Decimal | None = None
-    """The price of a picture, for --dry-run, and for --max-cost until the service states a cost."""
-    ask_price: Flag = False
-    """Request the price from the service. This sends a small picture, but creates no task and costs nothing."""
 
 
 def batch(
@@ -177,7 +147,7 @@ class _BulkRun:
                 await asyncio.wait([refreshing])
         self._command.journalled = True
         if report.error is not None:
-            self._screen.error(shell_text(report.error))
+            self._screen.error(str(report.error))
             return exit_code(report.error)
         return ExitCode.DONE if report.ok else ExitCode.FAILED
 
@@ -186,7 +156,7 @@ class _BulkRun:
         for note in plan.notes:
             self._screen.note(note)
         if lines := plan.problem_lines(_NAMED_PROBLEMS):
-            self._screen.warning(shell_text("\n".join(lines)))
+            self._screen.warning("\n".join(lines))
 
     async def _refresh(self, bar: ProgressBar, work: asyncio.Task[Any] | None) -> None:
         """Keep the bar up to date until the run ends or is interrupted."""
@@ -194,7 +164,7 @@ class _BulkRun:
         while work is None or not work.cancelling():
             held = self._edits.progress.held
             if held and held != shown:
-                self._screen.warning(shell_text(f"{held}; nothing more is submitted until one is saved"))
+                self._screen.warning(f"{held}; nothing more is submitted until one is saved")
             shown = held
             bar.refresh()
             await asyncio.sleep(_REFRESH_SECONDS)
@@ -220,6 +190,6 @@ class _BulkRun:
         """Print the report and the pictures' folder."""
         if (report := self._edits.report) is not None:
             for line in report.text().splitlines():
-                self._screen.line(shell_text(line), whole=True)
+                self._screen.line(line, whole=True)
         count = self._edits.progress.pictures
         put(f"{counted(count, 'picture')} {'is' if count == 1 else 'are'} in {self._command.output}")

@@ -17,11 +17,9 @@ from qwen_edit_async.cli.messages import (
     MISSING_KEY,
     ExitCode,
     MissingKeyError,
-    error_as_json,
     exit_code,
-    shell_text,
 )
-from qwen_edit_async.cli.options import ConnectionOptions, SubmissionOptions
+from qwen_edit_async.cli.options import ConnectionOptions, SubmissionOptions, shell_text
 from qwen_edit_async.cli.signals import cancel_on_termination
 from qwen_edit_async.display.cards import local_time_in
 from qwen_edit_async.errors import ConfigurationError, QwenEditError
@@ -87,11 +85,11 @@ class Command:
 
     def _show(self, error: Exception) -> None:
         if self.as_json:
-            put_json(error_as_json(error))
+            put_json(_as_json(error))
         else:
-            self.screen.error(shell_text(error))
+            self.screen.error(str(error) or type(error).__name__)
         for note in getattr(error, "__notes__", ()):
-            self.screen.line(shell_text(note), whole=True)
+            self.screen.line(note, whole=True)
 
     async def _main(self, work: Work) -> int:
         cancel_on_termination()
@@ -163,7 +161,7 @@ class Command:
             strict=submission.strict,
             fit=submission.fit,
             trust_env=connection.trust_env,
-            allow_result_hosts=connection.allow_result_host,
+            allow_result_hosts=connection.allow_result_hosts,
         )
 
     def _print_unfinished(self, session: EditSession, emulator: EditEmulator | None) -> None:
@@ -242,3 +240,13 @@ def _check_output(folder: Path) -> None:
         raise ConfigurationError(f"{folder} can't be a folder for results: {error.strerror}") from None
     if not writable:
         raise ConfigurationError(f"{folder} can't be written to: choose another output folder")
+
+
+def _as_json(error: Exception) -> dict[str, Any]:
+    details = {
+        "type": type(error).__name__,
+        "message": shell_text(str(error) or type(error).__name__),
+        "task_id": getattr(error, "task_id", None),
+        "code": getattr(error, "code", None),
+    }
+    return {"error": details}

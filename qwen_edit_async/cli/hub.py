@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from qwen_edit_async.cli.command import EMBEDDED_SERVICE, Command
 from qwen_edit_async.cli.display import Screen, put
-from qwen_edit_async.cli.messages import ExitCode, shell_text
+from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import ConnectionOptions, Output, SubmissionOptions
 from qwen_edit_async.errors import ConfigurationError
 
@@ -75,7 +75,7 @@ def hub(
                     await edits.wait_failed()
         finally:
             for line in edits.report.text().splitlines() if edits.report is not None else ():
-                screen.line(shell_text(line), whole=True)
+                screen.line(line, whole=True)
         return ExitCode.DONE
 
     return command(work)
