@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 
-from qwen_edit_async.cli.command import EMBEDDED_SERVICE, Command
+from qwen_edit_async.cli.command import Command
 from qwen_edit_async.cli.display import ProgressBar, Screen, put
 from qwen_edit_async.cli.messages import ExitCode, exit_code
 from qwen_edit_async.cli.options import (
@@ -22,12 +22,12 @@ from qwen_edit_async.cli.options import (
     shell_text,
 )
 from qwen_edit_async.cli.price import ask_price
-from qwen_edit_async.display.cards import WRITING_PAGE, Progress, local_time_in
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.text import counted
 
 if TYPE_CHECKING:
     from qwen_edit_async.batch import BatchPlan, EditBatch
+    from qwen_edit_async.display.cards import Progress
     from qwen_edit_async.session.session import EditSession
 
 _NAMED_PROBLEMS = 10
@@ -63,23 +63,26 @@ def batch(
         submission: Options for submissions.
         connection: Options for the connection.
     """
-    options, submission = options or BatchOptions(), submission or SubmissionOptions()
+    options, parameters = options or BatchOptions(), parameters or ParameterOptions()
+    connection, submission = connection or ConnectionOptions(), submission or SubmissionOptions()
+    if _asks_price(options):
+        code, price = ask_price(Command(Screen(), connection, submission), parameters.parameters())
+        if code:
+            return code
+        options = attrs.evolve(options, price=price)
+    edits = _edits(source, output, instruction, options, parameters, submission)
+    if options.dry_run:
+        return _print_plan(edits, fit=submission.fit)
+    return _BulkRun(Command(Screen(), connection, submission, options.concurrency, output), edits)()
+
+
+def _asks_price(options: BatchOptions) -> bool:
+    """Return whether to request the price from the service. Refuse options that make no sense together."""
     if (options.price is not None or options.ask_price) and not options.dry_run and options.max_cost is None:
         raise ConfigurationError("--price and --ask-price work only with --dry-run or --max-cost: add one of them")
     if options.price is not None and options.ask_price:
         raise ConfigurationError("--price and --ask-price exclude each other: give only one of them")
-    connection = connection or ConnectionOptions()
-    if options.ask_price:
-        asked = (parameters or ParameterOptions()).parameters()
-        code, price = ask_price(Command(Screen(), connection, submission), asked)
-        if code:
-            return code
-        options = attrs.evolve(options, price=price)
-    edits = _edits(source, output, instruction, options, parameters or ParameterOptions(), submission)
-    if options.dry_run:
-        return _print_plan(edits, fit=submission.fit)
-    command = Command(Screen(), connection, submission, options.concurrency, output)
-    return _BulkRun(command, edits, EMBEDDED_SERVICE if submission.emulator else "")()
+    return options.ask_price
 
 
 def _edits(  # noqa: PLR0917  # the command's arguments
@@ -119,9 +122,8 @@ def _print_plan(edits: EditBatch, *, fit: bool) -> int:
 class _BulkRun:
     """Run a batch, and show its problems, progress and report on a screen."""
 
-    def __init__(self, command: Command, edits: EditBatch, service: str) -> None:
+    def __init__(self, command: Command, edits: EditBatch) -> None:
         self._command = command
-        self._service = service
         self._screen = command.screen
         self._edits = edits
 
@@ -138,7 +140,7 @@ class _BulkRun:
         with bar.shown():
             refreshing = asyncio.create_task(self._refresh(bar, asyncio.current_task()))
             try:
-                report = await self._edits.run(session, on_plan=self._print_problems, service=self._service)
+                report = await self._edits.run(session, on_plan=self._print_problems, service=self._command.service)
             except asyncio.CancelledError:
                 self._command.journalled = self._edits.report is not None
                 raise
@@ -171,20 +173,9 @@ class _BulkRun:
         self._screen.line("stopping: recording running tasks and writing the report (Ctrl-C skips the report)")
 
     def _state(self, session: EditSession, seconds: float) -> Progress:
-        progress, statistics = self._edits.progress, session.statistics()
-        return Progress(
-            done=progress.saved,
-            found=progress.found,
-            failed=progress.failed,
-            total=progress.total,
-            in_flight=progress.in_flight,
-            cost=progress.cost or None,
-            seconds=seconds,
-            paused=statistics.paused,
-            pause_left=statistics.pause_left,
-            paused_until=local_time_in(statistics.pause_left),
-            closing=WRITING_PAGE if progress.publishing else "",
-        )
+        from qwen_edit_async.batch.outcome import shown  # noqa: PLC0415  # see the package's docstring
+
+        return shown(self._edits.progress, session.statistics(), seconds)
 
     def _print_report(self) -> None:
         """Print the report and the pictures' folder."""

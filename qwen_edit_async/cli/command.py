@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 EMULATOR_NOTE = "an embedded service makes these pictures, not the model"
 
-EMBEDDED_SERVICE = "the embedded service"
-"""The embedded service's name in journals, because its address changes with each run."""
-
 Work: TypeAlias = "Callable[[EditSession], Coroutine[Any, Any, int]]"
 """A command's own code: it uses the open session and returns the exit code."""
 
@@ -67,6 +64,17 @@ class Command:
     unsaved: set[str] = attrs.field(factory=set)
     submit_rate: float | None = None
     journalled: bool = False
+
+    @property
+    def service(self) -> str:
+        """The service's name in journals; empty for its address. The embedded service's address changes."""
+        is_embedded = self.submission is not None and self.submission.emulator
+        return "the embedded service" if is_embedded else ""
+
+    @property
+    def resubmits(self) -> bool:
+        """Whether the user consents to submit uncertain edits again."""
+        return self.submission is not None and self.submission.resubmit_uncertain
 
     def __call__(self, work: Work) -> int:
         """Open a session, do the work, close the session, and return the exit code.

@@ -119,10 +119,29 @@ class BatchOptions:
     """Request the price from the service. This sends a small picture, but creates no task and costs nothing."""
 
 
-_NAMES = [
-    field.name for options in (BatchOptions, SubmissionOptions, ConnectionOptions) for field in attrs.fields(options)
-]
-_OPTION = re.compile(rf"\b({'|'.join(_NAMES)})\b(=True\b|(?==))?")
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class HubOptions:
+    """Options for the address and limits of a hub."""
+
+    listen: str = "127.0.0.1:8788"
+    """A loopback or private address and a port. The connection is not encrypted. Port 0 takes a free port."""
+    concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16
+    """The most tasks in flight at a time, for all workers together."""
+    submit_rate: float | None = None
+    """The most submissions per second (no limit)."""
+    max_cost: Decimal | None = None
+    """Stop submitting before all edits of the folder could cost more than this amount."""
+    max_tasks: int | None = None
+    """Stop submitting after this many tasks have been created for the folder."""
+
+
+_NAMES = {
+    field.name
+    for options in (BatchOptions, HubOptions, SubmissionOptions, ConnectionOptions)
+    for field in attrs.fields(options)
+}
+_OPTION = re.compile(rf"\b({'|'.join(sorted(_NAMES))})\b(=True\b|(?==))?")
 _ATTACH = re.compile(r"session\.attach\('([^']+)'\)")
 
 
