@@ -28,6 +28,8 @@ from qwen_edit_async import (
     EditBatch,
     EditFailedError,
     EditParameters,
+    EditRequest,
+    EditResult,
     EditSession,
     QwenEditError,
     SubmitUncertainError,
@@ -161,20 +163,26 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
     folder = desk.inside(output)
     with _tool_errors():
         parameters = EditParameters(n=n, size=size, negative_prompt=negative_prompt, seed=seed)
-        reserved, cost = desk.allowance.reserve(n), None
-        try:
-            result = await desk.session.edit(inputs, instruction, parameters=parameters)
-            cost = result.usage.cost
-        except QwenEditError as error:
-            if isinstance(error, EditFailedError) or not (error.task_id or isinstance(error, SubmitUncertainError)):
-                cost = Decimal(0)
-            raise
-        finally:
-            desk.allowance.settle(reserved, cost, n)
+        result = await _edit(desk, EditRequest(inputs, instruction, parameters), n)
         paths = await result.save(folder)
-    facts = {"task_id": result.task_id, "files": [str(path) for path in paths], "cost": _amount(cost)}
+    facts = {"task_id": result.task_id, "files": [*map(str, paths)], "cost": _amount(result.usage.cost)}
     previews = [await anyio.to_thread.run_sync(make_thumbnail, path) for path in paths]
     return [json.dumps(facts | {"notes": result.notes}), *(Image(data=p.content, format="webp") for p in previews if p)]
+
+
+async def _edit(desk: Desk, request: EditRequest, pictures: int) -> EditResult:
+    """Make an edit within the allowance."""
+    reserved, cost = desk.allowance.reserve(pictures), None
+    try:
+        result = await desk.session.edit(request)
+        cost = result.usage.cost
+    except QwenEditError as error:
+        if isinstance(error, EditFailedError) or not (error.task_id or isinstance(error, SubmitUncertainError)):
+            cost = Decimal(0)
+        raise
+    finally:
+        desk.allowance.settle(reserved, cost, pictures)
+    return result
 
 
 async def edit_folder(

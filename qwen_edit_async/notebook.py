@@ -24,7 +24,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen_edit_async.display.cards import WRITING_PAGE, EditView, Progress, grid_html, local_time_in, progress_html
+import attrs
+
+from qwen_edit_async.display.cards import EditView, Progress, grid_html, local_time_in, progress_html
 from qwen_edit_async.display.store import ThumbnailStore
 from qwen_edit_async.display.thumbnails import in_notebook
 from qwen_edit_async.session.results import EditResult
@@ -190,38 +192,29 @@ async def run_batch(
     Raises:
         Exception: The errors of :meth:`EditBatch.run`.
     """
+    from qwen_edit_async.batch.outcome import shown  # noqa: PLC0415  # slow to import
+
     display = ProgressDisplay(title, clock=clock)
     started_at, paused_before = clock(), session.statistics().paused
 
     def show_progress(*, final: bool = False) -> None:
-        seen, counts = batch.progress, session.statistics()
-        progress = Progress(
-            done=seen.saved,
-            failed=seen.failed,
-            total=seen.total if total is None else total,
-            in_flight=seen.in_flight,
-            cost=seen.cost or None,
-            seconds=clock() - started_at,
-            found=seen.found,
-            paused=counts.paused - paused_before,
-            pause_left=counts.pause_left,
-            paused_until=local_time_in(counts.pause_left),
-            closing=WRITING_PAGE if seen.publishing and not final else "",
-        )
-        display.update(progress, final=final)
+        progress = shown(batch.progress, session.statistics(), clock() - started_at, paused_before)
+        known = progress.total if total is None else total
+        display.update(attrs.evolve(progress, total=known, closing="" if final else progress.closing), final=final)
 
-    async def refresh() -> None:
-        while True:  # until the run ends
-            show_progress()
-            await asyncio.sleep(_SECONDS_BETWEEN_REFRESHES)
-
-    refreshing = asyncio.create_task(refresh())
+    refreshing = asyncio.create_task(_repeat(show_progress))
     try:
         return await batch.run(session)
     finally:
         refreshing.cancel()
         show_progress(final=True)
         await asyncio.wait([refreshing])
+
+
+async def _repeat(show: Callable[[], None]) -> None:
+    while True:  # until the run ends
+        show()
+        await asyncio.sleep(_SECONDS_BETWEEN_REFRESHES)
 
 
 class Grid:

@@ -207,7 +207,7 @@ class BatchInput:
                 yield SourceItem(row=item.row, problem=f"the key {quoted(request.key)} is that of another row")
                 continue
             identity = identity if number == 1 else f"{identity}-{number}"
-            yield attrs.evolve(item, request=located(request, self.folder), identity=identity)
+            yield SourceItem(row=item.row, request=located(request, self.folder), identity=identity)
 
     def _read(self, source: Source, note: Callable[[str], None]) -> Iterator[SourceItem]:
         return read_source(

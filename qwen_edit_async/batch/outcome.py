@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import attrs
 
+from qwen_edit_async.display.cards import WRITING_PAGE, Progress, local_time_in
 from qwen_edit_async.models import EditParameters
+from qwen_edit_async.statistics import SessionStatistics
 
 BatchStatus = Literal["planned", "submitting", "submitted", "completed", "saved", "failed", "uncertain", "replaced"]
 
@@ -104,3 +106,27 @@ class BatchProgress:
     held: str = ""
     begun: bool = False
     publishing: bool = False
+
+
+def shown(progress: BatchProgress, counts: SessionStatistics, seconds: float, paused_before: float = 0.0) -> Progress:
+    """Return a run's progress as terminals and notebooks show it.
+
+    Args:
+        progress: The progress of the run.
+        counts: The counts of its session.
+        seconds: The time since the start of the run.
+        paused_before: The session's seconds in pauses before the run.
+    """
+    return Progress(
+        done=progress.saved,
+        found=progress.found,
+        failed=progress.failed,
+        total=progress.total,
+        in_flight=progress.in_flight,
+        cost=progress.cost or None,
+        seconds=seconds,
+        paused=counts.paused - paused_before,
+        pause_left=counts.pause_left,
+        paused_until=local_time_in(counts.pause_left),
+        closing=WRITING_PAGE if progress.publishing else "",
+    )

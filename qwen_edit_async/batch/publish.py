@@ -80,11 +80,7 @@ def publish(
             report = attrs.evolve(report, gallery_problem=_log_problem(page, error))
         else:
             report = attrs.evolve(report, gallery=str(page))
-    json_file = journal.with_name(JSON_NAME)
-    try:
-        write_whole(json_file, [report.to_json(), "\n"])
-    except Exception as error:  # noqa: BLE001  # also values of a damaged journal that JSON can't hold
-        _log_problem(json_file, error)
+    _write_json(journal.with_name(JSON_NAME), report)
     return report
 
 
@@ -92,6 +88,13 @@ def _write_page(page: Path, journal: Path, summary: Mapping[str, object], limit:
     title = journal.absolute().parent.name or "Edits"
     with contextlib.closing(read_chosen(journal, limit)) as outcomes:
         write_page(page, outcomes, functools.partial(_gallery_edit, show=show), title=title, summary=summary)
+
+
+def _write_json(path: Path, report: BatchReport) -> None:
+    try:
+        write_whole(path, [report.to_json(), "\n"])
+    except Exception as error:  # noqa: BLE001  # also values of a damaged journal that JSON can't hold
+        _log_problem(path, error)
 
 
 def _gallery_edit(outcome: BatchOutcome, show: _Show) -> GalleryEdit:

@@ -106,7 +106,8 @@ class _Survey:
         elif entry is None or entry.state in {State.SUBMITTED, State.COMPLETED}:
             return  # the journal's sums count them, even if the input no longer has them
         elif action is Action.VERIFY and are_whole(self.given.targets.folder, entry.files):
-            tally.counts.update(saved=1, files=len(entry.files))
+            tally.counts["saved"] += 1
+            tally.counts["files"] += len(entry.files)
         elif action is Action.VERIFY:
             tally.counts["download"] += 1
         elif entry.state is State.FAILED:

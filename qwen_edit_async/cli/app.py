@@ -12,7 +12,7 @@ from typing import Any, cast
 import cyclopts
 
 from qwen_edit_async.cli.help import COMMANDS
-from qwen_edit_async.cli.messages import ExitCode, exit_code, shell_text
+from qwen_edit_async.cli.messages import ExitCode, exit_code
 from qwen_edit_async.errors import QwenEditError
 from qwen_edit_async.text import visible
 from qwen_edit_async.version import __version__
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
     except (QwenEditError, OSError) as error:
         from qwen_edit_async.cli.display import Screen  # noqa: PLC0415  # rich is slow to import
 
-        Screen().error(shell_text(error))
+        Screen().error(str(error))
         return ExitCode.USAGE if isinstance(error, OSError) else exit_code(error)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED

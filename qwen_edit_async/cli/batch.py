@@ -4,64 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
-from cyclopts import Parameter
 
-from qwen_edit_async.cli.command import EMBEDDED_SERVICE, Command
+from qwen_edit_async.cli.command import Command
 from qwen_edit_async.cli.display import ProgressBar, Screen, put
-from qwen_edit_async.cli.messages import ExitCode, exit_code, shell_text
+from qwen_edit_async.cli.messages import ExitCode, exit_code
 from qwen_edit_async.cli.options import (
+    BatchOptions,
     ConnectionOptions,
-    Flag,
     Instruction,
     Output,
     ParameterOptions,
     SubmissionOptions,
+    shell_text,
 )
 from qwen_edit_async.cli.price import ask_price
-from qwen_edit_async.display.cards import WRITING_PAGE, Progress, local_time_in
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.text import counted
 
 if TYPE_CHECKING:
     from qwen_edit_async.batch import BatchPlan, EditBatch
+    from qwen_edit_async.display.cards import Progress
     from qwen_edit_async.session.session import EditSession
 
 _NAMED_PROBLEMS = 10
 _REFRESH_SECONDS = 0.2
-
-
-@Parameter(name="*")
-@attrs.frozen(kw_only=True)
-class BatchOptions:
-    """Options for the input, output and limits of a bulk run."""
-
-    concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16
-    """The most tasks in flight at a time."""
-    recursive: Flag = False
-    """Also read subfolders, except trash folders, thumbnail folders and results of other runs."""
-    overwrite: Flag = False
-    """Replace existing files that are not results of this batch. Without this option, their rows are bad."""
-    edit_changed: Flag = False
-    """Edit again if the picture, instruction or a parameter has changed. The earlier result is renamed and kept."""
-    max_cost: Decimal | None = None
-    """Stop submitting before the whole batch could cost more than this amount."""
-    max_tasks: int | None = None
-    """Stop submitting after the whole batch has created this many tasks."""
-    stop_after_failures: int | None = None
-    """Stop submitting after this many failures."""
-    gallery_limit: int = 2000
-    """The most edits in report.html, failed edits first; 0 writes no report.html."""
-    dry_run: Flag = False
-    """Only print what a run would do, and the problems of the source. Needs no key and writes nothing."""
-    price: Decimal | None = None
-    """The price of a picture, for --dry-run, and for --max-cost until the service states a cost."""
-    ask_price: Flag = False
-    """Request the price from the service. This sends a small picture, but creates no task and costs nothing."""
 
 
 def batch(
@@ -93,23 +63,26 @@ def batch(
         submission: Options for submissions.
         connection: Options for the connection.
     """
-    options, submission = options or BatchOptions(), submission or SubmissionOptions()
+    options, parameters = options or BatchOptions(), parameters or ParameterOptions()
+    connection, submission = connection or ConnectionOptions(), submission or SubmissionOptions()
+    if _asks_price(options):
+        code, price = ask_price(Command(Screen(), connection, submission), parameters.parameters())
+        if code:
+            return code
+        options = attrs.evolve(options, price=price)
+    edits = _edits(source, output, instruction, options, parameters, submission)
+    if options.dry_run:
+        return _print_plan(edits, fit=submission.fit)
+    return _BulkRun(Command(Screen(), connection, submission, options.concurrency, output), edits)()
+
+
+def _asks_price(options: BatchOptions) -> bool:
+    """Return whether to request the price from the service. Refuse options that make no sense together."""
     if (options.price is not None or options.ask_price) and not options.dry_run and options.max_cost is None:
         raise ConfigurationError("--price and --ask-price work only with --dry-run or --max-cost: add one of them")
     if options.price is not None and options.ask_price:
         raise ConfigurationError("--price and --ask-price exclude each other: give only one of them")
-    connection = connection or ConnectionOptions()
-    if options.ask_price:
-        asked = (parameters or ParameterOptions()).parameters()
-        code, price = ask_price(Command(Screen(), connection, submission), asked)
-        if code:
-            return code
-        options = attrs.evolve(options, price=price)
-    edits = _edits(source, output, instruction, options, parameters or ParameterOptions(), submission)
-    if options.dry_run:
-        return _print_plan(edits, fit=submission.fit)
-    command = Command(Screen(), connection, submission, options.concurrency, output)
-    return _BulkRun(command, edits, EMBEDDED_SERVICE if submission.emulator else "")()
+    return options.ask_price
 
 
 def _edits(  # noqa: PLR0917  # the command's arguments
@@ -149,9 +122,8 @@ def _print_plan(edits: EditBatch, *, fit: bool) -> int:
 class _BulkRun:
     """Run a batch, and show its problems, progress and report on a screen."""
 
-    def __init__(self, command: Command, edits: EditBatch, service: str) -> None:
+    def __init__(self, command: Command, edits: EditBatch) -> None:
         self._command = command
-        self._service = service
         self._screen = command.screen
         self._edits = edits
 
@@ -168,7 +140,7 @@ class _BulkRun:
         with bar.shown():
             refreshing = asyncio.create_task(self._refresh(bar, asyncio.current_task()))
             try:
-                report = await self._edits.run(session, on_plan=self._print_problems, service=self._service)
+                report = await self._edits.run(session, on_plan=self._print_problems, service=self._command.service)
             except asyncio.CancelledError:
                 self._command.journalled = self._edits.report is not None
                 raise
@@ -177,7 +149,7 @@ class _BulkRun:
                 await asyncio.wait([refreshing])
         self._command.journalled = True
         if report.error is not None:
-            self._screen.error(shell_text(report.error))
+            self._screen.error(str(report.error))
             return exit_code(report.error)
         return ExitCode.DONE if report.ok else ExitCode.FAILED
 
@@ -186,7 +158,7 @@ class _BulkRun:
         for note in plan.notes:
             self._screen.note(note)
         if lines := plan.problem_lines(_NAMED_PROBLEMS):
-            self._screen.warning(shell_text("\n".join(lines)))
+            self._screen.warning("\n".join(lines))
 
     async def _refresh(self, bar: ProgressBar, work: asyncio.Task[Any] | None) -> None:
         """Keep the bar up to date until the run ends or is interrupted."""
@@ -194,32 +166,21 @@ class _BulkRun:
         while work is None or not work.cancelling():
             held = self._edits.progress.held
             if held and held != shown:
-                self._screen.warning(shell_text(f"{held}; nothing more is submitted until one is saved"))
+                self._screen.warning(f"{held}; nothing more is submitted until one is saved")
             shown = held
             bar.refresh()
             await asyncio.sleep(_REFRESH_SECONDS)
         self._screen.line("stopping: recording running tasks and writing the report (Ctrl-C skips the report)")
 
     def _state(self, session: EditSession, seconds: float) -> Progress:
-        progress, statistics = self._edits.progress, session.statistics()
-        return Progress(
-            done=progress.saved,
-            found=progress.found,
-            failed=progress.failed,
-            total=progress.total,
-            in_flight=progress.in_flight,
-            cost=progress.cost or None,
-            seconds=seconds,
-            paused=statistics.paused,
-            pause_left=statistics.pause_left,
-            paused_until=local_time_in(statistics.pause_left),
-            closing=WRITING_PAGE if progress.publishing else "",
-        )
+        from qwen_edit_async.batch.outcome import shown  # noqa: PLC0415  # see the package's docstring
+
+        return shown(self._edits.progress, session.statistics(), seconds)
 
     def _print_report(self) -> None:
         """Print the report and the pictures' folder."""
         if (report := self._edits.report) is not None:
             for line in report.text().splitlines():
-                self._screen.line(shell_text(line), whole=True)
+                self._screen.line(line, whole=True)
         count = self._edits.progress.pictures
         put(f"{counted(count, 'picture')} {'is' if count == 1 else 'are'} in {self._command.output}")

@@ -17,11 +17,9 @@ from qwen_edit_async.cli.messages import (
     MISSING_KEY,
     ExitCode,
     MissingKeyError,
-    error_as_json,
     exit_code,
-    shell_text,
 )
-from qwen_edit_async.cli.options import ConnectionOptions, SubmissionOptions
+from qwen_edit_async.cli.options import ConnectionOptions, SubmissionOptions, shell_text
 from qwen_edit_async.cli.signals import cancel_on_termination
 from qwen_edit_async.display.cards import local_time_in
 from qwen_edit_async.errors import ConfigurationError, QwenEditError
@@ -34,9 +32,6 @@ if TYPE_CHECKING:
     from qwen_edit_async.session.task import EditTask
 
 EMULATOR_NOTE = "an embedded service makes these pictures, not the model"
-
-EMBEDDED_SERVICE = "the embedded service"
-"""The embedded service's name in journals, because its address changes with each run."""
 
 Work: TypeAlias = "Callable[[EditSession], Coroutine[Any, Any, int]]"
 """A command's own code: it uses the open session and returns the exit code."""
@@ -70,6 +65,17 @@ class Command:
     submit_rate: float | None = None
     journalled: bool = False
 
+    @property
+    def service(self) -> str:
+        """The service's name in journals; empty for its address. The embedded service's address changes."""
+        is_embedded = self.submission is not None and self.submission.emulator
+        return "the embedded service" if is_embedded else ""
+
+    @property
+    def resubmits(self) -> bool:
+        """Whether the user consents to submit uncertain edits again."""
+        return self.submission is not None and self.submission.resubmit_uncertain
+
     def __call__(self, work: Work) -> int:
         """Open a session, do the work, close the session, and return the exit code.
 
@@ -87,11 +93,11 @@ class Command:
 
     def _show(self, error: Exception) -> None:
         if self.as_json:
-            put_json(error_as_json(error))
+            put_json(_as_json(error))
         else:
-            self.screen.error(shell_text(error))
+            self.screen.error(str(error) or type(error).__name__)
         for note in getattr(error, "__notes__", ()):
-            self.screen.line(shell_text(note), whole=True)
+            self.screen.line(note, whole=True)
 
     async def _main(self, work: Work) -> int:
         cancel_on_termination()
@@ -163,7 +169,7 @@ class Command:
             strict=submission.strict,
             fit=submission.fit,
             trust_env=connection.trust_env,
-            allow_result_hosts=connection.allow_result_host,
+            allow_result_hosts=connection.allow_result_hosts,
         )
 
     def _print_unfinished(self, session: EditSession, emulator: EditEmulator | None) -> None:
@@ -245,3 +251,13 @@ def _check_output(folder: Path) -> None:
         raise ConfigurationError(f"{folder} can't be a folder for results: {error.strerror}") from None
     if not writable:
         raise ConfigurationError(f"{folder} can't be written to: choose another output folder")
+
+
+def _as_json(error: Exception) -> dict[str, Any]:
+    details = {
+        "type": type(error).__name__,
+        "message": shell_text(str(error) or type(error).__name__),
+        "task_id": getattr(error, "task_id", None),
+        "code": getattr(error, "code", None),
+    }
+    return {"error": details}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from qwen_edit_async.cli.messages import shell_text
+from qwen_edit_async.cli.options import shell_text
 from qwen_edit_async.display.cards import Progress
 from qwen_edit_async.errors import EditWarning
 from qwen_edit_async.text import visible
@@ -68,8 +68,11 @@ class Screen:
         self._kinds: dict[str, int] = {}
 
     def line(self, text: str, style: str | None = None, *, whole: bool = False) -> None:
-        """Print a line. On a terminal, wrap it between words unless it is ``whole``, so that users can copy it."""
-        self.console.print(visible(text), style=style, soft_wrap=whole or not self.console.is_terminal)
+        """Print a line in the shell's words.
+
+        On a terminal, wrap it between words unless it is ``whole``, so that users can copy it.
+        """
+        self.console.print(visible(shell_text(text)), style=style, soft_wrap=whole or not self.console.is_terminal)
 
     def error(self, text: str) -> None:
         """Print the error that ended the command."""
@@ -105,7 +108,7 @@ class Screen:
 
             def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
                 if issubclass(category, EditWarning):
-                    self.note(shell_text(str(message)))
+                    self.note(str(message))
                 else:
                     python_shows(message, category, *rest, **more)
 

@@ -8,8 +8,8 @@ from typing import Final
 import attrs
 
 from qwen_edit_async.cli.display import put, put_json
-from qwen_edit_async.cli.messages import ExitCode, shell_text
-from qwen_edit_async.cli.options import AsJSON, ConnectionOptions
+from qwen_edit_async.cli.messages import ExitCode
+from qwen_edit_async.cli.options import AsJSON, ConnectionOptions, shell_text
 from qwen_edit_async.text import visible
 
 _MARKS: Final = {True: "ok", False: "BAD", None: "?"}

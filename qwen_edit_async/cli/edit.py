@@ -56,11 +56,7 @@ def edit(
 
     name = image_stem(images[0]) or "picture"
     command = Command(
-        Screen(),
-        connection or ConnectionOptions(),
-        submission or SubmissionOptions(),
-        output=output,
-        as_json=as_json,
+        Screen(), connection or ConnectionOptions(), submission or SubmissionOptions(), output=output, as_json=as_json
     )
 
     async def work(session: EditSession) -> int:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
-from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-
-from qwen_edit_async.cli.command import EMBEDDED_SERVICE, Command
+from qwen_edit_async.cli.command import Command
 from qwen_edit_async.cli.display import Screen, put
-from qwen_edit_async.cli.messages import ExitCode, shell_text
-from qwen_edit_async.cli.options import ConnectionOptions, Output, SubmissionOptions
+from qwen_edit_async.cli.messages import ExitCode
+from qwen_edit_async.cli.options import ConnectionOptions, HubOptions, Output, SubmissionOptions
 from qwen_edit_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,11 +24,7 @@ _SHORTEST_TOKEN = 16
 def hub(
     *,
     output: Output,
-    listen: str = "127.0.0.1:8788",
-    concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16,
-    submit_rate: float | None = None,
-    max_cost: Decimal | None = None,
-    max_tasks: int | None = None,
+    options: HubOptions | None = None,
     submission: SubmissionOptions | None = None,
     connection: ConnectionOptions | None = None,
 ) -> int:
@@ -43,42 +37,41 @@ def hub(
 
     Args:
         output: The folder for the results and the journal.
-        listen: A loopback or private address and a port. The connection is not encrypted. Port 0 takes a free port.
-        concurrency: The most tasks in flight at a time, for all workers together.
-        submit_rate: The most submissions per second (no limit).
-        max_cost: Stop submitting before all edits of the folder could cost more than this amount.
-        max_tasks: Stop submitting after this many tasks have been created for the folder.
+        options: Options for the address and the limits.
         submission: Options for submissions.
         connection: Options for the connection.
     """
+    from qwen_edit_async.batch.server import address_of  # noqa: PLC0415  # see the package's docstring
+
+    options, submission = options or HubOptions(), submission or SubmissionOptions()
+    token = _token()
+    address_of(options.listen)  # refuses a bad address before the session opens
+    command = Command(Screen(), connection or ConnectionOptions(), submission, options.concurrency, output)
+    command.submit_rate, command.journalled = options.submit_rate, True
+    return command(functools.partial(_serve, command=command, options=options, token=token))
+
+
+async def _serve(session: EditSession, *, command: Command, options: HubOptions, token: str) -> int:
     from qwen_edit_async.batch.hub import EditHub  # noqa: PLC0415  # see the package's docstring
-    from qwen_edit_async.batch.server import address_of, serve  # noqa: PLC0415  # see the package's docstring
+    from qwen_edit_async.batch.server import serve  # noqa: PLC0415  # see the package's docstring
 
-    token, screen, submission = _token(), Screen(), submission or SubmissionOptions()
-    address_of(listen)  # refuses a bad address before the session opens
-    command = Command(screen, connection or ConnectionOptions(), submission, concurrency, output)
-    command.submit_rate, command.journalled = submit_rate, True
-
-    async def work(session: EditSession) -> int:
-        edits = EditHub(
-            output,
-            session,
-            max_cost=max_cost,
-            max_tasks=max_tasks,
-            resubmit_uncertain=submission.resubmit_uncertain,
-            service=EMBEDDED_SERVICE if submission.emulator else "",
-        )
-        try:
-            with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C is the normal end
-                async with serve(edits, listen, token) as url, edits:
-                    put(url)
-                    await edits.wait_failed()
-        finally:
-            for line in edits.report.text().splitlines() if edits.report is not None else ():
-                screen.line(shell_text(line), whole=True)
-        return ExitCode.DONE
-
-    return command(work)
+    edits = EditHub(
+        command.output,
+        session,
+        max_cost=options.max_cost,
+        max_tasks=options.max_tasks,
+        resubmit_uncertain=command.resubmits,
+        service=command.service,
+    )
+    try:
+        with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C is the normal end
+            async with serve(edits, options.listen, token) as url, edits:
+                put(url)
+                await edits.wait_failed()
+    finally:
+        for line in edits.report.text().splitlines() if edits.report is not None else ():
+            command.screen.line(line, whole=True)
+    return ExitCode.DONE
 
 
 def _token() -> str:

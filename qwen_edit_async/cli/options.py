@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,7 +66,10 @@ class ConnectionOptions:
     """Seconds between the status checks of a task (learned from the durations of tasks)."""
     trust_env: Flag = False
     """Use the environment's proxies and netrc."""
-    allow_result_host: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
+    allow_result_hosts: Annotated[
+        tuple[str, ...],
+        Parameter(name=("--allow-result-host", "--allow-result-hosts"), negative=(), show_default=False),
+    ] = ()
     """A host with a private address that may serve results. Can be given several times."""
 
 
@@ -83,3 +88,73 @@ class SubmissionOptions:
     """The form of the request body in the protocol generation. Auto tries flat and params."""
     emulator: Flag = False
     """Use the embedded service, which needs no key. It is not the model."""
+
+
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class BatchOptions:
+    """Options for the input, output and limits of a bulk run."""
+
+    concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16
+    """The most tasks in flight at a time."""
+    recursive: Flag = False
+    """Also read subfolders, except trash folders, thumbnail folders and results of other runs."""
+    overwrite: Flag = False
+    """Replace existing files that are not results of this batch. Without this option, their rows are bad."""
+    edit_changed: Flag = False
+    """Edit again if the picture, instruction or a parameter has changed. The earlier result is renamed and kept."""
+    max_cost: Decimal | None = None
+    """Stop submitting before the whole batch could cost more than this amount."""
+    max_tasks: int | None = None
+    """Stop submitting after the whole batch has created this many tasks."""
+    stop_after_failures: int | None = None
+    """Stop submitting after this many failures."""
+    gallery_limit: int = 2000
+    """The most edits in report.html, failed edits first; 0 writes no report.html."""
+    dry_run: Flag = False
+    """Only print what a run would do, and the problems of the source. Needs no key and writes nothing."""
+    price: Decimal | None = None
+    """The price of a picture, for --dry-run, and for --max-cost until the service states a cost."""
+    ask_price: Flag = False
+    """Request the price from the service. This sends a small picture, but creates no task and costs nothing."""
+
+
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class HubOptions:
+    """Options for the address and limits of a hub."""
+
+    listen: str = "127.0.0.1:8788"
+    """A loopback or private address and a port. The connection is not encrypted. Port 0 takes a free port."""
+    concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16
+    """The most tasks in flight at a time, for all workers together."""
+    submit_rate: float | None = None
+    """The most submissions per second (no limit)."""
+    max_cost: Decimal | None = None
+    """Stop submitting before all edits of the folder could cost more than this amount."""
+    max_tasks: int | None = None
+    """Stop submitting after this many tasks have been created for the folder."""
+
+
+_NAMES = {
+    field.name
+    for options in (BatchOptions, HubOptions, SubmissionOptions, ConnectionOptions)
+    for field in attrs.fields(options)
+}
+_OPTION = re.compile(rf"\b({'|'.join(sorted(_NAMES))})\b(=True\b|(?==))?")
+_ATTACH = re.compile(r"session\.attach\('([^']+)'\)")
+
+
+def shell_text(text: str) -> str:
+    """Return a message of the library as the shell says it: ``name=True`` is ``--name``.
+
+    Journals keep such messages, and Python users read them too. So only the command line changes them.
+    """
+    text = _ATTACH.sub(r"qwen-edit fetch \1", text)
+    return _OPTION.sub(_in_shell, text)
+
+
+def _in_shell(found: re.Match[str]) -> str:
+    name, value = found.groups()
+    is_plain_word = value is None and "_" not in name
+    return name if is_plain_word else f"--{name.replace('_', '-')}"

@@ -16,7 +16,7 @@ from qwen_edit_async.tasks import Estimate, TaskSnapshot
 HEADERS_READ = ("date", "retry-after", "x-request-id")
 """The reply headers that a :class:`Reply` keeps."""
 
-KNOWN_PRICE = "give the price of a picture yourself"
+KNOWN_PRICE = "give the price of a picture as price=…"
 """The advice to users whose gateway can't tell prices."""
 
 _SUCCESSES = range(200, 300)

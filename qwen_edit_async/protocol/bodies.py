@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
-from typing import Any, Final
-
-from cattrs import Converter
-from cattrs.gen import make_dict_unstructure_fn, override
+from typing import TYPE_CHECKING, Any, Final
 
 from qwen_edit_async.models import EditParameters
+
+if TYPE_CHECKING:
+    from cattrs import Converter
 
 # JSON escapes quotes inside of text, so a negative prompt can't contain the JSON of a gap.
 IMAGE: Final = {"gap": "image"}
@@ -27,7 +28,7 @@ def message_body(images: int, parameters: EditParameters) -> dict[str, Any]:
 
 def given_parameters(parameters: EditParameters) -> dict[str, Any]:
     """Return the parameters that are not ``None``, as JSON."""
-    given: dict[str, Any] = _converter.unstructure(parameters)
+    given: dict[str, Any] = _converter().unstructure(parameters)
     return given
 
 
@@ -52,13 +53,14 @@ def _size_text(size: tuple[int, int] | None) -> str | None:
     return None if size is None else f"{size[0]}*{size[1]}"
 
 
-def _make_converter() -> Converter:
-    """Make the converter from parameters to JSON. It leaves out parameters that are ``None``."""
+@functools.cache
+def _converter() -> Converter:
+    """Return the converter from parameters to JSON. It leaves out parameters that are ``None``."""
+    from cattrs import Converter  # noqa: PLC0415  # slow to import
+    from cattrs.gen import make_dict_unstructure_fn, override  # noqa: PLC0415  # see above
+
     converter = Converter(omit_if_default=True)
     size = override(unstruct_hook=_size_text)
     unstructure = make_dict_unstructure_fn(EditParameters, converter, _cattrs_omit_if_default=True, size=size)
     converter.register_unstructure_hook(EditParameters, unstructure)
     return converter
-
-
-_converter = _make_converter()

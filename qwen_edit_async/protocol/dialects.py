@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.protocol.base import WireProtocol
-from qwen_edit_async.protocol.dashscope import DashScopeProtocol
 from qwen_edit_async.protocol.generation import EnvelopeName, GenerationProtocol
-from qwen_edit_async.protocol.queue import QueueProtocol
 from qwen_edit_async.text import quoted
 
 ProtocolName = Literal["generation", "queue", "dashscope"]
 Envelope = Literal["auto"] | EnvelopeName
-
-_WITHOUT_ENVELOPE: Final = {"queue": QueueProtocol, "dashscope": DashScopeProtocol}
 
 
 def choose_dialect(
@@ -45,7 +41,13 @@ def choose_dialect(
         raise ConfigurationError(
             f"envelope is {quoted(envelope)}: leave it out, because only 'generation' has envelopes"
         )
-    return _WITHOUT_ENVELOPE[name](**options), None
+    if name == "queue":
+        from qwen_edit_async.protocol.queue import QueueProtocol  # noqa: PLC0415  # few sessions speak it
+
+        return QueueProtocol(**options), None
+    from qwen_edit_async.protocol.dashscope import DashScopeProtocol  # noqa: PLC0415  # few sessions speak it
+
+    return DashScopeProtocol(**options), None
 
 
 def _model_option(model: object) -> dict[str, Any]:

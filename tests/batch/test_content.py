@@ -196,19 +196,18 @@ async def test_an_interrupt_in_the_wrong_moment_leaves_nobody_waiting():
 
     worker = Worker(Interrupted(1))
     call = worker.call(list)
-    with pytest.raises(KeyboardInterrupt):
-        worker._begin()
-    assert call.cancelled()
     async with asyncio.timeout(5):
-        await worker.aclose()
+        with pytest.raises(KeyboardInterrupt):
+            await worker.aclose()
+    assert call.cancelled()
 
 
 @pytest.mark.anyio
 async def test_closing_that_is_given_up_makes_every_call_all_the_same():
-    made, go, done = [], threading.Event(), threading.Event()
-    worker = Worker(ThreadPoolExecutor(1), patience=60.0)
-    worker.call(go.wait, 10)
-    worker._begin()
+    made, begun, go, done = [], threading.Event(), threading.Event(), threading.Event()
+    worker = Worker(ThreadPoolExecutor(1))
+    worker.call(lambda: (begun.set(), go.wait(10)))
+    assert await asyncio.to_thread(begun.wait, 5)
     waits = worker.call(made.append, "asked for")
     with anyio.move_on_after(0) as scope:
         await worker.aclose(lambda: (made.append("last"), done.set()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from pathlib import Path
 
 import pandas as pd
@@ -83,6 +84,21 @@ def test_an_image_in_memory_is_known_by_its_content_in_every_run(items):
     pictures = [Image.new("L", (9, 9)) for _ in range(2)]
     assert identity(pictures[0]) == identity(pictures[1]) != identity(Image.new("L", (9, 9), 1))
     assert identity(io.BytesIO(b"1")).startswith("edit-")
+
+
+def test_the_memory_of_a_table_does_not_grow_with_its_rows(tmp_path):
+    table = tmp_path / "edits.csv"
+    table.write_text(
+        "\n".join(["image", *(f"https://example.org/{row}.jpg" for row in range(4_000))]), encoding="utf-8"
+    )
+    targets = Targets(tmp_path / "out", overwrite=False)
+    given = BatchInput(table, SNOW, recursive=False, targets=targets, folder=str(tmp_path))
+    tracemalloc.start()
+    count = sum(1 for _ in given.survey(lambda _: None))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 4_000
+    assert kept < 300_000  # the identities alone would take 700,000 bytes
 
 
 def test_bad_rows_stay_where_they_are(items):

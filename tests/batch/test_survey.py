@@ -660,19 +660,21 @@ async def test_a_table_is_closed_when_a_run_ends_before_it(table, out, monkeypat
     assert caught.value.__traceback__ is not None
 
 
-async def test_a_survey_that_nobody_waits_for_ends(photos, out, monkeypatch):
+async def test_a_survey_that_nobody_waits_for_ends(photos, out):
     looked_at = []
-    batch = EditBatch([EditRequest(photos / "a.png", f"snow {number}") for number in range(1000)], out)
 
-    def look(image, position, *, fit):
-        looked_at.append(image)
-        loop.call_soon_threadsafe(planning.cancel)
-        proceed.wait()
+    class Requests(list):
+        def __iter__(self):
+            for each in super().__iter__():
+                looked_at.append(each)
+                loop.call_soon_threadsafe(planning.cancel)
+                proceed.wait()
+                yield each
 
     proceed = threading.Event()
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr("qwen_edit_async.batch.survey._check_image", look)
-    planning = asyncio.create_task(batch.plan())
+    requests = Requests(EditRequest(photos / "a.png", f"snow {number}") for number in range(1000))
+    planning = asyncio.create_task(EditBatch(requests, out).plan())
     with pytest.raises(asyncio.CancelledError):
         await planning
     proceed.set()

@@ -12,6 +12,7 @@ from commands import API_KEY, QUICK, run_edit, start_command
 import qwen_edit_async
 from qwen_edit_async.cli import main
 from qwen_edit_async.cli.help import COMMANDS
+from qwen_edit_async.cli.options import shell_text
 from qwen_edit_async.emulator import Fault
 
 
@@ -157,3 +158,19 @@ def test_an_impossible_output_folder_is_refused_before_anything_is_paid_for(comm
     assert main([command, str(source), "-i", "snow", "-o", str(tmp_path / "file"), *QUICK]) == 2
     assert "can't be a folder" in capsys.readouterr().err
     assert service.statistics().submits == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "in_the_shell"),
+    [
+        ("or overwrite=True", "or --overwrite"),
+        ("max_cost=3 would end the run early", "--max-cost=3 would end the run early"),
+        ("consent with resubmit_uncertain", "consent with --resubmit-uncertain"),
+        ("give the price as price=…", "give the price as --price=…"),
+        ("the price of a model, in strict order", "the price of a model, in strict order"),
+        ("n=2, size=1024*1536", "n=2, size=1024*1536"),
+        ("session.attach('t-1') gets it", "qwen-edit fetch t-1 gets it"),
+    ],
+)
+def test_the_librarys_options_are_said_as_the_shells(said, in_the_shell):
+    assert shell_text(said) == in_the_shell

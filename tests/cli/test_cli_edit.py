@@ -182,7 +182,7 @@ def test_messages_name_the_commands_options(tmp_path, capsys, service):
     (tmp_path / "large.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(10 * 1024 * 1024))
     assert main(["edit", str(tmp_path / "large.jpg"), "-i", "snow"]) == 2
     text = capsys.readouterr().err
-    assert "use --fit" in text
+    assert "with --fit" in text
     assert "fit=True" not in text
 
 
@@ -191,7 +191,7 @@ def test_warnings_about_images_name_the_commands_options(tmp_path, capsys, servi
     exif[0x0112] = 6
     Image.new("RGB", (400, 400)).save(tmp_path / "turned.jpg", exif=exif)
     assert main(["edit", str(tmp_path / "turned.jpg"), "-i", "snow", "-o", str(tmp_path), *QUICK]) == 0
-    assert "which the service may ignore: turn it, or use --fit\n" in capsys.readouterr().err
+    assert "which the service may ignore: turn it, or let the session do so with --fit\n" in capsys.readouterr().err
 
 
 def test_a_task_past_its_deadline_is_printed_with_the_command_to_fetch_it(photos, tmp_path, capsys, service):

@@ -36,7 +36,7 @@ _EXPLANATIONS: Final = (
 
 
 def _from_json(text: Any, kind: Any) -> Any:
-    return _converter.structure(json.loads(text or "[]"), kind)
+    return _converter.structure(json.loads(text), kind) if text else ()
 
 
 _converter: Final = cattrs.Converter(detailed_validation=False)
