@@ -1,17 +1,19 @@
-"""Downloads result pictures without the key. A picture is downloaded completely or not at all.
+"""Downloads result pictures without the key.
 
-A failed download is repeated. If a result's URL has expired, a status check of the task gets a new URL.
+A failed or incomplete download is repeated. After the last attempt, a picture of which more than half came is kept, but
+not a PNG. If a result's URL has expired, a status check of the task gets a new URL.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from random import Random
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 from qwen_edit_async.errors import DownloadError, QwenEditError
 from qwen_edit_async.files import PartFile
@@ -30,6 +32,9 @@ from qwen_edit_async.threads import Offloader
 Renew: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
 
 _AT_A_TIME = 16
+
+_Check: TypeAlias = Callable[[IO[bytes], int], Verdict]
+_Receive: TypeAlias = Callable[[AsyncIterator[list[bytes]], _Check], Awaitable[Verdict]]
 
 
 class Downloader:
@@ -78,14 +83,14 @@ class Downloader:
         """Download a picture and return its bytes.
 
         Raises:
-            DownloadError: No complete picture could be downloaded.
+            DownloadError: No usable picture could be downloaded.
         """
         content = b""
 
-        async def receive(pieces: AsyncIterator[list[bytes]]) -> Verdict:
+        async def receive(pieces: AsyncIterator[list[bytes]], check: _Check) -> Verdict:
             nonlocal content
             content = b"".join([part async for piece in pieces for part in piece])
-            return await self._offloader.run(judge, io.BytesIO(content), len(content))
+            return await self._offloader.run(check, io.BytesIO(content), len(content))
 
         _log_flaw(await self._fetch(url, task_id, index, receive), task_id, index)
         return content
@@ -99,21 +104,21 @@ class Downloader:
             The path of the file. If the picture is not a PNG, the path has the ending of the picture's format.
 
         Raises:
-            DownloadError: No complete picture could be downloaded.
+            DownloadError: No usable picture could be downloaded.
             OSError: The picture can't be written.
         """
         part = await self._offloader.run(PartFile, path)
         # _finish() also writes the last piece, so a small picture takes only one call to a thread.
         saved = path
 
-        async def receive(pieces: AsyncIterator[list[bytes]]) -> Verdict:
+        async def receive(pieces: AsyncIterator[list[bytes]], check: _Check) -> Verdict:
             nonlocal saved
             offset, last = 0, list[bytes]()
             async for piece in pieces:
                 if last:
                     offset = await self._offloader.run(part.write, offset, last)
                 last = piece
-            verdict, saved = await self._offloader.run(_finish, part, offset, last, path)
+            verdict, saved = await self._offloader.run(_finish, part, offset, last, path, check)
             return verdict
 
         with contextlib.ExitStack() as undo:
@@ -123,15 +128,14 @@ class Downloader:
         _log_flaw(verdict, task_id, index)
         return saved
 
-    async def _fetch(
-        self, url: str, task_id: str, index: int, receive: Callable[[AsyncIterator[list[bytes]]], Awaitable[Verdict]]
-    ) -> Verdict:
-        """Download the pieces, and call ``receive`` with them. Repeat until ``receive`` finds a complete picture."""
+    async def _fetch(self, url: str, task_id: str, index: int, receive: _Receive) -> Verdict:
+        """Download the pieces, and call ``receive`` with them and a check. Repeat until the check is passed."""
         attempt, renew = 0, self._renew
         while True:
+            check = functools.partial(judge, lenient=attempt == self._retry.max_retries)
             try:
                 async with self._turns, contextlib.aclosing(self._fetcher.pieces(url)) as pieces:
-                    verdict = await receive(pieces)
+                    verdict = await receive(pieces, check)
                 if (refusal := _refusal(verdict)) is not None:
                     raise refusal  # handled like any failed attempt
             except FetchError as error:
@@ -170,9 +174,9 @@ class Downloader:
         )
 
 
-def _finish(part: PartFile, offset: int, piece: list[bytes], path: Path) -> tuple[Verdict, Path]:
-    """Write the last piece and judge the file. Give a complete picture its final name."""
-    verdict = part.finish(offset, piece, judge)
+def _finish(part: PartFile, offset: int, piece: list[bytes], path: Path, check: _Check) -> tuple[Verdict, Path]:
+    """Write the last piece and check the file. Give an acceptable picture its final name."""
+    verdict = part.finish(offset, piece, check)
     return verdict, path if _refusal(verdict) is not None else part.commit(verdict.rename(path))
 
 

@@ -6,7 +6,9 @@ Instead, this module chooses Pillow's plugin by the file's content, and checks t
 
 from __future__ import annotations
 
+import contextlib
 import io
+import operator
 import re
 import sys
 from typing import IO, Final
@@ -25,6 +27,10 @@ _MAX_COEFFICIENT_BYTES: Final = 512 * 1024 * 1024
 
 _GREEDY: Final = frozenset({"WEBP", "JPEG2000"})
 """Formats whose decoders need 16 bytes per pixel, not 4 to 10. Their pictures may have half as many pixels."""
+
+_JPEG_END: Final = b"\xff\xd9"
+_FILLER_BYTES: Final = 1024
+"""More bytes than a decoder reads ahead."""
 
 _HEADER_BYTES: Final = 64 * 1024
 _READ_COLOURS: Final = re.compile(
@@ -148,20 +154,67 @@ def loses_colours(file: IO[bytes]) -> bool:
     return b"colr" in header and not _READ_COLOURS.search(header)
 
 
-def load_what_is_there(image: ImageFile.ImageFile) -> None:
-    """Decode the pixels before the first damaged or missing one. The rest stays black.
+def load_what_is_there(file: IO[bytes], name: str, side: int | None = None) -> ImageFile.ImageFile:
+    """Open and decode a picture, even if it is damaged or incomplete. The missing part is black or gray.
+
+    With ``side``, a JPEG is decoded at a reduced scale, with sides of at least so many pixels.
 
     Raises:
         Exception: No pixel can be decoded.
     """
+    with contextlib.suppress(Exception):  # decoders raise any kind of error for a broken file
+        image = _open_small(file, name, side)
+        image.load()
+        return image
+    file.seek(0)
+    content = file.read()
+    padding = _JPEG_END if content.startswith(b"\xff\xd8") else bytes(len(content))
+    image = _open_small(io.BytesIO(content + padding), name, side)
     try:
         image.load()
-    except Exception as error:  # decoders raise any kind of error for a broken file
+    except Exception as error:  # as above
         log.debug("only a part of a picture can be decoded: %r", error)
         image.tile = []
         image.load()
         if image.getbbox(alpha_only=False) is None:
             raise
+    return image
+
+
+def _open_small(file: IO[bytes], name: str, side: int | None) -> ImageFile.ImageFile:
+    image = open_file(file, name, fit=True)
+    if side is not None:
+        image.draft(None, (side, side))
+    check_pixels(image.size, name)
+    return image
+
+
+def decoded_share(file: IO[bytes]) -> float | None:
+    """Return the share of a picture's rows that its file determines; ``None`` if the file can't be opened.
+
+    Other rows depend on the bytes after the file's end, or stay as they were before decoding.
+    """
+    file.seek(0)
+    content = file.read().removesuffix(b"\xff")  # half a marker of a JPEG
+    try:
+        end = _JPEG_END if open_file(file, "it", fit=True).info.get("progressive") else b""
+        rows = [_rows(io.BytesIO(content + filler * _FILLER_BYTES + end), *filler) for filler in (b"\0", b"\x55")]
+    except Exception as error:  # noqa: BLE001  # as above
+        log.debug("no row of a picture can be decoded: %r", error)
+        return None
+    return sum(map(operator.eq, *rows), 0.0) / len(rows[0])
+
+
+def _rows(file: IO[bytes], shade: int) -> list[int]:
+    """Return a hash of each row of a picture. Rows that can't be decoded have a single shade."""
+    image = _open_small(file, "it", 1)
+    image.load_prepare()
+    image.im = Image.new(image.im.mode, image.size, shade).im
+    image.load_prepare = lambda: None  # type: ignore[method-assign]  # it would replace the pixels
+    with contextlib.suppress(Exception):
+        image.load()
+    image.tile = []
+    return [hash(image.crop((0, y, image.width, y + 1)).tobytes()) for y in range(image.height)]
 
 
 def _plugin(head: bytes, name: str, path: str) -> str:

@@ -10,6 +10,7 @@ BLOCK: Final = 192 * 1024
 """Bytes per read."""
 
 CUT_SHORT: Final = "it is cut short"
+LACKS_SCANS: Final = "it lacks some of its scans"
 SAVE_ANEW: Final = "Save it as a new PNG file, or let the session do so with fit=True"
 
 

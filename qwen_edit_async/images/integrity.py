@@ -1,6 +1,6 @@
 """Checks whether a file is a complete picture, and judges the files that the service returns. Blocking.
 
-The service documents PNG results. A complete picture in another format is kept, because it was paid for.
+The service documents PNG results. A picture in another format is kept, because it was paid for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import IO, Final
 import attrs
 
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.findings import CUT_SHORT, DamageError, Findings
+from qwen_edit_async.images.findings import CUT_SHORT, LACKS_SCANS, DamageError, Findings
 from qwen_edit_async.images.jpeg import check_jpeg
 from qwen_edit_async.images.kinds import sniff, sniff_other
 from qwen_edit_async.images.png import check_png
@@ -22,11 +22,13 @@ from qwen_edit_async.images.tiff import check_tiff
 _ENDS: Final = {"image/jpeg": b"\xff\xd9", "image/png": b"\0\0\0\0IEND\xae\x42\x60\x82"}
 """The ends of complete files."""
 
+_UNDECODABLE: Final = "not all of its pixels can be decoded"
+_HALF: Final = 0.5
 _BEGINNING: Final = 1024
 _HEAD_BYTES: Final = 512
 _SHOWN_BYTES: Final = 8
 _BOX_HEAD: Final = 8
-_BOXES: Final = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip", b"uuid"})
+_BOXES: Final = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip", b"uuid"} | {b"jP  ", b"jp2h", b"jp2c"})
 _ENDINGS: Final = {
     "JPEG": (".jpg", ".jpeg"),
     "TIFF": (".tif", ".tiff"),
@@ -44,8 +46,8 @@ class Verdict:
 
     Attributes:
         kind: The name of the picture's format.
-        problem: A clause that says why the file is not a complete picture.
-        flaw: An unexpected property of a complete picture, as the predicate of a sentence.
+        problem: A clause that says why the file is refused.
+        flaw: An unexpected property of an accepted picture, as the predicate of a sentence.
         sides: Width and height in pixels; zeros if the check did not read them.
     """
 
@@ -89,8 +91,12 @@ def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
     return find_damage(file, size, media_type)
 
 
-def judge(file: IO[bytes], size: int) -> Verdict:
-    """Judge a downloaded file."""
+def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
+    """Judge a downloaded file.
+
+    A picture that is not all there is a problem, because another download may bring more. With ``lenient``, it is a
+    problem only if at most half of it is there. A PNG must have all of its rows in any case.
+    """
     file.seek(0)
     head = file.read(_HEAD_BYTES)
     media_type = sniff(head)
@@ -101,9 +107,11 @@ def judge(file: IO[bytes], size: int) -> Verdict:
         return Verdict(problem=_describe(head))
     article = "an" if kind[0] in "AI" else "a"
     damage = _damage(file, size, media_type, kind)
-    # A JPEG file may lack only its end marker.
-    if damage == CUT_SHORT and (kind != "JPEG" or not _decodes(file, Findings(doubtful_end=size))):
-        return Verdict(kind, f"it is {article} {kind} file that is cut short")
+    share = _share(file, size, kind, damage) if damage in {CUT_SHORT, _UNDECODABLE} else 1.0
+    if share <= _HALF or (share < 1 and not lenient):
+        state = "cut short" if damage == CUT_SHORT else "damaged"
+        reach = f" after {int(100 * share)} %" if share else ""
+        return Verdict(kind, f"it is {article} {kind} file that is {state}{reach}")
     return Verdict(kind, flaw=f"is {article} {kind}, not a PNG{damage and f', and damaged: {damage}'}")
 
 
@@ -122,10 +130,31 @@ def _judge_png(file: IO[bytes], size: int) -> Verdict:
 def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> str:
     """Return a clause that describes a picture's damage. Its pixels are checked only if Pillow is installed."""
     found = Findings() if media_type is None else find_damage(file, size, media_type)
-    if found.damage or (kind in {"AVIF", "HEIF"} and not _has_all_boxes(file, size)):
+    if found.damage or _stated_size(file, size, kind) > size:
         return found.damage or CUT_SHORT
     # Pillow alone can't read HEIF.
-    return "not all of its pixels can be decoded" if kind != "HEIF" and _decodes(file, found) is False else ""
+    return _UNDECODABLE if kind != "HEIF" and _decodes(file, found) is False else ""
+
+
+def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
+    """Return the share of a damaged picture that is there: of its bytes if the file states its size, else of its rows.
+
+    Without Pillow, rows can't be counted, and nothing counts as there.
+    """
+    if stated := _stated_size(file, size, kind):
+        return min(1.0, size / stated)
+    try:
+        from qwen_edit_async.images import decoders  # noqa: PLC0415  # as below
+    except ImportError:
+        return 0.0
+    file.seek(0)
+    with_end = io.BytesIO(file.read() + _ENDS["image/jpeg"])
+    if kind == "JPEG" and find_damage(with_end, size + 2, "image/jpeg").damage == LACKS_SCANS:
+        return 0.0  # a few scans give all rows, but blurred
+    share = decoders.decoded_share(file)
+    if share is None:  # Pillow can't open it, perhaps because of its kind
+        return float(damage != CUT_SHORT)
+    return share
 
 
 def _decodes(file: IO[bytes], found: Findings) -> bool | None:
@@ -141,21 +170,22 @@ def _decodes(file: IO[bytes], found: Findings) -> bool | None:
     return True
 
 
-def _has_all_boxes(file: IO[bytes], size: int) -> bool:
-    """Return whether the known boxes of an ISO media file (AVIF, HEIF) end within the file."""
-    position = 0
-    while position < size:
-        file.seek(position)
+def _stated_size(file: IO[bytes], size: int, kind: str) -> int:
+    """Return the size of a WEBP, AVIF, HEIF or JPEG 2000 file according to its content; 0 for other kinds."""
+    file.seek(0)
+    if kind == "WEBP":
+        return int.from_bytes(file.read(_BOX_HEAD)[4:], "little") + _BOX_HEAD
+    end = 0
+    while kind in {"AVIF", "HEIF", "JPEG2000"} and end < size:
+        file.seek(end)
         head = file.read(2 * _BOX_HEAD)
         length = int.from_bytes(head[:4])
-        if length == 0 or head[4:8] not in _BOXES:  # a box up to the end of the file, or appended bytes
-            return True
         if length == 1:
             length = int.from_bytes(head[8:])
-        if length < _BOX_HEAD:
-            return False
-        position += length
-    return position == size
+        if length < _BOX_HEAD or head[4:8] not in _BOXES:  # a box up to the end of the file, or appended bytes
+            return size
+        end += length
+    return end
 
 
 def _describe(head: bytes) -> str:
@@ -173,7 +203,7 @@ def _describe(head: bytes) -> str:
 
 
 def _check_webp(file: IO[bytes], size: int) -> Findings:
-    return _cut_if(int.from_bytes(file.read(8)[4:], "little") + 8 > size)
+    return _cut_if(_stated_size(file, size, "WEBP") > size)
 
 
 def _check_gif(file: IO[bytes], size: int) -> Findings:

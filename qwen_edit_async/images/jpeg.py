@@ -12,7 +12,7 @@ from typing import IO, Final
 import attrs
 
 from qwen_edit_async.images import findings
-from qwen_edit_async.images.findings import CUT_SHORT, DamageError, Findings
+from qwen_edit_async.images.findings import CUT_SHORT, LACKS_SCANS, DamageError, Findings
 
 _SOI, _EOI, _SOS, _DRI = 0xD8, 0xD9, 0xDA, 0xDD
 _FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -137,7 +137,7 @@ class _Check:
             else:
                 self._segment(marker)
         if len(self._sent) < _COEFFICIENTS * len(frame.components):
-            raise DamageError("it lacks some of its scans")
+            raise DamageError(LACKS_SCANS)
         return Findings(doubtful_end=end if thin else None)
 
     def _segment(self, marker: int) -> None:

@@ -173,12 +173,8 @@ def thumbnail(picture: Any, side: int, name: str) -> Encoded:
             image = picture if isinstance(picture, Image.Image) else _from_array(picture, name)
             turn = orientation(image)
         else:
-            file = stack.enter_context(open_file(picture, name, fit=True))
-            turn = stored_orientation(file)
-            file.draft(None, (2 * side, 2 * side))
-            check_pixels(file.size, name)
-            load_what_is_there(file)
-            image = file
+            image = stack.enter_context(load_what_is_there(picture, name, 2 * side))
+            turn = stored_orientation(image)
         check_pixels(image.size, name)
         small = plain(image, name, turn).copy()  # thumbnail() would change the user's PIL image
         small.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=1.0)
@@ -186,16 +182,13 @@ def thumbnail(picture: Any, side: int, name: str) -> Encoded:
 
 
 def decode(content: bytes, name: str) -> Image.Image:
-    """Decode a picture. The damaged or missing part stays black.
+    """Decode a picture. The damaged or missing part is black or gray.
 
     Raises:
         InvalidEditError: No pixel can be decoded, or the picture has more than 89,478,485 pixels.
     """
     with _plain_words(name):
-        image = open_file(io.BytesIO(content), name, fit=True)
-        check_pixels(image.size, name)
-        load_what_is_there(image)
-        return image
+        return load_what_is_there(io.BytesIO(content), name)
 
 
 def _lost_colours(image: ImageFile.ImageFile, file: IO[bytes], findings: Findings) -> str:

@@ -19,7 +19,7 @@ from qwen_edit_async.images.encode import Upload, url_upload
 from qwen_edit_async.images.findings import Findings
 from qwen_edit_async.images.integrity import find_damage
 from qwen_edit_async.images.kinds import HEAD_BYTES, ArrayLike, PillowImage, check_format, image_name, is_url
-from qwen_edit_async.images.source import local_path, open_image, temporary_upload, turn_at
+from qwen_edit_async.images.source import local_path, open_image, open_temporary, turn_at
 from qwen_edit_async.images.tiff import UPRIGHT
 
 _MAX_SOURCE_BYTES: Final = 256 * 1024 * 1024
@@ -106,7 +106,7 @@ def _pillow() -> ModuleType | None:
 
 
 def _encoded_upload(encoded: Any, name: str) -> Upload:
-    upload = _with_head(temporary_upload(encoded.file, encoded.size, name), encoded.media_type)
+    upload = _with_head(open_temporary(encoded.file, encoded.size, name)[1], encoded.media_type)
     return attrs.evolve(upload, warnings=_size_warnings(encoded.sides, name), notes=encoded.notes)
 
 

@@ -40,13 +40,16 @@ def open_image(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:
     return _open_stream(image, name, limit) if path is None else _open_path(path, name, limit)
 
 
-def temporary_upload(file: IO[bytes], size: int, name: str) -> Upload:
-    """Return the upload of a temporary file. A small file is read into memory and closed."""
+def open_temporary(file: IO[bytes], size: int, name: str) -> tuple[IO[bytes], Upload]:
+    """Return a temporary file at its start, and its upload, as :func:`open_image` does.
+
+    A small file is read into memory and closed.
+    """
+    file.seek(0)
     if size > _SPOOL_BYTES:
-        return spooled_upload(file, size, name)
+        return file, spooled_upload(file, size, name)
     with file:
-        file.seek(0)
-        return bytes_upload(file.read())
+        return _open_bytes(file.read(), name, size)
 
 
 def local_path(image: Any) -> str | None:
@@ -198,7 +201,7 @@ def _open_data_uri(uri: str, name: str, limit: int) -> tuple[IO[bytes], Upload]:
 
 def _open_stream(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:
     with contextlib.ExitStack() as undo:
-        file = undo.enter_context(_temporary_file())
+        file = undo.enter_context(tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES))
         try:
             size = _copy(image, file, name, limit)
         except InvalidEditError:
@@ -206,7 +209,7 @@ def _open_stream(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:
         except Exception as error:  # noqa: BLE001  # each library of remote files raises its own kind of error
             raise InvalidEditError(f"{name} can't be read: {error}") from None
         undo.pop_all()
-    return _open_spooled(file, size, name)
+    return open_temporary(file, size, name)
 
 
 def _copy(image: Any, file: IO[bytes], name: str, limit: int) -> int:
@@ -242,15 +245,3 @@ def _put_back(reader: Any) -> Iterator[None]:
     if isinstance(position, int):
         with contextlib.suppress(Exception):
             reader.seek(position)
-
-
-def _open_spooled(file: IO[bytes], size: int, name: str) -> tuple[IO[bytes], Upload]:
-    file.seek(0)
-    if size > _SPOOL_BYTES:
-        return file, spooled_upload(file, size, name)
-    with file:
-        return _open_bytes(file.read(), name, size)
-
-
-def _temporary_file() -> IO[bytes]:
-    return tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)

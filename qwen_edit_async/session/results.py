@@ -83,10 +83,11 @@ class OutputImage:
     async def read(self) -> bytes:
         """Download the picture's file.
 
-        If a complete picture is not a PNG, it is returned, and a warning is logged.
+        A picture in another format than PNG is returned, and a warning is logged. It may be incomplete if more than
+        half of it is there and further attempts bring no more.
 
         Raises:
-            DownloadError: If no complete picture could be downloaded.
+            DownloadError: If no usable picture could be downloaded.
             SessionClosedError: If the session is closed.
         """
         content = await self._open_store().read(self.url, self.task_id, self.index)
@@ -101,7 +102,7 @@ class OutputImage:
             name exists.
 
         Raises:
-            DownloadError: If no complete picture could be downloaded.
+            DownloadError: If no usable picture could be downloaded.
             OSError: If the file can't be written.
             SessionClosedError: If the session is closed.
         """
@@ -113,11 +114,11 @@ class OutputImage:
     async def open(self) -> Image:
         """Download the picture and decode it. This needs the ``images`` extra.
 
-        Damaged parts of the picture stay black.
+        Damaged parts of the picture are black or gray.
 
         Raises:
             ConfigurationError: If Pillow is not installed.
-            DownloadError: If no complete picture could be downloaded, or if it can't be decoded.
+            DownloadError: If no usable picture could be downloaded, or if it can't be decoded.
             SessionClosedError: If the session is closed.
         """
         try:

@@ -239,6 +239,35 @@ async def test_a_picture_that_is_not_as_documented_is_kept_under_its_ending(emul
     assert emulator.statistics().downloads == 2
 
 
+CUT = {
+    "JPEG": (encoded("JPEG")[:-20], ".jpg"),
+    "WEBP": (encoded("WEBP")[:-1], ".webp"),
+    "AVIF": (encoded("AVIF")[:-1], ".avif"),
+    "GIF": (encoded("GIF")[:-2000], ".gif"),
+}
+
+
+@pytest.mark.parametrize("kind", CUT)
+async def test_a_picture_that_is_cut_short_is_tried_again(emulator, image, tmp_path, kind):
+    emulator.inject(Fault.wrong_download(CUT[kind][0], "image/png").on("download").times(2))
+    path = await image.save(tmp_path / "a.png")
+    assert path.read_bytes() == emulator.engine._picture
+    assert emulator.statistics().downloads == 3
+
+
+@pytest.mark.parametrize("kind", CUT)
+async def test_a_picture_that_stays_cut_short_is_kept_after_the_last_attempt(emulator, image, tmp_path, caplog, kind):
+    content, ending = CUT[kind]
+    emulator.inject(Fault.wrong_download(content, "image/png").on("download"))
+    path = await image.save(tmp_path / "a.png")
+    assert (path, path.read_bytes()) == (tmp_path / f"a{ending}", content)
+    assert emulator.statistics().downloads == 3
+    assert f"image 0 of task {image.task_id} is a" in caplog.text
+    assert "not a PNG, and damaged: " in caplog.text
+    assert await image.read() == content
+    assert (await image.open()).size == (150, 150)
+
+
 async def test_a_picture_of_another_format_can_be_opened(emulator, image):
     emulator.inject(Fault.wrong_download(OTHERS["WEBP"][0], "image/webp").on("download"))
     assert (await image.open()).size == (150, 150)

@@ -13,6 +13,7 @@ import random
 import struct
 import sys
 import tarfile
+import tempfile
 import threading
 import tracemalloc
 import types
@@ -995,8 +996,8 @@ def test_no_more_than_one_byte_over_the_limit_is_read_from_a_stream() -> None:
 
 def test_what_was_opened_is_closed_if_a_later_image_is_refused(monkeypatch) -> None:
     made = []
-    make = _source._temporary_file
-    monkeypatch.setattr(_source, "_temporary_file", lambda: made.append(make()) or made[-1])
+    make = tempfile.SpooledTemporaryFile
+    monkeypatch.setattr(tempfile, "SpooledTemporaryFile", lambda **options: made.append(make(**options)) or made[-1])
     large = encoded(noise(900, 900), "PNG")
     with pytest.raises(InvalidEditError, match="image 3"):
         prepare([io.BytesIO(large), io.BytesIO(large), b"no picture"])
