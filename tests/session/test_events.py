@@ -63,7 +63,7 @@ async def test_an_edit_is_submitted_and_ends():
     submitted, ended = await events_of(MemoryService(duration=2.0, latency=0.0))
     assert (type(submitted), submitted.task_id, submitted.timings.queued) == (EditSubmitted, "task-1", 0.0)
     assert (type(ended), ended.task_id, ended.error, ended.cost) == (EditEnded, "task-1", None, Decimal("0.0357"))
-    assert (ended.timings.running, ended.timings.checks) == (2.0, 2)
+    assert (ended.timings.running, ended.timings.lag, ended.timings.checks) == (2.0, 1.0, 2)
 
 
 async def test_each_change_is_told_once():
