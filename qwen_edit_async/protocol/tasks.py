@@ -124,6 +124,8 @@ def _end_of(
 
 def task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, Any]:
     """Return the members that describe the task, including those of a wrapped task."""
+    if _ID_NAMES_IN.keys().isdisjoint(document):
+        return document
     lacks_word, has_id = word_of(document) is None, first_text(document, ID_NAMES) is not None
     for name, id_names in _ID_NAMES_IN.items() if depth else ():
         inner = document.get(name)
