@@ -242,7 +242,7 @@ class Run:
             rows=self.progress.total or 0,
         )
         self.progress.publishing = True
-        cancelled = threading.Event()
+        given_up = threading.Event()
         write = functools.partial(
             publish,
             report,
@@ -250,12 +250,12 @@ class Run:
             self.thumbnails,
             limit=self.options.gallery_limit,
             preview_seconds=preview_seconds,
-            cancelled=cancelled,
+            given_up=given_up,
         )
         try:
             self.report = await self.files.call(write)
         finally:
-            cancelled.set()
+            given_up.set()
         return self.report
 
     async def aclose(self) -> None:
