@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import os
-import statistics
+import resource
 import subprocess
 import sys
 import tempfile
@@ -34,28 +33,30 @@ _CODES = {
 
 def cpu(code: str) -> float:
     """Return the seconds of CPU of a new interpreter that runs some code."""
-    before = os.times()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def start_rows(repetitions: int) -> list[Row]:
-    """Measure all starts in turns. One clock tick is 10 ms, so ratios are those of the means."""
+    """Measure all starts in turns. A ratio is that of two starts of the same turn."""
     seconds: dict[str, list[float]] = {name: [] for name in _CODES}
     for _ in range(repetitions):
         for name, code in _CODES.items():
             seconds[name].append(cpu(code))
-    mean = {name: statistics.mean(values) for name, values in seconds.items()}
-    ratios = {
-        "import of the package / of aiohttp": (mean["package"] / mean["aiohttp"], IMPORT_TARGET),
-        "import of EditSession / of aiohttp": (mean["EditSession"] / mean["aiohttp"], None),
-        "--help / import of cyclopts": (mean["--help"] / mean["cyclopts"], HELP_TARGET),
-        "batch --help / import of cyclopts": (mean["batch --help"] / mean["cyclopts"], None),
-        "wrong usage / import of cyclopts": (mean["wrong usage"] / mean["cyclopts"], None),
-    }
-    rows = [Row(figure, "library", [ratio], limit) for figure, (ratio, limit) in ratios.items()]
-    return [*rows, *(Row(f"{name}: CPU (ms)", "library", [1000 * seconds]) for name, seconds in mean.items())]
+
+    def ratio(figure: str, name: str, base: str, limit: float | None = None) -> Row:
+        return Row(figure, "library", [each / of for each, of in zip(seconds[name], seconds[base], strict=True)], limit)
+
+    return [
+        ratio("import of the package / of aiohttp", "package", "aiohttp", IMPORT_TARGET),
+        ratio("import of EditSession / of aiohttp", "EditSession", "aiohttp", IMPORT_TARGET),
+        ratio("--help / import of cyclopts", "--help", "cyclopts", HELP_TARGET),
+        ratio("batch --help / import of cyclopts", "batch --help", "cyclopts"),
+        ratio("wrong usage / import of cyclopts", "wrong usage", "cyclopts"),
+        *(Row(f"{name}: CPU (ms)", "library", [1000 * each for each in values]) for name, values in seconds.items()),
+    ]
 
 
 def nothing_left(url: str, api_key: str, folder: str) -> Cost:

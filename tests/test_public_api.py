@@ -147,7 +147,7 @@ import qwen_edit_async
 lazy = {"EditSession", "EditBatch", "aiohttp", "attrs", "sqlite3", "qwen_edit_async.batch", "qwen_edit_async.session"}
 assert not lazy & {*sys.modules, *vars(qwen_edit_async)} - before
 qwen_edit_async.EditSession
-assert not {"qwen_edit_async.batch", "qwen_edit_async.protocol.queue", "cattrs"} & {*sys.modules} - before
+assert not {"qwen_edit_async.batch", "qwen_edit_async.protocol.queue", "anyio", "cattrs"} & {*sys.modules} - before
 assert "EditBatch" in dir(qwen_edit_async)
 assert not hasattr(qwen_edit_async, "EditBtach")
 from qwen_edit_async import *

@@ -6,6 +6,8 @@ import sqlite3
 import weakref
 from collections.abc import Iterator
 
+from qwen_edit_async.errors import ConfigurationError
+
 _SETUP = """
     PRAGMA journal_mode = OFF;
     PRAGMA synchronous = OFF;
@@ -24,9 +26,18 @@ class RowCounts:
         weakref.finalize(self, self._connection.close)
 
     def add(self, identity: str) -> int:
-        """Count a row, and return the number of rows with its identity so far."""
+        """Count a row, and return the number of rows with its identity so far.
+
+        Raises:
+            ConfigurationError: If the temporary file can't be written.
+        """
         statement = "INSERT INTO rows VALUES (?, 0, 1) ON CONFLICT DO UPDATE SET now = now + 1 RETURNING now"
-        count: int = self._connection.execute(statement, (identity,)).fetchone()[0]
+        try:
+            count: int = self._connection.execute(statement, (identity,)).fetchone()[0]
+        except sqlite3.Error as error:
+            raise ConfigurationError(
+                f"the rows can't be counted in a temporary file: {error}", hint="set SQLITE_TMPDIR to another folder"
+            ) from error
         return count
 
     def start_again(self) -> None:

@@ -16,13 +16,12 @@ import attrs
 
 from qwen_edit_async.batch.budget import to_money
 from qwen_edit_async.batch.content import identify, located
-from qwen_edit_async.batch.decide import Consent, Entry, State, decide
+from qwen_edit_async.batch.decide import Consent, Entry, State
 from qwen_edit_async.batch.identity import image_locator
-from qwen_edit_async.batch.intake import CONCLUDING_SECONDS, take, unfinished
+from qwen_edit_async.batch.intake import CONCLUDING_SECONDS, resume, take, unfinished
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.outcome import BatchOutcome, BatchProgress, BatchStatus
 from qwen_edit_async.batch.report import BatchReport
-from qwen_edit_async.batch.row import Row
 from qwen_edit_async.batch.run import Run, RunOptions, open_run
 from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.errors import InvalidEditError, JournalError, SessionClosedError
@@ -249,9 +248,8 @@ class EditHub:
 
 
 async def _resume(run: Run, entry: Entry) -> None:
-    """Wait for the task of an earlier hub, or download its pictures."""
-    async with run.room, run.row_lock(entry.identity):
-        await Row(entry, run).carry_out(decide(entry, None, run.options.consent))
+    async with run.room:
+        await resume(run, entry)
 
 
 async def _close(run: Run) -> None:

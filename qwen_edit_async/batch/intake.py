@@ -145,11 +145,8 @@ class Intake:
         await self._run.cancel_rows()
 
     async def _resume(self, entry: Entry) -> None:
-        """Work on an edit that has a task, even if the input no longer has its row."""
-        run = self._run
-        async with run.row_lock(entry.identity):
-            await Row(entry, run).carry_out(decide(entry, None, run.options.consent))
-            self._resumed.add(entry.number)
+        await resume(self._run, entry)
+        self._resumed.add(entry.number)
 
     async def _take(self, item: SourceItem) -> None:
         """Work on a row of the input."""
@@ -167,6 +164,16 @@ async def unfinished(run: Run) -> AsyncGenerator[Entry, None]:
         for entry in entries:
             yield entry
         last = entries[-1].number
+
+
+async def resume(run: Run, entry: Entry) -> None:
+    """Work on an edit that has a task, even if the input no longer has its row.
+
+    Raises:
+        JournalError: If the journal fails.
+    """
+    async with run.row_lock(entry.identity):
+        await Row(entry, run).carry_out(decide(entry, None, run.options.consent))
 
 
 async def take(run: Run, identity: str, request: EditRequest, resumed: Container[int] = ()) -> InvalidEditError | None:
@@ -202,8 +209,10 @@ async def take(run: Run, identity: str, request: EditRequest, resumed: Container
         run.changed += 1
         run.refuse(reason_of(problem, request), entry.key)
         return problem
-    if action in SENDS or entry.number not in resumed:
-        await Row(entry, run).carry_out(action, request, problem)
+    if action is Action.FAIL and problem is not None:
+        await Row(entry, run).fail(problem, request)
+    elif action in SENDS or entry.number not in resumed:
+        await Row(entry, run).carry_out(action, request)
     return None
 
 

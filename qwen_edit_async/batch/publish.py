@@ -38,7 +38,7 @@ _UNFINISHED: Final[dict[BatchStatus, str]] = {
 }
 
 
-class _CancelledError(Exception):
+class _GivenUpError(Exception):
     """The page is not finished, because nobody waits for it any more."""
 
 
@@ -49,7 +49,7 @@ def publish(
     *,
     limit: int,
     preview_seconds: float,
-    cancelled: threading.Event,
+    given_up: threading.Event,
 ) -> BatchReport:
     """Write both files. Return the report with the page's path, or the reason why the page is missing.
 
@@ -59,14 +59,14 @@ def publish(
         thumbnails: The thumbnails made so far. Missing thumbnails are made.
         limit: The maximum number of edits on the page; edits with errors come first. 0 means no page.
         preview_seconds: Seconds for making thumbnails. Later edits show their files instead.
-        cancelled: Set when nobody waits for the files any more.
+        given_up: Set when nobody waits for the files any more.
     """
     thumbnails.finish()
     previews_until = time.monotonic() + preview_seconds
 
     def show(image: str | Path) -> Picture:
-        if cancelled.is_set():
-            raise _CancelledError
+        if given_up.is_set():
+            raise _GivenUpError
         thumbnail = thumbnails.get(image, make=time.monotonic() < previews_until)
         return Picture(thumbnail=thumbnail, path=relative_path(image, journal.parent))
 
@@ -74,7 +74,7 @@ def publish(
         page = journal.with_name(PAGE_NAME)
         try:
             _write_page(page, journal, report.facts(limit), limit, show)
-        except _CancelledError:
+        except _GivenUpError:
             return report
         except Exception as error:  # noqa: BLE001  # the run's pictures are worth more than the page
             report = attrs.evolve(report, gallery_problem=_log_problem(page, error))

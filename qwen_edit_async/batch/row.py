@@ -55,23 +55,25 @@ class Row:
         self._run = run
         self._state = entry.state
 
-    async def carry_out(
-        self, action: Action, request: EditRequest | None = None, problem: InvalidEditError | None = None
-    ) -> None:
-        """Carry out an action until the pictures are saved. Journal every error.
+    async def fail(self, problem: InvalidEditError, request: EditRequest) -> None:
+        """Journal why the edit can't be submitted.
+
+        Raises:
+            JournalError: If the journal fails.
+        """
+        await self._record(State.FAILED, problem, request)
+
+    async def carry_out(self, action: Action, request: EditRequest | None = None) -> None:
+        """Carry out any other action until the pictures are saved. Journal every error.
 
         Args:
             action: The action.
             request: The request; required for a submission.
-            problem: The reason for :attr:`Action.FAIL`.
 
         Raises:
             JournalError: If the journal fails.
         """
         entry, run = self._entry, self._run
-        if problem is not None:
-            await self._record(State.FAILED, problem, request)
-            return
         if action is Action.VERIFY:
             if not run.options.saves or await run.files.call(are_whole, run.folder, entry.files):
                 self._count_saved(len(entry.files))
@@ -103,9 +105,9 @@ class Row:
         try:
             await self._move(State.SUBMITTING, repeats=self._entry.repeats + self._is_doubtful)
         except asyncio.CancelledError:
-            self._retreat()
+            self._undo_attempt()
             raise
-        self._run.attempts += 1
+        self._run.unanswered += 1
 
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
         """Journal the task's id, or that the service has no task."""
@@ -115,10 +117,10 @@ class Row:
             written = self._move(State.SUBMITTED, task_id=fate.task_id, reason=None, problem=None)
             written.add_done_callback(functools.partial(self._check_written, fate.task_id))
             return
-        self._run.attempts -= 1
+        self._run.unanswered -= 1
         self._run.notify()
         if fate is not CallFailure.UNCERTAIN:
-            self._retreat()
+            self._undo_attempt()
 
     @property
     def _is_doubtful(self) -> bool:
@@ -130,9 +132,9 @@ class Row:
         """Whether an earlier run saw the edit complete."""
         return self._entry.state in {State.COMPLETED, State.SAVED}
 
-    def _retreat(self) -> None:
+    def _undo_attempt(self) -> None:
         """Return to the state before this attempt, which created no task."""
-        self._leave()
+        self._leave_flight()
         if self._state not in {State.SUBMITTING, State.UNCERTAIN}:
             return
         if self._is_doubtful:
@@ -142,7 +144,7 @@ class Row:
 
     def _check_written(self, task_id: str, written: asyncio.Future[None]) -> None:
         run, key = self._run, self._entry.key
-        run.attempts -= 1
+        run.unanswered -= 1
         run.notify()
         error = JournalError("a step was not written") if written.cancelled() else written.exception()
         if error is not None:
@@ -172,7 +174,7 @@ class Row:
                 await self._wait(task, attached=False)
                 return
             finally:
-                self._leave()
+                self._leave_flight()
 
     async def _not_submitted(self, error: Exception, request: EditRequest) -> None:
         budget, pictures = self._run.budget, self._entry.pictures
@@ -208,7 +210,7 @@ class Row:
             try:
                 result = await task
             finally:
-                self._leave()  # it is no longer in flight
+                self._leave_flight()  # it is no longer in flight
         except asyncio.CancelledError:
             if not task.awaited:
                 # Only a task that has not begun is cancelled at the service. The next run gets the results of others.
@@ -287,7 +289,7 @@ class Row:
             run.budget.failed(unreachable=isinstance(error, APIConnectionError))
         run.notify()
 
-    def _leave(self) -> None:
+    def _leave_flight(self) -> None:
         self._run.in_flight.discard(self._entry.number)
         self._run.notify()
 

@@ -94,7 +94,7 @@ class Run:
         progress: The counts that :meth:`progress_now` completes.
         error: The error that ended the run, because it would stop every other edit.
         in_flight: The numbers of the edits that are being submitted, or whose tasks are awaited.
-        attempts: The number of submissions without a reply or without a journalled task id.
+        unanswered: The number of submissions without a reply or without a journalled task id.
         unwritten: The keys and task ids that could not be journalled.
         refused: The refused rows, grouped by reason.
         changed: The number of refused rows whose edits are in the journal.
@@ -116,7 +116,7 @@ class Run:
     progress: BatchProgress = attrs.field(factory=BatchProgress)
     error: Exception | None = None
     in_flight: set[int] = attrs.field(factory=set)
-    attempts: int = 0
+    unanswered: int = 0
     unwritten: list[tuple[str, str]] = attrs.field(factory=list)
     refused: Reasons = attrs.field(factory=Reasons)
     changed: int = 0
@@ -213,7 +213,7 @@ class Run:
             await asyncio.wait(self.rows)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GRACE):
-                while self.attempts:
+                while self.unanswered:
                     await self.wait_for_change()
 
     def raise_crash(self) -> None:
@@ -242,7 +242,7 @@ class Run:
             rows=self.progress.total or 0,
         )
         self.progress.publishing = True
-        cancelled = threading.Event()
+        given_up = threading.Event()
         write = functools.partial(
             publish,
             report,
@@ -250,12 +250,12 @@ class Run:
             self.thumbnails,
             limit=self.options.gallery_limit,
             preview_seconds=preview_seconds,
-            cancelled=cancelled,
+            given_up=given_up,
         )
         try:
             self.report = await self.files.call(write)
         finally:
-            cancelled.set()
+            given_up.set()
         return self.report
 
     async def aclose(self) -> None:

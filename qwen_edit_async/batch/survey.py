@@ -35,23 +35,23 @@ async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
         ConfigurationError: If the input can't be read.
         JournalError: If there is a journal that can't be read, or if the journal of earlier runs is lost.
     """
-    cancelled = threading.Event()
+    given_up = threading.Event()
     try:
-        plan = await asyncio.to_thread(_survey, given, options, cancelled)
+        plan = await asyncio.to_thread(_survey, given, options, given_up)
     finally:
-        cancelled.set()
+        given_up.set()
     return attrs.evolve(plan, max_cost=options.max_cost, max_tasks=options.max_tasks)
 
 
-def _survey(given: BatchInput, options: RunOptions, cancelled: threading.Event) -> BatchPlan:
+def _survey(given: BatchInput, options: RunOptions, given_up: threading.Event) -> BatchPlan:
     journal = given.targets.folder / JOURNAL_NAME
     if not journal.exists():
         check_not_lost(journal)
-        return _Survey(given, None, options).plan(cancelled)
+        return _Survey(given, None, options).plan(given_up)
     with contextlib.closing(Store(journal, read_only=True)) as store:
         if store.is_empty:
             check_not_lost(journal)
-        return _Survey(given, None if store.is_empty else store, options).plan(cancelled)
+        return _Survey(given, None if store.is_empty else store, options).plan(given_up)
 
 
 @attrs.define(eq=False)
@@ -66,9 +66,9 @@ class _Survey:
     _touched: bool = False
     _example: str = ""
 
-    def plan(self, cancelled: threading.Event) -> BatchPlan:
+    def plan(self, given_up: threading.Event) -> BatchPlan:
         for item in self.given.survey(self.tally.note):
-            if cancelled.is_set():  # nobody waits for the plan any more
+            if given_up.is_set():  # nobody waits for the plan any more
                 break
             try:
                 self._look_at(item)

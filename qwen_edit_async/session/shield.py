@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-import anyio
-
 T = TypeVar("T")
 
 
@@ -17,9 +15,11 @@ async def wait_shielded(work: Coroutine[Any, Any, None]) -> None:
     A shield of anyio stops the cancellation of scopes, but not :meth:`asyncio.Task.cancel`. So the work runs in a
     separate task.
     """
+    from anyio import CancelScope  # noqa: PLC0415  # slow to import, and not needed before something is closed
+
     task = asyncio.create_task(work)
     cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
+    with CancelScope(shield=True):
         while not task.done():
             try:
                 await asyncio.wait([task])

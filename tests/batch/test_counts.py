@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from qwen_edit_async.batch.counts import RowCounts
+from qwen_edit_async.errors import ConfigurationError
 
 
 def test_equal_rows_are_counted():
@@ -17,3 +20,10 @@ def test_another_reading_begins_at_one_and_misses_what_has_fewer_rows():
     counts.start_again()
     assert [counts.add(identity) for identity in ("a", "same", "new")] == [1, 1, 1]
     assert list(counts.missing()) == ["a", "z"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_remedy():
+    counts = RowCounts()
+    counts._connection.execute("PRAGMA max_page_count = 3")
+    with pytest.raises(ConfigurationError, match="temporary file: database or disk is full; set SQLITE_TMPDIR"):
+        sum(counts.add(f"{number:050}") for number in range(1_000))

@@ -98,7 +98,7 @@ def test_the_memory_of_a_table_does_not_grow_with_its_rows(tmp_path):
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert count == 4_000
-    assert kept < 300_000  # the identities alone would take 700,000 bytes
+    assert kept < 300_000  # the identities would take 500,000 bytes
 
 
 def test_bad_rows_stay_where_they_are(items):
