@@ -189,8 +189,8 @@ def _open_small(file: IO[bytes], name: str, side: int | None) -> ImageFile.Image
     return image
 
 
-def decoded_share(file: IO[bytes]) -> float | None:
-    """Return the share of a picture's rows that its file determines; ``None`` if the file can't be opened.
+def decoded_share(file: IO[bytes]) -> float:
+    """Return the share of a picture's rows that its file determines; 0 if the file can't be opened.
 
     Other rows depend on the bytes after the file's end, or stay as they were before decoding.
     """
@@ -201,7 +201,7 @@ def decoded_share(file: IO[bytes]) -> float | None:
         rows = [_rows(io.BytesIO(content + filler * _FILLER_BYTES + end), *filler) for filler in (b"\0", b"\x55")]
     except Exception as error:  # noqa: BLE001  # as above
         log.debug("no row of a picture can be decoded: %r", error)
-        return None
+        return 0.0
     return sum(map(operator.eq, *rows), 0.0) / len(rows[0])
 
 
