@@ -29,6 +29,9 @@ _GREEDY: Final = frozenset({"WEBP", "JPEG2000"})
 """Formats whose decoders need 16 bytes per pixel, not 4 to 10. Their pictures may have half as many pixels."""
 
 _JPEG_END: Final = b"\xff\xd9"
+_MAX_PADDED_BYTES: Final = 16 * 1024 * 1024
+"""The most bytes of a damaged picture that are read into memory, to be shown."""
+
 _FILLER_BYTES: Final = 1024
 """More bytes than a decoder reads ahead."""
 
@@ -167,7 +170,7 @@ def load_what_is_there(file: IO[bytes], name: str, side: int | None = None) -> I
         image.load()
         return image
     file.seek(0)
-    content = file.read()
+    content = file.read(_MAX_PADDED_BYTES)
     padding = _JPEG_END if content.startswith(b"\xff\xd8") else bytes(len(content))
     image = _open_small(io.BytesIO(content + padding), name, side)
     try:
