@@ -51,9 +51,10 @@ def test_any_bytes_are_an_image_or_an_error(content, fit):
         assert str(error)  # noqa: PT017  # either way is right
 
 
-@given(damaged_pictures() | st.binary())
-def test_any_bytes_are_a_result_or_named(content):
-    verdict = judge(io.BytesIO(content), len(content))
+@pytest.mark.filterwarnings("ignore")  # as above
+@given(damaged_pictures() | st.binary(), st.booleans())
+def test_any_bytes_are_a_result_or_named(content, lenient):
+    verdict = judge(io.BytesIO(content), len(content), lenient=lenient)
     assert verdict.problem or verdict.kind
 
 

@@ -29,6 +29,9 @@ _GREEDY: Final = frozenset({"WEBP", "JPEG2000"})
 """Formats whose decoders need 16 bytes per pixel, not 4 to 10. Their pictures may have half as many pixels."""
 
 _JPEG_END: Final = b"\xff\xd9"
+_MAX_PADDED_BYTES: Final = 16 * 1024 * 1024
+"""The most bytes of a damaged picture that are read into memory, to be shown."""
+
 _FILLER_BYTES: Final = 1024
 """More bytes than a decoder reads ahead."""
 
@@ -167,7 +170,7 @@ def load_what_is_there(file: IO[bytes], name: str, side: int | None = None) -> I
         image.load()
         return image
     file.seek(0)
-    content = file.read()
+    content = file.read(_MAX_PADDED_BYTES)
     padding = _JPEG_END if content.startswith(b"\xff\xd8") else bytes(len(content))
     image = _open_small(io.BytesIO(content + padding), name, side)
     try:
@@ -189,8 +192,8 @@ def _open_small(file: IO[bytes], name: str, side: int | None) -> ImageFile.Image
     return image
 
 
-def decoded_share(file: IO[bytes]) -> float | None:
-    """Return the share of a picture's rows that its file determines; ``None`` if the file can't be opened.
+def decoded_share(file: IO[bytes]) -> float:
+    """Return the share of a picture's rows that its file determines; 0 if the file can't be opened.
 
     Other rows depend on the bytes after the file's end, or stay as they were before decoding.
     """
@@ -201,7 +204,7 @@ def decoded_share(file: IO[bytes]) -> float | None:
         rows = [_rows(io.BytesIO(content + filler * _FILLER_BYTES + end), *filler) for filler in (b"\0", b"\x55")]
     except Exception as error:  # noqa: BLE001  # as above
         log.debug("no row of a picture can be decoded: %r", error)
-        return None
+        return 0.0
     return sum(map(operator.eq, *rows), 0.0) / len(rows[0])
 
 

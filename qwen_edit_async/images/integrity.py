@@ -151,10 +151,8 @@ def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
     with_end = io.BytesIO(file.read() + _ENDS["image/jpeg"])
     if kind == "JPEG" and find_damage(with_end, size + 2, "image/jpeg").damage == LACKS_SCANS:
         return 0.0  # a few scans give all rows, but blurred
-    share = decoders.decoded_share(file)
-    if share is None:  # Pillow can't open it, perhaps because of its kind
-        return float(damage != CUT_SHORT)
-    return share
+    # If no row can be decoded, Pillow may not know the kind.
+    return decoders.decoded_share(file) or float(damage != CUT_SHORT)
 
 
 def _decodes(file: IO[bytes], found: Findings) -> bool | None:

@@ -7,6 +7,7 @@ import io
 import os
 import random
 import threading
+import tracemalloc
 
 import numpy as np
 import PIL.Image
@@ -103,6 +104,31 @@ def test_making_a_thumbnail_does_not_change_the_picture():
 
 
 CUT_PNG = b"\x89PNG\r\n\x1a\nmore"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {}), ("AVIF", {}), ("GIF", {})]
+)
+def test_a_picture_that_is_cut_short_has_a_thumbnail(kind, options):
+    file = io.BytesIO()
+    PIL.Image.effect_noise((640, 480), 50).convert("RGB").save(file, kind, **options)
+    thumbnail = make_thumbnail(file.getvalue()[:-100])
+    assert (thumbnail.width, thumbnail.height) == (256, 192)
+
+
+def test_a_large_broken_file_is_not_read_into_memory(tmp_path):
+    path = tmp_path / "a.gif"
+    file = io.BytesIO()
+    PIL.Image.new("P", (64, 64)).save(file, "GIF")
+    path.write_bytes(file.getvalue()[:-20])
+    os.truncate(path, 300_000_000)  # a hole, which takes no space on the disk
+    tracemalloc.start()
+    try:
+        make_thumbnail(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000_000
 
 
 @pytest.mark.parametrize(
