@@ -78,6 +78,24 @@ def test_an_edit_is_saved(session, photos, tmp_path):
     assert result.usage.quantity == len(result.images) == 2
 
 
+@pytest.mark.parametrize("protocol", ["generation", "queue", "dashscope"])
+def test_edits_end_in_each_dialect(protocol, qwen_edit_emulator):
+    with open_session(qwen_edit_emulator, protocol=protocol) as session:
+        result = session.edit(PHOTO, "make it snow", n=2)
+        assert [image.read()[:4] for image in result.images] == [b"\x89PNG"] * 2
+        outcomes = list(session.edit_many({"image": PHOTO, "instruction": f"edit {number}"} for number in range(4)))
+        assert all(outcome.ok for outcome in outcomes)
+        assert {record.dialect for record in qwen_edit_emulator.tasks.values()} == {protocol}
+
+
+def test_a_task_that_is_given_up_is_cancelled_at_the_service_where_the_protocol_can():
+    with EditEmulator(duration=3600, engine=FixedEngine()).in_thread() as emulator:
+        with open_session(emulator, protocol="queue") as session:
+            session.submit(PHOTO, "make it snow").cancel()
+        assert (session.statistics().cancellations, session.unfinished) == (1, ())
+        assert emulator.statistics().tasks_cancelled == 1
+
+
 def test_a_task_can_be_awaited_attached_and_given_up(session):
     task = session.submit(PHOTO, "make it snow")
     assert session.estimate(PHOTO, "make it snow", n=2).cost == 2 * session.estimate(PHOTO, "make it snow").cost
