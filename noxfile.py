@@ -146,11 +146,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check the types of the package, of its public surface and of the README's examples."""
+    """Check the types of the package, of its public surface, of the README's examples and of the synchronous face."""
     install_wheel(session, "all", "typing")
     session.run("mypy")
     session.run("basedpyright", "--ignoreexternal", "--verifytypes", "qwen_edit_async")
-    session.run("mypy", "--strict", *write_examples(Path(session.create_tmp())))
+    session.run("mypy", "--strict", "tests/typed_use.py", *write_examples(Path(session.create_tmp())))
 
 
 def write_examples(folder: Path) -> list[str]:

@@ -21,6 +21,9 @@ QUEUE_REQUEST_PATH: Final = QUEUE_PATH + "/requests/{request_id}"
 CANCELED: Final = "CANCELED"
 """The queue's ``error_type`` of a cancelled task."""
 
+MODEL_CONTRACT_PATH: Final = "/api/v1/skill/model-contracts/{model}"
+"""The gateway's own description of a model, which names the protocol to use."""
+
 DASHSCOPE_BASE_URL: Final = "https://dashscope-intl.aliyuncs.com"
 DASHSCOPE_PATH: Final = "/api/v1/services/aigc/multimodal-generation/generation"
 DASHSCOPE_MODEL: Final = "qwen-image-edit-plus"

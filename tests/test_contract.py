@@ -14,6 +14,7 @@ DOCUMENTED = {
     "QUEUE_PATH": "/model/v1/queue/{model}",
     "QUEUE_REQUEST_PATH": "/model/v1/queue/{model}/requests/{request_id}",
     "CANCELED": "CANCELED",
+    "MODEL_CONTRACT_PATH": "/api/v1/skill/model-contracts/{model}",
     "DASHSCOPE_BASE_URL": "https://dashscope-intl.aliyuncs.com",
     "DASHSCOPE_PATH": "/api/v1/services/aigc/multimodal-generation/generation",
     "DASHSCOPE_MODEL": "qwen-image-edit-plus",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
+import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -41,17 +44,29 @@ def parameters_of(signature):
     return [(each.name, each.kind, each.default) for each in signature.parameters.values()]
 
 
-@pytest.mark.parametrize("name", ["EditSession", "EditBatch", "EditResult", "OutputImage"])
+FACES = ["EditSession", "EditBatch", "EditResult", "EditTask", "EditOutcome", "OutputImage"]
+
+RUNS_ON_THE_LOOP = {"EditSession": {"attach", "edit_many", "pictures"}, "EditTask": {"cancel"}}
+"""Methods that are not async, but need the session's loop."""
+
+RENAMED = {"aclose"}  # close
+
+
+@pytest.mark.parametrize("name", FACES)
 def test_methods_take_the_arguments_of_the_async_ones(name):
     ours, theirs = public_signatures(getattr(sync, name)), public_signatures(getattr(aio, name))
-    renamed = {"open", "close", "edit", "submit"} if name == "EditSession" else set()
-    names = set(ours) & set(theirs) - renamed
-    assert names >= {
-        "EditSession": {"__init__", "attach", "edit_many", "estimate", "status", "with_options"},
-        "EditBatch": {"__init__", "plan", "run"},
-    }.get(name, {"save"})
-    for each in names:
+    for each in set(ours) & set(theirs) - {"returned_by"}:
         assert parameters_of(ours[each]) == parameters_of(theirs[each]), each
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_no_method_is_left_that_needs_an_event_loop(name):
+    members = {each: member for each, member in vars(getattr(aio, name)).items() if not each.startswith("_")}
+    is_async = (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+    needed = {each for each, member in members.items() if any(check(member) for check in is_async)} - RENAMED
+    assert needed | RUNS_ON_THE_LOOP.get(name, set()) <= set(vars(getattr(sync, name)))
+    methods = [member for member in vars(getattr(sync, name)).values() if inspect.isfunction(member)]
+    assert all(inspect.getdoc(member) for member in methods if not member.__name__.startswith("__"))
 
 
 def test_an_edit_is_saved(session, photos, tmp_path):
@@ -61,6 +76,24 @@ def test_an_edit_is_saved(session, photos, tmp_path):
     assert result.images[1].read() == paths[1].read_bytes()
     assert result.images[0].open().size == result.images[1].open().size
     assert result.usage.quantity == len(result.images) == 2
+
+
+@pytest.mark.parametrize("protocol", ["generation", "queue", "dashscope"])
+def test_edits_end_in_each_dialect(protocol, qwen_edit_emulator):
+    with open_session(qwen_edit_emulator, protocol=protocol) as session:
+        result = session.edit(PHOTO, "make it snow", n=2)
+        assert [image.read()[:4] for image in result.images] == [b"\x89PNG"] * 2
+        outcomes = list(session.edit_many({"image": PHOTO, "instruction": f"edit {number}"} for number in range(4)))
+        assert all(outcome.ok for outcome in outcomes)
+        assert {record.dialect for record in qwen_edit_emulator.tasks.values()} == {protocol}
+
+
+def test_a_task_that_is_given_up_is_cancelled_at_the_service_where_the_protocol_can():
+    with EditEmulator(duration=3600, engine=FixedEngine()).in_thread() as emulator:
+        with open_session(emulator, protocol="queue") as session:
+            session.submit(PHOTO, "make it snow").cancel()
+        assert (session.statistics().cancellations, session.unfinished) == (1, ())
+        assert emulator.statistics().tasks_cancelled == 1
 
 
 def test_a_task_can_be_awaited_attached_and_given_up(session):
@@ -73,6 +106,71 @@ def test_a_task_can_be_awaited_attached_and_given_up(session):
     with pytest.raises(aio.EditCancelledError):
         given_up.result()
     assert session.unfinished == (given_up.id,)
+
+
+def test_the_changes_of_a_task_are_a_plain_iterator(session):
+    task = session.submit(PHOTO, "make it snow")
+    assert [snapshot.status for snapshot in task.updates()][-1] is aio.TaskStatus.COMPLETED
+
+
+def test_pictures_whose_urls_are_known_are_had_again(session):
+    result = session.edit(PHOTO, "make it snow")
+    [image] = session.pictures(result.task_id, [result.images[0].url])
+    assert image.read() == result.images[0].read()
+
+
+def test_the_context_variables_of_the_caller_hold_for_the_edit(qwen_edit_emulator):
+    caller, seen = contextvars.ContextVar("caller", default="nobody"), set()
+    with open_session(qwen_edit_emulator, on_event=lambda _: seen.add(caller.get())) as session:
+        caller.set("me")
+        session.edit(PHOTO, "make it snow")
+    assert seen == {"me"}
+
+
+def test_a_pickled_session_has_no_key_and_is_closed(session):
+    assert pickle.dumps(session) == pickle.dumps(session)  # a hash of the content finds a cached result
+    assert b"qwen_image_edit_plus" in pickle.dumps(session)
+    assert session._wrapped._service.transport is not None
+    assert b"emulator-key" not in pickle.dumps(session)
+    with pytest.raises(aio.SessionClosedError, match="not open in this process"):
+        pickle.loads(pickle.dumps(session)).edit(PHOTO, "make it snow")
+
+
+def test_a_pickled_result_keeps_what_it_says(session):
+    result = session.edit(PHOTO, "make it snow")
+    copied = pickle.loads(pickle.dumps(result))
+    assert (copied.task_id, copied.usage) == (result.task_id, result.usage)
+    with pytest.raises(aio.SessionClosedError, match="not open in this process"):
+        copied.save("anywhere")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_process_does_not_wait_for_a_thread_that_it_lacks(session):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            session.edit(PHOTO, "make it snow")
+        except aio.SessionClosedError:
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_the_requests_of_edit_many_can_not_wait_for_their_own_thread(session):
+    def requests():
+        session.edit(PHOTO, "make it snow")
+        yield {"image": PHOTO, "instruction": "make it snow"}
+
+    with pytest.raises(aio.SessionClosedError, match="its own thread calls it"):
+        list(session.edit_many(requests()))
+
+
+def test_outcomes_that_are_forgotten_after_the_session_was_closed_are_no_error(qwen_edit_emulator):
+    with open_session(qwen_edit_emulator) as session:
+        outcomes = session.edit_many([{"image": PHOTO, "instruction": "make it snow"}])
+        assert next(outcomes).ok
+    outcomes.close()
 
 
 def test_errors_are_those_of_the_async_session(session):
@@ -92,8 +190,12 @@ def test_other_limits_share_the_session(session, qwen_edit_emulator):
 
 
 def test_a_closed_session_says_so(qwen_edit_emulator):
-    with open_session(qwen_edit_emulator) as session:
-        pass
+    unopened = open_session(qwen_edit_emulator)
+    with pytest.raises(aio.SessionClosedError, match="use `with EditSession"):
+        unopened.edit(PHOTO, "make it snow")
+    with open_session(qwen_edit_emulator) as session, pytest.raises(aio.SessionClosedError, match="opened only once"):
+        session.open()
+    session.close()
     for use in (lambda: session.edit(PHOTO, "x"), lambda: session.status("t"), lambda: list(session.edit_many([]))):
         with pytest.raises(aio.SessionClosedError):
             use()
@@ -164,21 +266,23 @@ def test_leaving_the_block_by_an_exception_ends_the_waits_of_other_threads():
 
 _INTERRUPTED = """
 import sys
-from qwen_edit_async.sync import EditSession
+from qwen_edit_async.sync import EditBatch, EditSession
 _, key, url, call, photo = sys.argv
 try:
     with EditSession(key, base_url=url) as session:
         task = session.submit(photo, "make it snow")
         print("waiting", flush=True)
+        if call == "batch":
+            EditBatch([photo], photo + "-out", instruction="make it rain").run(session)
         task.result() if call == "task" else session.edit(photo, "make it rain")
 finally:
     print(*session.unfinished)
 """
 
 
-@pytest.mark.parametrize("call", ["task", "edit"])
+@pytest.mark.parametrize("call", ["task", "edit", "batch"])
 def test_ctrl_c_ends_the_wait_and_names_the_tasks(call, photos):
-    created = {"task": 1, "edit": 2}[call]
+    created = {"task": 1, "edit": 2, "batch": 2}[call]
     with EditEmulator(duration=3600, engine=FixedEngine()).in_thread() as emulator:
         command = [sys.executable, "-c", _INTERRUPTED, emulator.api_key, emulator.url, call, str(photos / "a.png")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -189,4 +293,4 @@ def test_ctrl_c_ends_the_wait_and_names_the_tasks(call, photos):
             out, err = process.communicate(timeout=30)
     assert set(out.split()) == set(emulator.tasks)
     assert process.returncode == -signal.SIGINT
-    assert "KeyboardInterrupt" in err
+    assert err.endswith("KeyboardInterrupt\n")  # and no error of the session's thread follows

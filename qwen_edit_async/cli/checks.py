@@ -14,6 +14,7 @@ from yarl import URL
 
 from qwen_edit_async.cli.options import ConnectionOptions
 from qwen_edit_async.cli.price import SAMPLE
+from qwen_edit_async.contract import MODEL_CONTRACT_PATH
 from qwen_edit_async.errors import (
     APIConnectionError,
     APIResponseError,
@@ -112,7 +113,7 @@ async def _ask(transport: AiohttpTransport, protocol: WireProtocol, way: str) ->
     reply = await transport.send(call)
     findings = [Finding("connection", ok=True, found=way), _key(reply), _clock(reply)]
     if call.path != protocol.submission_path:
-        path = f"/api/v1/skill/model-contracts/{quote(getattr(protocol, 'model', ''), safe='')}"
+        path = MODEL_CONTRACT_PATH.format(model=quote(getattr(protocol, "model", ""), safe=""))
         findings.append(_contract(await transport.send(Call(method="GET", path=path)), protocol))
     return findings
 
@@ -150,11 +151,12 @@ def _clock(reply: Reply) -> Finding:
 
 
 def _contract(reply: Reply, protocol: WireProtocol) -> Finding:
-    told = first_text(_document(reply) or {}, ("protocol",)) if reply.ok else None
+    document = (_document(reply) if reply.ok else None) or {}
+    told, mode = first_text(document, ("protocol",)), first_text(document, ("body_mode",))
     if told is None:
         return Finding("protocol", ok=None, found=f"{protocol.name}; the service does not state its protocol")
     if told == protocol.name:
-        return Finding("protocol", ok=True, found=told)
+        return Finding("protocol", ok=True, found=told if mode is None else f"{told}, with the body {mode!r}")
     return Finding("protocol", ok=False, found=f"the service expects {told!r}", advice=f"use --protocol {told}")
 
 

@@ -61,8 +61,11 @@ class Calls:
         return await self._answer(request, "submit", number, None, process)
 
     async def precharge(self, request: web.Request, process: Callable[[], Awaitable[Reply]]) -> web.StreamResponse:
-        """Answer a request for a cost estimate with the reply of `process`. No fault applies to this call."""
-        self.service.counts["precharge"] += 1
+        """Answer a request for a cost estimate with the reply of `process`."""
+        return await self._answer(request, "precharge", 0, None, process)
+
+    async def describe(self, request: web.Request, process: Callable[[], Awaitable[Reply]]) -> web.StreamResponse:
+        """Answer a request for a model's description with the reply of `process`. No fault applies to this call."""
         self.service.note(request)
         return await deliver(self.service, request, None, lambda: self._guard(request, process))
 

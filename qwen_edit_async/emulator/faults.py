@@ -20,10 +20,10 @@ from qwen_edit_async.emulator.tasks import Failure, TaskFault
 if TYPE_CHECKING:
     from qwen_edit_async.emulator.tasks import TaskRecord
 
-Operation = Literal["submit", "check", "result", "cancel", "download"]
-"""A kind of request. ``result`` and ``cancel`` exist in the queue dialect only."""
+Operation = Literal["submit", "check", "result", "cancel", "precharge", "download"]
+"""A kind of request. ``result`` and ``cancel`` exist in the queue dialect only, ``precharge`` in the documented one."""
 _Occasion: TypeAlias = "Operation | Literal['task']"
-_API: tuple[Operation, ...] = ("submit", "check", "result", "cancel")
+_API: tuple[Operation, ...] = ("submit", "check", "result", "cancel", "precharge")
 _EVERY_REQUEST: tuple[Operation, ...] = (*_API, "download")
 
 

@@ -20,6 +20,7 @@ from anyio.from_thread import start_blocking_portal
 from qwen_edit_async.emulator.calls import api_application
 from qwen_edit_async.emulator.dashscope import DashScope
 from qwen_edit_async.emulator.generation import Generation
+from qwen_edit_async.emulator.models import Models
 from qwen_edit_async.emulator.queue import Queue
 from qwen_edit_async.emulator.results import Results
 from qwen_edit_async.emulator.service import Service
@@ -62,7 +63,7 @@ class _Runtime:
             self._results.open(Path(spool.name))
             self._stack.push_async_callback(self._results.aclose)
             self.service.results_url = await self._serve(self._results.application(), 0)
-            dialects = (Generation, Queue, DashScope)
+            dialects = (Generation, Queue, DashScope, Models)
             routes = [route for dialect in dialects for route in dialect(self.service, self._results).routes()]
             routes.append(web.get(_STATISTICS_PATH, self._statistics))
             self.url = await self._serve(api_application(routes), self._port)

@@ -24,6 +24,10 @@ class EmulatorSettings:
     """The key that ``Authorization: Bearer`` must carry."""
     envelope: Envelope = attrs.field(default="flat", validator=in_(("flat", "params", "both", "header")))
     """The accepted request envelope of the documented dialect. Other envelopes get a 400."""
+    model_contract: Literal["generation", "queue"] | None = attrs.field(
+        default="generation", validator=in_(("generation", "queue", None))
+    )
+    """The protocol that the gateway's description of the model names, or None for a gateway without descriptions."""
     engine: EditEngine = attrs.field(factory=PillowEngine)
     """The engine that makes the pictures."""
     duration: Duration = attrs.field(factory=LogNormal)

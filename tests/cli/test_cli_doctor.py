@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import ssl
 import threading
@@ -14,7 +15,7 @@ import trustme
 from commands import API_KEY
 
 from qwen_edit_async.cli import checks, main
-from qwen_edit_async.emulator import EditEmulator
+from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan
 from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.protocol.queue import QueueProtocol
@@ -33,12 +34,53 @@ def examine(capsys):
     return run
 
 
+@pytest.fixture
+def gateway(monkeypatch):
+    """Return a function that starts an emulator with settings, and names it in the environment."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**settings):
+            emulator = stack.enter_context(EditEmulator(api_key=API_KEY, **settings).in_thread())
+            monkeypatch.setenv("QWEN_EDIT_BASE_URL", emulator.url)
+            monkeypatch.setenv("QWEN_EDIT_API_KEY", API_KEY)
+            return emulator
+
+        yield start
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("queue", (0, True, "")),
+        ("generation", (1, False, "use --protocol generation")),
+        (None, (0, None, "")),
+    ],
+)
+def test_the_protocol_is_compared_with_the_gateways_word(told, expected, gateway, examine):
+    gateway(model_contract=told)
+    code, found = examine("--protocol", "queue")
+    assert (code, found["protocol"]["ok"], found["protocol"]["advice"]) == expected
+
+
+def test_a_gateway_that_gives_no_price_for_a_moment_is_no_fault(gateway, examine):
+    gateway(faults=FaultPlan([Fault.status(503).on("precharge")]))
+    code, found = examine()
+    assert (code, found["price"]["ok"]) == (0, None)
+
+
 def test_a_good_set_up_is_ok_and_costs_nothing(service, examine):
     code, found = examine()
     assert code == 0
-    assert {check for check, each in found.items() if each["ok"]} == {"extras", "connection", "key", "clock", "price"}
+    assert {check for check, each in found.items() if each["ok"]} == {
+        "extras",
+        "connection",
+        "key",
+        "clock",
+        "protocol",
+        "price",
+    }
     assert found["price"]["found"] == "0.0357 USD a picture, in the envelope flat"
-    assert found["protocol"]["ok"] is None
+    assert found["protocol"]["found"] == "generation, with the body 'flat'"
     assert (len(service.tasks), service.statistics().submits) == (0, 0)
 
 
@@ -53,7 +95,8 @@ def test_people_get_lines_with_what_to_do(service, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(("protocol", "key"), [("queue", True), ("dashscope", None)])
-def test_the_other_dialects_are_examined_without_a_submission(protocol, key, service, examine):
+def test_the_other_dialects_are_examined_without_a_submission(protocol, key, gateway, examine):
+    service = gateway(model_contract="queue")
     code, found = examine("--protocol", protocol)
     assert (code, found["connection"]["ok"], found["key"]["ok"]) == (0, True, key)
     assert ("protocol" in found, "price" in found) == (key is True, False)
@@ -61,11 +104,9 @@ def test_the_other_dialects_are_examined_without_a_submission(protocol, key, ser
 
 
 @pytest.mark.parametrize("envelope", ["params", "header"])
-def test_the_envelope_that_the_gateway_takes_is_found(envelope, examine, monkeypatch):
-    with EditEmulator(api_key=API_KEY, envelope=envelope).in_thread() as emulator:
-        monkeypatch.setenv("QWEN_EDIT_BASE_URL", emulator.url)
-        monkeypatch.setenv("QWEN_EDIT_API_KEY", API_KEY)
-        _, found = examine()
+def test_the_envelope_that_the_gateway_takes_is_found(envelope, examine, gateway):
+    gateway(envelope=envelope)
+    _, found = examine()
     assert f"in the envelope {envelope}" in found["price"]["found"]
     assert found["price"]["advice"] == ("use --envelope header" if envelope == "header" else "")
 

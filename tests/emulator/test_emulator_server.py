@@ -144,6 +144,41 @@ async def test_a_cost_estimate_creates_nothing():
         assert (emulator.statistics().precharges, len(emulator.tasks)) == (2, 0)
 
 
+async def test_a_fault_applies_to_a_cost_estimate_too():
+    async with running(faults=FaultPlan([Fault.status(503).on("precharge").nth(2)])) as (_, call):
+        answers = [await call.post(flat_body(), f"{SUBMIT}/precharge") for _ in range(3)]
+        assert [status for status, _ in answers] == [200, 503, 200]
+
+
+async def describe(call, model="qwen_image_edit_plus"):
+    async with call.session.get(f"/api/v1/skill/model-contracts/{model}") as response:
+        return response.status, await response.json()
+
+
+@pytest.mark.parametrize(
+    ("settings", "protocol", "body_mode", "endpoints"),
+    [
+        ({"envelope": "params"}, "generation", "params", {"submit", "status"}),
+        ({"model_contract": "queue"}, "queue", "plain", {"submit", "status", "response", "cancel"}),
+    ],
+)
+async def test_the_gateway_describes_its_model(settings, protocol, body_mode, endpoints):
+    async with running(**settings) as (emulator, call):
+        status, reply = await describe(call)
+        assert (status, reply["protocol"], reply["body_mode"]) == (200, protocol, body_mode)
+        assert set(reply["endpoints"]) == endpoints
+        assert all(path.startswith("/model/v1/") for path in reply["endpoints"].values())
+        assert reply["input_schema"]["required"]
+        assert (await describe(call, "another"))[0] == 404
+        async with aiohttp.ClientSession(emulator.url) as session:
+            assert (await describe(Caller(session)))[0] == 401
+
+
+async def test_a_gateway_may_describe_no_model():
+    async with running(model_contract=None) as (_, call):
+        assert (await describe(call))[0] == 404
+
+
 # Pictures.
 
 

@@ -100,7 +100,7 @@ def narrowed(fault: Fault, phase: str, *, once: bool) -> Fault:
     fault = fault.on(phase)
     if once:
         return fault.times(1)
-    return fault if phase == "submit" else fault.for_task(1)
+    return fault if phase in {"submit", "precharge"} else fault.for_task(1)
 
 
 @contextlib.asynccontextmanager
@@ -146,6 +146,17 @@ async def given_up(service: Service, _: Path) -> str:
     at_service = "cancelled" if service.emulator.tasks[task.id].failure is not None else "runs on"
     in_session = "runs on" if task.id in session.unfinished else "cancelled"
     return at_service if at_service == in_session else f"{at_service}, but is said to be: {in_session}"
+
+
+async def estimated(service: Service, _: Path) -> str:
+    """Request the price of an edit."""
+    async with session_on(service) as session:
+        try:
+            outcome = f"{(await session.estimate(PHOTO, 'make it sepia')).cost:f}"
+        except Exception as error:  # noqa: BLE001  # the error is the cell's outcome
+            outcome = _name(error)
+    assert service.created == set()
+    return outcome
 
 
 async def batch(service: Service, folder: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cells import LONGEST_EDIT, Service, batch, batch_again, given_up, many, single, troubled_service
+from cells import LONGEST_EDIT, Service, batch, batch_again, estimated, given_up, many, single, troubled_service
 from raw_proxy import WireFault
 from skipping_loop import SkippingLoop
 
@@ -30,7 +30,7 @@ HEAD = """\
 emulator (`Fault.…`), or of a proxy that breaks connections, in one phase, over real connections. *Once*: the fault
 strikes the first request of the phase. *Always*: it strikes every submission, or every other request about the first
 task. Faults of a *task* strike the first task, or all tasks. The phases *result* and *cancel* are those of the queue
-dialect. In the phase *cancel*, one task is given up.
+dialect. In the phase *cancel*, one task is given up. In the phase *precharge*, the price of one edit is requested.
 
 One edit: `edit` and a download. Three edits, two at a time: `edit_many` and downloads; `EditBatch`; the same batch
 again without the fault. `max_retries` is 2, `deadline` 60 s, `timeout` 10 s, `resubmit_uncertain` off.
@@ -107,6 +107,7 @@ FAULTS = [
 
 COLUMNS = 4
 PHASES = ("submit", "check", "download")
+WORK_OF_PHASE = {"cancel": ((given_up, 1),), "precharge": ((estimated, 1),)}
 
 
 def rows() -> Iterator[tuple[str, Fault | WireFault, str, bool]]:
@@ -166,7 +167,7 @@ async def timed(work: Callable[[Service, Path], Awaitable[str]], service: Servic
 async def test_the_outcome_of_a_fault_is_the_one_in_the_matrix(row, tmp_path, observed, told):
     _, fault, phase, once = row
     cells = []
-    for work, edits in ((given_up, 1),) if phase == "cancel" else ((single, 1), (many, 3), (batch, 3)):
+    for work, edits in WORK_OF_PHASE.get(phase, ((single, 1), (many, 3), (batch, 3))):
         async with troubled_service(fault, phase, once=once) as service:
             text, seconds = await timed(work, service, tmp_path)
             cells.append(text)

@@ -1,0 +1,142 @@
+"""Synchronous faces of async objects, and the thread that runs their event loop."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import os
+import threading
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
+
+import anyio
+from anyio.from_thread import BlockingPortal
+
+from qwen_edit_async.errors import SessionClosedError
+
+A = TypeVar("A")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ENDING_SECONDS: Final = 5.0
+
+_ALL: Final = functools.WRAPPER_ASSIGNMENTS
+_END: Final[Any] = object()
+
+
+class LoopThread:
+    """An event loop in a thread of its own. The interpreter does not wait for the thread at exit.
+
+    In a forked process, or after it was pickled, the loop is not running.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._portal: BlockingPortal | None = None
+        self._process = os.getpid()
+
+    def __enter__(self) -> Self:
+        """Start the loop, unless it was started before."""
+        if self._thread is None:
+            started: Future[BlockingPortal] = Future()
+            run = functools.partial(anyio.run, _serve, started)
+            self._thread = threading.Thread(target=run, name="qwen-edit-async", daemon=True)
+            self._thread.start()
+            self._portal = started.result()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the loop when all calls have ended. Wait for this, but only for a few seconds."""
+        if self._thread is not None and self._portal is not None and self._process == os.getpid():
+            self._portal.start_task_soon(self._portal.stop)
+            self._thread.join(_ENDING_SECONDS)
+
+    def __reduce__(self) -> tuple[type[LoopThread], tuple[()]]:
+        return LoopThread, ()
+
+    def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Call a function on the loop, and return its result. Ctrl-C during the wait cancels an async function.
+
+        Raises:
+            SessionClosedError: The loop is not running, or its own thread makes this call.
+        """
+        ended = threading.Event()
+
+        async def run() -> Any:
+            try:
+                result = function(*args, **options)
+                return await result if inspect.iscoroutine(result) else result
+            finally:
+                ended.set()
+
+        try:
+            future = self._running().start_task_soon(run)
+        except RuntimeError:
+            raise SessionClosedError("the session is closed, or its own thread calls it: create another") from None
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            ended.wait()
+            raise
+
+    def iterate(self, make: Callable[[], AsyncIterable[T]]) -> Iterator[T]:
+        """Yield the items of an async iterable. Close it at the end, or when the caller stops early."""
+        items: Any = self.call(lambda: aiter(make()))
+        try:
+            while (item := self.call(lambda: _await(anext(items, _END)))) is not _END:
+                yield item
+        finally:
+            with contextlib.suppress(SessionClosedError):  # the items have ended with the loop
+                self.call(lambda: _await(items.aclose()))
+
+    def _running(self) -> BlockingPortal:
+        if self._portal is None or self._process != os.getpid():
+            raise SessionClosedError("the session is not open in this process: use `with EditSession() as session:`")
+        return self._portal
+
+
+class Face(Generic[A]):
+    """The synchronous face of an object. Attributes that it lacks are those of the object."""
+
+    def __init__(self, wrapped: A, loop: LoopThread) -> None:
+        self._wrapped = wrapped
+        self._loop = loop
+
+    @classmethod
+    def returned_by(cls, model: Callable[Concatenate[Any, P], Any]) -> Callable[Concatenate[Any, P], Self]:
+        """Return a method that calls an async method, and returns the face of its result."""
+        call: Callable[..., Any] = blocking(model)
+        return like(model, _ALL)(lambda self, *args, **options: cls(call(self, *args, **options), self._loop))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self._wrapped, name)
+
+    def __repr__(self) -> str:
+        return repr(self._wrapped)
+
+
+def like(
+    model: Callable[Concatenate[Any, P], object], attributes: Sequence[str] = ()
+) -> Callable[[Callable[..., T]], Callable[Concatenate[Any, P], T]]:
+    """Give a method the arguments of an async method, and some of its attributes."""
+    return functools.wraps(model, assigned=attributes)
+
+
+def blocking(model: Callable[Concatenate[Any, P], Awaitable[T]]) -> Callable[Concatenate[Any, P], T]:
+    """Return a method that calls an async method, and returns its result."""
+    return like(model, _ALL)(lambda self, *args, **options: self._loop.call(model, self._wrapped, *args, **options))
+
+
+async def _await(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+async def _serve(started: Future[BlockingPortal]) -> None:
+    async with BlockingPortal() as portal:
+        started.set_result(portal)
+        await portal.sleep_until_stopped()

@@ -1,0 +1,25 @@
+"""Uses of the synchronous face that mypy accepts or refuses: an unneeded ``ignore`` is an error, too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qwen_edit_async import BatchPlan, BatchReport, EditRequest
+from qwen_edit_async.sync import EditBatch, EditResult, EditSession
+
+with EditSession("key", fit=True) as session:
+    result: EditResult = session.edit("cat.jpg", "make it snow", n=2, deadline=60)
+    result = session.edit(EditRequest("cat.jpg", "make it snow"), deadline=60)
+    result = session.submit(Path("cat.jpg"), "make it snow").result()
+    result = session.attach("id", deadline=60).result()
+    paths: list[tuple[Path, ...]] = [outcome.result.save("out") for outcome in session.edit_many([], ordered=True)]
+    content: bytes = result.images[0].read()
+    plan: BatchPlan = EditBatch("photos", "out", instruction="make it snow").plan(price="0.03")
+    report: BatchReport = EditBatch("photos", "out").run(session.with_options(deadline=60))
+
+    session.edit("cat.jpg")  # type: ignore[call-overload]
+    session.submit("cat.jpg")  # type: ignore[call-overload]
+    session.edit("cat.jpg", "make it snow", m=2)  # type: ignore[call-overload]
+    session.edit_many(5)  # type: ignore[arg-type]
+    EditSession(key="key")  # type: ignore[call-arg]
+    EditBatch("photos")  # type: ignore[call-arg]
