@@ -17,10 +17,10 @@ from qwen_edit_async.batch.decide import Content, Entry
 from qwen_edit_async.batch.identity import content_hash, identity_of, stamp_of
 from qwen_edit_async.batch.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.files import PART_NAME_CHARACTERS
 from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url
 from qwen_edit_async.images.source import check_regular, local_path, open_remote, read_piece, turn_at
 from qwen_edit_async.models import EditRequest
+from qwen_edit_async.storage.local import PART_NAME_CHARACTERS
 
 _PIECE_BYTES: Final = 1024 * 1024
 _PART_NAME: Final = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part", re.DOTALL)

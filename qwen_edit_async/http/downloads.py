@@ -16,7 +16,6 @@ from random import Random
 from typing import IO, TypeAlias
 
 from qwen_edit_async.errors import DownloadError, QwenEditError
-from qwen_edit_async.files import PartFile
 from qwen_edit_async.http.fetcher import Fetcher, FetchError
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.http.network import Network
@@ -27,6 +26,7 @@ from qwen_edit_async.log import about
 from qwen_edit_async.protocol.urls import expiry_of
 from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.statistics import SessionStatistics
+from qwen_edit_async.storage.local import PartFile
 from qwen_edit_async.threads import Offloader
 
 Renew: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]

@@ -1,0 +1,1 @@
+"""Where results go and inputs lie: local folders."""
