@@ -130,7 +130,8 @@ class Runtime:
     async def estimate(self, request: EditRequest, limits: Limits) -> Estimate:
         """Request the price of an edit. Retry after temporary failures."""
         options, offloader = self._options, self._offloader
-        uploads = await self.offload(functools.partial(prepare, fit=options.fit), request.images)
+        read = functools.partial(prepare, fit=options.fit, inline=options.inline)
+        uploads = await self.offload(read, request.images)
 
         def body_of(call: Call) -> JSONBody:
             return JSONBody(call.parts, uploads, offloader, stall_timeout=options.timeouts.send)
