@@ -102,7 +102,7 @@ class BatchInput:
 
     def anew(self, *, fit: bool) -> BatchInput:
         """Return the same input, unread, for another plan or run."""
-        targets = Targets(self.targets.folder, self.targets.overwrite)
+        targets = Targets(self.targets.folder, self.targets.overwrite, self.targets.home)
         return BatchInput(self.source, self.defaults, self.recursive, targets, self.folder, fit)
 
     def survey(self, note: Callable[[str], None]) -> Iterator[SourceItem]:
@@ -124,7 +124,7 @@ class BatchInput:
             return
         if (
             not has_keys(source, self.folder)
-            and Path(self.folder, str(source)).resolve() == self.targets.folder.resolve()
+            and Path(self.folder, str(source)).resolve() == self.targets.home.resolve()
         ):
             raise ConfigurationError(
                 "the results would be among the pictures, and be edited by the next run: use another output folder"
@@ -215,7 +215,7 @@ class BatchInput:
             self.defaults,
             base=self.folder,
             recursive=self.recursive,
-            exclude=os.path.realpath(self.targets.folder),
+            exclude=os.path.realpath(self.targets.home),
             journal=JOURNAL_NAME,
             fit=self.fit,
             note=note,

@@ -231,7 +231,7 @@ def unwrapped(image: Any) -> Any:
         # Path.expanduser raises for "~nobody".
         return type(image)(os.path.expanduser(image)) if str(image).startswith("~") else image  # noqa: PTH111
     if isinstance(image, Mapping) and image and image.keys() <= _CELL_NAMES:
-        return image["bytes"] if image.get("bytes") is not None else image.get("path")
+        return image["bytes"] if image.get("bytes") is not None else unwrapped(image.get("path"))
     if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview | PillowImage | ArrayLike | Openable):
         return image
     if isinstance(image, BinaryReader) and not inspect.iscoroutinefunction(image.read):

@@ -53,7 +53,7 @@ class BucketPath(os.PathLike[str]):
     key: str
     replace: bool = attrs.field(default=False, eq=False, kw_only=True)
     size: int = attrs.field(default=-1, eq=False, kw_only=True)
-    _given: ObjectStore | None = attrs.field(default=None, eq=False, kw_only=True, repr=False)
+    _given: Any = attrs.field(default=None, eq=False, kw_only=True, repr=False)
 
     @classmethod
     def of(cls, value: object) -> BucketPath | None:

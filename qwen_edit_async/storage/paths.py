@@ -11,8 +11,12 @@ from qwen_edit_async.storage.bucket import BucketPart, BucketPath
 from qwen_edit_async.storage.local import PartFile
 from qwen_edit_async.storage.part import Part
 
-FilePath: TypeAlias = "Path | BucketPath"
+FilePath: TypeAlias = Path | BucketPath
 """The path of a result, or of the folder of results."""
+
+
+AnyPath: TypeAlias = "str | os.PathLike[str] | tuple[object, str]"
+"""A path that users give: a local path, a URL in a bucket, or a pair of an obstore store and a path in it."""
 
 
 def file_path(path: object) -> FilePath:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 import logging
-import urllib.request
 from collections.abc import Iterator
 
 import obstore
 import pytest
+from buckets import SECRET, create_bucket
 from moto.server import ThreadedMotoServer
 from obstore.store import MemoryStore
 
 from qwen_edit_async import BucketPath
-
-SECRET = "a-secret-that-nobody-prints"
 
 _numbers = itertools.count(1)
 
@@ -37,10 +35,4 @@ def bucket(s3_server, monkeypatch) -> BucketPath:
     options = {"ENDPOINT_URL": s3_server, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": SECRET, "REGION": "us-east-1"}
     for name, value in (options | {"ALLOW_HTTP": "true"}).items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    name = f"bucket-{next(_numbers)}"
-    signed = {"Authorization": "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request"}
-    request = urllib.request.Request(f"{s3_server}/{name}", data=b"", headers=signed, method="PUT")
-    urllib.request.urlopen(request).close()
-    path = BucketPath.of(f"s3://{name}")
-    assert path is not None
-    return path
+    return create_bucket(s3_server, f"bucket-{next(_numbers)}")

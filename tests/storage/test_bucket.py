@@ -9,7 +9,7 @@ import sys
 import fsspec
 import obstore
 import pytest
-from conftest import SECRET
+from buckets import SECRET
 from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore, MemoryStore, S3Store
 
 from qwen_edit_async import BucketPath

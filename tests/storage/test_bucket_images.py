@@ -8,8 +8,8 @@ from contextlib import closing
 
 import obstore
 import pytest
+from buckets import SECRET
 from bulk_runs import PHOTO, service, states
-from conftest import SECRET
 from emulator_calls import encode
 from obstore.store import MemoryStore
 from PIL import Image
