@@ -52,13 +52,14 @@ class EditBatch:
     Args:
         requests: The input. To resume a batch, give the same input again. One of:
 
-            - a folder, a pattern such as ``"photos/*.jpg"``, or a picture; these need an ``instruction``;
+            - a folder, a pattern such as ``"photos/*.jpg"``, or a picture; these need an ``instruction``. In a bucket,
+              pictures are known by their names;
             - a table: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` (extra ``parquet``), with the columns ``image``,
               ``image2``, ``image3``, ``instruction``, ``key`` and the parameters by name. Empty cells and NaN take the
               batch's values. Other columns become the request's ``metadata``, with a note. Relative paths are relative
-              to the table;
-            - a pandas or polars data frame with these columns (extra ``frames``). Relative paths are relative to the
-              working directory;
+              to the table. A folder or a pattern of Parquet files alone is one table. A table may be in a bucket;
+            - a pandas or polars data frame (extra ``frames``) or a Hugging Face dataset with these columns. Paths are
+              relative to the working directory;
             - an iterable, or async iterable, of :class:`EditRequest`, of mappings with their fields, or of images if
               there is an ``instruction``. Items are read as edits end, so a generator works.
         out_dir: The folder for the pictures and the journal, created if it is missing. Relative paths outside tables

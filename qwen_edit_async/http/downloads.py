@@ -174,9 +174,7 @@ class Downloader:
         )
 
 
-def _finish(
-    part: Part[Any], offset: int, last: list[bytes], path: FilePath, check: _Check
-) -> tuple[Verdict, FilePath]:
+def _finish(part: Part[Any], offset: int, last: list[bytes], path: FilePath, check: _Check) -> tuple[Verdict, FilePath]:
     """Write the last piece and check the file. Give an acceptable picture its final name."""
     verdict = part.finish(offset, last, check)
     return verdict, path if _refusal(verdict) is not None else part.commit(verdict.rename(path))

@@ -7,6 +7,7 @@ import errno
 import functools
 import io
 import os
+import posixpath
 import re
 import sys
 import tempfile
@@ -66,13 +67,13 @@ class BucketPath(os.PathLike[str]):
         return cls(_root_of(value[0]), value[1].strip("/"), given=value[0]) if is_pair(value) else None
 
     def __str__(self) -> str:
-        return f"{self.root}/{self.key}"
+        return f"{self.root}/{self.key}".rstrip("/")
 
     def __fspath__(self) -> str:
         return str(self)
 
     def __truediv__(self, name: str) -> Self:
-        return attrs.evolve(self, key=str(PurePosixPath(self.key, name)), size=-1)
+        return attrs.evolve(self, key=posixpath.normpath(posixpath.join(self.key, name)), size=-1)
 
     @property
     def name(self) -> str:

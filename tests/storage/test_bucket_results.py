@@ -214,7 +214,7 @@ def test_commands_write_to_buckets(bucket, photos, home, capsys):
     edit = ["edit", str(photos / "a.png"), "-i", "make it snow", "--emulator", "-o", f"{bucket}/one"]
     assert main(edit) == 0
     assert names(bucket / "one")
-    batch = ["batch", str(photos), "-i", "make it snow", "--emulator", "-o", f"{bucket}out", "--journal", str(home)]
+    batch = ["batch", str(photos), "-i", "make it snow", "--emulator", "-o", f"{bucket}/out", "--journal", str(home)]
     assert main(batch) == 0
     assert {name.partition("-")[0] for name in names(bucket / "out") if name.endswith("png")} == {"a", "b", "c"}
     assert main(batch[:-2]) == 2
