@@ -192,9 +192,9 @@ async def test_neither_the_key_nor_credentials_go_to_the_bucket_or_the_journal(b
 @pytest.mark.parametrize(
     ("out", "options", "problem"),
     [
-        ("s3://bucket/out", {}, "give journal="),
+        ("s3://bucket/out", {}, "give it as journal=PATH"),
         ("s3://bucket/out", {"journal": "s3://bucket/job"}, "the folder of the journal can't be in a bucket"),
-        ("out", {"journal": "job"}, "leave journal out"),
+        ("out", {"journal": "job"}, "leave out journal="),
         ("memory://out", {"journal": "job"}, "results can't be written to"),
     ],
 )
