@@ -69,8 +69,16 @@ class PillowImage(Protocol):
 
 
 ImageInput: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryReader | Openable | PillowImage | ArrayLike "
-    "| tuple[object, str]"
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryReader
+    | Openable
+    | PillowImage
+    | ArrayLike
+    | tuple[object, str]
 )
 """One input image: a path, an http(s) URL, a data URI, bytes, a binary file object, a PIL image, or a uint8 array.
 

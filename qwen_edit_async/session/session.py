@@ -189,7 +189,8 @@ class EditSession:
 
         Args:
             images: One image, or a sequence of one to three. An image is a path, an http(s) URL, a data URI, bytes, a
-                binary file, a PIL image, or a uint8 array. Or an :class:`EditRequest`, with at most a ``deadline``.
+                binary file, a PIL image, a uint8 array, or in a bucket, such as ``s3://photos/cat.jpg``. Or an
+                :class:`EditRequest`, with at most a ``deadline``.
             instruction: The edit, in Chinese or English, at most 800 characters.
             n: The number of output images, 1 to 6.
             negative_prompt: Content to avoid, at most 500 characters.

@@ -42,8 +42,3 @@ def file_path(path: object) -> FilePath:
 def new_part(path: FilePath) -> Part[Any]:
     """Begin to write a file."""
     return BucketPart(path) if isinstance(path, BucketPath) else PartFile(path)
-
-
-def exists(path: FilePath) -> bool:
-    """Return whether there is a file with a path. A broken link counts as a file."""
-    return path.exists() if isinstance(path, BucketPath) else os.path.lexists(path)

@@ -57,11 +57,11 @@ def test_a_parquet_table_is_read(bucket):
     assert images(items) == [f"{bucket}/x.png"] * 2
 
 
-@pytest.mark.parametrize("source", ["parts", "parts/*.parquet"])
+@pytest.mark.parametrize("source", ["parts.parquet", "parts.parquet/*.parquet"])
 def test_parts_are_one_table(bucket, source):
     for number, keys in enumerate("ab"):
-        put(bucket / "parts" / f"part-{number}.parquet", parquet(*keys))
-    put(bucket / "parts" / "_SUCCESS", b"")
+        put(bucket / "parts.parquet" / f"part-{number}.parquet", parquet(*keys))
+    put(bucket / "parts.parquet" / "_SUCCESS", b"")
     items = list(read_source(bucket / source, SNOW))
     assert [(item.request.key, item.label) for item in items] == [
         ("a", "row 1 of part-0.parquet"),

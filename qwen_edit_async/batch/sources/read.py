@@ -80,10 +80,13 @@ def has_keys(source: Source, base: str = "") -> bool:
 def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
     """Return the files of a table: one, or the Parquet files of a folder or a pattern that has no other files."""
     path = BucketPath.of(source) or Path(base, source)
-    if path.suffix.lower() in _TABLE_ENDINGS and not glob.has_magic(path.name):
-        return [path] if isinstance(path, BucketPath) or os.path.isfile(path) else []
+    is_table = path.suffix.lower() in _TABLE_ENDINGS
     if isinstance(path, BucketPath):
-        return _parts(path.parent if glob.has_magic(path.name) else path, files_of(path))
+        is_pattern = glob.has_magic(path.name)
+        parts = _parts(path.parent if is_pattern else path, files_of(path))
+        return [path] if is_table and not is_pattern and not parts else parts
+    if is_table and os.path.isfile(path):
+        return [path]
     if not os.path.isdir(path):
         return _parts(Path(base), glob.iglob(str(source), root_dir=base or None))
     try:

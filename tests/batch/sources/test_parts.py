@@ -43,6 +43,11 @@ def test_the_parts_are_read_in_order(parts, tmp_path, source):
     assert table_folder(source, str(tmp_path)) == str(parts)
 
 
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(parts):
+    path = (parts / "part-0.parquet").rename(parts / "part[0].parquet")
+    assert len(list(read_source(path, SNOW))) == 2
+
+
 def test_a_pattern_that_matches_one_part_is_that_table(parts, tmp_path):
     (first, second) = read_source("parts/part-0*", SNOW, base=str(tmp_path))
     assert (first.label, second.label) == ("row 1", "row 2")
