@@ -47,7 +47,7 @@ async def cluster(tmp_path: Path, *faults: Fault, **limits: object):
 
 
 @pytest.fixture(autouse=True)
-def key(monkeypatch, no_backoff):
+def key(monkeypatch):
     monkeypatch.setenv("QWEN_EDIT_API_KEY", API_KEY)
 
 
