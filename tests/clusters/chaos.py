@@ -35,7 +35,7 @@ _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 @contextlib.contextmanager
 def cluster(service: Mapping[str, str]) -> Iterator[Path]:
     """Run a Ray cluster whose environment names the service. Yield the folder of its logs."""
-    folder = Path(tempfile.mkdtemp(prefix="ray"))  # short, because it holds the paths of sockets
+    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # a short path, because it holds sockets
     before = dict(os.environ)
     os.environ |= {**service, "PYTHONPATH": os.pathsep.join(sys.path)}  # workers import the tests' modules
     try:
