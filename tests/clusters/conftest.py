@@ -10,6 +10,8 @@ import pytest
 # Ray reads these when it is imported. The second one, meant for other systems, keeps a cluster on loopback.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "DAFT_ANALYTICS_ENABLED": "0"}
 
+pytest.register_assert_rewrite("chaos")
+
 if importlib.util.find_spec("ray") is None:
     collect_ignore_glob = ["test_*.py"]
 
