@@ -13,6 +13,7 @@ Start with :class:`EditSession`. The names exported here are public, as are the 
     protocol  scheduling           the form of calls and replies; the times to check, repeat and submit
     events  models  tasks          records of what happened to edits; requests; the tasks in replies
     images                         the kinds of images, their checks and their encoding
+    storage                        local files, and files in buckets
     errors  contract  ...          the error tree; the documented limits; threads, files, log, text
 """
 
@@ -84,6 +85,7 @@ if _TYPE_CHECKING:
     from qwen_edit_async.session.stream import EditStream as EditStream
     from qwen_edit_async.session.task import EditTask as EditTask
     from qwen_edit_async.statistics import SessionStatistics as SessionStatistics
+    from qwen_edit_async.storage.bucket import BucketPath as BucketPath
     from qwen_edit_async.tasks import EditTimings as EditTimings
     from qwen_edit_async.tasks import Estimate as Estimate
     from qwen_edit_async.tasks import TaskFailure as TaskFailure
@@ -117,6 +119,7 @@ else:  # a type checker would accept any name from `__getattr__`
         "session.stream": "EditOutcome EditStream",
         "session.task": "EditTask",
         "statistics": "SessionStatistics",
+        "storage.bucket": "BucketPath",
         "tasks": "EditTimings Estimate TaskFailure TaskSnapshot TaskStatus Usage",
         "version": "__version__",
     }

@@ -123,7 +123,8 @@ class EditRequest:
     Attributes:
         images: One image, or a sequence of one to three images in the order that the instruction uses. The output has
             the aspect ratio of the last one. An image is a path, an http(s) URL, a data URI, bytes, a binary file
-            object, a PIL image, or a uint8 array (H×W, H×W×3, H×W×4).
+            object, a PIL image, or a uint8 array (H×W, H×W×3, H×W×4). With the extra ``cloud``, it may be in a bucket:
+            give a URL (``s3://``, ``gs://``, ``az://``), or a pair of an obstore store and a path in it.
         instruction: The change to make, in Chinese or English. The service ignores everything after 800 characters.
         parameters: The options of the edit.
         key: Your own name for this edit, which names the output files. The key is never sent.

@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVar, Unpack
 
 import anyio
@@ -31,6 +29,7 @@ from qwen_edit_async.errors import SessionClosedError
 from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.models import EditKeywords, EditRequest
 from qwen_edit_async.session.observer import SubmitKeywords
+from qwen_edit_async.storage.paths import AnyPath, FilePath
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -134,7 +133,7 @@ class OutputImage(_Blocking[aio.OutputImage]):
         """Download the picture's file, as ``await image.read()``."""
         return self._thread.call(self._wrapped.read)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: AnyPath) -> FilePath:
         """Download the picture to ``path``, as ``await image.save(…)``."""
         return self._thread.call(self._wrapped.save, path)
 
@@ -146,7 +145,7 @@ class OutputImage(_Blocking[aio.OutputImage]):
 class EditResult(_Blocking[aio.EditResult]):
     """A completed edit, as :class:`qwen_edit_async.EditResult`."""
 
-    def save(self, directory: str | os.PathLike[str], *, stem: str | None = None) -> tuple[Path, ...]:
+    def save(self, directory: AnyPath, *, stem: str | None = None) -> tuple[FilePath, ...]:
         """Download all pictures into a folder, as ``await result.save(…)``."""
         return self._thread.call(self._wrapped.save, directory, stem=stem)
 

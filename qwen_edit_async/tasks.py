@@ -9,6 +9,8 @@ from typing import Any
 
 import attrs
 
+from qwen_edit_async.text import without_signatures
+
 
 class TaskStatus(enum.Enum):
     """The state of a task. ``UNKNOWN`` stands for a new status word. Such a task counts as running."""
@@ -31,15 +33,15 @@ class TaskFailure:
 
     Attributes:
         code: The service's code, as an integer if it consists of digits.
-        message: The service's message.
+        message: The service's message, without the signatures of presigned URLs.
         error_type: The kind of failure, such as ``CONTENT_BLOCKED``, if the service states it.
         provider_error: The error of the provider that ran the model for the service, as text.
     """
 
     code: int | str | None = None
-    message: str = ""
+    message: str = attrs.field(default="", converter=without_signatures)
     error_type: str = ""
-    provider_error: str = ""
+    provider_error: str = attrs.field(default="", converter=without_signatures)
 
 
 @attrs.frozen(kw_only=True)

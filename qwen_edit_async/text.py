@@ -8,6 +8,8 @@ import re
 _SHOWN_CHARACTERS = 200
 _NOT_SHOWN = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
+_SIGNED_QUERY = re.compile(r"\?[^\s\"'<>]*sig(?:nature)?=[^\s\"'<>]*", re.IGNORECASE)
+
 
 def escape(value: object) -> str:
     """Convert a value to text that is safe in HTML content and in quoted attributes."""
@@ -18,6 +20,11 @@ def escape(value: object) -> str:
 def visible(text: str) -> str:
     """Replace control characters, which could take over a terminal, and lone surrogates, which can't be written."""
     return _NOT_SHOWN.sub("\ufffd", text)
+
+
+def without_signatures(text: str) -> str:
+    """Cut off the queries of presigned URLs, because whoever knows a signature can read the file."""
+    return _SIGNED_QUERY.sub("?…", text)
 
 
 def counted(number: int, noun: str) -> str:

@@ -234,8 +234,8 @@ def test_the_session_and_its_parts_do_not_show_the_key():
 @pytest.mark.virtual_clock
 @pytest.mark.parametrize("end", ["accepted", "refused", "cancelled"])
 async def test_the_temporary_file_of_an_image_is_closed_once_it_was_submitted(end, monkeypatch):
-    def watched(images, *, fit):
-        prepared.append(prepare(images, fit=fit))
+    def watched(images, **options):
+        prepared.append(prepare(images, **options))
         return prepared[-1]
 
     prepared = []

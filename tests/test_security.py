@@ -843,7 +843,20 @@ def test_a_status_word_is_not_read_as_markup(service, tmp_path):
 
 # The import.
 
-HEAVY = ("PIL", "numpy", "pandas", "polars", "pyarrow", "rich", "cyclopts", "jinja2", "IPython", "matplotlib", "fsspec")
+HEAVY = (
+    "PIL",
+    "numpy",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "rich",
+    "cyclopts",
+    "jinja2",
+    "IPython",
+    "matplotlib",
+    "fsspec",
+    "obstore",
+)
 OURS_ON_DEMAND = ("qwen_edit_async.emulator", "qwen_edit_async.notebook", "qwen_edit_async.cli")
 
 

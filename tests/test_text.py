@@ -8,9 +8,12 @@ from decimal import Decimal
 
 import pytest
 
-from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, QwenEditError
+from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, QwenEditError, TaskFailure
 from qwen_edit_async.batch.sources import EditDefaults, read_source
 from qwen_edit_async.cli import main
+from qwen_edit_async.protocol.base import Reply
+from qwen_edit_async.protocol.replies import error_from_reply
+from qwen_edit_async.text import without_signatures
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(100)).decode()
 JPEG = base64.b64encode(b"\xff\xd8\xff\xe0" + bytes(100)).decode()
@@ -91,3 +94,24 @@ def test_a_long_value_is_cut(make, tmp_path):
 def test_a_short_value_is_quoted_whole(tmp_path):
     with pytest.raises(QwenEditError, match=r"^max_cost is '-1': give an amount"):
         EditBatch(["a.png"], tmp_path, max_cost=Decimal(-1))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("can't get https://b.example/a.png?X-Amz-Date=1&X-Amz-Signature=abc: 403", "https://b.example/a.png?… 403"),
+        ('{"url": "https://c.example/a?sv=1&sig=x%3D"}', '{"url": "https://c.example/a?…"}'),
+        ("see https://docs.example/errors?code=7", "see https://docs.example/errors?code=7"),
+        ("what is the signature=?", "what is the signature=?"),
+    ],
+)
+def test_the_signature_of_a_url_is_cut_off(text, shown):
+    assert without_signatures(text).endswith(shown)
+
+
+def test_what_the_service_says_holds_no_signature():
+    told = "https://b.example/a.png?X-Amz-Signature=abc can't be read"
+    failure = TaskFailure(message=told, provider_error=told)
+    reply = Reply(status=400, body=json.dumps({"error": {"code": 1, "message": told}}).encode())
+    for text in (failure.message, failure.provider_error, str(error_from_reply(reply))):
+        assert "https://b.example/a.png?… can't be read" in text

@@ -23,10 +23,11 @@ from qwen_edit_async.batch.report import BatchReport
 from qwen_edit_async.batch.run import Run, RunOptions, open_run
 from qwen_edit_async.batch.sources import EditDefaults
 from qwen_edit_async.batch.survey import make_plan
-from qwen_edit_async.batch.targets import Targets
+from qwen_edit_async.batch.targets import targets_at
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.models import EditParameters
 from qwen_edit_async.session.session import EditSession
+from qwen_edit_async.storage.paths import AnyPath
 
 GALLERY_LIMIT: Final = 2_000
 """The number of edits on the page by default: about 30 MB, which a browser still opens at once."""
@@ -51,17 +52,21 @@ class EditBatch:
     Args:
         requests: The input. To resume a batch, give the same input again. One of:
 
-            - a folder, a pattern such as ``"photos/*.jpg"``, or a picture; these need an ``instruction``;
+            - a folder, a pattern such as ``"photos/*.jpg"``, or a picture; these need an ``instruction``. In a bucket,
+              pictures are known by their names;
             - a table: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` (extra ``parquet``), with the columns ``image``,
               ``image2``, ``image3``, ``instruction``, ``key`` and the parameters by name. Empty cells and NaN take the
               batch's values. Other columns become the request's ``metadata``, with a note. Relative paths are relative
-              to the table;
-            - a pandas or polars data frame with these columns (extra ``frames``). Relative paths are relative to the
-              working directory;
+              to the table. A folder or a pattern of Parquet files alone is one table. A table may be in a bucket;
+            - a pandas or polars data frame (extra ``frames``) or a Hugging Face dataset with these columns. Paths are
+              relative to the working directory;
             - an iterable, or async iterable, of :class:`EditRequest`, of mappings with their fields, or of images if
               there is an ``instruction``. Items are read as edits end, so a generator works.
         out_dir: The folder for the pictures and the journal, created if it is missing. Relative paths outside tables
-            start from the working directory when the batch is created. ``~`` is the home folder.
+            start from the working directory when the batch is created. ``~`` is the home folder. A folder in a bucket
+            (``s3://``, ``gs://``, ``az://``, or a pair of an obstore store and a path in it) takes the pictures and the
+            reports. Its files are listed at the beginning.
+        journal: The local folder for the journal of results in a bucket, created if it is missing.
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.
         recursive: Whether to read subfolders. Links to folders, hidden folders, system folders and results of other
@@ -94,8 +99,9 @@ class EditBatch:
     def __init__(
         self,
         requests: BatchSource,
-        out_dir: str | os.PathLike[str],
+        out_dir: AnyPath,
         *,
+        journal: str | os.PathLike[str] | None = None,
         instruction: str | None = None,
         parameters: EditParameters | None = None,
         recursive: bool = False,
@@ -111,9 +117,9 @@ class EditBatch:
         overwrite: bool = False,
     ) -> None:
         here = os.getcwd()
-        folder = Path(here, os.path.expanduser(out_dir))  # Path.expanduser raises for "~nobody"
+        targets = targets_at(out_dir, journal, here, overwrite=overwrite)
         defaults = EditDefaults(instruction, parameters or EditParameters())
-        self._input = BatchInput(requests, defaults, recursive, Targets(folder, overwrite), here)
+        self._input = BatchInput(requests, defaults, recursive, targets, here)
         if strict and not self._input.repeatable:
             raise ConfigurationError(f"strict {_NEEDS_REPEATABLE}")
         self._options = RunOptions(
@@ -131,7 +137,7 @@ class EditBatch:
     @property
     def journal(self) -> Path:
         """The path of the journal."""
-        return self._input.targets.folder / JOURNAL_NAME
+        return self._input.targets.home / JOURNAL_NAME
 
     @property
     def progress(self) -> BatchProgress:
@@ -151,8 +157,8 @@ class EditBatch:
         Raises:
             JournalError: If there is no journal, or it can't be read.
         """
-        last = 0
-        while page := await asyncio.to_thread(read_page, self.journal, last):
+        last, folder = 0, self._input.targets.folder
+        while page := await asyncio.to_thread(read_page, self.journal, last, folder):
             for _, outcome in page:
                 yield outcome
             last = page[-1][0]

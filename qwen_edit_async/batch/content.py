@@ -17,10 +17,11 @@ from qwen_edit_async.batch.decide import Content, Entry
 from qwen_edit_async.batch.identity import content_hash, identity_of, stamp_of
 from qwen_edit_async.batch.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.files import PART_NAME_CHARACTERS
 from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url
-from qwen_edit_async.images.source import check_regular, local_path, open_remote, read_piece, turn_at
+from qwen_edit_async.images.source import check_regular, local_path, open_remote, read_piece, reason_unread, turn_at
 from qwen_edit_async.models import EditRequest
+from qwen_edit_async.storage.bucket import BucketPath
+from qwen_edit_async.storage.local import PART_NAME_CHARACTERS
 
 _PIECE_BYTES: Final = 1024 * 1024
 _PART_NAME: Final = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part", re.DOTALL)
@@ -114,7 +115,7 @@ def _stamp(image: Any) -> str | None:
 
 
 def hash_image(image: Any, name: str) -> str:
-    """Return the hash of an image's content, or of its URL without the signature.
+    """Return the hash of an image's content, of its tag in a bucket, or of its URL without the signature.
 
     Raises:
         InvalidEditError: If the image can't be read, or can't be read twice.
@@ -124,11 +125,8 @@ def hash_image(image: Any, name: str) -> str:
         _feed(digest, image, name)
     except InvalidEditError:
         raise
-    except FileNotFoundError:
-        raise InvalidEditError(f"{name} does not exist") from None
     except Exception as error:  # noqa: BLE001  # an object of another library can raise anything
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidEditError(f"{name} can't be read: {reason}") from None
+        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
     return digest.hexdigest()
 
 
@@ -137,6 +135,8 @@ def _feed(digest: hashlib.blake2b, image: Any, name: str) -> None:
         digest.update(unsigned(image).encode())
     elif isinstance(image, bytes | bytearray | memoryview):
         digest.update(image)
+    elif isinstance(image, BucketPath):
+        digest.update(image.tag().encode())
     elif (path := local_path(image)) is not None:
         check_regular(path, name)
         with open(path, "rb", buffering=0) as file:

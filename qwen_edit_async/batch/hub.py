@@ -24,7 +24,7 @@ from qwen_edit_async.batch.outcome import BatchOutcome, BatchProgress, BatchStat
 from qwen_edit_async.batch.report import BatchReport
 from qwen_edit_async.batch.row import Row
 from qwen_edit_async.batch.run import Run, RunOptions, open_run
-from qwen_edit_async.batch.targets import Targets
+from qwen_edit_async.batch.targets import Targets, local_folder
 from qwen_edit_async.errors import InvalidEditError, JournalError, SessionClosedError
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, RequestInput, request_from_fields
@@ -82,7 +82,7 @@ class EditHub:
         save: bool = True,
     ) -> None:
         self._here = os.getcwd()
-        self._targets = Targets(Path(self._here, os.path.expanduser(out_dir)), overwrite=False)
+        self._targets = Targets(local_folder(out_dir, self._here, "a hub"), overwrite=False)
         self._session = session
         self._service = service
         self._options = RunOptions(
@@ -101,7 +101,7 @@ class EditHub:
     @property
     def folder(self) -> Path:
         """The folder of the pictures and the journal."""
-        return self._targets.folder
+        return self._targets.home
 
     @property
     def progress(self) -> BatchProgress:

@@ -40,7 +40,7 @@ def identity_of(request: EditRequest, hash_of: Callable[[object, int], str], fol
     """
     if request.key:
         return storable(request.key)
-    prefix = os.path.join(folder, "") if folder else ""
+    prefix = f"{folder}/" if "://" in folder else os.path.join(folder, "")
     names = [
         hash_of(image, position)
         if (locator := image_locator(image)) is None

@@ -32,10 +32,11 @@ from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import BinaryReader, ImageInput, PillowImage, is_bare_base64, is_data_uri
 from qwen_edit_async.models import EditRequest, RequestInput
 from qwen_edit_async.session.shield import pull
+from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.text import quoted
 
 BatchSource: TypeAlias = "Source | Iterable[RequestInput | ImageInput] | AsyncIterable[RequestInput | ImageInput]"
-"""A folder, a file pattern, a picture, a table, a data frame, or an iterable of requests or images."""
+"""A folder, a file pattern, a picture, a table, a data frame, a dataset, or an iterable of requests or images."""
 
 _SINGLE: Final = (Mapping, bytes, bytearray, memoryview, BinaryReader, PillowImage)
 """The types of a single request or image that could be mistaken for an iterable of them."""
@@ -74,7 +75,9 @@ class BatchInput:
             raise ConfigurationError(
                 "the input is Base64 text: give a folder, a pattern, a table, or a list of requests"
             )
-        if isinstance(self.source, str | os.PathLike):
+        if (bucket := BucketPath.of(self.source)) is not None:
+            self.source = bucket
+        elif isinstance(self.source, str | os.PathLike):
             self.source = os.path.expanduser(self.source)  # Path.expanduser raises for "~nobody"
         if self.described:
             return
@@ -102,7 +105,7 @@ class BatchInput:
 
     def anew(self, *, fit: bool) -> BatchInput:
         """Return the same input, unread, for another plan or run."""
-        targets = Targets(self.targets.folder, self.targets.overwrite)
+        targets = Targets(self.targets.folder, self.targets.overwrite, self.targets.home)
         return BatchInput(self.source, self.defaults, self.recursive, targets, self.folder, fit)
 
     def survey(self, note: Callable[[str], None]) -> Iterator[SourceItem]:
@@ -122,10 +125,7 @@ class BatchInput:
                 if (item := self._claim(item_of(given, self.defaults, self.count))) is not None:
                     yield item
             return
-        if (
-            not has_keys(source, self.folder)
-            and Path(self.folder, str(source)).resolve() == self.targets.folder.resolve()
-        ):
+        if not has_keys(source, self.folder) and self._is_output(source):
             raise ConfigurationError(
                 "the results would be among the pictures, and be edited by the next run: use another output folder"
             )
@@ -204,10 +204,17 @@ class BatchInput:
             identity = item.identity or identify(request, folder)
             number = self._counts.add(identity)
             if number > 1 and request.key:
-                yield SourceItem(row=item.row, problem=f"the key {quoted(request.key)} is that of another row")
+                problem = f"the key {quoted(request.key)} is that of another row"
+                yield SourceItem(row=item.row, place=item.place, problem=problem)
                 continue
             identity = identity if number == 1 else f"{identity}-{number}"
-            yield SourceItem(row=item.row, request=located(request, self.folder), identity=identity)
+            request = located(request, self.folder)
+            yield SourceItem(row=item.row, place=item.place, request=request, identity=identity)
+
+    def _is_output(self, source: Source) -> bool:
+        if isinstance(source, BucketPath):
+            return source == self.targets.folder
+        return Path(self.folder, str(source)).resolve() == self.targets.home.resolve()
 
     def _read(self, source: Source, note: Callable[[str], None]) -> Iterator[SourceItem]:
         return read_source(
@@ -215,7 +222,7 @@ class BatchInput:
             self.defaults,
             base=self.folder,
             recursive=self.recursive,
-            exclude=os.path.realpath(self.targets.folder),
+            exclude=str(self.targets.folder) if isinstance(source, BucketPath) else os.path.realpath(self.targets.home),
             journal=JOURNAL_NAME,
             fit=self.fit,
             note=note,

@@ -60,7 +60,7 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
     except asyncio.CancelledError as cancelled:
         note = (
             f"the run was stopped with {counted(run.progress.saved, 'edit')} done; run it again to go on: nothing that "
-            f"has a task is submitted twice (journal: {run.folder / JOURNAL_NAME})"
+            f"has a task is submitted twice (journal: {run.home / JOURNAL_NAME})"
         )
         log.warning("%s", note)
         cancelled.add_note(note)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, Literal
 
 import attrs
@@ -12,6 +11,7 @@ import attrs
 from qwen_edit_async.display.cards import WRITING_PAGE, Progress, local_time_in
 from qwen_edit_async.models import EditParameters
 from qwen_edit_async.statistics import SessionStatistics
+from qwen_edit_async.storage.paths import FilePath
 
 BatchStatus = Literal["planned", "submitting", "submitted", "completed", "saved", "failed", "uncertain", "replaced"]
 
@@ -48,7 +48,7 @@ class BatchOutcome:
     instruction: str
     images: tuple[str | None, ...] = ()
     parameters: Mapping[str, Any] = attrs.field(factory=dict)
-    files: tuple[Path, ...] = ()
+    files: tuple[FilePath, ...] = ()
     name: str = ""
     urls: tuple[str, ...] = attrs.field(default=(), repr=False)
     cost: Decimal | None = None

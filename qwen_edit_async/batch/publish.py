@@ -25,8 +25,10 @@ from qwen_edit_async.display.page import write_page, write_whole
 from qwen_edit_async.display.store import ThumbnailStore
 from qwen_edit_async.images.kinds import is_url
 from qwen_edit_async.log import log
+from qwen_edit_async.storage.bucket import BucketPath
+from qwen_edit_async.storage.paths import FilePath
 
-_Show: TypeAlias = Callable[[str | Path], Picture]
+_Show: TypeAlias = Callable[[str | FilePath], Picture]
 """Returns an image as the page shows it."""
 
 _UNFINISHED: Final[dict[BatchStatus, str]] = {
@@ -45,6 +47,7 @@ class _CancelledError(Exception):
 def publish(
     report: BatchReport,
     journal: Path,
+    folder: FilePath,
     thumbnails: ThumbnailStore,
     *,
     limit: int,
@@ -55,7 +58,8 @@ def publish(
 
     Args:
         report: The report of the run.
-        journal: The journal, which lies in the folder of both files.
+        journal: The journal.
+        folder: The folder of the results, for both files.
         thumbnails: The thumbnails made so far. Missing thumbnails are made.
         limit: The maximum number of edits on the page; edits with errors come first. 0 means no page.
         preview_seconds: Seconds for making thumbnails. Later edits show their files instead.
@@ -64,33 +68,34 @@ def publish(
     thumbnails.finish()
     previews_until = time.monotonic() + preview_seconds
 
-    def show(image: str | Path) -> Picture:
+    def show(image: str | FilePath) -> Picture:
         if cancelled.is_set():
             raise _CancelledError
         thumbnail = thumbnails.get(image, make=time.monotonic() < previews_until)
-        return Picture(thumbnail=thumbnail, path=relative_path(image, journal.parent))
+        return Picture(thumbnail=thumbnail, path=relative_path(image, folder))
 
     if limit:
-        page = journal.with_name(PAGE_NAME)
+        page = folder / PAGE_NAME
         try:
-            _write_page(page, journal, report.facts(limit), limit, show)
+            _write_page(folder, journal, report.facts(limit), limit, show)
         except _CancelledError:
             return report
         except Exception as error:  # noqa: BLE001  # the run's pictures are worth more than the page
             report = attrs.evolve(report, gallery_problem=_log_problem(page, error))
         else:
             report = attrs.evolve(report, gallery=str(page))
-    _write_json(journal.with_name(JSON_NAME), report)
+    for path in {journal.with_name(JSON_NAME), folder / JSON_NAME}:  # the one beside the journal tells if that is lost
+        _write_json(path, report)
     return report
 
 
-def _write_page(page: Path, journal: Path, summary: Mapping[str, object], limit: int, show: _Show) -> None:
-    title = journal.absolute().parent.name or "Edits"
-    with contextlib.closing(read_chosen(journal, limit)) as outcomes:
-        write_page(page, outcomes, functools.partial(_gallery_edit, show=show), title=title, summary=summary)
+def _write_page(folder: FilePath, journal: Path, summary: Mapping[str, object], limit: int, show: _Show) -> None:
+    draw = functools.partial(_gallery_edit, show=show)
+    with contextlib.closing(read_chosen(journal, folder, limit)) as outcomes:
+        write_page(folder / PAGE_NAME, outcomes, draw, title=folder.name or "Edits", summary=summary)
 
 
-def _write_json(path: Path, report: BatchReport) -> None:
+def _write_json(path: FilePath, report: BatchReport) -> None:
     try:
         write_whole(path, [report.to_json(), "\n"])
     except Exception as error:  # noqa: BLE001  # also values of a damaged journal that JSON can't hold
@@ -98,20 +103,24 @@ def _write_json(path: Path, report: BatchReport) -> None:
 
 
 def _gallery_edit(outcome: BatchOutcome, show: _Show) -> GalleryEdit:
-    inputs = [image for image in outcome.images if image and not is_url(image) and os.path.isfile(image)]
-    outputs = [path for path in outcome.files if path.is_file()]
+    inputs = [BucketPath.of(image) or image for image in outcome.images if image and not is_url(image)]
     facts = {"status": _UNFINISHED.get(outcome.status), **outcome.parameters}
     return GalleryEdit(
         key=outcome.key,
         instruction=outcome.instruction,
-        before=tuple(map(show, inputs)),
-        after=tuple(map(show, outputs)),
+        before=tuple(map(show, filter(_is_there, inputs))),
+        after=tuple(map(show, filter(_is_there, outcome.files))),
         facts=facts | {"cost": outcome.cost, "task": outcome.task_id, "note": "; ".join(outcome.notes) or None},
         error=outcome.error,
     )
 
 
-def _log_problem(path: Path, error: Exception) -> str:
+def _is_there(path: str | FilePath) -> bool:
+    """Return whether a file exists. A file in a bucket counts as existing, because a request for each takes long."""
+    return isinstance(path, BucketPath) or os.path.isfile(path)
+
+
+def _log_problem(path: FilePath, error: Exception) -> str:
     problem = getattr(error, "strerror", None) or str(error)
     log.warning("%s could not be written: %s", path, problem)
     return problem

@@ -15,7 +15,6 @@ from typing import Any
 import attrs
 
 from qwen_edit_async.batch.budget import Verdict
-from qwen_edit_async.batch.content import are_whole
 from qwen_edit_async.batch.decide import SENDS, Action, Entry, State, state_after
 from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.journal.database import Store
@@ -73,7 +72,7 @@ class Row:
             await self._record(State.FAILED, problem, request)
             return
         if action is Action.VERIFY:
-            if not run.options.saves or await run.files.call(are_whole, run.folder, entry.files):
+            if not run.options.saves or await run.files.call(run.targets.are_whole, entry.files):
                 self._count_saved(len(entry.files))
                 run.progress.found += 1
                 return
@@ -254,7 +253,8 @@ class Row:
                 for place, image in zip(_places_of(images, asked), images, strict=False)
             ]
         except (DownloadError, SessionClosedError, OSError) as error:
-            if isinstance(error, OSError):  # most likely a full disk: later pictures could not be saved either
+            # Most likely a full disk: later pictures could not be saved either.
+            if isinstance(error, OSError) and not isinstance(error, FileExistsError):
                 run.budget.stop(f"pictures can't be saved: {error.strerror or error}")
             elif not run.stop_if_fatal(error):
                 self._count_unsaved(error)

@@ -33,6 +33,7 @@ from qwen_edit_async.http.options import origin_of
 from qwen_edit_async.log import log
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.session.shield import wait_shielded
+from qwen_edit_async.storage.paths import FilePath
 
 T = TypeVar("T")
 
@@ -129,9 +130,14 @@ class Run:
     _started_at: float = attrs.field(factory=time.monotonic)
 
     @property
-    def folder(self) -> Path:
-        """The folder of the results and the journal."""
+    def folder(self) -> FilePath:
+        """The folder of the results."""
         return self.targets.folder
+
+    @property
+    def home(self) -> Path:
+        """The folder of the journal."""
+        return self.targets.home
 
     def progress_now(self) -> BatchProgress:
         """Return the progress of this moment."""
@@ -140,7 +146,7 @@ class Run:
     async def begin(self) -> None:
         """Recover from the last run: delete its part files, mark uncertain edits, and count its costs."""
         journal = self.journal
-        await self.files.call(sweep, self.folder, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
+        await self.files.call(sweep, self.home, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
         self.progress.begun = True
         if count := await journal.do(Store.recover):
             log.warning("edits that were being submitted when the last run ended: %d; their tasks may exist", count)
@@ -246,7 +252,8 @@ class Run:
         write = functools.partial(
             publish,
             report,
-            self.folder / JOURNAL_NAME,
+            self.home / JOURNAL_NAME,
+            self.folder,
             self.thumbnails,
             limit=self.options.gallery_limit,
             preview_seconds=preview_seconds,
@@ -287,9 +294,9 @@ async def open_run(
         session,
         targets,
         options,
-        journal=await Journal.open(targets.folder, service or origin_of(session.base_url)),
+        journal=await Journal.open(targets.home, service or origin_of(session.base_url)),
         files=Worker(ThreadPoolExecutor(1, "qwen-edit-batch")),
-        thumbnails=ThumbnailStore(targets.folder),
+        thumbnails=ThumbnailStore(targets.home),
         budget=options.budget(session.max_in_flight),
         room=asyncio.Semaphore(2 * session.max_in_flight + _SPARE_ROWS),
     )

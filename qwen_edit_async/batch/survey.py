@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from qwen_edit_async.batch.content import are_whole, examine
+from qwen_edit_async.batch.content import examine
 from qwen_edit_async.batch.decide import PAYS, Action, Content, Entry, State, decide, instead, refusal
 from qwen_edit_async.batch.identity import allot, folded, reason_of, stem_of
 from qwen_edit_async.batch.input import BatchInput
@@ -44,7 +44,7 @@ async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
 
 
 def _survey(given: BatchInput, options: RunOptions, cancelled: threading.Event) -> BatchPlan:
-    journal = given.targets.folder / JOURNAL_NAME
+    journal = given.targets.home / JOURNAL_NAME
     if not journal.exists():
         check_not_lost(journal)
         return _Survey(given, None, options).plan(cancelled)
@@ -105,7 +105,7 @@ class _Survey:
             raise problem or refusal(self.options.consent)
         elif entry is None or entry.state in {State.SUBMITTED, State.COMPLETED}:
             return  # the journal's sums count them, even if the input no longer has them
-        elif action is Action.VERIFY and are_whole(self.given.targets.folder, entry.files):
+        elif action is Action.VERIFY and self.given.targets.are_whole(entry.files):
             tally.counts["saved"] += 1
             tally.counts["files"] += len(entry.files)
         elif action is Action.VERIFY:

@@ -1,22 +1,60 @@
-"""Keeps results from replacing other files. Blocking."""
+"""The folder of the results. Keeps results from replacing other files. Blocking."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
+from qwen_edit_async.batch.content import are_whole
 from qwen_edit_async.batch.identity import folded, pictures_of
-from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.errors import ConfigurationError, InvalidEditError
 from qwen_edit_async.images.kinds import is_data_uri, is_url
 from qwen_edit_async.models import EditRequest
+from qwen_edit_async.storage.bucket import BucketPath
+from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
 
 _MAX_LINKS: Final = 40
 """The number of links that Linux follows. A longer chain is most likely a loop."""
+
+
+def local_folder(path: AnyPath, here: str, use: str) -> Path:
+    """Return the path of a local folder.
+
+    Args:
+        path: The path as the user gave it.
+        here: The folder that a relative path starts from.
+        use: The use of the folder, for the message.
+
+    Raises:
+        ConfigurationError: If the path is not local.
+    """
+    folder = file_path(path)
+    if isinstance(folder, BucketPath):
+        raise ConfigurationError(f"the folder of {use} can't be in a bucket, as {folder} is: give a local folder")
+    return Path(here, folder)
+
+
+def targets_at(out_dir: AnyPath, journal: str | os.PathLike[str] | None, here: str, *, overwrite: bool) -> Targets:
+    """Return the folder of the results for the options of a batch.
+
+    Raises:
+        ConfigurationError: If the folder of the journal is missing, not local, or not needed.
+    """
+    folder = file_path(out_dir)
+    if isinstance(folder, BucketPath):
+        if journal is None:
+            raise ConfigurationError("results in a bucket need a local folder for the journal: give it as journal=PATH")
+        home = local_folder(journal, here, "the journal")
+        return Targets(attrs.evolve(folder, replace=overwrite), overwrite, home)
+    if journal is not None:
+        raise ConfigurationError("the journal is beside the results, unless they are in a bucket: leave out journal=")
+    folder = Path(here, folder)
+    return Targets(folder, overwrite)
 
 
 @attrs.define(eq=False)
@@ -24,12 +62,15 @@ class Targets:
     """The folder of the results, and the files in it that are not results.
 
     Attributes:
-        folder: The folder.
+        folder: The folder, on this machine or in a bucket.
         overwrite: Whether results replace other files. They never replace an image that is to be edited.
+        home: The local folder of the journal; by default that of the results.
     """
 
-    folder: Path
+    folder: FilePath
     overwrite: bool
+    home: Path = attrs.field(default=attrs.Factory(lambda self: Path(self.folder), takes_self=True))
+    _listed: dict[str, int] | None = None
     _inputs: set[str] = attrs.field(factory=set)
     _is_here: dict[str, bool] = attrs.field(factory=dict)
 
@@ -49,13 +90,34 @@ class Targets:
             raise InvalidEditError(
                 "its result would replace an image that is to be edited", hint="use another output folder or key"
             )
-        existing = [each for each in names if os.path.lexists(self.folder / each)]
+        existing = [each for each in names if self._exists(each)]
         if existing and not self.overwrite:
             raise InvalidEditError(
                 "a file that this batch did not make has the name of the result",
                 hint="move that file, use another output folder or key, or overwrite=True",
             )
         return existing
+
+    def are_whole(self, files: Sequence[tuple[str, int]]) -> bool:
+        """Return whether all saved pictures exist in full size, and each local PNG file has its end."""
+        if isinstance(self.folder, BucketPath):
+            there = self._files_in(self.folder)
+            return bool(files) and all(there.get(name) == size for name, size in files)
+        return are_whole(self.folder, files)
+
+    def _exists(self, name: str) -> bool:
+        if isinstance(self.folder, BucketPath):
+            return name in self._files_in(self.folder)
+        return os.path.lexists(self.folder / name)
+
+    def _files_in(self, folder: BucketPath) -> dict[str, int]:
+        """Return the size of each file in the bucket's folder, listed once, because a request for each takes longer."""
+        if self._listed is None:
+            try:
+                self._listed = {name: size for name, size in folder.files() if "/" not in name}
+            except OSError as error:
+                raise ConfigurationError(f"the folder {folder} can't be read: {error.strerror}") from None
+        return self._listed
 
     def _names_here(self, images: Iterable[Any]) -> Iterator[str]:
         for image in images:
@@ -64,7 +126,7 @@ class Targets:
                     folder, name = os.path.split(path)
                     here = self._is_here.get(folder)
                     if here is None:
-                        here = self._is_here[folder] = _real(folder) == _real(self.folder)
+                        here = self._is_here[folder] = _real(folder) == _real(str(self.folder))
                     if here:
                         yield folded(name)
 
@@ -77,7 +139,7 @@ def _hops(path: str) -> Iterator[str]:
             path = os.path.join(os.path.dirname(path), os.readlink(path))
 
 
-def _real(folder: str | Path) -> str | None:
+def _real(folder: str) -> str | None:
     try:
         return os.path.realpath(folder)
     except ValueError:  # a NUL, or a lone surrogate: reading the image gives the reason

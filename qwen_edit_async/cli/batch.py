@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
@@ -23,6 +22,7 @@ from qwen_edit_async.cli.options import (
 )
 from qwen_edit_async.cli.price import ask_price
 from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.storage.paths import FilePath
 from qwen_edit_async.text import counted
 
 if TYPE_CHECKING:
@@ -53,11 +53,12 @@ def batch(
     that no edit is paid for twice. report.html shows the pictures before and after; report.json is for programs.
 
     Args:
-        source: A folder, a quoted pattern such as "photos/*.jpg", or a table (.csv, .tsv, .jsonl, .parquet). A table's
-            columns are image, image2, image3, instruction, key, and one per parameter. Paths are relative to the table.
-            Bad rows are listed and left out. With --strict, a bad row ends the command before anything is sent.
+        source: A folder, a quoted pattern such as "photos/*.jpg", or a table (.csv, .tsv, .jsonl, .parquet, or a folder
+            of .parquet files), also in a bucket, such as s3://BUCKET/TABLE.parquet. A table's columns are image,
+            image2, image3, instruction, key, and one per parameter. Paths are relative to the table. Bad rows are
+            listed and left out. With --strict, a bad row ends the command before anything is sent.
         instruction: The instruction for rows without their own.
-        output: The folder for the results.
+        output: The folder for the results, which may be in a bucket: s3://BUCKET/FOLDER, gs://… or az://….
         options: Options for the input, output and limits.
         parameters: The parameters for rows without their own.
         submission: Options for submissions.
@@ -87,7 +88,7 @@ def _asks_price(options: BatchOptions) -> bool:
 
 def _edits(  # noqa: PLR0917  # the command's arguments
     source: str,
-    output: Path,
+    output: FilePath,
     instruction: str | None,
     options: BatchOptions,
     parameters: ParameterOptions,
@@ -98,6 +99,7 @@ def _edits(  # noqa: PLR0917  # the command's arguments
     return EditBatch(
         source,
         output,
+        journal=options.journal,
         instruction=instruction,
         parameters=parameters.parameters(),
         recursive=options.recursive,

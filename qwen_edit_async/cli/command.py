@@ -23,6 +23,8 @@ from qwen_edit_async.cli.options import ConnectionOptions, SubmissionOptions, sh
 from qwen_edit_async.cli.signals import cancel_on_termination
 from qwen_edit_async.display.cards import local_time_in
 from qwen_edit_async.errors import ConfigurationError, QwenEditError
+from qwen_edit_async.storage.bucket import BucketPath
+from qwen_edit_async.storage.paths import FilePath
 from qwen_edit_async.text import counted, visible
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class Command:
     connection: ConnectionOptions
     submission: SubmissionOptions | None = None
     max_in_flight: int = 16
-    output: Path = Path()
+    output: FilePath = Path()
     as_json: bool = False
     unsaved: set[str] = attrs.field(factory=set)
     submit_rate: float | None = None
@@ -168,6 +170,7 @@ class Command:
             resubmit_uncertain=submission.resubmit_uncertain,
             strict=submission.strict,
             fit=submission.fit,
+            inline=submission.inline,
             trust_env=connection.trust_env,
             allow_result_hosts=connection.allow_result_hosts,
         )
@@ -232,7 +235,7 @@ async def wait_for(session: EditSession, task: EditTask, command: Command) -> Ed
     return result
 
 
-async def save(result: EditResult, command: Command, stem: str | None = None) -> tuple[Path, ...]:
+async def save(result: EditResult, command: Command, stem: str | None = None) -> tuple[FilePath, ...]:
     """Save a result's pictures and return their paths. Print the paths unless the output is JSON."""
     paths = await result.save(command.output, stem=stem)
     command.unsaved.discard(result.task_id)
@@ -242,8 +245,10 @@ async def save(result: EditResult, command: Command, stem: str | None = None) ->
     return paths
 
 
-def _check_output(folder: Path) -> None:
-    """Check that the folder is writable, before any edit is paid for."""
+def _check_output(folder: FilePath) -> None:
+    """Check that a local folder is writable, before any edit is paid for."""
+    if isinstance(folder, BucketPath):
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)

@@ -19,6 +19,7 @@ from qwen_edit_async.cli.options import (
     SubmissionOptions,
 )
 from qwen_edit_async.models import EditRequest
+from qwen_edit_async.storage.paths import FilePath
 
 if TYPE_CHECKING:
     from qwen_edit_async.session.results import EditResult
@@ -76,7 +77,7 @@ async def _edit(session: EditSession, request: EditRequest, name: str, command: 
     return ExitCode.DONE
 
 
-def _as_json(result: EditResult, paths: tuple[Path, ...]) -> dict[str, Any]:
+def _as_json(result: EditResult, paths: tuple[FilePath, ...]) -> dict[str, Any]:
     cost = result.usage.cost
     return {
         "task_id": result.task_id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from decimal import Decimal
@@ -13,15 +12,18 @@ import attrs
 from cyclopts import Group, Parameter, Token
 
 from qwen_edit_async.models import EditParameters
+from qwen_edit_async.storage.paths import FilePath, file_path
 
 Instruction: Parameter = Parameter(name=("--instruction", "-i"), allow_leading_hyphen=True)
 
 
-def _to_folder(_: Any, tokens: Sequence[Token]) -> Path:
-    return Path(os.path.expanduser(tokens[0].value))  # noqa: PTH111  # Path.expanduser raises for "~nobody"
+def _to_folder(_: Any, tokens: Sequence[Token]) -> FilePath:
+    return file_path(tokens[0].value)
 
 
-Output = Annotated[Path, Parameter(name=("--output", "-o"), converter=_to_folder)]
+Output = Annotated[
+    FilePath, Parameter(name=("--output", "-o"), converter=_to_folder, accepts_keys=False, n_tokens=1, metavar="PATH")
+]
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 AsJSON = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
 
@@ -80,6 +82,8 @@ class SubmissionOptions:
 
     fit: Flag = False
     """Turn, shrink or re-encode pictures that the service would refuse."""
+    inline: Flag = False
+    """Read and send pictures that are in buckets, instead of presigning them for the service."""
     strict: Flag = False
     """Refuse text that the service would cut off. In a batch, send nothing if any row is bad."""
     resubmit_uncertain: Flag = False
@@ -109,6 +113,8 @@ class BatchOptions:
     """Stop submitting after the whole batch has created this many tasks."""
     stop_after_failures: int | None = None
     """Stop submitting after this many failures."""
+    journal: Path | None = None
+    """The local folder for the journal, if the results go to a bucket."""
     gallery_limit: int = 2000
     """The most edits in report.html, failed edits first; 0 writes no report.html."""
     dry_run: Flag = False

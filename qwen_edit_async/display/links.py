@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from pathlib import Path
 from urllib.parse import quote
 
+from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.text import escape
 
 
 def relative_path(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str | None:
-    """Return the path from a folder to a file, with ``/`` between folders; ``None`` if the drives differ."""
+    """Return the path from a folder to a file, with ``/`` between folders; ``None`` if the drives or buckets differ."""
+    if isinstance(path, BucketPath) and isinstance(folder, BucketPath) and path.root == folder.root:
+        return posixpath.relpath(f"/{path.key}", f"/{folder.key}")
+    if isinstance(path, BucketPath) or isinstance(folder, BucketPath):
+        return None
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:

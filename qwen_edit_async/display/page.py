@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Final, TypeVar
 
+import attrs
+
 from qwen_edit_async.display.gallery import GalleryEdit, gallery_html
+from qwen_edit_async.storage.bucket import BucketPath
+from qwen_edit_async.storage.paths import FilePath
 
 _WORKERS: Final = min(4, os.cpu_count() or 1)
 _AHEAD: Final = 4 * _WORKERS
@@ -19,7 +23,7 @@ _Edit = TypeVar("_Edit")
 
 
 def write_page(
-    path: Path,
+    path: FilePath,
     edits: Iterable[_Edit],
     draw: Callable[[_Edit], GalleryEdit],
     *,
@@ -42,12 +46,17 @@ def write_page(
         write_whole(path, gallery_html(_drawn(threads, edits, draw), title=title, summary=summary))
 
 
-def write_whole(path: Path, pieces: Iterable[str]) -> None:
+def write_whole(path: FilePath, pieces: Iterable[str]) -> None:
     """Write a text file. If that fails, the file stays as it was.
 
     Raises:
         OSError: The file can't be written.
     """
+    if isinstance(path, BucketPath):
+        with tempfile.TemporaryFile() as file:
+            file.writelines(piece.encode("utf-8", "replace") for piece in pieces)
+            attrs.evolve(path, replace=True).put(file)
+        return
     part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
         with part.open("x", encoding="utf-8", errors="replace", newline="\n") as file:

@@ -17,6 +17,7 @@ from qwen_edit_async.display.links import relative_path
 from qwen_edit_async.display.thumbnails import Thumbnail, make_thumbnail
 from qwen_edit_async.images.kinds import is_data_uri, is_url
 from qwen_edit_async.log import log
+from qwen_edit_async.storage.bucket import BucketPath
 
 STORE_NAME: Final = "qwen-edit-thumbnails.sqlite3"
 
@@ -94,7 +95,12 @@ class ThumbnailStore:
             return None
 
     def _name_and_stamp(self, image: Any) -> tuple[str, str] | None:
-        """Return the path of a file, and its size and modification time; ``None`` for any other image."""
+        """Return the path of a file, and its size and modification time; ``None`` for any other image.
+
+        A file in a bucket has its path alone, because a request for each takes long.
+        """
+        if (bucket := BucketPath.of(image)) is not None:
+            return str(bucket), ""
         if is_url(image) or is_data_uri(image) or not isinstance(image, str | os.PathLike):
             return None
         try:

@@ -17,6 +17,7 @@ import attrs
 
 from qwen_edit_async.images.kinds import ArrayLike, PillowImage, base64_start, is_data_uri, is_url
 from qwen_edit_async.images.source import turn_at
+from qwen_edit_async.storage.bucket import BucketPath
 
 THUMBNAIL_SIDE: Final = 256
 """The longest side of a thumbnail, in pixels."""
@@ -78,7 +79,7 @@ def in_notebook() -> bool:
 
 
 def make_thumbnail(image: Any, side: int = THUMBNAIL_SIDE) -> Thumbnail | None:
-    """Make a thumbnail. Return ``None`` if that is impossible. This blocks, and uses no network.
+    """Make a thumbnail. Return ``None`` if that is impossible. This blocks, and reads files in buckets.
 
     Args:
         image: An image of any kind that a request accepts.
@@ -107,6 +108,8 @@ def make_thumbnail(image: Any, side: int = THUMBNAIL_SIDE) -> Thumbnail | None:
 def _open(image: Any) -> IO[bytes] | None:
     if isinstance(image, bytes | bytearray | memoryview):
         return io.BytesIO(image)
+    if (bucket := BucketPath.of(image)) is not None:
+        return bucket.open()
     if is_url(image) or not isinstance(image, str | os.PathLike):
         return None
     if is_data_uri(image):

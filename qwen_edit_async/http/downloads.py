@@ -11,12 +11,10 @@ import contextlib
 import functools
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from random import Random
-from typing import IO, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from qwen_edit_async.errors import DownloadError, QwenEditError
-from qwen_edit_async.files import PartFile
 from qwen_edit_async.http.fetcher import Fetcher, FetchError
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.http.network import Network
@@ -27,6 +25,8 @@ from qwen_edit_async.log import about
 from qwen_edit_async.protocol.urls import expiry_of
 from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.statistics import SessionStatistics
+from qwen_edit_async.storage.part import Part
+from qwen_edit_async.storage.paths import FilePath, new_part
 from qwen_edit_async.threads import Offloader
 
 Renew: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
@@ -95,10 +95,10 @@ class Downloader:
         _log_flaw(await self._fetch(url, task_id, index, receive), task_id, index)
         return content
 
-    async def save(self, url: str, task_id: str, index: int, path: Path) -> Path:
+    async def save(self, url: str, task_id: str, index: int, path: FilePath) -> FilePath:
         """Download a picture to ``path``, and create the folder if needed.
 
-        A failure leaves an earlier file of that name unchanged.
+        A failure leaves an earlier file of that name unchanged. In a bucket, such a file is an error.
 
         Returns:
             The path of the file. If the picture is not a PNG, the path has the ending of the picture's format.
@@ -107,7 +107,7 @@ class Downloader:
             DownloadError: No usable picture could be downloaded.
             OSError: The picture can't be written.
         """
-        part = await self._offloader.run(PartFile, path)
+        part = await self._offloader.run(new_part, path)
         # _finish() also writes the last piece, so a small picture takes only one call to a thread.
         saved = path
 
@@ -174,9 +174,9 @@ class Downloader:
         )
 
 
-def _finish(part: PartFile, offset: int, piece: list[bytes], path: Path, check: _Check) -> tuple[Verdict, Path]:
+def _finish(part: Part[Any], offset: int, last: list[bytes], path: FilePath, check: _Check) -> tuple[Verdict, FilePath]:
     """Write the last piece and check the file. Give an acceptable picture its final name."""
-    verdict = part.finish(offset, piece, check)
+    verdict = part.finish(offset, last, check)
     return verdict, path if _refusal(verdict) is not None else part.commit(verdict.rename(path))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import IO, Final
 
 import attrs
@@ -18,6 +17,7 @@ from qwen_edit_async.images.jpeg import check_jpeg
 from qwen_edit_async.images.kinds import sniff, sniff_other
 from qwen_edit_async.images.png import check_png
 from qwen_edit_async.images.tiff import check_tiff
+from qwen_edit_async.storage.paths import FilePath
 
 _ENDS: Final = {"image/jpeg": b"\xff\xd9", "image/png": b"\0\0\0\0IEND\xae\x42\x60\x82"}
 """The ends of complete files."""
@@ -56,7 +56,7 @@ class Verdict:
     flaw: str = ""
     sides: tuple[int, int] = (0, 0)
 
-    def rename(self, path: Path) -> Path:
+    def rename(self, path: FilePath) -> FilePath:
         """Return the path with an ending that suits the format. A path without a picture's ending stays unchanged."""
         ending, endings = path.suffix.lower(), _ENDINGS.get(self.kind, (f".{self.kind.lower()}",))
         return path if ending in endings or ending not in _ALL_ENDINGS else path.with_suffix(endings[0])

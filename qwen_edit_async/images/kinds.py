@@ -1,7 +1,8 @@
 """Recognises input images, and refuses other objects, without reading a file.
 
-An image is a path, an http(s) URL, a data URI, bytes, a binary file object, a PIL image or an array. An object whose
-``open()`` returns a binary file is also accepted. Formats are recognised by content, never by name.
+An image is a path, an http(s) URL, a URL or a path in a bucket, a data URI, bytes, a binary file object, a PIL image or
+an array. An object whose ``open()`` returns a binary file is also accepted. Formats are recognised by content, never by
+name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES
 from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.storage.bucket import BucketPath, is_pair
 
 
 @runtime_checkable
@@ -67,9 +69,21 @@ class PillowImage(Protocol):
 
 
 ImageInput: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryReader | Openable | PillowImage | ArrayLike"
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryReader
+    | Openable
+    | PillowImage
+    | ArrayLike
+    | tuple[object, str]
 )
-"""One input image: a path, an http(s) URL, a data URI, bytes, a binary file object, a PIL image, or a uint8 array."""
+"""One input image: a path, an http(s) URL, a data URI, bytes, a binary file object, a PIL image, or a uint8 array.
+
+A file in a bucket is a URL (``s3://``, ``gs://``, ``az://``), or a pair of an obstore store and a path in it.
+"""
 
 MAX_PIXELS: Final = 89_478_485
 """The most pixels of an image or a result. Pillow treats a larger picture as a possible decompression bomb."""
@@ -207,21 +221,25 @@ def is_bare_base64(image: object) -> bool:
 def as_image_tuple(images: object) -> tuple[Any, ...]:
     """Return one image, or a sequence of images, as a tuple. This checks nothing."""
     if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
+        if is_pair(images):
+            return (unwrapped(images),)
         return tuple(map(unwrapped, images))
     return (unwrapped(images),)
 
 
 def unwrapped(image: Any) -> Any:
-    """Return the image itself: take it out of a cell or an upload, and expand ``~`` in a path.
+    """Return the image itself: take it out of a cell or an upload, and expand ``~`` in a path, or a URL of a bucket.
 
     A cell of Hugging Face's datasets is ``{"bytes": …, "path": …}``, where either value may be ``None``. An upload to
     a web server or a temporary file has a binary file as ``file`` or ``stream``.
     """
+    if (bucket := BucketPath.of(image)) is not None:
+        return bucket
     if isinstance(image, str | Path):
         # Path.expanduser raises for "~nobody".
         return type(image)(os.path.expanduser(image)) if str(image).startswith("~") else image  # noqa: PTH111
     if isinstance(image, Mapping) and image and image.keys() <= _CELL_NAMES:
-        return image["bytes"] if image.get("bytes") is not None else image.get("path")
+        return image["bytes"] if image.get("bytes") is not None else unwrapped(image.get("path"))
     if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview | PillowImage | ArrayLike | Openable):
         return image
     if isinstance(image, BinaryReader) and not inspect.iscoroutinefunction(image.read):
@@ -334,7 +352,9 @@ def _check_text(image: str, name: str) -> None:
         if not host or " " in image or not image.isprintable():
             raise InvalidEditError(f"{name} is not a valid URL: {image[:200]!r}")
     elif _URL_SCHEME.match(image):
-        raise InvalidEditError(f"{name} is a URL that is not http(s): {image[:200]!r}; open it, and pass the file")
+        raise InvalidEditError(
+            f"{name} is a URL that is not http(s), s3, gs or az: {image[:200]!r}; open it, and pass the file"
+        )
     elif is_bare_base64(image):
         raise InvalidEditError(f"{name} is Base64 text: put data:image/png;base64, in front of it, or give its bytes")
     elif not image or "\0" in image:

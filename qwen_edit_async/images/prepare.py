@@ -18,9 +18,18 @@ from qwen_edit_async.errors import ConfigurationError, InvalidEditError
 from qwen_edit_async.images.encode import Upload, url_upload
 from qwen_edit_async.images.findings import Findings
 from qwen_edit_async.images.integrity import find_damage
-from qwen_edit_async.images.kinds import HEAD_BYTES, ArrayLike, PillowImage, check_format, image_name, is_url
-from qwen_edit_async.images.source import local_path, open_image, open_temporary, turn_at
+from qwen_edit_async.images.kinds import (
+    HEAD_BYTES,
+    ArrayLike,
+    PillowImage,
+    check_format,
+    check_size,
+    image_name,
+    is_url,
+)
+from qwen_edit_async.images.source import local_path, open_image, open_temporary, reason_unread, turn_at
 from qwen_edit_async.images.tiff import UPRIGHT
+from qwen_edit_async.storage.bucket import BucketPath
 
 _MAX_SOURCE_BYTES: Final = 256 * 1024 * 1024
 """The largest file that ``fit`` accepts."""
@@ -31,8 +40,11 @@ def url_uploads(images: Sequence[Any]) -> tuple[Upload, ...] | None:
     return tuple(map(url_upload, images)) if all(map(is_url, images)) else None
 
 
-def prepare(images: Sequence[Any], *, fit: bool = False) -> tuple[Upload, ...]:
+def prepare(images: Sequence[Any], *, fit: bool = False, inline: bool = False) -> tuple[Upload, ...]:
     """Open and check images, and encode PIL images and arrays. This blocks: call it on a thread.
+
+    The service fetches images in buckets from presigned URLs. Such an image is read and sent instead with ``fit`` or
+    ``inline``, or if its store can't sign.
 
     With ``fit``, an image that the service would refuse or edit badly is converted. It is turned upright, its longest
     side becomes at most 3072 pixels, and its file at most 7.5 MB. Other images stay unchanged.
@@ -44,15 +56,18 @@ def prepare(images: Sequence[Any], *, fit: bool = False) -> tuple[Upload, ...]:
     uploads: list[Upload] = []
     with contextlib.ExitStack() as undo:
         for position, image in enumerate(images, 1):
-            uploads.append(_prepare_image(image, image_name(image, position), fit=fit))
+            uploads.append(_prepare_image(image, image_name(image, position), fit=fit, inline=inline))
             undo.callback(uploads[-1].close)
         undo.pop_all()
     return tuple(uploads)
 
 
-def _prepare_image(image: Any, name: str, *, fit: bool) -> Upload:
+def _prepare_image(image: Any, name: str, *, fit: bool, inline: bool) -> Upload:
     if is_url(image):
         return url_upload(image)
+    if isinstance(image, BucketPath) and not fit and not inline and (url := image.signed_url()) is not None:
+        _check_beginning(image, name)
+        return url_upload(url)
     pillow = _pillow()
     # isinstance() is slow with a protocol, so common kinds are ruled out first.
     is_file = isinstance(image, str | bytes | bytearray | memoryview | os.PathLike)
@@ -80,6 +95,16 @@ def _prepare_image(image: Any, name: str, *, fit: bool) -> Upload:
             undo.pop_all()
     upload = _with_head(upload, str(media_type))
     return upload if facts is None else attrs.evolve(upload, warnings=_warnings(facts, name), notes=facts.notes)
+
+
+def _check_beginning(image: BucketPath, name: str) -> None:
+    """Check the size and the format of an image that the service fetches itself."""
+    try:
+        head, size = image.beginning(HEAD_BYTES)
+    except OSError as error:
+        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
+    check_size(size, name)
+    check_format(head, name, image.key)
 
 
 def _check_file(file: IO[bytes], size: int, name: str, path: str, *, fit: bool) -> tuple[str | None, Findings]:

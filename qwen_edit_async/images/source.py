@@ -91,6 +91,13 @@ def open_remote(image: Any) -> Any:
         return image.open()
 
 
+def reason_unread(error: Exception) -> str:
+    """Return the reason why an image can't be read, as the predicate of a sentence."""
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
+    return f"can't be read: {getattr(error, 'strerror', None) or error}"
+
+
 def read_piece(reader: Any, size: int, name: str) -> bytes:
     """Read up to ``size`` bytes of a binary file. At its end, return no bytes.
 
@@ -175,10 +182,8 @@ def _open_path(path: str, name: str, limit: int) -> tuple[IO[bytes], Upload]:
             if status.st_size <= RAW_CHUNK:
                 return _open_bytes(file.read(), name, limit)
             undo.pop_all()
-    except FileNotFoundError:
-        raise InvalidEditError(f"{name} does not exist") from None
     except OSError as error:
-        raise InvalidEditError(f"{name} can't be read: {error.strerror}") from None
+        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
     return file, path_upload(path, status, name)
 
 
@@ -207,7 +212,7 @@ def _open_stream(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:
         except InvalidEditError:
             raise
         except Exception as error:  # noqa: BLE001  # each library of remote files raises its own kind of error
-            raise InvalidEditError(f"{name} can't be read: {error}") from None
+            raise InvalidEditError(f"{name} {reason_unread(error)}") from None
         undo.pop_all()
     return open_temporary(file, size, name)
 

@@ -29,6 +29,7 @@ from qwen_edit_async.errors import (
     RateLimitError,
 )
 from qwen_edit_async.protocol.base import Reply
+from qwen_edit_async.text import without_signatures
 
 _SERVER_ERRORS = range(500, 600)
 SUCCESSES = range(200, 300)
@@ -135,7 +136,7 @@ def error_from_reply(reply: Reply, *, task_id: str | None = None) -> APIStatusEr
     kinds = (_ERROR_BY_CODE.get(_family(word)) for word in (code, message))
     kind = next(filter(None, kinds), _ERROR_BY_STATUS.get(status, APIStatusError))
     return kind(
-        (_words(reply, document) if message is None else message)[:_MAX_MESSAGE_CHARACTERS],
+        without_signatures(_words(reply, document) if message is None else message)[:_MAX_MESSAGE_CHARACTERS],
         status_code=reply.status,
         code=code,
         request_id=reply.headers.get("x-request-id") or first_text(document, ("request_id",)),

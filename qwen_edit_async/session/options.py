@@ -56,6 +56,7 @@ class Options:
     resubmit_uncertain: bool
     strict: bool
     fit: bool
+    inline: bool
     result_hosts: ResultHosts
     network: Network
     on_event: Callable[[EditEvent], object] | None

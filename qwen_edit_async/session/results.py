@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import attrs
@@ -26,6 +24,7 @@ from qwen_edit_async.files import safe_stem
 from qwen_edit_async.log import about
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.urls import expiry_of
+from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
 from qwen_edit_async.tasks import EditTimings, TaskFailure, TaskSnapshot, TaskStatus, Usage, shortfall
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class ResultStore(Protocol):
         """Download the picture, and return its bytes."""
         ...
 
-    async def save(self, url: str, task_id: str, index: int, path: Path) -> Path:
+    async def save(self, url: str, task_id: str, index: int, path: FilePath) -> FilePath:
         """Download the picture to a file, and return the file's path. A missing folder is created."""
         ...
 
@@ -94,20 +93,27 @@ class OutputImage:
         await self._remember(content)
         return content
 
-    async def save(self, path: str | os.PathLike[str]) -> Path:
+    async def save(self, path: AnyPath) -> FilePath:
         """Download the picture to ``path``. A missing folder is created. The file appears when it is complete.
+
+        A local file of that name is replaced. In a bucket, no file is replaced, unless the path is a
+        :class:`BucketPath` with ``replace=True``.
+
+        Args:
+            path: A local path, a URL in a bucket (``s3://``, ``gs://``, ``az://``), or a pair of an obstore store and a
+                path in it.
 
         Returns:
             The file's path. If the picture is not a PNG, the file's suffix is changed to match, unless a file of that
             name exists.
 
         Raises:
+            ConfigurationError: If nothing can be written to such a path.
             DownloadError: If no usable picture could be downloaded.
             OSError: If the file can't be written.
             SessionClosedError: If the session is closed.
         """
-        file = Path(os.path.expanduser(path))  # noqa: ASYNC240, PTH111  # Path.expanduser raises for "~nobody"
-        saved = await self._open_store().save(self.url, self.task_id, self.index, file)
+        saved = await self._open_store().save(self.url, self.task_id, self.index, file_path(path))
         await self._remember(saved)
         return saved
 
@@ -142,7 +148,7 @@ class OutputImage:
             )
         return self._store
 
-    async def _remember(self, output: bytes | Path) -> None:
+    async def _remember(self, output: bytes | FilePath) -> None:
         if self._previews is not None and self._previews.lacks(self.index):
             with contextlib.suppress(QwenEditError):  # a closing session needs no preview
                 await self._open_store().offload(self._previews.remember, self.index, output)
@@ -174,24 +180,26 @@ class EditResult:
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
     _previews: Previews = attrs.field(factory=Previews, repr=False, eq=False)
 
-    async def save(self, directory: str | os.PathLike[str], *, stem: str | None = None) -> tuple[Path, ...]:
+    async def save(self, directory: AnyPath, *, stem: str | None = None) -> tuple[FilePath, ...]:
         """Download all pictures into a folder as ``{stem}-{index}.png``. A missing folder is created.
 
         A picture in another format gets the suffix of that format, as in :meth:`OutputImage.save`.
 
         Args:
-            directory: The folder.
+            directory: The folder, which may be in a bucket, as in :meth:`OutputImage.save`.
             stem: The start of the files' names; by default the request's ``key``, or else the task's id. Characters
                 that are unsafe in file names become ``_``.
 
         Raises:
+            ConfigurationError: If nothing can be written to such a folder.
             DownloadError: If one of the pictures can't be downloaded completely.
             OSError: If a file can't be written.
             SessionClosedError: If the session is closed.
         """
         key = self.request.key if self.request is not None else None
         name = safe_stem(stem or key or self.task_id)
-        return tuple([await image.save(Path(directory) / f"{name}-{image.index}.png") for image in self.images])
+        folder = file_path(directory)
+        return tuple([await image.save(folder / f"{name}-{image.index}.png") for image in self.images])
 
     def _repr_html_(self) -> str:
         """Return HTML for a notebook: small pictures of the input, and of the results downloaded so far."""

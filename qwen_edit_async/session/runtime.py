@@ -12,7 +12,6 @@ import functools
 import os
 import warnings
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
@@ -35,6 +34,7 @@ from qwen_edit_async.session.shield import wait_shielded
 from qwen_edit_async.session.submitter import Submitter
 from qwen_edit_async.session.task import closed_error, require_loop
 from qwen_edit_async.statistics import SessionStatistics
+from qwen_edit_async.storage.paths import FilePath
 from qwen_edit_async.tasks import Estimate, TaskSnapshot, TaskStatus
 from qwen_edit_async.threads import Offloader
 
@@ -130,7 +130,8 @@ class Runtime:
     async def estimate(self, request: EditRequest, limits: Limits) -> Estimate:
         """Request the price of an edit. Retry after temporary failures."""
         options, offloader = self._options, self._offloader
-        uploads = await self.offload(functools.partial(prepare, fit=options.fit), request.images)
+        read = functools.partial(prepare, fit=options.fit, inline=options.inline)
+        uploads = await self.offload(read, request.images)
 
         def body_of(call: Call) -> JSONBody:
             return JSONBody(call.parts, uploads, offloader, stall_timeout=options.timeouts.send)
@@ -194,7 +195,7 @@ class Runtime:
         with self.poller.active_calls:
             return await self._downloader.read(url, task_id, index)
 
-    async def save(self, url: str, task_id: str, index: int, path: Path) -> Path:
+    async def save(self, url: str, task_id: str, index: int, path: FilePath) -> FilePath:
         """Download a result picture to a file, and return the file's path. A missing folder is created."""
         self.require_running()
         with self.poller.active_calls:

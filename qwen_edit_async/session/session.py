@@ -61,6 +61,8 @@ class EditSession:
         resubmit_uncertain: Whether to submit again if the reply was lost, although both tasks may be charged.
         strict: Whether text that the service would cut off silently raises an error instead of a warning.
         fit: Whether to turn, shrink and re-encode images that the service would refuse.
+        inline: Whether to read and send images in buckets. By default, the service fetches them from presigned URLs,
+            except with ``fit``, or if the store can't sign.
         ssl: The TLS settings of all connections: an :class:`ssl.SSLContext`, or the path of a file with CA certificates
             to trust instead of the system's. ``False`` is refused. By default, ``SSL_CERT_FILE`` can name such a file.
         proxy: The HTTP proxy of all connections, as ``"http://HOST:PORT"`` or ``"http://USER:PASSWORD@HOST:PORT"``.
@@ -97,6 +99,7 @@ class EditSession:
         resubmit_uncertain: bool = False,
         strict: bool = False,
         fit: bool = False,
+        inline: bool = False,
         ssl: SSLContext | str | os.PathLike[str] | None = None,
         proxy: str | None = None,
         trust_env: bool = False,
@@ -127,6 +130,7 @@ class EditSession:
             resubmit_uncertain=resubmit_uncertain,
             strict=strict,
             fit=fit,
+            inline=inline,
             result_hosts=http.resolve_result_hosts(self._base_url, allow_result_hosts),
             network=network,
             on_event=on_event,
@@ -185,7 +189,8 @@ class EditSession:
 
         Args:
             images: One image, or a sequence of one to three. An image is a path, an http(s) URL, a data URI, bytes, a
-                binary file, a PIL image, or a uint8 array. Or an :class:`EditRequest`, with at most a ``deadline``.
+                binary file, a PIL image, a uint8 array, or in a bucket, such as ``s3://photos/cat.jpg``. Or an
+                :class:`EditRequest`, with at most a ``deadline``.
             instruction: The edit, in Chinese or English, at most 800 characters.
             n: The number of output images, 1 to 6.
             negative_prompt: Content to avoid, at most 500 characters.

@@ -182,7 +182,7 @@ class Submission:
     async def _prepare(self) -> None:
         submitter = self._submitter
         self._uploads = uploads = await submitter.offloader.run(
-            prepare, self._request.images, fit=submitter.options.fit
+            prepare, self._request.images, fit=submitter.options.fit, inline=submitter.options.inline
         )
         notes = [note for upload in uploads for note in upload.notes]
         warnings = [warning for upload in uploads for warning in upload.warnings]

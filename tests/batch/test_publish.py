@@ -281,7 +281,7 @@ async def test_without_time_for_small_pictures_the_page_shows_the_files(requests
         report = await batch.run(session)
     (out / STORE_NAME).unlink()
     with contextlib.closing(ThumbnailStore(out)) as thumbnails:
-        publish(report, batch.journal, thumbnails, limit=1, preview_seconds=-1.0, cancelled=threading.Event())
+        publish(report, batch.journal, out, thumbnails, limit=1, preview_seconds=-1.0, cancelled=threading.Event())
     (card,) = cards(out)
     assert THUMBNAIL not in card
     assert re.findall(r' src="(.*?)"', card) == ["./../photo.png", "./edit0-0.png"]

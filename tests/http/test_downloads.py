@@ -24,9 +24,9 @@ from PIL import Image
 
 from qwen_edit_async import DownloadError, EditSession, FixedInterval, NotFoundError, OutputImage, SessionClosedError
 from qwen_edit_async.emulator import EditEmulator, Fault, FixedEngine
-from qwen_edit_async.files import PartFile
 from qwen_edit_async.http.fetcher import MAX_RESULT_BYTES
 from qwen_edit_async.http.hosts import ResultHosts
+from qwen_edit_async.storage.local import PartFile
 from qwen_edit_async.threads import Offloader
 
 pytestmark = pytest.mark.anyio

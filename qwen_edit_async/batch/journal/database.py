@@ -29,6 +29,8 @@ from qwen_edit_async.errors import InvalidEditError, JournalError
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import check_task_id
+from qwen_edit_async.storage.bucket import BucketPath
+from qwen_edit_async.storage.paths import FilePath
 
 _APPLICATION_ID: Final = 0x51574544
 VERSION: Final = 4
@@ -244,7 +246,7 @@ class Store:
         if cursor.rowcount != 1:
             raise JournalError(f"edit {number} can't become {state.value} from its current state")
 
-    def save(self, number: int, paths: Sequence[Path]) -> None:
+    def save(self, number: int, paths: Sequence[FilePath]) -> None:
         """Record that an edit's pictures are saved, and the size of each file.
 
         Raises:
@@ -285,7 +287,7 @@ class Store:
         """Return the current outcome of the edit with an identity."""
         query = f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE identity = ?"
         row = self._connection.execute(query, (identity,)).fetchone()
-        return None if row is None else to_outcome(row, self._path)
+        return None if row is None else to_outcome(row, self._path, self._path.parent)
 
     def summary(self) -> JournalSummary:
         """Return the sums that budgets and reports need."""
@@ -342,7 +344,9 @@ def _columns_of(request: EditRequest, content: Content) -> dict[str, Any]:
     }
 
 
-def _size(path: Path) -> int:
+def _size(path: FilePath) -> int:
+    if isinstance(path, BucketPath):
+        return path.size
     try:
         return path.stat().st_size
     except OSError:

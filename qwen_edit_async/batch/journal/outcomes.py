@@ -15,16 +15,18 @@ from qwen_edit_async.batch.journal.database import BUSY_SECONDS, is_journal
 from qwen_edit_async.batch.journal.rows import OUTCOME_COLUMNS, explain, read_only_address, to_outcome
 from qwen_edit_async.batch.outcome import BatchOutcome
 from qwen_edit_async.errors import JournalError
+from qwen_edit_async.storage.paths import FilePath
 
 PAGE: Final = 256
 
 
-def read_page(journal: Path, after: int, limit: int = PAGE) -> list[tuple[int, BatchOutcome]]:
+def read_page(journal: Path, after: int, folder: FilePath, limit: int = PAGE) -> list[tuple[int, BatchOutcome]]:
     """Return the next outcomes, with their numbers in the journal.
 
     Args:
         journal: The file.
         after: The number of the last outcome already read.
+        folder: The folder of the results.
         limit: The maximum number of outcomes.
 
     Raises:
@@ -35,10 +37,10 @@ def read_page(journal: Path, after: int, limit: int = PAGE) -> list[tuple[int, B
             f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE number > ? ORDER BY number LIMIT ?",
             (after, limit),
         )
-        return [(row["number"], to_outcome(row, journal)) for row in rows]
+        return [(row["number"], to_outcome(row, journal, folder)) for row in rows]
 
 
-def read_chosen(journal: Path, limit: int) -> Generator[BatchOutcome, None, None]:
+def read_chosen(journal: Path, folder: FilePath, limit: int) -> Generator[BatchOutcome, None, None]:
     """Yield outcomes for ``report.html``: edits with errors first, then the others, in the journal's order.
 
     Raises:
@@ -50,7 +52,7 @@ def read_chosen(journal: Path, limit: int) -> Generator[BatchOutcome, None, None
         )
         for (number,) in chosen.fetchall():
             query = f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE number = ?"
-            yield to_outcome(connection.execute(query, (number,)).fetchone(), journal)
+            yield to_outcome(connection.execute(query, (number,)).fetchone(), journal, folder)
 
 
 @contextlib.contextmanager

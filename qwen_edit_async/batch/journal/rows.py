@@ -17,6 +17,7 @@ from qwen_edit_async.batch.decide import Entry, State
 from qwen_edit_async.batch.outcome import BatchOutcome
 from qwen_edit_async.errors import InvalidEditError, JournalError
 from qwen_edit_async.protocol.replies import cost_of
+from qwen_edit_async.storage.paths import FilePath
 from qwen_edit_async.tasks import shortfall
 
 T = TypeVar("T")
@@ -51,6 +52,10 @@ _converter.register_structure_hook(
         _cattrs_detailed_validation=False,
     ),
 )
+_converter.register_structure_hook(
+    BatchOutcome,
+    make_dict_structure_fn(BatchOutcome, _converter, files=override(omit=True), _cattrs_detailed_validation=False),
+)
 _converter.register_unstructure_hook(State, lambda state: state.value)
 _converter.register_unstructure_hook(Decimal, str)
 
@@ -69,17 +74,17 @@ def to_entry(row: sqlite3.Row) -> Entry:
     return _intact(lambda: _converter.structure(dict(row), Entry), f"edit {row['number']} of the journal")
 
 
-def to_outcome(row: sqlite3.Row, journal: Path) -> BatchOutcome:
-    """Return the outcome of a row with :data:`OUTCOME_COLUMNS`.
+def to_outcome(row: sqlite3.Row, journal: Path, folder: FilePath) -> BatchOutcome:
+    """Return the outcome of a row with :data:`OUTCOME_COLUMNS`. The folder is that of the results.
 
     Raises:
         JournalError: If the row is damaged.
     """
 
     def structure() -> BatchOutcome:
-        files = tuple(journal.parent / name for name, _ in json.loads(row["files"] or "[]"))
-        lists = {"files": (), "urls": json.loads(row["urls"] or "[]")}
-        outcome = _converter.structure(json.loads(row["request"]) | dict(row) | lists, BatchOutcome)
+        files = tuple(folder / name for name, _ in json.loads(row["files"] or "[]"))
+        urls = {"urls": json.loads(row["urls"] or "[]")}
+        outcome = _converter.structure(json.loads(row["request"]) | dict(row) | urls, BatchOutcome)
         return attrs.evolve(outcome, files=files, notes=shortfall(len(files), row["pictures"]) if files else ())
 
     return _intact(structure, f"the journal {journal}")

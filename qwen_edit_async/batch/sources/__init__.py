@@ -1,4 +1,4 @@
-"""Reads edits from a source: a folder, a pattern, a picture, a table or a data frame.
+"""Reads edits from a source: a folder, a pattern, a picture, a table, a data frame or a dataset.
 
 A source can be read repeatedly. No picture's content, and at most one page of a table, is kept in memory. A
 table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` and the parameters of
@@ -7,7 +7,8 @@ table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` 
 ::
 
     read        recognises the kind of a source               advice    hints for a source without pictures
-    folders     folders, patterns     tables   CSV, JSON Lines      frames   Parquet, data frames (extras)
+    folders     folders, patterns     tables   CSV, JSON Lines      frames   Parquet, data frames, datasets (extras)
+    buckets     folders and patterns in buckets (extra)
     ------------------------------------------------------------------------------------------ pure below
     rows        a table's columns and cells
     item        one row
@@ -19,6 +20,7 @@ from qwen_edit_async.batch.sources.item import SourceItem as SourceItem
 from qwen_edit_async.batch.sources.item import item_of as item_of
 from qwen_edit_async.batch.sources.item import request_of as request_of
 from qwen_edit_async.batch.sources.read import DataFrameLike as DataFrameLike
+from qwen_edit_async.batch.sources.read import DatasetLike as DatasetLike
 from qwen_edit_async.batch.sources.read import Source as Source
 from qwen_edit_async.batch.sources.read import has_keys as has_keys
 from qwen_edit_async.batch.sources.read import is_source as is_source

@@ -1,37 +1,56 @@
-"""Reads the rows of a Parquet file or of a data frame (pandas, polars, PyArrow). Blocking.
+"""Reads the rows of Parquet files, of a data frame (pandas, polars, PyArrow) or of a Hugging Face dataset. Blocking.
 
 A file needs the extra ``parquet``, and a data frame the extra ``frames``. The extra ``tables`` includes both.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import attrs
 
 from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
 from qwen_edit_async.batch.sources.rows import Rows
 from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.storage.paths import FilePath
 from qwen_edit_async.text import counted
 
 _PAGE: Final = 256
 """Rows per page. It is small because a row may hold whole pictures."""
 
 
-def parquet_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
-    """Yield an edit for each row, numbered from 1. The file is read a page of rows at a time.
+def parquet_items(
+    paths: Sequence[FilePath], defaults: EditDefaults, note: Callable[[str], None]
+) -> Iterator[SourceItem]:
+    """Yield an edit for each row of one or several files, numbered from 1 in each. A page of rows is read at a time.
 
     Raises:
-        ConfigurationError: If the file is not a Parquet table with these columns, or if PyArrow is not installed.
+        ConfigurationError: If a file is not a Parquet table with these columns, or if PyArrow is not installed.
     """
+    rows = Rows("", defaults, typed=False, note=note)
+    places = [path.name if len(paths) > 1 else "" for path in paths]
+    files = (_file_items(path, place, rows) for path, place in zip(paths, places, strict=True))
+    yield from _some(itertools.chain.from_iterable(files), str(paths[0]))
+
+
+def _file_items(path: FilePath, place: str, rows: Rows) -> Iterator[SourceItem]:
+    rows = attrs.evolve(rows, folder=path.parent)
     parquet = _extra("pyarrow.parquet", "a Parquet file needs PyArrow", "parquet")
-    rows = Rows(str(path.parent), defaults, typed=False, note=note)
     try:
-        with parquet.ParquetFile(path) as file:
+        with (
+            contextlib.nullcontext(path) if isinstance(path, Path) else path.open() as source,
+            parquet.ParquetFile(source) as file,
+        ):
             names = rows.check_columns(str(path), file.schema_arrow.names)
             pages = (page.to_pylist() for page in file.iter_batches(_PAGE))
-            yield from _items(rows, names, (each.values() for page in pages for each in page), 1, str(path))
+            items = _items(rows, names, (each.values() for page in pages for each in page), 1, str(path))
+            yield from (attrs.evolve(item, place=place) for item in items) if place else items
     except OSError as error:
         raise ConfigurationError(f"{path} can't be read: {error.strerror or error}") from None
     except ValueError as error:  # PyArrow's own errors are ValueErrors
@@ -51,7 +70,24 @@ def frame_items(frame: Any, defaults: EditDefaults, note: Callable[[str], None])
         names = rows.check_columns("the data frame", native.columns)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{type(frame).__name__!r} can't be read as a data frame: {error}") from None
-    yield from _items(rows, names, native.iter_rows(buffer_size=_PAGE), 0, "the data frame")
+    yield from _some(_items(rows, names, native.iter_rows(buffer_size=_PAGE), 0, "the data frame"), "the data frame")
+
+
+def dataset_items(dataset: Any, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
+    """Yield an edit for each row of a Hugging Face dataset, numbered by its position from 0.
+
+    Images are not decoded, so their files are sent as they are. Paths are relative to the working directory.
+
+    Raises:
+        ConfigurationError: If a column or the rows are missing.
+    """
+    rows = Rows("", defaults, typed=False, note=note)
+    names = rows.check_columns("the dataset", dataset.column_names)
+    for name, feature in dataset.features.items():
+        if getattr(feature, "decode", False):  # images, and other columns of files
+            dataset = dataset.cast_column(name, dataclasses.replace(feature, decode=False))
+    values = (row.values() for row in dataset.with_format(None))
+    yield from _some(_items(rows, names, values, 0, "the dataset"), "the dataset")
 
 
 def _items(rows: Rows, names: list[str], values: Iterator[Any], first: int, where: str) -> Iterator[SourceItem]:
@@ -61,7 +97,14 @@ def _items(rows: Rows, names: list[str], values: Iterator[Any], first: int, wher
             yield rows.item(first + count - 1, dict(zip(names, cells, strict=True)))
     except (OverflowError, ValueError) as error:  # a cell that Python has no value for, such as a date in year 12000
         raise ConfigurationError(f"{where} can't be read beyond {counted(count, 'row')}: {error}") from None
-    if not count:
+
+
+def _some(items: Iterator[SourceItem], where: str) -> Iterator[SourceItem]:
+    is_empty = True
+    for item in items:
+        is_empty = False
+        yield item
+    if is_empty:
         raise ConfigurationError(f"{where} has no rows")
 
 

@@ -23,7 +23,7 @@ class SourceItem:
         request: The edit.
         identity: The identity of the edit; empty if it is not known yet.
         problem: The reason why the row is not an edit.
-        place: The name in messages, if there is no row number; by default, the first image.
+        place: The name in messages, or the name of the row's file; by default, the first image.
     """
 
     row: int | None = None
@@ -36,7 +36,7 @@ class SourceItem:
     def label(self) -> str:
         """The name of the row in messages."""
         if self.row is not None:
-            return f"row {self.row}"
+            return f"row {self.row} of {self.place}" if self.place else f"row {self.row}"
         return self.place or (str(self.request.images[0]) if self.request is not None else "")
 
 

@@ -26,6 +26,7 @@ from qwen_edit_async.images.kinds import (
     unwrapped,
 )
 from qwen_edit_async.models import IMAGE_NAMES, PARAMETER_NAMES, EditRequest, named_parameters
+from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.text import quoted
 
 _COLUMNS: Final = frozenset({*IMAGE_NAMES, "instruction", "key", "parameters", *PARAMETER_NAMES})
@@ -46,13 +47,13 @@ class Rows:
     """Turns the rows of a table into edits.
 
     Attributes:
-        folder: The folder of relative paths; empty for the working directory.
+        folder: The folder of relative paths, which may be in a bucket; empty for the working directory.
         defaults: The defaults for rows that leave something out.
         typed: Whether cells have types, as in JSON, so that text is never a number.
         note: Called with a remark about columns that are not used.
     """
 
-    folder: str
+    folder: str | os.PathLike[str]
     defaults: EditDefaults
     typed: bool
     note: Callable[[str], None]
@@ -125,6 +126,8 @@ class Rows:
             raise InvalidEditError(f"an image is {quoted(image)}: give a path, an http(s) URL or a data URI")
         if is_data_uri(image) or is_bare_base64(image) or "://" in image or not self.folder:
             return image
+        if isinstance(self.folder, BucketPath) and not os.path.isabs(image):
+            return self.folder / image
         return os.path.join(self.folder, image)
 
     def _note_unused(self, names: Iterable[str]) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
 from qwen_edit_async.batch.sources.rows import Rows
 from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.storage.paths import FilePath
 
 _DELIMITERS: Final = ",;\t"
 _QUOTED: Final = re.compile(r'"[^"]*"')
@@ -22,13 +23,13 @@ _DECLARED: Final = re.compile(r'"?sep=(\t|[^\w\s"])"?\s*', re.IGNORECASE)
 _ADVICE: Final = "double the quotes in a quoted cell; put long texts, such as data URIs, in JSON Lines"
 
 
-def csv_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
+def csv_items(path: FilePath, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
     """Yield an edit for each row, numbered as in a spreadsheet. Commas, semicolons or tabs separate cells.
 
     Raises:
         ConfigurationError: If the file is not a CSV table with these columns, or can't be read.
     """
-    rows = Rows(str(path.parent), defaults, typed=False, note=note)
+    rows = Rows(path.parent, defaults, typed=False, note=note)
     lines = _lines(path)
     header, before, first, delimiter = _header(lines)
     # Strict, because an unclosed quote would otherwise silently take the rows below into its cell.
@@ -74,13 +75,13 @@ def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
     return blank + 1, blank, first, max(_DELIMITERS, key=_QUOTED.sub("", first).count)
 
 
-def jsonl_items(path: Path, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
+def jsonl_items(path: FilePath, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
     """Yield an edit for each line, which is a JSON object.
 
     Raises:
         ConfigurationError: If the file has no lines, or can't be read.
     """
-    rows = Rows(str(path.parent), defaults, typed=True, note=note)
+    rows = Rows(path.parent, defaults, typed=True, note=note)
     count = 0
     for row, line in enumerate(_lines(path), 1):
         if not line.strip():
@@ -99,9 +100,9 @@ def jsonl_items(path: Path, defaults: EditDefaults, note: Callable[[str], None])
         raise ConfigurationError(f"{path} has no rows")
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _lines(path: FilePath) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(path.open("rb"), encoding="utf-8-sig", newline="") as file:
             yield from file
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path} is not UTF-8 text: save it as such") from None

@@ -50,10 +50,10 @@ def test_a_file_of_another_kind_says_which_tables_can_be_read(make, refusal, nam
 
 
 def test_a_folder_of_tables_says_to_give_one_of_them(make, refusal):
-    make("parts/part-1.parquet", "parts/part-0.parquet", content=b"PAR1")
+    make("parts/part-1.csv", "parts/part-0.csv", content=b"image\n")
     assert refusal("parts").endswith(
         "no JPEG, PNG, BMP, TIFF, WEBP or GIF picture in parts. It holds 2 tables: give each as a source of its own, "
-        "such as parts/part-0.parquet"
+        "such as parts/part-0.csv"
     )
 
 
@@ -99,9 +99,9 @@ def test_a_pattern_that_matches_folders_says_how_to_match_their_files(make, read
 
 
 def test_a_pattern_of_tables_says_to_give_one_of_them(make, refusal):
-    make("parts/part-1.parquet", "parts/part-0.parquet", content=b"PAR1")
-    assert refusal("parts/*.parquet").endswith(
-        "It holds 2 tables: give each as a source of its own, such as parts/part-0.parquet"
+    make("parts/part-1.csv", "parts/part-0.csv", content=b"image\n")
+    assert refusal("parts/*.csv").endswith(
+        "It holds 2 tables: give each as a source of its own, such as parts/part-0.csv"
     )
 
 

@@ -1,0 +1,290 @@
+"""Files in buckets (S3, Google Cloud Storage, Azure) and in obstore's other stores (extra ``cloud``). Blocking."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import io
+import os
+import posixpath
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import PurePosixPath
+from types import ModuleType
+from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeGuard
+from urllib.parse import urlsplit
+
+import attrs
+
+from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.storage.part import Part
+from qwen_edit_async.text import without_signatures
+
+if TYPE_CHECKING:
+    from obstore import ReadableFile
+    from obstore.store import ObjectStore
+
+_URL: Final = re.compile("(s3|gs|az)://([^/]+)/*(.*)", re.DOTALL | re.IGNORECASE)
+_SCHEMES: Final = {"S3Store": "s3", "GCSStore": "gs", "AzureStore": "az", "LocalStore": "file"}
+
+_SIGNED_FOR: Final = timedelta(hours=12)
+"""The lifetime of presigned URLs. A task may wait long in the service's queue before its images are fetched."""
+
+_READ_BYTES: Final = 64 * 1024
+_SPOOL_BYTES: Final = 1024 * 1024
+_REASON_CHARACTERS: Final = 200
+
+
+@attrs.frozen
+class BucketPath(os.PathLike[str]):
+    """A file or a folder in a bucket.
+
+    Attributes:
+        root: The URL of the bucket, or of a store's folder in it.
+        key: The path below ``root``.
+        replace: Whether a write replaces an existing file.
+        size: The size of a file that this process has written, in bytes; otherwise -1.
+    """
+
+    root: str
+    key: str
+    replace: bool = attrs.field(default=False, eq=False, kw_only=True)
+    size: int = attrs.field(default=-1, eq=False, kw_only=True)
+    _given: Any = attrs.field(default=None, eq=False, kw_only=True, repr=False)
+
+    @classmethod
+    def of(cls, value: object) -> BucketPath | None:
+        """Return the path for a URL, or for a pair of a store and a path in it; ``None`` for any other value."""
+        if isinstance(value, str):
+            match = _URL.fullmatch(value)
+            return None if match is None else cls(f"{match[1].lower()}://{match[2]}", match[3].rstrip("/"))
+        if isinstance(value, cls):
+            return value
+        return cls(_root_of(value[0]), value[1].strip("/"), given=value[0]) if is_pair(value) else None
+
+    def __str__(self) -> str:
+        return f"{self.root}/{self.key}".rstrip("/")
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+    def __truediv__(self, name: str) -> Self:
+        return attrs.evolve(self, key=posixpath.normpath(posixpath.join(self.key, name)), size=-1)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return PurePosixPath(self.key).name
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the name, with its dot."""
+        return PurePosixPath(self.key).suffix
+
+    @property
+    def parent(self) -> Self:
+        """The folder of the file."""
+        parent = str(PurePosixPath(self.key).parent)
+        return attrs.evolve(self, key="" if parent == "." else parent, size=-1)
+
+    def with_suffix(self, suffix: str) -> Self:
+        """Return the path with another ending."""
+        return attrs.evolve(self, key=str(PurePosixPath(self.key).with_suffix(suffix)), size=-1)
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        """Open the file for reading. Its content is read when it is needed.
+
+        Raises:
+            OSError: The file does not exist, or can't be read.
+        """
+        if mode != "rb":
+            raise ValueError(f"a file in a bucket can't be opened with mode {mode!r}: it is read-only")
+        with self._explained() as obstore:
+            return io.BufferedReader(_Reader(self, obstore.open_reader(self._store, self.key)), _READ_BYTES)
+
+    def beginning(self, count: int) -> tuple[bytes, int]:
+        """Return the first bytes of the file, and its size.
+
+        Raises:
+            OSError: The file does not exist, or can't be read.
+        """
+        with self._explained() as obstore:
+            reply = obstore.get(self._store, self.key, options={"range": (0, count)})
+            return bytes(reply.bytes()), reply.meta["size"]
+
+    def exists(self) -> bool:
+        """Return whether the file exists.
+
+        Raises:
+            OSError: The store can't be asked.
+        """
+        try:
+            self.tag()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def tag(self) -> str:
+        """Return the tag that the store gave the file's content, without reading the content.
+
+        Raises:
+            OSError: The file does not exist, or the store can't be asked.
+        """
+        with self._explained() as obstore:
+            found = obstore.head(self._store, self.key)
+        return f"{found['e_tag'] or found['last_modified'].isoformat()} {found['size']}"
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Yield the path below this folder, and the size, of each file in this folder and its subfolders.
+
+        Raises:
+            OSError: The folder can't be read.
+        """
+        start = len(self.key) + 1 if self.key else 0
+        with self._explained() as obstore:
+            for page in obstore.list(self._store, self.key or None):
+                for found in page:
+                    yield found["path"][start:], found["size"]
+
+    def signed_url(self) -> str | None:
+        """Return a URL from which anybody can read the file for some hours; ``None`` if the store can't sign."""
+        try:
+            with self._explained() as obstore:
+                return str(obstore.sign(self._store, "GET", self.key, expires_in=_SIGNED_FOR))
+        except OSError:  # without credentials, too, as for a public bucket
+            return None
+
+    def put(self, file: IO[bytes]) -> None:
+        """Write the file whole, or not at all.
+
+        Raises:
+            FileExistsError: There is such a file already, and it may not be replaced.
+            OSError: The file can't be written.
+        """
+        file.seek(0)
+        with self._explained() as obstore:
+            obstore.put(self._store, self.key, file, mode="overwrite" if self.replace else "create")
+
+    @property
+    def _store(self) -> ObjectStore:
+        return self._given or _store_at(self.root)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[ModuleType]:
+        """Raise obstore's errors as :class:`OSError`, with texts that hold no credentials."""
+        obstore = _obstore()
+        try:
+            yield obstore
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, "does not exist", str(self)) from None
+        except obstore.exceptions.AlreadyExistsError:
+            raise FileExistsError(errno.EEXIST, "another file has this name", str(self)) from None
+        except (obstore.exceptions.BaseError, OSError, ValueError) as error:
+            raise OSError(errno.EIO, _reason_of(error), str(self)) from None
+
+
+class BucketPart(Part[BucketPath]):
+    """A file that is kept on this machine until it is complete. A large one goes to a temporary file."""
+
+    def __init__(self, target: BucketPath) -> None:
+        super().__init__(target, tempfile.SpooledTemporaryFile(_SPOOL_BYTES))  # noqa: SIM115  # close() closes it
+
+    def commit(self, target: BucketPath) -> BucketPath:
+        """Write the file to the bucket; see :meth:`Part.commit`. A file with the same content is not an error."""
+        with self._lock, self._file:
+            size = self._file.seek(0, os.SEEK_END)
+            if target != self._target and target.exists():
+                target = self._target
+            try:
+                target.put(self._file)
+            except FileExistsError:
+                # An earlier run may have ended just after it wrote the file.
+                if not self._is_at(target):
+                    raise
+            return attrs.evolve(target, size=size)
+
+    def close(self) -> None:
+        """Close the file, and delete the temporary file."""
+        with self._lock:
+            self._file.close()
+
+    def _is_at(self, target: BucketPath) -> bool:
+        self._file.seek(0)
+        with target.open() as known:
+            return known.read() == self._file.read()
+
+
+class _Reader(io.RawIOBase):
+    """A file of obstore as a file of Python."""
+
+    def __init__(self, path: BucketPath, file: ReadableFile) -> None:
+        self._path = path
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any, /) -> int:
+        with self._path._explained():  # noqa: SLF001  # the same module
+            piece = self._file.read(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def is_pair(value: object) -> TypeGuard[tuple[ObjectStore, str]]:
+    """Return whether a value is a pair of an obstore store and a path in it."""
+    module = sys.modules.get("obstore.store")  # whoever has a store has imported it
+    return (
+        module is not None
+        and isinstance(value, tuple)
+        and len(value) == 2  # noqa: PLR2004  # a pair
+        and isinstance(value[0], module.ObjectStore)
+        and isinstance(value[1], str)
+    )
+
+
+def _root_of(store: Any) -> str:
+    """Return the URL of a store, which identifies the store in a journal."""
+    kind, config = type(store).__name__, getattr(store, "config", {})
+    if kind == "HTTPStore":
+        return str(store.url).rstrip("/")
+    if kind == "MemoryStore":
+        return f"memory://{id(store):x}"
+    host = urlsplit(config.get("endpoint", "")).netloc
+    bucket = config.get("bucket", config.get("container_name", ""))
+    return "/".join(filter(None, (f"{_SCHEMES[kind]}:/", host, bucket, str(store.prefix or "").strip("/"))))
+
+
+def _reason_of(error: Exception) -> str:
+    """Return the first line of an error's text, without the XML of a reply, which may name the account."""
+    line, *_ = str(error).partition("\n")
+    return without_signatures(line).partition("<")[0].rstrip(": ")[:_REASON_CHARACTERS]
+
+
+@functools.lru_cache(maxsize=64)
+def _store_at(root: str) -> ObjectStore:
+    """Return the store of a bucket, with the environment's credentials. Each store has a pool of connections."""
+    from obstore.store import from_url  # noqa: PLC0415  # an extra
+
+    return from_url(root)
+
+
+def _obstore() -> ModuleType:
+    try:
+        import obstore.exceptions  # noqa: PLC0415  # an extra
+    except ImportError:
+        raise ConfigurationError('a file in a bucket needs obstore: pip install "qwen-edit-async[cloud]"') from None
+    return obstore

@@ -1,0 +1,47 @@
+"""Files in local folders. Blocking."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from qwen_edit_async.storage.part import Part
+
+PART_NAME_CHARACTERS = 40
+"""The number of characters of the final name that are part of a part file's name."""
+
+
+class PartFile(Part[Path]):
+    """A local file that is written under a temporary name in its final folder. It replaces a file of that name.
+
+    Raises:
+        OSError: The file can't be created. A missing folder is created first.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self._path = target.with_name(f".{target.name[:PART_NAME_CHARACTERS]}.{secrets.token_hex(4)}.part")
+        try:
+            file = self._path.open("x+b")
+        except FileNotFoundError:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = self._path.open("x+b")
+        super().__init__(target, file)
+
+    def commit(self, target: Path) -> Path:
+        """Move the file to its final name; see :meth:`Part.commit`."""
+        with self._lock:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            if target != self._target and target.exists():
+                target = self._target
+            return self._path.replace(target)
+
+    def close(self) -> None:
+        """Close the file, and remove it unless it has its final name."""
+        with self._lock:
+            try:
+                self._file.close()
+            finally:
+                self._path.unlink(missing_ok=True)

@@ -1,0 +1,44 @@
+"""Tells a local path from a path in a bucket."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.storage.bucket import BucketPart, BucketPath
+from qwen_edit_async.storage.local import PartFile
+from qwen_edit_async.storage.part import Part
+
+FilePath: TypeAlias = Path | BucketPath
+"""The path of a result, or of the folder of results."""
+
+
+AnyPath: TypeAlias = "str | os.PathLike[str] | tuple[object, str]"
+"""A path that users give: a local path, a URL in a bucket, or a pair of an obstore store and a path in it."""
+
+
+def file_path(path: object) -> FilePath:
+    """Return a path to write to, from a local path, a URL, or a pair of a store and a path in it.
+
+    Raises:
+        ConfigurationError: Nothing can be written to such a path.
+    """
+    if (bucket := BucketPath.of(path)) is not None:
+        return bucket
+    try:
+        text = os.path.expanduser(path)  # type: ignore[call-overload]  # noqa: PTH111  # Path.expanduser raises for "~nobody"
+    except Exception:  # noqa: BLE001  # each library of remote paths raises its own kind of error
+        text = "://"
+    if not isinstance(text, str) or "://" in text:
+        raise ConfigurationError(
+            f"results can't be written to {str(path)!r}: give a local path, a URL such as s3://bucket/folder, "
+            "gs://… or az://…, or a pair of an obstore store and a path"
+        )
+    return Path(text)
+
+
+def new_part(path: FilePath) -> Part[Any]:
+    """Begin to write a file."""
+    return BucketPart(path) if isinstance(path, BucketPath) else PartFile(path)

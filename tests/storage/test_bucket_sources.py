@@ -1,0 +1,155 @@
+"""Tables and folders of pictures in buckets."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from bulk_runs import PHOTO, service, states
+from obstore.store import MemoryStore
+
+from qwen_edit_async import BucketPath, ConfigurationError, EditBatch
+from qwen_edit_async.batch.sources import EditDefaults, has_keys, read_source, table_folder
+from qwen_edit_async.cli import main
+
+SNOW = EditDefaults("make it snow")
+
+
+def put(path: BucketPath, content: bytes) -> BucketPath:
+    path.put(io.BytesIO(content))
+    return path
+
+
+def parquet(*keys: str) -> bytes:
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pa.table({"image": ["x.png"] * len(keys), "key": list(keys)}), file, row_group_size=1)
+    return file.getvalue()
+
+
+def images(items) -> list[str]:
+    return [str(item.request.images[0]) for item in items]
+
+
+TABLES = {
+    "edits.csv": b'\xef\xbb\xbfimage,key\nx.png,a\n"/y.png",b\ns3://other/z.png,c\nhttps://host/w.png,d\n',
+    "edits.jsonl": b"\n".join(
+        json.dumps({"image": image, "key": key}).encode()
+        for image, key in (("x.png", "a"), ("/y.png", "b"), ("s3://other/z.png", "c"), ("https://host/w.png", "d"))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_paths_in_a_table_are_relative_to_it(bucket, name):
+    table = put(bucket / "tables" / name, TABLES[name])
+    items = list(read_source(str(table), SNOW))
+    assert images(items) == [f"{bucket}/tables/x.png", "/y.png", "s3://other/z.png", "https://host/w.png"]
+    assert has_keys(table)
+    assert table_folder(table) == f"{bucket}/tables"
+
+
+def test_a_parquet_table_is_read(bucket):
+    table = put(bucket / "table.parquet", parquet("a", "b"))
+    items = list(read_source(str(table), SNOW))
+    assert images(items) == [f"{bucket}/x.png"] * 2
+
+
+@pytest.mark.parametrize("source", ["parts.parquet", "parts.parquet/*.parquet"])
+def test_parts_are_one_table(bucket, source):
+    for number, keys in enumerate("ab"):
+        put(bucket / "parts.parquet" / f"part-{number}.parquet", parquet(*keys))
+    put(bucket / "parts.parquet" / "_SUCCESS", b"")
+    items = list(read_source(bucket / source, SNOW))
+    assert [(item.request.key, item.label) for item in items] == [
+        ("a", "row 1 of part-0.parquet"),
+        ("b", "row 1 of part-1.parquet"),
+    ]
+
+
+@pytest.fixture
+def photos(bucket) -> BucketPath:
+    for name in ("a.png", "b[1].JPG", "more/c.webp", ".hidden.png", "more/.trash/d.png", "notes.txt", "out/a-0.png"):
+        put(bucket / "photos" / name, PHOTO)
+    return bucket / "photos"
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "found"),
+    [
+        ("", {}, ["a.png", "b[1].JPG"]),
+        ("", {"recursive": True}, ["a.png", "b[1].JPG", "more/c.webp", "out/a-0.png"]),
+        ("*.png", {}, ["a.png"]),
+        ("a.png", {}, ["a.png"]),
+        ("missing.png", {}, ["missing.png"]),
+    ],
+)
+def test_the_pictures_of_a_folder_are_known_by_their_names(photos, source, options, found):
+    items = list(read_source(photos / source if source else photos, SNOW, **options))
+    assert sorted(item.identity for item in items) == found
+    assert sorted(images(items)) == [f"{photos}/{name}" for name in found]
+
+
+def test_the_folder_of_results_is_no_source(photos):
+    items = list(read_source(photos, SNOW, recursive=True, exclude=f"{photos}/out"))
+    assert sorted(item.identity for item in items) == ["a.png", "b[1].JPG", "more/c.webp"]
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("s3://no-such-bucket/photos", "s3://no-such-bucket/photos can't be read: "),
+        ("empty", "there is no file with the name of a JPEG, PNG"),
+        ("missing.csv", "missing.csv can't be read: does not exist"),
+        ("missing.parquet", "missing.parquet can't be read: does not exist"),
+    ],
+)
+def test_a_source_that_is_not_there_is_refused(bucket, source, problem):
+    with pytest.raises(ConfigurationError, match=problem):
+        list(read_source(source if "://" in source else bucket / source, SNOW))
+
+
+def test_pictures_without_an_instruction_are_refused(photos):
+    with pytest.raises(ConfigurationError, match="nothing says how to edit the pictures"):
+        list(read_source(photos, EditDefaults()))
+
+
+@pytest.mark.anyio
+async def test_a_folder_is_edited_into_another_one(photos, tmp_path):
+    batch = EditBatch(
+        str(photos),
+        photos / "out",
+        journal=tmp_path / "job",
+        instruction="make it rain",
+        recursive=True,
+        overwrite=True,
+    )
+    async with service() as (emulator, session):
+        for _ in range(2):
+            report = await batch.run(session)
+        assert (report.saved, emulator.statistics().tasks_created) == (3, 3)
+    with pytest.raises(ConfigurationError, match="the results would be among the pictures"):
+        await EditBatch(str(photos), photos, journal=tmp_path / "other", instruction="make it rain").plan()
+
+
+@pytest.mark.anyio
+async def test_a_pair_of_a_store_and_a_path_is_a_source(tmp_path):
+    store = MemoryStore()
+    store.put("edits/table.csv", b"image,key\n../photos/x.png,a\n")
+    store.put("photos/x.png", PHOTO)
+    async with service() as (_, session):
+        await EditBatch((store, "edits/table.csv"), tmp_path / "out", instruction="make it snow").run(session)
+    assert states(tmp_path / "out") == {"a": "saved"}
+
+
+@pytest.mark.may_block(reason="commands block")
+def test_the_command_reads_a_table_in_a_bucket(bucket, tmp_path, capsys):
+    put(bucket / "x.png", PHOTO)
+    table = put(bucket / "table.parquet", parquet("a", "b"))
+    command = ["batch", str(table), "-i", "make it snow", "--emulator", "-o"]
+    assert main([*command, str(tmp_path / "out")]) == 0
+    assert states(tmp_path / "out") == {"a": "saved", "b": "saved"}
+    assert main([*command, f"{bucket}/out", "--journal", str(tmp_path / "job"), "--dry-run"]) == 0
+    assert "2 rows read" in capsys.readouterr().out
