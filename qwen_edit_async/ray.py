@@ -52,6 +52,7 @@ from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.statistics import SessionStatistics
+from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
 from qwen_edit_async.threads import Offloader
 
 __all__ = ["EditRows", "EditedRow", "Hub", "get_hub", "start_hub"]
@@ -253,13 +254,15 @@ class EditRows:
 
     Args:
         hub: The hub.
-        save_to: The folder for the pictures, the same for all workers.
+        save_to: The folder for the pictures: a folder that all workers share, or one in a bucket, such as
+            ``s3://bucket/folder``.
         trust_env: Whether downloads use the proxies of the worker's environment.
     """
 
-    def __init__(self, hub: Hub, save_to: str | os.PathLike[str], *, trust_env: bool = False) -> None:
+    def __init__(self, hub: Hub, save_to: AnyPath, *, trust_env: bool = False) -> None:
         self._hub = hub
-        self._folder = Path(save_to).expanduser().absolute()
+        folder = file_path(save_to)
+        self._folder = folder.absolute() if isinstance(folder, Path) else folder
         self._network = Network(trust_env=trust_env)
         self._threads = Offloader(2)
         self._table = Rows("", EditDefaults(), typed=False, note=lambda _: None)
@@ -314,11 +317,11 @@ class EditRows:
         except (DownloadError, OSError) as error:
             await self._hub.ask("record", outcome.name, (), reason_of(error))
             raise
-        sizes = await self._threads.run(lambda: [(path.name, path.stat().st_size) for path in paths])
-        await self._hub.ask("record", outcome.name, sizes, None)
+        sizes = await self._threads.run(lambda: [*map(_size, paths)])
+        await self._hub.ask("record", outcome.name, [*zip((path.name for path in paths), sizes, strict=True)], None)
         return [*map(str, paths)]
 
-    async def _download(self, outcome: BatchOutcome) -> Sequence[Path]:
+    async def _download(self, outcome: BatchOutcome) -> Sequence[FilePath]:
         renew, hosts = functools.partial(self._hub.ask, "renew"), await self._hub.ask("result_hosts")
         settings = {"random": Random(), "renew": renew, "hosts": hosts, "network": self._network}  # noqa: S311
         store: Any = Downloader(self._threads, RetryPolicy(), Timeouts(), SessionStatistics(), **settings)
@@ -341,6 +344,10 @@ def _content(image: Any, name: str) -> Any:
         return Path(path).read_bytes()
     except OSError as error:
         raise InvalidEditError(f"{name} can't be read: {error.strerror or error}") from None
+
+
+def _size(path: FilePath) -> int:
+    return path.stat().st_size if isinstance(path, Path) else path.size
 
 
 def _ray() -> Any:

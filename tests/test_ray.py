@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -15,35 +14,13 @@ import pyarrow as pa
 import pytest
 from bulk_runs import PHOTO
 from commands import API_KEY
+from hub_in_process import cluster, row
 
-from qwen_edit_async import ConfigurationError, FixedInterval
-from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
-from qwen_edit_async.ray import EditRows, Hub, HubActor, get_hub, start_hub
+from qwen_edit_async import ConfigurationError
+from qwen_edit_async.emulator import Fault
+from qwen_edit_async.ray import EditRows, Hub, get_hub, start_hub
 
 pytestmark = pytest.mark.anyio
-
-
-@attrs.define
-class LocalHub:
-    """A hub in this process."""
-
-    actor: HubActor
-
-    async def ask(self, method: str, *arguments: object) -> object:
-        return await getattr(self.actor, method)(*arguments)
-
-
-@contextlib.asynccontextmanager
-async def cluster(tmp_path: Path, *faults: Fault, **limits: object):
-    """Start an emulator and a hub, and yield them with a worker."""
-    plan = FaultPlan(faults)
-    async with EditEmulator(api_key=API_KEY, duration=0.0, engine=FixedEngine(), faults=plan) as emulator:
-        session = {"base_url": emulator.url, "polling": FixedInterval(0.01), "max_retries": 0}
-        actor = HubActor(str(tmp_path / "job"), limits, session)
-        try:
-            yield emulator, actor, EditRows(LocalHub(actor), tmp_path / "out")
-        finally:
-            await actor.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -55,10 +32,6 @@ def key(monkeypatch):
 def photo(tmp_path) -> str:
     (tmp_path / "photo.png").write_bytes(PHOTO)
     return str(tmp_path / "photo.png")
-
-
-def row(photo: object, key: str | None = "a", **cells: object) -> dict[str, object]:
-    return {"image": photo, "instruction": "make it snow", "key": key, **cells}
 
 
 async def test_a_row_gets_its_pictures_and_costs_nothing_when_it_is_run_again(tmp_path, photo):
