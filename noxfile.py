@@ -137,6 +137,14 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def ray(session: nox.Session) -> None:
+    """Edit the rows of Ray Data and Daft on a cluster on this machine, whose processes are killed meanwhile."""
+    install_wheel(session, "all,ray", "test", "clusters")
+    with session.chdir("tests"):
+        session.run("pytest", "-c", "../pyproject.toml", "clusters", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting with ruff. pyproject.toml gives a reason for each disabled rule."""
     session.install(*dependencies("lint"))

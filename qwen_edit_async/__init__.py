@@ -1,7 +1,7 @@
 """Bulk image editing with the hosted model ``qwen_image_edit_plus``, for asyncio.
 
-Start with :class:`EditSession`. The names exported here are public, as are the modules ``emulator``, ``notebook`` and
-``sync``, and the fixtures of ``pytest_plugin``. Any other module may change without notice.
+Start with :class:`EditSession`. The names exported here are public, as are the modules ``emulator``, ``notebook``,
+``ray`` and ``sync``, and the fixtures of ``pytest_plugin``. Any other module may change without notice.
 
 ::
 

@@ -1,15 +1,17 @@
-"""An emulator in a process of its own: ``emulator_process.py``. It prints its address and its key.
+"""An emulator in a process of its own: ``emulator_process.py [SECONDS]``. It prints its address and its key.
 
-Some submissions are answered 503, and some replies are dropped although a task was created.
+A task takes 0.1 s, or the given time. Some submissions are answered 503, and some replies are dropped although a task
+was created.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 
-LOST = (40, 170, 300, 430)
+LOST = (40, 170, 300, 430, 640, 770, 900)
 """The submissions whose replies are dropped, by their numbers."""
 
 FAULTS = FaultPlan(
@@ -24,7 +26,8 @@ FAULTS = FaultPlan(
 
 
 async def main() -> None:
-    async with EditEmulator(duration=0.1, engine=FixedEngine(), faults=FAULTS, seed=5, request_log=0) as emulator:
+    duration = float(sys.argv[1]) if sys.argv[1:] else 0.1
+    async with EditEmulator(duration=duration, engine=FixedEngine(), faults=FAULTS, seed=5, request_log=0) as emulator:
         print(emulator.url, emulator.api_key, flush=True)  # noqa: T201
         await asyncio.Event().wait()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import qwen_edit_async
-from qwen_edit_async import QwenEditError, emulator, notebook
+from qwen_edit_async import QwenEditError, emulator, notebook, ray
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -21,7 +21,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 def public_objects() -> list[tuple[str, object]]:
     return [
         (f"{module.__name__}.{name}", getattr(module, name))
-        for module in (qwen_edit_async, emulator, notebook)
+        for module in (qwen_edit_async, emulator, notebook, ray)
         for name in module.__all__
         if not name.startswith("__")
     ]

@@ -1,0 +1,178 @@
+"""The worker's and the hub's side of ``qwen_edit_async.ray`` in one process. ``tests/clusters`` has the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pandas as pd  # noqa: F401  # PyArrow would import it on the event loop
+import pyarrow as pa
+import pytest
+from bulk_runs import PHOTO
+from commands import API_KEY
+from hub_in_process import cluster, row
+
+from qwen_edit_async import ConfigurationError
+from qwen_edit_async.emulator import Fault
+from qwen_edit_async.ray import EditRows, Hub, get_hub, start_hub
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("QWEN_EDIT_API_KEY", API_KEY)
+
+
+@pytest.fixture
+def photo(tmp_path) -> str:
+    (tmp_path / "photo.png").write_bytes(PHOTO)
+    return str(tmp_path / "photo.png")
+
+
+async def test_a_row_gets_its_pictures_and_costs_nothing_when_it_is_run_again(tmp_path, photo):
+    async with cluster(tmp_path) as (emulator, actor, rows):
+        edited = await rows.edit(row(photo, n=2, seed=float("nan")))
+        assert await rows.edit(row(photo, n=2)) == edited
+        (tmp_path / "out" / "a-1.png").unlink()
+        assert await rows.edit(row(photo, n=2)) == edited
+        (task_id,) = emulator.tasks
+        files = [str(tmp_path / "out" / f"a-{index}.png") for index in range(2)]
+        assert edited == {"status": "saved", "task_id": task_id, "files": files, "cost": 0.0714, "error": None}
+        assert emulator.statistics().downloads == 4
+        report = await actor.report()
+        assert (report.saved, report.pictures, report.cost) == (1, 2, Decimal("0.0714"))
+        assert (await actor.statistics()).submitted == 1
+    assert [path.name for path in (tmp_path / "job").glob("*.png")] == []
+
+
+async def test_without_a_key_the_place_of_the_image_counts_and_the_hub_needs_no_file(tmp_path, photo):
+    async with cluster(tmp_path) as (emulator, _, rows):
+        first = await rows.edit(row(photo, None))
+        assert await rows.edit(row(photo, None)) == first
+        assert Path(first["files"][0]).name.startswith("photo-")
+        others = [row(photo, None, seed=1), row(PHOTO, None), row("https://pictures.example/cat.png", None)]
+        files = [(await rows.edit(each))["files"][0] for each in others]
+        assert [Path(file).name.partition("-")[0] for file in files] == ["photo", "edit", "cat"]
+        assert len({*files, *first["files"]}) == emulator.statistics().tasks_created == 4
+
+
+@pytest.mark.parametrize(
+    ("cells", "error"),
+    [
+        ({"image": None}, "there is no image"),
+        ({"n": 7}, "n is 7"),
+        ({"image": "gone.png"}, "can't be read: No such file or directory"),
+        ({"image": b"text"}, "is not a JPEG"),
+        ({"instruktion": "snow"}, "did you mean 'instruction'?"),
+    ],
+)
+async def test_a_wrong_row_is_a_row_with_an_error_and_sends_nothing(tmp_path, photo, cells, error):
+    async with cluster(tmp_path) as (emulator, _, rows):
+        edited = await rows.edit(row(photo) | cells)
+        assert (edited["status"], edited["files"], edited["cost"]) == ("failed", [], None)
+        assert error in edited["error"]
+        assert emulator.statistics().submits == 0
+
+
+async def test_failures_and_doubts_are_columns(tmp_path, photo):
+    lost = Fault.drop_reply().on("submit").nth(2)
+    async with cluster(tmp_path, Fault.failed_task().for_task(1), lost) as (emulator, _, rows):
+        failed, uncertain = [await rows.edit(row(photo, key)) for key in "ab"]
+        assert (failed["status"], failed["task_id"]) == ("failed", next(iter(emulator.tasks)))
+        assert "failed" in failed["error"]
+        assert (uncertain["status"], uncertain["task_id"]) == ("uncertain", None)
+        assert await rows.edit(row(photo, "b")) == uncertain
+        changed = await rows.edit(row(photo, "b", seed=1))
+        assert (changed["status"], emulator.statistics().submits) == ("failed", 2)
+
+
+async def test_an_expired_url_is_renewed_by_the_hub(tmp_path, photo):
+    async with cluster(tmp_path, Fault.status(404).on("download").times(1)) as (emulator, _, rows):
+        edited = await rows.edit(row(photo))
+        assert (edited["status"], edited["error"]) == ("saved", None)
+        assert emulator.statistics().checks == 2
+
+
+async def test_pictures_that_can_not_be_saved_stop_the_hub_and_are_saved_later(tmp_path, photo):
+    (tmp_path / "out").write_text("not a folder", encoding="utf-8")
+    async with cluster(tmp_path) as (emulator, actor, rows):
+        edited = [await rows.edit(row(photo, key)) for key in "abcd"]
+        assert [each["status"] for each in edited] == ["completed"] * 3 + ["planned"]
+        assert all("out" in each["error"] for each in edited[:3])
+        assert "the pictures of 3 completed edits in a row could not be saved" in edited[3]["error"]
+        assert (await actor.report()).unsaved == emulator.statistics().tasks_created == 3
+        (tmp_path / "out").unlink()
+        assert {(await rows.edit(row(photo, key)))["status"] for key in "abc"} == {"saved"}
+        assert (await actor.report()).saved == 3
+
+
+async def test_a_hub_that_does_not_answer_fails_no_row(photo, tmp_path):
+    class WrappedError(Exception):
+        cause = ConfigurationError("no API key")
+
+    @attrs.define
+    class Broken:
+        error: Exception
+
+        async def ask(self, *_: object) -> object:
+            raise self.error
+
+    for error in (WrappedError("a long traceback"), RuntimeError("no API key")):
+        edited = await EditRows(Broken(error), tmp_path).edit(row(photo))
+        assert (edited["status"], edited["error"]) == ("planned", "no API key")
+
+
+async def test_a_hub_without_a_key_opens_once_it_has_one(tmp_path, photo, monkeypatch):
+    monkeypatch.delenv("QWEN_EDIT_API_KEY")
+    async with cluster(tmp_path) as (_, actor, rows):
+        with pytest.raises(ConfigurationError, match="no API key"):
+            await actor.open()
+        monkeypatch.setenv("QWEN_EDIT_API_KEY", API_KEY)
+        assert (await actor.open())[0] == str(tmp_path / "job")
+        assert (await rows.edit(row(photo)))["status"] == "saved"
+
+
+async def test_calls_of_many_workers_share_one_hub_and_one_edit(tmp_path, photo):
+    async with cluster(tmp_path) as (emulator, _, rows):
+        edited = await asyncio.gather(*(rows.edit(row(photo)) for _ in range(20)))
+        assert [each["status"] for each in edited] == ["saved"] * 20
+        assert emulator.statistics().tasks_created == 1
+
+
+async def test_a_row_and_a_batch_get_the_same_typed_columns(tmp_path, photo):
+    async with cluster(tmp_path) as (_, _, rows):
+        one = await rows(row(photo))
+        columns = {
+            "image": np.array([photo, "gone.png"]),
+            "key": np.array(["b", "d"], object),
+            "n": np.array([1, np.nan]),
+        }
+        columns["instruction"] = np.array(["make it snow"] * 2, object)
+        batch = await rows(columns)
+        pictures = await rows({"image": np.zeros((400, 400, 3), np.uint8), "instruction": "snow", "key": "c"})
+    text, files = pa.string(), pa.list_(pa.string())
+    types = {"status": text, "task_id": text, "files": files, "cost": pa.float64(), "error": text}
+    assert {name: one[name].type for name in types} == types
+    assert {name: pa.array(batch[name]).type for name in types} == types
+    assert [*one] == ["image", "instruction", "key", *types]
+    assert [each.as_py() for each in batch["status"]] == ["saved", "failed"]
+    assert (pictures["status"].as_py(), batch["image"] is columns["image"]) == ("saved", True)
+
+
+def test_the_key_is_no_option_and_ray_is_asked_for_if_it_is_missing(tmp_path, monkeypatch):
+    with pytest.raises(ConfigurationError, match="leave out api_key"):
+        start_hub(tmp_path, api_key=API_KEY)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for call in (lambda: start_hub(tmp_path), get_hub):
+        with pytest.raises(ConfigurationError, match=r'pip install "qwen-edit-async\[ray\]"'):
+            call()
+
+
+def test_a_hub_travels_by_its_name():
+    assert Hub("job", object()).__reduce__() == (get_hub, ("job",))
+    assert repr(Hub("job", object())) == "Hub(name='job')"
