@@ -10,7 +10,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -75,24 +75,26 @@ def publish(
         return Picture(thumbnail=thumbnail, path=relative_path(image, folder))
 
     if limit:
-        page = folder / PAGE_NAME
         try:
-            _write_page(folder, journal, report.facts(limit), limit, show)
+            report = _with_page(report, journal, folder, limit, show)
         except _GivenUpError:
             return report
-        except Exception as error:  # noqa: BLE001  # the run's pictures are worth more than the page
-            report = attrs.evolve(report, gallery_problem=_log_problem(page, error))
-        else:
-            report = attrs.evolve(report, gallery=str(page))
     for path in {journal.with_name(JSON_NAME), folder / JSON_NAME}:  # the one beside the journal tells if that is lost
         _write_json(path, report)
     return report
 
 
-def _write_page(folder: FilePath, journal: Path, summary: Mapping[str, object], limit: int, show: _Show) -> None:
-    draw = functools.partial(_gallery_edit, show=show)
-    with contextlib.closing(read_chosen(journal, folder, limit)) as outcomes:
-        write_page(folder / PAGE_NAME, outcomes, draw, title=folder.name or "Edits", summary=summary)
+def _with_page(report: BatchReport, journal: Path, folder: FilePath, limit: int, show: _Show) -> BatchReport:
+    """Write the page. Return the report with the page's path, or the reason why the page is missing."""
+    page, draw = folder / PAGE_NAME, functools.partial(_gallery_edit, show=show)
+    try:
+        with contextlib.closing(read_chosen(journal, folder, limit)) as outcomes:
+            write_page(page, outcomes, draw, title=folder.name or "Edits", summary=report.facts(limit))
+    except _GivenUpError:
+        raise
+    except Exception as error:  # noqa: BLE001  # the run's pictures are worth more than the page
+        return attrs.evolve(report, gallery_problem=_log_problem(page, error))
+    return attrs.evolve(report, gallery=str(page))
 
 
 def _write_json(path: FilePath, report: BatchReport) -> None:

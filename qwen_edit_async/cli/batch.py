@@ -53,10 +53,10 @@ def batch(
     that no edit is paid for twice. report.html shows the pictures before and after; report.json is for programs.
 
     Args:
-        source: A folder, a quoted pattern such as "photos/*.jpg", or a table (.csv, .tsv, .jsonl, .parquet, or a folder
-            of .parquet files), also in a bucket, such as s3://BUCKET/TABLE.parquet. A table's columns are image,
-            image2, image3, instruction, key, and one per parameter. Paths are relative to the table. Bad rows are
-            listed and left out. With --strict, a bad row ends the command before anything is sent.
+        source: A folder, a quoted pattern ("photos/*.jpg"), or a table (.csv, .tsv, .jsonl, .parquet, a folder of
+            .parquet files), also in a bucket (s3://BUCKET/TABLE.csv). A table's columns are image, image2, image3,
+            instruction, key and one per parameter. Its paths start from it. Bad rows are left out, except with
+            --strict.
         instruction: The instruction for rows without their own.
         output: The folder for the results, which may be in a bucket: s3://BUCKET/FOLDER, gs://… or az://….
         options: Options for the input, output and limits.

@@ -142,15 +142,20 @@ def read_source(
         return parquet_items(tables, defaults, note) if items_of is None else items_of(tables[0], defaults, note)
     if (bucket := BucketPath.of(source)) is not None:
         return bucket_items(bucket, defaults, recursive=recursive, exclude=exclude)
-    path = Path(base, source)
     search = Search(defaults=defaults, note=note, fit=fit, exclude=exclude, journal=journal)
+    return _local_items(search, str(source), base, recursive=recursive)
+
+
+def _local_items(search: Search, source: str, base: str, *, recursive: bool) -> Iterator[SourceItem]:
+    path = Path(base, source)
     if os.path.isdir(path):
         return _folder_items(search, path, recursive=recursive)
     if not os.path.exists(path):
-        return _pattern_items(search, str(source), base)
+        return _pattern_items(search, source, base)
     if not is_picture(str(path)):
         raise ConfigurationError(f"{path} is neither a {PICTURE} nor a table. {_TABLE_ADVICE}")
-    return Search(defaults=defaults, note=note, fit=fit).items([str(path)], str(path), str(path.parent))
+    single = Search(defaults=search.defaults, note=search.note, fit=search.fit)  # it may be a result of another run
+    return single.items([str(path)], str(path), str(path.parent))
 
 
 def _folder_items(search: Search, folder: Path, *, recursive: bool) -> Iterator[SourceItem]:
