@@ -115,7 +115,8 @@ class EditSession(Face[aio.EditSession]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle no key, but what tells results apart, so that ``datasets`` recognizes its cached results."""
-        service = f"{self.base_url} {self._wrapped._service.protocol}"  # noqa: SLF001  # of this package
+        protocol = self._wrapped._service.protocol  # noqa: SLF001  # of this package
+        service = f"{self.base_url} {protocol.name} {getattr(protocol, 'model', '')}"
         return object.__new__, (EditSession,), {"_wrapped": service, "_loop": self._loop}
 
 
