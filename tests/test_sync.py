@@ -182,6 +182,15 @@ def test_outcomes_that_are_forgotten_after_the_session_was_closed_are_no_error(q
     outcomes.close()
 
 
+def test_warnings_point_at_the_line_of_the_caller(session):
+    long = "x" * 801
+    with pytest.warns(aio.EditWarning) as caught:  # noqa: PT031  # each call stands on a line of its own
+        session.edit(PHOTO, long)
+        [_] = session.edit_many([{"image": PHOTO, "instruction": long}])
+    here = inspect.currentframe().f_lineno
+    assert [(warning.filename, warning.lineno) for warning in caught] == [(__file__, here - 2), (__file__, here - 1)]
+
+
 def test_errors_are_those_of_the_async_session(session):
     with pytest.raises(aio.InvalidEditError, match="n is 9"):
         session.edit(PHOTO, "make it snow", n=9)
