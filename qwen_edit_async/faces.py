@@ -8,7 +8,8 @@ import inspect
 import os
 import threading
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
 import anyio
@@ -21,6 +22,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _ENDING_SECONDS: Final = 5.0
+_WAKING_SECONDS: Final = 0.5
 
 _ALL: Final = functools.WRAPPER_ASSIGNMENTS
 _END: Final[Any] = object()
@@ -30,9 +32,13 @@ class LoopThread:
     """An event loop in a thread of its own. The interpreter does not wait for the thread at exit.
 
     In a forked process, or after it was pickled, the loop is not running.
+
+    Args:
+        around: Makes a context manager that is entered while a call is handed over with the caller's context variables.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext) -> None:
+        self._around = around
         self._thread: threading.Thread | None = None
         self._portal: BlockingPortal | None = None
         self._process = os.getpid()
@@ -72,10 +78,13 @@ class LoopThread:
                 ended.set()
 
         try:
-            future = self._running().start_task_soon(run)
+            with self._around():
+                future = self._running().start_task_soon(run)
         except RuntimeError:
             raise SessionClosedError("the session is closed, or its own thread calls it: create another") from None
         try:
+            while not wait([future], _WAKING_SECONDS).done:  # a signal may reach another thread, which wakes nobody
+                pass
             return future.result()
         except KeyboardInterrupt:
             future.cancel()

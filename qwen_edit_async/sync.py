@@ -7,17 +7,18 @@
     with EditSession() as session:
         session.edit("cat.jpg", "make it snow").save("out/")
 
-An open session has its own thread with an event loop, so any number of threads can use it, even threads with a running
-loop. That thread also pulls the requests of ``edit_many``. Ctrl-C cancels the waiting call. Pickled copies are closed.
+An open session has its own thread with an event loop, so any thread can use it, even one with a running loop. The
+session's thread pulls the requests of ``edit_many``. Ctrl-C cancels the waiting call. Pickled copies are closed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import qwen_edit_async as aio
 from qwen_edit_async.faces import Face, LoopThread, blocking, like
+from qwen_edit_async.session.observer import CallSite
 
 
 class OutputImage(Face[aio.OutputImage]):
@@ -70,7 +71,7 @@ class EditSession(Face[aio.EditSession]):
 
     @like(aio.EditSession.__init__)
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(aio.EditSession(*args, **options), LoopThread())
+        super().__init__(aio.EditSession(*args, **options), LoopThread(CallSite.kept))
 
     edit: Final = EditResult.returned_by(aio.EditSession.edit)
     submit: Final = EditTask.returned_by(aio.EditSession.submit)
@@ -115,7 +116,8 @@ class EditSession(Face[aio.EditSession]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle no key, but what tells results apart, so that ``datasets`` recognizes its cached results."""
-        service = f"{self.base_url} {self._wrapped._service.protocol}"  # noqa: SLF001  # of this package
+        protocol = self._wrapped._service.protocol  # noqa: SLF001  # of this package
+        service = f"{self.base_url} {protocol.name} {getattr(protocol, 'model', '')}"
         return object.__new__, (EditSession,), {"_wrapped": service, "_loop": self._loop}
 
 
@@ -131,15 +133,13 @@ class EditBatch(Face[aio.EditBatch]):
     ) -> aio.BatchReport:
         """Run all edits that are left, as ``await batch.run(session)``."""
         inner, loop = session._wrapped, session._loop  # noqa: SLF001  # another class of this module
-        report: aio.BatchReport = loop.call(self._wrapped.run, inner, on_plan=on_plan, service=service)
-        return report
+        return cast("aio.BatchReport", loop.call(self._wrapped.run, inner, on_plan=on_plan, service=service))
 
     @like(aio.EditBatch.plan)
     def plan(self, **options: Any) -> aio.BatchPlan:
         """Return the plan of a run. This needs no session, key or network."""
         with LoopThread() as loop:
-            plan: aio.BatchPlan = loop.call(self._wrapped.plan, **options)
-        return plan
+            return cast("aio.BatchPlan", loop.call(self._wrapped.plan, **options))
 
     @like(aio.EditBatch.outcomes)
     def outcomes(self) -> Iterator[aio.BatchOutcome]:

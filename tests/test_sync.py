@@ -127,10 +127,19 @@ def test_the_context_variables_of_the_caller_hold_for_the_edit(qwen_edit_emulato
     assert seen == {"me"}
 
 
+def test_a_session_is_pickled_in_the_same_way_before_and_after_its_edits():
+    """So that a hash of its content finds a cached result."""
+    with (
+        EditEmulator(envelope="params", duration=0.0, engine=FixedEngine()).in_thread() as emulator,
+        open_session(emulator) as session,
+    ):
+        before = pickle.dumps(session)
+        session.edit(PHOTO, "make it snow")
+        assert pickle.dumps(session) == before
+
+
 def test_a_pickled_session_has_no_key_and_is_closed(session):
-    assert pickle.dumps(session) == pickle.dumps(session)  # a hash of the content finds a cached result
     assert b"qwen_image_edit_plus" in pickle.dumps(session)
-    assert session._wrapped._service.transport is not None
     assert b"emulator-key" not in pickle.dumps(session)
     with pytest.raises(aio.SessionClosedError, match="not open in this process"):
         pickle.loads(pickle.dumps(session)).edit(PHOTO, "make it snow")
@@ -171,6 +180,15 @@ def test_outcomes_that_are_forgotten_after_the_session_was_closed_are_no_error(q
         outcomes = session.edit_many([{"image": PHOTO, "instruction": "make it snow"}])
         assert next(outcomes).ok
     outcomes.close()
+
+
+def test_warnings_point_at_the_line_of_the_caller(session):
+    long = "x" * 801
+    with pytest.warns(aio.EditWarning) as caught:  # noqa: PT031  # each call stands on a line of its own
+        session.edit(PHOTO, long)
+        [_] = session.edit_many([{"image": PHOTO, "instruction": long}])
+    here = inspect.currentframe().f_lineno
+    assert [(warning.filename, warning.lineno) for warning in caught] == [(__file__, here - 2), (__file__, here - 1)]
 
 
 def test_errors_are_those_of_the_async_session(session):

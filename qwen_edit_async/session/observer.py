@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import attrs
@@ -16,7 +18,7 @@ from qwen_edit_async.models import EditKeywords
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.tasks import TaskSnapshot
 
-_NOT_THE_USERS = frozenset({__name__.partition(".")[0], "asyncio"})
+_NOT_THE_USERS = frozenset({__name__.partition(".")[0], "asyncio", "contextlib"})
 """Packages whose lines no warning points at, because they are not the user's code."""
 
 
@@ -74,7 +76,9 @@ class CallSite:
 
     @classmethod
     def of_caller(cls) -> CallSite:
-        """Return the line of the user's code that is running."""
+        """Return the line of the user's code that is running, or that :meth:`kept` keeps."""
+        if (kept := _kept.get()) is not None:
+            return kept
         frame = sys._getframe(1)  # noqa: SLF001  # `inspect` would block, because it reads source files
         while frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS and frame.f_back is not None:
             frame = frame.f_back
@@ -82,6 +86,19 @@ class CallSite:
         registry = names.setdefault("__warningregistry__", {})
         return cls(frame.f_code.co_filename, frame.f_lineno, names.get("__name__"), registry)
 
+    @classmethod
+    @contextlib.contextmanager
+    def kept(cls) -> Iterator[None]:
+        """Keep the running line of the user's code for what another thread does with a copy of this context."""
+        token = _kept.set(cls.of_caller())
+        try:
+            yield
+        finally:
+            _kept.reset(token)
+
     def warn(self, message: str) -> None:
         """Issue an :class:`EditWarning` that points at this line."""
         warnings.warn_explicit(message, EditWarning, self.filename, self.line, self.module, self.registry)
+
+
+_kept: ContextVar[CallSite | None] = ContextVar("qwen_edit_async_call_site", default=None)
