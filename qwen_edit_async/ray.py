@@ -271,7 +271,7 @@ class EditRows:
         """Return a row, or a batch of NumPy columns, with the columns of its edits."""
         import pyarrow as pa  # noqa: PLC0415  # Ray Data brings it
 
-        is_batch = bool(getattr(rows.get("instruction"), "shape", ()))
+        is_batch = all(getattr(column, "shape", ()) for column in rows.values())
         each = (
             (dict(zip(rows, cells, strict=True)) for cells in zip(*rows.values(), strict=True)) if is_batch else [rows]
         )
@@ -295,7 +295,8 @@ class EditRows:
         except InvalidEditError as error:
             edited |= {"status": "failed", "error": str(error)}
         except Exception as error:  # noqa: BLE001  # an exception would fail the data set, or drop other rows
-            edited["error"] = str(getattr(error, "cause", error))  # Ray wraps an error of the hub
+            cause = getattr(error, "cause", None) or error  # Ray wraps an error of the hub
+            edited["error"] = str(cause).partition("\n")[0]
         return edited
 
     def _request_of(self, row: Mapping[str, Any]) -> EditRequest:
@@ -305,7 +306,7 @@ class EditRows:
             raise InvalidEditError(item.problem or "it is not an edit")
         names = [image_name(image, position) for position, image in enumerate(item.request.images, 1)]
         images = tuple(map(_content, item.request.images, names))
-        return attrs.evolve(item.request, images=images, key=item.request.key or identify(item.request))
+        return attrs.evolve(item.request, images=images, key=item.request.key or identify(item.request), metadata={})
 
     async def _save(self, outcome: BatchOutcome) -> list[str]:
         """Save the pictures of an edit unless they are saved, and return their paths."""

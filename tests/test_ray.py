@@ -52,6 +52,8 @@ async def test_a_row_gets_its_pictures_and_costs_nothing_when_it_is_run_again(tm
 
 async def test_without_a_key_the_place_of_the_image_counts_and_the_hub_needs_no_file(tmp_path, photo):
     async with cluster(tmp_path) as (emulator, _, rows):
+        request = await asyncio.to_thread(rows._request_of, row(photo, None, owner="me"))
+        assert (request.images, request.metadata) == ((PHOTO,), {})
         first = await rows.edit(row(photo, None))
         assert await rows.edit(row(photo, None)) == first
         assert Path(first["files"][0]).name.startswith("photo-")
@@ -115,6 +117,9 @@ async def test_a_hub_that_does_not_answer_fails_no_row(photo, tmp_path):
     class WrappedError(Exception):
         cause = ConfigurationError("no API key")
 
+    class DeadError(Exception):
+        cause = None
+
     @attrs.define
     class Broken:
         error: Exception
@@ -122,7 +127,7 @@ async def test_a_hub_that_does_not_answer_fails_no_row(photo, tmp_path):
         async def ask(self, *_: object) -> object:
             raise self.error
 
-    for error in (WrappedError("a long traceback"), RuntimeError("no API key")):
+    for error in (WrappedError("a long traceback"), DeadError("no API key\nand more"), RuntimeError("no API key")):
         edited = await EditRows(Broken(error), tmp_path).edit(row(photo))
         assert (edited["status"], edited["error"]) == ("planned", "no API key")
 
@@ -146,7 +151,7 @@ async def test_calls_of_many_workers_share_one_hub_and_one_edit(tmp_path, photo)
 
 async def test_a_row_and_a_batch_get_the_same_typed_columns(tmp_path, photo):
     async with cluster(tmp_path) as (_, _, rows):
-        one = await rows(row(photo))
+        one = await rows(row(photo, owner="me"))
         columns = {
             "image": np.array([photo, "gone.png"]),
             "key": np.array(["b", "d"], object),
@@ -159,8 +164,10 @@ async def test_a_row_and_a_batch_get_the_same_typed_columns(tmp_path, photo):
     types = {"status": text, "task_id": text, "files": files, "cost": pa.float64(), "error": text}
     assert {name: one[name].type for name in types} == types
     assert {name: pa.array(batch[name]).type for name in types} == types
-    assert [*one] == ["image", "instruction", "key", *types]
+    assert [*one] == ["image", "instruction", "key", "owner", *types]
     assert [each.as_py() for each in batch["status"]] == ["saved", "failed"]
+    lacking = await rows({"image": columns["image"], "key": columns["key"]})
+    assert [each.as_py() for each in lacking["status"]] == ["failed", "failed"]
     assert (pictures["status"].as_py(), batch["image"] is columns["image"]) == ("saved", True)
 
 
