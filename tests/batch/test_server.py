@@ -174,7 +174,7 @@ async def test_a_closing_hub_answers_its_workers(tmp_path):
             assert (await ask(worker, body))[0] == 503
             async with hub:
                 asked = asyncio.create_task(ask(worker, body))
-                await until(lambda: emulator.statistics().tasks_created == 1)
+                await until(lambda: session.unfinished)
             status, outcome = await asked
             assert (status, outcome["status"], outcome["error"]) == (503, "submitted", "the hub was closed")
             assert outcome["task_id"] in emulator.tasks
