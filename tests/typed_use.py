@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qwen_edit_async import BatchPlan, BatchReport, EditRequest
+from qwen_edit_async import BatchPlan, BatchReport, BucketPath, EditRequest
 from qwen_edit_async.sync import EditBatch, EditResult, EditSession
 
 with EditSession("key", fit=True) as session:
@@ -12,7 +12,10 @@ with EditSession("key", fit=True) as session:
     result = session.edit(EditRequest("cat.jpg", "make it snow"), deadline=60)
     result = session.submit(Path("cat.jpg"), "make it snow").result()
     result = session.attach("id", deadline=60).result()
-    paths: list[tuple[Path, ...]] = [outcome.result.save("out") for outcome in session.edit_many([], ordered=True)]
+    paths: list[tuple[Path, ...]] = [
+        outcome.result.save(Path("out")) for outcome in session.edit_many([], ordered=True)
+    ]
+    path: Path | BucketPath = result.images[0].save("s3://bucket/a.png")
     content: bytes = result.images[0].read()
     plan: BatchPlan = EditBatch("photos", "out", instruction="make it snow").plan(price="0.03")
     report: BatchReport = EditBatch("photos", "out").run(session.with_options(deadline=60))

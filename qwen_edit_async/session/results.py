@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import attrs
 
@@ -93,6 +94,12 @@ class OutputImage:
         await self._remember(content)
         return content
 
+    @overload
+    async def save(self, path: Path) -> Path: ...
+
+    @overload
+    async def save(self, path: AnyPath) -> FilePath: ...
+
     async def save(self, path: AnyPath) -> FilePath:
         """Download the picture to ``path``. A missing folder is created. The file appears when it is complete.
 
@@ -179,6 +186,12 @@ class EditResult:
     request: EditRequest | None = attrs.field(default=None, repr=False)
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
     _previews: Previews = attrs.field(factory=Previews, repr=False, eq=False)
+
+    @overload
+    async def save(self, directory: Path, *, stem: str | None = None) -> tuple[Path, ...]: ...
+
+    @overload
+    async def save(self, directory: AnyPath, *, stem: str | None = None) -> tuple[FilePath, ...]: ...
 
     async def save(self, directory: AnyPath, *, stem: str | None = None) -> tuple[FilePath, ...]:
         """Download all pictures into a folder as ``{stem}-{index}.png``. A missing folder is created.
