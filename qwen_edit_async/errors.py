@@ -41,7 +41,7 @@ class QwenEditError(Exception):
     Args:
         message: The problem, and the place where it was found.
         hint: The remedy.
-        summary: The message without names of single images and tasks.
+        summary: The message without the names of particular images and tasks.
         task_id: The id of the task that the error is about.
 
     Attributes:
@@ -62,7 +62,7 @@ class QwenEditError(Exception):
 
     @property
     def summary(self) -> str:
-        """The message without the hint and without names of single edits, so that errors of one kind can be counted."""
+        """The message without the hint and without particular names, so that errors of one kind can be counted."""
         if self._summary:
             return self._summary
         text = super().__str__() or type(self).__name__
@@ -109,8 +109,8 @@ class APIStatusError(QwenEditError):
         status_code: The HTTP status. It can be 200, because some gateways put an error into a successful reply.
         code: The service's error code, as an integer if it looks like one.
         message: The service's error message.
-        request_id: The id that the service gave to the request, for its support.
-        retry_after: The seconds to wait before the next request, as the service requests.
+        request_id: The id that the service gave to the request. Its support may ask for it.
+        retry_after: The seconds that the service asks the client to wait before the next request.
         body: The start of the reply's body, as text.
     """
 
@@ -177,11 +177,11 @@ class NotFoundError(APIStatusError):
         """The message for a task that the service does not know."""
         if self.task_id is None:
             return super().summary
-        return "the service does not know the task (any more), which may have been charged"
+        return "the service does not know the task, or no longer does; it may have been charged"
 
 
 class RateLimitError(APIStatusError):
-    """The service replied "too many requests" (429) until the edit's deadline."""
+    """The service kept replying "too many requests" (429) until the edit's deadline."""
 
     @property
     def summary(self) -> str:
@@ -260,7 +260,7 @@ class EditCancelledError(QwenEditError):
 
 
 class DeadlineExceededError(QwenEditError, TimeoutError):
-    """The edit did not end within its ``deadline`` in seconds.
+    """The edit did not end within its ``deadline``.
 
     If the error has a ``task_id``, the task runs on and is charged. ``session.attach(task_id)`` waits for it again.
     """

@@ -5,7 +5,7 @@
 
 ``qwen_edit_session`` is an open `EditSession` on this emulator, for async tests with anyio's plugin or pytest-asyncio.
 
-Only the use of a fixture imports the package. So test suites without these fixtures do not get slower, and coverage
+The package is imported only when a fixture is used. So test suites without these fixtures do not get slower. Coverage
 that starts after pytest's plugins sees the whole package.
 """
 
@@ -55,7 +55,7 @@ def qwen_edit_emulator(request: pytest.FixtureRequest) -> Iterator[EditEmulator]
 @pytest.fixture
 def qwen_edit_session(request: pytest.FixtureRequest) -> EditSession:
     """Open a session on the emulated service, in the test's event loop."""
-    # This fixture is not async, because it selects the fixture for the test's async runner.
+    # This fixture is not async itself: it chooses the async fixture for the test's runner.
     node = request.node
     marker = node.get_closest_marker("asyncio")
     session: EditSession

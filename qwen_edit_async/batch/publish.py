@@ -1,6 +1,6 @@
 """``report.html`` and ``report.json``, which a run writes beside the pictures at its end. Blocking.
 
-A run never fails because they can't be written. It logs a warning instead.
+If they can't be written, the run logs a warning, but does not fail.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def publish(
     preview_seconds: float,
     given_up: threading.Event,
 ) -> BatchReport:
-    """Write both files. Return the report with the page's path, or the reason why the page is missing.
+    """Write both files. Return the report, to which either the page's path or the reason for its absence is added.
 
     Args:
         report: The report of the run.
@@ -62,7 +62,7 @@ def publish(
         folder: The folder of the results, for both files.
         thumbnails: The thumbnails made so far. Missing thumbnails are made.
         limit: The maximum number of edits on the page; edits with errors come first. 0 means no page.
-        preview_seconds: Seconds for making thumbnails. Later edits show their files instead.
+        preview_seconds: Seconds for making thumbnails. After that, the page shows the picture files instead.
         given_up: Set when nobody waits for the files any more.
     """
     thumbnails.finish()
@@ -79,13 +79,14 @@ def publish(
             report = _with_page(report, journal, folder, limit, show)
         except _GivenUpError:
             return report
-    for path in {journal.with_name(JSON_NAME), folder / JSON_NAME}:  # the one beside the journal tells if that is lost
+    # A report beside the place of the journal shows the next run if the journal is lost.
+    for path in {journal.with_name(JSON_NAME), folder / JSON_NAME}:
         _write_json(path, report)
     return report
 
 
 def _with_page(report: BatchReport, journal: Path, folder: FilePath, limit: int, show: _Show) -> BatchReport:
-    """Write the page. Return the report with the page's path, or the reason why the page is missing."""
+    """Write the page. Return the report, to which the page's path or the reason for its absence is added."""
     page, draw = folder / PAGE_NAME, functools.partial(_gallery_edit, show=show)
     try:
         with contextlib.closing(read_chosen(journal, folder, limit)) as outcomes:
@@ -118,7 +119,7 @@ def _gallery_edit(outcome: BatchOutcome, show: _Show) -> GalleryEdit:
 
 
 def _is_there(path: str | FilePath) -> bool:
-    """Return whether a file exists. A file in a bucket counts as existing, because a request for each takes long."""
+    """Return whether a file exists. A file in a bucket counts as existing, because asking for each takes long."""
     return isinstance(path, BucketPath) or os.path.isfile(path)
 
 

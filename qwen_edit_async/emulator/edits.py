@@ -17,7 +17,7 @@ Picture: TypeAlias = Image.Image
 Effect: TypeAlias = Callable[[Picture, random.Random, re.Match[str]], Picture]
 """A function of the picture, its random source, and the words that requested the effect."""
 
-_BLACK_POINT_LUT = 256
+_LEVELS = 256
 
 
 @attrs.frozen
@@ -56,7 +56,7 @@ def _grey(picture: Picture) -> Picture:
 def _scale(picture: Picture, red: float, green: float | None = None, blue: float | None = None) -> Picture:
     """Multiply the channels."""
     factors = (red, red if green is None else green, red if blue is None else blue)
-    lut = [min(255, round(value * factor)) for factor in factors for value in range(_BLACK_POINT_LUT)]
+    lut = [min(255, round(value * factor)) for factor in factors for value in range(_LEVELS)]
     return picture.point(lut)
 
 

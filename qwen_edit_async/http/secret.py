@@ -8,10 +8,10 @@ from typing import NoReturn
 
 _SHORTEST_REDACTED = 8
 _SHORTEST_TORN = 4
-_ANY_TEXT = "surrogatepass"
+_SURROGATES = "surrogatepass"
 _BETWEEN = "\0{0,3}"  # UTF-16 and UTF-32 put zeros between ASCII characters
 _TORN = _BETWEEN + r"(?:\\{1,4}(?:[ux][0-9A-Fa-f]{0,3})?|%[0-9A-Fa-f]?|&#?\w*)?\Z"  # an escape may be cut off
-_ENTITY = re.compile(rb"&(?:#|\w+;)")  # most replies hold a URL with other ampersands
+_ENTITY = re.compile(rb"&(?:#|\w+;)")  # not every ampersand: most replies contain a URL
 _NAMES = [name for name, text in html5.items() if text.isascii() and name.endswith(";")]
 
 
@@ -22,7 +22,7 @@ class Secret:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._bytes = text.encode("utf-8", _ANY_TEXT)
+        self._bytes = text.encode("utf-8", _SURROGATES)
         # Short secrets are not removed, because they may be part of other words, such as a task's id.
         long_enough = len(text) >= _SHORTEST_REDACTED
         spellings = [_spelling(character) for character in text] if long_enough else []
@@ -42,9 +42,9 @@ class Secret:
 
     def redact(self, text: str) -> str:
         """Remove the secret from a text, because services are known to quote a key that they refuse."""
-        data = text.encode("utf-8", _ANY_TEXT)
+        data = text.encode("utf-8", _SURROGATES)
         redacted = self.redact_bytes(data)
-        return text if redacted is data else redacted.decode("utf-8", _ANY_TEXT)
+        return text if redacted is data else redacted.decode("utf-8", _SURROGATES)
 
     def redact_bytes(self, data: bytes) -> bytes:
         """Remove the secret from undecoded text, even if the secret is escaped for JSON, a URL or HTML."""
@@ -64,7 +64,7 @@ def _may_be_escaped(data: bytes) -> bool:
 
 
 def _spelling(character: str) -> str:
-    """Return a pattern for all spellings of an ASCII character. Each begins with a literal, so the search is fast.
+    """Return a pattern for all spellings of an ASCII character. Each spelling begins with a literal, for speed.
 
     JSON can escape any character, and JSON inside of JSON doubles the backslashes. Their number is bounded, because a
     reply full of backslashes would take too long. JavaScript has a shorter escape, and HTML names most signs.

@@ -35,7 +35,7 @@ _ENDINGS: Final = {
     "HEIF": (".heic", ".heif"),
     "JPEG2000": (".jp2", ".j2k"),
 }
-"""The file name endings of formats that have more than one, or whose name differs. The usual ending is first."""
+"""The file name endings of formats whose only ending is not their name. The usual ending is first."""
 
 _ALL_ENDINGS: Final = frozenset({".png", ".webp", ".gif", ".bmp", ".avif"}.union(*_ENDINGS.values()))
 
@@ -94,8 +94,8 @@ def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
 def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
     """Judge a downloaded file.
 
-    A picture that is not all there is a problem, because another download may bring more. With ``lenient``, it is a
-    problem only if at most half of it is there. A PNG must have all of its rows in any case.
+    An incomplete picture is refused, because another download may get more of it. With ``lenient``, it is accepted if
+    more than half of it can be used. An incomplete PNG is always refused.
     """
     file.seek(0)
     head = file.read(_HEAD_BYTES)
@@ -137,9 +137,10 @@ def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> st
 
 
 def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
-    """Return the share of a damaged picture that is there: of its bytes if the file states its size, else of its rows.
+    """Return the share of a damaged picture that can be used.
 
-    Without Pillow, rows can't be counted, and nothing counts as there.
+    It is the share of the bytes if the file states its size. Otherwise, it is the share of the rows, which Pillow
+    counts. Without Pillow, it is 0.
     """
     if stated := _stated_size(file, size, kind):
         return min(1.0, size / stated)
@@ -151,7 +152,7 @@ def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
     with_end = io.BytesIO(file.read() + _ENDS["image/jpeg"])
     if kind == "JPEG" and find_damage(with_end, size + 2, "image/jpeg").damage == LACKS_SCANS:
         return 0.0  # a few scans give all rows, but blurred
-    # If no row can be decoded, Pillow may not know the kind.
+    # Pillow may know no row because it does not support the kind. Such a file is kept unless it is cut short.
     return decoders.decoded_share(file) or float(damage != CUT_SHORT)
 
 

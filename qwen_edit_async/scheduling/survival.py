@@ -1,7 +1,7 @@
 """The duration of tasks, estimated online from ended and running tasks. Pure: no I/O, no clock.
 
-Evidence is a stretch of a task's life: the task either ran through the whole stretch, or ended somewhere inside. The
-estimate is a hazard for each step of a grid of ages, which is the number of ends divided by the time at risk.
+A piece of evidence is a stretch of a task's life. The task either ran through the whole stretch, or ended somewhere
+inside. The estimate is a hazard for each step of a grid of ages: the number of ends divided by the time at risk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WIDTHS = tuple(end - start for start, end in pairwise(_EDGES))
 _SIZE = len(_WIDTHS)
 
 _UNINFORMED = [1 / max(1.0, (start + end) / 2) for start, end in pairwise(_EDGES)]
-"""The hazard before any evidence. It is 1/age, so an end is equally likely in age ranges of the same ratio."""
+"""The hazard before any evidence. It is 1/age: an end between 1 and 2 s is as likely as one between 10 and 20 s."""
 
 _NEWS_SHARE = 0.3
 _MOST_NEWS = 30.0
@@ -35,8 +35,9 @@ _LEAST_PROBABILITY = 1e-9
 class Survival:
     """The estimated distribution of a duration.
 
-    An end inside a stretch is spread over it in proportion to the estimate, which is one step of Turnbull's
-    self-consistency (J. R. Stat. Soc. B 38, 1976). Old evidence fades exponentially.
+    Where in its stretch a task ended is not known. So an end is divided among the steps of the stretch in proportion to
+    the estimate. This is one step of Turnbull's self-consistency (J. R. Stat. Soc. B 38, 1976). Old evidence fades
+    exponentially.
 
     A query or a survived stretch costs O(log grid). An end costs O(grid steps in its stretch). Renewing the estimate
     costs O(grid), and happens less often as ends accumulate.
@@ -47,7 +48,7 @@ class Survival:
         memory: The number of further ends after which the weight of evidence has faded to 1/e.
         strength: The weight of the prior, in ends per e-fold of age.
         prior: The estimate for all kinds of tasks, from which this estimate starts. The prior also learns what this
-            estimate learns. The default prior is the hazard 1/age, with which checks back off.
+            estimate learns. The default prior is the hazard 1/age, with which checks get rarer as a task ages.
 
     Attributes:
         hazard: The estimated hazard for each step of the grid.
@@ -75,8 +76,8 @@ class Survival:
     def survived(self, start: float, end: float) -> None:
         """Learn that a task ran from age ``start`` at least until age ``end``.
 
-        Only the differences at both ends of the stretch are stored, so the cost does not depend on the number of steps.
-        :meth:`_renew` sums them up. The parts of the first and the last step outside of the stretch are subtracted.
+        Only the first and the last step of the stretch are marked, so the cost does not depend on the number of steps.
+        :meth:`_renew` adds the steps between them. The time before ``start`` and after ``end`` is subtracted here.
         """
         first = bisect_right(_EDGES, start, 1, _SIZE) - 1
         after = bisect_right(_EDGES, end, 1, _SIZE)
@@ -125,13 +126,13 @@ class Survival:
         step = bisect_right(self._cumulated_roots, goal, 1, _SIZE) - 1
         return _EDGES[step] + (goal - self._cumulated_roots[step]) / self._roots[step]
 
-    def hear(self, kind: Survival) -> None:
-        """Learn the new evidence of the estimate for one kind."""
-        self._new_events = list(map(operator.add, self._new_events, kind._new_events))
-        self._new_time = list(map(operator.add, self._new_time, kind._new_time))
-        self._entering = list(map(operator.add, self._entering, kind._entering))
-        self._ends += kind._ends
-        self._news += kind._news
+    def learn_from(self, other: Survival) -> None:
+        """Learn the new evidence of another estimate, whose prior is this one."""
+        self._new_events = list(map(operator.add, self._new_events, other._new_events))
+        self._new_time = list(map(operator.add, self._new_time, other._new_time))
+        self._entering = list(map(operator.add, self._entering, other._entering))
+        self._ends += other._ends
+        self._news += other._news
         if self._news >= self._enough_news:
             self._renew()
 
@@ -141,7 +142,7 @@ class Survival:
 
     def _renew(self) -> None:
         if self._prior is not None:
-            self._prior.hear(self)
+            self._prior.learn_from(self)
         self._take_in_news()
         self._clear_news()
         self._estimate()

@@ -12,8 +12,8 @@ T = TypeVar("T")
 async def wait_shielded(work: Coroutine[Any, Any, None]) -> None:
     """Wait for work to end. Delay a cancellation until then.
 
-    A shield of anyio stops the cancellation of scopes, but not :meth:`asyncio.Task.cancel`. So the work runs in a
-    separate task.
+    A shielded scope of anyio holds off cancelled scopes, but not :meth:`asyncio.Task.cancel`. So the work runs in a
+    task of its own.
     """
     from anyio import CancelScope  # noqa: PLC0415  # slow to import, and not needed before something is closed
 

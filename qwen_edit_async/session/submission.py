@@ -1,8 +1,8 @@
 """Submits one edit: waits for a slot and a turn, sends the request, and retries until the deadline.
 
-A submission runs in a background task of the session, so it can outlive its caller. Once it has been sent whole, it is
-never cut off, and the session keeps the task id of the reply. If it has not been sent whole, it is stopped as soon as
-its caller gives up, and creates no task.
+A submission runs in a background task of the session, so it can outlive its caller. Once the whole request is sent, the
+session waits for the reply and keeps its task id. Before that, the submission stops as soon as its caller gives up, and
+creates no task.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _REASONS: Final = {
     CallFailure.REFUSED: "the service did not accept the last attempt",
-    CallFailure.THROTTLED: "the service refused the last attempt for too many requests",
+    CallFailure.THROTTLED: "the service rejected the last attempt because of too many requests",
     CallFailure.UNCERTAIN: "the service may have accepted the last attempt",
 }
 """The reasons to submit again, for the log."""
@@ -53,7 +53,7 @@ class Submission:
 
     Attributes:
         accepted: Completes with the task that the service accepted, or with the error that ended the submission.
-        task: Runs :meth:`run`.
+        task: The background task that runs :meth:`run`.
     """
 
     _submitter: Submitter
@@ -79,13 +79,13 @@ class Submission:
         self._called_at = gate.loop.time()
         self._slot = gate.slot()
         self._deadline = Deadline(self._limits.deadline, gate, self._expire)
-        # An observer decides about repeats itself: each one has to fit into its budget.
+        # If there is an observer, it decides about repeats, because each repeat must fit into its budget.
         consent = self._submitter.options.resubmit_uncertain and self._observer is None
         self._attempts = Attempts(self._limits.max_retries, consent)
 
     @property
     def sent_whole(self) -> bool:
-        """Whether the service may have received an attempt whole, without a reply so far."""
+        """Whether the service may have received the whole request of an attempt, and has not replied yet."""
         return self._pending is not None and self._pending.sent_whole
 
     def cut_reply_short(self) -> bool:
@@ -97,7 +97,7 @@ class Submission:
         if not self.accepted.done() or self.accepted.cancelled():
             self._submitter.counters.cancelled += 1
             self.accepted.cancel()
-            self._tell_end(EditCancelledError("the edit was cancelled before the service accepted it"))
+            self._report_end(EditCancelledError("the edit was cancelled before the service accepted it"))
             self._stop_unless_sent()
         elif self.accepted.exception() is None:
             self.accepted.result().give_up()
@@ -113,17 +113,17 @@ class Submission:
         """End the edit with an error, before the service has accepted it."""
         self._submitter.counters.refused += 1
         self.accepted.set_exception(error)
-        self._tell_end(error)
+        self._report_end(error)
 
-    def _tell_end(self, error: Exception) -> None:
+    def _report_end(self, error: Exception) -> None:
         timings = self._timings(self._submitter.gate.loop.time())
-        self._tell(EditEnded, task_id=getattr(error, "task_id", None), timings=timings, error=error)
+        self._report(EditEnded, task_id=getattr(error, "task_id", None), timings=timings, error=error)
 
     def _timings(self, now: float) -> EditTimings:
         slot_at = min(self._deadline.counts_from, now)
         return EditTimings(queued=slot_at - self._called_at, submitting=now - slot_at)
 
-    def _tell(self, kind: type[EditEvent], **facts: Any) -> None:
+    def _report(self, kind: type[EditEvent], **facts: Any) -> None:
         if self._submitter.report is not None:
             self._submitter.report(kind(request=self._request, **facts))
 
@@ -141,9 +141,9 @@ class Submission:
         self._counts_as_uncertain = True
         self._submitter.counters.uncertain += 1
         self._close_images()
-        log.warning("a submission was given up after it was sent: a task may exist. If its id arrives, it is logged")
+        log.warning("a submission was given up after it was sent: a task may exist, and its id is logged if it arrives")
 
-    def settle_for_good(self) -> None:
+    def end_wait(self) -> None:
         """End the caller's wait if the submission stopped without an outcome."""
         if not self.accepted.done():
             self._slot.release()
@@ -174,7 +174,7 @@ class Submission:
     async def _submit(self) -> TaskSnapshot:
         while True:
             try:
-                return await self._attempt_in_form()
+                return await self._attempt_accepted_form()
             except QwenEditError as error:
                 refusal = error
             await self._recover(refusal)
@@ -204,7 +204,7 @@ class Submission:
             if not self.accepted.done():
                 error = closed_error(snapshot.task_id)
                 self.accepted.set_exception(error)
-                self._tell_end(error)
+                self._report_end(error)
             return
         timings = self._timings(now)
         task = EditTask(
@@ -223,14 +223,14 @@ class Submission:
         )
         submitter.counters.queued += timings.queued
         submitter.counters.submitting += timings.submitting
-        self._tell(EditSubmitted, task_id=task.task_id, timings=timings)
+        self._report(EditSubmitted, task_id=task.task_id, timings=timings)
         submitter.poller.watch(task)
         self.accepted.set_result(task)
 
-    async def _attempt_in_form(self) -> TaskSnapshot:
-        """Make an attempt in the form that the service accepts.
+    async def _attempt_accepted_form(self) -> TaskSnapshot:
+        """Make an attempt with the form of body that the service accepts.
 
-        While the form is unknown, one submission at a time tries both forms.
+        While that form is unknown, one submission at a time tries both forms.
         """
         service = self._submitter.service
         if service.alternative is not None:
@@ -277,7 +277,7 @@ class Submission:
         return snapshot
 
     async def _exchange(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
-        """Send the request, and read the reply. Return the task that a refusal names, because it may be charged."""
+        """Send the request, and return the task in the reply. A refusal that names a task counts: it may be charged."""
         try:
             return await self._submitter.service.submit(protocol, call, body, deadline=self._deadline.at)
         except APIStatusError as error:
@@ -292,7 +292,7 @@ class Submission:
     async def _recover(self, error: QwenEditError) -> None:
         """Wait before the next attempt, or raise the error if there must be no other attempt.
 
-        The failure applies to the whole session, even if nobody waits for this submission any more.
+        The failure slows or closes the whole session, even if nobody waits for this submission any more.
         """
         submitter, attempts = self._submitter, self._attempts
         failure = self._apply_to_session(error)
@@ -308,8 +308,8 @@ class Submission:
         if failure is CallFailure.THROTTLED and step is NextStep.GIVE_UP:
             error.hint = "the service requests a longer pause than the deadline of the edit allows"
         if step is NextStep.GIVE_UP or self.accepted.done():
-            raise self._last_word(error)
-        self._tell_retry(error, failure)
+            raise self._final_error(error)
+        self._report_retry(error, failure)
         if step is NextStep.REQUEUE:
             self._slot.release()
             self._deadline.start(await self._deadline.wait_in_line(self._slot.take(first=True)))
@@ -317,17 +317,17 @@ class Submission:
             options = submitter.options
             await submitter.gate.sleep(options.retry.delay(attempts.count - 1, options.random.random()))
 
-    def _tell_retry(self, error: QwenEditError, failure: CallFailure) -> None:
+    def _report_retry(self, error: QwenEditError, failure: CallFailure) -> None:
         """Count, report and log that an attempt follows."""
         counters, attempt, uncertain = self._submitter.counters, self._attempts.count, failure is CallFailure.UNCERTAIN
         counters.retries += not uncertain
         counters.resubmitted += uncertain
-        self._tell(EditRetried, attempt=attempt, error=error, uncertain=uncertain)
+        self._report(EditRetried, attempt=attempt, error=error, uncertain=uncertain)
         level = logging.WARNING if uncertain else logging.INFO
         log.log(level, "submitting again (attempt %d): %s: %s", attempt, _REASONS[failure], error)
 
     def _apply_to_session(self, error: QwenEditError) -> CallFailure:
-        """Apply a failure to all submissions of the session. Return its meaning."""
+        """Slow or close the whole session as a failure requires. Return the kind of failure."""
         submitter, failure = self._submitter, judge_submission(error)
         if failure is CallFailure.ENDS_SESSION:
             submitter.gate.close(error)
@@ -335,7 +335,7 @@ class Submission:
         if failure is CallFailure.THROTTLED:
             submitter.counters.throttled += 1
             if not self.accepted.done():
-                self._tell(EditThrottled, error=error)
+                self._report(EditThrottled, error=error)
             submitter.gate.throttled(submitter.gate.loop.time(), self._sent_at, submitter.options.random.random())
         return failure
 
@@ -345,15 +345,15 @@ class Submission:
         if self.sent_whole:
             return SubmitUncertainError("the deadline passed before the service replied: a task may exist")
         late = DeadlineExceededError("the deadline passed before the edit could be submitted")
-        return self._last_word(self._attempts.last_error or late)
+        return self._final_error(self._attempts.last_error or late)
 
-    def _last_word(self, error: QwenEditError) -> QwenEditError:
-        """Return the error to raise for the whole edit after an attempt's error."""
+    def _final_error(self, error: QwenEditError) -> QwenEditError:
+        """Return the error of the edit. It is uncertain if any of its attempts may have created a task."""
         if not self._attempts.may_exist:
             return error
         uncertain = SubmitUncertainError(
             f"a task may exist and be charged: {error}. The edit was not submitted again, because both tasks could be "
-            "charged: check the account, or consent with resubmit_uncertain=True"
+            "charged: check the account, or set resubmit_uncertain=True"
         )
         uncertain.__cause__ = error
         return uncertain

@@ -109,7 +109,7 @@ class Submitter:
         if not task.cancelled():
             task.exception()  # marks an interrupt as retrieved; the event loop has already raised it
         if (submission := self._tasks.pop(task)) is not None:
-            submission.settle_for_good()
+            submission.end_wait()
 
     async def finish_sent(self, grace: float) -> None:
         """Wait up to ``grace`` seconds for the replies to submissions that were sent whole.

@@ -104,7 +104,7 @@ async def test_a_lost_reply_is_submitted_again_with_consent_and_that_is_counted_
     ("answer", "reason"),
     [
         (status(503), "did not accept the last attempt"),
-        (status(429), "refused the last attempt for too many requests"),
+        (status(429), "rejected the last attempt because of too many requests"),
         (lost(), "may have accepted the last attempt"),
     ],
     ids=["refused", "throttled", "uncertain"],

@@ -1,4 +1,4 @@
-"""Adds up a journal for budgets and reports. Blocking; memory does not grow with the number of edits."""
+"""The totals of a journal, for budgets and reports. Blocking. Memory does not grow with the number of edits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DOUBTFUL: Final = "repeats + (state = 'uncertain' AND task_id IS NULL)"
 
 
 def read_summary(connection: sqlite3.Connection) -> JournalSummary:
-    """Return the sums of all edits."""
+    """Return the totals of all edits."""
     counts = dict(connection.execute("SELECT state, count(*) FROM edits GROUP BY state").fetchall())
     tasks, doubtful = connection.execute(
         f"SELECT count(task_id) + total({_DOUBTFUL}), total(pictures * ({_DOUBTFUL})) FROM edits"
@@ -34,7 +34,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
         saved=counts.get("saved", 0),
         failed=counts.get("failed", 0),
         retryable=_one(connection, "SELECT count(*) FROM edits WHERE state = 'failed' AND task_id IS NULL"),
-        uncertain=counts.get("uncertain", 0) + counts.get("submitting", 0),  # no run is submitting them
+        uncertain=counts.get("uncertain", 0) + counts.get("submitting", 0),  # "submitting" is left by a killed run
         replaced=counts.get("replaced", 0),
         pictures=int(_one(connection, "SELECT total(json_array_length(files)) FROM edits WHERE state = 'saved'")),
         short=_one(
@@ -59,7 +59,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
 
 
 def _unsaved_tasks(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return task ids by key. If two edits have the same key, the second key gets the name of the files."""
+    """Return task ids by key. If two edits have the same key, the second one's file name is added to its key."""
     tasks: dict[str, str] = {}
     rows = connection.execute(
         "SELECT key, name, task_id FROM edits WHERE state = 'completed' ORDER BY number LIMIT ?", (_LISTED_KEYS,)
@@ -70,7 +70,7 @@ def _unsaved_tasks(connection: sqlite3.Connection) -> dict[str, str]:
 
 
 def _cost(connection: sqlite3.Connection) -> tuple[Decimal, Decimal, int]:
-    """Return the total, the highest cost, and the number of edits without a cost. SQLite's sum is not exact."""
+    """Return the total and highest cost, and the number of edits without a cost. SQLite can't add decimals exactly."""
     total, highest, unpriced = Decimal(0), Decimal(0), 0
     for text, count, results in connection.execute("SELECT cost, count(*), count(urls) FROM edits GROUP BY cost"):
         cost = cost_of(text)
@@ -92,7 +92,7 @@ def _price(connection: sqlite3.Connection) -> Decimal | None:
 
 
 def _percentiles(connection: sqlite3.Connection, column: str) -> Percentiles | None:
-    """Return percentiles by nearest rank. The values stay in SQLite; damaged values are ignored."""
+    """Return percentiles by nearest rank. SQLite sorts the values. Damaged values are ignored."""
     known = f"FROM edits WHERE typeof({column}) IN ('real', 'integer')"
     count = _one(connection, f"SELECT count(*) {known}")
     if not count:
