@@ -1,4 +1,4 @@
-"""Synchronous faces of async objects, and the thread that runs their event loop."""
+"""Faces, which are synchronous wrappers of async objects, and the thread that runs their event loop."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _END: Final[Any] = object()
 
 
 class LoopThread:
-    """An event loop in a thread of its own. The interpreter does not wait for the thread at exit.
+    """An event loop in a thread of its own. At its exit, the interpreter does not wait for the thread.
 
-    In a forked process, or after it was pickled, the loop is not running.
+    The loop does not run in a forked process, nor in a copy made by pickle.
 
     Args:
-        around: Makes a context manager that is entered while a call is handed over with the caller's context variables.
+        around: Returns a context manager, in which the caller's context variables are copied for a call.
     """
 
     def __init__(self, around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext) -> None:
@@ -54,7 +54,7 @@ class LoopThread:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the loop when all calls have ended. Wait for this, but only for a few seconds."""
+        """Stop the loop when all calls have ended. Wait at most a few seconds for that."""
         if self._thread is not None and self._portal is not None and self._process == os.getpid():
             self._portal.start_task_soon(self._portal.stop)
             self._thread.join(_ENDING_SECONDS)
@@ -66,7 +66,7 @@ class LoopThread:
         """Call a function on the loop, and return its result. Ctrl-C during the wait cancels an async function.
 
         Raises:
-            SessionClosedError: The loop is not running, or its own thread makes this call.
+            SessionClosedError: If the loop is not running, or if its own thread makes this call.
         """
         ended = threading.Event()
 
@@ -81,9 +81,9 @@ class LoopThread:
             with self._around():
                 future = self._running().start_task_soon(run)
         except RuntimeError:
-            raise SessionClosedError("the session is closed, or its own thread calls it: create another") from None
+            raise SessionClosedError("the session is closed, or called from its own thread: create another") from None
         try:
-            while not wait([future], _WAKING_SECONDS).done:  # a signal may reach another thread, which wakes nobody
+            while not wait([future], _WAKING_SECONDS).done:  # the timeout lets Python handle a signal of another thread
                 pass
             return future.result()
         except KeyboardInterrupt:
@@ -98,7 +98,7 @@ class LoopThread:
             while (item := self.call(lambda: _await(anext(items, _END)))) is not _END:
                 yield item
         finally:
-            with contextlib.suppress(SessionClosedError):  # the items have ended with the loop
+            with contextlib.suppress(SessionClosedError):  # the loop has ended, and the items with it
                 self.call(lambda: _await(items.aclose()))
 
     def _running(self) -> BlockingPortal:
@@ -108,7 +108,7 @@ class LoopThread:
 
 
 class Face(Generic[A]):
-    """The synchronous face of an object. Attributes that it lacks are those of the object."""
+    """A synchronous wrapper of an async object. Attributes that the face does not define are the object's."""
 
     def __init__(self, wrapped: A, loop: LoopThread) -> None:
         self._wrapped = wrapped
@@ -116,7 +116,7 @@ class Face(Generic[A]):
 
     @classmethod
     def returned_by(cls, model: Callable[Concatenate[Any, P], Any]) -> Callable[Concatenate[Any, P], Self]:
-        """Return a method that calls an async method, and returns the face of its result."""
+        """Return a synchronous method that calls an async method, and returns a face of its result."""
         call: Callable[..., Any] = blocking(model)
         return like(model, _ALL)(lambda self, *args, **options: cls(call(self, *args, **options), self._loop))
 
@@ -132,12 +132,12 @@ class Face(Generic[A]):
 def like(
     model: Callable[Concatenate[Any, P], object], attributes: Sequence[str] = ()
 ) -> Callable[[Callable[..., T]], Callable[Concatenate[Any, P], T]]:
-    """Give a method the arguments of an async method, and some of its attributes."""
+    """Return a decorator that gives a method the signature of an async method, and some of its attributes."""
     return functools.wraps(model, assigned=attributes)
 
 
 def blocking(model: Callable[Concatenate[Any, P], Awaitable[T]]) -> Callable[Concatenate[Any, P], T]:
-    """Return a method that calls an async method, and returns its result."""
+    """Return a synchronous method that calls an async method, and returns its result."""
     return like(model, _ALL)(lambda self, *args, **options: self._loop.call(model, self._wrapped, *args, **options))
 
 

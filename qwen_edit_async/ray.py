@@ -12,14 +12,14 @@
     edited.write_parquet("/shared/table")
     print(hub.stop().text())
 
-The hub is an actor that submits and journals all edits. The workers read the images, ask the hub by key, and download
-the pictures. A worker mostly waits, so it needs no whole CPU. Ray repeats the work of a process that dies, but no edit
-is paid for twice:
+The hub is an actor that submits and journals all edits. The workers read the images, ask the hub for the edits, and
+download the pictures. A worker mostly waits, so it does not need a whole CPU. Ray repeats the work of a process that
+dies, but no edit is paid for twice:
 
-- If a worker dies, its rows run again. They wait for their edits in flight, and get finished ones from the journal.
-- If the hub dies, Ray starts it again, and repeats the calls of the workers. Edits that the hub was submitting at that
-  moment are ``uncertain``.
-- If the head node dies, start Ray, the hub and the job again. The folder of the journal must have survived.
+- If a worker dies, its rows run again. They wait for edits in flight, and get finished edits from the journal.
+- If the hub dies, Ray restarts it and repeats the workers' calls. Edits that the hub was submitting when it died are
+  ``uncertain``.
+- If the head node dies, start Ray, the hub and the job again. The journal's folder must have survived.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _HEAD: Final = "node:__internal_head__"
 """The resource that only the head node of a cluster has."""
 
 _CALLS: Final = 10_000
-"""The most calls of workers that the hub works on at a time. Further calls wait in Ray."""
+"""The maximum number of workers' calls that the hub handles at a time. Further calls wait in Ray."""
 
 
 def start_hub(
@@ -77,23 +77,24 @@ def start_hub(
     resubmit_uncertain: bool = False,
     **session: Any,
 ) -> Hub:
-    """Start the hub on the head node, or return the one that runs under this name.
+    """Start the hub on the head node, or return the running hub with this name.
 
-    The hub is a detached actor: it outlives this program, and Ray restarts it if it dies. It goes on from its journal.
-    The API key comes from the environment in which Ray was started on the head node.
+    The hub is a detached actor: it outlives this program, and Ray restarts it if it dies. It then continues from its
+    journal. The API key comes from the environment in which Ray was started on the head node.
 
     Args:
         folder: The folder of the journal, on a disk of the head node.
         name: The hub's name in the cluster.
-        max_in_flight: The greatest number of tasks in flight, for all workers together.
-        submit_rate: The most submissions per second, for all workers together.
-        max_cost: The most that all edits of the folder may cost.
-        max_tasks: The most tasks that may be created for the folder.
-        resubmit_uncertain: Whether a row whose edit is uncertain submits it again. Both tasks may be charged.
+        max_in_flight: The maximum number of tasks in flight, for all workers together.
+        submit_rate: The maximum number of submissions per second, for all workers together.
+        max_cost: The maximum cost of all edits of the folder.
+        max_tasks: The maximum number of tasks that may be created for the folder.
+        resubmit_uncertain: Whether an uncertain edit is submitted again when its row runs again. Both tasks may be
+            charged.
         **session: Other options of :class:`EditSession`, without secrets, because the cluster stores them.
 
     Raises:
-        ConfigurationError: If Ray or the key is missing, if an option is wrong, or if the running hub has other ones.
+        ConfigurationError: If Ray or the key is missing, an option is wrong, or the running hub has other options.
         JournalError: If the journal can't be opened.
     """
     if "api_key" in session:
@@ -115,7 +116,7 @@ def start_hub(
 
 
 def get_hub(name: str = _NAME) -> Hub:
-    """Return the hub that runs under a name.
+    """Return the running hub with a name.
 
     Raises:
         ConfigurationError: If there is no such hub in this cluster, or if Ray is missing.
@@ -151,7 +152,7 @@ class Hub:
         return report
 
     def stop(self) -> BatchReport:
-        """End the hub, and return its report. The next hub of the folder goes on with the tasks in flight."""
+        """End the hub, and return its report. The next hub of the folder continues the tasks in flight."""
         try:
             report: BatchReport = _ray().get(self._actor.stop.remote())
         finally:
@@ -167,15 +168,15 @@ class HubActor:
     """The actor: an :class:`EditHub` and its session, which the first call opens."""
 
     def __init__(self, folder: str, limits: dict[str, Any], session: dict[str, Any]) -> None:
-        self._given = (folder, limits, session)
+        self._arguments = (folder, limits, session)
         self._stack = contextlib.AsyncExitStack()
         self._opening = asyncio.Lock()
         self._opened: tuple[EditSession, EditHub] | None = None
 
-    async def _use(self) -> tuple[EditSession, EditHub]:
+    async def _parts(self) -> tuple[EditSession, EditHub]:
         async with self._opening:
             if self._opened is None:
-                folder, limits, options = self._given
+                folder, limits, options = self._arguments
                 async with contextlib.AsyncExitStack() as opening:
                     session = await opening.enter_async_context(EditSession(**options))
                     hub = await opening.enter_async_context(EditHub(folder, session, save=False, **limits))
@@ -184,37 +185,37 @@ class HubActor:
 
     async def open(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """Open the session and the journal, and return the arguments of the actor."""
-        await self._use()
-        return self._given
+        await self._parts()
+        return self._arguments
 
     async def edit(self, request: EditRequest) -> BatchOutcome:
-        """Return the outcome of an edit, which ends as ``completed``."""
-        return await (await self._use())[1].edit(request)
+        """Make an edit unless it is in the journal, and return its outcome. A success is ``completed``."""
+        return await (await self._parts())[1].edit(request)
 
     async def record(self, name: str, files: Sequence[tuple[str, int]], error: str | None) -> None:
-        """Record that a worker saved the pictures of an edit, or could not."""
-        await (await self._use())[1].record(name, files, error)
+        """Record that a worker saved an edit's pictures, or why it could not."""
+        await (await self._parts())[1].record(name, files, error)
 
     async def renew(self, task_id: str) -> tuple[str, ...]:
         """Return new URLs of the pictures of a task."""
-        return (await (await self._use())[0].status(task_id)).urls
+        return (await (await self._parts())[0].status(task_id)).urls
 
     async def result_hosts(self) -> ResultHosts:
         """Return the hosts that pictures may be downloaded from."""
-        session, allowed = (await self._use())[0], self._given[2].get("allow_result_hosts", ())
+        session, allowed = (await self._parts())[0], self._arguments[2].get("allow_result_hosts", ())
         return resolve_result_hosts(session.base_url, allowed)
 
     async def statistics(self) -> SessionStatistics:
         """Return the counts of the session."""
-        return (await self._use())[0].statistics()
+        return (await self._parts())[0].statistics()
 
     async def report(self) -> BatchReport:
         """Return the report on all edits of the folder so far."""
-        return await (await self._use())[1].write_report()
+        return await (await self._parts())[1].write_report()
 
     async def stop(self) -> BatchReport | None:
         """Close the hub and its session, and return the last report."""
-        _, hub = await self._use()
+        _, hub = await self._parts()
         await self._stack.aclose()
         return hub.report
 
@@ -228,7 +229,7 @@ class EditedRow(TypedDict):
         task_id: The service's id for the task.
         files: The paths of the pictures.
         cost: The cost in the account's currency, if the service stated one.
-        error: What went wrong.
+        error: The problem, if there is one.
     """
 
     status: str
@@ -239,22 +240,22 @@ class EditedRow(TypedDict):
 
 
 class EditRows:
-    """Makes the edits of rows in a worker, for ``map`` and ``map_batches`` of Ray Data and for ``daft.cls``.
+    """Edits rows in a worker, for ``map`` and ``map_batches`` of Ray Data and for ``daft.cls``.
 
-    A row has ``image``, ``image2``, ``image3``, ``instruction``, ``key`` and the parameters by name. The columns of
-    :class:`EditedRow` are added. Without a key, the images' paths or URLs (images in memory: their content), the
-    instruction and the parameters identify the edit. An edit that goes wrong is a row with an error, never an
-    exception. A row that is run again gets the same pictures.
+    The columns of a row are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` and one per parameter. The
+    columns of :class:`EditedRow` are added. The key identifies the edit. Without a key, its instruction, its parameters
+    and its images' paths or URLs do; an image in memory counts by its content. If an edit goes wrong, its row has an
+    error; no exception is raised. A row that runs again gets the same pictures.
 
-    The worker reads image files and sends them to the hub. It downloads the pictures without the API key. In Daft, the
-    columns are passed to the method ``edit``::
+    The worker reads image files and sends them to the hub. It downloads the pictures without the API key. With Daft,
+    pass the columns to the method ``edit``::
 
         rows = daft.cls(EditRows, max_concurrency=16)(hub, "/shared/edited")
         table = table.with_column("edit", rows.edit(to_struct(table["key"], table["image"], table["instruction"])))
 
     Args:
         hub: The hub.
-        save_to: The folder for the pictures: a folder that all workers share, or one in a bucket, such as
+        save_to: The folder for the pictures. All workers must share it, or it is in a bucket, such as
             ``s3://bucket/folder``.
         trust_env: Whether downloads use the proxies of the worker's environment.
     """
@@ -268,7 +269,7 @@ class EditRows:
         self._table = Rows("", EditDefaults(), typed=False, note=lambda _: None)
 
     async def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a row, or a batch of NumPy columns, with the columns of its edits."""
+        """Return a row, or a batch of NumPy columns, with the columns of :class:`EditedRow` added."""
         import pyarrow as pa  # noqa: PLC0415  # Ray Data brings it
 
         is_batch = all(getattr(column, "shape", ()) for column in rows.values())
@@ -276,7 +277,7 @@ class EditRows:
             (dict(zip(rows, cells, strict=True)) for cells in zip(*rows.values(), strict=True)) if is_batch else [rows]
         )
         edited: list[Any] = await asyncio.gather(*map(self.edit, each))
-        # A scalar of Arrow has a type even if it is empty, so blocks without a single picture have the same schema.
+        # An Arrow scalar has a type even if it is null. So all blocks have the same schema, with pictures or without.
         text = pa.string()
         kinds = {"status": text, "task_id": text, "files": pa.list_(text), "cost": pa.float64(), "error": text}
         added = {name: [pa.scalar(row[name], kind) for row in edited] for name, kind in kinds.items()}
@@ -300,7 +301,7 @@ class EditRows:
         return edited
 
     def _request_of(self, row: Mapping[str, Any]) -> EditRequest:
-        """Return the request of a row, with the content of its files, which the hub may not have. Blocking."""
+        """Return the request of a row, with its files' content, which the hub may be unable to read. Blocking."""
         item = self._table.item_of_fields(0, row)
         if item.request is None:
             raise InvalidEditError(item.problem or "it is not an edit")
@@ -336,7 +337,7 @@ class EditRows:
 
 
 def _content(image: Any, name: str) -> Any:
-    """Return the bytes of an image file, or another image as it is. Blocking."""
+    """Return the content of an image file. Return any other image as it is. Blocking."""
     path = local_path(image)
     if path is None or "://" in path or path.startswith("data:"):
         return image

@@ -54,7 +54,7 @@ class BucketPath(os.PathLike[str]):
     key: str
     replace: bool = attrs.field(default=False, eq=False, kw_only=True)
     size: int = attrs.field(default=-1, eq=False, kw_only=True)
-    _given: Any = attrs.field(default=None, eq=False, kw_only=True, repr=False)
+    _users_store: Any = attrs.field(default=None, eq=False, kw_only=True, repr=False)
 
     @classmethod
     def of(cls, value: object) -> BucketPath | None:
@@ -64,7 +64,7 @@ class BucketPath(os.PathLike[str]):
             return None if match is None else cls(f"{match[1].lower()}://{match[2]}", match[3].rstrip("/"))
         if isinstance(value, cls):
             return value
-        return cls(_root_of(value[0]), value[1].strip("/"), given=value[0]) if is_pair(value) else None
+        return cls(_root_of(value[0]), value[1].strip("/"), users_store=value[0]) if is_pair(value) else None
 
     def __str__(self) -> str:
         return f"{self.root}/{self.key}".rstrip("/")
@@ -96,7 +96,7 @@ class BucketPath(os.PathLike[str]):
         return attrs.evolve(self, key=str(PurePosixPath(self.key).with_suffix(suffix)), size=-1)
 
     def open(self, mode: str = "rb") -> IO[bytes]:
-        """Open the file for reading. Its content is read when it is needed.
+        """Open the file for reading. Content is read only when it is needed.
 
         Raises:
             OSError: The file does not exist, or can't be read.
@@ -120,7 +120,7 @@ class BucketPath(os.PathLike[str]):
         """Return whether the file exists.
 
         Raises:
-            OSError: The store can't be asked.
+            OSError: The store does not answer.
         """
         try:
             self.tag()
@@ -129,17 +129,17 @@ class BucketPath(os.PathLike[str]):
         return True
 
     def tag(self) -> str:
-        """Return the tag that the store gave the file's content, without reading the content.
+        """Return a tag that changes with the file's content, without reading the content.
 
         Raises:
-            OSError: The file does not exist, or the store can't be asked.
+            OSError: The file does not exist, or the store does not answer.
         """
         with self._explained() as obstore:
             found = obstore.head(self._store, self.key)
         return f"{found['e_tag'] or found['last_modified'].isoformat()} {found['size']}"
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Yield the path below this folder, and the size, of each file in this folder and its subfolders.
+        """Yield each file in this folder and its subfolders: its path below this folder, and its size.
 
         Raises:
             OSError: The folder can't be read.
@@ -151,18 +151,18 @@ class BucketPath(os.PathLike[str]):
                     yield found["path"][start:], found["size"]
 
     def signed_url(self) -> str | None:
-        """Return a URL from which anybody can read the file for some hours; ``None`` if the store can't sign."""
+        """Return a URL from which anybody can read the file for some hours; ``None`` if the store can't sign URLs."""
         try:
             with self._explained() as obstore:
                 return str(obstore.sign(self._store, "GET", self.key, expires_in=_SIGNED_FOR))
-        except OSError:  # without credentials, too, as for a public bucket
+        except OSError:  # also without credentials, as for a public bucket
             return None
 
     def put(self, file: IO[bytes]) -> None:
         """Write the file whole, or not at all.
 
         Raises:
-            FileExistsError: There is such a file already, and it may not be replaced.
+            FileExistsError: The file exists, and must not be replaced.
             OSError: The file can't be written.
         """
         file.seek(0)
@@ -171,11 +171,11 @@ class BucketPath(os.PathLike[str]):
 
     @property
     def _store(self) -> ObjectStore:
-        return self._given or _store_at(self.root)
+        return self._users_store or _store_at(self.root)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[ModuleType]:
-        """Raise obstore's errors as :class:`OSError`, with texts that hold no credentials."""
+        """Turn obstore's errors into :class:`OSError`, with texts that contain no credentials."""
         obstore = _obstore()
         try:
             yield obstore
@@ -188,13 +188,13 @@ class BucketPath(os.PathLike[str]):
 
 
 class BucketPart(Part[BucketPath]):
-    """A file that is kept on this machine until it is complete. A large one goes to a temporary file."""
+    """A file that stays on this machine until it is complete: in memory, or in a temporary file if it is large."""
 
     def __init__(self, target: BucketPath) -> None:
         super().__init__(target, tempfile.SpooledTemporaryFile(_SPOOL_BYTES))  # noqa: SIM115  # close() closes it
 
     def commit(self, target: BucketPath) -> BucketPath:
-        """Write the file to the bucket; see :meth:`Part.commit`. A file with the same content is not an error."""
+        """Write the file to the bucket; see :meth:`Part.commit`. An existing file with the same content is kept."""
         with self._lock, self._file:
             size = self._file.seek(0, os.SEEK_END)
             if target != self._target and target.exists():
@@ -202,8 +202,8 @@ class BucketPart(Part[BucketPath]):
             try:
                 target.put(self._file)
             except FileExistsError:
-                # An earlier run may have ended just after it wrote the file.
-                if not self._is_at(target):
+                # An earlier run may have been killed just after it wrote the file.
+                if not self._equals(target):
                     raise
             return attrs.evolve(target, size=size)
 
@@ -212,14 +212,14 @@ class BucketPart(Part[BucketPath]):
         with self._lock:
             self._file.close()
 
-    def _is_at(self, target: BucketPath) -> bool:
+    def _equals(self, target: BucketPath) -> bool:
         self._file.seek(0)
         with target.open() as known:
             return known.read() == self._file.read()
 
 
 class _Reader(io.RawIOBase):
-    """A file of obstore as a file of Python."""
+    """An obstore reader with the interface of a Python file."""
 
     def __init__(self, path: BucketPath, file: ReadableFile) -> None:
         self._path = path
@@ -269,7 +269,7 @@ def _root_of(store: Any) -> str:
 
 
 def _reason_of(error: Exception) -> str:
-    """Return the first line of an error's text, without the XML of a reply, which may name the account."""
+    """Return the first line of an error's text. Omit the XML of a reply, which may name the account."""
     line, *_ = str(error).partition("\n")
     return without_signatures(line).partition("<")[0].rstrip(": ")[:_REASON_CHARACTERS]
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from qwen_edit_async.storage.part import Part
 
 PART_NAME_CHARACTERS = 40
-"""The number of characters of the final name that are part of a part file's name."""
+"""The number of characters that the name of a part file takes from the final name."""
 
 
 class PartFile(Part[Path]):
-    """A local file that is written under a temporary name in its final folder. It replaces a file of that name.
+    """A local file that has a temporary name until it is complete. It then replaces any file of its final name.
+
+    The temporary file is in the final folder.
 
     Raises:
         OSError: The file can't be created. A missing folder is created first.

@@ -1,4 +1,4 @@
-"""A file that is being written. Blocking."""
+"""A file that gets its final name only when it is complete. Blocking."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 class Part(abc.ABC, Generic[P]):
-    """A file that gets its final name only when it is complete.
+    """A file that is being written.
 
-    A lock protects the file when a cancelled caller closes it while a write is still running.
+    A cancelled caller may close the file while a write is still running, so a lock protects it.
 
     Args:
         target: The planned name.
@@ -34,7 +34,7 @@ class Part(abc.ABC, Generic[P]):
             return self._file.tell()
 
     def finish(self, offset: int, piece: Iterable[bytes], inspect: Callable[[IO[bytes], int], T]) -> T:
-        """Write the last piece, cut off any bytes after it, and return the result of inspecting the complete file.
+        """Write the last piece, and cut off any bytes after it. Inspect the complete file, and return the result.
 
         ``inspect`` is called with the file and its size.
         """
@@ -47,7 +47,7 @@ class Part(abc.ABC, Generic[P]):
     def commit(self, target: P) -> P:
         """Move the file to its final name, and return the final path.
 
-        If ``target`` is another name than the planned one and is taken, the planned name is used.
+        ``target`` may differ from the planned name. If it does, but is taken, the planned name is used.
 
         Raises:
             OSError: The file can't be written.

@@ -14,22 +14,21 @@ from qwen_edit_async.storage.part import Part
 FilePath: TypeAlias = Path | BucketPath
 """The path of a result, or of the folder of results."""
 
-
 AnyPath: TypeAlias = "str | os.PathLike[str] | tuple[object, str]"
 """A path that users give: a local path, a URL in a bucket, or a pair of an obstore store and a path in it."""
 
 
 def file_path(path: object) -> FilePath:
-    """Return a path to write to, from a local path, a URL, or a pair of a store and a path in it.
+    """Return the path of a result from a local path, a URL, or a pair of a store and a path in it.
 
     Raises:
-        ConfigurationError: Nothing can be written to such a path.
+        ConfigurationError: If results can't be written to such a path.
     """
     if (bucket := BucketPath.of(path)) is not None:
         return bucket
     try:
         text = os.path.expanduser(path)  # type: ignore[call-overload]  # noqa: PTH111  # Path.expanduser raises for "~nobody"
-    except Exception:  # noqa: BLE001  # each library of remote paths raises its own kind of error
+    except Exception:  # noqa: BLE001  # each library for remote paths raises errors of its own
         text = "://"
     if not isinstance(text, str) or "://" in text:
         raise ConfigurationError(
@@ -40,5 +39,5 @@ def file_path(path: object) -> FilePath:
 
 
 def new_part(path: FilePath) -> Part[Any]:
-    """Begin to write a file."""
+    """Start to write a file, which gets its name when it is complete."""
     return BucketPart(path) if isinstance(path, BucketPath) else PartFile(path)
