@@ -1,4 +1,4 @@
-"""Edits on demand, for many callers that share one account: the journal and the rows of a bulk run."""
+"""Edits on demand for many callers that share one account, with the journal and the rows of a bulk run."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ _CLOSED: Final = "the hub was closed"
 class EditHub:
     """Edits on demand with the guarantees of a bulk run: ``outcome = await hub.edit(request)``.
 
-    Callers ask by key, as often as they like. Each edit is journalled as by :class:`EditBatch`, and paid for once:
+    A request may be repeated as often as you like. Its edit is journalled as by :class:`EditBatch`, and paid for once:
 
     - A request for an edit in flight waits for that edit.
     - A finished edit is answered from the journal. Missing or damaged files are downloaded again.
-    - A request with another content than the key's first one is refused.
-    - An edit that may have a task, because the hub or a reply was lost, is ``uncertain``.
+    - A request is refused if its key was first used for another edit.
+    - If the hub dies or a reply is lost during a submission, the edit is ``uncertain``: a task may exist.
 
-    The session's limits hold for all callers together. Tasks of an earlier hub count against ``max_in_flight`` until
+    The session's limits apply to all callers together. Tasks of an earlier hub count against ``max_in_flight`` until
     they end. Cancelling a call does not stop its edit.
 
-    Use ``async with EditHub(…) as hub:``. One hub or bulk run at a time can have the folder. Leaving the block stops
-    the edits at work and waits at most 5 s for the ids of tasks that were just submitted. The next hub goes on with
-    these tasks.
+    Use ``async with EditHub(…) as hub:``. Only one hub or bulk run can use the folder at a time. At its end, the
+    block stops the edits in progress, and waits at most 5 s for the ids of tasks that were just submitted. The next hub
+    continues these tasks.
 
     Args:
-        out_dir: The folder for the pictures and the journal, made if it is missing. A folder of :class:`EditBatch` is
-            continued.
+        out_dir: The folder for the pictures and the journal, created if it is missing. It can be a folder of
+            :class:`EditBatch`, whose journal is continued.
         session: The session that edits.
-        max_cost: The most that all edits of the folder may cost, as for :class:`EditBatch`.
-        max_tasks: The most tasks that may be created for the folder.
+        max_cost: The maximum cost of all edits of the folder, as for :class:`EditBatch`.
+        max_tasks: The maximum number of tasks that may be created for the folder.
         resubmit_uncertain: Whether a request for an uncertain edit submits it again. Both tasks may be charged.
         deadline: Seconds for each edit, from getting a slot to its end; the session's by default.
         service: The name of the service that has the tasks; the session's address by default. Give a name if the
-            address is a different one each time.
-        save: Whether the hub saves the pictures. Otherwise an edit ends as ``completed``. Its caller downloads
-            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. The folders of
-            ``outcome.files`` are then without meaning.
+            address changes.
+        save: Whether the hub saves the pictures. If not, an edit ends as ``completed``. Its caller downloads
+            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. Only the names in
+            ``outcome.files`` are then valid, not the folders.
 
     Raises:
         ConfigurationError: If an option is wrong.
@@ -80,8 +80,8 @@ class EditHub:
         service: str = "",
         save: bool = True,
     ) -> None:
-        self._here = os.getcwd()
-        self._targets = Targets(local_folder(out_dir, self._here, "a hub"), overwrite=False)
+        self._working_folder = os.getcwd()
+        self._targets = Targets(local_folder(out_dir, self._working_folder, "a hub"), overwrite=False)
         self._session = session
         self._service = service
         self._options = RunOptions(
@@ -106,7 +106,7 @@ class EditHub:
     def progress(self) -> BatchProgress:
         """The counts of this hub's answers, and the cost of all edits of the folder.
 
-        An edit that is asked for again counts again, as saved and as found.
+        An edit that is requested again counts again: both as saved and as found.
         """
         return self._run.progress_now() if self._run is not None else BatchProgress()
 
@@ -116,10 +116,10 @@ class EditHub:
         return self._run.report if self._run is not None else None
 
     async def __aenter__(self) -> Self:
-        """Open the journal, and go on with the tasks of an earlier hub.
+        """Open the journal, and continue the tasks of an earlier hub.
 
         Raises:
-            JournalError: If the journal can't be opened, or if another hub or run has it.
+            JournalError: If the journal can't be opened, or if another hub or run uses it.
             SessionClosedError: If the session is not open, or if the hub was opened before.
         """
         self._session.require_open()
@@ -139,7 +139,7 @@ class EditHub:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Stop the edits at work, keep the ids of their tasks, and write ``report.json``.
+        """Stop the edits in progress, keep the ids of their tasks, and write ``report.json``.
 
         Raises:
             JournalError: If the journal failed. Its notes name the ids of tasks that could not be written.
@@ -150,18 +150,18 @@ class EditHub:
             self._run.raise_crash()
 
     async def edit(self, request: RequestInput) -> BatchOutcome:
-        """Return the outcome of an edit, from the journal or after making it.
+        """Make an edit unless the journal has its outcome. Return the outcome.
 
-        It raises no error of an edit: ``outcome.status`` and ``outcome.error`` tell what went wrong. The status is
-        ``saved``, ``failed`` or ``uncertain``. Any other status means that the edit has not ended; the error says why,
-        and the same request can be made again. A refused request is ``failed``, which changes nothing in the journal.
+        If the edit goes wrong, no exception is raised: see ``outcome.status`` and ``outcome.error``. The status is
+        ``saved``, ``failed`` or ``uncertain``. Any other status means that the edit has not ended. The error then says
+        why, and you can repeat the request. A refused request is also ``failed``, but the journal stays unchanged.
 
         Args:
             request: The request, or a mapping with its fields. Without a key, the images' paths or URLs, the
                 instruction and the parameters identify the edit.
 
         Raises:
-            JournalError: If the journal fails. The hub is of no use then.
+            JournalError: If the journal fails. The hub can't be used any more.
             SessionClosedError: If the hub is not open.
         """
         run = self._require_open()
@@ -170,7 +170,7 @@ class EditHub:
         except InvalidEditError as error:
             return BatchOutcome(key="", status="failed", instruction="", error=str(error))
         in_memory = None in map(image_locator, request.images)
-        identity, content = await run.files.call(_names_of, request) if in_memory else _names_of(request)
+        identity, content = await run.files.call(_identities_of, request) if in_memory else _identities_of(request)
         self._require_open()
         row = self._asked.get((identity, content))
         if row is None:
@@ -180,9 +180,9 @@ class EditHub:
         return _outcome_of(request, "planned", _CLOSED) if row.cancelled() else row.result()
 
     async def record(self, name: str, files: Sequence[tuple[str, int]] = (), error: str | None = None) -> None:
-        """Record that a caller saved the pictures of an edit, or could not; for a hub with ``save=False``.
+        """Record that a caller of a hub with ``save=False`` saved an edit's pictures, or could not.
 
-        After three completed edits in a row that could not be saved, the hub submits nothing until one is saved.
+        If three completed edits in a row can't be saved, the hub submits nothing more until one is saved.
 
         Args:
             name: The edit's ``outcome.name``.
@@ -215,7 +215,7 @@ class EditHub:
         return await run.write_reports(run.budget.stopped, preview_seconds=0)
 
     async def wait_failed(self) -> None:
-        """Wait until the journal fails, and raise its error, for a program that does nothing but serve the hub.
+        """Wait until the journal fails, and raise its error. It is for programs that only serve the hub.
 
         Raises:
             JournalError: The journal failed.
@@ -235,11 +235,11 @@ class EditHub:
         del self._asked[asked]
 
     async def _answer(self, run: Run, identity: str, request: EditRequest) -> BatchOutcome:
-        """Make an edit unless it is made, and return its outcome."""
-        # Only the end of the run cancels this task, and it waits for the outcome.
+        """Make an edit unless the journal has its outcome. Return the outcome."""
+        # Only the end of the run cancels this task. The callers still get the outcome.
         with contextlib.suppress(asyncio.CancelledError):
             async with run.room, run.row_lock(identity):
-                refused = await take(run, identity, located(request, self._here))
+                refused = await take(run, identity, located(request, self._working_folder))
             if refused is not None:
                 return _outcome_of(request, "failed", str(refused))
         outcome = await run.journal.do(Store.outcome, identity) or _outcome_of(request, "planned")
@@ -260,8 +260,8 @@ async def _close(run: Run) -> None:
         await run.write_reports(stopped, preview_seconds=0)
 
 
-def _names_of(request: EditRequest) -> tuple[str, str]:
-    """Return the identity of a request, and that of its content. Blocking if an image is in memory."""
+def _identities_of(request: EditRequest) -> tuple[str, str]:
+    """Return the identities of a request and of its content. Blocking if an image is in memory."""
     content = identify(attrs.evolve(request, key=None))
     return identify(request) if request.key else content, content
 

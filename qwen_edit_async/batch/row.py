@@ -1,7 +1,7 @@
 """One edit of a bulk run, from its state in the journal to its saved pictures.
 
-Each step is on the disk before anything relies on it. The intent is journalled before the request is sent, and the
-results' URLs before their download. The files' names are journalled after the files are saved.
+Each step is journalled on disk before anything relies on it. The intent is journalled before the request is sent, and
+the results' URLs before the download. The files' names are journalled after the files are saved.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from qwen_edit_async.tasks import TaskSnapshot, TaskStatus, Usage
 
 
 class _StoppedError(Exception):
-    """The run stopped submitting while an edit waited for its slot; this error never leaves the module."""
+    """The run stopped submitting while an edit waited for a slot. This error never leaves the module."""
 
 
 class Row:
@@ -63,7 +63,7 @@ class Row:
         await self._record(State.FAILED, problem, request)
 
     async def carry_out(self, action: Action, request: EditRequest | None = None) -> None:
-        """Carry out any other action until the pictures are saved. Journal every error.
+        """Carry out any action but ``FAIL`` until the pictures are saved. Journal every error.
 
         Args:
             action: The action.
@@ -79,7 +79,7 @@ class Row:
                 run.progress.found += 1
                 return
             await self._move(State.COMPLETED, files=None)
-        if self._is_of_earlier_run:
+        if self._was_completed_before:
             run.budget.fetching.add(entry.number)
         if action in SENDS and self._state is State.FAILED:
             await self._move(State.PLANNED, reason=None, problem=None)
@@ -109,7 +109,7 @@ class Row:
         self._run.unanswered += 1
 
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
-        """Journal the task's id, or that the service has no task."""
+        """Journal the task's id, or undo the journalled intent if there is certainly no task."""
         if isinstance(fate, TaskSnapshot):
             if self._state is State.SUBMITTING:
                 self._run.budget.created()
@@ -127,12 +127,12 @@ class Row:
         return self._entry.state is State.UNCERTAIN
 
     @property
-    def _is_of_earlier_run(self) -> bool:
-        """Whether an earlier run saw the edit complete."""
+    def _was_completed_before(self) -> bool:
+        """Whether the task was completed in an earlier run."""
         return self._entry.state in {State.COMPLETED, State.SAVED}
 
     def _undo_attempt(self) -> None:
-        """Return to the state before this attempt, which created no task."""
+        """Journal the state before this attempt again, because the attempt created no task."""
         self._leave_flight()
         if self._state not in {State.SUBMITTING, State.UNCERTAIN}:
             return
@@ -182,8 +182,8 @@ class Row:
             budget.ended(pictures, chargeable=True)
             await self._record(State.SUBMITTED, error, request)
             return
-        understood = isinstance(error, QwenEditError | _StoppedError) and not isinstance(error, SubmitUncertainError)
-        if self._state is State.SUBMITTING and not understood:
+        is_certain = isinstance(error, QwenEditError | _StoppedError) and not isinstance(error, SubmitUncertainError)
+        if self._state is State.SUBMITTING and not is_certain:
             budget.created()
             budget.ended(pictures, chargeable=True)
             await self._record(State.UNCERTAIN, error, request)
@@ -209,10 +209,10 @@ class Row:
             try:
                 result = await task
             finally:
-                self._leave_flight()  # it is no longer in flight
+                self._leave_flight()
         except asyncio.CancelledError:
             if not task.awaited:
-                # Only a task that has not begun is cancelled at the service. The next run gets the results of others.
+                # Only a task that is still queued is cancelled at the service. The next run gets the other results.
                 task.owned = task.status is TaskStatus.QUEUED
                 task.cancel()
             raise
@@ -233,7 +233,7 @@ class Row:
             cost = self._cost_of(task)
             await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
             run.budget.completed(pictures, cost, made=len(result.images), counted=self._entry.cost)
-            # The page has its own thumbnails.
+            # A report has its own thumbnails, so these pictures need no previews.
             await self._save([attrs.evolve(image, previews=None) for image in result.images])
 
     def _cost_of(self, task: EditTask) -> Decimal | None:
@@ -245,7 +245,7 @@ class Row:
         run, name, asked = self._run, self._entry.name, self._entry.pictures
         if not run.options.saves:
             return  # the caller of the hub saves them
-        if len(images) > asked:  # the names of the extra ones may belong to other edits
+        if len(images) > asked:  # the files of other edits may have the next names
             about(images[0].task_id).warning(
                 "a task made %d pictures instead of %d: the extra ones are not saved", len(images), asked
             )
@@ -255,7 +255,7 @@ class Row:
                 for place, image in zip(_places_of(images, asked), images, strict=False)
             ]
         except (DownloadError, SessionClosedError, OSError) as error:
-            # Most likely a full disk: later pictures could not be saved either.
+            # The disk is probably full, so later pictures could not be saved either.
             if isinstance(error, OSError) and not isinstance(error, FileExistsError):
                 run.budget.stop(f"pictures can't be saved: {error.strerror or error}")
             elif not run.stop_if_fatal(error):
@@ -279,13 +279,13 @@ class Row:
 
     def _count_unsaved(self, error: Exception) -> None:
         budget = self._run.budget
-        if budget.unsaved(reason_of(error), earlier=self._is_of_earlier_run):
+        if budget.unsaved(reason_of(error), earlier=self._was_completed_before):
             log.warning("%s; nothing more is submitted until one is saved", budget.held)
 
     def _count_failure(self, error: Exception) -> None:
         run = self._run
         run.progress.failed += 1
-        if not isinstance(error, InvalidEditError):  # bad input fails in every run, and must not stop each one
+        if not isinstance(error, InvalidEditError):  # bad input fails in every run, and must not stop them all
             run.budget.failed(unreachable=isinstance(error, APIConnectionError))
         run.notify()
 
@@ -299,7 +299,7 @@ class Row:
 
 
 def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dict[str, Any]:
-    """Return the columns of a result. The times of a task that an earlier run submitted are unknown."""
+    """Return the journal's columns for a result. The times are unknown if an earlier run submitted the task."""
     urls = {image.index: image.url for image in result.images}
     columns: dict[str, Any] = {
         "urls": [urls.get(place, "") for place in range(max(urls) + 1)],
@@ -319,6 +319,6 @@ def _cost_columns(usage: Usage, cost: Decimal | None) -> dict[str, Any]:
 
 
 def _places_of(images: Sequence[OutputImage], asked: int) -> Sequence[int]:
-    """Return the number in each file's name, which is below the number of requested pictures."""
+    """Return the number for each file's name. All are less than the number of requested pictures."""
     places = [image.index for image in images[:asked]]
     return places if all(place < asked for place in places) else range(len(places))

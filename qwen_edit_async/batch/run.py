@@ -92,16 +92,16 @@ class Run:
         files: The thread that reads files.
         thumbnails: The thumbnails for the page.
         budget: The limits, and the costs and tasks so far.
-        progress: The counts that :meth:`progress_now` completes.
-        error: The error that ended the run, because it would stop every other edit.
-        in_flight: The numbers of the edits that are being submitted, or whose tasks are awaited.
+        progress: The counts so far, which :meth:`progress_now` completes.
+        error: The error that ended the run, because every other edit would meet it.
+        in_flight: The numbers of the edits that are being submitted or whose tasks are awaited.
         unanswered: The number of submissions without a reply or without a journalled task id.
         unwritten: The keys and task ids that could not be journalled.
         refused: The refused rows, grouped by reason.
-        changed: The number of refused rows whose edits are in the journal.
+        changed: The number of refused rows that have an edit in the journal.
         report: The report, once the run has ended or was interrupted.
-        room: Limits the number of edits at work.
-        rows: The edits at work.
+        room: Limits the number of edits in progress.
+        rows: The edits in progress.
         crash: The first unexpected error of an edit, from the journal or this package.
         closed: Whether the folder is free again.
     """
@@ -140,11 +140,11 @@ class Run:
         return self.targets.home
 
     def progress_now(self) -> BatchProgress:
-        """Return the progress of this moment."""
+        """Return the current progress."""
         return attrs.evolve(self.progress, in_flight=len(self.in_flight), cost=self.budget.spent, held=self.budget.held)
 
     async def begin(self) -> None:
-        """Recover from the last run: delete its part files, mark uncertain edits, and count its costs."""
+        """Recover from earlier runs: delete their part files, mark uncertain edits, and add up their costs."""
         journal = self.journal
         await self.files.call(sweep, self.home, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
         self.progress.begun = True
@@ -154,7 +154,7 @@ class Run:
             self.budget.resume(await journal.do(Store.summary))
 
     def stop_if_fatal(self, error: Exception) -> bool:
-        """Stop submitting if an error would stop every other edit. Return whether it would."""
+        """Stop submitting if every other edit would meet the same error. Return whether that is so."""
         if (fatal := error_of_run(error)) is None:
             return False
         self.error = self.error or fatal
@@ -178,7 +178,7 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def row_lock(self, identity: str) -> AsyncGenerator[None, None]:
-        """Wait until nothing else works on an edit, and reserve the edit while the block runs."""
+        """Wait until nothing else works on an edit. Reserve the edit for the block."""
         while identity in self._locked:
             await self.wait_for_change()
         self._locked.add(identity)
@@ -204,7 +204,7 @@ class Run:
     def _row_ended(self, row: asyncio.Task[Any]) -> None:
         self.rows.discard(row)
         if not row.cancelled() and (error := row.exception()) is not None:
-            # The journal or our code failed, so no row may continue as if its step were written.
+            # The journal or this package failed, so no row may rely on a step that may not be written.
             self.crash = self.crash or error
             self.budget.stop(str(error))
             self.notify()
@@ -212,7 +212,7 @@ class Run:
                 other.cancel()
 
     async def cancel_rows(self) -> None:
-        """Cancel the edits at work, and wait a few seconds for the replies to submissions that were sent."""
+        """Cancel the edits in progress. Wait a few seconds for the replies to submissions that were sent."""
         for row in self.rows:
             row.cancel()
         while self.rows:
@@ -223,7 +223,7 @@ class Run:
                     await self.wait_for_change()
 
     def raise_crash(self) -> None:
-        """Raise the error that ended the run, if there is one. Its notes name the task ids that were not written."""
+        """Raise the error that ended the run, if there is one. Its notes name the task ids that were not journalled."""
         if self.crash is not None:
             for key, task_id in self.unwritten:
                 self.crash.add_note(f"not in the journal: {key!r} is task {task_id}: session.attach({task_id!r})")
@@ -266,7 +266,7 @@ class Run:
         return self.report
 
     async def aclose(self) -> None:
-        """Close the files, and then the journal, which frees the folder."""
+        """Stop reading files, and then close the journal, which frees the folder."""
         try:
             with anyio.move_on_after(_CLOSING_SECONDS):
                 await self.files.aclose(self.thumbnails.close)
