@@ -50,12 +50,12 @@ def batch(
     Results are saved as KEY-0.png, KEY-1.png and so on. KEY is the row's key, or the picture's name if there is no key.
 
     To continue after an interruption, run the same command again. A journal beside the results records every step, so
-    that no edit is paid for twice. report.html shows the pictures before and after; report.json is for programs.
+    no edit is paid for twice. report.html shows the pictures before and after. report.json is for programs.
 
     Args:
         source: A folder, a quoted pattern ("photos/*.jpg"), or a table (.csv, .tsv, .jsonl, .parquet, a folder of
             .parquet files), also in a bucket (s3://BUCKET/TABLE.csv). A table's columns are image, image2, image3,
-            instruction, key and one per parameter. Its paths start from it. Without --strict, bad rows are left out.
+            instruction, key and one per parameter. Paths are relative to it. Without --strict, bad rows are left out.
         instruction: The instruction for rows without their own.
         output: The folder for the results, which may be in a bucket: s3://BUCKET/FOLDER, gs://… or az://….
         options: Options for the input, output and limits.
@@ -77,7 +77,7 @@ def batch(
 
 
 def _asks_price(options: BatchOptions) -> bool:
-    """Return whether to request the price from the service. Refuse options that make no sense together."""
+    """Return whether to request the price from the service. Refuse options that contradict each other."""
     if (options.price is not None or options.ask_price) and not options.dry_run and options.max_cost is None:
         raise ConfigurationError("--price and --ask-price work only with --dry-run or --max-cost: add one of them")
     if options.price is not None and options.ask_price:

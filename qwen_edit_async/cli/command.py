@@ -1,4 +1,4 @@
-"""Running a command that uses the service: its event loop, its session, its errors, and its unfinished tasks."""
+"""Runs a command that uses the service: its event loop, session, errors and unfinished tasks."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Command:
         screen: The screen for messages.
         connection: Options for the connection.
         submission: Options for submissions; ``None`` for a command that submits nothing.
-        max_in_flight: The most tasks in flight at a time.
+        max_in_flight: The maximum number of tasks in flight.
         output: The folder for results.
         as_json: Whether errors are printed as JSON.
         unsaved: Ids of completed tasks whose pictures are not all saved yet.
-        submit_rate: The most submissions per second; ``None`` for no limit.
+        submit_rate: The maximum number of submissions per second; ``None`` for no limit.
         journalled: Whether a journal records the tasks' ids, so that the command need not print them.
     """
 

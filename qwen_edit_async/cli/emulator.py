@@ -23,16 +23,16 @@ def emulator(
     requests_per_second: int | None = None,
     envelope: Literal["flat", "params", "both", "header"] = "flat",
 ) -> int:
-    """Run the embedded service on this machine until Ctrl-C.
+    """Run the emulator, an embedded service, on this machine until Ctrl-C.
 
-    The service follows the documented contract and changes real pixels, but it is not the model.
+    It follows the documented contract and changes real pixels, but it is not the model.
 
     Args:
-        port: The TCP port on 127.0.0.1; 0 takes a free port.
+        port: The TCP port on 127.0.0.1; 0 means any free port.
         duration: The median duration of a task, in seconds.
-        slots: The most tasks that run at the same time (no limit).
-        requests_per_second: The most requests per second; more are rejected with 429 (no limit).
-        envelope: The accepted form of the body in the protocol generation.
+        slots: Maximum number of tasks that run at the same time (no limit).
+        requests_per_second: Maximum number of requests per second. More are rejected with 429 (no limit).
+        envelope: The accepted form of the request body for the generation protocol.
     """
     from qwen_edit_async.emulator import EditEmulator, LogNormal  # noqa: PLC0415  # see the package's docstring
 

@@ -32,8 +32,8 @@ def hub(
 
     A worker sends POST /edits with the fields of an edit as JSON (key, image, instruction, any parameter) and with
     "Authorization: Bearer TOKEN". The reply is the outcome. Sending an edit again costs nothing. Results are saved as
-    in a batch, beside a journal. GET /pictures/NAME downloads a picture. Set QWEN_EDIT_HUB_TOKEN to the workers' token,
-    at least 16 characters and not the API key.
+    in a batch, beside a journal. GET /pictures/NAME downloads a picture. Set QWEN_EDIT_HUB_TOKEN to the workers' token.
+    It needs at least 16 characters, and must not be the API key.
 
     Args:
         output: The folder for the results and the journal.

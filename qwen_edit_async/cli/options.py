@@ -1,4 +1,4 @@
-"""Options that commands share. ``--help`` shows their docstrings, with the default in parentheses at the end."""
+"""Options that commands share. ``--help`` shows their docstrings, which end with the default in parentheses."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class ConnectionOptions:
     model: str | None = None
     """The model's name at the service (default: the protocol's)."""
     deadline: float = 600.0
-    """The most seconds for an edit."""
+    """Maximum seconds for an edit."""
     timeout: float = 60.0
-    """The most seconds to wait for a reply, or for progress of an upload."""
+    """Maximum seconds to wait for a reply, or for progress of an upload."""
     poll_interval: float | None = None
-    """Seconds between the status checks of a task (learned from the durations of tasks)."""
+    """Seconds between status checks of a task (learned from the durations of tasks)."""
     trust_env: Flag = False
     """Use the environment's proxies and netrc."""
     allow_result_hosts: Annotated[
@@ -83,15 +83,15 @@ class SubmissionOptions:
     fit: Flag = False
     """Turn, shrink or re-encode pictures that the service would refuse."""
     inline: Flag = False
-    """Read and send pictures that are in buckets, instead of presigning them for the service."""
+    """Send the content of pictures in buckets, instead of presigned URLs."""
     strict: Flag = False
     """Refuse text that the service would cut off. In a batch, send nothing if any row is bad."""
     resubmit_uncertain: Flag = False
     """Submit again after a lost reply, although both tasks may be charged. In a batch, the next run does this."""
     envelope: Literal["auto", "flat", "params", "header"] = "auto"
-    """The form of the request body in the protocol generation. Auto tries flat and params."""
+    """The form of the request body for the generation protocol. Auto tries flat and params."""
     emulator: Flag = False
-    """Use the embedded service, which needs no key. It is not the model."""
+    """Use the emulator, an embedded service that needs no key. It is not the model."""
 
 
 @Parameter(name="*")
@@ -100,7 +100,7 @@ class BatchOptions:
     """Options for the input, output and limits of a bulk run."""
 
     concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16
-    """The most tasks in flight at a time."""
+    """Maximum number of tasks in flight."""
     recursive: Flag = False
     """Also read subfolders, except trash folders, thumbnail folders and results of other runs."""
     overwrite: Flag = False
@@ -116,9 +116,9 @@ class BatchOptions:
     journal: Path | None = None
     """The local folder for the journal, if the results go to a bucket."""
     gallery_limit: int = 2000
-    """The most edits in report.html, failed edits first; 0 writes no report.html."""
+    """Maximum number of edits in report.html, failed edits first. 0 means no report.html."""
     dry_run: Flag = False
-    """Only print what a run would do, and the problems of the source. Needs no key and writes nothing."""
+    """Only print what a run would do and which rows are bad. Needs no key and writes nothing."""
     price: Decimal | None = None
     """The price of a picture, for --dry-run, and for --max-cost until the service states a cost."""
     ask_price: Flag = False
@@ -131,11 +131,11 @@ class HubOptions:
     """Options for the address and limits of a hub."""
 
     listen: str = "127.0.0.1:8788"
-    """A loopback or private address and a port. The connection is not encrypted. Port 0 takes a free port."""
+    """A loopback or private address and a port. The connection is not encrypted. Port 0 means any free port."""
     concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16
-    """The most tasks in flight at a time, for all workers together."""
+    """Maximum number of tasks in flight, for all workers together."""
     submit_rate: float | None = None
-    """The most submissions per second (no limit)."""
+    """Maximum number of submissions per second (no limit)."""
     max_cost: Decimal | None = None
     """Stop submitting before all edits of the folder could cost more than this amount."""
     max_tasks: int | None = None
@@ -152,9 +152,9 @@ _ATTACH = re.compile(r"session\.attach\('([^']+)'\)")
 
 
 def shell_text(text: str) -> str:
-    """Return a message of the library as the shell says it: ``name=True`` is ``--name``.
+    """Return a message of the library with the shell's options: ``--name`` for ``name=True``.
 
-    Journals keep such messages, and Python users read them too. So only the command line changes them.
+    Journals keep such messages, and Python users read them too, so only the command line rewrites them.
     """
     text = _ATTACH.sub(r"qwen-edit fetch \1", text)
     return _OPTION.sub(_in_shell, text)
