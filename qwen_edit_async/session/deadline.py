@@ -1,4 +1,4 @@
-"""The deadline of a submission, which stands still while the submission waits for a turn."""
+"""The deadline of a submission. Time in which the submission waits for a turn does not count."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ T = TypeVar("T")
 
 
 class Deadline:
-    """Limits the time of a submission from its slot to the service's acceptance.
+    """Limits the time from getting a slot to the acceptance by the service.
 
     A wait for a turn does not count while the service accepts other edits. If it accepts none, the wait ends after
     ``seconds``. All times are the event loop's.
 
     Args:
         seconds: The time limit.
-        gate: Knows the time when the service last accepted an edit.
+        gate: The session's gate, which knows when the service last accepted an edit.
         on_passed: Called when the deadline passes.
 
     Attributes:
-        counts_from: The time when the submission took its slot, plus its later waits for turns; infinity before.
+        counts_from: The time when the submission took its slot, plus its later waits for turns. It is infinity until
+            the submission has a slot.
     """
 
     def __init__(self, seconds: float, gate: Gate, on_passed: Callable[[], None]) -> None:
@@ -33,16 +34,16 @@ class Deadline:
         self._gate = gate
         self._on_passed: Callable[[], None] | None = on_passed
         self._first_slot_at = math.inf
-        self._in_line = False
+        self._is_in_line = False
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def at(self) -> float:
-        """The deadline, if there are no more waits for turns."""
+        """The deadline, unless there are more waits for turns."""
         return self.counts_from + self._seconds
 
     @property
-    def in_line(self) -> float:
+    def at_in_line(self) -> float:
         """The deadline of a wait for a turn. It moves whenever the service accepts another edit."""
         return max(self._first_slot_at, self._gate.pacer.accepted_at) + self._seconds
 
@@ -56,12 +57,12 @@ class Deadline:
         """Wait for a turn, without counting that time."""
         loop = self._gate.loop
         counted = loop.time() - self.counts_from
-        self._in_line = True
+        self._is_in_line = True
         self._set_timer()
         try:
             return await wait
         finally:
-            self._in_line = False
+            self._is_in_line = False
             self.counts_from = max(self.counts_from, loop.time() - counted)
             self._set_timer()
 
@@ -72,10 +73,10 @@ class Deadline:
 
     @property
     def _until(self) -> float:
-        return self.in_line if self._in_line else self.at
+        return self.at_in_line if self._is_in_line else self.at
 
     def _set_timer(self) -> None:
-        """Set the timer. Replace only a late one, because an early one sets itself again."""
+        """Set the timer, unless one is due earlier: that one sets itself again."""
         until = self._until
         if self._on_passed is None or (self._timer is not None and self._timer.when() <= until):
             return

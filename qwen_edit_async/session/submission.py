@@ -303,7 +303,7 @@ class Submission:
             failure,
             resumes_at=submitter.gate.loop.time() + pause_after(error),
             deadline=self._deadline.at,
-            deadline_in_line=self._deadline.in_line,
+            deadline_in_line=self._deadline.at_in_line,
         )
         if failure is CallFailure.THROTTLED and step is NextStep.GIVE_UP:
             error.hint = "the service requests a longer pause than the deadline of the edit allows"

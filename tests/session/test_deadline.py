@@ -61,7 +61,7 @@ async def test_another_slot_starts_the_deadline_anew_but_not_the_wait_in_line(ga
     deadline.start(begun)
     await asyncio.sleep(6.0)
     deadline.start(gate.loop.time())
-    assert (deadline.at, deadline.in_line) == pytest.approx((begun + 16.0, begun + 10.0))
+    assert (deadline.at, deadline.at_in_line) == pytest.approx((begun + 16.0, begun + 10.0))
     deadline.stop()
 
 
