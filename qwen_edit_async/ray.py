@@ -189,7 +189,7 @@ class HubActor:
         return self._arguments
 
     async def edit(self, request: EditRequest) -> BatchOutcome:
-        """Make an edit unless it is in the journal, and return its outcome. A success is ``completed``."""
+        """Make an edit unless it is finished, and return its outcome. A success is ``completed``."""
         return await (await self._parts())[1].edit(request)
 
     async def record(self, name: str, files: Sequence[tuple[str, int]], error: str | None) -> None:

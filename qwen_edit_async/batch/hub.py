@@ -150,7 +150,7 @@ class EditHub:
             self._run.raise_crash()
 
     async def edit(self, request: RequestInput) -> BatchOutcome:
-        """Make an edit unless the journal has its outcome. Return the outcome.
+        """Make an edit unless it is finished, and return its outcome.
 
         If the edit goes wrong, no exception is raised: see ``outcome.status`` and ``outcome.error``. The status is
         ``saved``, ``failed`` or ``uncertain``. Any other status means that the edit has not ended. The error then says
@@ -235,7 +235,7 @@ class EditHub:
         del self._asked[asked]
 
     async def _answer(self, run: Run, identity: str, request: EditRequest) -> BatchOutcome:
-        """Make an edit unless the journal has its outcome. Return the outcome."""
+        """Make an edit unless it is finished, and return its outcome."""
         # Only the end of the run cancels this task. The callers still get the outcome.
         with contextlib.suppress(asyncio.CancelledError):
             async with run.room, run.row_lock(identity):
