@@ -1,7 +1,7 @@
 """Downloads result pictures without the key.
 
-A failed or incomplete download is repeated. After the last attempt, a picture of which more than half came is kept, but
-not a PNG. If a result's URL has expired, a status check of the task gets a new URL.
+A download that fails or gives a damaged picture is repeated. After the last attempt, a picture of which more than half
+came is kept, but not a PNG. If a result's URL has expired, a status check of the task gets a new URL.
 """
 
 from __future__ import annotations

@@ -94,8 +94,9 @@ def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
 def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
     """Judge a downloaded file.
 
-    An incomplete picture is refused, because another download may get more of it. With ``lenient``, it is accepted if
-    more than half of it can be used. An incomplete PNG is always refused.
+    A damaged picture is refused, because another download may be sound. With ``lenient``, it is accepted if more than
+    half of it can be used. A PNG is refused if a chunk that its pixels need is missing or has a wrong checksum. Other
+    damage of a PNG was there before the download.
     """
     file.seek(0)
     head = file.read(_HEAD_BYTES)
@@ -108,9 +109,9 @@ def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
     article = "an" if kind[0] in "AI" else "a"
     damage = _damage(file, size, media_type, kind)
     share = _share(file, size, kind, damage) if damage in {CUT_SHORT, _UNDECODABLE} else 1.0
-    if share <= _HALF or (share < 1 and not lenient):
+    if damage and (not lenient or share <= _HALF):
         state = "cut short" if damage == CUT_SHORT else "damaged"
-        reach = f" after {int(100 * share)} %" if share else ""
+        reach = f" after {int(100 * share)} %" if 0 < share < 1 else ""
         return Verdict(kind, f"it is {article} {kind} file that is {state}{reach}")
     return Verdict(kind, flaw=f"is {article} {kind}, not a PNG{damage and f', and damaged: {damage}'}")
 

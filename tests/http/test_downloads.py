@@ -56,10 +56,10 @@ def png(size: int) -> bytes:
 SMALL = png(1000)
 
 
-def encoded(kind: str) -> bytes:
+def encoded(kind: str, **options: object) -> bytes:
     """A picture of a format; 15 KB as JPEG."""
     file = io.BytesIO()
-    Image.frombytes("RGB", (150, 150), Random(0).randbytes(150 * 150 * 3)).save(file, kind)
+    Image.frombytes("RGB", (150, 150), Random(0).randbytes(150 * 150 * 3)).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -241,6 +241,7 @@ async def test_a_picture_that_is_not_as_documented_is_kept_under_its_ending(emul
 
 CUT = {
     "JPEG": (encoded("JPEG")[:-20], ".jpg"),
+    "progressive JPEG": (encoded("JPEG", progressive=True)[:-20], ".jpg"),
     "WEBP": (encoded("WEBP")[:-1], ".webp"),
     "AVIF": (encoded("AVIF")[:-1], ".avif"),
     "GIF": (encoded("GIF")[:-2000], ".gif"),

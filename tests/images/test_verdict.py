@@ -73,8 +73,10 @@ def test_a_png_that_lacks_only_its_end_is_kept_and_flagged(end) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_a_jpeg_that_lacks_only_its_end_marker_is_kept_and_flagged(size) -> None:
-    found = verdict(picture("JPEG")[:-size])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_kept_at_last(size) -> None:
+    content = picture("JPEG")[:-size]
+    assert verdict(content).problem == "it is a JPEG file that is cut short"
+    found = verdict(content, lenient=True)
     assert found == Verdict("JPEG", flaw="is a JPEG, not a PNG, and damaged: it is cut short")
 
 
@@ -118,8 +120,10 @@ def test_a_picture_of_which_half_is_missing_is_a_problem(kind, share) -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 2, 20])
-def test_a_progressive_jpeg_that_has_a_part_of_each_scan_is_kept_and_flagged(lost) -> None:
-    found = verdict(picture("JPEG", progressive=True)[:-lost])
+def test_a_progressive_jpeg_that_has_a_part_of_each_scan_is_kept_at_last(lost) -> None:
+    content = picture("JPEG", progressive=True)[:-lost]
+    assert verdict(content).problem == "it is a JPEG file that is cut short"
+    found = verdict(content, lenient=True)
     assert found == Verdict("JPEG", flaw="is a JPEG, not a PNG, and damaged: it is cut short")
 
 
@@ -133,7 +137,15 @@ def test_a_progressive_jpeg_that_lacks_a_scan_is_a_problem(share) -> None:
 def test_a_picture_that_pillow_can_not_open_is_kept_if_it_is_not_cut_short() -> None:
     content = picture("TIFF").replace(struct.pack("<HHI", 262, 3, 1) + b"\2", struct.pack("<HHI", 262, 3, 1) + b"\x09")
     flaw = "is a TIFF, not a PNG, and damaged: not all of its pixels can be decoded"
-    assert verdict(content) == Verdict("TIFF", flaw=flaw)
+    assert verdict(content, lenient=True) == Verdict("TIFF", flaw=flaw)
+
+
+@pytest.mark.parametrize("kind", ["ICO", "ICNS", "WEBP"])
+def test_a_picture_of_which_pillow_decodes_nothing_is_a_problem_at_first(kind) -> None:
+    content = picture(kind)
+    damaged = content[:20] + bytes(len(content) - 20)
+    assert verdict(damaged).problem == f"it is {'an' if kind[0] == 'I' else 'a'} {kind} file that is damaged"
+    assert verdict(damaged, lenient=True).problem == ""
 
 
 def test_without_pillow_a_jpeg_that_is_cut_short_is_a_problem(monkeypatch) -> None:
@@ -171,9 +183,11 @@ def test_a_png_that_was_damaged_on_the_way_is_a_problem() -> None:
     assert found.problem == "it is a damaged PNG file: its chunk b'IDAT' is damaged"
 
 
-def test_a_jpeg_whose_pixel_data_is_missing_is_kept_and_flagged() -> None:
+def test_a_jpeg_whose_pixel_data_is_missing_is_kept_at_last() -> None:
     content = picture("JPEG", restart_marker_rows=1)
-    found = verdict(content[: content.index(b"\xff\xd2")] + b"\xff\xd9")
+    damaged = content[: content.index(b"\xff\xd2")] + b"\xff\xd9"
+    assert verdict(damaged).problem == "it is a JPEG file that is damaged"
+    found = verdict(damaged, lenient=True)
     assert found.problem == ""
     assert found.flaw == "is a JPEG, not a PNG, and damaged: it has data for 40 % of its pixels"
 
@@ -204,7 +218,8 @@ def test_what_is_no_picture_is_named(content, problem) -> None:
     ],
 )
 def test_the_boxes_of_an_avif_are_followed(boxes, complete) -> None:
-    assert (verdict(b"\0\0\0\x10ftypavif\0\0\0\0" + boxes).problem == "") is complete
+    found = verdict(b"\0\0\0\x10ftypavif\0\0\0\0" + boxes)  # none of its pixels can be decoded
+    assert found.problem.startswith("it is an AVIF file that is " + ("damaged" if complete else "cut short"))
 
 
 @pytest.mark.parametrize(
