@@ -14,7 +14,7 @@ import attrs
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.findings import CUT_SHORT, LACKS_SCANS, DamageError, Findings
 from qwen_edit_async.images.jpeg import check_jpeg
-from qwen_edit_async.images.kinds import sniff, sniff_other
+from qwen_edit_async.images.kinds import PICTURE_ENDINGS, sniff, sniff_other
 from qwen_edit_async.images.png import check_png
 from qwen_edit_async.images.tiff import check_tiff
 from qwen_edit_async.storage.paths import FilePath
@@ -37,8 +37,6 @@ _ENDINGS: Final = {
 }
 """The file name endings of formats whose only ending is not their name. The usual ending is first."""
 
-_ALL_ENDINGS: Final = frozenset({".png", ".webp", ".gif", ".bmp", ".avif"}.union(*_ENDINGS.values()))
-
 
 @attrs.frozen
 class Verdict:
@@ -59,7 +57,7 @@ class Verdict:
     def rename(self, path: FilePath) -> FilePath:
         """Return the path with an ending that suits the format. A path without a picture's ending stays unchanged."""
         ending, endings = path.suffix.lower(), _ENDINGS.get(self.kind, (f".{self.kind.lower()}",))
-        return path if ending in endings or ending not in _ALL_ENDINGS else path.with_suffix(endings[0])
+        return path if ending in endings or ending not in PICTURE_ENDINGS else path.with_suffix(endings[0])
 
 
 def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:

@@ -92,6 +92,15 @@ def test_the_pictures_of_a_folder_are_known_by_their_names(photos, source, optio
     assert sorted(images(items)) == [f"{photos}/{name}" for name in found]
 
 
+def test_every_kind_of_picture_in_a_bucket_is_read_and_other_files_are_named(bucket):
+    for name in ("a.avif", "b.HEIC", "c.jp2", "d.ico", "e.mpo", "f.jfif", "g.txt", "h.csv"):
+        put(bucket / "photos" / name, b"anything")
+    notes = []
+    items = list(read_source(bucket / "photos", SNOW, note=notes.append))
+    assert sorted(item.identity for item in items) == ["a.avif", "b.HEIC", "c.jp2", "d.ico", "e.mpo", "f.jfif"]
+    assert notes == ["left out: 2 files of a kind that the service does not take (g.txt, h.csv)"]
+
+
 def test_the_folder_of_results_is_no_source(photos):
     items = list(read_source(photos, SNOW, recursive=True, exclude=f"{photos}/out"))
     assert sorted(item.identity for item in items) == ["a.png", "b[1].JPG", "more/c.webp"]

@@ -7,27 +7,31 @@ from __future__ import annotations
 
 import fnmatch
 import glob
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
 
 from qwen_edit_async.batch.identity import storable
-from qwen_edit_async.batch.sources.folders import PICTURE
+from qwen_edit_async.batch.sources.folders import PICTURE, left_out_others
 from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
 from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.images.kinds import PICTURE_ENDINGS
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.storage.bucket import BucketPath
 
-_PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
-
 
 def bucket_items(
-    path: BucketPath, defaults: EditDefaults, *, recursive: bool = False, exclude: str = ""
+    path: BucketPath,
+    defaults: EditDefaults,
+    *,
+    note: Callable[[str], None],
+    recursive: bool = False,
+    exclude: str = "",
 ) -> Iterator[SourceItem]:
     """Yield an edit for a picture, or for each picture of a folder or a pattern in a bucket.
 
     Args:
         path: The picture, the folder, or a pattern for the names of files in a folder.
         defaults: The instruction and the parameters of each edit.
+        note: Called with a remark about files that were left out.
         recursive: Whether to read subfolders.
         exclude: The URL of a folder that is not input.
 
@@ -36,16 +40,22 @@ def bucket_items(
     """
     if defaults.instruction is None:
         raise ConfigurationError("nothing says how to edit the pictures: give an instruction")
-    found = False
+    found, others = False, list[str]()
     folder = _folder_of(path)
     for name in files_of(path, recursive=recursive):
         image = folder / name
-        if image.suffix.lower() in _PICTURES and not (exclude and str(image).startswith(f"{exclude}/")):
-            found = True
-            request = EditRequest(image, defaults.instruction, defaults.parameters)
-            yield SourceItem(request=request, identity=storable(name))
+        if exclude and str(image).startswith(f"{exclude}/"):
+            continue
+        if image.suffix.lower() not in PICTURE_ENDINGS:
+            others.append(name)
+            continue
+        found = True
+        request = EditRequest(image, defaults.instruction, defaults.parameters)
+        yield SourceItem(request=request, identity=storable(name))
     if not found:
         raise ConfigurationError(f"there is no file with the name of a {PICTURE} in {path}")
+    if others:
+        note(left_out_others(others))
 
 
 def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[str]:
@@ -56,7 +66,7 @@ def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[str]:
     Raises:
         ConfigurationError: If the bucket can't be read.
     """
-    if path.suffix.lower() in _PICTURES and not glob.has_magic(path.name):
+    if path.suffix.lower() in PICTURE_ENDINGS and not glob.has_magic(path.name):
         yield path.name
         return
     pattern = path.name if glob.has_magic(path.name) else "*"
@@ -71,4 +81,4 @@ def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[str]:
 
 def _folder_of(path: BucketPath) -> BucketPath:
     """Return the folder of a picture or of a pattern; the path itself, if it is a folder."""
-    return path.parent if path.suffix.lower() in _PICTURES or glob.has_magic(path.name) else path
+    return path.parent if path.suffix.lower() in PICTURE_ENDINGS or glob.has_magic(path.name) else path

@@ -1,6 +1,7 @@
 """Finds the pictures of a folder, or those that match a pattern. Blocking.
 
-It reads the first 64 bytes of each file, because formats are recognised by content. Paths are strings, because 100,000
+It reads the first 64 bytes of each file, because formats are recognised by content. A file with the name of a picture
+counts as one in any case, so that an empty or damaged one becomes a failed edit. Paths are strings, because 100,000
 :class:`Path` objects are slow.
 """
 
@@ -20,7 +21,7 @@ import attrs
 from qwen_edit_async.batch.identity import storable
 from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
 from qwen_edit_async.errors import ConfigurationError
-from qwen_edit_async.images.kinds import HEAD_BYTES, UNCONVERTIBLE, other_advice, sniff, sniff_other
+from qwen_edit_async.images.kinds import HEAD_BYTES, PICTURE_ENDINGS, UNCONVERTIBLE, other_advice, sniff, sniff_other
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.text import counted
 
@@ -114,9 +115,8 @@ class Search:
             raise ConfigurationError(f"there is no {PICTURE} in {where}{but}{advice()}")
         if left_out := self._left_out():
             self.note(left_out)
-        if count := len(self._others):
-            names = _listed(self._others)
-            self.note(f"left out: {counted(count, 'file')} of a kind that the service does not take ({names})")
+        if self._others:
+            self.note(left_out_others(self._others))
 
     def _links_last(self, paths: Iterable[str | OSError], folder: str) -> Iterator[_File | OSError]:
         """Yield the files with their paths below the folder. A file comes before the links to it."""
@@ -259,8 +259,13 @@ def _listed(paths: Collection[str]) -> str:
     return ", ".join(names) + (", …" if len(paths) > len(names) else "")
 
 
+def left_out_others(paths: Collection[str]) -> str:
+    """Return a remark about files that are not pictures."""
+    return f"left out: {counted(len(paths), 'file')} of a kind that the service does not take ({_listed(paths)})"
+
+
 def is_picture(path: str) -> bool:
-    """Return whether a file begins like a picture. An unreadable file counts as a picture."""
+    """Return whether a file begins like a picture or is named like one. An unreadable file counts as a picture."""
     return _problem(path, fit=True) is not None
 
 
@@ -273,4 +278,5 @@ def _problem(path: str, *, fit: bool) -> str | None:
         return ""  # it may be a picture
     if (other := sniff_other(head, path)) is not None:
         return "" if fit and other not in UNCONVERTIBLE else other_advice(other)
-    return None if sniff(head) is None else ""
+    named = os.path.splitext(path)[1].lower() in PICTURE_ENDINGS
+    return "" if named or sniff(head) is not None else None

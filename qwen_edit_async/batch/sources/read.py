@@ -141,7 +141,7 @@ def read_source(
         items_of = _TABLES.get(tables[0].suffix.lower())
         return parquet_items(tables, defaults, note) if items_of is None else items_of(tables[0], defaults, note)
     if (bucket := BucketPath.of(source)) is not None:
-        return bucket_items(bucket, defaults, recursive=recursive, exclude=exclude)
+        return bucket_items(bucket, defaults, note=note, recursive=recursive, exclude=exclude)
     search = Search(defaults=defaults, note=note, fit=fit, exclude=exclude, journal=journal)
     return _local_items(search, str(source), base, recursive=recursive)
 

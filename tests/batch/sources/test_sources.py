@@ -82,6 +82,13 @@ def test_files_that_are_no_pictures_are_named(tmp_path, read, notes):
     assert notes == ["left out: 4 files of a kind that the service does not take (b, c, d, …)"]
 
 
+@pytest.mark.parametrize("source", ["in", "in/*", "in/b.JPG"])
+def test_a_file_with_the_name_of_a_picture_is_never_left_out(tmp_path, read, notes, source):
+    write(tmp_path / "in", **{"b.JPG": b"", "c.png": b"<html>", "d.txt": b"text"})
+    assert names(read(source)) == (["b.JPG"] if source == "in/b.JPG" else ["b.JPG", "c.png"])
+    assert [note for note in notes if "b.JPG" in note or "c.png" in note] == []
+
+
 def test_a_directory_leaves_hidden_files_alone(tmp_path, read, notes):
     write(tmp_path / "in", **{"a": PNG, ".a.part": PNG})
     assert names(read("in")) == ["a"]
