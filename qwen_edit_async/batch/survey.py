@@ -20,9 +20,19 @@ from qwen_edit_async.batch.plan import BatchPlan, Tally
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.batch.run import RunOptions
 from qwen_edit_async.batch.sources import SourceItem
+from qwen_edit_async.contract import MAX_IMAGE_BYTES
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.integrity import find_cut
-from qwen_edit_async.images.kinds import HEAD_BYTES, check_format, check_size, image_name, is_data_uri, is_url, sniff
+from qwen_edit_async.images.kinds import (
+    HEAD_BYTES,
+    MAX_SOURCE_BYTES,
+    check_format,
+    check_size,
+    image_name,
+    is_data_uri,
+    is_url,
+    sniff,
+)
 from qwen_edit_async.images.source import check_regular, local_path
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.text import counted
@@ -163,8 +173,7 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
     except OSError as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
         raise InvalidEditError(f"{name} {reason}") from None
-    if not fit:
-        check_size(size, name)
+    check_size(size, name, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
     check_format(head, name, path, fit=fit)
     if problem:
         raise InvalidEditError(f"{name} {problem}")

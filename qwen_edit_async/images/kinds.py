@@ -88,6 +88,9 @@ A file in a bucket is a URL (``s3://``, ``gs://``, ``az://``), or a pair of an o
 MAX_PIXELS: Final = 89_478_485
 """The most pixels of an image or a result. Pillow treats a larger picture as a possible decompression bomb."""
 
+MAX_SOURCE_BYTES: Final = 256 * 1024 * 1024
+"""The largest file that ``fit`` accepts."""
+
 HEAD_BYTES: Final = 64
 """The number of bytes at a file's start that identify its format."""
 
@@ -315,13 +318,13 @@ def check_size(size: int, name: str, limit: int = MAX_IMAGE_BYTES) -> None:
 def check_format(head: bytes, name: str, path: str = "", *, fit: bool = False) -> str | None:
     """Return the media type of an image file that starts with ``head``, or refuse the file (contract, *Images*).
 
-    With ``fit``, only files that can't be converted are refused, and the media type of other formats is ``None``.
+    With ``fit``, a format that can be converted is not refused, and its media type is ``None``.
     """
     media_type = sniff(head)
     other = sniff_other(head, path) if media_type is None else None
     if other is not None and (other in UNCONVERTIBLE or not fit):
         raise InvalidEditError(f"{name} {other_advice(other)}")
-    if media_type is None and not fit:
+    if media_type is None and other is None:
         raise InvalidEditError(f"{name} is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image: it begins with {head[:8]!r}")
     return media_type
 

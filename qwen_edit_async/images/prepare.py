@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from types import ModuleType
-from typing import IO, Any, Final
+from typing import IO, Any
 
 import attrs
 
@@ -20,6 +20,7 @@ from qwen_edit_async.images.findings import Findings
 from qwen_edit_async.images.integrity import find_damage
 from qwen_edit_async.images.kinds import (
     HEAD_BYTES,
+    MAX_SOURCE_BYTES,
     ArrayLike,
     PillowImage,
     check_format,
@@ -30,9 +31,6 @@ from qwen_edit_async.images.kinds import (
 from qwen_edit_async.images.source import local_path, open_image, open_temporary, reason_unread, turn_at
 from qwen_edit_async.images.tiff import UPRIGHT
 from qwen_edit_async.storage.bucket import BucketPath
-
-_MAX_SOURCE_BYTES: Final = 256 * 1024 * 1024
-"""The largest file that ``fit`` accepts."""
 
 
 def url_uploads(images: Sequence[Any]) -> tuple[Upload, ...] | None:
@@ -79,7 +77,7 @@ def _prepare_image(image: Any, name: str, *, fit: bool, inline: bool) -> Upload:
         return _encoded_upload(encoded, name)
     if fit and pillow is None:
         raise ConfigurationError('fit=True needs Pillow: pip install "qwen-edit-async[images]"')
-    file, upload = open_image(image, name, _MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
+    file, upload = open_image(image, name, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
     with contextlib.ExitStack() as undo:
         undo.callback(file.close)
         path = local_path(image) or ""

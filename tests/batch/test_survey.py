@@ -113,6 +113,18 @@ async def test_pictures_that_are_cut_short_are_problems(photos, out, fit):
     ]
 
 
+@pytest.mark.parametrize("fit", [False, True])
+async def test_files_with_the_names_of_pictures_are_problems(photos, out, fit):
+    (photos / "a.png").write_bytes(b"")
+    (photos / "b.png").write_bytes(b"<html>")
+    plan = await EditBatch(photos, out, instruction="snow").plan(fit=fit)
+    assert plan.submit == 1
+    assert [reason.partition(" is ")[2] for _, reason in problems(plan)] == [
+        "empty",
+        "not a JPEG, PNG, BMP, TIFF, WEBP or GIF image: it begins with b'<html>'",
+    ]
+
+
 @pytest.mark.parametrize("what", ["folder", "pattern", "picture"])
 async def test_pictures_that_only_fit_can_make_ready_are_edited_with_it_and_listed_without(photos, out, what):
     odd = photos / "odd.jpg"
