@@ -7,6 +7,7 @@ Instead, this module chooses Pillow's plugin by the file's content, and checks t
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import operator
 import re
@@ -27,6 +28,9 @@ _MAX_COEFFICIENT_BYTES: Final = 512 * 1024 * 1024
 
 _GREEDY: Final = frozenset({"WEBP", "JPEG2000"})
 """Formats whose decoders need 16 bytes per pixel, not 4 to 10. Their pictures may have half as many pixels."""
+
+_READ_LATE: Final = frozenset({"BMP", "GIF", "TIFF"})
+"""The accepted formats, beside JPEG and PNG, whose files Pillow reads while it decodes them."""
 
 _JPEG_END: Final = b"\xff\xd9"
 _MAX_PADDED_BYTES: Final = 16 * 1024 * 1024
@@ -68,13 +72,18 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
         self.load()
 
     def load_read(self, read_bytes: int) -> bytes:
-        """Return the next bytes for the decoder, which has accepted all earlier bytes."""
+        """Return the next bytes for the decoder, which has accepted all earlier bytes.
+
+        Fail after the padding, even if the user has set ``ImageFile.LOAD_TRUNCATED_IMAGES``.
+        """
         if self._readable:
             data = super().load_read(min(read_bytes, self._readable))
             self._readable -= len(data)
             return data
         if self._padding is None:
             raise SampleDecodedError
+        if not self._padding:
+            raise EOFError
         data, self._padding = self._padding, b""
         return data
 
@@ -124,6 +133,8 @@ def open_file(file: IO[bytes], name: str, path: str = "", *, fit: bool = False) 
         _check_jpeg(image, file, name, fit=fit)
     else:
         check_pixels(image.size, name, plugin)
+    if plugin in _READ_LATE:
+        image.load_read = functools.partial(_read, file)  # type: ignore[attr-defined]  # Pillow calls it if it exists
     return image
 
 
@@ -218,6 +229,16 @@ def _rows(file: IO[bytes], shade: int) -> list[int]:
         image.load()
     image.tile = []
     return [hash(image.crop((0, y, image.width, y + 1)).tobytes()) for y in range(image.height)]
+
+
+def _read(file: IO[bytes], size: int) -> bytes:
+    """Return the next bytes for a decoder, which needs some.
+
+    At the end of the file, Pillow would fail, too, but not if the user has set ``ImageFile.LOAD_TRUNCATED_IMAGES``.
+    """
+    if data := file.read(size):
+        return data
+    raise EOFError
 
 
 def _plugin(head: bytes, name: str, path: str) -> str:

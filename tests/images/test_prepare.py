@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from crossing import Crossing, RemoteMember, at_once, tar_of
-from PIL import AvifImagePlugin, Image, ImageOps
+from PIL import AvifImagePlugin, Image, ImageFile, ImageOps
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, SAFE_IMAGE_BYTES
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError
@@ -838,6 +838,23 @@ def test_a_file_that_is_cut_short_is_refused(format_name, part) -> None:
     data = encoded(photo(), format_name)
     with pytest.raises(InvalidEditError, match="image 1"):
         prepare([data[: int(len(data) * part)]])
+
+
+@pytest.mark.parametrize("fit", [False, True])
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_file_that_is_cut_short_is_refused_even_if_pillow_accepts_it(monkeypatch, format_name, fit) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = encoded(photo(), format_name)
+    assert prepare([data], fit=fit)[0].size == len(data)
+    with pytest.raises(InvalidEditError, match=r"it is cut short|some of its pixels are missing"):
+        prepare([data[: int(len(data) * 0.9)]], fit=fit)
+
+
+def test_a_jpeg_with_too_little_data_is_refused_even_if_pillow_accepts_it(monkeypatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = encoded(photo(), "JPEG", quality=50)
+    with pytest.raises(InvalidEditError, match="some of its pixels are missing"):
+        prepare([data[: len(data) // 5] + b"\xff\xd9"])
 
 
 @pytest.mark.parametrize("part", [0.05, 0.5, 0.99])
