@@ -287,4 +287,4 @@ class SessionClosedError(QwenEditError):
 
 
 class EditWarning(UserWarning):
-    """The service accepts the edit, but the result may disappoint, for example because text is cut off."""
+    """The result of an edit may disappoint, for example because text is cut off, or the picture is damaged."""

@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import functools
 import io
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
 from typing import IO, Any, TypeAlias
 
-from qwen_edit_async.errors import DownloadError, QwenEditError
+from qwen_edit_async.errors import DownloadError, EditWarning, QwenEditError
 from qwen_edit_async.http.fetcher import Fetcher, FetchError
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.http.network import Network
@@ -92,7 +93,7 @@ class Downloader:
             content = b"".join([part async for piece in pieces for part in piece])
             return await self._offloader.run(check, io.BytesIO(content), len(content))
 
-        _log_flaw(await self._fetch(url, task_id, index, receive), task_id, index)
+        _report_flaw(await self._fetch(url, task_id, index, receive), task_id, index)
         return content
 
     async def save(self, url: str, task_id: str, index: int, path: FilePath) -> FilePath:
@@ -125,7 +126,7 @@ class Downloader:
             undo.callback(self._offloader.run_soon, part.close)
             verdict = await self._fetch(url, task_id, index, receive)
             undo.pop_all()
-        _log_flaw(verdict, task_id, index)
+        _report_flaw(verdict, task_id, index)
         return saved
 
     async def _fetch(self, url: str, task_id: str, index: int, receive: _Receive) -> Verdict:
@@ -188,6 +189,12 @@ def _refusal(verdict: Verdict) -> FetchError | None:
     return FetchError(verdict.problem) if verdict.problem else None
 
 
-def _log_flaw(verdict: Verdict, task_id: str, index: int) -> None:
-    if verdict.flaw:
-        about(task_id).warning("image %d of task %s %s; it is kept as it is", index, task_id, verdict.flaw)
+def _report_flaw(verdict: Verdict, task_id: str, index: int) -> None:
+    """Log a picture's flaw, and issue a warning if the picture is damaged."""
+    if not verdict.flaw:
+        return
+    report = f"image {index} of task {task_id} {verdict.flaw}; it is kept as it is"
+    about(task_id).warning("%s", report)
+    if verdict.damaged:
+        with contextlib.suppress(EditWarning):  # a filter that makes warnings exceptions must not lose the picture
+            warnings.warn(report, EditWarning, stacklevel=2)

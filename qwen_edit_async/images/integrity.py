@@ -46,12 +46,14 @@ class Verdict:
         kind: The name of the picture's format.
         problem: A clause that says why the file is refused.
         flaw: An unexpected property of an accepted picture, as the predicate of a sentence.
+        damaged: Whether the flaw is damage that can be seen in the picture.
         sides: Width and height in pixels; zeros if the check did not read them.
     """
 
     kind: str = ""
     problem: str = ""
     flaw: str = ""
+    damaged: bool = False
     sides: tuple[int, int] = (0, 0)
 
     def rename(self, path: FilePath) -> FilePath:
@@ -111,7 +113,8 @@ def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
         state = "cut short" if damage == CUT_SHORT else "damaged"
         reach = f" after {int(100 * share)} %" if 0 < share < 1 else ""
         return Verdict(kind, f"it is {article} {kind} file that is {state}{reach}")
-    return Verdict(kind, flaw=f"is {article} {kind}, not a PNG{damage and f', and damaged: {damage}'}")
+    flaw = f"is {article} {kind}, not a PNG{damage and f', and damaged: {damage}'}"
+    return Verdict(kind, flaw=flaw, damaged=bool(damage))
 
 
 def _judge_png(file: IO[bytes], size: int) -> Verdict:
@@ -123,7 +126,7 @@ def _judge_png(file: IO[bytes], size: int) -> Verdict:
     flaw = f"is a damaged PNG file: {found.damage}" if found.damage else found.conversion_reason
     if found.trailing and not flaw:
         flaw = f"is a PNG file with {found.trailing} bytes after its end"
-    return Verdict("PNG", flaw=flaw, sides=found.sides)
+    return Verdict("PNG", flaw=flaw, damaged=bool(found.damage), sides=found.sides)
 
 
 def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> str:

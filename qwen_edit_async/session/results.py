@@ -84,7 +84,7 @@ class OutputImage:
         """Download the picture's file.
 
         A picture in another format than PNG is returned, and a warning is logged. It may be incomplete if more than
-        half of it is there and further attempts bring no more.
+        half of it is there and further attempts bring no more. A damaged picture also causes an :class:`EditWarning`.
 
         Raises:
             DownloadError: If no usable picture could be downloaded.

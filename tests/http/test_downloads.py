@@ -22,7 +22,15 @@ from jitter import NoJitter
 from memory_transport import IMAGE, until
 from PIL import Image
 
-from qwen_edit_async import DownloadError, EditSession, FixedInterval, NotFoundError, OutputImage, SessionClosedError
+from qwen_edit_async import (
+    DownloadError,
+    EditSession,
+    EditWarning,
+    FixedInterval,
+    NotFoundError,
+    OutputImage,
+    SessionClosedError,
+)
 from qwen_edit_async.emulator import EditEmulator, Fault, FixedEngine
 from qwen_edit_async.http.fetcher import MAX_RESULT_BYTES
 from qwen_edit_async.http.hosts import ResultHosts
@@ -260,7 +268,8 @@ async def test_a_picture_that_is_cut_short_is_tried_again(emulator, image, tmp_p
 async def test_a_picture_that_stays_cut_short_is_kept_after_the_last_attempt(emulator, image, tmp_path, caplog, kind):
     content, ending = CUT[kind]
     emulator.inject(Fault.wrong_download(content, "image/png").on("download"))
-    path = await image.save(tmp_path / "a.png")
+    with pytest.warns(EditWarning, match=f"image 0 of task {image.task_id} is an? .*damaged: .*; it is kept as it is"):
+        path = await image.save(tmp_path / "a.png")
     assert (path, path.read_bytes()) == (tmp_path / f"a{ending}", content)
     assert emulator.statistics().downloads == 3
     assert f"image 0 of task {image.task_id} is a" in caplog.text

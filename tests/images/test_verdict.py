@@ -69,7 +69,7 @@ def test_a_picture_that_is_cut_short_is_a_problem(kind, share) -> None:
 @pytest.mark.parametrize("end", [b"", b"\0\0\0\0IEND\xae\x42\x60"])
 def test_a_png_that_lacks_only_its_end_is_kept_and_flagged(end) -> None:
     found = verdict(picture("PNG")[:-12] + end)
-    assert found == Verdict("PNG", flaw="is a damaged PNG file: it is cut short", sides=(100, 80))
+    assert found == Verdict("PNG", flaw="is a damaged PNG file: it is cut short", damaged=True, sides=(100, 80))
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -77,7 +77,7 @@ def test_a_jpeg_that_lacks_only_its_end_marker_is_kept_at_last(size) -> None:
     content = picture("JPEG")[:-size]
     assert verdict(content).problem == "it is a JPEG file that is cut short"
     found = verdict(content, lenient=True)
-    assert found == Verdict("JPEG", flaw="is a JPEG, not a PNG, and damaged: it is cut short")
+    assert found == Verdict("JPEG", flaw="is a JPEG, not a PNG, and damaged: it is cut short", damaged=True)
 
 
 KINDS = {
@@ -124,7 +124,7 @@ def test_a_progressive_jpeg_that_has_a_part_of_each_scan_is_kept_at_last(lost) -
     content = picture("JPEG", progressive=True)[:-lost]
     assert verdict(content).problem == "it is a JPEG file that is cut short"
     found = verdict(content, lenient=True)
-    assert found == Verdict("JPEG", flaw="is a JPEG, not a PNG, and damaged: it is cut short")
+    assert found == Verdict("JPEG", flaw="is a JPEG, not a PNG, and damaged: it is cut short", damaged=True)
 
 
 @pytest.mark.parametrize("share", [0.4, 0.7])
@@ -137,7 +137,7 @@ def test_a_progressive_jpeg_that_lacks_a_scan_is_a_problem(share) -> None:
 def test_a_picture_that_pillow_can_not_open_is_kept_if_it_is_not_cut_short() -> None:
     content = picture("TIFF").replace(struct.pack("<HHI", 262, 3, 1) + b"\2", struct.pack("<HHI", 262, 3, 1) + b"\x09")
     flaw = "is a TIFF, not a PNG, and damaged: not all of its pixels can be decoded"
-    assert verdict(content, lenient=True) == Verdict("TIFF", flaw=flaw)
+    assert verdict(content, lenient=True) == Verdict("TIFF", flaw=flaw, damaged=True)
 
 
 @pytest.mark.parametrize("kind", ["ICO", "ICNS", "WEBP"])
