@@ -90,6 +90,7 @@ class EditHub:
             max_tasks=max_tasks,
             deadline=deadline,
             saves=save,
+            on_demand=True,
         )
         self._run: Run | None = None
         self._opened = contextlib.AsyncExitStack()
@@ -244,7 +245,8 @@ class EditHub:
                 return _outcome_of(request, "failed", str(refused))
         outcome = await run.journal.do(Store.outcome, identity) or _outcome_of(request, "planned")
         done = outcome.ok or (bool(outcome.urls) and not run.options.saves)
-        return outcome if done else attrs.evolve(outcome, error=outcome.error or run.budget.stopped or None)
+        why_not = outcome.error or run.budget.stopped or run.budget.held
+        return outcome if done else attrs.evolve(outcome, error=why_not or None)
 
 
 async def _resume(run: Run, entry: Entry) -> None:

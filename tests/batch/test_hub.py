@@ -16,13 +16,14 @@ from qwen_edit_async import (
     EditHub,
     EditParameters,
     EditRequest,
+    EditSession,
     InsufficientBalanceError,
     JournalError,
     SessionClosedError,
 )
 from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.journal.database import Store
-from qwen_edit_async.emulator import Fault
+from qwen_edit_async.emulator import EditEmulator, Fault
 
 pytestmark = pytest.mark.anyio
 
@@ -350,8 +351,22 @@ async def test_a_hub_submits_nothing_more_if_its_callers_can_save_nothing(job, r
             assert refused.status == "planned"
             assert "the pictures of 3 completed edits in a row could not be saved: the disk is full" in refused.error
             assert (await hub.edit(request_of("a"))).error == "the disk is full"
+            await hub.record("a", [("a-0.png", 10)])
+            assert (await hub.edit(request_of("e"))).urls
+            assert (await hub.write_report()).stopped == ""
         async with EditHub(job, session, save=False) as hub:  # pictures of an earlier hub that are lost do not stop it
             for key in "abc":
                 await hub.record(key, error="lost")
             assert (await hub.edit(request_of("d"))).urls
-        assert created(emulator) == 4
+        assert created(emulator) == 5
+
+
+async def test_a_hub_outlives_an_outage_of_the_service(job, request_of, free_tcp_port):
+    async with (
+        EditSession("key", base_url=f"http://127.0.0.1:{free_tcp_port}", max_retries=0) as session,
+        EditHub(job, session) as hub,
+    ):
+        outcomes = [await hub.edit(request_of(str(number))) for number in range(25)]
+        assert {outcome.status for outcome in outcomes} == {"failed"}
+        async with EditEmulator(api_key="key", port=free_tcp_port, duration=0):
+            assert (await hub.edit(request_of("0"))).ok
