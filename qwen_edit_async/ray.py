@@ -256,7 +256,7 @@ class EditRows:
     Args:
         hub: The hub.
         save_to: The folder for the pictures. All workers must share it, or it is in a bucket, such as
-            ``s3://bucket/folder``.
+            ``s3://bucket/folder``. Other files in it are never replaced: an edit that would do so is ``completed``.
         trust_env: Whether downloads use the proxies of the worker's environment.
     """
 
@@ -325,7 +325,8 @@ class EditRows:
 
     async def _download(self, outcome: BatchOutcome) -> Sequence[FilePath]:
         renew, hosts = functools.partial(self._hub.ask, "renew"), await self._hub.ask("result_hosts")
-        settings = {"random": Random(), "renew": renew, "hosts": hosts, "network": self._network}  # noqa: S311
+        settings = {"renew": renew, "hosts": hosts, "network": self._network, "replace": False}
+        settings["random"] = Random()  # noqa: S311  # jitter
         store: Any = Downloader(self._threads, RetryPolicy(), Timeouts(), SessionStatistics(), **settings)
         task_id, urls = outcome.task_id or "", enumerate(outcome.urls)
         images = [OutputImage(url=url, task_id=task_id, index=index, store=store) for index, url in urls if url]

@@ -113,6 +113,29 @@ async def test_pictures_that_can_not_be_saved_stop_the_hub_and_are_saved_later(t
         assert (await actor.report()).saved == 3
 
 
+async def test_no_other_file_is_replaced_and_no_edit_is_lost(tmp_path, photo):
+    mine = tmp_path / "out" / "cat-0.png"
+    mine.parent.mkdir()
+    mine.write_bytes(PHOTO)
+    async with cluster(tmp_path) as (emulator, _, rows):
+        refused = [await rows.edit(row(str(mine), "cat")) for _ in range(2)]
+        assert [each["status"] for each in refused] == ["completed"] * 2
+        assert "another file has this name" in refused[0]["error"]
+        assert mine.read_bytes() == PHOTO
+        mine.rename(tmp_path / "cat.png")
+        edited = await rows.edit(row(str(tmp_path / "cat.png"), "cat"))
+        assert (edited["status"], emulator.statistics().tasks_created) == ("saved", 1)
+    assert [path.name for path in mine.parent.iterdir()] == ["cat-0.png"]
+
+
+async def test_pictures_that_were_saved_by_a_worker_that_died_are_no_other_files(tmp_path, photo):
+    async with cluster(tmp_path) as (_, actor, rows):
+        outcome = await actor.edit(await asyncio.to_thread(rows._request_of, row(photo)))
+        first = await rows._download(outcome)
+        edited = await rows.edit(row(photo))
+    assert (edited["status"], edited["files"]) == ("saved", [*map(str, first)])
+
+
 async def test_a_hub_that_does_not_answer_fails_no_row(photo, tmp_path):
     class WrappedError(Exception):
         cause = ConfigurationError("no API key")
