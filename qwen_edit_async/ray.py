@@ -40,7 +40,7 @@ from qwen_edit_async.batch.content import identify
 from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.sources import EditDefaults
 from qwen_edit_async.batch.sources.rows import Rows
-from qwen_edit_async.errors import ConfigurationError, DownloadError, InvalidEditError
+from qwen_edit_async.errors import ConfigurationError, InvalidEditError, QwenEditError
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.http.network import Network
@@ -316,7 +316,7 @@ class EditRows:
             return [*map(str, saved)]
         try:
             paths = await self._download(outcome)
-        except (DownloadError, OSError) as error:
+        except (QwenEditError, OSError) as error:  # also of a worker that lacks an extra
             await self._hub.ask("record", outcome.name, (), reason_of(error))
             raise
         sizes = await self._threads.run(lambda: [*map(_size, paths)])

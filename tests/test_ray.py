@@ -136,6 +136,15 @@ async def test_pictures_that_were_saved_by_a_worker_that_died_are_no_other_files
     assert (edited["status"], edited["files"]) == ("saved", [*map(str, first)])
 
 
+async def test_a_worker_that_lacks_an_extra_stops_the_hub(tmp_path, photo, monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore.exceptions", None)
+    async with cluster(tmp_path, save_to="s3://bucket/out") as (emulator, _, rows):
+        edited = [await rows.edit(row(photo, key)) for key in "abcd"]
+        assert [each["status"] for each in edited] == ["completed"] * 3 + ["planned"]
+        assert all("qwen-edit-async[cloud]" in each["error"] for each in edited)
+        assert emulator.statistics().tasks_created == 3
+
+
 async def test_a_hub_that_does_not_answer_fails_no_row(photo, tmp_path):
     class WrappedError(Exception):
         cause = ConfigurationError("no API key")
