@@ -65,6 +65,12 @@ _HEAD: Final = "node:__internal_head__"
 _CALLS: Final = 10_000
 """The maximum number of workers' calls that the hub handles at a time. Further calls wait in Ray."""
 
+_AT_A_TIME: Final = 16
+"""The maximum number of rows of a batch that a worker edits at a time, because it holds their images in memory.
+
+Ray Data gives a worker at most four batches, or 16 rows, at a time.
+"""
+
 
 def start_hub(
     folder: str | os.PathLike[str],
@@ -276,7 +282,13 @@ class EditRows:
         each = (
             (dict(zip(rows, cells, strict=True)) for cells in zip(*rows.values(), strict=True)) if is_batch else [rows]
         )
-        edited: list[Any] = await asyncio.gather(*map(self.edit, each))
+        room = asyncio.Semaphore(_AT_A_TIME)
+
+        async def edit(row: Mapping[str, Any]) -> EditedRow:
+            async with room:
+                return await self.edit(row)
+
+        edited: list[Any] = await asyncio.gather(*map(edit, each))
         # An Arrow scalar has a type even if it is null. So all blocks have the same schema, with pictures or without.
         text = pa.string()
         kinds = {"status": text, "task_id": text, "files": pa.list_(text), "cost": pa.float64(), "error": text}

@@ -203,6 +203,23 @@ async def test_a_row_and_a_batch_get_the_same_typed_columns(tmp_path, photo):
     assert (pictures["status"].as_py(), batch["image"] is columns["image"]) == ("saved", True)
 
 
+async def test_the_images_of_a_large_batch_are_not_all_in_memory(tmp_path):
+    class CountingRows(EditRows):
+        at_a_time = most = 0
+
+        async def edit(self, row):
+            self.at_a_time += 1
+            self.most = max(self.most, self.at_a_time)
+            await asyncio.sleep(0)
+            self.at_a_time -= 1
+            return {"status": "saved", "task_id": row["key"], "files": [], "cost": None, "error": None}
+
+    rows, keys = CountingRows(Hub("hub", object()), tmp_path), [str(number) for number in range(40)]
+    batch = await rows({"key": np.array(keys, object)})
+    assert [each.as_py() for each in batch["task_id"]] == keys
+    assert rows.most == 16
+
+
 def test_the_key_is_no_option_and_ray_is_asked_for_if_it_is_missing(tmp_path, monkeypatch):
     with pytest.raises(ConfigurationError, match="leave out api_key"):
         start_hub(tmp_path, api_key=API_KEY)
