@@ -37,9 +37,7 @@ def bucket_items(
     if defaults.instruction is None:
         raise ConfigurationError("nothing says how to edit the pictures: give an instruction")
     found = False
-    folder = _folder_of(path)
-    for name in files_of(path, recursive=recursive):
-        image = folder / name
+    for name, image in files_of(path, recursive=recursive):
         if image.suffix.lower() in _PICTURES and not (exclude and str(image).startswith(f"{exclude}/")):
             found = True
             request = EditRequest(image, defaults.instruction, defaults.parameters)
@@ -48,8 +46,8 @@ def bucket_items(
         raise ConfigurationError(f"there is no file with the name of a {PICTURE} in {path}")
 
 
-def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[str]:
-    """Yield the path below its folder of a file, of each file in a folder, or of each that matches a pattern.
+def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[tuple[str, BucketPath]]:
+    """Yield a file, each file in a folder, or each that matches a pattern, after its path below the folder.
 
     Hidden files and folders are left out.
 
@@ -57,14 +55,14 @@ def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[str]:
         ConfigurationError: If the bucket can't be read.
     """
     if path.suffix.lower() in _PICTURES and not glob.has_magic(path.name):
-        yield path.name
+        yield path.name, path
         return
     pattern = path.name if glob.has_magic(path.name) else "*"
     try:
-        for name, _ in _folder_of(path).files():
+        for name, file in _folder_of(path).files():
             is_hidden = name.startswith(".") or "/." in name
             if (recursive or "/" not in name) and not is_hidden and fnmatch.fnmatchcase(name, pattern):
-                yield name
+                yield name, file
     except OSError as error:
         raise ConfigurationError(f"{path} can't be read: {error.strerror}") from None
 
