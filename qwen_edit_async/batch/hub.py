@@ -191,10 +191,11 @@ class EditHub:
             error: The reason why the pictures could not be saved.
 
         Raises:
-            JournalError: If the journal fails.
+            JournalError: If the journal fails, or if no edit has that name.
             SessionClosedError: If the hub is not open.
         """
         run = self._require_open()
+        await run.journal.do(Store.save_elsewhere, name, files, error)
         if error is not None:
             if run.budget.unsaved(error, earlier=name in self._unsaved):
                 log.warning("%s; nothing more is submitted until one is saved", run.budget.held)
@@ -203,7 +204,6 @@ class EditHub:
             run.progress.saved += 1
             run.progress.pictures += len(files)
         run.notify()
-        await run.journal.do(Store.save_elsewhere, name, files, error)
 
     async def write_report(self) -> BatchReport:
         """Write ``report.json``, and return the report on all edits of the folder so far.

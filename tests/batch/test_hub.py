@@ -327,6 +327,9 @@ async def test_a_hub_that_does_not_save_answers_with_urls_and_records_what_its_c
             assert (len(outcome.urls), outcome.cost) == (2, Decimal("0.0714"))
             assert await hub.edit(request_of(n=2)) == outcome
             assert (await hub.write_report()).unsaved == 1
+            with pytest.raises(JournalError, match="has no edit with the name 'A key'"):
+                await hub.record("A key", [("a-0.png", 10)])
+            assert hub.progress.saved == 0
         async with EditHub(job, session, save=False) as hub:
             assert await hub.edit(request_of(n=2)) == outcome
             for _ in range(2):  # a caller that is repeated
