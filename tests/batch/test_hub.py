@@ -182,7 +182,7 @@ async def test_no_more_is_in_flight_than_allowed_though_a_hub_left_tasks_behind(
     async with service(duration=lambda _: next(durations), max_in_flight=3) as (emulator, session):
         async with EditHub(job, session) as hub:
             calls = [asyncio.create_task(hub.edit(request_of(str(number)))) for number in range(3)]
-            await until(lambda: created(emulator) == 3)
+            await until(lambda: len(session.unfinished) == 3)
         left = await asyncio.gather(*calls)
         assert [(outcome.status, outcome.error) for outcome in left] == [("submitted", "the hub was closed")] * 3
         assert {outcome.task_id for outcome in left} == set(emulator.tasks)
@@ -223,7 +223,7 @@ async def test_what_waits_when_the_hub_closes_is_told_so(job, request_of):
     async with service(duration=30, max_in_flight=1) as (emulator, session):
         async with EditHub(job, session) as hub:
             calls = [asyncio.create_task(hub.edit(request_of(str(number)))) for number in range(40)]
-            await until(lambda: created(emulator) == 1)
+            await until(lambda: session.unfinished)
             late = asyncio.create_task(hub.edit(request_of("late")))
             await asyncio.sleep(0)
         outcomes = await asyncio.gather(*calls, late)
