@@ -11,7 +11,8 @@ import posixpath
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import PurePosixPath
 from types import ModuleType
@@ -37,6 +38,7 @@ _SIGNED_FOR: Final = timedelta(hours=12)
 _READ_BYTES: Final = 64 * 1024
 _SPOOL_BYTES: Final = 1024 * 1024
 _REASON_CHARACTERS: Final = 200
+_ASKED_AT_ONCE: Final = 32
 
 
 @attrs.frozen
@@ -135,7 +137,7 @@ class BucketPath(os.PathLike[str]):
     def tag(self) -> str:
         """Return a tag that changes with the file's content, without reading the content.
 
-        The store is not asked if it listed the file with its tag.
+        The store is not asked if the path has the tag already, as that of a listed file.
 
         Raises:
             OSError: The file does not exist, or the store does not answer.
@@ -253,6 +255,24 @@ class _Reader(io.RawIOBase):
             piece = self._file.read(len(buffer))
         buffer[: len(piece)] = piece
         return len(piece)
+
+
+def with_tags(paths: Iterable[BucketPath]) -> dict[BucketPath, BucketPath]:
+    """Return files with their tags by their paths. Many are asked for at once, because each takes long.
+
+    A file that can't be asked for is left as it is, because reading it gives the reason.
+    """
+    lacking = [path for path in paths if not path._tag]  # noqa: SLF001  # the same module
+    if not lacking:
+        return {}
+    with ThreadPoolExecutor(_ASKED_AT_ONCE, "qwen-edit-tags") as threads:
+        return dict(zip(lacking, threads.map(_with_tag, lacking), strict=True))
+
+
+def _with_tag(path: BucketPath) -> BucketPath:
+    with contextlib.suppress(OSError, ConfigurationError):
+        return attrs.evolve(path, tag=path.tag())
+    return path
 
 
 def is_pair(value: object) -> TypeGuard[tuple[ObjectStore, str]]:

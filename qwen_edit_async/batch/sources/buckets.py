@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import fnmatch
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Final
+
+import attrs
 
 from qwen_edit_async.batch.identity import storable
 from qwen_edit_async.batch.sources.folders import PICTURE
 from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.models import EditRequest
-from qwen_edit_async.storage.bucket import BucketPath
+from qwen_edit_async.storage.bucket import BucketPath, with_tags
 
 _PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
+_PAGE: Final = 256
 
 
 def bucket_items(
@@ -44,6 +48,22 @@ def bucket_items(
             yield SourceItem(request=request, identity=storable(name))
     if not found:
         raise ConfigurationError(f"there is no file with the name of a {PICTURE} in {path}")
+
+
+def tagged(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
+    """Yield edits with the tags of their images in buckets, which are asked for page by page."""
+    left = iter(items)
+    while page := [*islice(left, _PAGE)]:
+        images = [image for item in page if item.request is not None for image in item.request.images]
+        tags = with_tags(image for image in images if isinstance(image, BucketPath))
+        yield from (_tagged(item, tags) for item in page) if tags else page
+
+
+def _tagged(item: SourceItem, tags: Mapping[BucketPath, BucketPath]) -> SourceItem:
+    if item.request is None:
+        return item
+    images = [tags.get(image, image) if isinstance(image, BucketPath) else image for image in item.request.images]
+    return attrs.evolve(item, request=attrs.evolve(item.request, images=images))
 
 
 def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[tuple[str, BucketPath]]:
