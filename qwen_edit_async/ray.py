@@ -45,13 +45,15 @@ from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts, resolve_result_hosts
-from qwen_edit_async.images.kinds import image_name
+from qwen_edit_async.images.kinds import check_size, image_name
+from qwen_edit_async.images.prepare import MAX_SOURCE_BYTES
 from qwen_edit_async.images.source import check_regular, local_path
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.statistics import SessionStatistics
+from qwen_edit_async.storage.bucket import BucketPath, with_tag
 from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
 from qwen_edit_async.threads import Offloader
 
@@ -350,12 +352,17 @@ class EditRows:
 
 
 def _content(image: Any, name: str) -> Any:
-    """Return the content of an image file. Return any other image as it is. Blocking."""
+    """Return the content of an image file. Return any other image as it is. Blocking.
+
+    A file in a bucket gets its tag, because the hub would have to ask for the tags of all workers' images.
+    """
+    if isinstance(image, BucketPath):
+        return with_tag(image)
     path = local_path(image)
     if path is None or "://" in path or path.startswith("data:"):
         return image
     try:
-        check_regular(path, name)
+        check_size(check_regular(path, name), name, MAX_SOURCE_BYTES)
         return Path(path).read_bytes()
     except OSError as error:
         raise InvalidEditError(f"{name} can't be read: {error.strerror or error}") from None

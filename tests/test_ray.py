@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +17,7 @@ from bulk_runs import PHOTO
 from commands import API_KEY
 from hub_in_process import cluster, row
 
-from qwen_edit_async import ConfigurationError
+from qwen_edit_async import ConfigurationError, InvalidEditError
 from qwen_edit_async.emulator import Fault
 from qwen_edit_async.ray import EditRows, Hub, get_hub, start_hub
 
@@ -79,6 +80,13 @@ async def test_a_wrong_row_is_a_row_with_an_error_and_sends_nothing(tmp_path, ph
         assert (edited["status"], edited["files"], edited["cost"]) == ("failed", [], None)
         assert error in edited["error"]
         assert emulator.statistics().submits == 0
+
+
+def test_a_file_that_is_larger_than_any_image_is_not_read(tmp_path, photo):
+    os.truncate(photo, 2**30)
+    rows = EditRows(Hub("hub", object()), tmp_path)
+    with pytest.raises(InvalidEditError, match="is over the limit"):
+        rows._request_of(row(photo))
 
 
 async def test_failures_and_doubts_are_columns(tmp_path, photo):

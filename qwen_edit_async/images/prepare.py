@@ -31,7 +31,7 @@ from qwen_edit_async.images.source import local_path, open_image, open_temporary
 from qwen_edit_async.images.tiff import UPRIGHT
 from qwen_edit_async.storage.bucket import BucketPath
 
-_MAX_SOURCE_BYTES: Final = 256 * 1024 * 1024
+MAX_SOURCE_BYTES: Final = 256 * 1024 * 1024
 """The largest file that ``fit`` accepts."""
 
 
@@ -79,7 +79,7 @@ def _prepare_image(image: Any, name: str, *, fit: bool, inline: bool) -> Upload:
         return _encoded_upload(encoded, name)
     if fit and pillow is None:
         raise ConfigurationError('fit=True needs Pillow: pip install "qwen-edit-async[images]"')
-    file, upload = open_image(image, name, _MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
+    file, upload = open_image(image, name, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
     with contextlib.ExitStack() as undo:
         undo.callback(file.close)
         path = local_path(image) or ""

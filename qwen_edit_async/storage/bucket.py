@@ -266,10 +266,11 @@ def with_tags(paths: Iterable[BucketPath]) -> dict[BucketPath, BucketPath]:
     if not lacking:
         return {}
     with ThreadPoolExecutor(_ASKED_AT_ONCE, "qwen-edit-tags") as threads:
-        return dict(zip(lacking, threads.map(_with_tag, lacking), strict=True))
+        return dict(zip(lacking, threads.map(with_tag, lacking), strict=True))
 
 
-def _with_tag(path: BucketPath) -> BucketPath:
+def with_tag(path: BucketPath) -> BucketPath:
+    """Return a file with its tag, so that another process need not ask for it; see :func:`with_tags`."""
     with contextlib.suppress(OSError, ConfigurationError):
         return attrs.evolve(path, tag=path.tag())
     return path

@@ -1472,7 +1472,7 @@ def test_fit_refuses_what_nothing_can_read(data, reason) -> None:
 
 
 def test_fit_refuses_a_file_that_is_too_large_to_shrink(monkeypatch) -> None:
-    monkeypatch.setattr(_prepare, "_MAX_SOURCE_BYTES", 1000)
+    monkeypatch.setattr(_prepare, "MAX_SOURCE_BYTES", 1000)
     with pytest.raises(InvalidEditError, match=r"1,000 bytes.*shrink it$"):
         prepare([encoded(photo(), "PNG")], fit=True)
 
