@@ -40,18 +40,19 @@ from qwen_edit_async.batch.content import identify
 from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.sources import EditDefaults
 from qwen_edit_async.batch.sources.rows import Rows
-from qwen_edit_async.errors import ConfigurationError, DownloadError, InvalidEditError
+from qwen_edit_async.errors import ConfigurationError, InvalidEditError, QwenEditError
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts, resolve_result_hosts
-from qwen_edit_async.images.kinds import image_name
+from qwen_edit_async.images.kinds import MAX_SOURCE_BYTES, check_size, image_name
 from qwen_edit_async.images.source import check_regular, local_path
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.statistics import SessionStatistics
+from qwen_edit_async.storage.bucket import BucketPath, with_tag
 from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
 from qwen_edit_async.threads import Offloader
 
@@ -64,6 +65,12 @@ _HEAD: Final = "node:__internal_head__"
 
 _CALLS: Final = 10_000
 """The maximum number of workers' calls that the hub handles at a time. Further calls wait in Ray."""
+
+_AT_A_TIME: Final = 16
+"""The maximum number of rows of a batch that a worker edits at a time, because it holds their images in memory.
+
+Ray Data gives a worker at most four batches, or 16 rows, at a time.
+"""
 
 
 def start_hub(
@@ -256,7 +263,7 @@ class EditRows:
     Args:
         hub: The hub.
         save_to: The folder for the pictures. All workers must share it, or it is in a bucket, such as
-            ``s3://bucket/folder``.
+            ``s3://bucket/folder``. Other files in it are never replaced: an edit that would do so is ``completed``.
         trust_env: Whether downloads use the proxies of the worker's environment.
     """
 
@@ -276,7 +283,13 @@ class EditRows:
         each = (
             (dict(zip(rows, cells, strict=True)) for cells in zip(*rows.values(), strict=True)) if is_batch else [rows]
         )
-        edited: list[Any] = await asyncio.gather(*map(self.edit, each))
+        room = asyncio.Semaphore(_AT_A_TIME)
+
+        async def edit(row: Mapping[str, Any]) -> EditedRow:
+            async with room:
+                return await self.edit(row)
+
+        edited: list[Any] = await asyncio.gather(*map(edit, each))
         # An Arrow scalar has a type even if it is null. So all blocks have the same schema, with pictures or without.
         text = pa.string()
         kinds = {"status": text, "task_id": text, "files": pa.list_(text), "cost": pa.float64(), "error": text}
@@ -316,7 +329,7 @@ class EditRows:
             return [*map(str, saved)]
         try:
             paths = await self._download(outcome)
-        except (DownloadError, OSError) as error:
+        except (QwenEditError, OSError) as error:  # also of a worker that lacks an extra
             await self._hub.ask("record", outcome.name, (), reason_of(error))
             raise
         sizes = await self._threads.run(lambda: [*map(_size, paths)])
@@ -325,7 +338,8 @@ class EditRows:
 
     async def _download(self, outcome: BatchOutcome) -> Sequence[FilePath]:
         renew, hosts = functools.partial(self._hub.ask, "renew"), await self._hub.ask("result_hosts")
-        settings = {"random": Random(), "renew": renew, "hosts": hosts, "network": self._network}  # noqa: S311
+        settings = {"renew": renew, "hosts": hosts, "network": self._network, "replace": False}
+        settings["random"] = Random()  # noqa: S311  # jitter
         store: Any = Downloader(self._threads, RetryPolicy(), Timeouts(), SessionStatistics(), **settings)
         task_id, urls = outcome.task_id or "", enumerate(outcome.urls)
         images = [OutputImage(url=url, task_id=task_id, index=index, store=store) for index, url in urls if url]
@@ -337,12 +351,17 @@ class EditRows:
 
 
 def _content(image: Any, name: str) -> Any:
-    """Return the content of an image file. Return any other image as it is. Blocking."""
+    """Return the content of an image file. Return any other image as it is. Blocking.
+
+    A file in a bucket gets its tag, because the hub would have to ask for the tags of all workers' images.
+    """
+    if isinstance(image, BucketPath):
+        return with_tag(image)
     path = local_path(image)
     if path is None or "://" in path or path.startswith("data:"):
         return image
     try:
-        check_regular(path, name)
+        check_size(check_regular(path, name), name, MAX_SOURCE_BYTES)
         return Path(path).read_bytes()
     except OSError as error:
         raise InvalidEditError(f"{name} can't be read: {error.strerror or error}") from None

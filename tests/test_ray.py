@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +17,7 @@ from bulk_runs import PHOTO
 from commands import API_KEY
 from hub_in_process import cluster, row
 
-from qwen_edit_async import ConfigurationError
+from qwen_edit_async import ConfigurationError, InvalidEditError
 from qwen_edit_async.emulator import Fault
 from qwen_edit_async.ray import EditRows, Hub, get_hub, start_hub
 
@@ -81,6 +82,13 @@ async def test_a_wrong_row_is_a_row_with_an_error_and_sends_nothing(tmp_path, ph
         assert emulator.statistics().submits == 0
 
 
+def test_a_file_that_is_larger_than_any_image_is_not_read(tmp_path, photo):
+    os.truncate(photo, 2**30)
+    rows = EditRows(Hub("hub", object()), tmp_path)
+    with pytest.raises(InvalidEditError, match="is over the limit"):
+        rows._request_of(row(photo))
+
+
 async def test_failures_and_doubts_are_columns(tmp_path, photo):
     lost = Fault.drop_reply().on("submit").nth(2)
     async with cluster(tmp_path, Fault.failed_task().for_task(1), lost) as (emulator, _, rows):
@@ -111,6 +119,38 @@ async def test_pictures_that_can_not_be_saved_stop_the_hub_and_are_saved_later(t
         (tmp_path / "out").unlink()
         assert {(await rows.edit(row(photo, key)))["status"] for key in "abc"} == {"saved"}
         assert (await actor.report()).saved == 3
+
+
+async def test_no_other_file_is_replaced_and_no_edit_is_lost(tmp_path, photo):
+    mine = tmp_path / "out" / "cat-0.png"
+    mine.parent.mkdir()
+    mine.write_bytes(PHOTO)
+    async with cluster(tmp_path) as (emulator, _, rows):
+        refused = [await rows.edit(row(str(mine), "cat")) for _ in range(2)]
+        assert [each["status"] for each in refused] == ["completed"] * 2
+        assert "another file has this name" in refused[0]["error"]
+        assert mine.read_bytes() == PHOTO
+        mine.rename(tmp_path / "cat.png")
+        edited = await rows.edit(row(str(tmp_path / "cat.png"), "cat"))
+        assert (edited["status"], emulator.statistics().tasks_created) == ("saved", 1)
+    assert [path.name for path in mine.parent.iterdir()] == ["cat-0.png"]
+
+
+async def test_pictures_that_were_saved_by_a_worker_that_died_are_no_other_files(tmp_path, photo):
+    async with cluster(tmp_path) as (_, actor, rows):
+        outcome = await actor.edit(await asyncio.to_thread(rows._request_of, row(photo)))
+        first = await rows._download(outcome)
+        edited = await rows.edit(row(photo))
+    assert (edited["status"], edited["files"]) == ("saved", [*map(str, first)])
+
+
+async def test_a_worker_that_lacks_an_extra_stops_the_hub(tmp_path, photo, monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore.exceptions", None)
+    async with cluster(tmp_path, save_to="s3://bucket/out") as (emulator, _, rows):
+        edited = [await rows.edit(row(photo, key)) for key in "abcd"]
+        assert [each["status"] for each in edited] == ["completed"] * 3 + ["planned"]
+        assert all("qwen-edit-async[cloud]" in each["error"] for each in edited)
+        assert emulator.statistics().tasks_created == 3
 
 
 async def test_a_hub_that_does_not_answer_fails_no_row(photo, tmp_path):
@@ -169,6 +209,23 @@ async def test_a_row_and_a_batch_get_the_same_typed_columns(tmp_path, photo):
     lacking = await rows({"image": columns["image"], "key": columns["key"]})
     assert [each.as_py() for each in lacking["status"]] == ["failed", "failed"]
     assert (pictures["status"].as_py(), batch["image"] is columns["image"]) == ("saved", True)
+
+
+async def test_the_images_of_a_large_batch_are_not_all_in_memory(tmp_path):
+    class CountingRows(EditRows):
+        at_a_time = most = 0
+
+        async def edit(self, row):
+            self.at_a_time += 1
+            self.most = max(self.most, self.at_a_time)
+            await asyncio.sleep(0)
+            self.at_a_time -= 1
+            return {"status": "saved", "task_id": row["key"], "files": [], "cost": None, "error": None}
+
+    rows, keys = CountingRows(Hub("hub", object()), tmp_path), [str(number) for number in range(40)]
+    batch = await rows({"key": np.array(keys, object)})
+    assert [each.as_py() for each in batch["task_id"]] == keys
+    assert rows.most == 16
 
 
 def test_the_key_is_no_option_and_ray_is_asked_for_if_it_is_missing(tmp_path, monkeypatch):

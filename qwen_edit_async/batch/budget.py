@@ -44,6 +44,8 @@ class Budget:
         stop_after_failures: The number of failures in this run after which nothing more is submitted. Bad input does
             not count.
         slots: The maximum number of unfinished edits until one is saved.
+        on_demand: Whether edits are asked for one by one, as from a hub. Lost pictures and an unreachable service then
+            fail the edits that they concern, and end nothing.
         spent: The costs that the service stated.
         tasks: The number of tasks that were created, or may have been.
         stopped: The reason why nothing more may be submitted; empty if there is none.
@@ -57,6 +59,7 @@ class Budget:
     max_tasks: int | None = None
     stop_after_failures: int | None = None
     slots: float = math.inf
+    on_demand: bool = False
     spent: Decimal = Decimal(0)
     tasks: int = 0
     stopped: str = ""
@@ -89,6 +92,7 @@ class Budget:
         """Return whether an edit with this many pictures may be submitted now.
 
         After ``GO`` the edit counts until it is settled. After ``WAIT``, call again when an edit is settled or saved.
+        ``STOP`` is final, unless the budget is that of a hub and only ``held``.
         """
         if not self.stopped:
             verdict = self._judge(pictures)
@@ -152,7 +156,7 @@ class Budget:
         self._unreachable = self._unreachable + 1 if unreachable else 0
         if self.stop_after_failures is not None and self._failures >= self.stop_after_failures:
             self.stop(f"{counted(self._failures, 'edit')} failed (stop_after_failures={self.stop_after_failures})")
-        elif self._unreachable >= _UNREACHABLE_LIMIT:
+        elif self._unreachable >= _UNREACHABLE_LIMIT and not self.on_demand:
             self.stop(f"the service could not be reached {self._unreachable} times in a row")
 
     def saved(self) -> None:
@@ -185,7 +189,7 @@ class Budget:
 
     def _judge(self, pictures: int) -> Verdict:
         if self.held and not (self._live or self.fetching):
-            return self._exhaust("", self.held)
+            return Verdict.STOP if self.on_demand else self._exhaust("", self.held)
         if self._waits_for_pictures() or (self.attached and self._live >= self.slots):
             return Verdict.WAIT
         if self.max_tasks is not None and self.tasks + self._pending >= self.max_tasks:

@@ -90,6 +90,7 @@ class EditHub:
             max_tasks=max_tasks,
             deadline=deadline,
             saves=save,
+            on_demand=True,
         )
         self._run: Run | None = None
         self._opened = contextlib.AsyncExitStack()
@@ -190,10 +191,11 @@ class EditHub:
             error: The reason why the pictures could not be saved.
 
         Raises:
-            JournalError: If the journal fails.
+            JournalError: If the journal fails, or if no edit has that name.
             SessionClosedError: If the hub is not open.
         """
         run = self._require_open()
+        await run.journal.do(Store.save_elsewhere, name, files, error)
         if error is not None:
             if run.budget.unsaved(error, earlier=name in self._unsaved):
                 log.warning("%s; nothing more is submitted until one is saved", run.budget.held)
@@ -202,7 +204,6 @@ class EditHub:
             run.progress.saved += 1
             run.progress.pictures += len(files)
         run.notify()
-        await run.journal.do(Store.save_elsewhere, name, files, error)
 
     async def write_report(self) -> BatchReport:
         """Write ``report.json``, and return the report on all edits of the folder so far.
@@ -244,7 +245,8 @@ class EditHub:
                 return _outcome_of(request, "failed", str(refused))
         outcome = await run.journal.do(Store.outcome, identity) or _outcome_of(request, "planned")
         done = outcome.ok or (bool(outcome.urls) and not run.options.saves)
-        return outcome if done else attrs.evolve(outcome, error=outcome.error or run.budget.stopped or None)
+        why_not = outcome.error or run.budget.stopped or run.budget.held
+        return outcome if done else attrs.evolve(outcome, error=why_not or None)
 
 
 async def _resume(run: Run, entry: Entry) -> None:

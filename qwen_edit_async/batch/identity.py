@@ -113,9 +113,10 @@ def stamp_of(image_stamps: Sequence[str | None], request: EditRequest) -> str:
 
 
 def describe(request: EditRequest) -> str:
-    """Return the request as JSON, for people and reports. An image in memory is ``null``."""
+    """Return the request as JSON, for people and reports. An image in memory is ``null``. URLs have no signatures."""
+    locators = [image_locator(image) for image in request.images]
     members = {
-        "images": [image_locator(image) for image in request.images],
+        "images": [None if locator is None else unsigned(locator) for locator in locators],
         "instruction": request.instruction,
         "parameters": _given(request.parameters),
     }

@@ -25,6 +25,7 @@ from qwen_edit_async.batch.sources import (
     item_of,
     read_source,
     table_folder,
+    tagged,
 )
 from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.batch.worker import Worker
@@ -167,7 +168,7 @@ class BatchInput:
     def _read_again(self, source: Source) -> Generator[SourceItem, None, None]:
         self._counts.start_again()
         left = self.count
-        for item in self._items(source, lambda _: None):
+        for item in tagged(self._items(source, lambda _: None)):
             left -= 1
             yield item
         # A table row that became invalid after the survey has no identity, but still exists.

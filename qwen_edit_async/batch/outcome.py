@@ -26,7 +26,7 @@ class BatchOutcome:
             ``planned``, ``submitting``, ``submitted`` or ``completed`` (the pictures are not saved yet). ``replaced``
             if the row was changed and edited again.
         instruction: The instruction.
-        images: The paths or URLs of the images; ``None`` for an image in memory.
+        images: The paths of the images, or their URLs without signatures; ``None`` for an image in memory.
         parameters: The parameters that were given, by name.
         files: The files of its pictures, once they are saved.
         name: The start of the names of its files, which no other edit has.

@@ -59,6 +59,7 @@ class RunOptions:
     deadline: float | None = None
     gallery_limit: int = 0
     saves: bool = True
+    on_demand: bool = False
 
     def __attrs_post_init__(self) -> None:
         check_not_negative(self.gallery_limit, "gallery_limit")
@@ -77,6 +78,7 @@ class RunOptions:
             max_tasks=self.max_tasks,
             stop_after_failures=self.stop_after_failures,
             slots=slots,
+            on_demand=self.on_demand,
         )
 
 

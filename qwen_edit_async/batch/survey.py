@@ -19,7 +19,7 @@ from qwen_edit_async.batch.journal.loss import check_not_lost
 from qwen_edit_async.batch.plan import BatchPlan, Tally
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.batch.run import RunOptions
-from qwen_edit_async.batch.sources import SourceItem
+from qwen_edit_async.batch.sources import SourceItem, tagged
 from qwen_edit_async.contract import MAX_IMAGE_BYTES
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.integrity import find_cut
@@ -77,7 +77,8 @@ class _Survey:
     _example: str = ""
 
     def plan(self, given_up: threading.Event) -> BatchPlan:
-        for item in self.given.survey(self.tally.note):
+        items = self.given.survey(self.tally.note)
+        for item in items if self.store is None else tagged(items):
             if given_up.is_set():  # nobody waits for the plan any more
                 break
             try:

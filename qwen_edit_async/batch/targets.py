@@ -114,7 +114,7 @@ class Targets:
         """Return the size of each file in the bucket's folder, listed once, because a request for each takes longer."""
         if self._listed is None:
             try:
-                self._listed = {name: size for name, size in folder.files() if "/" not in name}
+                self._listed = {name: file.size for name, file in folder.files() if "/" not in name}
             except OSError as error:
                 raise ConfigurationError(f"the folder {folder} can't be read: {error.strerror}") from None
         return self._listed

@@ -50,6 +50,7 @@ class Downloader:
         renew: Called with a task's id to get its result URLs again; ``None`` if the service can't give them again.
         hosts: The hosts that results may come from.
         network: The TLS settings and the proxy.
+        replace: Whether pictures may replace local files of their names.
     """
 
     def __init__(
@@ -63,12 +64,14 @@ class Downloader:
         renew: Renew | None,
         hosts: ResultHosts,
         network: Network,
+        replace: bool = True,
     ) -> None:
         self._offloader = offloader
         self._retry = retry
         self._counters = counters
         self._random = random
         self._renew = renew
+        self._new_part = functools.partial(new_part, replace=replace)
         self._fetcher = Fetcher(timeouts, hosts, network)
         self._turns = asyncio.Semaphore(_AT_A_TIME)
 
@@ -99,7 +102,7 @@ class Downloader:
     async def save(self, url: str, task_id: str, index: int, path: FilePath) -> FilePath:
         """Download a picture to ``path``, and create the folder if needed.
 
-        A failure leaves an earlier file of that name unchanged. In a bucket, such a file is an error.
+        A failure leaves an earlier file of that name unchanged. Such a file is an error if it may not be replaced.
 
         Returns:
             The path of the file. If the picture is not a PNG, the path has the ending of the picture's format.
@@ -108,7 +111,7 @@ class Downloader:
             DownloadError: No usable picture could be downloaded.
             OSError: The picture can't be written.
         """
-        part = await self._offloader.run(new_part, path)
+        part = await self._offloader.run(self._new_part, path)
         # _finish() also writes the last piece, so a small picture takes only one call to a thread.
         saved = path
 

@@ -11,7 +11,8 @@ import posixpath
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import PurePosixPath
 from types import ModuleType
@@ -25,7 +26,7 @@ from qwen_edit_async.storage.part import Part
 from qwen_edit_async.text import without_signatures
 
 if TYPE_CHECKING:
-    from obstore import ReadableFile
+    from obstore import ObjectMeta, ReadableFile
     from obstore.store import ObjectStore
 
 _URL: Final = re.compile("(s3|gs|az)://([^/]+)/*(.*)", re.DOTALL | re.IGNORECASE)
@@ -37,6 +38,7 @@ _SIGNED_FOR: Final = timedelta(hours=12)
 _READ_BYTES: Final = 64 * 1024
 _SPOOL_BYTES: Final = 1024 * 1024
 _REASON_CHARACTERS: Final = 200
+_ASKED_AT_ONCE: Final = 32
 
 
 @attrs.frozen
@@ -47,7 +49,7 @@ class BucketPath(os.PathLike[str]):
         root: The URL of the bucket, or of a store's folder in it.
         key: The path below ``root``.
         replace: Whether a write replaces an existing file.
-        size: The size of a file that this process has written, in bytes; otherwise -1.
+        size: The size in bytes of a file that this process has written or listed; otherwise -1.
     """
 
     root: str
@@ -55,6 +57,7 @@ class BucketPath(os.PathLike[str]):
     replace: bool = attrs.field(default=False, eq=False, kw_only=True)
     size: int = attrs.field(default=-1, eq=False, kw_only=True)
     _users_store: Any = attrs.field(default=None, eq=False, kw_only=True, repr=False)
+    _tag: str = attrs.field(default="", eq=False, kw_only=True, repr=False)
 
     @classmethod
     def of(cls, value: object) -> BucketPath | None:
@@ -73,7 +76,7 @@ class BucketPath(os.PathLike[str]):
         return str(self)
 
     def __truediv__(self, name: str) -> Self:
-        return attrs.evolve(self, key=posixpath.normpath(posixpath.join(self.key, name)), size=-1)
+        return self._at(posixpath.normpath(posixpath.join(self.key, name)))
 
     @property
     def name(self) -> str:
@@ -89,11 +92,14 @@ class BucketPath(os.PathLike[str]):
     def parent(self) -> Self:
         """The folder of the file."""
         parent = str(PurePosixPath(self.key).parent)
-        return attrs.evolve(self, key="" if parent == "." else parent, size=-1)
+        return self._at("" if parent == "." else parent)
 
     def with_suffix(self, suffix: str) -> Self:
         """Return the path with another ending."""
-        return attrs.evolve(self, key=str(PurePosixPath(self.key).with_suffix(suffix)), size=-1)
+        return self._at(str(PurePosixPath(self.key).with_suffix(suffix)))
+
+    def _at(self, key: str) -> Self:
+        return attrs.evolve(self, key=key, size=-1, tag="")
 
     def open(self, mode: str = "rb") -> IO[bytes]:
         """Open the file for reading. Content is read only when it is needed.
@@ -123,7 +129,7 @@ class BucketPath(os.PathLike[str]):
             OSError: The store does not answer.
         """
         try:
-            self.tag()
+            self._ask()
         except FileNotFoundError:
             return False
         return True
@@ -131,15 +137,21 @@ class BucketPath(os.PathLike[str]):
     def tag(self) -> str:
         """Return a tag that changes with the file's content, without reading the content.
 
+        The store is not asked if the path has the tag already, as that of a listed file.
+
         Raises:
             OSError: The file does not exist, or the store does not answer.
         """
-        with self._explained() as obstore:
-            found = obstore.head(self._store, self.key)
-        return f"{found['e_tag'] or found['last_modified'].isoformat()} {found['size']}"
+        return self._tag or self._ask()
 
-    def files(self) -> Iterator[tuple[str, int]]:
-        """Yield each file in this folder and its subfolders: its path below this folder, and its size.
+    def _ask(self) -> str:
+        with self._explained() as obstore:
+            return _tag_of(obstore.head(self._store, self.key))
+
+    def files(self) -> Iterator[tuple[str, Self]]:
+        """Yield each file in this folder and its subfolders: its path below this folder, and the file.
+
+        The file has its size, and its tag if the store lists tags.
 
         Raises:
             OSError: The folder can't be read.
@@ -148,7 +160,8 @@ class BucketPath(os.PathLike[str]):
         with self._explained() as obstore:
             for page in obstore.list(self._store, self.key or None):
                 for found in page:
-                    yield found["path"][start:], found["size"]
+                    tag = _tag_of(found) if found["e_tag"] else ""
+                    yield found["path"][start:], attrs.evolve(self, key=found["path"], size=found["size"], tag=tag)
 
     def signed_url(self) -> str | None:
         """Return a URL from which anybody can read the file for some hours; ``None`` if the store can't sign URLs."""
@@ -244,6 +257,25 @@ class _Reader(io.RawIOBase):
         return len(piece)
 
 
+def with_tags(paths: Iterable[BucketPath]) -> dict[BucketPath, BucketPath]:
+    """Return files with their tags by their paths. Many are asked for at once, because each takes long.
+
+    A file that can't be asked for is left as it is, because reading it gives the reason.
+    """
+    lacking = [path for path in paths if not path._tag]  # noqa: SLF001  # the same module
+    if not lacking:
+        return {}
+    with ThreadPoolExecutor(_ASKED_AT_ONCE, "qwen-edit-tags") as threads:
+        return dict(zip(lacking, threads.map(with_tag, lacking), strict=True))
+
+
+def with_tag(path: BucketPath) -> BucketPath:
+    """Return a file with its tag, so that another process need not ask for it; see :func:`with_tags`."""
+    with contextlib.suppress(OSError, ConfigurationError):
+        return attrs.evolve(path, tag=path.tag())
+    return path
+
+
 def is_pair(value: object) -> TypeGuard[tuple[ObjectStore, str]]:
     """Return whether a value is a pair of an obstore store and a path in it."""
     module = sys.modules.get("obstore.store")  # whoever has a store has imported it
@@ -254,6 +286,10 @@ def is_pair(value: object) -> TypeGuard[tuple[ObjectStore, str]]:
         and isinstance(value[0], module.ObjectStore)
         and isinstance(value[1], str)
     )
+
+
+def _tag_of(found: ObjectMeta) -> str:
+    return f"{found['e_tag'] or found['last_modified'].isoformat()} {found['size']}"
 
 
 def _root_of(store: Any) -> str:

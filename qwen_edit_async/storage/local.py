@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import filecmp
 import os
 import secrets
 from pathlib import Path
@@ -13,15 +15,18 @@ PART_NAME_CHARACTERS = 40
 
 
 class PartFile(Part[Path]):
-    """A local file that has a temporary name until it is complete. It then replaces any file of its final name.
+    """A local file that has a temporary name, in its final folder, until it is complete.
 
-    The temporary file is in the final folder.
+    Args:
+        target: The planned name.
+        replace: Whether it may replace another file of its name. A file with the same content is not another one.
 
     Raises:
         OSError: The file can't be created. A missing folder is created first.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, *, replace: bool = True) -> None:
+        self._replace = replace
         self._path = target.with_name(f".{target.name[:PART_NAME_CHARACTERS]}.{secrets.token_hex(4)}.part")
         try:
             file = self._path.open("x+b")
@@ -38,6 +43,8 @@ class PartFile(Part[Path]):
             self._file.close()
             if target != self._target and target.exists():
                 target = self._target
+            if not self._replace and target.exists() and not filecmp.cmp(self._path, target, shallow=False):
+                raise FileExistsError(errno.EEXIST, "another file has this name", str(target))
             return self._path.replace(target)
 
     def close(self) -> None:

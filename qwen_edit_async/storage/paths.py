@@ -38,6 +38,9 @@ def file_path(path: object) -> FilePath:
     return Path(text)
 
 
-def new_part(path: FilePath) -> Part[Any]:
-    """Start to write a file, which gets its name when it is complete."""
-    return BucketPart(path) if isinstance(path, BucketPath) else PartFile(path)
+def new_part(path: FilePath, *, replace: bool = True) -> Part[Any]:
+    """Start to write a file, which gets its name when it is complete.
+
+    It may replace a local file if ``replace``, and a file in a bucket if the path says so.
+    """
+    return BucketPart(path) if isinstance(path, BucketPath) else PartFile(path, replace=replace)

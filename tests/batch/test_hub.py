@@ -16,13 +16,14 @@ from qwen_edit_async import (
     EditHub,
     EditParameters,
     EditRequest,
+    EditSession,
     InsufficientBalanceError,
     JournalError,
     SessionClosedError,
 )
 from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.journal.database import Store
-from qwen_edit_async.emulator import Fault
+from qwen_edit_async.emulator import EditEmulator, Fault
 
 pytestmark = pytest.mark.anyio
 
@@ -181,7 +182,7 @@ async def test_no_more_is_in_flight_than_allowed_though_a_hub_left_tasks_behind(
     async with service(duration=lambda _: next(durations), max_in_flight=3) as (emulator, session):
         async with EditHub(job, session) as hub:
             calls = [asyncio.create_task(hub.edit(request_of(str(number)))) for number in range(3)]
-            await until(lambda: created(emulator) == 3)
+            await until(lambda: len(session.unfinished) == 3)
         left = await asyncio.gather(*calls)
         assert [(outcome.status, outcome.error) for outcome in left] == [("submitted", "the hub was closed")] * 3
         assert {outcome.task_id for outcome in left} == set(emulator.tasks)
@@ -222,7 +223,7 @@ async def test_what_waits_when_the_hub_closes_is_told_so(job, request_of):
     async with service(duration=30, max_in_flight=1) as (emulator, session):
         async with EditHub(job, session) as hub:
             calls = [asyncio.create_task(hub.edit(request_of(str(number)))) for number in range(40)]
-            await until(lambda: created(emulator) == 1)
+            await until(lambda: session.unfinished)
             late = asyncio.create_task(hub.edit(request_of("late")))
             await asyncio.sleep(0)
         outcomes = await asyncio.gather(*calls, late)
@@ -326,6 +327,9 @@ async def test_a_hub_that_does_not_save_answers_with_urls_and_records_what_its_c
             assert (len(outcome.urls), outcome.cost) == (2, Decimal("0.0714"))
             assert await hub.edit(request_of(n=2)) == outcome
             assert (await hub.write_report()).unsaved == 1
+            with pytest.raises(JournalError, match="has no edit with the name 'A key'"):
+                await hub.record("A key", [("a-0.png", 10)])
+            assert hub.progress.saved == 0
         async with EditHub(job, session, save=False) as hub:
             assert await hub.edit(request_of(n=2)) == outcome
             for _ in range(2):  # a caller that is repeated
@@ -350,8 +354,22 @@ async def test_a_hub_submits_nothing_more_if_its_callers_can_save_nothing(job, r
             assert refused.status == "planned"
             assert "the pictures of 3 completed edits in a row could not be saved: the disk is full" in refused.error
             assert (await hub.edit(request_of("a"))).error == "the disk is full"
+            await hub.record("a", [("a-0.png", 10)])
+            assert (await hub.edit(request_of("e"))).urls
+            assert (await hub.write_report()).stopped == ""
         async with EditHub(job, session, save=False) as hub:  # pictures of an earlier hub that are lost do not stop it
             for key in "abc":
                 await hub.record(key, error="lost")
             assert (await hub.edit(request_of("d"))).urls
-        assert created(emulator) == 4
+        assert created(emulator) == 5
+
+
+async def test_a_hub_outlives_an_outage_of_the_service(job, request_of, free_tcp_port):
+    async with (
+        EditSession("key", base_url=f"http://127.0.0.1:{free_tcp_port}", max_retries=0) as session,
+        EditHub(job, session) as hub,
+    ):
+        outcomes = [await hub.edit(request_of(str(number))) for number in range(25)]
+        assert {outcome.status for outcome in outcomes} == {"failed"}
+        async with EditEmulator(api_key="key", port=free_tcp_port, duration=0):
+            assert (await hub.edit(request_of("0"))).ok

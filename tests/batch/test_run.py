@@ -458,6 +458,9 @@ async def test_the_same_picture_with_a_new_signature_is_the_same_edit(out, key, 
             assert report.ok, report.text()
         assert len(emulator.tasks) == 1
     assert sent == [image for request in signed("2") for image in request.images]  # as it was signed last
+    (outcome,) = [outcome async for outcome in EditBatch([], out).outcomes()]
+    assert outcome.images == ("https://bucket.example/cat.png?v=1",)
+    assert not [path for path in out.iterdir() if b"X-Amz-Signature" in path.read_bytes()]
 
 
 async def test_the_same_path_with_another_content_is_another_request(requests, out, photo):

@@ -117,8 +117,29 @@ def test_a_write_replaces_no_file_without_leave(bucket):
 def test_the_files_of_a_folder_are_those_below_it(bucket):
     for key in ("out/a.png", "out/more/b.png", "outside/c.png", "d.png"):
         put(bucket / key, b"1234")
-    assert sorted((bucket / "out").files()) == [("a.png", 4), ("more/b.png", 4)]
-    assert min(bucket.files()) == ("d.png", 4)
+    found = dict((bucket / "out").files())
+    assert found == {name: bucket / "out" / name for name in ("a.png", "more/b.png")}
+    assert {file.size for file in found.values()} == {4}
+    assert min(bucket.files()) == ("d.png", bucket / "d.png")
+
+
+def test_a_listed_file_has_its_tag_and_is_not_asked_for(bucket, monkeypatch):
+    tag = put(bucket / "a.png", b"first").tag()
+    ((_, listed),) = bucket.files()
+    with monkeypatch.context() as patch:
+        patch.setattr(obstore, "head", None)
+        assert listed.tag() == tag
+        with pytest.raises(TypeError):
+            (listed.parent / "a.png").tag()
+    obstore.delete(obstore.store.from_url(bucket.root), "a.png")
+    assert not listed.exists()
+
+
+def test_a_tag_that_a_store_does_not_list_is_asked_for(memory, monkeypatch):
+    tag, listed = put(memory / "a.png", b"first").tag(), list(obstore.list(memory._store))
+    monkeypatch.setattr(obstore, "list", lambda *_: [[found | {"e_tag": None} for found in page] for page in listed])
+    ((_, file),) = memory.files()
+    assert file.tag() == tag
 
 
 def test_a_missing_file_is_an_error_of_its_own(bucket):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 
+import obstore
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from bulk_runs import PHOTO, service, states
 from obstore.store import MemoryStore
 
-from qwen_edit_async import BucketPath, ConfigurationError, EditBatch
-from qwen_edit_async.batch.sources import EditDefaults, has_keys, read_source, table_folder
+from qwen_edit_async import BucketPath, ConfigurationError, EditBatch, EditRequest
+from qwen_edit_async.batch.sources import EditDefaults, SourceItem, has_keys, read_source, table_folder, tagged
 from qwen_edit_async.cli import main
 
 SNOW = EditDefaults("make it snow")
@@ -162,3 +164,47 @@ def test_the_command_reads_a_table_in_a_bucket(bucket, tmp_path, capsys):
     assert states(tmp_path / "out") == {"a": "saved", "b": "saved"}
     assert main([*command, f"{bucket}/out", "--journal", str(tmp_path / "job"), "--dry-run"]) == 0
     assert "2 rows read" in capsys.readouterr().out
+
+
+@pytest.fixture
+def table(bucket) -> BucketPath:
+    """A table of three images that are there."""
+    for name in "abc":
+        put(bucket / f"cats/{name}.png", PHOTO)
+    return put(bucket / "edits.csv", b"image\n" + b"".join(b"cats/%c.png\n" % name for name in b"abc"))
+
+
+@pytest.fixture
+def together(monkeypatch) -> threading.Barrier:
+    """Make each request for a tag wait until three are made at once."""
+    barrier, head = threading.Barrier(3), obstore.head
+
+    def wait(*asked):
+        barrier.wait(10)
+        return head(*asked)
+
+    monkeypatch.setattr(obstore, "head", wait)
+    return barrier
+
+
+@pytest.mark.anyio
+async def test_the_images_of_a_table_are_asked_for_at_once(table, together, tmp_path):
+    async with service() as (emulator, session):
+        for _ in range(2):
+            report = await EditBatch(table, tmp_path / "out", instruction="make it snow").run(session)
+        assert (report.saved, emulator.statistics().tasks_created) == (3, 3)
+    assert not together.broken
+
+
+def test_images_that_can_not_be_asked_for_stay_as_they_are(table, bucket, monkeypatch):
+    obstore.delete(obstore.store.from_url(bucket.root), "cats/b.png")
+    items = [SourceItem(problem="no edit"), *tagged(read_source(table, SNOW))]
+    local = SourceItem(request=EditRequest(["a.png", bucket / "cats/a.png"], "make it snow"))
+    items = [*tagged([*items, local])]
+    with monkeypatch.context() as patch:
+        patch.setattr(obstore, "head", None)
+        tags = {items[place].request.images[-1].tag() for place in (1, 3, 4)}
+    assert len(tags) == 1
+    assert items[4].request.images[0] == "a.png"
+    with pytest.raises(FileNotFoundError):
+        items[2].request.images[0].tag()

@@ -31,6 +31,7 @@ from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import check_task_id
 from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.paths import FilePath
+from qwen_edit_async.text import quoted
 
 _APPLICATION_ID: Final = 0x51574544
 VERSION: Final = 4
@@ -259,7 +260,12 @@ class Store:
         """Record the names and sizes of the pictures that a caller saved, or why it could not save them.
 
         An edit that is not waiting for its pictures to be saved stays as it is.
+
+        Raises:
+            JournalError: If no edit has that name.
         """
+        if not self.is_taken(folded(name)):
+            raise JournalError(f"the journal {self._path} has no edit with the name {quoted(name)}")
         for entry in self._select("folded_name = ? AND state = 'completed'", folded(name)):
             if problem is None:
                 self.move(entry.number, State.SAVED, files=files, reason=None, problem=None)

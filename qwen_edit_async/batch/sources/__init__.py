@@ -14,6 +14,7 @@ table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` 
     item        one row
 """
 
+from qwen_edit_async.batch.sources.buckets import tagged as tagged
 from qwen_edit_async.batch.sources.item import SAYS_IT_ALL as SAYS_IT_ALL
 from qwen_edit_async.batch.sources.item import EditDefaults as EditDefaults
 from qwen_edit_async.batch.sources.item import SourceItem as SourceItem

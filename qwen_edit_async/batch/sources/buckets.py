@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import fnmatch
 import glob
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Final
+
+import attrs
 
 from qwen_edit_async.batch.identity import storable
 from qwen_edit_async.batch.sources.folders import PICTURE, left_out_others
@@ -15,7 +19,9 @@ from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import PICTURE_ENDINGS
 from qwen_edit_async.models import EditRequest
-from qwen_edit_async.storage.bucket import BucketPath
+from qwen_edit_async.storage.bucket import BucketPath, with_tags
+
+_PAGE: Final = 256
 
 
 def bucket_items(
@@ -41,9 +47,7 @@ def bucket_items(
     if defaults.instruction is None:
         raise ConfigurationError("nothing says how to edit the pictures: give an instruction")
     found, others = False, list[str]()
-    folder = _folder_of(path)
-    for name in files_of(path, recursive=recursive):
-        image = folder / name
+    for name, image in files_of(path, recursive=recursive):
         if exclude and str(image).startswith(f"{exclude}/"):
             continue
         if image.suffix.lower() not in PICTURE_ENDINGS:
@@ -58,8 +62,24 @@ def bucket_items(
         note(left_out_others(others))
 
 
-def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[str]:
-    """Yield the path below its folder of a file, of each file in a folder, or of each that matches a pattern.
+def tagged(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
+    """Yield edits with the tags of their images in buckets, which are asked for page by page."""
+    left = iter(items)
+    while page := [*islice(left, _PAGE)]:
+        images = [image for item in page if item.request is not None for image in item.request.images]
+        tags = with_tags(image for image in images if isinstance(image, BucketPath))
+        yield from (_tagged(item, tags) for item in page) if tags else page
+
+
+def _tagged(item: SourceItem, tags: Mapping[BucketPath, BucketPath]) -> SourceItem:
+    if item.request is None:
+        return item
+    images = [tags.get(image, image) if isinstance(image, BucketPath) else image for image in item.request.images]
+    return attrs.evolve(item, request=attrs.evolve(item.request, images=images))
+
+
+def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[tuple[str, BucketPath]]:
+    """Yield a file, each file in a folder, or each that matches a pattern, after its path below the folder.
 
     Hidden files and folders are left out.
 
@@ -67,14 +87,14 @@ def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[str]:
         ConfigurationError: If the bucket can't be read.
     """
     if path.suffix.lower() in PICTURE_ENDINGS and not glob.has_magic(path.name):
-        yield path.name
+        yield path.name, path
         return
     pattern = path.name if glob.has_magic(path.name) else "*"
     try:
-        for name, _ in _folder_of(path).files():
+        for name, file in _folder_of(path).files():
             is_hidden = name.startswith(".") or "/." in name
             if (recursive or "/" not in name) and not is_hidden and fnmatch.fnmatchcase(name, pattern):
-                yield name
+                yield name, file
     except OSError as error:
         raise ConfigurationError(f"{path} can't be read: {error.strerror}") from None
 

@@ -83,7 +83,7 @@ def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
     is_table = path.suffix.lower() in _TABLE_ENDINGS
     if isinstance(path, BucketPath):
         is_pattern = glob.has_magic(path.name)
-        parts = _parts(path.parent if is_pattern else path, files_of(path))
+        parts = _parts(path.parent if is_pattern else path, (name for name, _ in files_of(path)))
         return [path] if is_table and not is_pattern and not parts else parts
     if is_table and os.path.isfile(path):
         return [path]
