@@ -208,7 +208,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
         if not _HEADER_NAME.fullmatch(name):
             raise ConfigurationError(f"default_headers has {quoted(name)}: give a valid header name")
         if name.lower() in _OWN_HEADERS:
-            raise ConfigurationError(f"default_headers may not hold {name}: each call sets it (use api_key for the key)")
+            raise ConfigurationError(f"default_headers may not hold {name}: each call sets it (api_key sets the key)")
     return checked
 
 
