@@ -37,7 +37,7 @@ server closes a connection during a submission, a task may exist. A status check
 class Transport(Protocol):
     """The HTTP client of a session. Tests can pass an implementation without sockets.
 
-    It needs the methods of this example::
+    An implementation needs the methods of this example::
 
         class Completes:
             async def open(self) -> None: ...
@@ -117,7 +117,7 @@ class AiohttpTransport:
                 **self._default_headers,
                 "Authorization": f"Bearer {self._api_key.reveal()}",
             },
-            # No total, because aiohttp would set a timer for each call, and a steady upload may take any time.
+            # No total limit, because aiohttp would set a timer for each call, and a steady upload may take any time.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=self._network.proxy,

@@ -36,7 +36,7 @@ class Network:
     trust_env: bool = False
 
     def connector(self, **options: Any) -> aiohttp.TCPConnector:
-        """Create a connection pool without a limit."""
+        """Create a connection pool without a limit of connections."""
         return aiohttp.TCPConnector(limit=0, ssl=True if self.ssl is None else self.ssl, **options)
 
     def for_calls_to(self, base_url: str) -> Network:
