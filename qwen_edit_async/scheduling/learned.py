@@ -14,10 +14,10 @@ from qwen_edit_async.scheduling.progress import ProgressEvidence
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH_OF_IGNORANCE = 0.15
-"""Weight of the initial assumption, in ended tasks for each factor of e in age. The first evidence outweighs it."""
+"""Weight of the initial assumption: this many ended tasks in each range of ages from x to e·x."""
 
 _STRENGTH_OF_ALL = 2.0
-"""Weight of all tasks in the estimate for one kind, in the same unit. A few ended tasks outweigh it."""
+"""Weight of all tasks in the estimate for one kind of task, in the same unit. A few ended tasks outweigh it."""
 
 _DEFAULT_KIND = (MIN_N, 0)
 

@@ -7,7 +7,7 @@ import math
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH = 0.005
-"""Weight of the prior, in ended tasks for each factor of e. It is small, because evidence decides about the use."""
+"""Weight of the prior, as in :class:`Survival`. It can be small, because progress is not used without evidence."""
 
 _STRATA_OF_A_HALVING = 3
 
@@ -18,7 +18,7 @@ _LEAST_DONE, _LEAST_AGE = 0.01, 0.05
 """The smallest progress, and the smallest age in seconds, from which to extrapolate."""
 
 _CONVINCING = 3.0
-"""The lead, in nats, with which progress must predict replies better than age to be used: odds of 20 to 1."""
+"""The lead, in nats, that progress needs over age in predicting replies before it is used: odds of 20 to 1."""
 
 _MOST_GAIN = 20.0
 """The maximum lead of progress or age, in nats. A larger lead would take too long to reverse if the service changes."""
@@ -29,8 +29,8 @@ class ProgressEvidence:
 
     The accuracy depends on the share that remains, so each range of this share (1 to 0.79, 0.79 to 0.63, …) has its own
     estimate. These estimates also correct progress that is not linear. For each reply, the class compares how
-    well progress and age predicted it (Dawid, *The prequential approach*, 1984). Progress that is constant, random or
-    runs backward gains no lead.
+    well progress and age predicted it (Dawid, *The prequential approach*, 1984). Progress that is constant or random,
+    or runs backward, gains no lead.
 
     Args:
         memory: The number of later ends, or replies, after which the weight of evidence has faded to 1/e.

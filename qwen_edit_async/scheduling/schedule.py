@@ -31,7 +31,7 @@ CHECK_RETRY = RetryPolicy(initial=1.0, maximum=30.0)
 """Delays after failed checks. The deadline limits the number of retries."""
 
 PICTURES_GRACE = 60.0
-"""Seconds to check a task again that completed without pictures. Some services add the pictures later."""
+"""Seconds during which a completed task without pictures is checked again. Some services add the pictures later."""
 
 LAST_CHECK_RETRY = RetryPolicy(initial=1.0, maximum=4.0)
 """Delays after failed checks once the deadline has passed."""
@@ -221,7 +221,10 @@ class PollSchedule(Generic[W]):
         return budget.take(now)
 
     def take_expired(self, now: float) -> W | None:
-        """Return a task to give up, and stop watching it. If a deadline has passed, make the task's last check due."""
+        """Stop watching a task that must be given up, and return it.
+
+        A task whose deadline has just passed is not given up yet. Its last check becomes due.
+        """
         while (task := self._deadlines.pop_due(now)) is not None:
             if task.gives_up_at <= now:
                 self.remove(task, now)

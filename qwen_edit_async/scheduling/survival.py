@@ -46,7 +46,7 @@ class Survival:
 
     Args:
         memory: The number of later ends after which the weight of evidence has faded to 1/e.
-        strength: The weight of the prior, in ended tasks for each factor of e in age.
+        strength: The weight of the prior: this many ended tasks in each range of ages from x to e·x.
         prior: The estimate for all kinds of tasks, from which this estimate starts. The prior also learns what this
             estimate learns. The default prior is the hazard 1/age, with which checks get rarer as a task ages.
 
