@@ -38,7 +38,7 @@ class SubmissionObserver(Protocol):
         ...
 
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
-        """Called with the task that an attempt created, or with the kind of its failure. Must not raise.
+        """Called with the task that an attempt created, or with the kind of the attempt's failure. Must not raise.
 
         This method is called once for each return of :meth:`about_to_submit`, even if the edit was cancelled or its
         deadline passed meanwhile.

@@ -44,7 +44,7 @@ class EditSession:
         base_url: The service's address; by default ``QWEN_EDIT_BASE_URL``, or else the protocol's own host.
         protocol: ``"generation"`` (documented), ``"queue"`` (newer, of the same gateway) or ``"dashscope"`` (Alibaba
             Model Studio, whose key may be in ``DASHSCOPE_API_KEY``); by default ``QWEN_EDIT_PROTOCOL`` or the first.
-        model: The service's name for the model; by default the usual name in the protocol.
+        model: The service's name for the model. The default depends on the protocol.
         envelope: The form of a ``"generation"`` body: ``"flat"`` (documented), ``"params"``, ``"header"`` (the model in
             ``X-Model`` alone), or ``"auto"``, which tries ``"flat"`` and ``"params"`` with the first submission.
         max_in_flight: The maximum number of tasks in flight, from the start of their submission to their end. If the
@@ -349,7 +349,7 @@ class EditSession:
         """Return this session with other limits: ``await session.with_options(max_retries=0).edit(…)``.
 
         Both sessions share everything else: connections, slots, the poller, :meth:`statistics`. Opening or closing one
-        also opens or closes the other. Downloads keep the ``max_retries`` of the first session.
+        also opens or closes the other. Downloads keep the ``max_retries`` of the original session.
 
         Args:
             deadline: Seconds that an edit may take; by default this session's.
@@ -359,7 +359,7 @@ class EditSession:
             ConfigurationError: If an option is wrong.
         """
         session = copy.copy(self)
-        session._limits = self._limits.changed(deadline, max_retries)  # noqa: SLF001  # of this class
+        session._limits = self._limits.changed(deadline, max_retries)  # noqa: SLF001  # an attribute of this class
         return session
 
     @property

@@ -286,7 +286,7 @@ class _Edit:
     stage: Submission | EditTask
 
     def submitted(self, accepted: asyncio.Future[EditTask]) -> None:
-        """Called with the future of the accepted task when it is done. Begin to wait for the task."""
+        """Called with the future ``accepted`` of the submission when it is done. Begins the wait for the task."""
         if self not in self.pipeline.edits:
             return
         error = accepted.exception()

@@ -277,7 +277,7 @@ class Submission:
         return snapshot
 
     async def _exchange(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
-        """Send the request, and return the task in the reply, even in a refusal: any task may be charged."""
+        """Send the request. Return the task in the reply, even if it is a refusal, because the task may be charged."""
         try:
             return await self._submitter.service.submit(protocol, call, body, deadline=self._deadline.at)
         except APIStatusError as error:
