@@ -34,8 +34,8 @@ class SessionStatistics:
         renewals: Expired result URLs that were renewed.
         cost: The total of the costs that the service stated, in the account's currency.
         queued: The total seconds that accepted edits waited for their slots and turns.
-        submitting: The total seconds from the end of these waits to the service's acceptances.
-        running: The total seconds from the acceptances to the ends of the edits.
+        submitting: The total seconds from taking a slot to the service's acceptance, without waits for turns.
+        running: The total seconds from the service's acceptance to the end of an edit.
     """
 
     in_flight: int = 0

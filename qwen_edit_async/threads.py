@@ -92,7 +92,7 @@ class _Call(Generic[T]):
         return result
 
     def give_up(self) -> tuple[T, ...]:
-        """Make a running call close its result. If the call has ended, return its result, to be closed."""
+        """Make a running call close its result. If the call has ended, return the result for the caller to close."""
         with self._lock:
             self._given_up = True
             return tuple(self._results)
