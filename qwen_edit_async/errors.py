@@ -45,7 +45,7 @@ class QwenEditError(Exception):
         task_id: The id of the task that the error is about.
 
     Attributes:
-        hint: The remedy, or an empty text.
+        hint: The remedy, or an empty string.
         task_id: The id of the task that the error is about, if it is known. ``session.attach(task_id)`` waits for the
             task again.
     """
@@ -62,14 +62,14 @@ class QwenEditError(Exception):
 
     @property
     def summary(self) -> str:
-        """The message without the hint and without particular names, so that errors of one kind can be counted."""
+        """The message without the hint and the names of images and tasks, so that errors of one kind can be counted."""
         if self._summary:
             return self._summary
         text = super().__str__() or type(self).__name__
         return text.replace(self.task_id, "…") if self.task_id else text
 
     def for_task(self, task_id: str | None) -> Self:
-        """Return a fresh copy of this error, without traceback and context, for another waiter."""
+        """Return a copy of this error for another waiter, without its traceback, context and notes."""
         error = copy.copy(self)
         error.task_id = task_id
         error.__dict__.pop("__notes__", None)
@@ -106,10 +106,10 @@ class APIStatusError(QwenEditError):
     """The service replied with an error.
 
     Attributes:
-        status_code: The HTTP status. It can be 200, because some gateways put an error into a successful reply.
+        status_code: The HTTP status. It can be 200, because some gateways send errors with that status.
         code: The service's error code, as an integer if it looks like one.
         message: The service's error message.
-        request_id: The id that the service gave to the request. Its support may ask for it.
+        request_id: The id that the service gave to the request. The service's support may ask for it.
         retry_after: The seconds that the service asks the client to wait before the next request.
         body: The start of the reply's body, as text.
     """
@@ -166,7 +166,7 @@ class InsufficientBalanceError(APIStatusError):
 
 
 class PermissionDeniedError(APIStatusError):
-    """The key has no permission for this (403). The session submits nothing more."""
+    """The key has no permission for this call (403). The session submits nothing more."""
 
 
 class NotFoundError(APIStatusError):
@@ -223,8 +223,8 @@ class EditFailedError(QwenEditError):
     """The service ran the task, and it failed.
 
     Attributes:
-        code: The service's error code, as an integer if it looks like one: 110001 for moderation, 190000 for an input
-            image that could not be downloaded.
+        code: The service's error code, as an integer if it looks like one: 110001 for content moderation, 190000 for an
+            input image that could not be downloaded.
         message: The service's error message.
         error_type: The kind of failure, such as ``CONTENT_BLOCKED``; empty if the service does not name it.
         provider_error: The error text of the provider that ran the model for the service; may be empty.
@@ -270,7 +270,7 @@ class DownloadError(QwenEditError):
     """The task is completed, but a result picture could not be downloaded. ``session.attach(task_id)`` tries again.
 
     Attributes:
-        url: The URL that was tried last, or an empty text. It needs no key, and it expires.
+        url: The URL that was tried last, or an empty string. It needs no key, and it expires.
     """
 
     def __init__(self, message: str, *, hint: str = "", task_id: str | None = None, url: str = "") -> None:

@@ -40,7 +40,7 @@ class EditThrottled(EditEvent):
     """The service refused a submission or a status check with "too many requests". The session will repeat it.
 
     Attributes:
-        error: The error. Its ``retry_after`` has the seconds to wait, as the service requests.
+        error: The error. Its ``retry_after`` is the number of seconds that the service asks to wait, if stated.
     """
 
     error: QwenEditError
@@ -51,9 +51,9 @@ class EditRetried(EditEvent):
     """A failed submission is repeated.
 
     Attributes:
-        attempt: The number of the attempt that follows, from 2.
+        attempt: The number of the next attempt, at least 2.
         error: The failure of the last attempt.
-        uncertain: Whether the last attempt may also have created a task.
+        uncertain: Whether the last attempt may have created a task.
     """
 
     attempt: int
@@ -63,7 +63,7 @@ class EditRetried(EditEvent):
 
 @attrs.frozen(kw_only=True)
 class EditChecked(EditEvent):
-    """A status check showed a change that does not end the edit.
+    """A status check showed that the task has changed, but not ended.
 
     Attributes:
         snapshot: The task's state in the service's reply.
@@ -74,7 +74,7 @@ class EditChecked(EditEvent):
 
 @attrs.frozen(kw_only=True)
 class EditEnded(EditEvent):
-    """The session is done with the edit. Each edit and each attached task has exactly one such event.
+    """The edit ended, with a result or an error. Each edit and each attached task has exactly one such event.
 
     Attributes:
         timings: The durations of the phases that the edit went through.

@@ -13,7 +13,7 @@ _MAX_STEM_BYTES = 160
 
 
 def safe_stem(text: str) -> str:
-    """Convert any text, even from a server, to a safe file name without suffix."""
+    """Convert any text, even from a server, to a safe file name without a suffix."""
     stem = _DEVICE.sub(r"\1_.", _UNSAFE_IN_NAMES.sub("_", text).lstrip("."))
     stem = stem.encode("utf-8", "replace")[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
     if stem == text:

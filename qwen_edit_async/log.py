@@ -12,11 +12,11 @@ from qwen_edit_async.text import visible
 LOG_VARIABLE = "QWEN_EDIT_LOG"
 
 log: logging.Logger = logging.getLogger("qwen_edit_async")
-"""The logger. All its records have the attribute ``task_id``, which is ``None`` for messages about no single task."""
+"""The logger. All its records have the attribute ``task_id``, which is ``None`` if a message is not about one task."""
 
 
 def about(task_id: str | None) -> logging.LoggerAdapter[logging.Logger]:
-    """Return the logger for messages about a task."""
+    """Return the logger for messages about a task. Their records have its ``task_id``."""
     return logging.LoggerAdapter(log, {"task_id": task_id})
 
 

@@ -52,7 +52,7 @@ def _to_size(value: str | tuple[int, int] | None) -> tuple[int, int] | None:
             raise InvalidEditError(f"size is {quoted(value)}: give {_SIZE_FORMS}")
         return int(match[1]), int(match[2])
     to_list: Any = getattr(value, "tolist", None)
-    sides = value if to_list is None else to_list()  # a NumPy array
+    sides = value if to_list is None else to_list()  # NumPy arrays have `tolist`
     if not isinstance(sides, tuple | list) or len(sides) != _WIDTH_AND_HEIGHT:
         raise InvalidEditError(f"size is {quoted(value)}: give {_SIZE_FORMS}")
     width, height = map(_to_integer, sides)
@@ -82,7 +82,7 @@ class EditParameters:
             last input image and about 1024*1024 pixels.
         prompt_extend: Whether the service rewrites the instruction (its default: yes).
         watermark: Whether the service writes "Qwen-Image" into the bottom-right corner (its default: no).
-        seed: 0 to 2147483647. Results with the same seed are similar, but not identical.
+        seed: An integer from 0 to 2147483647. Results with the same seed are similar, but not identical.
 
     Raises:
         InvalidEditError: A value has the wrong type or is out of bounds.
@@ -118,17 +118,17 @@ def _to_images(value: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ..
 class EditRequest:
     """One edit: the pictures and the instruction.
 
-    Pickling or deep-copying replaces an open file by empty bytes, so the copy can't be sent.
+    A pickled or deep-copied request has empty bytes in place of an open file, so the copy can't be sent.
 
     Attributes:
-        images: One image, or a sequence of one to three images in the order that the instruction uses. The output has
-            the aspect ratio of the last one. An image is a path, an http(s) URL, a data URI, bytes, a binary file
-            object, a PIL image, or a uint8 array (H×W, H×W×3, H×W×4). With the extra ``cloud``, it may be in a bucket:
-            give a URL (``s3://``, ``gs://``, ``az://``), or a pair of an obstore store and a path in it.
+        images: One image, or a sequence of one to three images in the order that the instruction refers to. The output
+            has the aspect ratio of the last image. An image is a path, an http(s) URL, a data URI, bytes, a binary file
+            object, a PIL image, or a uint8 array (H×W, H×W×3, H×W×4). The extra ``cloud`` adds images in buckets: a URL
+            (``s3://``, ``gs://``, ``az://``), or a pair of an obstore store and a path in that store.
         instruction: The change to make, in Chinese or English. The service ignores everything after 800 characters.
         parameters: The options of the edit.
-        key: Your own name for this edit, which names the output files. The key is never sent.
-        metadata: Your own data about this edit, which is never sent.
+        key: Your own name for this edit. The output files are named after it. It is never sent.
+        metadata: Your own data about this edit. It is never sent.
 
     Raises:
         InvalidEditError: The request breaks a rule of the contract that can be checked without reading a file.
@@ -175,7 +175,7 @@ class EditRequest:
 
 
 def restore(value: object, state: Mapping[str, Any]) -> None:
-    """Fill a frozen value that was unpickled or deep-copied."""
+    """Set the fields of a frozen value that is being unpickled or deep-copied."""
     for name, content in state.items():
         object.__setattr__(value, name, content)
 
@@ -185,7 +185,7 @@ RequestInput = EditRequest | Mapping[str, Any]
 
 PARAMETER_NAMES = frozenset(field.name for field in attrs.fields(EditParameters))
 IMAGE_NAMES = ("image", *(f"image{position}" for position in range(2, MAX_IMAGES + 1)))
-"""The fields (and table columns) for one image each."""
+"""The names of fields, and of table columns, that hold one image each."""
 
 _REQUEST_NAMES = frozenset(field.name for field in attrs.fields(EditRequest))
 
@@ -214,7 +214,7 @@ def request_from_arguments(
     instruction: str | None,
     options: EditKeywords,
 ) -> EditRequest:
-    """Make a request from the arguments of a call, except its ``deadline``.
+    """Make a request from the arguments of ``EditSession.edit`` other than ``deadline``.
 
     An option overrides the same field of ``parameters``, unless the option is ``None``.
 
@@ -234,7 +234,7 @@ def request_from_arguments(
 def request_from_fields(fields: object) -> EditRequest:
     """Make a request from a mapping with the fields of :class:`EditRequest` and :class:`EditParameters`.
 
-    ``image``, ``image2`` and ``image3`` can replace ``images``.
+    Instead of ``images``, the mapping can have ``image``, ``image2`` and ``image3``.
 
     Raises:
         InvalidEditError: The value is not a mapping, has an unknown field, or breaks the contract.
@@ -264,10 +264,10 @@ def as_fields(row: Any) -> Any:
 
 
 def named_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters as a dictionary.
+    """Check the names of parameters, and return the parameters as a dictionary.
 
     Raises:
-        InvalidEditError: There is no parameter with such a name.
+        InvalidEditError: A name is not a field of :class:`EditParameters`.
     """
     if unknown := [name for name in parameters if name not in PARAMETER_NAMES]:
         known = ", ".join(sorted(PARAMETER_NAMES))

@@ -25,17 +25,17 @@ class SessionStatistics:
         cancelled: Edits that were cancelled, before or after the service accepted them.
         cancellations: Tasks that the service cancelled after the session had given them up.
         uncertain: Submissions that the service may or may not have accepted.
-        resubmitted: Submissions repeated with consent, although the service may have accepted them.
-        retries: Submissions repeated after the service had certainly not accepted them.
+        resubmitted: Submissions repeated with ``resubmit_uncertain``, although the service may have accepted them.
+        retries: Submissions repeated because the service had certainly not accepted them.
         throttled: "Too many requests" (429) replies to submissions, status checks and estimates.
         checks: Status checks and estimates with a valid reply.
         failed_checks: Status checks and estimates that failed or had an unclear reply.
         downloads: Pictures that were downloaded completely.
         renewals: Expired result URLs that were renewed.
-        cost: The sum of the costs that the service stated, in the account's currency.
-        queued: The sum of the seconds that accepted edits waited for their slots and turns.
-        submitting: The sum of the seconds from then to the service's acceptances.
-        running: The sum of the seconds from the acceptances to the ends of the edits.
+        cost: The total of the costs that the service stated, in the account's currency.
+        queued: The total seconds that accepted edits waited for their slots and turns.
+        submitting: The total seconds from taking a slot to the service's acceptance, without waits for turns.
+        running: The total seconds from the service's acceptance to the end of an edit.
     """
 
     in_flight: int = 0

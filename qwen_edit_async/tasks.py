@@ -13,7 +13,7 @@ from qwen_edit_async.text import without_signatures
 
 
 class TaskStatus(enum.Enum):
-    """The state of a task. ``UNKNOWN`` stands for a new status word. Such a task counts as running."""
+    """The state of a task. ``UNKNOWN`` is for status words that this package does not know; it counts as running."""
 
     QUEUED = "queued"
     IN_PROGRESS = "in_progress"
@@ -32,10 +32,10 @@ class TaskFailure:
     """The reason for a task's failure.
 
     Attributes:
-        code: The service's code, as an integer if it consists of digits.
+        code: The service's error code, as an integer if it consists of digits.
         message: The service's message, without the signatures of presigned URLs.
-        error_type: The kind of failure, such as ``CONTENT_BLOCKED``, if the service states it.
-        provider_error: The error of the provider that ran the model for the service, as text.
+        error_type: The kind of failure, such as ``CONTENT_BLOCKED``; an empty string if the service does not name it.
+        provider_error: The error text of the provider that ran the model for the service; may be empty.
     """
 
     code: int | str | None = None
@@ -52,7 +52,7 @@ class EditTimings:
         queued: The time spent waiting for a slot and for permission to send.
         submitting: The time from taking the slot to the service's acceptance, with reading, uploading and retries.
         running: The time from the acceptance to the status reply that showed that the task had ended.
-        lag: The time between the last two status replies. The task ended at most this long before it was noticed.
+        lag: The time from the last check that found the task running to the reply that showed that it had ended.
         checks: The number of status checks that were answered.
         failed_checks: The number of status checks that failed.
     """
@@ -91,7 +91,7 @@ class Estimate:
 
     Attributes:
         cost: The exact cost of all pictures of the edit.
-        currency: The currency; an empty text if the service does not name it.
+        currency: The currency; an empty string if the service does not name it.
         raw: The service's whole reply, unchanged.
     """
 
@@ -108,13 +108,13 @@ class TaskSnapshot:
         task_id: The service's id for the task.
         status: The state of the task.
         status_word: The service's own word for the state.
-        progress: 0.0 to 1.0 while in progress, if the service reports progress.
-        urls: One URL per output image of a completed task; an empty text for an image without a URL.
+        progress: The finished share of the work, 0.0 to 1.0, if the service reports progress.
+        urls: One URL per output image of a completed task; an empty string for an image without a URL.
         failure: The reason for the failure of a failed task.
         usage: The cost of a completed task.
         metadata: The service's own metadata.
         raw: The unchanged reply.
-        paths: The service's paths for calls about this task, by the call's name.
+        paths: The URL paths that the service gave for calls about this task, by the name of the call.
     """
 
     task_id: str

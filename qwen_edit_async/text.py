@@ -33,6 +33,6 @@ def counted(number: int, noun: str) -> str:
 
 
 def quoted(value: object) -> str:
-    """Quote a value for a message, and cut it off if it is long."""
+    """Return the ``repr`` of a value for a message, cut off if it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

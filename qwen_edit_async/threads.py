@@ -23,7 +23,7 @@ _CLOSING_GRACE = 5.0
 
 
 class Offloader:
-    """A few threads that run blocking calls for coroutines. If ``max_workers`` calls run, further calls wait."""
+    """Threads that run blocking calls for coroutines, at most ``max_workers`` calls at a time."""
 
     def __init__(self, max_workers: int, thread_name_prefix: str = "qwen-edit") -> None:
         self._executor = ThreadPoolExecutor(max_workers, thread_name_prefix)
@@ -34,7 +34,7 @@ class Offloader:
         """Call ``func`` on a thread and wait for its result.
 
         Cancellation ends the wait at once. If the call has not begun, it never begins. If the call is running, its
-        result is closed later and its exception is dropped. Closing a tuple closes each item that has a ``close()``.
+        result is closed later and its exception is dropped. In a tuple, each item that has a ``close()`` is closed.
 
         Raises:
             SessionClosedError: The offloader is closed.
@@ -92,7 +92,7 @@ class _Call(Generic[T]):
         return result
 
     def give_up(self) -> tuple[T, ...]:
-        """Make the call close its result. If the call has ended, return the result for the caller to close."""
+        """Make a running call close its result. If the call has ended, return the result for the caller to close."""
         with self._lock:
             self._given_up = True
             return tuple(self._results)

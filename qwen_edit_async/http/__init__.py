@@ -1,1 +1,1 @@
-"""The only HTTP client: calls to the API, streamed bodies, downloads."""
+"""The package's only HTTP client: calls to the API, streamed bodies, downloads."""

@@ -27,17 +27,17 @@ from qwen_edit_async.version import __version__
 _MAX_REPLY_BYTES = 1024 * 1024
 
 _IDLE_SECONDS = 4.0
-"""Seconds after which an idle connection is closed, before common servers close it (5 s)."""
+"""Seconds after which an idle connection is closed. Common servers close it after 5 s."""
 
 _IDLE_SECONDS_OF_SUBMISSIONS = 1.5
-"""Seconds after which an idle connection for submissions is closed, before impatient servers close it (2 s). If a
-server closes it during a submission, a task may exist. A status check can be repeated safely."""
+"""Seconds after which an idle connection for submissions is closed. Impatient servers close it after 2 s. If a
+server closes a connection during a submission, a task may exist. A status check can be repeated safely."""
 
 
 class Transport(Protocol):
     """The HTTP client of a session. Tests can pass an implementation without sockets.
 
-    It needs the members that this one uses::
+    An implementation needs the methods of this example::
 
         class Completes:
             async def open(self) -> None: ...
@@ -63,9 +63,9 @@ class Transport(Protocol):
         """Make one call, without retries.
 
         Raises:
-            APIConnectionError: If no reply came. Its ``request_sent`` says whether the service may have the whole
-                request.
-            QwenEditError: If the body failed while it was sent.
+            APIConnectionError: If no reply came. Its ``request_sent`` says whether the service may have received
+                the whole request.
+            QwenEditError: If the body could not be sent.
         """
         ...
 
@@ -117,7 +117,7 @@ class AiohttpTransport:
                 **self._default_headers,
                 "Authorization": f"Bearer {self._api_key.reveal()}",
             },
-            # No total, because aiohttp would set a timer for each call, and a steady upload may take any time.
+            # No total limit, because aiohttp would set a timer for each call, and a steady upload may take any time.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=self._network.proxy,
@@ -133,11 +133,11 @@ class AiohttpTransport:
         try:
             return await self._exchange(session, call, body)
         except asyncio.CancelledError as error:
-            failure = asyncio.CancelledError(*error.args)  # anyio recognises its scope by the arguments
+            failure = asyncio.CancelledError(*error.args)  # anyio recognises its cancel scope by the arguments
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = self._describe(error, body)
-        # Raised outside of the handlers. Otherwise its context and traceback would hold objects of the HTTP library,
-        # which contain the key.
+        # The failure is raised outside of the handlers. Otherwise its context and traceback would hold objects of the
+        # HTTP library, which contain the key.
         raise failure
 
     async def _exchange(self, session: aiohttp.ClientSession, call: Call, body: JSONBody | None) -> Reply:

@@ -1,7 +1,7 @@
 """The JSON body of a submission, which encodes its images while it is sent.
 
-Its exact size is known, so the request has a Content-Length header. It holds about one chunk of one image at a time,
-and can be sent again from the start.
+The body's exact size is known, so the request has a Content-Length header. The body keeps about one chunk of one image
+in memory, and can be sent again from the start.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class JSONBody(Payload):
         stall_timeout: The seconds that the connection may take to accept one chunk.
 
     Attributes:
-        sent_whole: Whether the service may have the whole body. It becomes true just before the connection gets the
-            last chunk.
+        sent_whole: Whether the service may have received the whole body. It becomes true just before the connection
+            gets the last chunk.
         on_sent: Called when the connection has taken the last chunk.
-        end_reply: Stops reading the reply, and uses the part that has arrived; ``None`` until the reply begins.
+        end_reply: Ends the reading of the reply, and uses the part that has arrived; ``None`` until the reply begins.
         failure: The error that kept the body from being sent: a changed file, or a connection that stalled or closed.
     """
 
@@ -205,7 +205,7 @@ def _has_news(writer: ChunkWriter) -> bool:
 
 
 async def _notice_close(writer: ChunkWriter) -> None:
-    """Raise an error if the service has closed the connection. While the body is incomplete, no task can exist."""
+    """Raise an error if the service has closed the connection. Before the whole body is sent, no task can exist."""
     for _ in range(2):  # two passes: the first notices the close, the second lets its callback run
         await asyncio.sleep(0)
     if isinstance(writer, StreamWriter) and (writer.transport is None or writer.transport.is_closing()):

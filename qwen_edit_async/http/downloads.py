@@ -1,7 +1,7 @@
 """Downloads result pictures without the key.
 
-A download that fails or gives a damaged picture is repeated. After the last attempt, a picture of which more than half
-came is kept, but not a PNG. If a result's URL has expired, a status check of the task gets a new URL.
+A failed download, or a damaged picture, is repeated. After the last attempt, a damaged picture is kept if more than half
+of it arrived and it is not a PNG. If a result's URL has expired, a status check of the task gets a new URL.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Downloader:
         retry: The policy for repeating a failed download.
         timeouts: The limits for connecting and for waiting between pieces.
         counters: The session's counters.
-        random: The source of jitter.
+        random: The source of the jitter between attempts.
         renew: Called with a task's id to get its result URLs again; ``None`` if the service can't give them again.
         hosts: The hosts that results may come from.
         network: The TLS settings and the proxy.
@@ -102,10 +102,11 @@ class Downloader:
     async def save(self, url: str, task_id: str, index: int, path: FilePath) -> FilePath:
         """Download a picture to ``path``, and create the folder if needed.
 
-        A failure leaves an earlier file of that name unchanged. Such a file is an error if it may not be replaced.
+        A failure leaves an earlier file of that name unchanged. In a bucket, an earlier file is an error, unless
+        ``path`` allows replacing it.
 
         Returns:
-            The path of the file. If the picture is not a PNG, the path has the ending of the picture's format.
+            The path of the file. If the picture is not a PNG, the path has the suffix of the picture's format.
 
         Raises:
             DownloadError: No usable picture could be downloaded.
@@ -133,7 +134,7 @@ class Downloader:
         return saved
 
     async def _fetch(self, url: str, task_id: str, index: int, receive: _Receive) -> Verdict:
-        """Download the pieces, and call ``receive`` with them and a check. Repeat until the check is passed."""
+        """Download the pieces, and call ``receive`` with them and a check. Repeat until a picture passes the check."""
         attempt, renew = 0, self._renew
         while True:
             check = functools.partial(judge, lenient=attempt == self._retry.max_retries)

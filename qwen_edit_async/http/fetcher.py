@@ -31,7 +31,7 @@ _MAX_REDIRECTS = 10
 _OK = 200
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _EXPIRED_STATUSES = frozenset({400, 401, 403, 404, 410})
-_PASSING_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
+_TEMPORARY_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 
 
 class FetchError(Exception):
@@ -87,7 +87,7 @@ class Fetcher:
         self._trusting = self._guarded = None
 
     async def pieces(self, url: str) -> AsyncGenerator[list[bytes], None]:
-        """Request a picture once, and yield it in pieces of about 1 MiB: lists of chunks, because joining copies them.
+        """Request a picture once, and yield it in pieces of about 1 MiB. A piece is a list of chunks.
 
         Raises:
             FetchError: The picture can't be downloaded, or the reply breaks off.
@@ -111,8 +111,8 @@ class Fetcher:
             failure = asyncio.CancelledError(*error.args)
         except (ValueError, RuntimeError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             failure = _failure_of(error, target, self._network)
-        # Raised outside of the handlers. Otherwise its context and traceback would hold frames of aiohttp, which may
-        # contain the password of a proxy.
+        # The failure is raised outside of the handlers. Otherwise its context and traceback would hold frames of
+        # aiohttp, which may contain the password of a proxy.
         raise failure
 
     @contextlib.asynccontextmanager
@@ -125,7 +125,7 @@ class Fetcher:
             raise FetchError("the session is closed", final=True)
         if (problem := self._hosts.problem(url, came_from)) is not None:
             raise FetchError(problem, final=True)
-        # Headers that arrive slowly would restart the timeout of a read again and again.
+        # A limit for all headers, because headers that arrive slowly restart aiohttp's read timeout.
         async with asyncio.timeout(self._timeouts.connect + self._timeouts.reply):
             response = await session.get(url, allow_redirects=False, proxy=proxy)
         async with response:
@@ -185,11 +185,11 @@ def _failure_of(error: Exception, target: URL | None, network: Network) -> Fetch
             return FetchError(not_public(target), final=True)
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() if target is not None:
             host, hint = host_of(target)[:MAX_SHOWN], network.unused_proxy(target)
-            # Texts of other errors name an address, and a report would list each address of a host separately.
+            # Texts of other errors are left out: they name an address, so a report would list each address separately.
             is_flawed = isinstance(error, aiohttp.ClientConnectorCertificateError)
             reason = reason_of(error) if is_flawed else type(error).__name__
             return FetchError(f"its host {host!r} can't be reached ({reason}){hint}")
-        case ValueError():  # raised by aiohttp and yarl; a certificate error is one too, but was handled above
+        case ValueError():  # raised by aiohttp and yarl; certificate errors were handled above
             return FetchError("its URL is not valid", final=True)
         case RuntimeError():  # raised by aiohttp
             return FetchError("the session was closed", final=True)
@@ -202,7 +202,7 @@ def _check_response(response: aiohttp.ClientResponse) -> None:
         raise FetchError(
             f"its host answered {response.status}",
             expired=response.status in _EXPIRED_STATUSES,
-            final=response.status not in _PASSING_STATUSES,
+            final=response.status not in _TEMPORARY_STATUSES,
         )
     if (response.content_length or 0) > MAX_RESULT_BYTES:
         raise FetchError(f"it has {response.content_length} bytes", final=True)

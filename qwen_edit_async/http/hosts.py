@@ -14,7 +14,7 @@ import attrs
 from yarl import URL
 
 MAX_SHOWN: Final = 100
-"""The most characters of a host name that a message shows."""
+"""The maximum number of characters of a host name that a message shows."""
 
 _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
@@ -24,7 +24,7 @@ _SPECIAL: Final = (
     ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays, deprecated (RFC 7526)
     ipaddress.ip_network("3fff::/20"),  # documentation (RFC 9637), which older Pythons do not know
 )
-"""Addresses that the standard library calls global, but where no result can be."""
+"""Addresses that the standard library calls global, although no result can come from them."""
 _NUMERIC_LABEL: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
@@ -69,7 +69,7 @@ def not_public(url: URL) -> str:
 
 
 def host_of(url: URL) -> str:
-    """Return a URL's host in lower case and without a trailing dot, or an empty text."""
+    """Return a URL's host in lower case and without a trailing dot, or an empty string."""
     return (url.host or "").rstrip(".").lower()
 
 

@@ -23,11 +23,11 @@ _PROXY_HINT = "proxy can't be used: give text such as http://HOST:PORT or http:/
 
 @attrs.frozen(kw_only=True)
 class Network:
-    """The TLS settings and the proxy of all connections of a session. The repr has no password.
+    """The TLS settings and the proxy of all connections of a session. Its repr shows no password.
 
     Attributes:
         ssl: The TLS settings; ``None`` for the system's certificates.
-        proxy: The proxy of all connections; ``None`` to use at most the environment's proxies.
+        proxy: The proxy of all connections. If it is ``None``, ``trust_env`` decides about the environment's proxies.
         trust_env: Whether to use the environment's proxies and netrc file.
     """
 
@@ -36,7 +36,7 @@ class Network:
     trust_env: bool = False
 
     def connector(self, **options: Any) -> aiohttp.TCPConnector:
-        """Create a connection pool without a limit."""
+        """Create a connection pool without a limit of connections."""
         return aiohttp.TCPConnector(limit=0, ssl=True if self.ssl is None else self.ssl, **options)
 
     def for_calls_to(self, base_url: str) -> Network:
@@ -44,14 +44,14 @@ class Network:
         return self if may_be_proxied(base_url) else attrs.evolve(self, proxy=None, trust_env=False)
 
     def proxy_of(self, url: URL) -> URL | None:
-        """Return the proxy for a result's URL. As in API calls, an https proxy of the environment is not used."""
+        """Return the proxy for a result's URL. As for API calls, an https proxy of the environment is not used."""
         if self.proxy is not None:
             return self.proxy if may_be_proxied(str(url)) else None
         proxy = URL(urllib.request.getproxies().get(url.scheme, "") if self.trust_env else "")
         return proxy if proxy.scheme == "http" and not urllib.request.proxy_bypass(host_of(url)) else None
 
     def unused_proxy(self, url: URL) -> str:
-        """Return a hint that the environment has an unused proxy for this URL, or an empty text."""
+        """Return a hint that the environment has an unused proxy for this URL, or an empty string."""
         if self.proxy is not None or self.trust_env or urllib.request.proxy_bypass(url.host or ""):
             return ""
         return unused_proxy_hint(str(url), urllib.request.getproxies())
@@ -80,7 +80,7 @@ def resolve_ssl(value: object) -> ssl.SSLContext | None:
 
 
 def resolve_proxy(value: object) -> URL | None:
-    """Return the URL of a proxy. Messages do not show it, because it may hold a password.
+    """Return the URL of a proxy. Error messages do not show it, because it may hold a password.
 
     Raises:
         ConfigurationError: The option is not the URL of an HTTP proxy.

@@ -36,8 +36,8 @@ class Timeouts:
     Attributes:
         connect: The limit for making the connection.
         send: The limit for sending the next piece of a request's body. A whole upload may take longer.
-        reply: The limit from the end of a submission to the end of its reply, and for a whole status check. For a
-            picture, the limit between two pieces, which must arrive at 1 KiB/s or more.
+        reply: The limit from the end of sending a submission to the end of its reply, and for a whole status check. It
+            also limits the time between two pieces of a picture, which must arrive at 1 KiB/s or more.
     """
 
     connect: float = _LONGEST_CONNECT
@@ -84,7 +84,7 @@ def resolve_api_key(api_key: str | None, protocol: WireProtocol, environment: Ma
 def resolve_base_url(
     base_url: str | None, from_environment: str | None, protocol: WireProtocol, *, allow_insecure: bool
 ) -> str:
-    """Return the service's address without a trailing slash: the argument, else the environment's, else the dialect's.
+    """Return the service's address without a trailing slash: the argument, or the environment's, or the dialect's.
 
     Raises:
         ConfigurationError: The address is not a plain http(s) URL, or the key would travel unencrypted to another
@@ -115,7 +115,7 @@ def resolve_base_url(
 
 
 def _start_at_end_of(path: str, submission_path: str) -> str:
-    """Return the longest end of ``path`` that ``submission_path`` begins with, if it has two names or more."""
+    """Return the longest end of ``path`` that is a start of ``submission_path`` and has two names or more."""
     names = submission_path.split("/")[1:]
     starts = ("/" + "/".join(names[:count]) for count in range(len(names), _SHORTEST_START - 1, -1))
     return next((start for start in starts if path.endswith(start)), "")
@@ -130,7 +130,7 @@ def origin_of(base_url: str) -> str:
 
 
 def may_be_proxied(base_url: str) -> bool:
-    """Return whether calls may use the environment's proxy.
+    """Return whether calls to an address may use a proxy.
 
     Calls to this machine over http may not, because the proxy would see the key.
     """
@@ -151,7 +151,7 @@ def check_proxies(proxies: Mapping[str, str]) -> None:
 
 
 def unused_proxy_hint(base_url: str, proxies: Mapping[str, str]) -> str:
-    """Return a hint that the environment has an unused proxy for this address, or an empty text."""
+    """Return a hint that the environment has an unused proxy for this address, or an empty string."""
     name = urlsplit(base_url).scheme
     if not may_be_proxied(base_url):
         return ""
@@ -208,7 +208,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
         if not _HEADER_NAME.fullmatch(name):
             raise ConfigurationError(f"default_headers has {quoted(name)}: give a valid header name")
         if name.lower() in _OWN_HEADERS:
-            raise ConfigurationError(f"default_headers may not hold {name}: each call sets it (the key: api_key)")
+            raise ConfigurationError(f"default_headers may not hold {name}: each call sets it (api_key sets the key)")
     return checked
 
 

@@ -48,7 +48,7 @@ class Secret:
 
     def redact_bytes(self, data: bytes) -> bytes:
         """Remove the secret from undecoded text, even if the secret is escaped for JSON, a URL or HTML."""
-        # Two fast searches settle most replies.
+        # For most replies, these two fast searches are enough.
         if self._spellings is None or not (self._bytes in data or _may_be_escaped(data)):
             return data
         return self._spellings.sub(b"***", data)
@@ -67,7 +67,7 @@ def _spelling(character: str) -> str:
     """Return a pattern for all spellings of an ASCII character. Each spelling begins with a literal, for speed.
 
     JSON can escape any character, and JSON inside of JSON doubles the backslashes. Their number is bounded, because a
-    reply full of backslashes would take too long. JavaScript has a shorter escape, and HTML names most signs.
+    reply full of backslashes would take too long. JavaScript has a shorter escape, and HTML has names for most symbols.
     """
     plain, code = re.escape(character), ord(character)
     digits = "".join(f"[{digit}{digit.upper()}]" for digit in f"{code:02x}")

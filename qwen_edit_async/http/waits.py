@@ -82,7 +82,7 @@ class Waits:
         self._waits.pop(wait, None)
 
     def close(self) -> None:
-        """End all reads with an error. Closing aiohttp's session alone would not end them."""
+        """End the reading of all replies with an error. Closing aiohttp's session alone would not end it."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

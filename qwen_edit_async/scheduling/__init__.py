@@ -1,1 +1,1 @@
-"""Decisions about time: when to check a task, what to retry, how much to submit. Pure: no I/O, clock or randomness."""
+"""Decisions about time: when to check a task, retry a call or send a request. Pure: no I/O, clock or randomness."""

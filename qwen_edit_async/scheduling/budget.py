@@ -15,17 +15,17 @@ H = TypeVar("H", bound=Hashable)
 
 
 class PollBudget(Generic[H]):
-    """A limit for checks per second, which go to the tasks most likely to have ended.
+    """Limits the checks per second, and chooses the task for each check.
 
     Each check goes to the task most likely to have ended among the next 32 waiting tasks. Choosing among 32 takes
     constant time, and is nearly as good as choosing among all. No task starves, because a task that has waited for
-    three rounds goes first. A round is the number of waiting tasks divided by the rate. So no task waits longer than
-    ``4 * n / rate`` seconds, where n is the largest number of tasks that waited in that time.
+    three rounds goes first. A round is the time to check all waiting tasks once at this rate. So no task waits longer
+    than ``4 * n / rate`` seconds, where n is the largest number of tasks waiting in that time.
 
     Args:
-        rate: The most checks per second. After an idle time, the checks of up to 0.05 s may start at once.
-        likelihood: Returns the probability that a task has ended by a time. Without it, the task that has waited
-            longest goes first.
+        rate: The maximum number of checks per second. After an idle time, the checks of 0.05 s may start at once.
+        likelihood: Returns the probability that a task has ended by a given time. If it is ``None``, the task that has
+            waited longest goes first.
 
     Attributes:
         ready_at: The earliest time of the next check.

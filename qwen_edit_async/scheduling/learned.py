@@ -14,46 +14,46 @@ from qwen_edit_async.scheduling.progress import ProgressEvidence
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH_OF_IGNORANCE = 0.15
-"""Weight of the initial assumption, in ends per e-fold of age. The first evidence outweighs it."""
+"""Weight of the initial assumption: this many ended tasks in each range of ages from x to e·x."""
 
 _STRENGTH_OF_ALL = 2.0
-"""Weight of all tasks in the estimate for one kind, in ends per e-fold of age. A few ends outweigh it."""
+"""Weight of all tasks in the estimate for one kind of task, in the same unit. A few ended tasks outweigh it."""
 
 _DEFAULT_KIND = (MIN_N, 0)
 
 
 @attrs.define(eq=False)
 class Learned:
-    """Check a task when a check is worth most, as learned from the session's own tasks.
+    """Checks a task when a check is worth most. The policy learns this from the session's own tasks.
 
     The policy minimises the lag between a task's end and the check that finds it, plus ``poll_cost`` for each check. If
     h is the hazard (ends per second among running tasks), the best interval between checks is √(2·poll_cost/h). Checks
     are rare while hardly any task ends, and frequent when many end. A check is due when the integral of
-    √(h/(2·poll_cost)) has grown by 1. The rule is Keller's (*Optimum checking schedules for systems subject to random
-    failure*, Management Science 21, 1974). It follows Barlow, Hunter and Proschan (*Optimum checking procedures*,
-    J. SIAM 11, 1963).
+    √(h/(2·poll_cost)) since the last check reaches 1. The rule is Keller's (*Optimum checking schedules for systems
+    subject to random failure*, Management Science 21, 1974). It follows Barlow, Hunter and Proschan (*Optimum checking
+    procedures*, J. SIAM 11, 1963).
 
-    The hazard is the number of ends divided by the time at risk. Running tasks count too (Kaplan and Meier,
-    *Nonparametric estimation from incomplete observations*, 1958). An end between two checks is spread over the time
-    between them (Turnbull, 1976). Old evidence fades, so the estimate follows the service.
+    The hazard is estimated as the number of ends divided by the total running time. Running tasks count too (Kaplan and
+    Meier, *Nonparametric estimation from incomplete observations*, 1958). An end between two checks is spread over the
+    time between them (Turnbull, 1976). Old evidence fades, so the estimate follows changes of the service.
 
     A task that a check finds queued has not started. Its age counts from that check.
 
     Each pair of ``n`` and size has its own estimate, which starts from the estimate for all tasks. That estimate starts
-    from the hazard 1/age, with which intervals grow in proportion to the age.
+    from the hazard 1/age, with which intervals grow with the square root of the age.
 
-    If the service reports progress, the policy extrapolates the remaining time, and learns the hazard in units of this
-    time. The policy uses that hazard while it predicts replies better than age does (Dawid, *The prequential
-    approach*, 1984).
+    If the service reports progress, the policy extrapolates the remaining time, and learns a second hazard, in units of
+    this time. The policy uses the second hazard while it predicts replies better than the first (Dawid, *The
+    prequential approach*, 1984).
 
     Several sessions on one event loop can share an instance. It stores no tasks.
 
     Attributes:
-        poll_cost: The lag in seconds that one check is worth. A fourth of this value means half the lag and twice the
+        poll_cost: The lag in seconds that one check is worth. A quarter of this value halves the lag and doubles the
             checks. The service's own clients check every 3 s. In a simulation with tasks of 20 s, the default needed a
-            fifth fewer checks, at about 0.7 of the lag.
+            fifth fewer checks than these clients, and had about 0.7 times their lag.
         max_interval: The longest interval between checks, in seconds.
-        memory: The number of further ends after which the weight of evidence has faded to 1/e.
+        memory: The number of later ends after which the weight of evidence has faded to 1/e.
 
     Raises:
         ConfigurationError: An option is not a positive number.
@@ -93,7 +93,7 @@ class Learned:
         return max(now, task.checked_at + min(max(interval, self.poll_cost), self.max_interval))
 
     def ended(self, task: PolledTask, now: float, *, completed: bool) -> None:
-        """Learn from a completed task. Any other end teaches nothing about durations."""
+        """Learn from a completed task. Other ends say nothing about durations."""
         if not completed:
             return
         estimate, age, until = self._estimate_of(task), task.checked_at - task.started_at, now - task.started_at
@@ -116,7 +116,7 @@ class Learned:
         return self._progress.view(age, task.progress)
 
     def _estimate_of(self, task: PolledTask) -> Survival:
-        """Return the estimate for tasks of this kind. Attached tasks have their own, because their age is unknown."""
+        """Return the estimate for tasks of this kind. Attached tasks share one, because their age is unknown."""
         if task.attached:
             return self._of_unknown_age
         kind = _kind(task.parameters)
@@ -130,7 +130,7 @@ class Learned:
 
 
 def _kind(parameters: EditParameters | None) -> tuple[int, int]:
-    """Return the number of output images, and the rounded base-2 logarithm of their area over the default area."""
+    """Return the number of output images, and the base-2 logarithm of their area in default areas, rounded."""
     if parameters is None:
         return _DEFAULT_KIND
     number = parameters.n or MIN_N

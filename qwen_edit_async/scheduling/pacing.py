@@ -1,10 +1,10 @@
-"""How many tasks may be in flight, and when requests may be sent. Pure: no I/O, no clock, no randomness of its own.
+"""Limits the tasks in flight and the rate of requests. Pure: no I/O, no clock, no randomness of its own.
 
 A session has one :class:`Pacer`. "Too many requests" may mean too many running tasks of the account, or too many
 requests in a second. No reply says which, so the pacer learns both limits:
 
 - The number of tasks in flight. Until the first refusal, the limit is 8 or twice the number of running tasks, whichever
-  is greater. So hundreds of tasks do not test an unknown limit at once. A refusal lowers the limit to the number of
+  is greater. So an unknown limit is not tested with hundreds of tasks. A refusal lowers the limit to the number of
   running tasks. After that, a single submission probes for a higher limit from time to time. Probes become rarer when
   they are refused, or when a refusal soon follows a raised limit.
 - The number of requests per second, see :class:`RequestRate`.
@@ -22,14 +22,14 @@ import attrs
 
 _UNPROVEN_LIMIT = 8  # tasks in flight before the service has accepted any
 _FIRST_PROBE = 1.0  # seconds from a refusal to the next probe, doubled with each refused probe
-_LAST_PROBE = 240.0
-_LAST_PROBE_WHEN_IDLE = 30.0  # while no task runs
-_MOST_PAUSES = 40  # longest wait after a refused probe, in multiples of the resulting pause
+_LAST_PROBE = 240.0  # the longest time between probes
+_LAST_PROBE_WHEN_IDLE = 30.0  # the same while no task runs
+_MOST_PAUSES = 40  # longest wait after a refused probe, in multiples of the pause that the service requests
 
 _FIRST_HOLD = 5.0  # seconds between two rises of the rate, doubled with each rise that a refusal undoes
-_LAST_HOLD = 320.0
+_LAST_HOLD = 320.0  # the longest time between two rises
 _RAISE = 1.25  # factor of a rise
-_MARGIN = 0.95  # share of the accepted requests that the rate falls to
+_MARGIN = 0.95  # after a refusal, the rate falls to this share of the requests accepted in a second
 _LOWEST_RATE = 0.2
 _SECOND = 1.0
 _COURTESY = 0.001  # seconds that a request waits to let another go first
@@ -45,10 +45,10 @@ class RequestRate:
     refusals undo them.
 
     A 429 for an unrelated reason also lowers the rate. If a service refuses 2 % of its requests at random, edits take
-    about a fourth longer. If it refuses 10 %, edits take several times as long.
+    about a quarter longer. If it refuses 10 %, edits take several times as long.
 
     Attributes:
-        limit: Requests per second; infinity before the first refusal.
+        limit: The maximum number of requests per second; infinity before the first refusal.
         next_at: The earliest time of the next request.
         raised: Whether the rate has risen since the last refusal, and so may be too high.
     """
@@ -111,14 +111,16 @@ class Pacer:
     All times are the event loop's, in seconds.
 
     Attributes:
-        max_in_flight: The most tasks between the start of their submission and their end.
-        submit_rate: The most submissions per second, evenly spaced, including repeated ones. ``None`` means no limit.
-        limit: The most tasks in flight without a probe for more room.
+        max_in_flight: The maximum number of tasks between the start of their submission and their end.
+        submit_rate: The maximum number of submissions per second, including repeated ones. Submissions are then evenly
+            spaced. ``None`` means no limit.
+        limit: The maximum number of tasks in flight, except one more that probes for a higher limit.
         in_flight: The number of tasks in flight.
         running: The number of tasks in flight that the service has accepted.
         resume_at: The end of the pause; nothing is sent before it.
         pauses: The total of all pauses in seconds, including the rest of the current one.
         accepted_at: The time when the service last accepted a submission.
+        rate: The learned limit of requests per second.
         submit_at: The earliest time of the next submission under ``submit_rate``.
         turn_wanted: Whether a request other than a check waits to be sent.
     """
@@ -176,7 +178,7 @@ class Pacer:
     def wait(self, now: float) -> float | None:
         """Return the seconds until another task may start.
 
-        Return ``None`` if another task must first end, or another submission get its reply.
+        Return ``None`` if a task must first end, or a submission must first get its reply.
         """
         if self.in_flight >= min(self.max_in_flight, self.limit + 1):
             return None
@@ -202,7 +204,7 @@ class Pacer:
         """Record that the service accepted a submission, and raise the limit if it proved too low."""
         self.accepted_at = now
         self.running += 1
-        if self._shut_out:  # a refusal while no task ran does not show a limit of tasks in flight
+        if self._shut_out:  # a refusal while no task ran says nothing about the number of tasks
             self._shut_out = False
             self._probe_wait = _FIRST_PROBE
         if self._lowered_at == -math.inf:
@@ -239,7 +241,7 @@ class Pacer:
         tried = probe or self._raised
         if tried:
             self._probe_wait = min(_LAST_PROBE, 2 * self._probe_wait)
-        elif now - self._raised_at > self._probe_wait:  # a refusal soon after a rise undoes that rise
+        elif now - self._raised_at > self._probe_wait:  # sooner, the refusal would count against that rise
             self._probe_wait = _FIRST_PROBE
         self._raised = False
         self._shut_out = not self.running

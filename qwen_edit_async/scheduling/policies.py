@@ -84,14 +84,14 @@ class PollPolicy(Protocol):
         """Called with a task that the session will not check again.
 
         If ``completed``, the task ended between ``task.checked_at`` and ``now``. Otherwise the task failed or was given
-        up, and was last known to run at ``task.checked_at``.
+        up, and the check at ``task.checked_at`` was the last to find it running.
         """
         ...
 
 
 @runtime_checkable
 class RankingPolicy(PollPolicy, Protocol):
-    """A policy that can also rank tasks, for the case that more checks are due than ``poll_rate`` allows."""
+    """A policy that can also rank tasks, in case more checks are due than ``poll_rate`` allows."""
 
     def likelihood(self, task: PolledTask, now: float) -> float:
         """Return the probability that the task has ended since its last check, 0 to 1."""
@@ -100,7 +100,7 @@ class RankingPolicy(PollPolicy, Protocol):
 
 @attrs.frozen
 class FixedInterval:
-    """Check every ``interval`` seconds."""
+    """Checks each task every ``interval`` seconds."""
 
     interval: float = attrs.field(default=3.0, validator=positive)
 
@@ -114,7 +114,7 @@ class FixedInterval:
 
 @attrs.frozen
 class Backoff:
-    """Check after ``initial`` seconds, and then after intervals that grow.
+    """Checks each task after ``initial`` seconds, and then after intervals that grow.
 
     Attributes:
         initial: The first interval, in seconds.

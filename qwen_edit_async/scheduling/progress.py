@@ -7,33 +7,33 @@ import math
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH = 0.005
-"""Weight of the prior, in ends per e-fold. It can be small, because the estimate is not used without evidence."""
+"""Weight of the prior, as in :class:`Survival`. It can be small, because progress is not used without evidence."""
 
 _STRATA_OF_A_HALVING = 3
 
 _LEAST_LEFT = 1 / 64
-"""The least remaining share. Below it, the error of the reported progress is larger than the share."""
+"""The smallest remaining share to use. The error of the reported progress is larger than any smaller share."""
 
 _LEAST_DONE, _LEAST_AGE = 0.01, 0.05
-"""The least progress and the least age, in seconds, that are extrapolated."""
+"""The smallest progress, and the smallest age in seconds, from which to extrapolate."""
 
 _CONVINCING = 3.0
-"""The lead of progress over age, in nats, at which progress is used: odds of 20 to 1."""
+"""The lead, in nats, that progress needs over age in predicting replies before it is used: odds of 20 to 1."""
 
 _MOST_GAIN = 20.0
-"""The greatest lead of either side, in nats. A greater lead would take too long to reverse if the service changes."""
+"""The maximum lead of progress or age, in nats. A larger lead would take too long to reverse if the service changes."""
 
 
 class ProgressEvidence:
     """Extrapolates progress, and learns the duration of tasks in units of the extrapolated remaining time.
 
-    The accuracy depends on the remaining share, so each range of this share (1 to 0.79, 0.79 to 0.63, …) has its own
-    estimate. These estimates also correct progress that is not linear. For each reply, the class compares its
-    likelihood by progress and by age (Dawid, *The prequential approach*, 1984). Constant, random or backward progress
-    gains nothing.
+    The accuracy depends on the share that remains, so each range of this share (1 to 0.79, 0.79 to 0.63, …) has its own
+    estimate. These estimates also correct progress that is not linear. For each reply, the class compares how
+    well progress and age predicted it (Dawid, *The prequential approach*, 1984). Progress that is constant or random,
+    or runs backward, gains no lead.
 
     Args:
-        memory: The number of further ends, or replies, after which the weight of evidence has faded to 1/e.
+        memory: The number of later ends, or replies, after which the weight of evidence has faded to 1/e.
     """
 
     def __init__(self, memory: float) -> None:
@@ -48,7 +48,7 @@ class ProgressEvidence:
         return self._gain > _CONVINCING
 
     def view(self, age: float, progress: float) -> tuple[Survival, float] | None:
-        """Return the estimate for a task with ``progress`` at ``age``, and its unit in seconds.
+        """Return the estimate for a task with ``progress`` at ``age``, and the seconds in the estimate's unit of time.
 
         Return ``None`` if the progress is not usable.
         """

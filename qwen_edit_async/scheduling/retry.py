@@ -24,7 +24,7 @@ from qwen_edit_async.errors import (
 )
 
 _SERVICE_UNAVAILABLE = 503
-_PASSING_STATUSES = frozenset({200, *range(300, 400), 408, 409, 425})
+_TEMPORARY_STATUSES = frozenset({200, *range(300, 400), 408, 409, 425})
 """HTTP statuses that may be temporary. A network's sign-in page, for example, redirects for a while."""
 
 LONGEST_PAUSE = 86_400.0
@@ -77,14 +77,14 @@ def judge_check(error: QwenEditError, *, in_grace: bool, attached: bool = False)
             return CallFailure.THROTTLED
         case APIConnectionError() | APIResponseError() | InternalServerError() | InsufficientBalanceError():
             return CallFailure.REFUSED
-        case APIStatusError() if error.status_code in _PASSING_STATUSES:
+        case APIStatusError() if error.status_code in _TEMPORARY_STATUSES:
             return CallFailure.REFUSED
         case _:
             return CallFailure.ENDS_CALL
 
 
 def pause_after(error: QwenEditError) -> float:
-    """Return the seconds to pause all requests: the ``Retry-After`` of an overloaded service, else 0."""
+    """Return the seconds to pause all requests: the ``Retry-After`` of an overloaded service, or else 0."""
     if not isinstance(error, RateLimitError | InternalServerError):
         return 0.0
     return min(error.retry_after or 0.0, LONGEST_PAUSE)
@@ -95,7 +95,7 @@ class NextStep(enum.Enum):
 
     GIVE_UP = "raise the error"
     BACK_OFF = "try again after a delay"
-    REQUEUE = "try again with another slot, before edits that have not had one"
+    REQUEUE = "try again with another slot, before edits that have not had a slot"
 
 
 @attrs.define
@@ -103,9 +103,9 @@ class Attempts:
     """The attempts to submit one edit, and the decision about another one.
 
     Attributes:
-        max_retries: The most failed attempts after which to try again. Attempts refused with 429 do not count.
+        max_retries: The maximum number of retries. Attempts refused with 429 do not count.
         resubmit_uncertain: Whether to try again although the service may have accepted an attempt.
-        count: The number of attempts, with the current one.
+        count: The number of attempts, including the current one.
         last_error: The failure of the last attempt.
         may_exist: Whether the service may have accepted one of the failed attempts.
     """
@@ -149,7 +149,7 @@ class RetryPolicy:
     """Exponential backoff with full jitter.
 
     Attributes:
-        max_retries: The most retries of a call after temporary failures; 0 turns retries off.
+        max_retries: The maximum number of retries after temporary failures of a call; 0 turns retries off.
         initial: The upper bound of the first delay, in seconds.
         maximum: The upper bound of any delay, in seconds.
     """
@@ -165,5 +165,5 @@ class RetryPolicy:
             attempt: The number of failed attempts, from 1.
             draw: A random number from 0 to 1.
         """
-        # A greater exponent would overflow. The maximum is reached long before 63.
+        # A larger exponent would overflow. The maximum is reached long before 63.
         return draw * min(self.maximum, self.initial * 2.0 ** min(attempt - 1, 63))

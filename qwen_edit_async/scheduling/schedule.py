@@ -31,13 +31,13 @@ CHECK_RETRY = RetryPolicy(initial=1.0, maximum=30.0)
 """Delays after failed checks. The deadline limits the number of retries."""
 
 PICTURES_GRACE = 60.0
-"""Seconds during which a task completed without pictures is checked again. Some services add the pictures later."""
+"""Seconds during which a completed task without pictures is checked again. Some services add the pictures later."""
 
 LAST_CHECK_RETRY = RetryPolicy(initial=1.0, maximum=4.0)
 """Delays after failed checks once the deadline has passed."""
 
 LAST_CHECK_GRACE = 30.0
-"""Seconds to wait for the reply to the last check. After the machine was suspended, the network may take a while."""
+"""Seconds to wait for the reply to the last check. After a suspended machine wakes up, its network may take a while."""
 
 _MIN_INTERVAL = 0.01
 _PICTURES_INTERVAL = 1.0
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 class DueHeap(Generic[T]):
-    """A heap of items by the time at which each is due. Each item has one time.
+    """A heap of items, ordered by the time at which each is due.
 
     A replaced or discarded time stays in the heap until it is due or the heap is compacted. Its item is freed at once.
     """
@@ -116,7 +116,7 @@ class ScheduledTask:
         last_failure: The error of the newest failed check.
         gives_up_at: The time to stop waiting for the reply to the last check; infinity until the deadline has passed.
         pictureless_at: The time when the task was first found completed without pictures; infinity if it was not.
-        odd_word: The service's last status word, if it is unknown or came without the pictures of a completed task.
+        odd_word: The status word of the newest reply if it is unknown; otherwise an empty string.
     """
 
     task_id: str
@@ -154,11 +154,11 @@ W = TypeVar("W", bound=ScheduledTask)
 
 
 class PollSchedule(Generic[W]):
-    """All tasks that a session waits for.
+    """The schedule of the checks of all tasks that a session waits for.
 
     Args:
         policy: Decides when to check a task.
-        poll_rate: The most checks per second. Due tasks then wait in a :class:`PollBudget`.
+        poll_rate: The maximum number of checks per second. If it is set, due tasks wait in a :class:`PollBudget`.
     """
 
     def __init__(self, policy: PollPolicy, poll_rate: float | None = None) -> None:
@@ -221,7 +221,10 @@ class PollSchedule(Generic[W]):
         return budget.take(now)
 
     def take_expired(self, now: float) -> W | None:
-        """Return a task to give up, and stop watching it. Make last checks due for tasks whose deadline has passed."""
+        """Stop watching a task that must be given up, and return it.
+
+        A task whose deadline has just passed is not given up yet. Its last check becomes due.
+        """
         while (task := self._deadlines.pop_due(now)) is not None:
             if task.gives_up_at <= now:
                 self.remove(task, now)
@@ -291,4 +294,4 @@ class PollSchedule(Generic[W]):
 
     def _put(self, task: W, due: float) -> None:
         """Schedule a check, but not after the deadline."""
-        self._checks.put(task, min(task.deadline, due))  # the deadline also replaces a NaN
+        self._checks.put(task, min(task.deadline, due))  # if a policy returns NaN, `min` returns the deadline

@@ -1,7 +1,7 @@
 """The duration of tasks, estimated online from ended and running tasks. Pure: no I/O, no clock.
 
 A piece of evidence is a stretch of a task's life. The task either ran through the whole stretch, or ended somewhere
-inside. The estimate is a hazard for each step of a grid of ages: the number of ends divided by the time at risk.
+inside. The estimate is a hazard for each step of a grid of ages: the number of ends divided by the total running time.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _UNINFORMED = [1 / max(1.0, (start + end) / 2) for start, end in pairwise(_EDGES
 
 _NEWS_SHARE = 0.3
 _MOST_NEWS = 30.0
-"""The estimate is renewed when the new evidence weighs as much as 30 % of the old evidence, or as 30 ends."""
+"""The estimate is renewed when the new evidence weighs as much as 30 % of the old, or as much as 30 ended tasks."""
 
 _NEWS_IN_A_STRETCH = 0.1
-"""Weight of the news that a task still runs, in ends. Without it, a slower service would be noticed late."""
+"""Weight, in ended tasks, of the news that a task still runs. Without it, a slower service would be noticed late."""
 
 _LEAST_PROBABILITY = 1e-9
 
@@ -35,18 +35,18 @@ _LEAST_PROBABILITY = 1e-9
 class Survival:
     """The estimated distribution of a duration.
 
-    Where in its stretch a task ended is not known. So an end is divided among the steps of the stretch in proportion to
-    the estimate. This is one step of Turnbull's self-consistency (J. R. Stat. Soc. B 38, 1976). Old evidence fades
-    exponentially.
+    The exact time of an end in its stretch is unknown, so the end is divided among the steps of the stretch in
+    proportion to the estimate. This is one step of Turnbull's self-consistency (J. R. Stat. Soc. B 38, 1976). Old
+    evidence fades exponentially.
 
-    A query or a survived stretch costs O(log grid). An end costs O(grid steps in its stretch). Renewing the estimate
-    costs O(grid), and happens less often as ends accumulate.
+    With a grid of n steps, a query or a survived stretch costs O(log n). An end costs O(steps in its stretch). Renewing
+    the estimate costs O(n), and happens less often as ends accumulate.
 
     Durations may have any unit. The grid covers 0.05 to 3600 in steps of 8 %.
 
     Args:
-        memory: The number of further ends after which the weight of evidence has faded to 1/e.
-        strength: The weight of the prior, in ends per e-fold of age.
+        memory: The number of later ends after which the weight of evidence has faded to 1/e.
+        strength: The weight of the prior: this many ended tasks in each range of ages from x to e·x.
         prior: The estimate for all kinds of tasks, from which this estimate starts. The prior also learns what this
             estimate learns. The default prior is the hazard 1/age, with which checks get rarer as a task ages.
 
@@ -101,7 +101,7 @@ class Survival:
             self._new_events[step] += left - still_left
             self._new_time[step] += (until - age) * (left + still_left) / 2
             left, age = still_left, until
-        # The last step gets the rest, so that each end counts exactly 1 despite rounding.
+        # The last step gets the rest, so that each end counts as exactly 1 despite rounding.
         self._new_events[last] += left
         self._new_time[last] += (end - age) * left / 2
         self._ends += 1
@@ -127,7 +127,7 @@ class Survival:
         return _EDGES[step] + (goal - self._cumulated_roots[step]) / self._roots[step]
 
     def learn_from(self, other: Survival) -> None:
-        """Learn the new evidence of another estimate, whose prior is this one."""
+        """Learn from the new evidence of another estimate, which has this estimate as its prior."""
         self._new_events = list(map(operator.add, self._new_events, other._new_events))
         self._new_time = list(map(operator.add, self._new_time, other._new_time))
         self._entering = list(map(operator.add, self._entering, other._entering))

@@ -19,7 +19,7 @@ _CONCURRENT = 16
 
 
 class Cancellations:
-    """The cancellations of a session. A task whose cancellation fails runs on, and the log says so.
+    """Sends the cancellations of a session. If one fails, the task may run on, and a warning is logged.
 
     Args:
         service: The service to ask.

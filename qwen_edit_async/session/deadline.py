@@ -1,4 +1,4 @@
-"""The deadline of a submission. Time in which the submission waits for a turn does not count."""
+"""The deadline of a submission. Time that the submission spends waiting for a turn does not count."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ T = TypeVar("T")
 class Deadline:
     """Limits the time from getting a slot to the acceptance by the service.
 
-    A wait for a turn does not count while the service accepts other edits. If it accepts none, the wait ends after
-    ``seconds``. All times are the event loop's.
+    A turn is the right to send a request. A wait for a turn does not count while the service accepts other edits. If it
+    accepts none, the wait ends after ``seconds``. All times are the event loop's.
 
     Args:
         seconds: The time limit.
@@ -39,7 +39,7 @@ class Deadline:
 
     @property
     def at(self) -> float:
-        """The deadline, unless there are more waits for turns."""
+        """The deadline, if there are no further waits for turns."""
         return self.counts_from + self._seconds
 
     @property
@@ -48,13 +48,13 @@ class Deadline:
         return max(self._first_slot_at, self._gate.pacer.accepted_at) + self._seconds
 
     def start(self, now: float) -> None:
-        """Count from now on, because the submission has just taken a slot."""
+        """Start the time limit, because the submission has just taken a slot."""
         self.counts_from = now
         self._first_slot_at = min(self._first_slot_at, now)
         self._set_timer()
 
     async def wait_in_line(self, wait: Awaitable[T]) -> T:
-        """Wait for a turn, without counting that time."""
+        """Wait for a turn or another slot. The time of the wait does not count."""
         loop = self._gate.loop
         counted = loop.time() - self.counts_from
         self._is_in_line = True
@@ -76,7 +76,7 @@ class Deadline:
         return self.at_in_line if self._is_in_line else self.at
 
     def _set_timer(self) -> None:
-        """Set the timer, unless one is due earlier: that one sets itself again."""
+        """Set the timer, unless it is set to an earlier time. It then checks the deadline and sets itself again."""
         until = self._until
         if self._on_passed is None or (self._timer is not None and self._timer.when() <= until):
             return

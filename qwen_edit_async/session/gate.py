@@ -1,4 +1,4 @@
-"""Decides which submission may start next, and when requests may be sent. It drives the pure :class:`Pacer`."""
+"""Decides which submission may start next, and when requests may be sent. The limits come from a :class:`Pacer`."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Line:
                 waiter.set_result(now)
 
     def refuse(self, error: QwenEditError) -> None:
-        """Give an error to all waiters."""
+        """Raise an error in all waiters."""
         while self._waiters:
             waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():
@@ -94,12 +94,12 @@ class Line:
 class Gate:
     """Hands out slots and turns, each first come, first served.
 
-    A slot is held from before the submission to the task's end. A turn is the right to send one request.
+    An edit holds its slot from before its submission until its task ends. A turn is the right to send one request.
 
     Attributes:
         pacer: Learns and applies the limits.
         loop: The session's event loop.
-        closed_by: The error that closed the gate, for all waiters; ``None`` while the gate is open.
+        closed_by: The error that closed the gate, which all waiters get; ``None`` while the gate is open.
     """
 
     def __init__(self, pacer: Pacer, loop: asyncio.AbstractEventLoop) -> None:
@@ -125,10 +125,10 @@ class Gate:
         """Wait for a slot, and take it. Return the event loop's time when it was taken.
 
         Args:
-            first: Whether to wait ahead of all other edits, because a submission was refused with 429.
+            first: Whether to wait ahead of all other edits, because the edit was refused with 429.
 
         Raises:
-            QwenEditError: The error that closes the gate.
+            QwenEditError: The error that closed the gate, if it is closed.
         """
         now = self.loop.time()
         if not self._slots and self.closed_by is None and self.pacer.wait(now) == 0:
@@ -165,7 +165,7 @@ class Gate:
         self.pacer.pause(now + seconds, now)
 
     def submit_at_once(self) -> float | None:
-        """Take a turn for a submission, if it may be sent now and nobody waits. Return the time, or ``None``."""
+        """Take a turn for a submission, if it may be sent now and nothing else waits. Return the time, or ``None``."""
         now, pacer = self.loop.time(), self.pacer
         if self._submissions or self._calls or now < pacer.send_at or now < pacer.submit_at:
             return None
@@ -177,7 +177,7 @@ class Gate:
         """Wait for a turn to send a submission. Return the event loop's time of the turn.
 
         Raises:
-            QwenEditError: The error that closes the gate.
+            QwenEditError: The error that closed the gate, if it is closed.
         """
         return await self._wait_in(self._submissions, self.loop.create_future())
 
@@ -185,7 +185,7 @@ class Gate:
         """Wait for a turn to send another request. Return the event loop's time of the turn.
 
         Raises:
-            QwenEditError: The error that closes the gate.
+            QwenEditError: The error that closed the gate, if it is closed.
         """
         return await self._wait_in(self._calls, self.loop.create_future())
 
@@ -193,7 +193,7 @@ class Gate:
         """Wait some seconds before the next request.
 
         Raises:
-            QwenEditError: The error that closes the gate.
+            QwenEditError: The error that closed the gate, if it is closed.
         """
         self.check_open()
         await asyncio.wait([self._closing], timeout=seconds)
@@ -202,7 +202,7 @@ class Gate:
     def close(self, error: QwenEditError) -> None:
         """Close the gate. All present and future waiters get this error.
 
-        Later errors change nothing, except for the first :class:`SessionClosedError`, which ends the session.
+        A second error changes nothing, unless it is a :class:`SessionClosedError`, which ends the session.
         """
         if self.closed_by is None or (not self.ended and isinstance(error, SessionClosedError)):
             self.closed_by = error
@@ -239,7 +239,7 @@ class Gate:
             self._admit()
 
     def _admit(self, reached: float = -math.inf) -> None:
-        """Hand out all slots and turns that are due. ``reached`` is a timer's time, because timers may fire early."""
+        """Hand out all slots and turns that are due. ``reached`` is the time of a timer, which may fire early."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -249,7 +249,7 @@ class Gate:
             self._timer = self.loop.call_at(until, self._admit, until)
 
     def _admit_to_slots(self, now: float) -> float:
-        """Hand out free slots. Return the time when another slot may become free by itself, or infinity."""
+        """Hand out free slots. Return the time of the next; infinity if none is wanted, or if a task must end first."""
         while self._slots.front < math.inf:
             wait = self.pacer.wait(now)
             if wait is None:

@@ -12,7 +12,7 @@ from qwen_edit_async.session.service import Service
 
 @attrs.define(eq=False)
 class Life:
-    """The state of a session, which it shares with the sessions of :meth:`EditSession.with_options`.
+    """The state of a session, shared with the sessions that :meth:`EditSession.with_options` returns.
 
     Attributes:
         runtime: The open part of the session; ``None`` until it is opened.

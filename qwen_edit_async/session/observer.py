@@ -1,4 +1,4 @@
-"""Reports on submissions: attempts for an observer such as a journal, events and warnings for the user."""
+"""Reports on submissions: attempts to an observer such as a journal, events and warnings to the user."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.tasks import TaskSnapshot
 
 _NOT_THE_USERS = frozenset({__name__.partition(".")[0], "asyncio", "contextlib"})
-"""Packages whose lines no warning points at, because they are not the user's code."""
+"""Packages that are not the user's code, so warnings do not point at their lines."""
 
 
 class SubmissionObserver(Protocol):
     """Called before and after each attempt to submit one edit, even if nobody waits for the edit any more.
 
-    An edit can take several attempts, one after the other. After an uncertain reply there is no other attempt, even if
-    the session has consent. The calls come from a background task of the session.
+    An edit can take several attempts, one after the other. After an uncertain reply there is no other attempt, even
+    with ``resubmit_uncertain``. The calls come from a background task of the session.
     """
 
     async def about_to_submit(self) -> None:
         """Called before an attempt, which is sent when this method returns.
 
-        An error keeps the attempt from being sent, and ends the edit. This method is cancelled if the edit is
-        cancelled, if its deadline passes, or if the session ends.
+        If this method raises an error, the attempt is not sent, and the edit ends with the error. This method is
+        cancelled if the edit is cancelled, if its deadline passes, or if the session ends.
         """
         ...
 
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
-        """Called with the task that an attempt created, or with the kind of its failure. It must not raise.
+        """Called with the task that an attempt created, or with the kind of the attempt's failure. Must not raise.
 
-        It is called once for each return of :meth:`about_to_submit`, even if the edit was cancelled or its deadline
-        passed meanwhile.
+        This method is called once for each return of :meth:`about_to_submit`, even if the edit was cancelled or its
+        deadline passed meanwhile.
         """
         ...
 
 
 def reporter(on_event: Callable[[EditEvent], object]) -> Callable[[EditEvent], None]:
-    """Return a function that passes events to ``on_event`` and logs its errors."""
+    """Return a function that passes events to ``on_event`` and logs the errors that it raises."""
 
     def report(event: EditEvent) -> None:
         try:
@@ -76,7 +76,7 @@ class CallSite:
 
     @classmethod
     def of_caller(cls) -> CallSite:
-        """Return the line of the user's code that is running, or that :meth:`kept` keeps."""
+        """Return the line of the user's code that is running, or the line that :meth:`kept` has stored."""
         if (kept := _kept.get()) is not None:
             return kept
         frame = sys._getframe(1)  # noqa: SLF001  # `inspect` would block, because it reads source files
@@ -89,7 +89,7 @@ class CallSite:
     @classmethod
     @contextlib.contextmanager
     def kept(cls) -> Iterator[None]:
-        """Keep the running line of the user's code for what another thread does with a copy of this context."""
+        """Store the running line of the user's code for another thread that runs in a copy of this context."""
         token = _kept.set(cls.of_caller())
         try:
             yield

@@ -25,7 +25,7 @@ class Limits:
 
     Attributes:
         deadline: The seconds from taking a slot to the end of the edit.
-        max_retries: The most retries after temporary failures of a submission or of another call.
+        max_retries: The maximum number of retries after temporary failures of a submission or of another call.
     """
 
     deadline: float
@@ -36,7 +36,7 @@ class Limits:
         check_not_negative(self.max_retries, "max_retries")
 
     def changed(self, deadline: float | None, max_retries: int | None = None) -> Limits:
-        """Return these limits, with the given values in place of their own."""
+        """Return a copy of these limits with new values. ``None`` keeps a value."""
         return Limits(
             deadline=self.deadline if deadline is None else deadline,
             max_retries=self.max_retries if max_retries is None else max_retries,

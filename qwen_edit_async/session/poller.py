@@ -1,6 +1,6 @@
-"""Checks the status of all tasks of a session, and ends the wait for each.
+"""Checks the status of all tasks of a session, and gives each task its result or error.
 
-The pure :class:`PollSchedule` decides which task to check, and when. The poller has the clock, the calls and the timer.
+The pure :class:`PollSchedule` decides which task to check, and when. The poller has the clock and makes the calls.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 MAX_CONCURRENT_CHECKS = 64
-"""The greatest number of concurrent status checks."""
+"""The maximum number of concurrent status checks."""
 
 _MAX_GIVEN_UP = 10_000
-"""The most ids of given-up tasks to keep, so that a session that runs for months needs bounded memory."""
+"""The maximum number of ids of given-up tasks to keep, so that a session can run for months in bounded memory."""
 
 _MAX_LOGGED_WORDS = 20
 _SHOWN_CHARACTERS = 80
@@ -46,13 +46,13 @@ class Poller:
 
     Args:
         service: The service to ask.
-        gate: The session's gate. Its pauses and its rate also limit the checks.
+        gate: The session's gate. Its pauses and its rate of requests also limit the checks.
         policy: Decides when to check a task.
         counters: The session's counts.
         store: Downloads result pictures.
-        random: The source of jitter between failing checks.
-        report: Called with each event of a task, if anything wants them.
-        poll_rate: The most checks per second; ``None`` for no limit.
+        random: The source of the jitter in the delays after failed checks.
+        report: Called with each event of a task; ``None`` if the session has no ``on_event``.
+        poll_rate: The maximum number of checks per second; ``None`` for no limit.
 
     Attributes:
         loop: The session's event loop.
@@ -143,7 +143,7 @@ class Poller:
         self._end(task, error)
 
     def cancel_all(self) -> None:
-        """Ask the service to cancel all tasks that the session owns."""
+        """Ask the service to cancel all watched tasks that are ``owned``."""
         for task in self._schedule.tasks:
             self._cancel_at_service(task)
 
@@ -153,7 +153,7 @@ class Poller:
             self.give_up(task, make_error(task.task_id))
 
     def remember_orphan(self, snapshot: TaskSnapshot, *, owned: bool) -> None:
-        """Remember a task whose submission was given up before the task's id arrived. Cancel it if it is ``owned``."""
+        """Remember a task whose submission was given up before the task's id arrived. If ``owned``, cancel it, too."""
         self._remember_id(snapshot.task_id)
         if owned:
             self.cancellations.ask(snapshot)
@@ -172,7 +172,7 @@ class Poller:
             while True:
                 while (due := self._take_due(now)) is not None:
                     checks.create_task(self._check(due, now), context=due.context)
-                # A timer may fire slightly early by the clock, so the time that it was set for counts.
+                # A timer may fire slightly early by the clock, so the time for which it was set counts.
                 now = max(await self._sleep(self._next_event()), self.loop.time())
 
     def _take_due(self, now: float) -> EditTask | None:
@@ -210,7 +210,7 @@ class Poller:
             self._end(task, snapshot)
         elif not task.done() and snapshot != task.snapshot:
             task.show(snapshot)
-            self._tell(task, EditChecked, snapshot=snapshot)
+            self._report_event(task, EditChecked, snapshot=snapshot)
 
     def _failed(self, task: EditTask, error: QwenEditError, sent_at: float) -> None:
         now = self.loop.time()
@@ -218,7 +218,7 @@ class Poller:
         if isinstance(error, RateLimitError):
             self._counters.throttled += 1
             self._pacer.rate.refused(now, sent_at)
-            self._tell(task, EditThrottled, error=error)
+            self._report_event(task, EditThrottled, error=error)
         self._gate.hold_back(error)
         about(task.task_id).info("check of task %s failed: %s", task.task_id, error)
         match self._schedule.failed(task, error, sent_at, now, self._random.random()):
@@ -229,7 +229,7 @@ class Poller:
                 self.give_up_all(error.for_task)
 
     def _end(self, task: EditTask, end: TaskSnapshot | Exception) -> None:
-        """End the wait for a task that is no longer in the schedule, unless it has already ended."""
+        """End the wait for a task that is no longer in the schedule, unless the wait has already ended."""
         if task.done():
             return
         if self._unfinished.get(task.task_id) is task:  # a service may give the same id to two submissions
@@ -252,9 +252,9 @@ class Poller:
         self._counters.cost += cost or 0
         task.end(outcome)
         error = outcome if isinstance(outcome, Exception) else None
-        self._tell(task, EditEnded, timings=timings, cost=cost, error=error)
+        self._report_event(task, EditEnded, timings=timings, cost=cost, error=error)
 
-    def _tell(self, task: EditTask, kind: type[EditEvent], **facts: Any) -> None:
+    def _report_event(self, task: EditTask, kind: type[EditEvent], **facts: Any) -> None:
         """Report an event, with the context variables of the task's submitter."""
         if self._report is not None:
             # A copy, because the context in which a check runs can't be entered again.
@@ -304,7 +304,7 @@ class Poller:
         return self._schedule.next_event(checks_from=checks_from)
 
     async def _sleep(self, until: float) -> float:
-        """Sleep until ``until`` and return it, or return ``-math.inf`` as soon as an earlier event needs attention."""
+        """Sleep until the time ``until``, and return it. Return ``-math.inf`` as soon as there is earlier work."""
         if self._policy_error is not None:
             raise self._policy_error
         self._alarm = self.loop.create_future()

@@ -57,11 +57,11 @@ class ResultStore(Protocol):
 
 @attrs.frozen(kw_only=True)
 class OutputImage:
-    """One result picture, downloaded on request. It is a PNG (contract, *Images*), unless the service deviates.
+    """One result picture, downloaded on request. By the contract (*Images*), it is a PNG.
 
-    Its URL expires, usually after 24 hours. A new URL is then taken from the task's status, except with the protocol
-    ``dashscope``, which has no tasks. An output image can be pickled and deep-copied, but the copy has no session:
-    ``session.attach(task_id)`` gets the result again.
+    Its URL expires, usually after 24 hours. A later download first gets a new URL from the task's status, except with
+    the protocol ``dashscope``, which has no tasks. An output image can be pickled and deep-copied, but the copy has no
+    session: ``session.attach(task_id)`` gets the result again.
 
     Attributes:
         url: The URL of the picture. The download needs no key.
@@ -83,8 +83,9 @@ class OutputImage:
     async def read(self) -> bytes:
         """Download the picture's file.
 
-        A picture in another format than PNG is returned, and a warning is logged. It may be incomplete if more than
-        half of it is there and further attempts bring no more. A damaged picture also causes an :class:`EditWarning`.
+        A picture in another format than PNG is returned, and a warning is logged. If all attempts to download such a
+        picture break off, it is returned incomplete, provided that more than half of it arrived. A damaged picture
+        also causes an :class:`EditWarning`.
 
         Raises:
             DownloadError: If no usable picture could be downloaded.
@@ -111,8 +112,8 @@ class OutputImage:
                 path in it.
 
         Returns:
-            The file's path. If the picture is not a PNG, the file's suffix is changed to match, unless a file of that
-            name exists.
+            The file's path. If the picture is not a PNG, the file's suffix is changed to match, unless a file of the
+            changed name exists.
 
         Raises:
             ConfigurationError: If nothing can be written to such a path.
@@ -171,8 +172,8 @@ class EditResult:
         usage: The cost.
         metadata: The service's own metadata, unchanged.
         timings: The duration of each phase.
-        notes: A sentence for each change made before sending (``fit=True``), for text that the service ignored, and
-            for missing pictures.
+        notes: Sentences about changes to images before sending (``fit=True``), text that the service ignored, and
+            missing pictures.
         request: The request; ``None`` for an attached task.
         raw: The service's whole reply, unchanged.
     """
@@ -244,7 +245,7 @@ class EditResult:
 def pictures_of(
     task_id: str, urls: Iterable[str], store: ResultStore, previews: Previews | None = None
 ) -> tuple[OutputImage, ...]:
-    """Return the result pictures of a task. An empty text stands for a picture without a URL."""
+    """Return the result pictures of a task. An empty string stands for a picture without a URL."""
     places = enumerate(urls)
     return tuple(
         [
@@ -291,7 +292,7 @@ def conclude(
 
 
 def _odd_count(task: EditTask, given: int) -> tuple[str, ...]:
-    """Log a number of pictures that is too large or too small. Return a note if it is too small."""
+    """Log that there are too many or too few pictures. Return a note if there are too few."""
     if given > MAX_N:
         about(task.id).warning("task %s has %d pictures: only the first %d are kept", task.id, given, MAX_N)
     asked = (task.request.parameters.n or MIN_N) if task.request is not None else MIN_N

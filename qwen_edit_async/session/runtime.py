@@ -1,7 +1,7 @@
 """The state of an open session, and the host task that runs its background work.
 
-No task group or cancel scope of the caller stays open, so a session can be opened, used and closed in different
-notebook cells.
+Opening a session leaves no task group or cancel scope open in the caller. So a session can be opened, used and closed
+in different notebook cells.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CLOSING_GRACE = 5.0
 """Seconds that closing a session waits for the task ids of submissions that were given up."""
 
 _THREADS = min(4, max(2, os.cpu_count() or 2))
-"""The number of threads. More threads than cores slow each other down. A single thread lets a slow disk delay all."""
+"""The number of threads. More threads than cores slow each other down. With one thread, a slow disk delays all work."""
 
 _running: set[asyncio.Task[None]] = set()
 """The host tasks. Event loops hold tasks weakly, so without this set a host task could be garbage-collected."""
@@ -148,7 +148,7 @@ class Runtime:
                 upload.close()
 
     async def _ask(self, call: Callable[[], Awaitable[T]], max_retries: int) -> T:
-        """Make a call that changes nothing. Retry after temporary failures."""
+        """Make a call that changes nothing at the service. Retry after temporary failures."""
         with self.poller.active_calls:
             attempt = 0
             while True:
@@ -255,13 +255,13 @@ class Runtime:
         try:
             await self._service.transport.open()
             await self._downloader.open()
-            if not started.done():  # not cancelled: otherwise `start` is about to stop this task
+            if not started.done():  # if `start` was cancelled, it is about to stop this task
                 started.set_result(None)
             await self.poller.run()
         except asyncio.CancelledError:
             self.warn_unclosed()
             raise
-        except (KeyboardInterrupt, SystemExit):  # for the program; a call that awaits an edit gets a SessionClosedError
+        except (KeyboardInterrupt, SystemExit):  # they end the program; awaited edits raise SessionClosedError
             raise
         except BaseException as error:  # noqa: BLE001  # any error must end all waits
             self._crashed(_sole(error), started)
@@ -270,7 +270,7 @@ class Runtime:
             if not started.done():
                 started.set_exception(SessionClosedError("the session was closed while it was being opened"))
             self._end(SessionClosedError("the session is closed"), closed_error)
-            # A cancellation that coincides with a crash is raised at the next await. Here it interrupts nothing.
+            # A cancellation that coincides with a crash is raised at the next await: here, before the cleanup.
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
             async with contextlib.AsyncExitStack() as closing:
@@ -295,7 +295,7 @@ class Runtime:
 
     async def _stop(self) -> None:
         if self._task is not None:
-            if not self.poller.over:  # afterwards, a cancellation would interrupt the host task's cleanup
+            if not self.poller.over:  # once it is over, a cancellation would interrupt the cleanup
                 self._task.cancel()
             await asyncio.wait([self._task])
 

@@ -1,4 +1,4 @@
-"""Calls the service over one transport, in the form of the protocol that it accepts."""
+"""Calls the service, in the form of the protocol that the service accepts."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from qwen_edit_async.tasks import Estimate, TaskSnapshot
 T = TypeVar("T")
 
 _MALFORMED_STATUSES: Final = frozenset({200, 400, 422})
-"""The HTTP statuses of a refusal for the form of the body. Some replies report it with HTTP 200."""
+"""The HTTP statuses with which services refuse a body of the wrong form. Some services use 200 for this."""
 
 _LATE_SECONDS = 1.0
-"""Seconds after an edit's deadline during which a reply with the result is still awaited, to be logged."""
+"""Seconds to wait for a reply with the result after an edit's deadline, so that a late result is logged."""
 
 
 class Service:
-    """A transport, and the form of the protocol to use on it.
+    """Makes calls over a transport, in one form of the protocol. Forms differ in the envelope of a request's body.
 
-    The first accepted submission settles the form. Until then, submissions try both forms, one submission at a time.
+    After the first accepted submission, only its form is used. Until then, submissions try both forms, one submission
+    at a time.
 
     Args:
         transport: The HTTP client.
@@ -36,7 +37,7 @@ class Service:
     Attributes:
         transport: The HTTP client.
         protocol: The form to use.
-        alternative: The form to try next; ``None`` once the form is settled.
+        alternative: The form to try next; ``None`` once a form has been accepted.
         trial: The lock of the submission that tries both forms.
     """
 
@@ -46,8 +47,8 @@ class Service:
         self.alternative: WireProtocol | None = alternative
         self.trial: asyncio.Lock = asyncio.Lock()
 
-    def settle(self, protocol: WireProtocol) -> None:
-        """Use this form for the rest of the session, unless the form is already settled."""
+    def adopt(self, protocol: WireProtocol) -> None:
+        """Use this form for the rest of the session, unless one has already been accepted."""
         if self.alternative is None:
             return
         if protocol is not self.protocol:
@@ -55,7 +56,7 @@ class Service:
         self.protocol, self.alternative = protocol, None
 
     async def submit(self, protocol: WireProtocol, call: Call, body: JSONBody, *, deadline: float) -> TaskSnapshot:
-        """Submit an edit, in one attempt. Wait for a reply that holds the result until shortly after the deadline."""
+        """Submit an edit, in one attempt. If the reply holds the result, wait until shortly after the deadline."""
         if not call.holds_result:
             return protocol.read_submission(await self.transport.send(call, body))
         try:
@@ -67,7 +68,7 @@ class Service:
             raise APITimeoutError("the service did not give the result in time", request_sent=True) from None
 
     async def try_forms(self, call: Callable[[WireProtocol], Awaitable[T]]) -> T:
-        """Make a call. If the service refuses it as malformed, try the other form, unless the form is settled."""
+        """Make a call. If the service refuses it as malformed, try the other form, if there is one."""
         try:
             return await call(self.protocol)
         except BadRequestError as error:
@@ -76,11 +77,11 @@ class Service:
             refusal = error
         try:
             return await call(self.alternative)
-        except BadRequestError:  # malformed in both forms, so the form is not the fault
+        except BadRequestError:  # malformed in both forms, so the form is not the cause
             raise refusal from None
 
     async def estimate(self, request: EditRequest, body_of: Callable[[Call], JSONBody]) -> Estimate:
-        """Request the price of an edit, in one attempt. Try both forms if the form is not settled yet."""
+        """Request the price of an edit, in one attempt. Try both forms if none has been accepted yet."""
 
         async def ask(protocol: WireProtocol) -> Estimate:
             call = protocol.estimation(request)
@@ -89,7 +90,7 @@ class Service:
         return await self.try_forms(ask)
 
     async def check(self, task: TaskSnapshot) -> TaskSnapshot:
-        """Check the status of a task, in one attempt. If its result needs a second call, make this call, too."""
+        """Check the status of a task, in one attempt. If the result needs a second call, make it, too."""
         protocol = self.protocol
         snapshot = protocol.read_status(await self.transport.send(protocol.status_check(task)), task)
         if (call := protocol.result_call(snapshot)) is None:

@@ -40,29 +40,29 @@ class EditSession:
     tasks or notebook cells of one event loop.
 
     Args:
-        api_key: The key; by default the environment variable ``QWEN_EDIT_API_KEY``. It is sent to ``base_url`` only.
+        api_key: The key; by default the environment variable ``QWEN_EDIT_API_KEY``. It is only sent to ``base_url``.
         base_url: The service's address; by default ``QWEN_EDIT_BASE_URL``, or else the protocol's own host.
         protocol: ``"generation"`` (documented), ``"queue"`` (newer, of the same gateway) or ``"dashscope"`` (Alibaba
-            Model Studio, whose key may be in ``DASHSCOPE_API_KEY``); by default ``QWEN_EDIT_PROTOCOL``, or the first.
-        model: The service's name for the model; by default the protocol's.
+            Model Studio, whose key may be in ``DASHSCOPE_API_KEY``); by default ``QWEN_EDIT_PROTOCOL`` or the first.
+        model: The service's name for the model. The default depends on the protocol.
         envelope: The form of a ``"generation"`` body: ``"flat"`` (documented), ``"params"``, ``"header"`` (the model in
             ``X-Model`` alone), or ``"auto"``, which tries ``"flat"`` and ``"params"`` with the first submission.
-        max_in_flight: The greatest number of tasks in flight, from the start of their submission to their end. If the
+        max_in_flight: The maximum number of tasks in flight, from the start of their submission to their end. If the
             account allows fewer, the session learns that limit and respects it.
-        submit_rate: The most submissions per second, including repeated ones. There is no limit by default.
-        poll_rate: The most status checks per second. They go to the tasks most likely to have ended. There is no limit
-            by default. With n tasks in flight, a check comes at most about ``5 * n / poll_rate`` s late.
+        submit_rate: The maximum number of submissions per second, including repeated ones; by default no limit.
+        poll_rate: The maximum number of status checks per second; by default no limit. Tasks that are most likely to
+            have ended are checked first. With n tasks in flight, a check is at most about ``5 * n / poll_rate`` s late.
         polling: Decides when to check a task's status. Each session has its own :class:`Learned` by default.
         timeout: Seconds for each of three phases: connecting (at most 10), sending the next piece of an upload, and
-            waiting for a reply. Or :class:`Timeouts`.
+            waiting for a reply. Give :class:`Timeouts` to set the phases separately.
         deadline: Seconds that an edit may take, from taking its slot to its end. Time spent waiting for a turn is not
-            counted while the service accepts other edits. A last check follows, which may take up to 30 s.
-        max_retries: The most retries after temporary failures. An edit refused with 429 waits instead.
-        resubmit_uncertain: Whether to submit again if the reply was lost, although both tasks may be charged.
-        strict: Whether text that the service would cut off silently raises an error instead of a warning.
+            counted while the service accepts other edits. After the deadline, a last check may take up to 30 s.
+        max_retries: The maximum number of retries after temporary failures. Retries after 429 do not count.
+        resubmit_uncertain: Whether to submit again if a reply was lost or unclear, although both tasks may be charged.
+        strict: Whether to raise an error, and not only warn, if the service would silently cut off text.
         fit: Whether to turn, shrink and re-encode images that the service would refuse.
-        inline: Whether to read and send images in buckets. By default, the service fetches them from presigned URLs,
-            except with ``fit``, or if the store can't sign.
+        inline: Whether to read images in buckets and send their content. By default, the service fetches them from
+            presigned URLs, except with ``fit``, or if the store can't presign URLs.
         ssl: The TLS settings of all connections: an :class:`ssl.SSLContext`, or the path of a file with CA certificates
             to trust instead of the system's. ``False`` is refused. By default, ``SSL_CERT_FILE`` can name such a file.
         proxy: The HTTP proxy of all connections, as ``"http://HOST:PORT"`` or ``"http://USER:PASSWORD@HOST:PORT"``.
@@ -73,9 +73,9 @@ class EditSession:
             ``base_url`` is localhost or an address that is not public, all hosts are allowed.
         default_headers: Headers to send with each call to the service.
         on_event: Called with an :class:`EditEvent` when an edit is submitted, throttled, retried, changed or ended. It
-            runs with the context variables of the submitter, and must be quick. Its errors are only logged.
+            runs with the context variables of the submitter, and must be quick. Errors that it raises are only logged.
         transport: The HTTP client to use instead of the session's own, for tests without sockets.
-        random: The source of the jitter between retries, for tests that repeat exactly.
+        random: The source of the jitter between retries, for reproducible tests.
 
     Raises:
         ConfigurationError: If an option or the key is missing or wrong.
@@ -150,7 +150,7 @@ class EditSession:
         return self
 
     async def aclose(self) -> None:
-        """Wait for the calls that are still awaited, and close the session. Closing it twice does nothing.
+        """Wait for the calls that are still awaited, and close the session. A closed session can be closed again.
 
         Tasks that nobody awaits are not waited for. They run on at the service, and :attr:`unfinished` has their ids.
         """
@@ -189,16 +189,16 @@ class EditSession:
 
         Args:
             images: One image, or a sequence of one to three. An image is a path, an http(s) URL, a data URI, bytes, a
-                binary file, a PIL image, a uint8 array, or in a bucket, such as ``s3://photos/cat.jpg``. Or an
-                :class:`EditRequest`, with at most a ``deadline``.
-            instruction: The edit, in Chinese or English, at most 800 characters.
+                binary file, a PIL image, a uint8 array, or a bucket's URL such as ``s3://photos/cat.jpg``. With an
+                :class:`EditRequest`, the only other argument is ``deadline``.
+            instruction: The change to make, in Chinese or English, at most 800 characters.
             n: The number of output images, 1 to 6.
             negative_prompt: Content to avoid, at most 500 characters.
             size: The width and height of the output in pixels, each 512 to 2048: ``"1024*1536"`` or ``(1024, 1536)``.
             prompt_extend: Whether the service rewrites the instruction.
             watermark: Whether the service writes "Qwen-Image" into the bottom-right corner.
-            seed: 0 to 2147483647. Results with the same seed are similar.
-            parameters: All options from ``n`` to ``seed`` in one value. Single options replace its fields.
+            seed: An integer from 0 to 2147483647. Results with the same seed are similar.
+            parameters: All options from ``n`` to ``seed`` in one value. An option given separately replaces its field.
             key: Your name for the edit. Saved files are named after it.
             deadline: Seconds from taking a slot to the end of the edit; by default the session's.
 
@@ -300,7 +300,7 @@ class EditSession:
 
         Args:
             task_id: The id that the service gave to the task.
-            urls: All result URLs of the task, in order. An empty text stands for a picture without a URL.
+            urls: All result URLs of the task, in order. An empty string stands for a picture without a URL.
 
         Raises:
             InvalidEditError: If ``task_id`` can't be the id of a task.
@@ -330,12 +330,12 @@ class EditSession:
         """Run many edits: ``async for outcome in session.edit_many(requests)`` yields outcomes as edits end.
 
         Requests are pulled as slots become free, so the input may be endless. At most ``max_in_flight`` of them are in
-        flight or wait for the loop. An edit that fails or is invalid gives an outcome with an error. Leaving the loop
-        stops submitting, and gives up the edits in flight.
+        flight or have an outcome that the loop has not reached. An edit that fails or is invalid gives an outcome with
+        an error. Leaving the loop stops submitting, and gives up the edits in flight.
 
         Args:
-            requests: Objects of :class:`EditRequest`, or mappings with its fields and those of :class:`EditParameters`.
-            ordered: Whether outcomes come in the order of the input instead of the order of their ends.
+            requests: :class:`EditRequest` objects, or mappings with its fields and those of :class:`EditParameters`.
+            ordered: Whether outcomes come in the order of the input, not in the order in which edits end.
             deadline: Seconds for each edit, from taking a slot to its end; by default the session's.
 
         Raises:
@@ -349,17 +349,17 @@ class EditSession:
         """Return this session with other limits: ``await session.with_options(max_retries=0).edit(…)``.
 
         Both sessions share everything else: connections, slots, the poller, :meth:`statistics`. Opening or closing one
-        also opens or closes the other. Downloads keep the retries of the first session.
+        also opens or closes the other. Downloads keep the ``max_retries`` of the original session.
 
         Args:
             deadline: Seconds that an edit may take; by default this session's.
-            max_retries: The most retries after temporary failures; by default this session's.
+            max_retries: The maximum number of retries after temporary failures; by default this session's.
 
         Raises:
             ConfigurationError: If an option is wrong.
         """
         session = copy.copy(self)
-        session._limits = self._limits.changed(deadline, max_retries)  # noqa: SLF001  # of this class
+        session._limits = self._limits.changed(deadline, max_retries)  # noqa: SLF001  # an attribute of this class
         return session
 
     @property
@@ -378,7 +378,7 @@ class EditSession:
 
     @property
     def has_tasks(self) -> bool:
-        """Whether :meth:`attach` and :meth:`status` work. They don't with the protocol ``dashscope``."""
+        """Whether :meth:`attach` and :meth:`status` work. They do not work with ``dashscope``."""
         return self._service.protocol.has_tasks
 
     @property
@@ -388,7 +388,7 @@ class EditSession:
 
     @property
     def max_in_flight(self) -> int:
-        """The greatest number of tasks in flight, from the start of their submission to their end."""
+        """The maximum number of tasks in flight, from the start of their submission to their end."""
         return self._options.max_in_flight
 
     def statistics(self) -> SessionStatistics:
@@ -400,7 +400,7 @@ class EditSession:
         """The ids of tasks that are watched or were given up, even after the session is closed.
 
         A task is given up if it is cancelled or reaches its deadline. Closing the session or leaving ``edit_many``
-        gives up tasks that nobody awaits. ``attach`` gets their results. Only the newest 10,000 ids are kept.
+        gives up tasks that nobody awaits. ``attach`` gets the results. Only the newest 10,000 given-up ids are kept.
         """
         return self._life.runtime.poller.unfinished if self._life.runtime is not None else ()
 

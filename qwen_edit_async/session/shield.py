@@ -33,7 +33,7 @@ async def wait_shielded(work: Coroutine[Any, Any, None]) -> None:
             task.exception()  # marks the error as retrieved, so asyncio does not report it
         raise cancelled
     finally:
-        cancelled = None  # its traceback refers to this frame, which would make a cycle
+        cancelled = None  # its traceback refers to this frame, which would make a reference cycle
 
 
 async def pull(requests: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:

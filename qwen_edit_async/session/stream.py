@@ -124,15 +124,15 @@ class EditOutcome:
 class EditPipeline:
     """Pulls requests, runs their edits, and keeps the outcomes until they are fetched.
 
-    A slow loop over the outcomes slows the edits down. If the loop is left, results that were not fetched are logged as
-    unclaimed.
+    A slow loop over the outcomes slows the edits down. If the loop is left, the tasks of results that were not
+    fetched are logged.
 
     Args:
         requests: The input.
         submitter: Submits the edits.
-        limits: The deadline and the retries of each edit.
+        limits: The deadline and number of retries of each edit.
         call_site: The line of the user's code at which warnings point.
-        window: The greatest number of requests that are in flight or have an outcome that was not fetched yet.
+        window: The maximum number of requests that are in flight or have an outcome that was not fetched yet.
         ordered: Whether outcomes come in the order of the input.
 
     Attributes:
@@ -171,7 +171,7 @@ class EditPipeline:
         Raises:
             StopAsyncIteration: If there are no more outcomes.
             SessionClosedError: If the session was closed meanwhile.
-            Exception: The error of the input, after the outcomes of all requests before it.
+            Exception: The error that the input raised, after the outcomes of all requests before it.
         """
         if self._task is None and not self._stopped:
             self._task = self._submitter.spawn(self._pull())
@@ -216,7 +216,7 @@ class EditPipeline:
     async def aclose(self) -> None:
         """Stop, and wait until the pipeline's work has ended."""
         submissions = [
-            edit.way.task for edit in self.edits if isinstance(edit.way, Submission) and not edit.way.sent_whole
+            edit.stage.task for edit in self.edits if isinstance(edit.stage, Submission) and not edit.stage.sent_whole
         ]
         self.stop()
         if self._task is not None:
@@ -283,33 +283,33 @@ class _Edit:
     pipeline: EditPipeline
     index: int
     given: RequestInput
-    way: Submission | EditTask
+    stage: Submission | EditTask
 
     def submitted(self, accepted: asyncio.Future[EditTask]) -> None:
-        """Called when the submission has ended. Begin to wait for the task."""
+        """Called with the future ``accepted`` of the submission when it is done. Begins the wait for the task."""
         if self not in self.pipeline.edits:
             return
         error = accepted.exception()
         if isinstance(error, Exception):
             self.pipeline.finish(self, error)
             return
-        self.way = task = accepted.result()
+        self.stage = task = accepted.result()
         if task.outcome is not None:
             self.ended(task.outcome)
         else:
             task.on_end = self.ended
 
     def ended(self, outcome: EditResult | Exception) -> None:
-        """Called at the end of the task."""
+        """Called with the outcome when the task has ended."""
         self.pipeline.finish(self, ending(outcome))
 
     def give_up(self) -> None:
         """Stop the submission, or the wait for the task."""
-        if isinstance(self.way, Submission):
-            self.way.give_up()
+        if isinstance(self.stage, Submission):
+            self.stage.give_up()
         else:
-            self.way.on_end = None
-            self.way.give_up()
+            self.stage.on_end = None
+            self.stage.give_up()
 
 
 class EditStream:

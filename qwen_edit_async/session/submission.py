@@ -1,8 +1,8 @@
 """Submits one edit: waits for a slot and a turn, sends the request, and retries until the deadline.
 
 A submission runs in a background task of the session, so it can outlive its caller. Once the whole request is sent, the
-session waits for the reply and keeps its task id. Before that, the submission stops as soon as its caller gives up, and
-creates no task.
+session waits for the reply and keeps the task's id. Before that, the submission stops as soon as its caller gives up,
+and creates no task.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Submission:
         self._called_at = gate.loop.time()
         self._slot = gate.slot()
         self._deadline = Deadline(self._limits.deadline, gate, self._expire)
-        # If there is an observer, it decides about repeats, because each repeat must fit into its budget.
+        # An observer decides about repeated submissions itself, because each must fit into its budget.
         consent = self._submitter.options.resubmit_uncertain and self._observer is None
         self._attempts = Attempts(self._limits.max_retries, consent)
 
@@ -89,7 +89,7 @@ class Submission:
         return self._pending is not None and self._pending.sent_whole
 
     def cut_reply_short(self) -> bool:
-        """Stop waiting for the rest of the reply. Return whether any of it has arrived."""
+        """Stop waiting for the rest of the reply. Return whether any part of the reply has arrived."""
         return self._pending is not None and self._pending.cut_reply_short()
 
     def give_up(self) -> None:
@@ -128,7 +128,7 @@ class Submission:
             self._submitter.report(kind(request=self._request, **facts))
 
     def _stop_unless_sent(self) -> None:
-        """Free the slot, and stop the submission unless it has been sent whole."""
+        """Free the slot, and stop the submission unless the whole request has been sent."""
         self._slot.release()
         self._deadline.stop()
         if self.task.done():
@@ -155,7 +155,7 @@ class Submission:
             )
 
     async def run(self) -> None:
-        """Submit until the service accepts, or until there is an error to raise."""
+        """Submit the edit, and retry until the service accepts it or an error ends it."""
         try:
             self._deadline.start(await self._slot.take())
             if self._uploads is None:
@@ -273,11 +273,11 @@ class Submission:
             if observer is not None:
                 observer.settled(fate)
         self._pending = None
-        submitter.service.settle(protocol)
+        submitter.service.adopt(protocol)
         return snapshot
 
     async def _exchange(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
-        """Send the request, and return the task in the reply. A refusal that names a task counts: it may be charged."""
+        """Send the request. Return the task in the reply, even if it is a refusal, because the task may be charged."""
         try:
             return await self._submitter.service.submit(protocol, call, body, deadline=self._deadline.at)
         except APIStatusError as error:
@@ -292,7 +292,7 @@ class Submission:
     async def _recover(self, error: QwenEditError) -> None:
         """Wait before the next attempt, or raise the error if there must be no other attempt.
 
-        The failure slows or closes the whole session, even if nobody waits for this submission any more.
+        The failure may slow or close the whole session, even if nobody waits for this submission any more.
         """
         submitter, attempts = self._submitter, self._attempts
         failure = self._apply_to_session(error)
@@ -318,7 +318,7 @@ class Submission:
             await submitter.gate.sleep(options.retry.delay(attempts.count - 1, options.random.random()))
 
     def _report_retry(self, error: QwenEditError, failure: CallFailure) -> None:
-        """Count, report and log that an attempt follows."""
+        """Count, report and log the next attempt."""
         counters, attempt, uncertain = self._submitter.counters, self._attempts.count, failure is CallFailure.UNCERTAIN
         counters.retries += not uncertain
         counters.resubmitted += uncertain
@@ -348,7 +348,7 @@ class Submission:
         return self._final_error(self._attempts.last_error or late)
 
     def _final_error(self, error: QwenEditError) -> QwenEditError:
-        """Return the error of the edit. It is uncertain if any of its attempts may have created a task."""
+        """Return the edit's error, which is :class:`SubmitUncertainError` if any attempt may have created a task."""
         if not self._attempts.may_exist:
             return error
         uncertain = SubmitUncertainError(

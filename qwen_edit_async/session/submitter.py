@@ -35,7 +35,7 @@ class Submitter:
         poller: Watches the accepted tasks.
         offloader: Reads and encodes images.
         counters: The session's counts.
-        report: Called with each event of an edit, if anything wants them.
+        report: Called with each event of an edit; ``None`` if the session has no ``on_event``.
     """
 
     service: Service
@@ -71,9 +71,9 @@ class Submitter:
 
         Args:
             request: The edit.
-            limits: The edit's deadline and its retries.
+            limits: The edit's deadline and number of retries.
             observer: Called before and after each attempt.
-            call_site: The line of the user's code at which warnings point; by default the running one.
+            call_site: The line of the user's code at which warnings point; by default the running line.
 
         Raises:
             InvalidEditError: If text would be cut off, and the session is strict.
@@ -92,7 +92,7 @@ class Submitter:
         return submission
 
     def spawn(self, work: Coroutine[Any, Any, None], submission: Submission | None = None) -> asyncio.Task[None]:
-        """Start a background task, which ends with the session at the latest. It must not raise an :class:`Exception`.
+        """Start a background task, which is cancelled when the session ends. It must not raise an :class:`Exception`.
 
         Raises:
             SessionClosedError: If the session is closed.

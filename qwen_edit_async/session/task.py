@@ -64,8 +64,8 @@ class ActiveCalls:
 class EditTask(ScheduledTask):
     """A task at the service.
 
-    ``await task`` returns its :class:`EditResult`. Any number of callers may await a task. If one is cancelled or times
-    out, the task and the other callers go on. Awaiting a task raises:
+    ``await task`` returns its :class:`EditResult`. Any number of callers may await a task. If a caller is cancelled or
+    times out, the task and the other callers go on. Awaiting a task raises:
 
     - :class:`EditFailedError` if the task failed;
     - :class:`DeadlineExceededError` if the edit's deadline passed;
@@ -75,15 +75,15 @@ class EditTask(ScheduledTask):
 
     Attributes:
         request: The edit's request; ``None`` for an attached task.
-        notes: A sentence for each change made before sending (``fit=True``), and for text that the service ignores.
+        notes: Sentences about changes to images before sending (``fit=True``), and text that the service ignores.
         snapshot: The service's newest reply about the task.
-        context: The context variables of the caller who submitted or attached the task. Its checks run with them.
+        context: The context variables of the caller who submitted or attached the task. The checks run with them.
         queued: The seconds that the edit waited for its slot and its turn.
-        submitting: The other seconds until the service's acceptance.
+        submitting: The seconds from the call to the service's acceptance, without ``queued``.
         outcome: The result or error that ended the wait; ``None`` until then.
-        on_end: Called at the end of the wait, for an owner that has no coroutine to await the task.
-        owned: Whether giving up the task also cancels it at the service, if the protocol can. It is false for an
-            attached task, and if an observer keeps the task's id for a later session.
+        on_end: Called with the outcome, for an owner that has no coroutine to await the task.
+        owned: Whether giving up the task also cancels it at the service, if the protocol can cancel tasks. It is false
+            for an attached task, and if an observer keeps the task's id for a later session.
     """
 
     request: EditRequest | None = None
@@ -115,7 +115,7 @@ class EditTask(ScheduledTask):
         return self.on_end is not None or any(not waiter.done() for waiter in self._waiters)
 
     def timings(self, now: float, *, ended: bool) -> EditTimings:
-        """Return the durations of the phases up to ``now``. ``ended`` says whether a check found the task ended."""
+        """Return the durations of the phases up to ``now``. If ``ended``, a check found that the task had ended."""
         return EditTimings(
             queued=self.queued,
             submitting=self.submitting,
@@ -126,7 +126,7 @@ class EditTask(ScheduledTask):
         )
 
     def done(self) -> bool:
-        """Return whether the wait is over, with a result or an error."""
+        """Return whether the task has a result or an error."""
         return self.outcome is not None
 
     def cancel(self) -> None:
@@ -146,7 +146,7 @@ class EditTask(ScheduledTask):
 
     @property
     def fate(self) -> str:
-        """A sentence on the task's fate at the service, if the task is given up."""
+        """A sentence about what happens to the task at the service if the session gives up the task."""
         if self.owned and self._poller.cancellations.possible(self.snapshot):
             return (
                 f"the service is asked to cancel task {self.id}: if it runs on, session.attach({self.id!r}) gets its "
@@ -155,7 +155,7 @@ class EditTask(ScheduledTask):
         return f"task {self.id} runs on at the service: session.attach({self.id!r}) gets its result"
 
     def give_up(self) -> str:
-        """Cancel the task for a cancelled edit, unless others await it. Return a sentence about its result."""
+        """Cancel the task because its edit was cancelled, unless other callers await it. Return its :attr:`fate`."""
         fate = self.fate
         about(self.id).warning("an edit was cancelled: %s", fate)
         if self.done():
@@ -167,10 +167,10 @@ class EditTask(ScheduledTask):
     async def updates(self) -> AsyncIterator[TaskSnapshot]:
         """Yield the newest snapshot, and then a snapshot for each change until the task ends.
 
-        A slow loop misses snapshots between two of its steps.
+        A slow loop skips snapshots that newer snapshots have replaced.
 
         Raises:
-            QwenEditError: An error of ``await task``. But if the task failed, the loop ends with its last snapshot.
+            QwenEditError: The error that ``await task`` raises. But if the task failed, the loop ends without an error.
         """
         shown: TaskSnapshot | None = None
         while True:
@@ -241,5 +241,5 @@ def closed_error(task_id: str) -> SessionClosedError:
 
 
 def ending(outcome: EditResult | Exception) -> EditResult | Exception:
-    """Return an outcome for one waiter. An error is copied, so that each waiter has its own traceback."""
+    """Return an outcome to pass to one waiter. An error is copied, so that each waiter has its own traceback."""
     return outcome.for_task(outcome.task_id) if isinstance(outcome, QwenEditError) else outcome
