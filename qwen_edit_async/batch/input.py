@@ -16,7 +16,7 @@ from qwen_edit_async.batch.counts import RowCounts
 from qwen_edit_async.batch.identity import image_locator
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.sources import (
-    SAYS_IT_ALL,
+    NO_DEFAULTS,
     EditDefaults,
     Source,
     SourceItem,
@@ -39,7 +39,7 @@ BatchSource: TypeAlias = "Source | Iterable[RequestInput | ImageInput] | AsyncIt
 """A folder, a file pattern, a picture, a table, a data frame, a dataset, or an iterable of requests or images."""
 
 _SINGLE: Final = (Mapping, bytes, bytearray, memoryview, BinaryReader, PillowImage)
-"""The types of a single request or image that could be mistaken for an iterable of them."""
+"""The types of a single request or image that could be mistaken for an iterable of requests or images."""
 
 _PAGE: Final = 256
 
@@ -50,13 +50,13 @@ class BatchInput:
 
     Attributes:
         source: The input as the user gave it.
-        defaults: The defaults for pictures and rows that leave something out.
+        defaults: The instruction and the parameters for pictures and rows without them.
         recursive: Whether to read subfolders.
         targets: The folder of the results, which is not input.
         folder: The folder that relative paths start from.
         fit: Whether to convert images that the service would refuse.
         count: The number of rows that the last survey read.
-        settled: Whether a plan found nothing to do for any row, so that the run need not read them again.
+        nothing_to_do: Whether a plan found nothing to do for any row, so that the run need not read the rows again.
     """
 
     source: BatchSource
@@ -66,7 +66,7 @@ class BatchInput:
     folder: str
     fit: bool = False
     count: int = 0
-    settled: bool = attrs.field(default=False, init=False)
+    nothing_to_do: bool = attrs.field(default=False, init=False)
     _counts: RowCounts = attrs.field(init=False)
     _contents: dict[str, str] = attrs.field(factory=dict)
 
@@ -91,7 +91,7 @@ class BatchInput:
         if self.defaults == EditDefaults() or not isinstance(self.source, Sequence):
             return
         if any(isinstance(each, EditRequest) for each in self.source):
-            raise ConfigurationError(SAYS_IT_ALL)
+            raise ConfigurationError(NO_DEFAULTS)
 
     @property
     def described(self) -> bool:
@@ -136,7 +136,7 @@ class BatchInput:
             yield item
 
     def feed(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
-        """Yield each row with its identity. A source is read page by page on a thread, after :meth:`survey`."""
+        """Yield each row with its identity. A source must be surveyed before, and is read page by page on a thread."""
         return self._pages(thread) if self.described else self._requests(thread)
 
     async def _requests(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
@@ -154,7 +154,7 @@ class BatchInput:
 
     async def _pages(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
         """Yield each row of a source, and then a problem for each row that has disappeared since the survey."""
-        if self.settled:
+        if self.nothing_to_do:
             return
         items = self._read_again(cast("Source", self.source))
         try:
@@ -176,7 +176,7 @@ class BatchInput:
                 yield SourceItem(problem="it has disappeared since the run began", place=identity)
 
     def _claim(self, item: SourceItem) -> SourceItem | None:
-        """Return an item with its identity, or with a problem if its key is taken. Blocking.
+        """Return an item with its identity, or with a problem if its key belongs to another request. Blocking.
 
         Return ``None`` if an earlier item was the same request.
         """

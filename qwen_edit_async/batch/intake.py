@@ -73,7 +73,7 @@ async def _survey(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], No
         return
     plan = await make_plan(given, run.options)
     run.progress.total = plan.rows
-    if given.settled:
+    if given.nothing_to_do:
         run.progress.saved = run.progress.found = plan.saved
         run.progress.pictures = plan.files
     if strict and not plan.ok:

@@ -1,6 +1,6 @@
 """Finds the pictures and the tables of a folder in a bucket. Blocking.
 
-Pictures are recognised by their names, because a request for the first bytes of each would take long.
+Pictures are recognised by their names, because requests for the first bytes of all files would take long.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def bucket_items(
 
 
 def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[str]:
-    """Yield the path below its folder of a file, of each file in a folder, or of each that matches a pattern.
+    """Yield each file in a folder, each file that matches a pattern, or a single picture, as a path below its folder.
 
     Hidden files and folders are left out.
 
