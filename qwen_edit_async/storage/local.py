@@ -13,7 +13,7 @@ PART_NAME_CHARACTERS = 40
 
 
 class PartFile(Part[Path]):
-    """A local file that has a temporary name until it is complete. It then replaces any file of its final name.
+    """A local file that has a temporary name until it is complete. It then replaces any file with its final name.
 
     The temporary file is in the final folder.
 
