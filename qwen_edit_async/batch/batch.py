@@ -42,7 +42,7 @@ class EditBatch:
     writes ``report.html`` (pictures before and after, from all runs) and ``report.json``.
 
     The key identifies an edit. Without a key, a folder's picture is identified by its path in the folder. Any other row
-    is identified by its images' paths or URLs (images in memory: by content), its instruction and its parameters. The
+    is identified by its images' paths or URLs (or content, if in memory), its instruction and its parameters. The
     signature of a presigned URL is ignored. If the content of a known edit has changed, the row is refused; with
     ``edit_changed`` it is edited again.
 
@@ -188,7 +188,7 @@ class EditBatch:
     ) -> BatchReport:
         """Submit, await and save all unfinished edits, and write the reports.
 
-        The run first locks the folder. It then reads folders, tables and data frames once, so that it knows bad rows
+        The run first locks the folder. It then reads folders, tables and data frames once, so that it finds bad rows
         before it sends anything.
 
         Nothing is submitted while the first pictures are downloaded. If an edit's pictures can't be downloaded, edits

@@ -31,7 +31,7 @@ class Budget:
 
     The cost of an edit is known only when it completes. Until then, the edit counts against ``max_cost`` at the highest
     price per picture known from completed edits or the batch's ``price``. Until a price above 0 is known, edits run one
-    at a time. The next edit is then assumed to cost as much as the most expensive one so far.
+    at a time. The next edit is then assumed to cost as much as the most expensive edit so far.
 
     The budget also limits spending on pictures that can't be saved. Until a run has saved an edit, at most ``slots``
     edits are unfinished, and nothing is submitted during downloads. After an edit whose pictures could not be saved,

@@ -27,7 +27,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 _PART_NAME: Final = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part", re.DOTALL)
 _PNG_END: Final = b"\0\0\0\0IEND\xae\x42\x60\x82"
 _TAIL_BYTES: Final = 4096
-"""A PNG file's end marker must be among this many last bytes of the file. Extra bytes after the marker are allowed."""
+"""The size of the last part of a PNG file, which must contain the end marker. Extra bytes may follow the marker."""
 
 
 def stamp(request: EditRequest) -> str:

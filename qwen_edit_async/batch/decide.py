@@ -79,8 +79,9 @@ MOVES: Mapping[State, frozenset[State]] = {
 }
 """The legal moves.
 
-A move from a state to itself records another attempt or problem. A late task id takes an uncertain edit to *submitted*,
-and a late rejection takes it to *planned*. If the service knows its task again, the edit moves to the task's state.
+A move from a state to itself records another attempt or problem. A task id that arrives late moves an uncertain edit
+to *submitted*, and a late rejection moves it to *planned*. If the service knows its task again, the edit moves to the
+task's state.
 """
 
 ORIGINS: Mapping[State, tuple[State, ...]] = {

@@ -191,10 +191,10 @@ class BatchInput:
             return attrs.evolve(item, request=located(request, self.folder), identity=identity)
         if known == content:
             return None
-        return attrs.evolve(item, request=None, problem="the key is that of another request")
+        return attrs.evolve(item, request=None, problem="the key belongs to another request")
 
     def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
-        """Yield each row with its identity. Equal rows of a table are numbered. A repeated key is a problem."""
+        """Yield each row with its identity. Equal rows of a table get a number. A repeated key is a problem."""
         folder = table_folder(source, self.folder)
         for item in self._read(source, note):
             request = item.request
@@ -204,7 +204,7 @@ class BatchInput:
             identity = item.identity or identify(request, folder)
             number = self._counts.add(identity)
             if number > 1 and request.key:
-                problem = f"the key {quoted(request.key)} is that of another row"
+                problem = f"the key {quoted(request.key)} belongs to another row"
                 yield SourceItem(row=item.row, place=item.place, problem=problem)
                 continue
             identity = identity if number == 1 else f"{identity}-{number}"

@@ -189,7 +189,7 @@ class Row:
             await self._record(State.UNCERTAIN, error, request)
             return
         budget.rejected(pictures)
-        if not (is_fatal or isinstance(error, _StoppedError)):  # otherwise the edit is journalled as before the attempt
+        if not (is_fatal or isinstance(error, _StoppedError)):  # otherwise the edit keeps its earlier state
             await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error, request)
 
     async def _attach(self, task_id: str) -> None:

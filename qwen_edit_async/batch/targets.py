@@ -111,7 +111,7 @@ class Targets:
         return os.path.lexists(self.folder / name)
 
     def _files_in(self, folder: BucketPath) -> dict[str, int]:
-        """Return the size of each file in the bucket's folder. Listing them once is faster than a request for each."""
+        """Return the size of each file in the bucket's folder. One list is faster than a request for each."""
         if self._listed is None:
             try:
                 self._listed = {name: size for name, size in folder.files() if "/" not in name}

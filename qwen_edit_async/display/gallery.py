@@ -60,7 +60,7 @@ class GalleryEdit:
     Attributes:
         key: The title of the card.
         instruction: The instruction.
-        before: The input images, in order. The output is compared with the last, which has the same aspect ratio.
+        before: The input images, in order. The last is compared with the output, whose aspect ratio it has.
         after: The output images, in order.
         facts: Other values, by name. The page leaves out values that are ``None``.
         error: The reason why there is no output; ``None`` for a successful edit.

@@ -246,7 +246,7 @@ class _Reader(io.RawIOBase):
 
 def is_pair(value: object) -> TypeGuard[tuple[ObjectStore, str]]:
     """Return whether a value is a pair of an obstore store and a path in it."""
-    module = sys.modules.get("obstore.store")  # a store exists only after this import
+    module = sys.modules.get("obstore.store")  # without this import, no store can exist
     return (
         module is not None
         and isinstance(value, tuple)

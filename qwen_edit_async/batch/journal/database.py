@@ -104,7 +104,7 @@ def is_journal(connection: sqlite3.Connection, path: Path) -> bool:
     if version > VERSION:
         raise JournalError(f"{path} was written by a later version of qwen-edit-async", hint="update it")
     if (owner or version) and owner != _APPLICATION_ID:
-        raise JournalError(f"{path} is a database of something else")
+        raise JournalError(f"{path} is a database of another program")
     if 0 < version < VERSION:
         raise JournalError(
             f"{path} was written by an earlier version of qwen-edit-async, and was left as it is",
@@ -298,7 +298,7 @@ class Store:
         with suppress(sqlite3.OperationalError):  # some network drives lack the shared memory that WAL needs
             mode = self._one("PRAGMA journal_mode = WAL")
         if mode != "wal":
-            # Between transactions, PERSIST keeps a file beside the journal, which shows readers that a run is active.
+            # Between transactions, PERSIST keeps a file beside the journal, so that readers expect a run.
             self._one("PRAGMA journal_mode = PERSIST")
             log.warning(
                 "%s: SQLite can't keep a write-ahead log on this file system, so the journal is slower", self._path

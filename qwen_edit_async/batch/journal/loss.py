@@ -31,7 +31,7 @@ def check_not_lost(journal: Path) -> None:
             if is_ours(report):
                 raise JournalError(
                     f"the journal {journal} is missing or empty, but {report.name} is from an earlier run: "
-                    "restore a copy of the journal; in another folder, everything would be submitted and charged again"
+                    "restore a copy of the journal; a run in another folder would submit and pay for every edit again"
                 )
 
 

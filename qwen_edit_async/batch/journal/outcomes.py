@@ -1,6 +1,6 @@
 """Reads the outcomes of a bulk run from its journal. Blocking.
 
-A run can write to the journal meanwhile, because outcomes are read in pages, each in a transaction of its own.
+A run can write to the journal meanwhile, because each read is a short transaction.
 """
 
 from __future__ import annotations

@@ -22,12 +22,12 @@ from qwen_edit_async.tasks import shortfall
 
 T = TypeVar("T")
 
-DAMAGED: Final = "it is damaged. Restore a copy: in another folder, everything would be submitted and charged again"
+DAMAGED: Final = "it is damaged. Restore a copy: a run in another folder would submit and pay for every edit again"
 
 _EXPLANATIONS: Final = (
     ("SQLITE_FULL", "the disk is full"),
     ("SQLITE_READONLY", "it can't be written: is the folder, or its file system, read-only?"),
-    ("SQLITE_CANTOPEN", "it can't be opened or made: is the folder writable?"),
+    ("SQLITE_CANTOPEN", "it can't be opened or created: is the folder writable?"),
     ("SQLITE_NOTADB", "it is not a SQLite database"),
     ("SQLITE_CORRUPT", DAMAGED),
     ("SQLITE_BUSY", "another program has locked it"),

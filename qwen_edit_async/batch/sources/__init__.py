@@ -1,6 +1,6 @@
 """Reads edits from a source: a folder, a pattern, a picture, a table, a data frame or a dataset.
 
-A source can be read repeatedly. At most one page of a table is kept in memory, and picture files are not. A
+A source can be read repeatedly. Memory holds at most one page of a table, and no picture files. A
 table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` and the parameters of
 :class:`EditParameters`. Other columns go to ``EditRequest.metadata``, with a note.
 

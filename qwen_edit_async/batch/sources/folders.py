@@ -166,7 +166,7 @@ class Search:
             yield error
 
     def matches_of(self, pattern: str, base: str = "") -> Iterator[str]:
-        """Yield the files that match a pattern, below a folder.
+        """Yield the files that match a pattern, which is relative to the folder ``base``.
 
         ``**`` matches any number of folders, but does not follow links. Wildcards don't match folders that are left
         out, but a pattern can name such a folder.
@@ -192,7 +192,7 @@ class Search:
                 yield os.path.join(base, match)
 
     def _enters_all(self, folder: str, pattern: Iterable[str], names: Iterable[str]) -> bool:
-        """Return whether every folder that a wildcard matched is to be searched."""
+        """Return whether every folder that a wildcard matched may be searched."""
         for part, name in zip(pattern, names, strict=True):
             if glob.has_magic(part) and not part.startswith(".") and not self._enters(folder, name):
                 return False

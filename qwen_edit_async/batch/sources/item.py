@@ -23,7 +23,8 @@ class SourceItem:
         request: The edit.
         identity: The identity of the edit; empty if it is not known yet.
         problem: The reason why the row is not an edit.
-        place: The name of the item in messages, or the name of a row's file. By default, the first image is named.
+        place: The name of the item in messages; for a table row, the name of its file. If it is empty, messages name
+            the row number or the first image.
     """
 
     row: int | None = None

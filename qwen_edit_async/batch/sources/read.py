@@ -73,7 +73,7 @@ def is_source(value: object) -> TypeGuard[Source]:
 
 
 def has_keys(source: Source, base: str = "") -> bool:
-    """Return whether a source is a table, so that its rows may have keys. ``base`` is as in :func:`read_source`."""
+    """Return whether a source is a table, whose rows can have keys. ``base`` is as in :func:`read_source`."""
     return not isinstance(source, str | os.PathLike) or bool(_tables_of(source, base))
 
 
@@ -171,7 +171,7 @@ def _pattern_items(search: Search, pattern: str, base: str) -> Iterator[SourceIt
     folder = pattern
     while glob.has_magic(folder):  # the folder before the first wildcard
         folder = os.path.dirname(folder)
-    where = f"what matches {quoted(pattern)}"
+    where = f"the files that match {quoted(pattern)}"
     return search.items(search.matches_of(pattern, base), where, os.path.join(base, folder), advice)
 
 

@@ -105,6 +105,6 @@ def _lines(path: FilePath) -> Iterator[str]:
         with io.TextIOWrapper(path.open("rb"), encoding="utf-8-sig", newline="") as file:
             yield from file
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{path} is not UTF-8 text: save it as such") from None
+        raise ConfigurationError(f"{path} is not UTF-8 text: save it in this encoding") from None
     except OSError as error:
         raise ConfigurationError(f"{path} can't be read: {error.strerror}") from None
