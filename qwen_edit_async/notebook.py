@@ -146,8 +146,8 @@ class TrackedOutcomes:
         return self
 
     def __anext__(self) -> Coroutine[Any, Any, EditOutcome]:
-        # The coroutine does not refer to this object. Otherwise a stored traceback would keep this object, and so the
-        # edits, alive.
+        # The coroutine does not refer to this object. Otherwise a stored traceback would keep this object alive,
+        # and the edits running.
         return self._tally.count(anext(self._outcomes))
 
 

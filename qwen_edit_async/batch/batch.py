@@ -193,7 +193,7 @@ class EditBatch:
 
         Nothing is submitted while the first pictures are downloaded. If an edit's pictures can't be downloaded, edits
         run one at a time until one is saved. After three such edits in a row, nothing is submitted until one is saved.
-        If none of these can be saved, the run ends. The next run starts with their downloads.
+        If no edit in progress can be saved, the run ends. The next run starts with the missing downloads.
 
         The report lists failed edits. It also states why a run ended early: the budget, or an error that would stop
         every other edit (``report.error``: an invalid key, no balance). Cancelling the run stops submissions at once.
@@ -203,7 +203,7 @@ class EditBatch:
 
         Args:
             session: The session that edits.
-            on_plan: Called with the plan before anything is sent, if the input is read beforehand. An exception ends
+            on_plan: Called with the plan before anything is sent, if the input is read beforehand. Its exceptions end
                 the run. By default, bad rows are logged as warnings.
             service: The name of the service that has the tasks; the session's address by default. Give a name if the
                 address differs between runs.

@@ -30,8 +30,8 @@ class Budget:
     """The limits of a batch, and the costs and tasks that count against them.
 
     The cost of an edit is known only when it completes. Until then, the edit counts against ``max_cost`` at the highest
-    price per picture known from completed edits or the batch's ``price``. Until a price above 0 is known, edits run one
-    at a time. The next edit is then assumed to cost as much as the most expensive edit so far.
+    known price of a picture, from completed edits or the batch's ``price``. Until a price above 0 is known, edits run
+    one at a time. The next edit is then assumed to cost as much as the most expensive edit so far.
 
     The budget also limits spending on pictures that can't be saved. Until a run has saved an edit, at most ``slots``
     edits are unfinished, and nothing is submitted during downloads. After an edit whose pictures could not be saved,
@@ -221,7 +221,7 @@ class Budget:
 
 
 def to_money(value: Decimal | float | str | None, name: str) -> Decimal | None:
-    """Return an amount of money.
+    """Convert a value to an amount of money.
 
     Raises:
         ConfigurationError: If the value is not an amount of money, 0 or more.

@@ -57,7 +57,7 @@ def located(request: EditRequest, folder: str) -> EditRequest:
 
 
 def examine(request: EditRequest, entry: Entry | None = None) -> Content:
-    """Return the content of a request. Files are read only if the stamp differs from that of the journal's entry."""
+    """Return the hash and the stamp of a request. Files are read only if the stamp differs from the journal's."""
     stamped = stamp(request)
     if entry is not None and stamped and stamped == entry.stamp:
         return Content(entry.digest, stamped)

@@ -1,4 +1,4 @@
-"""Edits on demand for many callers that share one account. They are journalled and made as in a bulk run."""
+"""Edits on demand for many callers that share one account. The edits are journalled as in a bulk run."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class EditHub:
 
     @property
     def progress(self) -> BatchProgress:
-        """The counts of this hub's answers, and the cost of all edits of the folder.
+        """The counts of the outcomes that this hub has returned, and the cost of all edits of the folder.
 
         A repeated request for a saved edit counts again, both as saved and as found.
         """

@@ -82,7 +82,7 @@ def allot(stem: str, is_taken: Callable[[str], bool], numbers: dict[str, int]) -
 
 
 def folded(name: str) -> str:
-    """Return a case-folded name in Unicode form NFC, because some file systems ignore differences in case or form."""
+    """Return a name case-folded and in Unicode form NFC, because some file systems ignore such differences."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 

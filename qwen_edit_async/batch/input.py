@@ -104,7 +104,7 @@ class BatchInput:
         return self.described or (isinstance(self.source, Iterable) and iter(self.source) is not self.source)
 
     def anew(self, *, fit: bool) -> BatchInput:
-        """Return the same input, unread, for another plan or run."""
+        """Return the same input for another plan or run, not read yet."""
         targets = Targets(self.targets.folder, self.targets.overwrite, self.targets.home)
         return BatchInput(self.source, self.defaults, self.recursive, targets, self.folder, fit)
 
@@ -136,7 +136,7 @@ class BatchInput:
             yield item
 
     def feed(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
-        """Yield each row with its identity. A source must be surveyed before, and is read page by page on a thread."""
+        """Yield each row with its identity. A source must have been surveyed. It is read in pages on a thread."""
         return self._pages(thread) if self.described else self._requests(thread)
 
     async def _requests(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
@@ -194,7 +194,7 @@ class BatchInput:
         return attrs.evolve(item, request=None, problem="the key belongs to another request")
 
     def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
-        """Yield each row with its identity. Equal rows of a table get a number. A repeated key is a problem."""
+        """Yield each row with its identity. Equal rows get numbered identities. A repeated key is a problem."""
         folder = table_folder(source, self.folder)
         for item in self._read(source, note):
             request = item.request

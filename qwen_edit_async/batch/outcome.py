@@ -38,7 +38,7 @@ class BatchOutcome:
         attempts: The number of submissions.
         queued: Seconds that the edit waited for a slot. This field and those below are known only if the task was
             submitted and completed in the same run.
-        running: Seconds from the service's acceptance to the reply that reported the end.
+        running: Seconds from the service's acceptance of the task to the reply that reported its end.
         lag: The longest possible time in seconds between the task's end and that reply.
         checks: The number of status checks.
     """
@@ -115,7 +115,7 @@ def shown(progress: BatchProgress, counts: SessionStatistics, seconds: float, pa
         progress: The progress of the run.
         counts: The counts of its session.
         seconds: The time since the start of the run.
-        paused_before: The session's seconds in pauses before the run.
+        paused_before: The seconds that the session spent in pauses before the run.
     """
     return Progress(
         done=progress.saved,

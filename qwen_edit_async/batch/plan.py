@@ -196,7 +196,7 @@ class Reasons:
 
 @attrs.define(eq=False)
 class Tally:
-    """Adds up a plan, row by row, in bounded memory.
+    """Counts the rows of the input for a plan, in bounded memory.
 
     Attributes:
         counts: The counts, by the names of the plan's fields.

@@ -29,7 +29,7 @@ from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.paths import FilePath
 
 _Show: TypeAlias = Callable[[str | FilePath], Picture]
-"""A function that returns the picture on the page for an image."""
+"""A function that converts an image to a picture for the page."""
 
 _UNFINISHED: Final[dict[BatchStatus, str]] = {
     "planned": "not submitted yet",
@@ -79,7 +79,7 @@ def publish(
             report = _with_page(report, journal, folder, limit, show)
         except _GivenUpError:
             return report
-    # By a report in the journal's folder, the next run can detect that the journal is lost.
+    # A report in the journal's folder lets the next run detect that the journal is lost.
     for path in {journal.with_name(JSON_NAME), folder / JSON_NAME}:
         _write_json(path, report)
     return report

@@ -68,7 +68,7 @@ class JournalSummary:
         unpriced: Completed edits without a cost.
         doubtful: Pictures that may have been charged although no task id is known.
         queued: The time that edits waited for a slot of the session.
-        running: The time from the service's acceptance to the reply that reported the end.
+        running: The time from the service's acceptance of the task to the reply that reported its end.
         lag: The longest possible time between the task's end and that reply.
         checks_per_edit: The average number of status checks of an edit.
         retries: Submissions after the first submission of each edit.
@@ -117,7 +117,7 @@ class BatchReport(JournalSummary):
         changed: Refused rows that have an edit in the journal. The journal's totals already count these edits.
         rows: Rows or pictures of the input, including bad ones; 0 if the run did not count them.
         stopped: The reason why the run ended early; empty if it did not.
-        limit: ``"max_tasks"`` or ``"max_cost"`` if that limit ended the run; raise it to go on.
+        limit: ``"max_tasks"`` or ``"max_cost"`` if that limit ended the run; raise the limit to go on.
         error: The error that stopped the run.
         gallery: The path of ``report.html``; empty if the page was not written.
         gallery_problem: The reason why the page could not be written.

@@ -100,7 +100,7 @@ class Run:
         refused: The refused rows, grouped by reason.
         changed: The number of refused rows that have an edit in the journal.
         report: The report; ``None`` before the run ends or is interrupted.
-        room: The limit of edits in progress.
+        room: The semaphore that limits the number of edits in progress.
         rows: The edits in progress.
         crash: The first unexpected error of an edit, from the journal or this package.
         closed: Whether the run has unlocked the folder.

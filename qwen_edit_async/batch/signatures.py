@@ -11,7 +11,7 @@ from qwen_edit_async.images.kinds import is_url
 _NAMES: Final = frozenset({"expires", "signature", "key-pair-id", "googleaccessid"})
 _ENDINGS: Final = ("accesskeyid", "-security-token")
 _VENDOR_SIGNATURE: Final = re.compile("(x-[a-z0-9]+-)signature")
-"""The signature parameter of a storage service. Its other signing parameters have the same prefix: ``X-Amz-Date``."""
+"""The signature parameter of a storage service. Others, such as ``X-Amz-Date``, have the same prefix."""
 
 _CHANGES_PICTURE: Final = "-process"
 """The ending of a parameter that has such a prefix but changes the picture, so it is kept: ``x-oss-process``."""

@@ -43,7 +43,7 @@ def targets_at(out_dir: AnyPath, journal: str | os.PathLike[str] | None, here: s
     """Return the folder of the results for the options of a batch.
 
     Raises:
-        ConfigurationError: If ``journal`` is missing although it is needed, given although it is not, or not local.
+        ConfigurationError: If ``journal`` is needed but missing, given but not needed, or not local.
     """
     folder = file_path(out_dir)
     if isinstance(folder, BucketPath):
@@ -99,7 +99,7 @@ class Targets:
         return existing
 
     def are_whole(self, files: Sequence[tuple[str, int]]) -> bool:
-        """Return whether all saved pictures exist in full size, and each local PNG file has its end."""
+        """Return whether all saved pictures have their recorded sizes, and each local PNG file has its end marker."""
         if isinstance(self.folder, BucketPath):
             there = self._files_in(self.folder)
             return bool(files) and all(there.get(name) == size for name, size in files)
@@ -111,7 +111,7 @@ class Targets:
         return os.path.lexists(self.folder / name)
 
     def _files_in(self, folder: BucketPath) -> dict[str, int]:
-        """Return the size of each file in the bucket's folder. One list is faster than a request for each."""
+        """Return the size of each file in the bucket's folder. One listing is faster than a request for each."""
         if self._listed is None:
             try:
                 self._listed = {name: size for name, size in folder.files() if "/" not in name}

@@ -1,6 +1,6 @@
 """Makes blocking calls on one thread. Calls that arrive while the thread is busy are collected and made together.
 
-Switching to a thread and back takes longer than most of these calls, and each transaction takes a sync of the disk. So
+Switching to a thread and back takes longer than most of these calls, and each transaction needs a sync of the disk. So
 calls that are made together share one switch and one transaction (group commit).
 """
 

@@ -80,7 +80,7 @@ def gallery_html(
     """Yield the page in pieces.
 
     Args:
-        edits: The edits, in the order of the page. They are pulled one at a time.
+        edits: The edits, in the order of the page. They are read one at a time.
         title: The heading of the page.
         summary: Values about all edits, by name, for the head of the page.
     """

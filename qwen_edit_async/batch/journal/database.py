@@ -238,7 +238,7 @@ class Store:
         """Record an edit's new state, and other columns.
 
         Raises:
-            JournalError: If the edit can't move to that state from its current one.
+            JournalError: If the edit can't move to that state from its current state.
         """
         cursor = self._connection.execute(
             _move_statement(state, tuple(columns)), (*map(to_column, columns.values()), number)
@@ -250,7 +250,7 @@ class Store:
         """Record that an edit's pictures are saved, with the name and size of each file.
 
         Raises:
-            JournalError: If the edit can't move to that state from its current one.
+            JournalError: If the edit can't move to that state from its current state.
         """
         files = [(path.name, _size(path)) for path in paths]
         self.move(number, State.SAVED, files=files, reason=None, problem=None)
@@ -284,7 +284,7 @@ class Store:
         return [f"{entry.name}-{index}.png" for entry in completed for index in range(len(entry.urls))]
 
     def outcome(self, identity: str) -> BatchOutcome | None:
-        """Return the current outcome of the edit with an identity."""
+        """Return the current outcome of the edit with an identity; ``None`` if there is none."""
         query = f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE identity = ?"
         row = self._connection.execute(query, (identity,)).fetchone()
         return None if row is None else to_outcome(row, self._path, self._path.parent)
@@ -298,7 +298,8 @@ class Store:
         with suppress(sqlite3.OperationalError):  # some network drives lack the shared memory that WAL needs
             mode = self._one("PRAGMA journal_mode = WAL")
         if mode != "wal":
-            # Between transactions, PERSIST keeps a file beside the journal, so that readers expect a run.
+            # PERSIST keeps a file beside the journal between transactions. Without this file, readers would treat the
+            # journal as immutable.
             self._one("PRAGMA journal_mode = PERSIST")
             log.warning(
                 "%s: SQLite can't keep a write-ahead log on this file system, so the journal is slower", self._path

@@ -68,7 +68,7 @@ class Search:
     Attributes:
         defaults: The instruction and the parameters of each edit.
         note: Called with a remark about files that were left out.
-        fit: Whether pictures in other formats are converted. Otherwise they are problems.
+        fit: Whether pictures in other formats are converted. Otherwise they are reported as problems.
         exclude: The real path of a folder whose content is left out without a note; empty for none.
         journal: The name of the file that marks a folder with the results of a run; empty for none.
     """

@@ -127,7 +127,8 @@ def read_source(
         recursive: Whether to read subfolders.
         exclude: The real path, or the URL, of a folder that is not input, such as the folder of the results.
         journal: The name of the file that marks a folder with the results of a run.
-        fit: Whether pictures in formats that the service refuses are converted. Otherwise they are problems.
+        fit: Whether pictures in formats that the service refuses are converted. Otherwise they are reported as
+            problems.
         note: Called with a remark about files or columns that are left out.
 
     Raises:
