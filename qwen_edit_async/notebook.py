@@ -146,7 +146,8 @@ class TrackedOutcomes:
         return self
 
     def __anext__(self) -> Coroutine[Any, Any, EditOutcome]:
-        # The coroutine does not refer to this object. Otherwise a stored traceback would keep the edits running.
+        # The coroutine does not refer to this object. Otherwise a stored traceback would keep this object alive,
+        # and the edits running.
         return self._tally.count(anext(self._outcomes))
 
 
@@ -178,7 +179,7 @@ async def run_batch(
     title: str = "",
     clock: Callable[[], float] = time.monotonic,
 ) -> BatchReport:
-    """Await ``batch.run(session)``, and show a progress bar.
+    """Run ``batch.run(session)``, show a progress bar, and return the report.
 
     Interrupting the cell stops the run. To resume it, call this again with a batch of the same requests.
 
@@ -264,7 +265,7 @@ async def show_batch(batch: EditBatch, *, limit: int = 24) -> Grid:
 
 
 def _views_of(outcomes: Iterable[BatchOutcome], folder: Path) -> list[EditView]:
-    """Return the edits with their thumbnails. Make thumbnails that the run has not stored. This blocks."""
+    """Return the edits with their thumbnails, and make thumbnails that the run has not stored. This blocks."""
     with contextlib.closing(ThumbnailStore(folder)) as thumbnails:
         return [_view_of(outcome, thumbnails) for outcome in outcomes]
 

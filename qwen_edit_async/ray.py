@@ -196,7 +196,7 @@ class HubActor:
         return self._arguments
 
     async def edit(self, request: EditRequest) -> BatchOutcome:
-        """Make an edit unless it is finished, and return its outcome. A success is ``completed``."""
+        """Make an edit unless it is finished, and return its outcome. If it succeeded, the status is ``completed``."""
         return await (await self._parts())[1].edit(request)
 
     async def record(self, name: str, files: Sequence[tuple[str, int]], error: str | None) -> None:
@@ -236,7 +236,7 @@ class EditedRow(TypedDict):
         task_id: The service's id for the task.
         files: The paths of the pictures.
         cost: The cost in the account's currency, if the service stated one.
-        error: The problem, if there is one.
+        error: The error, if there is one.
     """
 
     status: str
@@ -250,9 +250,9 @@ class EditRows:
     """Edits rows in a worker, for ``map`` and ``map_batches`` of Ray Data and for ``daft.cls``.
 
     The columns of a row are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` and one per parameter. The
-    columns of :class:`EditedRow` are added. The key identifies the edit. Without a key, its instruction, its parameters
-    and its images' paths or URLs do; an image in memory counts by its content. If an edit goes wrong, its row has an
-    error; no exception is raised. A row that runs again gets the same pictures.
+    columns of :class:`EditedRow` are added. The key identifies the edit. Without a key, the instruction, the parameters
+    and the images' paths or URLs identify it; an image in memory is identified by its content. If an edit goes wrong,
+    its row has an error; no exception is raised. A row that runs again gets the same pictures.
 
     The worker reads image files and sends them to the hub. It downloads the pictures without the API key. With Daft,
     pass the columns to the method ``edit``::
@@ -277,7 +277,7 @@ class EditRows:
 
     async def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row, or a batch of NumPy columns, with the columns of :class:`EditedRow` added."""
-        import pyarrow as pa  # noqa: PLC0415  # Ray Data brings it
+        import pyarrow as pa  # noqa: PLC0415  # Ray Data requires it
 
         is_batch = all(getattr(column, "shape", ()) for column in rows.values())
         each = (
@@ -308,13 +308,13 @@ class EditRows:
                 edited |= {"files": await self._save(outcome), "status": "saved", "error": None}
         except InvalidEditError as error:
             edited |= {"status": "failed", "error": str(error)}
-        except Exception as error:  # noqa: BLE001  # an exception would fail the data set, or drop other rows
+        except Exception as error:  # noqa: BLE001  # an exception would fail the whole dataset, or drop other rows
             cause = getattr(error, "cause", None) or error  # Ray wraps an error of the hub
             edited["error"] = str(cause).partition("\n")[0]
         return edited
 
     def _request_of(self, row: Mapping[str, Any]) -> EditRequest:
-        """Return the request of a row, with its files' content, which the hub may be unable to read. Blocking."""
+        """Return the request of a row, with its files' content, as the hub may be unable to read them. Blocking."""
         item = self._table.item_of_fields(0, row)
         if item.request is None:
             raise InvalidEditError(item.problem or "it is not an edit")

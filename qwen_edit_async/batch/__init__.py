@@ -4,7 +4,7 @@
 
     batch       EditBatch: the input and the options
     hub         EditHub: edits on demand               server    a hub over HTTP
-    intake      feeds a run with its input             input     requests, or a source of them
+    intake      works through the input of a run       input     requests, or a source of them
     survey      reads the input and the journal before anything is sent
     run         the state that the edits of one run share
     row         one edit: submit, wait, save; each step is journalled before anything relies on it

@@ -30,7 +30,7 @@ from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.storage.paths import AnyPath
 
 GALLERY_LIMIT: Final = 2_000
-"""The number of edits on the page by default: about 30 MB, which a browser still opens at once."""
+"""The default maximum number of edits on ``report.html``. The page is then about 30 MB, which browsers open quickly."""
 
 
 class EditBatch:
@@ -39,10 +39,10 @@ class EditBatch:
     Every step of every edit is written to a SQLite journal beside the pictures before the run relies on it. The next
     run continues from the journal. Without consent, it never resubmits an edit that has a task. It waits for tasks in
     flight, downloads the pictures of completed edits, and checks the files of saved edits. However a run ends, it
-    writes ``report.html`` (before and after, of all runs) and ``report.json``.
+    writes ``report.html`` (pictures before and after, from all runs) and ``report.json``.
 
     The key identifies an edit. Without a key, a folder's picture is identified by its path in the folder. Any other row
-    is identified by its images' paths or URLs (images in memory: by content), its instruction and its parameters. The
+    is identified by its images' paths or URLs (or content, if in memory), its instruction and its parameters. The
     signature of a presigned URL is ignored. If the content of a known edit has changed, the row is refused; with
     ``edit_changed`` it is edited again.
 
@@ -53,26 +53,27 @@ class EditBatch:
         requests: The input. To resume a batch, give the same input again. One of:
 
             - a folder, a pattern such as ``"photos/*.jpg"``, or a picture; these need an ``instruction``. In a bucket,
-              pictures are known by their names;
+              pictures are recognised by their names' endings;
             - a table: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` (extra ``parquet``), with the columns ``image``,
-              ``image2``, ``image3``, ``instruction``, ``key`` and the parameters by name. Empty cells and NaN take the
-              batch's values. Other columns become the request's ``metadata``, with a note. Relative paths are relative
-              to the table. A folder or a pattern of Parquet files alone is one table. A table may be in a bucket;
+              ``image2``, ``image3``, ``instruction``, ``key`` and one for each parameter. Empty cells and NaN take the
+              batch's values. Other columns become the request's ``metadata``, and a note names them. Relative paths
+              are relative to the table. A folder or a pattern with only Parquet files is one table. A table may be in a
+              bucket;
             - a pandas or polars data frame (extra ``frames``) or a Hugging Face dataset with these columns. Paths are
               relative to the working directory;
             - an iterable, or async iterable, of :class:`EditRequest`, of mappings with their fields, or of images if
-              there is an ``instruction``. Items are read as edits end, so a generator works.
+              there is an ``instruction``. Items are read one by one as edits end, so a generator works.
         out_dir: The folder for the pictures and the journal, created if it is missing. Relative paths outside tables
-            start from the working directory when the batch is created. ``~`` is the home folder. A folder in a bucket
-            (``s3://``, ``gs://``, ``az://``, or a pair of an obstore store and a path in it) takes the pictures and the
-            reports. Its files are listed at the beginning.
+            are relative to the working directory in which the batch is created. ``~`` is the home folder. A folder in a
+            bucket (``s3://``, ``gs://``, ``az://``, or a pair of an obstore store and a path in it) takes the pictures
+            and the reports. A run first lists the files of this folder.
         journal: The local folder for the journal of results in a bucket, created if it is missing.
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.
         recursive: Whether to read subfolders. Links to folders, hidden folders, system folders and results of other
             runs are left out. The wildcards of a pattern also leave them out.
         strict: Whether to send nothing if any row is bad or has text that the service would cut off. Otherwise bad rows
-            are reported and skipped. The input must be readable twice.
+            are reported and skipped. A strict batch needs an input that can be read twice.
         max_cost: The maximum cost of the whole batch, in the account's currency. Unfinished edits count at the highest
             known price, so the service must state costs. Until a price above 0 is known, edits run one at a time. If
             edits are free, use ``max_tasks`` instead.
@@ -87,10 +88,10 @@ class EditBatch:
             or its task id if the download fails. The new result gets another name.
         deadline: Seconds for each edit, from getting a slot to its end; the session's deadline by default.
         gallery_limit: The maximum number of edits on ``report.html``, about 15 KB each; edits with errors come first. 0
-            means no page. Thumbnails are made for at most a minute, or 3 s after an interrupt. Other edits show their
-            files.
-        overwrite: Whether results may replace files that this batch did not make. Otherwise such an edit fails before
-            it is submitted. The input images of a folder or a table are never replaced.
+            means no page. Thumbnails are made for at most a minute, or 3 s after an interrupt. Other edits show
+            their picture files.
+        overwrite: Whether results may replace files that this batch did not make. Otherwise an edit that would replace
+            such a file fails before it is submitted. The input images of a folder or a table are never replaced.
 
     Raises:
         ConfigurationError: If an option is wrong.
@@ -146,13 +147,13 @@ class EditBatch:
 
     @property
     def report(self) -> BatchReport | None:
-        """The report of the last run, even if it was interrupted; ``None`` until it has ended."""
+        """The report of the last run, even if it was interrupted; ``None`` before its end."""
         return self._run.report if self._run is not None else None
 
     async def outcomes(self) -> AsyncGenerator[BatchOutcome, None]:
         """Yield the outcome of each edit of all runs, in the order in which they were planned.
 
-        It works at any time, even during a run, and holds a few hundred outcomes in memory.
+        This works at any time, even during a run. At most a few hundred outcomes are in memory.
 
         Raises:
             JournalError: If there is no journal, or it can't be read.
@@ -187,14 +188,14 @@ class EditBatch:
     ) -> BatchReport:
         """Submit, await and save all unfinished edits, and write the reports.
 
-        The run first locks the folder. It then reads folders, tables and data frames once, so that it knows bad rows
+        The run first locks the folder. It then reads folders, tables and data frames once, so that it finds bad rows
         before it sends anything.
 
         Nothing is submitted while the first pictures are downloaded. If an edit's pictures can't be downloaded, edits
         run one at a time until one is saved. After three such edits in a row, nothing is submitted until one is saved.
-        If none of them can be saved, the run ends. The next run starts with these downloads.
+        If no edit in progress can be saved, the run ends. The next run starts with the missing downloads.
 
-        The report lists failed edits. It also has the cause of an early end: the budget, or an error that would stop
+        The report lists failed edits. It also states why a run ended early: the budget, or an error that would stop
         every other edit (``report.error``: an invalid key, no balance). Cancelling the run stops submissions at once.
         The run then waits up to 5 s for the ids of tasks, and a few seconds for ``report.html``. Cancelling again skips
         the page. Tasks in progress run on, and the next run gets their results. With the protocol ``queue``, tasks that
@@ -202,7 +203,7 @@ class EditBatch:
 
         Args:
             session: The session that edits.
-            on_plan: Called with the plan before anything is sent, if the input is read beforehand. An exception ends
+            on_plan: Called with the plan before anything is sent, if the input is read beforehand. Its exceptions end
                 the run. By default, bad rows are logged as warnings.
             service: The name of the service that has the tasks; the session's address by default. Give a name if the
                 address differs between runs.
@@ -218,7 +219,7 @@ class EditBatch:
         session.require_open()
         given = self._input.anew(fit=session.fit)
         if self._run is not None and self._run.closed:
-            self._run = None  # if the folder can't be locked, there is no progress
+            self._run = None  # if the folder can't be locked, ``progress`` is empty
         async with open_run(session, given.targets, self._options, service) as run:
             self._run = run
             return await edit_all(run, given, on_plan)

@@ -30,13 +30,14 @@ class Budget:
     """The limits of a batch, and the costs and tasks that count against them.
 
     The cost of an edit is known only when it completes. Until then, the edit counts against ``max_cost`` at the highest
-    price per picture known from completed edits or the batch's ``price``. Until a price above 0 is known, edits run one
-    at a time. The next edit is then assumed to cost as much as the most expensive one so far.
+    known price of a picture, from completed edits or the batch's ``price``. Until a price above 0 is known, edits run
+    one at a time. The next edit is then assumed to cost as much as the most expensive edit so far.
 
     The budget also limits spending on pictures that can't be saved. Until a run has saved an edit, at most ``slots``
     edits are unfinished, and nothing is submitted during downloads. After an edit whose pictures could not be saved,
     edits run one at a time until one is saved. After three such edits in a row, nothing is submitted until one is
-    saved. Edits of earlier runs count as two at most, so lost pictures can't block the batch forever.
+    saved. Edits that earlier runs completed count as two at most, so lost pictures can't block the batch
+    forever.
 
     Attributes:
         max_cost: The maximum cost of the batch, earlier runs included, in the account's currency.
@@ -50,8 +51,8 @@ class Budget:
         tasks: The number of tasks that were created, or may have been.
         stopped: The reason why nothing more may be submitted; empty if there is none.
         held: The reason why submissions wait until an edit is saved; empty if they do not.
-        fetching: The numbers of completed edits that are neither saved nor known to be lost.
-        limit: The name of the limit that stopped the batch; a later run needs a higher limit.
+        fetching: The journal's numbers of completed edits whose pictures are being saved.
+        limit: The name of the limit that stopped the batch; a later run needs a higher value.
         attached: The number of unfinished tasks of earlier runs. They count against ``slots`` but hold no session slot.
     """
 
@@ -91,8 +92,8 @@ class Budget:
     def admit(self, pictures: int) -> Verdict:
         """Return whether an edit with this many pictures may be submitted now.
 
-        After ``GO`` the edit counts until it is settled. After ``WAIT``, call again when an edit is settled or saved.
-        ``STOP`` is final, unless the budget is that of a hub and only ``held``.
+        After ``GO``, the edit counts as unfinished until its end is recorded. After ``WAIT``, call this again when an
+        edit has ended or was saved. ``STOP`` is final, unless the budget is that of a hub and only ``held``.
         """
         if not self.stopped:
             verdict = self._judge(pictures)
@@ -103,7 +104,7 @@ class Budget:
         return Verdict.STOP
 
     def adopt(self, pictures: int) -> None:
-        """Count an edit that an earlier run submitted, until it is settled."""
+        """Count an edit of an earlier run as unfinished, until its end is recorded."""
         self._live += 1
         self._reserved += pictures
 
@@ -114,7 +115,7 @@ class Budget:
         self._unreachable = 0
 
     def rejected(self, pictures: int) -> None:
-        """Settle an admitted edit that has no task, so that it can't be charged."""
+        """Record the end of an admitted edit that has no task, and so can't be charged."""
         self._pending -= 1
         self.ended(pictures, chargeable=False)
 
@@ -123,7 +124,7 @@ class Budget:
         self.tasks -= 1
 
     def completed(self, pictures: int, cost: Decimal | None, *, made: int, counted: Decimal | None = None) -> None:
-        """Settle a completed edit. A cost above 0 sets the price of a picture.
+        """Record that an edit completed. A cost above 0 may raise the known price of a picture.
 
         Args:
             pictures: The number of requested pictures.
@@ -139,9 +140,9 @@ class Budget:
     def ended(
         self, pictures: int, *, chargeable: bool, cost: Decimal | None = None, counted: Decimal | None = None
     ) -> None:
-        """Settle an edit that did not complete. Without a cost, its share stays reserved if it may be charged.
+        """Record that an edit ended without completing. If it may still be charged, an assumed cost stays reserved.
 
-        A stated cost is counted as spent, but does not set the price of a picture.
+        A stated cost is counted as spent, but does not change the known price of a picture.
         """
         self._live -= 1
         if cost is not None:
@@ -168,10 +169,10 @@ class Budget:
 
         Args:
             reason: The reason.
-            earlier: Whether an earlier run saw the edit complete.
+            earlier: Whether the edit was already completed in an earlier run.
 
         Returns:
-            Whether submissions are held from now on.
+            Whether this edit makes further submissions wait.
         """
         self._last_saved = False
         if earlier and self._unsaved >= _UNSAVED_LIMIT - 1:
@@ -203,7 +204,7 @@ class Budget:
         if self._live and (self._price is None or unstated):
             return Verdict.WAIT
         if unstated:
-            # No limit is named, because a higher max_cost would not help.
+            # The limit is not named, because a higher max_cost would not help.
             return self._exhaust("", "the service does not say what edits cost: use max_tasks instead of max_cost")
         if self._price is None:
             over = self.spent >= limit or self.spent + self._highest > limit
@@ -223,7 +224,7 @@ class Budget:
 
 
 def to_money(value: Decimal | float | str | None, name: str) -> Decimal | None:
-    """Return an amount of money.
+    """Convert a value to an amount of money.
 
     Raises:
         ConfigurationError: If the value is not an amount of money, 0 or more.

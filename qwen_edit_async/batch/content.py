@@ -27,11 +27,11 @@ _PIECE_BYTES: Final = 1024 * 1024
 _PART_NAME: Final = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part", re.DOTALL)
 _PNG_END: Final = b"\0\0\0\0IEND\xae\x42\x60\x82"
 _TAIL_BYTES: Final = 4096
-"""The size of the tail that must contain the end of a PNG file. A few extra bytes after the end are allowed."""
+"""The size of the last part of a PNG file, which must contain the end marker. Extra bytes may follow the marker."""
 
 
 def stamp(request: EditRequest) -> str:
-    """Return the request's stamp without reading its files; empty if an image has no stamp."""
+    """Return a hash of a request and of its files' names, sizes and times; empty if an image is not a file or URL."""
     try:
         return stamp_of([_stamp(image) for image in request.images], request)
     except (OSError, ValueError):
@@ -39,7 +39,7 @@ def stamp(request: EditRequest) -> str:
 
 
 def identify(request: EditRequest, folder: str = "") -> str:
-    """Return the identity of a request. Without a key, images in memory are hashed."""
+    """Return the identity of a request. If the request has no key, its images in memory are hashed."""
     return identity_of(request, _hash_or_nothing, folder)
 
 
@@ -57,7 +57,7 @@ def located(request: EditRequest, folder: str) -> EditRequest:
 
 
 def examine(request: EditRequest, entry: Entry | None = None) -> Content:
-    """Return the content of a request. Files are read only if their stamp differs from the journal's."""
+    """Return the hash and the stamp of a request. Files are read only if the stamp differs from the journal's."""
     stamped = stamp(request)
     if entry is not None and stamped and stamped == entry.stamp:
         return Content(entry.digest, stamped)
@@ -69,9 +69,9 @@ def examine(request: EditRequest, entry: Entry | None = None) -> Content:
 
 
 def sweep(folder: Path, names: Iterable[str]) -> None:
-    """Delete the part files of these names that a killed run left behind.
+    """Delete the part files that a killed run left behind for files with these names.
 
-    Part files of other names may be downloads that other programs are making.
+    Other part files may be unfinished downloads of other programs.
     """
     left = {name[:PART_NAME_CHARACTERS] for name in names}
     with os.scandir(folder) as entries:  # Path.glob would list them all in memory
@@ -81,7 +81,7 @@ def sweep(folder: Path, names: Iterable[str]) -> None:
 
 
 def are_whole(folder: Path, files: Sequence[tuple[str, int]]) -> bool:
-    """Return whether all saved pictures exist in full size and each PNG file has its end."""
+    """Return whether all saved pictures have their recorded sizes, and each PNG file has its end marker."""
     try:
         return bool(files) and all(_ends_well(os.path.join(folder, name), size) for name, size in files)
     except OSError:
@@ -110,7 +110,7 @@ def _stamp(image: Any) -> str | None:
     if path is None:
         return None
     status = os.stat(path)
-    # Programs can set the time of the last write, but not ctime, the time of the last change (Windows: of creation).
+    # Programs can set mtime as they like, but not ctime, the time of the last change (on Windows: of the creation).
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 

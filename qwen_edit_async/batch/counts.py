@@ -17,10 +17,10 @@ _SETUP = """
 
 
 class RowCounts:
-    """The number of rows of each identity, in this reading of a source and in the one before."""
+    """The number of rows with each identity, in the current reading of a source and in the previous reading."""
 
     def __init__(self) -> None:
-        # An empty name is a temporary file. A source is read on one thread after another.
+        # For an empty name, SQLite creates a temporary file. Several threads read the source, one after another.
         self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._connection.executescript(_SETUP)
         weakref.finalize(self, self._connection.close)
@@ -41,10 +41,10 @@ class RowCounts:
         return count
 
     def start_again(self) -> None:
-        """Begin to count another reading."""
+        """Begin to count the next reading of the source."""
         self._connection.execute("UPDATE rows SET before = now, now = 0")
 
     def missing(self) -> Iterator[str]:
-        """Yield each identity that had more rows in the reading before."""
+        """Yield each identity that had more rows in the previous reading."""
         for (identity,) in self._connection.execute("SELECT identity FROM rows WHERE now < before ORDER BY identity"):
             yield identity

@@ -19,8 +19,8 @@
 
 An edit is *submitting* from just before its request is sent until the reply is known. A later run that finds this state
 can't know whether a task exists, so it marks the edit *uncertain*. An edit is also uncertain if the service does not
-know its task. It keeps the task id, and each run checks again, because the key may have been that of another account.
-Consent to repeat an uncertain edit covers one run.
+know its task. Such an edit keeps its task id, and each run checks the task again, because the last run may have used
+the key of another account. Consent to repeat an uncertain edit covers one run.
 
 An edit can be *completed* before the service names its pictures. Each run then checks the task again.
 """
@@ -79,8 +79,9 @@ MOVES: Mapping[State, frozenset[State]] = {
 }
 """The legal moves.
 
-A move from a state to itself records another attempt or problem. A late task id takes an uncertain edit to *submitted*,
-and a late rejection takes it to *planned*. If the service knows its task again, the edit moves to the task's state.
+A move from a state to itself records another attempt or problem. A task id that arrives late moves an uncertain edit
+to *submitted*, and a late rejection moves it to *planned*. If the service knows its task again, the edit moves to the
+task's state.
 """
 
 ORIGINS: Mapping[State, tuple[State, ...]] = {
@@ -177,10 +178,10 @@ class Entry:
 def decide(entry: Entry | None, content: Content | None, consent: Consent) -> Action:
     """Return the action for an edit. An edit that has a task is never resubmitted without consent.
 
-    The caller then checks an edit to be submitted. If it can't be submitted, :func:`instead` gives the action.
+    Before it submits the edit, the caller checks the row. If the check fails, :func:`instead` returns the action.
 
     Args:
-        entry: The edit in the journal; ``None`` for a new one.
+        entry: The edit in the journal; ``None`` for a new edit.
         content: The row as it is now; ``None`` for an edit of the journal whose row was not read yet.
         consent: The user's consent.
     """
@@ -200,7 +201,7 @@ def instead(entry: Entry | None) -> Action:
 
 
 def refusal(consent: Consent) -> InvalidEditError:
-    """Return the error for a refused row: one whose content has changed."""
+    """Return the error for a row that is refused because its content has changed."""
     return InvalidEditError(
         "the picture, the instruction or a parameter has changed since an earlier run",
         hint="its task is still in flight: run the batch again later"
@@ -230,8 +231,9 @@ def _unchanged(entry: Entry, consent: Consent) -> Action:
 def _changed(entry: Entry, consent: Consent) -> Action:
     """Return the action for an edit whose row has changed.
 
-    Without consent, only an edit that failed without a task, or whose images were never read, takes the changed row.
-    With consent, a completed edit is replaced as well, because the run has already tried to save its pictures.
+    Without consent, the changed row is submitted only if the edit failed without a task, or was planned before its
+    images could be read. With consent, a completed edit is replaced as well, because the run has already tried to save
+    its pictures.
     """
     match entry.state:
         case State.FAILED if entry.task_id is None:
@@ -263,12 +265,12 @@ def state_after(state: State, error: Exception, cost: Decimal | None = None) -> 
             return State.COMPLETED
         case NotFoundError():
             return State.UNCERTAIN
-        case _:  # the task runs on at the service
+        case _:  # the task continues at the service
             return State.SUBMITTED
 
 
 def error_of_run(error: Exception) -> Exception | None:
-    """Return the error that ends the run; ``None`` if it concerns this edit alone."""
+    """Return the error with which an edit's error ends the run; ``None`` if it concerns only that edit."""
     if isinstance(error, EditFailedError) and error.code in _BALANCE_CODES:
         return InsufficientBalanceError(error.message, status_code=_SUCCESS, code=error.code, task_id=error.task_id)
     return error if isinstance(error, _ENDS_RUN) else None

@@ -1,4 +1,4 @@
-"""Edits on demand for many callers that share one account, with the journal and the rows of a bulk run."""
+"""Edits on demand for many callers that share one account. The edits are journalled as in a bulk run."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class EditHub:
         service: The name of the service that has the tasks; the session's address by default. Give a name if the
             address changes.
         save: Whether the hub saves the pictures. If not, an edit ends as ``completed``. Its caller downloads
-            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. Only the names in
-            ``outcome.files`` are then valid, not the folders.
+            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. Of the paths in
+            ``outcome.files``, only the file names are then valid, not the folders.
 
     Raises:
         ConfigurationError: If an option is wrong.
@@ -105,9 +105,9 @@ class EditHub:
 
     @property
     def progress(self) -> BatchProgress:
-        """The counts of this hub's answers, and the cost of all edits of the folder.
+        """The counts of the outcomes that this hub has returned, and the cost of all edits of the folder.
 
-        An edit that is requested again counts again: both as saved and as found.
+        A repeated request for a saved edit counts again, both as saved and as found.
         """
         return self._run.progress_now() if self._run is not None else BatchProgress()
 
@@ -216,7 +216,7 @@ class EditHub:
         return await run.write_reports(run.budget.stopped, preview_seconds=0)
 
     async def wait_failed(self) -> None:
-        """Wait until the journal fails, and raise its error. It is for programs that only serve the hub.
+        """Wait until the journal fails, and raise its error. Use this in a program that only serves the hub.
 
         Raises:
             JournalError: The journal failed.
@@ -263,7 +263,7 @@ async def _close(run: Run) -> None:
 
 
 def _identities_of(request: EditRequest) -> tuple[str, str]:
-    """Return the identities of a request and of its content. Blocking if an image is in memory."""
+    """Return the identity of a request, and its identity without the key. Blocking if an image is in memory."""
     content = identify(attrs.evolve(request, key=None))
     return identify(request) if request.key else content, content
 

@@ -36,7 +36,7 @@ def identity_of(request: EditRequest, hash_of: Callable[[object, int], str], fol
     Args:
         request: The request.
         hash_of: Called with each image in memory and its position from 1; returns the hash of its content.
-        folder: The folder of the source. Paths below it are taken relative to it, so the source can be moved.
+        folder: The folder of the source. Its path is removed from the images' paths, so the source can be moved.
     """
     if request.key:
         return storable(request.key)
@@ -68,8 +68,8 @@ def allot(stem: str, is_taken: Callable[[str], bool], numbers: dict[str, int]) -
 
     Args:
         stem: The wanted name.
-        is_taken: Called with a folded name; returns whether another edit has it.
-        numbers: The last number of each folded stem, so that a search need not begin at 2.
+        is_taken: Called with a case-folded name; returns whether another edit has it.
+        numbers: The last number of each case-folded stem, so that the search need not begin at 2.
     """
     wanted = folded(stem)
     if not is_taken(wanted):
@@ -82,7 +82,7 @@ def allot(stem: str, is_taken: Callable[[str], bool], numbers: dict[str, int]) -
 
 
 def folded(name: str) -> str:
-    """Return a case-folded name in Unicode form NFC. Some file systems treat names with equal forms as one file."""
+    """Return a name case-folded and in Unicode form NFC, because some file systems ignore such differences."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 

@@ -16,7 +16,7 @@ from qwen_edit_async.batch.counts import RowCounts
 from qwen_edit_async.batch.identity import image_locator
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.sources import (
-    SAYS_IT_ALL,
+    NO_DEFAULTS,
     EditDefaults,
     Source,
     SourceItem,
@@ -40,7 +40,7 @@ BatchSource: TypeAlias = "Source | Iterable[RequestInput | ImageInput] | AsyncIt
 """A folder, a file pattern, a picture, a table, a data frame, a dataset, or an iterable of requests or images."""
 
 _SINGLE: Final = (Mapping, bytes, bytearray, memoryview, BinaryReader, PillowImage)
-"""The types of a single request or image that could be mistaken for an iterable of them."""
+"""The types of a single request or image that could be mistaken for an iterable of requests or images."""
 
 _PAGE: Final = 256
 
@@ -51,13 +51,13 @@ class BatchInput:
 
     Attributes:
         source: The input as the user gave it.
-        defaults: The defaults for pictures and rows that leave something out.
+        defaults: The instruction and the parameters for pictures and rows without them.
         recursive: Whether to read subfolders.
         targets: The folder of the results, which is not input.
         folder: The folder that relative paths start from.
         fit: Whether to convert images that the service would refuse.
         count: The number of rows that the last survey read.
-        settled: Whether a plan found nothing to do for any row, so that the run need not read them again.
+        nothing_to_do: Whether a plan found nothing to do for any row, so that the run need not read the rows again.
     """
 
     source: BatchSource
@@ -67,7 +67,7 @@ class BatchInput:
     folder: str
     fit: bool = False
     count: int = 0
-    settled: bool = attrs.field(default=False, init=False)
+    nothing_to_do: bool = attrs.field(default=False, init=False)
     _counts: RowCounts = attrs.field(init=False)
     _contents: dict[str, str] = attrs.field(factory=dict)
 
@@ -92,7 +92,7 @@ class BatchInput:
         if self.defaults == EditDefaults() or not isinstance(self.source, Sequence):
             return
         if any(isinstance(each, EditRequest) for each in self.source):
-            raise ConfigurationError(SAYS_IT_ALL)
+            raise ConfigurationError(NO_DEFAULTS)
 
     @property
     def described(self) -> bool:
@@ -105,7 +105,7 @@ class BatchInput:
         return self.described or (isinstance(self.source, Iterable) and iter(self.source) is not self.source)
 
     def anew(self, *, fit: bool) -> BatchInput:
-        """Return the same input, unread, for another plan or run."""
+        """Return the same input for another plan or run, not read yet."""
         targets = Targets(self.targets.folder, self.targets.overwrite, self.targets.home)
         return BatchInput(self.source, self.defaults, self.recursive, targets, self.folder, fit)
 
@@ -137,7 +137,7 @@ class BatchInput:
             yield item
 
     def feed(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
-        """Yield each row with its identity. A source is read page by page on a thread, after :meth:`survey`."""
+        """Yield each row with its identity. A source must have been surveyed. It is read in pages on a thread."""
         return self._pages(thread) if self.described else self._requests(thread)
 
     async def _requests(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
@@ -155,7 +155,7 @@ class BatchInput:
 
     async def _pages(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
         """Yield each row of a source, and then a problem for each row that has disappeared since the survey."""
-        if self.settled:
+        if self.nothing_to_do:
             return
         items = self._read_again(cast("Source", self.source))
         try:
@@ -177,7 +177,7 @@ class BatchInput:
                 yield SourceItem(problem="it has disappeared since the run began", place=identity)
 
     def _claim(self, item: SourceItem) -> SourceItem | None:
-        """Return an item with its identity, or with a problem if its key is taken. Blocking.
+        """Return an item with its identity, or with a problem if its key belongs to another request. Blocking.
 
         Return ``None`` if an earlier item was the same request.
         """
@@ -192,10 +192,10 @@ class BatchInput:
             return attrs.evolve(item, request=located(request, self.folder), identity=identity)
         if known == content:
             return None
-        return attrs.evolve(item, request=None, problem="the key is that of another request")
+        return attrs.evolve(item, request=None, problem="the key belongs to another request")
 
     def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
-        """Yield each row with its identity. Equal rows of a table are numbered. A repeated key is a problem."""
+        """Yield each row with its identity. Equal rows get numbered identities. A repeated key is a problem."""
         folder = table_folder(source, self.folder)
         for item in self._read(source, note):
             request = item.request
@@ -205,7 +205,7 @@ class BatchInput:
             identity = item.identity or identify(request, folder)
             number = self._counts.add(identity)
             if number > 1 and request.key:
-                problem = f"the key {quoted(request.key)} is that of another row"
+                problem = f"the key {quoted(request.key)} belongs to another row"
                 yield SourceItem(row=item.row, place=item.place, problem=problem)
                 continue
             identity = identity if number == 1 else f"{identity}-{number}"

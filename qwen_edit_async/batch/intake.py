@@ -33,13 +33,13 @@ _PAGE: Final = 256
 _LISTED_PROBLEMS: Final = 20
 
 _PREVIEW_SECONDS: Final = 60.0
-"""The time for thumbnails at the end of a run. A pair takes 20 to 40 ms."""
+"""The maximum time for making thumbnails at the end of a run. Those of an edit take 20 to 40 ms."""
 
 _INTERRUPTED_SECONDS: Final = 3.0
-"""The time for thumbnails after an interrupt, when the user waits for the prompt."""
+"""The maximum time for making thumbnails after an interrupt, because the user waits for the prompt."""
 
 CONCLUDING_SECONDS: Final = 10.0
-"""The maximum time for the reports after an interrupt, even on a slow disk."""
+"""The maximum time for writing the reports after an interrupt, even on a slow disk."""
 
 
 async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], None] | None) -> BatchReport:
@@ -51,7 +51,7 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
             await Intake(run, given).work()
         except (Exception, asyncio.CancelledError) as error:
             with (
-                contextlib.suppress(JournalError),  # the first error counts
+                contextlib.suppress(JournalError),  # the error that ended the run matters more
                 anyio.move_on_after(CONCLUDING_SECONDS, shield=True),
             ):
                 await run.write_reports(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
@@ -73,7 +73,7 @@ async def _survey(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], No
         return
     plan = await make_plan(given, run.options)
     run.progress.total = plan.rows
-    if given.settled:
+    if given.nothing_to_do:
         run.progress.saved = run.progress.found = plan.saved
         run.progress.pictures = plan.files
     if strict and not plan.ok:
@@ -88,7 +88,7 @@ def _log_problems(plan: BatchPlan) -> None:
 
 
 class Intake:
-    """Starts the work on each edit as room becomes free.
+    """Works on the edits of a run, and limits the number in progress.
 
     Args:
         run: The opened run.
@@ -101,11 +101,11 @@ class Intake:
         self._resumed: set[int] = set()  # at most the edits that were in flight or unsaved when the last run ended
 
     async def work(self) -> None:
-        """Work on every edit until all are done or the run is stopped. A stopped run does not wait for its input.
+        """Work on all edits until they are done or the run stops submitting. A stopped run reads no further input.
 
         Raises:
             JournalError: If the journal fails.
-            Exception: Any exception of the input, once the rows before it are done.
+            Exception: Any exception that the input raises, after the work on the rows before it has ended.
         """
         run = self._run
         feeding = asyncio.create_task(self._feed_all())
@@ -128,7 +128,7 @@ class Intake:
         await self._feed(self._given.feed(self._run.files), self._take)
 
     async def _feed(self, items: AsyncGenerator[T, None], work: Callable[[T], Coroutine[Any, Any, None]]) -> None:
-        """Start the work on each item as room becomes free."""
+        """Start the work on each item as soon as fewer than the maximum are in progress."""
         run = self._run
         async with contextlib.aclosing(items):
             async for item in items:

@@ -21,7 +21,7 @@ class BatchOutcome:
     """The outcome of an edit of a bulk run, so far.
 
     Attributes:
-        key: The key of the edit; without one, the name of its files.
+        key: The key of the edit; if it has none, ``name``.
         status: ``saved``, ``failed`` or ``uncertain`` (a task may exist, and be charged) at the end. Before that,
             ``planned``, ``submitting``, ``submitted`` or ``completed`` (the pictures are not saved yet). ``replaced``
             if the row was changed and edited again.
@@ -29,17 +29,17 @@ class BatchOutcome:
         images: The paths of the images, or their URLs without signatures; ``None`` for an image in memory.
         parameters: The parameters that were given, by name.
         files: The files of its pictures, once they are saved.
-        name: The start of the names of its files, which no other edit has.
+        name: The part that its files' names begin with. No other edit has the same name.
         urls: The URLs of its pictures, once it is completed; an empty string for a picture without a URL.
         cost: Its cost in the account's currency, if the service stated one.
         task_id: The service's id for the task, if it has one.
         error: The error, if it failed.
         notes: Remarks about its pictures, one sentence each.
         attempts: The number of submissions.
-        queued: Seconds that the edit waited for a slot. This field and those below are known only if one run submitted
-            and completed the task.
-        running: Seconds from the service's acceptance to the reply that reported the end.
-        lag: Upper bound of the seconds between the task's end and that reply.
+        queued: Seconds that the edit waited for a slot. This field and those below are known only if the task was
+            submitted and completed in the same run.
+        running: Seconds from the service's acceptance of the task to the reply that reported its end.
+        lag: The longest possible time in seconds between the task's end and that reply.
         checks: The number of status checks.
     """
 
@@ -87,10 +87,10 @@ class BatchProgress:
         saved: Done edits, including those of earlier runs, as far as the input was read.
         found: Done edits that earlier runs had saved.
         pictures: The number of files of the done edits.
-        failed: Edits that met an error in this run.
+        failed: Edits that had an error in this run.
         in_flight: Edits that this run is submitting, or whose tasks it waits for.
         cost: The cost of the whole batch so far.
-        total: Rows, pictures or requests of the input, including bad ones; ``None`` if not counted beforehand.
+        total: Rows, pictures or requests of the input, including bad ones; ``None`` if the run did not count them.
         held: The reason why nothing is submitted until a completed edit is saved; empty if submissions go on.
         begun: Whether the run has begun to work on edits, after reading its journal and its input.
         publishing: Whether the run has begun to write ``report.html`` and ``report.json``.
@@ -109,13 +109,13 @@ class BatchProgress:
 
 
 def shown(progress: BatchProgress, counts: SessionStatistics, seconds: float, paused_before: float = 0.0) -> Progress:
-    """Return a run's progress as terminals and notebooks show it.
+    """Return a run's progress in the form that terminals and notebooks show.
 
     Args:
         progress: The progress of the run.
         counts: The counts of its session.
         seconds: The time since the start of the run.
-        paused_before: The session's seconds in pauses before the run.
+        paused_before: The seconds that the session spent in pauses before the run.
     """
     return Progress(
         done=progress.saved,

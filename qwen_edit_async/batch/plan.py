@@ -55,7 +55,7 @@ class BatchPlan:
         rows: Rows, pictures or requests that were read.
         submit: Edits that would be submitted, if the budget lasts.
         pictures: Pictures that these edits would make.
-        groups: These edits grouped by parameters, the most frequent first; at most 20 groups.
+        groups: These edits grouped by parameters, the largest group first; at most 20 groups.
         attach: Edits in flight. The run waits for them even if the input no longer has them.
         download: Completed edits whose pictures would be downloaded.
         saved: Edits of the input that are done.
@@ -64,8 +64,8 @@ class BatchPlan:
         uncertain: Edits of the input that may have a task. They are repeated only with consent.
         problems: Up to 100 of the rows that can't be edited.
         problem_count: The number of these rows.
-        problem_groups: The rows that can't be edited, grouped by problem, the most frequent first; at most 100 groups,
-            and one for all others.
+        problem_groups: The rows that can't be edited, grouped by problem, the largest group first; at most 100 groups,
+            and one group for all other problems.
         existing: Existing files, not made by this batch, that would be replaced.
         existing_example: One of these files.
         notes: Remarks about the input.
@@ -188,7 +188,7 @@ class Reasons:
             self._groups[kind] = FailureGroup(reason=kind, count=known.count + 1, keys=keys)
 
     def all(self) -> tuple[FailureGroup, ...]:
-        """Return the groups, the most frequent first. A last group counts the rows of all other kinds."""
+        """Return the groups, the largest first. A last group counts the rows of all other kinds."""
         groups = sorted(self._groups.values(), key=lambda group: -group.count)
         others = self.count - sum(group.count for group in groups)
         return (*groups, FailureGroup(reason="other reasons", count=others)) if others else tuple(groups)
@@ -196,10 +196,10 @@ class Reasons:
 
 @attrs.define(eq=False)
 class Tally:
-    """Adds up a plan, row by row, in bounded memory.
+    """Counts the rows of the input for a plan, in bounded memory.
 
     Attributes:
-        counts: Counts by field name of the plan.
+        counts: The counts, by the names of the plan's fields.
         existing_example: An existing file that would be replaced.
     """
 
@@ -231,7 +231,7 @@ class Tally:
             group[1] += pictures
 
     def plan(self, folder: str, rows: int, journal: JournalSummary) -> BatchPlan:
-        """Return the plan, with the number of rows that were read and the sums of the journal."""
+        """Return the plan from these counts, the number of rows that were read, and the journal's totals."""
         groups = [ParameterGroup(_describe(kind), *counted) for kind, counted in self._groups.items()]
         counts: dict[str, Any] = self.counts + Counter(attach=journal.in_flight, download=journal.unsaved)
         return BatchPlan(

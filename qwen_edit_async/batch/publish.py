@@ -1,4 +1,4 @@
-"""``report.html`` and ``report.json``, which a run writes beside the pictures at its end. Blocking.
+"""Writes ``report.html`` and ``report.json`` beside the pictures at the end of a run. Blocking.
 
 If they can't be written, the run logs a warning, but does not fail.
 """
@@ -29,7 +29,7 @@ from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.paths import FilePath
 
 _Show: TypeAlias = Callable[[str | FilePath], Picture]
-"""Returns an image as the page shows it."""
+"""A function that converts an image to a picture for the page."""
 
 _UNFINISHED: Final[dict[BatchStatus, str]] = {
     "planned": "not submitted yet",
@@ -41,7 +41,7 @@ _UNFINISHED: Final[dict[BatchStatus, str]] = {
 
 
 class _GivenUpError(Exception):
-    """The page is not finished, because nobody waits for it any more."""
+    """Raised to stop writing the page when nobody waits for it any more."""
 
 
 def publish(
@@ -54,12 +54,12 @@ def publish(
     preview_seconds: float,
     given_up: threading.Event,
 ) -> BatchReport:
-    """Write both files. Return the report, to which either the page's path or the reason for its absence is added.
+    """Write both files. Return the report with the page's path, or with the reason why there is no page.
 
     Args:
         report: The report of the run.
         journal: The journal.
-        folder: The folder of the results, for both files.
+        folder: The folder of the results, in which both files are written.
         thumbnails: The thumbnails made so far. Missing thumbnails are made.
         limit: The maximum number of edits on the page; edits with errors come first. 0 means no page.
         preview_seconds: Seconds for making thumbnails. After that, the page shows the picture files instead.
@@ -79,21 +79,21 @@ def publish(
             report = _with_page(report, journal, folder, limit, show)
         except _GivenUpError:
             return report
-    # A report beside the place of the journal shows the next run if the journal is lost.
+    # A report in the journal's folder lets the next run detect that the journal is lost.
     for path in {journal.with_name(JSON_NAME), folder / JSON_NAME}:
         _write_json(path, report)
     return report
 
 
 def _with_page(report: BatchReport, journal: Path, folder: FilePath, limit: int, show: _Show) -> BatchReport:
-    """Write the page. Return the report, to which the page's path or the reason for its absence is added."""
+    """Write the page. Return the report with the page's path, or with the reason why it could not be written."""
     page, draw = folder / PAGE_NAME, functools.partial(_gallery_edit, show=show)
     try:
         with contextlib.closing(read_chosen(journal, folder, limit)) as outcomes:
             write_page(page, outcomes, draw, title=folder.name or "Edits", summary=report.facts(limit))
     except _GivenUpError:
         raise
-    except Exception as error:  # noqa: BLE001  # the run's pictures are worth more than the page
+    except Exception as error:  # noqa: BLE001  # a problem with the page must not fail the run
         return attrs.evolve(report, gallery_problem=_log_problem(page, error))
     return attrs.evolve(report, gallery=str(page))
 
@@ -101,7 +101,7 @@ def _with_page(report: BatchReport, journal: Path, folder: FilePath, limit: int,
 def _write_json(path: FilePath, report: BatchReport) -> None:
     try:
         write_whole(path, [report.to_json(), "\n"])
-    except Exception as error:  # noqa: BLE001  # also values of a damaged journal that JSON can't hold
+    except Exception as error:  # noqa: BLE001  # a damaged journal may hold values that JSON can't represent
         _log_problem(path, error)
 
 
@@ -119,7 +119,7 @@ def _gallery_edit(outcome: BatchOutcome, show: _Show) -> GalleryEdit:
 
 
 def _is_there(path: str | FilePath) -> bool:
-    """Return whether a file exists. A file in a bucket counts as existing, because asking for each takes long."""
+    """Return whether a file exists. A file in a bucket counts as existing, because requests for all would take long."""
     return isinstance(path, BucketPath) or os.path.isfile(path)
 
 

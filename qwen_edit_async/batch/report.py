@@ -48,18 +48,18 @@ class FailureGroup:
 
 @attrs.frozen(kw_only=True)
 class JournalSummary:
-    """Sums over all edits of a journal, from all runs.
+    """Totals over all edits of a journal, from all runs.
 
     Attributes:
-        planned: Edits not submitted yet, as far as the input was read.
+        planned: Edits that are not submitted yet. Rows that no run has read do not count.
         in_flight: Edits whose task is not known to have ended.
         unsaved: Completed edits with unsaved pictures.
         saved: Edits that are done.
         failed: Edits that failed for good, or before they had a task.
-        retryable: Failed edits that had no task: another run tries them again.
+        retryable: Failed edits without a task. The next run tries them again.
         uncertain: Edits that may have a task whose id is unknown, or whose task the service does not know.
         replaced: Edits that were replaced by a new edit of their changed row.
-        pictures: Files of the edits that are done.
+        pictures: Saved pictures of the edits that are done.
         short: Done edits with fewer pictures than requested.
         tasks: Tasks that were created, or may have been.
         cost: The costs that the service stated, including those of failed edits, in the account's currency.
@@ -68,14 +68,14 @@ class JournalSummary:
         unpriced: Completed edits without a cost.
         doubtful: Pictures that may have been charged although no task id is known.
         queued: The time that edits waited for a slot of the session.
-        running: The time from the service's acceptance to the reply that reported the end.
-        lag: The upper bound of the time between the task's end and that reply.
+        running: The time from the service's acceptance of the task to the reply that reported its end.
+        lag: The longest possible time between the task's end and that reply.
         checks_per_edit: The average number of status checks of an edit.
-        retries: Submissions beyond each edit's first.
-        repeats: Retries made with consent that may have charged an edit twice.
+        retries: Submissions after the first submission of each edit.
+        repeats: Submissions repeated with consent, so that an edit may be charged twice.
         uncertain_keys: The keys of up to 100 uncertain edits.
         unsaved_tasks: The task ids by key of up to 100 edits that are completed but not saved.
-        failures: Edits with errors, grouped by reason, the most frequent first.
+        failures: Edits with errors, grouped by reason, the most frequent reason first.
     """
 
     planned: int = 0
@@ -107,17 +107,17 @@ class JournalSummary:
 
 @attrs.frozen(kw_only=True)
 class BatchReport(JournalSummary):
-    """The report of a bulk run: the sums of all runs from the journal, and the facts of this run.
+    """The report of a bulk run: the journal's totals over all runs, and the facts of this run.
 
     Attributes:
         folder: The folder of the pictures and the journal.
         elapsed: Seconds that this run took.
-        refused: Rows that this run refused: malformed, gone since the run began, changed since an earlier run, or with
-            another request's key.
-        changed: Refused rows whose edits are in the journal, and already counted there.
-        rows: Rows or pictures of the input, including bad ones; 0 if not counted beforehand.
+        refused: Rows that this run refused because they are malformed, disappeared during the run, changed since an
+            earlier run, or have the key of another request.
+        changed: Refused rows that have an edit in the journal. The journal's totals already count these edits.
+        rows: Rows or pictures of the input, including bad ones; 0 if the run did not count them.
         stopped: The reason why the run ended early; empty if it did not.
-        limit: ``"max_tasks"`` or ``"max_cost"`` if that limit ended the run; raise it to go on.
+        limit: ``"max_tasks"`` or ``"max_cost"`` if that limit ended the run; raise the limit to go on.
         error: The error that stopped the run.
         gallery: The path of ``report.html``; empty if the page was not written.
         gallery_problem: The reason why the page could not be written.
@@ -151,7 +151,7 @@ class BatchReport(JournalSummary):
 
     @property
     def can_go_on(self) -> bool:
-        """Whether another run of the same batch would find work without further consent."""
+        """Whether another run of the same batch has work to do without further consent."""
         return bool(self.unfinished or self.retryable or self.unread or (self.stopped and not self.rows))
 
     @property
@@ -187,7 +187,7 @@ class BatchReport(JournalSummary):
         """Return one line for each known time, and one for the number of checks."""
         lines = [
             f"{name}: half within {value.p50:.1f} s, 95 % within {value.p95:.1f} s"
-            for name, value in (("queued", self.queued), ("running", self.running), ("end unseen", self.lag))
+            for name, value in (("queued", self.queued), ("running", self.running), ("end noticed", self.lag))
             if value is not None
         ]
         if self.checks_per_edit is not None:
@@ -202,7 +202,7 @@ class BatchReport(JournalSummary):
         return json.dumps(_converter.unstructure(self) | derived, ensure_ascii=False, indent=2)
 
     def facts(self, shown: int) -> dict[str, object]:
-        """Return the facts for the head of a page that shows at most this many edits."""
+        """Return the values for the head of a page that shows at most ``shown`` edits."""
         facts = self._facts()
         if (known := self.total - self.refused + self.changed) > shown:
             facts["on this page"] = f"{shown} of {counted(known, 'edit')}, those with errors first"
@@ -255,7 +255,7 @@ def make_report(summary: JournalSummary, *, refused: Iterable[FailureGroup] = ()
     """Return the report of a run.
 
     Args:
-        summary: The sums of the journal.
+        summary: The totals of the journal.
         refused: The refused rows, grouped by reason.
         **facts: The fields of :class:`BatchReport` that are not in the summary.
     """

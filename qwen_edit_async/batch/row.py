@@ -63,7 +63,7 @@ class Row:
         await self._record(State.FAILED, problem, request)
 
     async def carry_out(self, action: Action, request: EditRequest | None = None) -> None:
-        """Carry out any action but ``FAIL`` until the pictures are saved. Journal every error.
+        """Carry out an action other than ``FAIL``, until the pictures are saved. Journal every error.
 
         Args:
             action: The action.
@@ -109,7 +109,7 @@ class Row:
         self._run.unanswered += 1
 
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
-        """Journal the task's id, or undo the journalled intent if there is certainly no task."""
+        """Journal the task's id, or undo the journalled intent if certainly no task was created."""
         if isinstance(fate, TaskSnapshot):
             if self._state is State.SUBMITTING:
                 self._run.budget.created()
@@ -123,7 +123,7 @@ class Row:
 
     @property
     def _is_doubtful(self) -> bool:
-        """Whether an earlier run may have created a task."""
+        """Whether an earlier submission of the edit may have created a task."""
         return self._entry.state is State.UNCERTAIN
 
     @property
@@ -132,13 +132,13 @@ class Row:
         return self._entry.state in {State.COMPLETED, State.SAVED}
 
     def _undo_attempt(self) -> None:
-        """Journal the state before this attempt again, because the attempt created no task."""
+        """Journal the edit's state before this attempt, because the attempt created no task."""
         self._leave_flight()
         if self._state not in {State.SUBMITTING, State.UNCERTAIN}:
             return
         if self._is_doubtful:
             self._move(State.UNCERTAIN, repeats=self._entry.repeats)
-        else:  # a later run may submit it without consent
+        else:  # a later run may submit the edit without consent
             self._move(State.PLANNED, reason=None, problem=None)
 
     def _check_written(self, task_id: str, written: asyncio.Future[None]) -> None:
@@ -178,7 +178,7 @@ class Row:
     async def _not_submitted(self, error: Exception, request: EditRequest) -> None:
         budget, pictures = self._run.budget, self._entry.pictures
         is_fatal = self._run.stop_if_fatal(error)
-        if self._state is State.SUBMITTED:  # accepted while the session was closing
+        if self._state is State.SUBMITTED:  # the task was accepted while the session was closing
             budget.ended(pictures, chargeable=True)
             await self._record(State.SUBMITTED, error, request)
             return
@@ -189,7 +189,7 @@ class Row:
             await self._record(State.UNCERTAIN, error, request)
             return
         budget.rejected(pictures)
-        if not (is_fatal or isinstance(error, _StoppedError)):  # otherwise the edit stays as it was
+        if not (is_fatal or isinstance(error, _StoppedError)):  # otherwise the edit keeps its earlier state
             await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error, request)
 
     async def _attach(self, task_id: str) -> None:
@@ -212,7 +212,7 @@ class Row:
                 self._leave_flight()
         except asyncio.CancelledError:
             if not task.awaited:
-                # Only a task that is still queued is cancelled at the service. The next run gets the other results.
+                # At the service, only a queued task is cancelled. The next run gets the result of any other task.
                 task.owned = task.status is TaskStatus.QUEUED
                 task.cancel()
             raise
@@ -245,7 +245,7 @@ class Row:
         run, name, asked = self._run, self._entry.name, self._entry.pictures
         if not run.options.saves:
             return  # the caller of the hub saves them
-        if len(images) > asked:  # the files of other edits may have the next names
+        if len(images) > asked:  # files of other edits may have the names that would follow
             about(images[0].task_id).warning(
                 "a task made %d pictures instead of %d: the extra ones are not saved", len(images), asked
             )
@@ -285,7 +285,7 @@ class Row:
     def _count_failure(self, error: Exception) -> None:
         run = self._run
         run.progress.failed += 1
-        if not isinstance(error, InvalidEditError):  # bad input fails in every run, and must not stop them all
+        if not isinstance(error, InvalidEditError):  # bad input fails in every run, so it must not stop the run
             run.budget.failed(unreachable=isinstance(error, APIConnectionError))
         run.notify()
 
@@ -319,6 +319,6 @@ def _cost_columns(usage: Usage, cost: Decimal | None) -> dict[str, Any]:
 
 
 def _places_of(images: Sequence[OutputImage], asked: int) -> Sequence[int]:
-    """Return the number for each file's name. All are less than the number of requested pictures."""
+    """Return the number in the name of each picture's file. It is less than the number of requested pictures."""
     places = [image.index for image in images[:asked]]
     return places if all(place < asked for place in places) else range(len(places))

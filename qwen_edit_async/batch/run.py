@@ -43,7 +43,7 @@ _GRACE: Final = 5.0
 """Seconds that an ending run waits for the ids of tasks whose request was sent."""
 
 _CLOSING_SECONDS: Final = 5.0
-"""The maximum seconds that a hanging disk may delay the end of a run."""
+"""The maximum number of seconds by which a hanging disk may delay the end of a run."""
 
 
 @attrs.frozen(kw_only=True)
@@ -94,18 +94,18 @@ class Run:
         files: The thread that reads files.
         thumbnails: The thumbnails for the page.
         budget: The limits, and the costs and tasks so far.
-        progress: The counts so far, which :meth:`progress_now` completes.
-        error: The error that ended the run, because every other edit would meet it.
+        progress: Some of the counts so far; :meth:`progress_now` returns all.
+        error: The error that ended the run because it would stop every other edit.
         in_flight: The numbers of the edits that are being submitted or whose tasks are awaited.
         unanswered: The number of submissions without a reply or without a journalled task id.
         unwritten: The keys and task ids that could not be journalled.
         refused: The refused rows, grouped by reason.
         changed: The number of refused rows that have an edit in the journal.
-        report: The report, once the run has ended or was interrupted.
-        room: Limits the number of edits in progress.
+        report: The report; ``None`` before the run ends or is interrupted.
+        room: The semaphore that limits the number of edits in progress.
         rows: The edits in progress.
         crash: The first unexpected error of an edit, from the journal or this package.
-        closed: Whether the folder is free again.
+        closed: Whether the run has unlocked the folder.
     """
 
     session: EditSession
@@ -156,7 +156,7 @@ class Run:
             self.budget.resume(await journal.do(Store.summary))
 
     def stop_if_fatal(self, error: Exception) -> bool:
-        """Stop submitting if every other edit would meet the same error. Return whether that is so."""
+        """Stop submitting if an error would also stop every other edit. Return whether it would."""
         if (fatal := error_of_run(error)) is None:
             return False
         self.error = self.error or fatal
@@ -180,7 +180,7 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def row_lock(self, identity: str) -> AsyncGenerator[None, None]:
-        """Wait until nothing else works on an edit. Reserve the edit for the block."""
+        """Wait until nothing else works on an edit. Then reserve the edit while the block runs."""
         while identity in self._locked:
             await self.wait_for_change()
         self._locked.add(identity)
@@ -206,7 +206,7 @@ class Run:
     def _row_ended(self, row: asyncio.Task[Any]) -> None:
         self.rows.discard(row)
         if not row.cancelled() and (error := row.exception()) is not None:
-            # The journal or this package failed, so no row may rely on a step that may not be written.
+            # The journal or this package failed. All edits end, because their steps may not be written.
             self.crash = self.crash or error
             self.budget.stop(str(error))
             self.notify()

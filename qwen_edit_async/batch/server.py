@@ -9,7 +9,7 @@ Each call carries ``Authorization: Bearer TOKEN``. 200 means that the edit has e
 that the hub is closed or submits nothing more: retry later. 400 means bad input, 401 a wrong token, and 413 a body that
 is too large.
 
-A worker can have any picture edited that the hub's user can read.
+Workers can make the hub edit any picture that the hub's user can read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MAX_BODY_BYTES: Final = 1024 * 1024
 """Larger pictures must be sent as paths or URLs, because the hub holds the bodies of all calls in memory."""
 
 _SHUTDOWN_SECONDS: Final = 1.0
-"""The time for sending the last replies, once the hub is closed."""
+"""The maximum time for sending the last replies after the hub has closed."""
 
 _ENDED: Final = frozenset({"saved", "failed", "uncertain"})
 _PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tiff", ".avif"})

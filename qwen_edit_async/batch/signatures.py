@@ -11,10 +11,10 @@ from qwen_edit_async.images.kinds import is_url
 _NAMES: Final = frozenset({"expires", "signature", "key-pair-id", "googleaccessid"})
 _ENDINGS: Final = ("accesskeyid", "-security-token")
 _VENDOR_SIGNATURE: Final = re.compile("(x-[a-z0-9]+-)signature")
-"""The signature of a storage service. Its other signing parameters share the prefix, such as ``X-Amz-Date``."""
+"""The signature parameter of a storage service. Others, such as ``X-Amz-Date``, have the same prefix."""
 
 _CHANGES_PICTURE: Final = "-process"
-"""The ending of a parameter that has this prefix but is not part of the signature: ``x-oss-process``."""
+"""The ending of a parameter that has such a prefix but changes the picture, so it is kept: ``x-oss-process``."""
 
 _AZURE: Final = (
     "sig sv ss se sp sr srt st spr sip si sdd skoid sktid skt ske sks skv saoid suoid scid skdutid sduoid ses"
@@ -26,7 +26,7 @@ _NAMES_BESIDE: Final[Mapping[str, frozenset[str]]] = {
     "ossaccesskeyid": frozenset({"security-token"}),
     "q-signature": frozenset(_TENCENT.split()),
 }
-"""Parameters that belong to a signature only if the URL also has the parameter in the key of this mapping."""
+"""Parameters that belong to a signature only if the URL also has the parameter that is their key in this mapping."""
 
 _NAMES_AT: Final[Mapping[str, frozenset[str]]] = {
     ".fbcdn.net": frozenset({"oh", "oe"}),
@@ -34,10 +34,10 @@ _NAMES_AT: Final[Mapping[str, frozenset[str]]] = {
     ".discordapp.com": frozenset({"ex", "is", "hm"}),
     ".discordapp.net": frozenset({"ex", "is", "hm"}),
 }
-"""Parameters that belong to a signature only on hosts with the ending in the key of this mapping."""
+"""Parameters that belong to a signature only on hosts whose name ends with their key in this mapping."""
 
 _PATH: Final = re.compile("[/?#]")
-"""The character that ends a host."""
+"""Matches the character after the host of a URL."""
 
 
 def unsigned(text: str) -> str:

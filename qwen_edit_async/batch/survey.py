@@ -89,7 +89,7 @@ class _Survey:
             self.tally.note(f"{counted(self._renamed, 'result')} renamed, because the name is taken: {self._example}")
         summary = JournalSummary() if self.store is None else self.store.summary()
         plan = self.tally.plan(str(self.given.targets.folder), self.given.count, summary)
-        self.given.settled = not (plan.submit or plan.download or plan.problem_count or self._touched)
+        self.given.nothing_to_do = not (plan.submit or plan.download or plan.problem_count or self._touched)
         return plan
 
     def _look_at(self, item: SourceItem) -> None:
@@ -98,7 +98,7 @@ class _Survey:
         request = item.request
         entry = None if self.store is None else self.store.find(item.identity)
         content = Content() if entry is None else examine(request, entry)
-        self._touched |= entry is not None and content.stamp != entry.stamp  # a run journals the new stamp
+        self._touched |= entry is not None and content.stamp != entry.stamp  # the run journals the new stamp
         action, problem = decide(entry, content, self.options.consent), None
         if action in PAYS:
             replaces = action in {Action.REPLACE, Action.REPLACE_LATER}
@@ -115,7 +115,7 @@ class _Survey:
         elif action in {Action.FAIL, Action.REFUSE}:
             raise problem or refusal(self.options.consent)
         elif entry is None or entry.state in {State.SUBMITTED, State.COMPLETED}:
-            return  # the journal's sums count them, even if the input no longer has them
+            return  # the journal's totals already count this edit
         elif action is Action.VERIFY and self.given.targets.are_whole(entry.files):
             tally.counts["saved"] += 1
             tally.counts["files"] += len(entry.files)
@@ -127,7 +127,7 @@ class _Survey:
             tally.counts["uncertain"] += 1
 
     def _name_of(self, request: EditRequest) -> str:
-        """Return the name that the journal would allot."""
+        """Return the name that the journal would allot to a new edit."""
         stem = stem_of(request)
         name = allot(stem, self._is_taken, self._numbers)
         self._names.add(folded(name))

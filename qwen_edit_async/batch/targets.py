@@ -19,7 +19,7 @@ from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
 
 _MAX_LINKS: Final = 40
-"""The number of links that Linux follows. A longer chain is most likely a loop."""
+"""The maximum number of links that Linux follows. A longer chain is most likely a loop."""
 
 
 def local_folder(path: AnyPath, here: str, use: str) -> Path:
@@ -43,7 +43,7 @@ def targets_at(out_dir: AnyPath, journal: str | os.PathLike[str] | None, here: s
     """Return the folder of the results for the options of a batch.
 
     Raises:
-        ConfigurationError: If the folder of the journal is missing, not local, or not needed.
+        ConfigurationError: If ``journal`` is needed but missing, given but not needed, or not local.
     """
     folder = file_path(out_dir)
     if isinstance(folder, BucketPath):
@@ -99,7 +99,7 @@ class Targets:
         return existing
 
     def are_whole(self, files: Sequence[tuple[str, int]]) -> bool:
-        """Return whether all saved pictures exist in full size, and each local PNG file has its end."""
+        """Return whether all saved pictures have their recorded sizes, and each local PNG file has its end marker."""
         if isinstance(self.folder, BucketPath):
             there = self._files_in(self.folder)
             return bool(files) and all(there.get(name) == size for name, size in files)
@@ -111,7 +111,7 @@ class Targets:
         return os.path.lexists(self.folder / name)
 
     def _files_in(self, folder: BucketPath) -> dict[str, int]:
-        """Return the size of each file in the bucket's folder, listed once, because a request for each takes longer."""
+        """Return the size of each file in the bucket's folder. One listing is faster than a request for each."""
         if self._listed is None:
             try:
                 self._listed = {name: file.size for name, file in folder.files() if "/" not in name}
@@ -132,7 +132,7 @@ class Targets:
 
 
 def _hops(path: str) -> Iterator[str]:
-    """Yield a path and, for a link, each path on the way to its file; none of these may be replaced."""
+    """Yield a path and, if it is a link, each path that the link leads to. None of them may be replaced."""
     with contextlib.suppress(OSError, ValueError):  # it is not a link, or not a path
         for _ in range(_MAX_LINKS):
             yield path
@@ -142,5 +142,5 @@ def _hops(path: str) -> Iterator[str]:
 def _real(folder: str) -> str | None:
     try:
         return os.path.realpath(folder)
-    except ValueError:  # a NUL, or a lone surrogate: reading the image gives the reason
+    except ValueError:  # a NUL or a lone surrogate, which reading the image reports
         return None

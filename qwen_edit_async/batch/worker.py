@@ -1,7 +1,7 @@
-"""Makes blocking calls on one thread. Calls that arrive while the thread is busy are then made together.
+"""Makes blocking calls on one thread. Calls that arrive while the thread is busy are collected and made together.
 
-A hop to a thread and back costs more than most of these calls, and a transaction costs a sync of the disk. So many
-callers share one hop and one transaction (group commit).
+Switching to a thread and back takes longer than most of these calls, and each transaction needs a sync of the disk. So
+calls that are made together share one switch and one transaction (group commit).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Worker:
         self._closed = False
 
     def call(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Make a call. The future need not be awaited, and cancelling the wait does not cancel the call.
+        """Make a call on the thread. It is made even if the future is cancelled or never awaited.
 
         Raises:
             JournalError: Raised when the future is awaited, if the call came after :meth:`aclose`.
@@ -65,7 +65,7 @@ class Worker:
         return future
 
     async def aclose(self, last: Call = lambda: None) -> None:
-        """Make all pending calls, then a last one, and end the thread.
+        """Make all pending calls and the call ``last``, and end the thread.
 
         The calls start before the wait begins, so cancelling the wait does not prevent them.
         """
@@ -81,7 +81,7 @@ class Worker:
         await asyncio.shield(job)
 
     def _begin_soon(self) -> None:
-        """Begin after this pass of the event loop at the earliest, so that other calls can join."""
+        """Begin in the next pass of the event loop at the earliest, so that other calls can join."""
         if self._waiting and not self._busy:
             self._busy = True
             self._loop.call_later(self._patience, self._begin)
@@ -93,7 +93,7 @@ class Worker:
             return
         try:
             job = self._loop.run_in_executor(self._executor, self._call_all, calls)
-        except BaseException:  # no call has begun, whatever the reason
+        except BaseException:  # whatever the error, no call has begun
             for future in futures:  # so that nobody waits for them forever
                 future.cancel()
             self._busy = False
@@ -122,6 +122,6 @@ def _outcome(call: Call) -> Any:
 
 
 def _mark_retrieved(future: asyncio.Future[Any]) -> None:
-    """Keep asyncio from logging an error that nobody awaits; not every step is awaited."""
+    """Keep asyncio from logging the error of a future that nobody awaits."""
     if not future.cancelled():
         future.exception()

@@ -1,7 +1,7 @@
 """Edits, progress and reports as HTML and text, for notebooks. Pure, except that links depend on the working directory.
 
 Styles are inline, and most colors come from the notebook. So the cards suit light and dark notebooks, and look right
-where style sheets are removed.
+in programs that remove style sheets.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 const $ = (selector) => document.querySelector(selector);
 const cards = () => [...document.querySelectorAll("main .card")];
 const shown = () => cards().filter((card) => !card.hidden);
-const words = new WeakMap();  // the words of each card that was filtered, in lower case
+const words = new WeakMap();  // the text of each card in lower case, once the card was filtered
 let current = null;           // the card that is open in the dialog
 
 function wordsOf(card) {
@@ -27,7 +27,7 @@ function filter() {
   $(".nothing").hidden = count > 0;
 }
 
-// Compare another input or output.
+// Show another input or output in the comparison.
 function pick(button) {
   const card = button.closest(".card");
   const kind = button.dataset.kind;
@@ -40,7 +40,7 @@ function pick(button) {
   if (card.closest("dialog")) sharpen(large);
 }
 
-// Replace a thumbnail by the file itself, once that is loaded.
+// Replace a thumbnail with its full picture, once that file is loaded.
 function sharpen(picture) {
   const full = picture.dataset.full;
   if (!full) return;

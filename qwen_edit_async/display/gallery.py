@@ -24,10 +24,10 @@ _STYLE: Final = Path(__file__).with_name("gallery.css").read_text(encoding="utf-
 _SCRIPT: Final = Path(__file__).with_name("gallery.js").read_text(encoding="utf-8")
 
 _GROUP: Final = 120
-"""Cards that the browser lays out together while the page loads.
+"""The number of cards that the browser lays out together while the page loads.
 
-Without groups, each arriving card would make the browser lay out all cards again. 120 cards fill whole rows of 1 to 6
-cards.
+Without groups, each arriving card would make the browser lay out all cards again. 120 cards fill
+complete rows if a row has 1 to 6 cards.
 """
 
 _Kind = Literal["before", "after"]
@@ -60,7 +60,7 @@ class GalleryEdit:
     Attributes:
         key: The title of the card.
         instruction: The instruction.
-        before: The input images, in order. The last one is compared, because the output has its aspect ratio.
+        before: The input images, in order. The last is compared with the output, whose aspect ratio it has.
         after: The output images, in order.
         facts: Other values, by name. The page leaves out values that are ``None``.
         error: The reason why there is no output; ``None`` for a successful edit.
@@ -80,7 +80,7 @@ def gallery_html(
     """Yield the page in pieces.
 
     Args:
-        edits: The edits, in the order of the page. They are pulled one at a time.
+        edits: The edits, in the order of the page. They are read one at a time.
         title: The heading of the page.
         summary: Values about all edits, by name, for the head of the page.
     """

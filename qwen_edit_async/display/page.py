@@ -34,7 +34,7 @@ def write_page(
 
     Args:
         path: The file. Pictures are linked relative to its folder.
-        edits: The edits, in the order of the page. Only a few are pulled ahead.
+        edits: The edits, in the order of the page. Only a few edits are read in advance.
         draw: Called with each edit, on one of several threads. It may make thumbnails.
         title: The heading of the page.
         summary: Values about all edits, by name, for the head of the page.
@@ -69,7 +69,7 @@ def write_whole(path: FilePath, pieces: Iterable[str]) -> None:
 def _drawn(
     threads: ThreadPoolExecutor, edits: Iterable[_Edit], draw: Callable[[_Edit], GalleryEdit]
 ) -> Iterator[GalleryEdit]:
-    """Draw edits in order. Unlike ``threads.map``, this pulls only a few edits ahead."""
+    """Draw edits in order. Unlike ``threads.map``, this reads only a few edits in advance."""
     waiting: deque[Future[GalleryEdit]] = deque()
     for edit in edits:
         waiting.append(threads.submit(draw, edit))

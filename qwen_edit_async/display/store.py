@@ -35,7 +35,7 @@ _SETUP: Final = """
 
 
 class ThumbnailStore:
-    """The thumbnails of a bulk run's inputs and results. All threads may use the store.
+    """The thumbnails of a bulk run's inputs and results. The store can be used from any thread.
 
     Args:
         folder: The folder of the SQLite file. Stored paths are relative to this folder, so the folder can be moved.
@@ -70,7 +70,7 @@ class ThumbnailStore:
             self._makers.submit(self.get, image)
 
     def finish(self) -> None:
-        """Drop the queue of :meth:`make_soon`, and wait for the thumbnails in progress."""
+        """Wait for the thumbnails in progress. Thumbnails that :meth:`make_soon` has only queued are not made."""
         self._makers.shutdown(cancel_futures=True)
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class ThumbnailStore:
     def _name_and_stamp(self, image: Any) -> tuple[str, str] | None:
         """Return the path of a file, and its size and modification time; ``None`` for any other image.
 
-        A file in a bucket has its path alone, because a request for each takes long.
+        For a file in a bucket, the second text is empty, because requests for all files would take long.
         """
         if (bucket := BucketPath.of(image)) is not None:
             return str(bucket), ""

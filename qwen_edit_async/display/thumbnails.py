@@ -1,6 +1,6 @@
 """Makes thumbnails of inputs and results, to embed in pages and notebooks. Blocking.
 
-A missing thumbnail never fails an edit. URLs, streams, missing files and broken pictures have no thumbnail. Without
+A missing thumbnail is never an error. URLs, streams, missing files and broken pictures have no thumbnail. Without
 Pillow, there are no thumbnails.
 """
 
@@ -43,7 +43,7 @@ class Previews:
     They are made on a thread when an output is downloaded, and only in a notebook.
 
     Attributes:
-        before: The thumbnails of the inputs, in order, without inputs that have none.
+        before: The thumbnails of the inputs, in order. Inputs without a thumbnail are left out.
         after: The thumbnails of the downloaded outputs, by index.
     """
 
@@ -61,7 +61,7 @@ class Previews:
         return index not in self.after and in_notebook()
 
     def remember(self, index: int, output: Any) -> None:
-        """Make the thumbnail of an output, a path or bytes. The first call also makes the inputs' thumbnails.
+        """Make the thumbnail of an output from its path or bytes. The first call also makes the inputs' thumbnails.
 
         This blocks.
         """
@@ -73,7 +73,7 @@ class Previews:
 
 
 def in_notebook() -> bool:
-    """Return whether this process is the kernel of a notebook, without importing anything."""
+    """Return whether this process is the kernel of a notebook. This imports nothing."""
     get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_shell is not None and getattr(get_shell(), "kernel", None) is not None
 

@@ -2,8 +2,8 @@
 
 ::
 
-    paths       tells a local path from a path in a bucket
+    paths       distinguishes local paths from paths in buckets
     bucket      files in S3, Google Cloud Storage, Azure, and other object stores (extra ``cloud``)
     local       local files
-    part        a file that has no final name before it is complete
+    part        a file that gets its final name only when it is complete
 """

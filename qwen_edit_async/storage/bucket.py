@@ -102,7 +102,7 @@ class BucketPath(os.PathLike[str]):
         return attrs.evolve(self, key=key, size=-1, tag="")
 
     def open(self, mode: str = "rb") -> IO[bytes]:
-        """Open the file for reading. Content is read only when it is needed.
+        """Open the file for reading. Its content is fetched only as it is read.
 
         Raises:
             OSError: The file does not exist, or can't be read.
@@ -168,14 +168,14 @@ class BucketPath(os.PathLike[str]):
         try:
             with self._explained() as obstore:
                 return str(obstore.sign(self._store, "GET", self.key, expires_in=_SIGNED_FOR))
-        except OSError:  # also without credentials, as for a public bucket
+        except OSError:  # also raised without credentials, as for a public bucket
             return None
 
     def put(self, file: IO[bytes]) -> None:
-        """Write the file whole, or not at all.
+        """Write the complete file, or nothing.
 
         Raises:
-            FileExistsError: The file exists, and must not be replaced.
+            FileExistsError: A file with this path exists, and must not be replaced.
             OSError: The file can't be written.
         """
         file.seek(0)
@@ -278,7 +278,7 @@ def with_tag(path: BucketPath) -> BucketPath:
 
 def is_pair(value: object) -> TypeGuard[tuple[ObjectStore, str]]:
     """Return whether a value is a pair of an obstore store and a path in it."""
-    module = sys.modules.get("obstore.store")  # whoever has a store has imported it
+    module = sys.modules.get("obstore.store")  # without this import, no store can exist
     return (
         module is not None
         and isinstance(value, tuple)
@@ -312,7 +312,7 @@ def _reason_of(error: Exception) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _store_at(root: str) -> ObjectStore:
-    """Return the store of a bucket, with the environment's credentials. Each store has a pool of connections."""
+    """Return the store of a bucket, with the environment's credentials. A cached store keeps its connections."""
     from obstore.store import from_url  # noqa: PLC0415  # an extra
 
     return from_url(root)

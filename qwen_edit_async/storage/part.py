@@ -47,7 +47,7 @@ class Part(abc.ABC, Generic[P]):
     def commit(self, target: P) -> P:
         """Move the file to its final name, and return the final path.
 
-        ``target`` may differ from the planned name. If it does, but is taken, the planned name is used.
+        If ``target`` differs from the planned name, but such a file exists already, the planned name is used.
 
         Raises:
             OSError: The file can't be written.

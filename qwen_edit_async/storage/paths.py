@@ -1,4 +1,4 @@
-"""Tells a local path from a path in a bucket."""
+"""Distinguishes local paths from paths in buckets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AnyPath: TypeAlias = "str | os.PathLike[str] | tuple[object, str]"
 
 
 def file_path(path: object) -> FilePath:
-    """Return the path of a result from a local path, a URL, or a pair of a store and a path in it.
+    """Convert a local path, a URL, or a pair of a store and a path in it to the path of a result.
 
     Raises:
         ConfigurationError: If results can't be written to such a path.

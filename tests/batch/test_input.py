@@ -64,7 +64,7 @@ def test_rows_that_are_the_same_in_everything_are_numbered(items):
 def test_the_key_is_the_identity_and_one_that_comes_again_is_a_problem(items):
     first, second, third = items("image,key", "x.jpg,a", "x.jpg,A", "y.jpg,a")
     assert (first.identity, second.identity) == ("a", "A")
-    assert (third.request, third.problem, third.row) == (None, "the key 'a' is that of another row", 4)
+    assert (third.request, third.problem, third.row) == (None, "the key 'a' belongs to another row", 4)
 
 
 def test_a_signature_is_not_part_of_an_identity(items):

@@ -72,7 +72,7 @@ def test_a_batch_with_anything_left_is_not_ok(change):
         "cost 0.2856 (+ 1 edit without a price) · 2.5 s",
         "queued: half within 1.0 s, 95 % within 2.0 s",
         "running: half within 20.0 s, 95 % within 30.0 s",
-        "end unseen: half within 0.5 s, 95 % within 1.5 s",
+        "end noticed: half within 0.5 s, 95 % within 1.5 s",
         "3.2 status checks per edit, 6 submissions repeated",
         "3 × moderation: a, b, …",
         "uncertain, and repeated only with consent (resubmit_uncertain): cat, dog",

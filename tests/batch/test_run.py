@@ -1511,7 +1511,7 @@ async def test_two_requests_of_one_key_do_not_replace_each_other_in_every_run(re
             report = await EditBatch(given, out, edit_changed=True).run(session)
             assert (report.saved, report.refused) == (1, 1), report.text()
         assert emulator.statistics().tasks_created == 1
-    assert report.failures[0].reason == "the key is that of another request"
+    assert report.failures[0].reason == "the key belongs to another request"
 
 
 async def test_a_key_of_two_requests_is_the_first_ones_even_if_that_can_not_be_sent(requests, out, photo):

@@ -95,7 +95,7 @@ async def test_every_bad_row_is_told_with_its_number_and_the_others_are_planned(
         ("row 3", f"image 1 ({photos / 'missing.png'}) does not exist"),
         ("row 4", f"image 1 ({photos / 'text.png'}) is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image: {begins}"),
         ("row 5", f"image 1 ({photos / 'empty.png'}) is empty"),
-        ("row 7", "the key 'same' is that of another row"),
+        ("row 7", "the key 'same' belongs to another row"),
         ("row 8", f"image 1 ({photos / 'pipe.png'}) is not a regular file: open it, and pass the open file"),
         ("row 9", "the instruction is missing or empty: say what to do with the picture"),
     ]  # fmt: skip
@@ -354,7 +354,7 @@ async def test_the_same_request_twice_is_planned_once_and_another_of_its_key_is_
     others = [attrs.evolve(request, instruction="rain"), attrs.evolve(request, key="K")]
     plan = await EditBatch([request, request, *others], out).plan()
     assert (plan.rows, plan.submit) == (4, 2)
-    assert problems(plan) == [("k", "the key is that of another request")]
+    assert problems(plan) == [("k", "the key belongs to another request")]
 
 
 def instructed(folder, *instructions):

@@ -72,7 +72,7 @@ _SCHEMA: Final = f"""
     PRAGMA user_version = {VERSION};
     COMMIT;
 """
-"""If a row of the input has changed, its new edit takes over the identity, and the replaced edit keeps none."""
+"""If a changed row is edited again, the new edit gets the row's identity. The replaced edit then has no identity."""
 
 _ENTRY: Final = ", ".join(field.name for field in attrs.fields(Entry))
 
@@ -81,7 +81,7 @@ _COUNT_DAMAGED: Final = (
     "OR (identity IS NULL) != (state = 'replaced') OR typeof(identity) NOT IN ('text', 'null') "
     "OR typeof(name) != 'text' OR (task_id IS NULL AND state IN ('submitted', 'completed', 'saved'))"
 )
-"""Counts rows that no run would write. SQLite's own check misses them, because SQLite has no checksums."""
+"""Counts rows that a run never writes. SQLite's integrity check can't find them, because SQLite has no checksums."""
 
 _HAS_TASKS: Final = (
     "SELECT EXISTS (SELECT 1 FROM edits WHERE task_id IS NOT NULL OR state IN ('submitting', 'uncertain'))"
@@ -90,7 +90,7 @@ _REPLACE: Final = (
     "UPDATE edits SET state = 'replaced', identity = NULL, reason = NULL, "
     "repeats = repeats + (state = 'uncertain' AND task_id IS NULL) WHERE number = ?"
 )
-"""An uncertain edit without a task counts as repeated, because it may still be charged."""
+"""Replacing an uncertain edit without a task id counts as a repeat, because the earlier edit may be charged."""
 
 _INTERRUPTED: Final = "the run ended while the edit was being submitted: a task may exist, and be charged"
 
@@ -105,7 +105,7 @@ def is_journal(connection: sqlite3.Connection, path: Path) -> bool:
     if version > VERSION:
         raise JournalError(f"{path} was written by a later version of qwen-edit-async", hint="update it")
     if (owner or version) and owner != _APPLICATION_ID:
-        raise JournalError(f"{path} is a database of something else")
+        raise JournalError(f"{path} is a database of another program")
     if 0 < version < VERSION:
         raise JournalError(
             f"{path} was written by an earlier version of qwen-edit-async, and was left as it is",
@@ -118,9 +118,9 @@ class Store:
     """An open journal database.
 
     Args:
-        path: The file.
-        read_only: Whether to open the file for reading only. No file is then created or changed, except to undo the
-            last write of a run that died.
+        path: The path of the journal.
+        read_only: Whether to open the file for reading only. Files are then neither created nor changed, except that
+            the unfinished write of a run that died is undone.
 
     Raises:
         JournalError: If the file can't be opened or created, is damaged, is not a journal, or is of another version.
@@ -147,14 +147,14 @@ class Store:
             undo.pop_all()
 
     def close(self) -> None:
-        """Close the file; the write-ahead log is merged into it."""
+        """Close the file. SQLite merges the write-ahead log into it."""
         self._connection.close()
 
     def transact(self, operations: Sequence[Callable[[], Any]]) -> list[Any]:
         """Run operations in one transaction. Return the result of each, or the :class:`JournalError` that it raised.
 
         Raises:
-            JournalError: If nothing could be written.
+            JournalError: If the transaction failed, so that nothing was written.
         """
         results: list[Any] = []
         try:
@@ -162,7 +162,7 @@ class Store:
             for operation in operations:
                 try:
                     results.append(operation())
-                except JournalError as error:  # the operation was refused before it wrote
+                except JournalError as error:  # raised before the operation wrote anything
                     results.append(error)
             self._connection.execute("COMMIT")
         except (sqlite3.Error, UnicodeDecodeError) as error:
@@ -172,7 +172,7 @@ class Store:
         return results
 
     def bind(self, service: str) -> None:
-        """Record the service whose tasks the journal holds. Another service can be bound until a task may exist.
+        """Record the service whose tasks the journal holds. The service can change as long as no task can exist.
 
         Raises:
             JournalError: If the journal has tasks of another service.
@@ -192,16 +192,16 @@ class Store:
         return next(iter(self._select("identity = ?", identity)), None)
 
     def is_taken(self, folded_name: str) -> bool:
-        """Return whether an edit has a name."""
+        """Return whether an edit already has this name."""
         query = "SELECT 1 FROM edits WHERE folded_name = ?"
         return self._connection.execute(query, (folded_name,)).fetchone() is not None
 
     def plan(self, identity: str, request: EditRequest, content: Content) -> Entry:
-        """Return the edit with an identity. A new edit is planned, and its name allotted."""
+        """Return the edit with an identity. If there is none, add a planned edit, and allot its name."""
         stem = stem_of(request)
         try:
             self._insert(identity, stem, request, content)
-        except sqlite3.IntegrityError:  # the identity is known, or the name is taken
+        except sqlite3.IntegrityError:  # the identity or the name already exists
             if self.find(identity) is None:
                 self._insert(identity, allot(stem, self.is_taken, self._numbers), request, content)
         return self._select("identity = ?", identity)[0]
@@ -227,7 +227,7 @@ class Store:
         return self._select("number = ?", number)[0]
 
     def replace(self, number: int, identity: str, request: EditRequest, content: Content) -> Entry:
-        """Plan a new edit with the identity of an earlier one, which keeps its task, cost, name and files."""
+        """Plan a new edit with the identity of an earlier edit, which keeps its task, cost, name and files."""
         self._connection.execute(_REPLACE, (number,))
         return self.plan(identity, request, content)
 
@@ -239,7 +239,7 @@ class Store:
         """Record an edit's new state, and other columns.
 
         Raises:
-            JournalError: If the edit can't move to that state from its current one.
+            JournalError: If the edit can't move to that state from its current state.
         """
         cursor = self._connection.execute(
             _move_statement(state, tuple(columns)), (*map(to_column, columns.values()), number)
@@ -248,10 +248,10 @@ class Store:
             raise JournalError(f"edit {number} can't become {state.value} from its current state")
 
     def save(self, number: int, paths: Sequence[FilePath]) -> None:
-        """Record that an edit's pictures are saved, and the size of each file.
+        """Record that an edit's pictures are saved, with the name and size of each file.
 
         Raises:
-            JournalError: If the edit can't move to that state from its current one.
+            JournalError: If the edit can't move to that state from its current state.
         """
         files = [(path.name, _size(path)) for path in paths]
         self.move(number, State.SAVED, files=files, reason=None, problem=None)
@@ -290,36 +290,37 @@ class Store:
         return [f"{entry.name}-{index}.png" for entry in completed for index in range(len(entry.urls))]
 
     def outcome(self, identity: str) -> BatchOutcome | None:
-        """Return the current outcome of the edit with an identity."""
+        """Return the current outcome of the edit with an identity; ``None`` if there is none."""
         query = f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE identity = ?"
         row = self._connection.execute(query, (identity,)).fetchone()
         return None if row is None else to_outcome(row, self._path, self._path.parent)
 
     def summary(self) -> JournalSummary:
-        """Return the sums that budgets and reports need."""
+        """Return the totals that budgets and reports need."""
         return read_summary(self._connection)
 
     def _configure(self) -> None:
         mode = ""
-        with suppress(sqlite3.OperationalError):  # some network drives have no shared memory
+        with suppress(sqlite3.OperationalError):  # some network drives lack the shared memory that WAL needs
             mode = self._one("PRAGMA journal_mode = WAL")
         if mode != "wal":
-            # Not DELETE: with PERSIST a file stays between transactions, so that readers notice the run.
+            # PERSIST keeps a file beside the journal between transactions. Without this file, readers would treat the
+            # journal as immutable.
             self._one("PRAGMA journal_mode = PERSIST")
             log.warning(
                 "%s: SQLite can't keep a write-ahead log on this file system, so the journal is slower", self._path
             )
-        # FULL, because with NORMAL a power cut may undo the last commits. They may hold the id of a paid task, or the
-        # intent to submit an edit. Without these, a later run would pay again.
+        # FULL, because with NORMAL a power cut may undo the last commits. These may have recorded the id of a paid
+        # task, or the intent to submit an edit. Without these records, a later run would pay again.
         self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone stops at the drive's cache
+        self._connection.execute("PRAGMA fullfsync = ON")  # on macOS, fsync alone does not flush the drive's cache
 
     def _check(self) -> None:
-        """Refuse a damaged file: an edit whose identity, state or task is lost would be paid for again."""
+        """Refuse a damaged file, because an edit whose identity, state or task id is lost would be paid for again."""
         if self._one("PRAGMA integrity_check(1)") != "ok" or self._one(_COUNT_DAMAGED):
             raise JournalError(f"the journal {self._path}: {DAMAGED}")
         for (task_id,) in self._connection.execute("SELECT task_id FROM edits WHERE task_id IS NOT NULL"):
-            check_task_id(task_id)  # a bad id found later would end a run that has already submitted edits
+            check_task_id(task_id)  # found later, a bad id would end a run that has already submitted edits
 
     def _select(self, where: str, *values: Any) -> list[Entry]:
         rows = self._connection.execute(f"SELECT {_ENTRY} FROM edits WHERE {where}", values)
@@ -331,11 +332,11 @@ class Store:
 
 @functools.cache
 def _move_statement(state: State, columns: tuple[str, ...]) -> str:
-    """Return the SQL statement of a move. Few kinds of moves exist, so the cache stays small."""
+    """Return the SQL statement that moves an edit to a state. Only few statements exist, so the cache stays small."""
     changes = "".join(f", {column} = ?" for column in columns)
     if state is State.SUBMITTING:
         changes += ", attempts = attempts + 1"
-    if "task_id" in columns:  # after a repeat, the account still has the earlier task
+    if "task_id" in columns:  # all ids are kept, because the account still has the earlier tasks
         changes += ", former_task_ids = nullif(trim(coalesce(former_task_ids, '') || ' ' || coalesce(task_id, '')), '')"
     origins = ", ".join(f"'{origin.value}'" for origin in ORIGINS[state])
     return f"UPDATE edits SET state = '{state.value}'{changes} WHERE number = ? AND state IN ({origins})"

@@ -23,7 +23,7 @@ JOURNAL_NAME: Final = "qwen-edit-journal.sqlite3"
 LOCK_NAME: Final = "qwen-edit-journal.lock"
 
 _PATIENCE: Final = 0.005
-"""Seconds to gather steps for one transaction, because each transaction costs a sync of the disk."""
+"""Seconds to wait for further steps of the same transaction, because each transaction costs a sync of the disk."""
 
 
 class Journal:
@@ -52,7 +52,7 @@ class Journal:
         try:
             store = await asyncio.get_running_loop().run_in_executor(executor, _open, folder, service, held)
         except BaseException:  # a cancellation as well as an error
-            executor.submit(held.close)  # after a cancelled wait, the thread may still open the journal
+            executor.submit(held.close)  # if the wait was cancelled, the thread may still open the journal
             executor.shutdown(wait=False)
             raise
         return cls(store, held, executor)
@@ -67,7 +67,7 @@ class Journal:
         await self._thread.aclose(self._close)
 
     def do(self, method: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Call a method of the store on the journal's thread. Awaiting the result waits for the disk.
+        """Call a method of the store on the journal's thread. The future completes when the changes are on disk.
 
         Calls are made in order, even if they are not awaited.
 
@@ -82,7 +82,7 @@ class Journal:
             try:
                 return self._store.transact(calls)
             except Exception as error:  # noqa: BLE001  # after any error, nothing was written
-                # Later steps rely on the lost one, so nothing more is written, and the file stays consistent.
+                # Later steps rely on the lost steps, so nothing more is written, and the file stays consistent.
                 self._broken = error if isinstance(error, JournalError) else JournalError(f"journal error: {error!r}")
         return [self._broken.for_task(None) for _ in calls]
 
@@ -92,7 +92,7 @@ class Journal:
 
 
 def _open(folder: Path, service: str, held: contextlib.ExitStack) -> Store:
-    """Return the open database. Closing the stack closes the database and frees the lock."""
+    """Lock the folder, and return the open database. Closing ``held`` closes the database and frees the lock."""
     lock = RunLock(folder / LOCK_NAME)
     try:
         folder.mkdir(parents=True, exist_ok=True)

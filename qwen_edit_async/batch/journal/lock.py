@@ -1,4 +1,4 @@
-"""Allows one run at a time on a journal, by a lock file. The operating system frees the lock when its holder dies."""
+"""Lets only one run at a time use a journal. The operating system frees the lock when the run's process dies."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _PAGE_START: Final = (
     b'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy"'
 )
 _HEADER_BYTES: Final = 100
-"""The size of a SQLite database's header. SQLite treats a file of 0 or 1 bytes as a new database."""
+"""The size of a SQLite database's header. A shorter file holds no journal."""
 
 
 def check_not_lost(journal: Path) -> None:
@@ -23,7 +23,7 @@ def check_not_lost(journal: Path) -> None:
     Raises:
         JournalError: If the journal beside such a report is missing or empty.
     """
-    with contextlib.suppress(OSError):  # opening the journal reports the error
+    with contextlib.suppress(OSError):  # a missing file; opening the journal reports other errors
         if journal.stat().st_size >= _HEADER_BYTES:
             return
     for report, is_ours in ((journal.with_name(JSON_NAME), _is_report), (journal.with_name(PAGE_NAME), _is_page)):
@@ -31,7 +31,7 @@ def check_not_lost(journal: Path) -> None:
             if is_ours(report):
                 raise JournalError(
                     f"the journal {journal} is missing or empty, but {report.name} is from an earlier run: "
-                    "restore a copy of the journal; in another folder, everything would be submitted and charged again"
+                    "restore a copy of the journal; a run in another folder would submit and pay for every edit again"
                 )
 
 

@@ -1,6 +1,6 @@
 """Reads the outcomes of a bulk run from its journal. Blocking.
 
-A run can write at the same time, because no transaction stays open between pages.
+A run can write to the journal meanwhile, because each read is a short transaction.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read_page(journal: Path, after: int, folder: FilePath, limit: int = PAGE) ->
     """Return the next outcomes, with their numbers in the journal.
 
     Args:
-        journal: The file.
+        journal: The path of the journal.
         after: The number of the last outcome already read.
         folder: The folder of the results.
         limit: The maximum number of outcomes.

@@ -1,4 +1,4 @@
-"""Converts the journal's rows into values and back, and SQLite's errors into messages."""
+"""Converts the journal's rows into objects, values into columns, and SQLite's errors into messages."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from qwen_edit_async.tasks import shortfall
 
 T = TypeVar("T")
 
-DAMAGED: Final = "it is damaged. Restore a copy: in another folder, everything would be submitted and charged again"
+DAMAGED: Final = "it is damaged. Restore a copy: a run in another folder would submit and pay for every edit again"
 
 _EXPLANATIONS: Final = (
     ("SQLITE_FULL", "the disk is full"),
     ("SQLITE_READONLY", "it can't be written: is the folder, or its file system, read-only?"),
-    ("SQLITE_CANTOPEN", "it can't be opened or made: is the folder writable?"),
+    ("SQLITE_CANTOPEN", "it can't be opened or created: is the folder writable?"),
     ("SQLITE_NOTADB", "it is not a SQLite database"),
     ("SQLITE_CORRUPT", DAMAGED),
     ("SQLITE_BUSY", "another program has locked it"),
@@ -66,7 +66,7 @@ OUTCOME_COLUMNS: Final = (
 
 
 def to_entry(row: sqlite3.Row) -> Entry:
-    """Return the edit of a row whose columns are the fields of :class:`Entry`.
+    """Return the edit in a row. The columns of the row must be the fields of :class:`Entry`.
 
     Raises:
         JournalError: If the row is damaged.
@@ -75,7 +75,7 @@ def to_entry(row: sqlite3.Row) -> Entry:
 
 
 def to_outcome(row: sqlite3.Row, journal: Path, folder: FilePath) -> BatchOutcome:
-    """Return the outcome of a row with :data:`OUTCOME_COLUMNS`. The folder is that of the results.
+    """Return the outcome in a row with :data:`OUTCOME_COLUMNS`. ``folder`` is the folder of the results.
 
     Raises:
         JournalError: If the row is damaged.
@@ -91,7 +91,7 @@ def to_outcome(row: sqlite3.Row, journal: Path, folder: FilePath) -> BatchOutcom
 
 
 def to_column(value: Any) -> Any:
-    """Return a value as SQLite can hold it. Lone surrogates become question marks, because UTF-8 can't encode them."""
+    """Convert a value for SQLite. Lone surrogates become question marks, because UTF-8 can't encode them."""
     value = _converter.unstructure(value)
     if isinstance(value, list | tuple | dict):
         value = json.dumps(value, default=str)
@@ -108,21 +108,22 @@ def _intact(structure: Callable[[], T], what: str) -> T:
 
 
 def explain(error: sqlite3.Error | UnicodeDecodeError | InvalidEditError, path: Path) -> JournalError:
-    """Return an SQLite error as a clear message. Text that is not UTF-8 and invalid task ids count as damage."""
+    """Return an error with a clear message. Text that is not UTF-8, or an invalid task id, is reported as damage."""
     name = getattr(error, "sqlite_errorname", "") or "" if isinstance(error, sqlite3.Error) else "SQLITE_CORRUPT"
     words = next((words for prefix, words in _EXPLANATIONS if name.startswith(prefix)), str(error))
     return JournalError(f"the journal {path}: {words}")
 
 
 def read_only_address(path: Path) -> str:
-    """Return the URI that opens a journal for reading only, and leaves no file beside it.
+    """Return the URI with which SQLite opens a journal for reading only, and leaves no file beside it.
 
-    A run that died without a write-ahead log may leave an unfinished transaction. SQLite has to write to undo it.
+    If a run without a write-ahead log died, its last transaction may be unfinished. SQLite must then write to the
+    journal, to undo that transaction.
     """
     if path.with_name(f"{path.name}-journal").exists():
         mode = "mode=rw"  # with mode=ro, SQLite refuses to undo a transaction
     elif path.with_name(f"{path.name}-wal").exists():
         mode = "mode=ro"
-    else:  # no run has it open, so SQLite needs no shared files
+    else:  # no run has the journal open, so SQLite needs no shared files
         mode = "mode=ro&immutable=1"
     return f"{path.absolute().as_uri()}?{mode}"

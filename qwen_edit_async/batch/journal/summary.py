@@ -1,4 +1,4 @@
-"""The totals of a journal, for budgets and reports. Blocking. Memory does not grow with the number of edits."""
+"""Computes the totals of a journal, for budgets and reports, in bounded memory. Blocking."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
 
 
 def _unsaved_tasks(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return task ids by key. If two edits have the same key, the second one's file name is added to its key."""
+    """Return the task ids of unsaved edits, by key. If a key occurs again, the edit's name is added to the key."""
     tasks: dict[str, str] = {}
     rows = connection.execute(
         "SELECT key, name, task_id FROM edits WHERE state = 'completed' ORDER BY number LIMIT ?", (_LISTED_KEYS,)
@@ -70,7 +70,10 @@ def _unsaved_tasks(connection: sqlite3.Connection) -> dict[str, str]:
 
 
 def _cost(connection: sqlite3.Connection) -> tuple[Decimal, Decimal, int]:
-    """Return the total and highest cost, and the number of edits without a cost. SQLite can't add decimals exactly."""
+    """Return the total and highest cost, and the number of edits without a cost.
+
+    Python adds the costs, because SQLite can't add decimals exactly.
+    """
     total, highest, unpriced = Decimal(0), Decimal(0), 0
     for text, count, results in connection.execute("SELECT cost, count(*), count(urls) FROM edits GROUP BY cost"):
         cost = cost_of(text)
@@ -92,7 +95,7 @@ def _price(connection: sqlite3.Connection) -> Decimal | None:
 
 
 def _percentiles(connection: sqlite3.Connection, column: str) -> Percentiles | None:
-    """Return percentiles by nearest rank. SQLite sorts the values. Damaged values are ignored."""
+    """Return the nearest-rank percentiles of a column. Damaged values are ignored."""
     known = f"FROM edits WHERE typeof({column}) IN ('real', 'integer')"
     count = _one(connection, f"SELECT count(*) {known}")
     if not count:

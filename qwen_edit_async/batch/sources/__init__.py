@@ -1,6 +1,6 @@
 """Reads edits from a source: a folder, a pattern, a picture, a table, a data frame or a dataset.
 
-A source can be read repeatedly. No picture's content, and at most one page of a table, is kept in memory. A
+A source can be read repeatedly. Memory holds at most one page of a table, and no picture files. A
 table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` and the parameters of
 :class:`EditParameters`. Other columns go to ``EditRequest.metadata``, with a note.
 
@@ -15,7 +15,7 @@ table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` 
 """
 
 from qwen_edit_async.batch.sources.buckets import tagged as tagged
-from qwen_edit_async.batch.sources.item import SAYS_IT_ALL as SAYS_IT_ALL
+from qwen_edit_async.batch.sources.item import NO_DEFAULTS as NO_DEFAULTS
 from qwen_edit_async.batch.sources.item import EditDefaults as EditDefaults
 from qwen_edit_async.batch.sources.item import SourceItem as SourceItem
 from qwen_edit_async.batch.sources.item import item_of as item_of

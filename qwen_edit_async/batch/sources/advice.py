@@ -15,7 +15,7 @@ _BRACES: Final = re.compile(r"\{[^{}]*,[^{}]*\}")
 
 
 def folder_advice(folder: Path, table_endings: Collection[str], *, recursive: bool) -> str:
-    """Return a hint that names a folder's entries that could be a source; empty if there are none."""
+    """Return a hint about the tables or the subfolders in a folder; empty if it has none."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     if advice := _table_advice(map(str, entries), table_endings):
         return advice
@@ -27,7 +27,7 @@ def folder_advice(folder: Path, table_endings: Collection[str], *, recursive: bo
 
 
 def pattern_advice(pattern: str, table_endings: Collection[str], matches: Callable[[str], Iterable[str]]) -> str:
-    """Return a hint why a pattern may match less than intended; empty if no reason is found.
+    """Return a hint that says why a pattern may match less than intended; empty if no reason is found.
 
     Args:
         pattern: The pattern.
@@ -40,7 +40,7 @@ def pattern_advice(pattern: str, table_endings: Collection[str], matches: Callab
             f". A pattern can't have braces: give the folder, or a pattern such as {f'{folder}/*'!r}. "
             "Both skip files that are not pictures"
         )
-    for folder in map(str, Path(pattern).parents):  # the longest first
+    for folder in map(str, Path(pattern).parents):  # the longest path first
         if glob.has_magic(folder) and Path(folder).exists():
             escaped = glob.escape(folder) + pattern[len(folder) :]
             return f". In a pattern, [ and ] stand for one of several characters: write {escaped!r}"

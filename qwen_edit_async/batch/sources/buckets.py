@@ -1,6 +1,6 @@
 """Finds the pictures and the tables of a folder in a bucket. Blocking.
 
-Pictures are recognised by their names, because a request for the first bytes of each would take long.
+Pictures are recognised by their names, because requests for the first bytes of all files would take long.
 """
 
 from __future__ import annotations

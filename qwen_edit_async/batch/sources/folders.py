@@ -1,4 +1,4 @@
-"""Finds the pictures of a folder, or those that match a pattern. Blocking.
+"""Finds the pictures in a folder, or the pictures that match a pattern. Blocking.
 
 It reads the first 64 bytes of each file, because formats are recognised by content. A file with the name of a picture
 counts as one in any case, so that an empty or damaged one becomes a failed edit. Paths are strings, because 100,000
@@ -42,7 +42,7 @@ _SYSTEM_FOLDERS: Final = frozenset(
         "system volume information",
     }
 )
-"""Bins, snapshots and previews of operating systems and network drives, in lower case."""
+"""Names of folders with deleted files, snapshots or previews of operating systems and network drives, in lower case."""
 
 
 @attrs.frozen
@@ -51,9 +51,9 @@ class _File:
 
     Attributes:
         path: Its path.
-        below: Its normalized path below the source's folder.
+        below: Its normalized path, relative to the source's folder.
         real: Its real path.
-        is_link: Whether a link leads to it from the source's folder.
+        is_link: Whether its path below the source's folder contains a link.
     """
 
     path: str
@@ -64,13 +64,13 @@ class _File:
 
 @attrs.define(kw_only=True)
 class Search:
-    """Looks for pictures in folders, and counts what it leaves out.
+    """Finds pictures in folders, and records the files and folders that it leaves out.
 
     Attributes:
         defaults: The instruction and the parameters of each edit.
         note: Called with a remark about files that were left out.
-        fit: Whether pictures in other formats are converted. Otherwise they are problems.
-        exclude: A folder whose content is left out without a note, as its real path; empty for none.
+        fit: Whether pictures in other formats are converted. Otherwise they are reported as problems.
+        exclude: The real path of a folder whose content is left out without a note; empty for none.
         journal: The name of the file that marks a folder with the results of a run; empty for none.
     """
 
@@ -90,7 +90,7 @@ class Search:
     ) -> Iterator[SourceItem]:
         """Yield an edit for each picture. An unreadable file counts as a picture; its edit fails later.
 
-        A link to another of these files is left out, so that adding or moving links changes nothing. A link to any
+        A link to one of these files is left out, so that adding or moving links changes nothing. A link to any
         other file is a picture of its own. Only the first of a file's hard links counts.
 
         Args:
@@ -119,7 +119,7 @@ class Search:
             self.note(left_out_others(self._others))
 
     def _links_last(self, paths: Iterable[str | OSError], folder: str) -> Iterator[_File | OSError]:
-        """Yield the files with their paths below the folder. A file comes before the links to it."""
+        """Yield the files with their paths below the folder. Links come last, after the files that they lead to."""
         root, links = os.path.realpath(folder), []
         for path in paths:
             if isinstance(path, OSError):
@@ -166,7 +166,7 @@ class Search:
             yield error
 
     def matches_of(self, pattern: str, base: str = "") -> Iterator[str]:
-        """Yield the files that match a pattern, below a folder.
+        """Yield the files that match a pattern, which is relative to the folder ``base``.
 
         ``**`` matches any number of folders, but does not follow links. Wildcards don't match folders that are left
         out, but a pattern can name such a folder.
@@ -181,7 +181,7 @@ class Search:
                 yield from self.matches_of(after[0] or "*", folder)
 
     def _glob(self, pattern: str, base: str) -> Iterator[str]:
-        """Yield what matches a pattern without ``**``."""
+        """Yield the files and folders that match a pattern without ``**``."""
         folder_pattern = Path(os.path.dirname(pattern)).parts
         entered: dict[str, bool] = {}
         for match in sorted(glob.glob(pattern, root_dir=base or None)):
@@ -192,7 +192,7 @@ class Search:
                 yield os.path.join(base, match)
 
     def _enters_all(self, folder: str, pattern: Iterable[str], names: Iterable[str]) -> bool:
-        """Return whether no wildcard matched a folder that is left out."""
+        """Return whether every folder that a wildcard matched may be searched."""
         for part, name in zip(pattern, names, strict=True):
             if glob.has_magic(part) and not part.startswith(".") and not self._enters(folder, name):
                 return False
@@ -204,7 +204,7 @@ class Search:
         if self.exclude and file.real.startswith(os.path.join(self.exclude, "")):
             return False
         known: str | tuple[int, int] = file.real
-        with contextlib.suppress(OSError):  # it is gone: its edit fails later
+        with contextlib.suppress(OSError):  # the file is gone: its edit fails later
             if (status := os.stat(file.real)).st_nlink > 1:
                 known = (status.st_dev, status.st_ino)
         if file.is_link and known not in self._seen:
@@ -216,7 +216,7 @@ class Search:
         return first is None
 
     def _left_out(self) -> str:
-        """Return the files and folders that were left out, and why; empty if there are none."""
+        """Return a text about the files and folders that were left out; empty if there are none."""
         parts = [
             _counted(self._system, "folder of the system", "folders of the system"),
             _counted(self._results, "folder with the results of another run", "folders with the results of other runs"),
@@ -270,12 +270,12 @@ def is_picture(path: str) -> bool:
 
 
 def _problem(path: str, *, fit: bool) -> str | None:
-    """Return the reason why a picture can't be edited; empty if it can. Return ``None`` for other files."""
+    """Return the reason why a picture can't be edited; empty if it can be edited. Return ``None`` for other files."""
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError:
-        return ""  # it may be a picture
+        return ""  # the file may be a picture
     if (other := sniff_other(head, path)) is not None:
         return "" if fit and other not in UNCONVERTIBLE else other_advice(other)
     named = os.path.splitext(path)[1].lower() in PICTURE_ENDINGS

@@ -28,7 +28,7 @@ _PAGE: Final = 256
 def parquet_items(
     paths: Sequence[FilePath], defaults: EditDefaults, note: Callable[[str], None]
 ) -> Iterator[SourceItem]:
-    """Yield an edit for each row of one or several files, numbered from 1 in each. A page of rows is read at a time.
+    """Yield an edit for each row of one or several files. Rows are numbered from 1 in each file, and read in pages.
 
     Raises:
         ConfigurationError: If a file is not a Parquet table with these columns, or if PyArrow is not installed.
@@ -36,7 +36,7 @@ def parquet_items(
     rows = Rows("", defaults, typed=False, note=note)
     places = [path.name if len(paths) > 1 else "" for path in paths]
     files = (_file_items(path, place, rows) for path, place in zip(paths, places, strict=True))
-    yield from _some(itertools.chain.from_iterable(files), str(paths[0]))
+    yield from _require_rows(itertools.chain.from_iterable(files), str(paths[0]))
 
 
 def _file_items(path: FilePath, place: str, rows: Rows) -> Iterator[SourceItem]:
@@ -58,7 +58,9 @@ def _file_items(path: FilePath, place: str, rows: Rows) -> Iterator[SourceItem]:
 
 
 def frame_items(frame: Any, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
-    """Yield an edit for each row, numbered by its position from 0. Paths are relative to the working directory.
+    """Yield an edit for each row of a data frame. Rows are numbered from 0.
+
+    Paths are relative to the working directory.
 
     Raises:
         ConfigurationError: If a column or the rows are missing, or if Narwhals is not installed.
@@ -70,11 +72,13 @@ def frame_items(frame: Any, defaults: EditDefaults, note: Callable[[str], None])
         names = rows.check_columns("the data frame", native.columns)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{type(frame).__name__!r} can't be read as a data frame: {error}") from None
-    yield from _some(_items(rows, names, native.iter_rows(buffer_size=_PAGE), 0, "the data frame"), "the data frame")
+    yield from _require_rows(
+        _items(rows, names, native.iter_rows(buffer_size=_PAGE), 0, "the data frame"), "the data frame"
+    )
 
 
 def dataset_items(dataset: Any, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
-    """Yield an edit for each row of a Hugging Face dataset, numbered by its position from 0.
+    """Yield an edit for each row of a Hugging Face dataset. Rows are numbered from 0.
 
     Images are not decoded, so their files are sent as they are. Paths are relative to the working directory.
 
@@ -87,7 +91,7 @@ def dataset_items(dataset: Any, defaults: EditDefaults, note: Callable[[str], No
         if getattr(feature, "decode", False):  # images, and other columns of files
             dataset = dataset.cast_column(name, dataclasses.replace(feature, decode=False))
     values = (row.values() for row in dataset.with_format(None))
-    yield from _some(_items(rows, names, values, 0, "the dataset"), "the dataset")
+    yield from _require_rows(_items(rows, names, values, 0, "the dataset"), "the dataset")
 
 
 def _items(rows: Rows, names: list[str], values: Iterator[Any], first: int, where: str) -> Iterator[SourceItem]:
@@ -95,11 +99,11 @@ def _items(rows: Rows, names: list[str], values: Iterator[Any], first: int, wher
     try:
         for count, cells in enumerate(values, 1):
             yield rows.item(first + count - 1, dict(zip(names, cells, strict=True)))
-    except (OverflowError, ValueError) as error:  # a cell that Python has no value for, such as a date in year 12000
+    except (OverflowError, ValueError) as error:  # a cell has no Python value, such as a date in year 12000
         raise ConfigurationError(f"{where} can't be read beyond {counted(count, 'row')}: {error}") from None
 
 
-def _some(items: Iterator[SourceItem], where: str) -> Iterator[SourceItem]:
+def _require_rows(items: Iterator[SourceItem], where: str) -> Iterator[SourceItem]:
     is_empty = True
     for item in items:
         is_empty = False

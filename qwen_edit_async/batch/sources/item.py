@@ -10,7 +10,7 @@ from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.kinds import unwrapped
 from qwen_edit_async.models import EditParameters, EditRequest, as_fields, request_from_fields
 
-SAYS_IT_ALL = "an EditRequest has its own instruction and parameters: give none for the batch"
+NO_DEFAULTS = "an EditRequest has its own instruction and parameters: give none for the batch"
 
 
 @attrs.frozen(kw_only=True)
@@ -23,7 +23,8 @@ class SourceItem:
         request: The edit.
         identity: The identity of the edit; empty if it is not known yet.
         problem: The reason why the row is not an edit.
-        place: The name in messages, or the name of the row's file; by default, the first image.
+        place: The name of the item in messages; for a table row, the name of its file. If it is empty, messages name
+            the row number or the first image.
     """
 
     row: int | None = None
@@ -42,7 +43,7 @@ class SourceItem:
 
 @attrs.frozen
 class EditDefaults:
-    """The defaults for rows that leave something out.
+    """The instruction and the parameters for rows without them.
 
     Attributes:
         instruction: The instruction.
@@ -54,14 +55,14 @@ class EditDefaults:
 
 
 def request_of(given: object, defaults: EditDefaults) -> EditRequest:
-    """Return the request of an item: a request, the fields of a request by name, or its images alone.
+    """Return the request for an item, which is a request, a mapping of a request's fields, or only its images.
 
     Raises:
         InvalidEditError: If the item is none of these, or if it is a request and there are defaults.
     """
     if isinstance(given, EditRequest):
         if defaults != EditDefaults():
-            raise InvalidEditError(SAYS_IT_ALL)
+            raise InvalidEditError(NO_DEFAULTS)
         return given
     given = as_fields(given)
     if isinstance(given, Mapping) and unwrapped(given) is given:
@@ -78,7 +79,7 @@ def request_of(given: object, defaults: EditDefaults) -> EditRequest:
 
 
 def item_of(given: object, defaults: EditDefaults, number: int) -> SourceItem:
-    """Return an item of an iterable as a row: an edit, or the reason why it is not one. Messages name its number."""
+    """Return an item of an iterable as a row: an edit, or the reason why it is not one. Messages show the number."""
     place = f"request {number}"
     try:
         request = request_of(given, defaults)

@@ -73,12 +73,12 @@ def is_source(value: object) -> TypeGuard[Source]:
 
 
 def has_keys(source: Source, base: str = "") -> bool:
-    """Return whether a source is a table, which may have keys; for ``base`` see :func:`read_source`."""
+    """Return whether a source is a table, whose rows can have keys. ``base`` is as in :func:`read_source`."""
     return not isinstance(source, str | os.PathLike) or bool(_tables_of(source, base))
 
 
 def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
-    """Return the files of a table: one, or the Parquet files of a folder or a pattern that has no other files."""
+    """Return the file of a table, or the Parquet files of a folder or a pattern; none if the source is not a table."""
     path = BucketPath.of(source) or Path(base, source)
     is_table = path.suffix.lower() in _TABLE_ENDINGS
     if isinstance(path, BucketPath):
@@ -91,12 +91,12 @@ def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
         return _parts(Path(base), glob.iglob(str(source), root_dir=base or None))
     try:
         return _parts(path, os.listdir(path))
-    except OSError:  # reading its pictures gives the reason
+    except OSError:  # reading the folder's pictures reports the error
         return []
 
 
 def _parts(folder: FilePath, names: Iterable[str]) -> Sequence[FilePath]:
-    """Return the paths of Parquet files; none if there are other files. Marks such as ``_SUCCESS`` do not count."""
+    """Return the paths of Parquet files; none if there are other files. Files such as ``_SUCCESS`` are ignored."""
     parts = []
     for name in names:
         path = folder / name
@@ -118,17 +118,18 @@ def read_source(
     fit: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[SourceItem]:
-    """Yield the rows of a source as they are read. A row that is not an edit has a problem.
+    """Yield the rows of a source as they are read. A row that can't be edited has a ``problem``.
 
     Args:
         source: The source. Relative paths in a table are relative to it.
-        defaults: The defaults for rows that leave something out.
+        defaults: The instruction and the parameters for rows without them.
         base: The folder that a relative source is in; empty for the working directory.
         recursive: Whether to read subfolders.
         exclude: The real path, or the URL, of a folder that is not input, such as the folder of the results.
         journal: The name of the file that marks a folder with the results of a run.
-        fit: Whether pictures in formats that the service refuses are converted. Otherwise they are problems.
-        note: Called with a remark about each kind of file that was left out.
+        fit: Whether pictures in formats that the service refuses are converted. Otherwise they are reported as
+            problems.
+        note: Called with a remark about files or columns that are left out.
 
     Raises:
         ConfigurationError: If the source is missing or can't be read, or if it has no pictures or no instruction.
@@ -154,7 +155,7 @@ def _local_items(search: Search, source: str, base: str, *, recursive: bool) -> 
         return _pattern_items(search, source, base)
     if not is_picture(str(path)):
         raise ConfigurationError(f"{path} is neither a {PICTURE} nor a table. {_TABLE_ADVICE}")
-    single = Search(defaults=search.defaults, note=search.note, fit=search.fit)  # it may be a result of another run
+    single = Search(defaults=search.defaults, note=search.note, fit=search.fit)  # it may be the result of another run
     return single.items([str(path)], str(path), str(path.parent))
 
 
@@ -171,7 +172,7 @@ def _pattern_items(search: Search, pattern: str, base: str) -> Iterator[SourceIt
     folder = pattern
     while glob.has_magic(folder):  # the folder before the first wildcard
         folder = os.path.dirname(folder)
-    where = f"what matches {quoted(pattern)}"
+    where = f"the files that match {quoted(pattern)}"
     return search.items(search.matches_of(pattern, base), where, os.path.join(base, folder), advice)
 
 

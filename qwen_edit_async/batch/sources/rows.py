@@ -48,8 +48,8 @@ class Rows:
 
     Attributes:
         folder: The folder of relative paths, which may be in a bucket; empty for the working directory.
-        defaults: The defaults for rows that leave something out.
-        typed: Whether cells have types, as in JSON, so that text is never a number.
+        defaults: The instruction and the parameters for rows without them.
+        typed: Whether cells have types, as in JSON. Otherwise text such as ``"3"`` may be a number.
         note: Called with a remark about columns that are not used.
     """
 
@@ -88,7 +88,7 @@ class Rows:
         return self.item(row, named)
 
     def item(self, row: int, fields: Mapping[str, Any]) -> SourceItem:
-        """Return the edit of a row with normalized names."""
+        """Return the edit of a row whose column names are normalized."""
         try:
             cells = {name: value for name, each in fields.items() if (value := cell_value(name, each)) is not None}
             if (given := cells.pop("parameters", None)) is not None:
@@ -107,11 +107,11 @@ class Rows:
         return SourceItem(row=row, request=request)
 
     def _parameter(self, name: str, value: Any) -> Any:
-        """Return the value of a parameter. :class:`EditParameters` checks it."""
+        """Return the value of a parameter, which :class:`EditParameters` then checks."""
         if isinstance(value, str):
             return value if self.typed else _from_text(name, value)
         if name in _INTEGERS and isinstance(value, float) and value.is_integer():
-            return int(value)  # a data frame's column of integers with a gap
+            return int(value)  # an empty cell turns a data frame's column of integers into floats
         if name in _BOOLEANS and not self.typed and type(value) in {int, float} and value in {0, 1}:
             return bool(value)
         return value
@@ -172,7 +172,7 @@ def _check_cells(cells: Mapping[str, Any]) -> None:
             "the column 'image' is empty, though another image is given" if others else "there is no image"
         )
     for name in _TEXTS & cells.keys():
-        # EditRequest allows this, because JSON can hold it. In a table, half a character is a mistake.
+        # EditRequest allows half a character, because JSON can hold it. In a table, it is a mistake.
         if isinstance(cells[name], str) and _HALF_CHARACTER.search(cells[name]):
             raise InvalidEditError(f"the {name} has half a character (a lone surrogate)")
 

@@ -32,7 +32,7 @@ def csv_items(path: FilePath, defaults: EditDefaults, note: Callable[[str], None
     rows = Rows(path.parent, defaults, typed=False, note=note)
     lines = _lines(path)
     header, before, first, delimiter = _header(lines)
-    # Strict, because an unclosed quote would otherwise silently take the rows below into its cell.
+    # Strict, because an unclosed quote would otherwise silently put the rows below into one cell.
     reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
     columns: list[str] = []
     for row in itertools.count(header):
@@ -41,7 +41,7 @@ def csv_items(path: FilePath, defaults: EditDefaults, note: Callable[[str], None
             cells = next(reader, None)
         except csv.Error as error:
             last = before + reader.line_num
-            if row == header or last != line:  # where the rows below begin would be a guess
+            if row == header or last != line:  # the beginning of the next row is unclear
                 raise ConfigurationError(
                     f"{path}: row {row}, from line {line} to {last}, is not well quoted: {error}"
                 ) from None
@@ -60,11 +60,11 @@ def csv_items(path: FilePath, defaults: EditDefaults, note: Callable[[str], None
 
 
 def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
-    """Return the row of a table's header, the number of lines before it, its first line, and the separator of cells."""
+    """Return the row number of the header, the number of lines before it, its first line, and the cell separator."""
     blank, first, declared = 0, "", None
     for first in lines:
         if declared is None and (declared := _DECLARED.fullmatch(first)) is not None:
-            continue  # spreadsheets do not number that line
+            continue  # spreadsheets do not count that line as a row
         if first.strip(f"{_DELIMITERS} \r\n"):
             break
         blank += 1
@@ -105,6 +105,6 @@ def _lines(path: FilePath) -> Iterator[str]:
         with io.TextIOWrapper(path.open("rb"), encoding="utf-8-sig", newline="") as file:
             yield from file
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{path} is not UTF-8 text: save it as such") from None
+        raise ConfigurationError(f"{path} is not UTF-8 text: save it in this encoding") from None
     except OSError as error:
         raise ConfigurationError(f"{path} can't be read: {error.strerror}") from None

@@ -117,7 +117,7 @@ def test_a_pattern_for_deeper_folders_gives_no_such_advice_and_follows_no_circle
     (tmp_path / "photos" / "self").symlink_to(".", target_is_directory=True)
     (tmp_path / "photos" / "2024" / "up").symlink_to("..", target_is_directory=True)
     (tmp_path / "photos" / "latest").symlink_to("2024", target_is_directory=True)
-    assert refusal(pattern).endswith(f"picture in what matches '{pattern}'")
+    assert refusal(pattern).endswith(f"picture in the files that match '{pattern}'")
 
 
 def test_advice_looks_into_the_folder_that_relative_paths_are_in(make, tmp_path):
@@ -128,7 +128,7 @@ def test_advice_looks_into_the_folder_that_relative_paths_are_in(make, tmp_path)
 
 def test_a_pattern_without_matches_and_without_a_known_cause_gives_no_advice(make, refusal):
     make("photos/a.png")
-    assert refusal("photos/[xyz]*.png").endswith("picture in what matches 'photos/[xyz]*.png'")
+    assert refusal("photos/[xyz]*.png").endswith("picture in the files that match 'photos/[xyz]*.png'")
 
 
 def test_a_pattern_without_quotes_says_to_quote_it(make, read, capsys):

@@ -260,7 +260,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path, read):
     [
         ("empty", "there is no JPEG, PNG, BMP, TIFF, WEBP or GIF picture in .*empty$"),
         ("text", "text is neither a JPEG, .* picture nor a table"),
-        ("*.jpg", r"no JPEG, .* picture in what matches .*\*\.jpg"),
+        ("*.jpg", r"no JPEG, .* picture in the files that match .*\*\.jpg"),
         ("missing", "there is no directory, file or pattern of files .*missing"),
     ],
 )
