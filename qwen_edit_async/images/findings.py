@@ -30,7 +30,7 @@ class Findings:
         trailing: The number of bytes after the end of a PNG.
         exif: The Exif data of a PNG.
         colours: The type of the PNG chunk that sets colours other than sRGB. Conversion loses this chunk.
-        doubtful_end: The end of a JPEG's pixel data, if only decoding can show whether the data is complete.
+        doubtful_end: Where a JPEG's pixel data ends, if only decoding can show whether the data is complete.
     """
 
     damage: str = ""
