@@ -38,13 +38,13 @@ def api_application(routes: Iterable[web.AbstractRouteDef]) -> web.Application:
 
 
 class Calls:
-    """Answers the calls of one dialect.
+    """Answers the API calls of one dialect.
 
     Args:
         service: The state of the emulator.
-        results: The pictures of the emulator.
-        dialect: The dialect. Its calls find only its own tasks.
-        refuse: Returns the dialect's reply to a refused request.
+        results: The results origin, which makes the pictures.
+        dialect: The dialect. Its calls find only tasks that were created in this dialect.
+        refuse: Called with a refusal. Returns the reply in the dialect's form.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Calls:
         return await self._answer(request, operation, record.number if record else 0, record, answer)
 
     async def create(self, request: web.Request, parse: Callable[[object, bool], ParsedBody]) -> TaskRecord:
-        """Create the task of a submission. `parse` checks the body, and decodes its images if its flag is true."""
+        """Create the task of a submission. `parse` is called with the body, and with whether to decode its images."""
         service = self.service
         settings = service.settings
         body, parsed = await self.parse(request, parse, decode=settings.engine.reads_images)
@@ -106,7 +106,7 @@ class Calls:
         return record
 
     async def check(self, record: TaskRecord) -> float:
-        """Bring a task up to date, count a check of it, and return the time."""
+        """Bring all tasks up to date, count a status check of one task, and return the current time."""
         if isinstance(self.service.settings.duration, AfterChecks):
             await self.results.finish(record)  # the number of checks must decide, not the engine's speed
         now = self.service.now()

@@ -1,4 +1,4 @@
-"""Faults to inject: what goes wrong, when, and how often. A seed makes a plan replayable. Pure: the server acts on it.
+"""Faults to inject: what goes wrong, when, and how often. A seed makes a plan replayable. Pure: the server applies it.
 
 A class method says what happens (`Fault.status(503)`), and other methods say when (`.on("submit").nth(3)`). Each method
 returns a new fault, because a `Fault` never changes. A `FaultPlan` applies the first fault that fits a request.
@@ -256,7 +256,7 @@ class Fault:
         return attrs.evolve(self, occasions=operations)
 
     def nth(self, *numbers: int) -> Fault:
-        """Apply only to the n-th request (or created task) that the fault fits."""
+        """Apply only to the n-th request or created task that `on`, `for_task` and `when` allow."""
         return attrs.evolve(self, numbers=frozenset(numbers))
 
     def times(self, limit: int) -> Fault:
@@ -332,7 +332,7 @@ class FaultRun:
         self.add(plan.faults)
 
     def add(self, faults: Iterable[Fault]) -> None:
-        """Append faults, which count requests from now on."""
+        """Append faults. They count requests from now on."""
         for fault in faults:
             counter = _Counter(fault, f"{self._seed}:{self._size}")
             self._size += 1
