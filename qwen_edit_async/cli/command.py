@@ -69,7 +69,7 @@ class Command:
 
     @property
     def service(self) -> str:
-        """The service's name in journals; empty for its address. The embedded service's address changes."""
+        """The service's name in journals; empty to record its address. The embedded service's address varies."""
         is_embedded = self.submission is not None and self.submission.emulator
         return "the embedded service" if is_embedded else ""
 
@@ -201,7 +201,7 @@ class Command:
 
 @contextlib.asynccontextmanager
 async def shown(session: EditSession, screen: Screen, state: Callable[[], str]) -> AsyncIterator[None]:
-    """Show a state and the end of a Retry-After pause on a terminal, while the block runs."""
+    """While the block runs, show a state on a terminal, and the time when a Retry-After pause ends."""
     from rich.text import Text  # noqa: PLC0415  # slow to import
 
     with screen.console.status("") as line:
