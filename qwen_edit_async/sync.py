@@ -8,7 +8,7 @@
         session.edit("cat.jpg", "make it snow").save("out/")
 
 An open session has its own thread with an event loop, so any thread can use it, even one with a running loop. The
-session's thread pulls the requests of ``edit_many``. Ctrl-C cancels the waiting call. Pickled copies are closed.
+session's thread iterates over the requests of ``edit_many``. Ctrl-C cancels the waiting call. A pickled copy is closed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class EditResult(Face[aio.EditResult]):
 
 
 class EditTask(Face[aio.EditTask]):
-    """A task at the service, as :class:`qwen_edit_async.EditTask`. ``task.result()`` stands for ``await task``."""
+    """A task at the service, as :class:`qwen_edit_async.EditTask`. Call ``task.result()`` instead of ``await task``."""
 
     def result(self) -> EditResult:
         """Wait for the end of the task, and return its result. This raises the same errors as ``await task``."""
@@ -102,7 +102,7 @@ class EditSession(Face[aio.EditSession]):
         return self.__enter__()
 
     def close(self) -> None:
-        """Wait for calls of other threads to end, and close the session. Closing it twice does nothing."""
+        """Wait for calls of other threads to end, and close the session. A second call does nothing."""
         self.__exit__(None)
 
     def __enter__(self) -> Self:
@@ -115,7 +115,7 @@ class EditSession(Face[aio.EditSession]):
                 loop.call(self._wrapped.__aexit__, kind)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle no key, but what tells results apart, so that ``datasets`` recognizes its cached results."""
+        """Pickle the service, but not the key, so that ``datasets`` recognizes its cached results."""
         protocol = self._wrapped._service.protocol  # noqa: SLF001  # of this package
         service = f"{self.base_url} {protocol.name} {getattr(protocol, 'model', '')}"
         return object.__new__, (EditSession,), {"_wrapped": service, "_loop": self._loop}
@@ -131,7 +131,7 @@ class EditBatch(Face[aio.EditBatch]):
     def run(
         self, session: EditSession, *, on_plan: Callable[[aio.BatchPlan], None] | None = None, service: str = ""
     ) -> aio.BatchReport:
-        """Run all edits that are left, as ``await batch.run(session)``."""
+        """Make all remaining edits, as ``await batch.run(session)``."""
         inner, loop = session._wrapped, session._loop  # noqa: SLF001  # another class of this module
         return cast("aio.BatchReport", loop.call(self._wrapped.run, inner, on_plan=on_plan, service=service))
 
