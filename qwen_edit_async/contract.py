@@ -37,7 +37,7 @@ MAX_IMAGE_BYTES: Final = 10 * 1024 * 1024
 """The largest image file in bytes, before Base64."""
 
 SAFE_IMAGE_BYTES: Final = 7_500_000
-"""The limit for re-encoded images in bytes. They fit even if the limit applies to the Base64 text, a third longer."""
+"""The limit for re-encoded images in bytes. Even their Base64 text is smaller than ``MAX_IMAGE_BYTES``."""
 
 RECOMMENDED_MIN_SIDE: Final = 384
 RECOMMENDED_MAX_SIDE: Final = 3072

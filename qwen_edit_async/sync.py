@@ -22,7 +22,7 @@ from qwen_edit_async.session.observer import CallSite
 
 
 class OutputImage(Face[aio.OutputImage]):
-    """One result picture, as :class:`qwen_edit_async.OutputImage`."""
+    """One result picture. See :class:`qwen_edit_async.OutputImage`."""
 
     read: Final = blocking(aio.OutputImage.read)
     save: Final = blocking(aio.OutputImage.save)
@@ -30,7 +30,7 @@ class OutputImage(Face[aio.OutputImage]):
 
 
 class EditResult(Face[aio.EditResult]):
-    """A completed edit, as :class:`qwen_edit_async.EditResult`."""
+    """A completed edit. See :class:`qwen_edit_async.EditResult`."""
 
     save: Final = blocking(aio.EditResult.save)
 
@@ -41,14 +41,14 @@ class EditResult(Face[aio.EditResult]):
 
 
 class EditTask(Face[aio.EditTask]):
-    """A task at the service, as :class:`qwen_edit_async.EditTask`. Call ``task.result()`` instead of ``await task``."""
+    """A task at the service. See :class:`qwen_edit_async.EditTask`. Use ``task.result()``, not ``await task``."""
 
     def result(self) -> EditResult:
         """Wait for the end of the task, and return its result. This raises the same errors as ``await task``."""
         return EditResult(self._loop.call(self._wrapped._result), self._loop)  # noqa: SLF001  # of this package
 
     def cancel(self) -> None:
-        """Stop watching the task and free its slot, as :meth:`qwen_edit_async.EditTask.cancel`."""
+        """Stop watching the task and free its slot. See :meth:`qwen_edit_async.EditTask.cancel`."""
         self._loop.call(self._wrapped.cancel)
 
     @like(aio.EditTask.updates)
@@ -58,7 +58,7 @@ class EditTask(Face[aio.EditTask]):
 
 
 class EditOutcome(Face[aio.EditOutcome]):
-    """The end of one of many edits, as :class:`qwen_edit_async.EditOutcome`."""
+    """The outcome of one of many edits. See :class:`qwen_edit_async.EditOutcome`."""
 
     @property
     def result(self) -> EditResult:
@@ -67,7 +67,7 @@ class EditOutcome(Face[aio.EditOutcome]):
 
 
 class EditSession(Face[aio.EditSession]):
-    """Edits images, as :class:`qwen_edit_async.EditSession`. Use ``with``, or call :meth:`open` and :meth:`close`."""
+    """Edits images. See :class:`qwen_edit_async.EditSession`. Use ``with``, or call :meth:`open` and :meth:`close`."""
 
     @like(aio.EditSession.__init__)
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -122,7 +122,7 @@ class EditSession(Face[aio.EditSession]):
 
 
 class EditBatch(Face[aio.EditBatch]):
-    """Edits in bulk that survive any interruption, as :class:`qwen_edit_async.EditBatch`."""
+    """Edits in bulk that survive any interruption. See :class:`qwen_edit_async.EditBatch`."""
 
     @like(aio.EditBatch.__init__)
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -131,7 +131,7 @@ class EditBatch(Face[aio.EditBatch]):
     def run(
         self, session: EditSession, *, on_plan: Callable[[aio.BatchPlan], None] | None = None, service: str = ""
     ) -> aio.BatchReport:
-        """Make all remaining edits, as ``await batch.run(session)``."""
+        """Make all remaining edits, like ``await batch.run(session)``."""
         inner, loop = session._wrapped, session._loop  # noqa: SLF001  # another class of this module
         return cast("aio.BatchReport", loop.call(self._wrapped.run, inner, on_plan=on_plan, service=service))
 

@@ -126,7 +126,7 @@ class Command:
             self._check_key()
             yield None
             return
-        from qwen_edit_async.emulator import EditEmulator  # noqa: PLC0415  # see the package's docstring
+        from qwen_edit_async.emulator import EditEmulator  # noqa: PLC0415  # slow to import
 
         async with EditEmulator() as emulator:
             self.screen.note(EMULATOR_NOTE)
@@ -134,12 +134,12 @@ class Command:
 
     def _check_key(self) -> None:
         """Check the environment's API key, so that the error names the variable to export."""
-        from qwen_edit_async.http.options import (  # noqa: PLC0415  # see the package's docstring
+        from qwen_edit_async.http.options import (  # noqa: PLC0415  # slow to import
             PROTOCOL_VARIABLE,
             key_in_environment,
             resolve_api_key,
         )
-        from qwen_edit_async.protocol.dialects import choose_dialect  # noqa: PLC0415  # see the package's docstring
+        from qwen_edit_async.protocol.dialects import choose_dialect  # noqa: PLC0415  # slow to import
 
         connection, environment = self.connection, os.environ
         protocol, _ = choose_dialect(connection.protocol, "auto", connection.model, environment.get(PROTOCOL_VARIABLE))
@@ -151,8 +151,8 @@ class Command:
             raise MissingKeyError(str(error)) from None
 
     def _new_session(self, emulator: EditEmulator | None) -> EditSession:
-        from qwen_edit_async.scheduling.policies import FixedInterval  # noqa: PLC0415  # see the package's docstring
-        from qwen_edit_async.session.session import EditSession  # noqa: PLC0415  # see the package's docstring
+        from qwen_edit_async.scheduling.policies import FixedInterval  # noqa: PLC0415  # slow to import
+        from qwen_edit_async.session.session import EditSession  # noqa: PLC0415  # slow to import
 
         connection, submission = self.connection, self.submission or SubmissionOptions()
         interval = connection.poll_interval

@@ -1,4 +1,4 @@
-"""The part of the API origin that all dialects share: it admits requests, reads their bodies and creates tasks."""
+"""The part of the API origin that all dialects share: it checks requests, reads their bodies and creates tasks."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Calls:
     async def parse(
         self, request: web.Request, parse: Callable[[object, bool], ParsedBody], *, decode: bool
     ) -> tuple[object, ParsedBody]:
-        """Read and check a body, off the event loop if it is large."""
+        """Read and check a body, on a worker thread if it is large."""
         try:
             raw = await request.read()
         except web.HTTPRequestEntityTooLarge:

@@ -312,11 +312,11 @@ class _Counter:
             return False
         self._seen += 1
         # Each fault draws from its own source on every occasion, so that other faults don't change its draws.
-        if fault._probability < 1 and self._random.random() >= fault._probability:  # noqa: SLF001 - as above
+        if fault._probability < 1 and self._random.random() >= fault._probability:  # noqa: SLF001 - same module
             return False
-        if fault._numbers and self._seen not in fault._numbers:  # noqa: SLF001 - as above
+        if fault._numbers and self._seen not in fault._numbers:  # noqa: SLF001 - same module
             return False
-        return fault._limit is None or self._fired < fault._limit  # noqa: SLF001 - as above
+        return fault._limit is None or self._fired < fault._limit  # noqa: SLF001 - same module
 
     def fire(self) -> None:
         self._fired += 1

@@ -175,7 +175,7 @@ def load_what_is_there(file: IO[bytes], name: str, side: int | None = None) -> I
     image = _open_small(io.BytesIO(content + padding), name, side)
     try:
         image.load()
-    except Exception as error:  # as above
+    except Exception as error:  # decoders raise any kind of error
         log.debug("only a part of a picture can be decoded: %r", error)
         image.tile = []
         image.load()
@@ -202,7 +202,7 @@ def decoded_share(file: IO[bytes]) -> float:
     try:
         end = _JPEG_END if open_file(file, "it", fit=True).info.get("progressive") else b""
         rows = [_rows(io.BytesIO(content + filler * _FILLER_BYTES + end), *filler) for filler in (b"\0", b"\x55")]
-    except Exception as error:  # noqa: BLE001  # as above
+    except Exception as error:  # noqa: BLE001  # decoders raise any kind of error
         log.debug("no row of a picture can be decoded: %r", error)
         return 0.0
     return sum(map(operator.eq, *rows), 0.0) / len(rows[0])
@@ -246,7 +246,7 @@ def _open_essentials(file: IO[bytes], name: str) -> PngEssentials:
         try:
             intact, lost = essentials(data, broken)
             image = PngEssentials(io.BytesIO(intact))
-        except Exception as error:  # noqa: BLE001  # as above
+        except Exception as error:  # noqa: BLE001  # decoders raise any kind of error
             log.debug("%s can't be opened without its chunks %s: %r", name, broken, error)
         else:
             image.lost = lost

@@ -24,8 +24,8 @@ class Findings:
 
     Attributes:
         damage: A clause that describes the damage.
-        unsupported: The reason why a sound file is refused, as the predicate of a sentence.
-        conversion_reason: The reason why a sound file must be converted, as the predicate of a sentence.
+        unsupported: The reason why an undamaged file is refused, as the predicate of a sentence.
+        conversion_reason: The reason why an undamaged file must be converted, as the predicate of a sentence.
         sides: Width and height in pixels; zeros if the check did not read them.
         trailing: The number of bytes after the end of a PNG.
         exif: The Exif data of a PNG.

@@ -145,7 +145,7 @@ def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
     if stated := _stated_size(file, size, kind):
         return min(1.0, size / stated)
     try:
-        from qwen_edit_async.images import decoders  # noqa: PLC0415  # as below
+        from qwen_edit_async.images import decoders  # noqa: PLC0415  # Pillow is optional
     except ImportError:
         return 0.0
     file.seek(0)
@@ -207,7 +207,7 @@ def _check_webp(file: IO[bytes], size: int) -> Findings:
 
 def _check_gif(file: IO[bytes], size: int) -> Findings:
     head = file.read(13)  # up to the end of the logical screen descriptor
-    colours = 2 << (head[10] & 7) if len(head) == 13 and head[10] & 0x80 else 0  # noqa: PLR2004  # as above
+    colours = 2 << (head[10] & 7) if len(head) == 13 and head[10] & 0x80 else 0  # noqa: PLR2004  # its size
     return _cut_if(size <= 13 + 3 * colours)
 
 

@@ -221,7 +221,7 @@ def _plain_words(name: str) -> Iterator[None]:
         raise
     except MemoryError:
         raise InvalidEditError(f"{name} needs more memory for decoding than is free: shrink it") from None
-    except Exception as error:  # noqa: BLE001  # see above
+    except Exception as error:  # noqa: BLE001  # decoders raise any kind of error
         if isinstance(error, OSError) and error.strerror:
             raise InvalidEditError(f"{name} can't be converted: {error.strerror}") from None
         log.debug("%s can't be decoded: %r", name, error)

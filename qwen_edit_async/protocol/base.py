@@ -159,7 +159,7 @@ class WireProtocol(abc.ABC):
         """Build the call for the result of a completed task. Return ``None`` if the task already has its result."""
         return None
 
-    def cancellation(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # as above
+    def cancellation(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # other dialects need it
         """Build the call that cancels a task at the service. Return ``None`` if the dialect can't cancel."""
         return None
 

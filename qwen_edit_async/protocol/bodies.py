@@ -57,7 +57,7 @@ def _size_text(size: tuple[int, int] | None) -> str | None:
 def _converter() -> Converter:
     """Return the converter from parameters to JSON. It leaves out parameters that are ``None``."""
     from cattrs import Converter  # noqa: PLC0415  # slow to import
-    from cattrs.gen import make_dict_unstructure_fn, override  # noqa: PLC0415  # see above
+    from cattrs.gen import make_dict_unstructure_fn, override  # noqa: PLC0415  # slow to import
 
     converter = Converter(omit_if_default=True)
     size = override(unstruct_hook=_size_text)

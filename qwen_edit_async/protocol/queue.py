@@ -120,7 +120,7 @@ def _document_of(reply: Reply, task: TaskSnapshot) -> Mapping[str, Any]:
 
 
 def _status_without_word(document: Mapping[str, Any], reply: Reply, task: TaskSnapshot) -> TaskStatus:
-    """Return the status of a task whose reply has no status word, such as every response."""
+    """Return the status of a task from a reply without a status word. Replies to a result call never have one."""
     if reply.status == _ACCEPTED:
         return TaskStatus.IN_PROGRESS
     if "outputs" in document or "output" in document:

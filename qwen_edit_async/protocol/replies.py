@@ -59,7 +59,7 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
     **dict.fromkeys(("internalservererror", "internalerror", "badgateway"), InternalServerError),
     **dict.fromkeys(("timeout", "requesttimeout", "gatewaytimeout", "synctimeout"), InternalServerError),
 }
-"""The services' own codes, which are more specific than the HTTP status. Words are as :func:`_family` returns them."""
+"""The services' own codes, which are more specific than the HTTP status. :func:`_family` normalizes text codes."""
 
 _ERROR_CODES = frozenset({*_ERROR_BY_CODE, *range(400, 600), 110001, 190000})
 """The codes that always report an error."""

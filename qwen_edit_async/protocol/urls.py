@@ -49,7 +49,7 @@ def absolute(text: str, asked_url: str) -> str:
 
 
 def expiry_of(text: str) -> datetime | None:
-    """Return the time in a signed URL's query member ``Expires``, which holds seconds since 1970, if there is one."""
+    """Return the time when a signed URL expires, from its query parameter ``Expires`` (seconds since 1970)."""
     with contextlib.suppress(ValueError, OverflowError, OSError):
         if (seconds := to_url(text).query.get("Expires")) is not None:
             return datetime.fromtimestamp(int(seconds), UTC)
