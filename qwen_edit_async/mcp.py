@@ -267,7 +267,7 @@ def _tool_errors() -> Iterator[None]:
 def _required(environment: Mapping[str, str], name: str) -> str:
     value = environment.get(name, "").strip()
     if not value:
-        raise ConfigurationError(f"{name} is not set: it limits the server (see `qwen-edit mcp --help`)")
+        raise ConfigurationError(f"{name} is not set: set it to limit the server (see `qwen-edit mcp --help`)")
     return value
 
 

@@ -11,7 +11,7 @@ import attrs
 from aiohttp import web
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, MAX_IMAGES
-from qwen_edit_async.emulator.delivery import deliver, let_go
+from qwen_edit_async.emulator.delivery import deliver, ignore_disconnects
 from qwen_edit_async.emulator.durations import AfterChecks
 from qwen_edit_async.emulator.validation import ParsedBody, RejectedError
 
@@ -32,7 +32,7 @@ _TOO_MANY_REQUESTS = 429
 
 def api_application(routes: Iterable[web.AbstractRouteDef]) -> web.Application:
     """Return the API origin's application."""
-    application = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[let_go])
+    application = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[ignore_disconnects])
     application.add_routes(routes)
     return application
 

@@ -25,7 +25,7 @@ _SLOW_SLICES_PER_SECOND = 20
 
 
 @web.middleware
-async def let_go(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def ignore_disconnects(request: web.Request, handler: Handler) -> web.StreamResponse:
     """End a request when its client disconnects. Otherwise, aiohttp would log a traceback."""
     try:
         return await handler(request)

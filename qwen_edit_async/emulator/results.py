@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp import web
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES
-from qwen_edit_async.emulator.delivery import deliver, let_go
+from qwen_edit_async.emulator.delivery import deliver, ignore_disconnects
 from qwen_edit_async.emulator.engine import EditJob, read_size
 from qwen_edit_async.emulator.replies import Reply, error_reply
 from qwen_edit_async.emulator.tasks import Failure
@@ -66,7 +66,7 @@ class Results:
 
     def application(self) -> web.Application:
         """Return the results origin's application."""
-        application = web.Application(middlewares=[let_go])
+        application = web.Application(middlewares=[ignore_disconnects])
         application.router.add_get(_PATH, self._download)
         application.router.add_route("*", "/{path:.*}", self._unknown)
         return application

@@ -157,7 +157,7 @@ def loses_colours(file: IO[bytes]) -> bool:
     return b"colr" in header and not _READ_COLOURS.search(header)
 
 
-def load_what_is_there(file: IO[bytes], name: str, side: int | None = None) -> ImageFile.ImageFile:
+def load_despite_damage(file: IO[bytes], name: str, side: int | None = None) -> ImageFile.ImageFile:
     """Open and decode a picture, even if it is damaged or incomplete. The missing part is black or gray.
 
     With ``side``, a JPEG is decoded at a reduced scale, but its sides keep at least this number of pixels.

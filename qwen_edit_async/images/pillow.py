@@ -20,7 +20,7 @@ from qwen_edit_async.images.decoders import (
     SampleDecodedError,
     check_pixels,
     check_tiles,
-    load_what_is_there,
+    load_despite_damage,
     loses_colours,
     open_file,
 )
@@ -173,7 +173,7 @@ def thumbnail(picture: Any, side: int, name: str) -> Encoded:
             image = picture if isinstance(picture, Image.Image) else _from_array(picture, name)
             turn = orientation(image)
         else:
-            image = stack.enter_context(load_what_is_there(picture, name, 2 * side))
+            image = stack.enter_context(load_despite_damage(picture, name, 2 * side))
             turn = stored_orientation(image)
         check_pixels(image.size, name)
         small = plain(image, name, turn).copy()  # thumbnail() would change the user's PIL image
@@ -188,7 +188,7 @@ def decode(content: bytes, name: str) -> Image.Image:
         InvalidEditError: No pixel can be decoded, or the picture has more than 89,478,485 pixels.
     """
     with _plain_words(name):
-        return load_what_is_there(io.BytesIO(content), name)
+        return load_despite_damage(io.BytesIO(content), name)
 
 
 def _lost_colours(image: ImageFile.ImageFile, file: IO[bytes], findings: Findings) -> str:

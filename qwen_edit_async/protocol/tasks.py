@@ -88,7 +88,7 @@ def snapshot_of(reply: Mapping[str, Any], task_id: str, asked_url: str = "") -> 
     if urls is None:
         urls = tuple(url and absolute(url, asked_url) for url in _find_urls(document))
     word = word_of(document)
-    status, failure = _end_of(document, word, has_pictures=bool(urls))
+    status, failure = _status_and_failure(document, word, has_pictures=bool(urls))
     return TaskSnapshot(
         task_id=task_id,
         status=status,
@@ -102,7 +102,7 @@ def snapshot_of(reply: Mapping[str, Any], task_id: str, asked_url: str = "") -> 
     )
 
 
-def _end_of(
+def _status_and_failure(
     document: Mapping[str, Any], word: str | None, *, has_pictures: bool
 ) -> tuple[TaskStatus, TaskFailure | None]:
     """Return the status of a task, and its failure if it has failed.
@@ -186,7 +186,7 @@ def _urls_in(output: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
             yield text
         case list() if depth:
             for item in output:
-                yield from tuple(_urls_in(item, depth - 1)) or _place_of(item)
+                yield from tuple(_urls_in(item, depth - 1)) or _placeholder(item)
         case dict() if pictures := [output[name] for name in _PICTURE_NAMES if name in output]:
             url = next((url for url in pictures if isinstance(url, str) and url), None)
             nested = next((inner for inner in pictures if isinstance(inner, list | dict)), None)
@@ -196,7 +196,7 @@ def _urls_in(output: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
             yield from max(found, key=any, default=())  # the first member with a URL
 
 
-def _place_of(item: Any) -> tuple[str, ...]:
+def _placeholder(item: Any) -> tuple[str, ...]:
     """Return one empty text in place of a missing picture, and nothing for an item that contains other text."""
     is_missing = not item or (isinstance(item, dict | list) and "text" not in item)
     return ("",) if is_missing else ()
