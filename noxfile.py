@@ -29,7 +29,7 @@ PACKAGE = "qwen_edit_async"
 SOAK = ROOT / "benchmarks" / "soak.py"
 
 PURITY = next(each for each in PROJECT["tool"]["importlinter"]["contracts"] if each["name"].startswith("The pure core"))
-PURE_ROOMS = (
+MOSTLY_PURE = (
     "batch/budget",
     "batch/decide",
     "batch/identity",
@@ -43,13 +43,13 @@ PURE_ROOMS = (
     "http/[hos]*",
     "images/*",
 )
-"""Globs of other modules that make many decisions and do little I/O."""
+"""Globs of modules outside the pure core that make many decisions and do little I/O."""
 
 FULLY_TESTED = (
     *(module.partition(".")[2] + ending for module in PURITY["source_modules"] for ending in ("", "/*")),
-    *PURE_ROOMS,
+    *MOSTLY_PURE,
 )
-"""Globs of the modules whose every branch must be tested."""
+"""Globs of the modules in which every branch must be tested."""
 
 PHOTOS = {
     "astronaut.png": ("make it a pencil sketch", "warmer, like at sunset"),
@@ -65,7 +65,7 @@ PHOTOS = {
 """Photographs in the scikit-image wheel, and the demo's instructions for them."""
 
 MAX_IMPORT_RATIO = 1.25
-"""The most CPU time for importing the package, relative to ``import aiohttp``."""
+"""The maximum CPU time for importing the package, relative to ``import aiohttp``."""
 
 ISOLATED = ("-I", "-W", "error", "-c")
 """Python's options to import the installed package instead of the checkout in the working directory."""
@@ -82,7 +82,7 @@ def dependencies(*groups: str) -> list[str]:
 
 
 wheels_built: list[Path] = []
-"""The wheel, after it is built. All sessions of a nox run check the same wheel."""
+"""The path of the wheel, once it is built. All sessions of a nox run check the same wheel."""
 
 
 def install_wheel(session: nox.Session, extras: str, *groups: str) -> None:
@@ -102,7 +102,7 @@ def install_wheel(session: nox.Session, extras: str, *groups: str) -> None:
 
 
 def spread(session: nox.Session) -> tuple[str, ...]:
-    """Return pytest's options to use all cores. With arguments, return none, because a debugger needs one process."""
+    """Return pytest's options to use all cores; none if nox has arguments, because a debugger needs one process."""
     return () if session.posargs else ON_ALL_CORES
 
 
@@ -138,7 +138,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def ray(session: nox.Session) -> None:
-    """Edit the rows of Ray Data and Daft on a cluster on this machine, whose processes are killed meanwhile."""
+    """Test Ray Data and Daft on a cluster on this machine. Some tests kill the cluster's processes."""
     install_wheel(session, "all,ray", "test", "clusters")
     with session.chdir("tests"):
         session.run("pytest", "-c", "../pyproject.toml", "clusters", *session.posargs)
@@ -154,7 +154,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check the types of the package, of its public surface, of the README's examples and of the synchronous face."""
+    """Check the types of the package, of its public surface, of the README's examples and of the synchronous API."""
     install_wheel(session, "all", "typing")
     session.run("mypy")
     session.run("basedpyright", "--ignoreexternal", "--verifytypes", "qwen_edit_async")
@@ -221,7 +221,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Make 100,000 edits with faults of every kind. No edit may be lost or made twice, and memory may not grow.
+    """Make 100,000 edits with faults of every kind. No edit may be lost or made twice, and memory must not grow.
 
     A bulk run of 100,000 rows follows, unless there are options other than ``--quick``.
     """
@@ -234,7 +234,7 @@ def soak(session: nox.Session) -> None:
 
 
 def results_folder(session: nox.Session) -> tuple[str, str]:
-    """Return the option that keeps the figures of ``--quick`` out of the published results."""
+    """Return the option for the results folder. With ``--quick``, it is a temporary folder."""
     quick = "--quick" in session.posargs
     return "--output", session.create_tmp() if quick else str(ROOT / "benchmarks" / "results")
 
@@ -277,7 +277,7 @@ def install_released(session: nox.Session, wheel: Path, resolution: str) -> str:
     environment = wheel.parent.parent / resolution
     session.run("uv", "venv", "--quiet", "--clear", "--python", str(Path(session.bin) / "python"), str(environment))
     python = str(environment / "bin" / "python")
-    # A wheel's requirements are not direct requirements, so uv resolves those of pyproject.toml instead.
+    # To uv, a wheel's requirements are not direct, so it resolves the requirements in pyproject.toml instead.
     versions = str(environment / "versions.txt")
     compile_versions = ("uv", "pip", "compile", "--quiet", "--python", python, "--resolution", resolution)
     session.run(
@@ -293,7 +293,7 @@ def install_released(session: nox.Session, wheel: Path, resolution: str) -> str:
 
 
 def check_import(session: nox.Session, python: str) -> None:
-    """Compare the CPU time of importing the package with aiohttp's, by the median ratio of pairs of runs."""
+    """Compare the CPU times of importing the package and aiohttp, by the median ratio of pairs of runs."""
     ratios = []
     for _ in range(21):
         commands = [(python, *ISOLATED, TIME_OF_IMPORT.format(name)) for name in ("aiohttp", PACKAGE)]
@@ -306,7 +306,7 @@ def check_import(session: nox.Session, python: str) -> None:
 
 
 def audit(session: nox.Session, python: str) -> None:
-    """Check the installed packages for known vulnerabilities, if the service that lists them can be reached."""
+    """Check the installed packages for known vulnerabilities, if the database of vulnerabilities can be reached."""
     frozen = Path(python).parent.parent / "requirements.txt"
     listed = str(session.run("uv", "pip", "freeze", "--python", python, silent=True))
     frozen.write_text("".join(f"{line}\n" for line in listed.splitlines() if "==" in line), encoding="utf-8")

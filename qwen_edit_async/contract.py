@@ -1,6 +1,6 @@
-"""The documented contract of ``qwen_image_edit_plus``, as constants.
+"""The documented contract of ``qwen_image_edit_plus``, as constants. "(contract, *Images*)" cites one of its sections.
 
-The client and the emulator share this module and nothing else, so that one cannot hide a mistake of the other.
+The client and the emulator share only this module, so that neither can hide a mistake of the other.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ STATUS_PATH: Final = "/model/v1/generation/task/{task_id}"
 
 QUEUE_PATH: Final = "/model/v1/queue/{model}"
 QUEUE_REQUEST_PATH: Final = QUEUE_PATH + "/requests/{request_id}"
-"""The gateway's newer queue: where to submit, and where the calls about a request begin."""
+"""The gateway's newer queue: the path of submissions, and the start of the paths of calls about a request."""
 
 CANCELED: Final = "CANCELED"
-"""The queue's ``error_type`` of a cancelled task."""
+"""The ``error_type`` of a cancelled task in the queue dialect."""
 
 MODEL_CONTRACT_PATH: Final = "/api/v1/skill/model-contracts/{model}"
 """The gateway's own description of a model, which names the protocol to use."""
@@ -27,7 +27,7 @@ MODEL_CONTRACT_PATH: Final = "/api/v1/skill/model-contracts/{model}"
 DASHSCOPE_BASE_URL: Final = "https://dashscope-intl.aliyuncs.com"
 DASHSCOPE_PATH: Final = "/api/v1/services/aigc/multimodal-generation/generation"
 DASHSCOPE_MODEL: Final = "qwen-image-edit-plus"
-"""Alibaba Model Studio: the same model, answered in one call."""
+"""Alibaba Model Studio: the same model, but the reply to the submission contains the result."""
 
 MIN_IMAGES: Final = 1
 MAX_IMAGES: Final = 3
@@ -37,7 +37,7 @@ MAX_IMAGE_BYTES: Final = 10 * 1024 * 1024
 """The largest image file in bytes, before Base64."""
 
 SAFE_IMAGE_BYTES: Final = 7_500_000
-"""The limit for re-encoded images in bytes. They fit even if the service measures after Base64, which adds a third."""
+"""The limit for re-encoded images in bytes. Even their Base64 text is smaller than ``MAX_IMAGE_BYTES``."""
 
 RECOMMENDED_MIN_SIDE: Final = 384
 RECOMMENDED_MAX_SIDE: Final = 3072
@@ -55,7 +55,7 @@ MEDIA_TYPES: Final = (
 
 MAX_INSTRUCTION_CHARACTERS: Final = 800
 MAX_NEGATIVE_PROMPT_CHARACTERS: Final = 500
-"""The service ignores further characters without an error. Every character counts 1."""
+"""The service ignores further characters without an error. Every character counts as one."""
 
 MIN_N: Final = 1
 MAX_N: Final = 6
@@ -67,7 +67,7 @@ SIDE_MULTIPLE: Final = 16
 """The service rounds each side of the output to the nearest multiple of this. ``1033*1032`` gives ``1040*1024``."""
 
 DEFAULT_OUTPUT_PIXELS: Final = 1024 * 1024
-"""The approximate number of output pixels without ``size``. The ratio is that of the last input image."""
+"""The approximate number of output pixels without ``size``. The output has the last input image's aspect ratio."""
 
 MIN_SEED: Final = 0
 MAX_SEED: Final = 2_147_483_647

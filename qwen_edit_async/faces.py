@@ -29,12 +29,12 @@ _END: Final[Any] = object()
 
 
 class LoopThread:
-    """An event loop in a thread of its own. At its exit, the interpreter does not wait for the thread.
+    """An event loop in its own thread. When the interpreter exits, it does not wait for the thread.
 
-    The loop does not run in a forked process, nor in a copy made by pickle.
+    In a forked process, and in a copy made by pickle, the loop does not run.
 
     Args:
-        around: Returns a context manager, in which the caller's context variables are copied for a call.
+        around: Returns a context manager. Inside it, each call copies the caller's context variables.
     """
 
     def __init__(self, around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext) -> None:
@@ -83,7 +83,7 @@ class LoopThread:
         except RuntimeError:
             raise SessionClosedError("the session is closed, or called from its own thread: create another") from None
         try:
-            while not wait([future], _WAKING_SECONDS).done:  # the timeout lets Python handle a signal of another thread
+            while not wait([future], _WAKING_SECONDS).done:  # the timeout lets Python handle pending signals
                 pass
             return future.result()
         except KeyboardInterrupt:
@@ -98,7 +98,7 @@ class LoopThread:
             while (item := self.call(lambda: _await(anext(items, _END)))) is not _END:
                 yield item
         finally:
-            with contextlib.suppress(SessionClosedError):  # the loop has ended, and the items with it
+            with contextlib.suppress(SessionClosedError):  # the loop has ended, which also ended the iterable
                 self.call(lambda: _await(items.aclose()))
 
     def _running(self) -> BlockingPortal:
@@ -108,17 +108,17 @@ class LoopThread:
 
 
 class Face(Generic[A]):
-    """A synchronous wrapper of an async object. Attributes that the face does not define are the object's."""
+    """A synchronous wrapper of an async object. Attributes that the face does not define come from the object."""
 
     def __init__(self, wrapped: A, loop: LoopThread) -> None:
         self._wrapped = wrapped
         self._loop = loop
 
     @classmethod
-    def returned_by(cls, model: Callable[Concatenate[Any, P], Any]) -> Callable[Concatenate[Any, P], Self]:
+    def returned_by(cls, method: Callable[Concatenate[Any, P], Any]) -> Callable[Concatenate[Any, P], Self]:
         """Return a synchronous method that calls an async method, and returns a face of its result."""
-        call: Callable[..., Any] = blocking(model)
-        return like(model, _ALL)(lambda self, *args, **options: cls(call(self, *args, **options), self._loop))
+        call: Callable[..., Any] = blocking(method)
+        return like(method, _ALL)(lambda self, *args, **options: cls(call(self, *args, **options), self._loop))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -130,15 +130,15 @@ class Face(Generic[A]):
 
 
 def like(
-    model: Callable[Concatenate[Any, P], object], attributes: Sequence[str] = ()
+    method: Callable[Concatenate[Any, P], object], attributes: Sequence[str] = ()
 ) -> Callable[[Callable[..., T]], Callable[Concatenate[Any, P], T]]:
     """Return a decorator that gives a method the signature of an async method, and some of its attributes."""
-    return functools.wraps(model, assigned=attributes)
+    return functools.wraps(method, assigned=attributes)
 
 
-def blocking(model: Callable[Concatenate[Any, P], Awaitable[T]]) -> Callable[Concatenate[Any, P], T]:
+def blocking(method: Callable[Concatenate[Any, P], Awaitable[T]]) -> Callable[Concatenate[Any, P], T]:
     """Return a synchronous method that calls an async method, and returns its result."""
-    return like(model, _ALL)(lambda self, *args, **options: self._loop.call(model, self._wrapped, *args, **options))
+    return like(method, _ALL)(lambda self, *args, **options: self._loop.call(method, self._wrapped, *args, **options))
 
 
 async def _await(awaitable: Awaitable[T]) -> T:

@@ -4,7 +4,7 @@ The server uses standard input and output, and offers the tools ``edit_image``, 
 Environment variables limit the server:
 
 - ``QWEN_EDIT_MCP_FOLDER`` is the only folder in which the server reads and writes files.
-- ``QWEN_EDIT_MCP_MAX_COST`` is the most that the server may spend until it ends, in the account's currency.
+- ``QWEN_EDIT_MCP_MAX_COST`` is the maximum that the server may spend before it exits, in the account's currency.
 - ``QWEN_EDIT_MCP_PRICE`` is the price of a picture. It is needed only if the service does not state costs.
 """
 
@@ -91,7 +91,7 @@ class Allowance:
 
 
 @attrs.frozen
-class Desk:
+class ServerState:
     """The session, the folder and the allowance of a server."""
 
     session: EditSession
@@ -99,7 +99,7 @@ class Desk:
     allowance: Allowance
 
     def inside(self, path: str) -> Path:
-        """Return a path inside the folder. A relative path is relative to the folder.
+        """Resolve a path against the folder, and check that it is inside the folder.
 
         Raises:
             ToolError: The path leads out of the folder.
@@ -110,7 +110,7 @@ class Desk:
         return full
 
 
-def make_server(environment: Mapping[str, str], **session: Any) -> MCPServer[Desk]:
+def make_server(environment: Mapping[str, str], **session: Any) -> MCPServer[ServerState]:
     """Create the server. The options are those of :class:`EditSession`.
 
     Raises:
@@ -126,9 +126,9 @@ def make_server(environment: Mapping[str, str], **session: Any) -> MCPServer[Des
     client = EditSession(**session)
 
     @contextlib.asynccontextmanager
-    async def open_session(_: MCPServer[Desk]) -> AsyncGenerator[Desk, None]:
+    async def open_session(_: MCPServer[ServerState]) -> AsyncGenerator[ServerState, None]:
         async with client:
-            yield Desk(client, folder, allowance)
+            yield ServerState(client, folder, allowance)
 
     server = MCPServer("qwen-edit", version=__version__, lifespan=open_session)
     for tool in (edit_image, edit_folder, get_task):
@@ -137,7 +137,7 @@ def make_server(environment: Mapping[str, str], **session: Any) -> MCPServer[Des
 
 
 async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
-    context: Context[Desk],
+    context: Context[ServerState],
     images: list[str],
     instruction: str,
     output: str = "edited",
@@ -150,7 +150,7 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
 
     Args:
         context: The call.
-        images: Paths in the allowed folder, or http(s) URLs. The last one sets the aspect ratio.
+        images: Paths in the allowed folder, or http(s) URLs. The last image sets the aspect ratio.
         instruction: The edit, in Chinese or English, at most 800 characters.
         output: The folder for the results, inside the allowed folder.
         n: The number of results, 1 to 6.
@@ -158,35 +158,35 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
         negative_prompt: Content to avoid.
         seed: 0 to 2147483647. Results with the same seed are similar.
     """
-    desk = context.request_context.lifespan_context
-    inputs = [image if is_url(image) else desk.inside(image) for image in images]
-    folder = desk.inside(output)
+    state = context.request_context.lifespan_context
+    inputs = [image if is_url(image) else state.inside(image) for image in images]
+    folder = state.inside(output)
     with _tool_errors():
         parameters = EditParameters(n=n, size=size, negative_prompt=negative_prompt, seed=seed)
-        result = await _edit(desk, EditRequest(inputs, instruction, parameters), n)
+        result = await _edit(state, EditRequest(inputs, instruction, parameters), n)
         paths = await result.save(folder)
     facts = {"task_id": result.task_id, "files": [*map(str, paths)], "cost": _amount(result.usage.cost)}
     previews = [await anyio.to_thread.run_sync(make_thumbnail, path) for path in paths]
     return [json.dumps(facts | {"notes": result.notes}), *(Image(data=p.content, format="webp") for p in previews if p)]
 
 
-async def _edit(desk: Desk, request: EditRequest, pictures: int) -> EditResult:
+async def _edit(state: ServerState, request: EditRequest, pictures: int) -> EditResult:
     """Make an edit within the allowance."""
-    reserved, cost = desk.allowance.reserve(pictures), None
+    reserved, cost = state.allowance.reserve(pictures), None
     try:
-        result = await desk.session.edit(request)
+        result = await state.session.edit(request)
         cost = result.usage.cost
     except QwenEditError as error:
         if isinstance(error, EditFailedError) or not (error.task_id or isinstance(error, SubmitUncertainError)):
             cost = Decimal(0)
         raise
     finally:
-        desk.allowance.settle(reserved, cost, pictures)
+        state.allowance.settle(reserved, cost, pictures)
     return result
 
 
 async def edit_folder(
-    context: Context[Desk], folder: str, instruction: str, output: str = "edited", *, recursive: bool = False
+    context: Context[ServerState], folder: str, instruction: str, output: str = "edited", *, recursive: bool = False
 ) -> str:
     """Edit every picture of a folder, which costs money. To continue an interrupted run, repeat the call.
 
@@ -197,22 +197,22 @@ async def edit_folder(
         output: The folder for the results, inside the allowed folder.
         recursive: Whether to include the pictures of subfolders.
     """
-    desk = context.request_context.lifespan_context
-    source, target = desk.inside(folder), desk.inside(output)
+    state = context.request_context.lifespan_context
+    source, target = state.inside(folder), state.inside(output)
     with _tool_errors():
         options: dict[str, Any] = {"instruction": instruction, "recursive": recursive}
         plan = await EditBatch(source, target, **options).plan()
-        reserved = desk.allowance.reserve_all()
+        reserved = state.allowance.reserve_all()
         batch = EditBatch(source, target, **options, max_cost=plan.spent + reserved)
         try:
-            return (await _run(batch, desk.session, context)).text()
+            return (await _run(batch, state.session, context)).text()
         finally:
             spent = max(batch.progress.cost - plan.spent, Decimal(0))
-            running = batch.progress.in_flight * (desk.allowance.price or reserved)
-            desk.allowance.settle(reserved, min(spent + running, reserved), 0)
+            running = batch.progress.in_flight * (state.allowance.price or reserved)
+            state.allowance.settle(reserved, min(spent + running, reserved), 0)
 
 
-async def _run(batch: EditBatch, session: EditSession, context: Context[Desk]) -> BatchReport:
+async def _run(batch: EditBatch, session: EditSession, context: Context[ServerState]) -> BatchReport:
     """Run a batch, and report its progress each second."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_report_progress, context, batch)
@@ -225,7 +225,7 @@ async def _run(batch: EditBatch, session: EditSession, context: Context[Desk]) -
     raise failure
 
 
-async def get_task(context: Context[Desk], task_id: str, output: str = "edited") -> str:
+async def get_task(context: Context[ServerState], task_id: str, output: str = "edited") -> str:
     """Return the state of a task. Save its pictures if it is completed.
 
     Args:
@@ -233,13 +233,13 @@ async def get_task(context: Context[Desk], task_id: str, output: str = "edited")
         task_id: The task's id.
         output: The folder for the results, inside the allowed folder.
     """
-    desk = context.request_context.lifespan_context
-    folder = desk.inside(output)
+    state = context.request_context.lifespan_context
+    folder = state.inside(output)
     with _tool_errors():
-        snapshot = await desk.session.status(task_id)
+        snapshot = await state.session.status(task_id)
         facts: dict[str, Any] = {"task_id": task_id, "status": snapshot.status.value}
         if snapshot.urls:
-            pictures = desk.session.pictures(task_id, snapshot.urls)
+            pictures = state.session.pictures(task_id, snapshot.urls)
             facts["files"] = [str(await each.save(folder / f"{task_id}-{each.index}.png")) for each in pictures]
             facts["cost"] = _amount(snapshot.usage.cost)
         elif snapshot.failure is not None:
@@ -247,7 +247,7 @@ async def get_task(context: Context[Desk], task_id: str, output: str = "edited")
     return json.dumps(facts)
 
 
-async def _report_progress(context: Context[Desk], batch: EditBatch) -> None:
+async def _report_progress(context: Context[ServerState], batch: EditBatch) -> None:
     while True:
         progress = batch.progress
         done = progress.saved + progress.failed
@@ -267,7 +267,7 @@ def _tool_errors() -> Iterator[None]:
 def _required(environment: Mapping[str, str], name: str) -> str:
     value = environment.get(name, "").strip()
     if not value:
-        raise ConfigurationError(f"{name} is not set: it limits the server (see `qwen-edit mcp --help`)")
+        raise ConfigurationError(f"{name} is not set: set it to limit the server (see `qwen-edit mcp --help`)")
     return value
 
 

@@ -1,12 +1,12 @@
 """Pytest fixtures for applications that use this library. They need no key and no network, and cost nothing.
 
-``qwen_edit_emulator`` is an `EditEmulator` in a thread, for tests of any kind. A marker sets its options:
+``qwen_edit_emulator`` is an `EditEmulator` in a thread, for synchronous and async tests. A marker sets its options:
 ``@pytest.mark.qwen_edit_emulator(slots=2, faults=FaultPlan([Fault.status(503).nth(1)]))``.
 
 ``qwen_edit_session`` is an open `EditSession` on this emulator, for async tests with anyio's plugin or pytest-asyncio.
 
-The package is imported only when a fixture is used. So test suites without these fixtures do not get slower. Coverage
-that starts after pytest's plugins sees the whole package.
+The package is imported only when a fixture is used, so test suites without these fixtures do not get slower. Coverage
+tools that start after pytest's plugins can therefore measure the whole package.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
         session.edit("cat.jpg", "make it snow").save("out/")
 
 An open session has its own thread with an event loop, so any thread can use it, even one with a running loop. The
-session's thread pulls the requests of ``edit_many``. Ctrl-C cancels the waiting call. Pickled copies are closed.
+session's thread iterates over the requests of ``edit_many``. Ctrl-C cancels the waiting call. A pickled copy is closed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qwen_edit_async.session.observer import CallSite
 
 
 class OutputImage(Face[aio.OutputImage]):
-    """One result picture, as :class:`qwen_edit_async.OutputImage`."""
+    """One result picture. See :class:`qwen_edit_async.OutputImage`."""
 
     read: Final = blocking(aio.OutputImage.read)
     save: Final = blocking(aio.OutputImage.save)
@@ -30,7 +30,7 @@ class OutputImage(Face[aio.OutputImage]):
 
 
 class EditResult(Face[aio.EditResult]):
-    """A completed edit, as :class:`qwen_edit_async.EditResult`."""
+    """A completed edit. See :class:`qwen_edit_async.EditResult`."""
 
     save: Final = blocking(aio.EditResult.save)
 
@@ -41,14 +41,14 @@ class EditResult(Face[aio.EditResult]):
 
 
 class EditTask(Face[aio.EditTask]):
-    """A task at the service, as :class:`qwen_edit_async.EditTask`. ``task.result()`` stands for ``await task``."""
+    """A task at the service. See :class:`qwen_edit_async.EditTask`. Use ``task.result()``, not ``await task``."""
 
     def result(self) -> EditResult:
         """Wait for the end of the task, and return its result. This raises the same errors as ``await task``."""
         return EditResult(self._loop.call(self._wrapped._result), self._loop)  # noqa: SLF001  # of this package
 
     def cancel(self) -> None:
-        """Stop watching the task and free its slot, as :meth:`qwen_edit_async.EditTask.cancel`."""
+        """Stop watching the task and free its slot. See :meth:`qwen_edit_async.EditTask.cancel`."""
         self._loop.call(self._wrapped.cancel)
 
     @like(aio.EditTask.updates)
@@ -58,7 +58,7 @@ class EditTask(Face[aio.EditTask]):
 
 
 class EditOutcome(Face[aio.EditOutcome]):
-    """The end of one of many edits, as :class:`qwen_edit_async.EditOutcome`."""
+    """The outcome of one of many edits. See :class:`qwen_edit_async.EditOutcome`."""
 
     @property
     def result(self) -> EditResult:
@@ -67,7 +67,7 @@ class EditOutcome(Face[aio.EditOutcome]):
 
 
 class EditSession(Face[aio.EditSession]):
-    """Edits images, as :class:`qwen_edit_async.EditSession`. Use ``with``, or call :meth:`open` and :meth:`close`."""
+    """Edits images. See :class:`qwen_edit_async.EditSession`. Use ``with``, or call :meth:`open` and :meth:`close`."""
 
     @like(aio.EditSession.__init__)
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -102,7 +102,7 @@ class EditSession(Face[aio.EditSession]):
         return self.__enter__()
 
     def close(self) -> None:
-        """Wait for calls of other threads to end, and close the session. Closing it twice does nothing."""
+        """Wait for calls of other threads to end, and close the session. A second call does nothing."""
         self.__exit__(None)
 
     def __enter__(self) -> Self:
@@ -115,14 +115,14 @@ class EditSession(Face[aio.EditSession]):
                 loop.call(self._wrapped.__aexit__, kind)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle no key, but what tells results apart, so that ``datasets`` recognizes its cached results."""
+        """Pickle the service, but not the key, so that ``datasets`` recognizes its cached results."""
         protocol = self._wrapped._service.protocol  # noqa: SLF001  # of this package
         service = f"{self.base_url} {protocol.name} {getattr(protocol, 'model', '')}"
         return object.__new__, (EditSession,), {"_wrapped": service, "_loop": self._loop}
 
 
 class EditBatch(Face[aio.EditBatch]):
-    """Edits in bulk that survive any interruption, as :class:`qwen_edit_async.EditBatch`."""
+    """Edits in bulk that survive any interruption. See :class:`qwen_edit_async.EditBatch`."""
 
     @like(aio.EditBatch.__init__)
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -131,7 +131,7 @@ class EditBatch(Face[aio.EditBatch]):
     def run(
         self, session: EditSession, *, on_plan: Callable[[aio.BatchPlan], None] | None = None, service: str = ""
     ) -> aio.BatchReport:
-        """Run all edits that are left, as ``await batch.run(session)``."""
+        """Make all remaining edits, like ``await batch.run(session)``."""
         inner, loop = session._wrapped, session._loop  # noqa: SLF001  # another class of this module
         return cast("aio.BatchReport", loop.call(self._wrapped.run, inner, on_plan=on_plan, service=service))
 

@@ -18,7 +18,14 @@ from qwen_edit_async.batch.identity import content_hash, identity_of, stamp_of
 from qwen_edit_async.batch.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url
-from qwen_edit_async.images.source import check_regular, local_path, open_remote, read_piece, reason_unread, turn_at
+from qwen_edit_async.images.source import (
+    check_regular,
+    exclusive_access,
+    local_path,
+    open_remote,
+    read_piece,
+    reason_unread,
+)
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.local import PART_NAME_CHARACTERS
@@ -142,7 +149,7 @@ def _feed(digest: hashlib.blake2b, image: Any, name: str) -> None:
         with open(path, "rb", buffering=0) as file:
             _feed_file(digest, file, name)
     else:
-        with turn_at(image):
+        with exclusive_access(image):
             _feed_object(digest, image, name)
 
 
@@ -156,7 +163,7 @@ def _feed_object(digest: hashlib.blake2b, image: Any, name: str) -> None:
     elif isinstance(image, BinaryReader):
         _feed_reader(digest, image, name)
     else:
-        with contextlib.closing(open_remote(image)) as file, turn_at(file):
+        with contextlib.closing(open_remote(image)) as file, exclusive_access(file):
             _feed_file(digest, file, name)
 
 

@@ -1,11 +1,11 @@
 """The ``qwen-edit`` command.
 
-Exit codes: 0 all done; 1 not all done; 2 wrong usage, nothing was sent; 3 the key or the balance; 130 interrupted.
+Exit codes: 0 all done; 1 not all done; 2 wrong usage; 3 the key is refused or the balance too low; 130 interrupted.
 
 ::
 
     main ──► help            the top-level help
-             app             the commands and errors of usage
+             app             runs a command, reports wrong usage
              edit  batch  hub  status  fetch  doctor  emulator  mcp    one command each
              checks          the checks of doctor
              price           the price of a picture, from the service
@@ -16,7 +16,7 @@ Exit codes: 0 all done; 1 not all done; 2 wrong usage, nothing was sent; 3 the k
              options         options that commands share
              output          standard streams that survive write errors
 
-Commands import the library and rich only when they need them, so that ``--help`` and wrong usage are quick.
+Commands import the library and rich only when they need them, so that ``--help`` and usage errors appear quickly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _EXTRAS = {"cyclopts": "cli", "rich": "cli", "PIL": "cli", "mcp": "mcp"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code. The arguments are the process's own by default."""
+    """Run the command line and return its exit code. The default arguments are those of the process."""
     with unbreakable_output():
         return _main(sys.argv[1:] if arguments is None else arguments)
 

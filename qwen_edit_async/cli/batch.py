@@ -94,7 +94,7 @@ def _edits(  # noqa: PLR0917  # the command's arguments
     parameters: ParameterOptions,
     submission: SubmissionOptions,
 ) -> EditBatch:
-    from qwen_edit_async.batch import EditBatch  # noqa: PLC0415  # see the package's docstring
+    from qwen_edit_async.batch import EditBatch  # noqa: PLC0415  # slow to import
 
     return EditBatch(
         source,
@@ -175,7 +175,7 @@ class _BulkRun:
         self._screen.line("stopping: recording running tasks and writing the report (Ctrl-C skips the report)")
 
     def _state(self, session: EditSession, seconds: float) -> Progress:
-        from qwen_edit_async.batch.outcome import shown  # noqa: PLC0415  # see the package's docstring
+        from qwen_edit_async.batch.outcome import shown  # noqa: PLC0415  # slow to import
 
         return shown(self._edits.progress, session.statistics(), seconds)
 

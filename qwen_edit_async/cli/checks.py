@@ -35,9 +35,9 @@ from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 _EXTRAS: Final = {"images": "PIL", "fast": "pybase64", "frames": "narwhals", "parquet": "pyarrow", "mcp": "mcp"}
-"""A module of each extra."""
+"""Each extra, and a module that it installs."""
 
-_NOBODYS: Final = TaskSnapshot(task_id="qwen-edit-doctor", status=TaskStatus.UNKNOWN)
+_MISSING_TASK: Final = TaskSnapshot(task_id="qwen-edit-doctor", status=TaskStatus.UNKNOWN)
 """A task that does not exist."""
 
 _WRONG_CLOCK_SECONDS: Final = 60.0
@@ -50,7 +50,7 @@ class Finding:
     Attributes:
         check: The name of the check.
         ok: Whether the check passed; ``None`` if the check could not decide.
-        found: The observation.
+        found: The result in words.
         advice: The action to take, or an empty text.
     """
 
@@ -61,7 +61,7 @@ class Finding:
 
 
 async def examine(connection: ConnectionOptions) -> list[Finding]:
-    """Run the checks in order. Stop after a failed check that later checks depend on."""
+    """Run the checks in order. Stop when a check fails that later checks depend on."""
     environment, findings = os.environ, [_extras()]
     network = Network(trust_env=connection.trust_env)
     try:
@@ -105,9 +105,9 @@ def _advice(problem: str) -> str:
 
 
 async def _ask(transport: AiohttpTransport, protocol: WireProtocol, way: str) -> list[Finding]:
-    """Make calls that create nothing, and return the findings about their replies."""
+    """Make calls that create no task, and return the findings about their replies."""
     try:
-        call = protocol.status_check(_NOBODYS)
+        call = protocol.status_check(_MISSING_TASK)
     except ConfigurationError:  # a protocol without tasks; its only path refuses GET
         call = Call(method="GET", path=protocol.submission_path)
     reply = await transport.send(call)
@@ -119,7 +119,7 @@ async def _ask(transport: AiohttpTransport, protocol: WireProtocol, way: str) ->
 
 
 def _key(reply: Reply) -> Finding:
-    """Judge the key by the reply about a task that does not exist. The service refuses a wrong key first."""
+    """Judge the key by the reply about a task that does not exist. A valid key gets "not found"."""
     error = error_from_reply(reply)
     if isinstance(error, AuthenticationError | PermissionDeniedError):
         return Finding("key", ok=False, found=str(error), advice="check QWEN_EDIT_API_KEY: did this host issue it?")
@@ -152,12 +152,12 @@ def _clock(reply: Reply) -> Finding:
 
 def _contract(reply: Reply, protocol: WireProtocol) -> Finding:
     document = (_document(reply) if reply.ok else None) or {}
-    told, mode = first_text(document, ("protocol",)), first_text(document, ("body_mode",))
-    if told is None:
+    stated, mode = first_text(document, ("protocol",)), first_text(document, ("body_mode",))
+    if stated is None:
         return Finding("protocol", ok=None, found=f"{protocol.name}; the service does not state its protocol")
-    if told == protocol.name:
-        return Finding("protocol", ok=True, found=told if mode is None else f"{told}, with the body {mode!r}")
-    return Finding("protocol", ok=False, found=f"the service expects {told!r}", advice=f"use --protocol {told}")
+    if stated == protocol.name:
+        return Finding("protocol", ok=True, found=stated if mode is None else f"{stated}, with the body {mode!r}")
+    return Finding("protocol", ok=False, found=f"the service expects {stated!r}", advice=f"use --protocol {stated}")
 
 
 async def _price(connection: ConnectionOptions) -> Finding:

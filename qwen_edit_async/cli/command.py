@@ -69,7 +69,7 @@ class Command:
 
     @property
     def service(self) -> str:
-        """The service's name in journals; empty for its address. The embedded service's address changes."""
+        """The service's name in journals; empty to record its address. The embedded service's address varies."""
         is_embedded = self.submission is not None and self.submission.emulator
         return "the embedded service" if is_embedded else ""
 
@@ -126,7 +126,7 @@ class Command:
             self._check_key()
             yield None
             return
-        from qwen_edit_async.emulator import EditEmulator  # noqa: PLC0415  # see the package's docstring
+        from qwen_edit_async.emulator import EditEmulator  # noqa: PLC0415  # slow to import
 
         async with EditEmulator() as emulator:
             self.screen.note(EMULATOR_NOTE)
@@ -134,12 +134,12 @@ class Command:
 
     def _check_key(self) -> None:
         """Check the environment's API key, so that the error names the variable to export."""
-        from qwen_edit_async.http.options import (  # noqa: PLC0415  # see the package's docstring
+        from qwen_edit_async.http.options import (  # noqa: PLC0415  # slow to import
             PROTOCOL_VARIABLE,
             key_in_environment,
             resolve_api_key,
         )
-        from qwen_edit_async.protocol.dialects import choose_dialect  # noqa: PLC0415  # see the package's docstring
+        from qwen_edit_async.protocol.dialects import choose_dialect  # noqa: PLC0415  # slow to import
 
         connection, environment = self.connection, os.environ
         protocol, _ = choose_dialect(connection.protocol, "auto", connection.model, environment.get(PROTOCOL_VARIABLE))
@@ -151,8 +151,8 @@ class Command:
             raise MissingKeyError(str(error)) from None
 
     def _new_session(self, emulator: EditEmulator | None) -> EditSession:
-        from qwen_edit_async.scheduling.policies import FixedInterval  # noqa: PLC0415  # see the package's docstring
-        from qwen_edit_async.session.session import EditSession  # noqa: PLC0415  # see the package's docstring
+        from qwen_edit_async.scheduling.policies import FixedInterval  # noqa: PLC0415  # slow to import
+        from qwen_edit_async.session.session import EditSession  # noqa: PLC0415  # slow to import
 
         connection, submission = self.connection, self.submission or SubmissionOptions()
         interval = connection.poll_interval
@@ -201,7 +201,7 @@ class Command:
 
 @contextlib.asynccontextmanager
 async def shown(session: EditSession, screen: Screen, state: Callable[[], str]) -> AsyncIterator[None]:
-    """Show a state and the end of a Retry-After pause on a terminal, while the block runs."""
+    """While the block runs, show a state on a terminal, and the time when a Retry-After pause ends."""
     from rich.text import Text  # noqa: PLC0415  # slow to import
 
     with screen.console.status("") as line:

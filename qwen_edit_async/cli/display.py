@@ -54,7 +54,7 @@ class Screen:
         import rich.progress  # noqa: F401, PLC0415  # slow to import
         from rich.console import Console  # noqa: PLC0415  # slow to import
 
-        # With FORCE_COLOR, rich would draw animations outside terminals as well. This leaves only the colors.
+        # With FORCE_COLOR, rich would draw animations even outside terminals. These options keep only the colors.
         colors: Any = Console(stderr=True).color_system
         self.console: Console = Console(
             stderr=True,
@@ -68,9 +68,9 @@ class Screen:
         self._kinds: dict[str, int] = {}
 
     def line(self, text: str, style: str | None = None, *, whole: bool = False) -> None:
-        """Print a line in the shell's words.
+        """Print a line, with shell options in place of Python options.
 
-        On a terminal, wrap it between words unless it is ``whole``, so that users can copy it.
+        On a terminal, wrap the line between words, unless ``whole`` keeps it in one piece for users to copy.
         """
         self.console.print(visible(shell_text(text)), style=style, soft_wrap=whole or not self.console.is_terminal)
 

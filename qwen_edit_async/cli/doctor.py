@@ -24,7 +24,7 @@ def doctor(*, as_json: AsJSON = False, connection: ConnectionOptions | None = No
         as_json: Print the findings as JSON.
         connection: Options for the connection.
     """
-    from qwen_edit_async.cli.checks import examine  # noqa: PLC0415  # see the package's docstring
+    from qwen_edit_async.cli.checks import examine  # noqa: PLC0415  # slow to import
 
     found = asyncio.run(examine(connection or ConnectionOptions()))
     findings = [attrs.evolve(each, found=shell_text(each.found)) for each in found]

@@ -34,7 +34,7 @@ def emulator(
         requests_per_second: Maximum number of requests per second. More are rejected with 429 (no limit).
         envelope: The accepted form of the request body for the generation protocol.
     """
-    from qwen_edit_async.emulator import EditEmulator, LogNormal  # noqa: PLC0415  # see the package's docstring
+    from qwen_edit_async.emulator import EditEmulator, LogNormal  # noqa: PLC0415  # slow to import
 
     try:
         service = EditEmulator(

@@ -41,7 +41,7 @@ def hub(
         submission: Options for submissions.
         connection: Options for the connection.
     """
-    from qwen_edit_async.batch.server import address_of  # noqa: PLC0415  # see the package's docstring
+    from qwen_edit_async.batch.server import address_of  # noqa: PLC0415  # slow to import
 
     options, submission = options or HubOptions(), submission or SubmissionOptions()
     token = _token()
@@ -52,8 +52,8 @@ def hub(
 
 
 async def _serve(session: EditSession, *, command: Command, options: HubOptions, token: str) -> int:
-    from qwen_edit_async.batch.hub import EditHub  # noqa: PLC0415  # see the package's docstring
-    from qwen_edit_async.batch.server import serve  # noqa: PLC0415  # see the package's docstring
+    from qwen_edit_async.batch.hub import EditHub  # noqa: PLC0415  # slow to import
+    from qwen_edit_async.batch.server import serve  # noqa: PLC0415  # slow to import
 
     edits = EditHub(
         command.output,

@@ -13,7 +13,7 @@ def mcp() -> int:
     QWEN_EDIT_MCP_FOLDER is the only folder that the agent may use. QWEN_EDIT_MCP_MAX_COST is the maximum that the
     server may spend before it exits. QWEN_EDIT_MCP_PRICE is a picture's price, for services that do not state costs.
     """
-    from qwen_edit_async.mcp import make_server  # noqa: PLC0415  # see the package's docstring
+    from qwen_edit_async.mcp import make_server  # noqa: PLC0415  # slow to import
 
     make_server(os.environ).run("stdio")
     return ExitCode.DONE

@@ -1,4 +1,4 @@
-"""The exit codes, and the errors that they stand for."""
+"""The exit codes, and the errors that lead to them."""
 
 from __future__ import annotations
 

@@ -152,9 +152,9 @@ _ATTACH = re.compile(r"session\.attach\('([^']+)'\)")
 
 
 def shell_text(text: str) -> str:
-    """Return a message of the library with the shell's options: ``--name`` for ``name=True``.
+    """Replace Python options in a message of the library by shell options, such as ``name=True`` by ``--name``.
 
-    Journals keep such messages, and Python users read them too, so only the command line rewrites them.
+    Messages in journals keep the Python options, because Python users read journals too.
     """
     text = _ATTACH.sub(r"qwen-edit fetch \1", text)
     return _OPTION.sub(_in_shell, text)

@@ -10,8 +10,8 @@ import signal
 def cancel_on_termination() -> None:
     """Cancel the running asyncio task on every SIGINT, SIGTERM and SIGHUP. Under ``nohup``, ignore SIGHUP.
 
-    On a second Ctrl-C, asyncio's own handler raises KeyboardInterrupt inside any code that runs on the loop. Code that
-    waits for the interrupted step could then wait forever.
+    This replaces asyncio's own handler. On a second Ctrl-C, that handler raises KeyboardInterrupt inside any code that
+    runs on the loop, and other code could then wait forever for the interrupted step.
     """
     task = asyncio.current_task()
     if task is None:

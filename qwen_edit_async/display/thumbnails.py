@@ -16,7 +16,7 @@ from typing import IO, Any, Final
 import attrs
 
 from qwen_edit_async.images.kinds import ArrayLike, PillowImage, base64_start, is_data_uri, is_url
-from qwen_edit_async.images.source import turn_at
+from qwen_edit_async.images.source import exclusive_access
 from qwen_edit_async.storage.bucket import BucketPath
 
 THUMBNAIL_SIDE: Final = 256
@@ -89,7 +89,7 @@ def make_thumbnail(image: Any, side: int = THUMBNAIL_SIDE) -> Thumbnail | None:
         from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
 
         if isinstance(image, PillowImage | ArrayLike) and not isinstance(image, os.PathLike):
-            with turn_at(image):
+            with exclusive_access(image):
                 encoded = pillow.thumbnail(image, side, "the picture")
         else:
             file = _open(image)

@@ -1,4 +1,4 @@
-"""The part of the API origin that all dialects share: it admits requests, reads their bodies and creates tasks."""
+"""The part of the API origin that all dialects share: it checks requests, reads their bodies and creates tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 from aiohttp import web
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, MAX_IMAGES
-from qwen_edit_async.emulator.delivery import deliver, let_go
+from qwen_edit_async.emulator.delivery import deliver, ignore_disconnects
 from qwen_edit_async.emulator.durations import AfterChecks
 from qwen_edit_async.emulator.validation import ParsedBody, RejectedError
 
@@ -32,19 +32,19 @@ _TOO_MANY_REQUESTS = 429
 
 def api_application(routes: Iterable[web.AbstractRouteDef]) -> web.Application:
     """Return the API origin's application."""
-    application = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[let_go])
+    application = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[ignore_disconnects])
     application.add_routes(routes)
     return application
 
 
 class Calls:
-    """Answers the calls of one dialect.
+    """Answers the API calls of one dialect.
 
     Args:
         service: The state of the emulator.
-        results: The pictures of the emulator.
-        dialect: The dialect. Its calls find only its own tasks.
-        refuse: Returns the dialect's reply to a refused request.
+        results: The results origin, which makes the pictures.
+        dialect: The dialect. Its calls find only tasks that were created in this dialect.
+        refuse: Called with a refusal. Returns the reply in the dialect's form.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Calls:
         return await self._answer(request, operation, record.number if record else 0, record, answer)
 
     async def create(self, request: web.Request, parse: Callable[[object, bool], ParsedBody]) -> TaskRecord:
-        """Create the task of a submission. `parse` checks the body, and decodes its images if its flag is true."""
+        """Create the task of a submission. `parse` is called with the body, and with whether to decode its images."""
         service = self.service
         settings = service.settings
         body, parsed = await self.parse(request, parse, decode=settings.engine.reads_images)
@@ -106,7 +106,7 @@ class Calls:
         return record
 
     async def check(self, record: TaskRecord) -> float:
-        """Bring a task up to date, count a check of it, and return the time."""
+        """Bring all tasks up to date, count a status check of one task, and return the current time."""
         if isinstance(self.service.settings.duration, AfterChecks):
             await self.results.finish(record)  # the number of checks must decide, not the engine's speed
         now = self.service.now()
@@ -121,7 +121,7 @@ class Calls:
     async def parse(
         self, request: web.Request, parse: Callable[[object, bool], ParsedBody], *, decode: bool
     ) -> tuple[object, ParsedBody]:
-        """Read and check a body, off the event loop if it is large."""
+        """Read and check a body, on a worker thread if it is large."""
         try:
             raw = await request.read()
         except web.HTTPRequestEntityTooLarge:

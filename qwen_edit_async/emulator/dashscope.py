@@ -1,4 +1,4 @@
-"""The dialect of Alibaba Model Studio (DashScope): one call, whose reply comes when the edit has ended."""
+"""The dialect of Alibaba Model Studio (DashScope): one call, which is answered when the edit has ended."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DashScope:
             record = await self._calls.create(request, _parse)
             await self._calls.results.finish(record)
             await wait_for_end(self._service, record)
-            if not record.is_finished:  # the emulator closes
+            if not record.is_finished:  # the emulator is closing
                 if request.transport is not None:
                     request.transport.close()
                 raise ConnectionResetError

@@ -25,8 +25,8 @@ _SLOW_SLICES_PER_SECOND = 20
 
 
 @web.middleware
-async def let_go(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """End a request quietly when its client disconnects. aiohttp would log a traceback."""
+async def ignore_disconnects(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """End a request when its client disconnects. Otherwise, aiohttp would log a traceback."""
     try:
         return await handler(request)
     except ConnectionError:
@@ -39,7 +39,7 @@ async def deliver(
     action: RequestAction | None,
     process: Callable[[], Awaitable[Reply]],
 ) -> web.StreamResponse:
-    """Answer a request with the reply of `process`, changed by the action of a fault if there is one."""
+    """Answer a request with the reply of `process`. The action of a fault may change or replace the reply."""
     if action is None:
         return _plain(service, await process())
     reply = Reply(_OK, b"")
@@ -76,7 +76,7 @@ async def _be_slow(service: Service, request: web.Request, reply: Reply, action:
 async def _break(
     service: Service, request: web.Request, reply: Reply, action: Drop | Hang | Truncate
 ) -> web.StreamResponse:
-    """Close the connection at once, when the emulator closes, or in the middle of the body."""
+    """Close the connection: at once, when the emulator closes, or in the middle of the body."""
     response: web.StreamResponse = web.Response()
     if isinstance(action, Hang):
         await service.closing.wait()
@@ -93,7 +93,7 @@ def _plain(service: Service, reply: Reply) -> web.Response:
 
 
 def _headers(service: Service, reply: Reply) -> dict[str, str]:
-    """Return a reply's headers, and count a 429."""
+    """Return a reply's headers. Count the reply if it is a 429."""
     service.refused += reply.status == _TOO_MANY_REQUESTS
     return {"Content-Type": reply.content_type, **reply.headers}
 

@@ -1,4 +1,4 @@
-"""Picture effects, and the plain words (English, some Chinese) that request them.
+"""Picture effects, and the English and Chinese words that request them.
 
 Each effect takes an RGB picture and returns an RGB picture of the same size.
 """
@@ -65,7 +65,7 @@ def _colorize(picture: Picture, dark: str, middle: str, light: str) -> Picture:
 
 
 def _noise(size: tuple[int, int], random_source: random.Random, cell: int) -> Picture:
-    """Return smooth grey clouds; `cell` is their size in pixels."""
+    """Return a grey picture of smooth clouds, each about `cell` pixels in size."""
     small = (max(size[0] // cell, 2), max(size[1] // cell, 2))
     clouds = Image.frombytes("L", small, random_source.randbytes(small[0] * small[1]))
     return clouds.resize(size, Image.Resampling.BICUBIC)
@@ -77,7 +77,7 @@ def _vignette(picture: Picture, strength: float = 0.75) -> Picture:
 
 
 def _dodge(base: Picture, mask: Picture) -> Picture:
-    """Lighten a grey picture by a mask (colour dodge)."""
+    """Lighten a grey picture by a mask, as the colour dodge of image editors."""
     result = ImageMath.lambda_eval(
         lambda args: args["convert"](args["min"](args["base"] * 255 / (256 - args["mask"]), 255), "L"),
         base=base,

@@ -1,4 +1,4 @@
-"""Engines that make the pictures. They are not the model: plain effects show a person which edit was made."""
+"""Engines that make the pictures. They replace the model by simple effects, which show which edit was made."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CJK_FONTS = (
     "simsun.ttc",
 )
 _CAPTION_LINES = 7
-_PNG_COMPRESSION = 1  # zlib's level: three times as fast as the default, for files a tenth larger
+_PNG_COMPRESSION = 1  # zlib's level: three times as fast as the default, with files a tenth larger
 
 
 @attrs.frozen
@@ -57,13 +57,13 @@ class EditJob:
 
 
 class EditEngine(Protocol):
-    """Makes the pictures of a task. Write your own engine to put a local model behind the same API."""
+    """Makes the pictures of a task. To serve a local model through the same API, write your own engine."""
 
     @property
     def reads_images(self) -> bool:
         """Whether the engine reads the input images.
 
-        Otherwise, input images are not fetched, decoded or kept, and each download calls `render`.
+        If not, input images are not fetched, decoded or kept, and each download calls `render`.
         """
         ...
 
@@ -89,11 +89,12 @@ class FixedEngine:
 
 
 class PillowEngine:
-    """Applies the effects that an instruction names in plain words, in their order: grayscale, snow, rotate left, ….
+    """Applies the effects that an instruction names, in the order of the words: grayscale, snow, rotate left, ….
 
-    Any other instruction is written on the tinted picture. If there are several inputs, the last input fills the
-    picture, and the earlier inputs lie on it like prints. The same seed and input give the same picture. Pictures of
-    different seeds, and the `n` pictures of a task, differ slightly in crop, light and colour.
+    If an instruction names no effect, the engine tints the picture and writes the instruction on it. If there are
+    several inputs, the last input fills the picture, and the earlier inputs are pasted on it as small prints. The same
+    seed and inputs give the same picture. Pictures of different seeds, and the `n` pictures of a task, differ slightly
+    in crop, light and colour.
     """
 
     reads_images = True
@@ -137,7 +138,7 @@ def read_size(data: bytes) -> Size:
 
 
 def _load(data: bytes) -> Image.Image:
-    """Decode the first frame, upright, on white."""
+    """Decode the first frame, turn it upright, and put a white background behind it."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             upright = ImageOps.exif_transpose(image)
@@ -155,7 +156,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _vary(picture: Image.Image, random_source: random.Random) -> Image.Image:
-    """Vary crop, light and colour slightly, as different seeds do."""
+    """Vary the crop, light and colour slightly. Each random source gives another variation."""
     margin_x, margin_y = picture.width * 0.03, picture.height * 0.03
     left, top = random_source.uniform(0, margin_x), random_source.uniform(0, margin_y)
     box = (round(left), round(top), round(picture.width - margin_x + left), round(picture.height - margin_y + top))
@@ -182,7 +183,7 @@ def _compose(sources: list[Image.Image], size: Size) -> Image.Image:
 
 
 def _tint(picture: Image.Image, instruction: str) -> Image.Image:
-    """Tint with a hue that depends on the instruction's text."""
+    """Tint the picture with a hue that depends on the instruction's text."""
     hue = int.from_bytes(hashlib.blake2b(instruction.encode(), digest_size=2).digest(), "big") % 360
     toned = ImageOps.colorize(
         picture.convert("L"), f"hsl({hue}, 60%, 8%)", f"hsl({(hue + 30) % 360}, 70%, 92%)", f"hsl({hue}, 55%, 50%)"
@@ -191,7 +192,7 @@ def _tint(picture: Image.Image, instruction: str) -> Image.Image:
 
 
 def _font(size: int, text: str) -> _Font:
-    """Return a font of the given size in pixels, with the text's characters if the machine has such a font."""
+    """Return a font of a size in pixels. For Chinese text, prefer an installed font with its characters."""
     if any(ord(character) >= 0x2E80 for character in text):  # noqa: PLR2004 - where the CJK blocks begin
         for name in _CJK_FONTS:
             try:
@@ -220,7 +221,7 @@ def _wrap(text: str, font: _Font, width: int) -> list[str]:
 
 
 def _caption(picture: Image.Image, instruction: str) -> Image.Image:
-    """Write the instruction on a band at the bottom."""
+    """Write the instruction on a band at the bottom of the picture."""
     pixels = max(round(min(picture.size) / 19), 12)
     padding = pixels
     font = _font(pixels, instruction)

@@ -1,4 +1,4 @@
-"""Faults to inject: what goes wrong, when, and how often. A seed makes a plan replayable. Pure: the server acts on it.
+"""Faults to inject: what goes wrong, when, and how often. A seed makes a plan replayable. Pure: the server applies it.
 
 A class method says what happens (`Fault.status(503)`), and other methods say when (`.on("submit").nth(3)`). Each method
 returns a new fault, because a `Fault` never changes. A `FaultPlan` applies the first fault that fits a request.
@@ -256,7 +256,7 @@ class Fault:
         return attrs.evolve(self, occasions=operations)
 
     def nth(self, *numbers: int) -> Fault:
-        """Apply only to the n-th request (or created task) that the fault fits."""
+        """Apply only to the n-th request or created task that `on`, `for_task` and `when` allow."""
         return attrs.evolve(self, numbers=frozenset(numbers))
 
     def times(self, limit: int) -> Fault:
@@ -312,11 +312,11 @@ class _Counter:
             return False
         self._seen += 1
         # Each fault draws from its own source on every occasion, so that other faults don't change its draws.
-        if fault._probability < 1 and self._random.random() >= fault._probability:  # noqa: SLF001 - as above
+        if fault._probability < 1 and self._random.random() >= fault._probability:  # noqa: SLF001 - same module
             return False
-        if fault._numbers and self._seen not in fault._numbers:  # noqa: SLF001 - as above
+        if fault._numbers and self._seen not in fault._numbers:  # noqa: SLF001 - same module
             return False
-        return fault._limit is None or self._fired < fault._limit  # noqa: SLF001 - as above
+        return fault._limit is None or self._fired < fault._limit  # noqa: SLF001 - same module
 
     def fire(self) -> None:
         self._fired += 1
@@ -332,7 +332,7 @@ class FaultRun:
         self.add(plan.faults)
 
     def add(self, faults: Iterable[Fault]) -> None:
-        """Append faults, which count requests from now on."""
+        """Append faults. They count requests from now on."""
         for fault in faults:
             counter = _Counter(fault, f"{self._seed}:{self._size}")
             self._size += 1

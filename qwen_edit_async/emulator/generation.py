@@ -80,7 +80,7 @@ def _refusal(error: RejectedError) -> Reply:
 
 
 def _completed(record: TaskRecord, urls: Sequence[str]) -> dict[str, Any]:
-    """Return the pictures and the cost of a completed task."""
+    """Return the members that report the pictures and the cost of a completed task."""
     n = record.submission.n
     usage = {"cost": str(record.cost), "quantity": n, "unit_price": str(record.cost / n), "discount": 1}
     return {

@@ -35,7 +35,7 @@ class Models:
         self._settings = service.settings
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the route."""
+        """Return the route of the descriptions."""
         return [web.get(contract.MODEL_CONTRACT_PATH, self._describe)]
 
     async def _describe(self, request: web.Request) -> web.StreamResponse:

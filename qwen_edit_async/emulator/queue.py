@@ -108,7 +108,7 @@ def _refusal(error: RejectedError) -> Reply:
 
 
 def _failure(record: TaskRecord) -> dict[str, Any]:
-    """Return the members that report a failure. Return no members for other tasks."""
+    """Return the members that report a task's failure, or no members if the task has not failed."""
     if record.status != "failed" or record.failure is None:
         return {}
     failure = record.failure

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import attrs
 
 ErrorShape = Literal["contract", "object", "string", "message", "detail", "status", "dashscope", "html", "empty"]
-"""Known shapes of an HTTP error from the service or a proxy in front of it."""
+"""The known forms of an HTTP error from the service, or from a proxy in front of the service."""
 
 _JSON = "application/json"
 _HTML = "<!DOCTYPE html><html><head><title>{status}</title></head><body><h1>{status} {message}</h1></body></html>"

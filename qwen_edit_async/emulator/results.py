@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp import web
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES
-from qwen_edit_async.emulator.delivery import deliver, let_go
+from qwen_edit_async.emulator.delivery import deliver, ignore_disconnects
 from qwen_edit_async.emulator.engine import EditJob, read_size
 from qwen_edit_async.emulator.replies import Reply, error_reply
 from qwen_edit_async.emulator.tasks import Failure
@@ -66,7 +66,7 @@ class Results:
 
     def application(self) -> web.Application:
         """Return the results origin's application."""
-        application = web.Application(middlewares=[let_go])
+        application = web.Application(middlewares=[ignore_disconnects])
         application.router.add_get(_PATH, self._download)
         application.router.add_route("*", "/{path:.*}", self._unknown)
         return application
@@ -78,13 +78,13 @@ class Results:
         task.add_done_callback(lambda _: self._jobs.pop(record.id, None))
 
     async def finish(self, record: TaskRecord) -> None:
-        """Wait until the engine has finished a task."""
+        """Wait until the engine has finished the pictures of a task."""
         job = self._jobs.get(record.id)
         if job is not None:
             await asyncio.wait([job])
 
     def urls(self, record: TaskRecord, now: float) -> list[str]:
-        """Return fresh URLs of a completed task's pictures."""
+        """Return new signed URLs of a completed task's pictures."""
         expires = self._service.since_1970(now + self._service.settings.result_lifetime)
         milliseconds = int(expires * 1000)
         return [
@@ -109,7 +109,7 @@ class Results:
             )
         except _InputError as error:
             failure = Failure(_DOWNLOAD_FAILED_CODE, str(error))
-        except Exception as error:  # noqa: BLE001 - an engine may raise anything, which fails only its task
+        except Exception as error:  # noqa: BLE001 - an engine may raise any error; only its task fails
             failure = Failure(_RENDER_FAILED_CODE, f"the engine failed: {error!r}")
         self._service.table.picture_done(record, self._service.now(), failure)
 
@@ -124,7 +124,7 @@ class Results:
         return sizes
 
     async def _fetch(self, url: str | None) -> bytes:
-        """Fetch an input image, from loopback only."""
+        """Fetch an input image. Refuse URLs that are not on loopback."""
         if url is None or not _is_loopback(url):
             raise _InputError("input download failed: the emulator fetches from loopback only")
         if self._client is None:

@@ -1,4 +1,4 @@
-"""`EditEmulator`, which starts and closes two loopback origins, worker threads and a directory for the pictures."""
+"""`EditEmulator`: starts and closes two loopback origins, worker threads and a directory for the pictures."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _Runtime:
             undo.push_async_callback(self._stack.aclose)
             spool = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="qwen-edit-emulator-")
             self._stack.push_async_callback(asyncio.to_thread, spool.cleanup)
-            # Not the loop's default executor, because it resolves host names for the code under test.
+            # The loop's default executor is not used, because the code under test needs it to resolve host names.
             executor = ThreadPoolExecutor(min(os.cpu_count() or 1, 4), thread_name_prefix="qwen-edit-emulator")
             self._stack.push_async_callback(asyncio.to_thread, executor.shutdown, cancel_futures=True)
             self.service.bind(executor)
@@ -75,7 +75,7 @@ class _Runtime:
             await self._stack.aclose()
 
     async def _statistics(self, _: web.Request) -> web.Response:
-        """Answer with the counters and the tasks as JSON, for a program in another process."""
+        """Send the counters and the tasks as JSON to a program in another process."""
         tasks = [
             {"id": record.id, "status": record.status, "instruction": record.submission.instruction}
             for record in self.service.table.records.values()
@@ -84,7 +84,7 @@ class _Runtime:
         return web.json_response(counts, dumps=functools.partial(json.dumps, default=str))
 
     async def _serve(self, application: web.Application, port: int) -> str:
-        """Serve an application on loopback until closing, and return its origin."""
+        """Serve an application on loopback until the emulator closes, and return the origin."""
         if self._stack is None:
             raise RuntimeError("the emulator is not started")
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
@@ -100,8 +100,9 @@ class EditEmulator(EmulatorSettings):
     """The service for ``qwen_image_edit_plus``, emulated in this process on 127.0.0.1, without the model.
 
     The emulator enforces the documented contract, edits real pixels, keeps an account, and fails on demand. It also
-    speaks the gateway's queue dialect and Alibaba Model Studio's dialect, each on its own paths. Use the emulator as an
-    async context manager, with `start` and `aclose`, or from synchronous code with `in_thread`. It starts only once.
+    supports the gateway's queue dialect and Alibaba Model Studio's dialect, each on its own paths. Use the emulator as
+    an async context manager, with `start` and `aclose`, or from synchronous code with `in_thread`. It can be started
+    only once.
 
     Args: the fields of `EmulatorSettings`, by keyword.
 
@@ -113,7 +114,7 @@ class EditEmulator(EmulatorSettings):
 
     @property
     def url(self) -> str:
-        """The API's origin, for ``base_url``. Empty before the start."""
+        """The API's origin, for the option ``base_url`` of a session. Empty before the start."""
         return self._runtime.url
 
     @property
@@ -132,7 +133,7 @@ class EditEmulator(EmulatorSettings):
         return tuple(self._runtime.service.requests)
 
     def statistics(self) -> EmulatorStatistics:
-        """Return a snapshot of the counters. Another process gets them from ``/__emulator__/statistics`` as JSON."""
+        """Return a snapshot of the counters. For other processes, ``/__emulator__/statistics`` serves them as JSON."""
         return self._runtime.service.statistics()
 
     def inject(self, *faults: Fault) -> None:

@@ -1,4 +1,4 @@
-"""The state that both origins of an emulator share: tasks, faults, counters, clock, admission."""
+"""The state that both origins of an emulator share: tasks, faults, counters, the clock, and the checks of API calls."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Service:
         return self._epoch + moment
 
     def note(self, request: web.BaseRequest) -> None:
-        """Log a request."""
+        """Add a request to the log."""
         names = tuple(name.lower() for name in request.headers)
         self.requests.append(RequestRecord(request.method, request.path, self.now(), names))
 

@@ -27,22 +27,22 @@ class EmulatorSettings:
     model_contract: Literal["generation", "queue"] | None = attrs.field(
         default="generation", validator=in_(("generation", "queue", None))
     )
-    """The protocol that the gateway's description of the model names, or None for a gateway without descriptions."""
+    """The protocol in the gateway's description of the model, or None for a gateway without descriptions."""
     engine: EditEngine = attrs.field(factory=PillowEngine)
     """The engine that makes the pictures."""
     duration: Duration = attrs.field(factory=LogNormal)
     """Duration of a task once it has a slot: seconds, `LogNormal`, `Bimodal`, any function of a random source, or
-    `AfterChecks`. A slower engine prolongs the task."""
+    `AfterChecks`. If the engine takes longer, so does the task."""
     time_scale: float = attrs.field(default=1.0, validator=ge(0))
-    """Factor on every duration."""
+    """Factor by which every duration is multiplied."""
     slots: int | None = attrs.field(default=None, validator=optional(ge(1)))
-    """The most tasks that run at a time, or None for no limit."""
+    """Maximum number of tasks that run at the same time, or None for no limit."""
     queue: bool = True
     """Whether tasks wait when no slot is free. Otherwise submissions get a 429, code 1002."""
     cancellable: bool = True
-    """Whether the queue dialect cancels tasks. Otherwise a cancellation gets a 405, and the task runs on."""
+    """Whether the queue dialect cancels tasks. Otherwise a cancellation gets a 405, and the task continues."""
     requests_per_second: int | None = attrs.field(default=None, validator=optional(ge(1)))
-    """The most API calls within any second, or None for no limit. Further calls get a 429, code 1002."""
+    """Maximum number of API calls within any second, or None for no limit. Further calls get a 429, code 1002."""
     retry_after: float | Literal["date"] | None = None
     """The Retry-After header of 429 replies: seconds, ``"date"`` for a date one second ahead, or None."""
     balance: Decimal | None = attrs.field(default=None, validator=optional(instance_of(Decimal)))
@@ -54,7 +54,7 @@ class EmulatorSettings:
     faults: FaultPlan = attrs.field(factory=FaultPlan, validator=instance_of(FaultPlan))
     """The faults to inject."""
     seed: int = 0
-    """Seed of the durations and of random picture seeds. Task ids do not depend on it, so they never repeat."""
+    """Seed of the durations and of random picture seeds. Task ids do not depend on the seed, so they never repeat."""
     keep_bodies: bool = False
     """Whether `TaskRecord.body` keeps each task's parsed JSON, including images."""
     request_log: int = attrs.field(default=10_000, validator=ge(0))

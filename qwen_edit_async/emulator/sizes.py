@@ -29,14 +29,14 @@ def parse_size(text: str) -> Size:
 
 
 def round_side(side: float) -> int:
-    """Return the nearest positive multiple of 16. A tie goes to the even multiple: 1032 → 1024, as in the contract."""
+    """Return the nearest positive multiple of 16. A tie goes to the even multiple, as in the contract: 1032 → 1024."""
     return max(round(side / SIDE_MULTIPLE), 1) * SIDE_MULTIPLE
 
 
 def output_size(requested: Size | None, last_image: Size) -> Size:
     """Return the output size in pixels, given the requested size and the last input image's size.
 
-    Without a requested size, the output has the last image's ratio and about 1024*1024 pixels in total.
+    Without a requested size, the output has the last image's aspect ratio and about 1024*1024 pixels in total.
     """
     if requested is not None:
         return round_side(requested[0]), round_side(requested[1])

@@ -47,14 +47,14 @@ class EmulatorStatistics:
     unfinished: int
     """Tasks that are waiting or running."""
     peak_unfinished: int
-    """The highest number of unfinished tasks at a time."""
+    """The highest number of tasks that were unfinished at the same time."""
     charges: Decimal
     """Money charged for completed tasks."""
     balance: Decimal | None
-    """Money left after paying for unfinished tasks, or None without a limit."""
+    """Money left in the account, minus the cost of unfinished tasks, or None without a limit."""
     keys_at_results: int
     """Requests to the results origin with an Authorization header. This must be 0."""
     checks_per_task: tuple[int, ...]
-    """Number of answered status checks of each task, in the order of creation."""
+    """Number of answered status checks of each task. Tasks are in the order of creation."""
     lags: tuple[float, ...]
-    """Seconds from a task's end to the first check that reported it, for each task with such a check."""
+    """Seconds from each task's end to the first check that reported it. Tasks without such a check are left out."""

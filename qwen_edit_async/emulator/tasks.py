@@ -39,7 +39,7 @@ _ID_LENGTH = 20
 
 @attrs.frozen
 class Failure:
-    """The reason why a task failed: its ``error`` member."""
+    """The reason why a task failed, for the ``error`` member of replies."""
 
     code: int | str
     message: str
@@ -52,7 +52,7 @@ class Failure:
 
 @attrs.frozen
 class TaskFault:
-    """The fault of a created task."""
+    """A fault that happens to a created task."""
 
     kind: Literal["stuck", "failed", "vanished"]
     failure: Failure | None = None
@@ -151,7 +151,7 @@ class TaskTable:
     def create(
         self, submission: Submission, now: float, *, picture_ready: bool, dialect: Dialect = "generation"
     ) -> TaskRecord:
-        """Create a task. `picture_ready` is false if `picture_done` will be called.
+        """Create a task. If `picture_ready` is false, the task can't end before `picture_done` is called.
 
         Raises:
             RejectedError: The balance is too low (402), or no slot is free and tasks may not wait (429).
@@ -176,7 +176,7 @@ class TaskTable:
         )
         self.records[record.id] = record
         if self.balance is not None:
-            self.balance -= cost  # returned if the task fails: only successful tasks are billed
+            self.balance -= cost  # returned if the task fails, because only successful tasks are billed
         self.unfinished += 1
         self.peak_unfinished = max(self.peak_unfinished, self.unfinished)
         return record
@@ -189,15 +189,15 @@ class TaskTable:
             self._waiting.append(record)
 
     def advance(self, now: float) -> None:
-        """Finish every task that is due, and start waiting tasks in the free slots."""
+        """Finish every task that is due, and start waiting tasks in the slots that become free."""
         while self._due and self._due[0][0] <= now:
             due, _, record = heapq.heappop(self._due)
-            if record.picture_ready and record.status == "running":  # not if it was cancelled
+            if record.picture_ready and record.status == "running":  # a cancelled task is not running
                 self._finish(record, due)
 
     def picture_done(self, record: TaskRecord, now: float, failure: Failure | None = None) -> None:
         """Record that the engine has finished a task. If the task was already due, it ends now."""
-        self.advance(now)  # removes due tasks from the heap before the picture counts as ready
+        self.advance(now)  # due tasks must leave the heap before the picture counts as ready
         record.picture_ready = True
         record.failure = record.failure or failure
         is_due = record.duration is not None and self._due_at(record) <= now
@@ -219,12 +219,12 @@ class TaskTable:
             record.seen_at = now
 
     def end_unchecked(self, record: TaskRecord, now: float) -> None:
-        """End a task whose dialect has no status checks, if it has no duration and the engine has finished."""
+        """End a task of a dialect without status checks, if the task has no duration and its pictures are ready."""
         if record.duration is None and record.status == "running" and record.picture_ready and not _is_stuck(record):
             self._finish(record, now)
 
     def cancel(self, record: TaskRecord, now: float, failure: Failure) -> None:
-        """End an unfinished task with a failure. It is not billed."""
+        """End an unfinished task with a failure. The task is not billed."""
         if record.status == "queued":
             self._waiting.remove(record)
             self._running += 1  # _finish() frees the slot of a running task
@@ -233,7 +233,7 @@ class TaskTable:
         self._finish(record, now)
 
     def next_due(self) -> float | None:
-        """Return the time when the next running task is due, or None if no time is known."""
+        """Return the time when the next running task is due, or None if there is no such task."""
         return self._due[0][0] if self._due else None
 
     def progress(self, record: TaskRecord, now: float) -> float:

@@ -1,7 +1,7 @@
 """Checks a submission's JSON body against the contract. Pure.
 
-A value that breaks the contract raises `RejectedError`. Text beyond the service's limits is cut off silently, and
-`Submission` keeps it for assertions.
+A value that breaks the contract raises `RejectedError`. Text beyond the service's limits is cut off without an error,
+but `Submission` keeps it for assertions in tests.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qwen_edit_async import contract
 from qwen_edit_async.emulator.sizes import Size, parse_size
 
 Form = Literal["flat", "params", "header", "plain"]
-"""The form of a body. ``plain`` belongs to the queue dialect. The other forms are envelopes; ``flat`` is documented."""
+"""The form of a body. ``plain`` belongs to the queue dialect. The others are envelopes; ``flat`` is documented."""
 Envelope = Literal["flat", "params", "both", "header"]
 """The accepted envelopes of the documented dialect."""
 
@@ -32,7 +32,7 @@ _SIGNATURES = (
     (b"MM\0+", "image/tiff"),
 )
 _SNIFFED_CHARACTERS = 24
-"""Number of Base64 characters that hold the longest signature, WEBP's 12 bytes."""
+"""Number of Base64 characters to decode. They contain the longest signature, the 12 bytes of WEBP."""
 
 
 class RejectedError(Exception):
@@ -179,7 +179,7 @@ def _open_envelope(root: dict[str, Any], envelope: Envelope) -> tuple[Form, obje
 
 
 def _content(input_: object, *, decode: bool) -> tuple[tuple[ImageInput, ...], str, tuple[bytes | None, ...]]:
-    """Return the images, the text and the decoded data of the only message."""
+    """Return the images, the text, and the images' decoded data. There must be exactly one message."""
     messages = _array(_object(input_, "input").get("messages"), "input.messages")
     if len(messages) != 1:
         raise RejectedError("input.messages must hold exactly one object")

@@ -1,7 +1,7 @@
 """Downloads result pictures without the key.
 
-A failed download, or a damaged picture, is repeated. After the last attempt, a damaged picture is kept if more than half
-of it arrived and it is not a PNG. If a result's URL has expired, a status check of the task gets a new URL.
+A failed download, or one that brings a damaged picture, is repeated. After the last attempt, a damaged picture is kept
+if more than half of it arrived and it is not a PNG. If a result's URL has expired, a status check gets a new URL.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Opens image files, and decodes part of a file or the intact part of a damaged one. Needs Pillow.
+"""Opens image files. Decodes a sample of a file, or the intact part of a damaged file. Needs Pillow.
 
 ``Image.open`` is not used, because it warns about large pictures, and a warning can't be caught safely on a thread.
 Instead, this module chooses Pillow's plugin by the file's content, and checks the number of pixels.
@@ -24,26 +24,26 @@ from qwen_edit_async.images.png import essentials
 from qwen_edit_async.log import log
 
 _MAX_COEFFICIENT_BYTES: Final = 512 * 1024 * 1024
-"""The most memory for decoding a JPEG with several scans. It is enough for 268 million samples."""
+"""The limit on the memory for decoding a JPEG with several scans. It allows 268 million samples."""
 
 _GREEDY: Final = frozenset({"WEBP", "JPEG2000"})
-"""Formats whose decoders need 16 bytes per pixel, not 4 to 10. Their pictures may have half as many pixels."""
+"""Formats whose decoders need 16 bytes per pixel, not 4 to 10. The limit on their pixels is half as high."""
 
 _READ_LATE: Final = frozenset({"BMP", "GIF", "TIFF"})
 """The accepted formats, beside JPEG and PNG, whose files Pillow reads while it decodes them."""
 
 _JPEG_END: Final = b"\xff\xd9"
 _MAX_PADDED_BYTES: Final = 16 * 1024 * 1024
-"""The most bytes of a damaged picture that are read into memory, to be shown."""
+"""The maximum number of bytes of a damaged picture that are read into memory."""
 
 _FILLER_BYTES: Final = 1024
-"""More bytes than a decoder reads ahead."""
+"""The number of appended filler bytes. No decoder reads so far ahead."""
 
 _HEADER_BYTES: Final = 64 * 1024
 _READ_COLOURS: Final = re.compile(
     rb"colr(?:prof|rICC|nclx\0[\x01\x02]\0[\x01\x02\x06\x0d]|\x01..\0\0\0[\x0c\x10-\x12])", re.DOTALL
 )
-"""The start of a colour box of an AVIF, HEIF or JPEG 2000 file: an ICC profile, sRGB or similar, CMYK, gray, YCC."""
+"""The start of a colour box that Pillow reads in AVIF, HEIF and JPEG 2000: an ICC profile, sRGB, CMYK, gray or YCC."""
 
 
 class SampleDecodedError(Exception):
@@ -51,17 +51,17 @@ class SampleDecodedError(Exception):
 
 
 class JpegFile(JpegImagePlugin.JpegImageFile):
-    """A JPEG file without its resolution. Looking for the resolution could warn about corrupt Exif data."""
+    """A JPEG file whose resolution is not read, because reading it could warn about corrupt Exif data."""
 
     _readable = sys.maxsize
     _padding: bytes | None = None
 
     def decode_small(self, end: int, padding: bytes | None = None) -> None:
-        """Decode the bytes before ``end``, at an eighth of the picture's size. The picture can't be loaded afterwards.
+        """Decode the bytes before ``end``, at an eighth of the picture's size. Afterwards, the picture can't be loaded.
 
         Args:
             end: A position in the file.
-            padding: Bytes that the decoder gets next.
+            padding: Bytes that the decoder gets after those.
 
         Raises:
             SampleDecodedError: The decoder accepted all bytes before ``end``, and there is no padding.
@@ -102,10 +102,10 @@ class PngEssentials(PngImagePlugin.PngImageFile):
 
 
 def open_file(file: IO[bytes], name: str, path: str = "", *, fit: bool = False) -> ImageFile.ImageFile:
-    """Open an image file with the plugin for its format. The path shows the format if the content does not.
+    """Open an image file with the plugin for its format. If the content does not show the format, the path does.
 
-    With ``fit``, the file will be converted, so damaged PNG metadata does no harm. A JPEG may then have more pixels,
-    because it is decoded at a reduced scale.
+    With ``fit``, damaged PNG metadata is accepted, because the file will be converted. A JPEG may have more pixels than
+    otherwise, because it is decoded at a reduced scale.
 
     Raises:
         InvalidEditError: The file can't be opened, or has too many pixels.
@@ -124,7 +124,7 @@ def open_file(file: IO[bytes], name: str, path: str = "", *, fit: bool = False) 
     except Exception as error:  # noqa: BLE001  # plugins raise any kind of error for a broken file
         log.debug("%s can't be opened: %r", name, error)
         if plugin != "PNG":
-            kind = "an" if plugin == "TIFF" else "damaged or an"  # the damage of a TIFF file was looked for
+            kind = "an" if plugin == "TIFF" else "damaged or an"  # a TIFF file was already checked for damage
             raise InvalidEditError(f"{name} is {kind} unsupported kind of {plugin}: convert it to PNG") from None
         if not fit:
             raise InvalidEditError(f"{name} is a PNG file with damaged metadata. {SAVE_ANEW}") from None
@@ -150,12 +150,12 @@ def check_pixels(sides: tuple[int, int], name: str, plugin: str = "") -> None:
 
 
 def check_tiles(image: ImageFile.ImageFile, name: str) -> None:
-    """Check that the strips or tiles of a TIFF file cover its area. The decoder accepts a file with fewer.
+    """Check that the strips or tiles of a TIFF file cover its area. The decoder accepts files that lack some.
 
     Raises:
         InvalidEditError: A part of the area is not covered.
     """
-    areas = {tile.extents for tile in image.tile if tile.extents}  # separate planes repeat them
+    areas = {tile.extents for tile in image.tile if tile.extents}  # each separate plane repeats them
     covered = sum((right - left) * (bottom - top) for left, top, right, bottom in areas)
     if image.format == "TIFF" and covered < image.width * image.height:
         raise InvalidEditError(f"{name} is damaged: some of its pixels are missing")
@@ -168,10 +168,10 @@ def loses_colours(file: IO[bytes]) -> bool:
     return b"colr" in header and not _READ_COLOURS.search(header)
 
 
-def load_what_is_there(file: IO[bytes], name: str, side: int | None = None) -> ImageFile.ImageFile:
+def load_despite_damage(file: IO[bytes], name: str, side: int | None = None) -> ImageFile.ImageFile:
     """Open and decode a picture, even if it is damaged or incomplete. The missing part is black or gray.
 
-    With ``side``, a JPEG is decoded at a reduced scale, with sides of at least so many pixels.
+    With ``side``, a JPEG is decoded at a reduced scale, but its sides keep at least this number of pixels.
 
     Raises:
         Exception: No pixel can be decoded.
@@ -186,7 +186,7 @@ def load_what_is_there(file: IO[bytes], name: str, side: int | None = None) -> I
     image = _open_small(io.BytesIO(content + padding), name, side)
     try:
         image.load()
-    except Exception as error:  # as above
+    except Exception as error:  # decoders raise any kind of error
         log.debug("only a part of a picture can be decoded: %r", error)
         image.tile = []
         image.load()
@@ -204,23 +204,23 @@ def _open_small(file: IO[bytes], name: str, side: int | None) -> ImageFile.Image
 
 
 def decoded_share(file: IO[bytes]) -> float:
-    """Return the share of a picture's rows that its file determines; 0 if the file can't be opened.
+    """Return the share of a picture's rows that can be decoded; 0 if the file can't be opened.
 
-    Other rows depend on the bytes after the file's end, or stay as they were before decoding.
+    The picture is decoded twice, with different appended bytes and initial shades. A row that differs was not decoded.
     """
     file.seek(0)
-    content = file.read().removesuffix(b"\xff")  # half a marker of a JPEG
+    content = file.read().removesuffix(b"\xff")  # the first half of a JPEG marker
     try:
         end = _JPEG_END if open_file(file, "it", fit=True).info.get("progressive") else b""
         rows = [_rows(io.BytesIO(content + filler * _FILLER_BYTES + end), *filler) for filler in (b"\0", b"\x55")]
-    except Exception as error:  # noqa: BLE001  # as above
+    except Exception as error:  # noqa: BLE001  # decoders raise any kind of error
         log.debug("no row of a picture can be decoded: %r", error)
         return 0.0
     return sum(map(operator.eq, *rows), 0.0) / len(rows[0])
 
 
 def _rows(file: IO[bytes], shade: int) -> list[int]:
-    """Return a hash of each row of a picture. Rows that can't be decoded have a single shade."""
+    """Return a hash of each row of a picture. Rows that can't be decoded keep the initial shade."""
     image = _open_small(file, "it", 1)
     image.load_prepare()
     image.im = Image.new(image.im.mode, image.size, shade).im
@@ -267,7 +267,7 @@ def _open_essentials(file: IO[bytes], name: str) -> PngEssentials:
         try:
             intact, lost = essentials(data, broken)
             image = PngEssentials(io.BytesIO(intact))
-        except Exception as error:  # noqa: BLE001  # as above
+        except Exception as error:  # noqa: BLE001  # decoders raise any kind of error
             log.debug("%s can't be opened without its chunks %s: %r", name, broken, error)
         else:
             image.lost = lost

@@ -1,6 +1,6 @@
-"""Uploads: images as Base64 text in a JSON body, made chunk by chunk and as often as needed.
+"""Uploads: images as Base64 text in a JSON body, encoded chunk by chunk.
 
-Each attempt reads and encodes every chunk again, so an abandoned attempt can't disturb the next one.
+Each attempt to submit reads and encodes every chunk again, so an abandoned attempt can't disturb the next one.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Upload:
         return text if index else self.head + text
 
     def close(self) -> None:
-        """Delete the temporary file, if there is one. No chunk of it can be made afterwards."""
+        """Delete the temporary file, if there is one. Afterwards, :meth:`chunk` can't read it."""
         if self.file is not None:
             self.file.close()
 
@@ -105,7 +105,7 @@ def bytes_upload(data: bytes) -> Upload:
 
 
 def path_upload(path: str, status: os.stat_result, name: str) -> Upload:
-    """Return the upload of a local file. Each chunk reopens the file, and compares its status with ``status``."""
+    """Return the upload of a local file. Each read reopens the file, and fails if the file's status has changed."""
 
     def read(start: int, size: int) -> memoryview:
         chunk = _buffer.view[:size]

@@ -24,13 +24,13 @@ class Findings:
 
     Attributes:
         damage: A clause that describes the damage.
-        unsupported: The reason why a sound file is refused, as the predicate of a sentence.
-        conversion_reason: The reason why a sound file must be converted, as the predicate of a sentence.
+        unsupported: The reason why an undamaged file is refused, as the predicate of a sentence.
+        conversion_reason: The reason why an undamaged file must be converted, as the predicate of a sentence.
         sides: Width and height in pixels; zeros if the check did not read them.
         trailing: The number of bytes after the end of a PNG.
         exif: The Exif data of a PNG.
         colours: The type of the PNG chunk that sets colours other than sRGB. Conversion loses this chunk.
-        doubtful_end: The end of a JPEG's pixel data, if only decoding can show whether the data is complete.
+        doubtful_end: Where a JPEG's pixel data ends, if only decoding can show whether the data is complete.
     """
 
     damage: str = ""

@@ -1,6 +1,6 @@
 """Checks whether a file is a complete picture, and judges the files that the service returns. Blocking.
 
-The service documents PNG results. A picture in another format is kept, because it was paid for.
+The service should return PNG files. A picture in another format is kept, because it was paid for.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ENDINGS: Final = {
     "HEIF": (".heic", ".heif"),
     "JPEG2000": (".jp2", ".j2k"),
 }
-"""The file name endings of formats whose only ending is not their name. The usual ending is first."""
+"""The file name endings of formats with several endings, the usual ending first."""
 
 
 @attrs.frozen
@@ -66,8 +66,8 @@ def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
     """Check a file's structure without Pillow and without decoding pixels.
 
     A PNG file is checked chunk by chunk, including the number of its rows. A JPEG file is checked from marker to
-    marker. A WEBP file must be as long as its header says. A TIFF file must contain its first directory, and a BMP or
-    GIF file more than its header. ``media_type`` is the type according to the file's content.
+    marker. A WEBP file must be as long as its header says. A TIFF file must contain its first directory. A BMP or
+    GIF file must be longer than its header. ``media_type`` is the type according to the file's content.
     """
     file.seek(0)
     try:
@@ -141,20 +141,20 @@ def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> st
 def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
     """Return the share of a damaged picture that can be used.
 
-    It is the share of the bytes if the file states its size. Otherwise, it is the share of the rows, which Pillow
-    counts. Without Pillow, it is 0.
+    It is the share of the bytes if the file states its size. Otherwise, it is the share of the rows that Pillow
+    can decode. Without Pillow, it is 0.
     """
     if stated := _stated_size(file, size, kind):
         return min(1.0, size / stated)
     try:
-        from qwen_edit_async.images import decoders  # noqa: PLC0415  # as below
+        from qwen_edit_async.images import decoders  # noqa: PLC0415  # Pillow is optional
     except ImportError:
         return 0.0
     file.seek(0)
     with_end = io.BytesIO(file.read() + _ENDS["image/jpeg"])
     if kind == "JPEG" and find_damage(with_end, size + 2, "image/jpeg").damage == LACKS_SCANS:
         return 0.0  # a few scans give all rows, but blurred
-    # Pillow may know no row because it does not support the kind. Such a file is kept unless it is cut short.
+    # Pillow may decode no row because it does not support the format. Such a file is kept unless it is cut short.
     return decoders.decoded_share(file) or float(damage != CUT_SHORT)
 
 
@@ -183,7 +183,7 @@ def _stated_size(file: IO[bytes], size: int, kind: str) -> int:
         length = int.from_bytes(head[:4])
         if length == 1:
             length = int.from_bytes(head[8:])
-        if length < _BOX_HEAD or head[4:8] not in _BOXES:  # a box up to the end of the file, or appended bytes
+        if length < _BOX_HEAD or head[4:8] not in _BOXES:  # the last box, or bytes after it
             return size
         end += length
     return end
@@ -209,7 +209,7 @@ def _check_webp(file: IO[bytes], size: int) -> Findings:
 
 def _check_gif(file: IO[bytes], size: int) -> Findings:
     head = file.read(13)  # up to the end of the logical screen descriptor
-    colours = 2 << (head[10] & 7) if len(head) == 13 and head[10] & 0x80 else 0  # noqa: PLR2004  # as above
+    colours = 2 << (head[10] & 7) if len(head) == 13 and head[10] & 0x80 else 0  # noqa: PLR2004  # its size
     return _cut_if(size <= 13 + 3 * colours)
 
 

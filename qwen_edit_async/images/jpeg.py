@@ -1,7 +1,7 @@
 """Checks a JPEG file from marker to marker (ITU T.81, annex B), without decoding a pixel.
 
 A file that was cut short often has too few scans, restart markers or bytes for its size in pixels. The check finds
-this even if the end marker was put back. It does not find other damage within the pixel data.
+this even if an end marker was appended. It does not find other damage within the pixel data.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SEQUENTIAL: Final = frozenset({0xC0, 0xC1})
 _HUFFMAN_PROGRESSIVE: Final = 0xC2
 _PROGRESSIVE: Final = frozenset({_HUFFMAN_PROGRESSIVE, 0xCA})
-"""Progressive frames with Huffman coding, and with arithmetic coding (0xCA)."""
+"""The markers of progressive frames with Huffman coding (0xC2) and with arithmetic coding (0xCA)."""
 
 _BETWEEN_SCANS: Final = frozenset({0xC4, 0xCC, _SOS, 0xDB, 0xDC, _DRI, *range(0xE0, 0xF0), 0xFE})
-"""Tables, scans, application data and comments."""
+"""The markers that may follow a scan: tables, scans, application data and comments."""
 
 _SEGMENT: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 """The start of a segment. In pixel data, 0xFF is followed by a stuffed zero, a restart marker, or another 0xFF."""
@@ -37,7 +37,7 @@ _MAX_STRAY_BYTES: Final = 64 * 1024
 _BAD_SEGMENTS: Final = "its segments are damaged"
 _BAD_PIXELS: Final = "its pixel data is damaged"
 _USUAL_BLOCK_BITS: Final = 24
-"""Bits per block of 8×8 samples. A photo has 40 to 200. A file with fewer than 24 may lack most of its data."""
+"""Bits per block of 8×8 samples. A photo has 40 to 200. A file with less than this may lack most of its data."""
 
 _COEFFICIENTS: Final = 64
 """The coefficients of a block of 8×8 samples. A decoder needs two bytes for each."""
@@ -69,7 +69,7 @@ def coefficient_bytes(file: IO[bytes]) -> int:
 
 @attrs.frozen
 class _Frame:
-    """The kind of a picture, its size in pixels, and the sampling factors of its components."""
+    """A frame header: its marker, the size in pixels, and the sampling factors of each component."""
 
     kind: int
     width: int
@@ -112,7 +112,7 @@ class _Check:
         self._segments = 0
         self._stray_bytes = 0
         self._scans = 0
-        self._sent: set[tuple[int, int]] = set()  # components and coefficients that have all their bits
+        self._sent: set[tuple[int, int]] = set()  # (component, coefficient) pairs whose last bit was read
 
     def read_header(self) -> _Frame:
         """Read everything up to and including the marker of the first scan."""
@@ -165,10 +165,10 @@ class _Check:
         self._scans += 1
         if self._scans > _MAX_SCANS:
             raise DamageError(f"it has more than {_MAX_SCANS} scans")
-        if not bits & 15:  # this scan has the last bit
+        if not bits & 15:  # the scan contains the last bits
             self._sent.update((component, at) for component in scanned for at in range(first, last + 1))
         size, restarts = self._pixel_data()
-        if not frame.height:  # a later DNL segment, which few decoders know, has the height
+        if not frame.height:  # the height is in a later DNL segment, which few decoders read
             return False
         units, blocks = frame.units(scanned)
         if self._interval:

@@ -1,8 +1,8 @@
 """Recognises input images, and refuses other objects, without reading a file.
 
 An image is a path, an http(s) URL, a URL or a path in a bucket, a data URI, bytes, a binary file object, a PIL image or
-an array. An object whose ``open()`` returns a binary file is also accepted. Formats are recognised by content, never by
-name.
+an array. An object whose ``open()`` returns a binary file is also accepted. Formats are recognised by
+content, or by the name's ending if a format has no signature.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ A file in a bucket is a URL (``s3://``, ``gs://``, ``az://``), or a pair of an o
 """
 
 MAX_PIXELS: Final = 89_478_485
-"""The most pixels of an image or a result. Pillow treats a larger picture as a possible decompression bomb."""
+"""The maximum number of pixels of a picture. Pillow treats a larger picture as a possible decompression bomb."""
 
 MAX_SOURCE_BYTES: Final = 256 * 1024 * 1024
 """The largest file that ``fit`` accepts."""
@@ -100,7 +100,7 @@ _BRANDS: Final = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIF"),
 }
 _GENERAL_BRANDS: Final = frozenset({b"mif1", b"msf1"})
-"""The brands of ISO media files that hold pictures. A file has several, the main one first."""
+"""The brands of ISO media files that hold pictures. A file lists several brands, the main brand first."""
 
 _OTHER_STARTS: Final = {
     **dict.fromkeys((b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), "JPEG2000"),
@@ -127,13 +127,13 @@ UNCONVERTIBLE: Final = {
     **dict.fromkeys(("CR3", "ORF", "RAF", "RW2"), "a camera raw file"),
     **dict.fromkeys(("EPS", "WMF"), "a drawing without pixels"),  # Pillow needs Ghostscript or Windows to render it
 }
-"""Formats that ``fit`` can't convert, with a noun phrase for a file."""
+"""Formats that ``fit`` can't convert, and the description of such a file in messages."""
 
 _PATTERNS: Final = {
     "DIB": re.compile(rb"[\x28\x6c\x7c]\0{3}.{8}\x01\0[\x01-\x20]\0", re.DOTALL),  # a BMP without its first header
     "PCX": re.compile(rb"\n[\x00\x02-\x05]\x01[\x01\x02\x04\x08]"),
     "SGI": re.compile(rb"\x01\xda[\x00\x01][\x01\x02]"),
-    "PPM": re.compile(rb"P[1-6](?:\s*\n#|\s(?:\s|#.*\n)*[0-9]+(?:\s|#.*\n)+[0-9])"),  # a comment, or the sides
+    "PPM": re.compile(rb"P[1-6](?:\s*\n#|\s(?:\s|#.*\n)*[0-9]+(?:\s|#.*\n)+[0-9])"),  # sides or comment
 }
 _ENDINGS: Final = {
     **dict.fromkeys((".tga", ".icb", ".vda", ".vst"), "TGA"),
@@ -186,7 +186,7 @@ def sniff(head: bytes) -> str | None:
 def sniff_other(head: bytes, path: str = "") -> str | None:
     """Return the name of a picture format that the service does not accept; ``None`` for other files.
 
-    The name is Pillow's, or that of a camera raw format.
+    The name is Pillow's name of the format, or the name of a camera raw format.
 
     Args:
         head: The first 64 bytes of the file.
@@ -208,7 +208,7 @@ def is_url(image: object) -> TypeGuard[str]:
 
 
 def is_plain_url(image: object) -> bool:
-    """Return whether the image is an http(s) URL that is plainly valid."""
+    """Return whether the image is an http(s) URL that is certainly valid. Parsing would take longer."""
     return isinstance(image, str) and _PLAIN_URL.fullmatch(image) is not None
 
 
@@ -218,9 +218,9 @@ def is_data_uri(image: object) -> bool:
 
 
 def is_bare_base64(image: object) -> bool:
-    """Return whether the image is Base64 text without the start of a data URI.
+    """Return whether the image is Base64 text without the prefix of a data URI.
 
-    The text counts if it starts like an image file, or is longer than any path.
+    The text must encode the start of an image file, or be longer than any path.
     """
     if not isinstance(image, str) or not _BARE_BASE64.match(image):
         return False
@@ -228,7 +228,7 @@ def is_bare_base64(image: object) -> bool:
 
 
 def as_image_tuple(images: object) -> tuple[Any, ...]:
-    """Return one image, or a sequence of images, as a tuple. This checks nothing."""
+    """Return one image, or a sequence of images, as a tuple. The images are not checked."""
     if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
         if is_pair(images):
             return (unwrapped(images),)
@@ -237,10 +237,10 @@ def as_image_tuple(images: object) -> tuple[Any, ...]:
 
 
 def unwrapped(image: Any) -> Any:
-    """Return the image itself: take it out of a cell or an upload, and expand ``~`` in a path, or a URL of a bucket.
+    """Return the image inside a table cell or a web upload. Expand ``~`` in a path, and parse the URL of a bucket.
 
-    A cell of Hugging Face's datasets is ``{"bytes": …, "path": …}``, where either value may be ``None``. An upload to
-    a web server or a temporary file has a binary file as ``file`` or ``stream``.
+    A cell of Hugging Face's datasets is ``{"bytes": …, "path": …}``, where either value may be ``None``. A web
+    framework's upload and a temporary file have a binary file as ``file`` or ``stream``.
     """
     if (bucket := BucketPath.of(image)) is not None:
         return bucket
@@ -318,7 +318,7 @@ def check_size(size: int, name: str, limit: int = MAX_IMAGE_BYTES) -> None:
 def check_format(head: bytes, name: str, path: str = "", *, fit: bool = False) -> str | None:
     """Return the media type of an image file that starts with ``head``, or refuse the file (contract, *Images*).
 
-    With ``fit``, a format that can be converted is not refused, and its media type is ``None``.
+    With ``fit``, only files that can't be converted are refused. ``None`` means that the file must be converted.
     """
     media_type = sniff(head)
     other = sniff_other(head, path) if media_type is None else None

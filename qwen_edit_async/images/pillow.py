@@ -1,4 +1,4 @@
-"""The work that needs Pillow (extra ``images``): checks by decoding, encoding, thumbnails and ``fit``."""
+"""Decodes, encodes and converts images, and makes thumbnails. Needs Pillow (extra ``images``)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qwen_edit_async.images.decoders import (
     SampleDecodedError,
     check_pixels,
     check_tiles,
-    load_what_is_there,
+    load_despite_damage,
     loses_colours,
     open_file,
 )
@@ -36,7 +36,7 @@ SPOOL_BYTES: Final = 1024 * 1024
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _JPEG_PADDING: Final = b"\xff\0" * 8
-"""The bytes that a decoder may read ahead. They replace the end marker, and are no valid code for a pixel."""
+"""Bytes for a decoder to read ahead. They replace the end marker, and are not valid pixel data."""
 
 _WEBP_QUALITY: Final = 70
 _WEBP_METHOD: Final = 0
@@ -86,10 +86,10 @@ class Encoded:
 
 
 def check(file: IO[bytes], name: str, findings: Findings, *, fit: bool = False) -> Facts | None:
-    """Decode the part of an image file that its findings leave in doubt, and return the file's properties.
+    """Decode the part of an image file that the check of its structure could not judge. Return the file's properties.
 
     For a PNG, only the header is decoded. For a JPEG, the tables and the first 8 KiB of pixels are decoded, because
-    decoders accept any data after that. If a JPEG's end is doubtful, all its pixels are decoded at an eighth of their
+    decoders accept any data after that. If a JPEG's end is doubtful, the whole picture is decoded at an eighth of its
     size. For other formats, the first frame is decoded.
 
     Raises:
@@ -173,7 +173,7 @@ def thumbnail(picture: Any, side: int, name: str) -> Encoded:
             image = picture if isinstance(picture, Image.Image) else _from_array(picture, name)
             turn = orientation(image)
         else:
-            image = stack.enter_context(load_what_is_there(picture, name, 2 * side))
+            image = stack.enter_context(load_despite_damage(picture, name, 2 * side))
             turn = stored_orientation(image)
         check_pixels(image.size, name)
         small = plain(image, name, turn).copy()  # thumbnail() would change the user's PIL image
@@ -188,11 +188,11 @@ def decode(content: bytes, name: str) -> Image.Image:
         InvalidEditError: No pixel can be decoded, or the picture has more than 89,478,485 pixels.
     """
     with _plain_words(name):
-        return load_what_is_there(io.BytesIO(content), name)
+        return load_despite_damage(io.BytesIO(content), name)
 
 
 def _lost_colours(image: ImageFile.ImageFile, file: IO[bytes], findings: Findings) -> str:
-    """Return the colour data of a file that conversion loses, or an empty text."""
+    """Name the colour data that a file loses when it is converted. Return an empty text if there is none."""
     if isinstance(image, PngEssentials) and image.lost:
         return f"damaged {' and '.join(sorted(image.lost))} data"
     if findings.colours:
@@ -214,14 +214,14 @@ def _page_notes(image: ImageFile.ImageFile, name: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _plain_words(name: str) -> Iterator[None]:
-    """Replace a decoder's error, of whatever kind, by one that tells the user what to do."""
+    """Replace any error of a decoder by an error that tells the user what to do."""
     try:
         yield
     except InvalidEditError:
         raise
     except MemoryError:
         raise InvalidEditError(f"{name} needs more memory for decoding than is free: shrink it") from None
-    except Exception as error:  # noqa: BLE001  # see above
+    except Exception as error:  # noqa: BLE001  # decoders raise any kind of error
         if isinstance(error, OSError) and error.strerror:
             raise InvalidEditError(f"{name} can't be converted: {error.strerror}") from None
         log.debug("%s can't be decoded: %r", name, error)

@@ -1,4 +1,4 @@
-"""Turns, converts and shrinks a PIL image, so that every decoder sees the same picture. Needs Pillow."""
+"""Turns, converts and shrinks a PIL image, so that every decoder shows the same picture. Needs Pillow."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _OPAQUE: Final = 255
 def stored_orientation(image: Image.Image, exif: bytes = b"") -> int:
     """Return the Exif orientation of a newly opened file; 1 (upright) if the file has no valid one.
 
-    Pillow's ``getexif()`` may warn, which is unsafe on a thread, and decodes a PNG first. ``exif`` is Exif data that
-    Pillow has not read yet.
+    Pillow's ``getexif()`` is not used, because it decodes a PNG first, and may warn, which is unsafe on a thread.
+    ``exif`` is Exif data that Pillow has not read yet.
     """
     info = image.info
     try:
@@ -50,7 +50,7 @@ def stored_orientation(image: Image.Image, exif: bytes = b"") -> int:
             value, *_ = (read_directory(io.BytesIO(data), len(data)) if data else {}).get(ORIENTATION) or (None,)
         if value is None and (found := _XMP_ORIENTATION.search(info.get("xmp", b"").decode("latin-1"))):
             value = int(found[1])
-    except Exception:  # noqa: BLE001  # corrupt metadata raises any kind of error; the picture may be sound
+    except Exception:  # noqa: BLE001  # corrupt metadata raises any kind of error; the picture may be intact
         return UPRIGHT
     return value if value in _METHODS else UPRIGHT
 
@@ -59,7 +59,7 @@ def orientation(image: Image.Image) -> int:
     """Return the Exif orientation of the user's PIL image; 1 (upright) if it has no valid one."""
     try:
         value = cast("int", image.getexif().get(ORIENTATION))
-    except Exception:  # noqa: BLE001  # as above
+    except Exception:  # noqa: BLE001  # corrupt metadata raises any kind of error
         return UPRIGHT
     return value if value in _METHODS else UPRIGHT
 
@@ -71,10 +71,10 @@ def plain(image: Image.Image, name: str, turn: int, side: int | None = None) -> 
         image: The image.
         name: Its name in messages.
         turn: Its Exif orientation.
-        side: The most pixels of the longest side; ``None`` for no limit.
+        side: The maximum length of the longest side in pixels; ``None`` for no limit.
 
     Raises:
-        InvalidEditError: The image has values that can't be converted to 8 bits with certainty.
+        InvalidEditError: The image has values that can't be converted to 8 bits reliably.
     """
     _check_transparent_colour(image, name)
     image.load()  # an icon's mode is known only after loading
@@ -111,7 +111,7 @@ def shrunk(image: Image.Image, side: int) -> Image.Image:
 
 
 def _check_range(image: Image.Image, tags: Mapping[int, Any], name: str) -> None:
-    """Refuse samples of more than 8 bits, unless their values for black and white are certain."""
+    """Refuse samples of more than 8 bits, unless it is certain which values are black and white."""
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # Pillow scales a PPM file to 16 bits
         raise InvalidEditError(f"{name} has samples of unknown range (mode {image.mode!r}): convert it to 8 bits")
     if image.mode.startswith("I;16"):
@@ -123,7 +123,7 @@ def _check_range(image: Image.Image, tags: Mapping[int, Any], name: str) -> None
 
 
 def _check_transparent_colour(image: Image.Image, name: str) -> None:
-    """Refuse a PNG whose transparent shade has another number of bits than its decoded pixels."""
+    """Refuse a PNG whose transparent shade has more or fewer bits than its decoded pixels."""
     if "transparency" not in image.info or image.mode in {"P", "PA"}:
         return
     tile = getattr(image, "tile", ())

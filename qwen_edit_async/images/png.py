@@ -32,7 +32,7 @@ _INFLATED_BYTES: Final = 256 * 1024
 """Bytes inflated at a time."""
 
 _KEPT: Final = frozenset({b"IHDR", b"eXIf", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"})
-"""The types of the chunks whose data is kept, up to one block."""
+"""The types of the chunks of which the first block is kept."""
 
 _SRGB_CODE: Final = b"\1\x0d\0\1"
 """The cICP data of sRGB."""
@@ -41,10 +41,10 @@ _SRGB_PRIMARIES: Final = (31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000
 """The cHRM values of sRGB: x and y of white, red, green and blue."""
 
 _SAME_PRIMARIES: Final = 1000
-"""The largest difference of cHRM values that look the same."""
+"""The largest invisible difference between two cHRM values."""
 
 _SRGB_GAMMAS: Final = range(45_000, 46_000)
-"""The gAMA values that look the same as that of sRGB, 45455."""
+"""The gAMA values that look the same as the value of sRGB, 45455."""
 
 _CRITICAL: Final = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _PALETTE_BYTES: Final = range(3, 3 * 256 + 1, 3)
@@ -74,8 +74,8 @@ def check_png(file: IO[bytes], size: int) -> Findings:
 def essentials(data: bytes, broken: Collection[str] = ()) -> tuple[bytes, tuple[str, ...]]:
     """Remove a PNG file's ancillary chunks, except intact ones for transparency, colours and orientation.
 
-    Return the rest, and the types of the removed chunks for transparency and colours. ``broken`` has the types that
-    are removed in any case.
+    Return the rest, and the types of the removed chunks for transparency and colours. ``broken`` lists types
+    that are removed even if they are intact.
     """
     kept, lost, start = [data[:8]], [], 8
     while head := data[start : start + 8]:
@@ -106,7 +106,7 @@ class _Check:
         self._remark = ""
 
     def read(self, size: int) -> Findings:
-        """Read up to the last chunk. Damage after the last row is a flaw, because the picture can still be shown."""
+        """Read up to the last chunk. Damage after the last row is not raised, because the picture can be shown."""
         if (start := self._take(len(_SIGNATURE))) != _SIGNATURE:
             raise DamageError(f"it begins with {start!r}")
         self._read_chunk()
@@ -227,7 +227,7 @@ class _Rows:
 
     @property
     def missing(self) -> str:
-        """A clause that says how much of the picture there is; empty if the picture is complete."""
+        """A clause that says how much of the picture was read; empty if the picture is complete."""
         share = 100 * self._seen // self._expected
         return f"it has data for {share} % of its pixels" if self._passes else ""
 

@@ -1,6 +1,6 @@
 """Turns the images of a request into uploads: opens them, checks them, and converts them if necessary. Blocking.
 
-Nothing is sent until all images are ready, so an image that is forbidden or can't be decoded costs nothing.
+Nothing is sent until all images are ready, so an image that can't be used costs nothing.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from qwen_edit_async.images.kinds import (
     image_name,
     is_url,
 )
-from qwen_edit_async.images.source import local_path, open_image, open_temporary, reason_unread, turn_at
+from qwen_edit_async.images.source import exclusive_access, local_path, open_image, open_temporary, reason_unread
 from qwen_edit_async.images.tiff import UPRIGHT
 from qwen_edit_async.storage.bucket import BucketPath
 
 
 def url_uploads(images: Sequence[Any]) -> tuple[Upload, ...] | None:
-    """Return the uploads if all images are URLs, else ``None``. This does not block."""
+    """Return the uploads if all images are URLs; otherwise ``None``. This does not block."""
     return tuple(map(url_upload, images)) if all(map(is_url, images)) else None
 
 
 def prepare(images: Sequence[Any], *, fit: bool = False, inline: bool = False) -> tuple[Upload, ...]:
     """Open and check images, and encode PIL images and arrays. This blocks: call it on a thread.
 
-    The service fetches images in buckets from presigned URLs. Such an image is read and sent instead with ``fit`` or
-    ``inline``, or if its store can't sign.
+    The service fetches an image in a bucket from a presigned URL. With ``fit`` or ``inline``, or if the store can't
+    sign URLs, the image is read and sent instead.
 
     With ``fit``, an image that the service would refuse or edit badly is converted. It is turned upright, its longest
     side becomes at most 3072 pixels, and its file at most 7.5 MB. Other images stay unchanged.
@@ -72,7 +72,7 @@ def _prepare_image(image: Any, name: str, *, fit: bool, inline: bool) -> Upload:
     if not is_file and isinstance(image, PillowImage | ArrayLike):
         if pillow is None:
             raise ConfigurationError(f'{name} needs Pillow: pip install "qwen-edit-async[images]"')
-        with turn_at(image):
+        with exclusive_access(image):
             encoded = pillow.encode(image, name, fit=fit)
         return _encoded_upload(encoded, name)
     if fit and pillow is None:
@@ -106,7 +106,7 @@ def _check_beginning(image: BucketPath, name: str) -> None:
 
 
 def _check_file(file: IO[bytes], size: int, name: str, path: str, *, fit: bool) -> tuple[str | None, Findings]:
-    """Check a file without Pillow. Return its media type and findings; ``None`` for a type that ``fit`` must convert.
+    """Check a file without Pillow. Return its media type, or ``None`` if ``fit`` must convert it, and the findings.
 
     Raises:
         InvalidEditError: The file is damaged, or not of an accepted kind.

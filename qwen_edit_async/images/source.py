@@ -41,7 +41,7 @@ def open_image(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:
 
 
 def open_temporary(file: IO[bytes], size: int, name: str) -> tuple[IO[bytes], Upload]:
-    """Return a temporary file at its start, and its upload, as :func:`open_image` does.
+    """Return a temporary file, positioned at the start, and its upload, as :func:`open_image` does.
 
     A small file is read into memory and closed.
     """
@@ -53,7 +53,7 @@ def open_temporary(file: IO[bytes], size: int, name: str) -> tuple[IO[bytes], Up
 
 
 def local_path(image: Any) -> str | None:
-    """Return the path of a file that the operating system can open. ``None`` for a remote path."""
+    """Return the image's path if the operating system can open it; ``None`` for remote paths and other images."""
     if isinstance(image, str):
         return image
     if not isinstance(image, os.PathLike):
@@ -121,27 +121,27 @@ _INNER: Final = ("fp", "raw", "fileobj", "file")
 """The attributes in which PIL images, buffers, members of archives and wrappers keep the file that they read."""
 
 _DEEPEST: Final = 8
-"""The longest chain of such attributes. That of an object that has every attribute would never end."""
+"""The longest chain of such attributes to follow. An object that has every attribute has an endless chain."""
 
-_turns: dict[int, list[threading.RLock]] = {}
+_locks: dict[int, list[threading.RLock]] = {}
 """The lock of each shared object, by the object's id. A list repeats the lock for each thread that holds or awaits it.
 
-Edits can share an open file, or a picture that Pillow loads late. Without the lock, two threads that read it at once
-would each get a part of it. Each file has a lock of its own, so that one that hangs delays no other.
+Edits can share an open file, or a picture that Pillow has not loaded yet. Without a lock, two threads that read it at
+the same time would each get a part of its bytes. Each object has its own lock, so a file that hangs delays no others.
 """
 
 _guard = threading.Lock()
 
 
 @contextlib.contextmanager
-def turn_at(image: Any) -> Iterator[None]:
-    """Wait until no other thread reads the object, or the file that it reads in the end."""
-    with _turn(image), _turn(_innermost(image)):
+def exclusive_access(image: Any) -> Iterator[None]:
+    """Lock the object, and the file behind it, while the block runs. Other threads wait."""
+    with _locked(image), _locked(_innermost(image)):
         yield
 
 
 def _innermost(image: Any) -> Any:
-    """Return the file that an object reads in the end: that of the archive for all members of a tar archive."""
+    """Return the file behind an object. For a member of a tar archive, this is the archive's file."""
     with contextlib.suppress(Exception):  # an object of another library can raise anything
         for _ in range(_DEEPEST):
             inner = next((file for name in _INNER if hasattr(file := getattr(image, name, None), "read")), None)
@@ -152,9 +152,9 @@ def _innermost(image: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _turn(shared: object) -> Iterator[None]:
+def _locked(shared: object) -> Iterator[None]:
     with _guard:
-        users = _turns.setdefault(id(shared), [])
+        users = _locks.setdefault(id(shared), [])
         lock = users[0] if users else threading.RLock()
         users.append(lock)
     try:
@@ -164,7 +164,7 @@ def _turn(shared: object) -> Iterator[None]:
         with _guard:
             users.pop()
             if not users:
-                del _turns[id(shared)]
+                del _locks[id(shared)]
 
 
 def _open_bytes(data: bytes, name: str, limit: int) -> tuple[IO[bytes], Upload]:
@@ -219,13 +219,13 @@ def _open_stream(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:
 
 def _copy(image: Any, file: IO[bytes], name: str, limit: int) -> int:
     """Copy the rest of a stream to a file, and return the number of bytes."""
-    with turn_at(image), contextlib.ExitStack() as stack:
+    with exclusive_access(image), contextlib.ExitStack() as stack:
         if isinstance(image, BinaryReader):
             reader = image
             stack.enter_context(_put_back(reader))
         else:
             reader = stack.enter_context(contextlib.closing(open_remote(image)))
-            stack.enter_context(turn_at(reader))
+            stack.enter_context(exclusive_access(reader))
         size = 0
         while size <= limit and (piece := read_piece(reader, min(RAW_CHUNK, limit + 1 - size), name)):
             size += file.write(piece)
@@ -240,7 +240,7 @@ def _copy(image: Any, file: IO[bytes], name: str, limit: int) -> int:
 
 @contextlib.contextmanager
 def _put_back(reader: Any) -> Iterator[None]:
-    """Restore the file's position at the end, so that another edit reads the same bytes. A stream can't go back."""
+    """Restore the file's position after the block, if the file can seek, so that another edit reads the same bytes."""
     position = None
     with contextlib.suppress(Exception):  # if the file is broken, reading it will show the error
         position = reader.tell()

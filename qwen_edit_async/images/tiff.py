@@ -79,7 +79,7 @@ def check_tiff(file: IO[bytes], size: int) -> Findings:
 
 
 def read_directory(file: IO[bytes], size: int, at: int | None = None) -> Tags:
-    """Return the integer tags that the checks need of the directory at a position, by default the first one.
+    """Return the integer tags that the checks need. Read the directory at a position, by default the first directory.
 
     Raises:
         DamageError: The file ends before the directory does, or the values are far larger than the file.
@@ -135,7 +135,7 @@ def _raw_format(file: IO[bytes], size: int, tags: Tags) -> str:
 
 
 def _has_sensor_data(file: IO[bytes], size: int, tags: Tags) -> bool:
-    """Return whether the first picture, or one of those that its directory names, is a camera's sensor data."""
+    """Return whether the first picture, or a picture that its directory points to, is a camera's sensor data."""
     pictures = [tags]
     for at in tags.get(_MORE_PICTURES, ())[:_MAX_PICTURES]:
         with contextlib.suppress(DamageError):  # decoders ignore these pictures
@@ -144,7 +144,7 @@ def _has_sensor_data(file: IO[bytes], size: int, tags: Tags) -> bool:
 
 
 def _unreadable_kind(head: bytes, tags: Tags) -> str:
-    """Name the kind of a TIFF file that decoders misread or show in black and white. Return no text for others."""
+    """Name the kind of a TIFF file that decoders misread or show in black and white; empty for other files."""
     if _is_big(head) and not head.startswith(b"II"):
         return "big-endian BigTIFF"
     bits = tags.get(BITS) or (1,)

@@ -1,1 +1,1 @@
-"""The dialects of the service: they build each call and read each reply. Pure."""
+"""The dialects of the service: each builds calls and reads replies. Pure: no I/O, no clock."""

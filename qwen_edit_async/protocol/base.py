@@ -17,7 +17,7 @@ HEADERS_READ = ("date", "retry-after", "x-request-id")
 """The reply headers that a :class:`Reply` keeps."""
 
 KNOWN_PRICE = "give the price of a picture as price=…"
-"""The advice to users whose gateway can't tell prices."""
+"""Advice for users of a gateway that has no call for prices."""
 
 _SUCCESSES = range(200, 300)
 _EXCERPT_CHARACTERS = 2_000
@@ -26,15 +26,15 @@ _MAX_TASK_ID_CHARACTERS = 512
 
 @attrs.frozen(kw_only=True)
 class Call:
-    """One HTTP call to the service, without host and key.
+    """One HTTP call to the service, without the host and the API key.
 
     Attributes:
         method: ``GET``, ``POST`` or ``PUT``.
-        path: The quoted path below the base URL.
+        path: The percent-encoded path, relative to the base URL.
         parts: The text of the JSON body, cut where the images belong: image k goes between part k and part k + 1.
             Empty for a call without a body.
-        headers: The headers of this call besides those of every call.
-        holds_result: Whether the reply is the result of the edit, so that the service replies only when the edit ends.
+        headers: Headers to send in addition to those that every call has.
+        holds_result: Whether the reply contains the result. The service then replies only when the edit has ended.
     """
 
     method: str
@@ -81,15 +81,15 @@ class Reply:
 class WireProtocol(abc.ABC):
     """One dialect of the service.
 
-    A dialect builds each :class:`Call` and reads each :class:`Reply`. The session and the poller see no JSON of the
-    service. To support another dialect, write another subclass. The default methods suit a service whose reply to a
-    submission is the result.
+    A dialect builds each :class:`Call` and reads each :class:`Reply`, so no other code handles the service's JSON. To
+    support another dialect, write another subclass. The default methods suit a service that returns the result in its
+    reply to the submission.
 
     Attributes:
         name: The dialect's name in options and messages.
-        default_base_url: The service's address unless the user gives another.
+        default_base_url: The service's address, which users can override.
         key_variables: The environment variables that may hold the API key, in order of precedence.
-        has_tasks: Whether the service knows a task after its submission, so that the task can be checked.
+        has_tasks: Whether a task's status can be checked after its submission.
     """
 
     __slots__ = ()
@@ -102,7 +102,7 @@ class WireProtocol(abc.ABC):
     @property
     @abc.abstractmethod
     def submission_path(self) -> str:
-        """The quoted path of submissions below the base URL."""
+        """The percent-encoded path of submissions, relative to the base URL."""
 
     @abc.abstractmethod
     def submission(self, request: EditRequest) -> Call:
@@ -119,7 +119,7 @@ class WireProtocol(abc.ABC):
         """
 
     def estimation(self, request: EditRequest) -> Call:  # noqa: ARG002  # other dialects need it
-        """Build the call that asks what an edit would cost. It creates nothing.
+        """Build the call that asks for the cost of an edit. The call does not create a task.
 
         Raises:
             ConfigurationError: The dialect has no such call.
@@ -127,7 +127,7 @@ class WireProtocol(abc.ABC):
         raise ConfigurationError(f"the protocol {self.name!r} can't tell what an edit costs: {KNOWN_PRICE}")
 
     def read_estimate(self, reply: Reply) -> Estimate:
-        """Read the reply to the question what an edit would cost.
+        """Read the cost of an edit from the reply to the call of :meth:`estimation`.
 
         Raises:
             APIStatusError: The service refused to answer.
@@ -159,12 +159,12 @@ class WireProtocol(abc.ABC):
         """Build the call for the result of a completed task. Return ``None`` if the task already has its result."""
         return None
 
-    def cancellation(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # as above
+    def cancellation(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # other dialects need it
         """Build the call that cancels a task at the service. Return ``None`` if the dialect can't cancel."""
         return None
 
     def read_cancellation(self, reply: Reply, task: TaskSnapshot) -> None:
-        """Check that the service has cancelled a task. If it has not, the task runs on.
+        """Check that the reply confirms the cancellation of a task. If this raises, the task may still run.
 
         Raises:
             APIStatusError: The service refused.
@@ -191,7 +191,7 @@ def check_task_id(task_id: object) -> str:
 
 
 def is_task_id(text: str) -> bool:
-    """Return whether a text can be the task id of a status check."""
+    """Return whether :func:`check_task_id` accepts a text."""
     try:
         check_task_id(text)
     except InvalidEditError:

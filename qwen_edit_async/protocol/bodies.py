@@ -12,7 +12,7 @@ from qwen_edit_async.models import EditParameters
 if TYPE_CHECKING:
     from cattrs import Converter
 
-# JSON escapes quotes inside of text, so a negative prompt can't contain the JSON of a gap.
+# A negative prompt can't contain the JSON text of these values, because JSON escapes the quotes in it.
 IMAGE: Final = {"gap": "image"}
 TEXT: Final = {"gap": "text"}
 """The values that mark the gaps for an image and for the instruction in a body."""
@@ -33,9 +33,9 @@ def given_parameters(parameters: EditParameters) -> dict[str, Any]:
 
 
 def cut(body: Mapping[str, Any]) -> tuple[bytes, ...]:
-    """Return the JSON text of a body, cut at the gaps for the images and at the last gap, for the instruction.
+    """Return the JSON text of a body, cut at the gap of each image and at the gap of the instruction, which is last.
 
-    The text has the quotes around each image, but not those around the instruction.
+    The text includes the quotes around each image, but not those around the instruction.
     """
     text = json.dumps(body)  # JSON escapes control characters, so \0 can mark the cuts
     text = text.replace(json.dumps(IMAGE), '"\0"').replace(json.dumps(TEXT), "\0")
@@ -57,7 +57,7 @@ def _size_text(size: tuple[int, int] | None) -> str | None:
 def _converter() -> Converter:
     """Return the converter from parameters to JSON. It leaves out parameters that are ``None``."""
     from cattrs import Converter  # noqa: PLC0415  # slow to import
-    from cattrs.gen import make_dict_unstructure_fn, override  # noqa: PLC0415  # see above
+    from cattrs.gen import make_dict_unstructure_fn, override  # noqa: PLC0415  # slow to import
 
     converter = Converter(omit_if_default=True)
     size = override(unstruct_hook=_size_text)

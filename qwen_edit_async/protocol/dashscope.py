@@ -1,4 +1,4 @@
-"""Alibaba Model Studio (DashScope): one call, whose reply is the result. Pure: no I/O, no clock."""
+"""Alibaba Model Studio (DashScope): one call, whose reply contains the result. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAMELESS = "unnamed"
 class DashScopeProtocol(WireProtocol):
     """The dialect of Alibaba Model Studio. ``model`` is the name of the model.
 
-    The request's id serves as the task id, but the service has no status checks.
+    The id of the request serves as the task id. The service has no status checks.
     """
 
     name: ClassVar[str] = "dashscope"
@@ -36,7 +36,7 @@ class DashScopeProtocol(WireProtocol):
 
     @property
     def submission_path(self) -> str:
-        """The path of the only call."""
+        """The path of the dialect's only call."""
         return DASHSCOPE_PATH
 
     def submission(self, request: EditRequest) -> Call:
@@ -53,7 +53,7 @@ class DashScopeProtocol(WireProtocol):
         """Read the pictures, or the failure of an edit that moderation refused.
 
         Raises:
-            APIStatusError: The service refused. A refusal may have a successful HTTP status.
+            APIStatusError: The service refused, possibly with a successful HTTP status.
             APIResponseError: The reply can't be understood. The edit may exist, and may be charged.
         """
         error = error_from_reply(reply)

@@ -1,4 +1,4 @@
-"""Chooses the dialect that a session speaks. Pure."""
+"""Chooses the dialect of a session. Pure."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def choose_dialect(
     """Return the dialect to use first, and the dialect to try if the service refuses the first submission as malformed.
 
     Args:
-        protocol: The name of a dialect. The default is ``from_environment``, or the documented dialect.
+        protocol: The name of a dialect. The default is ``from_environment`` or, if empty, the documented dialect.
         envelope: The envelope of the documented dialect. ``auto`` tries the two common envelopes.
-        model: The name of the model. The default is the dialect's own.
+        model: The name of the model. ``None`` means the dialect's default.
         from_environment: The value of the environment variable ``QWEN_EDIT_PROTOCOL``.
 
     Raises:
-        ConfigurationError: There is no such dialect, envelope or model.
+        ConfigurationError: The name of the dialect, the envelope or the model is not valid.
     """
     name = (from_environment or "").strip() or "generation" if protocol is None else protocol
     if not isinstance(name, str) or name not in get_args(ProtocolName):
@@ -42,10 +42,10 @@ def choose_dialect(
             f"envelope is {quoted(envelope)}: leave it out, because only 'generation' has envelopes"
         )
     if name == "queue":
-        from qwen_edit_async.protocol.queue import QueueProtocol  # noqa: PLC0415  # few sessions speak it
+        from qwen_edit_async.protocol.queue import QueueProtocol  # noqa: PLC0415  # few sessions use it
 
         return QueueProtocol(**options), None
-    from qwen_edit_async.protocol.dashscope import DashScopeProtocol  # noqa: PLC0415  # few sessions speak it
+    from qwen_edit_async.protocol.dashscope import DashScopeProtocol  # noqa: PLC0415  # few sessions use it
 
     return DashScopeProtocol(**options), None
 

@@ -28,9 +28,9 @@ class GenerationProtocol(WireProtocol):
     """The documented dialect, with the body in one of its envelopes.
 
     Attributes:
-        envelope: ``flat`` is the documented ``{"model", "input": {"messages"}, "parameters"}``. ``params`` wraps the
-            last two: ``{"model", "input": [{"params": {"input": {"messages"}, "parameters"}}]}``. ``header`` is
-            ``flat`` with the model in the header ``X-Model`` instead of the body.
+        envelope: ``flat`` is the documented ``{"model", "input": {"messages"}, "parameters"}``. ``params`` nests
+            ``input`` and ``parameters``: ``{"model", "input": [{"params": {"input": {"messages"}, "parameters"}}]}``.
+            ``header`` is ``flat`` with the model in the header ``X-Model`` instead of the body.
         model: The name of the model.
     """
 
@@ -55,7 +55,7 @@ class GenerationProtocol(WireProtocol):
         )
 
     def status_check(self, task: TaskSnapshot) -> Call:
-        """Build a ``GET`` by id (contract, *Polling*)."""
+        """Build a ``GET`` of the task's status (contract, *Polling*)."""
         return Call(method="GET", path=STATUS_PATH.format(task_id=quote(task.task_id, safe="")))
 
     def read_submission(self, reply: Reply) -> TaskSnapshot:
@@ -63,7 +63,7 @@ class GenerationProtocol(WireProtocol):
         return read_submission(reply)
 
     def read_status(self, reply: Reply, task: TaskSnapshot) -> TaskSnapshot:
-        """Read ``status``, and ``error`` or ``output`` and ``usage`` (contract, *The status reply*)."""
+        """Read ``status``, then either ``error`` or ``output`` and ``usage`` (contract, *The status reply*)."""
         if not reply.ok:
             raise error_from_reply(reply, task_id=task.task_id)
         document = load_object(reply, task_id=task.task_id)
@@ -75,11 +75,11 @@ class GenerationProtocol(WireProtocol):
         raise APIResponseError("the status reply has no status", body=reply.excerpt(), task_id=task.task_id)
 
     def estimation(self, request: EditRequest) -> Call:
-        """Build the call that answers with the cost. Its body is that of a submission."""
+        """Build the call that returns the cost. Its body is the same as a submission's."""
         return attrs.evolve(self.submission(request), path=f"{self.submission_path}/precharge")
 
     def read_estimate(self, reply: Reply) -> Estimate:
-        """Read ``data.cost``, or the reason why there is none."""
+        """Read ``data.cost``. Without a cost, raise an error with the service's reason."""
         if not reply.ok:
             error = error_from_reply(reply)
             if reply.status in _NO_SUCH_CALL:
@@ -97,7 +97,7 @@ class GenerationProtocol(WireProtocol):
         return super().read_estimate(reply)
 
     def alternative(self) -> GenerationProtocol | None:
-        """Return the dialect with the other common envelope. Only a 400 shows that a gateway needs that envelope."""
+        """Return the dialect with the other common envelope. A gateway that needs it rejects this envelope with 400."""
         if self.envelope == "header":
             return None
         return attrs.evolve(self, envelope="params" if self.envelope == "flat" else "flat")

@@ -25,7 +25,7 @@ _ACCEPTED = 202
 _CANCELLED_WORDS = frozenset({CANCELED, "CANCELLED"})
 
 _PATH_NAMES = {"status": "status_url", "response": "response_url", "cancel": "cancel_url"}
-"""The calls about a task, and the members of the reply to a submission that may hold their URLs."""
+"""The member of a submission's reply that may hold the URL of each call about the task."""
 
 
 @attrs.frozen
@@ -38,7 +38,7 @@ class QueueProtocol(WireProtocol):
 
     @property
     def submission_path(self) -> str:
-        """The path of submissions, which names the model."""
+        """The path of submissions, which contains the model's name."""
         return QUEUE_PATH.format(model=quote(self.model, safe=""))
 
     def submission(self, request: EditRequest) -> Call:
@@ -51,7 +51,7 @@ class QueueProtocol(WireProtocol):
         return self._call("GET", task, "status")
 
     def result_call(self, task: TaskSnapshot) -> Call | None:
-        """Build a ``GET`` of the response, unless the status of the completed task came with the pictures."""
+        """Build a ``GET`` of the response, unless the status reply already contained the pictures."""
         return self._call("GET", task, "response") if task.lacks_pictures else None
 
     def cancellation(self, task: TaskSnapshot) -> Call:
@@ -59,17 +59,17 @@ class QueueProtocol(WireProtocol):
         return self._call("PUT", task, "cancel")
 
     def read_submission(self, reply: Reply) -> TaskSnapshot:
-        """Read the task's id, and the paths of the calls about the task. Without a status, the task is queued."""
+        """Read the task's id, and the paths of the calls about the task. A task without a status counts as queued."""
         snapshot = read_submission(reply)
         status = snapshot.status if snapshot.status_word else TaskStatus.QUEUED
-        # The key must go only to the API's own address, so URLs outside of the base URL are ignored.
+        # The key must go only to the API's own address, so URLs outside the base URL are ignored.
         base_url = reply.url.removesuffix(self.submission_path)
         paths = {call: path_below(snapshot.raw.get(name), base_url) for call, name in _PATH_NAMES.items()}
         known = {call: path for call, path in paths.items() if path is not None}
         return attrs.evolve(snapshot, status=status, paths=known)
 
     def read_status(self, reply: Reply, task: TaskSnapshot) -> TaskSnapshot:
-        """Read the status or the response of a task. A completed task with an error has failed."""
+        """Read the status or the response of a task. A completed task with an error counts as failed."""
         if not reply.ok:
             raise error_from_reply(reply, task_id=task.task_id)
         document = _document_of(reply, task)
@@ -85,13 +85,13 @@ class QueueProtocol(WireProtocol):
             snapshot,
             status=status,
             failure=failure,
-            usage=snapshot.usage if snapshot.usage.raw else task.usage,  # the response may lack values of the status
+            usage=snapshot.usage if snapshot.usage.raw else task.usage,  # the response may lack the usage
             metadata=snapshot.metadata or task.metadata,
             paths=task.paths,
         )
 
     def read_cancellation(self, reply: Reply, task: TaskSnapshot) -> None:
-        """Accept a successful reply, unless it reports another error or a completed task."""
+        """Accept a successful reply, unless it reports a completed task or an error other than the cancellation."""
         if not reply.ok:
             raise error_from_reply(reply, task_id=task.task_id)
         document = load_object(reply, task_id=task.task_id) if reply.body.strip() else {}
@@ -120,7 +120,7 @@ def _document_of(reply: Reply, task: TaskSnapshot) -> Mapping[str, Any]:
 
 
 def _status_without_word(document: Mapping[str, Any], reply: Reply, task: TaskSnapshot) -> TaskStatus:
-    """Return the status of a task whose reply has no status word. A response never has one."""
+    """Return the status of a task from a reply without a status word. Replies to a result call never have one."""
     if reply.status == _ACCEPTED:
         return TaskStatus.IN_PROGRESS
     if "outputs" in document or "output" in document:
@@ -136,7 +136,7 @@ def _is_cancelled(document: Mapping[str, Any]) -> bool:
 
 
 def _explained(document: Mapping[str, Any], failure: TaskFailure) -> TaskFailure:
-    """Add the failure's kind and the provider's error, which the reply has beside ``error``."""
+    """Add the failure's kind and the provider's error, which are in members beside ``error``."""
     kind = CANCELED if _is_cancelled(document) else first_text(document, ("error_type",)) or ""
     provider = as_text(document["provider_error"]) if document.get("provider_error") else ""
     return TaskFailure(

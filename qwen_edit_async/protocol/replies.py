@@ -59,7 +59,7 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
     **dict.fromkeys(("internalservererror", "internalerror", "badgateway"), InternalServerError),
     **dict.fromkeys(("timeout", "requesttimeout", "gatewaytimeout", "synctimeout"), InternalServerError),
 }
-"""The services' own codes, which are more specific than the HTTP status. :func:`_family` shortens words."""
+"""The services' own codes, which are more specific than the HTTP status. :func:`_family` normalizes text codes."""
 
 _ERROR_CODES = frozenset({*_ERROR_BY_CODE, *range(400, 600), 110001, 190000})
 """The codes that always report an error."""
@@ -67,14 +67,14 @@ _ERROR_CODES = frozenset({*_ERROR_BY_CODE, *range(400, 600), 110001, 190000})
 _SUCCESS_CODES = frozenset({0, *SUCCESSES, 20000})
 _SUCCESS_WORDS = frozenset({"ok", "success", "successful", "succeeded", "none", "null", "no error", "0", "false"})
 _NUMBER_STATUSES = range(400, 600)
-"""The numbers in ``status`` that are HTTP errors. Any other number may be a task's status."""
+"""The numbers in the member ``status`` that are HTTP errors. Any other number may be a task's status."""
 
 _REPORT_NAMES = ("error", "status")
 """The members that may hold an error report as an object, the most specific first."""
 
 _ERROR_NAMES = ("error", "error_code", "error_message")
 MESSAGE_NAMES = ("error_message", "message", "detail")
-"""The names of the error and of its message in an error report, the most specific first."""
+"""The members that may hold an error or its message, the most specific first."""
 
 _MAX_MESSAGE_CHARACTERS = 300
 _MAX_COST_CHARACTERS = 100
@@ -89,13 +89,13 @@ _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORE
 
 
 def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any]:
-    """Parse a reply's body as a JSON object. A list of one object stands for the object.
+    """Parse a reply's body as a JSON object. A list of one object counts as this object.
 
     Raises:
         APIResponseError: The body is incomplete, or not a JSON object.
     """
     try:
-        # json would guess the encoding of bytes. Only UTF-8 is accepted, because the search for the key assumes UTF-8.
+        # json would guess the encoding of bytes. Only UTF-8 is accepted, because the key is redacted as UTF-8.
         text = reply.body.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogatepass")
         document = json.loads(text) if reply.complete else None
     except (ValueError, RecursionError):
@@ -109,7 +109,7 @@ def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any
 
 
 def has_error(document: Mapping[str, Any]) -> bool:
-    """Return whether a JSON object reports an error in a known shape. Success codes and words do not count."""
+    """Return whether a JSON object reports an error in a known shape. A code or word for success does not count."""
     code, message = _describe(document)
     error = document.get("error")
     decisive = message if code is None or (isinstance(error, str) and error) else code
@@ -184,14 +184,14 @@ def code_of(value: Any) -> int | str | None:
 def error_code_of(report: Mapping[str, Any], *outer: Mapping[str, Any]) -> int | str | None:
     """Read the code of an error report.
 
-    ``error_code`` is more specific than ``code``, even in one of the ``outer`` objects.
+    ``error_code`` takes precedence over ``code``, even if it is in one of the ``outer`` objects.
     """
     codes = (code_of(each.get("error_code")) for each in (report, *outer))
     return next((code for code in codes if code), None) or code_of(report.get("code"))
 
 
 def _family(code: int | str | None) -> int | str | None:
-    """Return a code's letters and digits up to the first dot, in lower case: ``InternalError.Algo``, ``TIME_OUT``."""
+    """Return a code's letters and digits up to the first dot, in lower case: ``timeout`` for ``TIME_OUT.Algo``."""
     return re.sub(r"[\W_]", "", code.partition(".")[0]).lower() if isinstance(code, str) else code
 
 

@@ -1,4 +1,4 @@
-"""Reads the reply to a submission: the task that it names, or the error that it reports. Pure: no I/O, no clock."""
+"""Reads the reply to a submission: the created task, or the reported error. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from qwen_edit_async.protocol.tasks import (
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 _OPEN_STATUSES = frozenset({303, 409, *range(500, 600)}) - {503}
-"""The HTTP errors that do not rule out a task."""
+"""The HTTP errors after which a task may exist."""
 
 _REPORT_NAMES = ("error", "detail", "status")
 
@@ -45,8 +45,8 @@ _ERROR_REPORT = re.compile(r'"(error|error_message|code|message|detail)"\s*:')
 def read_submission(reply: Reply) -> TaskSnapshot:
     """Read the task's id and first status.
 
-    A task id proves that the task exists and is paid for, whatever HTTP status or error comes with it. A reply without
-    an id is a refusal if it has an HTTP error, or clearly reports an error. Otherwise a task may exist.
+    A task id proves that the task exists and is paid for, even if the reply also reports an error. A reply
+    without an id is a refusal if it has an HTTP error, or clearly reports an error. Otherwise, a task may exist.
 
     Raises:
         APIStatusError: The reply is an HTTP error or a refusal. If the error has a ``task_id``, the task exists.
@@ -75,9 +75,9 @@ def read_submission(reply: Reply) -> TaskSnapshot:
 def _named_task(document: Mapping[str, Any], http_status: int) -> str | None:
     """Return the task id in a reply to a submission.
 
-    ``task_id`` takes precedence over ``id``, and the id of a wrapped task over the id of its envelope. ``request_id``
-    comes last, and counts only in a successful reply with a status or without an error. In an error report, ``task_id``
-    always counts, but ``id`` only if the HTTP status leaves open whether a task exists.
+    ``task_id`` takes precedence over ``id``, and the id of a nested task over the id of the object around it.
+    ``request_id`` comes last, and counts only in a successful reply that has a status word or no error. In an error
+    report, ``task_id`` always counts, but ``id`` counts only with one of :data:`_OPEN_STATUSES`.
     """
     members = task_members(document)
     report = _error_report(members)
@@ -101,14 +101,14 @@ def _error_report(members: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _is_refusal(document: Mapping[str, Any]) -> bool:
-    """Return whether a successful reply without a task id says that no task exists."""
+    """Return whether a successful reply without a task id shows that no task exists."""
     return has_plain_error(document) or status_of(status_word(document)) is TaskStatus.FAILED
 
 
 def _read_fragment(text: str) -> dict[str, Any]:
     """Return the complete members at the start of an incomplete JSON object.
 
-    ``request_id`` is left out if the object reports an error, because there it names the report and not a task.
+    ``request_id`` is left out if the object reports an error, because it then identifies the report, not a task.
     """
     members: dict[str, Any] = {}
     decode = json.JSONDecoder().raw_decode

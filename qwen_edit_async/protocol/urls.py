@@ -49,7 +49,7 @@ def absolute(text: str, asked_url: str) -> str:
 
 
 def expiry_of(text: str) -> datetime | None:
-    """Return the time when a signed URL expires, if its query has ``Expires``, in seconds since 1970."""
+    """Return the time when a signed URL expires, from its query parameter ``Expires`` (seconds since 1970)."""
     with contextlib.suppress(ValueError, OverflowError, OSError):
         if (seconds := to_url(text).query.get("Expires")) is not None:
             return datetime.fromtimestamp(int(seconds), UTC)
@@ -57,7 +57,7 @@ def expiry_of(text: str) -> datetime | None:
 
 
 def path_below(url: object, base_url: str) -> str | None:
-    """Return the path and query of a URL below ``base_url``. Return ``None`` for any other value."""
+    """Return the path and query of a URL below ``base_url``, relative to it. Return ``None`` for any other value."""
     if not isinstance(url, str) or not url or not base_url:
         return None
     try:
