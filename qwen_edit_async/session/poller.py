@@ -157,7 +157,7 @@ class Poller:
         self._remember_id(snapshot.task_id)
         if owned:
             self.cancellations.ask(snapshot)
-        way = self._way_back(snapshot.task_id)
+        way = self._way_back(snapshot.task_id) if owned else "its observer has the reply"
         about(snapshot.task_id).warning("a submission that was given up created task %s: %s", snapshot.task_id, way)
 
     def remember_unclaimed(self, task_id: str) -> None:
