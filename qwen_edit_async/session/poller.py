@@ -11,6 +11,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import attrs
+
 from qwen_edit_async.errors import (
     DeadlineExceededError,
     EditCancelledError,
@@ -209,8 +211,11 @@ class Poller:
         if self._schedule.answered(task, snapshot, sent_at, now):
             self._end(task, snapshot)
         elif not task.done() and snapshot != task.snapshot:
+            # Members that mean nothing here, such as the time of the reply, may change with each check.
+            is_change = attrs.evolve(snapshot, raw=task.snapshot.raw) != task.snapshot
             task.show(snapshot)
-            self._tell(task, EditChecked, snapshot=snapshot)
+            if is_change:
+                self._tell(task, EditChecked, snapshot=snapshot)
 
     def _failed(self, task: EditTask, error: QwenEditError, sent_at: float) -> None:
         now = self.loop.time()
