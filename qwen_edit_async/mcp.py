@@ -4,8 +4,8 @@ The server uses standard input and output, and offers the tools ``edit_image``, 
 Environment variables limit the server:
 
 - ``QWEN_EDIT_MCP_FOLDER`` is the only folder in which the server reads and writes files.
-- ``QWEN_EDIT_MCP_MAX_COST`` is the maximum that the server may spend before it exits, in the account's currency.
-- ``QWEN_EDIT_MCP_PRICE`` is the price of a picture. It is needed only if the service does not state costs.
+- ``QWEN_EDIT_MCP_MAX_COST`` is the most that the server may spend until it ends, in the account's currency.
+- ``QWEN_EDIT_MCP_PRICE`` is the price of a picture. It is needed only if the service does not state prices.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +36,10 @@ from qwen_edit_async import (
     SubmitUncertainError,
 )
 from qwen_edit_async.batch.budget import to_money
+from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
+from qwen_edit_async.batch.price import price_of_picture
 from qwen_edit_async.display.thumbnails import make_thumbnail
+from qwen_edit_async.files import safe_stem
 from qwen_edit_async.images.kinds import is_url
 from qwen_edit_async.version import __version__
 
@@ -48,30 +52,26 @@ _PROGRESS_SECONDS: Final = 1.0
 
 @attrs.define
 class Allowance:
-    """The money that the server may still spend.
-
-    An edit reserves its highest possible cost before it starts. Until a price is known, an edit reserves the whole
-    allowance.
+    """The money that the server may still spend. An edit reserves its cost before it starts.
 
     Attributes:
         left: The amount that is neither spent nor reserved.
-        price: The highest known price of a picture.
+        price: The highest known price of a picture; ``None`` until it is known.
     """
 
     left: Decimal
     price: Decimal | None = None
 
-    def reserve(self, pictures: int) -> Decimal:
-        """Reserve the cost of an edit, and return this cost.
+    def reserve(self, amount: Decimal) -> Decimal:
+        """Reserve an amount, and return it.
 
         Raises:
             ToolError: Not enough is left.
         """
-        amount = self.left if self.price is None else self.price * pictures
         if amount > self.left or self.left <= 0:
             raise ToolError(
-                f"the spending cap does not allow this edit ({self.left} left): wait until other edits have ended, or "
-                f"ask the user to raise {MAX_COST_VARIABLE}. If the service states no costs, {PRICE_VARIABLE} is needed"
+                f"the spending cap does not allow this edit ({self.left} left, {amount} needed): wait until other "
+                f"edits have ended, or ask the user to raise {MAX_COST_VARIABLE}"
             )
         self.left -= amount
         return amount
@@ -108,6 +108,33 @@ class ServerState:
         if not full.is_relative_to(self.folder):
             raise ToolError(f"{path!r} is outside of {self.folder}: use a path inside it")
         return full
+
+    def pictures_in(self, folder: str, *, recursive: bool) -> Path:
+        """Return a folder inside the folder of the server.
+
+        Raises:
+            ToolError: This is not a folder, or one of its links leads out of the server's folder.
+        """
+        full = self.inside(folder)
+        if not full.is_dir():
+            raise ToolError(f"{folder!r} is not a folder: give a folder of pictures")
+        for path in full.rglob("*") if recursive else full.iterdir():
+            if path.is_symlink():
+                self.inside(str(path))
+        return full
+
+    async def price(self, parameters: EditParameters | None = None) -> Decimal:
+        """Return the price of a picture. Request it from the service if it is not known.
+
+        Raises:
+            ToolError: The service does not state it.
+        """
+        if self.allowance.price is None:
+            try:
+                self.allowance.price = (await price_of_picture(self.session, parameters)).cost
+            except QwenEditError as error:
+                raise ToolError(f"the price is unknown ({error}): the user can set {PRICE_VARIABLE}") from None
+        return self.allowance.price
 
 
 def make_server(environment: Mapping[str, str], **session: Any) -> MCPServer[ServerState]:
@@ -172,7 +199,8 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
 
 async def _edit(state: ServerState, request: EditRequest, pictures: int) -> EditResult:
     """Make an edit within the allowance."""
-    reserved, cost = state.allowance.reserve(pictures), None
+    price = await state.price(request.parameters)
+    reserved, cost = state.allowance.reserve(price * pictures), None
     try:
         result = await state.session.edit(request)
         cost = result.usage.cost
@@ -198,18 +226,34 @@ async def edit_folder(
         recursive: Whether to include the pictures of subfolders.
     """
     state = context.request_context.lifespan_context
-    source, target = state.inside(folder), state.inside(output)
+    target = state.inside(output)
+    source = await anyio.to_thread.run_sync(partial(state.pictures_in, folder, recursive=recursive))
+    options: dict[str, Any] = {"instruction": instruction, "recursive": recursive}
     with _tool_errors():
-        options: dict[str, Any] = {"instruction": instruction, "recursive": recursive}
-        plan = await EditBatch(source, target, **options).plan()
+        price, plan = await state.price(), await EditBatch(source, target, **options).plan()
         reserved = state.allowance.reserve_all()
-        batch = EditBatch(source, target, **options, max_cost=plan.spent + reserved)
+        affordable = int(reserved / price) if price else plan.submit
+        batch = EditBatch(source, target, **options, max_tasks=plan.tasks + affordable)
+        before = await _costs(batch, target, price)
         try:
             return (await _run(batch, state.session, context)).text()
         finally:
-            spent = max(batch.progress.cost - plan.spent, Decimal(0))
-            running = batch.progress.in_flight * (state.allowance.price or reserved)
-            state.allowance.settle(reserved, min(spent + running, reserved), 0)
+            with anyio.CancelScope(shield=True):
+                after = await _costs(batch, target, price)
+            state.allowance.settle(reserved, after - before, 0)
+
+
+async def _costs(batch: EditBatch, target: Path, price: Decimal) -> Decimal:
+    """Return the costs of a batch. An edit that may be charged counts at the price until its cost is known."""
+    costs = Decimal(0)
+    if not await anyio.Path(target / JOURNAL_NAME).exists():
+        return costs
+    async for outcome in batch.outcomes():
+        if outcome.cost is not None:
+            costs += outcome.cost
+        elif outcome.status not in {"planned", "failed"}:
+            costs += price
+    return costs
 
 
 async def _run(batch: EditBatch, session: EditSession, context: Context[ServerState]) -> BatchReport:
@@ -240,7 +284,8 @@ async def get_task(context: Context[ServerState], task_id: str, output: str = "e
         facts: dict[str, Any] = {"task_id": task_id, "status": snapshot.status.value}
         if snapshot.urls:
             pictures = state.session.pictures(task_id, snapshot.urls)
-            facts["files"] = [str(await each.save(folder / f"{task_id}-{each.index}.png")) for each in pictures]
+            stem = safe_stem(task_id)
+            facts["files"] = [str(await each.save(folder / f"{stem}-{each.index}.png")) for each in pictures]
             facts["cost"] = _amount(snapshot.usage.cost)
         elif snapshot.failure is not None:
             facts["error"] = snapshot.failure.message

@@ -120,7 +120,7 @@ async def test_errors_are_told_to_the_agent_and_failures_cost_nothing(photos, tm
 
 async def test_cancelling_a_call_cancels_its_edit(photos, tmp_path):
     with EditEmulator(duration=3600, slots=1, engine=FixedEngine()).in_thread() as emulator:
-        async with client_of(emulator, tmp_path) as client:
+        async with client_of(emulator, tmp_path, QWEN_EDIT_MCP_MAX_COST="0.05") as client:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(client.call_tool, "edit_image", {"images": ["photos/a.png"], "instruction": "x"})
                 while not emulator.tasks:  # noqa: ASYNC110  # the emulator runs in another thread
@@ -130,7 +130,7 @@ async def test_cancelling_a_call_cancels_its_edit(photos, tmp_path):
             _, text = await call(client, "get_task", task_id=task_id)
             assert json.loads(text)["status"] in {"queued", "in_progress"}
             result, text = await call(client, "edit_image", images=["photos/a.png"], instruction="x")
-            assert result.is_error  # the cancelled edit may be charged, and its price is not known
+            assert result.is_error  # the cancelled edit may be charged
             assert "cap" in text
 
 
@@ -145,13 +145,66 @@ def test_a_limit_that_is_missing_or_wrong_is_told(tmp_path):
         make_server({**limits, "QWEN_EDIT_MCP_MAX_COST": "much"}, api_key="k")
 
 
-def test_an_edit_of_unknown_price_reserves_all_that_is_left():
-    allowance = Allowance(Decimal(1))
-    reserved = allowance.reserve(2)
-    with pytest.raises(ToolError):
-        allowance.reserve(1)
-    allowance.settle(reserved, Decimal("0.5"), 2)
+def test_the_price_is_the_highest_known():
+    allowance = Allowance(Decimal(1), price=Decimal("0.1"))
+    allowance.settle(allowance.reserve(Decimal("0.2")), Decimal("0.5"), 2)
     assert (allowance.left, allowance.price) == (Decimal("0.5"), Decimal("0.25"))
-    assert allowance.reserve(2) == Decimal("0.5")
+    allowance.settle(allowance.reserve(Decimal("0.5")), None, 2)
+    assert allowance.left == 0
     with pytest.raises(ToolError):
-        allowance.reserve(1)
+        allowance.reserve(Decimal(0))
+
+
+async def test_the_first_edit_is_within_the_cap(photos, tmp_path):
+    with EditEmulator(duration=0.02, price=Decimal("0.04")).in_thread() as emulator:
+        async with client_of(emulator, tmp_path, QWEN_EDIT_MCP_MAX_COST="0.20") as client:
+            result, text = await call(client, "edit_image", images=["photos/a.png"], instruction="x", n=6)
+            assert result.is_error
+            assert "0.20 left, 0.24 needed" in text
+            assert not (await client.call_tool("edit_image", {"images": ["photos/a.png"], "instruction": "x"})).is_error
+        assert emulator.statistics().charges == Decimal("0.04")
+
+
+async def test_a_service_without_prices_needs_the_users(photos, tmp_path):
+    arguments = {"edit_image": {"images": ["photos/a.png"]}, "edit_folder": {"folder": "photos"}}
+    with EditEmulator(duration=0.02).in_thread() as emulator:
+        protocol = {"QWEN_EDIT_PROTOCOL": "dashscope", "QWEN_EDIT_MCP_MAX_COST": "0.09"}
+        async with client_of(emulator, tmp_path, **protocol) as client:
+            for tool, given in arguments.items():
+                result, text = await call(client, tool, instruction="x", **given)
+                assert result.is_error
+                assert "QWEN_EDIT_MCP_PRICE" in text
+        async with client_of(emulator, tmp_path, **protocol, QWEN_EDIT_MCP_PRICE="0.04") as client:
+            _, text = await call(client, "edit_folder", instruction="x", folder="photos")
+            assert "2 of 3 edits done" in text
+            result, _ = await call(client, "edit_image", instruction="x", images=["photos/a.png"])
+            assert result.is_error
+        assert emulator.statistics().submits == 2
+
+
+async def test_tasks_of_a_cancelled_folder_count_against_the_cap(photos, tmp_path):
+    with EditEmulator(duration=3600, engine=FixedEngine()).in_thread() as emulator:
+        async with client_of(emulator, tmp_path, QWEN_EDIT_MCP_MAX_COST="0.13", QWEN_EDIT_MCP_PRICE="0.04") as client:
+            arguments = {"folder": "photos", "instruction": "x"}
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(client.call_tool, "edit_folder", arguments)
+                while len(emulator.tasks) < 3:  # noqa: ASYNC110  # the emulator runs in another thread
+                    await anyio.sleep(0.01)
+                tasks.cancel_scope.cancel()
+            _, text = await call(client, "edit_folder", **arguments, output="elsewhere")
+            assert "0 of 3 edits done" in text
+        assert emulator.statistics().tasks_created == 3
+
+
+async def test_pictures_of_other_folders_are_out_of_reach(emulator, photos, tmp_path):
+    secret = photos / "a.png"
+    allowed = tmp_path / "allowed"
+    (allowed / "links" / "below").mkdir(parents=True)
+    (allowed / "links" / "below" / "a.png").symlink_to(secret)
+    (allowed / "table.csv").write_text(f"image,instruction\n{secret},x\n")
+    async with client_of(emulator, allowed) as client:
+        for folder, said in (("table.csv", "not a folder"), ("*", "not a folder"), ("links", "outside")):
+            result, text = await call(client, "edit_folder", folder=folder, instruction="x", recursive=True)
+            assert result.is_error
+            assert said in text
+    assert not emulator.requests

@@ -109,11 +109,17 @@ class Row:
         self._run.unanswered += 1
 
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
-        """Journal the task's id, or undo the journalled intent if certainly no task was created."""
+        """Journal the task's id and any pictures, or undo the journalled intent if there is certainly no task.
+
+        Nobody may be left to await the task, and some protocols give the pictures only once.
+        """
         if isinstance(fate, TaskSnapshot):
             if self._state is State.SUBMITTING:
                 self._run.budget.created()
             written = self._move(State.SUBMITTED, task_id=fate.task_id, reason=None, problem=None)
+            if fate.status is TaskStatus.COMPLETED and fate.urls:
+                cost = _cost_columns(fate.usage, fate.usage.cost)
+                written = self._move(State.COMPLETED, urls=list(fate.urls), **cost)
             written.add_done_callback(functools.partial(self._check_written, fate.task_id))
             return
         self._run.unanswered -= 1
@@ -178,9 +184,9 @@ class Row:
     async def _not_submitted(self, error: Exception, request: EditRequest) -> None:
         budget, pictures = self._run.budget, self._entry.pictures
         is_fatal = self._run.stop_if_fatal(error)
-        if self._state is State.SUBMITTED:  # the task was accepted while the session was closing
+        if self._state in {State.SUBMITTED, State.COMPLETED}:  # accepted while the session was closing
             budget.ended(pictures, chargeable=True)
-            await self._record(State.SUBMITTED, error, request)
+            await self._record(self._state, error, request)
             return
         is_certain = isinstance(error, QwenEditError | _StoppedError) and not isinstance(error, SubmitUncertainError)
         if self._state is State.SUBMITTING and not is_certain:

@@ -12,8 +12,8 @@ from urllib.parse import quote
 import attrs
 from yarl import URL
 
+from qwen_edit_async.batch.price import price_of_picture
 from qwen_edit_async.cli.options import ConnectionOptions
-from qwen_edit_async.cli.price import SAMPLE
 from qwen_edit_async.contract import MODEL_CONTRACT_PATH
 from qwen_edit_async.errors import (
     APIConnectionError,
@@ -174,7 +174,7 @@ async def _price(connection: ConnectionOptions) -> Finding:
                 trust_env=connection.trust_env,
                 max_retries=0,
             ) as session:
-                estimate = await session.estimate(SAMPLE, "make it snow")
+                estimate = await price_of_picture(session)
         except QwenEditError as error:
             reasons.append(str(error))
             continue

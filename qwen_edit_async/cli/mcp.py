@@ -11,7 +11,7 @@ def mcp() -> int:
     """Serve the tools edit_image, edit_folder and get_task to an agent, over standard input and output.
 
     QWEN_EDIT_MCP_FOLDER is the only folder that the agent may use. QWEN_EDIT_MCP_MAX_COST is the maximum that the
-    server may spend before it exits. QWEN_EDIT_MCP_PRICE is a picture's price, for services that do not state costs.
+    server may spend before it exits. QWEN_EDIT_MCP_PRICE is a picture's price, for services that do not state prices.
     """
     from qwen_edit_async.mcp import make_server  # noqa: PLC0415  # slow to import
 

@@ -1,24 +1,16 @@
-"""The price of a picture, requested from the service before any submission."""
+"""Requests the price of a picture for a command."""
 
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from qwen_edit_async.cli.messages import ExitCode
-from qwen_edit_async.contract import MIN_N
 
 if TYPE_CHECKING:
     from qwen_edit_async.cli.command import Command
     from qwen_edit_async.models import EditParameters
     from qwen_edit_async.session.session import EditSession
-
-SAMPLE: Final = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAgAAAAIAAQAAAADcA+lXAAAAjElEQVR42u3MMQ0AAAwDoPo33YrYtQQEkB5FIBAI"
-    "BAKBQCAQCAQCgUAgEAgEAoFAIBAIBAKBQCAQCAQCgUAgEAgEAoFAIBAIBAKBQCAQCAQCgUAgEAgEAoFAIBAIBAKBQCAQCAQCgUAgEAgEAoFAIBAI"
-    "BAKBQCAQCAQCgUAgEAgEAoFAIBAIBAKB4HcwNvqHcg2WKzYAAAAASUVORK5CYII="
-)
-"""A white picture of 512 x 512 pixels, for a request that only estimates a price."""
 
 
 def ask_price(command: Command, parameters: EditParameters) -> tuple[int, Decimal]:
@@ -26,9 +18,11 @@ def ask_price(command: Command, parameters: EditParameters) -> tuple[int, Decima
     price = Decimal(0)
 
     async def work(session: EditSession) -> int:
+        from qwen_edit_async.batch.price import price_of_picture  # noqa: PLC0415  # see the package's docstring
+
         nonlocal price
-        estimate = await session.estimate(SAMPLE, "make it snow", parameters=parameters)
-        price = estimate.cost / (parameters.n or MIN_N)
+        estimate = await price_of_picture(session, parameters)
+        price = estimate.cost
         command.screen.note(f"the service charges {price:f} {estimate.currency}".rstrip() + " a picture")
         return ExitCode.DONE
 

@@ -13,6 +13,7 @@ from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import Call, Reply, WireProtocol, is_task_id
 from qwen_edit_async.protocol.bodies import cut, message_body, with_instruction
 from qwen_edit_async.protocol.replies import error_from_reply, has_error, load_object
+from qwen_edit_async.protocol.submissions import read_fragment
 from qwen_edit_async.protocol.tasks import snapshot_of
 from qwen_edit_async.tasks import TaskFailure, TaskSnapshot, TaskStatus, Usage
 
@@ -63,12 +64,18 @@ class DashScopeProtocol(WireProtocol):
             return TaskSnapshot(task_id=task_id, status=TaskStatus.FAILED, failure=failure)
         if not reply.ok:
             raise error
-        document = load_object(reply)
+        broken: APIResponseError | None = None
+        try:
+            document = load_object(reply)
+        except APIResponseError as incomplete:  # pictures that are paid for count even in an incomplete reply
+            document, broken = read_fragment(reply.text()), incomplete
         snapshot = snapshot_of(document, task_id, reply.url)
         if snapshot.urls:
             count = snapshot.usage.raw.get("image_count")
             usage = Usage(quantity=count if type(count) is int else None, raw=snapshot.usage.raw)
             return attrs.evolve(snapshot, status=TaskStatus.COMPLETED, failure=None, usage=usage)
+        if broken is not None:
+            raise broken
         if error.code is not None and has_error(document):
             raise error
         raise APIResponseError("the reply has no picture and no error", body=reply.excerpt())

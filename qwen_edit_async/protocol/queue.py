@@ -10,7 +10,7 @@ from urllib.parse import quote
 import attrs
 
 from qwen_edit_async.contract import CANCELED, MODEL, QUEUE_PATH, QUEUE_REQUEST_PATH
-from qwen_edit_async.errors import APIResponseError
+from qwen_edit_async.errors import APIResponseError, APIStatusError, BadRequestError
 from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
 from qwen_edit_async.protocol.bodies import IMAGE, TEXT, cut, given_parameters, with_instruction
@@ -23,6 +23,9 @@ from qwen_edit_async.tasks import TaskFailure, TaskSnapshot, TaskStatus
 _ACCEPTED = 202
 
 _CANCELLED_WORDS = frozenset({CANCELED, "CANCELLED"})
+
+_ERRORS_OF_EDITS = frozenset({APIStatusError, BadRequestError})
+"""The errors that a response reports about the edit. Other errors, such as a rate limit, are about the call."""
 
 _PATH_NAMES = {"status": "status_url", "response": "response_url", "cancel": "cancel_url"}
 """The member of a submission's reply that may hold the URL of each call about the task."""
@@ -126,7 +129,10 @@ def _status_without_word(document: Mapping[str, Any], reply: Reply, task: TaskSn
     if "outputs" in document or "output" in document:
         return TaskStatus.COMPLETED
     if has_error(document):
-        raise error_from_reply(reply, task_id=task.task_id)
+        error = error_from_reply(reply, task_id=task.task_id)
+        if task.status is TaskStatus.COMPLETED and ("error_type" in document or type(error) in _ERRORS_OF_EDITS):
+            return TaskStatus.FAILED
+        raise error
     raise APIResponseError("the reply has no status and no outputs", body=reply.excerpt(), task_id=task.task_id)
 
 

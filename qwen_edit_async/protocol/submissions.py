@@ -56,7 +56,7 @@ def read_submission(reply: Reply) -> TaskSnapshot:
     try:
         document = load_object(reply)
     except APIResponseError as error:  # the id of a paid task counts even in an incomplete reply
-        document, broken = _read_fragment(reply.text()), error
+        document, broken = read_fragment(reply.text()), error
     task_id = _named_task(document, reply.status)
     if task_id is not None and is_task_id(task_id):
         if not reply.ok:
@@ -105,7 +105,7 @@ def _is_refusal(document: Mapping[str, Any]) -> bool:
     return has_plain_error(document) or status_of(status_word(document)) is TaskStatus.FAILED
 
 
-def _read_fragment(text: str) -> dict[str, Any]:
+def read_fragment(text: str) -> dict[str, Any]:
     """Return the complete members at the start of an incomplete JSON object.
 
     ``request_id`` is left out if the object reports an error, because it then identifies the report, not a task.

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import attrs
+
 from qwen_edit_async.errors import (
     DeadlineExceededError,
     EditCancelledError,
@@ -157,7 +159,7 @@ class Poller:
         self._remember_id(snapshot.task_id)
         if owned:
             self.cancellations.ask(snapshot)
-        way = self._way_back(snapshot.task_id)
+        way = self._way_back(snapshot.task_id) if owned else "its observer has the reply"
         about(snapshot.task_id).warning("a submission that was given up created task %s: %s", snapshot.task_id, way)
 
     def remember_unclaimed(self, task_id: str) -> None:
@@ -209,8 +211,11 @@ class Poller:
         if self._schedule.answered(task, snapshot, sent_at, now):
             self._end(task, snapshot)
         elif not task.done() and snapshot != task.snapshot:
+            # Members that mean nothing here, such as the time of the reply, may change with each check.
+            is_change = attrs.evolve(snapshot, raw=task.snapshot.raw) != task.snapshot
             task.show(snapshot)
-            self._report_event(task, EditChecked, snapshot=snapshot)
+            if is_change:
+                self._report_event(task, EditChecked, snapshot=snapshot)
 
     def _failed(self, task: EditTask, error: QwenEditError, sent_at: float) -> None:
         now = self.loop.time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -146,6 +147,12 @@ def test_a_broken_answer_leaves_it_open_whether_the_edit_was_made(body: bytes) -
     with pytest.raises(APIResponseError) as caught:
         DASHSCOPE.read_submission(Reply(status=200, body=body, complete=False))
     assert judge_submission(caught.value) is CallFailure.UNCERTAIN
+
+
+def test_the_pictures_of_a_broken_answer_are_kept() -> None:
+    body = json.dumps({"output": choices("https://r/1"), "usage": {"image_count": 1}, "request_id": REQUEST_ID})
+    snapshot = DASHSCOPE.read_submission(Reply(status=200, body=body[:-3].encode(), complete=False))
+    assert (snapshot.status, snapshot.urls) == (TaskStatus.COMPLETED, ("https://r/1",))
 
 
 def test_a_proxy_s_page_is_an_error() -> None:

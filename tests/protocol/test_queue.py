@@ -217,6 +217,29 @@ def test_a_response_without_pictures_is_completed() -> None:
     assert asked({"request_id": "task-1", "outputs": []}).lacks_pictures
 
 
+@pytest.mark.parametrize(
+    ("members", "failure"),
+    [
+        ({"error": "blurred"}, TaskFailure(message="blurred")),
+        ({"error": {"code": "ODD", "message": "blurred"}}, TaskFailure(code="ODD", message="blurred")),
+        (
+            {"error": {"code": "INTERNAL_SERVER_ERROR", "message": "no"}, "error_type": "INFERENCE_FAILURE"},
+            TaskFailure(code="INTERNAL_SERVER_ERROR", message="no", error_type="INFERENCE_FAILURE"),
+        ),
+    ],
+    ids=repr,
+)
+def test_a_response_with_an_error_is_of_a_failed_edit(members: Any, failure: TaskFailure) -> None:
+    snapshot = asked({"request_id": "task-1", **members}, task=asked({"status": "COMPLETED"}, task=created()))
+    assert (snapshot.status, snapshot.failure) == (TaskStatus.FAILED, failure)
+
+
+@pytest.mark.parametrize("code", ["RATE_LIMIT_EXCEEDED", "INTERNAL_SERVER_ERROR", 40201])
+def test_a_response_that_is_refused_leaves_the_edit_completed(code: object) -> None:
+    with pytest.raises(APIStatusError):
+        asked({"error": {"code": code, "message": "no"}}, task=asked({"status": "COMPLETED"}, task=created()))
+
+
 def test_a_reply_that_says_nothing_can_not_be_understood() -> None:
     with pytest.raises(APIResponseError, match="no status and no outputs") as caught:
         asked({"request_id": "task-1"})

@@ -73,6 +73,12 @@ async def test_each_change_is_told_once():
     assert [event.snapshot.progress for event in events[1:3]] == [0.1, 0.5]
 
 
+async def test_what_a_reply_says_besides_is_no_change():
+    replies = [says({"id": "task-1", "status": "in_progress", "time": each}) for each in range(3)]
+    events = await events_of(MemoryService(duration=4.0, on_check=in_order(*replies)))
+    assert EditChecked not in kinds(events)
+
+
 async def test_too_many_requests_and_retries_are_told():
     service = MemoryService(
         on_submission=in_order(status(429), refused()), on_check=in_order(status(429, retry_after=3.0))
