@@ -87,7 +87,8 @@ def start_hub(
     """Start the hub on the head node, or return the running hub with this name.
 
     The hub is a detached actor: it outlives this program, and Ray restarts it if it dies. It then continues from its
-    journal. The API key comes from the environment in which Ray was started on the head node.
+    journal. The API key comes from the environment in which Ray was started on the head node. A hub that submits
+    nothing more, for example after the balance was too low, must be stopped and started again.
 
     Args:
         folder: The folder of the journal, on a disk of the head node.
