@@ -119,7 +119,7 @@ class JSONBody(Payload):
             else:
                 await self._write_short(writer, self._text)
         except QwenEditError as error:
-            self.failure = error.for_task(None)  # without the traceback, which would make a cycle
+            self.failure = error.for_task(None)  # without the traceback, which would make a reference cycle
             raise
         if self.on_sent is not None:
             self.on_sent()

@@ -45,7 +45,7 @@ class ResultHosts:
         return self.anywhere or host_of(url) in self.allowed
 
     def problem(self, url: URL, came_from: URL | None = None) -> str | None:
-        """Return a reason not to download a URL, or ``None``. The host's name is not resolved.
+        """Return the reason why a URL must not be downloaded, or ``None``. The host's name is not resolved.
 
         Args:
             url: The URL of the result, or the target of a redirect.

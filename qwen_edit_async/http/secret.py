@@ -11,7 +11,7 @@ _SHORTEST_TORN = 4
 _SURROGATES = "surrogatepass"
 _BETWEEN = "\0{0,3}"  # UTF-16 and UTF-32 put zeros between ASCII characters
 _TORN = _BETWEEN + r"(?:\\{1,4}(?:[ux][0-9A-Fa-f]{0,3})?|%[0-9A-Fa-f]?|&#?\w*)?\Z"  # an escape may be cut off
-_ENTITY = re.compile(rb"&(?:#|\w+;)")  # not every ampersand: most replies contain a URL
+_ENTITY = re.compile(rb"&(?:#|\w+;)")  # not every ampersand, because most URLs have one
 _NAMES = [name for name, text in html5.items() if text.isascii() and name.endswith(";")]
 
 

@@ -130,7 +130,7 @@ class Learned:
 
 
 def _kind(parameters: EditParameters | None) -> tuple[int, int]:
-    """Return the number of output images, and the base-2 logarithm of their area in default areas, rounded."""
+    """Return the number of output images, and the rounded base-2 logarithm of their area / default area."""
     if parameters is None:
         return _DEFAULT_KIND
     number = parameters.n or MIN_N

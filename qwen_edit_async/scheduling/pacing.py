@@ -28,7 +28,7 @@ _MOST_PAUSES = 40  # longest wait after a refused probe, in multiples of the pau
 
 _FIRST_HOLD = 5.0  # seconds between two rises of the rate, doubled with each rise that a refusal undoes
 _LAST_HOLD = 320.0  # the longest time between two rises
-_RAISE = 1.25  # factor of a rise
+_RAISE = 1.25  # factor by which the rate rises
 _MARGIN = 0.95  # after a refusal, the rate falls to this share of the requests accepted in a second
 _LOWEST_RATE = 0.2
 _SECOND = 1.0

@@ -20,7 +20,7 @@ _WIDTHS = tuple(end - start for start, end in pairwise(_EDGES))
 _SIZE = len(_WIDTHS)
 
 _UNINFORMED = [1 / max(1.0, (start + end) / 2) for start, end in pairwise(_EDGES)]
-"""The hazard before any evidence. It is 1/age: an end between 1 and 2 s is as likely as one between 10 and 20 s."""
+"""The hazard before any evidence. It is 1/age: a running task is as likely to end at 1 to 2 s as at 10 to 20 s."""
 
 _NEWS_SHARE = 0.3
 _MOST_NEWS = 30.0

@@ -24,8 +24,8 @@ class Deadline:
         on_passed: Called when the deadline passes.
 
     Attributes:
-        counts_from: The time when the submission took its slot, plus its later waits for turns. It is infinity until
-            the submission has a slot.
+        counts_from: The time when the submission took its slot, moved later by the length of each wait for a turn. It
+            is infinity until the submission has a slot.
     """
 
     def __init__(self, seconds: float, gate: Gate, on_passed: Callable[[], None]) -> None:
@@ -76,7 +76,7 @@ class Deadline:
         return self.at_in_line if self._is_in_line else self.at
 
     def _set_timer(self) -> None:
-        """Set the timer, unless it is set to an earlier time. It then checks the deadline and sets itself again."""
+        """Set the timer, unless it is already set to an earlier time. It then sets itself again when it fires."""
         until = self._until
         if self._on_passed is None or (self._timer is not None and self._timer.when() <= until):
             return

@@ -30,7 +30,7 @@ class Slot:
         self._accepted = False
 
     async def take(self, *, first: bool = False) -> float:
-        """Wait for the slot, and return the time; see :meth:`Gate.acquire`."""
+        """Wait for the slot, and take it. Return the event loop's time; see :meth:`Gate.acquire`."""
         now = await self._gate.acquire(first=first)
         self._held = True
         return now
@@ -239,7 +239,7 @@ class Gate:
             self._admit()
 
     def _admit(self, reached: float = -math.inf) -> None:
-        """Hand out all slots and turns that are due. ``reached`` is the time of a timer, which may fire early."""
+        """Hand out all slots and turns that are due. ``reached`` is the time of a timer that has fired."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

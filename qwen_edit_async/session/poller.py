@@ -262,7 +262,7 @@ class Poller:
     def _report_event(self, task: EditTask, kind: type[EditEvent], **facts: Any) -> None:
         """Report an event, with the context variables of the task's submitter."""
         if self._report is not None:
-            # A copy, because the context in which a check runs can't be entered again.
+            # A copy, because a context can't be entered again while a check runs in it.
             task.context.copy().run(self._report, kind(request=task.request, task_id=task.task_id, **facts))
 
     def _cancel_at_service(self, task: EditTask) -> None:

@@ -51,7 +51,7 @@ _running: set[asyncio.Task[None]] = set()
 
 
 class Runtime:
-    """The open part of a session, and the store of its result pictures.
+    """The open part of a session, which is also the :class:`ResultStore` of its results.
 
     It is created and started inside the event loop, and exists until :meth:`close` or the loop's end.
 

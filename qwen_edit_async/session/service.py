@@ -38,7 +38,7 @@ class Service:
         transport: The HTTP client.
         protocol: The form to use.
         alternative: The form to try next; ``None`` once a form has been accepted.
-        trial: The lock of the submission that tries both forms.
+        trial: The lock that lets one submission at a time try both forms.
     """
 
     def __init__(self, transport: Transport, protocol: WireProtocol, alternative: WireProtocol | None) -> None:

@@ -52,7 +52,7 @@ class Submission:
     """One edit on its way to the service.
 
     Attributes:
-        accepted: Completes with the task that the service accepted, or with the error that ended the submission.
+        accepted: A future for the task that the service accepts, or for the error that ends the submission.
         task: The background task that runs :meth:`run`.
     """
 
@@ -264,7 +264,7 @@ class Submission:
         except BaseException as error:
             if isinstance(error, QwenEditError):
                 fate = judge_submission(error)
-            elif body.sent_whole:  # a cancellation, or a fault of this package
+            elif body.sent_whole:  # a cancellation, or a bug in this package
                 fate = CallFailure.UNCERTAIN
             if isinstance(error, Exception):  # a cancellation leaves the attempt pending
                 self._pending = None
