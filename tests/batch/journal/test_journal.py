@@ -412,8 +412,8 @@ async def test_a_journal_is_found_again(tmp_path):
     ("script", "words"),
     [
         ("PRAGMA user_version = 99", "later version"),
-        ("PRAGMA application_id = 7", "something else"),
-        ("PRAGMA user_version = 1", "something else"),
+        ("PRAGMA application_id = 7", "another program"),
+        ("PRAGMA user_version = 1", "another program"),
     ],
 )
 async def test_a_database_that_is_no_journal_of_ours_is_left_alone(tmp_path, script, words):
