@@ -8,9 +8,9 @@
        │        │                       (has a task: final)
        └────────┘ without a task: nothing was paid
 
-       uncertain ◄──► submitting        repeated with consent only; back if the repeat was rejected
+       uncertain ◄──► submitting        the reply was lost; repeated with consent only
          ▲  │
-         │  └─► as submitted            the service knows the task after all
+         │  └─► submitted, …            the service knows the task after all, and its state
        submitted                        the service does not know the task
 
        submitted ──► planned            the service cancelled the task: nothing was made or charged
@@ -48,8 +48,8 @@ from qwen_edit_async.errors import (
 
 _ENDS_RUN: Final = (AuthenticationError, InsufficientBalanceError, PermissionDeniedError, SessionClosedError)
 _BALANCE_CODES: Final = range(40201, 40209)
-_SUCCESS: Final = 200
-"""The HTTP status of a reply that reports a failed task."""
+_FAILED_TASK_STATUS: Final = 200
+"""A failed task is reported in a reply with this HTTP status."""
 
 
 class State(enum.Enum):
@@ -232,8 +232,8 @@ def _changed(entry: Entry, consent: Consent) -> Action:
     """Return the action for an edit whose row has changed.
 
     Without consent, the changed row is submitted only if the edit failed without a task, or was planned before its
-    images could be read. With consent, a completed edit is replaced as well, because the run has already tried to save
-    its pictures.
+    images could be read. With consent, any other edit is replaced, but one in flight only after its task has
+    ended. That includes a completed edit without saved pictures, because the run has tried to save them.
     """
     match entry.state:
         case State.FAILED if entry.task_id is None:
@@ -270,7 +270,9 @@ def state_after(state: State, error: Exception, cost: Decimal | None = None) -> 
 
 
 def error_of_run(error: Exception) -> Exception | None:
-    """Return the error with which an edit's error ends the run; ``None`` if it concerns only that edit."""
+    """Return the error that ends the run because of an edit's error; ``None`` if only that edit is concerned."""
     if isinstance(error, EditFailedError) and error.code in _BALANCE_CODES:
-        return InsufficientBalanceError(error.message, status_code=_SUCCESS, code=error.code, task_id=error.task_id)
+        return InsufficientBalanceError(
+            error.message, status_code=_FAILED_TASK_STATUS, code=error.code, task_id=error.task_id
+        )
     return error if isinstance(error, _ENDS_RUN) else None

@@ -108,7 +108,10 @@ def content_hash(image_hashes: Sequence[str], request: EditRequest) -> str:
 
 
 def stamp_of(image_stamps: Sequence[str | None], request: EditRequest) -> str:
-    """Return a hash like :func:`content_hash`, but of image stamps; empty if an image has no stamp."""
+    """Return a hash of the stamps of image files and of the request; empty if an image has no stamp.
+
+    A stamp changes whenever its file changes. :func:`content_hash` reads the files instead.
+    """
     return "" if None in image_stamps else content_hash([*map(str, image_stamps)], request)
 
 

@@ -35,7 +35,7 @@ def local_folder(path: AnyPath, here: str, use: str) -> Path:
     """
     folder = file_path(path)
     if isinstance(folder, BucketPath):
-        raise ConfigurationError(f"the folder of {use} can't be in a bucket, as {folder} is: give a local folder")
+        raise ConfigurationError(f"the folder of {use} must be local, but {folder} is in a bucket: give a local folder")
     return Path(here, folder)
 
 
@@ -142,5 +142,5 @@ def _hops(path: str) -> Iterator[str]:
 def _real(folder: str) -> str | None:
     try:
         return os.path.realpath(folder)
-    except ValueError:  # a NUL or a lone surrogate, which reading the image reports
+    except ValueError:  # it holds a NUL or a lone surrogate; the edit fails when its image is read
         return None

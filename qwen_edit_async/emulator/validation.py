@@ -16,9 +16,9 @@ from qwen_edit_async import contract
 from qwen_edit_async.emulator.sizes import Size, parse_size
 
 Form = Literal["flat", "params", "header", "plain"]
-"""The form of a body. ``plain`` belongs to the queue dialect. The others are envelopes; ``flat`` is documented."""
+"""The form of a submission's body: ``plain`` in the queue dialect, else an envelope. ``flat`` is the documented one."""
 Envelope = Literal["flat", "params", "both", "header"]
-"""The accepted envelopes of the documented dialect."""
+"""The envelope that the emulator accepts, or ``both`` for ``flat`` and ``params``."""
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -114,7 +114,7 @@ def parse_body(
 
     Args:
         body: The request's parsed JSON.
-        envelope: The accepted envelope.
+        envelope: The accepted envelope, or ``both``.
         decode: Whether to decode the data URIs and refuse broken Base64.
         model: The name of the model.
         header_model: The value of the header ``X-Model``, which counts only with the envelope ``header``.

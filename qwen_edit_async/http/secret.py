@@ -73,5 +73,5 @@ def _spelling(character: str) -> str:
     digits = "".join(f"[{digit}{digit.upper()}]" for digit in f"{code:02x}")
     escaped = f"u00{digits}|x{digits}" + ("" if character.isalnum() else f"|{plain}")
     entities = [f"#0*{code};", f"#[xX]0*{digits};", *(name for name in _NAMES if html5[name] == character)]
-    # The plain character comes last, because a ``%``, ``&`` or backslash may also begin its own escape.
+    # The plain character comes last: a plain ``%`` would also match the start of its own escape, ``%25``.
     return rf"(?:\\\\{{0,3}}(?:{escaped})|%{digits}|&(?:{'|'.join(entities)})|{plain})"

@@ -97,7 +97,7 @@ class GenerationProtocol(WireProtocol):
         return super().read_estimate(reply)
 
     def alternative(self) -> GenerationProtocol | None:
-        """Return the dialect with the other common envelope. A gateway that needs it rejects this envelope with 400."""
+        """Return the dialect with the other common envelope, to try if a gateway rejects this one with 400."""
         if self.envelope == "header":
             return None
         return attrs.evolve(self, envelope="params" if self.envelope == "flat" else "flat")

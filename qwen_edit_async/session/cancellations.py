@@ -35,11 +35,11 @@ class Cancellations:
         self._asking: set[asyncio.Task[None]] = set()
 
     def possible(self, task: TaskSnapshot) -> bool:
-        """Return whether the dialect of the service can cancel tasks."""
+        """Return whether the protocol has a request to cancel this task."""
         return self._service.protocol.cancellation(task) is not None
 
     def ask(self, task: TaskSnapshot) -> None:
-        """Start a request to cancel a task, if the dialect has such a request."""
+        """Start a request to cancel a task, if the protocol has such a request."""
         if (call := self._service.protocol.cancellation(task)) is not None:
             asking = asyncio.get_running_loop().create_task(self._ask(task, call))
             self._asking.add(asking)

@@ -32,11 +32,11 @@ def require_loop(loop: asyncio.AbstractEventLoop) -> None:
 
 
 class ActiveCalls:
-    """Counts the calls that wait for a session, so that closing the session can wait for them.
+    """Counts a session's unfinished calls, so that closing the session can wait for them to end.
 
     Attributes:
-        count: The number of waiting calls.
-        none_left: Set whenever the last waiting call ends.
+        count: The number of unfinished calls.
+        none_left: Set whenever the last unfinished call ends.
     """
 
     def __init__(self) -> None:
@@ -44,11 +44,11 @@ class ActiveCalls:
         self.none_left: asyncio.Event = asyncio.Event()
 
     def enter(self) -> None:
-        """Record that a call begins to wait."""
+        """Record that a call begins."""
         self.count += 1
 
     def leave(self) -> None:
-        """Record that a call no longer waits."""
+        """Record that a call has ended."""
         self.count -= 1
         if not self.count:
             self.none_left.set()
@@ -75,15 +75,15 @@ class EditTask(ScheduledTask):
 
     Attributes:
         request: The edit's request; ``None`` for an attached task.
-        notes: Sentences about changes to images before sending (``fit=True``), and text that the service ignores.
+        notes: Sentences that say how ``fit=True`` changed the images, and which text the service will ignore.
         snapshot: The service's newest reply about the task.
         context: The context variables of the caller who submitted or attached the task. The checks run with them.
         queued: The seconds that the edit waited for its slot and its turn.
         submitting: The seconds from the call to the service's acceptance, without ``queued``.
         outcome: The result or error that ended the wait; ``None`` until then.
         on_end: Called with the outcome, for an owner that has no coroutine to await the task.
-        owned: Whether giving up the task also cancels it at the service, if the protocol can cancel tasks. It is false
-            for an attached task, and if an observer keeps the task's id for a later session.
+        owned: Whether giving up the task also cancels it at the service, if the protocol can cancel tasks. False for an
+            attached task, and if a :class:`SubmissionObserver`, such as a journal, keeps its id for a later session.
     """
 
     request: EditRequest | None = None
@@ -115,7 +115,7 @@ class EditTask(ScheduledTask):
         return self.on_end is not None or any(not waiter.done() for waiter in self._waiters)
 
     def timings(self, now: float, *, ended: bool) -> EditTimings:
-        """Return the durations of the phases up to ``now``. If ``ended``, a check found that the task had ended."""
+        """Return the durations of the phases up to ``now``. ``ended`` says that a check found the task ended."""
         return EditTimings(
             queued=self.queued,
             submitting=self.submitting,
@@ -167,10 +167,10 @@ class EditTask(ScheduledTask):
     async def updates(self) -> AsyncIterator[TaskSnapshot]:
         """Yield the newest snapshot, and then a snapshot for each change until the task ends.
 
-        A slow loop skips snapshots that newer snapshots have replaced.
+        A caller that reads slowly misses snapshots that newer ones have replaced.
 
         Raises:
-            QwenEditError: The error that ``await task`` raises. But if the task failed, the loop ends without an error.
+            QwenEditError: The error that ``await task`` raises. If the task failed, the iteration ends without one.
         """
         shown: TaskSnapshot | None = None
         while True:
