@@ -83,7 +83,7 @@ FAILURES = {
     "redirect": (make_edit, Fault.redirect().on("submit")),
     "no JSON": (make_edit, Fault.malformed_json().on("submit")),
     "task failed": (make_edit, Fault.failed_task()),
-    "deadline": (make_edit, Fault.drop_reply().on("check")),
+    "deadline": (make_edit, Fault.drop_reply().on("check").times(2), Fault.stuck_task()),
     "unknown task": (make_status, Fault.status(404)),
     "check lost": (make_status, Fault.drop_reply().on("check")),
     "download broken": (make_download, Fault.truncated_download()),
@@ -95,10 +95,11 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize(("operation", "fault"), FAILURES.values(), ids=FAILURES)
-async def test_no_error_shows_the_key_or_holds_an_exception_of_the_http_library(operation, fault, caplog):
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+async def test_no_error_shows_the_key_or_holds_an_exception_of_the_http_library(failure, caplog):
     caplog.set_level(logging.DEBUG)
-    async with EditEmulator(api_key=KEY, engine=FixedEngine(), duration=0.0, faults=FaultPlan([fault])) as emulator:
+    operation, *faults = failure
+    async with EditEmulator(api_key=KEY, engine=FixedEngine(), duration=0.0, faults=FaultPlan(faults)) as emulator:
         transport = transport_to(emulator.url, Timeouts(connect=0.3, reply=0.3))
         options = {"polling": FixedInterval(0.01), "timeout": 0.3, "deadline": 1.0, "max_retries": 1}
         options |= {"transport": transport, "random": NoJitter()}

@@ -1367,6 +1367,8 @@ async def test_wrong_options_are_errors(out, options):
         EditBatch([], out, **options)
 
 
+@pytest.mark.virtual_clock
+@pytest.mark.usefixtures("pictures_at_once")
 @pytest.mark.parametrize(
     "document",
     [
