@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from crossing import Crossing, RemoteMember, at_once, tar_of
 from emulator_calls import encode
+from noise import noise
 from PIL import Image
 
 from qwen_edit_async import EditRequest, JournalError
@@ -81,7 +82,7 @@ def test_a_file_is_left_where_it_was():
 
 
 def test_what_other_edits_read_at_once_is_known_by_its_content():
-    content = encode(Image.effect_noise((300, 300), 200))
+    content = encode(noise(300, 300))
     file, opened = Crossing(content), Crossing(content)
     with Image.open(opened) as picture, Image.open(io.BytesIO(content)) as alone:
         digests = [examine(EditRequest(image, "x")).digest for image in (io.BytesIO(content), alone)]

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import PIL.Image
 import pytest
 from browser import find_browser, is_required, new_page, running_browser
+from noise import noise
 
 from qwen_edit_async.display.gallery import GalleryEdit, Picture, gallery_html
 from qwen_edit_async.display.links import relative_path
@@ -430,9 +431,9 @@ async def test_the_browser_shows_files_where_there_are_no_thumbnails(browser, tm
 
 @pytest.mark.anyio
 async def test_two_thousand_edits_appear_quickly(browser, tmp_path, thumbnail):
-    noise = Picture(thumbnail=make_thumbnail(PIL.Image.effect_noise((900, 700), 60)), path="x.png")
+    picture = Picture(thumbnail=make_thumbnail(noise(900, 700)), path="x.png")
     report = tmp_path / "report.html"
-    edits = (GalleryEdit(key=f"k{i}", instruction="i" * 60, before=(noise,), after=(noise,)) for i in range(2000))
+    edits = (GalleryEdit(key=f"k{i}", instruction="i" * 60, before=(picture,), after=(picture,)) for i in range(2000))
     with report.open("w", encoding="utf-8") as file:
         file.writelines(gallery_html(edits))
     async with new_page(browser) as page:

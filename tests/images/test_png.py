@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from noise import noise
 from PIL import Image
 
 from qwen_edit_async.images import png as _png
@@ -126,7 +127,7 @@ def test_a_large_chunk_is_checked_in_constant_memory() -> None:
 
 def encoded(mode: str, side: int = 37, **options: object) -> bytes:
     file = io.BytesIO()
-    Image.effect_noise((side, side), 80).convert(mode).save(file, "PNG", **options)
+    noise(side, side).convert(mode).save(file, "PNG", **options)
     return file.getvalue()
 
 

@@ -14,7 +14,7 @@ import anyio
 import attrs
 import pytest
 from memory_transport import IMAGE, NORMAL, Interrupted, MemoryService, MemorySession, in_order, lost, status, until
-from PIL import Image
+from noise import noise
 
 from qwen_edit_async import EditSession, FixedInterval, SessionClosedError, Timeouts
 from qwen_edit_async.emulator import EditEmulator, FixedEngine
@@ -280,7 +280,7 @@ async def session(emulator):
 @moments
 async def test_an_upload_that_is_cancelled_anywhere_leaves_nothing(session, emulator, tmp_path, as_it_wakes):
     path = tmp_path / "photo.bmp"
-    await asyncio.to_thread(Image.effect_noise((700, 700), 50).save, path)
+    await asyncio.to_thread(noise(700, 700).save, path)
     steps = await suspensions_of(edit_from_file(session, path))
     for step in range(1, steps + 1):
         await cancelled_at(edit_from_file(session, path), step, as_it_wakes=as_it_wakes)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from memory_transport import IMAGE, MemoryService, MemorySession, in_order, says
+from noise import noise
 from PIL import Image
 
 from qwen_edit_async import (
@@ -104,7 +105,7 @@ async def test_a_picture_opens_as_a_decoded_image(session):
 
 def snow(**options):
     file = io.BytesIO()
-    Image.effect_noise((60, 60), 9).point(lambda value: 200 + value // 8).save(file, **options)
+    noise(60, 60).point(lambda value: 200 + value // 8).save(file, **options)
     return file.getvalue()
 
 

@@ -193,7 +193,7 @@ async def test_neither_the_key_nor_credentials_go_to_the_bucket_or_the_journal(b
     ("out", "options", "problem"),
     [
         ("s3://bucket/out", {}, "give it as journal=PATH"),
-        ("s3://bucket/out", {"journal": "s3://bucket/job"}, "the folder of the journal can't be in a bucket"),
+        ("s3://bucket/out", {"journal": "s3://bucket/job"}, "the folder of the journal must be local"),
         ("out", {"journal": "job"}, "leave out journal="),
         ("memory://out", {"journal": "job"}, "results can't be written to"),
     ],
@@ -205,7 +205,7 @@ def test_where_a_batch_cannot_write(out, options, problem):
 
 async def test_a_hub_keeps_its_pictures_here():
     async with service() as (_, session):
-        with pytest.raises(ConfigurationError, match="the folder of a hub can't be in a bucket"):
+        with pytest.raises(ConfigurationError, match="the folder of a hub must be local"):
             EditHub("s3://bucket/out", session)
 
 
