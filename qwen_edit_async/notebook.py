@@ -116,7 +116,7 @@ class _Tally:
     async def count(self, coming: Awaitable[EditOutcome]) -> EditOutcome:
         try:
             outcome = await coming
-        except BaseException:  # the end of the outcomes, an error, or an interrupt
+        except BaseException:  # however the outcomes end, the display keeps the last counts
             self.show(final=True)
             raise
         if not outcome.ok:

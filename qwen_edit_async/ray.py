@@ -115,7 +115,7 @@ def start_hub(
     actor = ray.remote(HubActor).options(name=name, namespace=_NAMESPACE, **options).remote(*given)
     try:
         running = ray.get(actor.open.remote())
-    except Exception:
+    except Exception:  # Ray would otherwise restart an actor that can't open its journal or session
         ray.kill(actor)
         raise
     if running != given:

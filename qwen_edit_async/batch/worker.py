@@ -93,8 +93,8 @@ class Worker:
             return
         try:
             job = self._loop.run_in_executor(self._executor, self._call_all, calls)
-        except BaseException:  # whatever the error, no call has begun
-            for future in futures:  # so that nobody waits for them forever
+        except BaseException:  # no call has begun, so whatever the error, no caller may keep waiting
+            for future in futures:
                 future.cancel()
             self._busy = False
             raise

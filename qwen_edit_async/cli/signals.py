@@ -16,8 +16,8 @@ def cancel_on_termination() -> None:
     task = asyncio.current_task()
     if task is None:
         return
-    # Windows lacks these handlers (NotImplementedError). Only the main thread can set them: elsewhere, asyncio raises
-    # RuntimeError and uvloop ValueError. In these cases, Ctrl-C raises KeyboardInterrupt.
+    # Where no handler can be set, Python's own remains, and Ctrl-C raises KeyboardInterrupt. On Windows, the loop
+    # raises NotImplementedError. Outside the main thread, asyncio raises RuntimeError, and uvloop ValueError.
     with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, task.cancel)

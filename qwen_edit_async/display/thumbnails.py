@@ -101,7 +101,7 @@ def make_thumbnail(image: Any, side: int = THUMBNAIL_SIDE) -> Thumbnail | None:
             content.seek(0)
             width, height = encoded.sides
             return Thumbnail(content.read(), width, height)
-    except Exception:  # noqa: BLE001  # a missing thumbnail is never an error
+    except Exception:  # noqa: BLE001  # decoders raise any kind of error, and a picture without a thumbnail is still shown
         return None
 
 

@@ -134,7 +134,7 @@ def open_file(file: IO[bytes], name: str, path: str = "", *, fit: bool = False) 
     else:
         check_pixels(image.size, name, plugin)
     if plugin in _READ_LATE:
-        image.load_read = functools.partial(_read, file)  # type: ignore[attr-defined]  # Pillow calls it if it exists
+        image.load_read = functools.partial(_read, file)  # type: ignore[attr-defined]  # an optional hook that Pillow doesn't declare
     return image
 
 
@@ -224,7 +224,7 @@ def _rows(file: IO[bytes], shade: int) -> list[int]:
     image = _open_small(file, "it", 1)
     image.load_prepare()
     image.im = Image.new(image.im.mode, image.size, shade).im
-    image.load_prepare = lambda: None  # type: ignore[method-assign]  # it would replace the pixels
+    image.load_prepare = lambda: None  # type: ignore[method-assign]  # load() calls it again, which would replace the shade
     with contextlib.suppress(Exception):
         image.load()
     image.tile = []

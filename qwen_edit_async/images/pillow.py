@@ -207,7 +207,7 @@ def _page_notes(image: ImageFile.ImageFile, name: str) -> tuple[str, ...]:
             several = pictures is not None and pictures.get(_MPF_IMAGES, 1) > 1
         else:
             several = image.format != "PSD" and getattr(image, "is_animated", False)  # PSD files have layers
-    except Exception:  # noqa: BLE001  # corrupt metadata raises any kind of error, and only a note depends on it
+    except Exception:  # noqa: BLE001  # corrupt metadata raises any kind of error, and costs only a note
         return ()
     return (f"{name} has several pages or frames: only the first is edited",) if several else ()
 

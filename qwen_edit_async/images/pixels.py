@@ -50,7 +50,7 @@ def stored_orientation(image: Image.Image, exif: bytes = b"") -> int:
             value, *_ = (read_directory(io.BytesIO(data), len(data)) if data else {}).get(ORIENTATION) or (None,)
         if value is None and (found := _XMP_ORIENTATION.search(info.get("xmp", b"").decode("latin-1"))):
             value = int(found[1])
-    except Exception:  # noqa: BLE001  # corrupt metadata raises any kind of error; the picture may be intact
+    except Exception:  # noqa: BLE001  # corrupt metadata raises any kind of error, but the picture may be intact
         return UPRIGHT
     return value if value in _METHODS else UPRIGHT
 
@@ -59,7 +59,7 @@ def orientation(image: Image.Image) -> int:
     """Return the Exif orientation of the user's PIL image; 1 (upright) if it has no valid one."""
     try:
         value = cast("int", image.getexif().get(ORIENTATION))
-    except Exception:  # noqa: BLE001  # corrupt metadata raises any kind of error
+    except Exception:  # noqa: BLE001  # corrupt metadata raises any kind of error, but the picture may be intact
         return UPRIGHT
     return value if value in _METHODS else UPRIGHT
 

@@ -60,7 +60,7 @@ def local_path(image: Any) -> str | None:
         return None
     try:
         path = os.fsdecode(os.fspath(image))
-    except Exception:  # noqa: BLE001  # each library of remote paths raises its own kind of error
+    except Exception:  # noqa: BLE001  # a path of any library may refuse to be local, with an error of its own
         return None
     return None if "://" in path and hasattr(image, "open") else path
 

@@ -33,7 +33,7 @@ class Life:
         self.runtime = Runtime(service, options)
         try:
             await self.runtime.start()
-        except BaseException:  # including a cancellation, because a half-open session must not be used
+        except BaseException:  # a cancellation, too, leaves a half-open session, which must not be used
             self.closed = True
             raise
 

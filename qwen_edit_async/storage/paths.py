@@ -18,7 +18,7 @@ AnyPath: TypeAlias = "str | os.PathLike[str] | tuple[object, str]"
 """A path that users give: a local path, a URL in a bucket, or a pair of an obstore store and a path in it."""
 
 
-def file_path(path: object) -> FilePath:
+def file_path(path: Any) -> FilePath:
     """Convert a local path, a URL, or a pair of a store and a path in it to the path of a result.
 
     Raises:
@@ -27,8 +27,8 @@ def file_path(path: object) -> FilePath:
     if (bucket := BucketPath.of(path)) is not None:
         return bucket
     try:
-        text = os.path.expanduser(path)  # type: ignore[call-overload]  # noqa: PTH111  # Path.expanduser raises for "~nobody"
-    except Exception:  # noqa: BLE001  # each library for remote paths raises errors of its own
+        text = os.path.expanduser(path)  # noqa: PTH111  # Path.expanduser raises for "~nobody"
+    except Exception:  # noqa: BLE001  # a path of any library may refuse to be local, with an error of its own
         text = "://"
     if not isinstance(text, str) or "://" in text:
         raise ConfigurationError(

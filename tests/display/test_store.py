@@ -97,7 +97,7 @@ def test_a_folder_that_can_not_be_written_costs_only_time(photo, tmp_path, opene
     assert store.get(photo) == store.get(photo) == make_thumbnail(photo)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux file systems allow names that are not UTF-8")
 def test_a_file_name_that_is_not_utf_8_costs_only_time(photo, opened):
     odd = photo.rename(photo.with_name(os.fsdecode(b"\xff.png")))
     store = opened(photo.parent)

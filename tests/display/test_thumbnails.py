@@ -139,7 +139,7 @@ def test_urls_streams_and_broken_pictures_have_no_thumbnail(image):
     assert make_thumbnail(image) is None
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes in folders")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the test makes a named pipe, which this system can't")
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     assert make_thumbnail(tmp_path / "pipe.png") is None

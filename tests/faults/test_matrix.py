@@ -186,7 +186,7 @@ def test_every_fault_of_the_emulator_is_in_the_matrix():
     assert {call.partition("(")[0] for call in FAULTS} == makers
 
 
-@pytest.mark.skipif(WRITING, reason="the rows are written when this run has ended")
+@pytest.mark.skipif(WRITING, reason="this run rewrites the matrix, and does so after its last test")
 def test_the_matrix_has_no_other_rows():
     assert MATRIX.read_text(encoding="utf-8").startswith(HEAD)
     assert [columns_of(line) for line in lines_told()] == [title(*row) for row in ROWS]

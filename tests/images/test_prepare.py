@@ -387,7 +387,7 @@ def test_a_file_with_odd_attributes_is_read(kind) -> None:
 def test_a_file_whose_position_has_to_be_awaited_is_read_from_where_it_stands() -> None:
     class Remotely(io.BytesIO):
         async def tell(self) -> int:
-            raise NotImplementedError
+            return 0
 
     data = encoded(photo(), "PNG")
     assert content(Remotely(data)) == data

@@ -51,7 +51,7 @@ class Journal:
         held = contextlib.ExitStack()
         try:
             store = await asyncio.get_running_loop().run_in_executor(executor, _open, folder, service, held)
-        except BaseException:  # a cancellation as well as an error
+        except BaseException:  # a cancelled wait must release the lock, too
             executor.submit(held.close)  # if the wait was cancelled, the thread may still open the journal
             executor.shutdown(wait=False)
             raise

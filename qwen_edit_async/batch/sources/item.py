@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
@@ -54,7 +55,7 @@ class EditDefaults:
     parameters: EditParameters = attrs.field(factory=EditParameters)
 
 
-def request_of(given: object, defaults: EditDefaults) -> EditRequest:
+def request_of(given: Any, defaults: EditDefaults) -> EditRequest:
     """Return the request for an item, which is a request, a mapping of a request's fields, or only its images.
 
     Raises:
@@ -75,7 +76,7 @@ def request_of(given: object, defaults: EditDefaults) -> EditRequest:
             f"an item is {type(given).__name__!r}, and there is no instruction for it: "
             "give instruction= for all images, or give EditRequests or mappings of their fields"
         )
-    return EditRequest(given, defaults.instruction, defaults.parameters)  # type: ignore[arg-type]  # checked there
+    return EditRequest(given, defaults.instruction, defaults.parameters)
 
 
 def item_of(given: object, defaults: EditDefaults, number: int) -> SourceItem:
