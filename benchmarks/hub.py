@@ -227,7 +227,7 @@ class Simulated(Cost):
 def simulate(workers: int, rounds: int) -> Simulated:
     """Let workers ask a hub for ``rounds`` edits in each of their calls, on a virtual clock."""
     simulated = Simulated()
-    Downloader.save = _save  # type: ignore[method-assign]  # on the virtual clock, a real download would never end
+    Downloader.save = _save  # type: ignore[method-assign]  # the simulation has no host to download from
     with tempfile.TemporaryDirectory() as folder, metered(simulated):
         loop = looptime.new_event_loop()
         try:
