@@ -36,7 +36,7 @@ from typing import Any, Final, TypedDict
 import attrs
 
 from qwen_edit_async.batch import BatchOutcome, BatchReport, EditHub
-from qwen_edit_async.batch.content import identify
+from qwen_edit_async.batch.fingerprint import identify
 from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.sources import EditDefaults
 from qwen_edit_async.batch.sources.rows import Rows

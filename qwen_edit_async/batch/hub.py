@@ -15,8 +15,8 @@ import anyio
 import attrs
 
 from qwen_edit_async.batch.budget import to_money
-from qwen_edit_async.batch.content import identify, located
 from qwen_edit_async.batch.decide import Consent, Entry, State
+from qwen_edit_async.batch.fingerprint import identify, located
 from qwen_edit_async.batch.identity import image_locator
 from qwen_edit_async.batch.intake import CONCLUDING_SECONDS, resume, take, unfinished
 from qwen_edit_async.batch.journal.database import Store
@@ -171,7 +171,7 @@ class EditHub:
         except InvalidEditError as error:
             return BatchOutcome(key="", status="failed", instruction="", error=str(error))
         in_memory = None in map(image_locator, request.images)
-        identity, content = await run.files.call(_identities_of, request) if in_memory else _identities_of(request)
+        identity, content = await run.disk.call(_identities_of, request) if in_memory else _identities_of(request)
         self._require_open()
         row = self._asked.get((identity, content))
         if row is None:

@@ -9,8 +9,8 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
-from qwen_edit_async.batch.content import examine
-from qwen_edit_async.batch.decide import SENDS, Action, Content, Entry, decide, instead, refusal
+from qwen_edit_async.batch.decide import SENDS, Action, Entry, Fingerprint, decide, instead, refusal
+from qwen_edit_async.batch.fingerprint import fingerprint_of
 from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.journal.database import Store
@@ -125,7 +125,7 @@ class Intake:
 
     async def _feed_all(self) -> None:
         await self._feed(unfinished(self._run), self._resume)
-        await self._feed(self._given.feed(self._run.files), self._take)
+        await self._feed(self._given.feed(self._run.disk), self._take)
 
     async def _feed(self, items: AsyncGenerator[T, None], work: Callable[[T], Coroutine[Any, Any, None]]) -> None:
         """Start the work on each item as soon as fewer than the maximum are in progress."""
@@ -190,36 +190,36 @@ async def take(run: Run, identity: str, request: EditRequest, resumed: Container
     """
     consent = run.options.consent
     entry = None if run.journal.is_new else await run.journal.do(Store.find, identity)
-    content = await run.files.call(examine, request, entry)
+    fingerprint = await run.disk.call(fingerprint_of, request, entry)
     if entry is None:
-        entry = await run.journal.do(Store.plan, identity, request, content)
-    if content.digest == entry.digest and content.stamp != entry.stamp:
-        run.journal.do(Store.restamp, entry.number, content.stamp)
-    action, problem = decide(entry, content, consent), None
+        entry = await run.journal.do(Store.plan, identity, request, fingerprint)
+    if fingerprint.digest == entry.digest and fingerprint.stamp != entry.stamp:
+        run.journal.do(Store.restamp, entry.number, fingerprint.stamp)
+    action, problem = decide(entry, fingerprint, consent), None
     if action in SENDS:
         try:
-            if content.problem is not None:
-                raise content.problem
-            entry = await _redrafted(run, action, entry, request, content)
-            await run.files.call(run.targets.existing, request, entry.name)
+            if fingerprint.problem is not None:
+                raise fingerprint.problem
+            entry = await _redrafted(run, action, entry, request, fingerprint)
+            await run.disk.call(run.targets.existing, request, entry.name)
         except InvalidEditError as error:
             action, problem = instead(entry), error
-    if action in {Action.REFUSE, Action.REPLACE_LATER}:  # REPLACE_LATER: the earlier task is still in flight
+    if action in {Action.REPORT_PROBLEM, Action.REPLACE_LATER}:  # REPLACE_LATER: the earlier task is still in flight
         problem = problem or refusal(consent)
         run.changed += 1
         run.refuse(reason_of(problem, request), entry.key)
         return problem
-    if action is Action.FAIL and problem is not None:
+    if action is Action.RECORD_PROBLEM and problem is not None:
         await Row(entry, run).fail(problem, request)
     elif action in SENDS or entry.number not in resumed:
         await Row(entry, run).carry_out(action, request)
     return None
 
 
-async def _redrafted(run: Run, action: Action, entry: Entry, request: EditRequest, content: Content) -> Entry:
+async def _redrafted(run: Run, action: Action, entry: Entry, request: EditRequest, fingerprint: Fingerprint) -> Entry:
     """Journal the current request, and return the edit to be submitted."""
     if action is Action.REPLACE:
-        return await run.journal.do(Store.replace, entry.number, entry.identity, request, content)
-    if content.digest == entry.digest:
+        return await run.journal.do(Store.replace, entry.number, entry.identity, request, fingerprint)
+    if fingerprint.digest == entry.digest:
         return entry
-    return await run.journal.do(Store.redraft, entry.number, request, content)
+    return await run.journal.do(Store.redraft, entry.number, request, fingerprint)

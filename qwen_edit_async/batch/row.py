@@ -74,7 +74,7 @@ class Row:
         """
         entry, run = self._entry, self._run
         if action is Action.VERIFY:
-            if not run.options.saves or await run.files.call(run.targets.are_whole, entry.files):
+            if not run.options.saves or await run.disk.call(run.targets.are_whole, entry.files):
                 self._count_saved(len(entry.files))
                 run.progress.found += 1
                 return
@@ -175,7 +175,7 @@ class Row:
                 if not isinstance(error, _StoppedError):
                     return
             else:
-                run.show_soon(self._entry.number, request.images)
+                run.preview_soon(self._entry.number, request.images)
                 await self._wait(task, attached=False)
                 return
             finally:
@@ -272,7 +272,7 @@ class Row:
             self._state = State.SAVED
             await run.journal.do(Store.save, self._entry.number, paths)
             self._count_saved(len(paths))
-            run.show_soon(self._entry.number, paths)
+            run.preview_soon(self._entry.number, paths)
 
     async def _record(self, state: State, error: Exception, request: EditRequest | None = None, **columns: Any) -> None:
         """Journal an error, and the edit's state."""

@@ -17,7 +17,6 @@ import anyio
 import attrs
 
 from qwen_edit_async.batch.budget import Budget
-from qwen_edit_async.batch.content import sweep
 from qwen_edit_async.batch.decide import Consent, error_of_run
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
@@ -25,7 +24,7 @@ from qwen_edit_async.batch.outcome import BatchProgress
 from qwen_edit_async.batch.plan import Reasons
 from qwen_edit_async.batch.publish import publish
 from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport, make_report
-from qwen_edit_async.batch.targets import Targets
+from qwen_edit_async.batch.targets import Targets, sweep
 from qwen_edit_async.batch.worker import Worker
 from qwen_edit_async.checks import check_not_negative, check_positive
 from qwen_edit_async.display.store import ThumbnailStore
@@ -91,7 +90,7 @@ class Run:
         targets: The folder of the results.
         options: The options.
         journal: The open journal.
-        files: The thread that reads files.
+        disk: The thread that reads and writes files.
         thumbnails: The thumbnails for the page.
         budget: The limits, and the costs and tasks so far.
         progress: Some of the counts so far; :meth:`progress_now` returns all.
@@ -112,7 +111,7 @@ class Run:
     targets: Targets
     options: RunOptions
     journal: Journal
-    files: Worker
+    disk: Worker
     thumbnails: ThumbnailStore
     budget: Budget
     room: asyncio.Semaphore
@@ -148,7 +147,7 @@ class Run:
     async def begin(self) -> None:
         """Recover from earlier runs: delete their part files, mark uncertain edits, and add up their costs."""
         journal = self.journal
-        await self.files.call(sweep, self.home, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
+        await self.disk.call(sweep, self.home, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
         self.progress.begun = True
         if count := await journal.do(Store.recover):
             log.warning("edits that were being submitted when the last run ended: %d; their tasks may exist", count)
@@ -164,7 +163,7 @@ class Run:
         self.notify()
         return True
 
-    def show_soon(self, number: int, images: Iterable[Any]) -> None:
+    def preview_soon(self, number: int, images: Iterable[Any]) -> None:
         """Make an edit's thumbnails while the service works, if the page can show the edit."""
         if number <= self.options.gallery_limit:
             self.thumbnails.make_soon(images)
@@ -262,7 +261,7 @@ class Run:
             given_up=given_up,
         )
         try:
-            self.report = await self.files.call(write)
+            self.report = await self.disk.call(write)
         finally:
             given_up.set()
         return self.report
@@ -271,7 +270,7 @@ class Run:
         """Stop reading files, and then close the journal, which frees the folder."""
         try:
             with anyio.move_on_after(_CLOSING_SECONDS):
-                await self.files.aclose(self.thumbnails.close)
+                await self.disk.aclose(self.thumbnails.close)
         finally:
             await self.journal.aclose()
             self.closed = True
@@ -297,7 +296,7 @@ async def open_run(
         targets,
         options,
         journal=await Journal.open(targets.home, service or origin_of(session.base_url)),
-        files=Worker(ThreadPoolExecutor(1, "qwen-edit-batch")),
+        disk=Worker(ThreadPoolExecutor(1, "qwen-edit-batch")),
         thumbnails=ThumbnailStore(targets.home),
         budget=options.budget(session.max_in_flight),
         room=asyncio.Semaphore(2 * session.max_in_flight + _SPARE_ROWS),

@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 
-from qwen_edit_async.batch.content import examine
-from qwen_edit_async.batch.decide import PAYS, Action, Content, Entry, State, decide, instead, refusal
+from qwen_edit_async.batch.decide import PAYS, Action, Entry, Fingerprint, State, decide, instead, refusal
+from qwen_edit_async.batch.fingerprint import fingerprint_of
 from qwen_edit_async.batch.identity import allot, folded, reason_of, stem_of
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.journal.database import Store
@@ -97,13 +97,13 @@ class _Survey:
             raise InvalidEditError(item.problem or "it is not an edit")
         request = item.request
         entry = None if self.store is None else self.store.find(item.identity)
-        content = Content() if entry is None else examine(request, entry)
-        self._touched |= entry is not None and content.stamp != entry.stamp  # the run journals the new stamp
-        action, problem = decide(entry, content, self.options.consent), None
+        fingerprint = Fingerprint() if entry is None else fingerprint_of(request, entry)
+        self._touched |= entry is not None and fingerprint.stamp != entry.stamp  # the run journals the new stamp
+        action, problem = decide(entry, fingerprint, self.options.consent), None
         if action in PAYS:
             replaces = action in {Action.REPLACE, Action.REPLACE_LATER}
             name = self._name_of(request) if entry is None or replaces else entry.name
-            problem = content.problem or self._problem_of(request, name)
+            problem = fingerprint.problem or self._problem_of(request, name)
         self._count(action if problem is None else instead(entry), entry, request, problem)
 
     def _count(
@@ -112,7 +112,7 @@ class _Survey:
         tally = self.tally
         if action in PAYS:
             tally.submission(request.parameters)
-        elif action in {Action.FAIL, Action.REFUSE}:
+        elif action in {Action.RECORD_PROBLEM, Action.REPORT_PROBLEM}:
             raise problem or refusal(self.options.consent)
         elif entry is None or entry.state in {State.SUBMITTED, State.COMPLETED}:
             return  # the journal's totals already count this edit

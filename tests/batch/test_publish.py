@@ -22,7 +22,7 @@ from PIL import Image
 
 from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, FixedInterval, JournalError
 from qwen_edit_async.batch import run as _run
-from qwen_edit_async.batch.decide import Content, State
+from qwen_edit_async.batch.decide import Fingerprint, State
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.journal.outcomes import PAGE
@@ -431,7 +431,7 @@ async def test_outcomes_come_in_the_order_of_the_journal_however_many_there_are(
     count = 2 * PAGE + 1
 
     def plan(number: int) -> None:
-        store.plan(f"k{number}", EditRequest(PHOTO, "i", key=f"k{number}"), Content())
+        store.plan(f"k{number}", EditRequest(PHOTO, "i", key=f"k{number}"), Fingerprint())
 
     store.transact([lambda number=number: plan(number) for number in range(count)])
     store.move(1, State.FAILED, reason="r", problem="p")

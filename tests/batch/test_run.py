@@ -35,7 +35,7 @@ from qwen_edit_async import (
     JournalError,
     SessionClosedError,
 )
-from qwen_edit_async.batch import content as _content
+from qwen_edit_async.batch import fingerprint as _fingerprint
 from qwen_edit_async.batch.journal import database as _store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async.batch.journal.lock import RunLock
@@ -594,8 +594,8 @@ async def test_a_file_that_was_only_touched_or_copied_back_is_the_same_and_is_lo
         looked_at.append(name)
         return hash_image(image, name)
 
-    hash_image = _content.hash_image
-    monkeypatch.setattr(_content, "hash_image", look)
+    hash_image = _fingerprint.hash_image
+    monkeypatch.setattr(_fingerprint, "hash_image", look)
     async with service() as (_, session):
         await EditBatch(requests(1), out).run(session)
         os.utime(photo, (1, 1))

@@ -27,8 +27,8 @@ from qwen_edit_async import (
     JournalError,
 )
 from qwen_edit_async.batch import input as _input
-from qwen_edit_async.batch.content import examine
 from qwen_edit_async.batch.decide import State
+from qwen_edit_async.batch.fingerprint import fingerprint_of
 from qwen_edit_async.batch.journal import database as _store
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
@@ -274,7 +274,7 @@ async def test_a_plan_says_what_the_journal_holds(photos, out):
     (out / "saved-0.png").write_bytes(PHOTO)
     store = Store(out / JOURNAL_NAME)
     for request in requests:
-        content = examine(request)
+        content = fingerprint_of(request)
         number = store.plan(request.key, request, content).number
         for state in map(State, steps[request.key]):
             columns = {"task_id": request.key} if state is State.SUBMITTED else {}

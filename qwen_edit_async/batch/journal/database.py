@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.decide import ORIGINS, Content, Entry, State
-from qwen_edit_async.batch.identity import allot, describe, folded, pictures_of, stem_of
+from qwen_edit_async.batch.decide import ORIGINS, Entry, Fingerprint, State
+from qwen_edit_async.batch.identity import allot, describe, folded, stem_of
 from qwen_edit_async.batch.journal.rows import (
     DAMAGED,
     OUTCOME_COLUMNS,
@@ -27,7 +27,7 @@ from qwen_edit_async.batch.outcome import BatchOutcome
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.errors import InvalidEditError, JournalError
 from qwen_edit_async.log import log
-from qwen_edit_async.models import EditRequest
+from qwen_edit_async.models import EditRequest, requested_pictures
 from qwen_edit_async.protocol.base import check_task_id
 from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.paths import FilePath
@@ -196,18 +196,18 @@ class Store:
         query = "SELECT 1 FROM edits WHERE folded_name = ?"
         return self._connection.execute(query, (folded_name,)).fetchone() is not None
 
-    def plan(self, identity: str, request: EditRequest, content: Content) -> Entry:
+    def plan(self, identity: str, request: EditRequest, fingerprint: Fingerprint) -> Entry:
         """Return the edit with an identity. If there is none, add a planned edit, and allot its name."""
         stem = stem_of(request)
         try:
-            self._insert(identity, stem, request, content)
+            self._insert(identity, stem, request, fingerprint)
         except sqlite3.IntegrityError:  # the identity or the name already exists
             if self.find(identity) is None:
-                self._insert(identity, allot(stem, self.is_taken, self._numbers), request, content)
+                self._insert(identity, allot(stem, self.is_taken, self._numbers), request, fingerprint)
         return self._select("identity = ?", identity)[0]
 
-    def _insert(self, identity: str, name: str, request: EditRequest, content: Content) -> None:
-        columns = _columns_of(request, content) | {
+    def _insert(self, identity: str, name: str, request: EditRequest, fingerprint: Fingerprint) -> None:
+        columns = _columns_of(request, fingerprint) | {
             "identity": identity,
             "key": request.key or name,
             "name": name,
@@ -218,18 +218,18 @@ class Store:
         values = [*map(to_column, columns.values())]
         self._connection.execute(f"INSERT INTO edits ({names}) VALUES ({marks})", values)
 
-    def redraft(self, number: int, request: EditRequest, content: Content) -> Entry:
+    def redraft(self, number: int, request: EditRequest, fingerprint: Fingerprint) -> Entry:
         """Replace the request of an edit that was never paid for, and return the edit."""
-        columns = _columns_of(request, content)
+        columns = _columns_of(request, fingerprint)
         changes = ", ".join(f"{name} = ?" for name in columns)
         values = [*map(to_column, columns.values()), number]
         self._connection.execute(f"UPDATE edits SET {changes} WHERE number = ?", values)
         return self._select("number = ?", number)[0]
 
-    def replace(self, number: int, identity: str, request: EditRequest, content: Content) -> Entry:
+    def replace(self, number: int, identity: str, request: EditRequest, fingerprint: Fingerprint) -> Entry:
         """Plan a new edit with the identity of an earlier edit, which keeps its task, cost, name and files."""
         self._connection.execute(_REPLACE, (number,))
-        return self.plan(identity, request, content)
+        return self.plan(identity, request, fingerprint)
 
     def restamp(self, number: int, stamp: str) -> None:
         """Replace the stamp of an edit whose image files have the same content as before."""
@@ -342,12 +342,12 @@ def _move_statement(state: State, columns: tuple[str, ...]) -> str:
     return f"UPDATE edits SET state = '{state.value}'{changes} WHERE number = ? AND state IN ({origins})"
 
 
-def _columns_of(request: EditRequest, content: Content) -> dict[str, Any]:
+def _columns_of(request: EditRequest, fingerprint: Fingerprint) -> dict[str, Any]:
     return {
-        "digest": content.digest,
-        "stamp": content.stamp,
+        "digest": fingerprint.digest,
+        "stamp": fingerprint.stamp,
         "request": describe(request),
-        "pictures": pictures_of(request.parameters),
+        "pictures": requested_pictures(request.parameters),
     }
 
 

@@ -20,7 +20,7 @@ from memory_transport import MemoryService, MemorySession, until
 from qwen_edit_async import EditBatch, EditParameters, EditRequest, JournalError
 from qwen_edit_async.batch import intake as _intake
 from qwen_edit_async.batch import run as _run
-from qwen_edit_async.batch.decide import Content, State
+from qwen_edit_async.batch.decide import Fingerprint, State
 from qwen_edit_async.batch.journal import database as _store
 from qwen_edit_async.batch.journal import outcomes as _outcomes
 from qwen_edit_async.batch.journal.database import Store
@@ -34,10 +34,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the test looks into the 
 
 def draft(
     identity: str, /, *, key: str | None = "", stem: str = "", digest: str = "", instruction: str = "snow"
-) -> tuple[str, EditRequest, Content]:
+) -> tuple[str, EditRequest, Fingerprint]:
     """Return an edit to be planned. Its key is its identity by default."""
     request = EditRequest(f"{stem or identity}.jpg", instruction, key=identity if key == "" else key)
-    return identity, request, Content(digest or f"digest of {identity}")
+    return identity, request, Fingerprint(digest or f"digest of {identity}")
 
 
 @pytest.fixture
