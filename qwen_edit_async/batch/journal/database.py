@@ -200,13 +200,13 @@ class Store:
         """Return the edit with an identity. If there is none, add a planned edit, and allot its name."""
         stem = stem_of(request)
         try:
-            self._insert(identity, stem, request, fingerprint)
+            return self._insert(identity, stem, request, fingerprint)
         except sqlite3.IntegrityError:  # the identity or the name already exists
-            if self.find(identity) is None:
-                self._insert(identity, allot(stem, self.is_taken, self._numbers), request, fingerprint)
-        return self._select("identity = ?", identity)[0]
+            return self.find(identity) or self._insert(
+                identity, allot(stem, self.is_taken, self._numbers), request, fingerprint
+            )
 
-    def _insert(self, identity: str, name: str, request: EditRequest, fingerprint: Fingerprint) -> None:
+    def _insert(self, identity: str, name: str, request: EditRequest, fingerprint: Fingerprint) -> Entry:
         columns = _columns_of(request, fingerprint) | {
             "identity": identity,
             "key": request.key or name,
@@ -216,15 +216,14 @@ class Store:
         }
         names, marks = ", ".join(columns), ", ".join("?" * len(columns))
         values = [*map(to_column, columns.values())]
-        self._connection.execute(f"INSERT INTO edits ({names}) VALUES ({marks})", values)
+        return self._change(f"INSERT INTO edits ({names}) VALUES ({marks})", values)
 
     def redraft(self, number: int, request: EditRequest, fingerprint: Fingerprint) -> Entry:
         """Replace the request of an edit that was never paid for, and return the edit."""
         columns = _columns_of(request, fingerprint)
         changes = ", ".join(f"{name} = ?" for name in columns)
         values = [*map(to_column, columns.values()), number]
-        self._connection.execute(f"UPDATE edits SET {changes} WHERE number = ?", values)
-        return self._select("number = ?", number)[0]
+        return self._change(f"UPDATE edits SET {changes} WHERE number = ?", values)
 
     def replace(self, number: int, identity: str, request: EditRequest, fingerprint: Fingerprint) -> Entry:
         """Plan a new edit with the identity of an earlier edit, which keeps its task, cost, name and files."""
@@ -325,6 +324,10 @@ class Store:
     def _select(self, where: str, *values: Any) -> list[Entry]:
         rows = self._connection.execute(f"SELECT {_ENTRY} FROM edits WHERE {where}", values)
         return [*map(to_entry, rows)]
+
+    def _change(self, statement: str, values: Sequence[Any]) -> Entry:
+        (row,) = self._connection.execute(f"{statement} RETURNING {_ENTRY}", values)
+        return to_entry(row)
 
     def _one(self, query: str) -> Any:
         return self._connection.execute(query).fetchone()[0]
