@@ -100,9 +100,9 @@ async def _nothing_left_on_the_loop() -> AsyncIterator[None]:
 def pictures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save every result at once, without a download."""
 
-    async def save(_: Downloader, url: str, task_id: str, index: int, path: Path) -> Path:
+    async def save(_: Downloader, url: str, task_id: str, index: int, path: Path) -> tuple[Path, str]:
         path.write_bytes(b"\0\0\0\0IEND\xae\x42\x60\x82")  # noqa: ASYNC240  # a few bytes
-        return path
+        return path, ""
 
     monkeypatch.setattr(Downloader, "save", save)
 

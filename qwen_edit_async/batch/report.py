@@ -61,6 +61,7 @@ class JournalSummary:
         replaced: Edits that were replaced by a new edit of their changed row.
         pictures: Saved pictures of the edits that are done.
         short: Done edits with fewer pictures than requested.
+        damaged: Done edits with a damaged picture, which was kept because it was paid for.
         tasks: Tasks that were created, or may have been.
         cost: The costs that the service stated, including those of failed edits, in the account's currency.
         price: The highest known price of a picture.
@@ -88,6 +89,7 @@ class JournalSummary:
     replaced: int = 0
     pictures: int = 0
     short: int = 0
+    damaged: int = 0
     tasks: int = 0
     cost: Decimal = Decimal(0)
     price: Decimal | None = None
@@ -241,6 +243,7 @@ class BatchReport(JournalSummary):
     def _rest(self) -> tuple[tuple[int, str], ...]:
         return (
             (self.short, "with fewer pictures than requested"),
+            (self.damaged, "with a damaged picture: it is kept as it is"),
             (self.planned + self.unread, "not submitted yet"),
             (self.in_flight, "still in flight"),
             (self.unsaved, "completed, but not saved"),

@@ -256,8 +256,8 @@ class Row:
                 "a task made %d pictures instead of %d: the extra ones are not saved", len(images), asked
             )
         try:
-            paths = [
-                await image.save(run.folder / f"{name}-{place}.png")
+            saved = [
+                await image._save(run.folder / f"{name}-{place}.png")  # noqa: SLF001  # private to the package
                 for place, image in zip(_places_of(images, asked), images, strict=False)
             ]
         except (DownloadError, SessionClosedError, OSError) as error:
@@ -270,7 +270,9 @@ class Row:
         else:
             run.budget.saved()
             self._state = State.SAVED
-            await run.journal.do(Store.save, self._entry.number, paths)
+            paths = [path for path, _ in saved]
+            damage = "; ".join(f"{path.name} {damage}" for path, damage in saved if damage)
+            await run.journal.do(Store.save, self._entry.number, paths, damage or None)
             self._count_saved(len(paths))
             run.preview_soon(self._entry.number, paths)
 

@@ -34,7 +34,7 @@ from qwen_edit_async.storage.paths import FilePath
 from qwen_edit_async.text import quoted
 
 _APPLICATION_ID: Final = 0x51574544
-VERSION: Final = 4
+VERSION: Final = 5
 """The version of the schema; a journal of another version is refused."""
 
 BUSY_SECONDS: Final = 10.0
@@ -58,6 +58,7 @@ _SCHEMA: Final = f"""
         usage TEXT,
         cost TEXT,
         files TEXT,
+        damage TEXT,
         reason TEXT,
         problem TEXT,
         attempts INTEGER NOT NULL DEFAULT 0,
@@ -246,14 +247,14 @@ class Store:
         if cursor.rowcount != 1:
             raise JournalError(f"edit {number} can't become {state.value} from its current state")
 
-    def save(self, number: int, paths: Sequence[FilePath]) -> None:
-        """Record that an edit's pictures are saved, with the name and size of each file.
+    def save(self, number: int, paths: Sequence[FilePath], damage: str | None = None) -> None:
+        """Record that an edit's pictures are saved, with the name and size of each file, and the pictures' damage.
 
         Raises:
             JournalError: If the edit can't move to that state from its current state.
         """
         files = [(path.name, _size(path)) for path in paths]
-        self.move(number, State.SAVED, files=files, reason=None, problem=None)
+        self.move(number, State.SAVED, files=files, damage=damage, reason=None, problem=None)
 
     def save_elsewhere(self, name: str, files: Sequence[tuple[str, int]], problem: str | None) -> None:
         """Record the names and sizes of the pictures that a caller saved, or why it could not save them.
