@@ -18,7 +18,7 @@ from qwen_edit_async.batch.budget import to_money
 from qwen_edit_async.batch.decide import Consent, Entry, State
 from qwen_edit_async.batch.fingerprint import identify, located
 from qwen_edit_async.batch.identity import image_locator
-from qwen_edit_async.batch.intake import CONCLUDING_SECONDS, resume, take, unfinished
+from qwen_edit_async.batch.intake import resume, take, unfinished
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.outcome import BatchOutcome, BatchProgress, BatchStatus
 from qwen_edit_async.batch.report import BatchReport
@@ -258,7 +258,7 @@ async def _close(run: Run) -> None:
     stopped = run.budget.stopped
     run.budget.stop(_CLOSED)
     await run.cancel_rows()
-    with contextlib.suppress(JournalError), anyio.move_on_after(CONCLUDING_SECONDS):
+    with contextlib.suppress(JournalError), anyio.move_on_after(run.options.reporting_seconds):
         await run.write_reports(stopped, preview_seconds=0)
 
 

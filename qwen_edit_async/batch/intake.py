@@ -38,9 +38,6 @@ _PREVIEW_SECONDS: Final = 60.0
 _INTERRUPTED_SECONDS: Final = 3.0
 """The maximum time for making thumbnails after an interrupt, because the user waits for the prompt."""
 
-CONCLUDING_SECONDS: Final = 10.0
-"""The maximum time for writing the reports after an interrupt, even on a slow disk."""
-
 
 async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], None] | None) -> BatchReport:
     """Make all edits of an input in an opened run, and write the reports; see :meth:`EditBatch.run`."""
@@ -52,7 +49,7 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
         except (Exception, asyncio.CancelledError) as error:
             with (
                 contextlib.suppress(JournalError),  # the error that ended the run matters more
-                anyio.move_on_after(CONCLUDING_SECONDS, shield=True),
+                anyio.move_on_after(run.options.reporting_seconds, shield=True),
             ):
                 await run.write_reports(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
             raise

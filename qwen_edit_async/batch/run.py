@@ -41,13 +41,17 @@ _SPARE_ROWS: Final = 16
 _GRACE: Final = 5.0
 """Seconds that an ending run waits for the ids of tasks whose request was sent."""
 
-_CLOSING_SECONDS: Final = 5.0
-"""The maximum number of seconds by which a hanging disk may delay the end of a run."""
-
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
-    """The options of a batch that concern its runs; see :class:`EditBatch`."""
+    """The options of a batch that concern its runs; see :class:`EditBatch`. Some are for the package alone.
+
+    Attributes:
+        saves: Whether runs save the pictures.
+        on_demand: Whether edits are asked for one by one, as from a hub.
+        reporting_seconds: The maximum time for writing the reports after an interrupt, even on a slow disk.
+        closing_seconds: The maximum time by which a hanging disk may delay the end of a run.
+    """
 
     strict: bool = False
     consent: Consent = attrs.field(factory=Consent)
@@ -59,6 +63,8 @@ class RunOptions:
     gallery_limit: int = 0
     saves: bool = True
     on_demand: bool = False
+    reporting_seconds: float = 10.0
+    closing_seconds: float = 5.0
 
     def __attrs_post_init__(self) -> None:
         check_not_negative(self.gallery_limit, "gallery_limit")
@@ -269,7 +275,7 @@ class Run:
     async def aclose(self) -> None:
         """Stop reading files, and then close the journal, which frees the folder."""
         try:
-            with anyio.move_on_after(_CLOSING_SECONDS):
+            with anyio.move_on_after(self.options.closing_seconds):
                 await self.disk.aclose(self.thumbnails.close)
         finally:
             await self.journal.aclose()

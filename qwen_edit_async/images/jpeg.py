@@ -11,8 +11,7 @@ from typing import IO, Final
 
 import attrs
 
-from qwen_edit_async.images import findings
-from qwen_edit_async.images.findings import CUT_SHORT, LACKS_SCANS, DamageError, Findings
+from qwen_edit_async.images.findings import BLOCK, CUT_SHORT, LACKS_SCANS, DamageError, Findings
 
 _SOI, _EOI, _SOS, _DRI = 0xD8, 0xD9, 0xDA, 0xDD
 _FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -43,13 +42,13 @@ _COEFFICIENTS: Final = 64
 """The coefficients of a block of 8×8 samples. A decoder needs two bytes for each."""
 
 
-def check_jpeg(file: IO[bytes], _size: int) -> Findings:
-    """Check a whole file.
+def check_jpeg(file: IO[bytes], _size: int, *, block: int = BLOCK) -> Findings:
+    """Check a whole file, and read ``block`` bytes at a time.
 
     Raises:
         DamageError: The file is damaged.
     """
-    return _Check(file, findings.BLOCK).read()
+    return _Check(file, block).read()
 
 
 def coefficient_bytes(file: IO[bytes]) -> int:

@@ -29,8 +29,7 @@ from qwen_edit_async import (
 from qwen_edit_async.batch import input as _input
 from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.fingerprint import fingerprint_of
-from qwen_edit_async.batch.journal import database as _store
-from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.journal.database import VERSION, Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async.batch.journal.lock import RunLock
 from qwen_edit_async.batch.sources import read_source
@@ -711,13 +710,12 @@ async def test_a_folder_that_can_never_be_is_none_when_planning(photos):
 
 
 @pytest.mark.may_block(reason="the test makes a journal")
-async def test_a_journal_of_a_later_version_can_not_be_looked_at(photos, out, monkeypatch):
+async def test_a_journal_of_a_later_version_can_not_be_looked_at(photos, out):
     out.mkdir()
-    Store(out / JOURNAL_NAME).close()
-    batch = EditBatch(photos, out, instruction="snow")
-    monkeypatch.setattr(_store, "VERSION", _store.VERSION - 1)
+    with contextlib.closing(sqlite3.connect(out / JOURNAL_NAME)) as journal:
+        journal.execute(f"PRAGMA user_version = {VERSION + 1}")
     with pytest.raises(JournalError, match="later version"):
-        await batch.plan()
+        await EditBatch(photos, out, instruction="snow").plan()
 
 
 async def test_a_file_that_is_no_journal_can_not_be_looked_at(photos, out):

@@ -37,7 +37,8 @@ _APPLICATION_ID: Final = 0x51574544
 VERSION: Final = 5
 """The version of the schema; a journal of another version is refused."""
 
-BUSY_SECONDS: Final = 10.0
+PATIENCE: Final = 10.0
+"""Seconds to wait for another program that has locked the journal."""
 
 _SCHEMA: Final = f"""
     BEGIN IMMEDIATE;
@@ -122,18 +123,19 @@ class Store:
         path: The path of the journal.
         read_only: Whether to open the file for reading only. Files are then neither created nor changed, except that
             the unfinished write of a run that died is undone.
+        patience: Seconds to wait for another program that has locked the file.
 
     Raises:
         JournalError: If the file can't be opened or created, is damaged, is not a journal, or is of another version.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, patience: float = PATIENCE) -> None:
         self._path = path
         self._numbers: dict[str, int] = {}
         name = read_only_address(path) if read_only else path
         with ExitStack() as undo:
             try:
-                self._connection = sqlite3.connect(name, timeout=BUSY_SECONDS, isolation_level=None, uri=read_only)
+                self._connection = sqlite3.connect(name, timeout=patience, isolation_level=None, uri=read_only)
                 undo.callback(self.close)
                 self._connection.row_factory = sqlite3.Row
                 self.is_empty: bool = not is_journal(self._connection, path)
