@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import operator
 import os
+import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,11 +17,13 @@ from qwen_edit_async.batch.decide import Entry, Fingerprint
 from qwen_edit_async.batch.identity import content_hash, identity_of, stamp_of
 from qwen_edit_async.batch.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url
 from qwen_edit_async.images.source import (
     check_regular,
     exclusive_access,
     local_path,
+    new_digest,
     open_remote,
     read_piece,
     reason_unread,
@@ -57,8 +61,13 @@ def located(request: EditRequest, folder: str) -> EditRequest:
 
 
 def fingerprint_of(request: EditRequest, entry: Entry | None = None) -> Fingerprint:
-    """Return the hash and the stamp of a request. Files are read only if the stamp differs from the journal's."""
+    """Return the hash and the stamp of a request.
+
+    Files are read only if the stamp differs from the journal's. The files of a new edit are hashed when they are sent.
+    """
     stamped = stamp(request)
+    if entry is None and stamped and not all(map(is_url, request.images)):
+        return Fingerprint(stamp=stamped)
     if entry is not None and stamped and stamped == entry.stamp:
         return Fingerprint(entry.digest, stamped)
     try:
@@ -66,6 +75,12 @@ def fingerprint_of(request: EditRequest, entry: Entry | None = None) -> Fingerpr
     except InvalidEditError as error:
         return Fingerprint(problem=error)
     return Fingerprint(content_hash(hashes, request), stamped)
+
+
+def digest_of(request: EditRequest, uploads: Sequence[Upload]) -> str:
+    """Return the hash of a request whose images are files or URLs, from the hashes of its uploads."""
+    images = zip(request.images, uploads, strict=True)
+    return content_hash([upload.digest or hash_image(image, "") for image, upload in images], request)
 
 
 def _located(image: Any, folder: str) -> Any:
@@ -82,6 +97,8 @@ def _stamp(image: Any) -> str | None:
     if path is None:
         return None
     status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        return None
     # Programs can set mtime as they like, but not ctime, the time of the last change (on Windows: of the creation).
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
@@ -92,7 +109,7 @@ def hash_image(image: Any, name: str) -> str:
     Raises:
         InvalidEditError: If the image can't be read, or can't be read twice.
     """
-    digest = hashlib.blake2b(digest_size=20)
+    digest = new_digest()
     try:
         _feed(digest, image, name)
     except InvalidEditError:

@@ -16,6 +16,7 @@ import attrs
 
 from qwen_edit_async.batch.budget import Verdict
 from qwen_edit_async.batch.decide import SENDS, Action, Entry, State, state_after
+from qwen_edit_async.batch.fingerprint import digest_of
 from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.run import Run
@@ -29,6 +30,7 @@ from qwen_edit_async.errors import (
     SessionClosedError,
     SubmitUncertainError,
 )
+from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.log import about, log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.scheduling.retry import CallFailure
@@ -53,6 +55,7 @@ class Row:
         self._entry = entry
         self._run = run
         self._state = entry.state
+        self._request: EditRequest | None = None
 
     async def fail(self, problem: InvalidEditError, request: EditRequest) -> None:
         """Journal why the edit can't be submitted.
@@ -96,13 +99,16 @@ class Row:
             run.budget.fetching.discard(entry.number)
             run.notify()
 
-    async def about_to_submit(self) -> None:
-        """Journal the intent to submit."""
+    async def about_to_submit(self, uploads: Sequence[Upload]) -> None:
+        """Journal the intent to submit, and the hash of what is sent."""
         if self._run.budget.stopped or self._run.budget.held:
             raise _StoppedError("the run submits nothing more")
         self._run.in_flight.add(self._entry.number)
+        columns: dict[str, Any] = {"repeats": self._entry.repeats + self._is_doubtful}
+        if self._request is not None and not self._entry.digest:
+            columns["digest"] = digest_of(self._request, uploads)
         try:
-            await self._move(State.SUBMITTING, repeats=self._entry.repeats + self._is_doubtful)
+            await self._move(State.SUBMITTING, **columns)
         except asyncio.CancelledError:
             self._undo_attempt()
             raise
@@ -161,6 +167,7 @@ class Row:
 
     async def _submit(self, request: EditRequest) -> None:
         run, pictures = self._run, self._entry.pictures
+        self._request = request
         while True:
             while (verdict := run.budget.admit(pictures)) is Verdict.WAIT:
                 await run.wait_for_change()

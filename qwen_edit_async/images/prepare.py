@@ -28,7 +28,14 @@ from qwen_edit_async.images.kinds import (
     image_name,
     is_url,
 )
-from qwen_edit_async.images.source import exclusive_access, local_path, open_image, open_temporary, reason_unread
+from qwen_edit_async.images.source import (
+    exclusive_access,
+    hash_file,
+    local_path,
+    open_image,
+    open_temporary,
+    reason_unread,
+)
 from qwen_edit_async.images.tiff import UPRIGHT
 from qwen_edit_async.storage.bucket import BucketPath
 
@@ -38,7 +45,9 @@ def url_uploads(images: Sequence[Any]) -> tuple[Upload, ...] | None:
     return tuple(map(url_upload, images)) if all(map(is_url, images)) else None
 
 
-def prepare(images: Sequence[Any], *, fit: bool = False, inline: bool = False) -> tuple[Upload, ...]:
+def prepare(
+    images: Sequence[Any], *, fit: bool = False, inline: bool = False, hashed: bool = False
+) -> tuple[Upload, ...]:
     """Open and check images, and encode PIL images and arrays. This blocks: call it on a thread.
 
     The service fetches an image in a bucket from a presigned URL. With ``fit`` or ``inline``, or if the store can't
@@ -47,6 +56,8 @@ def prepare(images: Sequence[Any], *, fit: bool = False, inline: bool = False) -
     With ``fit``, an image that the service would refuse or edit badly is converted. It is turned upright, its longest
     side becomes at most 3072 pixels, and its file at most 7.5 MB. Other images stay unchanged.
 
+    With ``hashed``, an image file is also hashed while it is open.
+
     Raises:
         InvalidEditError: An image is missing, unreadable, not an image, damaged, or over 10 MB (contract, *Images*).
         ConfigurationError: Pillow is missing, and a PIL image, an array or ``fit`` needs it.
@@ -54,13 +65,13 @@ def prepare(images: Sequence[Any], *, fit: bool = False, inline: bool = False) -
     uploads: list[Upload] = []
     with contextlib.ExitStack() as undo:
         for position, image in enumerate(images, 1):
-            uploads.append(_prepare_image(image, image_name(image, position), fit=fit, inline=inline))
+            uploads.append(_prepare_image(image, image_name(image, position), fit, inline, hashed))
             undo.callback(uploads[-1].close)
         undo.pop_all()
     return tuple(uploads)
 
 
-def _prepare_image(image: Any, name: str, *, fit: bool, inline: bool) -> Upload:
+def _prepare_image(image: Any, name: str, fit: bool, inline: bool, hashed: bool) -> Upload:  # noqa: FBT001  # the options of prepare()
     if is_url(image):
         return url_upload(image)
     if isinstance(image, BucketPath) and not fit and not inline and (url := image.signed_url()) is not None:
@@ -82,16 +93,17 @@ def _prepare_image(image: Any, name: str, *, fit: bool, inline: bool) -> Upload:
         undo.callback(file.close)
         path = local_path(image) or ""
         media_type, findings = _check_file(file, upload.size, name, path, fit=fit)
+        digest = hash_file(file) if hashed and path else ""
         facts = None
         if pillow is not None and media_type is not None:
             facts = pillow.check(file, name, findings, fit=fit)
         if pillow is not None and fit:
             encoded = pillow.fit(file, upload.size, name, findings, path=path, convert=media_type is None)
             if encoded is not None:
-                return _encoded_upload(encoded, name)
+                return attrs.evolve(_encoded_upload(encoded, name), digest=digest)
         if upload.file is file:
             undo.pop_all()
-    upload = _with_head(upload, str(media_type))
+    upload = attrs.evolve(_with_head(upload, str(media_type)), digest=digest)
     return upload if facts is None else attrs.evolve(upload, warnings=_warnings(facts, name), notes=facts.notes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import contextlib
+import hashlib
 import inspect
 import os
 import stat
@@ -20,6 +21,7 @@ from qwen_edit_async.images.kinds import BinaryReader, base64_start, check_size,
 _SPOOL_BYTES: Final = 1024 * 1024
 """The largest image file that stays in memory until it is sent. A larger one goes to a temporary file."""
 
+_DIGEST_BYTES: Final = 20
 _TEXT_PIECE: Final = 512 * 1024
 """Characters of Base64 text that are decoded at a time: a multiple of 4."""
 
@@ -96,6 +98,17 @@ def reason_unread(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "does not exist"
     return f"can't be read: {getattr(error, 'strerror', None) or error}"
+
+
+def hash_file(file: Any) -> str:
+    """Return a hash of a whole binary file."""
+    file.seek(0)
+    return hashlib.file_digest(file, new_digest).hexdigest()
+
+
+def new_digest() -> hashlib.blake2b:
+    """Return an empty hash of the kind that journals store."""
+    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
 
 
 def read_piece(reader: Any, size: int, name: str) -> bytes:
