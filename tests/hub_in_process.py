@@ -10,7 +10,8 @@ from commands import API_KEY
 
 from qwen_edit_async import FixedInterval
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
-from qwen_edit_async.ray import EditRows, HubActor
+from qwen_edit_async.ray import EditRows
+from qwen_edit_async.ray.actor import HubActor
 
 
 @attrs.define

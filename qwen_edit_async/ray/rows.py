@@ -1,0 +1,182 @@
+"""Edits the rows of a dataset in a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, Final, TypedDict
+
+import attrs
+
+from qwen_edit_async.batch import BatchOutcome
+from qwen_edit_async.batch.content import identify
+from qwen_edit_async.batch.identity import reason_of
+from qwen_edit_async.batch.sources import EditDefaults
+from qwen_edit_async.batch.sources.rows import Rows
+from qwen_edit_async.errors import InvalidEditError, QwenEditError
+from qwen_edit_async.http.downloads import Downloader
+from qwen_edit_async.http.network import Network
+from qwen_edit_async.http.options import Timeouts
+from qwen_edit_async.images.kinds import MAX_SOURCE_BYTES, check_size, image_name
+from qwen_edit_async.images.source import check_regular, local_path
+from qwen_edit_async.models import EditRequest
+from qwen_edit_async.ray.hub import Hub
+from qwen_edit_async.scheduling.retry import RetryPolicy
+from qwen_edit_async.session.results import EditResult, OutputImage
+from qwen_edit_async.statistics import SessionStatistics
+from qwen_edit_async.storage.bucket import BucketPath, with_tag
+from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
+from qwen_edit_async.threads import Offloader
+
+_AT_A_TIME: Final = 16
+"""The maximum number of rows of a batch that a worker edits at a time, because it holds their images in memory.
+
+Ray Data gives a worker at most four batches, or 16 rows, at a time.
+"""
+
+
+class EditedRow(TypedDict):
+    """The columns that an edit adds to its row.
+
+    Attributes:
+        status: ``saved``, ``failed`` or ``uncertain``. Any other status means that the pictures are not saved yet: run
+            the row again.
+        task_id: The service's id for the task.
+        files: The paths of the pictures.
+        cost: The cost in the account's currency, if the service stated one.
+        error: The error, if there is one.
+    """
+
+    status: str
+    task_id: str | None
+    files: list[str]
+    cost: float | None
+    error: str | None
+
+
+class EditRows:
+    """Edits rows in a worker, for ``map`` and ``map_batches`` of Ray Data and for ``daft.cls``.
+
+    The columns of a row are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` and one per parameter. The
+    columns of :class:`EditedRow` are added. The key identifies the edit. Without a key, the instruction, the parameters
+    and the images' paths or URLs identify it; an image in memory is identified by its content. If an edit goes wrong,
+    its row has an error; no exception is raised. A row that runs again gets the same pictures.
+
+    The worker reads image files and sends them to the hub. It downloads the pictures without the API key. With Daft,
+    pass the columns to the method ``edit``::
+
+        rows = daft.cls(EditRows, max_concurrency=16)(hub, "/shared/edited")
+        table = table.with_column("edit", rows.edit(to_struct(table["key"], table["image"], table["instruction"])))
+
+    Args:
+        hub: The hub.
+        save_to: The folder for the pictures. All workers must share it, or it is in a bucket, such as
+            ``s3://bucket/folder``. Other files in it are never replaced: an edit that would do so is ``completed``.
+        trust_env: Whether downloads use the proxies of the worker's environment.
+    """
+
+    def __init__(self, hub: Hub, save_to: AnyPath, *, trust_env: bool = False) -> None:
+        self._hub = hub
+        folder = file_path(save_to)
+        self._folder = folder.absolute() if isinstance(folder, Path) else folder
+        self._network = Network(trust_env=trust_env)
+        self._threads = Offloader(2)
+        self._table = Rows("", EditDefaults(), typed=False, note=lambda _: None)
+
+    async def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a row, or a batch of NumPy columns, with the columns of :class:`EditedRow` added."""
+        import pyarrow as pa  # noqa: PLC0415  # Ray Data requires it
+
+        is_batch = all(getattr(column, "shape", ()) for column in rows.values())
+        each = (
+            (dict(zip(rows, cells, strict=True)) for cells in zip(*rows.values(), strict=True)) if is_batch else [rows]
+        )
+        room = asyncio.Semaphore(_AT_A_TIME)
+
+        async def edit(row: Mapping[str, Any]) -> EditedRow:
+            async with room:
+                return await self.edit(row)
+
+        edited: list[Any] = await asyncio.gather(*map(edit, each))
+        # An Arrow scalar has a type even if it is null. So all blocks have the same schema, with pictures or without.
+        text = pa.string()
+        kinds = {"status": text, "task_id": text, "files": pa.list_(text), "cost": pa.float64(), "error": text}
+        added = {name: [pa.scalar(row[name], kind) for row in edited] for name, kind in kinds.items()}
+        return {**rows, **(added if is_batch else {name: column[0] for name, column in added.items()})}
+
+    async def edit(self, row: Mapping[str, Any]) -> EditedRow:
+        """Make the edit of a row, and return the added columns."""
+        edited = EditedRow(status="planned", task_id=None, files=[], cost=None, error=None)
+        try:
+            outcome: BatchOutcome = await self._hub.ask("edit", await self._threads.run(self._request_of, row))
+            cost = None if outcome.cost is None else float(outcome.cost)
+            edited |= {"status": outcome.status, "task_id": outcome.task_id, "cost": cost, "error": outcome.error}
+            if outcome.urls:
+                edited["status"] = "completed"
+                edited |= {"files": await self._save(outcome), "status": "saved", "error": None}
+        except InvalidEditError as error:
+            edited |= {"status": "failed", "error": str(error)}
+        except Exception as error:  # noqa: BLE001  # an exception would fail the whole dataset, or drop other rows
+            cause = getattr(error, "cause", None) or error  # Ray wraps an error of the hub
+            edited["error"] = str(cause).partition("\n")[0]
+        return edited
+
+    def _request_of(self, row: Mapping[str, Any]) -> EditRequest:
+        """Return the request of a row, with its files' content, as the hub may be unable to read them. Blocking."""
+        item = self._table.item_of_fields(0, row)
+        if item.request is None:
+            raise InvalidEditError(item.problem or "it is not an edit")
+        names = [image_name(image, position) for position, image in enumerate(item.request.images, 1)]
+        images = tuple(map(_content, item.request.images, names))
+        return attrs.evolve(item.request, images=images, key=item.request.key or identify(item.request), metadata={})
+
+    async def _save(self, outcome: BatchOutcome) -> list[str]:
+        """Save the pictures of an edit unless they are saved, and return their paths."""
+        saved = [self._folder / path.name for path in outcome.files]
+        if saved and await self._threads.run(lambda: [path for path in saved if path.exists()]) == saved:
+            return [*map(str, saved)]
+        try:
+            paths = await self._download(outcome)
+        except (QwenEditError, OSError) as error:  # also of a worker that lacks an extra
+            await self._hub.ask("record", outcome.name, (), reason_of(error))
+            raise
+        sizes = await self._threads.run(lambda: [*map(_size, paths)])
+        await self._hub.ask("record", outcome.name, [*zip((path.name for path in paths), sizes, strict=True)], None)
+        return [*map(str, paths)]
+
+    async def _download(self, outcome: BatchOutcome) -> Sequence[FilePath]:
+        renew, hosts = functools.partial(self._hub.ask, "renew"), await self._hub.ask("result_hosts")
+        settings = {"renew": renew, "hosts": hosts, "network": self._network, "replace": False}
+        settings["random"] = Random()  # noqa: S311  # jitter
+        store: Any = Downloader(self._threads, RetryPolicy(), Timeouts(), SessionStatistics(), **settings)
+        task_id, urls = outcome.task_id or "", enumerate(outcome.urls)
+        images = [OutputImage(url=url, task_id=task_id, index=index, store=store) for index, url in urls if url]
+        await store.open()
+        try:
+            return await EditResult(task_id=task_id, images=tuple(images)).save(self._folder, stem=outcome.name)
+        finally:
+            await store.aclose()
+
+
+def _content(image: Any, name: str) -> Any:
+    """Return the content of an image file. Return any other image as it is. Blocking.
+
+    A file in a bucket gets its tag, because the hub would have to ask for the tags of all workers' images.
+    """
+    if isinstance(image, BucketPath):
+        return with_tag(image)
+    path = local_path(image)
+    if path is None or "://" in path or path.startswith("data:"):
+        return image
+    try:
+        check_size(check_regular(path, name), name, MAX_SOURCE_BYTES)
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidEditError(f"{name} can't be read: {error.strerror or error}") from None
+
+
+def _size(path: FilePath) -> int:
+    return path.stat().st_size if isinstance(path, Path) else path.size
