@@ -37,6 +37,21 @@ _TAIL_BYTES: Final = 4096
 """The size of the last part of a PNG file, which must contain the end marker. Extra bytes may follow the marker."""
 
 
+@attrs.frozen
+class ImageHash:
+    """The hash of an image's content. It stands for an image that another process has, and sends later.
+
+    Attributes:
+        digest: The hash, from :func:`hash_image`.
+    """
+
+    digest: str
+
+    def open(self, _mode: str = "rb", /) -> Any:
+        """Raise an error, because the image is not here."""
+        raise OSError("another process has it")
+
+
 def stamp(request: EditRequest) -> str:
     """Return a hash of a request and of its files' names, sizes and times; empty if an image is not a file or URL."""
     try:
@@ -127,6 +142,8 @@ def hash_image(image: Any, name: str) -> str:
     Raises:
         InvalidEditError: If the image can't be read, or can't be read twice.
     """
+    if isinstance(image, ImageHash):
+        return image.digest
     digest = hashlib.blake2b(digest_size=20)
     try:
         _feed(digest, image, name)

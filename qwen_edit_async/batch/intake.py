@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Container, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Coroutine, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
+import attrs
 
 from qwen_edit_async.batch.content import examine
 from qwen_edit_async.batch.decide import SENDS, Action, Content, Entry, decide, instead, refusal
@@ -22,12 +23,16 @@ from qwen_edit_async.batch.run import Run
 from qwen_edit_async.batch.sources import SourceItem
 from qwen_edit_async.batch.survey import make_plan
 from qwen_edit_async.errors import InvalidEditError, JournalError
+from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.session.shield import wait_shielded
 from qwen_edit_async.text import counted
 
 T = TypeVar("T")
+
+ImageLoader: TypeAlias = Callable[[str], Awaitable[Sequence[ImageInput]]]
+"""A function that is called with an edit's name, and returns the edit's images."""
 
 _PAGE: Final = 256
 _LISTED_PROBLEMS: Final = 20
@@ -176,7 +181,13 @@ async def resume(run: Run, entry: Entry) -> None:
         await Row(entry, run).carry_out(decide(entry, None, run.options.consent))
 
 
-async def take(run: Run, identity: str, request: EditRequest, resumed: Container[int] = ()) -> InvalidEditError | None:
+async def take(
+    run: Run,
+    identity: str,
+    request: EditRequest,
+    resumed: Container[int] = (),
+    load_images: ImageLoader | None = None,
+) -> InvalidEditError | None:
     """Work on a row until its pictures are saved. Return the reason if the row is refused.
 
     Args:
@@ -184,6 +195,7 @@ async def take(run: Run, identity: str, request: EditRequest, resumed: Container
         identity: The identity of the row's edit.
         request: The row.
         resumed: The numbers of edits from the journal that this run has already worked on.
+        load_images: Called with the edit's name if the edit is submitted. Returns the images to send.
 
     Raises:
         JournalError: If the journal fails.
@@ -202,6 +214,8 @@ async def take(run: Run, identity: str, request: EditRequest, resumed: Container
                 raise content.problem
             entry = await _redrafted(run, action, entry, request, content)
             await run.files.call(run.targets.existing, request, entry.name)
+            if load_images is not None:
+                request = attrs.evolve(request, images=await load_images(entry.name))
         except InvalidEditError as error:
             action, problem = instead(entry), error
     if action in {Action.REFUSE, Action.REPLACE_LATER}:  # REPLACE_LATER: the earlier task is still in flight

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Final, TypedDict
@@ -12,22 +13,24 @@ from typing import Any, Final, TypedDict
 import attrs
 
 from qwen_edit_async.batch import BatchOutcome
-from qwen_edit_async.batch.content import identify
-from qwen_edit_async.batch.identity import reason_of
+from qwen_edit_async.batch.content import ImageHash, hash_image, identify
+from qwen_edit_async.batch.identity import pictures_of, reason_of
 from qwen_edit_async.batch.sources import EditDefaults
 from qwen_edit_async.batch.sources.rows import Rows
 from qwen_edit_async.errors import InvalidEditError, QwenEditError
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts
-from qwen_edit_async.images.kinds import MAX_SOURCE_BYTES, check_size, image_name
-from qwen_edit_async.images.source import check_regular, local_path
+from qwen_edit_async.images.kinds import MAX_SOURCE_BYTES, check_size, image_name, is_data_uri, is_url
+from qwen_edit_async.images.prepare import signed_url
+from qwen_edit_async.images.source import check_regular, local_path, reason_unread
 from qwen_edit_async.models import EditRequest
+from qwen_edit_async.ray.actor import Images, ImagesWanted
 from qwen_edit_async.ray.hub import Hub
 from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.statistics import SessionStatistics
-from qwen_edit_async.storage.bucket import BucketPath, with_tag
+from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
 from qwen_edit_async.threads import Offloader
 
@@ -65,8 +68,10 @@ class EditRows:
     and the images' paths or URLs identify it; an image in memory is identified by its content. If an edit goes wrong,
     its row has an error; no exception is raised. A row that runs again gets the same pictures.
 
-    The worker reads image files and sends them to the hub. It downloads the pictures without the API key. With Daft,
-    pass the columns to the method ``edit``::
+    The worker sends an image to the hub when the edit is one of the next to be submitted. For an image in a bucket, it
+    sends a presigned URL, so only the worker needs credentials. The service must fetch the image while the URL is
+    valid, for 12 hours, or as long as temporary credentials are. The worker downloads the pictures without the API key.
+    With Daft, pass the columns to the method ``edit``::
 
         rows = daft.cls(EditRows, max_concurrency=16)(hub, "/shared/edited")
         table = table.with_column("edit", rows.edit(to_struct(table["key"], table["image"], table["instruction"])))
@@ -74,7 +79,8 @@ class EditRows:
     Args:
         hub: The hub.
         save_to: The folder for the pictures. All workers must share it, or it is in a bucket, such as
-            ``s3://bucket/folder``. Other files in it are never replaced: an edit that would do so is ``completed``.
+            ``s3://bucket/folder``. Other files in it are never replaced. An edit that would do so is not submitted, or
+            is ``completed`` if the file appears after the submission.
         trust_env: Whether downloads use the proxies of the worker's environment.
     """
 
@@ -111,7 +117,7 @@ class EditRows:
         """Make the edit of a row, and return the added columns."""
         edited = EditedRow(status="planned", task_id=None, files=[], cost=None, error=None)
         try:
-            outcome: BatchOutcome = await self._hub.ask("edit", await self._threads.run(self._request_of, row))
+            outcome = await self._edit(*await self._threads.run(self._requests_of, row))
             cost = None if outcome.cost is None else float(outcome.cost)
             edited |= {"status": outcome.status, "task_id": outcome.task_id, "cost": cost, "error": outcome.error}
             if outcome.urls:
@@ -124,14 +130,30 @@ class EditRows:
             edited["error"] = str(cause).partition("\n")[0]
         return edited
 
-    def _request_of(self, row: Mapping[str, Any]) -> EditRequest:
-        """Return the request of a row, with its files' content, as the hub may be unable to read them. Blocking."""
+    def _requests_of(self, row: Mapping[str, Any]) -> tuple[EditRequest, EditRequest]:
+        """Return the request of a row, and the request in the form that :meth:`HubActor.edit` takes. Blocking."""
         item = self._table.item_of_fields(0, row)
         if item.request is None:
             raise InvalidEditError(item.problem or "it is not an edit")
-        names = [image_name(image, position) for position, image in enumerate(item.request.images, 1)]
-        images = tuple(map(_content, item.request.images, names))
-        return attrs.evolve(item.request, images=images, key=item.request.key or identify(item.request), metadata={})
+        request = attrs.evolve(item.request, key=item.request.key or identify(item.request), metadata={})
+        return request, attrs.evolve(request, images=[_identified(*image) for image in _named(request)])
+
+    async def _edit(self, request: EditRequest, identified: EditRequest) -> BatchOutcome:
+        """Make an edit unless it is finished, and return its outcome."""
+        reply: BatchOutcome | ImagesWanted = await self._hub.ask("edit", identified)
+        while isinstance(reply, ImagesWanted):
+            reply = await self._hub.ask("edit", identified, await self._threads.run(self._images_of, request, reply))
+        return reply
+
+    def _images_of(self, request: EditRequest, wanted: ImagesWanted) -> Images:
+        """Return the images of a request for the hub, or the reason why they can't be sent. Blocking."""
+        try:
+            for index in range(pictures_of(request.parameters)):
+                if (self._folder / f"{wanted.name}-{index}.png").exists():
+                    raise InvalidEditError("another file has the name of the result", hint="move it, or change the key")
+            return [_sendable(*image, inline=wanted.inline) for image in _named(request)]
+        except (QwenEditError, OSError) as error:  # also of a worker that lacks an extra
+            return error if isinstance(error, InvalidEditError) else InvalidEditError(reason_of(error))
 
     async def _save(self, outcome: BatchOutcome) -> list[str]:
         """Save the pictures of an edit unless they are saved, and return their paths."""
@@ -161,21 +183,45 @@ class EditRows:
             await store.aclose()
 
 
-def _content(image: Any, name: str) -> Any:
-    """Return the content of an image file. Return any other image as it is. Blocking.
+def _named(request: EditRequest) -> list[tuple[Any, str]]:
+    """Return each image of a request with its name."""
+    return [(image, image_name(image, position)) for position, image in enumerate(request.images, 1)]
 
-    A file in a bucket gets its tag, because the hub would have to ask for the tags of all workers' images.
-    """
-    if isinstance(image, BucketPath):
-        return with_tag(image)
-    path = local_path(image)
-    if path is None or "://" in path or path.startswith("data:"):
-        return image
+
+def _identified(image: Any, name: str) -> Any:
+    """Return what identifies an image: its URL, its path in a bucket with its tag, or its hash. Blocking."""
+    with _explained(name):
+        if isinstance(image, BucketPath):
+            return image.portable()
+        if (path := _file_of(image)) is not None:
+            check_size(check_regular(path, name), name, MAX_SOURCE_BYTES)
+    return image if is_url(image) else ImageHash(hash_image(image, name))
+
+
+def _sendable(image: Any, name: str, *, inline: bool) -> Any:
+    """Return the content of an image file, a presigned URL of a file in a bucket, or any other image as it is."""
+    with _explained(name):
+        if isinstance(image, BucketPath):
+            if not inline and (url := signed_url(image, name)) is not None:
+                return url
+            with image.open() as file:
+                return file.read(MAX_SOURCE_BYTES + 1)  # a larger file is refused later
+        path = _file_of(image)
+        return image if path is None else Path(path).read_bytes()
+
+
+def _file_of(image: Any) -> str | None:
+    """Return the path of a local image file; ``None`` for any other image."""
+    return None if is_url(image) or is_data_uri(image) else local_path(image)
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn an error of the operating system or of a bucket into one that names the image."""
     try:
-        check_size(check_regular(path, name), name, MAX_SOURCE_BYTES)
-        return Path(path).read_bytes()
+        yield
     except OSError as error:
-        raise InvalidEditError(f"{name} can't be read: {error.strerror or error}") from None
+        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
 
 
 def _size(path: FilePath) -> int:

@@ -144,6 +144,16 @@ class BucketPath(os.PathLike[str]):
         """
         return self._tag or self._ask()
 
+    def portable(self) -> Self:
+        """Return the path with its tag, and without a user's store, which may hold credentials.
+
+        Another process can identify the file by this path, but need not be able to read it.
+
+        Raises:
+            OSError: The file does not exist, or the store does not answer.
+        """
+        return attrs.evolve(self, tag=self.tag(), users_store=None)
+
     def _ask(self) -> str:
         with self._explained() as obstore:
             return _tag_of(obstore.head(self._store, self.key))
@@ -266,11 +276,11 @@ def with_tags(paths: Iterable[BucketPath]) -> dict[BucketPath, BucketPath]:
     if not lacking:
         return {}
     with ThreadPoolExecutor(_ASKED_AT_ONCE, "qwen-edit-tags") as threads:
-        return dict(zip(lacking, threads.map(with_tag, lacking), strict=True))
+        return dict(zip(lacking, threads.map(_with_tag, lacking), strict=True))
 
 
-def with_tag(path: BucketPath) -> BucketPath:
-    """Return a file with its tag, so that another process need not ask for it; see :func:`with_tags`."""
+def _with_tag(path: BucketPath) -> BucketPath:
+    """Return a file with its tag; see :func:`with_tags`."""
     with contextlib.suppress(OSError, ConfigurationError):
         return attrs.evolve(path, tag=path.tag())
     return path
