@@ -341,6 +341,7 @@ async def test_a_hub_that_does_not_save_answers_with_urls_and_records_what_its_c
             assert [path.name for path in saved.files] == ["a-0.png", "a-1.png"]
             report = await hub.write_report()
             assert (report.saved, report.pictures, report.ok) == (1, 2, True)
+            assert (report.folder, report.text().splitlines()[0]) == ("", "1 of 1 edit done, 2 pictures")
         assert created(emulator) == 1
     assert pictures(job) == set()
     assert json.loads((job / "report.json").read_text(encoding="utf-8"))["saved"] == 1
