@@ -299,7 +299,8 @@ def is_pair(value: object) -> TypeGuard[tuple[ObjectStore, str]]:
 
 
 def _tag_of(found: ObjectMeta) -> str:
-    return f"{found['e_tag'] or found['last_modified'].isoformat()} {found['size']}"
+    tag = (found["e_tag"] or found["last_modified"].isoformat()).strip('"')  # Azure lists tags without quotes
+    return f"{tag} {found['size']}"
 
 
 def _root_of(store: Any) -> str:
