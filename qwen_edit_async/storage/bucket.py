@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import PurePosixPath
 from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeGuard
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import attrs
 
@@ -177,9 +177,11 @@ class BucketPath(os.PathLike[str]):
         """Return a URL from which anybody can read the file for some hours; ``None`` if the store can't sign URLs."""
         try:
             with self._explained() as obstore:
-                return str(obstore.sign(self._store, "GET", self.key, expires_in=_SIGNED_FOR))
+                url = str(obstore.sign(self._store, "GET", self.key, expires_in=_SIGNED_FOR))
         except OSError:  # also raised without credentials, as for a public bucket
             return None
+        # For Google's stores, obstore does not quote "#", "?" and "%", so that the URL names another file.
+        return url if unquote(urlsplit(url).path).endswith(f"/{self.key}") else None
 
     def put(self, file: IO[bytes]) -> None:
         """Write the complete file, or nothing.
