@@ -182,11 +182,7 @@ async def resume(run: Run, entry: Entry) -> None:
 
 
 async def take(
-    run: Run,
-    identity: str,
-    request: EditRequest,
-    resumed: Container[int] = (),
-    load_images: ImageLoader | None = None,
+    run: Run, identity: str, request: EditRequest, resumed: Container[int] = (), load_images: ImageLoader | None = None
 ) -> InvalidEditError | None:
     """Work on a row until its pictures are saved. Return the reason if the row is refused.
 
@@ -195,7 +191,7 @@ async def take(
         identity: The identity of the row's edit.
         request: The row.
         resumed: The numbers of edits from the journal that this run has already worked on.
-        load_images: Called with the edit's name if the edit is submitted. Returns the images to send.
+        load_images: Called just before the edit is submitted. Returns the images to send.
 
     Raises:
         JournalError: If the journal fails.
@@ -210,12 +206,8 @@ async def take(
     action, problem = decide(entry, content, consent), None
     if action in SENDS:
         try:
-            if content.problem is not None:
-                raise content.problem
             entry = await _redrafted(run, action, entry, request, content)
-            await run.files.call(run.targets.existing, request, entry.name)
-            if load_images is not None:
-                request = attrs.evolve(request, images=await load_images(entry.name))
+            request = await _loaded(run, entry, request, load_images)
         except InvalidEditError as error:
             action, problem = instead(entry), error
     if action in {Action.REFUSE, Action.REPLACE_LATER}:  # REPLACE_LATER: the earlier task is still in flight
@@ -231,9 +223,25 @@ async def take(
 
 
 async def _redrafted(run: Run, action: Action, entry: Entry, request: EditRequest, content: Content) -> Entry:
-    """Journal the current request, and return the edit to be submitted."""
+    """Journal the current request, and return the edit to be submitted.
+
+    Raises:
+        InvalidEditError: If an image can't be read.
+    """
+    if content.problem is not None:
+        raise content.problem
     if action is Action.REPLACE:
         return await run.journal.do(Store.replace, entry.number, entry.identity, request, content)
     if content.digest == entry.digest:
         return entry
     return await run.journal.do(Store.redraft, entry.number, request, content)
+
+
+async def _loaded(run: Run, entry: Entry, request: EditRequest, load_images: ImageLoader | None) -> EditRequest:
+    """Check that no other file has the name of a result, and return the request with its images.
+
+    Raises:
+        InvalidEditError: If such a file exists, or if an image can't be loaded.
+    """
+    await run.files.call(run.targets.existing, request, entry.name)
+    return request if load_images is None else attrs.evolve(request, images=await load_images(entry.name))

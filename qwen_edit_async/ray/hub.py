@@ -15,18 +15,25 @@ from qwen_edit_async.ray.actor import HubActor
 from qwen_edit_async.statistics import SessionStatistics
 
 _NAMESPACE: Final = "qwen-edit"
-_NAME: Final = "hub"
-_HEAD: Final = "node:__internal_head__"
-"""The resource that only the head node of a cluster has."""
+_DEFAULT_NAME: Final = "hub"
 
-_CALLS: Final = 10_000
-"""The maximum number of workers' calls that the hub handles at a time. Further calls wait in Ray."""
+_LASTING: Final = {
+    "namespace": _NAMESPACE,
+    "lifetime": "detached",
+    "get_if_exists": True,
+    "max_restarts": -1,
+    "max_task_retries": -1,
+    "num_cpus": 0,
+    "resources": {"node:__internal_head__": 0.001},  # only the head node of a cluster has this resource
+    "max_concurrency": 10_000,  # further calls wait in Ray
+}
+"""Ray's options of the hub's actor."""
 
 
 def start_hub(
     folder: str | os.PathLike[str],
     *,
-    name: str = _NAME,
+    name: str = _DEFAULT_NAME,
     max_in_flight: int = 64,
     submit_rate: float | None = None,
     max_cost: float | str | None = None,
@@ -36,19 +43,17 @@ def start_hub(
 ) -> Hub:
     """Start the hub on the head node, or return the running hub with this name.
 
-    The hub is a detached actor: it outlives this program, and Ray restarts it if it dies. It then continues from its
-    journal. The API key comes from the environment in which Ray was started on the head node. A hub that submits
-    nothing more, for example after the balance was too low, must be stopped and started again.
+    The hub outlives this program, and Ray restarts it if it dies. The key comes from the head node's environment. Stop
+    and start a hub that submits nothing more, for example because the balance was too low.
 
     Args:
         folder: The folder of the journal, on a disk of the head node.
         name: The hub's name in the cluster.
         max_in_flight: The maximum number of tasks in flight, for all workers together.
         submit_rate: The maximum number of submissions per second, for all workers together.
-        max_cost: The maximum cost of all edits of the folder.
-        max_tasks: The maximum number of tasks that may be created for the folder.
-        resubmit_uncertain: Whether an uncertain edit is submitted again when its row runs again. Both tasks may be
-            charged.
+        max_cost: The option of :class:`EditHub`.
+        max_tasks: The option of :class:`EditHub`.
+        resubmit_uncertain: The option of :class:`EditHub`.
         **session: Other options of :class:`EditSession`, without secrets, because the cluster stores them.
 
     Raises:
@@ -57,23 +62,16 @@ def start_hub(
     """
     if "api_key" in session:
         raise ConfigurationError("the hub takes its key from the head node's environment: leave out api_key")
-    ray, limits = _ray(), {"max_cost": max_cost, "max_tasks": max_tasks, "resubmit_uncertain": resubmit_uncertain}
+    limits = {"max_cost": max_cost, "max_tasks": max_tasks, "resubmit_uncertain": resubmit_uncertain}
     session |= {"max_in_flight": max_in_flight, "submit_rate": submit_rate}
     given = (str(Path(folder).expanduser().absolute()), limits, session)
-    lasting = {"lifetime": "detached", "get_if_exists": True, "max_restarts": -1, "max_task_retries": -1}
-    options = lasting | {"num_cpus": 0, "resources": {_HEAD: 0.001}, "max_concurrency": _CALLS}
-    actor = ray.remote(HubActor).options(name=name, namespace=_NAMESPACE, **options).remote(*given)
-    try:
-        running = ray.get(actor.open.remote())
-    except Exception:  # Ray would otherwise restart an actor that can't open its journal or session
-        ray.kill(actor)
-        raise
-    if running != given:
+    hub = Hub(name, _ray().remote(HubActor).options(name=name, **_LASTING).remote(*given))
+    if hub.open() != given:
         raise ConfigurationError(f"the hub {name!r} runs with other options: stop it, or choose another name")
-    return Hub(name, actor)
+    return hub
 
 
-def get_hub(name: str = _NAME) -> Hub:
+def get_hub(name: str = _DEFAULT_NAME) -> Hub:
     """Return the running hub with a name.
 
     Raises:
@@ -98,6 +96,14 @@ class Hub:
 
     def __reduce__(self) -> tuple[Callable[[str], Hub], tuple[str]]:
         return get_hub, (self.name,)
+
+    def open(self) -> Any:
+        """Open the hub's session and journal unless they are open, and return the arguments of the actor."""
+        try:
+            return _ray().get(self._actor.open.remote())
+        except Exception:  # Ray would otherwise restart an actor that can't open its journal or session
+            _ray().kill(self._actor)
+            raise
 
     def statistics(self) -> SessionStatistics:
         """Return the counts of the hub's session since the hub was started or restarted."""
