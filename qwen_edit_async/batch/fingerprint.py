@@ -34,6 +34,21 @@ from qwen_edit_async.storage.bucket import BucketPath
 _PIECE_BYTES: Final = 1024 * 1024
 
 
+@attrs.frozen
+class ImageHash:
+    """The hash of an image's content. It stands for an image that another process has, and sends later.
+
+    Attributes:
+        digest: The hash, from :func:`hash_image`.
+    """
+
+    digest: str
+
+    def open(self, _mode: str = "rb", /) -> Any:
+        """Raise an error, because the image is not here."""
+        raise OSError("another process has it")
+
+
 def stamp(request: EditRequest) -> str:
     """Return a hash of a request and of its files' names, sizes and times; empty if an image is not a file or URL."""
     try:
@@ -109,6 +124,8 @@ def hash_image(image: Any, name: str) -> str:
     Raises:
         InvalidEditError: If the image can't be read, or can't be read twice.
     """
+    if isinstance(image, ImageHash):
+        return image.digest
     digest = new_digest()
     try:
         _feed(digest, image, name)

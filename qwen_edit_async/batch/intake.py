@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Container, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Coroutine, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
+import attrs
 
 from qwen_edit_async.batch.decide import SENDS, Action, Entry, Fingerprint, decide, instead, refusal
 from qwen_edit_async.batch.fingerprint import fingerprint_of
@@ -22,12 +23,16 @@ from qwen_edit_async.batch.run import Run
 from qwen_edit_async.batch.sources import SourceItem
 from qwen_edit_async.batch.survey import make_plan
 from qwen_edit_async.errors import InvalidEditError, JournalError
+from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.session.shield import wait_shielded
 from qwen_edit_async.text import counted
 
 T = TypeVar("T")
+
+ImageLoader: TypeAlias = Callable[[str], Awaitable[Sequence[ImageInput]]]
+"""A function that is called with an edit's name, and returns the edit's images."""
 
 _PAGE: Final = 256
 _LISTED_PROBLEMS: Final = 20
@@ -173,7 +178,9 @@ async def resume(run: Run, entry: Entry) -> None:
         await Row(entry, run).carry_out(decide(entry, None, run.options.consent))
 
 
-async def take(run: Run, identity: str, request: EditRequest, resumed: Container[int] = ()) -> InvalidEditError | None:
+async def take(
+    run: Run, identity: str, request: EditRequest, resumed: Container[int] = (), load_images: ImageLoader | None = None
+) -> InvalidEditError | None:
     """Work on a row until its pictures are saved. Return the reason if the row is refused.
 
     Args:
@@ -181,6 +188,7 @@ async def take(run: Run, identity: str, request: EditRequest, resumed: Container
         identity: The identity of the row's edit.
         request: The row.
         resumed: The numbers of edits from the journal that this run has already worked on.
+        load_images: Called just before the edit is submitted. Returns the images to send.
 
     Raises:
         JournalError: If the journal fails.
@@ -195,10 +203,8 @@ async def take(run: Run, identity: str, request: EditRequest, resumed: Container
     action, problem = decide(entry, fingerprint, consent), None
     if action in SENDS:
         try:
-            if fingerprint.problem is not None:
-                raise fingerprint.problem
             entry = await _redrafted(run, action, entry, request, fingerprint)
-            await run.disk.call(run.targets.existing, request, entry.name)
+            request = await _loaded(run, entry, request, load_images)
         except InvalidEditError as error:
             action, problem = instead(entry), error
     if action in {Action.REPORT_PROBLEM, Action.REPLACE_LATER}:  # REPLACE_LATER: the earlier task is still in flight
@@ -214,9 +220,25 @@ async def take(run: Run, identity: str, request: EditRequest, resumed: Container
 
 
 async def _redrafted(run: Run, action: Action, entry: Entry, request: EditRequest, fingerprint: Fingerprint) -> Entry:
-    """Journal the current request, and return the edit to be submitted."""
+    """Journal the current request, and return the edit to be submitted.
+
+    Raises:
+        InvalidEditError: If an image can't be read.
+    """
+    if fingerprint.problem is not None:
+        raise fingerprint.problem
     if action is Action.REPLACE:
         return await run.journal.do(Store.replace, entry.number, entry.identity, request, fingerprint)
     if fingerprint.digest == entry.digest:
         return entry
     return await run.journal.do(Store.redraft, entry.number, request, fingerprint)
+
+
+async def _loaded(run: Run, entry: Entry, request: EditRequest, load_images: ImageLoader | None) -> EditRequest:
+    """Check that no other file has the name of a result, and return the request with its images.
+
+    Raises:
+        InvalidEditError: If such a file exists, or if an image can't be loaded.
+    """
+    await run.disk.call(run.targets.existing, request, entry.name)
+    return request if load_images is None else attrs.evolve(request, images=await load_images(entry.name))

@@ -112,7 +112,7 @@ class BatchReport(JournalSummary):
     """The report of a bulk run: the journal's totals over all runs, and the facts of this run.
 
     Attributes:
-        folder: The folder of the pictures and the journal.
+        folder: The folder of the pictures; empty if the callers of a hub save them.
         elapsed: Seconds that this run took.
         refused: Rows that this run refused because they are malformed, disappeared during the run, changed since an
             earlier run, or have the key of another request.
@@ -164,7 +164,8 @@ class BatchReport(JournalSummary):
     def text(self) -> str:
         """Return the report as a few lines of text."""
         total = self.total + self.unread
-        lines = [f"{self.saved} of {counted(total, 'edit')} done, {counted(self.pictures, 'picture')} in {self.folder}"]
+        where = f" in {self.folder}" if self.folder else ""
+        lines = [f"{self.saved} of {counted(total, 'edit')} done, {counted(self.pictures, 'picture')}{where}"]
         lines += [f"  {count} {words}" for count, words in self._rest() if count]
         lines.append(f"cost {self._cost()} · {self.elapsed:.1f} s")
         lines += self.figures()

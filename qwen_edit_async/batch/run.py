@@ -247,7 +247,7 @@ class Run:
             await self.journal.do(Store.summary),
             refused=self.refused.all(),
             changed=self.changed,
-            folder=str(self.folder),
+            folder=str(self.folder) if self.options.saves else "",
             elapsed=time.monotonic() - self._started_at,
             stopped=stopped,
             limit=self.budget.limit,

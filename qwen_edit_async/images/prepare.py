@@ -71,11 +71,27 @@ def prepare(
     return tuple(uploads)
 
 
+def signed_url(image: BucketPath, name: str) -> str | None:
+    """Check an image in a bucket, and return a presigned URL of it; ``None`` if its store can't sign URLs. Blocking.
+
+    Raises:
+        InvalidEditError: The image is missing, of an unknown format, or over 10 MB.
+    """
+    url = image.signed_url()
+    if url is not None:
+        try:
+            head, size = image.beginning(HEAD_BYTES)
+        except OSError as error:
+            raise InvalidEditError(f"{name} {reason_unread(error)}") from None
+        check_size(size, name)
+        check_format(head, name, image.key)
+    return url
+
+
 def _prepare_image(image: Any, name: str, fit: bool, inline: bool, hashed: bool) -> Upload:  # noqa: FBT001  # the options of prepare()
     if is_url(image):
         return url_upload(image)
-    if isinstance(image, BucketPath) and not fit and not inline and (url := image.signed_url()) is not None:
-        _check_beginning(image, name)
+    if isinstance(image, BucketPath) and not fit and not inline and (url := signed_url(image, name)) is not None:
         return url_upload(url)
     pillow = _pillow()
     # isinstance() is slow with a protocol, so common kinds are ruled out first.
@@ -105,16 +121,6 @@ def _prepare_image(image: Any, name: str, fit: bool, inline: bool, hashed: bool)
             undo.pop_all()
     upload = attrs.evolve(_with_head(upload, str(media_type)), digest=digest)
     return upload if facts is None else attrs.evolve(upload, warnings=_warnings(facts, name), notes=facts.notes)
-
-
-def _check_beginning(image: BucketPath, name: str) -> None:
-    """Check the size and the format of an image that the service fetches itself."""
-    try:
-        head, size = image.beginning(HEAD_BYTES)
-    except OSError as error:
-        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
-    check_size(size, name)
-    check_format(head, name, image.key)
 
 
 def _check_file(file: IO[bytes], size: int, name: str, path: str, *, fit: bool) -> tuple[str | None, Findings]:
