@@ -231,14 +231,12 @@ def _unchanged(entry: Entry, consent: Consent) -> Action:
 def _changed(entry: Entry, consent: Consent) -> Action:
     """Return the action for an edit whose row has changed.
 
-    Without consent, the changed row is submitted only if the edit failed without a task, or was planned before its
-    images could be read. With consent, any other edit is replaced, but one in flight only after its task has
-    ended. That includes a completed edit without saved pictures, because the run has tried to save them.
+    An edit for which nothing was paid takes its row as it is now. With consent, any other edit is replaced, but one in
+    flight only after its task has ended. That includes a completed edit without saved pictures, because the run has
+    tried to save them.
     """
     match entry.state:
-        case State.FAILED if entry.task_id is None:
-            return Action.SUBMIT
-        case State.PLANNED if entry.task_id is None and (consent.edit_changed or not entry.digest):
+        case State.PLANNED | State.FAILED if entry.task_id is None:
             return Action.SUBMIT
         case State.SUBMITTED if consent.edit_changed:
             return Action.REPLACE_LATER

@@ -198,6 +198,8 @@ async def take(
     fingerprint = await run.disk.call(fingerprint_of, request, entry)
     if entry is None:
         entry = await run.journal.do(Store.plan, identity, request, fingerprint)
+        if entry.stamp != fingerprint.stamp:  # an earlier request of this run has the same identity
+            fingerprint = await run.disk.call(fingerprint_of, request, entry)
     if fingerprint.digest == entry.digest and fingerprint.stamp != entry.stamp:
         run.journal.do(Store.restamp, entry.number, fingerprint.stamp)
     action, problem = decide(entry, fingerprint, consent), None

@@ -55,12 +55,10 @@ async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
 
 def _survey(given: BatchInput, options: RunOptions, given_up: threading.Event) -> BatchPlan:
     journal = given.targets.home / JOURNAL_NAME
+    check_not_lost(journal)
     if not journal.exists():
-        check_not_lost(journal)
         return _Survey(given, None, options).plan(given_up)
     with contextlib.closing(Store(journal, read_only=True)) as store:
-        if store.is_empty:
-            check_not_lost(journal)
         return _Survey(given, None if store.is_empty else store, options).plan(given_up)
 
 

@@ -116,11 +116,11 @@ def _prepare_image(image: Any, name: str, fit: bool, inline: bool, hashed: bool)
         if pillow is not None and fit:
             encoded = pillow.fit(file, upload.size, name, findings, path=path, convert=media_type is None)
             if encoded is not None:
-                return attrs.evolve(_encoded_upload(encoded, name), digest=digest)
+                return _encoded_upload(encoded, name, digest)
         if upload.file is file:
             undo.pop_all()
-    upload = attrs.evolve(_with_head(upload, str(media_type)), digest=digest)
-    return upload if facts is None else attrs.evolve(upload, warnings=_warnings(facts, name), notes=facts.notes)
+    warnings, notes = ((), ()) if facts is None else (_warnings(facts, name), facts.notes)
+    return attrs.evolve(upload, head=_head(str(media_type)), digest=digest, warnings=warnings, notes=notes)
 
 
 def _check_file(file: IO[bytes], size: int, name: str, path: str, *, fit: bool) -> tuple[str | None, Findings]:
@@ -146,13 +146,14 @@ def _pillow() -> ModuleType | None:
     return module
 
 
-def _encoded_upload(encoded: Any, name: str) -> Upload:
-    upload = _with_head(open_temporary(encoded.file, encoded.size, name)[1], encoded.media_type)
-    return attrs.evolve(upload, warnings=_size_warnings(encoded.sides, name), notes=encoded.notes)
+def _encoded_upload(encoded: Any, name: str, digest: str = "") -> Upload:
+    _, upload = open_temporary(encoded.file, encoded.size, name)
+    warnings = _size_warnings(encoded.sides, name)
+    return attrs.evolve(upload, head=_head(encoded.media_type), digest=digest, warnings=warnings, notes=encoded.notes)
 
 
-def _with_head(upload: Upload, media_type: str) -> Upload:
-    return attrs.evolve(upload, head=f"data:{media_type};base64,".encode())
+def _head(media_type: str) -> bytes:
+    return f"data:{media_type};base64,".encode()
 
 
 def _warnings(facts: Any, name: str) -> tuple[str, ...]:

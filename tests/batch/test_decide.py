@@ -101,7 +101,7 @@ def test_an_edit_whose_row_is_the_same_goes_on_from_its_state(known, actions):
 @pytest.mark.parametrize(
     ("known", "actions"),
     [
-        (entry(State.PLANNED), (Action.REPORT_PROBLEM, Action.SUBMIT)),
+        (entry(State.PLANNED), Action.SUBMIT),
         (entry(State.PLANNED, digest=""), Action.SUBMIT),
         (entry(State.SUBMITTING), (Action.REPORT_PROBLEM, Action.REPLACE)),
         (entry(State.SUBMITTED, "t"), (Action.REPORT_PROBLEM, Action.REPLACE_LATER)),
