@@ -37,7 +37,7 @@ from qwen_edit_async import (
 )
 from qwen_edit_async.batch.journal import database as _store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
-from qwen_edit_async.batch.journal.lock import RunLock
+from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.cli.options import shell_text
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.http.api import AiohttpTransport
@@ -122,11 +122,8 @@ async def test_a_run_that_is_refused_has_nothing_of_the_run_before_it(requests, 
     async with service() as (_, session):
         await batch.run(session)
         assert (batch.progress.begun, batch.progress.saved) == (True, 2)
-        lock = RunLock(out / LOCK_NAME)
-        lock.acquire()
-        with pytest.raises(JournalError, match="is being written"):
+        with run_lock(out / LOCK_NAME), pytest.raises(JournalError, match="is being written"):
             await batch.run(session)
-        lock.release()
     assert (batch.progress.begun, batch.progress.saved, batch.report) == (False, 0, None)
 
 

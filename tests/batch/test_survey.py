@@ -31,7 +31,7 @@ from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.fingerprint import fingerprint_of
 from qwen_edit_async.batch.journal.database import VERSION, Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
-from qwen_edit_async.batch.journal.lock import RunLock
+from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.batch.sources import read_source
 from qwen_edit_async.emulator import Fault
 
@@ -728,12 +728,9 @@ async def test_a_file_that_is_no_journal_can_not_be_looked_at(photos, out):
 @pytest.mark.may_block(reason="the test holds the lock itself")
 async def test_a_run_reads_its_input_only_once_it_has_the_folder(photos, out):
     out.mkdir()
-    lock = RunLock(out / LOCK_NAME)
-    lock.acquire()
     async with service() as (_, session):
-        with pytest.raises(JournalError, match="another run"):
+        with run_lock(out / LOCK_NAME), pytest.raises(JournalError, match="another run"):
             await EditBatch(photos / "not there", out, instruction="snow").run(session)
-        lock.release()
         with pytest.raises(ConfigurationError, match="there is no directory"):
             await EditBatch(photos / "not there", out, instruction="snow").run(session)
 

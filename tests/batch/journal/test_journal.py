@@ -24,7 +24,7 @@ from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.intake import edit_all
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME, Journal
-from qwen_edit_async.batch.journal.lock import RunLock
+from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.batch.journal.outcomes import read_page
 from qwen_edit_async.batch.journal.rows import explain
 from qwen_edit_async.batch.report import Percentiles
@@ -469,25 +469,23 @@ async def test_a_second_run_is_refused_while_the_first_lasts(tmp_path):
 
 HOLDER = """
 import sys, pathlib
-from qwen_edit_async.batch.journal.lock import RunLock
-lock = RunLock(pathlib.Path(sys.argv[1]))
-lock.acquire()
-print("held", flush=True)
-sys.stdin.read()
+from qwen_edit_async.batch.journal.lock import run_lock
+with run_lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
 """
 
 
 def test_the_lock_of_another_process_ends_with_it_however_it_dies(tmp_path):
-    lock = RunLock(tmp_path / LOCK_NAME)
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path / LOCK_NAME)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(JournalError, match="another run"):
-            lock.acquire()
+        with pytest.raises(JournalError, match="another run"), run_lock(tmp_path / LOCK_NAME):
+            pass
         holder.kill()
-    lock.acquire()
-    lock.release()
+    with run_lock(tmp_path / LOCK_NAME):
+        pass
 
 
 async def test_errors_of_the_lock_itself_are_not_taken_for_an_answer(tmp_path, monkeypatch):
@@ -551,16 +549,16 @@ async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp
 
 
 async def test_a_run_that_is_cancelled_while_its_journal_is_closed_ends_when_that_is_free(tmp_path, monkeypatch):
-    closing, go, release = threading.Event(), threading.Event(), RunLock.release
+    closing, go, release = threading.Event(), threading.Event(), Store.close
 
-    def slowly(lock):
+    def slowly(store):
         closing.set()
         go.wait(10)
-        release(lock)
+        release(store)
 
     async with MemorySession(MemoryService()) as session:
         with monkeypatch.context() as patch:
-            patch.setattr(RunLock, "release", slowly)
+            patch.setattr(Store, "close", slowly)
             run = asyncio.create_task(EditBatch([], tmp_path).run(session))
             await until(closing.is_set)
             for _ in range(3):
