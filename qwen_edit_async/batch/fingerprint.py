@@ -99,7 +99,7 @@ def digest_of(request: EditRequest, uploads: Sequence[Upload]) -> str:
 
 
 def _located(image: Any, folder: str) -> Any:
-    path = None if is_url(image) or is_data_uri(image) else local_path(image)
+    path = local_path(image)
     if path is None or os.path.isabs(path):
         return image
     return os.path.join(folder, path) if isinstance(image, str) else Path(folder, path)

@@ -29,11 +29,9 @@ from qwen_edit_async.images.kinds import (
     check_format,
     check_size,
     image_name,
-    is_data_uri,
-    is_url,
     sniff,
 )
-from qwen_edit_async.images.source import check_regular, local_path
+from qwen_edit_async.images.source import check_regular, local_path, reason_unread
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.text import counted
 
@@ -160,7 +158,8 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
     Raises:
         InvalidEditError: If the file is not an image that can be sent.
     """
-    if is_url(image) or is_data_uri(image) or (path := local_path(image)) is None:
+    path = local_path(image)
+    if path is None:
         return
     name = image_name(image, position)
     try:
@@ -170,8 +169,7 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
             media_type = sniff(head)
             problem = "" if media_type is None else find_cut(file, size, media_type).problem(media_type, fit=fit)
     except OSError as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
-        raise InvalidEditError(f"{name} {reason}") from None
+        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
     check_size(size, name, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
     check_format(head, name, path, fit=fit)
     if problem:

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.identity import folded
+from qwen_edit_async.batch.identity import folded, image_locator
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError
-from qwen_edit_async.images.kinds import is_data_uri, is_url
+from qwen_edit_async.images.kinds import is_url
 from qwen_edit_async.models import EditRequest, requested_pictures
 from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.local import PART_NAME_CHARACTERS
@@ -127,14 +127,14 @@ class Targets:
 
     def _names_here(self, images: Iterable[Any]) -> Iterator[str]:
         for image in images:
-            if isinstance(image, str | os.PathLike) and not is_url(image) and not is_data_uri(image):
-                for path in _hops(str(image)):
-                    folder, name = os.path.split(path)
-                    here = self._is_here.get(folder)
-                    if here is None:
-                        here = self._is_here[folder] = _real(folder) == _real(str(self.folder))
-                    if here:
-                        yield folded(name)
+            path = None if is_url(image) else image_locator(image)
+            for hop in _hops(path) if path is not None else ():
+                folder, name = os.path.split(hop)
+                here = self._is_here.get(folder)
+                if here is None:
+                    here = self._is_here[folder] = _real(folder) == _real(str(self.folder))
+                if here:
+                    yield folded(name)
 
 
 def _hops(path: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import IO, Any, Final
 
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload, path_upload, spooled_upload
-from qwen_edit_async.images.kinds import BinaryReader, base64_start, check_size, is_data_uri
+from qwen_edit_async.images.kinds import BinaryReader, base64_start, check_size, is_data_uri, is_url
 
 _SPOOL_BYTES: Final = 1024 * 1024
 """The largest image file that stays in memory until it is sent. A larger one goes to a temporary file."""
@@ -55,9 +55,9 @@ def open_temporary(file: IO[bytes], size: int, name: str) -> tuple[IO[bytes], Up
 
 
 def local_path(image: Any) -> str | None:
-    """Return the image's path if the operating system can open it; ``None`` for remote paths and other images."""
+    """Return the path of an image in a local file; ``None`` for URLs, remote paths and images in memory."""
     if isinstance(image, str):
-        return image
+        return None if is_url(image) or is_data_uri(image) else image
     if not isinstance(image, os.PathLike):
         return None
     try:
