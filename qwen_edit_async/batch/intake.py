@@ -194,14 +194,7 @@ async def take(
         JournalError: If the journal fails.
     """
     consent = run.options.consent
-    entry = None if run.journal.is_new else await run.journal.do(Store.find, identity)
-    fingerprint = await run.disk.call(fingerprint_of, request, entry)
-    if entry is None:
-        entry = await run.journal.do(Store.plan, identity, request, fingerprint)
-        if entry.stamp != fingerprint.stamp:  # an earlier request of this run has the same identity
-            fingerprint = await run.disk.call(fingerprint_of, request, entry)
-    if fingerprint.digest == entry.digest and fingerprint.stamp != entry.stamp:
-        run.journal.do(Store.restamp, entry.number, fingerprint.stamp)
+    entry, fingerprint = await _planned(run, identity, request)
     action, problem = decide(entry, fingerprint, consent), None
     if action in SENDS:
         try:
@@ -219,6 +212,19 @@ async def take(
     elif action in SENDS or entry.number not in resumed:
         await Row(entry, run).carry_out(action, request)
     return None
+
+
+async def _planned(run: Run, identity: str, request: EditRequest) -> tuple[Entry, Fingerprint]:
+    """Return the row's edit in the journal, planned now if it is new, and the row as it is now."""
+    entry = None if run.journal.is_new else await run.journal.do(Store.find, identity)
+    fingerprint = await run.disk.call(fingerprint_of, request, entry)
+    if entry is None:
+        entry = await run.journal.do(Store.plan, identity, request, fingerprint)
+        if entry.stamp != fingerprint.stamp:  # an earlier request of this run has the same identity
+            fingerprint = await run.disk.call(fingerprint_of, request, entry)
+    if fingerprint.digest == entry.digest and fingerprint.stamp != entry.stamp:
+        run.journal.do(Store.restamp, entry.number, fingerprint.stamp)
+    return entry, fingerprint
 
 
 async def _redrafted(run: Run, action: Action, entry: Entry, request: EditRequest, fingerprint: Fingerprint) -> Entry:
