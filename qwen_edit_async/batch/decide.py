@@ -149,7 +149,7 @@ class Entry:
         identity: The identity of the row.
         key: Its key, or else its name; shown to users.
         name: The stem of its files' names.
-        digest: The hash of the row's content; empty if its images could not be read.
+        digest: The hash of the row's content; empty before its image files were read.
         stamp: The hash of the image files' names, sizes and times; empty if an image is in memory.
         state: Its state.
         pictures: The number of requested pictures.
