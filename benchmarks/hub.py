@@ -204,11 +204,11 @@ class Memory(Transport):
         self.unfinished -= 1
 
 
-async def _save(*arguments: Any) -> Path:
+async def _save(*arguments: Any) -> tuple[Path, str]:
     """Save a picture without a download."""
     path: Path = arguments[-1]
     path.write_bytes(_PNG_END)  # noqa: ASYNC240  # a few bytes
-    return path
+    return path, ""
 
 
 @attrs.define

@@ -110,6 +110,11 @@ class EditParameters:
                 raise InvalidEditError(f"{name} is {quoted(getattr(self, name))}: give True, False or None")
 
 
+def requested_pictures(parameters: EditParameters) -> int:
+    """Return the number of pictures that an edit makes, and is charged for."""
+    return parameters.n or MIN_N
+
+
 def _to_images(value: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ...]:
     return as_image_tuple(value)
 

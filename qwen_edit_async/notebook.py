@@ -276,6 +276,7 @@ def _view_of(outcome: BatchOutcome, thumbnails: ThumbnailStore) -> EditView:
         "" if outcome.ok else outcome.status,
         f"task {outcome.task_id}" if outcome.task_id is not None else "",
         f"cost {outcome.cost:f}" if outcome.cost is not None else "",
+        f"damaged: {outcome.damage}" if outcome.damage else "",
         *outcome.notes,
     )
     return EditView(

@@ -68,7 +68,7 @@ def nothing_blocks(request: pytest.FixtureRequest) -> Iterator[BlockBuster]:
     with blockbuster_ctx("qwen_edit_async") as blockbuster:
         for function in blockbuster.functions.values():
             function.can_block_in("qwen_edit_async/session/shield.py", "pull")  # runs the user's iterable
-            for name in ("batch/batch", "batch/hub", "ray"):
+            for name in ("batch/batch", "batch/hub", "ray/rows"):
                 function.can_block_in(f"qwen_edit_async/{name}.py", "__init__")  # reads the working directory
             function.can_block_in("coverage/collector.py", "lock_data")  # shared by measured threads
         if request.node.get_closest_marker("may_block") is not None:
@@ -100,9 +100,9 @@ async def _nothing_left_on_the_loop() -> AsyncIterator[None]:
 def pictures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save every result at once, without a download."""
 
-    async def save(_: Downloader, url: str, task_id: str, index: int, path: Path) -> Path:
+    async def save(_: Downloader, url: str, task_id: str, index: int, path: Path) -> tuple[Path, str]:
         path.write_bytes(b"\0\0\0\0IEND\xae\x42\x60\x82")  # noqa: ASYNC240  # a few bytes
-        return path
+        return path, ""
 
     monkeypatch.setattr(Downloader, "save", save)
 

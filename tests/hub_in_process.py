@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -10,28 +13,48 @@ from commands import API_KEY
 
 from qwen_edit_async import FixedInterval
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
-from qwen_edit_async.ray import EditRows, HubActor
+from qwen_edit_async.ray import EditRows
+from qwen_edit_async.ray.actor import HubActor
 
 
 @attrs.define
 class LocalHub:
-    """A hub in this process."""
+    """A hub in this process.
+
+    Attributes:
+        on_images: Called with images that a worker sends, before they arrive.
+    """
 
     actor: HubActor
+    on_images: Callable[[object], None]
 
     async def ask(self, method: str, *arguments: object) -> object:
-        return await getattr(self.actor, method)(*arguments)
+        if method == "edit" and len(arguments) > 1:
+            await asyncio.to_thread(self.on_images, arguments[1])
+        return _copied(await getattr(self.actor, method)(*_copied(arguments)))
+
+
+def _copied(value):
+    """Return what arrives in another process."""
+    return pickle.loads(pickle.dumps(value))
 
 
 @contextlib.asynccontextmanager
-async def cluster(tmp_path: Path, *faults: Fault, save_to: str = ""):
+async def cluster(
+    tmp_path: Path,
+    *faults: Fault,
+    save_to: str = "",
+    duration: float = 0.0,
+    on_images: Callable[[object], None] = lambda _: None,
+    **session: object,
+):
     """Start an emulator and a hub, and yield them with a worker."""
     plan = FaultPlan(faults)
-    async with EditEmulator(api_key=API_KEY, duration=0.0, engine=FixedEngine(), faults=plan) as emulator:
-        session = {"base_url": emulator.url, "polling": FixedInterval(0.01), "max_retries": 0}
+    async with EditEmulator(api_key=API_KEY, duration=duration, engine=FixedEngine(), faults=plan) as emulator:
+        session |= {"base_url": emulator.url, "polling": FixedInterval(0.01), "max_retries": 0}
         actor = HubActor(str(tmp_path / "job"), {}, session)
         try:
-            yield emulator, actor, EditRows(LocalHub(actor), save_to or tmp_path / "out")
+            yield emulator, actor, EditRows(LocalHub(actor, on_images), save_to or tmp_path / "out")
         finally:
             await actor.stop()
 

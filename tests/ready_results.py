@@ -35,7 +35,7 @@ class Store:
 
     async def save(self, url, task_id, index, path):
         path.write_bytes(PHOTO)
-        return path
+        return path, ""
 
     async def offload(self, function, *arguments):
         self.offloaded += 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qwen_edit_async import ConfigurationError, EditRequest, InvalidEditError
-from qwen_edit_async.batch.content import examine, identify
+from qwen_edit_async.batch.fingerprint import fingerprint_of, identify
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.sources import EditDefaults
 from qwen_edit_async.batch.targets import Targets
@@ -108,7 +108,7 @@ def test_any_object_has_a_content_hash_or_is_an_error(image):
     try:
         request = EditRequest([image], "make it snow")
         assert identify(request)
-        if (problem := examine(request).problem) is not None:
+        if (problem := fingerprint_of(request).problem) is not None:
             raise problem
         prepare(request.images)[0].close()
     except InvalidEditError as error:

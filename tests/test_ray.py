@@ -9,17 +9,20 @@ from decimal import Decimal
 from pathlib import Path
 
 import attrs
+import looptime
 import numpy as np
 import pandas as pd  # noqa: F401  # PyArrow would import it on the event loop
 import pyarrow as pa
 import pytest
-from bulk_runs import PHOTO
+from bulk_runs import PHOTO, until
 from commands import API_KEY
 from hub_in_process import cluster, row
 
-from qwen_edit_async import ConfigurationError, InvalidEditError
+from qwen_edit_async import ConfigurationError, EditRequest, InvalidEditError
+from qwen_edit_async.batch.fingerprint import ImageHash, hash_image
 from qwen_edit_async.emulator import Fault
 from qwen_edit_async.ray import EditRows, Hub, get_hub, start_hub
+from qwen_edit_async.ray.actor import Delivery, ImagesWanted
 
 pytestmark = pytest.mark.anyio
 
@@ -53,8 +56,8 @@ async def test_a_row_gets_its_pictures_and_costs_nothing_when_it_is_run_again(tm
 
 async def test_without_a_key_the_place_of_the_image_counts_and_the_hub_needs_no_file(tmp_path, photo):
     async with cluster(tmp_path) as (emulator, _, rows):
-        request = await asyncio.to_thread(rows._request_of, row(photo, None, owner="me"))
-        assert (request.images, request.metadata) == ((PHOTO,), {})
+        _, identified = await asyncio.to_thread(rows._requests_of, row(photo, None, owner="me"))
+        assert (identified.images, identified.metadata) == ((ImageHash(hash_image(PHOTO, "")),), {})
         first = await rows.edit(row(photo, None))
         assert await rows.edit(row(photo, None)) == first
         assert Path(first["files"][0]).name.startswith("photo-")
@@ -69,7 +72,7 @@ async def test_without_a_key_the_place_of_the_image_counts_and_the_hub_needs_no_
     [
         ({"image": None}, "there is no image"),
         ({"n": 7}, "n is 7"),
-        ({"image": "gone.png"}, "can't be read: No such file or directory"),
+        ({"image": "gone.png"}, "does not exist"),
         ({"image": b"text"}, "is not a JPEG"),
         ({"instruktion": "snow"}, "did you mean 'instruction'?"),
     ],
@@ -86,7 +89,7 @@ def test_a_file_that_is_larger_than_any_image_is_not_read(tmp_path, photo):
     os.truncate(photo, 2**30)
     rows = EditRows(Hub("hub", object()), tmp_path)
     with pytest.raises(InvalidEditError, match="is over the limit"):
-        rows._request_of(row(photo))
+        rows._requests_of(row(photo))
 
 
 async def test_failures_and_doubts_are_columns(tmp_path, photo):
@@ -121,36 +124,105 @@ async def test_pictures_that_can_not_be_saved_stop_the_hub_and_are_saved_later(t
         assert (await actor.report()).saved == 3
 
 
-async def test_no_other_file_is_replaced_and_no_edit_is_lost(tmp_path, photo):
-    mine = tmp_path / "out" / "cat-0.png"
+async def test_a_name_that_is_taken_is_found_before_anything_is_paid(tmp_path, photo):
+    mine = tmp_path / "out" / "cat-1.png"
     mine.parent.mkdir()
     mine.write_bytes(PHOTO)
-    async with cluster(tmp_path) as (emulator, _, rows):
-        refused = [await rows.edit(row(str(mine), "cat")) for _ in range(2)]
+    async with cluster(tmp_path) as (emulator, actor, rows):
+        refused = await rows.edit(row(photo, "cat", n=2))
+        assert (refused["status"], emulator.statistics().submits) == ("failed", 0)
+        assert "another file has the name of the result" in refused["error"]
+        assert (await actor.report()).retryable == 1
+        mine.unlink()
+        assert (await rows.edit(row(photo, "cat", n=2)))["status"] == "saved"
+        assert emulator.statistics().tasks_created == 1
+
+
+async def test_no_other_file_is_replaced_and_no_edit_is_lost(tmp_path, photo):
+    mine = tmp_path / "out" / "cat-0.png"
+
+    def appear(*images):
+        mine.parent.mkdir()
+        mine.write_bytes(PHOTO)
+
+    async with cluster(tmp_path, on_images=appear) as (emulator, _, rows):
+        refused = [await rows.edit(row(photo, "cat")) for _ in range(2)]
         assert [each["status"] for each in refused] == ["completed"] * 2
         assert "another file has this name" in refused[0]["error"]
         assert mine.read_bytes() == PHOTO
         mine.rename(tmp_path / "cat.png")
-        edited = await rows.edit(row(str(tmp_path / "cat.png"), "cat"))
+        edited = await rows.edit(row(photo, "cat"))
         assert (edited["status"], emulator.statistics().tasks_created) == ("saved", 1)
     assert [path.name for path in mine.parent.iterdir()] == ["cat-0.png"]
 
 
 async def test_pictures_that_were_saved_by_a_worker_that_died_are_no_other_files(tmp_path, photo):
-    async with cluster(tmp_path) as (_, actor, rows):
-        outcome = await actor.edit(await asyncio.to_thread(rows._request_of, row(photo)))
+    async with cluster(tmp_path) as (_, _, rows):
+        outcome = await rows._edit(*await asyncio.to_thread(rows._requests_of, row(photo)))
         first = await rows._download(outcome)
         edited = await rows.edit(row(photo))
     assert (edited["status"], edited["files"]) == ("saved", [*map(str, first)])
 
 
-async def test_a_worker_that_lacks_an_extra_stops_the_hub(tmp_path, photo, monkeypatch):
+async def test_what_a_worker_lacks_is_found_before_anything_is_paid(tmp_path, photo, monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore.exceptions", None)
     async with cluster(tmp_path, save_to="s3://bucket/out") as (emulator, _, rows):
         edited = [await rows.edit(row(photo, key)) for key in "abcd"]
-        assert [each["status"] for each in edited] == ["completed"] * 3 + ["planned"]
+        assert [each["status"] for each in edited] == ["failed"] * 4
         assert all("qwen-edit-async[cloud]" in each["error"] for each in edited)
-        assert emulator.statistics().tasks_created == 3
+        assert emulator.statistics().submits == 0
+
+
+async def test_the_hub_gets_the_images_of_the_next_edits_only(tmp_path):
+    sent = []
+    async with cluster(tmp_path, on_images=sent.append, duration=60, max_in_flight=1) as (emulator, _, rows):
+        edits = [asyncio.create_task(rows.edit(row(PHOTO, str(key)))) for key in range(40)]
+        await until(lambda: len(sent) == 18 and emulator.statistics().submits == 1)
+        assert [*map(len, sent)] == [1] * 18
+        for edit in edits:
+            edit.cancel()
+        await asyncio.wait(edits)
+    assert len(sent) == 18
+
+
+async def test_another_worker_sends_the_images_of_one_that_died(tmp_path, photo):
+    async with cluster(tmp_path) as (emulator, actor, rows):
+        _, identified = await asyncio.to_thread(rows._requests_of, row(photo))
+        assert await actor.edit(identified) == await actor.edit(identified) == ImagesWanted("a", inline=False)
+        edited = await asyncio.gather(*(rows.edit(row(photo)) for _ in range(3)))
+        assert [each["status"] for each in edited] == ["saved"] * 3
+        assert emulator.statistics().tasks_created == 1
+
+
+async def test_images_that_nobody_wants_are_dropped_and_asked_for_when_they_are_wanted(tmp_path, photo):
+    async with cluster(tmp_path) as (emulator, actor, rows):
+        request, identified = await asyncio.to_thread(rows._requests_of, row(photo))
+        assert isinstance(await actor.edit(identified, [b"not wanted"]), ImagesWanted)
+        assert (await rows._edit(request, identified)).status == "completed"
+        assert (await actor.edit(identified, [b"not wanted"])).status == "completed"
+        assert emulator.statistics().tasks_created == 1
+
+
+async def test_an_image_that_is_gone_when_its_turn_comes_costs_nothing(tmp_path, photo):
+    async with cluster(tmp_path) as (_, actor, rows):
+        _, identified = await asyncio.to_thread(rows._requests_of, row(photo))
+        wanted = await actor.edit(identified)
+        outcome = await actor.edit(
+            identified, await asyncio.to_thread(rows._images_of, EditRequest("gone.png", "snow"), wanted)
+        )
+        assert (outcome.status, outcome.error) == ("failed", "image 1 (gone.png) does not exist")
+        assert (await rows.edit(row(photo)))["status"] == "saved"
+
+
+def test_images_are_not_waited_for_forever():
+    async def receive():
+        begun = asyncio.get_running_loop().time()
+        with pytest.raises(InvalidEditError, match="no worker sent the images within 60 s"):
+            await Delivery().receive("a")
+        return asyncio.get_running_loop().time() - begun
+
+    with asyncio.Runner(loop_factory=looptime.new_event_loop) as runner:
+        assert runner.run(receive()) == 60
 
 
 async def test_a_hub_that_does_not_answer_fails_no_row(photo, tmp_path):

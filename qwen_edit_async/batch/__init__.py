@@ -9,7 +9,7 @@
     run         the state that the edits of one run share
     row         one edit: submit, wait, save; each step is journalled before anything relies on it
     publish     report.html and report.json      targets   files that results may not replace
-    content     hashes of images                 counts    equal and missing rows of a source
+    fingerprint   hashes of images               counts    equal and missing rows of a source
     worker      blocking calls on one thread
     journal/    SQLite, the run lock             sources/  folders, tables, data frames
     ------------------------------------------------------------------------------------------ pure below

@@ -43,8 +43,8 @@ class EditBatch:
 
     The key identifies an edit. Without a key, a folder's picture is identified by its path in the folder. Any other row
     is identified by its images' paths or URLs (or content, if in memory), its instruction and its parameters. The
-    signature of a presigned URL is ignored. If the content of a known edit has changed, the row is refused; with
-    ``edit_changed`` it is edited again.
+    signature of a presigned URL is ignored. If the row of an edit has changed since a task was created for it, the row
+    is refused; with ``edit_changed`` it is edited again.
 
     Pictures are saved as ``{name}-{index}.png``. The name is the key, or else the first image's name. The suffixes
     ``-2``, ``-3`` and so on keep names unique. An edit's name never changes.

@@ -100,8 +100,8 @@ class Action(enum.Enum):
     DOWNLOAD = "download its pictures"
     VERIFY = "check its files, and download a missing or damaged one"
     LEAVE = "do nothing"
-    FAIL = "journal why it can't be submitted; the next run tries again"
-    REFUSE = "leave the journal as it is, and report why"
+    RECORD_PROBLEM = "journal why it can't be submitted; the next run tries again"
+    REPORT_PROBLEM = "leave the journal as it is, and report why"
 
 
 SENDS: Final = frozenset({Action.SUBMIT, Action.REPLACE})
@@ -112,8 +112,8 @@ PAYS: Final = SENDS | {Action.REPLACE_LATER}
 
 
 @attrs.frozen
-class Content:
-    """The content of a row as it is now.
+class Fingerprint:
+    """The content of a row as it is now, as hashes.
 
     Attributes:
         digest: The hash of the images' content, the instruction and the parameters; empty if it was not needed, or if
@@ -149,7 +149,7 @@ class Entry:
         identity: The identity of the row.
         key: Its key, or else its name; shown to users.
         name: The stem of its files' names.
-        digest: The hash of the row's content; empty if its images could not be read.
+        digest: The hash of the row's content; empty before its image files were read.
         stamp: The hash of the image files' names, sizes and times; empty if an image is in memory.
         state: Its state.
         pictures: The number of requested pictures.
@@ -175,21 +175,21 @@ class Entry:
     cost: Decimal | None = None
 
 
-def decide(entry: Entry | None, content: Content | None, consent: Consent) -> Action:
+def decide(entry: Entry | None, fingerprint: Fingerprint | None, consent: Consent) -> Action:
     """Return the action for an edit. An edit that has a task is never resubmitted without consent.
 
     Before it submits the edit, the caller checks the row. If the check fails, :func:`instead` returns the action.
 
     Args:
         entry: The edit in the journal; ``None`` for a new edit.
-        content: The row as it is now; ``None`` for an edit of the journal whose row was not read yet.
+        fingerprint: The row as it is now; ``None`` for an edit of the journal whose row was not read yet.
         consent: The user's consent.
     """
     if entry is None:
         return Action.SUBMIT
-    if content is None:
+    if fingerprint is None:
         return _unchanged(entry, Consent())
-    if content.digest and content.digest != entry.digest:
+    if fingerprint.digest and fingerprint.digest != entry.digest:
         return _changed(entry, consent)
     return _unchanged(entry, consent)
 
@@ -197,7 +197,7 @@ def decide(entry: Entry | None, content: Content | None, consent: Consent) -> Ac
 def instead(entry: Entry | None) -> Action:
     """Return the action for an edit that should be submitted but can't be."""
     is_unpaid = entry is None or (entry.state in {State.PLANNED, State.FAILED} and entry.task_id is None)
-    return Action.FAIL if is_unpaid else Action.REFUSE
+    return Action.RECORD_PROBLEM if is_unpaid else Action.REPORT_PROBLEM
 
 
 def refusal(consent: Consent) -> InvalidEditError:
@@ -231,21 +231,19 @@ def _unchanged(entry: Entry, consent: Consent) -> Action:
 def _changed(entry: Entry, consent: Consent) -> Action:
     """Return the action for an edit whose row has changed.
 
-    Without consent, the changed row is submitted only if the edit failed without a task, or was planned before its
-    images could be read. With consent, any other edit is replaced, but one in flight only after its task has
-    ended. That includes a completed edit without saved pictures, because the run has tried to save them.
+    An edit for which nothing was paid takes its row as it is now. With consent, any other edit is replaced, but one in
+    flight only after its task has ended. That includes a completed edit without saved pictures, because the run has
+    tried to save them.
     """
     match entry.state:
-        case State.FAILED if entry.task_id is None:
-            return Action.SUBMIT
-        case State.PLANNED if entry.task_id is None and (consent.edit_changed or not entry.digest):
+        case State.PLANNED | State.FAILED if entry.task_id is None:
             return Action.SUBMIT
         case State.SUBMITTED if consent.edit_changed:
             return Action.REPLACE_LATER
         case State.PLANNED | State.REPLACED:
-            return Action.REFUSE
+            return Action.REPORT_PROBLEM
         case _:
-            return Action.REPLACE if consent.edit_changed else Action.REFUSE
+            return Action.REPLACE if consent.edit_changed else Action.REPORT_PROBLEM
 
 
 def state_after(state: State, error: Exception, cost: Decimal | None = None) -> State:

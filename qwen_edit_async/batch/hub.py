@@ -15,10 +15,10 @@ import anyio
 import attrs
 
 from qwen_edit_async.batch.budget import to_money
-from qwen_edit_async.batch.content import identify, located
 from qwen_edit_async.batch.decide import Consent, Entry, State
+from qwen_edit_async.batch.fingerprint import identify, located
 from qwen_edit_async.batch.identity import image_locator
-from qwen_edit_async.batch.intake import CONCLUDING_SECONDS, resume, take, unfinished
+from qwen_edit_async.batch.intake import ImageLoader, resume, take, unfinished
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.outcome import BatchOutcome, BatchProgress, BatchStatus
 from qwen_edit_async.batch.report import BatchReport
@@ -150,7 +150,7 @@ class EditHub:
         if self._run is not None and kind is None:
             self._run.raise_crash()
 
-    async def edit(self, request: RequestInput) -> BatchOutcome:
+    async def edit(self, request: RequestInput, *, load_images: ImageLoader | None = None) -> BatchOutcome:
         """Make an edit unless it is finished, and return its outcome.
 
         If the edit goes wrong, no exception is raised: see ``outcome.status`` and ``outcome.error``. The status is
@@ -160,6 +160,9 @@ class EditHub:
         Args:
             request: The request, or a mapping with its fields. Without a key, the images' paths or URLs, the
                 instruction and the parameters identify the edit.
+            load_images: Called with ``outcome.name`` when the edit is one of the next to be submitted. Returns the
+                images to send in place of the request's. If it raises :class:`InvalidEditError`, the edit fails and
+                costs nothing. If several calls ask for an edit at the same time, only the first call's function counts.
 
         Raises:
             JournalError: If the journal fails. The hub can't be used any more.
@@ -171,11 +174,11 @@ class EditHub:
         except InvalidEditError as error:
             return BatchOutcome(key="", status="failed", instruction="", error=str(error))
         in_memory = None in map(image_locator, request.images)
-        identity, content = await run.files.call(_identities_of, request) if in_memory else _identities_of(request)
+        identity, content = await run.disk.call(_identities_of, request) if in_memory else _identities_of(request)
         self._require_open()
         row = self._asked.get((identity, content))
         if row is None:
-            row = self._asked[identity, content] = run.start(self._answer(run, identity, request))
+            row = self._asked[identity, content] = run.start(self._answer(run, identity, request, load_images))
             row.add_done_callback(functools.partial(self._forget, (identity, content)))
         await asyncio.wait([row])
         return _outcome_of(request, "planned", _CLOSED) if row.cancelled() else row.result()
@@ -235,12 +238,18 @@ class EditHub:
     def _forget(self, asked: tuple[str, str], _: asyncio.Task[Any]) -> None:
         del self._asked[asked]
 
-    async def _answer(self, run: Run, identity: str, request: EditRequest) -> BatchOutcome:
+    async def _answer(
+        self,
+        run: Run,
+        identity: str,
+        request: EditRequest,
+        load_images: ImageLoader | None,
+    ) -> BatchOutcome:
         """Make an edit unless it is finished, and return its outcome."""
         # Only the end of the run cancels this task. The callers still get the outcome.
         with contextlib.suppress(asyncio.CancelledError):
             async with run.room, run.row_lock(identity):
-                refused = await take(run, identity, located(request, self._working_folder))
+                refused = await take(run, identity, located(request, self._working_folder), load_images=load_images)
             if refused is not None:
                 return _outcome_of(request, "failed", str(refused))
         outcome = await run.journal.do(Store.outcome, identity) or _outcome_of(request, "planned")
@@ -258,7 +267,7 @@ async def _close(run: Run) -> None:
     stopped = run.budget.stopped
     run.budget.stop(_CLOSED)
     await run.cancel_rows()
-    with contextlib.suppress(JournalError), anyio.move_on_after(CONCLUDING_SECONDS):
+    with contextlib.suppress(JournalError), anyio.move_on_after(run.options.reporting_seconds):
         await run.write_reports(stopped, preview_seconds=0)
 
 

@@ -126,11 +126,6 @@ def describe(request: EditRequest) -> str:
     return json.dumps(members, ensure_ascii=False)
 
 
-def pictures_of(parameters: EditParameters) -> int:
-    """Return the number of pictures that an edit makes, and is charged for."""
-    return parameters.n or 1
-
-
 def reason_of(error: Exception, request: EditRequest | None = None) -> str:
     """Return an error's summary without file names, so that similar failures share a reason."""
     if isinstance(error, OSError) and error.strerror:

@@ -11,8 +11,8 @@ from typing import Final, TypeAlias, cast
 
 import attrs
 
-from qwen_edit_async.batch.content import identify, located
 from qwen_edit_async.batch.counts import RowCounts
+from qwen_edit_async.batch.fingerprint import identify, located
 from qwen_edit_async.batch.identity import image_locator
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.sources import (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Container, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Coroutine, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
+import attrs
 
-from qwen_edit_async.batch.content import examine
-from qwen_edit_async.batch.decide import SENDS, Action, Content, Entry, decide, instead, refusal
+from qwen_edit_async.batch.decide import SENDS, Action, Entry, Fingerprint, decide, instead, refusal
+from qwen_edit_async.batch.fingerprint import fingerprint_of
 from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.journal.database import Store
@@ -22,12 +23,16 @@ from qwen_edit_async.batch.run import Run
 from qwen_edit_async.batch.sources import SourceItem
 from qwen_edit_async.batch.survey import make_plan
 from qwen_edit_async.errors import InvalidEditError, JournalError
+from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.session.shield import wait_shielded
 from qwen_edit_async.text import counted
 
 T = TypeVar("T")
+
+ImageLoader: TypeAlias = Callable[[str], Awaitable[Sequence[ImageInput]]]
+"""A function that is called with an edit's name, and returns the edit's images."""
 
 _PAGE: Final = 256
 _LISTED_PROBLEMS: Final = 20
@@ -37,9 +42,6 @@ _PREVIEW_SECONDS: Final = 60.0
 
 _INTERRUPTED_SECONDS: Final = 3.0
 """The maximum time for making thumbnails after an interrupt, because the user waits for the prompt."""
-
-CONCLUDING_SECONDS: Final = 10.0
-"""The maximum time for writing the reports after an interrupt, even on a slow disk."""
 
 
 async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], None] | None) -> BatchReport:
@@ -52,7 +54,7 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
         except (Exception, asyncio.CancelledError) as error:
             with (
                 contextlib.suppress(JournalError),  # the error that ended the run matters more
-                anyio.move_on_after(CONCLUDING_SECONDS, shield=True),
+                anyio.move_on_after(run.options.reporting_seconds, shield=True),
             ):
                 await run.write_reports(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
             raise
@@ -125,7 +127,7 @@ class Intake:
 
     async def _feed_all(self) -> None:
         await self._feed(unfinished(self._run), self._resume)
-        await self._feed(self._given.feed(self._run.files), self._take)
+        await self._feed(self._given.feed(self._run.disk), self._take)
 
     async def _feed(self, items: AsyncGenerator[T, None], work: Callable[[T], Coroutine[Any, Any, None]]) -> None:
         """Start the work on each item as soon as fewer than the maximum are in progress."""
@@ -176,7 +178,9 @@ async def resume(run: Run, entry: Entry) -> None:
         await Row(entry, run).carry_out(decide(entry, None, run.options.consent))
 
 
-async def take(run: Run, identity: str, request: EditRequest, resumed: Container[int] = ()) -> InvalidEditError | None:
+async def take(
+    run: Run, identity: str, request: EditRequest, resumed: Container[int] = (), load_images: ImageLoader | None = None
+) -> InvalidEditError | None:
     """Work on a row until its pictures are saved. Return the reason if the row is refused.
 
     Args:
@@ -184,42 +188,65 @@ async def take(run: Run, identity: str, request: EditRequest, resumed: Container
         identity: The identity of the row's edit.
         request: The row.
         resumed: The numbers of edits from the journal that this run has already worked on.
+        load_images: Called just before the edit is submitted. Returns the images to send.
 
     Raises:
         JournalError: If the journal fails.
     """
     consent = run.options.consent
-    entry = None if run.journal.is_new else await run.journal.do(Store.find, identity)
-    content = await run.files.call(examine, request, entry)
-    if entry is None:
-        entry = await run.journal.do(Store.plan, identity, request, content)
-    if content.digest == entry.digest and content.stamp != entry.stamp:
-        run.journal.do(Store.restamp, entry.number, content.stamp)
-    action, problem = decide(entry, content, consent), None
+    entry, fingerprint = await _planned(run, identity, request)
+    action, problem = decide(entry, fingerprint, consent), None
     if action in SENDS:
         try:
-            if content.problem is not None:
-                raise content.problem
-            entry = await _redrafted(run, action, entry, request, content)
-            await run.files.call(run.targets.existing, request, entry.name)
+            entry = await _redrafted(run, action, entry, request, fingerprint)
+            request = await _loaded(run, entry, request, load_images)
         except InvalidEditError as error:
             action, problem = instead(entry), error
-    if action in {Action.REFUSE, Action.REPLACE_LATER}:  # REPLACE_LATER: the earlier task is still in flight
+    if action in {Action.REPORT_PROBLEM, Action.REPLACE_LATER}:  # REPLACE_LATER: the earlier task is still in flight
         problem = problem or refusal(consent)
         run.changed += 1
         run.refuse(reason_of(problem, request), entry.key)
         return problem
-    if action is Action.FAIL and problem is not None:
+    if action is Action.RECORD_PROBLEM and problem is not None:
         await Row(entry, run).fail(problem, request)
     elif action in SENDS or entry.number not in resumed:
         await Row(entry, run).carry_out(action, request)
     return None
 
 
-async def _redrafted(run: Run, action: Action, entry: Entry, request: EditRequest, content: Content) -> Entry:
-    """Journal the current request, and return the edit to be submitted."""
+async def _planned(run: Run, identity: str, request: EditRequest) -> tuple[Entry, Fingerprint]:
+    """Return the row's edit in the journal, planned now if it is new, and the row as it is now."""
+    entry = None if run.journal.is_new else await run.journal.do(Store.find, identity)
+    fingerprint = await run.disk.call(fingerprint_of, request, entry)
+    if entry is None:
+        entry = await run.journal.do(Store.plan, identity, request, fingerprint)
+        if entry.stamp != fingerprint.stamp:  # an earlier request of this run has the same identity
+            fingerprint = await run.disk.call(fingerprint_of, request, entry)
+    if fingerprint.digest == entry.digest and fingerprint.stamp != entry.stamp:
+        run.journal.do(Store.restamp, entry.number, fingerprint.stamp)
+    return entry, fingerprint
+
+
+async def _redrafted(run: Run, action: Action, entry: Entry, request: EditRequest, fingerprint: Fingerprint) -> Entry:
+    """Journal the current request, and return the edit to be submitted.
+
+    Raises:
+        InvalidEditError: If an image can't be read.
+    """
+    if fingerprint.problem is not None:
+        raise fingerprint.problem
     if action is Action.REPLACE:
-        return await run.journal.do(Store.replace, entry.number, entry.identity, request, content)
-    if content.digest == entry.digest:
+        return await run.journal.do(Store.replace, entry.number, entry.identity, request, fingerprint)
+    if fingerprint.digest == entry.digest:
         return entry
-    return await run.journal.do(Store.redraft, entry.number, request, content)
+    return await run.journal.do(Store.redraft, entry.number, request, fingerprint)
+
+
+async def _loaded(run: Run, entry: Entry, request: EditRequest, load_images: ImageLoader | None) -> EditRequest:
+    """Check that no other file has the name of a result, and return the request with its images.
+
+    Raises:
+        InvalidEditError: If such a file exists, or if an image can't be loaded.
+    """
+    await run.disk.call(run.targets.existing, request, entry.name)
+    return request if load_images is None else attrs.evolve(request, images=await load_images(entry.name))

@@ -35,6 +35,7 @@ class BatchOutcome:
         task_id: The service's id for the task, if it has one.
         error: The error, if it failed.
         notes: Remarks about its pictures, one sentence each.
+        damage: The damage of its saved pictures, if there is any.
         attempts: The number of submissions.
         queued: Seconds that the edit waited for a slot. This field and those below are known only if the task was
             submitted and completed in the same run.
@@ -55,6 +56,7 @@ class BatchOutcome:
     task_id: str | None = None
     error: str | None = None
     notes: tuple[str, ...] = ()
+    damage: str | None = None
     attempts: int = 0
     queued: float | None = None
     running: float | None = None

@@ -8,9 +8,8 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.identity import pictures_of
 from qwen_edit_async.batch.report import FailureGroup, JournalSummary
-from qwen_edit_async.models import EditParameters
+from qwen_edit_async.models import EditParameters, requested_pictures
 from qwen_edit_async.text import counted, visible
 
 _LISTED_PROBLEMS: Final = 100
@@ -222,7 +221,7 @@ class Tally:
 
     def submission(self, parameters: EditParameters) -> None:
         """Count an edit to be submitted."""
-        pictures = pictures_of(parameters)
+        pictures = requested_pictures(parameters)
         self.counts.update(submit=1, pictures=pictures)
         kind = parameters if parameters.seed is None else attrs.evolve(parameters, seed=None)
         if kind in self._groups or len(self._groups) < _LISTED_GROUPS:

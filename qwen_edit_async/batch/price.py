@@ -6,8 +6,7 @@ from typing import Final
 
 import attrs
 
-from qwen_edit_async.contract import MIN_N
-from qwen_edit_async.models import EditParameters
+from qwen_edit_async.models import EditParameters, requested_pictures
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.tasks import Estimate
 
@@ -22,4 +21,4 @@ _SAMPLE: Final = (
 async def price_of_picture(session: EditSession, parameters: EditParameters | None = None) -> Estimate:
     """Request the price of one picture with these parameters. Errors are those of :meth:`EditSession.estimate`."""
     estimate = await session.estimate(_SAMPLE, "make it snow", parameters=parameters)
-    return attrs.evolve(estimate, cost=estimate.cost / ((parameters and parameters.n) or MIN_N))
+    return attrs.evolve(estimate, cost=estimate.cost / requested_pictures(parameters or EditParameters()))

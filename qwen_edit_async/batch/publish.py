@@ -107,7 +107,7 @@ def _write_json(path: FilePath, report: BatchReport) -> None:
 
 def _gallery_edit(outcome: BatchOutcome, show: _Show) -> GalleryEdit:
     inputs = [BucketPath.of(image) or image for image in outcome.images if image and not is_url(image)]
-    facts = {"status": _UNFINISHED.get(outcome.status), **outcome.parameters}
+    facts = {"status": _UNFINISHED.get(outcome.status), "damaged": outcome.damage, **outcome.parameters}
     return GalleryEdit(
         key=outcome.key,
         instruction=outcome.instruction,

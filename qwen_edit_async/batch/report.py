@@ -61,6 +61,7 @@ class JournalSummary:
         replaced: Edits that were replaced by a new edit of their changed row.
         pictures: Saved pictures of the edits that are done.
         short: Done edits with fewer pictures than requested.
+        damaged: Done edits with a damaged picture, which was kept because it was paid for.
         tasks: Tasks that were created, or may have been.
         cost: The costs that the service stated, including those of failed edits, in the account's currency.
         price: The highest known price of a picture.
@@ -88,6 +89,7 @@ class JournalSummary:
     replaced: int = 0
     pictures: int = 0
     short: int = 0
+    damaged: int = 0
     tasks: int = 0
     cost: Decimal = Decimal(0)
     price: Decimal | None = None
@@ -110,7 +112,7 @@ class BatchReport(JournalSummary):
     """The report of a bulk run: the journal's totals over all runs, and the facts of this run.
 
     Attributes:
-        folder: The folder of the pictures and the journal.
+        folder: The folder of the pictures; empty if the callers of a hub save them.
         elapsed: Seconds that this run took.
         refused: Rows that this run refused because they are malformed, disappeared during the run, changed since an
             earlier run, or have the key of another request.
@@ -162,7 +164,8 @@ class BatchReport(JournalSummary):
     def text(self) -> str:
         """Return the report as a few lines of text."""
         total = self.total + self.unread
-        lines = [f"{self.saved} of {counted(total, 'edit')} done, {counted(self.pictures, 'picture')} in {self.folder}"]
+        where = f" in {self.folder}" if self.folder else ""
+        lines = [f"{self.saved} of {counted(total, 'edit')} done, {counted(self.pictures, 'picture')}{where}"]
         lines += [f"  {count} {words}" for count, words in self._rest() if count]
         lines.append(f"cost {self._cost()} · {self.elapsed:.1f} s")
         lines += self.figures()
@@ -241,6 +244,7 @@ class BatchReport(JournalSummary):
     def _rest(self) -> tuple[tuple[int, str], ...]:
         return (
             (self.short, "with fewer pictures than requested"),
+            (self.damaged, "with a damaged picture: it is kept as it is"),
             (self.planned + self.unread, "not submitted yet"),
             (self.in_flight, "still in flight"),
             (self.unsaved, "completed, but not saved"),

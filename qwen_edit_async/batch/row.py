@@ -16,6 +16,7 @@ import attrs
 
 from qwen_edit_async.batch.budget import Verdict
 from qwen_edit_async.batch.decide import SENDS, Action, Entry, State, state_after
+from qwen_edit_async.batch.fingerprint import digest_of
 from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.run import Run
@@ -29,6 +30,7 @@ from qwen_edit_async.errors import (
     SessionClosedError,
     SubmitUncertainError,
 )
+from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.log import about, log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.scheduling.retry import CallFailure
@@ -53,6 +55,7 @@ class Row:
         self._entry = entry
         self._run = run
         self._state = entry.state
+        self._request: EditRequest | None = None
 
     async def fail(self, problem: InvalidEditError, request: EditRequest) -> None:
         """Journal why the edit can't be submitted.
@@ -74,7 +77,7 @@ class Row:
         """
         entry, run = self._entry, self._run
         if action is Action.VERIFY:
-            if not run.options.saves or await run.files.call(run.targets.are_whole, entry.files):
+            if not run.options.saves or await run.disk.call(run.targets.are_whole, entry.files):
                 self._count_saved(len(entry.files))
                 run.progress.found += 1
                 return
@@ -96,13 +99,16 @@ class Row:
             run.budget.fetching.discard(entry.number)
             run.notify()
 
-    async def about_to_submit(self) -> None:
-        """Journal the intent to submit."""
+    async def about_to_submit(self, uploads: Sequence[Upload]) -> None:
+        """Journal the intent to submit, and the hash of what is sent."""
         if self._run.budget.stopped or self._run.budget.held:
             raise _StoppedError("the run submits nothing more")
         self._run.in_flight.add(self._entry.number)
+        columns: dict[str, Any] = {"repeats": self._entry.repeats + self._is_doubtful}
+        if self._request is not None and not self._entry.digest:
+            columns["digest"] = digest_of(self._request, uploads)
         try:
-            await self._move(State.SUBMITTING, repeats=self._entry.repeats + self._is_doubtful)
+            await self._move(State.SUBMITTING, **columns)
         except asyncio.CancelledError:
             self._undo_attempt()
             raise
@@ -161,6 +167,7 @@ class Row:
 
     async def _submit(self, request: EditRequest) -> None:
         run, pictures = self._run, self._entry.pictures
+        self._request = request
         while True:
             while (verdict := run.budget.admit(pictures)) is Verdict.WAIT:
                 await run.wait_for_change()
@@ -175,7 +182,7 @@ class Row:
                 if not isinstance(error, _StoppedError):
                     return
             else:
-                run.show_soon(self._entry.number, request.images)
+                run.preview_soon(self._entry.number, request.images)
                 await self._wait(task, attached=False)
                 return
             finally:
@@ -256,8 +263,8 @@ class Row:
                 "a task made %d pictures instead of %d: the extra ones are not saved", len(images), asked
             )
         try:
-            paths = [
-                await image.save(run.folder / f"{name}-{place}.png")
+            saved = [
+                await image._save(run.folder / f"{name}-{place}.png")  # noqa: SLF001  # private to the package
                 for place, image in zip(_places_of(images, asked), images, strict=False)
             ]
         except (DownloadError, SessionClosedError, OSError) as error:
@@ -270,9 +277,11 @@ class Row:
         else:
             run.budget.saved()
             self._state = State.SAVED
-            await run.journal.do(Store.save, self._entry.number, paths)
+            paths = [path for path, _ in saved]
+            damage = "; ".join(f"{path.name} {damage}" for path, damage in saved if damage)
+            await run.journal.do(Store.save, self._entry.number, paths, damage or None)
             self._count_saved(len(paths))
-            run.show_soon(self._entry.number, paths)
+            run.preview_soon(self._entry.number, paths)
 
     async def _record(self, state: State, error: Exception, request: EditRequest | None = None, **columns: Any) -> None:
         """Journal an error, and the edit's state."""

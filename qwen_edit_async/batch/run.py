@@ -17,7 +17,6 @@ import anyio
 import attrs
 
 from qwen_edit_async.batch.budget import Budget
-from qwen_edit_async.batch.content import sweep
 from qwen_edit_async.batch.decide import Consent, error_of_run
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
@@ -25,7 +24,7 @@ from qwen_edit_async.batch.outcome import BatchProgress
 from qwen_edit_async.batch.plan import Reasons
 from qwen_edit_async.batch.publish import publish
 from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport, make_report
-from qwen_edit_async.batch.targets import Targets
+from qwen_edit_async.batch.targets import Targets, sweep
 from qwen_edit_async.batch.worker import Worker
 from qwen_edit_async.checks import check_not_negative, check_positive
 from qwen_edit_async.display.store import ThumbnailStore
@@ -42,13 +41,17 @@ _SPARE_ROWS: Final = 16
 _GRACE: Final = 5.0
 """Seconds that an ending run waits for the ids of tasks whose request was sent."""
 
-_CLOSING_SECONDS: Final = 5.0
-"""The maximum number of seconds by which a hanging disk may delay the end of a run."""
-
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
-    """The options of a batch that concern its runs; see :class:`EditBatch`."""
+    """The options of a batch that concern its runs; see :class:`EditBatch`. Some are for the package alone.
+
+    Attributes:
+        saves: Whether runs save the pictures.
+        on_demand: Whether edits are asked for one by one, as from a hub.
+        reporting_seconds: The maximum time for writing the reports after an interrupt, even on a slow disk.
+        closing_seconds: The maximum time by which a hanging disk may delay the end of a run.
+    """
 
     strict: bool = False
     consent: Consent = attrs.field(factory=Consent)
@@ -60,6 +63,8 @@ class RunOptions:
     gallery_limit: int = 0
     saves: bool = True
     on_demand: bool = False
+    reporting_seconds: float = 10.0
+    closing_seconds: float = 5.0
 
     def __attrs_post_init__(self) -> None:
         check_not_negative(self.gallery_limit, "gallery_limit")
@@ -91,7 +96,7 @@ class Run:
         targets: The folder of the results.
         options: The options.
         journal: The open journal.
-        files: The thread that reads files.
+        disk: The thread that reads and writes files.
         thumbnails: The thumbnails for the page.
         budget: The limits, and the costs and tasks so far.
         progress: Some of the counts so far; :meth:`progress_now` returns all.
@@ -112,7 +117,7 @@ class Run:
     targets: Targets
     options: RunOptions
     journal: Journal
-    files: Worker
+    disk: Worker
     thumbnails: ThumbnailStore
     budget: Budget
     room: asyncio.Semaphore
@@ -148,7 +153,7 @@ class Run:
     async def begin(self) -> None:
         """Recover from earlier runs: delete their part files, mark uncertain edits, and add up their costs."""
         journal = self.journal
-        await self.files.call(sweep, self.home, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
+        await self.disk.call(sweep, self.home, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
         self.progress.begun = True
         if count := await journal.do(Store.recover):
             log.warning("edits that were being submitted when the last run ended: %d; their tasks may exist", count)
@@ -164,7 +169,7 @@ class Run:
         self.notify()
         return True
 
-    def show_soon(self, number: int, images: Iterable[Any]) -> None:
+    def preview_soon(self, number: int, images: Iterable[Any]) -> None:
         """Make an edit's thumbnails while the service works, if the page can show the edit."""
         if number <= self.options.gallery_limit:
             self.thumbnails.make_soon(images)
@@ -242,7 +247,7 @@ class Run:
             await self.journal.do(Store.summary),
             refused=self.refused.all(),
             changed=self.changed,
-            folder=str(self.folder),
+            folder=str(self.folder) if self.options.saves else "",
             elapsed=time.monotonic() - self._started_at,
             stopped=stopped,
             limit=self.budget.limit,
@@ -262,7 +267,7 @@ class Run:
             given_up=given_up,
         )
         try:
-            self.report = await self.files.call(write)
+            self.report = await self.disk.call(write)
         finally:
             given_up.set()
         return self.report
@@ -270,8 +275,8 @@ class Run:
     async def aclose(self) -> None:
         """Stop reading files, and then close the journal, which frees the folder."""
         try:
-            with anyio.move_on_after(_CLOSING_SECONDS):
-                await self.files.aclose(self.thumbnails.close)
+            with anyio.move_on_after(self.options.closing_seconds):
+                await self.disk.aclose(self.thumbnails.close)
         finally:
             await self.journal.aclose()
             self.closed = True
@@ -297,7 +302,7 @@ async def open_run(
         targets,
         options,
         journal=await Journal.open(targets.home, service or origin_of(session.base_url)),
-        files=Worker(ThreadPoolExecutor(1, "qwen-edit-batch")),
+        disk=Worker(ThreadPoolExecutor(1, "qwen-edit-batch")),
         thumbnails=ThumbnailStore(targets.home),
         budget=options.budget(session.max_in_flight),
         room=asyncio.Semaphore(2 * session.max_in_flight + _SPARE_ROWS),

@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 
-from qwen_edit_async.batch.content import examine
-from qwen_edit_async.batch.decide import PAYS, Action, Content, Entry, State, decide, instead, refusal
+from qwen_edit_async.batch.decide import PAYS, Action, Entry, Fingerprint, State, decide, instead, refusal
+from qwen_edit_async.batch.fingerprint import fingerprint_of
 from qwen_edit_async.batch.identity import allot, folded, reason_of, stem_of
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.journal.database import Store
@@ -29,11 +29,9 @@ from qwen_edit_async.images.kinds import (
     check_format,
     check_size,
     image_name,
-    is_data_uri,
-    is_url,
     sniff,
 )
-from qwen_edit_async.images.source import check_regular, local_path
+from qwen_edit_async.images.source import check_regular, local_path, reason_unread
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.text import counted
 
@@ -55,12 +53,10 @@ async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
 
 def _survey(given: BatchInput, options: RunOptions, given_up: threading.Event) -> BatchPlan:
     journal = given.targets.home / JOURNAL_NAME
+    check_not_lost(journal)
     if not journal.exists():
-        check_not_lost(journal)
         return _Survey(given, None, options).plan(given_up)
     with contextlib.closing(Store(journal, read_only=True)) as store:
-        if store.is_empty:
-            check_not_lost(journal)
         return _Survey(given, None if store.is_empty else store, options).plan(given_up)
 
 
@@ -97,13 +93,13 @@ class _Survey:
             raise InvalidEditError(item.problem or "it is not an edit")
         request = item.request
         entry = None if self.store is None else self.store.find(item.identity)
-        content = Content() if entry is None else examine(request, entry)
-        self._touched |= entry is not None and content.stamp != entry.stamp  # the run journals the new stamp
-        action, problem = decide(entry, content, self.options.consent), None
+        fingerprint = Fingerprint() if entry is None else fingerprint_of(request, entry)
+        self._touched |= entry is not None and fingerprint.stamp != entry.stamp  # the run journals the new stamp
+        action, problem = decide(entry, fingerprint, self.options.consent), None
         if action in PAYS:
             replaces = action in {Action.REPLACE, Action.REPLACE_LATER}
             name = self._name_of(request) if entry is None or replaces else entry.name
-            problem = content.problem or self._problem_of(request, name)
+            problem = fingerprint.problem or self._problem_of(request, name)
         self._count(action if problem is None else instead(entry), entry, request, problem)
 
     def _count(
@@ -112,7 +108,7 @@ class _Survey:
         tally = self.tally
         if action in PAYS:
             tally.submission(request.parameters)
-        elif action in {Action.FAIL, Action.REFUSE}:
+        elif action in {Action.RECORD_PROBLEM, Action.REPORT_PROBLEM}:
             raise problem or refusal(self.options.consent)
         elif entry is None or entry.state in {State.SUBMITTED, State.COMPLETED}:
             return  # the journal's totals already count this edit
@@ -162,7 +158,8 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
     Raises:
         InvalidEditError: If the file is not an image that can be sent.
     """
-    if is_url(image) or is_data_uri(image) or (path := local_path(image)) is None:
+    path = local_path(image)
+    if path is None:
         return
     name = image_name(image, position)
     try:
@@ -172,8 +169,7 @@ def _check_image(image: Any, position: int, *, fit: bool) -> None:
             media_type = sniff(head)
             problem = "" if media_type is None else find_cut(file, size, media_type).problem(media_type, fit=fit)
     except OSError as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
-        raise InvalidEditError(f"{name} {reason}") from None
+        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
     check_size(size, name, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
     check_format(head, name, path, fit=fit)
     if problem:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.content import are_whole
-from qwen_edit_async.batch.identity import folded, pictures_of
+from qwen_edit_async.batch.identity import folded, image_locator
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError
-from qwen_edit_async.images.kinds import is_data_uri, is_url
-from qwen_edit_async.models import EditRequest
+from qwen_edit_async.images.kinds import is_url
+from qwen_edit_async.models import EditRequest, requested_pictures
 from qwen_edit_async.storage.bucket import BucketPath
+from qwen_edit_async.storage.local import PART_NAME_CHARACTERS
 from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
 
 _MAX_LINKS: Final = 40
 """The maximum number of links that Linux follows. A longer chain is most likely a loop."""
+
+_PART_NAME: Final = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part", re.DOTALL)
+_PNG_END: Final = b"\0\0\0\0IEND\xae\x42\x60\x82"
+_TAIL_BYTES: Final = 4096
+"""The size of the last part of a PNG file, which must contain the end marker. Extra bytes may follow the marker."""
 
 
 def local_folder(path: AnyPath, here: str, use: str) -> Path:
@@ -84,7 +90,7 @@ class Targets:
         Raises:
             InvalidEditError: If these files may not be replaced.
         """
-        names = [f"{name}-{index}.png" for index in range(pictures_of(request.parameters))]
+        names = [f"{name}-{index}.png" for index in range(requested_pictures(request.parameters))]
         own = set(self._names_here(request.images))
         if any(folded(each) in self._inputs or folded(each) in own for each in names):
             raise InvalidEditError(
@@ -121,14 +127,14 @@ class Targets:
 
     def _names_here(self, images: Iterable[Any]) -> Iterator[str]:
         for image in images:
-            if isinstance(image, str | os.PathLike) and not is_url(image) and not is_data_uri(image):
-                for path in _hops(str(image)):
-                    folder, name = os.path.split(path)
-                    here = self._is_here.get(folder)
-                    if here is None:
-                        here = self._is_here[folder] = _real(folder) == _real(str(self.folder))
-                    if here:
-                        yield folded(name)
+            path = None if is_url(image) else image_locator(image)
+            for hop in _hops(path) if path is not None else ():
+                folder, name = os.path.split(hop)
+                here = self._is_here.get(folder)
+                if here is None:
+                    here = self._is_here[folder] = _real(folder) == _real(str(self.folder))
+                if here:
+                    yield folded(name)
 
 
 def _hops(path: str) -> Iterator[str]:
@@ -144,3 +150,31 @@ def _real(folder: str) -> str | None:
         return os.path.realpath(folder)
     except ValueError:  # it holds a NUL or a lone surrogate; the edit fails when its image is read
         return None
+
+
+def sweep(folder: Path, names: Iterable[str]) -> None:
+    """Delete the part files that a killed run left behind for files with these names.
+
+    Other part files may be unfinished downloads of other programs.
+    """
+    left = {name[:PART_NAME_CHARACTERS] for name in names}
+    with os.scandir(folder) as entries:  # Path.glob would list them all in memory
+        for entry in entries:
+            if (match := _PART_NAME.fullmatch(entry.name)) is not None and match[1] in left:
+                Path(entry.path).unlink(missing_ok=True)
+
+
+def are_whole(folder: Path, files: Sequence[tuple[str, int]]) -> bool:
+    """Return whether all saved pictures have their recorded sizes, and each PNG file has its end marker."""
+    try:
+        return bool(files) and all(_ends_well(os.path.join(folder, name), size) for name, size in files)
+    except OSError:
+        return False
+
+
+def _ends_well(path: str, size: int) -> bool:
+    with open(path, "rb", buffering=0) as file:
+        if file.seek(0, os.SEEK_END) != size:
+            return False
+        file.seek(max(0, size - _TAIL_BYTES))
+        return not path.endswith(".png") or _PNG_END in file.read()

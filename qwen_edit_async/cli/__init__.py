@@ -8,7 +8,6 @@ Exit codes: 0 all done; 1 not all done; 2 wrong usage; 3 the key is refused or t
              app             runs a command, reports wrong usage
              edit  batch  hub  status  fetch  doctor  emulator  mcp    one command each
              checks          the checks of doctor
-             price           the price of a picture, from the service
              command         a command's session, errors and unfinished tasks
              signals         Ctrl-C and termination
              display         notes, warnings, the progress bar

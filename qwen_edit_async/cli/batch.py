@@ -20,7 +20,6 @@ from qwen_edit_async.cli.options import (
     SubmissionOptions,
     shell_text,
 )
-from qwen_edit_async.cli.price import ask_price
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.storage.paths import FilePath
 from qwen_edit_async.text import counted
@@ -66,24 +65,37 @@ def batch(
     """
     options, parameters = options or BatchOptions(), parameters or ParameterOptions()
     connection, submission = connection or ConnectionOptions(), submission or SubmissionOptions()
-    if _asks_price(options):
-        code, price = ask_price(Command(Screen(), connection, submission), parameters.parameters())
-        if code:
-            return code
-        options = attrs.evolve(options, price=price)
+    code, options = _with_price(options, parameters, submission, connection)
+    if code:
+        return code
     edits = _edits(source, output, instruction, options, parameters, submission)
     if options.dry_run:
         return _print_plan(edits, fit=submission.fit)
     return _BulkRun(Command(Screen(), connection, submission, options.concurrency, output), edits)()
 
 
-def _asks_price(options: BatchOptions) -> bool:
-    """Return whether to request the price from the service. Refuse options that contradict each other."""
+def _with_price(
+    options: BatchOptions, parameters: ParameterOptions, submission: SubmissionOptions, connection: ConnectionOptions
+) -> tuple[int, BatchOptions]:
+    """Request the price from the service if the user wants that. Return the exit code, and options with the price."""
     if (options.price is not None or options.ask_price) and not options.dry_run and options.max_cost is None:
         raise ConfigurationError("--price and --ask-price work only with --dry-run or --max-cost: add one of them")
     if options.price is not None and options.ask_price:
         raise ConfigurationError("--price and --ask-price exclude each other: give only one of them")
-    return options.ask_price
+    if not options.ask_price:
+        return ExitCode.DONE, options
+    command = Command(Screen(), connection, submission)
+
+    async def work(session: EditSession) -> int:
+        from qwen_edit_async.batch.price import price_of_picture  # noqa: PLC0415  # slow to import
+
+        nonlocal options
+        estimate = await price_of_picture(session, parameters.parameters())
+        options = attrs.evolve(options, price=estimate.cost)
+        command.screen.note(f"the service charges {estimate.cost:f} {estimate.currency}".rstrip() + " a picture")
+        return ExitCode.DONE
+
+    return command(work), options
 
 
 def _edits(  # noqa: PLR0917  # the command's arguments

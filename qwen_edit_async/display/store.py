@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from qwen_edit_async.display.links import relative_path
 from qwen_edit_async.display.thumbnails import Thumbnail, make_thumbnail
-from qwen_edit_async.images.kinds import is_data_uri, is_url
+from qwen_edit_async.images.source import local_path
 from qwen_edit_async.log import log
 from qwen_edit_async.storage.bucket import BucketPath
 
@@ -101,10 +101,11 @@ class ThumbnailStore:
         """
         if (bucket := BucketPath.of(image)) is not None:
             return str(bucket), ""
-        if is_url(image) or is_data_uri(image) or not isinstance(image, str | os.PathLike):
+        path = local_path(image)
+        if path is None:
             return None
         try:
-            status = os.stat(image)  # noqa: PTH116  # a str or a PathLike
+            status = os.stat(path)  # noqa: PTH116  # a str
         except (OSError, ValueError):
             return None
-        return relative_path(image, self._folder) or os.fspath(image), f"{status.st_size}:{status.st_mtime_ns}"
+        return relative_path(path, self._folder) or path, f"{status.st_size}:{status.st_mtime_ns}"

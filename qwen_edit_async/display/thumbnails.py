@@ -15,8 +15,8 @@ from typing import IO, Any, Final
 
 import attrs
 
-from qwen_edit_async.images.kinds import ArrayLike, PillowImage, base64_start, is_data_uri, is_url
-from qwen_edit_async.images.source import exclusive_access
+from qwen_edit_async.images.kinds import ArrayLike, PillowImage, base64_start, is_data_uri
+from qwen_edit_async.images.source import exclusive_access, local_path
 from qwen_edit_async.storage.bucket import BucketPath
 
 THUMBNAIL_SIDE: Final = 256
@@ -110,10 +110,9 @@ def _open(image: Any) -> IO[bytes] | None:
         return io.BytesIO(image)
     if (bucket := BucketPath.of(image)) is not None:
         return bucket.open()
-    if is_url(image) or not isinstance(image, str | os.PathLike):
-        return None
     if is_data_uri(image):
-        return io.BytesIO(base64.b64decode(str(image)[base64_start(str(image), "the picture") :]))
-    if not os.path.isfile(image):  # noqa: PTH113  # a str or a PathLike; opening a named pipe would block
+        return io.BytesIO(base64.b64decode(image[base64_start(image, "the picture") :]))
+    path = local_path(image)
+    if path is None or not os.path.isfile(path):  # noqa: PTH113  # a str; opening a named pipe would block
         return None
-    return open(image, "rb")  # noqa: PTH123  # a str or a PathLike
+    return open(path, "rb")  # noqa: PTH123  # a str

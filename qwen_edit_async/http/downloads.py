@@ -99,14 +99,15 @@ class Downloader:
         _report_flaw(await self._fetch(url, task_id, index, receive), task_id, index)
         return content
 
-    async def save(self, url: str, task_id: str, index: int, path: FilePath) -> FilePath:
+    async def save(self, url: str, task_id: str, index: int, path: FilePath) -> tuple[FilePath, str]:
         """Download a picture to ``path``, and create the folder if needed.
 
         A failure leaves an earlier file of that name unchanged. In a bucket, an earlier file is an error, unless
         ``path`` allows replacing it.
 
         Returns:
-            The path of the file. If the picture is not a PNG, the path has the suffix of the picture's format.
+            The path of the file, and the picture's damage as the predicate of a sentence; empty if it is intact. If the
+            picture is not a PNG, the path has the suffix of the picture's format.
 
         Raises:
             DownloadError: No usable picture could be downloaded.
@@ -131,7 +132,7 @@ class Downloader:
             verdict = await self._fetch(url, task_id, index, receive)
             undo.pop_all()
         _report_flaw(verdict, task_id, index)
-        return saved
+        return saved, verdict.flaw if verdict.damaged else ""
 
     async def _fetch(self, url: str, task_id: str, index: int, receive: _Receive) -> Verdict:
         """Download the pieces, and call ``receive`` with them and a check. Repeat until a picture passes the check."""

@@ -55,6 +55,7 @@ class Upload:
         read: Called with a start and a size. Returns these bytes of the image file. They stay valid until the same
             thread reads again.
         file: The temporary file that holds the image, if there is one. :meth:`close` deletes it.
+        digest: The hash of the given image file, before any conversion; empty if nobody asked for it.
         in_memory: Whether chunks are made without disk access, so that no thread is needed.
         warnings: Sentences that say why the service may edit the image badly.
         notes: Sentences about changes by ``fit``, and about parts of the image that the service ignores.
@@ -64,6 +65,7 @@ class Upload:
     size: int = 0
     read: Callable[[int, int], bytes | memoryview] = attrs.field(default=lambda _start, _size: b"", repr=False)
     file: IO[bytes] | None = attrs.field(default=None, repr=False)
+    digest: str = ""
     in_memory: bool = True
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -11,8 +11,7 @@ from typing import IO, Final
 
 import attrs
 
-from qwen_edit_async.images import findings
-from qwen_edit_async.images.findings import CUT_SHORT, LACKS_SCANS, DamageError, Findings
+from qwen_edit_async.images.findings import BLOCK, CUT_SHORT, LACKS_SCANS, DamageError, Findings
 
 _SOI, _EOI, _SOS, _DRI = 0xD8, 0xD9, 0xDA, 0xDD
 _FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -42,14 +41,16 @@ _USUAL_BLOCK_BITS: Final = 24
 _COEFFICIENTS: Final = 64
 """The coefficients of a block of 8×8 samples. A decoder needs two bytes for each."""
 
+_ALL_COEFFICIENTS: Final = 2**_COEFFICIENTS - 1
 
-def check_jpeg(file: IO[bytes], _size: int) -> Findings:
-    """Check a whole file.
+
+def check_jpeg(file: IO[bytes], _size: int, *, block: int = BLOCK) -> Findings:
+    """Check a whole file, and read ``block`` bytes at a time.
 
     Raises:
         DamageError: The file is damaged.
     """
-    return _Check(file, findings.BLOCK).read()
+    return _Check(file, block).read()
 
 
 def coefficient_bytes(file: IO[bytes]) -> int:
@@ -112,7 +113,7 @@ class _Check:
         self._segments = 0
         self._stray_bytes = 0
         self._scans = 0
-        self._sent: set[tuple[int, int]] = set()  # (component, coefficient) pairs whose last bit was read
+        self._sent: dict[int, int] = {}  # by component, a bit for each coefficient whose last bit was read
 
     def read_header(self) -> _Frame:
         """Read everything up to and including the marker of the first scan."""
@@ -136,7 +137,7 @@ class _Check:
                 self._scan(frame)
             else:
                 self._segment(marker)
-        if len(self._sent) < _COEFFICIENTS * len(frame.components):
+        if any(self._sent.get(component) != _ALL_COEFFICIENTS for component in frame.components):
             raise DamageError(LACKS_SCANS)
         return Findings(doubtful_end=end if thin else None)
 
@@ -166,7 +167,8 @@ class _Check:
         if self._scans > _MAX_SCANS:
             raise DamageError(f"it has more than {_MAX_SCANS} scans")
         if not bits & 15:  # the scan contains the last bits
-            self._sent.update((component, at) for component in scanned for at in range(first, last + 1))
+            for component in scanned:
+                self._sent[component] = self._sent.get(component, 0) | (2 << last) - (1 << first)
         size, restarts = self._pixel_data()
         if not frame.height:  # the height is in a later DNL segment, which few decoders read
             return False

@@ -28,7 +28,14 @@ from qwen_edit_async.images.kinds import (
     image_name,
     is_url,
 )
-from qwen_edit_async.images.source import exclusive_access, local_path, open_image, open_temporary, reason_unread
+from qwen_edit_async.images.source import (
+    exclusive_access,
+    hash_file,
+    local_path,
+    open_image,
+    open_temporary,
+    reason_unread,
+)
 from qwen_edit_async.images.tiff import UPRIGHT
 from qwen_edit_async.storage.bucket import BucketPath
 
@@ -38,7 +45,9 @@ def url_uploads(images: Sequence[Any]) -> tuple[Upload, ...] | None:
     return tuple(map(url_upload, images)) if all(map(is_url, images)) else None
 
 
-def prepare(images: Sequence[Any], *, fit: bool = False, inline: bool = False) -> tuple[Upload, ...]:
+def prepare(
+    images: Sequence[Any], *, fit: bool = False, inline: bool = False, hashed: bool = False
+) -> tuple[Upload, ...]:
     """Open and check images, and encode PIL images and arrays. This blocks: call it on a thread.
 
     The service fetches an image in a bucket from a presigned URL. With ``fit`` or ``inline``, or if the store can't
@@ -47,6 +56,8 @@ def prepare(images: Sequence[Any], *, fit: bool = False, inline: bool = False) -
     With ``fit``, an image that the service would refuse or edit badly is converted. It is turned upright, its longest
     side becomes at most 3072 pixels, and its file at most 7.5 MB. Other images stay unchanged.
 
+    With ``hashed``, an image file is also hashed while it is open.
+
     Raises:
         InvalidEditError: An image is missing, unreadable, not an image, damaged, or over 10 MB (contract, *Images*).
         ConfigurationError: Pillow is missing, and a PIL image, an array or ``fit`` needs it.
@@ -54,17 +65,33 @@ def prepare(images: Sequence[Any], *, fit: bool = False, inline: bool = False) -
     uploads: list[Upload] = []
     with contextlib.ExitStack() as undo:
         for position, image in enumerate(images, 1):
-            uploads.append(_prepare_image(image, image_name(image, position), fit=fit, inline=inline))
+            uploads.append(_prepare_image(image, image_name(image, position), fit, inline, hashed))
             undo.callback(uploads[-1].close)
         undo.pop_all()
     return tuple(uploads)
 
 
-def _prepare_image(image: Any, name: str, *, fit: bool, inline: bool) -> Upload:
+def signed_url(image: BucketPath, name: str) -> str | None:
+    """Check an image in a bucket, and return a presigned URL of it; ``None`` if its store can't sign URLs. Blocking.
+
+    Raises:
+        InvalidEditError: The image is missing, of an unknown format, or over 10 MB.
+    """
+    url = image.signed_url()
+    if url is not None:
+        try:
+            head, size = image.beginning(HEAD_BYTES)
+        except OSError as error:
+            raise InvalidEditError(f"{name} {reason_unread(error)}") from None
+        check_size(size, name)
+        check_format(head, name, image.key)
+    return url
+
+
+def _prepare_image(image: Any, name: str, fit: bool, inline: bool, hashed: bool) -> Upload:  # noqa: FBT001  # the options of prepare()
     if is_url(image):
         return url_upload(image)
-    if isinstance(image, BucketPath) and not fit and not inline and (url := image.signed_url()) is not None:
-        _check_beginning(image, name)
+    if isinstance(image, BucketPath) and not fit and not inline and (url := signed_url(image, name)) is not None:
         return url_upload(url)
     pillow = _pillow()
     # isinstance() is slow with a protocol, so common kinds are ruled out first.
@@ -82,27 +109,18 @@ def _prepare_image(image: Any, name: str, *, fit: bool, inline: bool) -> Upload:
         undo.callback(file.close)
         path = local_path(image) or ""
         media_type, findings = _check_file(file, upload.size, name, path, fit=fit)
+        digest = hash_file(file) if hashed and path else ""
         facts = None
         if pillow is not None and media_type is not None:
             facts = pillow.check(file, name, findings, fit=fit)
         if pillow is not None and fit:
             encoded = pillow.fit(file, upload.size, name, findings, path=path, convert=media_type is None)
             if encoded is not None:
-                return _encoded_upload(encoded, name)
+                return _encoded_upload(encoded, name, digest)
         if upload.file is file:
             undo.pop_all()
-    upload = _with_head(upload, str(media_type))
-    return upload if facts is None else attrs.evolve(upload, warnings=_warnings(facts, name), notes=facts.notes)
-
-
-def _check_beginning(image: BucketPath, name: str) -> None:
-    """Check the size and the format of an image that the service fetches itself."""
-    try:
-        head, size = image.beginning(HEAD_BYTES)
-    except OSError as error:
-        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
-    check_size(size, name)
-    check_format(head, name, image.key)
+    warnings, notes = ((), ()) if facts is None else (_warnings(facts, name), facts.notes)
+    return attrs.evolve(upload, head=_head(str(media_type)), digest=digest, warnings=warnings, notes=notes)
 
 
 def _check_file(file: IO[bytes], size: int, name: str, path: str, *, fit: bool) -> tuple[str | None, Findings]:
@@ -128,13 +146,14 @@ def _pillow() -> ModuleType | None:
     return module
 
 
-def _encoded_upload(encoded: Any, name: str) -> Upload:
-    upload = _with_head(open_temporary(encoded.file, encoded.size, name)[1], encoded.media_type)
-    return attrs.evolve(upload, warnings=_size_warnings(encoded.sides, name), notes=encoded.notes)
+def _encoded_upload(encoded: Any, name: str, digest: str = "") -> Upload:
+    _, upload = open_temporary(encoded.file, encoded.size, name)
+    warnings = _size_warnings(encoded.sides, name)
+    return attrs.evolve(upload, head=_head(encoded.media_type), digest=digest, warnings=warnings, notes=encoded.notes)
 
 
-def _with_head(upload: Upload, media_type: str) -> Upload:
-    return attrs.evolve(upload, head=f"data:{media_type};base64,".encode())
+def _head(media_type: str) -> bytes:
+    return f"data:{media_type};base64,".encode()
 
 
 def _warnings(facts: Any, name: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import contextlib
+import hashlib
 import inspect
 import os
 import stat
@@ -15,11 +16,12 @@ from typing import IO, Any, Final
 
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload, path_upload, spooled_upload
-from qwen_edit_async.images.kinds import BinaryReader, base64_start, check_size, is_data_uri
+from qwen_edit_async.images.kinds import BinaryReader, base64_start, check_size, is_data_uri, is_url
 
 _SPOOL_BYTES: Final = 1024 * 1024
 """The largest image file that stays in memory until it is sent. A larger one goes to a temporary file."""
 
+_DIGEST_BYTES: Final = 20
 _TEXT_PIECE: Final = 512 * 1024
 """Characters of Base64 text that are decoded at a time: a multiple of 4."""
 
@@ -53,9 +55,9 @@ def open_temporary(file: IO[bytes], size: int, name: str) -> tuple[IO[bytes], Up
 
 
 def local_path(image: Any) -> str | None:
-    """Return the image's path if the operating system can open it; ``None`` for remote paths and other images."""
+    """Return the path of an image in a local file; ``None`` for URLs, remote paths and images in memory."""
     if isinstance(image, str):
-        return image
+        return None if is_url(image) or is_data_uri(image) else image
     if not isinstance(image, os.PathLike):
         return None
     try:
@@ -96,6 +98,17 @@ def reason_unread(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "does not exist"
     return f"can't be read: {getattr(error, 'strerror', None) or error}"
+
+
+def hash_file(file: Any) -> str:
+    """Return a hash of a whole binary file."""
+    file.seek(0)
+    return hashlib.file_digest(file, new_digest).hexdigest()
+
+
+def new_digest() -> hashlib.blake2b:
+    """Return an empty hash of the kind that journals store."""
+    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
 
 
 def read_piece(reader: Any, size: int, name: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ import attrs
 
 from qwen_edit_async.errors import EditWarning
 from qwen_edit_async.events import EditEvent
+from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.log import about
 from qwen_edit_async.models import EditKeywords
 from qwen_edit_async.scheduling.retry import CallFailure
@@ -29,8 +30,8 @@ class SubmissionObserver(Protocol):
     with ``resubmit_uncertain``. The calls come from a background task of the session.
     """
 
-    async def about_to_submit(self) -> None:
-        """Called before an attempt, which is sent when this method returns.
+    async def about_to_submit(self, uploads: Sequence[Upload]) -> None:
+        """Called before an attempt with the images and their digests. The attempt is sent when this method returns.
 
         If this method raises an error, the attempt is not sent, and the edit ends with the error. This method is
         cancelled if the edit is cancelled, if its deadline passes, or if the session ends.

@@ -46,8 +46,8 @@ class ResultStore(Protocol):
         """Download the picture, and return its bytes."""
         ...
 
-    async def save(self, url: str, task_id: str, index: int, path: FilePath) -> FilePath:
-        """Download the picture to a file, and return the file's path. A missing folder is created."""
+    async def save(self, url: str, task_id: str, index: int, path: FilePath) -> tuple[FilePath, str]:
+        """Download the picture to a file, and return the file's path and the picture's damage. Create its folder."""
         ...
 
     async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -121,9 +121,14 @@ class OutputImage:
             OSError: If the file can't be written.
             SessionClosedError: If the session is closed.
         """
-        saved = await self._open_store().save(self.url, self.task_id, self.index, file_path(path))
-        await self._remember(saved)
+        saved, _ = await self._save(file_path(path))
         return saved
+
+    async def _save(self, path: FilePath) -> tuple[FilePath, str]:
+        """Save the picture. Return the file's path, and the damage as the predicate of a sentence; empty if intact."""
+        saved, damage = await self._open_store().save(self.url, self.task_id, self.index, path)
+        await self._remember(saved)
+        return saved, damage
 
     async def open(self) -> Image:
         """Download the picture and decode it. This needs the ``images`` extra.

@@ -195,8 +195,8 @@ class Runtime:
         with self.poller.active_calls:
             return await self._downloader.read(url, task_id, index)
 
-    async def save(self, url: str, task_id: str, index: int, path: FilePath) -> FilePath:
-        """Download a result picture to a file, and return the file's path. A missing folder is created."""
+    async def save(self, url: str, task_id: str, index: int, path: FilePath) -> tuple[FilePath, str]:
+        """Download a result picture to a file, and return the file's path and the picture's damage."""
         self.require_running()
         with self.poller.active_calls:
             return await self._downloader.save(url, task_id, index, path)

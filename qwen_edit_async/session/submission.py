@@ -182,7 +182,11 @@ class Submission:
     async def _prepare(self) -> None:
         submitter = self._submitter
         self._uploads = uploads = await submitter.offloader.run(
-            prepare, self._request.images, fit=submitter.options.fit, inline=submitter.options.inline
+            prepare,
+            self._request.images,
+            fit=submitter.options.fit,
+            inline=submitter.options.inline,
+            hashed=self._observer is not None,
         )
         notes = [note for upload in uploads for note in upload.notes]
         warnings = [warning for upload in uploads for warning in upload.warnings]
@@ -255,7 +259,7 @@ class Submission:
         stall_timeout = submitter.options.timeouts.send
         body = JSONBody(call.parts, self._uploads or (), submitter.offloader, stall_timeout=stall_timeout)
         if observer is not None:
-            await observer.about_to_submit()
+            await observer.about_to_submit(self._uploads or ())
         fate: TaskSnapshot | CallFailure = CallFailure.REFUSED
         try:
             submitter.gate.check_open()

@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import PurePosixPath
 from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeGuard
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import attrs
 
@@ -144,6 +144,16 @@ class BucketPath(os.PathLike[str]):
         """
         return self._tag or self._ask()
 
+    def portable(self) -> Self:
+        """Return the path with its tag, and without a user's store, which may hold credentials.
+
+        Another process can identify the file by this path, but need not be able to read it.
+
+        Raises:
+            OSError: The file does not exist, or the store does not answer.
+        """
+        return attrs.evolve(self, tag=self.tag(), users_store=None)
+
     def _ask(self) -> str:
         with self._explained() as obstore:
             return _tag_of(obstore.head(self._store, self.key))
@@ -167,9 +177,11 @@ class BucketPath(os.PathLike[str]):
         """Return a URL from which anybody can read the file for some hours; ``None`` if the store can't sign URLs."""
         try:
             with self._explained() as obstore:
-                return str(obstore.sign(self._store, "GET", self.key, expires_in=_SIGNED_FOR))
+                url = str(obstore.sign(self._store, "GET", self.key, expires_in=_SIGNED_FOR))
         except OSError:  # also raised without credentials, as for a public bucket
             return None
+        # For Google's stores, obstore does not quote "#", "?" and "%", so that the URL names another file.
+        return url if unquote(urlsplit(url).path).endswith(f"/{self.key}") else None
 
     def put(self, file: IO[bytes]) -> None:
         """Write the complete file, or nothing.
@@ -266,11 +278,11 @@ def with_tags(paths: Iterable[BucketPath]) -> dict[BucketPath, BucketPath]:
     if not lacking:
         return {}
     with ThreadPoolExecutor(_ASKED_AT_ONCE, "qwen-edit-tags") as threads:
-        return dict(zip(lacking, threads.map(with_tag, lacking), strict=True))
+        return dict(zip(lacking, threads.map(_with_tag, lacking), strict=True))
 
 
-def with_tag(path: BucketPath) -> BucketPath:
-    """Return a file with its tag, so that another process need not ask for it; see :func:`with_tags`."""
+def _with_tag(path: BucketPath) -> BucketPath:
+    """Return a file with its tag; see :func:`with_tags`."""
     with contextlib.suppress(OSError, ConfigurationError):
         return attrs.evolve(path, tag=path.tag())
     return path
@@ -289,7 +301,8 @@ def is_pair(value: object) -> TypeGuard[tuple[ObjectStore, str]]:
 
 
 def _tag_of(found: ObjectMeta) -> str:
-    return f"{found['e_tag'] or found['last_modified'].isoformat()} {found['size']}"
+    tag = (found["e_tag"] or found["last_modified"].isoformat()).strip('"')  # Azure lists tags without quotes
+    return f"{tag} {found['size']}"
 
 
 def _root_of(store: Any) -> str:

@@ -23,8 +23,8 @@ from qwen_edit_async.batch.decide import (
     PAYS,
     Action,
     Consent,
-    Content,
     Entry,
+    Fingerprint,
     State,
     decide,
     error_of_run,
@@ -33,8 +33,8 @@ from qwen_edit_async.batch.decide import (
     state_after,
 )
 
-SAME, OTHER = Content("digest"), Content("another")
-UNREADABLE = Content(problem=InvalidEditError("image 1 does not exist"))
+SAME, OTHER = Fingerprint("digest"), Fingerprint("another")
+UNREADABLE = Fingerprint(problem=InvalidEditError("image 1 does not exist"))
 CONSENTS = [
     Consent(resubmit_uncertain=resubmit, edit_changed=edit)
     for resubmit, edit in itertools.product((False, True), repeat=2)
@@ -70,7 +70,7 @@ ALL = [
 
 def test_a_new_edit_is_submitted_or_fails():
     assert decide(None, SAME, Consent()) is Action.SUBMIT
-    assert instead(None) is Action.FAIL
+    assert instead(None) is Action.RECORD_PROBLEM
 
 
 @pytest.mark.parametrize(
@@ -101,17 +101,17 @@ def test_an_edit_whose_row_is_the_same_goes_on_from_its_state(known, actions):
 @pytest.mark.parametrize(
     ("known", "actions"),
     [
-        (entry(State.PLANNED), (Action.REFUSE, Action.SUBMIT)),
+        (entry(State.PLANNED), Action.SUBMIT),
         (entry(State.PLANNED, digest=""), Action.SUBMIT),
-        (entry(State.SUBMITTING), (Action.REFUSE, Action.REPLACE)),
-        (entry(State.SUBMITTED, "t"), (Action.REFUSE, Action.REPLACE_LATER)),
-        (entry(State.COMPLETED, "t"), (Action.REFUSE, Action.REPLACE)),
-        (entry(State.SAVED, "t"), (Action.REFUSE, Action.REPLACE)),
+        (entry(State.SUBMITTING), (Action.REPORT_PROBLEM, Action.REPLACE)),
+        (entry(State.SUBMITTED, "t"), (Action.REPORT_PROBLEM, Action.REPLACE_LATER)),
+        (entry(State.COMPLETED, "t"), (Action.REPORT_PROBLEM, Action.REPLACE)),
+        (entry(State.SAVED, "t"), (Action.REPORT_PROBLEM, Action.REPLACE)),
         (entry(State.FAILED), Action.SUBMIT),
-        (entry(State.FAILED, "t"), (Action.REFUSE, Action.REPLACE)),
-        (entry(State.UNCERTAIN), (Action.REFUSE, Action.REPLACE)),
-        (entry(State.UNCERTAIN, "t"), (Action.REFUSE, Action.REPLACE)),
-        (entry(State.REPLACED, "t"), Action.REFUSE),
+        (entry(State.FAILED, "t"), (Action.REPORT_PROBLEM, Action.REPLACE)),
+        (entry(State.UNCERTAIN), (Action.REPORT_PROBLEM, Action.REPLACE)),
+        (entry(State.UNCERTAIN, "t"), (Action.REPORT_PROBLEM, Action.REPLACE)),
+        (entry(State.REPLACED, "t"), Action.REPORT_PROBLEM),
     ],
     ids=str,
 )
@@ -132,7 +132,7 @@ def test_an_edit_that_has_a_task_or_may_have_one_is_submitted_with_consent_only(
 def test_an_edit_that_can_not_be_submitted_fails_only_if_nothing_was_paid_for_it():
     for known, _, _ in ALL:
         unpaid = known.task_id is None and known.state in {State.PLANNED, State.FAILED}
-        assert instead(known) is (Action.FAIL if unpaid else Action.REFUSE)
+        assert instead(known) is (Action.RECORD_PROBLEM if unpaid else Action.REPORT_PROBLEM)
 
 
 def test_without_its_row_an_edit_is_not_submitted_again():

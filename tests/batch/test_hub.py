@@ -18,10 +18,12 @@ from qwen_edit_async import (
     EditRequest,
     EditSession,
     InsufficientBalanceError,
+    InvalidEditError,
     JournalError,
     SessionClosedError,
 )
 from qwen_edit_async.batch.decide import State
+from qwen_edit_async.batch.fingerprint import ImageHash, hash_image
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.emulator import EditEmulator, Fault
 
@@ -339,9 +341,34 @@ async def test_a_hub_that_does_not_save_answers_with_urls_and_records_what_its_c
             assert [path.name for path in saved.files] == ["a-0.png", "a-1.png"]
             report = await hub.write_report()
             assert (report.saved, report.pictures, report.ok) == (1, 2, True)
+            assert (report.folder, report.text().splitlines()[0]) == ("", "1 of 1 edit done, 2 pictures")
         assert created(emulator) == 1
     assert pictures(job) == set()
     assert json.loads((job / "report.json").read_text(encoding="utf-8"))["saved"] == 1
+
+
+async def test_images_are_loaded_only_for_an_edit_that_is_submitted(job):
+    names = []
+
+    async def load(name):
+        names.append(name)
+        return [PHOTO]
+
+    async def fail(name):
+        raise InvalidEditError("the image is gone")
+
+    request = EditRequest(ImageHash(hash_image(PHOTO, "")), "make it snow", key="a")
+    async with service() as (emulator, session), EditHub(job, session) as hub:
+        for _ in range(2):
+            outcome = await hub.edit(request, load_images=fail)
+            assert (outcome.status, outcome.error, emulator.statistics().submits) == ("failed", "the image is gone", 0)
+        outcomes = await asyncio.gather(*(hub.edit(request, load_images=load) for _ in range(3)))
+        assert [outcome.status for outcome in [*outcomes, await hub.edit(request, load_images=fail)]] == ["saved"] * 4
+        assert (await hub.edit(EditRequest(PHOTO, "make it snow", key="a"))).ok
+        other = EditRequest(ImageHash("another"), "make it snow", key="a")
+        assert (await hub.edit(other, load_images=load)).status == "failed"
+        assert (names, created(emulator)) == (["a"], 1)
+        assert "another process has it" in (await hub.edit(EditRequest(ImageHash("b"), "make it snow", key="b"))).error
 
 
 async def test_a_hub_submits_nothing_more_if_its_callers_can_save_nothing(job, request_of):

@@ -10,6 +10,7 @@ import logging
 import re
 import sqlite3
 import threading
+import zlib
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,9 +21,17 @@ from emulator_calls import encode
 from jitter import NoJitter
 from PIL import Image
 
-from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, FixedInterval, JournalError
+from qwen_edit_async import (
+    EditBatch,
+    EditParameters,
+    EditRequest,
+    EditSession,
+    EditWarning,
+    FixedInterval,
+    JournalError,
+)
 from qwen_edit_async.batch import run as _run
-from qwen_edit_async.batch.decide import Content, State
+from qwen_edit_async.batch.decide import Fingerprint, State
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.journal.outcomes import PAGE
@@ -36,6 +45,10 @@ pytestmark = pytest.mark.anyio
 
 PHOTO = encode(Image.new("RGB", (400, 400), "#7f9cf5"))
 JPEG = encode(Image.new("RGB", (400, 400), "#7f9cf5"), "JPEG")
+HEADER = PHOTO[12:20] + (800).to_bytes(4) + PHOTO[24:29]
+HALF = PHOTO[:12] + HEADER + zlib.crc32(HEADER).to_bytes(4) + PHOTO[33:]
+"""A PNG file with 400 of the 800 rows that its header states."""
+
 THUMBNAIL = "data:image/webp;base64,"
 
 
@@ -376,6 +389,24 @@ async def test_fewer_pictures_than_were_asked_for_are_noted_everywhere(requests,
     assert note in (await show_batch(batch))._repr_html_()
 
 
+async def test_damaged_pictures_that_were_kept_are_marked_everywhere(requests, out):
+    batch = EditBatch(requests(2), out)
+    cut = Fault.wrong_download(HALF, "image/png")
+    async with service(cut.on("download").for_task(1)) as session:
+        with pytest.warns(EditWarning, match="damaged"):
+            report = await batch.run(session)
+        assert (await batch.run(session)).damaged == 1
+    assert (report.ok, report.saved, report.damaged) == (True, 2, 1)
+    damage = "edit0-0.png is a damaged PNG file: it has data for 50 % of its pixels"
+    assert "\n  1 with a damaged picture: it is kept as it is\n" in report.text()
+    assert json.loads((out / "report.json").read_text(encoding="utf-8"))["damaged"] == 1
+    assert [outcome.as_row()["damage"] async for outcome in batch.outcomes()] == [damage, None]
+    page = page_of(out)
+    assert page.count(f"<dt>damaged</dt><dd>{damage}</dd>") == 1
+    assert "with a damaged picture" in page
+    assert f"damaged: {damage}" in (await show_batch(batch))._repr_html_()
+
+
 async def test_rows_have_the_same_columns_and_plain_values(requests, out):
     batch = EditBatch(requests(2, parameters=EditParameters(seed=7)), out)
     async with service(Fault.failed_task().for_task(2)) as session:
@@ -431,7 +462,7 @@ async def test_outcomes_come_in_the_order_of_the_journal_however_many_there_are(
     count = 2 * PAGE + 1
 
     def plan(number: int) -> None:
-        store.plan(f"k{number}", EditRequest(PHOTO, "i", key=f"k{number}"), Content())
+        store.plan(f"k{number}", EditRequest(PHOTO, "i", key=f"k{number}"), Fingerprint())
 
     store.transact([lambda number=number: plan(number) for number in range(count)])
     store.move(1, State.FAILED, reason="r", problem="p")

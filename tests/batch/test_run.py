@@ -35,10 +35,9 @@ from qwen_edit_async import (
     JournalError,
     SessionClosedError,
 )
-from qwen_edit_async.batch import content as _content
 from qwen_edit_async.batch.journal import database as _store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
-from qwen_edit_async.batch.journal.lock import RunLock
+from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.cli.options import shell_text
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.http.api import AiohttpTransport
@@ -71,6 +70,20 @@ def requests(photo):
         return [attrs.evolve(request, key=f"edit{number}") for number in range(count)]
 
     return make
+
+
+def openings_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return a list to which each opening of a file is added."""
+    openings: list[object] = []
+    really_open = open
+
+    def look(file: object, *arguments: object, **options: object) -> object:
+        if file == str(path):
+            openings.append(file)
+        return really_open(file, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", look)
+    return openings
 
 
 async def test_every_edit_is_saved_and_reported(requests, out):
@@ -109,11 +122,8 @@ async def test_a_run_that_is_refused_has_nothing_of_the_run_before_it(requests, 
     async with service() as (_, session):
         await batch.run(session)
         assert (batch.progress.begun, batch.progress.saved) == (True, 2)
-        lock = RunLock(out / LOCK_NAME)
-        lock.acquire()
-        with pytest.raises(JournalError, match="is being written"):
+        with run_lock(out / LOCK_NAME), pytest.raises(JournalError, match="is being written"):
             await batch.run(session)
-        lock.release()
     assert (batch.progress.begun, batch.progress.saved, batch.report) == (False, 0, None)
 
 
@@ -588,23 +598,37 @@ async def test_a_file_of_the_same_size_and_time_with_another_content_is_another_
 async def test_a_file_that_was_only_touched_or_copied_back_is_the_same_and_is_looked_at_once(
     requests, out, photo, monkeypatch
 ):
-    looked_at = []
-
-    def look(image, name):
-        looked_at.append(name)
-        return hash_image(image, name)
-
-    hash_image = _content.hash_image
-    monkeypatch.setattr(_content, "hash_image", look)
+    looked_at = openings_of(photo, monkeypatch)
     async with service() as (_, session):
-        await EditBatch(requests(1), out).run(session)
+        await EditBatch(requests(1), out, gallery_limit=0).run(session)
         os.utime(photo, (1, 1))
-        assert (await EditBatch(requests(1), out).run(session)).ok
+        assert (await EditBatch(requests(1), out, gallery_limit=0).run(session)).ok
         shutil.copy2(photo, copy := photo.with_name("copy.png"))
         copy.replace(photo)
         for _ in range(2):
-            assert (await EditBatch(requests(1), out).run(session)).ok
+            assert (await EditBatch(requests(1), out, gallery_limit=0).run(session)).ok
     assert len(looked_at) == 3
+
+
+async def test_a_new_file_is_opened_once_for_hashing_checking_and_sending(requests, out, photo, monkeypatch):
+    openings = openings_of(photo, monkeypatch)
+    async with service() as (_, session):
+        assert (await EditBatch(requests(3), out, gallery_limit=0).run(session)).ok
+    assert len(openings) == 3
+
+
+@pytest.mark.may_block("the test looks into the journal, and replaces the photo")
+async def test_the_content_that_counts_is_what_was_sent_not_what_was_planned(requests, out, photo):
+    async with service(Fault.stuck_task().for_task(1), max_in_flight=1) as (emulator, session):
+        holds_the_slot = await session.submit(PHOTO, "rain")
+        batch = EditBatch(requests(1), out)
+        run = asyncio.create_task(batch.run(session))
+        await until(lambda: batch.progress.begun and states(out) == {"edit0": "planned"})
+        photo.write_bytes(encode(Image.new("RGB", (500, 500), "red")))
+        holds_the_slot.cancel()
+        assert (await run).ok
+        assert (await EditBatch(requests(1), out).run(session)).ok
+        assert emulator.statistics().tasks_created == 2
 
 
 async def test_the_same_request_twice_is_one_edit(requests, out):

@@ -27,12 +27,11 @@ from qwen_edit_async import (
     JournalError,
 )
 from qwen_edit_async.batch import input as _input
-from qwen_edit_async.batch.content import examine
 from qwen_edit_async.batch.decide import State
-from qwen_edit_async.batch.journal import database as _store
-from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.fingerprint import fingerprint_of
+from qwen_edit_async.batch.journal.database import VERSION, Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
-from qwen_edit_async.batch.journal.lock import RunLock
+from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.batch.sources import read_source
 from qwen_edit_async.emulator import Fault
 
@@ -274,7 +273,7 @@ async def test_a_plan_says_what_the_journal_holds(photos, out):
     (out / "saved-0.png").write_bytes(PHOTO)
     store = Store(out / JOURNAL_NAME)
     for request in requests:
-        content = examine(request)
+        content = fingerprint_of(request)
         number = store.plan(request.key, request, content).number
         for state in map(State, steps[request.key]):
             columns = {"task_id": request.key} if state is State.SUBMITTED else {}
@@ -711,13 +710,12 @@ async def test_a_folder_that_can_never_be_is_none_when_planning(photos):
 
 
 @pytest.mark.may_block(reason="the test makes a journal")
-async def test_a_journal_of_a_later_version_can_not_be_looked_at(photos, out, monkeypatch):
+async def test_a_journal_of_a_later_version_can_not_be_looked_at(photos, out):
     out.mkdir()
-    Store(out / JOURNAL_NAME).close()
-    batch = EditBatch(photos, out, instruction="snow")
-    monkeypatch.setattr(_store, "VERSION", _store.VERSION - 1)
+    with contextlib.closing(sqlite3.connect(out / JOURNAL_NAME)) as journal:
+        journal.execute(f"PRAGMA user_version = {VERSION + 1}")
     with pytest.raises(JournalError, match="later version"):
-        await batch.plan()
+        await EditBatch(photos, out, instruction="snow").plan()
 
 
 async def test_a_file_that_is_no_journal_can_not_be_looked_at(photos, out):
@@ -730,12 +728,9 @@ async def test_a_file_that_is_no_journal_can_not_be_looked_at(photos, out):
 @pytest.mark.may_block(reason="the test holds the lock itself")
 async def test_a_run_reads_its_input_only_once_it_has_the_folder(photos, out):
     out.mkdir()
-    lock = RunLock(out / LOCK_NAME)
-    lock.acquire()
     async with service() as (_, session):
-        with pytest.raises(JournalError, match="another run"):
+        with run_lock(out / LOCK_NAME), pytest.raises(JournalError, match="another run"):
             await EditBatch(photos / "not there", out, instruction="snow").run(session)
-        lock.release()
         with pytest.raises(ConfigurationError, match="there is no directory"):
             await EditBatch(photos / "not there", out, instruction="snow").run(session)
 

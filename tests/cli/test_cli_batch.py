@@ -15,7 +15,7 @@ from PIL import Image
 from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import LOCK_NAME
-from qwen_edit_async.batch.journal.lock import RunLock
+from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.cli import main
 from qwen_edit_async.cli.command import Command
 from qwen_edit_async.cli.display import Screen
@@ -241,13 +241,11 @@ def test_many_notes_of_one_kind_are_counted(tmp_path, batch, capsys, service):
 
 def test_a_locked_journal_is_the_only_message(photos, batch, out, capsys, service):
     out.mkdir()
-    lock = RunLock(out / LOCK_NAME)
-    lock.acquire()
-    assert batch(photos) == 1
+    with run_lock(out / LOCK_NAME):
+        assert batch(photos) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith(f"error: {out} is being written by another run")
     assert (captured.err.count("\n"), captured.out) == (1, "")
-    lock.release()
 
 
 @pytest.mark.parametrize("option", [("--price", "0.03"), ("--ask-price",)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import ssl
+import sys
 import threading
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -178,12 +179,13 @@ def test_a_certificate_that_is_not_trusted_is_named(service, examine, monkeypatc
 
 
 def test_missing_extras_are_told(examine, no_key, monkeypatch):
-    monkeypatch.setattr(checks, "_EXTRAS", {"images": "PIL", "fast": "no_such_module"})
+    for module in ("pybase64", "narwhals", "pyarrow", "mcp"):
+        monkeypatch.setitem(sys.modules, module, None)
     _, found = examine()
     assert found["extras"] == {
         "ok": True,
         "found": "installed: images",
-        "advice": 'if you need them: pip install "qwen-edit-async[fast]"',
+        "advice": 'if you need them: pip install "qwen-edit-async[fast,frames,parquet,mcp]"',
     }
 
 

@@ -859,8 +859,8 @@ def test_a_jpeg_with_too_little_data_is_refused_even_if_pillow_accepts_it(monkey
 
 @pytest.mark.parametrize("part", [0.05, 0.5, 0.99])
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP"])
-def test_a_file_that_is_cut_short_is_refused_without_pillow_too(monkeypatch, format_name, part) -> None:
-    monkeypatch.setattr(_prepare, "_pillow", lambda: None)
+@pytest.mark.usefixtures("no_pillow")
+def test_a_file_that_is_cut_short_is_refused_without_pillow_too(format_name, part) -> None:
     data = encoded(photo(), format_name)
     with pytest.raises(InvalidEditError, match="it is cut short"):
         prepare([data[: int(len(data) * part)]])
@@ -872,8 +872,8 @@ def test_a_jpeg_that_is_cut_short_in_its_head_is_refused(length) -> None:
         prepare([encoded(photo(), "JPEG")[:length]])
 
 
-def test_a_jpeg_is_refused_if_only_its_thumbnail_is_whole(monkeypatch) -> None:
-    monkeypatch.setattr(_prepare, "_pillow", lambda: None)
+@pytest.mark.usefixtures("no_pillow")
+def test_a_jpeg_is_refused_if_only_its_thumbnail_is_whole() -> None:
     thumbnail = b"Exif\0\0" + encoded(photo(64, 64), "JPEG")
     data = encoded(photo(), "JPEG")
     data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + data[2:]
@@ -1525,16 +1525,15 @@ def test_a_temporary_file_is_closed_if_encoding_fails(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("image", "fit"), [(np.zeros((400, 400), np.uint8), False), (encoded(photo(), "PNG"), True)], ids=["array", "fit"]
 )
-def test_what_needs_pillow_says_how_to_install_it(monkeypatch, image, fit) -> None:
-    monkeypatch.setitem(sys.modules, "qwen_edit_async.images.pillow", None)
-    monkeypatch.delattr("qwen_edit_async.images.pillow")
+@pytest.mark.usefixtures("no_pillow")
+def test_what_needs_pillow_says_how_to_install_it(image, fit) -> None:
     with pytest.raises(ConfigurationError, match=r"qwen-edit-async\[images\]"):
         prepare([image], fit=fit)
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_files_are_sent_without_pillow_too(monkeypatch, format_name) -> None:
-    monkeypatch.setattr(_prepare, "_pillow", lambda: None)
+@pytest.mark.usefixtures("no_pillow")
+def test_files_are_sent_without_pillow_too(format_name) -> None:
     data = encoded(photo(100, 100), format_name)
     uploads = prepare([data])
     assert (contents(uploads), uploads[0].warnings) == ([data], ())

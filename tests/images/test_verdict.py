@@ -6,7 +6,6 @@ import io
 import random
 import re
 import struct
-import sys
 from pathlib import Path
 
 import pytest
@@ -148,15 +147,13 @@ def test_a_picture_of_which_pillow_decodes_nothing_is_a_problem_at_first(kind) -
     assert verdict(damaged, lenient=True).problem == ""
 
 
-def test_without_pillow_a_jpeg_that_is_cut_short_is_a_problem(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "qwen_edit_async.images.decoders", None)
-    monkeypatch.delattr("qwen_edit_async.images.decoders", raising=False)
+@pytest.mark.usefixtures("no_pillow")
+def test_without_pillow_a_jpeg_that_is_cut_short_is_a_problem() -> None:
     assert verdict(picture("JPEG")[:-1], lenient=True).problem == "it is a JPEG file that is cut short"
 
 
-def test_a_picture_is_not_decoded_without_pillow(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "qwen_edit_async.images.pillow", None)
-    monkeypatch.delattr("qwen_edit_async.images.pillow", raising=False)
+@pytest.mark.usefixtures("no_pillow")
+def test_a_picture_is_not_decoded_without_pillow() -> None:
     found = verdict(picture("GIF")[:2000])
     assert (found.problem, found.flaw) == ("", "is a GIF, not a PNG")
 

@@ -573,7 +573,7 @@ async def test_an_announcement_is_cancelled_as_the_session_crashes_and_then_noth
         fates = ()
         cancelled = False
 
-        async def about_to_submit(self):
+        async def about_to_submit(self, uploads):
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:

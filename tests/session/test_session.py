@@ -501,7 +501,7 @@ def test_an_interrupted_submission_is_settled():
     fates = []
 
     class Observer:
-        async def about_to_submit(self):
+        async def about_to_submit(self, uploads):
             """Let it be sent."""
 
         def settled(self, fate):

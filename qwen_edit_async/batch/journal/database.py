@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.decide import ORIGINS, Content, Entry, State
-from qwen_edit_async.batch.identity import allot, describe, folded, pictures_of, stem_of
+from qwen_edit_async.batch.decide import ORIGINS, Entry, Fingerprint, State
+from qwen_edit_async.batch.identity import allot, describe, folded, stem_of
 from qwen_edit_async.batch.journal.rows import (
     DAMAGED,
     OUTCOME_COLUMNS,
@@ -27,17 +27,18 @@ from qwen_edit_async.batch.outcome import BatchOutcome
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.errors import InvalidEditError, JournalError
 from qwen_edit_async.log import log
-from qwen_edit_async.models import EditRequest
+from qwen_edit_async.models import EditRequest, requested_pictures
 from qwen_edit_async.protocol.base import check_task_id
 from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.paths import FilePath
 from qwen_edit_async.text import quoted
 
 _APPLICATION_ID: Final = 0x51574544
-VERSION: Final = 4
+VERSION: Final = 5
 """The version of the schema; a journal of another version is refused."""
 
-BUSY_SECONDS: Final = 10.0
+PATIENCE: Final = 10.0
+"""Seconds to wait for another program that has locked the journal."""
 
 _SCHEMA: Final = f"""
     BEGIN IMMEDIATE;
@@ -58,6 +59,7 @@ _SCHEMA: Final = f"""
         usage TEXT,
         cost TEXT,
         files TEXT,
+        damage TEXT,
         reason TEXT,
         problem TEXT,
         attempts INTEGER NOT NULL DEFAULT 0,
@@ -121,18 +123,19 @@ class Store:
         path: The path of the journal.
         read_only: Whether to open the file for reading only. Files are then neither created nor changed, except that
             the unfinished write of a run that died is undone.
+        patience: Seconds to wait for another program that has locked the file.
 
     Raises:
         JournalError: If the file can't be opened or created, is damaged, is not a journal, or is of another version.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, patience: float = PATIENCE) -> None:
         self._path = path
         self._numbers: dict[str, int] = {}
         name = read_only_address(path) if read_only else path
         with ExitStack() as undo:
             try:
-                self._connection = sqlite3.connect(name, timeout=BUSY_SECONDS, isolation_level=None, uri=read_only)
+                self._connection = sqlite3.connect(name, timeout=patience, isolation_level=None, uri=read_only)
                 undo.callback(self.close)
                 self._connection.row_factory = sqlite3.Row
                 self.is_empty: bool = not is_journal(self._connection, path)
@@ -196,18 +199,18 @@ class Store:
         query = "SELECT 1 FROM edits WHERE folded_name = ?"
         return self._connection.execute(query, (folded_name,)).fetchone() is not None
 
-    def plan(self, identity: str, request: EditRequest, content: Content) -> Entry:
+    def plan(self, identity: str, request: EditRequest, fingerprint: Fingerprint) -> Entry:
         """Return the edit with an identity. If there is none, add a planned edit, and allot its name."""
         stem = stem_of(request)
         try:
-            self._insert(identity, stem, request, content)
+            return self._insert(identity, stem, request, fingerprint)
         except sqlite3.IntegrityError:  # the identity or the name already exists
-            if self.find(identity) is None:
-                self._insert(identity, allot(stem, self.is_taken, self._numbers), request, content)
-        return self._select("identity = ?", identity)[0]
+            return self.find(identity) or self._insert(
+                identity, allot(stem, self.is_taken, self._numbers), request, fingerprint
+            )
 
-    def _insert(self, identity: str, name: str, request: EditRequest, content: Content) -> None:
-        columns = _columns_of(request, content) | {
+    def _insert(self, identity: str, name: str, request: EditRequest, fingerprint: Fingerprint) -> Entry:
+        columns = _columns_of(request, fingerprint) | {
             "identity": identity,
             "key": request.key or name,
             "name": name,
@@ -216,20 +219,19 @@ class Store:
         }
         names, marks = ", ".join(columns), ", ".join("?" * len(columns))
         values = [*map(to_column, columns.values())]
-        self._connection.execute(f"INSERT INTO edits ({names}) VALUES ({marks})", values)
+        return self._change(f"INSERT INTO edits ({names}) VALUES ({marks})", values)
 
-    def redraft(self, number: int, request: EditRequest, content: Content) -> Entry:
+    def redraft(self, number: int, request: EditRequest, fingerprint: Fingerprint) -> Entry:
         """Replace the request of an edit that was never paid for, and return the edit."""
-        columns = _columns_of(request, content)
+        columns = _columns_of(request, fingerprint)
         changes = ", ".join(f"{name} = ?" for name in columns)
         values = [*map(to_column, columns.values()), number]
-        self._connection.execute(f"UPDATE edits SET {changes} WHERE number = ?", values)
-        return self._select("number = ?", number)[0]
+        return self._change(f"UPDATE edits SET {changes} WHERE number = ?", values)
 
-    def replace(self, number: int, identity: str, request: EditRequest, content: Content) -> Entry:
+    def replace(self, number: int, identity: str, request: EditRequest, fingerprint: Fingerprint) -> Entry:
         """Plan a new edit with the identity of an earlier edit, which keeps its task, cost, name and files."""
         self._connection.execute(_REPLACE, (number,))
-        return self.plan(identity, request, content)
+        return self.plan(identity, request, fingerprint)
 
     def restamp(self, number: int, stamp: str) -> None:
         """Replace the stamp of an edit whose image files have the same content as before."""
@@ -247,14 +249,14 @@ class Store:
         if cursor.rowcount != 1:
             raise JournalError(f"edit {number} can't become {state.value} from its current state")
 
-    def save(self, number: int, paths: Sequence[FilePath]) -> None:
-        """Record that an edit's pictures are saved, with the name and size of each file.
+    def save(self, number: int, paths: Sequence[FilePath], damage: str | None = None) -> None:
+        """Record that an edit's pictures are saved, with the name and size of each file, and the pictures' damage.
 
         Raises:
             JournalError: If the edit can't move to that state from its current state.
         """
         files = [(path.name, _size(path)) for path in paths]
-        self.move(number, State.SAVED, files=files, reason=None, problem=None)
+        self.move(number, State.SAVED, files=files, damage=damage, reason=None, problem=None)
 
     def save_elsewhere(self, name: str, files: Sequence[tuple[str, int]], problem: str | None) -> None:
         """Record the names and sizes of the pictures that a caller saved, or why it could not save them.
@@ -326,6 +328,10 @@ class Store:
         rows = self._connection.execute(f"SELECT {_ENTRY} FROM edits WHERE {where}", values)
         return [*map(to_entry, rows)]
 
+    def _change(self, statement: str, values: Sequence[Any]) -> Entry:
+        (row,) = self._connection.execute(f"{statement} RETURNING {_ENTRY}", values)
+        return to_entry(row)
+
     def _one(self, query: str) -> Any:
         return self._connection.execute(query).fetchone()[0]
 
@@ -342,12 +348,12 @@ def _move_statement(state: State, columns: tuple[str, ...]) -> str:
     return f"UPDATE edits SET state = '{state.value}'{changes} WHERE number = ? AND state IN ({origins})"
 
 
-def _columns_of(request: EditRequest, content: Content) -> dict[str, Any]:
+def _columns_of(request: EditRequest, fingerprint: Fingerprint) -> dict[str, Any]:
     return {
-        "digest": content.digest,
-        "stamp": content.stamp,
+        "digest": fingerprint.digest,
+        "stamp": fingerprint.stamp,
         "request": describe(request),
-        "pictures": pictures_of(request.parameters),
+        "pictures": requested_pictures(request.parameters),
     }
 
 

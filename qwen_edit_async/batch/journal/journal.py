@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from qwen_edit_async.batch.journal.database import Store
-from qwen_edit_async.batch.journal.lock import RunLock
+from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.batch.journal.loss import check_not_lost
 from qwen_edit_async.batch.worker import Call, Worker
 from qwen_edit_async.errors import JournalError
@@ -93,14 +93,14 @@ class Journal:
 
 def _open(folder: Path, service: str, held: contextlib.ExitStack) -> Store:
     """Lock the folder, and return the open database. Closing ``held`` closes the database and frees the lock."""
-    lock = RunLock(folder / LOCK_NAME)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise JournalError(f"the folder {folder} can't be written: {error.strerror}; nothing was submitted") from error
     with contextlib.ExitStack() as undo:
-        undo.callback(lock.release)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            undo.enter_context(run_lock(folder / LOCK_NAME))
+        except OSError as error:
+            raise JournalError(
+                f"the folder {folder} can't be written: {error.strerror}; nothing was submitted"
+            ) from error
         check_not_lost(folder / JOURNAL_NAME)
         store = Store(folder / JOURNAL_NAME)
         undo.callback(store.close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
@@ -14,44 +15,30 @@ _HELD: Final = frozenset({errno.EAGAIN, errno.EACCES, errno.EDEADLK})
 _NOT_SUPPORTED: Final = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL})
 
 
-class RunLock:
-    """A lock that is held from :meth:`acquire` to :meth:`release`, or to the end of the process. Blocking."""
+@contextlib.contextmanager
+def run_lock(path: Path) -> Iterator[None]:
+    """Hold the lock while the block runs. Blocking.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: IO[bytes] | None = None
-
-    def acquire(self) -> None:
-        """Take the lock.
-
-        Raises:
-            JournalError: If another run holds it, or if the file system has no locks.
-            OSError: If the lock file can't be written.
-        """
-        with contextlib.ExitStack() as undo:
-            file = undo.enter_context(self._path.open("a+b"))  # closing it frees the lock
-            try:
-                _lock(file)
-            except OSError as error:
-                if error.errno in _HELD:
-                    raise JournalError(
-                        f"{self._path.parent} is being written by another run", hint="wait until it ends, or stop it"
-                    ) from None
-                if error.errno in _NOT_SUPPORTED:
-                    raise JournalError(
-                        f"the file system of {self._path.parent} has no locks, so two runs could pay for the same "
-                        "edits; nothing was submitted",
-                        hint="choose an output folder on another file system",
-                    ) from None
-                raise
-            undo.pop_all()
-        self._file = file
-
-    def release(self) -> None:
-        """Free the lock if it is held."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    Raises:
+        JournalError: If another run holds it, or if the file system has no locks.
+        OSError: If the lock file can't be written.
+    """
+    with path.open("a+b") as file:  # closing it frees the lock
+        try:
+            _lock(file)
+        except OSError as error:
+            if error.errno in _HELD:
+                raise JournalError(
+                    f"{path.parent} is being written by another run", hint="wait until it ends, or stop it"
+                ) from None
+            if error.errno in _NOT_SUPPORTED:
+                raise JournalError(
+                    f"the file system of {path.parent} has no locks, so two runs could pay for the same edits; nothing "
+                    "was submitted",
+                    hint="choose an output folder on another file system",
+                ) from None
+            raise
+        yield
 
 
 def _lock(file: IO[bytes]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
 
-from qwen_edit_async.batch.journal.database import BUSY_SECONDS, is_journal
+from qwen_edit_async.batch.journal.database import PATIENCE, is_journal
 from qwen_edit_async.batch.journal.rows import OUTCOME_COLUMNS, explain, read_only_address, to_outcome
 from qwen_edit_async.batch.outcome import BatchOutcome
 from qwen_edit_async.errors import JournalError
@@ -20,7 +20,9 @@ from qwen_edit_async.storage.paths import FilePath
 PAGE: Final = 256
 
 
-def read_page(journal: Path, after: int, folder: FilePath, limit: int = PAGE) -> list[tuple[int, BatchOutcome]]:
+def read_page(
+    journal: Path, after: int, folder: FilePath, limit: int = PAGE, patience: float = PATIENCE
+) -> list[tuple[int, BatchOutcome]]:
     """Return the next outcomes, with their numbers in the journal.
 
     Args:
@@ -28,11 +30,12 @@ def read_page(journal: Path, after: int, folder: FilePath, limit: int = PAGE) ->
         after: The number of the last outcome already read.
         folder: The folder of the results.
         limit: The maximum number of outcomes.
+        patience: Seconds to wait for another program that has locked the journal.
 
     Raises:
         JournalError: If there is no journal, or it can't be read.
     """
-    with _reading(journal) as connection:
+    with _reading(journal, patience) as connection:
         rows = connection.execute(
             f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE number > ? ORDER BY number LIMIT ?",
             (after, limit),
@@ -56,14 +59,12 @@ def read_chosen(journal: Path, folder: FilePath, limit: int) -> Generator[BatchO
 
 
 @contextlib.contextmanager
-def _reading(journal: Path) -> Iterator[sqlite3.Connection]:
+def _reading(journal: Path, patience: float = PATIENCE) -> Iterator[sqlite3.Connection]:
     missing = JournalError(f"there is no journal in {journal.parent}: no run has begun there")
     if not journal.exists():
         raise missing
     try:
-        with contextlib.closing(
-            sqlite3.connect(read_only_address(journal), uri=True, timeout=BUSY_SECONDS)
-        ) as connection:
+        with contextlib.closing(sqlite3.connect(read_only_address(journal), uri=True, timeout=patience)) as connection:
             connection.row_factory = sqlite3.Row
             if not is_journal(connection, journal):
                 raise missing

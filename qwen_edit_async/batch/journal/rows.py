@@ -60,8 +60,8 @@ _converter.register_unstructure_hook(State, lambda state: state.value)
 _converter.register_unstructure_hook(Decimal, str)
 
 OUTCOME_COLUMNS: Final = (
-    "number, key, name, state AS status, request, task_id, cost, files, urls, problem AS error, attempts, queued, "
-    "running, lag, checks, pictures"
+    "number, key, name, state AS status, request, task_id, cost, files, damage, urls, problem AS error, attempts, "
+    "queued, running, lag, checks, pictures"
 )
 
 

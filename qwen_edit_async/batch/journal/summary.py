@@ -16,42 +16,46 @@ _SAMPLE_KEYS: Final = 50
 _DOUBTFUL: Final = "repeats + (state = 'uncertain' AND task_id IS NULL)"
 """The number of an edit's submissions that may have created a task whose id is not known."""
 
+_TOTALS: Final = f"""
+    SELECT count(task_id) + total({_DOUBTFUL}) AS tasks,
+        total(pictures * ({_DOUBTFUL})) AS doubtful,
+        total(max(attempts - 1, 0)) AS retries,
+        total(repeats) AS repeats,
+        count(*) FILTER (WHERE state = 'failed' AND task_id IS NULL) AS retryable,
+        total(json_array_length(files)) FILTER (WHERE state = 'saved') AS pictures,
+        count(*) FILTER (WHERE state = 'saved' AND json_array_length(files) < pictures) AS short,
+        count(*) FILTER (WHERE state = 'saved' AND damage IS NOT NULL) AS damaged
+    FROM edits
+"""
+"""Each column has the name of a field of :class:`JournalSummary`."""
+
 
 def read_summary(connection: sqlite3.Connection) -> JournalSummary:
     """Return the totals of all edits."""
+    cursor = connection.execute(_TOTALS)
+    totals = {name: int(total) for (name, *_), total in zip(cursor.description, cursor.fetchone(), strict=True)}
     counts = dict(connection.execute("SELECT state, count(*) FROM edits GROUP BY state").fetchall())
-    tasks, doubtful = connection.execute(
-        f"SELECT count(task_id) + total({_DOUBTFUL}), total(pictures * ({_DOUBTFUL})) FROM edits"
-    ).fetchone()
     uncertain = connection.execute(
         "SELECT key FROM edits WHERE state IN ('uncertain', 'submitting') ORDER BY number LIMIT ?", (_LISTED_KEYS,)
     )
     cost, highest, unpriced = _cost(connection)
     return JournalSummary(
+        **totals,
         planned=counts.get("planned", 0),
         in_flight=counts.get("submitted", 0),
         unsaved=counts.get("completed", 0),
         saved=counts.get("saved", 0),
         failed=counts.get("failed", 0),
-        retryable=_one(connection, "SELECT count(*) FROM edits WHERE state = 'failed' AND task_id IS NULL"),
         uncertain=counts.get("uncertain", 0) + counts.get("submitting", 0),  # "submitting" is left by a killed run
         replaced=counts.get("replaced", 0),
-        pictures=int(_one(connection, "SELECT total(json_array_length(files)) FROM edits WHERE state = 'saved'")),
-        short=_one(
-            connection, "SELECT count(*) FROM edits WHERE state = 'saved' AND json_array_length(files) < pictures"
-        ),
-        tasks=int(tasks),
         cost=cost,
         price=_price(connection),
         highest=highest,
         unpriced=unpriced,
-        doubtful=int(doubtful),
         queued=_percentiles(connection, "queued"),
         running=_percentiles(connection, "running"),
         lag=_percentiles(connection, "lag"),
         checks_per_edit=_one(connection, "SELECT avg(checks) FROM edits"),
-        retries=int(_one(connection, "SELECT total(max(attempts - 1, 0)) FROM edits")),
-        repeats=int(_one(connection, "SELECT total(repeats) FROM edits")),
         uncertain_keys=tuple(key for (key,) in uncertain),
         unsaved_tasks=_unsaved_tasks(connection),
         failures=_failures(connection),

@@ -118,6 +118,8 @@ class Rows:
 
     def _located(self, image: Any) -> Any:
         image = unwrapped(image)
+        if isinstance(image, BucketPath):
+            return image
         if isinstance(image, os.PathLike):
             image = os.fspath(image)
         if not isinstance(image, str):

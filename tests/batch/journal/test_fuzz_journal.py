@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_edit_async import EditRequest, JournalError
-from qwen_edit_async.batch.decide import SENDS, Consent, Content, State, decide
+from qwen_edit_async.batch.decide import SENDS, Consent, Fingerprint, State, decide
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
 from qwen_edit_async.batch.report import BatchReport
@@ -59,7 +59,7 @@ def intact() -> bytes:
 
 def add(store: Store, key: str) -> None:
     request = EditRequest(f"photos/{key}.jpg", "make it snow", key=key)
-    number = store.plan(key, request, Content("d" * 40, "s" * 40)).number
+    number = store.plan(key, request, Fingerprint("d" * 40, "s" * 40)).number
     for state in WAYS[key.rpartition("-")[0]]:
         store.move(number, state, **COLUMNS.get(state, lambda _: {})(key))
 
@@ -105,7 +105,7 @@ async def fresh_keys(content: bytes) -> set[str]:
             found = await asyncio.gather(*(journal.do(Store.find, key) for key in TAKEN))
             await journal.do(Store.summary)
             return {
-                key for key, entry in zip(TAKEN, found, strict=True) if decide(entry, Content(), Consent()) in SENDS
+                key for key, entry in zip(TAKEN, found, strict=True) if decide(entry, Fingerprint(), Consent()) in SENDS
             }
         finally:
             await journal.aclose()

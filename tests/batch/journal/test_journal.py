@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -17,27 +18,29 @@ import attrs
 import pytest
 from memory_transport import MemoryService, MemorySession, until
 
-from qwen_edit_async import EditBatch, EditParameters, EditRequest, JournalError
-from qwen_edit_async.batch import intake as _intake
-from qwen_edit_async.batch import run as _run
-from qwen_edit_async.batch.decide import Content, State
-from qwen_edit_async.batch.journal import database as _store
-from qwen_edit_async.batch.journal import outcomes as _outcomes
+from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, JournalError
+from qwen_edit_async.batch.decide import Fingerprint, State
+from qwen_edit_async.batch.input import BatchInput
+from qwen_edit_async.batch.intake import edit_all
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME, Journal
-from qwen_edit_async.batch.journal.lock import RunLock
+from qwen_edit_async.batch.journal.lock import run_lock
+from qwen_edit_async.batch.journal.outcomes import read_page
 from qwen_edit_async.batch.journal.rows import explain
 from qwen_edit_async.batch.report import Percentiles
+from qwen_edit_async.batch.run import RunOptions, open_run
+from qwen_edit_async.batch.sources import EditDefaults
+from qwen_edit_async.batch.targets import Targets
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the test looks into the file from outside")]
 
 
 def draft(
     identity: str, /, *, key: str | None = "", stem: str = "", digest: str = "", instruction: str = "snow"
-) -> tuple[str, EditRequest, Content]:
+) -> tuple[str, EditRequest, Fingerprint]:
     """Return an edit to be planned. Its key is its identity by default."""
     request = EditRequest(f"{stem or identity}.jpg", instruction, key=identity if key == "" else key)
-    return identity, request, Content(digest or f"digest of {identity}")
+    return identity, request, Fingerprint(digest or f"digest of {identity}")
 
 
 @pytest.fixture
@@ -228,8 +231,6 @@ async def test_where_there_is_no_write_ahead_log_it_does_without_and_says_so(tmp
 
 @pytest.mark.usefixtures("network_drive")
 async def test_without_a_write_ahead_log_readers_see_what_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(_store, "BUSY_SECONDS", 0.0)
-    monkeypatch.setattr(_outcomes, "BUSY_SECONDS", 0.0)
     with contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
         store.plan(*draft("cat"))
         store._connection.execute("BEGIN IMMEDIATE")
@@ -239,9 +240,10 @@ async def test_without_a_write_ahead_log_readers_see_what_is_written_whole_or_no
         store._connection.execute("COMMIT")
         assert await keys_in(tmp_path) == ["cat", "dog"]
         store._connection.execute("BEGIN EXCLUSIVE")
-        for look in (plan_in, keys_in):
+        path = tmp_path / JOURNAL_NAME
+        for look in (partial(Store, path, read_only=True), partial(read_page, path, 0, tmp_path)):
             with pytest.raises(JournalError, match="another program has locked it"):
-                await look(tmp_path)
+                look(patience=0.0)
 
 
 @pytest.mark.parametrize("use", [run_in, plan_in, keys_in])
@@ -467,25 +469,23 @@ async def test_a_second_run_is_refused_while_the_first_lasts(tmp_path):
 
 HOLDER = """
 import sys, pathlib
-from qwen_edit_async.batch.journal.lock import RunLock
-lock = RunLock(pathlib.Path(sys.argv[1]))
-lock.acquire()
-print("held", flush=True)
-sys.stdin.read()
+from qwen_edit_async.batch.journal.lock import run_lock
+with run_lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
 """
 
 
 def test_the_lock_of_another_process_ends_with_it_however_it_dies(tmp_path):
-    lock = RunLock(tmp_path / LOCK_NAME)
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path / LOCK_NAME)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(JournalError, match="another run"):
-            lock.acquire()
+        with pytest.raises(JournalError, match="another run"), run_lock(tmp_path / LOCK_NAME):
+            pass
         holder.kill()
-    lock.acquire()
-    lock.release()
+    with run_lock(tmp_path / LOCK_NAME):
+        pass
 
 
 async def test_errors_of_the_lock_itself_are_not_taken_for_an_answer(tmp_path, monkeypatch):
@@ -521,9 +521,7 @@ async def test_a_journal_of_an_earlier_version_is_refused_and_left_as_it_is(tmp_
     assert path.read_bytes() == before
 
 
-async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp_path, monkeypatch):
-    monkeypatch.setattr(_run, "_CLOSING_SECONDS", 0.0)
-    monkeypatch.setattr(_intake, "CONCLUDING_SECONDS", 0.0)
+async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp_path):
     looks, go_on = threading.Event(), threading.Event()
 
     class HangingFile(io.BytesIO):
@@ -532,8 +530,16 @@ async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp
             go_on.wait(10)
             return b""
 
+    async def run_once(session: EditSession) -> None:
+        targets = Targets(tmp_path, overwrite=False)
+        requests = [EditRequest(HangingFile(), "snow")]
+        given = BatchInput(requests, EditDefaults(), recursive=False, targets=targets, folder="")
+        options = RunOptions(reporting_seconds=0.0, closing_seconds=0.0)
+        async with open_run(session, targets, options, "") as run:
+            await edit_all(run, given, None)
+
     async with MemorySession(MemoryService()) as session:
-        run = asyncio.create_task(EditBatch([EditRequest(HangingFile(), "snow")], tmp_path).run(session))
+        run = asyncio.create_task(run_once(session))
         await until(looks.is_set)
         run.cancel()
         with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
@@ -543,16 +549,16 @@ async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp
 
 
 async def test_a_run_that_is_cancelled_while_its_journal_is_closed_ends_when_that_is_free(tmp_path, monkeypatch):
-    closing, go, release = threading.Event(), threading.Event(), RunLock.release
+    closing, go, release = threading.Event(), threading.Event(), Store.close
 
-    def slowly(lock):
+    def slowly(store):
         closing.set()
         go.wait(10)
-        release(lock)
+        release(store)
 
     async with MemorySession(MemoryService()) as session:
         with monkeypatch.context() as patch:
-            patch.setattr(RunLock, "release", slowly)
+            patch.setattr(Store, "close", slowly)
             run = asyncio.create_task(EditBatch([], tmp_path).run(session))
             await until(closing.is_set)
             for _ in range(3):

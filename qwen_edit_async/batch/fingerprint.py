@@ -1,4 +1,4 @@
-"""Hashes the images of a request for the journal, and checks saved files. Blocking."""
+"""Hashes the images of requests, to identify edits and to notice changes. Blocking."""
 
 from __future__ import annotations
 
@@ -6,35 +6,47 @@ import contextlib
 import hashlib
 import operator
 import os
-import re
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.decide import Content, Entry
+from qwen_edit_async.batch.decide import Entry, Fingerprint
 from qwen_edit_async.batch.identity import content_hash, identity_of, stamp_of
 from qwen_edit_async.batch.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url
 from qwen_edit_async.images.source import (
     check_regular,
     exclusive_access,
     local_path,
+    new_digest,
     open_remote,
     read_piece,
     reason_unread,
 )
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.storage.bucket import BucketPath
-from qwen_edit_async.storage.local import PART_NAME_CHARACTERS
 
 _PIECE_BYTES: Final = 1024 * 1024
-_PART_NAME: Final = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part", re.DOTALL)
-_PNG_END: Final = b"\0\0\0\0IEND\xae\x42\x60\x82"
-_TAIL_BYTES: Final = 4096
-"""The size of the last part of a PNG file, which must contain the end marker. Extra bytes may follow the marker."""
+
+
+@attrs.frozen
+class ImageHash:
+    """The hash of an image's content. It stands for an image that another process has, and sends later.
+
+    Attributes:
+        digest: The hash, from :func:`hash_image`.
+    """
+
+    digest: str
+
+    def open(self, _mode: str = "rb", /) -> Any:
+        """Raise an error, because the image is not here."""
+        raise OSError("another process has it")
 
 
 def stamp(request: EditRequest) -> str:
@@ -63,48 +75,31 @@ def located(request: EditRequest, folder: str) -> EditRequest:
     return request if all(map(operator.is_, images, request.images)) else attrs.evolve(request, images=images)
 
 
-def examine(request: EditRequest, entry: Entry | None = None) -> Content:
-    """Return the hash and the stamp of a request. Files are read only if the stamp differs from the journal's."""
+def fingerprint_of(request: EditRequest, entry: Entry | None = None) -> Fingerprint:
+    """Return the hash and the stamp of a request.
+
+    Files are read only if the stamp differs from the journal's. The files of a new edit are hashed when they are sent.
+    """
     stamped = stamp(request)
+    if entry is None and stamped and not all(map(is_url, request.images)):
+        return Fingerprint(stamp=stamped)
     if entry is not None and stamped and stamped == entry.stamp:
-        return Content(entry.digest, stamped)
+        return Fingerprint(entry.digest, stamped)
     try:
         hashes = [hash_image(image, image_name(image, position)) for position, image in enumerate(request.images, 1)]
     except InvalidEditError as error:
-        return Content(problem=error)
-    return Content(content_hash(hashes, request), stamped)
+        return Fingerprint(problem=error)
+    return Fingerprint(content_hash(hashes, request), stamped)
 
 
-def sweep(folder: Path, names: Iterable[str]) -> None:
-    """Delete the part files that a killed run left behind for files with these names.
-
-    Other part files may be unfinished downloads of other programs.
-    """
-    left = {name[:PART_NAME_CHARACTERS] for name in names}
-    with os.scandir(folder) as entries:  # Path.glob would list them all in memory
-        for entry in entries:
-            if (match := _PART_NAME.fullmatch(entry.name)) is not None and match[1] in left:
-                Path(entry.path).unlink(missing_ok=True)
-
-
-def are_whole(folder: Path, files: Sequence[tuple[str, int]]) -> bool:
-    """Return whether all saved pictures have their recorded sizes, and each PNG file has its end marker."""
-    try:
-        return bool(files) and all(_ends_well(os.path.join(folder, name), size) for name, size in files)
-    except OSError:
-        return False
-
-
-def _ends_well(path: str, size: int) -> bool:
-    with open(path, "rb", buffering=0) as file:
-        if file.seek(0, os.SEEK_END) != size:
-            return False
-        file.seek(max(0, size - _TAIL_BYTES))
-        return not path.endswith(".png") or _PNG_END in file.read()
+def digest_of(request: EditRequest, uploads: Sequence[Upload]) -> str:
+    """Return the hash of a request whose images are files or URLs, from the hashes of its uploads."""
+    images = zip(request.images, uploads, strict=True)
+    return content_hash([upload.digest or hash_image(image, "") for image, upload in images], request)
 
 
 def _located(image: Any, folder: str) -> Any:
-    path = None if is_url(image) or is_data_uri(image) else local_path(image)
+    path = local_path(image)
     if path is None or os.path.isabs(path):
         return image
     return os.path.join(folder, path) if isinstance(image, str) else Path(folder, path)
@@ -117,6 +112,8 @@ def _stamp(image: Any) -> str | None:
     if path is None:
         return None
     status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        return None
     # Programs can set mtime as they like, but not ctime, the time of the last change (on Windows: of the creation).
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
@@ -127,7 +124,9 @@ def hash_image(image: Any, name: str) -> str:
     Raises:
         InvalidEditError: If the image can't be read, or can't be read twice.
     """
-    digest = hashlib.blake2b(digest_size=20)
+    if isinstance(image, ImageHash):
+        return image.digest
+    digest = new_digest()
     try:
         _feed(digest, image, name)
     except InvalidEditError:

@@ -17,7 +17,7 @@ from noise import noise
 from PIL import Image
 
 from qwen_edit_async import EditRequest, JournalError
-from qwen_edit_async.batch.content import examine, identify, stamp
+from qwen_edit_async.batch.fingerprint import fingerprint_of, identify, stamp
 from qwen_edit_async.batch.worker import Worker, call_each
 from qwen_edit_async.images.prepare import prepare
 
@@ -65,19 +65,19 @@ KINDS = {
 
 @pytest.mark.parametrize("make", list(KINDS.values()), ids=list(KINDS))
 def test_every_kind_of_image_is_known_by_its_content(make):
-    digests = [examine(EditRequest(make(text), "x")).digest for text in ("a", "a", "b")]
+    digests = [fingerprint_of(EditRequest(make(text), "x")).digest for text in ("a", "a", "b")]
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_pictures_of_another_shape_differ():
     flat, tall = np.zeros((2, 8), np.uint8), np.zeros((8, 2), np.uint8)
-    assert examine(EditRequest(flat, "x")).digest != examine(EditRequest(tall, "x")).digest
+    assert fingerprint_of(EditRequest(flat, "x")).digest != fingerprint_of(EditRequest(tall, "x")).digest
 
 
 def test_a_file_is_left_where_it_was():
     file = io.BytesIO(b"head and rest")
     file.seek(5)
-    examine(EditRequest(file, "x"))
+    fingerprint_of(EditRequest(file, "x"))
     assert file.read() == b"and rest"
 
 
@@ -85,11 +85,11 @@ def test_what_other_edits_read_at_once_is_known_by_its_content():
     content = encode(noise(300, 300))
     file, opened = Crossing(content), Crossing(content)
     with Image.open(opened) as picture, Image.open(io.BytesIO(content)) as alone:
-        digests = [examine(EditRequest(image, "x")).digest for image in (io.BytesIO(content), alone)]
+        digests = [fingerprint_of(EditRequest(image, "x")).digest for image in (io.BytesIO(content), alone)]
         for shared, digest in zip((file, picture), digests, strict=True):
             request = EditRequest(shared, "x")
             file.meeting, opened.meeting = threading.Barrier(2), threading.Barrier(2)
-            found, prepared = at_once(lambda: examine(request), lambda: prepare(request.images))  # noqa: B023  # ends here
+            found, prepared = at_once(lambda: fingerprint_of(request), lambda: prepare(request.images))  # noqa: B023  # ends here
             prepared[0].close()
             assert found.digest == digest
 
@@ -100,15 +100,15 @@ def test_remote_paths_into_one_archive_are_known_by_their_content_if_read_at_onc
     with tarfile.open(fileobj=file) as archive:
         members = [RemoteMember(archive, name) for name in archive.getnames()]
         file.meeting = threading.Barrier(2)
-        found = at_once(*[lambda each=each: examine(EditRequest(each, "x")) for each in members])
-    assert found == [examine(EditRequest(each, "x")) for each in contents]
+        found = at_once(*[lambda each=each: fingerprint_of(EditRequest(each, "x")) for each in members])
+    assert found == [fingerprint_of(EditRequest(each, "x")) for each in contents]
 
 
 def test_a_path_and_a_url_are_stamped(tmp_path):
     path = tmp_path / "cat.png"
     path.write_bytes(b"1")
     request = EditRequest([path, "https://host/dog.png"], "x")
-    assert stamp(request) == examine(request).stamp != ""
+    assert stamp(request) == fingerprint_of(request).stamp != ""
 
 
 def test_a_file_of_another_size_or_time_has_another_stamp(tmp_path):
@@ -142,7 +142,7 @@ def test_a_request_with_a_key_of_its_own_or_a_path_is_not_read_for_its_identity(
     ("name", "words"), [("missing.png", "does not exist"), ("", "is a directory: give the files in it")]
 )
 def test_an_image_that_can_not_be_read_is_named(tmp_path, name, words):
-    content = examine(EditRequest(str(Path(tmp_path, name)), "x"))
+    content = fingerprint_of(EditRequest(str(Path(tmp_path, name)), "x"))
     assert content.digest == ""
     assert words in str(content.problem)
 

@@ -1,0 +1,228 @@
+"""Edits the rows of a dataset in a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, Final, TypedDict
+
+import attrs
+
+from qwen_edit_async.batch import BatchOutcome
+from qwen_edit_async.batch.fingerprint import ImageHash, hash_image, identify
+from qwen_edit_async.batch.identity import reason_of
+from qwen_edit_async.batch.sources import EditDefaults
+from qwen_edit_async.batch.sources.rows import Rows
+from qwen_edit_async.errors import InvalidEditError, QwenEditError
+from qwen_edit_async.http.downloads import Downloader
+from qwen_edit_async.http.network import Network
+from qwen_edit_async.http.options import Timeouts
+from qwen_edit_async.images.kinds import MAX_SOURCE_BYTES, check_size, image_name, is_data_uri, is_url
+from qwen_edit_async.images.prepare import signed_url
+from qwen_edit_async.images.source import check_regular, local_path, reason_unread
+from qwen_edit_async.models import EditRequest, requested_pictures
+from qwen_edit_async.ray.actor import Images, ImagesWanted
+from qwen_edit_async.ray.hub import Hub
+from qwen_edit_async.scheduling.retry import RetryPolicy
+from qwen_edit_async.session.results import EditResult, OutputImage
+from qwen_edit_async.statistics import SessionStatistics
+from qwen_edit_async.storage.bucket import BucketPath
+from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
+from qwen_edit_async.threads import Offloader
+
+_AT_A_TIME: Final = 16
+"""The maximum number of rows of a batch that a worker edits at a time, because it holds their images in memory.
+
+Ray Data gives a worker at most four batches, or 16 rows, at a time.
+"""
+
+
+class EditedRow(TypedDict):
+    """The columns that an edit adds to its row.
+
+    Attributes:
+        status: ``saved``, ``failed`` or ``uncertain``. Any other status means that the pictures are not saved yet: run
+            the row again.
+        task_id: The service's id for the task.
+        files: The paths of the pictures.
+        cost: The cost in the account's currency, if the service stated one.
+        error: The error, if there is one.
+    """
+
+    status: str
+    task_id: str | None
+    files: list[str]
+    cost: float | None
+    error: str | None
+
+
+class EditRows:
+    """Edits rows in a worker, for ``map`` and ``map_batches`` of Ray Data and for ``daft.cls``.
+
+    The columns of a row are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` and one per parameter. The
+    columns of :class:`EditedRow` are added. The key identifies the edit. Without a key, the instruction, the parameters
+    and the images' paths or URLs identify it; an image in memory is identified by its content. If an edit goes wrong,
+    its row has an error; no exception is raised. A row that runs again gets the same pictures.
+
+    The worker sends an image to the hub when the edit is one of the next to be submitted. For an image in a bucket, it
+    sends a presigned URL, so only the worker needs credentials. The service must fetch the image while the URL is
+    valid, for 12 hours, or as long as temporary credentials are. The worker downloads the pictures without the API key.
+    With Daft, pass the columns to the method ``edit``::
+
+        rows = daft.cls(EditRows, max_concurrency=16)(hub, "/shared/edited")
+        table = table.with_column("edit", rows.edit(to_struct(table["key"], table["image"], table["instruction"])))
+
+    Args:
+        hub: The hub.
+        save_to: The folder for the pictures. All workers must share it, or it is in a bucket, such as
+            ``s3://bucket/folder``. Other files in it are never replaced. An edit that would do so is not submitted, or
+            is ``completed`` if the file appears after the submission.
+        trust_env: Whether downloads use the proxies of the worker's environment.
+    """
+
+    def __init__(self, hub: Hub, save_to: AnyPath, *, trust_env: bool = False) -> None:
+        self._hub = hub
+        folder = file_path(save_to)
+        self._folder = folder.absolute() if isinstance(folder, Path) else folder
+        self._network = Network(trust_env=trust_env)
+        self._threads = Offloader(2)
+        self._table = Rows("", EditDefaults(), typed=False, note=lambda _: None)
+
+    async def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a row, or a batch of NumPy columns, with the columns of :class:`EditedRow` added."""
+        import pyarrow as pa  # noqa: PLC0415  # Ray Data requires it
+
+        is_batch = all(getattr(column, "shape", ()) for column in rows.values())
+        each = (
+            (dict(zip(rows, cells, strict=True)) for cells in zip(*rows.values(), strict=True)) if is_batch else [rows]
+        )
+        room = asyncio.Semaphore(_AT_A_TIME)
+
+        async def edit(row: Mapping[str, Any]) -> EditedRow:
+            async with room:
+                return await self.edit(row)
+
+        edited: list[Any] = await asyncio.gather(*map(edit, each))
+        # An Arrow scalar has a type even if it is null. So all blocks have the same schema, with pictures or without.
+        text = pa.string()
+        kinds = {"status": text, "task_id": text, "files": pa.list_(text), "cost": pa.float64(), "error": text}
+        added = {name: [pa.scalar(row[name], kind) for row in edited] for name, kind in kinds.items()}
+        return {**rows, **(added if is_batch else {name: column[0] for name, column in added.items()})}
+
+    async def edit(self, row: Mapping[str, Any]) -> EditedRow:
+        """Make the edit of a row, and return the added columns."""
+        edited = EditedRow(status="planned", task_id=None, files=[], cost=None, error=None)
+        try:
+            outcome = await self._edit(*await self._threads.run(self._requests_of, row))
+            cost = None if outcome.cost is None else float(outcome.cost)
+            edited |= {"status": outcome.status, "task_id": outcome.task_id, "cost": cost, "error": outcome.error}
+            if outcome.urls:
+                edited["status"] = "completed"
+                edited |= {"files": await self._save(outcome), "status": "saved", "error": None}
+        except InvalidEditError as error:
+            edited |= {"status": "failed", "error": str(error)}
+        except Exception as error:  # noqa: BLE001  # an exception would fail the whole dataset, or drop other rows
+            cause = getattr(error, "cause", None) or error  # Ray wraps an error of the hub
+            edited["error"] = str(cause).partition("\n")[0]
+        return edited
+
+    def _requests_of(self, row: Mapping[str, Any]) -> tuple[EditRequest, EditRequest]:
+        """Return the request of a row, and the request in the form that :meth:`HubActor.edit` takes. Blocking."""
+        item = self._table.item_of_fields(0, row)
+        if item.request is None:
+            raise InvalidEditError(item.problem or "it is not an edit")
+        request = attrs.evolve(item.request, key=item.request.key or identify(item.request), metadata={})
+        return request, attrs.evolve(request, images=[_identified(*image) for image in _named(request)])
+
+    async def _edit(self, request: EditRequest, identified: EditRequest) -> BatchOutcome:
+        """Make an edit unless it is finished, and return its outcome."""
+        reply: BatchOutcome | ImagesWanted = await self._hub.ask("edit", identified)
+        while isinstance(reply, ImagesWanted):
+            reply = await self._hub.ask("edit", identified, await self._threads.run(self._images_of, request, reply))
+        return reply
+
+    def _images_of(self, request: EditRequest, wanted: ImagesWanted) -> Images:
+        """Return the images of a request for the hub, or the reason why they can't be sent. Blocking."""
+        try:
+            for index in range(requested_pictures(request.parameters)):
+                if (self._folder / f"{wanted.name}-{index}.png").exists():
+                    raise InvalidEditError("another file has the name of the result", hint="move it, or change the key")
+            return [_sendable(*image, inline=wanted.inline) for image in _named(request)]
+        except (QwenEditError, OSError) as error:  # also of a worker that lacks an extra
+            return error if isinstance(error, InvalidEditError) else InvalidEditError(reason_of(error))
+
+    async def _save(self, outcome: BatchOutcome) -> list[str]:
+        """Save the pictures of an edit unless they are saved, and return their paths."""
+        saved = [self._folder / path.name for path in outcome.files]
+        if saved and await self._threads.run(lambda: [path for path in saved if path.exists()]) == saved:
+            return [*map(str, saved)]
+        try:
+            paths = await self._download(outcome)
+        except (QwenEditError, OSError) as error:  # also of a worker that lacks an extra
+            await self._hub.ask("record", outcome.name, (), reason_of(error))
+            raise
+        sizes = await self._threads.run(lambda: [*map(_size, paths)])
+        await self._hub.ask("record", outcome.name, [*zip((path.name for path in paths), sizes, strict=True)], None)
+        return [*map(str, paths)]
+
+    async def _download(self, outcome: BatchOutcome) -> Sequence[FilePath]:
+        renew, hosts = functools.partial(self._hub.ask, "renew"), await self._hub.ask("result_hosts")
+        settings = {"renew": renew, "hosts": hosts, "network": self._network, "replace": False}
+        settings["random"] = Random()  # noqa: S311  # jitter
+        store: Any = Downloader(self._threads, RetryPolicy(), Timeouts(), SessionStatistics(), **settings)
+        task_id, urls = outcome.task_id or "", enumerate(outcome.urls)
+        images = [OutputImage(url=url, task_id=task_id, index=index, store=store) for index, url in urls if url]
+        await store.open()
+        try:
+            return await EditResult(task_id=task_id, images=tuple(images)).save(self._folder, stem=outcome.name)
+        finally:
+            await store.aclose()
+
+
+def _named(request: EditRequest) -> list[tuple[Any, str]]:
+    """Return each image of a request with its name."""
+    return [(image, image_name(image, position)) for position, image in enumerate(request.images, 1)]
+
+
+def _identified(image: Any, name: str) -> Any:
+    """Return what identifies an image: its URL, its path in a bucket with its tag, or its hash. Blocking."""
+    with _explained(name):
+        if isinstance(image, BucketPath):
+            return image.portable()
+        if (path := _file_of(image)) is not None:
+            check_size(check_regular(path, name), name, MAX_SOURCE_BYTES)
+    return image if is_url(image) else ImageHash(hash_image(image, name))
+
+
+def _sendable(image: Any, name: str, *, inline: bool) -> Any:
+    """Return the content of an image file, a presigned URL of a file in a bucket, or any other image as it is."""
+    with _explained(name):
+        if isinstance(image, BucketPath):
+            if not inline and (url := signed_url(image, name)) is not None:
+                return url
+            with image.open() as file:
+                return file.read(MAX_SOURCE_BYTES + 1)  # a larger file is refused later
+        path = _file_of(image)
+        return image if path is None else Path(path).read_bytes()
+
+
+def _file_of(image: Any) -> str | None:
+    """Return the path of a local image file; ``None`` for any other image."""
+    return None if is_url(image) or is_data_uri(image) else local_path(image)
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn an error of the operating system or of a bucket into one that names the image."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
+
+
+def _size(path: FilePath) -> int:
+    return path.stat().st_size if isinstance(path, Path) else path.size
