@@ -86,8 +86,9 @@ class EditRows:
     Args:
         hub: The hub.
         save_to: The folder for the pictures. All workers must share it, or it is in a bucket, such as
-            ``s3://bucket/folder``. Other files in it are never replaced. An edit that would do so is not submitted, or
-            is ``completed`` if the file appears after the submission.
+            ``s3://bucket/folder``, that the workers can read and write. Other files in it are never replaced. An edit
+            that would do so is not submitted, or is ``completed`` if the file appears after the submission. A worker
+            that is killed during a download can leave a hidden file that ends in ``.part``.
         trust_env: Whether downloads use the proxies of the worker's environment.
     """
 
