@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 import looptime
 import numpy as np
-import pandas as pd  # noqa: F401  # PyArrow would import it on the event loop
+import pandas as pd
 import pyarrow as pa
 import pytest
 from bulk_runs import PHOTO, until
@@ -90,6 +90,13 @@ def test_a_file_that_is_larger_than_any_image_is_not_read(tmp_path, photo):
     rows = EditRows(Hub("hub", object()), tmp_path)
     with pytest.raises(InvalidEditError, match="is over the limit"):
         rows._requests_of(row(photo))
+
+
+async def test_an_open_file_is_read_by_the_worker(tmp_path, photo):
+    async with cluster(tmp_path) as (_, _, rows):
+        with await asyncio.to_thread(open, photo, "rb") as file:
+            assert (await rows.edit(row(file)))["status"] == "saved"
+        assert (await rows.edit(row(photo)))["status"] == "saved"  # the same content
 
 
 async def test_failures_and_doubts_are_columns(tmp_path, photo):
@@ -281,6 +288,13 @@ async def test_a_row_and_a_batch_get_the_same_typed_columns(tmp_path, photo):
     lacking = await rows({"image": columns["image"], "key": columns["key"]})
     assert [each.as_py() for each in lacking["status"]] == ["failed", "failed"]
     assert (pictures["status"].as_py(), batch["image"] is columns["image"]) == ("saved", True)
+
+
+async def test_a_batch_in_another_format_is_refused(tmp_path):
+    rows = EditRows(Hub("hub", object()), tmp_path)
+    for batch in (pd.DataFrame({"key": ["a"]}), pa.table({"key": ["a"]})):
+        with pytest.raises(ConfigurationError, match='batch_format="numpy"'):
+            await rows(batch)
 
 
 async def test_the_images_of_a_large_batch_are_not_all_in_memory(tmp_path):

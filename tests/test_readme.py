@@ -27,7 +27,13 @@ from qwen_edit_async.emulator import EditEmulator
 README = Path(__file__).parent.parent / "README.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 (WITH_DATASETS,) = (example for example in EXAMPLES if "load_dataset" in example)
-SNIPPETS = [example for example in EXAMPLES if "pytest" not in example and example is not WITH_DATASETS]
+SNIPPETS = [
+    example
+    for example in EXAMPLES
+    if "pytest" not in example and "import ray" not in example and example is not WITH_DATASETS
+]
+"""``tests/clusters`` runs the example with Ray."""
+
 WEB_APPS = dict(re.findall(r"\*\*(FastAPI|Streamlit)\*\*: `(.+?)`", README.read_text(encoding="utf-8")))
 PYTEST_EXAMPLES = [example for example in EXAMPLES if "pytest" in example]
 SHELL_EXAMPLES = [

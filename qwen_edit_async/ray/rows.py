@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Final, TypedDict
@@ -17,13 +16,21 @@ from qwen_edit_async.batch.fingerprint import ImageHash, hash_image, identify
 from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.sources import EditDefaults
 from qwen_edit_async.batch.sources.rows import Rows
-from qwen_edit_async.errors import InvalidEditError, QwenEditError
+from qwen_edit_async.errors import ConfigurationError, InvalidEditError, QwenEditError
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts
-from qwen_edit_async.images.kinds import MAX_SOURCE_BYTES, check_size, image_name, is_data_uri, is_url
+from qwen_edit_async.images.kinds import (
+    MAX_SOURCE_BYTES,
+    ArrayLike,
+    PillowImage,
+    check_size,
+    image_name,
+    is_data_uri,
+    is_url,
+)
 from qwen_edit_async.images.prepare import signed_url
-from qwen_edit_async.images.source import check_regular, local_path, reason_unread
+from qwen_edit_async.images.source import check_regular, local_path, open_image, reason_unread
 from qwen_edit_async.models import EditRequest, requested_pictures
 from qwen_edit_async.ray.actor import Images, ImagesWanted
 from qwen_edit_async.ray.hub import Hub
@@ -79,8 +86,9 @@ class EditRows:
     Args:
         hub: The hub.
         save_to: The folder for the pictures. All workers must share it, or it is in a bucket, such as
-            ``s3://bucket/folder``. Other files in it are never replaced. An edit that would do so is not submitted, or
-            is ``completed`` if the file appears after the submission.
+            ``s3://bucket/folder``, that the workers can read and write. Other files in it are never replaced. An edit
+            that would do so is not submitted, or is ``completed`` if the file appears after the submission. A worker
+            that is killed during a download can leave a hidden file that ends in ``.part``.
         trust_env: Whether downloads use the proxies of the worker's environment.
     """
 
@@ -93,9 +101,15 @@ class EditRows:
         self._table = Rows("", EditDefaults(), typed=False, note=lambda _: None)
 
     async def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a row, or a batch of NumPy columns, with the columns of :class:`EditedRow` added."""
+        """Return a row, or a batch of NumPy columns, with the columns of :class:`EditedRow` added.
+
+        Raises:
+            ConfigurationError: If the batch is in another format.
+        """
         import pyarrow as pa  # noqa: PLC0415  # Ray Data requires it
 
+        if not isinstance(rows, Mapping):
+            raise ConfigurationError('a batch is not in NumPy format: use map_batches(…, batch_format="numpy")')
         is_batch = all(getattr(column, "shape", ()) for column in rows.values())
         each = (
             (dict(zip(rows, cells, strict=True)) for cells in zip(*rows.values(), strict=True)) if is_batch else [rows]
@@ -190,38 +204,26 @@ def _named(request: EditRequest) -> list[tuple[Any, str]]:
 
 def _identified(image: Any, name: str) -> Any:
     """Return what identifies an image: its URL, its path in a bucket with its tag, or its hash. Blocking."""
-    with _explained(name):
+    if is_url(image):
+        return image
+    try:
         if isinstance(image, BucketPath):
             return image.portable()
-        if (path := _file_of(image)) is not None:
+        if not is_data_uri(image) and (path := local_path(image)) is not None:
             check_size(check_regular(path, name), name, MAX_SOURCE_BYTES)
-    return image if is_url(image) else ImageHash(hash_image(image, name))
+    except OSError as error:
+        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
+    return ImageHash(hash_image(image, name))
 
 
 def _sendable(image: Any, name: str, *, inline: bool) -> Any:
-    """Return the content of an image file, a presigned URL of a file in a bucket, or any other image as it is."""
-    with _explained(name):
-        if isinstance(image, BucketPath):
-            if not inline and (url := signed_url(image, name)) is not None:
-                return url
-            with image.open() as file:
-                return file.read(MAX_SOURCE_BYTES + 1)  # a larger file is refused later
-        path = _file_of(image)
-        return image if path is None else Path(path).read_bytes()
-
-
-def _file_of(image: Any) -> str | None:
-    """Return the path of a local image file; ``None`` for any other image."""
-    return None if is_url(image) or is_data_uri(image) else local_path(image)
-
-
-@contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn an error of the operating system or of a bucket into one that names the image."""
-    try:
-        yield
-    except OSError as error:
-        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
+    """Return a URL, pixels, or a presigned URL of a file in a bucket; of any other file, the content. Blocking."""
+    if is_url(image) or isinstance(image, PillowImage | ArrayLike):
+        return image
+    if isinstance(image, BucketPath) and not inline and (url := signed_url(image, name)) is not None:
+        return url
+    with open_image(image, name, MAX_SOURCE_BYTES)[0] as file:
+        return file.read()
 
 
 def _size(path: FilePath) -> int:

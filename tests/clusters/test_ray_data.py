@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import textwrap
+from pathlib import Path
 
 import chaos
 import pandas as pd
@@ -56,12 +58,22 @@ def test_columns_have_the_same_types_whether_edits_succeed_or_fail(hub, tmp_path
         assert table["instruction"].to_pylist() == [row["instruction"] for row in good]
 
 
-def test_the_modules_example_runs(logs, tmp_path, capsys):
+def read_examples() -> dict[str, str]:
+    """Return the example of the module and that of the README."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    return {
+        "module": textwrap.dedent(edits_on_ray.__doc__.partition("::\n")[2].partition("\nThe hub")[0]),
+        "README": re.search(r"^```python\n(import ray\n.*?)^```$", readme, re.MULTILINE | re.DOTALL)[1],
+    }
+
+
+@pytest.mark.parametrize("source", ["module", "README"])
+def test_the_example_runs(logs, tmp_path, capsys, source):
     for folder in ("data", "shared"):
         (tmp_path / folder).mkdir()
-    rows = chaos.rows_in(tmp_path, "example")[:3]
+    rows = chaos.rows_in(tmp_path, source)[:3]
     pd.DataFrame(rows).to_csv(tmp_path / "shared" / "edits.csv")
-    example = textwrap.dedent(edits_on_ray.__doc__.partition("::\n")[2].partition("\nThe hub")[0])
+    example = read_examples()[source]
     exec(example.replace('"/', f'"{tmp_path}/'), {})
     assert "of 3 edits done" in capsys.readouterr().out
     table = pd.read_parquet(tmp_path / "shared" / "table")

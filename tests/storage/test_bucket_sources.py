@@ -7,6 +7,7 @@ import json
 import threading
 
 import obstore
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -208,3 +209,13 @@ def test_images_that_can_not_be_asked_for_stay_as_they_are(table, bucket, monkey
     assert items[4].request.images[0] == "a.png"
     with pytest.raises(FileNotFoundError):
         items[2].request.images[0].tag()
+
+
+@pytest.mark.anyio
+async def test_a_pair_of_a_store_and_a_path_is_an_image_of_a_data_frame(tmp_path):
+    store = MemoryStore()
+    obstore.put(store, "a.png", PHOTO)
+    frame = pd.DataFrame({"key": ["a"], "image": [(store, "a.png")], "instruction": ["make it snow"]})
+    async with service() as (_, session):
+        assert (await EditBatch(frame, tmp_path / "out").run(session)).ok
+    assert states(tmp_path / "out") == {"a": "saved"}
