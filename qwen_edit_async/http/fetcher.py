@@ -68,9 +68,7 @@ class Fetcher:
         return aiohttp.ClientSession(
             connector=self._network.connector(socket_factory=socket_factory),
             headers={"User-Agent": USER_AGENT},
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.reply
-            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
             cookie_jar=aiohttp.DummyCookieJar(),
             max_field_size=_MAX_HEADER_BYTES,
             max_line_size=_MAX_HEADER_BYTES,
@@ -124,7 +122,7 @@ class Fetcher:
             raise FetchError("the session is closed", final=True)
         if (problem := self._hosts.problem(url, came_from)) is not None:
             raise FetchError(problem, final=True)
-        # A limit for all headers, because headers that arrive slowly restart aiohttp's read timeout.
+        # One limit for all headers, because headers that arrive slowly would restart aiohttp's read timeout.
         async with asyncio.timeout(self._timeouts.connect + self._timeouts.reply):
             response = await session.get(url, allow_redirects=False, proxy=proxy)
         async with response:
@@ -142,7 +140,7 @@ async def _body(response: aiohttp.ClientResponse, patience: float) -> AsyncGener
     loop = asyncio.get_running_loop()
     started_at = loop.time()
     while True:
-        # aiohttp's own read timeout restarts with each chunk header or trailer, so it can't bound the wait for data.
+        # aiohttp's own read timeout is not used: it restarts with each chunk header or trailer.
         async with asyncio.timeout(patience):
             data = await response.content.readany()
         if not data:
