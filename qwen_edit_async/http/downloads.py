@@ -34,8 +34,11 @@ Renew: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
 
 _AT_A_TIME = 16
 
+_PIECE_BYTES = 1792 * 1024
+"""Bytes that are written at a time. Most results fit in one piece, so writing and checking them is one call."""
+
 _Check: TypeAlias = Callable[[IO[bytes], int], Verdict]
-_Receive: TypeAlias = Callable[[AsyncIterator[list[bytes]], _Check], Awaitable[Verdict]]
+_Receive: TypeAlias = Callable[[AsyncIterator[bytes], _Check], Awaitable[Verdict]]
 
 
 class Downloader:
@@ -91,9 +94,9 @@ class Downloader:
         """
         content = b""
 
-        async def receive(pieces: AsyncIterator[list[bytes]], check: _Check) -> Verdict:
+        async def receive(chunks: AsyncIterator[bytes], check: _Check) -> Verdict:
             nonlocal content
-            content = b"".join([part async for piece in pieces for part in piece])
+            content = b"".join([chunk async for chunk in chunks])
             return await self._offloader.run(check, io.BytesIO(content), len(content))
 
         _report_flaw(await self._fetch(url, task_id, index, receive), task_id, index)
@@ -114,17 +117,18 @@ class Downloader:
             OSError: The picture can't be written.
         """
         part = await self._offloader.run(self._new_part, path)
-        # _finish() also writes the last piece, so a small picture takes only one call to a thread.
         saved = path
 
-        async def receive(pieces: AsyncIterator[list[bytes]], check: _Check) -> Verdict:
+        async def receive(chunks: AsyncIterator[bytes], check: _Check) -> Verdict:
             nonlocal saved
-            offset, last = 0, list[bytes]()
-            async for piece in pieces:
-                if last:
-                    offset = await self._offloader.run(part.write, offset, last)
-                last = piece
-            verdict, saved = await self._offloader.run(_finish, part, offset, last, path, check)
+            offset, piece, size = 0, list[bytes](), 0
+            async for chunk in chunks:
+                if size >= _PIECE_BYTES:
+                    offset = await self._offloader.run(part.write, offset, piece)
+                    piece, size = [], 0
+                piece.append(chunk)
+                size += len(chunk)
+            verdict, saved = await self._offloader.run(_finish, part, offset, piece, path, check)
             return verdict
 
         with contextlib.ExitStack() as undo:
@@ -135,13 +139,13 @@ class Downloader:
         return saved, verdict.flaw if verdict.damaged else ""
 
     async def _fetch(self, url: str, task_id: str, index: int, receive: _Receive) -> Verdict:
-        """Download the pieces, and call ``receive`` with them and a check. Repeat until a picture passes the check."""
+        """Download a picture, and call ``receive`` with its chunks and a check. Repeat until it passes the check."""
         attempt, renew = 0, self._renew
         while True:
             check = functools.partial(judge, lenient=attempt == self._retry.max_retries)
             try:
-                async with self._turns, contextlib.aclosing(self._fetcher.pieces(url)) as pieces:
-                    verdict = await receive(pieces, check)
+                async with self._turns, contextlib.aclosing(self._fetcher.chunks(url)) as chunks:
+                    verdict = await receive(chunks, check)
                 if (refusal := _refusal(verdict)) is not None:
                     raise refusal  # handled like any failed attempt
             except FetchError as error:

@@ -24,7 +24,6 @@ from qwen_edit_async.protocol.urls import resolve, to_url
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """The largest result to download; 2048 x 2048 pixels of RGBA are 16 MiB uncompressed."""
 
-_PIECE_BYTES = 1024 * 1024
 _LEAST_BYTES_PER_SECOND = 1024
 _MAX_HEADER_BYTES = 32 * 1024
 _MAX_REDIRECTS = 10
@@ -69,9 +68,7 @@ class Fetcher:
         return aiohttp.ClientSession(
             connector=self._network.connector(socket_factory=socket_factory),
             headers={"User-Agent": USER_AGENT},
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.reply
-            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
             cookie_jar=aiohttp.DummyCookieJar(),
             max_field_size=_MAX_HEADER_BYTES,
             max_line_size=_MAX_HEADER_BYTES,
@@ -86,8 +83,8 @@ class Fetcher:
             await session.close()
         self._trusting = self._guarded = None
 
-    async def pieces(self, url: str) -> AsyncGenerator[list[bytes], None]:
-        """Request a picture once, and yield it in pieces of about 1 MiB. A piece is a list of chunks.
+    async def chunks(self, url: str) -> AsyncGenerator[bytes, None]:
+        """Request a picture once, and yield its bytes as they arrive.
 
         Raises:
             FetchError: The picture can't be downloaded, or the reply breaks off.
@@ -102,9 +99,9 @@ class Fetcher:
                     if location is not None:
                         target, came_from = resolve(location, target), target
                         continue
-                    async with contextlib.aclosing(_body(response, self._timeouts.reply)) as pieces:
-                        async for piece in pieces:
-                            yield piece
+                    async with contextlib.aclosing(_body(response, self._timeouts.reply)) as chunks:
+                        async for chunk in chunks:
+                            yield chunk
                     return
             failure = FetchError("its host redirects again and again", final=True)
         except asyncio.CancelledError as error:
@@ -125,7 +122,7 @@ class Fetcher:
             raise FetchError("the session is closed", final=True)
         if (problem := self._hosts.problem(url, came_from)) is not None:
             raise FetchError(problem, final=True)
-        # A limit for all headers, because headers that arrive slowly restart aiohttp's read timeout.
+        # One limit for all headers, because headers that arrive slowly would restart aiohttp's read timeout.
         async with asyncio.timeout(self._timeouts.connect + self._timeouts.reply):
             response = await session.get(url, allow_redirects=False, proxy=proxy)
         async with response:
@@ -136,30 +133,25 @@ class Fetcher:
                 self._responses.discard(response)
 
 
-async def _body(response: aiohttp.ClientResponse, patience: float) -> AsyncGenerator[list[bytes], None]:
-    """Yield the pieces of a response. Raise an error if it is too large or too slow."""
+async def _body(response: aiohttp.ClientResponse, patience: float) -> AsyncGenerator[bytes, None]:
+    """Yield the chunks of a response. Raise an error if it is too large or too slow."""
     _check_response(response)
-    piece: list[bytes] = []
-    total, yielded = 0, 0
+    total = 0
     loop = asyncio.get_running_loop()
     started_at = loop.time()
     while True:
-        # aiohttp's own read timeout restarts with each chunk header or trailer, so it can't bound the wait for data.
+        # aiohttp's own read timeout is not used: it restarts with each chunk header or trailer.
         async with asyncio.timeout(patience):
             data = await response.content.readany()
         if not data:
-            break
+            return
         total += len(data)
         seconds = loop.time() - started_at
         if seconds > patience and total < seconds * _LEAST_BYTES_PER_SECOND:
             raise FetchError(f"it came too slowly ({total} bytes in {seconds:.0f} s)")
         if total > MAX_RESULT_BYTES:
             raise FetchError(f"it has more than {MAX_RESULT_BYTES} bytes", final=True)
-        piece.append(data)
-        if total - yielded >= _PIECE_BYTES:
-            yield piece
-            piece, yielded = [], total
-    yield piece
+        yield data
 
 
 class _NotPublicError(OSError):

@@ -164,6 +164,23 @@ async def test_a_download_holds_about_a_piece_in_memory_while_it_is_saved(image,
     assert max(sizes) < 2 * 1024 * 1024
 
 
+async def test_saving_a_picture_of_a_usual_size_takes_two_calls_to_threads(session, serve, tmp_path, monkeypatch):
+    calls, run, picture = [], Offloader.run, png(1_800_000)
+
+    async def counted(self, *arguments):
+        calls.append(arguments)
+        return await run(self, *arguments)
+
+    async def reply(request):
+        return web.Response(body=picture)
+
+    image = image_at(session, await serve(reply))
+    monkeypatch.setattr(Offloader, "run", counted)
+    path = await image.save(tmp_path / "a.png")
+    assert path.read_bytes() == picture
+    assert len(calls) == 2  # one opens the file, and the other does all else
+
+
 async def test_sixteen_downloads_run_at_a_time_and_slow_ones_hold_up_no_other(session, serve):
     go_on, running, peak = asyncio.Event(), 0, 0
 
