@@ -18,7 +18,7 @@ from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.models import EditKeywords, EditParameters, EditRequest, RequestInput, request_from_arguments
 from qwen_edit_async.protocol.base import check_task_id
-from qwen_edit_async.protocol.dialects import Envelope, ProtocolName, choose_dialect
+from qwen_edit_async.protocol.choice import EnvelopeOption, ProtocolName, choose_protocol
 from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import RetryPolicy
@@ -88,7 +88,7 @@ class EditSession:
         base_url: str | None = None,
         protocol: ProtocolName | None = None,
         model: str | None = None,
-        envelope: Envelope = "auto",
+        envelope: EnvelopeOption = "auto",
         max_in_flight: int = 16,
         submit_rate: float | None = None,
         poll_rate: float | None = None,
@@ -112,14 +112,14 @@ class EditSession:
     ) -> None:
         self._life, self._base_url = Life(), ""  # first, because `__repr__` also runs if `__init__` fails
         try:
-            dialect, alternative = choose_dialect(protocol, envelope, model, os.environ.get(http.PROTOCOL_VARIABLE))
-            key = http.resolve_api_key(api_key, dialect, os.environ)
+            chosen, alternative = choose_protocol(protocol, envelope, model, os.environ.get(http.PROTOCOL_VARIABLE))
+            key = http.resolve_api_key(api_key, chosen, os.environ)
             network = Network(ssl=resolve_ssl(ssl), proxy=resolve_proxy(proxy), trust_env=trust_env)
         finally:
             del api_key, proxy  # some tools show the local variables of a traceback
         self._limits = Limits(deadline=deadline, max_retries=max_retries)
         named_url = os.environ.get(http.BASE_URL_VARIABLE)
-        self._base_url = http.resolve_base_url(base_url, named_url, dialect, allow_insecure=allow_insecure)
+        self._base_url = http.resolve_base_url(base_url, named_url, chosen, allow_insecure=allow_insecure)
         self._options = Options(
             max_in_flight=max_in_flight,
             submit_rate=submit_rate,
@@ -138,7 +138,7 @@ class EditSession:
         )
         headers, timeouts = http.check_headers(default_headers), self._options.timeouts
         own = AiohttpTransport(self._base_url, key, timeouts, default_headers=headers, network=network)
-        self._service = Service(transport if transport is not None else own, dialect, alternative)
+        self._service = Service(transport if transport is not None else own, chosen, alternative)
 
     async def open(self) -> Self:
         """Open the session on the running event loop; ``async with`` does this.
@@ -218,7 +218,7 @@ class EditSession:
         try:
             return await task
         except asyncio.CancelledError as cancelled:
-            cancelled.add_note(task.give_up())
+            cancelled.add_note(task.cancel_unless_awaited())
             raise
 
     @overload

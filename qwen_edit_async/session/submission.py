@@ -100,7 +100,7 @@ class Submission:
             self._report_end(EditCancelledError("the edit was cancelled before the service accepted it"))
             self._stop_unless_sent()
         elif self.accepted.exception() is None:
-            self.accepted.result().give_up()
+            self.accepted.result().cancel_unless_awaited()
 
     def _expire(self) -> None:
         """Stop the submission, because its deadline has passed."""
