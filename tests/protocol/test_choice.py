@@ -40,7 +40,7 @@ def test_the_model_is_that_of_both_envelopes() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["queue", "dashscope"])
-def test_each_dialect_takes_a_model(protocol: str) -> None:
+def test_each_protocol_takes_a_model(protocol: str) -> None:
     first, _ = choose_protocol(protocol, "auto", "other")
     assert isinstance(first, QueueProtocol | DashScopeProtocol)
     assert first.model == "other"

@@ -12,7 +12,7 @@ from decimal import Decimal
 import attrs
 import pytest
 from emulator_calls import decode, encode
-from memory_transport import KEY, Answer, MemoryService
+from memory_transport import HANGS, KEY, Answer, MemoryService, MemorySession, in_order, says
 from PIL import Image
 
 from qwen_edit_async import (
@@ -30,7 +30,6 @@ from qwen_edit_async import (
     TaskStatus,
 )
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine, PillowEngine
-from qwen_edit_async.session import cancellations
 
 pytestmark = pytest.mark.anyio
 
@@ -368,15 +367,20 @@ async def test_a_task_that_the_service_does_not_cancel_runs_on_and_this_is_logge
     assert f"the cancellation of task {task.id}, which may run on and be charged: {told}" in caplog.text
 
 
-async def test_a_service_that_does_not_answer_a_cancellation_does_not_hold_up_the_end(monkeypatch):
-    monkeypatch.setattr(cancellations, "_SECONDS", 0.1)
-    async with session_in("queue", Fault.hang().on("cancel"), duration=60) as (_, session):
-        task = await session.submit(PHOTO, "snow")
+@pytest.mark.virtual_clock
+async def test_a_service_that_does_not_answer_a_cancellation_holds_up_the_end_for_five_seconds(caplog):
+    service = MemoryService(on_submission=in_order(says({"request_id": "task-1"})), on_check=lambda *_: HANGS)
+    options = {"protocol": "queue", "envelope": "auto", "polling": FixedInterval(100.0)}
+    async with MemorySession(service, **options) as session:
+        task = await session.submit("https://pictures.example/cat.png", "snow")
         task.cancel()
+        begun = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(5.0)
     assert session.unfinished == (task.id,)
+    assert "did not confirm the cancellation of task task-1, which may run on and be charged: no reply" in caplog.text
 
 
-async def test_a_task_of_another_dialect_is_not_cancelled():
+async def test_a_task_of_another_protocol_is_not_cancelled():
     async with session_in("generation", duration=60) as (emulator, session):
         task = await session.submit(PHOTO, "snow")
         task.cancel()
