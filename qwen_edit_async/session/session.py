@@ -264,16 +264,11 @@ class EditSession:
     ) -> Estimate:
         """Request the price of an edit. The images are sent, but nothing is created or charged.
 
-        The arguments are those of :meth:`edit`.
+        Arguments and errors are those of :meth:`edit`. These errors are added:
 
         Raises:
-            InvalidEditError: If the edit breaks the documented contract. Nothing was sent.
             ConfigurationError: If the protocol has no prices. Only ``"generation"`` has them.
             NotFoundError: If this gateway gives no prices.
-            APIStatusError: If the service replies with another error.
-            DeadlineExceededError: If the price does not arrive within ``deadline`` seconds.
-            APIConnectionError: If the service could not be reached.
-            SessionClosedError: If the session is not open.
         """
         limits = self._limits.changed(options.pop("deadline", None))
         request = request_from_arguments(images, instruction, options)
@@ -302,9 +297,7 @@ class EditSession:
             task_id: The id that the service gave to the task.
             urls: All result URLs of the task, in order. An empty string stands for a picture without a URL.
 
-        Raises:
-            InvalidEditError: If ``task_id`` can't be the id of a task.
-            SessionClosedError: If the session is not open.
+        The errors are those of :meth:`attach`.
         """
         return pictures_of(check_task_id(task_id), urls, self._life.require_open())
 
@@ -314,9 +307,7 @@ class EditSession:
         Raises:
             InvalidEditError: If ``task_id`` can't be the id of a task.
             NotFoundError: If the service does not know the task.
-            APIStatusError: If the service replies with another error.
-            APIConnectionError: If the service could not be reached.
-            SessionClosedError: If the session is not open.
+            QwenEditError: As :meth:`edit`, if the service replies with another error or with nothing.
         """
         return await self._life.require_open().status(check_task_id(task_id), self._limits.max_retries)
 
@@ -349,11 +340,8 @@ class EditSession:
         """Return this session with other limits: ``await session.with_options(max_retries=0).edit(…)``.
 
         Both sessions share everything else: connections, slots, the poller, :meth:`statistics`. Opening or closing one
-        also opens or closes the other. Downloads keep the ``max_retries`` of the original session.
-
-        Args:
-            deadline: Seconds that an edit may take; by default this session's.
-            max_retries: The maximum number of retries after temporary failures; by default this session's.
+        also opens or closes the other. Downloads keep the ``max_retries`` of the original session. The arguments are
+        those of :class:`EditSession`; ``None`` keeps this session's limit.
 
         Raises:
             ConfigurationError: If an option is wrong.
