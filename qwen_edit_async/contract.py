@@ -19,7 +19,7 @@ QUEUE_REQUEST_PATH: Final = QUEUE_PATH + "/requests/{request_id}"
 """The gateway's newer queue: the path of submissions, and the start of the paths of calls about a request."""
 
 CANCELED: Final = "CANCELED"
-"""The ``error_type`` of a cancelled task in the queue dialect."""
+"""The ``error_type`` of a cancelled task in the queue protocol."""
 
 MODEL_CONTRACT_PATH: Final = "/api/v1/skill/model-contracts/{model}"
 """The gateway's own description of a model, which names the protocol to use."""

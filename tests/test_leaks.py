@@ -15,6 +15,7 @@ import aiohttp
 import anyio
 import pytest
 from jitter import NoJitter
+from leftovers import open_files
 from memory_transport import HANGS, IMAGE, KEY, NORMAL, MemoryService, MemorySession, in_order, status
 from PIL import Image
 
@@ -23,7 +24,6 @@ from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.secret import Secret
-from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.session.runtime import Runtime
 
 pytestmark = pytest.mark.anyio
@@ -234,24 +234,22 @@ def test_the_session_and_its_parts_do_not_show_the_key():
 
 @pytest.mark.virtual_clock
 @pytest.mark.parametrize("end", ["accepted", "refused", "cancelled"])
-async def test_the_temporary_file_of_an_image_is_closed_once_it_was_submitted(end, monkeypatch):
-    def watched(images, **options):
-        prepared.append(prepare(images, **options))
-        return prepared[-1]
+async def test_the_temporary_file_of_an_image_is_closed_once_it_was_submitted(end):
+    def is_open() -> bool:
+        return bool(open_files() - before)
 
-    prepared = []
-    monkeypatch.setattr("qwen_edit_async.session.submission.prepare", watched)
     answers = {"accepted": NORMAL, "refused": status(400), "cancelled": HANGS}
     stream = io.BytesIO()  # over 1 MiB, so that its content is spooled to a file
     Image.new("RGB", (800, 600)).save(stream, "BMP")
     stream.seek(0)
     async with MemorySession(MemoryService(on_submission=in_order(answers[end]))) as session:
+        before = open_files()
         edit = asyncio.create_task(session.submit(stream, "snow"))
         await asyncio.sleep(1)
-        assert prepared[0][0].file.closed == (end != "cancelled")
+        assert is_open() == (end == "cancelled")
         edit.cancel()
         await asyncio.wait([edit])
-        assert prepared[0][0].file.closed
+        assert not is_open()
     outcome = "cancelled" if edit.cancelled() else "refused" if isinstance(edit.exception(), BadRequestError) else None
     assert (outcome or "accepted") == end
 

@@ -82,7 +82,7 @@ def test_methods_that_can_raise_say_so():
 )
 def test_the_types_that_users_pass_or_implement_are_exported(function):
     named = set(re.findall(r"\b[A-Z]\w+", " ".join(map(str, inspect.get_annotations(function).values()))))
-    plain = {"Any", "Envelope", "Iterable", "Mapping", "None", "ProtocolName", "Random", "Sequence"}
+    plain = {"Any", "EnvelopeOption", "Iterable", "Mapping", "None", "ProtocolName", "Random", "Sequence"}
     plain |= {"Callable", "PathLike", "SSLContext"}
     assert named - plain - set(qwen_edit_async.__all__) == set()
 

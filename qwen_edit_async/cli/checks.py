@@ -29,7 +29,7 @@ from qwen_edit_async.http import options as http
 from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
-from qwen_edit_async.protocol.dialects import choose_dialect
+from qwen_edit_async.protocol.choice import choose_protocol
 from qwen_edit_async.protocol.replies import error_from_reply, first_text, load_object
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
@@ -66,7 +66,7 @@ async def examine(connection: ConnectionOptions) -> list[Finding]:
     network = Network(trust_env=connection.trust_env)
     try:
         named = environment.get(http.PROTOCOL_VARIABLE)
-        protocol, _ = choose_dialect(connection.protocol, "auto", connection.model, named)
+        protocol, _ = choose_protocol(connection.protocol, "auto", connection.model, named)
         url = http.resolve_base_url(None, environment.get(http.BASE_URL_VARIABLE), protocol, allow_insecure=False)
         if http.key_in_environment(protocol, environment) is None:
             return [*findings, Finding("key", ok=False, found="missing", advice="export QWEN_EDIT_API_KEY=…")]

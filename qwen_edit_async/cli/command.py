@@ -139,10 +139,10 @@ class Command:
             key_in_environment,
             resolve_api_key,
         )
-        from qwen_edit_async.protocol.dialects import choose_dialect  # noqa: PLC0415  # slow to import
+        from qwen_edit_async.protocol.choice import choose_protocol  # noqa: PLC0415  # slow to import
 
         connection, environment = self.connection, os.environ
-        protocol, _ = choose_dialect(connection.protocol, "auto", connection.model, environment.get(PROTOCOL_VARIABLE))
+        protocol, _ = choose_protocol(connection.protocol, "auto", connection.model, environment.get(PROTOCOL_VARIABLE))
         if key_in_environment(protocol, environment) is None:
             raise MissingKeyError(MISSING_KEY)
         try:

@@ -65,27 +65,17 @@ class JSONBody(Payload):
         self._images = tuple(images)
         self._offloader = offloader
         self._stall_timeout = stall_timeout
-        self._text = self._short_text()
-        if self._text is not None:
-            self._body_size = len(self._text)
-        else:
-            self._body_size = sum(map(len, self._parts)) + sum(image.text_size for image in self._images)
-        self._size = self._body_size
+        self._size = self._body_size = sum(map(len, parts)) + sum([image.text_size for image in images])
+        is_short = self._body_size < _NEVER_STALLS_BYTES and all(image.in_memory for image in images)
+        self._text = self._whole_text() if is_short else None
         self.sent_whole: bool = False
         self.failure: QwenEditError | None = None
         self._withdrawn = False
         self.on_sent: Callable[[], None] | None = None
         self.end_reply: Callable[[], None] | None = None
 
-    def _short_text(self) -> bytes | None:
-        """Return the whole text if it is short and no image is in a file, else ``None``."""
-        text, room = [self._parts[0]], _NEVER_STALLS_BYTES
-        for image, part in zip(self._images, self._parts[1:], strict=True):
-            if not image.in_memory or image.chunks != 1 or (room := room - image.text_size) < 0:
-                return None
-            text += (image.chunk(0), part)
-        whole = b"".join(text)
-        return whole if len(whole) < _NEVER_STALLS_BYTES else None
+    def _whole_text(self) -> bytes:
+        return b"".join([piece if isinstance(piece, bytes) else piece[0].chunk(piece[1]) for piece in self._pieces()])
 
     def withdraw(self) -> None:
         """Send no further chunk. After a cancellation, the HTTP library may still try to write one."""
@@ -100,8 +90,7 @@ class JSONBody(Payload):
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Return the whole text. Images are read on the calling thread."""
-        pieces = (piece if isinstance(piece, bytes) else piece[0].chunk(piece[1]) for piece in self._pieces())
-        return b"".join(pieces).decode(encoding, errors)
+        return self._whole_text().decode(encoding, errors)
 
     async def write(self, writer: ChunkWriter) -> None:
         """Send the whole body, from the start.

@@ -50,7 +50,7 @@ class Timeouts:
 
 
 def key_in_environment(protocol: WireProtocol, environment: Mapping[str, str]) -> str | None:
-    """Return a dialect's API key from the environment."""
+    """Return a protocol's API key from the environment."""
     values = (environment.get(name, "").strip() for name in protocol.key_variables)
     return next(filter(None, values), None)
 
@@ -84,7 +84,7 @@ def resolve_api_key(api_key: str | None, protocol: WireProtocol, environment: Ma
 def resolve_base_url(
     base_url: str | None, from_environment: str | None, protocol: WireProtocol, *, allow_insecure: bool
 ) -> str:
-    """Return the service's address without a trailing slash: the argument, or the environment's, or the dialect's.
+    """Return the service's address without a trailing slash: the argument, or the environment's, or the protocol's.
 
     Raises:
         ConfigurationError: The address is not a plain http(s) URL, or the key would travel unencrypted to another

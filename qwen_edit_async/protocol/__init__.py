@@ -1,1 +1,1 @@
-"""The dialects of the service: each builds calls and reads replies. Pure: no I/O, no clock."""
+"""The protocols of the service: each builds calls and reads replies. Pure: no I/O, no clock."""

@@ -1,4 +1,4 @@
-"""The interface between a session and a dialect of the service. Pure: no I/O, no clock."""
+"""The interface between a session and a protocol of the service. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ class Reply:
 
 
 class WireProtocol(abc.ABC):
-    """One dialect of the service.
+    """One protocol of the service.
 
-    A dialect builds each :class:`Call` and reads each :class:`Reply`, so no other code handles the service's JSON. To
-    support another dialect, write another subclass. The default methods suit a service that returns the result in its
+    A protocol builds each :class:`Call` and reads each :class:`Reply`, so no other code handles the service's JSON. To
+    support another protocol, write another subclass. The default methods suit a service that returns the result in its
     reply to the submission.
 
     Attributes:
-        name: The dialect's name in options and messages.
+        name: The protocol's name in options and messages.
         default_base_url: The service's address, which users can override.
         key_variables: The environment variables that may hold the API key, in order of precedence.
         has_tasks: Whether a task's status can be checked after its submission.
@@ -118,11 +118,11 @@ class WireProtocol(abc.ABC):
             APIResponseError: The reply can't be understood. A task may exist.
         """
 
-    def estimation(self, request: EditRequest) -> Call:  # noqa: ARG002  # other dialects need it
+    def estimation(self, request: EditRequest) -> Call:  # noqa: ARG002  # other protocols need it
         """Build the call that asks for the cost of an edit. The call does not create a task.
 
         Raises:
-            ConfigurationError: The dialect has no such call.
+            ConfigurationError: The protocol has no such call.
         """
         raise ConfigurationError(f"the protocol {self.name!r} can't tell what an edit costs: {KNOWN_PRICE}")
 
@@ -139,7 +139,7 @@ class WireProtocol(abc.ABC):
         """Build the call that checks a task's status.
 
         Raises:
-            ConfigurationError: The dialect has no status checks.
+            ConfigurationError: The protocol has no status checks.
         """
         raise ConfigurationError(
             f"task {task.task_id}: the protocol {self.name!r} has no status checks, because the reply to a "
@@ -153,14 +153,14 @@ class WireProtocol(abc.ABC):
             APIStatusError: The service refused the call.
             APIResponseError: The reply can't be understood.
         """
-        raise APIResponseError("the dialect has no status checks", body=reply.excerpt(), task_id=task.task_id)
+        raise APIResponseError("the protocol has no status checks", body=reply.excerpt(), task_id=task.task_id)
 
-    def result_call(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # other dialects need it
+    def result_call(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # other protocols need it
         """Build the call for the result of a completed task. Return ``None`` if the task already has its result."""
         return None
 
-    def cancellation(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # other dialects need it
-        """Build the call that cancels a task at the service. Return ``None`` if the dialect can't cancel."""
+    def cancellation(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # other protocols need it
+        """Build the call that cancels a task at the service. Return ``None`` if the protocol can't cancel."""
         return None
 
     def read_cancellation(self, reply: Reply, task: TaskSnapshot) -> None:
@@ -170,10 +170,10 @@ class WireProtocol(abc.ABC):
             APIStatusError: The service refused.
             APIResponseError: The reply can't be understood.
         """
-        raise APIResponseError("the dialect has no cancellation", body=reply.excerpt(), task_id=task.task_id)
+        raise APIResponseError("the protocol has no cancellation", body=reply.excerpt(), task_id=task.task_id)
 
     def alternative(self) -> WireProtocol | None:
-        """Return the dialect to try once if the service refuses the first submission as malformed."""
+        """Return the form to try once if the service refuses the first submission as malformed."""
         return None
 
 

@@ -23,7 +23,7 @@ _NAMELESS = "unnamed"
 
 @attrs.frozen
 class DashScopeProtocol(WireProtocol):
-    """The dialect of Alibaba Model Studio. ``model`` is the name of the model.
+    """The protocol of Alibaba Model Studio. ``model`` is the name of the model.
 
     The id of the request serves as the task id. The service has no status checks.
     """
@@ -37,7 +37,7 @@ class DashScopeProtocol(WireProtocol):
 
     @property
     def submission_path(self) -> str:
-        """The path of the dialect's only call."""
+        """The path of the protocol's only call."""
         return DASHSCOPE_PATH
 
     def submission(self, request: EditRequest) -> Call:

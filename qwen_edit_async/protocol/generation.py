@@ -1,4 +1,4 @@
-"""The documented dialect and its envelopes. Pure: no I/O, no clock."""
+"""The documented protocol and its envelopes. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from qwen_edit_async.tasks import Estimate, TaskSnapshot
 
 _NO_SUCH_CALL = frozenset({404, 405, 501})
 
-EnvelopeName = Literal["flat", "params", "header"]
+Envelope = Literal["flat", "params", "header"]
 
 
 @attrs.frozen
 class GenerationProtocol(WireProtocol):
-    """The documented dialect, with the body in one of its envelopes.
+    """The documented protocol, with the body in one of its envelopes.
 
     Attributes:
         envelope: ``flat`` is the documented ``{"model", "input": {"messages"}, "parameters"}``. ``params`` nests
@@ -36,7 +36,7 @@ class GenerationProtocol(WireProtocol):
 
     name: ClassVar[str] = "generation"
 
-    envelope: EnvelopeName = "flat"
+    envelope: Envelope = "flat"
     model: str = MODEL
 
     @property
@@ -97,14 +97,14 @@ class GenerationProtocol(WireProtocol):
         return super().read_estimate(reply)
 
     def alternative(self) -> GenerationProtocol | None:
-        """Return the dialect with the other common envelope, to try if a gateway rejects this one with 400."""
+        """Return the form with the other common envelope, to try if a gateway rejects this one with 400."""
         if self.envelope == "header":
             return None
         return attrs.evolve(self, envelope="params" if self.envelope == "flat" else "flat")
 
 
 @functools.lru_cache(maxsize=64)
-def _template(envelope: EnvelopeName, model: str, images: int, parameters: EditParameters) -> tuple[bytes, ...]:
+def _template(envelope: Envelope, model: str, images: int, parameters: EditParameters) -> tuple[bytes, ...]:
     body = message_body(images, parameters)
     if envelope == "params":
         return cut({"model": model, "input": [{"params": body}]})

@@ -1,4 +1,4 @@
-"""The dialect of the gateway's newer queue: a plain body, a call for the result, and cancellation. Pure."""
+"""The protocol of the gateway's newer queue: a plain body, a call for the result, and cancellation. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PATH_NAMES = {"status": "status_url", "response": "response_url", "cancel": "ca
 
 @attrs.frozen
 class QueueProtocol(WireProtocol):
-    """The queue dialect. ``model`` is the name of the model."""
+    """The queue protocol. ``model`` is the name of the model."""
 
     name: ClassVar[str] = "queue"
 

@@ -9,6 +9,8 @@ requests in a second. No reply says which, so the pacer learns both limits:
   they are refused, or when a refusal soon follows a raised limit.
 - The number of requests per second, see :class:`RequestRate`.
 
+At most 100 submissions wait for their replies at a time, so that few are uncertain if the network fails.
+
 A ``Retry-After`` pause holds for all requests. A long pause after a refused probe also delays the next probe. When
 requests have to wait, status checks and other requests take turns.
 """
@@ -20,6 +22,7 @@ from collections import deque
 
 import attrs
 
+_MAX_SUBMITTING = 100  # tasks in flight that the service has not accepted yet; each needs a connection
 _UNPROVEN_LIMIT = 8  # tasks in flight before the service has accepted any
 _FIRST_PROBE = 1.0  # seconds from a refusal to the next probe, doubled with each refused probe
 _LAST_PROBE = 240.0  # the longest time between probes
@@ -180,7 +183,7 @@ class Pacer:
 
         Return ``None`` if a task must first end, or a submission must first get its reply.
         """
-        if self.in_flight >= min(self.max_in_flight, self.limit + 1):
+        if self.in_flight >= min(self.max_in_flight, self.limit + 1, self.running + _MAX_SUBMITTING):
             return None
         start_at = max(self.resume_at, self._next_start, self.submit_at)
         if self.in_flight >= self.limit:

@@ -12,8 +12,8 @@ from qwen_edit_async.session.service import Service
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.tasks import TaskSnapshot
 
-_SECONDS = 5.0
-"""The longest wait for the reply to a cancellation, in seconds."""
+_REPLY_SECONDS = 5.0
+"""The longest time from a cancellation to its reply, in seconds."""
 
 _CONCURRENT = 16
 
@@ -46,9 +46,9 @@ class Cancellations:
             asking.add_done_callback(self._asking.discard)
 
     async def finish(self) -> None:
-        """Wait for the replies, for at most five seconds."""
+        """Wait for the replies. Each wait ends after five seconds."""
         if self._asking:
-            await asyncio.wait(self._asking, timeout=_SECONDS)
+            await asyncio.wait(self._asking)
 
     async def aclose(self) -> None:
         """Stop waiting for replies."""
@@ -60,7 +60,7 @@ class Cancellations:
     async def _ask(self, task: TaskSnapshot, call: Call) -> None:
         task_id = task.task_id
         try:
-            async with asyncio.timeout(_SECONDS), self._turns:
+            async with asyncio.timeout(_REPLY_SECONDS), self._turns:
                 self._service.protocol.read_cancellation(await self._service.transport.send(call), task)
         except (QwenEditError, TimeoutError) as error:
             about(task_id).warning(

@@ -20,7 +20,7 @@ _arrivals = itertools.count()
 
 
 class Slot:
-    """The right to have one task in flight."""
+    """The right to have one task in flight, once :meth:`take` has returned."""
 
     __slots__ = ("_accepted", "_gate", "_held")
 
@@ -116,10 +116,6 @@ class Gate:
     def waiting(self) -> int:
         """The number of edits that wait for a slot."""
         return len(self._slots)
-
-    def slot(self) -> Slot:
-        """Create a slot that is not taken yet."""
-        return Slot(self)
 
     async def acquire(self, *, first: bool = False) -> float:
         """Wait for a slot, and take it. Return the event loop's time when it was taken.

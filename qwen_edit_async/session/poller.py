@@ -213,7 +213,7 @@ class Poller:
         elif not task.done() and snapshot != task.snapshot:
             # Members that mean nothing here, such as the time of the reply, may change with each check.
             is_change = attrs.evolve(snapshot, raw=task.snapshot.raw) != task.snapshot
-            task.show(snapshot)
+            task.update(snapshot)
             if is_change:
                 self._report_event(task, EditChecked, snapshot=snapshot)
 
@@ -255,7 +255,7 @@ class Poller:
             self._counters.completed += 1
         self._counters.running += timings.running
         self._counters.cost += cost or 0
-        task.end(outcome)
+        task.set_outcome(outcome)
         error = outcome if isinstance(outcome, Exception) else None
         self._report_event(task, EditEnded, timings=timings, cost=cost, error=error)
 

@@ -18,7 +18,7 @@ from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.models import EditKeywords, EditParameters, EditRequest, RequestInput, request_from_arguments
 from qwen_edit_async.protocol.base import check_task_id
-from qwen_edit_async.protocol.dialects import Envelope, ProtocolName, choose_dialect
+from qwen_edit_async.protocol.choice import EnvelopeOption, ProtocolName, choose_protocol
 from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import RetryPolicy
@@ -88,7 +88,7 @@ class EditSession:
         base_url: str | None = None,
         protocol: ProtocolName | None = None,
         model: str | None = None,
-        envelope: Envelope = "auto",
+        envelope: EnvelopeOption = "auto",
         max_in_flight: int = 16,
         submit_rate: float | None = None,
         poll_rate: float | None = None,
@@ -112,14 +112,14 @@ class EditSession:
     ) -> None:
         self._life, self._base_url = Life(), ""  # first, because `__repr__` also runs if `__init__` fails
         try:
-            dialect, alternative = choose_dialect(protocol, envelope, model, os.environ.get(http.PROTOCOL_VARIABLE))
-            key = http.resolve_api_key(api_key, dialect, os.environ)
+            chosen, alternative = choose_protocol(protocol, envelope, model, os.environ.get(http.PROTOCOL_VARIABLE))
+            key = http.resolve_api_key(api_key, chosen, os.environ)
             network = Network(ssl=resolve_ssl(ssl), proxy=resolve_proxy(proxy), trust_env=trust_env)
         finally:
             del api_key, proxy  # some tools show the local variables of a traceback
         self._limits = Limits(deadline=deadline, max_retries=max_retries)
         named_url = os.environ.get(http.BASE_URL_VARIABLE)
-        self._base_url = http.resolve_base_url(base_url, named_url, dialect, allow_insecure=allow_insecure)
+        self._base_url = http.resolve_base_url(base_url, named_url, chosen, allow_insecure=allow_insecure)
         self._options = Options(
             max_in_flight=max_in_flight,
             submit_rate=submit_rate,
@@ -138,7 +138,7 @@ class EditSession:
         )
         headers, timeouts = http.check_headers(default_headers), self._options.timeouts
         own = AiohttpTransport(self._base_url, key, timeouts, default_headers=headers, network=network)
-        self._service = Service(transport if transport is not None else own, dialect, alternative)
+        self._service = Service(transport if transport is not None else own, chosen, alternative)
 
     async def open(self) -> Self:
         """Open the session on the running event loop; ``async with`` does this.
@@ -218,7 +218,7 @@ class EditSession:
         try:
             return await task
         except asyncio.CancelledError as cancelled:
-            cancelled.add_note(task.give_up())
+            cancelled.add_note(task.cancel_unless_awaited())
             raise
 
     @overload
@@ -264,16 +264,11 @@ class EditSession:
     ) -> Estimate:
         """Request the price of an edit. The images are sent, but nothing is created or charged.
 
-        The arguments are those of :meth:`edit`.
+        Arguments and errors are those of :meth:`edit`. These errors are added:
 
         Raises:
-            InvalidEditError: If the edit breaks the documented contract. Nothing was sent.
             ConfigurationError: If the protocol has no prices. Only ``"generation"`` has them.
             NotFoundError: If this gateway gives no prices.
-            APIStatusError: If the service replies with another error.
-            DeadlineExceededError: If the price does not arrive within ``deadline`` seconds.
-            APIConnectionError: If the service could not be reached.
-            SessionClosedError: If the session is not open.
         """
         limits = self._limits.changed(options.pop("deadline", None))
         request = request_from_arguments(images, instruction, options)
@@ -302,9 +297,7 @@ class EditSession:
             task_id: The id that the service gave to the task.
             urls: All result URLs of the task, in order. An empty string stands for a picture without a URL.
 
-        Raises:
-            InvalidEditError: If ``task_id`` can't be the id of a task.
-            SessionClosedError: If the session is not open.
+        The errors are those of :meth:`attach`.
         """
         return pictures_of(check_task_id(task_id), urls, self._life.require_open())
 
@@ -314,9 +307,7 @@ class EditSession:
         Raises:
             InvalidEditError: If ``task_id`` can't be the id of a task.
             NotFoundError: If the service does not know the task.
-            APIStatusError: If the service replies with another error.
-            APIConnectionError: If the service could not be reached.
-            SessionClosedError: If the session is not open.
+            QwenEditError: As :meth:`edit`, if the service replies with another error or with nothing.
         """
         return await self._life.require_open().status(check_task_id(task_id), self._limits.max_retries)
 
@@ -349,11 +340,8 @@ class EditSession:
         """Return this session with other limits: ``await session.with_options(max_retries=0).edit(…)``.
 
         Both sessions share everything else: connections, slots, the poller, :meth:`statistics`. Opening or closing one
-        also opens or closes the other. Downloads keep the ``max_retries`` of the original session.
-
-        Args:
-            deadline: Seconds that an edit may take; by default this session's.
-            max_retries: The maximum number of retries after temporary failures; by default this session's.
+        also opens or closes the other. Downloads keep the ``max_retries`` of the original session. The arguments are
+        those of :class:`EditSession`; ``None`` keeps this session's limit.
 
         Raises:
             ConfigurationError: If an option is wrong.

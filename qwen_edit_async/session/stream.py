@@ -26,7 +26,7 @@ from qwen_edit_async.session.results import EditResult
 from qwen_edit_async.session.shield import pull
 from qwen_edit_async.session.submission import Submission
 from qwen_edit_async.session.submitter import Submitter
-from qwen_edit_async.session.task import EditTask, ending
+from qwen_edit_async.session.task import EditTask, outcome_for_waiter
 
 if TYPE_CHECKING:
     from qwen_edit_async.display.cards import EditView
@@ -301,7 +301,7 @@ class _Edit:
 
     def ended(self, outcome: EditResult | Exception) -> None:
         """Called with the outcome when the task has ended."""
-        self.pipeline.finish(self, ending(outcome))
+        self.pipeline.finish(self, outcome_for_waiter(outcome))
 
     def give_up(self) -> None:
         """Stop the submission, or the wait for the task."""
@@ -309,7 +309,7 @@ class _Edit:
             self.stage.give_up()
         else:
             self.stage.on_end = None
-            self.stage.give_up()
+            self.stage.cancel_unless_awaited()
 
 
 class EditStream:

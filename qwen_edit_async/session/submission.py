@@ -77,7 +77,7 @@ class Submission:
         gate = self._submitter.gate
         self.accepted = gate.loop.create_future()
         self._called_at = gate.loop.time()
-        self._slot = gate.slot()
+        self._slot = Slot(gate)
         self._deadline = Deadline(self._limits.deadline, gate, self._expire)
         # An observer decides about repeated submissions itself, because each must fit into its budget.
         consent = self._submitter.options.resubmit_uncertain and self._observer is None
@@ -100,7 +100,7 @@ class Submission:
             self._report_end(EditCancelledError("the edit was cancelled before the service accepted it"))
             self._stop_unless_sent()
         elif self.accepted.exception() is None:
-            self.accepted.result().give_up()
+            self.accepted.result().cancel_unless_awaited()
 
     def _expire(self) -> None:
         """Stop the submission, because its deadline has passed."""

@@ -154,8 +154,8 @@ class EditTask(ScheduledTask):
             )
         return f"task {self.id} runs on at the service: session.attach({self.id!r}) gets its result"
 
-    def give_up(self) -> str:
-        """Cancel the task because its edit was cancelled, unless other callers await it. Return its :attr:`fate`."""
+    def cancel_unless_awaited(self) -> str:
+        """Cancel the task, because its edit was cancelled, unless other callers await it. Return its :attr:`fate`."""
         fate = self.fate
         about(self.id).warning("an edit was cancelled: %s", fate)
         if self.done():
@@ -184,12 +184,12 @@ class EditTask(ScheduledTask):
             else:
                 await self._change()
 
-    def show(self, snapshot: TaskSnapshot) -> None:
+    def update(self, snapshot: TaskSnapshot) -> None:
         """Record a changed status that does not end the wait."""
         self.snapshot = snapshot
         self._wake()
 
-    def end(self, outcome: EditResult | Exception) -> None:
+    def set_outcome(self, outcome: EditResult | Exception) -> None:
         """Record the outcome, release the slot, and wake all waiters."""
         self.outcome = outcome
         if self._slot is not None:
@@ -208,7 +208,7 @@ class EditTask(ScheduledTask):
     async def _result(self) -> EditResult:
         while self.outcome is None:
             await self._change()
-        end = ending(self.outcome)
+        end = outcome_for_waiter(self.outcome)
         if isinstance(end, Exception):
             raise end
         return end
@@ -240,6 +240,6 @@ def closed_error(task_id: str) -> SessionClosedError:
     )
 
 
-def ending(outcome: EditResult | Exception) -> EditResult | Exception:
+def outcome_for_waiter(outcome: EditResult | Exception) -> EditResult | Exception:
     """Return an outcome to pass to one waiter. An error is copied, so that each waiter has its own traceback."""
     return outcome.for_task(outcome.task_id) if isinstance(outcome, QwenEditError) else outcome

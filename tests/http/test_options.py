@@ -197,7 +197,7 @@ def test_the_default_host_is_the_one_that_publishes_the_contract(url: str | None
     assert base_url(url, "") == "https://cloud.vtrix.ai"
 
 
-def test_each_dialect_has_its_default_host() -> None:
+def test_each_protocol_has_its_default_host() -> None:
     hosts = [resolve_base_url(None, None, each(), allow_insecure=False) for each in (QueueProtocol, DashScopeProtocol)]
     assert hosts == ["https://cloud.vtrix.ai", "https://dashscope-intl.aliyuncs.com"]
 

@@ -1,4 +1,4 @@
-"""The dialect of Alibaba Model Studio: one call, whose reply is the result."""
+"""The protocol of Alibaba Model Studio: one call, whose reply is the result."""
 
 from __future__ import annotations
 
@@ -163,9 +163,9 @@ def test_a_proxy_s_page_is_an_error() -> None:
 def test_there_are_no_status_checks() -> None:
     with pytest.raises(ConfigurationError, match=r"task task-1: the protocol 'dashscope' has no status checks"):
         DASHSCOPE.status_check(TASK)
-    with pytest.raises(APIResponseError, match="the dialect has no status checks"):
+    with pytest.raises(APIResponseError, match="the protocol has no status checks"):
         DASHSCOPE.read_status(reply({}), TASK)
-    with pytest.raises(APIResponseError, match="the dialect has no cancellation"):
+    with pytest.raises(APIResponseError, match="the protocol has no cancellation"):
         DASHSCOPE.read_cancellation(reply({}), TASK)
     assert (DASHSCOPE.result_call(TASK), DASHSCOPE.cancellation(TASK), DASHSCOPE.alternative()) == (None, None, None)
 

@@ -1,4 +1,4 @@
-"""The documented dialect: each request letter by letter, and each kind of reply."""
+"""The documented protocol: each request letter by letter, and each kind of reply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue dialect: each request letter by letter, and each kind of reply."""
+"""The queue protocol: each request letter by letter, and each kind of reply."""
 
 from __future__ import annotations
 

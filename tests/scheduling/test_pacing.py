@@ -192,6 +192,22 @@ def test_what_was_never_tried_is_not_tried_by_hundreds_at_once() -> None:
     assert started == 18
 
 
+def test_a_hundred_tasks_at_most_wait_for_their_acceptance() -> None:
+    pacer = Pacer(1000)
+    for _ in range(200):
+        pacer.start(0.0)
+        pacer.accepted(0.0)
+    for _ in range(100):
+        assert pacer.wait(0.1) == 0
+        pacer.start(0.1)
+    assert pacer.wait(0.1) is None
+    pacer.accepted(0.2)
+    assert pacer.wait(0.2) == 0
+    pacer.start(0.2)
+    pacer.end(accepted=False)
+    assert pacer.wait(0.2) == 0
+
+
 def test_a_refusal_lowers_the_limit_to_how_many_run() -> None:
     assert running(4).limit == 4
 

@@ -18,7 +18,6 @@ from noise import noise
 
 from qwen_edit_async import EditSession, FixedInterval, SessionClosedError, Timeouts
 from qwen_edit_async.emulator import EditEmulator, FixedEngine
-from qwen_edit_async.session.submission import Submission
 
 pytestmark = pytest.mark.anyio
 
@@ -133,19 +132,18 @@ class SubmissionsInterrupted:
         self.victim: asyncio.Task | None = None
         self._at = at
         self._as_it_wakes = as_it_wakes
-        self._patch = pytest.MonkeyPatch()
 
     def __enter__(self):
-        run = Submission.run
-
-        async def interrupted(submission):
-            await Interrupted(run(submission), on_suspension=self._suspended)
-
-        self._patch.setattr(Submission, "run", interrupted)
+        asyncio.get_running_loop().set_task_factory(self._make_task)
         return self
 
     def __exit__(self, *_):
-        self._patch.undo()
+        asyncio.get_running_loop().set_task_factory(None)
+
+    def _make_task(self, loop, work, **options):
+        if work.__qualname__ == "Submission.run":
+            work = run(Interrupted(work, on_suspension=self._suspended))
+        return asyncio.Task(work, loop=loop, **options)
 
     def _suspended(self, waits_for):
         self.suspensions += 1

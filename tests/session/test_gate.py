@@ -8,7 +8,7 @@ import pytest
 
 from qwen_edit_async import AuthenticationError, SessionClosedError
 from qwen_edit_async.scheduling.pacing import Pacer, RequestRate
-from qwen_edit_async.session.gate import Gate
+from qwen_edit_async.session.gate import Gate, Slot
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
 
@@ -27,7 +27,7 @@ async def test_slots_are_handed_out_first_come_first_served():
     order: list[int] = []
 
     async def use(number: int) -> None:
-        slot = gate.slot()
+        slot = Slot(gate)
         await slot.take()
         order.append(number)
         await asyncio.sleep(1)
@@ -58,7 +58,7 @@ async def test_an_edit_refused_with_429_gets_the_next_slot():
 
 async def test_releasing_a_slot_twice_frees_it_once():
     gate = make_gate(2)
-    slot = gate.slot()
+    slot = Slot(gate)
     await slot.take()
     slot.release()
     slot.release()
@@ -67,7 +67,7 @@ async def test_releasing_a_slot_twice_frees_it_once():
 
 async def test_releasing_a_slot_that_was_not_taken_frees_nothing():
     gate = make_gate()
-    gate.slot().release()
+    Slot(gate).release()
     assert gate.pacer.in_flight == 0
 
 

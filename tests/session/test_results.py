@@ -15,6 +15,7 @@ import pytest
 from memory_transport import IMAGE, MemoryService, MemorySession, in_order, says
 from noise import noise
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from qwen_edit_async import (
     ConfigurationError,
@@ -137,9 +138,16 @@ async def test_a_picture_that_can_not_be_opened_keeps_its_url_within_reach(sessi
 
 
 async def test_a_picture_is_decoded_on_a_thread(session, monkeypatch):
-    monkeypatch.setattr("qwen_edit_async.session.results._decode", lambda *_: threading.current_thread().name)
+    def noted(picture):
+        threads.append(threading.current_thread().name)
+        load_end(picture)
+
+    threads, load_end = [], PngImageFile.load_end
     image = (await session.edit(IMAGE, "snow")).images[0]
-    assert (await image.open()).startswith("qwen-edit")
+    monkeypatch.setattr(PngImageFile, "load_end", noted)
+    await image.open()
+    assert threads
+    assert all(name.startswith("qwen-edit") for name in threads)
 
 
 async def test_opening_without_pillow_names_the_extra_before_anything_is_downloaded(session, emulator, monkeypatch):

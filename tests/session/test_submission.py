@@ -400,6 +400,21 @@ async def test_never_more_than_max_in_flight_are_submitted_or_waited_for(answer)
     assert peak == 5
 
 
+async def test_a_hundred_submissions_at_most_wait_for_their_replies():
+    waiting = []
+
+    def answer(_: int) -> Answer:
+        counts = session.statistics()
+        waiting.append(counts.in_flight - counts.watched)
+        return Answer(delay=10.0)
+
+    service = MemoryService(duration=100.0, on_submission=answer)
+    async with MemorySession(service, max_in_flight=400, polling=FixedInterval(100.0)) as session:
+        requests = ({"image": IMAGE, "instruction": "snow"} for _ in range(800))
+        assert [outcome.error async for outcome in session.edit_many(requests)] == [None] * 800
+    assert (max(waiting), service.peak_unfinished) == (100, 400)
+
+
 async def test_no_clock_runs_before_there_is_a_slot():
     service = MemoryService(duration=50.0)
     async with MemorySession(service, max_in_flight=1, deadline=60.0) as session:

@@ -1,4 +1,4 @@
-"""The choice of a dialect."""
+"""The choice of a protocol."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from wire_replies import FLAT, PARAMS
 
 from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.protocol.choice import choose_protocol
 from qwen_edit_async.protocol.dashscope import DashScopeProtocol
-from qwen_edit_async.protocol.dialects import choose_dialect
 from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.protocol.queue import QueueProtocol
 
@@ -31,17 +31,17 @@ HEADER = GenerationProtocol("header")
 def test_the_options_say_what_to_begin_with_and_what_to_try_then(
     protocol: Any, envelope: Any, first: object, then: object
 ) -> None:
-    assert choose_dialect(protocol, envelope, None) == (first, then)
+    assert choose_protocol(protocol, envelope, None) == (first, then)
 
 
 def test_the_model_is_that_of_both_envelopes() -> None:
-    first, then = choose_dialect(None, "auto", "other")
+    first, then = choose_protocol(None, "auto", "other")
     assert (first, then) == (GenerationProtocol("flat", "other"), GenerationProtocol("params", "other"))
 
 
 @pytest.mark.parametrize("protocol", ["queue", "dashscope"])
-def test_each_dialect_takes_a_model(protocol: str) -> None:
-    first, _ = choose_dialect(protocol, "auto", "other")
+def test_each_protocol_takes_a_model(protocol: str) -> None:
+    first, _ = choose_protocol(protocol, "auto", "other")
     assert isinstance(first, QueueProtocol | DashScopeProtocol)
     assert first.model == "other"
 
@@ -60,33 +60,33 @@ def test_each_dialect_takes_a_model(protocol: str) -> None:
 def test_the_environment_chooses_where_the_argument_does_not(
     protocol: str | None, from_environment: str | None, first: object
 ) -> None:
-    assert choose_dialect(protocol, "auto", None, from_environment)[0] == first
+    assert choose_protocol(protocol, "auto", None, from_environment)[0] == first
 
 
 @pytest.mark.parametrize("protocol", ["", "QUEUE", "fal", 5, b"queue", ["queue"]])
 def test_an_unknown_protocol_is_refused(protocol: object) -> None:
     with pytest.raises(ConfigurationError, match=r"^protocol is .*: give 'generation', 'queue' or 'dashscope'"):
-        choose_dialect(protocol, "auto", None)
+        choose_protocol(protocol, "auto", None)
 
 
 def test_an_unknown_protocol_of_the_environment_names_the_variable() -> None:
     with pytest.raises(ConfigurationError, match="QWEN_EDIT_PROTOCOL is 'fal': give 'generation'"):
-        choose_dialect(None, "auto", None, "fal")
+        choose_protocol(None, "auto", None, "fal")
 
 
 @pytest.mark.parametrize("envelope", ["", "AUTO", "queue", None, 5, ["flat"], FLAT])
 def test_an_unknown_envelope_is_refused(envelope: object) -> None:
     with pytest.raises(ConfigurationError, match=r"^envelope is .*: give 'auto', 'flat', 'params' or 'header'"):
-        choose_dialect(None, envelope, None)
+        choose_protocol(None, envelope, None)
 
 
 @pytest.mark.parametrize("protocol", ["queue", "dashscope"])
 def test_an_envelope_needs_a_protocol_that_has_some(protocol: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^envelope is 'flat': leave it out"):
-        choose_dialect(protocol, "flat", None)
+        choose_protocol(protocol, "flat", None)
 
 
 @pytest.mark.parametrize("model", ["", " ", "a b", "a\n", "a\r\nX-Evil: b", "模型", 5, b"m"])
 def test_a_model_that_is_no_name_is_refused(model: object) -> None:
     with pytest.raises(ConfigurationError, match=r"^model is .*: give the service's name"):
-        choose_dialect(None, "auto", model)
+        choose_protocol(None, "auto", model)

@@ -1,4 +1,4 @@
-"""Chooses the dialect of a session. Pure."""
+"""Chooses the protocol of a session. Pure."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ from typing import Any, Literal, cast, get_args
 
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.protocol.base import WireProtocol
-from qwen_edit_async.protocol.generation import EnvelopeName, GenerationProtocol
+from qwen_edit_async.protocol.generation import Envelope, GenerationProtocol
 from qwen_edit_async.text import quoted
 
 ProtocolName = Literal["generation", "queue", "dashscope"]
-Envelope = Literal["auto"] | EnvelopeName
+EnvelopeOption = Literal["auto"] | Envelope
 
 
-def choose_dialect(
+def choose_protocol(
     protocol: object, envelope: object, model: object, from_environment: str | None = None
 ) -> tuple[WireProtocol, WireProtocol | None]:
-    """Return the dialect to use first, and the dialect to try if the service refuses the first submission as malformed.
+    """Return the protocol to use first, and the one to try if the service refuses the first submission as malformed.
 
     Args:
-        protocol: The name of a dialect. The default is ``from_environment`` or, if empty, the documented dialect.
-        envelope: The envelope of the documented dialect. ``auto`` tries the two common envelopes.
-        model: The name of the model. ``None`` means the dialect's default.
+        protocol: The name of a protocol. The default is ``from_environment`` or, if empty, the documented protocol.
+        envelope: The envelope of the documented protocol. ``auto`` tries the two common envelopes.
+        model: The name of the model. ``None`` means the protocol's default.
         from_environment: The value of the environment variable ``QWEN_EDIT_PROTOCOL``.
 
     Raises:
-        ConfigurationError: The name of the dialect, the envelope or the model is not valid.
+        ConfigurationError: The name of the protocol, the envelope or the model is not valid.
     """
     name = (from_environment or "").strip() or "generation" if protocol is None else protocol
     if not isinstance(name, str) or name not in get_args(ProtocolName):
         where = "protocol" if protocol is not None else "the environment's QWEN_EDIT_PROTOCOL"
         raise ConfigurationError(f"{where} is {quoted(name)}: give 'generation', 'queue' or 'dashscope'")
-    if not isinstance(envelope, str) or envelope not in {"auto", *get_args(EnvelopeName)}:
+    if not isinstance(envelope, str) or envelope not in {"auto", *get_args(Envelope)}:
         raise ConfigurationError(f"envelope is {quoted(envelope)}: give 'auto', 'flat', 'params' or 'header'")
     options = _model_option(model)
     if name == "generation":
-        first = GenerationProtocol("flat" if envelope == "auto" else cast("EnvelopeName", envelope), **options)
+        first = GenerationProtocol("flat" if envelope == "auto" else cast("Envelope", envelope), **options)
         return first, first.alternative() if envelope == "auto" else None
     if envelope != "auto":
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""A session in each dialect, against the emulator."""
+"""A session with each protocol, against the emulator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from decimal import Decimal
 import attrs
 import pytest
 from emulator_calls import decode, encode
-from memory_transport import KEY, Answer, MemoryService
+from memory_transport import HANGS, KEY, Answer, MemoryService, MemorySession, in_order, says
 from PIL import Image
 
 from qwen_edit_async import (
@@ -30,7 +30,6 @@ from qwen_edit_async import (
     TaskStatus,
 )
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine, PillowEngine
-from qwen_edit_async.session import cancellations
 
 pytestmark = pytest.mark.anyio
 
@@ -38,12 +37,12 @@ PHOTO = encode(Image.new("RGB", (400, 400), "#7f9cf5"))
 
 NO_OTHER = "and this protocol can't give another"
 
-DIALECTS = ("generation", "queue", "dashscope")
+PROTOCOLS = ("generation", "queue", "dashscope")
 
 
 @asynccontextmanager
 async def session_in(protocol, *faults, options=None, **settings):
-    """Start an emulator, and yield it with a session that speaks the dialect."""
+    """Start an emulator, and yield it with a session that speaks the protocol."""
     defaults = {"engine": FixedEngine(), "duration": 0.05, "faults": FaultPlan(faults)}
     async with EditEmulator(**defaults | settings) as emulator:
         chosen = {"protocol": protocol, "polling": FixedInterval(0.02), "max_retries": 0} | (options or {})
@@ -51,8 +50,8 @@ async def session_in(protocol, *faults, options=None, **settings):
             yield emulator, session
 
 
-@pytest.mark.parametrize("protocol", DIALECTS)
-async def test_an_edit_gives_its_pictures_in_each_dialect(protocol):
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_an_edit_gives_its_pictures_in_each_protocol(protocol):
     async with session_in(protocol, engine=PillowEngine()) as (emulator, session):
         result = await session.edit([PHOTO, PHOTO], "make it sepia", n=2, size="512*768", seed=5)
         pictures = [decode(await image.read()) for image in result.images]
@@ -65,8 +64,8 @@ async def test_an_edit_gives_its_pictures_in_each_dialect(protocol):
         assert session.unfinished == ()
 
 
-async def test_many_edits_end_in_each_dialect():
-    for protocol in DIALECTS:
+async def test_many_edits_end_in_each_protocol():
+    for protocol in PROTOCOLS:
         async with session_in(protocol, slots=2, options={"max_in_flight": 4}) as (emulator, session):
             requests = [{"image": PHOTO, "instruction": f"edit {k}"} for k in range(12)]
             outcomes = [outcome async for outcome in session.edit_many(requests)]
@@ -92,14 +91,14 @@ async def test_the_model_in_a_header_is_accepted_where_it_is_expected():
         assert emulator.statistics().submits == 2  # the two common envelopes, and never the third
 
 
-async def test_the_environment_chooses_the_dialect(monkeypatch):
+async def test_the_environment_chooses_the_protocol(monkeypatch):
     monkeypatch.setenv("QWEN_EDIT_PROTOCOL", "queue")
     async with session_in(None) as (emulator, session):
         await session.edit(PHOTO, "snow")
         assert {record.dialect for record in emulator.tasks.values()} == {"queue"}
 
 
-async def test_the_vendor_s_variable_has_the_key_of_its_dialect(monkeypatch):
+async def test_the_vendor_s_variable_has_the_key_of_its_protocol(monkeypatch):
     async with EditEmulator(engine=FixedEngine(), duration=0.0, api_key="vendor") as emulator:
         monkeypatch.setenv("DASHSCOPE_API_KEY", "vendor")
         monkeypatch.setenv("QWEN_EDIT_API_KEY", "own")
@@ -113,7 +112,7 @@ async def test_the_vendor_s_variable_has_the_key_of_its_dialect(monkeypatch):
 @pytest.mark.parametrize(
     ("protocol", "code"), [("generation", 110001), ("queue", 110001), ("dashscope", "DataInspectionFailed")]
 )
-async def test_a_refusal_of_moderation_is_a_failed_edit_in_each_dialect(protocol, code):
+async def test_a_refusal_of_moderation_is_a_failed_edit_in_each_protocol(protocol, code):
     async with session_in(protocol, Fault.failed_task(110001, "inappropriate")) as (emulator, session):
         with pytest.raises(EditFailedError, match="inappropriate") as caught:
             await session.edit(PHOTO, "snow")
@@ -133,8 +132,8 @@ async def test_a_failure_in_the_queue_says_of_which_kind_it_is():
         assert (error.error_type, error.provider_error) == ("INFERENCE_TIMEOUT", '{"code": "E42"}')
 
 
-@pytest.mark.parametrize("protocol", DIALECTS)
-async def test_a_balance_that_is_too_low_stops_the_session_in_each_dialect(protocol):
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_balance_that_is_too_low_stops_the_session_in_each_protocol(protocol):
     async with session_in(protocol, balance=Decimal(0)) as (emulator, session):
         for _ in range(2):
             with pytest.raises(InsufficientBalanceError):
@@ -368,15 +367,20 @@ async def test_a_task_that_the_service_does_not_cancel_runs_on_and_this_is_logge
     assert f"the cancellation of task {task.id}, which may run on and be charged: {told}" in caplog.text
 
 
-async def test_a_service_that_does_not_answer_a_cancellation_does_not_hold_up_the_end(monkeypatch):
-    monkeypatch.setattr(cancellations, "_SECONDS", 0.1)
-    async with session_in("queue", Fault.hang().on("cancel"), duration=60) as (_, session):
-        task = await session.submit(PHOTO, "snow")
+@pytest.mark.virtual_clock
+async def test_a_service_that_does_not_answer_a_cancellation_holds_up_the_end_for_five_seconds(caplog):
+    service = MemoryService(on_submission=in_order(says({"request_id": "task-1"})), on_check=lambda *_: HANGS)
+    options = {"protocol": "queue", "envelope": "auto", "polling": FixedInterval(100.0)}
+    async with MemorySession(service, **options) as session:
+        task = await session.submit("https://pictures.example/cat.png", "snow")
         task.cancel()
+        begun = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(5.0)
     assert session.unfinished == (task.id,)
+    assert "did not confirm the cancellation of task task-1, which may run on and be charged: no reply" in caplog.text
 
 
-async def test_a_task_of_another_dialect_is_not_cancelled():
+async def test_a_task_of_another_protocol_is_not_cancelled():
     async with session_in("generation", duration=60) as (emulator, session):
         task = await session.submit(PHOTO, "snow")
         task.cancel()
