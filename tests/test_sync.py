@@ -284,10 +284,11 @@ def test_leaving_the_block_by_an_exception_ends_the_waits_of_other_threads():
 
 _INTERRUPTED = """
 import sys
+from qwen_edit_async import FixedInterval
 from qwen_edit_async.sync import EditBatch, EditSession
 _, key, url, call, photo = sys.argv
 try:
-    with EditSession(key, base_url=url) as session:
+    with EditSession(key, base_url=url, polling=FixedInterval(0.02)) as session:
         task = session.submit(photo, "make it snow")
         print("waiting", flush=True)
         if call == "batch":
@@ -305,10 +306,19 @@ def test_ctrl_c_ends_the_wait_and_names_the_tasks(call, photos):
         command = [sys.executable, "-c", _INTERRUPTED, emulator.api_key, emulator.url, call, str(photos / "a.png")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout.readline() == "waiting\n"
-            while emulator.statistics().tasks_created < created:
-                pass
+            while [task.checks > 0 for task in list(emulator.tasks.values())] != [True] * created:
+                pass  # after its first check, the process knows the id of a task
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
     assert set(out.split()) == set(emulator.tasks)
     assert process.returncode == -signal.SIGINT
-    assert err.endswith("KeyboardInterrupt\n")  # and no error of the session's thread follows
+    # Only the notes follow, and no error of the session's thread.
+    *_, notes = err.rpartition("KeyboardInterrupt\n")
+    [task_id] = [task_id for task_id in emulator.tasks if task_id in notes] or [None]
+    expected = {
+        "task": "",
+        "edit": f"task {task_id} runs on at the service: session.attach({task_id!r}) gets its result\n",
+        "batch": "the run was stopped with 0 edits done; run it again to go on: ",
+    }
+    assert notes.startswith(expected[call])
+    assert notes.count("\n") == (call != "task")
