@@ -90,6 +90,8 @@ class WireProtocol(abc.ABC):
         default_base_url: The service's address, which users can override.
         key_variables: The environment variables that may hold the API key, in order of precedence.
         has_tasks: Whether a task's status can be checked after its submission.
+        reply_grace: Seconds that a session or run that ends waits for the replies to submissions that were sent. The
+            id of a task comes soon. A result can take minutes, so only a reply that is about to arrive is awaited.
     """
 
     __slots__ = ()
@@ -98,6 +100,7 @@ class WireProtocol(abc.ABC):
     default_base_url: ClassVar[str] = DEFAULT_BASE_URL
     key_variables: ClassVar[tuple[str, ...]] = ("QWEN_EDIT_API_KEY",)
     has_tasks: ClassVar[bool] = True
+    reply_grace: ClassVar[float] = 5.0
 
     @property
     @abc.abstractmethod

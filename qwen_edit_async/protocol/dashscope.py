@@ -32,6 +32,7 @@ class DashScopeProtocol(WireProtocol):
     default_base_url: ClassVar[str] = DASHSCOPE_BASE_URL
     key_variables: ClassVar[tuple[str, ...]] = ("DASHSCOPE_API_KEY", "QWEN_EDIT_API_KEY")
     has_tasks: ClassVar[bool] = False
+    reply_grace: ClassVar[float] = 0.2
 
     model: str = DASHSCOPE_MODEL
 

@@ -35,6 +35,7 @@ from qwen_edit_async.session.observer import CallSite, SubmissionObserver
 from qwen_edit_async.session.options import Limits
 from qwen_edit_async.session.task import EditTask, closed_error
 from qwen_edit_async.tasks import EditTimings, TaskSnapshot, TaskStatus
+from qwen_edit_async.text import quoted
 
 if TYPE_CHECKING:
     from qwen_edit_async.session.submitter import Submitter
@@ -92,15 +93,23 @@ class Submission:
         """Stop waiting for the rest of the reply. Return whether any part of the reply has arrived."""
         return self._pending is not None and self._pending.cut_reply_short()
 
-    def give_up(self) -> None:
-        """Stop the submission. If the service has already created the task, give up the task."""
+    def give_up(self) -> str:
+        """Stop the submission. If the service has already created the task, give up the task.
+
+        Return what happens to the edit at the service; empty if nothing was sent.
+        """
         if not self.accepted.done() or self.accepted.cancelled():
             self._submitter.counters.cancelled += 1
             self.accepted.cancel()
             self._report_end(EditCancelledError("the edit was cancelled before the service accepted it"))
             self._stop_unless_sent()
-        elif self.accepted.exception() is None:
-            self.accepted.result().give_up()
+            return self._fate if self._counts_as_uncertain else ""
+        return self.accepted.result().give_up() if self.accepted.exception() is None else ""
+
+    @property
+    def _fate(self) -> str:
+        name = "an edit" if self._request.key is None else f"the edit {quoted(self._request.key)}"
+        return f"{name} was given up after it was sent: a task may exist and be charged"
 
     def _expire(self) -> None:
         """Stop the submission, because its deadline has passed."""
@@ -141,7 +150,7 @@ class Submission:
         self._counts_as_uncertain = True
         self._submitter.counters.uncertain += 1
         self._close_images()
-        log.warning("a submission was given up after it was sent: a task may exist, and its id is logged if it arrives")
+        log.warning("%s; if the task's id arrives, it is logged", self._fate)
 
     def end_wait(self) -> None:
         """End the caller's wait if the submission stopped without an outcome."""

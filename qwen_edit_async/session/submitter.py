@@ -55,8 +55,9 @@ class Submitter:
         with self.poller.active_calls:
             try:
                 return await submission.accepted
-            except asyncio.CancelledError:
-                submission.give_up()
+            except asyncio.CancelledError as cancelled:
+                if fate := submission.give_up():
+                    cancelled.add_note(fate)
                 raise
 
     def begin(
