@@ -41,6 +41,7 @@ from qwen_edit_async.batch.price import price_of_picture
 from qwen_edit_async.display.thumbnails import make_thumbnail
 from qwen_edit_async.files import safe_stem
 from qwen_edit_async.images.kinds import is_url
+from qwen_edit_async.protocol.base import KNOWN_PRICE
 from qwen_edit_async.version import __version__
 
 FOLDER_VARIABLE: Final = "QWEN_EDIT_MCP_FOLDER"
@@ -133,7 +134,9 @@ class ServerState:
             try:
                 self.allowance.price = (await price_of_picture(self.session, parameters)).cost
             except QwenEditError as error:
-                raise ToolError(f"the price is unknown ({error}): the user can set {PRICE_VARIABLE}") from None
+                reason = str(error).removesuffix(f": {KNOWN_PRICE}")
+                advice = f"the user can set {PRICE_VARIABLE} to the price of a picture, and restart the server"
+                raise ToolError(f"the price of a picture is unknown, because {reason}: {advice}") from None
         return self.allowance.price
 
 

@@ -40,6 +40,8 @@ from qwen_edit_async.text import quoted
 if TYPE_CHECKING:
     from qwen_edit_async.session.submitter import Submitter
 
+_UNKNOWN_CALL_STATUSES: Final = frozenset({404, 405})
+
 _REASONS: Final = {
     CallFailure.REFUSED: "the service did not accept the last attempt",
     CallFailure.THROTTLED: "the service rejected the last attempt because of too many requests",
@@ -291,6 +293,8 @@ class Submission:
             return await self._submitter.service.submit(protocol, call, body, deadline=self._deadline.at)
         except APIStatusError as error:
             if error.task_id is None:
+                if error.status_code in _UNKNOWN_CALL_STATUSES:
+                    error.hint = f"check that base_url (QWEN_EDIT_BASE_URL) has the protocol {protocol.name!r}"
                 raise
             self._apply_to_session(error)
             about(error.task_id).warning(

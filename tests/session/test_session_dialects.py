@@ -26,10 +26,12 @@ from qwen_edit_async import (
     EditSession,
     FixedInterval,
     InsufficientBalanceError,
+    NotFoundError,
     SubmitUncertainError,
     TaskStatus,
 )
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine, PillowEngine
+from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.session import cancellations
 
 pytestmark = pytest.mark.anyio
@@ -402,6 +404,14 @@ async def test_an_edit_of_model_studio_ends_at_its_deadline_and_is_uncertain():
         # The call does not stay for ever.
         await until(lambda: not any("Submission.run" in repr(task) for task in asyncio.all_tasks()))
         assert session.statistics().uncertain == 1
+
+
+@pytest.mark.parametrize("protocol", DIALECTS)
+async def test_an_address_without_the_protocol_is_named(protocol):
+    transport = MemoryService(on_submission=lambda _: Answer(Reply(status=404, body=b"<html>no such page</html>")))
+    async with EditSession(KEY, protocol=protocol, transport=transport) as session:
+        with pytest.raises(NotFoundError, match=f"QWEN_EDIT_BASE_URL\\) has the protocol '{protocol}'"):
+            await session.edit(IMAGE, "snow")
 
 
 @pytest.mark.virtual_clock
