@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import inspect
 import os
 import re
@@ -12,23 +11,24 @@ import subprocess
 import sys
 from pathlib import Path
 from types import CodeType
+from typing import Any
 
-import fastapi
 import httpx
 import PIL.Image
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-import qwen_edit_async
 from qwen_edit_async.cli import main
 from qwen_edit_async.emulator import EditEmulator
 
 README = Path(__file__).parent.parent / "README.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-(WITH_DATASETS,) = (example for example in EXAMPLES if "load_dataset" in example)
-SNIPPETS = [example for example in EXAMPLES if "pytest" not in example and example is not WITH_DATASETS]
-WEB_APPS = dict(re.findall(r"\*\*(FastAPI|Streamlit)\*\*: `(.+?)`", README.read_text(encoding="utf-8")))
+(WITH_DATASETS,), (WITH_STREAMLIT,), (WITH_FASTAPI,) = (
+    [example for example in EXAMPLES if f" {name}" in example] for name in ("load_dataset", "streamlit", "FastAPI")
+)
+SPECIAL = (WITH_DATASETS, WITH_STREAMLIT, WITH_FASTAPI)
+SNIPPETS = [example for example in EXAMPLES if "pytest" not in example and example not in SPECIAL]
 PYTEST_EXAMPLES = [example for example in EXAMPLES if "pytest" in example]
 SHELL_EXAMPLES = [
     example
@@ -102,9 +102,7 @@ def test_a_second_map_of_a_dataset_is_not_paid_for_again(pictures, service):
 
 
 def test_a_streamlit_app_shares_a_session(pictures, service):
-    (result,) = re.findall(r"`(streamlit\.image\(.+?\))` shows", README.read_text(encoding="utf-8"))
-    imports = "import streamlit\nfrom qwen_edit_async.sync import EditSession\n"
-    app = f"{imports}{WEB_APPS['Streamlit']}\nprint(id(session))\n{result}\n"
+    app = f"{WITH_STREAMLIT}print(id(session))\n"
     code = f"""
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_string({app!r}, default_timeout=60)
@@ -119,16 +117,9 @@ for _ in range(2):
 
 @pytest.mark.anyio
 async def test_a_fastapi_app_opens_its_session_in_its_lifespan(pictures, monkeypatch):
-    names = {"EditSession": qwen_edit_async.EditSession}
-    body = WEB_APPS["FastAPI"].replace(": yield", ":\n        yield")
-    exec(f"async def lifespan(app):\n    {body}", names)
-    app = fastapi.FastAPI(lifespan=contextlib.asynccontextmanager(names["lifespan"]))
-
-    @app.post("/snow")
-    async def snow(request: fastapi.Request) -> str:
-        result = await request.app.state.session.edit("cat.jpg", "make it snow")
-        return result.task_id
-
+    names: dict[str, Any] = {}
+    exec(compiled(WITH_FASTAPI), names)
+    app = names["app"]
     async with EditEmulator(duration=0.0) as emulator:
         monkeypatch.setenv("QWEN_EDIT_API_KEY", emulator.api_key)
         monkeypatch.setenv("QWEN_EDIT_BASE_URL", emulator.url)
