@@ -60,6 +60,8 @@ class Network:
 def resolve_ssl(value: object) -> ssl.SSLContext | None:
     """Return the TLS settings for the option ``ssl``. Certificates from a file replace the system's.
 
+    ``None`` stands for the environment's certificates, or for the system's.
+
     Raises:
         ConfigurationError: The option is neither a context nor a path, or the file can't be used.
     """
@@ -67,8 +69,9 @@ def resolve_ssl(value: object) -> ssl.SSLContext | None:
         if value.verify_mode is ssl.CERT_NONE:
             log.warning("ssl checks no certificates: anybody on the way can read the key and change the pictures")
         return value
-    if value is None:
-        return None
+    if value is None:  # aiohttp reads these variables only while it is imported
+        is_set = any(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+        return ssl.create_default_context() if is_set else None
     reason = ""
     if isinstance(value, str | os.PathLike) and str(value):
         try:
