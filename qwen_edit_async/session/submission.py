@@ -217,11 +217,13 @@ class Submission:
                 self.accepted.set_exception(error)
                 self._report_end(error)
             return
-        timings = self._timings(now)
+        # Without status checks, the edit ran while the session waited for the reply.
+        began = now if submitter.service.protocol.has_tasks else self._sent_at
+        timings = self._timings(began)
         task = EditTask(
             task_id=snapshot.task_id,
             parameters=self._request.parameters,
-            since=now,
+            since=began,
             deadline=self._deadline.at,
             request=self._request,
             notes=self._notes,
@@ -232,6 +234,7 @@ class Submission:
             slot=slot,
             poller=submitter.poller,
         )
+        task.checked_at = now
         submitter.counters.queued += timings.queued
         submitter.counters.submitting += timings.submitting
         self._report(EditSubmitted, task_id=task.task_id, timings=timings)

@@ -12,7 +12,7 @@ from decimal import Decimal
 import attrs
 import pytest
 from emulator_calls import decode, encode
-from memory_transport import HANGS, IMAGE, KEY, Answer, MemoryService
+from memory_transport import HANGS, IMAGE, KEY, RESULT, Answer, MemoryService
 from PIL import Image
 
 from qwen_edit_async import (
@@ -428,6 +428,22 @@ async def test_closing_waits_longer_for_the_id_of_a_task_than_for_a_result(proto
     assert asyncio.get_running_loop().time() - closed_at == pytest.approx(seconds, abs=0.01)
     assert caught.value.__notes__ == ["the edit 'cat' was given up after it was sent: a task may exist and be charged"]
     assert session.statistics().uncertain == 1
+
+
+@pytest.mark.virtual_clock
+async def test_the_time_until_the_reply_of_model_studio_is_the_time_of_the_edit():
+    def answers(number):
+        if number == 1:
+            return Answer(Reply(status=429, body=b'{"code": "Throttling", "message": "slow down"}'), delay=2.0)
+        content = {"message": {"content": [{"image": RESULT}]}}
+        return Answer(Reply(status=200, body=json.dumps({"output": {"choices": [content]}}).encode()), delay=30.0)
+
+    transport = MemoryService(on_submission=answers)
+    async with EditSession(KEY, protocol="dashscope", transport=transport) as session:
+        timings = (await session.edit(IMAGE, "snow")).timings
+    assert (timings.running, timings.lag) == (pytest.approx(30.0, abs=0.1), 0.0)
+    assert 2.0 <= timings.queued + timings.submitting < 10.0
+    assert session.statistics().running == timings.running
 
 
 async def test_a_connection_to_model_studio_that_takes_too_long_is_not_uncertain():
