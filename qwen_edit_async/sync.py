@@ -18,11 +18,13 @@ import functools
 import inspect
 import os
 import sys
+import threading
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+import anyio
+from anyio.from_thread import BlockingPortal
 
 import qwen_edit_async as aio
 from qwen_edit_async.session.observer import CallSite
@@ -31,25 +33,36 @@ A = TypeVar("A")
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_ENDING_SECONDS: Final = 5.0
 _WAKING_SECONDS: Final = 0.5
 _ALL: Final = functools.WRAPPER_ASSIGNMENTS
 _END: Final[Any] = object()
 
 
 class LoopThread:
-    """An event loop in its own thread. It does not run in a forked process, or in a copy made by pickle."""
+    """An event loop in its own thread. It does not run in a forked process, or in a copy made by pickle.
+
+    anyio's ``start_blocking_portal`` would join the thread when an unclosed session is collected. At the exit of the
+    interpreter, this would wait forever.
+    """
 
     def __init__(self) -> None:
-        self._thread, self._process = contextlib.ExitStack(), os.getpid()
+        self._process = os.getpid()
+        self._thread: threading.Thread | None = None
         self._portal: BlockingPortal | None = None
 
     def __enter__(self) -> Self:
-        if self._portal is None:
-            self._portal = self._thread.enter_context(start_blocking_portal())
+        if self._thread is None:
+            started: Future[BlockingPortal] = Future()
+            self._thread = threading.Thread(target=anyio.run, args=(_serve, started), daemon=True)
+            self._thread.start()
+            self._portal = started.result()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.close()
+        if self._thread is not None and self._portal is not None and self._process == os.getpid():
+            self._portal.start_task_soon(self._portal.stop)
+            self._thread.join(_ENDING_SECONDS)
 
     def __reduce__(self) -> tuple[type[LoopThread], tuple[()]]:
         return LoopThread, ()
@@ -96,6 +109,12 @@ class LoopThread:
         finally:
             with contextlib.suppress(aio.SessionClosedError):  # the loop has ended, which also ended the iterable
                 self.call(lambda: _await(items.aclose()))
+
+
+async def _serve(started: Future[BlockingPortal]) -> None:
+    async with BlockingPortal() as portal:
+        started.set_result(portal)
+        await portal.sleep_until_stopped()
 
 
 async def _await(awaitable: Awaitable[T]) -> T:

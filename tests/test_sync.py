@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import os
@@ -280,6 +281,36 @@ def test_leaving_the_block_by_an_exception_ends_the_waits_of_other_threads():
         with pytest.raises(aio.SessionClosedError, match=task.id):
             wait.result()
     assert session.unfinished == (task.id,)
+
+
+_UNCLOSED = """
+import sys
+from qwen_edit_async import FixedInterval
+from qwen_edit_async.sync import EditSession
+session = EditSession(sys.argv[1], base_url=sys.argv[2], polling=FixedInterval(0.02)).open()
+print(session.edit("https://pictures.example/cat.png", "make it snow").task_id)
+"""
+
+
+def test_a_process_ends_even_if_its_session_was_never_closed(qwen_edit_emulator):
+    command = [sys.executable, "-c", _UNCLOSED, qwen_edit_emulator.api_key, qwen_edit_emulator.url]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=30, check=True)
+    assert process.stdout.split() == list(qwen_edit_emulator.tasks)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_process_can_leave_the_block_of_its_parents_session(qwen_edit_emulator):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(open_session(qwen_edit_emulator))
+        pid = os.fork()
+        if pid == 0:
+            try:
+                stack.close()
+            except aio.SessionClosedError:
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
 
 
 _INTERRUPTED = """
