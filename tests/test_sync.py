@@ -288,12 +288,12 @@ import sys
 from qwen_edit_async import FixedInterval
 from qwen_edit_async.sync import EditSession
 session = EditSession(sys.argv[1], base_url=sys.argv[2], polling=FixedInterval(0.02)).open()
-print(session.edit("https://pictures.example/cat.png", "make it snow").task_id)
+print(session.edit(sys.argv[3], "make it snow").task_id)
 """
 
 
-def test_a_process_ends_even_if_its_session_was_never_closed(qwen_edit_emulator):
-    command = [sys.executable, "-c", _UNCLOSED, qwen_edit_emulator.api_key, qwen_edit_emulator.url]
+def test_a_process_ends_even_if_its_session_was_never_closed(qwen_edit_emulator, photos):
+    command = [sys.executable, "-c", _UNCLOSED, qwen_edit_emulator.api_key, qwen_edit_emulator.url, photos / "a.png"]
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=30, check=True)
     assert process.stdout.split() == list(qwen_edit_emulator.tasks)
 
