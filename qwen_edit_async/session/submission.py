@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -57,6 +58,7 @@ class Submission:
     Attributes:
         accepted: A future for the task that the service accepts, or for the error that ends the submission.
         task: The background task that runs :meth:`run`.
+        given_up_at: The time when the submission was given up after it was sent; infinity if it was not.
     """
 
     _submitter: Submitter
@@ -68,6 +70,7 @@ class Submission:
     _uploads: tuple[Upload, ...] | None
     accepted: asyncio.Future[EditTask] = attrs.field(init=False)
     task: asyncio.Task[None] = attrs.field(init=False)
+    given_up_at: float = attrs.field(default=math.inf, init=False)
     _called_at: float = attrs.field(init=False)
     _slot: Slot = attrs.field(init=False)
     _deadline: Deadline = attrs.field(init=False)
@@ -149,6 +152,7 @@ class Submission:
                 self._pending.withdraw()
             self.task.cancel()
             return
+        self.given_up_at = self._submitter.gate.loop.time()
         self._counts_as_uncertain = True
         self._submitter.counters.uncertain += 1
         self._close_images()

@@ -128,3 +128,16 @@ async def test_results_that_only_the_reply_holds_are_not_awaited_and_left_uncert
     async with EditSession(KEY, protocol="dashscope", transport=MemoryService()) as session:
         report = await EditBatch(REQUESTS, out).run(session)
     assert (report.uncertain, len(transport.submissions), set(states(out).values())) == (3, 3, {"uncertain"})
+
+
+@pytest.mark.virtual_clock
+async def test_the_ids_of_tasks_are_awaited_once_by_the_run_and_its_session(out):
+    transport = MemoryService(on_submission=lambda _: HANGS)
+    async with EditSession(KEY, envelope="flat", transport=transport) as session:
+        run = asyncio.create_task(EditBatch(REQUESTS, out).run(session))
+        await until(lambda: len(transport.submissions) == 3 and all(sent.body for sent in transport.submissions))
+        stopped_at = asyncio.get_running_loop().time()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+    assert asyncio.get_running_loop().time() - stopped_at < 6.0
