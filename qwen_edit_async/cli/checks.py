@@ -70,7 +70,8 @@ async def examine(connection: ConnectionOptions) -> list[Finding]:
         protocol, _ = choose_dialect(connection.protocol, "auto", connection.model, named)
         url = http.resolve_base_url(None, environment.get(http.BASE_URL_VARIABLE), protocol, allow_insecure=False)
         if http.key_in_environment(protocol, environment) is None:
-            return [*findings, Finding("key", ok=False, found="missing", advice="export QWEN_EDIT_API_KEY=…")]
+            advice = f"export {protocol.key_variables[0]}=…"
+            return [*findings, Finding("key", ok=False, found="missing", advice=advice)]
         key = http.resolve_api_key(None, protocol, environment)
         timeouts = http.resolve_timeouts(connection.timeout)
         transport = AiohttpTransport(url, key, timeouts, default_headers={}, network=network)
