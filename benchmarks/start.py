@@ -20,8 +20,8 @@ from _report import Row, parse, report
 from _server import serve
 
 from qwen_edit_async import EditRequest
-from qwen_edit_async.batch.content import examine, identify
 from qwen_edit_async.batch.decide import State
+from qwen_edit_async.batch.fingerprint import examine, identify
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 

@@ -24,7 +24,11 @@ CANCELED: Final = "CANCELED"
 MODEL_CONTRACT_PATH: Final = "/api/v1/skill/model-contracts/{model}"
 """The gateway's own description of a model, which names the protocol to use."""
 
+GATEWAY_HOSTS: Final = frozenset({"cloud.vtrix.ai", "cloud.seaart.ai"})
+"""The hosts of the gateway, which has the protocols ``generation`` and ``queue``."""
+
 DASHSCOPE_BASE_URL: Final = "https://dashscope-intl.aliyuncs.com"
+DASHSCOPE_HOSTS: Final = frozenset({"dashscope-intl.aliyuncs.com", "dashscope.aliyuncs.com"})
 DASHSCOPE_PATH: Final = "/api/v1/services/aigc/multimodal-generation/generation"
 DASHSCOPE_MODEL: Final = "qwen-image-edit-plus"
 """Alibaba Model Studio: the same model, but the reply to the submission contains the result."""

@@ -41,6 +41,7 @@ from qwen_edit_async.batch.price import price_of_picture
 from qwen_edit_async.display.thumbnails import make_thumbnail
 from qwen_edit_async.files import safe_stem
 from qwen_edit_async.images.kinds import is_url
+from qwen_edit_async.protocol.base import KNOWN_PRICE
 from qwen_edit_async.version import __version__
 
 FOLDER_VARIABLE: Final = "QWEN_EDIT_MCP_FOLDER"
@@ -102,9 +103,12 @@ class ServerState:
         """Resolve a path against the folder, and check that it is inside the folder.
 
         Raises:
-            ToolError: The path leads out of the folder.
+            ToolError: The path leads out of the folder, or is invalid.
         """
-        full = (self.folder / path).resolve()
+        try:
+            full = (self.folder / path).resolve()
+        except (OSError, ValueError) as error:
+            raise ToolError(f"{path!r} is not a path ({error}): use a path inside {self.folder}") from None
         if not full.is_relative_to(self.folder):
             raise ToolError(f"{path!r} is outside of {self.folder}: use a path inside it")
         return full
@@ -133,7 +137,9 @@ class ServerState:
             try:
                 self.allowance.price = (await price_of_picture(self.session, parameters)).cost
             except QwenEditError as error:
-                raise ToolError(f"the price is unknown ({error}): the user can set {PRICE_VARIABLE}") from None
+                reason = str(error).removesuffix(f": {KNOWN_PRICE}")
+                advice = f"the user can set {PRICE_VARIABLE} to the price of a picture, and restart the server"
+                raise ToolError(f"the price of a picture is unknown, because {reason}: {advice}") from None
         return self.allowance.price
 
 
@@ -257,15 +263,16 @@ async def _costs(batch: EditBatch, target: Path, price: Decimal) -> Decimal:
 
 
 async def _run(batch: EditBatch, session: EditSession, context: Context[ServerState]) -> BatchReport:
-    """Run a batch, and report its progress each second."""
+    """Run a batch, and report its progress."""
+    ended = anyio.Event()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_report_progress, context, batch)
+        tasks.start_soon(_report_progress, context, batch, ended)
         try:
             return await batch.run(session)
         except QwenEditError as error:
             failure = error  # raised below, because the task group would wrap it in an ExceptionGroup
         finally:
-            tasks.cancel_scope.cancel()
+            ended.set()
     raise failure
 
 
@@ -292,12 +299,18 @@ async def get_task(context: Context[ServerState], task_id: str, output: str = "e
     return json.dumps(facts)
 
 
-async def _report_progress(context: Context[ServerState], batch: EditBatch) -> None:
+async def _report_progress(context: Context[ServerState], batch: EditBatch, ended: anyio.Event) -> None:
+    """Report the progress of a batch each second and at its end, if it has increased, as the MCP demands."""
+    reported = -1
     while True:
-        progress = batch.progress
-        done = progress.saved + progress.failed
-        await context.report_progress(done, progress.total, f"{progress.saved} saved, {progress.failed} failed")
-        await anyio.sleep(_PROGRESS_SECONDS)
+        is_last, progress = ended.is_set(), batch.progress
+        if (done := progress.saved + progress.failed) > reported:
+            await context.report_progress(done, progress.total, f"{progress.saved} saved, {progress.failed} failed")
+            reported = done
+        if is_last:
+            return
+        with anyio.move_on_after(_PROGRESS_SECONDS):
+            await ended.wait()
 
 
 @contextlib.contextmanager

@@ -13,12 +13,145 @@ session's thread iterates over the requests of ``edit_many``. Ctrl-C cancels the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final, Self, cast
+import contextlib
+import functools
+import inspect
+import os
+import sys
+import threading
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
+
+import anyio
+from anyio.from_thread import BlockingPortal
 
 import qwen_edit_async as aio
-from qwen_edit_async.faces import Face, LoopThread, blocking, like
 from qwen_edit_async.session.observer import CallSite
+
+A = TypeVar("A")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ENDING_SECONDS: Final = 5.0
+_WAKING_SECONDS: Final = 0.5
+_ALL: Final = functools.WRAPPER_ASSIGNMENTS
+_END: Final[Any] = object()
+
+
+class LoopThread:
+    """An event loop in its own thread. It does not run in a forked process, or in a copy made by pickle.
+
+    anyio's ``start_blocking_portal`` would join the thread when an unclosed session is collected. At the exit of the
+    interpreter, this would wait forever.
+    """
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._thread: threading.Thread | None = None
+        self._portal: BlockingPortal | None = None
+
+    def __enter__(self) -> Self:
+        if self._thread is None:
+            started: Future[BlockingPortal] = Future()
+            self._thread = threading.Thread(target=anyio.run, args=(_serve, started), daemon=True)
+            self._thread.start()
+            self._portal = started.result()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is not None and self._portal is not None and self._process == os.getpid():
+            self._portal.start_task_soon(self._portal.stop)
+            self._thread.join(_ENDING_SECONDS)
+
+    def __reduce__(self) -> tuple[type[LoopThread], tuple[()]]:
+        return LoopThread, ()
+
+    def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Call a function on the loop, and return its result. Ctrl-C cancels an async function, and waits for its end.
+
+        Raises:
+            SessionClosedError: If the loop is not running, or if its own thread makes this call.
+        """
+        ended: Future[Sequence[str]] = Future()
+
+        async def run() -> Any:
+            try:
+                result = function(*args, **options)
+                return await result if inspect.iscoroutine(result) else result
+            finally:
+                ended.set_result(getattr(sys.exception(), "__notes__", ()))
+
+        if self._portal is None or self._process != os.getpid():
+            raise aio.SessionClosedError("the session is not open in this process: use `with EditSession() as session`")
+        try:
+            with CallSite.kept():
+                future = self._portal.start_task_soon(run)
+        except RuntimeError:
+            message = "the session is closed, or called from its own thread: create another"
+            raise aio.SessionClosedError(message) from None
+        try:
+            while not wait([future], _WAKING_SECONDS).done:  # the timeout lets Python handle pending signals
+                pass
+        except KeyboardInterrupt as interrupt:
+            future.cancel()
+            for note in ended.result():
+                interrupt.add_note(note)
+            raise
+        return future.result()
+
+    def iterate(self, make: Callable[[], AsyncIterable[T]]) -> Iterator[T]:
+        """Yield the items of an async iterable. Close it at the end, or when the caller stops early."""
+        items: Any = self.call(lambda: aiter(make()))
+        try:
+            while (item := self.call(lambda: _await(anext(items, _END)))) is not _END:
+                yield item
+        finally:
+            with contextlib.suppress(aio.SessionClosedError):  # the loop has ended, which also ended the iterable
+                self.call(lambda: _await(items.aclose()))
+
+
+async def _serve(started: Future[BlockingPortal]) -> None:
+    async with BlockingPortal() as portal:
+        started.set_result(portal)
+        await portal.sleep_until_stopped()
+
+
+async def _await(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+class Face(Generic[A]):
+    """A synchronous wrapper of an async object. Attributes that the face does not define come from the object."""
+
+    def __init__(self, wrapped: A, loop: LoopThread) -> None:
+        self._wrapped, self._loop = wrapped, loop
+
+    @classmethod
+    def returned_by(cls, method: Callable[Concatenate[Any, P], Any]) -> Callable[Concatenate[Any, P], Self]:
+        """Return a synchronous method that calls a method, and returns a face of its result."""
+        call: Callable[..., Any] = blocking(method)
+        return like(method, _ALL)(lambda self, *args, **options: cls(call(self, *args, **options), self._loop))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self._wrapped, name)
+
+    def __repr__(self) -> str:
+        return repr(self._wrapped)
+
+
+def like(
+    method: Callable[Concatenate[Any, P], object], attributes: Sequence[str] = ()
+) -> Callable[[Callable[..., T]], Callable[Concatenate[Any, P], T]]:
+    """Return a decorator that gives a method the signature of an async method, and some of its attributes."""
+    return functools.wraps(method, assigned=attributes)
+
+
+def blocking(method: Callable[Concatenate[Any, P], Awaitable[T]]) -> Callable[Concatenate[Any, P], T]:
+    """Return a synchronous method that calls an async method, and returns its result."""
+    return like(method, _ALL)(lambda self, *args, **options: self._loop.call(method, self._wrapped, *args, **options))
 
 
 class OutputImage(Face[aio.OutputImage]):
@@ -45,7 +178,7 @@ class EditTask(Face[aio.EditTask]):
 
     def result(self) -> EditResult:
         """Wait for the end of the task, and return its result. This raises the same errors as ``await task``."""
-        return EditResult(self._loop.call(self._wrapped._result), self._loop)  # noqa: SLF001  # of this package
+        return EditResult(self._loop.call(_await, self._wrapped), self._loop)
 
     def cancel(self) -> None:
         """Stop watching the task and free its slot. See :meth:`qwen_edit_async.EditTask.cancel`."""
@@ -71,7 +204,7 @@ class EditSession(Face[aio.EditSession]):
 
     @like(aio.EditSession.__init__)
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(aio.EditSession(*args, **options), LoopThread(CallSite.kept))
+        super().__init__(aio.EditSession(*args, **options), LoopThread())
 
     edit: Final = EditResult.returned_by(aio.EditSession.edit)
     submit: Final = EditTask.returned_by(aio.EditSession.submit)
@@ -99,15 +232,15 @@ class EditSession(Face[aio.EditSession]):
 
     def open(self) -> Self:
         """Open the session. A ``with`` statement does this."""
-        return self.__enter__()
+        self._loop.__enter__().call(self._wrapped.open)
+        return self
 
     def close(self) -> None:
         """Wait for calls of other threads to end, and close the session. A second call does nothing."""
         self.__exit__(None)
 
     def __enter__(self) -> Self:
-        self._loop.__enter__().call(self._wrapped.open)
-        return self
+        return self.open()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.is_open:
@@ -132,14 +265,16 @@ class EditBatch(Face[aio.EditBatch]):
         self, session: EditSession, *, on_plan: Callable[[aio.BatchPlan], None] | None = None, service: str = ""
     ) -> aio.BatchReport:
         """Make all remaining edits, like ``await batch.run(session)``."""
-        inner, loop = session._wrapped, session._loop  # noqa: SLF001  # another class of this module
-        return cast("aio.BatchReport", loop.call(self._wrapped.run, inner, on_plan=on_plan, service=service))
+        run, inner = self._wrapped.run, session._wrapped  # noqa: SLF001  # another class of this module
+        report: aio.BatchReport = session._loop.call(run, inner, on_plan=on_plan, service=service)  # noqa: SLF001
+        return report
 
     @like(aio.EditBatch.plan)
     def plan(self, **options: Any) -> aio.BatchPlan:
         """Return the plan of a run. This needs no session, key or network."""
         with LoopThread() as loop:
-            return cast("aio.BatchPlan", loop.call(self._wrapped.plan, **options))
+            plan: aio.BatchPlan = loop.call(self._wrapped.plan, **options)
+            return plan
 
     @like(aio.EditBatch.outcomes)
     def outcomes(self) -> Iterator[aio.BatchOutcome]:

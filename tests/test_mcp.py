@@ -71,7 +71,8 @@ async def test_a_folder_is_edited_once(emulator, photos, tmp_path):
     assert "3 of 3 edits done" in first.content[0].text
     assert "3 of 3 edits done" in second.content[0].text
     assert emulator.statistics().tasks_created == 3
-    assert shown
+    assert shown[-1] == (3.0, 3.0, "3 saved, 0 failed")
+    assert [done for done, _, _ in shown] == sorted({done for done, _, _ in shown})
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "link/secret.png"])
@@ -89,6 +90,8 @@ async def test_other_folders_are_out_of_reach(emulator, tmp_path, path):
             result, text = await call(client, tool, **arguments)
             assert result.is_error
             assert "outside" in text
+        _, text = await call(client, "get_task", task_id="t", output="a\0b")
+        assert "is not a path" in text
     assert not emulator.requests
 
 
@@ -173,7 +176,11 @@ async def test_a_service_without_prices_needs_the_users(photos, tmp_path):
             for tool, given in arguments.items():
                 result, text = await call(client, tool, instruction="x", **given)
                 assert result.is_error
-                assert "QWEN_EDIT_MCP_PRICE" in text
+                assert (
+                    "the protocol 'dashscope' can't tell what an edit costs: the user can set QWEN_EDIT_MCP_PRICE"
+                    in text
+                )
+                assert "price=" not in text
         async with client_of(emulator, tmp_path, **protocol, QWEN_EDIT_MCP_PRICE="0.04") as client:
             _, text = await call(client, "edit_folder", instruction="x", folder="photos")
             assert "2 of 3 edits done" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import os
@@ -282,12 +283,43 @@ def test_leaving_the_block_by_an_exception_ends_the_waits_of_other_threads():
     assert session.unfinished == (task.id,)
 
 
+_UNCLOSED = """
+import sys
+from qwen_edit_async import FixedInterval
+from qwen_edit_async.sync import EditSession
+session = EditSession(sys.argv[1], base_url=sys.argv[2], polling=FixedInterval(0.02)).open()
+print(session.edit(sys.argv[3], "make it snow").task_id)
+"""
+
+
+def test_a_process_ends_even_if_its_session_was_never_closed(qwen_edit_emulator, photos):
+    command = [sys.executable, "-c", _UNCLOSED, qwen_edit_emulator.api_key, qwen_edit_emulator.url, photos / "a.png"]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=30, check=True)
+    assert process.stdout.split() == list(qwen_edit_emulator.tasks)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_process_can_leave_the_block_of_its_parents_session(qwen_edit_emulator):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(open_session(qwen_edit_emulator))
+        pid = os.fork()
+        if pid == 0:
+            try:
+                stack.close()
+            except aio.SessionClosedError:
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
+
+
 _INTERRUPTED = """
 import sys
+from qwen_edit_async import FixedInterval
 from qwen_edit_async.sync import EditBatch, EditSession
 _, key, url, call, photo = sys.argv
 try:
-    with EditSession(key, base_url=url) as session:
+    with EditSession(key, base_url=url, polling=FixedInterval(0.02)) as session:
         task = session.submit(photo, "make it snow")
         print("waiting", flush=True)
         if call == "batch":
@@ -305,10 +337,19 @@ def test_ctrl_c_ends_the_wait_and_names_the_tasks(call, photos):
         command = [sys.executable, "-c", _INTERRUPTED, emulator.api_key, emulator.url, call, str(photos / "a.png")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout.readline() == "waiting\n"
-            while emulator.statistics().tasks_created < created:
-                pass
+            while [task.checks > 0 for task in list(emulator.tasks.values())] != [True] * created:
+                pass  # after its first check, the process knows the id of a task
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
     assert set(out.split()) == set(emulator.tasks)
     assert process.returncode == -signal.SIGINT
-    assert err.endswith("KeyboardInterrupt\n")  # and no error of the session's thread follows
+    # Only the notes follow, and no error of the session's thread.
+    *_, notes = err.rpartition("KeyboardInterrupt\n")
+    [task_id] = [task_id for task_id in emulator.tasks if task_id in notes] or [None]
+    expected = {
+        "task": "",
+        "edit": f"task {task_id} runs on at the service: session.attach({task_id!r}) gets its result\n",
+        "batch": "the run was stopped with 0 edits done; run it again to go on: ",
+    }
+    assert notes.startswith(expected[call])
+    assert notes.count("\n") == (call != "task")

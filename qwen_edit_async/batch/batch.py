@@ -199,7 +199,8 @@ class EditBatch:
         every other edit (``report.error``: an invalid key, no balance). Cancelling the run stops submissions at once.
         The run then waits up to 5 s for the ids of tasks, and a few seconds for ``report.html``. Cancelling again skips
         the page. Tasks in progress run on, and the next run gets their results. With the protocol ``queue``, tasks that
-        have not begun are cancelled at the service, and the next run submits their edits again.
+        have not begun are cancelled at the service, and the next run submits their edits again. With ``dashscope``, a
+        result comes only with the reply to its submission, so edits without a reply become uncertain.
 
         Args:
             session: The session that edits.

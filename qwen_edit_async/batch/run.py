@@ -38,9 +38,6 @@ T = TypeVar("T")
 
 _SPARE_ROWS: Final = 16
 
-_GRACE: Final = 5.0
-"""Seconds that an ending run waits for the ids of tasks whose request was sent."""
-
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
@@ -219,13 +216,13 @@ class Run:
                 other.cancel()
 
     async def cancel_rows(self) -> None:
-        """Cancel the edits in progress. Wait a few seconds for the replies to submissions that were sent."""
+        """Cancel the edits in progress. Wait shortly for the replies to submissions that were sent."""
         for row in self.rows:
             row.cancel()
         while self.rows:
             await asyncio.wait(self.rows)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GRACE):
+            async with asyncio.timeout(self.session.reply_grace):
                 while self.unanswered:
                     await self.wait_for_change()
 

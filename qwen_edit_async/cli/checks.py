@@ -41,6 +41,7 @@ _MISSING_TASK: Final = TaskSnapshot(task_id="qwen-edit-doctor", status=TaskStatu
 """A task that does not exist."""
 
 _WRONG_CLOCK_SECONDS: Final = 60.0
+_NOT_FOUND: Final = 404
 
 
 @attrs.frozen
@@ -69,7 +70,8 @@ async def examine(connection: ConnectionOptions) -> list[Finding]:
         protocol, _ = choose_protocol(connection.protocol, "auto", connection.model, named)
         url = http.resolve_base_url(None, environment.get(http.BASE_URL_VARIABLE), protocol, allow_insecure=False)
         if http.key_in_environment(protocol, environment) is None:
-            return [*findings, Finding("key", ok=False, found="missing", advice="export QWEN_EDIT_API_KEY=…")]
+            advice = f"export {protocol.key_variables[0]}=…"
+            return [*findings, Finding("key", ok=False, found="missing", advice=advice)]
         key = http.resolve_api_key(None, protocol, environment)
         timeouts = http.resolve_timeouts(connection.timeout)
         transport = AiohttpTransport(url, key, timeouts, default_headers={}, network=network)
@@ -111,8 +113,9 @@ async def _ask(transport: AiohttpTransport, protocol: WireProtocol, way: str) ->
     except ConfigurationError:  # a protocol without tasks; its only path refuses GET
         call = Call(method="GET", path=protocol.submission_path)
     reply = await transport.send(call)
-    findings = [Finding("connection", ok=True, found=way), _key(reply), _clock(reply)]
-    if call.path != protocol.submission_path:
+    key = _key(reply) if protocol.has_tasks else _unchecked_key(reply, protocol)
+    findings = [Finding("connection", ok=True, found=way), key, _clock(reply)]
+    if protocol.has_tasks:
         path = MODEL_CONTRACT_PATH.format(model=quote(getattr(protocol, "model", ""), safe=""))
         findings.append(_contract(await transport.send(Call(method="GET", path=path)), protocol))
     return findings
@@ -130,6 +133,18 @@ def _key(reply: Reply) -> Finding:
     if _document(reply) is None:
         return Finding("key", ok=None, found=str(error), advice="check the address in QWEN_EDIT_BASE_URL")
     return Finding("key", ok=True, found="accepted")
+
+
+def _unchecked_key(reply: Reply, protocol: WireProtocol) -> Finding:
+    """Judge the key by the reply to a call that the service does not have. Only a refusal of the key is certain."""
+    finding = _key(reply)
+    if finding.ok is False:
+        return finding
+    if reply.status == _NOT_FOUND:
+        found = f"not checked: the address may not have the protocol {protocol.name!r} (HTTP {reply.status})"
+        return Finding("key", ok=None, found=found, advice="check the address in QWEN_EDIT_BASE_URL")
+    found = f"not checked: the protocol {protocol.name!r} has no call that checks a key for free"
+    return Finding("key", ok=None, found=found, advice="to check the key, make one edit")
 
 
 def _document(reply: Reply) -> Mapping[str, Any] | None:
@@ -157,6 +172,8 @@ def _contract(reply: Reply, protocol: WireProtocol) -> Finding:
         return Finding("protocol", ok=None, found=f"{protocol.name}; the service does not state its protocol")
     if stated == protocol.name:
         return Finding("protocol", ok=True, found=stated if mode is None else f"{stated}, with the body {mode!r}")
+    if protocol.submission_path in str(document.get("endpoints")):
+        return Finding("protocol", ok=True, found=f"{protocol.name}; the service also has {stated!r}")
     return Finding("protocol", ok=False, found=f"the service expects {stated!r}", advice=f"use --protocol {stated}")
 
 

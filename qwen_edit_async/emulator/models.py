@@ -46,12 +46,13 @@ class Models:
 
         return await self._calls.describe(request, describe)
 
-    def _contract(self, protocol: str) -> dict[str, Any]:
+    def _contract(self, offered: str) -> dict[str, Any]:
+        protocol = "queue" if offered == "queue" else "generation"
         return {
             "model": contract.MODEL,
             "protocol": protocol,
             "body_mode": self._settings.envelope if protocol == "generation" else "plain",
-            "endpoints": _ENDPOINTS[protocol],
+            "endpoints": _ENDPOINTS if offered == "both" else _ENDPOINTS[protocol],
             "input_schema": {"type": "object", "required": _REQUIRED[protocol]},
         }
 

@@ -24,10 +24,11 @@ class EmulatorSettings:
     """The key that ``Authorization: Bearer`` must carry."""
     envelope: Envelope = attrs.field(default="flat", validator=in_(("flat", "params", "both", "header")))
     """The accepted request envelope of the documented dialect. Other envelopes get a 400."""
-    model_contract: Literal["generation", "queue"] | None = attrs.field(
-        default="generation", validator=in_(("generation", "queue", None))
+    model_contract: Literal["generation", "queue", "both"] | None = attrs.field(
+        default="both", validator=in_(("generation", "queue", "both", None))
     )
-    """The protocol in the gateway's description of the model, or None for a gateway without descriptions."""
+    """The protocols in the gateway's description of the model, or None for a gateway without descriptions. With both,
+    the description recommends generation."""
     engine: EditEngine = attrs.field(factory=PillowEngine)
     """The engine that makes the pictures."""
     duration: Duration = attrs.field(factory=LogNormal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import ssl
 import urllib.request
@@ -26,7 +27,7 @@ class Network:
     """The TLS settings and the proxy of all connections of a session. Its repr shows no password.
 
     Attributes:
-        ssl: The TLS settings; ``None`` for the system's certificates.
+        ssl: The TLS settings; ``None`` for the environment's certificates, or else the system's.
         proxy: The proxy of all connections. If it is ``None``, ``trust_env`` decides about the environment's proxies.
         trust_env: Whether to use the environment's proxies and netrc file.
     """
@@ -37,7 +38,9 @@ class Network:
 
     def connector(self, **options: Any) -> aiohttp.TCPConnector:
         """Create a connection pool without a limit of connections."""
-        return aiohttp.TCPConnector(limit=0, ssl=True if self.ssl is None else self.ssl, **options)
+        named = [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
+        context = _context_of_environment(*named) if self.ssl is None and any(named) else self.ssl
+        return aiohttp.TCPConnector(limit=0, ssl=True if context is None else context, **options)
 
     def for_calls_to(self, base_url: str) -> Network:
         """Return the settings for calls with the key. Unencrypted calls to this machine use no proxy."""
@@ -55,6 +58,12 @@ class Network:
         if self.proxy is not None or self.trust_env or urllib.request.proxy_bypass(url.host or ""):
             return ""
         return unused_proxy_hint(str(url), urllib.request.getproxies())
+
+
+@functools.lru_cache(maxsize=1)
+def _context_of_environment(*_named: str | None) -> ssl.SSLContext:
+    """Return the TLS settings with the certificates that the environment names. aiohttp's own are from its import."""
+    return ssl.create_default_context()
 
 
 def resolve_ssl(value: object) -> ssl.SSLContext | None:

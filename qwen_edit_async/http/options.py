@@ -87,8 +87,8 @@ def resolve_base_url(
     """Return the service's address without a trailing slash: the argument, or the environment's, or the protocol's.
 
     Raises:
-        ConfigurationError: The address is not a plain http(s) URL, or the key would travel unencrypted to another
-            machine.
+        ConfigurationError: The address is not a plain http(s) URL, or is known to have only other protocols. Or the key
+            would travel unencrypted to another machine.
     """
     url = base_url or from_environment or protocol.default_base_url
     try:
@@ -105,6 +105,12 @@ def resolve_base_url(
         or "@" in parts.netloc
     ):
         raise ConfigurationError("base_url is not a plain URL: give one such as https://host or https://host/path")
+    if host.rstrip(".") in protocol.foreign_hosts:
+        where = "base_url" if base_url else f"the environment's {BASE_URL_VARIABLE}"
+        raise ConfigurationError(
+            f"{where} is the host {host}, which does not have the protocol {protocol.name!r}: change one of them "
+            f"(the protocol's own address is {protocol.default_base_url})"
+        )
     if repeated := _start_at_end_of(parts.path.rstrip("/"), protocol.submission_path):
         raise ConfigurationError(f"base_url ends with {repeated}, which each call adds: leave it out")
     if parts.scheme == "http" and not allow_insecure and not _is_loopback(host):

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import attrs
 
-from qwen_edit_async.contract import DEFAULT_BASE_URL
+from qwen_edit_async.contract import DASHSCOPE_HOSTS, DEFAULT_BASE_URL
 from qwen_edit_async.errors import APIResponseError, ConfigurationError, InvalidEditError
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.tasks import Estimate, TaskSnapshot
@@ -88,16 +88,21 @@ class WireProtocol(abc.ABC):
     Attributes:
         name: The protocol's name in options and messages.
         default_base_url: The service's address, which users can override.
+        foreign_hosts: Known hosts that have only other protocols.
         key_variables: The environment variables that may hold the API key, in order of precedence.
         has_tasks: Whether a task's status can be checked after its submission.
+        reply_grace: Seconds that a session or run that ends waits for the replies to submissions that were sent. The
+            id of a task comes soon. A result can take minutes, so only a reply that is about to arrive is awaited.
     """
 
     __slots__ = ()
 
     name: ClassVar[str]
     default_base_url: ClassVar[str] = DEFAULT_BASE_URL
+    foreign_hosts: ClassVar[frozenset[str]] = DASHSCOPE_HOSTS
     key_variables: ClassVar[tuple[str, ...]] = ("QWEN_EDIT_API_KEY",)
     has_tasks: ClassVar[bool] = True
+    reply_grace: ClassVar[float] = 5.0
 
     @property
     @abc.abstractmethod

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import attrs
 
-from qwen_edit_async.contract import DASHSCOPE_BASE_URL, DASHSCOPE_MODEL, DASHSCOPE_PATH
+from qwen_edit_async.contract import DASHSCOPE_BASE_URL, DASHSCOPE_MODEL, DASHSCOPE_PATH, GATEWAY_HOSTS
 from qwen_edit_async.errors import APIResponseError
 from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import Call, Reply, WireProtocol, is_task_id
@@ -30,8 +30,10 @@ class DashScopeProtocol(WireProtocol):
 
     name: ClassVar[str] = "dashscope"
     default_base_url: ClassVar[str] = DASHSCOPE_BASE_URL
+    foreign_hosts: ClassVar[frozenset[str]] = GATEWAY_HOSTS
     key_variables: ClassVar[tuple[str, ...]] = ("DASHSCOPE_API_KEY", "QWEN_EDIT_API_KEY")
     has_tasks: ClassVar[bool] = False
+    reply_grace: ClassVar[float] = 0.2
 
     model: str = DASHSCOPE_MODEL
 

@@ -40,9 +40,6 @@ from qwen_edit_async.threads import Offloader
 
 T = TypeVar("T")
 
-_CLOSING_GRACE = 5.0
-"""Seconds that closing a session waits for the task ids of submissions that were given up."""
-
 _THREADS = min(4, max(2, os.cpu_count() or 2))
 """The number of threads. More threads than cores slow each other down. With one thread, a slow disk delays all work."""
 
@@ -286,9 +283,9 @@ class Runtime:
         self.poller.give_up_all(error_of_task)
 
     async def _finish(self) -> None:
-        """Wait for the task ids of submissions that were sent, then stop the host task."""
+        """Wait for the replies to submissions that were sent, then stop the host task."""
         try:
-            await self.submitter.finish_sent(_CLOSING_GRACE)
+            await self.submitter.finish_sent(self._service.protocol.reply_grace)
             await self.poller.cancellations.finish()
         finally:
             await self._stop()

@@ -370,6 +370,11 @@ class EditSession:
         return self._service.protocol.has_tasks
 
     @property
+    def reply_grace(self) -> float:
+        """Seconds that the session waits, when it is closed, for the replies to submissions that were given up."""
+        return self._service.protocol.reply_grace
+
+    @property
     def fit(self) -> bool:
         """Whether to turn, shrink and re-encode images that the service would refuse."""
         return self._options.fit

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -35,9 +36,12 @@ from qwen_edit_async.session.observer import CallSite, SubmissionObserver
 from qwen_edit_async.session.options import Limits
 from qwen_edit_async.session.task import EditTask, closed_error
 from qwen_edit_async.tasks import EditTimings, TaskSnapshot, TaskStatus
+from qwen_edit_async.text import quoted
 
 if TYPE_CHECKING:
     from qwen_edit_async.session.submitter import Submitter
+
+_UNKNOWN_CALL_STATUSES: Final = frozenset({404, 405})
 
 _REASONS: Final = {
     CallFailure.REFUSED: "the service did not accept the last attempt",
@@ -54,6 +58,7 @@ class Submission:
     Attributes:
         accepted: A future for the task that the service accepts, or for the error that ends the submission.
         task: The background task that runs :meth:`run`.
+        given_up_at: The time when the submission was given up after it was sent; infinity if it was not.
     """
 
     _submitter: Submitter
@@ -65,6 +70,7 @@ class Submission:
     _uploads: tuple[Upload, ...] | None
     accepted: asyncio.Future[EditTask] = attrs.field(init=False)
     task: asyncio.Task[None] = attrs.field(init=False)
+    given_up_at: float = attrs.field(default=math.inf, init=False)
     _called_at: float = attrs.field(init=False)
     _slot: Slot = attrs.field(init=False)
     _deadline: Deadline = attrs.field(init=False)
@@ -92,15 +98,23 @@ class Submission:
         """Stop waiting for the rest of the reply. Return whether any part of the reply has arrived."""
         return self._pending is not None and self._pending.cut_reply_short()
 
-    def give_up(self) -> None:
-        """Stop the submission. If the service has already created the task, give up the task."""
+    def give_up(self) -> str:
+        """Stop the submission. If the service has already created the task, give up the task.
+
+        Return what happens to the edit at the service; empty if nothing was sent.
+        """
         if not self.accepted.done() or self.accepted.cancelled():
             self._submitter.counters.cancelled += 1
             self.accepted.cancel()
             self._report_end(EditCancelledError("the edit was cancelled before the service accepted it"))
             self._stop_unless_sent()
-        elif self.accepted.exception() is None:
-            self.accepted.result().cancel_unless_awaited()
+            return self._fate if self._counts_as_uncertain else ""
+        return self.accepted.result().cancel_unless_awaited() if self.accepted.exception() is None else ""
+
+    @property
+    def _fate(self) -> str:
+        name = "an edit" if self._request.key is None else f"the edit {quoted(self._request.key)}"
+        return f"{name} was given up after it was sent: a task may exist and be charged"
 
     def _expire(self) -> None:
         """Stop the submission, because its deadline has passed."""
@@ -138,10 +152,11 @@ class Submission:
                 self._pending.withdraw()
             self.task.cancel()
             return
+        self.given_up_at = self._submitter.gate.loop.time()
         self._counts_as_uncertain = True
         self._submitter.counters.uncertain += 1
         self._close_images()
-        log.warning("a submission was given up after it was sent: a task may exist, and its id is logged if it arrives")
+        log.warning("%s; if the task's id arrives, it is logged", self._fate)
 
     def end_wait(self) -> None:
         """End the caller's wait if the submission stopped without an outcome."""
@@ -210,11 +225,13 @@ class Submission:
                 self.accepted.set_exception(error)
                 self._report_end(error)
             return
-        timings = self._timings(now)
+        # Without status checks, the edit ran while the session waited for the reply.
+        began = now if submitter.service.protocol.has_tasks else self._sent_at
+        timings = self._timings(began)
         task = EditTask(
             task_id=snapshot.task_id,
             parameters=self._request.parameters,
-            since=now,
+            since=began,
             deadline=self._deadline.at,
             request=self._request,
             notes=self._notes,
@@ -225,6 +242,7 @@ class Submission:
             slot=slot,
             poller=submitter.poller,
         )
+        task.checked_at = now
         submitter.counters.queued += timings.queued
         submitter.counters.submitting += timings.submitting
         self._report(EditSubmitted, task_id=task.task_id, timings=timings)
@@ -286,6 +304,8 @@ class Submission:
             return await self._submitter.service.submit(protocol, call, body, deadline=self._deadline.at)
         except APIStatusError as error:
             if error.task_id is None:
+                if error.status_code in _UNKNOWN_CALL_STATUSES:
+                    error.hint = f"check that base_url (QWEN_EDIT_BASE_URL) has the protocol {protocol.name!r}"
                 raise
             self._apply_to_session(error)
             about(error.task_id).warning(

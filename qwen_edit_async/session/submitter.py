@@ -55,8 +55,9 @@ class Submitter:
         with self.poller.active_calls:
             try:
                 return await submission.accepted
-            except asyncio.CancelledError:
-                submission.give_up()
+            except asyncio.CancelledError as cancelled:
+                if fate := submission.give_up():
+                    cancelled.add_note(fate)
                 raise
 
     def begin(
@@ -112,15 +113,17 @@ class Submitter:
             submission.end_wait()
 
     async def finish_sent(self, grace: float) -> None:
-        """Wait up to ``grace`` seconds for the replies to submissions that were sent whole.
+        """Wait for the replies to submissions that were sent whole, until ``grace`` seconds after they were given up.
 
         If only a part of a reply has arrived by then, that part is used, because it may contain the task's id.
         """
         sent = {task: each for task, each in self._tasks.items() if each is not None and each.sent_whole}
         if not sent:
             return
-        log.info("waiting up to %g s for the replies to %d submissions", grace, len(sent))
-        _, late = await asyncio.wait(sent, timeout=grace)
+        now = self.gate.loop.time()
+        left = max(0.0, max(min(each.given_up_at, now) for each in sent.values()) + grace - now)
+        log.info("waiting up to %g s for the replies to %d submissions", left, len(sent))
+        _, late = await asyncio.wait(sent, timeout=left)
         if begun := [task for task in late if sent[task].cut_reply_short()]:
             await asyncio.wait(begun, timeout=grace)
 

@@ -8,8 +8,9 @@ from decimal import Decimal
 import aiohttp
 import pytest
 from bulk_runs import PHOTO, columns, pictures, service, states, until
+from memory_transport import HANGS, KEY, MemoryService
 
-from qwen_edit_async import EditBatch, EditHub, EditRequest
+from qwen_edit_async import EditBatch, EditHub, EditRequest, EditSession
 from qwen_edit_async.emulator import Fault
 
 pytestmark = pytest.mark.anyio
@@ -109,3 +110,34 @@ async def test_a_hub_that_closes_cancels_what_has_not_begun(out, account, leap):
         async with EditHub(out, session) as hub:
             outcomes = await asyncio.gather(*map(hub.edit, REQUESTS))
         assert ([outcome.status for outcome in outcomes], count(emulator)) == (["saved"] * 3, (5, 2, 3))
+
+
+@pytest.mark.virtual_clock
+async def test_results_that_only_the_reply_holds_are_not_awaited_and_left_uncertain(out):
+    transport = MemoryService(on_submission=lambda _: HANGS)
+    batch = EditBatch(REQUESTS, out)
+    async with EditSession(KEY, protocol="dashscope", transport=transport) as session:
+        run = asyncio.create_task(batch.run(session))
+        await until(lambda: len(transport.submissions) == 3 and all(sent.body for sent in transport.submissions))
+        stopped_at = asyncio.get_running_loop().time()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+    assert asyncio.get_running_loop().time() - stopped_at < 1.0
+    assert (batch.report.uncertain, set(states(out).values())) == (3, {"submitting"})
+    async with EditSession(KEY, protocol="dashscope", transport=MemoryService()) as session:
+        report = await EditBatch(REQUESTS, out).run(session)
+    assert (report.uncertain, len(transport.submissions), set(states(out).values())) == (3, 3, {"uncertain"})
+
+
+@pytest.mark.virtual_clock
+async def test_the_ids_of_tasks_are_awaited_once_by_the_run_and_its_session(out):
+    transport = MemoryService(on_submission=lambda _: HANGS)
+    async with EditSession(KEY, envelope="flat", transport=transport) as session:
+        run = asyncio.create_task(EditBatch(REQUESTS, out).run(session))
+        await until(lambda: len(transport.submissions) == 3 and all(sent.body for sent in transport.submissions))
+        stopped_at = asyncio.get_running_loop().time()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+    assert asyncio.get_running_loop().time() - stopped_at < 6.0

@@ -18,6 +18,7 @@ from commands import API_KEY
 from qwen_edit_async.cli import checks, main
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan
 from qwen_edit_async.protocol.base import Reply
+from qwen_edit_async.protocol.dashscope import DashScopeProtocol
 from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.protocol.queue import QueueProtocol
 
@@ -97,9 +98,13 @@ def test_people_get_lines_with_what_to_do(service, capsys, monkeypatch):
 
 @pytest.mark.parametrize(("protocol", "key"), [("queue", True), ("dashscope", None)])
 def test_the_other_dialects_are_examined_without_a_submission(protocol, key, gateway, examine):
-    service = gateway(model_contract="queue")
+    service = gateway()
     code, found = examine("--protocol", protocol)
     assert (code, found["connection"]["ok"], found["key"]["ok"]) == (0, True, key)
+    if protocol == "queue":
+        assert found["protocol"]["found"] == "queue; the service also has 'generation'"
+    else:
+        assert found["key"]["found"] == "not checked: the protocol 'dashscope' has no call that checks a key for free"
     assert ("protocol" in found, "price" in found) == (key is True, False)
     assert len(service.tasks) == 0
 
@@ -205,6 +210,27 @@ def test_the_reply_about_a_task_of_nobody_tells_whether_the_key_is_good(status, 
     finding = checks._key(Reply(status=status, body=body))
     assert finding.ok is ok
     assert said in finding.found
+
+
+@pytest.mark.parametrize(
+    ("status", "ok", "said"),
+    [
+        (405, None, "not checked: the protocol 'dashscope' has no call"),
+        (404, None, "not checked: the address may not have the protocol 'dashscope'"),
+        (401, False, "HTTP 401"),
+    ],
+)
+def test_a_key_that_no_free_call_checks_is_only_refused_for_certain(status, ok, said):
+    finding = checks._unchecked_key(Reply(status=status, body=b"{}"), DashScopeProtocol())
+    assert finding.ok is ok
+    assert said in finding.found
+
+
+def test_the_address_of_another_service_is_a_wrong_configuration(service, examine, monkeypatch):
+    monkeypatch.setenv("QWEN_EDIT_BASE_URL", "https://cloud.vtrix.ai")
+    code, found = examine("--protocol", "dashscope")
+    assert (code, found["configuration"]["ok"]) == (2, False)
+    assert "QWEN_EDIT_BASE_URL is the host cloud.vtrix.ai" in found["configuration"]["found"]
 
 
 @pytest.mark.parametrize(

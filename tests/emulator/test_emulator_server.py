@@ -158,7 +158,7 @@ async def describe(call, model="qwen_image_edit_plus"):
 @pytest.mark.parametrize(
     ("settings", "protocol", "body_mode", "endpoints"),
     [
-        ({"envelope": "params"}, "generation", "params", {"submit", "status"}),
+        ({"model_contract": "generation", "envelope": "params"}, "generation", "params", {"submit", "status"}),
         ({"model_contract": "queue"}, "queue", "plain", {"submit", "status", "response", "cancel"}),
     ],
 )
@@ -172,6 +172,14 @@ async def test_the_gateway_describes_its_model(settings, protocol, body_mode, en
         assert (await describe(call, "another"))[0] == 404
         async with aiohttp.ClientSession(emulator.url) as session:
             assert (await describe(Caller(session)))[0] == 401
+
+
+async def test_the_emulator_describes_all_the_protocols_of_the_gateway():
+    async with running() as (_, call):
+        _, reply = await describe(call)
+        assert reply["protocol"] == "generation"
+        submissions = {protocol: calls["submit"] for protocol, calls in reply["endpoints"].items()}
+        assert submissions == {"generation": SUBMIT, "queue": "/model/v1/queue/qwen_image_edit_plus"}
 
 
 async def test_a_gateway_may_describe_no_model():

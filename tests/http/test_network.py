@@ -176,8 +176,18 @@ def test_other_values_of_ssl_are_refused(value, found):
         EditSession(KEY, ssl=value)
 
 
-def test_the_system_decides_by_default():
+def test_the_system_decides_by_default(monkeypatch):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
     assert resolve_ssl(None) is None
+
+
+@pytest.mark.anyio
+async def test_the_environments_authority_may_be_named_after_the_import(secure, ca_file, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
+    async with session_of(secure) as session:
+        result = await session.edit(PHOTO, "make it snow")
+        assert (await result.images[0].read()).startswith(b"\x89PNG")
 
 
 _OF_THE_ENVIRONMENT = """

@@ -203,6 +203,21 @@ def test_each_protocol_has_its_default_host() -> None:
 
 
 @pytest.mark.parametrize(
+    ("protocol", "host"),
+    [
+        (DashScopeProtocol(), "cloud.vtrix.ai"),
+        (DashScopeProtocol(), "Cloud.SeaArt.ai."),
+        (QueueProtocol(), "dashscope.aliyuncs.com"),
+        (FLAT, "dashscope-intl.aliyuncs.com"),
+    ],
+)
+def test_the_address_of_another_service_is_refused_before_it_gets_the_key(protocol: WireProtocol, host: str) -> None:
+    for given, named, where in ((f"https://{host}/x", None, "base_url"), (None, f"https://{host}", "QWEN_EDIT_BASE")):
+        with pytest.raises(ConfigurationError, match=f"{where}.*does not have the protocol '{protocol.name}'"):
+            resolve_base_url(given, named, protocol, allow_insecure=True)
+
+
+@pytest.mark.parametrize(
     ("protocol", "path"),
     [
         (DashScopeProtocol(), "/api/v1"),

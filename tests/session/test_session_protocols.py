@@ -12,7 +12,7 @@ from decimal import Decimal
 import attrs
 import pytest
 from emulator_calls import decode, encode
-from memory_transport import HANGS, KEY, Answer, MemoryService, MemorySession, in_order, says
+from memory_transport import HANGS, IMAGE, KEY, RESULT, Answer, MemoryService, MemorySession, in_order, says
 from PIL import Image
 
 from qwen_edit_async import (
@@ -26,10 +26,12 @@ from qwen_edit_async import (
     EditSession,
     FixedInterval,
     InsufficientBalanceError,
+    NotFoundError,
     SubmitUncertainError,
     TaskStatus,
 )
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine, PillowEngine
+from qwen_edit_async.protocol.base import Reply
 
 pytestmark = pytest.mark.anyio
 
@@ -181,7 +183,7 @@ async def test_a_result_of_model_studio_that_expired_is_not_said_to_be_had_again
 
 
 async def test_a_result_of_model_studio_that_nobody_fetched_is_not_said_to_be_had_again(caplog):
-    async with session_in("dashscope", Fault.slow(delay=0.2).on("submit")) as (emulator, session):
+    async with session_in("dashscope", Fault.slow(delay=0.05).on("submit")) as (emulator, session):
         edit = asyncio.create_task(session.edit(PHOTO, "snow"))
         await until(lambda: emulator.statistics().submits)
         edit.cancel()
@@ -406,6 +408,46 @@ async def test_an_edit_of_model_studio_ends_at_its_deadline_and_is_uncertain():
         # The call does not stay for ever.
         await until(lambda: not any("Submission.run" in repr(task) for task in asyncio.all_tasks()))
         assert session.statistics().uncertain == 1
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_an_address_without_the_protocol_is_named(protocol):
+    transport = MemoryService(on_submission=lambda _: Answer(Reply(status=404, body=b"<html>no such page</html>")))
+    async with EditSession(KEY, protocol=protocol, transport=transport) as session:
+        with pytest.raises(NotFoundError, match=f"QWEN_EDIT_BASE_URL\\) has the protocol '{protocol}'"):
+            await session.edit(IMAGE, "snow")
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize(("protocol", "seconds"), [("generation", 5.0), ("dashscope", 0.2)])
+async def test_closing_waits_longer_for_the_id_of_a_task_than_for_a_result(protocol, seconds):
+    transport = MemoryService(on_submission=lambda _: HANGS)
+    async with EditSession(KEY, protocol=protocol, transport=transport) as session:
+        edit = asyncio.create_task(session.edit(IMAGE, "snow", key="cat"))
+        await until(lambda: len(transport.submissions) == 1 and transport.submissions[0].body)
+        edit.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await edit
+        closed_at = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - closed_at == pytest.approx(seconds, abs=0.01)
+    assert caught.value.__notes__ == ["the edit 'cat' was given up after it was sent: a task may exist and be charged"]
+    assert session.statistics().uncertain == 1
+
+
+@pytest.mark.virtual_clock
+async def test_the_time_until_the_reply_of_model_studio_is_the_time_of_the_edit():
+    def answers(number):
+        if number == 1:
+            return Answer(Reply(status=429, body=b'{"code": "Throttling", "message": "slow down"}'), delay=2.0)
+        content = {"message": {"content": [{"image": RESULT}]}}
+        return Answer(Reply(status=200, body=json.dumps({"output": {"choices": [content]}}).encode()), delay=30.0)
+
+    transport = MemoryService(on_submission=answers)
+    async with EditSession(KEY, protocol="dashscope", transport=transport) as session:
+        timings = (await session.edit(IMAGE, "snow")).timings
+    assert (timings.running, timings.lag) == (pytest.approx(30.0, abs=0.1), 0.0)
+    assert 2.0 <= timings.queued + timings.submitting < 10.0
+    assert session.statistics().running == timings.running
 
 
 async def test_a_connection_to_model_studio_that_takes_too_long_is_not_uncertain():
