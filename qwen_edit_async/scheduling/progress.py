@@ -17,8 +17,11 @@ _LEAST_LEFT = 1 / 64
 _LEAST_DONE, _LEAST_AGE = 0.01, 0.05
 """The smallest progress, and the smallest age in seconds, from which to extrapolate."""
 
-_CONVINCING = 3.0
-"""The lead, in nats, that progress needs over age in predicting replies before it is used: odds of 20 to 1."""
+_CONVINCING = 6.0
+"""The lead, in nats, that progress needs over age in predicting replies before it is used: odds of 400 to 1.
+
+With less, progress that is half random is used too often. With more, honest progress is used too late.
+"""
 
 _MOST_GAIN = 20.0
 """The maximum lead of progress or age, in nats. A larger lead would take too long to reverse if the service changes."""

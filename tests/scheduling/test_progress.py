@@ -90,8 +90,8 @@ def gained(*gains: float, start: float = 0.0) -> ProgressEvidence:
     return evidence
 
 
-@pytest.mark.parametrize(("gains", "convincing"), [((2.9,), False), ((3.1,), True), ((1.5, 1.4), False)])
-def test_it_takes_three_nats_to_convince(gains: tuple[float, ...], *, convincing: bool) -> None:
+@pytest.mark.parametrize(("gains", "convincing"), [((5.9,), False), ((6.1,), True), ((3.0, 2.9), False)])
+def test_it_takes_six_nats_to_convince(gains: tuple[float, ...], *, convincing: bool) -> None:
     assert gained(*gains).convincing is convincing
 
 
