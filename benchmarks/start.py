@@ -21,7 +21,7 @@ from _server import serve
 
 from qwen_edit_async import EditRequest
 from qwen_edit_async.batch.decide import State
-from qwen_edit_async.batch.fingerprint import examine, identify
+from qwen_edit_async.batch.fingerprint import fingerprint_of, identify
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 
@@ -113,7 +113,7 @@ def finish(folder: Path, rows: int) -> None:
 
 def _finish_row(store: Store, results: Path, row: int) -> None:
     request = EditRequest(_url(row), _INSTRUCTION)
-    edit = store.plan(identify(request), request, examine(request))
+    edit = store.plan(identify(request), request, fingerprint_of(request))
     store.move(edit.number, State.SUBMITTING)
     store.move(edit.number, State.SUBMITTED, task_id=f"task-{row}")
     store.move(edit.number, State.COMPLETED, urls=[f"https://example.org/{row}.png"], cost="0.0357")
@@ -133,9 +133,7 @@ def nothing_left(folder: Path, url: str, api_key: str) -> Cost:
     command = [*_PYTHON, "-m", "qwen_edit_async", *arguments]
     environment = {**os.environ, "QWEN_EDIT_API_KEY": api_key, "QWEN_EDIT_BASE_URL": url}
     before, began = _cpu_of_children(), time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, *command], cwd=folder, env=environment, stdout=subprocess.DEVNULL
-    ) as process:
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 cost.memory_growth = max(cost.memory_growth, psutil.Process(process.pid).memory_info().rss)
