@@ -44,8 +44,8 @@ class Delivery:
     """The way of an edit's images from one of its callers to the edit."""
 
     def __init__(self) -> None:
-        self.name = ""
-        self.wanted = asyncio.Event()
+        self.name: str = ""
+        self.wanted: asyncio.Event = asyncio.Event()
         self._images: asyncio.Future[Images] = asyncio.get_running_loop().create_future()
 
     def send(self, images: Images) -> None:
