@@ -62,7 +62,7 @@ def local_path(image: Any) -> str | None:
         return None
     try:
         path = os.fsdecode(os.fspath(image))
-    except Exception:  # noqa: BLE001  # a path of any library may refuse to be local, with an error of its own
+    except Exception:  # noqa: BLE001  # a path of another library can raise anything if it is not local
         return None
     return None if "://" in path and hasattr(image, "open") else path
 
@@ -137,7 +137,9 @@ _DEEPEST: Final = 8
 """The longest chain of such attributes to follow. An object that has every attribute has an endless chain."""
 
 _locks: dict[int, list[threading.RLock]] = {}
-"""The lock of each shared object, by the object's id. A list repeats the lock for each thread that holds or awaits it.
+"""The lock of each shared object, by the object's id. The length of a list counts the lock's users.
+
+A user is a thread that holds the lock or waits for it. The list contains the same lock once for each user.
 
 Edits can share an open file, or a picture that Pillow has not loaded yet. Without a lock, two threads that read it at
 the same time would each get a part of its bytes. Each object has its own lock, so a file that hangs delays no others.

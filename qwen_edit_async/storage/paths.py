@@ -28,7 +28,7 @@ def file_path(path: Any) -> FilePath:
         return bucket
     try:
         text = os.path.expanduser(path)  # noqa: PTH111  # Path.expanduser raises for "~nobody"
-    except Exception:  # noqa: BLE001  # a path of any library may refuse to be local, with an error of its own
+    except Exception:  # noqa: BLE001  # a path of another library can raise anything if it is not local
         text = "://"
     if not isinstance(text, str) or "://" in text:
         raise ConfigurationError(
