@@ -15,11 +15,11 @@ FilePath: TypeAlias = Path | BucketPath
 """The path of a result, or of the folder of results."""
 
 AnyPath: TypeAlias = "str | os.PathLike[str] | tuple[object, str]"
-"""A path that users give: a local path, a URL in a bucket, or a pair of an obstore store and a path in it."""
+"""A path that users give: a local path, a URL in a bucket, or a tuple ``(store, path)`` with an obstore store."""
 
 
 def file_path(path: Any) -> FilePath:
-    """Convert a local path, a URL, or a pair of a store and a path in it to the path of a result.
+    """Convert a local path, a URL or a tuple ``(store, path)`` to the path of a result.
 
     Raises:
         ConfigurationError: If results can't be written to such a path.
@@ -33,7 +33,7 @@ def file_path(path: Any) -> FilePath:
     if not isinstance(text, str) or "://" in text:
         raise ConfigurationError(
             f"results can't be written to {str(path)!r}: give a local path, a URL such as s3://bucket/folder, "
-            "gs://… or az://…, or a pair of an obstore store and a path"
+            "gs://… or az://…, or a tuple (store, path) with an obstore store"
         )
     return Path(text)
 
