@@ -7,7 +7,7 @@ Start with :class:`EditSession`. The names exported here are public, as are the 
 
     cli  notebook  sync  ...       front ends              emulator   the service on loopback
     batch                          EditBatch: the durable bulk run, its journal and its sources; EditHub
-    session                        EditSession: submissions, the gate, the poller, tasks and results
+    session                        EditSession: submissions, limits, status checks, tasks and results
     http                           calls to the API, streamed bodies, downloads
     display                        edits as HTML: cards and the gallery
     protocol  scheduling           the form of calls and replies; the times to check, repeat and submit

@@ -65,8 +65,8 @@ class EditBatch:
               there is an ``instruction``. Items are read one by one as edits end, so a generator works.
         out_dir: The folder for the pictures and the journal, created if it is missing. Relative paths outside tables
             are relative to the working directory in which the batch is created. ``~`` is the home folder. A folder in a
-            bucket (``s3://``, ``gs://``, ``az://``, or a pair of an obstore store and a path in it) takes the pictures
-            and the reports. A run first lists the files of this folder.
+            bucket (``s3://``, ``gs://``, ``az://``, or a tuple ``(store, path)`` with an obstore store) takes the
+            pictures and the reports. A run first lists the files of this folder.
         journal: The local folder for the journal of results in a bucket, created if it is missing.
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.

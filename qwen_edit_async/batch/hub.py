@@ -160,9 +160,9 @@ class EditHub:
         Args:
             request: The request, or a mapping with its fields. Without a key, the images' paths or URLs, the
                 instruction and the parameters identify the edit.
-            load_images: Called with ``outcome.name`` when the edit is one of the next to be submitted. Returns the
-                images to send in place of the request's. If it raises :class:`InvalidEditError`, the edit fails and
-                costs nothing. If several calls ask for an edit at the same time, only the first call's function counts.
+            load_images: Called with ``outcome.name`` shortly before the edit is submitted. Returns the images to send
+                in place of the request's. If it raises :class:`InvalidEditError`, the edit fails and costs nothing. If
+                several calls ask for an edit at the same time, only the first call's function counts.
 
         Raises:
             JournalError: If the journal fails. The hub can't be used any more.

@@ -55,7 +55,7 @@ class JournalSummary:
         in_flight: Edits whose task is not known to have ended.
         unsaved: Completed edits with unsaved pictures.
         saved: Edits that are done.
-        failed: Edits that failed for good, or before they had a task.
+        failed: Edits whose task failed, and edits that failed before they had a task.
         retryable: Failed edits without a task. The next run tries them again.
         uncertain: Edits that may have a task whose id is unknown, or whose task the service does not know.
         replaced: Edits that were replaced by a new edit of their changed row.
@@ -75,7 +75,7 @@ class JournalSummary:
         retries: Submissions after the first submission of each edit.
         repeats: Submissions repeated with consent, so that an edit may be charged twice.
         uncertain_keys: The keys of up to 100 uncertain edits.
-        unsaved_tasks: The task ids by key of up to 100 edits that are completed but not saved.
+        unsaved_tasks: The task ids of up to 100 completed edits with unsaved pictures, by the edits' keys.
         failures: Edits with errors, grouped by reason, the most frequent reason first.
     """
 

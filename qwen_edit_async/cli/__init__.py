@@ -1,6 +1,6 @@
 """The ``qwen-edit`` command.
 
-Exit codes: 0 all done; 1 not all done; 2 wrong usage; 3 the key is refused or the balance too low; 130 interrupted.
+The exit code is 0 (all done), 1 (not all done), 2 (wrong usage), 3 (key refused, balance too low) or 130 (interrupted).
 
 ::
 

@@ -76,7 +76,10 @@ async def _be_slow(service: Service, request: web.Request, reply: Reply, action:
 async def _break(
     service: Service, request: web.Request, reply: Reply, action: Drop | Hang | Truncate
 ) -> web.StreamResponse:
-    """Close the connection: at once, when the emulator closes, or in the middle of the body."""
+    """Close the connection.
+
+    `Drop` does so at once, `Truncate` in the middle of the body, and `Hang` when the emulator closes.
+    """
     response: web.StreamResponse = web.Response()
     if isinstance(action, Hang):
         await service.closing.wait()

@@ -19,7 +19,7 @@ class EmulatorSettings:
     """Settings of an emulator. All times are seconds on the event loop's clock."""
 
     port: int = attrs.field(default=0, validator=[ge(0), le(65535)])
-    """TCP port of the API on 127.0.0.1. 0 means a free port. The results origin always has a free port."""
+    """TCP port of the API on 127.0.0.1. 0 means a free port. Results are served on a second port, always a free one."""
     api_key: str = attrs.field(default="qwen-edit-emulator-key", repr=False, validator=instance_of(str))
     """The key that ``Authorization: Bearer`` must carry."""
     envelope: Envelope = attrs.field(default="flat", validator=in_(("flat", "params", "both", "header")))

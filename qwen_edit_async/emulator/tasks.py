@@ -1,11 +1,11 @@
-"""The life of the emulated tasks: slots, durations, billing. Pure except for the ids: the caller passes the time.
+"""The life of the emulated tasks: slots, durations, billing. Pure, except that ids are random.
 
-Nothing runs in the background. `TaskTable.advance` brings all tasks up to a given time: it finishes due tasks and
-starts waiting tasks, in O(log n) per task.
+The caller passes the time. Nothing runs in the background. `TaskTable.advance` brings all tasks up to a given time:
+it finishes due tasks and starts waiting tasks, in O(log n) per task.
 
 ```
  queued ──slot──► running ──due, picture ready──► completed
-                     │  └────due, refused────────► failed
+                     │  └────due, failure────────► failed
                      └──a "stuck" fault: stays running
 ```
 """
@@ -219,7 +219,7 @@ class TaskTable:
             record.seen_at = now
 
     def end_unchecked(self, record: TaskRecord, now: float) -> None:
-        """End a task of a dialect without status checks, if the task has no duration and its pictures are ready."""
+        """End a task whose dialect has no status checks, if the task has no duration and its pictures are ready."""
         if record.duration is None and record.status == "running" and record.picture_ready and not _is_stuck(record):
             self._finish(record, now)
 
@@ -227,7 +227,7 @@ class TaskTable:
         """End an unfinished task with a failure. The task is not billed."""
         if record.status == "queued":
             self._waiting.remove(record)
-            self._running += 1  # _finish() frees the slot of a running task
+            self._running += 1  # counted as running, because _finish() frees a slot
         record.failure, record.fault = failure, None
         self.cancelled += 1
         self._finish(record, now)

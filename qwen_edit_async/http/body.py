@@ -143,7 +143,7 @@ class JSONBody(Payload):
             await _notice_close(writer)
         self._check_wanted()
         self.sent_whole = last
-        content = memoryview(chunk)  # a memoryview, so that an unsent rest is not copied
+        content = memoryview(chunk)  # so that the connection does not copy the bytes that it can't send yet
         await self._write_in_time(writer, content)
 
     def _check_wanted(self) -> None:
@@ -179,7 +179,7 @@ class JSONBody(Payload):
 
 
 def _has_news(writer: ChunkWriter) -> bool:
-    """Return whether the connection may have something to read, such as its end."""
+    """Return whether the connection may have data to read, or may have been closed."""
     if not isinstance(writer, StreamWriter):
         return False
     transport = writer.transport

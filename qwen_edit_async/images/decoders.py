@@ -30,7 +30,7 @@ _GREEDY: Final = frozenset({"WEBP", "JPEG2000"})
 """Formats whose decoders need 16 bytes per pixel, not 4 to 10. The limit on their pixels is half as high."""
 
 _READ_LATE: Final = frozenset({"BMP", "GIF", "TIFF"})
-"""The accepted formats, beside JPEG and PNG, whose files Pillow reads while it decodes them."""
+"""Formats that Pillow reads while it decodes them. Not listed: JPEG and PNG, which have their own ``load_read``."""
 
 _JPEG_END: Final = b"\xff\xd9"
 _MAX_PADDED_BYTES: Final = 16 * 1024 * 1024
@@ -61,7 +61,7 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
 
         Args:
             end: A position in the file.
-            padding: Bytes that the decoder gets after those.
+            padding: Bytes to give to the decoder after the bytes before ``end``.
 
         Raises:
             SampleDecodedError: The decoder accepted all bytes before ``end``, and there is no padding.
@@ -155,7 +155,7 @@ def check_tiles(image: ImageFile.ImageFile, name: str) -> None:
     Raises:
         InvalidEditError: A part of the area is not covered.
     """
-    areas = {tile.extents for tile in image.tile if tile.extents}  # each separate plane repeats them
+    areas = {tile.extents for tile in image.tile if tile.extents}  # each colour plane repeats the areas
     covered = sum((right - left) * (bottom - top) for left, top, right, bottom in areas)
     if image.format == "TIFF" and covered < image.width * image.height:
         raise InvalidEditError(f"{name} is damaged: some of its pixels are missing")
@@ -232,9 +232,9 @@ def _rows(file: IO[bytes], shade: int) -> list[int]:
 
 
 def _read(file: IO[bytes], size: int) -> bytes:
-    """Return the next bytes for a decoder, which needs some.
+    """Return the next bytes for a decoder. Fail at the end of the file.
 
-    At the end of the file, Pillow would fail, too, but not if the user has set ``ImageFile.LOAD_TRUNCATED_IMAGES``.
+    Pillow itself would not fail there if the user has set ``ImageFile.LOAD_TRUNCATED_IMAGES``.
     """
     if data := file.read(size):
         return data

@@ -82,7 +82,7 @@ ImageInput: TypeAlias = (
 )
 """One input image: a path, an http(s) URL, a data URI, bytes, a binary file object, a PIL image, or a uint8 array.
 
-A file in a bucket is a URL (``s3://``, ``gs://``, ``az://``), or a pair of an obstore store and a path in it.
+A file in a bucket is a URL (``s3://``, ``gs://``, ``az://``), or a tuple ``(store, path)`` with an obstore store.
 """
 
 MAX_PIXELS: Final = 89_478_485

@@ -1,4 +1,4 @@
-"""Opens an image of any kind as a binary file: bytes, data URIs, paths, open files, remote paths. Blocking."""
+"""Opens an image (bytes, data URI, path, open file or remote path) as a binary file. Blocking."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def local_path(image: Any) -> str | None:
         return None
     try:
         path = os.fsdecode(os.fspath(image))
-    except Exception:  # noqa: BLE001  # a path of any library may refuse to be local, with an error of its own
+    except Exception:  # noqa: BLE001  # a path of another library can raise anything if it is not local
         return None
     return None if "://" in path and hasattr(image, "open") else path
 
@@ -131,13 +131,15 @@ def read_piece(reader: Any, size: int, name: str) -> bytes:
 
 
 _INNER: Final = ("fp", "raw", "fileobj", "file")
-"""The attributes in which PIL images, buffers, members of archives and wrappers keep the file that they read."""
+"""The attributes in which PIL images, buffers, wrappers and members of archives keep the file that they read."""
 
 _DEEPEST: Final = 8
-"""The longest chain of such attributes to follow. An object that has every attribute has an endless chain."""
+"""The longest chain of such attributes to follow. Mock objects have every attribute, so their chain never ends."""
 
 _locks: dict[int, list[threading.RLock]] = {}
-"""The lock of each shared object, by the object's id. A list repeats the lock for each thread that holds or awaits it.
+"""The lock of each shared object, by the object's id. Each list contains one lock, once for each user.
+
+A user is a thread that holds the lock or waits for it.
 
 Edits can share an open file, or a picture that Pillow has not loaded yet. Without a lock, two threads that read it at
 the same time would each get a part of its bytes. Each object has its own lock, so a file that hangs delays no others.

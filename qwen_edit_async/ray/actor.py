@@ -29,7 +29,7 @@ _DELIVERY_SECONDS: Final = 60.0
 
 @attrs.frozen
 class ImagesWanted:
-    """The reply to a call for an edit that is one of the next to be submitted: repeat the call with the images.
+    """The reply that asks for an edit's images, because the edit will soon be submitted: repeat the call with them.
 
     Attributes:
         name: The name that the edit's files begin with.

@@ -75,9 +75,9 @@ class EditRows:
     and the images' paths or URLs identify it; an image in memory is identified by its content. If an edit goes wrong,
     its row has an error; no exception is raised. A row that runs again gets the same pictures.
 
-    The worker sends an image to the hub when the edit is one of the next to be submitted. For an image in a bucket, it
-    sends a presigned URL, so only the worker needs credentials. The service must fetch the image while the URL is
-    valid, for 12 hours, or as long as temporary credentials are. The worker downloads the pictures without the API key.
+    The worker sends an image to the hub shortly before the edit is submitted. For an image in a bucket, it sends a
+    presigned URL, so only the worker needs credentials. The service must fetch the image while the URL is valid, for 12
+    hours, or as long as temporary credentials are. The worker downloads the pictures without the API key.
     With Daft, pass the columns to the method ``edit``::
 
         rows = daft.cls(EditRows, max_concurrency=16)(hub, "/shared/edited")

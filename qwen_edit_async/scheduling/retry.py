@@ -95,12 +95,12 @@ class NextStep(enum.Enum):
 
     GIVE_UP = "raise the error"
     BACK_OFF = "try again after a delay"
-    REQUEUE = "try again with another slot, before edits that have not had a slot"
+    REQUEUE = "wait for another slot ahead of all new edits, and try again"
 
 
 @attrs.define
 class Attempts:
-    """The attempts to submit one edit, and the decision about another one.
+    """The attempts to submit one edit, and the decision whether to make another attempt.
 
     Attributes:
         max_retries: The maximum number of retries. Attempts refused with 429 do not count.

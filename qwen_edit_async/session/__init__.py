@@ -1,1 +1,1 @@
-"""One open session: submissions, the gate, the poller, tasks and results."""
+"""One open session: submissions, limits, status checks, tasks and results."""

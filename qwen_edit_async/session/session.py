@@ -50,13 +50,13 @@ class EditSession:
         max_in_flight: The maximum number of tasks in flight, from the start of their submission to their end. If the
             account allows fewer, the session learns that limit and respects it.
         submit_rate: The maximum number of submissions per second, including repeated ones; by default no limit.
-        poll_rate: The maximum number of status checks per second; by default no limit. Tasks that are most likely to
-            have ended are checked first. With n tasks in flight, a check is at most about ``5 * n / poll_rate`` s late.
+        poll_rate: The maximum number of status checks per second; by default no limit. Tasks most likely to have ended
+            go first. With n tasks in flight, a check starts at most about ``5 * n / poll_rate`` s after it is due.
         polling: Decides when to check a task's status. Each session has its own :class:`Learned` by default.
         timeout: Seconds for each of three phases: connecting (at most 10), sending the next piece of an upload, and
             waiting for a reply. Give :class:`Timeouts` to set the phases separately.
-        deadline: Seconds that an edit may take, from taking its slot to its end. Time spent waiting for a turn is not
-            counted while the service accepts other edits. After the deadline, a last check may take up to 30 s.
+        deadline: Seconds that an edit may take, from taking its slot to its end. Waiting for a rate limit, a
+            pause or another slot does not count while the service accepts other edits. A last check may add 30 s.
         max_retries: The maximum number of retries after temporary failures. Retries after 429 do not count.
         resubmit_uncertain: Whether to submit again if a reply was lost or unclear, although both tasks may be charged.
         strict: Whether to raise an error, and not only warn, if the service would silently cut off text.
@@ -249,7 +249,8 @@ class EditSession:
     ) -> EditTask:
         """Wait for a slot, submit an edit, and return its task as soon as the service has accepted it.
 
-        Arguments and errors are those of :meth:`edit`, up to the acceptance. ``observer`` is called for each attempt.
+        Arguments and errors are those of :meth:`edit`, except for errors that occur after the service has accepted the
+        edit. ``observer`` is called for each attempt.
         """
         options: EditKeywords = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
         options |= {"prompt_extend": prompt_extend, "watermark": watermark, "parameters": parameters, "key": key}
@@ -307,7 +308,7 @@ class EditSession:
         Raises:
             InvalidEditError: If ``task_id`` can't be the id of a task.
             NotFoundError: If the service does not know the task.
-            QwenEditError: As :meth:`edit`, if the service replies with another error or with nothing.
+            QwenEditError: If the check fails for another reason. See the errors of :meth:`edit`.
         """
         return await self._life.require_open().status(check_task_id(task_id), self._limits.max_retries)
 
@@ -320,9 +321,9 @@ class EditSession:
     ) -> EditStream:
         """Run many edits: ``async for outcome in session.edit_many(requests)`` yields outcomes as edits end.
 
-        Requests are pulled as slots become free, so the input may be endless. At most ``max_in_flight`` of them are in
-        flight or have an outcome that the loop has not reached. An edit that fails or is invalid gives an outcome with
-        an error. Leaving the loop stops submitting, and gives up the edits in flight.
+        Requests are pulled as slots become free, so the input may be endless. The stream holds at most
+        ``max_in_flight`` requests, each until the loop gets its outcome. An edit that fails or is invalid gives an
+        outcome with an error. Leaving the loop stops submitting, and gives up the edits in flight.
 
         Args:
             requests: :class:`EditRequest` objects, or mappings with its fields and those of :class:`EditParameters`.
@@ -390,10 +391,11 @@ class EditSession:
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """The ids of tasks that are watched or were given up, even after the session is closed.
+        """The ids of tasks that are watched, were given up, or have a result that nobody fetched.
 
-        A task is given up if it is cancelled or reaches its deadline. Closing the session or leaving ``edit_many``
-        gives up tasks that nobody awaits. ``attach`` gets the results. Only the newest 10,000 given-up ids are kept.
+        They stay available after the session is closed. A task is given up if it is cancelled or reaches its deadline.
+        Closing the session or leaving ``edit_many`` gives up tasks that nobody awaits. ``attach`` gets the results.
+        Only the newest 10,000 ids of unwatched tasks are kept.
         """
         return self._life.runtime.poller.unfinished if self._life.runtime is not None else ()
 

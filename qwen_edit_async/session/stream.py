@@ -132,7 +132,7 @@ class EditPipeline:
         submitter: Submits the edits.
         limits: The deadline and number of retries of each edit.
         call_site: The line of the user's code at which warnings point.
-        window: The maximum number of requests that are in flight or have an outcome that was not fetched yet.
+        window: The maximum number of requests that are held at once. Each is held until its outcome is fetched.
         ordered: Whether outcomes come in the order of the input.
 
     Attributes:

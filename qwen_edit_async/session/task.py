@@ -78,7 +78,7 @@ class EditTask(ScheduledTask):
         notes: Sentences that say how ``fit=True`` changed the images, and which text the service will ignore.
         snapshot: The service's newest reply about the task.
         context: The context variables of the caller who submitted or attached the task. The checks run with them.
-        queued: The seconds that the edit waited for its slot and its turn.
+        queued: The seconds that the edit waited for its slot and for permission to send requests.
         submitting: The seconds from the call to the service's acceptance, without ``queued``.
         outcome: The result or error that ended the wait; ``None`` until then.
         on_end: Called with the outcome, for an owner that has no coroutine to await the task.

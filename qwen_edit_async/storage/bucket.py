@@ -61,7 +61,7 @@ class BucketPath(os.PathLike[str]):
 
     @classmethod
     def of(cls, value: object) -> BucketPath | None:
-        """Return the path for a URL, or for a pair of a store and a path in it; ``None`` for any other value."""
+        """Return the path for a URL or a tuple ``(store, path)``; ``None`` for any other value."""
         if isinstance(value, str):
             match = _URL.fullmatch(value)
             return None if match is None else cls(f"{match[1].lower()}://{match[2]}", match[3].rstrip("/"))
@@ -289,7 +289,7 @@ def _with_tag(path: BucketPath) -> BucketPath:
 
 
 def is_pair(value: object) -> TypeGuard[tuple[ObjectStore, str]]:
-    """Return whether a value is a pair of an obstore store and a path in it."""
+    """Return whether a value is a tuple ``(store, path)`` with an obstore store."""
     module = sys.modules.get("obstore.store")  # without this import, no store can exist
     return (
         module is not None

@@ -15,11 +15,11 @@ FilePath: TypeAlias = Path | BucketPath
 """The path of a result, or of the folder of results."""
 
 AnyPath: TypeAlias = "str | os.PathLike[str] | tuple[object, str]"
-"""A path that users give: a local path, a URL in a bucket, or a pair of an obstore store and a path in it."""
+"""A path that users give: a local path, a URL in a bucket, or a tuple ``(store, path)`` with an obstore store."""
 
 
 def file_path(path: Any) -> FilePath:
-    """Convert a local path, a URL, or a pair of a store and a path in it to the path of a result.
+    """Convert a local path, a URL or a tuple ``(store, path)`` to the path of a result.
 
     Raises:
         ConfigurationError: If results can't be written to such a path.
@@ -28,12 +28,12 @@ def file_path(path: Any) -> FilePath:
         return bucket
     try:
         text = os.path.expanduser(path)  # noqa: PTH111  # Path.expanduser raises for "~nobody"
-    except Exception:  # noqa: BLE001  # a path of any library may refuse to be local, with an error of its own
+    except Exception:  # noqa: BLE001  # a path of another library can raise anything if it is not local
         text = "://"
     if not isinstance(text, str) or "://" in text:
         raise ConfigurationError(
             f"results can't be written to {str(path)!r}: give a local path, a URL such as s3://bucket/folder, "
-            "gs://… or az://…, or a pair of an obstore store and a path"
+            "gs://… or az://…, or a tuple (store, path) with an obstore store"
         )
     return Path(text)
 

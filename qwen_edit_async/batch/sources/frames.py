@@ -31,7 +31,7 @@ def parquet_items(
     """Yield an edit for each row of one or several files. Rows are numbered from 1 in each file, and read in pages.
 
     Raises:
-        ConfigurationError: If a file is not a Parquet table with these columns, or if PyArrow is not installed.
+        ConfigurationError: If a file is not a Parquet table or has wrong columns, or if PyArrow is not installed.
     """
     rows = Rows("", defaults, typed=False, note=note)
     places = [path.name if len(paths) > 1 else "" for path in paths]

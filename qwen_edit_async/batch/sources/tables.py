@@ -27,7 +27,7 @@ def csv_items(path: FilePath, defaults: EditDefaults, note: Callable[[str], None
     """Yield an edit for each row, numbered as in a spreadsheet. Commas, semicolons or tabs separate cells.
 
     Raises:
-        ConfigurationError: If the file is not a CSV table with these columns, or can't be read.
+        ConfigurationError: If the file is not a CSV table, has wrong columns, or can't be read.
     """
     rows = Rows(path.parent, defaults, typed=False, note=note)
     lines = _lines(path)
