@@ -38,6 +38,7 @@ from qwen_edit_async import (
 from qwen_edit_async.batch.budget import to_money
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.price import price_of_picture
+from qwen_edit_async.batch.sources.read import has_keys
 from qwen_edit_async.display.thumbnails import make_thumbnail
 from qwen_edit_async.files import safe_stem
 from qwen_edit_async.images.kinds import is_url
@@ -114,14 +115,15 @@ class ServerState:
         return full
 
     def pictures_in(self, folder: str, *, recursive: bool) -> Path:
-        """Return a folder inside the folder of the server.
+        """Return a folder of pictures inside the folder of the server.
 
         Raises:
-            ToolError: This is not a folder, or one of its links leads out of the server's folder.
+            ToolError: This is not a folder, or it is a table, whose rows could name any file and any number of
+                pictures. Or one of its links leads out of the server's folder.
         """
         full = self.inside(folder)
-        if not full.is_dir():
-            raise ToolError(f"{folder!r} is not a folder: give a folder of pictures")
+        if not full.is_dir() or has_keys(full):
+            raise ToolError(f"{folder!r} is not a folder of pictures: give one")
         for path in full.rglob("*") if recursive else full.iterdir():
             if path.is_symlink():
                 self.inside(str(path))

@@ -7,6 +7,8 @@ import sys
 from decimal import Decimal
 
 import anyio
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.server.mcpserver.exceptions import ToolError
@@ -209,8 +211,11 @@ async def test_pictures_of_other_folders_are_out_of_reach(emulator, photos, tmp_
     (allowed / "links" / "below").mkdir(parents=True)
     (allowed / "links" / "below" / "a.png").symlink_to(secret)
     (allowed / "table.csv").write_text(f"image,instruction\n{secret},x\n")
+    (allowed / "table").mkdir()
+    pq.write_table(pa.table({"image": [str(secret)], "instruction": ["x"], "n": [6]}), allowed / "table/1.parquet")
+    cases = dict.fromkeys(("table.csv", "*", "table"), "not a folder of pictures") | {"links": "outside"}
     async with client_of(emulator, allowed) as client:
-        for folder, said in (("table.csv", "not a folder"), ("*", "not a folder"), ("links", "outside")):
+        for folder, said in cases.items():
             result, text = await call(client, "edit_folder", folder=folder, instruction="x", recursive=True)
             assert result.is_error
             assert said in text
