@@ -34,8 +34,15 @@ from qwen_edit_async.protocol.replies import error_from_reply, first_text, load_
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
-_EXTRAS: Final = {"images": "PIL", "fast": "pybase64", "frames": "narwhals", "parquet": "pyarrow", "mcp": "mcp"}
-"""Each extra, and a module that it installs."""
+_EXTRAS: Final = {
+    "images": "PIL",
+    "fast": "pybase64",
+    "frames": "narwhals",
+    "parquet": "pyarrow",
+    "cloud": "obstore",
+    "mcp": "mcp",
+}
+"""Each extra that ``all`` includes, and a module that it installs. Without ``cli``, there is no command."""
 
 _MISSING_TASK: Final = TaskSnapshot(task_id="qwen-edit-doctor", status=TaskStatus.UNKNOWN)
 """A task that does not exist."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import ssl
 import sys
@@ -184,14 +185,19 @@ def test_a_certificate_that_is_not_trusted_is_named(service, examine, monkeypatc
 
 
 def test_missing_extras_are_told(examine, no_key, monkeypatch):
-    for module in ("pybase64", "narwhals", "pyarrow", "mcp"):
+    for module in ("pybase64", "narwhals", "pyarrow", "obstore", "mcp"):
         monkeypatch.setitem(sys.modules, module, None)
     _, found = examine()
     assert found["extras"] == {
         "ok": True,
         "found": "installed: images",
-        "advice": 'if you need them: pip install "qwen-edit-async[fast,frames,parquet,mcp]"',
+        "advice": 'if you need them: pip install "qwen-edit-async[fast,frames,parquet,cloud,mcp]"',
     }
+
+
+def test_every_extra_that_belongs_to_all_is_looked_for():
+    extras = set(importlib.metadata.metadata("qwen-edit-async").get_all("Provides-Extra"))
+    assert set(checks._EXTRAS) == extras - {"all", "cli", "tables", "ray"}
 
 
 @pytest.mark.parametrize(
