@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
@@ -30,7 +29,7 @@ from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
 from qwen_edit_async.protocol.choice import choose_protocol
-from qwen_edit_async.protocol.replies import error_from_reply, first_text, load_object
+from qwen_edit_async.protocol.replies import error_from_reply, first_text, load_object, timestamp_of
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
@@ -162,10 +161,9 @@ def _document(reply: Reply) -> Mapping[str, Any] | None:
 
 
 def _clock(reply: Reply) -> Finding:
-    try:
-        offset = reply.received_at - parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
-    except ValueError:
+    if (sent_at := timestamp_of(reply.headers.get("date", ""))) is None:
         return Finding("clock", ok=None, found="the service does not state the time")
+    offset = reply.received_at - sent_at
     if abs(offset) < _WRONG_CLOCK_SECONDS:
         return Finding("clock", ok=True, found="agrees with the service's clock")
     found = f"{abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the service's clock"
