@@ -126,6 +126,7 @@ def test_a_gateway_without_prices_is_no_fault(service, examine, monkeypatch):
     code, found = examine()
     assert (code, found["price"]["ok"]) == (0, None)
     assert "the service does not state it: " in found["price"]["found"]
+    assert found["price"]["advice"] == "to plan a run, give the price of a picture as --price"
 
 
 def test_no_key_is_named_and_nothing_is_asked(service, examine, no_key):
@@ -215,6 +216,7 @@ def test_every_extra_that_belongs_to_all_is_looked_for():
 def test_the_reply_about_a_task_of_nobody_tells_whether_the_key_is_good(status, body, ok, said):
     finding = checks._key(Reply(status=status, body=body))
     assert finding.ok is ok
+    assert bool(finding.advice) is (ok is not True)
     assert said in finding.found
 
 
@@ -260,6 +262,7 @@ def test_the_clock_is_compared_with_the_services(headers, ok, said):
     ("status", "body", "ok", "advice"),
     [
         (200, b'{"protocol": "queue"}', False, "use --protocol queue"),
+        (200, b'{"protocol": "new; rm -r"}', False, "no protocol of this library fits: check the model's name"),
         (200, b'{"protocol": "generation"}', True, ""),
         (200, b"{}", None, ""),
         (200, b"<html>", None, ""),
