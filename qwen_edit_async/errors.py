@@ -30,6 +30,7 @@ No error refers to an exception of the HTTP library, because such exceptions hol
 from __future__ import annotations
 
 import copy
+from decimal import Decimal
 from typing import Self
 
 
@@ -228,6 +229,7 @@ class EditFailedError(QwenEditError):
         message: The service's error message.
         error_type: The kind of failure, such as ``CONTENT_BLOCKED``; empty if the service does not name it.
         provider_error: The error text of the provider that ran the model for the service; may be empty.
+        cost: The cost that the service stated, in the account's currency; ``None`` if it stated none.
     """
 
     def __init__(
@@ -237,6 +239,7 @@ class EditFailedError(QwenEditError):
         code: int | str | None = None,
         error_type: str = "",
         provider_error: str = "",
+        cost: Decimal | None = None,
         task_id: str | None = None,
     ) -> None:
         super().__init__(message, task_id=task_id)
@@ -244,6 +247,7 @@ class EditFailedError(QwenEditError):
         self.code = code
         self.error_type = error_type
         self.provider_error = provider_error
+        self.cost = cost
 
     def __str__(self) -> str:
         code = "" if self.code is None else f" (code {self.code})"

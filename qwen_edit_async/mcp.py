@@ -38,6 +38,7 @@ from qwen_edit_async import (
 from qwen_edit_async.batch.budget import to_money
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.price import price_of_picture
+from qwen_edit_async.batch.sources.read import has_keys
 from qwen_edit_async.display.thumbnails import make_thumbnail
 from qwen_edit_async.files import safe_stem
 from qwen_edit_async.images.kinds import is_url
@@ -114,33 +115,36 @@ class ServerState:
         return full
 
     def pictures_in(self, folder: str, *, recursive: bool) -> Path:
-        """Return a folder inside the folder of the server.
+        """Return a folder of pictures inside the folder of the server.
 
         Raises:
-            ToolError: This is not a folder, or one of its links leads out of the server's folder.
+            ToolError: This is not a folder, or it is a table, whose rows could name any file and any number of
+                pictures. Or one of its links leads out of the server's folder.
         """
         full = self.inside(folder)
-        if not full.is_dir():
-            raise ToolError(f"{folder!r} is not a folder: give a folder of pictures")
+        if not full.is_dir() or has_keys(full):
+            raise ToolError(f"{folder!r} is not a folder of pictures: give one")
         for path in full.rglob("*") if recursive else full.iterdir():
             if path.is_symlink():
                 self.inside(str(path))
         return full
 
     async def price(self, parameters: EditParameters | None = None) -> Decimal:
-        """Return the price of a picture. Request it from the service if it is not known.
+        """Return the price of a picture with these parameters, or the highest known price, whichever is higher.
 
         Raises:
-            ToolError: The service does not state it.
+            ToolError: The service does not state prices, and none is known.
         """
-        if self.allowance.price is None:
-            try:
-                self.allowance.price = (await price_of_picture(self.session, parameters)).cost
-            except QwenEditError as error:
-                reason = str(error).removesuffix(f": {KNOWN_PRICE}")
-                advice = f"the user can set {PRICE_VARIABLE} to the price of a picture, and restart the server"
-                raise ToolError(f"the price of a picture is unknown, because {reason}: {advice}") from None
-        return self.allowance.price
+        known = self.allowance.price
+        try:
+            stated = (await price_of_picture(self.session, parameters)).cost
+        except QwenEditError as error:
+            if known is not None:
+                return known
+            reason = str(error).removesuffix(f": {KNOWN_PRICE}")
+            advice = f"the user can set {PRICE_VARIABLE} to the price of a picture, and restart the server"
+            raise ToolError(f"the price of a picture is unknown, because {reason}: {advice}") from None
+        return max(stated, known or Decimal(0))
 
 
 def make_server(environment: Mapping[str, str], **session: Any) -> MCPServer[ServerState]:
@@ -196,8 +200,13 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
     folder = state.inside(output)
     with _tool_errors():
         parameters = EditParameters(n=n, size=size, negative_prompt=negative_prompt, seed=seed)
+        await anyio.Path(folder).mkdir(parents=True, exist_ok=True)  # an edit that can't be saved is not paid for
         result = await _edit(state, EditRequest(inputs, instruction, parameters), n)
-        paths = await result.save(folder)
+        try:
+            paths = await result.save(folder)
+        except OSError as error:
+            found = f"task {result.task_id} is completed, but its pictures could not be saved ({error})"
+            raise ToolError(f"{found}: solve this, and call get_task") from None
     facts = {"task_id": result.task_id, "files": [*map(str, paths)], "cost": _amount(result.usage.cost)}
     previews = [await anyio.to_thread.run_sync(make_thumbnail, path) for path in paths]
     return [json.dumps(facts | {"notes": result.notes}), *(Image(data=p.content, format="webp") for p in previews if p)]
@@ -211,7 +220,9 @@ async def _edit(state: ServerState, request: EditRequest, pictures: int) -> Edit
         result = await state.session.edit(request)
         cost = result.usage.cost
     except QwenEditError as error:
-        if isinstance(error, EditFailedError) or not (error.task_id or isinstance(error, SubmitUncertainError)):
+        if isinstance(error, EditFailedError):
+            cost = error.cost or Decimal(0)
+        elif not (error.task_id or isinstance(error, SubmitUncertainError)):
             cost = Decimal(0)
         raise
     finally:
@@ -315,10 +326,10 @@ async def _report_progress(context: Context[ServerState], batch: EditBatch, ende
 
 @contextlib.contextmanager
 def _tool_errors() -> Iterator[None]:
-    """Convert this package's errors to errors that the agent can read."""
+    """Convert this package's errors, and those of files, to errors that the agent can read."""
     try:
         yield
-    except QwenEditError as error:
+    except (QwenEditError, OSError) as error:
         raise ToolError(str(error)) from None
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from decimal import Decimal
+from types import SimpleNamespace
 
 import anyio
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.server.mcpserver.exceptions import ToolError
 
-from qwen_edit_async import ConfigurationError
+from qwen_edit_async import ConfigurationError, EditFailedError, EditParameters, EditRequest, Estimate, Usage, mcp
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
-from qwen_edit_async.mcp import Allowance, make_server
+from qwen_edit_async.mcp import Allowance, ServerState, make_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the client starts a process")]
 
@@ -191,7 +195,7 @@ async def test_a_service_without_prices_needs_the_users(photos, tmp_path):
 
 async def test_tasks_of_a_cancelled_folder_count_against_the_cap(photos, tmp_path):
     with EditEmulator(duration=3600, engine=FixedEngine()).in_thread() as emulator:
-        async with client_of(emulator, tmp_path, QWEN_EDIT_MCP_MAX_COST="0.13", QWEN_EDIT_MCP_PRICE="0.04") as client:
+        async with client_of(emulator, tmp_path, QWEN_EDIT_MCP_MAX_COST="0.15", QWEN_EDIT_MCP_PRICE="0.04") as client:
             arguments = {"folder": "photos", "instruction": "x"}
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(client.call_tool, "edit_folder", arguments)
@@ -200,6 +204,8 @@ async def test_tasks_of_a_cancelled_folder_count_against_the_cap(photos, tmp_pat
                 tasks.cancel_scope.cancel()
             _, text = await call(client, "edit_folder", **arguments, output="elsewhere")
             assert "0 of 3 edits done" in text
+            _, text = await call(client, "edit_image", images=["photos/a.png"], instruction="x")
+            assert "0.03 left, 0.04 needed" in text
         assert emulator.statistics().tasks_created == 3
 
 
@@ -209,9 +215,64 @@ async def test_pictures_of_other_folders_are_out_of_reach(emulator, photos, tmp_
     (allowed / "links" / "below").mkdir(parents=True)
     (allowed / "links" / "below" / "a.png").symlink_to(secret)
     (allowed / "table.csv").write_text(f"image,instruction\n{secret},x\n")
+    (allowed / "table").mkdir()
+    pq.write_table(pa.table({"image": [str(secret)], "instruction": ["x"], "n": [6]}), allowed / "table/1.parquet")
+    cases = dict.fromkeys(("table.csv", "*", "table"), "not a folder of pictures") | {"links": "outside"}
     async with client_of(emulator, allowed) as client:
-        for folder, said in (("table.csv", "not a folder"), ("*", "not a folder"), ("links", "outside")):
+        for folder, said in cases.items():
             result, text = await call(client, "edit_folder", folder=folder, instruction="x", recursive=True)
             assert result.is_error
             assert said in text
+    assert not emulator.requests
+
+
+async def test_a_price_that_depends_on_the_parameters_is_within_the_cap(photos, tmp_path, monkeypatch):
+    async def price_of_picture(_, parameters):
+        cost = Decimal("0.40") if parameters is not None and parameters.size == (2048, 2048) else Decimal("0.04")
+        return Estimate(cost=cost)
+
+    monkeypatch.setattr(mcp, "price_of_picture", price_of_picture)
+    state = ServerState(None, tmp_path, Allowance(Decimal(1), price=Decimal("0.01")))
+    assert await state.price() == Decimal("0.04")
+    assert await state.price(EditParameters(size="2048*2048")) == Decimal("0.40")
+    state.allowance.price = Decimal("0.10")
+    assert await state.price() == Decimal("0.10")
+
+
+async def test_a_failed_edit_counts_at_the_cost_that_the_service_states(tmp_path):
+    async def edit(_):
+        raise EditFailedError("moderation", cost=Decimal("0.03"), task_id="t")
+
+    async def estimate(*_, **__):
+        return Estimate(cost=Decimal("0.04"))
+
+    state = ServerState(SimpleNamespace(edit=edit, estimate=estimate), tmp_path, Allowance(Decimal("0.10")))
+    with pytest.raises(EditFailedError):
+        await mcp._edit(state, EditRequest("https://pictures.example/cat.png", "x"), 1)
+    assert state.allowance.left == Decimal("0.07")
+
+
+async def test_pictures_that_can_not_be_saved_are_named_by_their_task(tmp_path):
+    async def edit(_):
+        return SimpleNamespace(task_id="task-1", usage=Usage(cost=Decimal("0.04")), save=save)
+
+    async def estimate(*_, **__):
+        return Estimate(cost=Decimal("0.04"))
+
+    async def save(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    state = ServerState(SimpleNamespace(edit=edit, estimate=estimate), tmp_path, Allowance(Decimal("0.10")))
+    context = SimpleNamespace(request_context=SimpleNamespace(lifespan_context=state))
+    with pytest.raises(ToolError, match=r"task task-1 is completed, but .*No space left.*: solve this, and call get_t"):
+        await mcp.edit_image(context, ["https://pictures.example/cat.png"], "x")
+    assert state.allowance.left == Decimal("0.06")
+
+
+async def test_a_folder_that_takes_no_results_is_found_before_the_edit(emulator, photos, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    async with client_of(emulator, tmp_path) as client:
+        result, text = await call(client, "edit_image", images=["photos/a.png"], instruction="x", output="file")
+    assert result.is_error
+    assert "File exists" in text
     assert not emulator.requests

@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 from urllib.parse import quote
 
 import attrs
@@ -28,18 +27,26 @@ from qwen_edit_async.errors import (
 from qwen_edit_async.http import options as http
 from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.network import Network
-from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
-from qwen_edit_async.protocol.choice import choose_protocol
-from qwen_edit_async.protocol.replies import error_from_reply, first_text, load_object
+from qwen_edit_async.protocol.base import KNOWN_PRICE, Call, Reply, WireProtocol
+from qwen_edit_async.protocol.choice import ProtocolName, choose_protocol
+from qwen_edit_async.protocol.replies import error_from_reply, first_text, load_object, timestamp_of
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
-_EXTRAS: Final = {"images": "PIL", "fast": "pybase64", "frames": "narwhals", "parquet": "pyarrow", "mcp": "mcp"}
-"""Each extra, and a module that it installs."""
+_EXTRAS: Final = {
+    "images": "PIL",
+    "fast": "pybase64",
+    "frames": "narwhals",
+    "parquet": "pyarrow",
+    "cloud": "obstore",
+    "mcp": "mcp",
+}
+"""Each extra that ``all`` includes, and a module that it installs. Without ``cli``, there is no command."""
 
 _MISSING_TASK: Final = TaskSnapshot(task_id="qwen-edit-doctor", status=TaskStatus.UNKNOWN)
 """A task that does not exist."""
 
+_CHECK_ADDRESS: Final = "check the address in QWEN_EDIT_BASE_URL"
 _WRONG_CLOCK_SECONDS: Final = 60.0
 _NOT_FOUND: Final = 404
 
@@ -129,9 +136,10 @@ def _key(reply: Reply) -> Finding:
     if isinstance(error, InsufficientBalanceError):
         return Finding("key", ok=False, found=str(error), advice="add money to the account")
     if not isinstance(error, NotFoundError):
-        return Finding("key", ok=None, found=f"not known from the reply (HTTP {reply.status})")
+        found = f"not known from the reply (HTTP {reply.status})"
+        return Finding("key", ok=None, found=found, advice=f"try again later; if this stays, {_CHECK_ADDRESS}")
     if _document(reply) is None:
-        return Finding("key", ok=None, found=str(error), advice="check the address in QWEN_EDIT_BASE_URL")
+        return Finding("key", ok=None, found=str(error), advice=_CHECK_ADDRESS)
     return Finding("key", ok=True, found="accepted")
 
 
@@ -142,7 +150,7 @@ def _unchecked_key(reply: Reply, protocol: WireProtocol) -> Finding:
         return finding
     if reply.status == _NOT_FOUND:
         found = f"not checked: the address may not have the protocol {protocol.name!r} (HTTP {reply.status})"
-        return Finding("key", ok=None, found=found, advice="check the address in QWEN_EDIT_BASE_URL")
+        return Finding("key", ok=None, found=found, advice=_CHECK_ADDRESS)
     found = f"not checked: the protocol {protocol.name!r} has no call that checks a key for free"
     return Finding("key", ok=None, found=found, advice="to check the key, make one edit")
 
@@ -155,10 +163,9 @@ def _document(reply: Reply) -> Mapping[str, Any] | None:
 
 
 def _clock(reply: Reply) -> Finding:
-    try:
-        offset = reply.received_at - parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
-    except ValueError:
+    if (sent_at := timestamp_of(reply.headers.get("date", ""))) is None:
         return Finding("clock", ok=None, found="the service does not state the time")
+    offset = reply.received_at - sent_at
     if abs(offset) < _WRONG_CLOCK_SECONDS:
         return Finding("clock", ok=True, found="agrees with the service's clock")
     found = f"{abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the service's clock"
@@ -174,7 +181,9 @@ def _contract(reply: Reply, protocol: WireProtocol) -> Finding:
         return Finding("protocol", ok=True, found=stated if mode is None else f"{stated}, with the body {mode!r}")
     if protocol.submission_path in str(document.get("endpoints")):
         return Finding("protocol", ok=True, found=f"{protocol.name}; the service also has {stated!r}")
-    return Finding("protocol", ok=False, found=f"the service expects {stated!r}", advice=f"use --protocol {stated}")
+    known = stated in get_args(ProtocolName)
+    advice = f"use --protocol {stated}" if known else "no protocol of this library fits: check the model's name"
+    return Finding("protocol", ok=False, found=f"the service expects {stated!r}", advice=advice)
 
 
 async def _price(connection: ConnectionOptions) -> Finding:
@@ -193,9 +202,10 @@ async def _price(connection: ConnectionOptions) -> Finding:
             ) as session:
                 estimate = await price_of_picture(session)
         except QwenEditError as error:
-            reasons.append(str(error))
+            reasons.append(str(error).removesuffix(f": {KNOWN_PRICE}"))
             continue
         advice = "use --envelope header" if envelope == "header" else ""
         price = f"{estimate.cost:f} {estimate.currency}".rstrip()
         return Finding("price", ok=True, found=f"{price} a picture, in the envelope {envelope}", advice=advice)
-    return Finding("price", ok=None, found=f"the service does not state it: {reasons[0]}")
+    found = f"the service does not state it: {reasons[0]}"
+    return Finding("price", ok=None, found=found, advice="to plan a run, give the price of a picture as --price")

@@ -156,14 +156,14 @@ def parse_retry_after(headers: Mapping[str, str], received_at: float) -> float |
     number = float(value) if _SECONDS.fullmatch(value) else None
     if number is not None and number <= _LONGEST_WAIT:
         return number
-    retry_at = _timestamp(value) if number is None else number
+    retry_at = timestamp_of(value) if number is None else number
     if retry_at is None or math.isinf(retry_at):
         return None
-    sent_at = _timestamp(headers.get("date", ""))
+    sent_at = timestamp_of(headers.get("date", ""))
     return max(0.0, retry_at - (received_at if sent_at is None else sent_at))
 
 
-def _timestamp(date: str) -> float | None:
+def timestamp_of(date: str) -> float | None:
     """Convert a date in one of HTTP's three formats to seconds since 1970. Return ``None`` for other text."""
     try:
         moment = parsedate_to_datetime(date)

@@ -53,7 +53,9 @@ def reporter(on_event: Callable[[EditEvent], object]) -> Callable[[EditEvent], N
     def report(event: EditEvent) -> None:
         try:
             on_event(event)
-        except Exception as error:  # noqa: BLE001  # a user's function may raise anything
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  # a user's function may raise anything, even CancelledError
             kinds = type(error).__name__, type(event).__name__
             about(event.task_id).warning("on_event raised %s for %s: %s", *kinds, error)
 

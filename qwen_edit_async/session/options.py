@@ -64,8 +64,12 @@ class Options:
 
     def __attrs_post_init__(self) -> None:
         check_positive(self.max_in_flight, "max_in_flight", integer=True)
-        if self.on_event is not None and (not callable(self.on_event) or inspect.iscoroutinefunction(self.on_event)):
+        if self.on_event is not None and (not callable(self.on_event) or _is_async(self.on_event)):
             raise ConfigurationError(f"on_event is {quoted(self.on_event)}: give a function, not async, of one event")
         for rate, name in ((self.submit_rate, "submit_rate"), (self.poll_rate, "poll_rate")):
             if rate is not None:
                 check_positive(rate, name)
+
+
+def _is_async(function: Callable[..., object]) -> bool:
+    return any(inspect.iscoroutinefunction(each) for each in (function, type(function).__call__))

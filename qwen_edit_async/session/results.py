@@ -272,6 +272,7 @@ def conclude(
             code=failure.code,
             error_type=failure.error_type,
             provider_error=failure.provider_error,
+            cost=snapshot.usage.cost,
             task_id=snapshot.task_id,
         )
     if not snapshot.urls:

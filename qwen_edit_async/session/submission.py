@@ -245,9 +245,11 @@ class Submission:
         task.checked_at = now
         submitter.counters.queued += timings.queued
         submitter.counters.submitting += timings.submitting
-        self._report(EditSubmitted, task_id=task.task_id, timings=timings)
-        submitter.poller.watch(task)
-        self.accepted.set_result(task)
+        try:
+            self._report(EditSubmitted, task_id=task.task_id, timings=timings)
+        finally:  # an interrupt in `on_event` must not lose the task
+            submitter.poller.watch(task)
+            self.accepted.set_result(task)
 
     async def _attempt_accepted_form(self) -> TaskSnapshot:
         """Make an attempt with the form of body that the service accepts.

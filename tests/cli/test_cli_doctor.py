@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import ssl
 import sys
@@ -125,6 +126,7 @@ def test_a_gateway_without_prices_is_no_fault(service, examine, monkeypatch):
     code, found = examine()
     assert (code, found["price"]["ok"]) == (0, None)
     assert "the service does not state it: " in found["price"]["found"]
+    assert found["price"]["advice"] == "to plan a run, give the price of a picture as --price"
 
 
 def test_no_key_is_named_and_nothing_is_asked(service, examine, no_key):
@@ -184,14 +186,19 @@ def test_a_certificate_that_is_not_trusted_is_named(service, examine, monkeypatc
 
 
 def test_missing_extras_are_told(examine, no_key, monkeypatch):
-    for module in ("pybase64", "narwhals", "pyarrow", "mcp"):
+    for module in ("pybase64", "narwhals", "pyarrow", "obstore", "mcp"):
         monkeypatch.setitem(sys.modules, module, None)
     _, found = examine()
     assert found["extras"] == {
         "ok": True,
         "found": "installed: images",
-        "advice": 'if you need them: pip install "qwen-edit-async[fast,frames,parquet,mcp]"',
+        "advice": 'if you need them: pip install "qwen-edit-async[fast,frames,parquet,cloud,mcp]"',
     }
+
+
+def test_every_extra_that_belongs_to_all_is_looked_for():
+    extras = set(importlib.metadata.metadata("qwen-edit-async").get_all("Provides-Extra"))
+    assert set(checks._EXTRAS) == extras - {"all", "cli", "tables", "ray"}
 
 
 @pytest.mark.parametrize(
@@ -209,6 +216,7 @@ def test_missing_extras_are_told(examine, no_key, monkeypatch):
 def test_the_reply_about_a_task_of_nobody_tells_whether_the_key_is_good(status, body, ok, said):
     finding = checks._key(Reply(status=status, body=body))
     assert finding.ok is ok
+    assert bool(finding.advice) is (ok is not True)
     assert said in finding.found
 
 
@@ -240,6 +248,7 @@ def test_the_address_of_another_service_is_a_wrong_configuration(service, examin
         ({"date": formatdate(1e9 - 3600, usegmt=True)}, False, "3600 s ahead of"),
         ({"date": formatdate(1e9 + 90, usegmt=True)}, False, "90 s behind"),
         ({"date": "soon"}, None, "does not state the time"),
+        ({"date": f"Sun, {10**20} Sep 2001 01:46:40 GMT"}, None, "does not state the time"),
         ({}, None, "does not state the time"),
     ],
 )
@@ -253,6 +262,7 @@ def test_the_clock_is_compared_with_the_services(headers, ok, said):
     ("status", "body", "ok", "advice"),
     [
         (200, b'{"protocol": "queue"}', False, "use --protocol queue"),
+        (200, b'{"protocol": "new; rm -r"}', False, "no protocol of this library fits: check the model's name"),
         (200, b'{"protocol": "generation"}', True, ""),
         (200, b"{}", None, ""),
         (200, b"<html>", None, ""),

@@ -41,7 +41,7 @@ EDITS = 3
 LONGEST_EDIT = DEADLINE + 4 * TIMEOUT
 """Seconds: the deadline, a reply that is awaited beyond it, and the retries of a download with its timeouts."""
 
-QUEUE_PHASES = ("result", "cancel")
+PROTOCOL_OF_PHASE = {"result": "queue", "cancel": "queue", "dashscope": "dashscope"}
 
 OPTIONS: dict[str, Any] = {
     "polling": FixedInterval(1.0),
@@ -83,7 +83,7 @@ async def troubled_service(fault: Fault | WireFault, phase: str, *, once: bool) 
     plan = FaultPlan([narrowed(fault, phase, once=once)] if isinstance(fault, Fault) else [])
     async with EditEmulator(engine=FixedEngine(), duration=1.5, faults=plan) as emulator:
         if isinstance(fault, Fault):
-            yield Service(emulator, emulator.url, protocol="queue" if phase in QUEUE_PHASES else "generation")
+            yield Service(emulator, emulator.url, protocol=PROTOCOL_OF_PHASE.get(phase, "generation"))
             return
         faults = WireFaults(fault, phase, once)
         async with (
@@ -97,10 +97,10 @@ async def troubled_service(fault: Fault | WireFault, phase: str, *, once: bool) 
 def narrowed(fault: Fault, phase: str, *, once: bool) -> Fault:
     if phase == "task":
         return fault.times(1) if once else fault
-    fault = fault.on(phase)
+    fault = fault.on("submit" if phase == "dashscope" else phase)
     if once:
         return fault.times(1)
-    return fault if phase in {"submit", "precharge"} else fault.for_task(1)
+    return fault if phase in {"submit", "dashscope", "precharge"} else fault.for_task(1)
 
 
 @contextlib.asynccontextmanager

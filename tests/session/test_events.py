@@ -188,6 +188,20 @@ async def test_an_error_of_the_function_is_logged_and_changes_nothing(caplog):
     assert [record.task_id for record in caplog.records] == ["task-1"] * 2
 
 
+@pytest.mark.parametrize("kind", [EditSubmitted, EditThrottled, EditRetried, EditChecked, EditEnded])
+@pytest.mark.parametrize("error", [asyncio.CancelledError("mine"), GeneratorExit("mine")], ids=type)
+async def test_no_error_of_the_function_reaches_the_session(kind, error, caplog):
+    def fail(event):
+        if type(event) is kind:
+            raise error
+
+    on_check = [says({"id": "task-1", "status": "in_progress", "progress": 0.1}), status(429)]
+    service = MemoryService(on_submission=in_order(status(429), refused()), on_check=in_order(*on_check))
+    async with MemorySession(service, on_event=fail) as session:
+        assert (await session.edit(IMAGE, "snow")).task_id == "task-1"
+    assert f"on_event raised {type(error).__name__} for {kind.__name__}: mine" in caplog.text
+
+
 async def test_events_have_the_context_variables_of_whoever_submitted():
     caller, seen = contextvars.ContextVar("caller", default="nobody"), {}
 
@@ -225,9 +239,12 @@ async def test_what_is_no_function_is_refused(value):
         EditSession(KEY, on_event=value)
 
 
-async def test_an_async_function_is_refused():
-    async def note(_event): ...
+class AsyncNote:
+    async def __call__(self, _event): ...
 
+
+@pytest.mark.parametrize("note", [AsyncNote.__call__, AsyncNote()], ids=["function", "callable"])
+async def test_an_async_function_is_refused(note):
     with pytest.raises(ConfigurationError, match=r"on_event is .*: give a function, not async, of one event"):
         EditSession(KEY, on_event=note)
 

@@ -10,6 +10,7 @@ import math
 import random
 import re
 import weakref
+from decimal import Decimal
 
 import attrs
 import pytest
@@ -419,12 +420,14 @@ async def test_an_unknown_status_counts_as_running_and_is_logged_once(caplog):
 
 
 async def test_a_failed_task_is_an_error_with_the_services_words():
-    failed = says({"status": "FAILED", "error": {"code": 110001, "error_message": "refused by moderation"}})
+    error = {"code": 110001, "error_message": "refused by moderation"}
+    failed = says({"status": "FAILED", "error": error, "usage": {"cost": "0.03"}})
     service = MemoryService(on_check=in_order(failed))
     async with MemorySession(service) as session:
         with pytest.raises(EditFailedError, match="task task-1 failed: refused by moderation") as caught:
             await session.edit(IMAGE, "snow")
         assert (caught.value.code, caught.value.task_id) == (110001, "task-1")
+        assert caught.value.cost == Decimal("0.03")
         assert session.statistics().failed == 1
         assert session.unfinished == ()
 

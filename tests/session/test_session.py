@@ -29,6 +29,7 @@ from qwen_edit_async import (
     EditParameters,
     EditRequest,
     EditSession,
+    EditSubmitted,
     EditWarning,
     FixedInterval,
     InvalidEditError,
@@ -482,6 +483,19 @@ def test_an_interrupt_leaves_the_event_loop_and_closes_the_session(deadline, cap
 
     assert run_through_interrupts(main())
     assert "crashed" not in caplog.text
+
+
+def test_an_interrupt_in_the_function_for_events_loses_no_task():
+    def interrupt(event):
+        if isinstance(event, EditSubmitted):
+            raise KeyboardInterrupt
+
+    async def main():
+        async with MemorySession(MemoryService(), on_event=interrupt) as session:
+            assert (await session.submit(IMAGE, "snow")).id == "task-1"
+        assert session.unfinished == ("task-1",)
+
+    assert run_through_interrupts(main())
 
 
 def test_an_interrupt_in_the_input_of_many_edits_is_not_the_end_of_the_input():

@@ -382,6 +382,23 @@ async def test_a_service_that_does_not_answer_a_cancellation_holds_up_the_end_fo
     assert "did not confirm the cancellation of task task-1, which may run on and be charged: no reply" in caplog.text
 
 
+@pytest.mark.virtual_clock
+async def test_many_tasks_are_cancelled_a_few_at_a_time():
+    under_way = []
+
+    def on_cancellation(*_):
+        under_way.append(service.calls_under_way)
+        return attrs.evolve(says({}), delay=0.1)
+
+    service = MemoryService(on_submission=lambda n: says({"request_id": f"task-{n}"}), on_check=on_cancellation)
+    options = {"protocol": "queue", "envelope": "auto", "polling": FixedInterval(100.0), "max_in_flight": 40}
+    async with MemorySession(service, **options) as session:
+        for task in [await session.submit("https://pictures.example/cat.png", "snow") for _ in range(40)]:
+            task.cancel()
+    assert (len(under_way), max(under_way)) == (40, 16)
+    assert (session.statistics().cancellations, session.unfinished) == (40, ())
+
+
 async def test_a_task_of_another_protocol_is_not_cancelled():
     async with session_in("generation", duration=60) as (emulator, session):
         task = await session.submit(PHOTO, "snow")
