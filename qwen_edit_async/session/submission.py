@@ -240,7 +240,7 @@ class Submission:
             queued=timings.queued,
             submitting=timings.submitting,
             slot=slot,
-            poller=submitter.poller,
+            watcher=submitter.poller,
         )
         task.checked_at = now
         submitter.counters.queued += timings.queued
