@@ -67,7 +67,8 @@ class Runtime:
         self.crash: BaseException | None = None
         self._process = os.getpid()
         self.counters: SessionStatistics = SessionStatistics()
-        self.gate: Gate = Gate(Pacer(options.max_in_flight, options.submit_rate), self.loop)
+        pacer = Pacer(options.max_in_flight, options.submit_rate, replies_hold_results=not service.protocol.has_tasks)
+        self.gate: Gate = Gate(pacer, self.loop)
         self._service, self._options = service, options
         self._closing = False
         self._task: asyncio.Task[None] | None = None

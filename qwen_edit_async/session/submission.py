@@ -73,6 +73,7 @@ class Submission:
     _slot: Slot = attrs.field(init=False)
     _deadline: Deadline = attrs.field(init=False)
     _sent_at: float = attrs.field(default=0.0, init=False)
+    _sent_among: int = attrs.field(default=0, init=False)
     _pending: JSONBody | None = attrs.field(default=None, init=False)
     _attempts: Attempts = attrs.field(init=False)
     _counts_as_uncertain: bool = attrs.field(default=False, init=False)
@@ -213,7 +214,7 @@ class Submission:
     def _succeed(self, snapshot: TaskSnapshot) -> None:
         parts, slot, now = self._parts, self._slot, self._parts.gate.loop.time()
         parts.counters.submitted += 1
-        slot.accepted(now)
+        slot.accepted(now, self._sent_at, self._sent_among)
         if self.accepted.done() or parts.gate.ended:
             slot.release()
             parts.counters.uncertain -= self._counts_as_uncertain
@@ -270,7 +271,7 @@ class Submission:
         turn = parts.gate.submit_at_once()
         if turn is None:
             turn = await self._deadline.wait_in_line(parts.gate.wait_to_submit())
-        self._sent_at = turn
+        self._sent_at, self._sent_among = turn, parts.gate.pacer.in_flight
         call = protocol.submission(self._request)
         stall_timeout = parts.options.timeouts.send
         body = JSONBody(call.parts, self._uploads or (), parts.offloader, stall_timeout=stall_timeout)
