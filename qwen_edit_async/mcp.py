@@ -32,6 +32,7 @@ from qwen_edit_async import (
     EditRequest,
     EditResult,
     EditSession,
+    EditTask,
     QwenEditError,
     SubmitUncertainError,
 )
@@ -201,7 +202,7 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
     with _tool_errors():
         parameters = EditParameters(n=n, size=size, negative_prompt=negative_prompt, seed=seed)
         await anyio.Path(folder).mkdir(parents=True, exist_ok=True)  # an edit that can't be saved is not paid for
-        result = await _edit(state, EditRequest(inputs, instruction, parameters), n)
+        result = await _edit(context, EditRequest(inputs, instruction, parameters), n)
         try:
             paths = await result.save(folder)
         except OSError as error:
@@ -212,12 +213,13 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
     return [json.dumps(facts | {"notes": result.notes}), *(Image(data=p.content, format="webp") for p in previews if p)]
 
 
-async def _edit(state: ServerState, request: EditRequest, pictures: int) -> EditResult:
-    """Make an edit within the allowance."""
+async def _edit(context: Context[ServerState], request: EditRequest, pictures: int) -> EditResult:
+    """Make an edit within the allowance, and report its progress."""
+    state = context.request_context.lifespan_context
     price = await state.price(request.parameters)
     reserved, cost = state.allowance.reserve(price * pictures), None
     try:
-        result = await state.session.edit(request)
+        result = await _result_of(await state.session.submit(request), context)
         cost = result.usage.cost
     except QwenEditError as error:
         if isinstance(error, EditFailedError):
@@ -228,6 +230,22 @@ async def _edit(state: ServerState, request: EditRequest, pictures: int) -> Edit
     finally:
         state.allowance.settle(reserved, cost, pictures)
     return result
+
+
+async def _result_of(task: EditTask, context: Context[ServerState]) -> EditResult:
+    """Wait for the result of a task. Report each change of its status, with a growing number, as the MCP demands."""
+    changes, reported = 0, ""
+    try:
+        async for snapshot in task.updates():
+            share = "" if snapshot.progress is None else f", {snapshot.progress:.0%} done"
+            message = f"task {task.id}: {snapshot.status.value}{share}"
+            if message != reported:
+                await context.report_progress(changes, message=message)
+                changes, reported = changes + 1, message
+        return await task
+    except anyio.get_cancelled_exc_class():
+        task.cancel_unless_awaited()
+        raise
 
 
 async def edit_folder(

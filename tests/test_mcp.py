@@ -16,7 +16,7 @@ from mcp import Client, StdioServerParameters
 from mcp.server.mcpserver.exceptions import ToolError
 
 from qwen_edit_async import ConfigurationError, EditFailedError, EditParameters, EditRequest, Estimate, Usage, mcp
-from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
+from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.mcp import Allowance, ServerState, make_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the client starts a process")]
@@ -60,6 +60,25 @@ async def test_an_image_is_edited_and_shown(emulator, photos, tmp_path):
         _, text = await call(client, "get_task", task_id=facts["task_id"], output="again")
         assert json.loads(text)["status"] == "completed"
         assert len(list((tmp_path / "again").iterdir())) == 2
+
+
+async def test_the_changes_of_an_edit_are_reported_as_progress(photos, tmp_path):
+    shown = []
+
+    async def note(count, total, message):
+        shown.append((count, total, message))
+
+    arguments = {"images": ["photos/a.png"], "instruction": "make it snow"}
+    with EditEmulator(duration=AfterChecks(2), engine=FixedEngine()).in_thread() as emulator:
+        async with client_of(emulator, tmp_path) as client:
+            assert not (await client.call_tool("edit_image", arguments, progress_callback=note)).is_error
+        [task_id] = emulator.tasks
+    assert [(count, total) for count, total, _ in shown] == [(number, None) for number in range(len(shown))]
+    messages = [message for _, _, message in shown]
+    assert len(set(messages)) == len(messages) >= 3
+    assert all(message.startswith(f"task {task_id}: ") for message in messages)
+    assert any("in_progress" in message for message in messages)
+    assert messages[-1] == f"task {task_id}: completed"
 
 
 async def test_a_folder_is_edited_once(emulator, photos, tmp_path):

@@ -11,6 +11,9 @@ requests in a second. No reply says which, so the pacer learns both limits:
 
 At most 100 submissions wait for their replies at a time, so that few are uncertain if the network fails.
 
+If the reply to a submission holds the result, a task runs until its reply. So an accepted submission shows how many
+tasks the service runs at a time: as many as were in flight when it was sent. The limit of 100 does not apply then.
+
 A ``Retry-After`` pause holds for all requests. A long pause after a refused probe also delays the next probe. When
 requests have to wait, status checks and other requests take turns.
 """
@@ -126,6 +129,7 @@ class Pacer:
         rate: The learned limit of requests per second.
         submit_at: The earliest time of the next submission under ``submit_rate``.
         turn_wanted: Whether a request other than a check waits to be sent.
+        replies_hold_results: Whether the reply to a submission holds the result, so that a task runs until its reply.
     """
 
     max_in_flight: int
@@ -139,6 +143,7 @@ class Pacer:
     rate: RequestRate = attrs.field(factory=RequestRate)
     submit_at: float = -math.inf
     turn_wanted: bool = False
+    replies_hold_results: bool = False
     _check_went_last: bool = False
     _next_start: float = -math.inf
     _probe_at: float = -math.inf
@@ -183,7 +188,8 @@ class Pacer:
 
         Return ``None`` if a task must first end, or a submission must first get its reply.
         """
-        if self.in_flight >= min(self.max_in_flight, self.limit + 1, self.running + _MAX_SUBMITTING):
+        submitting = 0 if self.replies_hold_results else self.in_flight - self.running
+        if self.in_flight >= min(self.max_in_flight, self.limit + 1) or submitting >= _MAX_SUBMITTING:
             return None
         start_at = max(self.resume_at, self._next_start, self.submit_at)
         if self.in_flight >= self.limit:
@@ -203,17 +209,24 @@ class Pacer:
         self.in_flight -= 1
         self.running -= accepted
 
-    def accepted(self, now: float) -> None:
-        """Record that the service accepted a submission, and raise the limit if it proved too low."""
+    def accepted(self, now: float, sent_at: float = -math.inf, among: int = 0) -> None:
+        """Record that the service accepted a submission, and raise the limit if it proved too low.
+
+        The last two arguments count only if replies hold results. ``among`` is the number of tasks that were in flight
+        at ``sent_at``, when the submission was sent. All refusals among them arrived before this result.
+        """
         self.accepted_at = now
         self.running += 1
+        worked = self.running
+        if self.replies_hold_results and sent_at > self._lowered_at:
+            worked = among
         if self._shut_out:  # a refusal while no task ran says nothing about the number of tasks
             self._shut_out = False
             self._probe_wait = _FIRST_PROBE
         if self._lowered_at == -math.inf:
-            self.limit = max(self.limit, 2 * self.running)
-        elif self.running > self.limit:
-            self.limit = self.running
+            self.limit = max(self.limit, 2 * worked)
+        elif worked > self.limit:
+            self.limit = worked
             if self._raised:  # no refusal has undone the previous rise
                 self._probe_wait = max(_FIRST_PROBE, self._probe_wait / 2)
             self._raised = True
@@ -232,25 +245,28 @@ class Pacer:
 
         ``draw`` is a random number from 0 to 1, so that clients of the same account return at different times.
         """
+        running = max(0, self.in_flight - 1) if self.replies_hold_results else self.running
         if sent_at <= self._lowered_at:
+            if self.replies_hold_results:  # after the last refusal of a round, all tasks in flight run
+                self.limit = min(self.limit, running)
             return
-        probe = self.running >= self.limit
-        if self.rate.limit == math.inf or not self.running:
+        probe = running >= self.limit
+        if self.rate.limit == math.inf or not running:
             self.rate.refused(now, sent_at)
         elif self.rate.raised and not probe:
             self.rate.refused(now, sent_at)
             return
-        self.limit = min(self.limit, self.running)
+        self.limit = min(self.limit, running)
         tried = probe or self._raised
         if tried:
             self._probe_wait = min(_LAST_PROBE, 2 * self._probe_wait)
         elif now - self._raised_at > self._probe_wait:  # sooner, the refusal would count against that rise
             self._probe_wait = _FIRST_PROBE
         self._raised = False
-        self._shut_out = not self.running
+        self._shut_out = not running
         resume_at = max(now, self.resume_at)
-        wait = self._probe_wait if self.running else min(self._probe_wait, _LAST_PROBE_WHEN_IDLE)
-        if tried and self.running:
+        wait = self._probe_wait if running else min(self._probe_wait, _LAST_PROBE_WHEN_IDLE)
+        if tried and running:
             wait = max(wait, (resume_at - now) * min(2 * wait, _MOST_PAUSES))
         self._probe_at = resume_at + wait * (0.75 + draw / 2)
         self._lowered_at = now

@@ -35,11 +35,11 @@ class Slot:
         self._held = True
         return now
 
-    def accepted(self, now: float) -> None:
-        """Record that the service accepted the submission."""
+    def accepted(self, now: float, sent_at: float, among: int) -> None:
+        """Record that the service accepted the submission; see :meth:`Pacer.accepted`."""
         if self._held:
             self._accepted = True
-            self._gate.accepted(now)
+            self._gate.accepted(now, sent_at, among)
 
     def release(self) -> None:
         """Give the slot back, if it is held."""
@@ -138,9 +138,9 @@ class Gate:
                 self.release(accepted=False)
             raise
 
-    def accepted(self, now: float) -> None:
-        """Record that the service accepted a submission."""
-        self.pacer.accepted(now)
+    def accepted(self, now: float, sent_at: float, among: int) -> None:
+        """Record that the service accepted a submission; see :meth:`Pacer.accepted`."""
+        self.pacer.accepted(now, sent_at, among)
         self._admit_if_wanted()
 
     def throttled(self, now: float, sent_at: float, draw: float) -> None:

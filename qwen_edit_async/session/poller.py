@@ -113,7 +113,7 @@ class Poller:
         """Begin to watch a task that was submitted elsewhere, with a deadline in ``seconds`` from now."""
         now, snapshot = self.loop.time(), TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
         task = EditTask(
-            task_id=task_id, since=now, attached=True, deadline=now + seconds, snapshot=snapshot, poller=self
+            task_id=task_id, since=now, attached=True, deadline=now + seconds, snapshot=snapshot, watcher=self
         )
         self.watch(task)
         return task
@@ -242,7 +242,9 @@ class Poller:
         timings, cost = task.timings(self.loop.time(), ended=isinstance(end, TaskSnapshot)), None
         if isinstance(end, TaskSnapshot):
             task.snapshot, cost = end, end.usage.cost
-            outcome: EditResult | Exception = conclude(task, end, timings, self._store)
+            outcome: EditResult | Exception = conclude(
+                end, timings, self._store, request=task.request, notes=task.notes
+            )
         else:
             outcome = end
         if not isinstance(outcome, EditResult | EditFailedError):

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from qwen_edit_async.display.cards import EditView
-    from qwen_edit_async.session.task import EditTask
 
 T = TypeVar("T")
 
@@ -262,9 +261,22 @@ def pictures_of(
 
 
 def conclude(
-    task: EditTask, snapshot: TaskSnapshot, timings: EditTimings, store: ResultStore
+    snapshot: TaskSnapshot,
+    timings: EditTimings,
+    store: ResultStore,
+    *,
+    request: EditRequest | None,
+    notes: tuple[str, ...],
 ) -> EditResult | QwenEditError:
-    """Return the result or error for a task's terminal snapshot."""
+    """Return the result or error for a task's terminal snapshot.
+
+    Args:
+        snapshot: The snapshot.
+        timings: The durations of the edit's phases.
+        store: Downloads the pictures.
+        request: The edit's request; ``None`` for an attached task.
+        notes: The edit's notes so far.
+    """
     if snapshot.status is TaskStatus.FAILED:
         failure = snapshot.failure or TaskFailure()
         return EditFailedError(
@@ -282,29 +294,29 @@ def conclude(
             body=f"members: {', '.join(snapshot.raw)}",
             task_id=snapshot.task_id,
         )
-    previews = Previews(task.request.images if task.request is not None else ())
-    images = pictures_of(task.id, snapshot.urls, store, previews)
+    previews = Previews(request.images if request is not None else ())
+    images = pictures_of(snapshot.task_id, snapshot.urls, store, previews)
     return EditResult(
         task_id=snapshot.task_id,
         images=images[:MAX_N],  # a reply with many pictures must not fill the disk
         usage=snapshot.usage,
         metadata=snapshot.metadata,
         timings=timings,
-        notes=(*task.notes, *_odd_count(task, len(images))),
-        request=task.request,
+        notes=(*notes, *_odd_count(snapshot.task_id, request, len(images))),
+        request=request,
         raw=snapshot.raw,
         previews=previews,
     )
 
 
-def _odd_count(task: EditTask, given: int) -> tuple[str, ...]:
+def _odd_count(task_id: str, request: EditRequest | None, given: int) -> tuple[str, ...]:
     """Log that there are too many or too few pictures. Return a note if there are too few."""
     if given > MAX_N:
-        about(task.id).warning("task %s has %d pictures: only the first %d are kept", task.id, given, MAX_N)
-    asked = (task.request.parameters.n or MIN_N) if task.request is not None else MIN_N
+        about(task_id).warning("task %s has %d pictures: only the first %d are kept", task_id, given, MAX_N)
+    asked = (request.parameters.n or MIN_N) if request is not None else MIN_N
     missing = shortfall(given, asked)
     for note in missing:
-        about(task.id).warning("task %s: %s", task.id, note)
+        about(task_id).warning("task %s: %s", task_id, note)
     return missing
 
 

@@ -28,6 +28,7 @@ from qwen_edit_async.scheduling.retry import CallFailure, judge_check
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.observer import reporter
 from qwen_edit_async.session.options import Limits, Options
+from qwen_edit_async.session.parts import SessionParts
 from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.shield import wait_shielded
@@ -66,7 +67,8 @@ class Runtime:
         self.crash: BaseException | None = None
         self._process = os.getpid()
         self.counters: SessionStatistics = SessionStatistics()
-        self.gate: Gate = Gate(Pacer(options.max_in_flight, options.submit_rate), self.loop)
+        pacer = Pacer(options.max_in_flight, options.submit_rate, replies_hold_results=not service.protocol.has_tasks)
+        self.gate: Gate = Gate(pacer, self.loop)
         self._service, self._options = service, options
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -92,7 +94,7 @@ class Runtime:
             report=report,
             poll_rate=options.poll_rate,
         )
-        self.submitter: Submitter = Submitter(
+        parts = SessionParts(
             service=service,
             options=options,
             gate=self.gate,
@@ -101,6 +103,7 @@ class Runtime:
             counters=self.counters,
             report=report,
         )
+        self.submitter: Submitter = Submitter(parts)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Replace the session with ``None`` in a result that is pickled or deep-copied."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 
@@ -34,12 +34,10 @@ from qwen_edit_async.session.deadline import Deadline
 from qwen_edit_async.session.gate import Slot
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
 from qwen_edit_async.session.options import Limits
+from qwen_edit_async.session.parts import SessionParts
 from qwen_edit_async.session.task import EditTask, closed_error
 from qwen_edit_async.tasks import EditTimings, TaskSnapshot, TaskStatus
 from qwen_edit_async.text import quoted
-
-if TYPE_CHECKING:
-    from qwen_edit_async.session.submitter import Submitter
 
 _UNKNOWN_CALL_STATUSES: Final = frozenset({404, 405})
 
@@ -61,7 +59,7 @@ class Submission:
         given_up_at: The time when the submission was given up after it was sent; infinity if it was not.
     """
 
-    _submitter: Submitter
+    _parts: SessionParts
     _request: EditRequest
     _limits: Limits
     _observer: SubmissionObserver | None
@@ -75,18 +73,19 @@ class Submission:
     _slot: Slot = attrs.field(init=False)
     _deadline: Deadline = attrs.field(init=False)
     _sent_at: float = attrs.field(default=0.0, init=False)
+    _sent_among: int = attrs.field(default=0, init=False)
     _pending: JSONBody | None = attrs.field(default=None, init=False)
     _attempts: Attempts = attrs.field(init=False)
     _counts_as_uncertain: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        gate = self._submitter.gate
+        gate = self._parts.gate
         self.accepted = gate.loop.create_future()
         self._called_at = gate.loop.time()
         self._slot = Slot(gate)
         self._deadline = Deadline(self._limits.deadline, gate, self._expire)
         # An observer decides about repeated submissions itself, because each must fit into its budget.
-        consent = self._submitter.options.resubmit_uncertain and self._observer is None
+        consent = self._parts.options.resubmit_uncertain and self._observer is None
         self._attempts = Attempts(self._limits.max_retries, consent)
 
     @property
@@ -104,7 +103,7 @@ class Submission:
         Return what happens to the edit at the service; empty if nothing was sent.
         """
         if not self.accepted.done() or self.accepted.cancelled():
-            self._submitter.counters.cancelled += 1
+            self._parts.counters.cancelled += 1
             self.accepted.cancel()
             self._report_end(EditCancelledError("the edit was cancelled before the service accepted it"))
             self._stop_unless_sent()
@@ -125,12 +124,12 @@ class Submission:
 
     def _refuse(self, error: Exception) -> None:
         """End the edit with an error, before the service has accepted it."""
-        self._submitter.counters.refused += 1
+        self._parts.counters.refused += 1
         self.accepted.set_exception(error)
         self._report_end(error)
 
     def _report_end(self, error: Exception) -> None:
-        timings = self._timings(self._submitter.gate.loop.time())
+        timings = self._timings(self._parts.gate.loop.time())
         self._report(EditEnded, task_id=getattr(error, "task_id", None), timings=timings, error=error)
 
     def _timings(self, now: float) -> EditTimings:
@@ -138,8 +137,8 @@ class Submission:
         return EditTimings(queued=slot_at - self._called_at, submitting=now - slot_at)
 
     def _report(self, kind: type[EditEvent], **facts: Any) -> None:
-        if self._submitter.report is not None:
-            self._submitter.report(kind(request=self._request, **facts))
+        if self._parts.report is not None:
+            self._parts.report(kind(request=self._request, **facts))
 
     def _stop_unless_sent(self) -> None:
         """Free the slot, and stop the submission unless the whole request has been sent."""
@@ -152,9 +151,9 @@ class Submission:
                 self._pending.withdraw()
             self.task.cancel()
             return
-        self.given_up_at = self._submitter.gate.loop.time()
+        self.given_up_at = self._parts.gate.loop.time()
         self._counts_as_uncertain = True
-        self._submitter.counters.uncertain += 1
+        self._parts.counters.uncertain += 1
         self._close_images()
         log.warning("%s; if the task's id arrives, it is logged", self._fate)
 
@@ -162,7 +161,7 @@ class Submission:
         """End the caller's wait if the submission stopped without an outcome."""
         if not self.accepted.done():
             self._slot.release()
-            end = "the session was closed" if self._submitter.gate.ended else "the program was interrupted"
+            end = "the session was closed" if self._parts.gate.ended else "the program was interrupted"
             self._refuse(
                 SubmitUncertainError(f"{end} before the service replied: a task may exist")
                 if self.sent_whole
@@ -195,12 +194,12 @@ class Submission:
             await self._recover(refusal)
 
     async def _prepare(self) -> None:
-        submitter = self._submitter
-        self._uploads = uploads = await submitter.offloader.run(
+        parts = self._parts
+        self._uploads = uploads = await parts.offloader.run(
             prepare,
             self._request.images,
-            fit=submitter.options.fit,
-            inline=submitter.options.inline,
+            fit=parts.options.fit,
+            inline=parts.options.inline,
             hashed=self._observer is not None,
         )
         notes = [note for upload in uploads for note in upload.notes]
@@ -213,20 +212,20 @@ class Submission:
                 self._call_site.warn(warning)
 
     def _succeed(self, snapshot: TaskSnapshot) -> None:
-        submitter, slot, now = self._submitter, self._slot, self._submitter.gate.loop.time()
-        submitter.counters.submitted += 1
-        slot.accepted(now)
-        if self.accepted.done() or submitter.gate.ended:
+        parts, slot, now = self._parts, self._slot, self._parts.gate.loop.time()
+        parts.counters.submitted += 1
+        slot.accepted(now, self._sent_at, self._sent_among)
+        if self.accepted.done() or parts.gate.ended:
             slot.release()
-            submitter.counters.uncertain -= self._counts_as_uncertain
-            submitter.poller.remember_orphan(snapshot, owned=self._observer is None)
+            parts.counters.uncertain -= self._counts_as_uncertain
+            parts.poller.remember_orphan(snapshot, owned=self._observer is None)
             if not self.accepted.done():
                 error = closed_error(snapshot.task_id)
                 self.accepted.set_exception(error)
                 self._report_end(error)
             return
         # Without status checks, the edit ran while the session waited for the reply.
-        began = now if submitter.service.protocol.has_tasks else self._sent_at
+        began = now if parts.service.protocol.has_tasks else self._sent_at
         timings = self._timings(began)
         task = EditTask(
             task_id=snapshot.task_id,
@@ -240,15 +239,15 @@ class Submission:
             queued=timings.queued,
             submitting=timings.submitting,
             slot=slot,
-            poller=submitter.poller,
+            watcher=parts.poller,
         )
         task.checked_at = now
-        submitter.counters.queued += timings.queued
-        submitter.counters.submitting += timings.submitting
+        parts.counters.queued += timings.queued
+        parts.counters.submitting += timings.submitting
         try:
             self._report(EditSubmitted, task_id=task.task_id, timings=timings)
         finally:  # an interrupt in `on_event` must not lose the task
-            submitter.poller.watch(task)
+            parts.poller.watch(task)
             self.accepted.set_result(task)
 
     async def _attempt_accepted_form(self) -> TaskSnapshot:
@@ -256,7 +255,7 @@ class Submission:
 
         While that form is unknown, one submission at a time tries both forms.
         """
-        service = self._submitter.service
+        service = self._parts.service
         if service.alternative is not None:
             await self._deadline.wait_in_line(service.trial.acquire())
             try:
@@ -270,19 +269,19 @@ class Submission:
         """Wait for a turn, and send the request. Call the observer before and after."""
         if self.accepted.done():
             raise EditCancelledError("the edit was given up before this attempt")
-        submitter, observer = self._submitter, self._observer
-        turn = submitter.gate.submit_at_once()
+        parts, observer = self._parts, self._observer
+        turn = parts.gate.submit_at_once()
         if turn is None:
-            turn = await self._deadline.wait_in_line(submitter.gate.wait_to_submit())
-        self._sent_at = turn
+            turn = await self._deadline.wait_in_line(parts.gate.wait_to_submit())
+        self._sent_at, self._sent_among = turn, parts.gate.pacer.in_flight
         call = protocol.submission(self._request)
-        stall_timeout = submitter.options.timeouts.send
-        body = JSONBody(call.parts, self._uploads or (), submitter.offloader, stall_timeout=stall_timeout)
+        stall_timeout = parts.options.timeouts.send
+        body = JSONBody(call.parts, self._uploads or (), parts.offloader, stall_timeout=stall_timeout)
         if observer is not None:
             await observer.about_to_submit(self._uploads or ())
         fate: TaskSnapshot | CallFailure = CallFailure.REFUSED
         try:
-            submitter.gate.check_open()
+            parts.gate.check_open()
             self._pending = body
             fate = snapshot = await self._exchange(protocol, call, body)
         except BaseException as error:
@@ -297,13 +296,13 @@ class Submission:
             if observer is not None:
                 observer.settled(fate)
         self._pending = None
-        submitter.service.adopt(protocol)
+        parts.service.adopt(protocol)
         return snapshot
 
     async def _exchange(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
         """Send the request. Return the task in the reply, even if it is a refusal, because the task may be charged."""
         try:
-            return await self._submitter.service.submit(protocol, call, body, deadline=self._deadline.at)
+            return await self._parts.service.submit(protocol, call, body, deadline=self._deadline.at)
         except APIStatusError as error:
             if error.task_id is None:
                 if error.status_code in _UNKNOWN_CALL_STATUSES:
@@ -320,14 +319,14 @@ class Submission:
 
         The failure may slow or close the whole session, even if nobody waits for this submission any more.
         """
-        submitter, attempts = self._submitter, self._attempts
+        parts, attempts = self._parts, self._attempts
         failure = self._apply_to_session(error)
-        submitter.counters.uncertain += (failure is CallFailure.UNCERTAIN) - self._counts_as_uncertain
+        parts.counters.uncertain += (failure is CallFailure.UNCERTAIN) - self._counts_as_uncertain
         self._counts_as_uncertain = False
         step = attempts.failed(
             error,
             failure,
-            resumes_at=submitter.gate.loop.time() + pause_after(error),
+            resumes_at=parts.gate.loop.time() + pause_after(error),
             deadline=self._deadline.at,
             deadline_in_line=self._deadline.at_in_line,
         )
@@ -340,12 +339,12 @@ class Submission:
             self._slot.release()
             self._deadline.start(await self._deadline.wait_in_line(self._slot.take(first=True)))
         else:
-            options = submitter.options
-            await submitter.gate.sleep(options.retry.delay(attempts.count - 1, options.random.random()))
+            options = parts.options
+            await parts.gate.sleep(options.retry.delay(attempts.count - 1, options.random.random()))
 
     def _report_retry(self, error: QwenEditError, failure: CallFailure) -> None:
         """Count, report and log the next attempt."""
-        counters, attempt, uncertain = self._submitter.counters, self._attempts.count, failure is CallFailure.UNCERTAIN
+        counters, attempt, uncertain = self._parts.counters, self._attempts.count, failure is CallFailure.UNCERTAIN
         counters.retries += not uncertain
         counters.resubmitted += uncertain
         self._report(EditRetried, attempt=attempt, error=error, uncertain=uncertain)
@@ -354,15 +353,15 @@ class Submission:
 
     def _apply_to_session(self, error: QwenEditError) -> CallFailure:
         """Slow or close the whole session as a failure requires. Return the kind of failure."""
-        submitter, failure = self._submitter, judge_submission(error)
+        parts, failure = self._parts, judge_submission(error)
         if failure is CallFailure.ENDS_SESSION:
-            submitter.gate.close(error)
-        submitter.gate.hold_back(error)
+            parts.gate.close(error)
+        parts.gate.hold_back(error)
         if failure is CallFailure.THROTTLED:
-            submitter.counters.throttled += 1
+            parts.counters.throttled += 1
             if not self.accepted.done():
                 self._report(EditThrottled, error=error)
-            submitter.gate.throttled(submitter.gate.loop.time(), self._sent_at, submitter.options.random.random())
+            parts.gate.throttled(parts.gate.loop.time(), self._sent_at, parts.options.random.random())
         return failure
 
     def _error_when_late(self) -> QwenEditError:

@@ -3,48 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import attrs
 
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.events import EditEvent
 from qwen_edit_async.images.prepare import url_uploads
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
-from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
-from qwen_edit_async.session.options import Limits, Options
-from qwen_edit_async.session.poller import Poller
-from qwen_edit_async.session.service import Service
+from qwen_edit_async.session.options import Limits
+from qwen_edit_async.session.parts import SessionParts
 from qwen_edit_async.session.submission import Submission
 from qwen_edit_async.session.task import EditTask
-from qwen_edit_async.statistics import SessionStatistics
-from qwen_edit_async.threads import Offloader
 
 
-@attrs.define(eq=False, kw_only=True)
+@attrs.define(eq=False)
 class Submitter:
     """Starts the submissions of a session, and runs its background tasks.
 
     Attributes:
-        service: The service to submit to.
-        options: The session's options.
-        gate: Decides when submissions may start and when requests may be sent.
-        poller: Watches the accepted tasks.
-        offloader: Reads and encodes images.
-        counters: The session's counts.
-        report: Called with each event of an edit; ``None`` if the session has no ``on_event``.
+        parts: The parts of the session that submissions share.
     """
 
-    service: Service
-    options: Options
-    gate: Gate
-    poller: Poller
-    offloader: Offloader
-    counters: SessionStatistics
-    report: Callable[[EditEvent], None] | None
+    parts: SessionParts
     _tasks: dict[asyncio.Task[None], Submission | None] = attrs.field(factory=dict, init=False)
 
     async def submit(
@@ -52,7 +35,7 @@ class Submitter:
     ) -> EditTask:
         """Submit an edit, and return its task as soon as the service has accepted it. Arguments: see :meth:`begin`."""
         submission = self.begin(request, limits, observer=observer)
-        with self.poller.active_calls:
+        with self.parts.poller.active_calls:
             try:
                 return await submission.accepted
             except asyncio.CancelledError as cancelled:
@@ -83,12 +66,12 @@ class Submitter:
         cut, uploads = request.silently_cut(), url_uploads(request.images)
         if call_site is None and (cut or uploads is None):
             call_site = CallSite.of_caller()
-        if cut and self.options.strict:
+        if cut and self.parts.options.strict:
             raise InvalidEditError("; ".join(cut))
         if call_site is not None:
             for sentence in cut:
                 call_site.warn(sentence)
-        submission = Submission(self, request, limits, observer, call_site, cut, uploads)
+        submission = Submission(self.parts, request, limits, observer, call_site, cut, uploads)
         submission.task = self.spawn(submission.run(), submission)
         return submission
 
@@ -98,10 +81,10 @@ class Submitter:
         Raises:
             SessionClosedError: If the session is closed.
         """
-        if self.gate.ended:
+        if self.parts.gate.ended:
             work.close()
-            self.gate.check_open()
-        task = self.poller.loop.create_task(work)
+            self.parts.gate.check_open()
+        task = self.parts.poller.loop.create_task(work)
         self._tasks[task] = submission
         task.add_done_callback(self._done)
         return task
@@ -120,7 +103,7 @@ class Submitter:
         sent = {task: each for task, each in self._tasks.items() if each is not None and each.sent_whole}
         if not sent:
             return
-        now = self.gate.loop.time()
+        now = self.parts.gate.loop.time()
         left = max(0.0, max(min(each.given_up_at, now) for each in sent.values()) + grace - now)
         log.info("waiting up to %g s for the replies to %d submissions", left, len(sent))
         _, late = await asyncio.wait(sent, timeout=left)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Callable, Generator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import attrs
 
@@ -13,12 +13,10 @@ from qwen_edit_async.errors import EditCancelledError, QwenEditError, SessionClo
 from qwen_edit_async.log import about
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.scheduling.schedule import ScheduledTask
+from qwen_edit_async.session.cancellations import Cancellations
 from qwen_edit_async.session.gate import Slot
+from qwen_edit_async.session.results import EditResult
 from qwen_edit_async.tasks import EditTimings, TaskSnapshot, TaskStatus
-
-if TYPE_CHECKING:
-    from qwen_edit_async.session.poller import Poller
-    from qwen_edit_async.session.results import EditResult
 
 
 def require_loop(loop: asyncio.AbstractEventLoop) -> None:
@@ -60,6 +58,28 @@ class ActiveCalls:
         self.leave()
 
 
+class Watcher(Protocol):
+    """Watches tasks until they end. The session's poller implements it.
+
+    Attributes:
+        loop: The session's event loop.
+        active_calls: Counts the calls that wait for the session.
+        cancellations: Asks the service to cancel tasks that were given up.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    active_calls: ActiveCalls
+    cancellations: Cancellations
+
+    def give_up(self, task: EditTask, error: Exception) -> None:
+        """Stop watching a task. Its waiters get the error."""
+        ...
+
+    def remember_unclaimed(self, task_id: str) -> None:
+        """Remember a task whose result nobody fetched."""
+        ...
+
+
 @attrs.define(kw_only=True, eq=False, repr=False)
 class EditTask(ScheduledTask):
     """A task at the service.
@@ -96,7 +116,7 @@ class EditTask(ScheduledTask):
     outcome: EditResult | Exception | None = attrs.field(default=None, init=False)
     on_end: Callable[[EditResult | Exception], None] | None = attrs.field(default=None, init=False)
     _slot: Slot | None = None
-    _poller: Poller
+    _watcher: Watcher
     _waiters: list[asyncio.Future[None]] = attrs.field(factory=list, init=False)
 
     @property
@@ -139,15 +159,15 @@ class EditTask(ScheduledTask):
             SessionClosedError: If the session runs on another event loop.
         """
         if not self.done():
-            require_loop(self._poller.loop)
-            self._poller.give_up(
+            require_loop(self._watcher.loop)
+            self._watcher.give_up(
                 self, EditCancelledError(f"task {self.id} was given up", hint=self.fate, task_id=self.id)
             )
 
     @property
     def fate(self) -> str:
         """A sentence about what happens to the task at the service if the session gives up the task."""
-        if self.owned and self._poller.cancellations.possible(self.snapshot):
+        if self.owned and self._watcher.cancellations.possible(self.snapshot):
             return (
                 f"the service is asked to cancel task {self.id}: if it runs on, session.attach({self.id!r}) gets its "
                 "result"
@@ -159,7 +179,7 @@ class EditTask(ScheduledTask):
         fate = self.fate
         about(self.id).warning("an edit was cancelled: %s", fate)
         if self.done():
-            self._poller.remember_unclaimed(self.id)
+            self._watcher.remember_unclaimed(self.id)
         elif not self.awaited:
             self.cancel()
         return fate
@@ -214,10 +234,10 @@ class EditTask(ScheduledTask):
         return end
 
     async def _change(self) -> None:
-        require_loop(self._poller.loop)
-        waiter: asyncio.Future[None] = self._poller.loop.create_future()
+        require_loop(self._watcher.loop)
+        waiter: asyncio.Future[None] = self._watcher.loop.create_future()
         self._waiters.append(waiter)
-        with self._poller.active_calls:
+        with self._watcher.active_calls:
             try:
                 await waiter
             finally:

@@ -27,12 +27,16 @@ STEPS = [
 @given(
     st.integers(1, 40),
     st.none() | st.floats(0.1, 100),
+    st.booleans(),
     st.lists(st.tuples(st.sampled_from(STEPS), st.floats(0, 5), st.floats(0, 1)), max_size=200),
 )
 def test_whatever_happens_the_limits_hold(  # noqa: C901, PLR0912  # one branch a step
-    max_in_flight: int, rate: float | None, steps: list[tuple[str, float, float]]
+    max_in_flight: int,
+    rate: float | None,
+    hold_results: bool,  # noqa: FBT001  # a case
+    steps: list[tuple[str, float, float]],
 ) -> None:
-    pacer = Pacer(max_in_flight, rate)
+    pacer = Pacer(max_in_flight, rate, replies_hold_results=hold_results)
     now, paused_until, last_start, unanswered = 0.0, -math.inf, -math.inf, 0
     for step, value, draw in steps:
         if step == "start" and pacer.wait(now) == 0:
@@ -47,7 +51,7 @@ def test_whatever_happens_the_limits_hold(  # noqa: C901, PLR0912  # one branch 
             pacer.end(accepted=True)
         elif step == "accepted" and unanswered:
             unanswered -= 1
-            pacer.accepted(now)
+            pacer.accepted(now, now - value, pacer.in_flight)
         elif step == "refused" and unanswered:
             unanswered -= 1
             pacer.end(accepted=False)
@@ -206,6 +210,64 @@ def test_a_hundred_tasks_at_most_wait_for_their_acceptance() -> None:
     pacer.start(0.2)
     pacer.end(accepted=False)
     assert pacer.wait(0.2) == 0
+
+
+def with_results(count: int) -> Pacer:
+    """Return a pacer of a service whose replies hold results, which runs ``count`` tasks since time 0."""
+    pacer = Pacer(1000, replies_hold_results=True, limit=count)
+    for _ in range(count):
+        pacer.start(0.0)
+    return pacer
+
+
+def test_a_result_shows_how_many_tasks_ran_when_its_submission_was_sent() -> None:
+    pacer = with_results(9)
+    for _ in range(9):
+        pacer.accepted(20.0, 0.0, 9)
+        pacer.end(accepted=True)
+    assert pacer.limit == 18
+    pacer.start(21.0)
+    pacer.accepted(41.0, 21.0, 19)
+    assert pacer.limit == 38
+
+
+def test_tasks_that_await_their_results_are_not_limited_to_a_hundred() -> None:
+    pacer = with_results(500)
+    pacer.limit = 1000
+    assert pacer.wait(0.0) == 0
+
+
+def test_a_refusal_lowers_the_limit_to_how_many_await_their_results() -> None:
+    pacer = with_results(9)
+    for room, sent_at in ((8, 0.0), (7, 0.0), (6, 2.0)):
+        pacer.throttled(sent_at + 0.1, sent_at, 0.5)
+        pacer.end(accepted=False)
+        assert (pacer.limit, pacer.in_flight) == (room, room)
+
+
+def test_a_result_of_a_submission_before_the_last_refusal_does_not_raise_the_limit() -> None:
+    pacer = with_results(9)
+    pacer.throttled(0.1, 0.0, 0.5)
+    pacer.end(accepted=False)
+    pacer.accepted(20.0, 0.0, 9)
+    pacer.end(accepted=True)
+    assert pacer.limit == 8
+    for sent_at in (20.0, 20.0):
+        assert pacer.wait(sent_at) == 0
+        pacer.start(sent_at)
+    pacer.accepted(40.0, 20.0, 9)  # the probe
+    assert pacer.limit == 9
+
+
+def test_a_refusal_of_the_only_task_says_nothing_about_the_room() -> None:
+    pacer = with_results(1)
+    pacer.throttled(0.1, 0.0, 0.5)
+    pacer.end(accepted=False)
+    assert (pacer.limit, pacer.in_flight) == (0, 0)
+    pacer.start(5.0)
+    pacer.accepted(25.0, 5.0, 1)
+    assert pacer.limit == 1
+    assert pacer.wait(25.0) == pytest.approx(1.0)
 
 
 def test_a_refusal_lowers_the_limit_to_how_many_run() -> None:

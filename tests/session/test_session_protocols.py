@@ -451,13 +451,37 @@ async def test_closing_waits_longer_for_the_id_of_a_task_than_for_a_result(proto
     assert session.statistics().uncertain == 1
 
 
+def result_of_model_studio(delay):
+    content = {"message": {"content": [{"image": RESULT}]}}
+    return Answer(Reply(status=200, body=json.dumps({"output": {"choices": [content]}}).encode()), delay=delay)
+
+
+SLOW_DOWN = Reply(status=429, body=b'{"code": "Throttling", "message": "slow down"}')
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize(("room", "peak", "refused", "seconds"), [(1000, 150, 0, 200), (40, 40, 0.1, 400)])
+async def test_model_studio_runs_as_many_edits_at_a_time_as_it_allows(room, peak, refused, seconds):
+    running = []
+
+    def answers(_):
+        running.append(transport.calls_under_way)
+        return result_of_model_studio(20.0) if running[-1] <= room else Answer(SLOW_DOWN, delay=0.1)
+
+    transport = MemoryService(on_submission=answers)
+    began_at = asyncio.get_running_loop().time()
+    async with EditSession(KEY, protocol="dashscope", transport=transport, max_in_flight=150) as session:
+        requests = ({"image": IMAGE, "instruction": "snow"} for _ in range(600))
+        assert [outcome.error async for outcome in session.edit_many(requests)] == [None] * 600
+    assert max(each for each in running if each <= room) == peak
+    assert session.statistics().throttled <= refused * len(running)
+    assert asyncio.get_running_loop().time() - began_at < seconds
+
+
 @pytest.mark.virtual_clock
 async def test_the_time_until_the_reply_of_model_studio_is_the_time_of_the_edit():
     def answers(number):
-        if number == 1:
-            return Answer(Reply(status=429, body=b'{"code": "Throttling", "message": "slow down"}'), delay=2.0)
-        content = {"message": {"content": [{"image": RESULT}]}}
-        return Answer(Reply(status=200, body=json.dumps({"output": {"choices": [content]}}).encode()), delay=30.0)
+        return Answer(SLOW_DOWN, delay=2.0) if number == 1 else result_of_model_studio(30.0)
 
     transport = MemoryService(on_submission=answers)
     async with EditSession(KEY, protocol="dashscope", transport=transport) as session:
