@@ -292,13 +292,11 @@ class EditSession:
         return poller.get(check_task_id(task_id)) or poller.attach(task_id, self._limits.changed(deadline).deadline)
 
     def pictures(self, task_id: str, urls: Iterable[str]) -> tuple[OutputImage, ...]:
-        """Return the result pictures of a task whose result URLs are known. Expired URLs are renewed when needed.
+        """Return the result pictures of a task whose result URLs are known. The errors are those of :meth:`attach`.
 
         Args:
             task_id: The id that the service gave to the task.
-            urls: All result URLs of the task, in order. An empty string stands for a picture without a URL.
-
-        The errors are those of :meth:`attach`.
+            urls: All result URLs, in order. An empty string stands for a missing URL. Expired URLs are renewed.
         """
         return pictures_of(check_task_id(task_id), urls, self._life.require_open())
 
@@ -306,7 +304,6 @@ class EditSession:
         """Check the status of a task now. The session's ``poll_rate`` does not limit such checks.
 
         Raises:
-            InvalidEditError: If ``task_id`` can't be the id of a task.
             NotFoundError: If the service does not know the task.
             QwenEditError: If the check fails for another reason. See the errors of :meth:`edit`.
         """
@@ -321,9 +318,8 @@ class EditSession:
     ) -> EditStream:
         """Run many edits: ``async for outcome in session.edit_many(requests)`` yields outcomes as edits end.
 
-        Requests are pulled as slots become free, so the input may be endless. The stream holds at most
-        ``max_in_flight`` requests, each until the loop gets its outcome. An edit that fails or is invalid gives an
-        outcome with an error. Leaving the loop stops submitting, and gives up the edits in flight.
+        Requests are pulled as slots become free, so the input may be endless. At most ``max_in_flight`` are held at a
+        time. A failed or invalid edit gives an outcome with an error. Leaving the loop gives up the edits in flight.
 
         Args:
             requests: :class:`EditRequest` objects, or mappings with its fields and those of :class:`EditParameters`.
@@ -341,8 +337,7 @@ class EditSession:
         """Return this session with other limits: ``await session.with_options(max_retries=0).edit(…)``.
 
         Both sessions share everything else: connections, slots, the poller, :meth:`statistics`. Opening or closing one
-        also opens or closes the other. Downloads keep the ``max_retries`` of the original session. The arguments are
-        those of :class:`EditSession`; ``None`` keeps this session's limit.
+        also opens or closes the other. Downloads keep the original ``max_retries``. ``None`` keeps a limit.
 
         Raises:
             ConfigurationError: If an option is wrong.
@@ -393,9 +388,8 @@ class EditSession:
     def unfinished(self) -> tuple[str, ...]:
         """The ids of tasks that are watched, were given up, or have a result that nobody fetched.
 
-        They stay available after the session is closed. A task is given up if it is cancelled or reaches its deadline.
-        Closing the session or leaving ``edit_many`` gives up tasks that nobody awaits. ``attach`` gets the results.
-        Only the newest 10,000 ids of unwatched tasks are kept.
+        A task is given up when it is cancelled, its deadline passes, or nobody awaits it at the end of the session or
+        of ``edit_many``. The newest 10,000 ids are kept, even after the end. ``attach`` gets the results.
         """
         return self._life.runtime.poller.unfinished if self._life.runtime is not None else ()
 
