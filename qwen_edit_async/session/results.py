@@ -107,8 +107,8 @@ class OutputImage:
         :class:`BucketPath` with ``replace=True``.
 
         Args:
-            path: A local path, a URL in a bucket (``s3://``, ``gs://``, ``az://``), or a pair of an obstore store and a
-                path in it.
+            path: A local path, a URL in a bucket (``s3://``, ``gs://``, ``az://``), or a tuple ``(store, path)`` with
+                an obstore store.
 
         Returns:
             The file's path. If the picture is not a PNG, the file's suffix is changed to match, unless a file of the

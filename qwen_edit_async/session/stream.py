@@ -75,7 +75,7 @@ class EditOutcome:
         return self._result
 
     def as_row(self) -> dict[str, Any]:
-        """Return the outcome as plain values: ``pandas.DataFrame([outcome.as_row() for outcome in outcomes])``.
+        """Return the outcome as a row of a table, such as ``pandas.DataFrame([each.as_row() for each in outcomes])``.
 
         All outcomes have the same columns. Times are in seconds, and the cost is a ``Decimal``.
         """
@@ -124,8 +124,8 @@ class EditOutcome:
 class EditPipeline:
     """Pulls requests, runs their edits, and keeps the outcomes until they are fetched.
 
-    A slow loop over the outcomes slows the edits down. If the loop is left, the tasks of results that were not
-    fetched are logged.
+    A slow loop over the outcomes slows the edits down. After the loop is left, the log names the tasks whose results
+    were not fetched.
 
     Args:
         requests: The input.
@@ -286,7 +286,7 @@ class _Edit:
     stage: Submission | EditTask
 
     def submitted(self, accepted: asyncio.Future[EditTask]) -> None:
-        """Called with the future ``accepted`` of the submission when it is done. Begins the wait for the task."""
+        """Called when the service has accepted or refused the edit. Begins the wait for the task."""
         if self not in self.pipeline.edits:
             return
         error = accepted.exception()
