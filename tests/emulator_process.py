@@ -7,7 +7,10 @@ was created.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
+from collections.abc import Container, Iterable, Mapping
+from typing import Any
 
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 
@@ -23,6 +26,13 @@ FAULTS = FaultPlan(
     ],
     seed=11,
 )
+
+
+def most_unfinished(tasks: Iterable[Mapping[str, Any]], ids: Container[str]) -> int:
+    """Return the highest number of tasks with these ids that were unfinished at the same time."""
+    chosen = [task for task in tasks if task["id"] in ids]
+    changes = [(task["created_at"], 1) for task in chosen] + [(task["finished_at"], -1) for task in chosen]
+    return max(itertools.accumulate(change for _, change in sorted(changes)))
 
 
 async def main() -> None:

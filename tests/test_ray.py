@@ -278,11 +278,13 @@ async def test_a_row_and_a_batch_get_the_same_typed_columns(tmp_path, photo):
         }
         columns["instruction"] = np.array(["make it snow"] * 2, object)
         batch = await rows(columns)
+        empty = await rows({name: column[:0] for name, column in columns.items()})
         pictures = await rows({"image": np.zeros((400, 400, 3), np.uint8), "instruction": "snow", "key": "c"})
     text, files = pa.string(), pa.list_(pa.string())
     types = {"status": text, "task_id": text, "files": files, "cost": pa.float64(), "error": text}
     assert {name: one[name].type for name in types} == types
-    assert {name: pa.array(batch[name]).type for name in types} == types
+    assert {name: batch[name].type for name in types} == types
+    assert {name: (len(empty[name]), empty[name].type) for name in types} == {name: (0, types[name]) for name in types}
     assert [*one] == ["image", "instruction", "key", "owner", *types]
     assert [each.as_py() for each in batch["status"]] == ["saved", "failed"]
     lacking = await rows({"image": columns["image"], "key": columns["key"]})

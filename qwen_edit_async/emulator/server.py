@@ -77,7 +77,13 @@ class _Runtime:
     async def _statistics(self, _: web.Request) -> web.Response:
         """Send the counters and the tasks as JSON to a program in another process."""
         tasks = [
-            {"id": record.id, "status": record.status, "instruction": record.submission.instruction}
+            {
+                "id": record.id,
+                "status": record.status,
+                "instruction": record.submission.instruction,
+                "created_at": record.created_at,
+                "finished_at": record.finished_at,
+            }
             for record in self.service.table.records.values()
         ]
         counts = attrs.asdict(self.service.statistics()) | {"tasks": tasks}

@@ -121,10 +121,10 @@ class EditRows:
                 return await self.edit(row)
 
         edited: list[Any] = await asyncio.gather(*map(edit, each))
-        # An Arrow scalar has a type even if it is null. So all blocks have the same schema, with pictures or without.
+        # An Arrow array has a type even if it is empty or all null. So all blocks have the same schema.
         text = pa.string()
         kinds = {"status": text, "task_id": text, "files": pa.list_(text), "cost": pa.float64(), "error": text}
-        added = {name: [pa.scalar(row[name], kind) for row in edited] for name, kind in kinds.items()}
+        added = {name: pa.array([row[name] for row in edited], kind) for name, kind in kinds.items()}
         return {**rows, **(added if is_batch else {name: column[0] for name, column in added.items()})}
 
     async def edit(self, row: Mapping[str, Any]) -> EditedRow:

@@ -339,6 +339,7 @@ async def test_a_hub_that_does_not_save_answers_with_urls_and_records_what_its_c
             saved = await hub.edit(request_of(n=2))
             assert (saved.status, saved.urls) == ("saved", outcome.urls)
             assert [path.name for path in saved.files] == ["a-0.png", "a-1.png"]
+            assert (hub.progress.saved, hub.progress.pictures, hub.progress.found) == (3, 6, 1)  # repetitions count
             report = await hub.write_report()
             assert (report.saved, report.pictures, report.ok) == (1, 2, True)
             assert (report.folder, report.text().splitlines()[0]) == ("", "1 of 1 edit done, 2 pictures")

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 import ray
 
-from qwen_edit_async import ConfigurationError
+from qwen_edit_async import ConfigurationError, EditRequest
 from qwen_edit_async import ray as edits_on_ray
+from qwen_edit_async.batch.fingerprint import ImageHash
 from qwen_edit_async.ray import EditRows, get_hub, start_hub
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
@@ -114,6 +115,14 @@ def test_a_hub_keeps_its_options_and_its_key_to_itself(hub, tmp_path):
         start_hub(tmp_path / "job")
     with pytest.raises(ConfigurationError, match="leave out api_key"):
         start_hub(tmp_path / "job", api_key="sk-secret")
+
+
+def test_a_hub_with_ten_thousand_waiting_calls_still_answers(logs, tmp_path):
+    requests = (EditRequest(ImageHash(str(number)), "make it snow", key=str(number)) for number in range(10_100))
+    with chaos.running_hub(tmp_path / "job") as hub:
+        waiting = [hub._actor.edit.remote(request) for request in requests]
+        assert ray.get(hub._actor.statistics.remote(), timeout=120).submitted == 0
+        assert len(ray.wait(waiting, num_returns=len(waiting), timeout=0)[1]) > 10_000
 
 
 def test_a_wrong_option_is_refused_and_leaves_no_hub(logs, tmp_path):
