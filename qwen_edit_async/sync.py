@@ -265,6 +265,8 @@ class EditBatch(Face[aio.EditBatch]):
         self, session: EditSession, *, on_plan: Callable[[aio.BatchPlan], None] | None = None, service: str = ""
     ) -> aio.BatchReport:
         """Make all remaining edits, like ``await batch.run(session)``."""
+        if not isinstance(session, EditSession):
+            raise aio.ConfigurationError("session must be an EditSession of qwen_edit_async.sync, like this EditBatch")
         run, inner = self._wrapped.run, session._wrapped  # noqa: SLF001  # another class of this module
         report: aio.BatchReport = session._loop.call(run, inner, on_plan=on_plan, service=service)  # noqa: SLF001
         return report

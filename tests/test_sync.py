@@ -272,6 +272,12 @@ def test_a_bulk_run_goes_on_where_it_ended(session, photos, tmp_path, qwen_edit_
     assert batch.progress.saved == report.saved
 
 
+def test_a_bulk_run_refuses_an_asynchronous_session(photos, tmp_path, qwen_edit_emulator):
+    session = aio.EditSession(qwen_edit_emulator.api_key, base_url=qwen_edit_emulator.url)
+    with pytest.raises(aio.ConfigurationError, match=r"must be an EditSession of qwen_edit_async\.sync"):
+        sync.EditBatch(photos, tmp_path / "out", instruction="make it snow").run(session)
+
+
 def test_leaving_the_block_by_an_exception_ends_the_waits_of_other_threads():
     with EditEmulator(duration=3600, engine=FixedEngine()).in_thread() as emulator, ThreadPoolExecutor(1) as threads:
         session = open_session(emulator).open()
