@@ -258,22 +258,42 @@ async def test_a_price_that_depends_on_the_parameters_is_within_the_cap(photos, 
     assert await state.price() == Decimal("0.10")
 
 
+class EndedTask:
+    """A task that has ended, without further changes of its status."""
+
+    def __init__(self, result):
+        self.result = result
+
+    async def updates(self):
+        for snapshot in ():
+            yield snapshot
+
+    def __await__(self):
+        yield from ()
+        return self.result
+
+
+def call_in(state):
+    """Return the context of a call to a server with this state."""
+    return SimpleNamespace(request_context=SimpleNamespace(lifespan_context=state))
+
+
 async def test_a_failed_edit_counts_at_the_cost_that_the_service_states(tmp_path):
-    async def edit(_):
+    async def submit(_):
         raise EditFailedError("moderation", cost=Decimal("0.03"), task_id="t")
 
     async def estimate(*_, **__):
         return Estimate(cost=Decimal("0.04"))
 
-    state = ServerState(SimpleNamespace(edit=edit, estimate=estimate), tmp_path, Allowance(Decimal("0.10")))
+    state = ServerState(SimpleNamespace(submit=submit, estimate=estimate), tmp_path, Allowance(Decimal("0.10")))
     with pytest.raises(EditFailedError):
-        await mcp._edit(state, EditRequest("https://pictures.example/cat.png", "x"), 1)
+        await mcp._edit(call_in(state), EditRequest("https://pictures.example/cat.png", "x"), 1)
     assert state.allowance.left == Decimal("0.07")
 
 
 async def test_pictures_that_can_not_be_saved_are_named_by_their_task(tmp_path):
-    async def edit(_):
-        return SimpleNamespace(task_id="task-1", usage=Usage(cost=Decimal("0.04")), save=save)
+    async def submit(_):
+        return EndedTask(SimpleNamespace(task_id="task-1", usage=Usage(cost=Decimal("0.04")), save=save))
 
     async def estimate(*_, **__):
         return Estimate(cost=Decimal("0.04"))
@@ -281,10 +301,9 @@ async def test_pictures_that_can_not_be_saved_are_named_by_their_task(tmp_path):
     async def save(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    state = ServerState(SimpleNamespace(edit=edit, estimate=estimate), tmp_path, Allowance(Decimal("0.10")))
-    context = SimpleNamespace(request_context=SimpleNamespace(lifespan_context=state))
+    state = ServerState(SimpleNamespace(submit=submit, estimate=estimate), tmp_path, Allowance(Decimal("0.10")))
     with pytest.raises(ToolError, match=r"task task-1 is completed, but .*No space left.*: solve this, and call get_t"):
-        await mcp.edit_image(context, ["https://pictures.example/cat.png"], "x")
+        await mcp.edit_image(call_in(state), ["https://pictures.example/cat.png"], "x")
     assert state.allowance.left == Decimal("0.06")
 
 
