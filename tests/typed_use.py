@@ -20,9 +20,9 @@ with EditSession("key", fit=True) as session:
     plan: BatchPlan = EditBatch("photos", "out", instruction="make it snow").plan(price="0.03")
     report: BatchReport = EditBatch("photos", "out").run(session.with_options(deadline=60))
 
-    session.edit("cat.jpg")  # type: ignore[call-overload]
-    session.submit("cat.jpg")  # type: ignore[call-overload]
-    session.edit("cat.jpg", "make it snow", m=2)  # type: ignore[call-overload]
-    session.edit_many(5)  # type: ignore[arg-type]
-    EditSession(key="key")  # type: ignore[call-arg]
-    EditBatch("photos")  # type: ignore[call-arg]
+    session.edit("cat.jpg")  # type: ignore[call-overload]  # it has no instruction
+    session.submit("cat.jpg")  # type: ignore[call-overload]  # it has no instruction
+    session.edit("cat.jpg", "make it snow", m=2)  # type: ignore[call-overload]  # there is no option m
+    session.edit_many(5)  # type: ignore[arg-type]  # a number is not iterable
+    EditSession(key="key")  # type: ignore[call-arg]  # the option is api_key
+    EditBatch("photos")  # type: ignore[call-arg]  # it has no folder for results

@@ -284,7 +284,7 @@ class Submission:
             parts.gate.check_open()
             self._pending = body
             fate = snapshot = await self._exchange(protocol, call, body)
-        except BaseException as error:
+        except BaseException as error:  # whatever ends the attempt, the observer must learn its fate
             if isinstance(error, QwenEditError):
                 fate = judge_submission(error)
             elif body.sent_whole:  # a cancellation, or a bug in this package
