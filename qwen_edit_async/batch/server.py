@@ -19,6 +19,8 @@ import functools
 import hmac
 import ipaddress
 import json
+import os
+import ssl
 from collections.abc import AsyncGenerator
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -43,16 +45,18 @@ _PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", 
 
 
 @contextlib.asynccontextmanager
-async def serve(hub: EditHub, listen: str, token: str) -> AsyncGenerator[str, None]:
+async def serve(
+    hub: EditHub, listen: str, token: str, certificate: ssl.SSLContext | None = None
+) -> AsyncGenerator[str, None]:
     """Serve a hub while the block runs. Yield its address, such as ``http://127.0.0.1:8788``.
 
     Enter this block before the hub's block, so that pending calls get a reply when the hub closes.
 
     Args:
         hub: The hub.
-        listen: ``ADDRESS:PORT`` with a loopback or private address, because nothing is encrypted. Port 0 picks a free
-            port.
+        listen: ``ADDRESS:PORT`` with a loopback or private address. Port 0 picks a free port.
         token: The secret that workers send.
+        certificate: The TLS settings, from :func:`load_certificate`; ``None`` for connections that are not encrypted.
 
     Raises:
         ConfigurationError: If the address is not a loopback or private one.
@@ -69,9 +73,10 @@ async def serve(hub: EditHub, listen: str, token: str) -> AsyncGenerator[str, No
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
+        site = web.TCPSite(runner, host, port, ssl_context=certificate)
         await site.start()
-        yield f"http://{f'[{host}]' if ':' in host else host}:{site.port}"
+        scheme = "http" if certificate is None else "https"
+        yield f"{scheme}://{f'[{host}]' if ':' in host else host}:{site.port}"
     finally:
         await runner.cleanup()
 
@@ -94,6 +99,28 @@ def address_of(listen: str) -> tuple[str, int]:
             "such as 127.0.0.1:8788"
         )
     return host, port
+
+
+def load_certificate(path: str | os.PathLike[str]) -> ssl.SSLContext:
+    """Return the TLS settings of a server that has this certificate.
+
+    Args:
+        path: A PEM file with the certificate, the certificates between it and its authority, and the private key
+            without a password.
+
+    Raises:
+        ConfigurationError: If the file can't be used.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(path, password="")  # an empty password, so that OpenSSL does not ask for one
+    except (OSError, ValueError) as error:  # includes ssl.SSLError
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(
+            f"certificate={quoted(os.fspath(path))} can't be used ({reason}): give a PEM file with the certificate and "
+            "its private key"
+        ) from None
+    return context
 
 
 def _authorized(token: str) -> Middleware:

@@ -15,6 +15,8 @@ from qwen_edit_async.cli.options import ConnectionOptions, HubOptions, Output, S
 from qwen_edit_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from qwen_edit_async.session.session import EditSession
 
 _TOKEN_VARIABLE = "QWEN_EDIT_HUB_TOKEN"  # noqa: S105  # a name, not a token
@@ -41,17 +43,20 @@ def hub(
         submission: Options for submissions.
         connection: Options for the connection.
     """
-    from qwen_edit_async.batch.server import address_of  # noqa: PLC0415  # slow to import
+    from qwen_edit_async.batch.server import address_of, load_certificate  # noqa: PLC0415  # slow to import
 
     options, submission = options or HubOptions(), submission or SubmissionOptions()
     token = _token()
     address_of(options.listen)  # refuses a bad address before the session opens
+    certificate = None if options.certificate is None else load_certificate(options.certificate)
     command = Command(Screen(), connection or ConnectionOptions(), submission, options.concurrency, output)
     command.submit_rate, command.journalled = options.submit_rate, True
-    return command(functools.partial(_serve, command=command, options=options, token=token))
+    return command(functools.partial(_serve, command=command, options=options, token=token, certificate=certificate))
 
 
-async def _serve(session: EditSession, *, command: Command, options: HubOptions, token: str) -> int:
+async def _serve(
+    session: EditSession, *, command: Command, options: HubOptions, token: str, certificate: SSLContext | None
+) -> int:
     from qwen_edit_async.batch.hub import EditHub  # noqa: PLC0415  # slow to import
     from qwen_edit_async.batch.server import serve  # noqa: PLC0415  # slow to import
 
@@ -65,7 +70,7 @@ async def _serve(session: EditSession, *, command: Command, options: HubOptions,
     )
     try:
         with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C is the normal end
-            async with serve(edits, options.listen, token) as url, edits:
+            async with serve(edits, options.listen, token, certificate) as url, edits:
                 put(url)
                 await edits.wait_failed()
     finally:

@@ -131,7 +131,9 @@ class HubOptions:
     """Options for the address and limits of a hub."""
 
     listen: str = "127.0.0.1:8788"
-    """A loopback or private address and a port. The connection is not encrypted. Port 0 means any free port."""
+    """A loopback or private address and a port. Port 0 means any free port."""
+    certificate: Path | None = None
+    """A PEM file with a certificate and its private key, to encrypt the connection."""
     concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16
     """Maximum number of tasks in flight, for all workers together."""
     submit_rate: float | None = None

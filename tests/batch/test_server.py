@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import io
 import json
+import ssl
 
 import aiohttp
 import pytest
+import trustme
 from bulk_runs import PHOTO, service, until
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from emulator_calls import data_uri
 
 from qwen_edit_async import ConfigurationError, EditHub
-from qwen_edit_async.batch.server import address_of, serve
+from qwen_edit_async.batch.server import address_of, load_certificate, serve
 from qwen_edit_async.emulator import Fault
 
 pytestmark = pytest.mark.anyio
@@ -42,6 +46,39 @@ async def ask(worker, body: object, path: str = "/edits", **options: object) -> 
 async def get(worker, path: str) -> tuple[int, bytes]:
     async with worker.get(path) as response:
         return response.status, await response.read()
+
+
+@pytest.mark.may_block("the test reads certificates")
+async def test_a_hub_with_a_certificate_encrypts_the_connection(tmp_path):
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "hub.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    trusting = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+    async with service() as (_, session):
+        hub, certificate = EditHub(tmp_path / "job", session), load_certificate(tmp_path / "hub.pem")
+        async with serve(hub, "127.0.0.1:0", TOKEN, certificate) as url, hub, aiohttp.ClientSession(url) as worker:
+            assert url.startswith("https://127.0.0.1:")
+            options = {"ssl": trusting, "headers": {"Authorization": f"Bearer {TOKEN}"}}
+            status, outcome = await ask(
+                worker, {"key": "a", "image": data_uri(PHOTO), "instruction": "snow"}, **options
+            )
+            assert (status, outcome["status"]) == (200, "saved")
+            with pytest.raises(aiohttp.ClientConnectorCertificateError):
+                await ask(worker, {})
+
+
+@pytest.mark.may_block("the test reads certificates")
+@pytest.mark.parametrize("content", [None, b"", b"no certificate", "encrypted"])
+def test_a_certificate_that_can_not_be_used_is_refused(tmp_path, content):
+    path = tmp_path / "hub.pem"
+    if content == "encrypted":
+        key = rsa.generate_private_key(65537, 2048)
+        content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+        content += trustme.CA().cert_pem.bytes()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"certificate='.*hub\.pem' can't be used .*: give a PEM file"):
+        load_certificate(path)
 
 
 @pytest.mark.may_block("the test writes and reads pictures")

@@ -77,9 +77,13 @@ def test_a_hub_needs_a_token_of_its_own(out, monkeypatch, capsys, token, message
     assert not out.exists()
 
 
-def test_a_public_address_is_refused_and_a_taken_port_is_told(service, out, monkeypatch, capsys):
+def test_a_public_address_and_a_missing_certificate_are_refused_and_a_taken_port_is_told(
+    service, out, monkeypatch, capsys
+):
     monkeypatch.setenv("QWEN_EDIT_HUB_TOKEN", TOKEN)
     assert main(["hub", "-o", str(out), "--listen", "0.0.0.0:80"]) == 2
     assert "loopback or private" in capsys.readouterr().err
+    assert main(["hub", "-o", str(out), "--certificate", str(out / "hub.pem")]) == 2
+    assert "give a PEM file" in capsys.readouterr().err
     assert main(["hub", "-o", str(out), "--listen", service.url.removeprefix("http://")]) != 0
     assert "address already in use" in capsys.readouterr().err
