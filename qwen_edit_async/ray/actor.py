@@ -122,6 +122,7 @@ class HubActor:
         finally:
             outcome.cancel()  # the edit goes on
             wanted.cancel()
+            await asyncio.wait([outcome, wanted])  # so that no task outlives the call
 
     async def record(self, name: str, files: Sequence[tuple[str, int]], error: str | None) -> None:
         """Record that a worker saved an edit's pictures, or why it could not."""
