@@ -191,8 +191,14 @@ def error_code_of(report: Mapping[str, Any], *outer: Mapping[str, Any]) -> int |
 
 
 def _family(code: int | str | None) -> int | str | None:
-    """Return a code's letters and digits up to the first dot, in lower case: ``timeout`` for ``TIME_OUT.Algo``."""
-    return re.sub(r"[\W_]", "", code.partition(".")[0]).lower() if isinstance(code, str) else code
+    """Return a code's letters and digits up to the first dot, in lower case: ``timeout`` for ``TIME_OUT.Algo``.
+
+    All codes that begin with ``Throttling`` are one family.
+    """
+    if not isinstance(code, str):
+        return code
+    family = re.sub(r"[\W_]", "", code.partition(".")[0]).lower()
+    return "throttling" if family.startswith("throttling") else family
 
 
 def cost_of(value: Any) -> Decimal | None:

@@ -114,6 +114,7 @@ def test_an_edit_that_moderation_refuses_has_failed(code: str, status: int) -> N
         ("Throttling", 429, RateLimitError, CallFailure.THROTTLED),
         ("Throttling.RateQuota", 429, RateLimitError, CallFailure.THROTTLED),
         ("Throttling.AllocationQuota", 403, RateLimitError, CallFailure.THROTTLED),
+        ("ThrottlingUser", 200, RateLimitError, CallFailure.THROTTLED),
         ("InternalError", 500, InternalServerError, CallFailure.UNCERTAIN),
         ("InternalError.Algo", 500, InternalServerError, CallFailure.UNCERTAIN),
         ("RequestTimeOut", 408, InternalServerError, CallFailure.UNCERTAIN),

@@ -101,7 +101,9 @@ def test_a_balance_code_says_more_than_any_status(code: object, status: int) -> 
 
 
 @pytest.mark.parametrize("status", [200, 400, 403, 500])
-@pytest.mark.parametrize("code", [1002, "1002", "RATE_LIMIT_EXCEEDED", "Throttling", "Throttling.RateQuota"])
+@pytest.mark.parametrize(
+    "code", [1002, "1002", "RATE_LIMIT_EXCEEDED", "Throttling", "Throttling.RateQuota", "ThrottlingUser"]
+)
 def test_a_rate_limit_code_says_more_than_any_status(code: object, status: int) -> None:
     assert type(error({"code": code, "message": "slow down"}, status)) is RateLimitError
 
