@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from qwen_edit_async.errors import QwenEditError
 from qwen_edit_async.log import about
@@ -24,13 +23,13 @@ class Cancellations:
     Args:
         service: The service to ask.
         counters: The session's counts.
-        on_cancelled: Called with the id of a task that the service has cancelled.
+        given_up: The ids of given-up tasks. The id of a task that the service has cancelled is removed.
     """
 
-    def __init__(self, service: Service, counters: SessionStatistics, on_cancelled: Callable[[str], None]) -> None:
+    def __init__(self, service: Service, counters: SessionStatistics, given_up: dict[str, None]) -> None:
         self._service = service
         self._counters = counters
-        self._on_cancelled = on_cancelled
+        self._given_up = given_up
         self._turns = asyncio.Semaphore(_CONCURRENT)
         self._asking: set[asyncio.Task[None]] = set()
 
@@ -70,5 +69,5 @@ class Cancellations:
             )
         else:
             self._counters.cancellations += 1
-            self._on_cancelled(task_id)
+            self._given_up.pop(task_id, None)
             about(task_id).info("the service cancelled task %s", task_id)

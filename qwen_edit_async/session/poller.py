@@ -92,9 +92,7 @@ class Poller:
         self._policy_error: Exception | None = None
         self._unfinished: dict[str, EditTask] = {}
         self._given_up: dict[str, None] = {}
-        self.cancellations: Cancellations = Cancellations(
-            service, counters, lambda task_id: self._given_up.pop(task_id, None)
-        )
+        self.cancellations: Cancellations = Cancellations(service, counters, self._given_up)
         self._logged_words: set[str] = set()
 
     def __len__(self) -> int:

@@ -331,7 +331,7 @@ class EditSession:
         """
         submitter, window = self._life.require_open().submitter, self._options.max_in_flight
         limits, call_site = self._limits.changed(deadline), CallSite.of_caller()
-        return EditStream(lambda: EditPipeline(requests, submitter, limits, call_site, window=window, ordered=ordered))
+        return EditStream(EditPipeline(requests, submitter, limits, call_site, window=window, ordered=ordered))
 
     def with_options(self, *, deadline: float | None = None, max_retries: int | None = None) -> Self:
         """Return this session with other limits: ``await session.with_options(max_retries=0).edit(…)``.

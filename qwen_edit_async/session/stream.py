@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import weakref
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -320,8 +320,8 @@ class EditStream:
     block, and waits until the work has ended.
     """
 
-    def __init__(self, make_pipeline: Callable[[], EditPipeline]) -> None:
-        self._make_pipeline = make_pipeline
+    def __init__(self, pipeline: EditPipeline) -> None:
+        self._pipeline = pipeline
         self._iterator: OutcomeIterator | None = None
         self._used = False
 
@@ -329,7 +329,7 @@ class EditStream:
         if self._used:
             raise RuntimeError("an EditStream can be looped over only once: call edit_many again")
         self._used = True
-        return OutcomeIterator(self._make_pipeline())
+        return OutcomeIterator(self._pipeline)
 
     async def __aenter__(self) -> OutcomeIterator:
         self._iterator = aiter(self)
