@@ -284,6 +284,7 @@ class _Edit:
     index: int
     given: RequestInput
     stage: Submission | EditTask
+    change: asyncio.Future[None] | None = None
 
     def submitted(self, accepted: asyncio.Future[EditTask]) -> None:
         """Called when the service has accepted or refused the edit. Begins the wait for the task."""
@@ -292,23 +293,28 @@ class _Edit:
         error = accepted.exception()
         if isinstance(error, Exception):
             self.pipeline.finish(self, error)
-            return
-        self.stage = task = accepted.result()
-        if task.outcome is not None:
-            self.ended(task.outcome)
         else:
-            task.on_end = self.ended
+            self.stage = task = accepted.result()
+            self._watch(task)
 
-    def ended(self, outcome: EditResult | Exception) -> None:
-        """Called with the outcome when the task has ended."""
-        self.pipeline.finish(self, outcome_for_waiter(outcome))
+    def _watch(self, task: EditTask) -> None:
+        if task.outcome is not None:
+            self.pipeline.finish(self, outcome_for_waiter(task.outcome))
+        else:
+            self.change = task.next_change()
+            self.change.add_done_callback(self._changed)
+
+    def _changed(self, _: asyncio.Future[None]) -> None:
+        if self in self.pipeline.edits and isinstance(self.stage, EditTask):
+            self._watch(self.stage)
 
     def give_up(self) -> None:
         """Stop the submission, or the wait for the task."""
         if isinstance(self.stage, Submission):
             self.stage.give_up()
         else:
-            self.stage.on_end = None
+            if self.change is not None:
+                self.change.cancel()
             self.stage.cancel_unless_awaited()
 
 

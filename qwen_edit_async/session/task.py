@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Generator
 from typing import Protocol
 
 import attrs
@@ -101,7 +101,6 @@ class EditTask(ScheduledTask):
         queued: The seconds that the edit waited for its slot and for permission to send requests.
         submitting: The seconds from the call to the service's acceptance, without ``queued``.
         outcome: The result or error that ended the wait; ``None`` until then.
-        on_end: Called with the outcome, for an owner that has no coroutine to await the task.
         owned: Whether giving up the task also cancels it at the service, if the protocol can cancel tasks. False for an
             attached task, and if a :class:`SubmissionObserver`, such as a journal, keeps its id for a later session.
     """
@@ -114,7 +113,6 @@ class EditTask(ScheduledTask):
     submitting: float = 0.0
     owned: bool = False
     outcome: EditResult | Exception | None = attrs.field(default=None, init=False)
-    on_end: Callable[[EditResult | Exception], None] | None = attrs.field(default=None, init=False)
     _slot: Slot | None = None
     _watcher: Watcher
     _waiters: list[asyncio.Future[None]] = attrs.field(factory=list, init=False)
@@ -132,7 +130,7 @@ class EditTask(ScheduledTask):
     @property
     def awaited(self) -> bool:
         """Whether anything awaits the task now."""
-        return self.on_end is not None or any(not waiter.done() for waiter in self._waiters)
+        return any(not waiter.done() for waiter in self._waiters)
 
     def timings(self, now: float, *, ended: bool) -> EditTimings:
         """Return the durations of the phases up to ``now``. ``ended`` says that a check found the task ended."""
@@ -215,9 +213,6 @@ class EditTask(ScheduledTask):
         if self._slot is not None:
             self._slot.release()
         self._wake()
-        on_end, self.on_end = self.on_end, None  # breaks the cycle of references with the owner
-        if on_end is not None:
-            on_end(outcome)
 
     def __await__(self) -> Generator[object, None, EditResult]:
         return self._result().__await__()
@@ -233,10 +228,15 @@ class EditTask(ScheduledTask):
             raise end
         return end
 
-    async def _change(self) -> None:
-        require_loop(self._watcher.loop)
+    def next_change(self) -> asyncio.Future[None]:
+        """Return a future that is done when the snapshot or the outcome changes. Until then, the task is awaited."""
         waiter: asyncio.Future[None] = self._watcher.loop.create_future()
         self._waiters.append(waiter)
+        return waiter
+
+    async def _change(self) -> None:
+        require_loop(self._watcher.loop)
+        waiter = self.next_change()
         with self._watcher.active_calls:
             try:
                 await waiter
