@@ -43,7 +43,6 @@ from qwen_edit_async.batch.sources.read import has_keys
 from qwen_edit_async.display.thumbnails import make_thumbnail
 from qwen_edit_async.files import safe_stem
 from qwen_edit_async.images.kinds import is_url
-from qwen_edit_async.protocol.base import KNOWN_PRICE
 from qwen_edit_async.version import __version__
 
 FOLDER_VARIABLE: Final = "QWEN_EDIT_MCP_FOLDER"
@@ -142,9 +141,8 @@ class ServerState:
         except QwenEditError as error:
             if known is not None:
                 return known
-            reason = str(error).removesuffix(f": {KNOWN_PRICE}")
             advice = f"the user can set {PRICE_VARIABLE} to the price of a picture, and restart the server"
-            raise ToolError(f"the price of a picture is unknown, because {reason}: {advice}") from None
+            raise ToolError(f"the price of a picture is unknown ({error.summary}): {advice}") from None
         return max(stated, known or Decimal(0))
 
 

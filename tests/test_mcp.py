@@ -199,10 +199,8 @@ async def test_a_service_without_prices_needs_the_users(photos, tmp_path):
             for tool, given in arguments.items():
                 result, text = await call(client, tool, instruction="x", **given)
                 assert result.is_error
-                assert (
-                    "the protocol 'dashscope' can't tell what an edit costs: the user can set QWEN_EDIT_MCP_PRICE"
-                    in text
-                )
+                reason = "is unknown (the protocol 'dashscope' can't tell what an edit costs)"
+                assert f"{reason}: the user can set QWEN_EDIT_MCP_PRICE" in text
                 assert "price=" not in text
         async with client_of(emulator, tmp_path, **protocol, QWEN_EDIT_MCP_PRICE="0.04") as client:
             _, text = await call(client, "edit_folder", instruction="x", folder="photos")

@@ -27,7 +27,7 @@ from qwen_edit_async.errors import (
 from qwen_edit_async.http import options as http
 from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.network import Network
-from qwen_edit_async.protocol.base import KNOWN_PRICE, Call, Reply, WireProtocol
+from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
 from qwen_edit_async.protocol.choice import ProtocolName, choose_protocol
 from qwen_edit_async.protocol.replies import error_from_reply, first_text, load_object, timestamp_of
 from qwen_edit_async.session.session import EditSession
@@ -202,7 +202,7 @@ async def _price(connection: ConnectionOptions) -> Finding:
             ) as session:
                 estimate = await price_of_picture(session)
         except QwenEditError as error:
-            reasons.append(str(error).removesuffix(f": {KNOWN_PRICE}"))
+            reasons.append(error.summary)
             continue
         advice = "use --envelope header" if envelope == "header" else ""
         price = f"{estimate.cost:f} {estimate.currency}".rstrip()

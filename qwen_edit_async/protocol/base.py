@@ -129,7 +129,7 @@ class WireProtocol(abc.ABC):
         Raises:
             ConfigurationError: The protocol has no such call.
         """
-        raise ConfigurationError(f"the protocol {self.name!r} can't tell what an edit costs: {KNOWN_PRICE}")
+        raise ConfigurationError(f"the protocol {self.name!r} can't tell what an edit costs", hint=KNOWN_PRICE)
 
     def read_estimate(self, reply: Reply) -> Estimate:
         """Read the cost of an edit from the reply to the call of :meth:`estimation`.

@@ -75,7 +75,7 @@ async def test_the_emulator_tells_the_price_and_creates_nothing(envelope, wanted
 @pytest.mark.parametrize("protocol", ["queue", "dashscope"])
 async def test_a_protocol_without_the_question_says_so(protocol):
     async with EditSession("key", protocol=protocol) as session:
-        with pytest.raises(ConfigurationError, match=f"the protocol '{protocol}' can't tell what an edit costs: give"):
+        with pytest.raises(ConfigurationError, match=f"the protocol '{protocol}' can't tell what an edit costs; give"):
             await session.estimate(IMAGE, "snow")
 
 
