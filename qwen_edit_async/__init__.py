@@ -5,8 +5,8 @@ Start with :class:`EditSession`. The names exported here are public, as are the 
 
 ::
 
-    cli  notebook  sync  ...       front ends              emulator   the service on loopback
-    batch                          EditBatch: the durable bulk run, its journal and its sources; EditHub
+    cli  notebook  sync  ...       front ends
+    batch  emulator                EditBatch and EditHub, the journal, the sources of edits; the service on loopback
     session                        EditSession: submissions, limits, status checks, tasks and results
     http                           calls to the API, streamed bodies, downloads
     display                        edits as HTML: cards and the gallery

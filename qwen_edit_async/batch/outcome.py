@@ -1,4 +1,4 @@
-"""The progress of a bulk run, and the outcome of each edit. Pure."""
+"""The progress of a bulk run, and the outcome of each edit. Pure, except for the time of day."""
 
 from __future__ import annotations
 

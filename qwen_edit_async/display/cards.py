@@ -1,4 +1,4 @@
-"""Edits, progress and reports as HTML and text, for notebooks. Pure, except that links depend on the working directory.
+"""Edits, progress and reports as HTML and text, for notebooks. Only the time and the working directory are not given.
 
 Styles are inline, and most colors come from the notebook. So the cards suit light and dark notebooks, and look right
 in programs that remove style sheets.

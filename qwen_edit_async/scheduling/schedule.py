@@ -4,7 +4,8 @@ Each method changes the schedule at once and returns the work for the poller. Ad
 O(log n).
 
 A task is given up only after a last check, which is due at the deadline and goes before all others. The task is given
-up if the last check finds it running, or gets no reply within a grace period.
+up if the last check finds it running, or gets no reply within a grace period. If a pause that the service requested
+outlasts the grace period, there is no last check.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Line:
 
 
 class Gate:
-    """Hands out slots and turns, each first come, first served.
+    """Hands out slots and turns, first come, first served. Only edits that the service refused with 429 go first.
 
     An edit holds its slot from before its submission until its task ends. A turn is the right to send one request.
 

@@ -45,6 +45,7 @@ from qwen_edit_async import (
 )
 from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.protocol.generation import GenerationProtocol
+from qwen_edit_async.scheduling.retry import CallFailure
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
 
@@ -847,3 +848,31 @@ async def test_a_retry_after_that_is_about_one_task_alone_holds_nobody_up():
             await session.edit(IMAGE, "snow")
         async with asyncio.timeout(100):
             await session.edit(IMAGE, "snow")
+
+
+async def test_an_attempt_that_was_announced_is_settled_but_not_sent_if_the_session_stops_submitting_meanwhile():
+    announced, stopped, fates = asyncio.Event(), asyncio.Event(), []
+
+    class Observer:
+        async def about_to_submit(self, uploads):
+            announced.set()
+            await stopped.wait()
+
+        def settled(self, fate):
+            fates.append(fate)
+
+    service = MemoryService(on_submission=lambda _: status(403))
+    async with MemorySession(service) as session, asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(refusal_of(session.submit(IMAGE, "snow", observer=Observer())))
+        await announced.wait()
+        assert isinstance(await refusal_of(session.edit(IMAGE, "snow")), PermissionDeniedError)
+        stopped.set()
+    assert isinstance(waiting.result(), PermissionDeniedError)
+    assert fates == [CallFailure.ENDS_SESSION]
+    assert len(service.submissions) == 1
+
+
+async def refusal_of(edit):
+    with pytest.raises(QwenEditError) as caught:
+        await edit
+    return caught.value
