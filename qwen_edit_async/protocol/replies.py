@@ -3,6 +3,8 @@
 The tables hold the known ways to report an error: the HTTP status, ``error`` as text or an object, ``message``,
 ``detail``, and ``{"status": {"code", "message"}}``. An error report may come with HTTP 200, and a proxy may send an
 HTML page.
+
+Replies are read by hand, without a converter, because any member can be missing, or have any type.
 """
 
 from __future__ import annotations
