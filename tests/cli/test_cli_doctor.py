@@ -98,7 +98,7 @@ def test_people_get_lines_with_what_to_do(service, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(("protocol", "key"), [("queue", True), ("dashscope", None)])
-def test_the_other_dialects_are_examined_without_a_submission(protocol, key, gateway, examine):
+def test_the_other_protocols_are_examined_without_a_submission(protocol, key, gateway, examine):
     service = gateway()
     code, found = examine("--protocol", protocol)
     assert (code, found["connection"]["ok"], found["key"]["ok"]) == (0, True, key)
