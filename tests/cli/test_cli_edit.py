@@ -209,10 +209,10 @@ def test_a_failed_download_is_printed_with_the_command_to_fetch_it(photos, tmp_p
 
 
 def test_a_full_disk_is_a_failure_without_a_traceback(photos, monkeypatch, capsys, service):
-    async def save(*_, **__):
+    def fail(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("qwen_edit_async.session.results.OutputImage.save", save)
+    monkeypatch.setattr("os.fsync", fail)
     assert run_edit(photos) == 1
     text = capsys.readouterr().err
     assert "error: " in text
