@@ -25,7 +25,6 @@ from PIL import Image
 
 from qwen_edit_async import (
     ConfigurationError,
-    DownloadError,
     EditBatch,
     EditParameters,
     EditRequest,
@@ -1398,24 +1397,20 @@ async def test_a_completed_edit_without_pictures_is_asked_for_again_by_the_next_
     assert (len(service.submissions), pictures(out)) == (1, {"edit0-0.png"})
 
 
-@pytest.mark.virtual_clock
-@pytest.mark.may_block("the loop writes the pictures")
-@pytest.mark.usefixtures("pictures_at_once")
-async def test_a_picture_without_a_url_keeps_the_others_in_their_places(requests, out, monkeypatch):
-    output = [{"url": "https://r/0"}, None, {"url": "https://r/2"}]
-    service = MemoryService(on_check=lambda *_: says({"status": "completed", "output": output}))
-    saved = []
-
-    async def save(_, url, task_id, index, path):
-        saved.append((url, index, path.name))
-        raise DownloadError("not now", task_id=task_id)
+async def test_a_picture_without_a_url_keeps_the_others_in_their_places(requests, out):
+    def lose_one(members):
+        if "output" in members:
+            members["output"][0]["content"][1] = None
+        return members
 
     batch = EditBatch(requests(1, parameters=EditParameters(n=3)), out)
-    with monkeypatch.context() as patch:
-        patch.setattr(Downloader, "save", save)
-        assert (await batch_of_memory(service, batch)).unsaved == 1
-    assert saved == [("https://r/0", 0, "edit0-0.png")]
-    assert (await batch_of_memory(service, batch)).saved == 1
+    faults = Fault.reshape(lose_one).on("check"), Fault.status(500).on("download").nth(1, 3)
+    async with service(*faults) as (emulator, session):
+        for downloads in (1, 3):
+            assert (await batch.run(session)).unsaved == 1
+            assert emulator.statistics().downloads == downloads
+        assert pictures(out) == {"edit0-0.png"}
+        assert (await batch.run(session)).saved == 1
     assert pictures(out) == {"edit0-0.png", "edit0-2.png"}
 
 

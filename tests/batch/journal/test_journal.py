@@ -557,16 +557,17 @@ async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp
 
 
 async def test_a_run_that_is_cancelled_while_its_journal_is_closed_ends_when_that_is_free(tmp_path, monkeypatch):
-    closing, go, release = threading.Event(), threading.Event(), Store.close
+    closing, go = threading.Event(), threading.Event()
 
-    def slowly(store):
-        closing.set()
-        go.wait(10)
-        release(store)
+    class SlowDisk(sqlite3.Connection):
+        def close(self):
+            closing.set()
+            go.wait(10)
+            super().close()
 
     async with MemorySession(MemoryService()) as session:
         with monkeypatch.context() as patch:
-            patch.setattr(Store, "close", slowly)
+            patch.setattr("sqlite3.connect", SlowDisk)
             run = asyncio.create_task(EditBatch([], tmp_path).run(session))
             await until(closing.is_set)
             for _ in range(3):
