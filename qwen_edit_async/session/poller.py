@@ -113,7 +113,7 @@ class Poller:
         """Begin to watch a task that was submitted elsewhere, with a deadline in ``seconds`` from now."""
         now, snapshot = self.loop.time(), TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
         task = EditTask(
-            task_id=task_id, since=now, attached=True, deadline=now + seconds, snapshot=snapshot, watcher=self
+            task_id=task_id, since=now, attached=True, deadline=now + seconds, snapshot=snapshot, poller=self
         )
         self.watch(task)
         return task
