@@ -19,8 +19,8 @@ from _clients import (
     loops_on_httpx,
     minimal,
 )
-from _dialects import serve
 from _measure import Cost, fresh_process, interleaved
+from _protocols import serve
 from _report import Row, parse, report
 from _sdks import dashscope, fal_client, replicate
 from PIL import Image

@@ -25,7 +25,12 @@ PHOTO = encode(Image.new("RGB", (400, 400), "#7f9cf5"))
 
 @contextlib.asynccontextmanager
 async def service(
-    *faults: Fault, duration: float = 0.0, max_in_flight: int = 8, protocol: Any = None, **settings: object
+    *faults: Fault,
+    duration: float = 0.0,
+    max_in_flight: int = 8,
+    protocol: Any = None,
+    on_event: Any = None,
+    **settings: object,
 ):
     """Start an emulator, and yield it with a session on it."""
     plan = FaultPlan(faults)
@@ -39,6 +44,7 @@ async def service(
             max_in_flight=max_in_flight,
             max_retries=0,
             random=NoJitter(),
+            on_event=on_event,
         ) as session,
     ):
         yield emulator, session

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sqlite3
 import sys
 import types
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -114,6 +115,24 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[EditEmulator]:
         monkeypatch.setenv("QWEN_EDIT_BASE_URL", emulator.url)
         monkeypatch.setenv("QWEN_EDIT_API_KEY", API_KEY)
         yield emulator
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> type[sqlite3.Connection]:
+    """Let the disk of a journal be full when the id of a task is to be written. Set ``is_full`` to False to mend it."""
+
+    class Disk(sqlite3.Connection):
+        is_full = True
+
+        def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
+            if Disk.is_full and statement.startswith("UPDATE edits SET state = 'submitted'"):
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorname = "SQLITE_FULL"
+                raise error
+            return super().execute(statement, *parameters)
+
+    monkeypatch.setattr("sqlite3.connect", Disk)
+    return Disk
 
 
 @pytest.fixture

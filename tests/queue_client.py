@@ -1,4 +1,4 @@
-"""A client of the queue dialect, written from its public description and independent of the library."""
+"""A client of the queue protocol, written from its public description and independent of the library."""
 
 from __future__ import annotations
 

@@ -243,13 +243,12 @@ async def test_pictures_of_other_folders_are_out_of_reach(emulator, photos, tmp_
     assert not emulator.requests
 
 
-async def test_a_price_that_depends_on_the_parameters_is_within_the_cap(photos, tmp_path, monkeypatch):
-    async def price_of_picture(_, parameters):
+async def test_a_price_that_depends_on_the_parameters_is_within_the_cap(tmp_path):
+    async def estimate(*_, parameters):
         cost = Decimal("0.40") if parameters is not None and parameters.size == (2048, 2048) else Decimal("0.04")
         return Estimate(cost=cost)
 
-    monkeypatch.setattr(mcp, "price_of_picture", price_of_picture)
-    state = ServerState(None, tmp_path, Allowance(Decimal(1), price=Decimal("0.01")))
+    state = ServerState(SimpleNamespace(estimate=estimate), tmp_path, Allowance(Decimal(1), price=Decimal("0.01")))
     assert await state.price() == Decimal("0.04")
     assert await state.price(EditParameters(size="2048*2048")) == Decimal("0.40")
     state.allowance.price = Decimal("0.10")

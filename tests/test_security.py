@@ -41,16 +41,17 @@ from qwen_edit_async import (
     QwenEditError,
 )
 from qwen_edit_async.cli import main
-from qwen_edit_async.cli.display import put
+from qwen_edit_async.cli.display import print_output
 from qwen_edit_async.cli.output import unbreakable_output
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.files import safe_stem
-from qwen_edit_async.http import fetcher as fetcher_module
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.log import configure_logging, log
 from qwen_edit_async.notebook import show
 
 KEY = "sk-never/shown+5f1c=="
+PUBLIC = "93.184.215.14"
+"""A public address, to which nothing is sent."""
 PASSWORD = "never-shown-7d2e"
 ESCAPED = {character: rf"\u{ord(character):04x}" for character in "/+="}
 QUOTED = {
@@ -418,9 +419,15 @@ async def test_nothing_is_fetched_from_private_addresses(target, redirected, ser
 async def test_a_name_that_turns_private_reveals_nothing(serve, names, monkeypatch):
     """DNS rebinding: each connection is checked by its own address."""
     addresses, hook = names
-    hook(asyncio.get_running_loop())
-    monkeypatch.setattr(fetcher_module, "is_public", lambda address: address == "127.0.0.2")
-    addresses["results.example"] = ["127.0.0.1"]
+    loop = asyncio.get_running_loop()
+    hook(loop)
+    connect = loop.sock_connect
+
+    async def connect_outside(connection, address):
+        host, *rest = address
+        await connect(connection, ("127.0.0.2" if host == PUBLIC else host, *rest))
+
+    monkeypatch.setattr(loop, "sock_connect", connect_outside)
     inside_url, inside = await serve()
     port = inside_url.rpartition(":")[2]
 
@@ -429,7 +436,7 @@ async def test_a_name_that_turns_private_reveals_nothing(serve, names, monkeypat
         return web.Response(status=302, headers={"Location": f"http://results.example:{port}/a.png"})
 
     outside_url, outside = await serve(redirect, "127.0.0.2")
-    addresses["results.example"] = ["127.0.0.2"]
+    addresses["results.example"] = [PUBLIC]
     async with session_of() as session:
         with pytest.raises(DownloadError, match="no public address"):
             await image_at(session, f"http://results.example:{outside_url.rpartition(':')[2]}/a.png").read()
@@ -777,7 +784,7 @@ def test_characters_that_an_old_terminal_lacks_are_escaped(encoding, monkeypatch
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
     monkeypatch.setattr("sys.stdout", stream)
     with unbreakable_output():
-        put("caf\u00e9 \u00d8 \u732b")
+        print_output("caf\u00e9 \u00d8 \u732b")
     told = stream.buffer.getvalue().decode(encoding)
     assert told.replace("\\xe9", "\u00e9").replace("\\xd8", "\u00d8") == "caf\u00e9 \u00d8 \\u732b\n"
 

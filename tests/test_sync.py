@@ -80,13 +80,13 @@ def test_an_edit_is_saved(session, photos, tmp_path):
 
 
 @pytest.mark.parametrize("protocol", ["generation", "queue", "dashscope"])
-def test_edits_end_in_each_dialect(protocol, qwen_edit_emulator):
+def test_edits_end_in_each_protocol(protocol, qwen_edit_emulator):
     with open_session(qwen_edit_emulator, protocol=protocol) as session:
         result = session.edit(PHOTO, "make it snow", n=2)
         assert [image.read()[:4] for image in result.images] == [b"\x89PNG"] * 2
         outcomes = list(session.edit_many({"image": PHOTO, "instruction": f"edit {number}"} for number in range(4)))
         assert all(outcome.ok for outcome in outcomes)
-        assert {record.dialect for record in qwen_edit_emulator.tasks.values()} == {protocol}
+        assert {record.protocol for record in qwen_edit_emulator.tasks.values()} == {protocol}
 
 
 def test_a_task_that_is_given_up_is_cancelled_at_the_service_where_the_protocol_can():

@@ -1,4 +1,4 @@
-"""Bodies of calls, replies of the service, and the snapshots that the documented dialect reads from them."""
+"""Bodies of calls, replies of the service, and the snapshots that the documented protocol reads from them."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from qwen_edit_async.batch.outcome import BatchOutcome, BatchStatus
 from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport
 from qwen_edit_async.display.gallery import GalleryEdit, Picture
 from qwen_edit_async.display.links import relative_path
-from qwen_edit_async.display.page import write_page, write_whole
+from qwen_edit_async.display.page import write_atomically, write_page
 from qwen_edit_async.display.store import ThumbnailStore
 from qwen_edit_async.images.kinds import is_url
 from qwen_edit_async.log import log
@@ -100,7 +100,7 @@ def _with_page(report: BatchReport, journal: Path, folder: FilePath, limit: int,
 
 def _write_json(path: FilePath, report: BatchReport) -> None:
     try:
-        write_whole(path, [report.to_json(), "\n"])
+        write_atomically(path, [report.to_json(), "\n"])
     except Exception as error:  # noqa: BLE001  # a damaged journal may hold values that JSON can't represent
         _log_problem(path, error)
 

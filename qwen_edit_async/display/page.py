@@ -43,10 +43,10 @@ def write_page(
         OSError: The page can't be written.
     """
     with ThreadPoolExecutor(_WORKERS, "qwen-edit-gallery") as threads:
-        write_whole(path, gallery_html(_drawn(threads, edits, draw), title=title, summary=summary))
+        write_atomically(path, gallery_html(_drawn(threads, edits, draw), title=title, summary=summary))
 
 
-def write_whole(path: FilePath, pieces: Iterable[str]) -> None:
+def write_atomically(path: FilePath, pieces: Iterable[str]) -> None:
     """Write a text file. If that fails, the file stays as it was.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The part of the API origin that all dialects share: it checks requests, reads their bodies and creates tasks."""
+"""The part of the API origin that all protocols share: it checks requests, reads their bodies and creates tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qwen_edit_async.emulator.replies import Reply
     from qwen_edit_async.emulator.results import Results
     from qwen_edit_async.emulator.service import Service
-    from qwen_edit_async.emulator.tasks import Dialect, TaskRecord
+    from qwen_edit_async.emulator.tasks import ProtocolName, TaskRecord
 
 # Base64 makes images a third larger. The rest of the body is small.
 _MAX_BODY_BYTES = MAX_IMAGES * MAX_IMAGE_BYTES * 3 // 2
@@ -38,21 +38,21 @@ def api_application(routes: Iterable[web.AbstractRouteDef]) -> web.Application:
 
 
 class Calls:
-    """Answers the API calls of one dialect.
+    """Answers the API calls of one protocol.
 
     Args:
         service: The state of the emulator.
         results: The results origin, which makes the pictures.
-        dialect: The dialect. Its calls find only tasks that were created in this dialect.
-        refuse: Called with a refusal. Returns the reply in the dialect's form.
+        protocol: The name of the protocol. Its calls find only tasks that were created in this protocol.
+        refuse: Called with a refusal. Returns the reply in the protocol's form.
     """
 
     def __init__(
-        self, service: Service, results: Results, dialect: Dialect, refuse: Callable[[RejectedError], Reply]
+        self, service: Service, results: Results, protocol: ProtocolName, refuse: Callable[[RejectedError], Reply]
     ) -> None:
         self.service = service
         self.results = results
-        self._dialect: Dialect = dialect
+        self._protocol: ProtocolName = protocol
         self._refuse = refuse
 
     async def submit(self, request: web.Request, process: Callable[[], Awaitable[Reply]]) -> web.StreamResponse:
@@ -74,7 +74,7 @@ class Calls:
     ) -> web.StreamResponse:
         """Answer a call about a task, whose id is in the path, with the reply of `process`."""
         record = self.service.table.records.get(request.match_info["task_id"])
-        if record is not None and record.dialect != self._dialect:
+        if record is not None and record.protocol != self._protocol:
             record = None
 
         async def answer() -> Reply:
@@ -93,7 +93,7 @@ class Calls:
         now = service.now()
         service.table.advance(now)
         record = service.table.create(
-            parsed.submission, now, picture_ready=not settings.engine.reads_images, dialect=self._dialect
+            parsed.submission, now, picture_ready=not settings.engine.reads_images, protocol=self._protocol
         )
         if settings.keep_bodies:
             record.body = body

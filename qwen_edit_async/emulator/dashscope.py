@@ -1,4 +1,4 @@
-"""The dialect of Alibaba Model Studio (DashScope): one call, which is answered when the edit has ended."""
+"""The protocol of Alibaba Model Studio (DashScope): one call, which is answered when the edit has ended."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _SERVER_ERROR = 500
 
 
 class DashScope:
-    """Handlers of the dialect of Alibaba Model Studio."""
+    """Handlers of the protocol of Alibaba Model Studio."""
 
     def __init__(self, service: Service, results: Results) -> None:
         self._calls = Calls(service, results, "dashscope", _refusal)
         self._service = service
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the dialect's route."""
+        """Return the protocol's route."""
         return [web.post(DASHSCOPE_PATH, self._submit)]
 
     async def _submit(self, request: web.Request) -> web.StreamResponse:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qwen_edit_async.emulator.tasks import TaskRecord
 
 Operation = Literal["submit", "check", "result", "cancel", "precharge", "download"]
-"""A kind of request. ``result`` and ``cancel`` exist in the queue dialect only, ``precharge`` in the documented one."""
+"""A kind of request. Only the queue protocol has ``result`` and ``cancel``, only the documented one ``precharge``."""
 _Occasion: TypeAlias = "Operation | Literal['task']"
 _API: tuple[Operation, ...] = ("submit", "check", "result", "cancel", "precharge")
 _EVERY_REQUEST: tuple[Operation, ...] = (*_API, "download")

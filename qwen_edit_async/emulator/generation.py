@@ -1,4 +1,4 @@
-"""The documented dialect of the API origin: submissions, status checks, cost estimates."""
+"""The documented protocol of the API origin: submissions, status checks, cost estimates."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class Generation:
-    """Handlers of the documented dialect."""
+    """Handlers of the documented protocol."""
 
     def __init__(self, service: Service, results: Results) -> None:
         self._calls = Calls(service, results, "generation", _refusal)
         self._service = service
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the dialect's routes."""
+        """Return the protocol's routes."""
         return [
             web.post(SUBMIT_PATH, self._submit),
             web.post(f"{SUBMIT_PATH}/precharge", self._precharge),

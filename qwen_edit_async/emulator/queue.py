@@ -1,4 +1,4 @@
-"""The queue dialect of the API origin: submissions, statuses, responses, cancellations."""
+"""The queue protocol of the API origin: submissions, statuses, responses, cancellations."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _STATUSES_WITH_DETAIL = frozenset({401, 404, 405, 409})
 
 
 class Queue:
-    """Handlers of the queue dialect."""
+    """Handlers of the queue protocol."""
 
     def __init__(self, service: Service, results: Results) -> None:
         self._calls = Calls(service, results, "queue", _refusal)
         self._service = service
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the dialect's routes."""
+        """Return the protocol's routes."""
         return [
             web.post(_SUBMISSION, self._submit),
             web.get(f"{_REQUEST}/status", self._check),

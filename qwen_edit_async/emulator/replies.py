@@ -1,4 +1,4 @@
-"""HTTP replies, and errors in the shapes of all dialects. Pure."""
+"""HTTP replies, and errors in the shapes of all protocols. Pure."""
 
 from __future__ import annotations
 

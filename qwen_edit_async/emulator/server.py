@@ -63,8 +63,8 @@ class _Runtime:
             self._results.open(Path(spool.name))
             self._stack.push_async_callback(self._results.aclose)
             self.service.results_url = await self._serve(self._results.application(), 0)
-            dialects = (Generation, Queue, DashScope, Models)
-            routes = [route for dialect in dialects for route in dialect(self.service, self._results).routes()]
+            protocols = (Generation, Queue, DashScope, Models)
+            routes = [route for protocol in protocols for route in protocol(self.service, self._results).routes()]
             routes.append(web.get(_STATISTICS_PATH, self._statistics))
             self.url = await self._serve(api_application(routes), self._port)
             undo.pop_all()
@@ -106,8 +106,8 @@ class EditEmulator(EmulatorSettings):
     """The service for ``qwen_image_edit_plus``, emulated in this process on 127.0.0.1, without the model.
 
     The emulator enforces the documented contract, edits real pixels, keeps an account, and fails on demand. It also
-    supports the gateway's queue dialect and Alibaba Model Studio's dialect, each on its own paths. Use the emulator as
-    an async context manager, with `start` and `aclose`, or from synchronous code with `in_thread`. It can be started
+    supports the gateway's queue protocol and Alibaba Model Studio's protocol, each on its own paths. Use the emulator
+    as an async context manager, with `start` and `aclose`, or from synchronous code with `in_thread`. It can be started
     only once.
 
     Args: the fields of `EmulatorSettings`, by keyword.

@@ -23,7 +23,7 @@ class EmulatorSettings:
     api_key: str = attrs.field(default="qwen-edit-emulator-key", repr=False, validator=instance_of(str))
     """The key that ``Authorization: Bearer`` must carry."""
     envelope: Envelope = attrs.field(default="flat", validator=in_(("flat", "params", "both", "header")))
-    """The accepted request envelope of the documented dialect. Other envelopes get a 400."""
+    """The accepted request envelope of the documented protocol. Other envelopes get a 400."""
     model_contract: Literal["generation", "queue", "both"] | None = attrs.field(
         default="both", validator=in_(("generation", "queue", "both", None))
     )
@@ -41,7 +41,7 @@ class EmulatorSettings:
     queue: bool = True
     """Whether tasks wait when no slot is free. Otherwise submissions get a 429, code 1002."""
     cancellable: bool = True
-    """Whether the queue dialect cancels tasks. Otherwise a cancellation gets a 405, and the task continues."""
+    """Whether the queue protocol cancels tasks. Otherwise a cancellation gets a 405, and the task continues."""
     requests_per_second: int | None = attrs.field(default=None, validator=optional(ge(1)))
     """Maximum number of API calls within any second, or None for no limit. Further calls get a 429, code 1002."""
     retry_after: float | Literal["date"] | None = None

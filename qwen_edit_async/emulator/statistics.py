@@ -28,9 +28,9 @@ class EmulatorStatistics:
     checks: int
     """Status checks that arrived."""
     results: int
-    """Calls for a result that arrived (queue dialect)."""
+    """Calls for a result that arrived (queue protocol)."""
     cancels: int
-    """Cancellations that arrived (queue dialect)."""
+    """Cancellations that arrived (queue protocol)."""
     downloads: int
     """Downloads of pictures that arrived."""
     precharges: int

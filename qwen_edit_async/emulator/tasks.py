@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 RATE_LIMIT_CODE = 1002
 _BALANCE_CODE = 40201
-Dialect = Literal["generation", "queue", "dashscope"]
+ProtocolName = Literal["generation", "queue", "dashscope"]
 _ID_ALPHABET = "0123456789abcdefghijklmnopqrstuv"
 _ID_LENGTH = 20
 
@@ -71,8 +71,8 @@ class TaskRecord:
     seed: int
     """The requested seed, or a random one."""
     cost: Decimal
-    dialect: Dialect
-    """The dialect of the submission. Calls of other dialects do not find the task."""
+    protocol: ProtocolName
+    """The protocol of the submission. Calls of other protocols do not find the task."""
     created_at: float
     duration: float | None
     """Seconds that the task runs, or None if status checks end the task."""
@@ -149,7 +149,7 @@ class TaskTable:
         return self._price * submission.n
 
     def create(
-        self, submission: Submission, now: float, *, picture_ready: bool, dialect: Dialect = "generation"
+        self, submission: Submission, now: float, *, picture_ready: bool, protocol: ProtocolName = "generation"
     ) -> TaskRecord:
         """Create a task. If `picture_ready` is false, the task can't end before `picture_done` is called.
 
@@ -169,7 +169,7 @@ class TaskTable:
             submission=submission,
             seed=seed if submission.seed is None else submission.seed,
             cost=cost,
-            dialect=dialect,
+            protocol=protocol,
             created_at=now,
             duration=None if seconds is None else seconds * self._time_scale,
             picture_ready=picture_ready,
@@ -219,7 +219,7 @@ class TaskTable:
             record.seen_at = now
 
     def end_unchecked(self, record: TaskRecord, now: float) -> None:
-        """End a task whose dialect has no status checks, if the task has no duration and its pictures are ready."""
+        """End a task whose protocol has no status checks, if the task has no duration and its pictures are ready."""
         if record.duration is None and record.status == "running" and record.picture_ready and not _is_stuck(record):
             self._finish(record, now)
 

@@ -16,7 +16,7 @@ from qwen_edit_async import contract
 from qwen_edit_async.emulator.sizes import Size, parse_size
 
 Form = Literal["flat", "params", "header", "plain"]
-"""The form of a submission's body: ``plain`` in the queue dialect, else an envelope. ``flat`` is the documented one."""
+"""The form of a submission's body: ``plain`` in the queue protocol, else an envelope. ``flat`` is documented."""
 Envelope = Literal["flat", "params", "both", "header"]
 """The envelope that the emulator accepts, or ``both`` for ``flat`` and ``params``."""
 
@@ -135,7 +135,7 @@ def parse_body(
 
 
 def parse_plain_body(body: object, *, decode: bool) -> ParsedBody:
-    """Check the JSON body of a submission in the queue dialect, as `parse_body` does."""
+    """Check the JSON body of a submission in the queue protocol, as `parse_body` does."""
     root = _object(body, "the body")
     images, payloads = _images(_array(root.get("images"), "images"), decode=decode)
     text = _string(root.get("prompt"), "prompt")

@@ -20,7 +20,7 @@ import attrs
 
 from qwen_edit_async.errors import QwenEditError
 from qwen_edit_async.models import EditParameters
-from qwen_edit_async.scheduling.budget import PollBudget
+from qwen_edit_async.scheduling.limiter import CheckLimiter
 from qwen_edit_async.scheduling.policies import PollPolicy, RankingPolicy
 from qwen_edit_async.scheduling.retry import CallFailure, RetryPolicy, judge_check
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
@@ -159,13 +159,13 @@ class PollSchedule(Generic[W]):
 
     Args:
         policy: Decides when to check a task.
-        poll_rate: The maximum number of checks per second. If it is set, due tasks wait in a :class:`PollBudget`.
+        poll_rate: The maximum number of checks per second. If it is set, due tasks wait in a :class:`CheckLimiter`.
     """
 
     def __init__(self, policy: PollPolicy, poll_rate: float | None = None) -> None:
         self._policy = policy
         likelihood = policy.likelihood if isinstance(policy, RankingPolicy) else None
-        self._budget: PollBudget[W] | None = None if poll_rate is None else PollBudget(poll_rate, likelihood)
+        self._limiter: CheckLimiter[W] | None = None if poll_rate is None else CheckLimiter(poll_rate, likelihood)
         self._last_turn = -math.inf
         self._checks: DueHeap[W] = DueHeap()
         self._deadlines: DueHeap[W] = DueHeap()
@@ -198,28 +198,28 @@ class PollSchedule(Generic[W]):
         self._tasks.pop(task, None)
         self._checks.discard(task)
         self._deadlines.discard(task)
-        if self._budget is not None:
-            self._budget.discard(task)
+        if self._limiter is not None:
+            self._limiter.discard(task)
 
     def take_due(self, now: float) -> W | None:
         """Return the task to check now, if there is one. The caller must then report the reply or the failure.
 
         A task whose deadline has passed goes first. After that comes the task that has been due for longest, or with a
-        ``poll_rate`` the task that the budget chooses.
+        ``poll_rate`` the task that the limiter chooses.
         """
-        budget = self._budget
-        if budget is None:
+        limiter = self._limiter
+        if limiter is None:
             return self._checks.pop_due(now)
-        if now < budget.ready_at:
+        if now < limiter.ready_at:
             return None
         if (late := self._checks.pop_due(-math.inf)) is not None:
-            budget.spend(now)
+            limiter.spend(now)
             return late
         for _ in range(_MOVED_PER_CHECK):  # only a few, because after a pause all tasks may be due at once
             if (waiting := self._checks.pop_due(now)) is None:
                 break
-            budget.add(waiting, now)
-        return budget.take(now)
+            limiter.add(waiting, now)
+        return limiter.take(now)
 
     def take_expired(self, now: float) -> W | None:
         """Stop watching a task that must be given up, and return it.
@@ -231,9 +231,9 @@ class PollSchedule(Generic[W]):
                 self.remove(task, now)
                 return task
             turn = now
-            if self._budget is not None:
-                turn = self._last_turn = max(now, self._last_turn) + self._budget.seconds
-                self._budget.discard(task)
+            if self._limiter is not None:
+                turn = self._last_turn = max(now, self._last_turn) + self._limiter.seconds
+                self._limiter.discard(task)
             task.gives_up_at = turn + LAST_CHECK_GRACE
             self._deadlines.put(task, task.gives_up_at)
             self._checks.put(task, -math.inf)
@@ -241,9 +241,9 @@ class PollSchedule(Generic[W]):
 
     def next_event(self, *, checks_from: float = -math.inf) -> float:
         """Return the time of the next work, or infinity if there is none. No check starts before ``checks_from``."""
-        check, budget = self._checks.next_due(), self._budget
-        if budget is not None:
-            check = max(budget.ready_at, -math.inf if budget else check)
+        check, limiter = self._checks.next_due(), self._limiter
+        if limiter is not None:
+            check = max(limiter.ready_at, -math.inf if limiter else check)
         return min(self._deadlines.next_due(), max(check, checks_from))
 
     def answered(self, task: W, snapshot: TaskSnapshot, sent_at: float, now: float) -> bool:

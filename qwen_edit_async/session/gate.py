@@ -48,7 +48,7 @@ class Slot:
             self._gate.release(accepted=self._accepted)
 
 
-class Line:
+class WaitQueue:
     """A queue of futures, first come, first served. Joining and leaving cost O(1)."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Line:
         """Remove a waiter, if it is still in the queue."""
         self._waiters.pop(waiter, None)
 
-    def go(self, now: float) -> None:
+    def wake_first(self, now: float) -> None:
         """Give the first waiter its turn."""
         done = False
         while not done:  # skips cancelled waiters
@@ -83,7 +83,7 @@ class Line:
             if done := not waiter.done():
                 waiter.set_result(now)
 
-    def refuse(self, error: QwenEditError) -> None:
+    def fail_all(self, error: QwenEditError) -> None:
         """Raise an error in all waiters."""
         while self._waiters:
             waiter, _ = self._waiters.popitem(last=False)
@@ -106,9 +106,9 @@ class Gate:
         self.pacer = pacer
         self.closed_by: QwenEditError | None = None
         self.loop: asyncio.AbstractEventLoop = loop
-        self._slots = Line()
-        self._submissions = Line()
-        self._calls = Line()
+        self._slots = WaitQueue()
+        self._submissions = WaitQueue()
+        self._calls = WaitQueue()
         self._closing: asyncio.Future[None] = loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -206,8 +206,8 @@ class Gate:
             self._closing.set_result(None)
         if self._timer is not None:
             self._timer.cancel()
-        for line in (self._slots, self._submissions, self._calls):
-            line.refuse(error)
+        for queue in (self._slots, self._submissions, self._calls):
+            queue.fail_all(error)
 
     @property
     def ended(self) -> bool:
@@ -219,14 +219,14 @@ class Gate:
         if self.closed_by is not None:
             raise self.closed_by.for_task(None)
 
-    async def _wait_in(self, line: Line, waiter: asyncio.Future[float], *, first: bool = False) -> float:
+    async def _wait_in(self, queue: WaitQueue, waiter: asyncio.Future[float], *, first: bool = False) -> float:
         self.check_open()
-        line.join(waiter, first=first)
+        queue.join(waiter, first=first)
         try:
             self._admit()
             return await waiter
         finally:
-            line.leave(waiter)
+            queue.leave(waiter)
             if waiter.cancelled():
                 self._admit()
 
@@ -253,7 +253,7 @@ class Gate:
             if wait > 0:
                 return now + wait
             self.pacer.start(now)
-            self._slots.go(now)
+            self._slots.wake_first(now)
         return math.inf
 
     def _admit_to_send(self, now: float) -> float:
@@ -268,10 +268,10 @@ class Gate:
             if now < pacer.send_at:
                 return pacer.turn_at
             if may_submit and submission < self._calls.front:
-                self._submissions.go(now)
+                self._submissions.wake_first(now)
                 pacer.submitted(now)
             else:
-                self._calls.go(now)
+                self._calls.wake_first(now)
             pacer.sent(now)
         pacer.turn_wanted = False
         return math.inf

@@ -27,7 +27,7 @@ from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.scheduling.schedule import PollSchedule
 from qwen_edit_async.session.cancellations import Cancellations
 from qwen_edit_async.session.gate import Gate
-from qwen_edit_async.session.results import EditResult, ResultStore, conclude
+from qwen_edit_async.session.results import EditResult, ResultStore, result_or_error
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.task import ActiveCalls, EditTask
 from qwen_edit_async.statistics import SessionStatistics
@@ -111,7 +111,7 @@ class Poller:
         """Begin to watch a task that was submitted elsewhere, with a deadline in ``seconds`` from now."""
         now, snapshot = self.loop.time(), TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
         task = EditTask(
-            task_id=task_id, since=now, attached=True, deadline=now + seconds, snapshot=snapshot, watcher=self
+            task_id=task_id, since=now, attached=True, deadline=now + seconds, snapshot=snapshot, poller=self
         )
         self.watch(task)
         return task
@@ -240,7 +240,7 @@ class Poller:
         timings, cost = task.timings(self.loop.time(), ended=isinstance(end, TaskSnapshot)), None
         if isinstance(end, TaskSnapshot):
             task.snapshot, cost = end, end.usage.cost
-            outcome: EditResult | Exception = conclude(
+            outcome: EditResult | Exception = result_or_error(
                 end, timings, self._store, request=task.request, notes=task.notes
             )
         else:

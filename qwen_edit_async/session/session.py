@@ -22,11 +22,11 @@ from qwen_edit_async.protocol.choice import EnvelopeOption, ProtocolName, choose
 from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import RetryPolicy
-from qwen_edit_async.session.life import Life
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver, SubmitKeywords
 from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.results import EditResult, OutputImage, pictures_of
 from qwen_edit_async.session.service import Service
+from qwen_edit_async.session.state import SessionState
 from qwen_edit_async.session.stream import EditPipeline, EditStream
 from qwen_edit_async.session.task import EditTask
 from qwen_edit_async.statistics import SessionStatistics
@@ -110,7 +110,7 @@ class EditSession:
         transport: Transport | None = None,
         random: Random | None = None,
     ) -> None:
-        self._life, self._base_url = Life(), ""  # first, because `__repr__` also runs if `__init__` fails
+        self._state, self._base_url = SessionState(), ""  # first, because `__repr__` also runs if `__init__` fails
         try:
             chosen, alternative = choose_protocol(protocol, envelope, model, os.environ.get(http.PROTOCOL_VARIABLE))
             key = http.resolve_api_key(api_key, chosen, os.environ)
@@ -146,7 +146,7 @@ class EditSession:
         Raises:
             SessionClosedError: If the session was opened before.
         """
-        await self._life.open(self._service, self._options)
+        await self._state.open(self._service, self._options)
         return self
 
     async def aclose(self) -> None:
@@ -154,13 +154,13 @@ class EditSession:
 
         Tasks that nobody awaits are not waited for. They run on at the service, and :attr:`unfinished` has their ids.
         """
-        await self._life.close(cancel=False)
+        await self._state.close(cancel=False)
 
     async def __aenter__(self) -> Self:
         return await self.open()
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        await self._life.close(cancel=kind is not None)
+        await self._state.close(cancel=kind is not None)
 
     @overload
     async def edit(self, images: EditRequest, *, deadline: float | None = None) -> EditResult: ...
@@ -214,7 +214,7 @@ class EditSession:
         options: EditKeywords = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
         options |= {"prompt_extend": prompt_extend, "watermark": watermark, "parameters": parameters, "key": key}
         request = request_from_arguments(images, instruction, options)
-        task = await self._life.require_open().submitter.submit(request, self._limits.changed(deadline))
+        task = await self._state.require_open().submitter.submit(request, self._limits.changed(deadline))
         try:
             return await task
         except asyncio.CancelledError as cancelled:
@@ -255,7 +255,7 @@ class EditSession:
         options: EditKeywords = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
         options |= {"prompt_extend": prompt_extend, "watermark": watermark, "parameters": parameters, "key": key}
         request = request_from_arguments(images, instruction, options)
-        return await self._life.require_open().submitter.submit(request, self._limits.changed(deadline), observer)
+        return await self._state.require_open().submitter.submit(request, self._limits.changed(deadline), observer)
 
     async def estimate(
         self,
@@ -273,7 +273,7 @@ class EditSession:
         """
         limits = self._limits.changed(options.pop("deadline", None))
         request = request_from_arguments(images, instruction, options)
-        return await self._life.require_open().estimate(request, limits)
+        return await self._state.require_open().estimate(request, limits)
 
     def attach(self, task_id: str, *, deadline: float | None = None) -> EditTask:
         """Watch a task that was submitted elsewhere or earlier: ``result = await session.attach(task_id)``.
@@ -288,7 +288,7 @@ class EditSession:
             InvalidEditError: If ``task_id`` can't be the id of a task.
             SessionClosedError: If the session is not open.
         """
-        poller = self._life.require_open().poller
+        poller = self._state.require_open().poller
         return poller.get(check_task_id(task_id)) or poller.attach(task_id, self._limits.changed(deadline).deadline)
 
     def pictures(self, task_id: str, urls: Iterable[str]) -> tuple[OutputImage, ...]:
@@ -298,7 +298,7 @@ class EditSession:
             task_id: The id that the service gave to the task.
             urls: All result URLs, in order. An empty string stands for a missing URL. Expired URLs are renewed.
         """
-        return pictures_of(check_task_id(task_id), urls, self._life.require_open())
+        return pictures_of(check_task_id(task_id), urls, self._state.require_open())
 
     async def status(self, task_id: str) -> TaskSnapshot:
         """Check the status of a task now. The session's ``poll_rate`` does not limit such checks.
@@ -307,7 +307,7 @@ class EditSession:
             NotFoundError: If the service does not know the task.
             QwenEditError: If the check fails for another reason. See the errors of :meth:`edit`.
         """
-        return await self._life.require_open().status(check_task_id(task_id), self._limits.max_retries)
+        return await self._state.require_open().status(check_task_id(task_id), self._limits.max_retries)
 
     def edit_many(
         self,
@@ -329,7 +329,7 @@ class EditSession:
         Raises:
             SessionClosedError: If the session is not open.
         """
-        submitter, window = self._life.require_open().submitter, self._options.max_in_flight
+        submitter, window = self._state.require_open().submitter, self._options.max_in_flight
         limits, call_site = self._limits.changed(deadline), CallSite.of_caller()
         return EditStream(EditPipeline(requests, submitter, limits, call_site, window=window, ordered=ordered))
 
@@ -349,11 +349,11 @@ class EditSession:
     @property
     def is_open(self) -> bool:
         """Whether the session is open. It can be used only on the event loop on which it was opened."""
-        return self._life.runtime is not None and not self._life.closed
+        return self._state.runtime is not None and not self._state.closed
 
     def require_open(self) -> None:
         """Raise :class:`SessionClosedError` unless the session is open on the running event loop."""
-        self._life.require_open()
+        self._state.require_open()
 
     @property
     def base_url(self) -> str:
@@ -382,7 +382,7 @@ class EditSession:
 
     def statistics(self) -> SessionStatistics:
         """Return a copy of the session's counts."""
-        return self._life.runtime.statistics() if self._life.runtime is not None else SessionStatistics()
+        return self._state.runtime.statistics() if self._state.runtime is not None else SessionStatistics()
 
     @property
     def unfinished(self) -> tuple[str, ...]:
@@ -391,9 +391,9 @@ class EditSession:
         A task is given up when it is cancelled, its deadline passes, or nobody awaits it at the end of the session or
         of ``edit_many``. The newest 10,000 ids are kept, even after the end. ``attach`` gets the results.
         """
-        return self._life.runtime.poller.unfinished if self._life.runtime is not None else ()
+        return self._state.runtime.poller.unfinished if self._state.runtime is not None else ()
 
     def __repr__(self) -> str:
         counts = self.statistics()
-        state = f"open, {counts.in_flight} in flight, {counts.waiting} waiting" if self._life.runtime else "not open"
-        return f"<EditSession {self._base_url} {'closed' if self._life.closed else state}>"
+        state = f"open, {counts.in_flight} in flight, {counts.waiting} waiting" if self._state.runtime else "not open"
+        return f"<EditSession {self._base_url} {'closed' if self._state.closed else state}>"

@@ -240,7 +240,7 @@ class Submission:
             queued=timings.queued,
             submitting=timings.submitting,
             slot=slot,
-            watcher=parts.poller,
+            poller=parts.poller,
         )
         task.checked_at = now
         parts.counters.queued += timings.queued

@@ -58,8 +58,8 @@ class ActiveCalls:
         self.leave()
 
 
-class Watcher(Protocol):
-    """Watches tasks until they end. The session's poller implements it.
+class TaskPoller(Protocol):
+    """The members of :class:`Poller` that a task uses. Importing the class itself would make a circle.
 
     Attributes:
         loop: The session's event loop.
@@ -114,7 +114,7 @@ class EditTask(ScheduledTask):
     owned: bool = False
     outcome: EditResult | Exception | None = attrs.field(default=None, init=False)
     _slot: Slot | None = None
-    _watcher: Watcher
+    _poller: TaskPoller
     _waiters: list[asyncio.Future[None]] = attrs.field(factory=list, init=False)
 
     @property
@@ -157,15 +157,15 @@ class EditTask(ScheduledTask):
             SessionClosedError: If the session runs on another event loop.
         """
         if not self.done():
-            require_loop(self._watcher.loop)
-            self._watcher.give_up(
+            require_loop(self._poller.loop)
+            self._poller.give_up(
                 self, EditCancelledError(f"task {self.id} was given up", hint=self.fate, task_id=self.id)
             )
 
     @property
     def fate(self) -> str:
         """A sentence about what happens to the task at the service if the session gives up the task."""
-        if self.owned and self._watcher.cancellations.possible(self.snapshot):
+        if self.owned and self._poller.cancellations.possible(self.snapshot):
             return (
                 f"the service is asked to cancel task {self.id}: if it runs on, session.attach({self.id!r}) gets its "
                 "result"
@@ -177,7 +177,7 @@ class EditTask(ScheduledTask):
         fate = self.fate
         about(self.id).warning("an edit was cancelled: %s", fate)
         if self.done():
-            self._watcher.remember_unclaimed(self.id)
+            self._poller.remember_unclaimed(self.id)
         elif not self.awaited:
             self.cancel()
         return fate
@@ -230,14 +230,14 @@ class EditTask(ScheduledTask):
 
     def next_change(self) -> asyncio.Future[None]:
         """Return a future that is done when the snapshot or the outcome changes. Until then, the task is awaited."""
-        waiter: asyncio.Future[None] = self._watcher.loop.create_future()
+        waiter: asyncio.Future[None] = self._poller.loop.create_future()
         self._waiters.append(waiter)
         return waiter
 
     async def _change(self) -> None:
-        require_loop(self._watcher.loop)
+        require_loop(self._poller.loop)
         waiter = self.next_change()
-        with self._watcher.active_calls:
+        with self._poller.active_calls:
             try:
                 await waiter
             finally:

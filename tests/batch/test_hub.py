@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -282,15 +281,8 @@ async def test_nothing_is_asked_of_a_hub_that_opens_or_closes(job, request_of):
     assert states(job) == {"a": "submitted"}
 
 
-async def test_a_full_disk_ends_the_hub_and_names_each_task(job, request_of, monkeypatch):
-    move = Store.move
-
-    def fail(store, number, state, /, **columns):
-        if "task_id" in columns:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        move(store, number, state, **columns)
-
-    monkeypatch.setattr(Store, "move", fail)
+@pytest.mark.usefixtures("full_disk")
+async def test_a_full_disk_ends_the_hub_and_names_each_task(job, request_of):
     async with service() as (emulator, session):
         hub = await EditHub(job, session).__aenter__()
         for call in (hub.edit(request_of()), hub.edit(request_of("b")), hub.wait_failed()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import logging
 import re
@@ -37,7 +36,6 @@ from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.journal.outcomes import PAGE
 from qwen_edit_async.batch.publish import publish
 from qwen_edit_async.display.store import STORE_NAME, ThumbnailStore
-from qwen_edit_async.display.thumbnails import make_thumbnail
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.notebook import show_batch
 
@@ -109,29 +107,39 @@ async def cancel_when_saved(batch: EditBatch, session: EditSession, count: int) 
 
 
 @pytest.fixture
+def openings(monkeypatch):
+    """The names of the pictures that were opened."""
+    opened: list[str] = []
+    really_open = open
+
+    def look(file, *arguments, **options):
+        if str(file).endswith(".png"):
+            opened.append(Path(file).name)
+        return really_open(file, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", look)
+    return opened
+
+
+@pytest.fixture
 def blocked_thumbnails(monkeypatch):
-    """Thumbnails are not made before the test sets this event."""
-    go_on = threading.Event()
+    """Results can't be opened, so that they have no thumbnails, before the test sets this event."""
+    go_on, really_open = threading.Event(), open
 
-    def wait(_: object) -> None:
-        assert go_on.wait(10)
+    def wait(file, *arguments, **options):
+        if str(file).endswith("-0.png"):
+            assert go_on.wait(10)
+        return really_open(file, *arguments, **options)
 
-    monkeypatch.setattr("qwen_edit_async.display.store.make_thumbnail", wait)
+    monkeypatch.setattr("builtins.open", wait)
     yield go_on
     go_on.set()
 
 
-@pytest.fixture
-def made(monkeypatch):
-    """The names of the files whose thumbnails were made."""
-    names: list[str] = []
-
-    def make(image):
-        names.append(Path(image).name)
-        return make_thumbnail(image)
-
-    monkeypatch.setattr("qwen_edit_async.display.store.make_thumbnail", make)
-    return names
+def kept(out) -> list[str]:
+    """Return the names of the files whose thumbnails are kept."""
+    with contextlib.closing(sqlite3.connect(out / STORE_NAME)) as store:
+        return sorted(Path(path).name for (path,) in store.execute("SELECT path FROM thumbnails"))
 
 
 async def test_a_page_shows_every_edit_before_and_after(requests, out):
@@ -177,41 +185,45 @@ async def test_the_page_is_of_all_runs(requests, out):
     assert "stopped" not in re.findall("<dt>(.*?)</dt>", page_of(out))
 
 
-async def test_thumbnails_are_made_while_the_service_works(requests, out, made):
+@pytest.mark.may_block("the test looks into the store")
+async def test_thumbnails_are_made_while_the_service_works(requests, out):
     async with service(Fault.stuck_task().for_task(2)) as session:
-        run = asyncio.create_task(EditBatch(requests(2), out).run(session))
-        await until(lambda: sorted(made) == ["edit0-0.png", "photo.png"])
+        batch = EditBatch(requests(2), out)
+        run = asyncio.create_task(batch.run(session))
+        await until(lambda: (out / STORE_NAME).exists() and batch.progress.saved)
+        await until(lambda: kept(out) == ["edit0-0.png", "photo.png"])
         run.cancel()
         with pytest.raises(asyncio.CancelledError):
             await run
     assert [card.count(THUMBNAIL) for card in cards(out)] == [2, 1]
-    assert len(made) == 2
+    assert len(kept(out)) == 2
 
 
-async def test_a_second_run_and_a_notebook_make_no_thumbnail_again(requests, out, made):
+@pytest.mark.may_block("the test changes the kept thumbnails")
+async def test_a_second_run_and_a_notebook_make_no_thumbnail_again(requests, out):
     async with service() as session:
         await EditBatch(requests(2), out).run(session)
-        assert sorted(made) == ["edit0-0.png", "edit1-0.png", "photo.png"]
-        made.clear()
+        assert kept(out) == ["edit0-0.png", "edit1-0.png", "photo.png"]
+        with contextlib.closing(sqlite3.connect(out / STORE_NAME)) as store, store:
+            store.execute("UPDATE thumbnails SET content = x'00'")
         await EditBatch(requests(2), out).run(session)
     grid = await show_batch(EditBatch(requests(2), out))
-    assert grid._repr_html_().count(THUMBNAIL) == page_of(out).count(THUMBNAIL) == 4
-    assert made == []
+    assert grid._repr_html_().count(f'"{THUMBNAIL}AA=="') == page_of(out).count(f'"{THUMBNAIL}AA=="') == 4
 
 
-async def test_a_run_in_a_notebook_decodes_no_picture_twice(requests, out, made, monkeypatch, notebook):
-    monkeypatch.setattr("qwen_edit_async.display.thumbnails.make_thumbnail", made.append)
+@pytest.mark.usefixtures("notebook")
+async def test_a_run_in_a_notebook_decodes_no_result_twice(requests, out, openings):
     async with service() as session:
         await EditBatch(requests(1), out).run(session)
-    assert sorted(made) == ["edit0-0.png", "photo.png"]
+    assert openings.count("edit0-0.png") == 1
 
 
-async def test_no_thumbnails_are_made_of_edits_that_the_page_leaves_out(requests, out, made):
+@pytest.mark.may_block("the test looks into the store")
+async def test_no_thumbnails_are_made_of_edits_that_the_page_leaves_out(requests, out):
     async with service() as session:
         await EditBatch(requests(3), out, gallery_limit=1).run(session)
-        assert sorted(made) == ["edit0-0.png", "photo.png"]
+        assert kept(out) == ["edit0-0.png", "photo.png"]
         await EditBatch(requests(3), out.with_name("other"), gallery_limit=0).run(session)
-    assert len(made) == 2
     assert not (out.with_name("other") / STORE_NAME).exists()
 
 
@@ -300,17 +312,14 @@ async def test_without_time_for_small_pictures_the_page_shows_the_files(requests
     assert re.findall(r' src="(.*?)"', card) == ["./../photo.png", "./edit0-0.png"]
 
 
-async def test_a_page_that_can_not_be_written_fails_no_run(requests, out, monkeypatch, caplog):
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    for module in ("display.page", "batch.publish"):
-        monkeypatch.setattr(f"qwen_edit_async.{module}.write_whole", full)
+async def test_a_page_that_can_not_be_written_fails_no_run(requests, out, caplog):
+    for name in ("report.html", "report.json"):
+        (out / name).mkdir(parents=True)
     with caplog.at_level(logging.WARNING):
         async with service() as session:
             report = await EditBatch(requests(1), out).run(session)
-    assert (report.ok, report.gallery, report.gallery_problem) == (True, "", "No space left on device")
-    assert "report.html could not be written: No space left on device" in report.text()
+    assert (report.ok, report.gallery, report.gallery_problem) == (True, "", "Is a directory")
+    assert "report.html could not be written: Is a directory" in report.text()
     assert [name for name in ("report.html", "report.json") if f"{name} could not be written" in caplog.text] == [
         "report.html",
         "report.json",
@@ -473,15 +482,13 @@ async def test_outcomes_come_in_the_order_of_the_journal_however_many_there_are(
     assert found[0].images == (None,)
 
 
-async def test_progress_tells_when_only_the_page_is_left(requests, out, monkeypatch):
+async def test_progress_tells_when_only_the_page_is_left(requests, out, blocked_thumbnails):
     batch = EditBatch(requests(1), out)
-    seen = [batch.progress.publishing]
-
-    def publish(report, *_, **__):
-        seen.append(batch.progress.publishing)
-        return report
-
-    monkeypatch.setattr(_run, "publish", publish)
     async with service() as session:
-        await batch.run(session)
-    assert seen == [False, True]
+        run = asyncio.create_task(batch.run(session))
+        await until(lambda: batch.progress.begun)
+        assert not batch.progress.publishing
+        await until(lambda: batch.progress.publishing)
+        assert (batch.progress.saved, run.done(), (out / "report.html").exists()) == (1, False, False)
+        blocked_thumbnails.set()
+        assert (await run).ok

@@ -25,7 +25,6 @@ from PIL import Image
 
 from qwen_edit_async import (
     ConfigurationError,
-    DownloadError,
     EditBatch,
     EditParameters,
     EditRequest,
@@ -35,15 +34,16 @@ from qwen_edit_async import (
     JournalError,
     SessionClosedError,
 )
-from qwen_edit_async.batch.journal import database as _store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.cli.options import shell_text
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
-from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.downloads import Downloader
 
 pytestmark = pytest.mark.anyio
+
+SERVICE = "https://service.example"
+"""The name of two emulators, one after the other: one that has forgotten its tasks, or another account."""
 
 OTHER_PHOTO = encode(Image.new("RGB", (400, 400), "#000000"))
 
@@ -275,53 +275,43 @@ async def test_an_uncertain_submission_is_repeated_with_consent_only(requests, o
     assert (report.ok, report.repeats, report.retries) == (True, 1, 1)
 
 
-@pytest.fixture
-def same_service(monkeypatch):
-    """What two emulators are, one after the other: one that has forgotten, or another account."""
-    monkeypatch.setattr("qwen_edit_async.batch.run.origin_of", lambda _: "https://service.example")
-
-
-@pytest.mark.usefixtures("same_service")
 async def test_a_task_that_the_service_no_longer_knows_is_submitted_again_with_consent_only(requests, out):
     async with service(LOSES_SIGHT) as (_, session):
-        assert (await EditBatch(requests(2), out).run(session)).in_flight == 2
+        assert (await EditBatch(requests(2), out).run(session, service=SERVICE)).in_flight == 2
     async with service() as (emulator, session):
-        report = await EditBatch(requests(3), out).run(session)
+        report = await EditBatch(requests(3), out).run(session, service=SERVICE)
         assert (report.uncertain, report.in_flight, report.saved) == (2, 0, 1)
         assert report.failures[0].reason.startswith("the service does not know the task")
         assert emulator.statistics().tasks_created == 1
-        report = await EditBatch(requests(3), out, resubmit_uncertain=True).run(session)
+        report = await EditBatch(requests(3), out, resubmit_uncertain=True).run(session, service=SERVICE)
         assert emulator.statistics().tasks_created == 3
     assert (report.ok, report.saved, report.repeats, report.failures) == (True, 3, 2, ())
 
 
-@pytest.mark.usefixtures("same_service")
 async def test_with_consent_one_run_finds_a_task_gone_and_submits_its_edit_again(requests, out):
     async with service(LOSES_SIGHT) as (_, session):
-        await EditBatch(requests(2), out).run(session)
+        await EditBatch(requests(2), out).run(session, service=SERVICE)
     async with service() as (emulator, session):
-        report = await EditBatch(requests(2), out, resubmit_uncertain=True).run(session)
+        report = await EditBatch(requests(2), out, resubmit_uncertain=True).run(session, service=SERVICE)
         assert emulator.statistics().tasks_created == 2
     assert (report.ok, report.repeats) == (True, 2)
 
 
-@pytest.mark.usefixtures("same_service")
 async def test_a_task_that_the_service_knows_after_all_is_not_submitted_again_even_with_consent(requests, out):
     async with service(LOSES_SIGHT.times(1)) as (emulator, session):
-        assert (await EditBatch(requests(1), out).run(session)).in_flight == 1
+        assert (await EditBatch(requests(1), out).run(session, service=SERVICE)).in_flight == 1
         async with service() as (_, wrong_session):
-            assert (await EditBatch(requests(1), out).run(wrong_session)).uncertain == 1
-        report = await EditBatch(requests(1), out, resubmit_uncertain=True).run(session)
+            assert (await EditBatch(requests(1), out).run(wrong_session, service=SERVICE)).uncertain == 1
+        report = await EditBatch(requests(1), out, resubmit_uncertain=True).run(session, service=SERVICE)
         assert (report.ok, report.repeats, emulator.statistics().tasks_created) == (True, 0, 1)
 
 
-@pytest.mark.usefixtures("same_service")
 async def test_a_task_that_is_unknown_counts_once_against_the_limit(requests, out):
     async with service(LOSES_SIGHT) as (_, session):
-        await EditBatch(requests(1), out).run(session)
+        await EditBatch(requests(1), out).run(session, service=SERVICE)
     async with service() as (emulator, session):
-        await EditBatch(requests(1), out).run(session)
-        report = await EditBatch(requests(3), out, max_tasks=2).run(session)
+        await EditBatch(requests(1), out).run(session, service=SERVICE)
+        report = await EditBatch(requests(3), out, max_tasks=2).run(session, service=SERVICE)
         assert (report.saved, emulator.statistics().tasks_created) == (1, 1)
 
 
@@ -371,20 +361,19 @@ async def test_an_uncertain_edit_whose_input_is_gone_stays_uncertain(requests, o
     assert (report.uncertain, emulator.statistics().tasks_created) == (1, 1)
 
 
-@pytest.mark.usefixtures("same_service")
 async def test_the_ids_of_tasks_that_are_unknown_are_kept_until_they_are_repeated_and_can_be_found_then(requests, out):
     async with service(LOSES_SIGHT) as (_, session):
-        await EditBatch(requests(3), out).run(session)
+        await EditBatch(requests(3), out).run(session, service=SERVICE)
     ids = [task_id for (task_id,) in columns(out, "task_id")]
     async with service() as (emulator, session):
-        await EditBatch(requests(3), out, resubmit_uncertain=True, max_tasks=4).run(session)
+        await EditBatch(requests(3), out, resubmit_uncertain=True, max_tasks=4).run(session, service=SERVICE)
         rows = columns(out, "state", "task_id", "former_task_ids", "repeats")
         assert sorted(state for state, *_ in rows) == ["saved", "uncertain", "uncertain"]
         for old, (state, task_id, former, repeats) in zip(ids, rows, strict=True):
             repeated = state == "saved"
             assert (former if repeated else task_id, repeats) == (old, repeated)
             assert (task_id in emulator.tasks) == repeated
-        report = await EditBatch(requests(3), out).run(session)
+        report = await EditBatch(requests(3), out).run(session, service=SERVICE)
     assert (report.saved, report.uncertain, emulator.statistics().tasks_created) == (1, 2, 1)
 
 
@@ -448,26 +437,19 @@ async def test_a_key_with_another_request_is_refused(requests, out, change):
 
 
 @pytest.mark.parametrize("key", [None, "mine"])
-async def test_the_same_picture_with_a_new_signature_is_the_same_edit(out, key, monkeypatch):
+async def test_the_same_picture_with_a_new_signature_is_the_same_edit(out, key):
     def signed(signature):
         url = f"https://bucket.example/cat.png?v=1&X-Amz-Date={signature}&X-Amz-Signature={signature}"
         return [EditRequest(url, "snow", key=key)]
 
-    sent = []
-    submit = EditSession.submit
-
-    def spy(self, request, **options):
-        sent.extend(request.images)
-        return submit(self, request, **options)
-
-    monkeypatch.setattr(EditSession, "submit", spy)
     async with service() as (emulator, session):
         await EditBatch(signed("1"), out, max_tasks=0).run(session)
         for signature in "23":
             report = await EditBatch(signed(signature), out).run(session)
             assert report.ok, report.text()
-        assert len(emulator.tasks) == 1
-    assert sent == [image for request in signed("2") for image in request.images]  # as it was signed last
+        (task,) = emulator.tasks.values()
+    (image,) = task.submission.images
+    assert image.url == signed("2")[0].images[0]  # as it was signed last
     (outcome,) = [outcome async for outcome in EditBatch([], out).outcomes()]
     assert outcome.images == ("https://bucket.example/cat.png?v=1",)
     assert not [path for path in out.iterdir() if b"X-Amz-Signature" in path.read_bytes()]
@@ -911,16 +893,15 @@ async def test_failures_stop_the_run(requests, out):
     assert (report.failed, report.stopped) == (2, "2 edits failed (stop_after_failures=2)")
 
 
-@pytest.mark.usefixtures("same_service")
 async def test_an_empty_account_stops_the_run_and_leaves_the_rest_planned(requests, out):
     async with service(max_in_flight=1, balance=Decimal("0.08")) as (_, session):
-        report = await EditBatch(requests(6), out).run(session)
+        report = await EditBatch(requests(6), out).run(session, service=SERVICE)
     assert isinstance(report.error, InsufficientBalanceError)
     assert report.stopped
     assert (report.saved, report.failed) == (2, 0)
     assert set(Counter(states(out).values())) == {"saved", "planned"}
     async with service() as (emulator, session):
-        assert (await EditBatch(requests(6), out).run(session)).ok
+        assert (await EditBatch(requests(6), out).run(session, service=SERVICE)).ok
     assert emulator.statistics().tasks_created == 4
 
 
@@ -1071,34 +1052,27 @@ async def test_a_reply_after_the_deadline_still_gives_the_id(requests, out):
 
 
 @pytest.mark.may_block("the test looks into the journal in the middle of a call")
-async def test_the_intent_is_on_the_disk_before_the_request_is_sent(requests, out, monkeypatch):
+async def test_the_intent_is_on_the_disk_before_the_request_is_sent(requests, out):
     seen = []
-    send = AiohttpTransport.send
 
-    async def look(self, call, body=None):
-        seen.append((call.method, states(out)["edit0"]))
-        return await send(self, call, body)
+    def look(members):
+        seen.append(states(out)["edit0"])
+        return members
 
-    monkeypatch.setattr(AiohttpTransport, "send", look)
-    async with service() as (_, session):
+    async with service(Fault.reshape(look).on("submit")) as (_, session):
         assert (await EditBatch(requests(1), out).run(session)).ok
-    assert seen[0] == ("POST", "submitting")
+    assert seen == ["submitting"]
 
 
 @pytest.mark.may_block("the test looks into the journal in the middle of a call")
-async def test_results_are_on_the_disk_before_they_are_fetched_and_files_before_they_count(requests, out, monkeypatch):
+async def test_results_are_on_the_disk_before_they_are_fetched_and_files_before_they_count(requests, out):
     fetched, counted = [], []
-    save = Downloader.save
-
-    async def download(self, *arguments):
-        fetched.append(states(out)["edit0"])
-        return await save(self, *arguments)
-
-    monkeypatch.setattr(Downloader, "save", download)
     batch = EditBatch(requests(1), out)
-    async with service() as (_, session):
+    async with service(Fault.slow(delay=0.1).on("download")) as (emulator, session):
         run = asyncio.create_task(batch.run(session))
         while not run.done():
+            if emulator.statistics().downloads and not fetched:
+                fetched.append(states(out)["edit0"])
             if batch.progress.saved and not counted:
                 counted.append(states(out)["edit0"])
             await asyncio.sleep(0)
@@ -1115,12 +1089,12 @@ async def test_a_folder_that_can_not_be_written_to_stops_before_anything_is_spen
 
 
 async def test_a_full_disk_stops_submitting_and_loses_nothing(requests, out, monkeypatch):
-    async def fail(*_: object) -> None:
+    def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     async with service(max_in_flight=1) as (emulator, session):
         with monkeypatch.context() as full:
-            full.setattr(Downloader, "save", fail)
+            full.setattr(os, "fsync", fail)
             report = await EditBatch(requests(30), out).run(session)
         assert report.stopped == "pictures can't be saved: No space left on device"
         assert report.saved == 0
@@ -1188,12 +1162,13 @@ async def test_results_that_are_lost_for_good_keep_no_later_run_from_submitting(
 
 
 @pytest.fixture
-def hanging_downloads(monkeypatch):
-    async def save(_: Downloader, url: str, task_id: str, index: int, path: Path) -> Path:
-        await asyncio.sleep(1000)
-        raise DownloadError("its host is silent", task_id=task_id)
+async def hanging_downloads(monkeypatch):
+    """Let the name of the results' host be looked up without an answer."""
 
-    monkeypatch.setattr(Downloader, "save", save)
+    async def getaddrinfo(*_: object, **__: object) -> None:
+        await asyncio.sleep(1000)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
 
 
 @pytest.mark.virtual_clock
@@ -1202,7 +1177,7 @@ async def test_nothing_more_is_submitted_while_the_first_results_hang(requests, 
     service = MemoryService()
     report = await batch_of_memory(service, EditBatch(requests(60), out), max_in_flight=16)
     assert len(service.submissions) == 16
-    assert "its host is silent" in report.stopped
+    assert "could not be downloaded: TimeoutError" in report.stopped
 
 
 @pytest.mark.virtual_clock
@@ -1214,7 +1189,7 @@ async def test_each_later_run_pays_for_one_edit_at_most_until_a_result_is_saved(
         report = await batch_of_memory(service, EditBatch(requests(60), out), max_in_flight=8)
         paid.append(len(service.submissions))
     assert paid == [8, 9, 10]
-    assert "its host is silent" in report.stopped
+    assert "could not be downloaded: TimeoutError" in report.stopped
 
 
 @pytest.mark.virtual_clock
@@ -1228,23 +1203,6 @@ async def test_completed_edits_without_pictures_hold_the_run_as_failed_downloads
     assert "could not be saved" in report.stopped
 
 
-@pytest.fixture
-def full_disk(monkeypatch):
-    """The journal's disk is full as soon as a task's id is to be written."""
-
-    def fail(self, number, state, **columns):
-        if state.value == "submitted":
-            error = sqlite3.OperationalError("database or disk is full")
-            error.sqlite_errorname = "SQLITE_FULL"
-            raise error
-        move(self, number, state, **columns)
-
-    move = _store.Store.move
-    with monkeypatch.context() as full:
-        full.setattr(_store.Store, "move", fail)
-        yield full
-
-
 async def test_a_full_disk_ends_the_run_and_the_error_and_the_log_name_each_task(requests, out, full_disk, caplog):
     late = Fault.slow(delay=0.3).on("submit").nth(2), Fault.slow(delay=0.6).on("submit").nth(3)
     async with service(*late, max_in_flight=2, duration=0.5) as (emulator, session):
@@ -1256,7 +1214,7 @@ async def test_a_full_disk_ends_the_run_and_the_error_and_the_log_name_each_task
         assert all(f"session.attach({task_id!r})" in named for task_id in ids)
         told = {record.task_id for record in caplog.records if "is not in the journal" in record.getMessage()}
         assert told == set(ids)
-        full_disk.undo()
+        full_disk.is_full = False
         recovered = await EditBatch([], out).run(session)
         assert (recovered.saved, recovered.uncertain) == (0, 2)
         assert [len((await session.attach(task_id)).images) for task_id in ids] == [1, 1]
@@ -1336,13 +1294,13 @@ async def test_a_session_that_closes_before_a_download_ends_the_run_resumably(re
 
 
 async def test_leftovers_of_a_killed_run_are_swept_away_and_no_downloads_of_others(requests, out, monkeypatch):
-    async def full(*_: object) -> None:
+    def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     key = "a key that is longer than what is left of it in the name of a part"
     async with service() as (_, session):
         with monkeypatch.context() as disk:
-            disk.setattr(Downloader, "save", full)
+            disk.setattr(os, "fsync", full)
             await EditBatch([attrs.evolve(requests(1)[0], key=key)], out).run(session)
         for name in (key.replace(" ", "_")[:40], "report.html", "report.json", "cat-0.png"):
             (out / f".{name}.0123abcd.part").touch()
@@ -1439,24 +1397,20 @@ async def test_a_completed_edit_without_pictures_is_asked_for_again_by_the_next_
     assert (len(service.submissions), pictures(out)) == (1, {"edit0-0.png"})
 
 
-@pytest.mark.virtual_clock
-@pytest.mark.may_block("the loop writes the pictures")
-@pytest.mark.usefixtures("pictures_at_once")
-async def test_a_picture_without_a_url_keeps_the_others_in_their_places(requests, out, monkeypatch):
-    output = [{"url": "https://r/0"}, None, {"url": "https://r/2"}]
-    service = MemoryService(on_check=lambda *_: says({"status": "completed", "output": output}))
-    saved = []
-
-    async def save(_, url, task_id, index, path):
-        saved.append((url, index, path.name))
-        raise DownloadError("not now", task_id=task_id)
+async def test_a_picture_without_a_url_keeps_the_others_in_their_places(requests, out):
+    def lose_one(members):
+        if "output" in members:
+            members["output"][0]["content"][1] = None
+        return members
 
     batch = EditBatch(requests(1, parameters=EditParameters(n=3)), out)
-    with monkeypatch.context() as patch:
-        patch.setattr(Downloader, "save", save)
-        assert (await batch_of_memory(service, batch)).unsaved == 1
-    assert saved == [("https://r/0", 0, "edit0-0.png")]
-    assert (await batch_of_memory(service, batch)).saved == 1
+    faults = Fault.reshape(lose_one).on("check"), Fault.status(500).on("download").nth(1, 3)
+    async with service(*faults) as (emulator, session):
+        for downloads in (1, 3):
+            assert (await batch.run(session)).unsaved == 1
+            assert emulator.statistics().downloads == downloads
+        assert pictures(out) == {"edit0-0.png"}
+        assert (await batch.run(session)).saved == 1
     assert pictures(out) == {"edit0-0.png", "edit0-2.png"}
 
 

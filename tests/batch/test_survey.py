@@ -21,18 +21,15 @@ from qwen_edit_async import (
     EditBatch,
     EditParameters,
     EditRequest,
-    EditSession,
     FailureGroup,
     InvalidEditError,
     JournalError,
 )
-from qwen_edit_async.batch import input as _input
 from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.fingerprint import fingerprint_of
 from qwen_edit_async.batch.journal.database import VERSION, Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async.batch.journal.lock import run_lock
-from qwen_edit_async.batch.sources import read_source
 from qwen_edit_async.emulator import Fault
 
 pytestmark = pytest.mark.anyio
@@ -158,7 +155,7 @@ async def test_a_camera_raw_file_is_listed_before_the_run_with_fit_too(photos, o
 
 async def test_a_file_that_can_not_be_read_or_is_too_large_is_a_problem(photos, out, monkeypatch):
     requests = [EditRequest(photos / "a.png", "snow")]
-    monkeypatch.setattr("qwen_edit_async.batch.survey.open", _refuse, raising=False)
+    monkeypatch.setattr("builtins.open", _refuse)
     plan = await EditBatch(requests, out).plan()
     assert problems(plan)[0][1].endswith("can't be read: Permission denied")
     monkeypatch.undo()
@@ -311,8 +308,14 @@ async def test_another_request_of_a_key_in_the_journal_is_a_problem_unless_it_fa
 
 
 async def test_a_source_with_nothing_left_to_do_is_read_once(photos, out, monkeypatch):
-    readings = []
-    monkeypatch.setattr(_input, "read_source", lambda *args, **kw: readings.append(args) or read_source(*args, **kw))
+    readings, scandir = [], os.scandir
+
+    def count(path):
+        if str(path) == str(photos):
+            readings.append(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", count)
 
     async def readings_of_a_run() -> int:
         readings.clear()
@@ -611,26 +614,19 @@ async def test_a_table_that_can_not_be_read_to_its_end_sends_nothing(photos, out
 
 @pytest.mark.may_block(reason="the test deletes files")
 @pytest.mark.parametrize("when", ["before it begins", "later"])
-async def test_pictures_that_are_gone_since_they_were_counted_are_failures(tmp_path, out, when, monkeypatch):
+async def test_pictures_that_are_gone_since_they_were_counted_are_failures(tmp_path, out, when):
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(300):  # a folder is read in pages of 256
         (folder / f"{number:03}.png").write_bytes(PHOTO)
 
-    def delete():
+    def delete(_=None):
         (folder / "297.png").unlink(missing_ok=True)
         (folder / "298.png").unlink(missing_ok=True)
 
-    really_submit = EditSession.submit
-
-    async def submit(*arguments, **options):
-        delete()
-        return await really_submit(*arguments, **options)
-
-    monkeypatch.setattr(EditSession, "submit", submit)
-    async with service() as (_, session):
+    async with service(on_event=delete if when == "later" else None) as (_, session):
         batch = EditBatch(folder, out, instruction="snow", gallery_limit=0)
-        report = await batch.run(session, on_plan=lambda _: None if when == "later" else delete())
+        report = await batch.run(session, on_plan=None if when == "later" else delete)
     assert (report.saved, report.refused, report.ok) == (298, 2, False)
     [group] = report.failures
     assert group == FailureGroup(reason="it has disappeared since the run began", count=2, keys=("297.png", "298.png"))
@@ -654,15 +650,11 @@ async def test_a_row_that_goes_bad_after_it_was_read_is_refused_alone(table, out
     assert (report.saved, report.refused) == (1, 1)
 
 
-async def test_a_table_is_closed_when_a_run_ends_before_it(table, out, monkeypatch):
+@pytest.mark.usefixtures("full_disk")
+async def test_a_table_is_closed_when_a_run_ends_before_it(table, out):
     went_wrong = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: went_wrong.append(context))
-
-    def fail(*_, **__):
-        raise sqlite3.OperationalError("database or disk is full")
-
-    monkeypatch.setattr(Store, "move", fail)
     async with service() as (_, session):
         with pytest.raises(JournalError) as caught:
             await EditBatch(table(*["a.png,snow,,"] * 2000), out).run(session)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import functools
 import io
 import signal
-import sqlite3
 import struct
 
 import pytest
 from commands import QUICK, saved, start_command
 from PIL import Image
 
-from qwen_edit_async.batch.decide import State
-from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import LOCK_NAME
 from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.cli import main
@@ -386,19 +383,10 @@ def test_a_folder_of_the_embedded_service_is_refused_for_the_model_and_vice_vers
 
 
 def test_tasks_that_the_journal_could_not_keep_are_named_and_not_submitted_again(
-    photos, batch, capsys, monkeypatch, service
+    photos, batch, capsys, full_disk, service
 ):
-    def fail(self, number, state, **columns):
-        if state is State.SUBMITTED:
-            error = sqlite3.OperationalError("database or disk is full")
-            error.sqlite_errorname = "SQLITE_FULL"
-            raise error
-        move(self, number, state, **columns)
-
-    move = Store.move
-    with monkeypatch.context() as full:
-        full.setattr(Store, "move", fail)
-        assert batch(photos / "a.png") == 1
+    assert batch(photos / "a.png") == 1
+    full_disk.is_full = False
     (task_id,) = service.tasks
     text = capsys.readouterr().err
     assert f"the disk is full\nnot in the journal: 'a' is task {task_id}: qwen-edit fetch {task_id}\n" in text

@@ -11,7 +11,6 @@ import threading
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-import attrs
 import pytest
 import trustme
 from commands import API_KEY
@@ -98,7 +97,7 @@ def test_people_get_lines_with_what_to_do(service, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(("protocol", "key"), [("queue", True), ("dashscope", None)])
-def test_the_other_dialects_are_examined_without_a_submission(protocol, key, gateway, examine):
+def test_the_other_protocols_are_examined_without_a_submission(protocol, key, gateway, examine):
     service = gateway()
     code, found = examine("--protocol", protocol)
     assert (code, found["connection"]["ok"], found["key"]["ok"]) == (0, True, key)
@@ -118,11 +117,8 @@ def test_the_envelope_that_the_gateway_takes_is_found(envelope, examine, gateway
     assert found["price"]["advice"] == ("use --envelope header" if envelope == "header" else "")
 
 
-def test_a_gateway_without_prices_is_no_fault(service, examine, monkeypatch):
-    def elsewhere(protocol, request):
-        return attrs.evolve(protocol.submission(request), path="/model/v1/no-such-call")
-
-    monkeypatch.setattr(GenerationProtocol, "estimation", elsewhere)
+def test_a_gateway_without_prices_is_no_fault(gateway, examine):
+    gateway(faults=FaultPlan([Fault.html_page(404).on("precharge")]))
     code, found = examine()
     assert (code, found["price"]["ok"]) == (0, None)
     assert "the service does not state it: " in found["price"]["found"]

@@ -50,15 +50,15 @@ def test_every_parameter_reaches_the_service(photos, service):
 
 
 @pytest.mark.parametrize("protocol", ["generation", "queue", "dashscope"])
-def test_the_dialect_is_an_option(photos, service, protocol):
+def test_the_protocol_is_an_option(photos, service, protocol):
     assert run_edit(photos, "--protocol", protocol) == 0
-    assert {task.dialect for task in service.tasks.values()} == {protocol}
+    assert {task.protocol for task in service.tasks.values()} == {protocol}
 
 
-def test_the_dialect_can_be_in_the_environment(photos, service, monkeypatch):
+def test_the_protocol_can_be_in_the_environment(photos, service, monkeypatch):
     monkeypatch.setenv("QWEN_EDIT_PROTOCOL", "dashscope")
     assert run_edit(photos) == 0
-    assert {task.dialect for task in service.tasks.values()} == {"dashscope"}
+    assert {task.protocol for task in service.tasks.values()} == {"dashscope"}
 
 
 def test_a_result_that_is_lost_is_not_offered_where_there_are_no_tasks(photos, service, capsys):
@@ -209,10 +209,10 @@ def test_a_failed_download_is_printed_with_the_command_to_fetch_it(photos, tmp_p
 
 
 def test_a_full_disk_is_a_failure_without_a_traceback(photos, monkeypatch, capsys, service):
-    async def save(*_, **__):
+    def fail(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("qwen_edit_async.session.results.OutputImage.save", save)
+    monkeypatch.setattr("os.fsync", fail)
     assert run_edit(photos) == 1
     text = capsys.readouterr().err
     assert "error: " in text

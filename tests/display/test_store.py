@@ -9,22 +9,8 @@ import sys
 import PIL.Image
 import pytest
 
-from qwen_edit_async.display import store as _store
 from qwen_edit_async.display.store import STORE_NAME, ThumbnailStore
 from qwen_edit_async.display.thumbnails import make_thumbnail
-
-
-@pytest.fixture
-def made(monkeypatch):
-    """The images whose thumbnails were made."""
-    images = []
-
-    def make(image):
-        images.append(image)
-        return make_thumbnail(image)
-
-    monkeypatch.setattr(_store, "make_thumbnail", make)
-    return images
 
 
 @pytest.fixture
@@ -41,37 +27,44 @@ def opened():
         yield lambda folder: stack.enter_context(contextlib.closing(ThumbnailStore(folder)))
 
 
-def test_a_thumbnail_is_made_once(photo, made, opened):
+def test_a_thumbnail_is_made_once(photo, opened):
     store = opened(photo.parent)
     first = store.get(photo)
     assert first == make_thumbnail(photo)
-    assert store.get(str(photo)) == first
-    assert opened(photo.parent).get(photo) == first
-    assert made == [photo]
+    assert store.get(str(photo), make=False) == first
+    assert opened(photo.parent).get(photo, make=False) == first
 
 
-def test_a_thumbnail_is_made_anew_after_its_file_has_changed(photo, made, opened):
+def test_a_kept_thumbnail_is_used_without_its_file_being_read(photo, opened):
+    store, status = opened(photo.parent), photo.stat()
+    first = store.get(photo)
+    photo.write_bytes(bytes(status.st_size))
+    os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert store.get(photo) == first
+
+
+def test_a_thumbnail_is_made_anew_after_its_file_has_changed(photo, opened):
     store = opened(photo.parent)
-    store.get(photo)
+    first = store.get(photo)
     PIL.Image.new("RGB", (100, 480), "navy").save(photo)
-    assert store.get(photo) == make_thumbnail(photo)
-    assert made == [photo, photo]
+    assert store.get(photo, make=False) is None
+    assert store.get(photo) == make_thumbnail(photo) != first
 
 
-def test_thumbnails_move_with_their_folder(tmp_path, photo, made):
+def test_thumbnails_move_with_their_folder(tmp_path, photo):
     with contextlib.closing(ThumbnailStore(tmp_path)) as store:
         store.get(photo)
     moved = tmp_path.with_name("moved")
     tmp_path.rename(moved)
     with contextlib.closing(ThumbnailStore(moved)) as store:
-        assert store.get(moved / "photo.png") is not None
+        assert store.get(moved / "photo.png", make=False) is not None
     moved.rename(tmp_path)
-    assert made == [photo]
 
 
-def test_a_thumbnail_that_is_not_kept_is_made_on_request_only(photo, made, opened):
-    assert opened(photo.parent).get(photo, make=False) is None
-    assert made == []
+def test_a_thumbnail_that_is_not_kept_is_made_on_request_only(photo, opened):
+    store = opened(photo.parent)
+    assert store.get(photo, make=False) is None
+    assert store.get(photo) is not None
 
 
 @pytest.mark.parametrize("image", [b"bytes", "https://example.org/x.png", "data:image/png;base64,AAAA", "a\0b"])
@@ -85,11 +78,11 @@ def test_a_picture_that_can_not_be_decoded_has_none(photo, opened):
     assert opened(photo.parent).get(photo) is None
 
 
-def test_a_damaged_store_costs_only_time(photo, made, opened):
+def test_a_damaged_store_costs_only_time(photo, opened):
     (photo.parent / STORE_NAME).write_bytes(b"not a database at all" * 100)
     store = opened(photo.parent)
     assert store.get(photo) == store.get(photo) == make_thumbnail(photo)
-    assert made == [photo, photo]
+    assert store.get(photo, make=False) is None
 
 
 def test_a_folder_that_can_not_be_written_costs_only_time(photo, tmp_path, opened):
@@ -104,17 +97,21 @@ def test_a_file_name_that_is_not_utf_8_costs_only_time(photo, opened):
     assert store.get(odd) == store.get(odd) == make_thumbnail(odd)
 
 
-def test_a_file_on_another_drive_is_kept_by_its_whole_path(photo, made, opened, monkeypatch):
-    monkeypatch.setattr(_store, "relative_path", lambda *_: None)
-    store = opened(photo.parent)
-    assert store.get(photo) == store.get(photo)
-    assert made == [photo]
+def test_a_file_on_another_drive_is_kept_by_its_whole_path(photo, opened, monkeypatch):
+    def relpath(path, start):
+        raise ValueError("path is on mount 'C:', start on mount 'D:'")
+
+    monkeypatch.setattr("os.path.relpath", relpath)
+    store, other = opened(photo.parent), photo.with_name("other.png")
+    PIL.Image.new("RGB", (480, 640), "teal").save(other)
+    for image in (photo, other):
+        store.get(image)
+    for image in (photo, other):
+        assert store.get(image, make=False) == make_thumbnail(image)
 
 
-def test_thumbnails_are_made_ahead_until_the_store_is_finished(photo, made, opened):
+def test_thumbnails_are_made_ahead_until_the_store_is_finished(photo, opened):
     store = opened(photo.parent)
     store.make_soon([photo, "https://example.org/x.png"])
     store.finish()
-    made.clear()
-    assert store.get(photo) is not None
-    assert made == []
+    assert store.get(photo, make=False) == make_thumbnail(photo)

@@ -53,7 +53,7 @@ OPTIONS: dict[str, Any] = {
 
 @attrs.define(eq=False)
 class Service:
-    """An emulator, perhaps behind proxies, the fault, and the dialect that has its phase."""
+    """An emulator, perhaps behind proxies, the fault, and the protocol that has its phase."""
 
     emulator: EditEmulator
     url: str
@@ -108,8 +108,9 @@ async def session_on(service: Service, **options: Any) -> AsyncIterator[EditSess
     """Open a session, and check at its end that nothing is left."""
     key, timeouts = Secret(service.emulator.api_key), resolve_timeouts(TIMEOUT)
     transport = AiohttpTransport(service.url, key, timeouts, default_headers={}, network=Network())
-    dialect = {"protocol": service.protocol, "envelope": "flat" if service.protocol == "generation" else "auto"}
-    options = OPTIONS | dialect | {"transport": transport, "random": Random(7)} | options
+    envelope = "flat" if service.protocol == "generation" else "auto"
+    service_options = {"protocol": service.protocol, "envelope": envelope, "transport": transport, "random": Random(7)}
+    options = OPTIONS | service_options | options
     async with EditSession(service.emulator.api_key, base_url=service.url, **options) as session:
         if service.faults is not None and service.faults.fault is WireFault.CLOSED_WHEN_REUSED:
             # Open a connection for the first check and the first submission.

@@ -15,7 +15,9 @@ from jitter import NoJitter
 
 from qwen_edit_async import EditSession
 from qwen_edit_async.http.api import AiohttpTransport
-from qwen_edit_async.http.body import JSONBody
+from qwen_edit_async.http.network import Network
+from qwen_edit_async.http.options import Timeouts
+from qwen_edit_async.http.secret import Secret
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the event loop stands still while a thread closes")]
 
@@ -50,7 +52,7 @@ class IdleCloser:
                 self.closed.set()
 
     def close(self) -> None:
-        """Close the idle connection while the event loop is blocked."""
+        """Close the idle connection, unless it is closed, while the event loop is blocked."""
         self.close_now.set()
         assert self.closed.wait(PATIENCE)
 
@@ -59,25 +61,39 @@ class IdleCloser:
         assert not self._thread.is_alive()
 
 
+class ClosingTransport(AiohttpTransport):
+    """A transport whose second submission meets a connection that closes at a given moment."""
+
+    def __init__(self, service: IdleCloser, moment: str) -> None:
+        super().__init__(service.url, Secret("sk-test"), Timeouts(), default_headers={}, network=Network())
+        self._service, self._moment = service, moment
+
+    async def send(self, call, body=None):
+        if body is not None and self._service.requests:
+            if self._moment == "before it is sent":
+                self._service.close()
+            elif self._moment == "as it is sent":
+                body.write = self._closing_before(body.write)
+        return await super().send(call, body)
+
+    def _closing_before(self, write):
+        async def close_and_write(writer):
+            self._service.close()
+            await write(writer)
+
+        return close_and_write
+
+
 @pytest.mark.parametrize("moment", ["before the edit", "before it is sent", "as it is sent"])
-async def test_a_submission_on_a_closed_connection_is_sent_again(moment, monkeypatch):
+async def test_a_submission_on_a_closed_connection_is_sent_again(moment):
     service = await asyncio.to_thread(IdleCloser)
     options = {"envelope": "flat", "max_retries": 1, "random": NoJitter()}
-    async with EditSession("sk-test", base_url=service.url, **options) as session:
+    transport = ClosingTransport(service, moment)
+    async with EditSession("sk-test", base_url=service.url, transport=transport, **options) as session:
         first = await session.submit("https://pictures.example/cat.png", "snow")
         first.cancel()
         if moment == "before the edit":
             service.close()
-        else:
-            place = (AiohttpTransport, "send") if moment == "before it is sent" else (JSONBody, "write")
-            original = getattr(*place)
-
-            async def close_first(*arguments):
-                if not service.closed.is_set():
-                    service.close()
-                return await original(*arguments)
-
-            monkeypatch.setattr(*place, close_first)
         second = await session.submit("https://pictures.example/cat.png", "snow")
         assert (first.id, second.id) == ("t1", "t2")
         second.cancel()

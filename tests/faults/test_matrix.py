@@ -30,8 +30,8 @@ HEAD = """\
 emulator (`Fault.…`), or of a proxy that breaks connections, in one phase, over real connections. *Once*: the fault
 strikes the first request of the phase. *Always*: it strikes every submission, or every other request about the first
 task. Faults of a *task* strike the first task, or all tasks. The phases *result* and *cancel* are those of the queue
-dialect. In the phase *cancel*, one task is given up. In the phase *precharge*, the price of one edit is requested. The
-phase *dashscope* is the submission in the dialect of DashScope, whose reply holds the result.
+protocol. In the phase *cancel*, one task is given up. In the phase *precharge*, the price of one edit is requested. The
+phase *dashscope* is the submission in DashScope's protocol, whose reply holds the result.
 
 One edit: `edit` and a download. Three edits, two at a time: `edit_many` and downloads; `EditBatch`; the same batch
 again without the fault. `max_retries` is 2, `deadline` 60 s, `timeout` 10 s, `resubmit_uncertain` off.

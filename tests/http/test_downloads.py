@@ -9,6 +9,7 @@ import io
 import os
 import pickle
 import re
+import resource
 import socket
 import ssl
 import struct
@@ -32,9 +33,13 @@ from qwen_edit_async import (
     SessionClosedError,
 )
 from qwen_edit_async.emulator import EditEmulator, Fault, FixedEngine
+from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.fetcher import MAX_RESULT_BYTES
 from qwen_edit_async.http.hosts import ResultHosts
-from qwen_edit_async.storage.local import PartFile
+from qwen_edit_async.http.network import Network
+from qwen_edit_async.http.options import Timeouts
+from qwen_edit_async.scheduling.retry import RetryPolicy
+from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
 
 pytestmark = pytest.mark.anyio
@@ -147,37 +152,46 @@ async def test_no_key_and_no_header_of_the_api_goes_to_the_results(emulator, ima
     assert emulator.statistics().keys_at_results == 0
 
 
-async def test_a_download_holds_about_a_piece_in_memory_while_it_is_saved(image, session, tmp_path, monkeypatch):
-    sizes = []
+class NotingOffloader(Offloader):
+    """Threads that note the arguments of each call."""
 
-    def watched(write):
-        def watch(self, offset, piece, *inspect):
-            sizes.append(sum(map(len, piece)))
-            return write(self, offset, piece, *inspect)
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.calls: list[tuple[object, ...]] = []
 
-        return watch
+    async def run(self, function, /, *arguments, **options):
+        self.calls.append(arguments)
+        return await super().run(function, *arguments, **options)
 
-    for name in ("write", "finish"):
-        monkeypatch.setattr(PartFile, name, watched(getattr(PartFile, name)))
-    await image.save(tmp_path / "a.png")
+
+@pytest.fixture
+async def noted():
+    """A downloader and the arguments of its calls on threads."""
+    threads, settings = NotingOffloader(), {"hosts": ResultHosts(anywhere=True), "network": Network()}
+    statistics = SessionStatistics()
+    downloader = Downloader(threads, RetryPolicy(), Timeouts(), statistics, random=NoJitter(), renew=None, **settings)
+    await downloader.open()
+    yield downloader, threads.calls
+    await downloader.aclose()
+    await threads.aclose()
+
+
+async def test_a_download_holds_about_a_piece_in_memory_while_it_is_saved(image, noted, tmp_path):
+    downloader, calls = noted
+    await downloader.save(image.url, "task-1", 0, tmp_path / "a.png")
+    sizes = [sum(map(len, piece)) for arguments in calls for piece in arguments if isinstance(piece, list)]
     assert len(sizes) >= 2
     assert max(sizes) < 2 * 1024 * 1024
 
 
-async def test_saving_a_picture_of_a_usual_size_takes_two_calls_to_threads(session, serve, tmp_path, monkeypatch):
-    calls, run, picture = [], Offloader.run, png(1_800_000)
-
-    async def counted(self, *arguments):
-        calls.append(arguments)
-        return await run(self, *arguments)
-
+@pytest.mark.parametrize("size", [1_000, 1_800_000])
+async def test_saving_a_picture_of_a_usual_size_takes_two_calls_to_threads(noted, serve, tmp_path, size):
     async def reply(request):
-        return web.Response(body=picture)
+        return web.Response(body=png(size))
 
-    image = image_at(session, await serve(reply))
-    monkeypatch.setattr(Offloader, "run", counted)
-    path = await image.save(tmp_path / "a.png")
-    assert path.read_bytes() == picture
+    downloader, calls = noted
+    path, _ = await downloader.save(await serve(reply), "task-1", 0, tmp_path / "a.png")
+    assert path.read_bytes() == png(size)
     assert len(calls) == 2  # one opens the file, and the other does all else
 
 
@@ -516,17 +530,13 @@ async def test_a_redirect_to_something_else_than_http_is_refused(session, serve,
         await image_at(session, await serve(redirect)).read()
 
 
-async def test_a_redirect_that_gives_up_encryption_is_refused(session, serve, image, monkeypatch):
+async def test_a_redirect_that_gives_up_encryption_is_refused(emulator, serve, image, certificate, ca_file):
     async def redirect(request):
         raise web.HTTPFound(image.url)
 
-    def problem(hosts, url, came_from=None):
-        return judge(hosts, url, came_from and came_from.with_scheme("https"))
-
-    judge = ResultHosts.problem
-    monkeypatch.setattr(ResultHosts, "problem", problem)
-    with pytest.raises(DownloadError, match="redirects from https to http"):
-        await image_at(session, await serve(redirect)).read()
+    async with EditSession(emulator.api_key, base_url=emulator.url, ssl=ca_file) as session:
+        with pytest.raises(DownloadError, match="redirects from https to http"):
+            await image_at(session, await serve(redirect, certificate)).read()
 
 
 async def test_a_redirect_to_another_host_is_followed_without_the_key(session, serve, emulator, image):
@@ -689,15 +699,28 @@ async def test_renewing_survives_a_check_that_fails(session, emulator, image):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 async def test_an_error_of_the_disk_is_the_users_and_is_not_tried_again(emulator, image, tmp_path, monkeypatch, code):
-    def fail(self, offset, piece):
+    def fail(_: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(PartFile, "write", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match=os.strerror(code)) as caught:
         await image.save(tmp_path / "a.png")
     assert (type(caught.value), caught.value.errno) == (OSError, code)
     assert emulator.statistics().downloads == 1
     await until_clean(tmp_path)
+    assert files_in(tmp_path) == []
+
+
+async def test_a_picture_that_does_not_fit_on_the_disk_is_not_tried_again(emulator, image, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            await image.save(tmp_path / "a.png")
+        await until_clean(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert emulator.statistics().downloads == 1
     assert files_in(tmp_path) == []
 
 
@@ -817,19 +840,3 @@ async def test_what_a_longer_broken_attempt_left_is_not_behind_the_picture(emula
     longer = png(len(whole) + 4_000_000).replace(b"IEND", b"IDAT")
     emulator.inject(Fault.wrong_download(longer, "image/png").times(1))
     assert (await image.save(tmp_path / "picture.png")).read_bytes() == whole
-
-
-async def test_a_small_picture_is_saved_by_two_calls_of_a_thread(session, serve, tmp_path, monkeypatch):
-    calls = []
-    run = Offloader.run
-
-    async def counted(offloader, function, *arguments):
-        calls.append(function)
-        return await run(offloader, function, *arguments)
-
-    async def small(_):
-        return web.Response(body=SMALL)
-
-    monkeypatch.setattr(Offloader, "run", counted)
-    await image_at(session, await serve(small)).save(tmp_path / "picture.png")
-    assert len(calls) == 2

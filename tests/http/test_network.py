@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-import trustme
 from bulk_runs import PHOTO
 from memory_transport import KEY
 from yarl import URL
@@ -89,25 +88,6 @@ class Door:
             return
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         await join(reader, writer, urlsplit(f"//{line.split()[1]}").port)
-
-
-@pytest.fixture(scope="module")
-def authority():
-    return trustme.CA()
-
-
-@pytest.fixture
-def ca_file(authority, tmp_path):
-    path = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(path)
-    return path
-
-
-@pytest.fixture
-def certificate(authority):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    return context
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from qwen_edit_async.errors import (
     PermissionDeniedError,
     RateLimitError,
 )
-from qwen_edit_async.protocol import replies as _replies
 from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.protocol.replies import (
     as_text,
@@ -413,10 +412,10 @@ def test_the_first_member_that_is_text_or_an_integer_is_taken(document: dict[str
     assert first_text(document, ("a", "b")) == text
 
 
-def test_what_is_nested_too_deeply_to_be_written_is_shown_in_other_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhausted(value: object) -> str:
-        raise RecursionError
-
-    monkeypatch.setattr(_replies.json, "dumps", exhausted)
-    assert as_text([]) == "an error report too deeply nested to show"
+def test_what_is_nested_too_deeply_to_be_written_is_shown_in_other_words() -> None:
+    nested: list[object] = []
+    for _ in range(500_000):
+        nested = [nested]
+    text = as_text(nested)
+    assert text == "an error report too deeply nested to show"
     assert as_text("words") == "words"

@@ -98,7 +98,7 @@ class Bench:
 def watch(poller: Poller, task_id: str) -> EditTask:
     """Let the poller wait for a task that was accepted just now."""
     snapshot = TaskSnapshot(task_id=task_id, status=TaskStatus.IN_PROGRESS)
-    task = EditTask(task_id=task_id, since=now(), snapshot=snapshot, watcher=poller)
+    task = EditTask(task_id=task_id, since=now(), snapshot=snapshot, poller=poller)
     poller.watch(task)
     return task
 

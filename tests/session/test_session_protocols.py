@@ -59,7 +59,7 @@ async def test_an_edit_gives_its_pictures_in_each_protocol(protocol):
         pictures = [decode(await image.read()) for image in result.images]
         assert [picture.size for picture in pictures] == [(512, 768)] * 2
         [record] = emulator.tasks.values()
-        assert (result.task_id, record.dialect) == (record.id, protocol)
+        assert (result.task_id, record.protocol) == (record.id, protocol)
         assert (record.submission.instruction, record.submission.n, record.seed) == ("make it sepia", 2, 5)
         counts = emulator.statistics()
         assert (counts.submits, counts.results, counts.keys_at_results) == (1, protocol == "queue", 0)
@@ -97,7 +97,7 @@ async def test_the_environment_chooses_the_protocol(monkeypatch):
     monkeypatch.setenv("QWEN_EDIT_PROTOCOL", "queue")
     async with session_in(None) as (emulator, session):
         await session.edit(PHOTO, "snow")
-        assert {record.dialect for record in emulator.tasks.values()} == {"queue"}
+        assert {record.protocol for record in emulator.tasks.values()} == {"queue"}
 
 
 async def test_the_vendor_s_variable_has_the_key_of_its_protocol(monkeypatch):

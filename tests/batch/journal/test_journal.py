@@ -162,12 +162,20 @@ async def test_an_illegal_move_does_not_harm_what_is_written_with_it(journal, ro
     assert rows("SELECT state FROM edits ORDER BY number") == [("planned",), ("submitting",)]
 
 
-async def test_many_writers_share_few_transactions(journal, monkeypatch):
-    batches = []
-    transact = Store.transact
-    monkeypatch.setattr(Store, "transact", lambda self, calls: batches.append(len(calls)) or transact(self, calls))
+async def test_many_writers_share_few_transactions(tmp_path, monkeypatch):
+    transactions = []
+
+    class Disk(sqlite3.Connection):
+        def execute(self, query, *parameters):
+            if query == "BEGIN IMMEDIATE":
+                transactions.append(query)
+            return super().execute(query, *parameters)
+
+    monkeypatch.setattr("sqlite3.connect", Disk)
+    journal = await Journal.open(tmp_path)
     await asyncio.gather(*(journal.do(Store.plan, *draft(f"cat{number}")) for number in range(100)))
-    assert batches == [100]
+    await journal.aclose()
+    assert len(transactions) == 1
 
 
 async def test_steps_are_written_in_the_order_in_which_they_were_asked_for(journal, rows):
@@ -549,16 +557,17 @@ async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp
 
 
 async def test_a_run_that_is_cancelled_while_its_journal_is_closed_ends_when_that_is_free(tmp_path, monkeypatch):
-    closing, go, release = threading.Event(), threading.Event(), Store.close
+    closing, go = threading.Event(), threading.Event()
 
-    def slowly(store):
-        closing.set()
-        go.wait(10)
-        release(store)
+    class SlowDisk(sqlite3.Connection):
+        def close(self):
+            closing.set()
+            go.wait(10)
+            super().close()
 
     async with MemorySession(MemoryService()) as session:
         with monkeypatch.context() as patch:
-            patch.setattr(Store, "close", slowly)
+            patch.setattr("sqlite3.connect", SlowDisk)
             run = asyncio.create_task(EditBatch([], tmp_path).run(session))
             await until(closing.is_set)
             for _ in range(3):

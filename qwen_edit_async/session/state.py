@@ -1,4 +1,4 @@
-"""The life of a session: not open yet, open, closed."""
+"""The state of a session: not open yet, open, or closed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qwen_edit_async.session.service import Service
 
 
 @attrs.define(eq=False)
-class Life:
+class SessionState:
     """The state of a session, shared with the sessions that :meth:`EditSession.with_options` returns.
 
     Attributes:

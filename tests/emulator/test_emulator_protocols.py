@@ -1,4 +1,4 @@
-"""The emulator's other dialects, called raw, by an independent client and by the vendor's SDK."""
+"""The emulator's other protocols, called raw, by an independent client and by the vendor's SDK."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ async def test_the_queue_s_errors_have_its_shapes():
 
 
 @pytest.mark.parametrize("path", [f"{SUBMIT}/task/{{}}", f"{QUEUE}/requests/{{}}/status"])
-async def test_a_dialect_does_not_know_the_tasks_of_another(path):
+async def test_a_protocol_does_not_know_the_tasks_of_another(path):
     async with running() as (_, call):
         ids = {
             SUBMIT: await call.submit(),

@@ -14,7 +14,7 @@ _PATIENCE_ROUNDS = 3
 H = TypeVar("H", bound=Hashable)
 
 
-class PollBudget(Generic[H]):
+class CheckLimiter(Generic[H]):
     """Limits the checks per second, and chooses the task for each check.
 
     Each check goes to the task most likely to have ended among the next 32 waiting tasks. Choosing among 32 takes

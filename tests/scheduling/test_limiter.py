@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from memory_transport import IMAGE, MemoryService, MemorySession
 
 from qwen_edit_async import Learned
-from qwen_edit_async.scheduling.budget import PollBudget
+from qwen_edit_async.scheduling.limiter import CheckLimiter
 from qwen_edit_async.scheduling.policies import FixedInterval, PolledTask, RankingPolicy
 from qwen_edit_async.scheduling.schedule import LAST_CHECK_GRACE, PollSchedule, ScheduledTask
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
@@ -31,83 +31,83 @@ class Ranking(FixedInterval):
 
 @given(st.floats(0.5, 1000), st.lists(st.floats(0, 0.5), min_size=1, max_size=60))
 def test_no_stretch_of_time_has_more_checks_than_the_rate(rate: float, pauses: list[float]) -> None:
-    budget: PollBudget[int] = PollBudget(rate)
+    limiter: CheckLimiter[int] = CheckLimiter(rate)
     numbers, times = itertools.count(), []
     for now in itertools.accumulate(pauses):
         for _ in range(50):
-            budget.add(next(numbers), now)
-            if budget.take(now) is not None:
+            limiter.add(next(numbers), now)
+            if limiter.take(now) is not None:
                 times.append(now)
     for first, second in itertools.combinations(range(len(times)), 2):
         assert second - first + 1 <= rate * (times[second] - times[first] + 0.05) + 1.001
 
 
 def test_a_waiting_task_is_checked_as_soon_as_there_is_a_check_to_spend() -> None:
-    budget: PollBudget[str] = PollBudget(2.0)
-    budget.add("a", 0.0)
-    budget.add("b", 0.0)
-    assert budget.take(0.0) == "a"
-    assert budget.take(0.4) is None
-    assert budget.take(budget.ready_at) == "b"
-    assert budget.ready_at == pytest.approx(0.95)
+    limiter: CheckLimiter[str] = CheckLimiter(2.0)
+    limiter.add("a", 0.0)
+    limiter.add("b", 0.0)
+    assert limiter.take(0.0) == "a"
+    assert limiter.take(0.4) is None
+    assert limiter.take(limiter.ready_at) == "b"
+    assert limiter.ready_at == pytest.approx(0.95)
 
 
 def test_a_task_that_waits_already_is_not_added_again_and_keeps_its_place() -> None:
-    budget: PollBudget[str] = PollBudget(1.0)
+    limiter: CheckLimiter[str] = CheckLimiter(1.0)
     for task, now in [("a", 0.0), ("b", 1.0), ("a", 2.0)]:
-        budget.add(task, now)
-    assert [budget.take(now) for now in (3.0, 4.0, 5.0)] == ["a", "b", None]
+        limiter.add(task, now)
+    assert [limiter.take(now) for now in (3.0, 4.0, 5.0)] == ["a", "b", None]
 
 
 def test_nothing_is_spent_when_nothing_waits() -> None:
-    budget: PollBudget[str] = PollBudget(1.0)
-    assert budget.take(5.0) is None
-    assert budget.ready_at == -math.inf
+    limiter: CheckLimiter[str] = CheckLimiter(1.0)
+    assert limiter.take(5.0) is None
+    assert limiter.ready_at == -math.inf
 
 
 def test_the_likeliest_goes_first() -> None:
-    budget = PollBudget(1.0, lambda task, now: {"a": 0.2, "b": 0.9, "c": 0.5}[task])
+    limiter = CheckLimiter(1.0, lambda task, now: {"a": 0.2, "b": 0.9, "c": 0.5}[task])
     for task in "abc":
-        budget.add(task, 0.0)
-    assert [budget.take(float(now)) for now in range(3)] == ["b", "c", "a"]
+        limiter.add(task, 0.0)
+    assert [limiter.take(float(now)) for now in range(3)] == ["b", "c", "a"]
 
 
 def test_without_likelihoods_the_longest_wait_goes_first() -> None:
-    budget: PollBudget[str] = PollBudget(1.0)
+    limiter: CheckLimiter[str] = CheckLimiter(1.0)
     for now, task in enumerate("bca"):
-        budget.add(task, float(now))
-    assert [budget.take(10.0 + now) for now in range(3)] == ["b", "c", "a"]
+        limiter.add(task, float(now))
+    assert [limiter.take(10.0 + now) for now in range(3)] == ["b", "c", "a"]
 
 
 def test_every_waiting_task_has_its_turn_to_be_looked_at() -> None:
-    budget = PollBudget(1000.0, lambda task, now: task == 777)
+    limiter = CheckLimiter(1000.0, lambda task, now: task == 777)
     for task in range(1000):
-        budget.add(task, 0.0)
-    assert 777 in [budget.take(number / 1000) for number in range(32)]
+        limiter.add(task, 0.0)
+    assert 777 in [limiter.take(number / 1000) for number in range(32)]
 
 
 def test_a_forgotten_task_is_not_checked() -> None:
-    budget: PollBudget[str] = PollBudget(1.0)
+    limiter: CheckLimiter[str] = CheckLimiter(1.0)
     for task in "abc":
-        budget.add(task, 0.0)
-    budget.discard("a")
-    budget.discard("never seen")
-    assert [budget.take(float(now)) for now in range(3)] == ["b", "c", None]
-    assert len(budget) == 0
+        limiter.add(task, 0.0)
+    limiter.discard("a")
+    limiter.discard("never seen")
+    assert [limiter.take(float(now)) for now in range(3)] == ["b", "c", None]
+    assert len(limiter) == 0
 
 
 @given(st.lists(st.integers(0, 20), max_size=60), st.integers(1, 40))
 def test_none_waits_longer_than_four_rounds(arrivals: list[int], most: int) -> None:
     rate = 10.0
-    budget = PollBudget(rate, lambda task, now: task)
+    limiter = CheckLimiter(rate, lambda task, now: task)
     added: dict[int, float] = {}
     numbers = itertools.count()
     for slot, arriving in enumerate([*arrivals, *[0] * 5 * most]):
         now = slot / rate
-        for number in itertools.islice(numbers, min(arriving, most - len(budget))):
-            budget.add(number, now)
+        for number in itertools.islice(numbers, min(arriving, most - len(limiter))):
+            limiter.add(number, now)
             added[number] = now
-        if (task := budget.take(now + 1e-9)) is not None:
+        if (task := limiter.take(now + 1e-9)) is not None:
             assert now - added.pop(task) <= 4 * most / rate
     assert not added
 
@@ -115,30 +115,30 @@ def test_none_waits_longer_than_four_rounds(arrivals: list[int], most: int) -> N
 @pytest.mark.parametrize("others", [1, 40, 200])
 def test_a_task_that_is_never_the_likeliest_is_checked_within_four_rounds(others: int) -> None:
     rate = 10.0
-    budget: PollBudget[str | int] = PollBudget(rate, lambda task, now: task != "unlikely")
+    limiter: CheckLimiter[str | int] = CheckLimiter(rate, lambda task, now: task != "unlikely")
     for task in ("unlikely", *range(others)):
-        budget.add(task, 0.0)
+        limiter.add(task, 0.0)
     for slot in itertools.count():
-        taken = budget.take(slot / rate + 1e-9)
+        taken = limiter.take(slot / rate + 1e-9)
         assert slot / rate <= 4 * (others + 1) / rate
         if taken == "unlikely":
             break
         if taken is not None:
-            budget.add(taken, slot / rate)
+            limiter.add(taken, slot / rate)
 
 
 def test_under_adversity_patience_is_three_rounds() -> None:
     rate, tasks = 10.0, range(100)
-    budget = PollBudget(rate, lambda task, now: task >= 33)
+    limiter = CheckLimiter(rate, lambda task, now: task >= 33)
     added = dict.fromkeys(tasks, 0.0)
     for task in tasks:
-        budget.add(task, 0.0)
+        limiter.add(task, 0.0)
     for slot in range(1200):
         now = slot / rate
-        taken = budget.take(now + 1e-9)
+        taken = limiter.take(now + 1e-9)
         if taken is not None:
             assert now - added[taken] <= 4 * len(tasks) / rate
-            budget.add(taken, now)
+            limiter.add(taken, now)
             added[taken] = now
 
 
@@ -150,7 +150,7 @@ def weibull_likelihood(task: ScheduledTask, now: float) -> float:
 def lag_and_longest_wait(in_flight: int, rate: float, *, ranked: bool) -> tuple[float, float]:
     """Mean lag, and the longest wait from due to checked, of as many tasks again as are in flight, all always due."""
     draw = random.Random(1)
-    budget = PollBudget(rate, weibull_likelihood if ranked else None)
+    limiter = CheckLimiter(rate, weibull_likelihood if ranked else None)
     ends: dict[ScheduledTask, float] = {}
     lags: list[float] = []
     longest, now = 0.0, 0.0
@@ -158,13 +158,13 @@ def lag_and_longest_wait(in_flight: int, rate: float, *, ranked: bool) -> tuple[
     def submit() -> None:
         task = ScheduledTask(task_id="", since=now)
         ends[task] = now + draw.weibullvariate(450.0, 3.0)
-        budget.add(task, now)
+        limiter.add(task, now)
 
     for _ in range(in_flight):
         submit()
     while len(lags) < in_flight:
-        now = max(now, budget.ready_at)
-        task = budget.take(now)
+        now = max(now, limiter.ready_at)
+        task = limiter.take(now)
         assert task is not None
         longest = max(longest, now - task.checked_at)
         if now >= ends[task]:
@@ -172,7 +172,7 @@ def lag_and_longest_wait(in_flight: int, rate: float, *, ranked: bool) -> tuple[
             submit()
         else:
             task.found_running(now, None)
-            budget.add(task, now)
+            limiter.add(task, now)
     return sum(lags) / len(lags), longest
 
 

@@ -1,6 +1,6 @@
-"""The server of the throughput benchmark: one small task engine that speaks the dialects of several services.
+"""The server of the throughput benchmark: one small task engine that speaks the protocols of several services.
 
-A dialect is the part of a protocol that a service's SDK uses. The engine runs in its own process.
+It supports only the calls that the SDKs make. The engine runs in its own process.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Engine:
 
 
 @attrs.frozen
-class Dialect:
+class Protocol:
     """The paths and replies of a service.
 
     Attributes:
@@ -87,11 +87,11 @@ class Dialect:
     result: tuple[str, Reply] | None = None
 
 
-def _qwen_accepted(url: str, task_id: str) -> Reply:  # noqa: ARG001  # the dialects' common signature
+def _qwen_accepted(url: str, task_id: str) -> Reply:  # noqa: ARG001  # the protocols' common signature
     return {"id": task_id, "status": "in_progress", "model": "qwen_image_edit_plus", "created_at": 1767225600}
 
 
-def _qwen_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # the dialects' common signature
+def _qwen_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # the protocols' common signature
     if not completed:
         return {"id": task_id, "status": "in_progress", "progress": 0.5}
     return {
@@ -113,7 +113,7 @@ def _fal_accepted(url: str, task_id: str) -> Reply:
     }
 
 
-def _fal_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # the dialects' common signature
+def _fal_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # the protocols' common signature
     if not completed:
         return {"request_id": task_id, "status": "IN_PROGRESS", "logs": None}
     return {"request_id": task_id, "status": "COMPLETED", "logs": None, "metrics": {"inference_time": 0.1}}
@@ -137,35 +137,35 @@ def _replicate_accepted(url: str, task_id: str) -> Reply:
     }
 
 
-def _replicate_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # the dialects' common signature
+def _replicate_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # the protocols' common signature
     reply = _replicate_accepted("", task_id)
     if not completed:
         return {**reply, "status": "processing", "started_at": _CREATED}
     return {**reply, "status": "succeeded", "output": [_RESULT_URL], "completed_at": _CREATED}
 
 
-def _dashscope_accepted(url: str, task_id: str) -> Reply:  # noqa: ARG001  # the dialects' common signature
+def _dashscope_accepted(url: str, task_id: str) -> Reply:  # noqa: ARG001  # the protocols' common signature
     return {"request_id": task_id, "output": {"task_id": task_id, "task_status": "PENDING"}}
 
 
-def _dashscope_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # the dialects' common signature
+def _dashscope_status(task_id: str, completed: bool) -> Reply:  # noqa: FBT001  # the protocols' common signature
     output: Reply = {"task_id": task_id, "task_status": "RUNNING", "submit_time": _CREATED}
     if completed:
         output |= {"task_status": "SUCCEEDED", "end_time": _CREATED, "results": [{"url": _RESULT_URL}]}
     return {"request_id": task_id, "output": output, **({"usage": {"image_count": 1}} if completed else {})}
 
 
-DIALECTS = (
-    Dialect("/model/v1/generation", "/model/v1/generation/task/{id}", _qwen_accepted, _qwen_status),
-    Dialect(
+PROTOCOLS = (
+    Protocol("/model/v1/generation", "/model/v1/generation/task/{id}", _qwen_accepted, _qwen_status),
+    Protocol(
         "/bench/edit",
         "/bench/edit/requests/{id}/status",
         _fal_accepted,
         _fal_status,
         result=("/bench/edit/requests/{id}", {"images": [{"url": _RESULT_URL, "content_type": "image/png"}]}),
     ),
-    Dialect("/v1/models/bench/edit/predictions", "/v1/predictions/{id}", _replicate_accepted, _replicate_status),
-    Dialect(
+    Protocol("/v1/models/bench/edit/predictions", "/v1/predictions/{id}", _replicate_accepted, _replicate_status),
+    Protocol(
         "/api/v1/services/aigc/{service:.+}",
         "/api/v1/tasks/{id}{slash:/?}",
         _dashscope_accepted,
@@ -190,7 +190,7 @@ class Server:
 
 @contextmanager
 def serve(checks: int) -> Iterator[Server]:
-    """Run an engine that speaks all dialects in a new process."""
+    """Run an engine that speaks all protocols in a new process."""
     with process_with_pipe(_run, checks) as connection:
         yield Server(connection.recv(), connection)
 
@@ -201,8 +201,8 @@ def _run(connection: Connection, checks: int) -> None:
 
 async def _serve(connection: Connection, engine: Engine) -> None:
     application = web.Application(client_max_size=2**24)
-    for dialect in DIALECTS:
-        _add_routes(application, engine, dialect)
+    for protocol in PROTOCOLS:
+        _add_routes(application, engine, protocol)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()
@@ -216,19 +216,19 @@ async def _serve(connection: Connection, engine: Engine) -> None:
     await runner.cleanup()
 
 
-def _add_routes(application: web.Application, engine: Engine, dialect: Dialect) -> None:
+def _add_routes(application: web.Application, engine: Engine, protocol: Protocol) -> None:
     async def submit(request: web.Request) -> web.Response:
         body = json.dumps(await request.json(), sort_keys=True)
-        return web.json_response(dialect.accepted(f"http://{request.host}", engine.submit(body)))
+        return web.json_response(protocol.accepted(f"http://{request.host}", engine.submit(body)))
 
     async def check(request: web.Request) -> web.Response:
         task_id = request.match_info["id"]
-        return web.json_response(dialect.status(task_id, engine.check(task_id)))
+        return web.json_response(protocol.status(task_id, engine.check(task_id)))
 
-    application.router.add_post(dialect.submit, submit)
-    application.router.add_get(dialect.check, check)
-    if dialect.result is not None:
-        path, reply = dialect.result
+    application.router.add_post(protocol.submit, submit)
+    application.router.add_get(protocol.check, check)
+    if protocol.result is not None:
+        path, reply = protocol.result
 
         async def result(request: web.Request) -> web.Response:  # noqa: ARG001  # aiohttp's signature
             return web.json_response(reply)
