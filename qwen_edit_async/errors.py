@@ -85,6 +85,11 @@ class ConfigurationError(QwenEditError):
 class InvalidEditError(QwenEditError, ValueError):
     """The edit breaks the documented contract. Nothing was sent, and nothing is charged."""
 
+    @property
+    def summary(self) -> str:
+        """The message without the names of images, and the hint, which is the same for all errors of a kind."""
+        return f"{super().summary}; {self.hint}" if self.hint else super().summary
+
 
 class APIConnectionError(QwenEditError):
     """The service sent no reply.
@@ -291,4 +296,12 @@ class SessionClosedError(QwenEditError):
 
 
 class EditWarning(UserWarning):
-    """The result of an edit may disappoint, for example because text is cut off, or the picture is damaged."""
+    """The result of an edit may disappoint, for example because text is cut off, or the picture is damaged.
+
+    Attributes:
+        summary: The reason without the names of images, so that warnings of one kind can be counted.
+    """
+
+    def __init__(self, message: str, summary: str = "") -> None:
+        super().__init__(message)
+        self.summary = summary or message

@@ -25,7 +25,7 @@ from qwen_edit_async.contract import (
     MIN_SIDE,
 )
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.kinds import ImageInput, as_image_tuple, check_image, copyable, image_name, is_plain_url
+from qwen_edit_async.images.kinds import ImageInput, as_image_tuple, check_image, copyable, is_plain_url, map_images
 from qwen_edit_async.text import quoted
 
 _SIZE_TEXT = re.compile(r"\s*(\d{1,9})\s*[*xX×]\s*(\d{1,9})\s*", re.ASCII)
@@ -156,9 +156,8 @@ class EditRequest:
             raise InvalidEditError(f"parameters is {type(self.parameters).__name__!r}: give EditParameters")
         if self.key is not None and not isinstance(self.key, str):
             raise InvalidEditError(f"key is {type(self.key).__name__!r}: give text")
-        for position, image in enumerate(self.images, 1):
-            if not is_plain_url(image):
-                check_image(image, image_name(image, position))
+        if not all(map(is_plain_url, self.images)):
+            map_images(check_image, self.images)
 
     def __getstate__(self) -> dict[str, Any]:
         return attrs.asdict(self, recurse=False) | {"images": copyable(self.images)}

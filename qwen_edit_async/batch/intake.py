@@ -12,7 +12,6 @@ import attrs
 
 from qwen_edit_async.batch.decide import SENDS, Action, Entry, Fingerprint, decide, instead, refusal
 from qwen_edit_async.batch.fingerprint import fingerprint_of
-from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
@@ -205,10 +204,10 @@ async def take(
     if action in {Action.REPORT_PROBLEM, Action.REPLACE_LATER}:  # REPLACE_LATER: the earlier task is still in flight
         problem = problem or refusal(consent)
         run.changed += 1
-        run.refuse(reason_of(problem, request), entry.key)
+        run.refuse(problem.summary, entry.key)
         return problem
     if action is Action.RECORD_PROBLEM and problem is not None:
-        await Row(entry, run).fail(problem, request)
+        await Row(entry, run).fail(problem)
     elif action in SENDS or entry.number not in resumed:
         await Row(entry, run).carry_out(action, request)
     return None

@@ -57,13 +57,13 @@ class Row:
         self._state = entry.state
         self._request: EditRequest | None = None
 
-    async def fail(self, problem: InvalidEditError, request: EditRequest) -> None:
+    async def fail(self, problem: InvalidEditError) -> None:
         """Journal why the edit can't be submitted.
 
         Raises:
             JournalError: If the journal fails.
         """
-        await self._record(State.FAILED, problem, request)
+        await self._record(State.FAILED, problem)
 
     async def carry_out(self, action: Action, request: EditRequest | None = None) -> None:
         """Carry out an action other than ``FAIL``, until the pictures are saved. Journal every error.
@@ -178,7 +178,7 @@ class Row:
             except JournalError:
                 raise
             except Exception as error:  # noqa: BLE001  # it is journalled, and must not end other edits
-                await self._not_submitted(error, request)
+                await self._not_submitted(error)
                 if not isinstance(error, _StoppedError):
                     return
             else:
@@ -188,22 +188,22 @@ class Row:
             finally:
                 self._leave_flight()
 
-    async def _not_submitted(self, error: Exception, request: EditRequest) -> None:
+    async def _not_submitted(self, error: Exception) -> None:
         budget, pictures = self._run.budget, self._entry.pictures
         is_fatal = self._run.stop_if_fatal(error)
         if self._state in {State.SUBMITTED, State.COMPLETED}:  # accepted while the session was closing
             budget.ended(pictures, chargeable=True)
-            await self._record(self._state, error, request)
+            await self._record(self._state, error)
             return
         is_certain = isinstance(error, QwenEditError | _StoppedError) and not isinstance(error, SubmitUncertainError)
         if self._state is State.SUBMITTING and not is_certain:
             budget.created()
             budget.ended(pictures, chargeable=True)
-            await self._record(State.UNCERTAIN, error, request)
+            await self._record(State.UNCERTAIN, error)
             return
         budget.rejected(pictures)
         if not (is_fatal or isinstance(error, _StoppedError)):  # otherwise the edit keeps its earlier state
-            await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error, request)
+            await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error)
 
     async def _attach(self, task_id: str) -> None:
         task = self._run.session.attach(task_id, deadline=self._run.options.deadline)
@@ -283,10 +283,10 @@ class Row:
             self._count_saved(len(paths))
             run.preview_soon(self._entry.number, paths)
 
-    async def _record(self, state: State, error: Exception, request: EditRequest | None = None, **columns: Any) -> None:
+    async def _record(self, state: State, error: Exception, **columns: Any) -> None:
         """Journal an error, and the edit's state."""
         self._count_failure(error)
-        await self._move(state, reason=reason_of(error, request), problem=str(error), **columns)
+        await self._move(state, reason=reason_of(error), problem=str(error), **columns)
 
     def _count_saved(self, pictures: int) -> None:
         self._run.progress.saved += 1

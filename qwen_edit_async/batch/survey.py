@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 from typing import Any
 
@@ -11,7 +12,7 @@ import attrs
 
 from qwen_edit_async.batch.decide import PAYS, Action, Entry, Fingerprint, State, decide, instead, refusal
 from qwen_edit_async.batch.fingerprint import fingerprint_of
-from qwen_edit_async.batch.identity import allot, folded, reason_of, stem_of
+from qwen_edit_async.batch.identity import allot, folded, stem_of
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
@@ -26,9 +27,10 @@ from qwen_edit_async.images.integrity import find_cut
 from qwen_edit_async.images.kinds import (
     HEAD_BYTES,
     MAX_SOURCE_BYTES,
+    ImageError,
     check_format,
     check_size,
-    image_name,
+    map_images,
     sniff,
 )
 from qwen_edit_async.images.source import check_regular, local_path, reason_unread
@@ -80,7 +82,7 @@ class _Survey:
             try:
                 self._look_at(item)
             except InvalidEditError as error:
-                self.tally.problem(item.label, str(error), reason_of(error, item.request))
+                self.tally.problem(item.label, str(error), error.summary)
         if self._renamed:
             self.tally.note(f"{counted(self._renamed, 'result')} renamed, because the name is taken: {self._example}")
         summary = JournalSummary() if self.store is None else self.store.summary()
@@ -138,8 +140,7 @@ class _Survey:
     def _problem_of(self, request: EditRequest, name: str) -> InvalidEditError | None:
         """Return the reason why a request can't be submitted; ``None`` if it can."""
         try:
-            for position, image in enumerate(request.images, 1):
-                _check_image(image, position, fit=self.given.fit)
+            map_images(functools.partial(_check_image, fit=self.given.fit), request.images)
             for existing in self.given.targets.existing(request, name):
                 self.tally.counts["existing"] += 1
                 self.tally.existing_example = self.tally.existing_example or existing
@@ -152,25 +153,24 @@ class _Survey:
         return None
 
 
-def _check_image(image: Any, position: int, *, fit: bool) -> None:
+def _check_image(image: Any, *, fit: bool) -> None:
     """Check a file's size, its beginning and its end.
 
     Raises:
-        InvalidEditError: If the file is not an image that can be sent.
+        ImageError: If the file is not an image that can be sent.
     """
     path = local_path(image)
     if path is None:
         return
-    name = image_name(image, position)
     try:
-        size = check_regular(path, name)
+        size = check_regular(path)
         with open(path, "rb", buffering=0) as file:
             head = file.read(HEAD_BYTES)
             media_type = sniff(head)
             problem = "" if media_type is None else find_cut(file, size, media_type).problem(media_type, fit=fit)
     except OSError as error:
-        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
-    check_size(size, name, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
-    check_format(head, name, path, fit=fit)
+        raise ImageError(reason_unread(error)) from None
+    check_size(size, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
+    check_format(head, path, fit=fit)
     if problem:
-        raise InvalidEditError(f"{name} {problem}")
+        raise ImageError(problem)

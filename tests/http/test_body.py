@@ -83,11 +83,11 @@ def bytes_image(data: bytes) -> Upload:
 
 def file_image(path, data: bytes) -> Upload:
     path.write_bytes(data)
-    return sent(path_upload(str(path), path.stat(), "image 1"), "image/jpeg")
+    return sent(path_upload(str(path), path.stat()), "image/jpeg")
 
 
 def spooled_image(data: bytes) -> Upload:
-    return sent(spooled_upload(io.BytesIO(data), len(data), "image 1"), "image/gif")
+    return sent(spooled_upload(io.BytesIO(data), len(data)), "image/gif")
 
 
 def open_files() -> set[str]:
