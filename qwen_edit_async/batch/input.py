@@ -15,6 +15,7 @@ from qwen_edit_async.batch.counts import RowCounts
 from qwen_edit_async.batch.fingerprint import identify, located
 from qwen_edit_async.batch.identity import image_locator
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
+from qwen_edit_async.batch.output import BatchOutput
 from qwen_edit_async.batch.sources import (
     NO_DEFAULTS,
     EditDefaults,
@@ -27,7 +28,6 @@ from qwen_edit_async.batch.sources import (
     table_folder,
     tagged,
 )
-from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.batch.worker import Worker
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import BinaryReader, ImageInput, PillowImage, is_bare_base64, is_data_uri
@@ -53,7 +53,7 @@ class BatchInput:
         source: The input as the user gave it.
         defaults: The instruction and the parameters for pictures and rows without them.
         recursive: Whether to read subfolders.
-        targets: The folder of the results, which is not input.
+        output: The folder of the results, which is not input.
         folder: The folder that relative paths start from.
         fit: Whether to convert images that the service would refuse.
         count: The number of rows that the last survey read.
@@ -63,13 +63,13 @@ class BatchInput:
     source: BatchSource
     defaults: EditDefaults
     recursive: bool
-    targets: Targets
+    output: BatchOutput
     folder: str
     fit: bool = False
-    count: int = 0
+    count: int = attrs.field(default=0, init=False)
     nothing_to_do: bool = attrs.field(default=False, init=False)
     _counts: RowCounts = attrs.field(init=False)
-    _contents: dict[str, str] = attrs.field(factory=dict)
+    _contents: dict[str, str] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         if is_bare_base64(self.source) or is_data_uri(self.source):
@@ -106,8 +106,7 @@ class BatchInput:
 
     def anew(self, *, fit: bool) -> BatchInput:
         """Return the same input for another plan or run, not read yet."""
-        targets = Targets(self.targets.folder, self.targets.overwrite, self.targets.home)
-        return BatchInput(self.source, self.defaults, self.recursive, targets, self.folder, fit)
+        return attrs.evolve(self, output=attrs.evolve(self.output), fit=fit)
 
     def survey(self, note: Callable[[str], None]) -> Iterator[SourceItem]:
         """Yield each row with its identity, and count the rows. Blocking.
@@ -133,7 +132,7 @@ class BatchInput:
         for item in self._items(source, note):
             self.count += 1
             if item.request is not None:
-                self.targets.note_inputs(item.request)
+                self.output.note_inputs(item.request)
             yield item
 
     def feed(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
@@ -214,8 +213,8 @@ class BatchInput:
 
     def _is_output(self, source: Source) -> bool:
         if isinstance(source, BucketPath):
-            return source == self.targets.folder
-        return Path(self.folder, str(source)).resolve() == self.targets.home.resolve()
+            return source == self.output.folder
+        return Path(self.folder, str(source)).resolve() == self.output.home.resolve()
 
     def _read(self, source: Source, note: Callable[[str], None]) -> Iterator[SourceItem]:
         return read_source(
@@ -223,7 +222,7 @@ class BatchInput:
             self.defaults,
             base=self.folder,
             recursive=self.recursive,
-            exclude=str(self.targets.folder) if isinstance(source, BucketPath) else os.path.realpath(self.targets.home),
+            exclude=str(self.output.folder) if isinstance(source, BucketPath) else os.path.realpath(self.output.home),
             journal=JOURNAL_NAME,
             fit=self.fit,
             note=note,

@@ -61,7 +61,7 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
     except asyncio.CancelledError as cancelled:
         note = (
             f"the run was stopped with {counted(run.progress.saved, 'edit')} done; run it again to go on: nothing that "
-            f"has a task is submitted twice (journal: {run.home / JOURNAL_NAME})"
+            f"has a task is submitted twice (journal: {run.output.home / JOURNAL_NAME})"
         )
         log.warning("%s", note)
         cancelled.add_note(note)
@@ -247,5 +247,5 @@ async def _loaded(run: Run, entry: Entry, request: EditRequest, load_images: Ima
     Raises:
         InvalidEditError: If such a file exists, or if an image can't be loaded.
     """
-    await run.disk.call(run.targets.existing, request, entry.name)
+    await run.disk.call(run.output.existing, request, entry.name)
     return request if load_images is None else attrs.evolve(request, images=await load_images(entry.name))

@@ -77,7 +77,7 @@ class Row:
         """
         entry, run = self._entry, self._run
         if action is Action.VERIFY:
-            if not run.options.saves or await run.disk.call(run.targets.are_whole, entry.files):
+            if not run.options.saves or await run.disk.call(run.output.are_whole, entry.files):
                 self._count_saved(len(entry.files))
                 run.progress.found += 1
                 return
@@ -264,7 +264,7 @@ class Row:
             )
         try:
             saved = [
-                await image._save(run.folder / f"{name}-{place}.png")  # noqa: SLF001  # private to the package
+                await image._save(run.output.folder / f"{name}-{place}.png")  # noqa: SLF001  # private to the package
                 for place, image in zip(_places_of(images, asked), images, strict=False)
             ]
         except (DownloadError, SessionClosedError, OSError) as error:

@@ -54,7 +54,7 @@ async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
 
 
 def _survey(given: BatchInput, options: RunOptions, given_up: threading.Event) -> BatchPlan:
-    journal = given.targets.home / JOURNAL_NAME
+    journal = given.output.home / JOURNAL_NAME
     check_not_lost(journal)
     if not journal.exists():
         return _Survey(given, None, options).plan(given_up)
@@ -86,7 +86,7 @@ class _Survey:
         if self._renamed:
             self.tally.note(f"{counted(self._renamed, 'result')} renamed, because the name is taken: {self._example}")
         summary = JournalSummary() if self.store is None else self.store.summary()
-        plan = self.tally.plan(str(self.given.targets.folder), self.given.count, summary)
+        plan = self.tally.plan(str(self.given.output.folder), self.given.count, summary)
         self.given.nothing_to_do = not (plan.submit or plan.download or plan.problem_count or self._touched)
         return plan
 
@@ -114,7 +114,7 @@ class _Survey:
             raise problem or refusal(self.options.consent)
         elif entry is None or entry.state in {State.SUBMITTED, State.COMPLETED}:
             return  # the journal's totals already count this edit
-        elif action is Action.VERIFY and self.given.targets.are_whole(entry.files):
+        elif action is Action.VERIFY and self.given.output.are_whole(entry.files):
             tally.counts["saved"] += 1
             tally.counts["files"] += len(entry.files)
         elif action is Action.VERIFY:
@@ -141,7 +141,7 @@ class _Survey:
         """Return the reason why a request can't be submitted; ``None`` if it can."""
         try:
             map_images(functools.partial(_check_image, fit=self.given.fit), request.images)
-            for existing in self.given.targets.existing(request, name):
+            for existing in self.given.output.existing(request, name):
                 self.tally.counts["existing"] += 1
                 self.tally.existing_example = self.tally.existing_example or existing
         except InvalidEditError as error:

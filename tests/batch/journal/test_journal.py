@@ -27,10 +27,10 @@ from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME, Journ
 from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.batch.journal.outcomes import read_page
 from qwen_edit_async.batch.journal.rows import explain
+from qwen_edit_async.batch.output import BatchOutput
 from qwen_edit_async.batch.report import Percentiles
 from qwen_edit_async.batch.run import RunOptions, open_run
 from qwen_edit_async.batch.sources import EditDefaults
-from qwen_edit_async.batch.targets import Targets
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the test looks into the file from outside")]
 
@@ -531,11 +531,11 @@ async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp
             return b""
 
     async def run_once(session: EditSession) -> None:
-        targets = Targets(tmp_path, overwrite=False)
+        output = BatchOutput(tmp_path, overwrite=False)
         requests = [EditRequest(HangingFile(), "snow")]
-        given = BatchInput(requests, EditDefaults(), recursive=False, targets=targets, folder="")
+        given = BatchInput(requests, EditDefaults(), recursive=False, output=output, folder="")
         options = RunOptions(reporting_seconds=0.0, closing_seconds=0.0)
-        async with open_run(session, targets, options, "") as run:
+        async with open_run(session, output, options, "") as run:
             await edit_all(run, given, None)
 
     async with MemorySession(MemoryService()) as session:
