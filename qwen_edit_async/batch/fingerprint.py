@@ -14,7 +14,7 @@ from typing import Any, Final
 import attrs
 
 from qwen_edit_async.batch.decide import Entry, Fingerprint
-from qwen_edit_async.batch.identity import content_hash, identity_of, stamp_of
+from qwen_edit_async.batch.identity import content_hash, identity_of, stamp_of, storable
 from qwen_edit_async.batch.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.encode import Upload
@@ -68,6 +68,12 @@ def stamp(request: EditRequest) -> str:
 def identify(request: EditRequest, folder: str = "") -> str:
     """Return the identity of a request. If the request has no key, its images in memory are hashed."""
     return identity_of(request, _hash_or_nothing, folder)
+
+
+def identities_of(request: EditRequest) -> tuple[str, str]:
+    """Return the identity of a request, and its identity without the key. Blocking if an image is in memory."""
+    content = identify(attrs.evolve(request, key=None) if request.key else request)
+    return storable(request.key) if request.key else content, content
 
 
 def _hash_or_nothing(image: object) -> str:

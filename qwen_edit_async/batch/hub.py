@@ -16,7 +16,7 @@ import attrs
 
 from qwen_edit_async.batch.budget import to_money
 from qwen_edit_async.batch.decide import Consent, Entry, State
-from qwen_edit_async.batch.fingerprint import identify, located
+from qwen_edit_async.batch.fingerprint import identities_of, located
 from qwen_edit_async.batch.identity import image_locator
 from qwen_edit_async.batch.intake import ImageLoader, resume, take, unfinished
 from qwen_edit_async.batch.journal.database import Store
@@ -174,7 +174,7 @@ class EditHub:
         except InvalidEditError as error:
             return BatchOutcome(key="", status="failed", instruction="", error=str(error))
         in_memory = None in map(image_locator, request.images)
-        identity, content = await run.disk.call(_identities_of, request) if in_memory else _identities_of(request)
+        identity, content = await run.disk.call(identities_of, request) if in_memory else identities_of(request)
         self._require_open()
         row = self._asked.get((identity, content))
         if row is None:
@@ -269,12 +269,6 @@ async def _close(run: Run) -> None:
     await run.cancel_rows()
     with contextlib.suppress(JournalError), anyio.move_on_after(run.options.reporting_seconds):
         await run.write_reports(stopped, preview_seconds=0)
-
-
-def _identities_of(request: EditRequest) -> tuple[str, str]:
-    """Return the identity of a request, and its identity without the key. Blocking if an image is in memory."""
-    content = identify(attrs.evolve(request, key=None))
-    return identify(request) if request.key else content, content
 
 
 def _outcome_of(request: EditRequest, status: BatchStatus, error: str | None = None) -> BatchOutcome:

@@ -12,8 +12,7 @@ from typing import Final, TypeAlias, cast
 import attrs
 
 from qwen_edit_async.batch.counts import RowCounts
-from qwen_edit_async.batch.fingerprint import identify, located
-from qwen_edit_async.batch.identity import image_locator
+from qwen_edit_async.batch.fingerprint import identify, identities_of, located
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.output import BatchOutput
 from qwen_edit_async.batch.sources import (
@@ -69,7 +68,6 @@ class BatchInput:
     count: int = attrs.field(default=0, init=False)
     nothing_to_do: bool = attrs.field(default=False, init=False)
     _counts: RowCounts = attrs.field(init=False)
-    _contents: dict[str, str] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         if is_bare_base64(self.source) or is_data_uri(self.source):
@@ -119,7 +117,6 @@ class BatchInput:
         """
         source, self.count, self._counts = self.source, 0, RowCounts()
         if not is_source(source):
-            self._contents.clear()
             for given in cast("Iterable[object]", source):
                 self.count += 1
                 if (item := self._claim(item_of(given, self.defaults, self.count))) is not None:
@@ -140,17 +137,13 @@ class BatchInput:
         return self._pages(thread) if self.described else self._requests(thread)
 
     async def _requests(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
-        self._contents.clear()
-        number = 0
+        number, self._counts = 0, await thread.call(RowCounts)
         requests = pull(cast("Iterable[object] | AsyncIterable[object]", self.source))
         async with contextlib.aclosing(requests):
             async for given in requests:
                 number += 1
-                item = item_of(given, self.defaults, number)
-                in_memory = item.request is not None and None in map(image_locator, item.request.images)
-                claimed = await thread.call(self._claim, item) if in_memory else self._claim(item)
-                if claimed is not None:
-                    yield claimed
+                if (item := await thread.call(self._claim, item_of(given, self.defaults, number))) is not None:
+                    yield item
 
     async def _pages(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
         """Yield each row of a source, and then a problem for each row that has disappeared since the survey."""
@@ -180,18 +173,13 @@ class BatchInput:
 
         Return ``None`` if an earlier item was the same request.
         """
-        request = item.request
-        if request is None:
+        if item.request is None:
             return item
-        identity = identify(request)
-        content = identify(attrs.evolve(request, key=None)) if request.key else identity
-        known = self._contents.get(identity)
-        if known is None:
-            self._contents[identity] = content
-            return attrs.evolve(item, request=located(request, self.folder), identity=identity)
-        if known == content:
-            return None
-        return attrs.evolve(item, request=None, problem="the key belongs to another request")
+        identity, content = identities_of(item.request)
+        number, first = self._counts.add(identity, content)
+        if number == 1:
+            return attrs.evolve(item, request=located(item.request, self.folder), identity=identity)
+        return None if first == content else item.refused("the key belongs to another request")
 
     def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
         """Yield each row with its identity. Equal rows get numbered identities. A repeated key is a problem."""
@@ -202,14 +190,12 @@ class BatchInput:
                 yield item
                 continue
             identity = item.identity or identify(request, folder)
-            number = self._counts.add(identity)
+            number, _ = self._counts.add(identity)
             if number > 1 and request.key:
-                problem = f"the key {quoted(request.key)} belongs to another row"
-                yield SourceItem(row=item.row, place=item.place, problem=problem)
+                yield item.refused(f"the key {quoted(request.key)} belongs to another row")
                 continue
             identity = identity if number == 1 else f"{identity}-{number}"
-            request = located(request, self.folder)
-            yield SourceItem(row=item.row, place=item.place, request=request, identity=identity)
+            yield attrs.evolve(item, request=located(request, self.folder), identity=identity)
 
     def _is_output(self, source: Source) -> bool:
         if isinstance(source, BucketPath):

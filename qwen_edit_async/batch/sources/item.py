@@ -34,6 +34,10 @@ class SourceItem:
     problem: str | None = None
     place: str = ""
 
+    def refused(self, problem: str) -> SourceItem:
+        """Return the row without its edit, because there is a problem."""
+        return attrs.evolve(self, request=None, identity="", problem=problem)
+
     @property
     def label(self) -> str:
         """The name of the row in messages."""
