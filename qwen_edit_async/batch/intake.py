@@ -49,7 +49,7 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
         await _survey(run, given, on_plan)
         await run.begin()
         try:
-            await Intake(run, given).work()
+            await _work(run, given)
         except (Exception, asyncio.CancelledError) as error:
             with (
                 contextlib.suppress(JournalError),  # the error that ended the run matters more
@@ -88,74 +88,63 @@ def _log_problems(plan: BatchPlan) -> None:
         log.warning("%s", line)
 
 
-class Intake:
-    """Works on the edits of a run, and limits the number in progress.
+async def _work(run: Run, given: BatchInput) -> None:
+    """Work on all edits until they are done or the run stops submitting. A stopped run reads no further input.
 
-    Args:
-        run: The opened run.
-        given: The input.
+    Raises:
+        JournalError: If the journal fails.
+        Exception: Any exception that the input raises, after the work on the rows before it has ended.
     """
-
-    def __init__(self, run: Run, given: BatchInput) -> None:
-        self._run = run
-        self._given = given
-        self._resumed: set[int] = set()  # at most the edits that were in flight or unsaved when the last run ended
-
-    async def work(self) -> None:
-        """Work on all edits until they are done or the run stops submitting. A stopped run reads no further input.
-
-        Raises:
-            JournalError: If the journal fails.
-            Exception: Any exception that the input raises, after the work on the rows before it has ended.
-        """
-        run = self._run
-        feeding = asyncio.create_task(self._feed_all())
-        feeding.add_done_callback(lambda _: run.notify())
-        try:
-            while not (feeding.done() or run.budget.stopped):
-                await run.wait_for_change()
-            feeding.cancel()
-            await asyncio.wait([feeding])
-            while run.rows:
-                await asyncio.wait(run.rows)
-        finally:
-            await wait_shielded(self._end(feeding))
-        run.raise_crash()
-        if not feeding.cancelled():
-            feeding.result()
-
-    async def _feed_all(self) -> None:
-        await self._feed(unfinished(self._run), self._resume)
-        await self._feed(self._given.feed(self._run.disk), self._take)
-
-    async def _feed(self, items: AsyncGenerator[T, None], work: Callable[[T], Coroutine[Any, Any, None]]) -> None:
-        """Start the work on each item as soon as fewer than the maximum are in progress."""
-        run = self._run
-        async with contextlib.aclosing(items):
-            async for item in items:
-                await run.room.acquire()
-                if run.budget.stopped:
-                    return
-                run.start(work(item)).add_done_callback(lambda _: run.room.release())
-
-    async def _end(self, feeding: asyncio.Task[None]) -> None:
+    feeding = asyncio.create_task(_feed_all(run, given))
+    feeding.add_done_callback(lambda _: run.notify())
+    try:
+        while not (feeding.done() or run.budget.stopped):
+            await run.wait_for_change()
         feeding.cancel()
         await asyncio.wait([feeding])
-        if not feeding.cancelled():
-            feeding.exception()  # marks it as retrieved, so that asyncio does not report it
-        await self._run.cancel_rows()
+        while run.rows:
+            await asyncio.wait(run.rows)
+    finally:
+        await wait_shielded(_end(run, feeding))
+    run.raise_crash()
+    if not feeding.cancelled():
+        feeding.result()
 
-    async def _resume(self, entry: Entry) -> None:
-        await resume(self._run, entry)
-        self._resumed.add(entry.number)
 
-    async def _take(self, item: SourceItem) -> None:
-        """Work on a row of the input."""
+async def _end(run: Run, feeding: asyncio.Task[None]) -> None:
+    feeding.cancel()
+    await asyncio.wait([feeding])
+    if not feeding.cancelled():
+        feeding.exception()  # marks it as retrieved, so that asyncio does not report it
+    await run.cancel_rows()
+
+
+async def _feed_all(run: Run, given: BatchInput) -> None:
+    resumed: set[int] = set()  # at most the edits that were in flight or unsaved when the last run ended
+
+    async def finish(entry: Entry) -> None:
+        await resume(run, entry)
+        resumed.add(entry.number)
+
+    async def begin(item: SourceItem) -> None:
         if item.request is None:
-            self._run.refuse(item.problem or "it is not an edit", item.label)
+            run.refuse(item.problem or "it is not an edit", item.label)
             return
-        async with self._run.row_lock(item.identity):
-            await take(self._run, item.identity, item.request, self._resumed)
+        async with run.row_lock(item.identity):
+            await take(run, item.identity, item.request, resumed)
+
+    await _feed(run, unfinished(run), finish)
+    await _feed(run, given.feed(run.disk), begin)
+
+
+async def _feed(run: Run, items: AsyncGenerator[T, None], work: Callable[[T], Coroutine[Any, Any, None]]) -> None:
+    """Start the work on each item as soon as fewer than the maximum are in progress."""
+    async with contextlib.aclosing(items):
+        async for item in items:
+            await run.room.acquire()
+            if run.budget.stopped:
+                return
+            run.start(work(item)).add_done_callback(lambda _: run.room.release())
 
 
 async def unfinished(run: Run) -> AsyncGenerator[Entry, None]:
