@@ -22,7 +22,7 @@ from qwen_edit_async.batch.output import output_at
 from qwen_edit_async.batch.plan import BatchPlan
 from qwen_edit_async.batch.report import BatchReport
 from qwen_edit_async.batch.run import Run, RunOptions, open_run
-from qwen_edit_async.batch.sources import EditDefaults
+from qwen_edit_async.batch.sources import EditDefaults, Reading
 from qwen_edit_async.batch.survey import make_plan
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.models import EditParameters
@@ -120,7 +120,7 @@ class EditBatch:
         here = os.getcwd()
         output = output_at(out_dir, journal, here, overwrite=overwrite)
         defaults = EditDefaults(instruction, parameters or EditParameters())
-        self._input = BatchInput(requests, defaults, recursive, output, here)
+        self._input = BatchInput(requests, Reading(defaults, base=here, recursive=recursive), output)
         if strict and not self._input.repeatable:
             raise ConfigurationError(f"strict {_NEEDS_REPEATABLE}")
         self._options = RunOptions(

@@ -13,11 +13,11 @@ import attrs
 
 from qwen_edit_async.batch.counts import RowCounts
 from qwen_edit_async.batch.fingerprint import identify, identities_of, located
-from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.output import BatchOutput
 from qwen_edit_async.batch.sources import (
     NO_DEFAULTS,
     EditDefaults,
+    Reading,
     Source,
     SourceItem,
     has_keys,
@@ -50,21 +50,15 @@ class BatchInput:
 
     Attributes:
         source: The input as the user gave it.
-        defaults: The instruction and the parameters for pictures and rows without them.
-        recursive: Whether to read subfolders.
+        reading: The way in which it is read.
         output: The folder of the results, which is not input.
-        folder: The folder that relative paths start from.
-        fit: Whether to convert images that the service would refuse.
         count: The number of rows that the last survey read.
         nothing_to_do: Whether a plan found nothing to do for any row, so that the run need not read the rows again.
     """
 
     source: BatchSource
-    defaults: EditDefaults
-    recursive: bool
+    reading: Reading
     output: BatchOutput
-    folder: str
-    fit: bool = False
     count: int = attrs.field(default=0, init=False)
     nothing_to_do: bool = attrs.field(default=False, init=False)
     _counts: RowCounts = attrs.field(init=False)
@@ -85,9 +79,9 @@ class BatchInput:
                 f"the input is {type(self.source).__name__!r}: give a folder, a table, a data frame, or a list of "
                 "requests or images"
             )
-        if self.recursive:
+        if self.reading.recursive:
             raise ConfigurationError("recursive is for a folder: leave it out")
-        if self.defaults == EditDefaults() or not isinstance(self.source, Sequence):
+        if self.reading.defaults == EditDefaults() or not isinstance(self.source, Sequence):
             return
         if any(isinstance(each, EditRequest) for each in self.source):
             raise ConfigurationError(NO_DEFAULTS)
@@ -104,7 +98,7 @@ class BatchInput:
 
     def anew(self, *, fit: bool) -> BatchInput:
         """Return the same input for another plan or run, not read yet."""
-        return attrs.evolve(self, output=attrs.evolve(self.output), fit=fit)
+        return attrs.evolve(self, output=attrs.evolve(self.output), reading=attrs.evolve(self.reading, fit=fit))
 
     def survey(self, note: Callable[[str], None]) -> Iterator[SourceItem]:
         """Yield each row with its identity, and count the rows. Blocking.
@@ -119,10 +113,10 @@ class BatchInput:
         if not is_source(source):
             for given in cast("Iterable[object]", source):
                 self.count += 1
-                if (item := self._claim(item_of(given, self.defaults, self.count))) is not None:
+                if (item := self._claim(item_of(given, self.reading.defaults, self.count))) is not None:
                     yield item
             return
-        if not has_keys(source, self.folder) and self._is_output(source):
+        if not has_keys(source, self.reading.base) and self._is_output(source):
             raise ConfigurationError(
                 "the results would be among the pictures, and be edited by the next run: use another output folder"
             )
@@ -142,7 +136,7 @@ class BatchInput:
         async with contextlib.aclosing(requests):
             async for given in requests:
                 number += 1
-                if (item := await thread.call(self._claim, item_of(given, self.defaults, number))) is not None:
+                if (item := await thread.call(self._claim, item_of(given, self.reading.defaults, number))) is not None:
                     yield item
 
     async def _pages(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
@@ -164,7 +158,7 @@ class BatchInput:
             left -= 1
             yield item
         # A table row that became invalid after the survey has no identity, but still exists.
-        if left > 0 or not has_keys(source, self.folder):
+        if left > 0 or not has_keys(source, self.reading.base):
             for identity in self._counts.missing():
                 yield SourceItem(problem="it has disappeared since the run began", place=identity)
 
@@ -178,12 +172,12 @@ class BatchInput:
         identity, content = identities_of(item.request)
         number, first = self._counts.add(identity, content)
         if number == 1:
-            return attrs.evolve(item, request=located(item.request, self.folder), identity=identity)
+            return attrs.evolve(item, request=located(item.request, self.reading.base), identity=identity)
         return None if first == content else item.refused("the key belongs to another request")
 
     def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
         """Yield each row with its identity. Equal rows get numbered identities. A repeated key is a problem."""
-        folder = table_folder(source, self.folder)
+        folder = table_folder(source, self.reading.base)
         for item in self._read(source, note):
             request = item.request
             if request is None:
@@ -195,21 +189,13 @@ class BatchInput:
                 yield item.refused(f"the key {quoted(request.key)} belongs to another row")
                 continue
             identity = identity if number == 1 else f"{identity}-{number}"
-            yield attrs.evolve(item, request=located(request, self.folder), identity=identity)
+            yield attrs.evolve(item, request=located(request, self.reading.base), identity=identity)
 
     def _is_output(self, source: Source) -> bool:
         if isinstance(source, BucketPath):
             return source == self.output.folder
-        return Path(self.folder, str(source)).resolve() == self.output.home.resolve()
+        return Path(self.reading.base, str(source)).resolve() == self.output.home.resolve()
 
     def _read(self, source: Source, note: Callable[[str], None]) -> Iterator[SourceItem]:
-        return read_source(
-            source,
-            self.defaults,
-            base=self.folder,
-            recursive=self.recursive,
-            exclude=str(self.output.folder) if isinstance(source, BucketPath) else os.path.realpath(self.output.home),
-            journal=JOURNAL_NAME,
-            fit=self.fit,
-            note=note,
-        )
+        exclude = str(self.output.folder) if isinstance(source, BucketPath) else os.path.realpath(self.output.home)
+        return read_source(source, attrs.evolve(self.reading, note=note, exclude=exclude))

@@ -140,7 +140,7 @@ class _Survey:
     def _problem_of(self, request: EditRequest, name: str) -> InvalidEditError | None:
         """Return the reason why a request can't be submitted; ``None`` if it can."""
         try:
-            map_images(functools.partial(_check_image, fit=self.given.fit), request.images)
+            map_images(functools.partial(_check_image, fit=self.given.reading.fit), request.images)
             for existing in self.given.output.existing(request, name):
                 self.tally.counts["existing"] += 1
                 self.tally.existing_example = self.tally.existing_example or existing

@@ -14,7 +14,7 @@ import attrs
 from qwen_edit_async.batch import BatchOutcome
 from qwen_edit_async.batch.fingerprint import ImageHash, hash_image, identify
 from qwen_edit_async.batch.identity import reason_of
-from qwen_edit_async.batch.sources import EditDefaults
+from qwen_edit_async.batch.sources import EditDefaults, Reading
 from qwen_edit_async.batch.sources.rows import Rows
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError, QwenEditError
 from qwen_edit_async.http.downloads import Downloader
@@ -99,7 +99,7 @@ class EditRows:
         self._folder = folder.absolute() if isinstance(folder, Path) else folder
         self._network = Network(trust_env=trust_env)
         self._threads = Offloader(2)
-        self._table = Rows("", EditDefaults(), typed=False, note=lambda _: None)
+        self._table = Rows("", Reading(EditDefaults()))
 
     async def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row, or a batch of NumPy columns, with the columns of :class:`EditedRow` added.

@@ -12,7 +12,7 @@ from PIL import Image
 
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.output import BatchOutput
-from qwen_edit_async.batch.sources import EditDefaults
+from qwen_edit_async.batch.sources import EditDefaults, Reading
 
 SNOW = EditDefaults("make it snow")
 
@@ -27,7 +27,7 @@ def items(tmp_path):
         table.write_text("".join(f"{line}\n" for line in (header, *rows)), encoding="utf-8")
         source = table if frame is None else frame
         output = BatchOutput(tmp_path / "out", overwrite=False)
-        given = BatchInput(source, SNOW, recursive=False, output=output, folder=str(tmp_path))
+        given = BatchInput(source, Reading(SNOW, base=str(tmp_path)), output)
         return list(given.survey(lambda _: None))
 
     return read
@@ -92,7 +92,7 @@ def test_the_memory_of_a_table_does_not_grow_with_its_rows(tmp_path):
         "\n".join(["image", *(f"https://example.org/{row}.jpg" for row in range(4_000))]), encoding="utf-8"
     )
     output = BatchOutput(tmp_path / "out", overwrite=False)
-    given = BatchInput(table, SNOW, recursive=False, output=output, folder=str(tmp_path))
+    given = BatchInput(table, Reading(SNOW, base=str(tmp_path)), output)
     tracemalloc.start()
     count = sum(1 for _ in given.survey(lambda _: None))
     kept, _ = tracemalloc.get_traced_memory()

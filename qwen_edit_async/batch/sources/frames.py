@@ -9,13 +9,13 @@ import contextlib
 import dataclasses
 import importlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
+from qwen_edit_async.batch.sources.item import Reading, SourceItem
 from qwen_edit_async.batch.sources.rows import Rows
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.storage.paths import FilePath
@@ -25,15 +25,13 @@ _PAGE: Final = 256
 """Rows per page. It is small because a row may hold whole pictures."""
 
 
-def parquet_items(
-    paths: Sequence[FilePath], defaults: EditDefaults, note: Callable[[str], None]
-) -> Iterator[SourceItem]:
+def parquet_items(paths: Sequence[FilePath], reading: Reading) -> Iterator[SourceItem]:
     """Yield an edit for each row of one or several files. Rows are numbered from 1 in each file, and read in pages.
 
     Raises:
         ConfigurationError: If a file is not a Parquet table or has wrong columns, or if PyArrow is not installed.
     """
-    rows = Rows("", defaults, typed=False, note=note)
+    rows = Rows("", reading)
     places = [path.name if len(paths) > 1 else "" for path in paths]
     files = (_file_items(path, place, rows) for path, place in zip(paths, places, strict=True))
     yield from _require_rows(itertools.chain.from_iterable(files), str(paths[0]))
@@ -57,7 +55,7 @@ def _file_items(path: FilePath, place: str, rows: Rows) -> Iterator[SourceItem]:
         raise ConfigurationError(f"{path} is not a Parquet file: {error}") from None
 
 
-def frame_items(frame: Any, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
+def frame_items(frame: Any, reading: Reading) -> Iterator[SourceItem]:
     """Yield an edit for each row of a data frame. Rows are numbered from 0.
 
     Paths are relative to the working directory.
@@ -66,7 +64,7 @@ def frame_items(frame: Any, defaults: EditDefaults, note: Callable[[str], None])
         ConfigurationError: If a column or the rows are missing, or if Narwhals is not installed.
     """
     narwhals = _extra("narwhals", "a data frame needs Narwhals", "frames")
-    rows = Rows("", defaults, typed=False, note=note)
+    rows = Rows("", reading)
     try:
         native = narwhals.from_native(frame, eager_only=True)
         names = rows.check_columns("the data frame", native.columns)
@@ -77,7 +75,7 @@ def frame_items(frame: Any, defaults: EditDefaults, note: Callable[[str], None])
     )
 
 
-def dataset_items(dataset: Any, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
+def dataset_items(dataset: Any, reading: Reading) -> Iterator[SourceItem]:
     """Yield an edit for each row of a Hugging Face dataset. Rows are numbered from 0.
 
     Images are not decoded, so their files are sent as they are. Paths are relative to the working directory.
@@ -85,7 +83,7 @@ def dataset_items(dataset: Any, defaults: EditDefaults, note: Callable[[str], No
     Raises:
         ConfigurationError: If a column or the rows are missing.
     """
-    rows = Rows("", defaults, typed=False, note=note)
+    rows = Rows("", reading)
     names = rows.check_columns("the dataset", dataset.column_names)
     for name, feature in dataset.features.items():
         if getattr(feature, "decode", False):  # images, and other columns of files

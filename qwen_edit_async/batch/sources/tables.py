@@ -7,10 +7,10 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
-from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
+from qwen_edit_async.batch.sources.item import Reading, SourceItem
 from qwen_edit_async.batch.sources.rows import Rows
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.storage.paths import FilePath
@@ -23,13 +23,13 @@ _DECLARED: Final = re.compile(r'"?sep=(\t|[^\w\s"])"?\s*', re.IGNORECASE)
 _ADVICE: Final = "double the quotes in a quoted cell; put long texts, such as data URIs, in JSON Lines"
 
 
-def csv_items(path: FilePath, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
+def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
     """Yield an edit for each row, numbered as in a spreadsheet. Commas, semicolons or tabs separate cells.
 
     Raises:
         ConfigurationError: If the file is not a CSV table, has wrong columns, or can't be read.
     """
-    rows = Rows(path.parent, defaults, typed=False, note=note)
+    rows = Rows(path.parent, reading)
     lines = _lines(path)
     header, before, first, delimiter = _header(lines)
     # Strict, because an unclosed quote would otherwise silently put the rows below into one cell.
@@ -75,13 +75,13 @@ def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
     return blank + 1, blank, first, max(_DELIMITERS, key=_QUOTED.sub("", first).count)
 
 
-def jsonl_items(path: FilePath, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
+def jsonl_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
     """Yield an edit for each line, which is a JSON object.
 
     Raises:
         ConfigurationError: If the file has no lines, or can't be read.
     """
-    rows = Rows(path.parent, defaults, typed=True, note=note)
+    rows = Rows(path.parent, reading, typed=True)
     count = 0
     for row, line in enumerate(_lines(path), 1):
         if not line.strip():

@@ -30,7 +30,7 @@ from qwen_edit_async.batch.journal.rows import explain
 from qwen_edit_async.batch.output import BatchOutput
 from qwen_edit_async.batch.report import Percentiles
 from qwen_edit_async.batch.run import RunOptions, open_run
-from qwen_edit_async.batch.sources import EditDefaults
+from qwen_edit_async.batch.sources import EditDefaults, Reading
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the test looks into the file from outside")]
 
@@ -533,7 +533,7 @@ async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp
     async def run_once(session: EditSession) -> None:
         output = BatchOutput(tmp_path, overwrite=False)
         requests = [EditRequest(HangingFile(), "snow")]
-        given = BatchInput(requests, EditDefaults(), recursive=False, output=output, folder="")
+        given = BatchInput(requests, Reading(EditDefaults(), base=""), output)
         options = RunOptions(reporting_seconds=0.0, closing_seconds=0.0)
         async with open_run(session, output, options, "") as run:
             await edit_all(run, given, None)
