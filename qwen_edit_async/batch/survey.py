@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import threading
-from typing import Any
 
 import attrs
 
@@ -21,19 +20,9 @@ from qwen_edit_async.batch.plan import BatchPlan, Tally
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.batch.run import RunOptions
 from qwen_edit_async.batch.sources import SourceItem, tagged
-from qwen_edit_async.contract import MAX_IMAGE_BYTES
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.integrity import find_cut
-from qwen_edit_async.images.kinds import (
-    HEAD_BYTES,
-    MAX_SOURCE_BYTES,
-    ImageError,
-    check_format,
-    check_size,
-    map_images,
-    sniff,
-)
-from qwen_edit_async.images.source import check_regular, local_path, reason_unread
+from qwen_edit_async.images.kinds import map_images
+from qwen_edit_async.images.prepare import check_ends
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.text import counted
 
@@ -140,7 +129,7 @@ class _Survey:
     def _problem_of(self, request: EditRequest, name: str) -> InvalidEditError | None:
         """Return the reason why a request can't be submitted; ``None`` if it can."""
         try:
-            map_images(functools.partial(_check_image, fit=self.given.reading.fit), request.images)
+            map_images(functools.partial(check_ends, fit=self.given.reading.fit), request.images)
             for existing in self.given.output.existing(request, name):
                 self.tally.counts["existing"] += 1
                 self.tally.existing_example = self.tally.existing_example or existing
@@ -151,26 +140,3 @@ class _Survey:
                 return InvalidEditError(cut)
             self.tally.note("some texts exceed the service's limit: it ignores the rest of them")
         return None
-
-
-def _check_image(image: Any, *, fit: bool) -> None:
-    """Check a file's size, its beginning and its end.
-
-    Raises:
-        ImageError: If the file is not an image that can be sent.
-    """
-    path = local_path(image)
-    if path is None:
-        return
-    try:
-        size = check_regular(path)
-        with open(path, "rb", buffering=0) as file:
-            head = file.read(HEAD_BYTES)
-            media_type = sniff(head)
-            problem = "" if media_type is None else find_cut(file, size, media_type).problem(media_type, fit=fit)
-    except OSError as error:
-        raise ImageError(reason_unread(error)) from None
-    check_size(size, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
-    check_format(head, path, fit=fit)
-    if problem:
-        raise ImageError(problem)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 import attrs
@@ -17,7 +16,7 @@ from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, RECO
 from qwen_edit_async.errors import ConfigurationError, EditWarning
 from qwen_edit_async.images.encode import Upload, url_upload
 from qwen_edit_async.images.findings import Findings
-from qwen_edit_async.images.integrity import find_damage
+from qwen_edit_async.images.integrity import find_cut, find_damage, pillow_if_installed
 from qwen_edit_async.images.kinds import (
     HEAD_BYTES,
     MAX_SOURCE_BYTES,
@@ -31,6 +30,7 @@ from qwen_edit_async.images.kinds import (
     map_images,
 )
 from qwen_edit_async.images.source import (
+    check_regular,
     exclusive_access,
     hash_file,
     local_path,
@@ -116,7 +116,7 @@ def _prepare_image(image: Any, fit: bool, inline: bool, hashed: bool) -> Upload:
         return url_upload(image)
     if isinstance(image, BucketPath) and not fit and not inline and (url := signed_url(image)) is not None:
         return url_upload(url)
-    pillow = _pillow()
+    pillow = pillow_if_installed()
     # isinstance() is slow with a protocol, so common kinds are ruled out first.
     is_file = isinstance(image, str | bytes | bytearray | memoryview | os.PathLike)
     if not is_file and isinstance(image, PillowImage | ArrayLike):
@@ -146,7 +146,31 @@ def _prepare_image(image: Any, fit: bool, inline: bool, hashed: bool) -> Upload:
     return attrs.evolve(upload, head=_head(str(media_type)), digest=digest, warnings=warnings, notes=notes)
 
 
-def _check_file(file: IO[bytes], size: int, path: str, *, fit: bool) -> tuple[str | None, Findings]:
+def check_ends(image: Any, *, fit: bool) -> None:
+    """Check the size, the beginning and the end of an image in a local file. Blocking.
+
+    Raises:
+        ImageError: The file is not an image that can be sent.
+    """
+    if (path := local_path(image)) is None:
+        return
+    try:
+        size = check_regular(path)
+        check_size(size, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
+            _check_file(file, size, path, fit=fit, find=find_cut)
+    except OSError as error:
+        raise ImageError(reason_unread(error)) from None
+
+
+def _check_file(
+    file: IO[bytes],
+    size: int,
+    path: str,
+    *,
+    fit: bool,
+    find: Callable[[IO[bytes], int, str], Findings] = find_damage,
+) -> tuple[str | None, Findings]:
     """Check a file without Pillow. Return its media type, or ``None`` if ``fit`` must convert it, and the findings.
 
     Raises:
@@ -155,18 +179,10 @@ def _check_file(file: IO[bytes], size: int, path: str, *, fit: bool) -> tuple[st
     media_type = check_format(file.read(HEAD_BYTES), path, fit=fit)
     if media_type is None:
         return None, Findings()
-    findings = find_damage(file, size, media_type)
+    findings = find(file, size, media_type)
     if problem := findings.problem(media_type, fit=fit):
         raise ImageError(problem)
     return media_type, findings
-
-
-def _pillow() -> ModuleType | None:
-    try:
-        from qwen_edit_async.images import pillow as module  # noqa: PLC0415  # Pillow is optional, and slow to import
-    except ImportError:
-        return None
-    return module
 
 
 def _encoded_upload(encoded: Any, digest: str = "") -> Upload:

@@ -158,7 +158,7 @@ async def test_a_camera_raw_file_is_listed_before_the_run_with_fit_too(photos, o
 
 async def test_a_file_that_can_not_be_read_or_is_too_large_is_a_problem(photos, out, monkeypatch):
     requests = [EditRequest(photos / "a.png", "snow")]
-    monkeypatch.setattr("qwen_edit_async.batch.survey.open", _refuse, raising=False)
+    monkeypatch.setattr("qwen_edit_async.images.prepare.open", _refuse, raising=False)
     plan = await EditBatch(requests, out).plan()
     assert problems(plan)[0][1].endswith("can't be read: Permission denied")
     monkeypatch.undo()
