@@ -1,4 +1,7 @@
-"""Works on a bounded number of edits at a time: first unfinished edits of the journal, then the rows of the input."""
+"""Works on a bounded number of edits at a time: first unfinished edits of the journal, then the rows of the input.
+
+All functions raise :class:`JournalError` if the journal fails.
+"""
 
 from __future__ import annotations
 
@@ -157,11 +160,7 @@ async def unfinished(run: Run) -> AsyncGenerator[Entry, None]:
 
 
 async def resume(run: Run, entry: Entry) -> None:
-    """Work on an edit that has a task, even if the input no longer has its row.
-
-    Raises:
-        JournalError: If the journal fails.
-    """
+    """Work on an edit that has a task, even if the input no longer has its row."""
     async with run.row_lock(entry.identity):
         await Row(entry, run).carry_out(decide(entry, None, run.options.consent))
 
@@ -177,9 +176,6 @@ async def take(
         request: The row.
         resumed: The numbers of edits from the journal that this run has already worked on.
         load_images: Called just before the edit is submitted. Returns the images to send.
-
-    Raises:
-        JournalError: If the journal fails.
     """
     consent = run.options.consent
     entry, fingerprint = await _planned(run, identity, request)

@@ -58,22 +58,15 @@ class Row:
         self._request: EditRequest | None = None
 
     async def fail(self, problem: InvalidEditError) -> None:
-        """Journal why the edit can't be submitted.
-
-        Raises:
-            JournalError: If the journal fails.
-        """
+        """Journal why the edit can't be submitted."""
         await self._record(State.FAILED, problem)
 
     async def carry_out(self, action: Action, request: EditRequest | None = None) -> None:
-        """Carry out an action other than ``FAIL``, until the pictures are saved. Journal every error.
+        """Carry out an action other than a problem, until the pictures are saved. Journal every error.
 
         Args:
             action: The action.
             request: The request; required for a submission.
-
-        Raises:
-            JournalError: If the journal fails.
         """
         entry, run = self._entry, self._run
         if action is Action.VERIFY:

@@ -14,8 +14,7 @@ from qwen_edit_async.batch.fingerprint import fingerprint_of
 from qwen_edit_async.batch.identity import allot, folded, stem_of
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.journal.database import Store
-from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
-from qwen_edit_async.batch.journal.loss import check_not_lost
+from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, check_not_lost
 from qwen_edit_async.batch.plan import BatchPlan, Tally
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.batch.run import RunOptions

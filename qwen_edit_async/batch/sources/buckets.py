@@ -25,11 +25,7 @@ _PAGE: Final = 256
 
 
 def bucket_items(path: BucketPath, reading: Reading) -> Iterator[SourceItem]:
-    """Yield an edit for a picture, or for each picture of a folder or a pattern in a bucket.
-
-    Raises:
-        ConfigurationError: If there is no instruction or no picture, or if the bucket can't be read.
-    """
+    """Yield an edit for a picture, or for each picture of a folder or a pattern in a bucket."""
     defaults = reading.defaults
     if defaults.instruction is None:
         raise ConfigurationError(NO_INSTRUCTION)
@@ -69,9 +65,6 @@ def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[tuple[str
     """Yield a file, each file in a folder, or each that matches a pattern, after its path below the folder.
 
     Hidden files and folders are left out.
-
-    Raises:
-        ConfigurationError: If the bucket can't be read.
     """
     if path.suffix.lower() in PICTURE_ENDINGS and not glob.has_magic(path.name):
         yield path.name, path

@@ -92,9 +92,6 @@ class Search:
             where: The name of the source in messages.
             folder: The folder that the edits' identities are relative to; empty for the working directory.
             advice: Called if there is no picture; returns a hint.
-
-        Raises:
-            ConfigurationError: If there is no instruction, or if there is no picture.
         """
         if self.reading.defaults.instruction is None:
             raise ConfigurationError(NO_INSTRUCTION)

@@ -26,11 +26,7 @@ _PAGE: Final = 256
 
 
 def parquet_items(paths: Sequence[FilePath], reading: Reading) -> Iterator[SourceItem]:
-    """Yield an edit for each row of one or several files. Rows are numbered from 1 in each file, and read in pages.
-
-    Raises:
-        ConfigurationError: If a file is not a Parquet table or has wrong columns, or if PyArrow is not installed.
-    """
+    """Yield an edit for each row of one or several files. Rows are numbered from 1 in each file, and read in pages."""
     rows = Rows("", reading)
     places = [path.name if len(paths) > 1 else "" for path in paths]
     files = (_file_items(path, place, rows) for path, place in zip(paths, places, strict=True))
@@ -59,9 +55,6 @@ def frame_items(frame: Any, reading: Reading) -> Iterator[SourceItem]:
     """Yield an edit for each row of a data frame. Rows are numbered from 0.
 
     Paths are relative to the working directory.
-
-    Raises:
-        ConfigurationError: If a column or the rows are missing, or if Narwhals is not installed.
     """
     narwhals = _extra("narwhals", "a data frame needs Narwhals", "frames")
     rows = Rows("", reading)
@@ -79,9 +72,6 @@ def dataset_items(dataset: Any, reading: Reading) -> Iterator[SourceItem]:
     """Yield an edit for each row of a Hugging Face dataset. Rows are numbered from 0.
 
     Images are not decoded, so their files are sent as they are. Paths are relative to the working directory.
-
-    Raises:
-        ConfigurationError: If a column or the rows are missing.
     """
     rows = Rows("", reading)
     names = rows.check_columns("the dataset", dataset.column_names)

@@ -116,7 +116,8 @@ def read_source(source: Source, reading: Reading) -> Iterator[SourceItem]:
     Relative paths in a table are relative to the table.
 
     Raises:
-        ConfigurationError: If the source is missing or can't be read, or if it has no pictures or no instruction.
+        ConfigurationError: If the source is missing or can't be read, if it has no pictures, rows or instruction, if a
+            column is missing or wrong, or if an extra is not installed.
     """
     if isinstance(source, DatasetLike):
         return dataset_items(source, reading)

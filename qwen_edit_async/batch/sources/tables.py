@@ -24,11 +24,7 @@ _ADVICE: Final = "double the quotes in a quoted cell; put long texts, such as da
 
 
 def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
-    """Yield an edit for each row, numbered as in a spreadsheet. Commas, semicolons or tabs separate cells.
-
-    Raises:
-        ConfigurationError: If the file is not a CSV table, has wrong columns, or can't be read.
-    """
+    """Yield an edit for each row, numbered as in a spreadsheet. Commas, semicolons or tabs separate cells."""
     rows = Rows(path.parent, reading)
     lines = _lines(path)
     header, before, first, delimiter = _header(lines)
@@ -76,11 +72,7 @@ def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
 
 
 def jsonl_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
-    """Yield an edit for each line, which is a JSON object.
-
-    Raises:
-        ConfigurationError: If the file has no lines, or can't be read.
-    """
+    """Yield an edit for each line, which is a JSON object."""
     rows = Rows(path.parent, reading, typed=True)
     count = 0
     for row, line in enumerate(_lines(path), 1):
