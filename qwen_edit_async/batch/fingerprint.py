@@ -18,15 +18,8 @@ from qwen_edit_async.batch.identity import content_hash, identity_of, stamp_of, 
 from qwen_edit_async.batch.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.encode import Upload
-from qwen_edit_async.images.kinds import (
-    ArrayLike,
-    BinaryReader,
-    ImageError,
-    PillowImage,
-    is_data_uri,
-    is_url,
-    map_images,
-)
+from qwen_edit_async.images.findings import ImageError
+from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, is_data_uri, is_url, map_images
 from qwen_edit_async.images.source import (
     check_regular,
     exclusive_access,

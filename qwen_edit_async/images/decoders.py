@@ -16,9 +16,9 @@ from typing import IO, Final
 
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
-from qwen_edit_async.images.findings import SAVE_ANEW
+from qwen_edit_async.images.findings import SAVE_ANEW, ImageError
 from qwen_edit_async.images.jpeg import coefficient_bytes
-from qwen_edit_async.images.kinds import HEAD_BYTES, MAX_PIXELS, ImageError, sniff, sniff_other
+from qwen_edit_async.images.kinds import HEAD_BYTES, MAX_PIXELS, sniff, sniff_other
 from qwen_edit_async.images.png import essentials
 from qwen_edit_async.log import log
 

@@ -16,7 +16,7 @@ from typing import IO, Final
 import attrs
 
 from qwen_edit_async.errors import EditWarning
-from qwen_edit_async.images.kinds import ImageError
+from qwen_edit_async.images.findings import ImageError
 
 _encode: Callable[[bytes | memoryview], bytes]
 try:

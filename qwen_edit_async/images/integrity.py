@@ -12,9 +12,9 @@ from typing import IO, Final
 
 import attrs
 
-from qwen_edit_async.images.findings import CUT_SHORT, LACKS_SCANS, DamageError, Findings
+from qwen_edit_async.images.findings import CUT_SHORT, LACKS_SCANS, DamageError, Findings, ImageError
 from qwen_edit_async.images.jpeg import check_jpeg
-from qwen_edit_async.images.kinds import PICTURE_ENDINGS, ImageError, sniff, sniff_other
+from qwen_edit_async.images.kinds import PICTURE_ENDINGS, sniff, sniff_other
 from qwen_edit_async.images.png import check_png
 from qwen_edit_async.images.tiff import check_tiff
 from qwen_edit_async.storage.paths import FilePath

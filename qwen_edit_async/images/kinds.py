@@ -17,19 +17,10 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeGuard, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
 
-from qwen_edit_async.contract import MAX_IMAGE_BYTES
-from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.storage.bucket import BucketPath, is_pair
 
 T = TypeVar("T")
-
-
-class ImageError(InvalidEditError):
-    """An image can't be used. The message is the predicate of a sentence about it."""
-
-    def named(self, name: str, position: int) -> InvalidEditError:
-        """Return the error with the image's name, for users. The summary has only the image's position."""
-        return InvalidEditError(f"{name} {self}", summary=f"image {position} {self}")
 
 
 @runtime_checkable
@@ -329,15 +320,6 @@ def check_image(image: object) -> None:
             f"is {type(image).__name__!r}: give a path, an http(s) URL, a data URI, bytes, a binary file, "
             "a PIL image or a uint8 array"
         )
-
-
-def check_size(size: int, limit: int = MAX_IMAGE_BYTES) -> None:
-    """Refuse an empty image file, or one over 10 × 1024 × 1024 bytes (contract, *Images*)."""
-    if size == 0:
-        raise ImageError("is empty")
-    if size > limit:
-        advice = "shrink it, or let the session do so with fit=True" if limit == MAX_IMAGE_BYTES else "shrink it"
-        raise ImageError(f"is over the limit of {limit:,} bytes: {advice}")
 
 
 def check_format(head: bytes, path: str = "", *, fit: bool = False) -> str | None:

@@ -23,8 +23,8 @@ from qwen_edit_async.images.decoders import (
     loses_colours,
     open_file,
 )
-from qwen_edit_async.images.findings import Findings
-from qwen_edit_async.images.kinds import ArrayLike, ImageError
+from qwen_edit_async.images.findings import Findings, ImageError
+from qwen_edit_async.images.kinds import ArrayLike
 from qwen_edit_async.images.pixels import orientation, plain, shrunk, stored_orientation, to_srgb
 from qwen_edit_async.images.tiff import UPRIGHT
 from qwen_edit_async.log import log

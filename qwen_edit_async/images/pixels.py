@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 from PIL import Image
 
-from qwen_edit_async.images.kinds import ImageError
+from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.images.tiff import BITS, ORIENTATION, PHOTOMETRIC, UPRIGHT, WHITE_IS_ZERO, read_directory
 
 _METHODS: Final = {

@@ -15,22 +15,21 @@ import attrs
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, RECOMMENDED_MIN_SIDE
 from qwen_edit_async.errors import ConfigurationError, EditWarning
 from qwen_edit_async.images.encode import Upload, url_upload
-from qwen_edit_async.images.findings import Findings
+from qwen_edit_async.images.findings import Findings, ImageError
 from qwen_edit_async.images.integrity import find_cut, find_damage, pillow_if_installed
 from qwen_edit_async.images.kinds import (
     HEAD_BYTES,
     MAX_SOURCE_BYTES,
     ArrayLike,
-    ImageError,
     PillowImage,
     check_format,
-    check_size,
     image_name,
     is_url,
     map_images,
 )
 from qwen_edit_async.images.source import (
     check_regular,
+    check_size,
     exclusive_access,
     hash_file,
     local_path,

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import IO, Any, Final
 
+from qwen_edit_async.contract import MAX_IMAGE_BYTES
 from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload, path_upload, spooled_upload
-from qwen_edit_async.images.kinds import BinaryReader, ImageError, base64_start, check_size, is_data_uri, is_url
+from qwen_edit_async.images.findings import ImageError
+from qwen_edit_async.images.kinds import BinaryReader, base64_start, is_data_uri, is_url
 
 _SPOOL_BYTES: Final = 1024 * 1024
 """The largest image file that stays in memory until it is sent. A larger one goes to a temporary file."""
@@ -64,6 +66,15 @@ def local_path(image: Any) -> str | None:
     except Exception:  # noqa: BLE001  # a path of another library can raise anything if it is not local
         return None
     return None if "://" in path and hasattr(image, "open") else path
+
+
+def check_size(size: int, limit: int = MAX_IMAGE_BYTES) -> None:
+    """Refuse an empty image file, or one over 10 × 1024 × 1024 bytes (contract, *Images*)."""
+    if size == 0:
+        raise ImageError("is empty")
+    if size > limit:
+        advice = "shrink it, or let the session do so with fit=True" if limit == MAX_IMAGE_BYTES else "shrink it"
+        raise ImageError(f"is over the limit of {limit:,} bytes: {advice}")
 
 
 def check_regular(path: str) -> int:

@@ -20,18 +20,10 @@ from qwen_edit_async.errors import ConfigurationError, InvalidEditError, QwenEdi
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts
-from qwen_edit_async.images.kinds import (
-    MAX_SOURCE_BYTES,
-    ArrayLike,
-    ImageError,
-    PillowImage,
-    check_size,
-    is_data_uri,
-    is_url,
-    map_images,
-)
+from qwen_edit_async.images.findings import ImageError
+from qwen_edit_async.images.kinds import MAX_SOURCE_BYTES, ArrayLike, PillowImage, is_data_uri, is_url, map_images
 from qwen_edit_async.images.prepare import signed_url
-from qwen_edit_async.images.source import check_regular, local_path, open_image, reason_unread
+from qwen_edit_async.images.source import check_regular, check_size, local_path, open_image, reason_unread
 from qwen_edit_async.models import EditRequest, requested_pictures
 from qwen_edit_async.ray.actor import Images, ImagesWanted
 from qwen_edit_async.ray.hub import Hub

@@ -21,7 +21,7 @@ from qwen_edit_async.errors import (
     SessionClosedError,
 )
 from qwen_edit_async.files import safe_stem
-from qwen_edit_async.images.kinds import ImageError
+from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.log import about
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.urls import expiry_of

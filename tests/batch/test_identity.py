@@ -20,7 +20,7 @@ from qwen_edit_async.batch.identity import (
     stamp_of,
     stem_of,
 )
-from qwen_edit_async.images.kinds import ImageError
+from qwen_edit_async.images.findings import ImageError
 
 REQUEST = EditRequest("photos/cat.jpg", "make it snow", EditParameters(n=2, seed=7))
 

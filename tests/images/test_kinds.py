@@ -17,7 +17,6 @@ from qwen_edit_async.images.kinds import (
     base64_start,
     check_format,
     check_image,
-    check_size,
     image_name,
     is_data_uri,
     is_url,
@@ -26,6 +25,7 @@ from qwen_edit_async.images.kinds import (
     sniff_other,
 )
 from qwen_edit_async.images.prepare import prepare
+from qwen_edit_async.images.source import check_size
 
 GIF = b"GIF89a" + bytes(20)
 
