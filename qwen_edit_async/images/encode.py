@@ -18,14 +18,10 @@ import attrs
 from qwen_edit_async.errors import EditWarning
 from qwen_edit_async.images.findings import ImageError
 
-_encode: Callable[[bytes | memoryview], bytes]
 try:
-    import pybase64
+    from pybase64 import b64encode as encode_base64
 except ImportError:  # without the extra ``fast``, encoding takes about thirty times as long
-    _encode = functools.partial(binascii.b2a_base64, newline=False)
-else:
-    _encode = pybase64.b64encode
-
+    encode_base64 = functools.partial(binascii.b2a_base64, newline=False)
 
 RAW_CHUNK: Final = 384 * 1024
 """Bytes of an image per chunk. This is a multiple of 3, so only the last chunk is padded."""
@@ -39,11 +35,6 @@ class _Buffer(threading.local):
 
 
 _buffer = _Buffer()
-
-
-def encode_base64(data: bytes | memoryview) -> bytes:
-    """Return the data's Base64 text."""
-    return _encode(data)
 
 
 @attrs.frozen(kw_only=True)

@@ -30,7 +30,7 @@ def parquet_items(paths: Sequence[FilePath], reading: Reading) -> Iterator[Sourc
     rows = Rows("", reading)
     places = [path.name if len(paths) > 1 else "" for path in paths]
     files = (_file_items(path, place, rows) for path, place in zip(paths, places, strict=True))
-    yield from _require_rows(itertools.chain.from_iterable(files), str(paths[0]))
+    return itertools.chain.from_iterable(files)
 
 
 def _file_items(path: FilePath, place: str, rows: Rows) -> Iterator[SourceItem]:
@@ -63,9 +63,7 @@ def frame_items(frame: Any, reading: Reading) -> Iterator[SourceItem]:
         names = rows.check_columns("the data frame", native.columns)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{type(frame).__name__!r} can't be read as a data frame: {error}") from None
-    yield from _require_rows(
-        _items(rows, names, native.iter_rows(buffer_size=_PAGE), 0, "the data frame"), "the data frame"
-    )
+    return _items(rows, names, native.iter_rows(buffer_size=_PAGE), 0, "the data frame")
 
 
 def dataset_items(dataset: Any, reading: Reading) -> Iterator[SourceItem]:
@@ -79,7 +77,7 @@ def dataset_items(dataset: Any, reading: Reading) -> Iterator[SourceItem]:
         if getattr(feature, "decode", False):  # images, and other columns of files
             dataset = dataset.cast_column(name, dataclasses.replace(feature, decode=False))
     values = (row.values() for row in dataset.with_format(None))
-    yield from _require_rows(_items(rows, names, values, 0, "the dataset"), "the dataset")
+    return _items(rows, names, values, 0, "the dataset")
 
 
 def _items(rows: Rows, names: list[str], values: Iterator[Any], first: int, where: str) -> Iterator[SourceItem]:
@@ -89,15 +87,6 @@ def _items(rows: Rows, names: list[str], values: Iterator[Any], first: int, wher
             yield rows.item(first + count - 1, dict(zip(names, cells, strict=True)))
     except (OverflowError, ValueError) as error:  # a cell has no Python value, such as a date in year 12000
         raise ConfigurationError(f"{where} can't be read beyond {counted(count, 'row')}: {error}") from None
-
-
-def _require_rows(items: Iterator[SourceItem], where: str) -> Iterator[SourceItem]:
-    is_empty = True
-    for item in items:
-        is_empty = False
-        yield item
-    if is_empty:
-        raise ConfigurationError(f"{where} has no rows")
 
 
 def _extra(module: str, need: str, extra: str) -> Any:

@@ -120,15 +120,26 @@ def read_source(source: Source, reading: Reading) -> Iterator[SourceItem]:
             column is missing or wrong, or if an extra is not installed.
     """
     if isinstance(source, DatasetLike):
-        return dataset_items(source, reading)
+        return _with_rows(dataset_items(source, reading), "the dataset")
     if not isinstance(source, str | os.PathLike):
-        return frame_items(source, reading)
+        return _with_rows(frame_items(source, reading), "the data frame")
     if tables := _tables_of(source, reading.base):
         items_of = _TABLES.get(tables[0].suffix.lower())
-        return parquet_items(tables, reading) if items_of is None else items_of(tables[0], reading)
+        items = parquet_items(tables, reading) if items_of is None else items_of(tables[0], reading)
+        return _with_rows(items, str(tables[0]))
     if (bucket := BucketPath.of(source)) is not None:
         return bucket_items(bucket, reading)
     return _local_items(str(source), reading)
+
+
+def _with_rows(items: Iterator[SourceItem], where: str) -> Iterator[SourceItem]:
+    """Yield the rows of a table. Refuse a table without rows."""
+    is_empty = True
+    for item in items:
+        is_empty = False
+        yield item
+    if is_empty:
+        raise ConfigurationError(f"{where} has no rows")
 
 
 def _local_items(source: str, reading: Reading) -> Iterator[SourceItem]:

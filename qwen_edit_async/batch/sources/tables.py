@@ -51,8 +51,6 @@ def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
             yield SourceItem(row=row, problem=f"it has {len(cells)} cells, but there are {len(columns)} columns")
         elif any(cell.strip() for cell in cells):
             yield rows.item(row, {name: cell for name, cell in zip(columns, cells, strict=False) if name})
-    if row == header + 1:
-        raise ConfigurationError(f"{path} has a header, but no rows")
 
 
 def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
@@ -74,11 +72,9 @@ def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
 def jsonl_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
     """Yield an edit for each line, which is a JSON object."""
     rows = Rows(path.parent, reading, typed=True)
-    count = 0
     for row, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
-        count += 1
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -88,8 +84,6 @@ def jsonl_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
             yield rows.item_of_fields(row, fields)
         else:
             yield SourceItem(row=row, problem="it is not a JSON object")
-    if not count:
-        raise ConfigurationError(f"{path} has no rows")
 
 
 def _lines(path: FilePath) -> Iterator[str]:

@@ -398,7 +398,7 @@ def test_blank_rows_count_but_are_no_edits(table):
         ("image,instructon\na,b\n", "edits.csv", "did you mean 'instruction'"),
         ("image,image1\na,b\n", "edits.csv", "no column 'image1'"),
         ("image,Image\na,b\n", "edits.csv", "two columns with the same name"),
-        ("image\n", "edits.csv", "a header, but no rows"),
+        ("image\n", "edits.csv", "has no rows"),
         ("", "edits.csv", "has no column 'image'"),
         ("\n", "edits.jsonl", "has no rows"),
         ('image\na.jpg\n"b.jpg\nc.jpg\nd.jpg\n', "edits.csv", "row 3, from line 3 to 5, is not well quoted: unexp"),
